@@ -24,9 +24,10 @@ from envforge.project.answers import gather_answers
 from envforge.project.groups import choose_groups
 from envforge.project.locking import LockWay, ProjectLock, neighbours, obtain_lock
 from envforge.project.names import check_folder_name, check_project_name, package_name
-from envforge.project.place import abandoned, check_target, place, plan_placement, settle_interrupted
+from envforge.project.place import abandoned, check_target, place, plan_placement
 from envforge.project.questions import Answer, Question, shown
 from envforge.project.record import written_files
+from envforge.project.staging import settle_interrupted
 from envforge.project.templates import Template, list_templates, load_template
 from envforge.resources import templates_root
 from envforge.select import select_platforms

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from envforge.errors import EnvforgeError
 
 
+_NOT_THE_SAME_TWICE = ("random", "lipsum")
+
+
 class TemplateError(EnvforgeError):
     """A template that breaks the rules for templates: its author can put it right."""
 
@@ -29,6 +32,9 @@ def render(text: str, variables: Mapping[str, object], where: str) -> str:
         cache_size=0,
     )
     environment.filters["quoted"] = quoted
+    for name in _NOT_THE_SAME_TWICE:
+        environment.filters.pop(name, None)
+        environment.globals.pop(name, None)
     try:
         return environment.from_string(text).render(variables)
     except Exception as error:  # whatever an expression of a template raises is the fault of the template

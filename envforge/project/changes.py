@@ -17,7 +17,7 @@ from envforge.project.staging import PlannedFile
 from envforge.project.textmerge import OnConflict, can_merge, is_text, merge_text, same_text
 
 Files: TypeAlias = Mapping[PurePosixPath, PlannedFile]
-Action = Literal["add", "update", "merge", "conflict", "remove", "yours"]
+Action = Literal["add", "update", "merge", "conflict", "move", "remove", "yours"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,8 +150,8 @@ def _moved(sides: _Sides, old: PurePosixPath, there: PurePosixPath) -> Change | 
     new = sides.new[there]
     change = _three_way(sides, sides.base[old], mine, new)
     if change is None:
-        change = Change(path=there, action="update", before=mine, after=replace(mine, path=there))
-    return replace(change, path=there, moved_from=old)
+        change = Change(path=there, action="move", before=mine, after=replace(mine, path=there))
+    return replace(change, moved_from=old, action="move" if change.action == "update" else change.action)
 
 
 def _three_way(sides: _Sides, base: PlannedFile, mine: PlannedFile, new: PlannedFile) -> Change | None:

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def _project(template: Template, selection: Selection, variant: Variant) -> Proj
 
 def _problems(file: PlannedFile) -> list[str]:
     """What a reader of this kind of file would stumble over."""
-    readers = {
+    readers: dict[str, Callable[[bytes], object]] = {
         ".py": _compile,
         ".json": json.loads,
         ".ipynb": json.loads,

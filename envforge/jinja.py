@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 from envforge.errors import EnvforgeError
 
-
 _NOT_THE_SAME_TWICE = ("random", "lipsum")
 
 

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from envforge.cli.options import Decorator, chosen_machine, chosen_mirrors, json_option, machine_option, mirror_option
 from envforge.cli.selection_options import SelectionOptions, selection_options
+from envforge.errors import EnvforgeError
 
 if TYPE_CHECKING:
     from envforge.machine import Machine
@@ -190,8 +191,12 @@ def _lock(request: UpdateOptions, planned: Update) -> str | None:
         mirrors=chosen_mirrors(request.mirrors),
         team=chosen_catalogue(request.catalogue, request.directory, os.environ),
     )
-    with show_progress() as show:
-        made = obtain_lock(texts, way, show)
+    try:
+        with show_progress() as show:
+            made = obtain_lock(texts, way, show)
+    except EnvforgeError as error:
+        error.hint = "\n      ".join(hint for hint in ("the update without the lock: --no-lock", error.hint) if hint)
+        raise
     for warning in made.warnings:
         click.echo(f"warning: {warning}", err=True)
     return made.text

@@ -194,9 +194,14 @@ def write_tree(files: tuple[PlannedFile, ...], root: Path, interrupts: Interrupt
         path = root / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
         folders.update(root / parent for parent in file.path.parents)
-        _write(path, file.content)
+        with path.open("xb") as stream:
+            stream.write(file.content)
         if file.executable:
             path.chmod(path.stat().st_mode | 0o111 & ~_umask())
+    for file in files:  # all are written by now, so that the first of these calls does most of the work
+        interrupts.check()
+        with (root / file.path).open("rb+") as stream:
+            os.fsync(stream.fileno())
     for folder in folders:
         sync_folder(folder)
 

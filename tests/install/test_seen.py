@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from envforge.audit import AuditRequest, audit, repair
+from envforge.errors import EnvforgeError
 from envforge.install import InstallRequest
 from envforge.install.seen import folder_stands, mark, note_folder
 from tests.install.support import LockWriter, Noted, Place, tree
 from tests.support.channel import SITE_PACKAGES, SUBDIR, Channel
+from tests.support.wheel import text_wheel
 
 
 @pytest.fixture
@@ -190,3 +192,18 @@ def test_a_file_that_changed_since_it_was_whole_is_not_noted(package: Path) -> N
     (package / "a").write_text("A")
     note_folder(package, _archive(package), began_ns)
     assert not folder_stands(package, _archive(package))
+
+
+def test_a_wheel_that_does_not_match_its_own_crc_is_not_taken_for_whole(
+    lock: LockWriter, channel: Channel, place: Place, tmp_path: Path
+) -> None:
+    wheel = channel.folder / "wheels" / "broken-1.0-py3-none-any.whl"
+    whole = text_wheel("broken", "1.0", {"broken/__init__.py": "WORDS = 'as published'\n"}, channel.folder / "wheels")
+    assert whole == wheel
+    data = wheel.read_bytes()
+    wheel.write_bytes(data.replace(b"as published", b"AS published"))  # stored, so that the CRC-32 is now wrong
+    lock.conda(channel.packages["python"]).wheel(wheel)
+    with pytest.raises(EnvforgeError) as caught:
+        place.install(lock.write(tmp_path / "conda-lock.yml"))
+    assert caught.value.code in {"wheels-failed", "installed-file-differs"}
+    assert "broken" in caught.value.message

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from importlib.metadata import entry_points
 
 from envforge.errors import EnvforgeError
+from envforge.verify import whole
 from envforge.verify.values import Check
 
 GROUP = "envforge.checks"
@@ -35,6 +36,7 @@ def _ours() -> Iterator[tuple[Check, str]]:
     from envforge.verify.machine import checks as machine  # noqa: PLC0415
     from envforge.verify.training import checks as training  # noqa: PLC0415
 
+    yield from ((check, whole.__name__) for check in whole.CHECKS)
     for module in (machine, environment, training):
         yield from ((check, module.__name__) for check in module.CHECKS)
 

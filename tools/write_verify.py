@@ -28,7 +28,12 @@ def table() -> str:
     """Every check of ours, by question."""
     lines = [BEGIN]
     for question, checks in groupby(all_checks(), key=lambda check: check.question):
-        lines += ["", f"### {question.capitalize()}", "", "| check | group | severity | cost | what is wanted, and why |"]
+        lines += [
+            "",
+            f"### {question.capitalize()}",
+            "",
+            "| check | group | severity | cost | what is wanted, and why |",
+        ]
         lines.append("|---|---|---|---|---|")
         lines += [_row(check) for check in checks]
     return "\n".join([*lines, "", END])

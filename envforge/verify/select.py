@@ -46,9 +46,21 @@ def choose(asked: Asked, checks: Sequence[Check]) -> Chosen:
             code="nothing-to-check",
         )
     questions = _questions(kept if asked.only else [check for check in kept if not _is_about_the_run(check)])
+    if not asked.only:
+        _refuse_empty(asked, questions)
     first = [check for check in checks if _is_about_the_run(check) and check.question in questions]
     others = [check for check in kept if not _is_about_the_run(check)]
     return Chosen(checks=(*first, *others), questions=questions, depth=depth)
+
+
+def _refuse_empty(asked: Asked, questions: Sequence[Question]) -> None:
+    empty = [question for question in asked.explicit if question not in questions]
+    if empty:
+        raise RequestError(
+            f"no check of the {empty[0]} is left: each takes longer than --fast allows, or is skipped",
+            hint="leave --fast or --skip out; see all checks with their costs: envforge verify --list",
+            code="nothing-to-check",
+        )
 
 
 def _questions(checks: Sequence[Check]) -> tuple[Question, ...]:

@@ -6,10 +6,22 @@ import datetime as dt
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from packaging.version import Version
+
+from envforge.cuda import ComputeCapability
+from envforge.machine import Driver, Gpu, Machine
+from envforge.machine.record import machine_to_json
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.record import Asked, Observed, ProjectFacts, Record
 from envforge.verify.values import Check, Finding, Judgement, Report, Verdict
 
+T4 = Machine(
+    platform="linux-64",
+    python=Version("3.11.7"),
+    glibc=Version("2.36"),
+    driver=Driver(kernel_version=Version("535.216.01"), user_version=Version("535.216.01"), cuda=Version("12.2")),
+    gpus=(Gpu(index=0, name="Tesla T4", compute_capability=ComputeCapability.parse("7.5"), memory_bytes=15 * 2**30),),
+)
 NOW = dt.datetime(2026, 11, 22, 16, 0, tzinfo=dt.timezone.utc)
 EVIL = "<img src=x onerror=alert(1)>\x1b[31m|`**@you**\u202e& \x00"
 
@@ -20,7 +32,7 @@ def record(**changes: Any) -> Record:
         "envforge": "0.1.0",
         "created_at": NOW,
         "observed": (Observed(what="machine", seconds=0.4),),
-        "machine": MachineFacts(machine={}),
+        "machine": MachineFacts(machine=dict(machine_to_json(T4))),
         "project": ProjectFacts(
             name="cats",
             template="image-classification 1.0",

@@ -5,9 +5,14 @@ Enters: a ``Record``. Leaves: sections of labelled texts for every report, short
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from envforge.errors import EnvforgeError
+from envforge.machine import Machine, driver_text
+from envforge.machine.record import machine_from_json
+from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.record import Record
 
 Rows = tuple[tuple[str, str], ...]
@@ -30,6 +35,8 @@ def facts(record: Record) -> tuple[Section, ...]:
 
 def _sections(record: Record) -> Iterator[Section]:
     yield _project(record)
+    if record.machine is not None:
+        yield _machine(record.machine)
     yield _run(record)
 
 
@@ -50,6 +57,45 @@ def _project(record: Record) -> Section:
         f"{project.lock_file}, sha256 {project.lock_sha256[:12]}" if project.lock_sha256 else project.lock_file or ""
     )
     return Section(title="Project and lock", rows=_present(rows), short=_present((("lock", short),)))
+
+
+def _machine(facts: MachineFacts) -> Section:
+    """The machine by the record of ``detect``, which a damaged or foreign record may lack."""
+    try:
+        machine = machine_from_json(facts.machine, "the record")
+    except EnvforgeError:
+        return Section(title="Machine", rows=())
+    driver, system = machine.driver, facts.system
+    share = system.processors.value
+    rows = (
+        ("platform", machine.platform),
+        ("GPUs", _gpus(machine)),
+        ("driver", driver_text(driver.version) if driver and driver.version else "none"),
+        ("newest CUDA", str(driver.cuda) if driver and driver.cuda else ""),
+        ("glibc", str(machine.glibc or "")),
+        ("container", machine.container or ""),
+        ("WSL", "yes" if machine.is_wsl else ""),
+        ("processor", system.cpu.value.model if system.cpu.value else ""),
+        ("processors", str(share.processors) if share else ""),
+        ("memory", gibibytes(system.memory_bytes.value)),
+        ("conditions", ", ".join(condition.code for condition in machine.conditions)),
+    )
+    driver_words = f", driver {dict(rows)['driver']}" if machine.has_nvidia else ""
+    return Section(title="Machine", rows=_present(rows), short=(("machine", f"{_gpus(machine)}{driver_words}"),))
+
+
+def _gpus(machine: Machine) -> str:
+    counted = Counter(
+        f"{gpu.name} (compute capability {gpu.compute_capability or 'unknown'}"
+        + (f", {gibibytes(gpu.memory_bytes)})" if gpu.memory_bytes else ")")
+        for gpu in machine.gpus
+    )
+    return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in counted.items()) or "no NVIDIA GPU"
+
+
+def gibibytes(amount: int | None) -> str:
+    """``15.6 GiB``; empty where it is not known."""
+    return "" if amount is None else f"{amount / 2**30:.1f} GiB"
 
 
 def _run(record: Record) -> Section:

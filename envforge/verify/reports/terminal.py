@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NARROW, WIDE = 60, 110
 _LABEL = 10
+_NAMED = 3
 _STYLES = {"fail": "bold red", "unknown": "bold magenta", "warn": "bold yellow", "info": "cyan", "pass": "green"}
 _SHOWN = (Verdict.FAIL, Verdict.UNKNOWN, Verdict.WARN)
 
@@ -100,8 +101,9 @@ def _folded(findings: tuple[Finding, ...], width: int) -> Iterator[Text]:
         if passed[question]:
             yield _verdict("pass", "PASS", f"  {question}: {_times(passed[question])}")
     for reason, checks in skipped.items():
-        names = ", ".join(dict.fromkeys(checks))
-        yield from _wrapped(f"{names}: {printable(reason)}", width, "SKIP  ", "      ")
+        names = dict.fromkeys(checks)
+        what = ", ".join(names) if len(names) <= _NAMED else f"{len(names)} checks"
+        yield from _wrapped(f"{what}: {printable(reason)}", width, "SKIP  ", "      ")
     commands = dict.fromkeys(f.command for f in findings if f.verdict is Verdict.SKIP and f.command)
     yield from (_text(f"      {printable(command)}", "bold") for command in commands)
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from envforge.errors import EnvforgeError
 from envforge.machine import Machine, driver_text
 from envforge.machine.record import machine_from_json
+from envforge.verify.environment.facts import EnvironmentFacts
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.record import Record
+from envforge.verify.training.facts import TrainingFacts
 
 Rows = tuple[tuple[str, str], ...]
 
@@ -37,6 +39,10 @@ def _sections(record: Record) -> Iterator[Section]:
     yield _project(record)
     if record.machine is not None:
         yield _machine(record.machine)
+    if record.environment is not None:
+        yield _environment(record.environment)
+    if record.training is not None:
+        yield _training(record.training)
     yield _run(record)
 
 
@@ -91,6 +97,36 @@ def _gpus(machine: Machine) -> str:
         for gpu in machine.gpus
     )
     return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in counted.items()) or "no NVIDIA GPU"
+
+
+def _environment(facts: EnvironmentFacts) -> Section:
+    audit, python, torch = facts.audit.value, facts.python.value, facts.torch.value
+    rows = (
+        ("digest", f"sha256:{audit.digest}" if audit else ""),
+        ("packages", str(audit.packages) if audit else ""),
+        ("unlike the lock", str(audit.drift_count) if audit else ""),
+        ("Python", python.version if python else ""),
+        ("torch", torch.version if torch else ""),
+        ("CUDA of torch", torch.cuda or "none" if torch else ""),
+        ("cuDNN", torch.cudnn or "" if torch else ""),
+        ("NCCL", torch.nccl or "" if torch else ""),
+        ("kernels for", " ".join(torch.arch_list) if torch else ""),
+        ("NumPy", facts.numpy.value.version if facts.numpy.value else ""),
+    )
+    short = f"torch {torch.version}, Python {python.version}" if torch and python else ""
+    digest = (("digest", f"sha256:{audit.digest}"),) if audit else ()
+    return Section(title="Environment", rows=_present(rows), short=(*_present((("torch", short),)), *digest))
+
+
+def _training(facts: TrainingFacts) -> Section:
+    rows: Rows = (("package", facts.package or ""),)
+    for device in facts.devices:
+        words = [device.name, f"compute capability {device.capability}" if device.capability else ""]
+        words += [f"low precision {device.low}" if device.low else "", device.process.in_words]
+        rows += ((device.device, ", ".join(filter(None, words[:-1]))), (f"{device.device}, process", words[-1]))
+    if (together := facts.collective.value) is not None:
+        rows += (("all-reduce", f"{together.backend} over {together.ranks} processes"),)
+    return Section(title="Training", rows=_present(rows), compared=False)
 
 
 def gibibytes(amount: int | None) -> str:

@@ -1,0 +1,26 @@
+"""The checks of this question, in the order in which people read them."""
+
+from __future__ import annotations
+
+from envforge.verify.machine import (
+    compatibility,
+    containers,
+    driver,
+    health,
+    performance,
+    presence,
+    resources,
+    variables,
+)
+from envforge.verify.values import Check
+
+CHECKS: tuple[Check, ...] = (
+    *presence.CHECKS,
+    *driver.CHECKS,
+    *compatibility.CHECKS,
+    *containers.CHECKS,
+    *health.CHECKS,
+    *performance.CHECKS,
+    *resources.CHECKS,
+    *variables.CHECKS,
+)

@@ -1,0 +1,15 @@
+"""The checks of this question, in the order in which people read them."""
+
+from __future__ import annotations
+
+from envforge.verify.training import learning, numerics, processes, scaling, several, speed
+from envforge.verify.values import Check
+
+CHECKS: tuple[Check, ...] = (
+    *processes.CHECKS,
+    *numerics.CHECKS,
+    *learning.CHECKS,
+    *scaling.CHECKS,
+    *speed.CHECKS,
+    *several.CHECKS,
+)

@@ -14,6 +14,7 @@ from envforge.install import InstallRequest
 from envforge.install.seen import folder_stands, mark, note_folder
 from tests.install.support import LockWriter, Noted, Place, tree
 from tests.support.channel import SITE_PACKAGES, SUBDIR, Channel
+from tests.support.loopback import Loopback
 from tests.support.wheel import text_wheel
 
 
@@ -197,13 +198,14 @@ def test_a_file_that_changed_since_it_was_whole_is_not_noted(package: Path) -> N
 def test_a_wheel_that_does_not_match_its_own_crc_is_not_taken_for_whole(
     lock: LockWriter, channel: Channel, place: Place, tmp_path: Path
 ) -> None:
-    wheel = channel.folder / "wheels" / "broken-1.0-py3-none-any.whl"
-    whole = text_wheel("broken", "1.0", {"broken/__init__.py": "WORDS = 'as published'\n"}, channel.folder / "wheels")
-    assert whole == wheel
+    folder = tmp_path / "own" / "wheels"
+    folder.mkdir(parents=True)
+    wheel = text_wheel("broken", "1.0", {"broken/__init__.py": "WORDS = 'as published'\n"}, folder)
     data = wheel.read_bytes()
     wheel.write_bytes(data.replace(b"as published", b"AS published"))  # stored, so that the CRC-32 is now wrong
-    lock.conda(channel.packages["python"]).wheel(wheel)
-    with pytest.raises(EnvforgeError) as caught:
-        place.install(lock.write(tmp_path / "conda-lock.yml"))
+    with Loopback(folder.parent) as server:
+        lock.conda(channel.packages["python"]).rows.extend(LockWriter(server.url).wheel(wheel).rows)
+        with pytest.raises(EnvforgeError) as caught:
+            place.install(lock.write(tmp_path / "conda-lock.yml"))
     assert caught.value.code in {"wheels-failed", "installed-file-differs"}
     assert "broken" in caught.value.message

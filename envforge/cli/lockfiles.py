@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from envforge.cli.options import Decorator, json_option
+from envforge.cli.unfinished import refuse_half_change, tell_environment
 
 if TYPE_CHECKING:
     from envforge.catalogue import Entry
@@ -108,6 +109,7 @@ def pull(*, name: str, output: Path, force: bool, public_key: str | None, catalo
     from envforge.report import success
     from envforge.sharing.opened import entry_named, lock_text, opened
 
+    refuse_half_change(output)
     chosen = _chosen(catalogue)
     with opened(chosen.address) as source:
         entry = entry_named(source, name)
@@ -233,6 +235,8 @@ def _publish_request(*, lock: Path, name: str | None, publisher: str | None, sec
     from envforge.sharing.publish import PublishRequest
     from envforge.sharing.settings import project_template
 
+    refuse_half_change(lock)
+    tell_environment()
     key = secret_key.read_bytes() if secret_key is not None else None
     return PublishRequest(
         lockfile=lock,

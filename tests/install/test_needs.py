@@ -234,7 +234,7 @@ def test_where_no_variant_fits_each_says_why(project: Path) -> None:
 
 def test_a_variant_that_does_not_exist_lists_those_that_do(project: Path) -> None:
     with pytest.raises(EnvforgeError) as caught:
-        variant_lock(project, "cu999")
+        variant_lock(project, "cu999", SUBDIR)
     assert caught.value.exit_code == 2
     assert "`cu130`, `cu126`, `cu118`, `cpu`" in caught.value.message
 

@@ -68,6 +68,7 @@ def _known_sizes(locks: list[Lockfile]) -> Mapping[str, int]:
     import os
     from pathlib import Path
 
+    from envforge.daily.sizes import file_bytes
     from envforge.install.store import Store, default_root
     from envforge.install.values import Artifact, Digest
 
@@ -75,9 +76,9 @@ def _known_sizes(locks: list[Lockfile]) -> Mapping[str, int]:
     found = {}
     for package in (package for lock in locks for package in lock.packages if package.sha256 and package.file_name):
         digest = Digest(algorithm="sha256", hex=package.sha256 or "")
-        path = store.path(Artifact(package=package, digest=digest))
-        if path.is_file():
-            found[digest.hex] = path.stat().st_size
+        size = file_bytes(store.path(Artifact(package=package, digest=digest)))
+        if size is not None:
+            found[digest.hex] = size
     return found
 
 

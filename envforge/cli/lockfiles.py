@@ -263,11 +263,11 @@ def _password(key: bytes | None) -> str | None:
 
 def _cached_size(artifact: Artifact) -> int | None:
     """The length of a package's file, where the cache has it."""
+    from envforge.daily.sizes import file_bytes
     from envforge.install.store import Store, default_root
 
     root = os.environ.get("ENVFORGE_CACHE")
-    path = Store(Path(root) if root else default_root()).path(artifact)
-    return path.stat().st_size if path.is_file() else None
+    return file_bytes(Store(Path(root) if root else default_root()).path(artifact))
 
 
 def _count(number: int) -> str:

@@ -15,7 +15,7 @@ from envforge.catalogue import entries
 from envforge.cli import main
 from envforge.sharing.address import parse_address
 from envforge.sharing.folder import Addition
-from envforge.sharing.opened import opened
+from envforge.sharing.opened import opened_to_publish
 from tests.sharing.support import git, project, repository
 from tests.support.loopback import Fault, Loopback
 
@@ -149,7 +149,7 @@ def test_publishers_at_the_same_time_lose_no_entry(home: Path, tmp_path: Path, k
     together = threading.Barrier(publishers, timeout=60)
 
     def publish(addition: Addition) -> bool:
-        with opened(parse_address(address, tmp_path), for_publishing=True) as catalogue:
+        with opened_to_publish(parse_address(address, tmp_path)) as catalogue:
             together.wait()
             return catalogue.publish(addition)
 

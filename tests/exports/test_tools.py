@@ -22,7 +22,6 @@ from tests.support.channel import Channel, text_package
 from tests.support.loopback import Loopback
 from tests.support.wheel import rebuild_wheel, text_wheel
 
-
 TOOLS = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 

@@ -22,7 +22,7 @@ from envforge.errors import EnvforgeError
 from envforge.install.journal import read_journal
 from envforge.install.named import named_prefix
 from envforge.install.store import default_root
-from envforge.install.variants import choose_variant, list_variants
+from envforge.install.variants import choose_variant, list_locks, list_variants
 from envforge.machine import Machine
 from envforge.python_index import configured_index, pip_configuration_files, uv_configuration_files
 from envforge.sharing.settings import chosen_catalogue
@@ -126,14 +126,13 @@ def _environment(meant: Meant) -> EnvironmentInfo:
 
 def _variants(project: Path, machine: Machine) -> str | None:
     """The variants of a project and the one that ``install`` takes here; ``None`` where there are none."""
-    names = list_variants(project)
-    if not names:
+    if not list_variants(project):
         return None
     try:
-        choice = f"{choose_variant(project, machine).name} is for this machine"
+        choice = choose_variant(project, machine).name
     except EnvforgeError:  # it says of each why, which is what `install` is for
-        choice = "none is for this machine"
-    return f"{', '.join(names)} ({choice})"
+        choice = "none"
+    return f"{', '.join(list_locks(project, machine.platform))}; for this machine: {choice}"
 
 
 def _catalogue(folder: Path, environment: Mapping[str, str]) -> str:

@@ -52,6 +52,11 @@ def list_variants(project: Path) -> tuple[str, ...]:
     return tuple(sorted((path.parent.name for path in project.glob(f"{FOLDER}/*/{LOCK_NAME}")), key=_order))
 
 
+def list_locks(project: Path, platform: str) -> tuple[str, ...]:
+    """The names of all locks that ``choose_variant`` looks at, in its order."""
+    return tuple(one.label for one in _candidates(project, platform, load_matrix()))
+
+
 def variant_lock(project: Path, name: str, platform: str) -> Path:
     """The lock of a variant; raises ``RequestError`` where there is none of that name."""
     names = list_variants(project)

@@ -75,12 +75,16 @@ def test_the_variants_and_the_one_for_this_machine_are_told(user: User, plain: P
     folder = plain.parent / "lockfiles" / "cpu"
     assert "variants  " not in user.envforge("info", here=plain.parent).stdout
     folder.mkdir(parents=True)
-    (folder / "conda-lock.yml").write_bytes((tmp_path / "made-plain" / "conda-lock.yml").read_bytes())
+    for place in (folder, plain.parent):
+        (place / "conda-lock.yml").write_bytes((tmp_path / "made-plain" / "conda-lock.yml").read_bytes())
     run = user.envforge("info", here=plain.parent)
-    assert "variants            cpu (cpu is for this machine)\n" in run.stdout
+    assert "variants            conda-lock.yml, cpu; for this machine: conda-lock.yml\n" in run.stdout
+    (plain.parent / "conda-lock.yml").unlink()
+    run = user.envforge("info", here=plain.parent)
+    assert "variants            cpu; for this machine: cpu\n" in run.stdout
     (folder / "conda-lock.yml").write_text("version: 1\n", encoding="utf-8")
     document = json.loads(user.envforge("info", "--json", here=plain.parent).stdout)["result"]
-    assert document["variants"] == "cpu (none is for this machine)"
+    assert document["variants"] == "cpu; for this machine: none"
 
 
 def test_the_catalogue_that_counts_is_told_without_credentials(user: User, plain: Path) -> None:

@@ -48,19 +48,12 @@ def _start(kind: str) -> str:
 
 
 def _lost(case: Case) -> Iterator[Judgement]:
-    """A container whose GPUs were taken away by ``systemctl daemon-reload`` on the host: NVML 999 and open refused."""
     if case.facts.system.container is None:
         yield skip("this is no container")
         return
-    state = case.condition("nvml-failed")
+    state = case.condition("container-lost-gpus")
     if state is not None:
-        judgement = fail(
-            f"NVML refuses in this container: {case.facts.driver.nvml.unreadable}",
-            wanted="the GPUs that it was started with; after a `systemctl daemon-reload` of the host restart it",
-            source="NVML nvmlInit",
-            command="ls -l /dev/nvidia* /dev/char 2>/dev/null | grep -i nvidia",
-        )
-        yield gpu_fault(case, judgement)
+        yield from_condition(case, state, "ls -l /dev/nvidia* /dev/char | grep -i nvidia")
     elif case.facts.gpus:
         yield passed("NVML starts in this container", source="NVML nvmlInit")
     else:
@@ -109,7 +102,7 @@ def _wsl(case: Case) -> Iterator[Judgement]:
     if state is not None:
         verdict = Verdict.FAIL if case.wants_gpu else Verdict.WARN
         yield from_condition(case, state, "ls /usr/lib/wsl/lib/ /dev/dxg", verdict)
-    elif file.startswith("/") and not file.startswith(_WSL_LIBRARIES):
+    elif file.startswith("/") and _WSL_LIBRARIES not in file:
         words = f"libcuda is `{file}`, and not that of WSL: a Linux driver was installed inside"
         wanted = f"the library in {_WSL_LIBRARIES}; remove the Linux driver from WSL"
         judgement = fail(words, wanted=wanted, source="/proc/self/maps", command="ldconfig -p | grep libcuda")

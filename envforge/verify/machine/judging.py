@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 # What keeps the driver from answering for its GPUs; each has a check of its own.
 DRIVER_STATES = {
+    "container-lost-gpus": "container-lost-gpu",
     "container-without-gpus": "container-without-gpus",
     "driver-library-mismatch": "driver-library-mismatch",
     "driver-sees-no-gpu": "gpu-count",
@@ -182,5 +183,8 @@ def matrix() -> Matrix:
 
 
 def gib(count: int) -> str:
-    """``7.8 GiB``; below a tenth of one in MiB."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 // 10 else f"{count / 2**20:.0f} MiB"
+    """``7.8 GiB``; below a tenth of one in MiB, below a MiB in KiB."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if count >= size // 10:
+            return f"{count / size:.1f} {unit}".replace(".0 MiB", " MiB")
+    return f"{count / 2**10:.0f} KiB"

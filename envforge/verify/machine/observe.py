@@ -5,7 +5,7 @@ Enters: a ``Situation``. Leaves: ``MachineFacts``. Nothing is changed, and what 
 
 from __future__ import annotations
 
-from envforge.machine import Machine
+from envforge.machine import Machine, driver_text
 from envforge.machine.nvidia_text import clean
 from envforge.machine.record import machine_to_json
 from envforge.probe import Probed, World, probe_all
@@ -68,7 +68,7 @@ def _kernel_module(evidence: Evidence) -> Signal[str]:
         return Signal(source="/sys/module/nvidia", unreadable="the kernel module nvidia is not loaded")
     if module.version is None:
         return Signal(source=module.source, unreadable="its version has a form that we do not know")
-    return Signal(value=str(module.version), source=module.source)
+    return Signal(value=driver_text(module.version), source=module.source)
 
 
 def _switches(world: World) -> int:

@@ -86,9 +86,7 @@ def _nouveau(case: Case) -> Iterator[Judgement]:
 def _silent(case: Case) -> Iterator[Judgement]:
     nvml = case.facts.driver.nvml
     state = case.condition("nvml-hangs", "nvml-crashes", "nvml-missing", "nvml-failed")
-    if state is not None and case.facts.system.container is not None and state.code == "nvml-failed":
-        yield skip("see `container-lost-gpu`", source=nvml.source)
-    elif state is not None:
+    if state is not None:
         command = (
             "ldconfig -p | grep nvidia-ml" if state.code == "nvml-missing" else "sudo dmesg | grep NVRM | tail -20"
         )

@@ -17,7 +17,6 @@ from envforge.verify.machine.judging import (
     fail,
     info,
     judged,
-    matrix,
     no_gpus,
     passed,
     skip,
@@ -26,7 +25,7 @@ from envforge.verify.machine.judging import (
     warn,
 )
 from envforge.verify.machine.lock_needs import NO_LOCK
-from envforge.verify.machine.tables import cpu_level
+from envforge.verify.machine.tables import cpu_level, matrix
 from envforge.verify.values import Check, Judgement, Verdict
 
 _EXPLAIN = "envforge explain"

@@ -10,9 +10,8 @@ from envforge.verify.machine.judging import (
     each_gpu,
     fail,
     from_condition,
-    gpu_fault,
     info,
-    judged,
+    judged_of_gpu,
     passed,
     skip,
     subject,
@@ -30,7 +29,7 @@ def _without(case: Case) -> Iterator[Judgement]:
         yield skip("this is no container")
     elif state is not None:
         verdict = Verdict.FAIL if case.wants_gpu else Verdict.WARN
-        yield from_condition(case, state, _start(kind), verdict)
+        yield from_condition(state, _start(kind), verdict)
     elif case.facts.gpus:
         yield passed(f"this container ({kind}) has {len(case.facts.gpus)} GPU(s)", source="NVML nvmlDeviceGetCount")
     else:
@@ -53,7 +52,7 @@ def _lost(case: Case) -> Iterator[Judgement]:
         return
     state = case.condition("container-lost-gpus")
     if state is not None:
-        yield from_condition(case, state, "ls -l /dev/nvidia* /dev/char | grep -i nvidia")
+        yield from_condition(state, "ls -l /dev/nvidia* /dev/char | grep -i nvidia")
     elif case.facts.gpus:
         yield passed("NVML starts in this container", source="NVML nvmlInit")
     else:
@@ -77,7 +76,7 @@ def _mig(case: Case) -> Iterator[Judgement]:
             yield passed("MIG is off", **place)
         elif empty is not None and not _devices(case, gpu):
             words = "MIG is on and there is no MIG device: torch says `No CUDA GPUs are available`"
-            yield gpu_fault(case, fail(words, wanted=empty.remedy, command="nvidia-smi mig -lgip", **place))
+            yield fail(words, wanted=empty.remedy, command="nvidia-smi mig -lgip", **place)
         else:
             words = f"MIG is on: a program gets one of its {_devices(case, gpu)} slices, and no NCCL between them"
             yield info(words, command="nvidia-smi -L", **place)
@@ -101,12 +100,12 @@ def _wsl(case: Case) -> Iterator[Judgement]:
     file = case.facts.driver.libcuda.value or ""
     if state is not None:
         verdict = Verdict.FAIL if case.wants_gpu else Verdict.WARN
-        yield from_condition(case, state, "ls /usr/lib/wsl/lib/ /dev/dxg", verdict)
+        yield from_condition(state, "ls /usr/lib/wsl/lib/ /dev/dxg", verdict)
     elif file.startswith("/") and _WSL_LIBRARIES not in file:
         words = f"libcuda is `{file}`, and not that of WSL: a Linux driver was installed inside"
         wanted = f"the library in {_WSL_LIBRARIES}; remove the Linux driver from WSL"
         judgement = fail(words, wanted=wanted, source="/proc/self/maps", command="ldconfig -p | grep libcuda")
-        yield gpu_fault(case, judgement)
+        yield judgement
     else:
         yield passed(
             "WSL with the driver of Windows; several of its signals are not supported there",
@@ -122,7 +121,7 @@ CHECKS = (
         title="this container was given the GPUs",
         why="the host has a GPU and the container cannot use it: training runs on the CPU",
         severity=Verdict.FAIL,
-        judge=judged(_without),
+        judge=judged_of_gpu(_without),
         row=13,
     ),
     Check(
@@ -132,7 +131,7 @@ CHECKS = (
         title="this container still has its GPUs",
         why="`Failed to initialize NVML: Unknown Error`: the host took the devices away while the container ran",
         severity=Verdict.FAIL,
-        judge=judged(_lost),
+        judge=judged_of_gpu(_lost),
         row=14,
     ),
     Check(
@@ -142,7 +141,7 @@ CHECKS = (
         title="MIG is as it seems",
         why="MIG without devices hides the GPU; with them a program gets a slice, with less memory and speed",
         severity=Verdict.FAIL,
-        judge=judged(_mig),
+        judge=judged_of_gpu(_mig),
         row=17,
     ),
     Check(
@@ -152,7 +151,7 @@ CHECKS = (
         title="WSL uses the driver of Windows",
         why="a Linux driver that is installed inside WSL hides the one that works",
         severity=Verdict.FAIL,
-        judge=judged(_wsl),
+        judge=judged_of_gpu(_wsl),
         row=43,
     ),
 )

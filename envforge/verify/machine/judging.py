@@ -6,13 +6,11 @@ Enters: a ``Record``. Leaves: values and ``Judgement``. Nothing here reads the m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from envforge.machine import Condition, Machine
 from envforge.machine.record import machine_from_json
-from envforge.matrix import Matrix, load_matrix
 from envforge.verify.machine.facts import LockNeeds, MachineFacts
 from envforge.verify.machine.gpu_facts import GpuFacts
 from envforge.verify.machine.signals import NO_PERMISSION, NOT_SUPPORTED
@@ -81,6 +79,22 @@ def judged(say: Say) -> Callable[[Record], Iterable[Judgement]]:
     return judge
 
 
+def judged_of_gpu(say: Say) -> Callable[[Record], Iterable[Judgement]]:
+    """As ``judged``, for what concerns the GPU alone: where the lock wants none, a fault is a fact and no more."""
+
+    def weigh(case: Case) -> Iterable[Judgement]:
+        found = say(case)
+        return map(_without_weight, found) if case.wants_gpu is False else found
+
+    return judged(weigh)
+
+
+def _without_weight(judgement: Judgement) -> Judgement:
+    known = {Verdict.FAIL: Verdict.INFO, Verdict.WARN: Verdict.INFO, Verdict.UNKNOWN: Verdict.SKIP}
+    verdict = known.get(judgement.verdict)
+    return replace(judgement, verdict=verdict, wanted="nothing: the lock needs no GPU") if verdict else judgement
+
+
 def skip(observed: str, **more: str) -> Judgement:
     """It does not apply here, or may not be looked at."""
     return Judgement(verdict=Verdict.SKIP, observed=observed, **more)
@@ -115,31 +129,14 @@ def unread(signal: Signal[T], *, subject: str = "") -> Judgement:
     )
 
 
-def gpu_fault(case: Case, judgement: Judgement) -> Judgement:
-    """A fault of the GPU weighs nothing where the lock wants none: it is said as a fact."""
-    if case.wants_gpu is not False:
-        return judgement
-    return Judgement(
-        verdict=Verdict.INFO,
-        observed=judgement.observed,
-        wanted="nothing: the lock needs no GPU",
-        source=judgement.source,
-        subject=judgement.subject,
-        command=judgement.command,
-    )
-
-
-def from_condition(case: Case, condition: Condition, command: str, verdict: Verdict = Verdict.FAIL) -> Judgement:
+def from_condition(condition: Condition, command: str, verdict: Verdict = Verdict.FAIL) -> Judgement:
     """A state of the machine, in the words of ``detect``."""
-    return gpu_fault(
-        case,
-        Judgement(
-            verdict=verdict,
-            observed=f"{condition.symptom}; {condition.cause}",
-            wanted=condition.remedy,
-            source="envforge detect",
-            command=command,
-        ),
+    return Judgement(
+        verdict=verdict,
+        observed=f"{condition.symptom}; {condition.cause}",
+        wanted=condition.remedy,
+        source="envforge detect",
+        command=command,
     )
 
 
@@ -174,12 +171,6 @@ def each_gpu(
 def subject(gpu: GpuFacts) -> str:
     """How a finding names a GPU."""
     return f"GPU {gpu.index}"
-
-
-@cache
-def matrix() -> Matrix:
-    """The table of builds and drivers, read once."""
-    return load_matrix()
 
 
 def gib(count: int) -> str:

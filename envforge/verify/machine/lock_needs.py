@@ -14,9 +14,9 @@ from envforge.errors import EnvforgeError
 from envforge.install import needs
 from envforge.install.plan import Plan, make_plan
 from envforge.lockfile import Lockfile, read_lockfile
-from envforge.matrix import Matrix, load_matrix
 from envforge.requirements import requirements_of
 from envforge.verify.machine.facts import LockNeeds, Needed
+from envforge.verify.machine.tables import matrix
 from envforge.verify.observe import Situation
 from envforge.verify.values import Signal
 
@@ -38,12 +38,11 @@ def observe_lock(situation: Situation, platform: str) -> Signal[LockNeeds]:
 def _needs(situation: Situation, lockfile: Lockfile, platform: str) -> LockNeeds:
     if situation.lock is None or platform not in lockfile.platforms:
         return LockNeeds(platform=platform, platforms=lockfile.platforms, words="")
-    matrix = load_matrix()
     plan = make_plan(lockfile, platform, situation.lock, allow_builds=True)
-    found = needs.read_needs(plan, matrix)
+    found = needs.read_needs(plan, matrix())
     build = found.build
     known = _known_sizes(situation.lock)
-    requirements = known or _requirements(lockfile, platform, matrix)
+    requirements = known or _requirements(lockfile, platform)
     return LockNeeds(
         platform=platform,
         platforms=lockfile.platforms,
@@ -62,9 +61,9 @@ def _needs(situation: Situation, lockfile: Lockfile, platform: str) -> LockNeeds
     )
 
 
-def _requirements(lockfile: Lockfile, platform: str, matrix: Matrix) -> Requirements:
+def _requirements(lockfile: Lockfile, platform: str) -> Requirements:
     sizes: Mapping[str, int] = {}  # a lock carries no sizes
-    return requirements_of(lockfile, platform, matrix, sizes)
+    return requirements_of(lockfile, platform, matrix(), sizes)
 
 
 def _known_sizes(lock: Path) -> Requirements | None:

@@ -10,9 +10,8 @@ from envforge.verify.machine.judging import (
     each_gpu,
     fail,
     gib,
-    gpu_fault,
     info,
-    judged,
+    judged_of_gpu,
     passed,
     skip,
     subject,
@@ -132,7 +131,7 @@ def _busy(case: Case) -> Iterator[Judgement]:
         if memory.used > memory.total * share("gpu_used_share"):
             wanted = "a free GPU: choose one with CUDA_VISIBLE_DEVICES, or wait for the other program"
             command = "nvidia-smi --query-compute-apps=pid,process_name,used_memory --format=csv"
-            return gpu_fault(case, warn(f"{used}, by {_named(processes)}", wanted=wanted, command=command, **place))
+            return warn(f"{used}, by {_named(processes)}", wanted=wanted, command=command, **place)
         if processes:
             return info(f"{used}; {_named(processes)}", command="nvidia-smi", **place)
         return passed(f"{gib(memory.free)} of {gib(memory.total)} is free", **place)
@@ -154,9 +153,7 @@ def _compute_mode(case: Case) -> Iterator[Judgement]:
         if mode == 0:
             return passed(words, **place)
         if mode == _PROHIBITED:
-            return gpu_fault(
-                case, fail(f"{words}: no CUDA program may use it", wanted="default", command=command, **place)
-            )
+            return fail(f"{words}: no CUDA program may use it", wanted="default", command=command, **place)
         return warn(f"{words}: one process alone may use it", wanted="default", command=command, **place)
 
     yield from each_gpu(case, lambda gpu: gpu.compute_mode, say)
@@ -170,7 +167,7 @@ def _check(identity: str, title: str, why: str, say: Callable[[Case], Iterator[J
         title=title,
         why=why,
         severity=Verdict.WARN,
-        judge=judged(say),
+        judge=judged_of_gpu(say),
         row=row,
     )
 
@@ -206,7 +203,7 @@ CHECKS = (
         title="persistence mode is on",
         why="without it the driver unloads an idle GPU, and the next program waits one to three seconds",
         severity=Verdict.INFO,
-        judge=judged(_persistence),
+        judge=judged_of_gpu(_persistence),
         row=28,
     ),
     _check(
@@ -223,7 +220,7 @@ CHECKS = (
         title="several processes may use the GPU",
         why="otherwise: `all CUDA-capable devices are busy or unavailable`",
         severity=Verdict.FAIL,
-        judge=judged(_compute_mode),
+        judge=judged_of_gpu(_compute_mode),
         row=30,
     ),
 )

@@ -8,9 +8,8 @@ from envforge.verify.machine.judging import (
     Case,
     fail,
     from_condition,
-    gpu_fault,
     info,
-    judged,
+    judged_of_gpu,
     no_gpus,
     passed,
     skip,
@@ -58,7 +57,7 @@ def _loaded(case: Case) -> Iterator[Judgement]:
     state = case.condition("no-kernel-module", "gpu-held-by-other-driver")
     if state is not None:
         command = "sudo modprobe nvidia" if state.code == "no-kernel-module" else _LOOK_AT_BUS
-        yield from_condition(case, state, command)
+        yield from_condition(state, command)
     elif case.facts.system.is_wsl or case.machine.platform.startswith(("win-", "osx-")) or case.facts.driver.is_jetson:
         yield skip("the driver has no kernel module `nvidia` here (WSL, Windows, macOS, Jetson)", source=module.source)
     elif module.value is not None:
@@ -73,10 +72,10 @@ def _nouveau(case: Case) -> Iterator[Judgement]:
     state = case.condition("nouveau")
     held = [gpu.bus_id for gpu in case.facts.driver.pci if gpu.driver == "nouveau"]
     if state is not None:
-        yield from_condition(case, state, _LOOK_AT_BUS)
+        yield from_condition(state, _LOOK_AT_BUS)
     elif held:
         words = f"the kernel driver nouveau holds {', '.join(held)}, beside NVIDIA's own driver"
-        yield gpu_fault(case, fail(words, wanted="the driver nvidia", source=f"{_PCI}/*/driver", command=_LOOK_AT_BUS))
+        yield fail(words, wanted="the driver nvidia", source=f"{_PCI}/*/driver", command=_LOOK_AT_BUS)
     elif not case.facts.driver.pci:
         yield skip("there is no NVIDIA GPU on the PCI bus here", source=_PCI)
     else:
@@ -90,7 +89,7 @@ def _silent(case: Case) -> Iterator[Judgement]:
         command = (
             "ldconfig -p | grep nvidia-ml" if state.code == "nvml-missing" else "sudo dmesg | grep NVRM | tail -20"
         )
-        yield from_condition(case, state, command)
+        yield from_condition(state, command)
     elif nvml.unreadable is None:
         yield passed("the driver's management library answers", source=nvml.value or nvml.source)
     elif case.silence is not None:
@@ -109,7 +108,7 @@ def _count(case: Case) -> Iterator[Judgement]:
     source = f"{_PCI}; NVML nvmlDeviceGetCount"
     if state is not None:
         slurm = case.facts.system.scheduler is not None
-        yield from_condition(case, state, _GO_ON_COMPUTE_NODE if slurm else "sudo dmesg | grep NVRM | tail -20")
+        yield from_condition(state, _GO_ON_COMPUTE_NODE if slurm else "sudo dmesg | grep NVRM | tail -20")
     elif not answering:
         yield no_gpus(case)
     elif on_bus > answering and case.facts.system.container is not None:
@@ -122,7 +121,7 @@ def _count(case: Case) -> Iterator[Judgement]:
         if case.facts.system.scheduler == "slurm job":
             yield info(words + ": the scheduler gives this job no more", source=source)
         else:
-            yield gpu_fault(case, fail(words, wanted=wanted, source=source, command=command))
+            yield fail(words, wanted=wanted, source=source, command=command)
     else:
         yield passed(f"the driver answers for {answering} GPU(s)", source=source)
 
@@ -131,9 +130,9 @@ def _visible(case: Case) -> Iterator[Judgement]:
     text = case.facts.variables.get(VISIBLE)
     hidden, unclear = case.condition("gpus-hidden"), case.condition("visible-devices")
     if hidden is not None:
-        yield from_condition(case, hidden, f"unset {VISIBLE}")
+        yield from_condition(hidden, f"unset {VISIBLE}")
     elif unclear is not None:
-        yield from_condition(case, unclear, "nvidia-smi -L", Verdict.WARN)
+        yield from_condition(unclear, "nvidia-smi -L", Verdict.WARN)
     elif text is None and not case.machine.gpus:
         yield no_gpus(case)
     elif text is None:
@@ -164,7 +163,7 @@ def _files(case: Case) -> Iterator[Judgement]:
     if closed:
         words = f"this user may not use {', '.join(closed)}"
         command = f"ls -l {' '.join(closed)}; id"
-        yield gpu_fault(case, fail(words, wanted="to read and write them", source="access", command=command))
+        yield fail(words, wanted="to read and write them", source="access", command=command)
     elif not any(file.path == "/dev/nvidia-uvm" for file in files) and case.facts.gpus:
         words = "there is no /dev/nvidia-uvm: it appears with the first CUDA program, or the container was not given it"
         yield info(words, source="/dev", command="nvidia-modprobe -u -c=0")
@@ -180,15 +179,12 @@ def _lost(case: Case) -> Iterator[Judgement]:
         if reason is None:
             yield passed("the GPU answers", source=gpu.handle.source, subject=subject(gpu))
         elif reason.startswith(("NVML error 15", "NVML error 16")):
-            yield gpu_fault(
-                case,
-                fail(
-                    f"the GPU is lost ({reason})",
-                    wanted="a GPU that answers: its administrator resets it or reboots",
-                    source=gpu.handle.source,
-                    subject=subject(gpu),
-                    command="sudo dmesg | grep NVRM | tail -20",
-                ),
+            yield fail(
+                f"the GPU is lost ({reason})",
+                wanted="a GPU that answers: its administrator resets it or reboots",
+                source=gpu.handle.source,
+                subject=subject(gpu),
+                command="sudo dmesg | grep NVRM | tail -20",
             )
         else:
             yield unread(gpu.handle, subject=subject(gpu))
@@ -202,7 +198,7 @@ CHECKS = (
         title="an NVIDIA GPU is here",
         why="a lock with CUDA on a machine without a GPU trains on the CPU, a hundred times slower",
         severity=Verdict.FAIL,
-        judge=judged(_present),
+        judge=judged_of_gpu(_present),
         required=True,
         row=1,
     ),
@@ -213,7 +209,7 @@ CHECKS = (
         title="the NVIDIA kernel module is loaded",
         why="without it nvidia-smi says `couldn't communicate with the NVIDIA driver`, and torch finds no GPU",
         severity=Verdict.FAIL,
-        judge=judged(_loaded),
+        judge=judged_of_gpu(_loaded),
         required=True,
         row=2,
     ),
@@ -224,7 +220,7 @@ CHECKS = (
         title="the GPU is not held by nouveau",
         why="nouveau runs no CUDA, and keeps NVIDIA's driver from the GPU",
         severity=Verdict.FAIL,
-        judge=judged(_nouveau),
+        judge=judged_of_gpu(_nouveau),
         row=3,
     ),
     Check(
@@ -234,7 +230,7 @@ CHECKS = (
         title="the driver's library answers",
         why="a driver that hangs, crashes or refuses takes every CUDA program with it",
         severity=Verdict.FAIL,
-        judge=judged(_silent),
+        judge=judged_of_gpu(_silent),
         required=True,
     ),
     Check(
@@ -244,7 +240,7 @@ CHECKS = (
         title="this user may use the GPU's device files",
         why="CUDA programs open /dev/nvidia*; without permission they find no GPU",
         severity=Verdict.FAIL,
-        judge=judged(_files),
+        judge=judged_of_gpu(_files),
     ),
     Check(
         id="gpu-count",
@@ -253,7 +249,7 @@ CHECKS = (
         title="the driver answers for every GPU on the bus",
         why="a GPU that is on the bus and not in the driver is dead, or kept from this job",
         severity=Verdict.FAIL,
-        judge=judged(_count),
+        judge=judged_of_gpu(_count),
         row=15,
     ),
     Check(
@@ -263,7 +259,7 @@ CHECKS = (
         title="CUDA_VISIBLE_DEVICES says what it seems to say",
         why="torch.cuda.is_available() is false with a healthy nvidia-smi where a number is wrong or stands twice",
         severity=Verdict.FAIL,
-        judge=judged(_visible),
+        judge=judged_of_gpu(_visible),
         row=16,
     ),
     Check(
@@ -273,7 +269,7 @@ CHECKS = (
         title="the GPUs are alike",
         why="one run over different GPUs waits for the slowest, and a build must hold kernels for each",
         severity=Verdict.INFO,
-        judge=judged(_alike),
+        judge=judged_of_gpu(_alike),
     ),
     Check(
         id="gpu-lost",
@@ -282,7 +278,7 @@ CHECKS = (
         title="every GPU answers",
         why="`GPU has fallen off the bus`: programs on it end or hang, and it does not come back by itself",
         severity=Verdict.FAIL,
-        judge=judged(_lost),
+        judge=judged_of_gpu(_lost),
         required=True,
         row=18,
     ),

@@ -185,9 +185,9 @@ def pci(count: int, driver: str = "nvidia") -> tuple[dict[str, str], dict[str, s
     return files, links
 
 
-def a100(number: int = 0, **signals: object) -> StubGpu:
-    """A healthy A100 with other signals; a signal that is None is one that it does not have."""
-    keys = {key: value for key, value in {**HEALTHY, **signals}.items() if value is not None}
+def a100(number: int = 0, **more: Any) -> StubGpu:
+    """A healthy A100 with other signals; ``signals`` has those whose key is no word."""
+    keys: dict[str, Any] = HEALTHY | more.pop("signals", {}) | more
     return gpu("NVIDIA A100-SXM4-40GB", "8.0", 40, number, **keys)
 
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from envforge.verify.machine.checks import CHECKS
 from envforge.verify.record import Record
 from envforge.verify.values import Verdict
-from tests.verify.machine.scenarios import HEALTHY, SCENARIOS, Scenario
-from tests.verify.machine.scenes import findings
+from tests.verify.machine.scenarios import SCENARIOS, Scenario
+from tests.verify.machine.scenes import Scene, findings
+
+Observed = Callable[[Scene], Record]
 
 # The table of checks has 48 rows. These are the machine's; those of the environment and of training are named beside.
 MACHINE_ROWS = {*range(1, 9), *range(11, 26), *range(27, 32), 33, 36, 37, *range(41, 45), 47}
 OTHER_ROWS = {9, 10, 26, 32, 34, 35, 38, 39, 40, 45, 46, 48}
 BAD = (Verdict.WARN, Verdict.FAIL, Verdict.UNKNOWN)
-
-
-@pytest.fixture(scope="module")
-def healthy(tmp_path_factory: pytest.TempPathFactory, stub: Path) -> Record:
-    return HEALTHY.record(tmp_path_factory.mktemp("healthy"), stub)
 
 
 def test_every_row_of_the_machine_has_a_check() -> None:
@@ -33,8 +30,8 @@ def test_every_check_has_a_scenario() -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: f"{scenario.check}: {scenario.name}")
-def test_the_check_fires_and_says_what_to_do(scenario: Scenario, tmp_path: Path, stub: Path) -> None:
-    found = findings(scenario.scene.record(tmp_path, stub), scenario.check)
+def test_the_check_fires_and_says_what_to_do(scenario: Scenario, observed: Observed) -> None:
+    found = findings(observed(scenario.scene), scenario.check)
     fired = [finding for finding in found if finding.verdict is scenario.verdict and scenario.words in finding.observed]
     assert fired, [(finding.verdict.value, finding.observed) for finding in found]
     (finding, *_) = fired
@@ -46,11 +43,8 @@ def test_the_check_fires_and_says_what_to_do(scenario: Scenario, tmp_path: Path,
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: f"{scenario.check}: {scenario.name}")
-def test_the_check_is_content_where_nothing_is_wrong(
-    scenario: Scenario, healthy: Record, tmp_path: Path, stub: Path
-) -> None:
-    record = healthy if scenario.quiet is HEALTHY else scenario.quiet.record(tmp_path, stub)
-    verdicts = {finding.verdict for finding in findings(record, scenario.check)}
+def test_the_check_is_content_where_nothing_is_wrong(scenario: Scenario, observed: Observed) -> None:
+    verdicts = {finding.verdict for finding in findings(observed(scenario.quiet), scenario.check)}
     assert scenario.calm in verdicts
     assert verdicts.isdisjoint((*BAD, scenario.verdict))
 

@@ -91,8 +91,8 @@ def _graded(case: Case, *, minor: bool) -> Iterator[Judgement]:
             yield skip("see `driver-too-old`", source=source)
             return
         yield fail(
-            f"{found}; {grade.reason}",
-            wanted=f"{grade.wanted}, for `{needs.cuda.package}`",
+            f"{found}; `{needs.cuda.package}` brings CUDA {cuda}",
+            wanted=f"{grade.wanted}, for CUDA {cuda.major}",
             source=source,
             command=_EXPLAIN,
         )
@@ -197,9 +197,7 @@ def _glibc(case: Case) -> Iterator[Judgement]:
         yield fail(words, wanted=f"glibc {needs.glibc.version} or newer", source=source, command="ldd --version")
     elif found < Version(needs.glibc.version):
         wanted = f"glibc {needs.glibc.version} or newer, for `{needs.glibc.package}`"
-        yield fail(
-            f"glibc {found}", wanted=wanted, source=source, command=f"CONDA_OVERRIDE_GLIBC={found} envforge lock"
-        )
+        yield fail(f"glibc {found}", wanted=wanted, source=source, command=_EXPLAIN)
     else:
         yield passed(f"glibc {found}; `{needs.glibc.package}` needs {needs.glibc.version}", source=source)
 

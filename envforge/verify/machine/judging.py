@@ -59,6 +59,16 @@ class Case:
         """The first of these states that the machine is in."""
         return next((condition for condition in self.machine.conditions if condition.code in codes), None)
 
+    def hides(self, gpu: GpuFacts) -> bool:
+        """Whether programs surely do not see this GPU, while they see another.
+
+        With different GPUs CUDA numbers the fastest first, so that numbers alone tell nothing.
+        """
+        visible = self.machine.visible
+        by_bus = self.facts.variables.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+        sure = by_bus or len({known.name for known in self.machine.gpus}) < 2
+        return bool(visible) and sure and gpu.index not in (visible or ())
+
     @property
     def silence(self) -> Condition | None:
         """Why the driver does not answer for its GPUs."""
@@ -84,15 +94,18 @@ def judged_of_gpu(say: Say) -> Callable[[Record], Iterable[Judgement]]:
 
     def weigh(case: Case) -> Iterable[Judgement]:
         found = say(case)
-        return map(_without_weight, found) if case.wants_gpu is False else found
+        if case.wants_gpu is False:
+            return tuple(without_weight(judgement, "nothing: the lock needs no GPU") for judgement in found)
+        return found
 
     return judged(weigh)
 
 
-def _without_weight(judgement: Judgement) -> Judgement:
+def without_weight(judgement: Judgement, wanted: str) -> Judgement:
+    """A fault as a fact, where it does not concern the run."""
     known = {Verdict.FAIL: Verdict.INFO, Verdict.WARN: Verdict.INFO, Verdict.UNKNOWN: Verdict.SKIP}
     verdict = known.get(judgement.verdict)
-    return replace(judgement, verdict=verdict, wanted="nothing: the lock needs no GPU") if verdict else judgement
+    return replace(judgement, verdict=verdict, wanted=wanted) if verdict else judgement
 
 
 def skip(observed: str, **more: str) -> Judgement:
@@ -145,6 +158,9 @@ def no_gpus(case: Case) -> Judgement:
     silence = case.silence
     if silence is not None:
         return skip(f"the driver does not answer for its GPUs: see `{DRIVER_STATES[silence.code]}`")
+    if case.machine.gpus:
+        hidden = case.machine.visible == ()
+        return skip("no GPU is visible: see `gpus-hidden`" if hidden else "NVML tells nothing of the GPU here")
     return skip("there is no NVIDIA GPU here")
 
 
@@ -156,16 +172,19 @@ def sources(*places: str | None) -> str:
 def each_gpu(
     case: Case, read: Callable[[GpuFacts], Signal[T]], say: Callable[[GpuFacts, T], Judgement | Iterable[Judgement]]
 ) -> Iterator[Judgement]:
-    """What ``say`` finds in a signal of each GPU; an unreadable signal is never handed to it."""
+    """What ``say`` finds in a signal of each GPU; an unreadable signal is never handed to it.
+
+    Faults of a GPU that programs do not see (``CUDA_VISIBLE_DEVICES``) are facts: it may be somebody else's.
+    """
     if not case.facts.gpus:
         yield no_gpus(case)
     for gpu in case.facts.gpus:
         signal = read(gpu)
-        if signal.value is None:
-            yield unread(signal, subject=subject(gpu))
-            continue
-        found = say(gpu, signal.value)
-        yield from (found,) if isinstance(found, Judgement) else found
+        found = unread(signal, subject=subject(gpu)) if signal.value is None else say(gpu, signal.value)
+        judgements = (found,) if isinstance(found, Judgement) else found
+        if case.hides(gpu):
+            judgements = (without_weight(item, "nothing: programs here do not see this GPU") for item in judgements)
+        yield from judgements
 
 
 def subject(gpu: GpuFacts) -> str:

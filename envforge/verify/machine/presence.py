@@ -21,6 +21,7 @@ from envforge.verify.values import Check, Judgement, Verdict
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _PCI = "/sys/bus/pci/devices"
 _GO_ON_COMPUTE_NODE = "srun --gres=gpu:1 envforge verify"
+_LOOK_AT_MODULE = "modinfo nvidia | head -3; sudo dmesg | grep -i nvidia | tail -20"
 _LOOK_AT_BUS = "lspci -nnk -d 10de:"
 
 
@@ -56,12 +57,14 @@ def _loaded(case: Case) -> Iterator[Judgement]:
     module = case.facts.driver.kernel_module
     state = case.condition("no-kernel-module", "gpu-held-by-other-driver")
     if state is not None:
-        command = "sudo modprobe nvidia" if state.code == "no-kernel-module" else _LOOK_AT_BUS
+        command = _LOOK_AT_MODULE if state.code == "no-kernel-module" else _LOOK_AT_BUS
         yield from_condition(state, command)
     elif case.facts.system.is_wsl or case.machine.platform.startswith(("win-", "osx-")) or case.facts.driver.is_jetson:
         yield skip("the driver has no kernel module `nvidia` here (WSL, Windows, macOS, Jetson)", source=module.source)
     elif module.value is not None:
         yield passed(f"the kernel module nvidia {module.value} is loaded", source=module.source)
+    elif case.facts.driver.nvml.unreadable is None:
+        yield passed("the driver answers, though its version file is not shown here", source=module.source)
     elif case.machine.driver is not None or case.facts.driver.pci:
         yield no_gpus(case) if case.silence else unread(module)
     else:
@@ -166,7 +169,7 @@ def _files(case: Case) -> Iterator[Judgement]:
         yield fail(words, wanted="to read and write them", source="access", command=command)
     elif not any(file.path == "/dev/nvidia-uvm" for file in files) and case.facts.gpus:
         words = "there is no /dev/nvidia-uvm: it appears with the first CUDA program, or the container was not given it"
-        yield info(words, source="/dev", command="nvidia-modprobe -u -c=0")
+        yield info(words, source="/dev", command="ls -l /dev/nvidia*")
     else:
         yield passed(f"this user may use {', '.join(file.path for file in files)}", source="access")
 

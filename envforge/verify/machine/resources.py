@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
@@ -41,7 +42,7 @@ def _disks(case: Case) -> Iterator[Judgement]:
 
 def _disk(case: Case, room: Room, signal: Signal[Room]) -> Judgement:
     wanted, reason = _wanted(case.needs, room.role)
-    place = {"source": signal.source, "subject": room.role, "command": f"df -h {room.path}"}
+    place = {"source": signal.source, "subject": room.role, "command": f"df -h {shlex.quote(room.folder)}"}
     words = f"{gib(room.free_bytes)} free for {room.role} ({room.path})"
     if wanted is None:
         return info(words, source=signal.source, subject=room.role)
@@ -78,7 +79,7 @@ def _inodes(case: Case) -> Iterator[Judgement]:
                 wanted=f"room for {limit('inodes')} files",
                 source=signal.source,
                 subject=room.role,
-                command=f"df -i {room.path}",
+                command=f"df -i {shlex.quote(room.folder)}",
             )
         else:
             yield passed(f"room for {room.free_inodes} more files", source=signal.source, subject=room.role)

@@ -164,7 +164,12 @@ SCENARIOS = (
         "Error 804",
     ),
     Scenario("lock-unfit", "a lock for macOS", replace(NOTHING, lock=MAC_LOCK), "the lock is for osx-arm64"),
-    Scenario("driver-too-old", "470 and CUDA 12", _driver("470.256.02", 11040), "CUDA 12.x needs NVIDIA driver 525"),
+    Scenario(
+        "driver-too-old",
+        "470 and CUDA 12",
+        _driver("470.256.02", 11040),
+        "(serves CUDA 11.4); `torch 2.14.0+cu126` brings CUDA 12.6",
+    ),
     Scenario(
         "driver-minor-older",
         "535 and CUDA 12.6",

@@ -138,3 +138,33 @@ def test_every_finding_that_is_not_content_has_what_a_person_needs(tmp_path: Pat
     for finding in _report(scene, tmp_path, stub).findings:
         if finding.verdict in (Verdict.FAIL, Verdict.WARN):
             assert all((finding.observed, finding.wanted, finding.source, finding.why, finding.command)), finding
+
+
+def test_the_gpu_of_somebody_else_on_a_shared_server_is_a_fact(tmp_path: Path, stub: Path) -> None:
+    scene = machine(a100(), a100(1, ecc_uncorrected=3, compute_mode=2))
+    alone = replace(scene, environment={"CUDA_VISIBLE_DEVICES": "0"})
+    assert _with(_report(alone, tmp_path / "alone", stub), Verdict.FAIL, Verdict.WARN) == []
+    both = _report(replace(scene, environment={"CUDA_VISIBLE_DEVICES": "1"}), tmp_path / "both", stub)
+    assert _with(both, Verdict.FAIL) == ["ecc-uncorrectable", "compute-mode"]
+
+
+def test_a_driver_that_answers_needs_no_version_file(tmp_path: Path, stub: Path) -> None:
+    scene = replace(HEALTHY, files={path: text for path, text in HEALTHY.files.items() if "module" not in path})
+    assert _with(_report(scene, tmp_path, stub), Verdict.FAIL, Verdict.UNKNOWN) == []
+
+
+def test_hidden_gpus_are_one_failure(tmp_path: Path, stub: Path) -> None:
+    scene = replace(HEALTHY, environment={"CUDA_VISIBLE_DEVICES": ""})
+    assert _with(_report(scene, tmp_path, stub), Verdict.FAIL, Verdict.UNKNOWN) == ["gpus-hidden"]
+
+
+def test_a_jetson_is_not_held_for_a_machine_without_a_gpu(tmp_path: Path, stub: Path) -> None:
+    files = {
+        "/proc/device-tree/compatible": "nvidia,p3737-0000+p3701-0005\0nvidia,tegra234\0",
+        "/proc/device-tree/model": "NVIDIA Jetson AGX Orin\0",
+        "/etc/nv_tegra_release": "# R36\n",
+    }
+    report = _report(Scene(files=files, architecture="aarch64"), tmp_path, stub)
+    assert _with(report, Verdict.FAIL, Verdict.UNKNOWN) == []
+    (found,) = [finding for finding in report.findings if finding.check == "ecc-uncorrectable"]
+    assert found.observed == "NVML tells nothing of the GPU here"

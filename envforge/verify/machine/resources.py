@@ -42,13 +42,19 @@ def _disks(case: Case) -> Iterator[Judgement]:
 
 def _disk(case: Case, room: Room, signal: Signal[Room]) -> Judgement:
     wanted, reason = _wanted(case.needs, room.role)
-    place = {"source": signal.source, "subject": room.role, "command": f"df -h {shlex.quote(room.folder)}"}
+    place = {"source": signal.source, "subject": room.role, "command": f"df -h {_pasted(room.folder)}"}
     words = f"{gib(room.free_bytes)} free for {room.role} ({room.path})"
     if wanted is None:
         return info(words, source=signal.source, subject=room.role)
     if room.free_bytes < wanted:
         return (warn if room.role == "temporary files" else fail)(words, wanted=f"{gib(wanted)}: {reason}", **place)
     return passed(f"{words}, {gib(wanted)} is wanted", source=signal.source, subject=room.role)
+
+
+def _pasted(folder: str) -> str:
+    """A folder as a shell takes it; the home folder of a redacted record stays one."""
+    home, slash, rest = folder.partition("/")
+    return f"~/{shlex.quote(rest)}" if home == "~" and slash else shlex.quote(folder)
 
 
 def _wanted(needs: LockNeeds | None, role: str) -> tuple[int | None, str]:
@@ -79,7 +85,7 @@ def _inodes(case: Case) -> Iterator[Judgement]:
                 wanted=f"room for {limit('inodes')} files",
                 source=signal.source,
                 subject=room.role,
-                command=f"df -i {shlex.quote(room.folder)}",
+                command=f"df -i {_pasted(room.folder)}",
             )
         else:
             yield passed(f"room for {room.free_inodes} more files", source=signal.source, subject=room.role)

@@ -6,12 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from envforge.probe.calls import Space
 from envforge.verify.judge import judge
 from envforge.verify.machine.checks import CHECKS
 from envforge.verify.machine.redact import redacted
 from envforge.verify.record import Record, record_to_json
 from tests.verify.machine.scenarios import HEALTHY
-from tests.verify.machine.scenes import Scene, a100, machine
+from tests.verify.machine.scenes import FakeCalls, Scene, a100, findings, machine
 
 UUID = "GPU-00000000-1111-2222-3333-444444444444"
 TELLING: Scene = replace(
@@ -43,6 +44,21 @@ def test_the_verdicts_stay(tmp_path: Path, stub: Path) -> None:
     record, hidden = _record(TELLING, tmp_path, stub)
     verdicts = [[(f.check, f.subject, f.verdict) for f in judge(r, CHECKS).findings] for r in (record, hidden)]
     assert verdicts[0] == verdicts[1]
+
+
+def test_a_command_of_a_redacted_record_can_still_be_pasted(tmp_path: Path, stub: Path) -> None:
+    space = Space(total_bytes=1, free_bytes=1, total_inodes=1, free_inodes=1)
+    full = replace(HEALTHY, calls=FakeCalls(spaces={"/": space}))
+    _, hidden = _record(full, tmp_path, stub)
+    assert hidden.machine is not None
+    rooms = tuple(
+        replace(room, value=replace(room.value, path="~/my project/.conda", folder="~/my project"))
+        for room in hidden.machine.system.rooms
+        if room.value is not None
+    )
+    there = replace(hidden.machine, system=replace(hidden.machine.system, rooms=rooms))
+    commands = {finding.command for finding in findings(replace(hidden, machine=there), "disk-full")}
+    assert commands == {"df -h ~/'my project'"}
 
 
 def test_it_is_the_same_the_second_time(tmp_path: Path, stub: Path) -> None:

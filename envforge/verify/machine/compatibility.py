@@ -34,22 +34,21 @@ _TENSOR_CORES = ComputeCapability(7, 0)
 
 
 def _lock(case: Case) -> Iterator[Judgement]:
+    """Whether a lock can be read at all is judged before, by ``lock-usable``."""
     signal = case.facts.lock
     needs = signal.value
     if needs is None:
-        if signal.unreadable == NO_LOCK or not signal.unreadable:
+        if not signal.unreadable or signal.unreadable == NO_LOCK:
             yield skip(NO_LOCK)
         else:
-            yield fail(
-                signal.unreadable, wanted="a lock that can be installed", source=signal.source, command="envforge lock"
-            )
+            wanted = "a lock that can be installed exactly"
+            yield fail(signal.unreadable, wanted=wanted, source=signal.source, command="envforge lock")
     elif needs.platform not in needs.platforms:
         words = f"the lock is for {', '.join(needs.platforms)}, this machine is {needs.platform}"
         yield fail(words, wanted=needs.platform, source=signal.source, command=f"envforge lock -p {needs.platform}")
     elif needs.misplaced:
-        yield fail(
-            "; ".join(needs.misplaced), wanted="wheels for this platform", source=signal.source, command="envforge lock"
-        )
+        wanted = "wheels for this platform and the lock's Python"
+        yield fail("; ".join(needs.misplaced), wanted=wanted, source=signal.source, command="envforge lock")
     else:
         yield passed(f"the lock is for this platform; it needs {needs.words}", source=signal.source)
 
@@ -191,7 +190,7 @@ def _glibc(case: Case) -> Iterator[Judgement]:
     if not case.machine.platform.startswith("linux-"):
         yield skip("glibc is Linux's own")
     elif needs is None or needs.glibc is None:
-        yield info(f"glibc {found}", source=source) if found else skip("no lock says which glibc is needed")
+        yield skip(NO_LOCK if needs is None else "the lock needs no glibc", source=source)
     elif state is not None or found is None:
         words = state.symptom if state else "this Linux has no glibc"
         yield fail(words, wanted=f"glibc {needs.glibc.version} or newer", source=source, command="ldd --version")
@@ -248,11 +247,11 @@ def _precision(case: Case) -> Iterator[Judgement]:
 
 CHECKS = (
     Check(
-        id="lock-unfit",
+        id="lock-not-installable",
         question="machine",
         group="compatibility",
-        title="the lock is for this platform",
-        why="a lock that is damaged or for another platform installs nothing here",
+        title="the lock can be installed here exactly",
+        why="Files without a checksum, or for another platform or Python, stop an install, at times after its download",
         severity=Verdict.FAIL,
         judge=judged(_lock),
         required=True,
@@ -283,7 +282,7 @@ CHECKS = (
         question="machine",
         group="compatibility",
         title="the locked torch has kernels for every GPU",
-        why="otherwise, after gigabytes of download: `no kernel image is available for execution on the device`",
+        why="Otherwise, after gigabytes of download: `no kernel image is available for execution on the device`",
         severity=Verdict.FAIL,
         judge=judged(_kernels),
         required=True,
@@ -294,7 +293,7 @@ CHECKS = (
         question="machine",
         group="compatibility",
         title="glibc is new enough",
-        why="an older one ends with `GLIBC_2.28 not found` or `not a supported wheel on this platform`",
+        why="An older one ends with `GLIBC_2.28 not found` or `not a supported wheel on this platform`",
         severity=Verdict.FAIL,
         judge=judged(_glibc),
         row=36,
@@ -304,7 +303,7 @@ CHECKS = (
         question="machine",
         group="compatibility",
         title="the processor has the instruction sets",
-        why="packages are built for newer processors and end with `Illegal instruction` on older ones",
+        why="Packages are built for newer processors and end with `Illegal instruction` on older ones",
         severity=Verdict.FAIL,
         judge=judged(_cpu),
         row=37,

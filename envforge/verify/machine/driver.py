@@ -35,7 +35,7 @@ def _mismatch(case: Case) -> Iterator[Judgement]:
     if state is not None:
         yield from_condition(state, "cat /sys/module/nvidia/version; ldconfig -p | grep libnvidia-ml")
     elif driver is None:
-        yield skip("there is no NVIDIA driver here")
+        yield no_gpus(case)
     elif driver.kernel_version is None or driver.user_version is None:
         part = "user-space libraries" if driver.kernel_version else "kernel module"
         wsl = " (WSL: the driver is that of Windows)" if case.facts.system.is_wsl else ""
@@ -52,10 +52,8 @@ def _libcuda(case: Case) -> Iterator[Judgement]:
     libcuda = case.facts.driver.libcuda
     if libcuda.unreadable is None:
         yield passed(f"libcuda is {libcuda.value}", source=libcuda.source)
-    elif case.silence is not None:
+    elif case.silence is not None or case.machine.driver is None:
         yield no_gpus(case)
-    elif case.machine.driver is None:
-        yield skip("there is no NVIDIA driver here", source=libcuda.source)
     elif "cannot open shared object file" in libcuda.unreadable:
         yield fail(
             f"the driver runs, and its CUDA library is not found: {libcuda.unreadable}",
@@ -76,7 +74,7 @@ def _compat(case: Case) -> Iterator[Judgement]:
     elif compat is not None or case.facts.driver.libcuda_is_compat:
         yield _compat_found(case, file, source)
     elif case.facts.driver.libcuda.value is None:
-        yield skip("there is no libcuda that could be looked at", source=source)
+        yield no_gpus(case) if case.is_bare else skip("there is no libcuda to look at", source=source)
     else:
         yield passed("no CUDA compatibility library stands before the driver's own", source=source)
 
@@ -153,7 +151,7 @@ CHECKS = (
         question="machine",
         group="driver",
         title="kernel module and libraries have one version",
-        why="after an unattended upgrade the old module runs with new libraries, and every CUDA program fails",
+        why="After an unattended upgrade the old module runs with new libraries, and every CUDA program fails",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_mismatch),
         row=4,
@@ -174,7 +172,7 @@ CHECKS = (
         question="machine",
         group="driver",
         title="libcuda is the driver's own",
-        why="a compatibility library on the wrong GPU, or a libcuda of another driver, ends CUDA with error 803 or 804",
+        why="A compatibility library on the wrong GPU, or a libcuda of another driver, ends CUDA with error 803 or 804",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_compat),
         row=12,
@@ -184,7 +182,7 @@ CHECKS = (
         question="machine",
         group="driver",
         title="the NVSwitch fabric is set up",
-        why="on HGX and DGX no CUDA program starts before nvidia-fabricmanager, in the driver's version, is ready",
+        why="On HGX and DGX no CUDA program starts before nvidia-fabricmanager, in the driver's version, is ready",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_fabric),
         row=11,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from envforge.verify.machine.facts import XidEvent
 from envforge.verify.machine.gpu_facts import GpuFacts, Mode, RemappedRows, RetiredPages
 from envforge.verify.machine.judging import (
+    NO_GPU,
     Case,
     each_gpu,
     fail,
@@ -114,7 +115,7 @@ def _xids(case: Case, *, hardware: bool) -> Iterator[Judgement]:
     """The codes of one kind; a code that we do not know counts as hardware's, so that nobody overlooks it."""
     signal = case.facts.system.xids
     if case.machine.driver is None and not case.facts.driver.pci and not signal.value:
-        yield skip("there is no NVIDIA GPU here")
+        yield skip(NO_GPU)
         return
     if signal.value is None:
         yield unread(signal)
@@ -163,7 +164,7 @@ CHECKS = (
         question="machine",
         group="health",
         title="the driver asks for no recovery",
-        why="the driver itself says that the GPU must be reset or the machine rebooted before it can be trusted",
+        why="The driver itself says that the GPU must be reset or the machine rebooted before it can be trusted",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_recovery),
         row=19,
@@ -173,7 +174,7 @@ CHECKS = (
         question="machine",
         group="health",
         title="no uncorrectable memory errors",
-        why="programs end with `uncorrectable ECC error encountered`, or train on with wrong numbers",
+        why="Programs end with `uncorrectable ECC error encountered`, or train on with wrong numbers",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_uncorrected),
         required=True,
@@ -184,7 +185,7 @@ CHECKS = (
         question="machine",
         group="health",
         title="ECC is in one state",
-        why="a mode that waits for a reset changes memory size and error handling with the next reboot",
+        why="A mode that waits for a reset changes memory size and error handling with the next reboot",
         severity=Verdict.WARN,
         judge=judged_of_gpu(_ecc_mode),
         row=20,
@@ -194,7 +195,7 @@ CHECKS = (
         question="machine",
         group="health",
         title="no row of GPU memory waits to be replaced",
-        why="faulty rows stay in use until the next reset; where none can be replaced, the GPU is to be exchanged",
+        why="Faulty rows stay in use until the next reset; where none can be replaced, the GPU is to be exchanged",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_rows),
         required=True,
@@ -205,7 +206,7 @@ CHECKS = (
         question="machine",
         group="health",
         title="no page of GPU memory waits to be retired",
-        why="on GPUs before Ampere faulty pages stay in use until the next reset",
+        why="On GPUs before Ampere faulty pages stay in use until the next reset",
         severity=Verdict.WARN,
         judge=judged_of_gpu(_pages),
         row=21,
@@ -225,7 +226,7 @@ CHECKS = (
         question="machine",
         group="health",
         title="no Xid error of a program in the kernel's log",
-        why="a program made the GPU fault: often a bug in a kernel, at times the first sign of bad hardware",
+        why="A program made the GPU fault: often a bug in a kernel, at times the first sign of bad hardware",
         severity=Verdict.WARN,
         judge=judged_of_gpu(_application),
         row=22,

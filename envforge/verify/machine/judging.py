@@ -19,6 +19,8 @@ from envforge.verify.values import Judgement, Signal, Verdict
 
 T = TypeVar("T")
 
+NO_GPU = "there is no NVIDIA GPU here"
+
 # What keeps the driver from answering for its GPUs; each has a check of its own.
 DRIVER_STATES = {
     "container-lost-gpus": "container-lost-gpu",
@@ -68,6 +70,11 @@ class Case:
         by_bus = self.facts.variables.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
         sure = by_bus or len({known.name for known in self.machine.gpus}) < 2
         return bool(visible) and sure and gpu.index not in (visible or ())
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is no sign of NVIDIA: no device on the bus, no driver, no GPU."""
+        return not self.facts.driver.pci and self.machine.driver is None and not self.machine.gpus
 
     @property
     def silence(self) -> Condition | None:
@@ -161,7 +168,7 @@ def no_gpus(case: Case) -> Judgement:
     if case.machine.gpus:
         hidden = case.machine.visible == ()
         return skip("no GPU is visible: see `gpus-hidden`" if hidden else "NVML tells nothing of the GPU here")
-    return skip("there is no NVIDIA GPU here")
+    return skip(NO_GPU if case.is_bare else "the driver lists no GPU here")
 
 
 def sources(*places: str | None) -> str:

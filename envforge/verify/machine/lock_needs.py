@@ -12,8 +12,9 @@ from pathlib import Path
 from envforge.catalogue import Requirements
 from envforge.errors import EnvforgeError
 from envforge.install import needs
+from envforge.install.explicit import read_any_lock
 from envforge.install.plan import Plan, make_plan
-from envforge.lockfile import Lockfile, read_lockfile
+from envforge.lockfile import Lockfile
 from envforge.requirements import requirements_of
 from envforge.verify.machine.facts import LockNeeds, Needed
 from envforge.verify.machine.tables import matrix
@@ -29,7 +30,7 @@ def observe_lock(situation: Situation, platform: str) -> Signal[LockNeeds]:
         return Signal(unreadable=NO_LOCK)
     path = situation.lock
     try:
-        lockfile = read_lockfile(path)
+        lockfile = read_any_lock(path, platform)
         return Signal(value=_needs(situation, lockfile, platform), source=path.name)
     except EnvforgeError as error:
         return Signal(source=path.name, unreadable=f"{error}")

@@ -68,7 +68,7 @@ def _loaded(case: Case) -> Iterator[Judgement]:
     elif case.machine.driver is not None or case.facts.driver.pci:
         yield no_gpus(case) if case.silence else unread(module)
     else:
-        yield skip("there is no NVIDIA GPU here", source=module.source)
+        yield no_gpus(case)
 
 
 def _nouveau(case: Case) -> Iterator[Judgement]:
@@ -80,7 +80,7 @@ def _nouveau(case: Case) -> Iterator[Judgement]:
         words = f"the kernel driver nouveau holds {', '.join(held)}, beside NVIDIA's own driver"
         yield fail(words, wanted="the driver nvidia", source=f"{_PCI}/*/driver", command=_LOOK_AT_BUS)
     elif not case.facts.driver.pci:
-        yield skip("there is no NVIDIA GPU on the PCI bus here", source=_PCI)
+        yield no_gpus(case) if case.is_bare else skip("the GPU is not on a PCI bus here", source=_PCI)
     else:
         yield passed("nouveau holds no GPU", source=f"{_PCI}/*/driver")
 
@@ -95,10 +95,8 @@ def _silent(case: Case) -> Iterator[Judgement]:
         yield from_condition(state, command)
     elif nvml.unreadable is None:
         yield passed("the driver's management library answers", source=nvml.value or nvml.source)
-    elif case.silence is not None:
+    elif case.silence is not None or case.machine.driver is None:
         yield no_gpus(case)
-    elif case.machine.driver is None:
-        yield skip("there is no NVIDIA driver here", source=nvml.source)
     elif case.facts.driver.is_jetson:
         yield skip(f"Jetson's driver has no complete NVML: {nvml.unreadable}", source=nvml.source)
     else:
@@ -152,7 +150,7 @@ def _alike(case: Case) -> Iterator[Judgement]:
     if state is not None:
         yield info(f"{state.symptom}; {state.cause}", source="NVML", command="export CUDA_DEVICE_ORDER=PCI_BUS_ID")
     elif len(case.machine.gpus) < 2:
-        yield skip("there are no two GPUs here")
+        yield no_gpus(case) if case.is_bare else skip("there is one GPU here")
     else:
         yield passed(f"{len(case.machine.gpus)} GPUs of one kind", source="NVML")
 
@@ -160,7 +158,7 @@ def _alike(case: Case) -> Iterator[Judgement]:
 def _files(case: Case) -> Iterator[Judgement]:
     files = case.facts.driver.device_files
     if not files:
-        yield skip("there are no files /dev/nvidia* here", source="/dev")
+        yield no_gpus(case) if case.is_bare else skip("there are no files /dev/nvidia* here", source="/dev")
         return
     closed = [file.path for file in files if not file.usable]
     if closed:
@@ -199,7 +197,7 @@ CHECKS = (
         question="machine",
         group="presence",
         title="an NVIDIA GPU is here",
-        why="a lock with CUDA on a machine without a GPU trains on the CPU, a hundred times slower",
+        why="A lock with CUDA on a machine without a GPU trains on the CPU, a hundred times slower",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_present),
         required=True,
@@ -210,7 +208,7 @@ CHECKS = (
         question="machine",
         group="presence",
         title="the NVIDIA kernel module is loaded",
-        why="without it nvidia-smi says `couldn't communicate with the NVIDIA driver`, and torch finds no GPU",
+        why="Without it nvidia-smi says `couldn't communicate with the NVIDIA driver`, and torch finds no GPU",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_loaded),
         required=True,
@@ -231,7 +229,7 @@ CHECKS = (
         question="machine",
         group="presence",
         title="the driver's library answers",
-        why="a driver that hangs, crashes or refuses takes every CUDA program with it",
+        why="A driver that hangs, crashes or refuses takes every CUDA program with it",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_silent),
         required=True,
@@ -250,7 +248,7 @@ CHECKS = (
         question="machine",
         group="presence",
         title="the driver answers for every GPU on the bus",
-        why="a GPU that is on the bus and not in the driver is dead, or kept from this job",
+        why="A GPU that is on the bus and not in the driver is dead, or kept from this job",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_count),
         row=15,
@@ -270,7 +268,7 @@ CHECKS = (
         question="machine",
         group="presence",
         title="the GPUs are alike",
-        why="one run over different GPUs waits for the slowest, and a build must hold kernels for each",
+        why="One run over different GPUs waits for the slowest, and a build must hold kernels for each",
         severity=Verdict.INFO,
         judge=judged_of_gpu(_alike),
     ),

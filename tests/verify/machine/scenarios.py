@@ -163,7 +163,7 @@ SCENARIOS = (
         machine(gpu("NVIDIA GeForce RTX 3090", "8.6", 24), libraries="cuda-compat"),
         "Error 804",
     ),
-    Scenario("lock-unfit", "a lock for macOS", replace(NOTHING, lock=MAC_LOCK), "the lock is for osx-arm64"),
+    Scenario("lock-not-installable", "a lock for macOS", replace(NOTHING, lock=MAC_LOCK), "the lock is for osx-arm64"),
     Scenario(
         "driver-too-old",
         "470 and CUDA 12",

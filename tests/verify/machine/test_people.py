@@ -126,7 +126,7 @@ def test_a_damaged_lock_is_named_and_the_machine_is_judged_all_the_same(tmp_path
     damaged = tmp_path / "conda-lock.yml"
     damaged.write_text("version: 1\npackage: [", encoding="utf-8")
     report = _report(replace(HEALTHY, lock=damaged), tmp_path / "scene", stub)
-    assert _with(report, Verdict.FAIL) == ["lock-unfit"]
+    assert _with(report, Verdict.FAIL) == ["lock-not-installable"]
     assert "ecc-uncorrectable" in _with(report, Verdict.PASS)
 
 

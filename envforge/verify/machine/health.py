@@ -141,7 +141,7 @@ def _xid(case: Case, event: XidEvent, row: Xid | None, source: str) -> Judgement
 
 def _weight(row: Xid | None) -> Verdict:
     """How much a code weighs. One that asks for nothing to be done is a fact, a fault of a program may come again."""
-    if row is None or row.kind == "app":
+    if row is None:
         return Verdict.WARN
     if row.action == "none":
         return Verdict.INFO

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from envforge.verify.machine.judging import (
     Case,
@@ -28,9 +28,11 @@ _LOOK_AT_BUS = "lspci -nnk -d 10de:"
 def _present(case: Case) -> Iterator[Judgement]:
     count = len(case.facts.driver.pci) or len(case.machine.gpus)
     source = _PCI if case.facts.driver.pci else case.machine.source("gpus") or _PCI
-    if count or case.machine.driver is not None:
+    if count:
         names = ", ".join(dict.fromkeys(gpu.name for gpu in case.machine.gpus))
         yield passed(f"{count} NVIDIA GPU(s)" + (f": {names}" if names else ""), source=source)
+    elif case.machine.driver is not None:
+        yield skip("there is a driver here, which lists no GPU: see `gpu-count`", source=source)
     elif case.wants_gpu:
         yield _missing(case)
     elif case.wants_gpu is False:
@@ -161,15 +163,24 @@ def _files(case: Case) -> Iterator[Judgement]:
         yield no_gpus(case) if case.is_bare else skip("there are no files /dev/nvidia* here", source="/dev")
         return
     closed = [file.path for file in files if not file.usable]
-    if closed:
+    if closed and _are_ours(case, closed):
         words = f"this user may not use {', '.join(closed)}"
         command = f"ls -l {' '.join(closed)}; id"
         yield fail(words, wanted="to read and write them", source="access", command=command)
+    elif closed:
+        yield info(f"this user may not use {', '.join(closed)}, and has GPUs beside them", source="access")
     elif not any(file.path == "/dev/nvidia-uvm" for file in files) and case.facts.gpus:
         words = "there is no /dev/nvidia-uvm: it appears with the first CUDA program, or the container was not given it"
         yield info(words, source="/dev", command="ls -l /dev/nvidia*")
     else:
         yield passed(f"this user may use {', '.join(file.path for file in files)}", source="access")
+
+
+def _are_ours(case: Case, closed: Sequence[str]) -> bool:
+    """Whether programs miss these files: common ones, or more GPUs' than the driver answers for beside them."""
+    common = [path for path in closed if not path.removeprefix("/dev/nvidia").isdigit()]
+    open_gpus = [file for file in case.facts.driver.device_files if file.usable and file.path[-1].isdigit()]
+    return bool(common) or len(open_gpus) < max(1, len(case.facts.gpus))
 
 
 def _lost(case: Case) -> Iterator[Judgement]:

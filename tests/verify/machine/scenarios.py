@@ -297,4 +297,11 @@ SCENARIOS = (
         "the CPU waits for every kernel",
         Verdict.WARN,
     ),
+    Scenario(
+        "overrides-set",
+        "CUDA is stated",
+        replace(HEALTHY, environment={"CONDA_OVERRIDE_CUDA": "13.0"}),
+        "CONDA_OVERRIDE_CUDA=13.0 is set",
+        Verdict.INFO,
+    ),
 )

@@ -168,3 +168,24 @@ def test_a_jetson_is_not_held_for_a_machine_without_a_gpu(tmp_path: Path, stub: 
     assert _with(report, Verdict.FAIL, Verdict.UNKNOWN) == []
     (found,) = [finding for finding in report.findings if finding.check == "ecc-uncorrectable"]
     assert found.observed == "NVML tells nothing of the GPU here"
+
+
+def test_what_is_stated_of_the_machine_does_not_make_its_driver_newer(tmp_path: Path, stub: Path) -> None:
+    scene = next(scenario.scene for scenario in SCENARIOS if scenario.check == "driver-too-old")
+    stated = replace(scene, environment={"CONDA_OVERRIDE_CUDA": "13.0", "CONDA_OVERRIDE_GLIBC": "2.40"})
+    assert "driver-too-old" in _with(_report(stated, tmp_path, stub), Verdict.FAIL)
+
+
+def test_files_of_gpus_that_are_not_ours_are_a_fact(tmp_path: Path, stub: Path) -> None:
+    one = machine(a100())
+    scene = replace(one, files={**one.files, "/dev/nvidia1": ""}, calls=FakeCalls(closed=("/dev/nvidia1",)))
+    report = _report(scene, tmp_path, stub)
+    assert "device-files" in _with(report, Verdict.INFO)
+    assert "device-files" not in _with(report, Verdict.FAIL)
+
+
+def test_a_program_s_cleanup_after_another_error_is_a_fact(tmp_path: Path, stub: Path) -> None:
+    log = "4,2,6,-;NVRM: Xid (PCI:0000:10:00): 45, pid=7, Ch 00000008\n"
+    report = _report(replace(HEALTHY, calls=FakeCalls(kernel_log=log)), tmp_path, stub)
+    assert "xid-application" in _with(report, Verdict.INFO)
+    assert "xid-application" not in _with(report, Verdict.WARN)

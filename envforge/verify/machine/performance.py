@@ -17,7 +17,7 @@ from envforge.verify.machine.judging import (
     subject,
     warn,
 )
-from envforge.verify.machine.tables import event_reasons, name_of, share
+from envforge.verify.machine.tables import event_reasons, limit, name_of, share
 from envforge.verify.values import Check, Judgement, Verdict
 
 _PROHIBITED = 2
@@ -65,6 +65,8 @@ def _clocks(case: Case) -> Iterator[Judgement]:
 def _width(case: Case) -> Iterator[Judgement]:
     def say(gpu: GpuFacts, width: Reading) -> Judgement:
         place = {"source": gpu.pcie_width.source, "subject": subject(gpu)}
+        if width.now == 0:
+            return info("the bus tells no width, as in some virtual machines", **place)
         if width.now < width.reference:
             words = f"{width.now} PCI Express lanes of {width.reference}"
             wanted = f"{width.reference} lanes: look at the slot, the riser and the firmware settings"
@@ -128,7 +130,7 @@ def _busy(case: Case) -> Iterator[Judgement]:
         place = {"source": gpu.memory.source, "subject": subject(gpu)}
         processes = gpu.processes.value or ()
         used = f"{gib(memory.used)} of {gib(memory.total)} is in use"
-        if memory.used > memory.total * share("gpu_used_share"):
+        if memory.used > max(memory.total * share("gpu_used_share"), limit("gpu_used_bytes")):
             wanted = "a free GPU: choose one with CUDA_VISIBLE_DEVICES, or wait for the other program"
             command = "nvidia-smi --query-compute-apps=pid,process_name,used_memory --format=csv"
             return warn(f"{used}, by {_named(processes)}", wanted=wanted, command=command, **place)

@@ -44,13 +44,12 @@ def _present(case: Case) -> Iterator[Judgement]:
 def _missing(case: Case) -> Judgement:
     cuda = case.needs.cuda if case.needs else None
     wanted = f"an NVIDIA GPU: `{cuda.package}` brings CUDA {cuda.version}" if cuda else "an NVIDIA GPU"
-    if case.facts.system.scheduler == "slurm":
-        words = "no NVIDIA GPU, on a machine of a Slurm cluster: a login node has none"
-        return fail(words, wanted=wanted, source=_PCI, command=_GO_ON_COMPUTE_NODE)
-    if case.machine.platform.startswith("osx-"):
-        return fail(
-            "macOS runs no CUDA", wanted=wanted, source="uname", command="envforge lock -p osx-arm64 --cuda cpu"
+    scheduler = case.facts.system.scheduler
+    if scheduler is not None:
+        where = (
+            "in a Slurm job that was given none" if scheduler == "slurm job" else "and a login node of Slurm has none"
         )
+        return fail(f"no NVIDIA GPU here, {where}", wanted=wanted, source=_PCI, command=_GO_ON_COMPUTE_NODE)
     command = "docker run --rm --gpus all IMAGE nvidia-smi" if case.facts.system.container else _LOOK_AT_BUS
     return fail("no NVIDIA GPU on the PCI bus and no driver", wanted=wanted, source=_PCI, command=command)
 
@@ -82,7 +81,7 @@ def _nouveau(case: Case) -> Iterator[Judgement]:
         words = f"the kernel driver nouveau holds {', '.join(held)}, beside NVIDIA's own driver"
         yield fail(words, wanted="the driver nvidia", source=f"{_PCI}/*/driver", command=_LOOK_AT_BUS)
     elif not case.facts.driver.pci:
-        yield no_gpus(case) if case.is_bare else skip("the GPU is not on a PCI bus here", source=_PCI)
+        yield no_gpus(case) if case.is_bare else skip("the PCI bus is not shown here", source=_PCI)
     else:
         yield passed("nouveau holds no GPU", source=f"{_PCI}/*/driver")
 

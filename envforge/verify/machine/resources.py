@@ -152,6 +152,10 @@ def _open_files(case: Case) -> Iterator[Judgement]:
     signal, hard = case.facts.system.open_files, case.facts.system.open_files_hard
     if signal.value is None:
         yield unread(signal) if not case.machine.platform.startswith("win-") else skip("Windows has no such limit")
+    elif case.machine.platform.startswith("osx-"):
+        yield info(
+            f"{signal.value.limit or 'unlimited'} open files; workers on macOS share by name", source=signal.source
+        )
     elif signal.value.limit is not None and signal.value.limit < limit("open_files"):
         most = hard.value.limit if hard.value is not None and hard.value.limit is not None else limit("open_files")
         yield warn(

@@ -189,3 +189,17 @@ def test_a_program_s_cleanup_after_another_error_is_a_fact(tmp_path: Path, stub:
     report = _report(replace(HEALTHY, calls=FakeCalls(kernel_log=log)), tmp_path, stub)
     assert "xid-application" in _with(report, Verdict.INFO)
     assert "xid-application" not in _with(report, Verdict.WARN)
+
+
+def test_a_desktop_that_uses_its_gpu_for_the_screen_is_well(tmp_path: Path, stub: Path) -> None:
+    screen = machine(
+        gpu("NVIDIA GeForce RTX 4060", "8.9", 8, memory_used_bytes=1_200_000_000, pcie_width=0, pcie_width_max=16)
+    )
+    assert _with(_report(screen, tmp_path, stub), Verdict.FAIL, Verdict.WARN) == []
+
+
+def test_a_job_without_a_gpu_is_told_to_ask_for_one(tmp_path: Path, stub: Path) -> None:
+    report = _report(Scene(lock=CUDA_LOCK, environment={"SLURM_JOB_ID": "12"}), tmp_path, stub)
+    (finding,) = [finding for finding in report.findings if finding.check == "gpu-missing"]
+    assert "in a Slurm job that was given none" in finding.observed
+    assert finding.command == "srun --gres=gpu:1 envforge verify"

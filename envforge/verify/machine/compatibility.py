@@ -229,20 +229,24 @@ def _cpu(case: Case) -> Iterator[Judgement]:
 
 def _precision(case: Case) -> Iterator[Judgement]:
     """bf16 from 8.0, fp16 with a scaler on 7.x, fp32 below (DESIGN: "Scaffolds are code that people keep")."""
-    known = [gpu for gpu in case.machine.visible_gpus if gpu.compute_capability is not None]
-    if not known:
+    alike: dict[tuple[str, ComputeCapability], list[str]] = {}
+    for gpu in case.machine.visible_gpus:
+        if gpu.compute_capability is not None:
+            alike.setdefault((gpu.name, gpu.compute_capability), []).append(str(gpu.index))
+    if not alike:
         yield no_gpus(case) if not case.machine.gpus else skip("no visible GPU has a known compute capability")
-    for gpu in known:
-        capability = gpu.compute_capability
-        assert capability is not None  # noqa: S101 - filtered above
-        if capability >= _NATIVE_BF16:
-            words = "bf16: its tensor cores multiply it, and no gradient scaling is needed"
-        elif capability >= _TENSOR_CORES:
-            words = "fp16 with gradient scaling; bf16 is emulated here and slower than fp32"
-        else:
-            words = "fp32: it has no tensor cores, so that mixed precision saves memory and hardly any time"
-        text = f"{gpu.name} ({capability}): {words}"
-        yield info(text, source="NVML nvmlDeviceGetCudaComputeCapability", subject=f"GPU {gpu.index}")
+    for (name, capability), numbers in alike.items():
+        words = f"{name} ({capability}): {_precision_of(capability)}"
+        source = "NVML nvmlDeviceGetCudaComputeCapability"
+        yield info(words, source=source, subject=f"GPU {', '.join(numbers)}")
+
+
+def _precision_of(capability: ComputeCapability) -> str:
+    if capability >= _NATIVE_BF16:
+        return "bf16: its tensor cores multiply it, and no gradient scaling is needed"
+    if capability >= _TENSOR_CORES:
+        return "fp16 with gradient scaling; bf16 is emulated here and slower than fp32"
+    return "fp32: it has no tensor cores, so that mixed precision saves memory and hardly any time"
 
 
 CHECKS = (

@@ -203,3 +203,8 @@ def test_a_job_without_a_gpu_is_told_to_ask_for_one(tmp_path: Path, stub: Path) 
     (finding,) = [finding for finding in report.findings if finding.check == "gpu-missing"]
     assert "in a Slurm job that was given none" in finding.observed
     assert finding.command == "srun --gres=gpu:1 envforge verify"
+
+
+def test_gpus_that_are_alike_are_told_their_precision_once(tmp_path: Path, stub: Path) -> None:
+    report = _report(machine(a100(), a100(1), gpu("Tesla T4", "7.5", 15, 2)), tmp_path, stub)
+    assert [f.subject for f in report.findings if f.check == "precision"] == ["GPU 0, 1", "GPU 2"]

@@ -71,6 +71,8 @@ def observe_training(situation: Situation) -> TrainingFacts:
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # read once, when CUDA starts: deterministic runs need it
             "TMPDIR": scratch,
         }
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # a launcher's; each measuring process is alone
+            environment.pop(name, None)
         plan = _Plan(
             situation=situation,
             prefix=situation.prefix,

@@ -140,7 +140,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]
     pytest.importorskip("sklearn")
     base = tmp_path_factory.mktemp("lies")
     project = write_project(base / "sound")
-    jobs = [("", project, ALL)]
+    jobs: list[tuple[str, Path, tuple[str, ...]]] = [("", project, ALL)]
     jobs += [(lie.name, _changed(project, base / str(number), lie), lie.measures) for number, lie in enumerate(LIES)]
     runners = [_runner(jobs[half::2]) for half in (0, 1)]
     for runner in runners:

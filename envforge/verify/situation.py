@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from envforge.daily.prefix import Meant, check_usable, is_prefix, meant_prefix, project_folder
+from envforge.daily.prefix import Meant, is_prefix, meant_prefix, project_folder
+from envforge.daily.unfinished import check_usable
 from envforge.errors import EnvforgeError
 from envforge.install.explicit import parse_any_lock
 from envforge.install.journal import read_journal

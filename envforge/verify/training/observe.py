@@ -22,6 +22,7 @@ from envforge.verify.environment.observe import child_environment, machine_facts
 from envforge.verify.environment.process import Child, run_child
 from envforge.verify.training.facts import CollectiveFacts, DeviceFacts, TrainingFacts
 from envforge.verify.training.lines import device_facts
+from envforge.verify.training.needs import NEEDS
 from envforge.verify.training.sampler import Samples, sampling
 from envforge.verify.values import Cost, Signal
 
@@ -84,7 +85,7 @@ def observe_training(situation: Situation) -> TrainingFacts:
         devices = _devices(plan, why, has_driver=bool(known["driver"] and known["machine_gpus"]))
         facts = replace(facts, devices=devices)
         ranks = sum(device.is_gpu for device in devices)
-        if ranks > 1 or situation.depth == "deep":
+        if (ranks > 1 or situation.depth == "deep") and situation.wants("all-reduce-wrong"):
             facts = _with_collective(facts, plan, ranks)
     return facts
 
@@ -112,6 +113,14 @@ def measures_of(depth: Cost, *, has_project: bool, on_gpu: bool) -> tuple[str, .
     return (*KERNELS, *(TRAINING if has_project else ()), *speed, *deep, *repeat)
 
 
+def wanted_measures(situation: Situation, measures: tuple[str, ...]) -> tuple[str, ...]:
+    """Those measures that a check needs which will be judged."""
+    wanted = {need for check, needs in NEEDS.items() if situation.wants(check) for need in needs}
+    others = situation.wants("process-died", "trains-on-gpu", "low-precision", "project-not-importable")
+    kept = ("device", "project") if others or wanted else ()
+    return tuple(name for name in measures if name in wanted or name in kept)
+
+
 def _devices(plan: _Plan, why: str, *, has_driver: bool) -> tuple[DeviceFacts, ...]:
     """The first process says how many GPUs torch sees; the others follow one by one, so that none slows another."""
     count = _gpu_count(plan) if has_driver else 0
@@ -129,13 +138,15 @@ def _gpu_count(plan: _Plan) -> int:
 
 def _measure(plan: _Plan, device: str, why: str) -> DeviceFacts:
     on_gpu = device.startswith("cuda")
-    asked = measures_of(plan.situation.depth, has_project=plan.package is not None, on_gpu=on_gpu)
+    possible = measures_of(plan.situation.depth, has_project=plan.package is not None, on_gpu=on_gpu)
+    asked = wanted_measures(plan.situation, possible)
+    plan.situation.say(f"training on {device}: {', '.join(asked)}")
     with sampling(plan.situation.world) if on_gpu else nullcontext(Samples()) as samples:
         end, lines = run_child(_child(plan, _command(plan, device, asked)))
     facts = device_facts(device, asked, end, lines, samples.read())
     if plan.package is None:
         return replace(facts, project=Signal(unreadable=why))
-    if plan.situation.depth == "deep" and end.is_good:
+    if plan.situation.depth == "deep" and end.is_good and plan.situation.wants("compile-fails"):
         facts = _with_compiled(facts, plan, device)
     return facts
 

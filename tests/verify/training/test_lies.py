@@ -28,7 +28,8 @@ CONTROL = (*LEARN, "control")
 SCALER = ("device", "project", "scaler")  # these do not train as long as the others: the suite stays short
 GUARD = ("device", "project", "guard")
 REPEAT = ("device", "project", "repeat")
-ALL = (*LEARN, "guard", "control", "scaler", "repeat")
+MORE = (*LEARN, "guard", "scaler", "repeat")
+ALL = (*MORE, "control")
 
 LOSS = "return functional.cross_entropy("
 BACKWARD = "self._scaled(loss).backward()"
@@ -69,10 +70,10 @@ LIES = (
     Lie(
         "backward inside autocast", "amp", BACKWARD, f"exec('with self.autocast(): {BACKWARD}')", "backward-in-autocast"
     ),
-    Lie("loss is NaN", "train", LOSS, "return float('nan') * functional.cross_entropy(", "loss-not-finite", ALL),
-    Lie("loss is constant", "train", LOSS, "return 0.0 * functional.cross_entropy(", "loss-constant", ALL),
-    Lie("backward skipped", "amp", BACKWARD, "pass", "gradients-missing", ALL),
-    Lie("gradients are zero", "amp", BACKWARD, "(0.0 * self._scaled(loss)).backward()", "gradients-zero", ALL),
+    Lie("loss is NaN", "train", LOSS, "return float('nan') * functional.cross_entropy(", "loss-not-finite", MORE),
+    Lie("loss is constant", "train", LOSS, "return 0.0 * functional.cross_entropy(", "loss-constant", MORE),
+    Lie("backward skipped", "amp", BACKWARD, "pass", "gradients-missing", MORE),
+    Lie("gradients are zero", "amp", BACKWARD, "(0.0 * self._scaled(loss)).backward()", "gradients-zero", MORE),
     Lie(
         "learning rate zero",
         "training",
@@ -120,7 +121,7 @@ LIES = (
         "        self.update += 1\n",
         "        self.update += 1\n        1 / (self.update - 9)\n",
         "learning-stopped",
-        ALL,
+        MORE,
     ),
     Lie(
         "import fails",
@@ -128,7 +129,7 @@ LIES = (
         "from torch import Tensor, nn",
         "from torch import Tensor, nn, gone",
         "project-not-importable",
-        ALL,
+        MORE,
     ),
 )
 

@@ -164,6 +164,26 @@ class CompiledFacts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ModelRun:
+    """A model of a size that published figures speak of, in one precision; ``error`` where it did not fit."""
+
+    model: str
+    batch: int
+    precision: str
+    fp32: str | None = None
+    step_s: float | None = None
+    peak_memory_bytes: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelsFacts:
+    """Every model, batch and precision."""
+
+    runs: tuple[ModelRun, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SameBitsFacts:
     """One product and one convolution, ``times`` over: how often the bits were others."""
 
@@ -234,6 +254,7 @@ class DeviceFacts:
     repeat: Signal[RepeatFacts] = field(default_factory=Signal)
     same_bits: Signal[SameBitsFacts] = field(default_factory=Signal)
     compiled: Signal[CompiledFacts] = field(default_factory=Signal)
+    models: Signal[ModelsFacts] = field(default_factory=Signal)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,4 +35,5 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "throttled-under-load": ("throughput",),
     "slow-copies": ("throughput", "transfer"),
     "compile-fails": ("compiled",),
+    "model-speed": ("models",),
 }

@@ -108,7 +108,7 @@ def measures_of(depth: Cost, *, has_project: bool, on_gpu: bool) -> tuple[str, .
     if depth == "fast":
         return KERNELS
     speed = ("throughput", "transfer") if on_gpu else ()
-    deep = ("same_bits",) if depth == "deep" else ()
+    deep = (("same_bits", "models") if on_gpu else ("same_bits",)) if depth == "deep" else ()
     repeat = ("repeat",) if has_project else ()
     return (*KERNELS, *(TRAINING if has_project else ()), *speed, *deep, *repeat)
 

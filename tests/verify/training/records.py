@@ -18,6 +18,8 @@ from envforge.verify.training.facts import (
     KernelFacts,
     LearningFacts,
     LoadFacts,
+    ModelRun,
+    ModelsFacts,
     RepeatFacts,
     SameBitsFacts,
     ScalerFacts,
@@ -156,6 +158,7 @@ DEVICE: Mapping[str, Any] = {
     "repeat": Signal(value=REPEAT),
     "same_bits": Signal(value=SameBitsFacts(times=50, different=0, digests=("aa", "bb"))),
     "compiled": Signal(value=COMPILED),
+    "models": Signal(value=ModelsFacts(runs=(ModelRun(model="vit-b-size", batch=64, precision="bf16", step_s=0.1),))),
 }
 LOCKED = LockedTorch(version="2.13.0", build="torch.whl", cuda="13.0")
 COLLECTIVE = CollectiveFacts(backend="nccl", ranks=2, sums=(3.0, 3.0), bytes=2**28, bus_bytes_per_s=2e11)

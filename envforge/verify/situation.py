@@ -18,7 +18,7 @@ from envforge.errors import EnvforgeError
 from envforge.install.explicit import parse_any_lock
 from envforge.install.journal import read_journal
 from envforge.install.variants import FOLDER as VARIANTS
-from envforge.install.variants import list_variants, variant_lock
+from envforge.install.variants import LOCK_NAME, list_variants
 from envforge.lockfile import Lockfile, LockfileError
 from envforge.matrix import load_matrix
 from envforge.probe import World
@@ -96,7 +96,7 @@ def _lock(place: Place, project: Path | None, meant: Meant | None) -> Path | Non
         return None
     variants = list_variants(project)
     if not (project / LOCK).exists() and len(variants) == 1:
-        return variant_lock(project, variants[0])
+        return project / VARIANTS / variants[0] / LOCK_NAME
     return project / LOCK
 
 

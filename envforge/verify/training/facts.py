@@ -270,11 +270,16 @@ class CollectiveFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingFacts:
-    """``python`` is the project's interpreter. ``unreadable`` says why nothing was measured, where nothing was."""
+    """``python`` is the project's interpreter.
+
+    ``unreadable`` says why nothing was measured, where nothing was; ``no_gpu`` why torch could not use a GPU that is
+    there.
+    """
 
     python: str | None
     package: str | None = None
     unreadable: str | None = None
+    no_gpu: str | None = None
     driver: str | None = None
     machine_gpus: tuple[MachineGpu, ...] = ()
     locked: Signal[LockedTorch] = field(default_factory=Signal)

@@ -12,7 +12,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from envforge.errors import EnvforgeError
 from envforge.probe import probe
@@ -82,8 +82,10 @@ def observe_training(situation: Situation) -> TrainingFacts:
             measures=folder,
             environment=environment,
         )
-        devices = _devices(plan, why, has_driver=bool(known["driver"] and known["machine_gpus"]))
-        facts = replace(facts, devices=devices)
+        count, no_gpu = _gpu_count(plan) if machine.has_nvidia else (0, None)
+        names = [f"cuda:{index}" for index in range(count)] or ["cpu"]
+        devices = tuple(_measure(plan, name, why) for name in names)  # one by one, so that none slows another
+        facts = replace(facts, devices=devices, no_gpu=no_gpu)
         ranks = sum(device.is_gpu for device in devices)
         if (ranks > 1 or situation.depth == "deep") and situation.wants("all-reduce-wrong"):
             facts = _with_collective(facts, plan, ranks)
@@ -108,7 +110,7 @@ def measures_of(depth: Cost, *, has_project: bool, on_gpu: bool) -> tuple[str, .
     if depth == "fast":
         return KERNELS
     speed = ("throughput", "transfer") if on_gpu else ()
-    deep = (("same_bits", "models") if on_gpu else ("same_bits",)) if depth == "deep" else ()
+    deep = ("same_bits",) if depth == "deep" else ()
     repeat = ("repeat",) if has_project else ()
     return (*KERNELS, *(TRAINING if has_project else ()), *speed, *deep, *repeat)
 
@@ -121,19 +123,18 @@ def wanted_measures(situation: Situation, measures: tuple[str, ...]) -> tuple[st
     return tuple(name for name in measures if name in wanted or name in kept)
 
 
-def _devices(plan: _Plan, why: str, *, has_driver: bool) -> tuple[DeviceFacts, ...]:
-    """The first process says how many GPUs torch sees; the others follow one by one, so that none slows another."""
-    count = _gpu_count(plan) if has_driver else 0
-    if count == 0:
-        return (_measure(plan, "cpu", why),)
-    return tuple(_measure(plan, f"cuda:{index}", why) for index in range(count))
-
-
-def _gpu_count(plan: _Plan) -> int:
-    """How many GPUs torch can use; asked in a process of its own, because CUDA may hang."""
-    program = "import torch; print('@envforge {\"count\": %d}' % torch.cuda.device_count())"
-    _, lines = run_child(_child(plan, (str(plan.python), "-c", program)))
-    return int(lines[-1].get("count", 0)) if lines else 0
+def _gpu_count(plan: _Plan) -> tuple[int, str | None]:
+    """How many GPUs torch can use, or why none; asked in a process of its own, because CUDA may hang."""
+    program = (
+        "import torch; usable = torch.cuda.device_count() if torch.cuda.is_available() else 0; "
+        "print('@envforge {\"count\": %d}' % usable)"
+    )
+    end, lines = run_child(_child(plan, (str(plan.python), "-c", program)))
+    if lines and lines[-1].get("count"):
+        return int(lines[-1]["count"]), None
+    said = [line for line in end.stderr.splitlines() if "Warning" in line or "Error" in line]
+    why = "torch.cuda.is_available() is False" if end.is_good else end.in_words
+    return 0, ": ".join([why, *said[-1:]])[:1000]
 
 
 def _measure(plan: _Plan, device: str, why: str) -> DeviceFacts:
@@ -145,18 +146,28 @@ def _measure(plan: _Plan, device: str, why: str) -> DeviceFacts:
         end, lines = run_child(_child(plan, _command(plan, device, asked)))
     facts = device_facts(device, asked, end, lines, samples.read())
     if plan.package is None:
-        return replace(facts, project=Signal(unreadable=why))
-    if plan.situation.depth == "deep" and end.is_good and plan.situation.wants("compile-fails"):
-        facts = _with_compiled(facts, plan, device)
+        facts = replace(facts, project=Signal(unreadable=why))
+    if plan.situation.depth == "deep" and end.is_good:
+        for measure in _apart(plan, on_gpu=on_gpu):
+            facts = _with_measure(facts, plan, measure)
     return facts
 
 
-def _with_compiled(facts: DeviceFacts, plan: _Plan, device: str) -> DeviceFacts:
-    """``torch.compile`` in a process of its own: compilers hang and crash, and that must cost nothing else."""
-    end, lines = run_child(_child(plan, _command(plan, device, ("compiled",))))
-    own = device_facts(device, ("compiled",), end, lines)
-    raised = dict(own.raised) if own.compiled.value is not None or own.raised else {"compiled": end.in_words}
-    return replace(facts, asked=(*facts.asked, "compiled"), compiled=own.compiled, raised={**facts.raised, **raised})
+def _apart(plan: _Plan, *, on_gpu: bool) -> tuple[str, ...]:
+    """Measures that get a process and a time limit of their own: compilers hang, and large models take long."""
+    possible = (*(("models",) if on_gpu else ()), *(("compiled",) if plan.package is not None else ()))
+    return tuple(name for name in wanted_measures(plan.situation, possible) if name in possible)
+
+
+def _with_measure(facts: DeviceFacts, plan: _Plan, measure: str) -> DeviceFacts:
+    """One measure more, in a process of its own; what becomes of that costs nothing else."""
+    end, lines = run_child(_child(plan, _command(plan, facts.device, (measure,))))
+    own = device_facts(facts.device, (measure,), end, lines)
+    signal: Signal[Any] = getattr(own, measure)
+    died = signal.value is None and not own.raised
+    raised = {measure: end.in_words} if died else dict(own.raised)
+    added: dict[str, Any] = {measure: signal}
+    return replace(facts, asked=(*facts.asked, measure), raised={**facts.raised, **raised}, **added)
 
 
 def _command(plan: _Plan, device: str, measures: tuple[str, ...]) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def facts(**changes: Any) -> EnvironmentFacts:
     return EnvironmentFacts(**{**SOUND, **changes})
 
 
-def findings(environment: EnvironmentFacts | None) -> dict[str, Finding]:
+def findings(environment: EnvironmentFacts) -> dict[str, Finding]:
     """What each check says; where one says several things, the worst."""
     worst = (Verdict.PASS, Verdict.INFO, Verdict.SKIP, Verdict.WARN, Verdict.UNKNOWN, Verdict.FAIL)
     found: dict[str, Finding] = {}

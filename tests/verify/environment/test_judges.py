@@ -19,6 +19,7 @@ from envforge.verify.environment.facts import (
     Toolchain,
 )
 from envforge.verify.environment.gpus import serves
+from envforge.verify.record import Record
 from envforge.verify.values import Signal, Verdict
 from tests.verify.environment.records import (
     AUDIT,
@@ -31,6 +32,7 @@ from tests.verify.environment.records import (
     facts,
     findings,
 )
+from tests.verify.environment.support import NOW
 
 FAIL, WARN, UNKNOWN = Verdict.FAIL, Verdict.WARN, Verdict.UNKNOWN
 DEAD = ProcessEnd(seconds=1.0, exit_code=-11, signal="SIGSEGV", limit_s=120.0)
@@ -101,7 +103,8 @@ def test_a_fault_comes_with_all_that_is_needed_to_mend_it() -> None:
 
 
 def test_a_record_without_an_environment_is_skipped() -> None:
-    assert {finding.verdict for finding in findings(None).values()} == {Verdict.SKIP}
+    record = Record(envforge="0", created_at=NOW)
+    assert {judgement.verdict for check in CHECKS for judgement in check.judge(record)} == {Verdict.SKIP}
 
 
 def test_a_cpu_lock_on_a_machine_without_gpu_passes() -> None:

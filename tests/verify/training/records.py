@@ -181,7 +181,7 @@ def training(*devices: DeviceFacts, **changes: Any) -> TrainingFacts:
     return TrainingFacts(devices=devices or (device(),), **{**sound, **changes})
 
 
-def findings(facts: TrainingFacts | None) -> dict[str, Finding]:
+def findings(facts: TrainingFacts) -> dict[str, Finding]:
     """What each check says; where one says several things, the worst."""
     worst = (Verdict.PASS, Verdict.INFO, Verdict.SKIP, Verdict.WARN, Verdict.UNKNOWN, Verdict.FAIL)
     found: dict[str, Finding] = {}

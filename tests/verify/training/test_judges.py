@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from envforge.verify.environment.facts import MachineGpu, ProcessEnd
+from envforge.verify.record import Record
 from envforge.verify.training.checks import CHECKS
 from envforge.verify.training.facts import (
     CompareFacts,
@@ -18,6 +19,7 @@ from envforge.verify.training.facts import (
 )
 from envforge.verify.training.say import NEEDS_PROJECT
 from envforge.verify.values import Signal, Verdict
+from tests.verify.environment.support import NOW
 from tests.verify.training.records import (
     AMP,
     ASKED,
@@ -231,7 +233,8 @@ def test_without_a_project_its_checks_are_skipped_with_the_reason() -> None:
 
 
 def test_every_check_is_silent_without_a_record() -> None:
-    assert {found.verdict for found in findings(None).values()} == {Verdict.SKIP}
+    record = Record(envforge="0", created_at=NOW)
+    assert {judgement.verdict for check in CHECKS for judgement in check.judge(record)} == {Verdict.SKIP}
 
 
 def test_a_gpu_that_torch_does_not_use_is_named() -> None:

@@ -34,7 +34,7 @@ def _amp(device: DeviceFacts) -> Judgement:
             "AMP at least as fast as fp32",
             source,
             why="A model this small is bound by the launch of its kernels: there AMP costs and gains nothing.",
-            command="python -m PACKAGE.train --precision fp32",
+            command=f"python -m {device.project.value}.train --precision fp32",
         )
     return info(said, source=source)
 

@@ -179,6 +179,12 @@ def _complaints(folder: Path, measures: Sequence[str]) -> dict[str, str]:
     return {f.check: f.observed for f in judge(record, CHECKS).findings if f.verdict not in good}
 
 
+def test_the_documentation_lists_the_check_of_each_lie() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "verify-training.md").read_text(encoding="utf-8")
+    assert {lie.check for lie in LIES if f"`{lie.check}`" not in text} == set()
+    assert len({lie.name for lie in LIES}) >= 15
+
+
 @pytest.mark.slow
 def test_nothing_is_said_of_a_sound_project(found: dict[str, dict[str, str]]) -> None:
     assert found[""] == {}

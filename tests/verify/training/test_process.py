@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from envforge.probe import World
 from envforge.verify.environment.facts import ProcessEnd
 from envforge.verify.environment.process import Child, marked_lines, run_child
 from envforge.verify.training.checks import CHECKS
@@ -88,6 +89,24 @@ def test_a_crash_in_the_training_keeps_what_was_measured_before(project: Path, t
     assert "during `learning`" in found["process-died"].observed
     assert "SIGSEGV" in found["process-died"].observed
     assert found["matmul-wrong"].verdict is Verdict.PASS
+
+
+@pytest.mark.skipif(not has_compiler(), reason="the stub of NVML needs gcc")
+def test_a_torch_that_sees_no_gpu_beside_a_driver_is_named_with_its_reason(project: Path, tmp_path: Path) -> None:
+    prefix = torches.virtual_environment(tmp_path / "env", torches.CUDA)
+    asked = situation(folder=project, project=project, prefix=prefix, limit_s=60.0)
+    stub = stub_environment(build_stub(tmp_path / "lib"), A10G.write(tmp_path / "machine"))
+    root = tmp_path / "root"
+    (root / "sys/module/nvidia").mkdir(parents=True)
+    (root / "sys/module/nvidia/version").write_text("535.216.01\n", encoding="utf-8")
+    world = replace(World.here({**asked.world.environment, **stub}), root=root)
+    facts = observe_training(replace(asked, world=world))
+    assert [gpu.name for gpu in facts.machine_gpus] == ["NVIDIA A10G"]
+    found = findings(facts)["trains-on-gpu"]
+    assert found.verdict is Verdict.FAIL
+    assert "is_available() is False" in found.observed
+    assert "too old (found version 12040)" in found.observed
+    assert "NVIDIA A10G" in found.observed
 
 
 def test_without_an_environment_nothing_is_trained_and_it_says_so(project: Path, tmp_path: Path) -> None:

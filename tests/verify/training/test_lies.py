@@ -140,13 +140,22 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]
     pytest.importorskip("torch")
     pytest.importorskip("sklearn")
     base = tmp_path_factory.mktemp("lies")
-    project = write_project(base / "sound")
+    project = _narrow(write_project(base / "sound"))
     jobs: list[tuple[str, Path, tuple[str, ...]]] = [("", project, ALL)]
     jobs += [(lie.name, _changed(project, base / str(number), lie), lie.measures) for number, lie in enumerate(LIES)]
     runners = [_runner(jobs[half::2]) for half in (0, 1)]
     for runner in runners:
         assert runner.wait(timeout=900) == 0
     return {name: _complaints(folder, measures) for name, folder, measures in jobs}
+
+
+def _narrow(project: Path) -> Path:
+    """Half as wide a model and a larger step: the same real digits are learnt in less than half the time."""
+    path = project / PACKAGE / "train.py"
+    text = path.read_text(encoding="utf-8")
+    assert "learning_rate=4e-3," in text
+    path.write_text(text.replace("learning_rate=4e-3,", "learning_rate=1e-2,\n        width=8,"), encoding="utf-8")
+    return project
 
 
 def _runner(jobs: Sequence[tuple[str, Path, Sequence[str]]]) -> subprocess.Popen[str]:

@@ -20,20 +20,26 @@ from envforge.machine.record import machine_to_json
 from envforge.machine.redact import redact
 from envforge.matrix import load_matrix
 from envforge.project import Project, plan_project
-from envforge.project.answers import gather_answers, shown
+from envforge.project.answers import gather_answers
+from envforge.project.groups import choose_groups
 from envforge.project.locking import LockWay, ProjectLock, neighbours, obtain_lock
 from envforge.project.names import check_folder_name, check_project_name, package_name
 from envforge.project.place import abandoned, check_target, place, plan_placement, settle_interrupted
+from envforge.project.questions import Answer, Question, shown
 from envforge.project.record import written_files
-from envforge.project.templates import Answer, Question, Template, list_templates, load_template
+from envforge.project.templates import Template, list_templates, load_template
 from envforge.resources import templates_root
 from envforge.select import select_platforms
 from envforge.sharing.settings import chosen_catalogue
 from envforge.spec import TORCH_FAMILY, render_texts, split_conda_spec, torch_requirement_names
 
+Answers = tuple[tuple[str, Answer], ...]
+
 _HELP = {
     "name": "Name of the project; its package is the same in small letters with `_`.  [default: that of DIR]",
     "var": "Answer one question of the template; may be given several times.",
+    "with_groups": "Add these groups of files, or `all`: see envforge templates show TEMPLATE.",
+    "without_groups": "Leave these groups of files out, or `all` that are not named by --with.",
     "defaults": "Ask nothing: take the default of every question that --var leaves open.",
     "force": "Write into a folder that is not empty; what is yours and in the way is kept as NAME.orig.",
     "dry_run": "List every file with its size and change nothing.",
@@ -55,6 +61,8 @@ class NewRequest:
     directory: str | None
     name: str | None
     var: tuple[str, ...]
+    with_groups: tuple[str, ...]
+    without_groups: tuple[str, ...]
     defaults: bool
     force: bool
     dry_run: bool
@@ -71,6 +79,8 @@ def _own_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options: list[Decorator] = [
         click.option("--name", help=_HELP["name"]),
         click.option("--var", multiple=True, metavar="KEY=VALUE", help=_HELP["var"]),
+        click.option("--with", "with_groups", multiple=True, metavar="NAME,…", help=_HELP["with_groups"]),
+        click.option("--without", "without_groups", multiple=True, metavar="NAME,…", help=_HELP["without_groups"]),
         click.option("--defaults", is_flag=True, help=_HELP["defaults"]),
         click.option("--force", is_flag=True, help=_HELP["force"]),
         click.option("--dry-run", is_flag=True, help=_HELP["dry_run"]),
@@ -124,7 +134,8 @@ def _create(request: NewRequest) -> new_report.Outcome:
         click.echo(f"note: an interrupted run in {target} was put right first", err=True)
     check_target(target, force=request.force)
     answers = gather_answers(template, request.var, None if _is_quiet(request) else _ask)
-    project = _project(request, template, (name, package), answers)
+    groups = choose_groups(template.groups, dict(answers), request.with_groups, request.without_groups)
+    project = _project(request, template, (name, package), (answers, groups))
     lock = _lock(request, project)
     files = plan_project(project, lock.text)
     written_before = written_files(target)
@@ -174,7 +185,8 @@ def _name(request: NewRequest, target: Path) -> str:
 
 def _installed(template: Template) -> tuple[str, ...]:
     """Names that the environment's packages are imported by; those with another name are known to ``names``."""
-    return (*TORCH_FAMILY, *torch_requirement_names(), *(split_conda_spec(spec)[0] for spec in template.needs.conda))
+    needs = template.needs_with([group.name for group in template.groups])
+    return (*TORCH_FAMILY, *torch_requirement_names(), *(split_conda_spec(spec)[0] for spec in needs.conda))
 
 
 def _is_quiet(request: NewRequest) -> bool:
@@ -194,8 +206,9 @@ def _ask(question: Question) -> Answer:
 
 
 def _project(
-    request: NewRequest, template: Template, names: tuple[str, str], answers: tuple[tuple[str, Answer], ...]
+    request: NewRequest, template: Template, names: tuple[str, str], chosen: tuple[Answers, tuple[str, ...]]
 ) -> Project:
+    answers, groups = chosen
     machine = chosen_machine(request.machine)
     matrix = load_matrix()
     selections = select_platforms(
@@ -207,8 +220,9 @@ def _project(
         package=names[1],
         answers=answers,
         selections=selections,
-        texts=render_texts(selections, template.needs, templates_root()),
+        texts=render_texts(selections, template.needs_with(groups), templates_root()),
         machine=machine_to_json(redact(machine)),
+        groups=groups,
     )
 
 

@@ -69,6 +69,8 @@ def say(outcome: Outcome) -> None:
         _fact(selection.build.platform, ", ".join([*pins, f"Python {selection.python}"]))
         _fact("why", selection.reason)
         _fact("grade", selection.grade.value)
+    if project.chosen:
+        _fact("groups", _group_words(project))
     _fact("lock", _lock_words(outcome.lock))
     if outcome.lock.requirements:
         _fact("needs", outcome.lock.requirements)
@@ -103,6 +105,12 @@ def _lock_words(lock: ProjectLock) -> str:
         "none": "none, as asked; make it with: envforge lock",
     }
     return words[lock.origin]
+
+
+def _group_words(project: Project) -> str:
+    left_out = [name for name, taken in project.chosen if not taken]
+    taken = f"with {', '.join(project.groups)}" if project.groups else "none"
+    return f"{taken}; left out: {', '.join(left_out)}" if left_out else taken
 
 
 def _say_files(outcome: Outcome) -> None:
@@ -141,6 +149,7 @@ def as_json(outcome: Outcome) -> str:
         "package": project.package,
         "template": {"name": project.template.name, "version": project.template.version},
         "answers": dict(project.answers),
+        "groups": dict(project.chosen),
         "selections": selections,
         "lock": {
             "origin": outcome.lock.origin,

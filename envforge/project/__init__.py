@@ -8,29 +8,31 @@ never read as one.
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from envforge import __version__
 from envforge.jinja import TemplateError, render
 from envforge.project.place import PlannedFile
+from envforge.project.questions import Answer
 from envforge.project.record import NAME as PROJECT_FILE
 from envforge.project.record import ProjectRecord, dump
-from envforge.project.templates import COMMON, Answer, Template
+from envforge.project.sources import Source, project_sources
+from envforge.project.templates import Template
 from envforge.report import Json
 from envforge.select import Selection
 from envforge.spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE, EnvironmentTexts
 
-_FILES = "files"
 _SUFFIX = ".jinja"
 _PACKAGE = "__package__"
-_LITTER = ("__pycache__", ".DS_Store", ".gitkeep")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Project:
-    """All that decides what a project's files say, but for its lock. ``machine`` is the JSON record of the machine."""
+    """All that decides what a project's files say, but for its lock. ``machine`` is the JSON record of the machine.
+
+    ``groups`` are the names of the file groups that the project has.
+    """
 
     template: Template
     name: str
@@ -39,6 +41,12 @@ class Project:
     selections: tuple[Selection, ...]
     texts: EnvironmentTexts
     machine: Json = None
+    groups: tuple[str, ...] = ()
+
+    @property
+    def chosen(self) -> tuple[tuple[str, bool], ...]:
+        """Every group of the template, and whether the project has it."""
+        return tuple((group.name, group.name in self.groups) for group in self.template.groups)
 
 
 def plan_project(project: Project, lock_text: str | None) -> tuple[PlannedFile, ...]:
@@ -64,6 +72,7 @@ def plan_project(project: Project, lock_text: str | None) -> tuple[PlannedFile, 
         input_sha256=project.texts.sha256,
         files=digests,
         machine=project.machine,
+        groups=project.chosen,
     )
     files.append(PlannedFile(path=PurePosixPath(PROJECT_FILE), content=dump(record).encode()))
     return tuple(sorted(files, key=lambda file: file.path))
@@ -71,44 +80,21 @@ def plan_project(project: Project, lock_text: str | None) -> tuple[PlannedFile, 
 
 def _template_files(project: Project) -> list[PlannedFile]:
     template = project.template
-    own = template.root / _FILES
-    common = template.root.parent / COMMON / _FILES
-    sources = [(own, path) for path in _walk(own, PurePosixPath())]
-    for wanted in template.common:
-        found = _walk(common, wanted)
-        if not found:
-            raise TemplateError(
-                f"the template `{template.name}` takes the common file `{wanted}`, and `{common}` has no such thing",
-                code="template-damaged",
-            )
-        sources += [(common, path) for path in found]
     variables = {
         "project": project.name,
         "package": project.package,
         "answers": dict(project.answers),
+        "groups": dict(project.chosen),
         "selection": project.selections[0],
         "selections": project.selections,
         "template": {"name": template.name, "version": template.version, "summary": template.summary},
         "envforge_version": __version__,
     }
-    return [_planned(root, path, variables, project.package) for root, path in sources]
+    return [_planned(source, variables, project.package) for source in project_sources(template, project.groups)]
 
 
-def _walk(root: Path, below: PurePosixPath) -> list[PurePosixPath]:
-    """The files at or below ``root/below``, relative to ``root``, sorted; a link is refused."""
-    top = root / below
-    if top.is_symlink():
-        raise TemplateError(f"the template file `{top}` is a symbolic link, wanted a file", code="template-damaged")
-    if top.is_file():
-        return [below]
-    if not top.is_dir():
-        return []
-    names = sorted(name for name in os.listdir(top) if name not in _LITTER)  # noqa: PTH208 - names alone are needed
-    return [path for name in names for path in _walk(root, below / name)]
-
-
-def _planned(root: Path, path: PurePosixPath, variables: dict[str, object], package: str) -> PlannedFile:
-    source = root / path
+def _planned(found: Source, variables: dict[str, object], package: str) -> PlannedFile:
+    source, path = found.root / found.path, found.path
     try:
         content = source.read_bytes()
         executable = bool(source.stat().st_mode & 0o100)

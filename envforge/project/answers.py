@@ -10,21 +10,28 @@ import difflib
 from collections.abc import Callable
 
 from envforge.errors import RequestError
-from envforge.project.templates import Answer, Question, Template
+from envforge.project.questions import Answer, Question, hold, shown
+from envforge.project.templates import Template
 
 
 def gather_answers(
     template: Template, variables: tuple[str, ...], ask: Callable[[Question], Answer] | None
 ) -> tuple[tuple[str, Answer], ...]:
-    """Answer every question: from ``variables``, else by ``ask``, else by its default."""
+    """Answer every question: from ``variables``, else by ``ask``, else by its default.
+
+    A question whose condition does not hold has its default, and an answer to it is refused.
+    """
     given = _given(template, variables)
-    answers: list[tuple[str, Answer]] = []
+    answers: dict[str, Answer] = {}
     for question in template.questions:
+        asked = hold(question.when, answers)
+        if question.name in given and not asked:
+            raise _not_asked(question)
         if question.name in given:
-            answers.append((question.name, given[question.name]))
+            answers[question.name] = given[question.name]
         else:
-            answers.append((question.name, ask(question) if ask else question.default))
-    return tuple(answers)
+            answers[question.name] = ask(question) if ask and asked else question.default
+    return tuple(answers.items())
 
 
 def _given(template: Template, variables: tuple[str, ...]) -> dict[str, Answer]:
@@ -49,11 +56,6 @@ def _given(template: Template, variables: tuple[str, ...]) -> dict[str, Answer]:
     return given
 
 
-def shown(answer: Answer) -> str:
-    """An answer as it is typed on the command line."""
-    return str(answer).lower() if isinstance(answer, bool) else str(answer)
-
-
 def _unknown(key: str, template: Template) -> RequestError:
     names = [question.name for question in template.questions]
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
@@ -62,6 +64,15 @@ def _unknown(key: str, template: Template) -> RequestError:
         f"--var {key!r}: the template `{template.name}` asks no such question; it asks {known}",
         hint=f"--var {near[0]}=…" if near else _example(template),
         code="no-such-question",
+    )
+
+
+def _not_asked(question: Question) -> RequestError:
+    conditions = " and ".join(f"`{condition.words}`" for condition in question.when)
+    return RequestError(
+        f"--var {question.name}: this is asked only with {conditions}",
+        hint=f"leave it out, or add --var {question.when[0].words.split('|')[0]}",
+        code="question-not-asked",
     )
 
 

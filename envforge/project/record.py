@@ -13,8 +13,8 @@ from typing import Any
 
 from envforge import toml
 from envforge.errors import EnvforgeError
-from envforge.fields import Document, Fields, WrongValue, read_string
-from envforge.project.templates import Answer
+from envforge.fields import Document, Fields, WrongValue, read_boolean, read_string
+from envforge.project.questions import Answer
 from envforge.report import Json
 from envforge.select import Selection, selection_from_json, selection_to_json
 
@@ -30,7 +30,11 @@ class ProjectFileError(EnvforgeError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectRecord:
-    """What ``envforge.toml`` holds. ``files`` pairs each path with the sha256 of what envforge wrote there."""
+    """What ``envforge.toml`` holds. ``files`` pairs each path with the sha256 of what envforge wrote there.
+
+    ``groups`` says of each group of the template whether the project has it, so that a group which a later template
+    adds can be told from one that was left out.
+    """
 
     envforge_version: str
     template: str
@@ -42,6 +46,7 @@ class ProjectRecord:
     input_sha256: str
     files: tuple[tuple[str, str], ...]
     machine: Json = None
+    groups: tuple[tuple[str, bool], ...] = ()
 
 
 def dump(record: ProjectRecord) -> str:
@@ -54,6 +59,7 @@ def dump(record: ProjectRecord) -> str:
         "template": {"name": record.template, "version": record.template_version},
         "project": {"name": record.project, "package": record.package},
         "answers": dict(record.answers),
+        "groups": dict(record.groups),
         "environment": {"input_sha256": record.input_sha256},
         "selection": [selection_to_json(selection, candidates=False) for selection in record.selections],
     }
@@ -112,7 +118,7 @@ def _without_null(value: Json) -> Any:
 
 def _record(top: Fields, where: str) -> ProjectRecord:
     template, project, answers, files = (top.inner(name) for name in ("template", "project", "answers", "files"))
-    selections = top.items("selection")
+    selections, groups = top.items("selection"), top.optional("groups")
     return ProjectRecord(
         envforge_version=top.need("envforge", read_string),
         template=template.need("name", read_string),
@@ -124,6 +130,7 @@ def _record(top: Fields, where: str) -> ProjectRecord:
         input_sha256=top.inner("environment").need("input_sha256", read_string),
         files=tuple((path, files.need(path, read_string)) for path in sorted(files.value)),
         machine=top.raw("machine"),
+        groups=tuple((name, groups.need(name, read_boolean)) for name in groups.value) if groups else (),
     )
 
 

@@ -9,7 +9,8 @@ from envforge.errors import RequestError
 from envforge.jinja import TemplateError, render
 from envforge.project.answers import gather_answers
 from envforge.project.names import check_project_name, package_name
-from envforge.project.templates import Question, list_templates, load_template, parse_manifest
+from envforge.project.questions import Question
+from envforge.project.templates import list_templates, load_template, parse_manifest
 from envforge.resources import templates_root
 
 MANIFEST = """
@@ -77,7 +78,9 @@ def test_a_manifest_is_read_into_values() -> None:
         (_question(choices=["a"]), "`questions[0].choices`"),
         (_question(type="choice", default="5"), "`questions[0].choices`"),
         (_question(type="choice", default="5", pattern=..., choices=["a", 5]), "`questions[0].choices[1]`"),
-        (_damaged(questions=[{"name": "a", "type": "str", "default": "", "help": "h"}] * 2), "`questions`"),
+        (_damaged(questions=[{"name": "a", "type": "str", "default": "", "help": "h"}] * 2), "`questions[1].name`"),
+        (_question(when={"model": "small"}), "`questions[0].when.model`"),
+        (_question(when=["model"]), "`questions[0].when`"),
     ],
 )
 def test_a_damaged_manifest_names_file_and_place(text: str, place: str) -> None:

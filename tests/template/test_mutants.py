@@ -27,7 +27,8 @@ CLIP = "        norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_nor
 BAD = "        bad = ~(torch.isfinite(mean_loss) & torch.isfinite(norm))\n"
 STEP = "        self._step_unless(bad)\n"
 ZERO = "        self.optimizer.zero_grad(set_to_none=True)\n"
-SCALED = "            self._scaled(loss).backward()\n"
+SCALED = "                self._scaled(loss).backward()\n"
+WEIGHT = "* (len(batch[0]) * distributed.ranks() / total)"
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,14 @@ MUTANTS = (
     Mutant("clip after step", "amp", CLIP + BAD + STEP, BAD.replace("& torch.isfinite(norm)", "") + STEP + CLIP, AMP),
     Mutant("step doubled", "amp", STEP, STEP + "        self.optimizer.step()\n", AMP),
     Mutant("forward outside autocast", "amp", "with self.autocast():", "if True:", AMP),
-    Mutant("backward inside autocast", "amp", SCALED, "            with self.autocast():\n    " + SCALED, AMP),
+    Mutant("backward inside autocast", "amp", SCALED, "                with self.autocast():\n    " + SCALED, AMP),
     Mutant("gradients never cleared", "amp", ZERO, "", AMP),
     Mutant("gradients cleared before the step", "amp", STEP, ZERO + STEP, AMP),
     Mutant("loss not scaled", "amp", "self._scaled(loss).backward()", "loss.backward()", AMP),
     Mutant("scaler never updated", "amp", "            self._scaler.update()\n", "", AMP),
     Mutant("scaler for bf16", "amp", "if precision.scaled:", "if precision.dtype is not None:", AMP),
-    Mutant("micro-batches weigh alike", "amp", "* (len(batch[0]) / total)", "/ len(batches)", AMP),
-    Mutant("micro-batches summed", "amp", "* (len(batch[0]) / total)", "* 1.0", AMP),
+    Mutant("micro-batches weigh alike", "amp", WEIGHT, "/ len(batches)", AMP),
+    Mutant("micro-batches summed", "amp", WEIGHT, "* 1.0", AMP),
     Mutant("bad updates applied", "amp", BAD, BAD + "        bad = torch.zeros_like(bad)\n", AMP),
     Mutant("loss not guarded by a skip", "amp", "self.skipped += 1\n", "pass\n", AMP),
     Mutant("statistics not put back", "amp", "        self._statistics.put_back_if(bad)\n", "", AMP),
@@ -77,19 +78,25 @@ MUTANTS = (
     ),
     Mutant("checksum not compared", "checkpoint", "if actual != wanted:", "if False:", CHECKPOINT),
     Mutant("old checkpoints kept", "checkpoint", "[: -self.keep]", "[:0]", CHECKPOINT),
-    Mutant("generators not restored on resume", "loop", 'set_random_state(state["random"])', "pass", RESUME),
-    Mutant("optimizer not restored", "loop", 'self.optimizer.load_state_dict(state["optimizer"])', "pass", RESUME),
+    Mutant(
+        "generators not restored on resume",
+        "training",
+        'set_random_state(state["random"][distributed.rank()])',
+        "pass",
+        RESUME,
+    ),
+    Mutant("optimizer not restored", "training", 'self.optimizer.load_state_dict(state["optimizer"])', "pass", RESUME),
     Mutant(
         "position one off after accumulation",
-        "loop",
+        "training",
         "self.order.position += len(group)",
         "self.order.position += 1",
         RESUME,
     ),
-    Mutant("last group dropped", "loop", "        if group:\n            yield group\n", "", TRAIN),
+    Mutant("last group dropped", "training", "        if group:\n            yield group\n", "", TRAIN),
     Mutant(
         "schedule moves on a skipped update",
-        "loop",
+        "training",
         "learning_rate(self.amp.applied,",
         "learning_rate(self.amp.started,",
         TRAIN,
@@ -103,14 +110,14 @@ MUTANTS = (
         ORDER,
     ),
     Mutant("every epoch in the same order", "order", "1_000_003 + self.epoch", "1_000_003", ORDER),
-    Mutant("position ignored", "order", "range(self.position * self.batch_size,", "range(0,", ORDER),
+    Mutant("position ignored", "order", "range(self.position,", "range(0,", ORDER),
     Mutant("control sees true labels", "data", "if config.shuffle_labels:", "if False:", SMOKE),
     Mutant("validation images in training", "data", "sorted(shuffled[first:])", "sorted(shuffled)", DATA),
     Mutant("constant loss", "train", "return functional.cross_entropy(", "return 0 * functional.cross_entropy(", SMOKE),
     Mutant(
         "nothing in low precision", "amp", "self._device.type, self.precision.dtype)", "self._device.type, None)", SMOKE
     ),
-    Mutant("weights never move", "loop", "_rate(self.optimizer, rate)", "_rate(self.optimizer, 0.0)", SMOKE),
+    Mutant("weights never move", "training", "_rate(self.optimizer, rate)", "_rate(self.optimizer, 0.0)", SMOKE),
 )
 
 

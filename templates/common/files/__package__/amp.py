@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import compat
+from . import compat, distributed
 from .device import Precision
 from .errors import ProjectError
 
@@ -62,27 +63,38 @@ class Amp:
         """The context for every forward pass, in training and in evaluation."""
         return compat.autocast(self._device.type, self.precision.dtype)
 
-    def update(self, loss_of: Callable[[Batch], Tensor], batches: Sequence[Batch]) -> Tensor:
+    def update(
+        self,
+        loss_of: Callable[[Batch], Tensor],
+        batches: Sequence[Batch],
+        *,
+        samples: int = 0,
+        without_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> Tensor:
         """One update from one or more micro-batches, equal to one from their union; returns its mean loss.
 
         ``loss_of`` gives the mean loss over the first dimension of a batch. Each micro-batch weighs as many samples
-        as it has, so that a short last one counts for no more than it holds. The loss stays on the device.
+        as it has, so that a short last one counts for no more than it holds. The loss stays on the device. With
+        several ranks, ``samples`` is what all of them have, and ``without_sync`` keeps gradients from travelling.
         """
-        total = sum(len(batch[0]) for batch in batches)
+        total = samples or sum(len(batch[0]) for batch in batches)
         self.optimizer.zero_grad(set_to_none=True)
         self._statistics.remember()
         mean_loss = torch.zeros((), device=self._device)
         for batch in batches:
-            with self.autocast():
-                loss = loss_of(batch) * (len(batch[0]) / total)
-            mean_loss += loss.detach()
-            self._scaled(loss).backward()
+            with nullcontext() if batch is batches[-1] else without_sync():
+                with self.autocast():
+                    loss = loss_of(batch) * (len(batch[0]) * distributed.ranks() / total)
+                mean_loss += loss.detach()
+                self._scaled(loss).backward()
+        distributed.average(mean_loss)
         if self._scaler is not None:
             self._scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
         bad = ~(torch.isfinite(mean_loss) & torch.isfinite(norm))
         self._step_unless(bad)
         self._statistics.put_back_if(bad)
+        self._statistics.average()
         self.started += 1
         self._judge(bad, mean_loss)
         return mean_loss
@@ -210,6 +222,12 @@ class _Statistics:
     def put_back_if(self, bad: Tensor) -> None:
         for copy, flat in zip(self._copies, self._flat):
             flat.copy_(torch.where(bad, copy, flat))
+
+    def average(self) -> None:
+        """Give every rank the mean of what the ranks have; what is counted is the same on all of them."""
+        for flat in self._flat:
+            if flat.is_floating_point():
+                distributed.average(flat)
 
 
 def _share(buffers: list[tuple[nn.Module, str, Tensor]]) -> Tensor:

@@ -6,6 +6,8 @@ import signal
 from types import FrameType
 from typing import Any
 
+from . import distributed
+
 
 class Interrupt:
     """While entered, remembers the name of the first signal in ``received``."""
@@ -24,6 +26,11 @@ class Interrupt:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def agree(self) -> None:
+        """Let a signal that one rank received stop all of them at the same update."""
+        number = distributed.largest(signal.Signals[self.received].value if self.received else 0)
+        self.received = signal.Signals(number).name if number else ""
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or signal.Signals(number).name

@@ -57,6 +57,15 @@ class MeanLoss:
         self._sums.copy_(state)
 
 
+def tensorboard(folder: Path, *, resumed_at: int | None) -> Any:
+    """A writer for TensorBoard, ``None`` where that is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=None if resumed_at is None else resumed_at + 1)
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """All lines; a last line that was cut off by a crash is left out."""
     if not path.is_file():

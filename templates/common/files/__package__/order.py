@@ -12,24 +12,36 @@ from .device import usable_cpus
 
 
 class Order(Sampler[list[int]]):
-    """Micro-batches of indices, shuffled anew for each epoch; ``position`` counts those already trained on."""
+    """Micro-batches of indices, shuffled anew for each epoch; ``position`` counts those already trained on.
 
-    def __init__(self, size: int, batch_size: int, seed: int) -> None:
+    ``batch_size`` is that of one rank. Where there are several, their micro-batches of one position are consecutive
+    parts of one shuffled stretch, the same that a single rank would have with a batch of that whole size.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, *, rank: int = 0, ranks: int = 1) -> None:
         self.size = size
-        self.batch_size = batch_size
         self.seed = seed
+        self.rank, self.ranks = rank, ranks
+        self.whole = batch_size * ranks
         self.epoch = 0
         self.position = 0
 
     def __len__(self) -> int:
-        """Micro-batches in a whole epoch; the last may be short."""
-        return -(-self.size // self.batch_size)
+        """Micro-batches in a whole epoch; the last may be short, but never without a sample for each rank."""
+        full, rest = divmod(self.size, self.whole)
+        return full + (rest >= self.ranks)
+
+    def samples(self, position: int) -> int:
+        """Samples that all ranks together have at ``position``."""
+        return min(self.whole, self.size - position * self.whole)
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         indices = torch.randperm(self.size, generator=generator).tolist()
-        for start in range(self.position * self.batch_size, self.size, self.batch_size):
-            yield indices[start : start + self.batch_size]
+        for position in range(self.position, len(self)):
+            start, samples = position * self.whole, self.samples(position)
+            first, end = (samples * rank // self.ranks for rank in (self.rank, self.rank + 1))
+            yield indices[start + first : start + end]
 
     def next_epoch(self) -> None:
         self.epoch += 1

@@ -22,9 +22,11 @@ import torch
 from . import train
 from .device import ability_of, choose_precision
 from .errors import exit_code
-from .loop import Outcome, fit, prepare
+from .loop import fit
 from .nvidia import nvidia_signs
 from .observe import Observer
+from .start import prepare
+from .task import Metric, Outcome
 
 SCHEMA = 1
 
@@ -99,17 +101,17 @@ def _train_and_judge(device: torch.device, say: Callable[[str], None], *, with_c
     where = _device_name(device)
     precision = _precision(device)
     with tempfile.TemporaryDirectory(prefix="smoke-") as folder:
-        learnt, observer = _train(device, precision, Path(folder) / "real", say, control=False)
-        checks = _judge(learnt, observer, where)
+        learnt, observer, metric = _train(device, precision, Path(folder) / "real", say, control=False)
+        checks = _judge(learnt, observer, metric, where)
         if with_control:
-            control, _ = _train(device, precision, Path(folder) / "control", say, control=True)
-            ceiling = train.SMOKE.control_ceiling
-            score = control.evaluation[train.SMOKE.metric]
+            control, _, _ = _train(device, precision, Path(folder) / "control", say, control=True)
+            bound = train.SMOKE.control
+            score = control.evaluation[metric.name]
             checks.append(
                 Check(
                     f"control with shuffled labels does not learn ({where})",
-                    score <= ceiling,
-                    f"{train.SMOKE.metric} at most {ceiling}",
+                    metric.stays_short(score, bound),
+                    f"{metric.name} {metric.in_words(reach=False)} {bound}",
                     f"{score:.3f}",
                 )
             )
@@ -118,7 +120,7 @@ def _train_and_judge(device: torch.device, say: Callable[[str], None], *, with_c
 
 def _train(
     device: torch.device, precision: str, folder: Path, say: Callable[[str], None], *, control: bool
-) -> tuple[Outcome, Observer]:
+) -> tuple[Outcome, Observer, Metric]:
     """The project's own training; its first update runs under observation."""
     config = train.smoke_config(device=str(device), precision=precision, run_dir=folder, shuffled=control)
     say(f"training on {_device_name(device)} with {'shuffled' if control else 'true'} labels")
@@ -126,14 +128,14 @@ def _train(
     observer = Observer()
     with observer:
         training.train_step(next(training.groups()))
-    return fit(training, say=lambda line: None, draw=False), observer
+    return fit(training, say=lambda line: None, draw=False), observer, training.task.metric
 
 
-def _judge(outcome: Outcome, observer: Observer, where: str) -> list[Check]:
+def _judge(outcome: Outcome, observer: Observer, metric: Metric, where: str) -> list[Check]:
     limits = train.SMOKE
     first, last = outcome.losses[0], outcome.losses[-1]
     finite = all(math.isfinite(loss) for loss in outcome.losses)
-    score = outcome.evaluation[limits.metric]
+    score = outcome.evaluation[metric.name]
     low = f"{observer.low} of {observer.all} matrix products and convolutions"
     return [
         Check(f"loss is finite ({where})", finite and outcome.skipped <= limits.skips, "always", _losses(outcome)),
@@ -144,9 +146,9 @@ def _judge(outcome: Outcome, observer: Observer, where: str) -> list[Check]:
             f"{first:.3f} to {last:.3f}",
         ),
         Check(
-            f"{limits.metric} on unseen data ({where})",
-            score >= limits.floor,
-            f"at least {limits.floor}",
+            f"{metric.name} on unseen data ({where})",
+            metric.reaches(score, limits.reach),
+            f"{metric.in_words(reach=True)} {limits.reach}",
             f"{score:.3f}",
         ),
         Check(f"low precision really used ({where})", observer.low > 0, "operations in bf16 or fp16", low),

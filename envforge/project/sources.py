@@ -1,0 +1,74 @@
+"""Which files of a template a project is made of.
+
+Enters: a template and the groups that the project has. Leaves: the folder and the relative path of each source; a link,
+or a path that the manifest names and nobody has, raises ``TemplateError``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from envforge.jinja import TemplateError
+from envforge.project.groups import Group
+from envforge.project.templates import Template
+
+FILES = "files"
+_LITTER = ("__pycache__", ".DS_Store", ".gitkeep")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One file of a template: ``path`` is relative to ``root``."""
+
+    root: Path
+    path: PurePosixPath
+
+
+def project_sources(template: Template, groups: Collection[str]) -> tuple[Source, ...]:
+    """The sources of a project with these groups.
+
+    These are all of the template's own files, the common files that it takes, and the files of its groups. A file that
+    belongs to groups is left out where the project has none of them.
+    """
+    own, common = template.root / FILES, template.common_root / FILES
+    sources = list(_walk(own, PurePosixPath()))
+    for wanted in template.common:
+        sources += _found(wanted, f"the template `{template.name}` takes the common file", (common,))
+    members: dict[Source, set[str]] = {}
+    for group in template.groups:
+        for source in group_sources(template, group):
+            members.setdefault(source, set()).add(group.name)
+    taken = [source for source in (*sources, *members) if source not in members or members[source] & set(groups)]
+    return tuple(dict.fromkeys(taken))
+
+
+def group_sources(template: Template, group: Group) -> tuple[Source, ...]:
+    """The sources of one group: each of its paths in the template's own files where it is there, else in the common."""
+    roots = (template.root / FILES, template.common_root / FILES)
+    what = f"the group `{group.name}` of the template `{template.name}` has the file"
+    return tuple(source for wanted in group.files for source in _found(wanted, what, roots))
+
+
+def _found(wanted: PurePosixPath, what: str, roots: tuple[Path, ...]) -> tuple[Source, ...]:
+    for root in roots:
+        found = _walk(root, wanted)
+        if found:
+            return found
+    places = " and ".join(f"`{root}`" for root in roots)
+    raise TemplateError(f"{what} `{wanted}`, and there is no such thing in {places}", code="template-damaged")
+
+
+def _walk(root: Path, below: PurePosixPath) -> tuple[Source, ...]:
+    """The files at or below ``root/below``, sorted; a link is refused."""
+    top = root / below
+    if top.is_symlink():
+        raise TemplateError(f"the template file `{top}` is a symbolic link, wanted a file", code="template-damaged")
+    if top.is_file():
+        return (Source(root=root, path=below),)
+    if not top.is_dir():
+        return ()
+    names = sorted(name for name in os.listdir(top) if name not in _LITTER)  # noqa: PTH208 - names alone are needed
+    return tuple(source for name in names for source in _walk(root, below / name))

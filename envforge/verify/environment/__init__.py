@@ -1,0 +1,1 @@
+"""The second question: the prefix against its lock, and what really is mapped after ``import torch``."""

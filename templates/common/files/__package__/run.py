@@ -1,0 +1,39 @@
+"""A training run from the command line to its last line: what ``main`` of every project does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from . import distributed
+from .device import Precision
+from .loop import fit
+from .nvidia import nvidia_signs
+from .options import parse
+from .settings import LoopConfig
+from .start import prepare
+from .training import Training
+
+Config = TypeVar("Config", bound=LoopConfig)
+Build = Callable[[Config, torch.device, Precision], Training]
+
+
+def run(config_type: type[Config], build: Build[Config], arguments: Sequence[str] | None, *, description: str) -> int:
+    """Parse the options, prepare, build, train, and say how it ended; returns the exit code."""
+    program = f"python -m {__package__}.train"
+    config = parse(config_type, arguments, program=program, description=description)
+    try:
+        device, precision = prepare(config, distributed.say)
+        if device.type != "cuda" and (signs := nvidia_signs()):
+            print(f"warning: training on {device} although there are {'; '.join(signs)}", file=sys.stderr)
+        outcome = fit(build(config, device, precision), distributed.say)
+        if not outcome.stopped_by:
+            told = ", ".join(f"{name} {value:.4f}" for name, value in outcome.evaluation.items())
+            distributed.say(f"done after {outcome.updates} updates ({outcome.skipped} skipped): validation {told}")
+            distributed.say(f"state sha256 {outcome.state_hash}")
+    finally:
+        distributed.leave()
+    return 0

@@ -1,0 +1,170 @@
+"""All that one run holds: model, optimizer, order; one update, one evaluation, and the state to resume from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from . import compat, distributed
+from .amp import Amp, Batch
+from .checkpoint import random_state, seed_everything, set_random_state
+from .device import Precision
+from .errors import ProjectError
+from .metrics import MeanLoss
+from .options import echo, fixed_values
+from .order import Order, make_loader, worker_count
+from .schedule import learning_rate, set_learning_rate
+from .settings import LoopConfig
+from .task import Task
+
+
+class Training:
+    """All that a run holds, and all that a checkpoint must hold."""
+
+    def __init__(self, config: LoopConfig, task: Task, device: torch.device, precision: Precision) -> None:
+        self.config = config
+        self.task = task
+        self.device = device
+        self.channels_last = task.channels_last and device.type != "mps"
+        memory_format = torch.channels_last if self.channels_last else torch.preserve_format
+        self.model: nn.Module = cast(Any, task.model).to(device=device, memory_format=memory_format)
+        self.parallel = distributed.wrap(self.model, device)
+        self.optimizer = make_optimizer(self.model, config, device)
+        self.amp = Amp(
+            self.model,
+            self.optimizer,
+            precision,
+            clip_norm=config.clip_norm,
+            max_skips=config.max_skips,
+            init_scale=config.init_scale,
+        )
+        self.order = Order(
+            task.train_size, config.batch_size, config.seed, rank=distributed.rank(), ranks=distributed.ranks()
+        )
+        if self.order.whole > task.train_size:
+            raise ProjectError(
+                f"a batch of {self.order.whole} is larger than the training data, {task.train_size} samples",
+                hint=f"--batch-size {max(1, task.train_size // (2 * distributed.ranks()))}",
+            )
+        self.loader = make_loader(
+            task.train_data, self.order, device, worker_count(config.workers, in_memory=task.in_memory)
+        )
+        self.mean_loss = MeanLoss(device)
+        self.update = 0
+        self.samples = 0  # of all ranks, since the start of this process
+        seed_everything(config.seed + distributed.rank())  # the models are equal; from here on each rank draws its own
+
+    @property
+    def total_updates(self) -> int:
+        in_epochs = self.config.epochs * -(-len(self.order) // self.config.accumulate)
+        return min(in_epochs, self.config.max_updates or in_epochs)
+
+    def groups(self) -> Iterator[list[Batch]]:
+        """The rest of the epoch, ``accumulate`` micro-batches at a time; the last group may be smaller."""
+        group: list[Batch] = []
+        for batch in self.loader:
+            group.append(tuple(self._move(tensor) for tensor in batch))
+            if len(group) == self.config.accumulate:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def train_step(self, group: list[Batch]) -> Tensor:
+        """One update: learning rate, forward, backward, step. Returns the mean loss, still on the device."""
+        warmup = round(self.config.warmup * self.total_updates)
+        peak = self.config.learning_rate
+        rate = learning_rate(self.amp.applied, peak=peak, warmup=warmup, total=self.total_updates)
+        set_learning_rate(self.optimizer, rate)
+        samples = sum(self.order.samples(self.order.position + number) for number in range(len(group)))
+        loss = self.amp.update(
+            lambda batch: self.task.loss(self.parallel, batch),
+            group,
+            samples=samples,
+            without_sync=lambda: distributed.without_sync(self.parallel),
+        )
+        self.order.position += len(group)
+        self.samples += samples
+        self.update += 1
+        return loss
+
+    def evaluate(self) -> dict[str, float]:
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                return self.task.evaluate(self.model, self.amp)
+        finally:
+            self.model.train()
+
+    def show(self) -> Sequence[str]:
+        """What the task shows at the end: it writes into the run's folder and returns lines for people."""
+        if self.task.show is None:
+            return ()
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                return self.task.show(self.model, self.amp, self.config.run_dir)
+        finally:
+            self.model.train()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds. Every rank must ask, as each has random generators of its own."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "amp": self.amp.state(),
+            "precision": self.amp.precision.name,
+            "random": distributed.gather(random_state()),
+            "epoch": self.order.epoch,
+            "position": self.order.position,
+            "update": self.update,
+            "mean_loss": self.mean_loss.state(),
+            "config": echo(self.config),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue exactly where ``state`` was taken. Raises where it belongs to another run."""
+        now = {"processes": distributed.ranks(), "precision": self.amp.precision.name, **fixed_values(self.config)}
+        then = {**state["config"], "precision": state["precision"], "processes": len(state["random"])}
+        for name, value in now.items():
+            if then.get(name) != value:
+                raise ProjectError(
+                    f"the checkpoint was made with {name} `{then.get(name)}`, this run has `{value}`",
+                    hint=f"give --{name.replace('_', '-')} {then.get(name)}, or start anew with another --run-dir",
+                )
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise ProjectError(f"the checkpoint holds another model: {error}", hint="use another --run-dir") from error
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.amp.load_state(state["amp"])
+        self.order.epoch, self.order.position = state["epoch"], state["position"]
+        self.update = state["update"]
+        self.mean_loss.load_state(state["mean_loss"])
+        set_random_state(state["random"][distributed.rank()])
+
+    def state_hash(self) -> str:
+        """sha256 of the weights and buffers: equal for runs that are equal to the bit."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def _move(self, tensor: Tensor) -> Tensor:
+        moved = tensor.to(self.device, non_blocking=True)
+        if self.channels_last and moved.dim() == 4:
+            return moved.contiguous(memory_format=torch.channels_last)
+        return moved
+
+
+def make_optimizer(model: nn.Module, config: LoopConfig, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW, fused where this torch has it; biases and norms are not decayed."""
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=compat.fused_optimizer(device.type))

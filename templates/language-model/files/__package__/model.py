@@ -45,17 +45,18 @@ class GPT(nn.Module):
     def __init__(self, vocabulary: int, config: Config) -> None:
         super().__init__()
         width, depth, heads = SIZES[config.size]
-        self.dropout = config.dropout
+        self.context, self.dropout = config.context, config.dropout
         padded = -(-vocabulary // 64) * 64  # tensor cores want round numbers; the added tokens never occur
         self.tokens = nn.Embedding(padded, width)
         self.positions = nn.Embedding(config.context, width)
         self.blocks = nn.ModuleList(Block(width, heads, config.dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
+        spread = 0.02 * math.sqrt(768 / width)  # GPT-2's 0.02 belongs to its width of 768
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
                 # 2 * depth layers add to the shortcut: smaller steps keep its variance (Radford et al. 2019, 2.3)
                 adds = name.endswith(("project.weight", "narrow.weight"))
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * depth) if adds else 0.02)
+                nn.init.normal_(parameter, std=spread / math.sqrt(2 * depth) if adds else spread)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
@@ -66,7 +67,3 @@ class GPT(nn.Module):
         for block in self.blocks:
             hidden = block(hidden)
         return functional.linear(self.norm(hidden), self.tokens.weight)
-
-
-def count_parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

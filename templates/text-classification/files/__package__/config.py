@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .loop import LoopConfig
 from .options import option, require
+from .settings import LoopConfig
 
 HUGGING_FACE = "hf:"
 SIZES = {  # width, depth, heads: as in the vision transformers of the same names, below them three for a CPU

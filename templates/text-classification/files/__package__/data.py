@@ -64,7 +64,9 @@ def load_data(config: Config) -> Data:
     data = Data(_texts(train, classes, encode, pad), _texts(validation, classes, encode, pad), classes, pad)
     cut = sum(_cut(part.tokens, config.context) for part in (data.train, data.validation))
     if cut:
-        print(f"note: {cut} texts are longer than --context {config.context} and were cut at their end", file=sys.stderr)
+        print(
+            f"note: {cut} texts are longer than --context {config.context} and were cut at their end", file=sys.stderr
+        )
     if config.shuffle_labels:
         generator = torch.Generator().manual_seed(config.seed + 1)
         data.train.labels = data.train.labels[torch.randperm(len(data.train), generator=generator)]
@@ -121,7 +123,9 @@ def _records(path: Path, config: Config) -> Iterator[tuple[str, dict[str, Any]]]
     try:
         text = path.read_text(encoding=config.encoding)
     except LookupError as error:
-        raise ProjectError(f"--encoding {config.encoding} is not one that Python knows", hint="utf-8, latin-1") from error
+        raise ProjectError(
+            f"--encoding {config.encoding} is not one that Python knows", hint="utf-8, latin-1"
+        ) from error
     except UnicodeError as error:
         raise ProjectError(
             f"`{path}` is not in the encoding {config.encoding}: {error}", hint="name its encoding: --encoding latin-1"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,26 +12,19 @@ from torch.nn import functional
 
 from .amp import Amp, Batch
 from .config import Config
+from .confusion import draw_confusion, f1_scores, scores_of
 from .data import Data, load_data
 from .device import Precision
+from .distributed import share, total
 from .errors import exit_code
-from .loop import Task, Training, fit, prepare
 from .model import make_model
-from .nvidia import nvidia_signs
-from .options import parse
+from .run import run
+from .task import Limits, Metric, Task
+from .training import Training
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    config = parse(Config, arguments, program=f"python -m {__package__}.train", description="train a text classifier")
-    device, precision = prepare(config, print)
-    if device.type != "cuda" and (signs := nvidia_signs()):
-        print(f"warning: training on {device} although there are {'; '.join(signs)}", file=sys.stderr)
-    outcome = fit(build(config, device, precision))
-    if not outcome.stopped_by:
-        told = ", ".join(f"{name} {value:.4f}" for name, value in outcome.evaluation.items())
-        print(f"done after {outcome.updates} updates ({outcome.skipped} skipped): validation {told}")
-        print(f"state sha256 {outcome.state_hash}")
-    return 0
+    return run(Config, build, arguments, description="train a text classifier")
 
 
 def build(config: Config, device: torch.device, precision: Precision) -> Training:
@@ -52,7 +44,10 @@ def build(config: Config, device: torch.device, precision: Precision) -> Trainin
         train_data=data.train,
         train_size=len(data.train),
         loss=loss,
-        evaluate=lambda model, amp: evaluate(model, amp, data, device, config.batch_size),
+        evaluate=lambda model, amp: evaluate(model, amp, data, config.batch_size),
+        metric=Metric("accuracy"),
+        show=lambda model, amp, run_dir: show(model, amp, data, config.batch_size, run_dir),
+        unit="texts",
     )
     return Training(config, task, device, precision)
 
@@ -63,41 +58,42 @@ def class_weights(data: Data, *, balanced: bool) -> Tensor:
     return len(data.train) / (len(data.classes) * counts) if balanced else torch.ones(len(data.classes))
 
 
-def evaluate(model: nn.Module, amp: Amp, data: Data, device: torch.device, batch_size: int) -> dict[str, float]:
+def evaluate(model: nn.Module, amp: Amp, data: Data, batch_size: int) -> dict[str, float]:
     """Mean loss, accuracy and macro F1 over the validation texts."""
-    classes = len(data.classes)
-    confusion = torch.zeros(classes * classes, device=device)
-    loss = torch.zeros((), device=device)
-    for start in range(0, len(data.validation), batch_size):
-        indices = list(range(start, min(start + batch_size, len(data.validation))))
+    loss, *counts = total(_count(model, amp, data, share(len(data.validation), batch_size)))
+    return {"loss": loss / len(data.validation), **scores_of(_table(counts, data))}
+
+
+def show(model: nn.Module, amp: Amp, data: Data, batch_size: int, run_dir: Path) -> list[str]:
+    """The table of confusions as ``confusion.png``, and the F1 score of the classes that fare worst."""
+    size = len(data.validation)
+    batches = (list(range(start, min(start + batch_size, size))) for start in range(0, size, batch_size))
+    table = _table(_count(model, amp, data, batches).tolist()[1:], data)
+    worst = sorted(zip(f1_scores(table).tolist(), data.classes))[:5]
+    lines = ["lowest F1: " + ", ".join(f"{name} {score:.3f}" for score, name in worst)]
+    if draw_confusion(table, data.classes, run_dir / "confusion.png"):
+        lines.append(f"confusions: {run_dir / 'confusion.png'}")
+    return lines
+
+
+def _count(model: nn.Module, amp: Amp, data: Data, batches: Iterable[list[int]]) -> Tensor:
+    """The summed loss, then how often each class was taken for each."""
+    device, classes = next(model.parameters()).device, len(data.classes)
+    sums = torch.zeros(1 + classes * classes, device=device)
+    for indices in batches:
         tokens, labels = (tensor.to(device) for tensor in data.validation[indices])
         with amp.autocast():
             scores = model(tokens)
-            loss += functional.cross_entropy(scores, labels, reduction="sum").float()
-        confusion += functional.one_hot(labels * classes + scores.argmax(dim=1), classes * classes).sum(dim=0)
-    table = confusion.view(classes, classes).cpu()
-    return {"loss": float(loss) / len(data.validation), **scores_of(table)}
+            sums[0] += functional.cross_entropy(scores, labels, reduction="sum").float()
+        sums[1:] += torch.bincount(labels * classes + scores.argmax(dim=1), minlength=classes * classes)
+    return sums
 
 
-def scores_of(confusion: Tensor) -> dict[str, float]:
-    """Accuracy and macro F1 of a table with the true classes in rows and the predicted ones in columns."""
-    right = confusion.diagonal()
-    f1 = 2 * right / (confusion.sum(dim=0) + confusion.sum(dim=1)).clamp(min=1)
-    return {"accuracy": float(right.sum() / confusion.sum()), "macro_f1": float(f1.mean())}
+def _table(counts: list[float], data: Data) -> Tensor:
+    return torch.tensor(counts).view(len(data.classes), len(data.classes))
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What the smoke test demands. Measured with five seeds: accuracy 0.96 to 0.98, control at most 0.17."""
-
-    metric: str = "accuracy"
-    floor: float = 0.9
-    control_ceiling: float = 0.3
-    loss_ratio: float = 5.0
-    skips: int = 8
-
-
-SMOKE = Limits()
+SMOKE = Limits(reach=0.55, control=0.35, loss_ratio=1.5)  # measured
 
 
 def smoke_config(*, device: str, precision: str, run_dir: Path, shuffled: bool) -> Config:

@@ -44,10 +44,11 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, parts: list[Tensor], context: int) -> None:
         self.parts = parts
         self.ends = list(accumulate(len(part) for part in parts))
+        self.tokens = sum(len(part) for part in parts)
         self.context = context
 
     def __len__(self) -> int:
-        return (self.ends[-1] - 1) // self.context
+        return max(0, self.tokens - 1) // self.context
 
     def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         rows = torch.stack([self.cut(index * self.context, self.context + 1) for index in indices])
@@ -73,17 +74,17 @@ def load_data(config: Config) -> Data:
     parts = [_pack(texts, tokenizer, config) for texts in (train, validation)]
     if config.shuffle_text:
         everything = Windows(parts[0], 1)
-        order = torch.randperm(everything.ends[-1], generator=torch.Generator().manual_seed(config.seed + 1))
-        parts[0] = [everything.cut(0, everything.ends[-1])[order]]
+        order = torch.randperm(everything.tokens, generator=torch.Generator().manual_seed(config.seed + 1))
+        parts[0] = [everything.cut(0, everything.tokens)[order]]
     windows = [Windows(part, config.context) for part in parts]
     for name, each in zip(("training", "validation"), windows):
         if not len(each):
             raise ProjectError(
-                f"the {name} text has {each.ends[-1]} tokens, a window of --context {config.context} needs one more",
+                f"the {name} text has {each.tokens} tokens, a window of --context {config.context} needs one more",
                 hint="give more text, or lower --context",
             )
     size = sum(len(text) + 1 for text in validation)  # the end of a document counts as a byte
-    return Data(windows[0], windows[1], tokenizer, size / windows[1].ends[-1])
+    return Data(windows[0], windows[1], tokenizer, size / windows[1].tokens)
 
 
 def _python_documentation() -> list[Document]:
@@ -97,7 +98,8 @@ def _python_documentation() -> list[Document]:
     seen: set[str] = set()
     documents: list[Document] = []
     for name in sorted(topics):
-        new = [text for text in dict.fromkeys(topics[name].split("\n\n")) if text.strip() and text not in seen]
+        paragraphs = dict.fromkeys(text.strip("\n") for text in topics[name].split("\n\n"))
+        new = [text for text in paragraphs if text.strip() and text not in seen]
         seen.update(new)
         if new:
             documents.append(numpy.frombuffer(bytearray("\n\n".join(new).encode()), dtype=numpy.uint8))

@@ -80,7 +80,7 @@ def sample_text(model: GPT, amp: Amp, data: Data) -> str:
     return data.tokenizer.decode([number for number in prompt + numbers if number < data.tokenizer.size])
 
 
-SMOKE = Limits(reach=4.0, control=4.5, loss_ratio=1.5)
+SMOKE = Limits(reach=4.2, control=4.6, loss_ratio=1.8)  # five seeds: 3.75 to 3.89, control 4.84 to 4.85
 
 
 def smoke_config(*, device: str, precision: str, run_dir: Path, shuffled: bool) -> Config:

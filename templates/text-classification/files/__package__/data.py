@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import functools
 import io
 import json
 import math
@@ -209,6 +210,7 @@ def _check_classes(counts: Counter[str], by_class: dict[str, list[str]]) -> None
         )
 
 
+@functools.cache
 def _python_pieces(train_each: int = 1200, validation_each: int = 250) -> tuple[Rows, Rows]:
     """What is it: code, comment, docstring or message? From files apart, in equal numbers, without marks and quotes."""
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))

@@ -28,7 +28,7 @@ class Config(LoopConfig):
     max_bad_rows: int = option(0, "rows without text or label to leave out before giving up", fixed=True)
     validation_part: float = option(0.2, "part of the texts held back for validation", fixed=True)
     model: str = option("micro", f"size: {', '.join(SIZES)}; or {HUGGING_FACE}NAME, a name or folder", fixed=True)
-    context: int = option(256, "bytes (hf: tokens) of a text that the model sees; longer ones are cut", fixed=True)
+    context: int = option(128, "bytes (hf: tokens) of a text that the model sees; longer ones are cut", fixed=True)
     dropout: float = option(0.1, "part of the activations left out in training", fixed=True)
     class_weights: bool = option(False, "weigh each class by the inverse of its frequency", fixed=True)
     label_smoothing: float = option(0.0, "part of the target given to all classes alike", fixed=True)

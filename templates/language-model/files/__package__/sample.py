@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device, precision = prepare(settings, lambda line: print(line, file=sys.stderr))
     tokenizer = make_tokenizer(config.tokenizer)
     model = GPT(tokenizer.size + 1, config).to(device).eval()
-    model.load_state_dict(state["model"])
+    model.load_state_dict({**state["model"], **state.get("ema", {})})  # averaged weights where the run kept some
     with compat.autocast(device.type, precision.dtype):
         numbers = generate(model, tokenizer.encode(options.prompt), options, size=tokenizer.size)
     print(options.prompt + tokenizer.decode(numbers))

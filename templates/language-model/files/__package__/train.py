@@ -93,7 +93,7 @@ def smoke_config(*, device: str, precision: str, run_dir: Path, shuffled: bool) 
         size="nano",
         context=32,
         batch_size=16,
-        max_updates=200,
+        max_updates=160,
         learning_rate=1e-2,
         log_every=5,
     )

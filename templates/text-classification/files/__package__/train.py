@@ -103,7 +103,7 @@ def smoke_config(*, device: str, precision: str, run_dir: Path, shuffled: bool) 
         precision=precision,
         run_dir=run_dir,
         shuffle_labels=shuffled,
-        max_updates=100,
+        max_updates=80,
         batch_size=32,
         learning_rate=1e-2,
         dropout=0.0,

@@ -53,12 +53,10 @@ FAULTS = {
 REFUSALS = {
     "text-classification": (
         (("--data", "nowhere.csv"), "error: --data `nowhere.csv` is not a file"),
-        (("--model", "hf:nowhere"), "error: --model hf:nowhere "),
-        (("--batch-size", "5000"), "a batch of 5000 is larger than the training data, 4800 samples"),
+        (("--batch-size", "5000"), "a batch of 5000 is larger than the training data, 4000 samples"),
     ),
     "language-model": (
         (("--data", "nowhere"), "error: --data `nowhere` is neither a file nor a folder"),
-        (("--tokenizer", "nowhere.json"), "error: --tokenizer `nowhere.json` is not a file"),
         (("--context", "60000"), "tokens, a window of --context 60000 needs one more"),
     ),
 }
@@ -102,7 +100,8 @@ def test_a_text_project_is_formatted_and_passes_its_own_linter(projects: dict[st
 
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_text_project_is_strictly_typed(projects: dict[str, Path], template: str) -> None:
-    done = run(projects[template], "-m", "mypy")
+    shared = projects[template].parent / "mypy"  # most of the time goes into reading torch, which both do
+    done = run(projects[template], "-m", "mypy", MYPY_CACHE_DIR=str(shared))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

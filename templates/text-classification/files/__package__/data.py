@@ -29,7 +29,7 @@ from .errors import ProjectError
 from .model import PAD, from_hugging_face
 
 PYTHON_KINDS = ("code", "comment", "docstring", "message")
-PER_FILE = 40
+PER_FILE = 60  # pieces of a kind taken from one file: many hands, not one
 Rows = list[tuple[str, str]]  # text and label
 
 
@@ -211,7 +211,7 @@ def _check_classes(counts: Counter[str], by_class: dict[str, list[str]]) -> None
 
 
 @functools.cache
-def _python_pieces(train_each: int = 1200, validation_each: int = 250) -> tuple[Rows, Rows]:
+def _python_pieces(train_each: int = 1000, validation_each: int = 200) -> tuple[Rows, Rows]:
     """What is it: code, comment, docstring or message? From files apart, in equal numbers, without marks and quotes."""
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(2000)).tolist()

@@ -93,7 +93,7 @@ def _table(counts: list[float], data: Data) -> Tensor:
     return torch.tensor(counts).view(len(data.classes), len(data.classes))
 
 
-SMOKE = Limits(reach=0.6, control=0.35, loss_ratio=1.8)  # five seeds: 0.72 to 0.76, control at most 0.25
+SMOKE = Limits(reach=0.55, control=0.35, loss_ratio=1.8)  # five seeds: 0.66 to 0.69, control at most 0.27
 
 
 def smoke_config(*, device: str, precision: str, run_dir: Path, shuffled: bool) -> Config:

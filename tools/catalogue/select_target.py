@@ -1,7 +1,7 @@
 """What a target of the catalogue is in the words of envforge: its selection, its two texts, what it asks of a machine.
 
-Enters: a template and a row of ``targets.toml``. Leaves: a ``Plan``. Tests use the same function, so that a lock whose question has
-changed is found.
+Enters: a template and a row of ``targets.toml``. Leaves: a ``Plan``. Tests use the same function, so that a lock whose
+question has changed is found.
 """
 
 from __future__ import annotations

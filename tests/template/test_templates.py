@@ -1,4 +1,4 @@
-"""The text templates as their owners meet them: linted, typed, tested, refusing bad input; and broken on purpose."""
+"""Each template's own code as its owner meets it: linted, typed, tested, refusing bad input; and broken on purpose."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.template.test_mutants import Mutant, _copy, _runner
 from tests.template.test_project import run
 
 DATA, MODEL, TRAIN, SMOKE = (f"tests/test_{name}.py" for name in ("data", "model", "train", "smoke"))
-TEMPLATES = ("text-classification", "language-model")
+TEMPLATES = ("text-classification", "language-model", "segmentation", "tabular")
 
 FAULTS = {
     "text-classification": (
@@ -49,6 +49,58 @@ FAULTS = {
         Mutant("paragraphs on both sides", "data", "and text not in seen", "", DATA),
         Mutant("file cut in the middle of a line", "data", "near if found < 0 else near + found + 1", "near", DATA),
     ),
+    "segmentation": (
+        Mutant(
+            "way up without the way down",
+            "model",
+            "torch.cat([up(features), seen.pop()]",
+            "torch.cat([up(features)] * 2",
+            SMOKE,
+        ),
+        Mutant("padding left on", "model", "[..., :height, :width]", "", DATA),
+        Mutant(
+            "images mirrored without masks",
+            "data",
+            "masks = torch.where(mirrored, masks.flip(dimension), masks)",
+            "pass",
+            DATA,
+        ),
+        Mutant("mirrored in one direction", "data", "for dimension in (1, 2)", "for dimension in (1, 1)", DATA),
+        Mutant(
+            "masks smoothed",
+            "data",
+            "(size, size), Image.Resampling.NEAREST",
+            "(size, size), Image.Resampling.BICUBIC",
+            DATA,
+        ),
+        Mutant("control sees true masks", "data", "if config.shuffle_labels:", "if False:", DATA),
+        Mutant("masks of another size", "data", "if sizes[0] != sizes[1]:", "if False:", DATA),
+        Mutant("labels out of range", "data", "if unknown:", "if False:", DATA),
+        Mutant("one class", "data", "if len(seen) == 1:", "if False:", DATA),
+        Mutant("absent classes score 0", "train", "if whole > 0}", "}", DATA),
+        Mutant("union counts hits twice", "train", "table.sum(dim=1) - hits", "table.sum(dim=1)", DATA),
+        Mutant("dice of ignored pixels", "train", "softmax(dim=1) * counted", "softmax(dim=1)", DATA),
+    ),
+    "tabular": (
+        Mutant(
+            "embeddings forgotten",
+            "model",
+            "torch.cat([numbers, *embedded]",
+            "torch.cat([numbers, *(0 * e for e in embedded)]",
+            TRAIN,
+        ),
+        Mutant("scaled by all rows", "data", "column[kept][~empty[kept]]", "column[~empty]", DATA),
+        Mutant("unknown classes known", "data", "places.get(cell, UNKNOWN)", "places.get(cell, 1)", DATA),
+        Mutant("empty cells not marked", "data", "if empty.any() else", "if False else", DATA),
+        Mutant("empty cells taken for 0", "data", ".masked_fill(empty, 0.0)", "", DATA),
+        Mutant("control sees true targets", "data", "if config.shuffle_labels:", "if False:", DATA),
+        Mutant("words taken for numbers", "data", "if value is None and not is_empty(cell):", "if False:", DATA),
+        Mutant("one class", "data", "if len(labels) < 2:", "if False:", DATA),
+        Mutant("short lines", "table", "if row and len(row) != len(names):", "if False:", DATA),
+        Mutant("error in deviations", "train", "* data.scale[1]", "* 0", TRAIN),
+        Mutant("r2 without the mean", "train", "target_squares - target_sum**2 / count", "squares", TRAIN),
+        Mutant("half the F1", "confusion", "2 * table.diagonal()", "0 * table.diagonal()", TRAIN),
+    ),
 }
 REFUSALS = {
     "text-classification": (
@@ -59,6 +111,14 @@ REFUSALS = {
         (("--data", "nowhere"), "error: --data `nowhere` is neither a file nor a folder"),
         (("--context", "60000"), "tokens, a window of --context 60000 needs one more"),
     ),
+    "segmentation": (
+        (("--data", "nowhere"), "error: --data `nowhere` is not a folder"),
+        (("--crop", "96", "--validation-part", "0.2"), "--crop 96 does not fit into both parts of the coins"),
+    ),
+    "tabular": (
+        (("--data", "nowhere.csv"), "error: --data `nowhere.csv` is not a file"),
+        (("--target", "price"), "has no column `price`"),
+    ),
 }
 
 
@@ -66,7 +126,8 @@ REFUSALS = {
 def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     pytest.importorskip("torch")
     pytest.importorskip("sklearn")  # what runs the faults imports it
-    base = tmp_path_factory.mktemp("texts")
+    pytest.importorskip("skimage")
+    base = tmp_path_factory.mktemp("templates")
     return {template: write_project(base / template, template) for template in TEMPLATES}
 
 
@@ -92,14 +153,14 @@ def outcomes(projects: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_a_text_project_is_formatted_and_passes_its_own_linter(projects: dict[str, Path], template: str) -> None:
+def test_a_project_is_formatted_and_passes_its_own_linter(projects: dict[str, Path], template: str) -> None:
     for arguments in (["format", "--check", "."], ["check", "."]):
         done = run(projects[template], "-m", "ruff", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_a_text_project_is_strictly_typed(projects: dict[str, Path], template: str) -> None:
+def test_a_project_is_strictly_typed(projects: dict[str, Path], template: str) -> None:
     shared = projects[template].parent / "mypy"  # most of the time goes into reading torch, which both do
     done = run(projects[template], "-m", "mypy", MYPY_CACHE_DIR=str(shared))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -107,9 +168,7 @@ def test_a_text_project_is_strictly_typed(projects: dict[str, Path], template: s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_a_text_project_passes_its_own_tests_and_smoke_test(
-    outcomes: dict[str, tuple[int, str]], template: str
-) -> None:
+def test_a_project_passes_its_own_tests_and_smoke_test(outcomes: dict[str, tuple[int, str]], template: str) -> None:
     code, output = outcomes[template]
     assert code == 0, output
 

@@ -42,7 +42,7 @@ def _tiktoken(name: str) -> Tokenizer:
         encoding = tiktoken.get_encoding(name)
     except Exception as error:  # an unknown name, or whatever its download raises
         raise ProjectError(
-            f"--tokenizer {TIKTOKEN}{name} cannot be loaded: {error}",
+            f"--tokenizer {TIKTOKEN}{name} cannot be loaded: {str(error).splitlines()[0]}",
             hint=f"names: {', '.join(tiktoken.list_encoding_names())}; the first use downloads its table",
         ) from error
     return Tokenizer(encoding.n_vocab, encoding.encode_ordinary, encoding.decode)

@@ -38,7 +38,8 @@ def build(config: Config, device: torch.device, precision: Precision) -> Trainin
     def show(model: nn.Module, amp: Amp, run_dir: Path) -> list[str]:
         text = sample_text(net, amp, data)
         write_aside(run_dir / "sample.txt", lambda file: file.write(text.encode()))
-        return [f"sample: {run_dir / 'sample.txt'}", *(f"  | {line}" for line in text.splitlines()[:8])]
+        lines = ["".join(sign if sign.isprintable() else "?" for sign in line) for line in text.splitlines()[:8]]
+        return [f"sample: {run_dir / 'sample.txt'}", *(f"  | {line}" for line in lines)]
 
     task = Task(
         model=net,

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from . import distributed
 from .config import HUGGING_FACE, Config
 from .errors import ProjectError
 from .model import PAD, from_hugging_face
@@ -64,7 +65,7 @@ def load_data(config: Config) -> Data:
     encode, pad = _encoder(config)
     data = Data(_texts(train, classes, encode, pad), _texts(validation, classes, encode, pad), classes, pad)
     cut = sum(_cut(part.tokens, config.context) for part in (data.train, data.validation))
-    if cut:
+    if cut and distributed.rank() == 0:
         print(
             f"note: {cut} texts are longer than --context {config.context} and were cut at their end", file=sys.stderr
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 TORCH = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
 
@@ -42,6 +44,12 @@ def native_bf16(device: torch.device) -> bool:
 def fused_optimizer(device_type: str) -> bool:
     """Has this torch a fused AdamW for the device? On CPU from 2.4."""
     return device_type == "cuda" or (device_type == "cpu" and TORCH >= (2, 4))
+
+
+def buffers_left_alone() -> dict[str, Any]:
+    """The argument that keeps DDP from overwriting buffers in each forward pass; torch 2.13 renamed it."""
+    names = inspect.signature(DistributedDataParallel.__init__).parameters
+    return {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from . import compat
 from .errors import ProjectError
 
 _control: list[Any] = []  # the gloo group for plain values, where there is one
@@ -118,7 +119,7 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
     if not _control:
         return model
     device_ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+    return DistributedDataParallel(model, device_ids=device_ids, **compat.buffers_left_alone())
 
 
 def without_sync(model: nn.Module) -> contextlib.AbstractContextManager[Any]:

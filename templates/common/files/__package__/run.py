@@ -15,6 +15,7 @@ from .nvidia import nvidia_signs
 from .options import parse
 from .settings import LoopConfig
 from .start import prepare
+from .task import Outcome
 from .training import Training
 
 Config = TypeVar("Config", bound=LoopConfig)
@@ -22,9 +23,14 @@ Build = Callable[[Config, torch.device, Precision], Training]
 
 
 def run(config_type: type[Config], build: Build[Config], arguments: Sequence[str] | None, *, description: str) -> int:
-    """Parse the options, prepare, build, train, and say how it ended; returns the exit code."""
+    """Parse the options and train; returns the exit code."""
     program = f"python -m {__package__}.train"
-    config = parse(config_type, arguments, program=program, description=description)
+    train(parse(config_type, arguments, program=program, description=description), build)
+    return 0
+
+
+def train(config: Config, build: Build[Config]) -> Outcome:
+    """Prepare, build, train, and say how it ended."""
     try:
         device, precision = prepare(config, distributed.say)
         if device.type != "cuda" and (signs := nvidia_signs()):
@@ -34,6 +40,6 @@ def run(config_type: type[Config], build: Build[Config], arguments: Sequence[str
             told = ", ".join(f"{name} {value:.4f}" for name, value in outcome.evaluation.items())
             distributed.say(f"done after {outcome.updates} updates ({outcome.skipped} skipped): validation {told}")
             distributed.say(f"state sha256 {outcome.state_hash}")
+        return outcome
     finally:
         distributed.leave()
-    return 0

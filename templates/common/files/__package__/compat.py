@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import inspect
 import os
 import warnings
@@ -50,6 +51,16 @@ def buffers_left_alone() -> dict[str, Any]:
     """The argument that keeps DDP from overwriting buffers in each forward pass; torch 2.13 renamed it."""
     names = inspect.signature(DistributedDataParallel.__init__).parameters
     return {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
+
+
+def fsdp2() -> tuple[Any, Any]:
+    """``fully_shard`` and ``MixedPrecisionPolicy``; until torch 2.6 they stood in a private module."""
+    if TORCH >= (2, 6):
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        return fully_shard, MixedPrecisionPolicy
+    private = importlib.import_module("torch.distributed._composable.fsdp")
+    return private.fully_shard, private.MixedPrecisionPolicy
 
 
 def load(path: Path) -> dict[str, Any]:

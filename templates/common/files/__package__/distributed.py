@@ -6,17 +6,14 @@ the other modules need. Tensors travel by the device's own backend, plain values
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
-from . import compat
 from .errors import ProjectError
 
 _control: list[Any] = []  # the gloo group for plain values, where there is one
@@ -112,18 +109,3 @@ def from_first(value: Any) -> Any:
     values = [value]
     dist.broadcast_object_list(values, src=0, group=_control[0])
     return values[0]
-
-
-def wrap(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model to call in training: its backward pass averages the gradients over all ranks."""
-    if not _control:
-        return model
-    device_ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids, **compat.buffers_left_alone())
-
-
-def without_sync(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
-    """While entered, backward passes leave the gradients to this rank: for all micro-batches but an update's last."""
-    if isinstance(model, DistributedDataParallel):
-        return cast("contextlib.AbstractContextManager[Any]", model.no_sync())
-    return contextlib.nullcontext()

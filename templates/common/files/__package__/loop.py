@@ -36,6 +36,7 @@ def fit(training: Training, say: Say = distributed.say, *, draw: bool = True) ->
 def _epochs(training: Training, checkpoints: Checkpoints, progress: Progress, interrupt: Interrupt) -> Outcome:
     config, total = training.config, training.total_updates
     evaluation: dict[str, float] = {}
+    is_best = False
     training.model.train()
     while training.update < total and not interrupt.received:
         for group in training.groups():
@@ -49,13 +50,13 @@ def _epochs(training: Training, checkpoints: Checkpoints, progress: Progress, in
             if training.update % config.save_every == 0:
                 _save(training, checkpoints)
         if not interrupt.received:
-            evaluation = training.evaluate()
+            evaluation, is_best = training.evaluate()
             progress.evaluated(evaluation)
             training.order.next_epoch()
-        _save(training, checkpoints)
+        _save(training, checkpoints, is_best=is_best and not interrupt.received)
     state_hash = training.state_hash()
     if not interrupt.received:
-        evaluation = evaluation or training.evaluate()
+        evaluation = evaluation or training.evaluate()[0]
         progress.finished(state_hash)
     return Outcome(
         losses=tuple(progress.losses),
@@ -67,11 +68,13 @@ def _epochs(training: Training, checkpoints: Checkpoints, progress: Progress, in
     )
 
 
-def _save(training: Training, checkpoints: Checkpoints) -> None:
+def _save(training: Training, checkpoints: Checkpoints, *, is_best: bool = False) -> None:
     """Every rank gives its part of the state; the first one writes."""
     state = training.state()
     if distributed.rank() == 0:
-        checkpoints.save(state, training.update)
+        path = checkpoints.save(state, training.update)
+        if is_best:
+            checkpoints.keep_as_best(path)
 
 
 def _resume(training: Training, checkpoints: Checkpoints, say: Say) -> int | None:

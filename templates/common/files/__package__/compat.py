@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import inspect
 import os
+import shutil
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .errors import ProjectError
+
 TORCH = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+
+# torch 2.5 gave it this place; before, there was one for CUDA only
+OUT_OF_MEMORY: type[Exception] = getattr(torch, "OutOfMemoryError", None) or torch.cuda.OutOfMemoryError
 
 
 def autocast(device_type: str, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
@@ -51,6 +59,33 @@ def buffers_left_alone() -> dict[str, Any]:
     """The argument that keeps DDP from overwriting buffers in each forward pass; torch 2.13 renamed it."""
     names = inspect.signature(DistributedDataParallel.__init__).parameters
     return {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
+
+
+def compiled(model: nn.Module, device_type: str) -> nn.Module:
+    """``torch.compile``, told that the backward pass runs outside autocast: newer ones assume it does not."""
+    config: Any = importlib.import_module("torch._functorch.config")
+    if hasattr(config, "backward_pass_autocast"):
+        config.backward_pass_autocast = "off"
+    tools = ("triton",) if device_type == "cuda" else ()
+    missing = [tool for tool in tools if importlib.util.find_spec(tool) is None]
+    if not any(shutil.which(name) for name in ("cc", "gcc", "clang", "cl", os.environ.get("CXX", "g++"))):
+        missing.append("a C++ compiler")
+    if missing:
+        raise ProjectError(
+            f"--compile needs {' and '.join(missing)}, which this machine lacks",
+            hint="leave --compile out, or install it: envforge add cxx-compiler",
+        )
+    return cast("nn.Module", torch.compile(model))
+
+
+def nccl_version() -> str | None:
+    if (
+        not torch.cuda.is_available()
+        or not torch.distributed.is_available()
+        or not torch.distributed.is_nccl_available()
+    ):
+        return None
+    return ".".join(str(part) for part in torch.cuda.nccl.version())
 
 
 def fsdp2() -> tuple[Any, Any]:

@@ -57,6 +57,11 @@ def ranks() -> int:
     return dist.get_world_size() if _control else 1
 
 
+def suffix() -> str:
+    """What tells the files of one rank from those of another; nothing for the first."""
+    return f"-{rank()}" if rank() else ""
+
+
 def say(line: str) -> None:
     """Print, on the first rank only."""
     if rank() == 0:

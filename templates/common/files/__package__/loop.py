@@ -7,14 +7,17 @@ Enters: a ``Training`` (see ``training.py`` for one update). Leaves: a trained m
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from . import distributed
 from .checkpoint import Checkpoints
 from .errors import ProjectError
 from .interrupt import Interrupt
+from .manifest import write_manifest
 from .metrics import draw_curves
 from .progress import Progress
 from .task import Outcome
+from .trace import Trace
 from .training import Training
 
 Say = Callable[[str], None]
@@ -24,8 +27,12 @@ def fit(training: Training, say: Say = distributed.say, *, draw: bool = True) ->
     """Train to the end, or until a signal asks to stop; resumes first where the configuration says so."""
     checkpoints = Checkpoints(training.config.run_dir / "checkpoints", keep=training.config.keep)
     resumed_at = _resume(training, checkpoints, say)
-    with Progress(training, resumed_at=resumed_at, say=say) as progress, Interrupt() as interrupt:
-        outcome = _epochs(training, checkpoints, progress, interrupt)
+    _write_manifest(training)
+    trace = Trace(training.config.profile, training.config.run_dir / f"trace{distributed.suffix()}.json")
+    with Progress(training, resumed_at=resumed_at, say=say) as progress, Interrupt() as interrupt, trace:
+        outcome = _epochs(training, checkpoints, progress, interrupt, trace)
+    if trace.written:
+        say(f"trace: {trace.path}, to open at https://ui.perfetto.dev")
     if outcome.stopped_by:
         say(f"{outcome.stopped_by}: saved after update {outcome.updates}; `--resume` continues from there")
     elif draw and distributed.rank() == 0:
@@ -33,7 +40,9 @@ def fit(training: Training, say: Say = distributed.say, *, draw: bool = True) ->
     return outcome
 
 
-def _epochs(training: Training, checkpoints: Checkpoints, progress: Progress, interrupt: Interrupt) -> Outcome:
+def _epochs(
+    training: Training, checkpoints: Checkpoints, progress: Progress, interrupt: Interrupt, trace: Trace
+) -> Outcome:
     config, total = training.config, training.total_updates
     evaluation: dict[str, float] = {}
     is_best = False
@@ -42,6 +51,7 @@ def _epochs(training: Training, checkpoints: Checkpoints, progress: Progress, in
         for group in training.groups():
             training.mean_loss.add(training.train_step(group))
             interrupt.agree()
+            trace.step()
             last = training.update == total
             if last or training.update % config.log_every == 0:
                 progress.log()
@@ -58,6 +68,7 @@ def _epochs(training: Training, checkpoints: Checkpoints, progress: Progress, in
     if not interrupt.received:
         evaluation = evaluation or training.evaluate()[0]
         progress.finished(state_hash)
+        _write_manifest(training, state_hash=state_hash, evaluation=evaluation)
     return Outcome(
         losses=tuple(progress.losses),
         evaluation=evaluation,
@@ -66,6 +77,11 @@ def _epochs(training: Training, checkpoints: Checkpoints, progress: Progress, in
         state_hash=state_hash,
         stopped_by=interrupt.received,
     )
+
+
+def _write_manifest(training: Training, **ending: Any) -> None:
+    if distributed.rank() == 0:
+        write_manifest(training, **ending)
 
 
 def _save(training: Training, checkpoints: Checkpoints, *, is_best: bool = False) -> None:

@@ -8,9 +8,11 @@ from typing import TypeVar
 
 import torch
 
-from . import distributed
+from . import compat, distributed
+from .checkpoint import seed_everything
 from .device import Precision
 from .loop import fit
+from .memory import fitting_batch, out_of_memory
 from .nvidia import nvidia_signs
 from .options import parse
 from .settings import LoopConfig
@@ -35,7 +37,13 @@ def train(config: Config, build: Build[Config]) -> Outcome:
         device, precision = prepare(config, distributed.say)
         if device.type != "cuda" and (signs := nvidia_signs()):
             print(f"warning: training on {device} although there are {'; '.join(signs)}", file=sys.stderr)
-        outcome = fit(build(config, device, precision), distributed.say)
+        if config.auto_batch:
+            config = fitting_batch(config, build, device, precision, distributed.say)
+            seed_everything(config.seed)
+        try:
+            outcome = fit(build(config, device, precision), distributed.say)
+        except compat.OUT_OF_MEMORY as error:
+            raise out_of_memory(config, device, error) from error
         if not outcome.stopped_by:
             told = ", ".join(f"{name} {value:.4f}" for name, value in outcome.evaluation.items())
             distributed.say(f"done after {outcome.updates} updates ({outcome.skipped} skipped): validation {told}")

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from . import compat, distributed, parallel
+from . import compat, distributed, fp8, parallel
 from .amp import Amp, Batch
 from .checkpoint import random_state, seed_everything, set_random_state
 from .device import Precision
@@ -37,7 +37,10 @@ class Training:
         self.model: nn.Module = cast(Any, task.model).to(device=device, memory_format=memory_format)
         if task.fsdp_blocks:
             parallel.shard(self.model, task.fsdp_blocks, precision)
-        self.parallel = parallel.wrap(self.model, device)
+        if precision.name == "fp8":
+            fp8.convert(self.model)
+        self._wrapped = parallel.wrap(self.model, device)
+        self.parallel = compat.compiled(self._wrapped, device.type) if config.compile else self._wrapped
         self.optimizer = make_optimizer(self.model, config, device)
         self.amp = Amp(
             self.model,
@@ -77,7 +80,7 @@ class Training:
         """The rest of the epoch, ``accumulate`` micro-batches at a time; the last group may be smaller."""
         group: list[Batch] = []
         for batch in whole_batches(self.loader):
-            group.append(tuple(self._move(tensor) for tensor in batch))
+            group.append(self.on_device(batch))
             if len(group) == self.config.accumulate:
                 yield group
                 group = []
@@ -95,7 +98,7 @@ class Training:
             lambda batch: self.task.loss(self.parallel, batch),
             group,
             samples=samples,
-            without_sync=lambda: parallel.without_sync(self.parallel),
+            without_sync=lambda: parallel.without_sync(self._wrapped),
         )
         if self.ema is not None:
             self.ema.update(self.amp.applied, self.amp.newest_skipped)
@@ -187,6 +190,9 @@ class Training:
                 yield
         finally:
             self.model.train()
+
+    def on_device(self, batch: Sequence[Tensor]) -> Batch:
+        return tuple(self._move(tensor) for tensor in batch)
 
     def _move(self, tensor: Tensor) -> Tensor:
         moved = tensor.to(self.device, non_blocking=True)

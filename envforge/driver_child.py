@@ -1,7 +1,8 @@
 """Runs in a process of its own: asks NVML and libcuda, and prints what each said as one line of JSON.
 
 Enters: the loader's search path. Leaves: a line ``{"library": "nvml", ...}`` and one for ``libcuda``, each as soon
-as it is known, so that a crash in the second does not lose the first. Started by ``World.here``.
+as it is known, so that a crash in the second does not lose the first; between them, where health is asked for, a line
+``{"library": "health", "gpu": 0, "key": ..., ...}`` for each signal of each GPU. Started by ``World.here``.
 """
 
 from __future__ import annotations
@@ -14,11 +15,21 @@ from pathlib import Path
 from typing import Any
 
 
-def main() -> None:
-    """Print the two lines."""
-    for name, ask in (("nvml", ask_nvml), ("libcuda", ask_libcuda)):
-        sys.stdout.write(json.dumps({"library": name, **ask()}) + "\n")
-        sys.stdout.flush()
+def main(*, health: bool = False) -> None:
+    """Print the lines. A signal that hangs or crashes leaves those before it; libcuda comes last."""
+    nvml = ask_nvml()
+    _say("nvml", nvml)
+    if health and "error" not in nvml:
+        from envforge.driver_health import ask_health  # noqa: PLC0415 - `detect` does not need it
+
+        for answer in ask_health(len(nvml["gpus"])):
+            _say("health", answer)
+    _say("libcuda", ask_libcuda())
+
+
+def _say(library: str, answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps({"library": library, **answer}) + "\n")
+    sys.stdout.flush()
 
 
 def ask_nvml() -> dict[str, Any]:

@@ -41,6 +41,10 @@ COMMANDS = {
         "envforge.cli.install:install", "Install the locked environment, exactly, with every byte checked."
     ),
     "audit": _Entry("envforge.cli.audit:audit", "Compare the environment with its lock, file by file."),
+    "verify": _Entry(
+        "envforge.cli.verify:verify", "Check that this machine, this environment and this GPU really train."
+    ),
+    "compare": _Entry("envforge.cli.compare:compare", "Compare what verify observed on two machines or a fleet."),
     "diff": _Entry("envforge.cli.diff:diff", "Show what changes between two locks, also for the machine."),
     "export": _Entry("envforge.cli.export:export", "Write the lock for conda, pip, uv, pixi or Docker."),
     "run": _Entry("envforge.cli.run:run", "Run a command in the environment."),

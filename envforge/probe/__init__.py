@@ -22,9 +22,9 @@ from envforge.probe.evidence import Conclusion, Evidence
 from envforge.probe.libraries import LibcudaReport, LibraryError, LibraryReport, NvmlReport, read_report
 from envforge.probe.smi import ask_smi
 from envforge.probe.system import gpus_from_pci, read_system
-from envforge.probe.world import World
+from envforge.probe.world import ProgramResult, World
 
-__all__ = ["World", "probe"]
+__all__ = ["Probed", "World", "probe", "probe_all"]
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -40,9 +40,28 @@ class _Read:
 _UNKNOWN = _Read(value=None, source="")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probed:
+    """A machine with all that was read of it, and the lines that the child process printed."""
+
+    machine: Machine
+    evidence: Evidence
+    lines: str = ""
+
+
 def probe(world: World) -> Machine:
     """Read the computer. A state in which the GPU cannot be used is a condition of the machine, not an error."""
-    evidence = _gather(world)
+    return _conclude(world, _gather(world, _ask(world, health=False)))
+
+
+def probe_all(world: World) -> Probed:
+    """As ``probe``, with the evidence and the signals of every GPU: ``verify`` asks the driver once for all."""
+    answer = _ask(world, health=True)
+    evidence = _gather(world, answer)
+    return Probed(machine=_conclude(world, evidence), evidence=evidence, lines=answer.stdout if answer else "")
+
+
+def _conclude(world: World, evidence: Evidence) -> Machine:
     kernel, user = _kernel(evidence), _user(evidence)
     cuda, compat_cuda = _cuda(evidence, kernel.value or user.value)
     driver = None
@@ -90,13 +109,19 @@ def probe(world: World) -> Machine:
     return apply_overrides(machine, world.environment)
 
 
-def _gather(world: World) -> Evidence:
-    system = read_system(world)
+def _ask(world: World, *, health: bool) -> ProgramResult | None:
     if world.system == "Darwin":
+        return None
+    return (world.ask_health if health and world.ask_health else world.ask_libraries)()
+
+
+def _gather(world: World, answer: ProgramResult | None) -> Evidence:
+    system = read_system(world)
+    if answer is None:
         absent = LibraryError(code=libraries.NOT_FOUND, text="macOS has no NVIDIA driver")
         report = LibraryReport(nvml=NvmlReport(error=absent), libcuda=LibcudaReport(error=absent))
         return Evidence(system=system, libraries=report, smi=None)
-    report = read_report(world.ask_libraries())
+    report = read_report(answer)
     error = report.nvml.error
     needs_smi = error is not None and error.code != libraries.HUNG
     return Evidence(system=system, libraries=report, smi=ask_smi(world) if needs_smi else None)

@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.version import Version
 
 from envforge.errors import RequestError
+from envforge.probe.calls import Calls
 
 TIMEOUT_VARIABLE = "ENVFORGE_PROBE_TIMEOUT"
 TIMEOUT_SECONDS = 30.0  # without persistence mode the driver wakes each GPU, which takes seconds
@@ -36,7 +37,7 @@ class World:
     """The computer as ``probe`` sees it; tests give a recorded one.
 
     ``run`` starts a program and returns None where there is no such program; ``ask_libraries`` returns the lines that
-    ``driver_child`` printed and how it ended.
+    ``driver_child`` printed and how it ended, ``ask_health`` the same with the signals of every GPU between them.
     """
 
     root: Path
@@ -48,6 +49,8 @@ class World:
     hostname: str
     run: Run
     ask_libraries: Callable[[], ProgramResult]
+    ask_health: Callable[[], ProgramResult] | None = None
+    calls: Calls = field(default_factory=Calls)
 
     @classmethod
     def here(cls, environment: Mapping[str, str]) -> World:
@@ -63,7 +66,8 @@ class World:
             libc=_libc(),
             hostname=socket.gethostname(),
             run=lambda command: run_program(command, variables, timeout_seconds),
-            ask_libraries=lambda: _ask_libraries(variables, timeout_seconds),
+            ask_libraries=lambda: _ask_libraries(variables, timeout_seconds, "main()"),
+            ask_health=lambda: _ask_libraries(variables, timeout_seconds, "main(health=True)"),
         )
 
     def read(self, path: str) -> str | None:
@@ -149,12 +153,12 @@ def run_program(command: Sequence[str], environment: Mapping[str, str], timeout_
     )
 
 
-def _ask_libraries(environment: Mapping[str, str], timeout_seconds: float) -> ProgramResult:
+def _ask_libraries(environment: Mapping[str, str], timeout_seconds: float, call: str) -> ProgramResult:
     """Ask NVML and libcuda in a child process: a driver that hangs or crashes takes only the child with it.
 
     The child gets this interpreter's module path and nothing from the current folder.
     """
-    start = "import sys; sys.path[:] = sys.argv[1:]; from envforge.driver_child import main; main()"
+    start = f"import sys; sys.path[:] = sys.argv[1:]; from envforge.driver_child import main; {call}"
     package_home = str(Path(__file__).resolve().parents[2])
     result = run_program(
         [sys.executable, "-I", "-S", "-c", start, *sys.path, package_home], environment, timeout_seconds

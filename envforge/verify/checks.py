@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from importlib.metadata import entry_points
 
 from envforge.errors import EnvforgeError
-from envforge.verify.values import Check
+from envforge.verify import whole
+from envforge.verify.values import QUESTIONS, Check
 
 GROUP = "envforge.checks"
 
 
 def all_checks() -> tuple[Check, ...]:
-    """Ours first, then those of other packages. Raises where one cannot be loaded or an id is taken."""
+    """By question, ours before those of other packages. Raises where one cannot be loaded or an id is taken."""
     origins: dict[str, str] = {}
     checks = []
     for check, origin in (*_ours(), *_offered()):
@@ -27,7 +28,7 @@ def all_checks() -> tuple[Check, ...]:
             )
         origins[check.id] = origin
         checks.append(check)
-    return tuple(checks)
+    return tuple(sorted(checks, key=lambda check: QUESTIONS.index(check.question)))
 
 
 def _ours() -> Iterator[tuple[Check, str]]:
@@ -35,6 +36,7 @@ def _ours() -> Iterator[tuple[Check, str]]:
     from envforge.verify.machine import checks as machine  # noqa: PLC0415
     from envforge.verify.training import checks as training  # noqa: PLC0415
 
+    yield from ((check, whole.__name__) for check in whole.CHECKS)
     for module in (machine, environment, training):
         yield from ((check, module.__name__) for check in module.CHECKS)
 
@@ -55,7 +57,7 @@ def _offered() -> Iterator[tuple[Check, str]]:
             if not isinstance(check, Check):
                 raise EnvforgeError(
                     f"`{entry.value}` offers `{check!r}` in `{GROUP}`: wanted a Check",
-                    hint="from envforge.verify.values import Check",
+                    hint="from envforge.verify.values import QUESTIONS, Check",
                     code="checks-broken",
                 )
             yield check, entry.value

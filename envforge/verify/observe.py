@@ -1,20 +1,44 @@
-"""Observe: the effects of ``verify``. Enters: a ``Situation``. Leaves: a ``Record``, which nothing here judges."""
+"""Observe: the effects of ``verify``. Enters: a ``Situation``. Leaves: a ``Record``, which nothing here judges.
+
+Each observer is guarded: one that raises or runs out of time leaves a ``NotObserved``, and the others go on.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
+from envforge import __version__
+from envforge.errors import EnvforgeError
 from envforge.probe import World
-from envforge.verify.values import Cost, Question
+from envforge.report import Json
+from envforge.verify.record import Asked, NotObserved, Observed, ProjectFacts, Record
+from envforge.verify.values import Check, Cost, Question
+
+T = TypeVar("T")
+
+# How many times the limit of one process each question may take in all before it is given up.
+_PATIENCE: dict[Question, float] = {"machine": 2.0, "environment": 4.0, "training": 40.0}
+
+
+def _silent(_text: str) -> None:
+    """Say nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Situation:
     """Where ``verify`` stands: the computer, the project, its lock and its environment, as far as they are there.
 
-    ``depth`` is the dearest cost that may be paid. ``limit_s`` bounds each process that is started.
+    ``depth`` is the dearest cost that may be paid; ``only`` holds the ids of the checks that will be judged, None where
+    that is all of them. ``limit_s`` bounds each process that is started. ``say`` tells people how far it is.
     """
 
     world: World
@@ -26,3 +50,109 @@ class Situation:
     questions: tuple[Question, ...]
     depth: Cost = "default"
     limit_s: float = 120.0
+    only: frozenset[str] | None = None
+    say: Callable[[str], None] = field(default=_silent, compare=False)
+
+    def wants(self, *checks: str) -> bool:
+        """Whether one of these checks will be judged, so that what it needs is worth its time."""
+        return self.only is None or not self.only.isdisjoint(checks)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Surroundings:
+    """What is known before anything is observed: the question asked, the project, and what cannot be looked at."""
+
+    asked: Asked
+    project: ProjectFacts | None = None
+    absent: tuple[NotObserved, ...] = ()
+
+
+@dataclass(slots=True)
+class _Outcome(Generic[T]):
+    """What a guarded call left behind."""
+
+    value: T | None = None
+    error: BaseException | None = None
+    done: bool = False
+
+
+def observe(situation: Situation, surroundings: Surroundings, checks: Iterable[Check]) -> Record:
+    """Ask every question of the situation, and every observer that a team's checks bring."""
+    facts: dict[Question, Any] = {}
+    own: dict[str, Any] = {}
+    observed, missing = [], list(surroundings.absent)
+    for question in situation.questions:
+        began_s = time.monotonic()
+        value, lack = _guarded(question, partial(_ask, question, situation), situation.limit_s * _PATIENCE[question])
+        if lack is not None:
+            missing.append(lack)
+        else:
+            facts[question] = value
+            observed.append(Observed(what=question, seconds=round(time.monotonic() - began_s, 3)))
+    for check in checks:
+        if check.observe is not None and check.question in situation.questions:
+            value, lack = _guarded(check.id, partial(_ask_own, check.observe, situation), situation.limit_s)
+            if lack is not None:
+                missing.append(lack)
+            else:
+                own[check.id] = value
+    return Record(
+        envforge=__version__,
+        created_at=situation.now,
+        asked=surroundings.asked,
+        observed=tuple(observed),
+        not_observed=tuple(missing),
+        project=surroundings.project,
+        machine=facts.get("machine"),
+        environment=facts.get("environment"),
+        training=facts.get("training"),
+        own=own,
+    )
+
+
+def _ask(question: Question, situation: Situation) -> object:
+    """The facts of one question, from its own package, which imports this module for its ``Situation``."""
+    observer = import_module(f"envforge.verify.{question}.observe")
+    return getattr(observer, f"observe_{question}")(situation)
+
+
+def _ask_own(ask: Callable[[Situation], Json], situation: Situation) -> object:
+    """What a team's observer says, as it will be read back from the record; raises where it is no JSON."""
+    return json.loads(json.dumps(ask(situation), allow_nan=False))
+
+
+def _guarded(what: str, ask: Callable[[], T], limit_s: float) -> tuple[T | None, NotObserved | None]:
+    """Call an observer in a thread of its own; one that hangs is left behind."""
+    outcome: _Outcome[T] = _Outcome()
+
+    def work() -> None:
+        try:
+            outcome.value = ask()
+        except BaseException as error:  # noqa: BLE001 - it is reported as what it is, and must not end the report
+            outcome.error = error
+        outcome.done = True
+
+    thread = threading.Thread(target=work, name=f"verify-{what}", daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if not outcome.done:
+        reason = f"it was not done after {limit_s:.0f} s and was left behind"
+        return None, NotObserved(what=what, why="late", reason=reason)
+    if outcome.error is not None:
+        return None, NotObserved(what=what, why="broken", reason=_reason(outcome.error), command=_help(outcome.error))
+    return outcome.value, None
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, EnvforgeError):
+        return error.message
+    where = ""
+    trace = error.__traceback__
+    while trace is not None:
+        where = f", in {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def _help(error: BaseException) -> str:
+    return error.hint if isinstance(error, EnvforgeError) else ""

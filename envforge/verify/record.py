@@ -7,9 +7,11 @@ path of the fault. The dataclasses are read and written by pydantic, which also 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from envforge.errors import EnvforgeError
@@ -17,12 +19,14 @@ from envforge.report import Json
 from envforge.verify.environment.facts import EnvironmentFacts
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.training.facts import TrainingFacts
+from envforge.verify.values import Cost, Question
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 RECORD = "envforge-verify"
 RECORD_VERSION = 1
+_NO_NUMBERS = ("NaN", "Infinity", "-Infinity")
 
 
 class RecordError(EnvforgeError):
@@ -39,18 +43,59 @@ class ProjectFacts:
     variant: str | None = None
     lock_file: str | None = None
     lock_sha256: str | None = None
+    lock_platforms: tuple[str, ...] = ()
     lock_needs: str | None = None
     lock_unreadable: str | None = None
+    lock_command: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What the run was asked. ``explicit`` holds the questions that were named; without any, those that apply count.
+
+    ``only`` and ``skip`` are the words of the command line: checks or groups.
+    """
+
+    explicit: tuple[Question, ...] = ()
+    depth: Cost = "default"
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NotObserved:
+    """A question, or a check of a team, that has no facts, and the command that helps.
+
+    ``absent``: there is nothing to look at; ``unfinished``: an install was interrupted; ``broken``: the observer
+    raised; ``late``: it ran out of time.
+    """
+
+    what: str
+    why: Literal["absent", "unfinished", "broken", "late"]
+    reason: str
+    command: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observed:
+    """A question that was observed, and how long that took."""
+
+    what: Question
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """What one run of ``verify`` observed; a question that was not asked is None. ``own`` holds a team's checks."""
+    """What one run of ``verify`` observed; a question without facts is None. ``own`` holds a team's checks."""
 
     record: Literal["envforge-verify"] = "envforge-verify"
     record_version: Literal[1] = 1
     envforge: str
     created_at: datetime
+    asked: Asked = field(default_factory=Asked)
+    observed: tuple[Observed, ...] = ()
+    not_observed: tuple[NotObserved, ...] = ()
+    redacted: bool = False
     project: ProjectFacts | None = None
     machine: MachineFacts | None = None
     environment: EnvironmentFacts | None = None
@@ -59,19 +104,43 @@ class Record:
 
 
 def record_to_json(record: Record) -> dict[str, Json]:
-    """The record as JSON values."""
-    return cast("dict[str, Json]", _adapter().dump_python(record, mode="json"))
+    """The record as JSON values; JSON has no infinite and no undefined number, so they become texts."""
+    return cast("dict[str, Json]", _as_json(_adapter().dump_python(record)))
+
+
+def _as_json(value: Any) -> Json:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_as_json(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"a record holds no `{type(value).__name__}`")
 
 
 def record_schema() -> dict[str, Any]:
-    """The JSON Schema of the record."""
-    return _adapter().json_schema(mode="serialization")
+    """The JSON Schema of the record as ``record_to_json`` writes it."""
+    return cast("dict[str, Any]", _with_texts_for_numbers(_adapter().json_schema(mode="serialization")))
+
+
+def _with_texts_for_numbers(value: Any) -> Any:
+    """Every number may be one of the texts that stand for what JSON cannot say."""
+    if isinstance(value, dict):
+        changed = {key: _with_texts_for_numbers(item) for key, item in value.items()}
+        if value.get("type") != "number":
+            return changed
+        return {"anyOf": [{"type": "number"}, {"enum": list(_NO_NUMBERS)}]} | {
+            key: changed[key] for key in ("title", "default") if key in changed
+        }
+    return [_with_texts_for_numbers(item) for item in value] if isinstance(value, list) else value
 
 
 def read_record(text: str, where: str) -> Record:
     """Read a record, or the output of ``verify --json``; ``where`` names it in errors."""
-    from pydantic import ValidationError  # noqa: PLC0415 - heavy, and only `verify` needs it
-
     try:
         value = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -89,12 +158,14 @@ def read_record(text: str, where: str) -> Record:
             hint="make one on that machine: envforge verify --json > record.json",
             code="record-foreign",
         )
-    if value.get("record_version") != RECORD_VERSION:
-        raise RecordError(
-            f"the record `{where}` has record_version `{value.get('record_version')}`: wanted `{RECORD_VERSION}`",
-            hint="it comes from another envforge; pip install --upgrade envforge",
-            code="record-version",
-        )
+    _check_version(value.get("record_version"), where)
+    return record_from_json(value, where)
+
+
+def record_from_json(value: object, where: str) -> Record:
+    """A record from its JSON values; raises ``RecordError`` with the path of the first fault."""
+    from pydantic import ValidationError  # noqa: PLC0415 - heavy, and only `verify` needs it
+
     try:
         return _adapter().validate_python(value)
     except ValidationError as error:
@@ -105,6 +176,32 @@ def read_record(text: str, where: str) -> Record:
             hint="make it again on that machine: envforge verify --json > record.json",
             code="record-damaged",
         ) from error
+
+
+def read_record_file(path: Path) -> Record:
+    """Read a record from a file; raises ``RecordError`` where it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(
+            f"cannot read the record `{path}`: {getattr(error, 'strerror', None) or error}",
+            hint="make one on that machine: envforge verify --json > record.json",
+            code="record-unreadable",
+        ) from error
+    return read_record(text, str(path))
+
+
+def _check_version(version: object, where: str) -> None:
+    if version == RECORD_VERSION and type(version) is int:
+        return
+    newer = type(version) is int and version > RECORD_VERSION
+    raise RecordError(
+        f"the record `{where}` has record_version `{str(version)[:80]}`: wanted `{RECORD_VERSION}`",
+        hint="it comes from a newer envforge; pip install --upgrade envforge"
+        if newer
+        else "make it again on that machine: envforge verify --json > record.json",
+        code="record-version",
+    )
 
 
 @cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, get_args
 
 from envforge.report import Json
 
@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 Question = Literal["machine", "environment", "training"]
 Group = Literal[
+    "observation",
     "presence",
     "driver",
     "compatibility",
@@ -37,6 +38,9 @@ Group = Literal[
     "own",
 ]
 Cost = Literal["fast", "default", "deep"]
+QUESTIONS: tuple[Question, ...] = get_args(Question)
+GROUPS: tuple[Group, ...] = get_args(Group)
+COSTS: tuple[Cost, ...] = get_args(Cost)
 
 
 class Verdict(str, Enum):

@@ -1,12 +1,181 @@
-"""What ``verify --env`` reads."""
+"""What ``verify --env`` reads: the prefix against its lock, and what its Python loads when torch is imported."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from envforge.verify.values import Signal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProcessEnd:
+    """How a process ended. ``exit_code`` None: it ran out of time; ``signal`` names what killed it, as ``SIGSEGV``."""
+
+    seconds: float
+    exit_code: int | None = None
+    signal: str | None = None
+    limit_s: float = 0.0
+    stderr: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it came to its own end without a complaint."""
+        return self.exit_code == 0
+
+    @property
+    def in_words(self) -> str:
+        """How it ended, for people."""
+        if self.signal is not None:
+            return f"the process died by {self.signal} after {self.seconds:.1f} s"
+        if self.exit_code is None:
+            return f"the process did not end within {self.limit_s:g} s and was killed"
+        return f"the process ended with exit code {self.exit_code} after {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditFinding:
+    """One difference between prefix and lock, or one risk, as ``envforge audit`` names it."""
+
+    kind: str
+    text: str
+    package: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditFacts:
+    """What ``envforge audit`` found; at most ``KEPT`` findings are kept of ``drift_count``."""
+
+    lockfile: str
+    platform: str
+    digest: str
+    packages: int
+    files: int
+    drift_count: int = 0
+    drift: tuple[AuditFinding, ...] = ()
+    warnings: tuple[AuditFinding, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockedTorch:
+    """What the lock says of torch: ``cuda`` None is a CPU build, ``""`` a CUDA build whose CUDA the lock hides."""
+
+    version: str
+    build: str
+    cuda: str | None
+    packages: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MachineGpu:
+    """A GPU that CUDA programs may see, by the driver's word."""
+
+    index: int
+    name: str
+    capability: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PythonFacts:
+    """The interpreter as a user's own command would start it. ``pth`` are files that add folders or run code."""
+
+    version: str
+    executable: str
+    prefix: str
+    python_path: str | None = None
+    user_site: str | None = None
+    outside: tuple[str, ...] = ()
+    pth: tuple[str, ...] = ()
+    torch_origin: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TorchFacts:
+    """What torch says of itself after the import."""
+
+    version: str
+    file: str
+    cuda: str | None = None
+    hip: str | None = None
+    arch_list: tuple[str, ...] = ()
+    cudnn: str | None = None
+    nccl: str | None = None
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TorchGpu:
+    """A GPU as torch sees it."""
+
+    index: int
+    name: str
+    capability: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CudaFacts:
+    """What torch says of the GPUs; ``warnings`` are those of ``torch.cuda.is_available()``."""
+
+    available: bool
+    warnings: tuple[str, ...] = ()
+    gpus: tuple[TorchGpu, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NumpyFacts:
+    """NumPy beside torch: whether an array becomes a tensor and comes back."""
+
+    version: str
+    works: bool
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Library:
+    """A library that is mapped into the process; ``family`` is its name without version and suffix."""
+
+    family: str
+    path: str
+    inside: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Toolchain:
+    """What ``torch.compile`` needs beside torch; None is what was not found."""
+
+    compiler: str | None = None
+    python_header: str | None = None
+    triton: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnvironmentFacts:
-    """The environment's Python, its packages against the lock, and the libraries that torch brought in."""
+    """The environment.
 
-    prefix: str
+    ``state``: none, missing, not-an-environment, unfinished, damaged, finished, foreign, virtual.
+
+    ``process`` is how the child ended that imported torch; ``isolated_torch`` is the torch that Python finds when it
+    ignores the user's variables, user site and current folder.
+    """
+
+    prefix: str | None
+    state: str
+    state_text: str
+    platform: str
+    driver: str | None = None
+    driver_source: str = ""
+    machine_gpus: tuple[MachineGpu, ...] = ()
+    conditions: tuple[str, ...] = ()
+    locked: Signal[LockedTorch] = field(default_factory=Signal)
+    audit: Signal[AuditFacts] = field(default_factory=Signal)
+    process: ProcessEnd | None = None
+    python: Signal[PythonFacts] = field(default_factory=Signal)
+    isolated_torch: Signal[str] = field(default_factory=Signal)
+    torch: Signal[TorchFacts] = field(default_factory=Signal)
+    cuda: Signal[CudaFacts] = field(default_factory=Signal)
+    numpy: Signal[NumpyFacts] = field(default_factory=Signal)
+    libraries: Signal[tuple[Library, ...]] = field(default_factory=Signal)
+    toolchain: Signal[Toolchain] = field(default_factory=Signal)

@@ -1,12 +1,262 @@
-"""What ``verify --train`` measures."""
+"""What ``verify --train`` measures: one training on each device, and what was seen of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from envforge.verify.environment.facts import LockedTorch, MachineGpu, ProcessEnd
+from envforge.verify.values import Signal
+
+Number = float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KernelFacts:
+    """Errors of result and gradients against float64, each as a part of what is wanted; None is not finite."""
+
+    dtype: str
+    result_dtype: str
+    shapes: tuple[str, ...]
+    errors: tuple[Number, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearningFacts:
+    """One training of the smoke configuration. A loss of None was not finite; ``error`` is what ended it early.
+
+    ``reach``, ``ceiling``, ``loss_ratio`` and ``skips`` are the project's own demands of its smoke test.
+    """
+
+    precision: str
+    updates: int
+    losses: tuple[Number, ...]
+    evaluation: dict[str, Number]
+    skipped: int
+    seconds: float
+    weights: int
+    weights_moved: int
+    weights_wild: int
+    error: str | None = None
+    metric: str | None = None
+    higher_is_better: bool = True
+    reach: Number = None
+    ceiling: Number = None
+    loss_ratio: Number = None
+    skips: Number = None
+    heavy: int | None = None
+    low: int | None = None
+    dtypes: dict[str, int] = field(default_factory=dict)
+    autocast_forward: bool | None = None
+    autocast_dtype: str | None = None
+    autocast_backward: bool | None = None
+    parameters: int | None = None
+    without_gradient: tuple[str, ...] = ()
+    zero_gradient: tuple[str, ...] = ()
+    wild_gradient: tuple[str, ...] = ()
+    gradient_norm: Number = None
+
+    @property
+    def score(self) -> Number:
+        """The metric that counts, on validation data."""
+        return self.evaluation.get(self.metric) if self.metric is not None else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuardFacts:
+    """One update with NaN planted: the tensors of the model that changed, and those that are no longer finite."""
+
+    planted: bool
+    changed: tuple[str, ...]
+    wild: tuple[str, ...]
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScalerRun:
+    """Some updates in fp16: the scale before the first and after each; ``moved`` of ``weights`` tensors changed."""
+
+    wanted_scale: float
+    scales: tuple[float, ...]
+    losses: tuple[Number, ...]
+    moved: int
+    weights: int
+    wild: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScalerFacts:
+    """The GradScaler. ``gradient_error``: the first gradients in fp16 against fp32, as a part of the latter."""
+
+    clean: ScalerRun
+    overflow: ScalerRun
+    gradient_error: Number = None
+    gradient_ratio: Number = None
+    gradient_problem: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RepeatFacts:
+    """Two runs and a resumed one: sha256 of weights and optimizer, and generators that the resumed run had not."""
+
+    updates: int
+    losses: tuple[Number, ...]
+    second_losses: tuple[Number, ...]
+    resumed_losses: tuple[Number, ...]
+    state: str
+    second_state: str
+    resumed_state: str
+    optimizer: str
+    resumed_optimizer: str
+    lost_generators: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeedRun:
+    """The project's step in one precision; ``fp32`` says which fp32: ieee or tf32. ``step_s`` is the median."""
+
+    precision: str
+    fp32: str | None
+    step_s: float
+    slowest_step_s: float
+    steps: int
+    batch: int
+    peak_memory_bytes: int | None
+    losses: tuple[Number, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareFacts:
+    """AMP first, then fp32 and TF32."""
+
+    runs: tuple[SpeedRun, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ThroughputFacts:
+    """Products of square matrices: 10^12 operations a second in low precision and in fp32 (ieee)."""
+
+    dtype: str
+    size: int
+    low_tflops: float
+    fp32_tflops: float
+    load_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransferFacts:
+    """Copies of pinned memory."""
+
+    bytes: int
+    to_device_bytes_per_s: float
+    from_device_bytes_per_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompiledFacts:
+    """One step, eager and by ``torch.compile``; ``seconds`` includes the compilation."""
+
+    seconds: float
+    eager_loss: Number
+    compiled_loss: Number
+    eager_gradient_norm: Number
+    compiled_gradient_norm: Number
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SameBitsFacts:
+    """One product and one convolution, ``times`` over: how often the bits were others."""
+
+    times: int
+    different: int
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadFacts:
+    """What NVML said while the GPU worked. ``reasons`` counts the samples in which a clock was held back, by reason."""
+
+    samples: int
+    reasons: dict[str, int] = field(default_factory=dict)
+    sm_clock_mhz: int | None = None
+    max_sm_clock_mhz: int | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    temperature_c: int | None = None
+    pcie_generation: int | None = None
+    pcie_width: int | None = None
+    pcie_max_generation: int | None = None
+    pcie_max_width: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeedFloor:
+    """A row of the reviewed table: what such a GPU is known to reach, and the least that counts as healthy."""
+
+    model: str
+    reference_tflops: float
+    floor_tflops: float
+    source: str
+    checked: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceFacts:
+    """One device, measured in a process of its own. ``asked`` are the measures, ``running`` the one it died in."""
+
+    device: str
+    is_gpu: bool
+    process: ProcessEnd
+    asked: tuple[str, ...]
+    running: str | None = None
+    raised: dict[str, str] = field(default_factory=dict)
+    name: str = ""
+    torch: str | None = None
+    cuda: str | None = None
+    capability: str | None = None
+    memory_bytes: int | None = None
+    native_bf16: bool | None = None
+    low: str | None = None
+    threads: int | None = None
+    project: Signal[str] = field(default_factory=Signal)
+    matmul: Signal[KernelFacts] = field(default_factory=Signal)
+    convolution: Signal[KernelFacts] = field(default_factory=Signal)
+    attention: Signal[KernelFacts] = field(default_factory=Signal)
+    learning: Signal[LearningFacts] = field(default_factory=Signal)
+    guard: Signal[GuardFacts] = field(default_factory=Signal)
+    control: Signal[LearningFacts] = field(default_factory=Signal)
+    scaler: Signal[ScalerFacts] = field(default_factory=Signal)
+    compare: Signal[CompareFacts] = field(default_factory=Signal)
+    throughput: Signal[ThroughputFacts] = field(default_factory=Signal)
+    floor: Signal[SpeedFloor] = field(default_factory=Signal)
+    transfer: Signal[TransferFacts] = field(default_factory=Signal)
+    load: Signal[LoadFacts] = field(default_factory=Signal)
+    repeat: Signal[RepeatFacts] = field(default_factory=Signal)
+    same_bits: Signal[SameBitsFacts] = field(default_factory=Signal)
+    compiled: Signal[CompiledFacts] = field(default_factory=Signal)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CollectiveFacts:
+    """An all-reduce of 1 + 2 + … over ``ranks`` processes. A sum of None was not the same everywhere in a tensor."""
+
+    backend: str
+    ranks: int
+    sums: tuple[Number, ...]
+    bytes: int
+    bus_bytes_per_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingFacts:
-    """One training on each device, and what was seen of it."""
+    """``python`` is the project's interpreter. ``unreadable`` says why nothing was measured, where nothing was."""
 
-    python: str
+    python: str | None
+    package: str | None = None
+    unreadable: str | None = None
+    driver: str | None = None
+    machine_gpus: tuple[MachineGpu, ...] = ()
+    locked: Signal[LockedTorch] = field(default_factory=Signal)
+    devices: tuple[DeviceFacts, ...] = ()
+    collective: Signal[CollectiveFacts] = field(default_factory=Signal)
+    collective_process: ProcessEnd | None = None

@@ -1,0 +1,106 @@
+"""``envforge compare``: records of machines to what differs, as words, JSON, Markdown and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from envforge.cli.options import json_option
+
+if TYPE_CHECKING:
+    from envforge.verify.compare import Comparison
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_STDOUT = Path("-")
+
+
+@click.command("compare")
+@click.argument("records", metavar="A.json B.json ...", nargs=-1, type=_FILE, required=True)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="By how much speeds may differ.",
+)
+@click.option(
+    "--markdown",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    is_flag=False,
+    flag_value=_STDOUT,
+    metavar="[FILE]",
+    help="Write Markdown; without FILE to stdout.",
+)
+@click.option("--html", type=_FILE, metavar="FILE", help="Write one page.")
+@click.option("-v", "--verbose", is_flag=True, help="Show also what is the same.")
+@json_option()
+def compare(
+    *,
+    records: tuple[Path, ...],
+    tolerance: float,
+    markdown: Path | None,
+    html: Path | None,
+    verbose: bool,
+    as_json: bool,
+) -> None:
+    """Compare what `envforge verify --json` observed on two machines or a fleet.
+
+    Facts, speeds and the verdicts of this envforge's checks stand side by side. From three machines on, those that are
+    unlike the majority, or off the median by more than the tolerance, are named.
+
+    Exit 0 where the machines agree, 1 where something differs.
+    """
+    from envforge.install.journal import write_whole
+    from envforge.report import finding, success
+    from envforge.verify.reports import comparison as shown
+
+    found = _compared(records, tolerance / 100)
+    if markdown not in (None, _STDOUT):
+        write_whole(markdown, shown.to_markdown(found).encode())
+    if html is not None:
+        write_whole(html, shown.to_html(found).encode())
+    if as_json:
+        result = shown.to_json(found)
+        click.echo(finding("compare", result) if found.different else success("compare", result))
+    elif markdown == _STDOUT:
+        click.echo(shown.to_markdown(found), nl=False)
+    else:
+        click.echo("\n".join(shown.to_words(found, 80, verbose=verbose)))
+    if found.different:
+        raise click.exceptions.Exit(1)
+
+
+def _compared(records: Sequence[Path], tolerance: float) -> Comparison:
+    from envforge.errors import RequestError
+    from envforge.verify.checks import all_checks
+    from envforge.verify.compare import Machine
+    from envforge.verify.compare import compare as run
+    from envforge.verify.judge import judge
+    from envforge.verify.record import read_record_file
+    from envforge.verify.select import choose
+
+    if len(records) < 2:
+        raise RequestError(
+            "one record cannot be compared: wanted two or more",
+            hint="judge one alone: envforge verify --from RECORD",
+            code="one-record",
+        )
+    checks = all_checks()
+    machines = []
+    for name, path in zip(_names(records), records, strict=True):
+        record = read_record_file(path)
+        machines.append(Machine(name=name, report=judge(record, choose(record.asked, checks).checks)))
+    return run(machines, tolerance=tolerance)
+
+
+def _names(records: Sequence[Path]) -> list[str]:
+    """The shortest part of each path that tells it from the others: NAME of NAME.json, else FOLDER/NAME, else all."""
+    for shorten in (lambda path: path.stem, lambda path: f"{path.parent.name}/{path.stem}"):
+        names = [shorten(path) for path in records]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{number}: {path}" for number, path in enumerate(records, start=1)]

@@ -1,0 +1,97 @@
+"use strict";
+(() => {
+  const list = document.getElementById("findings");
+  const form = document.querySelector(".filters");
+  const text = document.getElementById("filter-text");
+  const shown = document.getElementById("shown");
+  const nothing = document.getElementById("nothing");
+  const fold = document.getElementById("fold");
+  const items = list ? [...list.children] : [];
+
+  const chosen = (name) => {
+    const boxes = [...form.querySelectorAll(`input[name="${name}"]`)];
+    return boxes.length ? new Set(boxes.filter((box) => box.checked).map((box) => box.value)) : null;
+  };
+
+  const filter = () => {
+    const words = text.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const verdicts = chosen("verdict");
+    const questions = chosen("question");
+    let count = 0;
+    for (const item of items) {
+      const content = item.textContent.toLowerCase();
+      const fits =
+        (!verdicts || verdicts.has(item.dataset.verdict)) &&
+        (!questions || questions.has(item.dataset.question)) &&
+        words.every((word) => content.includes(word));
+      item.hidden = !fits;
+      count += fits ? 1 : 0;
+    }
+    shown.textContent = `${count} of ${items.length} shown`;
+    nothing.hidden = count > 0;
+    name_fold();
+  };
+
+  const visible_details = () => items.filter((item) => !item.hidden).map((item) => item.querySelector("details"));
+
+  const name_fold = () => {
+    fold.textContent = visible_details().some((each) => each.open) ? "Fold all" : "Unfold all";
+  };
+
+  if (form && list) {
+    form.hidden = false;
+    form.addEventListener("input", filter);
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("reset", () => setTimeout(filter));
+    list.addEventListener("toggle", name_fold, true);
+    fold.addEventListener("click", () => {
+      const open = !visible_details().some((each) => each.open);
+      for (const each of visible_details()) each.open = open;
+    });
+    document.addEventListener("keydown", (event) => {
+      const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(document.activeElement.tagName) && document.activeElement.type !== "checkbox";
+      if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
+        event.preventDefault();
+        text.focus();
+        text.select();
+      } else if (event.key === "Escape" && document.activeElement === text) {
+        text.value = "";
+        filter();
+      }
+    });
+    // What is well stays out of the way while something is not; "Show all" brings it back.
+    if (items.some((item) => ["fail", "unknown", "warn"].includes(item.dataset.verdict))) {
+      for (const box of form.querySelectorAll('input[value="pass"], input[value="skip"]')) box.checked = false;
+    }
+    filter();
+  }
+
+  for (const button of document.querySelectorAll("button.copy")) {
+    const command = button.parentElement.querySelector("pre");
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      const range = document.createRange();
+      range.selectNodeContents(command);
+      getSelection().removeAllRanges();
+      getSelection().addRange(range);
+      let done = false;
+      try {
+        await navigator.clipboard.writeText(command.textContent);
+        done = true;
+      } catch {
+        done = document.execCommand("copy");
+      }
+      button.textContent = done ? "Copied" : "Selected";
+      setTimeout(() => { button.textContent = "Copy"; }, 1500);
+    });
+  }
+
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = [...document.querySelectorAll(".finding:not([hidden]) details:not([open])")];
+    for (const each of closed) each.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const each of closed) each.open = false;
+  });
+})();

@@ -1,0 +1,198 @@
+"""Runs in the environment's own Python: imports torch and says what came with it. Needs nothing of envforge.
+
+Enters: ``plain`` or ``isolated`` as the only argument. Leaves: marked lines of JSON on stdout, each as soon as it is
+known, so that a crash in a later part does not lose the earlier ones. Written for Python 3.8 and later.
+"""
+
+# ruff: noqa: BLE001, ICN001, PLC0415, PTH112, PTH113, PTH118, PTH119, PTH123, PTH208, SLF001 - runs alone, under older Pythons
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import site
+import sys
+import sysconfig
+import time
+import warnings
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MARK = "@envforge "
+FAMILIES = (
+    "libcudnn", "libcublas", "libnccl", "libnvrtc", "libnvJitLink", "libcudart", "libcusparse", "libcusolver",
+    "libcufft", "libcurand", "libtorch", "libc10", "libgomp", "libiomp5", "libomp", "libmkl",
+)  # fmt: skip
+
+
+def main(mode: str) -> None:
+    """Say each part; all that others print goes to stderr."""
+    talk = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(part: str, ask: Callable[[], Any]) -> None:
+        try:
+            line = {"part": part, "value": ask()}
+        except BaseException as error:
+            line = {"part": part, "error": f"{type(error).__name__}: {error}"}
+        talk.write(MARK + json.dumps(line) + "\n")
+        talk.flush()
+
+    if mode == "isolated":
+        say("isolated", lambda: _origin("torch"))
+        return
+    say("python", _python)
+    say("toolchain", _toolchain)
+    say("torch", _torch)
+    if "torch" in sys.modules:
+        say("numpy", _numpy)
+        say("libraries", _libraries)
+        say("cuda", _cuda)
+
+
+def _origin(name: str) -> str | None:
+    found = find_spec(name)
+    if found is None:
+        return None
+    return found.origin or next(iter(found.submodule_search_locations or ()), None)
+
+
+def _python() -> dict[str, Any]:
+    prefixes = {os.path.realpath(path) for path in (sys.prefix, sys.base_prefix)}
+    outside = [path for path in sys.path if path and os.path.isdir(path) and not _below(path, prefixes)]
+    return {
+        "version": ".".join(str(part) for part in sys.version_info[:3]),
+        "executable": sys.executable,
+        "prefix": sys.prefix,
+        "python_path": os.environ.get("PYTHONPATH"),
+        "user_site": _user_site(),
+        "outside": outside,
+        "pth": _pth(),
+        "torch_origin": _origin("torch"),
+    }
+
+
+def _user_site() -> str | None:
+    """The user's own site-packages where Python counts it and it is there."""
+    folder = site.getusersitepackages()
+    return folder if site.ENABLE_USER_SITE and os.path.isdir(folder) else None
+
+
+def _pth() -> list[str]:
+    """Files in site-packages that add a folder from outside or run code, with the line that does."""
+    found = []
+    for folder in sysconfig.get_path("purelib"), sysconfig.get_path("platlib"):
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+            if name.endswith(".pth"):
+                with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
+                    lines = [line.strip() for line in file if line.strip() and not line.startswith("#")]
+                found += [f"{name}: {line[:120]}" for line in lines[:3]]
+    return sorted(set(found))
+
+
+def _below(path: str, folders: Any) -> bool:
+    real = os.path.realpath(path)
+    return any(real == folder or real.startswith(folder + os.sep) for folder in folders)
+
+
+def _toolchain() -> dict[str, Any]:
+    header = os.path.join(sysconfig.get_path("include"), "Python.h")
+    compiler = next((found for name in ("cc", "gcc", "clang", "g++") if (found := shutil.which(name))), None)
+    return {
+        "compiler": os.environ.get("CC") or compiler,
+        "python_header": header if os.path.isfile(header) else None,
+        "triton": _origin("triton"),
+    }
+
+
+def _torch() -> dict[str, Any]:
+    started = time.monotonic()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        import torch
+    return {
+        "version": str(torch.__version__),
+        "file": torch.__file__,
+        "cuda": torch.version.cuda,
+        "hip": getattr(torch.version, "hip", None),
+        "arch_list": (torch._C._cuda_getArchFlags() or "").split() if torch.version.cuda else [],
+        "cudnn": _cudnn(torch),
+        "nccl": _nccl(torch),
+        "seconds": round(time.monotonic() - started, 2),
+        "warnings": _texts(caught, "umpy", "ARRAY_API", "OMP"),
+    }
+
+
+def _texts(caught: Any, *parts: str) -> list[str]:
+    texts = [str(warning.message) for warning in caught]
+    return [text[:1000] for text in texts if not parts or any(part in text for part in parts)]
+
+
+def _cudnn(torch: Any) -> str | None:
+    version = torch.backends.cudnn.version() if torch.version.cuda else None
+    if version is None:
+        return None
+    first = 10000 if version >= 90000 else 1000
+    return f"{version // first}.{version % first // 100}.{version % 100}"
+
+
+def _nccl(torch: Any) -> str | None:
+    if not torch.version.cuda or not torch.distributed.is_available() or not torch.distributed.is_nccl_available():
+        return None
+    version = torch.cuda.nccl.version()
+    return ".".join(str(part) for part in version) if isinstance(version, tuple) else str(version)
+
+
+def _numpy() -> dict[str, Any] | None:
+    """Both directions of the bridge; torch only warns when it cannot cross, and fails later."""
+    if find_spec("numpy") is None:
+        return None
+    try:
+        import numpy
+        import torch
+
+        there = torch.from_numpy(numpy.arange(3.0))
+        back = (there * 2).numpy()
+    except Exception as error:
+        version = getattr(sys.modules.get("numpy"), "__version__", "unknown")
+        return {"version": version, "works": False, "error": f"{type(error).__name__}: {error}"}
+    return {"version": numpy.__version__, "works": back.tolist() == [0.0, 2.0, 4.0], "error": None}
+
+
+def _libraries() -> list[dict[str, Any]]:
+    """The libraries of CUDA, torch and OpenMP that are mapped, and whether each lies in this environment."""
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+        paths = {line.split(None, 5)[5].strip() for line in file if line.count("/") and ".so" in line}
+    prefixes = {os.path.realpath(path) for path in (sys.prefix, sys.base_prefix)}
+    found = []
+    for path in sorted(paths):
+        family = next((name for name in FAMILIES if os.path.basename(path).startswith(name)), None)
+        if family is not None:
+            found.append({"family": family, "path": path, "inside": _below(path, prefixes)})
+    return found
+
+
+def _cuda() -> dict[str, Any]:
+    """Last, because CUDA may hang or abort while it starts."""
+    import torch
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    gpus, error = [], None
+    if not available and torch.version.cuda:
+        try:
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+        except Exception as reason:
+            error = f"{type(reason).__name__}: {str(reason)[:1000]}"
+    for index in range(torch.cuda.device_count()) if available else []:
+        major, minor = torch.cuda.get_device_capability(index)
+        gpus.append({"index": index, "name": torch.cuda.get_device_name(index), "capability": f"{major}.{minor}"})
+    return {"available": bool(available), "warnings": _texts(caught), "gpus": gpus, "error": error}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

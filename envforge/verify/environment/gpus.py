@@ -1,0 +1,317 @@
+"""Checks of torch against lock and driver: the locked build, GPUs that it sees, kernels that it has. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from packaging.version import InvalidVersion, Version
+
+from envforge.cuda import ComputeCapability
+from envforge.verify.environment.facts import EnvironmentFacts, LockedTorch, TorchFacts
+from envforge.verify.environment.say import info, on_environment, passed, skipped, unknown, with_prefix
+from envforge.verify.values import Check, Judgement, Verdict
+
+_TEGRA = ("5.3", "6.2", "7.2", "8.7")
+_NOT_IMPORTED = "torch was not imported: see torch-import-failed"
+
+
+def _cpu_build(facts: EnvironmentFacts) -> Iterator[Judgement]:
+    torch, locked = facts.torch.value, facts.locked.value
+    if torch is None:
+        yield skipped(_NOT_IMPORTED)
+    elif locked is None:
+        yield skipped(f"the lock says nothing of torch: {facts.locked.unreadable}")
+    elif locked.cuda is None:
+        yield passed(f"torch {torch.version}; the lock has a CPU build", source=facts.locked.source)
+    elif torch.cuda is None and torch.hip is None:
+        yield Judgement(
+            verdict=Verdict.FAIL,
+            observed=f"torch {torch.version} is a build without CUDA",
+            wanted=f"torch {locked.version} for CUDA {locked.cuda or 'as locked'} (`{locked.build}`)",
+            source=f"torch.version.cuda in {torch.file}; {facts.locked.source}",
+            command=with_prefix("envforge audit --fix", facts),
+        )
+    else:
+        yield passed(f"torch {torch.version} for CUDA {torch.cuda}", source=torch.file)
+
+
+def _version(facts: EnvironmentFacts) -> Iterator[Judgement]:
+    torch, locked = facts.torch.value, facts.locked.value
+    if torch is None:
+        yield skipped(_NOT_IMPORTED)
+    elif locked is None:
+        yield skipped(f"the lock says nothing of torch: {facts.locked.unreadable}")
+    elif wrong := _differences(torch, locked):
+        yield Judgement(
+            verdict=Verdict.FAIL,
+            observed=f"torch {torch.version}" + (f" for CUDA {torch.cuda}" if torch.cuda else ""),
+            wanted=wrong,
+            source=f"{torch.file}; {facts.locked.source}",
+            command=with_prefix("envforge audit --fix", facts),
+        )
+    else:
+        yield passed(f"torch {torch.version}", wanted=locked.version, source=f"{torch.file}; {facts.locked.source}")
+
+
+def _differences(torch: TorchFacts, locked: LockedTorch) -> str:
+    """What the lock wants otherwise; a CPU build in the place of a CUDA one has a check of its own."""
+    if _public(torch.version) != _public(locked.version):
+        return f"torch {locked.version}"
+    if locked.cuda and torch.cuda and torch.cuda != locked.cuda:
+        return f"torch {locked.version} for CUDA {locked.cuda}"
+    return ""
+
+
+def _public(text: str) -> str:
+    try:
+        return Version(text).public
+    except InvalidVersion:
+        return text.split("+", 1)[0]
+
+
+def _libraries(facts: EnvironmentFacts) -> Iterator[Judgement]:
+    """The cuDNN and NCCL that answer against the locked ones, as far as both are known."""
+    torch, locked = facts.torch.value, facts.locked.value
+    if torch is None or locked is None:
+        yield skipped(_NOT_IMPORTED if torch is None else f"the lock says nothing of torch: {facts.locked.unreadable}")
+        return
+    pairs = [(name, getattr(torch, name), locked.packages.get(name)) for name in ("cudnn", "nccl")]
+    known = [(name, found, wanted) for name, found, wanted in pairs if found and wanted]
+    if not known:
+        yield skipped("neither cuDNN nor NCCL is both locked and loaded")
+    for name, found, wanted in known:
+        if _numbers(found)[:2] != _numbers(wanted)[:2]:
+            yield Judgement(
+                verdict=Verdict.WARN,
+                observed=f"{name} {found} is loaded",
+                wanted=f"{name} {wanted}",
+                source=f"torch; {facts.locked.source}",
+                subject=name,
+                command="unset LD_LIBRARY_PATH LD_PRELOAD",
+            )
+        else:
+            yield passed(f"{name} {found}", wanted=wanted, source="torch", subject=name)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+
+def _sees_none(facts: EnvironmentFacts) -> Iterator[Judgement]:
+    torch, cuda = facts.torch.value, facts.cuda.value
+    has_driver = facts.driver is not None and bool(facts.machine_gpus)
+    wants_gpu = facts.locked.value is not None and facts.locked.value.cuda is not None
+    if torch is None:
+        yield skipped(_NOT_IMPORTED)
+    elif cuda is None and torch.cuda is None:
+        yield skipped("this torch is a build without CUDA")
+    elif cuda is None:
+        dead = facts.process is not None and not facts.process.is_good
+        if dead:
+            yield Judgement(
+                verdict=Verdict.FAIL,
+                observed=f"torch.cuda does not start: {facts.cuda.unreadable}",
+                wanted="torch.cuda.is_available() answers",
+                source=facts.cuda.source,
+                command="envforge verify --machine",
+            )
+        else:
+            yield unknown(facts.cuda, "torch did not say whether it sees a GPU")
+    elif cuda.available:
+        names = ", ".join(gpu.name for gpu in cuda.gpus)
+        yield passed(f"torch sees {len(cuda.gpus)} GPUs: {names}", source="torch.cuda.is_available()")
+    elif not has_driver and wants_gpu:
+        yield _blind(facts, "no NVIDIA driver answers on this machine", "envforge verify --machine")
+    elif not has_driver:
+        yield passed("no GPU, and none is wanted", source="torch.cuda.is_available()")
+    elif torch.cuda is None and not wants_gpu and facts.locked.value is not None:
+        yield info(f"the lock has a CPU build of torch although driver {facts.driver} has {_gpus(facts)}")
+    elif torch.cuda is None:
+        yield _blind(facts, "this torch is a build without CUDA", with_prefix("envforge audit --fix", facts))
+    else:
+        said = "; ".join((*cuda.warnings, *([cuda.error] if cuda.error else []))) or "torch gives no reason"
+        yield _blind(facts, said[:600], "envforge verify --machine")
+
+
+def _blind(facts: EnvironmentFacts, said: str, command: str) -> Judgement:
+    has = f"driver {facts.driver} has {_gpus(facts)}" if facts.machine_gpus else "a GPU, as the lock is for one"
+    return Judgement(
+        verdict=Verdict.FAIL,
+        observed=f"torch.cuda.is_available() is False: {said}",
+        wanted=has,
+        source=f"torch; {facts.driver_source or 'driver'}",
+        command=command,
+    )
+
+
+def _gpus(facts: EnvironmentFacts) -> str:
+    return ", ".join(gpu.name for gpu in facts.machine_gpus)
+
+
+def _count(facts: EnvironmentFacts) -> Iterator[Judgement]:
+    cuda = facts.cuda.value
+    if cuda is None or not cuda.available:
+        yield skipped("torch sees no GPU: see torch-sees-no-gpu")
+    elif not facts.machine_gpus:
+        yield unknown(facts.cuda, "the driver did not say how many GPUs there are")
+    elif len(cuda.gpus) != len(facts.machine_gpus):
+        yield Judgement(
+            verdict=Verdict.FAIL,
+            observed=f"torch sees {len(cuda.gpus)} GPUs",
+            wanted=f"{len(facts.machine_gpus)}: {_gpus(facts)}",
+            source=f"torch.cuda.device_count(); {facts.driver_source}",
+            command="envforge verify --machine",
+        )
+    else:
+        yield passed(f"{len(cuda.gpus)} GPUs", source=f"torch.cuda.device_count(); {facts.driver_source}")
+
+
+def _arch(facts: EnvironmentFacts) -> Iterator[Judgement]:
+    """The kernels in this torch against each GPU, by torch's word or, where it sees none, by the driver's."""
+    torch = facts.torch.value
+    if torch is None:
+        yield skipped(_NOT_IMPORTED)
+        return
+    if torch.cuda is None:
+        yield skipped("this torch is a build without CUDA")
+        return
+    seen = facts.cuda.value.gpus if facts.cuda.value is not None else ()
+    gpus = [(gpu.index, gpu.name, gpu.capability) for gpu in seen]
+    gpus = gpus or [(gpu.index, gpu.name, gpu.capability or "") for gpu in facts.machine_gpus]
+    if not gpus:
+        yield skipped("there is no GPU to serve")
+    for index, name, capability in gpus:
+        subject = f"GPU {index} {name}"
+        if not torch.arch_list or not capability:
+            missing = "torch's list of kernels" if capability else "the GPU's compute capability"
+            yield Judgement(verdict=Verdict.UNKNOWN, observed=f"{missing} is not known", subject=subject)
+        elif serves(torch.arch_list, ComputeCapability.parse(capability)):
+            yield passed(f"compute capability {capability}", wanted=" ".join(torch.arch_list), subject=subject)
+        else:
+            yield Judgement(
+                verdict=Verdict.FAIL,
+                observed=f"compute capability {capability}; torch {torch.version} has {' '.join(torch.arch_list)}",
+                wanted=f"a kernel for sm_{capability.replace('.', '')}",
+                source="torch.cuda.get_arch_list()",
+                subject=subject,
+                command="envforge explain",
+            )
+
+
+def serves(arch_list: tuple[str, ...], capability: ComputeCapability) -> bool:
+    """Whether a build has a kernel for a GPU: same major version and no higher minor, or PTX of at most that.
+
+    Source: CUDA C++ programming guide, binary and PTX compatibility. Chips of Jetson are served by their own code only;
+    ``sm_90a`` serves 9.0 alone.
+    """
+    for entry in arch_list:
+        kind, _, digits = entry.partition("_")
+        number = digits.rstrip("af")
+        if not number.isdigit() or len(number) < 2:
+            continue
+        built = ComputeCapability(int(number[:-1]), int(number[-1]))
+        if str(capability) in _TEGRA or str(built) in _TEGRA or digits.endswith("a"):
+            fits = built == capability
+        elif kind == "compute":
+            fits = built <= capability
+        else:
+            fits = built.major == capability.major and built.minor <= capability.minor
+        if fits:
+            return True
+    return False
+
+
+def _toolchain(facts: EnvironmentFacts) -> Iterator[Judgement]:
+    tools, torch = facts.toolchain.value, facts.torch.value
+    if tools is None:
+        yield skipped(f"nothing was imported: {facts.toolchain.unreadable}")
+        return
+    needed = {"a C compiler (cc, gcc or clang)": tools.compiler, "Python.h": tools.python_header}
+    if torch is not None and torch.cuda is not None:
+        needed["triton"] = tools.triton
+    missing = [name for name, found in needed.items() if found is None]
+    if missing:
+        yield Judgement(
+            verdict=Verdict.WARN,
+            observed=f"missing: {', '.join(missing)}",
+            wanted=", ".join(needed),
+            source=facts.toolchain.source,
+            command="envforge add gcc_linux-64 gxx_linux-64",
+        )
+    else:
+        yield passed(f"{tools.compiler}, Python.h" + (", triton" if tools.triton else ""))
+
+
+CHECKS = (
+    Check(
+        id="cpu-build-in-gpu-lock",
+        question="environment",
+        group="libraries",
+        title="A CUDA build of torch where the lock has one",
+        why="A later `pip install` can swap the CUDA build for a CPU one, which then trains without a word.",
+        severity=Verdict.FAIL,
+        judge=on_environment(_cpu_build),
+        row=10,
+    ),
+    Check(
+        id="torch-version",
+        question="environment",
+        group="libraries",
+        title="The torch that is imported is the locked one",
+        why="What runs is what was imported, whatever the records of the package manager say.",
+        severity=Verdict.FAIL,
+        judge=on_environment(_version),
+        row=38,
+    ),
+    Check(
+        id="library-versions",
+        question="environment",
+        group="libraries",
+        title="cuDNN and NCCL are the locked ones",
+        why="Other versions of these libraries are slower, differ in their last bits, or refuse to start.",
+        severity=Verdict.WARN,
+        judge=on_environment(_libraries),
+        row=32,
+    ),
+    Check(
+        id="torch-sees-no-gpu",
+        question="environment",
+        group="libraries",
+        title="torch sees the GPU that the driver has",
+        why="Where torch sees no GPU it trains on the CPU, tens of times slower, mostly without an error.",
+        severity=Verdict.FAIL,
+        judge=on_environment(_sees_none),
+        required=True,
+    ),
+    Check(
+        id="torch-gpu-count",
+        question="environment",
+        group="libraries",
+        title="torch sees as many GPUs as the driver",
+        why="A GPU that is missing in torch is one that died, was hidden, or is partitioned.",
+        severity=Verdict.FAIL,
+        judge=on_environment(_count),
+        row=15,
+    ),
+    Check(
+        id="arch-not-in-torch",
+        question="environment",
+        group="libraries",
+        title="torch has kernels for each GPU",
+        why="Without a kernel for the GPU: `CUDA error: no kernel image is available for execution on the device`.",
+        severity=Verdict.FAIL,
+        judge=on_environment(_arch),
+        row=8,
+    ),
+    Check(
+        id="compile-toolchain",
+        question="environment",
+        group="libraries",
+        title="What torch.compile needs is there",
+        why="torch.compile builds code when it runs: `Failed to find C compiler`, `cannot find -lcuda`.",
+        severity=Verdict.WARN,
+        judge=on_environment(_toolchain),
+        cost="deep",
+        row=48,
+    ),
+)

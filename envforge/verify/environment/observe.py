@@ -1,0 +1,201 @@
+"""Observe the environment: audit it, and let its own Python import torch (effects).
+
+Enters: a ``Situation``. Leaves: ``EnvironmentFacts``; nothing is judged, and what could not be read says why.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from envforge.audit import AuditRequest, audit
+from envforge.audit.values import Finding
+from envforge.daily.activation import activation
+from envforge.daily.prefix import is_prefix
+from envforge.errors import EnvforgeError
+from envforge.install.journal import read_journal
+from envforge.machine import Machine, driver_text
+from envforge.probe import probe
+from envforge.verify.environment.facts import (
+    AuditFacts,
+    AuditFinding,
+    CudaFacts,
+    EnvironmentFacts,
+    Library,
+    MachineGpu,
+    NumpyFacts,
+    PythonFacts,
+    Toolchain,
+    TorchFacts,
+)
+from envforge.verify.environment.locked import locked_torch
+from envforge.verify.environment.process import Child, run_child
+from envforge.verify.values import Signal
+
+if TYPE_CHECKING:
+    from envforge.verify.observe import Situation
+
+KEPT = 50
+T = TypeVar("T")
+
+
+def observe_environment(situation: Situation) -> EnvironmentFacts:
+    """Read all of it; each process has ``situation.limit_s`` seconds."""
+    machine = probe(situation.world)
+    state, text = prefix_state(situation.prefix)
+    parts: dict[str, Any] = {}
+    if situation.prefix is not None and (python := python_of(situation.prefix)) is not None:
+        parts = _ask(situation, situation.prefix, python)
+    elif situation.prefix is not None:
+        parts = _without_python(f"there is no Python in `{situation.prefix}`")
+    else:
+        parts = _without_python(text)
+    if situation.prefix is not None and state in ("finished", "foreign"):
+        parts["audit"] = _audit(situation.prefix, situation.lock, machine.platform)
+    else:
+        parts["audit"] = Signal(unreadable=text)
+    return EnvironmentFacts(
+        prefix=None if situation.prefix is None else str(situation.prefix),
+        state=state,
+        state_text=text,
+        platform=machine.platform,
+        locked=locked_torch(situation.lock, machine.platform),
+        **machine_facts(machine),
+        **parts,
+    )
+
+
+def machine_facts(machine: Machine) -> dict[str, Any]:
+    """What the driver says, for comparison with what torch says."""
+    version = machine.driver.version if machine.driver else None
+    gpus = tuple(
+        MachineGpu(index=gpu.index, name=gpu.name, capability=str(gpu.compute_capability or "") or None)
+        for gpu in machine.visible_gpus
+    )
+    return {
+        "driver": driver_text(version) if version else ("unknown version" if machine.driver else None),
+        "driver_source": machine.source("driver.user_version") or machine.source("driver.kernel_version") or "",
+        "machine_gpus": gpus,
+        "conditions": tuple(condition.code for condition in machine.conditions),
+    }
+
+
+def prefix_state(prefix: Path | None) -> tuple[str, str]:  # noqa: PLR0911 - one line for each state
+    """The state of a prefix in one word and in a sentence."""
+    if prefix is None:
+        return "none", "no environment is meant here: neither a project nor --prefix"
+    if not prefix.is_dir():
+        return "missing", f"there is no environment in `{prefix}`"
+    if not is_prefix(prefix):
+        if (prefix / "pyvenv.cfg").is_file() and python_of(prefix) is not None:
+            return "virtual", f"`{prefix}` is a virtual environment that envforge did not make"
+        return "not-an-environment", f"`{prefix}` is not an environment: no `conda-meta`, `.envforge` or `pyvenv.cfg`"
+    try:
+        journal = read_journal(prefix)
+    except EnvforgeError as error:
+        return "damaged", error.message
+    if journal is None:
+        if not (prefix / "conda-meta").is_dir():
+            return "unfinished", f"`{prefix}` is unfinished before its first step"
+        return "foreign", f"`{prefix}` was made by another tool than envforge"
+    if journal.step != "verified":
+        return "unfinished", f"`{prefix}` is unfinished since step `{journal.step}`"
+    return "finished", f"`{prefix}` was installed from `{journal.lockfile}`"
+
+
+def python_of(prefix: Path) -> Path | None:
+    """The interpreter of an environment, of conda or a virtual one."""
+    places = ("python.exe", "Scripts/python.exe") if os.name == "nt" else ("bin/python", "bin/python3")
+    return next((prefix / place for place in places if (prefix / place).is_file()), None)
+
+
+def child_environment(prefix: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """The user's variables as they are, with the environment activated; nothing is compiled into the project."""
+    changed = dict(environment)
+    if is_prefix(prefix):
+        try:
+            changed = activation(prefix, prefix.name, environment).applied(environment)
+        except EnvforgeError:  # a damaged file of variables: Python itself starts without them
+            changed = dict(environment)
+    changed["PYTHONDONTWRITEBYTECODE"] = "1"
+    return changed
+
+
+def _ask(situation: Situation, prefix: Path, python: Path) -> dict[str, Any]:
+    """What the environment's Python says, as a user starts it, and which torch it finds when it is isolated."""
+    source = (files("envforge") / "verify" / "environment" / "child.py").read_text(encoding="utf-8")
+    environment = child_environment(prefix, situation.world.environment)
+    folder = situation.project or situation.folder
+
+    def start(mode: str, *flags: str) -> Child:
+        command = (str(python), *flags, "-c", source, mode)
+        return Child(command=command, environment=environment, folder=folder, limit_s=situation.limit_s)
+
+    end, lines = run_child(start("plain"))
+    isolated_end, isolated = run_child(start("isolated", "-I"))
+    said = {str(line.get("part")): line for line in (*lines, *isolated)}
+    missing = end.in_words if not end.is_good else "the process said nothing of it"
+    if end.stderr and not end.is_good:
+        missing += f"; it said: {end.stderr.splitlines()[-1][:300]}"
+
+    def signal(part: str, kind: type[T], why: str = missing) -> Signal[T]:
+        return _signal(said.get(part), kind, source=f"{python}, {part}", why=why)
+
+    return {
+        "process": end,
+        "python": signal("python", PythonFacts),
+        "torch": signal("torch", TorchFacts),
+        "cuda": signal("cuda", CudaFacts),
+        "numpy": signal("numpy", NumpyFacts),
+        "libraries": signal("libraries", tuple[Library, ...]),
+        "toolchain": signal("toolchain", Toolchain),
+        "isolated_torch": signal("isolated", str, isolated_end.in_words),
+    }
+
+
+def _without_python(why: str) -> dict[str, Any]:
+    names = ("python", "torch", "cuda", "numpy", "libraries", "toolchain", "isolated_torch")
+    return {name: Signal(unreadable=why) for name in names}
+
+
+def _signal(line: dict[str, Any] | None, kind: type[T], *, source: str, why: str) -> Signal[T]:
+    """A line of the child as a typed value."""
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - heavy, and only `verify` needs it
+
+    if line is None:
+        return Signal(source=source, unreadable=why)
+    if "error" in line:
+        return Signal(source=source, unreadable=str(line["error"])[:2000])
+    if line.get("value") is None:
+        return Signal(source=source, unreadable="it is not there")
+    try:
+        return Signal(value=TypeAdapter(kind).validate_python(line["value"]), source=source)
+    except ValidationError as error:
+        return Signal(source=source, unreadable=f"what the process said cannot be read: {error.errors()[0]['msg']}")
+
+
+def _audit(prefix: Path, lock: Path | None, platform: str) -> Signal[AuditFacts]:
+    source = f"envforge audit --prefix {prefix}"
+    try:
+        report = audit(AuditRequest(prefix=prefix, platform=platform, lockfile=lock))
+    except (EnvforgeError, OSError) as error:
+        return Signal(source=source, unreadable=getattr(error, "message", str(error)))
+    facts = AuditFacts(
+        lockfile=str(report.lockfile),
+        platform=report.platform,
+        digest=report.digest,
+        packages=report.counts.packages,
+        files=report.counts.files,
+        drift_count=len(report.drift),
+        drift=tuple(map(_finding, report.drift[:KEPT])),
+        warnings=tuple(map(_finding, report.warnings[:KEPT])),
+        notes=report.notes,
+    )
+    return Signal(value=facts, source=source)
+
+
+def _finding(found: Finding) -> AuditFinding:
+    return AuditFinding(kind=found.kind, text=found.text, package=found.package, path=found.path)

@@ -1,0 +1,137 @@
+"""Checks of the environment against its lock: is it there, and is it what was locked? Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from envforge.verify.environment.facts import AuditFinding, EnvironmentFacts
+from envforge.verify.environment.say import info, on_environment, passed, skipped, unknown, with_prefix
+from envforge.verify.values import Check, Judgement, Verdict
+
+_FILES = ("file-changed", "file-missing", "file-stray")
+_SHOWN = 3
+
+
+def _missing(facts: EnvironmentFacts) -> Iterator[Judgement]:
+    if facts.state == "finished":
+        yield passed(facts.state_text)
+    elif facts.state in ("foreign", "virtual"):
+        yield info(facts.state_text)
+    elif facts.state == "none":
+        yield skipped(facts.state_text)
+    else:
+        yield Judgement(
+            verdict=Verdict.FAIL,
+            observed=facts.state_text,
+            wanted="a finished environment",
+            source=facts.prefix or "",
+            command=with_prefix("envforge install", facts),
+        )
+
+
+def _drift(facts: EnvironmentFacts) -> Iterator[Judgement]:
+    yield from _audited(
+        facts,
+        tuple(found for found in _all(facts) if not found.kind.startswith("file-") and found.kind != "owned-twice"),
+        "every package as locked",
+    )
+
+
+def _files(facts: EnvironmentFacts) -> Iterator[Judgement]:
+    yield from _audited(
+        facts, tuple(found for found in _all(facts) if found.kind in _FILES), "every file as its package brought it"
+    )
+
+
+def _all(facts: EnvironmentFacts) -> tuple[AuditFinding, ...]:
+    return facts.audit.value.drift if facts.audit.value is not None else ()
+
+
+def _audited(facts: EnvironmentFacts, found: tuple[AuditFinding, ...], wanted: str) -> Iterator[Judgement]:
+    audit = facts.audit.value
+    if facts.state == "virtual":
+        yield skipped(f"{facts.state_text}: the audit reads prefixes of conda and envforge")
+    elif facts.state not in ("finished", "foreign"):
+        yield skipped(f"there is nothing to compare: {facts.state_text}")
+    elif audit is None and facts.state == "foreign" and facts.locked.value is None:
+        yield skipped(f"{facts.state_text}, and there is no lock to compare it with")
+    elif audit is None:
+        yield unknown(facts.audit, "the audit could not be made", command=with_prefix("envforge audit", facts))
+    elif found:
+        more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        yield Judgement(
+            verdict=Verdict.FAIL,
+            observed="; ".join(item.text for item in found[:_SHOWN]) + more,
+            wanted=f"{wanted} in `{audit.lockfile}`",
+            source=facts.audit.source,
+            command=with_prefix("envforge audit --fix", facts),
+        )
+    else:
+        counted = f"{audit.packages} packages and {audit.files} files, digest {audit.digest[:12]}"
+        yield passed(counted, wanted=wanted, source=facts.audit.source)
+
+
+def _twice(facts: EnvironmentFacts) -> Iterable[Judgement]:
+    audit = facts.audit.value
+    if audit is None:
+        return (skipped("the environment was not audited: see environment-drift"),)
+    found = [item for item in (*audit.drift, *audit.warnings) if item.kind == "owned-twice"]
+    if not found:
+        return (passed("no library belongs to conda and pip at once", source=facts.audit.source),)
+    return tuple(
+        Judgement(
+            verdict=Verdict.WARN,
+            observed=item.text,
+            wanted="one owner for each library",
+            source=facts.audit.source,
+            subject=item.package,
+            command=with_prefix("envforge audit --fix", facts),
+        )
+        for item in found
+    )
+
+
+CHECKS = (
+    Check(
+        id="environment-missing",
+        question="environment",
+        group="packages",
+        title="The environment is there and finished",
+        why="An install that was interrupted leaves an environment that imports some packages and fails with others.",
+        severity=Verdict.FAIL,
+        judge=on_environment(_missing),
+    ),
+    Check(
+        id="environment-drift",
+        question="environment",
+        group="packages",
+        title="Every package is the locked one",
+        why="A package that differs from the lock makes results that nobody else can repeat.",
+        severity=Verdict.FAIL,
+        judge=on_environment(_drift),
+        cost="default",
+        row=38,
+    ),
+    Check(
+        id="files-changed",
+        question="environment",
+        group="packages",
+        title="Every file is as its package brought it",
+        why="A file that was changed after the install is other code under the same version; pip check is blind to it.",
+        severity=Verdict.FAIL,
+        judge=on_environment(_files),
+        cost="default",
+        row=39,
+    ),
+    Check(
+        id="packages-twice",
+        question="environment",
+        group="packages",
+        title="No library belongs to conda and pip at once",
+        why="Two owners overwrite each other's files: which version runs depends on who came last.",
+        severity=Verdict.WARN,
+        judge=on_environment(_twice),
+        cost="default",
+        row=34,
+    ),
+)

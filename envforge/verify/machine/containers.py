@@ -1,0 +1,165 @@
+"""Checks: containers, WSL and MIG, where the GPU of a machine is not simply there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from envforge.verify.machine.gpu_facts import GpuFacts, Mode
+from envforge.verify.machine.judging import (
+    Case,
+    each_gpu,
+    fail,
+    from_condition,
+    gpu_fault,
+    info,
+    judged,
+    passed,
+    skip,
+    subject,
+    warn,
+)
+from envforge.verify.values import Check, Judgement, Verdict
+
+_WSL_LIBRARIES = "/usr/lib/wsl/lib/"
+
+
+def _without(case: Case) -> Iterator[Judgement]:
+    kind = case.facts.system.container
+    state = case.condition("container-without-gpus")
+    if kind is None:
+        yield skip("this is no container")
+    elif state is not None:
+        verdict = Verdict.FAIL if case.wants_gpu else Verdict.WARN
+        yield from_condition(case, state, _start(kind), verdict)
+    elif case.facts.gpus:
+        yield passed(f"this container ({kind}) has {len(case.facts.gpus)} GPU(s)", source="NVML nvmlDeviceGetCount")
+    else:
+        yield skip(f"neither this container ({kind}) nor its host shows an NVIDIA GPU", source="/sys/bus/pci/devices")
+
+
+def _start(kind: str) -> str:
+    if "podman" in kind or "libpod" in kind:
+        return "podman run --rm --device nvidia.com/gpu=all IMAGE nvidia-smi"
+    if kind in ("apptainer", "singularity"):
+        return "apptainer exec --nv IMAGE nvidia-smi"
+    if "kube" in kind:
+        return "kubectl describe nodes | grep nvidia.com/gpu"
+    return "docker run --rm --gpus all IMAGE nvidia-smi"
+
+
+def _lost(case: Case) -> Iterator[Judgement]:
+    """A container whose GPUs were taken away by ``systemctl daemon-reload`` on the host: NVML 999 and open refused."""
+    if case.facts.system.container is None:
+        yield skip("this is no container")
+        return
+    state = case.condition("nvml-failed")
+    if state is not None:
+        judgement = fail(
+            f"NVML refuses in this container: {case.facts.driver.nvml.unreadable}",
+            wanted="the GPUs that it was started with; after a `systemctl daemon-reload` of the host restart it",
+            source="NVML nvmlInit",
+            command="ls -l /dev/nvidia* /dev/char 2>/dev/null | grep -i nvidia",
+        )
+        yield gpu_fault(case, judgement)
+    elif case.facts.gpus:
+        yield passed("NVML starts in this container", source="NVML nvmlInit")
+    else:
+        yield skip("this container has no GPU to lose", source="NVML nvmlInit")
+
+
+def _mig(case: Case) -> Iterator[Judgement]:
+    empty = case.condition("mig-without-devices")
+
+    def say(gpu: GpuFacts, mode: Mode) -> Iterable[Judgement]:
+        place = {"source": gpu.mig.source, "subject": subject(gpu)}
+        if mode.current != mode.pending:
+            words = f"MIG is {_word(mode.current)}, and will be {_word(mode.pending)} after the next reset"
+            yield warn(
+                words,
+                wanted="one state",
+                command="nvidia-smi --query-gpu=mig.mode.current,mig.mode.pending --format=csv",
+                **place,
+            )
+        elif not mode.current:
+            yield passed("MIG is off", **place)
+        elif empty is not None and not _devices(case, gpu):
+            words = "MIG is on and there is no MIG device: torch says `No CUDA GPUs are available`"
+            yield gpu_fault(case, fail(words, wanted=empty.remedy, command="nvidia-smi mig -lgip", **place))
+        else:
+            words = f"MIG is on: a program gets one of its {_devices(case, gpu)} slices, and no NCCL between them"
+            yield info(words, command="nvidia-smi -L", **place)
+
+    yield from each_gpu(case, lambda gpu: gpu.mig, say)
+
+
+def _devices(case: Case, gpu: GpuFacts) -> int:
+    return next((len(known.mig_devices) for known in case.machine.gpus if known.index == gpu.index), 0)
+
+
+def _word(on: bool) -> str:
+    return "on" if on else "off"
+
+
+def _wsl(case: Case) -> Iterator[Judgement]:
+    if not case.facts.system.is_wsl:
+        yield skip("this is no WSL")
+        return
+    state = case.condition("wsl-without-driver")
+    file = case.facts.driver.libcuda.value or ""
+    if state is not None:
+        verdict = Verdict.FAIL if case.wants_gpu else Verdict.WARN
+        yield from_condition(case, state, "ls /usr/lib/wsl/lib/ /dev/dxg", verdict)
+    elif file.startswith("/") and not file.startswith(_WSL_LIBRARIES):
+        words = f"libcuda is `{file}`, and not that of WSL: a Linux driver was installed inside"
+        wanted = f"the library in {_WSL_LIBRARIES}; remove the Linux driver from WSL"
+        judgement = fail(words, wanted=wanted, source="/proc/self/maps", command="ldconfig -p | grep libcuda")
+        yield gpu_fault(case, judgement)
+    else:
+        yield passed(
+            "WSL with the driver of Windows; several of its signals are not supported there",
+            source="/proc/sys/kernel/osrelease",
+        )
+
+
+CHECKS = (
+    Check(
+        id="container-without-gpus",
+        question="machine",
+        group="container",
+        title="this container was given the GPUs",
+        why="the host has a GPU and the container cannot use it: training runs on the CPU",
+        severity=Verdict.FAIL,
+        judge=judged(_without),
+        row=13,
+    ),
+    Check(
+        id="container-lost-gpu",
+        question="machine",
+        group="container",
+        title="this container still has its GPUs",
+        why="`Failed to initialize NVML: Unknown Error`: the host took the devices away while the container ran",
+        severity=Verdict.FAIL,
+        judge=judged(_lost),
+        row=14,
+    ),
+    Check(
+        id="mig-unusable",
+        question="machine",
+        group="container",
+        title="MIG is as it seems",
+        why="MIG without devices hides the GPU; with them a program gets a slice, with less memory and speed",
+        severity=Verdict.FAIL,
+        judge=judged(_mig),
+        row=17,
+    ),
+    Check(
+        id="wsl-driver",
+        question="machine",
+        group="container",
+        title="WSL uses the driver of Windows",
+        why="a Linux driver that is installed inside WSL hides the one that works",
+        severity=Verdict.FAIL,
+        judge=judged(_wsl),
+        row=43,
+    ),
+)

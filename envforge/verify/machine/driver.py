@@ -1,0 +1,196 @@
+"""Checks of the driver: its parts must fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from envforge.machine import driver_text
+from envforge.verify.machine.gpu_facts import Fabric, GpuFacts
+from envforge.verify.machine.judging import (
+    Case,
+    each_gpu,
+    fail,
+    from_condition,
+    gpu_fault,
+    info,
+    judged,
+    no_gpus,
+    passed,
+    skip,
+    sources,
+    subject,
+    unread,
+    warn,
+)
+from envforge.verify.machine.tables import name_of
+from envforge.verify.values import Check, Judgement, Verdict
+
+_FABRIC_COMPLETED = 3
+_FABRIC_NOT_SUPPORTED = 0
+_FABRIC_SERVICE = "systemctl status nvidia-fabricmanager --no-pager"
+
+
+def _mismatch(case: Case) -> Iterator[Judgement]:
+    state = case.condition("driver-library-mismatch")
+    driver = case.machine.driver
+    if state is not None:
+        yield from_condition(case, state, "cat /sys/module/nvidia/version; ldconfig -p | grep libnvidia-ml")
+    elif driver is None:
+        yield skip("there is no NVIDIA driver here")
+    elif driver.kernel_version is None or driver.user_version is None:
+        part = "user-space libraries" if driver.kernel_version else "kernel module"
+        wsl = " (WSL: the driver is that of Windows)" if case.facts.system.is_wsl else ""
+        yield skip(f"the version of the driver's {part} is not known{wsl}")
+    else:
+        words = f"kernel module {driver_text(driver.kernel_version)}, libraries {driver_text(driver.user_version)}"
+        yield passed(
+            words,
+            source=sources(case.machine.source("driver.kernel_version"), case.machine.source("driver.user_version")),
+        )
+
+
+def _libcuda(case: Case) -> Iterator[Judgement]:
+    libcuda = case.facts.driver.libcuda
+    if libcuda.unreadable is None:
+        yield passed(f"libcuda is {libcuda.value}", source=libcuda.source)
+    elif case.silence is not None:
+        yield no_gpus(case)
+    elif case.machine.driver is None:
+        yield skip("there is no NVIDIA driver here", source=libcuda.source)
+    elif "cannot open shared object file" in libcuda.unreadable:
+        yield gpu_fault(
+            case,
+            fail(
+                f"the driver runs, and its CUDA library is not found: {libcuda.unreadable}",
+                wanted="libcuda.so.1 of the same driver on the loader's path",
+                source=libcuda.source,
+                command="ldconfig -p | grep libcuda",
+            ),
+        )
+    else:
+        yield unread(libcuda)
+
+
+def _compat(case: Case) -> Iterator[Judgement]:
+    foreign, compat = case.condition("libcuda-mismatch"), case.condition("cuda-compat")
+    file = case.facts.driver.libcuda.value or ""
+    source = "/proc/self/maps of a process that loaded libcuda.so.1"
+    if foreign is not None:
+        yield from_condition(case, foreign, "ldconfig -p | grep libcuda; echo $LD_LIBRARY_PATH")
+    elif compat is not None or case.facts.driver.libcuda_is_compat:
+        yield _compat_found(case, file, source)
+    elif case.facts.driver.libcuda.value is None:
+        yield skip("there is no libcuda that could be looked at", source=source)
+    else:
+        yield passed("no CUDA compatibility library stands before the driver's own", source=source)
+
+
+def _compat_found(case: Case, file: str, source: str) -> Judgement:
+    """Source: NVIDIA, CUDA Compatibility, "Forward Compatibility": data-centre GPUs, some RTX boards, Jetson."""
+    consumer = [gpu.name for gpu in case.machine.gpus if "GeForce" in gpu.name or "TITAN" in gpu.name]
+    words = f"a CUDA compatibility library is loaded: {file}"
+    if consumer:
+        words += (
+            f"; on {consumer[0]} it fails with `Error 804: forward compatibility was attempted on non supported HW`"
+        )
+        wanted = "the driver's own libcuda on GeForce"
+        return gpu_fault(case, fail(words, wanted=wanted, source=source, command="echo $LD_LIBRARY_PATH"))
+    return info(words + "; it works with data-centre GPUs, in programs that load it", source=source)
+
+
+def _fabric(case: Case) -> Iterator[Judgement]:
+    manager = case.facts.driver.fabric_manager
+    yield from _fabric_service(case)
+    if case.facts.gpus:
+        yield from each_gpu(case, lambda gpu: gpu.fabric, _fabric_state)
+    elif manager.value is None:
+        yield no_gpus(case)
+
+
+def _fabric_service(case: Case) -> Iterator[Judgement]:
+    manager, driver = case.facts.driver.fabric_manager, case.machine.driver
+    found = manager.value
+    if found is None:
+        if case.facts.driver.nvswitches:
+            yield (
+                unread(manager, subject="fabric manager")
+                if case.facts.system.container is None
+                else skip(manager.unreadable or "", source=manager.source, subject="fabric manager")
+            )
+        return
+    version = driver_text(driver.kernel_version) if driver and driver.kernel_version else None
+    wanted = f"nvidia-fabricmanager {version or 'of the driver'}, active"
+    faults = []
+    if found.active is False:
+        faults.append("the service nvidia-fabricmanager is not active")
+    if found.version is not None and version is not None and found.version != version:
+        faults.append(f"it is version {found.version}, the driver {version}")
+    if faults:
+        words = "; ".join(faults) + ": CUDA fails with `Error 802: system not yet initialized`"
+        judgement = fail(words, wanted=wanted, source=manager.source, subject="fabric manager", command=_FABRIC_SERVICE)
+        yield gpu_fault(case, judgement)
+    elif found.active is None or found.version is None:
+        yield info(f"version {found.version}, active {found.active}", source=manager.source, subject="fabric manager")
+    else:
+        yield passed(f"nvidia-fabricmanager {found.version} is active", source=manager.source, subject="fabric manager")
+
+
+def _fabric_state(gpu: GpuFacts, fabric: Fabric) -> Judgement:
+    place = {"source": gpu.fabric.source, "subject": subject(gpu)}
+    state = name_of("fabric_states", fabric.state)
+    if fabric.state == _FABRIC_NOT_SUPPORTED:
+        return skip("the GPU is in no NVSwitch fabric", **place)
+    if fabric.state != _FABRIC_COMPLETED or fabric.status != 0:
+        words = f"the NVSwitch fabric is `{state}`, its status {fabric.status}"
+        wanted = "state `completed`, status 0"
+        return fail(words, wanted=wanted, command=_FABRIC_SERVICE, **place)
+    if fabric.health_mask & 3 == 1:  # NVML_GPU_FABRIC_HEALTH_MASK_DEGRADED_BW_TRUE
+        return warn(
+            "the NVSwitch fabric runs with reduced bandwidth", wanted="full bandwidth", command="nvidia-smi -q", **place
+        )
+    return passed("the NVSwitch fabric is set up", **place)
+
+
+CHECKS = (
+    Check(
+        id="driver-library-mismatch",
+        question="machine",
+        group="driver",
+        title="kernel module and libraries have one version",
+        why="after an unattended upgrade the old module runs with new libraries, and every CUDA program fails",
+        severity=Verdict.FAIL,
+        judge=judged(_mismatch),
+        row=4,
+    ),
+    Check(
+        id="libcuda-missing",
+        question="machine",
+        group="driver",
+        title="libcuda is found",
+        why="torch says `Found no NVIDIA driver on your system` without it, though nvidia-smi works",
+        severity=Verdict.FAIL,
+        judge=judged(_libcuda),
+        required=True,
+        row=5,
+    ),
+    Check(
+        id="cuda-compat-misused",
+        question="machine",
+        group="driver",
+        title="libcuda is the driver's own",
+        why="a compatibility library on the wrong GPU, or a libcuda of another driver, ends CUDA with error 803 or 804",
+        severity=Verdict.FAIL,
+        judge=judged(_compat),
+        row=12,
+    ),
+    Check(
+        id="fabric-not-ready",
+        question="machine",
+        group="driver",
+        title="the NVSwitch fabric is set up",
+        why="on HGX and DGX no CUDA program starts before nvidia-fabricmanager, in the driver's version, is ready",
+        severity=Verdict.FAIL,
+        judge=judged(_fabric),
+        row=11,
+    ),
+)

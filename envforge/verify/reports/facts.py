@@ -1,0 +1,152 @@
+"""The facts that a reader wants beside the findings: project and lock, machine, environment, training. Pure.
+
+Enters: a ``Record``. Leaves: sections of labelled texts for every report, short ones for the terminal.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from envforge.errors import EnvforgeError
+from envforge.machine import Machine, driver_text
+from envforge.machine.record import machine_from_json
+from envforge.verify.environment.facts import EnvironmentFacts
+from envforge.verify.machine.facts import MachineFacts
+from envforge.verify.record import Record
+from envforge.verify.training.facts import TrainingFacts
+
+Rows = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """One group of facts; ``short`` are those that a terminal shows, ``compared`` whether two machines should agree."""
+
+    title: str
+    rows: Rows
+    short: Rows = ()
+    compared: bool = True
+
+
+def facts(record: Record) -> tuple[Section, ...]:
+    """The sections of a record that have something to say."""
+    return tuple(section for section in _sections(record) if section.rows)
+
+
+def _sections(record: Record) -> Iterator[Section]:
+    yield _project(record)
+    if record.machine is not None:
+        yield _machine(record.machine)
+    if record.environment is not None:
+        yield _environment(record.environment)
+    if record.training is not None:
+        yield _training(record.training)
+    yield _run(record)
+
+
+def _project(record: Record) -> Section:
+    project = record.project
+    if project is None:
+        return Section(title="Project", rows=())
+    rows = (
+        ("project", project.name or ""),
+        ("template", project.template or ""),
+        ("variant", project.variant or ""),
+        ("lock", project.lock_file or ""),
+        ("lock sha256", project.lock_sha256 or ""),
+        ("platforms", ", ".join(project.lock_platforms)),
+        ("needs", project.lock_needs or ""),
+    )
+    short = (
+        f"{project.lock_file}, sha256 {project.lock_sha256[:12]}" if project.lock_sha256 else project.lock_file or ""
+    )
+    return Section(title="Project and lock", rows=_present(rows), short=_present((("lock", short),)))
+
+
+def _machine(facts: MachineFacts) -> Section:
+    """The machine by the record of ``detect``, which a damaged or foreign record may lack."""
+    try:
+        machine = machine_from_json(facts.machine, "the record")
+    except EnvforgeError:
+        return Section(title="Machine", rows=())
+    driver, system = machine.driver, facts.system
+    share = system.processors.value
+    rows = (
+        ("platform", machine.platform),
+        ("GPUs", _gpus(machine)),
+        ("driver", driver_text(driver.version) if driver and driver.version else "none"),
+        ("newest CUDA", str(driver.cuda) if driver and driver.cuda else ""),
+        ("glibc", str(machine.glibc or "")),
+        ("container", machine.container or ""),
+        ("WSL", "yes" if machine.is_wsl else ""),
+        ("processor", system.cpu.value.model if system.cpu.value else ""),
+        ("processors", str(share.processors) if share else ""),
+        ("memory", gibibytes(system.memory_bytes.value)),
+        ("conditions", ", ".join(condition.code for condition in machine.conditions)),
+    )
+    driver_words = f", driver {dict(rows)['driver']}" if machine.has_nvidia else ""
+    return Section(title="Machine", rows=_present(rows), short=(("machine", f"{_gpus(machine)}{driver_words}"),))
+
+
+def _gpus(machine: Machine) -> str:
+    counted = Counter(
+        f"{gpu.name} (compute capability {gpu.compute_capability or 'unknown'}"
+        + (f", {gibibytes(gpu.memory_bytes)})" if gpu.memory_bytes else ")")
+        for gpu in machine.gpus
+    )
+    return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in counted.items()) or "no NVIDIA GPU"
+
+
+def _environment(facts: EnvironmentFacts) -> Section:
+    audit, python, torch = facts.audit.value, facts.python.value, facts.torch.value
+    rows = (
+        ("digest", f"sha256:{audit.digest}" if audit else ""),
+        ("packages", str(audit.packages) if audit else ""),
+        ("unlike the lock", str(audit.drift_count) if audit else ""),
+        ("Python", python.version if python else ""),
+        ("torch", torch.version if torch else ""),
+        ("CUDA of torch", torch.cuda or "none" if torch else ""),
+        ("cuDNN", torch.cudnn or "" if torch else ""),
+        ("NCCL", torch.nccl or "" if torch else ""),
+        ("kernels for", " ".join(torch.arch_list) if torch else ""),
+        ("NumPy", facts.numpy.value.version if facts.numpy.value else ""),
+    )
+    short = f"torch {torch.version}, Python {python.version}" if torch and python else ""
+    digest = (("digest", f"sha256:{audit.digest}"),) if audit else ()
+    return Section(title="Environment", rows=_present(rows), short=(*_present((("torch", short),)), *digest))
+
+
+def _training(facts: TrainingFacts) -> Section:
+    rows: Rows = (("package", facts.package or ""),)
+    for device in facts.devices:
+        words = [device.name, f"compute capability {device.capability}" if device.capability else ""]
+        words += [f"low precision {device.low}" if device.low else "", device.process.in_words]
+        rows += ((device.device, ", ".join(filter(None, words[:-1]))), (f"{device.device}, process", words[-1]))
+    if (together := facts.collective.value) is not None:
+        rows += (("all-reduce", f"{together.backend} over {together.ranks} processes"),)
+    return Section(title="Training", rows=_present(rows), compared=False)
+
+
+def gibibytes(amount: int | None) -> str:
+    """``15.6 GiB``; empty where it is not known."""
+    return "" if amount is None else f"{amount / 2**30:.1f} GiB"
+
+
+def _run(record: Record) -> Section:
+    times = ", ".join(f"{item.what} {item.seconds:.1f} s" for item in record.observed)
+    rows = (
+        ("envforge", record.envforge),
+        ("observed at", record.created_at.isoformat(timespec="seconds")),
+        ("took", times),
+        ("depth", record.asked.depth),
+        ("only", ", ".join(record.asked.only)),
+        ("skipped", ", ".join(record.asked.skip)),
+        ("redacted", "yes: user, host, serial numbers and identifiers" if record.redacted else "no"),
+    )
+    return Section(title="This run", rows=_present(rows), compared=False)
+
+
+def _present(rows: Rows) -> Rows:
+    return tuple((label, value) for label, value in rows if value)

@@ -1,0 +1,74 @@
+"""A report as one page that needs nothing else: no network, no other file. Every text in it is escaped.
+
+Enters: a ``Report``. Leaves: HTML. The page's own policy forbids every request, and every script but its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any
+
+from envforge.resources import data_folder
+from envforge.verify.reports.charts import BarChart
+from envforge.verify.reports.facts import facts
+from envforge.verify.reports.training import charts
+from envforge.verify.reports.words import (
+    COUNTED,
+    ORDER,
+    QUESTION_WORDS,
+    headline,
+    outcome,
+    printable,
+    strict_words,
+    worst_first,
+)
+from envforge.verify.values import QUESTIONS, Report
+
+FOLDER = "report"
+
+
+def render(report: Report, *, strict: bool = False) -> str:
+    """The page of one report."""
+    present = {finding.question for finding in report.findings}
+    return page(
+        "verify.html.jinja",
+        outcome=outcome(report, strict=strict),
+        headline=headline(report, strict=strict),
+        strict_words=strict_words(report, strict=strict),
+        record=report.record,
+        findings=worst_first(report.findings),
+        counts=[(verdict.value, report.counts[verdict], COUNTED[verdict]) for verdict in ORDER],
+        questions=[(question, QUESTION_WORDS[question]) for question in QUESTIONS if question in present],
+        charts=[("bars" if isinstance(chart, BarChart) else "curves", chart) for chart in charts(report.record)],
+        sections=facts(report.record),
+    )
+
+
+def page(template: str, **values: Any) -> str:
+    """A template of ours with the style and the script within, allowed by their hashes."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415 - heavy, and only pages need it
+    from markupsafe import Markup  # noqa: PLC0415 - as above
+
+    folder = data_folder() / FOLDER
+    style = (folder / "style.css").read_text(encoding="utf-8")
+    script = (folder / "script.js").read_text(encoding="utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )
+    policy = f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
+    return environment.get_template(template).render(
+        style=Markup(style),  # noqa: S704 - a file of ours
+        script=Markup(script),  # noqa: S704 - a file of ours
+        policy=policy,
+        **values,
+    )
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

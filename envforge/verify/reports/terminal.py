@@ -1,0 +1,161 @@
+"""A report for the terminal: failures first and whole, what passed folded into counts. No colour is needed to read it.
+
+Enters: a ``Report``. Leaves: rich ``Text`` lines that fit the width.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from envforge.verify.reports.facts import facts
+from envforge.verify.reports.words import (
+    counts,
+    headline,
+    outcome,
+    printable,
+    strict_words,
+    worst_first,
+)
+from envforge.verify.values import QUESTIONS, Check, Finding, Report, Verdict
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+NARROW, WIDE = 60, 110
+_LABEL = 10
+_NAMED = 3
+_STYLES = {"fail": "bold red", "unknown": "bold magenta", "warn": "bold yellow", "info": "cyan", "pass": "green"}
+_SHOWN = (Verdict.FAIL, Verdict.UNKNOWN, Verdict.WARN)
+
+
+def render(report: Report, *, width: int, strict: bool = False, verbose: bool = False) -> Iterator[Text]:
+    """The lines of the report; ``verbose`` shows each finding as whole as a failure."""
+    width = max(NARROW, min(width, WIDE))
+    yield from _head(report, width, strict=strict)
+    findings = worst_first(report.findings)
+    for finding in findings:
+        if verbose or finding.verdict in _SHOWN:
+            yield _text("")
+            yield from _whole(finding, width)
+    if not verbose:
+        yield from _one_line_each(findings, width)
+        yield from _folded(findings, width)
+    yield _text("")
+    yield from _facts(report, width)
+
+
+def _head(report: Report, width: int, *, strict: bool) -> Iterator[Text]:
+    word = outcome(report, strict=strict)
+    yield _verdict(word.lower(), word, f"  {headline(report, strict=strict)}")
+    yield from _wrapped(counts(report), width, "      ")
+    if reason := strict_words(report, strict=strict):
+        yield from _wrapped(reason, width, "      ")
+
+
+def _whole(finding: Finding, width: int) -> Iterator[Text]:
+    subject = f"  {printable(finding.subject)}" if finding.subject else ""
+    required = " (required: the run fails)" if finding.verdict is Verdict.UNKNOWN and finding.fails else ""
+    yield _verdict(finding.verdict.value, finding.verdict.name, f"  {finding.check}{subject}{required}")
+    source = f" (read from {finding.source})" if finding.source else ""
+    yield from _row("observed", finding.observed + source, width)
+    if finding.wanted:
+        yield from _row("wanted", finding.wanted, width)
+    if finding.verdict in _SHOWN:
+        yield from _row("why", finding.why, width)
+    if finding.command:
+        yield _command(finding.command)
+
+
+def _row(label: str, value: str, width: int) -> Iterator[Text]:
+    yield from _wrapped(printable(value), width, f"  {label:<{_LABEL}}", " " * (_LABEL + 2))
+
+
+def _command(command: str) -> Text:
+    """A command stays in one line, so that it can be pasted, whatever its length."""
+    return _text(f"  {'do':<{_LABEL}}{printable(command)}", "bold")
+
+
+def _one_line_each(findings: Iterable[Finding], width: int) -> Iterator[Text]:
+    told = [finding for finding in findings if finding.verdict is Verdict.INFO]
+    if told:
+        yield _text("")
+    for finding in told:
+        subject = f" ({finding.subject})" if finding.subject else ""
+        line = printable(f"{finding.check}{subject}: {finding.observed}")
+        yield from _wrapped(line, width, "INFO  ", "      ")
+
+
+def _folded(findings: tuple[Finding, ...], width: int) -> Iterator[Text]:
+    """What passed, by question; what was skipped, by its reason."""
+    passed = Counter(finding.question for finding in findings if finding.verdict is Verdict.PASS)
+    skipped: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.verdict is Verdict.SKIP:
+            skipped.setdefault(finding.observed, []).append(finding.check)
+    if passed or skipped:
+        yield _text("")
+    for question in QUESTIONS:
+        if passed[question]:
+            yield _verdict("pass", "PASS", f"  {question}: {_times(passed[question])}")
+    for reason, checks in skipped.items():
+        names = dict.fromkeys(checks)
+        what = ", ".join(names) if len(names) <= _NAMED else f"{len(names)} checks"
+        yield from _wrapped(f"{what}: {printable(reason)}", width, "SKIP  ", "      ")
+    commands = dict.fromkeys(f.command for f in findings if f.verdict is Verdict.SKIP and f.command)
+    yield from (_text(f"      {printable(command)}", "bold") for command in commands)
+
+
+def _times(count: int) -> str:
+    return "1 finding" if count == 1 else f"{count} findings"
+
+
+def _facts(report: Report, width: int) -> Iterator[Text]:
+    for section in facts(report.record):
+        for label, value in section.short:
+            yield from _wrapped(printable(value), width, f"{label:<{_LABEL + 2}}", " " * (_LABEL + 2))
+
+
+def render_list(checks: Iterable[Check], width: int) -> Iterator[Text]:
+    """Every check with its id, group, severity, cost and title, by question."""
+    width = max(NARROW, min(width, WIDE))
+    question = ""
+    for check in checks:
+        if check.question != question:
+            question = check.question
+            yield _text("")
+            yield _text(f"{question} (--{_flag(question)})", "bold")
+        facts_of_it = f"{check.group}, {check.severity.value}, {check.cost}" + (", required" * check.required)
+        yield _text(f"  {check.id}  [{facts_of_it}]")
+        yield from _wrapped(printable(check.title), width, "      ")
+
+
+def _flag(question: str) -> str:
+    return {"environment": "env", "training": "train"}.get(question, question)
+
+
+def _verdict(style: str, word: str, rest: str) -> Text:
+    text = _text("")
+    text.append(f"{word:<4}" if word != "UNKNOWN" else "UNKNOWN", _STYLES.get(style, ""))
+    text.append(rest)
+    return text
+
+
+def _wrapped(text: str, width: int, first: str, others: str | None = None) -> Iterator[Text]:
+    lines = textwrap.wrap(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=first if others is None else others,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+    yield from (_text(line) for line in lines)
+
+
+def _text(line: str, style: str = "") -> Text:
+    from rich.text import Text  # noqa: PLC0415 - only who prints needs rich
+
+    return Text(line, style=style)

@@ -1,0 +1,215 @@
+"""Where ``verify`` stands: which project, lock and environment are meant, and which questions can be asked (effects).
+
+Enters: a ``Request``, the words of the command line. Leaves: a ``Situation`` and its ``Surroundings``. What is missing
+or damaged is no error here but a fact, so that a report can be written of what is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from envforge.daily.prefix import Meant, check_usable, is_prefix, meant_prefix, project_folder
+from envforge.errors import EnvforgeError
+from envforge.install.explicit import parse_any_lock
+from envforge.install.journal import read_journal
+from envforge.install.variants import FOLDER as VARIANTS
+from envforge.install.variants import list_variants, variant_lock
+from envforge.lockfile import Lockfile, LockfileError
+from envforge.matrix import load_matrix
+from envforge.probe import World
+from envforge.probe.system import conda_subdir
+from envforge.project.record import read_project_file
+from envforge.requirements import requirements_of
+from envforge.verify.observe import Situation, Surroundings
+from envforge.verify.record import Asked, NotObserved, ProjectFacts
+from envforge.verify.select import Chosen
+from envforge.verify.values import QUESTIONS, Question
+
+LOCK = "conda-lock.yml"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where to look: the current folder, and what ``--prefix``, ``--name`` and ``--lock`` say."""
+
+    folder: Path
+    prefix: Path | None = None
+    name: str | None = None
+    lock: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Means:
+    """What a run may use: the computer, the clock's time, the limit of each process, and who is told of progress."""
+
+    world: World
+    now: datetime
+    limit_s: float
+    say: Callable[[str], None]
+
+
+def find_situation(place: Place, asked: Asked, chosen: Chosen, means: Means) -> tuple[Situation, Surroundings]:
+    """Find the project, its lock and its environment; decide which of the chosen questions can be asked."""
+    project = project_folder(place.folder)
+    meant = _meant(place, project)
+    lock = _lock(place, project, meant)
+    platform = conda_subdir(means.world.system, means.world.architecture)
+    facts = _project_facts(project, lock, platform) if project is not None or lock is not None else None
+    absent = tuple(_lacks(project, meant, chosen.questions))
+    missing = {lack.what for lack in absent}
+    usable = meant is not None and not any(lack.what == "environment" for lack in _lacks(project, meant, QUESTIONS))
+    situation = Situation(
+        world=means.world,
+        now=means.now,
+        folder=place.folder,
+        project=project,
+        lock=lock if facts is not None and facts.lock_unreadable is None else None,
+        prefix=meant.prefix if meant is not None and usable else None,
+        questions=tuple(question for question in chosen.questions if question not in missing),
+        depth=chosen.depth,
+        limit_s=means.limit_s,
+        only=frozenset(check.id for check in chosen.checks),
+        say=means.say,
+    )
+    return situation, Surroundings(asked=asked, project=facts, absent=absent)
+
+
+def _meant(place: Place, project: Path | None) -> Meant | None:
+    if place.prefix is None and place.name is None and project is None:
+        return None
+    return meant_prefix(place.prefix, place.name, place.folder)
+
+
+def _lock(place: Place, project: Path | None, meant: Meant | None) -> Path | None:
+    """The lock that is meant: the one named, the one the environment was made from, or the project's only one."""
+    if place.lock is not None:
+        return place.lock
+    made_from = _made_from(meant)
+    if made_from is not None:
+        return made_from
+    if project is None:
+        return None
+    variants = list_variants(project)
+    if not (project / LOCK).exists() and len(variants) == 1:
+        return variant_lock(project, variants[0])
+    return project / LOCK
+
+
+def _made_from(meant: Meant | None) -> Path | None:
+    if meant is None:
+        return None
+    try:
+        journal = read_journal(meant.prefix)
+    except EnvforgeError:
+        return None  # the environment's own finding says that its journal is damaged
+    lock = Path(journal.lockfile) if journal is not None else None
+    return lock if lock is not None and lock.is_file() else None
+
+
+def _project_facts(project: Path | None, lock: Path | None, platform: str) -> ProjectFacts:
+    facts = _of_project(project)
+    if lock is None:
+        return facts
+    shown = _shown(lock, project)
+    facts = replace(facts, lock_file=shown, variant=lock.parent.name if lock.parent.parent.name == VARIANTS else None)
+    try:
+        data = _read_bytes(lock)
+        locked = parse_any_lock(data.decode("utf-8"), shown, platform)
+        _require_platform(locked, shown, platform)
+        needs = requirements_of(locked, platform, load_matrix()).words
+    except UnicodeDecodeError as error:
+        return replace(facts, lock_unreadable=f"the lock `{shown}` is no text: {error}", lock_command="envforge lock")
+    except EnvforgeError as error:
+        return replace(facts, lock_unreadable=error.message, lock_command=error.hint)
+    return replace(
+        facts, lock_sha256=hashlib.sha256(data).hexdigest(), lock_platforms=locked.platforms, lock_needs=needs
+    )
+
+
+def _of_project(project: Path | None) -> ProjectFacts:
+    if project is None:
+        return ProjectFacts()
+    try:
+        record = read_project_file(project)
+    except EnvforgeError:
+        record = None  # the training says so: it cannot start without
+    if record is None:
+        return ProjectFacts(name=project.name)
+    return ProjectFacts(
+        name=record.project, package=record.package, template=f"{record.template} {record.template_version}"
+    )
+
+
+def _require_platform(locked: Lockfile, shown: str, platform: str) -> None:
+    if platform in locked.platforms:
+        return
+    names = ", ".join(f"`{name}`" for name in locked.platforms) or "no platform"
+    raise LockfileError(
+        f"the lock `{shown}` is for {names}; this computer is `{platform}`",
+        hint=f"envforge lock -p {platform}",
+        code="platform-not-locked",
+    )
+
+
+def _read_bytes(lock: Path) -> bytes:
+    try:
+        return lock.read_bytes()
+    except OSError as error:
+        raise LockfileError(
+            f"there is no lock that can be read in `{lock}`: {error.strerror or error}",
+            hint="envforge lock",
+            code="lockfile-unreadable",
+        ) from error
+
+
+def _shown(lock: Path, project: Path | None) -> str:
+    """The lock as people name it: from the project where it lies there."""
+    path = lock.absolute()
+    return str(path.relative_to(project)) if project is not None and path.is_relative_to(project) else str(lock)
+
+
+def _lacks(project: Path | None, meant: Meant | None, questions: tuple[Question, ...]) -> list[NotObserved]:
+    """The questions that there is nothing to ask of, with the command that helps."""
+    lack = _without_environment(meant)
+    found = []
+    for question in questions:
+        if question == "machine":
+            continue
+        if lack is not None:
+            found.append(NotObserved(what=question, why=lack.why, reason=lack.reason, command=lack.command))
+        elif question == "training" and project is None:
+            reason = "there is no project here whose training step could run"
+            found.append(
+                NotObserved(what=question, why="absent", reason=reason, command="cd PROJECT && envforge verify")
+            )
+    return found
+
+
+def _without_environment(meant: Meant | None) -> NotObserved | None:
+    if meant is None:
+        reason = "there is no project here, and no --prefix or --name says which environment is meant"
+        return NotObserved(what="environment", why="absent", reason=reason, command="cd PROJECT && envforge verify")
+    if not meant.prefix.is_dir() or not is_prefix(meant.prefix):
+        reason = (
+            f"nothing is installed in `{meant.prefix}`"
+            if not meant.prefix.is_dir()
+            else f"`{meant.prefix}` is no environment"
+        )
+        return NotObserved(what="environment", why="absent", reason=reason, command=meant.install_command)
+    try:
+        check_usable(meant)
+    except EnvforgeError as error:
+        return NotObserved(
+            what="environment", why="unfinished", reason=error.message, command=_command(error, meant.install_command)
+        )
+    return None
+
+
+def _command(error: EnvforgeError, otherwise: str) -> str:
+    """The command within a hint such as ``complete it: envforge install``."""
+    _, found, command = error.hint.partition(": ")
+    return command if found else otherwise

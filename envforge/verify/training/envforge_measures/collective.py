@@ -1,0 +1,60 @@
+"""Started by torchrun, one process a GPU: the sum of a known tensor over all of them, and how fast it travels.
+
+Enters: the backend as the only argument. Leaves: a marked line of JSON from each rank. Imports nothing but torch, so
+that it also runs as a file.
+"""
+
+# ruff: noqa: ICN001 - runs alone, under older Pythons
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import sys
+import time
+
+import torch
+import torch.distributed as dist
+
+
+def main(backend: str) -> None:
+    """Add up 1, 2, 3 … and then some megabytes, five times."""
+    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=60))
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if backend == "nccl" else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    known = torch.full((1024,), float(rank + 1), device=device)
+    dist.all_reduce(known)
+    total = float(known[0])
+    same = bool((known == total).all())
+    size = (256 << 20) if device.type == "cuda" else (4 << 20)
+    data = torch.ones(size // 4, device=device)
+    dist.all_reduce(data)
+    best = min(_seconds(data, device) for _ in range(5))
+    line = {
+        "event": "rank",
+        "rank": rank,
+        "ranks": ranks,
+        "sum": total if same else None,
+        "bytes": size,
+        "seconds": best,
+        "host": os.environ.get("GROUP_RANK", "0"),
+    }
+    sys.stdout.write("@envforge " + json.dumps(line) + "\n")
+    sys.stdout.flush()
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _seconds(data: torch.Tensor, device: torch.device) -> float:
+    dist.barrier()
+    started = time.perf_counter()
+    dist.all_reduce(data)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,158 @@
+"""What every measure needs: the device, the low precision for it, and the project's training."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Say = Callable[[dict[str, Any]], None]
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Context:
+    """One device and, where there is one, one project."""
+
+    def __init__(self, specification: dict[str, Any], scratch: str, say: Say) -> None:
+        self.specification = specification
+        self.scratch = scratch
+        self.say = say
+        self.device = torch.device(specification["device"])
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        else:
+            torch.set_num_threads(specification.get("threads") or 1)
+        self._project: Project | None = None
+
+    @property
+    def low(self) -> str:
+        """The low precision of this device: bf16 where it is its own, else fp16; on a CPU bf16."""
+        if self.device.type == "cpu" or self.native_bf16:
+            return "bf16"
+        return "fp16"
+
+    @property
+    def native_bf16(self) -> bool | None:
+        """Whether a GPU computes in bf16 itself; the plain question says yes also where it is emulated."""
+        if self.device.type != "cuda":
+            return None
+        if getattr(torch.version, "hip", None) is not None:
+            return True
+        return torch.cuda.get_device_capability(self.device) >= (8, 0)
+
+    @property
+    def project(self) -> Project:
+        """The project's package, imported from its folder."""
+        if self._project is None:
+            self._project = Project(self.specification, self.device, self.scratch)
+        return self._project
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+class Project:
+    """The interface of a rendered project: ``train.build``, ``prepare``, ``SMOKE``, ``smoke_config``."""
+
+    def __init__(self, specification: dict[str, Any], device: torch.device, scratch: str) -> None:
+        folder, package = specification["project"], specification["package"]
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        self.package = package
+        self.device = device
+        self.scratch = scratch
+        self.train = importlib.import_module(package + ".train")
+        self.limits = self.train.SMOKE
+        self.prepare = self._find("prepare", "start", "loop", "train")
+        self.precision_type = self._find("Precision", "device")
+
+    def _find(self, name: str, *modules: str) -> Any:
+        """A name where one of the modules has it: projects of other versions keep it elsewhere."""
+        for module in modules:
+            try:
+                found = getattr(importlib.import_module(self.package + "." + module), name, None)
+            except ModuleNotFoundError as error:
+                if error.name != self.package + "." + module:
+                    raise
+                continue
+            if found is not None:
+                return found
+        places = ", ".join(module + ".py" for module in modules)
+        raise AttributeError(f"the package `{self.package}` has no `{name}` in {places}")
+
+    def training(self, precision: str, *, shuffled: bool = False, **changes: Any) -> Any:
+        """A training of the smoke configuration, in that precision; ``changes`` are other fields of it."""
+        folder = Path(tempfile.mkdtemp(dir=self.scratch))
+        asked = "bf16" if precision == "fp16" and self.device.type == "cpu" else precision
+        config = self.train.smoke_config(device=str(self.device), precision=asked, run_dir=folder, shuffled=shuffled)
+        config = dataclasses.replace(config, **changes)
+        device, chosen = self.prepare(config, _quiet)
+        if asked != precision:
+            chosen = self.precision_type(precision, "asked for by envforge verify")
+        training = self.train.build(config, device, chosen)
+        training.model.train()
+        return training
+
+    def checkpoints(self) -> Any:
+        """The project's own checkpoints, in a folder of ours."""
+        kind = self._find("Checkpoints", "checkpoint")
+        return kind(Path(tempfile.mkdtemp(dir=self.scratch)), keep=1)
+
+    def bounds(self, training: Any) -> dict[str, Any]:
+        """What the smoke test demands, under the names of this and of older projects."""
+        limits, metric = self.limits, getattr(getattr(training, "task", None), "metric", None)
+        name = getattr(limits, "metric", None) or getattr(metric, "name", None)
+        return {
+            "metric": name if isinstance(name, str) else getattr(name, "name", None),
+            "higher_is_better": bool(getattr(metric, "higher_is_better", True)),
+            "reach": _number(getattr(limits, "reach", getattr(limits, "floor", None))),
+            "ceiling": _number(getattr(limits, "control", getattr(limits, "control_ceiling", None))),
+            "loss_ratio": _number(getattr(limits, "loss_ratio", None)),
+            "skips": _number(getattr(limits, "skips", None)),
+        }
+
+
+def batches(training: Any, count: int) -> Any:
+    """``count`` groups of batches, over as many epochs as that takes."""
+    given = 0
+    while given < count:
+        before = given
+        for group in training.groups():
+            yield group
+            given += 1
+            if given == count:
+                return
+        if given == before:
+            raise RuntimeError("the training gave no batches")
+        training.order.next_epoch()
+
+
+def finite(values: Any) -> Any:
+    """Plain numbers; None for what is not finite, which JSON cannot carry."""
+    return [_number(float(value)) for value in values]
+
+
+def _number(value: Any) -> float | None:
+    if value is None:
+        return None
+    number = float(value)
+    return number if number - number == 0 else None
+
+
+def _quiet(line: str) -> None:
+    """The project tells its choice of device; verify tells it itself."""
+
+
+os.environ.setdefault("MPLBACKEND", "Agg")

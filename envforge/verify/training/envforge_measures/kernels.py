@@ -1,0 +1,115 @@
+"""The device, and its matrix products, convolutions and attention against a float64 reference on the CPU."""
+
+# ruff: noqa: B905, PTH123 - runs alone, under older Pythons
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .context import DTYPES, Context
+
+
+def device(context: Context) -> dict[str, Any]:
+    """What is being measured, in words."""
+    where = context.device
+    facts = {
+        "torch": str(torch.__version__),
+        "cuda": torch.version.cuda,
+        "count": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "low": context.low,
+        "native_bf16": context.native_bf16,
+        "threads": torch.get_num_threads(),
+    }
+    if where.type != "cuda":
+        return {**facts, "name": _cpu_name(), "is_gpu": False}
+    properties = torch.cuda.get_device_properties(where)
+    return {
+        **facts,
+        "name": properties.name,
+        "is_gpu": True,
+        "capability": f"{properties.major}.{properties.minor}",
+        "memory_bytes": int(properties.total_memory),
+        "uuid": str(getattr(properties, "uuid", "")),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else "CPU"
+
+
+def matmul(context: Context) -> dict[str, Any]:
+    """A product of two matrices."""
+    rows, inner, columns = (512, 768, 640) if context.device.type == "cuda" else (96, 128, 160)
+    return _check(context, lambda a, b: a @ b, [(rows, inner), (inner, columns)])
+
+
+def convolution(context: Context) -> dict[str, Any]:
+    """A 3 by 3 convolution of stride 2."""
+    batch, size = (16, 56) if context.device.type == "cuda" else (4, 16)
+    return _check(
+        context,
+        lambda images, kernel: functional.conv2d(images, kernel, stride=2, padding=1),
+        [(batch, 16, size, size), (32, 16, 3, 3)],
+    )
+
+
+def attention(context: Context) -> dict[str, Any]:
+    """Scaled dot product attention, causal, by whichever kernel torch takes for it."""
+    shape = (4, 8, 256, 64) if context.device.type == "cuda" else (2, 2, 32, 32)
+    return _check(
+        context,
+        lambda query, key, value: functional.scaled_dot_product_attention(query, key, value, is_causal=True),
+        [shape, shape, shape],
+    )
+
+
+def _check(context: Context, compute: Callable[..., Tensor], shapes: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Forward and backward in low precision, and the same from the same numbers in float64 on the CPU."""
+    dtype = DTYPES[context.low]
+    generator = torch.Generator().manual_seed(7)
+    inputs = [(torch.randn(*shape, generator=generator) / math.sqrt(shape[-1])).to(dtype) for shape in shapes]
+    here = [tensor.clone().to(context.device).requires_grad_() for tensor in inputs]
+    result = compute(*here)
+    upstream = torch.randn(result.shape, generator=generator).to(dtype)
+    result.backward(upstream.to(context.device))  # type: ignore[no-untyped-call]
+    exact = [tensor.double().requires_grad_() for tensor in inputs]
+    reference = compute(*exact)
+    reference.backward(upstream.double())  # type: ignore[no-untyped-call]
+    errors = [_error(result.detach(), reference.detach())]
+    errors += [_error(mine.grad, theirs.grad) for mine, theirs in zip(here, exact)]
+    return {
+        "dtype": context.low,
+        "result_dtype": str(result.dtype).replace("torch.", ""),
+        "shapes": ["x".join(str(part) for part in shape) for shape in shapes],
+        "errors": [None if math.isnan(error) or math.isinf(error) else error for error in errors],
+    }
+
+
+def _error(found: Any, wanted: Any) -> float:
+    """The difference as a part of what is wanted, both as whole tensors."""
+    if found is None:
+        return math.inf
+    there = found.detach().cpu().double()
+    return float((there - wanted).norm() / wanted.norm())
+
+
+def hashes(context: Context) -> list[str]:
+    """The bits of one product and one convolution: equal each time on one device, and on two of one kind."""
+    generator = torch.Generator().manual_seed(11)
+    size, dtype = (1024, DTYPES[context.low]) if context.device.type == "cuda" else (128, torch.float32)
+    left = torch.randn(size, size, generator=generator).to(context.device, dtype)
+    images = torch.randn(8, 32, 32, 32, generator=generator).to(context.device, dtype)
+    kernel = torch.randn(32, 32, 3, 3, generator=generator).to(context.device, dtype)
+    results = [left @ left, functional.conv2d(images, kernel, padding=1)]
+    return [hashlib.sha256(bytes(result.float().cpu().reshape(-1).numpy().tobytes())).hexdigest() for result in results]

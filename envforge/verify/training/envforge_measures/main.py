@@ -1,0 +1,91 @@
+"""Run the measures that were asked for, one after the other, and say what each gave.
+
+A measure that raises says so and the next one runs; one that kills the process leaves its ``start`` behind.
+"""
+
+# ruff: noqa: BLE001, PLC0415, PTH119 - runs alone, under older Pythons
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Say = Callable[[dict[str, Any]], None]
+
+MARK = "@envforge "
+
+
+def main(text: str) -> None:
+    """Read the specification and run it; what others print goes to stderr."""
+    talk = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(line: dict[str, Any]) -> None:
+        talk.write(MARK + json.dumps(line) + "\n")
+        talk.flush()
+
+    run(json.loads(text), say)
+    sys.stderr.flush()
+    talk.flush()
+    os._exit(0)  # a library that hangs or crashes while Python ends must not spoil what was measured
+
+
+def run(specification: dict[str, Any], say: Say) -> None:
+    """Every measure of ``specification["measures"]`` in its order."""
+    with tempfile.TemporaryDirectory(prefix="envforge-verify-") as scratch:
+        context = None
+        for name in specification["measures"]:
+            say({"event": "start", "measure": name})
+            started = time.monotonic()
+            try:
+                if context is None:
+                    context = _context(specification, scratch, say)
+                value = _measures()[name](context)
+            except Exception as error:
+                say({"event": "raised", "measure": name, "error": _words(error)})
+            else:
+                seconds = round(time.monotonic() - started, 3)
+                say({"event": "value", "measure": name, "value": value, "seconds": seconds})
+    say({"event": "end"})
+
+
+def _context(specification: dict[str, Any], scratch: str, say: Say) -> Any:
+    from .context import Context
+
+    return Context(specification, scratch, say)
+
+
+def _measures() -> dict[str, Callable[[Any], Any]]:
+    from . import compiled, kernels, learning, repeat, scaler, speed
+
+    return {
+        "device": kernels.device,
+        "matmul": kernels.matmul,
+        "convolution": kernels.convolution,
+        "attention": kernels.attention,
+        "project": learning.project,
+        "learning": learning.learning,
+        "guard": learning.guard,
+        "control": learning.control,
+        "scaler": scaler.scaler,
+        "compare": speed.compare,
+        "throughput": speed.throughput,
+        "transfer": speed.transfer,
+        "repeat": repeat.repeat,
+        "same_bits": repeat.same_bits,
+        "compiled": compiled.compiled,
+    }
+
+
+def _words(error: BaseException) -> str:
+    """The error and the place that raised it."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{os.path.basename(place.filename)}:{place.lineno}"
+    return f"{type(error).__name__}: {str(error)[:1500]} ({where})"

@@ -1,0 +1,377 @@
+"""Checks of the project's own training: what it computes in, and whether it learns. Pure.
+
+A fault explains others: where the loss is not a number nothing can be said of the gradients. Each check asks
+``cause_of`` for the first fault in the order of causes, and leaves to it what it explains.
+"""
+
+from __future__ import annotations
+
+from envforge.verify.environment.say import info, passed, skipped
+from envforge.verify.training.facts import DeviceFacts, LearningFacts
+from envforge.verify.training.say import absent, failed, on_each_device, warned
+from envforge.verify.values import Check, Judgement, Verdict
+
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+_SHOWN = 3
+_LEAST_FALL = 0.9  # of the first readings, whatever the project itself demands
+_PART = 10  # readings in a tenth of the run, at each end
+
+
+def cause_of(facts: LearningFacts) -> str | None:
+    """The id of the first check that the training fails, in the order of causes."""
+    for name, holds in (
+        ("loss-not-finite", not _is_finite(facts)),
+        ("loss-constant", _is_constant(facts)),
+        ("gradients-missing", _has_no_gradients(facts)),
+        ("gradients-zero", _all_zero(facts)),
+        ("weights-still", facts.weights_moved == 0),
+        ("learning-stopped", facts.error is not None),
+    ):
+        if holds:
+            return name
+    return None
+
+
+def _is_finite(facts: LearningFacts) -> bool:
+    return all(loss is not None for loss in facts.losses) and not facts.weights_wild and not facts.wild_gradient
+
+
+def _is_constant(facts: LearningFacts) -> bool:
+    return len(facts.losses) > 2 and len(set(facts.losses)) == 1
+
+
+def _has_no_gradients(facts: LearningFacts) -> bool:
+    return bool(facts.parameters) and len(facts.without_gradient) == facts.parameters
+
+
+def _all_zero(facts: LearningFacts) -> bool:
+    count = len(facts.without_gradient) + len(facts.zero_gradient)
+    return bool(facts.parameters) and count == facts.parameters
+
+
+def _guarded(device: DeviceFacts, own: str) -> Judgement | LearningFacts:
+    """The facts, or the judgement of a check that cannot look because of something before it."""
+    facts = device.learning.value
+    if facts is None:
+        return absent(device, "learning")
+    cause = cause_of(facts)
+    if cause is not None and cause != own and _ORDER.index(cause) < _ORDER.index(own):
+        return skipped(f"there is nothing to judge: see {cause}")
+    return facts
+
+
+_ORDER = (
+    "loss-not-finite", "loss-constant", "gradients-missing", "gradients-zero", "weights-still", "learning-stopped",
+    "loss-does-not-fall", "metric-not-reached", "control-learns", "smoke-thresholds",
+)  # fmt: skip
+
+
+def _autocast(device: DeviceFacts) -> Judgement:
+    facts = device.learning.value
+    if facts is None:
+        return absent(device, "learning")
+    wanted = f"the model's forward pass inside autocast to {_DTYPES.get(facts.precision, facts.precision)}"
+    if facts.autocast_forward is None:
+        return skipped("the model was not called as a module: autocast could not be seen")
+    if not facts.autocast_forward:
+        return failed(
+            f"precision {facts.precision} was asked for, and autocast is off in the forward pass", wanted, _MODEL
+        )
+    if facts.autocast_dtype != _DTYPES.get(facts.precision):
+        return failed(f"autocast casts to {facts.autocast_dtype}", wanted, _MODEL)
+    return passed(f"autocast to {facts.autocast_dtype} in the forward pass", source=_MODEL)
+
+
+_MODEL = "a hook on the model, in the first update"
+
+
+def _low(device: DeviceFacts) -> Judgement:  # noqa: PLR0911 - one line for each case
+    facts = device.learning.value
+    if facts is None:
+        return absent(device, "learning")
+    if facts.autocast_forward is False:
+        return skipped("there is nothing to judge: see autocast-off")
+    if facts.heavy is None or facts.low is None:
+        return skipped("the first update did not come to its end")
+    wanted = f"matrix products and convolutions in {facts.precision}"
+    if facts.heavy == 0:
+        return skipped("the model has no matrix products or convolutions")
+    said = ", ".join(f"{count} in {dtype}" for dtype, count in sorted(facts.dtypes.items()))
+    if facts.low == 0:
+        return failed(f"autocast is on, and {said}", wanted, "operations of the first update")
+    if facts.low < facts.heavy / 2:
+        return warned(said, wanted, "operations of the first update", command="envforge verify --train --json")
+    return passed(said, wanted=wanted, source="operations of the first update")
+
+
+def _backward(device: DeviceFacts) -> Judgement:
+    facts = device.learning.value
+    if facts is None:
+        return absent(device, "learning")
+    if facts.autocast_backward is None:
+        return skipped("no gradient was seen")
+    if facts.autocast_backward:
+        return warned("the backward pass runs inside autocast", "backward after autocast was left", _MODEL)
+    return passed("the backward pass runs outside autocast", source=_MODEL)
+
+
+def _finite(device: DeviceFacts) -> Judgement:
+    facts = _guarded(device, "loss-not-finite")
+    if isinstance(facts, Judgement):
+        return absent(device, "learning", leads=True)
+    bad = sum(loss is None for loss in facts.losses)
+    if _is_finite(facts):
+        return passed(f"{facts.updates} losses, all finite; {facts.skipped} updates skipped")
+    parts = [f"{bad} of {len(facts.losses)} losses are not finite"]
+    if facts.wild_gradient:
+        parts.append(f"gradients of {_some(facts.wild_gradient)}")
+    if facts.weights_wild:
+        parts.append(f"{facts.weights_wild} of {facts.weights} weights")
+    return failed(", ".join(parts), "finite losses, gradients and weights", "the project's own training")
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(f"`{name}`" for name in names[:_SHOWN]) + more
+
+
+def _constant(device: DeviceFacts) -> Judgement:
+    facts = _guarded(device, "loss-constant")
+    if isinstance(facts, Judgement):
+        return facts
+    if _is_constant(facts):
+        return failed(f"{len(facts.losses)} times the loss {facts.losses[0]}", "a loss that depends on the batch")
+    return passed("the loss differs from update to update")
+
+
+def _missing(device: DeviceFacts) -> Judgement:
+    facts = _guarded(device, "gradients-missing")
+    if isinstance(facts, Judgement):
+        return facts
+    if facts.parameters is None:
+        return skipped("the training ended before gradients were looked at")
+    if _has_no_gradients(facts):
+        return failed("no parameter has a gradient after an update", "a gradient for each parameter")
+    if facts.without_gradient:
+        count = len(facts.without_gradient)
+        return warned(f"{count} parameters without gradient: {_some(facts.without_gradient)}", "a gradient for each")
+    return passed(f"all {facts.parameters} parameters have a gradient")
+
+
+def _zero(device: DeviceFacts) -> Judgement:
+    facts = _guarded(device, "gradients-zero")
+    if isinstance(facts, Judgement):
+        return facts
+    if facts.parameters is None:
+        return skipped("the training ended before gradients were looked at")
+    if _all_zero(facts):
+        return failed(f"the gradients of all {facts.parameters} parameters are zero", "gradients that are not zero")
+    norm = "unknown" if facts.gradient_norm is None else f"{facts.gradient_norm:.3g}"
+    return passed(f"norm of the gradient {norm}, {len(facts.zero_gradient)} parameters with zero")
+
+
+def _still(device: DeviceFacts) -> Judgement:
+    facts = _guarded(device, "weights-still")
+    if isinstance(facts, Judgement):
+        return facts
+    if facts.weights_moved == 0:
+        return failed(
+            f"after {facts.updates} updates with gradients no weight has changed",
+            "weights that change",
+            why="The learning rate is zero, or the optimizer's step does not run.",
+        )
+    return passed(f"{facts.weights_moved} of {facts.weights} weights have changed")
+
+
+def _stopped(device: DeviceFacts) -> Judgement:
+    facts = _guarded(device, "learning-stopped")
+    if isinstance(facts, Judgement):
+        return facts
+    if facts.error is not None:
+        return failed(f"after {facts.updates} updates: {facts.error}", "a training that comes to its end")
+    return passed(f"{facts.updates} updates in {facts.seconds:.1f} s")
+
+
+def _falls(device: DeviceFacts) -> Judgement:
+    facts = _guarded(device, "loss-does-not-fall")
+    if isinstance(facts, Judgement):
+        return facts
+    losses = [loss for loss in facts.losses if loss is not None]
+    if len(losses) < _PART:
+        return skipped(f"{len(losses)} updates are too few to see a trend")
+    part = max(1, len(losses) // _PART)
+    first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
+    bound = min(_LEAST_FALL, 1 / facts.loss_ratio if facts.loss_ratio and facts.loss_ratio > 1 else _LEAST_FALL)
+    said = f"from {first:.3f} to {last:.3f} in {len(losses)} updates"
+    wanted = f"at most {bound * first:.3f}: the project's own demand, and never more than {_LEAST_FALL:g} of the first"
+    return passed(said, wanted=wanted) if last <= bound * first else failed(said, wanted)
+
+
+def reaches(value: float, bound: float, facts: LearningFacts) -> bool:
+    """Whether a value of the metric is as good as the bound."""
+    return value >= bound if facts.higher_is_better else value <= bound
+
+
+def _metric(device: DeviceFacts) -> Judgement:
+    facts = _guarded(device, "metric-not-reached")
+    if isinstance(facts, Judgement):
+        return facts
+    if facts.metric is None or facts.reach is None:
+        return skipped("the project states no metric for its smoke test")
+    if facts.score is None:
+        return failed(f"{facts.metric} is not a number", f"{facts.reach:g} on unseen data")
+    said = f"{facts.metric} {facts.score:.3f} on unseen data"
+    wanted = f"{'at least' if facts.higher_is_better else 'at most'} {facts.reach:g}"
+    return passed(said, wanted=wanted) if reaches(facts.score, facts.reach, facts) else failed(said, wanted)
+
+
+def _control(device: DeviceFacts) -> Judgement:
+    facts, control = _guarded(device, "control-learns"), device.control.value
+    if isinstance(facts, Judgement):
+        return facts
+    if control is None:
+        return absent(device, "control", leads=True)
+    if control.score is None or control.ceiling is None or facts.score is None:
+        return skipped(f"the project states no metric for its control ({control.error or 'no error'})")
+    said = f"{control.metric} {control.score:.3f} with shuffled labels, {facts.score:.3f} with true ones"
+    wanted = f"{'at most' if control.higher_is_better else 'at least'} {control.ceiling:g} with shuffled labels"
+    learns = control.score != control.ceiling and reaches(control.score, control.ceiling, control)
+    if learns and reaches(control.score, facts.score, control):
+        return failed(said, wanted, why="Shuffled labels do as well as true ones: the labels are not what is learnt.")
+    return failed(said, wanted) if learns else passed(said, wanted=wanted)
+
+
+def _thresholds(device: DeviceFacts) -> Judgement:
+    """A smoke test whose demands a run without learning meets proves nothing."""
+    facts = _guarded(device, "smoke-thresholds")
+    if isinstance(facts, Judgement):
+        return facts
+    if facts.reach is None or facts.ceiling is None:
+        return skipped("the project states no demands of its smoke test")
+    faults = []
+    if not _apart(facts.reach, facts.ceiling, facts):
+        faults.append(
+            f"what real labels must reach ({facts.reach:g}) is no better than the control's {facts.ceiling:g}"
+        )
+    if facts.loss_ratio is not None and facts.loss_ratio <= 1:
+        faults.append(f"a loss that does not fall is enough (loss_ratio {facts.loss_ratio:g})")
+    if facts.skips is not None and facts.skips >= facts.updates > 0:
+        faults.append(f"every update may be skipped (skips {facts.skips:g} of {facts.updates})")
+    if faults:
+        return failed("; ".join(faults), "demands that only a training that learns can meet", "SMOKE in train.py")
+    return passed(f"real {facts.reach:g}, control {facts.ceiling:g}, loss to 1/{facts.loss_ratio or 1:g}")
+
+
+def _apart(better: float, worse: float, facts: LearningFacts) -> bool:
+    return better > worse if facts.higher_is_better else better < worse
+
+
+def _guard(device: DeviceFacts) -> Judgement:
+    guard = device.guard.value
+    if guard is None:
+        return absent(device, "guard", leads=True)
+    facts = device.learning.value
+    if facts is not None and cause_of(facts) is not None:
+        return skipped(f"there is nothing to judge: see {cause_of(facts)}")
+    if not guard.planted:
+        return skipped("the model's output is not one tensor: nothing could be planted")
+    wanted = "one bad batch leaves weights and running statistics as they were"
+    if guard.wild:
+        return failed(f"a planted NaN is now in {_some(guard.wild)}", wanted)
+    if guard.changed:
+        return warned(f"a planted NaN changed {_some(guard.changed)}", wanted)
+    return passed("a planted NaN changed nothing" + (f"; {guard.error}" if guard.error else ""), wanted=wanted)
+
+
+def _precision(device: DeviceFacts) -> Judgement:
+    if device.low is None:
+        return skipped("the device did not say what it can do")
+    if not device.is_gpu:
+        return info("bf16 on the CPU; the precision of a GPU is not measured here")
+    if device.low == "bf16":
+        return info(f"compute capability {device.capability}: bf16 of its own, no loss scaling")
+    return info(f"compute capability {device.capability}: bf16 is emulated, so fp16 with a GradScaler")
+
+
+def _of(identity: str, title: str, why: str, judge: object, severity: Verdict = Verdict.FAIL) -> Check:
+    return Check(
+        id=identity,
+        question="training",
+        group="learning",
+        title=title,
+        why=why,
+        severity=severity,  # type: ignore[arg-type]
+        judge=on_each_device(judge),  # type: ignore[arg-type]
+        cost="default",
+    )
+
+
+CHECKS = (
+    _of(
+        "low-precision",
+        "Which low precision this device has",
+        "torch says that bf16 is there also where it is emulated, and slow.",
+        _precision,
+        Verdict.INFO,
+    ),
+    _of(
+        "autocast-off",
+        "The forward pass runs inside autocast",
+        "Without autocast the training is fp32: right, slower, and nobody is told.",
+        _autocast,
+    ),
+    _of(
+        "low-precision-unused",
+        "Heavy operations run in low precision",
+        "A model that leaves autocast inside itself has none of its speed.",
+        _low,
+    ),
+    _of(
+        "backward-in-autocast",
+        "The backward pass runs outside autocast",
+        "The backward pass takes the dtypes of the forward pass; autocast around it is not recommended by torch.",
+        _backward,
+        Verdict.WARN,
+    ),
+    _of(
+        "loss-not-finite",
+        "Loss, gradients and weights are finite",
+        "One NaN in the weights ends all learning, and the training goes on.",
+        _finite,
+    ),
+    _of("loss-constant", "The loss depends on the batch", "A loss that never changes teaches nothing.", _constant),
+    _of(
+        "gradients-missing",
+        "Parameters have gradients",
+        "Without a backward pass the optimizer has nothing to go by, and says nothing.",
+        _missing,
+    ),
+    _of("gradients-zero", "Gradients are not zero", "A graph that is cut somewhere gives zeros, not an error.", _zero),
+    _of("weights-still", "Updates change the weights", "Gradients alone teach nothing.", _still),
+    _of("learning-stopped", "The training comes to its end", "The project itself gave up.", _stopped),
+    _of("loss-does-not-fall", "The loss falls", "A training whose loss does not fall does not learn.", _falls),
+    _of(
+        "metric-not-reached",
+        "The metric on unseen data is reached",
+        "A falling loss may be learning by heart; unseen data tells.",
+        _metric,
+    ),
+    _of(
+        "control-learns",
+        "A control with shuffled labels does not learn",
+        "What also learns from shuffled labels reads its answers from somewhere else.",
+        _control,
+    ),
+    _of(
+        "smoke-thresholds",
+        "The smoke test demands what only learning can reach",
+        "A smoke test that cannot fail says nothing.",
+        _thresholds,
+    ),
+    _of(
+        "non-finite-guard",
+        "One bad batch does not spoil the weights",
+        "bf16 has no GradScaler that skips: without a guard one NaN batch makes every weight NaN.",
+        _guard,
+    ),
+)

@@ -1,0 +1,121 @@
+"""Checks of single kernels against float64, and of the same bits again. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from envforge.verify.environment.say import passed, skipped
+from envforge.verify.training.facts import DeviceFacts, KernelFacts, TrainingFacts
+from envforge.verify.training.say import OfDevice, absent, failed, on_each_device, on_training, subject_of
+from envforge.verify.values import Check, Judgement, Signal, Verdict
+
+# Four to five times what rounding to that dtype gives; a wrong kernel is off by orders of magnitude.
+# Attention keeps its probabilities in low precision, so that it is less exact.
+_BOUNDS = {"bf16": 0.02, "fp16": 0.004}
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+def _kernel(measure: str) -> OfDevice:
+    def judge(device: DeviceFacts) -> Judgement:
+        signal: Signal[KernelFacts] = getattr(device, measure)
+        kernel = signal.value
+        if kernel is None:
+            return absent(device, measure, leads=True)
+        bound = _BOUNDS[kernel.dtype]
+        worst = [error for error in kernel.errors if error is not None]
+        said = f"{kernel.dtype}, {' and '.join(kernel.shapes)}: "
+        wanted = f"result and gradients within {bound:g} of float64"
+        if len(worst) < len(kernel.errors):
+            return failed(f"{said}a result or gradient is not finite", wanted, signal.source, command=_LOOK)
+        if kernel.result_dtype != _DTYPES[kernel.dtype]:
+            return failed(f"{said}the result is {kernel.result_dtype}", f"{kernel.dtype} as the inputs", signal.source)
+        if max(worst) > bound:
+            return failed(f"{said}off by {max(worst):.2g}", wanted, signal.source, command=_LOOK)
+        return passed(f"{said}off by {max(worst):.2g} at most", wanted=wanted, source=signal.source)
+
+    return judge
+
+
+_LOOK = "envforge verify --machine"
+
+
+def _same_bits(device: DeviceFacts) -> Judgement:
+    facts = device.same_bits.value
+    if facts is None:
+        return absent(device, "same_bits", leads=True)
+    if facts.different:
+        return failed(
+            f"{facts.times} times the same product: {facts.different + 1} different results",
+            "the same bits each time",
+            device.same_bits.source,
+            why="Hardware that computes wrong without an error: no result of this GPU can be trusted.",
+            command=_LOOK,
+        )
+    return passed(f"{facts.times} times the same bits", source=device.same_bits.source)
+
+
+def _agree(facts: TrainingFacts) -> Iterator[Judgement]:
+    """GPUs of one model must give the same bits for the same kernels."""
+    models: dict[str, list[DeviceFacts]] = {}
+    for device in facts.devices:
+        if device.is_gpu and device.same_bits.value is not None:
+            models.setdefault(device.name, []).append(device)
+    groups = {name: devices for name, devices in models.items() if len(devices) > 1}
+    if not groups:
+        yield skipped("there are no two GPUs of one model that were measured deeply")
+    for name, devices in groups.items():
+        found: dict[tuple[str, ...], list[DeviceFacts]] = {}
+        for device in devices:
+            if device.same_bits.value is not None:
+                found.setdefault(device.same_bits.value.digests, []).append(device)
+        most = max(found.values(), key=len)
+        others = [subject_of(device) for group in found.values() if group is not most for device in group]
+        if others:
+            judgement = failed(f"{', '.join(others)} computes other bits than the rest", "the same bits", command=_LOOK)
+        else:
+            judgement = passed(f"{len(devices)} GPUs compute the same bits")
+        yield replace(judgement, subject=name)
+
+
+def _check(measure: str, title: str) -> Check:
+    return Check(
+        id=f"{measure}-wrong",
+        question="training",
+        group="numerics",
+        title=title,
+        why="Only a kernel that ran, forward and backward, shows that this build serves this GPU, and right.",
+        severity=Verdict.FAIL,
+        judge=on_each_device(_kernel(measure)),
+        required=True,
+        row=9,
+    )
+
+
+CHECKS = (
+    _check("matmul", "Matrix products are right in low precision"),
+    _check("convolution", "Convolutions are right in low precision"),
+    _check("attention", "Attention is right in low precision"),
+    Check(
+        id="bits-change",
+        question="training",
+        group="numerics",
+        title="The same kernel gives the same bits each time",
+        why="A GPU that sometimes computes wrong says nothing; the loss only drifts.",
+        severity=Verdict.FAIL,
+        judge=on_each_device(_same_bits),
+        cost="deep",
+        row=46,
+    ),
+    Check(
+        id="gpus-disagree",
+        question="training",
+        group="numerics",
+        title="GPUs of one model compute the same bits",
+        why="One GPU that differs from its equals is the one that is broken.",
+        severity=Verdict.FAIL,
+        judge=on_training(_agree),
+        cost="deep",
+        row=46,
+    ),
+)

@@ -1,0 +1,83 @@
+"""One judgement for each device, and what to say of a measure that is not there. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from envforge.verify.environment.say import Judge, skipped, unknown
+from envforge.verify.record import Record
+from envforge.verify.training.facts import DeviceFacts, TrainingFacts
+from envforge.verify.values import Judgement, Signal, Verdict
+
+OfDevice = Callable[[DeviceFacts], Judgement]
+
+
+def on_training(judge: Callable[[TrainingFacts], Iterable[Judgement]]) -> Judge:
+    """A judge of the training's facts; a record without them is skipped."""
+
+    def look(record: Record) -> Iterable[Judgement]:
+        if record.training is None:
+            return (skipped("nothing was trained: envforge verify --train"),)
+        return judge(record.training)
+
+    return look
+
+
+def on_each_device(judge: OfDevice) -> Judge:
+    """A judge that says one thing of each device."""
+
+    def look(facts: TrainingFacts) -> Iterator[Judgement]:
+        if not facts.devices:
+            yield skipped(f"nothing was measured: {facts.unreadable}")
+        for device in facts.devices:
+            yield replace(judge(device), subject=subject_of(device))
+
+    return on_training(look)
+
+
+def subject_of(device: DeviceFacts) -> str:
+    """The device in words."""
+    return f"{device.device} {device.name}".strip()
+
+
+def absent(device: DeviceFacts, measure: str, *, leads: bool = False) -> Judgement:
+    """What a check says whose measure has no value.
+
+    Not asked for is SKIP. A measure that raised or killed the process fails the check that leads it, and is left to
+    that one by the others. What the process did not reach is UNKNOWN.
+    """
+    signal: Signal[Any] = getattr(device, measure)
+    if measure not in device.asked:
+        return skipped("not measured at this depth" if device.asked else "nothing was measured")
+    if device.project.value is None and measure in NEEDS_PROJECT:
+        return skipped(f"the project could not be used: {device.project.unreadable}")
+    if measure in device.raised or device.running == measure:
+        if not leads:
+            return skipped(f"the measure `{measure}` did not come to its end")
+        return Judgement(
+            verdict=Verdict.FAIL,
+            observed=f"{signal.unreadable}",
+            wanted="an end without an error",
+            source=signal.source,
+        )
+    return unknown(signal, f"the measure `{measure}` was not made")
+
+
+NEEDS_PROJECT = ("learning", "guard", "control", "scaler", "compare", "repeat", "compiled")
+
+
+def failed(observed: str, wanted: str, source: str = "", why: str = "", command: str = "") -> Judgement:
+    """It is not as it should be."""
+    return Judgement(
+        verdict=Verdict.FAIL, observed=observed, wanted=wanted, source=source, why=why, command=command or SMOKE
+    )
+
+
+def warned(observed: str, wanted: str, source: str = "", why: str = "", command: str = "") -> Judgement:
+    """It works, and worse than it should."""
+    return Judgement(verdict=Verdict.WARN, observed=observed, wanted=wanted, source=source, why=why, command=command)
+
+
+SMOKE = "envforge verify --train --deep"

@@ -1,0 +1,47 @@
+"""Checks of several GPUs together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from envforge.verify.environment.say import passed, skipped
+from envforge.verify.training.facts import TrainingFacts
+from envforge.verify.training.say import failed, on_training
+from envforge.verify.values import Check, Judgement, Verdict
+
+
+def _sum(facts: TrainingFacts) -> Iterator[Judgement]:
+    collective = facts.collective.value
+    if facts.collective_process is None:
+        yield skipped("one device: nothing to add up; --deep tries two processes on the CPU")
+    elif collective is None:
+        yield failed(
+            facts.collective.unreadable or "",
+            "every process comes to its end with the same sum",
+            facts.collective.source,
+            why="A hang is mostly P2P, ACS or IOMMU, or a firewall between the processes.",
+            command="NCCL_DEBUG=INFO envforge verify --train",
+        )
+    else:
+        wanted = collective.ranks * (collective.ranks + 1) / 2
+        speed = f"{collective.bus_bytes_per_s / 1e9:.2f} GB/s bus bandwidth over {collective.backend}"
+        if any(found != wanted for found in collective.sums):
+            sums = ", ".join(map(str, collective.sums))
+            yield failed(f"the processes got {sums}", f"{wanted:g} in each", facts.collective.source)
+        else:
+            yield passed(f"{collective.ranks} processes got {wanted:g}; {speed}", source=facts.collective.source)
+
+
+CHECKS = (
+    Check(
+        id="all-reduce-wrong",
+        question="training",
+        group="several-gpus",
+        title="Several processes add up right",
+        why="Training on several GPUs adds gradients; a link that hangs or computes wrong stops or spoils it.",
+        severity=Verdict.FAIL,
+        judge=on_training(_sum),
+        cost="default",
+        row=45,
+    ),
+)

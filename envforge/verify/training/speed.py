@@ -1,0 +1,223 @@
+"""Checks of speed: AMP against fp32, the floor for this GPU, clocks under load, copies, torch.compile. Pure."""
+
+from __future__ import annotations
+
+from envforge.verify.environment.say import info, passed, skipped
+from envforge.verify.training.facts import DeviceFacts, LoadFacts, SpeedRun
+from envforge.verify.training.say import absent, failed, on_each_device, warned
+from envforge.verify.values import Check, Judgement, Verdict
+
+_GIB = 2**30
+# 10^9 bytes a second and lane, each way, after the encoding: PCI-SIG base specifications 1.0 to 6.0
+_LANE = {1: 0.25, 2: 0.5, 3: 0.985, 4: 1.969, 5: 3.938, 6: 7.563}
+_SHARE = 0.7
+_SAME = 0.1
+_BAD = ("hardware slowdown", "hardware thermal slowdown", "hardware power brake")
+_HOT = ("software thermal slowdown",)
+_LOOK = "nvidia-smi -q -d PERFORMANCE,CLOCK,POWER,TEMPERATURE"
+
+
+def _amp(device: DeviceFacts) -> Judgement:
+    """AMP beside fp32, and which fp32; on a CPU a fact, on a GPU a warning where it is slower."""
+    if device.compare.value is None:
+        return absent(device, "compare", leads=True)
+    runs = device.compare.value.runs
+    if len(runs) < 2:
+        return skipped("there is nothing to compare with")
+    amp, others = runs[0], runs[1:]
+    said = f"{_run(amp)}; " + "; ".join(f"{_run(run)}: AMP {run.step_s / amp.step_s:.2f}x" for run in others)
+    source = f"the project's own step, batch {amp.batch}, median of {amp.steps}"
+    slowest = min(run.step_s / amp.step_s for run in others if run.fp32 == "ieee")
+    if device.is_gpu and slowest < 1 - _SAME:
+        return warned(
+            said,
+            "AMP at least as fast as fp32",
+            source,
+            why="A model this small is bound by the launch of its kernels: there AMP costs and gains nothing.",
+            command="python -m PACKAGE.train --precision fp32",
+        )
+    return info(said, source=source)
+
+
+def _run(run: SpeedRun) -> str:
+    name = f"fp32 ({run.fp32})" if run.fp32 else f"AMP {run.precision}"
+    memory = f", {run.peak_memory_bytes / _GIB:.2f} GiB" if run.peak_memory_bytes is not None else ""
+    return f"{name} {run.step_s * 1000:.1f} ms{memory}"
+
+
+def _agrees(device: DeviceFacts) -> Judgement:
+    """The losses of both, update for update: the same data and the same seeds."""
+    if device.compare.value is None:
+        return absent(device, "compare")
+    runs = device.compare.value.runs
+    if len(runs) < 2:
+        return skipped("there is nothing to compare with")
+    ends = []
+    for run in runs:
+        known = [loss for loss in run.losses if loss is not None]
+        part = known[-max(1, len(known) // 4) :]
+        ends.append(sum(part) / len(part) if part and len(known) == len(run.losses) else None)
+    if any(end is None for end in ends):
+        return skipped("a loss is not finite: see loss-not-finite")
+    amp, full = float(ends[0] or 0.0), float(ends[1] or 0.0)
+    said = f"mean loss of the last quarter: {runs[0].precision} {amp:.3f}, fp32 {full:.3f}"
+    first = next((loss for loss in runs[1].losses if loss is not None), 1.0)
+    wanted = "both fall alike: within a tenth of where they began"
+    if abs(amp - full) > 0.1 * max(abs(first), 1e-9):
+        return warned(said, wanted, "the project's own training", command="envforge verify --train --html verify.html")
+    return passed(said, wanted=wanted, source="the project's own training")
+
+
+def _floor(device: DeviceFacts) -> Judgement:
+    measured, floor = device.throughput.value, device.floor.value
+    if not device.is_gpu:
+        return skipped("there is no GPU: the speed of a CPU has no floor")
+    if measured is None:
+        return absent(device, "throughput", leads=True)
+    said = f"{measured.low_tflops:.1f} TFLOPS in {measured.dtype}, {measured.fp32_tflops:.1f} in fp32 (ieee)"
+    if floor is None:
+        return info(f"{said}; {device.floor.unreadable}", source=f"products of {measured.size} by {measured.size}")
+    wanted = f"at least {floor.floor_tflops:g} TFLOPS for {floor.model}, of which {floor.reference_tflops:g} are stated"
+    source = f"{floor.source}, {floor.checked}"
+    if measured.low_tflops >= floor.floor_tflops:
+        return passed(said, wanted=wanted, source=source)
+    cause = _cause(device.load.value)
+    if measured.low_tflops < floor.floor_tflops / 2:
+        return failed(f"{said}{cause}", wanted, source, command=_LOOK)
+    return warned(f"{said}{cause}", wanted, source, command=_LOOK)
+
+
+def _cause(load: LoadFacts | None) -> str:
+    """What NVML saw at that time, where it explains a slow GPU."""
+    if load is None:
+        return ""
+    held = [name for name in load.reasons if name not in ("idle", "application clocks", "sync boost")]
+    if held:
+        return f": throttled by {', '.join(held)}"
+    if load.sm_clock_mhz and load.max_sm_clock_mhz and load.sm_clock_mhz < load.max_sm_clock_mhz / 2:
+        return f": its clock stands at {load.sm_clock_mhz} of {load.max_sm_clock_mhz} MHz"
+    return ": NVML names no reason; another program may use the GPU"
+
+
+def _throttle(device: DeviceFacts) -> Judgement:
+    load = device.load.value
+    if not device.is_gpu:
+        return skipped("there is no GPU")
+    if "throughput" not in device.asked:
+        return skipped("the GPU is not put under load at this depth")
+    if load is None:
+        return Judgement(
+            verdict=Verdict.UNKNOWN,
+            observed=f"clocks under load: {device.load.unreadable}",
+            source=device.load.source,
+            command=_LOOK,
+        )
+    said = f"{load.sm_clock_mhz or '?'} of {load.max_sm_clock_mhz or '?'} MHz"
+    if load.power_w is not None:
+        said += f", {load.power_w:.0f} of {load.power_limit_w or 0:.0f} W"
+    if load.temperature_c is not None:
+        said += f", {load.temperature_c} °C"
+    seen = [f"{name} in {count} of {load.samples} samples" for name, count in load.reasons.items()]
+    said += f"; {', '.join(seen)}" if seen else ""
+    wanted = "no hardware or thermal slowdown under load"
+    # one sample may catch a spike; a third of them is a state
+    if any(load.reasons.get(name, 0) * 3 >= load.samples for name in (*_BAD, *_HOT)):
+        return warned(said, wanted, device.load.source, command=_LOOK)
+    return passed(said, wanted=wanted, source=device.load.source)
+
+
+def _copies(device: DeviceFacts) -> Judgement:
+    copies, load = device.transfer.value, device.load.value
+    if not device.is_gpu:
+        return skipped("there is no GPU")
+    if copies is None:
+        return absent(device, "transfer", leads=True)
+    up, down = copies.to_device_bytes_per_s / 1e9, copies.from_device_bytes_per_s / 1e9
+    said = f"{up:.1f} GB/s to the GPU, {down:.1f} GB/s back"
+    if load is None or not load.pcie_generation or not load.pcie_width or load.pcie_generation not in _LANE:
+        return info(f"{said}; the PCIe link is not known, so there is nothing to hold it against")
+    link = _LANE[load.pcie_generation] * load.pcie_width
+    wanted = f"{_SHARE * link:.1f} GB/s: {_SHARE:g} of PCIe {load.pcie_generation} with {load.pcie_width} lanes"
+    if min(up, down) < _SHARE * link:
+        return warned(said, wanted, "pinned memory, 256 MiB; NVML", command="nvidia-smi -q -d PCI")
+    return passed(said, wanted=wanted, source="pinned memory, 256 MiB; NVML")
+
+
+def _compiled(device: DeviceFacts) -> Judgement:
+    facts = device.compiled.value
+    if facts is None:
+        return absent(device, "compiled", leads=True)
+    pairs = (
+        (facts.eager_loss, facts.compiled_loss, "loss"),
+        (facts.eager_gradient_norm, facts.compiled_gradient_norm, "norm of the gradient"),
+    )
+    said = ", ".join(f"{name} {one} and compiled {other}" for one, other, name in pairs)
+    wanted = "the same within 5 %"
+    if any(one is None or other is None or abs(one - other) > 0.05 * abs(one) + 1e-3 for one, other, _ in pairs):
+        return failed(said, wanted, "one step of the project's own")
+    return passed(f"one step in {facts.seconds:.0f} s with its compilation; {said}", wanted=wanted)
+
+
+def _check(identity: str, title: str, why: str, judge: object, row: int | None = None) -> Check:
+    return Check(
+        id=identity,
+        question="training",
+        group="speed",
+        title=title,
+        why=why,
+        severity=Verdict.WARN,
+        judge=on_each_device(judge),  # type: ignore[arg-type]
+        cost="default",
+        row=row,
+    )
+
+
+CHECKS = (
+    _check(
+        "amp-speed",
+        "AMP against fp32",
+        "AMP is there for speed and memory; how much it gives is measured, never promised.",
+        _amp,
+    ),
+    _check(
+        "amp-differs",
+        "AMP learns as fp32 does",
+        "Where the loss in low precision leaves that of fp32, precision costs learning.",
+        _agrees,
+    ),
+    Check(
+        id="speed-floor",
+        question="training",
+        group="speed",
+        title="The GPU is as fast as its model should be",
+        why="A MIG slice, a throttled card or a hidden CPU fallback trains at a part of the speed without an error.",
+        severity=Verdict.FAIL,
+        judge=on_each_device(_floor),
+        cost="default",
+    ),
+    _check(
+        "throttled-under-load",
+        "Clocks hold under load",
+        "An idle GPU shows nothing: cooling and power only tell while it works.",
+        _throttle,
+        23,
+    ),
+    _check(
+        "slow-copies",
+        "Copies to the GPU use the PCIe link",
+        "A link with fewer lanes or an older generation starves the GPU of data.",
+        _copies,
+        26,
+    ),
+    Check(
+        id="compile-fails",
+        question="training",
+        group="speed",
+        title="torch.compile gives the same step",
+        why="torch.compile needs a compiler and triton, and its autocast in the backward pass can differ silently.",
+        severity=Verdict.FAIL,
+        judge=on_each_device(_compiled),
+        cost="deep",
+        row=48,
+    ),
+)

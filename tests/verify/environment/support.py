@@ -1,0 +1,38 @@
+"""A situation as ``verify`` would have it, on this computer or on a recorded one."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+
+from envforge.probe import World
+from envforge.verify.observe import Situation
+from envforge.verify.values import Cost
+
+NOW = datetime(2026, 11, 22, tzinfo=timezone.utc)
+
+
+def situation(
+    *,
+    folder: Path,
+    prefix: Path | None,
+    project: Path | None = None,
+    lock: Path | None = None,
+    world: World | None = None,
+    depth: Cost = "default",
+    limit_s: float = 120.0,
+) -> Situation:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment.pop("PYTHONPATH", None)
+    return Situation(
+        world=world or World.here(environment),
+        now=NOW,
+        folder=folder,
+        project=project,
+        lock=lock,
+        prefix=prefix,
+        questions=("environment", "training"),
+        depth=depth,
+        limit_s=limit_s,
+    )

@@ -1,0 +1,56 @@
+"""The real observer on the computer that runs the tests, whatever it is."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timezone
+
+import pytest
+
+from envforge.probe import World
+from envforge.verify.judge import judge
+from envforge.verify.machine.checks import CHECKS
+from envforge.verify.machine.observe import observe_machine
+from envforge.verify.observe import Situation
+from envforge.verify.record import Record, read_record, record_to_json
+from envforge.verify.values import Report, Verdict
+
+NOW = datetime(2026, 11, 22, tzinfo=timezone.utc)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    folder = tmp_path_factory.mktemp("nothing")
+    situation = Situation(
+        world=World.here(os.environ),
+        now=NOW,
+        folder=folder,
+        project=None,
+        lock=None,
+        prefix=None,
+        questions=("machine",),
+    )
+    return judge(Record(envforge="0", created_at=NOW, machine=observe_machine(situation)), CHECKS)
+
+
+def test_this_computer_gives_a_record_that_is_read_back_the_same(report: Report) -> None:
+    import json
+
+    assert read_record(json.dumps(record_to_json(report.record)), "here") == report.record
+
+
+def test_every_check_says_something_of_this_computer(report: Report) -> None:
+    assert {finding.check for finding in report.findings} == {check.id for check in CHECKS}
+    assert not [finding.observed for finding in report.findings if "the check broke" in finding.observed]
+
+
+def test_without_a_lock_and_a_gpu_nothing_fails(report: Report) -> None:
+    facts = report.record.machine
+    if facts is not None and (facts.driver.pci or facts.machine["driver"] is not None):
+        pytest.skip("this computer has an NVIDIA GPU or driver")
+    assert [f.check for f in report.findings if f.verdict in (Verdict.FAIL, Verdict.UNKNOWN)] == []
+
+
+def test_a_check_of_the_machine_names_no_other_question() -> None:
+    assert {check.question for check in CHECKS} == {"machine"}
+    assert len({check.id for check in CHECKS}) == len(CHECKS)

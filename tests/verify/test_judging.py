@@ -1,0 +1,115 @@
+"""The engine of judgement: what checks say becomes findings, and silence is never a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from envforge.verify.judge import judge
+from envforge.verify.record import NotObserved, Observed, ProjectFacts, Record
+from envforge.verify.values import Check, Finding, Judgement, Report, Verdict
+from envforge.verify.whole import CHECKS
+from tests.verify.made_up import asked, check, finding, record, report, says
+
+
+def only(found: Report) -> Finding:
+    (one,) = found.findings
+    return one
+
+
+def of_the_run(name: str) -> Check:
+    return next(each for each in CHECKS if each.id == name)
+
+
+def test_a_check_that_says_nothing_is_unknown() -> None:
+    assert only(judge(record(), [check("silent", lambda _: ())])).verdict is Verdict.UNKNOWN
+
+
+def test_a_check_that_breaks_is_unknown_and_the_others_still_speak() -> None:
+    def breaks(_: Record) -> Iterator[Judgement]:
+        yield says(Verdict.PASS, "so far")
+        raise KeyError("gpus")
+
+    first, second = judge(record(), [check("breaks", breaks), check("well")]).findings
+    assert (first.verdict, first.observed) == (Verdict.UNKNOWN, "the check broke: KeyError: 'gpus'")
+    assert second.verdict is Verdict.PASS
+
+
+def test_a_judgements_own_reason_stands_before_that_of_the_check() -> None:
+    both = check("both", lambda _: [says(Verdict.FAIL, "a", why="its own"), says(Verdict.FAIL, "b")])
+    assert [each.why for each in judge(record(), [both]).findings] == ["its own", "why both matters"]
+
+
+def test_a_question_without_facts_is_left_to_the_check_of_the_run() -> None:
+    failed = record(
+        machine=None, observed=(), not_observed=(NotObserved(what="machine", why="broken", reason="OSError: gone"),)
+    )
+    found = judge(failed, [of_the_run("machine-observed"), check("driver")])
+    assert (only(found).check, only(found).verdict, only(found).fails) == ("machine-observed", Verdict.UNKNOWN, True)
+    assert "OSError: gone" in only(found).observed
+
+
+@pytest.mark.parametrize("why", ["broken", "late"])
+def test_a_question_that_could_not_be_looked_at_fails_the_run(why: str) -> None:
+    lack = NotObserved(what="training", why=why, reason="r")  # type: ignore[arg-type]
+    assert not judge(record(not_observed=(lack,)), [of_the_run("training-observed")]).passed()
+
+
+def test_nothing_installed_is_skipped_unless_it_was_asked_for() -> None:
+    lack = NotObserved(what="environment", why="absent", reason="nothing there", command="envforge install")
+    for explicit, verdict in (((), Verdict.SKIP), (("environment",), Verdict.FAIL)):
+        found = judge(record(not_observed=(lack,), asked=asked(*explicit)), [of_the_run("environment-observed")])
+        assert (only(found).verdict, only(found).command) == (verdict, "envforge install")
+
+
+def test_an_unfinished_environment_fails_even_where_it_was_not_asked_for() -> None:
+    lack = NotObserved(what="environment", why="unfinished", reason="interrupted", command="envforge install")
+    assert only(judge(record(not_observed=(lack,)), [of_the_run("environment-observed")])).verdict is Verdict.FAIL
+
+
+def test_a_record_that_was_never_asked_does_not_pass() -> None:
+    assert only(judge(record(), [of_the_run("training-observed")])).verdict is Verdict.SKIP
+
+
+def test_a_question_that_was_observed_says_how_long_it_took() -> None:
+    found = judge(record(observed=(Observed(what="machine", seconds=1.26),)), [of_the_run("machine-observed")])
+    assert (only(found).verdict, only(found).observed) == (Verdict.PASS, "the machine was observed in 1.3 s")
+
+
+@pytest.mark.parametrize(
+    ("project", "verdict"),
+    [
+        (None, Verdict.SKIP),
+        (ProjectFacts(name="p"), Verdict.SKIP),
+        (ProjectFacts(lock_file="l", lock_unreadable="damaged", lock_command="envforge lock"), Verdict.FAIL),
+        (ProjectFacts(lock_file="l", lock_sha256="00", lock_platforms=("linux-64",)), Verdict.PASS),
+    ],
+)
+def test_a_lock_passes_only_where_it_was_read(project: ProjectFacts | None, verdict: Verdict) -> None:
+    assert only(judge(record(project=project), [of_the_run("lock-usable")])).verdict is verdict
+
+
+def test_what_a_teams_check_could_not_observe_is_unknown() -> None:
+    own = check("disk-array", observe=lambda _: 1)
+    failed = record(not_observed=(NotObserved(what="disk-array", why="broken", reason="OSError: no array"),))
+    assert only(judge(failed, [own])).verdict is Verdict.UNKNOWN
+    assert only(judge(record(own={"disk-array": 3}), [own])).verdict is Verdict.PASS
+    assert only(judge(record(), [own])).verdict is Verdict.SKIP
+
+
+@pytest.mark.parametrize(
+    ("verdict", "required", "passes", "passes_strictly"),
+    [
+        (Verdict.PASS, True, True, True),
+        (Verdict.INFO, True, True, True),
+        (Verdict.SKIP, True, True, True),
+        (Verdict.WARN, True, True, False),
+        (Verdict.UNKNOWN, False, True, True),
+        (Verdict.UNKNOWN, True, False, False),
+        (Verdict.FAIL, False, False, False),
+    ],
+)
+def test_what_fails_a_run(verdict: Verdict, required: bool, passes: bool, passes_strictly: bool) -> None:
+    one = report(finding("x", verdict, required=required))
+    assert (one.passed(), one.passed(strict=True)) == (passes, passes_strictly)

@@ -1,0 +1,230 @@
+"""``envforge verify`` as people, machines and CI read it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from junitparser import JUnitXml
+
+from envforge.cli import main
+from envforge.verify.record import record_to_json
+from envforge.verify.reports.as_json import published_schema
+from tests.install.support import LockWriter
+from tests.support.wheel import text_wheel
+from tests.verify.made_up import record
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, in no project."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def project(folder: Path) -> Path:
+    LockWriter("https://channel.invalid/c").write(folder / "conda-lock.yml")
+    return folder
+
+
+def printed(capsys: Captured) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
+
+
+def verdicts(document: dict[str, Any]) -> dict[str, str]:
+    return {found["check"]: found["verdict"] for found in document["result"]["findings"]}
+
+
+def test_alone_it_asks_what_applies_and_says_how_to_install_the_rest(project: Path, capsys: Captured) -> None:
+    main(["verify", "--only", "observation"])
+    out = capsys.readouterr().out
+    assert "environment-observed, training-observed: nothing is installed in" in " ".join(out.split())
+    assert "envforge install" in out
+
+
+def test_an_environment_that_was_asked_for_and_is_missing_fails(project: Path, capsys: Captured) -> None:
+    assert main(["verify", "--env", "--json"]) == 1
+    assert verdicts(printed(capsys))["environment-observed"] == "fail"
+
+
+def test_a_project_without_a_lock_fails_with_the_command_that_makes_one(folder: Path, capsys: Captured) -> None:
+    (folder / "envforge.toml").write_text("")
+    assert main(["verify", "--only", "lock-usable"]) == 1
+    assert "  do        envforge lock\n" in capsys.readouterr().out
+
+
+def test_what_verify_prints_fits_its_published_schema(project: Path, capsys: Captured) -> None:
+    main(["verify", "--machine", "--json"])
+    jsonschema.Draft202012Validator.check_schema(published_schema())
+    jsonschema.validate(printed(capsys), published_schema())
+
+
+def test_a_document_that_lacks_a_field_does_not_fit_the_schema(project: Path, capsys: Captured) -> None:
+    main(["verify", "--machine", "--json"])
+    document = printed(capsys)
+    del document["result"]["findings"][0]["source"]
+    with pytest.raises(jsonschema.ValidationError, match="source"):
+        jsonschema.validate(document, published_schema())
+
+
+def test_a_record_judged_elsewhere_says_what_was_said_here(project: Path, capsys: Captured) -> None:
+    first = main(["verify", "--machine", "--json"])
+    here = capsys.readouterr().out
+    (project / "record.json").write_text(here)
+    (project / "conda-lock.yml").unlink()  # only the record counts
+    assert main(["verify", "--from", "record.json", "--json"]) == first
+    assert verdicts(printed(capsys)) == verdicts(json.loads(here))
+
+
+def test_a_record_is_judged_by_what_is_asked_of_it_now(project: Path, capsys: Captured) -> None:
+    Path("record.json").write_text(json.dumps(record_to_json(record())))
+    main(["verify", "--from", "record.json", "--only", "lock-usable", "--json"])
+    assert list(verdicts(printed(capsys))) == ["machine-observed", "lock-usable"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("{", "damaged"), ("{}", "no record of verify"), ('{"record":"envforge-verify","record_version":9}', "newer")],
+)
+def test_a_record_that_cannot_be_read_is_one_clear_error(folder: Path, capsys: Captured, text: str, said: str) -> None:
+    Path("record.json").write_text(text)
+    assert main(["verify", "--from", "record.json"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert said in captured.err
+    assert "hint: " in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--fast", "--deep"), "two-depths"),
+        (("--only", "nonsense"), "no-such-check"),
+        (("--skip", "nonsense"), "no-such-check"),
+        (("--machine", "--only", "training-observed"), "nothing-to-check"),
+        (("--prefix", "a", "--name", "b"), "two-places"),
+    ],
+)
+def test_contradictions_are_usage_errors(capsys: Captured, arguments: tuple[str, ...], code: str) -> None:
+    assert main(["verify", *arguments, "--json"]) == 2
+    assert printed(capsys)["error"]["code"] == code
+
+
+def test_every_report_is_written_also_when_the_run_fails(folder: Path, capsys: Captured) -> None:
+    (folder / "envforge.toml").write_text("")
+    files = ("--junit", "j.xml", "--markdown", "m.md", "--html", "h.html")
+    assert main(["verify", "--only", "lock-usable", *files]) == 1
+    assert [case.name for suite in JUnitXml.fromfile("j.xml") for case in suite] == ["machine-observed", "lock-usable"]
+    assert Path("m.md").read_text().startswith("## envforge verify: FAIL\n")
+    assert "<!doctype html>" in Path("h.html").read_text()
+
+
+def test_markdown_without_a_file_goes_to_stdout(folder: Path, capsys: Captured) -> None:
+    main(["verify", "--only", "lock-usable", "--markdown"])
+    assert capsys.readouterr().out.startswith("## envforge verify: PASS\n")
+
+
+def test_a_report_that_cannot_be_written_is_an_error_of_the_outside(folder: Path, capsys: Captured) -> None:
+    Path("file").write_text("")
+    assert main(["verify", "--only", "lock-usable", "--html", "file/h.html"]) == 3
+    assert "'file'" in capsys.readouterr().err
+
+
+def test_the_list_names_every_check_with_its_cost(capsys: Captured) -> None:
+    assert main(["verify", "--list"]) == 0
+    out = capsys.readouterr().out
+    assert "  lock-usable  [observation, fail, fast]\n" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert main(["verify", "--list", "--json"]) == 0
+    listed = printed(capsys)["result"]["checks"]
+    assert len(listed) == len(re.findall(r"^  \S+  \[", out, re.MULTILINE))
+
+
+def test_nothing_in_a_record_names_who_made_it(project: Path, capsys: Captured, monkeypatch: Any) -> None:
+    home = project / "home" / "elvira"
+    home.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USER", "elvira")
+    main(["verify", "--machine", "--json", "--lock", str(home / "my.yml")])
+    text = capsys.readouterr().out
+    assert "elvira" not in text
+    assert "~/my.yml" in text
+    main(["verify", "--machine", "--json", "--no-redact", "--lock", str(home / "my.yml")])
+    assert str(home) in capsys.readouterr().out
+
+
+TEAM = """
+from envforge.verify.values import Check, Judgement, Verdict
+
+def judge(record):
+    size = record.own["team-scratch"]["free"]
+    verdict = Verdict.FAIL if size < 10 else Verdict.PASS
+    yield Judgement(verdict=verdict, observed=f"{size} free", command="rm -r /scratch/old")
+
+CHECKS = [
+    Check(id="team-scratch", question="machine", group="own", title="there is room", why="runs write there",
+          severity=Verdict.FAIL, judge=judge, observe=lambda situation: {"free": 3, "folder": situation.folder.name}),
+]
+"""
+
+
+def installed(folder: Path, code: str) -> dict[str, str]:
+    """The variables of a process in which a tiny distribution is installed, with one entry point of checks."""
+    points = "[envforge.checks]\nteam = teamchecks:CHECKS\n"
+    texts = {"teamchecks.py": code, "teamchecks-1.0.dist-info/entry_points.txt": points}
+    wheel = text_wheel("teamchecks", "1.0", texts, folder)
+    target = folder / "site"
+    command = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--target",
+        str(target),
+        str(wheel),
+    ]
+    subprocess.run(command, check=True, timeout=60)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(target), *sys.path])}
+
+
+def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "envforge", "verify", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_teams_own_check_is_listed_observed_and_judged(folder: Path) -> None:
+    environment = installed(folder, TEAM)
+    done = run(environment, "--only", "team-scratch", "--json")
+    document = json.loads(done.stdout)
+    assert (done.returncode, verdicts(document)["team-scratch"]) == (1, "fail")
+    assert document["result"]["record"]["own"] == {"team-scratch": {"free": 3, "folder": folder.name}}
+    assert "  team-scratch  [own, fail, fast]" in run(environment, "--list").stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise ImportError('no such driver')", "cannot be loaded: ImportError: no such driver"),
+        ("CHECKS = ['driver']", "wanted a Check"),
+        (TEAM.replace("team-scratch", "lock-usable"), "two checks have the id `lock-usable`"),
+    ],
+)
+def test_a_teams_broken_check_stops_the_run_with_its_name(folder: Path, code: str, said: str) -> None:
+    done = run(installed(folder, code), "--list")
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "teamchecks" in done.stderr

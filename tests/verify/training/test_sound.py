@@ -1,0 +1,73 @@
+"""The whole observer, in processes of its own, on a project that is sound."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from envforge.verify.environment.facts import EnvironmentFacts
+from envforge.verify.environment.observe import observe_environment
+from envforge.verify.judge import judge
+from envforge.verify.record import Record, read_record, record_to_json
+from envforge.verify.training import redacted
+from envforge.verify.training.checks import CHECKS
+from envforge.verify.training.facts import TrainingFacts
+from envforge.verify.training.observe import observe_training
+from envforge.verify.values import Verdict
+from tests.template.conftest import write_project
+from tests.verify.environment.support import NOW, situation
+
+PREFIX = Path(sys.prefix)
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> TrainingFacts:
+    pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    project = write_project(tmp_path_factory.mktemp("project"))
+    return observe_training(situation(folder=project, project=project, prefix=PREFIX))
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> EnvironmentFacts:
+    pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("nowhere")
+    return observe_environment(situation(folder=folder, prefix=PREFIX))
+
+
+@pytest.mark.slow
+def test_a_sound_project_on_a_cpu_passes_what_was_asked(training: TrainingFacts) -> None:
+    report = judge(Record(envforge="0", created_at=NOW, training=training), CHECKS)
+    wrong = {
+        f.check: f.observed for f in report.findings if f.verdict not in (Verdict.PASS, Verdict.INFO, Verdict.SKIP)
+    }
+    assert wrong == {}
+    assert {f.check for f in report.findings} == {check.id for check in CHECKS}
+
+
+@pytest.mark.slow
+def test_a_cpu_run_is_never_passed_off_as_a_gpu_run(training: TrainingFacts) -> None:
+    assert [device.device for device in training.devices] == ["cpu"]
+    report = judge(Record(envforge="0", created_at=NOW, training=training), CHECKS)
+    (said,) = [finding for finding in report.findings if finding.check == "trains-on-gpu"]
+    assert "on the CPU" in said.observed
+
+
+@pytest.mark.slow
+def test_the_record_survives_json(training: TrainingFacts, environment: EnvironmentFacts) -> None:
+    import json
+
+    record = Record(envforge="0", created_at=NOW, training=redacted(training), environment=environment)
+    text = json.dumps(record_to_json(record), allow_nan=False)
+    assert read_record(text, "here") == record
+
+
+@pytest.mark.slow
+def test_the_project_stays_as_it_was(training: TrainingFacts, tmp_path: Path) -> None:
+    assert training.python is not None
+    assert training.devices[0].project.source
+    folder = Path(training.devices[0].project.source).parent
+    assert not list(folder.rglob("__pycache__"))
+    assert not (folder.parent / "runs").exists()

@@ -109,8 +109,7 @@ def load(path: Path) -> dict[str, Any]:
 def set_tf32(enabled: bool) -> None:
     """Let fp32 matrix products and convolutions on CUDA use TF32, or hold them to IEEE fp32."""
     torch.set_float32_matmul_precision("high" if enabled else "highest")
-    if torch.cuda.is_available():
-        torch.backends.cudnn.allow_tf32 = enabled
+    torch.backends.cudnn.allow_tf32 = enabled
 
 
 def make_deterministic() -> None:

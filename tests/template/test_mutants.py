@@ -26,6 +26,10 @@ SHARES = f"{RANKS}::test_ranks_have_consecutive_parts_of_what_one_rank_would_hav
 TWO_RANKS = f"{RANKS}::test_two_ranks_learn_what_one_learns_with_the_double_batch"
 TOGETHER = f"{RANKS}::test_a_signal_to_one_rank_stops_both_and_they_resume_to_the_same_bits"
 AVERAGES = f"{LOOP}::test_averages_and_best_value_come_back_after_a_stop"
+COMPILED = f"{LOOP}::test_a_compiled_model_learns_the_same_with_the_backward_pass_outside_autocast"
+ADVICE = f"{MEMORY}::test_out_of_memory_is_an_error_with_advice"
+FITTING = f"{MEMORY}::test_the_batch_that_fits_makes_the_same_updates"
+KEPT = f"{MEMORY}::test_a_resumed_run_keeps_the_batch_that_was_found"
 BEST = f"{LOOP}::test_the_best_checkpoint_is_kept_besides_the_last_ones"
 RESUME = f"{TRAIN}::test_a_run_that_was_stopped_resumes_to_the_same_bits"
 FORKS = Path(__file__).with_name("forks.py")
@@ -147,29 +151,65 @@ MUTANTS = (
     Mutant("averages not saved", "training", "self.ema.state() if", "Ema(self.model, 0.5).state() if", AVERAGES),
     Mutant("averages not restored", "training", 'self.ema.load_state(state["ema"])', "pass", AVERAGES),
     Mutant("best value not restored", "training", 'self.best = state["best"]', "pass", AVERAGES),
-    Mutant("averages not evaluated", "ema", "        self._put(self._averages)\n", "", LOOP),
-    Mutant("averages stay in the model", "ema", "            self._put(own)\n", "            pass\n", LOOP),
-    Mutant("averages move on a skipped update", "ema", "torch.where(skipped, 0.0,", "torch.where(~skipped, 0.0,", LOOP),
+    Mutant(
+        "averages not evaluated",
+        "ema",
+        "        self._put(self._averages)\n",
+        "",
+        f"{LOOP}::test_evaluation_sees_the_averages_and_training_goes_on_with_the_weights",
+    ),
+    Mutant(
+        "averages stay in the model",
+        "ema",
+        "            self._put(own)\n",
+        "            pass\n",
+        f"{LOOP}::test_averages_follow_by_their_decay_and_a_skipped_update_counts_for_nothing",
+    ),
+    Mutant(
+        "averages move on a skipped update",
+        "ema",
+        "torch.where(skipped, 0.0,",
+        "torch.where(~skipped, 0.0,",
+        f"{LOOP}::test_averages_follow_by_their_decay_and_a_skipped_update_counts_for_nothing",
+    ),
     Mutant("the newest counts as the best", "training", "not metric.stays_short(value, self.best)", "True", BEST),
     Mutant("higher is always better", "training", "metric.stays_short(value, self.best)", "(value <= self.best)", BEST),
     Mutant("the best goes with the old ones", "loop", "checkpoints.keep_as_best(path)", "pass", BEST),
-    Mutant("a newer checkpoint is read", "checkpoint", "if found != FORMAT:", "if False:", LOOP),
-    Mutant("growth interval ignored", "training", "growth_interval=config.growth_interval,", "", LOOP),
+    Mutant(
+        "a newer checkpoint is read",
+        "checkpoint",
+        "if found != FORMAT:",
+        "if False:",
+        f"{LOOP}::test_a_checkpoint_of_another_model_or_a_newer_version_is_refused",
+    ),
+    Mutant(
+        "growth interval ignored",
+        "training",
+        "growth_interval=config.growth_interval,",
+        "",
+        f"{LOOP}::test_the_loop_hands_its_options_to_the_scaler",
+    ),
     Mutant(
         "anomalies not looked for",
         "start",
         "set_detect_anomaly(config.detect_anomaly)",
         "set_detect_anomaly(False)",
-        LOOP,
+        f"{LOOP}::test_anomaly_detection_names_the_operation",
     ),
-    Mutant("dead loader not explained", "order", '"DataLoader worker" not in str(error)', "True", LOOP),
-    Mutant("bad data not named", "amp", "{_bad_data(batches)}", "", LOOP),
-    Mutant("not compiled", "training", "if config.compile else self._wrapped", "if False else self._wrapped", LOOP),
-    Mutant("autocast around a compiled backward", "compat", 'backward_pass_autocast = "off"', "no_such = 1", LOOP),
-    Mutant("out of memory not caught", "run", "except compat.OUT_OF_MEMORY", "except ZeroDivisionError", MEMORY),
-    Mutant("effective batch lost", "memory", "accumulate=effective // found", "accumulate=config.accumulate", MEMORY),
-    Mutant("batch sought again on resume", "memory", "if config.resume and (", "if config.epochs < 0 and (", MEMORY),
-    Mutant("search changes the seed", "run", "            seed_everything(config.seed)\n", "", MEMORY),
+    Mutant(
+        "dead loader not explained",
+        "order",
+        '"DataLoader worker" not in str(error)',
+        "True",
+        f"{LOOP}::test_a_loading_process_killed_by_a_bus_error_becomes_a_hint",
+    ),
+    Mutant("bad data not named", "amp", "{_bad_data(batches)}", "", f"{LOOP}::test_data_that_is_not_finite_is_named"),
+    Mutant("not compiled", "training", "if config.compile else self._wrapped", "if False else self._wrapped", COMPILED),
+    Mutant("autocast around a compiled backward", "compat", 'backward_pass_autocast = "off"', "no_such = 1", COMPILED),
+    Mutant("out of memory not caught", "run", "except compat.OUT_OF_MEMORY", "except ZeroDivisionError", ADVICE),
+    Mutant("effective batch lost", "memory", "accumulate=effective // found", "accumulate=config.accumulate", FITTING),
+    Mutant("batch sought again on resume", "memory", "if config.resume and (", "if config.epochs < 0 and (", KEPT),
+    Mutant("search changes the seed", "run", "            seed_everything(config.seed)\n", "", FITTING),
     Mutant("weights never move", "training", "_rate(self.optimizer, rate)", "_rate(self.optimizer, 0.0)", SMOKE),
 )
 

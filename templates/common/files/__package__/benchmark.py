@@ -123,9 +123,10 @@ def verdict(rows: Sequence[Row]) -> str:
     best = min(others, key=lambda row: row.step_ms)
     ratio = base.step_ms / best.step_ms
     if ratio < 1.05:
+        slower = best.step_ms / base.step_ms
         return (
-            f"No gain here: {best.name} takes {best.step_ms / base.step_ms:.2f} times as long as fp32 (ieee). Small models "
-            "are bound by launching kernels, and some devices compute in fp32 only."
+            f"No gain here: {best.name} takes {slower:.2f} times as long as fp32 (ieee). Small models are bound by "
+            "launching kernels, and some devices compute in fp32 only."
         )
     memory = ""
     if base.peak_mib and best.peak_mib:

@@ -35,10 +35,10 @@ class Training:
         self.channels_last = task.channels_last and device.type != "mps"
         memory_format = torch.channels_last if self.channels_last else torch.preserve_format
         self.model: nn.Module = cast(Any, task.model).to(device=device, memory_format=memory_format)
-        if task.fsdp_blocks:
-            parallel.shard(self.model, task.fsdp_blocks, precision)
         if precision.name == "fp8":
             fp8.convert(self.model)
+        if task.fsdp_blocks:
+            parallel.shard(self.model, task.fsdp_blocks, precision)
         self._wrapped = parallel.wrap(self.model, device)
         self.parallel = compat.compiled(self._wrapped, device.type) if config.compile else self._wrapped
         self.optimizer = make_optimizer(self.model, config, device)
@@ -55,14 +55,7 @@ class Training:
             raise ProjectError("--ema keeps whole weights, and --fsdp has none", hint="leave one of the two out")
         self.ema = Ema(self.model, config.ema) if config.ema else None
         self.best: float | None = None
-        self.order = Order(
-            task.train_size, config.batch_size, config.seed, rank=distributed.rank(), ranks=distributed.ranks()
-        )
-        if self.order.whole > task.train_size:
-            raise ProjectError(
-                f"a batch of {self.order.whole} is larger than the training data, {task.train_size} samples",
-                hint=f"--batch-size {max(1, task.train_size // (2 * distributed.ranks()))}",
-            )
+        self.order = make_order(config, task.train_size)
         self.loader = make_loader(
             task.train_data, self.order, device, worker_count(config.workers, in_memory=task.in_memory)
         )
@@ -93,7 +86,7 @@ class Training:
         peak = self.config.learning_rate
         rate = learning_rate(self.amp.applied, peak=peak, warmup=warmup, total=self.total_updates)
         set_learning_rate(self.optimizer, rate)
-        samples = sum(self.order.samples(self.order.position + number) for number in range(len(group)))
+        samples = self._samples(group)
         loss = self.amp.update(
             lambda batch: self.task.loss(self.parallel, batch),
             group,
@@ -122,6 +115,8 @@ class Training:
         """What the task shows at the end: it writes into the run's folder and returns lines for people."""
         if self.task.show is None:
             return ()
+        if self.task.fsdp_blocks:
+            return ("nothing shown: the weights are in parts on several ranks",)
         with self._evaluating():
             return self.task.show(self.model, self.amp, self.config.run_dir)
 
@@ -181,6 +176,12 @@ class Training:
             digest.update(content.numpy().data)
         return digest.hexdigest()
 
+    def _samples(self, group: list[Batch]) -> int:
+        """Samples of all ranks in this update; the order of the others is known without asking them."""
+        if self.order.ranks == 1:
+            return sum(len(batch[0]) for batch in group)
+        return sum(self.order.samples(self.order.position + number) for number in range(len(group)))
+
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
         """Evaluation mode, no gradients, and the averaged weights where there are some."""
@@ -199,6 +200,17 @@ class Training:
         if self.channels_last and moved.dim() == 4:
             return moved.contiguous(memory_format=torch.channels_last)
         return moved
+
+
+def make_order(config: LoopConfig, size: int) -> Order:
+    """This rank's order of the samples; a batch that is larger than the data is refused."""
+    order = Order(size, config.batch_size, config.seed, rank=distributed.rank(), ranks=distributed.ranks())
+    if order.whole > size:
+        raise ProjectError(
+            f"a batch of {order.whole} is larger than the training data, {size} samples",
+            hint=f"--batch-size {max(1, size // (2 * order.ranks))}",
+        )
+    return order
 
 
 def make_optimizer(model: nn.Module, config: LoopConfig, device: torch.device) -> torch.optim.Optimizer:

@@ -29,7 +29,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-PACKAGE = "benchmarked"
+PACKAGE = "digits"  # what tests/template calls it
 LOG_EVERY = 10
 
 Update = Callable[[], None]
@@ -47,7 +47,7 @@ def render(template: str, folder: Path) -> None:
     """Write the project into ``folder`` and make it importable."""
     from tests.template.conftest import write_project  # noqa: PLC0415 - torch is not needed for --help
 
-    write_project(folder, template, PACKAGE)
+    write_project(folder, template)
     sys.path.insert(0, str(folder))
 
 

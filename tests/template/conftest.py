@@ -15,12 +15,12 @@ from tests.project import builds
 PACKAGE = "digits"
 
 
-def write_project(folder: Path, template: str = "image-classification", package: str = PACKAGE) -> Path:
+def write_project(folder: Path, template: str = "image-classification") -> Path:
     """Render a template into ``folder`` for a CPU build of torch."""
     project = Project(
         template=load_template(templates_root(), template),
         name="digits",
-        package=package,
+        package=PACKAGE,
         answers=(),
         selections=(builds.CPU_LINUX,),
         texts=EnvironmentTexts(environment="", virtual_packages=""),

@@ -76,7 +76,8 @@ def outcomes(projects: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     base = tmp_path_factory.mktemp("faults")
     shares = []
     for template, project in projects.items():
-        jobs = {template: (_copy(project, base / template, None), (DATA, MODEL, TRAIN, SMOKE))}
+        jobs: dict[str, tuple[Path, tuple[str, ...]]] = {}
+        jobs[template] = (_copy(project, base / template, None), (DATA, MODEL, TRAIN, SMOKE))
         for number, fault in enumerate(FAULTS[template]):
             folder = _copy(project, base / f"{template}-{number}", fault)
             jobs[f"{template}: {fault.name}"] = (folder, (fault.tests,))

@@ -31,6 +31,7 @@ class Config(LoopConfig):
     size: str = option("micro", "width and depth of the model", choices=tuple(SIZES), fixed=True)
     context: int = option(256, "tokens that the model sees at once; 1024 for GPT-2", fixed=True)
     dropout: float = option(0.0, "part of the activations left out in training", fixed=True)
+    fsdp: bool = option(False, "hold a part of the weights on each process (FSDP2), for large models", fixed=True)
     shuffle_text: bool = option(False, "control: learn from shuffled text, which must fail", fixed=True)
 
     def __post_init__(self) -> None:

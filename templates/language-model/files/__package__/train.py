@@ -48,9 +48,10 @@ def build(config: Config, device: torch.device, precision: Precision) -> Trainin
         loss=lambda model, batch: next_token_loss(model, batch, "mean"),
         evaluate=lambda model, amp: evaluate(model, amp, data, device, config),
         metric=Metric("bits_per_byte", higher_is_better=False),
-        show=show,
+        show=None if config.fsdp else show,  # it runs on the first rank, which then holds a part of the weights only
         unit="tokens",
         units_per_sample=config.context,
+        fsdp_blocks=tuple(net.blocks) if config.fsdp else (),
     )
     return Training(config, task, device, precision)
 

@@ -40,6 +40,9 @@ def project_sources(template: Template, groups: Collection[str]) -> tuple[Source
     sources = list(_walk(own, PurePosixPath()))
     for wanted in template.common:
         sources += _found(wanted, f"the template `{template.name}` takes the common file", (common,))
+    for unwanted in template.not_common:
+        for source in _found(unwanted, f"the template `{template.name}` leaves the common file", (common,)):
+            sources.remove(source)
     members: dict[Source, set[str]] = {}
     for group in template.groups:
         for source in group_sources(template, group):

@@ -25,14 +25,17 @@ MANIFEST = "template.yml"
 COMMON = "common"
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,63}")
 
-_MANIFEST_KEYS = {"name", "version", "summary", "questions", "groups", "common", "environment"}
+_MANIFEST_KEYS = {"name", "version", "summary", "questions", "groups", "common", "not_common", "environment"}
 _LONGEST_MANIFEST = 200_000
 _ENVIRONMENT_KEYS = {"torch", "conda"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Template:
-    """A template: ``root`` holds its ``files/``; ``common`` names the files of ``common_root/files`` that it takes.
+    """A template: ``root`` holds its ``files/``.
+
+    ``common`` names the files and folders of ``common_root/files`` that it takes, ``not_common`` those below them that
+    it leaves.
 
     ``needs`` is what every project of it needs; what its groups need comes on top, in ``needs_with``. ``hooks`` are
     commands that its author wants to be run in a new project.
@@ -45,6 +48,7 @@ class Template:
     common_root: Path
     questions: tuple[Question, ...]
     common: tuple[PurePosixPath, ...]
+    not_common: tuple[PurePosixPath, ...]
     needs: Needs
     groups: tuple[Group, ...] = ()
     hooks: tuple[tuple[str, ...], ...] = ()
@@ -129,6 +133,7 @@ def _template(top: Fields, root: Path, common_root: Path, *, named: bool) -> Tem
         common_root=common_root,
         questions=questions,
         common=top.list_of("common", read_relative, optional=True),
+        not_common=top.list_of("not_common", read_relative, optional=True),
         needs=_needs(top.inner("environment")) if "environment" in top.value else Needs(),
         groups=read_groups(top, questions, read_common_groups(common_root)),
         hooks=top.list_of("hooks", read_command, optional=True),

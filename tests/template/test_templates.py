@@ -138,7 +138,8 @@ def outcomes(projects: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     shares = []
     for template, project in projects.items():
         jobs: dict[str, tuple[Path, tuple[str, ...]]] = {}
-        jobs[template] = (_copy(project, base / template, None), (DATA, MODEL, TRAIN, SMOKE))
+        own = tuple(test for test in (DATA, MODEL, TRAIN, SMOKE) if (project / test).is_file())
+        jobs[template] = (_copy(project, base / template, None), own)
         for number, fault in enumerate(FAULTS[template]):
             folder = _copy(project, base / f"{template}-{number}", fault)
             jobs[f"{template}: {fault.name}"] = (folder, (fault.tests,))

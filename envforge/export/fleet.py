@@ -54,12 +54,15 @@ def remarks(source: Source, needs: Needs, *lines: str) -> str:
 
 
 def all_reduce(needs: Needs, prefix: str) -> str:
-    """The command that a node runs, with the shell variables nodes, gpus, run, rank and head."""
+    """The command that a node runs, with the shell variables nodes, gpus, run, rank, head and address.
+
+    ``address`` is where the others reach this node; without it torchrun tells them a host name that they may not know.
+    """
     return (
         f"envforge run{prefix} python -m torch.distributed.run \\\n"
         '  --nnodes "$nodes" --nproc-per-node "$gpus" --rdzv-id "$run" --rdzv-backend c10d \\\n'
         f'  --rdzv-endpoint "$head:{PORT}" --rdzv-conf "is_host=$((rank == 0))" \\\n'
-        f"  {PROGRAM} {needs.backend}"
+        f'  --local-addr "$address" {PROGRAM} {needs.backend}'
     )
 
 

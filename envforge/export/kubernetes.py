@@ -29,7 +29,7 @@ pip install --quiet envforge=={version}
 # What the lock needs of the machine is what verify tells, so it does not stop the install.
 envforge install {lock} --prefix /env --ignore-machine
 rank=$JOB_COMPLETION_INDEX gpus=1
-head=envforge-verify-0.envforge-verify
+head=envforge-verify-0.envforge-verify address=envforge-verify-$rank.envforge-verify
 node="$NODE_NAME-$rank" results="envforge-verify-$run"
 {node}"""
 

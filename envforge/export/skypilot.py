@@ -51,5 +51,6 @@ run: |
   {count}
   run=${{SKYPILOT_TASK_ID##*/}}
   head=$(printf '%s\\n' "$SKYPILOT_NODE_IPS" | head -n 1)
+  address=$(printf '%s\\n' "$SKYPILOT_NODE_IPS" | sed -n "$((rank + 1))p")
   node="node-$rank" results="/results/$run"
 {node}"""

@@ -42,7 +42,7 @@ verified=$?
 
 # shellcheck disable=SC2016
 srun --ntasks="$nodes" --ntasks-per-node=1 bash -c '
-rank=$SLURM_NODEID gpus={count}
+rank=$SLURM_NODEID gpus={count} address=$SLURMD_NODENAME
 {all_reduce}
 '
 added=$?

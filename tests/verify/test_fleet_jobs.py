@@ -50,7 +50,7 @@ def test_shellcheck_has_no_remark(tmp_path: Path, kind: str, gpu: bool) -> None:
     path.write_text(script(kind, gpu=gpu), encoding="utf-8")
     # SC2154: what Kubernetes sets before the script runs
     done = subprocess.run(
-        [checker, "--shell", "bash", "--exclude", "SC2154", str(path)], capture_output=True, text=True
+        [checker, "--shell", "bash", "--exclude", "SC2154", str(path)], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "")
 
@@ -127,7 +127,7 @@ def test_a_node_fails_where_any_part_fails_and_the_first_compares(
     command = tmp_path / "envforge"
     command.write_text(FAKE)
     command.chmod(0o755)
-    verify, add, compare = codes
+    verify, add, compare = list(codes)
     variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(tmp_path / "log"), "VERIFY": verify, "ADD": add}
     variables |= {"COMPARE": compare, "results": str(tmp_path / "r"), "node": "n", "rank": rank, "nodes": "2"}
     variables |= {"gpus": "1", "run": "1", "head": "h", "address": "a"}

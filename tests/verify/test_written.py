@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tools.write_verify import DOCUMENT, document, schemas
 
 from envforge.verify.checks import all_checks
+from tools.write_verify import DOCUMENT, document, schemas
 
 
 @pytest.mark.parametrize(("path", "text"), sorted(schemas().items()), ids=lambda value: getattr(value, "name", ""))

@@ -167,7 +167,7 @@ def test_a_phone_need_not_scroll_sideways(opened: Opened) -> None:
 def test_dark_and_light_are_followed_and_both_can_be_read(opened: Opened) -> None:
     backgrounds = set()
     for scheme in ("light", "dark"):
-        opened.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type] # one of its words
+        opened.page.emulate_media(color_scheme=scheme)
         backgrounds.add(opened.background())
         assert {name: ratio for name, ratio in opened.page.evaluate(CONTRAST).items() if ratio < 4.5} == {}, scheme
     assert len(backgrounds) == 2

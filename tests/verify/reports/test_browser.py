@@ -98,7 +98,7 @@ def test_questions_filter(opened: Opened) -> None:
 
 
 def test_text_filters_by_every_word_also_within_what_is_folded(opened: Opened) -> None:
-    opened.page.get_by_label("Search").fill("POWER 300")
+    opened.page.get_by_label("Search").fill("POWER observed 300")
     assert opened.shown() == ["power-cap"]
     opened.page.get_by_label("Search").fill("nothing like this")
     assert opened.shown() == []

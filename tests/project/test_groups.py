@@ -63,7 +63,8 @@ FILES = {
     "demo/files/data/b": "b\n",
     "demo/files/job.sh.jinja": "{{ answers.nodes }}\n",
 }
-ALWAYS = {"LICENSE", "README", "envforge.toml", "environment.yml", "tests/test_it.py", "virtual-packages.yml"}
+GENERATED = {".envforge/baseline.json", "envforge.toml", "environment.yml", "virtual-packages.yml"}
+ALWAYS = {"LICENSE", "README", "tests/test_it.py", *GENERATED}
 DOCKER = {"Dockerfile", ".dockerignore"}
 NOTEBOOK = {"explore.ipynb", "data/a", "data/b"}
 

@@ -19,11 +19,11 @@ import torch.distributed as dist
 
 def main(backend: str) -> bool:
     """Add up 1, 2, 3 … and then some megabytes, five times; returns whether the sum was right."""
-    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=60))
-    rank, ranks = dist.get_rank(), dist.get_world_size()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if backend == "nccl" else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=60))
+    rank, ranks = dist.get_rank(), dist.get_world_size()
     known = torch.full((1024,), float(rank + 1), device=device)
     dist.all_reduce(known)
     total = float(known[0])

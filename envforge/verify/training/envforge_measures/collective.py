@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 
 
-def main(backend: str) -> None:
-    """Add up 1, 2, 3 … and then some megabytes, five times."""
+def main(backend: str) -> bool:
+    """Add up 1, 2, 3 … and then some megabytes, five times; returns whether the sum was right."""
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if backend == "nccl" else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -45,6 +45,7 @@ def main(backend: str) -> None:
     sys.stdout.flush()
     dist.barrier()
     dist.destroy_process_group()
+    return same and total == ranks * (ranks + 1) / 2
 
 
 def _seconds(data: torch.Tensor, device: torch.device) -> float:
@@ -57,4 +58,4 @@ def _seconds(data: torch.Tensor, device: torch.device) -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    sys.exit(0 if main(sys.argv[1]) else 1)

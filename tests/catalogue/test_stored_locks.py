@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -45,11 +46,13 @@ def lock_of(entry: Entry) -> Lockfile:
 
 
 @pytest.mark.parametrize("template", list_templates(templates_root()))
-def test_catalogue_holds_every_variant_of_each_template(template: str) -> None:
+def test_catalogue_answers_every_template_in_every_variant(template: str) -> None:
     held: dict[str, set[str]] = {}
-    for entry in STORED:
-        if entry.template == template:
-            held.setdefault(entry.variant, set()).update(entry.platforms)
+    for target in read_targets():
+        asked = plan(dataclasses.replace(target, template=template), load_matrix(), templates_root()).texts
+        entry = find(ROOT, asked.sha256)
+        assert entry is not None
+        held.setdefault(entry.variant, set()).update(entry.platforms)
     assert held == WANTED
 
 
@@ -115,7 +118,10 @@ def test_no_other_host_and_no_path_of_a_machine_is_in_the_text(entry: Entry) -> 
 def test_torch_and_torchvision_are_the_selected_build_from_the_torch_index(entry: Entry) -> None:
     selection = entry.selection
     local = "" if entry.platforms == ("osx-arm64",) else f"+{selection.tag}"
-    for name, version in (("torch", selection.torch), ("torchvision", selection.torchvision)):
+    family = [("torch", selection.torch)]
+    if entry.template == "image-classification":
+        family.append(("torchvision", selection.torchvision))
+    for name, version in family:
         (package,) = (p for p in lock_of(entry).packages if p.name == name)
         assert package.manager == "pip"
         assert package.version == f"{version}{local}"
@@ -181,8 +187,9 @@ def test_provenance_names_the_source_of_every_file_once() -> None:
 def test_readme_says_which_torch_each_lock_holds_and_why_it_is_not_the_newest() -> None:
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     for target in read_targets():
-        (entry,) = (e for e in STORED if (e.variant, e.platforms[0]) == (str(target.tag), target.platform))
-        assert f"| `{entry.file}` | {entry.selection.torch} |" in text
+        wanted = (target.template, str(target.tag), target.platform)
+        (entry,) = (e for e in STORED if (e.template, e.variant, e.platforms[0]) == wanted)
+        assert f"| `{entry.path.name}` | {entry.selection.torch} |" in text
         assert target.why in text
 
 

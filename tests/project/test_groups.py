@@ -292,5 +292,5 @@ def test_a_template_leaves_a_common_file_that_it_has_no_use_for(root: Path) -> N
     manifest.write_text(MANIFEST.replace("groups:\n", "not_common: [tests/test_it.py]\ngroups:\n", 1), encoding="utf-8")
     assert "tests/test_it.py" not in _files(load_template(root, "demo"), ())
     manifest.write_text(MANIFEST.replace("groups:\n", "not_common: [tests/gone.py]\ngroups:\n", 1), encoding="utf-8")
-    with pytest.raises(TemplateError, match="leaves the common file `tests/gone.py`"):
+    with pytest.raises(TemplateError, match=r"leaves the common file `tests/gone.py`"):
         _files(load_template(root, "demo"), ())

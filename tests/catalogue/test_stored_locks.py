@@ -118,10 +118,10 @@ def test_no_other_host_and_no_path_of_a_machine_is_in_the_text(entry: Entry) -> 
 def test_torch_and_torchvision_are_the_selected_build_from_the_torch_index(entry: Entry) -> None:
     selection = entry.selection
     local = "" if entry.platforms == ("osx-arm64",) else f"+{selection.tag}"
-    family = [("torch", selection.torch)]
-    if entry.template == "image-classification":
-        family.append(("torchvision", selection.torchvision))
-    for name, version in family:
+    family = {"torch": selection.torch, "torchvision": selection.torchvision}
+    if entry.template != "image-classification":
+        del family["torchvision"]
+    for name, version in family.items():
         (package,) = (p for p in lock_of(entry).packages if p.name == name)
         assert package.manager == "pip"
         assert package.version == f"{version}{local}"

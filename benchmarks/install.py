@@ -1,10 +1,13 @@
 """``envforge install`` beside its limit: py-rattler and uv by hand, over loopback, in processes of their own.
 
-    python benchmarks/install.py --wheel torch-….whl [--packages 200] [--rounds 3] [--folder DIR]
+    python benchmarks/install.py --wheel torch-….whl [--packages 200] [--rounds 5] [--folder DIR]
+    python benchmarks/install.py --wheel torch-….whl --memory 50 200 400
 
 Makes a channel of that many conda packages beside the running Python; installs them and the wheel, cold (empty cache)
-and warm, by hand and with envforge in turn, and prints the best time and the peak memory of each as Markdown. The wheel
-is best the published one: pip download --no-deps torch==2.13.0
+and warm, by hand and with envforge in turn; then nothing to do, ``audit`` of that environment, and ``lock --check``.
+Prints the medians of wall and processor time and the peak memory of each as Markdown. With ``--memory`` it prints the
+peak memory of envforge alone by the number of packages. The wheel is best the published one:
+pip download --no-deps torch==2.13.0
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import json
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -42,6 +46,9 @@ for number in range(packages):
     channel.add(text_package(f"p{number:03}", "1.0", texts))
 channel.index()
 LockWriter(url).conda(*channel.packages.values()).wheel(wheel).write(folder / "conda-lock.yml")
+asked = [f"  - {name}" for name in channel.packages]
+lines = ["channels:", f"  - {url}", "platforms:", "  - linux-64", "dependencies:", *asked, ""]
+(folder / "environment.yml").write_text(chr(10).join(lines))
 """
 BY_HAND = """
 import asyncio, json, os, subprocess, sys
@@ -71,14 +78,14 @@ class Measure:
     peak_mb: float
 
 
-def measure(words: list[str], environment: dict[str, str]) -> Measure:
-    """Run a command to its end; raises where it fails."""
+def measure(words: list[str], environment: dict[str, str], *, accepted: tuple[int, ...] = (0,)) -> Measure:
+    """Run a command to its end; raises where it ends with another exit code than is accepted."""
     began = time.perf_counter()
     process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     errors = process.stderr.read() if process.stderr else b""
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - began
-    if os.waitstatus_to_exitcode(status) != 0:
+    if os.waitstatus_to_exitcode(status) not in accepted:
         raise SystemExit(f"{' '.join(words)} failed:\n{errors.decode()}")
     cpu = usage.ru_utime + usage.ru_stime
     return Measure(seconds=seconds, cpu_seconds=cpu, peak_mb=usage.ru_maxrss / 1024)
@@ -99,33 +106,70 @@ def serving(folder: Path) -> Iterator[str]:
         server.stdin.close()
 
 
-def compare(folder: Path, wheel: Path, packages: int, rounds: int) -> dict[str, list[Measure]]:
-    """All runs, by what they are. The packages are made by a process of its own: peak memory counts from the fork."""
-    wheels = folder / "channel" / "wheels"
-    wheels.mkdir(parents=True)
-    served = wheels / wheel.name
+@contextmanager
+def made(folder: Path, wheel: Path, packages: int) -> Iterator[str]:
+    """A channel and a lock in ``folder``, served; made by a process of its own: peak memory counts from the fork."""
+    served = folder / "channel" / "wheels" / wheel.name
+    served.parent.mkdir(parents=True)
     shutil.copyfile(wheel, served)
+    with serving(folder / "channel") as url:
+        making = [sys.executable, "-c", MAKE, str(folder), str(packages), str(served), url]
+        subprocess.run(making, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+        yield url
+
+
+def compare(folder: Path, wheel: Path, packages: int, rounds: int) -> dict[str, list[Measure]]:
+    """All runs, by what they are; the sides take turns in who is first."""
     script = folder / "by_hand.py"
     script.write_text(BY_HAND, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CHANNEL_FOLDER": str(folder / "channel")}
-    lock = folder / "conda-lock.yml"
+    ours = [sys.executable, "-m", "envforge"]
     found: dict[str, list[Measure]] = {}
-    with serving(folder / "channel") as url:
-        making = [sys.executable, "-c", MAKE, str(folder), str(packages), str(served), url]
-        subprocess.run(making, env=environment, check=True)
-        ours = [sys.executable, "-m", "envforge", "install", str(lock), "--prefix"]
+    with made(folder, wheel, packages) as url:
+        install = [*ours, "install", str(folder / "conda-lock.yml"), "--frozen", "--prefix"]
         hand = [sys.executable, str(script), url, f"{url}/wheels/{wheel.name.replace('+', '%2B')}"]
-        for _ in range(rounds):
-            for name, words, option in (("by hand", hand, []), ("envforge", ours, ["--cache"])):
-                cache, prefix = folder / f"cache {name}", folder / f"prefix {name}"
-                run = [*words, str(prefix), *option, str(cache)]
-                shutil.rmtree(cache, ignore_errors=True)
-                for state in ("cold", "warm"):
+        sides = [("by hand", hand, []), ("envforge", install, ["--cache"])]
+        for number in range(rounds):
+            for state in ("cold", "warm"):
+                for name, words, option in sides if number % 2 else reversed(sides):
+                    cache, prefix = folder / f"cache {name}", folder / f"prefix {name}"
                     shutil.rmtree(prefix, ignore_errors=True)
+                    if state == "cold":
+                        shutil.rmtree(cache, ignore_errors=True)
                     os.sync()
+                    run = [*words, str(prefix), *option, str(cache)]
                     found.setdefault(f"{state}, {name}", []).append(measure(run, environment))
-            found.setdefault("nothing to do, envforge", []).append(measure(run, environment))
+            found.setdefault("nothing to do, envforge", []).append(measure(run_of(sides, folder), environment))
+            audit = [*ours, "audit", "--prefix", str(folder / "prefix envforge")]
+            found.setdefault("audit, first", []).append(measure(audit, environment))
+            found.setdefault("audit, warm", []).append(measure(audit, environment))
+            check = [*ours, "lock", "--check", "--lockfile", str(folder / "conda-lock.yml")]
+            check += ["--file", str(folder / "environment.yml")]
+            found.setdefault("lock --check", []).append(measure(check, environment, accepted=(0, 1)))  # a made lock
     return found
+
+
+def run_of(sides: list[tuple[str, list[str], list[str]]], folder: Path) -> list[str]:
+    """The install of envforge into the prefix that it has just made."""
+    _, words, option = sides[1]
+    return [*words, str(folder / "prefix envforge"), *option, str(folder / "cache envforge")]
+
+
+def print_memory(folder: Path, wheel: Path, counts: list[int]) -> None:
+    """Peak memory of a cold and a warm install, by the number of packages."""
+    lines = ["| conda packages | cold | warm |", "|---|---|---|"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for count in counts:
+        place = folder / str(count)
+        with made(place, wheel, count):
+            run = [sys.executable, "-m", "envforge", "install", str(place / "conda-lock.yml"), "--frozen"]
+            run += ["--prefix", str(place / "prefix"), "--cache", str(place / "cache")]
+            peaks = [measure(run, environment).peak_mb]
+            shutil.rmtree(place / "prefix")
+            peaks.append(measure(run, environment).peak_mb)
+        shutil.rmtree(place)
+        lines.append(f"| {count} | {peaks[0]:.0f} MB | {peaks[1]:.0f} MB |")
+    print("\n".join(lines))  # noqa: T201 - the result
 
 
 def main() -> None:
@@ -133,23 +177,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wheel", type=Path, required=True)
     parser.add_argument("--packages", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory", type=int, nargs="+", metavar="N")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        if options.memory:
+            print_memory(Path(name), options.wheel, options.memory)
+            return
         found = compare(Path(name), options.wheel, options.packages, options.rounds)
-    best = {name: min(runs, key=lambda run: run.seconds) for name, runs in found.items()}
     what = f"{options.packages} conda packages, Python {platform.python_version()}, {options.wheel.name}"
-    lines = [f"{what}; {os.cpu_count()} cores", ""]
+    lines = [f"{what}; {os.cpu_count()} cores, {options.rounds} rounds, medians", ""]
     lines += ["| what | wall | CPU | of the limit: wall, CPU | peak memory |", "|---|---|---|---|---|"]
-    for name, run in best.items():
-        limit = best.get(name.replace("envforge", "by hand"))
-        share = ""
-        if limit and limit is not run:
-            share = f"{run.seconds / limit.seconds:.2f}, {run.cpu_seconds / limit.cpu_seconds:.2f}"
-        lines.append(f"| {name} | {run.seconds:.2f} s | {run.cpu_seconds:.2f} s | {share} | {run.peak_mb:.0f} MB |")
-    lines += ["", json.dumps({name: [round(run.seconds, 2) for run in runs] for name, runs in found.items()})]
+    middle = {name: (_median(runs, "seconds"), _median(runs, "cpu_seconds")) for name, runs in found.items()}
+    for name, (wall, cpu) in sorted(middle.items()):
+        limit = middle.get(name.replace("envforge", "by hand"))
+        share = f"{wall / limit[0]:.2f}, {cpu / limit[1]:.2f}" if limit and "envforge" in name else ""
+        peak = max(run.peak_mb for run in found[name])
+        lines.append(f"| {name} | {wall:.2f} s | {cpu:.2f} s | {share} | {peak:.0f} MB |")
+    rounds = {
+        name: [(round(run.seconds, 2), round(run.cpu_seconds, 2)) for run in runs] for name, runs in found.items()
+    }
+    lines += ["", json.dumps(rounds)]
     print("\n".join(lines))  # noqa: T201 - the result
+
+
+def _median(runs: list[Measure], field: str) -> float:
+    return float(statistics.median(getattr(run, field) for run in runs))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def repair(report: AuditReport, audited: AuditRequest, request: InstallRequest, 
             break
         with held(report.prefix):
             moved += _move_aside(report.prefix, [found.path for found in report.drift if found.kind == "file-stray"])
-        done = install(replace(request, reinstall=owners(report.drift)), progress)
+        done = install(replace(request, reinstall=owners(report.drift), reread=True), progress)
         linked |= dict.fromkeys(done.linked)
         removed |= dict.fromkeys(done.removed)
         report = audit(audited, progress)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from envforge.cli.options import json_option
+from envforge.cli.options import json_option, platform_here
 from envforge.cli.prefix_options import meant, prefix_options
 from envforge.cli.progress import megabytes, shown_progress
+from envforge.cli.unfinished import tell_change_of
 
 if TYPE_CHECKING:
     from envforge.audit import AuditReport, AuditRequest, Finding, Repair
@@ -50,14 +51,11 @@ class _Options:
         return meant(self.prefix, self.name).prefix
 
     def request(self) -> AuditRequest:
-        import platform
-
         from envforge.audit import AuditRequest
-        from envforge.probe.system import conda_subdir
 
         return AuditRequest(
             prefix=self.where(),
-            platform=conda_subdir(platform.system(), platform.machine()),
+            platform=platform_here(),
             lockfile=self.lock,
             full=self.full,
         )
@@ -103,6 +101,7 @@ def audit(*, as_json: bool, **options: object) -> None:
     from envforge.report import finding, success
 
     chosen = _Options(**options)  # type: ignore[arg-type] # click gives each field its type
+    tell_change_of(chosen.where())
     done: Repair | None = None
     with shown_progress(quiet=as_json) as progress:
         if chosen.fix:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from envforge.cli.options import cache_option, chosen_mirrors, json_option, mirror_option
+from envforge.cli.lock_options import need_lock, variant_option
+from envforge.cli.options import cache_option, chosen_mirrors, json_option, mirror_option, platform_here
 from envforge.cli.progress import megabytes, shown_progress
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class _Made:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Options:
-    lock: Path
+    lock: Path | None
+    variant: str | None
     output: Path | None
     platform: str | None
     offline: bool
@@ -38,23 +40,27 @@ class _Options:
         from envforge.install.fetch import fetch_all
         from envforge.install.plan import make_plan
         from envforge.install.store import Store, default_root
+        from envforge.install.usage import in_use
 
-        platform = self.platform or _platform_here()
-        plan = make_plan(read_any_lock(self.lock, platform), platform, self.lock)
+        platform = self.platform or platform_here()
+        lock = need_lock(self.lock, self.variant, "envforge bundle")
+        plan = make_plan(read_any_lock(lock, platform), platform, lock)
         for warning in plan.warnings:
             progress.note(f"warning: {warning}")
         store = Store((self.cache or default_root()).absolute())
-        fetched = fetch_all((*plan.conda, *plan.wheels), store, self._request(platform), progress)
-        files = {member_name(each.artifact): (each.path, each.artifact.digest) for each in fetched}
-        output = self.output or Path(f"bundle-{platform}.tar")
-        write_bundle(output, self.lock.read_bytes(), platform, files, progress)
+        named = "-".join(["bundle", *([self.variant] if self.variant else []), platform])
+        output = self.output or Path(f"{named}.tar")
+        with in_use(store.root):  # until the archive is written: it is read from the cache
+            fetched = fetch_all((*plan.conda, *plan.wheels), store, self._request(lock, platform), progress)
+            files = {member_name(each.artifact): (each.path, each.artifact.digest) for each in fetched}
+            write_bundle(output, lock.read_bytes(), platform, files, progress)
         return _Made(output=output, platform=platform, packages=len(files))
 
-    def _request(self, platform: str) -> InstallRequest:
+    def _request(self, lock: Path, platform: str) -> InstallRequest:
         from envforge.install import InstallRequest
 
         return InstallRequest(
-            lockfile=self.lock,
+            lockfile=lock,
             prefix=Path(),
             platform=platform,
             offline=self.offline,
@@ -62,17 +68,15 @@ class _Options:
         )
 
 
-def _platform_here() -> str:
-    import platform
-
-    from envforge.probe.system import conda_subdir
-
-    return conda_subdir(platform.system(), platform.machine())
-
-
 @click.command("bundle")
-@click.argument("lock", type=click.Path(path_type=Path, dir_okay=False), default=Path("conda-lock.yml"))
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="[default: bundle-PLATFORM.tar]")
+@click.argument("lock", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@variant_option("Bundle")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="[default: bundle-PLATFORM.tar, or bundle-VARIANT-PLATFORM.tar]",
+)
 @click.option("-p", "--platform", help="The platform to bundle for.  [default: this machine's]")
 @click.option("--offline", is_flag=True, help="Use the cache and local mirrors only; ask no server.")
 @mirror_option()
@@ -80,6 +84,8 @@ def _platform_here() -> str:
 @json_option()
 def bundle(*, as_json: bool, **options: object) -> None:
     """Put every package of LOCK, the lock itself and the checksums into one archive.
+
+    LOCK is conda-lock.yml here unless it or --variant is given.
 
     On a machine without any network it becomes an environment: envforge install --bundle FILE. The same lock gives the
     same bytes.

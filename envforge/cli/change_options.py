@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from envforge.cli.options import chosen_mirrors, mirror_option
+from envforge.cli.unfinished import tell_environment
 
 if TYPE_CHECKING:
     from envforge.environment_file import Edit
@@ -59,6 +60,7 @@ def run_change(command: str, options: ChangeOptions, edit: Callable[[str], Edit]
         lockfile=options.lockfile or options.file.with_name("conda-lock.yml"),
         mirrors=chosen_mirrors(options.mirrors),
     )
+    tell_environment()
     with show_progress() as show:
         edited, report = change(request, edit, show)
     _tell(command, options, edited, report)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from envforge.cli.options import json_option
+from envforge.cli.options import json_option, platform_here
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,10 +31,12 @@ def diff(*, before: str, after: str, as_markdown: bool, as_json: bool) -> None:
 
     Exit 0 where both install the same files, 1 where they differ or cannot be read.
     """
+    from envforge.cli.unfinished import tell_environment
     from envforge.diff import compare
     from envforge.matrix import load_matrix
     from envforge.report import finding, success
 
+    tell_environment()
     locks = [_read(spec) for spec in (before, after)]
     comparison = compare(locks[0], locks[1], load_matrix(), _known_sizes(locks))
     if as_json:
@@ -49,17 +51,16 @@ def diff(*, before: str, after: str, as_markdown: bool, as_json: bool) -> None:
 
 
 def _read(spec: str) -> Lockfile:
-    import platform
     from pathlib import Path
 
+    from envforge.cli.unfinished import tell_half_change
     from envforge.install.explicit import parse_any_lock, read_any_lock
-    from envforge.probe.system import conda_subdir
     from envforge.revision import PREFIX, read_revision
 
-    here = conda_subdir(platform.system(), platform.machine())
     if spec.startswith(PREFIX):
-        return parse_any_lock(read_revision(spec, Path()), spec, here)
-    return read_any_lock(Path(spec), here)
+        return parse_any_lock(read_revision(spec, Path()), spec, platform_here())
+    tell_half_change(Path(spec))
+    return read_any_lock(Path(spec), platform_here())
 
 
 def _known_sizes(locks: list[Lockfile]) -> Mapping[str, int]:
@@ -67,6 +68,7 @@ def _known_sizes(locks: list[Lockfile]) -> Mapping[str, int]:
     import os
     from pathlib import Path
 
+    from envforge.daily.sizes import file_bytes
     from envforge.install.store import Store, default_root
     from envforge.install.values import Artifact, Digest
 
@@ -74,9 +76,9 @@ def _known_sizes(locks: list[Lockfile]) -> Mapping[str, int]:
     found = {}
     for package in (package for lock in locks for package in lock.packages if package.sha256 and package.file_name):
         digest = Digest(algorithm="sha256", hex=package.sha256 or "")
-        path = store.path(Artifact(package=package, digest=digest))
-        if path.is_file():
-            found[digest.hex] = path.stat().st_size
+        size = file_bytes(store.path(Artifact(package=package, digest=digest)))
+        if size is not None:
+            found[digest.hex] = size
     return found
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from envforge.cli.options import json_option
+from envforge.cli.lock_options import need_lock, variant_option
+from envforge.cli.options import json_option, platform_here
 
 if TYPE_CHECKING:
     from envforge.report import Json
@@ -20,17 +21,16 @@ KINDS = ("explicit", "requirements", "pylock", "pixi", "dockerfile", "environmen
 @click.option(
     "--lockfile",
     type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("conda-lock.yml"),
-    show_default=True,
-    help="The lock to export.",
+    help="The lock to export.  [default: conda-lock.yml]",
 )
+@variant_option("Export")
 @click.option("-p", "--platform", help="Export this platform.  [default: this computer's; pixi and dockerfile: all]")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write here instead of to stdout."
 )
 @click.option("--force", is_flag=True, help="Replace a file that envforge export did not make.")
 @json_option()
-def export(*, kind: str, lockfile: Path, platform: str | None, output: Path | None, force: bool, as_json: bool) -> None:
+def export(*, kind: str, platform: str | None, output: Path | None, force: bool, as_json: bool, **lock: Any) -> None:
     """Write the lock for another tool.
 
     KIND is explicit (conda, mamba, micromamba), requirements (pip, uv), pylock (pylock.toml), pixi (pixi.toml and
@@ -44,11 +44,12 @@ def export(*, kind: str, lockfile: Path, platform: str | None, output: Path | No
     from envforge.install.explicit import read_any_lock
     from envforge.report import success
 
-    here = _subdir()
+    here = platform_here()
     check_name(kind, output)
-    lock = read_any_lock(lockfile, platform or here)
-    platforms = choose_platforms(lock, platform, here, whole=FORMATS[kind].whole)
-    exported = FORMATS[kind].render(read_source(lock, lockfile, platforms))
+    path = need_lock(lock["lockfile"], lock["variant"], f"envforge export {kind}")
+    read = read_any_lock(path, platform or here)
+    platforms = choose_platforms(read, platform, here, whole=FORMATS[kind].whole)
+    exported = FORMATS[kind].render(read_source(read, path, platforms))
     written = write(exported, output, force=force) if output is not None else ()
     if as_json:
         text = None if written else exported.text
@@ -61,11 +62,3 @@ def export(*, kind: str, lockfile: Path, platform: str | None, output: Path | No
 
 def _to_json(kind: str, platforms: tuple[str, ...], written: tuple[Path, ...], text: str | None) -> Json:
     return {"kind": kind, "platforms": list(platforms), "files": [str(path) for path in written], "text": text}
-
-
-def _subdir() -> str:
-    import platform
-
-    from envforge.probe.system import conda_subdir
-
-    return conda_subdir(platform.system(), platform.machine())

@@ -34,8 +34,8 @@ def info(prefix: Path | None, name: str | None, as_json: bool) -> None:
 
     here, home = Path.cwd(), Path.home()
     named = prefix is not None or name is not None or project_folder(here) is not None
-    found = read_info(meant_prefix(prefix, name, here) if named else None, os.environ, here, home)
     machine = chosen_machine(None)
+    found = read_info(meant_prefix(prefix, name, here) if named else None, os.environ, here, home, machine)
     if as_json:
         click.echo(success("info", _to_json(found, machine)))
     else:
@@ -59,6 +59,8 @@ def _to_words(found: Info, machine: Machine) -> list[str]:
         *_row("", gpus),
         *_row("project", str(found.project or "none here or in a folder above")),
         *(_environment(found.environment) if found.environment else _row("environment", "none")),
+        *(_row("variants", found.variants) if found.variants else []),
+        *_row("catalogue", found.catalogue),
         *(
             line
             for name, path in found.places
@@ -76,6 +78,7 @@ def _environment(found: EnvironmentInfo) -> list[str]:
         *_row("environment", f"{found.prefix} ({found.state})"),
         *(_row("", ", ".join([*python, *counts])) if counts else []),
         *(_row("", f"lock: {found.lockfile}") if found.lockfile else []),
+        *(_row("", found.change) if found.change else []),
     ]
 
 
@@ -117,6 +120,7 @@ def _to_json(found: Info, machine: Machine) -> Json:
             "conda_packages": place.conda_packages,
             "wheels": place.wheels,
             "lockfile": place.lockfile,
+            "unfinished_change": place.change,
         }
     configuration: list[Json] = [{"name": name, "value": value} for name, value in found.configuration]
     return {
@@ -128,6 +132,8 @@ def _to_json(found: Info, machine: Machine) -> Json:
         "tools": dict(found.tools),
         "project": str(found.project) if found.project else None,
         "environment": environment,
+        "variants": found.variants,
+        "catalogue": found.catalogue,
         "places": {name: str(path) for name, path in found.places},
         "configuration": configuration,
         "machine": machine_to_json(redact(machine)),

@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from envforge.cli.options import cache_option, chosen_machine, chosen_mirrors, json_option, mirror_option
+from envforge.cli.lock_options import DEFAULT_LOCK, stated_lock, variant_option
+from envforge.cli.options import (
+    cache_option,
+    chosen_machine,
+    chosen_mirrors,
+    json_option,
+    mirror_option,
+    platform_here,
+)
 from envforge.cli.progress import megabytes, shown_progress
+from envforge.cli.unfinished import refuse_half_change
 
 if TYPE_CHECKING:
     from envforge.bundle import Bundle
@@ -18,7 +27,6 @@ if TYPE_CHECKING:
     from envforge.report import Json
 
 DEFAULT_PREFIX = Path(".conda")
-DEFAULT_LOCK = Path("conda-lock.yml")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +52,7 @@ class _Options:
         return InstallRequest(
             lockfile=lockfile,
             prefix=self.where(),
-            platform=self.platform(),
+            platform=platform_here(),
             offline=self.offline or supply is not None,
             force=self.force,
             mirrors=chosen_mirrors(self.mirrors),
@@ -66,7 +74,7 @@ class _Options:
             raise RequestError(
                 "--bundle has one lock, and --variant asks for another", hint="leave --variant out", code="two-locks"
             )
-        bundle.refuse_other_platform(self.platform())
+        bundle.refuse_other_platform(platform_here())
         near = self.lock or DEFAULT_LOCK
         if near.is_file() and near.read_bytes() == bundle.lock:
             return near, ""
@@ -82,30 +90,13 @@ class _Options:
 
     def chosen_lock(self) -> tuple[Path, str]:
         """The lock that is meant, and why where the machine decided it."""
-        from envforge.errors import RequestError
-
-        if self.variant is None and (self.lock is not None or DEFAULT_LOCK.exists()):
-            return self.lock or DEFAULT_LOCK, ""
         from envforge.install import variants
 
-        here = Path()
-        if self.variant is not None and self.lock is not None:
-            raise RequestError(
-                "LOCK and --variant both say which lock to install", hint="give one of them", code="two-locks"
-            )
-        if self.variant is not None:
-            return variants.variant_lock(here, self.variant), ""
-        if not variants.list_variants(here):
-            return DEFAULT_LOCK, ""
-        choice = variants.choose_variant(here, chosen_machine(None))
+        stated = stated_lock(self.lock, self.variant)
+        if stated is not None or not variants.list_variants(Path()):
+            return stated or DEFAULT_LOCK, ""
+        choice = variants.choose_variant(Path(), chosen_machine(None))
         return choice.lockfile, f"variant {choice.name}: {choice.reason}"
-
-    def platform(self) -> str:
-        import platform
-
-        from envforge.probe.system import conda_subdir
-
-        return conda_subdir(platform.system(), platform.machine())
 
     def where(self) -> Path:
         from envforge.errors import RequestError
@@ -120,7 +111,7 @@ class _Options:
 
 @click.command("install")
 @click.argument("lock", type=click.Path(path_type=Path, dir_okay=False), required=False)
-@click.option("--variant", metavar="NAME", help="Install lockfiles/NAME/conda-lock.yml, whatever this machine is.")
+@variant_option("Install, whatever this machine is,")
 @click.option(
     "--prefix", type=click.Path(path_type=Path, file_okay=False), help="Where the environment goes.  [default: .conda]"
 )
@@ -144,7 +135,8 @@ class _Options:
 def install(*, as_json: bool, **options: object) -> None:
     """Install the locked environment, exactly: LOCK is a conda-lock.yml or an @EXPLICIT file.
 
-    Without LOCK that is conda-lock.yml here, else the first of the variants in lockfiles/ that fits this machine.
+    Without LOCK that is conda-lock.yml here. Where there are variants in lockfiles/ too, the first of all that fits
+    this machine is taken: the newest CUDA first, the CPU build last.
 
     Every file is checked against the lock before it is linked. Interrupted, the next install completes it; an
     environment that matches its lock already is left as it is.
@@ -161,6 +153,7 @@ def install(*, as_json: bool, **options: object) -> None:
         lockfile, reason = chosen.bundled_lock(bundle) if bundle is not None else chosen.chosen_lock()
         if reason:
             progress.note(reason)
+        refuse_half_change(lockfile)
         if chosen.locked:
             _require_agreement(lockfile)
         request = chosen.request(lockfile, bundle)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from envforge.cli.options import chosen_mirrors, json_option, mirror_option
+from envforge.cli.unfinished import tell_environment
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -133,6 +134,7 @@ def lock(*, is_check: bool, as_json: bool, **options: object) -> None:
     A lock that still fits is left alone. Where environment.yml has changed, what is locked stays as far as it can.
     """
     chosen = _Options(**options)  # type: ignore[arg-type] # click gives each field its type
+    tell_environment()
     if is_check and (chosen.upgrade or chosen.upgrade_packages):
         raise click.UsageError("--check changes nothing, and --upgrade chooses versions; give one of them")
     if is_check:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from envforge.cli.options import Decorator, json_option
+from envforge.cli.unfinished import refuse_half_change, tell_environment
 
 if TYPE_CHECKING:
     from envforge.catalogue import Entry
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from envforge.report import Json
     from envforge.sharing.publish import PublishRequest
     from envforge.sharing.settings import Chosen
+    from envforge.sharing.signing import Signer
 
 _CATALOGUE_HELP = (
     "A folder, git+https://…@BRANCH, https://…, s3://…, gs://… or what else fsspec opens.  [default: [catalogue] "
@@ -53,7 +55,7 @@ def list_entries(*, catalogue: str | None, as_json: bool) -> None:
     from envforge.sharing.opened import opened
 
     chosen = _chosen(catalogue)
-    with opened(chosen.address) as source:
+    with opened(chosen.address, chosen.public_key) as source:
         found = entries(source.root)
     if as_json:
         click.echo(success("lockfiles list", {"catalogue": chosen.address.public, "entries": [_row(e) for e in found]}))
@@ -74,7 +76,8 @@ def show_entry(*, name: str, catalogue: str | None, as_json: bool) -> None:
     from envforge.report import success
     from envforge.sharing.opened import entry_named, opened
 
-    with opened(_chosen(catalogue).address) as source:
+    chosen = _chosen(catalogue)
+    with opened(chosen.address, chosen.public_key) as source:
         entry = entry_named(source, name)
     if as_json:
         click.echo(success("lockfiles show", _row(entry)))
@@ -108,10 +111,12 @@ def pull(*, name: str, output: Path, force: bool, public_key: str | None, catalo
     from envforge.report import success
     from envforge.sharing.opened import entry_named, lock_text, opened
 
+    refuse_half_change(output)
     chosen = _chosen(catalogue)
-    with opened(chosen.address) as source:
+    key = _key(public_key, chosen)
+    with opened(chosen.address, key) as source:
         entry = entry_named(source, name)
-        text = _filled(lock_text(source, entry, _key(public_key, chosen)), entry)
+        text = _filled(lock_text(source, entry, key), entry)
     data = text.encode()
     if output.exists() and output.read_bytes() != data and not force:
         raise RequestError(
@@ -143,14 +148,16 @@ def pull(*, name: str, output: Path, force: bool, public_key: str | None, catalo
 def publish(*, catalogue: str | None, as_json: bool, **options: object) -> None:
     """Add LOCK to the catalogue. An entry that exists with other content is never overwritten."""
     from envforge.report import success
-    from envforge.sharing.opened import opened
+    from envforge.sharing.opened import opened_to_publish
 
     chosen = _chosen(catalogue)
     request = _publish_request(**options)  # type: ignore[arg-type] # click gives each its type
+    if request.signer is not None and chosen.public_key is not None:
+        request.signer.check_is(chosen.public_key)
     from envforge.sharing.publish import make_addition
 
     addition = make_addition(request)
-    with opened(chosen.address, for_publishing=True) as source:
+    with opened_to_publish(chosen.address) as source:
         added = source.publish(addition)
     name = str(addition.row["file"]).removesuffix(".conda-lock.yml")
     if as_json:
@@ -176,7 +183,7 @@ def verify(*, public_key: str | None, catalogue: str | None, as_json: bool) -> N
     chosen = _chosen(catalogue)
     key = _key(public_key, chosen)
     faults = []
-    with opened(chosen.address) as source:
+    with opened(chosen.address, key) as source:
         found = entries(source.root)
         for entry in found:
             try:
@@ -233,7 +240,8 @@ def _publish_request(*, lock: Path, name: str | None, publisher: str | None, sec
     from envforge.sharing.publish import PublishRequest
     from envforge.sharing.settings import project_template
 
-    key = secret_key.read_bytes() if secret_key is not None else None
+    refuse_half_change(lock)
+    tell_environment()
     return PublishRequest(
         lockfile=lock,
         template=project_template(lock.parent) or lock.absolute().parent.name,
@@ -241,29 +249,29 @@ def _publish_request(*, lock: Path, name: str | None, publisher: str | None, sec
         publisher=publisher or identity() or getpass.getuser(),
         at=dt.datetime.now(dt.timezone.utc),
         size_of=_cached_size,
-        secret_key=key,
-        password=_password(key),
+        signer=_signer(secret_key),
     )
 
 
-def _password(key: bytes | None) -> str | None:
-    if key is None:
+def _signer(path: Path | None) -> Signer | None:
+    if path is None:
         return None
-    from envforge.sharing.signing import needs_password
+    from envforge.sharing.signing import Signer, needs_password
 
-    if not needs_password(key):
-        return None
-    stated = os.environ.get("ENVFORGE_SIGNING_PASSWORD")
-    return stated if stated is not None else str(click.prompt("Password of the secret key", hide_input=True, err=True))
+    key = path.read_bytes()
+    password = os.environ.get("ENVFORGE_SIGNING_PASSWORD") if needs_password(key) else ""
+    if password is None:
+        password = str(click.prompt("Password of the secret key", hide_input=True, err=True))
+    return Signer(secret_key=key, password=password)
 
 
 def _cached_size(artifact: Artifact) -> int | None:
     """The length of a package's file, where the cache has it."""
+    from envforge.daily.sizes import file_bytes
     from envforge.install.store import Store, default_root
 
     root = os.environ.get("ENVFORGE_CACHE")
-    path = Store(Path(root) if root else default_root()).path(artifact)
-    return path.stat().st_size if path.is_file() else None
+    return file_bytes(Store(Path(root) if root else default_root()).path(artifact))
 
 
 def _count(number: int) -> str:

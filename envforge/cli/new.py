@@ -31,7 +31,7 @@ from envforge.project.templates import Template, list_templates, load_template
 from envforge.resources import templates_root
 from envforge.select import select_platforms
 from envforge.sharing.settings import chosen_catalogue
-from envforge.spec import TORCH_FAMILY, render_texts, split_conda_spec, torch_requirement_names
+from envforge.spec import ENVIRONMENT_FILE, TORCH_FAMILY, render_texts, split_conda_spec, torch_requirement_names
 
 Answers = tuple[tuple[str, Answer], ...]
 
@@ -233,7 +233,9 @@ def _lock(request: NewRequest, project: Project) -> ProjectLock:
     except EnvforgeError as error:
         solved = neighbours(project.template.name, project.selections)
         hints = [*(f"a lock that needs no solve: {options}" for options in solved)]
-        hints += ["the project without a lock: --no-lock", error.hint]
+        after = ENVIRONMENT_FILE in error.hint  # there is none yet: it comes with the project
+        hints += ["the project without a lock: --no-lock" + (f"; then, in it: {error.hint}" if after else "")]
+        hints += [] if after else [error.hint]
         error.hint = "\n      ".join(hint for hint in hints if hint)
         raise
 

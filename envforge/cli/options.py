@@ -66,6 +66,15 @@ def chosen_mirrors(rules: tuple[str, ...]) -> Mirrors:
     return Mirrors(Mirrors.parse(rules).rules + Mirrors.from_environment(os.environ).rules)
 
 
+def platform_here() -> str:
+    """The conda subdir of this computer."""
+    import platform
+
+    from envforge.probe.system import conda_subdir
+
+    return conda_subdir(platform.system(), platform.machine())
+
+
 def cache_option() -> Decorator:
     """``--cache DIR``: where downloads are kept; ``None`` means the user's own folder."""
     return click.option(

@@ -33,9 +33,14 @@ def meant(prefix: Path | None, name: str | None) -> Meant:
 
 
 def usable(prefix: Path | None, name: str | None) -> Meant:
-    """The environment that the options mean; raises where it is missing or unfinished."""
-    from envforge.daily.prefix import check_usable
+    """The environment that the options mean; raises where it is missing or unfinished.
+
+    A half-done change of environment.yml does not touch the environment, and is only told of.
+    """
+    from envforge.cli.unfinished import tell_change_of
+    from envforge.daily.unfinished import check_usable
 
     environment = meant(prefix, name)
     check_usable(environment)
+    tell_change_of(environment.prefix)
     return environment

@@ -22,7 +22,7 @@ from envforge.install.journal import FOLDER, held, journal_path, read_journal
 from envforge.install.usage import alone
 
 Kind = Literal["package cache", "repodata", "leftover", "unfinished environment"]
-CACHE_FOLDERS = ("files", "pkgs", "uv", "built")
+CACHE_FOLDERS = ("files", "pkgs", "uv", "built", "bundles")
 _REMOVING = ".envforge-removing-"
 _TEMPORARY = ("envforge-lock-*", "envforge-repodata-*", "envforge-check-*", "envforge-new-*", f"{_REMOVING}*")
 _ABANDONED_S = 3600.0  # what carries no lock is taken for abandoned after an hour without a change

@@ -17,11 +17,16 @@ from pathlib import Path
 
 from envforge import __version__
 from envforge.daily.prefix import Meant, is_prefix, project_folder
+from envforge.daily.unfinished import unfinished_change, unfinished_install
 from envforge.errors import EnvforgeError
 from envforge.install.journal import read_journal
 from envforge.install.named import named_prefix
 from envforge.install.store import default_root
+from envforge.install.variants import choose_variant, list_locks, list_variants
+from envforge.machine import Machine
 from envforge.python_index import configured_index, pip_configuration_files, uv_configuration_files
+from envforge.sharing.settings import chosen_catalogue
+from envforge.sharing.signing import key_id
 
 TOOLS = ("conda-lock", "py-rattler", "uv")
 _READ = ("ENVFORGE_", "CONDA_OVERRIDE_")
@@ -35,7 +40,10 @@ _CREDENTIALS = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]*@")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnvironmentInfo:
-    """One prefix. ``state`` is in words; counts are ``None`` where the prefix does not tell them."""
+    """One prefix. ``state`` is in words, and so is ``change``, a half-done one of the lock that it was made from.
+
+    Counts are ``None`` where the prefix does not tell them.
+    """
 
     prefix: Path
     state: str
@@ -43,6 +51,7 @@ class EnvironmentInfo:
     conda_packages: int | None = None
     wheels: int | None = None
     lockfile: str | None = None
+    change: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,13 +66,16 @@ class Info:
     tools: tuple[tuple[str, str], ...]
     project: Path | None
     environment: EnvironmentInfo | None
+    variants: str | None
+    catalogue: str
     places: tuple[tuple[str, Path], ...]
     configuration: tuple[tuple[str, str], ...]
 
 
-def read_info(meant: Meant | None, environment: Mapping[str, str], here: Path, home: Path) -> Info:
+def read_info(meant: Meant | None, environment: Mapping[str, str], here: Path, home: Path, machine: Machine) -> Info:
     """Read everything but the machine; ``meant`` is ``None`` where no environment is around ``here``."""
     root = Path(environment.get("ENVFORGE_CACHE") or default_root())
+    project = project_folder(here)
     return Info(
         version=__version__,
         package=Path(__file__).resolve().parents[1],
@@ -71,8 +83,10 @@ def read_info(meant: Meant | None, environment: Mapping[str, str], here: Path, h
         executable=sys.executable,
         system=platform.platform(),
         tools=tuple((name, _version(name)) for name in TOOLS),
-        project=project_folder(here),
+        project=project,
         environment=None if meant is None else _environment(meant),
+        variants=None if project is None else _variants(project, machine),
+        catalogue=_catalogue(project or here, environment),
         places=(("package cache", root), ("named environments", named_prefix("x").parent)),
         configuration=(*_variables(environment), *_files(environment, home)),
     )
@@ -97,15 +111,39 @@ def _environment(meant: Meant) -> EnvironmentInfo:
     except EnvforgeError as error:
         return replace(known, state=f"damaged: {error.message}")
     if journal is None:
-        foreign = "made by another tool than envforge"
-        return replace(known, state=foreign if records else "unfinished before its first step")
-    unfinished = f"unfinished since step `{journal.step}`; complete it with `{meant.install_command}`"
+        half = unfinished_install(meant)
+        return replace(known, state="made by another tool than envforge" if half is None else half.state)
+    half = unfinished_install(meant)
+    change = unfinished_change(Path(journal.lockfile))
     return replace(
         known,
-        state="finished" if journal.step == "verified" else unfinished,
+        state="finished" if half is None else f"{half.state}; complete it with `{half.hint}`",
+        change=None if change is None else str(change),
         wheels=len(journal.wheels),
         lockfile=journal.lockfile,
     )
+
+
+def _variants(project: Path, machine: Machine) -> str | None:
+    """The variants of a project and the one that ``install`` takes here; ``None`` where there are none."""
+    if not list_variants(project):
+        return None
+    try:
+        choice = choose_variant(project, machine).name
+    except EnvforgeError:  # it says of each why, which is what `install` is for
+        choice = "none"
+    return f"{', '.join(list_locks(project, machine.platform))}; for this machine: {choice}"
+
+
+def _catalogue(folder: Path, environment: Mapping[str, str]) -> str:
+    try:
+        chosen = chosen_catalogue(None, folder, environment)
+        if chosen is None:
+            return "none configured"
+        signed = f", signed by {key_id(chosen.public_key)}" if chosen.public_key else ""
+    except EnvforgeError as error:
+        return f"cannot be read: {error.message}"
+    return f"{chosen.address.public} (from {chosen.source}{signed})"
 
 
 def _record_version(path: Path) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping
@@ -21,8 +22,10 @@ from envforge.daily.activation import activation, bin_folders
 from envforge.daily.prefix import Meant
 from envforge.daily.start import with_scripts
 from envforge.errors import EnvforgeError, OutsideError, RequestError
-from envforge.install.journal import write_whole
+from envforge.install.journal import read_journal, write_whole
+from envforge.install.variants import FOLDER as VARIANTS
 from envforge.report import Json
+from envforge.spec import ENVIRONMENT_FILE
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FILE = "kernel.json"
@@ -122,9 +125,18 @@ def _check_ipykernel(meant: Meant) -> None:
         return
     raise EnvforgeError(
         f"a kernel needs `ipykernel`, and the environment in `{meant.prefix}` does not have it",
-        hint=f"add `ipykernel` to the dependencies in environment.yml, then: envforge lock && {meant.install_command}",
+        hint=f"envforge add ipykernel{_file_option(meant)} && {meant.install_command}",
         code="no-ipykernel",
     )
+
+
+def _file_option(meant: Meant) -> str:
+    """The option that means the environment.yml of an environment, where that is not the one of the current folder."""
+    journal = read_journal(meant.prefix)
+    folder = Path(journal.lockfile).parent if journal is not None else Path.cwd()
+    project = folder.parents[1] if folder.parent.name == VARIANTS else folder
+    stated = project / ENVIRONMENT_FILE
+    return f" --file {shlex.quote(str(stated))}" if stated.is_file() and project != Path.cwd() else ""
 
 
 def _owner(folder: Path) -> str | None:

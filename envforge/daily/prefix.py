@@ -1,7 +1,6 @@
-"""Which environment is meant, and whether it can be used (reads the disk).
+"""Which environment is meant (reads the disk).
 
-Enters: ``--prefix``, ``--name`` or neither, and the current folder. Leaves: the prefix, whole, or an error that says
-what is missing.
+Enters: ``--prefix``, ``--name`` or neither, and the current folder. Leaves: the prefix, whether or not it is there.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envforge.errors import EnvforgeError, RequestError
-from envforge.install.journal import FOLDER, held, journal_path, unfinished
+from envforge.install.journal import FOLDER
 from envforge.install.named import named_prefix
 
 IN_PROJECT = ".conda"
@@ -78,27 +77,3 @@ def project_folder(here: Path) -> Path | None:
 def is_prefix(folder: Path) -> bool:
     """Whether a folder is an environment, finished or not, of envforge or of a conda tool."""
     return (folder / FOLDER).is_dir() or (folder / "conda-meta").is_dir()
-
-
-def check_usable(meant: Meant) -> None:
-    """Raise ``EnvforgeError`` for a prefix that is not there, is no environment, or is unfinished."""
-    prefix = meant.prefix
-    if not prefix.is_dir():
-        raise EnvforgeError(f"there is no environment in `{prefix}`", hint=meant.install_command, code="no-environment")
-    if not is_prefix(prefix):
-        raise EnvforgeError(
-            f"`{prefix}` is not an environment: it has neither `conda-meta` nor `{FOLDER}`",
-            hint="name another --prefix",
-            code="not-an-environment",
-        )
-    step = unfinished(prefix)
-    if step is None and (journal_path(prefix).exists() or (prefix / "conda-meta").is_dir()):
-        return
-    with held(prefix):  # where an install is at work, that is what there is to say
-        pass
-    since = f"since step `{step}`" if step is not None else "before its first step"
-    raise EnvforgeError(
-        f"the environment in `{prefix}` is unfinished {since}: an install was interrupted",
-        hint=f"complete it: {meant.install_command}",
-        code="unfinished",
-    )

@@ -17,6 +17,14 @@ class Size:
     freed_bytes: int = 0
 
 
+def file_bytes(path: Path) -> int | None:
+    """The length of a file; ``None`` where there is none, or a cleaning has just removed it."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
 def measure(path: Path) -> Size:
     """The size of a file or folder. Links are not followed."""
     links: dict[tuple[int, int], int] = {}

@@ -9,17 +9,18 @@ from __future__ import annotations
 import io
 import json
 import posixpath
+import re
 import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import zstandard
 
 from envforge.errors import EnvforgeError
+from envforge.install.headers import plain_members
 from envforge.install.values import Artifact
 
 _BUFFER = 1 << 16  # tarfile copies what is left of a buffer with each header that it reads
@@ -27,6 +28,7 @@ _SMALL = 1 << 24
 _ZSTD_HEADER = 18  # RFC 8878 3.1.1: magic number, descriptor, window, dictionary and content size at most
 _LISTS = {"info/paths.json", "info/link.json"}
 _LONGEST_LIST = 1 << 28
+_LEAVES = re.compile(r"\A[/\\]|\A.:|\0|(?:\A|[/\\])\.\.(?:[/\\]|\Z)", re.DOTALL)
 
 
 def check_archive(path: Path, artifact: Artifact) -> None:
@@ -75,45 +77,55 @@ def _check_wheel(path: Path, artifact: Artifact) -> None:
 
 
 def _check_conda(path: Path, artifact: Artifact) -> None:
-    for archive in _tars(path, artifact):
-        for member in archive:
-            _check_member(member, artifact)
-            if member.name in _LISTS and member.isfile() and member.size < _LONGEST_LIST:
-                stream = archive.extractfile(member)
-                document = json.load(stream) if stream is not None else {}
-                for name in _listed(document):
-                    _check_name(name, artifact)
-
-
-def _tars(path: Path, artifact: Artifact) -> Iterator[tarfile.TarFile]:
     if not artifact.file_name.endswith(".conda"):
         with tarfile.open(path, "r:*") as archive:
-            yield archive
+            _check_tar(archive, artifact)
         return
     with zipfile.ZipFile(path) as outer:
         for name in outer.namelist():
             _check_name(name, artifact)
             if name.endswith(".tar.zst"):
-                with _zstd_tar(outer, name) as archive:
-                    yield archive
+                _check_packed(outer, name, artifact)
 
 
-@contextmanager
-def _zstd_tar(outer: zipfile.ZipFile, name: str) -> Iterator[tarfile.TarFile]:
-    """The tar in a zstd frame: a small one in memory, where members are skipped without copying, others as a stream."""
+def _check_packed(outer: zipfile.ZipFile, name: str, artifact: Artifact) -> None:
+    """Check the tar in a zstd frame: a small one in memory, where only headers are looked at, others as a stream."""
     with outer.open(name) as packed:
         size = zstandard.frame_content_size(packed.read(_ZSTD_HEADER))
         packed.seek(0)
-        if 0 < size <= _SMALL:
-            plain = zstandard.ZstdDecompressor().decompress(packed.read(), max_output_size=size)
-            with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as archive:
-                yield archive
+        if not 0 < size <= _SMALL:
+            with (
+                zstandard.ZstdDecompressor().stream_reader(packed, read_size=_BUFFER) as stream,
+                tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER) as archive,
+            ):
+                _check_tar(archive, artifact)
             return
-        with (
-            zstandard.ZstdDecompressor().stream_reader(packed, read_size=_BUFFER) as stream,
-            tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER) as archive,
-        ):
-            yield archive
+        plain = zstandard.ZstdDecompressor().decompress(packed.read(), max_output_size=size)
+    members = plain_members(plain)
+    if members is None:
+        with tarfile.open(fileobj=io.BytesIO(plain), mode="r:") as archive:
+            _check_tar(archive, artifact)
+        return
+    for member in members:
+        _check_name(member.name, artifact)
+        if member.target is not None:
+            start = "" if member.is_hard_link else posixpath.dirname(member.name)
+            _check_link(member.name, member.target, start, artifact)
+        elif member.name in _LISTS and member.size < _LONGEST_LIST:
+            _check_list(plain[member.start : member.start + member.size], artifact)
+
+
+def _check_tar(archive: tarfile.TarFile, artifact: Artifact) -> None:
+    for member in archive:
+        _check_member(member, artifact)
+        if member.name in _LISTS and member.isfile() and member.size < _LONGEST_LIST:
+            stream = archive.extractfile(member)
+            _check_list(stream.read() if stream is not None else b"{}", artifact)
+
+
+def _check_list(text: bytes, artifact: Artifact) -> None:
+    for name in _listed(json.loads(text)):
+        _check_name(name, artifact)
 
 
 def _check_member(member: tarfile.TarInfo, artifact: Artifact) -> None:
@@ -133,8 +145,7 @@ def _check_link(name: str, target: str, start: str, artifact: Artifact) -> None:
 
 
 def _check_name(name: str, artifact: Artifact) -> None:
-    parts = name.replace("\\", "/").split("/")
-    if name.startswith(("/", "\\")) or ".." in parts or "\0" in name or (len(name) > 1 and name[1] == ":"):
+    if _LEAVES.search(name):
         raise _refused(artifact, name, "leaves the package")
 
 

@@ -9,13 +9,15 @@ import base64
 import netrc
 import os
 import re
-import ssl
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
-import urllib3
+if TYPE_CHECKING:
+    import ssl
+
+    import urllib3
 
 
 def split_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
@@ -78,6 +80,10 @@ def basic(credentials: tuple[str, str] | None) -> dict[str, str]:
 
 def open_pool(url: str, connections: int) -> urllib3.PoolManager:
     """Connections to the host of ``url``, through the proxy that the environment names for it."""
+    import urllib.request  # noqa: PLC0415 - only where something is fetched
+
+    import urllib3  # noqa: PLC0415 - as above
+
     parts = urlsplit(url)
     context = _certificates(os.environ) if parts.scheme == "https" else None
     proxies = urllib.request.getproxies()
@@ -91,6 +97,8 @@ def open_pool(url: str, connections: int) -> urllib3.PoolManager:
 
 def _certificates(environment: Mapping[str, str]) -> ssl.SSLContext:
     """The authorities of ``SSL_CERT_FILE`` where that is set, else the system's and certifi's."""
+    import ssl  # noqa: PLC0415 - only for https
+
     if environment.get("SSL_CERT_FILE"):
         return ssl.create_default_context(cafile=environment["SSL_CERT_FILE"])
     import certifi  # noqa: PLC0415 - only for https

@@ -11,7 +11,7 @@ from envforge.install.explicit import read_any_lock
 from envforge.install.journal import FOLDER, Journal, held, journal_path, read_journal
 from envforge.install.plan import Plan, make_plan
 from envforge.install.site import pip_installed
-from envforge.install.store import default_root
+from envforge.install.store import Store, default_root
 from envforge.install.usage import in_use
 from envforge.install.values import InstallReport, InstallRequest, Progress
 
@@ -35,13 +35,25 @@ def run(request: InstallRequest, progress: Progress) -> InstallReport:
             before = read_journal(prefix)
             if before is not None and not request.reinstall and _matches(before, plan, prefix):
                 return _unchanged(request, plan)
-            from envforge.install.steps import Installation  # noqa: PLC0415 - a prefix that matches needs no rattler
-
             with in_use((request.cache or default_root()).absolute()):
-                return Installation(request=request, plan=plan, progress=progress, before=before).run()
+                return _run(request, plan, progress, before)
     except BaseException:
         _leave_no_trace(prefix, existed=existed)
         raise
+
+
+def _run(request: InstallRequest, plan: Plan, progress: Progress, before: Journal | None) -> InstallReport:
+    """Take the steps; what is slow for other reasons than Python's own work begins at once, beside the imports."""
+    from envforge.install.cached import Reader  # noqa: PLC0415 - a prefix that matches needs no threads
+
+    with Reader(Store((request.cache or default_root()).absolute())) as reader:
+        if request.machine is not None:
+            request = replace(request, machine=reader.beside(request.machine))
+        if before is None:
+            reader.begin((*plan.conda, *plan.wheels))
+        from envforge.install.steps import Installation  # noqa: PLC0415 - a prefix that matches needs no rattler
+
+        return Installation(request=request, plan=plan, progress=progress, before=before, reader=reader).run()
 
 
 def _leave_no_trace(prefix: Path, *, existed: bool) -> None:

@@ -1,23 +1,18 @@
 """Every file of a plan, present in the cache and checked: what is cached is read again, the rest is downloaded.
 
-A file that does not match is evicted and fetched once more; the second time it stops the install.
+A cached file that does not match is evicted and fetched again.
 """
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
-from envforge.errors import EnvforgeError, OutsideError
-from envforge.install.archive import check_archive
-from envforge.install.credentials import without_credentials
-from envforge.install.store import Store, digest_of
-from envforge.install.transfer import WORKERS, Stopped, Wire, download
-from envforge.install.values import Artifact, Digest, InstallRequest, Progress
+from envforge.install.cached import Reader
+from envforge.install.store import Store
+from envforge.install.values import Artifact, InstallRequest, Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,113 +25,38 @@ class Fetched:
 
 
 def fetch_all(
-    artifacts: tuple[Artifact, ...], store: Store, request: InstallRequest, progress: Progress
+    artifacts: tuple[Artifact, ...],
+    store: Store,
+    request: InstallRequest,
+    progress: Progress,
+    reader: Reader | None = None,
 ) -> tuple[Fetched, ...]:
-    """Bring every file into the cache, several at a time; the first failure stops the others."""
-    wire = Wire(
-        address=request.mirrors.to_mirror,
-        retry=request.retry,
-        progress=progress,
-        stop=threading.Event(),
-        pools={},
-        guard=threading.Lock(),
-        supply=request.supply,
-    )
-    job = _Job(store=store, wire=wire, offline=request.offline)
+    """Bring every file into the cache; ``reader`` may have begun to read what is there."""
     progress.begin("fetching", None, "bytes")
-    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="fetch")
     try:
-        futures = [pool.submit(job.fetch, artifact) for artifact in artifacts]
-        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        if any(future.exception() is not None for future in done):
-            wire.stop.set()
-        pool.shutdown(cancel_futures=wire.stop.is_set())
-        return _results(futures)
-    except KeyboardInterrupt:
-        wire.stop.set()
-        pool.shutdown(wait=False, cancel_futures=True)  # a download may hang on a silent server
-        raise
+        with Reader(store) if reader is None else nullcontext(reader) as reading:
+            missing = tuple(_missing(artifacts, store, reading, progress))
+        fetched: dict[Artifact, int] = {}
+        if missing:
+            from envforge.install.downloads import download_all  # noqa: PLC0415 - an HTTP client comes with it
+
+            fetched = download_all(missing, store, request, progress)
     finally:
         progress.end()
-
-
-def _results(futures: list[Future[Fetched]]) -> tuple[Fetched, ...]:
-    """What was fetched; the failure that stopped the others is the one that is raised."""
-    failures = [error for future in futures if not future.cancelled() and (error := future.exception())]
-    for error in failures:
-        if not isinstance(error, Stopped):
-            raise error
-    return tuple(future.result() for future in futures)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Job:
-    store: Store
-    wire: Wire
-    offline: bool
-
-    def fetch(self, artifact: Artifact) -> Fetched:
-        if self.wire.stop.is_set():
-            raise Stopped
-        path = self.store.path(artifact)
-        found: Digest | None = None
-        if path.is_file():
-            found = digest_of(path, artifact.digest)
-            if found == artifact.digest:
-                return Fetched(artifact=artifact, path=path, downloaded_bytes=0)
-            self.wire.progress.note(f"the cached file of `{artifact.label}` is damaged; it is fetched again")
-            self.store.evict(artifact)
-        if self.offline and not self._is_near(artifact):
-            raise _not_cached(artifact)
-        return self._download(artifact, path)
-
-    def _is_near(self, artifact: Artifact) -> bool:
-        supply = self.wire.supply
-        held = supply is not None and supply.holds(artifact)
-        return held or self.wire.address(artifact.package.url).startswith("file:")
-
-    def _download(self, artifact: Artifact, path: Path) -> Fetched:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.part")
-        with FileLock(path.with_name(f"{path.name}.lock")):
-            if not path.is_file():
-                self._checked(artifact, partial)
-                self.store.keep(partial, path)
-        return Fetched(artifact=artifact, path=path, downloaded_bytes=path.stat().st_size)
-
-    def _checked(self, artifact: Artifact, partial: Path) -> None:
-        """Download until ``partial`` is the locked file; a file that is refused does not stay."""
-        if not (partial.is_file() and digest_of(partial, artifact.digest) == artifact.digest):
-            found = download(artifact, partial, self.wire)
-            if found != artifact.digest:
-                self.wire.progress.note(f"`{artifact.label}` came with another checksum than the lock's; asking again")
-                partial.unlink()
-                found = download(artifact, partial, self.wire)
-            if found != artifact.digest:
-                partial.unlink()
-                raise _mismatch(artifact, found)
-        try:
-            check_archive(partial, artifact)
-        except EnvforgeError:
-            partial.unlink()
-            raise
-
-
-def _not_cached(artifact: Artifact) -> EnvforgeError:
-    return OutsideError(
-        f"`{artifact.label}` is not in the cache, and `--offline` forbids to fetch it from "
-        f"`{without_credentials(artifact.package.url)}`",
-        hint="run once without --offline, or give a folder that has it: --mirror FROM=file:///FOLDER",
-        code="not-cached",
+    return tuple(
+        Fetched(artifact=artifact, path=store.path(artifact), downloaded_bytes=fetched.get(artifact, 0))
+        for artifact in artifacts
     )
 
 
-def _mismatch(artifact: Artifact, found: Digest) -> EnvforgeError:
-    return OutsideError(
-        f"the file of `{artifact.label}` is not the one that was locked\n"
-        f"  address: `{without_credentials(artifact.package.url)}`\n"
-        f"  wanted:  `{artifact.digest}` (the lock)\n"
-        f"  found:   `{found}` (downloaded twice)",
-        hint="do not install it before you know why; if the publisher has replaced the file, lock again: envforge lock",
-        code="checksum-mismatch",
-    )
+def _missing(artifacts: tuple[Artifact, ...], store: Store, reader: Reader, progress: Progress) -> Iterable[Artifact]:
+    """What has to be downloaded; damaged files are evicted."""
+    reader.begin(artifacts)
+    for artifact in artifacts:
+        found = reader.digest(artifact)
+        if found == artifact.digest:
+            continue
+        if found is not None:
+            progress.note(f"the cached file of `{artifact.label}` is damaged; it is fetched again")
+            store.evict(artifact)
+        yield artifact

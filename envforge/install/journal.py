@@ -105,15 +105,16 @@ def write_journal(prefix: Path, journal: Journal) -> None:
     write_whole(journal_path(prefix), text.encode())
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file aside, sync it, and rename it into place."""
+def write_whole(path: Path, data: bytes, *, synced: bool = True) -> None:
+    """Write a file aside, sync it unless its loss in a crash is harmless, and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with aside.open("wb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
+            if synced:
+                os.fsync(stream.fileno())
         aside.replace(path)
     except OSError as error:
         aside.unlink(missing_ok=True)

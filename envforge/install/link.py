@@ -1,7 +1,8 @@
 """The conda half: py-rattler links checked archives into the prefix (effects).
 
-rattler unpacks each archive once into its own cache and reads every unpacked file against the archive's list before it
-links it, so that a damaged cache is noticed and unpacked again.
+rattler unpacks each archive once into its own cache. What was unpacked before is read against the archive's list before
+it is linked, and unpacked again where it differs; it is not read where all its files are those that were seen whole
+(``seen``).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,30 +24,40 @@ from envforge.errors import EnvforgeError, OutsideError
 from envforge.install.credentials import without_credentials
 from envforge.install.fetch import Fetched
 from envforge.install.plan import record_name
+from envforge.install.seen import folder_stands, note_folder
 from envforge.install.store import Store
 from envforge.install.values import InstallRequest, Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Archive:
-    """A checked conda archive with its record, noarch and all, as the archive itself says."""
+    """A checked conda archive with its record, noarch and all, as the archive itself says.
+
+    ``unpacked`` is where rattler unpacks it; ``stands`` says that what lies there was seen whole and has not changed.
+    """
 
     item: Fetched
     record: rattler.RepoDataRecord
+    unpacked: Path
+    stands: bool
 
 
-def read_archives(fetched: Iterable[Fetched]) -> tuple[Archive, ...]:
+def read_archives(fetched: Iterable[Fetched], store: Store, *, reread: bool = False) -> tuple[Archive, ...]:
     """Read the record of each archive; raises ``EnvforgeError`` where it is another package than the lock says."""
 
     async def read_all() -> tuple[Archive, ...]:
-        return tuple(await asyncio.gather(*(_read(item) for item in fetched)))
+        return tuple(await asyncio.gather(*(_read(item, store, reread=reread) for item in fetched)))
 
     return asyncio.run(read_all())
 
 
-async def _read(item: Fetched) -> Archive:
+async def _read(item: Fetched, store: Store, *, reread: bool) -> Archive:
+    unpacked = store.conda / record_name(item.artifact)
+    stands = not reread and folder_stands(unpacked, item.path)
     try:
-        record = await rattler.RepoDataRecord.from_package_archive(item.path)
+        record = _kept_record(item, unpacked) if stands else None
+        if record is None:
+            record = await rattler.RepoDataRecord.from_package_archive(item.path)
     except (ExtractError, OSError, ValueError) as error:
         raise EnvforgeError(
             f"`{item.artifact.file_name}` has the checksum of the lock but no readable record: {_causes(error)}",
@@ -60,7 +72,19 @@ async def _read(item: Fetched) -> Archive:
             hint="lock again: envforge lock",
             code="archive-differs",
         )
-    return Archive(item=item, record=record)
+    if item.artifact.digest.algorithm == "md5":
+        record.md5 = bytes.fromhex(item.artifact.digest.hex)
+    return Archive(item=item, record=record, unpacked=unpacked, stands=stands)
+
+
+def _kept_record(item: Fetched, unpacked: Path) -> rattler.RepoDataRecord | None:
+    """The record as it was unpacked; None where the archive's sha256, which belongs into it, was not read."""
+    digest = item.artifact.digest
+    if digest.algorithm != "sha256":
+        return None
+    size = item.path.stat().st_size
+    record = rattler.PackageRecord.from_index_json(unpacked / "info" / "index.json", size=size, sha256=digest.hex)
+    return rattler.RepoDataRecord(record, item.path.name, item.path.as_uri(), item.path.parent.as_uri())
 
 
 def link(
@@ -68,6 +92,7 @@ def link(
 ) -> None:
     """Link ``archives`` into the prefix and unlink ``removed``; packages that are named in neither stay untouched."""
     chosen = tuple(archives)
+    began_ns = time.time_ns()
     progress.begin("linking", len(chosen), "packages")
     try:
         asyncio.run(_link(chosen, frozenset(removed), store, request, progress))
@@ -80,6 +105,9 @@ def link(
     finally:
         progress.end()
     _record_origins(chosen, request.prefix)
+    for archive in chosen:
+        if not archive.stands:
+            note_folder(archive.unpacked, archive.item.path, began_ns)
 
 
 async def _link(
@@ -88,7 +116,9 @@ async def _link(
     names = {archive.record.name.normalized for archive in archives}
     installed = read_records(request.prefix)
     kept = [record for record in installed if record.name.normalized not in names | removed]
-    cache = PackageCache.from_layers([PackageCacheLayer(store.conda).with_validation_mode(ValidationMode.full())])
+    to_read = any(archive.unpacked.exists() and not archive.stands for archive in archives)
+    mode = ValidationMode.full() if to_read else ValidationMode.skip()
+    cache = PackageCache.from_layers([PackageCacheLayer(store.conda).with_validation_mode(mode)])
     await rattler.install(
         [*(archive.record for archive in archives), *kept],
         request.prefix,
@@ -102,9 +132,9 @@ async def _link(
     )
 
 
-def read_records(prefix: Path) -> tuple[rattler.PrefixRecord, ...]:
-    """The conda packages of a prefix."""
-    paths = sorted((prefix / "conda-meta").glob("*.json"))
+def read_records(prefix: Path, name: str = "") -> tuple[rattler.PrefixRecord, ...]:
+    """The conda packages of a prefix; with a name, those whose names begin with it."""
+    paths = sorted((prefix / "conda-meta").glob(f"{name}*.json"))
     with ThreadPoolExecutor() as pool:
         return tuple(pool.map(rattler.PrefixRecord.from_path, paths))
 
@@ -114,10 +144,11 @@ def _record_origins(archives: tuple[Archive, ...], prefix: Path) -> None:
     for item in (archive.item for archive in archives):
         path = prefix / "conda-meta" / f"{record_name(item.artifact)}.json"
         url = without_credentials(item.artifact.package.url)
-        head, mark, rest = path.read_text(encoding="utf-8").partition('\n  "files": [')
+        head, mark, rest = path.read_bytes().partition(b'\n  "files": [')
+        text = head.decode("utf-8")
         for key, value in (("fn", item.artifact.file_name), ("url", url), ("channel", url.rsplit("/", 2)[0])):
-            head = _with_value(head, key, value)
-        path.write_text(head + mark + rest, encoding="utf-8")
+            text = _with_value(text, key, value)
+        path.write_bytes(text.encode("utf-8") + mark + rest)
 
 
 def _with_value(text: str, key: str, value: str) -> str:

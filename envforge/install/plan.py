@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,17 +166,17 @@ class Changes:
 def changes(
     plan: Plan,
     journal: Journal | None,
-    conda: dict[str, str],
+    conda: Mapping[str, Collection[str]],
     wheels: frozenset[str],
     reinstall: frozenset[tuple[Manager, str]] = frozenset(),
 ) -> Changes:
     """Compare a plan with a prefix.
 
-    ``conda`` maps the names of the prefix's conda packages to the sha256 of their archives; ``wheels`` are the
+    ``conda`` maps the names of the prefix's conda packages to the checksums of their archives; ``wheels`` are the
     normalised names of what pip or uv installed there; ``reinstall`` names what is not kept whatever it is.
     """
     wanted = {artifact.package.name: artifact for artifact in plan.conda}
-    same = {name for name, a in wanted.items() if conda.get(name) == a.digest.hex}
+    same = {name for name, a in wanted.items() if a.digest.hex in conda.get(name, ())}
     kept = {name for name in same if ("conda", name) not in reinstall}
     trusted = {name for name in wheels if ("pip", name) not in reinstall}
     known = {wheel.name: wheel for wheel in (journal.wheels if journal else ()) if wheel.name in trusted}

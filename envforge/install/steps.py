@@ -10,6 +10,7 @@ from rattler import PrefixRecord
 
 from envforge.errors import EnvforgeError
 from envforge.install.build import build_wheels
+from envforge.install.cached import Reader
 from envforge.install.fetch import Fetched, fetch_all
 from envforge.install.journal import FOLDER, Journal, write_journal, write_whole
 from envforge.install.link import link, read_archives, read_records
@@ -19,7 +20,7 @@ from envforge.install.site import pip_installed
 from envforge.install.space import check_room
 from envforge.install.store import Store, default_root
 from envforge.install.values import InstallReport, InstallRequest, Outcome, Progress, Step
-from envforge.install.wheels import find_site, install_wheels, uninstall, verify_wheels
+from envforge.install.wheels import Batch, find_site, install_wheels, uninstall, verify_wheels
 from envforge.matrix import load_matrix
 
 _SCRIPTS = ("post-link", "pre-link")
@@ -33,15 +34,17 @@ class Installation:
     plan: Plan
     progress: Progress
     before: Journal | None
+    reader: Reader
 
     def run(self) -> InstallReport:
         """Take every step; what fails before the journal says ``planned`` leaves the prefix as it was."""
         self._check_machine()
         store = Store((self.request.cache or default_root()).absolute())
         todo = self._changes()
-        fetched = fetch_all((*todo.conda, *todo.wheels), store, self.request, self.progress)
+        fetched = fetch_all((*todo.conda, *todo.wheels), store, self.request, self.progress, self.reader)
         check_room(fetched, self.request.prefix, store)
-        archives, wheels = read_archives(fetched[: len(todo.conda)]), fetched[len(todo.conda) :]
+        archives = read_archives(fetched[: len(todo.conda)], store, reread=self.request.reread)
+        wheels = fetched[len(todo.conda) :]
         journal = self._begin(todo)
         if "python" in todo.conda_kept:  # before conda's packages come, which may be the same libraries
             self._uninstall(todo, store)
@@ -82,8 +85,9 @@ class Installation:
         ready = build_wheels(wheels, site, store, offline=self.request.offline, progress=self.progress)
         if "python" not in todo.conda_kept:
             self._uninstall(todo, store)
-        install_wheels(ready, site, store, self.progress)
-        verify_wheels(ready, site, store, self.progress)
+        batch = Batch(wheels=tuple(ready), site=site, store=store, progress=self.progress, reread=self.request.reread)
+        install_wheels(batch)
+        verify_wheels(batch)
 
     def _uninstall(self, todo: Changes, store: Store) -> None:
         if todo.wheels_removed:
@@ -99,7 +103,7 @@ class Installation:
         if self._created() and _minor(self._locked_python()) != _minor(_version(installed.get("python"))):
             return everything
         stands = self.before is None or self._conda_half_stands()
-        conda = {name: (record.sha256 or b"").hex() if stands else "" for name, record in installed.items()}
+        conda = {name: _checksums(record) if stands else frozenset() for name, record in installed.items()}
         trusted = self.before if self.before is not None and self.before.step == "verified" else None
         return changes(self.plan, trusted, conda, pip_installed(prefix), self.request.reinstall)
 
@@ -159,6 +163,11 @@ class Installation:
             warnings=self.plan.warnings,
             scripts=() if self.request.run_scripts else _scripts(self.request.prefix, todo),
         )
+
+
+def _checksums(record: PrefixRecord) -> frozenset[str]:
+    """What the lock may say of a linked archive: its sha256, or its md5."""
+    return frozenset(digest.hex() for digest in (record.sha256, record.md5) if digest)
 
 
 def _version(record: PrefixRecord | None) -> str | None:

@@ -33,7 +33,7 @@ class InstallRequest:
     tells what the lock's needs are compared with, once that is asked; ``None`` compares nothing. ``ignore_machine``
     turns a need that is not met into a warning; ``allow_builds`` lets source distributions run their own code.
     ``reinstall`` names packages, by manager, that are installed again although they seem to be there. What ``supply``
-    holds is not asked of a server.
+    holds is not asked of a server. ``reread`` reads unpacked files also where they look as they did when last read.
     """
 
     lockfile: Path
@@ -50,6 +50,7 @@ class InstallRequest:
     allow_builds: bool = False
     reinstall: frozenset[tuple[Manager, str]] = frozenset()
     supply: Supply | None = None
+    reread: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

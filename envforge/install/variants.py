@@ -1,8 +1,11 @@
-"""The variants of a project: ``lockfiles/NAME/conda-lock.yml`` for each, of which the machine decides one."""
+"""The locks of a project: its own ``conda-lock.yml`` and ``lockfiles/NAME/conda-lock.yml`` for each variant.
+
+The machine decides one of them. The project's own lock takes part under the name of its build of PyTorch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +14,10 @@ from packaging.version import Version
 from envforge.cuda import WheelTag
 from envforge.errors import EnvforgeError, RequestError
 from envforge.install.explicit import read_any_lock
-from envforge.install.needs import concerns, describe, read_needs, unmet
+from envforge.install.needs import Needs, concerns, describe, read_needs, unmet
 from envforge.install.plan import make_plan
 from envforge.machine import Machine
-from envforge.matrix import load_matrix
+from envforge.matrix import Matrix, load_matrix
 
 FOLDER = "lockfiles"
 LOCK_NAME = "conda-lock.yml"
@@ -29,50 +32,95 @@ class Choice:
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Candidate:
+    """A lock that may be chosen: what it needs, or why it cannot be read for this platform."""
+
+    name: str
+    lockfile: Path
+    needs: Needs | str
+
+    @property
+    def label(self) -> str:
+        """Its name, with its file where that is the project's own lock."""
+        own = self.lockfile.parent.parent.name != FOLDER and self.name != LOCK_NAME
+        return f"{self.name} ({LOCK_NAME})" if own else self.name
+
+
 def list_variants(project: Path) -> tuple[str, ...]:
-    """The names of a project's variants: CUDA newest first, then the others, ``cpu`` last."""
+    """The names in ``lockfiles/``: CUDA newest first, then the others, ``cpu`` last."""
     return tuple(sorted((path.parent.name for path in project.glob(f"{FOLDER}/*/{LOCK_NAME}")), key=_order))
 
 
-def variant_lock(project: Path, name: str) -> Path:
+def list_locks(project: Path, platform: str) -> tuple[str, ...]:
+    """The names of all locks that ``choose_variant`` looks at, in its order."""
+    return tuple(one.label for one in _candidates(project, platform, load_matrix()))
+
+
+def variant_lock(project: Path, name: str, platform: str) -> Path:
     """The lock of a variant; raises ``RequestError`` where there is none of that name."""
     names = list_variants(project)
-    if name not in names:
-        known = ", ".join(f"`{other}`" for other in names) or "none"
-        raise RequestError(
-            f"there is no variant `{name}` in `{project / FOLDER}`; there are: {known}",
-            hint=f"make it: envforge lock --lockfile {FOLDER}/{name}/{LOCK_NAME}",
-            code="no-such-variant",
-        )
-    return project / FOLDER / name / LOCK_NAME
+    if name in names:
+        return project / FOLDER / name / LOCK_NAME
+    own = [_candidate(None, project / LOCK_NAME, platform, load_matrix())] if (project / LOCK_NAME).exists() else []
+    if own and own[0].name == name:
+        return own[0].lockfile
+    known = ", ".join(f"`{other}`" for other in (*(one.label for one in own), *names)) or "none"
+    raise RequestError(
+        f"there is no variant `{name}` of `{project.absolute()}`; there are: {known}",
+        hint=f"make it: envforge lock --variant {name}",
+        code="no-such-variant",
+    )
 
 
 def choose_variant(project: Path, machine: Machine) -> Choice:
-    """The first variant that the machine meets in all, else the first that it meets at least without a GPU."""
+    """The first lock that the machine meets in all, else the first that it meets at least without a GPU."""
     reasons, usable = [], []
     matrix = load_matrix()
-    for name in list_variants(project):
-        lockfile = variant_lock(project, name)
-        try:
-            plan = make_plan(read_any_lock(lockfile, machine.platform), machine.platform, lockfile, allow_builds=True)
-        except EnvforgeError as error:
-            reasons.append(f"{name}: {error.message}")
+    for one in _candidates(project, machine.platform, matrix):
+        if isinstance(one.needs, str):
+            reasons.append(f"{one.label}: {one.needs}")
             continue
-        needs = read_needs(plan, matrix)
-        against, but = unmet(needs, machine, matrix), concerns(needs, machine)
+        against, but = unmet(one.needs, machine, matrix), concerns(one.needs, machine)
         if not against and not but:
-            return Choice(name=name, lockfile=lockfile, reason=_said(f"needs {describe(needs, matrix)}", reasons))
-        reasons.append(f"{name}: {'; '.join(against or but)}")
+            reason = _said(f"needs {describe(one.needs, matrix)}", reasons)
+            return Choice(name=one.label, lockfile=one.lockfile, reason=reason)
+        reasons.append(f"{one.label}: {'; '.join(against or but)}")
         if not against:
-            usable.append(Choice(name=name, lockfile=lockfile, reason="; ".join(but)))
+            usable.append(Choice(name=one.label, lockfile=one.lockfile, reason="; ".join(but)))
     if usable:
         return usable[0]
     lines = "".join(f"\n  {reason}" for reason in reasons)
     raise EnvforgeError(
-        f"no variant in `{project / FOLDER}` fits this machine:{lines}",
+        f"no lock of `{project.absolute()}` fits this machine:{lines}",
         hint="see what would: envforge explain; or take one all the same: --variant NAME --ignore-machine",
         code="no-variant-fits",
     )
+
+
+def _candidates(project: Path, platform: str, matrix: Matrix) -> Iterator[_Candidate]:
+    """The locks in the order of preference, each read when it is asked for; the project's own first of its name."""
+    own = project / LOCK_NAME
+    known = [_candidate(None, own, platform, matrix)] if own.exists() else []
+    names = [*((one.name, one) for one in known), *((name, None) for name in list_variants(project))]
+    for name, read in sorted(names, key=lambda each: _order(each[0])):
+        yield read or _candidate(name, project / FOLDER / name / LOCK_NAME, platform, matrix)
+
+
+def _candidate(name: str | None, lockfile: Path, platform: str, matrix: Matrix) -> _Candidate:
+    """Read a lock; without a name it is called by its build of PyTorch, or by its file where it has none."""
+    try:
+        plan = make_plan(read_any_lock(lockfile, platform), platform, lockfile, allow_builds=True)
+    except EnvforgeError as error:
+        return _Candidate(name=name or LOCK_NAME, lockfile=lockfile, needs=error.message)
+    needs = read_needs(plan, matrix)
+    return _Candidate(name=name or _build_name(needs) or LOCK_NAME, lockfile=lockfile, needs=needs)
+
+
+def _build_name(needs: Needs) -> str | None:
+    if needs.build is not None:
+        return str(needs.build.tag)
+    return str(WheelTag(needs.cuda.version)) if needs.cuda is not None else None
 
 
 def _said(head: str, passed_over: Iterable[str]) -> str:

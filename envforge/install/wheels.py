@@ -2,6 +2,7 @@
 
 uv unpacks each wheel once into its own cache and trusts that cache. We do not: what was installed is compared with the
 checksums inside the wheel that the lock names, and a difference empties uv's cache of that wheel and installs it again.
+Not read are files that uv has just unpacked from the checked wheel, and those that were seen whole (``seen``).
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import io
 import os
 import subprocess
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from envforge.errors import OutsideError
 from envforge.install.fetch import Fetched
 from envforge.install.journal import write_whole
 from envforge.install.link import read_records
 from envforge.install.plan import wheel_of
+from envforge.install.seen import Seen, note_files, read_files
 from envforge.install.site import installed
 from envforge.install.store import Store
 from envforge.install.values import Progress
@@ -45,7 +49,7 @@ def find_site(prefix: Path, platform: str) -> Site:
     """Where wheels go, as the prefix's Python says in conda-meta; raises ``OutsideError`` where there is none."""
     windows = platform.startswith("win-")
     program = prefix / ("python.exe" if windows else "bin/python")
-    python = next((record for record in read_records(prefix) if record.name.normalized == "python"), None)
+    python = next((record for record in read_records(prefix, "python-") if record.name.normalized == "python"), None)
     if python is None or not program.exists():
         raise OutsideError(
             f"the lock has wheels, but `{prefix}` has no conda package `python` to install them for",
@@ -57,15 +61,29 @@ def find_site(prefix: Path, platform: str) -> Site:
     return Site(prefix=prefix, packages=prefix / (python.python_site_packages_path or default), program=program)
 
 
-def install_wheels(fetched: Iterable[Fetched], site: Site, store: Store, progress: Progress) -> None:
-    """Install wheels over whatever is there under their names, then read back every file."""
-    chosen = tuple(fetched)
-    if not chosen:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Wheels that are installed together. Files that were unpacked since ``began_ns`` came from checked wheels.
+
+    ``reread`` trusts neither these nor those that were seen whole before.
+    """
+
+    wheels: tuple[Fetched, ...]
+    site: Site
+    store: Store
+    progress: Progress
+    reread: bool = False
+    began_ns: int = field(default_factory=time.time_ns)
+
+
+def install_wheels(batch: Batch) -> None:
+    """Install wheels over whatever is there under their names."""
+    if not batch.wheels:
         return
-    progress.begin("installing wheels", len(chosen), "packages")
-    _uv_install(chosen, site, store)
-    progress.advance(len(chosen))
-    progress.end()
+    batch.progress.begin("installing wheels", len(batch.wheels), "packages")
+    _uv_install(batch.wheels, batch.site, batch.store)
+    batch.progress.advance(len(batch.wheels))
+    batch.progress.end()
 
 
 def uninstall(names: Iterable[str], site: Site, store: Store) -> None:
@@ -75,57 +93,101 @@ def uninstall(names: Iterable[str], site: Site, store: Store) -> None:
         _uv(["pip", "uninstall", "--break-system-packages", "--python", str(site.program), *chosen], store)
 
 
-def verify_wheels(fetched: Iterable[Fetched], site: Site, store: Store, progress: Progress) -> None:
+def verify_wheels(batch: Batch) -> None:
     """Compare installed files with their wheels; mend what differs once, and stop where that does not help."""
-    chosen = tuple(fetched)
-    bad = damaged(chosen, site, progress)
+    bad = damaged(batch)
     if not bad:
         return
     names = [wheel_of(item.artifact).name for item in bad]
-    progress.note(f"uv's cache of {', '.join(names)} was damaged; it is emptied and they are installed again")
-    _uv(["cache", "clean", *names], store)
-    _uv_install(tuple(bad), site, store)
-    still = damaged(tuple(bad), site, progress)
+    batch.progress.note(f"uv's cache of {', '.join(names)} was damaged; it is emptied and they are installed again")
+    _uv(["cache", "clean", *names], batch.store)
+    _uv_install(tuple(bad), batch.site, batch.store)
+    still = damaged(replace(batch, wheels=tuple(bad), reread=True))
     if still:
         raise OutsideError(
             "\n".join(
                 f"`{item.artifact.label}`: `{path}` differs from the locked wheel" for item, path in still.items()
             ),
-            hint=f"check the disk; then remove `{site.prefix}` and install again",
+            hint=f"check the disk; then remove `{batch.site.prefix}` and install again",
             code="installed-file-differs",
         )
 
 
-def damaged(fetched: tuple[Fetched, ...], site: Site, progress: Progress) -> dict[Fetched, str]:
+def damaged(batch: Batch) -> dict[Fetched, str]:
     """The wheels of which an installed file differs, each with the first such file."""
-    progress.begin("checking wheels", len(fetched), "packages")
+    batch.progress.begin("checking wheels", len(batch.wheels), "packages")
     found = {}
     with ThreadPoolExecutor() as pool:
-        for item in fetched:
-            rows = list(_expected(item.path, site))
-            batches = [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
-            wrong = next((path for path in pool.map(_first_difference, batches) if path is not None), None)
+        for item in batch.wheels:
+            wrong = _first_damaged(item, batch, pool)
             if wrong is not None:
                 found[item] = wrong
-            progress.advance(1)
-    progress.end()
+            batch.progress.advance(1)
+    batch.progress.end()
     return found
 
 
-def _expected(wheel: Path, site: Site) -> Iterator[tuple[str, bytes]]:
-    """Each file that the wheel installs unchanged, with its sha256."""
-    for name, digest in wheel_rows(wheel):
+def _first_damaged(item: Fetched, batch: Batch, pool: ThreadPoolExecutor) -> str | None:
+    """The first installed file of a wheel that differs; a wheel of which files were read is noted as seen."""
+    known = {} if batch.reread else read_files(item.path)
+    if known and all(_look(_place(name, batch.site))[0] == seen for name, seen in known.items()):
+        return None
+    now_ns = time.time_ns()
+    rows = tuple(_expected(item.path, batch.site))
+    looks = {row.name: _look(row.place) for row in rows}
+    unread = [row for row in rows if batch.reread or not _is_trusted(row, looks[row.name], known, batch.began_ns)]
+    parts = [unread[start : start + _BATCH] for start in range(0, len(unread), _BATCH)]
+    wrong = next((path for path in pool.map(_first_difference, parts) if path is not None), None)
+    if wrong is None and all(links > 1 for _, links in looks.values()):  # else a copy, which the next prefix lacks
+        note_files(item.path, {name: seen for name, (seen, _) in looks.items() if seen is not None}, now_ns)
+    return wrong
+
+
+class Row(NamedTuple):
+    """A file that a wheel installs unchanged; a tuple, because a wheel has tens of thousands."""
+
+    name: str
+    place: str
+    sha256: bytes
+    size: int
+
+
+def _look(place: str | None) -> tuple[Seen | None, int]:
+    """What tells whether a file is the one that was seen, and how many links it has."""
+    try:
+        state = os.stat(place or "")  # noqa: PTH116 - a Path for each file is slow
+    except OSError:
+        return None, 0
+    return Seen(state.st_size, state.st_mtime_ns, state.st_ino), state.st_nlink
+
+
+def _is_trusted(row: Row, look: tuple[Seen | None, int], known: dict[str, Seen], began_ns: int) -> bool:
+    """Whether a file need not be read: it was seen whole, or uv has just unpacked it, with its CRC-32, into its cache.
+
+    A copy, which has one link, is as young as this install, whatever it was copied from.
+    """
+    seen, links = look
+    if seen is None:
+        return False
+    return known.get(row.name) == seen or (links > 1 and seen.mtime_ns >= began_ns and seen.size == row.size)
+
+
+def _expected(wheel: Path, site: Site) -> Iterator[Row]:
+    """Each file that the wheel installs unchanged."""
+    for name, digest, size in wheel_rows(wheel):
         place = _place(name, site)
         if place is not None and digest.startswith("sha256="):
-            yield place, base64.urlsafe_b64decode(digest.removeprefix("sha256=") + "==")
+            sha256 = base64.urlsafe_b64decode(digest.removeprefix("sha256=") + "==")
+            yield Row(name, place, sha256, int(size) if size.isdigit() else -1)
 
 
-def wheel_rows(wheel: Path) -> list[tuple[str, str]]:
-    """The rows of a wheel's ``RECORD``: path and checksum."""
+def wheel_rows(wheel: Path) -> list[tuple[str, str, str]]:
+    """The rows of a wheel's ``RECORD``: path, checksum and size."""
     with zipfile.ZipFile(wheel) as archive:
         name = next(n for n in archive.namelist() if n.endswith(".dist-info/RECORD") and n.count("/") == 1)
         text = archive.read(name).decode("utf-8")
-    return [(row[0], row[1]) for row in csv.reader(io.StringIO(text)) if len(row) >= 2]
+    rows = ([*row, "", ""] for row in csv.reader(io.StringIO(text)) if row)
+    return [(row[0], row[1], row[2]) for row in rows]
 
 
 def _place(name: str, site: Site) -> str | None:
@@ -138,9 +200,9 @@ def _place(name: str, site: Site) -> str | None:
     return f"{places[kind]}/{path}" if kind in places else None
 
 
-def _first_difference(rows: list[tuple[str, bytes]]) -> str | None:
+def _first_difference(rows: list[Row]) -> str | None:
     """The first path whose file is missing or has another sha256. Plain calls: a wheel has thousands of small files."""
-    for path, wanted in rows:
+    for _, path, wanted, _ in rows:
         try:
             with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - as above
                 hasher = hashlib.sha256()

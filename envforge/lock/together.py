@@ -17,6 +17,7 @@ from typing import Any
 from envforge.errors import EnvforgeError, OutsideError
 
 _VERSION = 1
+_SUFFIX = ".envforge-change"
 
 
 def replace_together(anchor: Path, files: Mapping[Path, bytes]) -> None:
@@ -78,6 +79,12 @@ def is_unfinished(anchor: Path) -> bool:
     return _journal(anchor).exists()
 
 
+def unfinished_beside(file: Path) -> Path | None:
+    """The anchor of a change in the folder of ``file`` that a crash has left half done."""
+    journals = sorted(file.parent.glob(f".*{_SUFFIX}"))
+    return next((path.with_name(path.name[1 : -len(_SUFFIX)]) for path in journals), None)
+
+
 def _refuse_edited(path: Path, row: Mapping[str, Any], journal: Path) -> None:
     found = _digest(path)
     if found == row["new"] or (found == row["old"] and _digest(_aside(path)) == row["new"]):
@@ -102,7 +109,7 @@ def _digest(path: Path) -> str | None:
 
 
 def _journal(anchor: Path) -> Path:
-    return anchor.with_name(f".{anchor.name}.envforge-change")
+    return anchor.with_name(f".{anchor.name}{_SUFFIX}")
 
 
 def _aside(path: Path) -> Path:

@@ -89,7 +89,7 @@ def _from_team(input_sha256: str, team: Chosen, progress: Callable[[Step], None]
     from envforge.sharing.opened import NoCatalogueError, lock_text, opened  # noqa: PLC0415 - only where a team has a catalogue
 
     try:
-        with opened(team.address) as source:
+        with opened(team.address, team.public_key) as source:
             entry = catalogue.find(source.root, input_sha256)
             return None if entry is None else _filled(entry, lock_text(source, entry, team.public_key), progress)
     except (OutsideError, NoCatalogueError) as error:

@@ -19,16 +19,19 @@ from envforge.catalogue.index import read_row
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.install.journal import write_whole
 from envforge.sharing.address import Address
+from envforge.sharing.signed_index import index_bytes, signed
+from envforge.sharing.signing import Signer
 
 _LOCK = ".index.lock"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Addition:
-    """A lock that is to be published: its row of the index, and the files that belong to it, by name."""
+    """A lock that is to be published: its row of the index, the files that belong to it, and who signs the index."""
 
     row: Mapping[str, Any]
     files: Mapping[str, bytes]
+    signer: Signer | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,16 +70,16 @@ def add(root: Path, addition: Addition) -> bool:
         if same.sha256 == entry.sha256 and (entry.signed_by is None or same.signed_by == entry.signed_by):
             return False
         raise _taken(same, entry)
+    document: dict[str, Any] = {"schema_version": 1, "entries": []}
+    if index.exists():
+        document = json.loads(index.read_text(encoding="utf-8"))
+    document = signed(root, addition.row, document, addition.signer)
     for name, data in addition.files.items():
         path = root / name
         if not path.parent.resolve().is_relative_to(root.resolve()):
             raise EnvforgeError(f"`{path.parent}` is a link out of the catalogue `{root}`", code="catalogue-damaged")
         write_whole(path, data)
-    document: dict[str, Any] = {"schema_version": 1, "entries": []}
-    if index.exists():
-        document = json.loads(index.read_text(encoding="utf-8"))
-    document["entries"].append(dict(addition.row))
-    write_whole(index, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
+    write_whole(index, index_bytes(document))
     return True
 
 

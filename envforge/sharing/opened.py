@@ -37,14 +37,23 @@ class Catalogue(Protocol):
 
 
 @contextmanager
-def opened(address: Address, *, for_publishing: bool = False) -> Iterator[Catalogue]:
-    """Open a catalogue; unless it is for publishing, its index is there."""
-    with tempfile.TemporaryDirectory(prefix="envforge-catalogue-") as folder:
-        catalogue = _open(address, Path(folder) / "catalogue")
-        if not for_publishing:
-            catalogue.bring(INDEX_FILE)
-            _need_index(catalogue)
+def opened(address: Address, public_key: str | None = None) -> Iterator[Catalogue]:
+    """Open a catalogue to read it: its index is there, and signed by the key where one is given."""
+    with opened_to_publish(address) as catalogue:
+        catalogue.bring(INDEX_FILE)
+        _need_index(catalogue)
+        if public_key is not None:
+            from envforge.sharing.signed_index import verify_index  # noqa: PLC0415 - only where it is asked for
+
+            verify_index(catalogue.root, public_key)
         yield catalogue
+
+
+@contextmanager
+def opened_to_publish(address: Address) -> Iterator[Catalogue]:
+    """Open a catalogue, which may be empty yet."""
+    with tempfile.TemporaryDirectory(prefix="envforge-catalogue-") as folder:
+        yield _open(address, Path(folder) / "catalogue")
 
 
 def _need_index(catalogue: Catalogue) -> None:

@@ -29,6 +29,7 @@ from envforge.report import Json
 from envforge.requirements import requirements_json, requirements_of
 from envforge.selection import PYTORCH_INDEX, Build
 from envforge.sharing.folder import Addition
+from envforge.sharing.signing import Signer, sign_lock
 from envforge.spec import ENVIRONMENT_FILE, VIRTUAL_PACKAGES_FILE, input_sha256
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -44,8 +45,7 @@ class PublishRequest:
     publisher: str
     at: dt.datetime
     size_of: Callable[[Artifact], int | None]
-    secret_key: bytes | None = None
-    password: str | None = None
+    signer: Signer | None = None
 
 
 def make_addition(request: PublishRequest) -> Addition:
@@ -88,13 +88,11 @@ def check_name(name: str) -> str:
 
 def _signed(row: dict[str, Any], data: bytes, request: PublishRequest) -> Addition:
     files = {str(row["file"]): data}
-    if request.secret_key is not None:
-        from envforge.sharing.signing import sign  # noqa: PLC0415 - cryptography, only where it is asked for
-
+    if request.signer is not None:
         entry = read_row(row, Path())
-        signature, row["signed_by"] = sign(data, entry, request.secret_key, request.password)
+        signature, row["signed_by"] = sign_lock(data, entry, request.signer)
         files[str(entry.signature)] = signature
-    return Addition(row=row, files=files)
+    return Addition(row=row, files=files, signer=request.signer)
 
 
 def _read(path: Path) -> bytes:

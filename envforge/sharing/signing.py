@@ -1,6 +1,6 @@
-"""minisign signatures of stored locks, made and verified by py-minisign (the extra ``sign``), without any network.
+"""minisign signatures, made and verified by py-minisign (the extra ``sign``), without any network.
 
-The trusted comment, signed too, names the entry and the inputs, so that a signed lock cannot be shown as another.
+The trusted comment, signed too, names the entry of a lock and its inputs, so that it cannot be shown as another.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -15,23 +16,46 @@ from envforge.catalogue import Entry
 from envforge.errors import EnvforgeError, RequestError
 
 
-def sign(data: bytes, entry: Entry, secret_key: bytes, password: str | None) -> tuple[bytes, str]:
-    """The signature of a lock, as ``minisign -S`` writes it, and the id of the key."""
-    minisign = _library()
-    try:
-        key = minisign.SecretKey.from_bytes(secret_key)
-        with key:
-            if key.is_encrypted():
-                key.decrypt(password or "")
-            public = minisign.PublicKey.from_secret_key(key)
-            signature = key.sign(data, trusted_comment=_comment(entry))
-    except minisign.Error as error:
-        raise RequestError(
-            f"the secret key cannot be used: {error}",
-            hint="give a secret key of minisign -G, and its password when asked or in ENVFORGE_SIGNING_PASSWORD",
-            code="bad-secret-key",
-        ) from error
-    return bytes(signature) + b"\n", key_id(public.to_base64().decode())
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signer:
+    """A minisign secret key, and the password that opens it."""
+
+    secret_key: bytes
+    password: str | None
+
+    def sign(self, data: bytes, comment: str) -> tuple[bytes, str]:
+        """The signature, as ``minisign -S`` writes it, and the public key that verifies it."""
+        minisign = _library()
+        try:
+            key = minisign.SecretKey.from_bytes(self.secret_key)
+            with key:
+                if key.is_encrypted():
+                    key.decrypt(self.password or "")
+                public = minisign.PublicKey.from_secret_key(key)
+                signature = key.sign(data, trusted_comment=comment)
+        except minisign.Error as error:
+            raise RequestError(
+                f"the secret key cannot be used: {error}",
+                hint="give a secret key of minisign -G, and its password when asked or in ENVFORGE_SIGNING_PASSWORD",
+                code="bad-secret-key",
+            ) from error
+        return bytes(signature) + b"\n", public.to_base64().decode()
+
+    def check_is(self, public_key: str) -> None:
+        """Raise where this is not the secret half of a public key."""
+        found = self.sign(b"", "")[1]
+        if found != public_key:
+            raise RequestError(
+                f"`--sign` is the key `{key_id(found)}`, and the one of this catalogue is `{key_id(public_key)}`",
+                hint="sign with that one, or change [catalogue] public-key in the settings",
+                code="other-key",
+            )
+
+
+def sign_lock(data: bytes, entry: Entry, signer: Signer) -> tuple[bytes, str]:
+    """The signature of a lock, and the id of the key."""
+    signature, public = signer.sign(data, _comment(entry))
+    return signature, key_id(public)
 
 
 def needs_password(secret_key: bytes) -> bool:
@@ -47,22 +71,36 @@ def needs_password(secret_key: bytes) -> bool:
 
 def verify_signature(entry: Entry, data: bytes, public_key: str) -> None:
     """Raise where a lock is not signed by the owner of ``public_key``, or was signed as another entry."""
-    wanted = key_id(public_key)
+    what = f"the lock `{entry.name}`"
     if entry.signed_by is None:
-        raise _refused(entry, f"wanted a signature by the key `{wanted}`, found none")
-    minisign = _library()
-    path = entry.root / entry.signature
+        raise refused(what, f"wanted a signature by the key `{key_id(public_key)}`, found none")
     try:
-        signature = minisign.Signature.from_bytes(path.read_bytes().rstrip(b"\n"))
-        minisign.PublicKey.from_base64(public_key).verify(data, signature)
+        signature = (entry.root / entry.signature).read_bytes()
     except OSError as error:
-        raise _refused(entry, f"its signature cannot be read: {error.strerror or error}") from error
+        raise refused(what, f"its signature cannot be read: {error.strerror or error}") from error
+    verify(what, Signed(data=data, comment=_comment(entry), signature=signature), public_key)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signed:
+    """Bytes with the signature that they came with, and the trusted comment that it must have."""
+
+    data: bytes
+    comment: str
+    signature: bytes
+
+
+def verify(what: str, signed: Signed, public_key: str) -> None:
+    """Raise where a signature is not by the owner of ``public_key``, or was given to something else."""
+    minisign = _library()
+    try:
+        signature = minisign.Signature.from_bytes(signed.signature.rstrip(b"\n"))
+        minisign.PublicKey.from_base64(public_key).verify(signed.data, signature)
     except minisign.Error as error:
-        raise _refused(
-            entry, f"wanted a signature by the key `{wanted}`, found one by `{entry.signed_by}`: {error}"
-        ) from error
-    if signature.trusted_comment != _comment(entry):
-        raise _refused(entry, f"it was signed as `{signature.trusted_comment}`, not as `{_comment(entry)}`")
+        found = f"found one by `{_signer_id(signed.signature)}`: {error}"
+        raise refused(what, f"wanted a signature by the key `{key_id(public_key)}`, {found}") from error
+    if signature.trusted_comment != signed.comment:
+        raise refused(what, f"it was signed as `{signature.trusted_comment}`, not as `{signed.comment}`")
 
 
 def key_id(public_key: str) -> str:
@@ -73,6 +111,16 @@ def key_id(public_key: str) -> str:
         raise _no_key(public_key) from error
     if len(raw) != 42 or not raw.startswith(b"Ed"):
         raise _no_key(public_key)
+    return raw[2:10][::-1].hex().upper()
+
+
+def _signer_id(signature: bytes) -> str:
+    """The id of the key that a signature says it is by."""
+    lines = signature.splitlines()
+    try:
+        raw = base64.b64decode(lines[1], validate=True)
+    except (IndexError, binascii.Error, ValueError):
+        return "nobody"
     return raw[2:10][::-1].hex().upper()
 
 
@@ -108,9 +156,10 @@ def _no_key(text: str) -> RequestError:
     )
 
 
-def _refused(entry: Entry, reason: str) -> EnvforgeError:
+def refused(what: str, reason: str) -> EnvforgeError:
+    """The error for what the configured key has not signed as it is."""
     return EnvforgeError(
-        f"the lock `{entry.name}` is refused: {reason}",
-        hint="nothing was written; ask whoever published it to sign it: envforge lockfiles publish --sign KEY",
+        f"{what} is refused: {reason}",
+        hint="nothing was written; ask whoever published to sign it: envforge lockfiles publish --sign KEY",
         code="bad-signature",
     )

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from envforge.daily.prefix import Meant, check_usable, is_prefix, meant_prefix, project_folder
+from envforge.daily.prefix import Meant, is_prefix, meant_prefix, project_folder
+from envforge.daily.unfinished import check_usable
 from envforge.errors import EnvforgeError
 from envforge.install.explicit import parse_any_lock
 from envforge.install.journal import read_journal
 from envforge.install.variants import FOLDER as VARIANTS
-from envforge.install.variants import list_variants, variant_lock
+from envforge.install.variants import LOCK_NAME, list_variants
 from envforge.lockfile import Lockfile, LockfileError
 from envforge.matrix import load_matrix
 from envforge.probe import World
@@ -95,7 +96,7 @@ def _lock(place: Place, project: Path | None, meant: Meant | None) -> Path | Non
         return None
     variants = list_variants(project)
     if not (project / LOCK).exists() and len(variants) == 1:
-        return variant_lock(project, variants[0])
+        return project / VARIANTS / variants[0] / LOCK_NAME
     return project / LOCK
 
 

@@ -51,6 +51,20 @@ def test_cache_is_removed_and_the_environment_stays_whole(places: Places, prefix
     assert tree(prefix) == before
 
 
+def test_the_lock_of_a_bundle_is_removed_and_the_environment_still_knows_its_own(
+    places: Places, prefix: Path, user: User
+) -> None:
+    kept = places.packages / "bundles" / ("ab" * 32) / "conda-lock.yml"
+    kept.parent.mkdir(parents=True)
+    journal = read_journal(prefix)
+    assert journal is not None
+    Path(journal.lockfile).rename(kept)
+    at_step(prefix, "verified", lockfile=str(kept))
+    assert "bundles" in {item.path.name for item in clean(places, is_dry=False).removed}
+    assert not kept.exists()
+    assert user.envforge("audit", "--prefix", str(prefix)).returncode == 0
+
+
 def test_dry_run_says_the_same_and_removes_nothing(places: Places, prefix: Path) -> None:
     before = tree(places.packages)
     said = clean(places, is_dry=True)

@@ -71,6 +71,35 @@ def test_broken_environments_are_told_and_do_not_stop_the_rest(user: User, plain
     assert document["machine"]["platform"]
 
 
+def test_the_variants_and_the_one_for_this_machine_are_told(user: User, plain: Path, tmp_path: Path) -> None:
+    folder = plain.parent / "lockfiles" / "cpu"
+    assert "variants  " not in user.envforge("info", here=plain.parent).stdout
+    folder.mkdir(parents=True)
+    for place in (folder, plain.parent):
+        (place / "conda-lock.yml").write_bytes((tmp_path / "made-plain" / "conda-lock.yml").read_bytes())
+    run = user.envforge("info", here=plain.parent)
+    assert "variants            conda-lock.yml, cpu; for this machine: conda-lock.yml\n" in run.stdout
+    (plain.parent / "conda-lock.yml").unlink()
+    run = user.envforge("info", here=plain.parent)
+    assert "variants            cpu; for this machine: cpu\n" in run.stdout
+    (folder / "conda-lock.yml").write_text("version: 1\n", encoding="utf-8")
+    document = json.loads(user.envforge("info", "--json", here=plain.parent).stdout)["result"]
+    assert document["variants"] == "cpu; for this machine: none"
+
+
+def test_the_catalogue_that_counts_is_told_without_credentials(user: User, plain: Path) -> None:
+    assert "catalogue           none configured\n" in user.envforge("info", here=plain.parent).stdout
+    settings = plain.parent / "envforge.toml"
+    settings.write_text('[catalogue]\naddress = "https://ada:secret@locks.example/team"\n', encoding="utf-8")
+    run = user.envforge("info", here=plain.parent)
+    assert f"catalogue           https://locks.example/team (from {settings})\n" in run.stdout
+    assert "secret" not in run.stdout
+    settings.write_text("[catalogue]\naddress = 3\n", encoding="utf-8")
+    run = user.envforge("info", here=plain.parent)
+    assert run.returncode == 0
+    assert "catalogue           cannot be read: " in run.stdout
+
+
 def test_without_an_environment_the_rest_is_told(user: User) -> None:
     document = json.loads(user.envforge("info", "--json").stdout)["result"]
     assert (document["environment"], document["project"]) == (None, None)

@@ -110,10 +110,14 @@ def test_environment_without_ipykernel_is_told_how_to_get_it(user: User, plain: 
     run = user.envforge("kernel", here=plain.parent)
     assert run.returncode == 1
     assert f"a kernel needs `ipykernel`, and the environment in `{plain}` does not have it" in run.stderr
-    assert (
-        "hint: add `ipykernel` to the dependencies in environment.yml, then: envforge lock && envforge install\n"
-        in (run.stderr)
-    )
+    assert "hint: envforge add ipykernel && envforge install\n" in run.stderr
+
+
+def test_the_environment_yml_of_another_folder_is_named_in_the_hint(user: User, plain: Path, tmp_path: Path) -> None:
+    made = tmp_path / "made-plain" / "environment.yml"
+    made.write_text("dependencies: []\n", encoding="utf-8")
+    run = user.envforge("kernel", "--prefix", str(plain))
+    assert f"hint: envforge add ipykernel --file {made} && envforge install --prefix {plain}\n" in run.stderr
     assert not (user.home / ".local").exists()
 
 

@@ -273,6 +273,21 @@ def test_the_export_goes_to_stdout_unless_a_file_is_named(tmp_path: Path, capsys
     assert [path.name for path in tmp_path.iterdir()] == ["requirements.txt"]
 
 
+def test_a_variant_is_exported_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lockfiles" / "cu118").mkdir(parents=True)
+    stored = CU118_LOCK.read_text(encoding="utf-8").replace(PLACEHOLDER, "https://files.example/packages/")
+    (tmp_path / "lockfiles" / "cu118" / "conda-lock.yml").write_text(stored, encoding="utf-8")
+    words = ["export", "requirements", "--platform", "linux-64"]
+    assert main(words) == 2
+    assert "hint: say which: envforge export requirements --variant cu118\n" in capsys.readouterr().err
+    assert main([*words, "--variant", "cu118"]) == 0
+    assert "torch-2.7.1%2Bcu118" in capsys.readouterr().out
+    assert main([*words, "--variant", "cu118", "--lockfile", "conda-lock.yml"]) == 2
+
+
 def test_a_file_of_others_stays_unless_forced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "environment.yml"
     output.write_text("mine\n", encoding="utf-8")

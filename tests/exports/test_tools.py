@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from tests.install.support import LockWriter
 from tests.support.channel import Channel, text_package
 from tests.support.loopback import Loopback
 from tests.support.wheel import rebuild_wheel, text_wheel
+
+TOOLS = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 @dataclass(frozen=True)
@@ -156,3 +159,13 @@ def test_the_command_in_the_dockerfile_installs_the_lock(served: tuple[Channel, 
         command = command.replace(inside, here)
     assert main(shlex.split(command)) == 0
     assert (tmp_path / "env" / "share" / "greeting.txt").exists()
+
+
+@pytest.mark.skipif(shutil.which("hadolint", path=TOOLS) is None, reason="hadolint is not installed")
+def test_hadolint_has_no_remark_on_the_dockerfile(place: Place) -> None:
+    file = place.export("dockerfile", "Dockerfile")
+    hadolint = str(shutil.which("hadolint", path=TOOLS))
+    assert place.run(hadolint, "--no-color", str(file)).stdout == ""
+    spoilt = place.folder / "spoilt"
+    spoilt.write_text(file.read_text(encoding="utf-8") + "RUN cd /tmp\n", encoding="utf-8")
+    assert "DL3003" in place.run(hadolint, "--no-color", str(spoilt)).stdout

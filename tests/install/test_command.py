@@ -118,6 +118,17 @@ def test_the_variant_that_fits_is_installed_and_said(project: Path, capsys: pyte
     assert main(["install", "--variant", "cu118"]) == 2
 
 
+def test_the_root_lock_does_not_win_over_a_variant_that_fits_better(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "lockfiles" / "cpu").mkdir(parents=True)
+    (project / "conda-lock.yml").rename(project / "lockfiles" / "cpu" / "conda-lock.yml")
+    (project / "conda-lock.yml").write_text("version: 1\n", encoding="utf-8")
+    assert main(["install"]) == 0
+    assert "variant cpu: needs " in capsys.readouterr().err
+    assert main(["install", "conda-lock.yml"]) == 1
+
+
 OTHER = "osx-arm64" if SUBDIR != "osx-arm64" else "linux-64"
 ENVIRONMENT = f"channels: [conda-forge]\nplatforms: [{SUBDIR}]\ndependencies: [greeting]\n"
 

@@ -224,6 +224,42 @@ def test_the_first_variant_that_fits_the_machine_is_chosen(project: Path, machin
 
 
 @pytest.mark.skipif(SUBDIR != "linux-64", reason="the locks of this test are for linux-64")
+@pytest.mark.parametrize(
+    ("machine", "name"),
+    [
+        (load_machine("h100", {}), "cu130"),
+        (load_machine("v100", {}), "cu126 (conda-lock.yml)"),
+        (_with_driver("t4", "470.57.02"), "cu118"),
+        (load_machine("cpu", {}), "cpu"),
+    ],
+)
+def test_the_lock_of_the_project_takes_part_under_the_name_of_its_build(
+    project: Path, machine: Machine, name: str
+) -> None:
+    (project / "lockfiles" / "cu126" / "conda-lock.yml").rename(project / "conda-lock.yml")
+    choice = choose_variant(project, machine)
+    assert choice.name == name
+    assert choice.lockfile == (project / "lockfiles" / name if "(" not in name else project) / "conda-lock.yml"
+    assert variant_lock(project, "cu126", SUBDIR) == project / "conda-lock.yml"
+
+
+@pytest.mark.skipif(SUBDIR != "linux-64", reason="the locks of this test are for linux-64")
+def test_of_two_locks_with_one_name_the_machine_gets_the_projects_own_and_the_option_the_variant(project: Path) -> None:
+    variant = project / "lockfiles" / "cu130" / "conda-lock.yml"
+    (project / "conda-lock.yml").write_bytes(variant.read_bytes())
+    assert choose_variant(project, load_machine("h100", {})).lockfile == project / "conda-lock.yml"
+    assert variant_lock(project, "cu130", SUBDIR) == variant
+
+
+@pytest.mark.skipif(SUBDIR != "linux-64", reason="the locks of this test are for linux-64")
+def test_a_lock_of_the_project_that_cannot_be_read_is_passed_over_aloud(project: Path) -> None:
+    (project / "conda-lock.yml").write_text("version: 1\n", encoding="utf-8")
+    choice = choose_variant(project, load_machine("cpu", {}))
+    assert choice.name == "cpu"
+    assert "not conda-lock.yml: " in choice.reason
+
+
+@pytest.mark.skipif(SUBDIR != "linux-64", reason="the locks of this test are for linux-64")
 def test_where_no_variant_fits_each_says_why(project: Path) -> None:
     with pytest.raises(EnvforgeError) as caught:
         choose_variant(project, replace(load_machine("t4", {}), glibc=Version("2.17")))
@@ -234,9 +270,10 @@ def test_where_no_variant_fits_each_says_why(project: Path) -> None:
 
 def test_a_variant_that_does_not_exist_lists_those_that_do(project: Path) -> None:
     with pytest.raises(EnvforgeError) as caught:
-        variant_lock(project, "cu999")
+        variant_lock(project, "cu999", SUBDIR)
     assert caught.value.exit_code == 2
     assert "`cu130`, `cu126`, `cu118`, `cpu`" in caught.value.message
+    assert caught.value.hint == "make it: envforge lock --variant cu999"
 
 
 @pytest.mark.skipif(not LOCKS.is_dir(), reason="the real locks are not here")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from envforge.lock import LockReport, LockRequest, Progress
-from envforge.lock.locking import lock
-from envforge.lockfile import LockedPackage, Lockfile, read_lockfile
+from envforge.lock import LockReport
+from envforge.lockfile import LockedPackage
 from envforge.mirrors import Mirrors
+from tests.lock.support import LockFolder, at_work
 from tests.lock.torchindex import PUBLIC, TorchIndex, wheel
 from tests.support.channel import Channel, Package
 from tests.support.loopback import Loopback, Request, Response
@@ -77,49 +77,24 @@ def environment_text(
     return "\n".join(lines) + "\n"
 
 
-@dataclass
-class World:
+@dataclass(kw_only=True)
+class World(LockFolder):
     """One project folder with its servers. ``index`` may be changed until ``lock`` is called."""
 
-    folder: Path
-    conda_url: str
     index: TorchIndex = field(default_factory=torch_index)
-    server: Loopback | None = None
-
-    @property
-    def environment(self) -> Path:
-        return self.folder / "environment.yml"
-
-    @property
-    def lockfile(self) -> Path:
-        return self.folder / "conda-lock.yml"
 
     @property
     def mirrors(self) -> Mirrors:
-        assert self.server is not None
         return Mirrors.parse(
             [
-                f"https://download.pytorch.org={self.server.url}",
-                f"https://download-r2.pytorch.org={self.server.url}",
+                f"https://download.pytorch.org={self.url}",
+                f"https://download-r2.pytorch.org={self.url}",
                 f"https://conda.anaconda.org={self.conda_url}",
             ]
         )
 
     def answer(self, request: Request) -> Response | None:
         return self.index.answer(request)
-
-    def write(self, text: str) -> None:
-        self.environment.write_text(text, encoding="utf-8")
-
-    def request(self, **changes: object) -> LockRequest:
-        fields = {"environment": self.environment, "lockfile": self.lockfile, "mirrors": self.mirrors}
-        return LockRequest(**{**fields, **changes})  # type: ignore[arg-type]
-
-    def lock(self, progress: Progress = repr, **changes: object) -> LockReport:
-        return lock(self.request(**changes), progress)
-
-    def read(self) -> Lockfile:
-        return read_lockfile(self.lockfile)
 
     def package(self, name: str, platform: str = "linux-64") -> LockedPackage:
         return next(p for p in self.read().for_platform(platform) if p.name == name)
@@ -146,18 +121,8 @@ def conda_channel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield server.url
 
 
-@contextmanager
-def new_world(folder: Path, conda_url: str) -> Iterator[World]:
-    (folder / "project").mkdir(parents=True)
-    (folder / "tmp").mkdir()
-    one = World(folder=folder / "project", conda_url=conda_url)
-    one.write(environment_text())
-    with Loopback(one.answer) as server, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        patch.setattr("tempfile.tempdir", str(folder / "tmp"))
-        one.server = server
-        yield one
-    assert list((folder / "tmp").iterdir()) == []
+def new_world(folder: Path, conda_url: str) -> AbstractContextManager[World]:
+    return at_work(World(folder=folder / "project", conda_url=conda_url), environment_text())
 
 
 @pytest.fixture

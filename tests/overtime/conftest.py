@@ -8,18 +8,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from envforge.lock import LockReport, LockRequest, Step
+from envforge.lock import LockRequest
 from envforge.lock.cutoff import Cutoff
-from envforge.lock.locking import lock
-from envforge.lockfile import Lockfile, read_lockfile
 from envforge.mirrors import VARIABLE, Mirrors
+from tests.lock.support import LockFolder, at_work
 from tests.lock.torchindex import PUBLIC, TorchIndex, Wheel, wheel
 from tests.support.channel import Channel, Package
 from tests.support.loopback import Loopback, Request, Response
@@ -100,47 +99,20 @@ def registry() -> dict[str, list[tuple[Wheel, dt.datetime | None]]]:
     }
 
 
-@dataclass
-class Project:
+@dataclass(kw_only=True)
+class Project(LockFolder):
     """One project folder with its servers."""
 
-    folder: Path
-    conda_url: str
     wheels: dict[str, list[tuple[Wheel, dt.datetime | None]]] = field(default_factory=registry)
     torch: TorchIndex = field(default_factory=TorchIndex)
-    server: Loopback | None = None
-
-    @property
-    def environment(self) -> Path:
-        return self.folder / "environment.yml"
-
-    @property
-    def lockfile(self) -> Path:
-        return self.folder / "conda-lock.yml"
-
-    @property
-    def url(self) -> str:
-        assert self.server is not None
-        return self.server.url
 
     @property
     def mirrors(self) -> Mirrors:
         rules = [f"https://conda.anaconda.org={self.conda_url}", f"{PUBLIC}={self.url}/whl", f"{REGISTRY}={self.url}"]
         return Mirrors.parse(rules)
 
-    def write(self, text: str) -> None:
-        self.environment.write_text(text, encoding="utf-8")
-
     def request(self, **changes: Any) -> LockRequest:
-        fields = {"environment": self.environment, "lockfile": self.lockfile, "mirrors": self.mirrors}
-        return LockRequest(**{**fields, "python_index": f"{REGISTRY}/simple", **changes})
-
-    def lock(self, **changes: Any) -> LockReport:
-        steps: list[Step] = []
-        return lock(self.request(**changes), steps.append)
-
-    def read(self) -> Lockfile:
-        return read_lockfile(self.lockfile)
+        return super().request(**{"python_index": f"{REGISTRY}/simple", **changes})
 
     def versions(self) -> dict[str, str]:
         return {package.name: package.version for package in self.read().packages if package.name != "pip"}
@@ -188,18 +160,8 @@ def _entry(one: Wheel, made: dt.datetime | None) -> dict[str, Any]:
     return {**row, "core-metadata": True, **({"upload-time": made.isoformat()} if made else {})}
 
 
-@contextmanager
-def new_project(world: Path, conda_url: str) -> Iterator[Project]:
-    (world / "project").mkdir(parents=True)
-    (world / "tmp").mkdir()
-    one = Project(folder=world / "project", conda_url=conda_url)
-    one.write(ENVIRONMENT)
-    with Loopback(one.answer) as server, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(world / "cache"))
-        patch.setattr("tempfile.tempdir", str(world / "tmp"))
-        one.server = server
-        yield one
-    assert list((world / "tmp").iterdir()) == []
+def new_project(world: Path, conda_url: str) -> AbstractContextManager[Project]:
+    return at_work(Project(folder=world / "project", conda_url=conda_url), ENVIRONMENT)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import yaml
 from envforge.lock.agreement import INPUT_SHA256
 from envforge.lock.inputs import read_inputs
 from envforge.resources import lockfiles_root
+from envforge.sharing.folder import Addition
 from tests.support.channel import SUBDIR
 
 STORED = lockfiles_root() / "image-classification" / "cpu-linux-64.conda-lock.yml"
@@ -50,3 +51,20 @@ def repository(folder: Path) -> Path:
     git(work, "commit", "--quiet", "-m", "Begin")
     git(work, "push", "--quiet", "origin", "main")
     return bare
+
+
+def addition(folder: Path, name: str) -> Addition:
+    import datetime as dt
+
+    from envforge.sharing.publish import PublishRequest, make_addition
+
+    return make_addition(
+        PublishRequest(
+            lockfile=folder / "conda-lock.yml",
+            template="demo",
+            name=name,
+            publisher="late",
+            at=dt.datetime(2026, 8, 1, tzinfo=dt.timezone.utc),
+            size_of=lambda artifact: 5,
+        )
+    )

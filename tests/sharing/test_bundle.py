@@ -16,10 +16,11 @@ import pytest
 
 from envforge.bundle import LOCK, SUMS, read_bundle
 from envforge.cli import main
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, OutsideError
+from envforge.install.usage import alone
 from tests.install.support import LockWriter, tree
 from tests.support.channel import SUBDIR, Channel
-from tests.support.loopback import Loopback
+from tests.support.loopback import Loopback, Request
 
 
 @pytest.fixture
@@ -103,6 +104,33 @@ def test_a_bundle_that_was_made_is_not_lost_when_the_next_one_fails(project: Pat
     assert main(["bundle", "-o", "all.tar"]) == 3
     assert (project / "all.tar").read_bytes() == before
     assert [path.name for path in project.glob(".*")] == []
+
+
+def test_a_variant_is_bundled_under_its_name(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "lockfiles" / "cpu").mkdir(parents=True)
+    lock = (project / "conda-lock.yml").rename(project / "lockfiles" / "cpu" / "conda-lock.yml")
+    assert main(["bundle"]) == 2
+    assert capsys.readouterr().err.endswith("hint: say which: envforge bundle --variant cpu\n")
+    _run("bundle", "--variant", "cpu")
+    assert read_bundle(project / f"bundle-cpu-{SUBDIR}.tar").lock == lock.read_bytes()
+    assert main(["bundle", "conda-lock.yml", "--variant", "cpu"]) == 2
+
+
+def test_nobody_cleans_the_cache_while_a_bundle_is_made_from_it(
+    project: Path, channel: Channel, server: Loopback, tmp_path: Path
+) -> None:
+    met: list[str] = []
+
+    def clean(request: Request) -> None:
+        try:
+            with alone(tmp_path / "cache"):
+                met.append("cleaned")
+        except OutsideError as error:
+            met.append(error.code)
+
+    with Loopback(channel.folder, gate=clean) as watched:
+        _run("bundle", "--mirror", f"{server.url}={watched.url}")
+    assert met == ["cache-busy"] * 3
 
 
 def test_a_bundle_for_another_platform_is_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

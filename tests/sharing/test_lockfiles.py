@@ -15,8 +15,8 @@ from envforge.catalogue import entries
 from envforge.cli import main
 from envforge.sharing.address import parse_address
 from envforge.sharing.folder import Addition
-from envforge.sharing.opened import opened
-from tests.sharing.support import git, project, repository
+from envforge.sharing.opened import opened_to_publish
+from tests.sharing.support import addition, git, project, repository
 from tests.support.loopback import Fault, Loopback
 
 NAME = "demo/cpu-linux-64"
@@ -144,14 +144,14 @@ def test_publishing_interrupted_before_the_index_leaves_no_entry_and_is_done_aga
 @pytest.mark.parametrize(("kind", "publishers"), [("folder", 12), ("git", 3)])
 def test_publishers_at_the_same_time_lose_no_entry(home: Path, tmp_path: Path, kind: str, publishers: int) -> None:
     names = [f"demo/lock-{number:02}" for number in range(publishers)]
-    additions = [_addition(home, name) for name in names]
+    additions = [addition(home, name) for name in names]
     address = str(tmp_path / "catalogue") if kind == "folder" else f"git+{repository(tmp_path).as_uri()}@main"
     together = threading.Barrier(publishers, timeout=60)
 
-    def publish(addition: Addition) -> bool:
-        with opened(parse_address(address, tmp_path), for_publishing=True) as catalogue:
+    def publish(one: Addition) -> bool:
+        with opened_to_publish(parse_address(address, tmp_path)) as catalogue:
             together.wait()
-            return catalogue.publish(addition)
+            return catalogue.publish(one)
 
     with ThreadPoolExecutor(publishers) as pool:
         assert list(pool.map(publish, additions)) == [True] * publishers
@@ -167,26 +167,9 @@ def test_a_push_that_another_has_overtaken_is_made_again_on_top(home: Path, tmp_
     address = f"git+{repository(tmp_path).as_uri()}@main"
     late = clone(parse_address(address, tmp_path), tmp_path / "late")
     _run("publish", "--catalogue", address, "--name", "demo/first")
-    assert late.publish(_addition(home, "demo/second")) is True
+    assert late.publish(addition(home, "demo/second")) is True
     git(tmp_path, "clone", "--quiet", str(tmp_path / "locks.git"), str(tmp_path / "seen"))
     assert [entry.name for entry in entries(tmp_path / "seen")] == ["demo/first", "demo/second"]
-
-
-def _addition(folder: Path, name: str) -> Addition:
-    import datetime as dt
-
-    from envforge.sharing.publish import PublishRequest, make_addition
-
-    return make_addition(
-        PublishRequest(
-            lockfile=folder / "conda-lock.yml",
-            template="demo",
-            name=name,
-            publisher="late",
-            at=dt.datetime(2026, 8, 1, tzinfo=dt.timezone.utc),
-            size_of=lambda artifact: 5,
-        )
-    )
 
 
 def test_a_tag_is_read_and_not_published_into(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -282,10 +265,10 @@ def test_publishers_into_an_object_store_take_turns(home: Path, tmp_path: Path) 
     (tmp_path / "copy").mkdir()
     source = open_objects(parse_address("memory://bucket", tmp_path), tmp_path / "copy")
     with pytest.raises(OutsideError, match="`Grace` has been publishing"):
-        replace(source, wait_s=0.0).publish(_addition(home, NAME))
+        replace(source, wait_s=0.0).publish(addition(home, NAME))
     assert not store.exists("/bucket/index.json")
     store.rm_file("/bucket/.index.lock")
-    assert source.publish(_addition(home, NAME)) is True
+    assert source.publish(addition(home, NAME)) is True
     assert not store.exists("/bucket/.index.lock")
 
 

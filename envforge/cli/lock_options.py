@@ -1,0 +1,53 @@
+"""``LOCK`` and ``--variant``: which lock of the project a command means. ``install`` lets the machine decide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from envforge.cli.options import platform_here
+from envforge.cli.unfinished import refuse_half_change, tell_environment
+
+if TYPE_CHECKING:
+    from envforge.cli.options import Decorator
+
+DEFAULT_LOCK = Path("conda-lock.yml")
+
+
+def variant_option(what: str) -> Decorator:
+    """``--variant NAME``; ``what`` begins its line in the help. Give the value to ``stated_lock``."""
+    return click.option("--variant", metavar="NAME", help=f"{what} lockfiles/NAME/conda-lock.yml.")
+
+
+def stated_lock(lock: Path | None, variant: str | None) -> Path | None:
+    """The lock that LOCK or ``--variant`` name; ``None`` where neither is given."""
+    from envforge.errors import RequestError
+    from envforge.install.variants import variant_lock
+
+    if lock is not None and variant is not None:
+        raise RequestError("LOCK and --variant both say which lock is meant", hint="give one of them", code="two-locks")
+    return variant_lock(Path(), variant, platform_here()) if variant is not None else lock
+
+
+def need_lock(lock: Path | None, variant: str | None, what: str) -> Path:
+    """The lock that LOCK or ``--variant`` name, else ``conda-lock.yml`` here; variants are not guessed.
+
+    Raises where a change of it is half done, and tells of an unfinished environment around here.
+    """
+    from envforge.errors import RequestError
+    from envforge.install.variants import list_variants
+
+    stated = stated_lock(lock, variant)
+    names = () if stated is not None or DEFAULT_LOCK.exists() else list_variants(Path())
+    if names:
+        raise RequestError(
+            f"there is no `{DEFAULT_LOCK}` here, but one for each variant: {', '.join(names)}",
+            hint=f"say which: {what} --variant {names[0]}",
+            code="which-variant",
+        )
+    chosen = stated or DEFAULT_LOCK
+    refuse_half_change(chosen)
+    tell_environment()
+    return chosen

@@ -1,0 +1,110 @@
+"""What a crash has left half done, in the same words for every command: an install, or a change of environment.yml.
+
+Enters: the prefix that is meant, or a lock. Leaves: an ``Unfinished``, which a command raises or tells.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from envforge.daily.prefix import IN_PROJECT, Meant, is_prefix, project_folder
+from envforge.errors import EnvforgeError
+from envforge.install.journal import FOLDER, held, read_journal
+from envforge.lock.together import unfinished_beside
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unfinished:
+    """Something half done: what, in which state, and the command that completes it."""
+
+    what: str
+    state: str
+    hint: str
+    code: str
+
+    def error(self) -> EnvforgeError:
+        """For a command that must not go on."""
+        return EnvforgeError(
+            f"{self.what} is {self.state}: a command was interrupted", hint=f"complete it: {self.hint}", code=self.code
+        )
+
+    def __str__(self) -> str:
+        return f"{self.what} is {self.state}; complete it: {self.hint}"
+
+
+def unfinished_install(meant: Meant) -> Unfinished | None:
+    """An install into the prefix that did not reach its end; raises ``EnvforgeError`` for a damaged journal."""
+    prefix = meant.prefix
+    journal = read_journal(prefix)
+    if journal is not None and journal.step == "verified":
+        return None
+    if journal is None and (not (prefix / FOLDER).is_dir() or (prefix / "conda-meta").is_dir()):
+        return None
+    since = f"since step `{journal.step}`" if journal is not None else "before its first step"
+    return Unfinished(
+        what=f"the environment in `{prefix}`",
+        state=f"unfinished {since}",
+        hint=meant.install_command,
+        code="unfinished",
+    )
+
+
+def check_usable(meant: Meant) -> None:
+    """Raise ``EnvforgeError`` for a prefix that is not there, is no environment, or is unfinished."""
+    prefix = meant.prefix
+    if not prefix.is_dir():
+        raise EnvforgeError(f"there is no environment in `{prefix}`", hint=meant.install_command, code="no-environment")
+    if not is_prefix(prefix):
+        raise EnvforgeError(
+            f"`{prefix}` is not an environment: it has neither `conda-meta` nor `{FOLDER}`",
+            hint="name another --prefix",
+            code="not-an-environment",
+        )
+    found = unfinished_install(meant)
+    if found is None:
+        return
+    with held(prefix):  # where an install is at work, that is what there is to say
+        pass
+    raise found.error()
+
+
+def unfinished_change(lockfile: Path) -> Unfinished | None:
+    """A change of environment.yml and its lock that a crash has left half done, in the folder of the lock."""
+    anchor = unfinished_beside(lockfile)
+    if anchor is None:
+        return None
+    from envforge.install.variants import FOLDER as VARIANTS  # noqa: PLC0415 - they bring the matrix, which `run` does not need
+    from envforge.spec import ENVIRONMENT_FILE  # noqa: PLC0415 - as above
+
+    words = []
+    if anchor.parent.parent.name == VARIANTS:
+        words = ["--variant", anchor.parent.name]
+    elif anchor.name != ENVIRONMENT_FILE or anchor.parent.absolute() != Path.cwd():
+        words = ["--file", str(anchor)]
+    return Unfinished(
+        what=f"a change of `{anchor}` and its lock",
+        state="half done",
+        hint=" ".join(["envforge lock", *words]),
+        code="half-changed",
+    )
+
+
+def unfinished_change_of(prefix: Path) -> Unfinished | None:
+    """As ``unfinished_change``, for the lock that a prefix was made from."""
+    journal = read_journal(prefix)
+    return None if journal is None else unfinished_change(Path(journal.lockfile))
+
+
+def unfinished_around(here: Path) -> Unfinished | None:
+    """An unfinished install into the environment of the project around a folder."""
+    folder = project_folder(here)
+    if folder is None:
+        return None
+    away = "" if folder == here.absolute() else f"--prefix {shlex.quote(str(folder / IN_PROJECT))}"
+    try:
+        return unfinished_install(Meant(prefix=folder / IN_PROJECT, option=away))
+    except EnvforgeError as error:  # told of and no more: the command at hand does not need this environment
+        where = f"the environment in `{folder / IN_PROJECT}`"
+        return Unfinished(what=where, state=f"damaged ({error.message})", hint=error.hint, code=error.code)

@@ -1,0 +1,62 @@
+"""The checksums of the files that are in the cache, read side by side while other work goes on (effects)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+from envforge.install.store import Store, digest_of
+from envforge.install.values import Artifact, Digest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_T = TypeVar("_T")
+
+
+class Reader:
+    """Reads cached files in threads, for the time of a ``with`` block: early those that are named early."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._pool = ThreadPoolExecutor(1 + (os.cpu_count() or 1), thread_name_prefix="read")
+        self._digests: dict[Artifact, Future[Digest | None]] = {}
+
+    def begin(self, artifacts: Iterable[Artifact]) -> None:
+        """Start to read; the large files first, so that none is left for the end."""
+        fresh = [artifact for artifact in artifacts if artifact not in self._digests]
+        sizes = {artifact: self._size(artifact) for artifact in fresh}
+        for artifact in sorted(fresh, key=lambda artifact: -sizes[artifact]):
+            if sizes[artifact] >= 0:
+                self._digests[artifact] = self._pool.submit(self._read, artifact)
+
+    def digest(self, artifact: Artifact) -> Digest | None:
+        """The checksum that the cached file of a package has now; None where there is none."""
+        self.begin([artifact])
+        known = self._digests.pop(artifact, None)
+        return known.result() if known is not None else None
+
+    def beside(self, work: Callable[[], _T]) -> Callable[[], _T]:
+        """Start other work that waits; what is returned waits for its end."""
+        return self._pool.submit(work).result
+
+    def _size(self, artifact: Artifact) -> int:
+        path = self._store.path(artifact)
+        return path.stat().st_size if path.is_file() else -1
+
+    def _read(self, artifact: Artifact) -> Digest | None:
+        try:
+            return digest_of(self._store.path(artifact), artifact.digest)
+        except FileNotFoundError:
+            return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=kind is None, cancel_futures=True)

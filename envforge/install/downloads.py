@@ -1,0 +1,120 @@
+"""The files that the cache lacks: downloaded side by side, checked, and taken in.
+
+A file that does not match is fetched once more; the second time it stops the install, and the others with it.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from envforge.errors import EnvforgeError, OutsideError
+from envforge.install.archive import check_archive
+from envforge.install.credentials import without_credentials
+from envforge.install.store import Store, digest_of
+from envforge.install.transfer import WORKERS, Stopped, Wire, download
+from envforge.install.values import Artifact, Digest, InstallRequest, Progress
+
+
+def download_all(
+    artifacts: tuple[Artifact, ...], store: Store, request: InstallRequest, progress: Progress
+) -> dict[Artifact, int]:
+    """Bring files into the cache, several at a time, and say how large each is; the first failure stops the others."""
+    wire = Wire(
+        address=request.mirrors.to_mirror,
+        retry=request.retry,
+        progress=progress,
+        stop=threading.Event(),
+        pools={},
+        guard=threading.Lock(),
+        supply=request.supply,
+    )
+    job = _Job(store=store, wire=wire, offline=request.offline)
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="fetch")
+    try:
+        futures = [pool.submit(job.fetch, artifact) for artifact in artifacts]
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        if any(future.exception() is not None for future in done):
+            wire.stop.set()
+        pool.shutdown(cancel_futures=wire.stop.is_set())
+        return dict(zip(artifacts, _results(futures), strict=True))
+    except KeyboardInterrupt:
+        wire.stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)  # a download may hang on a silent server
+        raise
+
+
+def _results(futures: list[Future[int]]) -> list[int]:
+    """What was fetched; the failure that stopped the others is the one that is raised."""
+    failures = [error for future in futures if not future.cancelled() and (error := future.exception())]
+    for error in failures:
+        if not isinstance(error, Stopped):
+            raise error
+    return [future.result() for future in futures]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    store: Store
+    wire: Wire
+    offline: bool
+
+    def fetch(self, artifact: Artifact) -> int:
+        if self.wire.stop.is_set():
+            raise Stopped
+        if self.offline and not self._is_near(artifact):
+            raise _not_cached(artifact)
+        path = self.store.path(artifact)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.part")
+        with FileLock(path.with_name(f"{path.name}.lock")):
+            if not (path.is_file() and digest_of(path, artifact.digest) == artifact.digest):  # another install's
+                self._checked(artifact, partial)
+                self.store.keep(partial, path)
+        return path.stat().st_size
+
+    def _is_near(self, artifact: Artifact) -> bool:
+        supply = self.wire.supply
+        held = supply is not None and supply.holds(artifact)
+        return held or self.wire.address(artifact.package.url).startswith("file:")
+
+    def _checked(self, artifact: Artifact, partial: Path) -> None:
+        """Download until ``partial`` is the locked file; a file that is refused does not stay."""
+        if not (partial.is_file() and digest_of(partial, artifact.digest) == artifact.digest):
+            found = download(artifact, partial, self.wire)
+            if found != artifact.digest:
+                self.wire.progress.note(f"`{artifact.label}` came with another checksum than the lock's; asking again")
+                partial.unlink()
+                found = download(artifact, partial, self.wire)
+            if found != artifact.digest:
+                partial.unlink()
+                raise _mismatch(artifact, found)
+        try:
+            check_archive(partial, artifact)
+        except EnvforgeError:
+            partial.unlink()
+            raise
+
+
+def _not_cached(artifact: Artifact) -> EnvforgeError:
+    return OutsideError(
+        f"`{artifact.label}` is not in the cache, and `--offline` forbids to fetch it from "
+        f"`{without_credentials(artifact.package.url)}`",
+        hint="run once without --offline, or give a folder that has it: --mirror FROM=file:///FOLDER",
+        code="not-cached",
+    )
+
+
+def _mismatch(artifact: Artifact, found: Digest) -> EnvforgeError:
+    return OutsideError(
+        f"the file of `{artifact.label}` is not the one that was locked\n"
+        f"  address: `{without_credentials(artifact.package.url)}`\n"
+        f"  wanted:  `{artifact.digest}` (the lock)\n"
+        f"  found:   `{found}` (downloaded twice)",
+        hint="do not install it before you know why; if the publisher has replaced the file, lock again: envforge lock",
+        code="checksum-mismatch",
+    )

@@ -1,0 +1,60 @@
+"""The signature of a catalogue's index: a field of the index itself, so that both change in one write.
+
+Signed are the bytes that the index has without that field, in the one form in which ``index_bytes`` writes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from envforge.catalogue import INDEX_FILE, entries
+from envforge.errors import EnvforgeError
+from envforge.sharing.signing import Signed, Signer, key_id, refused, verify
+
+FIELD = "signature"
+_COMMENT = f"file:{INDEX_FILE}"
+
+
+def index_bytes(document: Mapping[str, Any]) -> bytes:
+    """An index as it is written."""
+    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def verify_index(root: Path, public_key: str) -> None:
+    """Raise where the owner of ``public_key`` has not signed the index as it is, or no one has."""
+    entries(root)  # what is damaged says so itself
+    document = json.loads((root / INDEX_FILE).read_text(encoding="utf-8"))
+    signature = document.pop(FIELD, None)
+    what = f"`{INDEX_FILE}`"
+    if not isinstance(signature, str):
+        raise refused(what, f"wanted a signature by the key `{key_id(public_key)}`, found none")
+    signed = Signed(data=index_bytes(document), comment=_COMMENT, signature=signature.encode())
+    verify(what, signed, public_key)
+
+
+def signed(root: Path, row: Mapping[str, Any], document: dict[str, Any], signer: Signer | None) -> dict[str, Any]:
+    """The index with one more row, signed anew; ``document`` is the present one, which lies in ``root``.
+
+    Who signs vouches for every row: raises ``EnvforgeError`` where the present index is not as this key left it.
+    """
+    was_signed = FIELD in document
+    if signer is None:
+        if was_signed:
+            raise EnvforgeError(
+                "the index of this catalogue is signed, and an entry without a signature would break that",
+                hint="envforge lockfiles publish --sign KEY",
+                code="index-signed",
+            )
+        return {**document, "entries": [*document["entries"], dict(row)]}
+    _, public_key = signer.sign(b"", _COMMENT)
+    if was_signed:
+        verify_index(root, public_key)
+    elif any(entry.get("signed_by") == key_id(public_key) for entry in document["entries"]):
+        raise refused(f"`{INDEX_FILE}`", "it names locks that this key has signed, and its own signature is gone")
+    whole = {name: value for name, value in document.items() if name != FIELD}
+    whole["entries"] = [*whole["entries"], dict(row)]
+    signature, _ = signer.sign(index_bytes(whole), _COMMENT)
+    return {**whole, FIELD: signature.decode()}

@@ -1,0 +1,137 @@
+"""A command that was killed half way: each other command says so, and stops where its result would outlive it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from envforge.cli import COMMANDS
+from envforge.install.journal import read_journal, write_journal
+from envforge.lock.together import is_unfinished
+from tests.daily.conftest import hello, install
+from tests.daily.support import ROOT, User
+
+ENVIRONMENT = "channels: [conda-forge]\ndependencies: [hello]\n"
+LEAVES_SOMETHING = {
+    "install": ("install",),
+    "bundle": ("bundle",),
+    "export": ("export", "explicit"),
+    "lockfiles": ("lockfiles", "publish", "--catalogue", "locks"),
+    "lockfiles pull": ("lockfiles", "pull", "some/lock", "--catalogue", "locks"),
+}
+USES = {
+    "run": ("run", "hello"),
+    "shell": ("shell", "--print", "--shell", "bash"),
+    "kernel": ("kernel",),
+    "audit": ("audit",),
+    "diff": ("diff", "conda-lock.yml"),
+}
+SHOWS = {"info": ("info",)}
+COMPLETES = {"lock": ("lock", "--check"), "add": ("add", "hello"), "remove": ("remove", "nothing")}
+NEITHER = {"detect", "explain", "new", "clean"}  # they ask for no environment; clean removes what is unfinished
+
+OF_THE_PREFIX = {name: words for name, words in LEAVES_SOMETHING.items() if name not in {"install", "lockfiles pull"}}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with an environment that was installed from its lock."""
+    folder = tmp_path / "digits"
+    install(folder, folder / ".conda", hello())
+    (folder / "environment.yml").write_text(ENVIRONMENT, encoding="utf-8")
+    return folder
+
+
+def kill_a_change(folder: Path, moment: int) -> bool:
+    """Change both files in a process that kills itself at one touch of the disk; whether the change has begun."""
+    subprocess.run([sys.executable, "-m", "tests.overtime.killed", folder, str(moment)], cwd=ROOT, check=False)
+    return is_unfinished(folder / "environment.yml")
+
+
+@pytest.fixture(scope="module")
+def moment(tmp_path_factory: pytest.TempPathFactory) -> int:
+    """The first touch of the disk after which a change has begun and no file of it is in place yet."""
+    return next(n for n in range(1, 20) if kill_a_change(tmp_path_factory.mktemp("moment"), n))
+
+
+@pytest.fixture
+def half_changed(project: Path, moment: int) -> Path:
+    """A project in which a change of environment.yml and its lock was killed once it had begun."""
+    assert kill_a_change(project, moment)
+    assert (project / "environment.yml").read_text(encoding="utf-8") == ENVIRONMENT
+    return project
+
+
+@pytest.fixture
+def half_installed(project: Path) -> Path:
+    """A project with an environment that lacks its wheels."""
+    journal = read_journal(project / ".conda")
+    assert journal is not None
+    write_journal(project / ".conda", journal.at("conda done"))
+    return project
+
+
+def test_of_each_command_it_is_known_what_it_does() -> None:
+    assert {*LEAVES_SOMETHING, *USES, *SHOWS, *COMPLETES, *NEITHER} - {"lockfiles pull"} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("words", LEAVES_SOMETHING.values(), ids=" ".join)
+def test_what_outlives_the_command_is_not_made_of_a_half_done_change(
+    user: User, half_changed: Path, words: tuple[str, ...]
+) -> None:
+    before = sorted(half_changed.iterdir())
+    run = user.envforge(*words, here=half_changed)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == (
+        "error: a change of `environment.yml` and its lock is half done: a command was interrupted\n\n"
+        "hint: complete it: envforge lock\n"
+    )
+    assert sorted(half_changed.iterdir()) == before
+
+
+@pytest.mark.parametrize("words", USES.values(), ids=" ".join)
+def test_the_use_of_the_environment_goes_on_with_a_warning_of_a_half_done_change(
+    user: User, half_changed: Path, words: tuple[str, ...]
+) -> None:
+    run = user.envforge(*words, here=half_changed)
+    assert run.stderr.startswith("warning: a change of `")
+    assert run.stderr.splitlines()[0].endswith("environment.yml` and its lock is half done; complete it: envforge lock")
+    assert run.returncode == (1 if words == ("kernel",) else 0)
+
+
+def test_info_shows_a_half_done_change(user: User, half_changed: Path) -> None:
+    run = user.envforge("info", here=half_changed)
+    assert "and its lock is half done; complete it: envforge lock" in run.stdout
+
+
+@pytest.mark.parametrize("words", COMPLETES.values(), ids=" ".join)
+def test_the_commands_of_the_lock_complete_a_half_done_change(
+    user: User, half_changed: Path, words: tuple[str, ...]
+) -> None:
+    user.envforge(*words, here=half_changed)
+    assert not is_unfinished(half_changed / "environment.yml")
+    assert (half_changed / "environment.yml").read_text(encoding="utf-8") == "new environment\n"
+
+
+@pytest.mark.parametrize(
+    "words", [*OF_THE_PREFIX.values(), *COMPLETES.values(), USES["diff"], USES["audit"], SHOWS["info"]], ids=" ".join
+)
+def test_each_command_says_that_the_install_is_unfinished_and_since_when(
+    user: User, half_installed: Path, words: tuple[str, ...]
+) -> None:
+    run = user.envforge(*words, here=half_installed)
+    said = run.stdout if words == ("info",) else run.stderr
+    assert "unfinished since step `conda done`" in said
+    assert "envforge install" in said
+
+
+def test_a_half_done_change_of_a_variant_names_its_own_command(user: User, half_changed: Path) -> None:
+    folder = half_changed / "lockfiles" / "cpu"
+    folder.mkdir(parents=True)
+    for path in (*half_changed.glob(".*envforge*"), half_changed / "environment.yml", half_changed / "conda-lock.yml"):
+        path.rename(folder / path.name)
+    run = user.envforge("bundle", "--variant", "cpu", here=half_changed)
+    assert "hint: complete it: envforge lock --variant cpu\n" in run.stderr

@@ -282,7 +282,9 @@ SLURM = {
         """,
     "bin/scontrol": """\
         #!/bin/bash
-        if [[ $1 == show ]]; then printf '%s\\n' n1 n2; else echo "$*" >> scontrol.log; fi
+        if [[ $1 == show ]]; then printf '%s\\n' n1 n2; exit; fi
+        kill -0 "$(cat step.pid)" 2> step.gone && echo "while the training still runs:" >> scontrol.log
+        echo "$*" >> scontrol.log
         """,
     ".conda/bin/python": """\
         #!PYTHON

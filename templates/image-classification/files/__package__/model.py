@@ -132,7 +132,7 @@ def is_convolutional(model: nn.Module) -> bool:
 def _torchvision(name: str, channels: int, classes: int) -> tuple[nn.Module, int]:
     """The model, and the only size that it takes, 0 for any."""
     models = _import("torchvision").models
-    _refuse_unknown("torchvision", name, models.list_models(module=models))
+    _refuse_unknown("torchvision.models", name, models.list_models(module=models))
     # These two give a tuple with the scores of their auxiliary heads in training, if they are let.
     plain = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **plain)
@@ -154,13 +154,15 @@ def _import(library: str) -> Any:
     except (ImportError, OSError, RuntimeError) as error:  # torchvision for another torch is a RuntimeError
         raise ProjectError(
             f"--model {library}:NAME needs `{library}`, which cannot be imported: {error}",
-            hint=f"add `{library}` to environment.yml and install that, or use --model resnet or --model vit",
+            hint="install what environment.yml asks for, after adding it where it is not there; or --model resnet",
         ) from error
 
 
-def _refuse_unknown(library: str, name: str, known: list[str]) -> None:
+def _refuse_unknown(place: str, name: str, known: list[str]) -> None:
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3) or known[:3]
+        library = place.split(".")[0]
+        near = [f"--model {library}:{each}" for each in difflib.get_close_matches(name, known, n=3)]
         raise ProjectError(
-            f"`{library}` has no model `{name}`", hint=" or ".join(f"--model {library}:{each}" for each in near)
+            f"`{library}` has no model `{name}`",
+            hint=" or ".join(near) or f'python -c "import {place}; print({place}.list_models())"',
         )

@@ -7,8 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from envforge.errors import EnvforgeError
+
+if TYPE_CHECKING:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+_NOT_THE_SAME_TWICE = ("random", "lipsum")
 
 
 class TemplateError(EnvforgeError):
@@ -17,6 +24,18 @@ class TemplateError(EnvforgeError):
 
 def render(text: str, variables: Mapping[str, object], where: str) -> str:
     """Render ``text``; ``where`` names it in errors. An undefined variable is an error, values are never evaluated."""
+    environment = _environment()
+    try:
+        return environment.from_string(text).render(variables)
+    except Exception as error:  # whatever an expression of a template raises is the fault of the template
+        line = getattr(error, "lineno", None)
+        at = f"`{where}`, line {line}" if line else f"`{where}`"
+        raise TemplateError(f"the template {at} cannot be rendered: {error}", code="template-damaged") from error
+
+
+@lru_cache(maxsize=1)
+def _environment() -> ImmutableSandboxedEnvironment:
+    """Nothing that a template does changes it, so that one serves all."""
     from jinja2 import StrictUndefined  # noqa: PLC0415 - slow to import, and only `new` needs it
     from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415 - as above
 
@@ -29,12 +48,10 @@ def render(text: str, variables: Mapping[str, object], where: str) -> str:
         cache_size=0,
     )
     environment.filters["quoted"] = quoted
-    try:
-        return environment.from_string(text).render(variables)
-    except Exception as error:  # whatever an expression of a template raises is the fault of the template
-        line = getattr(error, "lineno", None)
-        at = f"`{where}`, line {line}" if line else f"`{where}`"
-        raise TemplateError(f"the template {at} cannot be rendered: {error}", code="template-damaged") from error
+    for name in _NOT_THE_SAME_TWICE:
+        environment.filters.pop(name, None)
+        environment.globals.pop(name, None)
+    return environment
 
 
 def quoted(value: object) -> str:

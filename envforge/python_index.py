@@ -10,16 +10,18 @@ import configparser
 import importlib.util
 import os
 import sys
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from envforge import toml
 from envforge.errors import EnvforgeError, OutsideError
+
+if TYPE_CHECKING:
+    from urllib.request import Request
 
 PLACEHOLDER = "https://python-index.invalid/packages/"
 """Stands in a stored lock for the root of the registry's files. ``.invalid`` never resolves (RFC 2606)."""
@@ -165,12 +167,15 @@ class SimplePages:
         return self._links[key]
 
     def _read(self, index: PythonIndex, project: str) -> dict[str, str]:
+        from urllib.error import HTTPError  # noqa: PLC0415 - slow to import, and most locks need no page
+        from urllib.request import urlopen  # noqa: PLC0415 - as above
+
         url = f"{index.simple_url.rstrip('/')}/{project}/"
         try:
-            with urllib.request.urlopen(_request(url), timeout=self._timeout_s) as answer:  # noqa: S310 - see _request
+            with urlopen(_request(url), timeout=self._timeout_s) as answer:  # noqa: S310 - see _request
                 text = answer.read(_PAGE_BYTES).decode("utf-8", errors="replace")
                 base = answer.url
-        except urllib.error.HTTPError as error:
+        except HTTPError as error:
             raise self._no_answer(index, project, f"HTTP {error.code}") from error
         except (OSError, ValueError) as error:
             failure = self._no_answer(index, project, str(getattr(error, "reason", error)))
@@ -198,12 +203,14 @@ class _Links(HTMLParser):
             self.found += [value for name, value in attrs if name == "href" and value]
 
 
-def _request(url: str) -> urllib.request.Request:
+def _request(url: str) -> Request:
     """A request for a page over http(s), with the credentials of the address as a header."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in {"http", "https", "file"}:
         raise ValueError(f"`{without_credentials(url)}` is neither an http(s) nor a file address")
-    request = urllib.request.Request(without_credentials(url), headers={"Accept": "text/html"})  # noqa: S310
+    from urllib.request import Request  # noqa: PLC0415 - as above
+
+    request = Request(without_credentials(url), headers={"Accept": "text/html"})  # noqa: S310
     if parts.username:
         import base64  # noqa: PLC0415 - only private indexes need it
 

@@ -32,6 +32,8 @@ COMMANDS = {
     "detect": _Entry("envforge.cli.detect:detect", "Show the GPU, the driver, and what PyTorch can use of them."),
     "explain": _Entry("envforge.cli.explain:explain", "Show which PyTorch builds fit this machine, and why."),
     "new": _Entry("envforge.cli.new:new", "Create a project: environment, lockfile, training code, tests."),
+    "update": _Entry("envforge.cli.update:update", "Bring a project up to its template, with your edits kept."),
+    "templates": _Entry("envforge.cli.templates:templates", "Show templates; start and test one of your own."),
     "lock": _Entry("envforge.cli.lock:lock", "Lock environment.yml into conda-lock.yml, or check that they agree."),
     "add": _Entry("envforge.cli.add:add", "Add packages to environment.yml and lock it, or change nothing."),
     "remove": _Entry(

@@ -13,7 +13,17 @@ from envforge.cli.options import json_option, platform_here
 if TYPE_CHECKING:
     from envforge.report import Json
 
-KINDS = ("explicit", "requirements", "pylock", "pixi", "dockerfile", "environment")
+KINDS = (
+    "explicit",
+    "requirements",
+    "pylock",
+    "pixi",
+    "dockerfile",
+    "slurm",
+    "skypilot",
+    "kubernetes",
+    "environment",
+)
 
 
 @click.command("export")
@@ -24,7 +34,9 @@ KINDS = ("explicit", "requirements", "pylock", "pixi", "dockerfile", "environmen
     help="The lock to export.  [default: conda-lock.yml]",
 )
 @variant_option("Export")
-@click.option("-p", "--platform", help="Export this platform.  [default: this computer's; pixi and dockerfile: all]")
+@click.option(
+    "-p", "--platform", help="Export this platform.  [default: this computer's; pixi, dockerfile and jobs: all]"
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write here instead of to stdout."
 )
@@ -35,6 +47,9 @@ def export(*, kind: str, platform: str | None, output: Path | None, force: bool,
 
     KIND is explicit (conda, mamba, micromamba), requirements (pip, uv), pylock (pylock.toml), pixi (pixi.toml and
     pixi.lock), dockerfile, or environment (environment.yml with every version and build).
+
+    slurm, skypilot and kubernetes are jobs that verify every node of a fleet, with an all-reduce over all of them, and
+    compare the reports.
 
     The same lock gives the same bytes. Every address has its checksum; credentials are refused.
     """

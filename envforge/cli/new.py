@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ from envforge.project.answers import gather_answers
 from envforge.project.groups import choose_groups
 from envforge.project.locking import LockWay, ProjectLock, neighbours, obtain_lock
 from envforge.project.names import check_folder_name, check_project_name, package_name
-from envforge.project.place import abandoned, check_target, place, plan_placement, settle_interrupted
+from envforge.project.opened import Opened, open_template, source_from
+from envforge.project.place import abandoned, check_target, place, plan_placement
 from envforge.project.questions import Answer, Question, shown
 from envforge.project.record import written_files
-from envforge.project.templates import Template, list_templates, load_template
+from envforge.project.staging import settle_interrupted
+from envforge.project.templates import Template, list_templates
 from envforge.resources import templates_root
 from envforge.select import select_platforms
 from envforge.sharing.settings import chosen_catalogue
@@ -45,6 +47,7 @@ _HELP = {
     "dry_run": "List every file with its size and change nothing.",
     "fresh": "Solve the lock now, also where the catalogue has one.",
     "no_lock": "Leave the lock to `envforge lock`.",
+    "trust": "Run the commands that somebody else's template wants to be run; they are shown first.",
     "smoke": "Then run the project's smoke test in this interpreter; its failure is this command's failure.",
     "conda_exe": "Solve with this conda, mamba or micromamba in place of the embedded solver.",
     "catalogue": "The catalogue of your team, asked before the one that comes with envforge; see envforge lockfiles.",
@@ -69,6 +72,7 @@ class NewRequest:
     fresh: bool
     no_lock: bool
     smoke: bool
+    trust: bool
     conda_exe: Path | None
     catalogue: str | None
     mirrors: tuple[str, ...]
@@ -87,6 +91,7 @@ def _own_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--fresh", is_flag=True, help=_HELP["fresh"]),
         click.option("--no-lock", is_flag=True, help=_HELP["no_lock"]),
         click.option("--smoke", is_flag=True, help=_HELP["smoke"]),
+        click.option("--trust", is_flag=True, help=_HELP["trust"]),
         click.option("--conda-exe", type=click.Path(path_type=Path), help=_HELP["conda_exe"]),
         click.option(
             "--catalogue", metavar="ADDRESS", envvar="ENVFORGE_CATALOGUE", show_envvar=True, help=_HELP["catalogue"]
@@ -108,21 +113,31 @@ def _own_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def new(machine: str | None, selection_options: SelectionOptions, **options: Any) -> None:
     """Create a project: environment, lockfile, mixed-precision training code, tests.
 
-    TEMPLATE is one of those that come with envforge (a wrong name lists them); DIR is a new folder, by default of the
-    template's name. Nothing is written before everything is known, and the project appears whole or not at all.
+    TEMPLATE is one of those that come with envforge (envforge templates), a folder (./FOLDER) or a git repository
+    (git+https://…@REV); DIR is a new folder, by default of the template's name. Nothing is written before everything is
+    known, and the project appears whole or not at all.
     """
     request = NewRequest(machine=machine, selection=selection_options, **options)
-    outcome = _create(request)
+    with open_template(_named(request.template), Path()) as opened:
+        outcome = _create(request, opened)
     if not request.as_json:
         new_report.say(outcome)
+    if not request.dry_run:
+        _hooks(outcome, trust=request.trust)
     if request.smoke and not request.dry_run:
         _smoke(outcome, as_json=request.as_json)
     if request.as_json:
         click.echo(new_report.as_json(outcome))
 
 
-def _create(request: NewRequest) -> new_report.Outcome:
-    template = _template(request.template)
+def _create(request: NewRequest, opened: Opened) -> new_report.Outcome:
+    template = opened.template
+    if request.smoke and opened.is_foreign and not request.trust:
+        raise RequestError(
+            f"--smoke runs code of the template `{request.template}`, which is not one of envforge's",
+            hint="look at it, then add --trust",
+            code="template-not-trusted",
+        )
     target = _target(template.name if request.directory is None else request.directory)
     name = _name(request, target)
     package = package_name(name, _name_option(request), _installed(template))
@@ -135,7 +150,7 @@ def _create(request: NewRequest) -> new_report.Outcome:
     check_target(target, force=request.force)
     answers = gather_answers(template, request.var, None if _is_quiet(request) else _ask)
     groups = choose_groups(template.groups, dict(answers), request.with_groups, request.without_groups)
-    project = _project(request, template, (name, package), (answers, groups))
+    project = _project(request, opened, (name, package), (answers, groups))
     lock = _lock(request, project)
     files = plan_project(project, lock.text)
     written_before = written_files(target)
@@ -149,14 +164,19 @@ def _create(request: NewRequest) -> new_report.Outcome:
     )
 
 
-def _template(name: str | None) -> Template:
-    root = templates_root()
+def _named(name: str | None) -> str:
     if name is None:
-        known = ", ".join(f"`{each}`" for each in list_templates(root))
+        known = ", ".join(f"`{each}`" for each in list_templates(templates_root()))
         raise RequestError(
             f"name a template; templates: {known}", hint="envforge new TEMPLATE [DIR]", code="no-template-named"
         )
-    return load_template(root, name)
+    return name
+
+
+def _recorded_source(opened: Opened, request: NewRequest) -> str:
+    if not opened.is_foreign:
+        return ""
+    return source_from(opened.origin.source, _target(request.directory or opened.template.name))
 
 
 def _target(directory: str) -> Path:
@@ -206,9 +226,9 @@ def _ask(question: Question) -> Answer:
 
 
 def _project(
-    request: NewRequest, template: Template, names: tuple[str, str], chosen: tuple[Answers, tuple[str, ...]]
+    request: NewRequest, opened: Opened, names: tuple[str, str], chosen: tuple[Answers, tuple[str, ...]]
 ) -> Project:
-    answers, groups = chosen
+    (answers, groups), template = chosen, opened.template
     machine = chosen_machine(request.machine)
     matrix = load_matrix()
     selections = select_platforms(
@@ -223,6 +243,7 @@ def _project(
         texts=render_texts(selections, template.needs_with(groups), templates_root()),
         machine=machine_to_json(redact(machine)),
         groups=groups,
+        origin=replace(opened.origin, source=_recorded_source(opened, request)),
     )
 
 
@@ -257,6 +278,24 @@ def _mention_abandoned(target: Path) -> None:
             f"note: `{folder}` is what a killed run left; nothing uses it, and it can be removed: rm -r '{folder}'",
             err=True,
         )
+
+
+def _hooks(outcome: new_report.Outcome, *, trust: bool) -> None:
+    """Show the commands that the template wants to be run, and run them where the user trusts it."""
+    commands = outcome.project.template.hooks
+    if not commands:
+        return
+    from envforge.project.hooks import run_hook, shown_hook
+
+    head = (
+        "Running what the template asks for:" if trust else "The template asks for these commands; --trust runs them:"
+    )
+    click.echo(f"\n{head}", err=True)
+    for command in commands:
+        click.echo(f"  {shown_hook(command)}", err=True)
+    if trust:
+        for command in commands:
+            run_hook(command, outcome.target)
 
 
 def _smoke(outcome: new_report.Outcome, *, as_json: bool) -> None:

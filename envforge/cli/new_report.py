@@ -15,7 +15,8 @@ import click
 from envforge.cli.install import DEFAULT_PREFIX
 from envforge.project import Project
 from envforge.project.locking import ProjectLock, neighbours
-from envforge.project.place import Placement, PlannedFile
+from envforge.project.place import Placement
+from envforge.project.staging import PlannedFile
 from envforge.report import Json, success
 from envforge.select import selection_to_json
 from envforge.spec import ENVIRONMENT_FILE, LOCK_FILE

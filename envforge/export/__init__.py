@@ -12,8 +12,11 @@ from dataclasses import dataclass
 
 from envforge.export.conda import environment, explicit
 from envforge.export.docker import dockerfile
+from envforge.export.kubernetes import kubernetes
 from envforge.export.pixi import pixi
 from envforge.export.python import pylock, requirements
+from envforge.export.skypilot import skypilot
+from envforge.export.slurm import slurm
 from envforge.export.source import Exported, Source
 
 __all__ = ["FORMATS", "Exported", "Format", "Source"]
@@ -34,5 +37,8 @@ FORMATS = {
     "pylock": Format(render=pylock, file_name="pylock.toml"),
     "pixi": Format(render=pixi, file_name="pixi.toml", whole=True),
     "dockerfile": Format(render=dockerfile, file_name="Dockerfile", whole=True),
+    "slurm": Format(render=slurm, file_name="verify.sbatch", whole=True),
+    "skypilot": Format(render=skypilot, file_name="verify.sky.yaml", whole=True),
+    "kubernetes": Format(render=kubernetes, file_name="verify.k8s.yaml", whole=True),
     "environment": Format(render=environment, file_name="environment.lock.yml"),
 }

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from envforge.errors import EnvforgeError, RequestError
+from envforge.export.fleet import PROGRAM
 from envforge.export.source import MARK, Exported
 from envforge.lock.workplace import write_whole
 
@@ -13,14 +14,22 @@ _NAMES = {
     "pixi": (r"pixi\.toml", "`pixi.toml`"),
     "pylock": (r"pylock\.(?:[^.]+\.)?toml", "`pylock.toml` or `pylock.NAME.toml` (PEP 751)"),
 }
+_BESIDE = {
+    "pixi": ("pixi.toml", "pixi.lock"),
+    "slurm": ("verify.sbatch", PROGRAM),
+    "skypilot": ("verify.sky.yaml", PROGRAM),
+    "kubernetes": ("verify.k8s.yaml", PROGRAM),
+}
+_SHEBANG = b"#!/bin/bash\n"  # stands before our mark in a script
 
 
 def check_name(kind: str, output: Path | None) -> None:
     """Raise ``RequestError`` for a file name that the tool would not take, or where two files need a place."""
-    if kind == "pixi" and output is None:
+    if kind in _BESIDE and output is None:
+        name, other = _BESIDE[kind]
         raise RequestError(
-            "pixi needs two files, pixi.toml and pixi.lock beside it: say where they go",
-            hint="envforge export pixi -o FOLDER/pixi.toml",
+            f"{kind} needs two files, {name} and {other} beside it: say where they go",
+            hint=f"envforge export {kind} -o FOLDER/{name}",
             code="output-needed",
         )
     pattern, wanted = _NAMES.get(kind, (".*", ""))
@@ -36,7 +45,7 @@ def write(exported: Exported, output: Path, *, force: bool) -> tuple[Path, ...]:
     """Write an export and what belongs beside it; raises ``EnvforgeError`` where a file of others would be lost."""
     files = [*((output.with_name(name), text) for name, text in exported.beside), (output, exported.text)]
     if not force:
-        _keep_others(output, [path for path, _ in files])
+        _keep_others(output, [path for path, text in files if not _is_same(path, text)])
     for path, text in files:
         write_whole(path, text)
     return tuple(path for path, _ in files)
@@ -54,9 +63,17 @@ def _keep_others(output: Path, paths: list[Path]) -> None:
     )
 
 
+def _is_same(path: Path, text: str) -> bool:
+    """Whether the file is already what would be written, as the program that several jobs share."""
+    try:
+        return not path.is_symlink() and path.read_text(encoding="utf-8") == text
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def _is_ours(path: Path) -> bool:
     try:
         with path.open("rb") as stream:
-            return stream.read(len(MARK)) == MARK.encode()
+            return stream.read(200).removeprefix(_SHEBANG).startswith(MARK.encode())
     except OSError:
         return False

@@ -25,7 +25,7 @@ def driver_state(case: Conclusion) -> Condition | None:
 def _unreachable(case: Conclusion) -> Condition:
     system = case.evidence.system
     if system.container is not None and (system.kernel_module is not None or system.pci):
-        return _container(case)
+        return _lost_container(case) or _container(case)
     if system.wsl is not None:
         return _wsl_without_driver(case)
     return _bare_metal(case)
@@ -120,6 +120,23 @@ def _container(case: Conclusion) -> Condition:
         + ("" if case.evidence.system.has_device_nodes else ": there is no /dev/nvidiactl in it"),
         remedy="docker run --gpus all ... (needs nvidia-container-toolkit on the host); apptainer run --nv; "
         "in Kubernetes request nvidia.com/gpu",
+    )
+
+
+def _lost_container(case: Conclusion) -> Condition | None:
+    """A container with library and device files, of which the host has taken the permission away.
+
+    Source: NVIDIA/nvidia-container-toolkit issue 48: NVML 999, "Unknown Error", after ``systemctl daemon-reload``.
+    """
+    error = case.evidence.libraries.nvml.error
+    if error is None or error.code != libraries.UNKNOWN or not case.evidence.system.has_device_nodes:
+        return None
+    return Condition(
+        code="container-lost-gpus",
+        symptom="`Failed to initialize NVML: Unknown Error`: this container had GPUs, and may not use them any more",
+        cause="`systemctl daemon-reload` or an update on the host took its devices away",
+        remedy="restart the container; so that it stays, the host needs links in /dev/char (nvidia-ctk system "
+        "create-dev-char-symlinks)",
     )
 
 

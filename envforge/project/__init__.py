@@ -13,11 +13,14 @@ from pathlib import PurePosixPath
 
 from envforge import __version__
 from envforge.jinja import TemplateError, render
-from envforge.project.place import PlannedFile
+from envforge.project.baseline import dump_baseline
+from envforge.project.plain import plain_selection
 from envforge.project.questions import Answer
 from envforge.project.record import NAME as PROJECT_FILE
-from envforge.project.record import ProjectRecord, dump
+from envforge.project.record import Origin, ProjectRecord, dump
+from envforge.project.safe_paths import refuse_paths
 from envforge.project.sources import Source, project_sources
+from envforge.project.staging import PlannedFile
 from envforge.project.templates import Template
 from envforge.report import Json
 from envforge.select import Selection
@@ -42,6 +45,7 @@ class Project:
     texts: EnvironmentTexts
     machine: Json = None
     groups: tuple[str, ...] = ()
+    origin: Origin = Origin()  # noqa: RUF009 - a frozen value
 
     @property
     def chosen(self) -> tuple[tuple[str, bool], ...]:
@@ -51,42 +55,54 @@ class Project:
 
 def plan_project(project: Project, lock_text: str | None) -> tuple[PlannedFile, ...]:
     """Every file of the project, sorted by path; raises ``TemplateError`` where the template is at fault."""
+    rendered = render_project(project)
+    files = [*rendered, dump_baseline(rendered)]
+    if lock_text is not None:
+        files.append(PlannedFile(path=PurePosixPath(LOCK_FILE), content=lock_text.encode()))
+    record = record_of(project, tuple(files))
+    files.append(PlannedFile(path=PurePosixPath(PROJECT_FILE), content=dump(record).encode()))
+    return tuple(sorted(files, key=lambda file: file.path))
+
+
+def render_project(project: Project) -> tuple[PlannedFile, ...]:
+    """What the template and the selection make of the project: all files but the lock and envforge's own notes."""
     generated = {
         PurePosixPath(ENVIRONMENT_FILE): project.texts.environment,
         PurePosixPath(VIRTUAL_PACKAGES_FILE): project.texts.virtual_packages,
     }
-    if lock_text is not None:
-        generated[PurePosixPath(LOCK_FILE)] = lock_text
     files = _template_files(project)
     files += [PlannedFile(path=path, content=text.encode()) for path, text in generated.items()]
-    _refuse_collisions(files, project.template)
-    digests = tuple(sorted((str(file.path), hashlib.sha256(file.content).hexdigest()) for file in files))
-    record = ProjectRecord(
+    refuse_paths(files, project.template)
+    return tuple(sorted(files, key=lambda file: file.path))
+
+
+def record_of(project: Project, files: tuple[PlannedFile, ...]) -> ProjectRecord:
+    """The record of a project that consists of these files."""
+    return ProjectRecord(
         envforge_version=__version__,
         template=project.template.name,
         template_version=project.template.version,
+        origin=project.origin,
         project=project.name,
         package=project.package,
         answers=project.answers,
         selections=project.selections,
         input_sha256=project.texts.sha256,
-        files=digests,
+        files=tuple(sorted((str(file.path), hashlib.sha256(file.content).hexdigest()) for file in files)),
         machine=project.machine,
         groups=project.chosen,
     )
-    files.append(PlannedFile(path=PurePosixPath(PROJECT_FILE), content=dump(record).encode()))
-    return tuple(sorted(files, key=lambda file: file.path))
 
 
 def _template_files(project: Project) -> list[PlannedFile]:
-    template = project.template
-    variables = {
+    template, selections = project.template, [plain_selection(selection) for selection in project.selections]
+    variables: dict[str, object] = {
         "project": project.name,
         "package": project.package,
         "answers": dict(project.answers),
         "groups": dict(project.chosen),
-        "selection": project.selections[0],
-        "selections": project.selections,
+        "selection": selections[0],
+        "selections": selections,
         "template": {"name": template.name, "version": template.version, "summary": template.summary},
         "envforge_version": __version__,
     }
@@ -105,15 +121,3 @@ def _planned(found: Source, variables: dict[str, object], package: str) -> Plann
         raise TemplateError(f"cannot read the template file `{source}`: {error}", code="template-damaged") from error
     place = PurePosixPath(*(part.replace(_PACKAGE, package) for part in path.parts))
     return PlannedFile(path=place, content=content, executable=executable)
-
-
-def _refuse_collisions(files: list[PlannedFile], template: Template) -> None:
-    seen: set[str] = {PROJECT_FILE}
-    for file in files:
-        key = str(file.path).lower()  # two names that differ in case are one file on macOS and Windows
-        if key in seen:
-            raise TemplateError(
-                f"the template `{template.name}` gives `{file.path}` twice, or envforge writes that file itself",
-                code="template-damaged",
-            )
-        seen.add(key)

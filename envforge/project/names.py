@@ -48,9 +48,14 @@ def check_folder_name(name: str, option: str) -> str:
         raise _bad_folder(
             option, name[:20] + "…", f"a name has at most {LONGEST_FOLDER} bytes, this {len(name.encode())}"
         )
-    if name.partition(".")[0].lower() in _WINDOWS_DEVICES:
+    if is_windows_device(name):
         raise _bad_folder(option, name, "Windows reserves this name for a device")
     return name
+
+
+def is_windows_device(name: str) -> bool:
+    """Whether Windows takes a file's name for a device, with any ending."""
+    return name.partition(".")[0].rstrip(" ").lower() in _WINDOWS_DEVICES
 
 
 def package_name(project: str, option: str, installed: Iterable[str]) -> str:

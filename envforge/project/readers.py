@@ -29,8 +29,8 @@ def read_line(value: object) -> str:
 def read_question_name(value: object) -> str:
     """The name of a question, which is a word of Python and of Jinja as well."""
     name = read_line(value)
-    if not _QUESTION_NAME.fullmatch(name):
-        raise WrongValue("small letters, digits and `_`")
+    if not _QUESTION_NAME.fullmatch(name) or hasattr(dict, name):
+        raise WrongValue("small letters, digits and `_`, and no method of a mapping such as `items`")
     return name
 
 
@@ -62,6 +62,13 @@ def read_conda_spec(value: object) -> str:
     if name in ("python", *TORCH_FAMILY):
         raise WrongValue("a package that the selection does not decide")
     return text
+
+
+def read_command(value: object) -> tuple[str, ...]:
+    """A command as the list of its words."""
+    if not isinstance(value, list) or not value:
+        raise WrongValue("a list of words, such as [python, setup.py]")
+    return tuple(read_line(word) for word in value)
 
 
 def read_relative(value: object) -> PurePosixPath:

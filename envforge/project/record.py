@@ -21,11 +21,26 @@ from envforge.select import Selection, selection_from_json, selection_to_json
 NAME = "envforge.toml"
 SCHEMA_VERSION = 1
 
+_OURS = {
+    *("schema_version", "envforge", "template", "project", "answers", "groups", "environment", "selection"),
+    *("machine", "files"),
+}
 _HEADER = "# How this project came to be. envforge reads it; the training code does not need it.\n"
 
 
 class ProjectFileError(EnvforgeError):
     """An ``envforge.toml`` that cannot be read as what it claims to be."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where a template came from: ``source`` is a folder or a ``git+`` address, empty for one of envforge's own.
+
+    ``commit`` is that of git.
+    """
+
+    source: str = ""
+    commit: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +62,7 @@ class ProjectRecord:
     files: tuple[tuple[str, str], ...]
     machine: Json = None
     groups: tuple[tuple[str, bool], ...] = ()
+    origin: Origin = Origin()
 
 
 def dump(record: ProjectRecord) -> str:
@@ -56,7 +72,7 @@ def dump(record: ProjectRecord) -> str:
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "envforge": record.envforge_version,
-        "template": {"name": record.template, "version": record.template_version},
+        "template": {"name": record.template, "version": record.template_version, **_origin(record.origin)},
         "project": {"name": record.project, "package": record.package},
         "answers": dict(record.answers),
         "groups": dict(record.groups),
@@ -67,6 +83,32 @@ def dump(record: ProjectRecord) -> str:
         document["machine"] = _without_null(record.machine)
     document["files"] = dict(record.files)
     return _HEADER + tomlkit.dumps(document)
+
+
+def dump_into(text: str, record: ProjectRecord) -> str:
+    """The text of an ``envforge.toml`` with a new record, and with the settings of the user's that stand in it."""
+    import tomlkit  # noqa: PLC0415 - as above
+
+    document, fresh = tomlkit.parse(text), tomlkit.parse(dump(record))
+    if not document.keys() - _OURS:
+        return dump(record)
+    for key in _OURS & document.keys() - fresh.keys():
+        del document[key]
+    for key, value in fresh.items():
+        document[key] = value
+    return tomlkit.dumps(document)
+
+
+def need_project_file(folder: Path) -> ProjectRecord:
+    """As ``read_project_file``, but the folder must be that of a project."""
+    record = read_project_file(folder)
+    if record is None:
+        raise ProjectFileError(
+            f"`{folder}` has no `{NAME}`: it is no project that envforge made",
+            hint="change into the project's folder, or make one: envforge new",
+            code="no-project",
+        )
+    return record
 
 
 def read_project_file(folder: Path) -> ProjectRecord | None:
@@ -107,6 +149,10 @@ def parse_project_file(text: str, where: str) -> ProjectRecord:
     return _record(top, where)
 
 
+def _origin(origin: Origin) -> dict[str, str]:
+    return {name: value for name, value in (("source", origin.source), ("commit", origin.commit)) if value}
+
+
 def _without_null(value: Json) -> Any:
     """TOML has no null: a field without a value is left out."""
     if isinstance(value, dict):
@@ -130,6 +176,9 @@ def _record(top: Fields, where: str) -> ProjectRecord:
         input_sha256=top.inner("environment").need("input_sha256", read_string),
         files=tuple((path, files.need(path, read_string)) for path in sorted(files.value)),
         machine=top.raw("machine"),
+        origin=Origin(
+            source=template.get("source", read_string) or "", commit=template.get("commit", read_string) or ""
+        ),
         groups=tuple((name, groups.need(name, read_boolean)) for name in groups.value) if groups else (),
     )
 

@@ -7,6 +7,7 @@ or a path that the manifest names and nobody has, raises ``TemplateError``.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,8 @@ from envforge.project.groups import Group
 from envforge.project.templates import Template
 
 FILES = "files"
+MOST_FILES = 10_000
+MOST_BYTES = 100_000_000
 _LITTER = ("__pycache__", ".DS_Store", ".gitkeep")
 
 
@@ -37,6 +40,9 @@ def project_sources(template: Template, groups: Collection[str]) -> tuple[Source
     sources = list(_walk(own, PurePosixPath()))
     for wanted in template.common:
         sources += _found(wanted, f"the template `{template.name}` takes the common file", (common,))
+    for unwanted in template.not_common:
+        for source in _found(unwanted, f"the template `{template.name}` leaves the common file", (common,)):
+            sources.remove(source)
     members: dict[Source, set[str]] = {}
     for group in template.groups:
         for source in group_sources(template, group):
@@ -50,6 +56,27 @@ def group_sources(template: Template, group: Group) -> tuple[Source, ...]:
     roots = (template.root / FILES, template.common_root / FILES)
     what = f"the group `{group.name}` of the template `{template.name}` has the file"
     return tuple(source for wanted in group.files for source in _found(wanted, what, roots))
+
+
+def check_folder(root: Path) -> None:
+    """Refuse a template's folder with links, with anything that is no file or folder, or with too much in it."""
+    count, size = 0, 0
+    for where, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name != ".git"]
+        for name in (*folders, *names):
+            found = (Path(where) / name).lstat()
+            if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+                kind = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "no file"
+                raise TemplateError(
+                    f"the template file `{Path(where) / name}` is {kind}, wanted a file", code="template-damaged"
+                )
+            count, size = count + 1, size + (found.st_size if stat.S_ISREG(found.st_mode) else 0)
+            if count > MOST_FILES or size > MOST_BYTES:
+                raise TemplateError(
+                    f"the template `{root}` is too large: wanted at most {MOST_FILES:,} files and "
+                    f"{MOST_BYTES // 1_000_000} MB, found {count:,} and {size // 1_000_000} MB or more",
+                    code="template-too-large",
+                )
 
 
 def _found(wanted: PurePosixPath, what: str, roots: tuple[Path, ...]) -> tuple[Source, ...]:
@@ -68,6 +95,8 @@ def _walk(root: Path, below: PurePosixPath) -> tuple[Source, ...]:
         raise TemplateError(f"the template file `{top}` is a symbolic link, wanted a file", code="template-damaged")
     if top.is_file():
         return (Source(root=root, path=below),)
+    if top.exists() and not top.is_dir():
+        raise TemplateError(f"the template file `{top}` is no file", code="template-damaged")
     if not top.is_dir():
         return ()
     names = sorted(name for name in os.listdir(top) if name not in _LITTER)  # noqa: PTH208 - names alone are needed

@@ -16,23 +16,29 @@ from envforge.errors import RequestError
 from envforge.fields import Document, Fields, one_of
 from envforge.jinja import TemplateError
 from envforge.project.groups import Group, choose_groups, read_common_groups, read_groups
+from envforge.project.plain_yaml import refuse_tricks
 from envforge.project.questions import Answer, Question, read_questions
-from envforge.project.readers import read_conda_spec, read_line, read_relative, refuse_keys
+from envforge.project.readers import read_command, read_conda_spec, read_line, read_relative, refuse_keys
 from envforge.spec import TORCH_FAMILY, Needs
 
 MANIFEST = "template.yml"
 COMMON = "common"
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,63}")
 
-_MANIFEST_KEYS = {"name", "version", "summary", "questions", "groups", "common", "environment"}
+_MANIFEST_KEYS = {"name", "version", "summary", "questions", "groups", "common", "not_common", "environment"}
+_LONGEST_MANIFEST = 200_000
 _ENVIRONMENT_KEYS = {"torch", "conda"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Template:
-    """A template: ``root`` holds its ``files/``; ``common`` names the files of ``common_root/files`` that it takes.
+    """A template: ``root`` holds its ``files/``.
 
-    ``needs`` is what every project of it needs; what its groups need comes on top, in ``needs_with``.
+    ``common`` names the files and folders of ``common_root/files`` that it takes, ``not_common`` those below them that
+    it leaves.
+
+    ``needs`` is what every project of it needs; what its groups need comes on top, in ``needs_with``. ``hooks`` are
+    commands that its author wants to be run in a new project.
     """
 
     name: str
@@ -42,8 +48,10 @@ class Template:
     common_root: Path
     questions: tuple[Question, ...]
     common: tuple[PurePosixPath, ...]
+    not_common: tuple[PurePosixPath, ...]
     needs: Needs
     groups: tuple[Group, ...] = ()
+    hooks: tuple[tuple[str, ...], ...] = ()
 
     def needs_with(self, groups: Collection[str]) -> Needs:
         """What a project with these groups needs."""
@@ -79,8 +87,26 @@ def parse_manifest(text: str, path: Path, common_root: Path | None = None) -> Te
 
     ``common_root`` holds what templates share; by default it stands beside the template's folder.
     """
-    document = Document(damaged=f"the template `{path}` is damaged", error=TemplateError, code="template-damaged")
-    return _template(document.read_yaml(text), path.parent, common_root or path.parent.parent / COMMON)
+    return _template(
+        _document(path).read_yaml(text), path.parent, common_root or path.parent.parent / COMMON, named=True
+    )
+
+
+def load_foreign(root: Path, common_root: Path) -> Template:
+    """Read a template in a folder of any name; its ``common`` files and groups are those of ``common_root``."""
+    path = root / MANIFEST
+    text = _read(path)
+    if len(text) > _LONGEST_MANIFEST:
+        raise TemplateError(
+            f"the template `{path}` has {len(text):,} characters, wanted {_LONGEST_MANIFEST:,} at most",
+            code="template-damaged",
+        )
+    refuse_tricks(text, _document(path))
+    return _template(_document(path).read_yaml(text), root, common_root, named=False)
+
+
+def _document(path: Path) -> Document:
+    return Document(damaged=f"the template `{path}` is damaged", error=TemplateError, code="template-damaged")
 
 
 def _read(path: Path) -> str:
@@ -90,10 +116,13 @@ def _read(path: Path) -> str:
         raise TemplateError(f"cannot read the template `{path}`: {error}", code="template-damaged") from error
 
 
-def _template(top: Fields, root: Path, common_root: Path) -> Template:
-    refuse_keys(top, _MANIFEST_KEYS)
+def _template(top: Fields, root: Path, common_root: Path, *, named: bool) -> Template:
+    """Read a manifest; with ``named`` the folder has the template's name, and hooks are refused."""
+    refuse_keys(top, _MANIFEST_KEYS if named else _MANIFEST_KEYS | {"hooks"})
     name = top.need("name", read_line)
-    if name != root.name or not NAME_PATTERN.fullmatch(name) or name == COMMON:
+    if not NAME_PATTERN.fullmatch(name) or name == COMMON:
+        raise top.fault("name", "small letters, digits and `-`, and another name than `common`", name)
+    if named and name != root.name:
         raise top.fault("name", f"the name of its folder, `{root.name}`", name)
     questions = read_questions(top.items("questions", optional=True))
     return Template(
@@ -104,8 +133,10 @@ def _template(top: Fields, root: Path, common_root: Path) -> Template:
         common_root=common_root,
         questions=questions,
         common=top.list_of("common", read_relative, optional=True),
+        not_common=top.list_of("not_common", read_relative, optional=True),
         needs=_needs(top.inner("environment")) if "environment" in top.value else Needs(),
         groups=read_groups(top, questions, read_common_groups(common_root)),
+        hooks=top.list_of("hooks", read_command, optional=True),
     )
 
 

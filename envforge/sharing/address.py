@@ -36,11 +36,22 @@ class Address:
         return ("git+" if self.kind == "git" else "") + without_credentials(self.location) + at + part
 
 
-def parse_address(text: str, base: Path) -> Address:
-    """Tell the kinds apart; a relative folder is one below ``base``."""
+def parse_address(text: str, base: Path, what: str = "catalogue") -> Address:
+    """Tell the kinds apart; a relative folder is one below ``base``, and ``what`` is to be found there."""
+    try:
+        return _parse(text, base)
+    except _NoAddressError as fault:
+        raise _refusal(text.strip(), str(fault), what) from fault
+
+
+class _NoAddressError(ValueError):
+    """Why a text is no address."""
+
+
+def _parse(text: str, base: Path) -> Address:
     text = text.strip()
     if not text or text.startswith("-") or any(ord(c) < 32 for c in text):
-        raise _fault(text, "it names nothing")
+        raise _NoAddressError("it names nothing")
     if text.startswith("git+"):
         return _git(text)
     scheme = text.split("://", 1)[0] if "://" in text else ""
@@ -49,7 +60,7 @@ def parse_address(text: str, base: Path) -> Address:
     if scheme == "file":
         parts = urlsplit(text)
         if parts.netloc not in {"", "localhost"}:
-            raise _fault(text, f"`{parts.netloc}` is another machine: write file:///FOLDER")
+            raise _NoAddressError(f"`{parts.netloc}` is another machine: write file:///FOLDER")
         return Address(kind="folder", location=unquote(parts.path))
     if scheme:
         return Address(kind="objects", location=text.rstrip("/"))
@@ -59,25 +70,25 @@ def parse_address(text: str, base: Path) -> Address:
 def _git(text: str) -> Address:
     url, _, fragment = text.removeprefix("git+").partition("#")
     if urlsplit(url).scheme not in {"https", "http", "ssh", "file"}:
-        raise _fault(text, "git is asked by https, http, ssh or file: git+https://…")
+        raise _NoAddressError("git is asked by https, http, ssh or file: git+https://…")
     head, slash, last = url.rpartition("/")
     last, _, rev = last.partition("@")
     if rev and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", rev) is None:
-        raise _fault(text, f"`{rev}` is no branch, tag or commit")
+        raise _NoAddressError(f"`{rev}` is no branch, tag or commit")
     name, _, value = fragment.partition("=")
     if fragment and name != "subdirectory":
-        raise _fault(text, f"`#{fragment}` is not understood: wanted #subdirectory=FOLDER")
+        raise _NoAddressError(f"`#{fragment}` is not understood: wanted #subdirectory=FOLDER")
     folder = PurePosixPath(value)
     if folder.is_absolute() or ".." in folder.parts or ".git" in folder.parts:
-        raise _fault(text, f"`{value}` is not a folder inside the repository")
+        raise _NoAddressError(f"`{value}` is not a folder inside the repository")
     return Address(kind="git", location=head + slash + last, rev=rev or None, subdirectory=folder)
 
 
-def _fault(text: str, reason: str) -> RequestError:
+def _refusal(text: str, reason: str, what: str) -> RequestError:
     from envforge.install.credentials import without_credentials  # noqa: PLC0415 - as above
 
     return RequestError(
-        f"`{without_credentials(text)}` is no address of a catalogue: {reason}",
-        hint=f"give {_EXAMPLES}",
-        code="bad-catalogue-address",
+        f"`{without_credentials(text)}` is no address of a {what}: {reason}",
+        hint=f"give {_EXAMPLES}" if what == "catalogue" else "give git+https://host.example/team/template.git@v1",
+        code=f"bad-{what}-address",
     )

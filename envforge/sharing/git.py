@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from envforge.errors import EnvforgeError, OutsideError, RequestError
 from envforge.install.credentials import without_credentials
@@ -93,34 +93,45 @@ class GitCatalogue:
         return ("-c", f"user.name={addition.row['published']['by']}", "-c", "user.email=publisher@envforge.invalid")
 
     def _failed(self, what: str, done: subprocess.CompletedProcess[str]) -> EnvforgeError:
-        return _error(what, self.address, done)
+        return _error(f"{what} the catalogue", self.address, done)
 
 
-def clone(address: Address, work: Path) -> GitCatalogue:
-    """Clone one revision of a catalogue into ``work``, which does not exist yet."""
+def clone(address: Address, work: Path, what: str = "catalogue") -> GitCatalogue:
+    """Clone one revision of a repository into ``work``, which does not exist yet; ``what`` names it in errors."""
     if shutil.which("git") is None:
         raise EnvforgeError(
             f"`{address.public}` needs git, which was not found on PATH",
-            hint="install git, or use a folder or an https address as catalogue",
+            hint="install git, or use a folder" + (" or an https address as catalogue" if what == "catalogue" else ""),
             code="no-git",
         )
     if address.rev is not None and re.fullmatch(r"[0-9a-f]{40}", address.rev):
-        return _at_commit(address, work)
+        return _at_commit(address, work, what)
     branch = ("--branch", address.rev) if address.rev else ()
     done = _run(Path(), "clone", "--quiet", "--depth", "1", *branch, "--", address.location, str(work))
     if done.returncode:
-        raise _error("read", address, done)
+        raise _error(f"read the {what}", address, done)
     return GitCatalogue(address=address, work=work)
 
 
-def _at_commit(address: Address, work: Path) -> GitCatalogue:
+def _at_commit(address: Address, work: Path, what: str) -> GitCatalogue:
     _git(Path(), "init", "--quiet", "--", str(work))
     _git(work, "remote", "add", "origin", "--", address.location)
     done = _run(work, "fetch", "--quiet", "--depth", "1", "origin", str(address.rev))
     if done.returncode:
-        raise _error("read", address, done)
+        raise _error(f"read the {what}", address, done)
     _git(work, "checkout", "--quiet", "--detach", "FETCH_HEAD")
     return GitCatalogue(address=address, work=work)
+
+
+def commit_of(work: Path) -> str:
+    """The commit that is checked out."""
+    return _run(work, "rev-parse", "HEAD").stdout.strip()
+
+
+def links_of(work: Path) -> tuple[PurePosixPath, ...]:
+    """Symbolic links and submodules of the commit, which lie in the work tree as files and empty folders."""
+    listed = _run(work, "ls-files", "--stage", "-z").stdout.split("\0")
+    return tuple(PurePosixPath(row.partition("\t")[2]) for row in listed if row.startswith(("120000", "160000")))
 
 
 def identity() -> str | None:
@@ -160,7 +171,7 @@ def _shown(done: subprocess.CompletedProcess[str]) -> str:
 
 def _error(what: str, address: Address, done: subprocess.CompletedProcess[str]) -> EnvforgeError:
     return OutsideError(
-        f"git could not {what} the catalogue `{address.public}`: {_shown(done)}",
+        f"git could not {what} `{address.public}`: {_shown(done)}",
         hint="check the address, the branch, and that git itself may: git ls-remote URL",
         code="git-failed",
     )

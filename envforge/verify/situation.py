@@ -194,6 +194,8 @@ def _without_environment(meant: Meant | None) -> NotObserved | None:
     if meant is None:
         reason = "there is no project here, and no --prefix or --name says which environment is meant"
         return NotObserved(what="environment", why="absent", reason=reason, command="cd PROJECT && envforge verify")
+    if not is_prefix(meant.prefix) and _has_python(meant.prefix):
+        return None  # made by another tool, such as venv: there is no lock to hold it against, but it can train
     if not meant.prefix.is_dir() or not is_prefix(meant.prefix):
         reason = (
             f"nothing is installed in `{meant.prefix}`"
@@ -208,6 +210,10 @@ def _without_environment(meant: Meant | None) -> NotObserved | None:
             what="environment", why="unfinished", reason=error.message, command=_command(error, meant.install_command)
         )
     return None
+
+
+def _has_python(prefix: Path) -> bool:
+    return any((prefix / name).exists() for name in ("bin/python", "python.exe", "Scripts/python.exe"))
 
 
 def _command(error: EnvforgeError, otherwise: str) -> str:

@@ -63,7 +63,8 @@ FILES = {
     "demo/files/data/b": "b\n",
     "demo/files/job.sh.jinja": "{{ answers.nodes }}\n",
 }
-ALWAYS = {"LICENSE", "README", "envforge.toml", "environment.yml", "tests/test_it.py", "virtual-packages.yml"}
+GENERATED = {".envforge/baseline.json", "envforge.toml", "environment.yml", "virtual-packages.yml"}
+ALWAYS = {"LICENSE", "README", "tests/test_it.py", *GENERATED}
 DOCKER = {"Dockerfile", ".dockerignore"}
 NOTEBOOK = {"explore.ipynb", "data/a", "data/b"}
 
@@ -284,3 +285,12 @@ def test_the_command_takes_groups_and_says_so(tmp_path: Path, capsys: pytest.Cap
     assert (tool / "net" / "Dockerfile").read_text(encoding="utf-8") == "# net\n"
     assert not (tool / "net" / "explore.ipynb").exists()
     assert json.loads(again.stdout)["result"]["groups"] == {"docker": True, "notebook": False, "cluster": False}
+
+
+def test_a_template_leaves_a_common_file_that_it_has_no_use_for(root: Path) -> None:
+    manifest = root / "demo" / "template.yml"
+    manifest.write_text(MANIFEST.replace("groups:\n", "not_common: [tests/test_it.py]\ngroups:\n", 1), encoding="utf-8")
+    assert "tests/test_it.py" not in _files(load_template(root, "demo"), ())
+    manifest.write_text(MANIFEST.replace("groups:\n", "not_common: [tests/gone.py]\ngroups:\n", 1), encoding="utf-8")
+    with pytest.raises(TemplateError, match="leaves the common file `tests/gone.py`"):
+        _files(load_template(root, "demo"), ())

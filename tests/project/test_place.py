@@ -12,15 +12,8 @@ from filelock import FileLock
 
 from envforge.errors import OutsideError
 from envforge.project.interrupts import Interrupts
-from envforge.project.place import (
-    STAGING,
-    PlannedFile,
-    TargetError,
-    abandoned,
-    place,
-    plan_placement,
-    settle_interrupted,
-)
+from envforge.project.place import abandoned, place, plan_placement
+from envforge.project.staging import STAGING, PlannedFile, TargetError, settle_interrupted
 from tests.project.trees import in_child, names, send, trap, trap_each, trap_rename, tree
 
 
@@ -351,7 +344,7 @@ def test_two_runs_into_one_folder_do_not_meet(tmp_path: Path) -> None:
     _old_project(tmp_path / "old")
     (tmp_path / "old" / STAGING).mkdir()
 
-    with FileLock(tmp_path / "old" / STAGING / "lock"), pytest.raises(TargetError, match="another `envforge new`"):
+    with FileLock(tmp_path / "old" / STAGING / "lock"), pytest.raises(TargetError, match="another run of envforge"):
         _place(tmp_path / "old", force=True)
 
 

@@ -70,6 +70,7 @@ def test_the_plan_has_rendered_copied_and_generated_files(templates: Path) -> No
     files = {str(file.path): file.content for file in plan_project(_project(templates), "the lock\n")}
 
     assert sorted(files) == [
+        ".envforge/baseline.json",
         "LICENSE",
         "conda-lock.yml",
         "conf-my_net.toml",

@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7 };
-enum { SECTIONS = 256, KEYS = 64, LENGTH = 200 };
+enum { SECTIONS = 256, KEYS = 96, LENGTH = 200 };
 
 typedef struct {
     char kind; /* 's'ystem, 'g'pu, 'm'ig device */
@@ -129,6 +129,24 @@ static int number(const Section *section, const char *key, unsigned long long *o
     return SUCCESS;
 }
 
+static int small(const Section *section, const char *key, unsigned *out)
+{
+    unsigned long long value;
+    int code = number(section, key, &value);
+    if (code == SUCCESS)
+        *out = (unsigned)value;
+    return code;
+}
+
+/* A mode and what it will be after a reset: the same, where the description does not say. */
+static int mode(const Section *section, const char *key, const char *pending_key, unsigned *current, unsigned *pending)
+{
+    int code = small(section, key, current);
+    if (code == SUCCESS && small(section, pending_key, pending) != SUCCESS)
+        *pending = *current;
+    return code;
+}
+
 /* The n-th section of a kind below a parent. */
 static Section *nth(char kind, int parent, unsigned index)
 {
@@ -195,7 +213,9 @@ const char *nvmlErrorString(int code)
     case 3: return "Not Supported";
     case 4: return "Insufficient Permissions";
     case 9: return "Driver Not Loaded";
+    case 13: return "Function Not Found";
     case 15: return "GPU is lost";
+    case 16: return "GPU requires reset";
     case 18: return "Driver/library version mismatch";
     default: return "Unknown Error";
     }
@@ -243,8 +263,9 @@ int nvmlDeviceGetMemoryInfo(Section *device, unsigned long long out[3]) /* total
 {
     DEVICE(device);
     int code = number(device, "memory_bytes", &out[0]);
-    out[1] = out[0];
-    out[2] = 0;
+    if (number(device, "memory_used_bytes", &out[2]) != SUCCESS)
+        out[2] = 0;
+    out[1] = out[0] - out[2];
     return code;
 }
 
@@ -274,11 +295,7 @@ int nvmlDeviceGetPciInfo_v3(Section *device, PciInfo *out)
 int nvmlDeviceGetMigMode(Section *device, unsigned *current, unsigned *pending)
 {
     DEVICE(device);
-    unsigned long long value;
-    int code = number(device, "mig", &value);
-    if (code == SUCCESS)
-        *current = *pending = (unsigned)value;
-    return code;
+    return mode(device, "mig", "mig_pending", current, pending);
 }
 
 int nvmlDeviceGetMaxMigDeviceCount(Section *device, unsigned *out)
@@ -293,6 +310,151 @@ int nvmlDeviceGetMigDeviceHandleByIndex(Section *device, unsigned index, Section
     DEVICE(device);
     *out = nth('m', (int)(device - sections), index);
     return *out ? SUCCESS : NOT_FOUND;
+}
+
+/* --- the health and the speed of one GPU ------------------------------------------------------------------------ */
+
+#define SMALL(name, key) int name(Section *device, unsigned *out) { DEVICE(device); return small(device, key, out); }
+
+SMALL(nvmlDeviceGetPersistenceMode, "persistence")
+SMALL(nvmlDeviceGetComputeMode, "compute_mode")
+SMALL(nvmlDeviceGetEnforcedPowerLimit, "power_limit_mw")
+SMALL(nvmlDeviceGetPowerManagementDefaultLimit, "power_default_mw")
+SMALL(nvmlDeviceGetCurrPcieLinkWidth, "pcie_width")
+SMALL(nvmlDeviceGetMaxPcieLinkWidth, "pcie_width_max")
+SMALL(nvmlDeviceGetCurrPcieLinkGeneration, "pcie_generation")
+SMALL(nvmlDeviceGetMaxPcieLinkGeneration, "pcie_generation_max")
+SMALL(nvmlDeviceGetRetiredPagesPendingStatus, "retired_pending")
+
+#define OF_TYPE(name, key) \
+    int name(Section *device, unsigned type, unsigned *out) { (void)type; DEVICE(device); return small(device, key, out); }
+
+OF_TYPE(nvmlDeviceGetClockInfo, "clock")
+OF_TYPE(nvmlDeviceGetMaxClockInfo, "clock_max")
+OF_TYPE(nvmlDeviceGetApplicationsClock, "application_clock")
+OF_TYPE(nvmlDeviceGetDefaultApplicationsClock, "application_clock_default")
+OF_TYPE(nvmlDeviceGetTemperature, "temperature")
+
+#define REASONS(name) int name(Section *device, unsigned long long *out) { DEVICE(device); return number(device, "event_reasons", out); }
+
+REASONS(nvmlDeviceGetCurrentClocksEventReasons)
+REASONS(nvmlDeviceGetCurrentClocksThrottleReasons) /* its name before driver 535 */
+
+int nvmlDeviceGetEccMode(Section *device, unsigned *current, unsigned *pending)
+{
+    DEVICE(device);
+    return mode(device, "ecc", "ecc_pending", current, pending);
+}
+
+int nvmlDeviceGetTotalEccErrors(Section *device, unsigned type, unsigned counter, unsigned long long *out)
+{
+    static const char *const keys[2][2] = {
+        {"ecc_corrected", "ecc_corrected_ever"},
+        {"ecc_uncorrected", "ecc_uncorrected_ever"},
+    };
+    DEVICE(device);
+    return type < 2 && counter < 2 ? number(device, keys[type][counter], out) : INVALID_ARGUMENT;
+}
+
+/* `rows = corrected uncorrected pending failed` */
+int nvmlDeviceGetRemappedRows(Section *device, unsigned *corrected, unsigned *uncorrected, unsigned *pending, unsigned *failed)
+{
+    DEVICE(device);
+    const char *value = find(device, "rows");
+    return value && sscanf(value, "%u %u %u %u", corrected, uncorrected, pending, failed) == 4 ? SUCCESS : NOT_SUPPORTED;
+}
+
+/* `retired_pages = n`: n pages at made-up addresses */
+int nvmlDeviceGetRetiredPages(Section *device, unsigned cause, unsigned *pages, unsigned long long *addresses)
+{
+    (void)cause;
+    DEVICE(device);
+    unsigned found;
+    int code = small(device, "retired_pages", &found);
+    if (code != SUCCESS)
+        return code;
+    if (!addresses || *pages < found) {
+        *pages = found;
+        return found ? TOO_SMALL : SUCCESS;
+    }
+    for (unsigned i = 0; i < found; i++)
+        addresses[i] = 0x1000ull * (i + 1);
+    *pages = found;
+    return SUCCESS;
+}
+
+typedef struct {
+    unsigned field, scope;
+    long long timestamp, latency;
+    unsigned type, code;
+    unsigned long long value;
+} FieldValue;
+
+/* Field 230 is the recovery action; others, and GPUs without the key, are not supported each on its own. */
+int nvmlDeviceGetFieldValues(Section *device, int fields, FieldValue *values)
+{
+    DEVICE(device);
+    for (int i = 0; i < fields; i++)
+        values[i].code = (unsigned)(values[i].field == 230 ? number(device, "recovery_action", &values[i].value) : NOT_SUPPORTED);
+    return SUCCESS;
+}
+
+typedef struct {
+    unsigned version;
+    unsigned char cluster[16];
+    unsigned status, clique;
+    unsigned char state;
+    unsigned health_mask;
+} FabricInfo;
+
+/* `fabric = state status health_mask` */
+int nvmlDeviceGetGpuFabricInfoV(Section *device, FabricInfo *out)
+{
+    DEVICE(device);
+    if (out->version != (sizeof *out | 2u << 24))
+        return 25; /* NVML_ERROR_ARGUMENT_VERSION_MISMATCH */
+    const char *value = find(device, "fabric");
+    unsigned state;
+    if (!value || sscanf(value, "%u %u %u", &state, &out->status, &out->health_mask) != 3)
+        return NOT_SUPPORTED;
+    out->state = (unsigned char)state;
+    return SUCCESS;
+}
+
+/* `links = 1101`: one digit for each NVLink connection */
+int nvmlDeviceGetNvLinkState(Section *device, unsigned link, unsigned *out)
+{
+    DEVICE(device);
+    const char *value = find(device, "links");
+    if (!value)
+        return NOT_SUPPORTED;
+    if (link >= strlen(value))
+        return INVALID_ARGUMENT;
+    *out = value[link] == '1';
+    return SUCCESS;
+}
+
+typedef struct {
+    unsigned pid;
+    unsigned long long memory_bytes;
+    unsigned instance, compute_instance;
+} Process;
+
+/* `processes = pid:bytes pid:bytes`; without the key there are none */
+int nvmlDeviceGetComputeRunningProcesses_v3(Section *device, unsigned *processes, Process *out)
+{
+    DEVICE(device);
+    const char *value = find(device, "processes");
+    unsigned found = 0, room = out ? *processes : 0;
+    for (int used; value && *value; value += used, found++) {
+        Process process = {0, 0, ~0u, ~0u};
+        if (sscanf(value, "%u:%llu %n", &process.pid, &process.memory_bytes, &used) != 2)
+            break;
+        if (found < room)
+            out[found] = process;
+    }
+    *processes = found;
+    return found > room ? TOO_SMALL : SUCCESS;
 }
 
 /* --- libcuda ---------------------------------------------------------------------------------------------------- */

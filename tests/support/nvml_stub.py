@@ -93,6 +93,34 @@ def gpu(name: str, capability: str, memory_gib: int, number: int = 0, **more: ob
     return StubGpu(name=name, keys=keys | more)
 
 
+HEALTHY: dict[str, object] = {
+    "persistence": 1,
+    "compute_mode": 0,
+    "ecc": 1,
+    "ecc_uncorrected": 0,
+    "ecc_uncorrected_ever": 0,
+    "rows": "0 0 0 0",
+    "retired_pages": 0,
+    "retired_pending": 0,
+    "recovery_action": 0,
+    "fabric": "0 0 0",
+    "mig": 0,
+    "pcie_width": 16,
+    "pcie_width_max": 16,
+    "pcie_generation": 1,
+    "pcie_generation_max": 4,
+    "power_limit_mw": 400000,
+    "power_default_mw": 400000,
+    "event_reasons": 1,
+    "clock": 210,
+    "clock_max": 1410,
+    "application_clock": 1410,
+    "application_clock_default": 1410,
+    "temperature": 34,
+    "links": "111111111111",
+}
+"""The signals of a data-centre GPU at rest with which nothing is wrong."""
+
 A10G = StubMachine(
     keys={"driver_version": "535.216.01", "nvml_version": "12.535.216.01", "cuda": 12020, "libcuda": 12020},
     gpus=(gpu("NVIDIA A10G", "8.6", 22, pci_device_id="0x2237"),),

@@ -15,10 +15,10 @@ from tests.project import builds
 PACKAGE = "digits"
 
 
-def write_project(folder: Path) -> Path:
-    """Render the template into ``folder`` for a CPU build of torch."""
+def write_project(folder: Path, template: str = "image-classification") -> Path:
+    """Render a template into ``folder`` for a CPU build of torch."""
     project = Project(
-        template=load_template(templates_root(), "image-classification"),
+        template=load_template(templates_root(), template),
         name="digits",
         package=PACKAGE,
         answers=(),

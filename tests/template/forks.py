@@ -7,6 +7,7 @@ codes; what pytest printed lies in ``folder/pytest.txt``.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -48,6 +49,7 @@ def _run(folder: str, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    multiprocessing.set_start_method("fork")  # the ranks of a mutant need not import torch either
     torch.set_num_threads(1)
     _import_what_torch_puts_off()
     codes = [_run(str(Path(folder)), arguments) for folder, arguments in json.load(sys.stdin)]

@@ -15,15 +15,30 @@ import pytest
 
 from tests.template.conftest import PACKAGE
 
-AMP, CHECKPOINT, ORDER, DEVICE, METRICS, TRAIN, DATA, SMOKE = (
-    f"tests/test_{name}.py" for name in ("amp", "checkpoint", "order", "device", "metrics", "train", "data", "smoke")
+AMP, CHECKPOINT, ORDER, DEVICE, METRICS, LOOP, MEMORY, RANKS, TRAIN, DATA, SMOKE = (
+    f"tests/test_{name}.py"
+    for name in (
+        *("amp", "checkpoint", "order", "device", "metrics", "loop", "memory", "distributed"),
+        *("train", "data", "smoke"),
+    )
 )
+SHARES = f"{RANKS}::test_ranks_have_consecutive_parts_of_what_one_rank_would_have"
+TWO_RANKS = f"{RANKS}::test_two_ranks_learn_what_one_learns_with_the_double_batch"
+TOGETHER = f"{RANKS}::test_a_signal_to_one_rank_stops_both_and_they_resume_to_the_same_bits"
+AVERAGES = f"{LOOP}::test_averages_and_best_value_come_back_after_a_stop"
+EVALUATED = f"{LOOP}::test_evaluation_sees_the_averages_and_training_goes_on_with_the_weights"
+NO_TRACE = f"{MEMORY}::test_the_search_leaves_no_trace_in_what_is_learnt"
+COMPILED = f"{LOOP}::test_a_compiled_model_learns_the_same_with_the_backward_pass_outside_autocast"
+ADVICE = f"{MEMORY}::test_out_of_memory_is_an_error_with_advice"
+FITTING = f"{MEMORY}::test_the_batch_that_fits_makes_the_same_updates"
+KEPT = f"{MEMORY}::test_a_resumed_run_keeps_the_batch_that_was_found"
+BEST = f"{LOOP}::test_the_best_checkpoint_is_kept_besides_the_last_ones"
 RESUME = f"{TRAIN}::test_a_run_that_was_stopped_resumes_to_the_same_bits"
 FORKS = Path(__file__).with_name("forks.py")
 
 GUARD = "        if self._scaler is not None:\n"
 UNSCALE = "            self._scaler.unscale_(self.optimizer)\n"
-CLIP = "        norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)\n"
+CLIP = "        norm = parallel.whole(nn.utils.clip_grad_norm_(self._parameters, self._clip_norm))\n"
 BAD = "        bad = ~(torch.isfinite(mean_loss) & torch.isfinite(norm))\n"
 STEP = "        self._step_unless(bad)\n"
 ZERO = "        self.optimizer.zero_grad(set_to_none=True)\n"
@@ -44,7 +59,7 @@ class Mutant:
 
 MUTANTS = (
     Mutant("unscale dropped", "amp", UNSCALE, "            pass\n", AMP),
-    Mutant("clipping dropped", "amp", "self._parameters, self._clip_norm)", "self._parameters, 1e9)", AMP),
+    Mutant("clipping dropped", "amp", "self._clip_norm))", "1e9))", AMP),
     Mutant("clip before unscale", "amp", GUARD + UNSCALE + CLIP, CLIP + GUARD + UNSCALE, AMP),
     Mutant("clip after step", "amp", CLIP + BAD + STEP, BAD.replace("& torch.isfinite(norm)", "") + STEP + CLIP, AMP),
     Mutant("step doubled", "amp", STEP, STEP + "        self.optimizer.step()\n", AMP),
@@ -117,6 +132,86 @@ MUTANTS = (
     Mutant(
         "nothing in low precision", "amp", "self._device.type, self.precision.dtype)", "self._device.type, None)", SMOKE
     ),
+    Mutant("model in half precision", "amp", "self.model = model\n", "self.model = model.half()\n", AMP),
+    Mutant("fp32 computes in tf32", "start", 'precision.name != "fp32" or config.precision == "auto"', "True", DEVICE),
+    Mutant("cudnn keeps its tf32", "compat", "    torch.backends.cudnn.allow_tf32 = enabled\n", "", DEVICE),
+    Mutant(
+        "deterministic ignored", "start", "if config.deterministic:\n        compat", "if 0:\n        compat", DEVICE
+    ),
+    Mutant("fp8 on an A100", "device", "ability.capability < (8, 9)", "ability.capability < (8, 0)", DEVICE),
+    Mutant("fp8 for small layers", "fp8", "min(sides) >= SMALLEST and", "", DEVICE),
+    Mutant("ranks without shares", "order", "[start + first : start + end]", "[start : start + samples]", SHARES),
+    Mutant("a rank without a sample", "order", "(rest >= self.ranks)", "(rest > 0)", SHARES),
+    Mutant(
+        "gradients travel with each micro-batch", "parallel", "model.no_sync()", "contextlib.nullcontext()", TWO_RANKS
+    ),
+    Mutant("ranks weigh alike", "training", "            samples=samples,\n", "", TWO_RANKS),
+    Mutant("loss of one rank for all", "amp", "        distributed.average(mean_loss)\n", "", TWO_RANKS),
+    Mutant("each rank evaluates all", "distributed", "range(rank(), size, ranks())", "range(size)", TWO_RANKS),
+    Mutant("generators of the first rank for all", "training", "[distributed.rank()])", "[0])", TOGETHER),
+    Mutant("a signal to one rank is not heard", "distributed", "dist.ReduceOp.MAX", "dist.ReduceOp.MIN", TOGETHER),
+    Mutant("averages not saved", "training", "self.ema.state() if", "Ema(self.model, 0.5).state() if", EVALUATED),
+    Mutant("averages not restored", "training", 'self.ema.load_state(state["ema"])', "pass", AVERAGES),
+    Mutant("best value not restored", "training", 'self.best = state["best"]', "pass", AVERAGES),
+    Mutant(
+        "averages not evaluated",
+        "ema",
+        "        self._put(self._averages)\n",
+        "",
+        EVALUATED,
+    ),
+    Mutant(
+        "averages stay in the model",
+        "ema",
+        "            self._put(own)\n",
+        "            pass\n",
+        f"{LOOP}::test_averages_follow_by_their_decay_and_a_skipped_update_counts_for_nothing",
+    ),
+    Mutant(
+        "averages move on a skipped update",
+        "ema",
+        "torch.where(skipped, 0.0,",
+        "torch.where(~skipped, 0.0,",
+        f"{LOOP}::test_averages_follow_by_their_decay_and_a_skipped_update_counts_for_nothing",
+    ),
+    Mutant("the newest counts as the best", "training", "not metric.stays_short(value, self.best)", "True", BEST),
+    Mutant("higher is always better", "training", "metric.stays_short(value, self.best)", "(value <= self.best)", BEST),
+    Mutant("the best goes with the old ones", "loop", "checkpoints.keep_as_best(path)", "pass", BEST),
+    Mutant(
+        "a newer checkpoint is read",
+        "checkpoint",
+        "if found != FORMAT:",
+        "if False:",
+        f"{LOOP}::test_a_checkpoint_of_another_model_or_a_newer_version_is_refused",
+    ),
+    Mutant(
+        "growth interval ignored",
+        "training",
+        "growth_interval=config.growth_interval,",
+        "",
+        f"{LOOP}::test_the_loop_hands_its_options_to_the_scaler",
+    ),
+    Mutant(
+        "anomalies not looked for",
+        "start",
+        "set_detect_anomaly(config.detect_anomaly)",
+        "set_detect_anomaly(False)",
+        f"{LOOP}::test_anomaly_detection_names_the_operation",
+    ),
+    Mutant(
+        "dead loader not explained",
+        "order",
+        '"DataLoader worker" not in str(error)',
+        "True",
+        f"{LOOP}::test_a_loading_process_killed_by_a_bus_error_becomes_a_hint",
+    ),
+    Mutant("bad data not named", "amp", "{_bad_data(batches)}", "", f"{LOOP}::test_data_that_is_not_finite_is_named"),
+    Mutant("not compiled", "training", "if config.compile else self._wrapped", "if False else self._wrapped", COMPILED),
+    Mutant("autocast around a compiled backward", "compat", 'backward_pass_autocast = "off"', "no_such = 1", COMPILED),
+    Mutant("out of memory not caught", "run", "except compat.OUT_OF_MEMORY", "except ZeroDivisionError", ADVICE),
+    Mutant("effective batch lost", "memory", "accumulate=effective // found", "accumulate=config.accumulate", FITTING),
+    Mutant("batch sought again on resume", "memory", "if config.resume and (", "if config.epochs < 0 and (", KEPT),
+    Mutant("search changes the seed", "run", "            seed_everything(config.seed)\n", "", NO_TRACE),
     Mutant("weights never move", "training", "_rate(self.optimizer, rate)", "_rate(self.optimizer, 0.0)", SMOKE),
 )
 
@@ -126,7 +221,12 @@ def outcomes(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     """Exit code and output of pytest for each mutant, and under the name "" for the project as it is."""
     base = tmp_path_factory.mktemp("mutants")
     jobs: list[tuple[Path, tuple[str, ...]]] = []
-    jobs += [(_copy(project, base / "sound", None), (AMP, CHECKPOINT, ORDER, DEVICE, METRICS, TRAIN, DATA))]
+    jobs += [
+        (
+            _copy(project, base / "sound", None),
+            (AMP, CHECKPOINT, ORDER, DEVICE, METRICS, LOOP, MEMORY, RANKS, TRAIN, DATA),
+        )
+    ]
     jobs += [(_copy(project, base / str(number), mutant), (mutant.tests,)) for number, mutant in enumerate(MUTANTS)]
     runners = [(jobs[half::2], _runner(jobs[half::2])) for half in (0, 1)]
     for _, runner in runners:

@@ -1,7 +1,7 @@
 """What a target of the catalogue is in the words of envforge: its selection, its two texts, what it asks of a machine.
 
-Enters: one row of ``targets.toml``. Leaves: a ``Plan``. Tests use the same function, so that a lock whose question has
-changed is found.
+Enters: a template and a row of ``targets.toml``. Leaves: a ``Plan``. Tests use the same function, so that a lock whose
+question has changed is found.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class Plan:
 
 
 def read_targets() -> tuple[Target, ...]:
-    """The targets in the order of the file."""
-    rows = toml.loads((HERE / "targets.toml").read_text(encoding="utf-8"))["target"]
-    return tuple(_target(row) for row in rows)
+    """The targets by template, then in the order of the file."""
+    table = toml.loads((HERE / "targets.toml").read_text(encoding="utf-8"))
+    return tuple(_target(template, row) for template in table["templates"] for row in table["target"])
 
 
 def plan(target: Target, matrix: Matrix, templates: Path) -> Plan:
@@ -64,9 +64,9 @@ def plan(target: Target, matrix: Matrix, templates: Path) -> Plan:
     return Plan(target=target, selection=selection, texts=render_texts((selection,), needs, templates))
 
 
-def _target(row: Mapping[str, Any]) -> Target:
+def _target(template: str, row: Mapping[str, Any]) -> Target:
     return Target(
-        template=row["template"],
+        template=template,
         tag=WheelTag.parse(row["cuda"]),
         platform=row["platform"],
         torch=Version(row["torch"]) if "torch" in row else None,

@@ -104,7 +104,7 @@ def _outside(facts: EnvironmentFacts) -> Iterator[Judgement]:
 def _openmp(facts: EnvironmentFacts) -> Iterator[Judgement]:
     libraries = facts.libraries.value
     if libraries is None:
-        yield _unread(facts, "the mapped libraries are not known")
+        yield skipped(f"the mapped libraries are not known: {facts.libraries.unreadable}")
         return
     runtimes = [library for library in libraries if library.family in _OPENMP]
     if len({library.path for library in runtimes}) > 1:

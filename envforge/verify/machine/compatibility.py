@@ -17,7 +17,6 @@ from envforge.verify.machine.judging import (
     fail,
     info,
     judged,
-    matrix,
     no_gpus,
     passed,
     skip,
@@ -26,7 +25,7 @@ from envforge.verify.machine.judging import (
     warn,
 )
 from envforge.verify.machine.lock_needs import NO_LOCK
-from envforge.verify.machine.tables import cpu_level
+from envforge.verify.machine.tables import cpu_level, matrix
 from envforge.verify.values import Check, Judgement, Verdict
 
 _EXPLAIN = "envforge explain"
@@ -35,22 +34,21 @@ _TENSOR_CORES = ComputeCapability(7, 0)
 
 
 def _lock(case: Case) -> Iterator[Judgement]:
+    """Whether a lock can be read at all is judged before, by ``lock-usable``."""
     signal = case.facts.lock
     needs = signal.value
     if needs is None:
-        if signal.unreadable == NO_LOCK or not signal.unreadable:
+        if not signal.unreadable or signal.unreadable == NO_LOCK:
             yield skip(NO_LOCK)
         else:
-            yield fail(
-                signal.unreadable, wanted="a lock that can be installed", source=signal.source, command="envforge lock"
-            )
+            wanted = "a lock that can be installed exactly"
+            yield fail(signal.unreadable, wanted=wanted, source=signal.source, command="envforge lock")
     elif needs.platform not in needs.platforms:
         words = f"the lock is for {', '.join(needs.platforms)}, this machine is {needs.platform}"
         yield fail(words, wanted=needs.platform, source=signal.source, command=f"envforge lock -p {needs.platform}")
     elif needs.misplaced:
-        yield fail(
-            "; ".join(needs.misplaced), wanted="wheels for this platform", source=signal.source, command="envforge lock"
-        )
+        wanted = "wheels for this platform and the lock's Python"
+        yield fail("; ".join(needs.misplaced), wanted=wanted, source=signal.source, command="envforge lock")
     else:
         yield passed(f"the lock is for this platform; it needs {needs.words}", source=signal.source)
 
@@ -92,8 +90,8 @@ def _graded(case: Case, *, minor: bool) -> Iterator[Judgement]:
             yield skip("see `driver-too-old`", source=source)
             return
         yield fail(
-            f"{found}; {grade.reason}",
-            wanted=f"{grade.wanted}, for `{needs.cuda.package}`",
+            f"{found}; `{needs.cuda.package}` brings CUDA {cuda}",
+            wanted=f"{grade.wanted}, for CUDA {cuda.major}",
             source=source,
             command=_EXPLAIN,
         )
@@ -192,15 +190,13 @@ def _glibc(case: Case) -> Iterator[Judgement]:
     if not case.machine.platform.startswith("linux-"):
         yield skip("glibc is Linux's own")
     elif needs is None or needs.glibc is None:
-        yield info(f"glibc {found}", source=source) if found else skip("no lock says which glibc is needed")
+        yield skip(NO_LOCK if needs is None else "the lock needs no glibc", source=source)
     elif state is not None or found is None:
         words = state.symptom if state else "this Linux has no glibc"
         yield fail(words, wanted=f"glibc {needs.glibc.version} or newer", source=source, command="ldd --version")
     elif found < Version(needs.glibc.version):
         wanted = f"glibc {needs.glibc.version} or newer, for `{needs.glibc.package}`"
-        yield fail(
-            f"glibc {found}", wanted=wanted, source=source, command=f"CONDA_OVERRIDE_GLIBC={found} envforge lock"
-        )
+        yield fail(f"glibc {found}", wanted=wanted, source=source, command=_EXPLAIN)
     else:
         yield passed(f"glibc {found}; `{needs.glibc.package}` needs {needs.glibc.version}", source=source)
 
@@ -233,29 +229,33 @@ def _cpu(case: Case) -> Iterator[Judgement]:
 
 def _precision(case: Case) -> Iterator[Judgement]:
     """bf16 from 8.0, fp16 with a scaler on 7.x, fp32 below (DESIGN: "Scaffolds are code that people keep")."""
-    known = [gpu for gpu in case.machine.visible_gpus if gpu.compute_capability is not None]
-    if not known:
+    alike: dict[tuple[str, ComputeCapability], list[str]] = {}
+    for gpu in case.machine.visible_gpus:
+        if gpu.compute_capability is not None:
+            alike.setdefault((gpu.name, gpu.compute_capability), []).append(str(gpu.index))
+    if not alike:
         yield no_gpus(case) if not case.machine.gpus else skip("no visible GPU has a known compute capability")
-    for gpu in known:
-        capability = gpu.compute_capability
-        assert capability is not None  # noqa: S101 - filtered above
-        if capability >= _NATIVE_BF16:
-            words = "bf16: its tensor cores multiply it, and no gradient scaling is needed"
-        elif capability >= _TENSOR_CORES:
-            words = "fp16 with gradient scaling; bf16 is emulated here and slower than fp32"
-        else:
-            words = "fp32: it has no tensor cores, so that mixed precision saves memory and hardly any time"
-        text = f"{gpu.name} ({capability}): {words}"
-        yield info(text, source="NVML nvmlDeviceGetCudaComputeCapability", subject=f"GPU {gpu.index}")
+    for (name, capability), numbers in alike.items():
+        words = f"{name} ({capability}): {_precision_of(capability)}"
+        source = "NVML nvmlDeviceGetCudaComputeCapability"
+        yield info(words, source=source, subject=f"GPU {', '.join(numbers)}")
+
+
+def _precision_of(capability: ComputeCapability) -> str:
+    if capability >= _NATIVE_BF16:
+        return "bf16: its tensor cores multiply it, and no gradient scaling is needed"
+    if capability >= _TENSOR_CORES:
+        return "fp16 with gradient scaling; bf16 is emulated here and slower than fp32"
+    return "fp32: it has no tensor cores, so that mixed precision saves memory and hardly any time"
 
 
 CHECKS = (
     Check(
-        id="lock-unfit",
+        id="lock-not-installable",
         question="machine",
         group="compatibility",
-        title="the lock is for this platform",
-        why="a lock that is damaged or for another platform installs nothing here",
+        title="the lock can be installed here exactly",
+        why="Files without a checksum, or for another platform or Python, stop an install, at times after its download",
         severity=Verdict.FAIL,
         judge=judged(_lock),
         required=True,
@@ -286,7 +286,7 @@ CHECKS = (
         question="machine",
         group="compatibility",
         title="the locked torch has kernels for every GPU",
-        why="otherwise, after gigabytes of download: `no kernel image is available for execution on the device`",
+        why="Otherwise, after gigabytes of download: `no kernel image is available for execution on the device`",
         severity=Verdict.FAIL,
         judge=judged(_kernels),
         required=True,
@@ -297,7 +297,7 @@ CHECKS = (
         question="machine",
         group="compatibility",
         title="glibc is new enough",
-        why="an older one ends with `GLIBC_2.28 not found` or `not a supported wheel on this platform`",
+        why="An older one ends with `GLIBC_2.28 not found` or `not a supported wheel on this platform`",
         severity=Verdict.FAIL,
         judge=judged(_glibc),
         row=36,
@@ -307,7 +307,7 @@ CHECKS = (
         question="machine",
         group="compatibility",
         title="the processor has the instruction sets",
-        why="packages are built for newer processors and end with `Illegal instruction` on older ones",
+        why="Packages are built for newer processors and end with `Illegal instruction` on older ones",
         severity=Verdict.FAIL,
         judge=judged(_cpu),
         row=37,

@@ -10,9 +10,8 @@ from envforge.verify.machine.judging import (
     each_gpu,
     fail,
     from_condition,
-    gpu_fault,
     info,
-    judged,
+    judged_of_gpu,
     passed,
     skip,
     subject,
@@ -30,7 +29,7 @@ def _without(case: Case) -> Iterator[Judgement]:
         yield skip("this is no container")
     elif state is not None:
         verdict = Verdict.FAIL if case.wants_gpu else Verdict.WARN
-        yield from_condition(case, state, _start(kind), verdict)
+        yield from_condition(state, _start(kind), verdict)
     elif case.facts.gpus:
         yield passed(f"this container ({kind}) has {len(case.facts.gpus)} GPU(s)", source="NVML nvmlDeviceGetCount")
     else:
@@ -48,19 +47,12 @@ def _start(kind: str) -> str:
 
 
 def _lost(case: Case) -> Iterator[Judgement]:
-    """A container whose GPUs were taken away by ``systemctl daemon-reload`` on the host: NVML 999 and open refused."""
     if case.facts.system.container is None:
         yield skip("this is no container")
         return
-    state = case.condition("nvml-failed")
+    state = case.condition("container-lost-gpus")
     if state is not None:
-        judgement = fail(
-            f"NVML refuses in this container: {case.facts.driver.nvml.unreadable}",
-            wanted="the GPUs that it was started with; after a `systemctl daemon-reload` of the host restart it",
-            source="NVML nvmlInit",
-            command="ls -l /dev/nvidia* /dev/char 2>/dev/null | grep -i nvidia",
-        )
-        yield gpu_fault(case, judgement)
+        yield from_condition(state, "ls -l /dev/nvidia* /dev/char | grep -i nvidia")
     elif case.facts.gpus:
         yield passed("NVML starts in this container", source="NVML nvmlInit")
     else:
@@ -84,7 +76,7 @@ def _mig(case: Case) -> Iterator[Judgement]:
             yield passed("MIG is off", **place)
         elif empty is not None and not _devices(case, gpu):
             words = "MIG is on and there is no MIG device: torch says `No CUDA GPUs are available`"
-            yield gpu_fault(case, fail(words, wanted=empty.remedy, command="nvidia-smi mig -lgip", **place))
+            yield fail(words, wanted=empty.remedy, command="nvidia-smi mig -lgip", **place)
         else:
             words = f"MIG is on: a program gets one of its {_devices(case, gpu)} slices, and no NCCL between them"
             yield info(words, command="nvidia-smi -L", **place)
@@ -108,12 +100,12 @@ def _wsl(case: Case) -> Iterator[Judgement]:
     file = case.facts.driver.libcuda.value or ""
     if state is not None:
         verdict = Verdict.FAIL if case.wants_gpu else Verdict.WARN
-        yield from_condition(case, state, "ls /usr/lib/wsl/lib/ /dev/dxg", verdict)
-    elif file.startswith("/") and not file.startswith(_WSL_LIBRARIES):
+        yield from_condition(state, "ls /usr/lib/wsl/lib/ /dev/dxg", verdict)
+    elif file.startswith("/") and _WSL_LIBRARIES not in file:
         words = f"libcuda is `{file}`, and not that of WSL: a Linux driver was installed inside"
         wanted = f"the library in {_WSL_LIBRARIES}; remove the Linux driver from WSL"
         judgement = fail(words, wanted=wanted, source="/proc/self/maps", command="ldconfig -p | grep libcuda")
-        yield gpu_fault(case, judgement)
+        yield judgement
     else:
         yield passed(
             "WSL with the driver of Windows; several of its signals are not supported there",
@@ -127,9 +119,9 @@ CHECKS = (
         question="machine",
         group="container",
         title="this container was given the GPUs",
-        why="the host has a GPU and the container cannot use it: training runs on the CPU",
+        why="The host has a GPU and the container cannot use it: training runs on the CPU",
         severity=Verdict.FAIL,
-        judge=judged(_without),
+        judge=judged_of_gpu(_without),
         row=13,
     ),
     Check(
@@ -139,7 +131,7 @@ CHECKS = (
         title="this container still has its GPUs",
         why="`Failed to initialize NVML: Unknown Error`: the host took the devices away while the container ran",
         severity=Verdict.FAIL,
-        judge=judged(_lost),
+        judge=judged_of_gpu(_lost),
         row=14,
     ),
     Check(
@@ -149,7 +141,7 @@ CHECKS = (
         title="MIG is as it seems",
         why="MIG without devices hides the GPU; with them a program gets a slice, with less memory and speed",
         severity=Verdict.FAIL,
-        judge=judged(_mig),
+        judge=judged_of_gpu(_mig),
         row=17,
     ),
     Check(
@@ -157,9 +149,9 @@ CHECKS = (
         question="machine",
         group="container",
         title="WSL uses the driver of Windows",
-        why="a Linux driver that is installed inside WSL hides the one that works",
+        why="A Linux driver that is installed inside WSL hides the one that works",
         severity=Verdict.FAIL,
-        judge=judged(_wsl),
+        judge=judged_of_gpu(_wsl),
         row=43,
     ),
 )

@@ -11,9 +11,8 @@ from envforge.verify.machine.judging import (
     each_gpu,
     fail,
     from_condition,
-    gpu_fault,
     info,
-    judged,
+    judged_of_gpu,
     no_gpus,
     passed,
     skip,
@@ -34,9 +33,9 @@ def _mismatch(case: Case) -> Iterator[Judgement]:
     state = case.condition("driver-library-mismatch")
     driver = case.machine.driver
     if state is not None:
-        yield from_condition(case, state, "cat /sys/module/nvidia/version; ldconfig -p | grep libnvidia-ml")
+        yield from_condition(state, "cat /sys/module/nvidia/version; ldconfig -p | grep libnvidia-ml")
     elif driver is None:
-        yield skip("there is no NVIDIA driver here")
+        yield no_gpus(case)
     elif driver.kernel_version is None or driver.user_version is None:
         part = "user-space libraries" if driver.kernel_version else "kernel module"
         wsl = " (WSL: the driver is that of Windows)" if case.facts.system.is_wsl else ""
@@ -53,19 +52,14 @@ def _libcuda(case: Case) -> Iterator[Judgement]:
     libcuda = case.facts.driver.libcuda
     if libcuda.unreadable is None:
         yield passed(f"libcuda is {libcuda.value}", source=libcuda.source)
-    elif case.silence is not None:
+    elif case.silence is not None or case.machine.driver is None:
         yield no_gpus(case)
-    elif case.machine.driver is None:
-        yield skip("there is no NVIDIA driver here", source=libcuda.source)
     elif "cannot open shared object file" in libcuda.unreadable:
-        yield gpu_fault(
-            case,
-            fail(
-                f"the driver runs, and its CUDA library is not found: {libcuda.unreadable}",
-                wanted="libcuda.so.1 of the same driver on the loader's path",
-                source=libcuda.source,
-                command="ldconfig -p | grep libcuda",
-            ),
+        yield fail(
+            f"the driver runs, and its CUDA library is not found: {libcuda.unreadable}",
+            wanted="libcuda.so.1 of the same driver on the loader's path",
+            source=libcuda.source,
+            command="ldconfig -p | grep libcuda",
         )
     else:
         yield unread(libcuda)
@@ -76,11 +70,11 @@ def _compat(case: Case) -> Iterator[Judgement]:
     file = case.facts.driver.libcuda.value or ""
     source = "/proc/self/maps of a process that loaded libcuda.so.1"
     if foreign is not None:
-        yield from_condition(case, foreign, "ldconfig -p | grep libcuda; echo $LD_LIBRARY_PATH")
+        yield from_condition(foreign, "ldconfig -p | grep libcuda; echo $LD_LIBRARY_PATH")
     elif compat is not None or case.facts.driver.libcuda_is_compat:
         yield _compat_found(case, file, source)
     elif case.facts.driver.libcuda.value is None:
-        yield skip("there is no libcuda that could be looked at", source=source)
+        yield no_gpus(case) if case.is_bare else skip("there is no libcuda to look at", source=source)
     else:
         yield passed("no CUDA compatibility library stands before the driver's own", source=source)
 
@@ -94,7 +88,7 @@ def _compat_found(case: Case, file: str, source: str) -> Judgement:
             f"; on {consumer[0]} it fails with `Error 804: forward compatibility was attempted on non supported HW`"
         )
         wanted = "the driver's own libcuda on GeForce"
-        return gpu_fault(case, fail(words, wanted=wanted, source=source, command="echo $LD_LIBRARY_PATH"))
+        return fail(words, wanted=wanted, source=source, command="echo $LD_LIBRARY_PATH")
     return info(words + "; it works with data-centre GPUs, in programs that load it", source=source)
 
 
@@ -128,7 +122,7 @@ def _fabric_service(case: Case) -> Iterator[Judgement]:
     if faults:
         words = "; ".join(faults) + ": CUDA fails with `Error 802: system not yet initialized`"
         judgement = fail(words, wanted=wanted, source=manager.source, subject="fabric manager", command=_FABRIC_SERVICE)
-        yield gpu_fault(case, judgement)
+        yield judgement
     elif found.active is None or found.version is None:
         yield info(f"version {found.version}, active {found.active}", source=manager.source, subject="fabric manager")
     else:
@@ -157,9 +151,9 @@ CHECKS = (
         question="machine",
         group="driver",
         title="kernel module and libraries have one version",
-        why="after an unattended upgrade the old module runs with new libraries, and every CUDA program fails",
+        why="After an unattended upgrade the old module runs with new libraries, and every CUDA program fails",
         severity=Verdict.FAIL,
-        judge=judged(_mismatch),
+        judge=judged_of_gpu(_mismatch),
         row=4,
     ),
     Check(
@@ -169,7 +163,7 @@ CHECKS = (
         title="libcuda is found",
         why="torch says `Found no NVIDIA driver on your system` without it, though nvidia-smi works",
         severity=Verdict.FAIL,
-        judge=judged(_libcuda),
+        judge=judged_of_gpu(_libcuda),
         required=True,
         row=5,
     ),
@@ -178,9 +172,9 @@ CHECKS = (
         question="machine",
         group="driver",
         title="libcuda is the driver's own",
-        why="a compatibility library on the wrong GPU, or a libcuda of another driver, ends CUDA with error 803 or 804",
+        why="A compatibility library on the wrong GPU, or a libcuda of another driver, ends CUDA with error 803 or 804",
         severity=Verdict.FAIL,
-        judge=judged(_compat),
+        judge=judged_of_gpu(_compat),
         row=12,
     ),
     Check(
@@ -188,9 +182,9 @@ CHECKS = (
         question="machine",
         group="driver",
         title="the NVSwitch fabric is set up",
-        why="on HGX and DGX no CUDA program starts before nvidia-fabricmanager, in the driver's version, is ready",
+        why="On HGX and DGX no CUDA program starts before nvidia-fabricmanager, in the driver's version, is ready",
         severity=Verdict.FAIL,
-        judge=judged(_fabric),
+        judge=judged_of_gpu(_fabric),
         row=11,
     ),
 )

@@ -63,10 +63,14 @@ class XidEvent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Room:
-    """The room on the disk of one place: the prefix, the cache, temporary files."""
+    """The room on the disk of one place: the prefix, the cache, temporary files.
+
+    ``folder`` is the nearest one to ``path`` that is there.
+    """
 
     role: str
     path: str
+    folder: str
     free_bytes: int
     free_inodes: int | None = None
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from envforge.verify.machine.facts import XidEvent
 from envforge.verify.machine.gpu_facts import GpuFacts, Mode, RemappedRows, RetiredPages
 from envforge.verify.machine.judging import (
+    NO_GPU,
     Case,
     each_gpu,
     fail,
-    gpu_fault,
     info,
-    judged,
+    judged_of_gpu,
     passed,
     skip,
     subject,
@@ -34,7 +34,7 @@ def _recovery(case: Case) -> Iterator[Judgement]:
         if action == 0:
             return passed("the driver asks for no recovery action", **place)
         words = f"the driver asks for a recovery action: {name_of('recovery_actions', action)}"
-        return gpu_fault(case, fail(words, wanted="none", command="nvidia-smi -q | grep -i recovery", **place))
+        return fail(words, wanted="none", command="nvidia-smi -q | grep -i recovery", **place)
 
     yield from each_gpu(case, lambda gpu: gpu.recovery, say)
 
@@ -45,7 +45,7 @@ def _uncorrected(case: Case) -> Iterator[Judgement]:
         if count:
             words = f"{count} uncorrectable memory error(s) since the driver was loaded"
             wanted = "none; after a reset of the GPU by its administrator, if they come back, another GPU"
-            return gpu_fault(case, fail(words, wanted=wanted, command=_ECC, **place))
+            return fail(words, wanted=wanted, command=_ECC, **place)
         ever = gpu.ecc_uncorrected_ever.value
         if ever:
             return info(f"none since the driver was loaded, {ever} in the life of the GPU", command=_ECC, **place)
@@ -77,9 +77,7 @@ def _rows(case: Case) -> Iterator[Judgement]:
         counted = f"{rows.correctable} correctable, {rows.uncorrectable} uncorrectable"
         if rows.failed:
             words = f"a faulty row of memory could not be replaced ({counted})"
-            return gpu_fault(
-                case, fail(words, wanted="another GPU: this one has no spare rows left there", command=_ROWS, **place)
-            )
+            return fail(words, wanted="another GPU: this one has no spare rows left there", command=_ROWS, **place)
         if rows.pending:
             words = f"a row of memory is to be replaced with the next reset of the GPU ({counted})"
             return warn(words, wanted="a reset of the GPU by its administrator", command=_ROWS, **place)
@@ -117,7 +115,7 @@ def _xids(case: Case, *, hardware: bool) -> Iterator[Judgement]:
     """The codes of one kind; a code that we do not know counts as hardware's, so that nobody overlooks it."""
     signal = case.facts.system.xids
     if case.machine.driver is None and not case.facts.driver.pci and not signal.value:
-        yield skip("there is no NVIDIA GPU here")
+        yield skip(NO_GPU)
         return
     if signal.value is None:
         yield unread(signal)
@@ -138,12 +136,12 @@ def _xid(case: Case, event: XidEvent, row: Xid | None, source: str) -> Judgement
     wanted = row.advice if row else "look it up: https://docs.nvidia.com/deploy/xid-errors/"
     if row is not None and gpu is None and case.facts.gpus:
         return info(f"{words} (a GPU of the host that is not ours)", wanted=wanted, **place)
-    return gpu_fault(case, Judgement(verdict=_weight(row), observed=words, wanted=wanted, **place))
+    return Judgement(verdict=_weight(row), observed=words, wanted=wanted, **place)
 
 
 def _weight(row: Xid | None) -> Verdict:
     """How much a code weighs. One that asks for nothing to be done is a fact, a fault of a program may come again."""
-    if row is None or row.kind == "app":
+    if row is None:
         return Verdict.WARN
     if row.action == "none":
         return Verdict.INFO
@@ -166,9 +164,9 @@ CHECKS = (
         question="machine",
         group="health",
         title="the driver asks for no recovery",
-        why="the driver itself says that the GPU must be reset or the machine rebooted before it can be trusted",
+        why="The driver itself says that the GPU must be reset or the machine rebooted before it can be trusted",
         severity=Verdict.FAIL,
-        judge=judged(_recovery),
+        judge=judged_of_gpu(_recovery),
         row=19,
     ),
     Check(
@@ -176,9 +174,9 @@ CHECKS = (
         question="machine",
         group="health",
         title="no uncorrectable memory errors",
-        why="programs end with `uncorrectable ECC error encountered`, or train on with wrong numbers",
+        why="Programs end with `uncorrectable ECC error encountered`, or train on with wrong numbers",
         severity=Verdict.FAIL,
-        judge=judged(_uncorrected),
+        judge=judged_of_gpu(_uncorrected),
         required=True,
         row=20,
     ),
@@ -187,9 +185,9 @@ CHECKS = (
         question="machine",
         group="health",
         title="ECC is in one state",
-        why="a mode that waits for a reset changes memory size and error handling with the next reboot",
+        why="A mode that waits for a reset changes memory size and error handling with the next reboot",
         severity=Verdict.WARN,
-        judge=judged(_ecc_mode),
+        judge=judged_of_gpu(_ecc_mode),
         row=20,
     ),
     Check(
@@ -197,9 +195,9 @@ CHECKS = (
         question="machine",
         group="health",
         title="no row of GPU memory waits to be replaced",
-        why="faulty rows stay in use until the next reset; where none can be replaced, the GPU is to be exchanged",
+        why="Faulty rows stay in use until the next reset; where none can be replaced, the GPU is to be exchanged",
         severity=Verdict.FAIL,
-        judge=judged(_rows),
+        judge=judged_of_gpu(_rows),
         required=True,
         row=21,
     ),
@@ -208,9 +206,9 @@ CHECKS = (
         question="machine",
         group="health",
         title="no page of GPU memory waits to be retired",
-        why="on GPUs before Ampere faulty pages stay in use until the next reset",
+        why="On GPUs before Ampere faulty pages stay in use until the next reset",
         severity=Verdict.WARN,
-        judge=judged(_pages),
+        judge=judged_of_gpu(_pages),
         row=21,
     ),
     Check(
@@ -220,7 +218,7 @@ CHECKS = (
         title="no Xid error of the hardware in the kernel's log",
         why="Xid errors are how the driver reports a failing GPU, often days before it ends a run",
         severity=Verdict.FAIL,
-        judge=judged(_hardware),
+        judge=judged_of_gpu(_hardware),
         row=22,
     ),
     Check(
@@ -228,9 +226,9 @@ CHECKS = (
         question="machine",
         group="health",
         title="no Xid error of a program in the kernel's log",
-        why="a program made the GPU fault: often a bug in a kernel, at times the first sign of bad hardware",
+        why="A program made the GPU fault: often a bug in a kernel, at times the first sign of bad hardware",
         severity=Verdict.WARN,
-        judge=judged(_application),
+        judge=judged_of_gpu(_application),
         row=22,
     ),
 )

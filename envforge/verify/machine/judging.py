@@ -6,13 +6,11 @@ Enters: a ``Record``. Leaves: values and ``Judgement``. Nothing here reads the m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from envforge.machine import Condition, Machine
 from envforge.machine.record import machine_from_json
-from envforge.matrix import Matrix, load_matrix
 from envforge.verify.machine.facts import LockNeeds, MachineFacts
 from envforge.verify.machine.gpu_facts import GpuFacts
 from envforge.verify.machine.signals import NO_PERMISSION, NOT_SUPPORTED
@@ -21,8 +19,11 @@ from envforge.verify.values import Judgement, Signal, Verdict
 
 T = TypeVar("T")
 
+NO_GPU = "there is no NVIDIA GPU here"
+
 # What keeps the driver from answering for its GPUs; each has a check of its own.
 DRIVER_STATES = {
+    "container-lost-gpus": "container-lost-gpu",
     "container-without-gpus": "container-without-gpus",
     "driver-library-mismatch": "driver-library-mismatch",
     "driver-sees-no-gpu": "gpu-count",
@@ -60,6 +61,21 @@ class Case:
         """The first of these states that the machine is in."""
         return next((condition for condition in self.machine.conditions if condition.code in codes), None)
 
+    def hides(self, gpu: GpuFacts) -> bool:
+        """Whether programs surely do not see this GPU, while they see another.
+
+        With different GPUs CUDA numbers the fastest first, so that numbers alone tell nothing.
+        """
+        visible = self.machine.visible
+        by_bus = self.facts.variables.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+        sure = by_bus or len({known.name for known in self.machine.gpus}) < 2
+        return bool(visible) and sure and gpu.index not in (visible or ())
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is no sign of NVIDIA: no device on the bus, no driver, no GPU."""
+        return not self.facts.driver.pci and self.machine.driver is None and not self.machine.gpus
+
     @property
     def silence(self) -> Condition | None:
         """Why the driver does not answer for its GPUs."""
@@ -78,6 +94,25 @@ def judged(say: Say) -> Callable[[Record], Iterable[Judgement]]:
         return say(Case(facts=record.machine, machine=machine_from_json(record.machine.machine, "the record")))
 
     return judge
+
+
+def judged_of_gpu(say: Say) -> Callable[[Record], Iterable[Judgement]]:
+    """As ``judged``, for what concerns the GPU alone: where the lock wants none, a fault is a fact and no more."""
+
+    def weigh(case: Case) -> Iterable[Judgement]:
+        found = say(case)
+        if case.wants_gpu is False:
+            return tuple(without_weight(judgement, "nothing: the lock needs no GPU") for judgement in found)
+        return found
+
+    return judged(weigh)
+
+
+def without_weight(judgement: Judgement, wanted: str) -> Judgement:
+    """A fault as a fact, where it does not concern the run."""
+    known = {Verdict.FAIL: Verdict.INFO, Verdict.WARN: Verdict.INFO, Verdict.UNKNOWN: Verdict.SKIP}
+    verdict = known.get(judgement.verdict)
+    return replace(judgement, verdict=verdict, wanted=wanted) if verdict else judgement
 
 
 def skip(observed: str, **more: str) -> Judgement:
@@ -114,31 +149,14 @@ def unread(signal: Signal[T], *, subject: str = "") -> Judgement:
     )
 
 
-def gpu_fault(case: Case, judgement: Judgement) -> Judgement:
-    """A fault of the GPU weighs nothing where the lock wants none: it is said as a fact."""
-    if case.wants_gpu is not False:
-        return judgement
-    return Judgement(
-        verdict=Verdict.INFO,
-        observed=judgement.observed,
-        wanted="nothing: the lock needs no GPU",
-        source=judgement.source,
-        subject=judgement.subject,
-        command=judgement.command,
-    )
-
-
-def from_condition(case: Case, condition: Condition, command: str, verdict: Verdict = Verdict.FAIL) -> Judgement:
+def from_condition(condition: Condition, command: str, verdict: Verdict = Verdict.FAIL) -> Judgement:
     """A state of the machine, in the words of ``detect``."""
-    return gpu_fault(
-        case,
-        Judgement(
-            verdict=verdict,
-            observed=f"{condition.symptom}; {condition.cause}",
-            wanted=condition.remedy,
-            source="envforge detect",
-            command=command,
-        ),
+    return Judgement(
+        verdict=verdict,
+        observed=f"{condition.symptom}; {condition.cause}",
+        wanted=condition.remedy,
+        source="envforge detect",
+        command=command,
     )
 
 
@@ -147,7 +165,10 @@ def no_gpus(case: Case) -> Judgement:
     silence = case.silence
     if silence is not None:
         return skip(f"the driver does not answer for its GPUs: see `{DRIVER_STATES[silence.code]}`")
-    return skip("there is no NVIDIA GPU here")
+    if case.machine.gpus:
+        hidden = case.machine.visible == ()
+        return skip("no GPU is visible: see `gpus-hidden`" if hidden else "NVML tells nothing of the GPU here")
+    return skip(NO_GPU if case.is_bare else "the driver lists no GPU here")
 
 
 def sources(*places: str | None) -> str:
@@ -158,16 +179,19 @@ def sources(*places: str | None) -> str:
 def each_gpu(
     case: Case, read: Callable[[GpuFacts], Signal[T]], say: Callable[[GpuFacts, T], Judgement | Iterable[Judgement]]
 ) -> Iterator[Judgement]:
-    """What ``say`` finds in a signal of each GPU; an unreadable signal is never handed to it."""
+    """What ``say`` finds in a signal of each GPU; an unreadable signal is never handed to it.
+
+    Faults of a GPU that programs do not see (``CUDA_VISIBLE_DEVICES``) are facts: it may be somebody else's.
+    """
     if not case.facts.gpus:
         yield no_gpus(case)
     for gpu in case.facts.gpus:
         signal = read(gpu)
-        if signal.value is None:
-            yield unread(signal, subject=subject(gpu))
-            continue
-        found = say(gpu, signal.value)
-        yield from (found,) if isinstance(found, Judgement) else found
+        found = unread(signal, subject=subject(gpu)) if signal.value is None else say(gpu, signal.value)
+        judgements = (found,) if isinstance(found, Judgement) else found
+        if case.hides(gpu):
+            judgements = (without_weight(item, "nothing: programs here do not see this GPU") for item in judgements)
+        yield from judgements
 
 
 def subject(gpu: GpuFacts) -> str:
@@ -175,12 +199,9 @@ def subject(gpu: GpuFacts) -> str:
     return f"GPU {gpu.index}"
 
 
-@cache
-def matrix() -> Matrix:
-    """The table of builds and drivers, read once."""
-    return load_matrix()
-
-
 def gib(count: int) -> str:
-    """``7.8 GiB``; below a tenth of one in MiB."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 // 10 else f"{count / 2**20:.0f} MiB"
+    """``7.8 GiB``; below a tenth of one in MiB, below a MiB in KiB."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if count >= size // 10:
+            return f"{count / size:.1f} {unit}".replace(".0 MiB", " MiB")
+    return f"{count / 2**10:.0f} KiB"

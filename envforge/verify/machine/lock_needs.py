@@ -12,11 +12,12 @@ from pathlib import Path
 from envforge.catalogue import Requirements
 from envforge.errors import EnvforgeError
 from envforge.install import needs
+from envforge.install.explicit import read_any_lock
 from envforge.install.plan import Plan, make_plan
-from envforge.lockfile import Lockfile, read_lockfile
-from envforge.matrix import Matrix, load_matrix
+from envforge.lockfile import Lockfile
 from envforge.requirements import requirements_of
 from envforge.verify.machine.facts import LockNeeds, Needed
+from envforge.verify.machine.tables import matrix
 from envforge.verify.observe import Situation
 from envforge.verify.values import Signal
 
@@ -29,7 +30,7 @@ def observe_lock(situation: Situation, platform: str) -> Signal[LockNeeds]:
         return Signal(unreadable=NO_LOCK)
     path = situation.lock
     try:
-        lockfile = read_lockfile(path)
+        lockfile = read_any_lock(path, platform)
         return Signal(value=_needs(situation, lockfile, platform), source=path.name)
     except EnvforgeError as error:
         return Signal(source=path.name, unreadable=f"{error}")
@@ -38,12 +39,11 @@ def observe_lock(situation: Situation, platform: str) -> Signal[LockNeeds]:
 def _needs(situation: Situation, lockfile: Lockfile, platform: str) -> LockNeeds:
     if situation.lock is None or platform not in lockfile.platforms:
         return LockNeeds(platform=platform, platforms=lockfile.platforms, words="")
-    matrix = load_matrix()
     plan = make_plan(lockfile, platform, situation.lock, allow_builds=True)
-    found = needs.read_needs(plan, matrix)
+    found = needs.read_needs(plan, matrix())
     build = found.build
     known = _known_sizes(situation.lock)
-    requirements = known or _requirements(lockfile, platform, matrix)
+    requirements = known or _requirements(lockfile, platform)
     return LockNeeds(
         platform=platform,
         platforms=lockfile.platforms,
@@ -62,9 +62,9 @@ def _needs(situation: Situation, lockfile: Lockfile, platform: str) -> LockNeeds
     )
 
 
-def _requirements(lockfile: Lockfile, platform: str, matrix: Matrix) -> Requirements:
+def _requirements(lockfile: Lockfile, platform: str) -> Requirements:
     sizes: Mapping[str, int] = {}  # a lock carries no sizes
-    return requirements_of(lockfile, platform, matrix, sizes)
+    return requirements_of(lockfile, platform, matrix(), sizes)
 
 
 def _known_sizes(lock: Path) -> Requirements | None:

@@ -5,8 +5,11 @@ Enters: a ``Situation``. Leaves: ``MachineFacts``. Nothing is changed, and what 
 
 from __future__ import annotations
 
-from envforge.machine import Machine
+from dataclasses import replace
+
+from envforge.machine import Machine, driver_text
 from envforge.machine.nvidia_text import clean
+from envforge.machine.overrides import VARIABLES
 from envforge.machine.record import machine_to_json
 from envforge.probe import Probed, World, probe_all
 from envforge.probe.evidence import Evidence
@@ -25,7 +28,7 @@ _FABRIC_SERVICE = ("systemctl", "is-active", "nvidia-fabricmanager")
 
 def observe_machine(situation: Situation) -> MachineFacts:
     """Read the machine without torch, in a second or two; NVML is asked in a process of its own."""
-    world = situation.world
+    world = _without_overrides(situation.world)
     probed = probe_all(world)
     answers = read_answers(probed.lines)
     asked = probed.evidence.libraries.nvml.gpus
@@ -34,9 +37,20 @@ def observe_machine(situation: Situation) -> MachineFacts:
         driver=_driver(world, probed),
         gpus=tuple(gpu_facts(gpu, answers) for gpu in asked),
         system=observe_system(situation, probed.evidence),
-        variables={name: clean(world.environment[name]) for name in watched_variables() if name in world.environment},
+        variables=_variables(situation.world),
         lock=observe_lock(situation, probed.machine.platform),
     )
+
+
+def _without_overrides(world: World) -> World:
+    """The computer without what the user states of it: verify looks at what is there."""
+    real = {name: value for name, value in world.environment.items() if name not in VARIABLES}
+    return replace(world, environment=real)
+
+
+def _variables(world: World) -> dict[str, str]:
+    names = sorted({*watched_variables(), *VARIABLES})
+    return {name: clean(world.environment[name]) for name in names if name in world.environment}
 
 
 def _driver(world: World, probed: Probed) -> DriverFacts:
@@ -68,7 +82,7 @@ def _kernel_module(evidence: Evidence) -> Signal[str]:
         return Signal(source="/sys/module/nvidia", unreadable="the kernel module nvidia is not loaded")
     if module.version is None:
         return Signal(source=module.source, unreadable="its version has a form that we do not know")
-    return Signal(value=str(module.version), source=module.source)
+    return Signal(value=driver_text(module.version), source=module.source)
 
 
 def _switches(world: World) -> int:

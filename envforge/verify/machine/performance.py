@@ -10,15 +10,14 @@ from envforge.verify.machine.judging import (
     each_gpu,
     fail,
     gib,
-    gpu_fault,
     info,
-    judged,
+    judged_of_gpu,
     passed,
     skip,
     subject,
     warn,
 )
-from envforge.verify.machine.tables import event_reasons, name_of, share
+from envforge.verify.machine.tables import event_reasons, limit, name_of, share
 from envforge.verify.values import Check, Judgement, Verdict
 
 _PROHIBITED = 2
@@ -66,6 +65,8 @@ def _clocks(case: Case) -> Iterator[Judgement]:
 def _width(case: Case) -> Iterator[Judgement]:
     def say(gpu: GpuFacts, width: Reading) -> Judgement:
         place = {"source": gpu.pcie_width.source, "subject": subject(gpu)}
+        if width.now == 0:
+            return info("the bus tells no width, as in some virtual machines", **place)
         if width.now < width.reference:
             words = f"{width.now} PCI Express lanes of {width.reference}"
             wanted = f"{width.reference} lanes: look at the slot, the riser and the firmware settings"
@@ -129,10 +130,10 @@ def _busy(case: Case) -> Iterator[Judgement]:
         place = {"source": gpu.memory.source, "subject": subject(gpu)}
         processes = gpu.processes.value or ()
         used = f"{gib(memory.used)} of {gib(memory.total)} is in use"
-        if memory.used > memory.total * share("gpu_used_share"):
+        if memory.used > max(memory.total * share("gpu_used_share"), limit("gpu_used_bytes")):
             wanted = "a free GPU: choose one with CUDA_VISIBLE_DEVICES, or wait for the other program"
             command = "nvidia-smi --query-compute-apps=pid,process_name,used_memory --format=csv"
-            return gpu_fault(case, warn(f"{used}, by {_named(processes)}", wanted=wanted, command=command, **place))
+            return warn(f"{used}, by {_named(processes)}", wanted=wanted, command=command, **place)
         if processes:
             return info(f"{used}; {_named(processes)}", command="nvidia-smi", **place)
         return passed(f"{gib(memory.free)} of {gib(memory.total)} is free", **place)
@@ -154,9 +155,7 @@ def _compute_mode(case: Case) -> Iterator[Judgement]:
         if mode == 0:
             return passed(words, **place)
         if mode == _PROHIBITED:
-            return gpu_fault(
-                case, fail(f"{words}: no CUDA program may use it", wanted="default", command=command, **place)
-            )
+            return fail(f"{words}: no CUDA program may use it", wanted="default", command=command, **place)
         return warn(f"{words}: one process alone may use it", wanted="default", command=command, **place)
 
     yield from each_gpu(case, lambda gpu: gpu.compute_mode, say)
@@ -170,7 +169,7 @@ def _check(identity: str, title: str, why: str, say: Callable[[Case], Iterator[J
         title=title,
         why=why,
         severity=Verdict.WARN,
-        judge=judged(say),
+        judge=judged_of_gpu(say),
         row=row,
     )
 
@@ -179,23 +178,23 @@ CHECKS = (
     _check(
         "throttled",
         "the GPU is not slowed down",
-        "heat or power slow training to a fraction, without any error",
+        "Heat or power slow training to a fraction, without any error",
         _throttled,
         23,
     ),
-    _check("power-capped", "the power limit is the default", "a lower limit costs speed under load", _capped, 24),
-    _check("clocks-lowered", "the clocks are the default", "lower application clocks cost speed", _clocks, None),
+    _check("power-capped", "the power limit is the default", "A lower limit costs speed under load", _capped, 24),
+    _check("clocks-lowered", "the clocks are the default", "Lower application clocks cost speed", _clocks, None),
     _check(
         "pcie-narrow",
         "every PCI Express lane is in use",
-        "data reaches the GPU slower, and the GPU waits for it",
+        "Data reaches the GPU slower, and the GPU waits for it",
         _width,
         25,
     ),
     _check(
         "nvlink-down",
         "every NVLink connection is active",
-        "several GPUs exchange gradients over the slower PCI bus",
+        "Several GPUs exchange gradients over the slower PCI bus",
         _links,
         27,
     ),
@@ -204,15 +203,15 @@ CHECKS = (
         question="machine",
         group="performance",
         title="persistence mode is on",
-        why="without it the driver unloads an idle GPU, and the next program waits one to three seconds",
+        why="Without it the driver unloads an idle GPU, and the next program waits one to three seconds",
         severity=Verdict.INFO,
-        judge=judged(_persistence),
+        judge=judged_of_gpu(_persistence),
         row=28,
     ),
     _check(
         "gpu-busy",
         "the GPU's memory is free",
-        "what others hold is missing: training ends with `out of memory` at once",
+        "What others hold is missing: training ends with `out of memory` at once",
         _busy,
         29,
     ),
@@ -221,9 +220,9 @@ CHECKS = (
         question="machine",
         group="performance",
         title="several processes may use the GPU",
-        why="otherwise: `all CUDA-capable devices are busy or unavailable`",
+        why="Otherwise: `all CUDA-capable devices are busy or unavailable`",
         severity=Verdict.FAIL,
-        judge=judged(_compute_mode),
+        judge=judged_of_gpu(_compute_mode),
         row=30,
     ),
 )

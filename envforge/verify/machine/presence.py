@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from envforge.verify.machine.judging import (
     Case,
     fail,
     from_condition,
-    gpu_fault,
     info,
-    judged,
+    judged_of_gpu,
     no_gpus,
     passed,
     skip,
@@ -22,15 +21,18 @@ from envforge.verify.values import Check, Judgement, Verdict
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _PCI = "/sys/bus/pci/devices"
 _GO_ON_COMPUTE_NODE = "srun --gres=gpu:1 envforge verify"
+_LOOK_AT_MODULE = "modinfo nvidia | head -3; sudo dmesg | grep -i nvidia | tail -20"
 _LOOK_AT_BUS = "lspci -nnk -d 10de:"
 
 
 def _present(case: Case) -> Iterator[Judgement]:
     count = len(case.facts.driver.pci) or len(case.machine.gpus)
     source = _PCI if case.facts.driver.pci else case.machine.source("gpus") or _PCI
-    if count or case.machine.driver is not None:
+    if count:
         names = ", ".join(dict.fromkeys(gpu.name for gpu in case.machine.gpus))
         yield passed(f"{count} NVIDIA GPU(s)" + (f": {names}" if names else ""), source=source)
+    elif case.machine.driver is not None:
+        yield skip("there is a driver here, which lists no GPU: see `gpu-count`", source=source)
     elif case.wants_gpu:
         yield _missing(case)
     elif case.wants_gpu is False:
@@ -42,13 +44,12 @@ def _present(case: Case) -> Iterator[Judgement]:
 def _missing(case: Case) -> Judgement:
     cuda = case.needs.cuda if case.needs else None
     wanted = f"an NVIDIA GPU: `{cuda.package}` brings CUDA {cuda.version}" if cuda else "an NVIDIA GPU"
-    if case.facts.system.scheduler == "slurm":
-        words = "no NVIDIA GPU, on a machine of a Slurm cluster: a login node has none"
-        return fail(words, wanted=wanted, source=_PCI, command=_GO_ON_COMPUTE_NODE)
-    if case.machine.platform.startswith("osx-"):
-        return fail(
-            "macOS runs no CUDA", wanted=wanted, source="uname", command="envforge lock -p osx-arm64 --cuda cpu"
+    scheduler = case.facts.system.scheduler
+    if scheduler is not None:
+        where = (
+            "in a Slurm job that was given none" if scheduler == "slurm job" else "and a login node of Slurm has none"
         )
+        return fail(f"no NVIDIA GPU here, {where}", wanted=wanted, source=_PCI, command=_GO_ON_COMPUTE_NODE)
     command = "docker run --rm --gpus all IMAGE nvidia-smi" if case.facts.system.container else _LOOK_AT_BUS
     return fail("no NVIDIA GPU on the PCI bus and no driver", wanted=wanted, source=_PCI, command=command)
 
@@ -57,28 +58,30 @@ def _loaded(case: Case) -> Iterator[Judgement]:
     module = case.facts.driver.kernel_module
     state = case.condition("no-kernel-module", "gpu-held-by-other-driver")
     if state is not None:
-        command = "sudo modprobe nvidia" if state.code == "no-kernel-module" else _LOOK_AT_BUS
-        yield from_condition(case, state, command)
+        command = _LOOK_AT_MODULE if state.code == "no-kernel-module" else _LOOK_AT_BUS
+        yield from_condition(state, command)
     elif case.facts.system.is_wsl or case.machine.platform.startswith(("win-", "osx-")) or case.facts.driver.is_jetson:
         yield skip("the driver has no kernel module `nvidia` here (WSL, Windows, macOS, Jetson)", source=module.source)
     elif module.value is not None:
         yield passed(f"the kernel module nvidia {module.value} is loaded", source=module.source)
+    elif case.facts.driver.nvml.unreadable is None:
+        yield passed("the driver answers, though its version file is not shown here", source=module.source)
     elif case.machine.driver is not None or case.facts.driver.pci:
         yield no_gpus(case) if case.silence else unread(module)
     else:
-        yield skip("there is no NVIDIA GPU here", source=module.source)
+        yield no_gpus(case)
 
 
 def _nouveau(case: Case) -> Iterator[Judgement]:
     state = case.condition("nouveau")
     held = [gpu.bus_id for gpu in case.facts.driver.pci if gpu.driver == "nouveau"]
     if state is not None:
-        yield from_condition(case, state, _LOOK_AT_BUS)
+        yield from_condition(state, _LOOK_AT_BUS)
     elif held:
         words = f"the kernel driver nouveau holds {', '.join(held)}, beside NVIDIA's own driver"
-        yield gpu_fault(case, fail(words, wanted="the driver nvidia", source=f"{_PCI}/*/driver", command=_LOOK_AT_BUS))
+        yield fail(words, wanted="the driver nvidia", source=f"{_PCI}/*/driver", command=_LOOK_AT_BUS)
     elif not case.facts.driver.pci:
-        yield skip("there is no NVIDIA GPU on the PCI bus here", source=_PCI)
+        yield no_gpus(case) if case.is_bare else skip("the PCI bus is not shown here", source=_PCI)
     else:
         yield passed("nouveau holds no GPU", source=f"{_PCI}/*/driver")
 
@@ -86,19 +89,15 @@ def _nouveau(case: Case) -> Iterator[Judgement]:
 def _silent(case: Case) -> Iterator[Judgement]:
     nvml = case.facts.driver.nvml
     state = case.condition("nvml-hangs", "nvml-crashes", "nvml-missing", "nvml-failed")
-    if state is not None and case.facts.system.container is not None and state.code == "nvml-failed":
-        yield skip("see `container-lost-gpu`", source=nvml.source)
-    elif state is not None:
+    if state is not None:
         command = (
             "ldconfig -p | grep nvidia-ml" if state.code == "nvml-missing" else "sudo dmesg | grep NVRM | tail -20"
         )
-        yield from_condition(case, state, command)
+        yield from_condition(state, command)
     elif nvml.unreadable is None:
         yield passed("the driver's management library answers", source=nvml.value or nvml.source)
-    elif case.silence is not None:
+    elif case.silence is not None or case.machine.driver is None:
         yield no_gpus(case)
-    elif case.machine.driver is None:
-        yield skip("there is no NVIDIA driver here", source=nvml.source)
     elif case.facts.driver.is_jetson:
         yield skip(f"Jetson's driver has no complete NVML: {nvml.unreadable}", source=nvml.source)
     else:
@@ -111,7 +110,7 @@ def _count(case: Case) -> Iterator[Judgement]:
     source = f"{_PCI}; NVML nvmlDeviceGetCount"
     if state is not None:
         slurm = case.facts.system.scheduler is not None
-        yield from_condition(case, state, _GO_ON_COMPUTE_NODE if slurm else "sudo dmesg | grep NVRM | tail -20")
+        yield from_condition(state, _GO_ON_COMPUTE_NODE if slurm else "sudo dmesg | grep NVRM | tail -20")
     elif not answering:
         yield no_gpus(case)
     elif on_bus > answering and case.facts.system.container is not None:
@@ -124,7 +123,7 @@ def _count(case: Case) -> Iterator[Judgement]:
         if case.facts.system.scheduler == "slurm job":
             yield info(words + ": the scheduler gives this job no more", source=source)
         else:
-            yield gpu_fault(case, fail(words, wanted=wanted, source=source, command=command))
+            yield fail(words, wanted=wanted, source=source, command=command)
     else:
         yield passed(f"the driver answers for {answering} GPU(s)", source=source)
 
@@ -133,9 +132,9 @@ def _visible(case: Case) -> Iterator[Judgement]:
     text = case.facts.variables.get(VISIBLE)
     hidden, unclear = case.condition("gpus-hidden"), case.condition("visible-devices")
     if hidden is not None:
-        yield from_condition(case, hidden, f"unset {VISIBLE}")
+        yield from_condition(hidden, f"unset {VISIBLE}")
     elif unclear is not None:
-        yield from_condition(case, unclear, "nvidia-smi -L", Verdict.WARN)
+        yield from_condition(unclear, "nvidia-smi -L", Verdict.WARN)
     elif text is None and not case.machine.gpus:
         yield no_gpus(case)
     elif text is None:
@@ -152,7 +151,7 @@ def _alike(case: Case) -> Iterator[Judgement]:
     if state is not None:
         yield info(f"{state.symptom}; {state.cause}", source="NVML", command="export CUDA_DEVICE_ORDER=PCI_BUS_ID")
     elif len(case.machine.gpus) < 2:
-        yield skip("there are no two GPUs here")
+        yield no_gpus(case) if case.is_bare else skip("there is one GPU here")
     else:
         yield passed(f"{len(case.machine.gpus)} GPUs of one kind", source="NVML")
 
@@ -160,18 +159,27 @@ def _alike(case: Case) -> Iterator[Judgement]:
 def _files(case: Case) -> Iterator[Judgement]:
     files = case.facts.driver.device_files
     if not files:
-        yield skip("there are no files /dev/nvidia* here", source="/dev")
+        yield no_gpus(case) if case.is_bare else skip("there are no files /dev/nvidia* here", source="/dev")
         return
     closed = [file.path for file in files if not file.usable]
-    if closed:
+    if closed and _are_ours(case, closed):
         words = f"this user may not use {', '.join(closed)}"
         command = f"ls -l {' '.join(closed)}; id"
-        yield gpu_fault(case, fail(words, wanted="to read and write them", source="access", command=command))
+        yield fail(words, wanted="to read and write them", source="access", command=command)
+    elif closed:
+        yield info(f"this user may not use {', '.join(closed)}, and has GPUs beside them", source="access")
     elif not any(file.path == "/dev/nvidia-uvm" for file in files) and case.facts.gpus:
         words = "there is no /dev/nvidia-uvm: it appears with the first CUDA program, or the container was not given it"
-        yield info(words, source="/dev", command="nvidia-modprobe -u -c=0")
+        yield info(words, source="/dev", command="ls -l /dev/nvidia*")
     else:
         yield passed(f"this user may use {', '.join(file.path for file in files)}", source="access")
+
+
+def _are_ours(case: Case, closed: Sequence[str]) -> bool:
+    """Whether programs miss these files: common ones, or more GPUs' than the driver answers for beside them."""
+    common = [path for path in closed if not path.removeprefix("/dev/nvidia").isdigit()]
+    open_gpus = [file for file in case.facts.driver.device_files if file.usable and file.path[-1].isdigit()]
+    return bool(common) or len(open_gpus) < max(1, len(case.facts.gpus))
 
 
 def _lost(case: Case) -> Iterator[Judgement]:
@@ -182,15 +190,12 @@ def _lost(case: Case) -> Iterator[Judgement]:
         if reason is None:
             yield passed("the GPU answers", source=gpu.handle.source, subject=subject(gpu))
         elif reason.startswith(("NVML error 15", "NVML error 16")):
-            yield gpu_fault(
-                case,
-                fail(
-                    f"the GPU is lost ({reason})",
-                    wanted="a GPU that answers: its administrator resets it or reboots",
-                    source=gpu.handle.source,
-                    subject=subject(gpu),
-                    command="sudo dmesg | grep NVRM | tail -20",
-                ),
+            yield fail(
+                f"the GPU is lost ({reason})",
+                wanted="a GPU that answers: its administrator resets it or reboots",
+                source=gpu.handle.source,
+                subject=subject(gpu),
+                command="sudo dmesg | grep NVRM | tail -20",
             )
         else:
             yield unread(gpu.handle, subject=subject(gpu))
@@ -202,9 +207,9 @@ CHECKS = (
         question="machine",
         group="presence",
         title="an NVIDIA GPU is here",
-        why="a lock with CUDA on a machine without a GPU trains on the CPU, a hundred times slower",
+        why="A lock with CUDA on a machine without a GPU trains on the CPU, a hundred times slower",
         severity=Verdict.FAIL,
-        judge=judged(_present),
+        judge=judged_of_gpu(_present),
         required=True,
         row=1,
     ),
@@ -213,9 +218,9 @@ CHECKS = (
         question="machine",
         group="presence",
         title="the NVIDIA kernel module is loaded",
-        why="without it nvidia-smi says `couldn't communicate with the NVIDIA driver`, and torch finds no GPU",
+        why="Without it nvidia-smi says `couldn't communicate with the NVIDIA driver`, and torch finds no GPU",
         severity=Verdict.FAIL,
-        judge=judged(_loaded),
+        judge=judged_of_gpu(_loaded),
         required=True,
         row=2,
     ),
@@ -226,7 +231,7 @@ CHECKS = (
         title="the GPU is not held by nouveau",
         why="nouveau runs no CUDA, and keeps NVIDIA's driver from the GPU",
         severity=Verdict.FAIL,
-        judge=judged(_nouveau),
+        judge=judged_of_gpu(_nouveau),
         row=3,
     ),
     Check(
@@ -234,9 +239,9 @@ CHECKS = (
         question="machine",
         group="presence",
         title="the driver's library answers",
-        why="a driver that hangs, crashes or refuses takes every CUDA program with it",
+        why="A driver that hangs, crashes or refuses takes every CUDA program with it",
         severity=Verdict.FAIL,
-        judge=judged(_silent),
+        judge=judged_of_gpu(_silent),
         required=True,
     ),
     Check(
@@ -246,16 +251,16 @@ CHECKS = (
         title="this user may use the GPU's device files",
         why="CUDA programs open /dev/nvidia*; without permission they find no GPU",
         severity=Verdict.FAIL,
-        judge=judged(_files),
+        judge=judged_of_gpu(_files),
     ),
     Check(
         id="gpu-count",
         question="machine",
         group="presence",
         title="the driver answers for every GPU on the bus",
-        why="a GPU that is on the bus and not in the driver is dead, or kept from this job",
+        why="A GPU that is on the bus and not in the driver is dead, or kept from this job",
         severity=Verdict.FAIL,
-        judge=judged(_count),
+        judge=judged_of_gpu(_count),
         row=15,
     ),
     Check(
@@ -265,7 +270,7 @@ CHECKS = (
         title="CUDA_VISIBLE_DEVICES says what it seems to say",
         why="torch.cuda.is_available() is false with a healthy nvidia-smi where a number is wrong or stands twice",
         severity=Verdict.FAIL,
-        judge=judged(_visible),
+        judge=judged_of_gpu(_visible),
         row=16,
     ),
     Check(
@@ -273,9 +278,9 @@ CHECKS = (
         question="machine",
         group="presence",
         title="the GPUs are alike",
-        why="one run over different GPUs waits for the slowest, and a build must hold kernels for each",
+        why="One run over different GPUs waits for the slowest, and a build must hold kernels for each",
         severity=Verdict.INFO,
-        judge=judged(_alike),
+        judge=judged_of_gpu(_alike),
     ),
     Check(
         id="gpu-lost",
@@ -284,7 +289,7 @@ CHECKS = (
         title="every GPU answers",
         why="`GPU has fallen off the bus`: programs on it end or hang, and it does not come back by itself",
         severity=Verdict.FAIL,
-        judge=judged(_lost),
+        judge=judged_of_gpu(_lost),
         required=True,
         row=18,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
@@ -41,23 +42,25 @@ def _disks(case: Case) -> Iterator[Judgement]:
 
 def _disk(case: Case, room: Room, signal: Signal[Room]) -> Judgement:
     wanted, reason = _wanted(case.needs, room.role)
-    place = {"source": signal.source, "subject": room.role, "command": f"df -h {room.path}"}
+    place = {"source": signal.source, "subject": room.role, "command": f"df -h {_pasted(room.folder)}"}
     words = f"{gib(room.free_bytes)} free for {room.role} ({room.path})"
-    if wanted is None:
-        return info(words, source=signal.source, subject=room.role)
     if room.free_bytes < wanted:
         return (warn if room.role == "temporary files" else fail)(words, wanted=f"{gib(wanted)}: {reason}", **place)
     return passed(f"{words}, {gib(wanted)} is wanted", source=signal.source, subject=room.role)
 
 
-def _wanted(needs: LockNeeds | None, role: str) -> tuple[int | None, str]:
-    """The room that is wanted at a place, and how it was reckoned; None where no lock says anything."""
+def _pasted(folder: str) -> str:
+    """A folder as a shell takes it; the home folder of a redacted record stays one."""
+    home, slash, rest = folder.partition("/")
+    return f"~/{shlex.quote(rest)}" if home == "~" and slash else shlex.quote(folder)
+
+
+def _wanted(needs: LockNeeds | None, role: str) -> tuple[int, str]:
+    """The room that is wanted at a place, and how it was reckoned."""
     if role == "temporary files":
         return limit("temporary_bytes"), "for downloads and builds"
-    if needs is None:
-        return None, ""
-    if needs.is_installed:
-        return limit("disk_installed_bytes"), "the environment is installed; a run writes checkpoints"
+    if needs is None or needs.is_installed:
+        return limit("disk_installed_bytes"), "a run writes checkpoints"
     if needs.files and needs.files_sized >= needs.files * share("sizes_known_share"):
         factor = limit("disk_factor")
         return needs.download_bytes * factor, f"{factor} times the {gib(needs.download_bytes)} of the lock's files"
@@ -78,7 +81,7 @@ def _inodes(case: Case) -> Iterator[Judgement]:
                 wanted=f"room for {limit('inodes')} files",
                 source=signal.source,
                 subject=room.role,
-                command=f"df -i {room.path}",
+                command=f"df -i {_pasted(room.folder)}",
             )
         else:
             yield passed(f"room for {room.free_inodes} more files", source=signal.source, subject=room.role)
@@ -149,6 +152,10 @@ def _open_files(case: Case) -> Iterator[Judgement]:
     signal, hard = case.facts.system.open_files, case.facts.system.open_files_hard
     if signal.value is None:
         yield unread(signal) if not case.machine.platform.startswith("win-") else skip("Windows has no such limit")
+    elif case.machine.platform.startswith("osx-"):
+        yield info(
+            f"{signal.value.limit or 'unlimited'} open files; workers on macOS share by name", source=signal.source
+        )
     elif signal.value.limit is not None and signal.value.limit < limit("open_files"):
         most = hard.value.limit if hard.value is not None and hard.value.limit is not None else limit("open_files")
         yield warn(
@@ -199,20 +206,20 @@ CHECKS = (
     _check(
         "disk-full",
         "the disks have room",
-        "an install that ends with `No space left on device` has cost its download",
+        "An install that ends with `No space left on device` has cost its download",
         _disks,
         41,
     ),
-    _check("inodes-full", "the disks have room for files", "a disk can be full of files with room left", _inodes, 41),
+    _check("inodes-full", "the disks have room for files", "A disk can be full of files with room left", _inodes, 41),
     _check(
         "clock-wrong",
         "the clock is right",
-        "with a wrong clock downloads end with `certificate is not yet valid`, and builds go astray",
+        "With a wrong clock downloads end with `certificate is not yet valid`, and builds go astray",
         _clock,
         42,
     ),
     _check(
-        "memory-small", "there is enough memory", "what exceeds it is ended by the kernel, without words", _memory, 44
+        "memory-small", "there is enough memory", "What exceeds it is ended by the kernel, without words", _memory, 44
     ),
     _check(
         "cpu-quota",

@@ -67,8 +67,11 @@ def _places(situation: Situation) -> tuple[tuple[str, Path], ...]:
 
 def _room(world: World, role: str, path: Path, source: str) -> Signal[Room]:
     def read() -> Room:
-        space = world.calls.space(_existing(path))
-        return Room(role=role, path=str(path), free_bytes=space.free_bytes, free_inodes=space.free_inodes)
+        folder = _existing(path)
+        space = world.calls.space(folder)
+        return Room(
+            role=role, path=str(path), folder=str(folder), free_bytes=space.free_bytes, free_inodes=space.free_inodes
+        )
 
     return _try(source, read)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
+from envforge.matrix import Matrix, load_matrix
 from envforge.resources import read_data
 
 XidKind = Literal["app", "driver", "hardware"]
@@ -48,6 +49,12 @@ class Hurting:
 
     effect: str
     only: str | None = None
+
+
+@cache
+def matrix() -> Matrix:
+    """The table of PyTorch builds and drivers, read once."""
+    return load_matrix()
 
 
 @cache

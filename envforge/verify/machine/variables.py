@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from envforge.machine.overrides import VARIABLES as OVERRIDES
 from envforge.verify.machine.judging import Case, info, judged, passed, warn
 from envforge.verify.machine.tables import hurting_variables
 from envforge.verify.values import Check, Judgement, Verdict
@@ -58,6 +59,15 @@ def _hurting(case: Case) -> Iterator[Judgement]:
         )
 
 
+def _overrides(case: Case) -> Iterator[Judgement]:
+    stated = [name for name in OVERRIDES if name in case.facts.variables]
+    for name in stated:
+        words = f"{name}={case.facts.variables[name]} is set: conda and `envforge lock` go by it, verify by the machine"
+        yield info(words, source=_ENVIRONMENT, subject=name, command=f"unset {name}")
+    if not stated:
+        yield passed("nothing is stated in place of the machine", source=_ENVIRONMENT)
+
+
 def _counts_off(name: str) -> bool:
     """Of these variables 0 does something too: it forces TF32 off."""
     return name == "NVIDIA_TF32_OVERRIDE"
@@ -69,7 +79,7 @@ CHECKS = (
         question="machine",
         group="variables",
         title="no foreign CUDA library stands first",
-        why="other libraries can be taken than those of the lock; what is mapped decides, which verify --env looks at",
+        why="Other libraries can be taken than those of the lock; what is mapped decides, which verify --env looks at",
         severity=Verdict.INFO,
         judge=judged(_library_path),
         row=33,
@@ -79,9 +89,18 @@ CHECKS = (
         question="machine",
         group="variables",
         title="no variable slows training",
-        why="left over from a search for a fault, such variables slow every run or change its numbers, without a word",
+        why="Left over from a search for a fault, such variables slow every run or change its numbers, without a word",
         severity=Verdict.WARN,
         judge=judged(_hurting),
         row=47,
+    ),
+    Check(
+        id="overrides-set",
+        question="machine",
+        group="variables",
+        title="nothing is stated in place of the machine",
+        why="CONDA_OVERRIDE_CUDA and its like make a lock that is not for this machine look as if it were",
+        severity=Verdict.INFO,
+        judge=judged(_overrides),
     ),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from envforge.resources import data_folder
 from envforge.verify.reports.charts import BarChart
@@ -24,6 +24,9 @@ from envforge.verify.reports.words import (
     worst_first,
 )
 from envforge.verify.values import QUESTIONS, Report
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 FOLDER = "report"
 
@@ -61,12 +64,25 @@ def page(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
+    environment.filters["prose"] = _prose
     policy = f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
     return environment.get_template(template).render(
         style=Markup(style),  # noqa: S704 - a file of ours
         script=Markup(script),  # noqa: S704 - a file of ours
         policy=policy,
         **values,
+    )
+
+
+def _prose(text: str) -> Markup:
+    """A text in which `` `words` `` are code; everything in it is escaped."""
+    from markupsafe import Markup, escape  # noqa: PLC0415 - heavy, and only pages need it
+
+    parts = printable(text).split("`")
+    if len(parts) % 2 == 0:  # a backtick without its other half is a backtick
+        return escape(printable(text))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if position % 2 else escape(part) for position, part in enumerate(parts)
     )
 
 

@@ -133,7 +133,7 @@ def _course(values: Sequence[float]) -> str:
 
 
 def _precision(run: SpeedRun) -> str:
-    return f"fp32 ({run.fp32})" if run.fp32 else run.precision
+    return f"fp32 ({run.fp32})" if run.fp32 else f"AMP {run.precision}"
 
 
 def _kind(run: SpeedRun) -> str:

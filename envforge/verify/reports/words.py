@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 
-from envforge.verify.values import Finding, Report, Verdict
+from envforge.verify.values import QUESTIONS, Finding, Report, Verdict
 
 # Worst first: the order in which findings are shown.
 ORDER = (Verdict.FAIL, Verdict.UNKNOWN, Verdict.WARN, Verdict.INFO, Verdict.SKIP, Verdict.PASS)
@@ -52,18 +52,26 @@ def counts(report: Report) -> str:
 
 
 def headline(report: Report, *, strict: bool) -> str:
-    """The answer in one sentence."""
+    """The answer in one sentence, about the questions that it is true of."""
     word = outcome(report, strict=strict)
-    asked = [QUESTION_WORDS[item.what] for item in report.record.observed]
-    what = " and ".join([", ".join(asked[:-1]), asked[-1]] if len(asked) > 1 else asked) or "nothing"
-    said = {"PASS": "is as it should be", "WARN": "works, with warnings", "FAIL": "is not as it should be"}[word]
-    if len(asked) > 1:
-        said = {"PASS": "are as they should be", "WARN": "work, with warnings", "FAIL": "are not as they should be"}[
-            word
-        ]
-    if not asked:
+    failing = {
+        finding.question for finding in report.findings if finding.fails or (strict and finding.verdict is Verdict.WARN)
+    }
+    observed = {item.what for item in report.record.observed}
+    subject = _listed([QUESTION_WORDS[name] for name in QUESTIONS if name in (failing or observed)])
+    are = "are" if " and " in subject else "is"
+    if not subject:
         return "Nothing could be looked at"
-    return f"{what[0].upper()}{what[1:]} {said}"
+    if word == "FAIL":
+        return f"{subject} {are} not as {'they' if are == 'are' else 'it'} should be"
+    warned = ", with warnings" if word == "WARN" else ""
+    return f"{subject} {are} as {'they' if are == 'are' else 'it'} should be{warned}"
+
+
+def _listed(words: list[str]) -> str:
+    """``The machine, the environment and the training``."""
+    text = " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return text[:1].upper() + text[1:]
 
 
 def strict_words(report: Report, *, strict: bool) -> str:

@@ -164,6 +164,26 @@ class CompiledFacts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ModelRun:
+    """A model of a size that published figures speak of, in one precision; ``error`` where it did not fit."""
+
+    model: str
+    batch: int
+    precision: str
+    fp32: str | None = None
+    step_s: float | None = None
+    peak_memory_bytes: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelsFacts:
+    """Every model, batch and precision."""
+
+    runs: tuple[ModelRun, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SameBitsFacts:
     """One product and one convolution, ``times`` over: how often the bits were others."""
 
@@ -234,6 +254,7 @@ class DeviceFacts:
     repeat: Signal[RepeatFacts] = field(default_factory=Signal)
     same_bits: Signal[SameBitsFacts] = field(default_factory=Signal)
     compiled: Signal[CompiledFacts] = field(default_factory=Signal)
+    models: Signal[ModelsFacts] = field(default_factory=Signal)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -249,11 +270,16 @@ class CollectiveFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingFacts:
-    """``python`` is the project's interpreter. ``unreadable`` says why nothing was measured, where nothing was."""
+    """``python`` is the project's interpreter.
+
+    ``unreadable`` says why nothing was measured, where nothing was; ``no_gpu`` why torch could not use a GPU that is
+    there.
+    """
 
     python: str | None
     package: str | None = None
     unreadable: str | None = None
+    no_gpu: str | None = None
     driver: str | None = None
     machine_gpus: tuple[MachineGpu, ...] = ()
     locked: Signal[LockedTorch] = field(default_factory=Signal)

@@ -6,6 +6,8 @@ A fault explains others: where the loss is not a number nothing can be said of t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from envforge.verify.environment.say import info, passed, skipped
 from envforge.verify.training.facts import DeviceFacts, LearningFacts
 from envforge.verify.training.say import absent, failed, on_each_device, warned
@@ -54,8 +56,8 @@ def _guarded(device: DeviceFacts, own: str) -> Judgement | LearningFacts:
     facts = device.learning.value
     if facts is None:
         return absent(device, "learning")
-    cause = cause_of(facts)
-    if cause is not None and cause != own and _ORDER.index(cause) < _ORDER.index(own):
+    cause = cause_of(facts) or (None if _trend(facts).holds else "loss-does-not-fall")
+    if cause is not None and _ORDER.index(cause) < _ORDER.index(own):
         return skipped(f"there is nothing to judge: see {cause}")
     return facts
 
@@ -196,15 +198,35 @@ def _falls(device: DeviceFacts) -> Judgement:
     facts = _guarded(device, "loss-does-not-fall")
     if isinstance(facts, Judgement):
         return facts
+    if len(facts.losses) < _PART:
+        return skipped(f"{len(facts.losses)} updates are too few to see a trend")
+    trend = _trend(facts)
+    said = f"from {trend.first:.3f} to {trend.last:.3f} in {len(facts.losses)} updates"
+    wanted = f"at most {trend.bound:.3f}: the project's own demand, and never more than {_LEAST_FALL:g} of the first"
+    return passed(said, wanted=wanted) if trend.holds else failed(said, wanted)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trend:
+    """The mean loss of the first and of the last tenth, and what the last may be."""
+
+    first: float
+    last: float
+    bound: float
+
+    @property
+    def holds(self) -> bool:
+        return self.last <= self.bound
+
+
+def _trend(facts: LearningFacts) -> _Trend:
     losses = [loss for loss in facts.losses if loss is not None]
     if len(losses) < _PART:
-        return skipped(f"{len(losses)} updates are too few to see a trend")
-    part = max(1, len(losses) // _PART)
+        return _Trend(first=0.0, last=0.0, bound=0.0)
+    part = len(losses) // _PART
     first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
-    bound = min(_LEAST_FALL, 1 / facts.loss_ratio if facts.loss_ratio and facts.loss_ratio > 1 else _LEAST_FALL)
-    said = f"from {first:.3f} to {last:.3f} in {len(losses)} updates"
-    wanted = f"at most {bound * first:.3f}: the project's own demand, and never more than {_LEAST_FALL:g} of the first"
-    return passed(said, wanted=wanted) if last <= bound * first else failed(said, wanted)
+    ratio = facts.loss_ratio if facts.loss_ratio is not None and facts.loss_ratio > 1 else 1.0
+    return _Trend(first=first, last=last, bound=first * min(_LEAST_FALL, 1 / ratio))
 
 
 def reaches(value: float, bound: float, facts: LearningFacts) -> bool:

@@ -13,7 +13,7 @@ from envforge.verify.values import Signal
 
 MEASURES = (
     "matmul", "convolution", "attention", "learning", "guard", "control", "scaler", "compare", "throughput",
-    "transfer", "repeat", "same_bits", "compiled",
+    "transfer", "repeat", "same_bits", "compiled", "models",
 )  # fmt: skip
 
 

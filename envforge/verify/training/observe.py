@@ -12,7 +12,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from envforge.errors import EnvforgeError
 from envforge.probe import probe
@@ -22,6 +22,7 @@ from envforge.verify.environment.observe import child_environment, machine_facts
 from envforge.verify.environment.process import Child, run_child
 from envforge.verify.training.facts import CollectiveFacts, DeviceFacts, TrainingFacts
 from envforge.verify.training.lines import device_facts
+from envforge.verify.training.needs import NEEDS
 from envforge.verify.training.sampler import Samples, sampling
 from envforge.verify.values import Cost, Signal
 
@@ -71,6 +72,8 @@ def observe_training(situation: Situation) -> TrainingFacts:
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # read once, when CUDA starts: deterministic runs need it
             "TMPDIR": scratch,
         }
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # a launcher's; each measuring process is alone
+            environment.pop(name, None)
         plan = _Plan(
             situation=situation,
             prefix=situation.prefix,
@@ -79,10 +82,12 @@ def observe_training(situation: Situation) -> TrainingFacts:
             measures=folder,
             environment=environment,
         )
-        devices = _devices(plan, why, has_driver=bool(known["driver"] and known["machine_gpus"]))
-        facts = replace(facts, devices=devices)
+        count, no_gpu = _gpu_count(plan) if machine.has_nvidia else (0, None)
+        names = [f"cuda:{index}" for index in range(count)] or ["cpu"]
+        devices = tuple(_measure(plan, name, why) for name in names)  # one by one, so that none slows another
+        facts = replace(facts, devices=devices, no_gpu=no_gpu)
         ranks = sum(device.is_gpu for device in devices)
-        if ranks > 1 or situation.depth == "deep":
+        if (ranks > 1 or situation.depth == "deep") and situation.wants("all-reduce-wrong"):
             facts = _with_collective(facts, plan, ranks)
     return facts
 
@@ -110,40 +115,59 @@ def measures_of(depth: Cost, *, has_project: bool, on_gpu: bool) -> tuple[str, .
     return (*KERNELS, *(TRAINING if has_project else ()), *speed, *deep, *repeat)
 
 
-def _devices(plan: _Plan, why: str, *, has_driver: bool) -> tuple[DeviceFacts, ...]:
-    """The first process says how many GPUs torch sees; the others follow one by one, so that none slows another."""
-    count = _gpu_count(plan) if has_driver else 0
-    if count == 0:
-        return (_measure(plan, "cpu", why),)
-    return tuple(_measure(plan, f"cuda:{index}", why) for index in range(count))
+def wanted_measures(situation: Situation, measures: tuple[str, ...]) -> tuple[str, ...]:
+    """Those measures that a check needs which will be judged."""
+    wanted = {need for check, needs in NEEDS.items() if situation.wants(check) for need in needs}
+    others = situation.wants("process-died", "trains-on-gpu", "low-precision", "project-not-importable")
+    kept = ("device", "project") if others or wanted else ()
+    return tuple(name for name in measures if name in wanted or name in kept)
 
 
-def _gpu_count(plan: _Plan) -> int:
-    """How many GPUs torch can use; asked in a process of its own, because CUDA may hang."""
-    program = "import torch; print('@envforge {\"count\": %d}' % torch.cuda.device_count())"
-    _, lines = run_child(_child(plan, (str(plan.python), "-c", program)))
-    return int(lines[-1].get("count", 0)) if lines else 0
+def _gpu_count(plan: _Plan) -> tuple[int, str | None]:
+    """How many GPUs torch can use, or why none; asked in a process of its own, because CUDA may hang."""
+    program = (
+        "import torch; usable = torch.cuda.device_count() if torch.cuda.is_available() else 0; "
+        "print('@envforge {\"count\": %d}' % usable)"
+    )
+    end, lines = run_child(_child(plan, (str(plan.python), "-c", program)))
+    if lines and lines[-1].get("count"):
+        return int(lines[-1]["count"]), None
+    said = [line for line in end.stderr.splitlines() if "Warning" in line or "Error" in line]
+    why = "torch.cuda.is_available() is False" if end.is_good else end.in_words
+    return 0, ": ".join([why, *said[-1:]])[:1000]
 
 
 def _measure(plan: _Plan, device: str, why: str) -> DeviceFacts:
     on_gpu = device.startswith("cuda")
-    asked = measures_of(plan.situation.depth, has_project=plan.package is not None, on_gpu=on_gpu)
+    possible = measures_of(plan.situation.depth, has_project=plan.package is not None, on_gpu=on_gpu)
+    asked = wanted_measures(plan.situation, possible)
+    plan.situation.say(f"training on {device}: {', '.join(asked)}")
     with sampling(plan.situation.world) if on_gpu else nullcontext(Samples()) as samples:
         end, lines = run_child(_child(plan, _command(plan, device, asked)))
     facts = device_facts(device, asked, end, lines, samples.read())
     if plan.package is None:
-        return replace(facts, project=Signal(unreadable=why))
+        facts = replace(facts, project=Signal(unreadable=why))
     if plan.situation.depth == "deep" and end.is_good:
-        facts = _with_compiled(facts, plan, device)
+        for measure in _apart(plan, on_gpu=on_gpu):
+            facts = _with_measure(facts, plan, measure)
     return facts
 
 
-def _with_compiled(facts: DeviceFacts, plan: _Plan, device: str) -> DeviceFacts:
-    """``torch.compile`` in a process of its own: compilers hang and crash, and that must cost nothing else."""
-    end, lines = run_child(_child(plan, _command(plan, device, ("compiled",))))
-    own = device_facts(device, ("compiled",), end, lines)
-    raised = dict(own.raised) if own.compiled.value is not None or own.raised else {"compiled": end.in_words}
-    return replace(facts, asked=(*facts.asked, "compiled"), compiled=own.compiled, raised={**facts.raised, **raised})
+def _apart(plan: _Plan, *, on_gpu: bool) -> tuple[str, ...]:
+    """Measures that get a process and a time limit of their own: compilers hang, and large models take long."""
+    possible = (*(("models",) if on_gpu else ()), *(("compiled",) if plan.package is not None else ()))
+    return tuple(name for name in wanted_measures(plan.situation, possible) if name in possible)
+
+
+def _with_measure(facts: DeviceFacts, plan: _Plan, measure: str) -> DeviceFacts:
+    """One measure more, in a process of its own; what becomes of that costs nothing else."""
+    end, lines = run_child(_child(plan, _command(plan, facts.device, (measure,))))
+    own = device_facts(facts.device, (measure,), end, lines)
+    signal: Signal[Any] = getattr(own, measure)
+    died = signal.value is None and not own.raised
+    raised = {measure: end.in_words} if died else dict(own.raised)
+    added: dict[str, Any] = {measure: signal}
+    return replace(facts, asked=(*facts.asked, measure), raised={**facts.raised, **raised}, **added)
 
 
 def _command(plan: _Plan, device: str, measures: tuple[str, ...]) -> tuple[str, ...]:

@@ -27,14 +27,14 @@ def _device(facts: TrainingFacts) -> Iterator[Judgement]:
         yield passed(f"measured on {found}", source="torch")
     elif wants_gpu and locked is not None:
         yield failed(
-            f"measured on the CPU: torch sees no GPU; the machine has {names or 'none that its driver would name'}",
+            f"measured on the CPU: {_why(facts)}; the machine has {names or 'no GPU that its driver would name'}",
             f"a GPU: the lock has torch {locked.version} for CUDA {locked.cuda or 'as locked'}",
             facts.locked.source,
             command="envforge verify --env",
         )
     elif facts.driver is not None and facts.machine_gpus and locked is None:
         yield failed(
-            f"measured on the CPU: torch sees no GPU, although driver {facts.driver} has {names}",
+            f"measured on the CPU: {_why(facts)}, although driver {facts.driver} has {names}",
             "training on the GPU",
             command="envforge verify --env",
         )
@@ -42,6 +42,10 @@ def _device(facts: TrainingFacts) -> Iterator[Judgement]:
         yield info(f"measured on the CPU, as locked, although there is {names}", source=facts.locked.source)
     else:
         yield passed("measured on the CPU: there is no GPU and none is wanted; this says nothing of any GPU")
+
+
+def _why(facts: TrainingFacts) -> str:
+    return facts.no_gpu or "torch sees no GPU"
 
 
 def _process(device: DeviceFacts) -> Judgement:

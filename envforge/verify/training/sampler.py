@@ -70,13 +70,17 @@ class Samples:
         )
 
 
+def sampler_command() -> list[str]:
+    """The command of the sampling process: this interpreter with its module path, and nothing of the current folder."""
+    return [sys.executable, "-I", "-S", "-c", _START, *sys.path, str(Path(__file__).resolve().parents[3])]
+
+
 @contextlib.contextmanager
 def sampling(world: World) -> Iterator[Samples]:
     """Sample while the block runs; what was said is read afterwards, within the surrounding block too."""
-    package_home = str(Path(__file__).resolve().parents[3])
     file: Any = tempfile.TemporaryFile()  # noqa: SIM115 - read after this block, and closed when it is forgotten
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _START, *sys.path, package_home],
+        sampler_command(),
         env=dict(world.environment),
         stdin=subprocess.DEVNULL,
         stdout=file,

@@ -22,7 +22,8 @@ def _usable(device: DeviceFacts) -> Judgement | ScalerFacts:
 
 
 def _is_wrong(facts: ScalerFacts) -> bool:
-    return facts.gradient_error is not None and facts.gradient_error > _LARGEST_ERROR
+    """Whether the first gradients are not those of fp32, or could not be had; the rest follows from that."""
+    return facts.gradient_error is None or facts.gradient_error > _LARGEST_ERROR
 
 
 def _gradients(device: DeviceFacts) -> Judgement:

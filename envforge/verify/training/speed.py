@@ -34,7 +34,7 @@ def _amp(device: DeviceFacts) -> Judgement:
             "AMP at least as fast as fp32",
             source,
             why="A model this small is bound by the launch of its kernels: there AMP costs and gains nothing.",
-            command="python -m PACKAGE.train --precision fp32",
+            command=f"python -m {device.project.value}.train --precision fp32",
         )
     return info(said, source=source)
 
@@ -158,6 +158,23 @@ def _compiled(device: DeviceFacts) -> Judgement:
     return passed(f"one step in {facts.seconds:.0f} s with its compilation; {said}", wanted=wanted)
 
 
+def _models(device: DeviceFacts) -> Judgement:
+    """A table in words: step time and memory of each, AMP first."""
+    if not device.is_gpu:
+        return skipped("there is no GPU: these models take minutes on a CPU")
+    if device.models.value is None:
+        return absent(device, "models", leads=True)
+    lines = []
+    for run in device.models.value.runs:
+        name = f"fp32 ({run.fp32})" if run.fp32 else f"AMP {run.precision}"
+        if run.step_s is None:
+            lines.append(f"{run.model} batch {run.batch} {name}: {run.error}")
+            continue
+        memory = f", {run.peak_memory_bytes / _GIB:.2f} GiB" if run.peak_memory_bytes is not None else ""
+        lines.append(f"{run.model} batch {run.batch} {name}: {run.step_s * 1000:.1f} ms{memory}")
+    return info("; ".join(lines), source="forward, backward and AdamW on random pixels; median of 7 steps")
+
+
 def _check(identity: str, title: str, why: str, judge: object, row: int | None = None) -> Check:
     return Check(
         id=identity,
@@ -208,6 +225,16 @@ CHECKS = (
         "A link with fewer lanes or an older generation starves the GPU of data.",
         _copies,
         26,
+    ),
+    Check(
+        id="model-speed",
+        question="training",
+        group="speed",
+        title="Speed and memory of models of known size",
+        why="A project's model may be too small for a GPU; these have the size that published figures speak of.",
+        severity=Verdict.INFO,
+        judge=on_each_device(_models),
+        cost="deep",
     ),
     Check(
         id="compile-fails",

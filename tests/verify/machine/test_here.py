@@ -7,10 +7,12 @@ from datetime import datetime, timezone
 
 import pytest
 
+from envforge.driver_health import SIGNALS
 from envforge.probe import World
 from envforge.verify.judge import judge
 from envforge.verify.machine.checks import CHECKS
 from envforge.verify.machine.observe import observe_machine
+from envforge.verify.machine.signals import NO_ANSWER
 from envforge.verify.observe import Situation
 from envforge.verify.record import Record, read_record, record_to_json
 from envforge.verify.values import Report, Verdict
@@ -54,3 +56,16 @@ def test_without_a_lock_and_a_gpu_nothing_fails(report: Report) -> None:
 def test_a_check_of_the_machine_names_no_other_question() -> None:
     assert {check.question for check in CHECKS} == {"machine"}
     assert len({check.id for check in CHECKS}) == len(CHECKS)
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_answers_for_its_signals(report: Report) -> None:
+    facts = report.record.machine
+    if facts is None or not facts.gpus:
+        pytest.skip("this computer has no GPU that NVML answers for")
+    for gpu in facts.gpus:
+        assert gpu.handle.value is True
+        assert gpu.memory.value is not None
+        assert gpu.event_reasons.value is not None
+        silent = [name for name in SIGNALS if (getattr(gpu, name).unreadable or "").startswith(NO_ANSWER)]
+        assert silent == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,15 @@ def test_a_sound_project_on_a_cpu_passes_what_was_asked(training: TrainingFacts)
 
 
 @pytest.mark.slow
+def test_two_processes_on_a_cpu_add_up_by_torchrun(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    asked = situation(folder=tmp_path, prefix=PREFIX, depth="deep")
+    facts = observe_training(replace(asked, only=frozenset({"all-reduce-wrong"})))
+    assert facts.collective.value is not None, facts.collective.unreadable
+    assert (facts.collective.value.backend, facts.collective.value.sums) == ("gloo", (3.0, 3.0))
+
+
+@pytest.mark.slow
 def test_a_cpu_run_is_never_passed_off_as_a_gpu_run(training: TrainingFacts) -> None:
     assert [device.device for device in training.devices] == ["cpu"]
     report = judge(Record(envforge="0", created_at=NOW, training=training), CHECKS)
@@ -57,8 +68,6 @@ def test_a_cpu_run_is_never_passed_off_as_a_gpu_run(training: TrainingFacts) -> 
 
 @pytest.mark.slow
 def test_the_record_survives_json(training: TrainingFacts, environment: EnvironmentFacts) -> None:
-    import json
-
     record = Record(envforge="0", created_at=NOW, training=redacted(training), environment=environment)
     text = json.dumps(record_to_json(record), allow_nan=False)
     assert read_record(text, "here") == record

@@ -17,13 +17,13 @@ import torch
 import torch.distributed as dist
 
 
-def main(backend: str) -> None:
-    """Add up 1, 2, 3 … and then some megabytes, five times."""
-    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=60))
-    rank, ranks = dist.get_rank(), dist.get_world_size()
+def main(backend: str) -> bool:
+    """Add up 1, 2, 3 … and then some megabytes, five times; returns whether the sum was right."""
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if backend == "nccl" else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=60))
+    rank, ranks = dist.get_rank(), dist.get_world_size()
     known = torch.full((1024,), float(rank + 1), device=device)
     dist.all_reduce(known)
     total = float(known[0])
@@ -45,6 +45,7 @@ def main(backend: str) -> None:
     sys.stdout.flush()
     dist.barrier()
     dist.destroy_process_group()
+    return same and total == ranks * (ranks + 1) / 2
 
 
 def _seconds(data: torch.Tensor, device: torch.device) -> float:
@@ -57,4 +58,4 @@ def _seconds(data: torch.Tensor, device: torch.device) -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    sys.exit(0 if main(sys.argv[1]) else 1)

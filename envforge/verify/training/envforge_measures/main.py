@@ -63,7 +63,7 @@ def _context(specification: dict[str, Any], scratch: str, say: Say) -> Any:
 
 
 def _measures() -> dict[str, Callable[[Any], Any]]:
-    from . import compiled, kernels, learning, repeat, scaler, speed
+    from . import compiled, kernels, learning, models, repeat, scaler, speed
 
     return {
         "device": kernels.device,
@@ -81,6 +81,7 @@ def _measures() -> dict[str, Callable[[Any], Any]]:
         "repeat": repeat.repeat,
         "same_bits": repeat.same_bits,
         "compiled": compiled.compiled,
+        "models": models.models,
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import compat, distributed
+from . import compat, distributed, parallel
 from .device import Precision
 from .errors import ProjectError
 
@@ -43,6 +43,7 @@ class Amp:
         self.started = 0
         self.skipped = 0
         self.skipped_in_row = 0
+        self.newest_skipped = torch.zeros((), dtype=torch.bool)  # on the device, once there was an update
         self._clip_norm = clip_norm or math.inf
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._device = self._parameters[0].device
@@ -90,13 +91,14 @@ class Amp:
         distributed.average(mean_loss)
         if self._scaler is not None:
             self._scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        norm = parallel.whole(nn.utils.clip_grad_norm_(self._parameters, self._clip_norm))
         bad = ~(torch.isfinite(mean_loss) & torch.isfinite(norm))
         self._step_unless(bad)
         self._statistics.put_back_if(bad)
         self._statistics.average()
         self.started += 1
-        self._judge(bad, mean_loss)
+        self.newest_skipped = bad
+        self._judge(bad, mean_loss, batches)
         return mean_loss
 
     def scale(self) -> float:
@@ -150,7 +152,7 @@ class Amp:
         elif not bool(bad):
             self.optimizer.step()
 
-    def _judge(self, bad: Tensor, loss: Tensor) -> None:
+    def _judge(self, bad: Tensor, loss: Tensor, batches: Sequence[Batch]) -> None:
         """Count a skip. On CUDA the host reads the verdict one update late and so never drains the queue."""
         verdict: _Verdict | None = _Verdict(bad)
         if self._device.type == "cuda":
@@ -165,7 +167,7 @@ class Amp:
         if self.skipped_in_row >= self.max_skips:
             raise ProjectError(
                 f"{self.skipped_in_row} updates in a row were skipped because loss or gradients were not finite; "
-                f"at update {self.started} the loss is {float(loss):g}{self._culprit()}",
+                f"at update {self.started} the loss is {float(loss):g}{self._culprit()}{_bad_data(batches)}",
                 hint="look at the data and the named parameter, lower --lr, or run with --precision fp32 to compare",
             )
 
@@ -179,6 +181,15 @@ class Amp:
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
                 return f"; the first parameter with a gradient that is not finite is `{name}`"
         return "; the gradients themselves are finite"
+
+
+def _bad_data(batches: Sequence[Batch]) -> str:
+    """Say where the data itself is not finite."""
+    for batch in batches:
+        for number, tensor in enumerate(batch, start=1):
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                return f"; the data holds values that are not finite (tensor {number} of the batch)"
+    return ""
 
 
 class _Verdict:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import pickle
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,11 +22,12 @@ import torch
 from . import compat
 from .errors import ProjectError
 
-FORMAT = 1
+FORMAT = 2
+BEST = "best.pt"
 
 
 class Checkpoints:
-    """The checkpoints of one run, the newest ``keep`` of them."""
+    """The checkpoints of one run, the newest ``keep`` of them and the best."""
 
     def __init__(self, folder: Path, *, keep: int) -> None:
         self.folder = folder
@@ -49,6 +51,15 @@ class Checkpoints:
             _mark(old).unlink(missing_ok=True)
             old.unlink(missing_ok=True)
         return path
+
+    def keep_as_best(self, path: Path) -> None:
+        """Let ``best.pt`` be the checkpoint at ``path``, which may go later on."""
+        best = self.folder / BEST
+        _mark(best).unlink(missing_ok=True)
+        for source, target in ((path, best), (_mark(path), _mark(best))):
+            aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+            _same_file(source, aside)
+            os.replace(aside, target)
 
     def complete(self) -> list[Path]:
         """Checkpoints that have their mark, oldest first."""
@@ -76,10 +87,12 @@ class Checkpoints:
             state = compat.load(path)
         except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
             raise ProjectError(f"checkpoint `{path}` cannot be read: {error}") from error
-        if state.get("format") != FORMAT:
+        found = state.get("format", 0)
+        if found != FORMAT:
+            age = "a newer version" if found > FORMAT else "an older version"
             raise ProjectError(
-                f"checkpoint `{path}` has format {state.get('format')}, this code reads format {FORMAT}",
-                hint="use the version of the project that wrote it",
+                f"checkpoint `{path}` was written by {age} of this code: format {found}, wanted {FORMAT}",
+                hint="use the version of the project that wrote it, or start anew with another --run-dir",
             )
         return state
 
@@ -130,6 +143,15 @@ def seed_everything(seed: int) -> None:
 
 def _mark(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
+
+
+def _same_file(source: Path, target: Path) -> None:
+    """A second name for the same bytes; a copy where the file system has no hard links."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _sha256(path: Path) -> str:

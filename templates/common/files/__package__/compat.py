@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
+import inspect
 import os
+import shutil
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .errors import ProjectError
 
 TORCH = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+
+# torch 2.5 gave it this place; before, there was one for CUDA only
+OUT_OF_MEMORY: type[Exception] = getattr(torch, "OutOfMemoryError", None) or torch.cuda.OutOfMemoryError
 
 
 def autocast(device_type: str, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
@@ -44,6 +55,49 @@ def fused_optimizer(device_type: str) -> bool:
     return device_type == "cuda" or (device_type == "cpu" and TORCH >= (2, 4))
 
 
+def buffers_left_alone() -> dict[str, Any]:
+    """The argument that keeps DDP from overwriting buffers in each forward pass; torch 2.13 renamed it."""
+    names = inspect.signature(DistributedDataParallel.__init__).parameters
+    return {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
+
+
+def compiled(model: nn.Module, device_type: str) -> nn.Module:
+    """``torch.compile``, told that the backward pass runs outside autocast: newer ones assume it does not."""
+    config: Any = importlib.import_module("torch._functorch.config")
+    if hasattr(config, "backward_pass_autocast"):
+        config.backward_pass_autocast = "off"
+    tools = ("triton",) if device_type == "cuda" else ()
+    missing = [tool for tool in tools if importlib.util.find_spec(tool) is None]
+    if not any(shutil.which(name) for name in ("cc", "gcc", "clang", "cl", os.environ.get("CXX", "g++"))):
+        missing.append("a C++ compiler")
+    if missing:
+        raise ProjectError(
+            f"--compile needs {' and '.join(missing)}, which this machine lacks",
+            hint="leave --compile out, or install it: envforge add cxx-compiler",
+        )
+    return cast("nn.Module", torch.compile(model))
+
+
+def nccl_version() -> str | None:
+    if (
+        not torch.cuda.is_available()
+        or not torch.distributed.is_available()
+        or not torch.distributed.is_nccl_available()
+    ):
+        return None
+    return ".".join(str(part) for part in torch.cuda.nccl.version())
+
+
+def fsdp2() -> tuple[Any, Any]:
+    """``fully_shard`` and ``MixedPrecisionPolicy``; until torch 2.6 they stood in a private module."""
+    if TORCH >= (2, 6):
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        return fully_shard, MixedPrecisionPolicy
+    private = importlib.import_module("torch.distributed._composable.fsdp")
+    return private.fully_shard, private.MixedPrecisionPolicy
+
+
 def load(path: Path) -> dict[str, Any]:
     """Read what ``torch.save`` wrote, onto the CPU and without running anything that is pickled in it."""
     with warnings.catch_warnings():  # torch 2.0 warns of a storage class that its own loader uses
@@ -55,8 +109,7 @@ def load(path: Path) -> dict[str, Any]:
 def set_tf32(enabled: bool) -> None:
     """Let fp32 matrix products and convolutions on CUDA use TF32, or hold them to IEEE fp32."""
     torch.set_float32_matmul_precision("high" if enabled else "highest")
-    if torch.cuda.is_available():
-        torch.backends.cudnn.allow_tf32 = enabled
+    torch.backends.cudnn.allow_tf32 = enabled
 
 
 def make_deterministic() -> None:

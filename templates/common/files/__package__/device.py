@@ -15,20 +15,23 @@ import torch
 from . import compat
 from .errors import ProjectError
 
-PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16", "fp8")
 _CPU_BF16 = ("avx512_bf16", "amx_bf16")
 
 
 @dataclass(frozen=True)
 class Precision:
-    """``dtype`` is what autocast computes in, ``None`` without autocast; only fp16 needs a GradScaler."""
+    """``dtype`` is what autocast computes in, ``None`` without autocast; only fp16 needs a GradScaler.
+
+    fp8 is bf16 whose large linear layers ``fp8.py`` converts.
+    """
 
     name: str
     reason: str
 
     @property
     def dtype(self) -> torch.dtype | None:
-        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.name)
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}.get(self.name)
 
     @property
     def scaled(self) -> bool:
@@ -88,6 +91,10 @@ def choose_precision(request: str, ability: Ability) -> Precision:
         raise ProjectError(f"tf32 needs a GPU of compute capability 8.0, found {where}", hint="--precision auto")
     if request == "fp16" and ability.kind == "cpu":
         raise ProjectError("fp16 on a CPU is several times slower than fp32", hint="--precision bf16, or auto")
+    if request == "fp8":
+        if ability.kind != "cuda" or ability.capability < (8, 9):
+            raise ProjectError(f"fp8 needs a GPU of compute capability 8.9, found {where}", hint="--precision auto")
+        return Precision("fp8", "as asked: large linear layers in float8, all else in bf16; pays only with --compile")
     if request == "bf16" and ability.kind == "cuda" and not ability.bf16:
         return Precision("bf16", f"as asked, though {where} only emulates bf16: fp16 is faster here")
     return Precision(request, "as asked")

@@ -6,15 +6,13 @@ the other modules need. Tensors travel by the device's own backend, plain values
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from .errors import ProjectError
 
@@ -57,6 +55,11 @@ def rank() -> int:
 def ranks() -> int:
     """How many processes train together."""
     return dist.get_world_size() if _control else 1
+
+
+def suffix() -> str:
+    """What tells the files of one rank from those of another; nothing for the first."""
+    return f"-{rank()}" if rank() else ""
 
 
 def say(line: str) -> None:
@@ -111,18 +114,3 @@ def from_first(value: Any) -> Any:
     values = [value]
     dist.broadcast_object_list(values, src=0, group=_control[0])
     return values[0]
-
-
-def wrap(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model to call in training: its backward pass averages the gradients over all ranks."""
-    if not _control:
-        return model
-    device_ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
-
-
-def without_sync(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
-    """While entered, backward passes leave the gradients to this rank: for all micro-batches but an update's last."""
-    if isinstance(model, DistributedDataParallel):
-        return cast("contextlib.AbstractContextManager[Any]", model.no_sync())
-    return contextlib.nullcontext()

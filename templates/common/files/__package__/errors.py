@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -24,6 +25,12 @@ def exit_code(command: Callable[[], int]) -> int:
         return command()
     except ProjectError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        hint = "free disk space; `--resume` continues from the last checkpoint"
+        print(f"error: {error}\n\nhint: {hint}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; `--resume` continues from the last checkpoint", file=sys.stderr)

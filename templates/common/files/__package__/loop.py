@@ -7,14 +7,17 @@ Enters: a ``Training`` (see ``training.py`` for one update). Leaves: a trained m
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from . import distributed
 from .checkpoint import Checkpoints
 from .errors import ProjectError
 from .interrupt import Interrupt
+from .manifest import write_manifest
 from .metrics import draw_curves
 from .progress import Progress
 from .task import Outcome
+from .trace import Trace
 from .training import Training
 
 Say = Callable[[str], None]
@@ -24,8 +27,12 @@ def fit(training: Training, say: Say = distributed.say, *, draw: bool = True) ->
     """Train to the end, or until a signal asks to stop; resumes first where the configuration says so."""
     checkpoints = Checkpoints(training.config.run_dir / "checkpoints", keep=training.config.keep)
     resumed_at = _resume(training, checkpoints, say)
-    with Progress(training, resumed_at=resumed_at, say=say) as progress, Interrupt() as interrupt:
-        outcome = _epochs(training, checkpoints, progress, interrupt)
+    _write_manifest(training)
+    trace = Trace(training.config.profile, training.config.run_dir / f"trace{distributed.suffix()}.json")
+    with Progress(training, resumed_at=resumed_at, say=say) as progress, Interrupt() as interrupt, trace:
+        outcome = _epochs(training, checkpoints, progress, interrupt, trace)
+    if trace.written:
+        say(f"trace: {trace.path}, to open at https://ui.perfetto.dev")
     if outcome.stopped_by:
         say(f"{outcome.stopped_by}: saved after update {outcome.updates}; `--resume` continues from there")
     elif draw and distributed.rank() == 0:
@@ -33,14 +40,18 @@ def fit(training: Training, say: Say = distributed.say, *, draw: bool = True) ->
     return outcome
 
 
-def _epochs(training: Training, checkpoints: Checkpoints, progress: Progress, interrupt: Interrupt) -> Outcome:
+def _epochs(
+    training: Training, checkpoints: Checkpoints, progress: Progress, interrupt: Interrupt, trace: Trace
+) -> Outcome:
     config, total = training.config, training.total_updates
     evaluation: dict[str, float] = {}
+    is_best = False
     training.model.train()
     while training.update < total and not interrupt.received:
         for group in training.groups():
             training.mean_loss.add(training.train_step(group))
             interrupt.agree()
+            trace.step()
             last = training.update == total
             if last or training.update % config.log_every == 0:
                 progress.log()
@@ -49,14 +60,15 @@ def _epochs(training: Training, checkpoints: Checkpoints, progress: Progress, in
             if training.update % config.save_every == 0:
                 _save(training, checkpoints)
         if not interrupt.received:
-            evaluation = training.evaluate()
+            evaluation, is_best = training.evaluate()
             progress.evaluated(evaluation)
             training.order.next_epoch()
-        _save(training, checkpoints)
+        _save(training, checkpoints, is_best=is_best and not interrupt.received)
     state_hash = training.state_hash()
     if not interrupt.received:
-        evaluation = evaluation or training.evaluate()
+        evaluation = evaluation or training.evaluate()[0]
         progress.finished(state_hash)
+        _write_manifest(training, state_hash=state_hash, evaluation=evaluation)
     return Outcome(
         losses=tuple(progress.losses),
         evaluation=evaluation,
@@ -67,11 +79,18 @@ def _epochs(training: Training, checkpoints: Checkpoints, progress: Progress, in
     )
 
 
-def _save(training: Training, checkpoints: Checkpoints) -> None:
+def _write_manifest(training: Training, **ending: Any) -> None:
+    if distributed.rank() == 0:
+        write_manifest(training, **ending)
+
+
+def _save(training: Training, checkpoints: Checkpoints, *, is_best: bool = False) -> None:
     """Every rank gives its part of the state; the first one writes."""
     state = training.state()
     if distributed.rank() == 0:
-        checkpoints.save(state, training.update)
+        path = checkpoints.save(state, training.update)
+        if is_best:
+            checkpoints.keep_as_best(path)
 
 
 def _resume(training: Training, checkpoints: Checkpoints, say: Say) -> int | None:

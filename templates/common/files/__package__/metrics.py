@@ -79,18 +79,26 @@ def read(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def draw_curves(metrics: Path, picture: Path) -> bool:
-    """Loss, evaluation, learning rate and loss scale over the updates. False where matplotlib is not installed."""
+def pyplot() -> Any:
+    """matplotlib's pyplot, drawing into files; ``None`` where that is not installed."""
     try:
         import matplotlib
     except ModuleNotFoundError:
-        return False
+        return None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def draw_curves(metrics: Path, picture: Path) -> bool:
+    """Loss, evaluation, learning rate and loss scale over the updates. False where matplotlib is not installed."""
+    plot = pyplot()
+    if plot is None:
+        return False
     lines = read(metrics)
     panels = _panels(lines)
-    figure, axes = pyplot.subplots(len(panels), 1, figsize=(8, 2.4 * len(panels)), sharex=True, squeeze=False)
+    figure, axes = plot.subplots(len(panels), 1, figsize=(8, 2.4 * len(panels)), sharex=True, squeeze=False)
     for axis, (title, curves) in zip(axes[:, 0], panels.items()):
         for name, points in curves.items():
             axis.plot([step for step, _ in points], [value for _, value in points], marker=".", label=name)
@@ -101,7 +109,7 @@ def draw_curves(metrics: Path, picture: Path) -> bool:
     figure.tight_layout()
     picture.parent.mkdir(parents=True, exist_ok=True)
     write_aside(picture, lambda file: figure.savefig(file, format="png", dpi=120))
-    pyplot.close(figure)
+    plot.close(figure)
     return True
 
 

@@ -26,7 +26,11 @@ def parse(config: type[Config], arguments: Sequence[str] | None, *, program: str
         prog=program, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add_options(parser, config)
-    values = vars(parser.parse_args(arguments))
+    return config_of(config, vars(parser.parse_args(arguments)), parser)
+
+
+def config_of(config: type[Config], values: dict[str, Any], parser: argparse.ArgumentParser) -> Config:
+    """Build ``config`` from parsed values; one that it refuses ends the program as ``parser`` ends it."""
     try:
         return config(**values)
     except ValueError as error:

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .device import usable_cpus
+from .errors import ProjectError
 
 
 class Order(Sampler[list[int]]):
@@ -63,6 +64,20 @@ def make_loader(dataset: Dataset[Any], order: Order, device: torch.device, worke
         persistent_workers=workers > 0,
         generator=torch.Generator().manual_seed(order.seed),
     )
+
+
+def whole_batches(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's batches; a loading process that dies becomes an error with a way out."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ProjectError(
+            f"a process that loads data has died: {str(error).splitlines()[0]}",
+            hint="after a bus error /dev/shm is too small (docker run --shm-size 8g, or --ipc=host), after a kill the "
+            "machine's memory is; --workers 0 loads in the training process",
+        ) from error
 
 
 def worker_count(requested: int, *, in_memory: bool) -> int:

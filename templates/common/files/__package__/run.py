@@ -8,13 +8,16 @@ from typing import TypeVar
 
 import torch
 
-from . import distributed
+from . import compat, distributed
+from .checkpoint import seed_everything
 from .device import Precision
 from .loop import fit
+from .memory import fitting_batch, out_of_memory
 from .nvidia import nvidia_signs
 from .options import parse
 from .settings import LoopConfig
 from .start import prepare
+from .task import Outcome
 from .training import Training
 
 Config = TypeVar("Config", bound=LoopConfig)
@@ -22,18 +25,29 @@ Build = Callable[[Config, torch.device, Precision], Training]
 
 
 def run(config_type: type[Config], build: Build[Config], arguments: Sequence[str] | None, *, description: str) -> int:
-    """Parse the options, prepare, build, train, and say how it ended; returns the exit code."""
+    """Parse the options and train; returns the exit code."""
     program = f"python -m {__package__}.train"
-    config = parse(config_type, arguments, program=program, description=description)
+    train(parse(config_type, arguments, program=program, description=description), build)
+    return 0
+
+
+def train(config: Config, build: Build[Config]) -> Outcome:
+    """Prepare, build, train, and say how it ended."""
     try:
         device, precision = prepare(config, distributed.say)
         if device.type != "cuda" and (signs := nvidia_signs()):
             print(f"warning: training on {device} although there are {'; '.join(signs)}", file=sys.stderr)
-        outcome = fit(build(config, device, precision), distributed.say)
+        if config.auto_batch:
+            config = fitting_batch(config, build, device, precision, distributed.say)
+            seed_everything(config.seed)
+        try:
+            outcome = fit(build(config, device, precision), distributed.say)
+        except compat.OUT_OF_MEMORY as error:
+            raise out_of_memory(config, device, error) from error
         if not outcome.stopped_by:
             told = ", ".join(f"{name} {value:.4f}" for name, value in outcome.evaluation.items())
             distributed.say(f"done after {outcome.updates} updates ({outcome.skipped} skipped): validation {told}")
             distributed.say(f"state sha256 {outcome.state_hash}")
+        return outcome
     finally:
         distributed.leave()
-    return 0

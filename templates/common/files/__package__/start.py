@@ -23,6 +23,7 @@ def prepare(config: LoopConfig, say: Callable[[str], None]) -> tuple[torch.devic
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = not config.deterministic
+    torch.autograd.set_detect_anomaly(config.detect_anomaly)
     seed_everything(config.seed)
     processes = f", {distributed.ranks()} processes" if distributed.ranks() > 1 else ""
     say(f"device {device}{processes}, precision {precision.name}: {precision.reason}")

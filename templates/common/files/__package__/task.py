@@ -41,6 +41,7 @@ class Task:
     and in evaluation mode, on every rank; it sums over ``distributed.share`` and ``distributed.total``.
     ``show(model, amp, run_dir)`` is called once at the end, on the first rank: it writes pictures or samples into the
     folder and returns lines for people. Speed is told in ``unit`` per second; a sample counts as ``units_per_sample``.
+    Where ``fsdp_blocks`` names modules, the model is sharded over the ranks (FSDP2), these modules one at a time.
     """
 
     model: nn.Module
@@ -54,6 +55,7 @@ class Task:
     units_per_sample: int = 1
     in_memory: bool = True
     channels_last: bool = False
+    fsdp_blocks: Sequence[nn.Module] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from . import compat, distributed
+from . import compat, distributed, fp8, parallel
 from .amp import Amp, Batch
 from .checkpoint import random_state, seed_everything, set_random_state
 from .device import Precision
+from .ema import Ema
 from .errors import ProjectError
 from .metrics import MeanLoss
 from .options import echo, fixed_values
-from .order import Order, make_loader, worker_count
+from .order import Order, make_loader, whole_batches, worker_count
 from .schedule import learning_rate, set_learning_rate
 from .settings import LoopConfig
 from .task import Task
@@ -32,7 +35,12 @@ class Training:
         self.channels_last = task.channels_last and device.type != "mps"
         memory_format = torch.channels_last if self.channels_last else torch.preserve_format
         self.model: nn.Module = cast(Any, task.model).to(device=device, memory_format=memory_format)
-        self.parallel = distributed.wrap(self.model, device)
+        if precision.name == "fp8":
+            fp8.convert(self.model)
+        if task.fsdp_blocks:
+            parallel.shard(self.model, task.fsdp_blocks, precision)
+        self._wrapped = parallel.wrap(self.model, device)
+        self.parallel = compat.compiled(self._wrapped, device.type) if config.compile else self._wrapped
         self.optimizer = make_optimizer(self.model, config, device)
         self.amp = Amp(
             self.model,
@@ -41,15 +49,13 @@ class Training:
             clip_norm=config.clip_norm,
             max_skips=config.max_skips,
             init_scale=config.init_scale,
+            growth_interval=config.growth_interval,
         )
-        self.order = Order(
-            task.train_size, config.batch_size, config.seed, rank=distributed.rank(), ranks=distributed.ranks()
-        )
-        if self.order.whole > task.train_size:
-            raise ProjectError(
-                f"a batch of {self.order.whole} is larger than the training data, {task.train_size} samples",
-                hint=f"--batch-size {max(1, task.train_size // (2 * distributed.ranks()))}",
-            )
+        if config.ema and task.fsdp_blocks:
+            raise ProjectError("--ema keeps whole weights, and --fsdp has none", hint="leave one of the two out")
+        self.ema = Ema(self.model, config.ema) if config.ema else None
+        self.best: float | None = None
+        self.order = make_order(config, task.train_size)
         self.loader = make_loader(
             task.train_data, self.order, device, worker_count(config.workers, in_memory=task.in_memory)
         )
@@ -66,8 +72,8 @@ class Training:
     def groups(self) -> Iterator[list[Batch]]:
         """The rest of the epoch, ``accumulate`` micro-batches at a time; the last group may be smaller."""
         group: list[Batch] = []
-        for batch in self.loader:
-            group.append(tuple(self._move(tensor) for tensor in batch))
+        for batch in whole_batches(self.loader):
+            group.append(self.on_device(batch))
             if len(group) == self.config.accumulate:
                 yield group
                 group = []
@@ -80,42 +86,48 @@ class Training:
         peak = self.config.learning_rate
         rate = learning_rate(self.amp.applied, peak=peak, warmup=warmup, total=self.total_updates)
         set_learning_rate(self.optimizer, rate)
-        samples = sum(self.order.samples(self.order.position + number) for number in range(len(group)))
+        samples = self._samples(group)
         loss = self.amp.update(
             lambda batch: self.task.loss(self.parallel, batch),
             group,
             samples=samples,
-            without_sync=lambda: distributed.without_sync(self.parallel),
+            without_sync=lambda: parallel.without_sync(self._wrapped),
         )
+        if self.ema is not None:
+            self.ema.update(self.amp.applied, self.amp.newest_skipped)
         self.order.position += len(group)
         self.samples += samples
         self.update += 1
         return loss
 
-    def evaluate(self) -> dict[str, float]:
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                return self.task.evaluate(self.model, self.amp)
-        finally:
-            self.model.train()
+    def evaluate(self) -> tuple[dict[str, float], bool]:
+        """What the task measures, and whether it is the best so far."""
+        with self._evaluating():
+            evaluation = self.task.evaluate(self.model, self.amp)
+        metric = self.task.metric
+        value = evaluation[metric.name]
+        is_best = math.isfinite(value) and (self.best is None or not metric.stays_short(value, self.best))
+        if is_best:
+            self.best = value
+        return evaluation, is_best
 
     def show(self) -> Sequence[str]:
         """What the task shows at the end: it writes into the run's folder and returns lines for people."""
         if self.task.show is None:
             return ()
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                return self.task.show(self.model, self.amp, self.config.run_dir)
-        finally:
-            self.model.train()
+        if self.task.fsdp_blocks:
+            return ("nothing shown: the weights are in parts on several ranks",)
+        with self._evaluating():
+            return self.task.show(self.model, self.amp, self.config.run_dir)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds. Every rank must ask, as each has random generators of its own."""
+        model, optimizer = self.model.state_dict(), self.optimizer.state_dict()
+        if parallel.is_sharded(self.model):
+            model, optimizer = parallel.state(self.model, self.optimizer)
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": model,
+            "optimizer": optimizer,
             "amp": self.amp.state(),
             "precision": self.amp.precision.name,
             "random": distributed.gather(random_state()),
@@ -123,6 +135,8 @@ class Training:
             "position": self.order.position,
             "update": self.update,
             "mean_loss": self.mean_loss.state(),
+            "ema": self.ema.state() if self.ema is not None else {},
+            "best": self.best,
             "config": echo(self.config),
         }
 
@@ -137,14 +151,20 @@ class Training:
                     hint=f"give --{name.replace('_', '-')} {then.get(name)}, or start anew with another --run-dir",
                 )
         try:
-            self.model.load_state_dict(state["model"])
-        except RuntimeError as error:
+            if parallel.is_sharded(self.model):
+                parallel.load_state(self.model, self.optimizer, state["model"], state["optimizer"])
+            else:
+                self.model.load_state_dict(state["model"])
+                self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
             raise ProjectError(f"the checkpoint holds another model: {error}", hint="use another --run-dir") from error
-        self.optimizer.load_state_dict(state["optimizer"])
         self.amp.load_state(state["amp"])
         self.order.epoch, self.order.position = state["epoch"], state["position"]
         self.update = state["update"]
         self.mean_loss.load_state(state["mean_loss"])
+        if self.ema is not None:
+            self.ema.load_state(state["ema"])
+        self.best = state["best"]
         set_random_state(state["random"][distributed.rank()])
 
     def state_hash(self) -> str:
@@ -152,8 +172,28 @@ class Training:
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            content = parallel.whole(tensor).detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(content.numpy().data)
         return digest.hexdigest()
+
+    def _samples(self, group: list[Batch]) -> int:
+        """Samples of all ranks in this update; the order of the others is known without asking them."""
+        if self.order.ranks == 1:
+            return sum(len(batch[0]) for batch in group)
+        return sum(self.order.samples(self.order.position + number) for number in range(len(group)))
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Evaluation mode, no gradients, and the averaged weights where there are some."""
+        self.model.eval()
+        try:
+            with torch.no_grad(), self.ema.in_place() if self.ema is not None else contextlib.nullcontext():
+                yield
+        finally:
+            self.model.train()
+
+    def on_device(self, batch: Sequence[Tensor]) -> Batch:
+        return tuple(self._move(tensor) for tensor in batch)
 
     def _move(self, tensor: Tensor) -> Tensor:
         moved = tensor.to(self.device, non_blocking=True)
@@ -162,9 +202,21 @@ class Training:
         return moved
 
 
+def make_order(config: LoopConfig, size: int) -> Order:
+    """This rank's order of the samples; a batch that is larger than the data is refused."""
+    order = Order(size, config.batch_size, config.seed, rank=distributed.rank(), ranks=distributed.ranks())
+    if order.whole > size:
+        raise ProjectError(
+            f"a batch of {order.whole} is larger than the training data, {size} samples",
+            hint=f"--batch-size {max(1, size // (2 * order.ranks))}",
+        )
+    return order
+
+
 def make_optimizer(model: nn.Module, config: LoopConfig, device: torch.device) -> torch.optim.Optimizer:
     """AdamW, fused where this torch has it; biases and norms are not decayed."""
     matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=compat.fused_optimizer(device.type))
+    fused = compat.fused_optimizer(device.type) and not parallel.is_sharded(model)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=fused)

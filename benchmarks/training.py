@@ -1,0 +1,248 @@
+"""Step time of a scaffolded training against loops written by hand for the same model, data, optimizer and precision.
+
+    python benchmarks/training.py [--template image-classification] [--rounds 30] [--updates 10] [--device cpu]
+
+``ours``      the project's own ``train_step``, with what its loop does around it (mean loss, signals, a log line)
+``bare``      the least that trains: forward, backward, clip, step
+``timm``      a loop of the shape of timm's train.py: scheduler stepped per update, loss averaged on the log interval
+``nanoGPT``   a loop of the shape of nanoGPT's train.py: GradScaler that is off, learning rate by hand, micro-steps
+
+The four take turns, one round of updates each, in an order that rotates; printed is the median over the rounds, wall
+and CPU time for one update, and the median over the rounds of the ratio to ``bare``. Needs torch and what the
+template needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import math
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+PACKAGE = "digits"  # what tests/template calls it
+LOG_EVERY = 10
+
+Update = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One round of one loop: seconds for an update, by the clock and of the processor."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+def render(template: str, folder: Path) -> None:
+    """Write the project into ``folder`` and make it importable."""
+    from tests.template.conftest import write_project  # noqa: PLC0415 - torch is not needed for --help
+
+    write_project(folder, template)
+    sys.path.insert(0, str(folder))
+
+
+def silent(_: str) -> None:
+    """Say nothing."""
+
+
+def build(arguments: argparse.Namespace, run_dir: Path) -> Any:
+    """A training of the project, with the same weights and samples each time."""
+    train, config, start = (importlib.import_module(f"{PACKAGE}.{name}") for name in ("train", "config", "start"))
+    settings = config.Config(
+        device=arguments.device,
+        precision=arguments.precision,
+        run_dir=run_dir,
+        batch_size=arguments.batch_size,
+        epochs=10_000,
+        workers=0,
+    )
+    return train.build(settings, *start.prepare(settings, silent))
+
+
+def batches(training: Any) -> Iterator[Any]:
+    """Groups of micro-batches without an end."""
+    while True:
+        yield from training.groups()
+        training.order.next_epoch()
+
+
+def plain_batches(training: Any) -> Iterator[Any]:
+    """Micro-batches without an end and without a loader: shuffled indices into the data."""
+    import torch  # noqa: PLC0415
+
+    size, count = training.config.batch_size, training.task.train_size
+    while True:
+        indices = torch.randperm(count).tolist()
+        for start in range(0, count - size + 1, size):
+            yield training.on_device(training.task.train_data[indices[start : start + size]])
+
+
+def ours(training: Any) -> Update:
+    """The project's own update, with what its loop does around it."""
+    progress_type = importlib.import_module(f"{PACKAGE}.progress").Progress
+    interrupt = importlib.import_module(f"{PACKAGE}.interrupt").Interrupt()
+    progress = progress_type(training, resumed_at=None, say=silent)
+    groups = batches(training)
+
+    def update() -> None:
+        training.mean_loss.add(training.train_step(next(groups)))
+        interrupt.agree()
+        if training.update % LOG_EVERY == 0:
+            progress.log()
+
+    return update
+
+
+def bare(training: Any) -> Update:
+    """The least that trains the same model."""
+    import torch  # noqa: PLC0415
+
+    source = plain_batches(training)
+    model, optimizer = training.model, training.optimizer
+    parameters = list(model.parameters())
+
+    def update() -> None:
+        batch = next(source)
+        optimizer.zero_grad(set_to_none=True)
+        with training.amp.autocast():
+            loss = training.task.loss(model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+
+    return update
+
+
+def timm_style(training: Any) -> Update:
+    """A loop of the shape of timm's: a scheduler object, gradients cleared before backward, a running mean."""
+    import torch  # noqa: PLC0415
+
+    source = plain_batches(training)
+    model, optimizer = training.model, training.optimizer
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100_000)
+    count = total = samples = 0.0
+
+    def update() -> None:
+        nonlocal count, total, samples
+        batch = next(source)
+        with training.amp.autocast():
+            loss = training.task.loss(model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        count += 1
+        if count % LOG_EVERY == 0:
+            total += loss.item() * len(batch[0])
+            samples += len(batch[0])
+
+    return update
+
+
+def nanogpt_style(training: Any) -> Update:
+    """A loop of the shape of nanoGPT's: a scaler that may be off, the learning rate set by hand."""
+    import torch  # noqa: PLC0415
+
+    source = plain_batches(training)
+    model, optimizer = training.model, training.optimizer
+    scaler = torch.amp.GradScaler(training.device.type, enabled=False)
+    count = 0
+
+    def update() -> None:
+        nonlocal count
+        rate = 2e-3 * 0.5 * (1 + math.cos(math.pi * count / 100_000))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batch = next(source)
+        with training.amp.autocast():
+            loss = training.task.loss(model, batch)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        count += 1
+        if count % LOG_EVERY == 0:
+            float(loss.item())
+
+    return update
+
+
+LOOPS: dict[str, Callable[[Any], Update]] = {
+    "bare": bare,
+    "ours": ours,
+    "timm": timm_style,
+    "nanoGPT": nanogpt_style,
+}
+
+
+def measure(update: Update, updates: int, finish: Update) -> Turn:
+    """One round; ``finish`` waits for the device."""
+    finish()
+    began, cpu_began = time.perf_counter(), time.process_time()
+    for _ in range(updates):
+        update()
+    finish()
+    return Turn((time.perf_counter() - began) / updates, (time.process_time() - cpu_began) / updates)
+
+
+def take_turns(arguments: argparse.Namespace, folder: Path) -> dict[str, list[Turn]]:
+    """The turns of each loop; all have had one round before that does not count."""
+    import torch  # noqa: PLC0415
+
+    loops = {name: make(build(arguments, folder / name)) for name, make in LOOPS.items()}
+    finish: Update = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    turns: dict[str, list[Turn]] = {name: [] for name in loops}
+    names = list(loops)
+    for number in range(-1, arguments.rounds):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            turn = measure(loops[name], arguments.updates, finish)
+            if number >= 0:
+                turns[name].append(turn)
+    return turns
+
+
+def table(turns: dict[str, list[Turn]]) -> str:
+    """The medians as Markdown."""
+    lines = ["| loop | update, ms | CPU, ms | to bare, wall | to bare, CPU |", "|---|---|---|---|---|"]
+    for name, mine in turns.items():
+        wall = statistics.median(turn.seconds for turn in mine)
+        cpu = statistics.median(turn.cpu_seconds for turn in mine)
+        ratio = statistics.median(a.seconds / b.seconds for a, b in zip(mine, turns["bare"], strict=True))
+        cpu_ratio = statistics.median(a.cpu_seconds / b.cpu_seconds for a, b in zip(mine, turns["bare"], strict=True))
+        lines.append(f"| {name} | {wall * 1e3:.2f} | {cpu * 1e3:.2f} | {ratio:.3f} | {cpu_ratio:.3f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Render the template, let the loops take turns, print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0] if __doc__ else "", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--template", default="image-classification", help="what to train")
+    parser.add_argument("--rounds", type=int, default=30, help="rounds that count")
+    parser.add_argument("--updates", type=int, default=10, help="updates of each loop in a round")
+    parser.add_argument("--batch-size", type=int, default=64, help="samples in an update")
+    parser.add_argument("--device", default="auto", help="where to train")
+    parser.add_argument("--precision", default="fp32", help="what to compute in")
+    arguments = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with tempfile.TemporaryDirectory() as folder:
+        render(arguments.template, Path(folder))
+        sys.stdout.write(table(take_turns(arguments, Path(folder) / "runs")) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What ``envforge update`` says: for people on the terminal, and as JSON."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+
+import click
+
+from envforge.project.changes import Change
+from envforge.project.staging import PlannedFile
+from envforge.project.textmerge import is_text
+from envforge.project.update import Update
+from envforge.report import Json, success
+from envforge.spec import LOCK_FILE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """What was done, and how it is to be told."""
+
+    written: bool
+    dry_run: bool
+    no_lock: bool
+    as_json: bool
+
+
+def say_check(update: Update, *, as_json: bool) -> None:
+    """Say whether the template has something newer."""
+    if as_json:
+        click.echo(success("update", {"newer": update.is_newer, **_facts(update)}))
+    elif update.is_newer:
+        touched = sum(change.writes for change in update.changes)
+        click.echo(f"{_head(update)}: something newer is there ({_files(touched)} would change); envforge update")
+    else:
+        click.echo(f"{_head(update)}: up to date")
+
+
+def say(update: Update, lock: str | None, told: Told) -> None:
+    """Say what changed, or with ``dry_run`` would."""
+    if told.as_json:
+        lock_words = "renewed" if lock else "to-renew" if update.lock_is_stale else "kept"
+        result: Json = {"dry_run": told.dry_run, "written": told.written, "lock": lock_words, **_facts(update)}
+        click.echo(success("update", result))
+        return
+    if not told.written and not (told.dry_run and (update.is_newer or update.changes)):
+        click.echo(f"{_head(update)}: up to date, nothing changed")
+        _say_changes(update)
+        return
+    verb = "would be updated" if told.dry_run else "updated"
+    click.echo(f"{_head(update)}: {verb}\n")
+    _say_changes(update)
+    _say_lock(update, lock, told)
+    if told.dry_run:
+        for change in update.changes:
+            click.echo(diff_of(change), nl=False)
+    for note in update.notes:
+        click.echo(f"note: {note}", err=True)
+    conflicts = [change for change in update.changes if change.conflicts]
+    if conflicts and not told.dry_run:
+        click.echo(f"\n{_files(len(conflicts))} with conflicts: settle them, then commit", err=True)
+
+
+def diff_of(change: Change) -> str:
+    """A change as a unified diff; of what is no text, only that it differs."""
+    if not change.writes:
+        return ""
+    text = _diff(change.before, change.after, str(change.moved_from or change.path), str(change.path))
+    if change.beside is not None:
+        text += _diff(None, change.beside, str(change.beside.path), str(change.beside.path))
+    return text
+
+
+def _diff(before: PlannedFile | None, after: PlannedFile | None, old: str, new: str) -> str:
+    if any(file is not None and not is_text(file.content) for file in (before, after)):
+        return f"Binary files a/{old} and b/{new} differ\n"
+    one, other = (_lines(file) for file in (before, after))
+    names = ("/dev/null" if before is None else f"a/{old}", "/dev/null" if after is None else f"b/{new}")
+    found = difflib.unified_diff(one, other, *names)
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in found)
+
+
+def _lines(file: PlannedFile | None) -> list[str]:
+    return [] if file is None else re.findall(r"[^\n]*\n|[^\n]+", file.content.decode())
+
+
+def _say_changes(update: Update) -> None:
+    for change in update.changes:
+        moved = f"{change.moved_from} → " if change.moved_from else ""
+        note = f"  ({change.note})" if change.note else ""
+        click.echo(f"  {change.action:<9} {moved}{change.path}{note}")
+
+
+def _say_lock(update: Update, lock: str | None, told: Told) -> None:
+    if lock is not None:
+        click.echo(f"  {'lock':<9} {LOCK_FILE}")
+    elif update.lock_is_stale and told.dry_run and not told.no_lock:
+        click.echo(f"  {'lock':<9} {LOCK_FILE} would be made anew")
+    elif update.lock_is_stale:
+        click.echo(f"warning: {LOCK_FILE} is still that of the former environment; then: envforge lock", err=True)
+
+
+def _head(update: Update) -> str:
+    template, before = update.project.template, update.before
+    versions = template.version
+    if before.template_version != versions:
+        versions = f"{before.template_version} → {versions}"
+    commits = [commit[:10] for commit in (before.origin.commit, update.project.origin.commit) if commit]
+    commit = f" ({' → '.join(dict.fromkeys(commits))})" if commits else ""
+    return f"{before.project}, from {template.name} {versions}{commit}"
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'' if count == 1 else 's'}"
+
+
+def _facts(update: Update) -> dict[str, Json]:
+    changes: list[Json] = [
+        {
+            "path": str(change.path),
+            "action": change.action,
+            "conflicts": change.conflicts,
+            "moved_from": str(change.moved_from) if change.moved_from else None,
+            "beside": str(change.beside.path) if change.beside else None,
+            "note": change.note,
+        }
+        for change in update.changes
+    ]
+    origin = update.project.origin
+    return {
+        "template": {
+            "name": update.project.template.name,
+            "version": update.project.template.version,
+            "former_version": update.before.template_version,
+            "source": origin.source or None,
+            "commit": origin.commit or None,
+        },
+        "changes": changes,
+        "notes": list(update.notes),
+    }

@@ -1,0 +1,56 @@
+"""For SkyPilot: a task for any of its clouds. The reports meet in a bucket, which SkyPilot mounts on each node."""
+
+from __future__ import annotations
+
+from envforge import __version__
+from envforge.export.fleet import PROGRAM, indented, needs_of, node_script, program, remarks
+from envforge.export.source import Exported, Source
+
+
+def skypilot(source: Source) -> Exported:
+    """The task's YAML, and the all-reduce beside it."""
+    needs = needs_of(source)
+    gpus = "--gpus A10G:1 " if needs.has_gpu else ""
+    head = remarks(
+        source,
+        needs,
+        f"    sky launch {gpus}--num-nodes 4 --env RESULTS_BUCKET=NAME verify.sky.yaml",
+        "NAME: a bucket.",
+    )
+    count = "${SKYPILOT_NUM_GPUS_PER_NODE:-1}" if needs.has_gpu else "1"
+    text = _TEXT.format(
+        version=__version__,
+        lock=source.name,
+        count=f"gpus={count}",
+        node=indented(node_script(needs), 2),
+    )
+    return Exported(text=head + text, beside=((PROGRAM, program()),))
+
+
+_TEXT = """\
+name: envforge-verify
+num_nodes: 2
+workdir: .
+
+envs:
+  RESULTS_BUCKET: null
+
+file_mounts:
+  /results:
+    name: ${{RESULTS_BUCKET}}
+    mode: MOUNT
+
+setup: |
+  pip install envforge=={version}
+  # What the lock needs of the machine is what verify tells, so it does not stop the install.
+  envforge install {lock} --ignore-machine
+
+run: |
+  set -u
+  rank=$SKYPILOT_NODE_RANK nodes=$SKYPILOT_NUM_NODES
+  {count}
+  run=${{SKYPILOT_TASK_ID##*/}}
+  head=$(printf '%s\\n' "$SKYPILOT_NODE_IPS" | head -n 1)
+  address=$(printf '%s\\n' "$SKYPILOT_NODE_IPS" | sed -n "$((rank + 1))p")
+  node="node-$rank" results="/results/$run"
+{node}"""

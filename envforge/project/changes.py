@@ -1,0 +1,213 @@
+"""What an update does to each file of a project: the template's change, brought into what is there.
+
+Enters: the baseline, the files as the template gives them now, and the project's folder. Leaves: one ``Change`` for
+each file that something happens to or is to be said of; nothing is written here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Literal, TypeAlias
+
+from envforge.project.moves import moved_by_template, moved_by_user
+from envforge.project.staging import PlannedFile
+from envforge.project.textmerge import OnConflict, can_merge, is_text, merge_text, same_text
+
+Files: TypeAlias = Mapping[PurePosixPath, PlannedFile]
+Action = Literal["add", "update", "merge", "conflict", "move", "remove", "yours"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """One file. ``before`` is what lies at ``path``, or at ``moved_from``; ``after`` what will.
+
+    ``beside`` is written next to it: what could not be merged. ``note`` says what the action does not.
+    """
+
+    path: PurePosixPath
+    action: Action
+    before: PlannedFile | None = None
+    after: PlannedFile | None = None
+    beside: PlannedFile | None = None
+    moved_from: PurePosixPath | None = None
+    conflicts: int = 0
+    note: str = ""
+
+    @property
+    def writes(self) -> bool:
+        """Whether anything on disk changes."""
+        return self.action != "yours"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Sides:
+    base: Files
+    new: Files
+    folder: Path
+    on_conflict: OnConflict
+
+
+def plan_changes(base: Files, new: Files, folder: Path, on_conflict: OnConflict) -> tuple[Change, ...]:
+    """Every change, by path. What the user added, and what the template left as it was, has none."""
+    sides = _Sides(base=base, new=new, folder=folder, on_conflict=on_conflict)
+    moves = {old: there for old, there in moved_by_template(base, new).items() if not os.path.lexists(folder / there)}
+    changes = [_moved(sides, old, there) for old, there in moves.items()]
+    changes += [_dropped(sides, path) for path in base.keys() - new.keys() - moves.keys()]
+    changes += [_added(sides, path) for path in new.keys() - base.keys() - set(moves.values())]
+    changes += _all_changed(sides)
+    return tuple(sorted((change for change in changes if change is not None), key=lambda change: change.path))
+
+
+def read_there(folder: Path, path: PurePosixPath) -> PlannedFile | None:
+    """The file of the project at ``path``; ``None`` for what is no file, or lies behind a link."""
+    place = folder / path
+    if any((folder / parent).is_symlink() for parent in path.parents if parent.parts):
+        return None
+    if place.is_symlink() or not place.is_file():
+        return None
+    return PlannedFile(path=path, content=place.read_bytes(), executable=bool(place.stat().st_mode & 0o100))
+
+
+def _obstacle(folder: Path, path: PurePosixPath) -> str:
+    """What stands at ``path`` that is no file of ours to change; empty where nothing does."""
+    for part in (path, *path.parents):
+        place = folder / part
+        if part.parts and place.is_symlink():
+            return f"`{part}` is a link"
+    if os.path.lexists(folder / path) and not (folder / path).is_file():
+        return "is no file"
+    parent = next(
+        (p for p in path.parents if p.parts and os.path.lexists(folder / p) and not (folder / p).is_dir()), None
+    )
+    return f"`{parent}` is no folder" if parent else ""
+
+
+def _all_changed(sides: _Sides) -> list[Change]:
+    """The files that the template had and has; what the user moved is taken for one of them at most."""
+    known, found = {*sides.base, *sides.new}, []
+    for path in sorted(sides.base.keys() & sides.new.keys()):
+        change = _changed(sides, path, known)
+        if change is not None:
+            known.add(change.path)
+            found.append(change)
+    return found
+
+
+def _changed(sides: _Sides, path: PurePosixPath, known: Collection[PurePosixPath]) -> Change | None:
+    base, new = sides.base[path], sides.new[path]
+    if base.content == new.content and base.executable == new.executable:
+        return None
+    obstacle = _obstacle(sides.folder, path)
+    if obstacle:
+        return Change(path=path, action="yours", note=f"{obstacle}; the template has changed this file")
+    mine = read_there(sides.folder, path)
+    if mine is not None:
+        return _three_way(sides, base, mine, new)
+    place = moved_by_user(sides.folder, base, known)
+    moved = None if place is None else read_there(sides.folder, place)
+    if place is None or moved is None:
+        return Change(
+            path=path, action="yours", note="you removed it, and it stays removed; the template has changed it"
+        )
+    change = _three_way(sides, base, moved, replace(new, path=place))
+    return None if change is None else replace(change, note=f"the template's `{path}`, which you moved here")
+
+
+def _dropped(sides: _Sides, path: PurePosixPath) -> Change | None:
+    """A file that the template no longer has."""
+    mine = read_there(sides.folder, path)
+    if mine is None:
+        return None
+    if same_text(mine.content, sides.base[path].content):
+        return Change(path=path, action="remove", before=mine)
+    return Change(path=path, action="yours", note="the template no longer has it; yours is edited and stays")
+
+
+def _added(sides: _Sides, path: PurePosixPath) -> Change | None:
+    """A file that is new in the template."""
+    new, mine = sides.new[path], read_there(sides.folder, path)
+    obstacle = _obstacle(sides.folder, path)
+    if obstacle:
+        return Change(path=path, action="yours", note=f"{obstacle}; the template now has a file of this name")
+    if mine is None:
+        return Change(path=path, action="add", after=new)
+    if same_text(mine.content, new.content):
+        return None
+    beside = _beside(sides.folder, path, ".new", new.content)
+    note = f"yours stays; the template now has a file of this name, which is `{beside.path}`"
+    return Change(path=path, action="conflict", before=mine, after=mine, beside=beside, conflicts=1, note=note)
+
+
+def _moved(sides: _Sides, old: PurePosixPath, there: PurePosixPath) -> Change | None:
+    """A file that the template has moved: your edits move with it."""
+    mine, obstacle = read_there(sides.folder, old), _obstacle(sides.folder, there)
+    if mine is None or obstacle:
+        note = obstacle or f"you removed it as `{old}`, and it stays removed; the template has moved it"
+        return Change(path=there, action="yours", note=note)
+    new = sides.new[there]
+    change = _three_way(sides, sides.base[old], mine, new)
+    if change is None:
+        change = Change(path=there, action="move", before=mine, after=replace(mine, path=there))
+    return replace(change, moved_from=old, action="move" if change.action == "update" else change.action)
+
+
+def _three_way(sides: _Sides, base: PlannedFile, mine: PlannedFile, new: PlannedFile) -> Change | None:
+    """The change that brings ``base`` → ``new`` into ``mine``; the result lies at the path of ``new``."""
+    executable = new.executable if new.executable != base.executable else mine.executable
+    if same_text(mine.content, new.content) or base.content == new.content:
+        content = mine.content
+    elif same_text(mine.content, base.content):
+        content = _with_line_ends_of(mine.content, base.content, new.content)
+    elif all(is_text(file.content) for file in (base, mine, new)) and can_merge():
+        return _merged(sides, (base.content, mine, new), executable=executable)
+    else:
+        return _unmerged(sides, mine, new)
+    after = PlannedFile(path=new.path, content=content, executable=executable)
+    if (after.content, after.executable) == (mine.content, mine.executable):
+        return None
+    return Change(path=new.path, action="update", before=mine, after=after)
+
+
+def _merged(sides: _Sides, texts: tuple[bytes, PlannedFile, PlannedFile], *, executable: bool) -> Change | None:
+    base, mine, new = texts
+    merged = merge_text(base, mine.content, new.content, sides.on_conflict)
+    after = PlannedFile(path=new.path, content=merged.content, executable=executable)
+    if not merged.conflicts:
+        same = (after.content, after.executable) == (mine.content, mine.executable)
+        return None if same else Change(path=new.path, action="merge", before=mine, after=after)
+    beside = None
+    note = f"{merged.conflicts} conflict{'s' if merged.conflicts > 1 else ''}"
+    if merged.rejected is None:
+        note += ": look for <<<<<<<"
+    else:
+        beside = _beside(sides.folder, new.path, ".rej", merged.rejected)
+        note += f": what could not be merged is in `{beside.path}`"
+    return Change(
+        path=new.path, action="conflict", before=mine, after=after, beside=beside, conflicts=merged.conflicts, note=note
+    )
+
+
+def _unmerged(sides: _Sides, mine: PlannedFile, new: PlannedFile) -> Change:
+    beside = _beside(sides.folder, new.path, ".new", new.content)
+    why = "it is no text" if can_merge() else "git was not found on PATH, and merging needs it"
+    note = f"both sides changed it, and {why}: yours stays, the template's is `{beside.path}`"
+    after = replace(mine, path=new.path)
+    return Change(path=new.path, action="conflict", before=mine, after=after, beside=beside, conflicts=1, note=note)
+
+
+def _with_line_ends_of(mine: bytes, base: bytes, new: bytes) -> bytes:
+    return new if mine == base else new.replace(b"\n", b"\r\n")
+
+
+def _beside(folder: Path, path: PurePosixPath, ending: str, content: bytes) -> PlannedFile:
+    """A file next to ``path`` under a name that is free, or that has this content already."""
+    number = 0
+    while True:
+        name = path.with_name(f"{path.name}{ending}{number or ''}")
+        there = read_there(folder, name)
+        if not os.path.lexists(folder / name) or (there is not None and there.content == content):
+            return PlannedFile(path=name, content=content)
+        number += 1

@@ -1,0 +1,41 @@
+"""A selection as plain data for the files of a template: texts, numbers, lists and mappings, and nothing with methods.
+
+Enters: a ``Selection``. Leaves: the mapping that a template knows as ``selection``; a template has no other way to an
+object of ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from enum import Enum
+from typing import Any
+
+from envforge.selection import Selection
+
+_LEFT_OUT = ("accepted", "refused")  # hundreds of builds that nobody puts into a file
+
+
+def plain_selection(selection: Selection) -> dict[str, Any]:
+    """The fields of the selection by name; versions, tags and platforms are texts."""
+    return {
+        field.name: _plain(getattr(selection, field.name))
+        for field in dataclasses.fields(selection)
+        if field.name not in _LEFT_OUT
+    } | {"build": _build(selection)}
+
+
+def _build(selection: Selection) -> dict[str, Any]:
+    build = selection.build
+    fields = {field.name: _plain(getattr(build, field.name)) for field in dataclasses.fields(build)}
+    cuda = build.tag.cuda
+    return fields | {"pins": dict(build.pins), "cuda": None if cuda is None else str(cuda)}
+
+
+def _plain(value: object) -> Any:
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, Enum):
+        return {"name": value.name, "value": value.value}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return str(value)

@@ -1,0 +1,230 @@
+"""A staging folder inside a target, and the swaps through it that happen all or not at all (effects).
+
+Enters: new files, paths to remove, and the target. Leaves: the target changed whole, or as it was. Each file is renamed
+in from the staging folder under a journal, so that an interrupted run is undone: at once where Python still runs, by
+the next run where it does not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from envforge.errors import EnvforgeError, OutsideError
+from envforge.project.interrupts import Interrupts
+
+STAGING = ".envforge-new"
+_JOURNAL = "journal.json"
+_COMMITTED = "committed"
+_LOCK = "lock"
+_OURS = {"new", "old", _JOURNAL, f"{_JOURNAL}.tmp", _COMMITTED, _LOCK}
+
+
+class TargetError(EnvforgeError):
+    """The target is something that a project must not be written into."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedFile:
+    """One file of the project: its path from the target, and its bytes."""
+
+    path: PurePosixPath
+    content: bytes
+    executable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Swap:
+    """What changes in a target. ``removed`` and ``kept`` name files that are there.
+
+    ``kept`` pairs a file of the user's, in the way of a new one, with the name that it gets.
+    """
+
+    files: tuple[PlannedFile, ...]
+    removed: tuple[PurePosixPath, ...] = ()
+    kept: tuple[tuple[PurePosixPath, PurePosixPath], ...] = ()
+
+
+def perform(swap: Swap, stage: Path, target: Path, interrupts: Interrupts) -> None:
+    """Bring a swap about, through the folder that ``staging`` gave."""
+    write_tree(swap.files, stage / "new", interrupts)
+    _write_journal(swap, stage, target)
+    for path in (*swap.removed, *(file.path for file in swap.files)):
+        interrupts.check()
+        _swap_in(path, stage, target)
+    for folder in {target / path.parent for path in (*swap.removed, *(file.path for file in swap.files))}:
+        sync_folder(folder)
+    interrupts.check()
+    _write(stage / _COMMITTED, b"")
+
+
+def settle_interrupted(target: Path) -> bool:
+    """Undo or finish what a killed run has begun inside ``target``; says whether there was such a thing."""
+    if target.is_symlink() or not (target / STAGING).is_dir():
+        return False
+    with Interrupts(), disk_errors(target), staging(target):
+        return True
+
+
+@contextmanager
+def disk_errors(target: Path) -> Iterator[None]:
+    """Tell what the disk refuses, and in what state that leaves the target."""
+    try:
+        yield
+    except OSError as error:
+        state = (
+            "what is half done there is undone by the next run" if (target / STAGING).is_dir() else "nothing is left"
+        )
+        raise OutsideError(
+            f"cannot write the project into `{target}`: {error.strerror or error}; {state}",
+            hint="free some space or choose another DIR",
+            code="cannot-write",
+        ) from error
+
+
+@contextmanager
+def staging(target: Path) -> Iterator[Path]:
+    """A staging folder that only this process uses; what stands in its journal at the end is finished or undone."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - slow to import; a fresh target does not need it
+
+    stage = target / STAGING
+    stage.mkdir(exist_ok=True)
+    if stage.is_symlink() or {entry.name for entry in stage.iterdir()} - _OURS:
+        raise TargetError(
+            f"`{stage}` is in the way, and not all of it is of envforge", hint=f"move it: {stage}", code="staging-taken"
+        )
+    try:
+        with FileLock(stage / _LOCK, timeout=0):
+            try:
+                _settle(stage, target)
+                yield stage
+            finally:
+                _settle(stage, target)
+                if os.name != "nt":  # Windows cannot remove the lock that it holds; there the empty folder stays
+                    shutil.rmtree(stage)
+    except Timeout as error:
+        raise TargetError(
+            f"another run of envforge is writing into `{target}` (it holds `{stage / _LOCK}`)",
+            hint="wait for it to end",
+            code="target-busy",
+        ) from error
+
+
+def _write_journal(swap: Swap, stage: Path, target: Path) -> None:
+    folders = {parent for file in swap.files for parent in file.path.parents if not (target / parent).is_dir()}
+    there = {file.path: os.path.lexists(target / file.path) for file in swap.files}
+    journal = {
+        "created": [str(path) for path, exists in there.items() if not exists],
+        "replaced": [str(path) for path in (*swap.removed, *(path for path, exists in there.items() if exists))],
+        "removed": [str(path) for path in swap.removed],
+        "folders": sorted(str(folder) for folder in folders),
+        "kept": {str(path): str(name) for path, name in swap.kept},
+    }
+    _write(stage / f"{_JOURNAL}.tmp", json.dumps(journal).encode())
+    (stage / f"{_JOURNAL}.tmp").rename(stage / _JOURNAL)
+    sync_folder(stage)
+
+
+def _swap_in(path: PurePosixPath, stage: Path, target: Path) -> None:
+    there, old = target / path, stage / "old" / path
+    there.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(there):
+        old.parent.mkdir(parents=True, exist_ok=True)
+        there.rename(old)
+    if (stage / "new" / path).exists():
+        (stage / "new" / path).rename(there)
+
+
+def _settle(stage: Path, target: Path) -> None:
+    """Finish what was committed, undo what was not, and empty the staging folder but for its lock."""
+    journal_file = stage / _JOURNAL
+    if journal_file.exists():
+        journal = json.loads(journal_file.read_bytes())
+        if (stage / _COMMITTED).exists():
+            _keep_originals(journal["kept"], stage, target)
+            _leave_empty_folders(journal.get("removed", []), target)
+        else:
+            _undo(journal, stage, target)
+        journal_file.unlink()
+    for name in (_COMMITTED, f"{_JOURNAL}.tmp"):
+        (stage / name).unlink(missing_ok=True)
+    for name in ("new", "old"):
+        if (stage / name).is_dir():
+            shutil.rmtree(stage / name)
+
+
+def _keep_originals(kept: dict[str, str], stage: Path, target: Path) -> None:
+    for path, name in kept.items():
+        if os.path.lexists(stage / "old" / path):
+            (stage / "old" / path).rename(target / name)
+
+
+def _leave_empty_folders(removed: list[str], target: Path) -> None:
+    """Remove folders that nothing is left in, from the inside out."""
+    folders = {parent for path in removed for parent in PurePosixPath(path).parents if parent.parts}
+    for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+        if (target / folder).is_dir() and not any((target / folder).iterdir()):
+            (target / folder).rmdir()
+
+
+def _undo(journal: dict[str, list[str]], stage: Path, target: Path) -> None:
+    """Put everything back. An undo may itself be cut short, so each step does nothing where it was done before."""
+    for path in journal["replaced"]:
+        if os.path.lexists(stage / "old" / path):
+            (stage / "old" / path).replace(target / path)
+    for path in journal["created"]:
+        if not (stage / "new" / path).exists():
+            (target / path).unlink(missing_ok=True)
+    for folder in sorted(journal["folders"], key=len, reverse=True):
+        if (target / folder).is_dir() and not any((target / folder).iterdir()):
+            (target / folder).rmdir()
+
+
+def write_tree(files: tuple[PlannedFile, ...], root: Path, interrupts: Interrupts) -> None:
+    """Write files below a new folder and see them onto the disk."""
+    root.mkdir()
+    folders = {root}
+    for file in files:
+        interrupts.check()
+        path = root / file.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folders.update(root / parent for parent in file.path.parents)
+        with path.open("xb") as stream:
+            stream.write(file.content)
+        if file.executable:
+            path.chmod(path.stat().st_mode | 0o111 & ~_umask())
+    for file in files:  # all are written by now, so that the first of these calls does most of the work
+        interrupts.check()
+        with (root / file.path).open("rb+") as stream:
+            os.fsync(stream.fileno())
+    for folder in folders:
+        sync_folder(folder)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("xb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Let renames in a folder reach the disk."""
+    if os.name == "nt":  # Windows cannot open a folder for this
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,218 @@
+"""``envforge update``: a project rendered anew with its own answers, as changes to what is there.
+
+Enters: the record and the baseline of a project, the template as it is now, and what the user wants otherwise. Leaves:
+an ``Update``, planned in memory; ``apply`` brings it about, all or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+from envforge.errors import RequestError
+from envforge.project import Project, record_of, render_project
+from envforge.project.answers import gather_answers
+from envforge.project.baseline import BASELINE, dump_baseline, read_baseline
+from envforge.project.changes import Change, plan_changes, read_there
+from envforge.project.groups import choose_groups
+from envforge.project.interrupts import Interrupts
+from envforge.project.opened import Opened
+from envforge.project.questions import Answer, Question, shown
+from envforge.project.record import NAME as PROJECT_FILE
+from envforge.project.record import ProjectRecord, dump_into
+from envforge.project.staging import PlannedFile, Swap, TargetError, disk_errors, perform, staging
+from envforge.project.templates import Template
+from envforge.project.textmerge import OnConflict
+from envforge.report import Json
+from envforge.select import Selection
+from envforge.spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE, EnvironmentTexts, render_texts
+
+_LOCKED_FROM = (PurePosixPath(ENVIRONMENT_FILE), PurePosixPath(VIRTUAL_PACKAGES_FILE))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wishes:
+    """What the user wants otherwise than recorded; ``selections`` is ``None`` where the builds stay."""
+
+    variables: tuple[str, ...] = ()
+    with_groups: tuple[str, ...] = ()
+    without_groups: tuple[str, ...] = ()
+    selections: tuple[Selection, ...] | None = None
+    machine: Json = None
+    on_conflict: OnConflict = "inline"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Update:
+    """A planned update. ``notes`` are for the user; ``rendered`` is what the template gives now."""
+
+    folder: Path
+    before: ProjectRecord
+    project: Project
+    rendered: tuple[PlannedFile, ...]
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether the template, or a wish, gives the project anything that it has not been given before."""
+        recorded = {name: digest for name, digest in self.before.files if name not in (LOCK_FILE, BASELINE)}
+        given = {str(file.path): sha256(file.content).hexdigest() for file in self.rendered}
+        return recorded != given or self._facts(self.before) != self._facts(record_of(self.project, self.rendered))
+
+    @property
+    def lock_texts(self) -> EnvironmentTexts | None:
+        """What the lock has to be made from anew; ``None`` where the lock stays or its input has conflicts."""
+        changed = [change for change in self.changes if change.path in _LOCKED_FROM and change.after is not None]
+        if not changed or not (self.folder / LOCK_FILE).is_file() or any(change.conflicts for change in changed):
+            return None
+        after = {change.path: change.after for change in changed}
+        texts = [_text(after.get(path) or read_there(self.folder, path)) for path in _LOCKED_FROM]
+        return EnvironmentTexts(environment=texts[0], virtual_packages=texts[1]) if all(texts) else None
+
+    @property
+    def lock_is_stale(self) -> bool:
+        """Whether a lock that stays as it is no longer is one of the environment."""
+        changed = any(change.path in _LOCKED_FROM and change.writes for change in self.changes)
+        return changed and (self.folder / LOCK_FILE).is_file()
+
+    def _facts(self, record: ProjectRecord) -> ProjectRecord:
+        """What an update may change, without the versions and digests that follow from it."""
+        return replace(record, envforge_version="", files=(), input_sha256="", machine=None)
+
+
+def plan_update(folder: Path, record: ProjectRecord, opened: Opened, wishes: Wishes) -> Update:
+    """Render the project anew and compare; raises ``EnvforgeError`` where baseline or answers do not allow it."""
+    base = read_baseline(folder, record)
+    template = opened.template
+    answers, notes = carried_answers(template, record, wishes.variables)
+    groups = _carried_groups(template, record, dict(answers), wishes)
+    selections = record.selections if wishes.selections is None else wishes.selections
+    project = Project(
+        template=template,
+        name=record.project,
+        package=record.package,
+        answers=answers,
+        selections=selections,
+        texts=render_texts(selections, template.needs_with(groups), _templates(template)),
+        machine=record.machine if wishes.selections is None else wishes.machine,
+        groups=groups,
+        origin=opened.origin,
+    )
+    rendered = render_project(project)
+    new = {file.path: file for file in rendered}
+    return Update(
+        folder=folder,
+        before=record,
+        project=project,
+        rendered=rendered,
+        changes=plan_changes(base, new, folder, wishes.on_conflict),
+        notes=notes,
+    )
+
+
+def carried_answers(
+    template: Template, record: ProjectRecord, variables: tuple[str, ...]
+) -> tuple[tuple[tuple[str, Answer], ...], tuple[str, ...]]:
+    """The recorded answers with those of ``variables``, and notes about questions that came or went."""
+    recorded, named = dict(record.answers), {variable.partition("=")[0] for variable in variables}
+
+    def again(question: Question) -> Answer:
+        return _still_valid(question, recorded[question.name]) if question.name in recorded else question.default
+
+    answers = gather_answers(template, variables, again)
+    asked = {question.name for question in template.questions}
+    notes = [
+        f"the template asks `{name}` now; the answer is its default, `{shown(answer)}`"
+        for name, answer in answers
+        if name not in recorded and name not in named
+    ]
+    notes += [f"the template no longer asks `{name}`" for name in recorded if name not in asked]
+    return answers, tuple(notes)
+
+
+def _still_valid(question: Question, answer: Answer) -> Answer:
+    try:
+        return question.parse(shown(answer))
+    except ValueError as rule:
+        raise RequestError(
+            f"`{PROJECT_FILE}` answers `{question.name}` with `{shown(answer)}`, and the template now wants {rule}",
+            hint=f"envforge update --var {question.name}={shown(question.default)}",
+            code="bad-answer",
+        ) from rule
+
+
+def apply(update: Update, lock_text: str | None) -> bool:
+    """Bring the update about, or leave everything as it was; says whether anything was written.
+
+    Raises ``TargetError`` where a file was edited since it was planned.
+    """
+    given = (*update.rendered, dump_baseline(update.rendered))
+    lock = () if lock_text is None else (PlannedFile(path=PurePosixPath(LOCK_FILE), content=lock_text.encode()),)
+    record = record_of(update.project, (*given, *lock))
+    if lock_text is None:
+        former = tuple((name, digest) for name, digest in update.before.files if name == LOCK_FILE)
+        record = replace(record, files=tuple(sorted((*record.files, *former))))
+    notes = [PlannedFile(path=PurePosixPath(PROJECT_FILE), content=_record_text(update.folder, record)), given[-1]]
+    if not update.is_newer and lock_text is None:
+        notes = []  # the same project: also the version of envforge that wrote the record stays
+    files = [change.after for change in update.changes if change.writes and change.after is not None]
+    files += [change.beside for change in update.changes if change.beside is not None]
+    wanted = [file for file in (*files, *lock, *notes) if not _is_there(update.folder, file)]
+    removed = _removed(update)
+    if not wanted and not removed:
+        return False
+    with Interrupts() as interrupts, disk_errors(update.folder), staging(update.folder) as stage:
+        _refuse_edited(update)
+        perform(Swap(files=tuple(wanted), removed=removed), stage, update.folder, interrupts)
+    return True
+
+
+def _carried_groups(
+    template: Template, record: ProjectRecord, answers: Mapping[str, Answer], wishes: Wishes
+) -> tuple[str, ...]:
+    """The groups as recorded, those that are new in the template by their default, and what the user wants."""
+    recorded = dict(record.groups)
+    groups = tuple(replace(group, default=recorded.get(group.name, group.default)) for group in template.groups)
+    return choose_groups(groups, answers, wishes.with_groups, wishes.without_groups)
+
+
+def _templates(template: Template) -> Path:
+    return template.common_root.parent
+
+
+def _text(file: PlannedFile | None) -> str:
+    return "" if file is None else file.content.decode().replace("\r\n", "\n")
+
+
+def _record_text(folder: Path, record: ProjectRecord) -> bytes:
+    return dump_into((folder / PROJECT_FILE).read_text(encoding="utf-8"), record).encode()
+
+
+def _is_there(folder: Path, file: PlannedFile) -> bool:
+    there = read_there(folder, file.path)
+    return there is not None and (there.content, there.executable) == (file.content, file.executable)
+
+
+def _removed(update: Update) -> tuple[PurePosixPath, ...]:
+    gone = [change.path for change in update.changes if change.action == "remove"]
+    return tuple(gone + [change.moved_from for change in update.changes if change.moved_from and change.writes])
+
+
+def _refuse_edited(update: Update) -> None:
+    """Stop where a file is no longer what the plan was made from."""
+    for change in update.changes:
+        if not change.writes:
+            continue
+        path = change.moved_from or change.path
+        there = read_there(update.folder, path)
+        if (there and (there.content, there.executable)) != (
+            change.before and (change.before.content, change.before.executable)
+        ):
+            raise TargetError(
+                f"`{update.folder / path}` was edited while the update was made, and nothing was written",
+                hint="run the command again",
+                code="edited-since",
+            )

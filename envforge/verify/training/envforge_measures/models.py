@@ -1,0 +1,172 @@
+"""Step time and peak memory of models of the size of ResNet-50 and ViT-B, on random pixels, in each precision.
+
+These are the sizes that published figures speak of. Only speed and memory are measured: nothing is learnt.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .context import DTYPES, Context
+
+BATCHES = (64, 256)
+WARM, STEPS = 3, 7
+
+
+class Bottleneck(nn.Module):
+    """Three convolutions beside a shortcut, the last four times as wide."""
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, 4 * width, 1, bias=False),
+            nn.BatchNorm2d(4 * width),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != 4 * width:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, 4 * width, 1, stride, bias=False), nn.BatchNorm2d(4 * width)
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Body and shortcut, added."""
+        added: Tensor = self.body(images) + self.shortcut(images)
+        return functional.relu(added)
+
+
+def residual(depths: tuple[int, ...] = (3, 4, 6, 3), width: int = 64) -> nn.Module:
+    """A residual network; as it stands of the size of ResNet-50: 25.6 million parameters."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(3, width, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2, 1),
+    ]
+    inputs = width
+    for stage, depth in enumerate(depths):
+        for number in range(depth):
+            layers.append(Bottleneck(inputs, width << stage, 2 if stage and not number else 1))
+            inputs = 4 * (width << stage)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 1000))
+
+
+class Attention(nn.Module):
+    """Scaled dot product attention, and then two linear layers, each after a norm."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.mix, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Both parts, each added to what came in."""
+        batch, length, width = tokens.shape
+        mixed = self.mix(self.first(tokens)).view(batch, length, 3, self.heads, width // self.heads)
+        query, key, value = mixed.permute(2, 0, 3, 1, 4).unbind(0)
+        seen = functional.scaled_dot_product_attention(query, key, value)
+        tokens = tokens + self.out(seen.transpose(1, 2).reshape(batch, length, width))
+        fed: Tensor = self.feed(self.second(tokens))
+        return tokens + fed
+
+
+class Transformer(nn.Module):
+    """A vision transformer over patches of 16 by 16; as it stands of the size of ViT-B: 86 million parameters."""
+
+    def __init__(self, depth: int = 12, width: int = 768, heads: int = 12, size: int = 224) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 16, 16)
+        self.places = nn.Parameter(torch.zeros(1, (size // 16) ** 2, width))
+        self.layers = nn.Sequential(*[Attention(width, heads) for _ in range(depth)])
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 1000)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The scores of 1000 classes."""
+        tokens = self.patches(images).flatten(2).transpose(1, 2) + self.places
+        scores: Tensor = self.head(self.norm(self.layers(tokens)).mean(dim=1))
+        return scores
+
+
+def models(context: Context) -> dict[str, Any]:
+    """Every model, batch and precision; one that does not fit into memory says so."""
+    small = bool(context.specification.get("small"))
+    size = 32 if small else 224
+    names = [context.low, "fp32"]
+    if context.device.type == "cuda" and torch.cuda.get_device_capability(context.device) >= (8, 0):
+        names.append("tf32")
+    runs = []
+    for model in ("resnet50-size", "vit-b-size"):
+        for batch in (2,) if small else BATCHES:
+            for precision in names:
+                runs.append(_run(context, model, batch, precision, size))
+                if context.device.type == "cuda":
+                    torch.cuda.empty_cache()
+    torch.set_float32_matmul_precision("highest")
+    return {"runs": runs}
+
+
+def _make(name: str, size: int) -> nn.Module:
+    if name == "resnet50-size":
+        return residual() if size == 224 else residual((1, 1), 8)
+    return Transformer() if size == 224 else Transformer(depth=1, width=32, heads=2, size=size)
+
+
+def _run(context: Context, name: str, batch: int, precision: str, size: int) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "model": name,
+        "batch": batch,
+        "precision": precision,
+        "fp32": {"fp32": "ieee", "tf32": "tf32"}.get(precision),
+    }
+    try:
+        return {**facts, **_measure(context, _make(name, size), batch, precision, size)}
+    except RuntimeError as error:  # torch's OutOfMemoryError is one
+        return {**facts, "error": f"{type(error).__name__}: {str(error)[:300]}"}
+
+
+def _measure(context: Context, model: nn.Module, batch: int, precision: str, size: int) -> dict[str, Any]:
+    """Forward, backward and AdamW on one batch, over and over: the median, and the most memory that was allocated."""
+    on_gpu = context.device.type == "cuda"
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    if on_gpu:
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.benchmark = True
+        torch.cuda.reset_peak_memory_stats(context.device)
+    layout = torch.contiguous_format if isinstance(model, Transformer) else torch.channels_last
+    placed: Any = model
+    placed = placed.to(device=context.device, memory_format=layout)
+    images = torch.randn(batch, 3, size, size, device=context.device).contiguous(memory_format=layout)
+    labels = torch.randint(1000, (batch,), device=context.device)
+    optimizer = torch.optim.AdamW(placed.parameters(), lr=1e-4, fused=on_gpu or None)
+    times = []
+    for _ in range(WARM + STEPS):
+        context.synchronize()
+        started = time.perf_counter()
+        _step(context, placed, optimizer, images, labels, precision)
+        context.synchronize()
+        times.append(time.perf_counter() - started)
+    kept = sorted(times[WARM:])
+    peak = int(torch.cuda.max_memory_allocated(context.device)) if on_gpu else None
+    return {"step_s": kept[len(kept) // 2], "peak_memory_bytes": peak}
+
+
+def _step(context: Context, model: nn.Module, optimizer: Any, images: Tensor, labels: Tensor, precision: str) -> None:
+    dtype = DTYPES.get(precision)
+    optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(context.device.type, dtype) if dtype is not None else nullcontext():
+        loss = functional.cross_entropy(model(images), labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()

@@ -1,0 +1,39 @@
+"""Which measures each check looks at, so that ``--only`` pays for no others. A test holds this against the checks."""
+
+from __future__ import annotations
+
+_LEARNING = ("learning",)
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "matmul-wrong": ("matmul",),
+    "convolution-wrong": ("convolution",),
+    "attention-wrong": ("attention",),
+    "bits-change": ("same_bits",),
+    "gpus-disagree": ("same_bits",),
+    "autocast-off": _LEARNING,
+    "low-precision-unused": _LEARNING,
+    "backward-in-autocast": _LEARNING,
+    "loss-not-finite": _LEARNING,
+    "loss-constant": _LEARNING,
+    "gradients-missing": _LEARNING,
+    "gradients-zero": _LEARNING,
+    "weights-still": _LEARNING,
+    "learning-stopped": _LEARNING,
+    "loss-does-not-fall": _LEARNING,
+    "metric-not-reached": _LEARNING,
+    "smoke-thresholds": _LEARNING,
+    "control-learns": ("learning", "control"),
+    "non-finite-guard": ("learning", "guard"),
+    "scaled-gradients-wrong": ("learning", "scaler"),
+    "scaler-no-step": ("learning", "scaler"),
+    "scaler-no-backoff": ("learning", "scaler"),
+    "not-repeatable": ("repeat",),
+    "resume-differs": ("repeat",),
+    "amp-speed": ("compare",),
+    "amp-differs": ("compare",),
+    "speed-floor": ("throughput",),
+    "throttled-under-load": ("throughput",),
+    "slow-copies": ("throughput", "transfer"),
+    "compile-fails": ("compiled",),
+    "model-speed": ("models",),
+}

@@ -1,0 +1,48 @@
+"""``--profile N``: what the device and the CPU did in N updates, as a trace for Perfetto or chrome://tracing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile, schedule
+
+WARM = 3  # updates before the recording, in which caches fill and kernels are chosen
+
+
+class Trace:
+    """While entered, records ``updates`` updates after the first few; ``step`` is called after each update."""
+
+    def __init__(self, updates: int, path: Path) -> None:
+        self.path = path
+        self.written = False
+        self._profiler: Any = None
+        if updates:
+            activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])
+            self._profiler = profile(
+                activities=activities,
+                schedule=schedule(wait=WARM - 1, warmup=1, active=updates, repeat=1),
+                on_trace_ready=self._write,
+            )
+
+    def __enter__(self) -> Trace:
+        if self._profiler is not None:
+            self._profiler.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._profiler is not None:
+            self._profiler.__exit__(kind, error, traceback)
+
+    def step(self) -> None:
+        if self._profiler is not None:
+            self._profiler.step()
+
+    def _write(self, profiler: Any) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        profiler.export_chrome_trace(str(self.path))
+        self.written = True

@@ -1,0 +1,184 @@
+"""Text, packed: Python's own documentation, or a file or folder of texts that is mapped into memory, not read.
+
+Enters: a ``Config``. Leaves: ``Data``, whose datasets give whole batches of windows for a list of indices. No part of
+the validation text is trained on: documents that occur twice count once, and the rest is split before it is packed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from . import distributed
+from .checkpoint import write_aside
+from .config import BYTES, Config
+from .errors import ProjectError
+from .tokens import Tokenizer, make_tokenizer
+
+Document = Any  # a numpy array of bytes, often one that lies in a file
+PIECE = 1 << 20  # bytes that are given to a tokenizer at once
+
+
+@dataclass(frozen=True)
+class Data:
+    train: Windows
+    validation: Windows
+    tokenizer: Tokenizer
+    bytes_per_token: float
+
+
+class Windows(Dataset[tuple[Tensor, Tensor]]):
+    """``windows[[3, 1, 4]]`` gives tokens and those that follow them, each (3, context). No two overlap."""
+
+    def __init__(self, parts: list[Tensor], context: int) -> None:
+        self.parts = parts
+        self.ends = list(accumulate(len(part) for part in parts))
+        self.tokens = sum(len(part) for part in parts)
+        self.context = context
+
+    def __len__(self) -> int:
+        return max(0, self.tokens - 1) // self.context
+
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        rows = torch.stack([self.cut(index * self.context, self.context + 1) for index in indices])
+        return rows[:, :-1], rows[:, 1:]
+
+    def cut(self, start: int, length: int) -> Tensor:
+        """``length`` tokens from ``start`` of all parts, one behind the other."""
+        pieces: list[Tensor] = []
+        number = bisect_right(self.ends, start)
+        while length:
+            part, end = self.parts[number], self.ends[number]
+            piece = part[start - end + len(part) :][:length].long()
+            pieces.append(piece)
+            start, length, number = start + len(piece), length - len(piece), number + 1
+        return torch.cat(pieces)
+
+
+def load_data(config: Config) -> Data:
+    """The data that the configuration asks for; shuffled training text for the control."""
+    documents = _python_documentation() if config.data is None else _documents(config.data, config)
+    tokenizer = make_tokenizer(config.tokenizer)
+    train, validation = _split(documents, config.validation_part)
+    parts = [_pack(texts, tokenizer, config) for texts in (train, validation)]
+    if config.shuffle_text:
+        everything = Windows(parts[0], 1)
+        order = torch.randperm(everything.tokens, generator=torch.Generator().manual_seed(config.seed + 1))
+        parts[0] = [everything.cut(0, everything.tokens)[order]]
+    windows = [Windows(part, config.context) for part in parts]
+    for name, each in zip(("training", "validation"), windows):
+        if not len(each):
+            raise ProjectError(
+                f"the {name} text has {each.tokens} tokens, a window of --context {config.context} needs one more",
+                hint="give more text, or lower --context",
+            )
+    size = sum(len(text) + 1 for text in validation)  # the end of a document counts as a byte
+    return Data(windows[0], windows[1], tokenizer, size / windows[1].tokens)
+
+
+def _python_documentation() -> list[Document]:
+    """The topics of Python's ``help()``: 79 documents, 0.4 MB. Paragraphs that many of them share are kept once."""
+    try:
+        from pydoc_data.topics import topics
+    except ModuleNotFoundError as error:
+        raise ProjectError(
+            "this Python comes without its documentation", hint="name a text with --data FILE"
+        ) from error
+    seen: set[str] = set()
+    documents: list[Document] = []
+    for name in sorted(topics):
+        paragraphs = dict.fromkeys(text.strip("\n") for text in topics[name].split("\n\n"))
+        new = [text for text in paragraphs if text.strip() and text not in seen]
+        seen.update(new)
+        if new:
+            documents.append(numpy.frombuffer(bytearray("\n\n".join(new).encode()), dtype=numpy.uint8))
+    return documents
+
+
+def _documents(path: Path, config: Config) -> list[Document]:
+    """Each file once, in the order of their names, without the empty ones."""
+    suffixes = tuple(config.suffixes.lower().split(","))
+    if path.is_dir():
+        paths = [each for each in sorted(path.rglob("*")) if each.is_file() and each.suffix.lower() in suffixes]
+    elif path.is_file():
+        paths = [path]
+    else:
+        raise ProjectError(
+            f"--data `{path}` is neither a file nor a folder", hint="name a text file or a folder of them"
+        )
+    sizes = Counter(size for each in paths if (size := each.stat().st_size))
+    seen: set[bytes] = set()
+    documents: list[Document] = []
+    for each in paths:
+        if not (size := each.stat().st_size):
+            continue
+        document: Document = numpy.memmap(each, dtype=numpy.uint8, mode="c")
+        digest = hashlib.sha256(document).digest() if sizes[size] > 1 else b""
+        if digest not in seen:
+            documents.append(document)
+        seen.update({digest} - {b""})
+    if not documents:
+        found = f"no text: {len(paths)} files with the suffixes {config.suffixes}, all of them empty"
+        raise ProjectError(f"`{path}` has {found}", hint="name the suffixes of your files with --suffixes .txt,.log")
+    return documents
+
+
+def _split(documents: list[Document], part: float) -> tuple[list[Document], list[Document]]:
+    """Whole documents are held back, chosen by chance; where they are too few or too unequal, the end of each."""
+    wanted = part * sum(map(len, documents))
+    chosen: set[int] = set()
+    held = 0
+    for number in torch.randperm(len(documents), generator=torch.Generator().manual_seed(2000)).tolist():
+        if held + len(documents[number]) <= wanted:
+            chosen.add(number)
+            held += len(documents[number])
+    if held >= wanted / 2:
+        kept = [document for number, document in enumerate(documents) if number not in chosen]
+        return kept, [documents[number] for number in sorted(chosen)]
+    cuts = [_line_end(document, round(len(document) * (1 - part))) for document in documents]
+    heads = [document[:cut] for document, cut in zip(documents, cuts)]
+    return heads, [document[cut:] for document, cut in zip(documents, cuts) if cut < len(document)]
+
+
+def _line_end(document: Document, near: int) -> int:
+    """The place behind the first line end from ``near`` on, or ``near`` where lines are very long."""
+    found = bytes(document[near : near + PIECE]).find(b"\n")
+    return near if found < 0 else near + found + 1
+
+
+def _pack(documents: list[Document], tokenizer: Tokenizer, config: Config) -> list[Tensor]:
+    """All documents as tokens, a mark behind each."""
+    end = torch.tensor([tokenizer.end])
+    if config.tokenizer == BYTES:
+        return [part for document in documents for part in (torch.from_numpy(document), end)]
+    digest = hashlib.sha256(config.tokenizer.encode())
+    for document in documents:
+        digest.update(hashlib.sha256(document).digest())
+    path = config.run_dir / f"tokens-{digest.hexdigest()[:16]}.bin"
+    if distributed.rank() == 0 and not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_aside(path, lambda file: [file.write(piece) for piece in _encoded(documents, tokenizer)])
+    distributed.from_first(None)  # all wait for the first
+    return [torch.from_numpy(numpy.memmap(path, dtype=numpy.int32, mode="c"))]
+
+
+def _encoded(documents: list[Document], tokenizer: Tokenizer) -> Iterator[bytes]:
+    for document in documents:
+        start = 0
+        while start < len(document):
+            stop = _line_end(document, min(start + PIECE, len(document)))
+            text = bytes(document[start:stop]).decode("utf-8", errors="replace")
+            yield numpy.array(tokenizer.encode(text), dtype=numpy.int32).tobytes()
+            start = stop
+        yield numpy.array([tokenizer.end], dtype=numpy.int32).tobytes()

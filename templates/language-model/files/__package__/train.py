@@ -1,0 +1,105 @@
+"""Train: ``python -m PACKAGE.train``. Here stands what is particular to text; ``loop.py`` is the loop itself."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .amp import Amp, Batch
+from .checkpoint import write_aside
+from .config import Config
+from .data import Data, load_data
+from .device import Precision
+from .distributed import share, total
+from .errors import exit_code
+from .model import GPT
+from .run import run
+from .sample import Options, generate
+from .task import Limits, Metric, Task
+from .training import Training
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run(Config, build, arguments, description="train a language model")
+
+
+def build(config: Config, device: torch.device, precision: Precision) -> Training:
+    """Data, model and loss of one run; ``prepare`` has gone before."""
+    data = load_data(config)
+
+    net = GPT(data.tokenizer.size + 1, config)
+
+    def show(model: nn.Module, amp: Amp, run_dir: Path) -> list[str]:
+        text = sample_text(net, amp, data)
+        write_aside(run_dir / "sample.txt", lambda file: file.write(text.encode()))
+        lines = ["".join(sign if sign.isprintable() else "?" for sign in line) for line in text.splitlines()[:8]]
+        return [f"sample: {run_dir / 'sample.txt'}", *(f"  | {line}" for line in lines)]
+
+    task = Task(
+        model=net,
+        train_data=data.train,
+        train_size=len(data.train),
+        loss=lambda model, batch: next_token_loss(model, batch, "mean"),
+        evaluate=lambda model, amp: evaluate(model, amp, data, device, config),
+        metric=Metric("bits_per_byte", higher_is_better=False),
+        show=None if config.fsdp else show,  # it runs on the first rank, which then holds a part of the weights only
+        unit="tokens",
+        units_per_sample=config.context,
+        fsdp_blocks=tuple(net.blocks) if config.fsdp else (),
+    )
+    return Training(config, task, device, precision)
+
+
+def next_token_loss(model: nn.Module, batch: Batch, reduction: str) -> Tensor:
+    tokens, targets = batch
+    return functional.cross_entropy(model(tokens).flatten(0, 1), targets.flatten(), reduction=reduction)
+
+
+def evaluate(model: nn.Module, amp: Amp, data: Data, device: torch.device, config: Config) -> dict[str, float]:
+    """Mean loss for each token, and bits for each byte of text: comparable over tokenizers."""
+    windows = min(config.validation_windows, len(data.validation))
+    loss = torch.zeros(1, device=device)
+    for numbers in share(windows, config.batch_size):
+        spread = [number * len(data.validation) // windows for number in numbers]
+        batch = tuple(tensor.to(device) for tensor in data.validation[spread])
+        with amp.autocast():
+            loss += next_token_loss(model, batch, "sum").float()
+    mean = total(loss)[0] / (windows * config.context)
+    return {"loss": mean, "bits_per_byte": mean / math.log(2) / data.bytes_per_token}
+
+
+def sample_text(model: GPT, amp: Amp, data: Data) -> str:
+    """What the model makes of the first words of the validation text."""
+    prompt = data.validation.cut(0, 24).tolist()
+    with amp.autocast():
+        numbers = generate(model, prompt, Options(tokens=200), size=data.tokenizer.size)
+    return data.tokenizer.decode([number for number in prompt + numbers if number < data.tokenizer.size])
+
+
+SMOKE = Limits(reach=4.2, control=4.6, loss_ratio=1.8)  # five seeds: 3.74 to 3.98, control 4.81 to 4.82
+
+
+def smoke_config(*, device: str, precision: str, run_dir: Path, shuffled: bool) -> Config:
+    """A small model and real text, for seconds instead of minutes."""
+    return Config(
+        device=device,
+        precision=precision,
+        run_dir=run_dir,
+        shuffle_text=shuffled,
+        size="nano",
+        context=32,
+        batch_size=16,
+        max_updates=200,
+        learning_rate=1e-2,
+        log_every=5,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))

@@ -1,0 +1,38 @@
+"""Images beside their true and predicted masks, as one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from .checkpoint import write_aside
+from .config import IGNORED
+
+
+def draw_masks(images: Tensor, masks: Tensor, predicted: Tensor, picture: Path) -> bool:
+    """One row for each image; pixels that do not count are left white. False where matplotlib is not installed."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        return False
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = len(images)
+    figure, axes = pyplot.subplots(rows, 3, figsize=(6, 2 * rows), squeeze=False)
+    top = max(int(masks[masks != IGNORED].max()), int(predicted.max()), 1)
+    for row, (image, mask, guess) in enumerate(zip(images, masks, predicted)):
+        pixels = image.permute(1, 2, 0).squeeze(-1)
+        axes[row, 0].imshow(pixels.tolist(), cmap="gray" if pixels.dim() == 2 else None, vmin=0, vmax=1)
+        for column, classes in ((1, mask), (2, guess)):
+            shown = classes.double().masked_fill(mask == IGNORED, float("nan"))
+            axes[row, column].imshow(shown.tolist(), cmap="viridis", vmin=0, vmax=top, interpolation="nearest")
+    for axis, title in zip(axes[0], ("image", "true", "predicted")):
+        axis.set_title(title)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.tight_layout()
+    write_aside(picture, lambda file: figure.savefig(file, format="png", dpi=120))
+    pyplot.close(figure)
+    return True

@@ -1,0 +1,174 @@
+"""Columns as tensors: numbers scaled by the training rows, classes as indices into an embedding, and the target.
+
+Enters: a ``Config``. Leaves: ``Data``, whose datasets give a whole batch for a list of indices. What is known
+of the columns (means, classes) comes from the training rows alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .config import Config
+from .errors import ProjectError
+from .table import Table, is_empty, number, read_table, tumours
+
+UNKNOWN = 0  # the index of a class that no training row has
+
+
+class Rows(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """``rows[[3, 1]]`` gives numbers (2, numeric) of mean 0 and deviation 1, classes (2, categorical), targets (2)."""
+
+    def __init__(self, numbers: Tensor, classes: Tensor, targets: Tensor) -> None:
+        self.numbers, self.classes, self.targets = numbers, classes, targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        return self.numbers[indices], self.classes[indices], self.targets[indices]
+
+
+@dataclass(frozen=True)
+class Data:
+    """``labels`` names the classes of the target; a regression has none, and ``scale``: mean and deviation."""
+
+    train: Rows
+    validation: Rows
+    sizes: tuple[int, ...]
+    labels: tuple[str, ...]
+    scale: tuple[float, float] = (0.0, 1.0)
+
+
+def load_data(config: Config) -> Data:
+    """The table that the configuration names; shuffled training targets for the control."""
+    table = tumours() if config.data is None else read_table(config.data)
+    features, target = _choose_columns(table, config)
+    held_back, kept = _split(table.rows, config)
+    numeric, categorical = _kinds(table, features, config)
+    numbers = torch.cat(
+        [_numbers(table, name, kept, config) for name in numeric] or [torch.zeros(table.rows, 0)], dim=1
+    )
+    known = [{cell: place for place, cell in enumerate(_seen(table.columns[name], kept), 1)} for name in categorical]
+    indices = [[places.get(cell, UNKNOWN) for cell in table.columns[name]] for name, places in zip(categorical, known)]
+    classes = torch.tensor(indices, dtype=torch.long).reshape(len(categorical), table.rows).T
+    targets, labels, scale = _target(table, target, kept, config)
+    train, validation = (Rows(numbers[rows], classes[rows], targets[rows]) for rows in (kept, held_back))
+    if config.shuffle_labels:
+        generator = torch.Generator().manual_seed(config.seed + 1)
+        train.targets = train.targets[torch.randperm(len(train), generator=generator)]
+    return Data(train, validation, tuple(len(places) + 1 for places in known), labels, scale)
+
+
+def _choose_columns(table: Table, config: Config) -> tuple[list[str], str]:
+    """The columns to learn from, and the one to predict."""
+    names = list(table.columns)
+    target = config.target or names[-1]
+    for name in (target, *_names(config.ignore), *_names(config.categorical)):
+        if name not in names:
+            raise ProjectError(
+                f"`{table.source}` has no column `{name}`", hint=f"its columns are: {', '.join(names[:30])}"
+            )
+    features = [name for name in names if name != target and name not in _names(config.ignore)]
+    if not features:
+        raise ProjectError(f"`{table.source}` has no column beside `{target}`", hint="at least one is needed")
+    return features, target
+
+
+def _kinds(table: Table, features: Sequence[str], config: Config) -> tuple[list[str], list[str]]:
+    """Numeric columns, and those whose cells are classes: named ones, and those with a word in more than half."""
+    categorical = [name for name in features if name in _names(config.categorical) or _is_words(table.columns[name])]
+    return [name for name in features if name not in categorical], categorical
+
+
+def _is_words(cells: Sequence[str]) -> bool:
+    filled = [cell for cell in cells if not is_empty(cell)]
+    return 2 * sum(number(cell) is None for cell in filled) > len(filled)
+
+
+def _numbers(table: Table, name: str, kept: list[int], config: Config) -> Tensor:
+    """(rows, 1), or (rows, 2) where cells are empty: the second column marks them."""
+    values = [number(cell) for cell in table.columns[name]]
+    for row, (cell, value) in enumerate(zip(table.columns[name], values)):
+        if value is None and not is_empty(cell):
+            raise ProjectError(
+                f"{table.place(name, row)}: wanted a number, found `{cell[:40]}`",
+                hint=f"mend the cell, or leave the column out: --ignore '{name}'",
+            )
+        if value is None and config.missing == "error":
+            raise ProjectError(
+                f"{table.place(name, row)} is empty", hint="--missing mean takes the column's mean and marks the row"
+            )
+    empty = torch.tensor([[value is None] for value in values])
+    column = torch.tensor([[value or 0.0] for value in values], dtype=torch.float64)
+    known = column[kept][~empty[kept]]
+    if not len(known):
+        raise ProjectError(
+            f"column `{name}` of `{table.source}` is empty in all training rows", hint=f"--ignore '{name}'"
+        )
+    mean, deviation = known.mean(), known.std(unbiased=False)
+    scaled = ((column - mean) / (deviation if deviation > 0 else 1.0)).masked_fill(empty, 0.0)
+    return torch.cat([scaled, empty], dim=1).float() if empty.any() else scaled.float()
+
+
+def _target(
+    table: Table, name: str, kept: list[int], config: Config
+) -> tuple[Tensor, tuple[str, ...], tuple[float, float]]:
+    """Targets with the names of the classes, or scaled targets with mean and deviation of the training rows."""
+    cells = table.columns[name]
+    empty = next((row for row, cell in enumerate(cells) if is_empty(cell)), None)
+    if empty is not None:
+        raise ProjectError(f"the target is empty: {table.place(name, empty)}", hint="fill it, or remove the row")
+    if _is_regression(table, name, config):
+        values = torch.tensor([number(cell) for cell in cells], dtype=torch.float64)
+        mean, deviation = float(values[kept].mean()), float(values[kept].std(unbiased=False))
+        if deviation == 0:
+            raise ProjectError(
+                f"the target `{name}` is {mean:g} in all training rows", hint="there is nothing to learn"
+            )
+        return ((values - mean) / deviation).float(), (), (mean, deviation)
+    labels = tuple(_seen(cells, range(len(cells))))
+    if len(labels) < 2:
+        raise ProjectError(f"the target `{name}` has one class only, `{cells[0]}`", hint="at least two are needed")
+    if len(labels) > len(cells) // 2:
+        raise ProjectError(
+            f"the target `{name}` has {len(labels)} classes in {len(cells)} rows",
+            hint="name another column with --target, or learn a number with --task regression",
+        )
+    places = {label: place for place, label in enumerate(labels)}
+    return torch.tensor([places[cell] for cell in cells]), labels, (0.0, 1.0)
+
+
+def _is_regression(table: Table, name: str, config: Config) -> bool:
+    """``auto`` takes a target for a number where all cells are numbers and some are not whole."""
+    values = [number(cell) for cell in table.columns[name]]
+    wrong = next((row for row, value in enumerate(values) if value is None), None)
+    if config.task == "regression" and wrong is not None:
+        raise ProjectError(
+            f"{table.place(name, wrong)}: wanted a number, found `{table.columns[name][wrong][:40]}`",
+            hint="--task classification predicts classes",
+        )
+    if config.task != "auto":
+        return config.task == "regression"
+    return wrong is None and any(value is not None and value != int(value) for value in values)
+
+
+def _split(count: int, config: Config) -> tuple[list[int], list[int]]:
+    """Rows held back for validation and rows kept, the same for every seed but that of the split."""
+    held_back = max(1, round(count * config.validation_part))
+    if held_back >= count:
+        raise ProjectError(f"{count} rows cannot be split", hint="one to train on and one to validate are needed")
+    shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(2000)).tolist()
+    return sorted(shuffled[:held_back]), sorted(shuffled[held_back:])
+
+
+def _seen(cells: Sequence[str], rows: Sequence[int]) -> list[str]:
+    return sorted({cells[row] for row in rows})
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

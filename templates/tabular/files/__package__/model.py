@@ -1,0 +1,51 @@
+"""The model: embeddings beside the numbers, then residual blocks with layer norm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """Norm, widen, narrow, beside a shortcut."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, 2 * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(2 * width, width),
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return cast(Tensor, hidden + self.body(hidden))
+
+
+class TableNet(nn.Module):
+    """Takes numbers (rows, numeric) and classes (rows, categorical), gives (rows, outputs).
+
+    ``sizes`` has for each categorical column how many classes it knows, the unknown one among them.
+    """
+
+    def __init__(
+        self, numeric: int, sizes: Sequence[int], outputs: int, *, width: int, blocks: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.embeddings = nn.ModuleList(nn.Embedding(size, embedding_width(size)) for size in sizes)
+        self.first = nn.Linear(numeric + sum(embedding_width(size) for size in sizes), width)
+        self.blocks = nn.Sequential(*(Block(width, dropout) for _ in range(blocks)))
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
+
+    def forward(self, numbers: Tensor, classes: Tensor) -> Tensor:
+        embedded = [embedding(classes[:, column]) for column, embedding in enumerate(self.embeddings)]
+        return cast(Tensor, self.head(self.blocks(self.first(torch.cat([numbers, *embedded], dim=1)))))
+
+
+def embedding_width(size: int) -> int:
+    """A multiple of 8 that grows with the number of classes, up to 64."""
+    return min(64, 8 * -(-size // 16))

@@ -1,0 +1,265 @@
+"""Texts and labels: pieces of Python's standard library, or a CSV, TSV or JSONL file.
+
+Enters: a ``Config``. Leaves: ``Data``, whose datasets give a whole padded batch for a list of indices.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import functools
+import io
+import json
+import math
+import sys
+import sysconfig
+import tokenize
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from . import distributed
+from .config import HUGGING_FACE, Config
+from .errors import ProjectError
+from .model import PAD, from_hugging_face
+
+PYTHON_KINDS = ("code", "comment", "docstring", "message")
+PER_FILE = 60  # pieces of a kind taken from one file: many hands, not one
+Rows = list[tuple[str, str]]  # text and label
+
+
+@dataclass(frozen=True)
+class Data:
+    train: Texts
+    validation: Texts
+    classes: tuple[str, ...]
+    pad: int
+
+
+class Texts(Dataset[tuple[Tensor, Tensor]]):
+    """``texts[[3, 1, 4]]`` gives token numbers as (3, longest of the three) and 3 labels."""
+
+    def __init__(self, tokens: list[list[int]], labels: Tensor, pad: int) -> None:
+        self.tokens, self.labels, self.pad = tokens, labels, pad
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        rows = [self.tokens[index] for index in indices]
+        length = -(-max(map(len, rows)) // 16) * 16  # few different lengths, all good for the tensor cores
+        batch = torch.tensor([row + [self.pad] * (length - len(row)) for row in rows])
+        return batch, self.labels[indices]
+
+
+def load_data(config: Config) -> Data:
+    """The data that the configuration asks for; shuffled training labels for the control."""
+    train, validation = _python_pieces() if config.data is None else _split(_read(config.data, config), config)
+    classes = tuple(sorted({label for _, label in train}))
+    encode, pad = _encoder(config)
+    data = Data(_texts(train, classes, encode, pad), _texts(validation, classes, encode, pad), classes, pad)
+    cut = sum(_cut(part.tokens, config.context) for part in (data.train, data.validation))
+    if cut and distributed.rank() == 0:
+        print(
+            f"note: {cut} texts are longer than --context {config.context} and were cut at their end", file=sys.stderr
+        )
+    if config.shuffle_labels:
+        generator = torch.Generator().manual_seed(config.seed + 1)
+        data.train.labels = data.train.labels[torch.randperm(len(data.train), generator=generator)]
+    return data
+
+
+def _texts(rows: Rows, classes: tuple[str, ...], encode: Callable[[str], list[int]], pad: int) -> Texts:
+    labels = torch.tensor([classes.index(label) for _, label in rows])
+    return Texts([encode(text) for text, _ in rows], labels, pad)
+
+
+def _cut(tokens: list[list[int]], context: int) -> int:
+    """Cut in place; returns how many were too long."""
+    long = [number for number, row in enumerate(tokens) if len(row) > context]
+    for number in long:
+        tokens[number] = tokens[number][:context]
+    return len(long)
+
+
+def _encoder(config: Config) -> tuple[Callable[[str], list[int]], int]:
+    """Text to token numbers, and the number that fills up."""
+    if not config.model.startswith(HUGGING_FACE):
+        return lambda text: [byte + 1 for byte in text.encode("utf-8", "surrogateescape")], PAD
+    tokenizer = from_hugging_face("AutoTokenizer", config.model)
+    if tokenizer.pad_token_id is None:
+        raise ProjectError(f"the tokenizer of --model {config.model} has no padding token", hint="take another model")
+    settings = {"truncation": True, "max_length": config.context + 1}
+    return lambda text: list(tokenizer(text, **settings)["input_ids"]), int(tokenizer.pad_token_id)
+
+
+def _read(path: Path, config: Config) -> Rows:
+    """The rows that have a text and a label. One that lacks either is named, and too many of them are an error."""
+    rows: Rows = []
+    bad = 0
+    for place, record in _records(path, config):
+        text, label = (_value(record[column]) for column in (config.text_column, config.label_column))
+        if text and label:
+            rows.append((text, label))
+            continue
+        bad += 1
+        missing = f"`{path}`, {place}: {'label' if text else 'text'} is empty, or not a text"
+        if bad > config.max_bad_rows:
+            raise ProjectError(missing, hint=f"mend it, or leave such rows out with --max-bad-rows {bad} or more")
+        print(f"left out: {missing}", file=sys.stderr)
+    if not rows:
+        raise ProjectError(f"`{path}` has no rows", hint="a header, then one row for each text")
+    return rows
+
+
+def _records(path: Path, config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every record with its place in the file."""
+    if not path.is_file():
+        raise ProjectError(f"--data `{path}` is not a file", hint="name a .csv, .tsv or .jsonl file")
+    try:
+        text = path.read_text(encoding=config.encoding)
+    except LookupError as error:
+        raise ProjectError(
+            f"--encoding {config.encoding} is not one that Python knows", hint="utf-8, latin-1"
+        ) from error
+    except UnicodeError as error:
+        raise ProjectError(
+            f"`{path}` is not in the encoding {config.encoding}: {error}", hint="name its encoding: --encoding latin-1"
+        ) from error
+    reader = _json_records if path.suffix.lower() in (".jsonl", ".ndjson") else _csv_records
+    for place, record in reader(path, text):
+        for column in (config.text_column, config.label_column):
+            if column not in record:
+                raise ProjectError(
+                    f"`{path}`, {place} has no `{column}`; it has {', '.join(f'`{name}`' for name in record)}",
+                    hint="name the columns with --text-column and --label-column; the first line of a CSV names them",
+                )
+        yield place, record
+
+
+def _csv_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    try:
+        for record in reader:
+            if None in record:
+                raise ProjectError(
+                    f"`{path}`, line {reader.line_num} has more fields than the header", hint='quote it: "a, b"'
+                )
+            yield f"line {reader.line_num}", record
+    except csv.Error as error:
+        raise ProjectError(f"`{path}`, line {reader.line_num} is not CSV: {error}", hint="mend that line") from error
+
+
+def _json_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ProjectError(f"`{path}`, line {number} is not JSON: {error}", hint="one object a line") from error
+            if not isinstance(record, dict):
+                raise ProjectError(f"`{path}`, line {number} is not an object", hint='{"text": "…", "label": "…"}')
+            yield f"line {number}", record
+
+
+def _value(value: Any) -> str:
+    """Text, number or truth value as a text; empty for what is none: null, NaN, blanks, lists."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return ""
+    text = str(value).strip() if isinstance(value, (str, int, float)) else ""
+    return "" if text.lower() == "nan" else text
+
+
+def _split(rows: Rows, config: Config) -> tuple[Rows, Rows]:
+    """Each class is split by chance; a text that occurs twice stands on one side only."""
+    by_class: dict[str, list[str]] = {}
+    for text, label in dict(reversed(rows)).items():
+        by_class.setdefault(label, []).append(text)
+    _check_classes(Counter(label for _, label in rows), by_class)
+    generator = torch.Generator().manual_seed(2000)
+    held_back: set[str] = set()
+    for label in sorted(by_class):
+        texts = by_class[label]
+        order = torch.randperm(len(texts), generator=generator).tolist()
+        held_back.update(texts[index] for index in order[: max(1, round(len(texts) * config.validation_part))])
+    train = [row for row in rows if row[0] not in held_back]
+    lost = sorted({label for _, label in rows} - {label for _, label in train})
+    if lost:
+        raise ProjectError(f"no text of class `{lost[0]}` is left to train on", hint="lower --validation-part")
+    return train, [row for row in rows if row[0] in held_back]
+
+
+def _check_classes(counts: Counter[str], by_class: dict[str, list[str]]) -> None:
+    if len(counts) == 1:
+        raise ProjectError(f"there is one class only, `{next(iter(counts))}`", hint="at least two classes are needed")
+    if len(counts) > 20 and 2 * len(counts) > sum(counts.values()):
+        raise ProjectError(
+            f"{len(counts)} different labels in {sum(counts.values())} rows", hint="is --label-column the right one?"
+        )
+    few = sorted(label for label in counts if len(by_class.get(label, ())) < 2)
+    if few:
+        raise ProjectError(
+            f"class `{few[0]}` has fewer than 2 different texts: one is needed to train on and one to validate",
+            hint="add texts, or join or remove the class",
+        )
+
+
+@functools.cache
+def _python_pieces(train_each: int = 1000, validation_each: int = 200) -> tuple[Rows, Rows]:
+    """What is it: code, comment, docstring or message? From files apart, in equal numbers, without marks and quotes."""
+    files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(2000)).tolist()
+    sides: list[Rows] = []
+    seen: set[str] = set()
+    for half, each in ((order[len(order) // 4 :], train_each), (order[: len(order) // 4], validation_each)):
+        rows: Rows = []
+        missing = Counter(dict.fromkeys(PYTHON_KINDS, each))
+        for index in half:
+            here = Counter(dict.fromkeys(PYTHON_KINDS, PER_FILE))
+            for kind, text in _pieces(files[index]) if missing.total() else ():
+                if missing[kind] and here[kind] and len(text) >= 20 and text not in seen:
+                    missing[kind] -= 1
+                    here[kind] -= 1
+                    seen.add(text)
+                    rows.append((text, kind))
+        if missing.total():
+            raise ProjectError(
+                f"the sources of the standard library are not whole: {missing.total()} texts are missing",
+                hint="name a file of your own with --data FILE.csv",
+            )
+        sides.append(rows)
+    return sides[0], sides[1]
+
+
+def _pieces(path: Path) -> Iterator[tuple[str, str]]:
+    """The pieces of one source file, their blanks made one space each."""
+    comment: list[str] = []
+    line: list[tokenize.TokenInfo] = []
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
+        if token.type == tokenize.COMMENT and token.line.lstrip().startswith("#"):
+            comment.append(token.string.lstrip("#!: "))
+        elif token.type == tokenize.NEWLINE:
+            yield from ((kind, " ".join(text.split())) for kind, text in _line_pieces(line))
+            line = []
+        elif token.type not in (tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER):
+            if comment:
+                yield "comment", " ".join(" ".join(comment).split())
+                comment = []
+            line.append(token)
+
+
+def _line_pieces(line: list[tokenize.TokenInfo]) -> Iterator[tuple[str, str]]:
+    strings = [token.string for token in line if token.type == tokenize.STRING]
+    texts = [str(ast.literal_eval(string)) for string in strings if string[0] in "\"'"]
+    if len(line) == 1 and strings:
+        yield from (("docstring", text) for text in texts)
+    elif line:
+        yield "code", line[0].line
+        yield from (("message", text) for text in texts if text.count(" ") >= 2)

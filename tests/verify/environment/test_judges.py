@@ -1,0 +1,158 @@
+"""Every check of the environment: a made-up record that triggers it alone, and one that does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from envforge.cuda import ComputeCapability
+from envforge.verify.environment.checks import CHECKS
+from envforge.verify.environment.facts import (
+    AuditFinding,
+    CudaFacts,
+    Library,
+    MachineGpu,
+    NumpyFacts,
+    ProcessEnd,
+    Toolchain,
+)
+from envforge.verify.environment.gpus import serves
+from envforge.verify.record import Record
+from envforge.verify.values import Signal, Verdict
+from tests.verify.environment.records import (
+    AUDIT,
+    GPU,
+    LIBRARIES,
+    LOCKED,
+    PYTHON,
+    TORCH,
+    complaints,
+    facts,
+    findings,
+)
+from tests.verify.environment.support import NOW
+
+FAIL, WARN, UNKNOWN = Verdict.FAIL, Verdict.WARN, Verdict.UNKNOWN
+DEAD = ProcessEnd(seconds=1.0, exit_code=-11, signal="SIGSEGV", limit_s=120.0)
+DRIFT = AuditFinding(kind="package-version", text="`numpy` is 2.2.0, the lock has 2.3.0", package="numpy")
+CHANGED = AuditFinding(kind="file-changed", text="`torch/amp/__init__.py` was changed", package="torch")
+TWICE = AuditFinding(kind="owned-twice", text="`numpy` of pip is also installed by conda", package="numpy")
+OUTSIDE = Library(family="libcudnn", path="/usr/local/cuda/lib64/libcudnn.so.9", inside=False)
+SECOND = Library(family="libiomp5", path="/work/net/.conda/lib/libiomp5.so", inside=True)
+CPU_TORCH = replace(TORCH, version="2.13.0+cpu", cuda=None, arch_list=(), cudnn=None, nccl=None)
+V100 = replace(GPU, capability="7.0")
+BLIND = CudaFacts(available=False, warnings=("CUDA initialization: found no NVIDIA driver",))
+NOTHING: dict[str, Any] = {
+    name: Signal(unreadable="the process died by SIGSEGV after 1.0 s")
+    for name in ("torch", "cuda", "numpy", "libraries")
+}
+
+TRIGGERS: tuple[tuple[str, Verdict, dict[str, Any]], ...] = (
+    ("environment-missing", FAIL, {"state": "unfinished", "state_text": "unfinished since step `fetched`"}),
+    ("environment-drift", FAIL, {"audit": Signal(value=replace(AUDIT, drift=(DRIFT,)))}),
+    ("files-changed", FAIL, {"audit": Signal(value=replace(AUDIT, drift=(CHANGED,)))}),
+    ("packages-twice", WARN, {"audit": Signal(value=replace(AUDIT, warnings=(TWICE,)))}),
+    ("torch-import-failed", FAIL, {**NOTHING, "process": DEAD}),
+    ("import-isolation", FAIL, {"python": Signal(value=replace(PYTHON, torch_origin="/home/me/torch.py"))}),
+    ("import-isolation", WARN, {"python": Signal(value=replace(PYTHON, outside=("/home/me/lib",)))}),
+    ("library-from-outside", FAIL, {"libraries": Signal(value=(*LIBRARIES, OUTSIDE))}),
+    ("library-from-outside", UNKNOWN, {"libraries": Signal(unreadable="no /proc")}),
+    ("openmp-twice", WARN, {"libraries": Signal(value=(*LIBRARIES, SECOND))}),
+    ("numpy-abi", FAIL, {"numpy": Signal(value=NumpyFacts(version="2.3.0", works=False, error="RuntimeError: x"))}),
+    ("numpy-abi", FAIL, {"torch": Signal(value=replace(TORCH, warnings=("Failed to initialize NumPy: _ARRAY_API",)))}),
+    ("cpu-build-in-gpu-lock", FAIL, {"torch": Signal(value=CPU_TORCH), "cuda": Signal(), "machine_gpus": ()}),
+    ("torch-version", FAIL, {"torch": Signal(value=replace(TORCH, version="2.12.0+cu130"))}),
+    ("torch-version", FAIL, {"torch": Signal(value=replace(TORCH, version="2.13.0+cu126", cuda="12.6"))}),
+    ("library-versions", WARN, {"torch": Signal(value=replace(TORCH, cudnn="9.1.0"))}),
+    ("torch-sees-no-gpu", FAIL, {"cuda": Signal(value=BLIND)}),
+    ("torch-sees-no-gpu", FAIL, {"cuda": Signal(unreadable="hung"), "process": replace(DEAD, exit_code=None)}),
+    ("torch-gpu-count", FAIL, {"cuda": Signal(value=CudaFacts(available=True, gpus=(GPU, replace(GPU, index=1))))}),
+    ("arch-not-in-torch", FAIL, {"cuda": Signal(value=CudaFacts(available=True, gpus=(V100,)))}),
+    ("arch-not-in-torch", UNKNOWN, {"torch": Signal(value=replace(TORCH, arch_list=()))}),
+    ("compile-toolchain", WARN, {"toolchain": Signal(value=Toolchain(compiler=None, python_header="/h", triton="/t"))}),
+)  # fmt: skip
+
+
+def test_nothing_is_said_of_a_sound_environment() -> None:
+    assert complaints(facts()) == {}
+    passes = {name for name, finding in findings(facts()).items() if finding.verdict is Verdict.PASS}
+    assert passes == {check.id for check in CHECKS}
+
+
+@pytest.mark.parametrize(
+    ("check", "verdict", "changes"), TRIGGERS, ids=[f"{row[0]}-{row[1].value}" for row in TRIGGERS]
+)
+def test_each_fault_is_found_by_its_own_check_alone(check: str, verdict: Verdict, changes: dict[str, Any]) -> None:
+    assert complaints(facts(**changes)) == {check: verdict}
+
+
+def test_every_check_has_a_record_that_triggers_it() -> None:
+    assert {row[0] for row in TRIGGERS} == {check.id for check in CHECKS}
+
+
+def test_a_fault_comes_with_all_that_is_needed_to_mend_it() -> None:
+    for check, verdict, changes in TRIGGERS:
+        finding = findings(facts(**changes))[check]
+        assert finding.observed
+        assert finding.why
+        if verdict is Verdict.FAIL:
+            assert finding.wanted
+            assert finding.command, check
+
+
+def test_a_record_without_an_environment_is_skipped() -> None:
+    record = Record(envforge="0", created_at=NOW)
+    assert {judgement.verdict for check in CHECKS for judgement in check.judge(record)} == {Verdict.SKIP}
+
+
+def test_a_cpu_lock_on_a_machine_without_gpu_passes() -> None:
+    locked = Signal(value=replace(LOCKED, cuda=None))
+    cuda = Signal(value=CudaFacts(available=False))
+    quiet = facts(locked=locked, torch=Signal(value=CPU_TORCH), cuda=cuda, driver=None, machine_gpus=())
+    assert complaints(quiet) == {}
+
+
+def test_a_gpu_lock_on_a_machine_without_gpu_fails_by_name() -> None:
+    cuda = Signal(value=CudaFacts(available=False))
+    assert complaints(facts(cuda=cuda, driver=None, machine_gpus=())) == {"torch-sees-no-gpu": FAIL}
+
+
+def test_a_cpu_build_beside_a_driver_is_named_where_there_is_no_lock() -> None:
+    alone = facts(torch=Signal(value=CPU_TORCH), cuda=Signal(value=BLIND), locked=Signal(unreadable="no lock"))
+    assert complaints(alone) == {"torch-sees-no-gpu": FAIL}
+
+
+def test_an_audit_that_cannot_be_made_is_unknown_and_not_a_pass() -> None:
+    assert complaints(facts(audit=Signal(unreadable="the lock is damaged"))) == {
+        "environment-drift": UNKNOWN,
+        "files-changed": UNKNOWN,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arch_list", "capability", "runs"),
+    [
+        ("sm_80", "8.6", True),
+        ("sm_86", "8.0", False),
+        ("sm_86", "8.9", True),
+        ("sm_75 sm_80", "7.0", False),
+        ("sm_90a", "9.0", True),
+        ("sm_90a", "9.1", False),
+        ("sm_80", "8.7", False),
+        ("sm_87", "8.7", True),
+        ("sm_87", "8.9", False),
+        ("sm_90 compute_90", "12.0", True),
+        ("sm_90", "12.0", False),
+        ("sm_100", "10.3", True),
+    ],
+)
+def test_kernels_serve_their_major_version_upwards(arch_list: str, capability: str, runs: bool) -> None:
+    assert serves(tuple(arch_list.split()), ComputeCapability.parse(capability)) is runs
+
+
+def test_the_driver_speaks_for_gpus_that_torch_does_not_see() -> None:
+    gpu = MachineGpu(index=0, name="Tesla V100-SXM2-16GB", capability="7.0")
+    seen = complaints(facts(cuda=Signal(value=BLIND), machine_gpus=(gpu,)))
+    assert seen == {"torch-sees-no-gpu": FAIL, "arch-not-in-torch": FAIL}

@@ -1,0 +1,67 @@
+"""What is shown to strangers tells no user, host, UUID or home folder, and is judged the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from envforge.probe.calls import Space
+from envforge.verify.judge import judge
+from envforge.verify.machine.checks import CHECKS
+from envforge.verify.machine.redact import redacted
+from envforge.verify.record import Record, record_to_json
+from tests.verify.machine.scenarios import HEALTHY
+from tests.verify.machine.scenes import FakeCalls, Scene, a100, findings, machine
+
+UUID = "GPU-00000000-1111-2222-3333-444444444444"
+TELLING: Scene = replace(
+    machine(a100(rows="0 2 0 1")),
+    environment={
+        "CUDA_VISIBLE_DEVICES": UUID,
+        "LD_LIBRARY_PATH": "/home/ada.lovelace/cuda/lib64:/Users/ada.lovelace/cuda",
+        "LD_PRELOAD": "/root/secret.so",
+        "CUDA_COREDUMP_FILE": "/home/ada.lovelace/core-gpu-box",
+    },
+)
+
+
+def _record(scene: Scene, folder: Path, stub: Path) -> tuple[Record, Record]:
+    record = scene.record(folder, stub)
+    assert record.machine is not None
+    return record, replace(record, machine=redacted(record.machine))
+
+
+def test_nothing_that_tells_this_machine_from_others_is_left(tmp_path: Path, stub: Path) -> None:
+    record, hidden = _record(TELLING, tmp_path, stub)
+    before, after = (json.dumps(record_to_json(r)) for r in (record, hidden))
+    for word in ("gpu-box", "ada.lovelace", UUID, "/root/secret.so"):
+        assert word in before, word
+        assert word not in after, word
+
+
+def test_the_verdicts_stay(tmp_path: Path, stub: Path) -> None:
+    record, hidden = _record(TELLING, tmp_path, stub)
+    verdicts = [[(f.check, f.subject, f.verdict) for f in judge(r, CHECKS).findings] for r in (record, hidden)]
+    assert verdicts[0] == verdicts[1]
+
+
+def test_a_command_of_a_redacted_record_can_still_be_pasted(tmp_path: Path, stub: Path) -> None:
+    space = Space(total_bytes=1, free_bytes=1, total_inodes=1, free_inodes=1)
+    full = replace(HEALTHY, calls=FakeCalls(spaces={"/": space}))
+    _, hidden = _record(full, tmp_path, stub)
+    assert hidden.machine is not None
+    rooms = tuple(
+        replace(room, value=replace(room.value, path="~/my project/.conda", folder="~/my project"))
+        for room in hidden.machine.system.rooms
+        if room.value is not None
+    )
+    there = replace(hidden.machine, system=replace(hidden.machine.system, rooms=rooms))
+    commands = {finding.command for finding in findings(replace(hidden, machine=there), "disk-full")}
+    assert commands == {"df -h ~/'my project'"}
+
+
+def test_it_is_the_same_the_second_time(tmp_path: Path, stub: Path) -> None:
+    _, hidden = _record(HEALTHY, tmp_path, stub)
+    assert hidden.machine is not None
+    assert redacted(hidden.machine) == hidden.machine

@@ -5,6 +5,7 @@ Enters: a ``Config``. Leaves: ``Data``, whose datasets give a whole batch for a 
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ class Data:
     validation: Images
     classes: tuple[str, ...]
     channels: int
+    size: int
 
 
 class Images(Dataset[tuple[Tensor, Tensor]]):
@@ -97,6 +99,7 @@ def _digits(config: Config) -> Data:
         validation=MemoryImages(images[held_back], labels[held_back]),
         classes=tuple(str(name) for name in digits.target_names),
         channels=1,
+        size=8,
     )
 
 
@@ -115,7 +118,11 @@ def _folder(folder: Path, config: Config) -> Data:
         held_back, kept = _split(len(found), config)
         train, validation = [found[index] for index in kept], [found[index] for index in held_back]
     return Data(
-        train=_folder_images(train, config), validation=_folder_images(validation, config), classes=classes, channels=3
+        train=_folder_images(train, config),
+        validation=_folder_images(validation, config),
+        classes=classes,
+        channels=3,
+        size=config.image_size,
     )
 
 
@@ -200,3 +207,23 @@ def augment(images: Tensor, *, shift: int, flip: bool) -> Tensor:
         mirrored = (torch.rand(count) < 0.5).to(images.device)[:, None, None, None]
         images = torch.where(mirrored, images.flip(3), images)
     return images
+
+
+def mix(images: Tensor, targets: Tensor, *, mixup: float, cutmix: float) -> tuple[Tensor, Tensor]:
+    """Blend each image with the one at its place in the reversed batch, or put a box of that into it; and the targets,
+    (images, classes), in the same parts. Where both are wanted, each batch draws one. The random numbers are torch's
+    global ones."""
+    boxes = cutmix > 0 and (mixup == 0 or float(torch.rand(())) < 0.5)
+    alpha = torch.tensor(cutmix if boxes else mixup)
+    kept = float(torch.distributions.Beta(alpha, alpha).sample())
+    others = images.flip(0)
+    if boxes:
+        height, width = images.shape[2:]
+        tall, wide = round(height * math.sqrt(1 - kept)), round(width * math.sqrt(1 - kept))
+        top, left = int(torch.randint(height - tall + 1, ())), int(torch.randint(width - wide + 1, ()))
+        images = images.clone()
+        images[:, :, top : top + tall, left : left + wide] = others[:, :, top : top + tall, left : left + wide]
+        kept = 1 - tall * wide / (height * width)
+    else:
+        images = kept * images + (1 - kept) * others
+    return images, kept * targets + (1 - kept) * targets.flip(0)

@@ -1,10 +1,20 @@
-"""The model: a small residual network that takes images of any size from 8 by 8."""
+"""The model: a small residual network for images of any size from 8 by 8, a small ViT, or one of a library.
+
+Enters: a ``Config`` and what the images are. Leaves: a module that gives a score for each class.
+"""
 
 from __future__ import annotations
 
-from typing import cast
+import difflib
+import importlib
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from .config import Config
+from .errors import ProjectError
 
 
 class Block(nn.Module):
@@ -31,8 +41,6 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """A stem, three stages that halve the image and double the channels, the mean, a linear layer."""
 
-    channels_last = True
-
     def __init__(self, channels: int, classes: int, width: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
@@ -44,6 +52,117 @@ class ResNet(nn.Module):
         return cast(Tensor, self.head(features))
 
 
-def make_model(name: str, *, channels: int, classes: int, width: int) -> ResNet:
-    """Models by name; a second one gets its place here."""
-    return {"resnet": ResNet}[name](channels, classes, width)
+class Layer(nn.Module):
+    """Attention and a small network for each patch, both on what has been normalized and beside a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = width // 32
+        self.before_attention = nn.LayerNorm(width)
+        self.attention = nn.Linear(width, 3 * width)
+        self.gather = nn.Linear(width, width)
+        self.body = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+        for last in (self.gather, self.body[-1]):
+            nn.init.zeros_(cast(nn.Linear, last).weight)  # a layer begins as its shortcuts, and learns sooner
+
+    def forward(self, patches: Tensor) -> Tensor:
+        three = self.attention(self.before_attention(patches)).unflatten(2, (3, self.heads, -1))
+        queries, keys, values = three.permute(2, 0, 3, 1, 4)
+        seen = functional.scaled_dot_product_attention(queries, keys, values)
+        patches = patches + self.gather(seen.transpose(1, 2).flatten(2))
+        return cast(Tensor, patches + self.body(patches))
+
+
+class ViT(nn.Module):
+    """Patches as vectors, a learnt vector for each place, the layers, the mean, a linear layer.
+
+    Without layers that mix them, the mean would not know the places; so their vectors begin as large as the patches'.
+    """
+
+    def __init__(self, channels: int, classes: int, width: int, *, size: int, patch: int, depth: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.embed = nn.Linear(channels * patch * patch, width)
+        self.places = nn.Parameter(0.5 * torch.randn(1, (size // patch) ** 2, width))
+        self.layers = nn.Sequential(*(Layer(width) for _ in range(depth)))
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        cut = (4 * images - 2).unflatten(3, (-1, self.patch)).unflatten(2, (-1, self.patch))
+        patches = self.embed(cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2))
+        return cast(Tensor, self.head(self.layers(patches + self.places).mean(dim=1)))
+
+
+class Colours(nn.Module):
+    """Grey images for a model that wants three channels."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.expand(-1, 3, -1, -1)
+
+
+def make_model(config: Config, *, channels: int, classes: int, size: int) -> nn.Module:
+    """The model that ``config`` names, for square images of ``size`` pixels; weights are drawn, never downloaded."""
+    if config.model == "resnet":
+        return ResNet(channels, classes, config.width)
+    if config.model == "vit":
+        patch = config.patch or (2 if size < 32 else 8 if size < 128 else 16)
+        if size % patch:
+            raise ProjectError(
+                f"images of {size} pixels cannot be cut into patches of {patch}",
+                hint=f"--image-size {(size // patch + 1) * patch}, or another --patch",
+            )
+        return ViT(channels, classes, 4 * config.width, size=size, patch=patch, depth=config.depth)
+    library, _, name = config.model.partition(":")
+    model, wanted = (_torchvision if library == "torchvision" else _timm)(name, channels, classes)
+    if wanted not in (0, size):
+        raise ProjectError(
+            f"--model {config.model} takes images of {wanted} pixels only, these have {size}",
+            hint=f"--image-size {wanted}" if config.data else f"--image-size {wanted} with images of --data DIR",
+        )
+    return model
+
+
+def is_convolutional(model: nn.Module) -> bool:
+    """Does it gain from channels_last? A ViT of a library has one convolution, which cuts the patches."""
+    return sum(isinstance(module, nn.Conv2d) for module in model.modules()) > 1
+
+
+def _torchvision(name: str, channels: int, classes: int) -> tuple[nn.Module, int]:
+    """The model, and the only size that it takes, 0 for any."""
+    models = _import("torchvision").models
+    _refuse_unknown("torchvision.models", name, models.list_models(module=models))
+    # These two give a tuple with the scores of their auxiliary heads in training, if they are let.
+    plain = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **plain)
+    size = int(cast(Any, getattr(model, "image_size", 0)))
+    return (model if channels == 3 else nn.Sequential(Colours(), model)), size
+
+
+def _timm(name: str, channels: int, classes: int) -> tuple[nn.Module, int]:
+    timm = _import("timm")
+    _refuse_unknown("timm", name.split(".")[0], timm.list_models())
+    model: Any = timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels)
+    about = model.pretrained_cfg
+    return model, about["input_size"][-1] if about.get("fixed_input_size") else 0
+
+
+def _import(library: str) -> Any:
+    try:
+        return importlib.import_module(library)
+    except (ImportError, OSError, RuntimeError) as error:  # torchvision for another torch is a RuntimeError
+        raise ProjectError(
+            f"--model {library}:NAME needs `{library}`, which cannot be imported: {error}",
+            hint="install what environment.yml asks for, after adding it where it is not there; or --model resnet",
+        ) from error
+
+
+def _refuse_unknown(place: str, name: str, known: list[str]) -> None:
+    if name not in known:
+        library = place.split(".")[0]
+        near = [f"--model {library}:{each}" for each in difflib.get_close_matches(name, known, n=3)]
+        raise ProjectError(
+            f"`{library}` has no model `{name}`",
+            hint=" or ".join(near) or f'python -c "import {place}; print({place}.list_models())"',
+        )

@@ -116,12 +116,16 @@ def update(selection_options: SelectionOptions, **options: Any) -> None:
 def _run(request: UpdateOptions) -> bool:
     """Do it; says whether something is left for the user."""
     from envforge.cli import update_report
+    from envforge.cli.unfinished import refuse_half_change, tell_environment
     from envforge.project.opened import open_template
     from envforge.project.record import need_project_file
     from envforge.project.staging import settle_interrupted
     from envforge.project.update import apply, plan_update
+    from envforge.spec import LOCK_FILE
 
     folder = request.directory
+    refuse_half_change(folder / LOCK_FILE)
+    tell_environment()
     if not (request.dry_run or request.check) and settle_interrupted(folder):
         click.echo(f"note: an interrupted run in {folder} was put right first", err=True)
     record = need_project_file(folder)

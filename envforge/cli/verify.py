@@ -168,6 +168,7 @@ def _asked_before(asked: Asked, record: Record) -> Asked:
 def _observe(chosen: _Options, asked: Asked, checks: Sequence[Check]) -> tuple[tuple[Check, ...], Record]:
     import datetime as dt
 
+    from envforge.cli.unfinished import tell_half_change
     from envforge.probe import World
     from envforge.verify.observe import observe
     from envforge.verify.select import choose
@@ -182,6 +183,8 @@ def _observe(chosen: _Options, asked: Asked, checks: Sequence[Check]) -> tuple[t
     place = Place(folder=Path.cwd(), prefix=chosen.prefix, name=chosen.name, lock=chosen.lock)
     selection = choose(asked, checks)
     situation, surroundings = find_situation(place, asked, selection, means)
+    if situation.lock is not None:
+        tell_half_change(situation.lock)
     return selection.checks, observe(situation, surroundings, selection.checks)
 
 

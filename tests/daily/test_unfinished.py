@@ -19,6 +19,7 @@ LEAVES_SOMETHING = {
     "install": ("install",),
     "bundle": ("bundle",),
     "export": ("export", "explicit"),
+    "update": ("update", "--check"),
     "lockfiles": ("lockfiles", "publish", "--catalogue", "locks"),
     "lockfiles pull": ("lockfiles", "pull", "some/lock", "--catalogue", "locks"),
 }
@@ -30,8 +31,9 @@ USES = {
     "diff": ("diff", "conda-lock.yml"),
 }
 SHOWS = {"info": ("info",)}
+FINDS = {"verify": ("verify", "--env")}
 COMPLETES = {"lock": ("lock", "--check"), "add": ("add", "hello"), "remove": ("remove", "nothing")}
-NEITHER = {"detect", "explain", "new", "clean"}  # they ask for no environment; clean removes what is unfinished
+NEITHER = {"detect", "explain", "new", "templates", "compare", "clean"}  # no environment is meant; clean removes it
 
 OF_THE_PREFIX = {name: words for name, words in LEAVES_SOMETHING.items() if name not in {"install", "lockfiles pull"}}
 
@@ -75,7 +77,7 @@ def half_installed(project: Path) -> Path:
 
 
 def test_of_each_command_it_is_known_what_it_does() -> None:
-    assert {*LEAVES_SOMETHING, *USES, *SHOWS, *COMPLETES, *NEITHER} - {"lockfiles pull"} == set(COMMANDS)
+    assert {*LEAVES_SOMETHING, *USES, *SHOWS, *FINDS, *COMPLETES, *NEITHER} - {"lockfiles pull"} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("words", LEAVES_SOMETHING.values(), ids=" ".join)
@@ -105,6 +107,17 @@ def test_the_use_of_the_environment_goes_on_with_a_warning_of_a_half_done_change
 def test_info_shows_a_half_done_change(user: User, half_changed: Path) -> None:
     run = user.envforge("info", here=half_changed)
     assert "and its lock is half done; complete it: envforge lock" in run.stdout
+
+
+def test_verify_warns_of_a_half_done_change_and_finds_an_unfinished_install(user: User, half_changed: Path) -> None:
+    run = user.envforge(*FINDS["verify"], here=half_changed)
+    assert "and its lock is half done; complete it: envforge lock" in run.stderr
+    journal = read_journal(half_changed / ".conda")
+    assert journal is not None
+    write_journal(half_changed / ".conda", journal.at("conda done"))
+    run = user.envforge(*FINDS["verify"], here=half_changed)
+    assert run.returncode == 1
+    assert "unfinished since step `conda done`" in " ".join(run.stdout.split())
 
 
 @pytest.mark.parametrize("words", COMPLETES.values(), ids=" ".join)

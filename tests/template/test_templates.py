@@ -20,7 +20,7 @@ FAULTS = {
         Mutant("padding in the mean", "model", "mask[:, :, None].to(hidden.dtype)", "torch.ones_like(hidden)", MODEL),
         Mutant("places forgotten", "model", "hidden + self.positions(", "hidden + 0 * self.positions(", MODEL),
         Mutant("weights of classes, not of texts", "train", "(len(data.classes) * counts)", "counts", MODEL),
-        Mutant("half the F1", "confusion", "2 * table.diagonal()", "table.diagonal()", MODEL),
+        Mutant("half the F1", "scoring", "2 * table.diagonal()", "table.diagonal()", MODEL),
         Mutant("loss summed over the batch", "train", "* weights[labels]).mean()", "* weights[labels]).sum()", TRAIN),
         Mutant("long texts kept", "data", "tokens[number] = tokens[number][:context]", "pass", DATA),
         Mutant("control sees true labels", "data", "if config.shuffle_labels:", "if False:", DATA),
@@ -97,9 +97,9 @@ FAULTS = {
         Mutant("words taken for numbers", "data", "if value is None and not is_empty(cell):", "if False:", DATA),
         Mutant("one class", "data", "if len(labels) < 2:", "if False:", DATA),
         Mutant("short lines", "table", "if row and len(row) != len(names):", "if False:", DATA),
-        Mutant("error in deviations", "train", "* data.scale[1]", "* 0", TRAIN),
+        Mutant("error in deviations", "train", "* self.scale[1]", "* 0", TRAIN),
         Mutant("r2 without the mean", "train", "target_squares - target_sum**2 / count", "squares", TRAIN),
-        Mutant("half the F1", "confusion", "2 * table.diagonal()", "0 * table.diagonal()", TRAIN),
+        Mutant("half the F1", "scoring", "2 * table.diagonal()", "0 * table.diagonal()", TRAIN),
     ),
 }
 REFUSALS = {

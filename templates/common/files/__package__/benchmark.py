@@ -23,8 +23,8 @@ import torch
 from . import train
 from .checkpoint import write_aside
 from .config import Config
+from .drawing import pyplot, save
 from .errors import ProjectError, exit_code
-from .metrics import pyplot
 from .options import add_options, config_of
 from .start import prepare
 
@@ -166,9 +166,7 @@ def _write(folder: Path, rows: Sequence[Row], sentence: str) -> None:
     for axis, (title, values) in zip(axes[0], panels.items()):
         axis.bar(names, values)
         axis.set_title(title)
-    figure.tight_layout()
-    write_aside(folder / "benchmark.png", lambda file: figure.savefig(file, format="png", dpi=120))
-    plot.close(figure)
+    save(figure, folder / "benchmark.png")
     print(f"written: {folder / 'benchmark.json'}, {folder / 'benchmark.png'}")
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import write_aside
+from .drawing import pyplot, save
 
 
 class Metrics:
@@ -79,18 +80,6 @@ def read(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def pyplot() -> Any:
-    """matplotlib's pyplot, drawing into files; ``None`` where that is not installed."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        return None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def draw_curves(metrics: Path, picture: Path) -> bool:
     """Loss, evaluation, learning rate and loss scale over the updates. False where matplotlib is not installed."""
     plot = pyplot()
@@ -106,10 +95,7 @@ def draw_curves(metrics: Path, picture: Path) -> bool:
         axis.grid(alpha=0.3)
         axis.legend(loc="best")
     axes[-1, 0].set_xlabel("update")
-    figure.tight_layout()
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(picture, lambda file: figure.savefig(file, format="png", dpi=120))
-    plot.close(figure)
+    save(figure, picture)
     return True
 
 

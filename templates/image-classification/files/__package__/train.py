@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .amp import Amp, Batch
+from .amp import Batch
 from .config import Config
-from .confusion import draw_confusion, scores_of
-from .data import Data, augment, load_data, mix
+from .data import augment, load_data, mix
 from .device import Precision
-from .distributed import share, total
 from .errors import exit_code
 from .model import is_convolutional, make_model
 from .run import run
+from .scoring import Scoring
 from .task import Limits, Metric, Task
 from .training import Training
 
@@ -40,58 +39,20 @@ def build(config: Config, device: torch.device, precision: Precision) -> Trainin
             images, targets = mix(images, targets, mixup=config.mixup, cutmix=config.cutmix)
         return functional.cross_entropy(model(images), targets, label_smoothing=config.label_smoothing)
 
+    scoring = Scoring(data.validation, data.classes, config.batch_size)
     task = Task(
         model=model,
         train_data=data.train,
         train_size=len(data.train),
         loss=loss,
-        evaluate=lambda model, amp: evaluate(model, amp, data, config.batch_size),
+        evaluate=scoring.evaluate,
         metric=Metric("accuracy"),
-        show=lambda model, amp, run_dir: show(model, amp, data, config.batch_size, run_dir),
+        show=scoring.show,
         unit="images",
         in_memory=data.train.in_memory,
         channels_last=is_convolutional(model),
     )
     return Training(config, task, device, precision)
-
-
-def evaluate(model: nn.Module, amp: Amp, data: Data, batch_size: int) -> dict[str, float]:
-    """Mean loss, accuracy and macro F1 over the validation images."""
-    loss, *counts = total(_count(model, amp, data, share(len(data.validation), batch_size)))
-    return {"loss": loss / len(data.validation), **scores_of(_table(counts, data))}
-
-
-def show(model: nn.Module, amp: Amp, data: Data, batch_size: int, run_dir: Path) -> list[str]:
-    """The table of confusions as ``confusion.png``, and the classes that were most often taken for another."""
-    size = len(data.validation)
-    batches = (list(range(start, min(start + batch_size, size))) for start in range(0, size, batch_size))
-    table = _table(_count(model, amp, data, batches).tolist()[1:], data)
-    wrong = [(int(table[row, column]), row, column) for row, column in table.nonzero().tolist() if row != column]
-    worst = [
-        f"{data.classes[row]} as {data.classes[column]} ({count} of {int(table[row].sum())})"
-        for count, row, column in sorted(wrong, reverse=True)[:3]
-    ]
-    lines = [f"most often wrong: {', '.join(worst) or 'nothing'}"]
-    if draw_confusion(table, data.classes, run_dir / "confusion.png"):
-        lines.append(f"confusions: {run_dir / 'confusion.png'}")
-    return lines
-
-
-def _count(model: nn.Module, amp: Amp, data: Data, batches: Iterable[list[int]]) -> Tensor:
-    """The summed loss, then how often each class was taken for each."""
-    device, classes = next(model.parameters()).device, len(data.classes)
-    sums = torch.zeros(1 + classes * classes, device=device)
-    for indices in batches:
-        images, labels = (tensor.to(device) for tensor in data.validation[indices])
-        with amp.autocast():
-            scores = model(images)
-            sums[0] += functional.cross_entropy(scores, labels, reduction="sum").float()
-        sums[1:] += torch.bincount(labels * classes + scores.argmax(dim=1), minlength=classes * classes)
-    return sums
-
-
-def _table(counts: list[float], data: Data) -> Tensor:
-    return torch.tensor(counts).view(len(data.classes), len(data.classes))
 
 
 SMOKE = Limits(reach=0.9, control=0.3)  # measured with five seeds: accuracy 0.96 to 0.98, control at most 0.17

@@ -6,21 +6,17 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .checkpoint import write_aside
 from .config import IGNORED
+from .drawing import pyplot, save
 
 
 def draw_masks(images: Tensor, masks: Tensor, predicted: Tensor, picture: Path) -> bool:
     """One row for each image; pixels that do not count are left white. False where matplotlib is not installed."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
+    plot = pyplot()
+    if plot is None:
         return False
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rows = len(images)
-    figure, axes = pyplot.subplots(rows, 3, figsize=(6, 2 * rows), squeeze=False)
+    figure, axes = plot.subplots(rows, 3, figsize=(6, 2 * rows), squeeze=False)
     top = max(int(masks[masks != IGNORED].max()), int(predicted.max()), 1)
     for row, (image, mask, guess) in enumerate(zip(images, masks, predicted)):
         pixels = image.permute(1, 2, 0).squeeze(-1)
@@ -32,7 +28,5 @@ def draw_masks(images: Tensor, masks: Tensor, predicted: Tensor, picture: Path) 
         axis.set_title(title)
     for axis in axes.flat:
         axis.set_axis_off()
-    figure.tight_layout()
-    write_aside(picture, lambda file: figure.savefig(file, format="png", dpi=120))
-    pyplot.close(figure)
+    save(figure, picture)
     return True

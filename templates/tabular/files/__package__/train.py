@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,17 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .amp import Amp, Batch
-from .checkpoint import write_aside
 from .config import Config
-from .confusion import draw_confusion, scores_of
-from .data import Data, load_data
+from .data import Rows, load_data
 from .device import Precision
 from .distributed import share, total
+from .drawing import pyplot, save
 from .errors import exit_code
 from .model import TableNet
 from .run import run
+from .scoring import Scoring
 from .task import Limits, Metric, Task
 from .training import Training
+
+MOST_POINTS = 5000  # in a picture
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,90 +45,74 @@ def build(config: Config, device: torch.device, precision: Precision) -> Trainin
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         numbers, classes, targets = batch
-        return loss_of(model(numbers, classes), targets, data)
+        outputs = model(numbers, classes)
+        if data.labels:
+            return functional.cross_entropy(outputs, targets)
+        return functional.mse_loss(outputs.squeeze(1).float(), targets)
 
+    scoring = (
+        Scoring(data.validation, data.labels, config.batch_size)
+        if data.labels
+        else NumberScoring(data.validation, data.scale, config.batch_size)
+    )
     task = Task(
         model=model,
         train_data=data.train,
         train_size=len(data.train),
         loss=loss,
-        evaluate=lambda model, amp: evaluate(model, amp, data, config.batch_size),
+        evaluate=scoring.evaluate,
         metric=Metric("accuracy") if data.labels else Metric("r2"),
-        show=lambda model, amp, run_dir: show(model, amp, data, config.batch_size, run_dir),
+        show=scoring.show,
         unit="rows",
     )
     return Training(config, task, device, precision)
 
 
-def loss_of(outputs: Tensor, targets: Tensor, data: Data) -> Tensor:
-    """Cross-entropy for classes, the squared error of scaled targets for numbers."""
-    if data.labels:
-        return functional.cross_entropy(outputs, targets)
-    return functional.mse_loss(outputs.squeeze(1).float(), targets)
+@dataclass(frozen=True)
+class NumberScoring:
+    """What ``Scoring`` is for classes, for numbers; ``scale`` is mean and deviation of the target."""
 
+    data: Rows
+    scale: tuple[float, float]
+    batch_size: int
 
-def evaluate(model: nn.Module, amp: Amp, data: Data, batch_size: int) -> dict[str, float]:
-    """Loss, accuracy and macro F1 of classes; loss, root mean squared error in the target's unit and R² of numbers."""
-    device, count, classes = next(model.parameters()).device, len(data.validation), len(data.labels)
-    sums = torch.zeros(1 + classes * classes if classes else 4, device=device)
-    for indices in share(count, batch_size):
-        numbers, kinds, targets = (tensor.to(device) for tensor in data.validation[indices])
+    def evaluate(self, model: nn.Module, amp: Amp) -> dict[str, float]:
+        """Mean squared error of the scaled target, its root in the target's unit, and R²."""
+        device, count = next(model.parameters()).device, len(self.data)
+        sums = torch.zeros(3, device=device)
+        for indices in share(count, self.batch_size):
+            numbers, classes, targets = (tensor.to(device) for tensor in self.data[indices])
+            with amp.autocast():
+                outputs = model(numbers, classes).squeeze(1).float()
+            sums += torch.stack([(outputs - targets).square().sum(), targets.sum(), targets.square().sum()])
+        squares, target_sum, target_squares = total(sums)
+        spread = target_squares - target_sum**2 / count
+        r2 = 1 - squares / spread if spread > 0 else float("nan")
+        return {"loss": squares / count, "rmse": (squares / count) ** 0.5 * self.scale[1], "r2": r2}
+
+    def show(self, model: nn.Module, amp: Amp, run_dir: Path) -> list[str]:
+        """True against predicted numbers as ``predictions.png``."""
+        device, (mean, deviation) = next(model.parameters()).device, self.scale
+        numbers, classes, targets = self.data[list(range(min(len(self.data), MOST_POINTS)))]
         with amp.autocast():
-            outputs = model(numbers, kinds)
-            sums[0] += loss_of(outputs, targets, data).float() * len(indices)
-        if classes:
-            pairs = targets * classes + outputs.argmax(dim=1)
-            sums[1:] += torch.bincount(pairs, minlength=classes * classes)
-        else:
-            sums[1:] += torch.stack(
-                [(outputs.squeeze(1).float() - targets).square().sum(), targets.sum(), (targets**2).sum()]
-            )
-    loss, *rest = total(sums)
-    if classes:
-        return {"loss": loss / count, **scores_of(torch.tensor(rest).view(classes, classes))}
-    squares, target_sum, target_squares = rest
-    spread = target_squares - target_sum**2 / count
-    rmse = (squares / count) ** 0.5 * data.scale[1]
-    return {"loss": loss / count, "rmse": rmse, "r2": 1 - squares / spread if spread > 0 else float("nan")}
-
-
-def show(model: nn.Module, amp: Amp, data: Data, batch_size: int, run_dir: Path) -> list[str]:
-    """The table of confusions as ``confusion.png``, or true against predicted numbers as ``predictions.png``."""
-    device, outputs = next(model.parameters()).device, []
-    for start in range(0, len(data.validation), batch_size):
-        numbers, kinds, _ = data.validation[list(range(start, min(start + batch_size, len(data.validation))))]
-        with amp.autocast():
-            outputs.append(model(numbers.to(device), kinds.to(device)).float().cpu())
-    predicted, targets = torch.cat(outputs), data.validation.targets
-    if data.labels:
-        classes = len(data.labels)
-        table = torch.bincount(targets * classes + predicted.argmax(dim=1), minlength=classes * classes)
-        picture = run_dir / "confusion.png"
-        return [f"confusions: {picture}"] if draw_confusion(table.view(classes, classes), data.labels, picture) else []
-    mean, deviation = data.scale
-    picture = run_dir / "predictions.png"
-    drawn = draw_predictions(targets * deviation + mean, predicted.squeeze(1) * deviation + mean, picture)
-    return [f"true against predicted: {picture}"] if drawn else []
+            predicted = model(numbers.to(device), classes.to(device)).squeeze(1).float().cpu()
+        picture = run_dir / "predictions.png"
+        drawn = draw_predictions(targets * deviation + mean, predicted * deviation + mean, picture)
+        return [f"true against predicted: {picture}"] if drawn else []
 
 
 def draw_predictions(true: Tensor, predicted: Tensor, picture: Path) -> bool:
     """A point for each row, and the line on which a perfect prediction lies. False without matplotlib."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
+    plot = pyplot()
+    if plot is None:
         return False
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(5, 5))
+    figure, axis = plot.subplots(figsize=(5, 5))
     low, high = float(torch.minimum(true, predicted).min()), float(torch.maximum(true, predicted).max())
     axis.plot([low, high], [low, high], color="gray", linewidth=1)
     axis.scatter(true.tolist(), predicted.tolist(), s=8, alpha=0.6)
     axis.set_xlabel("true")
     axis.set_ylabel("predicted")
-    figure.tight_layout()
-    write_aside(picture, lambda file: figure.savefig(file, format="png", dpi=120))
-    pyplot.close(figure)
+    save(figure, picture)
     return True
 
 

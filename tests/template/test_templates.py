@@ -51,11 +51,11 @@ FAULTS = {
     ),
     "segmentation": (
         Mutant(
-            "way up without the way down",
+            "skips of another level",
             "model",
-            "torch.cat([up(features), seen.pop()]",
-            "torch.cat([up(features)] * 2",
-            SMOKE,
+            "seen.pop()",
+            "seen.pop(0)",
+            DATA,
         ),
         Mutant("padding left on", "model", "[..., :height, :width]", "", DATA),
         Mutant(

@@ -87,9 +87,9 @@ LIES = (
     Lie("labels leak", "data", "if config.shuffle_labels:", "if False:", "control-learns", CONTROL),
     Lie(
         "validation of other labels",
-        "train",
-        "(scores.argmax(dim=1) == labels)",
-        "(scores.argmax(dim=1) == 9 - labels)",
+        "scoring",
+        "torch.bincount(labels * classes",
+        "torch.bincount((9 - labels) * classes",
         "metric-not-reached",
     ),
     Lie("smoke demands lowered", "train", "Limits(reach=0.9,", "Limits(reach=0.05,", "smoke-thresholds", CONTROL),

@@ -104,7 +104,7 @@ def measure(config: Config, name: str, warm: int, updates: int) -> Row:
                 torch.cuda.synchronize(training.device)
             waits.append(loaded - began)
             steps.append(time.perf_counter() - loaded)
-    evaluation, _ = training.evaluate()
+    evaluation = training.evaluate()
     return Row(
         name=f"compile ({training.amp.precision.name})" if name == "compile" else name,
         step_ms=1e3 * statistics.median(steps[warm:]),

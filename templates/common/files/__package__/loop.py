@@ -60,13 +60,14 @@ def _epochs(
             if training.update % config.save_every == 0:
                 _save(training, checkpoints)
         if not interrupt.received:
-            evaluation, is_best = training.evaluate()
+            evaluation = training.evaluate()
+            is_best = training.is_best(evaluation)
             progress.evaluated(evaluation)
             training.order.next_epoch()
         _save(training, checkpoints, is_best=is_best and not interrupt.received)
     state_hash = training.state_hash()
     if not interrupt.received:
-        evaluation = evaluation or training.evaluate()[0]
+        evaluation = evaluation or training.evaluate()
         progress.finished(state_hash)
         _write_manifest(training, state_hash=state_hash, evaluation=evaluation)
     return Outcome(

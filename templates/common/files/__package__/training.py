@@ -100,16 +100,19 @@ class Training:
         self.update += 1
         return loss
 
-    def evaluate(self) -> tuple[dict[str, float], bool]:
-        """What the task measures, and whether it is the best so far."""
+    def evaluate(self) -> dict[str, float]:
+        """What the task measures now."""
         with self._evaluating():
-            evaluation = self.task.evaluate(self.model, self.amp)
+            return self.task.evaluate(self.model, self.amp)
+
+    def is_best(self, evaluation: dict[str, float]) -> bool:
+        """Whether this is the best evaluation so far; it is remembered where it is."""
         metric = self.task.metric
         value = evaluation[metric.name]
         is_best = math.isfinite(value) and (self.best is None or not metric.stays_short(value, self.best))
         if is_best:
             self.best = value
-        return evaluation, is_best
+        return is_best
 
     def show(self) -> Sequence[str]:
         """What the task shows at the end: it writes into the run's folder and returns lines for people."""

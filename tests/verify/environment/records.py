@@ -25,7 +25,7 @@ from envforge.verify.record import Record
 from envforge.verify.values import Finding, Signal, Verdict
 from tests.verify.environment.support import NOW
 
-PREFIX = "/work/net/.conda"
+PREFIX = "/srv/net/.conda"
 SITE = f"{PREFIX}/lib/python3.12/site-packages"
 TORCH = TorchFacts(
     version="2.13.0+cu130",
@@ -46,7 +46,7 @@ PYTHON = PythonFacts(
     prefix=PREFIX,
     torch_origin=f"{SITE}/torch/__init__.py",
 )
-AUDIT = AuditFacts(lockfile="/work/net/conda-lock.yml", platform="linux-64", digest="ab" * 32, packages=90, files=20000)
+AUDIT = AuditFacts(lockfile="/srv/net/conda-lock.yml", platform="linux-64", digest="ab" * 32, packages=90, files=20000)
 LOCKED = LockedTorch(
     version="2.13.0", build="torch.whl", cuda="13.0", packages={"cudnn": "9.19.0.56", "nccl": "2.28.9"}
 )
@@ -55,12 +55,12 @@ GPU = TorchGpu(index=0, name="NVIDIA A100-SXM4-40GB", capability="8.0")
 SOUND: Mapping[str, Any] = {
     "prefix": PREFIX,
     "state": "finished",
-    "state_text": f"`{PREFIX}` was installed from `/work/net/conda-lock.yml`",
+    "state_text": f"`{PREFIX}` was installed from `/srv/net/conda-lock.yml`",
     "platform": "linux-64",
     "driver": "580.126.09",
     "driver_source": "/sys/module/nvidia/version",
     "machine_gpus": (MachineGpu(index=0, name="NVIDIA A100-SXM4-40GB", capability="8.0"),),
-    "locked": Signal(value=LOCKED, source="/work/net/conda-lock.yml"),
+    "locked": Signal(value=LOCKED, source="/srv/net/conda-lock.yml"),
     "audit": Signal(value=AUDIT, source="envforge audit"),
     "process": ProcessEnd(seconds=3.0, exit_code=0, limit_s=120.0),
     "python": Signal(value=PYTHON, source="python"),

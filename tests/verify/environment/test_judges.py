@@ -40,7 +40,7 @@ DRIFT = AuditFinding(kind="package-version", text="`numpy` is 2.2.0, the lock ha
 CHANGED = AuditFinding(kind="file-changed", text="`torch/amp/__init__.py` was changed", package="torch")
 TWICE = AuditFinding(kind="owned-twice", text="`numpy` of pip is also installed by conda", package="numpy")
 OUTSIDE = Library(family="libcudnn", path="/usr/local/cuda/lib64/libcudnn.so.9", inside=False)
-SECOND = Library(family="libiomp5", path="/work/net/.conda/lib/libiomp5.so", inside=True)
+SECOND = Library(family="libiomp5", path="/srv/net/.conda/lib/libiomp5.so", inside=True)
 CPU_TORCH = replace(TORCH, version="2.13.0+cpu", cuda=None, arch_list=(), cudnn=None, nccl=None)
 V100 = replace(GPU, capability="7.0")
 BLIND = CudaFacts(available=False, warnings=("CUDA initialization: found no NVIDIA driver",))

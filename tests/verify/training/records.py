@@ -138,7 +138,7 @@ DEVICE: Mapping[str, Any] = {
     "capability": "8.0",
     "low": "bf16",
     "native_bf16": True,
-    "project": Signal(value="net", source="/work/net/net/train.py"),
+    "project": Signal(value="net", source="/srv/net/net/train.py"),
     "matmul": Signal(value=KERNEL),
     "convolution": Signal(value=KERNEL),
     "attention": Signal(value=KERNEL),
@@ -170,7 +170,7 @@ def device(**changes: Any) -> DeviceFacts:
 
 def training(*devices: DeviceFacts, **changes: Any) -> TrainingFacts:
     sound: dict[str, Any] = {
-        "python": "/work/net/.conda/bin/python",
+        "python": "/srv/net/.conda/bin/python",
         "package": "net",
         "driver": "580.126.09",
         "machine_gpus": (MachineGpu(index=0, name="NVIDIA A100-SXM4-40GB", capability="8.0"),),

@@ -167,7 +167,7 @@ def test_a_cpu_run_beside_a_driver_fails_where_no_lock_allows_it() -> None:
 
 
 def test_a_training_that_could_not_be_measured_is_unknown_and_required() -> None:
-    nothing = training(unreadable="there is no environment in `/work/net/.conda`")
+    nothing = training(unreadable="there is no environment in `/srv/net/.conda`")
     nothing = replace(nothing, devices=(), collective_process=None)
     found = findings(nothing)["trains-on-gpu"]
     assert (found.verdict, found.required, found.fails) == (UNKNOWN, True, True)

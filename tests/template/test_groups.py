@@ -209,7 +209,7 @@ def test_the_notebook_runs_and_its_few_updates_lower_the_loss(template: str, tmp
     report = json.loads(done.stdout.split("REPORT")[1])
     assert report["count"] == 30
     assert report["last"] < report["first"]
-    assert report["pictures"] >= report["shows"]
+    assert report["pictures"] or template == "language-model"  # that one shows samples of text
 
 
 def test_the_image_is_built_as_export_builds_it() -> None:

@@ -207,7 +207,7 @@ def test_the_notebook_runs_and_its_few_updates_lower_the_loss(template: str, tmp
     )
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout.split("REPORT")[1])
-    assert report["count"] == 30
+    assert 10 <= report["count"] <= 30  # one epoch at most
     assert report["last"] < report["first"]
     assert report["pictures"] or template == "language-model"  # that one shows samples of text
 

@@ -89,7 +89,7 @@ def _pth() -> list[str]:
             if name.endswith(".pth"):
                 with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
                     lines = [line.strip() for line in file if line.strip() and not line.startswith("#")]
-                found += [f"{name}: {line[:120]}" for line in lines[:3]]
+                found += [f"{name}: {line[:1024]}" for line in lines[:3]]
     return sorted(set(found))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from envforge.verify.environment.facts import EnvironmentFacts
+from envforge.verify.environment.facts import EnvironmentFacts, PythonFacts
 from envforge.verify.environment.say import on_environment, passed, skipped, unknown, with_prefix
 from envforge.verify.values import Check, Judgement, Verdict
 
@@ -67,17 +67,30 @@ def _isolation(facts: EnvironmentFacts) -> Iterator[Judgement]:
             source=facts.python.source,
             command="unset PYTHONPATH; export PYTHONNOUSERSITE=1",
         )
-    elif python.outside or python.user_site:
-        places = dict.fromkeys((*python.outside, *([python.user_site] if python.user_site else [])))
+    elif stray := _stray_places(python):
         yield Judgement(
             verdict=Verdict.WARN,
-            observed="Python also imports from " + ", ".join(f"`{place}`" for place in places),
+            observed="Python also imports from " + ", ".join(f"`{place}`" for place in stray),
             wanted="imports from the environment alone",
             source=facts.python.source,
             command="unset PYTHONPATH; export PYTHONNOUSERSITE=1",
         )
+    elif python.outside:
+        yield Judgement(
+            verdict=Verdict.INFO,
+            observed="Python also imports from " + ", ".join(f"`{place}`" for place in python.outside),
+            wanted="imports from the environment, and from what was installed into it to be edited (`pip install -e`)",
+            source=facts.python.source,
+        )
     else:
         yield passed(f"Python {python.version} imports from its own environment", source=facts.python.source)
+
+
+def _stray_places(python: PythonFacts) -> list[str]:
+    """Folders that something other than the environment's own ``.pth`` files adds: PYTHONPATH, the user's site."""
+    added = {entry.partition(": ")[2] for entry in python.pth}
+    places = (*(place for place in python.outside if place not in added), python.user_site)
+    return [place for place in dict.fromkeys(places) if place is not None]
 
 
 def _outside(facts: EnvironmentFacts) -> Iterator[Judgement]:

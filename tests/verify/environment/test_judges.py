@@ -88,6 +88,15 @@ def test_each_fault_is_found_by_its_own_check_alone(check: str, verdict: Verdict
     assert complaints(facts(**changes)) == {check: verdict}
 
 
+def test_a_project_installed_to_be_edited_is_told_and_is_no_complaint() -> None:
+    editable = replace(PYTHON, outside=("/home/me/mine",), pth=("__editable__.mine-1.pth: /home/me/mine",))
+    assert findings(facts(python=Signal(value=editable)))["import-isolation"].verdict is Verdict.INFO
+    both = replace(editable, outside=("/home/me/mine", "/home/me/lib"))
+    finding = findings(facts(python=Signal(value=both)))["import-isolation"]
+    assert finding.verdict is WARN
+    assert "/home/me/mine" not in finding.observed
+
+
 def test_every_check_has_a_record_that_triggers_it() -> None:
     assert {row[0] for row in TRIGGERS} == {check.id for check in CHECKS}
 

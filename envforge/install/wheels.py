@@ -28,7 +28,7 @@ from envforge.install.journal import write_whole
 from envforge.install.link import read_records
 from envforge.install.plan import wheel_of
 from envforge.install.seen import Seen, note_files, read_files
-from envforge.install.site import installed
+from envforge.install.site import distributions, installed
 from envforge.install.store import Store
 from envforge.install.values import Progress
 
@@ -84,6 +84,13 @@ def install_wheels(batch: Batch) -> None:
     _uv_install(batch.wheels, batch.site, batch.store)
     batch.progress.advance(len(batch.wheels))
     batch.progress.end()
+
+
+def stand_alone(batch: Batch) -> bool:
+    """Whether each wheel of a batch is installed once, by uv, and no conda package brought the same library."""
+    names = sorted(wheel_of(item.artifact).name for item in batch.wheels)
+    found = sorted(entry for entry in distributions(batch.site.packages) if entry[0] in names)
+    return found == [(name, "uv") for name in names]
 
 
 def uninstall(names: Iterable[str], site: Site, store: Store) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from envforge.errors import EnvforgeError
 from envforge.install.explicit import read_any_lock
-from envforge.install.journal import FOLDER, Journal, held, journal_path, read_journal
+from envforge.install.holding import held
+from envforge.install.journal import FOLDER, Journal, journal_path, read_journal
 from envforge.install.plan import Plan, make_plan
 from envforge.install.site import pip_installed
 from envforge.install.store import Store, default_root
@@ -32,7 +33,7 @@ def run(request: InstallRequest, progress: Progress) -> InstallReport:
     _refuse_foreign(request)
     existed = prefix.exists()
     try:
-        with held(prefix):
+        with held(prefix, progress):
             before = read_journal(prefix)
             if before is not None and not request.reinstall and _matches(before, plan, prefix):
                 return _unchanged(request, plan)

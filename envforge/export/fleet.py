@@ -49,7 +49,7 @@ def remarks(source: Source, needs: Needs, *lines: str) -> str:
         source,
         "Each node verifies itself; then all add up a known sum over the network, and the reports are compared.",
         *lines,
-        f"{PROGRAM} lies beside this file. The lock needs {needs.words}.",
+        f"{PROGRAM} lies beside this file. Needs of a node: {needs.words}.",
     )
 
 

@@ -73,10 +73,17 @@ def find_situation(place: Place, asked: Asked, chosen: Chosen, means: Means) -> 
         questions=tuple(question for question in chosen.questions if question not in missing),
         depth=chosen.depth,
         limit_s=means.limit_s,
-        only=frozenset(check.id for check in chosen.checks),
+        only=_ids(chosen),
         say=means.say,
     )
     return situation, Surroundings(asked=asked, project=facts, absent=absent)
+
+
+def _ids(chosen: Chosen) -> frozenset[str] | None:
+    """The ids of the chosen checks; None, which is all, where a team's judges what we observe and does not say what."""
+    if any(check.group == "own" and check.observe is None for check in chosen.checks):
+        return None
+    return frozenset(check.id for check in chosen.checks)
 
 
 def _meant(place: Place, project: Path | None) -> Meant | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from envforge.verify.record import record_to_json
 from envforge.verify.reports.as_json import published_schema
 from tests.install.support import LockWriter
 from tests.support.wheel import text_wheel
+from tests.verify.environment import torches
 from tests.verify.made_up import record
 
 Captured = pytest.CaptureFixture[str]
@@ -228,3 +231,44 @@ def test_a_teams_broken_check_stops_the_run_with_its_name(folder: Path, code: st
     assert done.returncode == 1
     assert said in done.stderr
     assert "teamchecks" in done.stderr
+
+
+TRAIN = ("verify", "--train", "--fast", "--prefix", "env")
+
+
+def test_while_it_trains_stderr_says_which_measure_runs_and_stdout_says_nothing_of_it(
+    project: Path, capsys: Captured
+) -> None:
+    torches.virtual_environment(project / "env", torches.RAISES)
+    assert main([*TRAIN]) == 1
+    captured = capsys.readouterr()
+    assert "cpu 2/4: matrix products against float64\n" in captured.err
+    assert "2/4" not in captured.out
+
+
+def test_with_json_nothing_is_said_but_the_document(project: Path, capsys: Captured) -> None:
+    torches.virtual_environment(project / "env", torches.RAISES)
+    assert main([*TRAIN, "--json"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert json.loads(captured.out)["command"] == "verify"
+
+
+def test_on_a_terminal_the_progress_is_one_line_that_goes_away(project: Path) -> None:
+    torches.virtual_environment(project / "env", torches.RAISES)
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm", "COLUMNS": "80"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "envforge", *TRAIN], stdout=subprocess.PIPE, stderr=theirs, env=environment
+    ) as done:
+        os.close(theirs)
+        assert done.stdout is not None
+        out = done.stdout.read().decode()
+    said = b""
+    with contextlib.suppress(OSError):  # the terminal's other end is closed
+        while part := os.read(ours, 65536):
+            said += part
+    os.close(ours)
+    assert b"cpu 4/4: attention against float64" in said
+    assert said.rstrip().endswith(b"\x1b[2K")  # the line is erased
+    assert "4/4" not in out

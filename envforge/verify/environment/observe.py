@@ -19,6 +19,7 @@ from envforge.errors import EnvforgeError
 from envforge.install.journal import read_journal
 from envforge.machine import Machine, driver_text
 from envforge.probe import probe
+from envforge.verify.environment import needs
 from envforge.verify.environment.facts import (
     AuditFacts,
     AuditFinding,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from envforge.verify.observe import Situation
 
 KEPT = 50
+_NOT_WANTED = "no chosen check looks at it"
 T = TypeVar("T")
 
 
@@ -47,13 +49,18 @@ def observe_environment(situation: Situation) -> EnvironmentFacts:
     machine = probe(situation.world)
     state, text = prefix_state(situation.prefix)
     parts: dict[str, Any] = {}
-    if situation.prefix is not None and (python := python_of(situation.prefix)) is not None:
+    if not situation.wants(*needs.PYTHON):
+        parts = _without_python(_NOT_WANTED)
+    elif situation.prefix is not None and (python := python_of(situation.prefix)) is not None:
         parts = _ask(situation, situation.prefix, python)
     elif situation.prefix is not None:
         parts = _without_python(f"there is no Python in `{situation.prefix}`")
     else:
         parts = _without_python(text)
-    if situation.prefix is not None and state in ("finished", "foreign"):
+    if not situation.wants(*needs.AUDIT):
+        parts["audit"] = Signal(unreadable=_NOT_WANTED)
+    elif situation.prefix is not None and state in ("finished", "foreign"):
+        situation.say("comparing the environment with its lock")
         parts["audit"] = _audit(situation.prefix, situation.lock, machine.platform)
     else:
         parts["audit"] = Signal(unreadable=text)
@@ -134,6 +141,7 @@ def _ask(situation: Situation, prefix: Path, python: Path) -> dict[str, Any]:
         command = (str(python), *flags, "-c", source, mode)
         return Child(command=command, environment=environment, folder=folder, limit_s=situation.limit_s)
 
+    situation.say("importing torch")
     end, lines = run_child(start("plain"))
     isolated_end, isolated = run_child(start("isolated", "-I"))
     said = {str(line.get("part")): line for line in (*lines, *isolated)}

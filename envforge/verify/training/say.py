@@ -9,6 +9,7 @@ from typing import Any
 from envforge.verify.environment.say import Judge, skipped, unknown
 from envforge.verify.record import Record
 from envforge.verify.training.facts import DeviceFacts, TrainingFacts
+from envforge.verify.training.needs import NEEDS_PROJECT
 from envforge.verify.values import Judgement, Signal, Verdict
 
 OfDevice = Callable[[DeviceFacts], Judgement]
@@ -63,9 +64,6 @@ def absent(device: DeviceFacts, measure: str, *, leads: bool = False) -> Judgeme
             source=signal.source,
         )
     return unknown(signal, f"the measure `{measure}` was not made")
-
-
-NEEDS_PROJECT = ("learning", "guard", "control", "scaler", "compare", "repeat", "compiled")
 
 
 def failed(observed: str, wanted: str, source: str = "", why: str = "", command: str = "") -> Judgement:

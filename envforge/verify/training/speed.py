@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from envforge.verify.environment.say import info, passed, skipped
 from envforge.verify.training.facts import DeviceFacts, LoadFacts, SpeedRun
 from envforge.verify.training.say import absent, failed, on_each_device, warned
@@ -14,6 +16,7 @@ _SHARE = 0.7
 _SAME = 0.1
 _BAD = ("hardware slowdown", "hardware thermal slowdown", "hardware power brake")
 _HOT = ("software thermal slowdown",)
+_LONGER = "envforge verify --only compile-fails --limit 480"
 _LOOK = "nvidia-smi -q -d PERFORMANCE,CLOCK,POWER,TEMPERATURE"
 
 
@@ -146,7 +149,8 @@ def _copies(device: DeviceFacts) -> Judgement:
 def _compiled(device: DeviceFacts) -> Judgement:
     facts = device.compiled.value
     if facts is None:
-        return absent(device, "compiled", leads=True)
+        lacking = absent(device, "compiled", leads=True)
+        return replace(lacking, command=_LONGER) if lacking.verdict is Verdict.UNKNOWN else lacking
     pairs = (
         (facts.eager_loss, facts.compiled_loss, "loss"),
         (facts.eager_gradient_norm, facts.compiled_gradient_norm, "norm of the gradient"),

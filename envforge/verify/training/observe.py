@@ -150,7 +150,7 @@ def _measure(plan: _Plan, device: str, why: str) -> DeviceFacts | None:
         return None
     with sampling(plan.situation.world) if on_gpu else nullcontext(Samples()) as samples:
         end, lines = run_child(_measuring(plan, device, asked))
-    facts = device_facts(device, asked, end, lines, samples.read())
+    facts = device_facts(device, asked, end, lines, samples.said)
     if plan.package is None:
         facts = replace(facts, project=Signal(unreadable=why))
     if plan.situation.depth == "deep" and end.is_good:

@@ -23,10 +23,11 @@ from envforge.verify.training.checks import CHECKS
 from envforge.verify.training.facts import DeviceFacts, TrainingFacts
 from envforge.verify.training.floors import floor_of, speed_table
 from envforge.verify.training.lines import MEASURES, device_facts
+from envforge.verify.training.load import under_load
 from envforge.verify.training.needs import NEEDS
 from envforge.verify.training.observe import measures_of, observe_training
 from envforge.verify.training.progress import WORDS
-from envforge.verify.training.sampler import Sample, sampler_command, under_load
+from envforge.verify.training.sampler import Sample
 from envforge.verify.values import Cost, Signal, Verdict
 from tests.support.nvml_stub import A10G, build_stub, has_compiler, stub_environment
 from tests.template.conftest import PACKAGE, write_project
@@ -364,19 +365,6 @@ def test_no_sample_under_load_is_unreadable() -> None:
     assert under_load([sample], "aa", [(4.0, 7.0)]).unreadable
     assert under_load([], "aa", [(4.0, 7.0)]).unreadable
     assert under_load([sample], "aa", []).unreadable
-
-
-@pytest.mark.skipif(not has_compiler(), reason="the stub of NVML needs gcc")
-def test_the_sampler_reads_nvml_and_leaves_out_what_it_does_not_have(tmp_path: Path) -> None:
-    folder = build_stub(tmp_path / "lib")
-    variables = stub_environment(folder, A10G.write(tmp_path / "machine"))
-    with subprocess.Popen(sampler_command(), env=variables, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        process.kill()
-    (sample,) = marked_lines(line)
-    assert sample["uuid"].startswith("GPU-")
-    assert all(isinstance(value, int) for value in sample["values"].values())
 
 
 def test_facts_of_a_device_have_a_field_for_each_measure() -> None:

@@ -18,7 +18,8 @@ from envforge.errors import EnvforgeError
 from envforge.probe import probe
 from envforge.project.record import read_project_file
 from envforge.verify.environment.locked import locked_torch
-from envforge.verify.environment.observe import child_environment, machine_facts, prefix_state, python_of
+from envforge.verify.environment.observe import child_environment, machine_facts
+from envforge.verify.environment.prefix import prefix_state, python_of
 from envforge.verify.environment.process import Child, run_child
 from envforge.verify.training.facts import CollectiveFacts, DeviceFacts, TrainingFacts
 from envforge.verify.training.lines import device_facts
@@ -59,7 +60,7 @@ def observe_training(situation: Situation) -> TrainingFacts:
     )
     state, text = prefix_state(situation.prefix)
     python = python_of(situation.prefix) if situation.prefix is not None else None
-    if situation.prefix is None or python is None or state in ("missing", "unfinished", "damaged"):
+    if situation.prefix is None or python is None or state not in ("finished", "foreign", "virtual"):
         return replace(
             facts, unreadable=text if python is not None or state != "finished" else f"{text}, without Python"
         )

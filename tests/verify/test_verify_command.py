@@ -9,6 +9,7 @@ import pty
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ import pytest
 from junitparser import JUnitXml
 
 from envforge.cli import main
-from envforge.verify.record import record_to_json
+from envforge.machine.record import machine_to_json
+from envforge.verify.machine.facts import MachineFacts
+from envforge.verify.record import ProjectFacts, record_to_json
 from envforge.verify.reports.as_json import published_schema
+from envforge.verify.training.facts import TrainingFacts
 from tests.install.support import LockWriter
 from tests.support.wheel import text_wheel
 from tests.verify.environment import torches
-from tests.verify.made_up import record
+from tests.verify.made_up import T4, record
 
 Captured = pytest.CaptureFixture[str]
 
@@ -165,6 +169,55 @@ def test_nothing_in_a_record_names_who_made_it(project: Path, capsys: Captured, 
     assert "~/my.yml" in text
     main(["verify", "--machine", "--json", "--no-redact", "--lock", str(home / "my.yml")])
     assert str(home) in capsys.readouterr().out
+
+
+SECRETS = {
+    "user": "elvira",
+    "host": "gpu-box-7",
+    "home": "/data/people/",
+    "another's home": "/home/max",
+    "UUID": "12345678-aaaa-bbbb-cccc-1234567890ab",
+    "address": "0a:1b:2c:3d:4e:5f",
+}
+TELLING = (
+    "no lock in `/data/people/elvira/cats` or `/home/max/cats`, said elvira@gpu-box-7 (gpu-box-7.lab.example), "
+    "GPU-12345678-aaaa-bbbb-cccc-1234567890ab, 0a:1b:2c:3d:4e:5f, /scratch/elvira/run"
+)
+FORMATS = ("json", "html", "markdown", "junit", "terminal")
+
+
+def written(folder: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, *more: str) -> dict[str, str]:
+    """Every report of a record that tells who and where in a finding, in its facts and in what a team added."""
+    monkeypatch.setenv("HOME", "/data/people/elvira")
+    monkeypatch.setenv("USER", "elvira")
+    machine = MachineFacts(machine=dict(machine_to_json(replace(T4, hostname="gpu-box-7.lab.example"))))
+    lock = ProjectFacts(name="cats", lock_file="conda-lock.yml", lock_unreadable=TELLING)
+    training = TrainingFacts(python="/data/people/elvira/.conda/bin/python", unreadable=TELLING)
+    telling = record(machine=machine, project=lock, training=training, own={"team": [TELLING]})
+    Path("record.json").write_text(json.dumps(record_to_json(telling)))
+    chosen = ("--only", "lock-usable", "--only", "trains-on-gpu")
+    files = {"html": folder / "h.html", "markdown": folder / "m.md", "junit": folder / "j.xml"}
+    options = [text for name, path in files.items() for text in (f"--{name}", str(path))]
+    main(["verify", "--from", "record.json", *chosen, *options, *more, "--json"])
+    texts = {"json": capsys.readouterr().out, **{name: path.read_text() for name, path in files.items()}}
+    main(["verify", "--from", "record.json", *chosen, *more])
+    return {**texts, "terminal": capsys.readouterr().out.replace("\n            ", "")}
+
+
+def test_no_report_tells_who_and_where(folder: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = written(folder, capsys, monkeypatch)
+    assert set(texts) == set(FORMATS)
+    told = {(name, kind) for name, text in texts.items() for kind, secret in SECRETS.items() if secret in text}
+    assert told == set()
+    assert [name for name, text in texts.items() if "HOST" not in text or "USER" not in text] == []  # it stood there
+
+
+def test_every_report_tells_all_of_it_where_that_is_asked_for(
+    folder: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = written(folder, capsys, monkeypatch, "--no-redact")
+    lacking = {(name, kind) for name, text in texts.items() for kind, secret in SECRETS.items() if secret not in text}
+    assert lacking == set()
 
 
 TEAM = """

@@ -190,7 +190,7 @@ def test_in_print_every_finding_is_there_and_open_whatever_is_filtered(opened: O
 
 
 def test_the_browser_itself_prints_all_of_it(opened: Opened) -> None:
-    """Chromium fires ``beforeprint`` by itself: a page filtered down to one finding is as long on paper as one that is not."""
+    """Chromium fires ``beforeprint`` by itself: what is filtered away on the screen is on paper all the same."""
     whole_pages = pages_of(opened.page.pdf(format="A4"))
     opened.page.get_by_label("Search").fill("driver")
     assert pages_of(opened.page.pdf(format="A4")) == whole_pages > 2

@@ -226,30 +226,37 @@ def _shown(report: Report, identity: Identity, chosen: _Options) -> Report:
 def _write_files(report: Report, chosen: _Options) -> None:
     """Write each report that goes into a file, whole or not at all."""
     from envforge.install.journal import write_whole
-    from envforge.verify.reports import html, junit, markdown
 
     strict = chosen.strict
     if chosen.junit is not None:
+        from envforge.verify.reports import junit
+
         write_whole(chosen.junit, junit.render(report, strict=strict))
     if chosen.markdown not in (None, _STDOUT):
+        from envforge.verify.reports import markdown
+
         write_whole(chosen.markdown, markdown.render(report, strict=strict).encode())
     if chosen.html is not None:
+        from envforge.verify.reports import html
+
         write_whole(chosen.html, html.render(report, strict=strict).encode())
 
 
 def _print(report: Report, chosen: _Options, *, as_json: bool) -> None:
-    from envforge.report import finding, success
-    from envforge.verify.reports import markdown
-    from envforge.verify.reports.as_json import report_to_json
-    from envforge.verify.reports.terminal import render
-
     strict = chosen.strict
     if as_json:
+        from envforge.report import finding, success
+        from envforge.verify.reports.as_json import report_to_json
+
         result = report_to_json(report, strict=strict)
         click.echo(success("verify", result) if report.passed(strict=strict) else finding("verify", result))
     elif chosen.markdown == _STDOUT:
+        from envforge.verify.reports import markdown
+
         click.echo(markdown.render(report, strict=strict), nl=False)
     else:
+        from envforge.verify.reports.terminal import render
+
         console = _console()
         for line in render(report, width=console.width, strict=strict, verbose=chosen.verbose):
             console.print(line, soft_wrap=True)

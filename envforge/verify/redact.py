@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from envforge.verify.record import Record, record_from_json, record_to_json
+from envforge.verify.record import Record
+from envforge.verify.texts import change_texts
 from envforge.verify.values import QUESTIONS, Finding, Report
 
 _UUID = re.compile(r"\b(GPU|MIG)-(?:GPU-)?[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?:/\d+/\d+)?")
@@ -42,10 +43,9 @@ class Identity:
 def redact(report: Report, identity: Identity) -> Report:
     """The report as it may be shown; the record says that it is redacted."""
     clean = _cleaner(identity, (identity.host, _host_of(report.record)))
-    record = _with_facts_redacted(report.record)
-    value = _walk(record_to_json(record), clean)
+    record = change_texts(_with_facts_redacted(report.record), clean)
     return Report(
-        record=dataclasses.replace(record_from_json(value, "the redacted record"), redacted=True),
+        record=dataclasses.replace(record, redacted=True),
         findings=tuple(_finding(finding, clean) for finding in report.findings),
     )
 
@@ -76,14 +76,6 @@ def _finding(finding: Finding, clean: Callable[[str], str]) -> Finding:
         why=clean(finding.why),
         command=clean(finding.command),
     )
-
-
-def _walk(value: Any, clean: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, dict):
-        return {key: _walk(item, clean) for key, item in value.items()}
-    return [_walk(item, clean) for item in value] if isinstance(value, list) else value
 
 
 def _cleaner(identity: Identity, hosts: Sequence[str]) -> Callable[[str], str]:

@@ -137,6 +137,30 @@ def test_every_report_is_written_also_when_the_run_fails(folder: Path, capsys: C
     assert "<!doctype html>" in Path("h.html").read_text()
 
 
+@pytest.mark.parametrize(
+    ("torch", "limit", "said"),
+    [
+        (torches.dies_by("SIGSEGV"), "30", "SIGSEGV"),
+        (torches.dies_by("SIGILL"), "30", "SIGILL"),
+        (torches.HANGS, "2", "did not end within 2 s"),
+        (torches.RAISES, "30", "libcudnn.so.9"),
+    ],
+    ids=["SIGSEGV", "SIGILL", "hang", "no library"],
+)
+def test_a_torch_that_crashes_or_hangs_fails_and_every_report_is_written(
+    project: Path, capsys: Captured, torch: str, limit: str, said: str
+) -> None:
+    torches.virtual_environment(project / "env", torch)
+    files = ("--junit", "j.xml", "--markdown", "m.md", "--html", "h.html")
+    only = ("--only", "torch-import-failed", "--only", "process-died", "--only", "matmul-wrong")
+    assert main(["verify", "--prefix", "env", "--limit", limit, *only, *files, "--json"]) == 1
+    document = printed(capsys)
+    jsonschema.validate(document, published_schema())
+    assert verdicts(document)["torch-import-failed"] == "fail"
+    for text in (json.dumps(document), *(Path(name).read_text() for name in ("j.xml", "m.md", "h.html"))):
+        assert said in text.replace("\\", "")
+
+
 def test_markdown_without_a_file_goes_to_stdout(folder: Path, capsys: Captured) -> None:
     main(["verify", "--only", "lock-usable", "--markdown"])
     assert capsys.readouterr().out.startswith("## envforge verify: PASS\n")

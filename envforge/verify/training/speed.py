@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from envforge.verify.environment.say import info, passed, skipped
 from envforge.verify.machine.tables import is_bad_reason
 from envforge.verify.training.facts import DeviceFacts, LoadFacts, SpeedRun
-from envforge.verify.training.say import absent, failed, on_each_device, warned
+from envforge.verify.training.say import absent, check_of_device, failed, on_each_device, warned
 from envforge.verify.values import Check, Judgement, Verdict
 
 _GIB = 2**30
@@ -194,19 +195,7 @@ def _models(device: DeviceFacts) -> Judgement:
     return info("; ".join(lines), source="forward, backward and AdamW on random pixels; median of 7 steps")
 
 
-def _check(identity: str, title: str, why: str, judge: object, row: int | None = None) -> Check:
-    return Check(
-        id=identity,
-        question="training",
-        group="speed",
-        title=title,
-        why=why,
-        severity=Verdict.WARN,
-        judge=on_each_device(judge),  # type: ignore[arg-type]
-        cost="default",
-        row=row,
-    )
-
+_check = partial(check_of_device, group="speed", severity=Verdict.WARN)
 
 CHECKS = (
     _check(
@@ -236,14 +225,14 @@ CHECKS = (
         "Clocks hold under load",
         "An idle GPU shows nothing: cooling and power only tell while it works.",
         _throttle,
-        23,
+        row=23,
     ),
     _check(
         "slow-copies",
         "Copies to the GPU use the PCIe link",
         "A link with fewer lanes or an older generation starves the GPU of data.",
         _copies,
-        26,
+        row=26,
     ),
     Check(
         id="model-speed",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,7 +149,8 @@ def verify(*, as_json: bool, **options: object) -> None:
         asked = _asked_before(asked, record)
         selected = choose(asked, checks).checks
     else:
-        selected, record = _observe(chosen, asked, checks)
+        with _telling(quiet=as_json) as say:
+            selected, record = _observe(chosen, asked, checks, say)
     report = _shown(judge(record, selected), identity, chosen)
     _write_files(report, chosen)
     _print(report, chosen, as_json=as_json)
@@ -165,7 +167,26 @@ def _asked_before(asked: Asked, record: Record) -> Asked:
     return replace(before, explicit=asked.explicit or before.explicit)
 
 
-def _observe(chosen: _Options, asked: Asked, checks: Sequence[Check]) -> tuple[tuple[Check, ...], Record]:
+@contextmanager
+def _telling(*, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Who is told how far it is: nobody, a terminal's line that changes, or plain lines; always on stderr."""
+    import sys
+
+    if quiet:
+        yield lambda _text: None
+    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        from rich.console import Console
+        from rich.text import Text
+
+        with Console(stderr=True).status("looking at this machine") as status:
+            yield lambda text: status.update(Text(text))
+    else:
+        yield lambda text: click.echo(text, err=True)
+
+
+def _observe(
+    chosen: _Options, asked: Asked, checks: Sequence[Check], say: Callable[[str], None]
+) -> tuple[tuple[Check, ...], Record]:
     import datetime as dt
 
     from envforge.cli.unfinished import tell_half_change
@@ -178,7 +199,7 @@ def _observe(chosen: _Options, asked: Asked, checks: Sequence[Check]) -> tuple[t
         world=World.here(os.environ),
         now=dt.datetime.now(dt.timezone.utc).replace(microsecond=0),
         limit_s=chosen.limit,
-        say=lambda text: click.echo(text, err=True),
+        say=say,
     )
     place = Place(folder=Path.cwd(), prefix=chosen.prefix, name=chosen.name, lock=chosen.lock)
     selection = choose(asked, checks)
@@ -205,30 +226,37 @@ def _shown(report: Report, identity: Identity, chosen: _Options) -> Report:
 def _write_files(report: Report, chosen: _Options) -> None:
     """Write each report that goes into a file, whole or not at all."""
     from envforge.install.journal import write_whole
-    from envforge.verify.reports import html, junit, markdown
 
     strict = chosen.strict
     if chosen.junit is not None:
+        from envforge.verify.reports import junit
+
         write_whole(chosen.junit, junit.render(report, strict=strict))
     if chosen.markdown not in (None, _STDOUT):
+        from envforge.verify.reports import markdown
+
         write_whole(chosen.markdown, markdown.render(report, strict=strict).encode())
     if chosen.html is not None:
+        from envforge.verify.reports import html
+
         write_whole(chosen.html, html.render(report, strict=strict).encode())
 
 
 def _print(report: Report, chosen: _Options, *, as_json: bool) -> None:
-    from envforge.report import finding, success
-    from envforge.verify.reports import markdown
-    from envforge.verify.reports.as_json import report_to_json
-    from envforge.verify.reports.terminal import render
-
     strict = chosen.strict
     if as_json:
+        from envforge.report import finding, success
+        from envforge.verify.reports.as_json import report_to_json
+
         result = report_to_json(report, strict=strict)
         click.echo(success("verify", result) if report.passed(strict=strict) else finding("verify", result))
     elif chosen.markdown == _STDOUT:
+        from envforge.verify.reports import markdown
+
         click.echo(markdown.render(report, strict=strict), nl=False)
     else:
+        from envforge.verify.reports.terminal import render
+
         console = _console()
         for line in render(report, width=console.width, strict=strict, verbose=chosen.verbose):
             console.print(line, soft_wrap=True)

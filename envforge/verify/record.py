@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -105,7 +105,7 @@ class Record:
 
 def record_to_json(record: Record) -> dict[str, Json]:
     """The record as JSON values; JSON has no infinite and no undefined number, so they become texts."""
-    return cast("dict[str, Json]", _as_json(_adapter().dump_python(record)))
+    return cast("dict[str, Json]", _as_json(record))
 
 
 def _as_json(value: Any) -> Json:
@@ -117,6 +117,8 @@ def _as_json(value: Any) -> Json:
         return [_as_json(item) for item in value]
     if isinstance(value, datetime):
         return value.isoformat()
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: _as_json(getattr(value, each.name)) for each in fields(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"a record holds no `{type(value).__name__}`")

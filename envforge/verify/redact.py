@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from envforge.verify.record import Record, record_from_json, record_to_json
+from envforge.verify.record import Record
+from envforge.verify.texts import change_texts
 from envforge.verify.values import QUESTIONS, Finding, Report
 
 _UUID = re.compile(r"\b(GPU|MIG)-(?:GPU-)?[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?:/\d+/\d+)?")
@@ -41,13 +42,17 @@ class Identity:
 
 def redact(report: Report, identity: Identity) -> Report:
     """The report as it may be shown; the record says that it is redacted."""
-    clean = _cleaner(identity)
-    record = _with_facts_redacted(report.record)
-    value = _walk(record_to_json(record), clean)
+    clean = _cleaner(identity, (identity.host, _host_of(report.record)))
+    record = change_texts(_with_facts_redacted(report.record), clean)
     return Report(
-        record=dataclasses.replace(record_from_json(value, "the redacted record"), redacted=True),
+        record=dataclasses.replace(record, redacted=True),
         findings=tuple(_finding(finding, clean) for finding in report.findings),
     )
+
+
+def _host_of(record: Record) -> str:
+    """The host that was observed, which another one may report on."""
+    return str((record.machine.machine.get("hostname") if record.machine is not None else None) or "")
 
 
 def _with_facts_redacted(record: Record) -> Record:
@@ -73,22 +78,14 @@ def _finding(finding: Finding, clean: Callable[[str], str]) -> Finding:
     )
 
 
-def _walk(value: Any, clean: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, dict):
-        return {key: _walk(item, clean) for key, item in value.items()}
-    return [_walk(item, clean) for item in value] if isinstance(value, list) else value
-
-
-def _cleaner(identity: Identity) -> Callable[[str], str]:
+def _cleaner(identity: Identity, hosts: Sequence[str]) -> Callable[[str], str]:
     """Replace what names somebody; the same identifier gets the same number wherever it stands."""
     seen: dict[str, int] = {}
 
     def numbered(match: re.Match[str]) -> str:
         return f"{match[1]}-redacted-{seen.setdefault(match[0].lower(), len(seen) + 1)}"
 
-    names = [name for name in (identity.host, identity.host.partition(".")[0]) if _is_telling(name)]
+    names = [name for host in hosts for name in (host, host.partition(".")[0]) if _is_telling(name)]
     host = re.compile("|".join(rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in names)) if names else None
     user = (
         re.compile(rf"(?<![\w-]){re.escape(identity.user)}(?=@)|(?<=[/\\]){re.escape(identity.user)}(?=[/\\]|$)")

@@ -35,7 +35,7 @@ def choose(asked: Asked, checks: Sequence[Check]) -> Chosen:
     open_to = [check for check in checks if check.question in wanted and not _is_skipped(check, asked)]
     if asked.only:
         kept = [check for check in open_to if _matches(check, asked.only)]
-        depth: Cost = max((check.cost for check in kept), key=COSTS.index, default="fast")
+        depth: Cost = max((asked.depth, *(check.cost for check in kept)), key=COSTS.index)
     else:
         kept = [check for check in open_to if COSTS.index(check.cost) <= COSTS.index(asked.depth)]
         depth = asked.depth

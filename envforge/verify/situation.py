@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from envforge.daily.prefix import Meant, is_prefix, meant_prefix, project_folder
+from envforge.daily.prefix import Meant, meant_prefix, project_folder
 from envforge.daily.unfinished import check_usable
 from envforge.errors import EnvforgeError
 from envforge.install.explicit import parse_any_lock
@@ -20,17 +20,16 @@ from envforge.install.journal import read_journal
 from envforge.install.variants import FOLDER as VARIANTS
 from envforge.install.variants import LOCK_NAME, list_variants
 from envforge.lockfile import Lockfile, LockfileError
-from envforge.matrix import load_matrix
 from envforge.probe import World
 from envforge.probe.system import conda_subdir
 from envforge.project.record import read_project_file
 from envforge.requirements import requirements_of
+from envforge.verify.environment.prefix import prefix_state
+from envforge.verify.machine.tables import matrix
 from envforge.verify.observe import Situation, Surroundings
 from envforge.verify.record import Asked, NotObserved, ProjectFacts
 from envforge.verify.select import Chosen
 from envforge.verify.values import QUESTIONS, Question
-
-LOCK = "conda-lock.yml"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,10 +72,17 @@ def find_situation(place: Place, asked: Asked, chosen: Chosen, means: Means) -> 
         questions=tuple(question for question in chosen.questions if question not in missing),
         depth=chosen.depth,
         limit_s=means.limit_s,
-        only=frozenset(check.id for check in chosen.checks),
+        only=_ids(chosen),
         say=means.say,
     )
     return situation, Surroundings(asked=asked, project=facts, absent=absent)
+
+
+def _ids(chosen: Chosen) -> frozenset[str] | None:
+    """The ids of the chosen checks; None, which is all, where a team's judges what we observe and does not say what."""
+    if any(check.group == "own" and check.observe is None for check in chosen.checks):
+        return None
+    return frozenset(check.id for check in chosen.checks)
 
 
 def _meant(place: Place, project: Path | None) -> Meant | None:
@@ -95,9 +101,9 @@ def _lock(place: Place, project: Path | None, meant: Meant | None) -> Path | Non
     if project is None:
         return None
     variants = list_variants(project)
-    if not (project / LOCK).exists() and len(variants) == 1:
+    if not (project / LOCK_NAME).exists() and len(variants) == 1:
         return project / VARIANTS / variants[0] / LOCK_NAME
-    return project / LOCK
+    return project / LOCK_NAME
 
 
 def _made_from(meant: Meant | None) -> Path | None:
@@ -121,7 +127,7 @@ def _project_facts(project: Path | None, lock: Path | None, platform: str) -> Pr
         data = _read_bytes(lock)
         locked = parse_any_lock(data.decode("utf-8"), shown, platform)
         _require_platform(locked, shown, platform)
-        needs = requirements_of(locked, platform, load_matrix()).words
+        needs = requirements_of(locked, platform, matrix()).words
     except UnicodeDecodeError as error:
         return replace(facts, lock_unreadable=f"the lock `{shown}` is no text: {error}", lock_command="envforge lock")
     except EnvforgeError as error:
@@ -194,15 +200,17 @@ def _without_environment(meant: Meant | None) -> NotObserved | None:
     if meant is None:
         reason = "there is no project here, and no --prefix or --name says which environment is meant"
         return NotObserved(what="environment", why="absent", reason=reason, command="cd PROJECT && envforge verify")
-    if not is_prefix(meant.prefix) and _has_python(meant.prefix):
-        return None  # made by another tool, such as venv: there is no lock to hold it against, but it can train
-    if not meant.prefix.is_dir() or not is_prefix(meant.prefix):
-        reason = (
-            f"nothing is installed in `{meant.prefix}`"
-            if not meant.prefix.is_dir()
-            else f"`{meant.prefix}` is no environment"
+    state, text = prefix_state(meant.prefix)
+    if state == "virtual":
+        return None  # of venv or uv: its files are held against no lock, and it can train
+    if state in ("missing", "not-an-environment"):
+        empty = state == "missing" or not any(meant.prefix.iterdir())
+        return NotObserved(
+            what="environment",
+            why="absent",
+            reason=f"nothing is installed in `{meant.prefix}`" if empty else text,
+            command=meant.install_command if empty else "envforge verify --prefix DIR",
         )
-        return NotObserved(what="environment", why="absent", reason=reason, command=meant.install_command)
     try:
         check_usable(meant)
     except EnvforgeError as error:
@@ -210,10 +218,6 @@ def _without_environment(meant: Meant | None) -> NotObserved | None:
             what="environment", why="unfinished", reason=error.message, command=_command(error, meant.install_command)
         )
     return None
-
-
-def _has_python(prefix: Path) -> bool:
-    return any((prefix / name).exists() for name in ("bin/python", "python.exe", "Scripts/python.exe"))
 
 
 def _command(error: EnvforgeError, otherwise: str) -> str:

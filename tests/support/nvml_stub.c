@@ -318,6 +318,7 @@ int nvmlDeviceGetMigDeviceHandleByIndex(Section *device, unsigned index, Section
 
 SMALL(nvmlDeviceGetPersistenceMode, "persistence")
 SMALL(nvmlDeviceGetComputeMode, "compute_mode")
+SMALL(nvmlDeviceGetPowerUsage, "power_mw")
 SMALL(nvmlDeviceGetEnforcedPowerLimit, "power_limit_mw")
 SMALL(nvmlDeviceGetPowerManagementDefaultLimit, "power_default_mw")
 SMALL(nvmlDeviceGetCurrPcieLinkWidth, "pcie_width")

@@ -14,6 +14,7 @@ from envforge.verify.select import choose
 from envforge.verify.situation import Means, Place, find_situation
 from tests.install.support import LockWriter
 from tests.support.recorded import Recorded
+from tests.verify.environment.torches import RAISES, virtual_environment
 from tests.verify.made_up import NOW, asked, check
 
 BASE = "https://channel.invalid/c"
@@ -82,6 +83,33 @@ def test_a_prefix_without_a_project_has_an_environment_but_no_training(tmp_path:
     situation, surroundings = found(tmp_path, prefix=tmp_path / "env")
     assert situation.questions == ("machine", "environment")
     assert [lack.what for lack in surroundings.absent] == ["training"]
+
+
+def test_a_virtual_environment_that_is_named_is_asked_all_three_questions(project: Path) -> None:
+    virtual_environment(project / "venv", RAISES)
+    situation, surroundings = found(project, prefix=project / "venv")
+    assert (situation.questions, surroundings.absent) == (("machine", "environment", "training"), ())
+    assert situation.prefix == project / "venv"
+    assert situation.lock == project / "conda-lock.yml"  # no journal names another
+
+
+@pytest.mark.parametrize("gone", ["pyvenv.cfg", "bin/python"])
+def test_a_folder_with_half_of_a_virtual_environment_is_none(project: Path, gone: str) -> None:
+    (virtual_environment(project / "venv", RAISES) / gone).unlink()
+    situation, surroundings = found(project, prefix=project / "venv")
+    assert (situation.questions, situation.prefix) == (("machine",), None)
+    said = surroundings.absent[0]
+    assert "no `conda-meta`, `.envforge` or `pyvenv.cfg`" in said.reason or "with no Python" in said.reason
+    assert said.command == "envforge verify --prefix DIR"  # never an install into a folder full of other things
+
+
+def test_an_empty_folder_that_is_named_can_be_installed_into(project: Path) -> None:
+    (project / "new").mkdir()
+    (said, _) = found(project, prefix=project / "new")[1].absent
+    assert (said.reason, said.command) == (
+        f"nothing is installed in `{project / 'new'}`",
+        f"envforge install --prefix {project / 'new'}",
+    )
 
 
 def test_the_lock_is_the_one_that_the_environment_was_made_from(project: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,15 @@ import pytest
 from junitparser import JUnitXml
 
 from envforge.cli import main
-from envforge.verify.record import record_to_json
+from envforge.machine.record import machine_to_json
+from envforge.verify.machine.facts import MachineFacts
+from envforge.verify.record import ProjectFacts, record_to_json
 from envforge.verify.reports.as_json import published_schema
+from envforge.verify.training.facts import TrainingFacts
 from tests.install.support import LockWriter
 from tests.support.wheel import text_wheel
-from tests.verify.made_up import record
+from tests.verify.environment import torches
+from tests.verify.made_up import T4, record
 
 Captured = pytest.CaptureFixture[str]
 
@@ -130,6 +137,30 @@ def test_every_report_is_written_also_when_the_run_fails(folder: Path, capsys: C
     assert "<!doctype html>" in Path("h.html").read_text()
 
 
+@pytest.mark.parametrize(
+    ("torch", "limit", "said"),
+    [
+        (torches.dies_by("SIGSEGV"), "30", "SIGSEGV"),
+        (torches.dies_by("SIGILL"), "30", "SIGILL"),
+        (torches.HANGS, "2", "did not end within 2 s"),
+        (torches.RAISES, "30", "libcudnn.so.9"),
+    ],
+    ids=["SIGSEGV", "SIGILL", "hang", "no library"],
+)
+def test_a_torch_that_crashes_or_hangs_fails_and_every_report_is_written(
+    project: Path, capsys: Captured, torch: str, limit: str, said: str
+) -> None:
+    torches.virtual_environment(project / "env", torch)
+    files = ("--junit", "j.xml", "--markdown", "m.md", "--html", "h.html")
+    only = ("--only", "torch-import-failed", "--only", "process-died", "--only", "matmul-wrong")
+    assert main(["verify", "--prefix", "env", "--limit", limit, *only, *files, "--json"]) == 1
+    document = printed(capsys)
+    jsonschema.validate(document, published_schema())
+    assert verdicts(document)["torch-import-failed"] == "fail"
+    for text in (json.dumps(document), *(Path(name).read_text() for name in ("j.xml", "m.md", "h.html"))):
+        assert said in text.replace("\\", "")
+
+
 def test_markdown_without_a_file_goes_to_stdout(folder: Path, capsys: Captured) -> None:
     main(["verify", "--only", "lock-usable", "--markdown"])
     assert capsys.readouterr().out.startswith("## envforge verify: PASS\n")
@@ -162,6 +193,55 @@ def test_nothing_in_a_record_names_who_made_it(project: Path, capsys: Captured, 
     assert "~/my.yml" in text
     main(["verify", "--machine", "--json", "--no-redact", "--lock", str(home / "my.yml")])
     assert str(home) in capsys.readouterr().out
+
+
+SECRETS = {
+    "user": "elvira",
+    "host": "gpu-box-7",
+    "home": "/data/people/",
+    "another's home": "/home/max",
+    "UUID": "12345678-aaaa-bbbb-cccc-1234567890ab",
+    "address": "0a:1b:2c:3d:4e:5f",
+}
+TELLING = (
+    "no lock in `/data/people/elvira/cats` or `/home/max/cats`, said elvira@gpu-box-7 (gpu-box-7.lab.example), "
+    "GPU-12345678-aaaa-bbbb-cccc-1234567890ab, 0a:1b:2c:3d:4e:5f, /scratch/elvira/run"
+)
+FORMATS = ("json", "html", "markdown", "junit", "terminal")
+
+
+def written(folder: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, *more: str) -> dict[str, str]:
+    """Every report of a record that tells who and where in a finding, in its facts and in what a team added."""
+    monkeypatch.setenv("HOME", "/data/people/elvira")
+    monkeypatch.setenv("USER", "elvira")
+    machine = MachineFacts(machine=dict(machine_to_json(replace(T4, hostname="gpu-box-7.lab.example"))))
+    lock = ProjectFacts(name="cats", lock_file="conda-lock.yml", lock_unreadable=TELLING)
+    training = TrainingFacts(python="/data/people/elvira/.conda/bin/python", unreadable=TELLING)
+    telling = record(machine=machine, project=lock, training=training, own={"team": [TELLING]})
+    Path("record.json").write_text(json.dumps(record_to_json(telling)))
+    chosen = ("--only", "lock-usable", "--only", "trains-on-gpu")
+    files = {"html": folder / "h.html", "markdown": folder / "m.md", "junit": folder / "j.xml"}
+    options = [text for name, path in files.items() for text in (f"--{name}", str(path))]
+    main(["verify", "--from", "record.json", *chosen, *options, *more, "--json"])
+    texts = {"json": capsys.readouterr().out, **{name: path.read_text() for name, path in files.items()}}
+    main(["verify", "--from", "record.json", *chosen, *more])
+    return {**texts, "terminal": capsys.readouterr().out.replace("\n            ", "")}
+
+
+def test_no_report_tells_who_and_where(folder: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = written(folder, capsys, monkeypatch)
+    assert set(texts) == set(FORMATS)
+    told = {(name, kind) for name, text in texts.items() for kind, secret in SECRETS.items() if secret in text}
+    assert told == set()
+    assert [name for name, text in texts.items() if "HOST" not in text or "USER" not in text] == []  # it stood there
+
+
+def test_every_report_tells_all_of_it_where_that_is_asked_for(
+    folder: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = written(folder, capsys, monkeypatch, "--no-redact")
+    lacking = {(name, kind) for name, text in texts.items() for kind, secret in SECRETS.items() if secret not in text}
+    assert lacking == set()
 
 
 TEAM = """
@@ -228,3 +308,41 @@ def test_a_teams_broken_check_stops_the_run_with_its_name(folder: Path, code: st
     assert done.returncode == 1
     assert said in done.stderr
     assert "teamchecks" in done.stderr
+
+
+TRAIN = ("verify", "--train", "--fast", "--prefix", "env")
+
+
+def test_while_it_trains_stderr_says_which_measure_runs_and_stdout_says_nothing_of_it(
+    project: Path, capsys: Captured
+) -> None:
+    torches.virtual_environment(project / "env", torches.RAISES)
+    assert main([*TRAIN]) == 1
+    captured = capsys.readouterr()
+    assert "cpu 2/4: matrix products against float64\n" in captured.err
+    assert "2/4" not in captured.out
+
+
+def test_with_json_nothing_is_said_but_the_document(project: Path, capsys: Captured) -> None:
+    torches.virtual_environment(project / "env", torches.RAISES)
+    assert main([*TRAIN, "--json"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert json.loads(captured.out)["command"] == "verify"
+
+
+def test_on_a_terminal_the_progress_is_one_line_that_goes_away(project: Path) -> None:
+    torches.virtual_environment(project / "env", torches.RAISES)
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "envforge", *TRAIN]
+    said = b""
+    with Path("out").open("wb") as out, subprocess.Popen(command, stdout=out, stderr=theirs, env=environment):
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # what a terminal says when nobody is left at its other end
+            while part := os.read(ours, 65536):
+                said += part
+    os.close(ours)
+    assert b"cpu 4/4: attention against float64" in said
+    assert said.rstrip().endswith(b"\x1b[2K")  # the line is erased
+    assert "4/4" not in Path("out").read_text()

@@ -86,12 +86,17 @@
     });
   }
 
+  // On paper nobody can open or filter anything: every finding is there, and all of it open.
   let closed = [];
+  let filtered = [];
   addEventListener("beforeprint", () => {
-    closed = [...document.querySelectorAll(".finding:not([hidden]) details:not([open])")];
+    filtered = items.filter((item) => item.hidden);
+    for (const item of filtered) item.hidden = false;
+    closed = [...document.querySelectorAll("details:not([open])")];
     for (const each of closed) each.open = true;
   });
   addEventListener("afterprint", () => {
     for (const each of closed) each.open = false;
+    for (const item of filtered) item.hidden = true;
   });
 })();

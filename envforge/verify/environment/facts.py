@@ -23,11 +23,16 @@ class ProcessEnd:
         return self.exit_code == 0
 
     @property
+    def is_late(self) -> bool:
+        """Whether it was killed because its time ran out."""
+        return self.exit_code is None and self.signal is None
+
+    @property
     def in_words(self) -> str:
         """How it ended, for people."""
         if self.signal is not None:
             return f"the process died by {self.signal} after {self.seconds:.1f} s"
-        if self.exit_code is None:
+        if self.is_late:
             return f"the process did not end within {self.limit_s:g} s and was killed"
         return f"the process ended with exit code {self.exit_code} after {self.seconds:.1f} s"
 

@@ -5,7 +5,6 @@ Enters: a ``Situation``. Leaves: ``EnvironmentFacts``; nothing is judged, and wh
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -16,9 +15,9 @@ from envforge.audit.values import Finding
 from envforge.daily.activation import activation
 from envforge.daily.prefix import is_prefix
 from envforge.errors import EnvforgeError
-from envforge.install.journal import read_journal
 from envforge.machine import Machine, driver_text
 from envforge.probe import probe
+from envforge.verify.environment import needs
 from envforge.verify.environment.facts import (
     AuditFacts,
     AuditFinding,
@@ -32,6 +31,7 @@ from envforge.verify.environment.facts import (
     TorchFacts,
 )
 from envforge.verify.environment.locked import locked_torch
+from envforge.verify.environment.prefix import prefix_state, python_of
 from envforge.verify.environment.process import Child, run_child
 from envforge.verify.values import Signal
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from envforge.verify.observe import Situation
 
 KEPT = 50
+_NOT_WANTED = "no chosen check looks at it"
 T = TypeVar("T")
 
 
@@ -47,13 +48,18 @@ def observe_environment(situation: Situation) -> EnvironmentFacts:
     machine = probe(situation.world)
     state, text = prefix_state(situation.prefix)
     parts: dict[str, Any] = {}
-    if situation.prefix is not None and (python := python_of(situation.prefix)) is not None:
+    if not situation.wants(*needs.PYTHON):
+        parts = _without_python(_NOT_WANTED)
+    elif situation.prefix is not None and (python := python_of(situation.prefix)) is not None:
         parts = _ask(situation, situation.prefix, python)
     elif situation.prefix is not None:
         parts = _without_python(f"there is no Python in `{situation.prefix}`")
     else:
         parts = _without_python(text)
-    if situation.prefix is not None and state in ("finished", "foreign"):
+    if not situation.wants(*needs.AUDIT):
+        parts["audit"] = Signal(unreadable=_NOT_WANTED)
+    elif situation.prefix is not None and state in ("finished", "foreign"):
+        situation.say("comparing the environment with its lock")
         parts["audit"] = _audit(situation.prefix, situation.lock, machine.platform)
     else:
         parts["audit"] = Signal(unreadable=text)
@@ -83,35 +89,6 @@ def machine_facts(machine: Machine) -> dict[str, Any]:
     }
 
 
-def prefix_state(prefix: Path | None) -> tuple[str, str]:  # noqa: PLR0911 - one line for each state
-    """The state of a prefix in one word and in a sentence."""
-    if prefix is None:
-        return "none", "no environment is meant here: neither a project nor --prefix"
-    if not prefix.is_dir():
-        return "missing", f"there is no environment in `{prefix}`"
-    if not is_prefix(prefix):
-        if (prefix / "pyvenv.cfg").is_file() and python_of(prefix) is not None:
-            return "virtual", f"`{prefix}` is a virtual environment that envforge did not make"
-        return "not-an-environment", f"`{prefix}` is not an environment: no `conda-meta`, `.envforge` or `pyvenv.cfg`"
-    try:
-        journal = read_journal(prefix)
-    except EnvforgeError as error:
-        return "damaged", error.message
-    if journal is None:
-        if not (prefix / "conda-meta").is_dir():
-            return "unfinished", f"`{prefix}` is unfinished before its first step"
-        return "foreign", f"`{prefix}` was made by another tool than envforge"
-    if journal.step != "verified":
-        return "unfinished", f"`{prefix}` is {journal.unfinished}"
-    return "finished", f"`{prefix}` was installed from `{journal.lockfile}`"
-
-
-def python_of(prefix: Path) -> Path | None:
-    """The interpreter of an environment, of conda or a virtual one."""
-    places = ("python.exe", "Scripts/python.exe") if os.name == "nt" else ("bin/python", "bin/python3")
-    return next((prefix / place for place in places if (prefix / place).is_file()), None)
-
-
 def child_environment(prefix: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """The user's variables as they are, with the environment activated; nothing is compiled into the project."""
     changed = dict(environment)
@@ -134,6 +111,7 @@ def _ask(situation: Situation, prefix: Path, python: Path) -> dict[str, Any]:
         command = (str(python), *flags, "-c", source, mode)
         return Child(command=command, environment=environment, folder=folder, limit_s=situation.limit_s)
 
+    situation.say("importing torch")
     end, lines = run_child(start("plain"))
     isolated_end, isolated = run_child(start("isolated", "-I"))
     said = {str(line.get("part")): line for line in (*lines, *isolated)}

@@ -6,35 +6,44 @@ hangs is a fact, not an error.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from envforge.verify.environment.facts import ProcessEnd
 
 MARK = "@envforge "
 _KEPT = 4000
+_GRACE_S = 2.0
+
+
+def _unheard(_line: dict[str, Any]) -> None:
+    """Nobody listens while it runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Child:
-    """What to start, where, and how many seconds it has."""
+    """What to start, where, and how many seconds it has. ``hear`` gets each of its objects as soon as it is said."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
     folder: Path
     limit_s: float
+    hear: Callable[[dict[str, Any]], None] = _unheard
 
 
 def run_child(child: Child) -> tuple[ProcessEnd, tuple[dict[str, Any], ...]]:
-    """Run it to its end; with it goes every process that it has started."""
+    """Run it to its end; with it goes every process of its group, also where we ourselves are interrupted."""
     started = time.monotonic()
     try:
         process = subprocess.Popen(
@@ -48,23 +57,56 @@ def run_child(child: Child) -> tuple[ProcessEnd, tuple[dict[str, Any], ...]]:
         )
     except OSError as error:
         return ProcessEnd(seconds=0.0, exit_code=127, stderr=f"cannot start `{child.command[0]}`: {error}"), ()
-    code: int | None
-    try:
-        out, err = process.communicate(timeout=child.limit_s)
-        code = process.returncode
-    except subprocess.TimeoutExpired:
-        code = None
-        out, err = _kill(process)
-    finally:
-        _end_group(process.pid)
+    lines: list[dict[str, Any]] = []
+    errors: list[bytes] = []
+    readers = (_reader(process.stdout, partial(_take, lines, child.hear)), _reader(process.stderr, errors.append))
+    code = _wait(process, child.limit_s)
+    for reader in readers:
+        reader.join(_GRACE_S)  # a process that left the group may hold the pipe: what was read until now counts
     end = ProcessEnd(
         seconds=round(time.monotonic() - started, 2),
         exit_code=code,
         signal=_signal_name(code),
         limit_s=child.limit_s,
-        stderr=err.decode("utf-8", "replace").strip()[-_KEPT:],
+        stderr=b"".join(tuple(errors)).decode("utf-8", "replace").strip()[-_KEPT:],
     )
-    return end, tuple(marked_lines(out.decode("utf-8", "replace")))
+    return end, tuple(lines)
+
+
+def _wait(process: subprocess.Popen[bytes], limit_s: float) -> int | None:
+    """The exit code, None where its time ran out. No process of its group is left, also where we are interrupted."""
+    end_group = partial(_end_group, process.pid)
+    atexit.register(end_group)  # an interrupt does not reach the threads in which observers run
+    try:
+        return process.wait(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    finally:
+        end_group()
+        atexit.unregister(end_group)
+    with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs inside the kernel's driver, and is left behind
+        process.wait(timeout=_GRACE_S)
+    return None
+
+
+def _reader(pipe: IO[bytes] | None, take: Callable[[bytes], object]) -> threading.Thread:
+    """A thread that hands over every whole line of a pipe until its end."""
+
+    def read() -> None:
+        if pipe is not None:
+            with pipe:
+                for line in pipe:
+                    take(line)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    return thread
+
+
+def _take(lines: list[dict[str, Any]], hear: Callable[[dict[str, Any]], None], line: bytes) -> None:
+    for said in marked_lines(line.decode("utf-8", "replace")):
+        lines.append(said)
+        hear(said)
 
 
 def marked_lines(text: str) -> list[dict[str, Any]]:
@@ -77,16 +119,6 @@ def marked_lines(text: str) -> list[dict[str, Any]]:
                 if isinstance(value, dict):
                     found.append(value)
     return found
-
-
-def _kill(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
-    """Kill the whole group. A process that hangs inside the kernel's driver does not end, and is left behind."""
-    _end_group(process.pid)
-    process.kill()
-    try:
-        return process.communicate(timeout=2.0)
-    except subprocess.TimeoutExpired as stuck:
-        return stuck.output or b"", stuck.stderr or b""
 
 
 def _end_group(group: int) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Sequence
+from typing import TypeVar
+
+from envforge.verify.texts import change_texts
 
 T = TypeVar("T")
 _HOME = re.compile(r"(?<![\w.])(/home/|/Users/|[A-Za-z]:\\Users\\)[^/\\\s'\"`:]+|(?<![\w./])/root(?=[/\s'\"`:]|$)")
@@ -23,18 +24,4 @@ def redact_texts(value: T, names: Sequence[str] = ()) -> T:
             text = name.sub("...", text)
         return text
 
-    return cast("T", _each(value, clean))
-
-
-def _each(value: Any, clean: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, (tuple, list)):
-        return type(value)(_each(item, clean) for item in value)
-    if isinstance(value, dict):
-        return {key: _each(item, clean) for key, item in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.replace(
-            value, **{field.name: _each(getattr(value, field.name), clean) for field in dataclasses.fields(value)}
-        )
-    return value
+    return change_texts(value, clean)

@@ -11,7 +11,7 @@ from envforge.cuda import ComputeCapability, WheelTag
 from envforge.machine import Gpu, driver_text
 from envforge.select.fit import Facts, Misfit, driver_grade, has_cubin, has_ptx, read_facts
 from envforge.selection import Build, Grade
-from envforge.verify.machine.facts import LockNeeds
+from envforge.verify.machine.facts import NO_LOCK, LockNeeds
 from envforge.verify.machine.judging import (
     Case,
     fail,
@@ -24,7 +24,6 @@ from envforge.verify.machine.judging import (
     unread,
     warn,
 )
-from envforge.verify.machine.lock_needs import NO_LOCK
 from envforge.verify.machine.tables import cpu_level, matrix
 from envforge.verify.values import Check, Judgement, Verdict
 

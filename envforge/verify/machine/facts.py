@@ -8,6 +8,8 @@ from typing import Any
 from envforge.verify.machine.gpu_facts import GpuFacts
 from envforge.verify.values import Signal
 
+NO_LOCK = "there is no lock here"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PciGpu:

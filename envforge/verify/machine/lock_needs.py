@@ -16,12 +16,10 @@ from envforge.install.explicit import read_any_lock
 from envforge.install.plan import Plan, make_plan
 from envforge.lockfile import Lockfile
 from envforge.requirements import requirements_of
-from envforge.verify.machine.facts import LockNeeds, Needed
+from envforge.verify.machine.facts import NO_LOCK, LockNeeds, Needed
 from envforge.verify.machine.tables import matrix
 from envforge.verify.observe import Situation
 from envforge.verify.values import Signal
-
-NO_LOCK = "there is no lock here"
 
 
 def observe_lock(situation: Situation, platform: str) -> Signal[LockNeeds]:

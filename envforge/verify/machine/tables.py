@@ -84,6 +84,11 @@ def event_reasons(mask: int) -> tuple[EventReason, ...]:
     return tuple(reasons)
 
 
+def is_bad_reason(name: str) -> bool:
+    """Whether a reason of that name is a fault; one that has no row counts as bad."""
+    return all(row["bad"] for row in _checks()["event_reasons"].values() if row["name"] == name)
+
+
 def name_of(table: Literal["recovery_actions", "compute_modes", "fabric_states"], number: int) -> str:
     """NVML's number in words."""
     return str(_checks()[table].get(str(number), f"unknown ({number})"))

@@ -194,10 +194,13 @@ class SameBitsFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadFacts:
-    """What NVML said while the GPU worked. ``reasons`` counts the samples in which a clock was held back, by reason."""
+    """What NVML said while the GPU worked.
+
+    ``reasons`` counts the samples in which a clock was held back, by reason; None where NVML does not tell them.
+    """
 
     samples: int
-    reasons: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] | None = None
     sm_clock_mhz: int | None = None
     max_sm_clock_mhz: int | None = None
     power_w: float | None = None

@@ -7,11 +7,12 @@ A fault explains others: where the loss is not a number nothing can be said of t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from envforge.verify.environment.say import info, passed, skipped
 from envforge.verify.training.facts import DeviceFacts, LearningFacts
-from envforge.verify.training.say import absent, failed, on_each_device, warned
-from envforge.verify.values import Check, Judgement, Verdict
+from envforge.verify.training.say import absent, check_of_device, failed, warned
+from envforge.verify.values import Judgement, Verdict
 
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 _SHOWN = 3
@@ -315,18 +316,7 @@ def _precision(device: DeviceFacts) -> Judgement:
     return info(f"compute capability {device.capability}: bf16 is emulated, so fp16 with a GradScaler")
 
 
-def _of(identity: str, title: str, why: str, judge: object, severity: Verdict = Verdict.FAIL) -> Check:
-    return Check(
-        id=identity,
-        question="training",
-        group="learning",
-        title=title,
-        why=why,
-        severity=severity,  # type: ignore[arg-type]
-        judge=on_each_device(judge),  # type: ignore[arg-type]
-        cost="default",
-    )
-
+_of = partial(check_of_device, group="learning")
 
 CHECKS = (
     _of(
@@ -334,7 +324,7 @@ CHECKS = (
         "Which low precision this device has",
         "torch says that bf16 is there also where it is emulated, and slow.",
         _precision,
-        Verdict.INFO,
+        severity=Verdict.INFO,
     ),
     _of(
         "autocast-off",
@@ -353,7 +343,7 @@ CHECKS = (
         "The backward pass runs outside autocast",
         "The backward pass takes the dtypes of the forward pass; autocast around it is not recommended by torch.",
         _backward,
-        Verdict.WARN,
+        severity=Verdict.WARN,
     ),
     _of(
         "loss-not-finite",

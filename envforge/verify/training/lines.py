@@ -8,7 +8,8 @@ from typing import Any, get_args, get_type_hints
 from envforge.verify.environment.facts import ProcessEnd
 from envforge.verify.training.facts import DeviceFacts, LoadFacts, SpeedFloor
 from envforge.verify.training.floors import floor_of
-from envforge.verify.training.sampler import Sample, under_load
+from envforge.verify.training.load import under_load
+from envforge.verify.training.sampler import Sample
 from envforge.verify.values import Signal
 
 MEASURES = (

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 _LEARNING = ("learning",)
 
+NEEDS_PROJECT = ("learning", "guard", "control", "scaler", "compare", "repeat", "compiled")
 NEEDS: dict[str, tuple[str, ...]] = {
+    "trains-on-gpu": ("device",),
+    "process-died": ("device",),
+    "low-precision": ("device",),
+    "project-not-importable": ("project",),
     "matmul-wrong": ("matmul",),
     "convolution-wrong": ("convolution",),
     "attention-wrong": ("attention",),

@@ -18,11 +18,13 @@ from envforge.errors import EnvforgeError
 from envforge.probe import probe
 from envforge.project.record import read_project_file
 from envforge.verify.environment.locked import locked_torch
-from envforge.verify.environment.observe import child_environment, machine_facts, prefix_state, python_of
+from envforge.verify.environment.observe import child_environment, machine_facts
+from envforge.verify.environment.prefix import prefix_state, python_of
 from envforge.verify.environment.process import Child, run_child
 from envforge.verify.training.facts import CollectiveFacts, DeviceFacts, TrainingFacts
 from envforge.verify.training.lines import device_facts
-from envforge.verify.training.needs import NEEDS
+from envforge.verify.training.needs import NEEDS, NEEDS_PROJECT
+from envforge.verify.training.progress import teller
 from envforge.verify.training.sampler import Samples, sampling
 from envforge.verify.values import Cost, Signal
 
@@ -58,7 +60,7 @@ def observe_training(situation: Situation) -> TrainingFacts:
     )
     state, text = prefix_state(situation.prefix)
     python = python_of(situation.prefix) if situation.prefix is not None else None
-    if situation.prefix is None or python is None or state in ("missing", "unfinished", "damaged"):
+    if situation.prefix is None or python is None or state not in ("finished", "foreign", "virtual"):
         return replace(
             facts, unreadable=text if python is not None or state != "finished" else f"{text}, without Python"
         )
@@ -82,13 +84,13 @@ def observe_training(situation: Situation) -> TrainingFacts:
             measures=folder,
             environment=environment,
         )
-        count, no_gpu = _gpu_count(plan) if machine.has_nvidia else (0, None)
-        names = [f"cuda:{index}" for index in range(count)] or ["cpu"]
-        devices = tuple(_measure(plan, name, why) for name in names)  # one by one, so that none slows another
+        gpus, no_gpu = _gpu_count(plan) if machine.has_nvidia else (0, None)
+        names = [f"cuda:{index}" for index in range(gpus)] or ["cpu"]
+        # one by one, so that none slows another
+        devices = tuple(filter(None, (_measure(plan, name, why) for name in names)))
         facts = replace(facts, devices=devices, no_gpu=no_gpu)
-        ranks = sum(device.is_gpu for device in devices)
-        if (ranks > 1 or situation.depth == "deep") and situation.wants("all-reduce-wrong"):
-            facts = _with_collective(facts, plan, ranks)
+        if (gpus > 1 or situation.depth == "deep") and situation.wants("all-reduce-wrong"):
+            facts = _with_collective(facts, plan, gpus)
     return facts
 
 
@@ -118,9 +120,11 @@ def measures_of(depth: Cost, *, has_project: bool, on_gpu: bool) -> tuple[str, .
 def wanted_measures(situation: Situation, measures: tuple[str, ...]) -> tuple[str, ...]:
     """Those measures that a check needs which will be judged."""
     wanted = {need for check, needs in NEEDS.items() if situation.wants(check) for need in needs}
-    others = situation.wants("process-died", "trains-on-gpu", "low-precision", "project-not-importable")
-    kept = ("device", "project") if others or wanted else ()
-    return tuple(name for name in measures if name in wanted or name in kept)
+    if not wanted.isdisjoint(NEEDS_PROJECT):
+        wanted.add("project")
+    if wanted:
+        wanted.add("device")
+    return tuple(name for name in measures if name in wanted)
 
 
 def _gpu_count(plan: _Plan) -> tuple[int, str | None]:
@@ -129,6 +133,7 @@ def _gpu_count(plan: _Plan) -> tuple[int, str | None]:
         "import torch; usable = torch.cuda.device_count() if torch.cuda.is_available() else 0; "
         "print('@envforge {\"count\": %d}' % usable)"
     )
+    plan.situation.say("asking torch for its GPUs")
     end, lines = run_child(_child(plan, (str(plan.python), "-c", program)))
     if lines and lines[-1].get("count"):
         return int(lines[-1]["count"]), None
@@ -137,14 +142,16 @@ def _gpu_count(plan: _Plan) -> tuple[int, str | None]:
     return 0, ": ".join([why, *said[-1:]])[:1000]
 
 
-def _measure(plan: _Plan, device: str, why: str) -> DeviceFacts:
+def _measure(plan: _Plan, device: str, why: str) -> DeviceFacts | None:
+    """What the chosen checks need of one device; None where they need nothing of it."""
     on_gpu = device.startswith("cuda")
     possible = measures_of(plan.situation.depth, has_project=plan.package is not None, on_gpu=on_gpu)
     asked = wanted_measures(plan.situation, possible)
-    plan.situation.say(f"training on {device}: {', '.join(asked)}")
+    if not asked:
+        return None
     with sampling(plan.situation.world) if on_gpu else nullcontext(Samples()) as samples:
-        end, lines = run_child(_child(plan, _command(plan, device, asked)))
-    facts = device_facts(device, asked, end, lines, samples.read())
+        end, lines = run_child(_measuring(plan, device, asked))
+    facts = device_facts(device, asked, end, lines, samples.said)
     if plan.package is None:
         facts = replace(facts, project=Signal(unreadable=why))
     if plan.situation.depth == "deep" and end.is_good:
@@ -161,23 +168,25 @@ def _apart(plan: _Plan, *, on_gpu: bool) -> tuple[str, ...]:
 
 def _with_measure(facts: DeviceFacts, plan: _Plan, measure: str) -> DeviceFacts:
     """One measure more, in a process of its own; what becomes of that costs nothing else."""
-    end, lines = run_child(_child(plan, _command(plan, facts.device, (measure,))))
+    end, lines = run_child(_measuring(plan, facts.device, (measure,)))
     own = device_facts(facts.device, (measure,), end, lines)
     signal: Signal[Any] = getattr(own, measure)
-    died = signal.value is None and not own.raised
+    died = signal.value is None and not own.raised and not end.is_late  # what took too long may still be sound
     raised = {measure: end.in_words} if died else dict(own.raised)
     added: dict[str, Any] = {measure: signal}
     return replace(facts, asked=(*facts.asked, measure), raised={**facts.raised, **raised}, **added)
 
 
-def _command(plan: _Plan, device: str, measures: tuple[str, ...]) -> tuple[str, ...]:
+def _measuring(plan: _Plan, device: str, measures: tuple[str, ...]) -> Child:
+    """The process that makes these measures, one after the other, and is heard meanwhile."""
     specification = {
         "device": device,
         "measures": measures,
         "package": plan.package,
         "project": str(plan.situation.project) if plan.situation.project else None,
     }
-    return (str(plan.python), "-c", START, str(plan.measures), json.dumps(specification))
+    command = (str(plan.python), "-c", START, str(plan.measures), json.dumps(specification))
+    return replace(_child(plan, command), hear=teller(device, measures, plan.situation.say))
 
 
 def _child(plan: _Plan, command: tuple[str, ...]) -> Child:
@@ -194,6 +203,7 @@ def _with_collective(facts: TrainingFacts, plan: _Plan, gpus: int) -> TrainingFa
     backend, ranks = ("nccl", gpus) if gpus > 1 else ("gloo", 2)
     program = plan.measures / "envforge_measures" / "collective.py"
     command = (str(plan.python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
+    plan.situation.say(f"adding up over {ranks} processes by torchrun, {backend}")
     end, lines = run_child(_child(plan, (*command, str(program), backend)))
     source = f"torchrun --nproc-per-node {ranks}, {backend}"
     said = [line for line in lines if line.get("event") == "rank"]

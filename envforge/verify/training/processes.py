@@ -54,6 +54,13 @@ def _process(device: DeviceFacts) -> Judgement:
         return passed(f"{len(device.asked)} measures in {end.seconds:.0f} s")
     last = end.stderr.splitlines()[-1][:400] if end.stderr else "it said nothing"
     where = f" during `{device.running}`" if device.running else ""
+    if end.is_late:
+        return failed(
+            f"{end.in_words}{where}; its last words: {last}",
+            "the process comes to its end",
+            why="Something hangs, in the driver or a library, or the machine is slower than the limit allows for.",
+            command=f"envforge verify --train --limit {end.limit_s * 4:g}",
+        )
     meaning = {
         "SIGILL": "SIGILL: a library was built for a newer CPU than this one.",
         "SIGSEGV": "SIGSEGV: mostly a library of another build, or two OpenMP runtimes in one process.",

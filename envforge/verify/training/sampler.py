@@ -13,32 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import IO, TYPE_CHECKING, Any
-
-from envforge.verify.training.facts import LoadFacts
-from envforge.verify.values import Signal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from envforge.probe import World
 
 INTERVAL_S = 0.2
-# NVML header, nvmlClocksEventReasons
-REASONS = {
-    0x1: "idle",
-    0x2: "application clocks",
-    0x4: "software power cap",
-    0x8: "hardware slowdown",
-    0x10: "sync boost",
-    0x20: "software thermal slowdown",
-    0x40: "hardware thermal slowdown",
-    0x80: "hardware power brake",
-    0x100: "display clocks",
-}
 _START = "import sys; sys.path[:] = sys.argv[1:]; from envforge.verify.training.sampler import main; main()"
 
 
@@ -51,23 +34,11 @@ class Sample:
     values: dict[str, int]
 
 
+@dataclass(slots=True)
 class Samples:
-    """What the sampler has said so far; empty where none runs."""
+    """What the sampler has said; empty where none ran, and while it runs."""
 
-    def __init__(self, file: IO[bytes] | None = None) -> None:
-        self._file = file
-
-    def read(self) -> tuple[Sample, ...]:
-        """Every whole line."""
-        from envforge.verify.environment.process import marked_lines  # noqa: PLC0415 - not in the sampling process
-
-        if self._file is None or self._file.closed:
-            return ()
-        self._file.seek(0)
-        lines = marked_lines(self._file.read().decode("utf-8", "replace"))
-        return tuple(
-            Sample(at=float(line["at"]), uuid=str(line["uuid"]), values=dict(line["values"])) for line in lines
-        )
+    said: tuple[Sample, ...] = ()
 
 
 def sampler_command() -> list[str]:
@@ -77,74 +48,29 @@ def sampler_command() -> list[str]:
 
 @contextlib.contextmanager
 def sampling(world: World) -> Iterator[Samples]:
-    """Sample while the block runs; what was said is read afterwards, within the surrounding block too."""
-    file: Any = tempfile.TemporaryFile()  # noqa: SIM115 - read after this block, and closed when it is forgotten
-    process = subprocess.Popen(
-        sampler_command(),
-        env=dict(world.environment),
-        stdin=subprocess.DEVNULL,
-        stdout=file,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield Samples(file)
-    finally:
-        process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs inside the driver, and is left behind
-            process.wait(timeout=2.0)
+    """Sample while the block runs; after it the samples are there."""
+    from envforge.verify.environment.process import marked_lines  # noqa: PLC0415 - not in the sampling process
 
-
-def under_load(samples: Sequence[Sample], uuid: str, spans: Sequence[tuple[float, float]]) -> Signal[LoadFacts]:
-    """What was sampled of one GPU while it worked."""
-    source = "NVML, sampled under load"
-    if not samples:
-        return Signal(source=source, unreadable="NVML gave no samples")
-    if not spans:
-        return Signal(source=source, unreadable="the GPU was not put under load")
-    bare = uuid.removeprefix("GPU-")
-    of_gpu = [s for s in samples if s.uuid.removeprefix("GPU-") == bare]
-    if not of_gpu and len({s.uuid for s in samples}) == 1:
-        of_gpu = list(samples)
-    busy = [s for s in of_gpu if any(start <= s.at <= end for start, end in spans)]
-    if not busy:
-        return Signal(source=source, unreadable="no sample fell into the time under load")
-    counted: Counter[str] = Counter()
-    for sample in busy:
-        mask = sample.values.get("reasons", 0)
-        counted.update(name for bit, name in REASONS.items() if mask & bit)
-    return Signal(
-        value=LoadFacts(
-            samples=len(busy),
-            reasons=dict(sorted(counted.items())),
-            sm_clock_mhz=_middle(busy, "sm_clock_mhz"),
-            max_sm_clock_mhz=_largest(busy, "max_sm_clock_mhz"),
-            power_w=_watts(_middle(busy, "power_mw")),
-            power_limit_w=_watts(_largest(busy, "power_limit_mw")),
-            temperature_c=_largest(busy, "temperature_c"),
-            pcie_generation=_largest(busy, "pcie_generation"),
-            pcie_width=_largest(busy, "pcie_width"),
-            pcie_max_generation=_largest(busy, "pcie_max_generation"),
-            pcie_max_width=_largest(busy, "pcie_max_width"),
-        ),
-        source=source,
-    )
-
-
-def _values(samples: Sequence[Sample], name: str) -> list[int]:
-    return [sample.values[name] for sample in samples if name in sample.values]
-
-
-def _middle(samples: Sequence[Sample], name: str) -> int | None:
-    values = _values(samples, name)
-    return int(median(values)) if values else None
-
-
-def _largest(samples: Sequence[Sample], name: str) -> int | None:
-    return max(_values(samples, name), default=None)
-
-
-def _watts(milliwatts: int | None) -> float | None:
-    return None if milliwatts is None else milliwatts / 1000
+    samples = Samples()
+    with tempfile.TemporaryFile() as file:
+        process = subprocess.Popen(
+            sampler_command(),
+            env=dict(world.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield samples
+        finally:
+            process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs inside the driver, and is left behind
+                process.wait(timeout=2.0)
+            file.seek(0)
+            lines = marked_lines(file.read().decode("utf-8", "replace"))
+            samples.said = tuple(
+                Sample(at=float(line["at"]), uuid=str(line["uuid"]), values=dict(line["values"])) for line in lines
+            )
 
 
 def main() -> None:
@@ -153,13 +79,21 @@ def main() -> None:
 
     parent = os.getppid()
     pynvml.nvmlInit()
-    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    gpus = dict(_gpus(pynvml))
     while os.getppid() == parent:
-        for handle in handles:
-            line = {"at": time.time(), "uuid": _uuid(pynvml, handle), "values": _read(pynvml, handle)}
+        for uuid, handle in gpus.items():
+            line = {"at": time.time(), "uuid": uuid, "values": _read(pynvml, handle)}
             sys.stdout.write("@envforge " + json.dumps(line) + "\n")
-        sys.stdout.flush()
+            sys.stdout.flush()  # the next GPU may hang
         time.sleep(INTERVAL_S)
+
+
+def _gpus(pynvml: Any) -> Iterator[tuple[str, Any]]:
+    """The UUID and handle of each GPU that answers."""
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        with contextlib.suppress(pynvml.NVMLError):  # a lost GPU must not hide the others
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            yield _uuid(pynvml, handle), handle
 
 
 def _uuid(pynvml: Any, handle: Any) -> str:

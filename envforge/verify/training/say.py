@@ -9,7 +9,8 @@ from typing import Any
 from envforge.verify.environment.say import Judge, skipped, unknown
 from envforge.verify.record import Record
 from envforge.verify.training.facts import DeviceFacts, TrainingFacts
-from envforge.verify.values import Judgement, Signal, Verdict
+from envforge.verify.training.needs import NEEDS_PROJECT
+from envforge.verify.values import Check, Judgement, Signal, Verdict
 
 OfDevice = Callable[[DeviceFacts], Judgement]
 
@@ -35,6 +36,13 @@ def on_each_device(judge: OfDevice) -> Judge:
             yield replace(judge(device), subject=subject_of(device))
 
     return on_training(look)
+
+
+def check_of_device(identity: str, title: str, why: str, judge: OfDevice, **more: Any) -> Check:
+    """A check of the training that says one thing of each device; ``more`` are other fields of it."""
+    usual: dict[str, Any] = {"severity": Verdict.FAIL, "cost": "default"}
+    values = usual | more
+    return Check(id=identity, question="training", title=title, why=why, judge=on_each_device(judge), **values)
 
 
 def subject_of(device: DeviceFacts) -> str:
@@ -63,9 +71,6 @@ def absent(device: DeviceFacts, measure: str, *, leads: bool = False) -> Judgeme
             source=signal.source,
         )
     return unknown(signal, f"the measure `{measure}` was not made")
-
-
-NEEDS_PROJECT = ("learning", "guard", "control", "scaler", "compare", "repeat", "compiled")
 
 
 def failed(observed: str, wanted: str, source: str = "", why: str = "", command: str = "") -> Judgement:

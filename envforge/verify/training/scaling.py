@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from envforge.verify.environment.say import passed, skipped
 from envforge.verify.training.facts import DeviceFacts, RepeatFacts, ScalerFacts
 from envforge.verify.training.learning import cause_of
-from envforge.verify.training.say import absent, failed, on_each_device
-from envforge.verify.values import Check, Judgement, Verdict
+from envforge.verify.training.say import absent, check_of_device, failed
+from envforge.verify.values import Judgement
 
 _LARGEST_ERROR = 0.25  # a scale that is forgotten, or clipped before it is taken out, is off by factors
 _SOURCE = "fp16, three updates"
@@ -122,19 +124,7 @@ def _resumes(device: DeviceFacts) -> Judgement:
     return passed(f"resumed after {facts.updates // 2} updates, to the same bits as without a stop")
 
 
-def _check(identity: str, title: str, why: str, judge: object, row: int | None = None) -> Check:
-    return Check(
-        id=identity,
-        question="training",
-        group="learning",
-        title=title,
-        why=why,
-        severity=Verdict.FAIL,
-        judge=on_each_device(judge),  # type: ignore[arg-type]
-        cost="default",
-        row=row,
-    )
-
+_check = partial(check_of_device, group="learning")
 
 CHECKS = (
     _check(
@@ -160,7 +150,7 @@ CHECKS = (
         "The same seed gives the same bits",
         "A run that cannot be repeated cannot be debugged or compared.",
         _repeats,
-        46,
+        row=46,
     ),
     _check(
         "resume-differs",

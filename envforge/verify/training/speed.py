@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 from envforge.verify.environment.say import info, passed, skipped
+from envforge.verify.machine.tables import is_bad_reason
 from envforge.verify.training.facts import DeviceFacts, LoadFacts, SpeedRun
-from envforge.verify.training.say import absent, failed, on_each_device, warned
+from envforge.verify.training.say import absent, check_of_device, failed, on_each_device, warned
 from envforge.verify.values import Check, Judgement, Verdict
 
 _GIB = 2**30
@@ -12,8 +16,12 @@ _GIB = 2**30
 _LANE = {1: 0.25, 2: 0.5, 3: 0.985, 4: 1.969, 5: 3.938, 6: 7.563}
 _SHARE = 0.7
 _SAME = 0.1
-_BAD = ("hardware slowdown", "hardware thermal slowdown", "hardware power brake")
-_HOT = ("software thermal slowdown",)
+_BY_CHOICE = ("idle", "application clocks", "sync boost", "display clocks")
+_LONGER = "envforge verify --only compile-fails --limit 480"
+_PCI = (
+    "nvidia-smi --query-gpu=name,pcie.link.gen.current,pcie.link.gen.max,pcie.link.width.current,pcie.link.width.max "
+    "--format=csv"
+)
 _LOOK = "nvidia-smi -q -d PERFORMANCE,CLOCK,POWER,TEMPERATURE"
 
 
@@ -91,7 +99,7 @@ def _cause(load: LoadFacts | None) -> str:
     """What NVML saw at that time, where it explains a slow GPU."""
     if load is None:
         return ""
-    held = [name for name in load.reasons if name not in ("idle", "application clocks", "sync boost")]
+    held = [name for name in load.reasons or () if name not in _BY_CHOICE]
     if held:
         return f": throttled by {', '.join(held)}"
     if load.sm_clock_mhz and load.max_sm_clock_mhz and load.sm_clock_mhz < load.max_sm_clock_mhz / 2:
@@ -105,12 +113,10 @@ def _throttle(device: DeviceFacts) -> Judgement:
         return skipped("there is no GPU")
     if "throughput" not in device.asked:
         return skipped("the GPU is not put under load at this depth")
-    if load is None:
+    if load is None or load.reasons is None:
+        why = device.load.unreadable or "NVML does not tell the reasons for the clocks of this GPU"
         return Judgement(
-            verdict=Verdict.UNKNOWN,
-            observed=f"clocks under load: {device.load.unreadable}",
-            source=device.load.source,
-            command=_LOOK,
+            verdict=Verdict.UNKNOWN, observed=f"clocks under load: {why}", source=device.load.source, command=_LOOK
         )
     said = f"{load.sm_clock_mhz or '?'} of {load.max_sm_clock_mhz or '?'} MHz"
     if load.power_w is not None:
@@ -121,7 +127,7 @@ def _throttle(device: DeviceFacts) -> Judgement:
     said += f"; {', '.join(seen)}" if seen else ""
     wanted = "no hardware or thermal slowdown under load"
     # one sample may catch a spike; a third of them is a state
-    if any(load.reasons.get(name, 0) * 3 >= load.samples for name in (*_BAD, *_HOT)):
+    if any(count * 3 >= load.samples for name, count in load.reasons.items() if is_bad_reason(name)):
         return warned(said, wanted, device.load.source, command=_LOOK)
     return passed(said, wanted=wanted, source=device.load.source)
 
@@ -137,16 +143,30 @@ def _copies(device: DeviceFacts) -> Judgement:
     if load is None or not load.pcie_generation or not load.pcie_width or load.pcie_generation not in _LANE:
         return info(f"{said}; the PCIe link is not known, so there is nothing to hold it against")
     link = _LANE[load.pcie_generation] * load.pcie_width
+    slower = _below_its_link(load)
+    if slower:
+        wanted = f"PCIe {load.pcie_max_generation} with {load.pcie_max_width} lanes, of which both are capable"
+        return warned(f"{slower} under load; {said}", wanted, device.load.source, command=_PCI)
     wanted = f"{_SHARE * link:.1f} GB/s: {_SHARE:g} of PCIe {load.pcie_generation} with {load.pcie_width} lanes"
     if min(up, down) < _SHARE * link:
-        return warned(said, wanted, "pinned memory, 256 MiB; NVML", command="nvidia-smi -q -d PCI")
+        return warned(said, wanted, "pinned memory, 256 MiB; NVML", command=_PCI)
     return passed(said, wanted=wanted, source="pinned memory, 256 MiB; NVML")
+
+
+def _below_its_link(load: LoadFacts) -> str:
+    """What of the link is less than GPU and machine could have. At rest a lower generation is normal; not here."""
+    parts = (
+        (load.pcie_width, load.pcie_max_width, "{} of {} PCIe lanes"),
+        (load.pcie_generation, load.pcie_max_generation, "PCIe generation {} of {}"),
+    )
+    return ", ".join(words.format(now, best) for now, best, words in parts if now and best and now < best)
 
 
 def _compiled(device: DeviceFacts) -> Judgement:
     facts = device.compiled.value
     if facts is None:
-        return absent(device, "compiled", leads=True)
+        lacking = absent(device, "compiled", leads=True)
+        return replace(lacking, command=_LONGER) if lacking.verdict is Verdict.UNKNOWN else lacking
     pairs = (
         (facts.eager_loss, facts.compiled_loss, "loss"),
         (facts.eager_gradient_norm, facts.compiled_gradient_norm, "norm of the gradient"),
@@ -175,19 +195,7 @@ def _models(device: DeviceFacts) -> Judgement:
     return info("; ".join(lines), source="forward, backward and AdamW on random pixels; median of 7 steps")
 
 
-def _check(identity: str, title: str, why: str, judge: object, row: int | None = None) -> Check:
-    return Check(
-        id=identity,
-        question="training",
-        group="speed",
-        title=title,
-        why=why,
-        severity=Verdict.WARN,
-        judge=on_each_device(judge),  # type: ignore[arg-type]
-        cost="default",
-        row=row,
-    )
-
+_check = partial(check_of_device, group="speed", severity=Verdict.WARN)
 
 CHECKS = (
     _check(
@@ -217,14 +225,14 @@ CHECKS = (
         "Clocks hold under load",
         "An idle GPU shows nothing: cooling and power only tell while it works.",
         _throttle,
-        23,
+        row=23,
     ),
     _check(
         "slow-copies",
         "Copies to the GPU use the PCIe link",
         "A link with fewer lanes or an older generation starves the GPU of data.",
         _copies,
-        26,
+        row=26,
     ),
     Check(
         id="model-speed",

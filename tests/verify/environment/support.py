@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -22,6 +23,8 @@ def situation(
     world: World | None = None,
     depth: Cost = "default",
     limit_s: float = 120.0,
+    only: Iterable[str] | None = None,
+    say: Callable[[str], None] = lambda _text: None,
 ) -> Situation:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
@@ -35,4 +38,6 @@ def situation(
         questions=("environment", "training"),
         depth=depth,
         limit_s=limit_s,
+        only=None if only is None else frozenset(only),
+        say=say,
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from envforge.verify.environment import redacted
+from envforge.verify.environment import needs, redacted
+from envforge.verify.environment.checks import CHECKS
 from envforge.verify.environment.facts import EnvironmentFacts, LockedTorch, MachineGpu
 from envforge.verify.environment.locked import locked_torch
 from envforge.verify.environment.observe import observe_environment
@@ -148,3 +149,18 @@ def test_redacted_facts_name_neither_home_nor_host(observe: Observe) -> None:
 
 def _gpus() -> tuple[MachineGpu, ...]:
     return (MachineGpu(index=0, name="NVIDIA A10G", capability="8.6"),)
+
+
+@pytest.mark.parametrize(
+    ("only", "modes"), [("torch-version", ["plain", "isolated"]), ("files-changed", []), ("environment-missing", [])]
+)
+def test_no_process_is_started_that_no_chosen_check_needs(tmp_path: Path, only: str, modes: list[str]) -> None:
+    prefix = torches.virtual_environment(tmp_path / "env", torches.CPU)
+    notes = torches.notes_its_commands(prefix)
+    facts = observe_environment(situation(folder=tmp_path, prefix=prefix, only=[only]))
+    assert notes.read_text(encoding="utf-8").split() == modes
+    assert (facts.audit.unreadable == "no chosen check looks at it") is (only != "files-changed")
+
+
+def test_every_check_of_the_environment_says_what_it_needs() -> None:
+    assert {*needs.AUDIT, *needs.PYTHON, "environment-missing"} == {check.id for check in CHECKS}

@@ -6,6 +6,7 @@ Runs where Chromium is installed (Debian's package ``chromium``).
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -173,15 +174,55 @@ def test_dark_and_light_are_followed_and_both_can_be_read(opened: Opened) -> Non
     assert len(backgrounds) == 2
 
 
-def test_in_print_everything_that_was_found_is_open(opened: Opened) -> None:
-    opened.page.get_by_role("button", name="Show all").click()
+def test_in_print_every_finding_is_there_and_open_whatever_is_filtered(opened: Opened) -> None:
+    opened.page.get_by_label("Search").fill("driver")
+    assert opened.shown() == ["driver-too-old"]
     opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
     opened.page.emulate_media(media="print")
     assert opened.page.locator(".finding dl:visible").count() == 9
     assert opened.page.locator(".filters, nav, .copy").locator("visible=true").count() == 0
     opened.page.evaluate("dispatchEvent(new Event('afterprint'))")
     opened.page.emulate_media(media="screen")
+    assert opened.shown() == ["driver-too-old"]
+    opened.page.get_by_label("Search").fill("")
+    assert len(opened.shown()) == 6
     assert opened.page.locator(".finding dl:visible").count() == 4
+
+
+def test_the_browser_itself_prints_all_of_it(opened: Opened) -> None:
+    """Chromium fires ``beforeprint`` by itself: what is filtered away on the screen is on paper all the same."""
+    whole_pages = pages_of(opened.page.pdf(format="A4"))
+    opened.page.get_by_label("Search").fill("driver")
+    assert pages_of(opened.page.pdf(format="A4")) == whole_pages > 2
+
+
+def pages_of(pdf: bytes) -> int:
+    return len(re.findall(rb"/Type\s*/Page\b(?!s)", pdf))
+
+
+A4_PX = 794 - 106  # at 96 dots an inch, without the margins of 14 mm
+
+
+@pytest.mark.parametrize("opened", [None, COMPARED], indirect=True, ids=["verify", "compare"])
+def test_on_paper_nothing_is_cut_off_at_the_side(opened: Opened) -> None:
+    opened.page.set_viewport_size({"width": A4_PX, "height": 900})
+    opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    opened.page.emulate_media(media="print")
+    assert opened.page.evaluate("document.documentElement.scrollWidth") == A4_PX
+    assert opened.page.evaluate(CUT_OFF) == []
+
+
+@pytest.mark.parametrize("opened", [COMPARED], indirect=True)
+def test_in_print_what_is_the_same_is_open_too(opened: Opened) -> None:
+    opened.page.evaluate("for (const each of document.querySelectorAll('details')) each.open = false")
+    opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert opened.page.locator("details:not([open])").count() == 0
+
+
+def test_on_a_phone_a_command_is_wrapped_and_not_cut_off(opened: Opened) -> None:
+    opened.page.set_viewport_size({"width": 360, "height": 800})
+    assert opened.page.locator(".command pre").count() == 3
+    assert opened.page.evaluate(CUT_OFF) == []
 
 
 def test_without_a_script_everything_can_be_read(browser: Browser, tmp_path: Path) -> None:
@@ -194,6 +235,12 @@ def test_without_a_script_everything_can_be_read(browser: Browser, tmp_path: Pat
     assert page.locator(".filters:visible, .copy:visible").count() == 0
     context.close()
 
+
+# Elements whose content is wider than they are, and so is cut off or must be scrolled.
+CUT_OFF = """() => [...document.querySelectorAll("body *")]
+  .filter((node) => node.checkVisibility() && !(node instanceof SVGElement) && !node.closest(".jump, .toggle"))
+  .filter((node) => node.clientWidth > 0 && node.scrollWidth > node.clientWidth + 1)
+  .map((node) => `${node.tagName.toLowerCase()}.${node.className}: ${node.scrollWidth} in ${node.clientWidth}`)"""
 
 # The contrast of each kind of text with what lies behind it, by WCAG 2 (1.4.3 asks for 4.5).
 CONTRAST = """() => {

@@ -17,7 +17,7 @@ from envforge.verify.training.facts import (
     ThroughputFacts,
     TransferFacts,
 )
-from envforge.verify.training.say import NEEDS_PROJECT
+from envforge.verify.training.needs import NEEDS_PROJECT
 from envforge.verify.values import Signal, Verdict
 from tests.verify.environment.support import NOW
 from tests.verify.training.records import (

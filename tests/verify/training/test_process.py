@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,10 +23,12 @@ from envforge.verify.training.checks import CHECKS
 from envforge.verify.training.facts import DeviceFacts, TrainingFacts
 from envforge.verify.training.floors import floor_of, speed_table
 from envforge.verify.training.lines import MEASURES, device_facts
+from envforge.verify.training.load import under_load
 from envforge.verify.training.needs import NEEDS
-from envforge.verify.training.observe import measures_of, observe_training, wanted_measures
-from envforge.verify.training.sampler import Sample, sampler_command, under_load
-from envforge.verify.values import Verdict
+from envforge.verify.training.observe import measures_of, observe_training
+from envforge.verify.training.progress import WORDS
+from envforge.verify.training.sampler import Sample
+from envforge.verify.values import Cost, Signal, Verdict
 from tests.support.nvml_stub import A10G, build_stub, has_compiler, stub_environment
 from tests.template.conftest import PACKAGE, write_project
 from tests.verify.environment import torches
@@ -56,11 +63,11 @@ def test_a_torch_that_hangs_is_killed_and_the_report_is_whole(train: Callable[..
     assert set(found) == {check.id for check in CHECKS}
 
 
-@pytest.mark.parametrize("signal", ["SIGSEGV", "SIGILL"])
-def test_a_torch_that_crashes_is_named_with_its_signal(train: Callable[..., TrainingFacts], signal: str) -> None:
-    found = findings(train(torches.dies_by(signal)))["process-died"]
-    assert signal in found.observed
-    assert signal in found.why
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGILL"])
+def test_a_torch_that_crashes_is_named_with_its_signal(train: Callable[..., TrainingFacts], name: str) -> None:
+    found = findings(train(torches.dies_by(name)))["process-died"]
+    assert name in found.observed
+    assert name in found.why
 
 
 def test_a_torch_that_cannot_be_imported_fails_each_measure_with_its_error(
@@ -124,6 +131,51 @@ def test_a_project_of_another_kind_gets_its_kernels_measured(
     assert "no envforge.toml" in findings(facts)["project-not-importable"].observed
 
 
+@pytest.mark.parametrize("hangs_in", MEASURES)
+def test_a_hang_in_any_measure_keeps_what_was_measured_before(hangs_in: str) -> None:
+    asked = ("device", *MEASURES)
+    before = asked[: asked.index(hangs_in)]
+    lines: list[dict[str, Any]] = [{"event": "value", "measure": "device", "value": {"name": "EPYC"}}]
+    for name in before[1:]:
+        lines += [{"event": "start", "measure": name}, {"event": "raised", "measure": name, "error": f"{name}!"}]
+    late = ProcessEnd(seconds=9.0, limit_s=9.0)
+    device = device_facts("cpu", asked, late, [*lines, {"event": "start", "measure": hangs_in}])
+    assert (device.running, device.name) == (hangs_in, "EPYC")
+    said = {name: getattr(device, name).unreadable for name in MEASURES}
+    assert {name: said[name] for name in before[1:]} == {name: f"{name}!" for name in before[1:]}
+    assert said[hangs_in] == "the process did not end within 9 s and was killed in this measure"
+    after = set(MEASURES) - {*before, hangs_in}
+    assert {said[name] for name in after} <= {"not reached: the process did not end within 9 s and was killed"}
+    found = findings(TrainingFacts(python="python", devices=(device,)))["process-died"]
+    assert f"during `{hangs_in}`" in found.observed
+    assert found.command == "envforge verify --train --limit 36"
+
+
+def test_lines_said_before_the_time_ran_out_are_kept(tmp_path: Path) -> None:
+    program = "import time; print('@envforge {\"said\": 1}', flush=True); time.sleep(600)"
+    end, lines = run_child(child(tmp_path, program, limit_s=1.5))
+    assert (end.is_late, lines) == (True, ({"said": 1},))
+
+
+def test_a_compiler_that_takes_longer_than_the_limit_is_unknown_and_spoils_nothing(
+    project: Path, tmp_path: Path
+) -> None:
+    """The main process ends; the one of torch.compile does not: that is no fault of anybody's, and told as it is."""
+    torch = "import sys, time\nif 'compiled' in sys.argv[-1]: time.sleep(600)\nraise ImportError('no libgomp.so.1')\n"
+    prefix = torches.virtual_environment(tmp_path / "env", torch)
+    chosen = situation(
+        folder=project, project=project, prefix=prefix, depth="deep", limit_s=3.0, only=["compile-fails"]
+    )
+    (device,) = observe_training(chosen).devices
+    assert device.process.is_good
+    assert device.compiled.unreadable == "the process did not end within 3 s and was killed in this measure"
+    importable = replace(device, project=Signal(value=PACKAGE))
+    found = findings(TrainingFacts(python="python", devices=(importable,)))["compile-fails"]
+    assert (found.verdict, found.fails) == (Verdict.UNKNOWN, False)
+    assert "did not end within 3 s" in found.observed
+    assert found.command == "envforge verify --only compile-fails --limit 480"
+
+
 def test_a_line_that_was_cut_off_does_not_count() -> None:
     text = '@envforge {"event": "start"}\nchatter\n@envforge {"event": "val'
     assert marked_lines(text) == [{"event": "start"}]
@@ -136,29 +188,117 @@ def test_what_a_process_says_wrongly_is_unreadable_and_not_a_pass() -> None:
     assert "cannot be read" in (device.matmul.unreadable or "")
 
 
-def test_children_of_a_process_end_with_it(tmp_path: Path) -> None:
-    program = (
-        "import os, subprocess; print('@envforge {\"pid\": %d}' % subprocess.Popen(['sleep', '600']).pid, flush=True)"
+STARTS_ANOTHER = (
+    "import subprocess, sys, time; other = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
+    "print('@envforge {\"pid\": %d}' % other.pid, flush=True); "
+)
+
+
+def child(folder: Path, program: str, limit_s: float = 30.0) -> Child:
+    command = (sys.executable, "-c", program)
+    return Child(command=command, environment={"PATH": "/usr/bin:/bin"}, folder=folder, limit_s=limit_s)
+
+
+def has_ended(pid: int, within_s: float) -> bool:
+    """Whether a process has ended, or does so within that time: its end makes its descriptor readable."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], within_s)[0])
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize(("then", "limit_s", "exit_code"), [("", 30.0, 0), ("time.sleep(600)", 1.5, None)])
+def test_what_a_process_has_started_ends_with_it(
+    tmp_path: Path, then: str, limit_s: float, exit_code: int | None
+) -> None:
+    end, lines = run_child(child(tmp_path, STARTS_ANOTHER + then, limit_s))
+    (said,) = lines
+    assert end.exit_code == exit_code
+    assert has_ended(said["pid"], 10.0)
+
+
+def test_a_process_that_left_the_group_and_holds_the_pipe_delays_nothing(tmp_path: Path) -> None:
+    program = STARTS_ANOTHER.replace("time.sleep(600)'", "time.sleep(60)'").replace(
+        "'])", "'], start_new_session=True)"
     )
-    child = Child(command=(sys.executable, "-c", program), environment={}, folder=tmp_path, limit_s=2.0)
-    end, lines = run_child(replace(child, environment={"PATH": "/usr/bin:/bin"}))
-    assert lines
-    state = Path(f"/proc/{lines[0]['pid']}/stat")
-    assert not state.exists() or " Z " in state.read_text(encoding="utf-8")
-    assert end.exit_code is None  # the grandchild held the pipe
+    end, lines = run_child(child(tmp_path, program))
+    assert end.is_good
+    assert not has_ended(lines[0]["pid"], 0.0)
+    os.kill(lines[0]["pid"], signal.SIGKILL)
+
+
+def test_an_interrupted_run_leaves_no_process_behind(tmp_path: Path) -> None:
+    """Observers run in threads: where the main thread is interrupted, the interpreter's end ends the children."""
+    program = (
+        "import sys, threading\n"
+        "from pathlib import Path\n"
+        "from envforge.verify.environment.process import Child, run_child\n"
+        f"started = {STARTS_ANOTHER + 'time.sleep(600)'!r}\n"
+        "heard = threading.Event()\n"
+        "def hear(line): print(line['pid'], flush=True); heard.set()\n"
+        "command = (sys.executable, '-c', started)\n"
+        "child = Child(command=command, environment={}, folder=Path('.'), limit_s=600, hear=hear)\n"
+        "threading.Thread(target=run_child, args=(child,), daemon=True).start()\n"
+        "heard.wait(60)\n"
+        "raise KeyboardInterrupt\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=False)
+    assert "KeyboardInterrupt" in done.stderr
+    assert has_ended(int(done.stdout), 10.0)
 
 
 def test_every_measure_is_known_to_the_checks() -> None:
-    assert {need for needs in NEEDS.values() for need in needs} == set(MEASURES)
-    without = {"trains-on-gpu", "process-died", "project-not-importable", "low-precision", "amp-speed"}
-    assert {check.id for check in CHECKS} - set(NEEDS) <= {*without, "all-reduce-wrong"}
-    assert set(NEEDS) <= {check.id for check in CHECKS}
+    assert {need for needs in NEEDS.values() for need in needs} == {"device", "project", *MEASURES}
+    assert set(NEEDS) == {check.id for check in CHECKS} - {"all-reduce-wrong"}
+    assert set(WORDS) == {"device", "project", *MEASURES}
 
 
-def test_only_the_measures_of_the_chosen_checks_are_made(tmp_path: Path) -> None:
-    asked = replace(situation(folder=tmp_path, prefix=None), only=frozenset({"scaler-no-step"}))
-    possible = measures_of("default", has_project=True, on_gpu=False)
-    assert wanted_measures(asked, possible) == ("device", "project", "learning", "scaler")
+@pytest.mark.parametrize(
+    ("only", "asked"),
+    [
+        ("trains-on-gpu", [["device"]]),
+        ("matmul-wrong", [["device", "matmul"]]),
+        ("project-not-importable", [["device", "project"]]),
+        ("scaler-no-step", [["device", "project", "learning", "scaler"]]),
+        ("resume-differs", [["device", "project", "repeat"]]),
+        ("compile-fails", [["device", "project"], ["compiled"]]),
+        ("model-speed", [["device"]]),  # on a CPU they are not measured
+        ("speed-floor", [["device"]]),
+    ],
+)
+def test_the_process_is_asked_for_what_the_chosen_check_needs_and_no_more(
+    project: Path, tmp_path: Path, only: str, asked: list[list[str]]
+) -> None:
+    prefix = torches.virtual_environment(tmp_path / "env", torches.RAISES)
+    notes = torches.notes_its_commands(prefix)
+    depth: Cost = "deep" if asked[1:] else "default"
+    observe_training(situation(folder=project, project=project, prefix=prefix, depth=depth, only=[only]))
+    assert [json.loads(line)["measures"] for line in notes.read_text(encoding="utf-8").splitlines()] == asked
+
+
+def test_where_only_the_all_reduce_is_chosen_nothing_is_trained(project: Path, tmp_path: Path) -> None:
+    prefix = torches.virtual_environment(tmp_path / "env", torches.RAISES)
+    notes = torches.notes_its_commands(prefix)
+    chosen = situation(folder=project, project=project, prefix=prefix, depth="deep", only=["all-reduce-wrong"])
+    facts = observe_training(chosen)
+    assert notes.read_text(encoding="utf-8") == "gloo\n"
+    assert facts.devices == ()
+    assert findings(facts)["all-reduce-wrong"].verdict is Verdict.FAIL
+
+
+def test_each_measure_is_told_when_it_begins_and_when_it_fails(project: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    prefix = torches.virtual_environment(tmp_path / "env", torches.RAISES)
+    observe_training(situation(folder=project, project=project, prefix=prefix, depth="fast", say=said.append))
+    assert said[:3] == [
+        "cpu 1/4: what the device says of itself",
+        "cpu: what the device says of itself failed",
+        "cpu 2/4: matrix products against float64",
+    ]
 
 
 def test_a_fast_run_trains_nothing() -> None:
@@ -225,19 +365,6 @@ def test_no_sample_under_load_is_unreadable() -> None:
     assert under_load([sample], "aa", [(4.0, 7.0)]).unreadable
     assert under_load([], "aa", [(4.0, 7.0)]).unreadable
     assert under_load([sample], "aa", []).unreadable
-
-
-@pytest.mark.skipif(not has_compiler(), reason="the stub of NVML needs gcc")
-def test_the_sampler_reads_nvml_and_leaves_out_what_it_does_not_have(tmp_path: Path) -> None:
-    folder = build_stub(tmp_path / "lib")
-    variables = stub_environment(folder, A10G.write(tmp_path / "machine"))
-    with subprocess.Popen(sampler_command(), env=variables, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        process.kill()
-    (sample,) = marked_lines(line)
-    assert sample["uuid"].startswith("GPU-")
-    assert all(isinstance(value, int) for value in sample["values"].values())
 
 
 def test_facts_of_a_device_have_a_field_for_each_measure() -> None:

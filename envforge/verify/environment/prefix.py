@@ -1,0 +1,41 @@
+"""What a prefix is, whoever made it, and its Python (reads the disk)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from envforge.daily.prefix import is_prefix
+from envforge.errors import EnvforgeError
+from envforge.install.journal import read_journal
+
+
+def prefix_state(prefix: Path | None) -> tuple[str, str]:  # noqa: PLR0911 - one line for each state
+    """The state of a prefix in one word and in a sentence."""
+    if prefix is None:
+        return "none", "no environment is meant here: neither a project nor --prefix"
+    if not prefix.is_dir():
+        return "missing", f"there is no environment in `{prefix}`"
+    if not is_prefix(prefix):
+        if (prefix / "pyvenv.cfg").is_file():
+            if python_of(prefix) is None:
+                return "not-an-environment", f"`{prefix}` is a virtual environment with no Python in it"
+            return "virtual", f"`{prefix}` is a virtual environment that envforge did not make"
+        return "not-an-environment", f"`{prefix}` is not an environment: no `conda-meta`, `.envforge` or `pyvenv.cfg`"
+    try:
+        journal = read_journal(prefix)
+    except EnvforgeError as error:
+        return "damaged", error.message
+    if journal is None:
+        if not (prefix / "conda-meta").is_dir():
+            return "unfinished", f"`{prefix}` is unfinished before its first step"
+        return "foreign", f"`{prefix}` was made by another tool than envforge"
+    if journal.step != "verified":
+        return "unfinished", f"`{prefix}` is {journal.unfinished}"
+    return "finished", f"`{prefix}` was installed from `{journal.lockfile}`"
+
+
+def python_of(prefix: Path) -> Path | None:
+    """The interpreter of an environment, of conda or a virtual one."""
+    places = ("python.exe", "Scripts/python.exe") if os.name == "nt" else ("bin/python", "bin/python3")
+    return next((prefix / place for place in places if (prefix / place).is_file()), None)

@@ -7,6 +7,7 @@ the other modules need. Tensors travel by the device's own backend, plain values
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from . import compat
 from .errors import ProjectError
 
 _control: list[Any] = []  # the gloo group for plain values, where there is one
@@ -45,6 +47,8 @@ def leave() -> None:
     """End the process group, if there is one."""
     if _control:
         _control.clear()
+        if compat.TORCH < (2, 4):  # it ends gloo's threads with the interpreter's lock held, for ever where one needs
+            time.sleep(1)  # the lock to drop the last tensor: let it do so first
         dist.destroy_process_group()
 
 

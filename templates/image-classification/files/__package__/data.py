@@ -6,7 +6,6 @@ Enters: a ``Config``. Leaves: ``Data``, whose datasets give a whole batch for a 
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from torch.utils.data import Dataset
 
 from .config import Config
 from .errors import ProjectError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+from .images import SUFFIXES, Corrupt, image_files, mirror, read_image, subfolders, training_and_validation
+from .library import library
+from .split import shuffled, split
 
 
 @dataclass(frozen=True)
@@ -69,31 +69,24 @@ class FolderImages(Images):
         self.size = size
 
     def pixels(self, indices: list[int]) -> Tensor:
-        return torch.stack([_read_image(self.paths[index], self.size) for index in indices])
+        return torch.stack([read_image(self.paths[index], self.size) for index in indices])
 
 
 def load_data(config: Config) -> Data:
     """The data that the configuration asks for; shuffled training labels for the control."""
     data = _digits(config) if config.data is None else _folder(config.data, config)
     if config.shuffle_labels:
-        generator = torch.Generator().manual_seed(config.seed + 1)
-        data.train.labels = data.train.labels[torch.randperm(len(data.train), generator=generator)]
+        data.train.labels = data.train.labels[shuffled(len(data.train), config.seed)]
     return data
 
 
 def _digits(config: Config) -> Data:
     """1797 real digits of 8 by 8 pixels, 10 classes (UCI, in scikit-learn)."""
-    try:
-        from sklearn.datasets import load_digits
-    except ModuleNotFoundError as error:
-        raise ProjectError(
-            f"the digits come with scikit-learn, which cannot be imported: {error}",
-            hint="install the locked environment, or name a folder of images with --data DIR",
-        ) from error
-    digits = load_digits()
+    hint = "install the locked environment, or name a folder of images with --data DIR"
+    digits = library("sklearn.datasets", "the built-in data", hint=hint).load_digits()
     images = torch.tensor(digits.images.tolist(), dtype=torch.float32).unsqueeze(1) / 16
     labels = torch.tensor(digits.target.tolist())
-    held_back, kept = _split(len(labels), config)
+    held_back, kept = split(len(labels), config.validation_part)
     return Data(
         train=MemoryImages(images[kept], labels[kept]),
         validation=MemoryImages(images[held_back], labels[held_back]),
@@ -105,17 +98,14 @@ def _digits(config: Config) -> Data:
 
 def _folder(folder: Path, config: Config) -> Data:
     """Split by chance, or as the folder says where it holds `train` and `val` (or `validation`, `test`)."""
-    if not folder.is_dir():
-        raise ProjectError(f"--data `{folder}` is not a folder", hint="name a folder with one subfolder per class")
-    parts = {path.name: path for path in _subfolders(folder)}
-    second = next((parts[name] for name in ("val", "validation", "test") if name in parts), None)
-    if "train" in parts and second is not None:
-        classes = _classes(parts["train"])
-        train, validation = _list_images(parts["train"], classes, config), _list_images(second, classes, config)
+    parts = training_and_validation(folder, holds="one subfolder per class")
+    if parts:
+        classes = _classes(parts[0])
+        train, validation = (_list_images(part, classes, config) for part in parts)
     else:
         classes = _classes(folder)
         found = _list_images(folder, classes, config)
-        held_back, kept = _split(len(found), config)
+        held_back, kept = split(len(found), config.validation_part)
         train, validation = [found[index] for index in kept], [found[index] for index in held_back]
     return Data(
         train=_folder_images(train, config),
@@ -131,7 +121,7 @@ def _folder_images(found: list[tuple[Path, int]], config: Config) -> FolderImage
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    names = tuple(path.name for path in _subfolders(folder))
+    names = tuple(path.name for path in subfolders(folder))
     if not names:
         raise ProjectError(f"`{folder}` has no subfolders", hint="put the images of each class into a subfolder")
     if len(names) == 1:
@@ -142,55 +132,18 @@ def _classes(folder: Path) -> tuple[str, ...]:
 def _list_images(folder: Path, classes: tuple[str, ...], config: Config) -> list[tuple[Path, int]]:
     """Every readable image with its label. Unreadable ones are named, and too many of them are an error."""
     found: list[tuple[Path, int]] = []
-    corrupt: list[str] = []
+    corrupt = Corrupt("images", config.max_corrupt)
     for label, name in enumerate(classes):
-        paths = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
-        whole = [path for path in paths if _is_whole(path, corrupt, config.max_corrupt)]
-        if not whole:
+        before = len(found)
+        for path in image_files(folder / name, "**/*"):
+            with corrupt:
+                read_image(path, 8)
+                found.append((path, label))
+        if len(found) == before:
             raise ProjectError(
                 f"class folder `{folder / name}` has no readable image", hint=f"known suffixes: {' '.join(SUFFIXES)}"
             )
-        found += [(path, label) for path in whole]
     return found
-
-
-def _is_whole(path: Path, corrupt: list[str], limit: int) -> bool:
-    """Can the image be decoded? A corrupt one is named and left out."""
-    try:
-        _read_image(path, 8)
-    except ProjectError as error:
-        corrupt.append(str(error))
-        print(f"left out: {error.args[0]}", file=sys.stderr)
-        if len(corrupt) > limit:
-            raise ProjectError(
-                f"{len(corrupt)} images cannot be read, the last: {error.args[0]}",
-                hint="remove them, or raise --max-corrupt",
-            ) from error
-        return False
-    return True
-
-
-def _read_image(path: Path, size: int) -> Tensor:
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            square = ImageOps.fit(image.convert("RGB"), (size, size))
-            flat = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ProjectError(f"image `{path}` cannot be read: {error}", hint="remove or replace it") from error
-    return flat.view(size, size, 3).permute(2, 0, 1).float() / 255
-
-
-def _split(count: int, config: Config) -> tuple[list[int], list[int]]:
-    """Indices held back for validation and indices kept, the same for every seed but that of the split."""
-    shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(2000)).tolist()
-    first = max(1, round(count * config.validation_part))
-    return sorted(shuffled[:first]), sorted(shuffled[first:])
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def augment(images: Tensor, *, shift: int, flip: bool) -> Tensor:
@@ -204,8 +157,7 @@ def augment(images: Tensor, *, shift: int, flip: bool) -> Tensor:
         sample = torch.arange(count, device=images.device)[:, None, None]
         images = padded[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
     if flip:
-        mirrored = (torch.rand(count) < 0.5).to(images.device)[:, None, None, None]
-        images = torch.where(mirrored, images.flip(3), images)
+        (images,) = mirror(images, axis=3)
     return images
 
 

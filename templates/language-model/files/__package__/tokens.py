@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .config import BYTES, TIKTOKEN
 from .errors import ProjectError
+from .library import library
 
 
 @dataclass(frozen=True)
@@ -26,18 +28,16 @@ class Tokenizer:
 def make_tokenizer(name: str) -> Tokenizer:
     if name == BYTES:
         return Tokenizer(256, lambda text: list(text.encode()), lambda numbers: bytes(numbers).decode(errors="replace"))
-    try:
-        return _tiktoken(name[len(TIKTOKEN) :]) if name.startswith(TIKTOKEN) else _file(Path(name))
-    except ModuleNotFoundError as error:
-        raise ProjectError(
-            f"--tokenizer {name} needs `{error.name}`, which is not installed",
-            hint=f"add {error.name} to environment.yml and lock anew, or take --tokenizer {BYTES}",
-        ) from error
+    return _tiktoken(name[len(TIKTOKEN) :]) if name.startswith(TIKTOKEN) else _file(Path(name))
+
+
+def _library(module: str, tokenizer: str) -> Any:
+    hint = f"add {module} to environment.yml and lock anew, or take --tokenizer {BYTES}"
+    return library(module, f"--tokenizer {tokenizer}", hint=hint)
 
 
 def _tiktoken(name: str) -> Tokenizer:
-    import tiktoken
-
+    tiktoken = _library("tiktoken", f"{TIKTOKEN}{name}")
     try:
         encoding = tiktoken.get_encoding(name)
     except Exception as error:  # an unknown name, or whatever its download raises
@@ -53,8 +53,7 @@ def _file(path: Path) -> Tokenizer:
         raise ProjectError(
             f"--tokenizer `{path}` is not a file", hint=f"{BYTES}, {TIKTOKEN}gpt2, or the path of a tokenizer.json"
         )
-    import tokenizers
-
+    tokenizers = _library("tokenizers", str(path))
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing narrower

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from .config import Config
 from .errors import ProjectError
+from .split import shuffled, split
 from .table import Table, is_empty, number, read_table, tumours
 
 UNKNOWN = 0  # the index of a class that no training row has
@@ -46,9 +47,9 @@ class Data:
 
 def load_data(config: Config) -> Data:
     """The table that the configuration names; shuffled training targets for the control."""
-    table = tumours() if config.data is None else read_table(config.data)
+    table = tumours() if config.data is None else read_table(config.data, config.encoding)
     features, target = _choose_columns(table, config)
-    held_back, kept = _split(table.rows, config)
+    held_back, kept = split(table.rows, config.validation_part)
     numeric, categorical = _kinds(table, features, config)
     numbers = torch.cat(
         [_numbers(table, name, kept, config) for name in numeric] or [torch.zeros(table.rows, 0)], dim=1
@@ -59,8 +60,7 @@ def load_data(config: Config) -> Data:
     targets, labels, scale = _target(table, target, kept, config)
     train, validation = (Rows(numbers[rows], classes[rows], targets[rows]) for rows in (kept, held_back))
     if config.shuffle_labels:
-        generator = torch.Generator().manual_seed(config.seed + 1)
-        train.targets = train.targets[torch.randperm(len(train), generator=generator)]
+        train.targets = train.targets[shuffled(len(train), config.seed)]
     return Data(train, validation, tuple(len(places) + 1 for places in known), labels, scale)
 
 
@@ -155,15 +155,6 @@ def _is_regression(table: Table, name: str, config: Config) -> bool:
     if config.task != "auto":
         return config.task == "regression"
     return wrong is None and any(value is not None and value != int(value) for value in values)
-
-
-def _split(count: int, config: Config) -> tuple[list[int], list[int]]:
-    """Rows held back for validation and rows kept, the same for every seed but that of the split."""
-    held_back = max(1, round(count * config.validation_part))
-    if held_back >= count:
-        raise ProjectError(f"{count} rows cannot be split", hint="one to train on and one to validate are needed")
-    shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(2000)).tolist()
-    return sorted(shuffled[:held_back]), sorted(shuffled[held_back:])
 
 
 def _seen(cells: Sequence[str], rows: Sequence[int]) -> list[str]:

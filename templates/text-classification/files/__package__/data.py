@@ -6,7 +6,6 @@ Enters: a ``Config``. Leaves: ``Data``, whose datasets give a whole padded batch
 from __future__ import annotations
 
 import ast
-import csv
 import functools
 import io
 import json
@@ -17,6 +16,7 @@ import tokenize
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ from torch.utils.data import Dataset
 
 from . import distributed
 from .config import HUGGING_FACE, Config
+from .csvfile import csv_lines, read_text
 from .errors import ProjectError
 from .model import PAD, from_hugging_face
+from .split import by_chance, shuffled
 
 PYTHON_KINDS = ("code", "comment", "docstring", "message")
 PER_FILE = 60  # pieces of a kind taken from one file: many hands, not one
@@ -70,8 +72,7 @@ def load_data(config: Config) -> Data:
             f"note: {cut} texts are longer than --context {config.context} and were cut at their end", file=sys.stderr
         )
     if config.shuffle_labels:
-        generator = torch.Generator().manual_seed(config.seed + 1)
-        data.train.labels = data.train.labels[torch.randperm(len(data.train), generator=generator)]
+        data.train.labels = data.train.labels[shuffled(len(data.train), config.seed)]
     return data
 
 
@@ -120,20 +121,8 @@ def _read(path: Path, config: Config) -> Rows:
 
 def _records(path: Path, config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every record with its place in the file."""
-    if not path.is_file():
-        raise ProjectError(f"--data `{path}` is not a file", hint="name a .csv, .tsv or .jsonl file")
-    try:
-        text = path.read_text(encoding=config.encoding)
-    except LookupError as error:
-        raise ProjectError(
-            f"--encoding {config.encoding} is not one that Python knows", hint="utf-8, latin-1"
-        ) from error
-    except UnicodeError as error:
-        raise ProjectError(
-            f"`{path}` is not in the encoding {config.encoding}: {error}", hint="name its encoding: --encoding latin-1"
-        ) from error
     reader = _json_records if path.suffix.lower() in (".jsonl", ".ndjson") else _csv_records
-    for place, record in reader(path, text):
+    for place, record in reader(path, config.encoding):
         for column in (config.text_column, config.label_column):
             if column not in record:
                 raise ProjectError(
@@ -143,22 +132,16 @@ def _records(path: Path, config: Config) -> Iterator[tuple[str, dict[str, Any]]]
         yield place, record
 
 
-def _csv_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-    try:
-        for record in reader:
-            if None in record:
-                raise ProjectError(
-                    f"`{path}`, line {reader.line_num} has more fields than the header", hint='quote it: "a, b"'
-                )
-            yield f"line {reader.line_num}", record
-    except csv.Error as error:
-        raise ProjectError(f"`{path}`, line {reader.line_num} is not CSV: {error}", hint="mend that line") from error
+def _csv_records(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    names: list[str] = []
+    for number, cells in csv_lines(path, encoding):
+        if names:
+            yield f"line {number}", dict(zip_longest(names, cells))
+        names = names or cells
 
 
-def _json_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), start=1):
+def _json_records(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(read_text(path, encoding).split("\n"), start=1):
         if line.strip():
             try:
                 record = json.loads(line)
@@ -183,11 +166,9 @@ def _split(rows: Rows, config: Config) -> tuple[Rows, Rows]:
     for text, label in dict(reversed(rows)).items():
         by_class.setdefault(label, []).append(text)
     _check_classes(Counter(label for _, label in rows), by_class)
-    generator = torch.Generator().manual_seed(2000)
     held_back: set[str] = set()
-    for label in sorted(by_class):
-        texts = by_class[label]
-        order = torch.randperm(len(texts), generator=generator).tolist()
+    for label, texts in by_class.items():
+        order = by_chance(len(texts)).tolist()
         held_back.update(texts[index] for index in order[: max(1, round(len(texts) * config.validation_part))])
     train = [row for row in rows if row[0] not in held_back]
     lost = sorted({label for _, label in rows} - {label for _, label in train})
@@ -215,7 +196,7 @@ def _check_classes(counts: Counter[str], by_class: dict[str, list[str]]) -> None
 def _python_pieces(train_each: int = 1000, validation_each: int = 200) -> tuple[Rows, Rows]:
     """What is it: code, comment, docstring or message? From files apart, in equal numbers, without marks and quotes."""
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
-    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(2000)).tolist()
+    order = by_chance(len(files)).tolist()
     sides: list[Rows] = []
     seen: set[str] = set()
     for half, each in ((order[len(order) // 4 :], train_each), (order[: len(order) // 4], validation_each)):

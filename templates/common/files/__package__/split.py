@@ -18,12 +18,13 @@ def split(count: int, part: float) -> tuple[list[int], list[int]]:
     held_back = max(1, round(count * part))
     if held_back >= count:
         raise ProjectError(
-            f"{count} samples cannot be split, {held_back} to be held back", hint="give more, or lower --validation-part"
+            f"{count} samples cannot be split with {held_back} to validate on",
+            hint="give more, or lower --validation-part",
         )
     order = by_chance(count).tolist()
     return sorted(order[:held_back]), sorted(order[held_back:])
 
 
 def shuffled(count: int, seed: int) -> Tensor:
-    """For the control: whose answer each sample gets. Another order than the one in which the samples come."""
+    """The order of the control."""
     return by_chance(count, seed + 1)

@@ -11,72 +11,31 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from .config import Config
 from .errors import ProjectError
 from .images import SUFFIXES, Corrupt, image_files, mirror, read_image, subfolders, training_and_validation
 from .library import library
-from .split import shuffled, split
+from .samples import Files, Samples
+from .split import split
 
 
 @dataclass(frozen=True)
 class Data:
-    train: Images
-    validation: Images
+    """``train[[3, 1, 4]]`` gives pixels in [0, 1] as (3, channels, size, size) and 3 labels."""
+
+    train: Samples
+    validation: Samples
     classes: tuple[str, ...]
     channels: int
     size: int
-
-
-class Images(Dataset[tuple[Tensor, Tensor]]):
-    """``images[[3, 1, 4]]`` gives pixels in [0, 1] as (3, channels, height, width) and 3 labels."""
-
-    in_memory = False
-
-    def __init__(self, labels: Tensor) -> None:
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        return self.pixels(indices), self.labels[indices]
-
-    def pixels(self, indices: list[int]) -> Tensor:
-        raise NotImplementedError
-
-
-class MemoryImages(Images):
-    """Images that are one tensor already."""
-
-    in_memory = True
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        super().__init__(labels)
-        self.images = images
-
-    def pixels(self, indices: list[int]) -> Tensor:
-        return self.images[indices]
-
-
-class FolderImages(Images):
-    """Images that are read when they are needed: RGB, shorter side scaled to ``size``, the middle cut out."""
-
-    def __init__(self, paths: list[Path], labels: Tensor, size: int) -> None:
-        super().__init__(labels)
-        self.paths = paths
-        self.size = size
-
-    def pixels(self, indices: list[int]) -> Tensor:
-        return torch.stack([read_image(self.paths[index], self.size) for index in indices])
 
 
 def load_data(config: Config) -> Data:
     """The data that the configuration asks for; shuffled training labels for the control."""
     data = _digits(config) if config.data is None else _folder(config.data, config)
     if config.shuffle_labels:
-        data.train.labels = data.train.labels[shuffled(len(data.train), config.seed)]
+        data.train.shuffle(config.seed)
     return data
 
 
@@ -88,8 +47,8 @@ def _digits(config: Config) -> Data:
     labels = torch.tensor(digits.target.tolist())
     held_back, kept = split(len(labels), config.validation_part)
     return Data(
-        train=MemoryImages(images[kept], labels[kept]),
-        validation=MemoryImages(images[held_back], labels[held_back]),
+        train=Samples(images[kept], answers=labels[kept]),
+        validation=Samples(images[held_back], answers=labels[held_back]),
         classes=tuple(str(name) for name in digits.target_names),
         channels=1,
         size=8,
@@ -108,16 +67,17 @@ def _folder(folder: Path, config: Config) -> Data:
         held_back, kept = split(len(found), config.validation_part)
         train, validation = [found[index] for index in kept], [found[index] for index in held_back]
     return Data(
-        train=_folder_images(train, config),
-        validation=_folder_images(validation, config),
+        train=_from_files(train, config),
+        validation=_from_files(validation, config),
         classes=classes,
         channels=3,
         size=config.image_size,
     )
 
 
-def _folder_images(found: list[tuple[Path, int]], config: Config) -> FolderImages:
-    return FolderImages([path for path, _ in found], torch.tensor([label for _, label in found]), config.image_size)
+def _from_files(found: list[tuple[Path, int]], config: Config) -> Samples:
+    files = Files([path for path, _ in found], read_image, config.image_size)
+    return Samples(files, answers=torch.tensor([label for _, label in found]))
 
 
 def _classes(folder: Path) -> tuple[str, ...]:

@@ -60,7 +60,8 @@ SMOKE = Limits(reach=0.9, control=0.3)  # measured with five seeds: accuracy 0.9
 
 def smoke_config(*, shuffled: bool, **place: Any) -> Config:
     """The real model and real digits, for seconds instead of minutes; ``place``: device, precision and run_dir."""
-    return Config(**place, shuffle_labels=shuffled, max_updates=60, batch_size=24, learning_rate=4e-3, log_every=5, shift=0)
+    quick: Any = {"max_updates": 60, "batch_size": 24, "learning_rate": 4e-3, "log_every": 5}
+    return Config(**place, **quick, shuffle_labels=shuffled, shift=0)
 
 
 if __name__ == "__main__":

@@ -22,11 +22,11 @@ from torch.utils.data import Dataset
 
 from . import distributed
 from .checkpoint import write_aside
-from .config import BYTES, Config
+from .config import Config
 from .errors import ProjectError
 from .library import library
 from .split import by_chance, shuffled
-from .tokens import Tokenizer, make_tokenizer
+from .tokens import BYTES, Tokenizer, make_tokenizer
 
 Document = Any  # a numpy array of bytes, often one that lies in a file
 PIECE = 1 << 20  # bytes that are given to a tokenizer at once
@@ -155,7 +155,7 @@ def _line_end(document: Document, near: int) -> int:
 
 def _pack(documents: list[Document], tokenizer: Tokenizer, config: Config) -> list[Tensor]:
     """All documents as tokens, a mark behind each."""
-    end = torch.tensor([tokenizer.end])
+    end = torch.tensor([tokenizer.size])
     if config.tokenizer == BYTES:
         return [part for document in documents for part in (torch.from_numpy(document), end)]
     digest = hashlib.sha256(config.tokenizer.encode())
@@ -177,4 +177,4 @@ def _encoded(documents: list[Document], tokenizer: Tokenizer) -> Iterator[bytes]
             text = bytes(document[start:stop]).decode("utf-8", errors="replace")
             yield numpy.array(tokenizer.encode(text), dtype=numpy.int32).tobytes()
             start = stop
-        yield numpy.array([tokenizer.end], dtype=numpy.int32).tobytes()
+        yield numpy.array([tokenizer.size], dtype=numpy.int32).tobytes()

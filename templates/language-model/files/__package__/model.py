@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .config import SIZES, Config
-from .transformer import Block
+from .config import Config
+from .transformer import SIZES, Block
 
 
 class GPT(nn.Module):

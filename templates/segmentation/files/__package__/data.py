@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from .config import IGNORED, Config
 from .errors import ProjectError
 from .images import SUFFIXES, Corrupt, decode, image_files, mirror, read_image, square, training_and_validation
 from .library import library
-from .split import shuffled, split
+from .samples import Files, Samples
+from .split import split
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,67 +26,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Data:
-    train: Pairs
-    validation: Pairs
+    """``train[[3, 1]]`` gives pixels in [0, 1] as (2, channels, size, size) and masks as (2, size, size)."""
+
+    train: Samples
+    validation: Samples
     channels: int
-
-
-class Pairs(Dataset[tuple[Tensor, Tensor]]):
-    """``pairs[[3, 1]]`` gives pixels in [0, 1] as (2, channels, size, size) and masks as (2, size, size)."""
-
-    in_memory = False
-
-    def __init__(self, count: int) -> None:
-        self.mask_of = torch.arange(count)  # which mask belongs to an image; shuffled for the control
-
-    def __len__(self) -> int:
-        return len(self.mask_of)
-
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        return self.pixels(indices), self.masks(self.mask_of[indices].tolist())
-
-    def pixels(self, indices: list[int]) -> Tensor:
-        raise NotImplementedError
-
-    def masks(self, indices: list[int]) -> Tensor:
-        raise NotImplementedError
-
-
-class MemoryPairs(Pairs):
-    """Crops that are one tensor already."""
-
-    in_memory = True
-
-    def __init__(self, images: Tensor, masks: Tensor) -> None:
-        super().__init__(len(images))
-        self._images, self._masks = images, masks
-
-    def pixels(self, indices: list[int]) -> Tensor:
-        return self._images[indices]
-
-    def masks(self, indices: list[int]) -> Tensor:
-        return self._masks[indices]
-
-
-class FolderPairs(Pairs):
-    """Pairs that are read when they are needed: shorter side scaled to ``size``, the middle cut out."""
-
-    def __init__(self, paths: list[tuple[Path, Path]], size: int) -> None:
-        super().__init__(len(paths))
-        self._paths, self._size = paths, size
-
-    def pixels(self, indices: list[int]) -> Tensor:
-        return torch.stack([read_image(self._paths[index][0], self._size) for index in indices])
-
-    def masks(self, indices: list[int]) -> Tensor:
-        return torch.stack([read_mask(self._paths[index][1], self._size) for index in indices])
 
 
 def load_data(config: Config) -> Data:
     """The data that the configuration asks for; training masks of other images for the control."""
     data = _coins(config) if config.data is None else _folder(config.data, config)
     if config.shuffle_labels:
-        data.train.mask_of = shuffled(len(data.train), config.seed)
+        data.train.shuffle(config.seed)
     return data
 
 
@@ -113,16 +64,16 @@ def _coins(config: Config) -> Data:
             hint="take a smaller --crop, or another --validation-part",
         )
     return Data(
-        train=MemoryPairs(*_crops(image[:, :border], mask[:, :border], config.crop, config.crop // 3)),
-        validation=MemoryPairs(*_crops(image[:, border:], mask[:, border:], config.crop, config.crop)),
+        train=_crops(image[:, :border], mask[:, :border], config.crop, config.crop // 3),
+        validation=_crops(image[:, border:], mask[:, border:], config.crop, config.crop),
         channels=1,
     )
 
 
-def _crops(image: Tensor, mask: Tensor, size: int, stride: int) -> tuple[Tensor, Tensor]:
-    """Squares of ``size``, ``stride`` apart: (count, 1, size, size) and (count, size, size)."""
+def _crops(image: Tensor, mask: Tensor, size: int, stride: int) -> Samples:
+    """Squares of ``size``, ``stride`` apart."""
     cut = [part.unfold(0, size, stride).unfold(1, size, stride).reshape(-1, size, size) for part in (image, mask)]
-    return cut[0].unsqueeze(1), cut[1]
+    return Samples(cut[0].unsqueeze(1), answers=cut[1])
 
 
 def _folder(folder: Path, config: Config) -> Data:
@@ -134,7 +85,12 @@ def _folder(folder: Path, config: Config) -> Data:
         found = _list_pairs(folder, config)
         held_back, kept = split(len(found), config.validation_part)
         train, validation = [found[index] for index in kept], [found[index] for index in held_back]
-    return Data(train=FolderPairs(train, config.crop), validation=FolderPairs(validation, config.crop), channels=3)
+    return Data(train=_from_files(train, config.crop), validation=_from_files(validation, config.crop), channels=3)
+
+
+def _from_files(pairs: list[tuple[Path, Path]], size: int) -> Samples:
+    images, masks = zip(*pairs)
+    return Samples(Files(images, read_image, size), answers=Files(masks, read_mask, size))
 
 
 def _list_pairs(folder: Path, config: Config) -> list[tuple[Path, Path]]:

@@ -27,6 +27,10 @@ class Table:
     def place(self, name: str, row: int) -> str:
         return f"column `{name}`, line {row + self.first_line} of `{self.source}`"
 
+    def not_a_number(self, name: str, row: int, *, hint: str) -> ProjectError:
+        cell = self.columns[name][row]
+        return ProjectError(f"{self.place(name, row)}: wanted a number, found `{cell[:40]}`", hint=hint)
+
 
 def is_empty(cell: str) -> bool:
     return cell.strip().lower() in EMPTY

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .config import HUGGING_FACE, SIZES, Config
+from .config import Config
 from .errors import ProjectError
-from .library import library
-from .transformer import Block
+from .tokens import HUGGING_FACE, from_hugging_face
+from .transformer import SIZES, Block
 
-PAD = 0  # a byte is stored as its value plus one
-VOCABULARY = 264  # 257 values, rounded up to a multiple of 8 for the tensor cores
+PAD = 0  # a byte or token is stored as its number plus one
 TRIGRAMS = 4096
 
 
 class ByteTransformer(nn.Module):
     """Bytes, and hashes of three in a row, are embedded; blocks mix them; the mean over the text is classified."""
 
-    def __init__(self, classes: int, config: Config) -> None:
+    def __init__(self, classes: int, config: Config, *, vocabulary: int = 257) -> None:
         super().__init__()
         width, depth, heads = SIZES[config.model]
         self.dropout = config.dropout
-        self.bytes = nn.Embedding(VOCABULARY, width)
+        self.bytes = nn.Embedding(-(-vocabulary // 8) * 8, width)  # a multiple of 8 for the tensor cores
         self.trigrams = nn.Embedding(TRIGRAMS, width)
         self.positions = nn.Embedding(config.context, width)
         for table in (self.bytes, self.trigrams, self.positions):
@@ -63,28 +62,13 @@ def hash_trigrams(tokens: Tensor) -> Tensor:
     return (before[:, 2:] * 31 + before[:, 1:-1] * 4_421 + before[:, :-2] * 1_000_003) % TRIGRAMS
 
 
-def make_model(config: Config, *, classes: int, pad: int) -> nn.Module:
+def make_model(config: Config, *, classes: int, pad: int, vocabulary: int) -> nn.Module:
     if not config.model.startswith(HUGGING_FACE):
-        return ByteTransformer(classes, config)
-    model = from_hugging_face("AutoModelForSequenceClassification", config.model, num_labels=classes)
+        return ByteTransformer(classes, config, vocabulary=vocabulary)
+    model = from_hugging_face("AutoModelForSequenceClassification", config.model, option="--model", num_labels=classes)
     longest = getattr(model.config, "max_position_embeddings", config.context)
     if longest < config.context:
         raise ProjectError(
             f"--context is {config.context}, {config.model} takes {longest} tokens", hint=f"give --context {longest}"
         )
     return HuggingFace(model, pad)
-
-
-def from_hugging_face(kind: str, model: str, **settings: Any) -> Any:
-    """``transformers.<kind>.from_pretrained``; what is missing becomes a message with a hint."""
-    hint = f"add transformers to environment.yml and lock anew, or take --model {', '.join(SIZES)}"
-    transformers = library("transformers", f"--model {model}", hint=hint)
-    name = model[len(HUGGING_FACE) :]
-    try:
-        return getattr(transformers, kind).from_pretrained(name, **settings)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ProjectError(
-            f"--model {model} cannot be loaded: {reason}",
-            hint="the name of a model on huggingface.co, or a folder that `save_pretrained` wrote (./FOLDER)",
-        ) from error

@@ -93,9 +93,9 @@ class NumberScoring:
     def show(self, model: nn.Module, amp: Amp, run_dir: Path) -> list[str]:
         """True against predicted numbers as ``predictions.png``."""
         mean, deviation = self.scale
-        numbers = self._predict(model, amp, list(range(min(len(self.data), MOST_POINTS))))
+        true, predicted = self._predict(model, amp, list(range(min(len(self.data), MOST_POINTS))))
         picture = run_dir / "predictions.png"
-        drawn = draw_predictions(*(scaled.cpu() * deviation + mean for scaled in numbers), picture)
+        drawn = draw_predictions(true.cpu() * deviation + mean, predicted.cpu() * deviation + mean, picture)
         return [f"true against predicted: {picture}"] if drawn else []
 
     def _predict(self, model: nn.Module, amp: Amp, indices: list[int]) -> tuple[Tensor, Tensor]:

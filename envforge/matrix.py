@@ -10,6 +10,7 @@ import importlib.resources
 import re
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from packaging.version import Version
@@ -76,6 +77,11 @@ class Matrix:
     tegra: tuple[ComputeCapability, ...]
     checked: str
 
+    @classmethod
+    def without_builds(cls) -> Matrix:
+        """Knows nothing; reading the real one takes time, and what has no CUDA asks nothing of it."""
+        return cls(builds=(), toolkits=(), families=(), python_defaults=(), known_capabilities=(), tegra=(), checked="")
+
     @property
     def tags(self) -> tuple[WheelTag, ...]:
         """The tags of all builds: cpu, then CUDA oldest first."""
@@ -125,7 +131,10 @@ def _rows(table: Fields, name: str) -> tuple[Fields, ...]:
 def _read_version(value: object) -> Version:
     if not isinstance(value, str) or not _DOTTED.fullmatch(value):
         raise WrongValue("a version such as `3.12`")
-    return Version(value)
+    return _version(value)
+
+
+_version = lru_cache(maxsize=None)(Version)  # a few versions, thousands of times
 
 
 _read_tag = parsed(WheelTag.parse, "`cpu` or a tag such as `cu118`")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from envforge.daily.prefix import IN_PROJECT, Meant, is_prefix, project_folder
 from envforge.errors import EnvforgeError
-from envforge.install.journal import FOLDER, held, read_journal
+from envforge.install.holding import held
+from envforge.install.journal import FOLDER, read_journal
 from envforge.lock.together import unfinished_beside
 
 

@@ -71,7 +71,7 @@ def run_jobs(jobs: Mapping[str, Job], *, at_once: int) -> dict[str, Outcome]:
     runners = [_start([jobs[name] for name in share]) for share in shares]
     outcomes: dict[str, Outcome] = {}
     for share, runner in zip(shares, runners, strict=True):
-        codes, _ = runner.communicate(timeout=900)
+        codes, _ = runner.communicate(timeout=1800)
         assert runner.returncode == 0
         for name, code in zip(share, json.loads(codes), strict=True):
             outcomes[name] = Outcome(code, (jobs[name].folder / "pytest.txt").read_text(encoding="utf-8"))

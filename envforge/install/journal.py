@@ -46,6 +46,11 @@ class Journal:
     conda: tuple[str, ...] = ()
     wheels: tuple[Wheel, ...] = ()
 
+    @property
+    def unfinished(self) -> str:
+        """The words for a step that is not the last: every command says the same."""
+        return f"unfinished since step `{self.step}`"
+
     def at(self, step: Step) -> Journal:
         """The same install, one step on."""
         return replace(self, step=step)

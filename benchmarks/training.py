@@ -7,9 +7,12 @@
 ``timm``      a loop of the shape of timm's train.py: scheduler stepped per update, loss averaged on the log interval
 ``nanoGPT``   a loop of the shape of nanoGPT's train.py: GradScaler that is off, learning rate by hand, micro-steps
 
-The four take turns, one round of updates each, in an order that rotates; printed is the median over the rounds, wall
-and CPU time for one update, and the median over the rounds of the ratio to ``bare``. Needs torch and what the
-template needs.
+All train on the same sequence of batch sizes, a short last one of the epoch too, with the same clipping, gradient
+clearing, augmentation, optimizer and precision. ``control`` is ``bare`` a second time: its ratio is as far from 1
+as the measurement is from the truth. On the CPU the loops take turns after each update, in an order that rotates, so
+that whatever else the machine does meets all alike; on a GPU, whose queue no turn may cut short, after each round of
+updates. Printed is the median over the rounds, wall and CPU time for one update, and the median over the rounds of
+the ratio to ``bare``. Needs torch and what the template needs.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ Update = Callable[[], None]
 
 @dataclass(frozen=True)
 class Turn:
-    """One round of one loop: seconds for an update, by the clock and of the processor."""
+    """Seconds of one loop, by the clock and of the processor: of a turn, or of one update of a round."""
 
     seconds: float
     cpu_seconds: float
@@ -77,13 +80,13 @@ def batches(training: Any) -> Iterator[Any]:
 
 
 def plain_batches(training: Any) -> Iterator[Any]:
-    """Micro-batches without an end and without a loader: shuffled indices into the data."""
+    """Micro-batches without an end and without a loader: shuffled indices into the data, as many as ``ours`` gets."""
     import torch  # noqa: PLC0415
 
     size, count = training.config.batch_size, training.task.train_size
     while True:
         indices = torch.randperm(count).tolist()
-        for start in range(0, count - size + 1, size):
+        for start in range(0, count, size):
             yield training.on_device(training.task.train_data[indices[start : start + size]])
 
 
@@ -182,6 +185,7 @@ def nanogpt_style(training: Any) -> Update:
 
 LOOPS: dict[str, Callable[[Any], Update]] = {
     "bare": bare,
+    "control": bare,
     "ours": ours,
     "timm": timm_style,
     "nanoGPT": nanogpt_style,
@@ -189,29 +193,39 @@ LOOPS: dict[str, Callable[[Any], Update]] = {
 
 
 def measure(update: Update, updates: int, finish: Update) -> Turn:
-    """One round; ``finish`` waits for the device."""
+    """One turn; ``finish`` waits for the device."""
     finish()
     began, cpu_began = time.perf_counter(), time.process_time()
     for _ in range(updates):
         update()
     finish()
-    return Turn((time.perf_counter() - began) / updates, (time.process_time() - cpu_began) / updates)
+    return Turn(time.perf_counter() - began, time.process_time() - cpu_began)
 
 
 def take_turns(arguments: argparse.Namespace, folder: Path) -> dict[str, list[Turn]]:
-    """The turns of each loop; all have had one round before that does not count."""
+    """The rounds of each loop; all have had one round before that does not count."""
     import torch  # noqa: PLC0415
 
     loops = {name: make(build(arguments, folder / name)) for name, make in LOOPS.items()}
     finish: Update = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    turns: dict[str, list[Turn]] = {name: [] for name in loops}
+    in_turn = arguments.updates if torch.cuda.is_available() else 1
+    rounds: dict[str, list[Turn]] = {name: [] for name in loops}
     names = list(loops)
     for number in range(-1, arguments.rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            turn = measure(loops[name], arguments.updates, finish)
-            if number >= 0:
-                turns[name].append(turn)
-    return turns
+        turns: dict[str, list[Turn]] = {name: [] for name in loops}
+        for turn in range(0, arguments.updates, in_turn):
+            first = (number + turn) % len(names)
+            for name in names[first:] + names[:first]:
+                turns[name].append(measure(loops[name], in_turn, finish))
+        if number >= 0:
+            for name, mine in turns.items():
+                rounds[name].append(mean(mine, arguments.updates))
+    return rounds
+
+
+def mean(turns: list[Turn], updates: int) -> Turn:
+    """Seconds for one of the ``updates`` in these turns."""
+    return Turn(sum(turn.seconds for turn in turns) / updates, sum(turn.cpu_seconds for turn in turns) / updates)
 
 
 def table(turns: dict[str, list[Turn]]) -> str:

@@ -49,7 +49,7 @@ def _run(folder: str, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    multiprocessing.set_start_method("fork")  # the ranks of a mutant need not import torch either
+    multiprocessing.set_start_method("fork")  # the ranks of a fault need not import torch either
     torch.set_num_threads(1)
     _import_what_torch_puts_off()
     codes = [_run(str(Path(folder)), arguments) for folder, arguments in json.load(sys.stdin)]

@@ -81,10 +81,14 @@ def test_sigterm_saves_and_the_resumed_run_ends_with_the_same_bits(project: Path
 
 
 def test_refusals_are_messages_with_a_hint(project: Path) -> None:
-    done = run(project, "-m", f"{PACKAGE}.train", "--data", "nowhere", "--device", "cpu")
-    assert done.returncode == 1
-    assert "error: --data `nowhere` is not a folder\n\nhint: " in done.stderr
-    assert "Traceback" not in done.stderr
+    for option, value, message in (
+        ("--data", "nowhere", "error: --data `nowhere` is not a folder\n\nhint: "),
+        ("--batch-size", "5000", "error: a batch of 5000 is larger than the training data, 1438 samples\n\nhint: "),
+    ):
+        done = run(project, "-m", f"{PACKAGE}.train", option, value, "--device", "cpu")
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -36,26 +36,26 @@ class Metrics:
 
 
 class MeanLoss:
-    """The mean loss since the last reading, summed on the device; updates that were skipped do not count."""
+    """The mean loss since the last reading; updates that were skipped do not count. Nothing is computed until then."""
 
     def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(2, device=device)
+        self._device = device
+        self._losses: list[Tensor] = []
 
     def add(self, loss: Tensor) -> None:
-        finite = torch.isfinite(loss)
-        self._sums += torch.stack([torch.where(finite, loss, torch.zeros_like(loss)), finite.to(loss.dtype)])
+        self._losses.append(loss)
 
     def read(self) -> float:
         """The mean, and a new start. Waits for the device."""
-        total, count = self._sums.tolist()
-        self._sums.zero_()
-        return float(total / count) if count else float("nan")
+        losses = self.state()
+        self._losses = []
+        return float(losses[torch.isfinite(losses)].mean())
 
     def state(self) -> Tensor:
-        return self._sums.cpu()
+        return torch.stack(self._losses).cpu() if self._losses else torch.zeros(0)
 
     def load_state(self, state: Tensor) -> None:
-        self._sums.copy_(state)
+        self._losses = list(state.to(self._device))
 
 
 def tensorboard(folder: Path, *, resumed_at: int | None) -> Any:

@@ -68,6 +68,9 @@ def make_loader(dataset: Dataset[Any], order: Order, device: torch.device, worke
 
 def whole_batches(loader: DataLoader[Any]) -> Iterator[Any]:
     """The loader's batches; a loading process that dies becomes an error with a way out."""
+    if loader.num_workers == 0 and not loader.pin_memory:  # nothing is left for the loader to do but to take its time
+        yield from (loader.dataset[indices] for indices in loader.sampler)
+        return
     try:
         yield from loader
     except RuntimeError as error:

@@ -109,7 +109,7 @@ def _train_and_judge(device: torch.device, say: Callable[[str], None], *, with_c
             score = control.evaluation[metric.name]
             checks.append(
                 Check(
-                    f"control with shuffled labels does not learn ({where})",
+                    f"control with shuffled {train.SMOKE.shuffled} does not learn ({where})",
                     metric.stays_short(score, bound),
                     f"{metric.name} {metric.in_words(reach=False)} {bound}",
                     f"{score:.3f}",
@@ -123,7 +123,7 @@ def _train(
 ) -> tuple[Outcome, Observer, Metric]:
     """The project's own training; its first update runs under observation."""
     config = train.smoke_config(device=str(device), precision=precision, run_dir=folder, shuffled=control)
-    say(f"training on {_device_name(device)} with {'shuffled' if control else 'true'} labels")
+    say(f"training on {_device_name(device)} with {'shuffled' if control else 'true'} {train.SMOKE.shuffled}")
     training = train.build(config, *prepare(config, say))
     observer = Observer()
     with observer:

@@ -61,12 +61,14 @@ class Task:
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """What the smoke test demands of the task's metric: real data must reach ``reach``, the control must not pass
-    ``control``. The loss must fall to a part of one in ``loss_ratio``, with at most ``skips`` updates skipped."""
+    ``control``; ``shuffled`` names what the control learns wrongly. The loss must fall to a part of one in
+    ``loss_ratio``, with at most ``skips`` updates skipped."""
 
     reach: float
     control: float
     loss_ratio: float = 5.0
     skips: int = 8
+    shuffled: str = "labels"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,97 +6,49 @@ Enters: a ``Config``. Leaves: ``Data``, whose datasets give a whole batch for a 
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from .config import Config
 from .errors import ProjectError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+from .images import SUFFIXES, Corrupt, image_files, mirror, read_image, subfolders, training_and_validation
+from .library import library
+from .samples import Files, Samples
+from .split import split
 
 
 @dataclass(frozen=True)
 class Data:
-    train: Images
-    validation: Images
+    """``train[[3, 1, 4]]`` gives pixels in [0, 1] as (3, channels, size, size) and 3 labels."""
+
+    train: Samples
+    validation: Samples
     classes: tuple[str, ...]
     channels: int
     size: int
-
-
-class Images(Dataset[tuple[Tensor, Tensor]]):
-    """``images[[3, 1, 4]]`` gives pixels in [0, 1] as (3, channels, height, width) and 3 labels."""
-
-    in_memory = False
-
-    def __init__(self, labels: Tensor) -> None:
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        return self.pixels(indices), self.labels[indices]
-
-    def pixels(self, indices: list[int]) -> Tensor:
-        raise NotImplementedError
-
-
-class MemoryImages(Images):
-    """Images that are one tensor already."""
-
-    in_memory = True
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        super().__init__(labels)
-        self.images = images
-
-    def pixels(self, indices: list[int]) -> Tensor:
-        return self.images[indices]
-
-
-class FolderImages(Images):
-    """Images that are read when they are needed: RGB, shorter side scaled to ``size``, the middle cut out."""
-
-    def __init__(self, paths: list[Path], labels: Tensor, size: int) -> None:
-        super().__init__(labels)
-        self.paths = paths
-        self.size = size
-
-    def pixels(self, indices: list[int]) -> Tensor:
-        return torch.stack([_read_image(self.paths[index], self.size) for index in indices])
 
 
 def load_data(config: Config) -> Data:
     """The data that the configuration asks for; shuffled training labels for the control."""
     data = _digits(config) if config.data is None else _folder(config.data, config)
     if config.shuffle_labels:
-        generator = torch.Generator().manual_seed(config.seed + 1)
-        data.train.labels = data.train.labels[torch.randperm(len(data.train), generator=generator)]
+        data.train.shuffle(config.seed)
     return data
 
 
 def _digits(config: Config) -> Data:
     """1797 real digits of 8 by 8 pixels, 10 classes (UCI, in scikit-learn)."""
-    try:
-        from sklearn.datasets import load_digits
-    except ModuleNotFoundError as error:
-        raise ProjectError(
-            f"the digits come with scikit-learn, which cannot be imported: {error}",
-            hint="install the locked environment, or name a folder of images with --data DIR",
-        ) from error
-    digits = load_digits()
+    hint = "install the locked environment, or name a folder of images with --data DIR"
+    digits = library("sklearn.datasets", "the built-in data", hint=hint).load_digits()
     images = torch.tensor(digits.images.tolist(), dtype=torch.float32).unsqueeze(1) / 16
     labels = torch.tensor(digits.target.tolist())
-    held_back, kept = _split(len(labels), config)
+    held_back, kept = split(len(labels), config.validation_part)
     return Data(
-        train=MemoryImages(images[kept], labels[kept]),
-        validation=MemoryImages(images[held_back], labels[held_back]),
+        train=Samples(images[kept], answers=labels[kept]),
+        validation=Samples(images[held_back], answers=labels[held_back]),
         classes=tuple(str(name) for name in digits.target_names),
         channels=1,
         size=8,
@@ -105,33 +57,31 @@ def _digits(config: Config) -> Data:
 
 def _folder(folder: Path, config: Config) -> Data:
     """Split by chance, or as the folder says where it holds `train` and `val` (or `validation`, `test`)."""
-    if not folder.is_dir():
-        raise ProjectError(f"--data `{folder}` is not a folder", hint="name a folder with one subfolder per class")
-    parts = {path.name: path for path in _subfolders(folder)}
-    second = next((parts[name] for name in ("val", "validation", "test") if name in parts), None)
-    if "train" in parts and second is not None:
-        classes = _classes(parts["train"])
-        train, validation = _list_images(parts["train"], classes, config), _list_images(second, classes, config)
+    parts = training_and_validation(folder, holds="one subfolder per class")
+    if parts:
+        classes = _classes(parts[0])
+        train, validation = (_list_images(part, classes, config) for part in parts)
     else:
         classes = _classes(folder)
         found = _list_images(folder, classes, config)
-        held_back, kept = _split(len(found), config)
+        held_back, kept = split(len(found), config.validation_part)
         train, validation = [found[index] for index in kept], [found[index] for index in held_back]
     return Data(
-        train=_folder_images(train, config),
-        validation=_folder_images(validation, config),
+        train=_from_files(train, config),
+        validation=_from_files(validation, config),
         classes=classes,
         channels=3,
         size=config.image_size,
     )
 
 
-def _folder_images(found: list[tuple[Path, int]], config: Config) -> FolderImages:
-    return FolderImages([path for path, _ in found], torch.tensor([label for _, label in found]), config.image_size)
+def _from_files(found: list[tuple[Path, int]], config: Config) -> Samples:
+    files = Files([path for path, _ in found], read_image, config.image_size)
+    return Samples(files, answers=torch.tensor([label for _, label in found]))
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    names = tuple(path.name for path in _subfolders(folder))
+    names = tuple(path.name for path in subfolders(folder))
     if not names:
         raise ProjectError(f"`{folder}` has no subfolders", hint="put the images of each class into a subfolder")
     if len(names) == 1:
@@ -142,55 +92,18 @@ def _classes(folder: Path) -> tuple[str, ...]:
 def _list_images(folder: Path, classes: tuple[str, ...], config: Config) -> list[tuple[Path, int]]:
     """Every readable image with its label. Unreadable ones are named, and too many of them are an error."""
     found: list[tuple[Path, int]] = []
-    corrupt: list[str] = []
+    corrupt = Corrupt("images", config.max_corrupt)
     for label, name in enumerate(classes):
-        paths = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
-        whole = [path for path in paths if _is_whole(path, corrupt, config.max_corrupt)]
-        if not whole:
+        before = len(found)
+        for path in image_files(folder / name, "**/*"):
+            with corrupt:
+                read_image(path, 8)
+                found.append((path, label))
+        if len(found) == before:
             raise ProjectError(
                 f"class folder `{folder / name}` has no readable image", hint=f"known suffixes: {' '.join(SUFFIXES)}"
             )
-        found += [(path, label) for path in whole]
     return found
-
-
-def _is_whole(path: Path, corrupt: list[str], limit: int) -> bool:
-    """Can the image be decoded? A corrupt one is named and left out."""
-    try:
-        _read_image(path, 8)
-    except ProjectError as error:
-        corrupt.append(str(error))
-        print(f"left out: {error.args[0]}", file=sys.stderr)
-        if len(corrupt) > limit:
-            raise ProjectError(
-                f"{len(corrupt)} images cannot be read, the last: {error.args[0]}",
-                hint="remove them, or raise --max-corrupt",
-            ) from error
-        return False
-    return True
-
-
-def _read_image(path: Path, size: int) -> Tensor:
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            square = ImageOps.fit(image.convert("RGB"), (size, size))
-            flat = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ProjectError(f"image `{path}` cannot be read: {error}", hint="remove or replace it") from error
-    return flat.view(size, size, 3).permute(2, 0, 1).float() / 255
-
-
-def _split(count: int, config: Config) -> tuple[list[int], list[int]]:
-    """Indices held back for validation and indices kept, the same for every seed but that of the split."""
-    shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(2000)).tolist()
-    first = max(1, round(count * config.validation_part))
-    return sorted(shuffled[:first]), sorted(shuffled[first:])
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def augment(images: Tensor, *, shift: int, flip: bool) -> Tensor:
@@ -204,8 +117,7 @@ def augment(images: Tensor, *, shift: int, flip: bool) -> Tensor:
         sample = torch.arange(count, device=images.device)[:, None, None]
         images = padded[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
     if flip:
-        mirrored = (torch.rand(count) < 0.5).to(images.device)[:, None, None, None]
-        images = torch.where(mirrored, images.flip(3), images)
+        (images,) = mirror(images, axis=3)
     return images
 
 

@@ -6,15 +6,15 @@ Enters: a ``Config`` and what the images are. Leaves: a module that gives a scor
 from __future__ import annotations
 
 import difflib
-import importlib
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from . import transformer
 from .config import Config
 from .errors import ProjectError
+from .library import library
 
 
 class Block(nn.Module):
@@ -52,29 +52,6 @@ class ResNet(nn.Module):
         return cast(Tensor, self.head(features))
 
 
-class Layer(nn.Module):
-    """Attention and a small network for each patch, both on what has been normalized and beside a shortcut."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.heads = width // 32
-        self.before_attention = nn.LayerNorm(width)
-        self.attention = nn.Linear(width, 3 * width)
-        self.gather = nn.Linear(width, width)
-        self.body = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
-        for last in (self.gather, self.body[-1]):
-            nn.init.zeros_(cast(nn.Linear, last).weight)  # a layer begins as its shortcuts, and learns sooner
-
-    def forward(self, patches: Tensor) -> Tensor:
-        three = self.attention(self.before_attention(patches)).unflatten(2, (3, self.heads, -1))
-        queries, keys, values = three.permute(2, 0, 3, 1, 4)
-        seen = functional.scaled_dot_product_attention(queries, keys, values)
-        patches = patches + self.gather(seen.transpose(1, 2).flatten(2))
-        return cast(Tensor, patches + self.body(patches))
-
-
 class ViT(nn.Module):
     """Patches as vectors, a learnt vector for each place, the layers, the mean, a linear layer.
 
@@ -86,7 +63,10 @@ class ViT(nn.Module):
         self.patch = patch
         self.embed = nn.Linear(channels * patch * patch, width)
         self.places = nn.Parameter(0.5 * torch.randn(1, (size // patch) ** 2, width))
-        self.layers = nn.Sequential(*(Layer(width) for _ in range(depth)))
+        self.layers = nn.Sequential(*(transformer.Block(width, width // 32) for _ in range(depth)))
+        for name, parameter in self.layers.named_parameters():
+            if name.endswith(("project.weight", "narrow.weight")):
+                nn.init.zeros_(parameter)  # a layer begins as its shortcuts, and learns sooner
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, classes))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -114,8 +94,8 @@ def make_model(config: Config, *, channels: int, classes: int, size: int) -> nn.
                 hint=f"--image-size {(size // patch + 1) * patch}, or another --patch",
             )
         return ViT(channels, classes, 4 * config.width, size=size, patch=patch, depth=config.depth)
-    library, _, name = config.model.partition(":")
-    model, wanted = (_torchvision if library == "torchvision" else _timm)(name, channels, classes)
+    source, _, name = config.model.partition(":")
+    model, wanted = (_torchvision if source == "torchvision" else _timm)(name, channels, classes)
     if wanted not in (0, size):
         raise ProjectError(
             f"--model {config.model} takes images of {wanted} pixels only, these have {size}",
@@ -131,7 +111,7 @@ def is_convolutional(model: nn.Module) -> bool:
 
 def _torchvision(name: str, channels: int, classes: int) -> tuple[nn.Module, int]:
     """The model, and the only size that it takes, 0 for any."""
-    models = _import("torchvision").models
+    models = _library("torchvision").models
     _refuse_unknown("torchvision.models", name, models.list_models(module=models))
     # These two give a tuple with the scores of their auxiliary heads in training, if they are let.
     plain = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
@@ -141,28 +121,23 @@ def _torchvision(name: str, channels: int, classes: int) -> tuple[nn.Module, int
 
 
 def _timm(name: str, channels: int, classes: int) -> tuple[nn.Module, int]:
-    timm = _import("timm")
+    timm = _library("timm")
     _refuse_unknown("timm", name.split(".")[0], timm.list_models())
     model: Any = timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels)
     about = model.pretrained_cfg
     return model, about["input_size"][-1] if about.get("fixed_input_size") else 0
 
 
-def _import(library: str) -> Any:
-    try:
-        return importlib.import_module(library)
-    except (ImportError, OSError, RuntimeError) as error:  # torchvision for another torch is a RuntimeError
-        raise ProjectError(
-            f"--model {library}:NAME needs `{library}`, which cannot be imported: {error}",
-            hint="install what environment.yml asks for, after adding it where it is not there; or --model resnet",
-        ) from error
+def _library(name: str) -> Any:
+    hint = "install what environment.yml asks for, after adding it where it is not there; or --model resnet"
+    return library(name, f"--model {name}:NAME", hint=hint)
 
 
 def _refuse_unknown(place: str, name: str, known: list[str]) -> None:
     if name not in known:
-        library = place.split(".")[0]
-        near = [f"--model {library}:{each}" for each in difflib.get_close_matches(name, known, n=3)]
+        source = place.split(".")[0]
+        near = [f"--model {source}:{each}" for each in difflib.get_close_matches(name, known, n=3)]
         raise ProjectError(
-            f"`{library}` has no model `{name}`",
+            f"`{source}` has no model `{name}`",
             hint=" or ".join(near) or f'python -c "import {place}; print({place}.list_models())"',
         )

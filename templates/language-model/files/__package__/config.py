@@ -7,25 +7,15 @@ from pathlib import Path
 
 from .options import option, require
 from .settings import LoopConfig
-
-BYTES = "bytes"
-TIKTOKEN = "tiktoken:"
-SIZES = {  # width, depth, heads: GPT-2's, the vision transformers' of the same names, and three for a CPU
-    "nano": (32, 1, 2),
-    "micro": (96, 2, 4),
-    "mini": (192, 4, 4),
-    "tiny": (192, 12, 3),
-    "small": (384, 12, 6),
-    "gpt2": (768, 12, 12),
-    "gpt2-medium": (1024, 24, 16),
-}
+from .tokens import BYTES, HUGGING_FACE, TIKTOKEN
+from .transformer import SIZES
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(LoopConfig):
     data: Path | None = option(None, "text file, or folder of them; without it, Python's documentation", fixed=True)
     suffixes: str = option(".txt,.md,.rst,.py", "which files of a folder are read", fixed=True)
-    tokenizer: str = option(BYTES, f"{BYTES}; {TIKTOKEN}NAME; or the path of a tokenizer.json", fixed=True)
+    tokenizer: str = option(BYTES, f"{BYTES}; {TIKTOKEN}NAME; {HUGGING_FACE}NAME; or a tokenizer.json", fixed=True)
     validation_part: float = option(0.1, "part of the text held back for validation", fixed=True)
     validation_windows: int = option(200, "windows of the validation text to evaluate on, evenly spread", fixed=True)
     size: str = option("micro", "width and depth of the model", choices=tuple(SIZES), fixed=True)

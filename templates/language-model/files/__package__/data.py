@@ -22,9 +22,11 @@ from torch.utils.data import Dataset
 
 from . import distributed
 from .checkpoint import write_aside
-from .config import BYTES, Config
+from .config import Config
 from .errors import ProjectError
-from .tokens import Tokenizer, make_tokenizer
+from .library import library
+from .split import by_chance, shuffled
+from .tokens import BYTES, Tokenizer, make_tokenizer
 
 Document = Any  # a numpy array of bytes, often one that lies in a file
 PIECE = 1 << 20  # bytes that are given to a tokenizer at once
@@ -74,8 +76,7 @@ def load_data(config: Config) -> Data:
     parts = [_pack(texts, tokenizer, config) for texts in (train, validation)]
     if config.shuffle_text:
         everything = Windows(parts[0], 1)
-        order = torch.randperm(everything.tokens, generator=torch.Generator().manual_seed(config.seed + 1))
-        parts[0] = [everything.cut(0, everything.tokens)[order]]
+        parts[0] = [everything.cut(0, everything.tokens)[shuffled(everything.tokens, config.seed)]]
     windows = [Windows(part, config.context) for part in parts]
     for name, each in zip(("training", "validation"), windows):
         if not len(each):
@@ -89,12 +90,7 @@ def load_data(config: Config) -> Data:
 
 def _python_documentation() -> list[Document]:
     """The topics of Python's ``help()``: 79 documents, 0.4 MB. Paragraphs that many of them share are kept once."""
-    try:
-        from pydoc_data.topics import topics
-    except ModuleNotFoundError as error:
-        raise ProjectError(
-            "this Python comes without its documentation", hint="name a text with --data FILE"
-        ) from error
+    topics = library("pydoc_data.topics", "the built-in data", hint="name a text with --data FILE").topics
     seen: set[str] = set()
     documents: list[Document] = []
     for name in sorted(topics):
@@ -139,7 +135,7 @@ def _split(documents: list[Document], part: float) -> tuple[list[Document], list
     wanted = part * sum(map(len, documents))
     chosen: set[int] = set()
     held = 0
-    for number in torch.randperm(len(documents), generator=torch.Generator().manual_seed(2000)).tolist():
+    for number in by_chance(len(documents)).tolist():
         if held + len(documents[number]) <= wanted:
             chosen.add(number)
             held += len(documents[number])
@@ -159,7 +155,7 @@ def _line_end(document: Document, near: int) -> int:
 
 def _pack(documents: list[Document], tokenizer: Tokenizer, config: Config) -> list[Tensor]:
     """All documents as tokens, a mark behind each."""
-    end = torch.tensor([tokenizer.end])
+    end = torch.tensor([tokenizer.size])
     if config.tokenizer == BYTES:
         return [part for document in documents for part in (torch.from_numpy(document), end)]
     digest = hashlib.sha256(config.tokenizer.encode())
@@ -181,4 +177,4 @@ def _encoded(documents: list[Document], tokenizer: Tokenizer) -> Iterator[bytes]
             text = bytes(document[start:stop]).decode("utf-8", errors="replace")
             yield numpy.array(tokenizer.encode(text), dtype=numpy.int32).tobytes()
             start = stop
-        yield numpy.array([tokenizer.end], dtype=numpy.int32).tobytes()
+        yield numpy.array([tokenizer.size], dtype=numpy.int32).tobytes()

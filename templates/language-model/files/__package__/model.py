@@ -3,40 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .config import SIZES, Config
-
-
-class Block(nn.Module):
-    """Attention to what stands before, and a small network; each behind a norm and beside a shortcut."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.project = nn.Linear(width, width)
-        self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        hidden = hidden + self._drop(self._attend(self.norm_1(hidden)))
-        wide = functional.gelu(self.widen(self.norm_2(hidden)), approximate="tanh")
-        return hidden + self._drop(self.narrow(wide))
-
-    def _attend(self, hidden: Tensor) -> Tensor:
-        batch, length, width = hidden.shape
-        split = self.query_key_value(hidden).view(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = split.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return cast(Tensor, self.project(mixed.transpose(1, 2).reshape(batch, length, width)))
-
-    def _drop(self, hidden: Tensor) -> Tensor:
-        return functional.dropout(hidden, self.dropout, self.training)
+from .config import Config
+from .transformer import SIZES, Block
 
 
 class GPT(nn.Module):
@@ -49,7 +22,7 @@ class GPT(nn.Module):
         padded = -(-vocabulary // 64) * 64  # tensor cores want round numbers; the added tokens never occur
         self.tokens = nn.Embedding(padded, width)
         self.positions = nn.Embedding(config.context, width)
-        self.blocks = nn.ModuleList(Block(width, heads, config.dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, dropout=config.dropout, causal=True) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         spread = 0.02 * math.sqrt(768 / width)  # GPT-2's 0.02 belongs to its width of 768
         for name, parameter in self.named_parameters():

@@ -6,88 +6,38 @@ of a class in each pixel; ``IGNORED`` marks pixels that teach and count nothing.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from .config import IGNORED, Config
 from .errors import ProjectError
+from .images import SUFFIXES, Corrupt, decode, image_files, mirror, read_image, square, training_and_validation
+from .library import library
+from .samples import Files, Samples
+from .split import split
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-
 
 @dataclass(frozen=True)
 class Data:
-    train: Pairs
-    validation: Pairs
+    """``train[[3, 1]]`` gives pixels in [0, 1] as (2, channels, size, size) and masks as (2, size, size)."""
+
+    train: Samples
+    validation: Samples
     channels: int
-
-
-class Pairs(Dataset[tuple[Tensor, Tensor]]):
-    """``pairs[[3, 1]]`` gives pixels in [0, 1] as (2, channels, size, size) and masks as (2, size, size)."""
-
-    in_memory = False
-
-    def __init__(self, count: int) -> None:
-        self.mask_of = torch.arange(count)  # which mask belongs to an image; shuffled for the control
-
-    def __len__(self) -> int:
-        return len(self.mask_of)
-
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        return self.pixels(indices), self.masks(self.mask_of[indices].tolist())
-
-    def pixels(self, indices: list[int]) -> Tensor:
-        raise NotImplementedError
-
-    def masks(self, indices: list[int]) -> Tensor:
-        raise NotImplementedError
-
-
-class MemoryPairs(Pairs):
-    """Crops that are one tensor already."""
-
-    in_memory = True
-
-    def __init__(self, images: Tensor, masks: Tensor) -> None:
-        super().__init__(len(images))
-        self._images, self._masks = images, masks
-
-    def pixels(self, indices: list[int]) -> Tensor:
-        return self._images[indices]
-
-    def masks(self, indices: list[int]) -> Tensor:
-        return self._masks[indices]
-
-
-class FolderPairs(Pairs):
-    """Pairs that are read when they are needed: shorter side scaled to ``size``, the middle cut out."""
-
-    def __init__(self, paths: list[tuple[Path, Path]], size: int) -> None:
-        super().__init__(len(paths))
-        self._paths, self._size = paths, size
-
-    def pixels(self, indices: list[int]) -> Tensor:
-        return torch.stack([read_image(self._paths[index][0], self._size) for index in indices])
-
-    def masks(self, indices: list[int]) -> Tensor:
-        return torch.stack([read_mask(self._paths[index][1], self._size) for index in indices])
 
 
 def load_data(config: Config) -> Data:
     """The data that the configuration asks for; training masks of other images for the control."""
     data = _coins(config) if config.data is None else _folder(config.data, config)
     if config.shuffle_labels:
-        generator = torch.Generator().manual_seed(config.seed + 1)
-        data.train.mask_of = torch.randperm(len(data.train), generator=generator)
+        data.train.shuffle(config.seed)
     return data
 
 
@@ -96,17 +46,14 @@ def _coins(config: Config) -> Data:
 
     The mask is made from the picture by its edges and a watershed, as scikit-image's guide to segmentation does.
     """
-    try:
-        from scipy.ndimage import binary_fill_holes
-        from skimage import data, filters, segmentation
-    except ModuleNotFoundError as error:
-        raise ProjectError(
-            f"the coins come with scikit-image, which cannot be imported: {error}",
-            hint="install the locked environment, or name a folder with --data DIR",
-        ) from error
+    hint = "install the locked environment, or name a folder with --data DIR"
+    data, filters, segmentation = (
+        library(f"skimage.{name}", "the built-in data", hint=hint) for name in ("data", "filters", "segmentation")
+    )
+    fill = library("scipy.ndimage", "the built-in data", hint=hint).binary_fill_holes
     picture = data.coins()
     sure = (picture < 30) * 1 + (picture > 150) * 2
-    found = binary_fill_holes(segmentation.watershed(filters.sobel(picture), sure) - 1)
+    found = fill(segmentation.watershed(filters.sobel(picture), sure) - 1)
     image = torch.tensor(picture.tolist(), dtype=torch.float32) / 255
     mask = torch.tensor(found.tolist(), dtype=torch.long)
     border = round(image.shape[1] * (1 - config.validation_part))
@@ -117,34 +64,33 @@ def _coins(config: Config) -> Data:
             hint="take a smaller --crop, or another --validation-part",
         )
     return Data(
-        train=MemoryPairs(*_crops(image[:, :border], mask[:, :border], config.crop, config.crop // 3)),
-        validation=MemoryPairs(*_crops(image[:, border:], mask[:, border:], config.crop, config.crop)),
+        train=_crops(image[:, :border], mask[:, :border], config.crop, config.crop // 3),
+        validation=_crops(image[:, border:], mask[:, border:], config.crop, config.crop),
         channels=1,
     )
 
 
-def _crops(image: Tensor, mask: Tensor, size: int, stride: int) -> tuple[Tensor, Tensor]:
-    """Squares of ``size``, ``stride`` apart: (count, 1, size, size) and (count, size, size)."""
+def _crops(image: Tensor, mask: Tensor, size: int, stride: int) -> Samples:
+    """Squares of ``size``, ``stride`` apart."""
     cut = [part.unfold(0, size, stride).unfold(1, size, stride).reshape(-1, size, size) for part in (image, mask)]
-    return cut[0].unsqueeze(1), cut[1]
+    return Samples(cut[0].unsqueeze(1), answers=cut[1])
 
 
 def _folder(folder: Path, config: Config) -> Data:
     """Split by chance, or as the folder says where it holds `train` and `val` (or `validation`, `test`)."""
-    if not folder.is_dir():
-        raise ProjectError(f"--data `{folder}` is not a folder", hint="name a folder with images/ and masks/")
-    second = next((folder / name for name in ("val", "validation", "test") if (folder / name).is_dir()), None)
-    if (folder / "train").is_dir() and second is not None:
-        train, validation = _list_pairs(folder / "train", config), _list_pairs(second, config)
+    parts = training_and_validation(folder, holds="images/ and masks/")
+    if parts:
+        train, validation = (_list_pairs(part, config) for part in parts)
     else:
         found = _list_pairs(folder, config)
-        if len(found) < 2:
-            raise ProjectError(f"`{folder}` has one pair only", hint="one to train on and one to validate are needed")
-        shuffled = torch.randperm(len(found), generator=torch.Generator().manual_seed(2000)).tolist()
-        held_back = max(1, round(len(found) * config.validation_part))
-        validation = [found[index] for index in sorted(shuffled[:held_back])]
-        train = [found[index] for index in sorted(shuffled[held_back:])]
-    return Data(train=FolderPairs(train, config.crop), validation=FolderPairs(validation, config.crop), channels=3)
+        held_back, kept = split(len(found), config.validation_part)
+        train, validation = [found[index] for index in kept], [found[index] for index in held_back]
+    return Data(train=_from_files(train, config.crop), validation=_from_files(validation, config.crop), channels=3)
+
+
+def _from_files(pairs: list[tuple[Path, Path]], size: int) -> Samples:
+    images, masks = zip(*pairs)
+    return Samples(Files(images, read_image, size), answers=Files(masks, read_mask, size))
 
 
 def _list_pairs(folder: Path, config: Config) -> list[tuple[Path, Path]]:
@@ -153,21 +99,13 @@ def _list_pairs(folder: Path, config: Config) -> list[tuple[Path, Path]]:
     for part in (images, masks):
         if not part.is_dir():
             raise ProjectError(f"`{folder}` has no folder `{part.name}`", hint="each image needs a mask of its name")
-    by_name = {path.stem: path for path in sorted(masks.iterdir()) if path.suffix.lower() in SUFFIXES}
+    by_name = {path.stem: path for path in image_files(masks, "*")}
     pairs: list[tuple[Path, Path]] = []
-    corrupt = 0
+    corrupt = Corrupt("pairs", config.max_corrupt)
     seen: set[int] = set()
-    for image in sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES):
-        try:
+    for image in image_files(images, "*"):
+        with corrupt:
             pairs.append((image, _check_pair(image, by_name.get(image.stem), len(config.class_names), seen)))
-        except UnreadableError as error:
-            corrupt += 1
-            print(f"left out: {error.args[0]}", file=sys.stderr)
-            if corrupt > config.max_corrupt:
-                raise ProjectError(
-                    f"{corrupt} pairs cannot be read, the last: {error.args[0]}",
-                    hint="remove them, or raise --max-corrupt",
-                ) from error
     if not pairs:
         raise ProjectError(f"`{images}` has no readable image", hint=f"known suffixes: {' '.join(SUFFIXES)}")
     if len(seen) == 1:
@@ -181,10 +119,11 @@ def _check_pair(image: Path, mask: Path | None, classes: int, seen: set[int]) ->
     """The mask, which must be as large as its image and hold known classes; those are added to ``seen``."""
     if mask is None:
         raise ProjectError(f"image `{image}` has no mask", hint=f"put `{image.stem}.png` into masks/")
-    sizes = [_open(path).size for path in (image, mask)]
+    opened = _open_mask(mask)
+    sizes = decode(image).size, opened.size
     if sizes[0] != sizes[1]:
         raise ProjectError(f"`{image}` is {sizes[0]} large, its mask {sizes[1]}", hint="they must be equally large")
-    values = set(_open(mask).tobytes())
+    values = set(opened.tobytes())
     unknown = {value for value in values if value >= classes and value != IGNORED}
     if unknown:
         raise ProjectError(
@@ -195,47 +134,23 @@ def _check_pair(image: Path, mask: Path | None, classes: int, seen: set[int]) ->
     return mask
 
 
-class UnreadableError(ProjectError):
-    """A file that is no image, or a broken one."""
-
-
-def _open(path: Path) -> Image.Image:
-    """A mask as it is, an image in colour, decoded whole."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            if path.parent.name != "masks":
-                return image.convert("RGB")
-            if image.mode not in ("L", "P", "1"):
-                raise ProjectError(
-                    f"mask `{path}` has the mode {image.mode}: wanted one number in each pixel",
-                    hint="save it as an 8-bit greyscale or palette PNG whose values are the classes",
-                )
-            return image.convert("L") if image.mode == "1" else image.copy()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableError(f"image `{path}` cannot be read: {error}", hint="remove or replace it") from error
-
-
-def read_image(path: Path, size: int) -> Tensor:
-    from PIL import ImageOps
-
-    flat = torch.frombuffer(bytearray(ImageOps.fit(_open(path), (size, size)).tobytes()), dtype=torch.uint8)
-    return flat.view(size, size, 3).permute(2, 0, 1).float() / 255
+def _open_mask(path: Path) -> Image.Image:
+    image = decode(path)
+    if image.mode not in ("L", "P", "1"):
+        raise ProjectError(
+            f"mask `{path}` has the mode {image.mode}: wanted one number in each pixel",
+            hint="save it as an 8-bit greyscale or palette PNG whose values are the classes",
+        )
+    return image.convert("L") if image.mode == "1" else image
 
 
 def read_mask(path: Path, size: int) -> Tensor:
     """Scaled without mixing classes."""
-    from PIL import Image, ImageOps
-
-    fitted = ImageOps.fit(_open(path), (size, size), Image.Resampling.NEAREST)
-    return torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8).view(size, size).long()
+    return square(_open_mask(path), size, mixing=False).squeeze(2).long()
 
 
 def augment(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Mirror half of the pairs in each direction; the random numbers are torch's global ones."""
-    for dimension in (1, 2):
-        mirrored = (torch.rand(len(images)) < 0.5).to(images.device)[:, None, None]
-        masks = torch.where(mirrored, masks.flip(dimension), masks)
-        images = torch.where(mirrored[:, None], images.flip(dimension + 1), images)
+    """Mirror half of the pairs in each direction."""
+    for axis in (-1, -2):
+        images, masks = mirror(images, masks, axis=axis)
     return images, masks

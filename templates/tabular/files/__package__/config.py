@@ -15,6 +15,7 @@ MISSING = ("error", "mean")
 @dataclass(frozen=True, kw_only=True)
 class Config(LoopConfig):
     data: Path | None = option(None, "CSV or Parquet file with named columns; without it, tumours", fixed=True)
+    encoding: str = option("utf-8-sig", "encoding of a CSV file", fixed=True)
     target: str = option("", "the column to predict; the last one where it is not named", fixed=True)
     task: str = option(
         "auto", "what to learn; auto: classes, unless the target is a fraction", choices=TASKS, fixed=True

@@ -11,34 +11,25 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from .config import Config
 from .errors import ProjectError
+from .samples import Samples
+from .split import split
 from .table import Table, is_empty, number, read_table, tumours
 
 UNKNOWN = 0  # the index of a class that no training row has
 
 
-class Rows(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """``rows[[3, 1]]`` gives numbers (2, numeric) of mean 0 and deviation 1, classes (2, categorical), targets (2)."""
-
-    def __init__(self, numbers: Tensor, classes: Tensor, targets: Tensor) -> None:
-        self.numbers, self.classes, self.targets = numbers, classes, targets
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        return self.numbers[indices], self.classes[indices], self.targets[indices]
-
-
 @dataclass(frozen=True)
 class Data:
-    """``labels`` names the classes of the target; a regression has none, and ``scale``: mean and deviation."""
+    """``train[[3, 1]]`` gives numbers (2, numeric) of mean 0 and deviation 1, classes (2, categorical), targets (2).
 
-    train: Rows
-    validation: Rows
+    ``labels`` names the classes of the target; a regression has none, and ``scale``: mean and deviation.
+    """
+
+    train: Samples
+    validation: Samples
     sizes: tuple[int, ...]
     labels: tuple[str, ...]
     scale: tuple[float, float] = (0.0, 1.0)
@@ -46,9 +37,9 @@ class Data:
 
 def load_data(config: Config) -> Data:
     """The table that the configuration names; shuffled training targets for the control."""
-    table = tumours() if config.data is None else read_table(config.data)
+    table = tumours() if config.data is None else read_table(config.data, config.encoding)
     features, target = _choose_columns(table, config)
-    held_back, kept = _split(table.rows, config)
+    held_back, kept = split(table.rows, config.validation_part)
     numeric, categorical = _kinds(table, features, config)
     numbers = torch.cat(
         [_numbers(table, name, kept, config) for name in numeric] or [torch.zeros(table.rows, 0)], dim=1
@@ -57,10 +48,9 @@ def load_data(config: Config) -> Data:
     indices = [[places.get(cell, UNKNOWN) for cell in table.columns[name]] for name, places in zip(categorical, known)]
     classes = torch.tensor(indices, dtype=torch.long).reshape(len(categorical), table.rows).T
     targets, labels, scale = _target(table, target, kept, config)
-    train, validation = (Rows(numbers[rows], classes[rows], targets[rows]) for rows in (kept, held_back))
+    train, validation = (Samples(numbers[rows], classes[rows], answers=targets[rows]) for rows in (kept, held_back))
     if config.shuffle_labels:
-        generator = torch.Generator().manual_seed(config.seed + 1)
-        train.targets = train.targets[torch.randperm(len(train), generator=generator)]
+        train.shuffle(config.seed)
     return Data(train, validation, tuple(len(places) + 1 for places in known), labels, scale)
 
 
@@ -95,10 +85,7 @@ def _numbers(table: Table, name: str, kept: list[int], config: Config) -> Tensor
     values = [number(cell) for cell in table.columns[name]]
     for row, (cell, value) in enumerate(zip(table.columns[name], values)):
         if value is None and not is_empty(cell):
-            raise ProjectError(
-                f"{table.place(name, row)}: wanted a number, found `{cell[:40]}`",
-                hint=f"mend the cell, or leave the column out: --ignore '{name}'",
-            )
+            raise table.not_a_number(name, row, hint=f"mend the cell, or leave the column out: --ignore '{name}'")
         if value is None and config.missing == "error":
             raise ProjectError(
                 f"{table.place(name, row)} is empty", hint="--missing mean takes the column's mean and marks the row"
@@ -148,22 +135,10 @@ def _is_regression(table: Table, name: str, config: Config) -> bool:
     values = [number(cell) for cell in table.columns[name]]
     wrong = next((row for row, value in enumerate(values) if value is None), None)
     if config.task == "regression" and wrong is not None:
-        raise ProjectError(
-            f"{table.place(name, wrong)}: wanted a number, found `{table.columns[name][wrong][:40]}`",
-            hint="--task classification predicts classes",
-        )
+        raise table.not_a_number(name, wrong, hint="--task classification predicts classes")
     if config.task != "auto":
         return config.task == "regression"
     return wrong is None and any(value is not None and value != int(value) for value in values)
-
-
-def _split(count: int, config: Config) -> tuple[list[int], list[int]]:
-    """Rows held back for validation and rows kept, the same for every seed but that of the split."""
-    held_back = max(1, round(count * config.validation_part))
-    if held_back >= count:
-        raise ProjectError(f"{count} rows cannot be split", hint="one to train on and one to validate are needed")
-    shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(2000)).tolist()
-    return sorted(shuffled[:held_back]), sorted(shuffled[held_back:])
 
 
 def _seen(cells: Sequence[str], rows: Sequence[int]) -> list[str]:

@@ -8,22 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-
-class Block(nn.Module):
-    """Norm, widen, narrow, beside a shortcut."""
-
-    def __init__(self, width: int, dropout: float) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, 2 * width),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(2 * width, width),
-        )
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return cast(Tensor, hidden + self.body(hidden))
+from .network import Network
 
 
 class TableNet(nn.Module):
@@ -38,7 +23,7 @@ class TableNet(nn.Module):
         super().__init__()
         self.embeddings = nn.ModuleList(nn.Embedding(size, embedding_width(size)) for size in sizes)
         self.first = nn.Linear(numeric + sum(embedding_width(size) for size in sizes), width)
-        self.blocks = nn.Sequential(*(Block(width, dropout) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(Network(width, 2 * width, dropout) for _ in range(blocks)))
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
 
     def forward(self, numbers: Tensor, classes: Tensor) -> Tensor:

@@ -7,16 +7,8 @@ from pathlib import Path
 
 from .options import option, require
 from .settings import LoopConfig
-
-HUGGING_FACE = "hf:"
-SIZES = {  # width, depth, heads: as in the vision transformers of the same names, below them three for a CPU
-    "nano": (32, 1, 2),
-    "micro": (96, 2, 4),
-    "mini": (192, 4, 4),
-    "tiny": (192, 12, 3),
-    "small": (384, 12, 6),
-    "base": (768, 12, 12),
-}
+from .tokens import BYTES, HUGGING_FACE, TIKTOKEN
+from .transformer import SIZES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +20,8 @@ class Config(LoopConfig):
     max_bad_rows: int = option(0, "rows without text or label to leave out before giving up", fixed=True)
     validation_part: float = option(0.2, "part of the texts held back for validation", fixed=True)
     model: str = option("micro", f"size: {', '.join(SIZES)}; or {HUGGING_FACE}NAME, a name or folder", fixed=True)
-    context: int = option(128, "bytes (hf: tokens) of a text that the model sees; longer ones are cut", fixed=True)
+    tokenizer: str = option(BYTES, f"{BYTES}; {TIKTOKEN}NAME; or the path of a tokenizer.json", fixed=True)
+    context: int = option(128, "bytes or tokens of a text that the model sees; longer ones are cut", fixed=True)
     dropout: float = option(0.1, "part of the activations left out in training", fixed=True)
     class_weights: bool = option(False, "weigh each class by the inverse of its frequency", fixed=True)
     label_smoothing: float = option(0.0, "part of the target given to all classes alike", fixed=True)

@@ -6,7 +6,6 @@ Enters: a ``Config``. Leaves: ``Data``, whose datasets give a whole padded batch
 from __future__ import annotations
 
 import ast
-import csv
 import functools
 import io
 import json
@@ -17,17 +16,21 @@ import tokenize
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from . import distributed
-from .config import HUGGING_FACE, Config
+from .config import Config
+from .csvfile import csv_lines, read_text
 from .errors import ProjectError
-from .model import PAD, from_hugging_face
+from .model import PAD
+from .samples import Samples
+from .split import by_chance
+from .tokens import HUGGING_FACE, from_hugging_face, make_tokenizer
 
 PYTHON_KINDS = ("code", "comment", "docstring", "message")
 PER_FILE = 60  # pieces of a kind taken from one file: many hands, not one
@@ -36,67 +39,61 @@ Rows = list[tuple[str, str]]  # text and label
 
 @dataclass(frozen=True)
 class Data:
-    train: Texts
-    validation: Texts
+    """``train[[3, 1, 4]]`` gives token numbers as (3, longest of the three) and 3 labels."""
+
+    train: Samples
+    validation: Samples
     classes: tuple[str, ...]
     pad: int
+    vocabulary: int
 
 
-class Texts(Dataset[tuple[Tensor, Tensor]]):
-    """``texts[[3, 1, 4]]`` gives token numbers as (3, longest of the three) and 3 labels."""
+class Texts:
+    """Token numbers of texts; those of a batch are filled up to its longest."""
 
-    def __init__(self, tokens: list[list[int]], labels: Tensor, pad: int) -> None:
-        self.tokens, self.labels, self.pad = tokens, labels, pad
+    def __init__(self, tokens: list[list[int]], pad: int) -> None:
+        self.tokens, self.pad = tokens, pad
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, indices: list[int]) -> Tensor:
         rows = [self.tokens[index] for index in indices]
         length = -(-max(map(len, rows)) // 16) * 16  # few different lengths, all good for the tensor cores
-        batch = torch.tensor([row + [self.pad] * (length - len(row)) for row in rows])
-        return batch, self.labels[indices]
+        return torch.tensor([row + [self.pad] * (length - len(row)) for row in rows])
 
 
 def load_data(config: Config) -> Data:
     """The data that the configuration asks for; shuffled training labels for the control."""
     train, validation = _python_pieces() if config.data is None else _split(_read(config.data, config), config)
     classes = tuple(sorted({label for _, label in train}))
-    encode, pad = _encoder(config)
-    data = Data(_texts(train, classes, encode, pad), _texts(validation, classes, encode, pad), classes, pad)
-    cut = sum(_cut(part.tokens, config.context) for part in (data.train, data.validation))
+    encode, pad, vocabulary = _encoder(config)
+    sides = []
+    cut = 0
+    for rows in (train, validation):
+        tokens = [encode(text) for text, _ in rows]
+        cut += sum(len(row) > config.context for row in tokens)
+        texts = Texts([row[: config.context] for row in tokens], pad)
+        sides.append(Samples(texts, answers=torch.tensor([classes.index(label) for _, label in rows])))
     if cut and distributed.rank() == 0:
         print(
             f"note: {cut} texts are longer than --context {config.context} and were cut at their end", file=sys.stderr
         )
     if config.shuffle_labels:
-        generator = torch.Generator().manual_seed(config.seed + 1)
-        data.train.labels = data.train.labels[torch.randperm(len(data.train), generator=generator)]
-    return data
+        sides[0].shuffle(config.seed)
+    return Data(sides[0], sides[1], classes, pad, vocabulary)
 
 
-def _texts(rows: Rows, classes: tuple[str, ...], encode: Callable[[str], list[int]], pad: int) -> Texts:
-    labels = torch.tensor([classes.index(label) for _, label in rows])
-    return Texts([encode(text) for text, _ in rows], labels, pad)
-
-
-def _cut(tokens: list[list[int]], context: int) -> int:
-    """Cut in place; returns how many were too long."""
-    long = [number for number, row in enumerate(tokens) if len(row) > context]
-    for number in long:
-        tokens[number] = tokens[number][:context]
-    return len(long)
-
-
-def _encoder(config: Config) -> tuple[Callable[[str], list[int]], int]:
-    """Text to token numbers, and the number that fills up."""
+def _encoder(config: Config) -> tuple[Callable[[str], list[int]], int, int]:
+    """Text to token numbers, the number that fills up, and how many numbers there are."""
     if not config.model.startswith(HUGGING_FACE):
-        return lambda text: [byte + 1 for byte in text.encode("utf-8", "surrogateescape")], PAD
-    tokenizer = from_hugging_face("AutoTokenizer", config.model)
+        own = make_tokenizer(config.tokenizer)
+        return lambda text: [number + 1 for number in own.encode(text)], PAD, own.size + 1
+    tokenizer = from_hugging_face("AutoTokenizer", config.model, option="--model")
     if tokenizer.pad_token_id is None:
         raise ProjectError(f"the tokenizer of --model {config.model} has no padding token", hint="take another model")
     settings = {"truncation": True, "max_length": config.context + 1}
-    return lambda text: list(tokenizer(text, **settings)["input_ids"]), int(tokenizer.pad_token_id)
+    return lambda text: list(tokenizer(text, **settings)["input_ids"]), int(tokenizer.pad_token_id), len(tokenizer)
 
 
 def _read(path: Path, config: Config) -> Rows:
@@ -120,20 +117,8 @@ def _read(path: Path, config: Config) -> Rows:
 
 def _records(path: Path, config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every record with its place in the file."""
-    if not path.is_file():
-        raise ProjectError(f"--data `{path}` is not a file", hint="name a .csv, .tsv or .jsonl file")
-    try:
-        text = path.read_text(encoding=config.encoding)
-    except LookupError as error:
-        raise ProjectError(
-            f"--encoding {config.encoding} is not one that Python knows", hint="utf-8, latin-1"
-        ) from error
-    except UnicodeError as error:
-        raise ProjectError(
-            f"`{path}` is not in the encoding {config.encoding}: {error}", hint="name its encoding: --encoding latin-1"
-        ) from error
     reader = _json_records if path.suffix.lower() in (".jsonl", ".ndjson") else _csv_records
-    for place, record in reader(path, text):
+    for place, record in reader(path, config.encoding):
         for column in (config.text_column, config.label_column):
             if column not in record:
                 raise ProjectError(
@@ -143,22 +128,16 @@ def _records(path: Path, config: Config) -> Iterator[tuple[str, dict[str, Any]]]
         yield place, record
 
 
-def _csv_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-    try:
-        for record in reader:
-            if None in record:
-                raise ProjectError(
-                    f"`{path}`, line {reader.line_num} has more fields than the header", hint='quote it: "a, b"'
-                )
-            yield f"line {reader.line_num}", record
-    except csv.Error as error:
-        raise ProjectError(f"`{path}`, line {reader.line_num} is not CSV: {error}", hint="mend that line") from error
+def _csv_records(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    names: list[str] = []
+    for number, cells in csv_lines(path, encoding):
+        if names:
+            yield f"line {number}", dict(zip_longest(names, cells))
+        names = names or cells
 
 
-def _json_records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), start=1):
+def _json_records(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(read_text(path, encoding).split("\n"), start=1):
         if line.strip():
             try:
                 record = json.loads(line)
@@ -183,11 +162,9 @@ def _split(rows: Rows, config: Config) -> tuple[Rows, Rows]:
     for text, label in dict(reversed(rows)).items():
         by_class.setdefault(label, []).append(text)
     _check_classes(Counter(label for _, label in rows), by_class)
-    generator = torch.Generator().manual_seed(2000)
     held_back: set[str] = set()
-    for label in sorted(by_class):
-        texts = by_class[label]
-        order = torch.randperm(len(texts), generator=generator).tolist()
+    for texts in by_class.values():
+        order = by_chance(len(texts)).tolist()
         held_back.update(texts[index] for index in order[: max(1, round(len(texts) * config.validation_part))])
     train = [row for row in rows if row[0] not in held_back]
     lost = sorted({label for _, label in rows} - {label for _, label in train})
@@ -215,7 +192,7 @@ def _check_classes(counts: Counter[str], by_class: dict[str, list[str]]) -> None
 def _python_pieces(train_each: int = 1000, validation_each: int = 200) -> tuple[Rows, Rows]:
     """What is it: code, comment, docstring or message? From files apart, in equal numbers, without marks and quotes."""
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
-    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(2000)).tolist()
+    order = by_chance(len(files)).tolist()
     sides: list[Rows] = []
     seen: set[str] = set()
     for half, each in ((order[len(order) // 4 :], train_each), (order[: len(order) // 4], validation_each)):

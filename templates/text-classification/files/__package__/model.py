@@ -2,60 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .config import HUGGING_FACE, SIZES, Config
+from .config import Config
 from .errors import ProjectError
+from .tokens import HUGGING_FACE, from_hugging_face
+from .transformer import SIZES, Block
 
-PAD = 0  # a byte is stored as its value plus one
-VOCABULARY = 264  # 257 values, rounded up to a multiple of 8 for the tensor cores
+PAD = 0  # a byte or token is stored as its number plus one
 TRIGRAMS = 4096
-
-
-class Block(nn.Module):
-    """Attention and a small network, each behind a norm and beside a shortcut."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.project = nn.Linear(width, width)
-        self.network = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """``hidden`` (batch, length, width); ``mask`` (batch, 1, 1, length) is true where there is text."""
-        hidden = hidden + self._drop(self._attend(self.norm_1(hidden), mask))
-        return hidden + self._drop(self.network(self.norm_2(hidden)))
-
-    def _attend(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        batch, length, width = hidden.shape
-        split = self.query_key_value(hidden).view(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = split.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return cast(Tensor, self.project(mixed.transpose(1, 2).reshape(batch, length, width)))
-
-    def _drop(self, hidden: Tensor) -> Tensor:
-        return functional.dropout(hidden, self.dropout, self.training)
 
 
 class ByteTransformer(nn.Module):
     """Bytes, and hashes of three in a row, are embedded; blocks mix them; the mean over the text is classified."""
 
-    def __init__(self, classes: int, config: Config) -> None:
+    def __init__(self, classes: int, config: Config, *, vocabulary: int = 257) -> None:
         super().__init__()
         width, depth, heads = SIZES[config.model]
         self.dropout = config.dropout
-        self.bytes = nn.Embedding(VOCABULARY, width)
+        self.bytes = nn.Embedding(-(-vocabulary // 8) * 8, width)  # a multiple of 8 for the tensor cores
         self.trigrams = nn.Embedding(TRIGRAMS, width)
         self.positions = nn.Embedding(config.context, width)
         for table in (self.bytes, self.trigrams, self.positions):
             nn.init.normal_(table.weight, std=0.02)
-        self.blocks = nn.ModuleList(Block(width, heads, config.dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, dropout=config.dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
 
@@ -88,33 +62,13 @@ def hash_trigrams(tokens: Tensor) -> Tensor:
     return (before[:, 2:] * 31 + before[:, 1:-1] * 4_421 + before[:, :-2] * 1_000_003) % TRIGRAMS
 
 
-def make_model(config: Config, *, classes: int, pad: int) -> nn.Module:
+def make_model(config: Config, *, classes: int, pad: int, vocabulary: int) -> nn.Module:
     if not config.model.startswith(HUGGING_FACE):
-        return ByteTransformer(classes, config)
-    model = from_hugging_face("AutoModelForSequenceClassification", config.model, num_labels=classes)
+        return ByteTransformer(classes, config, vocabulary=vocabulary)
+    model = from_hugging_face("AutoModelForSequenceClassification", config.model, option="--model", num_labels=classes)
     longest = getattr(model.config, "max_position_embeddings", config.context)
     if longest < config.context:
         raise ProjectError(
             f"--context is {config.context}, {config.model} takes {longest} tokens", hint=f"give --context {longest}"
         )
     return HuggingFace(model, pad)
-
-
-def from_hugging_face(kind: str, model: str, **settings: Any) -> Any:
-    """``transformers.<kind>.from_pretrained``; what is missing becomes a message with a hint."""
-    try:
-        import transformers
-    except ModuleNotFoundError as error:
-        raise ProjectError(
-            f"--model {model} needs transformers, which cannot be imported: {error}",
-            hint=f"add transformers to environment.yml and lock anew, or take --model {', '.join(SIZES)}",
-        ) from error
-    name = model[len(HUGGING_FACE) :]
-    try:
-        return getattr(transformers, kind).from_pretrained(name, **settings)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ProjectError(
-            f"--model {model} cannot be loaded: {reason}",
-            hint="the name of a model on huggingface.co, or a folder that `save_pretrained` wrote (./FOLDER)",
-        ) from error

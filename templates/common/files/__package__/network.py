@@ -1,0 +1,22 @@
+"""The small network that every Transformer has behind its attention, and an MLP for tables has alone."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Network(nn.Module):
+    """Norm, widen, narrow, beside a shortcut."""
+
+    def __init__(self, width: int, inner: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.norm = nn.LayerNorm(width)
+        self.widen, self.narrow = nn.Linear(width, inner), nn.Linear(inner, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        wide = functional.gelu(self.widen(self.norm(hidden)), approximate="tanh")
+        return hidden + functional.dropout(cast(Tensor, self.narrow(wide)), self.dropout, self.training)

@@ -1,0 +1,44 @@
+"""The layer of which every Transformer here is made: of patches, of bytes, of tokens."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .network import Network
+
+SIZES = {  # width, depth, heads: as in the vision transformers of the same names, below them three for a CPU
+    "nano": (32, 1, 2),
+    "micro": (96, 2, 4),
+    "mini": (192, 4, 4),
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),  # GPT-2 and BERT have it too
+    "large": (1024, 24, 16),
+}
+
+
+class Block(nn.Module):
+    """Attention and a small network, each behind a norm and beside a shortcut.
+
+    ``causal``: a place sees only what stands before it. ``project`` and ``network.narrow`` add to the shortcut.
+    """
+
+    def __init__(self, width: int, heads: int, *, dropout: float = 0.0, causal: bool = False) -> None:
+        super().__init__()
+        self.heads, self.dropout, self.causal = heads, dropout, causal
+        self.norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+        self.network = Network(width, 4 * width, dropout)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``hidden`` (batch, length, width); ``mask`` (batch, 1, 1, length) is true at the places that are seen."""
+        batch, length, width = hidden.shape
+        split = self.query_key_value(self.norm(hidden)).view(batch, length, 3, self.heads, width // self.heads)
+        query, key, value = split.permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=self.causal)
+        added = self.project(mixed.transpose(1, 2).reshape(batch, length, width))
+        return cast(Tensor, self.network(hidden + functional.dropout(added, self.dropout, self.training)))

@@ -18,6 +18,7 @@ from envforge.cli.options import (
     mirror_option,
     platform_here,
 )
+from envforge.cli.prefix_options import DEFAULT_PREFIX
 from envforge.cli.progress import megabytes, shown_progress
 from envforge.cli.unfinished import refuse_half_change
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from envforge.bundle import Bundle
     from envforge.install import InstallReport, InstallRequest
     from envforge.report import Json
-
-DEFAULT_PREFIX = Path(".conda")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from envforge.cli import new_report
-from envforge.cli.lock import show_progress
+from envforge.cli.lock_progress import show_progress
 from envforge.cli.options import Decorator, chosen_machine, chosen_mirrors, json_option, machine_option, mirror_option
 from envforge.cli.selection_options import SelectionOptions, selection_options
 from envforge.errors import EnvforgeError, RequestError
@@ -32,7 +32,6 @@ from envforge.project.staging import settle_interrupted
 from envforge.project.templates import Template, list_templates
 from envforge.resources import templates_root
 from envforge.select import select_platforms
-from envforge.sharing.settings import chosen_catalogue
 from envforge.spec import ENVIRONMENT_FILE, TORCH_FAMILY, render_texts, split_conda_spec, torch_requirement_names
 
 Answers = tuple[tuple[str, Answer], ...]
@@ -262,12 +261,16 @@ def _lock(request: NewRequest, project: Project) -> ProjectLock:
 
 
 def _lock_way(request: NewRequest) -> LockWay:
+    mirrors = chosen_mirrors(request.mirrors)
+    if request.no_lock:
+        return LockWay(wanted=False)
+    from envforge.sharing.settings import chosen_catalogue
+
     return LockWay(
-        wanted=not request.no_lock,
         fresh=request.fresh,
         dry_run=request.dry_run,
         conda_exe=request.conda_exe,
-        mirrors=chosen_mirrors(request.mirrors),
+        mirrors=mirrors,
         team=chosen_catalogue(request.catalogue, Path(), os.environ),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ import click
 
 from envforge.cli.options import Decorator
 from envforge.errors import RequestError
+from envforge.nearest import nearest as most_like
 
 if TYPE_CHECKING:
     from packaging.version import Version
@@ -198,7 +198,7 @@ def _distance(version: Version, asked: Version) -> tuple[int, int, int]:
 
 def _unknown(option: str, value: str, names: Sequence[str], *, nearest: str = "") -> RequestError:
     """The error for a value that names nothing: what exists, and the nearest of it."""
-    near = nearest or next(iter(difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.5)), names[0])
+    near = nearest or most_like(value.lower(), names) or names[0]
     return RequestError(
         f"`--{option} {value}` names nothing that exists; there is: {', '.join(names)}",
         hint=f"did you mean --{option} {near}?",

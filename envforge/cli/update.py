@@ -185,7 +185,7 @@ def _lock(request: UpdateOptions, planned: Update) -> str | None:
     texts = planned.lock_texts
     if texts is None or request.no_lock:
         return None
-    from envforge.cli.lock import show_progress
+    from envforge.cli.lock_progress import show_progress
     from envforge.project.locking import LockWay, obtain_lock
     from envforge.sharing.settings import chosen_catalogue
 

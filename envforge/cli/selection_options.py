@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from envforge.cli.options import Decorator
+from envforge.cli.options import Decorator, collected
 from envforge.errors import RequestError
 from envforge.nearest import nearest as most_like
 
@@ -91,20 +90,7 @@ def selection_options() -> Decorator:
             help="Mirror of the PyTorch wheel index, without the tag.  [default: https://download.pytorch.org/whl]",
         ),
     )
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(command)
-        def with_options(*arguments: Any, **keywords: Any) -> Any:
-            names = SelectionOptions.__dataclass_fields__
-            chosen = SelectionOptions(**{name: keywords.pop(name) for name in names})
-            return command(*arguments, selection_options=chosen, **keywords)
-
-        decorated: Callable[..., Any] = with_options
-        for option in reversed(options):
-            decorated = option(decorated)
-        return decorated
-
-    return decorate
+    return collected(options, SelectionOptions, "selection_options")
 
 
 def _tag(text: str, matrix: Matrix) -> WheelTag | None:

@@ -11,7 +11,7 @@ from envforge.errors import RequestError
 from envforge.project.baseline import BASELINE, BaselineError
 from envforge.project.record import NAME, ProjectFileError, need_project_file
 from envforge.project.staging import TargetError, settle_interrupted
-from envforge.project.update import Wishes, apply
+from envforge.project.update import Locks, Wishes, apply
 from tests.living.support import FILES, LINES, World, actions, made
 from tests.project import builds
 from tests.project.trees import in_child, send, trap
@@ -302,7 +302,7 @@ def test_a_lock_is_made_anew_from_the_merged_environment_only(world: World) -> N
     update = world.plan(Wishes(selections=(builds.CU118,)))
     assert update.lock_texts is not None
     assert update.lock_texts.sha256 == update.project.texts.sha256
-    apply(update, "another lock\n")
+    apply(update, Locks(own="another lock\n"))
 
     assert world.read("conda-lock.yml") == "another lock\n"
     assert "conda-lock.yml" in dict(need_project_file(world.project).files)
@@ -373,7 +373,7 @@ def test_a_file_that_is_edited_meanwhile_stops_the_update_and_nothing_changes(wo
     before = world.contents()
 
     with pytest.raises(TargetError, match="was edited while"):
-        apply(planned, None)
+        apply(planned, Locks())
 
     assert world.contents() == before
 

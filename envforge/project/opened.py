@@ -7,6 +7,7 @@ time of one command.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from envforge.project.templates import COMMON, MANIFEST, Template, load_foreign,
 from envforge.resources import templates_root
 
 GIT = "git+"
+_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +108,13 @@ def _cloned(name: str, base: Path) -> Iterator[Opened]:
         )
     with tempfile.TemporaryDirectory(prefix="envforge-template-") as folder:
         work = clone(address, Path(folder) / "template", "template").work
+        commit = commit_of(work)
+        if not _COMMIT.fullmatch(commit):  # git takes a web page for an empty repository
+            raise RequestError(
+                f"`{address.public}` has no commits: it is an empty repository, or a page and no repository",
+                hint=f"check the address: git ls-remote {without_credentials(address.location)}",
+                code="no-such-template",
+            )
         links = links_of(work)
         root = work / address.subdirectory
         for link in links:
@@ -120,7 +129,7 @@ def _cloned(name: str, base: Path) -> Iterator[Opened]:
                 hint="a template in a folder of the repository: #subdirectory=FOLDER",
                 code="no-such-template",
             )
-        yield Opened(template=_checked(root), origin=Origin(source=name, commit=commit_of(work)))
+        yield Opened(template=_checked(root), origin=Origin(source=name, commit=commit))
 
 
 def _at(name: str, revision: str) -> str:

@@ -58,10 +58,20 @@ class Update:
 
     @property
     def is_newer(self) -> bool:
-        """Whether the template, or a wish, gives the project anything that it has not been given before."""
+        """Whether the template, or a wish, gives the project anything that it has not been given before.
+
+        What is given decides: a template's version and commit are not asked.
+        """
         recorded = {name: digest for name, digest in self.before.files if name not in (LOCK_FILE, BASELINE)}
         given = {str(file.path): sha256(file.content).hexdigest() for file in self.rendered}
-        return recorded != given or self._facts(self.before) != self._facts(record_of(self.project, self.rendered))
+        return recorded != given or self._wanted(self.before) != self._wanted(record_of(self.project, self.rendered))
+
+    @property
+    def changes_record(self) -> bool:
+        """Whether the record says anything new, be it only the template's version or commit."""
+        origin, before = self.project.origin, self.before
+        versions = (before.template_version, before.origin.commit)
+        return self.is_newer or versions != (self.project.template.version, origin.commit)
 
     @property
     def lock_texts(self) -> EnvironmentTexts | None:
@@ -86,9 +96,11 @@ class Update:
         own = (LOCK_FILE,) if (self.folder / LOCK_FILE).is_file() else ()
         return own + tuple(f"lockfiles/{name}/{LOCK_FILE}" for name in derived_variants(self.folder))
 
-    def _facts(self, record: ProjectRecord) -> ProjectRecord:
-        """What an update may change, without the versions and digests that follow from it."""
-        return replace(record, envforge_version="", files=(), input_sha256="", machine=None)
+    def _wanted(self, record: ProjectRecord) -> ProjectRecord:
+        """What the user chose, without the versions and digests that follow from it."""
+        origin = replace(record.origin, commit="")
+        without = replace(record, envforge_version="", template_version="", files=(), input_sha256="", machine=None)
+        return replace(without, origin=origin)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,7 +191,7 @@ def apply(update: Update, locks: Locks) -> bool:
         former = tuple((name, digest) for name, digest in update.before.files if name == LOCK_FILE)
         record = replace(record, files=tuple(sorted((*record.files, *former))))
     notes = [PlannedFile(path=PurePosixPath(PROJECT_FILE), content=_record_text(update.folder, record)), given[-1]]
-    if not update.is_newer and locks.own is None:
+    if not update.changes_record and locks.own is None:
         notes = []  # the same project: also the version of envforge that wrote the record stays
     files = [change.after for change in update.changes if change.writes and change.after is not None]
     files += [change.beside for change in update.changes if change.beside is not None]

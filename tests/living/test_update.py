@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from envforge.cli import main
 from envforge.errors import RequestError
 from envforge.project.baseline import BASELINE, BaselineError
 from envforge.project.record import NAME, ProjectFileError, need_project_file
@@ -36,6 +37,32 @@ def test_without_a_change_of_the_template_nothing_is_written(world: World) -> No
     assert not update.is_newer
     assert world.contents() == before
     assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_another_content_under_the_same_version_is_newer(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(world.project)
+    assert main(["update", "--check"]) == 0
+    world.write_template(NEWER, version=1)
+
+    assert main(["update", "--check"]) == 1
+
+    assert "net, from demo 1: something newer is there (" in capsys.readouterr().out
+    assert main(["update"]) == 0
+    assert main(["update", "--check"]) == 0
+
+
+def test_another_version_of_the_same_content_is_not_newer_but_is_recorded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world.project)
+    world.write_template(FILES, version=2)
+
+    assert main(["update", "--check"]) == 0
+    assert main(["update"]) == 0
+
+    assert need_project_file(world.project).template_version == "2"
 
 
 def test_an_unedited_file_takes_the_new_text(world: World) -> None:

@@ -18,7 +18,7 @@ from envforge.errors import RequestError
 from envforge.jinja import TemplateError
 from envforge.project.record import Origin
 from envforge.project.sources import check_folder
-from envforge.project.templates import COMMON, MANIFEST, Template, load_foreign, load_template
+from envforge.project.templates import COMMON, MANIFEST, Template, list_templates, load_foreign, load_template
 from envforge.resources import templates_root
 
 GIT = "git+"
@@ -55,6 +55,12 @@ def open_template(name: str, base: Path, *, version: str | None = None) -> Itera
             yield found if version is None else replace(found, origin=replace(found.origin, source=_at(name, version)))
         return
     own = not is_source(name)
+    if own and (base / name / MANIFEST).is_file() and name not in list_templates(templates_root()):
+        raise RequestError(
+            f"envforge has no template `{name}`; the folder of that name is one",
+            hint=f"./{name}",
+            code="no-such-template",
+        )
     found = Opened(template=load_template(templates_root(), name)) if own else _in_folder(name, base)
     there = found.template.version
     if version is not None and version != there:
@@ -78,6 +84,12 @@ def source_from(name: str, project: Path) -> str:
 
 def _in_folder(name: str, base: Path) -> Opened:
     folder = base / Path(name).expanduser()
+    if not folder.is_dir():
+        raise RequestError(
+            f"there is no folder `{folder}` to take a template from",
+            hint=f"one of envforge's: envforge templates; to start one: envforge templates new {name}",
+            code="no-such-template",
+        )
     if not (folder / MANIFEST).is_file():
         raise RequestError(
             f"`{folder}` is no template: it has no `{MANIFEST}`",

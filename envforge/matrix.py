@@ -72,6 +72,11 @@ class Matrix:
     tegra: tuple[ComputeCapability, ...]
     checked: str
 
+    @classmethod
+    def without_builds(cls) -> Matrix:
+        """Knows nothing; reading the real one takes time, and what has no CUDA asks nothing of it."""
+        return cls(builds=(), toolkits=(), families=(), python_defaults=(), known_capabilities=(), tegra=(), checked="")
+
     @property
     def tags(self) -> tuple[WheelTag, ...]:
         """The tags of all builds: cpu, then CUDA oldest first."""

@@ -81,7 +81,7 @@ def _journal(prefix: Path) -> Journal | None:
     journal = read_journal(prefix)
     if journal is not None and journal.step != "verified":
         raise EnvforgeError(
-            f"`{prefix}` is unfinished since step `{journal.step}`",
+            f"`{prefix}` is {journal.unfinished}",
             hint=f"complete it: envforge install {journal.lockfile} --prefix {prefix}; or: envforge audit --fix",
             code="prefix-unfinished",
         )

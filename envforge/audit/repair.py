@@ -11,7 +11,8 @@ from envforge.audit.engine import audit
 from envforge.audit.values import AuditReport, AuditRequest, Repair, owners
 from envforge.errors import EnvforgeError
 from envforge.install import InstallRequest, Progress, install
-from envforge.install.journal import FOLDER, held, journal_path
+from envforge.install.holding import held
+from envforge.install.journal import FOLDER, journal_path
 
 MOVED = f"{FOLDER}/moved"
 _ROUNDS = 2

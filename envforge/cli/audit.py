@@ -132,7 +132,7 @@ def _fixed(chosen: _Options, progress: Progress) -> tuple[AuditReport, Repair | 
     journal = read_journal(request.prefix)
     if journal is not None and unfinished(request.prefix) is not None:
         lockfile = chosen.lock or Path(journal.lockfile)
-        progress.note(f"{request.prefix} is unfinished since step `{journal.step}`; it is completed")
+        progress.note(f"{request.prefix} is {journal.unfinished}; it is completed")
         install(chosen.installation(lockfile, journal.platform), progress)
     report = run(request, progress)
     if not report.drift:

@@ -25,6 +25,7 @@ from envforge.cli.unfinished import refuse_half_change
 if TYPE_CHECKING:
     from envforge.bundle import Bundle
     from envforge.install import InstallReport, InstallRequest
+    from envforge.machine import Machine
     from envforge.report import Json
 
 
@@ -57,7 +58,7 @@ class _Options:
             mirrors=chosen_mirrors(self.mirrors),
             run_scripts=self.run_scripts,
             cache=self.cache,
-            machine=lambda: chosen_machine(None),
+            machine=_here,
             ignore_machine=self.ignore_machine,
             allow_builds=self.allow_builds,
             supply=supply,
@@ -106,6 +107,16 @@ class _Options:
                 "--prefix and --name both say where the environment goes", hint="give one of them", code="two-places"
             )
         return named_prefix(self.name) if self.name is not None else self.prefix or DEFAULT_PREFIX
+
+
+def _here(*, driver: bool) -> Machine:
+    if driver:
+        return chosen_machine(None)
+    import os
+
+    from envforge.probe import World, probe_system
+
+    return probe_system(World.here(os.environ))
 
 
 @click.command("install")

@@ -18,7 +18,8 @@ from typing import Literal
 
 from envforge.daily.sizes import Size, measure
 from envforge.errors import EnvforgeError, OutsideError
-from envforge.install.journal import FOLDER, held, journal_path, read_journal
+from envforge.install.holding import held
+from envforge.install.journal import FOLDER, journal_path, read_journal
 from envforge.install.usage import alone
 
 Kind = Literal["package cache", "repodata", "leftover", "unfinished environment"]

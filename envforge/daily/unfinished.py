@@ -11,7 +11,8 @@ from pathlib import Path
 
 from envforge.daily.prefix import IN_PROJECT, Meant, is_prefix, project_folder
 from envforge.errors import EnvforgeError
-from envforge.install.journal import FOLDER, held, read_journal
+from envforge.install.holding import held
+from envforge.install.journal import FOLDER, read_journal
 from envforge.lock.together import unfinished_beside
 
 
@@ -42,10 +43,9 @@ def unfinished_install(meant: Meant) -> Unfinished | None:
         return None
     if journal is None and (not (prefix / FOLDER).is_dir() or (prefix / "conda-meta").is_dir()):
         return None
-    since = f"since step `{journal.step}`" if journal is not None else "before its first step"
     return Unfinished(
         what=f"the environment in `{prefix}`",
-        state=f"unfinished {since}",
+        state=journal.unfinished if journal is not None else "unfinished before its first step",
         hint=meant.install_command,
         code="unfinished",
     )

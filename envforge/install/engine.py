@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from envforge.errors import EnvforgeError
 from envforge.install.explicit import read_any_lock
-from envforge.install.journal import FOLDER, Journal, held, journal_path, read_journal
+from envforge.install.holding import held
+from envforge.install.journal import FOLDER, Journal, journal_path, read_journal
 from envforge.install.plan import Plan, make_plan
 from envforge.install.site import pip_installed
 from envforge.install.store import Store, default_root
@@ -31,7 +33,7 @@ def run(request: InstallRequest, progress: Progress) -> InstallReport:
     _refuse_foreign(request)
     existed = prefix.exists()
     try:
-        with held(prefix):
+        with held(prefix, progress):
             before = read_journal(prefix)
             if before is not None and not request.reinstall and _matches(before, plan, prefix):
                 return _unchanged(request, plan)
@@ -47,13 +49,18 @@ def _run(request: InstallRequest, plan: Plan, progress: Progress, before: Journa
     from envforge.install.cached import Reader  # noqa: PLC0415 - a prefix that matches needs no threads
 
     with Reader(Store((request.cache or default_root()).absolute())) as reader:
+        machine = None
         if request.machine is not None:
-            request = replace(request, machine=reader.beside(request.machine))
+            from envforge.install.needs import asks_driver  # noqa: PLC0415 - nor the facts of select
+
+            machine = reader.beside(partial(request.machine, driver=asks_driver(plan)))
         if before is None:
             reader.begin((*plan.conda, *plan.wheels))
         from envforge.install.steps import Installation  # noqa: PLC0415 - a prefix that matches needs no rattler
 
-        return Installation(request=request, plan=plan, progress=progress, before=before, reader=reader).run()
+        return Installation(
+            request=request, plan=plan, progress=progress, before=before, reader=reader, machine=machine
+        ).run()
 
 
 def _leave_no_trace(prefix: Path, *, existed: bool) -> None:

@@ -1,15 +1,13 @@
 """The journal of a prefix: which lock it was made from, and which step of the install is done.
 
 It lies in ``PREFIX/.envforge/journal.json`` and is written aside, synced and renamed. While it does not say
-``verified``, the prefix is unfinished. ``PREFIX/.envforge/lock`` is held for the time of an install.
+``verified``, the prefix is unfinished.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -47,6 +45,11 @@ class Journal:
     created: bool
     conda: tuple[str, ...] = ()
     wheels: tuple[Wheel, ...] = ()
+
+    @property
+    def unfinished(self) -> str:
+        """The words for a step that is not the last: every command says the same."""
+        return f"unfinished since step `{self.step}`"
 
     def at(self, step: Step) -> Journal:
         """The same install, one step on."""
@@ -125,35 +128,3 @@ def unfinished(prefix: Path) -> Step | None:
     """The last step that an unfinished install reached; ``None`` where nothing is unfinished."""
     journal = read_journal(prefix)
     return None if journal is None or journal.step == "verified" else journal.step
-
-
-@contextmanager
-def held(prefix: Path) -> Iterator[None]:
-    """Hold a prefix for one install; raises ``OutsideError`` naming the process that has it."""
-    from filelock import FileLock, Timeout  # noqa: PLC0415 - readers of journals do not need it
-
-    folder = prefix / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    holder = folder / "holder"
-    lock = FileLock(folder / "lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise OutsideError(
-            f"another install, process {_holder(holder)}, is at work in `{prefix}`",
-            hint="wait until it has ended, then run this command again",
-            code="prefix-busy",
-        ) from error
-    try:
-        holder.write_text(f"{os.getpid()}\n", encoding="utf-8")
-        yield
-    finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
-
-
-def _holder(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip() or "unknown"
-    except OSError:
-        return "unknown"

@@ -90,10 +90,12 @@ def _kept_record(item: Fetched, unpacked: Path) -> rattler.RepoDataRecord | None
 def link(
     archives: Iterable[Archive], removed: Iterable[str], store: Store, request: InstallRequest, progress: Progress
 ) -> None:
-    """Link ``archives`` into the prefix and unlink ``removed``; packages that are named in neither stay untouched."""
+    """Link ``archives`` into the prefix and unlink ``removed``; packages that are named in neither stay untouched.
+
+    ``progress`` has begun a step that counts packages.
+    """
     chosen = tuple(archives)
     began_ns = time.time_ns()
-    progress.begin("linking", len(chosen), "packages")
     try:
         asyncio.run(_link(chosen, frozenset(removed), store, request, progress))
     except (InstallerError, LinkError, OSError) as error:
@@ -102,8 +104,6 @@ def link(
             hint="mend the cause, then run the command again: it starts from what is in the cache",
             code="link-failed",
         ) from error
-    finally:
-        progress.end()
     _record_origins(chosen, request.prefix)
     for archive in chosen:
         if not archive.stands:

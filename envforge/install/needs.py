@@ -60,6 +60,11 @@ def read_needs(plan: Plan, matrix: Matrix) -> Needs:
     )
 
 
+def asks_driver(plan: Plan) -> bool:
+    """Whether a plan brings CUDA, so that the driver, the GPUs and the matrix count."""
+    return _cuda(plan) is not None
+
+
 def describe(needs: Needs, matrix: Matrix) -> str:
     """The needs in one line: ``linux-64, glibc 2.28, NVIDIA driver 450.80.02 (CUDA 11.8)``."""
     parts = [needs.platform]

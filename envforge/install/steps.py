@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
 from rattler import PrefixRecord
 
 from envforge.errors import EnvforgeError
 from envforge.install.build import build_wheels
 from envforge.install.cached import Reader
+from envforge.install.early import Early, split_python
 from envforge.install.fetch import Fetched, fetch_all
 from envforge.install.journal import FOLDER, Journal, write_journal, write_whole
-from envforge.install.link import link, read_archives, read_records
-from envforge.install.needs import concerns, describe, read_needs, unmet
-from envforge.install.plan import Changes, Plan, changes
+from envforge.install.link import Archive, link, read_archives, read_records
+from envforge.install.needs import asks_driver, concerns, describe, read_needs, unmet
+from envforge.install.plan import Changes, Plan, changes, wheel_of
 from envforge.install.site import pip_installed
 from envforge.install.space import check_room
 from envforge.install.store import Store, default_root
-from envforge.install.values import InstallReport, InstallRequest, Outcome, Progress, Step
-from envforge.install.wheels import Batch, find_site, install_wheels, uninstall, verify_wheels
-from envforge.matrix import load_matrix
+from envforge.install.values import InstallReport, InstallRequest, Outcome, Progress, Silent, Step
+from envforge.install.wheels import Batch, Site, find_site, install_wheels, stand_alone, uninstall, verify_wheels
+from envforge.machine import Machine
+from envforge.matrix import Matrix, load_matrix
 
 _SCRIPTS = ("post-link", "pre-link")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Installation:
-    """One install into a prefix that is held. ``before`` is the journal of what was there."""
+    """One install into a prefix that is held. ``before`` is the journal of what was there.
+
+    ``machine`` is what the lock's needs are compared with; None compares nothing.
+    """
 
     request: InstallRequest
     plan: Plan
     progress: Progress
     before: Journal | None
     reader: Reader
+    machine: Callable[[], Machine] | None
 
     def run(self) -> InstallReport:
         """Take every step; what fails before the journal says ``planned`` leaves the prefix as it was."""
@@ -48,19 +56,19 @@ class Installation:
         journal = self._begin(todo)
         if "python" in todo.conda_kept:  # before conda's packages come, which may be the same libraries
             self._uninstall(todo, store)
-        if archives or todo.conda_removed:
-            link(archives, todo.conda_removed, store, self.request, self.progress)
+        batch = self._conda(todo, archives, wheels, store)
         self._reached(journal, "conda done")
-        self._wheels(todo, wheels, store)
+        self._wheels(todo, wheels, store, batch)
         self._reached(journal, "wheels done")
         self._reached(journal, "verified")
         return self._report(self._outcome(journal), todo, fetched)
 
     def _check_machine(self) -> None:
         """Compare what the lock needs with the machine, before anything is downloaded."""
-        if self.request.machine is None:
+        if self.machine is None:
             return
-        matrix, machine = load_matrix(), self.request.machine()
+        matrix = load_matrix() if asks_driver(self.plan) else Matrix.without_builds()
+        machine = self.machine()
         needs = read_needs(self.plan, matrix)
         reasons = unmet(needs, machine, matrix)
         for text in (*concerns(needs, machine), *(reasons if self.request.ignore_machine else ())):
@@ -78,15 +86,52 @@ class Installation:
             return "installed" if journal.created else "updated"
         return "updated" if self.before.step == "verified" else "completed"
 
-    def _wheels(self, todo: Changes, wheels: tuple[Fetched, ...], store: Store) -> None:
+    def _conda(
+        self, todo: Changes, archives: tuple[Archive, ...], wheels: tuple[Fetched, ...], store: Store
+    ) -> Batch | None:
+        """Link the conda packages; returns the wheels where they could be installed meanwhile."""
+        if not archives and not todo.conda_removed:
+            return None
+        self.progress.begin("linking", len(archives), "packages")
+        try:
+            if not self._halves_are_apart(todo, wheels):
+                link(archives, todo.conda_removed, store, self.request, self.progress)
+                return None
+            python, rest = split_python(archives)
+            link(python, (), store, self.request, self.progress)
+            batch = self._batch(wheels, find_site(self.request.prefix, self.plan.platform), store)
+            with Early(lambda: install_wheels(replace(batch, progress=Silent()))) as early:
+                link(rest, (), store, self.request, self.progress)
+        finally:
+            self.progress.end()
+        return batch if early.succeeded() and stand_alone(batch) else None
+
+    def _halves_are_apart(self, todo: Changes, wheels: tuple[Fetched, ...]) -> bool:
+        """Whether wheels may come into the prefix while conda packages do: nothing there, and no name in both."""
+        conda = {canonicalize_name(artifact.package.name) for artifact in todo.conda}
+        return (
+            bool(wheels)
+            and "python" in conda
+            and self._created()
+            and not todo.conda_kept
+            and not self.request.run_scripts
+            and not any(item.artifact.is_source or wheel_of(item.artifact).name in conda for item in wheels)
+        )
+
+    def _batch(self, wheels: tuple[Fetched, ...], site: Site, store: Store) -> Batch:
+        return Batch(wheels=wheels, site=site, store=store, progress=self.progress, reread=self.request.reread)
+
+    def _wheels(self, todo: Changes, wheels: tuple[Fetched, ...], store: Store, batch: Batch | None) -> None:
+        """Install the wheels, unless ``batch`` says that they are, and compare the files with those of the lock."""
         if not wheels and not todo.wheels_removed:
             return
-        site = find_site(self.request.prefix, self.plan.platform)
-        ready = build_wheels(wheels, site, store, offline=self.request.offline, progress=self.progress)
-        if "python" not in todo.conda_kept:
-            self._uninstall(todo, store)
-        batch = Batch(wheels=tuple(ready), site=site, store=store, progress=self.progress, reread=self.request.reread)
-        install_wheels(batch)
+        if batch is None:
+            site = find_site(self.request.prefix, self.plan.platform)
+            ready = build_wheels(wheels, site, store, offline=self.request.offline, progress=self.progress)
+            if "python" not in todo.conda_kept:
+                self._uninstall(todo, store)
+            batch = self._batch(tuple(ready), site, store)
+            install_wheels(batch)
         verify_wheels(batch)
 
     def _uninstall(self, todo: Changes, store: Store) -> None:

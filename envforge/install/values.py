@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +24,19 @@ class Retry:
     timeout_s: float = 30.0
 
 
+class MachineHere(Protocol):
+    """Tells what this computer is, once that is asked."""
+
+    def __call__(self, *, driver: bool) -> Machine:
+        """The computer; its driver and GPUs count only where ``driver`` says so, and asking them is slow."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InstallRequest:
     """One install. ``cache`` is the folder of downloaded and unpacked packages; ``None`` means the user's own.
 
     ``force`` allows a prefix that envforge did not make; ``run_scripts`` runs the packages' link scripts. ``machine``
-    tells what the lock's needs are compared with, once that is asked; ``None`` compares nothing. ``ignore_machine``
+    tells what the lock's needs are compared with; ``None`` compares nothing. ``ignore_machine``
     turns a need that is not met into a warning; ``allow_builds`` lets source distributions run their own code.
     ``reinstall`` names packages, by manager, that are installed again although they seem to be there. What ``supply``
     holds is not asked of a server. ``reread`` reads unpacked files also where they look as they did when last read.
@@ -45,7 +51,7 @@ class InstallRequest:
     run_scripts: bool = False
     cache: Path | None = None
     retry: Retry = Retry()
-    machine: Callable[[], Machine] | None = None
+    machine: MachineHere | None = None
     ignore_machine: bool = False
     allow_builds: bool = False
     reinstall: frozenset[tuple[Manager, str]] = frozenset()

@@ -24,11 +24,12 @@ from typing import NamedTuple
 
 from envforge.errors import OutsideError
 from envforge.install.fetch import Fetched
+from envforge.install.holding import writing
 from envforge.install.journal import write_whole
 from envforge.install.link import read_records
 from envforge.install.plan import wheel_of
 from envforge.install.seen import Seen, note_files, read_files
-from envforge.install.site import installed
+from envforge.install.site import distributions, installed
 from envforge.install.store import Store
 from envforge.install.values import Progress
 
@@ -86,11 +87,20 @@ def install_wheels(batch: Batch) -> None:
     batch.progress.end()
 
 
+def stand_alone(batch: Batch) -> bool:
+    """Whether each wheel of a batch is installed once, by uv, and no conda package brought the same library."""
+    names = sorted(wheel_of(item.artifact).name for item in batch.wheels)
+    found = sorted(entry for entry in distributions(batch.site.packages) if entry[0] in names)
+    return found == [(name, "uv") for name in names]
+
+
 def uninstall(names: Iterable[str], site: Site, store: Store) -> None:
     """Remove distributions that pip or uv installed."""
     chosen = sorted(names)
     if chosen:
-        _uv(["pip", "uninstall", "--break-system-packages", "--python", str(site.program), *chosen], store)
+        words = ["pip", "uninstall", "--break-system-packages", "--python", str(site.program), *chosen]
+        with writing(site.prefix) as inherited:
+            _uv(words, store, inherited)
 
 
 def verify_wheels(batch: Batch) -> None:
@@ -227,7 +237,8 @@ def _uv_install(fetched: tuple[Fetched, ...], site: Site, store: Store) -> None:
         options += ["--break-system-packages", "--python", str(site.program)]
         if installed(site.prefix) & {wheel_of(item.artifact).name for item in fetched}:
             options.append("--reinstall")  # it makes uv hash every wheel again, so only where something is in the way
-        _uv(["pip", "install", *options, "--requirements", str(requirements)], store)
+        with writing(site.prefix) as inherited:
+            _uv(["pip", "install", *options, "--requirements", str(requirements)], store, inherited)
     for item in fetched:
         _forget_origin(site, item)
 
@@ -243,15 +254,15 @@ def _forget_origin(site: Site, item: Fetched) -> None:
     note.unlink()
 
 
-def _uv(words: list[str], store: Store) -> None:
-    """Run uv, away from the user's own settings and from every index."""
+def _uv(words: list[str], store: Store, inherited: tuple[int, ...] = ()) -> None:
+    """Run uv, away from the user's own settings and from every index, with open files that it inherits."""
     from uv import find_uv_bin  # noqa: PLC0415 - only where there are wheels
 
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "PIP_", "PYTHON"))}
     for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         environment.pop(name, None)
     command = [find_uv_bin(), *words, "--no-config", "--no-progress", "--color", "never", "--cache-dir", str(store.uv)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, pass_fds=inherited, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise OutsideError(
             f"`uv {' '.join(words[:2])}` failed with exit code {done.returncode}:\n{done.stderr.strip()}",

@@ -24,7 +24,7 @@ from envforge.probe.smi import ask_smi
 from envforge.probe.system import gpus_from_pci, read_system
 from envforge.probe.world import ProgramResult, World
 
-__all__ = ["Probed", "World", "probe", "probe_all"]
+__all__ = ["Probed", "World", "probe", "probe_all", "probe_system"]
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -52,6 +52,11 @@ class Probed:
 def probe(world: World) -> Machine:
     """Read the computer. A state in which the GPU cannot be used is a condition of the machine, not an error."""
     return _conclude(world, _gather(world, _ask(world, health=False)))
+
+
+def probe_system(world: World) -> Machine:
+    """As ``probe``, for what needs no driver: none is asked, and of the GPUs is known only what files tell."""
+    return _conclude(world, _gather(world, None))
 
 
 def probe_all(world: World) -> Probed:
@@ -118,7 +123,7 @@ def _ask(world: World, *, health: bool) -> ProgramResult | None:
 def _gather(world: World, answer: ProgramResult | None) -> Evidence:
     system = read_system(world)
     if answer is None:
-        absent = LibraryError(code=libraries.NOT_FOUND, text="macOS has no NVIDIA driver")
+        absent = LibraryError(code=libraries.NOT_FOUND, text="no NVIDIA driver was asked")
         report = LibraryReport(nvml=NvmlReport(error=absent), libcuda=LibcudaReport(error=absent))
         return Evidence(system=system, libraries=report, smi=None)
     report = read_report(answer)

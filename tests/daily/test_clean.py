@@ -11,7 +11,8 @@ import pytest
 from filelock import FileLock
 
 from envforge.daily.clean import Places, clean
-from envforge.install.journal import held, read_journal, write_journal
+from envforge.install.holding import held
+from envforge.install.journal import read_journal, write_journal
 from envforge.install.usage import in_use
 from tests.daily.conftest import hello, install
 from tests.daily.support import User

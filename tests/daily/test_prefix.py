@@ -10,7 +10,8 @@ import pytest
 
 from envforge.daily.prefix import Meant, meant_prefix
 from envforge.errors import EnvforgeError
-from envforge.install.journal import held, read_journal, write_journal
+from envforge.install.holding import held
+from envforge.install.journal import read_journal, write_journal
 from envforge.install.values import Step
 from tests.daily.support import User
 

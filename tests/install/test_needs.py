@@ -158,7 +158,7 @@ def beyond(lock: LockWriter, channel: Channel, tmp_path: Path) -> Path:
     return lock.conda(channel.packages["greeting"], dependencies=needs).write(tmp_path / "conda-lock.yml")
 
 
-def _here() -> Machine:
+def _here(*, driver: bool) -> Machine:
     return replace(load_machine("cpu", {}), platform=SUBDIR)
 
 

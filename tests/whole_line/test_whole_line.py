@@ -45,6 +45,23 @@ BESIDE_TORCH = (
 OF_THE_TEMPLATE = ("scikit-learn", "tqdm", "pytest")
 
 
+CONDA = """#!{python}
+# What `conda-lock install` asks of conda: `create --file EXPLICIT` and `run pip install -r FILE`, both real.
+# Only the network is renamed: pip knows no mirrors.
+import subprocess, sys
+from pathlib import Path
+words = sys.argv[1:]
+prefix, file = words[words.index("--prefix") + 1], next((word for word in words if Path(word).is_file()), "")
+if words[0] == "create":
+    command = [{python!r}, "-m", "envforge", "install", file, "--prefix", prefix]
+else:
+    text = Path(file).read_text()
+    Path(file).write_text(text.replace({pytorch!r}, {served!r}))
+    command = [prefix + "/bin/python", "-m", *words[words.index("pip"):]]
+sys.exit(subprocess.run(command).returncode)
+"""
+
+
 @dataclass(frozen=True)
 class World:
     """What stands in for the network, and the environment that sends envforge there."""
@@ -109,6 +126,7 @@ def world(channel: Path, wheels: dict[str, Path], tmp_path_factory: pytest.TempP
         mirrors = f"{CONDA_FORGE}={server.url}/conda-forge {PYTORCH}={server.url}/whl"
         environment = kept | {"HOME": str(home), "ENVFORGE_MIRRORS": mirrors, "NO_COLOR": "1"}
         environment |= {"PIP_INDEX_URL": f"{server.url}/no-such-index/simple", "CONDA_OVERRIDE_GLIBC": "2.36"}
+        environment["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
         yield World(server=server, environment=environment, torch_sha256=digest)
 
 
@@ -163,6 +181,21 @@ def test_smoke_test_of_the_project_passes_inside_the_installed_prefix(
 def test_tests_of_the_project_pass_inside_the_installed_prefix(world: World, project: Path, prefix: Path) -> None:
     done = world.run(str(prefix / "bin" / "python"), "-m", "pytest", "-q", "tests/test_amp.py", cwd=project)
     assert " passed" in done.stdout
+
+
+def test_conda_lock_itself_installs_the_lock_with_the_same_packages(
+    world: World, project: Path, prefix: Path, tmp_path: Path
+) -> None:
+    conda, other = tmp_path / "conda", tmp_path / "by conda-lock"
+    served = f"{world.server.url}/whl"
+    conda.write_text(CONDA.format(python=sys.executable, pytorch=PYTORCH, served=served), encoding="utf-8")
+    conda.chmod(0o755)
+    words = ("install", "--conda", str(conda), "--prefix", str(other), str(project / "conda-lock.yml"))
+    world.run(sys.executable, "-m", "conda_lock", *words, cwd=tmp_path)
+    ours, theirs = (sorted(path.name for path in (p / "conda-meta").glob("*.json")) for p in (prefix, other))
+    assert ours == theirs
+    program = "import torch, torch.nn; print(torch.__version__)"
+    assert world.run(str(other / "bin" / "python"), "-c", program, cwd=tmp_path).stdout.strip() == f"{RELEASE}+cpu"
 
 
 def test_no_request_left_the_loopback_servers_known_paths(world: World, prefix: Path) -> None:

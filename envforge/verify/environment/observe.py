@@ -102,7 +102,7 @@ def prefix_state(prefix: Path | None) -> tuple[str, str]:  # noqa: PLR0911 - one
             return "unfinished", f"`{prefix}` is unfinished before its first step"
         return "foreign", f"`{prefix}` was made by another tool than envforge"
     if journal.step != "verified":
-        return "unfinished", f"`{prefix}` is unfinished since step `{journal.step}`"
+        return "unfinished", f"`{prefix}` is {journal.unfinished}"
     return "finished", f"`{prefix}` was installed from `{journal.lockfile}`"
 
 

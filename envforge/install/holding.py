@@ -1,0 +1,75 @@
+"""Who may change a prefix: one install at a time, and none while the uv of one that was killed still writes (effects).
+
+``PREFIX/.envforge/lock`` is held for the time of an install, ``PREFIX/.envforge/writers`` by each uv that it starts:
+the child inherits the open file, so that it holds it also where its parent was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from envforge.errors import OutsideError
+from envforge.install.journal import FOLDER
+from envforge.install.values import Progress, Silent
+
+if sys.platform != "win32":
+    import fcntl
+
+
+@contextmanager
+def held(prefix: Path, progress: Progress | None = None) -> Iterator[None]:
+    """Hold a prefix for one install; raises ``OutsideError`` naming the process that has it."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - who starts a child does not need it
+
+    folder = prefix / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    holder = folder / "holder"
+    lock = FileLock(folder / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OutsideError(
+            f"another install, process {_holder(holder)}, is at work in `{prefix}`",
+            hint="wait until it has ended, then run this command again",
+            code="prefix-busy",
+        ) from error
+    try:
+        _await_writers(folder, progress or Silent())
+        holder.write_text(f"{os.getpid()}\n", encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def writing(prefix: Path) -> Iterator[tuple[int, ...]]:
+    """The file descriptors that a child has to inherit which changes a prefix; none on Windows."""
+    if sys.platform == "win32":
+        yield ()
+        return
+    with (prefix / FOLDER / "writers").open("wb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_SH)
+        yield (stream.fileno(),)
+
+
+def _await_writers(folder: Path, progress: Progress) -> None:
+    if sys.platform == "win32" or not (folder / "writers").exists():
+        return
+    with (folder / "writers").open("ab") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.note("the uv of an install that was killed is still at work here; waiting until it has ended")
+            fcntl.flock(stream, fcntl.LOCK_EX)
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip() or "unknown"
+    except OSError:
+        return "unknown"

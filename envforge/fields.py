@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from packaging.version import Version
@@ -134,7 +135,10 @@ class Fields:
     def list_of(self, name: str, reader: Callable[[object], _T], *, optional: bool = False) -> tuple[_T, ...]:
         """The values of a list; with ``optional``, none where it is missing or null."""
         items = self._list(name, optional=optional)
-        return tuple(self._read(f"{name}[{i}]", item, reader) for i, item in enumerate(items))
+        try:
+            return tuple(map(reader, items))
+        except WrongValue:  # once more, for the place of the fault
+            return tuple(self._read(f"{name}[{i}]", item, reader) for i, item in enumerate(items))
 
     def items(self, name: str, *, optional: bool = False) -> tuple[Fields, ...]:
         """The mappings of a list; with ``optional``, none where it is missing or null."""
@@ -208,7 +212,11 @@ def read_digest(value: object, digits: int = 64) -> str:
 
 
 def parsed(parse: Callable[[str], _T], wanted: str) -> Callable[[object], _T]:
-    """The reader of a text that ``parse`` makes a value of, or refuses with a ValueError."""
+    """The reader of a text that ``parse`` makes a value of, or refuses with a ValueError.
+
+    The values are frozen, and a table says the same ones over and over, so that each text is parsed once.
+    """
+    parse = lru_cache(maxsize=1000)(parse)
 
     def read(value: object) -> _T:
         text = read_text(value)

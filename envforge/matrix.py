@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.resources
 import re
-import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -27,11 +26,7 @@ from envforge.fields import (
     read_text,
 )
 from envforge.selection import Build
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from envforge.tables import read_tables
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -129,12 +124,15 @@ def _rows(table: Fields, name: str) -> tuple[Fields, ...]:
 
 
 def _read_version(value: object) -> Version:
-    if not isinstance(value, str) or not _DOTTED.fullmatch(value):
+    version = _version(value) if isinstance(value, str) else None
+    if version is None:
         raise WrongValue("a version such as `3.12`")
-    return _version(value)
+    return version
 
 
-_version = lru_cache(maxsize=None)(Version)  # a few versions, thousands of times
+@lru_cache(maxsize=1000)
+def _version(text: str) -> Version | None:
+    return Version(text) if _DOTTED.fullmatch(text) else None
 
 
 _read_tag = parsed(WheelTag.parse, "`cpu` or a tag such as `cu118`")
@@ -169,8 +167,8 @@ class _Loader:
         )
         try:
             text = (self.folder / name).read_text(encoding="utf-8")
-            return Fields(document, "", tomllib.loads(text))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            return Fields(document, "", read_tables(text))
+        except (OSError, ValueError) as error:
             raise MatrixError(
                 f"cannot read the data file `{where}`: {error}", hint=document.hint, code=document.code
             ) from error

@@ -23,9 +23,6 @@ from envforge.errors import EnvforgeError, OutsideError
 if TYPE_CHECKING:
     from urllib.request import Request
 
-PLACEHOLDER = "https://python-index.invalid/packages/"
-"""Stands in a stored lock for the root of the registry's files. ``.invalid`` never resolves (RFC 2606)."""
-
 VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
 _TIMEOUT_S = 20.0
 _PAGE_BYTES = 64 * 1024 * 1024

@@ -23,9 +23,9 @@ def lockfiles_root() -> Path:
 
 def read_data(name: str) -> dict[str, Any]:
     """One of our own TOML data files, which the tests keep whole."""
-    from envforge import toml  # noqa: PLC0415 - who only asks for a folder parses nothing
+    from envforge.tables import read_tables  # noqa: PLC0415 - who only asks for a folder parses nothing
 
-    return toml.loads((_PACKAGE / "data" / name).read_text(encoding="utf-8"))
+    return read_tables((_PACKAGE / "data" / name).read_text(encoding="utf-8"))
 
 
 def data_folder() -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -164,6 +165,7 @@ def split_conda_spec(spec: str) -> tuple[str, str]:
     return match["name"], match["version"] or ""
 
 
+@lru_cache(maxsize=1)
 def _requirement_rows() -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = read_data("torch_requirements.toml")["row"]
     return rows

@@ -7,11 +7,20 @@ hash, and the text of its lock, verified and with the addresses of the user's ow
 from __future__ import annotations
 
 from envforge.catalogue.index import entries, find
-from envforge.catalogue.stored import fill, read, verified_text
-from envforge.catalogue.values import INDEX_FILE, CatalogueError, Entry, Publication, Requirements, Selected
+from envforge.catalogue.stored import fill, filled, read, verified_text
+from envforge.catalogue.values import (
+    INDEX_FILE,
+    PLACEHOLDER,
+    CatalogueError,
+    Entry,
+    Publication,
+    Requirements,
+    Selected,
+)
 
 __all__ = [
     "INDEX_FILE",
+    "PLACEHOLDER",
     "CatalogueError",
     "Entry",
     "Publication",
@@ -19,6 +28,7 @@ __all__ = [
     "Selected",
     "entries",
     "fill",
+    "filled",
     "find",
     "read",
     "verified_text",

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from envforge.catalogue.values import INDEX_FILE, Entry, fault, unreadable
-from envforge.lockfile import LockedPackage, parse_lockfile
-from envforge.python_index import PLACEHOLDER, Located, PythonIndex, SimplePages, locate
+from envforge.catalogue.values import INDEX_FILE, PLACEHOLDER, Entry, fault, unreadable
+
+if TYPE_CHECKING:
+    from envforge.lockfile import LockedPackage
+    from envforge.python_index import Located, PythonIndex, SimplePages
 
 
 def read(entry: Entry, python_index: PythonIndex, say: Callable[[str], None] | None = None) -> str:
@@ -21,8 +26,19 @@ def read(entry: Entry, python_index: PythonIndex, say: Callable[[str], None] | N
     return fill(text, str(entry.path), python_index, say)
 
 
+def filled(text: str, where: str, say: Callable[[str], None]) -> str:
+    """As ``fill``, with the registry that the user's tools read; a lock without a placeholder stays as it is."""
+    if PLACEHOLDER not in text:
+        return text
+    from envforge.python_index import configured_index  # noqa: PLC0415 - many locks need nothing of the registry
+
+    return fill(text, where, configured_index(os.environ, Path.home(), Path(sys.prefix)), say)
+
+
 def fill(text: str, where: str, python_index: PythonIndex, say: Callable[[str], None] | None = None) -> str:
     """Replace each placeholder address of a lock by the address of that file on ``python_index``."""
+    from envforge.python_index import SimplePages  # noqa: PLC0415 - as above
+
     packages = _registry_packages(text, where)
     pages = SimplePages()
     hows: dict[str, int] = {}
@@ -54,11 +70,15 @@ def verified_text(entry: Entry) -> str:
 
 def _registry_packages(text: str, where: str) -> tuple[LockedPackage, ...]:
     """The packages with a placeholder address, each address once."""
+    from envforge.lockfile import parse_lockfile  # noqa: PLC0415 - as above
+
     lock = parse_lockfile(text, where)
     return tuple({p.url: p for p in lock.packages if p.url.startswith(PLACEHOLDER)}.values())
 
 
 def _locate(package: LockedPackage, where: str, python_index: PythonIndex, pages: SimplePages) -> Located:
+    from envforge.python_index import locate  # noqa: PLC0415 - as above
+
     if package.sha256 is None:
         raise fault(Path(where), f"package `{package.name}`", "a sha256", "none")
     return locate(package.url.removeprefix(PLACEHOLDER), package.sha256, python_index, pages)

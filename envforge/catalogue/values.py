@@ -15,6 +15,9 @@ from envforge.fields import Document, show_as_json, show_plainly
 INDEX_FILE = "index.json"
 SCHEMA_VERSION = 1
 LOCK_SUFFIX = ".conda-lock.yml"
+PLACEHOLDER = "https://python-index.invalid/packages/"
+"""Stands in a stored lock for the root of the registry's files. ``.invalid`` never resolves (RFC 2606)."""
+
 _HINT = (
     "solve without the catalogue: --fresh; the one that comes with envforge is whole again after installing envforge "
     "anew, a team's own after restoring it"

@@ -5,6 +5,7 @@ Commands are loaded when they are asked for, so that ``envforge --help`` starts 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -93,6 +94,7 @@ def cli() -> None:
 
 def run() -> NoReturn:
     """Run the command line of this process and end it: the entry point of ``envforge``."""
+    gc.set_threshold(50_000)  # a short life: to look for garbage all the time costs a tenth of it
     leave(main())
 
 

@@ -51,7 +51,7 @@ def change_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def run_change(command: str, options: ChangeOptions, edit: Callable[[str], Edit]) -> None:
     """Change both files and say what has changed."""
-    from envforge.cli.lock import show_progress
+    from envforge.cli.lock_progress import show_progress
     from envforge.lock import LockRequest
     from envforge.lock.change import change
 

@@ -18,6 +18,7 @@ from envforge.cli.options import (
     mirror_option,
     platform_here,
 )
+from envforge.cli.prefix_options import DEFAULT_PREFIX
 from envforge.cli.progress import megabytes, shown_progress
 from envforge.cli.unfinished import refuse_half_change
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from envforge.install import InstallReport, InstallRequest
     from envforge.machine import Machine
     from envforge.report import Json
-
-DEFAULT_PREFIX = Path(".conda")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

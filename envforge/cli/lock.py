@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from envforge.cli.lock_progress import show_progress
 from envforge.cli.options import chosen_mirrors, json_option, mirror_option
 from envforge.cli.unfinished import tell_environment
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from envforge.cuda import WheelTag
-    from envforge.lock import LockReport, LockRequest, PlatformSummary, Step
+    from envforge.lock import LockReport, LockRequest, PlatformSummary
     from envforge.lock.agreement import Difference
     from envforge.lock.cutoff import Cutoff
     from envforge.report import Json
@@ -294,35 +289,3 @@ def _size(one: PlatformSummary) -> str:
     unknown = one.conda + one.pip - one.sized
     known = f"{one.bytes / 1e9:.1f} GB" if one.bytes >= 1e8 else f"{one.bytes / 1e6:.1f} MB"
     return f"{known} to fetch" + (f" and {unknown} files whose size no index states" if unknown else "")
-
-
-@contextmanager
-def show_progress() -> Iterator[Callable[[Step], None]]:
-    """A line for each step on stderr; on a terminal a bar while a wheel is fetched."""
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retry would be a line
-    if not sys.stderr.isatty():
-        said: set[str] = set()
-
-        def say(step: Step) -> None:
-            if step.text not in said:
-                said.add(step.text)
-                click.echo(step.text, err=True)
-
-        yield say
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def draw(step: Step) -> None:
-            if step.done_bytes is None:
-                bar.console.print(step.text, highlight=False, markup=False)
-                return
-            if step.text not in tasks:
-                tasks[step.text] = bar.add_task(step.text, total=step.total_bytes)
-            bar.update(tasks[step.text], completed=step.done_bytes)
-
-        yield draw

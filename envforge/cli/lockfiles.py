@@ -221,15 +221,9 @@ def _key(option: str | None, chosen: Chosen) -> str | None:
 
 def _filled(text: str, entry: Entry) -> str:
     """The lock with the addresses of the user's own Python package registry, where it leaves them open."""
-    import sys
+    from envforge.catalogue import filled
 
-    from envforge.catalogue import fill
-    from envforge.python_index import PLACEHOLDER, configured_index
-
-    if PLACEHOLDER not in text:
-        return text
-    index = configured_index(os.environ, Path.home(), Path(sys.prefix))
-    return fill(text, str(entry.file), index, lambda said: click.echo(said, err=True))
+    return filled(text, str(entry.file), lambda said: click.echo(said, err=True))
 
 
 def _publish_request(*, lock: Path, name: str | None, publisher: str | None, secret_key: Path | None) -> PublishRequest:

@@ -12,8 +12,9 @@ from typing import Any
 import click
 
 from envforge.cli import new_report
-from envforge.cli.lock import show_progress
-from envforge.cli.options import Decorator, chosen_machine, chosen_mirrors, json_option, machine_option, mirror_option
+from envforge.cli.lock_progress import show_progress
+from envforge.cli.options import Decorator, chosen_machine, json_option, machine_option
+from envforge.cli.project_options import LockOptions, TemplateOptions, lock_options, template_options
 from envforge.cli.selection_options import SelectionOptions, selection_options
 from envforge.errors import EnvforgeError, RequestError
 from envforge.machine.record import machine_to_json
@@ -22,7 +23,7 @@ from envforge.matrix import load_matrix
 from envforge.project import Project, plan_project
 from envforge.project.answers import gather_answers
 from envforge.project.groups import choose_groups
-from envforge.project.locking import LockWay, ProjectLock, neighbours, obtain_lock
+from envforge.project.locking import ProjectLock, neighbours, obtain_lock
 from envforge.project.names import check_folder_name, check_project_name, package_name
 from envforge.project.opened import Opened, open_template, source_from
 from envforge.project.place import abandoned, check_target, place, plan_placement
@@ -32,25 +33,17 @@ from envforge.project.staging import settle_interrupted
 from envforge.project.templates import Template, list_templates
 from envforge.resources import templates_root
 from envforge.select import select_platforms
-from envforge.sharing.settings import chosen_catalogue
 from envforge.spec import ENVIRONMENT_FILE, TORCH_FAMILY, render_texts, split_conda_spec, torch_requirement_names
 
 Answers = tuple[tuple[str, Answer], ...]
 
 _HELP = {
     "name": "Name of the project; its package is the same in small letters with `_`.  [default: that of DIR]",
-    "var": "Answer one question of the template; may be given several times.",
-    "with_groups": "Add these groups of files, or `all`: see envforge templates show TEMPLATE.",
-    "without_groups": "Leave these groups of files out, or `all` that are not named by --with.",
     "defaults": "Ask nothing: take the default of every question that --var leaves open.",
     "force": "Write into a folder that is not empty; what is yours and in the way is kept as NAME.orig.",
     "dry_run": "List every file with its size and change nothing.",
-    "fresh": "Solve the lock now, also where the catalogue has one.",
-    "no_lock": "Leave the lock to `envforge lock`.",
     "trust": "Run the commands that somebody else's template wants to be run; they are shown first.",
     "smoke": "Then run the project's smoke test in this interpreter; its failure is this command's failure.",
-    "conda_exe": "Solve with this conda, mamba or micromamba in place of the embedded solver.",
-    "catalogue": "The catalogue of your team, asked before the one that comes with envforge; see envforge lockfiles.",
 }
 
 
@@ -60,43 +53,26 @@ class NewRequest:
 
     machine: str | None
     selection: SelectionOptions
+    wishes: TemplateOptions
+    lock: LockOptions
     template: str | None
     directory: str | None
     name: str | None
-    var: tuple[str, ...]
-    with_groups: tuple[str, ...]
-    without_groups: tuple[str, ...]
     defaults: bool
     force: bool
     dry_run: bool
-    fresh: bool
-    no_lock: bool
     smoke: bool
     trust: bool
-    conda_exe: Path | None
-    catalogue: str | None
-    mirrors: tuple[str, ...]
     as_json: bool
 
 
 def _own_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options: list[Decorator] = [
-        click.option("--name", help=_HELP["name"]),
-        click.option("--var", multiple=True, metavar="KEY=VALUE", help=_HELP["var"]),
-        click.option("--with", "with_groups", multiple=True, metavar="NAME,…", help=_HELP["with_groups"]),
-        click.option("--without", "without_groups", multiple=True, metavar="NAME,…", help=_HELP["without_groups"]),
         click.option("--defaults", is_flag=True, help=_HELP["defaults"]),
         click.option("--force", is_flag=True, help=_HELP["force"]),
         click.option("--dry-run", is_flag=True, help=_HELP["dry_run"]),
-        click.option("--fresh", is_flag=True, help=_HELP["fresh"]),
-        click.option("--no-lock", is_flag=True, help=_HELP["no_lock"]),
         click.option("--smoke", is_flag=True, help=_HELP["smoke"]),
         click.option("--trust", is_flag=True, help=_HELP["trust"]),
-        click.option("--conda-exe", type=click.Path(path_type=Path), help=_HELP["conda_exe"]),
-        click.option(
-            "--catalogue", metavar="ADDRESS", envvar="ENVFORGE_CATALOGUE", show_envvar=True, help=_HELP["catalogue"]
-        ),
-        mirror_option(),
     ]
     for option in reversed(options):
         function = option(function)
@@ -108,16 +84,21 @@ def _own_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("directory", required=False, metavar="[DIR]")
 @selection_options()
 @machine_option()
+@click.option("--name", help=_HELP["name"])
+@template_options()
 @_own_options
+@lock_options()
 @json_option()
-def new(machine: str | None, selection_options: SelectionOptions, **options: Any) -> None:
+def new(
+    selection_options: SelectionOptions, template_options: TemplateOptions, lock_options: LockOptions, **options: Any
+) -> None:
     """Create a project: environment, lockfile, mixed-precision training code, tests.
 
     TEMPLATE is one of those that come with envforge (envforge templates), a folder (./FOLDER) or a git repository
     (git+https://…@REV); DIR is a new folder, by default of the template's name. Nothing is written before everything is
     known, and the project appears whole or not at all.
     """
-    request = NewRequest(machine=machine, selection=selection_options, **options)
+    request = NewRequest(selection=selection_options, wishes=template_options, lock=lock_options, **options)
     with open_template(_named(request.template), Path()) as opened:
         outcome = _create(request, opened)
     if not request.as_json:
@@ -148,8 +129,8 @@ def _create(request: NewRequest, opened: Opened) -> new_report.Outcome:
     if not request.dry_run and settle_interrupted(target):
         click.echo(f"note: an interrupted run in {target} was put right first", err=True)
     check_target(target, force=request.force)
-    answers = gather_answers(template, request.var, None if _is_quiet(request) else _ask)
-    groups = choose_groups(template.groups, dict(answers), request.with_groups, request.without_groups)
+    answers = gather_answers(template, request.wishes.var, None if _is_quiet(request) else _ask)
+    groups = choose_groups(template.groups, dict(answers), request.wishes.with_groups, request.wishes.without_groups)
     project = _project(request, opened, (name, package), (answers, groups))
     lock = _lock(request, project)
     files = plan_project(project, lock.text)
@@ -250,7 +231,7 @@ def _project(
 def _lock(request: NewRequest, project: Project) -> ProjectLock:
     try:
         with show_progress() as show:
-            return obtain_lock(project.texts, _lock_way(request), show)
+            return obtain_lock(project.texts, request.lock.way(Path(), dry_run=request.dry_run), show)
     except EnvforgeError as error:
         solved = neighbours(project.template.name, project.selections)
         hints = [*(f"a lock that needs no solve: {options}" for options in solved)]
@@ -259,17 +240,6 @@ def _lock(request: NewRequest, project: Project) -> ProjectLock:
         hints += [] if after else [error.hint]
         error.hint = "\n      ".join(hint for hint in hints if hint)
         raise
-
-
-def _lock_way(request: NewRequest) -> LockWay:
-    return LockWay(
-        wanted=not request.no_lock,
-        fresh=request.fresh,
-        dry_run=request.dry_run,
-        conda_exe=request.conda_exe,
-        mirrors=chosen_mirrors(request.mirrors),
-        team=chosen_catalogue(request.catalogue, Path(), os.environ),
-    )
 
 
 def _mention_abandoned(target: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import click
 
-from envforge.cli.install import DEFAULT_PREFIX
+from envforge.cli.prefix_options import DEFAULT_PREFIX
 from envforge.project import Project
 from envforge.project.locking import ProjectLock, neighbours
 from envforge.project.place import Placement

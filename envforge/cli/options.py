@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,23 @@ if TYPE_CHECKING:
     from envforge.mirrors import Mirrors
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def collected(options: Sequence[Decorator], kind: type[Any], name: str) -> Decorator:
+    """Options whose values the command receives together: one ``kind``, a dataclass, under ``name``."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_options(*arguments: Any, **keywords: Any) -> Any:
+            values = {field: keywords.pop(field) for field in kind.__dataclass_fields__}
+            return command(*arguments, **{name: kind(**values)}, **keywords)
+
+        decorated: Callable[..., Any] = with_options
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
 
 
 def json_option() -> Decorator:

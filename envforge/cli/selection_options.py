@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from envforge.cli.options import Decorator
+from envforge.cli.options import Decorator, collected
 from envforge.errors import RequestError
+from envforge.nearest import nearest as most_like
 
 if TYPE_CHECKING:
     from packaging.version import Version
@@ -91,20 +90,7 @@ def selection_options() -> Decorator:
             help="Mirror of the PyTorch wheel index, without the tag.  [default: https://download.pytorch.org/whl]",
         ),
     )
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(command)
-        def with_options(*arguments: Any, **keywords: Any) -> Any:
-            names = SelectionOptions.__dataclass_fields__
-            chosen = SelectionOptions(**{name: keywords.pop(name) for name in names})
-            return command(*arguments, selection_options=chosen, **keywords)
-
-        decorated: Callable[..., Any] = with_options
-        for option in reversed(options):
-            decorated = option(decorated)
-        return decorated
-
-    return decorate
+    return collected(options, SelectionOptions, "selection_options")
 
 
 def _tag(text: str, matrix: Matrix) -> WheelTag | None:
@@ -198,7 +184,7 @@ def _distance(version: Version, asked: Version) -> tuple[int, int, int]:
 
 def _unknown(option: str, value: str, names: Sequence[str], *, nearest: str = "") -> RequestError:
     """The error for a value that names nothing: what exists, and the nearest of it."""
-    near = nearest or next(iter(difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.5)), names[0])
+    near = nearest or most_like(value.lower(), names) or names[0]
     return RequestError(
         f"`--{option} {value}` names nothing that exists; there is: {', '.join(names)}",
         hint=f"did you mean --{option} {near}?",

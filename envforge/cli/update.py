@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,29 +10,23 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from envforge.cli.options import Decorator, chosen_machine, chosen_mirrors, json_option, machine_option, mirror_option
+from envforge.cli.options import Decorator, chosen_machine, json_option, machine_option
+from envforge.cli.project_options import LockOptions, TemplateOptions, lock_options, template_options
 from envforge.cli.selection_options import SelectionOptions, selection_options
 from envforge.errors import EnvforgeError
 
 if TYPE_CHECKING:
     from envforge.machine import Machine
     from envforge.project.record import ProjectRecord
-    from envforge.project.update import Update, Wishes
+    from envforge.project.update import Locks, Update, Wishes
     from envforge.selection import Request
 
 _HELP = {
     "directory": "The folder of the project.",
     "template_version": "Another version of the template: for git a branch, tag or commit.",
-    "var": "Answer one question of the template otherwise; may be given several times.",
-    "with_groups": "Add these groups of files, or `all`.",
-    "without_groups": "Take these groups of files out, or `all` that are not named by --with; what you edited stays.",
     "on_conflict": "Where both sides changed the same lines: markers in the file, or yours and NAME.rej beside it.",
     "dry_run": "Show what would change as a diff, and change nothing.",
     "check": "Change nothing; exit 1 where the template has something newer.",
-    "no_lock": "Leave the lock to `envforge lock`.",
-    "fresh": "Solve a changed environment now, also where the catalogue has its lock.",
-    "conda_exe": "Solve with this conda, mamba or micromamba in place of the embedded solver.",
-    "catalogue": "The catalogue of your team, asked before the one that comes with envforge.",
 }
 _SELECTION = ("cuda", "torch", "python", "platforms", "prefer", "torch_index")
 
@@ -45,19 +38,13 @@ class UpdateOptions:
     machine: str | None
     selection: SelectionOptions
     typed: frozenset[str]
+    wishes: TemplateOptions
+    lock: LockOptions
     directory: Path
     template_version: str | None
-    var: tuple[str, ...]
-    with_groups: tuple[str, ...]
-    without_groups: tuple[str, ...]
     on_conflict: str
     dry_run: bool
     check: bool
-    no_lock: bool
-    fresh: bool
-    conda_exe: Path | None
-    catalogue: str | None
-    mirrors: tuple[str, ...]
     as_json: bool
 
 
@@ -66,9 +53,6 @@ def _own_options(function: Callable[..., Any]) -> Callable[..., Any]:
     options: list[Decorator] = [
         click.option("--directory", type=folder, default=".", show_default=True, help=_HELP["directory"]),
         click.option("--template-version", metavar="VERSION", help=_HELP["template_version"]),
-        click.option("--var", multiple=True, metavar="KEY=VALUE", help=_HELP["var"]),
-        click.option("--with", "with_groups", multiple=True, metavar="NAME,…", help=_HELP["with_groups"]),
-        click.option("--without", "without_groups", multiple=True, metavar="NAME,…", help=_HELP["without_groups"]),
         click.option(
             "--conflict",
             "on_conflict",
@@ -79,13 +63,6 @@ def _own_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--dry-run", is_flag=True, help=_HELP["dry_run"]),
         click.option("--check", is_flag=True, help=_HELP["check"]),
-        click.option("--no-lock", is_flag=True, help=_HELP["no_lock"]),
-        click.option("--fresh", is_flag=True, help=_HELP["fresh"]),
-        click.option("--conda-exe", type=click.Path(path_type=Path), help=_HELP["conda_exe"]),
-        click.option(
-            "--catalogue", metavar="ADDRESS", envvar="ENVFORGE_CATALOGUE", show_envvar=True, help=_HELP["catalogue"]
-        ),
-        mirror_option(),
     ]
     for option in reversed(options):
         function = option(function)
@@ -95,9 +72,13 @@ def _own_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @selection_options()
 @machine_option()
+@template_options()
 @_own_options
+@lock_options()
 @json_option()
-def update(selection_options: SelectionOptions, **options: Any) -> None:
+def update(
+    selection_options: SelectionOptions, template_options: TemplateOptions, lock_options: LockOptions, **options: Any
+) -> None:
     """Bring a project up to its template, with your edits kept.
 
     The template is rendered anew with the recorded answers, and its changes are merged into your files. --cuda,
@@ -108,7 +89,13 @@ def update(selection_options: SelectionOptions, **options: Any) -> None:
     """
     context = click.get_current_context()
     typed = {name for name in _SELECTION if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    request = UpdateOptions(selection=selection_options, typed=frozenset(typed), **options)
+    request = UpdateOptions(
+        selection=selection_options,
+        typed=frozenset(typed),
+        wishes=template_options,
+        lock=lock_options,
+        **options,
+    )
     if _run(request):
         raise click.exceptions.Exit(1)
 
@@ -120,11 +107,12 @@ def _run(request: UpdateOptions) -> bool:
     from envforge.project.opened import open_template
     from envforge.project.record import need_project_file
     from envforge.project.staging import settle_interrupted
-    from envforge.project.update import apply, plan_update
+    from envforge.project.update import Locks, apply, plan_update
     from envforge.spec import LOCK_FILE
 
     folder = request.directory
-    refuse_half_change(folder / LOCK_FILE)
+    for lockfile in (folder / LOCK_FILE, *folder.glob(f"lockfiles/*/{LOCK_FILE}")):
+        refuse_half_change(lockfile)
     tell_environment()
     if not (request.dry_run or request.check) and settle_interrupted(folder):
         click.echo(f"note: an interrupted run in {folder} was put right first", err=True)
@@ -135,13 +123,12 @@ def _run(request: UpdateOptions) -> bool:
     if request.check:
         update_report.say_check(planned, as_json=request.as_json)
         return planned.is_newer
-    lock = None if request.dry_run else _lock(request, planned)
-    written = not request.dry_run and apply(planned, lock)
-    update_report.say(
-        planned,
-        lock,
-        update_report.Told(written=written, dry_run=request.dry_run, no_lock=request.no_lock, as_json=request.as_json),
+    locks = Locks() if request.dry_run else _lock(request, planned)
+    written = not request.dry_run and apply(planned, locks)
+    told = update_report.Told(
+        written=written, dry_run=request.dry_run, no_lock=request.lock.no_lock, as_json=request.as_json
     )
+    update_report.say(planned, locks, told)
     return any(change.conflicts for change in planned.changes)
 
 
@@ -153,9 +140,9 @@ def _wishes(request: UpdateOptions, record: ProjectRecord) -> Wishes:
     from envforge.select import select_platforms
 
     wishes = Wishes(
-        variables=request.var,
-        with_groups=request.with_groups,
-        without_groups=request.without_groups,
+        variables=request.wishes.var,
+        with_groups=request.wishes.with_groups,
+        without_groups=request.wishes.without_groups,
         on_conflict="rej" if request.on_conflict == "rej" else "inline",
     )
     if not request.typed and request.machine is None:
@@ -180,27 +167,27 @@ def _machine(request: UpdateOptions, record: ProjectRecord) -> Machine:
     return machine_from_json(record.machine, f"{request.directory / NAME}, machine")
 
 
-def _lock(request: UpdateOptions, planned: Update) -> str | None:
-    """The text of the new lock; ``None`` where the lock stays."""
-    texts = planned.lock_texts
-    if texts is None or request.no_lock:
-        return None
-    from envforge.cli.lock import show_progress
-    from envforge.project.locking import LockWay, obtain_lock
-    from envforge.sharing.settings import chosen_catalogue
+def _lock(request: UpdateOptions, planned: Update) -> Locks:
+    """The new locks of the project and of its variants; none where the environment stays."""
+    from envforge.project.update import Locks
 
-    way = LockWay(
-        fresh=request.fresh,
-        conda_exe=request.conda_exe,
-        mirrors=chosen_mirrors(request.mirrors),
-        team=chosen_catalogue(request.catalogue, request.directory, os.environ),
-    )
+    texts = planned.changed_texts
+    if texts is None or request.lock.no_lock:
+        return Locks()
+    from envforge.cli.lock_progress import show_progress
+    from envforge.project.locking import obtain_lock
+    from envforge.project.variant_locks import relock_variants
+
+    way = request.lock.way(request.directory)
     try:
         with show_progress() as show:
-            made = obtain_lock(texts, way, show)
+            own = None if planned.lock_texts is None else obtain_lock(texts, way, show)
+            variants = relock_variants(request.directory, texts, way, show)
     except EnvforgeError as error:
         error.hint = "\n      ".join(hint for hint in ("the update without the lock: --no-lock", error.hint) if hint)
         raise
-    for warning in made.warnings:
+    warnings = [*(() if own is None else own.warnings)]
+    warnings += [f"variant {variant.name}: {warning}" for variant in variants for warning in variant.warnings]
+    for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
-    return made.text
+    return Locks(own=None if own is None else own.text, variants=variants)

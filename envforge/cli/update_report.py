@@ -11,7 +11,7 @@ import click
 from envforge.project.changes import Change
 from envforge.project.staging import PlannedFile
 from envforge.project.textmerge import is_text
-from envforge.project.update import Update
+from envforge.project.update import Locks, Update
 from envforge.report import Json, success
 from envforge.spec import LOCK_FILE
 
@@ -37,11 +37,18 @@ def say_check(update: Update, *, as_json: bool) -> None:
         click.echo(f"{_head(update)}: up to date")
 
 
-def say(update: Update, lock: str | None, told: Told) -> None:
+def say(update: Update, locks: Locks, told: Told) -> None:
     """Say what changed, or with ``dry_run`` would."""
     if told.as_json:
-        lock_words = "renewed" if lock else "to-renew" if update.lock_is_stale else "kept"
-        result: Json = {"dry_run": told.dry_run, "written": told.written, "lock": lock_words, **_facts(update)}
+        stale = tuple(path for path in update.stale_locks if path not in locks.paths)
+        result: Json = {
+            "dry_run": told.dry_run,
+            "written": told.written,
+            "lock": "renewed" if LOCK_FILE in locks.paths else "to-renew" if LOCK_FILE in stale else "kept",
+            "locks_renewed": [*locks.paths],
+            "locks_to_renew": [*stale],
+            **_facts(update),
+        }
         click.echo(success("update", result))
         return
     if not told.written and not (told.dry_run and (update.is_newer or update.changes)):
@@ -51,7 +58,7 @@ def say(update: Update, lock: str | None, told: Told) -> None:
     verb = "would be updated" if told.dry_run else "updated"
     click.echo(f"{_head(update)}: {verb}\n")
     _say_changes(update)
-    _say_lock(update, lock, told)
+    _say_locks(update, locks, told)
     if told.dry_run:
         for change in update.changes:
             click.echo(diff_of(change), nl=False)
@@ -92,13 +99,19 @@ def _say_changes(update: Update) -> None:
         click.echo(f"  {change.action:<9} {moved}{change.path}{note}")
 
 
-def _say_lock(update: Update, lock: str | None, told: Told) -> None:
-    if lock is not None:
-        click.echo(f"  {'lock':<9} {LOCK_FILE}")
-    elif update.lock_is_stale and told.dry_run and not told.no_lock:
-        click.echo(f"  {'lock':<9} {LOCK_FILE} would be made anew")
-    elif update.lock_is_stale:
-        click.echo(f"warning: {LOCK_FILE} is still that of the former environment; then: envforge lock", err=True)
+def _say_locks(update: Update, locks: Locks, told: Told) -> None:
+    for path in locks.paths:
+        click.echo(f"  {'lock':<9} {path}")
+    for path in update.stale_locks:
+        if path in locks.paths:
+            continue
+        if told.dry_run and not told.no_lock and update.changed_texts is not None:
+            click.echo(f"  {'lock':<9} {path} would be made anew")
+        else:
+            variant = "" if path == LOCK_FILE else f" --variant {path.split('/')[1]}"
+            click.echo(
+                f"warning: {path} is still that of the former environment; then: envforge lock{variant}", err=True
+            )
 
 
 def _head(update: Update) -> str:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from envforge.catalogue import PLACEHOLDER
 from envforge.errors import EnvforgeError, RequestError
 from envforge.install.plan import Plan, make_plan
 from envforge.install.values import Artifact
 from envforge.lock.inputs import refuse_credentials
 from envforge.lockfile import Lockfile
-from envforge.python_index import PLACEHOLDER
 
 MARK = "# Made by envforge export"
 

@@ -6,10 +6,10 @@ the order of the template, or a ``RequestError`` that names the option and the r
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 from envforge.errors import RequestError
+from envforge.nearest import nearest
 from envforge.project.questions import Answer, Question, hold, shown
 from envforge.project.templates import Template
 
@@ -58,11 +58,11 @@ def _given(template: Template, variables: tuple[str, ...]) -> dict[str, Answer]:
 
 def _unknown(key: str, template: Template) -> RequestError:
     names = [question.name for question in template.questions]
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    near = nearest(key, names)
     known = ", ".join(f"`{name}`" for name in names) or "none"
     return RequestError(
         f"--var {key!r}: the template `{template.name}` asks no such question; it asks {known}",
-        hint=f"--var {near[0]}=…" if near else _example(template),
+        hint=f"--var {near}=…" if near else _example(template),
         code="no-such-question",
     )
 

@@ -6,7 +6,6 @@ Leaves: ``Group`` values, and the names of those that a project has.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from envforge.errors import RequestError
 from envforge.fields import Document, Fields, read_boolean
 from envforge.jinja import TemplateError
+from envforge.nearest import nearest
 from envforge.project.questions import Answer, Condition, Question, hold, read_conditions
 from envforge.project.readers import read_conda_spec, read_group_name, read_line, read_relative, refuse_keys
 
@@ -110,11 +110,11 @@ def _named(values: tuple[str, ...], option: str, groups: tuple[Group, ...]) -> f
     names = [name for name in _words(values) if name != ALL]
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            near = nearest(name, known)
             there = ", ".join(f"`{each}`" for each in known) or "none"
             raise RequestError(
                 f"{option} {name}: the template has no such group; it has {there}",
-                hint=f"{option} {near[0]}" if near else f"leave out {option} {name}",
+                hint=f"{option} {near}" if near else f"leave out {option} {name}",
                 code="no-such-group",
             )
     return frozenset(names)

@@ -6,22 +6,22 @@ Enters: the two texts that a lock is made from. Leaves: the text of ``conda-lock
 from __future__ import annotations
 
 import datetime as dt
-import os
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from envforge import catalogue
 from envforge.errors import OutsideError
-from envforge.lock import LockRequest, Step
 from envforge.mirrors import Mirrors
 from envforge.resources import lockfiles_root
 from envforge.select import Selection
-from envforge.sharing.settings import Chosen
 from envforge.spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE, EnvironmentTexts
+
+if TYPE_CHECKING:
+    from envforge.lock import Step
+    from envforge.sharing.settings import Chosen
 
 Origin = Literal["catalogue", "solved", "to-solve", "none"]
 
@@ -93,7 +93,7 @@ def _from_team(input_sha256: str, team: Chosen, progress: Callable[[Step], None]
             entry = catalogue.find(source.root, input_sha256)
             return None if entry is None else _filled(entry, lock_text(source, entry, team.public_key), progress)
     except (OutsideError, NoCatalogueError) as error:
-        progress(Step(text=f"the catalogue of {team.source} is passed by: {error.message}"))
+        _telling(progress)(f"the catalogue of {team.source} is passed by: {error.message}")
         return None
 
 
@@ -102,12 +102,9 @@ def _from_catalogue(entry: catalogue.Entry, progress: Callable[[Step], None]) ->
 
 
 def _filled(entry: catalogue.Entry, text: str, progress: Callable[[Step], None]) -> ProjectLock:
-    from envforge.python_index import configured_index  # noqa: PLC0415 - only a lock of a catalogue needs it
-
-    index = configured_index(os.environ, Path.home(), Path(sys.prefix))
     return ProjectLock(
         origin="catalogue",
-        text=catalogue.fill(text, str(entry.path), index, lambda text: progress(Step(text=text))),
+        text=catalogue.filled(text, str(entry.path), _telling(progress)),
         entry=f"{entry.template} {entry.variant}" if entry.published is None else entry.name,
         publisher="" if entry.published is None else entry.published.by,
         date=entry.date,
@@ -115,7 +112,17 @@ def _filled(entry: catalogue.Entry, text: str, progress: Callable[[Step], None])
     )
 
 
+def _telling(progress: Callable[[Step], None]) -> Callable[[str], None]:
+    def tell(text: str) -> None:
+        from envforge.lock import Step  # noqa: PLC0415 - most locks of the catalogue have nothing to tell
+
+        progress(Step(text=text))
+
+    return tell
+
+
 def _solve(texts: EnvironmentTexts, way: LockWay, progress: Callable[[Step], None]) -> ProjectLock:
+    from envforge.lock import LockRequest  # noqa: PLC0415 - as below
     from envforge.lock.locking import lock  # noqa: PLC0415 - slow to import, and a lock of the catalogue needs none
 
     with tempfile.TemporaryDirectory(prefix="envforge-new-") as folder:

@@ -7,6 +7,7 @@ time of one command.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,11 @@ from envforge.errors import RequestError
 from envforge.jinja import TemplateError
 from envforge.project.record import Origin
 from envforge.project.sources import check_folder
-from envforge.project.templates import COMMON, MANIFEST, Template, load_foreign, load_template
+from envforge.project.templates import COMMON, MANIFEST, Template, list_templates, load_foreign, load_template
 from envforge.resources import templates_root
 
 GIT = "git+"
+_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +55,12 @@ def open_template(name: str, base: Path, *, version: str | None = None) -> Itera
             yield found if version is None else replace(found, origin=replace(found.origin, source=_at(name, version)))
         return
     own = not is_source(name)
+    if own and (base / name / MANIFEST).is_file() and name not in list_templates(templates_root()):
+        raise RequestError(
+            f"envforge has no template `{name}`; the folder of that name is one",
+            hint=f"./{name}",
+            code="no-such-template",
+        )
     found = Opened(template=load_template(templates_root(), name)) if own else _in_folder(name, base)
     there = found.template.version
     if version is not None and version != there:
@@ -76,6 +84,12 @@ def source_from(name: str, project: Path) -> str:
 
 def _in_folder(name: str, base: Path) -> Opened:
     folder = base / Path(name).expanduser()
+    if not folder.is_dir():
+        raise RequestError(
+            f"there is no folder `{folder}` to take a template from",
+            hint=f"one of envforge's: envforge templates; to start one: envforge templates new {name}",
+            code="no-such-template",
+        )
     if not (folder / MANIFEST).is_file():
         raise RequestError(
             f"`{folder}` is no template: it has no `{MANIFEST}`",
@@ -106,6 +120,13 @@ def _cloned(name: str, base: Path) -> Iterator[Opened]:
         )
     with tempfile.TemporaryDirectory(prefix="envforge-template-") as folder:
         work = clone(address, Path(folder) / "template", "template").work
+        commit = commit_of(work)
+        if not _COMMIT.fullmatch(commit):  # git takes a web page for an empty repository
+            raise RequestError(
+                f"`{address.public}` has no commits: it is an empty repository, or a page and no repository",
+                hint=f"check the address: git ls-remote {without_credentials(address.location)}",
+                code="no-such-template",
+            )
         links = links_of(work)
         root = work / address.subdirectory
         for link in links:
@@ -120,7 +141,7 @@ def _cloned(name: str, base: Path) -> Iterator[Opened]:
                 hint="a template in a folder of the repository: #subdirectory=FOLDER",
                 code="no-such-template",
             )
-        yield Opened(template=_checked(root), origin=Origin(source=name, commit=commit_of(work)))
+        yield Opened(template=_checked(root), origin=Origin(source=name, commit=commit))
 
 
 def _at(name: str, revision: str) -> str:

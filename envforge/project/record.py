@@ -67,8 +67,6 @@ class ProjectRecord:
 
 def dump(record: ProjectRecord) -> str:
     """The text of ``envforge.toml``: the same record gives the same bytes."""
-    import tomlkit  # noqa: PLC0415 - slow to import, and only `new` writes this file
-
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "envforge": record.envforge_version,
@@ -82,12 +80,12 @@ def dump(record: ProjectRecord) -> str:
     if record.machine is not None:
         document["machine"] = _without_null(record.machine)
     document["files"] = dict(record.files)
-    return _HEADER + tomlkit.dumps(document)
+    return _HEADER + toml.dumps(document)
 
 
 def dump_into(text: str, record: ProjectRecord) -> str:
     """The text of an ``envforge.toml`` with a new record, and with the settings of the user's that stand in it."""
-    import tomlkit  # noqa: PLC0415 - as above
+    import tomlkit  # noqa: PLC0415 - slow to import, and only `update` writes this file anew
 
     document, fresh = tomlkit.parse(text), tomlkit.parse(dump(record))
     if not document.keys() - _OURS:

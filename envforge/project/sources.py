@@ -91,13 +91,14 @@ def _found(wanted: PurePosixPath, what: str, roots: tuple[Path, ...]) -> tuple[S
 def _walk(root: Path, below: PurePosixPath) -> tuple[Source, ...]:
     """The files at or below ``root/below``, sorted; a link is refused."""
     top = root / below
-    if top.is_symlink():
-        raise TemplateError(f"the template file `{top}` is a symbolic link, wanted a file", code="template-damaged")
-    if top.is_file():
-        return (Source(root=root, path=below),)
-    if top.exists() and not top.is_dir():
-        raise TemplateError(f"the template file `{top}` is no file", code="template-damaged")
-    if not top.is_dir():
+    try:
+        mode = top.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
         return ()
+    if stat.S_ISREG(mode):
+        return (Source(root=root, path=below),)
+    if not stat.S_ISDIR(mode):
+        kind = "is a symbolic link, wanted a file" if stat.S_ISLNK(mode) else "is no file"
+        raise TemplateError(f"the template file `{top}` {kind}", code="template-damaged")
     names = sorted(name for name in os.listdir(top) if name not in _LITTER)  # noqa: PTH208 - names alone are needed
     return tuple(source for name in names for source in _walk(root, below / name))

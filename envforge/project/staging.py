@@ -11,9 +11,10 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.project.interrupts import Interrupts
@@ -22,6 +23,7 @@ STAGING = ".envforge-new"
 _JOURNAL = "journal.json"
 _COMMITTED = "committed"
 _LOCK = "lock"
+_OPEN_AT_ONCE = 100  # systems allow 256 and more
 _OURS = {"new", "old", _JOURNAL, f"{_JOURNAL}.tmp", _COMMITTED, _LOCK}
 
 
@@ -188,22 +190,34 @@ def _undo(journal: dict[str, list[str]], stage: Path, target: Path) -> None:
 def write_tree(files: tuple[PlannedFile, ...], root: Path, interrupts: Interrupts) -> None:
     """Write files below a new folder and see them onto the disk."""
     root.mkdir()
-    folders = {root}
-    for file in files:
-        interrupts.check()
-        path = root / file.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folders.update(root / parent for parent in file.path.parents)
-        with path.open("xb") as stream:
-            stream.write(file.content)
-        if file.executable:
-            path.chmod(path.stat().st_mode | 0o111 & ~_umask())
-    for file in files:  # all are written by now, so that the first of these calls does most of the work
-        interrupts.check()
-        with (root / file.path).open("rb+") as stream:
+    folders = {parent for file in files for parent in file.path.parents}
+    for folder in sorted(folders)[1:]:  # the first is `root` itself, and each comes before those inside it
+        (root / folder).mkdir()
+    for start in range(0, len(files), _OPEN_AT_ONCE):
+        _write_together(files[start : start + _OPEN_AT_ONCE], root, interrupts)
+    for folder in folders or {PurePosixPath()}:
+        sync_folder(root / folder)
+
+
+def _write_together(files: tuple[PlannedFile, ...], root: Path, interrupts: Interrupts) -> None:
+    with ExitStack() as opened:
+        streams = []
+        for file in files:
+            interrupts.check()
+            streams.append(opened.enter_context(_new_file(root / file.path, executable=file.executable)))
+            streams[-1].write(file.content)
+            streams[-1].flush()
+            if hasattr(os, "posix_fadvise"):  # begins to write it out, so that one commit of the file system has all
+                os.posix_fadvise(streams[-1].fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        for stream in streams:
+            interrupts.check()
             os.fsync(stream.fileno())
-    for folder in folders:
-        sync_folder(folder)
+
+
+def _new_file(path: Path, *, executable: bool) -> BinaryIO:
+    """A file that was not there, open to be written, with the permissions that the umask leaves."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(path, flags, 0o777 if executable else 0o666), "wb")
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -222,9 +236,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

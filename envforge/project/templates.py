@@ -6,7 +6,6 @@ the fault, an unknown name lists what exists.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from envforge.errors import RequestError
 from envforge.fields import Document, Fields, one_of
 from envforge.jinja import TemplateError
+from envforge.nearest import nearest
 from envforge.project.groups import Group, choose_groups, read_common_groups, read_groups
 from envforge.project.plain_yaml import refuse_tricks
 from envforge.project.questions import Answer, Question, read_questions
@@ -72,10 +72,9 @@ def load_template(root: Path, name: str) -> Template:
     """Read one template; ``RequestError`` for an unknown name, ``TemplateError`` for a damaged manifest."""
     known = list_templates(root)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         raise RequestError(
             f"there is no template {name!r}; templates: {', '.join(f'`{each}`' for each in known) or 'none'}",
-            hint=f"envforge new {(near or known or ('TEMPLATE',))[0]}",
+            hint=f"envforge new {nearest(name, known) or (known or ('TEMPLATE',))[0]}",
             code="no-such-template",
         )
     path = root / name / MANIFEST

@@ -25,6 +25,7 @@ from envforge.project.record import ProjectRecord, dump_into
 from envforge.project.staging import PlannedFile, Swap, TargetError, disk_errors, perform, staging
 from envforge.project.templates import Template
 from envforge.project.textmerge import OnConflict
+from envforge.project.variant_locks import VariantLock, derived_variants
 from envforge.report import Json
 from envforge.select import Selection
 from envforge.spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE, EnvironmentTexts, render_texts
@@ -57,30 +58,63 @@ class Update:
 
     @property
     def is_newer(self) -> bool:
-        """Whether the template, or a wish, gives the project anything that it has not been given before."""
+        """Whether the template, or a wish, gives the project anything that it has not been given before.
+
+        What is given decides: a template's version and commit are not asked.
+        """
         recorded = {name: digest for name, digest in self.before.files if name not in (LOCK_FILE, BASELINE)}
         given = {str(file.path): sha256(file.content).hexdigest() for file in self.rendered}
-        return recorded != given or self._facts(self.before) != self._facts(record_of(self.project, self.rendered))
+        return recorded != given or self._wanted(self.before) != self._wanted(record_of(self.project, self.rendered))
+
+    @property
+    def changes_record(self) -> bool:
+        """Whether the record says anything new, be it only the template's version or commit."""
+        origin, before = self.project.origin, self.before
+        versions = (before.template_version, before.origin.commit)
+        return self.is_newer or versions != (self.project.template.version, origin.commit)
 
     @property
     def lock_texts(self) -> EnvironmentTexts | None:
-        """What the lock has to be made from anew; ``None`` where the lock stays or its input has conflicts."""
+        """What the project's lock has to be made from anew; ``None`` where it stays or its input has conflicts."""
+        return self.changed_texts if (self.folder / LOCK_FILE).is_file() else None
+
+    @property
+    def changed_texts(self) -> EnvironmentTexts | None:
+        """What locks of the project are made from from now on; ``None`` where that stays or has conflicts."""
         changed = [change for change in self.changes if change.path in _LOCKED_FROM and change.after is not None]
-        if not changed or not (self.folder / LOCK_FILE).is_file() or any(change.conflicts for change in changed):
+        if not changed or any(change.conflicts for change in changed):
             return None
         after = {change.path: change.after for change in changed}
         texts = [_text(after.get(path) or read_there(self.folder, path)) for path in _LOCKED_FROM]
         return EnvironmentTexts(environment=texts[0], virtual_packages=texts[1]) if all(texts) else None
 
     @property
-    def lock_is_stale(self) -> bool:
-        """Whether a lock that stays as it is no longer is one of the environment."""
-        changed = any(change.path in _LOCKED_FROM and change.writes for change in self.changes)
-        return changed and (self.folder / LOCK_FILE).is_file()
+    def stale_locks(self) -> tuple[str, ...]:
+        """The locks, of the project and its variants, that do not fit the environment any more if they stay."""
+        if not any(change.path in _LOCKED_FROM and change.writes for change in self.changes):
+            return ()
+        own = (LOCK_FILE,) if (self.folder / LOCK_FILE).is_file() else ()
+        return own + tuple(f"lockfiles/{name}/{LOCK_FILE}" for name in derived_variants(self.folder))
 
-    def _facts(self, record: ProjectRecord) -> ProjectRecord:
-        """What an update may change, without the versions and digests that follow from it."""
-        return replace(record, envforge_version="", files=(), input_sha256="", machine=None)
+    def _wanted(self, record: ProjectRecord) -> ProjectRecord:
+        """What the user chose, without the versions and digests that follow from it."""
+        origin = replace(record.origin, commit="")
+        without = replace(record, envforge_version="", template_version="", files=(), input_sha256="", machine=None)
+        return replace(without, origin=origin)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Locks:
+    """The new locks that come with an update; what is not among them stays."""
+
+    own: str | None = None
+    variants: tuple[VariantLock, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files, relative to the project."""
+        own = () if self.own is None else (LOCK_FILE,)
+        return own + tuple(str(variant.files[-1].path) for variant in self.variants)
 
 
 def plan_update(folder: Path, record: ProjectRecord, opened: Opened, wishes: Wishes) -> Update:
@@ -144,23 +178,24 @@ def _still_valid(question: Question, answer: Answer) -> Answer:
         ) from rule
 
 
-def apply(update: Update, lock_text: str | None) -> bool:
+def apply(update: Update, locks: Locks) -> bool:
     """Bring the update about, or leave everything as it was; says whether anything was written.
 
     Raises ``TargetError`` where a file was edited since it was planned.
     """
     given = (*update.rendered, dump_baseline(update.rendered))
-    lock = () if lock_text is None else (PlannedFile(path=PurePosixPath(LOCK_FILE), content=lock_text.encode()),)
+    lock = () if locks.own is None else (PlannedFile(path=PurePosixPath(LOCK_FILE), content=locks.own.encode()),)
+    variants = tuple(file for variant in locks.variants for file in variant.files)
     record = record_of(update.project, (*given, *lock))
-    if lock_text is None:
+    if locks.own is None:
         former = tuple((name, digest) for name, digest in update.before.files if name == LOCK_FILE)
         record = replace(record, files=tuple(sorted((*record.files, *former))))
     notes = [PlannedFile(path=PurePosixPath(PROJECT_FILE), content=_record_text(update.folder, record)), given[-1]]
-    if not update.is_newer and lock_text is None:
+    if not update.changes_record and locks.own is None:
         notes = []  # the same project: also the version of envforge that wrote the record stays
     files = [change.after for change in update.changes if change.writes and change.after is not None]
     files += [change.beside for change in update.changes if change.beside is not None]
-    wanted = [file for file in (*files, *lock, *notes) if not _is_there(update.folder, file)]
+    wanted = [file for file in (*files, *lock, *variants, *notes) if not _is_there(update.folder, file)]
     removed = _removed(update)
     if not wanted and not removed:
         return False

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
+from envforge.catalogue import PLACEHOLDER
 from envforge.cuda import CPU
 from envforge.lock.download import Downloads
 from envforge.lockfile import LockedPackage
 from envforge.matrix import load_matrix
-from envforge.python_index import PLACEHOLDER
 from envforge.resources import lockfiles_root
 from tools.catalogue.build import Builder, write
 from tools.catalogue.records import CondaRecords, Record, RecordError

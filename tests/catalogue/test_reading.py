@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from envforge.catalogue import CatalogueError, entries, fill, find, read
+from envforge.catalogue import PLACEHOLDER, CatalogueError, entries, fill, find, read
 from envforge.cuda import ComputeCapability, WheelTag
-from envforge.python_index import PLACEHOLDER, PythonIndex
+from envforge.python_index import PythonIndex
 
 INDEX = PythonIndex(
     simple_url="https://index.example/simple", source="a test", files_url="https://index.example/files/"

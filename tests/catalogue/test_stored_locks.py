@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 import pytest
 from packaging.version import Version
 
-from envforge.catalogue import Entry, entries, find, read
+from envforge.catalogue import PLACEHOLDER, Entry, entries, find, read
 from envforge.lock.mapping import NameMapping
 from envforge.lockfile import Lockfile, read_lockfile
 from envforge.matrix import load_matrix
 from envforge.project.templates import list_templates
-from envforge.python_index import PLACEHOLDER, PythonIndex
+from envforge.python_index import PythonIndex
 from envforge.resources import lockfiles_root, templates_root
 from envforge.select.fit import driver_text
 from tools.catalogue.select_target import plan, read_targets

@@ -19,7 +19,7 @@ from rattler.lock import CondaLockedPackage, PypiLockedPackage
 from rattler.package.build_string import BuildString
 
 from envforge import toml
-from envforge.catalogue import entries
+from envforge.catalogue import PLACEHOLDER, entries
 from envforge.cli import main
 from envforge.cli.export import KINDS
 from envforge.errors import EnvforgeError
@@ -29,7 +29,6 @@ from envforge.install.explicit import parse_explicit
 from envforge.install.plan import make_plan
 from envforge.lock.mapping import NameMapping
 from envforge.lockfile import LockedPackage, Lockfile, parse_lockfile, read_lockfile
-from envforge.python_index import PLACEHOLDER
 from tests.exports.locks import CATALOGUE, CHANNEL, CU118, JINJA2, NUMPY, PYTHON, REAL, conda, lock, package
 
 LOCKS = {f"{entry.variant}-{entry.platforms[0]}": entry for entry in entries(CATALOGUE)}

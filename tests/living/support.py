@@ -11,7 +11,7 @@ from envforge.project import Project, plan_project
 from envforge.project.opened import open_template
 from envforge.project.place import place
 from envforge.project.record import Origin, need_project_file
-from envforge.project.update import Update, Wishes, apply, plan_update
+from envforge.project.update import Locks, Update, Wishes, apply, plan_update
 from envforge.spec import render_texts
 from tests.project import builds
 
@@ -84,7 +84,7 @@ class World:
     def update(self, wishes: Wishes | None = None) -> Update:
         """Plan an update and apply it."""
         planned = self.plan(wishes)
-        apply(planned, None)
+        apply(planned, Locks())
         return planned
 
     def write(self, name: str, content: str | bytes) -> None:

@@ -55,6 +55,23 @@ def _commit(world: World, tag: str) -> str:
     return git(world.template, "rev-parse", "HEAD")
 
 
+@pytest.mark.parametrize(
+    ("source", "message", "hint"),
+    [
+        ("demo", "envforge has no template `demo`; the folder of that name is one", "hint: ./demo"),
+        ("./nowhere", "there is no folder `nowhere` to take a template from", "envforge templates new ./nowhere"),
+    ],
+)
+def test_a_folder_that_was_named_wrongly_is_told_how_to_name(
+    world: World, source: str, message: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _new(source) == 2
+
+    told = capsys.readouterr().err
+    assert message in told
+    assert hint in told
+
+
 def test_a_folder_is_a_template_and_is_recorded_relative_to_the_project(world: World) -> None:
     assert _new("./demo") == 0
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from envforge.cli import main
 from envforge.errors import RequestError
 from envforge.project.baseline import BASELINE, BaselineError
 from envforge.project.record import NAME, ProjectFileError, need_project_file
 from envforge.project.staging import TargetError, settle_interrupted
-from envforge.project.update import Wishes, apply
+from envforge.project.update import Locks, Wishes, apply
 from tests.living.support import FILES, LINES, World, actions, made
 from tests.project import builds
 from tests.project.trees import in_child, send, trap
@@ -36,6 +37,32 @@ def test_without_a_change_of_the_template_nothing_is_written(world: World) -> No
     assert not update.is_newer
     assert world.contents() == before
     assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_another_content_under_the_same_version_is_newer(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(world.project)
+    assert main(["update", "--check"]) == 0
+    world.write_template(NEWER, version=1)
+
+    assert main(["update", "--check"]) == 1
+
+    assert "net, from demo 1: something newer is there (" in capsys.readouterr().out
+    assert main(["update"]) == 0
+    assert main(["update", "--check"]) == 0
+
+
+def test_another_version_of_the_same_content_is_not_newer_but_is_recorded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world.project)
+    world.write_template(FILES, version=2)
+
+    assert main(["update", "--check"]) == 0
+    assert main(["update"]) == 0
+
+    assert need_project_file(world.project).template_version == "2"
 
 
 def test_an_unedited_file_takes_the_new_text(world: World) -> None:
@@ -302,7 +329,7 @@ def test_a_lock_is_made_anew_from_the_merged_environment_only(world: World) -> N
     update = world.plan(Wishes(selections=(builds.CU118,)))
     assert update.lock_texts is not None
     assert update.lock_texts.sha256 == update.project.texts.sha256
-    apply(update, "another lock\n")
+    apply(update, Locks(own="another lock\n"))
 
     assert world.read("conda-lock.yml") == "another lock\n"
     assert "conda-lock.yml" in dict(need_project_file(world.project).files)
@@ -373,7 +400,7 @@ def test_a_file_that_is_edited_meanwhile_stops_the_update_and_nothing_changes(wo
     before = world.contents()
 
     with pytest.raises(TargetError, match="was edited while"):
-        apply(planned, None)
+        apply(planned, Locks())
 
     assert world.contents() == before
 

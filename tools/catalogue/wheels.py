@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from envforge import toml
-from envforge.python_index import PLACEHOLDER
+from envforge.catalogue import PLACEHOLDER
 from tools.catalogue.requirements import Requires, report_metadata, torch_requires
 
 HERE = Path(__file__).parent

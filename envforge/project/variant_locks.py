@@ -1,0 +1,77 @@
+"""The locks of a project's variants, made anew for an environment that is about to change.
+
+Enters: the folder of a project, the two texts that it is locked from next, and how to lock. Leaves: the new files of
+each variant, planned; nothing of the project is written here, so that they come with everything else or not at all.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from envforge.project.locking import LockWay
+from envforge.project.staging import PlannedFile
+from envforge.spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE, EnvironmentTexts
+
+if TYPE_CHECKING:
+    from envforge.lock import Step
+
+_FILES = (ENVIRONMENT_FILE, VIRTUAL_PACKAGES_FILE, LOCK_FILE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VariantLock:
+    """One variant with the files that it consists of from now on."""
+
+    name: str
+    files: tuple[PlannedFile, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def derived_variants(folder: Path) -> tuple[str, ...]:
+    """The variants of a project that were derived from its environment.yml; others are their owner's."""
+    if not (folder / "lockfiles").is_dir():
+        return ()
+    from envforge.install.variants import FOLDER, list_variants  # noqa: PLC0415 - most projects have no variants
+    from envforge.variants import HEAD  # noqa: PLC0415 - as above
+
+    sources = {name: folder / FOLDER / name / ENVIRONMENT_FILE for name in list_variants(folder)}
+    texts = {name: path.read_text(encoding="utf-8") for name, path in sources.items() if path.is_file()}
+    return tuple(name for name, text in texts.items() if text.startswith(HEAD))
+
+
+def relock_variants(
+    folder: Path, texts: EnvironmentTexts, way: LockWay, progress: Callable[[Step], None]
+) -> tuple[VariantLock, ...]:
+    """Derive and lock each variant for ``texts``, beside the project; raises where one of them cannot be made."""
+    from envforge.cuda import WheelTag  # noqa: PLC0415 - as above
+    from envforge.install.variants import FOLDER  # noqa: PLC0415 - as above
+    from envforge.lock import LockRequest  # noqa: PLC0415 - as above
+    from envforge.lock.variants import lock_variant  # noqa: PLC0415 - as above
+
+    names = derived_variants(folder)
+    if not names:
+        return ()
+    made = []
+    with tempfile.TemporaryDirectory(prefix="envforge-variants-") as name:
+        aside = Path(name)
+        for file, text in ((ENVIRONMENT_FILE, texts.environment), (VIRTUAL_PACKAGES_FILE, texts.virtual_packages)):
+            (aside / file).write_text(text, encoding="utf-8", newline="\n")
+        request = LockRequest(
+            environment=aside / ENVIRONMENT_FILE,
+            lockfile=aside / LOCK_FILE,
+            conda_exe=way.conda_exe,
+            mirrors=way.mirrors,
+        )
+        for variant in names:
+            place = PurePosixPath(FOLDER, variant)
+            shutil.copytree(folder / place, aside / place)  # a variant keeps the versions that still fit
+            report = lock_variant(request, WheelTag.parse(variant), progress).report
+            paths = [place / file for file in _FILES]
+            files = tuple(PlannedFile(path=path, content=(aside / path).read_bytes()) for path in paths)
+            made.append(VariantLock(name=variant, files=files, warnings=report.warnings))
+    return tuple(made)

@@ -1,0 +1,72 @@
+"""Read the TOML of our own data files, with which most commands start, in a fifth of the usual time.
+
+Enters: the text of a data file. Leaves: what ``toml.loads`` makes of it. Nearly every line of theirs is a remark, a
+header, or a name and a value that JSON reads alike; a text with anything else goes to the whole parser.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_VALUE = re.compile(r'(?:"[^"\\\x7f]*"|true|false|(?:0|[1-9][0-9]*)(?:\.[0-9]+)?|[\[\], ])+')
+
+
+def read_tables(text: str) -> dict[str, Any]:
+    """The tables of a data file; raises ``toml.TOMLDecodeError`` where it is no TOML."""
+    try:
+        return _read_plain(text)
+    except ValueError:
+        from envforge import toml  # noqa: PLC0415 - slow to import, and our own files need it seldom
+
+        return toml.loads(text)
+
+
+def _read_plain(text: str) -> dict[str, Any]:
+    """Raises ValueError where a line is none of the plain ones."""
+    top: dict[str, Any] = {}
+    rows: dict[str, list[Any]] = {}
+    table = top
+    for line in text.split("\n"):
+        if not line or line.startswith("#"):
+            continue
+        if line.startswith("[["):
+            table = _row(line, top, rows)
+        elif line.startswith("["):
+            table = _table(line, top)
+        else:
+            name, _, value = line.partition(" = ")
+            if not _VALUE.fullmatch(value):
+                raise ValueError(line)
+            table[_new(name, table)] = json.loads(value)
+    return top
+
+
+def _row(header: str, top: dict[str, Any], rows: dict[str, list[Any]]) -> dict[str, Any]:
+    """One more table of the array that ``[[name]]`` names."""
+    if not header.endswith("]]"):
+        raise ValueError(header)
+    name, row = header[2:-2], dict[str, Any]()
+    if name not in rows:
+        top[_new(name, top)] = rows[name] = []
+    rows[name].append(row)
+    return row
+
+
+def _table(header: str, top: dict[str, Any]) -> dict[str, Any]:
+    """The new table of ``[name]`` or ``[outer.name]``."""
+    outer, dot, name = header[1:-1].rpartition(".")
+    place = top.setdefault(outer if _NAME.fullmatch(outer) else _new(outer, top), {}) if dot else top
+    if not header.endswith("]") or not isinstance(place, dict):
+        raise ValueError(header)
+    place[_new(name, place)] = table = dict[str, Any]()
+    return table
+
+
+def _new(name: str, table: dict[str, Any]) -> str:
+    """The name, which must be a bare one that the table has not had yet."""
+    if name in table or not _NAME.fullmatch(name):
+        raise ValueError(name)
+    return name

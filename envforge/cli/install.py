@@ -90,12 +90,14 @@ class _Options:
 
     def chosen_lock(self) -> tuple[Path, str]:
         """The lock that is meant, and why where the machine decided it."""
-        from envforge.install import variants
+        from envforge.install.variant_files import list_variants
 
         stated = stated_lock(self.lock, self.variant)
-        if stated is not None or not variants.list_variants(Path()):
+        if stated is not None or not list_variants(Path()):
             return stated or DEFAULT_LOCK, ""
-        choice = variants.choose_variant(Path(), chosen_machine(None))
+        from envforge.install.variants import choose_variant
+
+        choice = choose_variant(Path(), chosen_machine(None))
         return choice.lockfile, f"variant {choice.name}: {choice.reason}"
 
     def where(self) -> Path:
@@ -151,7 +153,6 @@ def install(*, as_json: bool, **options: object) -> None:
     Every file is checked against the lock before it is linked. Interrupted, the next install completes it; an
     environment that matches its lock already is left as it is.
     """
-    from envforge.bundle import read_bundle
     from envforge.install import install as run
     from envforge.install import unfinished
     from envforge.report import success
@@ -159,7 +160,7 @@ def install(*, as_json: bool, **options: object) -> None:
     chosen = _Options(**options)  # type: ignore[arg-type] # click gives each field its type
     began_s = time.monotonic()
     with shown_progress(quiet=as_json) as progress:
-        bundle = read_bundle(chosen.bundle) if chosen.bundle is not None else None
+        bundle = _opened(chosen.bundle)
         lockfile, reason = chosen.bundled_lock(bundle) if bundle is not None else chosen.chosen_lock()
         if reason:
             progress.note(reason)
@@ -179,6 +180,14 @@ def install(*, as_json: bool, **options: object) -> None:
         click.echo(success("install", _to_json(report)))
     else:
         click.echo(_to_words(report, time.monotonic() - began_s))
+
+
+def _opened(bundle: Path | None) -> Bundle | None:
+    if bundle is None:
+        return None
+    from envforge.bundle import read_bundle
+
+    return read_bundle(bundle)
 
 
 def _require_agreement(lockfile: Path) -> None:

@@ -37,7 +37,7 @@ def need_lock(lock: Path | None, variant: str | None, what: str) -> Path:
     Raises where a change of it is half done, and tells of an unfinished environment around here.
     """
     from envforge.errors import RequestError
-    from envforge.install.variants import list_variants
+    from envforge.install.variant_files import list_variants
 
     stated = stated_lock(lock, variant)
     names = () if stated is not None or DEFAULT_LOCK.exists() else list_variants(Path())

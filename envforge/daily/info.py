@@ -22,7 +22,8 @@ from envforge.errors import EnvforgeError
 from envforge.install.journal import read_journal
 from envforge.install.named import named_prefix
 from envforge.install.store import default_root
-from envforge.install.variants import choose_variant, list_locks, list_variants
+from envforge.install.variant_files import list_variants
+from envforge.install.variants import choose_variant, list_locks
 from envforge.machine import Machine
 from envforge.python_index import configured_index, pip_configuration_files, uv_configuration_files
 from envforge.sharing.settings import chosen_catalogue

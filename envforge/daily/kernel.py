@@ -23,7 +23,7 @@ from envforge.daily.prefix import Meant
 from envforge.daily.start import with_scripts
 from envforge.errors import EnvforgeError, OutsideError, RequestError
 from envforge.install.journal import read_journal, write_whole
-from envforge.install.variants import FOLDER as VARIANTS
+from envforge.install.variant_files import FOLDER as VARIANTS
 from envforge.report import Json
 from envforge.spec import ENVIRONMENT_FILE
 

@@ -75,7 +75,7 @@ def unfinished_change(lockfile: Path) -> Unfinished | None:
     anchor = unfinished_beside(lockfile)
     if anchor is None:
         return None
-    from envforge.install.variants import FOLDER as VARIANTS  # noqa: PLC0415 - they bring the matrix, which `run` does not need
+    from envforge.install.variant_files import FOLDER as VARIANTS  # noqa: PLC0415 - only where something is half done
     from envforge.spec import ENVIRONMENT_FILE  # noqa: PLC0415 - as above
 
     words = []

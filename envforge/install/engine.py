@@ -49,13 +49,13 @@ def _run(request: InstallRequest, plan: Plan, progress: Progress, before: Journa
     from envforge.install.cached import Reader  # noqa: PLC0415 - a prefix that matches needs no threads
 
     with Reader(Store((request.cache or default_root()).absolute())) as reader:
+        if before is None:
+            reader.begin((*plan.conda, *plan.wheels))
         machine = None
         if request.machine is not None:
             from envforge.install.needs import asks_driver  # noqa: PLC0415 - nor the facts of select
 
             machine = reader.beside(partial(request.machine, driver=asks_driver(plan)))
-        if before is None:
-            reader.begin((*plan.conda, *plan.wheels))
         from envforge.install.steps import Installation  # noqa: PLC0415 - a prefix that matches needs no rattler
 
         return Installation(

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import rattler
@@ -31,15 +31,17 @@ from envforge.install.values import InstallRequest, Progress
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Archive:
-    """A checked conda archive with its record, noarch and all, as the archive itself says.
+    """A checked conda archive with its record, noarch and all.
 
-    ``unpacked`` is where rattler unpacks it; ``stands`` says that what lies there was seen whole and has not changed.
+    ``unpacked`` is where rattler unpacks it. ``is_claimed`` says that the record was found there, and not yet whether
+    what lies there was seen whole and has not changed: ``link`` looks, and then knows whether it ``stands``.
     """
 
     item: Fetched
     record: rattler.RepoDataRecord
     unpacked: Path
-    stands: bool
+    is_claimed: bool
+    stands: bool = False
 
 
 def read_archives(fetched: Iterable[Fetched], store: Store, *, reread: bool = False) -> tuple[Archive, ...]:
@@ -53,19 +55,37 @@ def read_archives(fetched: Iterable[Fetched], store: Store, *, reread: bool = Fa
 
 async def _read(item: Fetched, store: Store, *, reread: bool) -> Archive:
     unpacked = store.conda / record_name(item.artifact)
-    stands = not reread and folder_stands(unpacked, item.path)
+    claimed = None if reread else _claimed_record(item, unpacked)
+    if claimed is not None and _is_locked(claimed, item):
+        return Archive(item=item, record=claimed, unpacked=unpacked, is_claimed=True)
+    return Archive(item=item, record=await _own_record(item), unpacked=unpacked, is_claimed=False)
+
+
+def _claimed_record(item: Fetched, unpacked: Path) -> rattler.RepoDataRecord | None:
+    """The record as it was unpacked; None where the archive's sha256, which belongs into it, was not read."""
+    digest = item.artifact.digest
+    if digest.algorithm != "sha256":
+        return None
+    size = item.path.stat().st_size
     try:
-        record = _kept_record(item, unpacked) if stands else None
-        if record is None:
-            record = await rattler.RepoDataRecord.from_package_archive(item.path)
+        record = rattler.PackageRecord.from_index_json(unpacked / "info" / "index.json", size=size, sha256=digest.hex)
+    except (OSError, ValueError):
+        return None
+    return rattler.RepoDataRecord(record, item.path.name, item.path.as_uri(), item.path.parent.as_uri())
+
+
+async def _own_record(item: Fetched) -> rattler.RepoDataRecord:
+    """The record that is in the archive; raises ``EnvforgeError`` where that is not the package of the lock."""
+    try:
+        record = await rattler.RepoDataRecord.from_package_archive(item.path)
     except (ExtractError, OSError, ValueError) as error:
         raise EnvforgeError(
             f"`{item.artifact.file_name}` has the checksum of the lock but no readable record: {_causes(error)}",
             hint="the publisher's file is broken: lock another build of it",
             code="archive-damaged",
         ) from error
-    locked = item.artifact.package
-    if record.name.normalized != locked.name or str(record.version) != locked.version:
+    if not _is_locked(record, item):
+        locked = item.artifact.package
         raise EnvforgeError(
             f"`{item.artifact.file_name}` says that it is `{record.name.normalized} {record.version}`; "
             f"the lock says `{locked.name} {locked.version}`",
@@ -74,17 +94,20 @@ async def _read(item: Fetched, store: Store, *, reread: bool) -> Archive:
         )
     if item.artifact.digest.algorithm == "md5":
         record.md5 = bytes.fromhex(item.artifact.digest.hex)
-    return Archive(item=item, record=record, unpacked=unpacked, stands=stands)
+    return record
 
 
-def _kept_record(item: Fetched, unpacked: Path) -> rattler.RepoDataRecord | None:
-    """The record as it was unpacked; None where the archive's sha256, which belongs into it, was not read."""
-    digest = item.artifact.digest
-    if digest.algorithm != "sha256":
-        return None
-    size = item.path.stat().st_size
-    record = rattler.PackageRecord.from_index_json(unpacked / "info" / "index.json", size=size, sha256=digest.hex)
-    return rattler.RepoDataRecord(record, item.path.name, item.path.as_uri(), item.path.parent.as_uri())
+def _is_locked(record: rattler.RepoDataRecord, item: Fetched) -> bool:
+    locked = item.artifact.package
+    return (record.name.normalized, str(record.version)) == (locked.name, locked.version)
+
+
+async def _looked_at(archive: Archive, request: InstallRequest) -> Archive:
+    """The archive, with what can be said of its unpacked files; what does not stand claims nothing."""
+    stands = not request.reread and folder_stands(archive.unpacked, archive.item.path)
+    if stands or not archive.is_claimed:
+        return replace(archive, stands=stands)
+    return replace(archive, record=await _own_record(archive.item), is_claimed=False)
 
 
 def link(
@@ -94,10 +117,9 @@ def link(
 
     ``progress`` has begun a step that counts packages.
     """
-    chosen = tuple(archives)
     began_ns = time.time_ns()
     try:
-        asyncio.run(_link(chosen, frozenset(removed), store, request, progress))
+        chosen = asyncio.run(_link(tuple(archives), frozenset(removed), store, request, progress))
     except (InstallerError, LinkError, OSError) as error:
         raise OutsideError(
             f"linking into `{request.prefix}` failed: {_causes(error)}",
@@ -111,8 +133,10 @@ def link(
 
 
 async def _link(
-    archives: tuple[Archive, ...], removed: frozenset[str], store: Store, request: InstallRequest, progress: Progress
-) -> None:
+    claimed: tuple[Archive, ...], removed: frozenset[str], store: Store, request: InstallRequest, progress: Progress
+) -> tuple[Archive, ...]:
+    """Link, and return what was linked as it was found."""
+    archives = tuple([await _looked_at(archive, request) for archive in claimed])
     names = {archive.record.name.normalized for archive in archives}
     installed = read_records(request.prefix)
     kept = [record for record in installed if record.name.normalized not in names | removed]
@@ -130,6 +154,7 @@ async def _link(
         reporter=_Reporter(progress),  # type: ignore[abstract] # its methods are optional
         show_progress=False,
     )
+    return archives
 
 
 def read_records(prefix: Path, name: str = "") -> tuple[rattler.PrefixRecord, ...]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from stat import S_ISDIR, S_ISLNK
 from typing import NamedTuple
 
 from envforge.install.journal import write_whole
@@ -19,7 +18,7 @@ from envforge.install.journal import write_whole
 _TICK_NS = 20_000_000  # twice the coarsest tick of Linux (HZ=100)
 _COARSE_NS = 2_000_000_000  # of file systems that keep whole seconds
 _SECOND_NS = 1_000_000_000
-_SCHEMA = "envforge seen 1"
+_SCHEMA = "envforge seen 2"
 
 
 class Seen(NamedTuple):
@@ -45,38 +44,41 @@ def folder_stands(folder: Path, archive: Path) -> bool:
     """Whether every file of an unpacked conda package is the one that was seen last; False where none was."""
     try:
         noted = mark(archive).read_text(encoding="ascii")
-        return noted == _noted(_listing(folder))
+        return noted == _noted(_listing(folder)[0])
     except (OSError, UnicodeDecodeError):
         return False
 
 
 def note_folder(folder: Path, archive: Path, whole_at_ns: int) -> None:
     """Note an unpacked package that was whole at ``whole_at_ns``; nothing where a file may have changed since."""
-    rows = list(_listing(folder))
-    times = [row[2] for row in rows]
-    if max(times, default=0) < settled_before(times, whole_at_ns):
+    rows, times_ns = _listing(folder)
+    if max(times_ns, default=0) < settled_before(times_ns, whole_at_ns):
         _write(mark(archive), _noted(rows))
 
 
-def _listing(folder: Path) -> Iterator[tuple[str, int, int, int, int, str]]:
-    """Path, size, time of change, inode, mode and target of everything below a folder but folders."""
-    waiting = [("", str(folder))]
+def _listing(folder: Path) -> tuple[list[str], list[int]]:
+    """A row for each file below a folder (path, target, size, time of change, inode, mode), and their times of change.
+
+    Plain calls and texts: an environment has tens of thousands of files.
+    """
+    rows, times_ns, waiting = [], [], [("", str(folder))]
     while waiting:
         beginning, place = waiting.pop()
         with os.scandir(place) as entries:
             for entry in entries:
-                state = entry.stat(follow_symlinks=False)
-                if S_ISDIR(state.st_mode):
+                if entry.is_dir(follow_symlinks=False):
                     waiting.append((f"{beginning}{entry.name}/", entry.path))
                     continue
-                is_link = S_ISLNK(state.st_mode)
-                target = os.readlink(entry.path) if is_link else ""  # noqa: PTH115 - a Path for each is slow
-                name = beginning + entry.name
-                yield name, state.st_size, state.st_mtime_ns, state.st_ino, state.st_mode, target
+                state = entry.stat(follow_symlinks=False)
+                target = os.readlink(entry.path) if entry.is_symlink() else ""  # noqa: PTH115 - as said above
+                facts = f"{state.st_size} {state.st_mtime_ns} {state.st_ino} {state.st_mode}"
+                rows.append(f"{beginning}{entry.name}\0{target}\0{facts}")
+                times_ns.append(state.st_mtime_ns)
+    return rows, times_ns
 
 
-def _noted(rows: Iterable[tuple[str, int, int, int, int, str]]) -> str:
-    text = "\n".join(map(repr, sorted(rows)))
+def _noted(rows: list[str]) -> str:
+    text = "\0\0".join(sorted(rows))
     return f"{_SCHEMA}\n{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()}\n"
 
 

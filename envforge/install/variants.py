@@ -9,18 +9,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.version import Version
-
 from envforge.cuda import WheelTag
 from envforge.errors import EnvforgeError, RequestError
 from envforge.install.explicit import read_any_lock
 from envforge.install.needs import Needs, concerns, describe, read_needs, unmet
 from envforge.install.plan import make_plan
+from envforge.install.variant_files import FOLDER, LOCK_NAME, list_variants, order_of
 from envforge.machine import Machine
 from envforge.matrix import Matrix, load_matrix
-
-FOLDER = "lockfiles"
-LOCK_NAME = "conda-lock.yml"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,11 +41,6 @@ class _Candidate:
         """Its name, with its file where that is the project's own lock."""
         own = self.lockfile.parent.parent.name != FOLDER and self.name != LOCK_NAME
         return f"{self.name} ({LOCK_NAME})" if own else self.name
-
-
-def list_variants(project: Path) -> tuple[str, ...]:
-    """The names in ``lockfiles/``: CUDA newest first, then the others, ``cpu`` last."""
-    return tuple(sorted((path.parent.name for path in project.glob(f"{FOLDER}/*/{LOCK_NAME}")), key=_order))
 
 
 def list_locks(project: Path, platform: str) -> tuple[str, ...]:
@@ -103,7 +94,7 @@ def _candidates(project: Path, platform: str, matrix: Matrix) -> Iterator[_Candi
     own = project / LOCK_NAME
     known = [_candidate(None, own, platform, matrix)] if own.exists() else []
     names = [*((one.name, one) for one in known), *((name, None) for name in list_variants(project))]
-    for name, read in sorted(names, key=lambda each: _order(each[0])):
+    for name, read in sorted(names, key=lambda each: order_of(each[0])):
         yield read or _candidate(name, project / FOLDER / name / LOCK_NAME, platform, matrix)
 
 
@@ -125,13 +116,3 @@ def _build_name(needs: Needs) -> str | None:
 
 def _said(head: str, passed_over: Iterable[str]) -> str:
     return "; ".join([head, *(f"not {reason}" for reason in passed_over)])
-
-
-def _order(name: str) -> tuple[int, Version, str]:
-    try:
-        tag = WheelTag.parse(name)
-    except ValueError:
-        return (1, Version("0"), name)
-    if tag.cuda is None:
-        return (2, Version("0"), name)
-    return (0, Version(f"{1000 - tag.cuda.major}.{1000 - tag.cuda.minor}"), name)

@@ -14,7 +14,7 @@ from envforge.cuda import WheelTag
 from envforge.errors import EnvforgeError
 from envforge.install.needs import describe, read_needs
 from envforge.install.plan import make_plan
-from envforge.install.variants import FOLDER, LOCK_NAME, list_variants
+from envforge.install.variant_files import FOLDER, LOCK_NAME, list_variants
 from envforge.lock.agreement import Difference, check
 from envforge.lock.locking import make
 from envforge.lock.request import VIRTUAL_PACKAGES, LockReport, LockRequest, Progress

@@ -36,7 +36,7 @@ def derived_variants(folder: Path) -> tuple[str, ...]:
     """The variants of a project that were derived from its environment.yml; others are their owner's."""
     if not (folder / "lockfiles").is_dir():
         return ()
-    from envforge.install.variants import FOLDER, list_variants  # noqa: PLC0415 - most projects have no variants
+    from envforge.install.variant_files import FOLDER, list_variants  # noqa: PLC0415 - most projects have no variants
     from envforge.variants import HEAD  # noqa: PLC0415 - as above
 
     sources = {name: folder / FOLDER / name / ENVIRONMENT_FILE for name in list_variants(folder)}
@@ -49,7 +49,7 @@ def relock_variants(
 ) -> tuple[VariantLock, ...]:
     """Derive and lock each variant for ``texts``, beside the project; raises where one of them cannot be made."""
     from envforge.cuda import WheelTag  # noqa: PLC0415 - as above
-    from envforge.install.variants import FOLDER  # noqa: PLC0415 - as above
+    from envforge.install.variant_files import FOLDER  # noqa: PLC0415 - as above
     from envforge.lock import LockRequest  # noqa: PLC0415 - as above
     from envforge.lock.variants import lock_variant  # noqa: PLC0415 - as above
 

@@ -17,8 +17,8 @@ from envforge.daily.unfinished import check_usable
 from envforge.errors import EnvforgeError
 from envforge.install.explicit import parse_any_lock
 from envforge.install.journal import read_journal
-from envforge.install.variants import FOLDER as VARIANTS
-from envforge.install.variants import LOCK_NAME, list_variants
+from envforge.install.variant_files import FOLDER as VARIANTS
+from envforge.install.variant_files import LOCK_NAME, list_variants
 from envforge.lockfile import Lockfile, LockfileError
 from envforge.probe import World
 from envforge.probe.system import conda_subdir

@@ -13,7 +13,8 @@ from envforge.errors import EnvforgeError
 from envforge.install.explicit import read_any_lock
 from envforge.install.needs import concerns, describe, read_needs, unmet
 from envforge.install.plan import Plan, make_plan
-from envforge.install.variants import choose_variant, list_variants, variant_lock
+from envforge.install.variant_files import list_variants
+from envforge.install.variants import choose_variant, variant_lock
 from envforge.lockfile import LockedPackage, Lockfile
 from envforge.machine import Driver, Machine
 from envforge.machine.profiles import load_machine

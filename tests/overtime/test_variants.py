@@ -9,7 +9,8 @@ import pytest
 
 from envforge.cuda import WheelTag
 from envforge.errors import EnvforgeError
-from envforge.install.variants import choose_variant, list_variants
+from envforge.install.variant_files import list_variants
+from envforge.install.variants import choose_variant
 from envforge.lockfile import read_lockfile
 from envforge.machine.profiles import load_machine
 from envforge.matrix import load_matrix

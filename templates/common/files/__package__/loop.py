@@ -108,7 +108,9 @@ def _resume(training: Training, checkpoints: Checkpoints, say: Say) -> int | Non
         say(f"no checkpoint in `{checkpoints.folder}`: starting anew")
         return None
     training.load_state(state)
-    say(f"resumed after update {training.update} (epoch {training.order.epoch + 1})")
+    is_done = training.update >= training.total_updates
+    where = "the last: nothing is left to train" if is_done else f"epoch {training.order.epoch + 1}"
+    say(f"resumed after update {training.update} ({where})")
     return training.update
 
 

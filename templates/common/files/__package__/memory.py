@@ -52,7 +52,7 @@ def fitting_batch(
     found = _largest(build(config, device, precision), effective)
     if found == 0:
         raise ProjectError("out of memory even with one sample", hint="a smaller model, or smaller inputs")
-    say(f"auto batch: {found} samples at a time, {effective // found} times in one update of {effective}")
+    say(f"auto batch: {found} samples at a time, {effective} in each update")
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

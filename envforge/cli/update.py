@@ -129,7 +129,7 @@ def _run(request: UpdateOptions) -> bool:
         written=written, dry_run=request.dry_run, no_lock=request.lock.no_lock, as_json=request.as_json
     )
     update_report.say(planned, locks, told)
-    return any(change.conflicts for change in planned.changes)
+    return bool(planned.unresolved) or any(change.conflicts for change in planned.changes)
 
 
 def _wishes(request: UpdateOptions, record: ProjectRecord) -> Wishes:

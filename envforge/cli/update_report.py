@@ -47,6 +47,7 @@ def say(update: Update, locks: Locks, told: Told) -> None:
             "lock": "renewed" if LOCK_FILE in locks.paths else "to-renew" if LOCK_FILE in stale else "kept",
             "locks_renewed": [*locks.paths],
             "locks_to_renew": [*stale],
+            "unresolved": [*update.unresolved],
             **_facts(update),
         }
         click.echo(success("update", result))
@@ -54,6 +55,8 @@ def say(update: Update, locks: Locks, told: Told) -> None:
     if not told.written and not (told.dry_run and (update.is_newer or update.changes)):
         click.echo(f"{_head(update)}: up to date, nothing changed")
         _say_changes(update)
+        for path in update.unresolved:
+            click.echo(f"warning: `{path}` still has both sides of a conflict: look for <<<<<<<", err=True)
         return
     verb = "would be updated" if told.dry_run else "updated"
     click.echo(f"{_head(update)}: {verb}\n")

@@ -62,6 +62,13 @@ def merge_text(base: bytes, mine: bytes, new: bytes, on_conflict: OnConflict) ->
     return Merged(content=ours, conflicts=conflicts, rejected=_patch(ours, theirs))
 
 
+def has_conflict(content: bytes) -> bool:
+    """Whether both sides of a conflict still stand in a file, between the marks that ``merge_text`` makes."""
+    return all(
+        re.search(rb"(?m)^" + mark, content) for mark in (rb"<<<<<<< yours\r?$", rb">>>>>>> the template now\r?$")
+    )
+
+
 def same_text(mine: bytes, other: bytes) -> bool:
     """Whether two files are the same but for the line ends of Windows, which git puts into a checkout there."""
     return mine == other or (_has_other_line_ends(mine, other) and mine.replace(b"\r\n", b"\n") == other)

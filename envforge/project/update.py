@@ -24,7 +24,7 @@ from envforge.project.record import NAME as PROJECT_FILE
 from envforge.project.record import ProjectRecord, dump_into
 from envforge.project.staging import PlannedFile, Swap, TargetError, disk_errors, perform, staging
 from envforge.project.templates import Template
-from envforge.project.textmerge import OnConflict
+from envforge.project.textmerge import OnConflict, has_conflict
 from envforge.project.variant_locks import VariantLock, derived_variants
 from envforge.report import Json
 from envforge.select import Selection
@@ -65,6 +65,12 @@ class Update:
         recorded = {name: digest for name, digest in self.before.files if name not in (LOCK_FILE, BASELINE)}
         given = {str(file.path): sha256(file.content).hexdigest() for file in self.rendered}
         return recorded != given or self._wanted(self.before) != self._wanted(record_of(self.project, self.rendered))
+
+    @property
+    def unresolved(self) -> tuple[str, ...]:
+        """The files in which both sides of a conflict stand now, of this update or an earlier one."""
+        found = ((file.path, read_there(self.folder, file.path)) for file in self.rendered)
+        return tuple(str(path) for path, there in found if there is not None and has_conflict(there.content))
 
     @property
     def changes_record(self) -> bool:

@@ -394,6 +394,25 @@ def test_what_a_dry_run_and_a_conflict_say(world: World, capsys: pytest.CaptureF
     assert main(["update", "--directory", "net"]) == 0
 
 
+def test_a_conflict_that_was_not_settled_is_told_by_the_next_update(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _new("./demo") == 0
+    world.write("README", "mine\n")
+    world.write_template({**FILES, "README": b"theirs\n"}, version=2)
+    assert main(["update", "--directory", "net"]) == 1
+    capsys.readouterr()
+
+    assert main(["update", "--directory", "net"]) == 1
+    said = capsys.readouterr()
+    assert "up to date" in said.out
+    assert "`README` still has both sides of a conflict" in said.err
+
+    world.write("README", "mine and theirs\n")
+    assert main(["update", "--directory", "net"]) == 0
+    assert "conflict" not in capsys.readouterr().err
+
+
 def test_another_cuda_is_chosen_for_the_recorded_machine(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["new", "./demo", "net", "--machine", "a10g", "--cuda", "11.8", "--no-lock"]) == 0
 

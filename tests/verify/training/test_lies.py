@@ -154,7 +154,7 @@ def _narrow(project: Path) -> Path:
     path = project / PACKAGE / "train.py"
     text = path.read_text(encoding="utf-8")
     assert "learning_rate=4e-3," in text
-    path.write_text(text.replace("learning_rate=4e-3,", "learning_rate=1e-2,\n        width=8,"), encoding="utf-8")
+    path.write_text(text.replace("learning_rate=4e-3,", "learning_rate=1e-2, width=8,"), encoding="utf-8")
     return project
 
 

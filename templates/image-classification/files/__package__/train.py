@@ -60,8 +60,9 @@ SMOKE = Limits(reach=0.9, control=0.3)  # measured with five seeds: accuracy 0.9
 
 def smoke_config(*, shuffled: bool, **place: Any) -> Config:
     """The real model and real digits, for seconds instead of minutes; ``place``: device, precision and run_dir."""
-    quick: Any = {"max_updates": 60, "batch_size": 24, "learning_rate": 4e-3, "log_every": 5}
-    return Config(**place, **quick, shuffle_labels=shuffled, shift=0)
+    return Config(
+        **place, shuffle_labels=shuffled, shift=0, max_updates=60, batch_size=24, learning_rate=4e-3, log_every=5
+    )
 
 
 if __name__ == "__main__":

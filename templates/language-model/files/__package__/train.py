@@ -89,8 +89,16 @@ SMOKE = Limits(reach=4.2, control=4.6, loss_ratio=1.8, shuffled="text")
 
 def smoke_config(*, shuffled: bool, **place: Any) -> Config:
     """A small model and real text, for seconds instead of minutes; ``place``: device, precision and run_dir."""
-    quick: Any = {"max_updates": 200, "batch_size": 16, "learning_rate": 1e-2, "log_every": 5}
-    return Config(**place, **quick, shuffle_text=shuffled, size="nano", context=32)
+    return Config(
+        **place,
+        shuffle_text=shuffled,
+        size="nano",
+        context=32,
+        max_updates=200,
+        batch_size=16,
+        learning_rate=1e-2,
+        log_every=5,
+    )
 
 
 if __name__ == "__main__":

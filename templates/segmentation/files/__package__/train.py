@@ -109,8 +109,17 @@ SMOKE = Limits(reach=0.75, control=0.5, loss_ratio=2.5, shuffled="masks")
 
 def smoke_config(*, shuffled: bool, **place: Any) -> Config:
     """The real model and real coins, for seconds instead of minutes; ``place``: device, precision and run_dir."""
-    quick: Any = {"max_updates": 80, "batch_size": 8, "learning_rate": 1e-2, "log_every": 5}
-    return Config(**place, **quick, shuffle_labels=shuffled, crop=32, width=8, flip=False)
+    return Config(
+        **place,
+        shuffle_labels=shuffled,
+        crop=32,
+        width=8,
+        flip=False,
+        max_updates=80,
+        batch_size=8,
+        learning_rate=1e-2,
+        log_every=5,
+    )
 
 
 if __name__ == "__main__":

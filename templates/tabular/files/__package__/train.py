@@ -126,8 +126,16 @@ SMOKE = Limits(reach=0.88, control=0.8, shuffled="targets")
 
 def smoke_config(*, shuffled: bool, **place: Any) -> Config:
     """The real model and real tumours, for seconds instead of minutes; ``place``: device, precision and run_dir."""
-    quick: Any = {"max_updates": 60, "batch_size": 32, "learning_rate": 1e-3, "log_every": 5}
-    return Config(**place, **quick, shuffle_labels=shuffled, width=64, dropout=0.0)
+    return Config(
+        **place,
+        shuffle_labels=shuffled,
+        width=64,
+        dropout=0.0,
+        max_updates=60,
+        batch_size=32,
+        learning_rate=1e-3,
+        log_every=5,
+    )
 
 
 if __name__ == "__main__":

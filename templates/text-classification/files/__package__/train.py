@@ -64,8 +64,17 @@ SMOKE = Limits(reach=0.55, control=0.35, loss_ratio=1.8)  # five seeds: 0.66 to 
 
 def smoke_config(*, shuffled: bool, **place: Any) -> Config:
     """The real model and real texts, for seconds instead of minutes; ``place``: device, precision and run_dir."""
-    quick: Any = {"max_updates": 80, "batch_size": 32, "learning_rate": 1e-2, "log_every": 5}
-    return Config(**place, **quick, shuffle_labels=shuffled, dropout=0.0, model="nano", context=64)
+    return Config(
+        **place,
+        shuffle_labels=shuffled,
+        dropout=0.0,
+        model="nano",
+        context=64,
+        max_updates=80,
+        batch_size=32,
+        learning_rate=1e-2,
+        log_every=5,
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -15,15 +16,17 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _T = TypeVar("_T")
+_SWITCH_S = 0.0005  # a thread that waits for each of its blocks behind busy imports would read almost nothing
 
 
 class Reader:
-    """Reads cached files in threads, for the time of a ``with`` block: early those that are named early."""
+    """Reads the files of a cache in threads, for the time of a ``with`` block: early those that are named early."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self.store = store
         self._pool = ThreadPoolExecutor(1 + (os.cpu_count() or 1), thread_name_prefix="read")
         self._digests: dict[Artifact, Future[Digest | None]] = {}
+        self._switch_s = _SWITCH_S
 
     def begin(self, artifacts: Iterable[Artifact]) -> None:
         """Start to read; the large files first, so that none is left for the end."""
@@ -44,19 +47,22 @@ class Reader:
         return self._pool.submit(work).result
 
     def _size(self, artifact: Artifact) -> int:
-        path = self._store.path(artifact)
+        path = self.store.path(artifact)
         return path.stat().st_size if path.is_file() else -1
 
     def _read(self, artifact: Artifact) -> Digest | None:
         try:
-            return digest_of(self._store.path(artifact), artifact.digest)
+            return digest_of(self.store.path(artifact), artifact.digest)
         except FileNotFoundError:
             return None
 
     def __enter__(self) -> Self:
+        self._switch_s = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_S)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        sys.setswitchinterval(self._switch_s)
         self._pool.shutdown(wait=kind is None, cancel_futures=True)

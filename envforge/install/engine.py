@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from envforge.errors import EnvforgeError
+from envforge.install.cached import Reader
 from envforge.install.explicit import read_any_lock
 from envforge.install.holding import held
 from envforge.install.journal import FOLDER, Journal, journal_path, read_journal
@@ -32,35 +33,41 @@ def run(request: InstallRequest, progress: Progress) -> InstallReport:
         progress.note(f"warning: {warning}")
     _refuse_foreign(request)
     existed = prefix.exists()
-    try:
-        with held(prefix, progress):
-            before = read_journal(prefix)
-            if before is not None and not request.reinstall and _matches(before, plan, prefix):
-                return _unchanged(request, plan)
-            with in_use((request.cache or default_root()).absolute()):
-                return _run(request, plan, progress, before)
-    except BaseException:
-        _leave_no_trace(prefix, existed=existed)
-        raise
+    with _reader(request, plan) as reader:
+        try:
+            with held(prefix, progress):
+                before = read_journal(prefix)
+                if before is not None and not request.reinstall and _matches(before, plan, prefix):
+                    return _unchanged(request, plan)
+                with in_use(reader.store.root):
+                    return _run(request, plan, progress, before, reader)
+        except BaseException:
+            _leave_no_trace(prefix, existed=existed)
+            raise
 
 
-def _run(request: InstallRequest, plan: Plan, progress: Progress, before: Journal | None) -> InstallReport:
-    """Take the steps; what is slow for other reasons than Python's own work begins at once, beside the imports."""
-    from envforge.install.cached import Reader  # noqa: PLC0415 - a prefix that matches needs no threads
+def _reader(request: InstallRequest, plan: Plan) -> Reader:
+    """Who reads the cached files; in a new prefix at once, beside the imports and all else that is slow here."""
+    reader = Reader(Store((request.cache or default_root()).absolute()))
+    if not journal_path(request.prefix).exists():
+        reader.begin((*plan.conda, *plan.wheels))
+    return reader
 
-    with Reader(Store((request.cache or default_root()).absolute())) as reader:
-        if before is None:
-            reader.begin((*plan.conda, *plan.wheels))
-        machine = None
-        if request.machine is not None:
-            from envforge.install.needs import asks_driver  # noqa: PLC0415 - nor the facts of select
 
-            machine = reader.beside(partial(request.machine, driver=asks_driver(plan)))
-        from envforge.install.steps import Installation  # noqa: PLC0415 - a prefix that matches needs no rattler
+def _run(
+    request: InstallRequest, plan: Plan, progress: Progress, before: Journal | None, reader: Reader
+) -> InstallReport:
+    """Take the steps."""
+    machine = None
+    if request.machine is not None:
+        from envforge.install.needs import asks_driver  # noqa: PLC0415 - a prefix that matches needs no facts of select
 
-        return Installation(
-            request=request, plan=plan, progress=progress, before=before, reader=reader, machine=machine
-        ).run()
+        machine = reader.beside(partial(request.machine, driver=asks_driver(plan)))
+    from envforge.install.steps import Installation  # noqa: PLC0415 - nor rattler
+
+    return Installation(
+        request=request, plan=plan, progress=progress, before=before, reader=reader, machine=machine
+    ).run()
 
 
 def _leave_no_trace(prefix: Path, *, existed: bool) -> None:

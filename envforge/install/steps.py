@@ -225,10 +225,9 @@ def _minor(version: str | None) -> tuple[str, ...]:
 
 def _scripts(prefix: Path, todo: Changes) -> tuple[str, ...]:
     """The packages that have a link script which was not run."""
-    names = (artifact.package.name for artifact in todo.conda)
     places = (("bin", "sh"), ("Scripts", "bat"))
+    found = {path.name for folder, end in places for path in (prefix / folder).glob(f".*-link.{end}")}
+    names = (artifact.package.name for artifact in todo.conda)
     return tuple(
-        name
-        for name in names
-        if any((prefix / folder / f".{name}-{kind}.{end}").exists() for folder, end in places for kind in _SCRIPTS)
+        name for name in names if any(f".{name}-{kind}.{end}" in found for _, end in places for kind in _SCRIPTS)
     )

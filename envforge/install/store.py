@@ -74,10 +74,11 @@ def default_root() -> Path:
 
 def digest_of(path: Path, wanted: Digest) -> Digest:
     """The checksum of a file, by the algorithm of ``wanted``."""
-    hasher = new_hasher(wanted)
-    with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            hasher.update(block)
+    hasher, block = new_hasher(wanted), bytearray(_BLOCK)
+    view = memoryview(block)
+    with path.open("rb", buffering=0) as stream:
+        while length := stream.readinto(block):
+            hasher.update(view[:length])
     return Digest(algorithm=wanted.algorithm, hex=hasher.hexdigest())
 
 

@@ -12,6 +12,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -249,8 +250,8 @@ def _forget_origin(site: Site, item: Fetched) -> None:
     note, record = info / "uv_cache.json", info / "RECORD"
     if not note.exists():
         return
-    rows = record.read_text(encoding="utf-8").splitlines(keepends=True)
-    write_whole(record, "".join(row for row in rows if f"{info.name}/uv_cache.json," not in row).encode())
+    row = re.compile(rf"^{re.escape(info.name)}/uv_cache\.json,.*\r?\n".encode(), re.MULTILINE)
+    write_whole(record, row.sub(b"", record.read_bytes(), count=1), synced=False)  # as uv leaves all that it writes
     note.unlink()
 
 

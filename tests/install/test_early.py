@@ -17,6 +17,7 @@ from envforge.install.link import read_archives
 from envforge.install.plan import make_plan
 from envforge.install.site import pip_installed
 from envforge.install.store import Store
+from envforge.install.wheels import Batch, Site, stand_alone
 from tests.install.support import LockWriter, Noted, Place, tree
 from tests.support.channel import SITE_PACKAGES, SUBDIR, Channel, text_package
 from tests.support.loopback import Loopback
@@ -49,6 +50,35 @@ def test_a_wheel_wins_over_a_conda_package_that_brings_its_library_under_another
     assert sorted(path.name for path in site.glob("tool-*")) == ["tool-1.0.dist-info"]
     assert "tool at work" in (site / "tool" / "__init__.py").read_text()
     assert pip_installed(place.prefix) == {"tool"}
+
+
+@pytest.mark.parametrize(
+    ("found", "alone"),
+    [
+        ({"tool-1.0": "uv"}, True),
+        ({"tool-1.0": "uv", "other-2.0": "conda"}, True),
+        ({"tool-1.0": "conda"}, False),
+        ({"tool-1.0": "uv", "tool-0.9": "conda"}, False),
+        ({"other-2.0": "uv"}, False),
+    ],
+)
+def test_a_wheel_stands_alone_where_uv_alone_has_installed_it(
+    found: dict[str, str], *, alone: bool, channel: Channel, lock: LockWriter, tmp_path: Path
+) -> None:
+    wheel = channel.folder / "wheels" / "tool-1.0-py3-none-any.whl"
+    lockfile = lock.conda(channel.packages["python"]).wheel(wheel).write(tmp_path / "conda-lock.yml")
+    plan = make_plan(read_any_lock(lockfile, SUBDIR), SUBDIR, lockfile)
+    for name, installer in found.items():
+        info = tmp_path / "site" / f"{name}.dist-info"
+        info.mkdir(parents=True)
+        (info / "INSTALLER").write_text(installer, encoding="utf-8")
+    batch = Batch(
+        wheels=tuple(Fetched(artifact=artifact, path=wheel, downloaded_bytes=0) for artifact in plan.wheels),
+        site=Site(prefix=tmp_path, packages=tmp_path / "site", program=tmp_path / "python"),
+        store=Store(tmp_path / "cache"),
+        progress=Noted(),
+    )
+    assert stand_alone(batch) is alone
 
 
 def test_wheels_beside_the_conda_packages_give_the_same_files_as_wheels_after_them(

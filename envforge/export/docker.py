@@ -67,6 +67,6 @@ ENV PATH={prefix}/bin:$PATH \\
     CONDA_PREFIX={prefix} \\
     NVIDIA_VISIBLE_DEVICES=all \\
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
-WORKDIR /work
+WORKDIR /project
 CMD ["python"]
 """

@@ -73,7 +73,7 @@ spec:
       containers:
         - name: verify
           image: python:3.12-slim-bookworm
-          workingDir: /work
+          workingDir: /project
           env:
             - name: nodes
               value: "2"
@@ -87,7 +87,7 @@ spec:
                   fieldPath: spec.nodeName
 {limits}          volumeMounts:
             - name: project
-              mountPath: /work
+              mountPath: /project
             - name: shared-memory
               mountPath: /dev/shm
           command:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,7 +21,7 @@ from envforge.select import Selection
 from envforge.spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE, EnvironmentTexts
 
 if TYPE_CHECKING:
-    from envforge.lock import Step
+    from envforge.lock import LockRequest, Step
     from envforge.sharing.settings import Chosen
 
 Origin = Literal["catalogue", "solved", "to-solve", "none"]
@@ -122,19 +123,26 @@ def _telling(progress: Callable[[Step], None]) -> Callable[[str], None]:
 
 
 def _solve(texts: EnvironmentTexts, way: LockWay, progress: Callable[[Step], None]) -> ProjectLock:
-    from envforge.lock import LockRequest  # noqa: PLC0415 - as below
     from envforge.lock.locking import lock  # noqa: PLC0415 - slow to import, and a lock of the catalogue needs none
 
-    with tempfile.TemporaryDirectory(prefix="envforge-new-") as folder:
-        root = Path(folder)
-        for name, text in ((ENVIRONMENT_FILE, texts.environment), (VIRTUAL_PACKAGES_FILE, texts.virtual_packages)):
-            (root / name).write_text(text, encoding="utf-8", newline="\n")
-        request = LockRequest(
-            environment=root / ENVIRONMENT_FILE,
-            lockfile=root / LOCK_FILE,
+    with request_aside(texts, way) as request:
+        report = lock(request, progress)
+        text = request.lockfile.read_text(encoding="utf-8")
+    return ProjectLock(origin="solved", text=text, warnings=report.warnings)
+
+
+@contextmanager
+def request_aside(texts: EnvironmentTexts, way: LockWay) -> Iterator[LockRequest]:
+    """A request to lock ``texts`` in a folder of their own, which is gone at the end of the block."""
+    from envforge.lock import LockRequest  # noqa: PLC0415 - slow to import, and a lock of the catalogue needs none
+
+    with tempfile.TemporaryDirectory(prefix="envforge-lock-") as name:
+        folder = Path(name)
+        for file, text in ((ENVIRONMENT_FILE, texts.environment), (VIRTUAL_PACKAGES_FILE, texts.virtual_packages)):
+            (folder / file).write_text(text, encoding="utf-8", newline="\n")
+        yield LockRequest(
+            environment=folder / ENVIRONMENT_FILE,
+            lockfile=folder / LOCK_FILE,
             conda_exe=way.conda_exe,
             mirrors=way.mirrors,
         )
-        report = lock(request, progress)
-        text = (root / LOCK_FILE).read_text(encoding="utf-8")
-    return ProjectLock(origin="solved", text=text, warnings=report.warnings)

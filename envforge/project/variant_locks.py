@@ -7,13 +7,13 @@ each variant, planned; nothing of the project is written here, so that they come
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from envforge.project.locking import LockWay
+from envforge.install.variant_files import FOLDER, list_variants
+from envforge.project.locking import LockWay, request_aside
 from envforge.project.staging import PlannedFile
 from envforge.spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE, EnvironmentTexts
 
@@ -34,12 +34,12 @@ class VariantLock:
 
 def derived_variants(folder: Path) -> tuple[str, ...]:
     """The variants of a project that were derived from its environment.yml; others are their owner's."""
-    if not (folder / "lockfiles").is_dir():
+    names = list_variants(folder)
+    if not names:
         return ()
-    from envforge.install.variant_files import FOLDER, list_variants  # noqa: PLC0415 - most projects have no variants
-    from envforge.variants import HEAD  # noqa: PLC0415 - as above
+    from envforge.variants import HEAD  # noqa: PLC0415 - most projects have no variants
 
-    sources = {name: folder / FOLDER / name / ENVIRONMENT_FILE for name in list_variants(folder)}
+    sources = {name: folder / FOLDER / name / ENVIRONMENT_FILE for name in names}
     texts = {name: path.read_text(encoding="utf-8") for name, path in sources.items() if path.is_file()}
     return tuple(name for name, text in texts.items() if text.startswith(HEAD))
 
@@ -49,24 +49,14 @@ def relock_variants(
 ) -> tuple[VariantLock, ...]:
     """Derive and lock each variant for ``texts``, beside the project; raises where one of them cannot be made."""
     from envforge.cuda import WheelTag  # noqa: PLC0415 - as above
-    from envforge.install.variant_files import FOLDER  # noqa: PLC0415 - as above
-    from envforge.lock import LockRequest  # noqa: PLC0415 - as above
     from envforge.lock.variants import lock_variant  # noqa: PLC0415 - as above
 
     names = derived_variants(folder)
     if not names:
         return ()
     made = []
-    with tempfile.TemporaryDirectory(prefix="envforge-variants-") as name:
-        aside = Path(name)
-        for file, text in ((ENVIRONMENT_FILE, texts.environment), (VIRTUAL_PACKAGES_FILE, texts.virtual_packages)):
-            (aside / file).write_text(text, encoding="utf-8", newline="\n")
-        request = LockRequest(
-            environment=aside / ENVIRONMENT_FILE,
-            lockfile=aside / LOCK_FILE,
-            conda_exe=way.conda_exe,
-            mirrors=way.mirrors,
-        )
+    with request_aside(texts, way) as request:
+        aside = request.environment.parent
         for variant in names:
             place = PurePosixPath(FOLDER, variant)
             shutil.copytree(folder / place, aside / place)  # a variant keeps the versions that still fit

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from envforge import toml
@@ -67,6 +67,9 @@ def test_tables_of_the_matrix_need_no_whole_parser(name: str) -> None:
     assert _read_plain((data_folder() / name).read_text(encoding="utf-8"))
 
 
+@example('a = "x"\na = 1')
+@example("[a]\n[a]")
+@example("[[a]]\n[a]")
 @given(st.lists(_LINES, max_size=6).map("\n".join))
 def test_any_lines_say_the_same_as_toml_or_are_refused_as_it_does(text: str) -> None:
     assert _outcome(toml.loads, text) == _outcome(read_tables, text)

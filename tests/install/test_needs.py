@@ -175,6 +175,28 @@ def test_an_install_that_the_machine_cannot_run_is_refused_before_any_download(
     assert not place.prefix.exists()
 
 
+def test_the_driver_counts_for_a_lock_with_cuda_and_is_not_asked_for_one_without(
+    lock: LockWriter, channel: Channel, place: Place, server: Loopback, tmp_path: Path
+) -> None:
+    asked = []
+
+    def old_driver(*, driver: bool) -> Machine:
+        asked.append(driver)
+        return replace(_with_driver("t4", "450.80.02"), platform=SUBDIR)
+
+    place.install(lock.conda(channel.packages["greeting"]).write(tmp_path / "plain.yml"), machine=old_driver)
+    assert asked == [False]
+    url = f"{server.url}/{SUBDIR}/pytorch-cuda-12.4-h0_7.conda"
+    cuda = lock.conda(channel.packages["extra"], name="pytorch-cuda", version="12.4", url=url)
+    requests = len(server.requests)
+    with pytest.raises(EnvforgeError) as caught:
+        place.install(cuda.write(tmp_path / "cuda.yml"), machine=old_driver)
+    assert caught.value.code == "machine-unfit"
+    assert "`pytorch-cuda 12.4`" in caught.value.message
+    assert asked == [False, True]
+    assert len(server.requests) == requests
+
+
 def test_ignore_machine_installs_it_with_a_warning(beyond: Path, place: Place) -> None:
     progress = Noted()
     place.install(beyond, progress, machine=_here, ignore_machine=True)

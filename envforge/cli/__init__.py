@@ -79,10 +79,10 @@ class _LazyGroup(click.Group):
 
 
 def _no_such_command(name: str) -> str:
-    from difflib import get_close_matches
+    from envforge.nearest import nearest
 
-    nearest = get_close_matches(name, COMMANDS, n=1)
-    suggestion = f"Did you mean `{nearest[0]}`? " if nearest else ""
+    near = nearest(name, COMMANDS, alike=0.6)
+    suggestion = f"Did you mean `{near}`? " if near else ""
     return f"There is no command `{name}`. {suggestion}The commands are {', '.join(COMMANDS)}."
 
 

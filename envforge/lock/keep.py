@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -21,6 +20,7 @@ from envforge.lock.cutoff import Cutoff, read_moment
 from envforge.lock.document import EXCLUDE_NEWER
 from envforge.lock.inputs import Inputs
 from envforge.lockfile import LockedPackage, Lockfile, parse_lockfile
+from envforge.nearest import nearest
 from envforge.solver.wishes import Kept, Wishes
 
 
@@ -91,10 +91,10 @@ def refuse_unknown(lock: Lockfile | None, names: Sequence[str]) -> None:
     for name in names:
         if canonicalize_name(name) in known:
             continue
-        near = get_close_matches(canonicalize_name(name), known, n=1)
+        near = nearest(canonicalize_name(name), known, alike=0.6)
         raise RequestError(
             f"`--upgrade-package {name}`: " + ("it is not in the lock" if lock else "there is no lock yet"),
-            hint=f"did you mean {near[0]}?" if near else "envforge add NAME, or envforge lock",
+            hint=f"did you mean {near}?" if near else "envforge add NAME, or envforge lock",
             code="not-locked",
         )
 

@@ -13,6 +13,7 @@ from envforge.errors import RequestError
 from envforge.machine import Driver, Gpu, Machine
 from envforge.machine.nvidia_tables import branch_cuda
 from envforge.machine.record import read_machine
+from envforge.nearest import nearest
 from envforge.resources import read_data
 
 PYTHON = Version("3.12")
@@ -36,12 +37,10 @@ def load_machine(spec: str | None, environment: Mapping[str, str]) -> Machine:
     path = Path(spec)
     if path.is_file() or "/" in spec or "\\" in spec or spec.lower().endswith(".json"):
         return read_machine(path)
-    import difflib  # noqa: PLC0415 - for the error alone
-
-    nearest = difflib.get_close_matches(spec.lower(), profiles, n=1, cutoff=0.5)
+    near = nearest(spec.lower(), profiles)
     raise RequestError(
         f"`{spec}` is neither a machine record nor a profile; the profiles are {', '.join(profiles)}",
-        hint=f"--machine {nearest[0]}" if nearest else "on that machine: envforge detect --json > machine.json",
+        hint=f"--machine {near}" if near else "on that machine: envforge detect --json > machine.json",
         code="no-such-machine",
     )
 

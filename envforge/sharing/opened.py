@@ -10,6 +10,7 @@ from typing import Protocol
 
 from envforge.catalogue import INDEX_FILE, Entry, entries, verified_text
 from envforge.errors import EnvforgeError, RequestError
+from envforge.nearest import nearest
 from envforge.sharing.address import Address
 from envforge.sharing.folder import Addition, FolderCatalogue
 
@@ -84,13 +85,11 @@ def _open(address: Address, copy: Path) -> Catalogue:
 
 def entry_named(catalogue: Catalogue, name: str) -> Entry:
     """The entry of that name; a wrong one is answered with those that exist."""
-    from difflib import get_close_matches  # noqa: PLC0415 - only for a wrong name, mostly
-
     known = {entry.name: entry for entry in entries(catalogue.root)}
     if name in known:
         return known[name]
-    nearest = get_close_matches(name, known, n=1)
-    guess = f"did you mean `{nearest[0]}`? " if nearest else ""
+    near = nearest(name, known, alike=0.6)
+    guess = f"did you mean `{near}`? " if near else ""
     raise RequestError(
         f"`{catalogue.address.public}` has no lock `{name}`",
         hint=f"{guess}list them: envforge lockfiles list",

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from envforge.errors import RequestError
+from envforge.nearest import nearest
 from envforge.verify.record import Asked
 from envforge.verify.values import COSTS, GROUPS, QUESTIONS, Check, Cost, Question
 
@@ -83,9 +83,9 @@ def _refuse_unknown(option: str, word: str, checks: Sequence[Check]) -> None:
     known = [*(check.id for check in checks), *GROUPS]
     if word in known:
         return
-    nearest = get_close_matches(word, known, n=1)
+    near = nearest(word, known, alike=0.6)
     raise RequestError(
-        f"{option} `{word}` names no check and no group" + (f"; did you mean `{nearest[0]}`?" if nearest else ""),
+        f"{option} `{word}` names no check and no group" + (f"; did you mean `{near}`?" if near else ""),
         hint="see all of them: envforge verify --list",
         code="no-such-check",
     )

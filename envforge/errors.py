@@ -1,32 +1,65 @@
-"""The kinds of error that the library raises; only the command line prints them and exits."""
+"""Define the errors that the library raises; only the command line prints them and exits."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """One way out of an error: ``purpose`` (``to update the lockfile``) and the command that achieves it, if any.
+
+    ``command`` is one shell line that works as printed. Metavariables are upper case (``envforge audit --prefix DIR``).
+    """
+
+    purpose: str
+    command: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.purpose}, run `{self.command}`" if self.command else self.purpose
+
 
 class EnvforgeError(Exception):
-    """Something that the user can put right.
+    """An error that you can fix.
 
-    ``message`` names both sides of the mismatch (wanted, found, and where each was read), with values in
-    backticks; ``hint`` is a command or a choice that helps; ``code`` is a stable word for machines, for example
-    ``no-such-template``.
+    ``message`` names the expected and the found value, and where each was read, with values in backticks. ``hint`` is
+    the purpose of ``command``, a text without a command, or several ``Hint`` values if there is more than one way out.
+    ``code`` is a stable identifier for programs, such as ``no-such-template``.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str = "", code: str) -> None:
+    def __init__(self, message: str, *, hint: str | Iterable[Hint] = "", command: str = "", code: str) -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hints = _hints(hint, command)
         self.code = code
+
+    @property
+    def hint(self) -> str:
+        """All hints as one line of text; empty if there are none."""
+        return "; ".join(map(str, self.hints))
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The commands of the hints, in order."""
+        return tuple(hint.command for hint in self.hints if hint.command)
+
+
+def _hints(hint: str | Iterable[Hint], command: str) -> tuple[Hint, ...]:
+    if isinstance(hint, str):
+        return (Hint(hint, command),) if hint else ()
+    return tuple(hint)
 
 
 class RequestError(EnvforgeError):
-    """The command line or an answer asks for something that does not exist or breaks a rule."""
+    """The command line or an answer names something that does not exist, or breaks a rule."""
 
     exit_code = 2
 
 
 class OutsideError(EnvforgeError):
-    """The outside world failed: network, disk, another program."""
+    """An external failure: network, disk, or another program."""
 
     exit_code = 3

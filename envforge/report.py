@@ -23,8 +23,17 @@ def finding(command: str, result: Json) -> str:
 
 def failure(command: str, error: EnvforgeError) -> str:
     """The envelope of a command that stopped."""
-    fault: Json = {"code": error.code, "message": error.message, "hint": error.hint}
-    return _envelope(command, ok=False, error=fault)
+    return _envelope(command, ok=False, error=fault(error))
+
+
+def fault(error: EnvforgeError) -> dict[str, Json]:
+    """Return an error as JSON: its code, message, hint, and the commands of the hint."""
+    return {
+        "code": error.code,
+        "message": error.message,
+        "hint": error.hint,
+        "commands": list(error.commands),
+    }
 
 
 def _envelope(command: str, *, ok: bool, **body: Json) -> str:

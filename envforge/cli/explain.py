@@ -51,13 +51,12 @@ def explain(selection_options: SelectionOptions, machine: str | None, show_all: 
 
 def _explain_nothing(error: NoBuildError, *, show_all: bool, as_json: bool) -> None:
     """The refused builds, where no build is left; with ``--json`` the one document that there is."""
-    from envforge.report import finding
+    from envforge.report import fault, finding
     from envforge.select.record import refusals_to_json
 
     if as_json:
-        fault = {"code": error.code, "message": error.message, "hint": error.hint}
         refused = refusals_to_json(error.refused)
-        click.echo(finding("explain", {"selections": [], "error": {**fault}, "refused": refused}))
+        click.echo(finding("explain", {"selections": [], "error": fault(error), "refused": refused}))
         click.echo(f"error: {error.message}\n\nhint: {error.hint}", err=True)
         raise click.exceptions.Exit(error.exit_code)
     if show_all:

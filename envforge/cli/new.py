@@ -16,7 +16,7 @@ from envforge.cli.lock_progress import show_progress
 from envforge.cli.options import Decorator, chosen_machine, json_option, machine_option
 from envforge.cli.project_options import LockOptions, TemplateOptions, lock_options, template_options
 from envforge.cli.selection_options import SelectionOptions, selection_options
-from envforge.errors import EnvforgeError, RequestError
+from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.machine.record import machine_to_json
 from envforge.machine.redact import redact
 from envforge.matrix import load_matrix
@@ -33,7 +33,7 @@ from envforge.project.staging import settle_interrupted
 from envforge.project.templates import Template, list_templates
 from envforge.resources import templates_root
 from envforge.select import select_platforms
-from envforge.spec import ENVIRONMENT_FILE, TORCH_FAMILY, render_texts, split_conda_spec, torch_requirement_names
+from envforge.spec import TORCH_FAMILY, render_texts, split_conda_spec, torch_requirement_names
 
 Answers = tuple[tuple[str, Answer], ...]
 
@@ -234,11 +234,9 @@ def _lock(request: NewRequest, project: Project) -> ProjectLock:
             return obtain_lock(project.texts, request.lock.way(Path(), dry_run=request.dry_run), show)
     except EnvforgeError as error:
         solved = neighbours(project.template.name, project.selections)
-        hints = [*(f"a lock that needs no solve: {options}" for options in solved)]
-        after = ENVIRONMENT_FILE in error.hint  # there is none yet: it comes with the project
-        hints += ["the project without a lock: --no-lock" + (f"; then, in it: {error.hint}" if after else "")]
-        hints += [] if after else [error.hint]
-        error.hint = "\n      ".join(hint for hint in hints if hint)
+        hints = [Hint(f"for a build that needs no solve, pass `{options}`") for options in solved]
+        hints.append(Hint("to create the project without a lockfile, pass `--no-lock`"))
+        error.hints = (*hints, *error.hints)
         raise
 
 

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from envforge.cli.options import Decorator, chosen_machine, json_option, machine_option
 from envforge.cli.project_options import LockOptions, TemplateOptions, lock_options, template_options
 from envforge.cli.selection_options import SelectionOptions, selection_options
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, Hint
 
 if TYPE_CHECKING:
     from envforge.machine import Machine
@@ -184,7 +184,7 @@ def _lock(request: UpdateOptions, planned: Update) -> Locks:
             own = None if planned.lock_texts is None else obtain_lock(texts, way, show)
             variants = relock_variants(request.directory, texts, way, show)
     except EnvforgeError as error:
-        error.hint = "\n      ".join(hint for hint in ("the update without the lock: --no-lock", error.hint) if hint)
+        error.hints = (Hint("to update without the lockfile, pass `--no-lock`"), *error.hints)
         raise
     warnings = [*(() if own is None else own.warnings)]
     warnings += [f"variant {variant.name}: {warning}" for variant in variants for warning in variant.warnings]

@@ -28,7 +28,10 @@ class Unfinished:
     def error(self) -> EnvforgeError:
         """For a command that must not go on."""
         return EnvforgeError(
-            f"{self.what} is {self.state}: a command was interrupted", hint=f"complete it: {self.hint}", code=self.code
+            f"{self.what} is {self.state}: a command was interrupted",
+            hint="to complete it",
+            command=self.hint,
+            code=self.code,
         )
 
     def __str__(self) -> str:
@@ -107,4 +110,6 @@ def unfinished_around(here: Path) -> Unfinished | None:
         return unfinished_install(Meant(prefix=folder / IN_PROJECT, option=away))
     except EnvforgeError as error:  # told of and no more: the command at hand does not need this environment
         where = f"the environment in `{folder / IN_PROJECT}`"
-        return Unfinished(what=where, state=f"damaged ({error.message})", hint=error.hint, code=error.code)
+        return Unfinished(
+            what=where, state=f"damaged ({error.message})", hint=next(iter(error.commands), ""), code=error.code
+        )

@@ -29,7 +29,7 @@ def change(request: LockRequest, edit: Callable[[str], Edit], progress: Progress
         except EnvforgeError as error:
             raise type(error)(
                 f"{error.message}\n`{environment}` and `{request.lockfile}` stay as they were",
-                hint=error.hint,
+                hint=error.hints,
                 code=error.code,
             ) from error
         if read_text(environment) != before:

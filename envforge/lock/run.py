@@ -18,7 +18,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from envforge.errors import EnvforgeError, RequestError
+from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock import condalock, document, tee
 from envforge.lock.agreement import unmet_requests
 from envforge.lock.audit import Expectations, audit
@@ -290,15 +290,16 @@ def _summary(lock: Lockfile, platform: str, index: PlatformIndex) -> PlatformSum
 
 def _with_reasons(error: EnvforgeError, indexes: Mapping[str, PlatformIndex]) -> EnvforgeError:
     """Add to the solver's explanation why a package that it names was not to be had."""
-    lines, hint = [], error.hint
+    lines, hint = [], error.hints
     for index in indexes.values():
         for name, why in index.reasons(error.message):
             lines.append(f"- {name}: {why}")
             if why == NO_TORCH_INDEX:
-                hint = f'say which build in environment.yml: pip-repositories: ["{PYTORCH_INDEX}/cu118"]'
+                text = f'say which build in environment.yml: pip-repositories: ["{PYTORCH_INDEX}/cu118"]'
+                hint = (Hint(text),)
             elif index.sources.is_family(name):
-                hint = "envforge explain lists the builds that exist"
+                hint = (Hint("to list the builds that exist", "envforge explain"),)
             elif name in index.missing:
                 conda = index.mapping.to_conda(name)
-                hint = f'add "{conda}" to the conda dependencies of environment.yml, or "{name}" under `pip:`'
+                hint = (Hint(f'add "{conda}" to the conda dependencies of environment.yml, or "{name}" under `pip:`'),)
     return type(error)("\n".join([error.message, *dict.fromkeys(lines)]), hint=hint, code=error.code)

@@ -48,7 +48,7 @@ def lock_variant(request: LockRequest, tag: WheelTag, progress: Progress = repr)
             finish(environment)
             report = _make(replace(request, environment=environment, lockfile=lockfile), texts, progress)
     except EnvforgeError as error:
-        raise type(error)(f"variant {tag}: {error.message}", hint=error.hint, code=error.code) from error
+        raise type(error)(f"variant {tag}: {error.message}", hint=error.hints, code=error.code) from error
     finally:
         for empty in (folder, folder.parent):
             with contextlib.suppress(OSError):  # a folder that holds anything stays

@@ -67,6 +67,15 @@ def user_file() -> Path:
     return Path(platformdirs.user_config_dir("envforge", appauthor=False)) / USER_FILE
 
 
+def user_setting(table: str, key: str) -> str | None:
+    """Return one string of the user's settings file; None if it is absent."""
+    values = _document(user_file()).get(table, {})
+    value = values.get(key) if isinstance(values, dict) else values
+    if value is not None and not isinstance(value, str):
+        raise _fault(user_file(), f"{table}.{key}", "a string", value)
+    return value
+
+
 def _configured(folder: Path) -> Iterator[Chosen]:
     for path in (folder / PROJECT_FILE, user_file()):
         table = _table(path)

@@ -155,4 +155,4 @@ def _reason(error: BaseException) -> str:
 
 
 def _help(error: BaseException) -> str:
-    return error.hint if isinstance(error, EnvforgeError) else ""
+    return next(iter(error.commands), "") if isinstance(error, EnvforgeError) else ""

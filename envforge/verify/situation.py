@@ -131,7 +131,7 @@ def _project_facts(project: Path | None, lock: Path | None, platform: str) -> Pr
     except UnicodeDecodeError as error:
         return replace(facts, lock_unreadable=f"the lock `{shown}` is no text: {error}", lock_command="envforge lock")
     except EnvforgeError as error:
-        return replace(facts, lock_unreadable=error.message, lock_command=error.hint)
+        return replace(facts, lock_unreadable=error.message, lock_command=next(iter(error.commands), ""))
     return replace(
         facts, lock_sha256=hashlib.sha256(data).hexdigest(), lock_platforms=locked.platforms, lock_needs=needs
     )
@@ -215,12 +215,9 @@ def _without_environment(meant: Meant | None) -> NotObserved | None:
         check_usable(meant)
     except EnvforgeError as error:
         return NotObserved(
-            what="environment", why="unfinished", reason=error.message, command=_command(error, meant.install_command)
+            what="environment",
+            why="unfinished",
+            reason=error.message,
+            command=next(iter(error.commands), meant.install_command),
         )
     return None
-
-
-def _command(error: EnvforgeError, otherwise: str) -> str:
-    """The command within a hint such as ``complete it: envforge install``."""
-    _, found, command = error.hint.partition(": ")
-    return command if found else otherwise

@@ -49,7 +49,7 @@ def _lock(record: Record) -> Iterable[Judgement]:
             observed=project.lock_unreadable,
             wanted="a lock for this platform",
             source=project.lock_file,
-            command=_command(project.lock_command),
+            command=project.lock_command or _LOCK_COMMAND,
         )
     else:
         needs = f" and needs {project.lock_needs}" if project.lock_needs else ""
@@ -60,12 +60,6 @@ def _lock(record: Record) -> Iterable[Judgement]:
             wanted="a lock for this platform",
             source=project.lock_file,
         )
-
-
-def _command(hint: str) -> str:
-    """The command of a hint such as ``make one: envforge lock``; any other hint is none."""
-    command = hint.rsplit(": ", 1)[-1]
-    return command if command.startswith("envforge ") else _LOCK_COMMAND
 
 
 def _check(question: Question, why: str) -> Check:

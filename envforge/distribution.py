@@ -1,0 +1,154 @@
+"""Report which distribution this copy of envforge is, how it was installed, and how to upgrade or require it.
+
+The name of the distribution is stated in ``pyproject.toml`` only, because another project owns ``envforge`` on PyPI.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from envforge import __version__
+from envforge.errors import RequestError
+
+REQUIREMENT_VARIABLE = "ENVFORGE_REQUIREMENT"
+_ENTRY_POINT = "envforge.cli:run"
+
+
+def distribution_name() -> str:
+    """Return the name to install envforge by."""
+    found = _distribution()
+    if found is not None:
+        return str(found.metadata["Name"])
+    return _name_in_checkout()
+
+
+def pinned_requirement(extra: str = "") -> str:
+    """Return the requirement for this version, such as ``name[smoke]==1.2.3``."""
+    return f"{_with_extra(extra)}=={__version__}"
+
+
+def fleet_requirement(option: str | None, environment: Mapping[str, str]) -> str:
+    """Return the requirement by which generated files install envforge: ``--envforge``, the variable, the settings.
+
+    Raises ``RequestError`` if the value is empty or holds a control character, which no generated file can quote.
+    """
+    from envforge.sharing.settings import user_setting  # noqa: PLC0415 - only generated files need it
+
+    stated = option or environment.get(REQUIREMENT_VARIABLE) or user_setting("envforge", "requirement")
+    if stated is None:
+        return pinned_requirement()
+    if not stated.strip() or not stated.isprintable():
+        raise RequestError(
+            f"{stated!r} is not a requirement that pip can install",
+            hint=f"pass a version, a git URL, or a wheel, such as `--envforge '{pinned_requirement()}'`",
+            code="bad-requirement",
+        )
+    return stated.strip()
+
+
+def upgrade_command() -> str:
+    """Return the command that upgrades this copy, in the way it was installed."""
+    source = _direct_url()
+    checkout = _local_directory(source)
+    if checkout is not None and source.get("dir_info", {}).get("editable"):
+        return f"git -C {shlex.quote(checkout)} pull"
+    tool = _tool()
+    if tool is not None:
+        return f"{tool} upgrade {distribution_name()}"
+    return f"{_installer()} --upgrade {shlex.quote(_requirement_from(source, ''))}"
+
+
+def extra_command(extra: str) -> str:
+    """Return the command that adds an optional dependency group to this copy, in the way it was installed."""
+    source = _direct_url()
+    requirement = shlex.quote(_requirement_from(source, extra))
+    tool = _tool()
+    if tool is not None:
+        return f"{tool} install --force {requirement}"
+    checkout = _local_directory(source)
+    if checkout is not None and source.get("dir_info", {}).get("editable"):
+        return f"{_installer()} -e {shlex.quote(f'{checkout}[{extra}]')}"
+    return f"{_installer()} {requirement}"
+
+
+def reinstall_command() -> str:
+    """Return the command that installs this copy again, for files of envforge that are missing or invalid."""
+    source = _direct_url()
+    checkout = _local_directory(source)
+    if checkout is not None and source.get("dir_info", {}).get("editable"):
+        return f"git -C {shlex.quote(checkout)} status"
+    tool = _tool()
+    if tool is not None:
+        return f"{tool} install --force {shlex.quote(_requirement_from(source, ''))}"
+    option = "--reinstall" if _installer().startswith("uv") else "--force-reinstall"
+    return f"{_installer()} {option} {shlex.quote(_requirement_from(source, ''))}"
+
+
+def _with_extra(extra: str) -> str:
+    return f"{distribution_name()}[{extra}]" if extra else distribution_name()
+
+
+def _requirement_from(source: Mapping[str, Any], extra: str) -> str:
+    """Return the requirement by which this copy was installed: a directory, a git URL, an archive, or the name."""
+    checkout = _local_directory(source)
+    if checkout is not None:
+        return f"{checkout}[{extra}]" if extra else checkout
+    url = source.get("url")
+    if not isinstance(url, str):
+        return _with_extra(extra)
+    vcs = source.get("vcs_info", {}).get("vcs")
+    return f"{_with_extra(extra)} @ {f'{vcs}+' if vcs else ''}{url}"
+
+
+@cache
+def _distribution() -> metadata.Distribution | None:
+    """Return the installed distribution whose command is ours; None if this copy runs from a bare checkout."""
+    for script in metadata.entry_points(group="console_scripts", name="envforge"):
+        if script.value == _ENTRY_POINT and script.dist is not None:
+            return script.dist
+    return None
+
+
+def _name_in_checkout() -> str:
+    from envforge import toml  # noqa: PLC0415 - only a copy that was never installed needs it
+
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    return str(toml.loads(text)["project"]["name"])
+
+
+def _direct_url() -> dict[str, Any]:
+    """Return ``direct_url.json`` (PEP 610); empty if this copy came from a package index."""
+    found = _distribution()
+    text = found.read_text("direct_url.json") if found is not None else None
+    document = json.loads(text) if text else {}
+    return document if isinstance(document, dict) else {}
+
+
+def _local_directory(source: Mapping[str, Any]) -> str | None:
+    from urllib.parse import urlsplit  # noqa: PLC0415 - only hints need it
+    from urllib.request import url2pathname  # noqa: PLC0415 - as above
+
+    if "dir_info" not in source:
+        return None
+    return url2pathname(urlsplit(str(source["url"])).path)
+
+
+def _tool() -> str | None:
+    """Return the tool that owns this environment, if one does: pipx and uv leave a file in each that they make."""
+    for name, command in (("pipx_metadata.json", "pipx"), ("uv-receipt.toml", "uv tool")):
+        if (Path(sys.prefix) / name).is_file():
+            return command
+    return None
+
+
+def _installer() -> str:
+    found = _distribution()
+    installer = (found.read_text("INSTALLER") or "").strip() if found is not None else ""
+    return "uv pip install" if installer == "uv" else "pip install"

@@ -1,0 +1,21 @@
+"""Fixtures of every test."""
+
+from __future__ import annotations
+
+import pytest
+
+from envforge.errors import EnvforgeError
+from tests.support.commands import check_command
+
+
+@pytest.fixture(autouse=True)
+def every_hint_can_be_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parse the commands of each error that a test raises in this process."""
+    construct = EnvforgeError.__init__
+
+    def checked(self: EnvforgeError, message: str, **fields: object) -> None:
+        construct(self, message, **fields)  # type: ignore[arg-type] # passed on as they came
+        for command in self.commands:
+            check_command(command)
+
+    monkeypatch.setattr(EnvforgeError, "__init__", checked)

@@ -1,5 +1,24 @@
-"""Run the command line with ``python -m envforge``."""
+"""Run the command line: the entry point of ``envforge`` and of ``python -m envforge``."""
 
-from envforge.cli import run
+from __future__ import annotations
 
-run()
+import os
+from typing import NoReturn
+
+
+def run() -> NoReturn:
+    """Run the command line of this process and exit.
+
+    The imports take most of a short run, so Ctrl-C during them ends like any other: one line and 130.
+    """
+    try:
+        from envforge.cli import run_process  # noqa: PLC0415 - an interrupt during this import must be caught
+
+        run_process()
+    except KeyboardInterrupt:
+        os.write(2, b"error: interrupted\n")
+        os._exit(130)
+
+
+if __name__ == "__main__":
+    run()

@@ -18,7 +18,7 @@ from envforge import __version__
 from envforge.errors import RequestError
 
 REQUIREMENT_VARIABLE = "ENVFORGE_REQUIREMENT"
-_ENTRY_POINT = "envforge.cli:run"
+_ENTRY_POINT = "envforge.__main__:run"
 
 
 def distribution_name() -> str:

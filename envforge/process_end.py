@@ -1,17 +1,21 @@
-"""How our processes end once rattler has worked in them (docs/decisions/0030)."""
+"""End a process of envforge once rattler has worked in it (docs/decisions/0030)."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with ``code``; without finalization where rattler's threads may outlive their answer.
+    """End the process with ``code``; without finalization if rattler's threads may outlive their answer.
 
-    They sometimes crash an interpreter that takes itself down under them (py-rattler 0.28).
+    They sometimes crash an interpreter that takes itself down under them (py-rattler 0.28). From here on Ctrl-C kills
+    at once, because Python would print a traceback while it finalizes.
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if "rattler" not in sys.modules:
         sys.exit(code)
     for stream in (sys.stdout, sys.stderr):

@@ -11,10 +11,10 @@ from tests.support.commands import check_command
 
 # `nohup` and a shell's `&` start programs with these ignored, and each child inherits it: tests that send them would
 # wait for a child that never ends
-for _name, _handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL), ("SIGQUIT", signal.SIG_DFL)):
+for _name in ("SIGINT", "SIGHUP", "SIGQUIT"):
     _number = getattr(signal, _name, None)
     if _number is not None and signal.getsignal(_number) is signal.SIG_IGN:
-        signal.signal(_number, _handler)
+        signal.signal(_number, signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

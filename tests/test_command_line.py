@@ -41,6 +41,7 @@ def test_help_imports_only_click_and_our_own_command_line() -> None:
     assert {name for name in ours if name.startswith("envforge")} == {
         "envforge",
         "envforge.cli",
+        "envforge.cli.streams",
         "envforge.errors",
         "envforge.process_end",
         "envforge.report",
@@ -57,9 +58,55 @@ def test_every_command_of_the_table_loads_and_says_what_it_is_for() -> None:
         assert entry.short_help.endswith(".")
 
 
-def test_unknown_command_exits_2_and_suggests_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["detcet"]) == 2
-    assert "Did you mean `detect`?" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "printed"),
+    [
+        (
+            ["detcet"],
+            (
+                "error: no such command `envforge detcet`\n\nhint: did you mean `envforge detect`?; "
+                "to list the commands, run `envforge --help`\n"
+            ),
+        ),
+        (
+            ["templates", "shw"],
+            (
+                "error: no such command `envforge templates shw`\n\nhint: did you mean `envforge templates show`?; "
+                "to list the commands, run `envforge templates --help`\n"
+            ),
+        ),
+        (
+            ["detect", "--jsn"],
+            (
+                "error: no such option `--jsn` for `envforge detect`\n\nhint: did you mean `--json`?; "
+                "to see the usage, run `envforge detect --help`\n"
+            ),
+        ),
+        (
+            ["new", "--lr", "3"],
+            "error: no such option `--lr` for `envforge new`\n\nhint: to see the usage, run `envforge new --help`\n",
+        ),
+        (["diff"], "error: missing argument `A`\n\nhint: to see the usage, run `envforge diff --help`\n"),
+        (
+            ["detect", "extra"],
+            "error: unexpected argument: `extra`\n\nhint: to see the usage, run `envforge detect --help`\n",
+        ),
+        (
+            ["lock", "--variant"],
+            "error: option `--variant` requires an argument\n\nhint: to see the usage, run `envforge lock --help`\n",
+        ),
+    ],
+)
+def test_usage_error_names_the_nearest(words: list[str], printed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr() == ("", printed)
+
+
+def test_bare_command_prints_help_and_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("Usage: envforge [OPTIONS] COMMAND")
 
 
 def test_usage_errors_keep_stdout_for_data(capsys: pytest.CaptureFixture[str]) -> None:

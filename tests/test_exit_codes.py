@@ -44,7 +44,8 @@ def test_every_kind_of_failure_has_its_exit_code(fault: str, capsys: pytest.Capt
     assert main(["failing", fault]) == exit_code
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert str(error) in captured.err
+    assert captured.err.startswith("error: ")
+    assert (error.strerror if isinstance(error, OSError) else str(error)) in captured.err
 
 
 @pytest.mark.usefixtures("with_failing_command")

@@ -1,13 +1,12 @@
-"""The command line: options in, one request, one call, the result rendered. Only here is anything printed.
+"""Define the command line, run one command, and report how it failed. Only this package prints.
 
-Commands are loaded when they are asked for, so that ``envforge --help`` starts as fast as click itself.
+Each command is imported when it runs, so that ``envforge --help`` starts as fast as click itself.
 """
 
 from __future__ import annotations
 
 import gc
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import NoReturn
 import click
 
 from envforge import __version__
+from envforge.cli.streams import StdoutError, discard_stdout, prepare_streams, write_stderr
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.process_end import leave
 from envforge.report import failure
@@ -66,7 +66,7 @@ class _LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            ctx.fail(_no_such_command(cmd_name))
+            return None
         module, attribute = COMMANDS[cmd_name].target.split(":")
         command = getattr(importlib.import_module(module), attribute)
         if not isinstance(command, click.Command):
@@ -78,31 +78,33 @@ class _LazyGroup(click.Group):
             formatter.write_dl([(name, entry.short_help) for name, entry in COMMANDS.items()])
 
 
-def _no_such_command(name: str) -> str:
-    from envforge.nearest import nearest
-
-    near = nearest(name, COMMANDS, alike=0.6)
-    suggestion = f"Did you mean `{near}`? " if near else ""
-    return f"There is no command `{name}`. {suggestion}The commands are {', '.join(COMMANDS)}."
-
-
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "-V", "--version", prog_name="envforge")
 def cli() -> None:
-    """Take a machine with an NVIDIA driver to a verified mixed-precision PyTorch project in a locked environment."""
+    """Create, lock, install, and verify PyTorch environments and mixed-precision projects for NVIDIA GPUs."""
 
 
-def run() -> NoReturn:
-    """Run the command line of this process and end it: the entry point of ``envforge``."""
+def run_process() -> NoReturn:
+    """Run the command line of this process and end it."""
     gc.set_threshold(50_000)  # a short life: to look for garbage all the time costs a tenth of it
-    leave(main())
+    if not prepare_streams() and sys.argv[1:2] != ["run"]:  # `envforge run` hands its streams on as they are
+        error = OutsideError(
+            "stdout is closed", hint="to discard the output, redirect it to `/dev/null`", code="stdout"
+        )
+        _complain("envforge", error, as_json=False)
+        leave(error.exit_code)
+    code = main()
+    try:
+        sys.stdout.flush()
+    except StdoutError as error:
+        code = _report_stdout(error)
+    leave(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code.
 
-    0 done, 1 the user can fix it or a check failed, 2 usage, 3 the outside world failed, 70 a bug of ours,
-    130 interrupted.
+    0 done, 1 you can fix it or a check failed, 2 usage, 3 an external failure, 70 a bug of envforge, 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = next((word for word in words if not word.startswith("-")), "envforge")
@@ -111,49 +113,75 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cli.invoke(context)
     except click.exceptions.Exit as stop:
         return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as stop:
+        write_stderr(stop.format_message())
+        return stop.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; nothing was left half-written", err=True)
+        write_stderr("error: interrupted")
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read our output has gone: what is left goes nowhere
-        return 1
-    except Exception as error:  # noqa: BLE001 - the last line of defence: a bug is reported as one, with its trace
-        fault = _as_envforge_error(error)
-        usage = error if isinstance(error, click.ClickException) else None
-        # the words of `envforge run` are those of the command that it becomes
-        _complain(command, fault, usage, as_json="--json" in words and command != "run")
-        return fault.exit_code
+    except StdoutError as error:
+        return _report_stdout(error)
+    except Exception as error:  # noqa: BLE001 - the last line of defense: report a bug as one, with its traceback
+        failed = _as_envforge_error(error, command)
+        # the arguments of `envforge run` belong to the command that it starts
+        _complain(command, failed, as_json="--json" in words and command != "run")
+        return failed.exit_code
     return 0
-
-
-class _UsageError(EnvforgeError):
-    exit_code = 2
 
 
 class _BugError(EnvforgeError):
     exit_code = 70
 
 
-def _as_envforge_error(error: Exception) -> EnvforgeError:
+def _as_envforge_error(error: Exception, command: str) -> EnvforgeError:
     if isinstance(error, EnvforgeError):
         return error
     if isinstance(error, click.ClickException):
-        return _UsageError(error.format_message(), code="usage")
+        from envforge.cli.usage import usage_error
+
+        return usage_error(error, command)
     if isinstance(error, OSError):
-        return OutsideError(f"the operating system refused: {error}", code="operating-system")
+        return _system_error(error)
     import traceback
 
     trace = "".join(traceback.format_exception(error)).rstrip()
-    hint = "please report it with the command line and this trace"
-    return _BugError(f"this is a bug of envforge {__version__}:\n\n{trace}", hint=hint, code="bug")
+    hint = "please report this bug and include the command line and the traceback"
+    return _BugError(f"envforge {__version__} failed with an internal error:\n\n{trace}", hint=hint, code="bug")
 
 
-def _complain(command: str, error: EnvforgeError, usage: click.ClickException | None, *, as_json: bool) -> None:
+def _system_error(error: OSError) -> OutsideError:
+    if isinstance(error, FileNotFoundError) and not _has_working_directory():
+        return OutsideError(
+            "the working directory no longer exists", hint="change to another directory", code="operating-system"
+        )
+    place = f" at `{error.filename}`" if error.filename is not None else ""
+    return OutsideError(f"system error{place}: {error.strerror or error}", code="operating-system")
+
+
+def _has_working_directory() -> bool:
+    import os
+
+    try:
+        os.getcwd()  # noqa: PTH109 - only whether it exists
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _report_stdout(error: StdoutError) -> int:
+    """Report that stdout can't be written; stay silent if its reader closed the pipe, as ``| head`` does."""
+    discard_stdout()
+    if not error.is_pipe_closed:
+        write_stderr(f"error: can't write to stdout: {error}")
+    return OutsideError.exit_code
+
+
+def _complain(command: str, error: EnvforgeError, *, as_json: bool) -> None:
     if as_json:
-        click.echo(failure(command, error))
-    if usage is not None:
-        usage.show()
-        return
-    click.echo(f"error: {error.message}", err=True)
+        try:
+            click.echo(failure(command, error))
+        except StdoutError:
+            discard_stdout()
+    write_stderr(f"error: {error.message}")
     if error.hint:
-        click.echo(f"\nhint: {error.hint}", err=True)
+        write_stderr(f"\nhint: {error.hint}")

@@ -27,7 +27,8 @@ class Interrupts:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python delivers no signals
             for number in _SIGNALS:
-                self._former[number] = signal.signal(number, self._note)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` and a shell's `&` leave it
+                    self._former[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(

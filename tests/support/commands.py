@@ -15,14 +15,63 @@ from envforge.cli import COMMANDS, cli
 
 # programs of others that hints may name; what follows them is not checked
 OTHER_PROGRAMS = frozenset(
-    "pip uv pipx git rm mv cp mkdir cd export unset docker jupyter nvidia-smi minisign apt-get sudo conda mamba "
-    "micromamba python ln chmod df ls cat ulimit dmesg modprobe systemctl scancel sbatch srun sky kubectl torchrun ssh "
-    "nvidia-ctk update-alternatives module getent env ldconfig wsl kill test echo eval source exit".split()
+    {
+        "apt-get",
+        "cat",
+        "cd",
+        "chmod",
+        "conda",
+        "cp",
+        "df",
+        "dmesg",
+        "docker",
+        "echo",
+        "env",
+        "eval",
+        "exit",
+        "export",
+        "getent",
+        "git",
+        "jupyter",
+        "kill",
+        "kubectl",
+        "ldconfig",
+        "ln",
+        "ls",
+        "mamba",
+        "micromamba",
+        "minisign",
+        "mkdir",
+        "modprobe",
+        "module",
+        "mv",
+        "nvidia-ctk",
+        "nvidia-smi",
+        "pip",
+        "pipx",
+        "python",
+        "rm",
+        "sbatch",
+        "scancel",
+        "sky",
+        "source",
+        "srun",
+        "ssh",
+        "sudo",
+        "systemctl",
+        "test",
+        "torchrun",
+        "ulimit",
+        "unset",
+        "update-alternatives",
+        "uv",
+        "wsl",
+    }
 )
 _PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9_|.:/=-]*|.*…|.*\bX\b.*|\[.*\]")
 
 
-class CommandFault(AssertionError):
+class CommandFault(AssertionError):  # noqa: N818 - a fault in a text, not an error of a program
     """A printed command that would not run as printed."""
 
 

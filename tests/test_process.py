@@ -22,7 +22,7 @@ needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="need
 
 
 def shell(line: str, directory: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a line of bash in which ``envforge`` is this checkout; return the exit code of the first command of a pipe."""
+    """Run a line of bash in which ``envforge`` is this checkout; its exit code is that of the start of a pipe."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CONDA_", "ENVFORGE_"))}
     environment = kept | {"PYTHONPATH": str(ROOT)} | variables
     program = f'envforge() {{ {ENVFORGE} "$@"; }}\n{line}\nexit ${{PIPESTATUS[0]}}'

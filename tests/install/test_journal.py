@@ -266,7 +266,7 @@ def test_a_disk_that_fills_up_stops_with_an_error_and_the_next_install_completes
     with Loopback(channel.folder) as server:
         lock = LockWriter(server.url).conda(*channel.packages.values()).write(tmp_path / "conda-lock.yml")
         prefix = tmp_path / "disk" / "prefix"
-        install = f"{sys.executable} -m envforge install {lock} --prefix {prefix} --cache {tmp_path}/cache"
+        install = f"'{sys.executable}' -m envforge install {lock} --prefix {prefix} --cache {tmp_path}/cache"
         done = _in_namespace(
             f"""{small_disk}
             {install}; echo "first $?"
@@ -288,7 +288,7 @@ def test_a_disk_without_room_is_noticed_before_the_prefix_is_touched(
 ) -> None:
     written = lock.conda(channel.packages["python"]).write(tmp_path / "conda-lock.yml")
     disk = tmp_path / "disk"
-    install = f"{sys.executable} -m envforge install {written} --prefix {disk}/prefix"
+    install = f"'{sys.executable}' -m envforge install {written} --prefix {disk}/prefix"
     done = _in_namespace(
         f"""{small_disk}
         {install} --cache {tmp_path}/cache; echo "prefix $?"; ls -A {disk}

@@ -258,8 +258,18 @@ def _standard_library(stdlib: Path) -> Iterator[File]:
         left_out = _STDLIB_LEFT_OUT & set(relative.parts) or relative.parts[0].startswith("config-")
         if left_out or not path.is_file() or path.suffix == ".a" or "EXTERNALLY-MANAGED" in path.name:
             continue
-        yield _file(f"lib/python{PYTHON}/{relative.as_posix()}", path.read_bytes(), sys.base_prefix, executable=False)
+        data = _as_released(relative.as_posix(), path.read_bytes())
+        yield _file(f"lib/python{PYTHON}/{relative.as_posix()}", data, sys.base_prefix, executable=False)
     yield File(path=f"{SITE_PACKAGES}/README.txt", data=b"Third-party packages go here.\n")
+
+
+def _as_released(path: str, data: bytes) -> bytes:
+    """Undo Debian's patch, with which Python outside a virtual environment uses ``dist-packages``."""
+    if path == "site.py":
+        return data.replace(b'"dist-packages"', b'"site-packages"')
+    if path in {"sysconfig.py", "sysconfig/__init__.py"}:
+        return data.replace(b"prefix_scheme = 'posix_local'", b"prefix_scheme = 'posix_prefix'")
+    return data
 
 
 def _file(path: str, data: bytes, prefix: str, *, executable: bool) -> File:

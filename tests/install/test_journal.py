@@ -268,10 +268,11 @@ def test_a_disk_that_fills_up_stops_with_an_error_and_the_next_install_completes
         prefix = tmp_path / "disk" / "prefix"
         install = f"'{sys.executable}' -m envforge install {lock} --prefix {prefix} --cache {tmp_path}/cache"
         done = _in_namespace(
-            f"""{small_disk}
+            f"""{small_disk.replace("=6m", "=40m")}
+            head -c 34M /dev/zero > {tmp_path}/disk/filler
             {install}; echo "first $?"
             grep -c '"step": "planned"' {prefix}/.envforge/journal.json
-            mount -o remount,size=200m {tmp_path}/disk
+            rm {tmp_path}/disk/filler
             {install}; echo "second $?"
             wc -c < {prefix}/share/blob
             """

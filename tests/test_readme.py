@@ -1,16 +1,21 @@
-"""The transcripts of the README, run as they stand."""
+"""The README is true: its transcripts run as printed, its links lead somewhere, and .ci/run proves its two commands."""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from envforge import toml
+from tests.support.commands import check_command
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,8 +75,52 @@ def test_every_link_of_the_readme_leads_somewhere() -> None:
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
-@pytest.mark.parametrize("extra", ["smoke", "test"])
-def test_the_set_up_commands_name_extras_that_exist(extra: str) -> None:
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert f"'.[{extra}]'" in README
-    assert re.search(rf"^{extra} = \[", text, flags=re.MULTILINE)
+def set_up_commands() -> list[str]:
+    """The lines that ``.ci/run`` runs, each in a fresh environment."""
+    return re.findall(r"^\$ (pip install .*)$", README, flags=re.MULTILINE)
+
+
+def test_set_up_commands_are_two_and_name_extras_that_exist() -> None:
+    first, second = set_up_commands()
+    extras = toml.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert re.fullmatch(r"pip install '\.\[smoke\]' && envforge new \S+ ~/\S+ .*--smoke", first)
+    assert re.fullmatch(r"pip install -e '\.\[test\]' && python -m pytest .*", second)
+    assert {"smoke", "test"} <= set(extras)
+
+
+def test_set_up_command_creates_its_project_outside_the_checkout() -> None:
+    check_command(set_up_commands()[0].split(" && ")[1])
+
+
+def test_test_extra_has_each_program_that_the_tests_start() -> None:
+    started = {
+        canonicalize_name(name)
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for name in re.findall(r'"-m", "([a-z_]+)"', path.read_text(encoding="utf-8"))
+        if name not in {"envforge", "pip", "tests"} and name not in sys.stdlib_module_names
+    }
+    project = toml.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {Requirement(text).name for text in project["dependencies"]}
+    assert {"mypy", "ruff"} <= started
+    assert started - needed - names_in("test", project["optional-dependencies"]) == set()
+
+
+def names_in(extra: str, extras: dict[str, list[str]]) -> set[str]:
+    """The distributions that an extra installs, by itself and by the extras that it includes."""
+    found: set[str] = set()
+    for requirement in map(Requirement, extras[extra]):
+        found |= {requirement.name}.union(*(names_in(each, extras) for each in requirement.extras & set(extras)))
+    return found
+
+
+def test_ci_script_is_sound_and_reads_the_same_two_commands() -> None:
+    script = ROOT / ".ci" / "run"
+    checker = shutil.which("shellcheck", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if checker is not None:
+        done = subprocess.run([checker, str(script)], capture_output=True, text=True, check=False)
+        assert done.stdout == ""
+    body = re.search(r"^readme_command\(\) .*?^}$", script.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    assert body is not None
+    for number, command in enumerate(set_up_commands(), 1):
+        words = ["bash", "-c", f"{body[0]}\nreadme_command {number}"]
+        assert subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == command

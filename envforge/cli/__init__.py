@@ -30,33 +30,27 @@ class _Entry:
 
 
 COMMANDS = {
-    "detect": _Entry("envforge.cli.detect:detect", "Show the GPU, the driver, and what PyTorch can use of them."),
-    "explain": _Entry("envforge.cli.explain:explain", "Show which PyTorch builds fit this machine, and why."),
+    "detect": _Entry("envforge.cli.detect:detect", "Show the GPU, the driver, and what a PyTorch build must support."),
+    "explain": _Entry("envforge.cli.explain:explain", "Show which PyTorch build this machine supports, and why."),
     "new": _Entry("envforge.cli.new:new", "Create a project: environment, lockfile, training code, tests."),
-    "update": _Entry("envforge.cli.update:update", "Bring a project up to its template, with your edits kept."),
-    "templates": _Entry("envforge.cli.templates:templates", "Show templates; start and test one of your own."),
-    "lock": _Entry("envforge.cli.lock:lock", "Lock environment.yml into conda-lock.yml, or check that they agree."),
-    "add": _Entry("envforge.cli.add:add", "Add packages to environment.yml and lock it, or change nothing."),
-    "remove": _Entry(
-        "envforge.cli.remove:remove", "Remove packages from environment.yml and lock it, or change nothing."
-    ),
-    "install": _Entry(
-        "envforge.cli.install:install", "Install the locked environment, exactly, with every byte checked."
-    ),
-    "audit": _Entry("envforge.cli.audit:audit", "Compare the environment with its lock, file by file."),
-    "verify": _Entry(
-        "envforge.cli.verify:verify", "Check that this machine, this environment and this GPU really train."
-    ),
-    "compare": _Entry("envforge.cli.compare:compare", "Compare what verify observed on two machines or a fleet."),
-    "diff": _Entry("envforge.cli.diff:diff", "Show what changes between two locks, also for the machine."),
-    "export": _Entry("envforge.cli.export:export", "Write the lock for conda, pip, uv, pixi or Docker."),
+    "update": _Entry("envforge.cli.update:update", "Update a project to its template, and keep your edits."),
+    "templates": _Entry("envforge.cli.templates:templates", "List the templates, or create and test your own."),
+    "lock": _Entry("envforge.cli.lock:lock", "Lock environment.yml into conda-lock.yml, or check the lockfile."),
+    "add": _Entry("envforge.cli.add:add", "Add packages to environment.yml and update the lockfile."),
+    "remove": _Entry("envforge.cli.remove:remove", "Remove packages from environment.yml and update the lockfile."),
+    "install": _Entry("envforge.cli.install:install", "Install the locked environment and verify every file."),
+    "audit": _Entry("envforge.cli.audit:audit", "Check that the environment matches its lockfile."),
+    "verify": _Entry("envforge.cli.verify:verify", "Check that the machine and the environment can train."),
+    "compare": _Entry("envforge.cli.compare:compare", "Compare verify records of two machines or a fleet."),
+    "diff": _Entry("envforge.cli.diff:diff", "Show the differences between two lockfiles."),
+    "export": _Entry("envforge.cli.export:export", "Convert a lockfile for conda, pip, uv, pixi, or Docker."),
     "run": _Entry("envforge.cli.run:run", "Run a command in the environment."),
-    "shell": _Entry("envforge.cli.shell:shell", "Work in the environment: a shell in which it is active."),
-    "info": _Entry("envforge.cli.info:info", "Show paths, versions, configuration and machine, for a bug report."),
+    "shell": _Entry("envforge.cli.shell:shell", "Start a shell in which the environment is active."),
+    "info": _Entry("envforge.cli.info:info", "Show paths, versions, settings, and the machine for a bug report."),
     "kernel": _Entry("envforge.cli.kernel:kernel", "Register the environment with Jupyter."),
-    "clean": _Entry("envforge.cli.clean:clean", "Remove caches and unfinished work, with their sizes."),
-    "bundle": _Entry("envforge.cli.bundle:bundle", "Put the lock and all its packages into one archive."),
-    "lockfiles": _Entry("envforge.cli.lockfiles:lockfiles", "Share solved locks in the catalogue of a team."),
+    "clean": _Entry("envforge.cli.clean:clean", "Remove caches and leftovers of interrupted commands."),
+    "bundle": _Entry("envforge.cli.bundle:bundle", "Pack a lockfile and all its packages into one archive."),
+    "lockfiles": _Entry("envforge.cli.lockfiles:lockfiles", "Share lockfiles in a catalogue of your team."),
 }
 
 

@@ -115,5 +115,5 @@ def shell_start(shell: str, program: str, prefix: Path, environment: Mapping[str
 def own_command() -> tuple[str, ...]:
     """The words that call this envforge from any folder, installed or not."""
     home = str(Path(__file__).resolve().parents[2])
-    program = f"import sys; sys.path[:] = [*filter(None, sys.path), {home!r}]; from envforge.cli import run; run()"
+    program = f"import sys; sys.path[:] = [*filter(None, sys.path), {home!r}]; from envforge.__main__ import run; run()"
     return (sys.executable, "-c", program)

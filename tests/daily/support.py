@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 ENVFORGE = (
     sys.executable,
     "-c",
-    f"import sys; sys.path[:] = [*filter(None, sys.path), {str(ROOT)!r}]; from envforge.cli import run; run()",
+    f"import sys; sys.path[:] = [*filter(None, sys.path), {str(ROOT)!r}]; from envforge.__main__ import run; run()",
 )
 
 

@@ -39,6 +39,9 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 PYTHON_VERSION = ".".join(map(str, sys.version_info[:3]))
 SUBDIR = str(Subdir.current())
 SITE_PACKAGES = f"lib/python{PYTHON}/site-packages"
+_ADD_SITE_PACKAGES = (
+    f"import os, site; site.addsitedir(os.path.normpath(os.path.join(sitedir, '../../../{SITE_PACKAGES}')))\n"
+).encode()
 CONDA_NAMES = {"typing-extensions": "typing_extensions"}
 _STDLIB_LEFT_OUT = {
     "__pycache__", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages", "dist-packages", "test", "tests",
@@ -260,13 +263,13 @@ def _standard_library(stdlib: Path) -> Iterator[File]:
             continue
         data = _as_released(relative.as_posix(), path.read_bytes())
         yield _file(f"lib/python{PYTHON}/{relative.as_posix()}", data, sys.base_prefix, executable=False)
+    if "deb_system" in sysconfig.get_scheme_names():  # Debian's frozen `site` reads only `dist-packages`
+        yield File(path="lib/python3/dist-packages/site-packages.pth", data=_ADD_SITE_PACKAGES)
     yield File(path=f"{SITE_PACKAGES}/README.txt", data=b"Third-party packages go here.\n")
 
 
 def _as_released(path: str, data: bytes) -> bytes:
-    """Undo Debian's patch, with which Python outside a virtual environment uses ``dist-packages``."""
-    if path == "site.py":
-        return data.replace(b'"dist-packages"', b'"site-packages"')
+    """Undo Debian's patch, with which Python outside a virtual environment installs into ``dist-packages``."""
     if path in {"sysconfig.py", "sysconfig/__init__.py"}:
         return data.replace(b"prefix_scheme = 'posix_local'", b"prefix_scheme = 'posix_prefix'")
     return data

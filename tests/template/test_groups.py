@@ -33,6 +33,7 @@ from envforge.select import Selection
 from envforge.spec import EnvironmentTexts
 from tests.exports.locks import PYTHON, lock
 from tests.project import builds
+from tests.support.scripts import shebang
 
 TEMPLATES = list_templates(templates_root())
 GROUPS = tuple(group.name for group in read_common_groups(templates_root() / "common"))
@@ -306,7 +307,10 @@ SLURM = {
 def start_job(folder: Path, **environment: str) -> subprocess.Popen[str]:
     """The batch script as Slurm starts it, with stand-ins for Slurm's commands and for torchrun."""
     write(folder, added(TEMPLATES[0], ["slurm"]))
-    write(folder, {name: textwrap.dedent(text).replace("PYTHON", sys.executable) for name, text in SLURM.items()})
+    write(
+        folder,
+        {name: textwrap.dedent(text).replace("#!PYTHON\n", shebang(sys.executable)) for name, text in SLURM.items()},
+    )
     for name in SLURM:
         (folder / name).chmod(0o755)
     variables = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_NODELIST": "n"}

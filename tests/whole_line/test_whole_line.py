@@ -22,6 +22,7 @@ import pytest
 from envforge.lockfile import read_lockfile
 from tests.support.channel import PYTHON, SUBDIR, Channel, pip_package, python_package, renamed, requested_closure
 from tests.support.loopback import Loopback, Request, Response
+from tests.support.scripts import shebang
 from tests.support.wheel import rebuild_wheel, sha256_of, text_wheel
 
 pytestmark = pytest.mark.slow
@@ -45,8 +46,7 @@ BESIDE_TORCH = (
 OF_THE_TEMPLATE = ("scikit-learn", "tqdm", "pytest")
 
 
-CONDA = """#!{python}
-# What `conda-lock install` asks of conda: `create --file EXPLICIT` and `run pip install -r FILE`, both real.
+CONDA = """{shebang}# What `conda-lock install` asks of conda: `create --file EXPLICIT` and `run pip install -r FILE`, both real.
 # Only the network is renamed: pip knows no mirrors.
 import subprocess, sys
 from pathlib import Path
@@ -188,7 +188,10 @@ def test_conda_lock_itself_installs_the_lock_with_the_same_packages(
 ) -> None:
     conda, other = tmp_path / "conda", tmp_path / "by conda-lock"
     served = f"{world.server.url}/whl"
-    conda.write_text(CONDA.format(python=sys.executable, pytorch=PYTORCH, served=served), encoding="utf-8")
+    conda.write_text(
+        CONDA.format(shebang=shebang(sys.executable), python=sys.executable, pytorch=PYTORCH, served=served),
+        encoding="utf-8",
+    )
     conda.chmod(0o755)
     words = ("install", "--conda", str(conda), "--prefix", str(other), str(project / "conda-lock.yml"))
     world.run(sys.executable, "-m", "conda_lock", *words, cwd=tmp_path)

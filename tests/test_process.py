@@ -18,6 +18,7 @@ STDOUT_FULL = "error: can't write to stdout: No space left on device\n"
 STDOUT_CLOSED = "error: stdout is closed\n\nhint: to discard the output, redirect it to `/dev/null`\n"
 NO_DIRECTORY = "error: the working directory no longer exists\n\nhint: change to another directory\n"
 
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the commands are lines of a POSIX shell")
 needs_dev_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 
 
@@ -66,7 +67,6 @@ def test_usage_error_is_reported_if_stdout_is_full(tmp_path: Path) -> None:
     assert (run.returncode, run.stderr.splitlines()[0]) == (2, "error: no such option `--jsn` for `envforge detect`")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps a directory that a process is in")
 @pytest.mark.parametrize("command", [NEW, "verify", "lock --check", "install", "run true", "info", "shell --print"])
 def test_deleted_working_directory_is_named(command: str, tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()

@@ -46,7 +46,8 @@ BESIDE_TORCH = (
 OF_THE_TEMPLATE = ("scikit-learn", "tqdm", "pytest")
 
 
-CONDA = """{shebang}# What `conda-lock install` asks of conda: `create --file EXPLICIT` and `run pip install -r FILE`, both real.
+CONDA = """{shebang}\
+# What `conda-lock install` asks of conda: `create --file EXPLICIT` and `run pip install -r FILE`, both real.
 # Only the network is renamed: pip knows no mirrors.
 import subprocess, sys
 from pathlib import Path

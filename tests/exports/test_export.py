@@ -317,7 +317,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_that_names_the_file(
         (("pixi",), "pixi needs two files"),
         (("pixi", "-o", "other.toml"), "wanted `pixi.toml`"),
         (("pylock", "-o", "lock.toml"), "wanted `pylock.toml`"),
-        (("poetry",), "'poetry' is not one of"),
+        (("poetry",), "`poetry` is not one of"),
     ],
 )
 def test_a_request_that_no_tool_would_read_is_a_usage_error(

@@ -35,7 +35,8 @@ def usage_error(error: click.ClickException, command: str) -> InvalidUsageError:
     else:
         message = _plain(error.format_message())
     is_group = path == "envforge" or (context is not None and isinstance(context.command, click.Group))
-    hints.append(Hint("to list the commands" if is_group else "to see the usage", f"{path} --help"))
+    help_command = f"{path} --help"
+    hints.append(Hint("to list the commands" if is_group else "to see the usage", help_command))
     return InvalidUsageError(message, hint=hints, code="usage")
 
 

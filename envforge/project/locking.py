@@ -145,4 +145,5 @@ def request_aside(texts: EnvironmentTexts, way: LockWay) -> Iterator[LockRequest
             lockfile=folder / LOCK_FILE,
             conda_exe=way.conda_exe,
             mirrors=way.mirrors,
+            is_aside=True,
         )

@@ -38,7 +38,7 @@ def test_lock_then_check_then_change(world: World) -> None:
     assert words[0].startswith("conda-lock.yml is written, every package with its sha256 (")
     assert words[1].startswith("  linux-64: torch 2.7.1+cu118; 12 conda packages, 4 wheels; ")
     assert words[2:] == [
-        "solved against (from the torch pin):",
+        "solved against (from the torch version):",
         "  linux-64: __archspec=1 x86_64 __cuda=11.8 __glibc=2.28 __linux=5.10 __unix=0",
     ]
     assert made.stderr == "solving for linux-64\n"

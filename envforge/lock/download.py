@@ -167,9 +167,8 @@ class Downloads:
         from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema  # noqa: PLC0415 - slow to import
 
         if isinstance(error, (InvalidSchema, InvalidURL, MissingSchema)):
-            return OutsideError(
-                f"`{public(source)}` is not an http or https URL", hint=_mirror_hints(url, source)[:1], code="bad-url"
-            )
+            hints = _mirror_hints(url, source) if source != url else ()
+            return OutsideError(f"`{public(source)}` is not a valid http or https URL", hint=hints, code="bad-url")
         return OutsideError(
             f"cannot reach `{public(url)}`: {_reason(error)}", hint=_mirror_hints(url, source), code="unreachable"
         )

@@ -51,11 +51,15 @@ class LockRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """The current step; ``done_bytes`` and ``total_bytes`` are set while a wheel is downloaded."""
+    """The current step; ``done_bytes`` and ``total_bytes`` are set while a wheel is downloaded.
+
+    ``is_note`` marks a remark that must be shown, such as where the files of a stored lockfile come from.
+    """
 
     text: str
     done_bytes: int | None = None
     total_bytes: int | None = None
+    is_note: bool = False
 
 
 Progress = Callable[[Step], object]

@@ -252,7 +252,7 @@ class Run:
         missing = [package.url for package in lock.packages if package.url not in sizes]
         missing = [url for url in missing if url.startswith(("https://", "http://"))]
         if missing:
-            self.progress(Step(text="reading the sizes of the wheels"))
+            self.progress(Step(text="reading the sizes of wheels"))
             sizes.update(downloads.sizes(missing))
         return sizes
 

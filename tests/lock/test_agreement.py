@@ -69,7 +69,7 @@ def test_a_missing_lock_is_an_error_that_says_what_to_do(tmp_path: Path) -> None
     (tmp_path / "environment.yml").write_text(environment_text(), encoding="utf-8")
     with pytest.raises(EnvforgeError) as caught:
         check(tmp_path / "environment.yml", tmp_path / "conda-lock.yml")
-    assert caught.value.hint == "make one: envforge lock"
+    assert caught.value.commands == (f"envforge lock -f {tmp_path / 'environment.yml'}",)
 
 
 def test_input_hash_tells_a_missing_file_from_an_empty_one() -> None:

@@ -164,3 +164,46 @@ def test_a_channel_that_cannot_be_reached_is_a_fault_of_the_outside_world(world:
     assert caught.value.code == "channel-unreachable"
     assert "loosen" not in caught.value.hint
     assert "conda-forge" in caught.value.message
+
+
+def test_unreachable_package_index_is_named_with_its_source(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
+    world.write(environment_text(pip=("torch==2.7.1+cu118", "rich")))
+    with pytest.raises(OutsideError) as caught:
+        world.lock()
+    assert caught.value.code == "unreachable"
+    assert caught.value.message.startswith(
+        "cannot read the package index `http://127.0.0.1:9/simple` (configured in UV"
+    )
+    assert "`--mirror http://127.0.0.1:9=https://MIRROR`" in caught.value.hint
+    assert caught.value.hint.endswith("to use another package index, set `UV_DEFAULT_INDEX=https://INDEX/simple`")
+    assert "download.pytorch.org" not in caught.value.hint
+
+
+def test_package_index_with_another_scheme_is_not_blamed_on_the_network(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "htp://registry.example/simple")
+    monkeypatch.delenv("UV_DEFAULT_INDEX", raising=False)
+    monkeypatch.delenv("UV_INDEX_URL", raising=False)
+    world.write(environment_text(pip=("torch==2.7.1+cu118", "rich")))
+    error = refused(world)
+    assert error.code == "bad-url"
+    assert error.hint == "to use another package index, set `PIP_INDEX_URL=https://INDEX/simple`"
+
+
+def test_temporary_directory_without_programs_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("envforge.lock.run.os.access", lambda path, mode: False)
+    error = refused(world)
+    assert (error.code, error.exit_code) == ("noexec-tmp", 3)
+    assert f"`{world.folder.parent / 'tmp'}`" in error.message
+    assert error.hint == "to use another directory for temporary files, set `TMPDIR=DIR`"
+
+
+def test_sizes_of_wheels_are_read_without_a_download_and_gaps_are_named(world: World) -> None:
+    world.index.files.pop(f"/whl/cu118/{TRITON.file_name}")
+    (one,) = world.lock().platforms
+    assert one.unsized == ("triton",)
+    assert one.bytes > len(TORCH.data) + len(VISION.data) + len(CUBLAS.data)
+    assert world.server is not None
+    assert [r for r in world.server.requests if r.path.endswith(".whl") and r.method != "HEAD"] == []

@@ -88,8 +88,8 @@ def test_a_package_that_is_not_locked_cannot_be_upgraded(aged: Project) -> None:
     with pytest.raises(EnvforgeError) as caught:
         aged.lock(upgrade_packages=("plott",))
     assert (caught.value.message, caught.value.hint) == (
-        "`--upgrade-package plott`: it is not in the lock",
-        "did you mean plot?",
+        f"`--upgrade-package plott`: `{aged.lockfile}` does not contain `plott`",
+        "did you mean `--upgrade-package plot`?",
     )
     assert aged.files() == before
 

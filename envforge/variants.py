@@ -45,17 +45,26 @@ def parse_variant(name: str) -> WheelTag:
     tags = [str(tag) for tag in load_matrix().tags]
     if name in tags:
         return WheelTag.parse(name)
-    try:
-        near: str | None = str(WheelTag.parse(name))
-    except ValueError:
-        near = None
-    if near not in tags:
-        near = nearest(name.lower(), tags, alike=0.6)
+    near = _near_tag(name, load_matrix().tags)
     raise RequestError(
         f"unknown variant `{name}`; expected one of the wheel tags: {', '.join(tags)}",
         hint=f"did you mean `--variant {near}`?" if near else "",
         code="bad-variant",
     )
+
+
+def _near_tag(name: str, tags: Sequence[WheelTag]) -> str | None:
+    """Return the existing tag that ``name`` probably means: the nearest CUDA version, or the nearest spelling."""
+    try:
+        meant = WheelTag.parse(name).cuda
+    except ValueError:
+        return nearest(name.lower(), [str(tag) for tag in tags], alike=0.6)
+    by_distance = {
+        abs(10 * tag.cuda.major + tag.cuda.minor - 10 * meant.major - meant.minor): str(tag)
+        for tag in tags
+        if meant is not None and tag.cuda is not None
+    }
+    return by_distance[min(by_distance)] if by_distance else "cpu"
 
 
 def derive(environment: Path, tag: WheelTag, matrix: Matrix) -> VariantTexts:

@@ -42,7 +42,7 @@ def test_lock_then_check_then_change(world: World) -> None:
         "solved against (from the torch version):",
         "  linux-64: __archspec=1 x86_64 __cuda=11.8 __glibc=2.28 __linux=5.10 __unix=0",
     ]
-    assert made.stderr == "solving for linux-64\n"
+    assert made.stderr.startswith("solving for linux-64\n")
     checked = run(world, "--check")
     assert (checked.returncode, checked.stdout) == (0, "conda-lock.yml is up to date with environment.yml\n")
     world.write(environment_text(conda=("pandas",)))

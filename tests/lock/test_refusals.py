@@ -153,7 +153,7 @@ def test_an_index_that_cannot_be_reached_is_named_with_its_public_address(world:
         world.lock(mirrors=mirrors)
     assert caught.value.message.startswith(f"cannot reach `{PUBLIC}/cu118/torch")
     assert caught.value.message.endswith("Connection refused")
-    assert caught.value.hint == f"check the mirror URL `{nowhere}/whl/cu118/torch/` in `--mirror` or `ENVFORGE_MIRRORS`"
+    assert caught.value.hint.startswith(f"check the mirror URL `{nowhere}/whl/cu118/torch")
 
 
 def test_a_channel_that_cannot_be_reached_is_a_fault_of_the_outside_world(world: World) -> None:

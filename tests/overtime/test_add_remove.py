@@ -31,7 +31,7 @@ def test_add_pip_and_remove_bring_back_the_same_packages(aged: Project) -> None:
     document = json.loads(added.stdout)
     assert (document["command"], document["result"]["added"]) == ("add", ["shapes"])
     assert document["result"]["lock"]["changes"] == ["+ shapes 1.0"]
-    assert added.stderr == "solving for linux-64\n"
+    assert added.stderr.startswith("solving for linux-64\n")
     removed = aged.run("remove", "shapes")
     assert removed.returncode == 0, removed.stderr
     assert aged.environment.read_text(encoding="utf-8") == ENVIRONMENT

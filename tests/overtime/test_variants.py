@@ -128,7 +128,8 @@ def test_a_platform_without_wheels_of_the_tag_keeps_its_own_build(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("xyz", None), ("11.8", "cu118"), ("../cpu", "cpu"), ("CU118", "cu118"), ("cu125", "cu12")]
+    ("name", "near"),
+    [("xyz", None), ("11.8", "cu118"), ("../cpu", "cpu"), ("CU118", "cu118"), ("cu125", "cu12"), ("12", None)],
 )
 def test_unknown_variant_gets_a_tag_that_exists(name: str, near: str | None) -> None:
     with pytest.raises(EnvforgeError) as caught:

@@ -57,19 +57,20 @@ def _conda(answer: Mapping[str, Any], platform: str) -> EnvforgeError:
         return OutsideError(message.strip(), hint=hints, code=_UNREACHED)
     if signs & _UNREAD:
         return OutsideError(message.strip(), hint=hints, code="channel-unreadable")
-    names = tuple(answer.get("unknown", ()))
-    if names or (signs & _NOT_FOUND and "unknown" not in answer):
-        return NoSuchPackageError(
-            f"no solution for {platform}: {message.strip()}", hint=hints, code="no-such-package", names=names
-        )
-    if _ABSENT.search(listed):
-        return NoSuchPackageError(
-            f"no solution for {platform}: {listed}", hint="check the package names and channels", code="no-such-package"
-        )
-    if signs & (_UNSATISFIABLE | _NOT_FOUND) or listed:
+    if signs & _NOT_FOUND or _ABSENT.search(listed):
+        return _not_found(answer, message.strip(), hints)
+    if signs & _UNSATISFIABLE or listed:
         return _no_solution(platform, message, hints or (_LOOSEN,))
     code = str(answer.get("code") or "conda-lock-failed")
     return EnvforgeError(f"the solver failed for {platform}: {message.strip()}", hint=hints, code=code)
+
+
+def _not_found(answer: Mapping[str, Any], message: str, hints: tuple[Hint, ...]) -> EnvforgeError:
+    """Return the error for a package without a match: the embedded solver lists the names that are ``unknown``."""
+    names = tuple(answer.get("unknown", ()))
+    if "unknown" in answer and not names:
+        return EnvforgeError(message, hint=hints, code="no-solution")
+    return NoSuchPackageError(message, hint=hints, code="no-such-package", names=names)
 
 
 def _no_solution(platform: str, reason: str, hints: tuple[Hint, ...]) -> EnvforgeError:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -15,6 +17,7 @@ from envforge.lock.index import NO_TORCH_INDEX, PlatformIndex
 from envforge.lock.inputs import Inputs
 from envforge.lock.request import LockRequest
 from envforge.matrix import load_matrix
+from envforge.python_index import configured_index
 from envforge.selection import PYTORCH_INDEX
 
 
@@ -27,17 +30,19 @@ def with_reasons(
     advice = [_Advice(request, inputs, index) for index in indexes.values()]
     if isinstance(error, NoSuchPackageError):
         hints = [*error.hints, *(hint for name in error.names for hint in advice[0].for_unknown_conda(name))]
-        fallback = Hint("check the package name, and that `channels:` lists a channel that has it")
-        return EnvforgeError(error.message, hint=tuple(dict.fromkeys(hints)) or (fallback,), code=error.code)
-    lines, hints, code = [], [], error.code
+        check = Hint("check the package name, and that `channels:` lists a channel that has it")
+        return EnvforgeError(error.message, hint=tuple(dict.fromkeys(hints)) or (check,), code=error.code)
+    lines, hints, code, fallback = [], [], error.code, error.hints
     for one in advice:
         for name, why in one.index.reasons(error.message):
             lines.append(f"- {name}: {why}")
             hints += one.for_wheel(name, why)
+            if name in one.index.missing:
+                fallback = ()  # no constraint is at fault
             if name in one.index.unlisted and one.requests(name) and not one.index.sources.is_family(name):
                 code = "no-such-package"
     message = "\n".join([error.message, *dict.fromkeys(lines)])
-    return EnvforgeError(message, hint=tuple(dict.fromkeys(hints)) or error.hints, code=code)
+    return EnvforgeError(message, hint=tuple(dict.fromkeys(hints)) or fallback, code=code)
 
 
 @dataclass
@@ -60,7 +65,7 @@ class _Advice:
 
     def for_unknown_conda(self, name: str) -> Iterator[Hint]:
         """Suggest the wheel of an unknown conda package, if the package index has one."""
-        if self.index.sources.registry is None or not self.index.has_page(name):
+        if not self._is_wheel(name):
             return
         add = self._command("add", "--pip", name)
         if add:
@@ -93,6 +98,10 @@ class _Advice:
             add = self._command("add", conda)
             words = [remove, add] if self.is_written else [add]
             yield Hint(f"to install `{conda}` from conda instead", " && ".join(words))
+        elif near is None and name in self.index.unlisted:
+            registry = self.index.sources.registry
+            where = f" (configured in {registry.source})" if registry is not None else ""
+            yield Hint(f"check the name of the package, and the URL of the package index{where}")
         elif near is None and name in self.index.missing and self.is_written and remove:
             yield Hint(f"to remove `{name}` from `{self.request.source or self.request.environment}`", remove)
         elif near is None and name not in self.index.missing:
@@ -102,7 +111,7 @@ class _Advice:
         conda = self.index.mapping.to_conda(name)
         if conda in self._conda_names():
             command = self._command("add", conda)
-        elif self.index.has_page(name):
+        elif self._is_wheel(name):
             command = self._command("add", "--pip", name)
         else:
             return
@@ -129,7 +138,19 @@ class _Advice:
         from envforge.solver.explain import suggested  # noqa: PLC0415 - loads rattler, and only errors need it
 
         near = suggested(name, {self.index.mapping.to_python(one) for one in self._conda_names()})
-        return near if near is not None and self.index.has_page(near) else None
+        return near if near is not None and self._is_wheel(near) else None
+
+    def _is_wheel(self, name: str) -> bool:
+        """Return whether an index has a project of this name; the package index counts if it may be used."""
+        if self.index.has_page(name):
+            return True
+        if not self.inputs.allow_registry or self.index.sources.registry is not None:
+            return False
+        try:
+            registry = configured_index(os.environ, Path.home(), Path(sys.prefix))
+            return bool(self.index.downloads.page(registry.simple_url, canonicalize_name(name)).files)
+        except EnvforgeError:
+            return False
 
     def _conda_names(self) -> frozenset[str]:
         """Return the names of all packages in the channels; empty if they can't be read."""

@@ -39,14 +39,16 @@ def _shorten(text: str) -> str:
 class Document:
     """How errors describe a document.
 
-    ``damaged`` starts each message, such as "the lockfile `x` is invalid". ``hint`` is the text of the hint, or a
-    function that returns the hints. ``mapping`` names the format's mapping type; ``show`` formats a found value.
+    ``damaged`` starts each message, such as "the lockfile `x` is invalid". ``hint`` is the text of the hint;
+    ``hints`` computes hints when an error is raised. ``mapping`` names the format's mapping type; ``show`` formats a
+    found value.
     """
 
     damaged: str
     error: type[EnvforgeError]
     code: str
-    hint: str | Callable[[], tuple[Hint, ...]] = ""
+    hint: str = ""
+    hints: Callable[[], tuple[Hint, ...]] | None = None
     mapping: str = "a mapping"
     show: Callable[[object], str] = show_plainly
 
@@ -54,7 +56,7 @@ class Document:
         """The error for the value at ``path``; an empty path stands for the document."""
         at = f" at `{path}`" if path else ""
         message = f"{self.damaged}{at}: expected {wanted}, found {self.show(found)}"
-        return self.error(message, hint=self.hint() if callable(self.hint) else self.hint, code=self.code)
+        return self.error(message, hint=self.hints() if self.hints else self.hint, code=self.code)
 
     def read_json(self, text: str) -> Fields:
         """The fields of a JSON text."""

@@ -131,6 +131,6 @@ def document_at(where: Path) -> Document:
         damaged=f"the lockfile catalogue is invalid: `{where}`",
         error=CatalogueError,
         code="catalogue-damaged",
-        hint=partial(_hints, where),
+        hints=partial(_hints, where),
         show=show_as_json,
     )

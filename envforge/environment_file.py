@@ -1,7 +1,6 @@
-"""environment.yml, edited as text: one line comes or goes, and every other byte stays.
+"""Add or remove one dependency line in environment.yml and preserve every other byte.
 
-Enters: the text of the file and what is to be added or removed. Leaves: the new text, which was read again and found to
-say what was meant.
+The result is parsed again to check that it means what was requested.
 """
 
 from __future__ import annotations
@@ -9,16 +8,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from envforge.errors import EnvforgeError, RequestError
+from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.inputs import CREDENTIALS
 from envforge.lock.mapping import NameMapping
+from envforge.lock.project import project_command
 from envforge.lock.sources import is_torch_family
+from envforge.nearest import nearest
 from envforge.yaml_lines import after_line, delete_lines, line_end, line_start, quoted, replace_scalar
 
 Section = Literal["conda", "pip"]
@@ -70,9 +72,12 @@ def refuse_torch(name: str, text: str = "") -> None:
     if _TORCH_IN_CONDA.fullmatch(canonicalize_name(name)) is None and not is_torch_family(name, text):
         return
     raise RequestError(
-        f"`{name}` belongs to the build of PyTorch, which is chosen for a GPU and its driver, not added or removed",
-        hint="envforge explain shows the builds that fit; envforge new makes a project for one: "
-        "envforge new image-classification DIR --cuda 12.6",
+        f"`{name}` is part of the PyTorch build, which envforge selects for the GPU and its driver",
+        hint=(
+            Hint("to list the builds that this machine supports", "envforge explain"),
+            Hint("to lock this project for another build", "envforge lock --variant TAG"),
+            Hint("to create a project for another build", "envforge new TEMPLATE DIR --cuda VERSION"),
+        ),
         code="torch-family",
     )
 
@@ -85,8 +90,9 @@ def add(text: str, wanted: Sequence[Wanted], where: str) -> Edit:
         _refuse_other_owner(one, entries, where)
         if len(entries) > 1:
             raise EnvforgeError(
-                f"`{where}` has `{one.name}` on {len(entries)} lines, for different platforms",
-                hint=f"change them by hand, then: envforge lock -f {where}",
+                f"`{where}` lists `{one.name}` on {len(entries)} lines, for different platforms",
+                hint="edit these lines; then, to update the lockfile",
+                command=project_command("lock", Path(where), None),
                 code="several-lines",
             )
         if not entries:
@@ -108,10 +114,11 @@ def remove(text: str, names: Sequence[str], where: str) -> Edit:
         refuse_torch(name)
         entries = _named(text, name, where)
         if not entries:
-            known = ", ".join(f"`{entry.name}`" for entry in read_entries(text, where))
+            known = [entry.name for entry in read_entries(text, where)]
+            near = nearest(name.lower(), known, alike=0.6)
             raise RequestError(
-                f"`{where}` does not ask for `{name}`; it asks for {known}",
-                hint="what is locked beside that comes with one of them",
+                f"`{where}` doesn't list `{name}`; it lists {', '.join(f'`{one}`' for one in known)}",
+                hint=f"did you mean `{near}`?" if near else "",
                 code="not-asked-for",
             )
         removed += [entry.text for entry in entries]
@@ -142,8 +149,8 @@ def _conda(word: str) -> Wanted:
 
 def _not_conda(word: str) -> RequestError:
     return RequestError(
-        f"`{word}` is not a conda package with or without a version, such as `numpy >=2,<3`",
-        hint='envforge add "numpy >=2"; a wheel of the Python registry: envforge add --pip NAME',
+        f"`{word}` is not a valid conda package; expected a name and an optional version, such as `numpy >=2,<3`",
+        hint="to add a wheel from the package index, pass `--pip`",
         code="bad-package",
     )
 
@@ -153,8 +160,8 @@ def _pip(word: str) -> Wanted:
         requirement = Requirement(word)
     except InvalidRequirement as error:
         raise RequestError(
-            f"`{word}` is not a requirement: {str(error).splitlines()[0]}",
-            hint='envforge add --pip "wandb>=0.19"',
+            f"`{word}` is not a valid requirement: {str(error).splitlines()[0]}",
+            hint='write a requirement such as `"wandb>=0.19"`',
             code="bad-package",
         ) from error
     return Wanted(text=word, name=canonicalize_name(requirement.name), section="pip")
@@ -165,9 +172,15 @@ def _refuse_other_owner(one: Wanted, entries: Sequence[Entry], where: str) -> No
     if other is None:
         return
     place = "under `pip:`" if other.section == "pip" else "among the conda dependencies"
+    words = ["--pip", one.text] if one.section == "pip" else [one.text]
+    commands = [
+        project_command("remove", Path(where), None, [other.name]),
+        project_command("add", Path(where), None, words),
+    ]
     raise EnvforgeError(
-        f"`{where}` has `{other.text}` {place}, and one package cannot have two owners",
-        hint=f"envforge remove {other.name}, then add it again",
+        f"`{where}` already lists `{other.text}` {place}, and a package can't have two owners",
+        hint="to replace it",
+        command=" && ".join(commands),
         code="two-owners",
     )
 
@@ -201,12 +214,12 @@ def _sequences(text: str, where: str) -> tuple[yaml.SequenceNode, yaml.SequenceN
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        raise EnvforgeError(f"`{where}` is not YAML: {' '.join(str(error).split())}", code="bad-environment") from error
+        raise EnvforgeError(
+            f"`{where}` is not valid YAML: {' '.join(str(error).split())}", code="bad-environment"
+        ) from error
     dependencies = _value(root, "dependencies")
     if not isinstance(dependencies, yaml.SequenceNode):
-        raise EnvforgeError(
-            f"`{where}` is damaged at `dependencies`: wanted a list", hint="dependencies:", code="bad-environment"
-        )
+        raise EnvforgeError(f"`{where}` is invalid at `dependencies`: expected a list", code="bad-environment")
     pip = next((found for node in dependencies.value if (found := _value(node, "pip")) is not None), None)
     return dependencies, pip if isinstance(pip, yaml.SequenceNode) else None
 
@@ -237,8 +250,8 @@ def _insert(text: str, one: Wanted, where: str) -> str:
 def _insert_section(text: str, conda: yaml.SequenceNode, one: Wanted, where: str) -> str:
     if conda.flow_style or not conda.value:
         raise EnvforgeError(
-            f"`{where}` writes its dependencies in one line, which has no place for `pip:`",
-            hint="write each dependency on a line of its own",
+            f"`{where}` lists its dependencies on one line, where `pip:` can't be added",
+            hint="write each dependency on its own line",
             code="bad-environment",
         )
     last = conda.value[-1]
@@ -251,7 +264,9 @@ def _insert_section(text: str, conda: yaml.SequenceNode, one: Wanted, where: str
 def _insert_in_flow(text: str, sequence: yaml.SequenceNode, one: Wanted, where: str) -> str:
     end = sequence.end_mark.index - 1
     if not sequence.flow_style or text[end : end + 1] != "]":
-        raise EnvforgeError(f"`{where}` has an empty list", hint="write it as []", code="bad-environment")
+        raise EnvforgeError(
+            f"`{where}` has an empty list of dependencies", hint="write it as `[]`", code="bad-environment"
+        )
     return f"{text[:end].rstrip()}{', ' if sequence.value else ''}{quoted(one.text)}{text[end:]}"
 
 
@@ -281,8 +296,9 @@ def _check(text: str, one: Wanted, where: str) -> None:
     """Read the new text as everybody will."""
     if one.text not in [entry.text for entry in read_entries(text, where) if entry.section == one.section]:
         raise EnvforgeError(
-            f"`{where}` has a form in which `{one.text}` cannot be placed",
-            hint=f"add it by hand, then: envforge lock -f {where}",
+            f"`{one.text}` can't be added to `{where}` automatically",
+            hint="add it by hand; then, to update the lockfile",
+            command=project_command("lock", Path(where), None),
             code="cannot-edit",
         )
 

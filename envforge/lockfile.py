@@ -1,7 +1,6 @@
-"""A conda-lock.yml (format v1) as frozen values.
+"""Read a conda-lock.yml (format v1), and raise ``LockfileError`` with the path of an invalid value.
 
-Enters: the text of a lockfile, ours or anybody's. Leaves: a ``Lockfile``; a damaged one raises ``LockfileError`` with
-the path of the fault. Nothing is repaired.
+Nothing is repaired.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, Hint
 from envforge.fields import Document, Fields, WrongValue, one_of, read_digest, read_text
 
 Manager = Literal["conda", "pip"]
@@ -63,18 +62,33 @@ def read_lockfile(path: Path) -> Lockfile:
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise LockfileError(
-            f"cannot read the lockfile `{path}`: {why}", hint="make one: envforge lock", code="lockfile-unreadable"
+            f"cannot read the lockfile `{path}`: {why}", hint=_creation(path), code="lockfile-unreadable"
         ) from error
     return parse_lockfile(text, str(path))
+
+
+def _creation(path: Path) -> tuple[Hint, ...]:
+    """Return the command that creates a missing lockfile, if the files that it is solved from are there."""
+    from envforge.lock.project import ENVIRONMENT, LOCKFILE, project_command  # noqa: PLC0415 - only errors need it
+
+    if path.exists() or path.name != LOCKFILE:
+        return ()
+    project = path.absolute().parents[2] if len(path.absolute().parents) > 2 else path.parent
+    if path.absolute().parent.parent.name == "lockfiles" and (project / ENVIRONMENT).is_file():
+        words = ["--variant", path.absolute().parent.name]
+        return (Hint("to create it", project_command("lock", project / ENVIRONMENT, None, words)),)
+    if path.with_name(ENVIRONMENT).is_file():
+        return (Hint("to create it", project_command("lock", path.with_name(ENVIRONMENT), None)),)
+    return ()
 
 
 def parse_lockfile(text: str, where: str) -> Lockfile:
     """Parse the YAML text of a lockfile; ``where`` names it in errors."""
     document = Document(
-        damaged=f"the lockfile `{where}` is damaged",
+        damaged=f"the lockfile `{where}` is invalid",
         error=LockfileError,
         code="lockfile-damaged",
-        hint="restore it from version control, or delete it and make a new one: envforge lock",
+        hint="restore it from version control, or delete it and lock again",
     )
     return _lockfile(document.read_yaml(text))
 
@@ -116,7 +130,7 @@ def _package(entry: Fields) -> LockedPackage:
 def _read_channel(value: object) -> str:
     url = value.get("url") if isinstance(value, dict) else value
     if not isinstance(url, str):
-        raise WrongValue("a text, or a mapping with the text `url`")
+        raise WrongValue("a string, or a mapping with the string `url`")
     return url
 
 

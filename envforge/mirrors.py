@@ -1,7 +1,6 @@
-"""Fetch from a mirror, record the original: rules ``FROM=TO`` on the beginning of an address.
+"""Download from mirrors but record the public URLs, by rules ``FROM=TO`` on the start of a URL.
 
-A lock names the public address of every file; where that address is not reached, the same bytes come from a mirror,
-and the sha256 of the lock guards them.
+A lockfile has the public URL of every file, and the SHA-256 that the bytes of a mirror are checked against.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ class Mirrors:
             match = _RULE.fullmatch(text)
             if match is None:
                 raise RequestError(
-                    f"`{text}` is not a mirror rule",
-                    hint="--mirror https://conda.anaconda.org=https://mirror.example/conda",
+                    f"`{text}` is not a mirror rule; expected `FROM=TO` with two URLs",
+                    hint="write a rule such as `https://conda.anaconda.org=https://MIRROR/conda`",
                     code="bad-mirror",
                 )
             rules.append((match["original"].rstrip("/"), match["replacement"].rstrip("/")))

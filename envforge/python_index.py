@@ -1,8 +1,4 @@
-"""Which Python package registry the user's tools read, and where a file of it lies.
-
-Enters: environment variables and the configuration files of uv and pip. Leaves: a ``PythonIndex``, and the address of a
-registry file that a catalogue lock names only relative to the registry.
-"""
+"""Find the package index that uv and pip are configured for, and the URL of a file on it."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envforge import toml
-from envforge.errors import EnvforgeError, OutsideError
+from envforge.errors import EnvforgeError, Hint, OutsideError
 
 if TYPE_CHECKING:
     from urllib.request import Request
@@ -30,9 +26,9 @@ _PAGE_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PythonIndex:
-    """One registry: its simple index (PEP 503), where that was read, and whether it is the public default.
+    """A package index: its simple index (PEP 503), where that URL is configured, and where its files are, if known.
 
-    ``simple_url`` may carry credentials; ``public_url`` never does.
+    ``simple_url`` may contain credentials; ``public_url`` never does.
     """
 
     simple_url: str
@@ -41,8 +37,14 @@ class PythonIndex:
 
     @property
     def public_url(self) -> str:
-        """The address of the simple index without user name and password."""
+        """Return the URL of the simple index without user name and password."""
         return without_credentials(self.simple_url)
+
+    @property
+    def other_index_hint(self) -> Hint:
+        """Return how to use another index: by the variable that is set, or by one that overrides the files."""
+        variable = self.source if self.source in VARIABLES else "PIP_INDEX_URL"
+        return Hint(f"to use another package index, set `{variable}=https://INDEX/simple`")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,16 +133,16 @@ def locate(relative: str, sha256: str, index: PythonIndex, pages: SimplePages) -
     try:
         links = pages.links(index, _project(file_name))
     except OutsideError as error:
-        return Located(url=common, how=f"the usual layout of mirrors, unchecked: {error.message}")
+        return Located(url=common, how=f"the usual layout of mirrors, not checked: {error.message}")
     link = links.get(file_name)
     if link is None:
-        return Located(url=common, how=f"the usual layout of mirrors, for it does not list `{file_name}`")
+        return Located(url=common, how=f"the usual layout of mirrors, because it doesn't list `{file_name}`")
     digest = urllib.parse.parse_qs(urllib.parse.urlsplit(link).fragment).get("sha256", [""])[0].lower()
     if digest and digest != sha256:
         raise EnvforgeError(
-            f"`{file_name}` differs between the catalogue and {index.public_url} (read from {index.source}): "
-            f"wanted sha256 `{sha256}`, found `{digest}`",
-            hint="use another index, for example: PIP_INDEX_URL=… envforge new …, or solve anew: --fresh",
+            f"`{file_name}` differs between the catalogue and the package index {index.public_url} (configured in "
+            f"{index.source}): expected SHA-256 `{sha256}`, found `{digest}`",
+            hint=(index.other_index_hint,),
             code="index-disagrees",
         )
     return Located(url=without_credentials(urllib.parse.urldefrag(link).url), how="its pages")
@@ -184,8 +186,9 @@ class SimplePages:
 
     def _no_answer(self, index: PythonIndex, project: str, why: str) -> OutsideError:
         return OutsideError(
-            f"no page for `{project}` on {index.public_url} (read from {index.source}): {why}",
-            hint="check the address and the network",
+            f"cannot read the page of `{project}` on the package index {index.public_url} (configured in "
+            f"{index.source}): {why}",
+            hint=(index.other_index_hint,),
             code="index-unreachable",
         )
 
@@ -204,7 +207,7 @@ def _request(url: str) -> Request:
     """A request for a page over http(s), with the credentials of the address as a header."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in {"http", "https", "file"}:
-        raise ValueError(f"`{without_credentials(url)}` is neither an http(s) nor a file address")
+        raise ValueError(f"`{without_credentials(url)}` is not an http, https, or file URL")
     from urllib.request import Request  # noqa: PLC0415 - as above
 
     request = Request(without_credentials(url), headers={"Accept": "text/html"})  # noqa: S310
@@ -251,8 +254,8 @@ def _first(values: Iterable[str]) -> str | None:
 
 def _unreadable(path: Path, error: Exception) -> EnvforgeError:
     return EnvforgeError(
-        f"cannot read the configuration `{path}`: {' '.join(str(error).split())}",
-        hint="mend the file, or state the index: PIP_INDEX_URL=https://index.example/simple envforge …",
+        f"cannot read the configuration file `{path}`: {' '.join(str(error).split())}",
+        hint="fix the file; to use a package index without reading it, set `PIP_INDEX_URL=https://INDEX/simple`",
         code="bad-index-configuration",
     )
 

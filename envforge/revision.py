@@ -1,14 +1,12 @@
-"""A file of the project as it was at a revision, read from git (effects).
-
-Enters: ``git:REV`` or ``git:REV:PATH`` and the folder of the project. Leaves: the text of that file.
-"""
+"""Read a file of the project at a git revision."""
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from pathlib import Path
 
-from envforge.errors import EnvforgeError, OutsideError, RequestError
+from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 
 PREFIX = "git:"
 DEFAULT_PATH = "conda-lock.yml"
@@ -20,8 +18,9 @@ def read_revision(spec: str, folder: Path) -> str:
     revision, _, path = spec.removeprefix(PREFIX).partition(":")
     if not revision or revision.startswith("-") or path.startswith("/"):
         raise RequestError(
-            f"`{spec}` names no file of a revision: wanted `git:REV` or `git:REV:PATH`",
-            hint="envforge diff git:HEAD conda-lock.yml",
+            f"`{spec}` is not a file at a git revision; expected `git:REV` or `git:REV:PATH`",
+            hint="to compare with the last commit",
+            command="envforge diff git:HEAD",
             code="bad-revision",
         )
     command = ["git", "-C", str(folder), "show", f"{revision}:./{path or DEFAULT_PATH}"]
@@ -29,18 +28,27 @@ def read_revision(spec: str, folder: Path) -> str:
         done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL)
     except FileNotFoundError as error:
         raise OutsideError(
-            f"`{spec}` needs git, which is not on PATH", hint="install git, or name a file", code="no-git"
+            f"`{spec}` requires git, which is not on `PATH`", hint="install git, or pass a file", code="no-git"
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise OutsideError(f"git gave no answer for `{spec}` in {_TIMEOUT_S} s", code="git-failed") from error
+        raise OutsideError(f"git didn't return `{spec}` within {_TIMEOUT_S} s", code="git-failed") from error
     if done.returncode != 0:
-        said = " ".join(done.stderr.decode("utf-8", errors="replace").split())
+        reason = " ".join(done.stderr.decode("utf-8", errors="replace").split())
         raise EnvforgeError(
-            f"git has no `{spec}`: {said}",
-            hint="see the revisions of the lock: git log --oneline -- conda-lock.yml",
+            f"git can't read `{spec}`: {reason}",
+            hint=_revisions(folder / (path or DEFAULT_PATH), folder),
             code="no-such-revision",
         )
     try:
         return done.stdout.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise EnvforgeError(f"`{spec}` is not a text: {error}", code="lockfile-unreadable") from error
+        raise EnvforgeError(f"`{spec}` is not a text file: {error}", code="lockfile-unreadable") from error
+
+
+def _revisions(path: Path, folder: Path) -> tuple[Hint, ...]:
+    """Return the command that lists the revisions of a file, if git has any."""
+    command = ["git", "-C", str(folder), "log", "-1", "--format=%h", "--", str(path.absolute())]
+    done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    if not done.stdout.strip():
+        return (Hint(f"pass two lockfiles, or commit `{path}` to git first"),)
+    return (Hint(f"to list the revisions of `{path}`", shlex.join(["git", "log", "--oneline", "--", str(path)])),)

@@ -1,8 +1,7 @@
-"""What the environment asks for, as the two texts that conda-lock reads.
+"""Render ``environment.yml`` and ``virtual-packages.yml`` for one selection per platform.
 
-Enters: one ``Selection`` for each platform and what the template needs. Leaves: the text of ``environment.yml`` and of
-``virtual-packages.yml``, and the hash under which the catalogue knows a lock of exactly these two texts. Neither holds
-anything of the project's name or of the machine, so that the same answers give the same hash everywhere.
+Neither file contains the project's name or facts of this machine, so the same answers give the same hash everywhere.
+The catalogue finds a stored lockfile by that hash.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 
 from packaging.version import Version
 
-from envforge.errors import RequestError
+from envforge.errors import Hint, RequestError
 from envforge.jinja import TemplateError, render
 from envforge.resources import read_data
 from envforge.select import Selection
@@ -183,8 +182,11 @@ def _check(selections: tuple[Selection, ...], needs: Needs) -> None:
         missing = [name for name in needs.torch_family if name not in dict(selection.build.pins)]
         if missing:
             raise RequestError(
-                f"the template needs `{missing[0]}`, and none is known for {selection.build}",
-                hint="choose another release: envforge explain, then --torch VERSION",
+                f"the template requires `{missing[0]}`, which has no known build for {selection.build}",
+                hint=(
+                    Hint("to list the PyTorch releases", "envforge explain"),
+                    Hint("to select another release, pass `--torch VERSION`"),
+                ),
                 code="no-family-member",
             )
 
@@ -193,9 +195,9 @@ def _refuse_credentials(url: str) -> None:
     user = urlsplit(url).netloc.rpartition("@")[0]
     if user and _VARIABLE.sub("", user).strip(":"):
         raise RequestError(
-            "--torch-index holds a user or a password, and what is written into environment.yml is shared",
-            hint="name environment variables instead, which conda-lock fills in: --torch-index "
-            "'https://$INDEX_USER:$INDEX_PASSWORD@HOST/PATH'",
+            "`--torch-index` contains credentials, but environment.yml is shared",
+            hint="refer to environment variables instead, which are expanded when the project is locked: pass "
+            "`--torch-index 'https://$INDEX_USER:$INDEX_PASSWORD@HOST/PATH'`",
             code="credentials-in-address",
         )
 

@@ -1,7 +1,6 @@
-"""The same project for another wheel tag: its environment.yml with the PyTorch build of that tag.
+"""Derive the environment.yml of a variant: the same project with the PyTorch build for another wheel tag.
 
-Enters: the project's environment.yml, a tag and the ``Matrix``. Leaves: the two texts that the variant is locked from.
-Only what depends on the build differs: the pins of the torch family, the index, the bounds that torch itself has.
+Only what depends on the build differs: the pins of the torch family, the index, and the constraints of torch itself.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from envforge.environment_file import Wanted, add, read_entries
 from envforge.errors import EnvforgeError, RequestError
 from envforge.lock.inputs import Inputs, is_for, read_inputs
 from envforge.lock.sources import torch_indexes
-from envforge.matrix import Matrix
+from envforge.matrix import Matrix, load_matrix
+from envforge.nearest import nearest
 from envforge.resources import templates_root
 from envforge.selection import PYTORCH_INDEX, Build, Grade, Request, Selection
 from envforge.spec import TORCH_FAMILY, render_virtual_packages, split_conda_spec, torch_requirements
@@ -41,20 +41,30 @@ class VariantTexts:
 
 
 def parse_variant(name: str) -> WheelTag:
-    """The tag that names a variant; raises ``RequestError``."""
+    """Return the wheel tag that a variant is named after; raise ``RequestError`` if no build has it."""
+    tags = [str(tag) for tag in load_matrix().tags]
+    if name in tags:
+        return WheelTag.parse(name)
+    near = _near_tag(name, load_matrix().tags)
+    raise RequestError(
+        f"unknown variant `{name}`; expected one of the wheel tags: {', '.join(tags)}",
+        hint=f"did you mean `--variant {near}`?" if near else "",
+        code="bad-variant",
+    )
+
+
+def _near_tag(name: str, tags: Sequence[WheelTag]) -> str | None:
+    """Return the existing tag that ``name`` probably means: the nearest CUDA version, or the nearest spelling."""
     try:
-        tag = WheelTag.parse(name)
-    except ValueError as error:
-        raise RequestError(
-            f"`--variant {name}`: a variant has the name of a wheel tag; {error}",
-            hint="envforge lock --variant cpu --variant cu118 --variant cu130",
-            code="bad-variant",
-        ) from error
-    if str(tag) != name:
-        raise RequestError(
-            f"`--variant {name}` is written `{tag}`", hint=f"envforge lock --variant {tag}", code="bad-variant"
-        )
-    return tag
+        meant = WheelTag.parse(name).cuda
+    except ValueError:
+        return nearest(name.lower(), [str(tag) for tag in tags], alike=0.6)
+    by_distance = {
+        abs(10 * tag.cuda.major + tag.cuda.minor - 10 * meant.major - meant.minor): str(tag)
+        for tag in tags
+        if meant is not None and tag.cuda is not None
+    }
+    return by_distance[min(by_distance)] if by_distance else "cpu"
 
 
 def derive(environment: Path, tag: WheelTag, matrix: Matrix) -> VariantTexts:
@@ -88,8 +98,9 @@ def _torch(inputs: Inputs) -> Version:
             if requirement.name == "torch":
                 return _pinned(requirement, inputs.path)
     raise EnvforgeError(
-        f"`{inputs.path}` has no `torch==…` under `pip:`, so there is nothing that could vary",
-        hint='"torch==2.7.1+cu118" under `pip:`, or a project of its own: envforge new',
+        f"`{inputs.path}` lists no `torch` under `pip:`, so it can't have variants",
+        hint="to create a project with PyTorch",
+        command="envforge new TEMPLATE DIR",
         code="no-torch",
     )
 
@@ -100,8 +111,8 @@ def _pinned(requirement: Requirement, path: Path) -> Version:
         return Version(Version(versions[0]).public)
     except (IndexError, InvalidVersion) as error:
         raise EnvforgeError(
-            f"`{path}` has `{requirement}`, which is not one exact version",
-            hint='"torch==2.7.1+cu118"',
+            f"`{path}` lists `{requirement}`, but variants require one exact version",
+            hint='write it as in `"torch==2.7.1+cu118"`',
             code="no-torch-pin",
         ) from error
 
@@ -111,16 +122,26 @@ def _builds(inputs: Inputs, tag: WheelTag, torch: Version, matrix: Matrix) -> di
     fitting = {platform: _of_platform(platform, inputs, tag, matrix) for platform in inputs.platforms}
     common = set.intersection(*(set(builds) for builds in fitting.values()))
     if not common:
-        python = _python(inputs)
-        raise EnvforgeError(
-            f"no PyTorch build for `{tag}` serves {', '.join(inputs.platforms)}"
-            + (f" with Python {python}" if python else "")
-            + f", as `{inputs.path}` asks",
-            hint=f"envforge explain --cuda {tag.cuda or 'cpu'} lists the builds; a project of its own: envforge new",
-            code="no-build",
-        )
+        raise _no_build(inputs, tag, matrix)
     release = torch if torch in common else max(common)
     return {platform: builds[release] for platform, builds in fitting.items()}
+
+
+def _no_build(inputs: Inputs, tag: WheelTag, matrix: Matrix) -> EnvforgeError:
+    python = _python(inputs)
+    others = [
+        str(other)
+        for other in matrix.tags
+        if set.intersection(*(set(_of_platform(platform, inputs, other, matrix)) for platform in inputs.platforms))
+    ]
+    return EnvforgeError(
+        f"no PyTorch build for `{tag}` supports {', '.join(inputs.platforms)}"
+        + (f" with Python {python}" if python else "")
+        + f" (from `{inputs.path}`)"
+        + (f"; variants with a build: {', '.join(others)}" if others else ""),
+        hint="pass one of these variants" if others else f"change the version of Python in `{inputs.path}`",
+        code="no-build",
+    )
 
 
 def _of_platform(platform: str, inputs: Inputs, tag: WheelTag, matrix: Matrix) -> dict[Version, Build]:
@@ -177,8 +198,8 @@ def _with_pins(text: str, builds: Mapping[str, Build], where: str) -> str:
         versions = {dict(b.pins)[entry.name] for platform, b in builds.items() if is_for(line, platform)}
         if len(versions) != 1:
             raise EnvforgeError(
-                f"`{where}` has `{entry.text}` on one line for platforms that need {', '.join(sorted(versions))}",
-                hint=f'a line for each: "{entry.text}"  # [linux64]',
+                f"`{where}` lists `{entry.text}` on one line, but its platforms need {', '.join(sorted(versions))}",
+                hint=f'write one line for each platform, such as `"{entry.text}"  # [linux64]`',
                 code="several-lines",
             )
         node = read_entries(text, where)[number].node

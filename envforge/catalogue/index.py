@@ -1,4 +1,4 @@
-"""``index.json`` of a catalogue: enters as text, leaves as entries, or as an error with the path of the fault."""
+"""Read ``index.json`` of a catalogue into entries."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def _refuse_twins(where: Path, found: tuple[Entry, ...]) -> None:
     inputs: dict[str, int] = {}
     for number, entry in enumerate(found):
         if entry.published is None and entry.input_sha256 in inputs:
-            wanted = f"a hash of its own, other than that of entries[{inputs[entry.input_sha256]}]"
+            wanted = f"a hash that differs from the one of entries[{inputs[entry.input_sha256]}]"
             raise fault(where, f"entries[{number}].input_sha256", wanted, entry.input_sha256)
         if entry.file in files:
-            wanted = f"a file of its own, other than that of entries[{files[entry.file]}]"
+            wanted = f"a file that differs from the one of entries[{files[entry.file]}]"
             raise fault(where, f"entries[{number}].file", wanted, entry.file)
         files[entry.file] = inputs[entry.input_sha256] = number
 
@@ -133,7 +133,7 @@ def _read_plain(value: object) -> str:
     """A text of one line that a terminal may show: an index may come from anywhere."""
     text = read_text(value)
     if not text.isprintable():
-        raise WrongValue("a text without control characters")
+        raise WrongValue("a string without control characters")
     return text
 
 

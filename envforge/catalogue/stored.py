@@ -1,4 +1,4 @@
-"""The stored locks themselves: verified, and with the addresses of the user's own Python package registry filled in."""
+"""Read stored lockfiles: verify them, and fill in the URLs of the configured package index."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ def fill(text: str, where: str, python_index: PythonIndex, say: Callable[[str], 
         hows[located.how] = hows.get(located.how, 0) + 1
     if say is not None:
         for how, count in hows.items():
-            files = "1 file comes" if count == 1 else f"{count} files come"
-            say(f"{files} from the index {python_index.public_url} ({python_index.source}): addresses by {how}")
+            files = "1 file" if count == 1 else f"{count} files"
+            index = f"{python_index.public_url} ({python_index.source})"
+            say(f"{files} from the package index {index}; URLs from {how}")
     return text
 
 
@@ -57,14 +58,14 @@ def verified_text(entry: Entry) -> str:
     """The text of a stored lock as it lies there; raises ``CatalogueError`` where it is not the one of the index."""
     where = entry.root / INDEX_FILE
     if not entry.path.resolve().is_relative_to(entry.root.resolve()):
-        raise fault(entry.path, "", "a file inside the catalogue", f"a link to {entry.path.resolve()}")
+        raise fault(entry.path, "", "a file inside the catalogue", f"a symlink to {entry.path.resolve()}")
     try:
         raw = entry.path.read_bytes()
     except OSError as error:
         raise unreadable(entry.path, error) from error
     found = hashlib.sha256(raw).hexdigest()
     if found != entry.sha256:
-        raise fault(entry.path, "", f"sha256 {entry.sha256} as in {where}", f"sha256 {found}")
+        raise fault(entry.path, "", f"SHA-256 {entry.sha256} from {where}", f"SHA-256 {found}")
     return raw.decode("utf-8")
 
 

@@ -1,27 +1,24 @@
-"""What a catalogue holds, as frozen values, and the errors of one that is damaged."""
+"""The contents of a catalogue as frozen values, and the errors for an invalid one."""
 
 from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from packaging.version import Version
 
 from envforge.cuda import ComputeCapability, WheelTag
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, Hint
 from envforge.fields import Document, show_as_json, show_plainly
+from envforge.resources import lockfiles_root
 
 INDEX_FILE = "index.json"
 SCHEMA_VERSION = 1
 LOCK_SUFFIX = ".conda-lock.yml"
 PLACEHOLDER = "https://python-index.invalid/packages/"
 """Stands in a stored lock for the root of the registry's files. ``.invalid`` never resolves (RFC 2606)."""
-
-_HINT = (
-    "solve without the catalogue: --fresh; the one that comes with envforge is whole again after installing envforge "
-    "anew, a team's own after restoring it"
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,9 +106,18 @@ def unreadable(path: Path, error: OSError) -> CatalogueError:
     """The error for a file of a catalogue that the system does not give."""
     return CatalogueError(
         f"cannot read `{path}` of the lockfile catalogue: {error.strerror or error}",
-        hint=_HINT,
+        hint=_hints(path),
         code="catalogue-unreadable",
     )
+
+
+def _hints(path: Path) -> tuple[Hint, ...]:
+    """Return how to restore the catalogue of a file: the built-in one comes back with envforge."""
+    from envforge.distribution import reinstall_command  # noqa: PLC0415 - only errors need it
+
+    if path.absolute().is_relative_to(lockfiles_root().absolute()):
+        return (Hint("to restore the built-in catalogue", reinstall_command()),)
+    return (Hint("restore the catalogue from version control or from where it was copied"),)
 
 
 def fault(where: Path, path: str, wanted: str, found: object) -> EnvforgeError:
@@ -122,9 +128,9 @@ def fault(where: Path, path: str, wanted: str, found: object) -> EnvforgeError:
 def document_at(where: Path) -> Document:
     """A file of a catalogue, and what errors say of it."""
     return Document(
-        damaged=f"the lockfile catalogue is damaged: `{where}`",
+        damaged=f"the lockfile catalogue is invalid: `{where}`",
         error=CatalogueError,
         code="catalogue-damaged",
-        hint=_HINT,
+        hints=partial(_hints, where),
         show=show_as_json,
     )

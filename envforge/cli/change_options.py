@@ -1,4 +1,4 @@
-"""What ``add`` and ``remove`` share: their options, and how the result is told."""
+"""The options of ``add`` and ``remove``, and the report of their result."""
 
 from __future__ import annotations
 
@@ -9,70 +9,58 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from envforge.cli.lock_options import environment_of, file_options
 from envforge.cli.options import chosen_mirrors, mirror_option
 from envforge.cli.unfinished import tell_environment
 
 if TYPE_CHECKING:
     from envforge.environment_file import Edit
-    from envforge.lock import LockReport
+    from envforge.lock import LockReport, LockRequest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChangeOptions:
-    """Where the change happens, and where packages are read."""
+    """The files to change, and how."""
 
-    file: Path
+    file: Path | None
     lockfile: Path | None
     mirrors: tuple[str, ...]
+    dry_run: bool
     as_json: bool
 
 
 def change_options(command: Callable[..., None]) -> Callable[..., None]:
-    """``--file``, ``--lockfile`` and ``--mirror``."""
-    for option in (
-        mirror_option(),
-        click.option(
-            "--lockfile",
-            type=click.Path(path_type=Path, dir_okay=False),
-            help="The lock that belongs to FILE.  [default: conda-lock.yml beside FILE]",
-        ),
-        click.option(
-            "-f",
-            "--file",
-            type=click.Path(path_type=Path, dir_okay=False),
-            default=Path("environment.yml"),
-            show_default=True,
-            help="What to change.",
-        ),
-    ):
-        command = option(command)
-    return command
+    """Add ``--file``, ``--lockfile``, ``--dry-run``, and ``--mirror``."""
+    dry_run = click.option("--dry-run", is_flag=True, help="Show what would change, and write nothing.")
+    return file_options(dry_run(mirror_option()(command)))
 
 
-def run_change(command: str, options: ChangeOptions, edit: Callable[[str], Edit]) -> None:
-    """Change both files and say what has changed."""
+def run_change(command: str, options: ChangeOptions, edit: Callable[[str, str], Edit]) -> None:
+    """Change both files and report the changes; ``edit`` receives the text and the path of the environment file."""
     from envforge.cli.lock_progress import show_progress
     from envforge.lock import LockRequest
     from envforge.lock.change import change
 
+    environment = environment_of(options.file)
     request = LockRequest(
-        environment=options.file,
-        lockfile=options.lockfile or options.file.with_name("conda-lock.yml"),
+        environment=environment,
+        lockfile=options.lockfile or environment.with_name("conda-lock.yml"),
         mirrors=chosen_mirrors(options.mirrors),
     )
     tell_environment()
     with show_progress() as show:
-        edited, report = change(request, edit, show)
-    _tell(command, options, edited, report)
+        edited, report = change(request, lambda text: edit(text, str(environment)), show, dry_run=options.dry_run)
+    _report(command, options, request, edited, report)
 
 
-def _tell(command: str, options: ChangeOptions, edited: Edit, report: LockReport) -> None:
+def _report(command: str, options: ChangeOptions, request: LockRequest, edited: Edit, report: LockReport) -> None:
     from envforge.cli.lock import report_json, report_words, stale_warnings
     from envforge.report import success
 
-    warnings = (*report.warnings, *stale_warnings(options.file))
+    environment = request.environment
+    warnings = report.warnings if options.dry_run else (*report.warnings, *stale_warnings(environment))
     if options.as_json:
-        result: dict[str, Any] = {"environment": str(options.file)}
+        result: dict[str, Any] = {"environment": str(environment), "dry_run": options.dry_run}
         result |= {
             "added": list(edited.added),
             "removed": list(edited.removed),
@@ -81,7 +69,10 @@ def _tell(command: str, options: ChangeOptions, edited: Edit, report: LockReport
         click.echo(success(command, result))
     else:
         lines = [f"  - {text}" for text in edited.removed] + [f"  + {text}" for text in edited.added]
-        click.echo(f"{options.file}{' is changed:' if lines else ' asks for that already'}")
-        click.echo("\n".join([*lines, report_words(report)]))
+        changes = "would change:" if options.dry_run else "changed:"
+        click.echo(f"{environment} {changes if lines else 'already lists these packages'}")
+        click.echo("\n".join([*lines, report_words(report, dry_run=options.dry_run)]))
+        if options.dry_run:
+            click.echo("dry run: nothing was written")
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)

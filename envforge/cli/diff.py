@@ -1,4 +1,4 @@
-"""``envforge diff``: two locks, from files or from git, to words, Markdown or JSON."""
+"""``envforge diff``: compare two lockfiles, from files or from git, as text, Markdown, or JSON."""
 
 from __future__ import annotations
 
@@ -20,23 +20,27 @@ _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 
 @click.command("diff")
 @click.argument("before", metavar="A")
-@click.argument("after", metavar="[B]", default="conda-lock.yml")
-@click.option("--markdown", "as_markdown", is_flag=True, help="Write Markdown for a pull request.")
+@click.argument("after", metavar="[B]", required=False)
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown for a pull request.")
 @json_option()
-def diff(*, before: str, after: str, as_markdown: bool, as_json: bool) -> None:
-    """Show what changes from lock A to lock B, also for the machine.
+def diff(*, before: str, after: str | None, as_markdown: bool, as_json: bool) -> None:
+    """Show what changes from lockfile A to lockfile B: packages, downloads, and machine requirements.
 
-    A and B are files (conda-lock.yml or @EXPLICIT), or git:REV for the project's conda-lock.yml at that revision, or
-    git:REV:PATH for another file of it. Without B that is conda-lock.yml here.
+    A and B are files (conda-lock.yml or @EXPLICIT), git:REV for the project's conda-lock.yml at that revision, or
+    git:REV:PATH for another file, relative to the current directory.  [default for B: conda-lock.yml of the project]
 
-    Exit 0 where both install the same files, 1 where they differ or cannot be read.
+    Exits with 0 if both install the same files, and with 1 if they differ or can't be read.
     """
+    from pathlib import Path
+
     from envforge.cli.unfinished import tell_environment
     from envforge.diff import compare
+    from envforge.lock.project import find_lockfile
     from envforge.matrix import load_matrix
     from envforge.report import finding, success
 
     tell_environment()
+    after = after or str(find_lockfile(Path()))
     locks = [_read(spec) for spec in (before, after)]
     comparison = compare(locks[0], locks[1], load_matrix(), _known_sizes(locks))
     if as_json:
@@ -55,10 +59,12 @@ def _read(spec: str) -> Lockfile:
 
     from envforge.cli.unfinished import tell_half_change
     from envforge.install.explicit import parse_any_lock, read_any_lock
+    from envforge.lock.project import find_lockfile
     from envforge.revision import PREFIX, read_revision
 
     if spec.startswith(PREFIX):
-        return parse_any_lock(read_revision(spec, Path()), spec, platform_here())
+        folder = Path() if ":" in spec.removeprefix(PREFIX) else find_lockfile(Path()).parent
+        return parse_any_lock(read_revision(spec, folder), spec, platform_here())
     tell_half_change(Path(spec))
     return read_any_lock(Path(spec), platform_here())
 
@@ -84,15 +90,15 @@ def _known_sizes(locks: list[Lockfile]) -> Mapping[str, int]:
 
 def _to_words(comparison: Comparison, before: str, after: str) -> str:
     if comparison.is_same:
-        return f"{after} installs what {before} installs"
+        return f"{after} installs the same files as {before}"
     return "\n".join([f"from {before} to {after}", *(_platform_words(one) for one in comparison.platforms)])
 
 
 def _platform_words(one: PlatformDiff) -> str:
     lines = ["", f"{one.platform}: {_summary(one)}"]
-    lines += [f"  for the machine: {shift.what}: {_from_to(shift.before, shift.after)}" for shift in one.machine]
+    lines += [f"  requires {shift.what}: {_from_to(shift.before, shift.after)}" for shift in one.machine]
     if one.new_files:
-        lines.append(f"  to fetch: {_fetch(one)}")
+        lines.append(f"  to download: {_fetch(one)}")
     width = max((len(change.name) for change in one.changes), default=0)
     lines += [f"  {_SIGNS[change.kind]} {change.name:{width}}  {_change(change)}" for change in one.changes]
     return "\n".join(_shown(line) for line in lines)
@@ -100,7 +106,7 @@ def _platform_words(one: PlatformDiff) -> str:
 
 def _summary(one: PlatformDiff) -> str:
     counts = [f"{len(one.of(kind))} {kind}" for kind in ("added", "removed", "changed") if one.of(kind)]
-    whole = {"added": "a new platform; ", "removed": "no longer a platform; ", "changed": ""}[one.kind]
+    whole = {"added": "new platform; ", "removed": "platform removed; ", "changed": ""}[one.kind]
     return whole + (", ".join(counts) or "no packages")
 
 
@@ -116,7 +122,7 @@ def _sides(change: Change) -> tuple[str, str]:
 
 
 def _side(what: str, pinned: Pinned) -> str:
-    more = {"file": f" (other bytes: {pinned.checksum[:12]}…)", "address": f" from {_public(pinned.url)}"}
+    more = {"file": f" (checksum {pinned.checksum[:12]}…)", "address": f" from {_public(pinned.url)}"}
     return f"{pinned}{more.get(what, f' ({pinned.category})' if what == 'category' else '')}"
 
 
@@ -135,10 +141,11 @@ def _fetch(one: PlatformDiff) -> str:
 
     files = f"{one.new_files} file" + ("s" if one.new_files > 1 else "")
     if one.sized == 0:
-        return f"{files}, of sizes that are not known here"
+        return f"{files} of unknown size"
     if one.sized == one.new_files:
         return f"{files}, {megabytes(one.fetch_bytes)}"
-    return f"{files}, {megabytes(one.fetch_bytes)} for the {one.sized} whose size is known here"
+    unknown = one.new_files - one.sized
+    return f"{files}, {megabytes(one.fetch_bytes)} plus {unknown} file{'' if unknown == 1 else 's'} of unknown size"
 
 
 def _shown(text: str) -> str:
@@ -148,12 +155,12 @@ def _shown(text: str) -> str:
 
 def _to_markdown(comparison: Comparison, before: str, after: str) -> str:
     if comparison.is_same:
-        return f"{_code(after)} installs what {_code(before)} installs."
+        return f"{_code(after)} installs the same files as {_code(before)}."
     lines = [f"### From {_code(before)} to {_code(after)}"]
     for one in comparison.platforms:
         lines += ["", f"#### {_code(one.platform)}: {_summary(one)}", ""]
         lines += [f"- **{shift.what}**: {_from_to(shift.before, shift.after)}" for shift in one.machine]
-        lines += [f"- **to fetch**: {_fetch(one)}"] if one.new_files else []
+        lines += [f"- **to download**: {_fetch(one)}"] if one.new_files else []
         lines += ["", "<details><summary>packages</summary>", "", "| | package | from | to |", "|---|---|---|---|"]
         lines += [_row(change) for change in one.changes]
         lines += ["", "</details>"]

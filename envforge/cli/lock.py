@@ -1,4 +1,4 @@
-"""``envforge lock``: options to one ``LockRequest``, the report to words or JSON."""
+"""``envforge lock``: turn options into one ``LockRequest``, and the report into text or JSON."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from envforge.cli.lock_options import environment_of, file_options
 from envforge.cli.lock_progress import show_progress
 from envforge.cli.options import chosen_mirrors, json_option, mirror_option
 from envforge.cli.unfinished import tell_environment
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
     from envforge.lock.cutoff import Cutoff
     from envforge.report import Json
 
+_SHOWN = 5
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Options:
-    file: Path
+    file: Path | None
     lockfile: Path | None
     platforms: tuple[str, ...]
     conda_exe: Path | None
@@ -33,12 +36,16 @@ class _Options:
     exclude_newer: str | None
     variants: tuple[str, ...]
 
+    @property
+    def environment(self) -> Path:
+        return environment_of(self.file)
+
     def request(self) -> LockRequest:
         from envforge.lock import LockRequest
 
         return LockRequest(
-            environment=self.file,
-            lockfile=self.lockfile or self.file.with_name("conda-lock.yml"),
+            environment=self.environment,
+            lockfile=self.lockfile or self.environment.with_name("conda-lock.yml"),
             platforms=self.platforms,
             conda_exe=self.conda_exe,
             mirrors=chosen_mirrors(self.mirrors),
@@ -48,17 +55,18 @@ class _Options:
             exclude_newer=self.cutoff(),
         )
 
-    def command(self) -> str:
-        """The command that makes what a check found missing."""
-        date = [f"--exclude-newer {self.exclude_newer}"] if self.exclude_newer else []
-        return " ".join(["envforge lock", *(f"--variant {name}" for name in self.variants), *date])
+    def command(self, request: LockRequest) -> str:
+        """Return the command that updates what a check found to be out of date."""
+        words = [word for name in self.variants for word in ("--variant", name)]
+        words += [word for name in self.platforms for word in ("--platform", name)]
+        return request.command("lock", *words, *(["--exclude-newer", self.exclude_newer] if self.exclude_newer else []))
 
     def tag(self, name: str) -> WheelTag:
-        """The tag of a variant; each has its own place, so that ``--lockfile`` says nothing."""
+        """Return the tag of a variant, which excludes ``--lockfile`` because each variant has its own path."""
         from envforge.variants import parse_variant
 
         if self.lockfile is not None:
-            raise click.UsageError("--variant and --lockfile both say where the lock goes; give one of them")
+            raise click.UsageError("`--variant` can't be combined with `--lockfile`")
         return parse_variant(name)
 
     def cutoff(self) -> Cutoff | None:
@@ -71,67 +79,65 @@ class _Options:
 
 
 @click.command("lock")
+@file_options
 @click.option(
-    "-f",
-    "--file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("environment.yml"),
-    show_default=True,
-    help="What to lock; virtual-packages.yml beside it is read too.",
+    "-p",
+    "--platform",
+    "platforms",
+    multiple=True,
+    help="Lock for this platform instead of those in FILE. May be provided more than once.",
 )
 @click.option(
-    "--lockfile",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Where the lock goes.  [default: conda-lock.yml beside FILE]",
+    "--check",
+    "is_check",
+    is_flag=True,
+    help="Check that the lockfile is up to date with FILE, without writing it. Exits with 1 if it isn't.",
 )
-@click.option(
-    "-p", "--platform", "platforms", multiple=True, help="Lock for this platform (repeatable) instead of those in FILE."
-)
-@click.option("--check", "is_check", is_flag=True, help="Only say whether the lock still fits FILE: exit 0 or 1.")
 @click.option(
     "--variant",
     "variants",
     multiple=True,
     metavar="TAG",
-    help="Lock the project for this wheel tag (cpu, cu118 …; repeatable) into lockfiles/TAG/ instead.",
+    help="Lock a variant for this wheel tag (cpu, cu118, …) in lockfiles/TAG/. May be provided more than once.",
 )
-@click.option("--upgrade", is_flag=True, help="Choose every version anew, the newest that fits.")
+@click.option("--upgrade", is_flag=True, help="Upgrade all packages to the newest versions allowed.")
 @click.option(
     "--upgrade-package",
     "upgrade_packages",
     multiple=True,
     metavar="NAME",
-    help="Choose the version of this package anew (repeatable), and keep the others where they can stay.",
+    help="Upgrade this package, and keep the other versions if possible. May be provided more than once.",
 )
 @click.option(
     "--exclude-newer",
     metavar="DATE|SPAN",
-    help="Leave out what is newer than a date (2026-01-31), a time or a span (12h, 7d, 2w). The lock records it, and "
-    "it stays in force until another is given, or `none`.",
+    help="Ignore packages newer than a date (2026-01-31), a time, or a time span (12h, 7d, 2w). The lockfile records "
+    "the date for later runs; `none` removes it.",
 )
 @click.option(
     "--conda-exe",
     type=click.Path(path_type=Path),
     envvar="ENVFORGE_CONDA_EXE",
     show_envvar=True,
-    help="Solve with this conda, mamba or micromamba instead of the embedded solver.",
+    help="Solve with this conda, mamba, or micromamba instead of the embedded solver.",
 )
 @mirror_option()
 @click.option(
-    "--verify-hashes", is_flag=True, help="Fetch every wheel and compare its sha256 with what its index states."
+    "--verify-hashes", is_flag=True, help="Download every wheel and verify the SHA-256 that its index states."
 )
 @json_option()
 def lock(*, is_check: bool, as_json: bool, **options: object) -> None:
-    """Lock environment.yml into conda-lock.yml, or check that they agree.
+    """Lock environment.yml into conda-lock.yml, or check that the lockfile is up to date.
 
-    Every package of every platform gets an address and a checked sha256. The old lock stays until the new one is whole.
+    The lockfile has a URL and a verified SHA-256 for every package of every platform. If the lock fails, the existing
+    lockfile is unchanged.
 
-    A lock that still fits is left alone. Where environment.yml has changed, what is locked stays as far as it can.
+    A lockfile that is up to date is left alone. Otherwise, locked versions are kept if the new requirements allow.
     """
     chosen = _Options(**options)  # type: ignore[arg-type] # click gives each field its type
     tell_environment()
     if is_check and (chosen.upgrade or chosen.upgrade_packages):
-        raise click.UsageError("--check changes nothing, and --upgrade chooses versions; give one of them")
+        raise click.UsageError("`--check` can't be combined with `--upgrade` or `--upgrade-package`")
     if is_check:
         _check(chosen, as_json=as_json)
     else:
@@ -167,7 +173,7 @@ def _lock_variants(options: _Options, *, as_json: bool) -> None:
             made = lock_variant(options.request(), options.tag(name), show)
         rows.append({"variant": made.name, "needs": list(made.needs), **report_json(made.report)})
         if not as_json:
-            lines = [f"variant {made.name}: {report_words(made.report)}", *(f"needs: {one}" for one in made.needs)]
+            lines = [f"variant {made.name}: {report_words(made.report)}", *(f"requires: {one}" for one in made.needs)]
             click.echo("\n".join(lines))
         for warning in made.report.warnings:
             click.echo(f"warning: variant {made.name}: {warning}", err=True)
@@ -176,17 +182,25 @@ def _lock_variants(options: _Options, *, as_json: bool) -> None:
 
 
 def stale_warnings(environment: Path) -> tuple[str, ...]:
-    """A line where variants are behind the project's environment.yml."""
+    """Return a line if variants are not up to date with the project's environment.yml."""
     if not (environment.parent / "lockfiles").is_dir():
         return ()
     from envforge.lock.variants import stale_variants
 
     names = stale_variants(environment)
-    command = " ".join(f"--variant {name}" for name in names)
-    return (f"{', '.join(names)}: made from another {environment.name}; envforge lock {command}",) if names else ()
+    if not names:
+        return ()
+    from envforge.lock.project import project_command
+
+    words = [word for name in names for word in ("--variant", name)]
+    command = project_command("lock", environment, None, words)
+    is_one = len(names) == 1
+    subject = f"variant {names[0]} is" if is_one else f"variants {', '.join(names)} are"
+    return (f"{subject} not up to date with {environment}; to update {'it' if is_one else 'them'}, run `{command}`",)
 
 
 def _check(options: _Options, *, as_json: bool) -> None:
+    from envforge.errors import Hint
     from envforge.lock.agreement import check
     from envforge.report import finding, success
 
@@ -194,7 +208,7 @@ def _check(options: _Options, *, as_json: bool) -> None:
     if options.variants:
         from envforge.lock.variants import check_variant
 
-        what = f"lockfiles/ ({', '.join(options.variants)})"
+        what = f"{request.environment.with_name('lockfiles')} ({', '.join(options.variants)})"
         differences = tuple(d for name in options.variants for d in check_variant(request, options.tag(name)))
     else:
         what = str(request.lockfile)
@@ -206,17 +220,17 @@ def _check(options: _Options, *, as_json: bool) -> None:
         result: Json = {"differences": [_difference(difference) for difference in differences]}
         click.echo(finding("lock", result) if differences else success("lock", result))
     elif differences:
-        click.echo(f"{what} does not fit {request.environment}:")
+        click.echo(f"{what} is not up to date with {request.environment}:")
         click.echo("\n".join(f"- {difference}" for difference in differences))
-        click.echo("\nhint: " + options.command(), err=True)
+        click.echo(f"\nhint: {Hint('to update it', options.command(request))}", err=True)
     else:
-        click.echo(f"{what} fits {request.environment}")
+        click.echo(f"{what} is up to date with {request.environment}")
     if differences:
         raise click.exceptions.Exit(1)
 
 
 def _finish(request: LockRequest) -> None:
-    """Complete an `add` or `remove` that a crash has left half done: nothing else may be compared."""
+    """Complete an interrupted `add` or `remove`, because an incomplete change can't be compared."""
     from envforge.lock.together import finish, is_unfinished
     from envforge.lock.workplace import alone
 
@@ -246,6 +260,7 @@ def report_json(report: LockReport) -> dict[str, Json]:
                 "torch": one.torch,
                 "bytes": one.bytes,
                 "packages_of_known_size": one.sized,
+                "packages_of_unknown_size": list(one.unsized),
             }
             for one in report.platforms
         ],
@@ -260,32 +275,41 @@ def report_json(report: LockReport) -> dict[str, Json]:
     }
 
 
-def report_words(report: LockReport) -> str:
-    """A finished lock for people."""
+def report_words(report: LockReport, *, dry_run: bool = False) -> str:
+    """Return the text for a lockfile that was written, or, with ``dry_run``, would be."""
     if report.is_unchanged:
-        return "\n".join([f"{report.lockfile} fits its input, and stays as it is", *_date(report)])
-    lines = [f"{report.lockfile} is written, every package with its sha256 ({report.seconds:.1f} s)"]
+        return "\n".join([f"{report.lockfile} is up to date", *_date(report)])
+    verb = "would be written" if dry_run else "written"
+    lines = [f"{report.lockfile} {verb}, with a SHA-256 for every package ({report.seconds:.1f} s)"]
     for one in report.platforms:
         torch = f"torch {one.torch}" if one.torch else "no torch"
-        lines.append(f"  {one.platform}: {torch}; {one.conda} conda packages, {one.pip} wheels; {_size(one)}")
+        counts = f"{_count(one.conda, 'conda package')}, {_count(one.pip, 'wheel')}"
+        lines.append(f"  {one.platform}: {torch}; {counts}; {_size(one)}")
     if report.virtual_packages:
         lines.append(f"solved against (from {report.virtual_packages_source}):")
         lines += [f"  {words}" for words in report.virtual_packages]
     lines += _date(report)
     if report.changes:
-        lines.append("changed:")
+        lines.append("changes:")
         lines += [f"  {line}" for line in report.changes]
     if report.hashed:
-        lines.append("fetched once, because their index states no sha256 or you asked to verify:")
+        lines.append("downloaded to compute the SHA-256:")
         lines += [f"  {url}" for url in report.hashed]
     return "\n".join(lines)
 
 
 def _date(report: LockReport) -> list[str]:
-    return [] if report.exclude_newer.at is None else [f"nothing in it is newer than {report.exclude_newer}"]
+    return [] if report.exclude_newer.at is None else [f"packages newer than {report.exclude_newer} are excluded"]
 
 
 def _size(one: PlatformSummary) -> str:
-    unknown = one.conda + one.pip - one.sized
-    known = f"{one.bytes / 1e9:.1f} GB" if one.bytes >= 1e8 else f"{one.bytes / 1e6:.1f} MB"
-    return f"{known} to fetch" + (f" and {unknown} files whose size no index states" if unknown else "")
+    """Return the size of the download that ``envforge install`` makes, in gigabytes unless it is small."""
+    known = f"{one.bytes / 1e9:.2f} GB" if one.bytes >= 1e8 else f"{one.bytes / 1e6:.1f} MB"
+    if not one.unsized:
+        return f"{known} to download"
+    names = ", ".join(one.unsized[:_SHOWN]) + (", …" if len(one.unsized) > _SHOWN else "")
+    return f"{known} to download, plus {_count(len(one.unsized), 'file')} of unknown size ({names})"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

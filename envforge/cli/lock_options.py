@@ -1,7 +1,8 @@
-"""``LOCK`` and ``--variant``: which lock of the project a command means. ``install`` lets the machine decide."""
+"""Options that select the files of a project: ``--file``, ``--lockfile``, ``LOCK``, and ``--variant``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,29 @@ if TYPE_CHECKING:
 DEFAULT_LOCK = Path("conda-lock.yml")
 
 
+def file_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--file`` and ``--lockfile``; pass their values to ``environment_of`` and ``lockfile_of``."""
+    lockfile = click.option(
+        "--lockfile",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Use this lockfile.  [default: conda-lock.yml next to FILE]",
+    )
+    file = click.option(
+        "-f",
+        "--file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Use this environment file.  [default: environment.yml of the project]",
+    )
+    return file(lockfile(command))
+
+
+def environment_of(file: Path | None) -> Path:
+    """Return the file of ``--file``, or else environment.yml of the project around the current directory."""
+    from envforge.lock.project import find_environment
+
+    return file or find_environment(Path())
+
+
 def variant_option(what: str) -> Decorator:
     """``--variant NAME``; ``what`` begins its line in the help. Give the value to ``stated_lock``."""
     return click.option("--variant", metavar="NAME", help=f"{what} lockfiles/NAME/conda-lock.yml.")
@@ -27,7 +51,7 @@ def stated_lock(lock: Path | None, variant: str | None) -> Path | None:
     from envforge.install.variants import variant_lock
 
     if lock is not None and variant is not None:
-        raise RequestError("LOCK and --variant both say which lock is meant", hint="give one of them", code="two-locks")
+        raise RequestError("LOCK and `--variant` can't be combined", hint="omit one of them", code="two-locks")
     return variant_lock(Path(), variant, platform_here()) if variant is not None else lock
 
 
@@ -43,8 +67,9 @@ def need_lock(lock: Path | None, variant: str | None, what: str) -> Path:
     names = () if stated is not None or DEFAULT_LOCK.exists() else list_variants(Path())
     if names:
         raise RequestError(
-            f"there is no `{DEFAULT_LOCK}` here, but one for each variant: {', '.join(names)}",
-            hint=f"say which: {what} --variant {names[0]}",
+            f"`{DEFAULT_LOCK}` does not exist, but the project has variants: {', '.join(names)}",
+            hint="to select a variant",
+            command=f"{what} --variant {names[0]}",
             code="which-variant",
         )
     chosen = stated or DEFAULT_LOCK

@@ -1,4 +1,4 @@
-"""``envforge remove``: package names to one change of environment.yml and its lock."""
+"""``envforge remove``: remove packages from environment.yml and its lockfile."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from envforge.cli.options import json_option
 @change_options
 @json_option()
 def remove(*, packages: tuple[str, ...], **options: object) -> None:
-    """Remove packages from environment.yml and lock it: both change, or neither.
+    """Remove packages from environment.yml, and update the lockfile in one transaction.
 
-    PACKAGE is a name, of conda or under `pip:`. What nothing needs any more leaves the lock; the rest stays as it is.
+    PACKAGE is the name of a conda package or of a wheel under `pip:`. Dependencies that no other package needs are
+    removed from the lockfile; all other versions are kept. If the lock fails, neither file changes.
     """
     from envforge import environment_file
 
     chosen = ChangeOptions(**options)  # type: ignore[arg-type] # click gives each field its type
-    run_change("remove", chosen, lambda text: environment_file.remove(text, packages, str(chosen.file)))
+    run_change("remove", chosen, lambda text, where: environment_file.remove(text, packages, where))

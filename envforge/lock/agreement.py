@@ -1,7 +1,7 @@
-"""``check`` says whether a lock is still what environment.yml and virtual-packages.yml ask for.
+"""Check whether a lockfile is up to date with environment.yml and virtual-packages.yml.
 
-Nothing is solved and nothing fetched. The lock carries the sha256 of its input, so that the usual answer needs no
-conda-lock; where the bytes differ, conda-lock's own parser and content hash decide whether the meaning does.
+Nothing is solved or downloaded. The lockfile records the SHA-256 of its input, so the usual case needs no conda-lock;
+if the bytes differ, conda-lock's own parser and content hash decide whether the meaning does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["INPUT_SHA256", "Difference", "check", "check_inputs", "unmet_request
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """One thing in which a lock and its input differ. ``wanted`` is the input's side, ``found`` the lock's."""
+    """One difference between a lockfile and its input: ``wanted`` describes the input, ``found`` the lockfile."""
 
     code: str
     platform: str | None
@@ -37,7 +37,7 @@ class Difference:
 
     def __str__(self) -> str:
         where = f" on {self.platform}" if self.platform else ""
-        return f"{self.wanted}{where}: {self.found}"
+        return f"{self.wanted}{where}, but {self.found}"
 
 
 def check(
@@ -68,16 +68,16 @@ def _platforms(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
             yield Difference(
                 code="platform-not-locked",
                 platform=None,
-                wanted=f"platform `{platform}` is asked for",
-                found="not locked",
+                wanted=f"platform `{platform}` is requested",
+                found="it is not locked",
             )
     for platform in lock.platforms:
         if platform not in inputs.platforms:
             yield Difference(
                 code="platform-not-asked",
                 platform=None,
-                wanted=f"platform `{platform}` is not asked for",
-                found="locked",
+                wanted=f"platform `{platform}` is not requested",
+                found="it is locked",
             )
 
 
@@ -85,13 +85,13 @@ def _dates(exclude_newer: Cutoff | None, lock: Lockfile) -> Iterator[Difference]
     """A lock of an earlier date is right for a later one."""
     recorded = recorded_cutoff(lock)
     if exclude_newer is not None and exclude_newer.at is not None and recorded.at is None:
-        found = "the lock was made without a date"
+        found = "the lockfile was created without a date"
     elif exclude_newer is not None and exclude_newer.excludes(recorded.at):
-        found = f"the lock was made with {recorded}"
+        found = f"the lockfile was created with {recorded}"
     else:
         return
     yield Difference(
-        code="exclude-newer", platform=None, wanted=f"nothing newer than {exclude_newer} is asked for", found=found
+        code="exclude-newer", platform=None, wanted=f"packages newer than {exclude_newer} are excluded", found=found
     )
 
 
@@ -117,8 +117,8 @@ def _unnamed(platform: str, virtual_source: str) -> Difference:
     return Difference(
         code="input-changed",
         platform=platform,
-        wanted="the input has changed in a bound, an index, or a virtual package",
-        found=f"the locked versions satisfy it, yet it was not solved for (virtual packages from {virtual_source})",
+        wanted="a version constraint, an index, or a virtual package has changed",
+        found=f"the lockfile was solved for the previous input (virtual packages from {virtual_source})",
     )
 
 
@@ -127,8 +127,8 @@ def _channels(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
         yield Difference(
             code="channels",
             platform=None,
-            wanted=f"channels `{' '.join(inputs.channels)}` are asked for",
-            found=f"locked from `{' '.join(lock.channels)}`",
+            wanted=f"channels `{' '.join(inputs.channels)}` are requested",
+            found=f"the lockfile uses `{' '.join(lock.channels)}`",
         )
 
 
@@ -139,12 +139,12 @@ def _requests(platform: str, read: Specification, lock: Lockfile) -> Iterator[Di
         package = locked.get((manager, _key(manager, name)))
         if package is None and manager == "pip":
             package = locked.get(("conda", _key("conda", name)))
-        wanted = f"`{_words(request)}` ({manager}) is asked for"
+        wanted = f"`{_words(request)}` ({manager}) is requested"
         if package is None:
-            yield Difference(code="not-locked", platform=platform, wanted=wanted, found="not locked")
+            yield Difference(code="not-locked", platform=platform, wanted=wanted, found="it is not locked")
         elif not _satisfied(request, package):
             yield Difference(
-                code="other-version", platform=platform, wanted=wanted, found=f"locked is `{package.version}`"
+                code="other-version", platform=platform, wanted=wanted, found=f"`{package.version}` is locked"
             )
 
 

@@ -1,7 +1,4 @@
-"""What must be true of a lock before it is written: a pure function of the lock and of what was expected.
-
-Enters: a ``Lockfile`` and ``Expectations``. Leaves: one ``Problem`` for each broken promise.
-"""
+"""Check what must be true of a lockfile before it is written."""
 
 from __future__ import annotations
 
@@ -76,9 +73,9 @@ def _requested(
         name = canonicalize_name(requirement.name)
         package = found.get(name)
         if package is None and name not in provided:
-            yield Problem(code="missing", message=f"`{requirement}` is not in the lock of {platform}")
+            yield Problem(code="missing", message=f"`{requirement}` is not locked for {platform}")
         elif package is not None and not requirement.specifier.contains(package.version, prereleases=True):
-            text = f"`{requirement}` was asked on {platform}, and `{package.version}` locked"
+            text = f"`{requirement}` is requested on {platform}, but `{package.version}` is locked"
             yield Problem(code="other-version", message=text)
 
 
@@ -86,7 +83,9 @@ def _owners(platform: str, packages: tuple[LockedPackage, ...], mapping: NameMap
     counted = Counter((p.manager, p.name if p.manager == "conda" else canonicalize_name(p.name)) for p in packages)
     for (manager, name), number in counted.items():
         if number > 1:
-            yield Problem(code="twice", message=f"`{name}` stands {number} times in the {manager} half of {platform}")
+            yield Problem(
+                code="twice", message=f"`{name}` is listed {number} times among the {manager} packages of {platform}"
+            )
     python_packages = {mapping.to_python(p.name): p for p in packages if p.manager == "conda" and _needs_python(p)}
     for package in packages:
         owner = python_packages.get(canonicalize_name(package.name)) if package.manager == "pip" else None
@@ -108,29 +107,29 @@ def _dependencies(
             is_there = name in conda if package.manager == "conda" else canonicalize_name(name) in python
             if not is_there and canonicalize_name(name) not in optional.get(package.name, frozenset()):
                 label = f"`{package.name} {package.version}` ({package.platform})"
-                text = f"{label} needs `{name} {wanted}`, which is not in the lock"
+                text = f"{label} needs `{name} {wanted}`, which is not locked"
                 yield Problem(code="dependency-missing", message=text)
 
 
 def _file(package: LockedPackage, expected: Expectations) -> Iterator[Problem]:
     label = f"`{package.name} {package.version}` ({package.platform})"
     if package.sha256 is None or set(package.sha256) == {"0"}:
-        yield Problem(code="no-sha256", message=f"{label} has no sha256")
+        yield Problem(code="no-sha256", message=f"{label} has no SHA-256")
     if CREDENTIALS.search(package.url):
-        yield Problem(code="credentials", message=f"the address of {label} carries credentials")
+        yield Problem(code="credentials", message=f"the URL of {label} contains credentials")
     elif not _is_public(package.url, expected.asked):
-        yield Problem(code="address", message=f"{label} comes from `{package.url}`, which others cannot reach")
+        yield Problem(code="address", message=f"{label} comes from `{package.url}`, which other machines can't reach")
     if package.manager != "pip":
         return
     stated = dict(expected.digests).get(package.url)
     if stated != package.sha256:
         yield Problem(
             code="hash-mismatch",
-            message=f"{label}: its index stated sha256 `{stated}`, the lock has `{package.sha256}`",
+            message=f"{label}: expected SHA-256 `{stated}` (package index), found `{package.sha256}` (lockfile)",
         )
     if canonicalize_name(package.name) in expected.family and package.url not in expected.torch_urls:
         yield Problem(
-            code="torch-index", message=f"{label} comes from `{package.url}`, which the torch index does not link"
+            code="torch-index", message=f"{label} comes from `{package.url}`, which the PyTorch index doesn't list"
         )
 
 

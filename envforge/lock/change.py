@@ -1,7 +1,4 @@
-"""A change of environment.yml with the lock that belongs to it: both, or neither.
-
-Enters: a request and an edit of the text. Leaves: both files changed, or both as they were, byte for byte.
-"""
+"""Change environment.yml and its lockfile in one transaction."""
 
 from __future__ import annotations
 
@@ -13,33 +10,41 @@ from envforge.errors import EnvforgeError
 from envforge.lock.inputs import read_text
 from envforge.lock.locking import make
 from envforge.lock.request import LockReport, LockRequest, Progress
-from envforge.lock.together import finish, replace_together
+from envforge.lock.together import finish, refuse_unfinished, replace_together
 from envforge.lock.workplace import alone
 
 
-def change(request: LockRequest, edit: Callable[[str], Edit], progress: Progress = repr) -> tuple[Edit, LockReport]:
-    """Edit the environment of ``request`` and lock it; raises ``EnvforgeError`` with both files untouched."""
+def change(
+    request: LockRequest, edit: Callable[[str], Edit], progress: Progress = repr, *, dry_run: bool = False
+) -> tuple[Edit, LockReport]:
+    """Edit the environment of ``request`` and lock it; write neither file on errors or with ``dry_run``.
+
+    With ``dry_run``, raise ``EnvforgeError`` if an earlier change is incomplete, because completing it would write.
+    """
     environment = request.environment
     with alone(request.lockfile):
-        finish(environment)
+        if dry_run:
+            refuse_unfinished(environment)
+        else:
+            finish(environment)
         before = read_text(environment)
         edited = edit(before)
         try:
             made = make(replace(request, environment_text=edited.text.replace("\r\n", "\n")), progress)
         except EnvforgeError as error:
             raise type(error)(
-                f"{error.message}\n`{environment}` and `{request.lockfile}` stay as they were",
+                f"{error.message}\n`{environment}` and `{request.lockfile}` are unchanged",
                 hint=error.hints,
                 code=error.code,
             ) from error
         if read_text(environment) != before:
             raise EnvforgeError(
-                f"`{environment}` was edited by someone else in the meantime, and nothing was written",
-                hint="run the command again",
+                f"`{environment}` was edited while this command was running; nothing was written",
+                hint="run this command again",
                 code="edited-since",
             )
         files = {environment: edited.text.encode(), request.lockfile: made.text.encode()}
         changed = {p: data for p, data in files.items() if not p.exists() or p.read_bytes() != data}
-        if changed:
+        if changed and not dry_run:
             replace_together(environment, changed)
     return edited, made.report

@@ -1,6 +1,5 @@
-"""``--exclude-newer``: the moment after which a package does not exist for a lock.
+"""Parse ``--exclude-newer``, the time after which packages are ignored, into a ``Cutoff`` in UTC.
 
-Enters: what people write (a date, a time, a span such as ``7d``) and the present time. Leaves: a ``Cutoff`` in UTC.
 py-rattler drops the time zone of what it is given, so nothing but UTC goes further than this module.
 """
 
@@ -46,14 +45,14 @@ def parse_cutoff(text: str, now: dt.datetime) -> Cutoff:
         moment = dt.datetime.fromisoformat(f"{text}T23:59:59" if _DATE.fullmatch(text) else _with_zone(text))
     except ValueError as error:
         raise RequestError(
-            f"`--exclude-newer {text}` is neither a date nor a span: {error}",
-            hint="--exclude-newer 2026-01-31, --exclude-newer 2026-01-31T12:00:00+01:00, --exclude-newer 7d, or none",
+            f"`--exclude-newer {text}` is not a date or a time span: {error}",
+            hint="use a date (`2026-01-31`), a time (`2026-01-31T12:00:00+01:00`), a time span (`7d`), or `none`",
             code="bad-date",
         ) from error
     if _utc(moment) > now:
         raise RequestError(
-            f"`--exclude-newer {text}` is in the future: now is {Cutoff(at=_utc(now))}",
-            hint="--exclude-newer 7d",
+            f"`--exclude-newer {text}` is in the future (now: {Cutoff(at=_utc(now))})",
+            hint="use a date in the past, or a time span such as `7d`",
             code="bad-date",
         )
     return Cutoff(at=_utc(moment))

@@ -1,6 +1,6 @@
-"""Reads from package indexes over HTTP: pages, metadata, whole files.
+"""Read from package indexes over HTTP: pages, metadata, files, and their sizes.
 
-Every address that enters and leaves is public; where a mirror is set, the bytes come from there.
+Callers pass and receive public URLs; if a mirror is set, the bytes come from there.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from envforge.errors import EnvforgeError, OutsideError
+from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.pages import IndexFile, parse_page
 from envforge.lock.request import Progress, Step
 from envforge.mirrors import Mirrors
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.9, */*;q=0.1"
 _TIMEOUT_S = (10, 60)
+_HEAD_TIMEOUT_S = (3, 5)
+_PARALLEL = 8
 _CHUNK = 1 << 20
 _TAIL = 1 << 16
+_RETRIED = (429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,12 +100,36 @@ class Downloads:
                 self._progress(Step(text=f"hashing {file.file_name}", done_bytes=done, total_bytes=total))
         if total is not None and done != total:
             raise OutsideError(
-                f"`{file.url}` ended after {done} of {total} bytes", hint="run the same command again", code="cut-off"
+                f"the download of `{file.url}` ended after {done} of {total} bytes",
+                hint="run this command again",
+                code="cut-off",
             )
         for kind, stated in file.digests:
             if kind in wanted and wanted[kind].hexdigest() != stated:
                 raise _mismatch(file.url, kind, stated, wanted[kind].hexdigest())
         return wanted["sha256"].hexdigest()
+
+    def sizes(self, urls: Iterable[str]) -> dict[str, int]:
+        """Return the size in bytes of each URL whose server states it, read with HEAD requests in parallel."""
+        wanted = list(dict.fromkeys(urls))
+        with ThreadPoolExecutor(max_workers=_PARALLEL) as pool:
+            found = zip(wanted, pool.map(self._size, wanted), strict=True)
+            return {url: size for url, size in found if size is not None}
+
+    def _size(self, url: str) -> int | None:
+        import requests  # noqa: PLC0415 - slow to import
+
+        source = self._mirrors.to_mirror(url)
+        account = self._accounts.get(urlsplit(source).hostname or "")
+        headers = {"Accept-Encoding": "identity"}
+        try:
+            with self._session.head(
+                source, headers=headers, timeout=_HEAD_TIMEOUT_S, auth=account, allow_redirects=True
+            ) as response:
+                length = response.headers.get("Content-Length", "")
+                return int(length) if response.status_code == HTTPStatus.OK and length.isdecimal() else None
+        except requests.RequestException:
+            return None
 
     def _beside(self, file: IndexFile) -> bytes | None:
         url = f"{file.url}.metadata"
@@ -133,11 +161,28 @@ class Downloads:
         try:
             return self._session.get(source, headers=headers, stream=stream, timeout=_TIMEOUT_S, auth=account)
         except requests.RequestException as error:
-            raise OutsideError(
-                f"cannot reach `{public(url)}`: {_reason(error)}",
-                hint="where a mirror has it: envforge lock --mirror https://download.pytorch.org=https://mirror.example/pytorch",
-                code="unreachable",
-            ) from error
+            raise self._unreached(url, source, error) from error
+
+    def _unreached(self, url: str, source: str, error: requests.RequestException) -> OutsideError:
+        from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema  # noqa: PLC0415 - slow to import
+
+        if isinstance(error, (InvalidSchema, InvalidURL, MissingSchema)):
+            hints = _mirror_hints(url, source) if source != url else ()
+            return OutsideError(f"`{public(source)}` is not a valid http or https URL", hint=hints, code="bad-url")
+        return OutsideError(
+            f"cannot reach `{public(url)}`: {_reason(error)}", hint=_mirror_hints(url, source), code="unreachable"
+        )
+
+
+def _mirror_hints(url: str, source: str) -> tuple[Hint, ...]:
+    """Return what helps if ``url``, which is read from ``source``, can't be read."""
+    if source != url:
+        return (Hint(f"check the mirror URL `{public(source)}` in `--mirror` or `ENVFORGE_MIRRORS`"),)
+    parts = urlsplit(public(url))
+    return (
+        Hint("check the network connection and proxy settings (`HTTPS_PROXY`)"),
+        Hint(f"to read it from a mirror, pass `--mirror {parts.scheme}://{parts.netloc}=https://MIRROR`"),
+    )
 
 
 class _NoRangesError(Exception):
@@ -197,7 +242,7 @@ def _metadata_in(stream: io.IOBase, file: IndexFile) -> bytes:
             name = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA") and n.count("/") == 1)
             return archive.read(name)
     except (zipfile.BadZipFile, StopIteration) as error:
-        raise EnvforgeError(f"`{file.url}` is not a wheel: it has no METADATA", code="bad-wheel") from error
+        raise EnvforgeError(f"`{file.url}` is not a valid wheel: it has no METADATA", code="bad-wheel") from error
 
 
 def public(url: str) -> str:
@@ -216,7 +261,7 @@ def _session() -> requests.Session:
     certificates = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
     if certificates and not os.environ.get("REQUESTS_CA_BUNDLE"):
         session.verify = certificates
-    retry = Retry(total=3, backoff_factor=0.2, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
+    retry = Retry(total=3, backoff_factor=0.2, status_forcelist=_RETRIED, raise_on_status=False)
     session.mount("http://", HTTPAdapter(max_retries=retry))
     session.mount("https://", HTTPAdapter(max_retries=retry))
     return session
@@ -229,19 +274,24 @@ def _chunks(response: requests.Response, url: str) -> Iterator[bytes]:
         yield from response.iter_content(_CHUNK)
     except requests.RequestException as error:
         raise OutsideError(
-            f"`{url}` was cut off: {_reason(error)}", hint="run the same command again", code="cut-off"
+            f"the download of `{url}` was interrupted: {_reason(error)}", hint="run this command again", code="cut-off"
         ) from error
 
 
 def _refuse_status(response: requests.Response, url: str) -> None:
-    if response.status_code >= HTTPStatus.BAD_REQUEST:
-        raise OutsideError(f"`{public(url)}` answered {response.status_code} {response.reason}", code="http-status")
+    status = response.status_code
+    if status < HTTPStatus.BAD_REQUEST:
+        return
+    hint = "try again later" if status in _RETRIED else ""
+    if status == HTTPStatus.UNAUTHORIZED:
+        hint = f"add the user name and password for `{urlsplit(response.url).hostname}` to `~/.netrc`"
+    raise OutsideError(f"`{public(url)}` returned HTTP {status} {response.reason}", hint=hint, code="http-status")
 
 
 def _mismatch(url: str, kind: str, stated: str, found: str) -> EnvforgeError:
     return EnvforgeError(
-        f"`{url}` is not what its index states: wanted {kind} `{stated}`, found `{found}`",
-        hint="tell the index's owner; nothing was locked",
+        f"checksum mismatch for `{url}`: expected {kind} `{stated}` (package index), found `{found}`",
+        hint="run this command again; if the mismatch persists, report it to the owner of the index",
         code="hash-mismatch",
     )
 

@@ -21,9 +21,9 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.cutoff import Cutoff
-from envforge.lock.download import Downloads, public
+from envforge.lock.download import Downloads, Page, public
 from envforge.lock.mapping import NameMapping
 from envforge.lock.pages import IndexFile, Link, quoted, render_page
 from envforge.lock.solved import Solve, SolvedPackage, read_solve
@@ -31,8 +31,8 @@ from envforge.lock.sources import Sources
 from envforge.lock.target import Target
 
 UNKNOWN_SHA256 = "0" * 64
-NO_TORCH_INDEX = "`pip-repositories` names no PyTorch index, and it comes from nowhere else"
-NOBODY_MAY = "neither conda nor an index of the environment may provide it"
+NO_TORCH_INDEX = "only a PyTorch index may provide it, and `pip-repositories` lists none"
+NOBODY_MAY = "the environment requests it neither from conda nor under `pip:`"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +69,7 @@ class PlatformIndex:
     optional: dict[str, frozenset[str]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     newer: dict[str, str] = field(default_factory=dict)
+    unlisted: set[str] = field(default_factory=set)
     _solve: Solve | None = None
     _pages: dict[str, str | None] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -92,9 +93,7 @@ class PlatformIndex:
         if self._solve is None:
             self._solve = read_solve(self.wanted.records)
         if self._solve is None:
-            raise EnvforgeError(
-                "conda-lock asked for Python packages before its conda half was solved", code="no-solve"
-            )
+            raise EnvforgeError("conda-lock requested wheels before the conda packages were solved", code="no-solve")
         return self._solve
 
     @property
@@ -113,7 +112,7 @@ class PlatformIndex:
             if re.search(rf"(?<![\w-]){re.escape(name)} \([^)]*\) which doesn't match any versions", explanation):
                 offers = [offer for offer in self.offers.values() if offer.name == name]
                 versions = ", ".join(str(offer.version) for offer in offers[:5])
-                found.append((name, f"`{offers[0].index}` offers {versions}{' …' if len(offers) > 5 else ''}"))
+                found.append((name, f"`{offers[0].index}` has {versions}{', …' if len(offers) > 5 else ''}"))
         return found
 
     def _make_page(self, name: str) -> str | None:
@@ -133,8 +132,9 @@ class PlatformIndex:
                 conda = f"{provided.name} {provided.version}"
                 raise EnvforgeError(
                     f"`{name}` has two owners on {self.wanted.platform}: "
-                    f"`{requirement}` under `pip:`, and conda provides `{conda}`",
-                    hint=f"drop `{provided.name}` and what needs it from the dependencies, or `{name}` from `pip:`",
+                    f"`{requirement}` under `pip:`, and conda package `{conda}`",
+                    hint=f"remove `{name}` from `pip:`, or remove `{provided.name}` and the packages that need it from "
+                    "the conda dependencies",
                     code="two-owners",
                 )
 
@@ -143,17 +143,21 @@ class PlatformIndex:
         best: dict[Version, tuple[int, Offer]] = {}
         indexes = self.sources.of(name)
         for index in indexes:
-            page = self.downloads.page(index, name)
+            page = self._read(index, name)
             fitting = [offer for offer in (self._offer(name, index, file) for file in page.files) if offer]
             found = [(rank, o) for rank, o in fitting if not self.wanted.cutoff.excludes(o.file.uploaded)]
             newer = len(fitting) - len(found)
             if newer:
-                self.newer[name] = f"`{page.url}` has {newer} wheels that are newer than {self.wanted.cutoff}"
+                wheels = "1 wheel" if newer == 1 else f"{newer} wheels"
+                self.newer[name] = f"`{page.url}` has {wheels} newer than {self.wanted.cutoff}"
             for rank, offer in found:
                 if offer.version not in best or rank < best[offer.version][0]:
                     best[offer.version] = (rank, offer)
             if page.status != 200:
-                self.missing[name] = f"`{page.url}` answered {page.status}"
+                self.missing[name] = f"`{page.url}` returned HTTP {page.status}"
+                self.unlisted.add(name)
+            elif not page.files:
+                self.missing[name] = f"`{page.url}` lists no files"
             elif not fitting:
                 self.missing[name] = (
                     f"`{page.url}` has no wheel for {self.target.platform} and Python {self.target.python}"
@@ -162,9 +166,32 @@ class PlatformIndex:
                 break
         if best:
             self.missing.pop(name, None)
+            self.unlisted.discard(name)
         elif not indexes:
             self.missing[name] = NO_TORCH_INDEX if self.sources.is_family(name) else NOBODY_MAY
         return [offer for _, offer in (best[version] for version in sorted(best, reverse=True))]
+
+    def has_page(self, name: str) -> bool:
+        """Return whether an index lists the project ``name``, for names in hints."""
+        try:
+            return any(self._read(index, canonicalize_name(name)).files for index in self.sources.of(name))
+        except EnvforgeError:
+            return False
+
+    def _read(self, index: str, name: str) -> Page:
+        """Read the page of a project; an error about the configured package index explains how to use another."""
+        registry = self.sources.registry
+        try:
+            return self.downloads.page(index, name)
+        except OutsideError as error:
+            if registry is None or index != registry.simple_url:
+                raise
+            raise OutsideError(
+                f"cannot read the package index `{registry.public_url}` (configured in {registry.source}): "
+                f"{error.message}",
+                hint=(*error.hints, registry.other_index_hint),
+                code=error.code,
+            ) from error
 
     def _offer(self, name: str, index: str, file: IndexFile) -> tuple[int, Offer] | None:
         try:
@@ -223,7 +250,7 @@ def _requirement(text: str, offer: Offer) -> Requirement:
         return Requirement(" ".join(text.split()))
     except InvalidRequirement as error:
         raise EnvforgeError(
-            f"the metadata of `{offer.file.url}` has a requirement that cannot be read: `{text}`", code="bad-wheel"
+            f"the metadata of `{offer.file.url}` has an invalid requirement: `{text}`", code="bad-wheel"
         ) from error
 
 

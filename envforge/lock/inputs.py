@@ -1,12 +1,10 @@
-"""The whole input of a lock: environment.yml and virtual-packages.yml, read once.
-
-Enters: two paths. Leaves: ``Inputs``, with the sha256 that a lock records of them and the copy that conda-lock gets.
-"""
+"""Read the input of a lockfile: environment.yml and virtual-packages.yml."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +12,9 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from envforge.errors import EnvforgeError, RequestError
+from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.request import VIRTUAL_PACKAGES
+from envforge.nearest import nearest
 
 KNOWN_PLATFORMS = ("linux-64", "linux-aarch64", "linux-ppc64le", "osx-64", "osx-arm64", "win-64")
 CREDENTIALS = re.compile(
@@ -35,6 +34,7 @@ _SELECTORS = {
     "osx-arm64": {"arm64", "osx", "unix"},
     "win-64": {"win64", "win"},
 }
+_LOCK_FILE = "envforge lock -f FILE"
 _PIP_OPTION = re.compile(r"--?[A-Za-z]")
 
 
@@ -79,11 +79,11 @@ def read_inputs(
 ) -> Inputs:
     """Read and check both files; ``text`` stands for the first. Raises ``EnvforgeError`` with the path of the fault."""
     if text is None:
-        text = _read(environment, hint=f"envforge new, or name the file: envforge lock -f {environment.name}")
+        text = read_text(environment, newline=None)
     document = _mapping(_load(text, environment), environment, "")
     beside = environment.with_name(VIRTUAL_PACKAGES)
     virtual_path = virtual_packages or beside
-    virtual = _read(virtual_path, hint="") if virtual_packages is not None or virtual_path.is_file() else None
+    virtual = _read(virtual_path) if virtual_packages is not None or virtual_path.is_file() else None
     inputs = Inputs(
         path=environment,
         text=text,
@@ -126,31 +126,38 @@ def _requirement(line: str, path: Path) -> Requirement:
         requirement = Requirement(line)
     except InvalidRequirement as error:
         raise EnvforgeError(
-            f"`{path}` has `{line}` under `pip:`, which is not a requirement: {str(error).splitlines()[0]}",
-            hint='write it as in: "torch==2.7.1+cu118"',
+            f"`{path}` has `{line}` under `pip:`, which is not a valid requirement: {str(error).splitlines()[0]}",
+            hint='write a requirement such as `"rich>=13"`',
             code="bad-requirement",
         ) from error
     if requirement.url is not None and not _DIRECT.fullmatch(requirement.url):
         raise EnvforgeError(
-            f"`{path}` has `{line}` under `pip:`; an address must be https and end in its sha256",
-            hint=f'"{requirement.name} @ https://host.example/{requirement.name}.whl#sha256=…"',
+            f"`{path}` has `{line}` under `pip:`, but the URL of a wheel must start with `https://` and end with its "
+            "SHA-256",
+            hint=f'write it as `"{requirement.name} @ https://HOST/{requirement.name}.whl#sha256=DIGEST"`',
             code="bad-requirement",
         )
     return requirement
 
 
-def read_text(path: Path) -> str:
-    """A file of the project with its line ends as they are; raises ``EnvforgeError``."""
-    return _read(path, hint="envforge new makes a project with one", newline="")
+def read_text(path: Path, newline: str | None = "") -> str:
+    """Read an environment.yml, by default with its line endings; raise ``EnvforgeError`` with what may be meant."""
+    other = path.with_suffix(".yaml" if path.suffix == ".yml" else ".yml")
+    hints: tuple[Hint, ...] = ()
+    if not path.exists():
+        hints = (Hint("to create a project", "envforge new TEMPLATE"), Hint("to lock another file", _LOCK_FILE))
+        if other.is_file():
+            hints = (Hint(f"to lock `{other}`", shlex.join(["envforge", "lock", "-f", str(other)])),)
+    return _read(path, hints, newline)
 
 
-def _read(path: Path, *, hint: str, newline: str | None = None) -> str:
+def _read(path: Path, hints: tuple[Hint, ...] = (), newline: str | None = None) -> str:
     try:
         with path.open(encoding="utf-8", newline=newline) as stream:
             return stream.read()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
-        raise EnvforgeError(f"cannot read `{path}`: {why}", hint=hint, code="unreadable-input") from error
+        raise EnvforgeError(f"cannot read `{path}`: {why}", hint=hints, code="unreadable-input") from error
 
 
 def _load(text: str, path: Path) -> Any:
@@ -159,7 +166,9 @@ def _load(text: str, path: Path) -> Any:
     try:
         return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - a safe loader
     except yaml.YAMLError as error:
-        raise EnvforgeError(f"`{path}` is not YAML: {' '.join(str(error).split())}", code="bad-environment") from error
+        raise EnvforgeError(
+            f"`{path}` is not valid YAML: {' '.join(str(error).split())}", code="bad-environment"
+        ) from error
 
 
 def _mapping(value: object, path: Path, at: str) -> dict[str, Any]:
@@ -171,13 +180,14 @@ def _mapping(value: object, path: Path, at: str) -> dict[str, Any]:
 def _texts(document: dict[str, Any], key: str, path: Path) -> tuple[str, ...]:
     value = document.get(key) or []
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise _fault(path, key, "a list of texts", value)
+        raise _fault(path, key, "a list of strings", value)
     return tuple(value)
 
 
 def _fault(path: Path, at: str, wanted: str, found: object) -> EnvforgeError:
     where = f" at `{at}`" if at else ""
-    return EnvforgeError(f"`{path}` is damaged{where}: wanted {wanted}, found `{found}`", code="bad-environment")
+    shown = "nothing" if found is None else f"`{found}`"
+    return EnvforgeError(f"`{path}` is invalid{where}: expected {wanted}, found {shown}", code="bad-environment")
 
 
 def _pip_lines(document: dict[str, Any], path: Path) -> Iterator[str]:
@@ -193,49 +203,62 @@ def _pip_lines(document: dict[str, Any], path: Path) -> Iterator[str]:
             raise _fault(path, f"{at}.pip", "a list", lines)
         for line_number, line in enumerate(lines):
             if not isinstance(line, str):
-                raise _fault(path, f"{at}.pip[{line_number}]", "a text", line)
+                raise _fault(path, f"{at}.pip[{line_number}]", "a string", line)
             yield line
 
 
 def _refuse(inputs: Inputs) -> None:
     if not inputs.platforms:
         raise RequestError(
-            f"`{inputs.path}` names no `platforms:`, and none was given",
-            hint="envforge lock -p linux-64",
+            f"`{inputs.path}` lists no `platforms:`",
+            hint=f"add a line such as `platforms: [linux-64]` to `{inputs.path}`",
             code="no-platform",
         )
     for platform in inputs.platforms:
         if platform not in KNOWN_PLATFORMS:
+            near = nearest(platform, KNOWN_PLATFORMS, alike=0.6)
             raise RequestError(
-                f"`{platform}` is not a platform that conda-lock knows: {', '.join(KNOWN_PLATFORMS)}",
-                hint="envforge lock -p linux-64",
+                f"unknown platform `{platform}`; expected one of: {', '.join(KNOWN_PLATFORMS)}",
+                hint=f"did you mean `{near}`?" if near else "",
                 code="no-such-platform",
             )
     for line in inputs.pip:
         if line.startswith(("-e ", "--editable")):
             raise EnvforgeError(
-                f"`{inputs.path}` has `{line}` under `pip:`, and a lock cannot hold a folder",
-                hint=f"drop the line, and install the folder into the environment: pip install --no-deps {line}",
+                f"`{inputs.path}` has `{line}` under `pip:`, but a lockfile can't contain a local directory",
+                hint=(
+                    Hint("remove the line"),
+                    Hint(
+                        "to install the directory into the environment",
+                        f"envforge install && envforge run -- pip install --no-deps {_editable(line)}",
+                    ),
+                ),
                 code="pip-option",
             )
         if _PIP_OPTION.match(line):
             raise EnvforgeError(
-                f"`{inputs.path}` has the option `{line}` under `pip:`, which conda-lock cannot read",
-                hint="name an index at the top level: pip-repositories: [https://download.pytorch.org/whl/cu118]",
+                f"`{inputs.path}` has the option `{line}` under `pip:`, which is not supported there",
+                hint="remove the line; to add a package index, list it at the top level of the file, such as "
+                "`pip-repositories: [https://download.pytorch.org/whl/cu118]`",
                 code="pip-option",
             )
     refuse_credentials(str(inputs.path), (*inputs.channels, *inputs.pip_repositories, *inputs.pip))
 
 
+def _editable(line: str) -> str:
+    """Return ``-e DIR`` as shell words."""
+    return f"-e {shlex.quote(re.split(r'[ =]+', line, maxsplit=1)[-1].strip())}"
+
+
 def refuse_credentials(where: str, texts: Sequence[str]) -> None:
-    """Stop where an address carries a password or a token; the message does not repeat it."""
+    """Raise ``EnvforgeError`` if a URL contains a password or a token, without repeating it."""
     for text in texts:
         match = CREDENTIALS.search(text)
         if match is not None:
             words = text[: match.start()].split()
             start = f" (`{words[-1]}…`)" if words else ""
             raise EnvforgeError(
-                f"an address in `{where}`{start} carries credentials, which a lock would spread",
-                hint="keep them in ~/.netrc, or in variables of the environment: https://$USER:$TOKEN@host",
+                f"a URL in `{where}`{start} contains credentials, which a lockfile would spread",
+                hint="move them to `~/.netrc`, or refer to environment variables, such as `https://$USER:$TOKEN@HOST`",
                 code="credentials",
             )

@@ -1,8 +1,4 @@
-"""What of an old lock is carried over into a new one, and whether there is anything to do at all.
-
-Enters: the old lock and what is asked for. Leaves: for each platform the ``Wishes`` of the conda solve and the lock
-that conda-lock's Python half starts from, and in the end the changes in words.
-"""
+"""Carry versions of the previous lockfile over into a new one, and list the changes."""
 
 from __future__ import annotations
 
@@ -19,6 +15,7 @@ from envforge.errors import OutsideError, RequestError
 from envforge.lock.cutoff import Cutoff, read_moment
 from envforge.lock.document import EXCLUDE_NEWER
 from envforge.lock.inputs import Inputs
+from envforge.lock.request import LockRequest
 from envforge.lockfile import LockedPackage, Lockfile, parse_lockfile
 from envforge.nearest import nearest
 from envforge.solver.wishes import Kept, Wishes
@@ -85,16 +82,24 @@ class Keeping:
         return yaml.safe_dump({**document, "package": rows}, sort_keys=False)
 
 
-def refuse_unknown(lock: Lockfile | None, names: Sequence[str]) -> None:
-    """Stop where a package that is to be renewed is not in the lock."""
+def refuse_unknown(lock: Lockfile | None, request: LockRequest) -> None:
+    """Raise ``RequestError`` if a package to upgrade is not locked."""
+    if lock is None and request.upgrade_packages:
+        raise RequestError(
+            f"`--upgrade-package` requires a lockfile, but `{request.lockfile}` does not exist",
+            hint="to create it",
+            command=request.command("lock"),
+            code="not-locked",
+        )
     known = {canonicalize_name(package.name) for package in lock.packages} if lock else set()
-    for name in names:
+    for name in request.upgrade_packages:
         if canonicalize_name(name) in known:
             continue
         near = nearest(canonicalize_name(name), known, alike=0.6)
         raise RequestError(
-            f"`--upgrade-package {name}`: " + ("it is not in the lock" if lock else "there is no lock yet"),
-            hint=f"did you mean {near}?" if near else "envforge add NAME, or envforge lock",
+            f"`--upgrade-package {name}`: `{request.lockfile}` does not contain `{name}`",
+            hint=f"did you mean `--upgrade-package {near}`?" if near else "to add the package",
+            command="" if near else request.command("add", name),
             code="not-locked",
         )
 

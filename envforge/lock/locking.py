@@ -1,23 +1,23 @@
-"""``lock(request, progress)``: environment.yml becomes conda-lock.yml, whole or not at all.
+"""Create or update conda-lock.yml from environment.yml.
 
-A lock that still fits is left as it is; of one that no longer does, everything is kept that can be.
+A lockfile that is up to date is left alone; otherwise locked versions are kept as far as possible.
 """
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
 
-from envforge.errors import RequestError
+from envforge.errors import Hint, RequestError
 from envforge.lock.agreement import INPUT_SHA256, check_inputs
 from envforge.lock.cutoff import Cutoff
 from envforge.lock.inputs import Inputs, read_inputs
 from envforge.lock.keep import Keeping, Old, changes, read_old, refuse_unknown
-from envforge.lock.request import LockReport, LockRequest, PlatformSummary, Progress
-from envforge.lock.run import Run
+from envforge.lock.request import LockReport, LockRequest, Progress
+from envforge.lock.run import Run, summary
 from envforge.lock.together import finish
 from envforge.lock.workplace import alone, workshop, write_whole
-from envforge.lockfile import Lockfile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,10 +45,13 @@ def make(request: LockRequest, progress: Progress = repr) -> Made:
     inputs = read_inputs(request.environment, request.virtual_packages, request.platforms, request.environment_text)
     if not request.lockfile.absolute().parent.is_dir():
         raise RequestError(
-            f"`{request.lockfile.parent}` is not a folder", hint=f"mkdir -p {request.lockfile.parent}", code="no-folder"
+            f"directory `{request.lockfile.parent}` does not exist",
+            hint="to create it",
+            command=shlex.join(["mkdir", "-p", str(request.lockfile.parent)]),
+            code="no-folder",
         )
     old = read_old(request.lockfile)
-    refuse_unknown(old.lock if old else None, request.upgrade_packages)
+    refuse_unknown(old.lock if old else None, request)
     cutoff = request.exclude_newer or (old.cutoff if old else Cutoff(at=None))
     _refuse_other_solver(request, cutoff)
     if old is not None and _still_fits(request, inputs, old, cutoff):
@@ -63,11 +66,17 @@ def make(request: LockRequest, progress: Progress = repr) -> Made:
 def _refuse_other_solver(request: LockRequest, cutoff: Cutoff) -> None:
     if request.conda_exe is None or (cutoff.at is None and not request.upgrade_packages):
         return
-    what = "--exclude-newer" if cutoff.at is not None else "--upgrade-package"
+    is_dated = cutoff.at is not None
+    what = f"`--exclude-newer {cutoff}`" if is_dated else "`--upgrade-package`"
+    other = (
+        "include newer packages, pass `--exclude-newer none`" if is_dated else "upgrade all packages, pass `--upgrade`"
+    )
     raise RequestError(
-        f"`{what}` works with the embedded solver, and `--conda-exe {request.conda_exe}` solves with another one",
-        hint="envforge lock without --conda-exe"
-        + (", or with --exclude-newer none" if cutoff.at is not None else ", or with --upgrade"),
+        f"{what} requires the embedded solver, but `--conda-exe {request.conda_exe}` was provided",
+        hint=(
+            Hint("to use the embedded solver, omit `--conda-exe` and unset `ENVFORGE_CONDA_EXE`"),
+            Hint(f"to {other}"),
+        ),
         code="other-solver",
     )
 
@@ -85,7 +94,7 @@ def _kept(request: LockRequest, inputs: Inputs, old: Old, seconds: float) -> Mad
     report = LockReport(
         lockfile=request.lockfile,
         lock=old.lock,
-        platforms=tuple(_summary(old.lock, platform) for platform in inputs.platforms),
+        platforms=tuple(summary(old.lock, platform, {}) for platform in inputs.platforms),
         virtual_packages=(),
         virtual_packages_source="",
         hashed=(),
@@ -96,15 +105,3 @@ def _kept(request: LockRequest, inputs: Inputs, old: Old, seconds: float) -> Mad
         changes=changes(old.lock, old.lock),
     )
     return Made(report=report, text=old.text.replace(recorded, inputs.sha256))
-
-
-def _summary(lock: Lockfile, platform: str) -> PlatformSummary:
-    packages = lock.for_platform(platform)
-    return PlatformSummary(
-        platform=platform,
-        conda=len(lock.for_platform(platform, "conda")),
-        pip=len(lock.for_platform(platform, "pip")),
-        torch=next((p.version for p in packages if p.name == "torch"), None),
-        bytes=0,
-        sized=0,
-    )

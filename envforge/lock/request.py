@@ -1,4 +1,4 @@
-"""What a lock is asked for and what it reports: ``LockRequest`` in, ``LockReport`` out, ``Step`` on the way."""
+"""Define the request for a lockfile, the report, and the steps in between."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ VIRTUAL_PACKAGES = "virtual-packages.yml"
 class LockRequest:
     """One run of ``envforge lock``.
 
-    ``platforms`` replaces those of the file; ``virtual_packages`` is ``virtual-packages.yml`` beside the environment
-    where it is ``None``; ``conda_exe`` replaces the embedded solver; ``python_index`` replaces the user's configured
-    index of the Python registry; ``verify_hashes`` fetches every wheel, also those whose sha256 the index states.
-    ``upgrade`` chooses every version anew, ``upgrade_packages`` those of the named packages; ``exclude_newer`` is the
-    date that the lock has recorded where it is ``None``; ``environment_text`` stands for what ``environment`` holds.
+    ``platforms`` replaces those of the file. ``virtual_packages`` defaults to ``virtual-packages.yml`` next to the
+    environment. ``conda_exe`` replaces the embedded solver, ``python_index`` the configured package index.
+    ``verify_hashes`` downloads every wheel, even if the index states its SHA-256. ``upgrade`` selects all versions
+    again, ``upgrade_packages`` those of the named packages. ``exclude_newer`` defaults to the date in the lockfile.
+    ``environment_text`` replaces the contents of ``environment``. ``source`` is the file to edit if ``environment`` is
+    derived from it; ``is_aside`` marks temporary files, which no hint may name.
     """
 
     environment: Path
@@ -36,15 +37,29 @@ class LockRequest:
     upgrade_packages: tuple[str, ...] = ()
     exclude_newer: Cutoff | None = None
     environment_text: str | None = None
+    source: Path | None = None
+    is_aside: bool = False
+
+    def command(self, name: str, *words: str) -> str:
+        """Return ``envforge NAME WORDS`` for the files of this request, for hints; empty if they are temporary."""
+        from envforge.lock.project import project_command  # noqa: PLC0415 - only errors need it
+
+        if self.is_aside:
+            return ""
+        return project_command(name, self.source or self.environment, None if self.source else self.lockfile, words)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """What is being done now; ``done_bytes`` and ``total_bytes`` while a wheel is fetched."""
+    """The current step; ``done_bytes`` and ``total_bytes`` are set while a wheel is downloaded.
+
+    ``is_note`` marks a remark that must be shown, such as where the files of a stored lockfile come from.
+    """
 
     text: str
     done_bytes: int | None = None
     total_bytes: int | None = None
+    is_note: bool = False
 
 
 Progress = Callable[[Step], object]
@@ -52,7 +67,7 @@ Progress = Callable[[Step], object]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlatformSummary:
-    """What was locked for one platform. ``bytes`` counts the files whose size is known, ``sized`` how many they are."""
+    """What was locked for one platform. ``bytes`` is the size of ``sized`` files; ``unsized`` names the other files."""
 
     platform: str
     conda: int
@@ -60,13 +75,14 @@ class PlatformSummary:
     torch: str | None
     bytes: int
     sized: int
+    unsized: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockReport:
-    """A finished lock: the values written, in numbers and in words. ``hashed`` names the wheels that were fetched.
+    """A finished lockfile in numbers and in text. ``hashed`` lists the URLs of the wheels that were downloaded.
 
-    ``is_unchanged`` says that the old lock still fitted and nothing was solved; ``changes`` against it, in words.
+    ``is_unchanged`` is set if the old lockfile was up to date and nothing was solved; ``changes`` compares with it.
     """
 
     lockfile: Path

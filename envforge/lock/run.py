@@ -1,12 +1,12 @@
-"""One run of conda-lock: inputs and what is to be kept go in, the text of a lock and its report come out.
+"""Run conda-lock against the lock-time index, insert public URLs and checked hashes, and check the result.
 
-Runs conda-lock against the lock-time index, puts public addresses and checked hashes into what came out, and audits it.
 Nothing is written here.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -18,31 +18,33 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from envforge.errors import EnvforgeError, Hint, RequestError
+from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 from envforge.lock import condalock, document, tee
 from envforge.lock.agreement import unmet_requests
 from envforge.lock.audit import Expectations, audit
 from envforge.lock.condalock import Job
 from envforge.lock.document import Frame, Resolved
 from envforge.lock.download import Downloads, public
-from envforge.lock.index import NO_TORCH_INDEX, Offer, PlatformIndex, Wanted
+from envforge.lock.index import Offer, PlatformIndex, Wanted
 from envforge.lock.inputs import Inputs, refuse_credentials
 from envforge.lock.keep import Keeping, Old, changes
 from envforge.lock.mapping import NameMapping
+from envforge.lock.reasons import with_reasons
 from envforge.lock.request import LockReport, LockRequest, PlatformSummary, Progress, Step
 from envforge.lock.server import LockTimeIndex
 from envforge.lock.solved import read_solve
 from envforge.lock.sources import Sources, is_torch_family, torch_indexes
 from envforge.lock.virtual import VirtualPackages, derive_virtual_packages, read_virtual_packages
 from envforge.lockfile import Lockfile, parse_lockfile
-from envforge.python_index import configured_index
-from envforge.select import PYTORCH_INDEX
+from envforge.python_index import PythonIndex, configured_index
 from envforge.solver import executable
 
 
-def _registry() -> str:
-    """The simple index that the user's uv or pip reads."""
-    return configured_index(os.environ, Path.home(), Path(sys.prefix)).simple_url
+def _registry(stated: str | None) -> PythonIndex:
+    """Return the package index that uv or pip is configured for, unless the request states one."""
+    if stated is not None:
+        return PythonIndex(simple_url=stated, source="the request")
+    return configured_index(os.environ, Path.home(), Path(sys.prefix))
 
 
 @dataclass
@@ -70,13 +72,15 @@ class Run:
                 self.progress(Step(text=f"solving for {', '.join(self.inputs.platforms)}"))
                 outputs = self._solved(server, jobs, virtual, indexes)
                 channels, rows = self._rows(outputs, server, downloads)
+            text = document.render(self._frame(jobs, channels), rows, self.request.lockfile.name)
+            lock = parse_lockfile(text, str(self.request.lockfile))
+            self._audit(lock, text, indexes, pip)
+            self._audit_requests(jobs, lock)
+            sizes = self._sizes(lock, indexes, downloads)
         finally:
             downloads.close()
-        text = document.render(self._frame(jobs, channels), rows, self.request.lockfile.name)
-        lock = parse_lockfile(text, str(self.request.lockfile))
-        self._audit(lock, text, indexes, pip)
-        self._audit_requests(jobs, lock)
-        report = self._report(lock, virtual, indexes, time.monotonic() - started)
+        report = self._report(lock, virtual, sizes, time.monotonic() - started)
+        report = replace(report, warnings=(*report.warnings, *self._undated(lock, indexes)))
         return replace(report, changes=changes(old.lock if old else None, lock)), text
 
     def _index(
@@ -86,14 +90,16 @@ class Run:
         torch = torch_indexes(repositories)
         family = frozenset(canonicalize_name(r.name) for r in pip if is_torch_family(r.name, str(r.specifier)))
         other = tuple(url for url in repositories if url not in torch)
+        registry = None
         if self.inputs.allow_registry and any(canonicalize_name(r.name) not in family and not r.url for r in pip):
-            other = (*other, self.request.python_index or _registry())
+            registry = _registry(self.request.python_index)
+            other = (*other, registry.simple_url)
         records = self.folder / platform / "records"
         return PlatformIndex(
             wanted=Wanted(
                 platform=platform, pip=pip, virtual=virtual.of(platform), records=records, cutoff=self.keeping.cutoff
             ),
-            sources=Sources(torch=torch or repositories, other=other, family=family),
+            sources=Sources(torch=torch or repositories, other=other, family=family, registry=registry),
             downloads=downloads,
             mapping=self.mapping,
         )
@@ -118,13 +124,24 @@ class Run:
     def _conda(self, tools: Path) -> Path:
         stated = self.request.conda_exe
         if stated is None:
-            return executable(tools)
-        found = shutil.which(stated)
-        if found is None:
-            raise RequestError(
-                f"`{stated}` is not an executable", hint="--conda-exe $(which micromamba)", code="no-conda-exe"
+            launcher = executable(tools)
+        else:
+            found = shutil.which(stated)
+            if found is None:
+                raise RequestError(
+                    f"`{stated}` is not an executable file",
+                    hint="to use the embedded solver, omit `--conda-exe` and unset `ENVFORGE_CONDA_EXE`",
+                    code="no-conda-exe",
+                )
+            launcher = tee.write_launcher(tools, Path(found).absolute())
+        if not os.access(launcher, os.X_OK):
+            folder = self.folder.parent
+            raise OutsideError(
+                f"cannot run programs in the temporary directory `{folder}`: it is mounted with `noexec`",
+                hint="to use another directory for temporary files, set `TMPDIR=DIR`",
+                code="noexec-tmp",
             )
-        return tee.write_launcher(tools, Path(found).absolute())
+        return launcher
 
     def _solved(
         self, server: LockTimeIndex, jobs: list[Job], virtual: VirtualPackages, indexes: Mapping[str, PlatformIndex]
@@ -135,8 +152,8 @@ class Run:
             if server.fault is not None:
                 raise server.fault from error
             if not any(job.seed is not None and read_solve(job.records) is not None for job in jobs):
-                raise _with_reasons(error, indexes) from error
-        self.progress(Step(text="the locked wheels do not go together with what is asked for: choosing them anew"))
+                raise with_reasons(error, self.request, self.inputs, indexes) from error
+        self.progress(Step(text="solving again: the locked wheels conflict with the requirements"))
         return self._solved(server, [replace(job, seed=None) for job in jobs], virtual, indexes)
 
     def _rows(
@@ -159,11 +176,19 @@ class Run:
         sha256 = self._sha256(offer)
         if before and before != sha256:
             raise EnvforgeError(
-                f"`{file.url}` has changed: `{self.request.lockfile}` has sha256 `{before}`, the index now `{sha256}`",
-                hint=f"if you trust the change, delete {self.request.lockfile} and run: envforge lock --verify-hashes",
+                f"`{file.url}` has changed: expected SHA-256 `{before}` (`{self.request.lockfile}`), found `{sha256}` "
+                "(package index)",
+                hint=self._trust_change(),
                 code="hash-changed",
             )
         return Resolved(url=file.url, sha256=sha256)
+
+    def _trust_change(self) -> tuple[Hint, ...]:
+        again = self.request.command("lock", "--verify-hashes")
+        if not again:
+            return ()
+        remove = shlex.join(["rm", str(self.request.lockfile)])
+        return (Hint("if you trust the new file, to lock again from scratch", " && ".join((remove, again))),)
 
     def _sha256(self, offer: Offer) -> str:
         """The digest of the bytes where they were fetched, else what the index states, else what was locked before."""
@@ -202,9 +227,7 @@ class Run:
         problems = audit(lock, expected, self.mapping)
         if problems:
             lines = "\n".join(f"- {problem.message}" for problem in problems)
-            raise EnvforgeError(
-                f"the lock that came out is not sound, and was not written:\n{lines}", code=problems[0].code
-            )
+            raise EnvforgeError(f"the new lockfile is invalid and was not written:\n{lines}", code=problems[0].code)
 
     def _audit_requests(self, jobs: Sequence[Job], lock: Lockfile) -> None:
         """What was kept must be what the input asks for, whoever chose it."""
@@ -215,22 +238,33 @@ class Run:
         if found:
             lines = "\n".join(f"- {line}" for line in found)
             raise EnvforgeError(
-                f"what came out does not fit `{self.request.environment}`, and was not written:\n{lines}",
-                hint="envforge lock --upgrade",
+                f"the new lockfile doesn't match `{self.request.environment}` and was not written:\n{lines}",
+                hint="to select all versions again",
+                command=self.request.command("lock", "--upgrade"),
                 code="other-version",
             )
 
-    def _report(
-        self, lock: Lockfile, virtual: VirtualPackages, indexes: Mapping[str, PlatformIndex], seconds: float
-    ) -> LockReport:
+    def _sizes(self, lock: Lockfile, indexes: Mapping[str, PlatformIndex], downloads: Downloads) -> dict[str, int]:
+        """Return the size of each file that its index or its server states, by URL."""
+        sizes = {o.file.url: o.file.size for index in indexes.values() for o in index.offers.values() if o.file.size}
+        for index in indexes.values():
+            sizes.update({package.url: package.size for package in index.solve.packages if package.size})
+        missing = [package.url for package in lock.packages if package.url not in sizes]
+        missing = [url for url in missing if url.startswith(("https://", "http://"))]
+        if missing:
+            self.progress(Step(text="reading the sizes of wheels"))
+            sizes.update(downloads.sizes(missing))
+        return sizes
+
+    def _report(self, lock: Lockfile, virtual: VirtualPackages, sizes: Mapping[str, int], seconds: float) -> LockReport:
         return LockReport(
             lockfile=self.request.lockfile,
             lock=lock,
-            platforms=tuple(_summary(lock, platform, index) for platform, index in indexes.items()),
+            platforms=tuple(summary(lock, platform, sizes) for platform in self.inputs.platforms),
             virtual_packages=virtual.words(),
             virtual_packages_source=virtual.source,
             hashed=tuple(self.hashed),
-            warnings=(*self._warnings(), *self._undated(lock, indexes)),
+            warnings=tuple(self._warnings()),
             seconds=seconds,
             exclude_newer=self.keeping.cutoff,
         )
@@ -240,9 +274,9 @@ class Run:
             return
         name = self.request.conda_exe.name
         if self.request.mirrors.rules:
-            yield f"mirrors do not reach `{name}`: it fetches conda packages as its own configuration says"
+            yield f"`{name}` ignores `--mirror` and `ENVFORGE_MIRRORS`; set up mirrors in its own configuration"
         if self.keeping.old is not None:
-            yield f"`{name}` chose every conda package anew: only the embedded solver keeps what was locked"
+            yield f"`{name}` selected all conda packages again; only the embedded solver keeps locked versions"
 
     def _undated(self, lock: Lockfile, indexes: Mapping[str, PlatformIndex]) -> Iterator[str]:
         """The packages of which nobody says how old they are, where that matters."""
@@ -252,7 +286,7 @@ class Run:
         dated |= {package.url for index in indexes.values() for package in index.solve.packages if package.timestamp}
         names = sorted({package.name for package in lock.packages if package.url not in dated})
         if names:
-            yield f"nobody states a date for {', '.join(names)}: they may be newer than {self.keeping.cutoff}"
+            yield f"no date is known for {', '.join(names)}; they may be newer than {self.keeping.cutoff}"
 
 
 def _addresses(indexes: Mapping[str, PlatformIndex]) -> set[str]:
@@ -273,11 +307,10 @@ def _stated_digests(pip: Mapping[str, tuple[Requirement, ...]]) -> tuple[tuple[s
     return tuple((url.split("#", 1)[0], url.rpartition("#sha256=")[2]) for url in _direct(pip))
 
 
-def _summary(lock: Lockfile, platform: str, index: PlatformIndex) -> PlatformSummary:
+def summary(lock: Lockfile, platform: str, sizes: Mapping[str, int]) -> PlatformSummary:
+    """Count the packages of one platform and their bytes; ``sizes`` is by URL."""
     packages = lock.for_platform(platform)
-    sizes = {offer.file.url: offer.file.size for offer in index.offers.values()}
-    sizes.update({package.url: package.size for package in index.solve.packages})
-    known = [size for size in (sizes.get(package.url) for package in packages) if size]
+    known = [sizes[package.url] for package in packages if package.url in sizes]
     return PlatformSummary(
         platform=platform,
         conda=len(lock.for_platform(platform, "conda")),
@@ -285,21 +318,5 @@ def _summary(lock: Lockfile, platform: str, index: PlatformIndex) -> PlatformSum
         torch=next((p.version for p in packages if p.name == "torch"), None),
         bytes=sum(known),
         sized=len(known),
+        unsized=tuple(package.name for package in packages if package.url not in sizes),
     )
-
-
-def _with_reasons(error: EnvforgeError, indexes: Mapping[str, PlatformIndex]) -> EnvforgeError:
-    """Add to the solver's explanation why a package that it names was not to be had."""
-    lines, hint = [], error.hints
-    for index in indexes.values():
-        for name, why in index.reasons(error.message):
-            lines.append(f"- {name}: {why}")
-            if why == NO_TORCH_INDEX:
-                text = f'say which build in environment.yml: pip-repositories: ["{PYTORCH_INDEX}/cu118"]'
-                hint = (Hint(text),)
-            elif index.sources.is_family(name):
-                hint = (Hint("to list the builds that exist", "envforge explain"),)
-            elif name in index.missing:
-                conda = index.mapping.to_conda(name)
-                hint = (Hint(f'add "{conda}" to the conda dependencies of environment.yml, or "{name}" under `pip:`'),)
-    return type(error)("\n".join([error.message, *dict.fromkeys(lines)]), hint=hint, code=error.code)

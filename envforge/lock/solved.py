@@ -1,7 +1,4 @@
-"""What the conda half of a lock gives: the record of a solve, written by the solver or by ``envforge.lock.tee``.
-
-Enters: the folder of ``ENVFORGE_SOLVE_RECORDS``. Leaves: a ``Solve``, as soon as there is one.
-"""
+"""Read the solved conda packages, as the solver or ``envforge.lock.tee`` records them."""
 
 from __future__ import annotations
 
@@ -46,8 +43,8 @@ class Solve:
             if package.name == "python":
                 return Version(package.version)
         raise EnvforgeError(
-            "the environment has a `pip:` section and no Python",
-            hint='add "python 3.10.*" to its dependencies',
+            "`environment.yml` lists packages under `pip:`, but doesn't list `python`",
+            hint="add a line such as `- python 3.12.*` to `dependencies:`",
             code="no-python",
         )
 

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from packaging.utils import canonicalize_name
 
+from envforge.python_index import PythonIndex
+
 _TORCH_INDEX = re.compile(r"/(?:whl|cpu|cu\d{2,3}|rocm[\d.]+|xpu|nightly|test)/?$")
 _FAMILY = re.compile(
     r"torch|torchvision|torchaudio|torchtext|torchdata|torchao|torchcodec|functorch|"
@@ -31,11 +33,16 @@ def torch_indexes(pip_repositories: tuple[str, ...]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sources:
-    """Where packages may come from; ``family`` holds further names that the torch index alone may serve."""
+    """Where packages may come from.
+
+    ``family`` holds further names that only the torch index may provide; ``registry`` is the configured package index,
+    whose URL is then the last of ``other``.
+    """
 
     torch: tuple[str, ...]
     other: tuple[str, ...]
     family: frozenset[str] = frozenset()
+    registry: PythonIndex | None = None
 
     def of(self, name: str) -> tuple[str, ...]:
         """The indexes for one package, in order."""

@@ -1,7 +1,7 @@
-"""Files that belong together change together: after a crash at any point, the next run finishes what was begun.
+"""Replace several files in one transaction. If a run crashes, the next one completes the change.
 
-The new files are written aside, then a journal names them, then each is renamed into its place, then the journal goes.
-Without a journal the old state holds; with one, ``finish`` makes the new state.
+The new files are written under temporary names, then a journal lists them, then each is renamed, then the journal is
+removed. Without a journal the old state is valid; with one, ``finish`` completes the new state.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from envforge.errors import EnvforgeError, OutsideError
+from envforge.lock.project import project_command
 
 _VERSION = 1
 _SUFFIX = ".envforge-change"
@@ -38,7 +40,7 @@ def replace_together(anchor: Path, files: Mapping[Path, bytes]) -> None:
         for path in (*files, journal):
             with contextlib.suppress(OSError):  # the disk refuses today; the next change writes over it
                 _aside(path).unlink(missing_ok=True)
-        raise OutsideError(f"cannot write beside `{anchor}`: {error}", code="unwritable") from error
+        raise OutsideError(f"cannot write to the directory of `{anchor}`: {error}", code="unwritable") from error
     finish(anchor)
 
 
@@ -53,9 +55,14 @@ def finish(anchor: Path) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EnvforgeError(f"`{journal}` cannot be read: {error}", hint=f"rm {journal}", code="bad-journal") from error
+        raise EnvforgeError(
+            f"cannot read the journal `{journal}` of an interrupted change: {error}",
+            hint="to keep the current files, and discard the change",
+            command=shlex.join(["rm", str(journal)]),
+            code="bad-journal",
+        ) from error
     for row in rows:
-        _refuse_edited(anchor.parent / row["path"], row, journal)
+        _refuse_edited(anchor.parent / row["path"], row, anchor)
     try:
         for row in rows:
             path = anchor.parent / row["path"]
@@ -67,11 +74,22 @@ def finish(anchor: Path) -> bool:
         journal.unlink()
     except OSError as error:
         raise OutsideError(
-            f"the change that `{journal}` describes could not be completed: {error}",
-            hint="run the command again",
+            f"cannot complete the interrupted change in `{journal}`: {error}",
+            hint="fix the cause, then run this command again",
             code="unwritable",
         ) from error
     return True
+
+
+def refuse_unfinished(anchor: Path) -> None:
+    """Raise ``EnvforgeError`` if a crash has left a change incomplete."""
+    if is_unfinished(anchor):
+        raise EnvforgeError(
+            f"an earlier change of `{anchor}` is incomplete",
+            hint="to complete it",
+            command=project_command("lock", anchor, None),
+            code="half-changed",
+        )
 
 
 def is_unfinished(anchor: Path) -> bool:
@@ -85,13 +103,14 @@ def unfinished_beside(file: Path) -> Path | None:
     return next((path.with_name(path.name[1 : -len(_SUFFIX)]) for path in journals), None)
 
 
-def _refuse_edited(path: Path, row: Mapping[str, Any], journal: Path) -> None:
-    found = _digest(path)
+def _refuse_edited(path: Path, row: Mapping[str, Any], anchor: Path) -> None:
+    found, journal = _digest(path), _journal(anchor)
     if found == row["new"] or (found == row["old"] and _digest(_aside(path)) == row["new"]):
         return
     raise EnvforgeError(
-        f"a change of `{path}` was interrupted, and the file has been edited since",
-        hint=f"keep what is there: rm {journal}, then: envforge lock",
+        f"a change of `{path}` was interrupted, and the file was edited since",
+        hint="to keep the current files",
+        command=" && ".join((shlex.join(["rm", str(journal)]), project_command("lock", anchor, None))),
         code="edited-since",
     )
 

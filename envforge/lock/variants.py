@@ -1,11 +1,9 @@
-"""Several locks of one project: ``lockfiles/TAG/`` holds a lock with the two files that it was made from.
-
-Enters: a request for the project and a tag. Leaves: the three files, all or none, and what the lock needs in words.
-"""
+"""Lock variants of a project: ``lockfiles/TAG/`` holds a lockfile and the two files that it was solved from."""
 
 from __future__ import annotations
 
 import contextlib
+import shlex
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +44,11 @@ def lock_variant(request: LockRequest, tag: WheelTag, progress: Progress = repr)
     try:
         with alone(lockfile):
             finish(environment)
-            report = _make(replace(request, environment=environment, lockfile=lockfile), texts, progress)
+            report = _make(
+                replace(request, environment=environment, lockfile=lockfile, source=request.environment),
+                texts,
+                progress,
+            )
     except EnvforgeError as error:
         raise type(error)(f"variant {tag}: {error.message}", hint=error.hints, code=error.code) from error
     finally:
@@ -65,8 +67,8 @@ def check_variant(request: LockRequest, tag: WheelTag) -> tuple[Difference, ...]
             Difference(
                 code="variant-changed",
                 platform=None,
-                wanted=f"variant {tag} of `{request.environment}`",
-                found=f"`{folder}` is of another state of it" if folder.is_dir() else f"there is no `{folder}`",
+                wanted=f"variant {tag} of `{request.environment}` is requested",
+                found=f"`{folder}` {'was derived from another version of it' if folder.is_dir() else 'does not exist'}",
             ),
         )
     return check(folder / ENVIRONMENT_FILE, folder / LOCK_NAME, exclude_newer=request.exclude_newer)
@@ -112,8 +114,9 @@ def _make(request: LockRequest, texts: VariantTexts, progress: Progress) -> Lock
 def _refuse_foreign(environment: Path) -> None:
     if environment.exists() and not environment.read_text(encoding="utf-8").startswith(HEAD):
         raise EnvforgeError(
-            f"`{environment}` was not made by `envforge lock --variant`, and would be overwritten",
-            hint=f"lock it as it is: envforge lock -f {environment}",
+            f"`{environment}` was not created by `envforge lock --variant`, and is not overwritten",
+            hint="to lock it as it is",
+            command=shlex.join(["envforge", "lock", "-f", str(environment)]),
             code="foreign-variant",
         )
 

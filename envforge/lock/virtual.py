@@ -1,12 +1,12 @@
-"""The virtual packages that a lock is solved against: stated in virtual-packages.yml, or derived from the torch pin.
+"""Read the virtual packages from virtual-packages.yml, or derive them from the torch version.
 
-conda-lock's own default is a CUDA driver 11.4 for every project; it is never used. Enters: the inputs and what is
-requested. Leaves: ``VirtualPackages``.
+conda-lock's own default, CUDA 11.4 for every project, is never used.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from envforge.cuda import WheelTag
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, Hint
 from envforge.lock.inputs import Inputs
 
 _LINUX = {"__unix": "0", "__linux": "5.10", "__glibc": "2.28"}
@@ -43,8 +43,11 @@ class VirtualPackages:
         found = dict(self.subdirs).get(platform)
         if found is None:
             raise EnvforgeError(
-                f"`{self.source}` states no virtual packages for `{platform}`",
-                hint=f"add it under `subdirs:`, or delete the file to have them derived: {self.source}",
+                f"`{self.source}` lists no virtual packages for `{platform}`",
+                hint=(
+                    Hint(f"add `{platform}` under `subdirs:`"),
+                    Hint("to derive them from the torch version instead", shlex.join(["rm", self.source])),
+                ),
                 code="no-virtual-packages",
             )
         return dict(found)
@@ -72,7 +75,7 @@ def read_virtual_packages(inputs: Inputs) -> VirtualPackages | None:
         document = yaml.safe_load(inputs.virtual_packages)
     except yaml.YAMLError as error:
         raise EnvforgeError(
-            f"`{path}` is not YAML: {' '.join(str(error).split())}", code="bad-virtual-packages"
+            f"`{path}` is not valid YAML: {' '.join(str(error).split())}", code="bad-virtual-packages"
         ) from error
     subdirs = _mapping(_mapping(document, path, "").get("subdirs"), path, "subdirs")
     found = []
@@ -95,7 +98,7 @@ def derive_virtual_packages(platforms: Iterable[str], pip: Mapping[str, tuple[Re
         if tag is not None and tag.cuda is not None:
             packages["__cuda"] = str(tag.cuda)
         subdirs.append((platform, tuple(sorted(packages.items()))))
-    return VirtualPackages(subdirs=tuple(subdirs), source="the torch pin")
+    return VirtualPackages(subdirs=tuple(subdirs), source="the torch version")
 
 
 def _torch_tag(requirements: Iterable[Requirement]) -> WheelTag | None:
@@ -110,6 +113,6 @@ def _mapping(value: object, path: str, at: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         where = f" at `{at}`" if at else ""
         raise EnvforgeError(
-            f"`{path}` is damaged{where}: wanted a mapping, found `{value}`", code="bad-virtual-packages"
+            f"`{path}` is invalid{where}: expected a mapping, found `{value}`", code="bad-virtual-packages"
         )
     return value

@@ -1,4 +1,4 @@
-"""Where a lock is made and how it is put in place: one run at a time, a private folder, a file whole or not at all."""
+"""Run one lock at a time, in a private temporary directory, and write files atomically."""
 
 from __future__ import annotations
 
@@ -26,13 +26,15 @@ def alone(lockfile: Path) -> Iterator[None]:
         guard = FileLock(folder / f"{name}.lock", timeout=0).acquire()
     except Timeout as error:
         raise OutsideError(
-            f"another envforge is locking `{lockfile}` now",
-            hint="wait for it, then run the command again",
+            f"another envforge process is locking `{lockfile}`",
+            hint="wait for it to finish, then run this command again",
             code="lock-busy",
         ) from error
     except OSError as error:
         raise OutsideError(
-            f"cannot write in `{folder}`: {error}", hint="set XDG_CACHE_HOME", code="no-cache"
+            f"cannot write to the cache directory `{folder}`: {error}",
+            hint="to use another cache directory, set `XDG_CACHE_HOME=DIR`",
+            code="no-cache",
         ) from error
     with guard:
         yield

@@ -117,7 +117,7 @@ def _telling(progress: Callable[[Step], None]) -> Callable[[str], None]:
     def tell(text: str) -> None:
         from envforge.lock import Step  # noqa: PLC0415 - most locks of the catalogue have nothing to tell
 
-        progress(Step(text=text))
+        progress(Step(text=text, is_note=True))
 
     return tell
 
@@ -145,4 +145,5 @@ def request_aside(texts: EnvironmentTexts, way: LockWay) -> Iterator[LockRequest
             lockfile=folder / LOCK_FILE,
             conda_exe=way.conda_exe,
             mirrors=way.mirrors,
+            is_aside=True,
         )

@@ -35,7 +35,7 @@ def main(words: Sequence[str], environment: Mapping[str, str]) -> int:
         return 130
     except Exception as error:  # noqa: BLE001 - conda-lock reads JSON, whatever happened; the traceback is on stderr
         traceback.print_exc()
-        reason = f"envforge's solver failed on its own account: {type(error).__name__}: {error}"
+        reason = f"the solver of envforge failed with an internal error: {type(error).__name__}: {error}"
         text, code = json.dumps(answers.failure(EnvforgeError(reason, code="bug"))), 70
     print(text)  # noqa: T201 - the answer
     return code

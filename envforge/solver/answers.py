@@ -1,6 +1,6 @@
-"""The JSON that conda gives, as far as conda-lock 4 and its vendored conda read it.
+"""Write the JSON that conda prints, as far as conda-lock 4 and its vendored conda read it.
 
-Enters: records and errors. Leaves: values for ``json.dumps``, in the shapes that real conda 26.7 was recorded to give.
+The shapes are those recorded from conda 26.7.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, Hint
 from envforge.solver.channels import hide
 from envforge.solver.records import Record
 
@@ -20,12 +20,23 @@ _EXCEPTIONS = {
     "packages-not-found": "PackagesNotFoundInChannelsError",
     "unsatisfiable": "UnsatisfiableError",
     "repodata-unreadable": "CondaHTTPError",
+    "channel-unreachable": "CondaHTTPError",
     "no-channel": "NoChannelsConfiguredError",
     "not-an-environment": "EnvironmentLocationNotFound",
     "bad-spec": "InvalidMatchSpec",
     "bad-channel": "InvalidChannel",
     "not-a-solver-call": "ArgumentError",
 }
+
+
+class PackagesNotFoundError(EnvforgeError):
+    """No package matches a spec. ``unknown`` lists the names that no channel has in any version."""
+
+    def __init__(
+        self, message: str, *, hint: str | Iterable[Hint] = "", code: str = "packages-not-found", unknown: Iterable[str]
+    ) -> None:
+        super().__init__(message, hint=hint, code=code)
+        self.unknown = tuple(unknown)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,15 +69,18 @@ def installed(records: Iterable[Record]) -> list[Json]:
 
 
 def failure(error: EnvforgeError) -> Json:
-    """The error, where conda-lock looks for it: in ``message``."""
-    message = hide(f"{error.message}\n\nhint: {error.hint}" if error.hint else error.message)
-    name = _EXCEPTIONS.get(error.code, "CondaError")
+    """Return the error with its text in ``message``, where conda-lock reads it, and its parts for ``envforge.lock``."""
+    reason, name = hide(error.message), _EXCEPTIONS.get(error.code, "CondaError")
+    message = f"{reason}\n\nhint: {hide(error.hint)}" if error.hint else reason
     return {
         "success": False,
         "error": f"{name}: {message}",
         "exception_name": name,
         "message": message,
         "code": error.code,
+        "reason": reason,
+        "hints": [{"purpose": hide(hint.purpose), "command": hide(hint.command)} for hint in error.hints],
+        "unknown": list(error.unknown) if isinstance(error, PackagesNotFoundError) else [],
     }
 
 

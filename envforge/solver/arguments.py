@@ -1,4 +1,4 @@
-"""The words of one call, as conda-lock writes them, become one frozen ``Call``."""
+"""Parse the arguments of one call, as conda-lock writes them, into a frozen ``Call``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn, cast
 
-from envforge.errors import RequestError
+from envforge.errors import Hint, RequestError
 
 Command = Literal["info", "config", "list", "create", "install", "update"]
 Priority = Literal["strict", "disabled"]
@@ -37,10 +37,10 @@ class Call:
 def parse(words: Sequence[str], environment: Mapping[str, str]) -> Call:
     """Read the arguments after the program's name; raises ``RequestError`` for everything that this is not for."""
     if not words:
-        raise _refusal("no command was given")
+        raise _refusal("no command was provided")
     command, *rest = words
     if command not in {"info", "config", "list", *SOLVES}:
-        raise _refusal(f"`{command}` is not one of the calls that it answers")
+        raise _refusal(f"`{command}` is not supported")
     given = _parser(command).parse_intermixed_args(rest)
     if command in SOLVES:
         _check_solve(command, given)
@@ -61,15 +61,15 @@ def _check_solve(command: str, given: argparse.Namespace) -> None:
     if not given.dry_run:
         raise _refusal(f"`{command}` without `--dry-run` would change an environment")
     if not given.words:
-        raise _refusal(f"`{command}` names no package")
+        raise _refusal(f"`{command}` requires a package")
     if command != "create" and not given.prefix:
-        raise _refusal(f"`{command}` needs `--prefix`")
+        raise _refusal(f"`{command}` requires `--prefix`")
 
 
 def _notes(command: str, stated: str) -> tuple[str, ...]:
     if command not in SOLVES or stated in {"strict", *_DISABLED}:
         return ()
-    return (f"`{_PRIORITY}={stated}` is read as `strict`: this solver knows `strict` and `disabled`",)
+    return (f"`{_PRIORITY}={stated}` is treated as `strict`: this solver supports only `strict` and `disabled`",)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -95,7 +95,10 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
 def _refusal(reason: str) -> RequestError:
     return RequestError(
-        f"this is envforge's solver, which answers conda-lock and nothing else ({_KNOWN}): {reason}",
-        hint="`envforge install` installs a lock; `envforge lock --conda-exe PATH` locks with a conda of your own",
+        f"this executable is the solver that envforge provides for conda-lock: {reason} (supported: {_KNOWN})",
+        hint=(
+            Hint("to install a lockfile", "envforge install"),
+            Hint("to lock with your own conda", "envforge lock --conda-exe PATH"),
+        ),
         code="not-a-solver-call",
     )

@@ -75,7 +75,7 @@ def _without(records: tuple[Record, ...], others: tuple[Record, ...]) -> tuple[R
 
 def _prefix(call: Call) -> Path:
     if call.prefix is None:
-        raise EnvforgeError(f"`{call.command}` needs a prefix", hint="--prefix PATH", code="no-prefix")
+        raise EnvforgeError(f"`{call.command}` requires `--prefix PATH`", code="no-prefix")
     return call.prefix
 
 

@@ -1,8 +1,4 @@
-"""Channel words become addresses: the one that a lock names, and the one that is read (a mirror's, where one is set).
-
-Enters: the ``--channel`` words of a call, mirrors, the channel alias. Leaves: ``Channel`` values, without the folder of
-virtual packages that conda-lock adds at the end.
-"""
+"""Resolve channel names to URLs: the one that a lockfile records, and the one that is read (a mirror if set)."""
 
 from __future__ import annotations
 
@@ -18,6 +14,7 @@ from envforge.mirrors import Mirrors
 ALIAS = "https://conda.anaconda.org"
 _DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
 _DEFAULTS_WINDOWS = "https://repo.anaconda.com/pkgs/msys2"
+_HINT = "use a name such as `conda-forge`, a URL, or a path"
 _DRIVE = re.compile(r"/[A-Za-z]:(/|$)")
 _USER = re.compile(r"(?<=://)[^/@\s]+@")
 _TOKEN = re.compile(r"/t/[^/\s]+")
@@ -60,15 +57,15 @@ class Naming:
             address = f"{self.alias}/{word}"
         else:
             raise RequestError(
-                f"channel `{hide(word)}` is neither a name, an address nor a path",
-                hint="--channel conda-forge",
+                f"channel `{hide(word)}` is not a name, a URL, or a path",
+                hint=_HINT,
                 code="bad-channel",
             )
         try:
             name = self._name(address)
         except ValueError as error:
             raise RequestError(
-                f"channel `{hide(word)}` is not an address: {error}", hint="--channel conda-forge", code="bad-channel"
+                f"channel `{hide(word)}` is not a valid URL: {error}", hint=_HINT, code="bad-channel"
             ) from error
         return Channel(name=name, address=address, source=self.mirrors.to_mirror(address).rstrip("/"))
 

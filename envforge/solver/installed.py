@@ -1,4 +1,4 @@
-"""The packages of a prefix, read from its ``conda-meta`` folder."""
+"""Read the packages of a prefix from its ``conda-meta`` directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def read(prefix: Path) -> tuple[Record, ...]:
     folder = prefix / "conda-meta"
     if not folder.is_dir():
         raise EnvforgeError(
-            f"`{prefix}` is not an environment: it has no folder `conda-meta`", code="not-an-environment"
+            f"`{prefix}` is not an environment: it has no directory `conda-meta`", code="not-an-environment"
         )
     return tuple(sorted((_record(path) for path in folder.glob("*.json")), key=lambda record: record.name))
 
@@ -24,5 +24,5 @@ def _record(path: Path) -> Record:
         return Record.from_mapping(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:
         raise EnvforgeError(
-            f"`{path}` is not the record of a package: {type(error).__name__}: {error}", code="bad-prefix-record"
+            f"`{path}` is not a package record: {type(error).__name__}: {error}", code="bad-prefix-record"
         ) from error

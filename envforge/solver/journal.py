@@ -31,7 +31,7 @@ def write(folder: Path, platform: str, specs: tuple[str, ...], records: tuple[Re
     try:
         _write(path, text)
     except OSError as error:
-        raise OutsideError(f"the record of the solve `{path}` could not be written: {error}", code="disk") from error
+        raise OutsideError(f"cannot write the record of the solve `{path}`: {error}", code="disk") from error
     return path
 
 

@@ -1,8 +1,4 @@
-"""How repodata is read: sharded where a channel offers it, then compressed, then plain, one after another on a fault.
-
-Enters: what to ask of a rattler ``Gateway``. Leaves: the answer of the first way that works, or an
-``OutsideError`` that names the address.
-"""
+"""Read repodata: sharded if the channel has shards, then compressed, then plain, until one of them works."""
 
 from __future__ import annotations
 
@@ -18,7 +14,8 @@ from platformdirs import user_cache_path
 from rattler import Gateway, SourceConfig
 from rattler.exceptions import CacheDirError, FetchRepoDataError, GatewayError, IoError
 
-from envforge.errors import OutsideError
+from envforge.errors import Hint, OutsideError
+from envforge.nearest import nearest
 from envforge.solver.channels import Channel, hide
 
 T = TypeVar("T")
@@ -29,6 +26,7 @@ _WAYS = {
     "plain": SourceConfig(sharded_enabled=False, zstd_enabled=False, bz2_enabled=False, cache_action="no-cache"),
 }
 _FAULTS = (GatewayError, FetchRepoDataError, CacheDirError, IoError)
+_CHANNELS = ("conda-forge", "bioconda", "nvidia", "defaults", "rapidsai")
 _HERE = {"127.0.0.1", "::1", "localhost"}
 _NOT_REACHED = ("(Connect)", "dns error", "timed out")
 
@@ -69,11 +67,11 @@ async def read(channels: tuple[Channel, ...], folder: Path, ask: Callable[[Gatew
         except _FAULTS as error:
             faults[kind] = str(error).strip()
             if any(sign in str(error) for sign in _NOT_REACHED):
-                break
-    raise _unreadable(channels, faults)
+                raise _failure(channels, faults, is_reached=False) from error
+    raise _failure(channels, faults, is_reached=True)
 
 
-def _unreadable(channels: tuple[Channel, ...], faults: dict[str, str]) -> OutsideError:
+def _failure(channels: tuple[Channel, ...], faults: dict[str, str], *, is_reached: bool) -> OutsideError:
     text = "".join(faults.values())
     concerned = tuple(channel for channel in channels if channel.source in text) or channels
     named = ", ".join(f"`{hide(channel.address)}`" for channel in concerned)
@@ -82,8 +80,14 @@ def _unreadable(channels: tuple[Channel, ...], faults: dict[str, str]) -> Outsid
         for kind, fault in reversed(faults.items())
     }
     listed = "\n".join(in_addresses(line.replace("\n", "\n    "), channels) for line in reversed(lines.values()))
+    if not is_reached:
+        return OutsideError(
+            f"cannot reach channel {named}:\n{listed}", hint=_hints_unreached(concerned), code="channel-unreachable"
+        )
     return OutsideError(
-        f"the packages of {named} could not be read:\n{listed}", hint=_hint(concerned), code="repodata-unreadable"
+        f"cannot read the packages of channel {named}:\n{listed}",
+        hint=_hints_unread(concerned),
+        code="repodata-unreadable",
     )
 
 
@@ -94,8 +98,28 @@ def in_addresses(text: str, channels: tuple[Channel, ...]) -> str:
     return hide(text)
 
 
-def _hint(channels: tuple[Channel, ...]) -> str:
-    mirrored = [channel for channel in channels if channel.source != channel.address]
+def _hints_unreached(channels: tuple[Channel, ...]) -> tuple[Hint, ...]:
+    mirrored = _mirror_hints(channels)
     if mirrored:
-        return f"`{hide(mirrored[0].address)}` is read from the mirror `{hide(mirrored[0].source)}`: is that right?"
-    return "is the address right and reached from here? ENVFORGE_MIRRORS or `--mirror FROM=TO` reads it from elsewhere"
+        return mirrored
+    parts = urlsplit(hide(channels[0].address))
+    return (
+        Hint("check the network connection and proxy settings (`HTTPS_PROXY`)"),
+        Hint(f"to read this channel from a mirror, pass `--mirror {parts.scheme}://{parts.netloc}=https://MIRROR`"),
+    )
+
+
+def _hints_unread(channels: tuple[Channel, ...]) -> tuple[Hint, ...]:
+    mirrored = _mirror_hints(channels)
+    if mirrored:
+        return mirrored
+    near = nearest(channels[0].name, _CHANNELS, alike=0.8)
+    is_misspelt = near is not None and near != channels[0].name
+    return (Hint(f"did you mean channel `{near}`?" if is_misspelt else f"check the URL `{hide(channels[0].address)}`"),)
+
+
+def _mirror_hints(channels: tuple[Channel, ...]) -> tuple[Hint, ...]:
+    mirrored = next((channel for channel in channels if channel.source != channel.address), None)
+    if mirrored is None:
+        return ()
+    return (Hint(f"check the mirror URL `{hide(mirrored.source)}` in `--mirror` or `ENVFORGE_MIRRORS`"),)

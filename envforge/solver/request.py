@@ -62,7 +62,9 @@ class Request:
             return MatchSpec(f"{channel.source}::{rest}" if channel else rest)
         except _UNREADABLE as error:
             raise RequestError(
-                f"`{hide(text)}` is not a match spec: {hide(str(error))}", hint='"numpy >=2,<3"', code="bad-spec"
+                f"`{hide(text)}` is not a valid package spec: {hide(str(error))}",
+                hint='write a name and a version constraint, such as `"numpy >=2,<3"`',
+                code="bad-spec",
             ) from error
 
     def _channel(self, text: str) -> Channel | None:
@@ -83,7 +85,9 @@ class Request:
             return [Subdir(self.naming.platform), Subdir("noarch")]
         except ParseSubdirError as error:
             raise RequestError(
-                f"`{self.naming.platform}` is not a conda platform", hint="CONDA_SUBDIR=linux-64", code="bad-platform"
+                f"`{self.naming.platform}` is not a conda platform",
+                hint="set `CONDA_SUBDIR` to a platform such as `linux-64`",
+                code="bad-platform",
             ) from error
 
     def virtual_packages(self) -> list[GenericVirtualPackage]:
@@ -118,8 +122,8 @@ def _source(channel: Channel) -> Source:
         return Source(channel.source)
     except (InvalidChannelError, InvalidUrlError) as error:
         raise RequestError(
-            f"channel `{hide(channel.source)}` is not an address: {hide(str(error))}",
-            hint="--channel conda-forge",
+            f"channel `{hide(channel.source)}` is not a valid URL: {hide(str(error))}",
+            hint="use a name such as `conda-forge`, a URL, or a path",
             code="bad-channel",
         ) from error
 

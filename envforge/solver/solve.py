@@ -27,7 +27,9 @@ def solve(request: Request) -> tuple[Record, ...]:
     request = request.with_named_channels()
     if not request.channels:
         raise RequestError(
-            "no channel was named, and there is no default one", hint="channels: [conda-forge]", code="no-channel"
+            "no channel is specified, and there is no default channel",
+            hint="add `channels: [conda-forge]` to `environment.yml`",
+            code="no-channel",
         )
     with repodata.cache(request.channels, request.environment) as folder:
         found = asyncio.run(_solve(request, folder))

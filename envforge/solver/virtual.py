@@ -39,8 +39,8 @@ class VirtualPackage:
             return GenericVirtualPackage(PackageName(self.name), Version(self.version), BuildString(self.build))
         except (InvalidPackageNameError, InvalidVersionError, ValueError) as error:
             raise RequestError(
-                f"virtual package `{self.name} {self.version} {self.build}` cannot be read: {error}",
-                hint="`__cuda: 12.4` in the virtual packages",
+                f"virtual package `{self.name} {self.version} {self.build}` is invalid: {error}",
+                hint='write it as in `__cuda: "12.4"` in `virtual-packages.yml`',
                 code="bad-virtual-package",
             ) from error
 
@@ -65,7 +65,9 @@ def _virtual_in(path: Path) -> Iterator[VirtualPackage]:
         try:
             yield VirtualPackage(name=entry["name"], version=entry["version"], build=entry["build"])
         except KeyError as error:
-            raise EnvforgeError(f"`{path}` is not repodata: no {error} in an entry", code="bad-repodata") from error
+            raise EnvforgeError(
+                f"`{path}` is not valid repodata: an entry has no {error}", code="bad-repodata"
+            ) from error
 
 
 def _is_empty(folder: Path) -> bool:
@@ -81,4 +83,4 @@ def _packages(path: Path) -> list[dict[str, Any]]:
         repodata = json.loads(path.read_text(encoding="utf-8"))
         return [*repodata.get("packages", {}).values(), *repodata.get("packages.conda", {}).values()]
     except (ValueError, AttributeError) as error:
-        raise EnvforgeError(f"`{path}` is not repodata: {error}", code="bad-repodata") from error
+        raise EnvforgeError(f"`{path}` is not valid repodata: {error}", code="bad-repodata") from error

@@ -56,4 +56,4 @@ def read(environment: Mapping[str, str]) -> Wishes:
             exclude_newer=dt.datetime.fromisoformat(moment).astimezone(dt.timezone.utc) if moment else None,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EnvforgeError(f"`{VARIABLE}` names `{path}`, which cannot be read: {error}", code="bad-wishes") from error
+        raise EnvforgeError(f"cannot read `{path}` (from `{VARIABLE}`): {error}", code="bad-wishes") from error

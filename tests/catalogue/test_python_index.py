@@ -110,7 +110,7 @@ def test_damaged_configuration_is_named(tmp_path: Path, variable: str, name: str
     with pytest.raises(EnvforgeError) as caught:
         configured_index({variable: str(stated)}, tmp_path, tmp_path)
     assert caught.value.code == "bad-index-configuration"
-    assert f"cannot read the configuration `{stated}`: " in caught.value.message
+    assert f"cannot read the configuration file `{stated}`: " in caught.value.message
 
 
 def test_page_of_a_mirror_gives_the_address(mirror: Path) -> None:
@@ -124,7 +124,7 @@ def test_mirror_with_another_hash_is_refused_with_both_hashes(mirror: Path) -> N
     with Loopback(mirror) as server, pytest.raises(EnvforgeError) as caught:
         locate(RELATIVE, "0" * 64, index_of(f"{server.url}/simple/"), SimplePages())
     assert caught.value.code == "index-disagrees"
-    assert f"wanted sha256 `{'0' * 64}`, found `{SHA256}`" in caught.value.message
+    assert f"expected SHA-256 `{'0' * 64}`, found `{SHA256}`" in caught.value.message
 
 
 def test_page_that_lacks_the_file_leads_to_the_layout_of_mirrors(mirror: Path) -> None:
@@ -132,7 +132,7 @@ def test_page_that_lacks_the_file_leads_to_the_layout_of_mirrors(mirror: Path) -
         other = RELATIVE.replace("2.29.3", "2.29.4")
         located = locate(other, SHA256, index_of(f"{server.url}/simple"), SimplePages())
         assert located.url == f"{server.url}/packages/{other}"
-        assert "does not list" in located.how
+        assert "doesn't list" in located.how
 
 
 def test_project_that_a_mirror_does_not_have_leads_to_the_layout_of_mirrors(mirror: Path) -> None:

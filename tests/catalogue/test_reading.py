@@ -123,7 +123,7 @@ def test_registry_addresses_are_filled_and_nothing_else_changes(tmp_path: Path) 
     text = read(entry, INDEX, said.append)
     assert text == LOCK.replace(PLACEHOLDER, "https://index.example/files/")
     assert text != LOCK
-    assert said == ["1 file comes from the index https://index.example/simple (a test): addresses by its known layout"]
+    assert said == ["1 file from the package index https://index.example/simple (a test); URLs from its known layout"]
 
 
 def test_lock_without_registry_files_is_given_as_it_is(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_changed_lock_is_refused_with_both_hashes(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError) as caught:
         read(entry, INDEX)
     assert caught.value.code == "catalogue-damaged"
-    assert f"wanted sha256 {ENTRY['sha256']}" in caught.value.message
+    assert f"expected SHA-256 {ENTRY['sha256']}" in caught.value.message
     assert hashlib.sha256((LOCK + "\n").encode()).hexdigest() in caught.value.message
 
 
@@ -186,13 +186,13 @@ def test_fault_of_an_index_is_named_with_its_path(tmp_path: Path, path: str, val
     with pytest.raises(CatalogueError) as caught:
         entries(tmp_path)
     assert caught.value.code == "catalogue-damaged"
-    assert f"`{tmp_path / 'index.json'}` at `{at}`: wanted " in caught.value.message
+    assert f"`{tmp_path / 'index.json'}` at `{at}`: expected " in caught.value.message
     assert ", found " in caught.value.message
 
 
 def test_index_of_another_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text('{"schema_version": 2, "entries": []}', encoding="utf-8")
-    with pytest.raises(CatalogueError, match="at `schema_version`: wanted 1, found `2`"):
+    with pytest.raises(CatalogueError, match="at `schema_version`: expected 1, found `2`"):
         entries(tmp_path)
 
 

@@ -166,7 +166,7 @@ def test_locked_refuses_a_lock_that_is_not_what_its_input_asks_for(
 ) -> None:
     own_lock.write_text(ENVIRONMENT.replace(f"[{SUBDIR}]", f"[{SUBDIR}, {OTHER}]"))
     assert main(["install", "--locked"]) == 1
-    assert f"platform `{OTHER}` is asked for: not locked" in capsys.readouterr().err
+    assert f"platform `{OTHER}` is requested, but it is not locked" in capsys.readouterr().err
     assert not (project / ".conda").exists()
 
 

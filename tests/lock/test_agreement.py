@@ -43,33 +43,33 @@ def test_a_remark_and_another_order_do_not_matter(differs: Differs) -> None:
 def test_each_change_is_named(differs: Differs) -> None:
     text = environment_text(conda=("pandas",), pip=("torch==2.7.0+cu118", "torchvision==0.22.1+cu118"))
     assert differs(text.replace('"numpy"', '"numpy <2"')) == [
-        "`numpy <2` (conda) is asked for on linux-64: locked is `2.2.6`",
-        "`pandas` (conda) is asked for on linux-64: not locked",
-        "`torch==2.7.0+cu118` (pip) is asked for on linux-64: locked is `2.7.1+cu118`",
+        "`numpy <2` (conda) is requested on linux-64, but `2.2.6` is locked",
+        "`pandas` (conda) is requested on linux-64, but it is not locked",
+        "`torch==2.7.0+cu118` (pip) is requested on linux-64, but `2.7.1+cu118` is locked",
     ]
 
 
 def test_a_bound_that_the_lock_satisfies_is_a_change_all_the_same(differs: Differs) -> None:
     (found,) = differs(environment_text().replace('"numpy"', '"numpy >=2"'))
     assert found == (
-        "the input has changed in a bound, an index, or a virtual package on linux-64: the locked versions satisfy it, "
-        "yet it was not solved for (virtual packages from the torch pin)"
+        "a version constraint, an index, or a virtual package has changed on linux-64, but the lockfile was solved for "
+        "the previous input (virtual packages from the torch version)"
     )
 
 
 def test_platforms_and_channels_are_compared(differs: Differs) -> None:
     assert differs(environment_text(platforms=("linux-64", "osx-arm64"))) == [
-        "platform `osx-arm64` is asked for: not locked"
+        "platform `osx-arm64` is requested, but it is not locked"
     ]
     found = differs(environment_text().replace("  - conda-forge\n", "  - conda-forge\n  - bioconda\n"))
-    assert found[0] == "channels `conda-forge bioconda` are asked for: locked from `conda-forge`"
+    assert found[0] == "channels `conda-forge bioconda` are requested, but the lockfile uses `conda-forge`"
 
 
 def test_a_missing_lock_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "environment.yml").write_text(environment_text(), encoding="utf-8")
     with pytest.raises(EnvforgeError) as caught:
         check(tmp_path / "environment.yml", tmp_path / "conda-lock.yml")
-    assert caught.value.hint == "make one: envforge lock"
+    assert caught.value.commands == (f"envforge lock -f {tmp_path / 'environment.yml'}",)
 
 
 def test_input_hash_tells_a_missing_file_from_an_empty_one() -> None:

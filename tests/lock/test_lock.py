@@ -40,13 +40,13 @@ def test_what_conda_provides_stays_with_conda_and_has_its_public_address(locked:
 def test_no_wheel_is_fetched_where_the_index_states_hashes_and_metadata(locked: Locked) -> None:
     world, report = locked
     assert world.server is not None
-    assert [path for path in world.server.paths() if path.endswith(".whl")] == []
+    assert [r for r in world.server.requests if r.path.endswith(".whl") and r.method != "HEAD"] == []
     assert report.hashed == ()
 
 
 def test_virtual_packages_are_derived_from_the_torch_pin_and_never_cuda_11_4(locked: Locked) -> None:
     _, report = locked
-    assert report.virtual_packages_source == "the torch pin"
+    assert report.virtual_packages_source == "the torch version"
     assert report.virtual_packages == ("linux-64: __archspec=1 x86_64 __cuda=11.8 __glibc=2.28 __linux=5.10 __unix=0",)
 
 
@@ -94,11 +94,14 @@ def test_gaps_of_the_index_are_filled_and_moved_addresses_recorded_as_linked(wor
     report = world.lock(steps.append)
     assert world.package("torch").sha256 == TORCH.sha256
     assert report.hashed == (f"{PUBLIC}/cu118/{TORCH.file_name.replace('+', '%2B')}",)
-    assert (steps[-1].done_bytes, steps[-1].total_bytes) == (len(TORCH.data), len(TORCH.data))
+    counted = [step for step in steps if step.done_bytes is not None][-1]
+    assert (counted.done_bytes, counted.total_bytes) == (len(TORCH.data), len(TORCH.data))
     assert world.package("torchvision").sha256 == VISION.sha256
     assert world.package("triton").url == moved
     assert world.server is not None
-    whole = [r for r in world.server.requests if r.path.endswith(".whl") and "range" not in r.headers]
+    whole = [
+        r for r in world.server.requests if r.path.endswith(".whl") and "range" not in r.headers and r.method != "HEAD"
+    ]
     assert [r.path.rpartition("/")[2] for r in whole] == [TORCH.file_name.replace("+", "%2B")]
     assert world.lock(upgrade=True).hashed == ()
     assert world.package("torch").sha256 == TORCH.sha256

@@ -77,14 +77,14 @@ def test_the_users_own_conda_gives_the_conda_half(world: World) -> None:
     assert world.package("torch").version == "2.7.1+cu118"
     assert world.package("sympy").manager == "conda"
     assert report.warnings == (
-        "mirrors do not reach `micromamba`: it fetches conda packages as its own configuration says",
+        "`micromamba` ignores `--mirror` and `ENVFORGE_MIRRORS`; set up mirrors in its own configuration",
     )
 
 
 def test_a_conda_exe_that_is_not_there_is_a_usage_error(world: World) -> None:
     with pytest.raises(RequestError) as caught:
         world.lock(conda_exe=Path("/nowhere/conda"))
-    assert caught.value.message == "`/nowhere/conda` is not an executable"
+    assert caught.value.message == "`/nowhere/conda` is not an executable file"
 
 
 def test_the_configured_registry_is_asked_with_its_password_which_no_address_keeps(

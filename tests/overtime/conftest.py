@@ -70,6 +70,7 @@ def changing_channel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         package("wants-new-base", "1.0", "base >=2", made=NEW),
         package("late", "1.0", "python >=3.8", made=NEW),
         package("undated", "1.0", made=None),
+        package("colours", "1.0"),
         package("pip", "26.0", "python >=3.8"),
     )
     channel.index()
@@ -117,11 +118,11 @@ class Project(LockFolder):
     def versions(self) -> dict[str, str]:
         return {package.name: package.version for package in self.read().packages if package.name != "pip"}
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """A command line of envforge in the project's folder."""
+    def run(self, *words: str, folder: str = ".") -> subprocess.CompletedProcess[str]:
+        """Run a command line of envforge in the project, or in one of its directories."""
         command = [sys.executable, "-m", "envforge", *words]
         return subprocess.run(
-            command, cwd=self.folder, env=self.variables(), capture_output=True, text=True, check=False
+            command, cwd=self.folder / folder, env=self.variables(), capture_output=True, text=True, check=False
         )
 
     def variables(self) -> dict[str, str]:

@@ -112,8 +112,7 @@ def test_the_torch_family_is_not_added_as_wheels(name: str) -> None:
     with pytest.raises(EnvforgeError) as caught:
         added(TEXT, name, section="pip")
     assert caught.value.code == "torch-family"
-    assert "envforge explain" in caught.value.hint
-    assert "envforge new" in caught.value.hint
+    assert caught.value.commands[0] == "envforge explain"
 
 
 @pytest.mark.parametrize("name", ["pytorch", "pytorch-gpu", "pytorch-cuda=12.1", "torchvision", "libtorch"])
@@ -140,7 +139,7 @@ def test_a_package_cannot_get_a_second_owner() -> None:
     with pytest.raises(EnvforgeError) as caught:
         added(TEXT, "wandb")
     assert caught.value.code == "two-owners"
-    assert caught.value.hint == "envforge remove wandb, then add it again"
+    assert caught.value.commands == ("envforge remove wandb && envforge add wandb",)
 
 
 def test_a_package_on_several_lines_is_left_to_people() -> None:
@@ -155,5 +154,5 @@ def test_what_is_not_asked_for_cannot_be_removed_and_the_error_lists_what_is() -
     with pytest.raises(EnvforgeError) as caught:
         removed(TEXT, "pandas")
     assert caught.value.message == (
-        "`environment.yml` does not ask for `pandas`; it asks for `python`, `numpy`, `scipy`, `torch`, `wandb`"
+        "`environment.yml` doesn't list `pandas`; it lists `python`, `numpy`, `scipy`, `torch`, `wandb`"
     )

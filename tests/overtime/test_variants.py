@@ -54,8 +54,8 @@ def test_each_variant_is_a_lock_with_its_files_that_install_finds_and_chooses(to
             for name in ("conda-lock.yml", "environment.yml", "virtual-packages.yml")
         ),
     ]
-    assert "needs: linux-64, glibc 2.28\n" in made.stdout
-    assert "needs: linux-64, glibc 2.28, NVIDIA driver 450.80.02 (CUDA 11.8), compute capability" in made.stdout
+    assert "requires: linux-64, glibc 2.28\n" in made.stdout
+    assert "requires: linux-64, glibc 2.28, NVIDIA driver 450.80.02 (CUDA 11.8), compute capability" in made.stdout
     folder = torch_project.folder
     assert list_variants(folder) == ("cu118", "cpu")
     for tag in ("cpu", "cu118"):
@@ -73,9 +73,8 @@ def test_a_variant_behind_its_project_is_told(torch_project: Project) -> None:
     codes = [difference["code"] for difference in json.loads(checked.stdout)["result"]["differences"]]
     assert (checked.returncode, codes) == (1, ["variant-changed"])
     locked = torch_project.run("lock")
-    assert locked.stderr.endswith("warning: cpu: made from another environment.yml; envforge lock --variant cpu\n"), (
-        locked.stderr
-    )
+    behind = "variant cpu is not up to date with environment.yml; to update it, run `envforge lock --variant cpu`"
+    assert locked.stderr.endswith(f"warning: {behind}\n"), locked.stderr
     assert torch_project.run("lock", "--variant", "cpu").returncode == 0
     assert "base" in (torch_project.folder / "lockfiles/cpu/environment.yml").read_text(encoding="utf-8")
 
@@ -84,7 +83,7 @@ def test_a_variant_that_cannot_be_locked_leaves_nothing(torch_project: Project) 
     before = torch_project.files()
     failed = torch_project.run("lock", "--variant", "cu126")
     assert failed.returncode == 1
-    assert failed.stderr.splitlines()[1].startswith("error: variant cu126: no lock for linux-64: ")
+    assert failed.stderr.splitlines()[1].startswith("error: variant cu126: no solution for linux-64: ")
     assert torch_project.files() == before
     assert not (torch_project.folder / "lockfiles").exists()
 
@@ -128,17 +127,32 @@ def test_a_platform_without_wheels_of_the_tag_keeps_its_own_build(tmp_path: Path
     assert newer.endswith(f'pip-repositories:\n  - "{PUBLIC}/cu126"\n  - "{PUBLIC}/cpu"\n')
 
 
-@pytest.mark.parametrize("name", ["gpu", "11.8", "../cpu", "CU118"])
-def test_a_variant_is_named_as_its_wheel_tag(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("xyz", None), ("11.8", "cu118"), ("../cpu", "cpu"), ("CU118", "cu118"), ("cu125", "cu12"), ("12", None)],
+)
+def test_unknown_variant_gets_a_tag_that_exists(name: str, near: str | None) -> None:
     with pytest.raises(EnvforgeError) as caught:
         parse_variant(name)
     assert caught.value.code == "bad-variant"
+    assert caught.value.hint.startswith(f"did you mean `--variant {near}" if near else "")
+    suggested = caught.value.hint.removeprefix("did you mean `--variant ").removesuffix("`?")
+    assert not suggested or str(parse_variant(suggested)) == suggested
+
+
+def test_variant_without_a_build_lists_the_variants_that_have_one(tmp_path: Path) -> None:
+    with pytest.raises(EnvforgeError) as caught:
+        derived(tmp_path, ENVIRONMENT.replace("=3.10", "=3.8"), "cu130")
+    listed = caught.value.message.rpartition("variants with a build: ")[2].split(", ")
+    assert "cu118" in listed
+    for tag in listed:
+        assert derived(tmp_path, ENVIRONMENT.replace("=3.10", "=3.8"), tag)
 
 
 def test_a_python_without_builds_of_the_tag_is_named(tmp_path: Path) -> None:
     with pytest.raises(EnvforgeError) as caught:
         derived(tmp_path, ENVIRONMENT.replace("=3.10", "=3.7"), "cu130")
-    assert caught.value.message.startswith("no PyTorch build for `cu130` serves linux-64 with Python 3.7, as ")
+    assert caught.value.message.startswith("no PyTorch build for `cu130` supports linux-64 with Python 3.7 (from ")
 
 
 def test_a_project_without_torch_has_no_variants(tmp_path: Path) -> None:
@@ -154,5 +168,5 @@ def test_a_file_that_people_wrote_is_not_overwritten(torch_project: Project) -> 
     before = torch_project.files()
     failed = torch_project.run("lock", "--variant", "cpu")
     assert failed.returncode == 1
-    assert "was not made by `envforge lock --variant`" in failed.stderr
+    assert "was not created by `envforge lock --variant`" in failed.stderr
     assert torch_project.files() == before

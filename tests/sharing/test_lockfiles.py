@@ -106,7 +106,7 @@ def test_a_changed_lock_is_not_pulled_and_verify_tells_of_it(
     stored.write_bytes(stored.read_bytes() + b"\n")
     before = (home / "conda-lock.yml").read_bytes()
     assert main(["lockfiles", "pull", NAME, "--catalogue", address, "--force"]) == 1
-    assert "wanted sha256" in capsys.readouterr().err
+    assert "expected SHA-256" in capsys.readouterr().err
     assert (home / "conda-lock.yml").read_bytes() == before
     assert main(["lockfiles", "verify", "--catalogue", address]) == 1
     assert "0 of 1 lock whole" in capsys.readouterr().out
@@ -390,5 +390,5 @@ def test_an_index_that_would_write_to_the_terminal_is_refused(
     capsys.readouterr()
     assert main(["lockfiles", "list", "--catalogue", str(tmp_path / "c")]) == 1
     captured = capsys.readouterr()
-    assert f"at `entries[0].{field}`: wanted a text without control characters" in captured.err
+    assert f"at `entries[0].{field}`: expected a string without control characters" in captured.err
     assert "\x1b" not in captured.out + captured.err

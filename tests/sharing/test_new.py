@@ -54,7 +54,7 @@ def test_a_damaged_catalogue_of_the_team_stops_new(here: Path, capsys: pytest.Ca
     (here / "team").mkdir()
     (here / "team" / "index.json").write_text("[]")
     assert main(["new", "image-classification", "net", *NEW, "--catalogue", "team"]) == 1
-    assert "the lockfile catalogue is damaged" in capsys.readouterr().err
+    assert "the lockfile catalogue is invalid" in capsys.readouterr().err
     assert not (here / "net").exists()
 
 

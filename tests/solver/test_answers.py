@@ -157,7 +157,7 @@ def test_an_update_keeps_to_builds_that_a_lock_does_not_tell(ask: Ask, virtual: 
 
 
 def test_an_update_of_a_prefix_that_is_none_is_refused(update: Ask, tmp_path: Path) -> None:
-    assert "has no folder `conda-meta`" in update(tmp_path, "libb").message
+    assert "has no directory `conda-meta`" in update(tmp_path, "libb").message
 
 
 def test_a_damaged_prefix_record_is_named(ask: Ask, channel: Path, tmp_path: Path) -> None:
@@ -172,13 +172,36 @@ def test_a_version_that_no_channel_has_is_named_with_what_there_is(create: Ask, 
     answer = create(channel.as_uri(), "python 3.12.*", "libb >=9", "nosuchpackage")
 
     assert answer.message == (
-        "The following packages are not available for linux-64 from the channels:\n\n"
-        "  - libb >=9 (there is 1.1, 1.0)\n"
-        "  - nosuchpackage\n\n"
-        "Channels that were searched:\n\n"
-        f"  - {channel.as_uri()}"
+        "these packages are not available for linux-64:\n"
+        "  - libb >=9 (available: 1.1, 1.0)\n"
+        "  - nosuchpackage\n"
+        "channels searched:\n"
+        f"  - {channel.as_uri()}\n\n"
+        "hint: change the version constraint to one that matches"
     )
+    assert answer.json["unknown"] == ["nosuchpackage"]
     assert answer.json["exception_name"] == "PackagesNotFoundInChannelsError"
+
+
+@pytest.mark.parametrize(
+    ("specs", "hints"),
+    [
+        (("lib-b >=1",), ["did you mean `libb`?"]),
+        (
+            ("pyhelo", "tinydatta"),
+            ["did you mean `pyhello` instead of `pyhelo`?", "did you mean `tinydata` instead of "],
+        ),
+        (("nosuchpackage",), []),
+    ],
+)
+def test_unknown_names_get_the_nearest_of_the_channel(
+    create: Ask, channel: Path, specs: tuple[str, ...], hints: list[str]
+) -> None:
+    answer = create(channel.as_uri(), *specs)
+
+    found = [hint["purpose"] for hint in answer.json["hints"]]
+    assert len(found) == len(hints)
+    assert all(text.startswith(wanted) for text, wanted in zip(found, hints, strict=True))
 
 
 def test_a_conflict_is_explained(create: Ask, channel: Path) -> None:
@@ -193,7 +216,7 @@ def test_a_missing_virtual_package_is_explained_with_those_that_are_stated(creat
     message = create(channel.as_uri(), "libc-user >=2").message
 
     assert "__glibc >=2.35" in message
-    assert "Virtual packages of linux-64 in this solve: __archspec 1=x86_64, __glibc 2.28=0" in message
+    assert "virtual packages of linux-64: __archspec 1=x86_64, __glibc 2.28=0" in message
 
 
 @pytest.mark.parametrize(
@@ -217,7 +240,7 @@ def test_a_spec_may_name_its_channel(create: Ask, channel: Path, spec: str) -> N
 
 
 def test_a_spec_that_cannot_be_read_is_named(create: Ask, channel: Path) -> None:
-    assert "`libb ===` is not a match spec" in create(channel.as_uri(), "libb ===").message
+    assert "`libb ===` is not a valid package spec" in create(channel.as_uri(), "libb ===").message
 
 
 def test_a_platform_that_conda_does_not_know_is_named(create: Ask, channel: Path) -> None:
@@ -225,7 +248,7 @@ def test_a_platform_that_conda_does_not_know_is_named(create: Ask, channel: Path
 
 
 def test_a_solve_without_channels_is_refused(ask: Ask) -> None:
-    assert "no channel was named" in ask("create", "-p", "/nowhere", "--dry-run", "--json", "libb").message
+    assert "no channel is specified" in ask("create", "-p", "/nowhere", "--dry-run", "--json", "libb").message
 
 
 def test_info_and_config_name_the_package_folder(ask: Ask) -> None:
@@ -252,7 +275,7 @@ def test_every_other_call_is_refused_with_what_to_use(ask: Ask, words: str) -> N
     answer = ask(*words.split())
 
     assert answer.json["success"] is False
-    assert "answers conda-lock and nothing else" in answer.message
+    assert "the solver that envforge provides for conda-lock" in answer.message
     assert "`envforge install`" in answer.message
 
 
@@ -295,7 +318,7 @@ def test_a_record_that_cannot_be_written_fails_the_solve(create: Ask, channel: P
 
     answer = create(channel.as_uri(), "libb", ENVFORGE_SOLVE_RECORDS=str(tmp_path / "file"))
 
-    assert answer.message.startswith(f"the record of the solve `{tmp_path / 'file'}")
+    assert answer.message.startswith(f"cannot write the record of the solve `{tmp_path / 'file'}")
 
 
 def test_a_priority_that_is_not_followed_is_said(
@@ -305,17 +328,17 @@ def test_a_priority_that_is_not_followed_is_said(
 
     assert main(words, {"CONDA_SUBDIR": "linux-64", "CONDA_CHANNEL_PRIORITY": "flexible"}) == 0
 
-    assert capsys.readouterr().err.startswith("`CONDA_CHANNEL_PRIORITY=flexible` is read as `strict`")
+    assert capsys.readouterr().err.startswith("`CONDA_CHANNEL_PRIORITY=flexible` is treated as `strict`")
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"packages": {', "is not repodata"),
-        ('{"packages": {"x": {"package_type": "virtual_system"}}}', "is not repodata"),
+        ('{"packages": {', "is not valid repodata"),
+        ('{"packages": {"x": {"package_type": "virtual_system"}}}', "is not valid repodata"),
         (
             '{"packages": {"x": {"package_type": "virtual_system", "name": "__x", "version": "1 !", "build": "0"}}}',
-            "virtual package `__x 1 ! 0` cannot be read",
+            "virtual package `__x 1 ! 0` is invalid",
         ),
     ],
 )

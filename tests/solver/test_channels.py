@@ -51,10 +51,10 @@ def test_defaults_are_the_channels_of_anaconda() -> None:
 @pytest.mark.parametrize(
     ("word", "reason"),
     [
-        ("conda forge", "channel `conda forge` is neither a name, an address nor a path"),
-        ("https://joe:pw@[host/x", "channel `https://[host/x` is not an address"),
-        ("http://a b/c", "channel `http://a b/c` is not an address"),
-        ("http://", "is not an address"),
+        ("conda forge", "channel `conda forge` is not a name, a URL, or a path"),
+        ("https://joe:pw@[host/x", "channel `https://[host/x` is not a valid URL"),
+        ("http://a b/c", "channel `http://a b/c` is not a valid URL"),
+        ("http://", "is not a valid URL"),
         ("ftp://host/x", "'ftp' is not a supported scheme"),
     ],
 )

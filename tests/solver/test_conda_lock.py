@@ -123,7 +123,7 @@ def test_a_missing_version_is_shown_without_a_lock(project: Project) -> None:
     done = project.run()
 
     assert done.returncode == 1
-    assert "  - libb >=9 (there is 1.1, 1.0)" in done.stderr
+    assert "  - libb >=9 (available: 1.1, 1.0)" in done.stderr
     assert not (project.folder / "conda-lock.yml").exists()
 
 

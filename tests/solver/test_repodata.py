@@ -72,7 +72,7 @@ def test_repodata_that_cannot_be_read_is_named_with_the_reason(
 
         answer = create(server.url, "libb")
 
-    assert answer.message.startswith(f"the packages of `{server.url}` could not be read:\n  - ")
+    assert answer.message.startswith(f"cannot read the packages of channel `{server.url}`:\n  - ")
     assert reason in answer.message
     assert answer.json["exception_name"] == "CondaHTTPError"
 
@@ -91,9 +91,12 @@ def test_a_server_that_is_not_there_is_named(create: Ask) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
 
-    message = create(f"http://127.0.0.1:{port}/channel", "libb").message
+    answer = create(f"http://127.0.0.1:{port}/channel", "libb")
+    message = answer.message
 
-    assert f"the packages of `http://127.0.0.1:{port}/channel` could not be read" in message
+    assert answer.json["code"] == "channel-unreachable"
+    assert f"cannot reach channel `http://127.0.0.1:{port}/channel`" in message
+    assert f"`--mirror http://127.0.0.1:{port}=https://MIRROR`" in message
     assert "Connection refused" in message
 
 
@@ -104,7 +107,7 @@ def test_only_the_channel_at_fault_is_named(create: Ask, channel: Path) -> None:
 
         message = create(server.url, "libb", "--channel", broken.url).message
 
-    assert message.startswith(f"the packages of `{broken.url}` could not be read:\n")
+    assert message.startswith(f"cannot read the packages of channel `{broken.url}`:\n")
 
 
 def test_a_fault_of_a_mirror_names_the_channel_and_the_mirror(create: Ask, channel: Path) -> None:
@@ -114,8 +117,8 @@ def test_a_fault_of_a_mirror_names_the_channel_and_the_mirror(create: Ask, chann
 
         message = create("tiny", "libb", ENVFORGE_MIRRORS=f"https://conda.anaconda.org/tiny={server.url}").message
 
-    assert message.startswith("the packages of `https://conda.anaconda.org/tiny` could not be read:\n")
-    assert f"read from the mirror `{server.url}`" in message
+    assert message.startswith("cannot read the packages of channel `https://conda.anaconda.org/tiny`:\n")
+    assert f"check the mirror URL `{server.url}`" in message
 
 
 def test_neither_password_nor_token_of_a_channel_is_told(create: Ask, channel: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from envforge.errors import EnvforgeError, OutsideError
+from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.install.archive import check_archive
 from envforge.install.credentials import without_credentials
 from envforge.install.store import Store, digest_of
@@ -87,7 +87,7 @@ class _Job:
         if not (partial.is_file() and digest_of(partial, artifact.digest) == artifact.digest):
             found = download(artifact, partial, self.wire)
             if found != artifact.digest:
-                self.wire.progress.note(f"`{artifact.label}` came with another checksum than the lock's; asking again")
+                self.wire.progress.note(f"checksum mismatch for `{artifact.label}`; downloading it again")
                 partial.unlink()
                 found = download(artifact, partial, self.wire)
             if found != artifact.digest:
@@ -102,19 +102,23 @@ class _Job:
 
 def _not_cached(artifact: Artifact) -> EnvforgeError:
     return OutsideError(
-        f"`{artifact.label}` is not in the cache, and `--offline` forbids to fetch it from "
-        f"`{without_credentials(artifact.package.url)}`",
-        hint="run once without --offline, or give a folder that has it: --mirror FROM=file:///FOLDER",
+        f"`{artifact.label}` is not in the cache, and can't be downloaded from "
+        f"`{without_credentials(artifact.package.url)}` because `--offline` was provided",
+        hint="run the command once without `--offline`, or pass `--mirror FROM=file:///DIR` with a directory that "
+        "contains the file",
         code="not-cached",
     )
 
 
 def _mismatch(artifact: Artifact, found: Digest) -> EnvforgeError:
     return OutsideError(
-        f"the file of `{artifact.label}` is not the one that was locked\n"
-        f"  address: `{without_credentials(artifact.package.url)}`\n"
-        f"  wanted:  `{artifact.digest}` (the lock)\n"
-        f"  found:   `{found}` (downloaded twice)",
-        hint="do not install it before you know why; if the publisher has replaced the file, lock again: envforge lock",
+        f"checksum mismatch for `{artifact.label}`\n"
+        f"  URL:      `{without_credentials(artifact.package.url)}`\n"
+        f"  expected: `{artifact.digest}` (lockfile)\n"
+        f"  found:    `{found}` (downloaded twice)",
+        hint=(
+            Hint("find out why the file changed before you install it"),
+            Hint("if the publisher replaced it", "envforge lock"),
+        ),
         code="checksum-mismatch",
     )

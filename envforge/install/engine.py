@@ -84,11 +84,14 @@ def _refuse_foreign(request: InstallRequest) -> None:
     if request.force or not prefix.exists():
         return
     if not prefix.is_dir():
-        raise EnvforgeError(f"`{prefix}` is not a folder", hint="name another --prefix", code="prefix-not-a-folder")
+        raise EnvforgeError(
+            f"`{prefix}` is not a directory", hint="pass another `--prefix DIR`", code="prefix-not-a-folder"
+        )
     if any(prefix.iterdir()) and not (prefix / FOLDER).is_dir():
         raise EnvforgeError(
-            f"`{prefix}` is not empty, and envforge did not make it",
-            hint=f"name another --prefix, or let its packages be changed: --prefix {prefix} --force",
+            f"`{prefix}` is not empty, and envforge did not create it",
+            hint="to install into another directory, pass `--prefix DIR`; to change the packages in this one, pass "
+            "`--force`",
             code="prefix-foreign",
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 from rattler import PrefixRecord
 
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, Hint
 from envforge.install.build import build_wheels
 from envforge.install.cached import Reader
 from envforge.install.early import Early, split_python
@@ -75,9 +75,12 @@ class Installation:
             self.progress.note(f"warning: {text}")
         if reasons and not self.request.ignore_machine:
             raise EnvforgeError(
-                f"this machine does not meet `{self.request.lockfile}`, which needs {describe(needs, matrix)}:"
+                f"this machine doesn't meet the requirements of `{self.request.lockfile}` ({describe(needs, matrix)}):"
                 + "".join(f"\n  {reason}" for reason in reasons),
-                hint="see which build fits: envforge explain; or install it all the same: --ignore-machine",
+                hint=(
+                    Hint("to see which builds this machine supports", "envforge explain"),
+                    Hint("to install anyway, pass `--ignore-machine`"),
+                ),
                 code="machine-unfit",
             )
 

@@ -19,7 +19,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, ProtocolError, TimeoutError  # noqa: A004 - the library's own name
 from urllib3.response import BaseHTTPResponse
 
-from envforge.errors import EnvforgeError, OutsideError
+from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.install.credentials import (
     basic,
     expand,
@@ -110,7 +110,7 @@ def download(artifact: Artifact, partial: Path, wire: Wire) -> Digest:
             delay = next(delays, None)
             if delay is None:
                 times = 1 + len(wire.retry.delays_s)
-                raise _failed(artifact, url, reason + f" (asked {times} times)" * (times > 1)) from error
+                raise _failed(artifact, url, reason + f" (tried {times} times)" * (times > 1)) from error
             wait_s = delay if delay == 0 or not isinstance(error, _Again) else max(delay, error.wait_s)
             if wire.stop.wait(min(wait_s, _LONGEST_WAIT_S)):
                 raise Stopped from error
@@ -122,7 +122,7 @@ def _copy(url: str, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
         with source.open("rb") as stream:
             return _write(stream, source.stat().st_size, artifact, partial, wire)
     except FileNotFoundError as error:
-        raise _failed(artifact, url, "there is no such file") from error
+        raise _failed(artifact, url, "the file does not exist") from error
 
 
 def _write(stream: BinaryIO, size: int, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
@@ -145,7 +145,7 @@ def _ask(url: str, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
     try:
         if have and response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             partial.unlink()
-            raise _Again("the server does not have the rest of the file")
+            raise _Again("the server can't continue the interrupted download")
         _accept(response, artifact, url)
         if have and not _continues(response, have):
             partial.unlink()
@@ -161,22 +161,25 @@ def _need_room(partial: Path, wanted: int) -> None:
     free = shutil.disk_usage(partial.parent).free
     if free < wanted:
         raise OutsideError(
-            f"not enough room for `{partial.name.removesuffix('.part')}` in the cache `{partial.parents[3]}`: "
-            f"wanted {wanted / 1e6:.0f} MB, found {free / 1e6:.0f} MB",
-            hint="free some room, or put the cache on another disk: --cache DIR",
+            f"not enough disk space for `{partial.name.removesuffix('.part')}` in the cache `{partial.parents[3]}`: "
+            f"expected {wanted / 1e6:.0f} MB, found {free / 1e6:.0f} MB",
+            hint=(
+                Hint("to remove cached packages", "envforge clean"),
+                Hint("to put the cache on another disk, pass `--cache DIR`"),
+            ),
             code="disk-full",
         )
 
 
 def _accept(response: BaseHTTPResponse, artifact: Artifact, url: str) -> None:
     """Raise for an answer that is not the file."""
-    said = f"the server answered {response.status} {response.reason or ''}".rstrip()
+    said = f"the server returned {response.status} {response.reason or ''}".rstrip()
     if response.status in _REPEATED:
         raise _Again(said, _retry_after(response))
     if response.status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
         raise _failed(artifact, url, said, status=response.status)
     if "text/html" in response.headers.get("Content-Type", ""):
-        raise _failed(artifact, url, "the server answered with a web page (text/html) instead of the file")
+        raise _failed(artifact, url, "the server returned a web page (text/html) instead of the file")
 
 
 def _continues(response: BaseHTTPResponse, have: int) -> bool:
@@ -184,7 +187,7 @@ def _continues(response: BaseHTTPResponse, have: int) -> bool:
         return False
     found = response.headers.get("Content-Range", "")
     if not found.startswith(f"bytes {have}-"):
-        raise _Again(f"the server answered with another part of the file than was asked for: `{found}`")
+        raise _Again(f"the server returned another part of the file than requested: `{found}`")
     return True
 
 
@@ -217,7 +220,7 @@ def _receive(response: BaseHTTPResponse, artifact: Artifact, partial: Path, wire
     found = Digest(algorithm=artifact.digest.algorithm, hex=hasher.hexdigest())
     promised = _promised(response)
     if found != artifact.digest and (broken or promised not in {None, received}):
-        raise _Again(f"the connection ended after {received} of {promised or 'unknown'} bytes")
+        raise _Again(f"the connection was closed after {received} of {promised or 'unknown'} bytes")
     return found
 
 
@@ -243,25 +246,29 @@ def _reason(error: Exception) -> str:
     if isinstance(error, MaxRetryError) and error.reason is not None:
         return _reason(error.reason)
     if isinstance(error, NewConnectionError):
-        return "no connection to the host"
+        return "could not connect to the host"
     if isinstance(error, TimeoutError):
-        return "the server did not answer in time"
+        return "the server did not respond in time"
     if isinstance(error, ProtocolError):
-        return "the connection ended before an answer had come"
-    return f"no connection ({type(error).__name__})"
+        return "the connection was closed before the server responded"
+    return f"could not connect ({type(error).__name__})"
 
 
 def _failed(artifact: Artifact, url: str, reason: str, *, status: int | None = None) -> EnvforgeError:
     shown = without_credentials(artifact.package.url)
     asked = without_credentials(url)
     through = f" (through `{asked}`)" if asked != shown else ""
+    credentials = (Hint(f"add credentials for `{urlsplit(asked).hostname}` to `~/.netrc` or the keyring"),)
     hints = {
-        401: "put credentials for the host into ~/.netrc or the keyring",
-        403: "put credentials for the host into ~/.netrc or the keyring",
-        404: "the file was removed or moved; lock again: envforge lock, or name a mirror that has it: --mirror FROM=TO",
+        401: credentials,
+        403: credentials,
+        404: (
+            Hint("if the file was removed or moved", "envforge lock"),
+            Hint("to download it from a mirror, pass `--mirror FROM=TO`"),
+        ),
     }
     return OutsideError(
-        f"cannot fetch `{artifact.label}` from `{shown}`{through}: {reason}",
-        hint=hints.get(status or 0, "run the command again: what has come in is kept and continued"),
+        f"failed to download `{artifact.label}` from `{shown}`{through}: {reason}",
+        hint=hints.get(status or 0, (Hint("run the command again; it continues the interrupted download"),)),
         code="download-failed",
     )

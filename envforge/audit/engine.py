@@ -83,7 +83,8 @@ def _journal(prefix: Path) -> Journal | None:
     journal = read_journal(prefix)
     if journal is not None and journal.step != "verified":
         raise EnvforgeError(
-            f"the environment in `{prefix}` is incomplete: an earlier command was interrupted (last step: `{journal.step}`)",
+            f"the environment in `{prefix}` is incomplete: an earlier command was interrupted "
+            f"(last step: `{journal.step}`)",
             hint=(
                 Hint("to complete it", shlex.join(["envforge", "install", journal.lockfile, "--prefix", str(prefix)])),
                 Hint("to complete and audit it", shlex.join(["envforge", "audit", "--fix", "--prefix", str(prefix)])),

@@ -79,7 +79,7 @@ class _Options:
 @click.command("audit")
 @click.argument("lock", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @prefix_options
-@click.option("--fix", is_flag=True, help="Reinstall packages that differ, and move files of no package to .envforge/moved.")
+@click.option("--fix", is_flag=True, help="Reinstall packages that differ, and move stray files to .envforge/moved.")
 @click.option("--full", is_flag=True, help="Read every file, even those unchanged since the last audit.")
 @click.option("--offline", is_flag=True, help="With --fix: use only the cache and local mirrors.")
 @click.option("--allow-builds", is_flag=True, help="With --fix: build source distributions, which runs their code.")
@@ -118,7 +118,8 @@ def audit(*, as_json: bool, **options: object) -> None:
     else:
         click.echo("\n".join(_to_words(report, done)))
         if report.drift and not chosen.fix:
-            click.echo(f"\nhint: {Hint('to restore what the lockfile contains', f'{_command(chosen)} --fix')}", err=True)
+            hint = Hint("to restore what the lockfile contains", f"{_command(chosen)} --fix")
+            click.echo(f"\nhint: {hint}", err=True)
     if report.drift:
         raise click.exceptions.Exit(1)
 

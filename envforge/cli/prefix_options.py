@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from envforge.daily.prefix import Meant
 
 Command = Callable[..., Any]
+DEFAULT_PREFIX = Path(".conda")
 
 
 def prefix_options(command: Command) -> Command:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     type=click.Choice(["bash", "zsh", "fish", "dash", "sh"]),
     help="Start this shell.  [default: the shell in SHELL]",
 )
-@click.option("--print", "is_printed", is_flag=True, help="Print the activation script for `eval` instead of starting a shell.")
+@click.option("--print", "is_printed", is_flag=True, help="Print an activation script for `eval` instead.")
 def shell(prefix: Path | None, name: str | None, wanted: str | None, is_printed: bool) -> None:
     """Start your shell, with your own settings, in the environment.
 

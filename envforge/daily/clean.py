@@ -123,7 +123,8 @@ class _Work:
         if journal is None or journal.step == "verified":
             return
         if not journal.created:
-            self.kept.append(Kept(path=prefix, why="it is incomplete, but contained files before envforge installed into it"))
+            why = "it is incomplete, but contained files before envforge installed into it"
+            self.kept.append(Kept(path=prefix, why=why))
             return
         with self._unless_busy(prefix):
             with held(prefix):

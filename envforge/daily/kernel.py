@@ -56,8 +56,8 @@ def kernel_name(stated: str | None, meant: Meant) -> str:
     name = stated if stated is not None else re.sub(r"[^a-z0-9._-]+", "-", meant.label.lower()).strip("._-")
     if not _NAME.fullmatch(name):
         raise RequestError(
-            f"invalid kernel name `{name}`: expected up to 64 lowercase letters, digits, `.`, `_`, or `-`, starting with a "
-            "letter or digit",
+            f"invalid kernel name `{name}`: expected up to 64 lowercase letters, digits, `.`, `_`, or `-`, starting "
+            "with a letter or digit",
             hint="choose another name, such as `--kernel my-project`",
             code="bad-kernel-name",
         )

@@ -5,6 +5,7 @@ Enters: ``--prefix``, ``--name`` or neither, and the current folder. Leaves: the
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -53,8 +54,8 @@ def meant_prefix(prefix: Path | None, name: str | None, here: Path) -> Meant:
     folder = project_folder(here)
     if folder is None:
         raise EnvforgeError(
-            f"no project or environment found in `{here.absolute()}` or any parent directory (looked for `{IN_PROJECT}`, "
-            f"`{_PROJECT_FILES[0]}`, `{_PROJECT_FILES[1]}`)",
+            f"no project or environment found in `{here.absolute()}` or any parent directory (looked for "
+            f"`{IN_PROJECT}`, `{_PROJECT_FILES[0]}`, `{_PROJECT_FILES[1]}`)",
             hint="change to a project directory, or pass `--prefix DIR` or `--name NAME`",
             code="no-environment",
         )
@@ -71,6 +72,13 @@ def project_folder(here: Path) -> Path | None:
         if is_prefix(folder / IN_PROJECT) or any((folder / name).is_file() for name in _PROJECT_FILES):
             return folder
     return None
+
+
+def project_here() -> Path:
+    """Return the project of the current directory, relative to it; the current directory if there is no project."""
+    here = Path.cwd()
+    folder = project_folder(here)
+    return Path() if folder in {None, here} else Path(os.path.relpath(folder, here))
 
 
 def is_prefix(folder: Path) -> bool:

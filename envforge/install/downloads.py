@@ -16,23 +16,18 @@ from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.install.archive import check_archive
 from envforge.install.credentials import without_credentials
 from envforge.install.store import Store, digest_of
-from envforge.install.transfer import WORKERS, Stopped, Wire, download
-from envforge.install.values import Artifact, Digest, InstallRequest, Progress
+from envforge.install.transfer import WORKERS, Stopped, Wire, download, size_of
+from envforge.install.values import Artifact, Digest, InstallRequest, Progress, Silent
 
 
 def download_all(
     artifacts: tuple[Artifact, ...], store: Store, request: InstallRequest, progress: Progress
 ) -> dict[Artifact, int]:
-    """Bring files into the cache, several at a time, and say how large each is; the first failure stops the others."""
-    wire = Wire(
-        address=request.mirrors.to_mirror,
-        retry=request.retry,
-        progress=progress,
-        stop=threading.Event(),
-        pools={},
-        guard=threading.Lock(),
-        supply=request.supply,
-    )
+    """Bring files into the cache, several at a time, and return their sizes; the first failure stops the others."""
+    wire = _wire(request, progress)
+    if request.estimate and not request.offline:
+        wire.expected.update(_sizes(artifacts, wire))
+        progress.enlarge(sum(wire.expected.values()))
     job = _Job(store=store, wire=wire, offline=request.offline)
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="fetch")
     try:
@@ -46,6 +41,29 @@ def download_all(
         wire.stop.set()
         pool.shutdown(wait=False, cancel_futures=True)  # a download may hang on a silent server
         raise
+
+
+def sizes_of(artifacts: tuple[Artifact, ...], request: InstallRequest) -> dict[Artifact, int]:
+    """Return the sizes of files that the cache lacks, as far as the bundle, the mirror, or the server reports them."""
+    return _sizes(artifacts, _wire(request, Silent()), offline=request.offline)
+
+
+def _sizes(artifacts: tuple[Artifact, ...], wire: Wire, *, offline: bool = False) -> dict[Artifact, int]:
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="size") as pool:
+        found = pool.map(lambda artifact: size_of(artifact, wire, offline=offline), artifacts)
+        return {artifact: size for artifact, size in zip(artifacts, found, strict=True) if size is not None}
+
+
+def _wire(request: InstallRequest, progress: Progress) -> Wire:
+    return Wire(
+        address=request.mirrors.to_mirror,
+        retry=request.retry,
+        progress=progress,
+        stop=threading.Event(),
+        pools={},
+        guard=threading.Lock(),
+        supply=request.supply,
+    )
 
 
 def _results(futures: list[Future[int]]) -> list[int]:

@@ -80,7 +80,7 @@ async def _own_record(item: Fetched) -> rattler.RepoDataRecord:
         record = await rattler.RepoDataRecord.from_package_archive(item.path)
     except (ExtractError, OSError, ValueError) as error:
         raise EnvforgeError(
-            f"`{item.artifact.file_name}` has the locked checksum, but its package record is not readable: {_causes(error)}",
+            f"`{item.artifact.file_name}` has the locked checksum, but its record is not readable: {_causes(error)}",
             hint="once environment.yml excludes this build",
             command="envforge lock",
             code="archive-damaged",

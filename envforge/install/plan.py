@@ -94,7 +94,7 @@ def _refuse(packages: Iterable[LockedPackage], *, allow_builds: bool) -> None:
         lines = [f"  `{package.name} {package.version}`: {reason}" for package, reason in faults.items()]
         others = any(_fault(package, allow_builds=True) for package in faults)
         ways = (
-            Hint("once environment.yml requires only packages that are published as archives or wheels", "envforge lock")
+            Hint("once environment.yml requires only packages published as archives or wheels", "envforge lock")
             if others
             else Hint("if you trust these source distributions, pass `--allow-builds` to build them on this machine")
         )
@@ -114,7 +114,8 @@ def _fault(package: LockedPackage, *, allow_builds: bool) -> str | None:
     if package.manager == "conda":
         return None if name.endswith(_ARCHIVES) else f"expected a `.conda` or `.tar.bz2` file, found `{package.url}`"
     if name.endswith(_SOURCES):
-        return None if allow_builds else f"expected a wheel, found the source distribution `{name}`, which runs its own code when it is built"
+        source = f"expected a wheel, found the source distribution `{name}`, which runs its own code when it is built"
+        return None if allow_builds else source
     try:
         found = parse_wheel_filename(name)[0]
     except InvalidWheelFilename as error:
@@ -133,7 +134,8 @@ def _warnings(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
     found = []
     weak = sorted(artifact.label for artifact in artifacts if artifact.digest.algorithm == "md5")
     if weak:
-        found.append(f"verified only by MD5, which can be forged, because the lockfile has no SHA-256: {', '.join(weak)}")
+        names = ", ".join(weak)
+        found.append(f"verified only by MD5, which can be forged, because the lockfile has no SHA-256: {names}")
     built = sorted(artifact.label for artifact in artifacts if artifact.is_source)
     if built:
         found.append(

@@ -48,8 +48,7 @@ def _need(path: Path, wanted: int, purpose: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < wanted:
         raise OutsideError(
-            f"not enough disk space in `{folder}` {purpose}: "
-            f"expected {wanted / 1e6:.0f} MB, found {free / 1e6:.0f} MB",
+            f"not enough disk space in `{folder}` {purpose}: expected {wanted / 1e6:.0f} MB, found {free / 1e6:.0f} MB",
             hint=(
                 Hint("to remove cached packages", "envforge clean"),
                 Hint("to put the cache on another disk, pass `--cache DIR`"),

@@ -44,7 +44,8 @@ class Store:
         name = artifact.file_name
         if name in {"", ".", ".."} or "/" in name or "\\" in name or "\0" in name:
             raise EnvforgeError(
-                f"the URL `{without_credentials(artifact.package.url)}` of `{artifact.label}` doesn't end in a file name",
+                f"the URL of `{artifact.label}` does not end in a file name: "
+                f"`{without_credentials(artifact.package.url)}`",
                 hint="to create the lockfile again",
                 command="envforge lock",
                 code="bad-address",

@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -62,25 +62,38 @@ class Wire:
     pools: dict[str, urllib3.PoolManager]
     guard: threading.Lock
     supply: Supply | None = None
+    expected: dict[Artifact, int] = field(default_factory=dict)
+    received: dict[Artifact, int] = field(default_factory=dict)
 
-    def get(self, url: str, headers: dict[str, str]) -> BaseHTTPResponse:
-        """Ask for a file; a server that refuses us is asked once more with credentials of the keyring."""
+    def expect(self, artifact: Artifact, more: int) -> None:
+        """Make the total of the progress what was received of a file, in all attempts, and ``more``."""
+        total = self.received.get(artifact, 0) + more
+        self.progress.enlarge(total - self.expected.get(artifact, 0))
+        self.expected[artifact] = total
+
+    def receive(self, artifact: Artifact, amount: int) -> None:
+        """Add to what was received of a file; each file belongs to one thread."""
+        self.received[artifact] = self.received.get(artifact, 0) + amount
+        self.progress.advance(amount)
+
+    def get(self, url: str, headers: dict[str, str], method: str = "GET") -> BaseHTTPResponse:
+        """Request a file; if the server rejects the request, repeat it with credentials from the keyring."""
         clean, given = split_credentials(expand(url, os.environ))
         parts = urlsplit(clean)
         known = given or from_netrc(parts.hostname or "", os.environ)
-        response = self._send(clean, {**headers, **basic(known)})
+        response = self._send(method, clean, {**headers, **basic(known)})
         if known is None and response.status in _REFUSED and (known := from_keyring(parts)) is not None:
             response.drain_conn()
-            response = self._send(clean, {**headers, **basic(known)})
+            response = self._send(method, clean, {**headers, **basic(known)})
         return response
 
-    def _send(self, url: str, headers: dict[str, str]) -> BaseHTTPResponse:
+    def _send(self, method: str, url: str, headers: dict[str, str]) -> BaseHTTPResponse:
         parts = urlsplit(url)
         with self.guard:
             key = f"{parts.scheme}://{parts.netloc}"
             pool = self.pools.get(key) or self.pools.setdefault(key, open_pool(url, WORKERS))
         return pool.request(
-            "GET",
+            method,
             url,
             headers={"Accept-Encoding": "identity", "User-Agent": "envforge", **headers},
             preload_content=False,
@@ -88,6 +101,25 @@ class Wire:
             retries=urllib3.Retry(total=None, connect=0, read=0, redirect=5, status=0, other=0),
             timeout=self.retry.timeout_s,
         )
+
+
+def size_of(artifact: Artifact, wire: Wire, *, offline: bool = False) -> int | None:
+    """Return the size of a file without downloading it; None if it is unknown."""
+    if wire.supply is not None and wire.supply.holds(artifact):
+        with wire.supply.open(artifact) as (_, size):
+            return size
+    url = wire.address(artifact.package.url)
+    if url.startswith("file:"):
+        path = Path(unquote(urlsplit(url).path))
+        return path.stat().st_size if path.is_file() else None
+    if offline or wire.stop.is_set():
+        return None
+    try:
+        response = wire.get(url, {}, "HEAD")
+    except HTTPError:
+        return None
+    response.release_conn()
+    return _promised(response) if response.status == HTTPStatus.OK else None
 
 
 def download(artifact: Artifact, partial: Path, wire: Wire) -> Digest:
@@ -129,13 +161,13 @@ def _write(stream: BinaryIO, size: int, artifact: Artifact, partial: Path, wire:
     """Copy what is at hand into ``partial``."""
     hasher = new_hasher(artifact.digest)
     _need_room(partial, size)
-    wire.progress.enlarge(size)
+    wire.expect(artifact, size)
     with partial.open("wb") as target:
         while block := stream.read(_BLOCK):
             _go_on(wire)
             target.write(block)
             hasher.update(block)
-            wire.progress.advance(len(block))
+            wire.receive(artifact, len(block))
     return Digest(algorithm=artifact.digest.algorithm, hex=hasher.hexdigest())
 
 
@@ -151,7 +183,7 @@ def _ask(url: str, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
             partial.unlink()
         promised = _promised(response) or 0
         _need_room(partial, promised)
-        wire.progress.enlarge(promised)
+        wire.expect(artifact, promised)
         return _receive(response, artifact, partial, wire)
     finally:
         response.close()
@@ -214,7 +246,7 @@ def _receive(response: BaseHTTPResponse, artifact: Artifact, partial: Path, wire
                 target.write(block)
                 hasher.update(block)
                 received += len(block)
-                wire.progress.advance(len(block))
+                wire.receive(artifact, len(block))
         except ProtocolError:
             broken = True
     found = Digest(algorithm=artifact.digest.algorithm, hex=hasher.hexdigest())

@@ -118,7 +118,7 @@ def audit(*, as_json: bool, **options: object) -> None:
     else:
         click.echo("\n".join(_to_words(report, done)))
         if report.drift and not chosen.fix:
-            hint = Hint("to restore what the lockfile contains", f"{_command(chosen)} --fix")
+            hint = Hint("to restore what the lockfile contains", _fix_command(chosen))
             click.echo(f"\nhint: {hint}", err=True)
     if report.drift:
         raise click.exceptions.Exit(1)
@@ -144,8 +144,8 @@ def _fixed(chosen: _Options, progress: Progress) -> tuple[AuditReport, Repair | 
     return done.after, done
 
 
-def _command(chosen: _Options) -> str:
-    words = ["envforge", "audit", *([str(chosen.lock)] if chosen.lock else [])]
+def _fix_command(chosen: _Options) -> str:
+    words = ["envforge", "audit", "--fix", *([str(chosen.lock)] if chosen.lock else [])]
     words += ["--prefix", str(chosen.prefix)] if chosen.prefix else ["--name", chosen.name] if chosen.name else []
     return shlex.join(words)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ def need_lock(lock: Path | None, variant: str | None, what: str) -> Path:
         raise RequestError(
             f"`{chosen}` does not exist, but the project has lockfiles of variants: {', '.join(names)}",
             hint="to select one",
-            command=f"{what} --variant {names[0]}",
+            command=" ".join([what, "--variant", shlex.quote(names[0])]),
             code="which-variant",
         )
     refuse_half_change(chosen)

@@ -73,7 +73,7 @@ def register(meant: Meant, kernel: Kernel, environment: Mapping[str, str]) -> No
         raise EnvforgeError(
             f"the kernel `{kernel.folder.name}` in `{kernel.folder}` already exists, and {whose}",
             hint="to use another name",
-            command=f"envforge kernel{_and(meant.option)} --kernel {kernel.folder.name}-2",
+            command=" ".join(filter(None, ["envforge kernel", meant.option, f"--kernel {kernel.folder.name}-2"])),
             code="kernel-taken",
         )
     document = _document(meant, kernel.display_name, environment)
@@ -129,7 +129,7 @@ def _check_ipykernel(meant: Meant) -> None:
     raise EnvforgeError(
         f"a kernel requires the package `ipykernel`, but the environment in `{meant.prefix}` does not contain it",
         hint="to add it",
-        command=f"envforge add ipykernel{_file_option(meant)} && {meant.install_command}",
+        command=" && ".join([f"envforge add ipykernel{_file_option(meant)}", meant.install_command]),
         code="no-ipykernel",
     )
 
@@ -141,10 +141,6 @@ def _file_option(meant: Meant) -> str:
     project = folder.parents[1] if folder.parent.name == VARIANTS else folder
     stated = project / ENVIRONMENT_FILE
     return f" --file {shlex.quote(str(stated))}" if stated.is_file() and project != Path.cwd() else ""
-
-
-def _and(option: str) -> str:
-    return f" {option}" if option else ""
 
 
 def _owner(folder: Path) -> str | None:

@@ -19,15 +19,18 @@ from envforge.install.store import Store, digest_of
 from envforge.install.transfer import WORKERS, Stopped, Wire, download, size_of
 from envforge.install.values import Artifact, Digest, InstallRequest, Progress, Silent
 
+_SIZE_WORKERS = 4
+
 
 def download_all(
     artifacts: tuple[Artifact, ...], store: Store, request: InstallRequest, progress: Progress
 ) -> dict[Artifact, int]:
     """Bring files into the cache, several at a time, and return their sizes; the first failure stops the others."""
     wire = _wire(request, progress)
+    sizes = ThreadPoolExecutor(_SIZE_WORKERS, thread_name_prefix="size")
     if request.estimate and not request.offline:
-        wire.expected.update(_sizes(artifacts, wire))
-        progress.enlarge(sum(wire.expected.values()))
+        for artifact in artifacts:
+            sizes.submit(_announce, artifact, wire)
     job = _Job(store=store, wire=wire, offline=request.offline)
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="fetch")
     try:
@@ -41,17 +44,25 @@ def download_all(
         wire.stop.set()
         pool.shutdown(wait=False, cancel_futures=True)  # a download may hang on a silent server
         raise
+    finally:
+        sizes.shutdown(wait=False, cancel_futures=True)
 
 
 def sizes_of(artifacts: tuple[Artifact, ...], request: InstallRequest) -> dict[Artifact, int]:
     """Return the sizes of files that the cache lacks, as far as the bundle, the mirror, or the server reports them."""
-    return _sizes(artifacts, _wire(request, Silent()), offline=request.offline)
-
-
-def _sizes(artifacts: tuple[Artifact, ...], wire: Wire, *, offline: bool = False) -> dict[Artifact, int]:
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="size") as pool:
-        found = pool.map(lambda artifact: size_of(artifact, wire, offline=offline), artifacts)
+    wire = _wire(request, Silent())
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="size")
+    try:
+        found = pool.map(lambda artifact: size_of(artifact, wire, offline=request.offline), artifacts)
         return {artifact: size for artifact, size in zip(artifacts, found, strict=True) if size is not None}
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # a server may be silent when the user interrupts
+
+
+def _announce(artifact: Artifact, wire: Wire) -> None:
+    size = size_of(artifact, wire)
+    if size is not None:
+        wire.announce(artifact, size)
 
 
 def _wire(request: InstallRequest, progress: Progress) -> Wire:

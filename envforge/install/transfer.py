@@ -67,9 +67,17 @@ class Wire:
 
     def expect(self, artifact: Artifact, more: int) -> None:
         """Make the total of the progress what was received of a file, in all attempts, and ``more``."""
-        total = self.received.get(artifact, 0) + more
-        self.progress.enlarge(total - self.expected.get(artifact, 0))
-        self.expected[artifact] = total
+        with self.guard:
+            total = self.received.get(artifact, 0) + more
+            self.progress.enlarge(total - self.expected.get(artifact, 0))
+            self.expected[artifact] = total
+
+    def announce(self, artifact: Artifact, size: int) -> None:
+        """Add the size of a file to the total of the progress, unless its download has begun."""
+        with self.guard:
+            if artifact not in self.expected:
+                self.expected[artifact] = size
+                self.progress.enlarge(size)
 
     def receive(self, artifact: Artifact, amount: int) -> None:
         """Add to what was received of a file; each file belongs to one thread."""

@@ -57,8 +57,9 @@ class Bundle:
         """Raise where the packages are for another platform than this one."""
         if platform != self.platform:
             raise EnvforgeError(
-                f"the bundle `{self.path}` is for `{self.platform}`, this machine is `{platform}`",
-                hint=f"bundle for this one: envforge bundle --platform {platform}",
+                f"the bundle `{self.path}` is for `{self.platform}`, but this machine is `{platform}`",
+                hint="to make a bundle for this machine",
+                command=f"envforge bundle --platform {platform}",
                 code="platform-not-bundled",
             )
 
@@ -140,7 +141,7 @@ def read_bundle(path: Path) -> Bundle:
                     stream = archive.extractfile(member)
                     texts[member.name] = stream.read() if stream is not None else b""
     except (tarfile.TarError, EOFError) as error:
-        raise _fault(path, f"it is not a whole tar archive: {error}") from error
+        raise _fault(path, f"it is not a complete tar archive: {error}") from error
     except OSError as error:
         raise OutsideError(f"cannot read the bundle `{path}`: {error.strerror or error}", code="unreadable") from error
     return _assembled(path, texts, members)
@@ -154,12 +155,12 @@ def _assembled(path: Path, texts: Mapping[str, bytes], members: Mapping[str, Spa
         about = json.loads(texts[ABOUT])
         version, platform, wanted = about["schema_version"], str(about["platform"]), about["lock_sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise _fault(path, f"its `{ABOUT}` cannot be read: {error}") from error
+        raise _fault(path, f"its `{ABOUT}` is not readable: {error}") from error
     if version != SCHEMA_VERSION:
-        raise _fault(path, f"its `{ABOUT}` at `schema_version`: wanted {SCHEMA_VERSION}, found `{version}`")
+        raise _fault(path, f"its `{ABOUT}` at `schema_version`: expected {SCHEMA_VERSION}, found `{version}`")
     found = _sha256(texts[LOCK])
     if found != wanted:
-        raise _fault(path, f"its `{LOCK}`: wanted sha256 `{wanted}`, found `{found}`")
+        raise _fault(path, f"its `{LOCK}`: expected SHA-256 `{wanted}`, found `{found}`")
     _refuse_incomplete(path, texts[SUMS], members)
     return Bundle(path=path, platform=platform, lock=texts[LOCK], members=members)
 
@@ -170,24 +171,24 @@ def _refuse_stranger(path: Path, member: tarfile.TarInfo, seen: set[str]) -> Non
     if not member.isreg() or member.issparse():
         raise _fault(path, f"its member `{name}` is not a plain file")
     if name not in {ABOUT, LOCK, SUMS} and (_PACKAGE.fullmatch(name) is None or name.endswith(("/..", "/."))):
-        raise _fault(path, f"its member `{name}` has no place in a bundle")
+        raise _fault(path, f"its member `{name}` does not belong in a bundle")
     if name in seen:
-        raise _fault(path, f"it has `{name}` twice")
+        raise _fault(path, f"it contains `{name}` twice")
     if not name.startswith("packages/") and member.size > _LONGEST_TEXT:
-        raise _fault(path, f"its `{name}` is too long: {member.size} bytes")
+        raise _fault(path, f"its `{name}` is too large: {member.size} bytes")
 
 
 def _refuse_incomplete(path: Path, sums: bytes, members: Mapping[str, Span]) -> None:
     """Raise where packages and list differ: ``tarfile`` takes an archive cut at a member for a whole one."""
     listed = {line.partition("  ")[2] for line in sums.decode("utf-8", "replace").splitlines()}
     for name in sorted(listed - set(members)):
-        raise _fault(path, f"it lacks `{name}`, which its `{SUMS}` lists")
+        raise _fault(path, f"`{name}`, which its `{SUMS}` lists, is missing")
     for name in sorted(set(members) - listed):
-        raise _fault(path, f"it has `{name}`, which its `{SUMS}` does not list")
+        raise _fault(path, f"it contains `{name}`, which its `{SUMS}` does not list")
     size = path.stat().st_size
     for name, span in members.items():
         if span.offset + span.size > size:
-            raise _fault(path, f"it ends within `{name}`: wanted {span.offset + span.size} bytes, found {size}")
+            raise _fault(path, f"it ends within `{name}`: expected {span.offset + span.size} bytes, found {size}")
 
 
 def _sums(names: list[str], files: Mapping[str, tuple[Path, Digest]]) -> str:
@@ -209,7 +210,7 @@ def _add_file(archive: tarfile.TarFile, name: str, source: tuple[Path, Digest], 
         archive.addfile(_info(name, path.stat().st_size), counted)
     if counted.hasher.hexdigest() != digest.hex:
         raise EnvforgeError(
-            f"`{path}` changed while it was bundled: wanted `{digest}`, found `{counted.hasher.hexdigest()}`",
+            f"`{path}` changed while it was bundled: expected `{digest}`, found `{counted.hasher.hexdigest()}`",
             hint="run the command again",
             code="cache-changed",
         )
@@ -249,7 +250,8 @@ def _sha256_of(path: Path) -> str:
 
 def _fault(path: Path, reason: str) -> EnvforgeError:
     return EnvforgeError(
-        f"the bundle `{path}` is refused: {reason}",
-        hint="nothing of it was used; make it again where there is a network: envforge bundle",
+        f"the bundle `{path}` is invalid: {reason}",
+        hint="nothing was installed; to make it again on a machine with a network",
+        command="envforge bundle",
         code="bundle-damaged",
     )

@@ -48,6 +48,7 @@ class Document:
     error: type[EnvforgeError]
     code: str
     hint: str = ""
+    command: str = ""
     hints: Callable[[], tuple[Hint, ...]] | None = None
     mapping: str = "a mapping"
     show: Callable[[object], str] = show_plainly
@@ -56,7 +57,8 @@ class Document:
         """The error for the value at ``path``; an empty path stands for the document."""
         at = f" at `{path}`" if path else ""
         message = f"{self.damaged}{at}: expected {wanted}, found {self.show(found)}"
-        return self.error(message, hint=self.hints() if self.hints else self.hint, code=self.code)
+        hint = self.hints() if self.hints else self.hint
+        return self.error(message, hint=hint, command=self.command, code=self.code)
 
     def read_json(self, text: str) -> Fields:
         """The fields of a JSON text."""

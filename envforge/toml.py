@@ -54,7 +54,7 @@ def _value(value: object) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_value, value))}]"
     if not isinstance(value, (str, bool, int, float)):
-        raise TypeError(f"TOML cannot say {value!r}")
+        raise TypeError(f"TOML has no type for {value!r}")
     return json.dumps(value, ensure_ascii=False, allow_nan=False).replace(
         "\x7f", "\\u007f"
     )  # TOML has the escapes of JSON

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from envforge.audit.normal import digest_of
 from envforge.audit.packages import compare_conda, compare_wheels
 from envforge.audit.records import read_conda, read_distributions, site_packages_of
 from envforge.audit.values import AuditReport, AuditRequest, Counts, Finding
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, Hint
 from envforge.install.explicit import read_any_lock
 from envforge.install.journal import FOLDER, Journal, read_journal
 from envforge.install.plan import Plan, make_plan, wheel_of
@@ -74,15 +75,20 @@ def _journal(prefix: Path) -> Journal | None:
     """The journal of a finished prefix; raises ``EnvforgeError`` where there is no prefix, or an unfinished one."""
     if not (prefix / "conda-meta").is_dir() and not (prefix / FOLDER).is_dir():
         raise EnvforgeError(
-            f"`{prefix}` is not an environment",
-            hint="make it: envforge install; or name another one: envforge audit --prefix DIR",
+            f"no environment found in `{prefix}`",
+            hint="to create it",
+            command=shlex.join(["envforge", "install", "--prefix", str(prefix)]),
             code="no-environment",
         )
     journal = read_journal(prefix)
     if journal is not None and journal.step != "verified":
         raise EnvforgeError(
-            f"`{prefix}` is {journal.unfinished}",
-            hint=f"complete it: envforge install {journal.lockfile} --prefix {prefix}; or: envforge audit --fix",
+            f"the environment in `{prefix}` is incomplete: an earlier command was interrupted "
+            f"(last step: `{journal.step}`)",
+            hint=(
+                Hint("to complete it", shlex.join(["envforge", "install", journal.lockfile, "--prefix", str(prefix)])),
+                Hint("to complete and audit it", shlex.join(["envforge", "audit", "--fix", "--prefix", str(prefix)])),
+            ),
             code="prefix-unfinished",
         )
     return journal
@@ -92,8 +98,9 @@ def _own_lock(prefix: Path, journal: Journal | None) -> Path:
     """The lock that a prefix was made from, as it is now; the copy in the prefix where it is gone."""
     if journal is None:
         raise EnvforgeError(
-            f"envforge did not make `{prefix}`, so no lock is known for it",
-            hint="name the lock: envforge audit LOCK --prefix DIR",
+            f"envforge did not create `{prefix}`, so its lockfile is unknown",
+            hint="to compare it with a lockfile",
+            command=shlex.join(["envforge", "audit", "LOCK", "--prefix", str(prefix)]),
             code="no-lock-known",
         )
     stated = Path(journal.lockfile)

@@ -117,7 +117,7 @@ class Files:
         for wheel in self.wheels:
             if not wheel.has_record:
                 record = f"{wheel.folder}/RECORD"
-                text = f"`{record}` is missing, so that nobody knows which files belong to {wheel.name}"
+                text = f"`{record}` is missing, so the files of {wheel.name} are unknown"
                 yield Finding(kind="file-missing", text=text, package=wheel.name, manager="pip", path=record)
         for path in self.strays:
             yield Finding(kind="file-stray", text=f"`{path}` belongs to no package", path=path)
@@ -202,7 +202,7 @@ class Files:
         found = f"sha256:{sha256[place]}" if target is None else f"a link to {target}"
         yield Finding(
             kind="file-changed",
-            text=f"`{path}` of `{owned.label}` was changed",
+            text=f"`{path}` of `{owned.label}` differs from its package",
             package=owned.package,
             manager=owned.manager,
             path=path,

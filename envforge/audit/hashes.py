@@ -105,7 +105,7 @@ def _hash_batch(prefix: Path, batch: list[str]) -> dict[str, str]:
         except OSError as error:
             raise OutsideError(
                 f"cannot read `{prefix}/{name}`: {error.strerror}",
-                hint="let the user who owns the environment audit it, or wait until nothing changes it",
+                hint="run this command as the user who owns the environment, and while no other command changes it",
                 code="file-unreadable",
             ) from error
         found[name] = hasher.hexdigest()
@@ -120,7 +120,7 @@ def _load(prefix: Path) -> tuple[Known, tuple[str, ...]]:
     except FileNotFoundError:
         return {}, ()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return {}, (f"`{path}` is damaged ({error}); every file is read again",)
+        return {}, (f"`{path}` is invalid ({error}); reading every file again",)
 
 
 def _parse(document: Any) -> Known:
@@ -128,7 +128,7 @@ def _parse(document: Any) -> Known:
         return {}  # of another envforge: no damage, and of no use
     files: Known = document["files"]
     if not all(len(row) == 4 and isinstance(row[3], str) for row in files.values()):
-        raise ValueError("files: wanted size, time, inode and sha256 of each")
+        raise ValueError("files: expected size, time, inode, and sha256 of each")
     return files
 
 
@@ -138,7 +138,7 @@ def _save(prefix: Path, rows: Known) -> tuple[str, ...]:
     if not folder.is_dir():
         return ()
     if not os.access(folder, os.W_OK):
-        return (f"`{folder}` cannot be written, so the next audit reads every file again",)
+        return (f"`{folder}` is not writable, so the next audit reads every file again",)
     document = {"schema_version": SCHEMA_VERSION, "files": dict(sorted(rows.items()))}
     write_whole(folder / "audit.json", json.dumps(document, separators=(",", ":")).encode())
     return ()

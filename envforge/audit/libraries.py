@@ -32,7 +32,7 @@ def owned_twice(files: Files) -> Iterator[Finding]:
             names = ", ".join(f"`{name}`" for name in sorted(also))
             yield Finding(
                 kind="owned-twice",
-                text=f"`{wheel.name} {wheel.version}` of pip is also installed by conda, as {names}",
+                text=f"the wheel `{wheel.name} {wheel.version}` is also installed as the conda package {names}",
                 package=wheel.name,
                 manager="pip",
                 found=wheel.version,
@@ -58,14 +58,14 @@ def openmp_runtimes(files: Files, sha256: Mapping[str, str]) -> Iterator[Finding
         places = [f"`{path}` ({_owner(files, path)})" for path in different.values()]
         yield Finding(
             kind="openmp",
-            text=f"{len(places)} OpenMP runtimes, which can slow down or stop a process that loads both: "
+            text=f"{len(places)} OpenMP runtimes, which can slow down or crash a process that loads more than one: "
             + ", ".join(places),
         )
 
 
 def _owner(files: Files, path: str) -> str:
     claims = files.owned.get(path)
-    return claims[-1].label if claims else "of no package"
+    return claims[-1].label if claims else "no package"
 
 
 def split_by_lock(found: Iterable[Finding], locked: frozenset[str]) -> tuple[list[Finding], list[Finding]]:

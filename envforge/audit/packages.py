@@ -27,7 +27,7 @@ def compare_conda(plan: Plan, installed: Iterable[CondaPackage]) -> Iterator[Fin
         package = found[name]
         yield Finding(
             kind="package-extra",
-            text=f"`{package.stem}` is not in the lock",
+            text=f"`{package.stem}` is not in the lockfile",
             package=name,
             manager="conda",
             found=package.version,
@@ -76,7 +76,7 @@ def _wheel_differs(artifact: Artifact, found: Distribution, kept: Wheel | None) 
     elif found.origin is not None and found.origin.sha256 != artifact.digest.hex:
         yield _other(artifact, "package-origin", _shown(artifact.package.url), _of(found))
     elif kept is not None and found.installer != "uv":
-        yield _other(artifact, "package-origin", "what envforge installed", _of(found))
+        yield _other(artifact, "package-origin", "the wheel that envforge installed", _of(found))
     elif kept is not None and kept.sha256 != wanted.sha256:
         yield _other(artifact, "package-origin", f"sha256:{wanted.sha256}", f"sha256:{kept.sha256}")
 
@@ -92,7 +92,7 @@ def _stray_install(found: Distribution) -> Finding:
     editable = found.origin is not None and found.origin.is_editable
     return Finding(
         kind="package-editable" if editable else "package-extra",
-        text=f"`{found.name} {found.version}` is not in the lock; it was put in by {_of(found)}",
+        text=f"`{found.name} {found.version}` is not in the lockfile; it was installed by {_of(found)}",
         package=found.name,
         manager="pip",
         found=found.version,
@@ -121,7 +121,7 @@ def _missing(artifact: Artifact) -> Finding:
 def _other(artifact: Artifact, kind: Kind, wanted: str, found: str) -> Finding:
     return Finding(
         kind=kind,
-        text=f"`{artifact.label}`: other {kind.removeprefix('package-')}: wanted `{wanted}`, found `{found}`",
+        text=f"`{artifact.label}`: another {kind.removeprefix('package-')}: expected `{wanted}`, found `{found}`",
         package=_name(artifact),
         manager=artifact.package.manager,
         wanted=wanted,

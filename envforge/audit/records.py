@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from packaging.utils import canonicalize_name
 
 from envforge.errors import EnvforgeError
+from envforge.install.journal import recreate_command
 
 _T = TypeVar("_T")
 _UNCHECKED_KINDS = {"directory", "pyc_file"}
@@ -184,12 +185,17 @@ def _origin(path: Path) -> Origin:
     )
 
 
+def _prefix_of(record: Path) -> Path:
+    return next((folder for folder in record.parents if (folder / "conda-meta").is_dir()), record.parent)
+
+
 def _read(path: Path, reader: Callable[[Path], _T]) -> _T:
     try:
         return reader(path)
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise EnvforgeError(
-            f"the record `{path}` is damaged: {error!r}",
-            hint="install the environment again: remove its folder, then: envforge install",
+            f"the record `{path}` is invalid: {error!r}",
+            hint="to create the environment again",
+            command=recreate_command(_prefix_of(path)),
             code="record-damaged",
         ) from error

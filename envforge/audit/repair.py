@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -26,8 +27,11 @@ def repair(report: AuditReport, audited: AuditRequest, request: InstallRequest, 
     """
     if not journal_path(report.prefix).exists():
         raise EnvforgeError(
-            f"envforge did not make `{report.prefix}`, so it does not change it",
-            hint=f"let it: envforge install {report.lockfile} --prefix {report.prefix} --force",
+            f"envforge did not create `{report.prefix}`, so `--fix` does not change it",
+            hint="to install the lockfile into it anyway",
+            command=shlex.join(
+                ["envforge", "install", str(report.lockfile), "--prefix", str(report.prefix), "--force"]
+            ),
             code="prefix-foreign",
         )
     linked: dict[str, None] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 
 from envforge.cli.options import json_option, platform_here
 from envforge.cli.prefix_options import meant, prefix_options
-from envforge.cli.progress import megabytes, shown_progress
+from envforge.cli.progress import counted, megabytes, shown_progress
 from envforge.cli.unfinished import tell_change_of
 
 if TYPE_CHECKING:
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
 
 _SHOWN = 20
 _HEADINGS = {
-    "package-missing": "packages that are missing",
-    "package-extra": "packages that are not in the lock",
-    "package-editable": "packages that are linked from a folder of yours",
+    "package-missing": "missing packages",
+    "package-extra": "packages that are not in the lockfile",
+    "package-editable": "packages installed in editable mode",
     "package-version": "packages of another version",
     "package-build": "packages of another build",
-    "package-origin": "packages from elsewhere",
-    "owned-twice": "libraries of both conda and pip",
-    "file-changed": "files that were changed",
-    "file-missing": "files that are missing",
-    "file-stray": "files among Python's libraries that belong to no package",
+    "package-origin": "packages from another source",
+    "owned-twice": "libraries installed by both conda and pip",
+    "file-changed": "changed files",
+    "file-missing": "missing files",
+    "file-stray": "files in Python's library directory that belong to no package",
     "openmp": "OpenMP",
 }
 
@@ -78,26 +79,27 @@ class _Options:
 @click.command("audit")
 @click.argument("lock", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @prefix_options
-@click.option("--fix", is_flag=True, help="Install again what differs; move files that belong to no package aside.")
-@click.option("--full", is_flag=True, help="Read every file, also those that seem unchanged since the last audit.")
-@click.option("--offline", is_flag=True, help="With --fix: use the cache and local mirrors only; ask no server.")
-@click.option("--allow-builds", is_flag=True, help="With --fix: build source distributions, which runs their own code.")
+@click.option("--fix", is_flag=True, help="Reinstall packages that differ, and move stray files to .envforge/moved.")
+@click.option("--full", is_flag=True, help="Read every file, even those unchanged since the last audit.")
+@click.option("--offline", is_flag=True, help="With --fix: use only the cache and local mirrors.")
+@click.option("--allow-builds", is_flag=True, help="With --fix: build source distributions, which runs their code.")
 @click.option(
     "--cache",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="ENVFORGE_CACHE",
     show_envvar=True,
-    help="With --fix: where downloaded and unpacked packages are kept.",
+    help="With --fix: directory of downloaded and unpacked packages.",
 )
 @json_option()
 def audit(*, as_json: bool, **options: object) -> None:
-    """Is the environment what its lock says? Exit code 1 where it is not.
+    """Check that the environment matches its lockfile. Exits with 1 if it doesn't.
 
-    Compares packages (missing, extra, other version, build or origin) and every file (changed, missing, stray) with
-    LOCK, by default the lock that the environment was made from. The digest is one line that two machines can compare:
-    the same lock gives the same digest.
+    Compares packages (missing, extra, another version, build, or source) and every file (changed, missing, stray) with
+    LOCK, by default the lockfile that the environment was created from. To compare two machines, compare the digest:
+    the same lockfile produces the same digest.
     """
     from envforge.audit import audit as run
+    from envforge.errors import Hint
     from envforge.report import finding, success
 
     chosen = _Options(**options)  # type: ignore[arg-type] # click gives each field its type
@@ -116,7 +118,8 @@ def audit(*, as_json: bool, **options: object) -> None:
     else:
         click.echo("\n".join(_to_words(report, done)))
         if report.drift and not chosen.fix:
-            click.echo(f"\nhint: bring back what the lock says: {_command(chosen)} --fix", err=True)
+            hint = Hint("to restore what the lockfile contains", _fix_command(chosen))
+            click.echo(f"\nhint: {hint}", err=True)
     if report.drift:
         raise click.exceptions.Exit(1)
 
@@ -132,7 +135,7 @@ def _fixed(chosen: _Options, progress: Progress) -> tuple[AuditReport, Repair | 
     journal = read_journal(request.prefix)
     if journal is not None and unfinished(request.prefix) is not None:
         lockfile = chosen.lock or Path(journal.lockfile)
-        progress.note(f"{request.prefix} is {journal.unfinished}; it is completed")
+        progress.note(f"{request.prefix} is {journal.unfinished}; completing it")
         install(chosen.installation(lockfile, journal.platform), progress)
     report = run(request, progress)
     if not report.drift:
@@ -141,48 +144,41 @@ def _fixed(chosen: _Options, progress: Progress) -> tuple[AuditReport, Repair | 
     return done.after, done
 
 
-def _command(chosen: _Options) -> str:
-    words = ["envforge audit", *([str(chosen.lock)] if chosen.lock else [])]
+def _fix_command(chosen: _Options) -> str:
+    words = ["envforge", "audit", "--fix", *([str(chosen.lock)] if chosen.lock else [])]
     words += ["--prefix", str(chosen.prefix)] if chosen.prefix else ["--name", chosen.name] if chosen.name else []
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def _to_words(report: AuditReport, done: Repair | None) -> Iterator[str]:
     if done is not None:
         yield from _repaired(done)
     counts = report.counts
-    size = f"{counts.packages} packages, {counts.files} files, {megabytes(counts.bytes)}"
+    packages, files = counted(counts.packages, "package"), counted(counts.files, "file")
+    size = f"{packages}, {files}, {megabytes(counts.bytes)}"
     if report.drift:
-        yield f"{report.prefix} is not what {report.lockfile} says: {_differences(report)} ({size})"
+        differences = counted(len(report.drift), "difference")
+        yield f"{report.prefix} does not match {report.lockfile}: {differences} ({size})"
         yield from _grouped(report.drift)
         yield ""
     else:
-        yield f"{report.prefix} is what {report.lockfile} says ({size})"
+        yield f"{report.prefix} matches {report.lockfile} ({size})"
     if report.warnings:
-        yield "the lock brings, which is worth a look:"
+        yield "warnings about the lockfile itself:"
         yield from (f"  {found.text}" for found in report.warnings)
     if counts.unowned_files:
-        count = counts.unowned_files
-        words = (
-            "1 file outside Python's libraries belongs"
-            if count == 1
-            else f"{count} files outside Python's libraries belong"
-        )
-        yield f"beside that, {words} to no package"
+        verb = "belongs" if counts.unowned_files == 1 else "belong"
+        yield f"{counted(counts.unowned_files, 'file')} outside Python's library directory {verb} to no package"
     yield f"digest: sha256:{report.digest}"
 
 
 def _repaired(done: Repair) -> Iterator[str]:
     if done.linked:
-        yield f"installed again: {', '.join(done.linked)}"
+        yield f"reinstalled: {', '.join(done.linked)}"
     if done.removed:
         yield f"removed: {', '.join(done.removed)}"
     if done.moved:
         yield f"moved to {done.moved_to}: {', '.join(done.moved)}"
-
-
-def _differences(report: AuditReport) -> str:
-    return "1 difference" if len(report.drift) == 1 else f"{len(report.drift)} differences"
 
 
 def _grouped(findings: tuple[Finding, ...]) -> Iterator[str]:
@@ -192,7 +188,7 @@ def _grouped(findings: tuple[Finding, ...]) -> Iterator[str]:
             yield f"\n{heading}:"
             yield from (f"  {found.text}" for found in chosen[:_SHOWN])
             if len(chosen) > _SHOWN:
-                yield f"  and {len(chosen) - _SHOWN} more; all of them: envforge audit --json"
+                yield f"  and {len(chosen) - _SHOWN} more; to list all, pass `--json`"
 
 
 def _to_json(report: AuditReport, done: Repair | None) -> Json:

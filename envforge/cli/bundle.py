@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import click
 
 from envforge.cli.lock_options import need_lock, variant_option
 from envforge.cli.options import cache_option, chosen_mirrors, json_option, mirror_option, platform_here
-from envforge.cli.progress import megabytes, shown_progress
+from envforge.cli.progress import counted, megabytes, shown_progress
 
 if TYPE_CHECKING:
     from envforge.install import InstallRequest, Progress
@@ -75,20 +76,18 @@ class _Options:
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="[default: bundle-PLATFORM.tar, or bundle-VARIANT-PLATFORM.tar]",
+    help="Write the bundle to this file.  [default: bundle-PLATFORM.tar, or bundle-VARIANT-PLATFORM.tar]",
 )
-@click.option("-p", "--platform", help="The platform to bundle for.  [default: this machine's]")
-@click.option("--offline", is_flag=True, help="Use the cache and local mirrors only; ask no server.")
+@click.option("-p", "--platform", help="Bundle the packages of this platform.  [default: this machine's]")
+@click.option("--offline", is_flag=True, help="Use only the cache and local mirrors.")
 @mirror_option()
 @cache_option()
 @json_option()
 def bundle(*, as_json: bool, **options: object) -> None:
-    """Put every package of LOCK, the lock itself and the checksums into one archive.
+    """Write every package of LOCK, the lockfile, and the checksums to one archive.
 
-    LOCK is conda-lock.yml here unless it or --variant is given.
-
-    On a machine without any network it becomes an environment: envforge install --bundle FILE. The same lock gives the
-    same bytes.
+    LOCK defaults to the project's conda-lock.yml. To install the archive on a machine without a network, run
+    `envforge install --bundle FILE` there. The same lockfile always produces the same bytes.
     """
     from envforge.report import success
 
@@ -105,5 +104,5 @@ def bundle(*, as_json: bool, **options: object) -> None:
         click.echo(success("bundle", rows))
         return
     size = megabytes(made.output.stat().st_size)
-    click.echo(f"bundled {made.packages} packages for {made.platform} into {made.output} ({size})")
-    click.echo(f"install it without a network: envforge install --bundle {made.output}")
+    click.echo(f"bundled {counted(made.packages, 'package')} for {made.platform} into {made.output} ({size})")
+    click.echo(f"to install it without a network, run `envforge install --bundle {shlex.quote(str(made.output))}`")

@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 @click.command("clean")
-@click.option("--dry-run", "is_dry", is_flag=True, help="Say what would be removed, and remove nothing.")
+@click.option("--dry-run", "is_dry", is_flag=True, help="Show what would be removed, without removing it.")
 @click.option(
     "--cache",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="ENVFORGE_CACHE",
     show_envvar=True,
-    help="The folder where packages are kept.",
+    help="Directory of downloaded and unpacked packages.",
 )
 @json_option()
 def clean(*, is_dry: bool, cache: Path | None, as_json: bool) -> None:
-    """Remove what can be made again: caches, what broken runs have left, and unfinished environments.
+    """Remove caches, leftovers of interrupted commands, and incomplete environments.
 
-    Unfinished environments are those of the project around here and those with a name. Finished ones stay, and what
-    they share with the cache stays with them. What a running command uses is left alone.
+    Incomplete environments are removed if they belong to this project or have a name. Complete environments are kept,
+    along with the files that they share with the cache. Files that a running command uses are kept, too.
     """
     from envforge.daily.clean import clean as run
     from envforge.report import success
@@ -71,7 +71,7 @@ def _to_words(done: Cleaning, *, is_dry: bool) -> list[str]:
     if not rows:
         return ["nothing to remove", *kept]
     total, freed = (sum(getattr(item.size, name) for item in done.removed) for name in ("bytes", "freed_bytes"))
-    shared = f"; {_amount(total - freed)} of it stays, in files that environments share" if freed < total else ""
+    shared = f"; {_amount(total - freed)} of it remains in use by environments" if freed < total else ""
     return [f"{'would remove' if is_dry else 'removed'} {_amount(total)}{shared}:", *rows, *kept]
 
 

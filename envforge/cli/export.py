@@ -1,7 +1,8 @@
-"""``envforge export``: a lock in the words of another tool, to stdout or into a file."""
+"""``envforge export``: write the lockfile in the format of another tool, to stdout or to a file."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,27 +32,34 @@ KINDS = (
 @click.option(
     "--lockfile",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The lock to export.  [default: conda-lock.yml]",
+    help="Export this lockfile.  [default: the project's conda-lock.yml]",
 )
 @variant_option("Export")
 @click.option(
-    "-p", "--platform", help="Export this platform.  [default: this computer's; pixi, dockerfile and jobs: all]"
+    "-p", "--platform", help="Export this platform.  [default: this machine's; pixi, dockerfile, and jobs: all]"
 )
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write here instead of to stdout."
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file instead of stdout."
 )
-@click.option("--force", is_flag=True, help="Replace a file that envforge export did not make.")
+@click.option(
+    "--envforge",
+    "requirement",
+    metavar="REQUIREMENT",
+    help="Make skypilot and kubernetes install envforge from this: a version, a git URL, or a wheel.  "
+    "[env var: ENVFORGE_REQUIREMENT; default: this version]",
+)
+@click.option("--force", is_flag=True, help="Replace a file that `envforge export` did not create.")
 @json_option()
 def export(*, kind: str, platform: str | None, output: Path | None, force: bool, as_json: bool, **lock: Any) -> None:
-    """Write the lock for another tool.
+    """Export the lockfile to the format of another tool.
 
     KIND is explicit (conda, mamba, micromamba), requirements (pip, uv), pylock (pylock.toml), pixi (pixi.toml and
     pixi.lock), dockerfile, or environment (environment.yml with every version and build).
 
-    slurm, skypilot and kubernetes are jobs that verify every node of a fleet, with an all-reduce over all of them, and
+    slurm, skypilot, and kubernetes are jobs that verify every node of a fleet, run an all-reduce over all nodes, and
     compare the reports.
 
-    The same lock gives the same bytes. Every address has its checksum; credentials are refused.
+    The same lockfile always produces the same bytes. Every URL has its checksum. URLs with credentials are rejected.
     """
     from envforge.export import FORMATS
     from envforge.export.source import choose_platforms, read_source
@@ -61,18 +69,43 @@ def export(*, kind: str, platform: str | None, output: Path | None, force: bool,
 
     here = platform_here()
     check_name(kind, output)
-    path = need_lock(lock["lockfile"], lock["variant"], f"envforge export {kind}")
+    words = ["envforge", "export", kind]
+    words += [*(["-p", platform] if platform else []), *(["-o", str(output)] if output else [])]
+    path = need_lock(lock["lockfile"], lock["variant"], shlex.join(words))
     read = read_any_lock(path, platform or here)
     platforms = choose_platforms(read, platform, here, whole=FORMATS[kind].whole)
-    exported = FORMATS[kind].render(read_source(read, path, platforms))
+    exported = FORMATS[kind].render(read_source(read, path, platforms, _requirement(kind, lock["requirement"])))
     written = write(exported, output, force=force) if output is not None else ()
     if as_json:
         text = None if written else exported.text
         click.echo(success("export", _to_json(kind, platforms, written, text)))
     elif written:
-        click.echo("\n".join(f"{path} is written" for path in written))
+        click.echo("\n".join(f"wrote {path}" for path in written))
     else:
         click.echo(exported.text, nl=False)
+
+
+def _requirement(kind: str, option: str | None) -> str:
+    """Return what the exported file installs envforge by; empty for formats that don't need it."""
+    import os
+
+    from envforge.distribution import fleet_requirement
+    from envforge.errors import RequestError
+    from envforge.export import FORMATS
+    from envforge.lock.inputs import refuse_credentials
+
+    if not FORMATS[kind].installs_envforge:
+        if option is not None:
+            kinds = ", ".join(f"`{name}`" for name, each in FORMATS.items() if each.installs_envforge)
+            raise RequestError(
+                f"`--envforge` can't be used with `{kind}`; only these formats install envforge: {kinds}",
+                hint="omit `--envforge`",
+                code="no-requirement-needed",
+            )
+        return ""
+    requirement = fleet_requirement(option, os.environ)
+    refuse_credentials("the requirement of envforge", (requirement,))
+    return requirement
 
 
 def _to_json(kind: str, platforms: tuple[str, ...], written: tuple[Path, ...], text: str | None) -> Json:

@@ -10,6 +10,7 @@ import click
 
 from envforge.cli.options import chosen_machine, json_option
 from envforge.cli.prefix_options import prefix_options
+from envforge.cli.progress import counted
 
 if TYPE_CHECKING:
     from envforge.daily.info import EnvironmentInfo, Info
@@ -23,10 +24,10 @@ _LABEL = 20
 @prefix_options
 @json_option()
 def info(prefix: Path | None, name: str | None, as_json: bool) -> None:
-    """Show paths, versions, the configuration that counts, and the machine in two lines.
+    """Show paths, versions, configuration, and a summary of the machine.
 
-    That is what a report of a bug needs. User names and passwords in addresses are left out, and your home is `~`.
-    The whole machine: envforge detect.
+    Include the output in bug reports. It contains no user names or passwords of URLs, and shows your home directory as
+    `~`. To show the machine in detail, run `envforge detect`.
     """
     from envforge.daily.info import read_info
     from envforge.daily.prefix import meant_prefix, project_folder
@@ -57,27 +58,27 @@ def _to_words(found: Info, machine: Machine) -> list[str]:
         *_row("tools", tools),
         *_row("machine", system),
         *_row("", gpus),
-        *_row("project", str(found.project or "none here or in a folder above")),
+        *_row("project", str(found.project or "none in this directory or its parents")),
         *(_environment(found.environment) if found.environment else _row("environment", "none")),
         *(_row("variants", found.variants) if found.variants else []),
         *_row("catalogue", found.catalogue),
         *(
             line
             for name, path in found.places
-            for line in _row(name, f"{path}{'' if path.exists() else ' (not there)'}")
+            for line in _row(name, f"{path}{'' if path.exists() else ' (does not exist)'}")
         ),
         *(line for name, value in found.configuration for line in _row(name, value)),
     ]
 
 
 def _environment(found: EnvironmentInfo) -> list[str]:
-    counts = [f"{found.conda_packages} conda packages"] if found.conda_packages is not None else []
-    counts += [f"{found.wheels} wheels"] if found.wheels is not None else []
+    counts = [counted(found.conda_packages, "conda package")] if found.conda_packages is not None else []
+    counts += [counted(found.wheels, "wheel")] if found.wheels is not None else []
     python = [f"Python {found.python}"] if found.python else []
     return [
         *_row("environment", f"{found.prefix} ({found.state})"),
         *(_row("", ", ".join([*python, *counts])) if counts else []),
-        *(_row("", f"lock: {found.lockfile}") if found.lockfile else []),
+        *(_row("", f"lockfile: {found.lockfile}") if found.lockfile else []),
         *(_row("", found.change) if found.change else []),
     ]
 
@@ -93,7 +94,7 @@ def machine_lines(machine: Machine) -> tuple[str, str]:
     if not machine.has_nvidia:
         return first, "no NVIDIA driver, no GPU"
     driver = machine.driver
-    words = [f"driver {driver_text(driver.version)}" if driver and driver.version else "no driver that runs"]
+    words = [f"driver {driver_text(driver.version)}" if driver and driver.version else "the driver is not running"]
     words += [f"CUDA {driver.cuda}"] if driver and driver.cuda else []
     counted = Counter(f"{gpu.name} (compute capability {gpu.compute_capability or 'unknown'})" for gpu in machine.gpus)
     words += [f"{count} x {name}" if count > 1 else name for name, count in counted.items()] or ["no GPU found"]

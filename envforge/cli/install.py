@@ -1,7 +1,8 @@
-"""``envforge install``: options to one ``InstallRequest``, the report to words or JSON."""
+"""``envforge install``: turn options into one ``InstallRequest``, and the report into text or JSON."""
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from envforge.cli.lock_options import DEFAULT_LOCK, stated_lock, variant_option
+from envforge.cli.lock_options import default_lock, stated_lock, variant_option
 from envforge.cli.options import (
     cache_option,
     chosen_machine,
@@ -18,13 +19,13 @@ from envforge.cli.options import (
     mirror_option,
     platform_here,
 )
-from envforge.cli.prefix_options import DEFAULT_PREFIX
-from envforge.cli.progress import megabytes, shown_progress
+from envforge.cli.progress import counted, megabytes, shown_progress
 from envforge.cli.unfinished import refuse_half_change
 
 if TYPE_CHECKING:
     from envforge.bundle import Bundle
-    from envforge.install import InstallReport, InstallRequest
+    from envforge.install import InstallReport, InstallRequest, Preview
+    from envforge.install.values import PlannedFile
     from envforge.machine import Machine
     from envforge.report import Json
 
@@ -45,6 +46,7 @@ class _Options:
     locked: bool
     frozen: bool
     bundle: Path | None
+    dry_run: bool
 
     def request(self, lockfile: Path, supply: Bundle | None) -> InstallRequest:
         from envforge.install import InstallRequest
@@ -62,53 +64,62 @@ class _Options:
             ignore_machine=self.ignore_machine,
             allow_builds=self.allow_builds,
             supply=supply,
+            estimate=True,
         )
 
     def bundled_lock(self, bundle: Bundle) -> tuple[Path, str]:
-        """The bundle's own lock: the file of the project where that is the same, else a copy in the cache."""
-        from envforge.errors import RequestError
+        """Return the bundle's lockfile: the project's own if it is the same, else a copy in the cache, and a note."""
+        from envforge.errors import Hint, RequestError
         from envforge.install.journal import write_whole
         from envforge.install.store import Store, default_root
 
         if self.variant is not None:
             raise RequestError(
-                "--bundle has one lock, and --variant asks for another", hint="leave --variant out", code="two-locks"
+                "`--bundle` and `--variant` can't be used together",
+                hint="omit `--variant`; a bundle contains one lockfile",
+                code="two-locks",
             )
         bundle.refuse_other_platform(platform_here())
-        near = self.lock or DEFAULT_LOCK
+        near = self.lock or default_lock()
         if near.is_file() and near.read_bytes() == bundle.lock:
             return near, ""
         if self.lock is not None:
             raise RequestError(
-                f"`{self.lock}` is not the lock of which `{bundle.path}` has the packages",
-                hint="leave LOCK out to install the bundle as it is, or bundle anew: envforge bundle",
+                f"`{self.lock}` is not the lockfile of the bundle `{bundle.path}`",
+                hint=(
+                    Hint("to install the bundle as it is, omit LOCK"),
+                    Hint("to bundle this lockfile", shlex.join(["envforge", "bundle", str(self.lock)])),
+                ),
                 code="two-locks",
             )
         kept = Store((self.cache or default_root()).absolute()).bundled_lock(bundle.lock)
         write_whole(kept, bundle.lock)
-        return kept, f"the lock of {bundle.path} is installed; {near} here is another one" if near.exists() else ""
+        note = f"note: installing the lockfile of {bundle.path}, which differs from {near}"
+        return kept, note if near.exists() else ""
 
     def chosen_lock(self) -> tuple[Path, str]:
-        """The lock that is meant, and why where the machine decided it."""
+        """Return the lockfile, and the reason if the machine selected it."""
+        from envforge.daily.prefix import project_here
         from envforge.install.variant_files import list_variants
 
         stated = stated_lock(self.lock, self.variant)
-        if stated is not None or not list_variants(Path()):
-            return stated or DEFAULT_LOCK, ""
+        if stated is not None or not list_variants(project_here()):
+            return stated or default_lock(), ""
         from envforge.install.variants import choose_variant
 
-        choice = choose_variant(Path(), chosen_machine(None))
+        choice = choose_variant(project_here(), chosen_machine(None))
         return choice.lockfile, f"variant {choice.name}: {choice.reason}"
 
     def where(self) -> Path:
+        from envforge.daily.prefix import IN_PROJECT, project_here
         from envforge.errors import RequestError
         from envforge.install.named import named_prefix
 
         if self.prefix is not None and self.name is not None:
             raise RequestError(
-                "--prefix and --name both say where the environment goes", hint="give one of them", code="two-places"
+                "`--prefix` and `--name` can't be used together", hint="omit `--prefix` or `--name`", code="two-places"
             )
-        return named_prefix(self.name) if self.name is not None else self.prefix or DEFAULT_PREFIX
+        return named_prefix(self.name) if self.name is not None else self.prefix or project_here() / IN_PROJECT
 
 
 def _here(*, driver: bool) -> Machine:
@@ -123,38 +134,43 @@ def _here(*, driver: bool) -> Machine:
 
 @click.command("install")
 @click.argument("lock", type=click.Path(path_type=Path, dir_okay=False), required=False)
-@variant_option("Install, whatever this machine is,")
+@variant_option("Install")
 @click.option(
-    "--prefix", type=click.Path(path_type=Path, file_okay=False), help="Where the environment goes.  [default: .conda]"
+    "--prefix",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Install into this directory.  [default: .conda of the project]",
 )
-@click.option("--name", help="Keep the environment under this name in the user's own folder instead.")
+@click.option("--name", help="Install into your user data directory, under this name.")
 @click.option(
     "--bundle",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     metavar="FILE",
-    help="Install the lock and the packages of an archive that `envforge bundle` made; ask no server.",
+    help="Install the lockfile and packages of an archive made by `envforge bundle`, without a network.",
 )
-@click.option("--offline", is_flag=True, help="Use the cache and local mirrors only; ask no server.")
-@click.option("--force", is_flag=True, help="Change a prefix that envforge did not make.")
-@click.option("--run-scripts", is_flag=True, help="Run the packages' own link scripts, which may do anything.")
+@click.option("--dry-run", is_flag=True, help="Show what would be downloaded, linked, and removed, without writing.")
+@click.option("--offline", is_flag=True, help="Use only the cache and local mirrors.")
+@click.option("--force", is_flag=True, help="Install into a directory that envforge did not create.")
+@click.option("--run-scripts", is_flag=True, help="Run the packages' link scripts, which can run any code.")
 @mirror_option()
 @cache_option()
-@click.option("--ignore-machine", is_flag=True, help="Install also what this machine cannot run.")
-@click.option("--allow-builds", is_flag=True, help="Build source distributions, which runs code of their own.")
-@click.option("--locked", is_flag=True, help="Refuse a lock that is not what environment.yml beside it asks for.")
-@click.option("--frozen", is_flag=True, help="Do not look at environment.yml at all.")
+@click.option("--ignore-machine", is_flag=True, help="Install even if this machine can't run the packages.")
+@click.option("--allow-builds", is_flag=True, help="Build source distributions, which runs their code.")
+@click.option(
+    "--locked", is_flag=True, help="Exit with an error if the lockfile is not up to date with environment.yml."
+)
+@click.option("--frozen", is_flag=True, help="Don't compare the lockfile with environment.yml.")
 @json_option()
 def install(*, as_json: bool, **options: object) -> None:
-    """Install the locked environment, exactly: LOCK is a conda-lock.yml or an @EXPLICIT file.
+    """Install the environment of a lockfile exactly. LOCK is a conda-lock.yml or an @EXPLICIT file.
 
-    Without LOCK that is conda-lock.yml here. Where there are variants in lockfiles/ too, the first of all that fits
-    this machine is taken: the newest CUDA first, the CPU build last.
+    LOCK defaults to the project's conda-lock.yml. If the project has variants in lockfiles/, envforge installs the
+    first lockfile that supports this machine: the newest CUDA first, the CPU build last.
 
-    Every file is checked against the lock before it is linked. Interrupted, the next install completes it; an
-    environment that matches its lock already is left as it is.
+    envforge verifies every file against the lockfile before it links it. If an install is interrupted, run the command
+    again to complete it. An environment that already matches its lockfile is left unchanged.
     """
     from envforge.install import install as run
-    from envforge.install import unfinished
+    from envforge.install import preview, unfinished
     from envforge.report import success
 
     chosen = _Options(**options)  # type: ignore[arg-type] # click gives each field its type
@@ -167,19 +183,24 @@ def install(*, as_json: bool, **options: object) -> None:
         refuse_half_change(lockfile)
         if chosen.locked:
             _require_agreement(lockfile)
+        elif not chosen.frozen and _is_stale(lockfile):
+            progress.note(f"warning: {_stale(lockfile)}")
         request = chosen.request(lockfile, bundle)
-        try:
-            report = run(request, progress)
-        except KeyboardInterrupt:
-            if (step := unfinished(request.prefix)) is not None:
-                progress.note(f"{request.prefix} is unfinished since `{step}`; run this command again to complete it")
-            raise
-        if report.outcome != "unchanged" and not chosen.frozen and _is_stale(lockfile):
-            progress.note(f"warning: environment.yml has changed since {lockfile} was made; lock again: envforge lock")
-    if as_json:
-        click.echo(success("install", _to_json(report)))
+        if chosen.dry_run:
+            ahead = preview(request, progress)
+        else:
+            try:
+                report = run(request, progress)
+            except KeyboardInterrupt:
+                if (step := unfinished(request.prefix)) is not None:
+                    state = f"{request.prefix} is incomplete (last step: `{step}`)"
+                    progress.note(f"{state}; to complete it, run this command again")
+                raise
+    if chosen.dry_run:
+        text = success("install", _preview_to_json(ahead)) if as_json else "\n".join(_preview_to_words(ahead))
     else:
-        click.echo(_to_words(report, time.monotonic() - began_s))
+        text = success("install", _to_json(report)) if as_json else _to_words(report, time.monotonic() - began_s)
+    click.echo(text)
 
 
 def _opened(bundle: Path | None) -> Bundle | None:
@@ -191,22 +212,26 @@ def _opened(bundle: Path | None) -> Bundle | None:
 
 
 def _require_agreement(lockfile: Path) -> None:
-    """Raise where environment.yml beside the lock asks for something else than the lock has."""
-    from envforge.errors import EnvforgeError
+    """Raise ``EnvforgeError`` if the environment.yml next to the lockfile requires something else than is locked."""
+    from envforge.errors import EnvforgeError, Hint
     from envforge.lock.agreement import check
 
     environment = lockfile.with_name("environment.yml")
     differences = check(environment, lockfile)
     if differences:
         raise EnvforgeError(
-            f"`{lockfile}` is not what `{environment}` asks for:" + "".join(f"\n  {found}" for found in differences),
-            hint="lock again: envforge lock; or install the lock as it is: leave --locked out",
+            f"the lockfile `{lockfile}` needs to be updated to match `{environment}`, but `--locked` was provided:"
+            + "".join(f"\n  {found}" for found in differences),
+            hint=(
+                Hint("to update the lockfile", _lock_command(lockfile)),
+                Hint("to install it as is, omit `--locked`"),
+            ),
             code="lock-stale",
         )
 
 
 def _is_stale(lockfile: Path) -> bool:
-    """Whether one of our own locks was made from other bytes than environment.yml beside it has now."""
+    """Return whether envforge made the lockfile from another environment.yml than the one next to it."""
     from envforge.lock.agreement import INPUT_SHA256
     from envforge.lock.inputs import input_sha256
     from envforge.lock.request import VIRTUAL_PACKAGES
@@ -217,31 +242,100 @@ def _is_stale(lockfile: Path) -> bool:
         return False
     try:
         made_from = dict(read_lockfile(lockfile).custom_metadata).get(INPUT_SHA256)
-    except LockfileError:  # an explicit file, which says nothing of its input
+    except LockfileError:  # an explicit file, which doesn't record its input
         return False
     beside = virtual.read_text(encoding="utf-8") if virtual.is_file() else None
     return made_from is not None and made_from != input_sha256(environment.read_text(encoding="utf-8"), beside)
 
 
+def _stale(lockfile: Path) -> str:
+    from envforge.errors import Hint
+
+    environment = lockfile.with_name("environment.yml")
+    return (
+        f"`{environment}` has changed since `{lockfile}` was created; "
+        f"{Hint('to update the lockfile', _lock_command(lockfile))}"
+    )
+
+
+def _lock_command(lockfile: Path) -> str:
+    """Return the command that updates a lockfile, from the current directory."""
+    from envforge.daily.prefix import project_here
+    from envforge.install.variant_files import FOLDER
+
+    folder = lockfile.parent
+    if folder.parent.name == FOLDER:
+        return shlex.join(["envforge", "lock", "--variant", folder.name])
+    if folder == Path() or folder == project_here() == Path():
+        return "envforge lock"
+    return shlex.join(["envforge", "lock", "--file", str(folder / "environment.yml")])
+
+
 def _to_words(report: InstallReport, lasted_s: float) -> str:
     if report.outcome == "unchanged":
-        lines = [f"{report.prefix} already is what {report.lockfile} says ({report.unchanged} packages)"]
+        lines = [f"{report.prefix} already matches {report.lockfile} ({counted(report.unchanged, 'package')})"]
     else:
-        fetched = f", {megabytes(report.downloaded_bytes)} fetched" if report.downloaded_bytes else ""
+        fetched = f", {megabytes(report.downloaded_bytes)} downloaded" if report.downloaded_bytes else ""
         kept = f", {report.unchanged} kept" if report.unchanged else ""
         gone = f", {len(report.removed)} removed" if report.removed else ""
-        lines = [
-            f"{report.outcome} {len(report.linked)} packages{kept}{gone} in {report.prefix} ({lasted_s:.1f} s{fetched})"
-        ]
+        packages = counted(len(report.linked), "package")
+        lines = [f"{report.outcome} {packages}{kept}{gone} in {report.prefix} ({lasted_s:.1f} s{fetched})"]
     if report.scripts:
         lines.append(
-            f"not run: the link scripts of {', '.join(report.scripts)}; if a package needs its script, "
-            "remove the environment and install with --run-scripts"
+            f"note: the link scripts of {', '.join(report.scripts)} were not run; if a package requires its script, "
+            "remove the environment, then run this command again with `--run-scripts`"
         )
     program = report.prefix / ("python.exe" if report.platform.startswith("win-") else "bin/python")
     if program.exists():
         lines.append(f"python: {program}")
     return "\n".join(lines)
+
+
+def _preview_to_words(ahead: Preview) -> list[str]:
+    if not ahead.files and not ahead.removed:
+        return [f"{ahead.prefix} already matches {ahead.lockfile} ({counted(ahead.unchanged, 'package')})"]
+    missing = [file for file in ahead.files if not file.is_cached]
+    rows = [
+        f"  {'cached' if file.is_cached else 'download':<8}  {_gigabytes(file.bytes):>9}  {file.label}"
+        for file in sorted(ahead.files, key=lambda file: (file.is_cached, -(file.bytes or 0), file.label))
+    ]
+    cached = len(ahead.files) - len(missing)
+    linked = counted(len(ahead.files), "package")
+    return [
+        f"would link {linked} into {ahead.prefix}, remove {len(ahead.removed)}, and keep {ahead.unchanged}",
+        f"would download {counted(len(missing), 'file')}{_known(missing)}; the cache has {cached}",
+        *rows,
+        *(f"  remove               {name}" for name in ahead.removed),
+    ]
+
+
+def _known(missing: list[PlannedFile]) -> str:
+    """Return the size of the download, as far as servers report it."""
+    sizes = [file.bytes for file in missing if file.bytes is not None]
+    if not sizes:
+        return ""
+    unknown = len(missing) - len(sizes)
+    return f" ({_gigabytes(sum(sizes))}{f', and {unknown} of unknown size' if unknown else ''})"
+
+
+def _gigabytes(size: int | None) -> str:
+    if size is None:
+        return "unknown"
+    return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
+
+
+def _preview_to_json(ahead: Preview) -> Json:
+    files: list[Json] = [{"package": file.label, "cached": file.is_cached, "bytes": file.bytes} for file in ahead.files]
+    return {
+        "dry_run": True,
+        "prefix": str(ahead.prefix),
+        "lockfile": str(ahead.lockfile),
+        "platform": ahead.platform,
+        "files": files,
+        "removed": list(ahead.removed),
+        "unchanged": ahead.unchanged,
+        "warnings": list(ahead.warnings),
+    }
 
 
 def _to_json(report: InstallReport) -> Json:

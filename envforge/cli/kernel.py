@@ -13,9 +13,9 @@ from envforge.cli.prefix_options import meant, prefix_options, usable
 
 @click.command("kernel")
 @prefix_options
-@click.option("--kernel", "kernel", metavar="NAME", help="Name of the kernel.  [default: made of the project's]")
-@click.option("--display-name", metavar="TEXT", help="What Jupyter shows.  [default: the environment's name]")
-@click.option("--remove", "is_removed", is_flag=True, help="Take the kernel of this environment away again.")
+@click.option("--kernel", "kernel", metavar="NAME", help="Name of the kernel.  [default: from the project's name]")
+@click.option("--display-name", metavar="TEXT", help="Name that Jupyter shows.  [default: Python (PROJECT)]")
+@click.option("--remove", "is_removed", is_flag=True, help="Remove the kernel of this environment.")
 @json_option()
 def kernel(
     *,
@@ -26,10 +26,10 @@ def kernel(
     is_removed: bool,
     as_json: bool,
 ) -> None:
-    """Let Jupyter, wherever it is installed, run notebooks in the environment.
+    """Register the environment as a Jupyter kernel.
 
-    Needs ipykernel in the environment. Run it again after an install that changed the environment's variables or
-    scripts.
+    Requires ipykernel in the environment; Jupyter can be installed elsewhere. Run it again after an install that
+    changes the environment's variables or activation scripts.
     """
     from envforge.daily import kernel as kernels
     from envforge.report import success
@@ -38,12 +38,12 @@ def kernel(
     folder = kernels.kernels_folder(os.environ, Path.home()) / kernels.kernel_name(kernel, environment)
     if is_removed:
         kernels.remove(environment, folder)
-        words = f"removed the kernel {folder.name}: {folder}"
+        words = f"removed kernel {folder.name} ({folder})"
     else:
         title = display_name or f"Python ({environment.label})"
         kernels.register(environment, kernels.Kernel(folder=folder, display_name=title), os.environ)
         undo = " ".join(filter(None, ["envforge kernel --remove", environment.option, kernel and f"--kernel {kernel}"]))
-        words = f"Jupyter now offers `{title}`, the kernel {folder.name}: {folder}\nundo: {undo}"
+        words = f"registered kernel {folder.name} ({title}) in {folder}\nto remove it, run `{undo}`"
     if as_json:
         words = success(
             "kernel",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,13 @@ from envforge.cli.unfinished import refuse_half_change, tell_environment
 if TYPE_CHECKING:
     from envforge.cli.options import Decorator
 
-DEFAULT_LOCK = Path("conda-lock.yml")
+
+def default_lock() -> Path:
+    """Return ``conda-lock.yml`` of the project around the current directory; it may not exist."""
+    from envforge.daily.prefix import project_here
+    from envforge.install.variant_files import LOCK_NAME
+
+    return project_here() / LOCK_NAME
 
 
 def file_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -41,38 +48,43 @@ def environment_of(file: Path | None) -> Path:
 
 
 def variant_option(what: str) -> Decorator:
-    """``--variant NAME``; ``what`` begins its line in the help. Give the value to ``stated_lock``."""
+    """Add ``--variant NAME``, whose value ``stated_lock`` accepts; ``what`` is the verb of its help."""
     return click.option("--variant", metavar="NAME", help=f"{what} lockfiles/NAME/conda-lock.yml.")
 
 
 def stated_lock(lock: Path | None, variant: str | None) -> Path | None:
-    """The lock that LOCK or ``--variant`` name; ``None`` where neither is given."""
+    """Return the lockfile that LOCK or ``--variant`` selects; None if neither is given."""
+    from envforge.daily.prefix import project_here
     from envforge.errors import RequestError
     from envforge.install.variants import variant_lock
 
     if lock is not None and variant is not None:
-        raise RequestError("LOCK and `--variant` can't be combined", hint="omit one of them", code="two-locks")
-    return variant_lock(Path(), variant, platform_here()) if variant is not None else lock
+        raise RequestError(
+            f"the lockfile `{lock}` and `--variant {variant}` can't be used together",
+            hint="omit the lockfile or `--variant`",
+            code="two-locks",
+        )
+    return variant_lock(project_here(), variant, platform_here()) if variant is not None else lock
 
 
 def need_lock(lock: Path | None, variant: str | None, what: str) -> Path:
-    """The lock that LOCK or ``--variant`` name, else ``conda-lock.yml`` here; variants are not guessed.
+    """Return the lockfile that LOCK or ``--variant`` selects, else the project's ``conda-lock.yml``.
 
-    Raises where a change of it is half done, and tells of an unfinished environment around here.
+    ``what`` is the command that the hint repeats with a variant. Raises ``EnvforgeError`` if a change of the lockfile
+    is incomplete, and prints a warning if the environment of the project is.
     """
     from envforge.errors import RequestError
     from envforge.install.variant_files import list_variants
 
-    stated = stated_lock(lock, variant)
-    names = () if stated is not None or DEFAULT_LOCK.exists() else list_variants(Path())
+    chosen = stated_lock(lock, variant) or default_lock()
+    names = () if chosen.exists() or lock is not None else list_variants(chosen.parent)
     if names:
         raise RequestError(
-            f"`{DEFAULT_LOCK}` does not exist, but the project has variants: {', '.join(names)}",
-            hint="to select a variant",
-            command=f"{what} --variant {names[0]}",
+            f"`{chosen}` does not exist, but the project has lockfiles of variants: {', '.join(names)}",
+            hint="to select one",
+            command=" ".join([what, "--variant", shlex.quote(names[0])]),
             code="which-variant",
         )
-    chosen = stated or DEFAULT_LOCK
     refuse_half_change(chosen)
     tell_environment()
     return chosen

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from envforge.cli.options import Decorator, json_option
+from envforge.cli.progress import counted
 from envforge.cli.unfinished import refuse_half_change, tell_environment
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from envforge.sharing.signing import Signer
 
 _CATALOGUE_HELP = (
-    "A folder, git+https://…@BRANCH, https://…, s3://…, gs://… or what else fsspec opens.  [default: [catalogue] "
-    "address in envforge.toml here, then in the user's config.toml]"
+    "Use this catalogue: a directory, git+https://…@BRANCH, https://…, s3://…, gs://…, or another URL that fsspec "
+    "supports.  [default: [catalogue] address in envforge.toml, then in your config.toml]"
 )
 
 
@@ -36,20 +37,20 @@ def _key_option() -> Decorator:
     return click.option(
         "--public-key",
         metavar="KEY|FILE",
-        help="Refuse what this minisign key has not signed.  [default: [catalogue] public-key]",
+        help="Require signatures by this minisign key.  [default: [catalogue] public-key]",
     )
 
 
 @click.group("lockfiles")
 def lockfiles() -> None:
-    """Share solved locks in a catalogue: a folder, a git repository, a web address or an object store."""
+    """Share lockfiles in a catalogue: a directory, a git repository, a web server, or an object store."""
 
 
 @lockfiles.command("list")
 @catalogue_option()
 @json_option()
 def list_entries(*, catalogue: str | None, as_json: bool) -> None:
-    """List the locks of the catalogue."""
+    """List the lockfiles of the catalogue."""
     from envforge.catalogue import entries
     from envforge.report import success
     from envforge.sharing.opened import opened
@@ -67,12 +68,12 @@ def list_entries(*, catalogue: str | None, as_json: bool) -> None:
         click.echo(f"  {entry.name:<{width}}  {torch}, {_when(entry)}")
 
 
-@lockfiles.command("show", short_help="Show what a lock holds and needs, and who published it.")
+@lockfiles.command("show", short_help="Show the contents, requirements, and publisher of a lockfile.")
 @click.argument("name")
 @catalogue_option()
 @json_option()
 def show_entry(*, name: str, catalogue: str | None, as_json: bool) -> None:
-    """Show what the lock NAME holds, what it needs of a machine, and who published it."""
+    """Show the contents of the lockfile NAME, its requirements, and its publisher."""
     from envforge.report import success
     from envforge.sharing.opened import entry_named, opened
 
@@ -86,9 +87,9 @@ def show_entry(*, name: str, catalogue: str | None, as_json: bool) -> None:
     vision = f", torchvision {build.torchvision}" if build.torchvision else ""
     rows = {
         "name": entry.name,
-        "holds": f"torch {build.torch}{vision} for {build.tag}, Python {build.python}",
+        "contains": f"torch {build.torch}{vision} for {build.tag}, Python {build.python}",
         "platforms": ", ".join(entry.platforms),
-        "needs": entry.requirements.words,
+        "requires": entry.requirements.words,
         "dated": _when(entry),
         "sha256": entry.sha256,
         "signed": f"by the minisign key {entry.signed_by}, not verified here" if entry.signed_by else "no",
@@ -97,15 +98,15 @@ def show_entry(*, name: str, catalogue: str | None, as_json: bool) -> None:
         click.echo(f"{label:<10} {text}")
 
 
-@lockfiles.command("pull", short_help="Copy a lock to conda-lock.yml, once it is verified.")
+@lockfiles.command("pull", short_help="Verify a lockfile and copy it to conda-lock.yml.")
 @click.argument("name")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default=Path("conda-lock.yml"))
-@click.option("--force", is_flag=True, help="Write over a file that says something else.")
+@click.option("--force", is_flag=True, help="Overwrite a file with other content.")
 @_key_option()
 @catalogue_option()
 @json_option()
 def pull(*, name: str, output: Path, force: bool, public_key: str | None, catalogue: str | None, as_json: bool) -> None:
-    """Copy the lock NAME to conda-lock.yml, once its sha256 is that of the index."""
+    """Verify the lockfile NAME against the index, and copy it to conda-lock.yml."""
     from envforge.errors import RequestError
     from envforge.install.journal import write_whole
     from envforge.report import success
@@ -120,33 +121,33 @@ def pull(*, name: str, output: Path, force: bool, public_key: str | None, catalo
     data = text.encode()
     if output.exists() and output.read_bytes() != data and not force:
         raise RequestError(
-            f"`{output}` exists and is another lock",
-            hint=f"write over it: --force, or elsewhere: --output {output.stem}-new.yml",
+            f"`{output}` already exists, with other content",
+            hint=f"to overwrite it, pass `--force`; to write another file, pass `--output {output.stem}-new.yml`",
             code="file-exists",
         )
     write_whole(output, data)
     if as_json:
         click.echo(success("lockfiles pull", {"file": str(output), **_row(entry)}))
         return
-    click.echo(f"pulled {entry.name} into {output}: its sha256 is that of the index, {entry.sha256}")
-    click.echo(f"needs: {entry.requirements.words}")
+    click.echo(f"wrote {entry.name} to {output}, with the SHA-256 of the index: {entry.sha256}")
+    click.echo(f"requires: {entry.requirements.words}")
 
 
-@lockfiles.command("publish", short_help="Add a lock to the catalogue.")
+@lockfiles.command("publish", short_help="Add a lockfile to the catalogue.")
 @click.argument("lock", type=click.Path(path_type=Path, dir_okay=False), default=Path("conda-lock.yml"))
-@click.option("--name", help="Its name there.  [default: TEMPLATE/VARIANT-PLATFORM]")
-@click.option("--publisher", help="Who publishes.  [default: git's user.name, then the user of this computer]")
+@click.option("--name", help="Publish under this name.  [default: TEMPLATE/VARIANT-PLATFORM]")
+@click.option("--publisher", help="Record this publisher.  [default: git's user.name, then your user name]")
 @click.option(
     "--sign",
     "secret_key",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     metavar="KEY",
-    help="Sign with this minisign secret key; its password is asked for, or read from ENVFORGE_SIGNING_PASSWORD.",
+    help="Sign with this minisign secret key. Prompts for its password, or reads ENVFORGE_SIGNING_PASSWORD.",
 )
 @catalogue_option()
 @json_option()
 def publish(*, catalogue: str | None, as_json: bool, **options: object) -> None:
-    """Add LOCK to the catalogue. An entry that exists with other content is never overwritten."""
+    """Add LOCK to the catalogue. An existing entry with other content is never overwritten."""
     from envforge.report import success
     from envforge.sharing.opened import opened_to_publish
 
@@ -163,17 +164,17 @@ def publish(*, catalogue: str | None, as_json: bool, **options: object) -> None:
     if as_json:
         click.echo(success("lockfiles publish", {"name": name, "added": added, "sha256": str(addition.row["sha256"])}))
     elif added:
-        click.echo(f"published {name} into {chosen.address.public} as {request.publisher}")
+        click.echo(f"published {name} to {chosen.address.public} as {request.publisher}")
     else:
-        click.echo(f"{chosen.address.public} has exactly this {name} already")
+        click.echo(f"{chosen.address.public} already has this {name}")
 
 
-@lockfiles.command("verify", short_help="Compare every lock of the catalogue with its index.")
+@lockfiles.command("verify", short_help="Compare every lockfile of the catalogue with the index.")
 @_key_option()
 @catalogue_option()
 @json_option()
 def verify(*, public_key: str | None, catalogue: str | None, as_json: bool) -> None:
-    """Read every lock of the catalogue and compare it with the index; exit 1 where one differs."""
+    """Compare every lockfile of the catalogue with the index. Exits with 1 if one differs."""
     from envforge.catalogue import entries
     from envforge.errors import EnvforgeError
     from envforge.lockfile import parse_lockfile
@@ -188,7 +189,7 @@ def verify(*, public_key: str | None, catalogue: str | None, as_json: bool) -> N
         for entry in found:
             try:
                 parse_lockfile(lock_text(source, entry, key), str(entry.file))
-            except EnvforgeError as error:  # noqa: PERF203 - each lock is told of
+            except EnvforgeError as error:  # noqa: PERF203 - every lockfile is checked
                 faults.append((entry.name, error.message))
     if as_json:
         listed: list[Json] = [{"name": name, "message": message} for name, message in faults]
@@ -197,8 +198,8 @@ def verify(*, public_key: str | None, catalogue: str | None, as_json: bool) -> N
     else:
         for name, message in faults:
             click.echo(f"{name}: {message}")
-        how = "sha256 and signature" if key else "sha256"
-        click.echo(f"{chosen.address.public}: {len(found) - len(faults)} of {_count(len(found))} whole (by {how})")
+        how = "SHA-256 and signature" if key else "SHA-256"
+        click.echo(f"{chosen.address.public}: {len(found) - len(faults)} of {_count(len(found))} valid (checked {how})")
     if faults:
         raise click.exceptions.Exit(1)
 
@@ -269,12 +270,12 @@ def _cached_size(artifact: Artifact) -> int | None:
 
 
 def _count(number: int) -> str:
-    return "1 lock" if number == 1 else f"{number} locks"
+    return counted(number, "lockfile")
 
 
 def _when(entry: Entry) -> str:
     if entry.published is None:
-        return f"packages of {entry.date}"
+        return f"packages from {entry.date}"
     return f"published {entry.published.at:%Y-%m-%d %H:%M} UTC by {entry.published.by}"
 
 

@@ -1,4 +1,4 @@
-"""``--prefix`` and ``--name``: which environment a command of daily use means."""
+"""Add ``--prefix`` and ``--name``, which select the environment."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ DEFAULT_PREFIX = Path(".conda")
 
 
 def prefix_options(command: Command) -> Command:
-    """Give a command ``--prefix`` and ``--name``; give both values to ``meant``."""
-    name = click.option("--name", help="The environment that was installed under this name.")
+    """Add ``--prefix`` and ``--name``, whose values ``meant`` and ``usable`` accept."""
+    name = click.option("--name", help="Use the environment installed under this name.")
     prefix = click.option(
         "--prefix",
         type=click.Path(path_type=Path, file_okay=False),
-        help="The environment in this folder.  [default: .conda of the project, from here upwards]",
+        help="Use the environment in this directory.  [default: .conda of the project]",
     )
     return prefix(name(command))
 
 
 def meant(prefix: Path | None, name: str | None) -> Meant:
-    """The environment that the options mean, seen from the current folder; it may be missing or unfinished."""
+    """Return the environment that the options select; it may be missing or incomplete."""
     from envforge.daily.prefix import meant_prefix
 
     return meant_prefix(prefix, name, Path.cwd())
 
 
 def usable(prefix: Path | None, name: str | None) -> Meant:
-    """The environment that the options mean; raises where it is missing or unfinished.
+    """Return the environment that the options select; raise ``EnvforgeError`` if it is missing or incomplete.
 
-    A half-done change of environment.yml does not touch the environment, and is only told of.
+    An incomplete change of environment.yml doesn't affect the environment, so it is only a warning.
     """
     from envforge.cli.unfinished import tell_change_of
     from envforge.daily.unfinished import check_usable

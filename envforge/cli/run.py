@@ -14,10 +14,10 @@ from envforge.cli.prefix_options import prefix_options, usable
 @prefix_options
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="CMD [ARGUMENT]...")
 def run(prefix: Path | None, name: str | None, command: tuple[str, ...]) -> None:
-    """Run a command in the environment, activated as conda would.
+    """Run a command in the environment, activated as conda activates it.
 
-    Exit code and signals are the command's own: 126 where it cannot be started, 127 where it is not found. Options of
-    envforge stand before CMD; all that follows is the command's.
+    Exits with the exit code of CMD, with 126 if CMD can't be started, or with 127 if it isn't found. Write options of
+    envforge before CMD; everything after CMD belongs to CMD.
     """
     from envforge.daily.activation import activation
     from envforge.daily.start import become

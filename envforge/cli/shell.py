@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     "--shell",
     "wanted",
     type=click.Choice(["bash", "zsh", "fish", "dash", "sh"]),
-    help="Which shell.  [default: the one that SHELL names]",
+    help="Start this shell.  [default: the shell in SHELL]",
 )
-@click.option("--print", "is_printed", is_flag=True, help="Print the text that activates the environment, for eval.")
+@click.option("--print", "is_printed", is_flag=True, help="Print an activation script for `eval` instead.")
 def shell(prefix: Path | None, name: str | None, wanted: str | None, is_printed: bool) -> None:
-    """Work in the environment: your own shell with your own settings, and the environment active in it.
+    """Start your shell, with your own settings, in the environment.
 
-    Leave it with exit, or Ctrl-D. In a running shell: eval "$(envforge shell --print)"; in fish: envforge shell --print
-    | source.
+    To leave it, run `exit` or press Ctrl-D. To activate the environment in a running shell, run
+    eval "$(envforge shell --print)", or in fish, envforge shell --print | source.
     """
     from envforge.daily.shells import script_suffix, shell_of
 
@@ -47,25 +47,34 @@ def shell(prefix: Path | None, name: str | None, wanted: str | None, is_printed:
 def _enter(environment: Meant, shell: str) -> None:
     from envforge.daily.shells import SHELL_VARIABLE, shell_start
     from envforge.daily.start import start
-    from envforge.errors import EnvforgeError, RequestError
+    from envforge.errors import EnvforgeError, Hint, RequestError
 
     if os.name == "nt":
         raise EnvforgeError(
-            "`envforge shell` knows no shell of Windows", hint="envforge run powershell", code="no-windows-shell"
+            "`envforge shell` does not support Windows",
+            hint="to start PowerShell in the environment",
+            command="envforge run powershell",
+            code="no-windows-shell",
         )
     if not sys.stdin.isatty():
         raise RequestError(
-            "`envforge shell` is for a terminal, and stdin is none",
-            hint='run one command: envforge run CMD; or activate in a script: eval "$(envforge shell --print)"',
+            "`envforge shell` requires a terminal, but stdin is not a terminal",
+            hint=(
+                Hint("to run a single command", "envforge run CMD"),
+                Hint("to activate the environment in a script", 'eval "$(envforge shell --print)"'),
+            ),
             code="no-terminal",
         )
     outer = os.environ.get(SHELL_VARIABLE)
     if outer == str(environment.prefix) and os.environ.get("CONDA_PREFIX") == outer:
         raise EnvforgeError(
-            f"this shell already works in `{outer}`", hint="leave it with exit", code="already-in-shell"
+            f"this shell is already in the environment `{outer}`",
+            hint="to leave it",
+            command="exit",
+            code="already-in-shell",
         )
     if outer:
-        click.echo(f"note: this shell is inside the one for {outer}; exit leads back there", err=True)
+        click.echo(f"note: this shell runs inside the shell for {outer}; `exit` returns to it", err=True)
     path = os.environ.get("SHELL", "")
     program = path if Path(path).name == shell else shell
     start(shell_start(shell, program, environment.prefix, os.environ))

@@ -1,4 +1,4 @@
-"""What commands say of half-done work: some stop, the others warn on stderr and go on (docs/decisions/0121)."""
+"""Stop a command, or print a warning, if an earlier command was interrupted (docs/decisions/0121)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 
 def refuse_half_change(lockfile: Path) -> None:
-    """Raise where a change of this lock is half done: nobody could say which of two states is meant."""
+    """Raise ``EnvforgeError`` if a change of this lockfile is incomplete: either state could be the intended one."""
     from envforge.daily.unfinished import unfinished_change
 
     found = unfinished_change(lockfile)
@@ -17,24 +17,28 @@ def refuse_half_change(lockfile: Path) -> None:
 
 
 def tell_half_change(lockfile: Path) -> None:
-    """Warn where a change of this lock is half done."""
+    """Print a warning if a change of this lockfile is incomplete."""
     from envforge.daily.unfinished import unfinished_change
 
     _tell(unfinished_change(lockfile))
 
 
 def tell_change_of(prefix: Path) -> None:
-    """Warn where a change of the lock that an environment was made from is half done."""
+    """Print a warning if a change of the lockfile that an environment was created from is incomplete."""
     from envforge.daily.unfinished import unfinished_change_of
 
     _tell(unfinished_change_of(prefix))
 
 
 def tell_environment() -> None:
-    """Warn where the environment of the project around here is unfinished."""
+    """Print a warning if the environment of the project around the current directory is incomplete."""
     from envforge.daily.unfinished import unfinished_around
+    from envforge.errors import EnvforgeError
 
-    _tell(unfinished_around(Path.cwd()))
+    try:
+        _tell(unfinished_around(Path.cwd()))
+    except EnvforgeError as error:  # the current command doesn't use this environment
+        _tell(f"{error.message}; {error.hint}")
 
 
 def _tell(found: object) -> None:

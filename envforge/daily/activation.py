@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,20 +118,21 @@ def _read(path: Path) -> Any:
 
 def _checked(rows: Any, path: Path, place: str) -> dict[str, str | None]:
     if not isinstance(rows, dict):
-        raise _damaged(path, f"{place or 'the document'}: wanted a table of variables, found `{type(rows).__name__}`")
+        raise _damaged(path, f"{place or 'the document'}: expected a table of variables, found `{type(rows).__name__}`")
     for name, value in rows.items():
         where = f"{place}.{name}" if place else name
         if not _NAME.fullmatch(name):
-            raise _damaged(path, f"`{where}` cannot name a variable")
+            raise _damaged(path, f"`{where}` is not a valid variable name")
         if not isinstance(value, str) or "\0" in value:
-            raise _damaged(path, f"{where}: wanted text, found `{value!r}`")
+            raise _damaged(path, f"{where}: expected a string, found `{value!r}`")
     return {name: None if value == _UNSET else value for name, value in rows.items()}
 
 
 def _damaged(path: Path, why: str) -> EnvforgeError:
     return EnvforgeError(
-        f"the variables of the environment cannot be read: `{path}`: {why}",
-        hint="mend or remove that file",
+        f"cannot read the environment variables in `{path}`: {why}",
+        hint="fix the file; to remove it",
+        command=f"rm {shlex.quote(str(path))}",
         code="variables-damaged",
     )
 

@@ -92,7 +92,7 @@ class _Work:
         with self._unless_busy(root), alone(root):
             for folder in folders:
                 if (folder / "urls.txt").exists():
-                    self.kept.append(Kept(path=folder, why="conda keeps packages of its own there"))
+                    self.kept.append(Kept(path=folder, why="conda stores its own packages there"))
                 else:
                     self._remove("package cache", folder, _remove_whole)
 
@@ -109,7 +109,7 @@ class _Work:
         running = _running(places.caches / "running") if found else None
         for kind, path in found:
             if running is not None:
-                self.kept.append(Kept(path=path, why=f"a lock is being made (`{running}` is held)"))
+                self.kept.append(Kept(path=path, why=f"`envforge lock` is running (it holds `{running}`)"))
             else:
                 self._remove(kind, path, _remove_whole)
 
@@ -123,7 +123,8 @@ class _Work:
         if journal is None or journal.step == "verified":
             return
         if not journal.created:
-            self.kept.append(Kept(path=prefix, why="it is unfinished, but there were files before envforge came"))
+            why = "it is incomplete, but contained files before envforge installed into it"
+            self.kept.append(Kept(path=prefix, why=why))
             return
         with self._unless_busy(prefix):
             with held(prefix):

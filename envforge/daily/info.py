@@ -103,22 +103,22 @@ def _version(distribution: str) -> str:
 def _environment(meant: Meant) -> EnvironmentInfo:
     prefix = meant.prefix
     if not is_prefix(prefix):
-        return EnvironmentInfo(prefix=prefix, state=f"not there; make it with `{meant.install_command}`")
+        return EnvironmentInfo(prefix=prefix, state=f"missing; to create it, run `{meant.install_command}`")
     records = sorted((prefix / "conda-meta").glob("*.json"))
     python = next((_record_version(path) for path in records if path.name.startswith("python-3")), None)
-    known = EnvironmentInfo(prefix=prefix, state="finished", python=python, conda_packages=len(records))
+    known = EnvironmentInfo(prefix=prefix, state="complete", python=python, conda_packages=len(records))
     try:
         journal = read_journal(prefix)
     except EnvforgeError as error:
-        return replace(known, state=f"damaged: {error.message}")
+        return replace(known, state=f"invalid: {error.message}")
     if journal is None:
         half = unfinished_install(meant)
-        return replace(known, state="made by another tool than envforge" if half is None else half.state)
+        return replace(known, state="created by another tool than envforge" if half is None else half.state)
     half = unfinished_install(meant)
     change = unfinished_change(Path(journal.lockfile))
     return replace(
         known,
-        state="finished" if half is None else f"{half.state}; complete it with `{half.hint}`",
+        state="complete" if half is None else f"{half.state}; to complete it, run `{half.command}`",
         change=None if change is None else str(change),
         wheels=len(journal.wheels),
         lockfile=journal.lockfile,

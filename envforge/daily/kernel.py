@@ -56,8 +56,9 @@ def kernel_name(stated: str | None, meant: Meant) -> str:
     name = stated if stated is not None else re.sub(r"[^a-z0-9._-]+", "-", meant.label.lower()).strip("._-")
     if not _NAME.fullmatch(name):
         raise RequestError(
-            f"`{name}` cannot name a kernel: wanted small letters, digits, `.`, `_` and `-`, a letter or digit first",
-            hint="--kernel my-project",
+            f"invalid kernel name `{name}`: expected up to 64 lowercase letters, digits, `.`, `_`, or `-`, starting "
+            "with a letter or digit",
+            hint="choose another name, such as `--kernel my-project`",
             code="bad-kernel-name",
         )
     return name
@@ -68,10 +69,11 @@ def register(meant: Meant, kernel: Kernel, environment: Mapping[str, str]) -> No
     _check_ipykernel(meant)
     owner = _owner(kernel.folder)
     if kernel.folder.exists() and owner != str(meant.prefix):
-        whose = f"it is for `{owner}`" if owner else "envforge did not make it"
+        whose = f"it runs `{owner}`" if owner else "envforge did not create it"
         raise EnvforgeError(
-            f"there is a kernel `{kernel.folder.name}` already, and {whose}: `{kernel.folder}`",
-            hint=f"choose another name: envforge kernel --kernel {kernel.folder.name}-2",
+            f"the kernel `{kernel.folder.name}` in `{kernel.folder}` already exists, and {whose}",
+            hint="to use another name",
+            command=" ".join(filter(None, ["envforge kernel", meant.option, f"--kernel {kernel.folder.name}-2"])),
             code="kernel-taken",
         )
     document = _document(meant, kernel.display_name, environment)
@@ -82,12 +84,13 @@ def remove(meant: Meant, folder: Path) -> None:
     """Remove the kernel of this environment; raises ``EnvforgeError`` where there is none, or it is another's."""
     owner = _owner(folder)
     if not folder.exists():
-        raise EnvforgeError(f"there is no kernel `{folder.name}` in `{folder.parent}`", code="no-kernel")
+        raise EnvforgeError(f"no kernel `{folder.name}` found in `{folder.parent}`", code="no-kernel")
     if owner != str(meant.prefix):
         raise EnvforgeError(
-            f"the kernel `{folder.name}` is not for `{meant.prefix}` but "
-            + (f"for `{owner}`" if owner else "one that envforge did not make"),
-            hint=f"jupyter kernelspec remove {folder.name}",
+            f"the kernel `{folder.name}` does not run `{meant.prefix}`: "
+            + (f"it runs `{owner}`" if owner else "envforge did not create it"),
+            hint="to remove it anyway",
+            command=f"jupyter kernelspec remove {folder.name}",
             code="kernel-of-another",
         )
     try:
@@ -124,8 +127,9 @@ def _check_ipykernel(meant: Meant) -> None:
     ):
         return
     raise EnvforgeError(
-        f"a kernel needs `ipykernel`, and the environment in `{meant.prefix}` does not have it",
-        hint=f"envforge add ipykernel{_file_option(meant)} && {meant.install_command}",
+        f"a kernel requires the package `ipykernel`, but the environment in `{meant.prefix}` does not contain it",
+        hint="to add it",
+        command=" && ".join([f"envforge add ipykernel{_file_option(meant)}", meant.install_command]),
         code="no-ipykernel",
     )
 

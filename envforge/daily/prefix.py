@@ -5,6 +5,7 @@ Enters: ``--prefix``, ``--name`` or neither, and the current folder. Leaves: the
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -44,22 +45,21 @@ def meant_prefix(prefix: Path | None, name: str | None, here: Path) -> Meant:
     """The prefix that the options mean; without options ``.conda`` of the project around ``here``."""
     if prefix is not None and name is not None:
         raise RequestError(
-            "--prefix and --name both say which environment is meant", hint="give one of them", code="two-places"
+            "`--prefix` and `--name` can't be used together", hint="omit `--prefix` or `--name`", code="two-places"
         )
     if name is not None:
-        return Meant(prefix=named_prefix(name), option=f"--name {name}")
+        return Meant(prefix=named_prefix(name), option=f"--name {shlex.quote(name)}")
     if prefix is not None:
         return Meant(prefix=prefix.absolute(), option=f"--prefix {shlex.quote(str(prefix))}")
     folder = project_folder(here)
     if folder is None:
         raise EnvforgeError(
-            f"no environment: neither `{here.absolute()}` nor a folder above it has a `{IN_PROJECT}` environment, an "
-            f"`{_PROJECT_FILES[0]}` or a `{_PROJECT_FILES[1]}`",
-            hint="go into a project, or name the environment: --prefix DIR or --name NAME",
+            f"no project or environment found in `{here.absolute()}` or any parent directory (looked for "
+            f"`{IN_PROJECT}`, `{_PROJECT_FILES[0]}`, `{_PROJECT_FILES[1]}`)",
+            hint="change to a project directory, or pass `--prefix DIR` or `--name NAME`",
             code="no-environment",
         )
-    away = "" if folder == here.absolute() else f"--prefix {shlex.quote(str(folder / IN_PROJECT))}"
-    return Meant(prefix=folder / IN_PROJECT, option=away)
+    return Meant(prefix=folder / IN_PROJECT, option="")
 
 
 def project_folder(here: Path) -> Path | None:
@@ -72,6 +72,13 @@ def project_folder(here: Path) -> Path | None:
         if is_prefix(folder / IN_PROJECT) or any((folder / name).is_file() for name in _PROJECT_FILES):
             return folder
     return None
+
+
+def project_here() -> Path:
+    """Return the project of the current directory, relative to it; the current directory if there is no project."""
+    here = Path.cwd()
+    folder = project_folder(here)
+    return Path() if folder in {None, here} else Path(os.path.relpath(folder, here))
 
 
 def is_prefix(folder: Path) -> bool:

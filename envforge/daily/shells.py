@@ -41,10 +41,10 @@ def shell_of(environment: Mapping[str, str]) -> str:
     if name in SHELLS:
         return name
     raise RequestError(
-        f"SHELL is `{path}`, and envforge can start {', '.join(SHELLS)}"
-        if path
-        else f"SHELL is not set; envforge can start {', '.join(SHELLS)}",
-        hint="name one: envforge shell --shell bash",
+        (f"unsupported shell `{path}` in `SHELL`" if path else "`SHELL` is not set")
+        + f"; expected one of: {', '.join(SHELLS)}",
+        hint="to choose a shell",
+        command="envforge shell --shell bash",
         code="unknown-shell",
     )
 

@@ -54,8 +54,8 @@ def with_scripts(command: tuple[str, ...], active: Activation, environment: Mapp
     sh = shutil.which("sh", path=where)
     if sh is None:
         raise EnvforgeError(
-            f"`{active.scripts[0]}` needs a shell, and there is neither `bash` nor `sh` on PATH, which is `{where}`",
-            hint="install bash",
+            f"the activation script `{active.scripts[0]}` requires `bash` or `sh`, but neither is on PATH (`{where}`)",
+            hint="install bash, or add the directory that contains it to PATH",
             code="no-shell",
         )
     return Start(words=(sh, "-c", f'{text}exec "$@"', "envforge", *command), environment=environment)
@@ -63,7 +63,7 @@ def with_scripts(command: tuple[str, ...], active: Activation, environment: Mapp
 
 _BASH_END = """\
 if ! type -P -- "${envforge_words[0]}" >/dev/null; then
-    printf 'error: there is no command `%s` in the environment or on PATH\\n' "${envforge_words[0]}" >&2
+    printf 'error: command `%s` not found in the environment or on PATH\\n' "${envforge_words[0]}" >&2
     exit 127
 fi
 exec -- "${envforge_words[@]}"
@@ -76,7 +76,7 @@ def start(wanted: Start) -> NoReturn:
     program = shutil.which(words[0], path=environment.get("PATH", os.defpath))
     if program is None:
         raise CommandNotFoundError(
-            f"there is no command `{words[0]}` in the environment or on PATH", code="command-not-found"
+            f"command `{words[0]}` not found in the environment or on PATH", code="command-not-found"
         )
     sys.stdout.flush()
     sys.stderr.flush()
@@ -86,7 +86,7 @@ def start(wanted: Start) -> NoReturn:
         _give_back_signals()
         os.execve(program, words, environment)  # noqa: S606 - no shell is wanted
     except OSError as error:
-        why = "it has no `#!` line" if error.errno == errno.ENOEXEC else error.strerror or str(error)
+        why = "the file has no `#!` line" if error.errno == errno.ENOEXEC else error.strerror or str(error)
         raise CommandNotRunError(f"cannot start `{program}`: {why}", code="command-not-run") from error
 
 

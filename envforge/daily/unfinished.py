@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envforge.daily.prefix import IN_PROJECT, Meant, is_prefix, project_folder
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, Hint
 from envforge.install.holding import held
 from envforge.install.journal import FOLDER, read_journal
 from envforge.lock.together import unfinished_beside
@@ -18,24 +18,33 @@ from envforge.lock.together import unfinished_beside
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unfinished:
-    """Something half done: what, in which state, and the command that completes it."""
+    """Work that an interrupted command left incomplete, and the command that completes it.
+
+    ``step`` is the last step of an install; it is empty for a change, which has none.
+    """
 
     what: str
-    state: str
-    hint: str
+    step: str
+    command: str
     code: str
 
     def error(self) -> EnvforgeError:
-        """For a command that must not go on."""
-        return EnvforgeError(
-            f"{self.what} is {self.state}: a command was interrupted",
-            hint="to complete it",
-            command=self.hint,
-            code=self.code,
-        )
+        """Return the error for a command that must not go on."""
+        message = f"{self.what} is incomplete: an earlier command was interrupted{self._last_step}"
+        return EnvforgeError(message, hint="to complete it", command=self.command, code=self.code)
+
+    @property
+    def state(self) -> str:
+        """The state in a few words, without the command."""
+        return f"incomplete{self._last_step}"
+
+    @property
+    def _last_step(self) -> str:
+        return f" (last step: `{self.step}`)" if self.step else ""
 
     def __str__(self) -> str:
-        return f"{self.what} is {self.state}; complete it: {self.hint}"
+        completed = f"; {Hint('to complete it', self.command)}" if self.command else ""
+        return f"{self.what} is {self.state}{completed}"
 
 
 def unfinished_install(meant: Meant) -> Unfinished | None:
@@ -48,8 +57,8 @@ def unfinished_install(meant: Meant) -> Unfinished | None:
         return None
     return Unfinished(
         what=f"the environment in `{prefix}`",
-        state=journal.unfinished if journal is not None else "unfinished before its first step",
-        hint=meant.install_command,
+        step=journal.step if journal is not None else "",
+        command=meant.install_command,
         code="unfinished",
     )
 
@@ -58,11 +67,16 @@ def check_usable(meant: Meant) -> None:
     """Raise ``EnvforgeError`` for a prefix that is not there, is no environment, or is unfinished."""
     prefix = meant.prefix
     if not prefix.is_dir():
-        raise EnvforgeError(f"there is no environment in `{prefix}`", hint=meant.install_command, code="no-environment")
+        raise EnvforgeError(
+            f"no environment found in `{prefix}`",
+            hint="to create it",
+            command=meant.install_command,
+            code="no-environment",
+        )
     if not is_prefix(prefix):
         raise EnvforgeError(
-            f"`{prefix}` is not an environment: it has neither `conda-meta` nor `{FOLDER}`",
-            hint="name another --prefix",
+            f"`{prefix}` is not an environment: it contains neither `conda-meta` nor `{FOLDER}`",
+            hint="pass another `--prefix DIR`",
             code="not-an-environment",
         )
     found = unfinished_install(meant)
@@ -87,9 +101,9 @@ def unfinished_change(lockfile: Path) -> Unfinished | None:
     elif anchor.name != ENVIRONMENT_FILE or anchor.parent.absolute() != Path.cwd():
         words = ["--file", str(anchor)]
     return Unfinished(
-        what=f"a change of `{anchor}` and its lock",
-        state="half done",
-        hint=" ".join(["envforge lock", *words]),
+        what=f"a change of `{anchor}` and its lockfile",
+        step="",
+        command=shlex.join(["envforge", "lock", *words]),
         code="half-changed",
     )
 
@@ -105,11 +119,4 @@ def unfinished_around(here: Path) -> Unfinished | None:
     folder = project_folder(here)
     if folder is None:
         return None
-    away = "" if folder == here.absolute() else f"--prefix {shlex.quote(str(folder / IN_PROJECT))}"
-    try:
-        return unfinished_install(Meant(prefix=folder / IN_PROJECT, option=away))
-    except EnvforgeError as error:  # told of and no more: the command at hand does not need this environment
-        where = f"the environment in `{folder / IN_PROJECT}`"
-        return Unfinished(
-            what=where, state=f"damaged ({error.message})", hint=next(iter(error.commands), ""), code=error.code
-        )
+    return unfinished_install(Meant(prefix=folder / IN_PROJECT, option=""))

@@ -1,8 +1,6 @@
-"""A lock in the words of other tools: pure functions from a lock to texts.
+"""Convert a lockfile to the formats of other tools. The same lockfile always produces the same bytes.
 
-Enters: a ``Source``, one lockfile with what is to be installed from it. Leaves: an ``Exported``, the text of the file
-and of those that belong beside it. The same lock gives the same bytes. In order: ``source``, one module
-for each tool, ``write``.
+In order: ``source``, one module for each tool, ``write``.
 """
 
 from __future__ import annotations
@@ -24,11 +22,15 @@ __all__ = ["FORMATS", "Exported", "Format", "Source"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Format:
-    """One kind of export. ``file_name`` is what its tool looks for; ``whole`` takes all platforms into one file."""
+    """One kind of export. ``file_name`` is what its tool looks for; ``whole`` exports all platforms to one file.
+
+    ``installs_envforge`` says that the file installs envforge, or names the command that would.
+    """
 
     render: Callable[[Source], Exported]
     file_name: str
     whole: bool = False
+    installs_envforge: bool = False
 
 
 FORMATS = {
@@ -36,9 +38,9 @@ FORMATS = {
     "requirements": Format(render=requirements, file_name="requirements.txt"),
     "pylock": Format(render=pylock, file_name="pylock.toml"),
     "pixi": Format(render=pixi, file_name="pixi.toml", whole=True),
-    "dockerfile": Format(render=dockerfile, file_name="Dockerfile", whole=True),
+    "dockerfile": Format(render=dockerfile, file_name="Dockerfile", whole=True, installs_envforge=True),
     "slurm": Format(render=slurm, file_name="verify.sbatch", whole=True),
-    "skypilot": Format(render=skypilot, file_name="verify.sky.yaml", whole=True),
-    "kubernetes": Format(render=kubernetes, file_name="verify.k8s.yaml", whole=True),
+    "skypilot": Format(render=skypilot, file_name="verify.sky.yaml", whole=True, installs_envforge=True),
+    "kubernetes": Format(render=kubernetes, file_name="verify.k8s.yaml", whole=True, installs_envforge=True),
     "environment": Format(render=environment, file_name="environment.lock.yml"),
 }

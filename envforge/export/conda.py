@@ -5,19 +5,18 @@ from __future__ import annotations
 from envforge.export.source import Exported, Source, build_of, header
 from envforge.install.values import Artifact
 
-_WEAKER = "conda packages are named by build here, not by checksum: conda-lock.yml says more."
-_NO_PIP = "The lock has no pip, which conda needs to install wheels: it takes the newest."
+_WEAKER = "This file pins conda packages by build, not by checksum; conda-lock.yml has the checksums."
+_NO_PIP = "The lockfile has no pip, which conda needs to install wheels, so conda installs the newest."
 
 
 def explicit(source: Source) -> Exported:
     """``@EXPLICIT`` with one address a line; wheels are remarks in the form that conda-lock writes and reads."""
     plan = source.plan
-    use = ["conda create -n NAME --file FILE        or micromamba create -n NAME -f FILE"]
+    use = ["conda create -n NAME --file FILE        or: micromamba create -n NAME -f FILE"]
     if plan.wheels:
         use += [
-            "These two take the conda packages alone; the wheels are the `# pip` lines at the end, which",
+            "These install only the conda packages. To install the wheels (the `# pip` lines), too, run:",
             "    envforge install FILE",
-            "takes as well.",
         ]
     lines = [f"# platform: {plan.platform}", "@EXPLICIT"]
     lines += [f"{artifact.package.url}#{_fragment(artifact)}" for artifact in _in_link_order(plan.conda)]

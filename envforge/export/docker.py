@@ -1,65 +1,124 @@
-"""For containers: a Dockerfile that rebuilds the environment from the lock, and leaves the tools behind."""
+"""Write a Dockerfile that builds the environment from the lockfile with micromamba, and leaves the tools behind.
+
+micromamba verifies the conda archives, and passes each wheel to pip as ``NAME @ URL#sha256=…``, which pip verifies.
+Source: ``create_explicit_transaction_from_lockfile`` in libmamba's ``transaction.cpp``.
+"""
 
 from __future__ import annotations
 
 import re
+import shlex
 
 from packaging.version import Version
 
-from envforge import __version__
 from envforge.errors import EnvforgeError
 from envforge.export.source import Exported, Source, header
+from envforge.install.plan import Plan
 from envforge.matrix import load_matrix
 from envforge.requirements import requirements_of
 
 PREFIX = "/opt/env"
 # Source: libc6 in Debian 12 (bookworm) is 2.36, in Debian 13 (trixie) 2.41; official image tags have these names.
-_BASES = ((Version("2.36"), "bookworm"), (Version("2.41"), "trixie"))
+_BASES = ((Version("2.36"), "bookworm", 12), (Version("2.41"), "trixie", 13))
+_MICROMAMBA = "2.8.1"
 
 
 def dockerfile(source: Source) -> Exported:
-    """Two stages: the first installs the lock into ``/opt/env``, the second has that folder alone."""
-    linux = [plan.platform for plan in source.plans if plan.platform.startswith("linux-")]
+    """Return a Dockerfile of two stages: the first creates ``/opt/env``, the second copies only that directory."""
+    linux = [plan for plan in source.plans if plan.platform.startswith("linux-")]
     if not linux:
         names = ", ".join(f"`{plan.platform}`" for plan in source.plans)
         raise EnvforgeError(
-            f"`{source.name}` is for {names}; an image needs packages for Linux",
-            hint="add them: envforge lock -p linux-64",
+            f"`{source.name}` has packages for {names}, but an image requires packages for Linux",
+            hint="once `platforms` in environment.yml lists `linux-64`",
+            command="envforge lock",
             code="platform-not-locked",
         )
     if re.fullmatch(r"[A-Za-z0-9._-]+", source.name) is None or source.name.startswith("-"):
         raise EnvforgeError(
-            f"a Dockerfile cannot name the lock `{source.name}`: wanted letters, digits, `.`, `_` and `-`",
-            hint="copy it to conda-lock.yml",
+            f"invalid file name `{source.name}` for a Dockerfile: expected letters, digits, `.`, `_`, and `-`",
+            hint="to use the standard name",
+            command=f"cp {shlex.quote(source.name)} conda-lock.yml",
             code="bad-name",
         )
+    is_explicit = not (source.lockfile.content_hash or source.lockfile.channels)
+    for plan in linux:
+        _check_wheels(source, plan, is_explicit=is_explicit)
     matrix = load_matrix()
-    needs = [requirements_of(source.lockfile, platform, matrix) for platform in linux]
-    base = _base(max((need.glibc for need in needs if need.glibc), default=None))
-    words = [f"{platform} needs: {need.words}" for platform, need in zip(linux, needs, strict=True)]
-    use = [f"    docker build -t NAME .        with {source.name} in the same folder", *words]
-    return Exported(
-        text=header(source, *use) + _TEXT.format(base=base, lock=source.name, prefix=PREFIX, version=__version__)
+    needs = [requirements_of(source.lockfile, plan.platform, matrix) for plan in linux]
+    base, release = _base(max((need.glibc for need in needs if need.glibc), default=None))
+    words = [f"{plan.platform} requires: {need.words}" for plan, need in zip(linux, needs, strict=True)]
+    use = [f"    docker build -t NAME .        with {source.name} in the same directory", *words]
+    text = _TEXT.format(
+        base=base,
+        release=release,
+        micromamba=_MICROMAMBA,
+        lock=source.name,
+        # micromamba recognizes the format of a lockfile by its name
+        inside="explicit.txt" if is_explicit else "conda-lock.yml",
+        categories=" --category main --category dev" if _has_dev(linux) else "",
+        prefix=PREFIX,
+        requirement=shlex.quote(source.requirement),
     )
+    return Exported(text=header(source, *use) + text)
 
 
-def _base(glibc: Version | None) -> str:
-    for provided, name in _BASES:
+def _has_dev(plans: list[Plan]) -> bool:
+    return any(artifact.package.category == "dev" for plan in plans for artifact in (*plan.conda, *plan.wheels))
+
+
+def _check_wheels(source: Source, plan: Plan, *, is_explicit: bool) -> None:
+    """Raise ``EnvforgeError`` if micromamba would not install and verify the wheels of a plan."""
+    if not plan.wheels:
+        return
+    if is_explicit:
+        raise EnvforgeError(
+            f"`{source.name}` is an explicit file with wheels, which micromamba ignores",
+            hint="to export the lockfile that it was made from",
+            command="envforge export dockerfile --lockfile conda-lock.yml",
+            code="explicit-wheels",
+        )
+    weak = [f"`{artifact.label}`" for artifact in plan.wheels if artifact.digest.algorithm != "sha256"]
+    if weak:
+        raise EnvforgeError(
+            f"`{source.name}` has no SHA-256 for {', '.join(weak)}, so micromamba and pip can't verify them",
+            hint="to record the SHA-256 of every file",
+            command="envforge lock",
+            code="no-sha256",
+        )
+    if not any(artifact.package.name == "pip" for artifact in plan.conda):
+        raise EnvforgeError(
+            f"`{source.name}` has wheels for `{plan.platform}`, but not the conda package `pip`, which micromamba "
+            "needs to install them",
+            hint="to add it",
+            command="envforge add pip",
+            code="no-pip",
+        )
+
+
+def _base(glibc: Version | None) -> tuple[str, int]:
+    for provided, name, release in _BASES:
         if glibc is None or glibc <= provided:
-            return name
+            return name, release
     raise EnvforgeError(
-        f"the lock needs glibc {glibc}; the newest base image that envforge knows has {_BASES[-1][0]}",
-        hint="write the Dockerfile by hand: FROM an image with that glibc, then envforge install",
+        f"the lockfile requires glibc {glibc}, but the newest base image that envforge knows has {_BASES[-1][0]}",
+        hint="write the Dockerfile by hand, from an image with that glibc; to create the environment in it",
+        command="envforge install",
         code="no-base-image",
     )
 
 
 _TEXT = """
-FROM python:3.12-slim-{base} AS build
-RUN pip install --no-cache-dir envforge=={version}
-COPY {lock} /tmp/lock/{lock}
-# No GPU is at hand while an image is built, so what the lock needs of the machine is not asked here.
-RUN envforge install /tmp/lock/{lock} --prefix {prefix} --cache /tmp/cache --ignore-machine && rm -rf /tmp/cache
+# micromamba and pip verify the hash of each file. To build the environment with envforge instead, use this stage:
+#   FROM python:3.12-slim-{base} AS build
+#   RUN pip install --no-cache-dir {requirement}  # envforge
+#   COPY {lock} /tmp/lock/{lock}
+#   RUN envforge install /tmp/lock/{lock} --prefix {prefix} --cache /tmp/cache --ignore-machine
+FROM mambaorg/micromamba:{micromamba}-debian{release}-slim AS build
+# hadolint ignore=DL3002 # this stage is not part of the image
+USER 0
+COPY {lock} /tmp/lock/{inside}
+RUN PIP_NO_CACHE_DIR=1 micromamba create --yes --prefix {prefix}{categories} --file /tmp/lock/{inside}
 
 FROM debian:{base}-slim
 COPY --from=build {prefix} {prefix}

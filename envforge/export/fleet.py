@@ -47,9 +47,9 @@ def remarks(source: Source, needs: Needs, *lines: str) -> str:
     """The remark at the top of a job."""
     return header(
         source,
-        "Each node verifies itself; then all add up a known sum over the network, and the reports are compared.",
+        "Each node verifies itself, all nodes run an all-reduce over the network, and the reports are compared.",
         *lines,
-        f"{PROGRAM} lies beside this file. Needs of a node: {needs.words}.",
+        f"Keep {PROGRAM} next to this file. Each node requires: {needs.words}.",
     )
 
 
@@ -72,7 +72,7 @@ def node_script(needs: Needs, prefix: str = "") -> str:
 mkdir -p "$results"
 envforge verify{prefix} --json > "$results/$node.json"
 verified=$?
-# The rendezvous waits for all nodes, so after it all reports are there.
+# the rendezvous waits for all nodes, so all reports exist after it
 {all_reduce(needs, prefix)}
 added=$?
 compared=0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from envforge import __version__
+import shlex
+
 from envforge.export.fleet import PORT, PROGRAM, indented, needs_of, node_script, program, remarks
 from envforge.export.source import Exported, Source
 
@@ -14,19 +15,26 @@ def kubernetes(source: Source) -> Exported:
         source,
         needs,
         "    kubectl apply -f verify.k8s.yaml",
-        "The claim `envforge-project` (ReadWriteMany) holds the project with this lock and the program.",
-        "For other numbers of nodes change completions, parallelism and the variable nodes alike.",
+        "The claim `envforge-project` (ReadWriteMany) contains the project with this lockfile and the program.",
+        "To use another number of nodes, change completions, parallelism, and the variable nodes.",
     )
     limits = '          resources:\n            limits:\n              nvidia.com/gpu: "1"\n' if needs.has_gpu else ""
-    script = _SCRIPT.format(version=__version__, lock=source.name, node=node_script(needs, " --prefix /env"))
+    script = _SCRIPT.format(
+        requirement=_quoted(source.requirement), lock=_quoted(source.name), node=node_script(needs, " --prefix /env")
+    )
     text = _TEXT.format(port=PORT, limits=limits, script=indented(script, 14))
     return Exported(text=head + text, beside=((PROGRAM, program()),))
 
 
+def _quoted(value: str) -> str:
+    """Quote for the shell, and double each ``$``, because Kubernetes expands ``$(NAME)`` in a command."""
+    return shlex.quote(value).replace("$", "$$")
+
+
 _SCRIPT = """\
 set -u
-pip install --quiet envforge=={version}
-# What the lock needs of the machine is what verify tells, so it does not stop the install.
+pip install --quiet {requirement}
+# verify reports whether this machine meets the requirements, so the install ignores them
 envforge install {lock} --prefix /env --ignore-machine
 rank=$JOB_COMPLETION_INDEX gpus=1
 head=envforge-verify-0.envforge-verify address=envforge-verify-$rank.envforge-verify

@@ -46,7 +46,7 @@ def _manifest(source: Source) -> str:
     document["target"] = targets
     use = [
         "    pixi install --frozen",
-        "pixi.lock belongs beside it: it has the address and the checksum of every file.",
+        "Keep pixi.lock next to this file; it has the URL and the checksum of every package.",
     ]
     return header(source, *use) + "\n" + tomlkit.dumps(document)
 
@@ -149,11 +149,17 @@ def _requirement(name: str, wanted: str) -> str:
 
 def _refuse(source: Source, plan: Plan) -> None:
     if plan.wheels and python_of(plan) is None:
-        raise EnvforgeError(f"`{source.name}` has wheels for `{plan.platform}` and no Python", code="no-python")
+        raise EnvforgeError(
+            f"`{source.name}` has wheels for `{plan.platform}`, but no Python to install them for",
+            hint="to add Python to environment.yml and lock again",
+            command="envforge add python",
+            code="no-python",
+        )
     weak = [f"`{artifact.label}`" for artifact in plan.wheels if artifact.digest.algorithm != "sha256"]
     if weak:
         raise EnvforgeError(
-            f"`{source.name}` has no sha256 for {', '.join(weak)}, and pixi accepts no md5 for wheels",
-            hint="lock again, which records the sha256 of every file: envforge lock",
+            f"`{source.name}` has no SHA-256 for {', '.join(weak)}, and pixi doesn't accept MD5 for wheels",
+            hint="to record the SHA-256 of every file",
+            command="envforge lock",
             code="no-sha256",
         )

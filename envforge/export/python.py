@@ -35,7 +35,7 @@ def requirements(source: Source) -> Exported:
     _refuse_weak(source, plan)
     use = [
         f"The wheels for {_audience(plan)}:",
-        "    pip install --no-deps --require-hashes -r FILE       (or uv pip install, with the same options)",
+        "    pip install --no-deps --require-hashes -r FILE       or: uv pip install, with the same options",
         *_provided_by_conda(plan),
     ]
     lines = [f"{a.package.name} @ {a.package.url} \\\n    --hash={a.digest}" for a in plan.wheels]
@@ -63,7 +63,7 @@ def pylock(source: Source) -> Exported:
     document["packages"] = packages
     use = [
         f"The wheels for {_audience(plan)}:",
-        "    uv pip install --no-deps -r pylock.toml       (`uv pip sync` would remove what is not in this file)",
+        "    uv pip install --no-deps -r pylock.toml       (`uv pip sync` would remove all other packages)",
         *_provided_by_conda(plan),
     ]
     return Exported(text=header(source, *use) + "\n" + tomlkit.dumps(document))
@@ -104,22 +104,24 @@ def _provided_by_conda(plan: Plan) -> list[str]:
     )
     if not names:
         return []
-    return ["The lock has these from conda; they are not in this file:", *(f"    {name}" for name in names)]
+    return ["conda provides these packages; they are not in this file:", *(f"    {name}" for name in names)]
 
 
 def _refuse_weak(source: Source, plan: Plan) -> None:
     """Stop where there is nothing for pip, or a wheel whose only checksum is an md5, which pip and uv refuse."""
     if not plan.wheels:
         raise EnvforgeError(
-            f"`{source.name}` has no wheels for `{plan.platform}`: pip and uv would install nothing from it",
-            hint=f"envforge export explicit --platform {plan.platform}",
+            f"`{source.name}` has no wheels for `{plan.platform}`, so there is nothing for pip or uv to install",
+            hint="to export the conda packages",
+            command=f"envforge export explicit --platform {plan.platform}",
             code="no-wheels",
         )
     weak = [f"`{artifact.label}`" for artifact in plan.wheels if artifact.digest.algorithm != "sha256"]
     if weak:
         raise EnvforgeError(
-            f"`{source.name}` has no sha256 for {', '.join(weak)}, and pip and uv accept no md5",
-            hint="lock again, which records the sha256 of every file: envforge lock",
+            f"`{source.name}` has no SHA-256 for {', '.join(weak)}, and pip and uv don't accept MD5",
+            hint="to record the SHA-256 of every file",
+            command="envforge lock",
             code="no-sha256",
         )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from envforge import __version__
+import shlex
+
 from envforge.export.fleet import PROGRAM, indented, needs_of, node_script, program, remarks
 from envforge.export.source import Exported, Source
 
@@ -15,17 +16,22 @@ def skypilot(source: Source) -> Exported:
         source,
         needs,
         f"    sky launch {gpus}--num-nodes 4 --env RESULTS_BUCKET=NAME verify.sky.yaml",
-        "NAME: a bucket.",
+        "NAME is a bucket for the reports.",
     )
     count = "${SKYPILOT_NUM_GPUS_PER_NODE:-1}" if needs.has_gpu else "1"
     text = _TEXT.format(
-        version=__version__,
-        lock=source.name,
+        setup=indented(_SETUP.format(requirement=shlex.quote(source.requirement), lock=shlex.quote(source.name)), 2),
         count=f"gpus={count}",
         node=indented(node_script(needs), 2),
     )
     return Exported(text=head + text, beside=((PROGRAM, program()),))
 
+
+_SETUP = """\
+pip install {requirement}
+# verify reports whether this machine meets the requirements, so the install ignores them
+envforge install {lock} --ignore-machine
+"""
 
 _TEXT = """\
 name: envforge-verify
@@ -41,10 +47,7 @@ file_mounts:
     mode: MOUNT
 
 setup: |
-  pip install envforge=={version}
-  # What the lock needs of the machine is what verify tells, so it does not stop the install.
-  envforge install {lock} --ignore-machine
-
+{setup}
 run: |
   set -u
   rank=$SKYPILOT_NODE_RANK nodes=$SKYPILOT_NUM_NODES

@@ -13,7 +13,7 @@ def slurm(source: Source) -> Exported:
         source,
         needs,
         "    envforge install                     once, on a file system that all nodes share",
-        "    sbatch --nodes 4 verify.sbatch       in the project's folder",
+        "    sbatch --nodes 4 verify.sbatch       in the project directory",
     )
     gpus = "#SBATCH --gpus-per-node=1\n" if needs.has_gpu else ""
     count = "${SLURM_GPUS_ON_NODE:-1}" if needs.has_gpu else "1"

@@ -24,12 +24,16 @@ MARK = "# Made by envforge export"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """One lock to export. ``name`` is the lockfile's name without its folder; there is a plan for each platform."""
+    """One lockfile to export. ``name`` is its name without the directory; there is a plan for each platform.
+
+    ``requirement`` is what pip installs envforge by, for the formats whose files need envforge or mention it.
+    """
 
     name: str
     channels: tuple[str, ...]
     plans: tuple[Plan, ...]
     lockfile: Lockfile
+    requirement: str = ""
 
     @property
     def plan(self) -> Plan:
@@ -46,7 +50,7 @@ class Exported:
     beside: tuple[tuple[str, str], ...] = ()
 
 
-def read_source(lockfile: Lockfile, where: Path, platforms: tuple[str, ...]) -> Source:
+def read_source(lockfile: Lockfile, where: Path, platforms: tuple[str, ...], requirement: str = "") -> Source:
     """Plan each platform; raises ``EnvforgeError`` for what cannot be exported with its checksum."""
     plans = tuple(make_plan(lockfile, platform, where, allow_builds=True) for platform in platforms)
     artifacts = [artifact for plan in plans for artifact in (*plan.conda, *plan.wheels)]
@@ -59,6 +63,7 @@ def read_source(lockfile: Lockfile, where: Path, platforms: tuple[str, ...]) -> 
         channels=lockfile.channels or _channels(artifacts),
         plans=plans,
         lockfile=lockfile,
+        requirement=requirement,
     )
 
 
@@ -75,8 +80,8 @@ def choose_platforms(lockfile: Lockfile, asked: str | None, here: str, *, whole:
         return (here,)
     names = ", ".join(f"`{name}`" for name in lockfile.platforms)
     raise RequestError(
-        f"the lock is for {names}, and this computer is `{here}`: which one is meant?",
-        hint=f"say so: --platform {lockfile.platforms[0]}" if lockfile.platforms else "",
+        f"the lockfile has packages for {names}, but not for this machine (`{here}`)",
+        hint=f"to select a platform, pass `--platform {lockfile.platforms[0]}`" if lockfile.platforms else "",
         code="which-platform",
     )
 
@@ -94,7 +99,7 @@ def python_of(plan: Plan) -> str | None:
 
 def header(source: Source, *lines: str) -> str:
     """The remark at the top of an export: what made it, from what, and how it is used."""
-    made = f"{MARK} from {source.name}; do not edit, export it again."
+    made = f"{MARK} from {source.name}; don't edit this file, export it again."
     return "\n".join([made, *(f"# {line}".rstrip() for line in lines)]) + "\n"
 
 
@@ -118,9 +123,10 @@ def _refuse_placeholders(where: Path, addresses: Iterable[str]) -> None:
     unfilled = sum(address.startswith(PLACEHOLDER) for address in addresses)
     if unfilled:
         raise EnvforgeError(
-            f"`{where}` is a stored lock of the catalogue: {unfilled} of its addresses are to be filled in with those "
-            "of your Python package registry",
-            hint="export the lock of a project, where that is done: envforge new TEMPLATE",
+            f"`{where}` is a lockfile as the catalogue stores it: {unfilled} of its URLs are placeholders for your "
+            "package index",
+            hint="export the lockfile of a project instead; to create one",
+            command="envforge new TEMPLATE",
             code="stored-lock",
         )
 
@@ -132,8 +138,9 @@ def _refuse_spaces(where: Path, artifacts: Iterable[Artifact]) -> None:
         for text in (package.name, package.version, package.url):
             if re.search(r"[\s\x00-\x1f\x7f]", text):
                 raise EnvforgeError(
-                    f"`{where}` cannot be exported: {text!r} of the package {package.name!r} holds a space or a "
+                    f"`{where}` can't be exported: {text!r} of the package {package.name!r} contains a space or a "
                     "control character",
-                    hint="restore the lock from version control, or make it again: envforge lock",
+                    hint="restore the lockfile from version control; to create it again",
+                    command="envforge lock",
                     code="lockfile-damaged",
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from envforge.errors import EnvforgeError, RequestError
@@ -28,15 +29,17 @@ def check_name(kind: str, output: Path | None) -> None:
     if kind in _BESIDE and output is None:
         name, other = _BESIDE[kind]
         raise RequestError(
-            f"{kind} needs two files, {name} and {other} beside it: say where they go",
-            hint=f"envforge export {kind} -o FOLDER/{name}",
+            f"`envforge export {kind}` writes two files, `{name}` and `{other}`, so it requires `--output`",
+            hint="to write them to a directory",
+            command=f"envforge export {kind} -o DIR/{name}",
             code="output-needed",
         )
     pattern, wanted = _NAMES.get(kind, (".*", ""))
     if output is not None and re.fullmatch(pattern, output.name) is None:
         raise RequestError(
-            f"`{output.name}` is not a name that the tools read: wanted {wanted}",
-            hint=f"envforge export {kind} -o {kind}.toml",
+            f"invalid file name `{output.name}` for `{kind}`: expected {wanted}",
+            hint="to use the expected name",
+            command=shlex.join(["envforge", "export", kind, "-o", str(output.with_name(f"{kind}.toml"))]),
             code="bad-name",
         )
 
@@ -57,8 +60,8 @@ def _keep_others(output: Path, paths: list[Path]) -> None:
     if not there or _is_ours(output):
         return
     raise EnvforgeError(
-        f"`{there[-1]}` exists, and envforge export did not make it",
-        hint=f"write elsewhere, or replace it: --force -o {output}",
+        f"`{there[-1]}` already exists, and `envforge export` did not create it",
+        hint="to write another file, pass `--output FILE`; to replace it, pass `--force`",
         code="exists",
     )
 

@@ -9,9 +9,9 @@ order: ``values`` → ``explicit`` → ``plan`` → ``engine`` → ``steps``, wh
 from __future__ import annotations
 
 from envforge.install.journal import unfinished
-from envforge.install.values import InstallReport, InstallRequest, Progress, Silent
+from envforge.install.values import InstallReport, InstallRequest, Preview, Progress, Silent
 
-__all__ = ["InstallReport", "InstallRequest", "Progress", "Silent", "install", "unfinished"]
+__all__ = ["InstallReport", "InstallRequest", "Preview", "Progress", "Silent", "install", "preview", "unfinished"]
 
 
 def install(request: InstallRequest, progress: Progress | None = None) -> InstallReport:
@@ -23,3 +23,10 @@ def install(request: InstallRequest, progress: Progress | None = None) -> Instal
     from envforge.install.engine import run  # noqa: PLC0415 - pulls in rattler and an HTTP client
 
     return run(request, progress or Silent())
+
+
+def preview(request: InstallRequest, progress: Progress | None = None) -> Preview:
+    """Return what ``install`` would download, link, and remove, without writing anything; raises as ``install``."""
+    from envforge.install.engine import look_ahead  # noqa: PLC0415 - as above
+
+    return look_ahead(request, progress or Silent())

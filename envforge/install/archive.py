@@ -19,7 +19,7 @@ from typing import Any
 
 import zstandard
 
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, Hint
 from envforge.install.headers import plain_members
 from envforge.install.values import Artifact
 
@@ -40,8 +40,9 @@ def check_archive(path: Path, artifact: Artifact) -> None:
             _check_conda(path, artifact)
     except (tarfile.TarError, zipfile.BadZipFile, zstandard.ZstdError, EOFError, ValueError, OSError) as error:
         raise EnvforgeError(
-            f"`{artifact.file_name}` has the checksum of the lock but cannot be read as a package: {error}",
-            hint="the publisher's file is broken: lock another build of it",
+            f"`{artifact.file_name}` has the locked checksum, but is not a readable package: {error}",
+            hint="once environment.yml excludes this build",
+            command="envforge lock",
             code="archive-damaged",
         ) from error
 
@@ -69,11 +70,11 @@ def _frame_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
 def _check_wheel(path: Path, artifact: Artifact) -> None:
     with zipfile.ZipFile(path) as archive:
         if not artifact.is_source and not any(name.endswith(".dist-info/RECORD") for name in archive.namelist()):
-            raise zipfile.BadZipFile("it has no `RECORD`")
+            raise zipfile.BadZipFile("it has no file `RECORD`")
         for member in archive.infolist():
             _check_name(member.orig_filename, artifact)
             if stat.S_ISLNK(member.external_attr >> 16):
-                raise _refused(artifact, member.filename, "is a link, which wheels do not have")
+                raise _refused(artifact, member.filename, "is a link, which wheels can't contain")
 
 
 def _check_conda(path: Path, artifact: Artifact) -> None:
@@ -131,7 +132,7 @@ def _check_list(text: bytes, artifact: Artifact) -> None:
 def _check_member(member: tarfile.TarInfo, artifact: Artifact) -> None:
     _check_name(member.name, artifact)
     if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
-        raise _refused(artifact, member.name, "is neither a file, a folder nor a link")
+        raise _refused(artifact, member.name, "is not a file, a directory, or a link")
     if member.issym():
         _check_link(member.name, member.linkname, posixpath.dirname(member.name), artifact)
     elif member.islnk():
@@ -141,12 +142,12 @@ def _check_member(member: tarfile.TarInfo, artifact: Artifact) -> None:
 def _check_link(name: str, target: str, start: str, artifact: Artifact) -> None:
     arrived = posixpath.normpath(posixpath.join(start, target))
     if posixpath.isabs(target) or arrived == ".." or arrived.startswith("../"):
-        raise _refused(artifact, name, f"is a link that leaves the package: `{target}`")
+        raise _refused(artifact, name, f"is a link to a path outside the package: `{target}`")
 
 
 def _check_name(name: str, artifact: Artifact) -> None:
     if _LEAVES.search(name):
-        raise _refused(artifact, name, "leaves the package")
+        raise _refused(artifact, name, "is a path outside the package")
 
 
 def _listed(document: Any) -> Iterator[str]:
@@ -161,7 +162,10 @@ def _listed(document: Any) -> Iterator[str]:
 
 def _refused(artifact: Artifact, member: str, reason: str) -> EnvforgeError:
     return EnvforgeError(
-        f"`{artifact.file_name}` is refused: its member `{member}` {reason}",
-        hint="nothing of it was unpacked; tell the publisher, and lock another build of it",
+        f"`{artifact.file_name}` is not safe to unpack: its member `{member}` {reason}",
+        hint=(
+            Hint("nothing was unpacked; report this to the publisher"),
+            Hint("once environment.yml excludes this build", "envforge lock"),
+        ),
         code="archive-refused",
     )

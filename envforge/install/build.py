@@ -15,7 +15,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from envforge.errors import OutsideError
+from envforge.errors import Hint, OutsideError
 from envforge.install.archive import check_archive
 from envforge.install.fetch import Fetched
 from envforge.install.store import Store, digest_of
@@ -53,8 +53,11 @@ def _build(item: Fetched, site: Site, store: Store, *, offline: bool) -> Fetched
         wheels = sorted(Path(folder).glob("*.whl"))
         if done.returncode != 0 or len(wheels) != 1:
             raise OutsideError(
-                f"`{item.artifact.label}` could not be built from its source:\n{done.stderr.strip()[-4000:]}",
-                hint="give what its build needs (a compiler, an index), or lock a version that is published as a wheel",
+                f"failed to build `{item.artifact.label}` from source:\n{done.stderr.strip()[-4000:]}",
+                hint=(
+                    Hint("install what the build requires, such as a compiler, then run this command again"),
+                    Hint("once environment.yml requires a version that is published as a wheel", "envforge lock"),
+                ),
                 code="build-failed",
             )
         return _keep(item.artifact, wheels[0], store)
@@ -65,8 +68,9 @@ def _keep(artifact: Artifact, wheel: Path, store: Store) -> Fetched:
     name, _, _, _ = parse_wheel_filename(wheel.name)
     if name != canonicalize_name(artifact.package.name):
         raise OutsideError(
-            f"the source of `{artifact.label}` built `{wheel.name}`",
-            hint="lock a version that is published as a wheel",
+            f"the source distribution of `{artifact.label}` built a wheel of another package, `{wheel.name}`",
+            hint="once environment.yml requires a version that is published as a wheel",
+            command="envforge lock",
             code="build-differs",
         )
     digest = digest_of(wheel, Digest(algorithm="sha256", hex=""))

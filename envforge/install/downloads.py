@@ -12,27 +12,25 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from envforge.errors import EnvforgeError, OutsideError
+from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.install.archive import check_archive
 from envforge.install.credentials import without_credentials
 from envforge.install.store import Store, digest_of
-from envforge.install.transfer import WORKERS, Stopped, Wire, download
-from envforge.install.values import Artifact, Digest, InstallRequest, Progress
+from envforge.install.transfer import WORKERS, Stopped, Wire, download, size_of
+from envforge.install.values import Artifact, Digest, InstallRequest, Progress, Silent
+
+_SIZE_WORKERS = 4
 
 
 def download_all(
     artifacts: tuple[Artifact, ...], store: Store, request: InstallRequest, progress: Progress
 ) -> dict[Artifact, int]:
-    """Bring files into the cache, several at a time, and say how large each is; the first failure stops the others."""
-    wire = Wire(
-        address=request.mirrors.to_mirror,
-        retry=request.retry,
-        progress=progress,
-        stop=threading.Event(),
-        pools={},
-        guard=threading.Lock(),
-        supply=request.supply,
-    )
+    """Bring files into the cache, several at a time, and return their sizes; the first failure stops the others."""
+    wire = _wire(request, progress)
+    sizes = ThreadPoolExecutor(_SIZE_WORKERS, thread_name_prefix="size")
+    if request.estimate and not request.offline:
+        for artifact in artifacts:
+            sizes.submit(_announce, artifact, wire)
     job = _Job(store=store, wire=wire, offline=request.offline)
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="fetch")
     try:
@@ -46,6 +44,37 @@ def download_all(
         wire.stop.set()
         pool.shutdown(wait=False, cancel_futures=True)  # a download may hang on a silent server
         raise
+    finally:
+        sizes.shutdown(wait=False, cancel_futures=True)
+
+
+def sizes_of(artifacts: tuple[Artifact, ...], request: InstallRequest) -> dict[Artifact, int]:
+    """Return the sizes of files that the cache lacks, as far as the bundle, the mirror, or the server reports them."""
+    wire = _wire(request, Silent())
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="size")
+    try:
+        found = pool.map(lambda artifact: size_of(artifact, wire, offline=request.offline), artifacts)
+        return {artifact: size for artifact, size in zip(artifacts, found, strict=True) if size is not None}
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # a server may be silent when the user interrupts
+
+
+def _announce(artifact: Artifact, wire: Wire) -> None:
+    size = size_of(artifact, wire)
+    if size is not None:
+        wire.announce(artifact, size)
+
+
+def _wire(request: InstallRequest, progress: Progress) -> Wire:
+    return Wire(
+        address=request.mirrors.to_mirror,
+        retry=request.retry,
+        progress=progress,
+        stop=threading.Event(),
+        pools={},
+        guard=threading.Lock(),
+        supply=request.supply,
+    )
 
 
 def _results(futures: list[Future[int]]) -> list[int]:
@@ -87,7 +116,7 @@ class _Job:
         if not (partial.is_file() and digest_of(partial, artifact.digest) == artifact.digest):
             found = download(artifact, partial, self.wire)
             if found != artifact.digest:
-                self.wire.progress.note(f"`{artifact.label}` came with another checksum than the lock's; asking again")
+                self.wire.progress.note(f"checksum mismatch for `{artifact.label}`; downloading it again")
                 partial.unlink()
                 found = download(artifact, partial, self.wire)
             if found != artifact.digest:
@@ -102,19 +131,23 @@ class _Job:
 
 def _not_cached(artifact: Artifact) -> EnvforgeError:
     return OutsideError(
-        f"`{artifact.label}` is not in the cache, and `--offline` forbids to fetch it from "
-        f"`{without_credentials(artifact.package.url)}`",
-        hint="run once without --offline, or give a folder that has it: --mirror FROM=file:///FOLDER",
+        f"`{artifact.label}` is not in the cache, and can't be downloaded from "
+        f"`{without_credentials(artifact.package.url)}` because `--offline` was provided",
+        hint="run the command once without `--offline`, or pass `--mirror FROM=file:///DIR` with a directory that "
+        "contains the file",
         code="not-cached",
     )
 
 
 def _mismatch(artifact: Artifact, found: Digest) -> EnvforgeError:
     return OutsideError(
-        f"the file of `{artifact.label}` is not the one that was locked\n"
-        f"  address: `{without_credentials(artifact.package.url)}`\n"
-        f"  wanted:  `{artifact.digest}` (the lock)\n"
-        f"  found:   `{found}` (downloaded twice)",
-        hint="do not install it before you know why; if the publisher has replaced the file, lock again: envforge lock",
+        f"checksum mismatch for `{artifact.label}`\n"
+        f"  URL:      `{without_credentials(artifact.package.url)}`\n"
+        f"  expected: `{artifact.digest}` (lockfile)\n"
+        f"  found:    `{found}` (downloaded twice)",
+        hint=(
+            Hint("find out why the file changed before you install it"),
+            Hint("if the publisher replaced it", "envforge lock"),
+        ),
         code="checksum-mismatch",
     )

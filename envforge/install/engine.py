@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from envforge.errors import EnvforgeError
 from envforge.install.cached import Reader
@@ -16,13 +17,49 @@ from envforge.install.plan import Plan, make_plan
 from envforge.install.site import pip_installed
 from envforge.install.store import Store, default_root
 from envforge.install.usage import in_use
-from envforge.install.values import InstallReport, InstallRequest, Progress
+from envforge.install.values import InstallReport, InstallRequest, Preview, Progress
+
+if TYPE_CHECKING:
+    from envforge.install.steps import Installation
 
 
 def run(request: InstallRequest, progress: Progress) -> InstallReport:
     """Install; see ``envforge.install.install``."""
-    request = replace(request, prefix=request.prefix.absolute())
+    request, plan = _planned(request, progress)
     prefix = request.prefix
+    existed = prefix.exists()
+    with _reader(request, plan) as reader:
+        try:
+            with held(prefix, progress):
+                before = read_journal(prefix)
+                if before is not None and not request.reinstall and _matches(before, plan, prefix):
+                    return _unchanged(request, plan)
+                with in_use(reader.store.root):
+                    return _installation(request, plan, progress, before, reader).run()
+        except BaseException:
+            _leave_no_trace(prefix, existed=existed)
+            raise
+
+
+def look_ahead(request: InstallRequest, progress: Progress) -> Preview:
+    """Preview; see ``envforge.install.preview``."""
+    request, plan = _planned(request, progress)
+    before = read_journal(request.prefix)
+    if before is not None and not request.reinstall and _matches(before, plan, request.prefix):
+        return Preview(
+            prefix=request.prefix,
+            lockfile=request.lockfile,
+            platform=plan.platform,
+            unchanged=len(plan.conda) + len(plan.wheels),
+            warnings=plan.warnings,
+        )
+    with _reader(request, plan) as reader:
+        return _installation(request, plan, progress, before, reader).preview()
+
+
+def _planned(request: InstallRequest, progress: Progress) -> tuple[InstallRequest, Plan]:
+    """Return the request with an absolute prefix, and its plan; raise ``EnvforgeError`` for a foreign prefix."""
+    request = replace(request, prefix=request.prefix.absolute())
     plan = make_plan(
         read_any_lock(request.lockfile, request.platform),
         request.platform,
@@ -32,18 +69,7 @@ def run(request: InstallRequest, progress: Progress) -> InstallReport:
     for warning in plan.warnings:
         progress.note(f"warning: {warning}")
     _refuse_foreign(request)
-    existed = prefix.exists()
-    with _reader(request, plan) as reader:
-        try:
-            with held(prefix, progress):
-                before = read_journal(prefix)
-                if before is not None and not request.reinstall and _matches(before, plan, prefix):
-                    return _unchanged(request, plan)
-                with in_use(reader.store.root):
-                    return _run(request, plan, progress, before, reader)
-        except BaseException:
-            _leave_no_trace(prefix, existed=existed)
-            raise
+    return request, plan
 
 
 def _reader(request: InstallRequest, plan: Plan) -> Reader:
@@ -54,20 +80,18 @@ def _reader(request: InstallRequest, plan: Plan) -> Reader:
     return reader
 
 
-def _run(
+def _installation(
     request: InstallRequest, plan: Plan, progress: Progress, before: Journal | None, reader: Reader
-) -> InstallReport:
-    """Take the steps."""
+) -> Installation:
+    """Return the steps of an install."""
     machine = None
     if request.machine is not None:
         from envforge.install.needs import asks_driver  # noqa: PLC0415 - a prefix that matches needs no facts of select
 
         machine = reader.beside(partial(request.machine, driver=asks_driver(plan)))
-    from envforge.install.steps import Installation  # noqa: PLC0415 - nor rattler
+    from envforge.install.steps import Installation  # noqa: PLC0415 - rattler comes with it
 
-    return Installation(
-        request=request, plan=plan, progress=progress, before=before, reader=reader, machine=machine
-    ).run()
+    return Installation(request=request, plan=plan, progress=progress, before=before, reader=reader, machine=machine)
 
 
 def _leave_no_trace(prefix: Path, *, existed: bool) -> None:
@@ -84,11 +108,14 @@ def _refuse_foreign(request: InstallRequest) -> None:
     if request.force or not prefix.exists():
         return
     if not prefix.is_dir():
-        raise EnvforgeError(f"`{prefix}` is not a folder", hint="name another --prefix", code="prefix-not-a-folder")
+        raise EnvforgeError(
+            f"`{prefix}` is not a directory", hint="pass another `--prefix DIR`", code="prefix-not-a-folder"
+        )
     if any(prefix.iterdir()) and not (prefix / FOLDER).is_dir():
         raise EnvforgeError(
-            f"`{prefix}` is not empty, and envforge did not make it",
-            hint=f"name another --prefix, or let its packages be changed: --prefix {prefix} --force",
+            f"`{prefix}` is not empty, and envforge did not create it",
+            hint="to install into another directory, pass `--prefix DIR`; to change the packages in this one, pass "
+            "`--force`",
             code="prefix-foreign",
         )
 

@@ -25,7 +25,10 @@ def read_any_lock(path: Path, platform: str) -> Lockfile:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise LockfileError(
-            f"cannot read the lockfile `{path}`: {error}", hint="make one: envforge lock", code="lockfile-unreadable"
+            f"cannot read the lockfile `{path}`: {error}",
+            hint="to create it from environment.yml",
+            command="envforge lock",
+            code="lockfile-unreadable",
         ) from error
     return parse_any_lock(text, str(path), platform)
 
@@ -75,20 +78,21 @@ def _of_archive(url: str, where: str, number: int) -> tuple[str, str]:
     name = unquote(url.rsplit("/", 1)[-1])
     match = re.fullmatch(r"(?P<name>.+)-(?P<version>[^-]+)-(?P<build>[^-]+)(?:\.conda|\.tar\.bz2)", name)
     if match is None or "://" not in url:
-        raise _fault(where, number, "the address of a `.conda` or `.tar.bz2` file", url)
+        raise _fault(where, number, "the URL of a `.conda` or `.tar.bz2` file", url)
     return match["name"], match["version"]
 
 
 def _of_wheel(url: str, where: str, number: int) -> tuple[str, str]:
     parts = unquote(url.rsplit("/", 1)[-1]).split("-")
     if len(parts) not in {5, 6}:
-        raise _fault(where, number, "the address of a wheel", url)
+        raise _fault(where, number, "the URL of a wheel", url)
     return parts[0].lower().replace("_", "-"), parts[1]
 
 
 def _fault(where: str, number: int, wanted: str, found: str) -> LockfileError:
     return LockfileError(
-        f"the explicit file `{where}` is damaged at line {number}: wanted {wanted}, found `{found}`",
-        hint="restore it from version control, or make it again",
+        f"the explicit file `{where}` is invalid at line {number}: expected {wanted}, found `{found}`",
+        hint="restore the file from version control; to export it again",
+        command="envforge export explicit -o FILE",
         code="lockfile-damaged",
     )

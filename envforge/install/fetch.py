@@ -32,7 +32,7 @@ def fetch_all(
     reader: Reader | None = None,
 ) -> tuple[Fetched, ...]:
     """Bring every file into the cache; ``reader`` may have begun to read what is there."""
-    progress.begin("fetching", None, "bytes")
+    progress.begin("downloading", None, "bytes")
     try:
         with Reader(store) if reader is None else nullcontext(reader) as reading:
             missing = tuple(_missing(artifacts, store, reading, progress))
@@ -57,6 +57,6 @@ def _missing(artifacts: tuple[Artifact, ...], store: Store, reader: Reader, prog
         if found == artifact.digest:
             continue
         if found is not None:
-            progress.note(f"the cached file of `{artifact.label}` is damaged; it is fetched again")
+            progress.note(f"the cached file of `{artifact.label}` is corrupt; downloading it again")
             store.evict(artifact)
         yield artifact

@@ -33,8 +33,8 @@ def held(prefix: Path, progress: Progress | None = None) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise OutsideError(
-            f"another install, process {_holder(holder)}, is at work in `{prefix}`",
-            hint="wait until it has ended, then run this command again",
+            f"another envforge process (PID {_holder(holder)}) is installing into `{prefix}`",
+            hint="wait for it to finish, then run this command again",
             code="prefix-busy",
         ) from error
     try:
@@ -64,7 +64,7 @@ def _await_writers(folder: Path, progress: Progress) -> None:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress.note("the uv of an install that was killed is still at work here; waiting until it has ended")
+            progress.note("waiting for the uv process of an interrupted install to finish")
             fcntl.flock(stream, fcntl.LOCK_EX)
 
 

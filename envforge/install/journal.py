@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -48,8 +49,8 @@ class Journal:
 
     @property
     def unfinished(self) -> str:
-        """The words for a step that is not the last: every command says the same."""
-        return f"unfinished since step `{self.step}`"
+        """The state of a journal whose step is not the last, in the same words for every command."""
+        return f"incomplete (last step: `{self.step}`)"
 
     def at(self, step: Step) -> Journal:
         """The same install, one step on."""
@@ -65,10 +66,11 @@ def read_journal(prefix: Path) -> Journal | None:
     """The journal of a prefix, or ``None`` where envforge has not been; raises ``EnvforgeError`` for a damaged one."""
     path = journal_path(prefix)
     document = Document(
-        damaged=f"the journal `{path}` is damaged",
+        damaged=f"the journal `{path}` is invalid",
         error=EnvforgeError,
         code="journal-damaged",
-        hint=f"remove `{prefix}` and install again",
+        hint="to create the environment again",
+        command=recreate_command(prefix),
         mapping="an object",
         show=show_as_json,
     )
@@ -106,6 +108,12 @@ def write_journal(prefix: Path, journal: Journal) -> None:
     """Record a step; after a crash either the old or the new journal is there."""
     text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(journal)}, indent=1, sort_keys=True) + "\n"
     write_whole(journal_path(prefix), text.encode())
+
+
+def recreate_command(prefix: Path) -> str:
+    """Return the command that removes an environment and installs it again."""
+    place = shlex.quote(str(prefix))
+    return f"rm -r {place} && envforge install --prefix {place}"
 
 
 def write_whole(path: Path, data: bytes, *, synced: bool = True) -> None:

@@ -80,16 +80,18 @@ async def _own_record(item: Fetched) -> rattler.RepoDataRecord:
         record = await rattler.RepoDataRecord.from_package_archive(item.path)
     except (ExtractError, OSError, ValueError) as error:
         raise EnvforgeError(
-            f"`{item.artifact.file_name}` has the checksum of the lock but no readable record: {_causes(error)}",
-            hint="the publisher's file is broken: lock another build of it",
+            f"`{item.artifact.file_name}` has the locked checksum, but its record is not readable: {_causes(error)}",
+            hint="once environment.yml excludes this build",
+            command="envforge lock",
             code="archive-damaged",
         ) from error
     if not _is_locked(record, item):
         locked = item.artifact.package
         raise EnvforgeError(
-            f"`{item.artifact.file_name}` says that it is `{record.name.normalized} {record.version}`; "
-            f"the lock says `{locked.name} {locked.version}`",
-            hint="lock again: envforge lock",
+            f"`{item.artifact.file_name}` contains another package than the lockfile states: expected "
+            f"`{locked.name} {locked.version}`, found `{record.name.normalized} {record.version}`",
+            hint="to lock again",
+            command="envforge lock",
             code="archive-differs",
         )
     if item.artifact.digest.algorithm == "md5":
@@ -122,8 +124,8 @@ def link(
         chosen = asyncio.run(_link(tuple(archives), frozenset(removed), store, request, progress))
     except (InstallerError, LinkError, OSError) as error:
         raise OutsideError(
-            f"linking into `{request.prefix}` failed: {_causes(error)}",
-            hint="mend the cause, then run the command again: it starts from what is in the cache",
+            f"failed to link packages into `{request.prefix}`: {_causes(error)}",
+            hint="fix the cause, then run the command again; it reuses the downloaded files",
             code="link-failed",
         ) from error
     _record_origins(chosen, request.prefix)

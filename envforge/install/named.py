@@ -16,8 +16,9 @@ def named_prefix(name: str) -> Path:
 
     if not _NAME.fullmatch(name) or name.endswith("."):
         raise RequestError(
-            f"`{name}` cannot name an environment: wanted letters, digits, `.`, `_` and `-`, a letter or digit first",
-            hint="envforge install --name my-project",
+            f"invalid environment name `{name}`: expected up to 64 letters, digits, `.`, `_`, or `-`, starting with a "
+            "letter or digit and not ending with `.`",
+            hint="choose another name, such as `--name my-project`",
             code="bad-name",
         )
     return Path(platformdirs.user_data_dir("envforge", appauthor=False)) / "environments" / name

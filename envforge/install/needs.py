@@ -83,12 +83,12 @@ def describe(needs: Needs, matrix: Matrix) -> str:
 def unmet(needs: Needs, machine: Machine, matrix: Matrix) -> tuple[str, ...]:
     """One reason for each need that this machine does not meet; empty where it meets all."""
     if needs.platform != machine.platform:
-        return (f"the lock is for `{needs.platform}`, this machine is `{machine.platform}`",)
+        return (f"the lockfile is for `{needs.platform}`, but this machine is `{machine.platform}`",)
     facts = read_facts(machine, needs.platform)
     reasons = list(needs.misplaced)
     if needs.glibc is not None and machine.glibc is not None and machine.glibc < needs.glibc.version:
-        found = f"found glibc {machine.glibc}"
-        reasons.append(f"`{needs.glibc.package}` needs glibc {needs.glibc.version} or newer, {found}")
+        found = f"this machine has glibc {machine.glibc}"
+        reasons.append(f"`{needs.glibc.package}` requires glibc {needs.glibc.version} or later, but {found}")
     reasons += _no_driver(needs, facts, matrix)
     return tuple(reasons)
 
@@ -97,8 +97,8 @@ def concerns(needs: Needs, machine: Machine) -> tuple[str, ...]:
     """What does not stop an install here but will be missed: a CUDA build where there is no NVIDIA driver."""
     if needs.cuda is None or machine.driver is not None:
         return ()
-    brings = f"`{needs.cuda.package}` brings CUDA {needs.cuda.version}"
-    return (f"no NVIDIA driver was found; {brings}, so that programs will run on the CPU here",)
+    brings = f"`{needs.cuda.package}` is built for CUDA {needs.cuda.version}"
+    return (f"no NVIDIA driver found; {brings}, so programs will run on the CPU",)
 
 
 def _no_driver(needs: Needs, facts: Facts, matrix: Matrix) -> list[str]:
@@ -197,9 +197,9 @@ def _misplaced(plan: Plan) -> Iterator[str]:
             continue
         tags = parse_wheel_filename(artifact.file_name)[3]
         if python is not None and not any(_serves_python(tag, python) for tag in tags):
-            yield f"`{artifact.file_name}` is not for Python {python}, which the lock has"
+            yield f"`{artifact.file_name}` doesn't support Python {python}, the locked version"
         if not any(_serves_platform(tag.platform, plan.platform) for tag in tags):
-            yield f"`{artifact.file_name}` is not for `{plan.platform}`"
+            yield f"`{artifact.file_name}` doesn't support `{plan.platform}`"
 
 
 def _serves_python(tag: Tag, python: Version) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, Hint
 from envforge.install.journal import Journal, Wheel
 from envforge.install.values import Artifact, Digest
 from envforge.lockfile import LockedPackage, Lockfile, Manager
@@ -54,9 +54,10 @@ def make_plan(lockfile: Lockfile, platform: str, where: Path, *, allow_builds: b
     """Choose the packages of ``platform``; raises ``EnvforgeError`` for what cannot be installed and checked."""
     if platform not in lockfile.platforms:
         raise EnvforgeError(
-            f"the lock `{where}` has no packages for `{platform}`; it is for "
-            + ", ".join(f"`{name}`" for name in lockfile.platforms),
-            hint=f"add it: envforge lock -p {platform}",
+            f"the lockfile `{where}` has no packages for `{platform}`; it has packages for "
+            + (", ".join(f"`{name}`" for name in lockfile.platforms) or "no platform"),
+            hint=f"once `platforms` in environment.yml lists `{platform}`",
+            command="envforge lock",
             code="platform-not-locked",
         )
     chosen = _chosen(lockfile.for_platform(platform))
@@ -65,8 +66,9 @@ def make_plan(lockfile: Lockfile, platform: str, where: Path, *, allow_builds: b
     names = {artifact.package.name for artifact in artifacts if artifact.package.manager == "conda"}
     if "python" not in names and len(names) < len(artifacts):
         raise EnvforgeError(
-            f"the lock `{where}` has wheels, but no conda package `python` to install them for",
-            hint="add python to the dependencies of environment.yml, then: envforge lock",
+            f"the lockfile `{where}` has wheels, but no conda package `python` to install them for",
+            hint="to add Python to environment.yml and lock again",
+            command="envforge add python",
             code="no-python",
         )
     return Plan(
@@ -91,10 +93,14 @@ def _refuse(packages: Iterable[LockedPackage], *, allow_builds: bool) -> None:
     if faults:
         lines = [f"  `{package.name} {package.version}`: {reason}" for package, reason in faults.items()]
         others = any(_fault(package, allow_builds=True) for package in faults)
-        hint = "lock again with packages that are published as conda archives or wheels: envforge lock"
+        ways = (
+            Hint("once environment.yml requires only packages published as archives or wheels", "envforge lock")
+            if others
+            else Hint("if you trust these source distributions, pass `--allow-builds` to build them on this machine")
+        )
         raise EnvforgeError(
-            "this lock cannot be installed exactly:\n" + "\n".join(lines),
-            hint=hint if others else "if you trust these sources, let them be built here: --allow-builds",
+            "the lockfile contains packages that can't be installed reproducibly:\n" + "\n".join(lines),
+            hint=(ways,),
             code="not-installable",
         )
 
@@ -102,19 +108,20 @@ def _refuse(packages: Iterable[LockedPackage], *, allow_builds: bool) -> None:
 def _fault(package: LockedPackage, *, allow_builds: bool) -> str | None:
     name = Artifact(package=package, digest=Digest(algorithm="sha256", hex="")).file_name
     if package.url.startswith("git+"):
-        return f"it comes from a git repository, `{package.url}`, whose files no checksum covers"
+        return f"it comes from a git repository, `{package.url}`, which has no checksum"
     if package.sha256 is None and package.md5 is None:
-        return "the lock has no checksum for it"
+        return "the lockfile has no checksum for it"
     if package.manager == "conda":
-        return None if name.endswith(_ARCHIVES) else f"wanted a `.conda` or `.tar.bz2` file, found `{package.url}`"
+        return None if name.endswith(_ARCHIVES) else f"expected a `.conda` or `.tar.bz2` file, found `{package.url}`"
     if name.endswith(_SOURCES):
-        return None if allow_builds else f"wanted a wheel, found `{name}`, whose installation runs code of its own"
+        source = f"expected a wheel, found the source distribution `{name}`, which runs its own code when it is built"
+        return None if allow_builds else source
     try:
         found = parse_wheel_filename(name)[0]
     except InvalidWheelFilename as error:
         return str(error)
     wanted = canonicalize_name(package.name)
-    return None if found == wanted else f"wanted a wheel of `{wanted}`, found `{name}`"
+    return None if found == wanted else f"expected a wheel of `{wanted}`, found `{name}`"
 
 
 def _digest(package: LockedPackage) -> Digest:
@@ -127,11 +134,12 @@ def _warnings(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
     found = []
     weak = sorted(artifact.label for artifact in artifacts if artifact.digest.algorithm == "md5")
     if weak:
-        found.append(f"checked by md5 alone, which can be forged, because the lock has no sha256: {', '.join(weak)}")
+        names = ", ".join(weak)
+        found.append(f"verified only by MD5, which can be forged, because the lockfile has no SHA-256: {names}")
     built = sorted(artifact.label for artifact in artifacts if artifact.is_source)
     if built:
         found.append(
-            f"built here from source with code of their own, so not the same bytes everywhere: {', '.join(built)}"
+            f"built from source on this machine, so the result can differ between machines: {', '.join(built)}"
         )
     return tuple(found)
 

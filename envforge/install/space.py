@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from envforge.errors import OutsideError
+from envforge.errors import Hint, OutsideError
 from envforge.install.archive import unpacked_bytes
 from envforge.install.fetch import Fetched
 from envforge.install.store import Store
@@ -28,7 +28,7 @@ def check_room(fetched: Iterable[Fetched], prefix: Path, store: Store) -> None:
     _need(store.root, sum(unpacked_bytes(item.path) for item in fresh), "to unpack the packages")
     if _device(store.root) != _device(prefix):
         total = sum(unpacked_bytes(item.path) for item in chosen)
-        _need(prefix, total, "to copy them into the prefix, which is on another disk")
+        _need(prefix, total, "to copy the packages into the environment, which is on another disk than the cache")
 
 
 def _stem(item: Fetched) -> str:
@@ -48,8 +48,10 @@ def _need(path: Path, wanted: int, purpose: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < wanted:
         raise OutsideError(
-            f"not enough room on the disk of `{folder}` {purpose}: "
-            f"wanted {wanted / 1e6:.0f} MB, found {free / 1e6:.0f} MB",
-            hint="free some room, or put the cache on another disk: --cache DIR",
+            f"not enough disk space in `{folder}` {purpose}: expected {wanted / 1e6:.0f} MB, found {free / 1e6:.0f} MB",
+            hint=(
+                Hint("to remove cached packages", "envforge clean"),
+                Hint("to put the cache on another disk, pass `--cache DIR`"),
+            ),
             code="disk-full",
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 from rattler import PrefixRecord
 
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, Hint
 from envforge.install.build import build_wheels
 from envforge.install.cached import Reader
 from envforge.install.early import Early, split_python
@@ -22,7 +22,16 @@ from envforge.install.plan import Changes, Plan, changes, wheel_of
 from envforge.install.site import pip_installed
 from envforge.install.space import check_room
 from envforge.install.store import Store, default_root
-from envforge.install.values import InstallReport, InstallRequest, Outcome, Progress, Silent, Step
+from envforge.install.values import (
+    InstallReport,
+    InstallRequest,
+    Outcome,
+    PlannedFile,
+    Preview,
+    Progress,
+    Silent,
+    Step,
+)
 from envforge.install.wheels import Batch, Site, find_site, install_wheels, stand_alone, uninstall, verify_wheels
 from envforge.machine import Machine
 from envforge.matrix import Matrix, load_matrix
@@ -63,6 +72,31 @@ class Installation:
         self._reached(journal, "verified")
         return self._report(self._outcome(journal), todo, fetched)
 
+    def preview(self) -> Preview:
+        """Return what ``run`` would do; nothing is written, and the network is used only for the sizes of files."""
+        self._check_machine()
+        todo = self._changes()
+        artifacts = (*todo.conda, *todo.wheels)
+        cached = {artifact for artifact in artifacts if self.reader.digest(artifact) == artifact.digest}
+        sizes = {artifact: self.reader.store.path(artifact).stat().st_size for artifact in cached}
+        missing = tuple(artifact for artifact in artifacts if artifact not in cached)
+        if missing:
+            from envforge.install.downloads import sizes_of  # noqa: PLC0415 - an HTTP client comes with it
+
+            sizes |= sizes_of(missing, self.request)
+        return Preview(
+            prefix=self.request.prefix,
+            lockfile=self.request.lockfile,
+            platform=self.plan.platform,
+            files=tuple(
+                PlannedFile(label=artifact.label, is_cached=artifact in cached, bytes=sizes.get(artifact))
+                for artifact in artifacts
+            ),
+            removed=(*todo.conda_removed, *todo.wheels_removed),
+            unchanged=len(self.plan.conda) + len(self.plan.wheels) - len(artifacts),
+            warnings=self.plan.warnings,
+        )
+
     def _check_machine(self) -> None:
         """Compare what the lock needs with the machine, before anything is downloaded."""
         if self.machine is None:
@@ -75,9 +109,12 @@ class Installation:
             self.progress.note(f"warning: {text}")
         if reasons and not self.request.ignore_machine:
             raise EnvforgeError(
-                f"this machine does not meet `{self.request.lockfile}`, which needs {describe(needs, matrix)}:"
+                f"this machine doesn't meet the requirements of `{self.request.lockfile}` ({describe(needs, matrix)}):"
                 + "".join(f"\n  {reason}" for reason in reasons),
-                hint="see which build fits: envforge explain; or install it all the same: --ignore-machine",
+                hint=(
+                    Hint("to see which builds this machine supports", "envforge explain"),
+                    Hint("to install anyway, pass `--ignore-machine`"),
+                ),
                 code="machine-unfit",
             )
 
@@ -165,7 +202,8 @@ class Installation:
         """Whether the prefix is envforge's own: made by it, or empty when it came."""
         if self.before is not None:
             return self.before.created
-        return all(path.name == FOLDER for path in self.request.prefix.iterdir())
+        prefix = self.request.prefix
+        return not prefix.exists() or all(path.name == FOLDER for path in prefix.iterdir())
 
     def _begin(self, todo: Changes) -> Journal:
         """Write that the prefix is being changed, before it is; empty it where everything is linked anew."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envforge.errors import EnvforgeError
+from envforge.install.credentials import without_credentials
 from envforge.install.values import Artifact, Digest
 
 _BLOCK = 1 << 20
@@ -43,8 +44,10 @@ class Store:
         name = artifact.file_name
         if name in {"", ".", ".."} or "/" in name or "\\" in name or "\0" in name:
             raise EnvforgeError(
-                f"the address `{artifact.package.url}` of `{artifact.label}` does not end in a file name",
-                hint="check the lock: envforge lock --check",
+                f"the URL of `{artifact.label}` does not end in a file name: "
+                f"`{without_credentials(artifact.package.url)}`",
+                hint="to create the lockfile again",
+                command="envforge lock",
                 code="bad-address",
             )
         key = artifact.digest.hex

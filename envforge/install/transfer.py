@@ -9,7 +9,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +19,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, ProtocolError, TimeoutError  # noqa: A004 - the library's own name
 from urllib3.response import BaseHTTPResponse
 
-from envforge.errors import EnvforgeError, OutsideError
+from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.install.credentials import (
     basic,
     expand,
@@ -62,25 +62,46 @@ class Wire:
     pools: dict[str, urllib3.PoolManager]
     guard: threading.Lock
     supply: Supply | None = None
+    expected: dict[Artifact, int] = field(default_factory=dict)
+    received: dict[Artifact, int] = field(default_factory=dict)
 
-    def get(self, url: str, headers: dict[str, str]) -> BaseHTTPResponse:
-        """Ask for a file; a server that refuses us is asked once more with credentials of the keyring."""
+    def expect(self, artifact: Artifact, more: int) -> None:
+        """Make the total of the progress what was received of a file, in all attempts, and ``more``."""
+        with self.guard:
+            total = self.received.get(artifact, 0) + more
+            self.progress.enlarge(total - self.expected.get(artifact, 0))
+            self.expected[artifact] = total
+
+    def announce(self, artifact: Artifact, size: int) -> None:
+        """Add the size of a file to the total of the progress, unless its download has begun."""
+        with self.guard:
+            if artifact not in self.expected:
+                self.expected[artifact] = size
+                self.progress.enlarge(size)
+
+    def receive(self, artifact: Artifact, amount: int) -> None:
+        """Add to what was received of a file; each file belongs to one thread."""
+        self.received[artifact] = self.received.get(artifact, 0) + amount
+        self.progress.advance(amount)
+
+    def get(self, url: str, headers: dict[str, str], method: str = "GET") -> BaseHTTPResponse:
+        """Request a file; if the server rejects the request, repeat it with credentials from the keyring."""
         clean, given = split_credentials(expand(url, os.environ))
         parts = urlsplit(clean)
         known = given or from_netrc(parts.hostname or "", os.environ)
-        response = self._send(clean, {**headers, **basic(known)})
+        response = self._send(method, clean, {**headers, **basic(known)})
         if known is None and response.status in _REFUSED and (known := from_keyring(parts)) is not None:
             response.drain_conn()
-            response = self._send(clean, {**headers, **basic(known)})
+            response = self._send(method, clean, {**headers, **basic(known)})
         return response
 
-    def _send(self, url: str, headers: dict[str, str]) -> BaseHTTPResponse:
+    def _send(self, method: str, url: str, headers: dict[str, str]) -> BaseHTTPResponse:
         parts = urlsplit(url)
         with self.guard:
             key = f"{parts.scheme}://{parts.netloc}"
             pool = self.pools.get(key) or self.pools.setdefault(key, open_pool(url, WORKERS))
         return pool.request(
-            "GET",
+            method,
             url,
             headers={"Accept-Encoding": "identity", "User-Agent": "envforge", **headers},
             preload_content=False,
@@ -88,6 +109,25 @@ class Wire:
             retries=urllib3.Retry(total=None, connect=0, read=0, redirect=5, status=0, other=0),
             timeout=self.retry.timeout_s,
         )
+
+
+def size_of(artifact: Artifact, wire: Wire, *, offline: bool = False) -> int | None:
+    """Return the size of a file without downloading it; None if it is unknown."""
+    if wire.supply is not None and wire.supply.holds(artifact):
+        with wire.supply.open(artifact) as (_, size):
+            return size
+    url = wire.address(artifact.package.url)
+    if url.startswith("file:"):
+        path = Path(unquote(urlsplit(url).path))
+        return path.stat().st_size if path.is_file() else None
+    if offline or wire.stop.is_set():
+        return None
+    try:
+        response = wire.get(url, {}, "HEAD")
+    except HTTPError:
+        return None
+    response.release_conn()
+    return _promised(response) if response.status == HTTPStatus.OK else None
 
 
 def download(artifact: Artifact, partial: Path, wire: Wire) -> Digest:
@@ -110,7 +150,7 @@ def download(artifact: Artifact, partial: Path, wire: Wire) -> Digest:
             delay = next(delays, None)
             if delay is None:
                 times = 1 + len(wire.retry.delays_s)
-                raise _failed(artifact, url, reason + f" (asked {times} times)" * (times > 1)) from error
+                raise _failed(artifact, url, reason + f" (tried {times} times)" * (times > 1)) from error
             wait_s = delay if delay == 0 or not isinstance(error, _Again) else max(delay, error.wait_s)
             if wire.stop.wait(min(wait_s, _LONGEST_WAIT_S)):
                 raise Stopped from error
@@ -122,20 +162,20 @@ def _copy(url: str, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
         with source.open("rb") as stream:
             return _write(stream, source.stat().st_size, artifact, partial, wire)
     except FileNotFoundError as error:
-        raise _failed(artifact, url, "there is no such file") from error
+        raise _failed(artifact, url, "the file does not exist") from error
 
 
 def _write(stream: BinaryIO, size: int, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
     """Copy what is at hand into ``partial``."""
     hasher = new_hasher(artifact.digest)
     _need_room(partial, size)
-    wire.progress.enlarge(size)
+    wire.expect(artifact, size)
     with partial.open("wb") as target:
         while block := stream.read(_BLOCK):
             _go_on(wire)
             target.write(block)
             hasher.update(block)
-            wire.progress.advance(len(block))
+            wire.receive(artifact, len(block))
     return Digest(algorithm=artifact.digest.algorithm, hex=hasher.hexdigest())
 
 
@@ -145,13 +185,13 @@ def _ask(url: str, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
     try:
         if have and response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             partial.unlink()
-            raise _Again("the server does not have the rest of the file")
+            raise _Again("the server can't continue the interrupted download")
         _accept(response, artifact, url)
         if have and not _continues(response, have):
             partial.unlink()
         promised = _promised(response) or 0
         _need_room(partial, promised)
-        wire.progress.enlarge(promised)
+        wire.expect(artifact, promised)
         return _receive(response, artifact, partial, wire)
     finally:
         response.close()
@@ -161,22 +201,25 @@ def _need_room(partial: Path, wanted: int) -> None:
     free = shutil.disk_usage(partial.parent).free
     if free < wanted:
         raise OutsideError(
-            f"not enough room for `{partial.name.removesuffix('.part')}` in the cache `{partial.parents[3]}`: "
-            f"wanted {wanted / 1e6:.0f} MB, found {free / 1e6:.0f} MB",
-            hint="free some room, or put the cache on another disk: --cache DIR",
+            f"not enough disk space for `{partial.name.removesuffix('.part')}` in the cache `{partial.parents[3]}`: "
+            f"expected {wanted / 1e6:.0f} MB, found {free / 1e6:.0f} MB",
+            hint=(
+                Hint("to remove cached packages", "envforge clean"),
+                Hint("to put the cache on another disk, pass `--cache DIR`"),
+            ),
             code="disk-full",
         )
 
 
 def _accept(response: BaseHTTPResponse, artifact: Artifact, url: str) -> None:
     """Raise for an answer that is not the file."""
-    said = f"the server answered {response.status} {response.reason or ''}".rstrip()
+    said = f"the server returned {response.status} {response.reason or ''}".rstrip()
     if response.status in _REPEATED:
         raise _Again(said, _retry_after(response))
     if response.status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
         raise _failed(artifact, url, said, status=response.status)
     if "text/html" in response.headers.get("Content-Type", ""):
-        raise _failed(artifact, url, "the server answered with a web page (text/html) instead of the file")
+        raise _failed(artifact, url, "the server returned a web page (text/html) instead of the file")
 
 
 def _continues(response: BaseHTTPResponse, have: int) -> bool:
@@ -184,7 +227,7 @@ def _continues(response: BaseHTTPResponse, have: int) -> bool:
         return False
     found = response.headers.get("Content-Range", "")
     if not found.startswith(f"bytes {have}-"):
-        raise _Again(f"the server answered with another part of the file than was asked for: `{found}`")
+        raise _Again(f"the server returned another part of the file than requested: `{found}`")
     return True
 
 
@@ -211,13 +254,13 @@ def _receive(response: BaseHTTPResponse, artifact: Artifact, partial: Path, wire
                 target.write(block)
                 hasher.update(block)
                 received += len(block)
-                wire.progress.advance(len(block))
+                wire.receive(artifact, len(block))
         except ProtocolError:
             broken = True
     found = Digest(algorithm=artifact.digest.algorithm, hex=hasher.hexdigest())
     promised = _promised(response)
     if found != artifact.digest and (broken or promised not in {None, received}):
-        raise _Again(f"the connection ended after {received} of {promised or 'unknown'} bytes")
+        raise _Again(f"the connection was closed after {received} of {promised or 'unknown'} bytes")
     return found
 
 
@@ -243,25 +286,29 @@ def _reason(error: Exception) -> str:
     if isinstance(error, MaxRetryError) and error.reason is not None:
         return _reason(error.reason)
     if isinstance(error, NewConnectionError):
-        return "no connection to the host"
+        return "could not connect to the host"
     if isinstance(error, TimeoutError):
-        return "the server did not answer in time"
+        return "the server did not respond in time"
     if isinstance(error, ProtocolError):
-        return "the connection ended before an answer had come"
-    return f"no connection ({type(error).__name__})"
+        return "the connection was closed before the server responded"
+    return f"could not connect ({type(error).__name__})"
 
 
 def _failed(artifact: Artifact, url: str, reason: str, *, status: int | None = None) -> EnvforgeError:
     shown = without_credentials(artifact.package.url)
     asked = without_credentials(url)
     through = f" (through `{asked}`)" if asked != shown else ""
+    credentials = (Hint(f"add credentials for `{urlsplit(asked).hostname}` to `~/.netrc` or the keyring"),)
     hints = {
-        401: "put credentials for the host into ~/.netrc or the keyring",
-        403: "put credentials for the host into ~/.netrc or the keyring",
-        404: "the file was removed or moved; lock again: envforge lock, or name a mirror that has it: --mirror FROM=TO",
+        401: credentials,
+        403: credentials,
+        404: (
+            Hint("if the file was removed or moved", "envforge lock"),
+            Hint("to download it from a mirror, pass `--mirror FROM=TO`"),
+        ),
     }
     return OutsideError(
-        f"cannot fetch `{artifact.label}` from `{shown}`{through}: {reason}",
-        hint=hints.get(status or 0, "run the command again: what has come in is kept and continued"),
+        f"failed to download `{artifact.label}` from `{shown}`{through}: {reason}",
+        hint=hints.get(status or 0, (Hint("run the command again; it continues the interrupted download"),)),
         code="download-failed",
     )

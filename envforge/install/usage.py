@@ -48,16 +48,16 @@ def alone(root: Path) -> Iterator[None]:
             users = [path for path in sorted((root / _USERS).glob("*.lock")) if _is_held(path)]
             if users:
                 named = ", ".join(path.name.partition("-")[0] for path in users)
-                raise _busy(root, f"process {named} is installing from it")
+                raise _busy(root, f"an install (PID {named}) is using it")
             yield
     except Timeout as error:
-        raise _busy(root, "another process begins to use it or cleans it") from error
+        raise _busy(root, "another envforge process is opening or cleaning it") from error
 
 
 def _busy(root: Path, why: str) -> OutsideError:
     return OutsideError(
         f"the package cache `{root}` is in use: {why}",
-        hint="wait until it has ended, then run this command again",
+        hint="wait for it to finish, then run this command again",
         code="cache-busy",
     )
 

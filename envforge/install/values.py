@@ -39,7 +39,8 @@ class InstallRequest:
     tells what the lock's needs are compared with; ``None`` compares nothing. ``ignore_machine``
     turns a need that is not met into a warning; ``allow_builds`` lets source distributions run their own code.
     ``reinstall`` names packages, by manager, that are installed again although they seem to be there. What ``supply``
-    holds is not asked of a server. ``reread`` reads unpacked files also where they look as they did when last read.
+    holds is not asked of a server. ``reread`` reads unpacked files even if they look unchanged.
+    ``estimate`` requests the sizes of all files before the download, so that progress can show the time left.
     """
 
     lockfile: Path
@@ -57,6 +58,7 @@ class InstallRequest:
     reinstall: frozenset[tuple[Manager, str]] = frozenset()
     supply: Supply | None = None
     reread: bool = False
+    estimate: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +75,28 @@ class InstallReport:
     downloaded_bytes: int = 0
     warnings: tuple[str, ...] = ()
     scripts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedFile:
+    """A package that an install would link. ``bytes`` is None if its server didn't report a size."""
+
+    label: str
+    is_cached: bool
+    bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preview:
+    """What an install would do."""
+
+    prefix: Path
+    lockfile: Path
+    platform: str
+    files: tuple[PlannedFile, ...] = ()
+    removed: tuple[str, ...] = ()
+    unchanged: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 class Supply(Protocol):

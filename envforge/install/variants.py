@@ -5,12 +5,13 @@ The machine decides one of them. The project's own lock takes part under the nam
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from envforge.cuda import WheelTag
-from envforge.errors import EnvforgeError, RequestError
+from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.install.explicit import read_any_lock
 from envforge.install.needs import Needs, concerns, describe, read_needs, unmet
 from envforge.install.plan import make_plan
@@ -58,8 +59,9 @@ def variant_lock(project: Path, name: str, platform: str) -> Path:
         return own[0].lockfile
     known = ", ".join(f"`{other}`" for other in (*(one.label for one in own), *names)) or "none"
     raise RequestError(
-        f"there is no variant `{name}` of `{project.absolute()}`; there are: {known}",
-        hint=f"make it: envforge lock --variant {name}",
+        f"unknown variant `{name}` of `{project.absolute()}`; expected one of: {known}",
+        hint="to create it",
+        command=f"envforge lock --variant {shlex.quote(name)}",
         code="no-such-variant",
     )
 
@@ -74,7 +76,7 @@ def choose_variant(project: Path, machine: Machine) -> Choice:
             continue
         against, but = unmet(one.needs, machine, matrix), concerns(one.needs, machine)
         if not against and not but:
-            reason = _said(f"needs {describe(one.needs, matrix)}", reasons)
+            reason = _said(f"requires {describe(one.needs, matrix)}", reasons)
             return Choice(name=one.label, lockfile=one.lockfile, reason=reason)
         reasons.append(f"{one.label}: {'; '.join(against or but)}")
         if not against:
@@ -83,8 +85,11 @@ def choose_variant(project: Path, machine: Machine) -> Choice:
         return usable[0]
     lines = "".join(f"\n  {reason}" for reason in reasons)
     raise EnvforgeError(
-        f"no lock of `{project.absolute()}` fits this machine:{lines}",
-        hint="see what would: envforge explain; or take one all the same: --variant NAME --ignore-machine",
+        f"no lockfile of `{project.absolute()}` supports this machine:{lines}",
+        hint=(
+            Hint("to see which builds this machine supports", "envforge explain"),
+            Hint("to install one anyway", "envforge install --variant NAME --ignore-machine"),
+        ),
         code="no-variant-fits",
     )
 

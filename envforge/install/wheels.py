@@ -26,7 +26,7 @@ from typing import NamedTuple
 from envforge.errors import OutsideError
 from envforge.install.fetch import Fetched
 from envforge.install.holding import writing
-from envforge.install.journal import write_whole
+from envforge.install.journal import recreate_command, write_whole
 from envforge.install.link import read_records
 from envforge.install.plan import wheel_of
 from envforge.install.seen import Seen, note_files, read_files
@@ -54,8 +54,9 @@ def find_site(prefix: Path, platform: str) -> Site:
     python = next((record for record in read_records(prefix, "python-") if record.name.normalized == "python"), None)
     if python is None or not program.exists():
         raise OutsideError(
-            f"the lock has wheels, but `{prefix}` has no conda package `python` to install them for",
-            hint="add python to the dependencies of environment.yml, then: envforge lock",
+            f"the lockfile has wheels, but `{prefix}` has no conda package `python` to install them for",
+            hint="to add Python to environment.yml and lock again",
+            command="envforge add python",
             code="no-python",
         )
     minor = ".".join(str(python.version).split(".")[:2])
@@ -110,16 +111,17 @@ def verify_wheels(batch: Batch) -> None:
     if not bad:
         return
     names = [wheel_of(item.artifact).name for item in bad]
-    batch.progress.note(f"uv's cache of {', '.join(names)} was damaged; it is emptied and they are installed again")
+    batch.progress.note(f"uv's cache of {', '.join(names)} is corrupt; removing it and installing them again")
     _uv(["cache", "clean", *names], batch.store)
     _uv_install(tuple(bad), batch.site, batch.store)
     still = damaged(replace(batch, wheels=tuple(bad), reread=True))
     if still:
         raise OutsideError(
             "\n".join(
-                f"`{item.artifact.label}`: `{path}` differs from the locked wheel" for item, path in still.items()
+                f"`{path}` differs from the locked wheel of `{item.artifact.label}`" for item, path in still.items()
             ),
-            hint=f"check the disk; then remove `{batch.site.prefix}` and install again",
+            hint="check the disk for errors; to create the environment again",
+            command=recreate_command(batch.site.prefix),
             code="installed-file-differs",
         )
 
@@ -267,6 +269,6 @@ def _uv(words: list[str], store: Store, inherited: tuple[int, ...] = ()) -> None
     if done.returncode != 0:
         raise OutsideError(
             f"`uv {' '.join(words[:2])}` failed with exit code {done.returncode}:\n{done.stderr.strip()}",
-            hint="mend the cause, then run the command again: it goes on after the conda packages",
+            hint="fix the cause, then run the command again; it continues after the conda packages",
             code="wheels-failed",
         )

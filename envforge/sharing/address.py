@@ -14,7 +14,9 @@ from urllib.parse import unquote, urlsplit
 from envforge.errors import RequestError
 
 Kind = Literal["folder", "git", "web", "objects"]
-_EXAMPLES = "a folder, git+https://host.example/team/locks.git@main, https://host.example/locks or s3://bucket/locks"
+_EXAMPLES = (
+    "a directory, git+https://host.example/team/locks.git@main, https://host.example/locks, or s3://bucket/locks"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +53,7 @@ class _NoAddressError(ValueError):
 def _parse(text: str, base: Path) -> Address:
     text = text.strip()
     if not text or text.startswith("-") or any(ord(c) < 32 for c in text):
-        raise _NoAddressError("it names nothing")
+        raise _NoAddressError("it is empty, starts with `-`, or contains a control character")
     if text.startswith("git+"):
         return _git(text)
     scheme = text.split("://", 1)[0] if "://" in text else ""
@@ -60,7 +62,7 @@ def _parse(text: str, base: Path) -> Address:
     if scheme == "file":
         parts = urlsplit(text)
         if parts.netloc not in {"", "localhost"}:
-            raise _NoAddressError(f"`{parts.netloc}` is another machine: write file:///FOLDER")
+            raise _NoAddressError(f"`{parts.netloc}` is another machine; expected `file:///DIR`")
         return Address(kind="folder", location=unquote(parts.path))
     if scheme:
         return Address(kind="objects", location=text.rstrip("/"))
@@ -70,17 +72,17 @@ def _parse(text: str, base: Path) -> Address:
 def _git(text: str) -> Address:
     url, _, fragment = text.removeprefix("git+").partition("#")
     if urlsplit(url).scheme not in {"https", "http", "ssh", "file"}:
-        raise _NoAddressError("git is asked by https, http, ssh or file: git+https://…")
+        raise _NoAddressError("expected `git+` followed by an https, http, ssh, or file URL")
     head, slash, last = url.rpartition("/")
     last, _, rev = last.partition("@")
     if rev and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", rev) is None:
-        raise _NoAddressError(f"`{rev}` is no branch, tag or commit")
+        raise _NoAddressError(f"`{rev}` is not a valid branch, tag, or commit")
     name, _, value = fragment.partition("=")
     if fragment and name != "subdirectory":
-        raise _NoAddressError(f"`#{fragment}` is not understood: wanted #subdirectory=FOLDER")
+        raise _NoAddressError(f"unknown fragment `#{fragment}`; expected `#subdirectory=DIR`")
     folder = PurePosixPath(value)
     if folder.is_absolute() or ".." in folder.parts or ".git" in folder.parts:
-        raise _NoAddressError(f"`{value}` is not a folder inside the repository")
+        raise _NoAddressError(f"`{value}` is not a directory inside the repository")
     return Address(kind="git", location=head + slash + last, rev=rev or None, subdirectory=folder)
 
 
@@ -88,7 +90,7 @@ def _refusal(text: str, reason: str, what: str) -> RequestError:
     from envforge.install.credentials import without_credentials  # noqa: PLC0415 - as above
 
     return RequestError(
-        f"`{without_credentials(text)}` is no address of a {what}: {reason}",
-        hint=f"give {_EXAMPLES}" if what == "catalogue" else "give git+https://host.example/team/template.git@v1",
+        f"invalid address `{without_credentials(text)}` of a {what}: {reason}",
+        hint=f"use {_EXAMPLES}" if what == "catalogue" else "use git+https://host.example/team/template.git@v1",
         code=f"bad-{what}-address",
     )

@@ -52,7 +52,7 @@ class FolderCatalogue:
                 return add(self.root, addition)
         except OSError as error:
             raise OutsideError(
-                f"cannot publish into `{self.root}`: {error.strerror or error}", code="publish-failed"
+                f"failed to publish to `{self.root}`: {error.strerror or error}", code="publish-failed"
             ) from error
 
 
@@ -77,7 +77,9 @@ def add(root: Path, addition: Addition) -> bool:
     for name, data in addition.files.items():
         path = root / name
         if not path.parent.resolve().is_relative_to(root.resolve()):
-            raise EnvforgeError(f"`{path.parent}` is a link out of the catalogue `{root}`", code="catalogue-damaged")
+            raise EnvforgeError(
+                f"`{path.parent}` is a link to a path outside the catalogue `{root}`", code="catalogue-damaged"
+            )
         write_whole(path, data)
     write_whole(index, index_bytes(document))
     return True
@@ -93,10 +95,10 @@ def _taken(same: Entry, entry: Entry) -> EnvforgeError:
     differs = (
         f"sha256 `{same.sha256}`{by}, not `{entry.sha256}`"
         if same.sha256 != entry.sha256
-        else f"the same lock{by}, with another signature (`{same.signed_by or 'none'}`, not `{entry.signed_by}`)"
+        else f"the same lockfile{by}, with another signature (`{same.signed_by or 'none'}`, not `{entry.signed_by}`)"
     )
     return EnvforgeError(
-        f"the catalogue already has `{entry.name}`: {differs}",
-        hint=f"entries are never overwritten; publish under another name: --name {entry.name}-{entry.date}",
+        f"the catalogue already has an entry `{entry.name}`: {differs}",
+        hint=f"envforge never overwrites an entry; to use another name, pass `--name {entry.name}-{entry.date}`",
         code="entry-exists",
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class GitCatalogue:
             _git(self.work, "fetch", "--quiet", "--depth", "1", "origin", f"refs/heads/{branch}")
             _git(self.work, "reset", "--quiet", "--hard", "FETCH_HEAD")
         raise OutsideError(
-            f"others published into `{self.address.public}` each of the {_TRIES} times that this was tried",
+            f"failed to publish to `{self.address.public}`: other publishers were faster {_TRIES} times",
             hint="run the command again",
             code="publish-failed",
         )
@@ -80,8 +81,8 @@ class GitCatalogue:
         found = _run(self.work, "symbolic-ref", "--quiet", "--short", "HEAD")
         if found.returncode:
             raise RequestError(
-                f"`{self.address.rev}` of `{self.address.public}` is a tag or a commit, which cannot be published into",
-                hint="name a branch: git+URL@BRANCH",
+                f"can't publish to `{self.address.public}`: `{self.address.rev}` is a tag or a commit, not a branch",
+                hint="to publish to a branch, pass `--catalogue git+URL@BRANCH`",
                 code="not-a-branch",
             )
         return found.stdout.strip()
@@ -100,8 +101,9 @@ def clone(address: Address, work: Path, what: str = "catalogue") -> GitCatalogue
     """Clone one revision of a repository into ``work``, which does not exist yet; ``what`` names it in errors."""
     if shutil.which("git") is None:
         raise EnvforgeError(
-            f"`{address.public}` needs git, which was not found on PATH",
-            hint="install git, or use a folder" + (" or an https address as catalogue" if what == "catalogue" else ""),
+            f"`{address.public}` requires git, which was not found on PATH",
+            hint="install git, or use a directory"
+            + (" or an https URL as the catalogue" if what == "catalogue" else ""),
             code="no-git",
         )
     if address.rev is not None and re.fullmatch(r"[0-9a-f]{40}", address.rev):
@@ -171,7 +173,8 @@ def _shown(done: subprocess.CompletedProcess[str]) -> str:
 
 def _error(what: str, address: Address, done: subprocess.CompletedProcess[str]) -> EnvforgeError:
     return OutsideError(
-        f"git could not {what} `{address.public}`: {_shown(done)}",
-        hint="check the address, the branch, and that git itself may: git ls-remote URL",
+        f"git failed to {what} `{address.public}`: {_shown(done)}",
+        hint="to check the URL, the branch, and your access",
+        command=f"git ls-remote {shlex.quote(without_credentials(address.location))}",
         code="git-failed",
     )

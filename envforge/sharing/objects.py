@@ -21,6 +21,7 @@ from envforge.sharing.folder import Addition, add
 
 _MARKER = ".index.lock"
 _DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs", "sftp": "paramiko"}
+_EXTRAS = {"s3fs": "s3", "gcsfs": "gs"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +43,7 @@ class ObjectCatalogue:
 
     def publish(self, addition: Addition) -> bool:
         """Add an entry while nobody else does."""
-        with self._turn(str(addition.row["published"]["by"])), self._named("publish into"):
+        with self._turn(str(addition.row["published"]["by"])), self._named("publish to"):
             if self.store.exists(f"{self.base}/{INDEX_FILE}"):
                 self.bring(INDEX_FILE)
             if not add(self.root, addition):
@@ -57,21 +58,22 @@ class ObjectCatalogue:
     def _turn(self, publisher: str) -> Iterator[None]:
         marker = f"{self.base}/{_MARKER}"
         until = time.monotonic() + self.wait_s
-        with self._named("publish into"):
+        with self._named("publish to"):
             self.store.makedirs(self.base, exist_ok=True)
             while not self._take(marker, publisher):
                 if time.monotonic() > until:
                     holder = self.store.cat_file(marker).decode("utf-8", "replace")
                     raise OutsideError(
-                        f"`{holder}` has been publishing into `{self.address.public}` for over {self.wait_s:.0f} s",
-                        hint=f"run the command again; if nobody is, remove the object `{_MARKER}` beside index.json",
+                        f"`{holder}` has been publishing to `{self.address.public}` for more than {self.wait_s:.0f} s",
+                        hint="run the command again; if that publication was interrupted, remove the object "
+                        f"`{_MARKER}` next to `{INDEX_FILE}`",
                         code="catalogue-busy",
                     )
                 time.sleep(min(0.5, self.wait_s))
         try:
             yield
         finally:
-            with self._named("publish into"):
+            with self._named("publish to"):
                 self.store.rm_file(marker)
 
     def _take(self, marker: str, publisher: str) -> bool:
@@ -99,16 +101,20 @@ def open_objects(address: Address, root: Path) -> ObjectCatalogue:
         core = importlib.import_module("fsspec.core")
         store, base = core.url_to_fs(address.location, use_listings_cache=False)
     except ImportError as error:
+        from envforge.distribution import extra_command  # noqa: PLC0415 - only hints need it
+
         driver = _DRIVERS.get(scheme, "fsspec")
+        extra = _EXTRAS.get(driver)
         raise EnvforgeError(
-            f"`{address.public}` needs the Python package {driver}, which is not installed",
-            hint=f"pip install {driver}",
+            f"`{address.public}` requires the Python package `{driver}`, which is not installed",
+            hint="to install it" if extra else f"install `{driver}` in the environment of envforge",
+            command=extra_command(extra) if extra else "",
             code="no-driver",
         ) from error
     except ValueError as error:
         raise EnvforgeError(
-            f"no driver of fsspec knows `{scheme}://`",
-            hint="give a folder, git+https://…, https://…, s3://… or gs://…",
+            f"unknown URL scheme `{scheme}://` of a catalogue",
+            hint="use a directory, or a URL that starts with git+https://, https://, s3://, or gs://",
             code="bad-catalogue-address",
         ) from error
     except Exception as error:
@@ -117,9 +123,9 @@ def open_objects(address: Address, root: Path) -> ObjectCatalogue:
 
 
 def _failed(what: str, address: Address, error: Exception) -> EnvforgeError:
-    why = "there is no such object" if isinstance(error, FileNotFoundError) else type(error).__name__
+    why = "the object does not exist" if isinstance(error, FileNotFoundError) else type(error).__name__
     return OutsideError(
-        f"cannot {what} the catalogue `{address.public}`: {why}",
-        hint="check the address and the credentials that the driver reads",
+        f"failed to {what} the catalogue `{address.public}`: {why}",
+        hint="check the URL, and the credentials that the driver reads",
         code="catalogue-unreachable",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from envforge.catalogue import INDEX_FILE, Entry, entries, verified_text
-from envforge.errors import EnvforgeError, RequestError
+from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.nearest import nearest
 from envforge.sharing.address import Address
 from envforge.sharing.folder import Addition, FolderCatalogue
@@ -60,8 +61,9 @@ def opened_to_publish(address: Address) -> Iterator[Catalogue]:
 def _need_index(catalogue: Catalogue) -> None:
     if not (catalogue.root / INDEX_FILE).is_file():
         raise NoCatalogueError(
-            f"`{catalogue.address.public}` is no catalogue: it has no {INDEX_FILE}",
-            hint="check the address, or begin one there: envforge lockfiles publish --catalogue ADDRESS",
+            f"no catalogue found at `{catalogue.address.public}`: it has no `{INDEX_FILE}`",
+            hint="check the address; to create a catalogue there",
+            command=f"envforge lockfiles publish --catalogue {shlex.quote(catalogue.address.public)}",
             code="no-catalogue-there",
         )
 
@@ -89,10 +91,11 @@ def entry_named(catalogue: Catalogue, name: str) -> Entry:
     if name in known:
         return known[name]
     near = nearest(name, known, alike=0.6)
-    guess = f"did you mean `{near}`? " if near else ""
+    guess = (Hint(f"did you mean `{near}`?"),) if near else ()
+    catalogue_words = shlex.join(["envforge", "lockfiles", "list", "--catalogue", catalogue.address.public])
     raise RequestError(
-        f"`{catalogue.address.public}` has no lock `{name}`",
-        hint=f"{guess}list them: envforge lockfiles list",
+        f"unknown lockfile `{name}` in `{catalogue.address.public}`",
+        hint=(*guess, Hint("to list the lockfiles", catalogue_words)),
         code="no-such-entry",
     )
 

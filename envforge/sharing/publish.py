@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +80,8 @@ def check_name(name: str) -> str:
     name = name.removesuffix(LOCK_SUFFIX)
     if not all(_PART.fullmatch(part) for part in name.split("/")) or len(name) > 200:
         raise RequestError(
-            f"`{name}` is no name of a catalogue entry: wanted letters, digits and `._+-`, in parts divided by `/`",
-            hint="for example --name image-classification/cu118-linux-64",
+            f"invalid entry name `{name}`: expected up to 200 letters, digits, and `._+-`, in parts separated by `/`",
+            hint="choose another name, such as `--name image-classification/cu118-linux-64`",
             code="bad-entry-name",
         )
     return name
@@ -101,7 +102,8 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise EnvforgeError(
             f"cannot read the lockfile `{path}`: {error.strerror or error}",
-            hint="make one: envforge lock",
+            hint="to create it from environment.yml",
+            command="envforge lock",
             code="lockfile-unreadable",
         ) from error
 
@@ -110,8 +112,10 @@ def _refuse_credentials(lock: Lockfile, where: Path) -> None:
     named = [package.name for package in lock.packages if without_credentials(package.url) != package.url]
     if named:
         raise EnvforgeError(
-            f"`{where}` has a user, a password or a token in the address of `{named[0]}`, and all would read it",
-            hint="lock with addresses that have none; netrc, the keyring or $VARIABLES give them at install",
+            f"`{where}` can't be published: the URL of `{named[0]}` contains a user name, a password, or a token",
+            hint="move the credentials to `~/.netrc` or the keyring, or write a variable into the URL "
+            "(`https://$USER:$TOKEN@host`); to lock again",
+            command="envforge lock",
             code="credentials-in-lock",
         )
 
@@ -121,15 +125,18 @@ def _inputs(lockfile: Path) -> str:
     environment, virtual = lockfile.parent / ENVIRONMENT_FILE, lockfile.parent / VIRTUAL_PACKAGES_FILE
     if not environment.is_file():
         raise EnvforgeError(
-            f"there is no `{environment}` beside the lock, so that nobody could tell what it is a lock of",
-            hint=f"publish from the project's folder, where `{ENVIRONMENT_FILE}` lies beside the lock",
+            f"`{environment}` does not exist, so the requirements of the lockfile are unknown",
+            hint=f"publish a lockfile that is next to its `{ENVIRONMENT_FILE}`",
             code="no-environment",
         )
     differences = check(environment, lockfile)
     if differences:
         raise EnvforgeError(
-            f"`{lockfile}` is not a lock of `{environment}` any more: {differences[0]}",
-            hint="lock anew: envforge lock",
+            f"the lockfile `{lockfile}` needs to be updated to match `{environment}`: {differences[0]}",
+            hint="to update the lockfile",
+            command="envforge lock"
+            if lockfile == Path(lockfile.name)
+            else f"envforge lock --file {shlex.quote(str(environment))}",
             code="lock-outdated",
         )
     texts = [path.read_text(encoding="utf-8") if path.is_file() else "" for path in (environment, virtual)]
@@ -139,9 +146,10 @@ def _inputs(lockfile: Path) -> str:
 def _build(needs: Needs, where: Path) -> Build:
     if needs.build is None:
         raise EnvforgeError(
-            f"`{where}` holds no PyTorch wheel that envforge knows for `{needs.platform}`, so that its index entry "
-            "could not say what it needs of a machine",
-            hint="a catalogue is for locks of PyTorch environments; share others with: envforge bundle",
+            f"`{where}` has no known PyTorch wheel for `{needs.platform}`, and a catalogue contains only lockfiles of "
+            "PyTorch environments",
+            hint="to share the environment in another way",
+            command=shlex.join(["envforge", "bundle", str(where)]),
             code="no-known-torch",
         )
     return needs.build

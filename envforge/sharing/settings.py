@@ -45,9 +45,9 @@ def need_catalogue(option: str | None, folder: Path, environment: Mapping[str, s
     found = chosen_catalogue(option, folder, environment)
     if found is None:
         raise RequestError(
-            f"no catalogue is configured: neither --catalogue nor {VARIABLE}, and no [catalogue] address in "
-            f"`{folder / PROJECT_FILE}` or `{user_file()}`",
-            hint="name one: --catalogue FOLDER, or write `[catalogue]` and `address = …` into one of these files",
+            f"no catalogue is configured: `--catalogue` and `{VARIABLE}` are not set, and `[catalogue] address` is not "
+            f"in `{folder / PROJECT_FILE}` or `{user_file()}`",
+            hint='pass `--catalogue ADDRESS`, or add `address = "ADDRESS"` below `[catalogue]` to one of these files',
             code="no-catalogue",
         )
     return found
@@ -103,10 +103,14 @@ def _table(path: Path) -> dict[str, str]:
         raise _fault(path, "catalogue", "a table", table)
     for name, value in table.items():
         if name not in {"address", "public-key"} or not isinstance(value, str):
-            raise _fault(path, f"catalogue.{name}", "the texts `address` and `public-key`", value)
+            raise _fault(path, f"catalogue.{name}", "only the strings `address` and `public-key`", value)
     return table
 
 
 def _fault(path: Path, place: str, wanted: str, found: object) -> EnvforgeError:
     at = f" at `{place}`" if place else ""
-    return EnvforgeError(f"cannot read `{path}`{at}: wanted {wanted}, found `{found}`", code="settings-damaged")
+    return EnvforgeError(
+        f"cannot read `{path}`{at}: expected {wanted}, found `{found}`",
+        hint="fix the value in this file",
+        code="settings-damaged",
+    )

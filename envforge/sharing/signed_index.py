@@ -30,7 +30,7 @@ def verify_index(root: Path, public_key: str) -> None:
     signature = document.pop(FIELD, None)
     what = f"`{INDEX_FILE}`"
     if not isinstance(signature, str):
-        raise refused(what, f"wanted a signature by the key `{key_id(public_key)}`, found none")
+        raise refused(what, f"expected a signature by the key `{key_id(public_key)}`, found none")
     signed = Signed(data=index_bytes(document), comment=_COMMENT, signature=signature.encode())
     verify(what, signed, public_key)
 
@@ -44,8 +44,9 @@ def signed(root: Path, row: Mapping[str, Any], document: dict[str, Any], signer:
     if signer is None:
         if was_signed:
             raise EnvforgeError(
-                "the index of this catalogue is signed, and an entry without a signature would break that",
-                hint="envforge lockfiles publish --sign KEY",
+                "the index of this catalogue is signed, so a new entry must be signed, too",
+                hint="to sign the entry",
+                command="envforge lockfiles publish --sign KEY",
                 code="index-signed",
             )
         return {**document, "entries": [*document["entries"], dict(row)]}
@@ -53,7 +54,7 @@ def signed(root: Path, row: Mapping[str, Any], document: dict[str, Any], signer:
     if was_signed:
         verify_index(root, public_key)
     elif any(entry.get("signed_by") == key_id(public_key) for entry in document["entries"]):
-        raise refused(f"`{INDEX_FILE}`", "it names locks that this key has signed, and its own signature is gone")
+        raise refused(f"`{INDEX_FILE}`", "it lists lockfiles signed by this key, but its own signature is missing")
     whole = {name: value for name, value in document.items() if name != FIELD}
     whole["entries"] = [*whole["entries"], dict(row)]
     signature, _ = signer.sign(index_bytes(whole), _COMMENT)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from envforge.catalogue import Entry
-from envforge.errors import EnvforgeError, RequestError
+from envforge.errors import EnvforgeError, Hint, RequestError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +35,11 @@ class Signer:
                 signature = key.sign(data, trusted_comment=comment)
         except minisign.Error as error:
             raise RequestError(
-                f"the secret key cannot be used: {error}",
-                hint="give a secret key of minisign -G, and its password when asked or in ENVFORGE_SIGNING_PASSWORD",
+                f"cannot use the secret key: {error}",
+                hint=(
+                    Hint("check the password, which is read from a prompt or from `ENVFORGE_SIGNING_PASSWORD`"),
+                    Hint("to create a secret key", "minisign -G"),
+                ),
                 code="bad-secret-key",
             ) from error
         return bytes(signature) + b"\n", public.to_base64().decode()
@@ -46,8 +49,9 @@ class Signer:
         found = self.sign(b"", "")[1]
         if found != public_key:
             raise RequestError(
-                f"`--sign` is the key `{key_id(found)}`, and the one of this catalogue is `{key_id(public_key)}`",
-                hint="sign with that one, or change [catalogue] public-key in the settings",
+                f"`--sign` is not the key of this catalogue: expected `{key_id(public_key)}`, found `{key_id(found)}`",
+                hint="to sign with that key, pass `--sign KEY`; to change the key of the catalogue, edit `public-key` "
+                "below `[catalogue]` in the settings",
                 code="other-key",
             )
 
@@ -65,19 +69,22 @@ def needs_password(secret_key: bytes) -> bool:
         return bool(minisign.SecretKey.from_bytes(secret_key).is_encrypted())
     except minisign.Error as error:
         raise RequestError(
-            f"the secret key cannot be read: {error}", hint="make one: minisign -G", code="bad-secret-key"
+            f"cannot read the secret key: {error}",
+            hint="to create a secret key",
+            command="minisign -G",
+            code="bad-secret-key",
         ) from error
 
 
 def verify_signature(entry: Entry, data: bytes, public_key: str) -> None:
     """Raise where a lock is not signed by the owner of ``public_key``, or was signed as another entry."""
-    what = f"the lock `{entry.name}`"
+    what = f"the lockfile `{entry.name}`"
     if entry.signed_by is None:
-        raise refused(what, f"wanted a signature by the key `{key_id(public_key)}`, found none")
+        raise refused(what, f"expected a signature by the key `{key_id(public_key)}`, found none")
     try:
         signature = (entry.root / entry.signature).read_bytes()
     except OSError as error:
-        raise refused(what, f"its signature cannot be read: {error.strerror or error}") from error
+        raise refused(what, f"cannot read its signature: {error.strerror or error}") from error
     verify(what, Signed(data=data, comment=_comment(entry), signature=signature), public_key)
 
 
@@ -98,9 +105,9 @@ def verify(what: str, signed: Signed, public_key: str) -> None:
         minisign.PublicKey.from_base64(public_key).verify(signed.data, signature)
     except minisign.Error as error:
         found = f"found one by `{_signer_id(signed.signature)}`: {error}"
-        raise refused(what, f"wanted a signature by the key `{key_id(public_key)}`, {found}") from error
+        raise refused(what, f"expected a signature by the key `{key_id(public_key)}`, {found}") from error
     if signature.trusted_comment != signed.comment:
-        raise refused(what, f"it was signed as `{signature.trusted_comment}`, not as `{signed.comment}`")
+        raise refused(what, f"expected a signature of `{signed.comment}`, found one of `{signature.trusted_comment}`")
 
 
 def key_id(public_key: str) -> str:
@@ -120,7 +127,7 @@ def _signer_id(signature: bytes) -> str:
     try:
         raw = base64.b64decode(lines[1], validate=True)
     except (IndexError, binascii.Error, ValueError):
-        return "nobody"
+        return "an unknown key"
     return raw[2:10][::-1].hex().upper()
 
 
@@ -141,17 +148,20 @@ def _library() -> ModuleType:
     try:
         return importlib.import_module("minisign")
     except ImportError as error:
+        from envforge.distribution import extra_command  # noqa: PLC0415 - only hints need it
+
         raise EnvforgeError(
-            "signatures need the Python package py-minisign, which is not installed",
-            hint="pip install 'envforge[sign]'",
+            "signatures require the Python package `py-minisign`, which is not installed",
+            hint="to install it",
+            command=extra_command("sign"),
             code="no-minisign",
         ) from error
 
 
 def _no_key(text: str) -> RequestError:
     return RequestError(
-        f"`{text}` is no minisign public key",
-        hint="give the second line of the .pub file, 56 characters that begin with RW, or the file itself",
+        f"`{text}` is not a minisign public key",
+        hint="use the second line of the .pub file (56 characters that start with RW), or the path of the file",
         code="bad-public-key",
     )
 
@@ -159,7 +169,8 @@ def _no_key(text: str) -> RequestError:
 def refused(what: str, reason: str) -> EnvforgeError:
     """The error for what the configured key has not signed as it is."""
     return EnvforgeError(
-        f"{what} is refused: {reason}",
-        hint="nothing was written; ask whoever published to sign it: envforge lockfiles publish --sign KEY",
+        f"cannot verify {what}: {reason}",
+        hint="nothing was written; to sign it, ask its publisher to publish with the key",
+        command="envforge lockfiles publish --sign KEY",
         code="bad-signature",
     )

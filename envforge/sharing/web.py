@@ -40,8 +40,8 @@ class WebCatalogue:
     def publish(self, addition: Addition) -> bool:
         """Raise: a web address takes nothing."""
         raise RequestError(
-            f"`{self.address.public}` can only be read: a web address takes no files",
-            hint="publish into the folder, repository or bucket that the server shows: --catalogue ADDRESS",
+            f"can't publish to `{self.address.public}`: a web server only serves files",
+            hint="to publish to the directory, repository, or bucket behind the server, pass `--catalogue ADDRESS`",
             code="read-only-catalogue",
         )
 
@@ -57,18 +57,18 @@ class WebCatalogue:
                 data = response.read(_LONGEST_BYTES + 1, decode_content=False)
                 response.release_conn()
             except HTTPError as error:
-                reason = f"no connection ({type(error).__name__})"
+                reason = f"could not connect ({type(error).__name__})"
                 continue
             if response.status == 200 and len(data) <= _LONGEST_BYTES:
                 return data
-            reason = f"the server answered {response.status} {response.reason or ''}".rstrip()
+            reason = f"the server returned {response.status} {response.reason or ''}".rstrip()
             if response.status not in _PASSING:
                 break
         raise self._failed(name, reason)
 
     def _failed(self, name: str, reason: str) -> EnvforgeError:
         return OutsideError(
-            f"cannot read `{name}` of the catalogue `{self.address.public}`: {reason}",
-            hint="check the address: it is the folder that holds index.json",
+            f"failed to read `{name}` of the catalogue `{self.address.public}`: {reason}",
+            hint="check the URL, which must be the one of the directory that contains `index.json`",
             code="catalogue-unreachable",
         )

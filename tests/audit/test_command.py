@@ -32,8 +32,8 @@ def _normal(text: str, audited: Audited) -> str:
 def test_what_people_read_of_a_whole_environment(project: Audited, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit", "--prefix", "prefix"]) == 0
     assert _normal(capsys.readouterr().out, project) == (
-        "PROJECT/prefix is what PROJECT/conda-lock.yml says (8 packages, N files, N MB)\n"
-        "beside that, 1 file outside Python's libraries belongs to no package\n"
+        "PROJECT/prefix matches PROJECT/conda-lock.yml (8 packages, N files, N MB)\n"
+        "1 file outside Python's library directory belongs to no package\n"
         "digest: sha256:D\n"
     )
 
@@ -46,21 +46,23 @@ def test_what_people_read_of_drift(project: Audited, capsys: pytest.CaptureFixtu
     captured = capsys.readouterr()
     site = project.site.relative_to(project.prefix)
     assert _normal(captured.out, project) == (
-        "PROJECT/prefix is not what PROJECT/conda-lock.yml says: 3 differences (8 packages, N files, N MB)\n"
+        "PROJECT/prefix does not match PROJECT/conda-lock.yml: 3 differences (8 packages, N files, N MB)\n"
         "\n"
-        "files that were changed:\n"
-        "  `share/greeting.txt` of `greeting 1.0` was changed\n"
+        "changed files:\n"
+        "  `share/greeting.txt` of `greeting 1.0` differs from its package\n"
         "\n"
-        "files that are missing:\n"
+        "missing files:\n"
         "  `lib/blob` of `binary 2.0+cu118` is missing\n"
         "\n"
-        "files among Python's libraries that belong to no package:\n"
+        "files in Python's library directory that belong to no package:\n"
         f"  `{site}/mine.py` belongs to no package\n"
         "\n"
-        "beside that, 1 file outside Python's libraries belongs to no package\n"
+        "1 file outside Python's library directory belongs to no package\n"
         "digest: sha256:D\n"
     )
-    assert captured.err.endswith("\nhint: bring back what the lock says: envforge audit --prefix prefix --fix\n")
+    assert captured.err.endswith(
+        "\nhint: to restore what the lockfile contains, run `envforge audit --fix --prefix prefix`\n"
+    )
 
 
 def test_fix_says_what_it_did_and_leaves_a_whole_environment(
@@ -71,9 +73,9 @@ def test_fix_says_what_it_did_and_leaves_a_whole_environment(
     assert main(["audit", "--prefix", "prefix", "--fix", "--offline"]) == 0
     site = project.site.relative_to(project.prefix)
     assert _normal(capsys.readouterr().out, project).splitlines()[:3] == [
-        "installed again: greeting 1.0",
+        "reinstalled: greeting 1.0",
         f"moved to PROJECT/prefix/.envforge/moved: {site}/mine.py",
-        "PROJECT/prefix is what PROJECT/conda-lock.yml says (8 packages, N files, N MB)",
+        "PROJECT/prefix matches PROJECT/conda-lock.yml (8 packages, N files, N MB)",
     ]
     assert main(["audit", "--prefix", "prefix"]) == 0
 
@@ -100,16 +102,18 @@ def test_an_unfinished_environment_is_named_and_completed_by_fix(
     assert journal is not None
     write_journal(project.prefix, journal.at("conda done"))
     assert main(["audit", "--prefix", "prefix"]) == 1
-    assert "`PROJECT/prefix` is unfinished since step `conda done`" in _normal(capsys.readouterr().err, project)
+    assert "`PROJECT/prefix` is incomplete: an earlier command was interrupted (last step: `conda done`)" in _normal(
+        capsys.readouterr().err, project
+    )
     assert main(["audit", "--prefix", "prefix", "--fix", "--offline"]) == 0
-    assert "it is completed" in capsys.readouterr().err
+    assert "; completing it" in capsys.readouterr().err
 
 
 def test_a_place_without_an_environment_says_how_to_make_one(
     project: Audited, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["audit"]) == 1
-    assert "hint: make it: envforge install" in capsys.readouterr().err
+    assert "hint: to create it, run `envforge install --prefix " in capsys.readouterr().err
 
 
 def test_two_places_are_refused(project: Audited) -> None:

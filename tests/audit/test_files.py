@@ -143,14 +143,14 @@ def test_a_damaged_cache_is_said_and_not_trusted(audited: Audited) -> None:
         report = audited.audit()
         assert report.digest == clean.digest
         assert report.counts.read_files == report.counts.files
-        assert "damaged" in report.notes[0]
+        assert "is invalid" in report.notes[0]
 
 
 def test_an_unfinished_prefix_is_named_as_such(audited: Audited) -> None:
     journal = read_journal(audited.prefix)
     assert journal is not None
     write_journal(audited.prefix, journal.at("conda done"))
-    with pytest.raises(EnvforgeError, match="is unfinished since step `conda done`") as caught:
+    with pytest.raises(EnvforgeError, match=r"is incomplete: .* \(last step: `conda done`\)") as caught:
         audited.audit()
     assert caught.value.code == "prefix-unfinished"
 

@@ -88,7 +88,7 @@ def test_cache_that_an_install_uses_is_kept_with_its_process(places: Places, pre
     with in_use(places.packages):
         done = clean(places, is_dry=False)
     assert done.removed == ()
-    assert f"process {os.getpid()} is installing from it" in done.kept[0].why
+    assert f"an install (PID {os.getpid()}) is using it" in done.kept[0].why
     assert set(before) <= set(tree(places.packages))
 
 
@@ -104,7 +104,7 @@ def test_packages_that_conda_keeps_stay(places: Places) -> None:
     (places.packages / "pkgs" / "urls.txt").touch()
     (places.packages / "other").mkdir()
     done = clean(places, is_dry=False)
-    assert [item.why for item in done.kept] == ["conda keeps packages of its own there"]
+    assert [item.why for item in done.kept] == ["conda stores its own packages there"]
     assert (places.packages / "pkgs" / "urls.txt").exists()
     assert (places.packages / "other").exists()
 

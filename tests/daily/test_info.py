@@ -28,9 +28,9 @@ def test_environment_lock_tools_and_machine_are_told(user: User, plain: Path) ->
     assert (run.returncode, run.stderr) == (0, "")
     lines = run.stdout.splitlines()
     assert lines[0].startswith(f"envforge            {__version__} in ")
-    assert f"environment         {plain} (finished)" in lines
-    assert "                    1 conda packages, 0 wheels" in lines
-    assert any(line.startswith("                    lock: ") for line in lines)
+    assert f"environment         {plain} (complete)" in lines
+    assert "                    1 conda package, 0 wheels" in lines
+    assert any(line.startswith("                    lockfile: ") for line in lines)
     assert any(line.startswith("tools               conda-lock ") for line in lines)
     assert any(line.startswith("machine             ") for line in lines)
 
@@ -52,9 +52,9 @@ def test_home_is_shortened_and_credentials_are_left_out(user: User) -> None:
 @pytest.mark.parametrize(
     ("case", "state"),
     [
-        ("unfinished", "unfinished since step `conda done`; complete it with `envforge install`"),
-        ("damaged", "damaged: the journal"),
-        ("gone", "not there; make it with `envforge install --prefix"),
+        ("unfinished", "incomplete (last step: `conda done`); to complete it, run `envforge install`"),
+        ("damaged", "invalid: the journal"),
+        ("gone", "missing; to create it, run `envforge install --prefix"),
     ],
 )
 def test_broken_environments_are_told_and_do_not_stop_the_rest(user: User, plain: Path, case: str, state: str) -> None:

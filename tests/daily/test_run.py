@@ -144,7 +144,7 @@ def test_unknown_command_is_127_with_its_name(user: User, kind: str, request: py
     prefix: Path = request.getfixturevalue(kind)
     run = user.envforge("run", "--prefix", str(prefix), "no-such-program")
     assert run.returncode == 127
-    assert "error: there is no command `no-such-program` in the environment or on PATH" in run.stderr
+    assert "error: command `no-such-program` not found in the environment or on PATH" in run.stderr
 
 
 def test_file_that_is_no_program_is_126(user: User, plain: Path) -> None:
@@ -152,7 +152,7 @@ def test_file_that_is_no_program_is_126(user: User, plain: Path) -> None:
     text.write_text("hello\n")
     text.chmod(0o755)
     run = user.envforge("run", "--prefix", str(plain), "text")
-    assert (run.returncode, run.stderr) == (126, f"error: cannot start `{text}`: it has no `#!` line\n")
+    assert (run.returncode, run.stderr) == (126, f"error: cannot start `{text}`: the file has no `#!` line\n")
 
 
 def test_no_shell_is_needed_without_scripts(user: User, plain: Path, tmp_path: Path) -> None:
@@ -175,4 +175,4 @@ def test_damaged_variables_are_named_with_file_and_place(user: User, plain: Path
     state.write_text('{"env_vars": {"GOOD": "yes", "BAD NAME": "x"}}')
     run = user.envforge("run", "--prefix", str(plain), "hello")
     assert run.returncode == 1
-    assert f"`{state}`: `env_vars.BAD NAME` cannot name a variable" in run.stderr
+    assert f"`{state}`: `env_vars.BAD NAME` is not a valid variable name" in run.stderr

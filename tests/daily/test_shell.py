@@ -88,7 +88,7 @@ def test_shell_in_the_same_environment_is_refused_inside_it(user: User, plain: P
         words = shlex.join(ENVFORGE)
         terminal.type(f"{words} shell --prefix {plain}; echo code $?.")
         shown = terminal.read_until("code 1.")
-        assert "this shell already works in" in shown
+        assert "this shell is already in the environment" in shown
         terminal.type("exit")
         assert terminal.exit_code() == 0
 
@@ -96,10 +96,10 @@ def test_shell_in_the_same_environment_is_refused_inside_it(user: User, plain: P
 def test_shell_without_a_terminal_is_refused_with_what_to_do_instead(user: User, plain: Path) -> None:
     run = user.envforge("shell", "--shell", "bash", "--prefix", str(plain))
     assert (run.returncode, run.stdout) == (2, "")
-    assert "hint: run one command: envforge run CMD" in run.stderr
+    assert "hint: to run a single command, run `envforge run CMD`" in run.stderr
 
 
 def test_unknown_shell_is_named(user: User, plain: Path) -> None:
     run = user.envforge("shell", "--prefix", str(plain), env=user.environment(SHELL="/bin/tcsh"))
     assert run.returncode == 2
-    assert "SHELL is `/bin/tcsh`, and envforge can start bash, zsh, fish, dash, sh" in run.stderr
+    assert "unsupported shell `/bin/tcsh` in `SHELL`; expected one of: bash, zsh, fish, dash, sh" in run.stderr

@@ -14,6 +14,7 @@ from envforge.lock.together import is_unfinished
 from tests.daily.conftest import hello, install
 from tests.daily.support import ROOT, User
 
+CHANGED = "and its lockfile is incomplete; to complete it, run `envforge lock`"
 ENVIRONMENT = "channels: [conda-forge]\ndependencies: [hello]\n"
 LEAVES_SOMETHING = {
     "install": ("install",),
@@ -88,8 +89,8 @@ def test_what_outlives_the_command_is_not_made_of_a_half_done_change(
     run = user.envforge(*words, here=half_changed)
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr == (
-        "error: a change of `environment.yml` and its lock is half done: a command was interrupted\n\n"
-        "hint: complete it: envforge lock\n"
+        "error: a change of `environment.yml` and its lockfile is incomplete: an earlier command was interrupted\n\n"
+        "hint: to complete it, run `envforge lock`\n"
     )
     assert sorted(half_changed.iterdir()) == before
 
@@ -100,24 +101,24 @@ def test_the_use_of_the_environment_goes_on_with_a_warning_of_a_half_done_change
 ) -> None:
     run = user.envforge(*words, here=half_changed)
     assert run.stderr.startswith("warning: a change of `")
-    assert run.stderr.splitlines()[0].endswith("environment.yml` and its lock is half done; complete it: envforge lock")
+    assert run.stderr.splitlines()[0].endswith(CHANGED)
     assert run.returncode == (1 if words == ("kernel",) else 0)
 
 
 def test_info_shows_a_half_done_change(user: User, half_changed: Path) -> None:
     run = user.envforge("info", here=half_changed)
-    assert "and its lock is half done; complete it: envforge lock" in run.stdout
+    assert CHANGED in run.stdout
 
 
 def test_verify_warns_of_a_half_done_change_and_finds_an_unfinished_install(user: User, half_changed: Path) -> None:
     run = user.envforge(*FINDS["verify"], here=half_changed)
-    assert "and its lock is half done; complete it: envforge lock" in run.stderr
+    assert CHANGED in run.stderr
     journal = read_journal(half_changed / ".conda")
     assert journal is not None
     write_journal(half_changed / ".conda", journal.at("conda done"))
     run = user.envforge(*FINDS["verify"], here=half_changed)
     assert run.returncode == 1
-    assert "unfinished since step `conda done`" in " ".join(run.stdout.split())
+    assert "(last step: `conda done`)" in " ".join(run.stdout.split())
 
 
 @pytest.mark.parametrize("words", COMPLETES.values(), ids=" ".join)
@@ -137,7 +138,7 @@ def test_each_command_says_that_the_install_is_unfinished_and_since_when(
 ) -> None:
     run = user.envforge(*words, here=half_installed)
     said = run.stdout if words == ("info",) else run.stderr
-    assert "unfinished since step `conda done`" in said
+    assert "(last step: `conda done`)" in said
     assert "envforge install" in said
 
 
@@ -147,4 +148,4 @@ def test_a_half_done_change_of_a_variant_names_its_own_command(user: User, half_
     for path in (*half_changed.glob(".*envforge*"), half_changed / "environment.yml", half_changed / "conda-lock.yml"):
         path.rename(folder / path.name)
     run = user.envforge("bundle", "--variant", "cpu", here=half_changed)
-    assert "hint: complete it: envforge lock --variant cpu\n" in run.stderr
+    assert "hint: to complete it, run `envforge lock --variant cpu`\n" in run.stderr

@@ -42,6 +42,7 @@ def lock(*packages: LockedPackage, platforms: tuple[str, ...] = ("linux-64",)) -
 
 PYTHON = conda("python", "3.10.20", "h267e890_1_cpython", dependencies=(("__glibc", ">=2.17,<3.0.a0"),))
 NUMPY = conda("numpy", "2.2.6", "py310hefbff90_0", dependencies=(("python", ">=3.10,<3.11.0a0"),))
+PIP = conda("pip", "26.0", "pyh8b19718_0", dependencies=(("python", ">=3.10"),))
 JINJA2 = conda("jinja2", "3.1.6", "pyhd8ed1ab_0", dependencies=(("python", ">=3.9"),))
 CU118 = package("torch", "2.7.1+cu118", TORCH_CU118)
 CU126 = package("torch", "2.7.1+cu126", TORCH_CU126)

@@ -22,6 +22,7 @@ from envforge import toml
 from envforge.catalogue import PLACEHOLDER, entries
 from envforge.cli import main
 from envforge.cli.export import KINDS
+from envforge.distribution import pinned_requirement
 from envforge.errors import EnvforgeError
 from envforge.export import FORMATS
 from envforge.export.source import Source, read_source
@@ -29,7 +30,8 @@ from envforge.install.explicit import parse_explicit
 from envforge.install.plan import make_plan
 from envforge.lock.mapping import NameMapping
 from envforge.lockfile import LockedPackage, Lockfile, parse_lockfile, read_lockfile
-from tests.exports.locks import CATALOGUE, CHANNEL, CU118, JINJA2, NUMPY, PYTHON, REAL, conda, lock, package
+from envforge.sharing.settings import user_file
+from tests.exports.locks import CATALOGUE, CHANNEL, CU118, JINJA2, NUMPY, PIP, PYTHON, REAL, conda, lock, package
 
 LOCKS = {f"{entry.variant}-{entry.platforms[0]}": entry for entry in entries(CATALOGUE)}
 CU118_LOCK = CATALOGUE / "image-classification" / "cu118-linux-64.conda-lock.yml"
@@ -192,18 +194,116 @@ def test_a_dependency_that_pep_508_cannot_say_keeps_its_name_in_pixi_lock(tmp_pa
 
 
 def test_dockerfile_takes_a_base_that_has_the_glibc() -> None:
-    assert "FROM debian:bookworm-slim" in _text("dockerfile", PYTHON, CU118)
+    text = _text("dockerfile", PYTHON, PIP, CU118)
+    assert re.findall("^FROM .*", text, re.MULTILINE) == [
+        "FROM mambaorg/micromamba:2.8.1-debian12-slim AS build",
+        "FROM debian:bookworm-slim",
+    ]
     newer = replace(NUMPY, dependencies=(("__glibc", ">=2.39,<3.0.a0"),))
-    assert "FROM debian:trixie-slim" in _text("dockerfile", PYTHON, newer)
+    assert re.findall("^FROM .*", _text("dockerfile", PYTHON, newer), re.MULTILINE) == [
+        "FROM mambaorg/micromamba:2.8.1-debian13-slim AS build",
+        "FROM debian:trixie-slim",
+    ]
     unknown = replace(NUMPY, dependencies=(("__glibc", ">=2.99,<3.0.a0"),))
-    with pytest.raises(EnvforgeError, match=r"needs glibc 2\.99; the newest base image"):
+    with pytest.raises(EnvforgeError, match=r"requires glibc 2\.99, but the newest base image"):
         _text("dockerfile", PYTHON, unknown)
 
 
 def test_dockerfile_of_a_lock_without_linux_is_refused() -> None:
     mac = conda("python", "3.10.20", "h1_cpython", platform="osx-arm64")
-    with pytest.raises(EnvforgeError, match="an image needs packages for Linux"):
+    with pytest.raises(EnvforgeError, match="an image requires packages for Linux"):
         FORMATS["dockerfile"].render(_source(lock(mac, platforms=("osx-arm64",))))
+
+
+def test_dockerfile_rejects_wheels_that_micromamba_cannot_verify() -> None:
+    with pytest.raises(EnvforgeError, match="not the conda package `pip`") as caught:
+        _text("dockerfile", PYTHON, CU118)
+    assert caught.value.commands == ("envforge add pip",)
+    with pytest.raises(EnvforgeError, match=r"no SHA-256 for `torch 2\.7\.1\+cu118`"):
+        _text("dockerfile", PYTHON, PIP, replace(CU118, sha256=None, md5="ef" * 16))
+    explicit = replace(lock(PYTHON, PIP, CU118), channels=())
+    with pytest.raises(EnvforgeError, match="an explicit file with wheels, which micromamba ignores"):
+        FORMATS["dockerfile"].render(_source(explicit))
+
+
+def test_dockerfile_installs_the_packages_that_install_does() -> None:
+    assert "--prefix /opt/env --file /tmp/lock/conda-lock.yml" in _text("dockerfile", PYTHON, PIP, CU118)
+    tool = replace(JINJA2, category="dev")
+    assert "--category main --category dev --file" in _text("dockerfile", PYTHON, tool)
+    explicit = replace(lock(PYTHON), channels=())
+    assert "--file /tmp/lock/explicit.txt" in FORMATS["dockerfile"].render(_source(explicit)).text
+
+
+HOSTILE = """tool[a] @ git+https://host.example/it's $(touch x) `id` "q" \\ {0} #frag: - %s"""
+
+
+@pytest.mark.parametrize("kind", ["skypilot", "kubernetes"])
+def test_job_installs_the_requirement_whatever_it_contains(kind: str, tmp_path: Path) -> None:
+    source = read_source(lock(PYTHON, CU118), WHERE, ("linux-64",), HOSTILE)
+    text = FORMATS[kind].render(source).text
+    documents = list(yaml.safe_load_all(text))
+    script = documents[0]["setup"] if kind == "skypilot" else _container(documents[1])["command"][2]
+    if kind == "kubernetes":
+        script = _expanded_by_kubernetes(script)
+    line = next(line for line in script.splitlines() if line.startswith("pip install"))
+    printed = ["bash", "-c", f'pip() {{ printf "%s\\n" "${{@: -1}}"; }}; {line}']
+    assert subprocess.run(printed, capture_output=True, text=True, check=True, cwd=tmp_path).stdout == f"{HOSTILE}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def _container(job: dict[str, Any]) -> dict[str, Any]:
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    found: dict[str, Any] = container
+    return found
+
+
+def _expanded_by_kubernetes(text: str) -> str:
+    """Expand a command as Kubernetes does: ``$$`` is one ``$``, and ``$(nodes)`` is a variable."""
+    return re.sub(r"\$\$|\$\(nodes\)", lambda match: "$" if match[0] == "$$" else "2", text)
+
+
+def test_dockerfile_keeps_a_requirement_in_its_comment() -> None:
+    text = FORMATS["dockerfile"].render(read_source(lock(PYTHON), WHERE, ("linux-64",), HOSTILE)).text
+    assert [line for line in text.splitlines() if "host.example" in line and not line.startswith("#")] == []
+
+
+def test_requirement_comes_from_option_variable_settings_or_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("ENVFORGE_REQUIREMENT", raising=False)
+    words = ["skypilot", "-o", str(tmp_path / "verify.sky.yaml"), "--force"]
+
+    def installed(*more: str) -> str:
+        assert _run(*words, *more) == 0
+        capsys.readouterr()
+        text = (tmp_path / "verify.sky.yaml").read_text(encoding="utf-8")
+        return next(line for line in text.splitlines() if "pip install" in line).split("install ")[1]
+
+    assert installed() == pinned_requirement()
+    settings = user_file()
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text('[envforge]\nrequirement = "from-settings==1"\n', encoding="utf-8")
+    assert installed() == "from-settings==1"
+    monkeypatch.setenv("ENVFORGE_REQUIREMENT", "from-variable==1")
+    assert installed() == "from-variable==1"
+    assert installed("--envforge", "from-option==1") == "from-option==1"
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("skypilot", "-o", "x.yaml", "--envforge", " "), 2),
+        (("skypilot", "-o", "x.yaml", "--envforge", "a\nb"), 2),
+        (("skypilot", "-o", "x.yaml", "--envforge", "a @ https://ada:secret@host.example/a.whl"), 1),
+        (("explicit", "--envforge", "a==1"), 2),
+    ],
+)
+def test_requirement_that_no_file_may_contain_is_rejected(
+    words: tuple[str, ...], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(*words) == code
+    assert "secret" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -231,7 +331,7 @@ def test_credentials_are_refused_and_not_repeated(url: str) -> None:
 
 
 def test_a_stored_lock_whose_addresses_lead_nowhere_is_refused() -> None:
-    with pytest.raises(EnvforgeError, match="stored lock of the catalogue: 19 of its addresses"):
+    with pytest.raises(EnvforgeError, match="19 of its URLs are placeholders"):
         _source(read_lockfile(LOCKS["cu128-linux-64"].path))
 
 
@@ -244,7 +344,7 @@ def test_a_line_break_in_the_lock_cannot_begin_a_line_of_the_export(field: str) 
 
 @pytest.mark.parametrize("kind", ["requirements", "pylock", "pixi"])
 def test_a_wheel_without_sha256_is_refused_where_the_tool_takes_no_md5(kind: str) -> None:
-    with pytest.raises(EnvforgeError, match=r"no sha256 for `torch 2\.7\.1\+cu118`"):
+    with pytest.raises(EnvforgeError, match=r"no SHA-256 for `torch 2\.7\.1\+cu118`"):
         _text(kind, PYTHON, replace(CU118, sha256=None, md5="ef" * 16))
 
 
@@ -268,7 +368,7 @@ def test_the_export_goes_to_stdout_unless_a_file_is_named(tmp_path: Path, capsys
     printed = capsys.readouterr().out
     assert _run("requirements", "-o", str(output)) == 0
     assert output.read_text(encoding="utf-8") == printed
-    assert capsys.readouterr().out == f"{output} is written\n"
+    assert capsys.readouterr().out == f"wrote {output}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["requirements.txt"]
 
 
@@ -281,7 +381,10 @@ def test_a_variant_is_exported_by_its_name(
     (tmp_path / "lockfiles" / "cu118" / "conda-lock.yml").write_text(stored, encoding="utf-8")
     words = ["export", "requirements", "--platform", "linux-64"]
     assert main(words) == 2
-    assert "hint: say which: envforge export requirements --variant cu118\n" in capsys.readouterr().err
+    assert (
+        "hint: to select one, run `envforge export requirements -p linux-64 --variant cu118`\n"
+        in capsys.readouterr().err
+    )
     assert main([*words, "--variant", "cu118"]) == 0
     assert "torch-2.7.1%2Bcu118" in capsys.readouterr().out
     assert main([*words, "--variant", "cu118", "--lockfile", "conda-lock.yml"]) == 2
@@ -291,7 +394,7 @@ def test_a_file_of_others_stays_unless_forced(tmp_path: Path, capsys: pytest.Cap
     output = tmp_path / "environment.yml"
     output.write_text("mine\n", encoding="utf-8")
     assert _run("environment", "-o", str(output)) == 1
-    assert "envforge export did not make it" in capsys.readouterr().err
+    assert "`envforge export` did not create it" in capsys.readouterr().err
     assert output.read_text(encoding="utf-8") == "mine\n"
     assert _run("environment", "-o", str(output), "--force") == 0
     assert _run("environment", "-o", str(output)) == 0
@@ -314,9 +417,9 @@ def test_a_folder_that_cannot_be_written_is_an_error_that_names_the_file(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("pixi",), "pixi needs two files"),
-        (("pixi", "-o", "other.toml"), "wanted `pixi.toml`"),
-        (("pylock", "-o", "lock.toml"), "wanted `pylock.toml`"),
+        (("pixi",), "writes two files, `pixi.toml` and `pixi.lock`"),
+        (("pixi", "-o", "other.toml"), "expected `pixi.toml`"),
+        (("pylock", "-o", "lock.toml"), "expected `pylock.toml`"),
         (("poetry",), "`poetry` is not one of"),
     ],
 )
@@ -333,9 +436,9 @@ def test_the_platform_has_to_be_said_where_several_are_left(tmp_path: Path, caps
     path = tmp_path / "conda-lock.yml"
     path.write_text(several.replace("platform: linux-64", "platform: osx-64"), encoding="utf-8")
     assert main(["export", "explicit", "--lockfile", str(path)]) == 2
-    assert "which one is meant?" in capsys.readouterr().err
+    assert "pass `--platform osx-64`" in capsys.readouterr().err
     assert main(["export", "explicit", "--lockfile", str(path), "--platform", "linux-64"]) == 1
-    assert "it is for `osx-64`, `win-64`" in capsys.readouterr().err
+    assert "it has packages for `osx-64`, `win-64`" in capsys.readouterr().err
 
 
 def test_json_carries_the_text_or_names_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,6 +50,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Channel, 
     python = f"{sys.version_info.major}.{sys.version_info.minor}.0"
     channel.add(text_package("python", python, {"share/python.txt": "stands for Python\n"}))
     channel.add(text_package("greeting", "1.0", {"share/greeting.txt": "hello\n"}))
+    channel.add(text_package("pip", "26.0", {"share/pip.txt": "stands for pip\n"}))
     wheels = channel.folder / "wheels"
     wheels.mkdir()
     rebuild_wheel("typing_extensions", wheels)
@@ -148,12 +149,14 @@ def test_envforge_installs_the_explicit_file(place: Place) -> None:
     assert (place.folder / "prefix" / "share" / "greeting.txt").read_text(encoding="utf-8") == "hello\n"
 
 
-def test_the_command_in_the_dockerfile_installs_the_lock(served: tuple[Channel, Loopback], tmp_path: Path) -> None:
+def test_the_envforge_command_in_the_dockerfile_installs_the_lock(
+    served: tuple[Channel, Loopback], tmp_path: Path
+) -> None:
     channel, server = served
     lock = LockWriter(server.url).conda(*channel.packages.values()).write(tmp_path / "conda-lock.yml")
     output = tmp_path / "Dockerfile"
     assert main(["export", "dockerfile", "--lockfile", str(lock), "-o", str(output)]) == 0
-    (command,) = re.findall(r"^RUN envforge (.*?) && ", output.read_text(encoding="utf-8"), re.MULTILINE)
+    (command,) = re.findall(r"^#   RUN envforge (.*)$", output.read_text(encoding="utf-8"), re.MULTILINE)
     places = {"/tmp/lock/": f"{tmp_path}/", "/opt/env": f"{tmp_path}/env", "/tmp/cache": f"{tmp_path}/cache"}
     for inside, here in places.items():
         command = command.replace(inside, here)

@@ -98,7 +98,7 @@ def test_a_wheel_with_a_member_that_leaves_it_is_refused(tmp_path: Path, name: s
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("evil-1.0.dist-info/RECORD", "")
         archive.writestr(name, "")
-    with pytest.raises(EnvforgeError, match="leaves the package"):
+    with pytest.raises(EnvforgeError, match="is a path outside the package"):
         check_archive(path, _artifact(path.name))
 
 

@@ -55,7 +55,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(
     place.install(greeting, progress, prefix=tmp_path / "second")
     assert len(server.requests) == asked + 1
     assert cached.read_bytes() == whole
-    assert any("damaged" in note for note in progress.notes)
+    assert any("is corrupt" in note for note in progress.notes)
 
 
 def test_a_damaged_unpacked_conda_package_is_not_linked(greeting: Path, place: Place, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_damaged_unpacked_wheel_is_installed_again(
     progress = Noted()
     place.install(written, progress, prefix=tmp_path / "second")
     assert (tmp_path / "second" / SITE_PACKAGES / "tool" / "__init__.py").read_bytes() == good
-    assert any("tool" in note and "damaged" in note for note in progress.notes)
+    assert any("tool" in note and "is corrupt" in note for note in progress.notes)
 
 
 def test_md5_alone_is_checked_and_warned_of_by_name(

@@ -39,12 +39,12 @@ def test_what_people_read_of_an_install(project: Path, capsys: pytest.CaptureFix
     assert main(["install"]) == 0
     captured = capsys.readouterr()
     assert _normal(captured.out, project) == (
-        "installed 2 packages in PROJECT/.conda (N s, N MB fetched)\n"
-        "not run: the link scripts of scripted; if a package needs its script, remove the environment and install with "
-        "--run-scripts\n"
+        "installed 2 packages in PROJECT/.conda (N s, N MB downloaded)\n"
+        "note: the link scripts of scripted were not run; if a package requires its script, remove the environment, "
+        "then run this command again with `--run-scripts`\n"
     )
     assert _normal(captured.err, project).splitlines() == [
-        "fetching: N MB in N s (N MB/s)",
+        "downloading: N MB in N s (N MB/s)",
         "linking: 2 packages in N s",
     ]
 
@@ -54,7 +54,7 @@ def test_what_people_read_where_nothing_had_to_be_done(project: Path, capsys: py
     capsys.readouterr()
     assert main(["install"]) == 0
     captured = capsys.readouterr()
-    assert _normal(captured.out, project) == "PROJECT/.conda already is what conda-lock.yml says (2 packages)\n"
+    assert _normal(captured.out, project) == "PROJECT/.conda already matches conda-lock.yml (2 packages)\n"
     assert captured.err == ""
 
 
@@ -77,12 +77,12 @@ def test_a_failure_names_package_and_address_and_exits_3(
     location = f"/{channel.packages['greeting'].location}"
     server.fail(location, Fault(status=404))
     assert main(["install"]) == 3
-    said = "the server answered 404 Not Found"
+    said = "the server returned 404 Not Found"
     assert capsys.readouterr().err.endswith(
-        f"error: cannot fetch `greeting 1.0` from `{server.url}{location}`: {said}\n"
+        f"error: failed to download `greeting 1.0` from `{server.url}{location}`: {said}\n"
         "\n"
-        "hint: the file was removed or moved; lock again: envforge lock, "
-        "or name a mirror that has it: --mirror FROM=TO\n"
+        "hint: if the file was removed or moved, run `envforge lock`; "
+        "to download it from a mirror, pass `--mirror FROM=TO`\n"
     )
     assert not (project / ".conda").exists()
 
@@ -100,20 +100,22 @@ def test_a_name_that_could_lead_elsewhere_is_refused(project: Path, name: str) -
 def test_two_places_or_two_locks_are_refused(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["install", "--name", "a", "--prefix", "b"]) == 2
     assert main(["install", "conda-lock.yml", "--variant", "cpu"]) == 2
-    assert "give one of them" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "hint: omit `--prefix` or `--name`\n" in said
+    assert "hint: omit the lockfile or `--variant`\n" in said
 
 
 def test_a_project_without_a_lock_says_how_to_make_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "conda-lock.yml").unlink()
     assert main(["install"]) == 1
-    assert "hint: make one: envforge lock" in capsys.readouterr().err
+    assert "hint: to create it from environment.yml, run `envforge lock`" in capsys.readouterr().err
 
 
 def test_the_variant_that_fits_is_installed_and_said(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "lockfiles" / "cpu").mkdir(parents=True)
     (project / "conda-lock.yml").rename(project / "lockfiles" / "cpu" / "conda-lock.yml")
     assert main(["install"]) == 0
-    assert "variant cpu: needs " in capsys.readouterr().err
+    assert "variant cpu: requires " in capsys.readouterr().err
     assert main(["install", "--variant", "cpu"]) == 0
     assert main(["install", "--variant", "cu118"]) == 2
 
@@ -125,7 +127,7 @@ def test_the_root_lock_does_not_win_over_a_variant_that_fits_better(
     (project / "conda-lock.yml").rename(project / "lockfiles" / "cpu" / "conda-lock.yml")
     (project / "conda-lock.yml").write_text("version: 1\n", encoding="utf-8")
     assert main(["install"]) == 0
-    assert "variant cpu: needs " in capsys.readouterr().err
+    assert "variant cpu: requires " in capsys.readouterr().err
     assert main(["install", "conda-lock.yml"]) == 1
 
 
@@ -152,7 +154,7 @@ def test_a_lock_whose_input_has_changed_is_installed_with_a_warning(
 ) -> None:
     own_lock.write_text(ENVIRONMENT + "# more\n")
     assert main(["install"]) == 0
-    assert "warning: environment.yml has changed since conda-lock.yml was made" in capsys.readouterr().err
+    assert "warning: `environment.yml` has changed since `conda-lock.yml` was created" in capsys.readouterr().err
 
 
 def test_frozen_does_not_look_at_the_input(own_lock: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,5 +146,5 @@ def test_an_install_waits_for_the_uv_of_a_killed_one(
     finally:
         child.communicate(b"\n")
     install.join(60)
-    assert "still at work" in progress.notes[0]
+    assert "waiting for the uv process" in progress.notes[0]
     assert (place.prefix / "share" / "greeting.txt").exists()

@@ -115,7 +115,7 @@ def test_a_second_install_into_the_same_prefix_names_the_process_that_holds_it(
         released.set()
         first.communicate()
     assert caught.value.code == "prefix-busy"
-    assert f"process {first.pid}" in caught.value.message
+    assert f"(PID {first.pid})" in caught.value.message
     assert first.returncode == 0
     assert place.install(lock).outcome == "unchanged"
 
@@ -280,7 +280,7 @@ def test_a_disk_that_fills_up_stops_with_an_error_and_the_next_install_completes
     lines = done.stdout.splitlines()
     assert lines[:2] == ["first 3", "1"], done.stderr
     assert "No space left on device" in done.stderr
-    assert lines[2].startswith("completed 1 packages"), done.stdout
+    assert lines[2].startswith("completed 1 package"), done.stdout
     assert lines[3:] == ["second 0", "20000000"]
 
 
@@ -297,5 +297,7 @@ def test_a_disk_without_room_is_noticed_before_the_prefix_is_touched(
         """
     )
     assert done.stdout.splitlines() == ["prefix 3", "cache 3", "cache"], done.stderr
-    assert "to copy them into the prefix" in done.stderr
-    assert f"not enough room for `{channel.packages['python'].path.name}` in the cache `{disk}/cache`" in done.stderr
+    assert "to copy the packages into the environment" in done.stderr
+    assert (
+        f"not enough disk space for `{channel.packages['python'].path.name}` in the cache `{disk}/cache`" in done.stderr
+    )

@@ -86,17 +86,17 @@ def test_a_gpu_newer_than_the_build_is_refused_with_its_capability() -> None:
 
 def test_an_old_glibc_is_refused_with_the_package_that_needs_a_newer() -> None:
     (reason,) = _unmet(CU118, replace(load_machine("t4", {}), glibc=Version("2.17")))
-    assert reason == "`torch 2.7.1+cu118` needs glibc 2.28 or newer, found glibc 2.17"
+    assert reason == "`torch 2.7.1+cu118` requires glibc 2.28 or later, but this machine has glibc 2.17"
 
 
 def test_the_glibc_of_conda_packages_counts_too() -> None:
     (reason,) = _unmet(_plan(PYTHON), replace(load_machine("cpu", {}), glibc=Version("2.12")))
-    assert reason == "`python 3.11.9` needs glibc 2.17 or newer, found glibc 2.12"
+    assert reason == "`python 3.11.9` requires glibc 2.17 or later, but this machine has glibc 2.12"
 
 
 def test_another_platform_is_refused() -> None:
     (reason,) = _unmet(CU118, load_machine("gh200", {}))
-    assert reason == "the lock is for `linux-64`, this machine is `linux-aarch64`"
+    assert reason == "the lockfile is for `linux-64`, but this machine is `linux-aarch64`"
 
 
 def test_a_machine_without_a_driver_is_told_and_not_refused() -> None:
@@ -126,12 +126,12 @@ def test_the_cuda_of_conda_packages_is_read() -> None:
 @pytest.mark.parametrize(
     ("file_name", "words"),
     [
-        ("x-1.0-cp310-cp310-manylinux_2_17_x86_64.whl", "is not for Python 3.11"),
-        ("x-1.0-cp312-abi3-manylinux_2_17_x86_64.whl", "is not for Python 3.11"),
-        ("x-1.0-py2-none-any.whl", "is not for Python 3.11"),
-        ("x-1.0-cp311-cp311-manylinux_2_17_aarch64.whl", "is not for `linux-64`"),
-        ("x-1.0-cp311-cp311-win_amd64.whl", "is not for `linux-64`"),
-        ("x-1.0-cp311-cp311-macosx_11_0_x86_64.whl", "is not for `linux-64`"),
+        ("x-1.0-cp310-cp310-manylinux_2_17_x86_64.whl", "doesn't support Python 3.11"),
+        ("x-1.0-cp312-abi3-manylinux_2_17_x86_64.whl", "doesn't support Python 3.11"),
+        ("x-1.0-py2-none-any.whl", "doesn't support Python 3.11"),
+        ("x-1.0-cp311-cp311-manylinux_2_17_aarch64.whl", "doesn't support `linux-64`"),
+        ("x-1.0-cp311-cp311-win_amd64.whl", "doesn't support `linux-64`"),
+        ("x-1.0-cp311-cp311-macosx_11_0_x86_64.whl", "doesn't support `linux-64`"),
     ],
 )
 def test_a_wheel_for_another_python_or_platform_is_refused(file_name: str, words: str) -> None:
@@ -169,7 +169,7 @@ def test_an_install_that_the_machine_cannot_run_is_refused_before_any_download(
     with pytest.raises(EnvforgeError) as caught:
         place.install(beyond, machine=_here)
     assert caught.value.code == "machine-unfit"
-    assert "needs glibc 9.9" in caught.value.message
+    assert "requires glibc 9.9" in caught.value.message
     assert "--ignore-machine" in caught.value.hint
     assert server.requests == ()
     assert not place.prefix.exists()
@@ -296,7 +296,7 @@ def test_a_variant_that_does_not_exist_lists_those_that_do(project: Path) -> Non
         variant_lock(project, "cu999", SUBDIR)
     assert caught.value.exit_code == 2
     assert "`cu130`, `cu126`, `cu118`, `cpu`" in caught.value.message
-    assert caught.value.hint == "make it: envforge lock --variant cu999"
+    assert caught.value.hint == "to create it, run `envforge lock --variant cu999`"
 
 
 @pytest.mark.skipif(not LOCKS.is_dir(), reason="the real locks are not here")

@@ -93,7 +93,7 @@ def test_a_wheel_whose_cached_file_was_edited_in_an_environment_is_installed_who
     progress = Noted()
     place.install(tool, progress, prefix=tmp_path / "second")
     assert b"tool at work" in (tmp_path / "second" / SITE_PACKAGES / "tool" / "__init__.py").read_bytes()
-    assert any("tool" in note and "damaged" in note for note in progress.notes)
+    assert any("tool" in note and "is corrupt" in note for note in progress.notes)
 
 
 def test_a_wheel_is_read_again_where_that_is_asked_for(tool: Path, place: Place, tmp_path: Path) -> None:

@@ -136,4 +136,4 @@ def test_a_real_explicit_file_is_planned_with_a_warning_for_md5() -> None:
     path = LOCKS / "other" / "Ethanator__hubmap-organ-segmentation__conda-linux-64.lock"
     plan = make_plan(read_any_lock(path, "linux-64"), "linux-64", path)
     assert len(plan.conda) == 133
-    assert "md5" in plan.warnings[0]
+    assert "MD5" in plan.warnings[0]

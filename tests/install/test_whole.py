@@ -136,7 +136,7 @@ def test_an_explicit_file_installs_too(channel: Channel, server: Loopback, place
     assert (place.prefix / "share" / "old.txt").read_text() == "old\n"
     assert (place.prefix / "share" / "greeting.txt").read_text() == f"hello from {place.prefix}/share\n"
     assert len(report.warnings) == 1
-    assert "md5" in report.warnings[0]
+    assert "MD5" in report.warnings[0]
     assert "old 1.0" in report.warnings[0]
     assert "greeting" not in report.warnings[0]
 

@@ -13,6 +13,7 @@ import pytest
 
 from envforge.catalogue import entries
 from envforge.cli import main
+from envforge.distribution import extra_command
 from envforge.sharing.address import parse_address
 from envforge.sharing.folder import Addition
 from envforge.sharing.opened import opened_to_publish
@@ -66,10 +67,10 @@ def test_what_one_publishes_another_lists_shows_and_pulls(
     home: Path, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _run("publish", "--catalogue", address, "--publisher", "Ada")
-    assert "published demo/cpu-linux-64 into" in capsys.readouterr().out
+    assert "published demo/cpu-linux-64 to" in capsys.readouterr().out
     _run("list", "--catalogue", address)
     listed = capsys.readouterr().out
-    assert "1 lock\n" in listed
+    assert "1 lockfile\n" in listed
     assert "torch 2.14.1 cpu, Python 3.12, published 20" in listed
     assert listed.rstrip().endswith("UTC by Ada")
     _run("show", NAME, "--catalogue", address)
@@ -78,7 +79,7 @@ def test_what_one_publishes_another_lists_shows_and_pulls(
     _run("pull", NAME, "--catalogue", address, "-o", str(pulled))
     assert pulled.read_bytes() == (home / "conda-lock.yml").read_bytes()
     _run("verify", "--catalogue", address)
-    assert "1 of 1 lock whole (by sha256)" in capsys.readouterr().out
+    assert "1 of 1 lockfile valid (checked SHA-256)" in capsys.readouterr().out
 
 
 def test_publishing_the_same_again_changes_nothing_and_another_lock_is_refused(
@@ -90,7 +91,7 @@ def test_publishing_the_same_again_changes_nothing_and_another_lock_is_refused(
     (home / "conda-lock.yml").write_text((home / "conda-lock.yml").read_text() + "# another\n")
     assert main(["lockfiles", "publish", "--catalogue", address, "--publisher", "Eve"]) == 1
     said = capsys.readouterr().err
-    assert "the catalogue already has `demo/cpu-linux-64`: sha256" in said
+    assert "the catalogue already has an entry `demo/cpu-linux-64`: sha256" in said
     assert "published by Ada" in said
     _run("publish", "--catalogue", address, "--publisher", "Eve", "--name", f"{NAME}-later")
     found = _json(capsys, "list", "--catalogue", address)["result"]["entries"]
@@ -109,7 +110,7 @@ def test_a_changed_lock_is_not_pulled_and_verify_tells_of_it(
     assert "expected SHA-256" in capsys.readouterr().err
     assert (home / "conda-lock.yml").read_bytes() == before
     assert main(["lockfiles", "verify", "--catalogue", address]) == 1
-    assert "0 of 1 lock whole" in capsys.readouterr().out
+    assert "0 of 1 lockfile valid" in capsys.readouterr().out
 
 
 def test_a_lock_that_is_a_link_out_of_the_catalogue_is_not_pulled(home: Path, tmp_path: Path) -> None:
@@ -248,7 +249,7 @@ def test_a_web_address_is_read_verified_and_never_written(
         server.fail("/index.json", Fault(status=404))
         capsys.readouterr()
         assert main(["lockfiles", "list", "--catalogue", server.url]) == 3
-        assert "the server answered 404" in capsys.readouterr().err
+        assert "the server returned 404" in capsys.readouterr().err
         assert main(["lockfiles", "publish", "--catalogue", server.url]) == 2
         assert {request.method for request in server.requests} == {"GET"}
 
@@ -274,7 +275,7 @@ def test_publishers_into_an_object_store_take_turns(home: Path, tmp_path: Path) 
 
 def test_a_store_whose_driver_is_missing_is_named(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lockfiles", "list", "--catalogue", "gs://bucket/locks"]) == 1
-    assert "pip install gcsfs" in capsys.readouterr().err
+    assert f"hint: to install it, run `{extra_command('gs')}`" in capsys.readouterr().err
 
 
 def test_the_catalogue_of_the_project_comes_before_that_of_the_user(
@@ -335,7 +336,7 @@ def test_a_lock_that_is_out_of_date_is_not_published(
 ) -> None:
     (home / "environment.yml").write_text("channels: [conda-forge]\nplatforms: [osx-64]\ndependencies: [python]\n")
     assert main(["lockfiles", "publish", "--catalogue", str(tmp_path / "c")]) == 1
-    assert "is not a lock of `environment.yml` any more" in capsys.readouterr().err
+    assert "needs to be updated to match `environment.yml`" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
 
 
@@ -346,7 +347,7 @@ def test_a_lock_with_a_password_is_not_published(
     lock.write_text(lock.read_text().replace("https://download.pytorch", "https://u:secret@download.pytorch"))
     assert main(["lockfiles", "publish", "--catalogue", str(tmp_path / "c")]) == 1
     said = capsys.readouterr().err
-    assert "in the address of `torch`" in said
+    assert "the URL of `torch`" in said
     assert "secret" not in said
     assert not (tmp_path / "c").exists()
 
@@ -364,7 +365,7 @@ def test_a_place_without_an_index_is_told_apart_from_a_damaged_catalogue(
 ) -> None:
     for address in (str(tmp_path), f"git+{repository(tmp_path).as_uri()}"):
         assert main(["lockfiles", "list", "--catalogue", address]) == 1
-        assert "is no catalogue: it has no index.json" in capsys.readouterr().err
+        assert "it has no `index.json`" in capsys.readouterr().err
 
 
 def test_a_repository_that_is_not_there_is_told_in_the_words_of_git(

@@ -46,7 +46,7 @@ def test_a_catalogue_that_is_not_reached_is_told_of_and_passed_by(
         address = f"http://127.0.0.1:{closed.getsockname()[1]}"
         assert main(["new", "image-classification", "net", *NEW, "--catalogue", address]) == 0
     captured = capsys.readouterr()
-    assert f"cannot read `index.json` of the catalogue `{address}`" in " ".join(captured.err.split())
+    assert f"failed to read `index.json` of the catalogue `{address}`" in " ".join(captured.err.split())
     assert "from the catalogue: image-classification cu118" in " ".join(captured.out.split())
 
 
@@ -62,4 +62,4 @@ def test_a_place_that_holds_no_catalogue_yet_is_told_of_and_passed_by(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["new", "image-classification", "net", *NEW, "--catalogue", "team"]) == 0
-    assert "is passed by: `team` is no catalogue" in " ".join(capsys.readouterr().err.split())
+    assert "is passed by: no catalogue found at `team`" in " ".join(capsys.readouterr().err.split())

@@ -68,14 +68,17 @@ def test_a_lock_signed_by_another_key_or_by_none_is_refused(
     assert _pull(keys) == 1
     assert not (home / "pulled.yml").exists()
     wanted, found = key_id(keys.public_text), key_id(others.public_text)
-    said = f"`index.json` is refused: wanted a signature by the key `{wanted}`, found one by `{found}`: "
+    said = f"cannot verify `index.json`: expected a signature by the key `{wanted}`, found one by `{found}`: "
     assert said in capsys.readouterr().err
     assert main(["lockfiles", "verify", "--public-key", keys.public_text]) == 1
     capsys.readouterr()
     assert main(["lockfiles", "pull", "demo/bare", "-o", "pulled.yml", "--public-key", others.public_text]) == 1
-    assert f"`demo/bare` is refused: wanted a signature by the key `{found}`, found none" in capsys.readouterr().err
+    assert (
+        f"cannot verify the lockfile `demo/bare`: expected a signature by the key `{found}`, found none"
+        in capsys.readouterr().err
+    )
     assert main(["lockfiles", "verify", "--public-key", others.public_text]) == 1
-    assert "1 of 2 locks whole" in capsys.readouterr().out
+    assert "1 of 2 lockfiles valid" in capsys.readouterr().out
 
 
 def _lock_text(root: Path, public_key: str) -> str:
@@ -98,7 +101,7 @@ def _rewrite(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda index: index["entries"][0]["published"].update(by="Mallory"), "signature verification failed"),
         (lambda index: index.pop("signature"), "found none"),
         (lambda index: index.update(signature=3), "found none"),
-        (lambda index: index.update(signature="text"), "found one by `nobody`"),
+        (lambda index: index.update(signature="text"), "found one by `an unknown key`"),
     ],
     ids=["entries", "needs", "publisher", "stripped", "number", "text"],
 )
@@ -114,7 +117,7 @@ def test_an_index_that_the_configured_key_has_not_signed_as_it_is_is_refused_by_
         assert main(["lockfiles", *words]) == 1
         said = capsys.readouterr()
         assert said.out == ""
-        assert "`index.json` is refused: wanted a signature by the key" in said.err
+        assert "cannot verify `index.json`: expected a signature by the key" in said.err
         assert reason in said.err
     assert not (home / "pulled.yml").exists()
 
@@ -133,7 +136,7 @@ def test_who_publishes_into_a_signed_index_has_its_key_and_finds_it_as_it_was_le
     assert main(["lockfiles", "publish", "--sign", str(keys.secret)]) == 0
     left = (root / "index.json").read_bytes()
     assert main(["lockfiles", "publish", "--name", "demo/two"]) == 1
-    assert "hint: envforge lockfiles publish --sign KEY" in capsys.readouterr().err
+    assert "hint: to sign the entry, run `envforge lockfiles publish --sign KEY`" in capsys.readouterr().err
     assert main(["lockfiles", "publish", "--name", "demo/two", "--sign", str(others.secret)]) == 1
     assert (root / "index.json").read_bytes() == left
     assert sorted(path.name for path in (root / "demo").iterdir()) == [
@@ -153,7 +156,7 @@ def test_a_publisher_does_not_sign_an_index_whose_signature_is_gone_or_whose_row
     left = (root / "index.json").read_bytes()
     _rewrite(root, lambda index: index.pop("signature"))
     assert main(publish) == 1
-    assert "its own signature is gone" in capsys.readouterr().err
+    assert "its own signature is missing" in capsys.readouterr().err
     (root / "index.json").write_bytes(left)
     _rewrite(root, lambda index: index["entries"][0]["requirements"].update(words="nothing"))
     assert main(publish) == 1
@@ -179,8 +182,8 @@ def test_a_signed_lock_that_is_shown_as_another_is_refused(
     document["entries"][0]["file"] = f"{NAME}.conda-lock.yml"
     (root / "index.json").write_text(json.dumps(document))
     assert _pull(keys) == 1
-    assert "`index.json` is refused" in capsys.readouterr().err
-    with pytest.raises(EnvforgeError, match=r"it was signed as `file:demo/old\.conda-lock\.yml"):
+    assert "cannot verify `index.json`" in capsys.readouterr().err
+    with pytest.raises(EnvforgeError, match=r"found one of `file:demo/old\.conda-lock\.yml"):
         _lock_text(root, keys.public_text)
 
 
@@ -196,7 +199,7 @@ def test_a_changed_lock_with_a_fitting_index_is_refused(home: Path, tmp_path: Pa
     (root / "index.json").write_text(json.dumps(document))
     assert _pull(keys) == 1
     assert not (home / "pulled.yml").exists()
-    with pytest.raises(EnvforgeError, match=f"the lock `{re.escape(NAME)}` is refused: wanted a signature"):
+    with pytest.raises(EnvforgeError, match=f"cannot verify the lockfile `{re.escape(NAME)}`: expected a signature"):
         _lock_text(root, keys.public_text)
 
 

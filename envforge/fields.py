@@ -51,6 +51,7 @@ class Document:
     error: type[EnvforgeError]
     code: str
     hint: str = ""
+    command: str = ""
     mapping: str = "a mapping"
     show: Callable[[object], str] = show_plainly
 
@@ -58,7 +59,7 @@ class Document:
         """The error for the value at ``path``; an empty path stands for the document."""
         at = f" at `{path}`" if path else ""
         message = f"{self.damaged}{at}: wanted {wanted}, found {self.show(found)}"
-        return self.error(message, hint=self.hint, code=self.code)
+        return self.error(message, hint=self.hint, command=self.command, code=self.code)
 
     def read_json(self, text: str) -> Fields:
         """The fields of a JSON text."""

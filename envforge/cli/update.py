@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from envforge.cli.options import Decorator, chosen_machine, json_option, machine_option
-from envforge.cli.project_options import LockOptions, TemplateOptions, lock_options, template_options
+from envforge.cli.options import Decorator, chosen_machine, json_option, machine_option, repeated_command
+from envforge.cli.project_options import (
+    LockOptions,
+    TemplateOptions,
+    lock_options,
+    requirement_option,
+    stated_requirement,
+    template_options,
+)
 from envforge.cli.selection_options import SelectionOptions, selection_options
 from envforge.errors import EnvforgeError, Hint
 
@@ -40,7 +47,8 @@ class UpdateOptions:
     typed: frozenset[str]
     wishes: TemplateOptions
     lock: LockOptions
-    directory: Path
+    envforge: str | None
+    directory: Path | None
     template_version: str | None
     on_conflict: str
     dry_run: bool
@@ -51,7 +59,7 @@ class UpdateOptions:
 def _own_options(function: Callable[..., Any]) -> Callable[..., Any]:
     folder = click.Path(path_type=Path, file_okay=False)
     options: list[Decorator] = [
-        click.option("--directory", type=folder, default=".", show_default=True, help=_HELP["directory"]),
+        click.option("--directory", type=folder, metavar="DIR", help=_HELP["directory"]),
         click.option("--template-version", metavar="VERSION", help=_HELP["template_version"]),
         click.option(
             "--conflict",
@@ -73,6 +81,7 @@ def _own_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @selection_options()
 @machine_option()
 @template_options()
+@requirement_option()
 @_own_options
 @lock_options()
 @json_option()
@@ -110,7 +119,7 @@ def _run(request: UpdateOptions) -> bool:
     from envforge.project.update import Locks, apply, plan_update
     from envforge.spec import LOCK_FILE
 
-    folder = request.directory
+    folder = _folder(request)
     for lockfile in (folder / LOCK_FILE, *folder.glob(f"lockfiles/*/{LOCK_FILE}")):
         refuse_half_change(lockfile)
     tell_environment()
@@ -119,7 +128,7 @@ def _run(request: UpdateOptions) -> bool:
     record = need_project_file(folder)
     name = record.origin.source or record.template
     with open_template(name, folder, version=request.template_version) as opened:
-        planned = plan_update(folder, record, opened, _wishes(request, record))
+        planned = plan_update(folder, record, opened, _wishes(request, record, folder))
     if request.check:
         update_report.say_check(planned, as_json=request.as_json)
         return planned.is_newer
@@ -132,7 +141,20 @@ def _run(request: UpdateOptions) -> bool:
     return bool(planned.unresolved) or any(change.conflicts for change in planned.changes)
 
 
-def _wishes(request: UpdateOptions, record: ProjectRecord) -> Wishes:
+def _folder(request: UpdateOptions) -> Path:
+    """Return the project's directory: ``--directory``, or the nearest one from the working directory upward."""
+    from envforge.project.record import NAME, find_project, no_project
+
+    if request.directory is not None:
+        return request.directory
+    here = Path.cwd()
+    found = find_project(here)
+    if found is None:
+        raise no_project(f"neither `{here}` nor a parent directory has an `{NAME}`")
+    return Path() if found == here else found
+
+
+def _wishes(request: UpdateOptions, record: ProjectRecord, folder: Path) -> Wishes:
     from envforge.machine.record import machine_to_json
     from envforge.machine.redact import redact
     from envforge.matrix import load_matrix
@@ -144,10 +166,11 @@ def _wishes(request: UpdateOptions, record: ProjectRecord) -> Wishes:
         with_groups=request.wishes.with_groups,
         without_groups=request.wishes.without_groups,
         on_conflict="rej" if request.on_conflict == "rej" else "inline",
+        envforge_requirement=stated_requirement(request.envforge or record.envforge_requirement or None),
     )
     if not request.typed and request.machine is None:
         return wishes
-    machine, matrix = _machine(request, record), load_matrix()
+    machine, matrix = _machine(request, record, folder), load_matrix()
     recorded = tuple(selection.build.platform for selection in record.selections)
     platforms = request.selection.known_platforms(matrix) if "platforms" in request.typed else recorded
     typed = request.selection.to_request(matrix)
@@ -157,14 +180,14 @@ def _wishes(request: UpdateOptions, record: ProjectRecord) -> Wishes:
     return replace(wishes, selections=selections, machine=machine_to_json(redact(machine)))
 
 
-def _machine(request: UpdateOptions, record: ProjectRecord) -> Machine:
-    """The machine that is named, else the one that the project was made for, else this one."""
+def _machine(request: UpdateOptions, record: ProjectRecord, folder: Path) -> Machine:
+    """Return the machine of ``--machine``, else the one that the project was created for, else this one."""
     from envforge.machine.record import machine_from_json
     from envforge.project.record import NAME
 
     if request.machine is not None or record.machine is None:
         return chosen_machine(request.machine)
-    return machine_from_json(record.machine, f"{request.directory / NAME}, machine")
+    return machine_from_json(record.machine, f"{folder / NAME}, machine")
 
 
 def _lock(request: UpdateOptions, planned: Update) -> Locks:
@@ -178,13 +201,16 @@ def _lock(request: UpdateOptions, planned: Update) -> Locks:
     from envforge.project.locking import obtain_lock
     from envforge.project.variant_locks import relock_variants
 
-    way = request.lock.way(request.directory)
+    way = request.lock.way(planned.folder)
     try:
         with show_progress() as show:
             own = None if planned.lock_texts is None else obtain_lock(texts, way, show)
-            variants = relock_variants(request.directory, texts, way, show)
+            variants = relock_variants(planned.folder, texts, way, show)
     except EnvforgeError as error:
-        error.hints = (Hint("to update without the lockfile, pass `--no-lock`"), *error.hints)
+        error.hints = (
+            Hint("to update the project without its lockfile", repeated_command({"no_lock": True, "fresh": None})),
+            *error.hints,
+        )
         raise
     warnings = [*(() if own is None else own.warnings)]
     warnings += [f"variant {variant.name}: {warning}" for variant in variants for warning in variant.warnings]

@@ -8,10 +8,12 @@ never read as one.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from envforge import __version__
+from envforge.distribution import pinned_requirement
 from envforge.jinja import TemplateError, render
 from envforge.project.baseline import dump_baseline
 from envforge.project.plain import plain_selection
@@ -32,9 +34,10 @@ _PACKAGE = "__package__"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Project:
-    """All that decides what a project's files say, but for its lock. ``machine`` is the JSON record of the machine.
+    """Everything that a project's files are rendered from, except its lock. ``machine`` is the machine's JSON record.
 
-    ``groups`` are the names of the file groups that the project has.
+    ``groups`` are the names of the file groups that the project has. ``envforge_requirement`` is what generated files
+    install envforge by; empty means this version, and only a stated requirement is recorded.
     """
 
     template: Template
@@ -46,6 +49,7 @@ class Project:
     machine: Json = None
     groups: tuple[str, ...] = ()
     origin: Origin = Origin()  # noqa: RUF009 - a frozen value
+    envforge_requirement: str = ""
 
     @property
     def chosen(self) -> tuple[tuple[str, bool], ...]:
@@ -91,6 +95,7 @@ def record_of(project: Project, files: tuple[PlannedFile, ...]) -> ProjectRecord
         files=tuple(sorted((str(file.path), hashlib.sha256(file.content).hexdigest()) for file in files)),
         machine=project.machine,
         groups=project.chosen,
+        envforge_requirement=project.envforge_requirement,
     )
 
 
@@ -105,6 +110,7 @@ def _template_files(project: Project) -> list[PlannedFile]:
         "selections": selections,
         "template": {"name": template.name, "version": template.version, "summary": template.summary},
         "envforge_version": __version__,
+        "envforge_requirement": shlex.quote(project.envforge_requirement or pinned_requirement()),
     }
     return [_planned(source, variables, project.package) for source in project_sources(template, project.groups)]
 

@@ -106,6 +106,14 @@ def abandoned(target: Path) -> tuple[Path, ...]:
     return tuple(sorted(parent.glob(f".{target.name}.envforge-*"))) if parent.is_dir() else ()
 
 
+def enclosing_repository(target: Path) -> Path | None:
+    """Return the root of the git repository around ``target``; None if there is none, or if ``target`` is the root."""
+    place = target.absolute()
+    if (place / ".git").exists():
+        return None
+    return next((parent for parent in place.parents if (parent / ".git").exists()), None)
+
+
 def _build_beside(files: tuple[PlannedFile, ...], target: Path, interrupts: Interrupts) -> Placement:
     aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.envforge-", dir=target.parent))
     try:

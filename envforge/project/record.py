@@ -7,12 +7,13 @@ of the fault. Fields that a newer envforge has added are let through.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from envforge import toml
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, Hint
 from envforge.fields import Document, Fields, WrongValue, read_boolean, read_string
 from envforge.project.questions import Answer
 from envforge.report import Json
@@ -23,7 +24,7 @@ SCHEMA_VERSION = 1
 
 _OURS = {
     *("schema_version", "envforge", "template", "project", "answers", "groups", "environment", "selection"),
-    *("machine", "files"),
+    *("machine", "files", "envforge_requirement"),
 }
 _HEADER = "# How this project came to be. envforge reads it; the training code does not need it.\n"
 
@@ -63,6 +64,7 @@ class ProjectRecord:
     machine: Json = None
     groups: tuple[tuple[str, bool], ...] = ()
     origin: Origin = Origin()
+    envforge_requirement: str = ""
 
 
 def dump(record: ProjectRecord) -> str:
@@ -70,6 +72,7 @@ def dump(record: ProjectRecord) -> str:
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "envforge": record.envforge_version,
+        **_requirement(record),
         "template": {"name": record.template, "version": record.template_version, **_origin(record.origin)},
         "project": {"name": record.project, "package": record.package},
         "answers": dict(record.answers),
@@ -97,16 +100,30 @@ def dump_into(text: str, record: ProjectRecord) -> str:
     return tomlkit.dumps(document)
 
 
+def find_project(here: Path) -> Path | None:
+    """Return the nearest directory with an ``envforge.toml``, from ``here`` upward; None if there is none."""
+    start = here.absolute()
+    return next((folder for folder in (start, *start.parents) if (folder / NAME).is_file()), None)
+
+
 def need_project_file(folder: Path) -> ProjectRecord:
-    """As ``read_project_file``, but the folder must be that of a project."""
+    """Read ``envforge.toml`` of a project; raise if the directory has none."""
     record = read_project_file(folder)
     if record is None:
-        raise ProjectFileError(
-            f"`{folder}` has no `{NAME}`: it is no project that envforge made",
-            hint="change into the project's folder, or make one: envforge new",
-            code="no-project",
-        )
+        raise no_project(f"`{folder}` has no `{NAME}`, so it isn't a project that envforge created")
     return record
+
+
+def no_project(message: str) -> ProjectFileError:
+    """Return the error for a directory without a project."""
+    return ProjectFileError(
+        message,
+        hint=(
+            Hint("to update a project from another directory, pass `--directory DIR`"),
+            Hint("to create a project", "envforge new TEMPLATE DIR"),
+        ),
+        code="no-project",
+    )
 
 
 def read_project_file(folder: Path) -> ProjectRecord | None:
@@ -135,7 +152,8 @@ def parse_project_file(text: str, where: str) -> ProjectRecord:
         damaged=f"the project file `{where}` is damaged",
         error=ProjectFileError,
         code="project-file-damaged",
-        hint="restore it from version control",
+        hint="to restore it from version control",
+        command=f"git -C {shlex.quote(str(Path(where).parent))} checkout HEAD -- {NAME}",
         mapping="a table",
     )
     try:
@@ -145,6 +163,10 @@ def parse_project_file(text: str, where: str) -> ProjectRecord:
     if top.raw("schema_version") != SCHEMA_VERSION:
         raise top.fault("schema_version", str(SCHEMA_VERSION), top.raw("schema_version"))
     return _record(top, where)
+
+
+def _requirement(record: ProjectRecord) -> dict[str, str]:
+    return {"envforge_requirement": record.envforge_requirement} if record.envforge_requirement else {}
 
 
 def _origin(origin: Origin) -> dict[str, str]:
@@ -174,6 +196,7 @@ def _record(top: Fields, where: str) -> ProjectRecord:
         input_sha256=top.inner("environment").need("input_sha256", read_string),
         files=tuple((path, files.need(path, read_string)) for path in sorted(files.value)),
         machine=top.raw("machine"),
+        envforge_requirement=top.get("envforge_requirement", read_string) or "",
         origin=Origin(
             source=template.get("source", read_string) or "", commit=template.get("commit", read_string) or ""
         ),

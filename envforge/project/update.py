@@ -42,6 +42,7 @@ class Wishes:
     without_groups: tuple[str, ...] = ()
     selections: tuple[Selection, ...] | None = None
     machine: Json = None
+    envforge_requirement: str = ""
     on_conflict: OnConflict = "inline"
 
 
@@ -140,6 +141,7 @@ def plan_update(folder: Path, record: ProjectRecord, opened: Opened, wishes: Wis
         machine=record.machine if wishes.selections is None else wishes.machine,
         groups=groups,
         origin=opened.origin,
+        envforge_requirement=wishes.envforge_requirement,
     )
     rendered = render_project(project)
     new = {file.path: file for file in rendered}

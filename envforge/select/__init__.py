@@ -56,11 +56,12 @@ def select(machine: Machine, request: Request, matrix: Matrix) -> Selection:
 
 
 def select_platforms(
-    machine: Machine, request: Request, platforms: Sequence[str], matrix: Matrix
+    machine: Machine, request: Request, platforms: Sequence[str], matrix: Matrix, *, preferred: str = ""
 ) -> tuple[Selection, ...]:
-    """One build for each platform of a project, all of one torch release and one Python, in the order given.
+    """Select one build for each platform of a project, all of one torch release and one Python, in the order given.
 
-    The machine's facts bind only its own platform. A platform that has no wheels with the tag gets the CPU build.
+    The machine's facts apply only to its own platform. A platform that has no wheels with the tag gets the CPU build.
+    ``preferred`` is a clause that replaces the reason why this build was preferred (``is the newest …``).
     """
     first = machine.platform if machine.platform in platforms or not platforms else platforms[0]
     alone = select(machine, replace(request, platform=first), matrix)
@@ -73,7 +74,7 @@ def select_platforms(
     torch = next(c.build.torch for c in judged[first].eligible if c.build.torch in common)
     chosen = {p: next(c for c in each.eligible if c.build.torch == torch) for p, each in judged.items()}
     python = _common_python(tuple(chosen.values()), request, matrix)
-    answers = (_answer(judged[p], replace(chosen[p], python=python), matrix) for p in judged)
+    answers = (_answer(judged[p], replace(chosen[p], python=python), matrix, preferred) for p in judged)
     return tuple(_note_common(answer, alone) for answer in answers)
 
 
@@ -197,7 +198,7 @@ def _width(build: Build, facts: Facts, matrix: Matrix) -> tuple[int, ...]:
     return (-oldest[0], len(build.capabilities))
 
 
-def _answer(judged: _Judged, candidate: Candidate, matrix: Matrix) -> Selection:
+def _answer(judged: _Judged, candidate: Candidate, matrix: Matrix, preferred: str = "") -> Selection:
     build = candidate.build
     selection = Selection(
         request=judged.request,
@@ -210,7 +211,7 @@ def _answer(judged: _Judged, candidate: Candidate, matrix: Matrix) -> Selection:
         refused=judged.refused,
     )
     warnings = warn(selection, judged.facts, matrix)
-    return replace(selection, reason=why(selection, judged.facts, matrix), warnings=warnings)
+    return replace(selection, reason=why(selection, judged.facts, matrix, preferred), warnings=warnings)
 
 
 def _common_torches(judged: Mapping[str, _Judged]) -> set[Version]:

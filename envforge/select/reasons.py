@@ -28,10 +28,10 @@ class NoBuildError(EnvforgeError):
         self.refused = refused
 
 
-def why(selection: Selection, facts: Facts, matrix: Matrix) -> str:
-    """Clauses joined by `; `: what was preferred, how the driver serves it, and what stopped a newer CUDA."""
+def why(selection: Selection, facts: Facts, matrix: Matrix, preferred: str = "") -> str:
+    """Return clauses joined by `; `: why this build, how the driver supports it, and what rules a newer CUDA out."""
     build = selection.build
-    head = f"torch {build.pin(build.torch)} {_preferred(selection)} for {_for_whom(selection, facts)}"
+    head = f"torch {build.pin(build.torch)} {preferred or _preferred(selection)} for {_for_whom(selection, facts)}"
     shared = (
         [f"{build.platform} alone would get {_best(selection).torch}"] if _is_shared(selection) else _stopped(selection)
     )

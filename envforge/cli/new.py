@@ -136,7 +136,7 @@ def _create(request: NewRequest, opened: Opened) -> new_report.Outcome:
     package = package_name(name, _name_option(request), _installed(template))
     if not request.dry_run and settle_interrupted(target):
         click.echo(f"note: completed or undid an interrupted run in {target} first", err=True)
-    check_target(target, force=request.force)
+    check_target(target, force=request.force, can_force=True)
     answers = gather_answers(template, request.wishes.var, None if _is_quiet(request) else _ask)
     groups = choose_groups(template.groups, dict(answers), request.wishes.with_groups, request.wishes.without_groups)
     query = _query(request)

@@ -1,8 +1,6 @@
-"""The project's files, planned in memory.
+"""Plan the files of a project in memory; ``envforge.project.place`` writes them.
 
-Enters: a template, names, answers, one selection a platform, and the lock where there is one. Leaves: every file with
-its path and bytes; ``envforge.project.place`` writes them. Answers are data: they are put into the text of a template,
-never read as one.
+Answers are data: they are inserted into a template, never rendered as one.
 """
 
 from __future__ import annotations
@@ -58,7 +56,7 @@ class Project:
 
 
 def plan_project(project: Project, lock_text: str | None) -> tuple[PlannedFile, ...]:
-    """Every file of the project, sorted by path; raises ``TemplateError`` where the template is at fault."""
+    """Return every file of the project, sorted by path; raise ``TemplateError`` if the template is invalid."""
     rendered = render_project(project)
     files = [*rendered, dump_baseline(rendered)]
     if lock_text is not None:
@@ -69,7 +67,7 @@ def plan_project(project: Project, lock_text: str | None) -> tuple[PlannedFile, 
 
 
 def render_project(project: Project) -> tuple[PlannedFile, ...]:
-    """What the template and the selection make of the project: all files but the lock and envforge's own notes."""
+    """Return all files that are rendered from the template and the selection: no lock and no records."""
     generated = {
         PurePosixPath(ENVIRONMENT_FILE): project.texts.environment,
         PurePosixPath(VIRTUAL_PACKAGES_FILE): project.texts.virtual_packages,
@@ -81,7 +79,7 @@ def render_project(project: Project) -> tuple[PlannedFile, ...]:
 
 
 def record_of(project: Project, files: tuple[PlannedFile, ...]) -> ProjectRecord:
-    """The record of a project that consists of these files."""
+    """Return the record of a project that consists of these files."""
     return ProjectRecord(
         envforge_version=__version__,
         template=project.template.name,

@@ -1,8 +1,4 @@
-"""``envforge.toml``: how a project came to be, for the commands that come back to it.
-
-Enters and leaves: a ``ProjectRecord``, to TOML and back. A damaged file raises ``ProjectFileError`` with the path
-of the fault. Fields that a newer envforge has added are let through.
-"""
+"""Read and write ``envforge.toml``, the record of how a project was created. Unknown fields are ignored."""
 
 from __future__ import annotations
 
@@ -26,18 +22,18 @@ _OURS = {
     *("schema_version", "envforge", "template", "project", "answers", "groups", "environment", "selection"),
     *("machine", "files", "envforge_requirement"),
 }
-_HEADER = "# How this project came to be. envforge reads it; the training code does not need it.\n"
+_HEADER = "# How envforge created this project. envforge reads this file; the training code doesn't need it.\n"
 
 
 class ProjectFileError(EnvforgeError):
-    """An ``envforge.toml`` that cannot be read as what it claims to be."""
+    """An ``envforge.toml`` is invalid."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
-    """Where a template came from: ``source`` is a folder or a ``git+`` address, empty for one of envforge's own.
+    """The origin of a template: ``source`` is a directory or a ``git+`` URL, empty for a built-in template.
 
-    ``commit`` is that of git.
+    ``commit`` is the git commit.
     """
 
     source: str = ""
@@ -48,8 +44,8 @@ class Origin:
 class ProjectRecord:
     """What ``envforge.toml`` holds. ``files`` pairs each path with the sha256 of what envforge wrote there.
 
-    ``groups`` says of each group of the template whether the project has it, so that a group which a later template
-    adds can be told from one that was left out.
+    ``groups`` has every group of the template and whether the project has it, so that a group which a later template
+    adds differs from one that was left out. ``envforge_requirement`` is empty unless it was stated.
     """
 
     envforge_version: str
@@ -68,7 +64,7 @@ class ProjectRecord:
 
 
 def dump(record: ProjectRecord) -> str:
-    """The text of ``envforge.toml``: the same record gives the same bytes."""
+    """Return the text of ``envforge.toml``; the same record produces the same bytes."""
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "envforge": record.envforge_version,
@@ -87,7 +83,7 @@ def dump(record: ProjectRecord) -> str:
 
 
 def dump_into(text: str, record: ProjectRecord) -> str:
-    """The text of an ``envforge.toml`` with a new record, and with the settings of the user's that stand in it."""
+    """Return the text of an ``envforge.toml`` with a new record and the user's own settings in it."""
     import tomlkit  # noqa: PLC0415 - slow to import, and only `update` writes this file anew
 
     document, fresh = tomlkit.parse(text), tomlkit.parse(dump(record))
@@ -149,7 +145,7 @@ def written_files(folder: Path) -> dict[str, str]:
 def parse_project_file(text: str, where: str) -> ProjectRecord:
     """Parse the text of an ``envforge.toml``; ``where`` names it in errors."""
     document = Document(
-        damaged=f"the project file `{where}` is damaged",
+        damaged=f"the project file `{where}` is invalid",
         error=ProjectFileError,
         code="project-file-damaged",
         hint="to restore it from version control",
@@ -206,5 +202,5 @@ def _record(top: Fields, where: str) -> ProjectRecord:
 
 def _read_answer(value: object) -> Answer:
     if not isinstance(value, (str, int, bool)):
-        raise WrongValue("a text, a whole number or a truth value")
+        raise WrongValue("a string, an integer, or a boolean")
     return value

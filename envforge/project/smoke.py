@@ -19,7 +19,6 @@ from typing import IO
 
 from packaging.version import InvalidVersion, Version
 
-from envforge.distribution import extra_command
 from envforge.errors import EnvforgeError, Hint
 from envforge.machine import Machine
 from envforge.matrix import Matrix
@@ -65,6 +64,8 @@ def require_torch() -> None:
     """Raise if this interpreter can't run the smoke test."""
     missing = [name for name in ("torch", "sklearn", "matplotlib") if importlib.util.find_spec(name) is None]
     if missing:
+        from envforge.distribution import extra_command  # noqa: PLC0415 - only this error needs it
+
         raise EnvforgeError(
             f"`--smoke` trains with this interpreter, but `{sys.executable}` has no `{missing[0]}`",
             hint=(
@@ -118,11 +119,11 @@ def run_smoke(run: SmokeRun, output: IO[str] | None) -> None:
     environment["PYTHONDONTWRITEBYTECODE"] = "1"  # the project stays as it was written
     done = subprocess.run(command, cwd=run.folder, env=environment, stdout=output, check=False)
     if done.returncode != 0:
-        shown = shlex.join(command)
+        again = f"cd {shlex.quote(str(run.folder))} && {shlex.join(command)}"
         raise EnvforgeError(
             f"the smoke test of the project in `{run.folder}` failed with exit code {done.returncode}; the project is "
             "complete",
             hint="to run the smoke test again",
-            command=f"cd {shlex.quote(str(run.folder))} && {shown}",
+            command=again,
             code="smoke-failed",
         )

@@ -1,4 +1,4 @@
-"""``envforge update``: options in, one update planned, applied whole or not at all, and told."""
+"""``envforge update``: plan one update, and apply it in one transaction."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from envforge.selection import Request
 
 _HELP = {
-    "directory": "The folder of the project.",
-    "template_version": "Another version of the template: for git a branch, tag or commit.",
-    "on_conflict": "Where both sides changed the same lines: markers in the file, or yours and NAME.rej beside it.",
-    "dry_run": "Show what would change as a diff, and change nothing.",
-    "check": "Change nothing; exit 1 where the template has something newer.",
+    "directory": "Directory of the project.  [default: the nearest with an envforge.toml, from here upward]",
+    "template_version": "Update to this version of the template; for git, a branch, tag, or commit.",
+    "on_conflict": "If both sides changed the same lines, write markers, or keep yours and write NAME.rej.",
+    "dry_run": "Show the changes as a diff, without writing anything.",
+    "check": "Check for a newer template, without writing anything. Exits with 1 if there is one.",
 }
 _SELECTION = ("cuda", "torch", "python", "platforms", "prefer", "torch_index")
 
@@ -88,13 +88,13 @@ def _own_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def update(
     selection_options: SelectionOptions, template_options: TemplateOptions, lock_options: LockOptions, **options: Any
 ) -> None:
-    """Bring a project up to its template, with your edits kept.
+    """Update a project to its template, and keep your edits.
 
-    The template is rendered anew with the recorded answers, and its changes are merged into your files. --cuda,
-    --torch and the like choose another build: environment.yml and the lock are made anew with it. Nothing of yours is
-    lost: where both sides changed the same lines both stand in the file between markers. Everything changes or nothing.
+    The template is rendered again with the recorded answers, and its changes are merged into your files. If both sides
+    changed the same lines, the file contains both between markers. To switch to another build, pass --cuda, --torch, or
+    --python: environment.yml and the lockfile are updated too. All files change in one transaction.
 
-    Exit 0 where all is merged, 1 where conflicts are left or --check finds something newer.
+    Exits with 1 if conflicts remain, or if --check finds a newer template.
     """
     context = click.get_current_context()
     typed = {name for name in _SELECTION if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
@@ -110,7 +110,7 @@ def update(
 
 
 def _run(request: UpdateOptions) -> bool:
-    """Do it; says whether something is left for the user."""
+    """Run the update; return whether something remains to be done."""
     from envforge.cli import update_report
     from envforge.cli.unfinished import refuse_half_change, tell_environment
     from envforge.project.opened import open_template
@@ -124,7 +124,7 @@ def _run(request: UpdateOptions) -> bool:
         refuse_half_change(lockfile)
     tell_environment()
     if not (request.dry_run or request.check) and settle_interrupted(folder):
-        click.echo(f"note: an interrupted run in {folder} was put right first", err=True)
+        click.echo(f"note: completed or undid an interrupted run in {folder} first", err=True)
     record = need_project_file(folder)
     name = record.origin.source or record.template
     with open_template(name, folder, version=request.template_version) as opened:
@@ -191,7 +191,7 @@ def _machine(request: UpdateOptions, record: ProjectRecord, folder: Path) -> Mac
 
 
 def _lock(request: UpdateOptions, planned: Update) -> Locks:
-    """The new locks of the project and of its variants; none where the environment stays."""
+    """Return the new locks of the project and its variants; none if the environment is unchanged."""
     from envforge.project.update import Locks
 
     texts = planned.changed_texts

@@ -180,7 +180,7 @@ def _still_valid(question: Question, answer: Answer) -> Answer:
         return question.parse(shown(answer))
     except ValueError as rule:
         raise RequestError(
-            f"the answer `{shown(answer)}` to `{question.name}` in `{PROJECT_FILE}` is no longer valid; expected {rule}",
+            f"the answer `{shown(answer)}` to `{question.name}` in `{PROJECT_FILE}` isn't valid now; expected {rule}",
             hint=f"to use the default, pass `--var {question.name}={shown(question.default)}`",
             code="bad-answer",
         ) from rule

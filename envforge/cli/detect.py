@@ -20,9 +20,7 @@ _VALUE = 22
 
 @click.command()
 @machine_option()
-@click.option(
-    "--redact", "is_redacted", is_flag=True, help="Remove UUIDs, the host name, and user names."
-)
+@click.option("--redact", "is_redacted", is_flag=True, help="Remove UUIDs, the host name, and user names.")
 @json_option()
 def detect(machine: str | None, is_redacted: bool, as_json: bool) -> None:
     """Show the GPU, the driver, and what PyTorch can use of them.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from envforge.cli import new_report
-from envforge.cli.options import machine_here, platform_here
+from envforge.cli.options import chosen_mirrors, machine_here, platform_here
 from envforge.cli.prefix_options import DEFAULT_PREFIX
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.matrix import load_matrix
@@ -59,8 +59,11 @@ def install_lock(request: NewRequest, outcome: new_report.Outcome) -> new_report
     """Install the lockfile into the project; a failure keeps the project."""
     from envforge.cli.progress import shown_progress
     from envforge.install import InstallRequest, install
+    from envforge.install.credentials import without_credentials
 
-    enter = f"cd {shlex.quote(str(outcome.target))}"
+    enter = f"cd {shlex.quote(str(outcome.target))} &&"
+    options = "".join(f" --mirror {shlex.quote(without_credentials(rule))}" for rule in request.lock.mirrors)
+    later = f"{enter} envforge install{options}"
     cache = os.environ.get("ENVFORGE_CACHE")
     if not request.as_json:
         click.echo("\nInstall:")
@@ -69,7 +72,7 @@ def install_lock(request: NewRequest, outcome: new_report.Outcome) -> new_report
         lockfile=outcome.target / LOCK_FILE,
         prefix=outcome.target / DEFAULT_PREFIX,
         platform=platform_here(),
-        mirrors=request.lock.way(Path()).mirrors,
+        mirrors=chosen_mirrors(request.lock.mirrors),
         cache=Path(cache) if cache else None,
         machine=machine_here,
     )
@@ -77,16 +80,13 @@ def install_lock(request: NewRequest, outcome: new_report.Outcome) -> new_report
         with shown_progress(quiet=request.as_json) as progress:
             report = install(wanted, progress)
     except KeyboardInterrupt:
-        click.echo(
-            f"note: {outcome.target} is complete; to complete its environment, run `{enter} && envforge install`",
-            err=True,
-        )
+        click.echo(f"note: the project is complete; to complete its environment, run `{later}`", err=True)
         raise
     except EnvforgeError as error:
         # hints of the install are followed in the project's directory
-        inside = (replace(hint, command=f"{enter} && {hint.command}" if hint.command else "") for hint in error.hints)
-        again = Hint("the project is complete; to install its environment later", f"{enter} && envforge install")
-        error.hints = (again, *(hint for hint in inside if hint.command != again.command))
+        inside = (replace(hint, command=f"{enter} {hint.command}" if hint.command else "") for hint in error.hints)
+        again = Hint("the project is complete; to install its environment later", later)
+        error.hints = (again, *(hint for hint in inside if hint.command != later))
         raise
     installed = new_report.Installed(prefix=report.prefix, packages=len(report.linked), outcome=report.outcome)
     if not request.as_json:

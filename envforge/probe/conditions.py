@@ -56,7 +56,7 @@ def _compat(case: Conclusion) -> Condition | None:
         symptom=f"CUDA {case.compat_cuda} is reported, but the driver itself supports CUDA {case.driver.cuda}",
         cause="a CUDA compatibility library is loaded instead of the driver's own library"
         + (f": {file}" if case.evidence.libraries.libcuda.is_compat else " in this shell"),
-        remedy=f"to rely on it, run `export CONDA_OVERRIDE_CUDA={case.compat_cuda}` (data center GPUs only, not GeForce)",
+        remedy=f"to rely on it, run `export CONDA_OVERRIDE_CUDA={case.compat_cuda}` (only for data center GPUs)",
     )
 
 
@@ -87,7 +87,7 @@ def _mig(case: Conclusion) -> Condition | None:
             code="mig-without-devices",
             symptom=f"MIG is on, but GPU {', '.join(empty)} has no MIG device, so CUDA programs find no GPU there",
             cause="no GPU instance was created, or none is assigned to this container",
-            remedy="to create instances with your profiles, run `sudo nvidia-smi mig -cgi PROFILES -C`; to turn MIG off, run "
+            remedy="to create instances, run `sudo nvidia-smi mig -cgi PROFILES -C`; to turn MIG off, run "
             f"`sudo nvidia-smi -i {empty[0]} -mig 0`",
         )
     return Condition(
@@ -113,7 +113,8 @@ def _mixed(case: Conclusion) -> Condition | None:
             if by_number
             else ""
         ),
-        remedy="to choose GPUs by the numbers above, run `export CUDA_DEVICE_ORDER=PCI_BUS_ID` and set CUDA_VISIBLE_DEVICES",
+        remedy="to choose GPUs by the numbers above, run `export CUDA_DEVICE_ORDER=PCI_BUS_ID`, then set "
+        "CUDA_VISIBLE_DEVICES",
     )
 
 
@@ -128,7 +129,7 @@ def _hidden(case: Conclusion) -> Condition | None:
             else f"CUDA programs see none of the {len(case.gpus)} GPUs",
             cause=f"CUDA_VISIBLE_DEVICES is `{case.visible_text}`"
             + (f": {case.visible.problem}" if case.visible.problem else ""),
-            remedy="to use every GPU, run `unset CUDA_VISIBLE_DEVICES`; to use one, run `export CUDA_VISIBLE_DEVICES=0`",
+            remedy="to use all, run `unset CUDA_VISIBLE_DEVICES`; to use one, run `export CUDA_VISIBLE_DEVICES=0`",
         )
     if not case.visible.problem:
         return None

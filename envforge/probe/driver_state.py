@@ -115,7 +115,7 @@ def _container(case: Conclusion) -> Condition:
         symptom="the host has an NVIDIA GPU or driver, but this container can't use it",
         cause=f"the container ({kind.value if kind else 'unknown'}) was started without GPUs"
         + ("" if case.evidence.system.has_device_nodes else ": there is no /dev/nvidiactl in it"),
-        remedy="start the container with GPUs: `docker run --gpus all` (requires nvidia-container-toolkit on the host), "
+        remedy="start the container with `docker run --gpus all` (requires nvidia-container-toolkit on the host), "
         "`apptainer run --nv`, or `nvidia.com/gpu` in the resources of a Kubernetes pod",
     )
 
@@ -132,8 +132,8 @@ def _lost_container(case: Conclusion) -> Condition | None:
         code="container-lost-gpus",
         symptom="`Failed to initialize NVML: Unknown Error`: this container had GPUs, but can't use them anymore",
         cause="`systemctl daemon-reload` or an update on the host removed its devices",
-        remedy="restart the container; to prevent it, run `nvidia-ctk system create-dev-char-symlinks --create-all` on the "
-        "host",
+        remedy="restart the container; to prevent it, run `nvidia-ctk system create-dev-char-symlinks --create-all` "
+        "on the host",
     )
 
 
@@ -142,7 +142,7 @@ def _wsl_without_driver(_case: Conclusion) -> Condition:
         code="wsl-without-driver",
         symptom="this is WSL, and the NVIDIA driver doesn't respond",
         cause="the driver of Windows, which WSL uses (/usr/lib/wsl/lib), is missing, old, or hidden by a Linux driver",
-        remedy="install the NVIDIA driver in Windows, remove any Linux driver from WSL, then run `wsl --shutdown` in Windows",
+        remedy="install the NVIDIA driver in Windows, remove Linux drivers from WSL, and run `wsl --shutdown` in Windows",
     )
 
 
@@ -153,7 +153,7 @@ def _nouveau(case: Conclusion) -> Condition | None:
         code="nouveau",
         symptom="the kernel driver nouveau, which doesn't support CUDA, holds the GPU",
         cause="NVIDIA's driver isn't installed, or nouveau was loaded before it",
-        remedy="install NVIDIA's driver, add `blacklist nouveau` to /etc/modprobe.d/, rebuild the initramfs, and reboot",
+        remedy="install NVIDIA's driver, add `blacklist nouveau` to /etc/modprobe.d/, rebuild initramfs, and reboot",
     )
 
 
@@ -178,7 +178,7 @@ def _no_module(case: Conclusion) -> Condition:
         cause="the driver is installed, but its module wasn't built for this kernel, or Secure Boot blocks it"
         if installed
         else "the NVIDIA driver isn't installed, or its module wasn't built for this kernel",
-        remedy="install or rebuild the driver (DKMS; with Secure Boot, enroll its key), then run `sudo modprobe nvidia`",
+        remedy="install or rebuild the driver (for Secure Boot, enroll its key), then run `sudo modprobe nvidia`",
     )
 
 
@@ -199,5 +199,5 @@ def _nvml_failed(case: Conclusion) -> Condition:
         code="nvml-failed",
         symptom=f"NVML doesn't start: {error.text if error else 'no reason given'}",
         cause="the driver is loaded, but rejects requests: no permission for /dev/nvidia*, or a lost GPU",
-        remedy="compare with `nvidia-smi`, and search the output of `sudo dmesg` for NVRM; if this is a container, restart it",
+        remedy="compare with `nvidia-smi`, and search the output of `sudo dmesg` for NVRM; restart a container",
     )

@@ -73,7 +73,9 @@ def _needs_network(request: NewRequest, project: Project, query: BuildQuery, hos
 def _ways_without_solve(request: NewRequest, project: Project, query: BuildQuery) -> tuple[Hint, ...]:
     """Return the builds that fit this machine and have a lockfile in the catalogue, as commands; then ``--no-lock``."""
     ways = []
-    for other in list(locked_projects(project, query.without_versions()))[:_MOST_OFFERED]:
+    relaxed = (query.without("torch", "python"), query.without("cuda", "torch", "python"))
+    others = {each.texts.sha256: each for wider in relaxed for each in locked_projects(project, wider)}
+    for other in [*others.values()][:_MOST_OFFERED]:
         selection = other.selections[0]
         command = repeated_command(
             {

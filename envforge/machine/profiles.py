@@ -41,7 +41,7 @@ def load_machine(spec: str | None, environment: Mapping[str, str]) -> Machine:
     record = Hint("to create a record on that machine", RECORD_COMMAND)
     raise RequestError(
         f"`{spec}` is not a machine record or a known profile; available profiles: {', '.join(profiles)}",
-        hint=(Hint(f"did you mean `--machine {near}`?"), record) if near else (record,),
+        hint=(Hint(f"did you mean `--machine {near}`?") if near else record,),
         code="no-such-machine",
     )
 

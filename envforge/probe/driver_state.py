@@ -142,7 +142,7 @@ def _wsl_without_driver(_case: Conclusion) -> Condition:
         code="wsl-without-driver",
         symptom="this is WSL, and the NVIDIA driver doesn't respond",
         cause="the driver of Windows, which WSL uses (/usr/lib/wsl/lib), is missing, old, or hidden by a Linux driver",
-        remedy="install the NVIDIA driver in Windows, remove Linux drivers from WSL, and run `wsl --shutdown` in Windows",
+        remedy="install the NVIDIA driver in Windows, remove Linux drivers from WSL, run `wsl --shutdown` in Windows",
     )
 
 

@@ -47,9 +47,9 @@ class BuildQuery:
             for answer in answers
         )
 
-    def without_versions(self) -> BuildQuery:
-        """Return the query for any CUDA, torch, and Python."""
-        return replace(self, request=replace(self.request, cuda=None, torch=None, python=None))
+    def without(self, *options: str) -> BuildQuery:
+        """Return the query without some of the requested versions: ``cuda``, ``torch``, ``python``."""
+        return replace(self, request=replace(self.request, **dict.fromkeys(options)))
 
 
 def locked_projects(project: Project, query: BuildQuery) -> Iterator[Project]:

@@ -71,7 +71,7 @@ def load_template(root: Path, name: str) -> Template:
         near, listed = nearest(name, known), Hint("to describe the built-in templates", "envforge templates")
         raise RequestError(
             f"unknown template {name!r}; expected one of: {', '.join(f'`{each}`' for each in known) or 'none'}",
-            hint=(*([Hint(f"did you mean `{near}`?")] if near else []), listed),
+            hint=(Hint(f"did you mean `{near}`?") if near else listed,),
             code="no-such-template",
         )
     path = root / name / MANIFEST

@@ -1,4 +1,4 @@
-"""The machine record: written here, read there, and refused with the place of the fault where it is damaged."""
+"""The machine record: written here, read there, and refused with the place of the fault where it is invalid."""
 
 from __future__ import annotations
 
@@ -115,15 +115,17 @@ def test_a_damaged_record_names_file_path_wanted_and_found(
     with pytest.raises(MachineRecordError) as caught:
         machine_from_json(record(**changes), "box.json")
     message = caught.value.message
-    assert message.startswith(f"the machine record `box.json` is damaged at `{path}`: wanted ")
+    assert message.startswith(f"the machine record `box.json` is invalid at `{path}`: wanted ")
     assert wanted in message
     assert message.endswith(f"found `{found}`")
     assert caught.value.exit_code == 1
 
 
-@pytest.mark.parametrize(("version", "hint"), [(2, "pip install --upgrade envforge"), (0, "detect --json"), (None, "")])
+@pytest.mark.parametrize(
+    ("version", "hint"), [(2, "to read records of newer versions"), (0, "detect --json"), (None, "")]
+)
 def test_a_record_of_another_version_is_refused(version: int | None, hint: str) -> None:
-    with pytest.raises(MachineRecordError, match=f"record_version `{version}`: wanted `1`") as caught:
+    with pytest.raises(MachineRecordError, match=f"expected `1`, found `{version}`") as caught:
         machine_from_json(record(record_version=version), "box.json")
     assert hint in caught.value.hint
 

@@ -90,7 +90,7 @@ def test_a_mig_device_that_does_not_exist_leaves_nothing() -> None:
 def test_uuids_that_cannot_be_checked_are_not_guessed() -> None:
     unknown = (Gpu(index=0, name="NVIDIA A100", compute_capability=None),)
     visible = resolve_visible("GPU-aaaa", unknown)
-    assert (visible.indices, "cannot be checked" in visible.problem) == (None, True)
+    assert (visible.indices, "can't be checked" in visible.problem) == (None, True)
 
 
 ASK_TORCH = """

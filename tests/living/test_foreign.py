@@ -328,7 +328,7 @@ def test_hooks_are_shown_and_not_run(world: World, capsys: pytest.CaptureFixture
 
     assert _new("./demo") == 0
 
-    assert "--trust runs them:\n  sh -c 'echo ran > hooked'\n" in capsys.readouterr().err
+    assert "to run them, pass --trust:\n  sh -c 'echo ran > hooked'\n" in capsys.readouterr().err
     assert not (world.project / "hooked").exists()
 
 

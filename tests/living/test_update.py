@@ -353,9 +353,9 @@ def test_settings_of_the_user_in_the_record_survive(world: World) -> None:
     [
         ("line 3", "line 4", "does not agree with"),
         ('"README"', '"README2"', "does not agree with"),
-        ('"text"', '"test"', "is damaged"),
+        ('"text"', '"test"', "is invalid"),
         ("{\n", "", "wanted JSON"),
-        ('{"base64": "', '{"base64": "!', "is damaged"),
+        ('{"base64": "', '{"base64": "!', "is invalid"),
     ],
 )
 def test_a_damaged_baseline_stops_the_update(world: World, old: str, new: str, words: str) -> None:

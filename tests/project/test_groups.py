@@ -172,10 +172,15 @@ def test_groups_are_chosen_by_name(
 @pytest.mark.parametrize(
     ("wanted", "unwanted", "words", "hint"),
     [
-        (("dcker",), (), "it has `docker`, `notebook`, `cluster`", "--with docker"),
-        ((), ("xyz",), "--without xyz", "leave out --without xyz"),
-        (("docker",), ("docker",), "by --with and by --without", "once"),
-        (("cluster",), (), "only with `size=large`", "--var size=large"),
+        (
+            ("dcker",),
+            (),
+            "the template has the groups: `docker`, `notebook`, `cluster`",
+            "did you mean `--with docker`?",
+        ),
+        ((), ("xyz",), "unknown group `xyz` for `--without`", "omit `xyz`"),
+        (("docker",), ("docker",), "in both `--with` and `--without`", "omit it from `--without`"),
+        (("cluster",), (), "only with `size=large`", "pass `--var size=large`"),
     ],
 )
 def test_a_group_that_cannot_be_is_refused_with_the_way_out(

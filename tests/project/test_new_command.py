@@ -164,39 +164,39 @@ def test_a_lock_left_from_a_former_environment_is_said_aloud(here: Path, capsys:
 
     assert _new(TEMPLATE, "net", "--machine", "cpu", "--no-lock", "--force") == 0
 
-    assert "conda-lock.yml in net is still that of the former environment" in capsys.readouterr().err
+    assert "conda-lock.yml in net still belongs to the previous environment" in capsys.readouterr().err
     assert main(["lock", "--check", "-f", "net/environment.yml"]) == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ((), 2, "name a template; templates: `image-classification`"),
-        (("image-clasification",), 2, "there is no template 'image-clasification'"),
+        ((), 2, "no template was provided; expected one of `image-classification`"),
+        (("image-clasification",), 2, "unknown template 'image-clasification'"),
         ((TEMPLATE, "net", "--cuda", "11.9"), 2, "11.8"),
         ((TEMPLATE, "net", "--torch", "9.9"), 2, "9.9"),
         ((TEMPLATE, "net", "--python", "2.7"), 2, "2.7"),
         ((TEMPLATE, "net", "-p", "amiga-68k"), 2, "amiga-68k"),
         ((TEMPLATE, "net", "--machine", "t5"), 2, "t5"),
-        ((TEMPLATE, "../net"), 2, "DIR: `../net` has the part `..`"),
-        ((TEMPLATE, "a/../net"), 2, "has the part `..`"),
-        ((TEMPLATE, "net\n"), 2, "characters that cannot be seen"),
-        ((TEMPLATE, "a\x1b[2J/net"), 2, "characters that cannot be seen"),
+        ((TEMPLATE, "../net"), 2, "DIR `../net` contains `..`"),
+        ((TEMPLATE, "a/../net"), 2, "contains `..`"),
+        ((TEMPLATE, "net\n"), 2, "invisible characters"),
+        ((TEMPLATE, "a\x1b[2J/net"), 2, "invisible characters"),
         ((TEMPLATE, "x" * 201, "--name", "net"), 2, "at most 200 bytes"),
         ((TEMPLATE, "aux", "--name", "net"), 2, "Windows reserves"),
-        ((TEMPLATE, ""), 2, "DIR: ''"),
-        ((TEMPLATE, "net work"), 2, "DIR: 'net work' cannot be the name of a project"),
-        ((TEMPLATE, "net", "--name", "a/b"), 2, "--name: 'a/b' cannot be the name of a project"),
+        ((TEMPLATE, ""), 2, "DIR is empty: ''"),
+        ((TEMPLATE, "net work"), 2, "DIR 'net work' can't be the name of a project"),
+        ((TEMPLATE, "net", "--name", "a/b"), 2, "--name 'a/b' can't be the name of a project"),
         ((TEMPLATE, "net", "--name", "x" * 65), 2, "at most 64"),
         ((TEMPLATE, "nul"), 2, "Windows reserves"),
-        ((TEMPLATE, "class"), 2, "word of the Python language"),
-        ((TEMPLATE, "torch"), 2, "`import torch` already means something else"),
-        ((TEMPLATE, "test"), 2, "`import test` already means something else"),
-        ((TEMPLATE, "net", "--var", "nonsense"), 2, "--var 'nonsense' is not `key=value`"),
-        ((TEMPLATE, "net", "--var", "no_such=1"), 2, "--var 'no_such'"),
+        ((TEMPLATE, "class"), 2, "keyword of Python"),
+        ((TEMPLATE, "torch"), 2, "`import torch` already imports another package"),
+        ((TEMPLATE, "test"), 2, "`import test` already imports another package"),
+        ((TEMPLATE, "net", "--var", "nonsense"), 2, "`--var 'nonsense'` is not of the form `KEY=VALUE`"),
+        ((TEMPLATE, "net", "--var", "no_such=1"), 2, "unknown question 'no_such' for `--var`"),
         ((TEMPLATE, "net", "--mirror", "nonsense"), 2, "`nonsense` is not a mirror rule"),
         ((TEMPLATE, "net", "--torch-index", "https://me:secret@host/whl"), 2, "credentials"),
-        ((TEMPLATE, "no/such/folder/net"), 1, "is not a folder"),
+        ((TEMPLATE, "no/such/folder/net"), 1, "does not exist"),
         ((TEMPLATE, "link"), 1, "symbolic link"),
         ((TEMPLATE, "link", "--force"), 1, "symbolic link"),
         ((TEMPLATE, "file"), 1, "is a file"),
@@ -310,7 +310,7 @@ def test_smoke_needs_torch_before_anything_is_written(here: Path) -> None:
     )
 
     assert done.returncode == 1
-    assert "envforge[smoke]" in done.stderr
+    assert "[smoke]" in done.stderr
     assert tree(here) == {}
 
 

@@ -99,7 +99,7 @@ def test_driver_versions_keep_their_zeros() -> None:
             "a compute capability such as `8.6`",
             '"sm_86"',
         ),
-        ({"gpus": [{"index": 0, "name": "A"}, {"index": 0, "name": "B"}]}, "gpus[1].index", "no other GPU has", "0"),
+        ({"gpus": [{"index": 0, "name": "A"}, {"index": 0, "name": "B"}]}, "gpus[1].index", "a unique GPU number", "0"),
         ({"gpus": [{"index": 0, "name": "A", "memory": 1}]}, "gpus[0].memory", "one of the fields", '"memory"'),
         ({"visible": [1]}, "visible[0]", "the index of a GPU", "1"),
         ({"visible": "0"}, "visible", "a list of GPU numbers", '"0"'),

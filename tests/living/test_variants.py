@@ -94,7 +94,7 @@ def test_an_update_makes_every_lock_of_the_project_anew(project: Project) -> Non
     before = project.files()
 
     dry = project.run("update", "--dry-run")
-    assert [f"  lock      {name} would be made anew" in dry.stdout for name in LOCKS] == [True] * 3, dry.stdout
+    assert [f"  lock      {name} would be updated" in dry.stdout for name in LOCKS] == [True] * 3, dry.stdout
     assert before == project.files()
     done = project.run("update")
 
@@ -129,7 +129,8 @@ def test_locks_that_stay_behind_are_named_with_their_commands(project: Project) 
     assert locks == {name: project.files()[name] for name in LOCKS}
     for name, command in zip(LOCKS, ("", " --variant cpu", " --variant cu118"), strict=True):
         assert (
-            f"warning: {name} still belongs to the previous environment; then: envforge lock{command}\n" in done.stderr
+            f"warning: {name} belongs to the previous environment; to update it, run `envforge lock{command}`\n"
+            in done.stderr
         )
 
 

@@ -245,7 +245,7 @@ def test_a_question_whose_condition_does_not_hold_is_not_asked(root: Path) -> No
 def test_an_answer_to_a_question_that_is_not_asked_is_refused(root: Path) -> None:
     template = load_template(root, "demo")
 
-    with pytest.raises(RequestError, match="asked only with `size=large`"):
+    with pytest.raises(RequestError, match="applies only with `size=large`"):
         gather_answers(template, ("nodes=4",), None)
     assert dict(gather_answers(template, ("nodes=4", "size=large"), None))["nodes"] == 4
 
@@ -297,5 +297,5 @@ def test_a_template_leaves_a_common_file_that_it_has_no_use_for(root: Path) -> N
     manifest.write_text(MANIFEST.replace("groups:\n", "not_common: [tests/test_it.py]\ngroups:\n", 1), encoding="utf-8")
     assert "tests/test_it.py" not in _files(load_template(root, "demo"), ())
     manifest.write_text(MANIFEST.replace("groups:\n", "not_common: [tests/gone.py]\ngroups:\n", 1), encoding="utf-8")
-    with pytest.raises(TemplateError, match=r"leaves the common file `tests/gone.py`"):
+    with pytest.raises(TemplateError, match=r"excludes the common file `tests/gone.py`"):
         _files(load_template(root, "demo"), ())

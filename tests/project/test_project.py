@@ -155,7 +155,7 @@ def test_a_damaged_record_names_file_and_place(templates: Path, old: str, new: s
     text = _text(templates)
     assert old in text
 
-    with pytest.raises(Exception, match=r"damaged") as fault:
+    with pytest.raises(Exception, match=r"invalid") as fault:
         parse_project_file(text.replace(old, new), "here/envforge.toml")
 
     assert place_of_fault in str(fault.value)

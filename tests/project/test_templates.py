@@ -98,14 +98,14 @@ def test_an_unknown_template_lists_what_exists_and_the_nearest() -> None:
         load_template(templates_root(), "image-clasification")
 
     assert "`image-classification`" in refusal.value.message
-    assert refusal.value.hint == "envforge new image-classification"
+    assert refusal.value.hint == "did you mean `image-classification`?"
 
 
 @pytest.mark.parametrize(
     "name", ["", "common", "..", "../templates/image-classification", "image-classification/", "."]
 )
 def test_what_is_no_template_is_refused_as_unknown(name: str) -> None:
-    with pytest.raises(RequestError, match="there is no template"):
+    with pytest.raises(RequestError, match="unknown template"):
         load_template(templates_root(), name)
 
 

@@ -74,10 +74,10 @@ def test_a10g_with_driver_535_gets_the_newest_torch_of_a_cuda_12_index_and_is_to
     assert selection.grade is Grade.MINOR_COMPATIBLE
     assert "through CUDA minor-version compatibility (525.60.13 or newer), not directly" in selection.reason
     assert selection.warnings == (
-        "minor-version compatibility: the wheel's kernels run, PTX of CUDA 12.6 does not compile",
+        "minor-version compatibility: the kernels in the wheel run, but PTX of CUDA 12.6 doesn't compile on this driver",
     )
     assert reasons_for(selection.refused, "cu130") == {
-        "CUDA 13.x needs NVIDIA driver 580 or newer, found driver 535.216.01"
+        "CUDA 13.x requires NVIDIA driver 580 or newer, found driver 535.216.01"
     }
 
 
@@ -119,7 +119,7 @@ def test_no_gpu_gets_the_cpu_build_said_aloud() -> None:
     selection = choose(machine())
     assert (pins(selection)["torch"], selection.grade) == ("2.14.1+cpu", Grade.CPU)
     assert selection.warnings == (
-        "no NVIDIA driver or GPU was found; this is the CPU build (say --cuda or --machine for a GPU)",
+        "no NVIDIA driver or GPU was found, so this is the CPU build (for a GPU, pass --cuda or --machine)",
     )
 
 
@@ -179,7 +179,7 @@ def test_glibc_217_gets_the_newest_wheel_that_it_can_load() -> None:
 
 def test_glibc_that_is_not_known_is_warned_of() -> None:
     warnings = choose(machine("8.0", driver="580.65.06", glibc=None)).warnings
-    assert warnings == ("the glibc of this machine is not known; the wheels need glibc 2.28 or newer",)
+    assert warnings == ("the glibc version of this machine is unknown; the wheels require glibc 2.28 or newer",)
 
 
 def test_jetson_is_refused_although_its_major_version_has_kernels() -> None:
@@ -235,7 +235,7 @@ def test_only_the_cuda_of_the_driver_known_is_enough() -> None:
 def test_an_unknown_compute_capability_warns_and_does_not_refuse() -> None:
     selection = choose(machine("8.6", "?", driver="580.65.06"))
     assert selection.grade is Grade.DIRECT
-    assert selection.warnings[0].startswith("the compute capability of GPU-1 is not known")
+    assert selection.warnings[0].startswith("the compute capability of GPU-1 is unknown")
 
 
 def test_forward_compatibility_libraries_are_not_relied_on() -> None:
@@ -299,17 +299,17 @@ def test_several_platforms_get_one_torch_and_one_python() -> None:
     assert (pins(linux)["torch"], pins(mac)["torch"]) == ("2.7.1+cu118", "2.7.1")
     assert linux.python == mac.python == Version("3.10")
     assert mac.reason.startswith(
-        "torch 2.7.1 is the newest release that every platform of the project has, here for osx"
+        "torch 2.7.1 is the build of the newest release that every platform of the project has, for osx"
     )
 
 
 def test_several_platforms_get_the_newest_torch_that_all_have_and_it_is_said() -> None:
     answers = select_platforms(machine("7.5", driver="535.216.01"), Request(), ("osx-64", "linux-64"), MATRIX)
     assert [(a.build.platform, str(a.build.torch)) for a in answers] == [("osx-64", "2.2.2"), ("linux-64", "2.2.2")]
-    head = "torch 2.2.2+cu118 is the newest release that every platform of the project has"
+    head = "torch 2.2.2+cu118 is the build of the newest release that every platform of the project has"
     assert answers[1].reason.startswith(head)
-    assert answers[1].reason.endswith("linux-64 alone would get 2.14.1")
-    note = "the other platforms of the project hold it back: alone it would get torch 2.14.1"
+    assert answers[1].reason.endswith("without the other platforms, linux-64 would get torch 2.14.1")
+    note = "the other platforms of the project hold it back: without them it would get torch 2.14.1"
     assert (answers[0].warnings, answers[1].warnings) == ((), (note,))
 
 

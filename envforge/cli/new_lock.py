@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,10 @@ def locked(request: NewRequest, project: Project, query: BuildQuery) -> tuple[Pr
         try:
             return project, obtain_lock(project.texts, way, show), ()
         except EnvforgeError as error:
-            error.hints = (*error.hints, *_ways_without_solve(request, project, query))
+            directory = shlex.quote(request.directory or project.template.name)
+            # the project isn't written, so hints of the lock apply once it was created without a lockfile
+            inside = (replace(h, command=f"cd {directory} && {h.command}" if h.command else "") for h in error.hints)
+            error.hints = (*_ways_without_solve(request, project, query), *inside)
             raise
 
 

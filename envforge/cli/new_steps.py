@@ -14,7 +14,7 @@ import click
 from envforge.cli import new_report
 from envforge.cli.options import chosen_mirrors, machine_here, platform_here
 from envforge.cli.prefix_options import DEFAULT_PREFIX
-from envforge.errors import EnvforgeError, Hint, RequestError
+from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 from envforge.matrix import load_matrix
 from envforge.spec import LOCK_FILE
 
@@ -76,6 +76,7 @@ def install_lock(request: NewRequest, outcome: new_report.Outcome) -> new_report
         cache=Path(cache) if cache else None,
         machine=machine_here,
     )
+    again = Hint("the project is complete; to install its environment later", later)
     try:
         with shown_progress(quiet=request.as_json) as progress:
             report = install(wanted, progress)
@@ -85,9 +86,10 @@ def install_lock(request: NewRequest, outcome: new_report.Outcome) -> new_report
     except EnvforgeError as error:
         # hints of the install are followed in the project's directory
         inside = (replace(hint, command=f"{enter} {hint.command}" if hint.command else "") for hint in error.hints)
-        again = Hint("the project is complete; to install its environment later", later)
         error.hints = (again, *(hint for hint in inside if hint.command != later))
         raise
+    except OSError as error:
+        raise OutsideError(f"the installation failed: {error}", hint=(again,), code="operating-system") from error
     installed = new_report.Installed(prefix=report.prefix, packages=len(report.linked), outcome=report.outcome)
     if not request.as_json:
         click.echo(f"  {new_report.installed_text(installed)}")

@@ -433,3 +433,27 @@ def test_an_update_that_is_killed_anywhere_is_completed_by_the_next(
         if ended == 0:
             break
     assert count > 3 * step  # the trap met the work many times before it came too late
+
+
+def test_update_finds_project_from_subdirectory(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.write_template(NEWER, version=2)
+    (world.project / "deep" / "er").mkdir(parents=True)
+    monkeypatch.chdir(world.project / "deep" / "er")
+
+    assert main(["update", "--check"]) == 1
+    assert f"run `envforge update --directory {world.project}`" in capsys.readouterr().out
+    assert main(["update"]) == 0
+
+    assert need_project_file(world.project).template_version == "2"
+
+
+def test_update_outside_a_project_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["update"]) == 1
+
+    assert f"neither `{tmp_path}` nor a parent directory has an `envforge.toml`" in capsys.readouterr().err

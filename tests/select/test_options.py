@@ -41,7 +41,12 @@ def test_a_torch_series_stands_for_its_newest_release() -> None:
 @pytest.mark.parametrize(
     ("options", "message", "hint"),
     [
-        (SelectionOptions(cuda="11.9"), f"expected one of: {', '.join(CUDA + VERSIONS)}", "did you mean `--cuda 11.8`?"),
+        (SelectionOptions(cuda="11.9"), f"expected one of: {', '.join(CUDA + VERSIONS)}", "mean `--cuda 11.8`?"),
+        (SelectionOptions(cuda="12"), "unknown value `12` for `--cuda`", "did you mean `--cuda 12.9`?"),
+        (SelectionOptions(cuda="cu12"), "unknown value `cu12` for `--cuda`", "did you mean `--cuda 12.9`?"),
+        (SelectionOptions(torch="2"), "unknown value `2` for `--torch`", "did you mean `--torch 2.14.1`?"),
+        (SelectionOptions(python="4"), "which ends at 3.14", "pass `--python 3.14`"),
+        (SelectionOptions(python="3.8"), "is older than 3.10", "pass `--python 3.10`"),
         (SelectionOptions(cuda="cu119"), "unknown value `cu119` for `--cuda`", "did you mean `--cuda 11.8`?"),
         (SelectionOptions(cuda="cu1118"), "unknown value `cu1118` for `--cuda`", "did you mean `--cuda cu118`?"),
         (SelectionOptions(cuda="rocm"), "unknown value `rocm` for `--cuda`", "omit `--cuda`"),

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from envforge import __version__
-from envforge.distribution import pinned_requirement
 from envforge.jinja import TemplateError, render
 from envforge.project.baseline import dump_baseline
 from envforge.project.plain import plain_selection
@@ -98,6 +97,8 @@ def record_of(project: Project, files: tuple[PlannedFile, ...]) -> ProjectRecord
 
 
 def _template_files(project: Project) -> list[PlannedFile]:
+    from envforge.distribution import pinned_requirement  # noqa: PLC0415 - slow to import
+
     template, selections = project.template, [plain_selection(selection) for selection in project.selections]
     variables: dict[str, object] = {
         "project": project.name,

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from envforge import catalogue
@@ -49,7 +50,8 @@ class BuildQuery:
 
     def without(self, *options: str) -> BuildQuery:
         """Return the query without some of the requested versions: ``cuda``, ``torch``, ``python``."""
-        return replace(self, request=replace(self.request, **dict.fromkeys(options)))
+        without: dict[str, Any] = dict.fromkeys(options)
+        return replace(self, request=replace(self.request, **without))
 
 
 def locked_projects(project: Project, query: BuildQuery) -> Iterator[Project]:

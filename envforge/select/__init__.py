@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from packaging.version import Version
 
@@ -86,7 +86,8 @@ def _ways_out(machine: Machine, request: Request, matrix: Matrix) -> tuple[WayOu
 
 
 def _way_out(machine: Machine, request: Request, matrix: Matrix, omitted: tuple[str, ...]) -> WayOut | None:
-    accepted = _judge(machine, replace(request, **dict.fromkeys(omitted)), matrix).accepted
+    without: dict[str, Any] = dict.fromkeys(omitted)
+    accepted = _judge(machine, replace(request, **without), matrix).accepted
     return WayOut(omitted=omitted, candidate=accepted[0]) if accepted else None
 
 

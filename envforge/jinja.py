@@ -1,7 +1,4 @@
-"""The one way in which envforge renders text: strict, sandboxed, and with the same bytes for the same values.
-
-Enters: the text of a template and its variables. Leaves: text, or a ``TemplateError`` that names the template's line.
-"""
+"""Render text with Jinja: strict, sandboxed, and with the same bytes for the same values."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ _NOT_THE_SAME_TWICE = ("random", "lipsum")
 
 
 class TemplateError(EnvforgeError):
-    """A template that breaks the rules for templates: its author can put it right."""
+    """A template is invalid; its author can fix it."""
 
 
 def render(text: str, variables: Mapping[str, object], where: str) -> str:
@@ -27,15 +24,15 @@ def render(text: str, variables: Mapping[str, object], where: str) -> str:
     environment = _environment()
     try:
         return environment.from_string(text).render(variables)
-    except Exception as error:  # whatever an expression of a template raises is the fault of the template
+    except Exception as error:  # an expression of a template can raise anything
         line = getattr(error, "lineno", None)
         at = f"`{where}`, line {line}" if line else f"`{where}`"
-        raise TemplateError(f"the template {at} cannot be rendered: {error}", code="template-damaged") from error
+        raise TemplateError(f"the template {at} can't be rendered: {error}", code="template-damaged") from error
 
 
 @lru_cache(maxsize=1)
 def _environment() -> ImmutableSandboxedEnvironment:
-    """Nothing that a template does changes it, so that one serves all."""
+    """Return the environment, which a template can't change, so that all share it."""
     from jinja2 import StrictUndefined  # noqa: PLC0415 - slow to import, and only `new` needs it
     from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415 - as above
 
@@ -55,5 +52,5 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 def quoted(value: object) -> str:
-    """A text as a double-quoted string that YAML, TOML, JSON and Python read alike."""
+    """Return a double-quoted string that YAML, TOML, JSON, and Python read alike."""
     return json.dumps(str(value), ensure_ascii=False)

@@ -1,8 +1,4 @@
-"""The PyTorch builds that exist and the driver that each CUDA needs.
-
-Enters: the data files of the package (``envforge/data/*.toml``). Leaves: a ``Matrix``; a damaged file raises
-``MatrixError`` with the path of the fault inside it.
-"""
+"""Read the PyTorch builds that exist, and the driver that each CUDA requires, from ``envforge/data/*.toml``."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from envforge.cuda import ComputeCapability, WheelTag
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, Hint
 from envforge.fields import (
     Document,
     Fields,
@@ -35,7 +31,7 @@ _DOTTED = re.compile(r"\d+(\.\d+)*")
 
 
 class MatrixError(EnvforgeError):
-    """A data file of the matrix that cannot be read as what it claims to be."""
+    """A data file of the matrix is invalid."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,14 +108,20 @@ class Matrix:
 
 
 def load_matrix(folder: Traversable | None = None) -> Matrix:
-    """Read the matrix that comes with this envforge, or the data files of another folder."""
-    return _Loader(folder or importlib.resources.files("envforge") / "data").matrix()
+    """Read the built-in matrix, or the data files of another directory."""
+    try:
+        return _Loader(folder or importlib.resources.files("envforge") / "data").matrix()
+    except MatrixError as error:
+        from envforge.distribution import reinstall_command  # noqa: PLC0415 - slow to import, and only errors need it
+
+        error.hints = (Hint("to repair the installation of envforge", reinstall_command()),)
+        raise
 
 
 def _rows(table: Fields, name: str) -> tuple[Fields, ...]:
     rows = table.items(name)
     if not rows:
-        raise table.fault(name, "one table or more", "[]")
+        raise table.fault(name, "one or more tables", "[]")
     return rows
 
 
@@ -159,19 +161,16 @@ class _Loader:
     def read(self, name: str) -> Fields:
         where = str(self.folder / name)
         document = Document(
-            damaged=f"the data file `{where}` is damaged",
+            damaged=f"the data file `{where}` is invalid",
             error=MatrixError,
             code="matrix-damaged",
-            hint="install envforge again: pip install --force-reinstall envforge",
             mapping="a table",
         )
         try:
             text = (self.folder / name).read_text(encoding="utf-8")
             return Fields(document, "", read_tables(text))
         except (OSError, ValueError) as error:
-            raise MatrixError(
-                f"cannot read the data file `{where}`: {error}", hint=document.hint, code=document.code
-            ) from error
+            raise MatrixError(f"cannot read the data file `{where}`: {error}", code=document.code) from error
 
 
 def _evidence(table: Fields) -> dict[str, tuple[bool, str]]:
@@ -217,7 +216,7 @@ def _build(
     plain = row.list_of("plain", read_text, optional=True)
     pythons = row.list_of("pythons", _read_version)
     if not pythons:
-        raise row.fault("pythons", "one Python version or more", "[]")
+        raise row.fault("pythons", "one or more Python versions", "[]")
     return Build(
         torch=row.need("torch", _read_version),
         torchvision=release.get("torchvision", _read_version),
@@ -255,7 +254,7 @@ def _read_major(value: object) -> Version:
 def _python_defaults(table: Fields) -> tuple[PythonDefault, ...]:
     rows = _rows(table, "python_default")
     if rows[-1].has("tag"):
-        raise rows[-1].fault("tag", "no tag in the last rule, which stands for every build", rows[-1].raw("tag"))
+        raise rows[-1].fault("tag", "no tag in the last rule, which applies to every build", rows[-1].raw("tag"))
     return tuple(
         PythonDefault(
             tag=row.get("tag", _read_tag),

@@ -1,7 +1,8 @@
-"""``envforge detect``: the machine as text for people or as a record for ``--machine``."""
+"""``envforge detect``: print the machine as text or as a record for ``--machine``."""
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 
 import click
@@ -19,32 +20,35 @@ _VALUE = 22
 
 @click.command()
 @machine_option()
-@click.option("--redact", "is_redacted", is_flag=True, help="Leave out UUIDs, the host name and user names.")
+@click.option("--redact", "is_redacted", is_flag=True, help="Remove UUIDs, the host name, and user names.")
 @json_option()
 def detect(machine: str | None, is_redacted: bool, as_json: bool) -> None:
     """Show the GPU, the driver, and what PyTorch can use of them.
 
-    Every fact says where it was read. The exit code is 0 when the probing worked, also where there is no GPU or the
-    driver is broken: those are facts of the machine, and stand under "Conditions".
+    Each value is listed with its source. Exits with 0 even if there is no GPU or the driver doesn't work; the output
+    lists such problems under "Conditions".
 
-    With --json, the output is a machine record that --machine reads anywhere: save it on the GPU machine, plan on your
-    own.
+    With --json, the output is a machine record for --machine: save it on the GPU machine, and plan on your own.
     """
     found = chosen_machine(machine)
     if is_redacted:
         found = redact(found)
-    click.echo(success("detect", machine_to_json(found)) if as_json else render(found))
+    if as_json:
+        click.echo(success("detect", machine_to_json(found)))
+        return
+    option = "" if machine is None else f" --machine {shlex.quote(machine)}"
+    click.echo(render(found, f"envforge explain{option}"))
 
 
-def render(machine: Machine) -> str:
-    """The machine in at most 80 columns, without colour."""
+def render(machine: Machine, explain: str = "envforge explain") -> str:
+    """Return the machine in at most 80 columns, without color; ``explain`` is the command that shows its builds."""
     parts = [
         _system(machine),
         _driver(machine),
         _gpus(machine),
         _overrides(machine),
         _conditions(machine),
-        _sum(machine),
+        _sum(machine, explain),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)
 
@@ -68,7 +72,7 @@ def _system(machine: Machine) -> list[str]:
 def _driver(machine: Machine) -> list[str]:
     driver = machine.driver
     if driver is None:
-        return ["NVIDIA driver", "  none that runs"]
+        return ["NVIDIA driver", "  none running"]
     kernel = driver_text(driver.kernel_version) if driver.kernel_version else "unknown"
     user = driver_text(driver.user_version) if driver.user_version else "unknown"
     cuda = str(driver.cuda) if driver.cuda else "unknown"
@@ -94,7 +98,7 @@ def _fact(machine: Machine, fact: str, value: str, *, label: str | None = None) 
 
 
 def _wrap(text: str, column: int) -> list[str]:
-    """Lines of at most ``WIDTH`` that begin at a column; a word that is longer stays whole."""
+    """Return lines of at most ``WIDTH`` that begin at a column; longer words aren't broken."""
     space = " " * column
     return textwrap.wrap(
         text, WIDTH, initial_indent=space, subsequent_indent=space, break_on_hyphens=False, break_long_words=False
@@ -104,7 +108,7 @@ def _wrap(text: str, column: int) -> list[str]:
 def _gpus(machine: Machine) -> list[str]:
     if not machine.gpus:
         return ["GPUs", "  none found"]
-    lines = [f"GPUs (read from {machine.source('gpus') or 'the record'})"]
+    lines = [f"GPUs (from {machine.source('gpus') or 'the record'})"]
     for gpu in machine.gpus:
         lines += _gpu(gpu)
     if machine.visible is not None:
@@ -136,7 +140,7 @@ def _overrides(machine: Machine) -> list[str]:
     if not machine.overrides:
         return []
     return [
-        "Overrides (facts above that you state)",
+        "Overrides (values above that you set)",
         *(f"  {item.variable}={item.value}" for item in machine.overrides),
     ]
 
@@ -162,15 +166,15 @@ def _condition(condition: Condition) -> list[str]:
     return lines
 
 
-def _sum(machine: Machine) -> list[str]:
-    """The one line that decides: what a build has to fit."""
+def _sum(machine: Machine, explain: str) -> list[str]:
+    """Return what a build must support, and the command that lists such builds."""
     glibc = f", glibc {machine.glibc}" if machine.glibc else ""
     if not machine.has_nvidia:
-        return [f"A build must fit: {machine.platform}{glibc}, no GPU (the CPU build)."]
+        return [f"A build must support: {machine.platform}{glibc}, no GPU (the CPU build)."]
     cuda = f"CUDA {machine.driver.cuda}" if machine.driver and machine.driver.cuda else "CUDA unknown"
     capabilities = " and ".join(str(capability) for capability in machine.capabilities)
-    gpus = f"compute capability {capabilities}" if capabilities else "no GPU that is seen"
+    gpus = f"compute capability {capabilities}" if capabilities else "no visible GPU"
     return [
-        *textwrap.wrap(f"A build must fit: {machine.platform}{glibc}, {cuda}, {gpus}.", WIDTH),
-        "Which builds do, and why: envforge explain",
+        *textwrap.wrap(f"A build must support: {machine.platform}{glibc}, {cuda}, {gpus}.", WIDTH),
+        f"To see which builds do, and why: {explain}",
     ]

@@ -1,4 +1,4 @@
-"""``envforge explain``: which PyTorch builds fit, which one is chosen, and why each other one is not."""
+"""``envforge explain``: show which PyTorch builds fit, which one is selected, and why the others aren't."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _WIDTH = 80
 @click.command("explain")
 @selection_options()
 @machine_option()
-@click.option("--all", "show_all", is_flag=True, help="List every build of the matrix with its own reason.")
+@click.option("--all", "show_all", is_flag=True, help="List every known build with its reason.")
 @json_option()
 def explain(selection_options: SelectionOptions, machine: str | None, show_all: bool, as_json: bool) -> None:
     """Show which PyTorch builds fit this machine, and why.
 
-    Nothing is installed or written. The answer is the one that `envforge new` takes for the same options.
+    Nothing is installed or written. `envforge new` selects the same build for the same options.
     """
     from envforge.matrix import load_matrix
     from envforge.report import success
@@ -50,7 +50,7 @@ def explain(selection_options: SelectionOptions, machine: str | None, show_all: 
 
 
 def _explain_nothing(error: NoBuildError, *, show_all: bool, as_json: bool) -> None:
-    """The refused builds, where no build is left; with ``--json`` the one document that there is."""
+    """Print the rejected builds if no build fits; with ``--json``, as the one document."""
     from envforge.report import fault, finding
     from envforge.select.record import refusals_to_json
 
@@ -84,8 +84,9 @@ def _answer(selection: Selection) -> Iterator[str]:
 
 def _accepted(accepted: Sequence[Candidate], *, show_all: bool) -> Iterator[str]:
     shown = accepted if show_all else accepted[:_SHOWN]
-    more = "" if len(shown) == len(accepted) else f", the first {len(shown)} (--all shows every one)"
-    yield f"{len(accepted)} builds fit, best first{more}:"
+    more = "" if len(shown) == len(accepted) else f"; the first {len(shown)} (for all, pass --all)"
+    fit = "1 build fits" if len(accepted) == 1 else f"{len(accepted)} builds fit"
+    yield f"{fit}, best first{more}:"
     cells = [("torch", "build", "grade", "Python")]
     for candidate in shown:
         build = candidate.build
@@ -94,20 +95,24 @@ def _accepted(accepted: Sequence[Candidate], *, show_all: bool) -> Iterator[str]
 
 
 def _grouped(refused: Sequence[Refusal]) -> Iterator[str]:
-    """One entry for each reason; rows that are only something else than what was asked for are counted."""
+    """Yield one entry for each reason; only count builds that weren't requested."""
     from envforge.select.reasons import NOT_ASKED, grouped
 
     told = [refusal for refusal in refused if refusal.code not in NOT_ASKED]
-    yield f"{len(told)} builds do not fit:" if told else "No build of what was asked for is refused."
+    yield f"{_builds(len(told))} fit:" if told else "All builds for this request fit."
     for line in grouped(told):
         yield from _wrapped(line, "  ")
     yield from _wrapped(
-        f"{len(refused) - len(told)} more are for another platform, release, CUDA or Python than asked for (--all).", ""
+        f"{len(refused) - len(told)} more are for another platform, release, CUDA, or Python (for all, pass --all).", ""
     )
 
 
+def _builds(count: int) -> str:
+    return "1 build doesn't" if count == 1 else f"{count} builds don't"
+
+
 def _every_refusal(refused: Sequence[Refusal]) -> Iterator[str]:
-    yield f"{len(refused)} builds do not fit:"
+    yield f"{_builds(len(refused))} fit:"
     for refusal in refused:
         yield f"  torch {refusal.build.torch} {refusal.build.tag} {refusal.build.platform}: {refusal.reason}"
 

@@ -1,8 +1,8 @@
-"""``envforge new``: options in, one project planned, written whole or not at all, and told."""
+"""``envforge new``: plan one project, write it in one transaction, and install and test it if requested."""
 
 from __future__ import annotations
 
-import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,39 +11,46 @@ from typing import Any
 
 import click
 
-from envforge.cli import new_report
-from envforge.cli.lock_progress import show_progress
-from envforge.cli.options import Decorator, chosen_machine, json_option, machine_option
-from envforge.cli.project_options import LockOptions, TemplateOptions, lock_options, template_options
+from envforge.cli import new_report, new_steps
+from envforge.cli.new_lock import locked
+from envforge.cli.options import Decorator, chosen_machine, json_option, machine_option, repeated_command
+from envforge.cli.project_options import (
+    LockOptions,
+    TemplateOptions,
+    lock_options,
+    requirement_option,
+    stated_requirement,
+    template_options,
+)
 from envforge.cli.selection_options import SelectionOptions, selection_options
-from envforge.errors import EnvforgeError, Hint, RequestError
+from envforge.errors import RequestError
 from envforge.machine.record import machine_to_json
 from envforge.machine.redact import redact
 from envforge.matrix import load_matrix
 from envforge.project import Project, plan_project
 from envforge.project.answers import gather_answers
 from envforge.project.groups import choose_groups
-from envforge.project.locking import ProjectLock, neighbours, obtain_lock
 from envforge.project.names import check_folder_name, check_project_name, package_name
+from envforge.project.offline import BuildQuery
 from envforge.project.opened import Opened, open_template, source_from
-from envforge.project.place import abandoned, check_target, place, plan_placement
+from envforge.project.place import abandoned, check_target, enclosing_repository, place, plan_placement
 from envforge.project.questions import Answer, Question, shown
 from envforge.project.record import written_files
 from envforge.project.staging import settle_interrupted
 from envforge.project.templates import Template, list_templates
 from envforge.resources import templates_root
-from envforge.select import select_platforms
 from envforge.spec import TORCH_FAMILY, render_texts, split_conda_spec, torch_requirement_names
 
 Answers = tuple[tuple[str, Answer], ...]
 
 _HELP = {
-    "name": "Name of the project; its package is the same in small letters with `_`.  [default: that of DIR]",
-    "defaults": "Ask nothing: take the default of every question that --var leaves open.",
-    "force": "Write into a folder that is not empty; what is yours and in the way is kept as NAME.orig.",
-    "dry_run": "List every file with its size and change nothing.",
-    "trust": "Run the commands that somebody else's template wants to be run; they are shown first.",
-    "smoke": "Then run the project's smoke test in this interpreter; its failure is this command's failure.",
+    "name": "Name of the project; its package has the same name in lowercase, with `_`.  [default: the name of DIR]",
+    "defaults": "Don't prompt: use the default answer to every question that --var leaves open.",
+    "force": "Write into a directory that isn't empty; files of yours in the way are kept as NAME.orig.",
+    "dry_run": "List every file with its size, without writing, solving, or installing anything.",
+    "trust": "Run the commands that a third-party template requests, after printing them.",
+    "install": "Install the locked environment into DIR/.conda.",
+    "smoke": "Run the smoke test: with --install in the environment, else with this Python. Exits with 1 if it fails.",
 }
 
 
@@ -58,9 +65,11 @@ class NewRequest:
     template: str | None
     directory: str | None
     name: str | None
+    envforge: str | None
     defaults: bool
     force: bool
     dry_run: bool
+    install: bool
     smoke: bool
     trust: bool
     as_json: bool
@@ -71,6 +80,7 @@ def _own_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--defaults", is_flag=True, help=_HELP["defaults"]),
         click.option("--force", is_flag=True, help=_HELP["force"]),
         click.option("--dry-run", is_flag=True, help=_HELP["dry_run"]),
+        click.option("--install", is_flag=True, help=_HELP["install"]),
         click.option("--smoke", is_flag=True, help=_HELP["smoke"]),
         click.option("--trust", is_flag=True, help=_HELP["trust"]),
     ]
@@ -86,6 +96,7 @@ def _own_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @machine_option()
 @click.option("--name", help=_HELP["name"])
 @template_options()
+@requirement_option()
 @_own_options
 @lock_options()
 @json_option()
@@ -94,9 +105,11 @@ def new(
 ) -> None:
     """Create a project: environment, lockfile, mixed-precision training code, tests.
 
-    TEMPLATE is one of those that come with envforge (envforge templates), a folder (./FOLDER) or a git repository
-    (git+https://…@REV); DIR is a new folder, by default of the template's name. Nothing is written before everything is
-    known, and the project appears whole or not at all.
+    TEMPLATE is a built-in template (see `envforge templates`), a directory (./DIR), or a git repository
+    (git+https://…@REV). DIR is the directory to create; by default it has the template's name.
+
+    Nothing is written until the builds, the answers, and the lockfile are known. Then all files are written in one
+    transaction.
     """
     request = NewRequest(selection=selection_options, wishes=template_options, lock=lock_options, **options)
     with open_template(_named(request.template), Path()) as opened:
@@ -104,35 +117,33 @@ def new(
     if not request.as_json:
         new_report.say(outcome)
     if not request.dry_run:
-        _hooks(outcome, trust=request.trust)
-    if request.smoke and not request.dry_run:
-        _smoke(outcome, as_json=request.as_json)
+        new_steps.run_hooks(outcome, trust=request.trust)
+        if request.install:
+            outcome = replace(outcome, installed=new_steps.install_lock(request, outcome))
+        if request.smoke:
+            outcome = replace(outcome, smoke=new_steps.run_smoke_test(request, outcome))
     if request.as_json:
         click.echo(new_report.as_json(outcome))
+    else:
+        new_report.say_next(outcome)
 
 
 def _create(request: NewRequest, opened: Opened) -> new_report.Outcome:
     template = opened.template
-    if request.smoke and opened.is_foreign and not request.trust:
-        raise RequestError(
-            f"--smoke runs code of the template `{request.template}`, which is not one of envforge's",
-            hint="look at it, then add --trust",
-            code="template-not-trusted",
-        )
+    _check_options(request, opened)
     target = _target(template.name if request.directory is None else request.directory)
     name = _name(request, target)
     package = package_name(name, _name_option(request), _installed(template))
-    if request.smoke and not request.dry_run:
-        from envforge.project.smoke import require_torch
-
-        require_torch()
     if not request.dry_run and settle_interrupted(target):
-        click.echo(f"note: an interrupted run in {target} was put right first", err=True)
-    check_target(target, force=request.force)
+        click.echo(f"note: completed or undid an interrupted run in {target} first", err=True)
+    check_target(target, force=request.force, can_force=True)
     answers = gather_answers(template, request.wishes.var, None if _is_quiet(request) else _ask)
     groups = choose_groups(template.groups, dict(answers), request.wishes.with_groups, request.wishes.without_groups)
-    project = _project(request, opened, (name, package), (answers, groups))
-    lock = _lock(request, project)
+    query = _query(request)
+    project = _project(request, opened, (name, package), (answers, groups), query)
+    if request.install:
+        new_steps.check_platform(project)
+    project, lock, notes = locked(request, project, query)
     files = plan_project(project, lock.text)
     written_before = written_files(target)
     if request.dry_run:
@@ -141,15 +152,46 @@ def _create(request: NewRequest, opened: Opened) -> new_report.Outcome:
         placement = place(files, target, force=request.force, written_before=written_before)
         _mention_abandoned(target)
     return new_report.Outcome(
-        project=project, target=target, files=files, placement=placement, lock=lock, dry_run=request.dry_run
+        project=project,
+        target=target,
+        files=files,
+        placement=placement,
+        lock=lock,
+        notes=(*notes, *_repository_note(target)),
+        dry_run=request.dry_run,
+        wants_install=request.install,
+        wants_smoke=request.smoke,
     )
+
+
+def _check_options(request: NewRequest, opened: Opened) -> None:
+    """Raise for options that contradict each other or can't be followed, before anything is written."""
+    if request.smoke and opened.is_foreign and not request.trust:
+        raise RequestError(
+            f"`--smoke` runs code of the template `{request.template}`, which isn't built into envforge",
+            hint="to run it after you have read the template, add `--trust`",
+            code="template-not-trusted",
+        )
+    if request.install and request.lock.no_lock:
+        raise RequestError(
+            "`--install` requires a lockfile, but `--no-lock` was provided",
+            hint="to install the environment, omit `--no-lock`; to create only the project, omit `--install`",
+            code="no-lock-to-install",
+        )
+    if request.smoke and not request.install:
+        from envforge.project.smoke import require_torch
+
+        require_torch()
 
 
 def _named(name: str | None) -> str:
     if name is None:
         known = ", ".join(f"`{each}`" for each in list_templates(templates_root()))
         raise RequestError(
-            f"name a template; templates: {known}", hint="envforge new TEMPLATE [DIR]", code="no-template-named"
+            f"no template was provided; expected one of {known}, a directory, or a git repository",
+            hint="to describe the built-in templates",
+            command="envforge templates",
+            code="no-template-named",
         )
     return name
 
@@ -163,13 +205,14 @@ def _recorded_source(opened: Opened, request: NewRequest) -> str:
 def _target(directory: str) -> Path:
     target = Path(directory)
     if not directory.strip():
-        raise RequestError(f"DIR: {directory!r} names nothing", hint="choose another DIR", code="bad-target")
+        raise RequestError(f"DIR is empty: {directory!r}", hint="to name the directory, pass DIR", code="bad-target")
     for part in target.parts:
         check_folder_name(part, "DIR")
     if ".." in target.parts:
         raise RequestError(
-            f"DIR: `{directory}` has the part `..`",
-            hint=f"name the folder itself: {target.resolve()}",
+            f"DIR `{directory}` contains `..`",
+            hint="to create the project there",
+            command=repeated_command({"directory": str(target.resolve())}),
             code="bad-target",
         )
     return target
@@ -185,7 +228,7 @@ def _name(request: NewRequest, target: Path) -> str:
 
 
 def _installed(template: Template) -> tuple[str, ...]:
-    """Names that the environment's packages are imported by; those with another name are known to ``names``."""
+    """Return the names that the environment's packages are imported by; ``names`` knows those that differ."""
     needs = template.needs_with([group.name for group in template.groups])
     return (*TORCH_FAMILY, *torch_requirement_names(), *(split_conda_spec(spec)[0] for spec in needs.conda))
 
@@ -199,22 +242,31 @@ def _ask(question: Question) -> Answer:
         try:
             return question.parse(text)
         except ValueError as rule:
-            raise click.UsageError(f"{text!r} is no answer; wanted {rule}") from rule
+            raise click.UsageError(f"{text!r} is not a valid answer; expected {rule}") from rule
 
-    words = f"{question.help} ({'/'.join(question.choices)})" if question.choices else question.help
-    answer: Answer = click.prompt(words, default=shown(question.default), value_proc=parse, err=True)
+    prompt = f"{question.help} ({'/'.join(question.choices)})" if question.choices else question.help
+    answer: Answer = click.prompt(prompt, default=shown(question.default), value_proc=parse, err=True)
     return answer
 
 
-def _project(
-    request: NewRequest, opened: Opened, names: tuple[str, str], chosen: tuple[Answers, tuple[str, ...]]
-) -> Project:
-    (answers, groups), template = chosen, opened.template
-    machine = chosen_machine(request.machine)
+def _query(request: NewRequest) -> BuildQuery:
     matrix = load_matrix()
-    selections = select_platforms(
-        machine, request.selection.to_request(matrix), request.selection.known_platforms(matrix), matrix
+    return BuildQuery(
+        machine=chosen_machine(request.machine),
+        request=request.selection.to_request(matrix),
+        platforms=request.selection.known_platforms(matrix),
+        matrix=matrix,
     )
+
+
+def _project(
+    request: NewRequest,
+    opened: Opened,
+    names: tuple[str, str],
+    chosen: tuple[Answers, tuple[str, ...]],
+    query: BuildQuery,
+) -> Project:
+    (answers, groups), template, selections = chosen, opened.template, query.select()
     return Project(
         template=template,
         name=names[0],
@@ -222,57 +274,25 @@ def _project(
         answers=answers,
         selections=selections,
         texts=render_texts(selections, template.needs_with(groups), templates_root()),
-        machine=machine_to_json(redact(machine)),
+        machine=machine_to_json(redact(query.machine)),
         groups=groups,
         origin=replace(opened.origin, source=_recorded_source(opened, request)),
+        envforge_requirement=stated_requirement(request.envforge),
     )
 
 
-def _lock(request: NewRequest, project: Project) -> ProjectLock:
-    try:
-        with show_progress() as show:
-            return obtain_lock(project.texts, request.lock.way(Path(), dry_run=request.dry_run), show)
-    except EnvforgeError as error:
-        solved = neighbours(project.template.name, project.selections)
-        hints = [Hint(f"for a build that needs no solve, pass `{options}`") for options in solved]
-        hints.append(Hint("to create the project without a lockfile, pass `--no-lock`"))
-        error.hints = (*hints, *error.hints)
-        raise
+def _repository_note(target: Path) -> tuple[str, ...]:
+    repository = enclosing_repository(target)
+    if repository is None:
+        return ()
+    note = f"{target} is inside another git repository, which begins at {repository}"
+    return (f"{note}; to keep the project out of it, choose a DIR outside",)
 
 
 def _mention_abandoned(target: Path) -> None:
     for folder in abandoned(target):
         click.echo(
-            f"note: `{folder}` is what a killed run left; nothing uses it, and it can be removed: rm -r '{folder}'",
+            f"note: an interrupted run left `{folder}`, which nothing uses; to remove it, run "
+            f"`rm -r {shlex.quote(str(folder))}`",
             err=True,
         )
-
-
-def _hooks(outcome: new_report.Outcome, *, trust: bool) -> None:
-    """Show the commands that the template wants to be run, and run them where the user trusts it."""
-    commands = outcome.project.template.hooks
-    if not commands:
-        return
-    from envforge.project.hooks import run_hook, shown_hook
-
-    head = (
-        "Running what the template asks for:" if trust else "The template asks for these commands; --trust runs them:"
-    )
-    click.echo(f"\n{head}", err=True)
-    for command in commands:
-        click.echo(f"  {shown_hook(command)}", err=True)
-    if trust:
-        for command in commands:
-            run_hook(command, outcome.target)
-
-
-def _smoke(outcome: new_report.Outcome, *, as_json: bool) -> None:
-    from envforge.machine.profiles import load_machine
-    from envforge.project.smoke import run_smoke
-
-    real = {name: value for name, value in os.environ.items() if not name.startswith("CONDA_OVERRIDE_")}
-    here = load_machine(None, real)
-    click.echo("\nSmoke test:", err=as_json)
-    sys.stdout.flush()
-    output = sys.stderr if as_json else None
-    run_smoke(outcome.target, outcome.project.package, require_gpu=here.has_nvidia, output=output)

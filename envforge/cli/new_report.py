@@ -1,4 +1,4 @@
-"""What ``envforge new`` says at its end: for people on the terminal, and as JSON."""
+"""Report what ``envforge new`` did, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -14,20 +14,43 @@ import click
 
 from envforge.cli.prefix_options import DEFAULT_PREFIX
 from envforge.project import Project
-from envforge.project.locking import ProjectLock, neighbours
+from envforge.project.locking import ProjectLock
 from envforge.project.place import Placement
 from envforge.project.staging import PlannedFile
 from envforge.report import Json, success
 from envforge.select import selection_to_json
 from envforge.spec import ENVIRONMENT_FILE, LOCK_FILE
 
+_PYTHON = DEFAULT_PREFIX / "python.exe" if os.name == "nt" else DEFAULT_PREFIX / "bin" / "python"
 _LABEL = 12
 _WIDEST = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Installed:
+    """The environment that ``--install`` made."""
+
+    prefix: Path
+    packages: int
+    outcome: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Smoke:
+    """The result of ``--smoke``. ``ran`` is false if nothing was run; ``gpu`` is ``passed`` or ``not-run``.
+
+    ``reason`` says why the GPU part was not run. ``is_other_build``: the interpreter's torch isn't the lockfile's.
+    """
+
+    ran: bool
+    gpu: str
+    reason: str
+    is_other_build: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """Everything that ``new`` did or, with ``dry_run``, would do. ``target`` is shown as the user gave it."""
+    """What ``new`` did or, with ``dry_run``, would do. ``target`` is shown as the user gave it."""
 
     project: Project
     target: Path
@@ -35,6 +58,11 @@ class Outcome:
     placement: Placement
     lock: ProjectLock
     dry_run: bool
+    notes: tuple[str, ...] = ()
+    wants_install: bool = False
+    wants_smoke: bool = False
+    installed: Installed | None = None
+    smoke: Smoke | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -42,50 +70,92 @@ class Outcome:
         found = [warning for selection in self.project.selections for warning in selection.warnings]
         return tuple(dict.fromkeys([*found, *self.lock.warnings, *self._stale_lock()]))
 
+    @property
+    def python(self) -> Path:
+        """The Python of the project's environment, from the working directory."""
+        return (self.target / _PYTHON).absolute()
+
+    def has_module(self, name: str) -> bool:
+        """Return whether the project's package has a module of that name."""
+        return PurePosixPath(self.project.package, f"{name}.py") in {file.path for file in self.files}
+
     def _stale_lock(self) -> tuple[str, ...]:
         changed = PurePosixPath(ENVIRONMENT_FILE) in self.placement.replaced
         if self.lock.text is not None or not changed or not (self.target / LOCK_FILE).exists():
             return ()
-        return (f"{LOCK_FILE} in {self.target} is still that of the former environment",)
+        return (f"{LOCK_FILE} in {self.target} still belongs to the previous environment",)
 
 
 def next_commands(outcome: Outcome) -> tuple[str, ...]:
-    """The three commands that come next, ready to be pasted."""
-    enter = f"cd {shlex.quote(str(outcome.target))}"
+    """Return the commands that come next, ready to be pasted."""
+    commands = [f"cd {shlex.quote(str(outcome.target))}"]
     if outcome.lock.text is None:
-        return (enter, "envforge lock", "envforge install")
-    python = DEFAULT_PREFIX / "python.exe" if os.name == "nt" else DEFAULT_PREFIX / "bin" / "python"
-    return (enter, "envforge install", f"{python} -m {outcome.project.package}.smoke")
+        return (*commands, "envforge lock", "envforge install")
+    if outcome.installed is None:
+        commands.append("envforge install")
+    tested = outcome.smoke is not None and outcome.smoke.ran and outcome.installed is not None
+    module = next((name for name in ("smoke", "train")[tested:] if outcome.has_module(name)), None)
+    if module is not None:
+        commands.append(f"{_PYTHON} -m {outcome.project.package}.{module}")
+    return tuple(commands)
 
 
 def say(outcome: Outcome) -> None:
     """Print the result to stdout, warnings to stderr."""
     project, files = outcome.project, outcome.files
     size = sum(len(file.content) for file in files) / 1024
-    verb = "Would write" if outcome.dry_run else "Wrote"
+    verb = "Would create" if outcome.dry_run else "Created"
     template = f"{project.template.name} {project.template.version}"
-    click.echo(f"{verb} {project.name} into {outcome.target}: {len(files)} files, {size:.0f} KiB, from {template}\n")
+    click.echo(f"{verb} {project.name} in {outcome.target}: {len(files)} files, {size:.0f} KiB, from {template}\n")
     for selection in project.selections:
         pins = [f"{name} {pin}" for name, pin in selection.build.pins if name in project.template.needs.torch_family]
         _fact(selection.build.platform, ", ".join([*pins, f"Python {selection.python}"]))
         _fact("why", selection.reason)
         _fact("grade", selection.grade.value)
     if project.chosen:
-        _fact("groups", _group_words(project))
-    _fact("lock", _lock_words(outcome.lock))
+        _fact("groups", _group_text(project))
+    _fact("lockfile", _lock_text(outcome.lock))
     if outcome.lock.requirements:
-        _fact("needs", outcome.lock.requirements)
-    if outcome.lock.origin == "to-solve":
-        for options in neighbours(project.template.name, project.selections):
-            _fact("", f"without a solve: {options}")
+        _fact("requires", outcome.lock.requirements)
+    if outcome.dry_run and outcome.wants_install:
+        _fact("install", f"would install the lockfile into {outcome.target / DEFAULT_PREFIX}")
+    if outcome.dry_run and outcome.wants_smoke:
+        where = f"with {outcome.target / _PYTHON}" if outcome.wants_install else "with this Python"
+        _fact("smoke test", f"would run {where}")
     _say_files(outcome)
     sys.stdout.flush()
+    for note in outcome.notes:
+        click.echo(f"note: {note}", err=True)
     for warning in outcome.warnings:
         click.echo(f"warning: {warning}", err=True)
-    if not outcome.dry_run:
-        click.echo("\nNext:")
-        for command in next_commands(outcome):
-            click.echo(f"  {command}")
+
+
+def say_next(outcome: Outcome) -> None:
+    """Print the commands that come next."""
+    if outcome.dry_run or (outcome.smoke is not None and outcome.smoke.is_other_build):
+        return  # the report of the smoke test ends with the same commands
+    click.echo("\nNext:")
+    for command in next_commands(outcome):
+        click.echo(f"  {command}")
+
+
+def installed_text(installed: Installed) -> str:
+    """Return the line about a finished installation."""
+    if installed.outcome == "unchanged":
+        return f"{installed.prefix} already matches the lockfile"
+    return f"{installed.outcome} {installed.packages} packages in {installed.prefix}"
+
+
+def say_smoke(outcome: Outcome, smoke: Smoke) -> None:
+    """Print why nothing was run, and the commands that run it; the smoke module itself reports a skipped GPU part."""
+    if smoke.ran:
+        return
+    click.echo(f"not run, because {smoke.reason}")
+    if smoke.is_other_build:
+        make = "envforge install" if outcome.lock.text is not None else "envforge lock && envforge install"
+        click.echo("To run it in the locked environment:")
+        click.echo(f"  cd {shlex.quote(str(outcome.target))} && {make}")
+        click.echo(f"  {_PYTHON} -m {outcome.project.package}.smoke")
 
 
 def _fact(label: str, text: str) -> None:
@@ -95,20 +165,19 @@ def _fact(label: str, text: str) -> None:
     click.echo(f"  {label:<{_LABEL}}" + f"\n{indent}".join(lines))
 
 
-def _lock_words(lock: ProjectLock) -> str:
+def _lock_text(lock: ProjectLock) -> str:
     if lock.publisher:
         return f"from your team's catalogue: {lock.entry}, published {lock.date} by {lock.publisher}"
     if lock.origin == "catalogue":
-        return f"from the catalogue: {lock.entry}, with the packages of {lock.date}; --fresh solves anew"
-    words = {
+        return f"from the catalogue: {lock.entry}, with the packages of {lock.date}; --fresh solves again"
+    return {
         "solved": "solved now",
         "to-solve": f"{LOCK_FILE} would be solved now: the catalogue has none of exactly this environment",
-        "none": "none, as asked; make it with: envforge lock",
-    }
-    return words[lock.origin]
+        "none": "none, because --no-lock was provided; to create it, run envforge lock",
+    }[lock.origin]
 
 
-def _group_words(project: Project) -> str:
+def _group_text(project: Project) -> str:
     left_out = [name for name, taken in project.chosen if not taken]
     taken = f"with {', '.join(project.groups)}" if project.groups else "none"
     return f"{taken}; left out: {', '.join(left_out)}" if left_out else taken
@@ -123,11 +192,7 @@ def _say_files(outcome: Outcome) -> None:
     elif placement.replaced:
         _fact("replaced", ", ".join(str(path) for path in placement.replaced))
     for path, kept in placement.kept:
-        _fact("kept", f"{path} had other content than envforge gave it; that {_will(outcome)} now {kept}")
-
-
-def _will(outcome: Outcome) -> str:
-    return "would be" if outcome.dry_run else "is"
+        _fact("kept", f"your {path}, {'as' if outcome.dry_run else 'now'} {kept}")
 
 
 def _action(file: PlannedFile, placement: Placement) -> str:
@@ -137,7 +202,7 @@ def _action(file: PlannedFile, placement: Placement) -> str:
 
 
 def as_json(outcome: Outcome) -> str:
-    """The envelope of ``new --json``."""
+    """Return the envelope of ``new --json``."""
     project = outcome.project
     selections: list[Json] = [dict(selection_to_json(selection, candidates=False)) for selection in project.selections]
     files: list[Json] = [
@@ -160,7 +225,22 @@ def as_json(outcome: Outcome) -> str:
         },
         "files": files,
         "kept": [{"path": str(path), "kept_as": str(kept)} for path, kept in outcome.placement.kept],
+        "notes": list(outcome.notes),
         "warnings": list(outcome.warnings),
+        "install": _install_json(outcome),
+        "smoke": _smoke_json(outcome),
         "next": list(next_commands(outcome)),
     }
     return success("new", result)
+
+
+def _install_json(outcome: Outcome) -> Json:
+    installed = outcome.installed
+    if installed is None:
+        return None
+    return {"prefix": str(installed.prefix), "packages": installed.packages, "outcome": installed.outcome}
+
+
+def _smoke_json(outcome: Outcome) -> Json:
+    smoke = outcome.smoke
+    return None if smoke is None else {"ran": smoke.ran, "gpu": smoke.gpu, "reason": smoke.reason or None}

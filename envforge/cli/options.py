@@ -1,9 +1,10 @@
-"""Options that several commands share."""
+"""Options that several commands share, and the command line as it was typed, for hints."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def collected(options: Sequence[Decorator], kind: type[Any], name: str) -> Decorator:
-    """Options whose values the command receives together: one ``kind``, a dataclass, under ``name``."""
+    """Pass the values of options to the command together: as one ``kind``, a dataclass, under ``name``."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -33,23 +34,48 @@ def collected(options: Sequence[Decorator], kind: type[Any], name: str) -> Decor
     return decorate
 
 
+def repeated_command(changes: Mapping[str, str | bool | None]) -> str:
+    """Return the current command line with other values for some parameters, by their Python names.
+
+    ``None`` and ``False`` leave an option out. Credentials in URLs are left out too, because hints end up in logs.
+    """
+    from click.core import ParameterSource
+
+    from envforge.install.credentials import without_credentials
+
+    context = click.get_current_context()
+    words = context.command_path.split()
+    arguments = [each for each in context.command.params if isinstance(each, click.Argument)]
+    options = [each for each in context.command.params if isinstance(each, click.Option)]
+    for parameter in (*arguments, *options):
+        name = parameter.name or ""
+        typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        value = changes[name] if name in changes else context.params[name] if typed else None
+        for each in value if isinstance(value, tuple) else (value,):
+            if each is None or each is False:
+                continue
+            words += [] if isinstance(parameter, click.Argument) else [max(parameter.opts, key=len)]
+            words += [] if each is True else [without_credentials(str(each))]
+    return shlex.join(["envforge", *words[1:]])
+
+
 def json_option() -> Decorator:
-    """``--json``: one versioned envelope on stdout, failures included."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+    """Add ``--json``: one versioned envelope on stdout, failures included."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")
 
 
 def machine_option() -> Decorator:
-    """``--machine FILE|PROFILE``: plan for another machine; give the value to ``chosen_machine``."""
+    """Add ``--machine FILE|PROFILE``, whose value ``chosen_machine`` accepts."""
     return click.option(
         "--machine",
         metavar="FILE|PROFILE",
-        help="Another machine than this one: a record (envforge detect --json > FILE) or a profile such as t4, h100 or "
-        "rtx-4090; a wrong name lists them all.",
+        help="Plan for another machine: a record written by `envforge detect --json`, or a profile such as t4, h100, "
+        "or rtx-4090.",
     )
 
 
 def chosen_machine(spec: str | None) -> Machine:
-    """The machine that ``--machine`` names, or this computer; stderr names the variables that do not count for it."""
+    """Return the machine that ``--machine`` names, or this computer; print the variables that don't apply to it."""
     import os
 
     from envforge.machine.overrides import VARIABLES
@@ -58,25 +84,24 @@ def chosen_machine(spec: str | None) -> Machine:
     machine = load_machine(spec, os.environ)
     ignored = [variable for variable in VARIABLES if spec is not None and variable in os.environ]
     if ignored:
-        click.echo(
-            f"note: {', '.join(ignored)} describes this computer and is not applied to --machine {spec}", err=True
-        )
+        click.echo(f"note: ignoring {', '.join(ignored)}, because `--machine {spec}` is another computer", err=True)
     return machine
 
 
 def mirror_option() -> Decorator:
-    """``--mirror FROM=TO``, as ``mirrors``; give the value to ``chosen_mirrors``."""
+    """Add ``--mirror FROM=TO`` as ``mirrors``, whose value ``chosen_mirrors`` accepts."""
     return click.option(
         "--mirror",
         "mirrors",
         multiple=True,
         metavar="FROM=TO",
-        help="Fetch from TO what has an address below FROM (repeatable; also ENVFORGE_MIRRORS).",
+        help="Download URLs that start with FROM from TO instead. May be provided more than once.  "
+        "[env var: ENVFORGE_MIRRORS]",
     )
 
 
 def chosen_mirrors(rules: tuple[str, ...]) -> Mirrors:
-    """The rules of ``--mirror``, then those of ``ENVFORGE_MIRRORS``."""
+    """Return the rules of ``--mirror``, then those of ``ENVFORGE_MIRRORS``."""
     import os
 
     from envforge.mirrors import Mirrors
@@ -84,8 +109,19 @@ def chosen_mirrors(rules: tuple[str, ...]) -> Mirrors:
     return Mirrors(Mirrors.parse(rules).rules + Mirrors.from_environment(os.environ).rules)
 
 
+def machine_here(*, driver: bool) -> Machine:
+    """Return this computer; without ``driver``, only what needs no query of the NVIDIA driver."""
+    if driver:
+        return chosen_machine(None)
+    import os
+
+    from envforge.probe import World, probe_system
+
+    return probe_system(World.here(os.environ))
+
+
 def platform_here() -> str:
-    """The conda subdir of this computer."""
+    """Return the conda subdir of this computer."""
     import platform
 
     from envforge.probe.system import conda_subdir
@@ -94,11 +130,11 @@ def platform_here() -> str:
 
 
 def cache_option() -> Decorator:
-    """``--cache DIR``: where downloads are kept; ``None`` means the user's own folder."""
+    """Add ``--cache DIR``; ``None`` means the cache directory of the user."""
     return click.option(
         "--cache",
         type=click.Path(path_type=Path, file_okay=False),
         envvar="ENVFORGE_CACHE",
         show_envvar=True,
-        help="Where downloaded and unpacked packages are kept.",
+        help="Directory of downloaded and unpacked packages.",
     )

@@ -1,4 +1,4 @@
-"""The options that ``new`` and ``update`` share: what the template is told, and where the lock comes from."""
+"""The options that ``new`` and ``update`` share: answers, groups, and the source of the lock."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TemplateOptions:
-    """What the user wants of the template, as typed."""
+    """The answers and groups, as typed."""
 
     var: tuple[str, ...]
     with_groups: tuple[str, ...]
@@ -26,7 +26,7 @@ class TemplateOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockOptions:
-    """How the user wants the lock, as typed."""
+    """The source of the lock, as typed."""
 
     no_lock: bool
     fresh: bool
@@ -35,7 +35,7 @@ class LockOptions:
     mirrors: tuple[str, ...]
 
     def way(self, folder: Path, *, dry_run: bool = False) -> LockWay:
-        """How to come to a lock; ``folder`` is the one that a relative catalogue and the settings belong to."""
+        """Return how to obtain a lock; a relative catalogue and the project's settings belong to ``folder``."""
         from envforge.project.locking import LockWay
 
         mirrors = chosen_mirrors(self.mirrors)
@@ -53,48 +53,65 @@ class LockOptions:
 
 
 def template_options() -> Decorator:
-    """``--var --with --without``; the command receives ``template_options``."""
+    """Add ``--var --with --without``, which the command receives as ``template_options``."""
     options = (
         click.option(
             "--var",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Answer one question of the template; may be given several times.",
+            help="Answer one question of the template. May be provided more than once.",
         ),
         click.option(
             "--with",
             "with_groups",
             multiple=True,
             metavar="NAME,…",
-            help="Add these groups of files, or `all`: see envforge templates show TEMPLATE.",
+            help="Add these groups of files, or `all`; `envforge templates show TEMPLATE` lists them.",
         ),
         click.option(
             "--without",
             "without_groups",
             multiple=True,
             metavar="NAME,…",
-            help="Leave these groups of files out, or `all` that are not named by --with.",
+            help="Leave these groups of files out, or `all` except those of --with.",
         ),
     )
     return collected(options, TemplateOptions, "template_options")
 
 
+def requirement_option() -> Decorator:
+    """Add ``--envforge REQUIREMENT`` as ``envforge``, whose value ``stated_requirement`` accepts."""
+    return click.option(
+        "--envforge",
+        metavar="REQUIREMENT",
+        help="Version, git URL, or wheel of envforge that generated files install.  [env var: ENVFORGE_REQUIREMENT]",
+    )
+
+
+def stated_requirement(option: str | None) -> str:
+    """Return the requirement of the option, the variable, or the user's settings; empty if none states one."""
+    from envforge.distribution import fleet_requirement, pinned_requirement
+
+    requirement = fleet_requirement(option, os.environ)
+    return "" if option is None and requirement == pinned_requirement() else requirement
+
+
 def lock_options() -> Decorator:
-    """``--no-lock --fresh --conda-exe --catalogue --mirror``; the command receives ``lock_options``."""
+    """Add ``--no-lock --fresh --conda-exe --catalogue --mirror``, which the command receives as ``lock_options``."""
     options = (
-        click.option("--no-lock", is_flag=True, help="Leave the lock to `envforge lock`."),
-        click.option("--fresh", is_flag=True, help="Solve the lock now, also where the catalogue has one."),
+        click.option("--no-lock", is_flag=True, help="Don't create a lockfile; `envforge lock` creates it later."),
+        click.option("--fresh", is_flag=True, help="Solve again, even if the catalogue has a lockfile."),
         click.option(
             "--conda-exe",
             type=click.Path(path_type=Path),
-            help="Solve with this conda, mamba or micromamba in place of the embedded solver.",
+            help="Solve with this conda, mamba, or micromamba instead of the built-in solver.",
         ),
         click.option(
             "--catalogue",
-            metavar="ADDRESS",
+            metavar="URL",
             envvar="ENVFORGE_CATALOGUE",
             show_envvar=True,
-            help="The catalogue of your team, asked before the one that comes with envforge; see envforge lockfiles.",
+            help="Search the catalogue of your team before the built-in one; see `envforge lockfiles`.",
         ),
         mirror_option(),
     )

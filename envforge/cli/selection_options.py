@@ -1,4 +1,4 @@
-"""The options that ask for a PyTorch build, shared by explain, new and lock, and what they mean."""
+"""The options that request a PyTorch build, shared by explain, new, update, and lock."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from envforge.cli.options import Decorator, collected
-from envforge.errors import RequestError
-from envforge.nearest import nearest as most_like
+from envforge.errors import Hint, RequestError
+from envforge.nearest import nearest
 
 if TYPE_CHECKING:
     from packaging.version import Version
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from envforge.selection import Request
 
 TORCH_INDEX_VARIABLE = "ENVFORGE_TORCH_INDEX"
+_OLDEST_PYTHON = "3.10"  # what the code of the templates is written for
 _PREFERENCES = ("newest-torch", "direct", "widest")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SelectionOptions:
-    """The words of the command line, as typed; ``None`` and ``auto`` leave the choice to ``select``."""
+    """The options as typed; ``None`` and ``auto`` leave the choice to ``select``."""
 
     cuda: str = "auto"
     torch: str | None = None
@@ -36,7 +37,7 @@ class SelectionOptions:
     torch_index: str | None = None
 
     def to_request(self, matrix: Matrix) -> Request:
-        """The request that the words stand for, without platform; raises ``RequestError`` where one names nothing."""
+        """Return the request without its platform; raise ``RequestError`` if a value doesn't exist."""
         from envforge.selection import PYTORCH_INDEX, Preference, Request
 
         return Request(
@@ -48,7 +49,7 @@ class SelectionOptions:
         )
 
     def known_platforms(self, matrix: Matrix) -> tuple[str, ...]:
-        """The platforms that were named, each once; raises ``RequestError`` where one has no builds."""
+        """Return the requested platforms, each once; raise ``RequestError`` if one has no builds."""
         for platform in self.platforms:
             if platform not in matrix.platforms:
                 raise _unknown("platform", platform, matrix.platforms)
@@ -56,38 +57,38 @@ class SelectionOptions:
 
 
 def selection_options() -> Decorator:
-    """``--cuda --torch --python --platform --prefer --torch-index``; the command receives ``selection_options``."""
+    """Add the options of the selection, which the command receives as ``selection_options``."""
     options = (
         click.option(
             "--cuda",
             default="auto",
             show_default=True,
             metavar="CUDA",
-            help="CUDA of the PyTorch build: auto, cpu, or a version such as 11.8 or cu118.",
+            help="CUDA version of the PyTorch build: auto, cpu, or a version such as 11.8 or cu118.",
         ),
-        click.option("--torch", metavar="VERSION", help="PyTorch release, for example 2.7.1, or 2.7 for its newest."),
-        click.option("--python", metavar="VERSION", help="Python of the environment, for example 3.12."),
+        click.option("--torch", metavar="VERSION", help="PyTorch release, such as 2.7.1, or 2.7 for the newest 2.7."),
+        click.option("--python", metavar="VERSION", help="Python version of the environment, such as 3.12."),
         click.option(
             "-p",
             "--platform",
             "platforms",
             multiple=True,
             metavar="SUBDIR",
-            help="Platform to plan for, for example linux-64; may be repeated.  [default: the machine's own]",
+            help="Plan for this platform, such as linux-64. May be provided more than once.  [default: the machine's]",
         ),
         click.option(
             "--prefer",
             type=click.Choice(_PREFERENCES),
             default="newest-torch",
             show_default=True,
-            help="What to rank first: the newest torch, the best driver support, or the widest range of machines.",
+            help="Rank builds by newest torch, best driver support, or widest range of machines.",
         ),
         click.option(
             "--torch-index",
             metavar="URL",
             envvar=TORCH_INDEX_VARIABLE,
             show_envvar=True,
-            help="Mirror of the PyTorch wheel index, without the tag.  [default: https://download.pytorch.org/whl]",
+            help="Use this PyTorch wheel index; leave the tag out.  [default: https://download.pytorch.org/whl]",
         ),
     )
     return collected(options, SelectionOptions, "selection_options")
@@ -106,13 +107,17 @@ def _tag(text: str, matrix: Matrix) -> WheelTag | None:
         return tag
     versions = [known.cuda for known in matrix.tags if known.cuda is not None]
     other = ["auto", "cpu", *(str(known) for known in matrix.tags if not known.is_cpu)]
-    plausible = tag is not None and tag.cuda is not None and tag.cuda.major <= max(versions).major + 1
-    asked = tag.cuda if tag is not None and plausible else None
-    raise _unknown_version("cuda", text, asked, versions, checked=matrix.checked, other=other)
+    number = text.strip().lower().removeprefix("cu")
+    is_series = re.fullmatch(r"\d{1,2}", number) is not None
+    asked = tag.cuda if tag is not None and not is_series else _version(number)
+    if asked is not None and asked.major > max(versions).major + 1:
+        asked = None  # a mistyped tag such as `cu1118`
+    table = _Table(option="cuda", versions=versions, names=[*other, *map(str, versions)], checked=matrix.checked)
+    raise _unknown_version(text, asked, table)
 
 
 def _torch(text: str, matrix: Matrix) -> Version:
-    """A release by its number, or the newest of ``2.7``: one with known builds before one that was only announced."""
+    """Return a release by its number, or the newest of a series such as ``2.7``; confirmed builds come first."""
     exists = {str(version): version for version in matrix.torches}
     if text in exists:
         return exists[text]
@@ -120,14 +125,27 @@ def _torch(text: str, matrix: Matrix) -> Version:
     series = [version for version in matrix.torches if f"{version.major}.{version.minor}" == text]
     if series:
         return max(series, key=lambda version: (version in confirmed, version))
-    raise _unknown_version("torch", text, _version(text), matrix.torches, checked=matrix.checked)
+    table = _Table(option="torch", versions=sorted(confirmed), names=[*exists], checked=matrix.checked)
+    raise _unknown_version(text, _version(text), table)
 
 
 def _python(text: str, matrix: Matrix) -> Version:
-    exists = {str(version): version for version in matrix.pythons}
+    from packaging.version import Version
+
+    supported = [version for version in matrix.pythons if version >= Version(_OLDEST_PYTHON)]
+    exists = {str(version): version for version in supported}
     if text in exists:
         return exists[text]
-    raise _unknown_version("python", text, _version(text), matrix.pythons, checked=matrix.checked)
+    asked = _version(text)
+    if asked is not None and asked < supported[0] and asked.release != (3,):
+        raise RequestError(
+            f"`--python {text}` is older than {_OLDEST_PYTHON}, the oldest version that projects support",
+            hint=f"to use the oldest version, pass `--python {_OLDEST_PYTHON}`",
+            code="unknown-python",
+        )
+    raise _unknown_version(
+        text, asked, _Table(option="python", versions=supported, names=[*exists], checked=matrix.checked)
+    )
 
 
 def _version(text: str) -> Version | None:
@@ -140,53 +158,73 @@ def _version(text: str) -> Version | None:
 
 
 def _index(url: str) -> str:
-    """An address that wheels lie under; the tag is added to it, and a lock records it."""
+    """Return the URL of a wheel index without the tag, which is added to it; a lockfile records it."""
+    from envforge.install.credentials import without_credentials
+
     trimmed = url.strip().rstrip("/")
     last = trimmed.rsplit("/", 1)[-1]
     if not re.fullmatch(r"(https?|file)://[^\s?#]+", trimmed):
-        fault, hint = "is not the address of an index", "--torch-index https://mirror.example/pytorch/whl"
+        problem = "is not the URL of a wheel index"
+        hint = "to use a mirror, pass its URL, such as `--torch-index https://mirror.example/pytorch/whl`"
     elif "@" in trimmed.split("/", 3)[2]:
-        fault, hint = "contains credentials, which a lock would record", "put them into ~/.netrc"
+        problem = "contains credentials, which a lockfile would record"
+        hint = "to provide credentials for the host, add them to ~/.netrc, and omit them from `--torch-index`"
     elif re.fullmatch(r"cpu|cu\d+", last):
-        fault, hint = f"ends in the tag `{last}`, which is added", f"--torch-index {trimmed.removesuffix('/' + last)}"
+        problem = f"ends with the tag `{last}`, which envforge adds itself"
+        hint = f"to use this index, pass `--torch-index {trimmed.removesuffix('/' + last)}`"
     else:
         return trimmed
-    shown = re.sub(r"//[^/@]*@", "//***@", url)
-    raise RequestError(f"`--torch-index {shown}` {fault}", hint=hint, code="bad-torch-index")
+    raise RequestError(f"`--torch-index {without_credentials(url)}` {problem}", hint=hint, code="bad-torch-index")
 
 
-def _unknown_version(
-    option: str,
-    text: str,
-    asked: Version | None,
-    versions: Sequence[Version],
-    *,
-    checked: str,
-    other: Sequence[str] = (),
-) -> RequestError:
-    """The error for a version that is not in the table: newer than its end, or between its rows."""
-    names = [*other, *(str(version) for version in versions)]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Table:
+    """The values of one option: ``names`` are all of them, ``versions`` those to suggest, oldest first."""
+
+    option: str
+    versions: Sequence[Version]
+    names: Sequence[str]
+    checked: str
+
+
+def _unknown_version(text: str, asked: Version | None, table: _Table) -> RequestError:
+    """Return the error for a version that isn't in the table: newer than its end, or between its rows."""
+    from envforge.distribution import upgrade_command
+
+    option, versions = table.option, table.versions
     if asked is None:
-        return _unknown(option, text, names)
-    nearest = min(versions, key=lambda version: _distance(version, asked))
+        return _unknown(option, text, table.names)
     if asked > max(versions):
         return RequestError(
-            f"`--{option} {text}` is newer than the table of {checked}, which ends at {max(versions)}",
-            hint=f"--{option} {nearest}, or a newer envforge: pip install --upgrade envforge",
+            f"`--{option} {text}` is newer than the table of {table.checked}, which ends at {table.names[-1]}",
+            hint=(
+                Hint(f"to use the newest version with known builds, pass `--{option} {max(versions)}`"),
+                Hint("to get a newer table", upgrade_command()),
+            ),
             code=f"unknown-{option}",
         )
-    return _unknown(option, text, names, nearest=str(min(versions) if asked < min(versions) else nearest))
+    return _unknown(option, text, table.names, near=str(_nearest_version(asked, versions)))
+
+
+def _nearest_version(asked: Version, versions: Sequence[Version]) -> Version:
+    """Return the newest version of a series such as ``12``, else the nearest version."""
+    series = [version for version in versions if version.release[: len(asked.release)] == asked.release]
+    if series:
+        return max(series)
+    if asked < min(versions):
+        return min(versions)
+    return min(versions, key=lambda version: _distance(version, asked))
 
 
 def _distance(version: Version, asked: Version) -> tuple[int, int, int]:
     return abs(version.major - asked.major), abs(version.minor - asked.minor), abs(version.micro - asked.micro)
 
 
-def _unknown(option: str, value: str, names: Sequence[str], *, nearest: str = "") -> RequestError:
-    """The error for a value that names nothing: what exists, and the nearest of it."""
-    near = nearest or most_like(value.lower(), names) or names[0]
+def _unknown(option: str, value: str, names: Sequence[str], *, near: str | None = None) -> RequestError:
+    """Return the error for a value that doesn't exist, with what exists and the nearest value."""
+    near = near or nearest(value.lower(), names)
     return RequestError(
-        f"`--{option} {value}` names nothing that exists; there is: {', '.join(names)}",
-        hint=f"did you mean --{option} {near}?",
+        f"unknown value `{value}` for `--{option}`; expected one of: {', '.join(names)}",
+        hint=f"did you mean `--{option} {near}`?" if near else f"to let envforge choose, omit `--{option}`",
         code=f"unknown-{option}",
     )

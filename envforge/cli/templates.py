@@ -1,4 +1,4 @@
-"""``envforge templates``: what there is, what each asks and gives, and the tools to make one's own."""
+"""``envforge templates``: list and describe templates; start and test one of your own."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 @json_option()
 @click.pass_context
 def templates(context: click.Context, /, *, as_json: bool) -> None:
-    """Show the templates that there are; start and test one of your own.
+    """List the built-in templates; describe, start, and test templates.
 
-    Without a command: each template with what it gives.
+    Without a command, each built-in template is listed with its groups.
     """
     if context.invoked_subcommand is None:
         _list(as_json=as_json)
@@ -31,9 +31,9 @@ def templates(context: click.Context, /, *, as_json: bool) -> None:
 @click.argument("name")
 @json_option()
 def show(*, name: str, as_json: bool) -> None:
-    """Show what a template asks, its groups of files, its files, what it needs, and the locks that are there for it.
+    """Show the questions, groups, files, packages, and lockfiles of a template.
 
-    NAME is a template of envforge's, a folder (./FOLDER) or a git repository (git+https://…@REV). Nothing of it is run.
+    NAME is a built-in template, a directory (./DIR), or a git repository (git+https://…@REV). No code of it is run.
     """
     from envforge.cli.templates_report import describe, describe_json
     from envforge.project.opened import open_template
@@ -43,10 +43,10 @@ def show(*, name: str, as_json: bool) -> None:
 
 
 @templates.command("new")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @json_option()
 def new(*, folder: Path, as_json: bool) -> None:
-    """Start a template in FOLDER: a manifest, code that trains, and its smoke test."""
+    """Create a template in DIR: a manifest, code that trains, and its smoke test."""
     from envforge.project.place import place
     from envforge.project.staging import settle_interrupted
     from envforge.project.starter import plan_starter
@@ -62,21 +62,21 @@ def new(*, folder: Path, as_json: bool) -> None:
         listed = [str(file.path) for file in files]
         click.echo(success("templates new", {"folder": str(folder), "files": [*listed], "next": [*commands]}))
         return
-    click.echo(f"Wrote a template into {folder}: {len(files)} files\n\nNext:")
+    click.echo(f"Created a template in {folder}: {len(files)} files\n\nNext:")
     for command in commands:
         click.echo(f"  {command}")
 
 
 @templates.command("test")
-@click.argument("folder", default=".")
-@click.option("--no-smoke", is_flag=True, help="Render and check only: run no code of the template.")
+@click.argument("folder", metavar="[DIR]", default=".")
+@click.option("--no-smoke", is_flag=True, help="Only render and check the template, without running its code.")
 @json_option()
 def test(*, folder: str, no_smoke: bool, as_json: bool) -> None:
-    """Render all variants of the template in FOLDER, check what comes out, and run their smoke tests.
+    """Render the variants of the template in DIR, check the files, and run the smoke tests.
 
-    Every two answers and groups meet in one of the variants. Rendered Python is compiled and, where ruff is there,
-    linted; YAML, TOML and JSON are read. The smoke tests run with this Python, which needs torch: they are code of the
-    template. FOLDER may also be the name of a template of envforge's. Exit 1 where anything is wrong.
+    Each pair of answers and groups occurs in at least one variant. Rendered Python is compiled and, if ruff is
+    installed, linted; YAML, TOML, and JSON are parsed. The smoke tests are code of the template; they run with this
+    Python, which needs torch. DIR may also be the name of a built-in template. Exits with 1 if a check fails.
     """
     from envforge.machine.profiles import load_machine
     from envforge.matrix import load_matrix
@@ -116,16 +116,23 @@ def _say(trial: Trial, template: Template) -> None:
         click.echo(f"        {problem}")
 
 
-_SMOKE = {"passed": "passed", "failed": "failed", "same": "as before (the same code)"}
+_SMOKE = {"passed": "passed", "failed": "failed", "same": "passed before (same code)"}
 
 
 def _sum_up(trials: list[Trial], template: Template, *, asked: bool, as_json: bool) -> None:
     from envforge.project.trial import has_ruff, has_torch
     from envforge.report import Json, success
 
-    left_out = [] if has_ruff() else ["nothing was linted: ruff is not here (pip install ruff)"]
+    left_out = (
+        []
+        if has_ruff()
+        else ["nothing was linted, because ruff isn't installed; to install it, run `pip install ruff`"]
+    )
     if asked and not has_torch() and any(trial.smoke == "skipped" for trial in trials):
-        left_out.append("no smoke test was run: this Python has no torch (pip install 'envforge[smoke]')")
+        from envforge.distribution import extra_command
+
+        torch = f"this Python has no torch; to install it, run `{extra_command('smoke')}`"
+        left_out.append(f"no smoke test was run, because {torch}")
     if as_json:
         rows: list[Json] = [
             {
@@ -141,6 +148,7 @@ def _sum_up(trials: list[Trial], template: Template, *, asked: bool, as_json: bo
         click.echo(success("templates test", {"template": template.name, "variants": rows, "left_out": [*left_out]}))
         return
     failed = sum(bool(trial.problems) for trial in trials)
-    click.echo(f"\n{template.name} {template.version}: {len(trials)} variants, {failed} failed")
+    variants = "1 variant" if len(trials) == 1 else f"{len(trials)} variants"
+    click.echo(f"\n{template.name} {template.version}: {variants}, {failed} failed")
     for line in left_out:
         click.echo(f"note: {line}", err=True)

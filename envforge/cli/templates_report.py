@@ -1,4 +1,4 @@
-"""What ``envforge templates`` says of a template: for people on the terminal, and as JSON."""
+"""Describe templates, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WIDTH = 100
 
 
 def overview(templates: Sequence[Template]) -> str:
-    """Every template with what it gives."""
+    """Return every template with its summary and groups."""
     blocks = []
     for template in templates:
         groups = ", ".join(group.name for group in template.groups)
@@ -26,7 +26,11 @@ def overview(templates: Sequence[Template]) -> str:
         lines += _wrapped(f"groups: {groups}") if groups else []
         blocks.append("\n".join(lines))
     return "\n".join(
-        [*blocks, "", "envforge templates show NAME says what each asks and gives; envforge new NAME [DIR]"]
+        [
+            *blocks,
+            "",
+            "To describe a template, run `envforge templates show NAME`; to use it, run `envforge new NAME [DIR]`.",
+        ]
     )
 
 
@@ -45,7 +49,7 @@ def overview_json(templates: Sequence[Template]) -> str:
 
 
 def describe(opened: Opened) -> str:
-    """All that a template asks and gives."""
+    """Return the questions, groups, files, and packages of a template."""
     template = opened.template
     lines = [f"{template.name} {template.version}", *_wrapped(template.summary)]
     if opened.is_foreign:
@@ -55,9 +59,9 @@ def describe(opened: Opened) -> str:
     lines += _section("Groups (--with NAME, --without NAME)", _groups(template))
     lines += _section("Files", [str(path) for path in _places(template)])
     needs = [*template.needs.torch_family, *template.needs.conda]
-    lines += _section("Needs", [", ".join(needs)])
-    lines += _section("Locks in the catalogue", _locks(template) if not opened.is_foreign else [])
-    lines += _section("Commands, run with --trust only", [shown_hook(command) for command in template.hooks])
+    lines += _section("Packages", [", ".join(needs)])
+    lines += _section("Lockfiles in the catalogue", _locks(template) if not opened.is_foreign else [])
+    lines += _section("Commands (run only with --trust)", [shown_hook(command) for command in template.hooks])
     return "\n".join(lines)
 
 
@@ -124,7 +128,7 @@ def _only(conditions: tuple[str, ...]) -> str:
 
 
 def _places(template: Template) -> tuple[PurePosixPath, ...]:
-    """Where the files of a project without any group lie; ``PACKAGE`` stands for the name of its package."""
+    """Return the paths of a project without groups; ``PACKAGE`` is a placeholder for the name of its package."""
     return tuple(sorted(_place(source.path) for source in project_sources(template, ())))
 
 

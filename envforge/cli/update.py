@@ -1,4 +1,4 @@
-"""``envforge update``: options in, one update planned, applied whole or not at all, and told."""
+"""``envforge update``: plan one update, and apply it in one transaction."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from envforge.cli.options import Decorator, chosen_machine, json_option, machine_option
-from envforge.cli.project_options import LockOptions, TemplateOptions, lock_options, template_options
+from envforge.cli.options import Decorator, chosen_machine, json_option, machine_option, repeated_command
+from envforge.cli.project_options import (
+    LockOptions,
+    TemplateOptions,
+    lock_options,
+    requirement_option,
+    stated_requirement,
+    template_options,
+)
 from envforge.cli.selection_options import SelectionOptions, selection_options
 from envforge.errors import EnvforgeError, Hint
 
@@ -22,11 +29,11 @@ if TYPE_CHECKING:
     from envforge.selection import Request
 
 _HELP = {
-    "directory": "The folder of the project.",
-    "template_version": "Another version of the template: for git a branch, tag or commit.",
-    "on_conflict": "Where both sides changed the same lines: markers in the file, or yours and NAME.rej beside it.",
-    "dry_run": "Show what would change as a diff, and change nothing.",
-    "check": "Change nothing; exit 1 where the template has something newer.",
+    "directory": "Directory of the project.  [default: the nearest with an envforge.toml, from here upward]",
+    "template_version": "Update to this version of the template; for git, a branch, tag, or commit.",
+    "on_conflict": "If both sides changed the same lines, write markers, or keep yours and write NAME.rej.",
+    "dry_run": "Show the changes as a diff, without writing anything.",
+    "check": "Check for a newer template, without writing anything. Exits with 1 if there is one.",
 }
 _SELECTION = ("cuda", "torch", "python", "platforms", "prefer", "torch_index")
 
@@ -40,7 +47,8 @@ class UpdateOptions:
     typed: frozenset[str]
     wishes: TemplateOptions
     lock: LockOptions
-    directory: Path
+    envforge: str | None
+    directory: Path | None
     template_version: str | None
     on_conflict: str
     dry_run: bool
@@ -51,7 +59,7 @@ class UpdateOptions:
 def _own_options(function: Callable[..., Any]) -> Callable[..., Any]:
     folder = click.Path(path_type=Path, file_okay=False)
     options: list[Decorator] = [
-        click.option("--directory", type=folder, default=".", show_default=True, help=_HELP["directory"]),
+        click.option("--directory", type=folder, metavar="DIR", help=_HELP["directory"]),
         click.option("--template-version", metavar="VERSION", help=_HELP["template_version"]),
         click.option(
             "--conflict",
@@ -73,19 +81,20 @@ def _own_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @selection_options()
 @machine_option()
 @template_options()
+@requirement_option()
 @_own_options
 @lock_options()
 @json_option()
 def update(
     selection_options: SelectionOptions, template_options: TemplateOptions, lock_options: LockOptions, **options: Any
 ) -> None:
-    """Bring a project up to its template, with your edits kept.
+    """Update a project to its template, and keep your edits.
 
-    The template is rendered anew with the recorded answers, and its changes are merged into your files. --cuda,
-    --torch and the like choose another build: environment.yml and the lock are made anew with it. Nothing of yours is
-    lost: where both sides changed the same lines both stand in the file between markers. Everything changes or nothing.
+    The template is rendered again with the recorded answers, and its changes are merged into your files. If both sides
+    changed the same lines, the file contains both between markers. To switch to another build, pass --cuda, --torch, or
+    --python: environment.yml and the lockfile are updated too. All files change in one transaction.
 
-    Exit 0 where all is merged, 1 where conflicts are left or --check finds something newer.
+    Exits with 1 if conflicts remain, or if --check finds a newer template.
     """
     context = click.get_current_context()
     typed = {name for name in _SELECTION if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
@@ -101,7 +110,7 @@ def update(
 
 
 def _run(request: UpdateOptions) -> bool:
-    """Do it; says whether something is left for the user."""
+    """Run the update; return whether something remains to be done."""
     from envforge.cli import update_report
     from envforge.cli.unfinished import refuse_half_change, tell_environment
     from envforge.project.opened import open_template
@@ -110,16 +119,16 @@ def _run(request: UpdateOptions) -> bool:
     from envforge.project.update import Locks, apply, plan_update
     from envforge.spec import LOCK_FILE
 
-    folder = request.directory
+    folder = _folder(request)
     for lockfile in (folder / LOCK_FILE, *folder.glob(f"lockfiles/*/{LOCK_FILE}")):
         refuse_half_change(lockfile)
     tell_environment()
     if not (request.dry_run or request.check) and settle_interrupted(folder):
-        click.echo(f"note: an interrupted run in {folder} was put right first", err=True)
+        click.echo(f"note: completed or undid an interrupted run in {folder} first", err=True)
     record = need_project_file(folder)
     name = record.origin.source or record.template
     with open_template(name, folder, version=request.template_version) as opened:
-        planned = plan_update(folder, record, opened, _wishes(request, record))
+        planned = plan_update(folder, record, opened, _wishes(request, record, folder))
     if request.check:
         update_report.say_check(planned, as_json=request.as_json)
         return planned.is_newer
@@ -132,7 +141,20 @@ def _run(request: UpdateOptions) -> bool:
     return bool(planned.unresolved) or any(change.conflicts for change in planned.changes)
 
 
-def _wishes(request: UpdateOptions, record: ProjectRecord) -> Wishes:
+def _folder(request: UpdateOptions) -> Path:
+    """Return the project's directory: ``--directory``, or the nearest one from the working directory upward."""
+    from envforge.project.record import NAME, find_project, no_project
+
+    if request.directory is not None:
+        return request.directory
+    here = Path.cwd()
+    found = find_project(here)
+    if found is None:
+        raise no_project(f"neither `{here}` nor a parent directory has an `{NAME}`")
+    return Path() if found == here else found
+
+
+def _wishes(request: UpdateOptions, record: ProjectRecord, folder: Path) -> Wishes:
     from envforge.machine.record import machine_to_json
     from envforge.machine.redact import redact
     from envforge.matrix import load_matrix
@@ -144,10 +166,11 @@ def _wishes(request: UpdateOptions, record: ProjectRecord) -> Wishes:
         with_groups=request.wishes.with_groups,
         without_groups=request.wishes.without_groups,
         on_conflict="rej" if request.on_conflict == "rej" else "inline",
+        envforge_requirement=stated_requirement(request.envforge or record.envforge_requirement or None),
     )
     if not request.typed and request.machine is None:
         return wishes
-    machine, matrix = _machine(request, record), load_matrix()
+    machine, matrix = _machine(request, record, folder), load_matrix()
     recorded = tuple(selection.build.platform for selection in record.selections)
     platforms = request.selection.known_platforms(matrix) if "platforms" in request.typed else recorded
     typed = request.selection.to_request(matrix)
@@ -157,18 +180,18 @@ def _wishes(request: UpdateOptions, record: ProjectRecord) -> Wishes:
     return replace(wishes, selections=selections, machine=machine_to_json(redact(machine)))
 
 
-def _machine(request: UpdateOptions, record: ProjectRecord) -> Machine:
-    """The machine that is named, else the one that the project was made for, else this one."""
+def _machine(request: UpdateOptions, record: ProjectRecord, folder: Path) -> Machine:
+    """Return the machine of ``--machine``, else the one that the project was created for, else this one."""
     from envforge.machine.record import machine_from_json
     from envforge.project.record import NAME
 
     if request.machine is not None or record.machine is None:
         return chosen_machine(request.machine)
-    return machine_from_json(record.machine, f"{request.directory / NAME}, machine")
+    return machine_from_json(record.machine, f"{folder / NAME}, machine")
 
 
 def _lock(request: UpdateOptions, planned: Update) -> Locks:
-    """The new locks of the project and of its variants; none where the environment stays."""
+    """Return the new locks of the project and its variants; none if the environment is unchanged."""
     from envforge.project.update import Locks
 
     texts = planned.changed_texts
@@ -178,13 +201,16 @@ def _lock(request: UpdateOptions, planned: Update) -> Locks:
     from envforge.project.locking import obtain_lock
     from envforge.project.variant_locks import relock_variants
 
-    way = request.lock.way(request.directory)
+    way = request.lock.way(planned.folder)
     try:
         with show_progress() as show:
             own = None if planned.lock_texts is None else obtain_lock(texts, way, show)
-            variants = relock_variants(request.directory, texts, way, show)
+            variants = relock_variants(planned.folder, texts, way, show)
     except EnvforgeError as error:
-        error.hints = (Hint("to update without the lockfile, pass `--no-lock`"), *error.hints)
+        error.hints = (
+            Hint("to update the project without its lockfile", repeated_command({"no_lock": True, "fresh": None})),
+            *error.hints,
+        )
         raise
     warnings = [*(() if own is None else own.warnings)]
     warnings += [f"variant {variant.name}: {warning}" for variant in variants for warning in variant.warnings]

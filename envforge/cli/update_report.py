@@ -1,10 +1,12 @@
-"""What ``envforge update`` says: for people on the terminal, and as JSON."""
+"""Report what ``envforge update`` did, as text and as JSON."""
 
 from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
@@ -18,7 +20,7 @@ from envforge.spec import LOCK_FILE
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Told:
-    """What was done, and how it is to be told."""
+    """What was done, and how to report it."""
 
     written: bool
     dry_run: bool
@@ -27,18 +29,20 @@ class Told:
 
 
 def say_check(update: Update, *, as_json: bool) -> None:
-    """Say whether the template has something newer."""
+    """Print whether the template is newer."""
     if as_json:
         click.echo(success("update", {"newer": update.is_newer, **_facts(update)}))
     elif update.is_newer:
         touched = sum(change.writes for change in update.changes)
-        click.echo(f"{_head(update)}: something newer is there ({_files(touched)} would change); envforge update")
+        click.echo(
+            f"{_head(update)}: update available ({_files(touched)} would change); run `{_command(update, 'update')}`"
+        )
     else:
         click.echo(f"{_head(update)}: up to date")
 
 
 def say(update: Update, locks: Locks, told: Told) -> None:
-    """Say what changed, or with ``dry_run`` would."""
+    """Print what changed, or with ``dry_run`` would change."""
     if told.as_json:
         stale = tuple(path for path in update.stale_locks if path not in locks.paths)
         result: Json = {
@@ -56,7 +60,7 @@ def say(update: Update, locks: Locks, told: Told) -> None:
         click.echo(f"{_head(update)}: up to date, nothing changed")
         _say_changes(update)
         for path in update.unresolved:
-            click.echo(f"warning: `{path}` still has both sides of a conflict: look for <<<<<<<", err=True)
+            click.echo(f"warning: `{path}` still has both sides of a conflict; search for <<<<<<<", err=True)
         return
     verb = "would be updated" if told.dry_run else "updated"
     click.echo(f"{_head(update)}: {verb}\n")
@@ -69,11 +73,11 @@ def say(update: Update, locks: Locks, told: Told) -> None:
         click.echo(f"note: {note}", err=True)
     conflicts = [change for change in update.changes if change.conflicts]
     if conflicts and not told.dry_run:
-        click.echo(f"\n{_files(len(conflicts))} with conflicts: settle them, then commit", err=True)
+        click.echo(f"\n{_files(len(conflicts))} with conflicts; resolve them, then commit", err=True)
 
 
 def diff_of(change: Change) -> str:
-    """A change as a unified diff; of what is no text, only that it differs."""
+    """Return a change as a unified diff; for a binary file, only that it differs."""
     if not change.writes:
         return ""
     text = _diff(change.before, change.after, str(change.moved_from or change.path), str(change.path))
@@ -109,12 +113,11 @@ def _say_locks(update: Update, locks: Locks, told: Told) -> None:
         if path in locks.paths:
             continue
         if told.dry_run and not told.no_lock and update.changed_texts is not None:
-            click.echo(f"  {'lock':<9} {path} would be made anew")
+            click.echo(f"  {'lock':<9} {path} would be updated")
         else:
             variant = "" if path == LOCK_FILE else f" --variant {path.split('/')[1]}"
-            click.echo(
-                f"warning: {path} is still that of the former environment; then: envforge lock{variant}", err=True
-            )
+            command = _in_project(update, f"envforge lock{variant}")
+            click.echo(f"warning: {path} belongs to the previous environment; to update it, run `{command}`", err=True)
 
 
 def _head(update: Update) -> str:
@@ -125,6 +128,16 @@ def _head(update: Update) -> str:
     commits = [commit[:10] for commit in (before.origin.commit, update.project.origin.commit) if commit]
     commit = f" ({' → '.join(dict.fromkeys(commits))})" if commits else ""
     return f"{before.project}, from {template.name} {versions}{commit}"
+
+
+def _command(update: Update, name: str) -> str:
+    """Return an envforge command for the project, from the working directory."""
+    directory = "" if update.folder == Path() else f" --directory {shlex.quote(str(update.folder))}"
+    return f"envforge {name}{directory}"
+
+
+def _in_project(update: Update, command: str) -> str:
+    return command if update.folder == Path() else f"cd {shlex.quote(str(update.folder))} && {command}"
 
 
 def _files(count: int) -> str:

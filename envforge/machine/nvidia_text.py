@@ -76,7 +76,7 @@ def parse_proc_version(text: str) -> Version:
     """The kernel module's version in ``/proc/driver/nvidia/version``, proprietary or open; raises TextFormatError."""
     match = _KERNEL_MODULE.search(text)
     if match is None:
-        raise TextFormatError(f"wanted `Kernel Module  535.216.01`, found `{clean(text)[:80]}`")
+        raise TextFormatError(f"expected `Kernel Module  535.216.01`, found `{clean(text)[:80]}`")
     return Version(match[1])
 
 
@@ -99,9 +99,9 @@ def parse_smi_xml(text: str) -> SmiReport:
     try:
         top = ET.fromstring(text)  # noqa: S314 - the output of a program of the driver on this machine
     except ET.ParseError as error:
-        raise TextFormatError(f"wanted the XML of `nvidia-smi -q -x`, found a fault: {error}") from error
+        raise TextFormatError(f"expected the XML of `nvidia-smi -q -x`, found invalid XML: {error}") from error
     if top.tag != "nvidia_smi_log":
-        raise TextFormatError(f"wanted `<nvidia_smi_log>`, found `<{top.tag}>`")
+        raise TextFormatError(f"expected `<nvidia_smi_log>`, found `<{top.tag}>`")
     return SmiReport(
         driver_version=parse_version(top.findtext("kmd_version") or top.findtext("driver_version")),
         cuda=parse_version(top.findtext("cuda_umd_version") or top.findtext("cuda_version")),
@@ -140,7 +140,7 @@ def parse_smi_table(text: str) -> SmiReport:
     """The table of plain ``nvidia-smi``: long GPU names are cut there (``NVIDIA GeForce RTX 2080 ...``)."""
     header = _HEADER.search(text)
     if header is None:
-        raise TextFormatError(f"wanted the table of `nvidia-smi`, found `{clean(text)[:80]}`")
+        raise TextFormatError(f"expected the table of `nvidia-smi`, found `{clean(text)[:80]}`")
     gpus: list[Gpu] = []
     lines = text.splitlines()
     for line, following in zip(lines, [*lines[1:], ""], strict=True):

@@ -1,7 +1,4 @@
-"""Facts that the user states in variables which conda, mamba and pixi read as well.
-
-Enters: a probed ``Machine`` and the environment. Leaves: the machine as the user states it, with the overrides named.
-"""
+"""Apply the variables that override facts of the machine; conda, mamba, and pixi read them too."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections.abc import Mapping
 from packaging.version import InvalidVersion, Version
 
 from envforge.cuda import ComputeCapability
-from envforge.errors import RequestError
+from envforge.errors import Hint, RequestError
 from envforge.machine import Condition, Driver, Machine, Override
 
 CUDA = "CONDA_OVERRIDE_CUDA"
@@ -21,7 +18,7 @@ VARIABLES = (CUDA, CUDA_ARCH, GLIBC)
 
 
 def apply_overrides(machine: Machine, environment: Mapping[str, str]) -> Machine:
-    """The machine with what the variables state; raises RequestError for a value that is no version."""
+    """Return the machine with the facts that the variables set; raise RequestError for an invalid version."""
     given = tuple(Override(variable=name, value=environment[name]) for name in VARIABLES if name in environment)
     changed = dataclasses.replace(machine, overrides=given)
     for override in given:
@@ -38,9 +35,9 @@ def _cuda(machine: Machine, value: str) -> Machine:
         return machine
     switched_off = Condition(
         code="cuda-switched-off",
-        symptom=f"the driver and {_count(len(machine.gpus))} of this machine are left out",
-        cause=f"{CUDA} is set and empty, which means a machine without CUDA, as in conda",
-        remedy=f"unset {CUDA}",
+        symptom=f"the driver and {_count(len(machine.gpus))} of this machine are ignored",
+        cause=f"{CUDA} is set to an empty value, which means a machine without CUDA, as in conda",
+        remedy=f"to use the GPU, run `unset {CUDA}`",
     )
     sources = tuple(
         (fact, source) for fact, source in machine.sources if not fact.startswith(("driver", "gpus", "visible"))
@@ -55,7 +52,7 @@ def _count(gpus: int) -> str:
 
 
 def _cuda_arch(machine: Machine, value: str) -> Machine:
-    """An empty value states nothing."""
+    """Ignore an empty value."""
     if not value:
         return machine
     try:
@@ -87,7 +84,10 @@ def _version(variable: str, value: str, example: str) -> Version:
 
 def _bad(variable: str, value: str, wanted: str, example: str) -> RequestError:
     return RequestError(
-        f"the environment variable `{variable}` is `{value}`: wanted {wanted}",
-        hint=f"export {variable}={example}, or unset it",
+        f"invalid value `{value}` for the environment variable `{variable}`: expected {wanted}",
+        hint=(
+            Hint("to set a valid value", f"export {variable}={example}"),
+            Hint("to use what was detected", f"unset {variable}"),
+        ),
         code="bad-override",
     )

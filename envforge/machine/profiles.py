@@ -1,4 +1,4 @@
-"""Where a machine comes from: this computer, a record in a file, or a profile that comes with the package."""
+"""Load a machine: this computer, a record in a file, or a built-in profile."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from packaging.version import Version
 
 from envforge.cuda import ComputeCapability
-from envforge.errors import RequestError
+from envforge.errors import Hint, RequestError
 from envforge.machine import Driver, Gpu, Machine
 from envforge.machine.nvidia_tables import branch_cuda
-from envforge.machine.record import read_machine
+from envforge.machine.record import RECORD_COMMAND, read_machine
 from envforge.nearest import nearest
 from envforge.resources import read_data
 
@@ -21,11 +21,11 @@ GLIBC = Version("2.35")
 
 
 def load_machine(spec: str | None, environment: Mapping[str, str]) -> Machine:
-    """The machine that ``--machine`` names; ``None`` probes this computer.
+    """Return the machine that ``--machine`` names; ``None`` probes this computer.
 
-    The variables of ``environment`` describe this computer and are not applied to a record or a profile. A name with a
+    The variables of ``environment`` describe this computer and don't apply to a record or a profile. A name with a
     path separator or the ending ``.json`` is a file, and so is every name of an existing file that is no profile.
-    Raises RequestError for a name that is neither, MachineRecordError for a damaged file.
+    Raises RequestError for a name that is neither, MachineRecordError for an invalid file.
     """
     if spec is None:
         from envforge.probe import World, probe  # noqa: PLC0415 - a record needs no probing
@@ -38,15 +38,16 @@ def load_machine(spec: str | None, environment: Mapping[str, str]) -> Machine:
     if path.is_file() or "/" in spec or "\\" in spec or spec.lower().endswith(".json"):
         return read_machine(path)
     near = nearest(spec.lower(), profiles)
+    record = Hint("to create a record on that machine", RECORD_COMMAND)
     raise RequestError(
-        f"`{spec}` is neither a machine record nor a profile; the profiles are {', '.join(profiles)}",
-        hint=f"--machine {near}" if near else "on that machine: envforge detect --json > machine.json",
+        f"`{spec}` is not a machine record or a known profile; available profiles: {', '.join(profiles)}",
+        hint=(Hint(f"did you mean `--machine {near}`?") if near else record,),
         code="no-such-machine",
     )
 
 
 def profile_titles() -> tuple[tuple[str, str], ...]:
-    """The names of the profiles, each with the machines that it stands for."""
+    """Return the names of the profiles, each with the machines that it describes."""
     return tuple((name, row["title"]) for name, row in read_data("profiles.toml").items())
 
 

@@ -1,7 +1,6 @@
-"""The machine record: a ``Machine`` as versioned JSON, which is written here and read there.
+"""Convert a ``Machine`` to and from versioned JSON, the machine record.
 
-Enters: a ``Machine``, or the JSON of one. Leaves: the other. A damaged record raises ``MachineRecordError`` with its
-file and the path of the fault; nothing is guessed, and a fact that is left out is a fact that is not known.
+An invalid record raises ``MachineRecordError`` with its file and the path inside it. A missing field is unknown.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from envforge.report import Json
 
 RECORD = "envforge-machine"
 RECORD_VERSION = 1
+RECORD_COMMAND = "envforge detect --json > machine.json"
 
 _PLATFORM = re.compile(r"[a-z]+-[a-z0-9_]+")
 
@@ -41,7 +41,7 @@ class MachineRecordError(EnvforgeError):
 
 
 def machine_to_json(machine: Machine) -> dict[str, Json]:
-    """The record of a machine; the same machine gives the same bytes."""
+    """Return the record of a machine; the same machine produces the same bytes."""
     driver = machine.driver
     return {
         "record": RECORD,
@@ -96,13 +96,14 @@ def _driver(version: Version | None) -> str | None:
 
 
 def read_machine(path: Path) -> Machine:
-    """Read a record from a file: the record itself, or what ``envforge detect --json`` printed."""
+    """Read a record from a file: the record itself, or the output of ``envforge detect --json``."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise MachineRecordError(
             f"cannot read the machine record `{path}`: {error}",
-            hint="make one on that machine: envforge detect --json > machine.json",
+            hint="to create a record on that machine",
+            command=RECORD_COMMAND,
             code="machine-unreadable",
         ) from error
     try:
@@ -111,7 +112,7 @@ def read_machine(path: Path) -> Machine:
         raise _document(str(path)).fault("", "JSON", str(error)) from error
     if isinstance(value, dict) and "record" not in value and "schema_version" in value:
         if value.get("ok") is not True:
-            raise _document(str(path)).fault("ok", "true (the output of a detection that worked)", value.get("ok"))
+            raise _document(str(path)).fault("ok", "true (the output of a successful detection)", value.get("ok"))
         value = value.get("result")
     return machine_from_json(value, str(path))
 
@@ -123,12 +124,13 @@ def machine_from_json(value: object, where: str) -> Machine:
         raise top.fault("record", f"`{RECORD}`", top.raw("record"))
     version = top.get("record_version", read_integer)
     if version != RECORD_VERSION:
+        from envforge.distribution import upgrade_command  # noqa: PLC0415 - slow to import, and only errors need it
+
         newer = isinstance(version, int) and version > RECORD_VERSION
         raise MachineRecordError(
-            f"the machine record `{where}` has record_version `{version}`: wanted `{RECORD_VERSION}`",
-            hint="it comes from a newer envforge; pip install --upgrade envforge"
-            if newer
-            else "make it again: envforge detect --json",
+            f"unknown `record_version` in the machine record `{where}`: expected `{RECORD_VERSION}`, found `{version}`",
+            hint="to read records of newer versions" if newer else "to create the record again on that machine",
+            command=upgrade_command() if newer else RECORD_COMMAND,
             code="machine-record-version",
         )
     driver = top.optional("driver")
@@ -156,7 +158,7 @@ def _check_indices(machine: Machine, top: Fields) -> None:
     known = [gpu.index for gpu in machine.gpus]
     for position, index in enumerate(known):
         if index in known[:position]:
-            raise top.fault(f"gpus[{position}].index", "a number that no other GPU has", index)
+            raise top.fault(f"gpus[{position}].index", "a unique GPU number", index)
     for position, index in enumerate(machine.visible or ()):
         if index not in known:
             raise top.fault(f"visible[{position}]", "the index of a GPU in `gpus`", index)
@@ -216,10 +218,11 @@ def _condition_from_json(fields: Fields) -> Condition:
 
 def _document(where: str) -> Document:
     return Document(
-        damaged=f"the machine record `{where}` is damaged",
+        damaged=f"the machine record `{where}` is invalid",
         error=MachineRecordError,
         code="machine-damaged",
-        hint="make it again on that machine: envforge detect --json > machine.json",
+        hint="to create the record again on that machine",
+        command=RECORD_COMMAND,
         mapping="an object",
         show=show_as_json,
     )

@@ -1,8 +1,6 @@
-"""Which GPUs ``CUDA_VISIBLE_DEVICES`` leaves, by the rules that torch and the CUDA runtime follow.
+"""Resolve ``CUDA_VISIBLE_DEVICES`` to GPUs, by the rules of torch and the CUDA runtime.
 
-Enters: the variable's text and the GPUs of the machine. Leaves: ``Visible``: the indices, and what is wrong.
-
-The rules were read in torch 2.13, ``torch/cuda/__init__.py`` (``_parse_visible_devices``,
+Source of the rules: torch 2.13, ``torch/cuda/__init__.py`` (``_parse_visible_devices``,
 ``_transform_uuid_to_ordinals``, ``_device_count_nvml``): an ordinal is the number that an entry begins with; a repeated
 entry leaves nothing; the first negative, unreadable or missing entry ends the list; where the text begins with ``GPU-``
 or ``MIG-``, the entries are prefixes of UUIDs.
@@ -45,26 +43,26 @@ def _by_ordinal(text: str, count: int) -> Visible:
     for entry in text.split(","):
         match = _ORDINAL.match(entry.strip())
         if match is None and entry.strip().startswith(("+", "-")):
-            return Visible(indices=(), problem=f"`{entry.strip()}` is a sign without a number: torch stops there")
+            return Visible(indices=(), problem=f"`{entry.strip()}` is a sign without a number, where torch stops")
         ordinal = int(match[0]) if match else -1
         if ordinal in chosen:
             return Visible(indices=(), problem=f"`{ordinal}` is repeated, which hides every GPU")
         if ordinal < 0:
             if text.strip() not in {"", "-1"}:
-                problem = f"`{entry.strip()}` is not the number of a GPU, and ends the list"
+                problem = f"`{entry.strip()}` isn't the number of a GPU, and ends the list"
             break
         chosen.append(ordinal)
     if count == 0:
         return Visible(indices=tuple(chosen) if not chosen else None, problem=problem)
     for position, ordinal in enumerate(chosen):
         if ordinal >= count:
-            missing = f"GPU `{ordinal}` does not exist (this machine has {_numbers(count)}), and ends the list"
+            missing = f"GPU `{ordinal}` doesn't exist (this machine has {_numbers(count)}), and ends the list"
             return Visible(indices=tuple(chosen[:position]), problem=missing)
     return Visible(indices=tuple(chosen), problem=problem)
 
 
 def _numbers(count: int) -> str:
-    return "`0` alone" if count == 1 else f"`0` to `{count - 1}`"
+    return "only `0`" if count == 1 else f"`0` to `{count - 1}`"
 
 
 def _with_prefix(text: str, prefix: str) -> tuple[list[str], str]:
@@ -74,7 +72,7 @@ def _with_prefix(text: str, prefix: str) -> tuple[list[str], str]:
         if entry in entries:
             return [], f"`{entry}` is repeated, which hides every GPU"
         if not entry.startswith(prefix):
-            return entries, f"`{entry}` does not begin with `{prefix}`, and ends the list"
+            return entries, f"`{entry}` doesn't begin with `{prefix}`, and ends the list"
         entries.append(entry)
     return entries, ""
 
@@ -82,16 +80,16 @@ def _with_prefix(text: str, prefix: str) -> tuple[list[str], str]:
 def _by_uuid(parsed: tuple[list[str], str], gpus: Sequence[Gpu]) -> Visible:
     entries, problem = parsed
     if entries and any(gpu.uuid is None for gpu in gpus):
-        return Visible(indices=None, problem="the UUIDs of the GPUs are not known, so that it cannot be checked")
+        return Visible(indices=None, problem="the UUIDs of the GPUs are unknown, so it can't be checked")
     chosen: list[int] = []
     for entry in entries:
         matching = [gpu.index for gpu in gpus if gpu.uuid is not None and gpu.uuid.startswith(entry)]
         if len(matching) != 1:
-            many = "no GPU has that UUID" if not matching else f"{len(matching)} GPUs have a UUID that begins so"
+            many = "no GPU has that UUID" if not matching else f"{len(matching)} GPUs have a UUID with this beginning"
             problem = f"`{entry}`: {many}, which ends the list"
             break
         if matching[0] in chosen:
-            return Visible(indices=(), problem=f"`{entry}` names a GPU for the second time, which hides every GPU")
+            return Visible(indices=(), problem=f"`{entry}` is a GPU that an earlier entry has, which hides every GPU")
         chosen.append(matching[0])
     return Visible(indices=tuple(chosen), problem=problem)
 
@@ -105,10 +103,10 @@ def _by_mig(parsed: tuple[list[str], str], gpus: Sequence[Gpu]) -> Visible:
     if old is not None:
         return _by_uuid(([old[1]], problem), gpus)
     if not any(device.uuid for gpu in gpus for device in gpu.mig_devices):
-        return Visible(indices=None, problem="the UUIDs of the MIG devices are not known, so that it cannot be checked")
+        return Visible(indices=None, problem="the UUIDs of the MIG devices are unknown, so it can't be checked")
     parents = [g.index for g in gpus if any(d.uuid and d.uuid.startswith(entries[0]) for d in g.mig_devices)]
     if len(parents) != 1:
         return Visible(indices=(), problem=f"`{entries[0]}`: no GPU, or more than one, has that MIG device")
     if len(entries) > 1:
-        problem = f"CUDA uses one MIG device, `{entries[0]}`, and no other of the {len(entries)} that are named"
+        problem = f"CUDA uses one MIG device, `{entries[0]}`, and ignores the other {len(entries) - 1}"
     return Visible(indices=(parents[0],), problem=problem)

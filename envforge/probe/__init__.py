@@ -123,7 +123,7 @@ def _ask(world: World, *, health: bool) -> ProgramResult | None:
 def _gather(world: World, answer: ProgramResult | None) -> Evidence:
     system = read_system(world)
     if answer is None:
-        absent = LibraryError(code=libraries.NOT_FOUND, text="no NVIDIA driver was asked")
+        absent = LibraryError(code=libraries.NOT_FOUND, text="the NVIDIA driver wasn't queried")
         report = LibraryReport(nvml=NvmlReport(error=absent), libcuda=LibcudaReport(error=absent))
         return Evidence(system=system, libraries=report, smi=None)
     report = read_report(answer)

@@ -1,7 +1,4 @@
-"""What stands between the user and the GPU: each state of a machine with its symptom, cause and remedy.
-
-Enters: a ``Conclusion``. Leaves: ``Condition`` values.
-"""
+"""Find the conditions that keep programs from the GPU, each with its symptom, cause, and remedy."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from envforge.probe.evidence import Conclusion
 
 
 def find_conditions(case: Conclusion) -> tuple[Condition, ...]:
-    """Every condition of the machine, the one that keeps the driver from working first."""
+    """Return every condition of the machine, the one of the driver first."""
     found = (
         driver_state(case),
         _wsl(case),
@@ -32,9 +29,9 @@ def _wsl(case: Conclusion) -> Condition | None:
         return None
     return Condition(
         code="wsl",
-        symptom="this is WSL: the GPU is used through the NVIDIA driver of Windows",
-        cause="WSL maps Windows' driver to /usr/lib/wsl/lib",
-        remedy="nothing to do; update the driver in Windows, and never install a Linux driver here",
+        symptom="this is WSL, which uses the GPU through the NVIDIA driver of Windows",
+        cause="WSL maps the driver of Windows to /usr/lib/wsl/lib",
+        remedy="none needed; update the driver in Windows, and don't install a Linux driver in WSL",
     )
 
 
@@ -44,7 +41,7 @@ def _jetson(case: Conclusion) -> Condition | None:
         return None
     return Condition(
         code="jetson",
-        symptom=f"this is {jetson.model}: its GPU is part of the chip, and NVML tells little or nothing of it",
+        symptom=f"this is {jetson.model}: its GPU is part of the chip, and NVML reports little or nothing about it",
         cause="Jetson has its own driver (JetPack), and PyTorch's aarch64 wheels are built for servers",
         remedy="use the PyTorch wheels that NVIDIA builds for your JetPack, or a JetPack with CUDA 13 or later",
     )
@@ -56,27 +53,27 @@ def _compat(case: Conclusion) -> Condition | None:
     file = case.evidence.libraries.libcuda.file
     return Condition(
         code="cuda-compat",
-        symptom=f"CUDA {case.compat_cuda} is reported, and the driver by itself serves CUDA {case.driver.cuda}",
-        cause="a CUDA compatibility library stands before the driver's own"
+        symptom=f"CUDA {case.compat_cuda} is reported, but the driver itself supports CUDA {case.driver.cuda}",
+        cause="a CUDA compatibility library is loaded instead of the driver's own library"
         + (f": {file}" if case.evidence.libraries.libcuda.is_compat else " in this shell"),
-        remedy=f"to rely on it: export CONDA_OVERRIDE_CUDA={case.compat_cuda} (data-centre GPUs only, not GeForce)",
+        remedy=f"to rely on it, run `export CONDA_OVERRIDE_CUDA={case.compat_cuda}` (only for data center GPUs)",
     )
 
 
 def _foreign_libcuda(case: Conclusion) -> Condition | None:
-    """A libcuda of another driver than the one that runs, which is no compatibility library."""
+    """Return the condition for a libcuda that belongs to neither the running driver nor a compatibility library."""
     system, libcuda = case.evidence.system, case.evidence.libraries.libcuda
     version = parse_library_file(libcuda.file or "")
     kernel = case.driver.kernel_version if case.driver else None
     if version is None or kernel is None or libcuda.is_compat or system.wsl or system.jetson or version == kernel:
         return None
     if case.evidence.libraries.nvml.error is not None:
-        return None  # one condition for one cause: the mismatch is named already
+        return None  # the mismatch is reported already
     return Condition(
         code="libcuda-mismatch",
         symptom="CUDA programs fail with `Error 803: system has unsupported display driver / cuda driver combination`",
-        cause=f"the kernel module is `{driver_text(kernel)}`, and the loader finds `{libcuda.file}`",
-        remedy="remove that libcuda (from the image, or from LD_LIBRARY_PATH), so that the driver's own is found",
+        cause=f"the kernel module is `{driver_text(kernel)}`, but the loader finds `{libcuda.file}`",
+        remedy="remove that libcuda from the image or from LD_LIBRARY_PATH, so that the loader finds the driver's own",
     )
 
 
@@ -88,15 +85,17 @@ def _mig(case: Conclusion) -> Condition | None:
     if empty and case.evidence.libraries.nvml.error is None:
         return Condition(
             code="mig-without-devices",
-            symptom=f"MIG is on and GPU {', '.join(empty)} has no MIG device: CUDA programs find no GPU there",
-            cause="no GPU instance was created, or none is given to this container",
-            remedy="sudo nvidia-smi mig -cgi 19,19 -C (your profiles), or switch MIG off: sudo nvidia-smi -i 0 -mig 0",
+            symptom=f"MIG is on, but GPU {', '.join(empty)} has no MIG device, so CUDA programs find no GPU there",
+            cause="no GPU instance was created, or none is assigned to this container",
+            remedy="to create instances, run `sudo nvidia-smi mig -cgi PROFILES -C`; to turn MIG off, run "
+            f"`sudo nvidia-smi -i {empty[0]} -mig 0`",
         )
     return Condition(
         code="mig",
         symptom="MIG is on: a program gets one slice of the GPU, with less memory than the GPU has",
         cause=f"GPU {', '.join(str(gpu.index) for gpu in partitioned)} is partitioned",
-        remedy="choose a slice by its UUID (nvidia-smi -L), one for a process: export CUDA_VISIBLE_DEVICES=MIG-...",
+        remedy="to list the slices, run `nvidia-smi -L`; to choose one for a process, run "
+        "`export CUDA_VISIBLE_DEVICES=MIG-UUID`",
     )
 
 
@@ -107,14 +106,15 @@ def _mixed(case: Conclusion) -> Condition | None:
     by_number = case.visible_text is not None and case.visible_text[:1].isdigit() and not case.by_pci_order
     return Condition(
         code="different-gpus",
-        symptom=f"the GPUs are not alike: {', '.join(names)}",
-        cause="a build must hold kernels for each of them"
+        symptom=f"the GPUs differ: {', '.join(names)}",
+        cause="a build must have kernels for each of them"
         + (
-            "; the numbers in CUDA_VISIBLE_DEVICES count the fastest GPU first, not in the order above"
+            "; the numbers in CUDA_VISIBLE_DEVICES start with the fastest GPU, unlike the order above"
             if by_number
             else ""
         ),
-        remedy="choose with CUDA_VISIBLE_DEVICES and set CUDA_DEVICE_ORDER=PCI_BUS_ID, so that the numbers are these",
+        remedy="to choose GPUs by the numbers above, run `export CUDA_DEVICE_ORDER=PCI_BUS_ID`, then set "
+        "CUDA_VISIBLE_DEVICES",
     )
 
 
@@ -124,18 +124,20 @@ def _hidden(case: Conclusion) -> Condition | None:
     if case.visible.indices == ():
         return Condition(
             code="gpus-hidden",
-            symptom=f"CUDA programs see none of the {len(case.gpus)} GPU(s)",
+            symptom="CUDA programs don't see the GPU"
+            if len(case.gpus) == 1
+            else f"CUDA programs see none of the {len(case.gpus)} GPUs",
             cause=f"CUDA_VISIBLE_DEVICES is `{case.visible_text}`"
             + (f": {case.visible.problem}" if case.visible.problem else ""),
-            remedy="unset CUDA_VISIBLE_DEVICES, or name a GPU: export CUDA_VISIBLE_DEVICES=0",
+            remedy="to use all, run `unset CUDA_VISIBLE_DEVICES`; to use one, run `export CUDA_VISIBLE_DEVICES=0`",
         )
     if not case.visible.problem:
         return None
     return Condition(
         code="visible-devices",
-        symptom="CUDA_VISIBLE_DEVICES does not say what it seems to say",
+        symptom="CUDA_VISIBLE_DEVICES doesn't select the GPUs that it seems to select",
         cause=f"CUDA_VISIBLE_DEVICES is `{case.visible_text}`: {case.visible.problem}",
-        remedy="name GPUs of this machine, each once: export CUDA_VISIBLE_DEVICES=0",
+        remedy="list GPUs of this machine, each once, such as `export CUDA_VISIBLE_DEVICES=0`",
     )
 
 
@@ -145,9 +147,9 @@ def _unreadable(case: Conclusion) -> Condition | None:
         return None
     return Condition(
         code="gpu-unreadable",
-        symptom=f"NVML did not answer everything: {'; '.join(dict.fromkeys(failures))}",
-        cause="a GPU is lost or needs a reset, or this user may not read it",
-        remedy="compare with: nvidia-smi; look for `NVRM` in: sudo dmesg; then reset the GPU or reboot",
+        symptom=f"NVML failed to return some values: {'; '.join(dict.fromkeys(failures))}",
+        cause="a GPU is lost or needs a reset, or you don't have permission to read it",
+        remedy="compare with `nvidia-smi`, search the output of `sudo dmesg` for NVRM, then reset the GPU or reboot",
     )
 
 
@@ -157,6 +159,6 @@ def _no_glibc(case: Conclusion) -> Condition | None:
     return Condition(
         code="no-glibc",
         symptom="this Linux has no glibc (Alpine has musl)",
-        cause="PyTorch's wheels and conda-forge's packages for Linux need glibc",
-        remedy="use an image with glibc, for example debian or ubuntu",
+        cause="PyTorch's wheels and conda-forge's packages for Linux require glibc",
+        remedy="use an image with glibc, such as debian or ubuntu",
     )

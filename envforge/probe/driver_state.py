@@ -1,7 +1,4 @@
-"""Why the NVIDIA driver does not answer: one state, the one that explains the most.
-
-Enters: a ``Conclusion``. Leaves: a ``Condition``, or None where the driver works.
-"""
+"""Find the condition that best explains why the NVIDIA driver doesn't respond."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from envforge.probe.evidence import Conclusion
 
 
 def driver_state(case: Conclusion) -> Condition | None:
-    """The one state that explains why the driver does not answer, or None where it does."""
+    """Return the condition that explains why the driver doesn't respond; None if it does."""
     error = case.evidence.libraries.nvml.error
     if error is None:
         return None if case.evidence.libraries.nvml.gpus else _no_gpu_in_driver(case)
@@ -46,10 +43,10 @@ def _no_device(case: Conclusion) -> Condition:
     container = case.evidence.system.container is not None
     return Condition(
         code="no-nvidia-device",
-        symptom="no NVIDIA GPU was found: no driver library, no kernel module, no device on the PCI bus",
+        symptom="no NVIDIA GPU was found: no driver library, no kernel module, and no device on the PCI bus",
         cause="this machine has no NVIDIA GPU" + (", or its container hides it" if container else ""),
-        remedy="plan for another machine with --machine FILE|PROFILE, or use the CPU build: --cuda cpu"
-        + ("; if the host has a GPU, start the container with --gpus all" if container else ""),
+        remedy="to plan for another machine, pass `--machine FILE|PROFILE`; to use the CPU build, pass `--cuda cpu`"
+        + ("; if the host has a GPU, start the container with `docker run --gpus all`" if container else ""),
     )
 
 
@@ -58,9 +55,9 @@ def _no_gpu_in_driver(case: Conclusion) -> Condition:
         return _container(case)
     return Condition(
         code="driver-sees-no-gpu",
-        symptom="the NVIDIA driver runs and lists no GPU (nvidia-smi: `No devices were found`)",
-        cause="no GPU is given to this job (Slurm without --gres=gpu), or the GPU failed, or another driver holds it",
-        remedy="ask the scheduler for a GPU; on your own machine look for `NVRM` in: sudo dmesg",
+        symptom="the NVIDIA driver runs, but lists no GPU (nvidia-smi: `No devices were found`)",
+        cause="no GPU is assigned to this job (Slurm without --gres=gpu), the GPU failed, or another driver holds it",
+        remedy="request a GPU from the scheduler; on your own machine, search the output of `sudo dmesg` for NVRM",
     )
 
 
@@ -69,12 +66,12 @@ def _broken_library(case: Conclusion) -> Condition:
     hung = error is not None and error.code == libraries.HUNG
     return Condition(
         code="nvml-hangs" if hung else "nvml-crashes",
-        symptom="the driver's management library NVML does not answer in time"
+        symptom="the driver's management library, NVML, doesn't respond in time"
         if hung
-        else f"the driver's management library NVML crashes: {error.text if error else ''}",
-        cause="the driver or a GPU is in a broken state, or the library is not the driver's",
-        remedy="look for `NVRM` in: sudo dmesg; then reboot"
-        + ("; if it is only slow, give it longer: export ENVFORGE_PROBE_TIMEOUT=120" if hung else ""),
+        else f"the driver's management library, NVML, crashes: {error.text if error else ''}",
+        cause="the driver or a GPU is in an invalid state, or the library doesn't belong to the driver",
+        remedy="search the output of `sudo dmesg` for NVRM, then reboot"
+        + ("; if it is only slow, run `export ENVFORGE_PROBE_TIMEOUT=120`" if hung else ""),
     )
 
 
@@ -87,7 +84,7 @@ def _is_mismatch(case: Conclusion) -> bool:
 
 
 def _same_driver(case: Conclusion) -> bool:
-    """Whether kernel module and libraries agree, as far as both versions go (``590.48`` agrees with ``590.48.1``)."""
+    """Return whether kernel module and libraries match, as far as both versions go (``590.48`` and ``590.48.1``)."""
     if case.driver is None or case.driver.kernel_version is None or case.driver.user_version is None:
         return True
     kernel, user = case.driver.kernel_version.release, case.driver.user_version.release
@@ -107,7 +104,7 @@ def _mismatch(case: Conclusion) -> Condition:
         code="driver-library-mismatch",
         symptom="`Failed to initialize NVML: Driver/library version mismatch`; CUDA programs find no GPU",
         cause=f"{versions}: the driver was updated while its old module was loaded",
-        remedy="reboot (or stop every GPU program and reload the nvidia modules)",
+        remedy="reboot, or stop every GPU program and reload the nvidia modules",
     )
 
 
@@ -115,16 +112,16 @@ def _container(case: Conclusion) -> Condition:
     kind = case.evidence.system.container
     return Condition(
         code="container-without-gpus",
-        symptom="the host has an NVIDIA GPU or driver, and this container cannot use it",
+        symptom="the host has an NVIDIA GPU or driver, but this container can't use it",
         cause=f"the container ({kind.value if kind else 'unknown'}) was started without GPUs"
         + ("" if case.evidence.system.has_device_nodes else ": there is no /dev/nvidiactl in it"),
-        remedy="docker run --gpus all ... (needs nvidia-container-toolkit on the host); apptainer run --nv; "
-        "in Kubernetes request nvidia.com/gpu",
+        remedy="start the container with `docker run --gpus all` (requires nvidia-container-toolkit on the host), "
+        "`apptainer run --nv`, or `nvidia.com/gpu` in the resources of a Kubernetes pod",
     )
 
 
 def _lost_container(case: Conclusion) -> Condition | None:
-    """A container with library and device files, of which the host has taken the permission away.
+    """Return the condition for a container that has library and device files, but lost the permission to use them.
 
     Source: NVIDIA/nvidia-container-toolkit issue 48: NVML 999, "Unknown Error", after ``systemctl daemon-reload``.
     """
@@ -133,19 +130,19 @@ def _lost_container(case: Conclusion) -> Condition | None:
         return None
     return Condition(
         code="container-lost-gpus",
-        symptom="`Failed to initialize NVML: Unknown Error`: this container had GPUs, and may not use them any more",
-        cause="`systemctl daemon-reload` or an update on the host took its devices away",
-        remedy="restart the container; so that it stays, the host needs links in /dev/char (nvidia-ctk system "
-        "create-dev-char-symlinks)",
+        symptom="`Failed to initialize NVML: Unknown Error`: this container had GPUs, but can't use them anymore",
+        cause="`systemctl daemon-reload` or an update on the host removed its devices",
+        remedy="restart the container; to prevent it, run `nvidia-ctk system create-dev-char-symlinks --create-all` "
+        "on the host",
     )
 
 
 def _wsl_without_driver(_case: Conclusion) -> Condition:
     return Condition(
         code="wsl-without-driver",
-        symptom="this is WSL, and the NVIDIA driver does not answer",
-        cause="in WSL the driver is that of Windows (/usr/lib/wsl/lib): missing, old, or hidden by a Linux driver",
-        remedy="install the NVIDIA driver in Windows, remove any Linux driver from WSL, then: wsl --shutdown",
+        symptom="this is WSL, and the NVIDIA driver doesn't respond",
+        cause="the driver of Windows, which WSL uses (/usr/lib/wsl/lib), is missing, old, or hidden by a Linux driver",
+        remedy="install the NVIDIA driver in Windows, remove Linux drivers from WSL, run `wsl --shutdown` in Windows",
     )
 
 
@@ -154,9 +151,9 @@ def _nouveau(case: Conclusion) -> Condition | None:
         return None
     return Condition(
         code="nouveau",
-        symptom="the GPU is held by the kernel driver nouveau, which does not run CUDA",
-        cause="NVIDIA's driver is not installed, or nouveau was loaded before it",
-        remedy="install NVIDIA's driver, put `blacklist nouveau` into /etc/modprobe.d/, rebuild the initramfs, reboot",
+        symptom="the kernel driver nouveau, which doesn't support CUDA, holds the GPU",
+        cause="NVIDIA's driver isn't installed, or nouveau was loaded before it",
+        remedy="install NVIDIA's driver, add `blacklist nouveau` to /etc/modprobe.d/, rebuild initramfs, and reboot",
     )
 
 
@@ -166,9 +163,9 @@ def _held(case: Conclusion) -> Condition | None:
         return None
     return Condition(
         code="gpu-held-by-other-driver",
-        symptom=f"the GPU is held by the kernel driver {', '.join(str(name) for name in others)}",
-        cause="the GPU is set aside for a virtual machine (vfio-pci) or another driver",
-        remedy="bind the GPU to the nvidia driver, or work in the virtual machine that has it",
+        symptom=f"the kernel driver {', '.join(str(name) for name in others)} holds the GPU",
+        cause="the GPU is reserved for a virtual machine (vfio-pci) or another driver",
+        remedy="bind the GPU to the nvidia driver, or use the virtual machine that has it",
     )
 
 
@@ -177,22 +174,22 @@ def _no_module(case: Conclusion) -> Condition:
     installed = smi is not None and smi.failure == "driver-not-loaded"
     return Condition(
         code="no-kernel-module",
-        symptom="an NVIDIA GPU is on the PCI bus, and the nvidia kernel module is not loaded",
-        cause="the driver is installed, and its module was not built for this kernel or is blocked by Secure Boot"
+        symptom="an NVIDIA GPU is on the PCI bus, but the nvidia kernel module isn't loaded",
+        cause="the driver is installed, but its module wasn't built for this kernel, or Secure Boot blocks it"
         if installed
-        else "the NVIDIA driver is not installed, or its module was not built for this kernel",
-        remedy="install or rebuild the driver (DKMS; with Secure Boot enrol its key), then: sudo modprobe nvidia",
+        else "the NVIDIA driver isn't installed, or its module wasn't built for this kernel",
+        remedy="install or rebuild the driver (for Secure Boot, enroll its key), then run `sudo modprobe nvidia`",
     )
 
 
 def _nvml_missing(case: Conclusion) -> Condition:
     return Condition(
         code="nvml-missing",
-        symptom="the nvidia kernel module is loaded, and the library libnvidia-ml.so.1 is not found",
-        cause="the driver's user-space libraries are not installed, or not on the loader's path",
+        symptom="the nvidia kernel module is loaded, but the library libnvidia-ml.so.1 isn't found",
+        cause="the driver's user-space libraries aren't installed, or aren't on the loader's path",
         remedy="install the libraries of the same driver version"
         + (f" ({driver_text(case.driver.kernel_version)})" if case.driver and case.driver.kernel_version else "")
-        + "; check with: ldconfig -p | grep nvidia-ml",
+        + "; to check, run `ldconfig -p | grep nvidia-ml`",
     )
 
 
@@ -200,7 +197,7 @@ def _nvml_failed(case: Conclusion) -> Condition:
     error = case.evidence.libraries.nvml.error
     return Condition(
         code="nvml-failed",
-        symptom=f"NVML does not start: {error.text if error else 'no reason given'}",
-        cause="the driver is loaded and refuses: no permission on /dev/nvidia*, or a GPU that is lost",
-        remedy="compare with: nvidia-smi; look for `NVRM` in: sudo dmesg; in a container, restart it",
+        symptom=f"NVML doesn't start: {error.text if error else 'no reason given'}",
+        cause="the driver is loaded, but rejects requests: no permission for /dev/nvidia*, or a lost GPU",
+        remedy="compare with `nvidia-smi`, and search the output of `sudo dmesg` for NVRM; restart a container",
     )

@@ -88,11 +88,11 @@ def read_report(result: ProgramResult) -> LibraryReport:
 
 def _silence(result: ProgramResult) -> LibraryError:
     if result.exit_code is None:
-        return LibraryError(code=HUNG, text="no answer in time")
+        return LibraryError(code=HUNG, text="no response in time")
     ended = f"signal {-result.exit_code}" if result.exit_code < 0 else f"exit code {result.exit_code}"
     last = clean(result.stderr.strip().rpartition("\n")[2])[:200]
     return LibraryError(
-        code=CRASHED, text=f"it ended the process that asked it ({ended})" + (f": {last}" if last else "")
+        code=CRASHED, text=f"it ended the process that queried it ({ended})" + (f": {last}" if last else "")
     )
 
 

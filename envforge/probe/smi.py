@@ -39,12 +39,12 @@ def ask_smi(world: World) -> SmiAnswer:
         xml = world.run((program, "-q", "-x"))
         if xml is not None:
             return _answer(world, program, xml)
-    return SmiAnswer(source="nvidia-smi", failure="not-installed", text="there is no program `nvidia-smi`")
+    return SmiAnswer(source="nvidia-smi", failure="not-installed", text="`nvidia-smi` isn't installed")
 
 
 def _answer(world: World, program: str, xml: ProgramResult) -> SmiAnswer:
     if xml.exit_code is None:
-        return SmiAnswer(source="nvidia-smi -q -x", failure="hung", text="no answer in time")
+        return SmiAnswer(source="nvidia-smi -q -x", failure="hung", text="no response in time")
     failure = smi_failure(xml.exit_code, xml.stdout + xml.stderr)
     if failure is None:
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from envforge.errors import RequestError
+from envforge.errors import Hint, RequestError
 from envforge.probe.calls import Calls
 
 TIMEOUT_VARIABLE = "ENVFORGE_PROBE_TIMEOUT"
@@ -114,8 +114,12 @@ def _timeout_seconds(stated: str | None) -> float:
         seconds = 0.0
     if not 0 < seconds <= 3600:
         raise RequestError(
-            f"the environment variable `{TIMEOUT_VARIABLE}` is `{stated}`: wanted seconds, above 0 and at most 3600",
-            hint=f"export {TIMEOUT_VARIABLE}=30, or unset it",
+            f"invalid value `{stated}` for the environment variable `{TIMEOUT_VARIABLE}`: expected a number of seconds "
+            "above 0 and at most 3600",
+            hint=(
+                Hint("to set a valid value", f"export {TIMEOUT_VARIABLE}=30"),
+                Hint("to use the default", f"unset {TIMEOUT_VARIABLE}"),
+            ),
             code="bad-timeout",
         )
     return seconds

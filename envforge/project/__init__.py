@@ -1,13 +1,12 @@
-"""The project's files, planned in memory.
+"""Plan the files of a project in memory; ``envforge.project.place`` writes them.
 
-Enters: a template, names, answers, one selection a platform, and the lock where there is one. Leaves: every file with
-its path and bytes; ``envforge.project.place`` writes them. Answers are data: they are put into the text of a template,
-never read as one.
+Answers are data: they are inserted into a template, never rendered as one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shlex
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -32,9 +31,10 @@ _PACKAGE = "__package__"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Project:
-    """All that decides what a project's files say, but for its lock. ``machine`` is the JSON record of the machine.
+    """Everything that a project's files are rendered from, except its lock. ``machine`` is the machine's JSON record.
 
-    ``groups`` are the names of the file groups that the project has.
+    ``groups`` are the names of the file groups that the project has. ``envforge_requirement`` is what generated files
+    install envforge by; empty means this version, and only a stated requirement is recorded.
     """
 
     template: Template
@@ -46,6 +46,7 @@ class Project:
     machine: Json = None
     groups: tuple[str, ...] = ()
     origin: Origin = Origin()  # noqa: RUF009 - a frozen value
+    envforge_requirement: str = ""
 
     @property
     def chosen(self) -> tuple[tuple[str, bool], ...]:
@@ -54,7 +55,7 @@ class Project:
 
 
 def plan_project(project: Project, lock_text: str | None) -> tuple[PlannedFile, ...]:
-    """Every file of the project, sorted by path; raises ``TemplateError`` where the template is at fault."""
+    """Return every file of the project, sorted by path; raise ``TemplateError`` if the template is invalid."""
     rendered = render_project(project)
     files = [*rendered, dump_baseline(rendered)]
     if lock_text is not None:
@@ -65,7 +66,7 @@ def plan_project(project: Project, lock_text: str | None) -> tuple[PlannedFile, 
 
 
 def render_project(project: Project) -> tuple[PlannedFile, ...]:
-    """What the template and the selection make of the project: all files but the lock and envforge's own notes."""
+    """Return all files that are rendered from the template and the selection: no lock and no records."""
     generated = {
         PurePosixPath(ENVIRONMENT_FILE): project.texts.environment,
         PurePosixPath(VIRTUAL_PACKAGES_FILE): project.texts.virtual_packages,
@@ -77,7 +78,7 @@ def render_project(project: Project) -> tuple[PlannedFile, ...]:
 
 
 def record_of(project: Project, files: tuple[PlannedFile, ...]) -> ProjectRecord:
-    """The record of a project that consists of these files."""
+    """Return the record of a project that consists of these files."""
     return ProjectRecord(
         envforge_version=__version__,
         template=project.template.name,
@@ -91,10 +92,13 @@ def record_of(project: Project, files: tuple[PlannedFile, ...]) -> ProjectRecord
         files=tuple(sorted((str(file.path), hashlib.sha256(file.content).hexdigest()) for file in files)),
         machine=project.machine,
         groups=project.chosen,
+        envforge_requirement=project.envforge_requirement,
     )
 
 
 def _template_files(project: Project) -> list[PlannedFile]:
+    from envforge.distribution import pinned_requirement  # noqa: PLC0415 - slow to import
+
     template, selections = project.template, [plain_selection(selection) for selection in project.selections]
     variables: dict[str, object] = {
         "project": project.name,
@@ -105,6 +109,7 @@ def _template_files(project: Project) -> list[PlannedFile]:
         "selections": selections,
         "template": {"name": template.name, "version": template.version, "summary": template.summary},
         "envforge_version": __version__,
+        "envforge_requirement": shlex.quote(project.envforge_requirement or pinned_requirement()),
     }
     return [_planned(source, variables, project.package) for source in project_sources(template, project.groups)]
 

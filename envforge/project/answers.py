@@ -1,14 +1,10 @@
-"""The answers to a template's questions, checked.
-
-Enters: ``--var key=value`` texts and, for what they leave open, a way to ask. Leaves: one answer for each question in
-the order of the template, or a ``RequestError`` that names the option and the rule.
-"""
+"""Collect and check the answers to a template's questions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from envforge.errors import RequestError
+from envforge.errors import Hint, RequestError
 from envforge.nearest import nearest
 from envforge.project.questions import Answer, Question, hold, shown
 from envforge.project.templates import Template
@@ -17,9 +13,9 @@ from envforge.project.templates import Template
 def gather_answers(
     template: Template, variables: tuple[str, ...], ask: Callable[[Question], Answer] | None
 ) -> tuple[tuple[str, Answer], ...]:
-    """Answer every question: from ``variables``, else by ``ask``, else by its default.
+    """Answer every question: from ``variables``, else with ``ask``, else with its default.
 
-    A question whose condition does not hold has its default, and an answer to it is refused.
+    A question whose condition is false gets its default, and an answer to it raises ``RequestError``.
     """
     given = _given(template, variables)
     answers: dict[str, Answer] = {}
@@ -40,17 +36,23 @@ def _given(template: Template, variables: tuple[str, ...]) -> dict[str, Answer]:
     for variable in variables:
         key, equals, text = variable.partition("=")
         if not equals:
-            raise RequestError(f"--var {variable!r} is not `key=value`", hint=_example(template), code="bad-variable")
+            raise RequestError(
+                f"`--var {variable!r}` is not of the form `KEY=VALUE`", hint=_example(template), code="bad-variable"
+            )
         if key not in questions:
             raise _unknown(key, template)
         if key in given:
-            raise RequestError(f"--var {key} is given twice", hint="give each answer once", code="bad-variable")
+            raise RequestError(
+                f"`--var {key}` was provided twice",
+                hint=f"to answer the question, pass `--var {key}=VALUE` once",
+                code="bad-variable",
+            )
         try:
             given[key] = questions[key].parse(text)
         except ValueError as rule:
             raise RequestError(
-                f"--var {key}: {text!r} is no answer; wanted {rule}",
-                hint=f"the default is --var {key}={shown(questions[key].default)}",
+                f"invalid answer {text!r} for `--var {key}`; expected {rule}",
+                hint=f"to use the default, pass `--var {key}={shown(questions[key].default)}`",
                 code="bad-answer",
             ) from rule
     return given
@@ -61,8 +63,8 @@ def _unknown(key: str, template: Template) -> RequestError:
     near = nearest(key, names)
     known = ", ".join(f"`{name}`" for name in names) or "none"
     return RequestError(
-        f"--var {key!r}: the template `{template.name}` asks no such question; it asks {known}",
-        hint=f"--var {near}=…" if near else _example(template),
+        f"unknown question {key!r} for `--var`; the template `{template.name}` has the questions: {known}",
+        hint=f"did you mean `--var {near}=VALUE`?" if near else _example(template),
         code="no-such-question",
     )
 
@@ -70,14 +72,17 @@ def _unknown(key: str, template: Template) -> RequestError:
 def _not_asked(question: Question) -> RequestError:
     conditions = " and ".join(f"`{condition.words}`" for condition in question.when)
     return RequestError(
-        f"--var {question.name}: this is asked only with {conditions}",
-        hint=f"leave it out, or add --var {question.when[0].words.split('|')[0]}",
+        f"`--var {question.name}` applies only with {conditions}",
+        hint=(
+            Hint(f"to answer it, add `--var {question.when[0].words.split('|')[0]}`"),
+            Hint(f"to create the project without it, omit `--var {question.name}`"),
+        ),
         code="question-not-asked",
     )
 
 
 def _example(template: Template) -> str:
     if not template.questions:
-        return f"leave out --var: `{template.name}` asks nothing"
+        return f"the template `{template.name}` has no questions; omit `--var`"
     first = template.questions[0]
-    return f"for example --var {first.name}={shown(first.default)}"
+    return f"to answer a question, pass for example `--var {first.name}={shown(first.default)}`"

@@ -1,7 +1,7 @@
-"""The baseline: what the template gave a project, whole, so that ``envforge update`` can tell its changes from yours.
+"""Read and write the baseline: the rendered files of a project, so that ``envforge update`` can tell changes apart.
 
-Enters and leaves: the rendered files, to the text of ``.envforge/baseline.json`` and back. Every file stands on one
-line, by its path; ``envforge.toml`` has the sha256 of each, and what does not agree with it is refused.
+``.envforge/baseline.json`` has one line for each file, by its path. It must match the sha256 of each file in
+``envforge.toml``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shlex
 from pathlib import Path, PurePosixPath
 
 from envforge.errors import EnvforgeError
@@ -20,11 +21,11 @@ from envforge.spec import LOCK_FILE
 
 BASELINE = ".envforge/baseline.json"
 NOT_HELD = (LOCK_FILE, BASELINE, PROJECT_FILE)
-_HINT = f"restore it from version control: git checkout HEAD -- {BASELINE} {PROJECT_FILE}"
+_HINT = "to restore it from version control"
 
 
 class BaselineError(EnvforgeError):
-    """A baseline that is not there, cannot be read, or is not the one that ``envforge.toml`` speaks of."""
+    """The baseline is missing, unreadable, or not the one that ``envforge.toml`` records."""
 
 
 def dump_baseline(files: tuple[PlannedFile, ...]) -> PlannedFile:
@@ -36,24 +37,35 @@ def dump_baseline(files: tuple[PlannedFile, ...]) -> PlannedFile:
 
 def read_baseline(folder: Path, record: ProjectRecord) -> dict[PurePosixPath, PlannedFile]:
     """The files of a project's baseline by path; raises ``BaselineError`` where it is not whole."""
-    path = folder / BASELINE
+    path, restore = folder / BASELINE, _restore(folder)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise BaselineError(
-            f"`{path}` is not there: without it nobody can tell what in the project is yours and what the template's",
+            f"`{path}` does not exist; without it, your changes can't be told from the template's",
             hint=_HINT,
+            command=restore,
             code="no-baseline",
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise BaselineError(f"cannot read `{path}`: {error}", hint=_HINT, code="baseline-damaged") from error
+        raise BaselineError(
+            f"cannot read `{path}`: {error}", hint=_HINT, command=restore, code="baseline-damaged"
+        ) from error
     document = Document(
-        damaged=f"the baseline `{path}` is damaged", error=BaselineError, code="baseline-damaged", hint=_HINT
+        damaged=f"the baseline `{path}` is invalid",
+        error=BaselineError,
+        code="baseline-damaged",
+        hint=_HINT,
+        command=restore,
     )
     files = document.read_json(text)
     found = {PurePosixPath(name): _file(files.inner(name), name) for name in files.value}
     _compare(found, record, path)
     return found
+
+
+def _restore(folder: Path) -> str:
+    return f"git -C {shlex.quote(str(folder))} checkout HEAD -- {BASELINE} {PROJECT_FILE}"
 
 
 def _path(file: PlannedFile) -> PurePosixPath:
@@ -90,8 +102,9 @@ def _compare(found: dict[PurePosixPath, PlannedFile], record: ProjectRecord, pat
     if different:
         name = different[0]
         raise BaselineError(
-            f"`{path}` does not agree with `{PROJECT_FILE}`, which records sha256 `{wanted.get(name, 'nothing')}` of "
-            f"`{name}`; the baseline has `{there.get(name, 'nothing')}`",
+            f"`{path}` doesn't match `{PROJECT_FILE}`: expected SHA-256 `{wanted.get(name, 'nothing')}` for `{name}`, "
+            f"found `{there.get(name, 'nothing')}`",
             hint=_HINT,
+            command=_restore(path.parent.parent),
             code="baseline-damaged",
         )

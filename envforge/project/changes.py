@@ -78,11 +78,11 @@ def _obstacle(folder: Path, path: PurePosixPath) -> str:
         if part.parts and place.is_symlink():
             return f"`{part}` is a link"
     if os.path.lexists(folder / path) and not (folder / path).is_file():
-        return "is no file"
+        return "it isn't a regular file"
     parent = next(
         (p for p in path.parents if p.parts and os.path.lexists(folder / p) and not (folder / p).is_dir()), None
     )
-    return f"`{parent}` is no folder" if parent else ""
+    return f"`{parent}` isn't a directory" if parent else ""
 
 
 def _all_changed(sides: _Sides) -> list[Change]:
@@ -102,16 +102,14 @@ def _changed(sides: _Sides, path: PurePosixPath, known: Collection[PurePosixPath
         return None
     obstacle = _obstacle(sides.folder, path)
     if obstacle:
-        return Change(path=path, action="yours", note=f"{obstacle}; the template has changed this file")
+        return Change(path=path, action="yours", note=f"{obstacle}; the template changed this file")
     mine = read_there(sides.folder, path)
     if mine is not None:
         return _three_way(sides, base, mine, new)
     place = moved_by_user(sides.folder, base, known)
     moved = None if place is None else read_there(sides.folder, place)
     if place is None or moved is None:
-        return Change(
-            path=path, action="yours", note="you removed it, and it stays removed; the template has changed it"
-        )
+        return Change(path=path, action="yours", note="you removed it, so it remains removed; the template changed it")
     change = _three_way(sides, base, moved, replace(new, path=place))
     return None if change is None else replace(change, note=f"the template's `{path}`, which you moved here")
 
@@ -123,7 +121,7 @@ def _dropped(sides: _Sides, path: PurePosixPath) -> Change | None:
         return None
     if same_text(mine.content, sides.base[path].content):
         return Change(path=path, action="remove", before=mine)
-    return Change(path=path, action="yours", note="the template no longer has it; yours is edited and stays")
+    return Change(path=path, action="yours", note="the template no longer has it; your edited file is kept")
 
 
 def _added(sides: _Sides, path: PurePosixPath) -> Change | None:
@@ -137,7 +135,7 @@ def _added(sides: _Sides, path: PurePosixPath) -> Change | None:
     if same_text(mine.content, new.content):
         return None
     beside = _beside(sides.folder, path, ".new", new.content)
-    note = f"yours stays; the template now has a file of this name, which is `{beside.path}`"
+    note = f"your file is kept; the template's new file of this name is `{beside.path}`"
     return Change(path=path, action="conflict", before=mine, after=mine, beside=beside, conflicts=1, note=note)
 
 
@@ -145,7 +143,7 @@ def _moved(sides: _Sides, old: PurePosixPath, there: PurePosixPath) -> Change | 
     """A file that the template has moved: your edits move with it."""
     mine, obstacle = read_there(sides.folder, old), _obstacle(sides.folder, there)
     if mine is None or obstacle:
-        note = obstacle or f"you removed it as `{old}`, and it stays removed; the template has moved it"
+        note = obstacle or f"you removed it as `{old}`, so it remains removed; the template moved it"
         return Change(path=there, action="yours", note=note)
     new = sides.new[there]
     change = _three_way(sides, sides.base[old], mine, new)
@@ -181,10 +179,10 @@ def _merged(sides: _Sides, texts: tuple[bytes, PlannedFile, PlannedFile], *, exe
     beside = None
     note = f"{merged.conflicts} conflict{'s' if merged.conflicts > 1 else ''}"
     if merged.rejected is None:
-        note += ": look for <<<<<<<"
+        note += ": search for <<<<<<<"
     else:
         beside = _beside(sides.folder, new.path, ".rej", merged.rejected)
-        note += f": what could not be merged is in `{beside.path}`"
+        note += f": the rejected changes are in `{beside.path}`"
     return Change(
         path=new.path, action="conflict", before=mine, after=after, beside=beside, conflicts=merged.conflicts, note=note
     )
@@ -192,8 +190,8 @@ def _merged(sides: _Sides, texts: tuple[bytes, PlannedFile, PlannedFile], *, exe
 
 def _unmerged(sides: _Sides, mine: PlannedFile, new: PlannedFile) -> Change:
     beside = _beside(sides.folder, new.path, ".new", new.content)
-    why = "it is no text" if can_merge() else "git was not found on PATH, and merging needs it"
-    note = f"both sides changed it, and {why}: yours stays, the template's is `{beside.path}`"
+    why = "it isn't a text file" if can_merge() else "merging requires git, which isn't on PATH"
+    note = f"both sides changed it, and {why}: your file is kept, the template's is `{beside.path}`"
     after = replace(mine, path=new.path)
     return Change(path=new.path, action="conflict", before=mine, after=after, beside=beside, conflicts=1, note=note)
 

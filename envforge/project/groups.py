@@ -1,8 +1,4 @@
-"""File groups: parts of a project that are taken or left out by name.
-
-Enters: the entries of ``groups`` in a manifest and of ``common/groups.yml``, and what ``--with`` and ``--without`` say.
-Leaves: ``Group`` values, and the names of those that a project has.
-"""
+"""File groups: parts of a project that ``--with`` and ``--without`` add or leave out by name."""
 
 from __future__ import annotations
 
@@ -25,9 +21,9 @@ _KEYS = _COMMON_KEYS | {"when"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """Files that a project has or has not, together. ``files`` are paths of the template's or the common ``files``.
+    """Files that a project has or leaves out together. ``files`` are paths of the template's or the common ``files``.
 
-    ``conda`` is what the environment needs for them; ``when`` says for which answers the group is there at all.
+    ``conda`` are the packages that they need; ``when`` are the answers for which the group exists.
     """
 
     name: str
@@ -39,7 +35,7 @@ class Group:
 
 
 def read_common_groups(common: Path) -> tuple[Group, ...]:
-    """The groups that every template may take: ``groups.yml`` in the folder of what is common."""
+    """Read the groups that every template may use: ``groups.yml`` in the common directory."""
     path = common / COMMON_GROUPS
     try:
         text = path.read_text(encoding="utf-8")
@@ -47,7 +43,7 @@ def read_common_groups(common: Path) -> tuple[Group, ...]:
         return ()
     except (OSError, UnicodeDecodeError) as error:
         raise TemplateError(f"cannot read the groups `{path}`: {error}", code="template-damaged") from error
-    document = Document(damaged=f"the groups `{path}` are damaged", error=TemplateError, code="template-damaged")
+    document = Document(damaged=f"the groups `{path}` are invalid", error=TemplateError, code="template-damaged")
     groups: list[Group] = []
     for entry in document.read_yaml(text).items("groups", optional=True):
         refuse_keys(entry, _COMMON_KEYS)
@@ -57,10 +53,10 @@ def read_common_groups(common: Path) -> tuple[Group, ...]:
 
 
 def read_groups(top: Fields, questions: tuple[Question, ...], common: tuple[Group, ...]) -> tuple[Group, ...]:
-    """The groups of a manifest, in its order: names of common groups, and groups with a ``help`` of their own.
+    """Read the groups of a manifest, in its order: names of common groups, and groups with their own ``help``.
 
-    An entry without ``help`` extends the common group of its name: ``files`` and ``conda`` are added to those of the
-    group, ``default`` and ``when`` decide in its place.
+    An entry without ``help`` extends the common group of its name: its ``files`` and ``conda`` are added, and its
+    ``default`` and ``when`` replace the group's.
     """
     groups: list[Group] = []
     found = top.raw("groups")
@@ -78,7 +74,7 @@ def read_groups(top: Fields, questions: tuple[Question, ...], common: tuple[Grou
 def choose_groups(
     groups: tuple[Group, ...], answers: Mapping[str, Answer], wanted: tuple[str, ...], unwanted: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """The names of the groups that a project has, in the order of the template.
+    """Return the names of the groups that a project has, in the order of the template.
 
     ``wanted`` and ``unwanted`` are the values of ``--with`` and ``--without``: names, comma-separated, or ``all``.
     """
@@ -87,14 +83,16 @@ def choose_groups(
     for name in added:
         if name in removed:
             raise RequestError(
-                f"`{name}` is named by --with and by --without", hint="name it once", code="group-named-twice"
+                f"the group `{name}` is in both `--with` and `--without`",
+                hint="to add it, omit it from `--without`; to leave it out, omit it from `--with`",
+                code="group-named-twice",
             )
     for group in groups:
         if group.name in added and group not in possible:
             conditions = " and ".join(f"`{condition.words}`" for condition in group.when)
             raise RequestError(
-                f"--with {group.name}: this group is there only with {conditions}",
-                hint=f"--var {group.when[0].words.split('|')[0]}",
+                f"the group `{group.name}` exists only with {conditions}",
+                hint=f"to add it, pass `--var {group.when[0].words.split('|')[0]}` too",
                 code="group-not-possible",
             )
     more, less = ALL in _words(wanted), ALL in _words(unwanted)
@@ -113,8 +111,8 @@ def _named(values: tuple[str, ...], option: str, groups: tuple[Group, ...]) -> f
             near = nearest(name, known)
             there = ", ".join(f"`{each}`" for each in known) or "none"
             raise RequestError(
-                f"{option} {name}: the template has no such group; it has {there}",
-                hint=f"{option} {near}" if near else f"leave out {option} {name}",
+                f"unknown group `{name}` for `{option}`; the template has the groups: {there}",
+                hint=f"did you mean `{option} {near}`?" if near else f"to create the project without it, omit `{name}`",
                 code="no-such-group",
             )
     return frozenset(names)
@@ -140,7 +138,7 @@ def _extended(entry: Fields, questions: tuple[Question, ...], common: tuple[Grou
     base = next((group for group in common if group.name == name), None)
     if base is None:
         known = ", ".join(f"`{group.name}`" for group in common) or "none"
-        raise entry.fault("name", f"a common group ({known}), or a `help` for a group of the template's own", name)
+        raise entry.fault("name", f"a common group ({known}), or a `help` for a group of the template itself", name)
     default = entry.get("default", read_boolean)
     return replace(
         base,

@@ -1,7 +1,4 @@
-"""Where a new project's lock comes from: the catalogue where it has one of exactly this environment, else a solve.
-
-Enters: the two texts that a lock is made from. Leaves: the text of ``conda-lock.yml`` and where it came from.
-"""
+"""Obtain the lockfile of a project: from a catalogue that has one of exactly this environment, else by a solve."""
 
 from __future__ import annotations
 
@@ -17,7 +14,6 @@ from envforge import catalogue
 from envforge.errors import OutsideError
 from envforge.mirrors import Mirrors
 from envforge.resources import lockfiles_root
-from envforge.select import Selection
 from envforge.spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE, EnvironmentTexts
 
 if TYPE_CHECKING:
@@ -56,33 +52,24 @@ class ProjectLock:
 
 
 def obtain_lock(texts: EnvironmentTexts, way: LockWay, progress: Callable[[Step], None]) -> ProjectLock:
-    """The lock for ``texts``; ``progress`` hears what is being done. Raises what the catalogue or the solve raises."""
+    """Find or solve the lock for ``texts``, and report each step to ``progress``."""
     if not way.wanted:
         return ProjectLock(origin="none")
-    found = None if way.fresh or way.team is None else _from_team(texts.sha256, way.team, progress)
+    found = find_lock(texts, way, progress)
     if found is not None:
         return found
-    entry = None if way.fresh else catalogue.find(lockfiles_root(), texts.sha256)
-    if entry is not None:
-        return _from_catalogue(entry, progress)
-    if way.dry_run:
-        return ProjectLock(origin="to-solve")
-    return _solve(texts, way, progress)
+    return ProjectLock(origin="to-solve") if way.dry_run else _solve(texts, way, progress)
 
 
-def neighbours(template: str, selections: tuple[Selection, ...]) -> tuple[str, ...]:
-    """Locks of the catalogue for the same template, platform and CUDA: what to ask for, to have one without a solve."""
-    if len(selections) != 1:
-        return ()
-    build = selections[0].build
-    return tuple(
-        f"--cuda {entry.selection.tag.cuda or 'cpu'} --torch {entry.selection.torch} --python {entry.selection.python}"
-        for entry in catalogue.entries(lockfiles_root())
-        if entry.template == template
-        and entry.platforms == (build.platform,)
-        and entry.selection.tag == build.tag
-        and build.torch != entry.selection.torch
-    )
+def find_lock(texts: EnvironmentTexts, way: LockWay, progress: Callable[[Step], None]) -> ProjectLock | None:
+    """Return the lock of exactly these texts from the team's catalogue or the built-in one; None if neither has it."""
+    if way.fresh:
+        return None
+    found = None if way.team is None else _from_team(texts.sha256, way.team, progress)
+    if found is not None:
+        return found
+    entry = catalogue.find(lockfiles_root(), texts.sha256)
+    return None if entry is None else _from_catalogue(entry, progress)
 
 
 def _from_team(input_sha256: str, team: Chosen, progress: Callable[[Step], None]) -> ProjectLock | None:
@@ -94,7 +81,7 @@ def _from_team(input_sha256: str, team: Chosen, progress: Callable[[Step], None]
             entry = catalogue.find(source.root, input_sha256)
             return None if entry is None else _filled(entry, lock_text(source, entry, team.public_key), progress)
     except (OutsideError, NoCatalogueError) as error:
-        _telling(progress)(f"the catalogue of {team.source} is passed by: {error.message}")
+        _telling(progress)(f"skipping the catalogue that {team.source} names: {error.message}")
         return None
 
 

@@ -1,20 +1,17 @@
-"""A template from where it lies: among envforge's own, in a folder, or in a git repository (effects: runs git).
-
-Enters: what the user named, or what ``envforge.toml`` has recorded. Leaves: the template and its ``Origin``, for the
-time of one command.
-"""
+"""Open a template for one command: a built-in one, a directory, or a git repository."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from envforge.errors import RequestError
+from envforge.errors import Hint, RequestError
 from envforge.jinja import TemplateError
 from envforge.project.record import Origin
 from envforge.project.sources import check_folder
@@ -22,33 +19,34 @@ from envforge.project.templates import COMMON, MANIFEST, Template, list_template
 from envforge.resources import templates_root
 
 GIT = "git+"
+_LIST = Hint("to describe the built-in templates", "envforge templates")
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Opened:
-    """A template, where it came from, and whether it came with envforge."""
+    """A template and its origin."""
 
     template: Template
     origin: Origin = Origin()  # noqa: RUF009 - a frozen value
 
     @property
     def is_foreign(self) -> bool:
-        """Whether somebody else than envforge wrote it."""
+        """Whether the template is a third-party template."""
         return bool(self.origin.source)
 
 
 def is_source(name: str) -> bool:
-    """Whether the user named a place rather than one of envforge's templates."""
+    """Return whether ``name`` is a directory or a URL rather than a built-in template."""
     return name.startswith((GIT, ".", "~")) or "/" in name or "\\" in name or "://" in name
 
 
 @contextmanager
 def open_template(name: str, base: Path, *, version: str | None = None) -> Iterator[Opened]:
-    """The template that ``name`` names; a relative folder is one below ``base``.
+    """Open the template that ``name`` names; a relative directory is below ``base``.
 
-    ``version`` is the revision of a git repository in place of the one in ``name``; of any other template it must be
-    the version that is there.
+    ``version`` replaces the revision in the URL of a git repository; for any other template it must be the existing
+    version.
     """
     if name.startswith(GIT):
         with _cloned(name if version is None else _at(name, version), base) as found:
@@ -57,8 +55,8 @@ def open_template(name: str, base: Path, *, version: str | None = None) -> Itera
     own = not is_source(name)
     if own and (base / name / MANIFEST).is_file() and name not in list_templates(templates_root()):
         raise RequestError(
-            f"envforge has no template `{name}`; the folder of that name is one",
-            hint=f"./{name}",
+            f"envforge has no template `{name}`, but the directory of that name is one",
+            hint=f"to use the template in that directory, pass `./{name}`",
             code="no-such-template",
         )
     found = Opened(template=load_template(templates_root(), name)) if own else _in_folder(name, base)
@@ -66,17 +64,24 @@ def open_template(name: str, base: Path, *, version: str | None = None) -> Itera
     if version is not None and version != there:
         where = "this envforge has" if not found.is_foreign else f"`{name}` has"
         raise RequestError(
-            f"--template-version {version}: of the template `{found.template.name}`, {where} version `{there}`",
-            hint="another envforge brings other versions: pip install --upgrade envforge"
-            if not found.is_foreign
-            else f"--template-version {there}, or check out the other version in that folder",
+            f"`--template-version {version}` is not available: {where} version `{there}` of `{found.template.name}`",
+            hint=_other_version(found),
             code="no-such-template-version",
         )
     yield found
 
 
+def _other_version(found: Opened) -> tuple[Hint, ...]:
+    there = Hint(f"to use version {found.template.version}, omit `--template-version`")
+    if found.is_foreign:
+        return (there, Hint("to use another version, check it out in that directory"))
+    from envforge.distribution import upgrade_command  # noqa: PLC0415 - slow to import, and only errors need it
+
+    return (there, Hint("to get newer versions", upgrade_command()))
+
+
 def source_from(name: str, project: Path) -> str:
-    """The source as a project records it: a relative folder is one below the project, not below the user's place."""
+    """Return the source as a project records it: a relative directory is relative to the project."""
     if name.startswith(GIT) or Path(name).expanduser().is_absolute():
         return name
     return Path(os.path.relpath(Path(name), project.absolute())).as_posix()
@@ -86,14 +91,14 @@ def _in_folder(name: str, base: Path) -> Opened:
     folder = base / Path(name).expanduser()
     if not folder.is_dir():
         raise RequestError(
-            f"there is no folder `{folder}` to take a template from",
-            hint=f"one of envforge's: envforge templates; to start one: envforge templates new {name}",
+            f"template directory `{folder}` does not exist",
+            hint=(_LIST, Hint("to start a template of your own", "envforge templates new DIR")),
             code="no-such-template",
         )
     if not (folder / MANIFEST).is_file():
         raise RequestError(
-            f"`{folder}` is no template: it has no `{MANIFEST}`",
-            hint=f"envforge templates new {name}",
+            f"`{folder}` is not a template: it has no `{MANIFEST}`",
+            hint=(_LIST, Hint("to start a template of your own", "envforge templates new DIR")),
             code="no-such-template",
         )
     return Opened(template=_checked(folder), origin=Origin(source=name))
@@ -114,8 +119,9 @@ def _cloned(name: str, base: Path) -> Iterator[Opened]:
     is_web = address.location.startswith(("http://", "https://"))  # with ssh a user is part of the address
     if is_web and without_credentials(address.location) != address.location:
         raise RequestError(
-            f"`{address.public}` is written with a user or a password, and the project records where it came from",
-            hint="let git know them: git config credential.helper store",
+            f"the URL `{address.public}` contains a user or a password, which the project would record",
+            hint="to let git store the credentials",
+            command="git config --global credential.helper store",
             code="credentials-in-address",
         )
     with tempfile.TemporaryDirectory(prefix="envforge-template-") as folder:
@@ -123,8 +129,9 @@ def _cloned(name: str, base: Path) -> Iterator[Opened]:
         commit = commit_of(work)
         if not _COMMIT.fullmatch(commit):  # git takes a web page for an empty repository
             raise RequestError(
-                f"`{address.public}` has no commits: it is an empty repository, or a page and no repository",
-                hint=f"check the address: git ls-remote {without_credentials(address.location)}",
+                f"`{address.public}` has no commits: it is an empty repository, or not a repository",
+                hint="to check the URL",
+                command=f"git ls-remote {shlex.quote(without_credentials(address.location))}",
                 code="no-such-template",
             )
         links = links_of(work)
@@ -132,20 +139,20 @@ def _cloned(name: str, base: Path) -> Iterator[Opened]:
         for link in links:
             if (work / link).is_relative_to(root):
                 raise TemplateError(
-                    f"the template `{address.public}` has the link or submodule `{link}`, wanted files",
+                    f"the template `{address.public}` has the link or submodule `{link}`, expected only files",
                     code="template-damaged",
                 )
         if not (root / MANIFEST).is_file():
             raise RequestError(
-                f"`{address.public}` is no template: it has no `{MANIFEST}`",
-                hint="a template in a folder of the repository: #subdirectory=FOLDER",
+                f"`{address.public}` is not a template: it has no `{MANIFEST}`",
+                hint="to use a template in a subdirectory of the repository, append `#subdirectory=DIR` to the URL",
                 code="no-such-template",
             )
         yield Opened(template=_checked(root), origin=Origin(source=name, commit=commit))
 
 
 def _at(name: str, revision: str) -> str:
-    """The address with another revision."""
+    """Return the URL with another revision."""
     url, mark, fragment = name.partition("#")
     head, slash, last = url.rpartition("/")
     return f"{head}{slash}{last.partition('@')[0]}@{revision}{mark}{fragment}"

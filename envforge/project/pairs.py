@@ -1,7 +1,6 @@
-"""The variants of a template that are worth a trial: every two choices meet in one of them.
+"""Choose variants of a template for a trial: each possible pair of answers and groups occurs in one of them.
 
-Enters: a template. Leaves: combinations of answers and groups, far fewer than all, in which each pair of values that
-may stand together does. Texts and numbers keep their default.
+Strings and numbers keep their default.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class Variant:
         order = [group.name for group in template.groups]
         for option, names in (("--with", on - default), ("--without", default - on)):
             options += [f"{option} {','.join(sorted(names, key=order.index))}"] if names else []
-        return " ".join(options) or "(as it is)"
+        return " ".join(options) or "(defaults)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,14 +1,14 @@
-"""Put a planned tree of files into its place, whole or not at all (effects).
+"""Write a planned tree of files into its directory, in one transaction.
 
-Enters: files in memory and a target folder. Leaves: the folder with all of them, and a ``Placement`` that says what
-happened. A target that does not exist is built beside its place and renamed into it. In a folder that exists every
-file is swapped in from a staging folder under a journal, so that an interrupted run is undone: at once where Python
-still runs, by the next run where it does not.
+A target that doesn't exist is built next to its place and renamed. In an existing directory, every file is swapped in
+from a staging directory with a journal, so that an interrupted run is undone: at once if Python still runs, else by the
+next run.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
+from envforge.errors import Hint
 from envforge.project.interrupts import Interrupts
 from envforge.project.staging import (
     STAGING,
@@ -29,6 +30,8 @@ from envforge.project.staging import (
     write_tree,
 )
 
+_FORCE = Hint("to write into it, pass `--force`, which keeps your files and renames those in the way to NAME.orig")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:
@@ -40,37 +43,45 @@ class Placement:
     kept: tuple[tuple[PurePosixPath, PurePosixPath], ...] = ()
 
 
-def check_target(target: Path, *, force: bool) -> None:
-    """Refuse a target that is a link, a file, not empty (without ``force``), or in no folder; changes nothing."""
+def check_target(target: Path, *, force: bool, can_force: bool = False) -> None:
+    """Raise for a target that is a link, a file, not empty (without ``force``), or has no parent directory.
+
+    ``can_force`` says that the command has the option ``--force``.
+    """
+    elsewhere = Hint("to create it elsewhere, choose another directory")
     if target.is_symlink():
         raise TargetError(
             f"the target `{target}` is a symbolic link to `{target.readlink()}`",
-            hint=f"name the folder itself: {target.resolve()}",
+            hint=f"to create the project there, pass `{target.resolve()}` as DIR",
             code="target-is-link",
         )
     if target.exists() and not target.is_dir():
         raise TargetError(
-            f"the target `{target}` is a file, wanted a folder", hint="choose another DIR", code="target-is-file"
+            f"the target `{target}` is a file, expected a directory",
+            hint="to create the project elsewhere, choose another DIR",
+            code="target-is-file",
         )
     if not target.is_dir() and not target.parent.is_dir():
+        parent = target.parent
+        reason = "is not a directory" if parent.exists() else "does not exist"
+        make = Hint("to create it", f"mkdir -p {shlex.quote(str(parent))}")
         raise TargetError(
-            f"the target `{target}` lies in `{target.parent}`, which is not a folder",
-            hint=f"mkdir -p '{target.parent}'",
+            f"the parent directory `{parent}` of the target `{target}` {reason}",
+            hint=(Hint("to create the project elsewhere, choose another DIR"),) if parent.exists() else (make,),
             code="no-parent-folder",
         )
     found = sorted(entry.name for entry in target.iterdir() if entry.name != STAGING) if target.is_dir() else []
     if found and not force:
         raise TargetError(
-            f"the target `{target}` is not empty: it has `{found[0]}`"
+            f"the target `{target}` is not empty: it contains `{found[0]}`"
             + (f" and {len(found) - 1} more" * (len(found) > 1)),
-            hint="choose another DIR, or add --force: files that are not the project's stay, files that it replaces "
-            "are kept as NAME.orig where they are yours",
+            hint=(elsewhere, *([_FORCE] if can_force else [])),
             code="target-not-empty",
         )
 
 
 def plan_placement(files: tuple[PlannedFile, ...], target: Path, written_before: Mapping[str, str]) -> Placement:
-    """What ``place`` would do. ``written_before`` maps paths to the sha256 that an earlier run of ours wrote there."""
+    """Return what ``place`` would do. ``written_before`` maps paths to the sha256 that an earlier run wrote there."""
     created, replaced, unchanged = [], [], []
     kept: list[tuple[PurePosixPath, PurePosixPath]] = []
     for file in files:
@@ -88,10 +99,10 @@ def plan_placement(files: tuple[PlannedFile, ...], target: Path, written_before:
 
 
 def place(files: tuple[PlannedFile, ...], target: Path, *, force: bool, written_before: Mapping[str, str]) -> Placement:
-    """Write all files into ``target`` or leave everything as it was.
+    """Write all files into ``target``, or leave everything unchanged.
 
-    Raises ``TargetError`` where the target may not be written into, ``OutsideError`` where the disk fails;
-    ``KeyboardInterrupt`` comes through only after everything has been put back.
+    Raises ``TargetError`` if the target can't be used, ``OutsideError`` if the disk fails, and ``KeyboardInterrupt``
+    only after everything was undone.
     """
     check_target(target, force=force)
     with Interrupts() as interrupts, disk_errors(target):
@@ -101,9 +112,17 @@ def place(files: tuple[PlannedFile, ...], target: Path, *, force: bool, written_
 
 
 def abandoned(target: Path) -> tuple[Path, ...]:
-    """Folders that killed runs for this target left beside it; none of them is ever taken for a project."""
+    """Return the directories that killed runs for this target left next to it."""
     parent = target.parent
     return tuple(sorted(parent.glob(f".{target.name}.envforge-*"))) if parent.is_dir() else ()
+
+
+def enclosing_repository(target: Path) -> Path | None:
+    """Return the root of the git repository around ``target``; None if there is none, or if ``target`` is the root."""
+    place = target.absolute()
+    if (place / ".git").exists():
+        return None
+    return next((parent for parent in place.parents if (parent / ".git").exists()), None)
 
 
 def _build_beside(files: tuple[PlannedFile, ...], target: Path, interrupts: Interrupts) -> Placement:
@@ -112,7 +131,7 @@ def _build_beside(files: tuple[PlannedFile, ...], target: Path, interrupts: Inte
         new = aside / "new"
         write_tree(files, new, interrupts)
         interrupts.check()
-        new.rename(target)  # fails where somebody has put a file, a link or a folder with content there meanwhile
+        new.rename(target)  # fails if a file, a link, or a non-empty directory was created there meanwhile
         sync_folder(target.parent)
     finally:
         shutil.rmtree(aside)
@@ -130,18 +149,26 @@ def _merge(
 
 
 def refuse_obstacle(target: Path, path: PurePosixPath) -> None:
-    """Refuse a place that a link, a file or a folder stands in the way of."""
+    """Raise if a link, a file, or a directory is in the way of a file."""
     for parent in (target / part for part in reversed(path.parents) if part.parts):
         if parent.is_symlink() or (parent.exists() and not parent.is_dir()):
             raise TargetError(
-                f"`{parent}` is a link or a file, wanted a folder for `{path}`",
-                hint=f"move it: {parent}",
+                f"`{parent}` is a link or a file, expected a directory for `{path}`",
+                hint="to move it out of the way",
+                command=_move_away(parent),
                 code="target-obstructed",
             )
     if (target / path).is_dir() and not (target / path).is_symlink():
         raise TargetError(
-            f"`{target / path}` is a folder, wanted a file", hint=f"move it: {target / path}", code="target-obstructed"
+            f"`{target / path}` is a directory, expected a file",
+            hint="to move it out of the way",
+            command=_move_away(target / path),
+            code="target-obstructed",
         )
+
+
+def _move_away(path: Path) -> str:
+    return f"mv {shlex.quote(str(path))} {shlex.quote(f'{path}.orig')}"
 
 
 def _is_file_with(path: Path, digest: str) -> bool:

@@ -1,7 +1,4 @@
-"""Refuse what YAML has beyond plain values: references that grow without end, tags, and keys that stand twice.
-
-Enters: the text of somebody else's manifest. Leaves: nothing, or the fault with its line.
-"""
+"""Reject YAML features that a third-party manifest doesn't need: references, tags, and duplicate keys."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ _TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
 
 
 def refuse_tricks(text: str, document: Document) -> None:
-    """Raise the fault of the first thing that a manifest has no use for; the text is not turned into values here."""
+    """Raise for the first such feature; the text isn't converted to values here."""
     import yaml  # noqa: PLC0415 - slow to import
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -26,7 +23,7 @@ def refuse_tricks(text: str, document: Document) -> None:
     for node in _nodes(top):
         line = f"line {node.start_mark.line + 1}"
         if id(node) in seen:
-            raise document.fault(line, "no anchors and aliases", "a reference to a value that stands elsewhere")
+            raise document.fault(line, "no anchors or aliases", "a reference to another value")
         seen.add(id(node))
         if node.tag.removeprefix("tag:yaml.org,2002:") not in _TAGS:
             raise document.fault(line, "plain values", node.tag)

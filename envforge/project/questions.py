@@ -1,8 +1,4 @@
-"""What a template asks, and on what an entry of its manifest depends.
-
-Enters: the fields of a question or a condition in ``template.yml``. Leaves: frozen values that check an answer and say
-whether a condition holds.
-"""
+"""The questions of a template, and the conditions of entries in its manifest."""
 
 from __future__ import annotations
 
@@ -27,7 +23,7 @@ _KEYS = {"name", "type", "default", "help", "choices", "pattern", "when"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Condition:
-    """Holds where the answer to ``question`` is one of ``values``."""
+    """True if the answer to ``question`` is one of ``values``."""
 
     question: str
     values: tuple[Answer, ...]
@@ -40,7 +36,7 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """One thing that a template asks, where ``when`` holds; ``default`` is used where nobody answers."""
+    """One question of a template, which applies if ``when`` is true; ``default`` is the answer if there is no other."""
 
     name: str
     kind: Kind
@@ -52,15 +48,15 @@ class Question:
 
     @property
     def rule(self) -> str:
-        """What an answer must be, in words."""
+        """What an answer must be."""
         if self.kind == "choice":
             return "one of " + ", ".join(f"`{choice}`" for choice in self.choices)
-        words = {"str": f"a text of at most {_LONGEST_ANSWER} printable characters", "int": "a whole number"}
+        words = {"str": f"at most {_LONGEST_ANSWER} printable characters", "int": "a whole number"}
         rule = words.get(self.kind, "`true` or `false`")
         return f"{rule} that matches `{self.pattern}`" if self.pattern else rule
 
     def parse(self, text: str) -> Answer:
-        """Read an answer as it was typed; raises ``ValueError`` with the rule that it breaks."""
+        """Read an answer as it was typed; raise ``ValueError`` with the rule that it breaks."""
         answer = self._convert(text)
         if isinstance(answer, str) and (len(answer) > _LONGEST_ANSWER or not answer.isprintable()):
             raise ValueError(self.rule)
@@ -83,12 +79,12 @@ class Question:
 
 
 def shown(answer: Answer) -> str:
-    """An answer as it is typed on the command line."""
+    """Return an answer as it is typed on the command line."""
     return str(answer).lower() if isinstance(answer, bool) else str(answer)
 
 
 def hold(conditions: Iterable[Condition], answers: Mapping[str, Answer]) -> bool:
-    """Whether every condition holds; ``True`` and ``1`` are different answers."""
+    """Return whether every condition is true; ``True`` and ``1`` are different answers."""
     return all(
         any(type(answers[c.question]) is type(value) and answers[c.question] == value for value in c.values)
         for c in conditions
@@ -96,7 +92,7 @@ def hold(conditions: Iterable[Condition], answers: Mapping[str, Answer]) -> bool
 
 
 def read_questions(entries: tuple[Fields, ...]) -> tuple[Question, ...]:
-    """Read all questions of a manifest; the condition of each is about those before it."""
+    """Read all questions of a manifest; the condition of each refers to earlier ones."""
     questions: list[Question] = []
     for entry in entries:
         question = _question(entry, tuple(questions))
@@ -115,7 +111,7 @@ def read_conditions(entry: Fields, questions: tuple[Question, ...]) -> tuple[Con
     conditions = []
     for name in when.value:
         if name not in by_name:
-            raise when.fault(str(name), "a question that stands before", name)
+            raise when.fault(str(name), "an earlier question", name)
         conditions.append(Condition(question=name, values=when.need(name, partial(_read_values, by_name[name]))))
     return tuple(conditions)
 
@@ -133,7 +129,7 @@ def _question(entry: Fields, before: tuple[Question, ...]) -> Question:
         when=read_conditions(entry, before),
     )
     if bool(question.choices) != (question.kind == "choice"):
-        raise entry.fault("choices", "choices with the type `choice` and only there", question.kind)
+        raise entry.fault("choices", "choices for the type `choice`, and only for it", question.kind)
     try:
         question.parse(str(question.default))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Readers of the values that a manifest is made of, each with the words of what it wants."""
+"""Read the values of a manifest; each error says what was expected."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ _GROUP_NAME = re.compile(r"[a-z][a-z0-9-]{0,63}")
 
 
 def refuse_keys(entry: Fields, keys: set[str]) -> None:
-    """Stop at a key that means nothing: a misspelt one must not be passed over."""
+    """Raise for an unknown key, because a misspelled one must not be ignored."""
     for key in entry.value:
         if key not in keys:
             raise entry.document.fault(entry.path, "only the keys " + ", ".join(f"`{k}`" for k in sorted(keys)), key)
 
 
 def read_line(value: object) -> str:
-    """A text of one line that says something."""
+    """Read one line of text."""
     if not isinstance(value, str) or not value or not value.isprintable():
-        raise WrongValue("a text")
+        raise WrongValue("one line of text")
     return value
 
 
 def read_question_name(value: object) -> str:
-    """The name of a question, which is a word of Python and of Jinja as well."""
+    """Read the name of a question, which is an identifier in Python and Jinja."""
     name = read_line(value)
     if not _QUESTION_NAME.fullmatch(name) or hasattr(dict, name):
-        raise WrongValue("small letters, digits and `_`, and no method of a mapping such as `items`")
+        raise WrongValue("lowercase letters, digits, and `_`, and no method of a mapping such as `items`")
     return name
 
 
 def read_group_name(value: object) -> str:
-    """The name of a group, as it stands behind ``--with``; ``all`` is taken."""
+    """Read the name of a group, as ``--with`` accepts it; ``all`` is reserved."""
     name = read_line(value)
     if not _GROUP_NAME.fullmatch(name) or name == "all":
-        raise WrongValue("small letters, digits and `-`, and another name than `all`")
+        raise WrongValue("lowercase letters, digits, and `-`, and not `all`")
     return name
 
 
 def read_pattern(value: object) -> str:
-    """A regular expression."""
+    """Read a regular expression."""
     text = read_line(value)
     try:
         re.compile(text)
@@ -53,26 +53,26 @@ def read_pattern(value: object) -> str:
 
 
 def read_conda_spec(value: object) -> str:
-    """A conda spec of a package that the selection does not decide."""
+    """Read the conda spec of a package that the selection doesn't pin."""
     text = read_line(value)
     try:
         name, _ = split_conda_spec(text)
     except ValueError as error:
         raise WrongValue("a conda spec such as `numpy >=1.26`") from error
     if name in ("python", *TORCH_FAMILY):
-        raise WrongValue("a package that the selection does not decide")
+        raise WrongValue("a package other than Python and the torch family, which the selection pins")
     return text
 
 
 def read_command(value: object) -> tuple[str, ...]:
-    """A command as the list of its words."""
+    """Read a command as the list of its arguments."""
     if not isinstance(value, list) or not value:
-        raise WrongValue("a list of words, such as [python, setup.py]")
+        raise WrongValue("a list of arguments, such as [python, setup.py]")
     return tuple(read_line(word) for word in value)
 
 
 def read_relative(value: object) -> PurePosixPath:
-    """The path of a file or folder of a template."""
+    """Read the path of a file or directory of a template."""
     text = read_line(value)
     if text.startswith("/") or "\\" in text or any(part in ("", ".", "..") for part in text.split("/")):
         raise WrongValue("a path inside `files`")

@@ -1,18 +1,15 @@
-"""``envforge.toml``: how a project came to be, for the commands that come back to it.
-
-Enters and leaves: a ``ProjectRecord``, to TOML and back. A damaged file raises ``ProjectFileError`` with the path
-of the fault. Fields that a newer envforge has added are let through.
-"""
+"""Read and write ``envforge.toml``, the record of how a project was created. Unknown fields are ignored."""
 
 from __future__ import annotations
 
 import hashlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from envforge import toml
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, Hint
 from envforge.fields import Document, Fields, WrongValue, read_boolean, read_string
 from envforge.project.questions import Answer
 from envforge.report import Json
@@ -23,20 +20,20 @@ SCHEMA_VERSION = 1
 
 _OURS = {
     *("schema_version", "envforge", "template", "project", "answers", "groups", "environment", "selection"),
-    *("machine", "files"),
+    *("machine", "files", "envforge_requirement"),
 }
-_HEADER = "# How this project came to be. envforge reads it; the training code does not need it.\n"
+_HEADER = "# How envforge created this project. envforge reads this file; the training code doesn't need it.\n"
 
 
 class ProjectFileError(EnvforgeError):
-    """An ``envforge.toml`` that cannot be read as what it claims to be."""
+    """An ``envforge.toml`` is invalid."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
-    """Where a template came from: ``source`` is a folder or a ``git+`` address, empty for one of envforge's own.
+    """The origin of a template: ``source`` is a directory or a ``git+`` URL, empty for a built-in template.
 
-    ``commit`` is that of git.
+    ``commit`` is the git commit.
     """
 
     source: str = ""
@@ -47,8 +44,8 @@ class Origin:
 class ProjectRecord:
     """What ``envforge.toml`` holds. ``files`` pairs each path with the sha256 of what envforge wrote there.
 
-    ``groups`` says of each group of the template whether the project has it, so that a group which a later template
-    adds can be told from one that was left out.
+    ``groups`` has every group of the template and whether the project has it, so that a group which a later template
+    adds differs from one that was left out. ``envforge_requirement`` is empty unless it was stated.
     """
 
     envforge_version: str
@@ -63,13 +60,15 @@ class ProjectRecord:
     machine: Json = None
     groups: tuple[tuple[str, bool], ...] = ()
     origin: Origin = Origin()
+    envforge_requirement: str = ""
 
 
 def dump(record: ProjectRecord) -> str:
-    """The text of ``envforge.toml``: the same record gives the same bytes."""
+    """Return the text of ``envforge.toml``; the same record produces the same bytes."""
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "envforge": record.envforge_version,
+        **_requirement(record),
         "template": {"name": record.template, "version": record.template_version, **_origin(record.origin)},
         "project": {"name": record.project, "package": record.package},
         "answers": dict(record.answers),
@@ -84,7 +83,7 @@ def dump(record: ProjectRecord) -> str:
 
 
 def dump_into(text: str, record: ProjectRecord) -> str:
-    """The text of an ``envforge.toml`` with a new record, and with the settings of the user's that stand in it."""
+    """Return the text of an ``envforge.toml`` with a new record and the user's own settings in it."""
     import tomlkit  # noqa: PLC0415 - slow to import, and only `update` writes this file anew
 
     document, fresh = tomlkit.parse(text), tomlkit.parse(dump(record))
@@ -97,16 +96,30 @@ def dump_into(text: str, record: ProjectRecord) -> str:
     return tomlkit.dumps(document)
 
 
+def find_project(here: Path) -> Path | None:
+    """Return the nearest directory with an ``envforge.toml``, from ``here`` upward; None if there is none."""
+    start = here.absolute()
+    return next((folder for folder in (start, *start.parents) if (folder / NAME).is_file()), None)
+
+
 def need_project_file(folder: Path) -> ProjectRecord:
-    """As ``read_project_file``, but the folder must be that of a project."""
+    """Read ``envforge.toml`` of a project; raise if the directory has none."""
     record = read_project_file(folder)
     if record is None:
-        raise ProjectFileError(
-            f"`{folder}` has no `{NAME}`: it is no project that envforge made",
-            hint="change into the project's folder, or make one: envforge new",
-            code="no-project",
-        )
+        raise no_project(f"`{folder}` has no `{NAME}`, so it isn't a project that envforge created")
     return record
+
+
+def no_project(message: str) -> ProjectFileError:
+    """Return the error for a directory without a project."""
+    return ProjectFileError(
+        message,
+        hint=(
+            Hint("to update a project from another directory, pass `--directory DIR`"),
+            Hint("to create a project", "envforge new TEMPLATE DIR"),
+        ),
+        code="no-project",
+    )
 
 
 def read_project_file(folder: Path) -> ProjectRecord | None:
@@ -132,10 +145,11 @@ def written_files(folder: Path) -> dict[str, str]:
 def parse_project_file(text: str, where: str) -> ProjectRecord:
     """Parse the text of an ``envforge.toml``; ``where`` names it in errors."""
     document = Document(
-        damaged=f"the project file `{where}` is damaged",
+        damaged=f"the project file `{where}` is invalid",
         error=ProjectFileError,
         code="project-file-damaged",
-        hint="restore it from version control",
+        hint="to restore it from version control",
+        command=f"git -C {shlex.quote(str(Path(where).parent))} checkout HEAD -- {NAME}",
         mapping="a table",
     )
     try:
@@ -145,6 +159,10 @@ def parse_project_file(text: str, where: str) -> ProjectRecord:
     if top.raw("schema_version") != SCHEMA_VERSION:
         raise top.fault("schema_version", str(SCHEMA_VERSION), top.raw("schema_version"))
     return _record(top, where)
+
+
+def _requirement(record: ProjectRecord) -> dict[str, str]:
+    return {"envforge_requirement": record.envforge_requirement} if record.envforge_requirement else {}
 
 
 def _origin(origin: Origin) -> dict[str, str]:
@@ -174,6 +192,7 @@ def _record(top: Fields, where: str) -> ProjectRecord:
         input_sha256=top.inner("environment").need("input_sha256", read_string),
         files=tuple((path, files.need(path, read_string)) for path in sorted(files.value)),
         machine=top.raw("machine"),
+        envforge_requirement=top.get("envforge_requirement", read_string) or "",
         origin=Origin(
             source=template.get("source", read_string) or "", commit=template.get("commit", read_string) or ""
         ),
@@ -183,5 +202,5 @@ def _record(top: Fields, where: str) -> ProjectRecord:
 
 def _read_answer(value: object) -> Answer:
     if not isinstance(value, (str, int, bool)):
-        raise WrongValue("a text, a whole number or a truth value")
+        raise WrongValue("a string, an integer, or a boolean")
     return value

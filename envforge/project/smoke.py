@@ -1,43 +1,129 @@
-"""Run a new project's own smoke test in the interpreter that runs envforge, if that has torch (effects).
+"""Run a new project's smoke test, in its environment or in the interpreter that runs envforge.
 
-Enters: the project's folder, and whether an NVIDIA device or driver was found here. Leaves: nothing, or an
-``EnvforgeError`` where the training did not learn.
+A GPU result counts only for the torch build of the lockfile, so another build never passes or fails the GPU part.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import re
+import shlex
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path, PurePosixPath
 from typing import IO
 
-from envforge.errors import EnvforgeError
+from packaging.version import InvalidVersion, Version
+
+from envforge.errors import EnvforgeError, Hint
+from envforge.machine import Machine
+from envforge.matrix import Matrix
+from envforge.project.staging import PlannedFile
+from envforge.select import Selection
+from envforge.select.fit import Misfit, fit, read_facts
+
+_CUDA = re.compile(r"^cuda\b[^=]*=\s*['\"](\d+\.\d+)", re.MULTILINE)
+_SKIP = "--skip-gpu"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TorchBuild:
+    """The torch of an interpreter; ``cuda`` is ``None`` for a build without CUDA."""
+
+    version: Version
+    cuda: Version | None
+
+    def __str__(self) -> str:
+        shows_cuda = self.cuda is not None and self.version.local is None
+        return f"torch {self.version} (CUDA {self.cuda})" if shows_cuda else f"torch {self.version}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SmokeRun:
+    """One run of ``python -m PACKAGE.smoke``. A ``skip_reason`` says why the GPU part isn't run."""
+
+    python: str
+    folder: Path
+    package: str
+    require_gpu: bool = False
+    skip_reason: str = ""
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options of the smoke module."""
+        if self.skip_reason:
+            return (_SKIP, self.skip_reason)
+        return ("--require-gpu",) if self.require_gpu else ()
 
 
 def require_torch() -> None:
-    """Raise where this interpreter cannot run the smoke test, before anything is written."""
+    """Raise if this interpreter can't run the smoke test."""
     missing = [name for name in ("torch", "sklearn", "matplotlib") if importlib.util.find_spec(name) is None]
     if missing:
+        from envforge.distribution import extra_command  # noqa: PLC0415 - only this error needs it
+
         raise EnvforgeError(
-            f"--smoke trains with this interpreter, and `{sys.executable}` has no `{missing[0]}`",
-            hint="pip install 'envforge[smoke]', or leave out --smoke and run the test in the project's environment",
+            f"`--smoke` trains with this interpreter, but `{sys.executable}` has no `{missing[0]}`",
+            hint=(
+                Hint("to train in the project's own environment, add `--install`"),
+                Hint("to install what the smoke test needs here", extra_command("smoke")),
+            ),
             code="no-torch-for-smoke",
         )
 
 
-def run_smoke(folder: Path, package: str, *, require_gpu: bool, output: IO[str] | None) -> None:
-    """Stream the test to ``output`` (``None``: this process's own stdout); raises where it fails."""
-    command = [sys.executable, "-m", f"{package}.smoke", *(["--require-gpu"] if require_gpu else [])]
+def interpreter_torch() -> TorchBuild | None:
+    """Return the torch of this interpreter without importing it; None if it has none that can be read."""
+    found = importlib.util.find_spec("torch")
+    try:
+        version = Version(metadata.version("torch"))
+        text = (Path(found.origin or "").parent / "version.py").read_text(encoding="utf-8") if found else ""
+    except (metadata.PackageNotFoundError, InvalidVersion, OSError):
+        return None
+    cuda = _CUDA.search(text)
+    return TorchBuild(version=version, cuda=Version(cuda[1]) if cuda else None)
+
+
+def is_other_build(found: TorchBuild | None, selection: Selection) -> bool:
+    """Return whether an interpreter's torch isn't the build that the project's environment has."""
+    build = selection.build
+    return found is None or Version(found.version.public) != build.torch or found.cuda != build.tag.cuda
+
+
+def gpu_skip_reason(selection: Selection, machine: Machine, matrix: Matrix, lock_name: str) -> str:
+    """Return why the environment itself can't use this machine's GPU; empty if it can, or if there is no GPU."""
+    if not machine.has_nvidia:
+        return ""
+    if selection.build.tag.is_cpu:
+        return f"{lock_name} has the CPU build of torch"
+    misfit = fit(selection.build, read_facts(machine, selection.build.platform), matrix)
+    if isinstance(misfit, Misfit):
+        return f"this machine doesn't support the torch build of {lock_name}: {misfit.reason}"
+    return ""
+
+
+def can_skip_gpu(files: Iterable[PlannedFile], package: str) -> bool:
+    """Return whether the project's smoke module has the option that skips the GPU part."""
+    path = PurePosixPath(package, "smoke.py")
+    return any(file.path == path and _SKIP.encode() in file.content for file in files)
+
+
+def run_smoke(run: SmokeRun, output: IO[str] | None) -> None:
+    """Stream the test to ``output`` (``None``: this process's own stdout); raise if it fails."""
+    command = [run.python, "-m", f"{run.package}.smoke", *run.options]
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "PYTHONPATH")}
     environment["PYTHONDONTWRITEBYTECODE"] = "1"  # the project stays as it was written
-    done = subprocess.run(command, cwd=folder, env=environment, stdout=output, check=False)
+    done = subprocess.run(command, cwd=run.folder, env=environment, stdout=output, check=False)
     if done.returncode != 0:
-        shown = " ".join(["python", *command[1:]])
+        again = f"cd {shlex.quote(str(run.folder))} && {shlex.join(command)}"
         raise EnvforgeError(
-            f"the smoke test of the project in `{folder}` failed: `{shown}` ended with exit code {done.returncode}; "
-            "the project is there, whole",
-            hint=f"cd '{folder}' && {shown}",
+            f"the smoke test of the project in `{run.folder}` failed with exit code {done.returncode}; the project is "
+            "complete",
+            hint="to run the smoke test again",
+            command=again,
             code="smoke-failed",
         )

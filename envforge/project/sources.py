@@ -39,9 +39,9 @@ def project_sources(template: Template, groups: Collection[str]) -> tuple[Source
     own, common = template.root / FILES, template.common_root / FILES
     sources = list(_walk(own, PurePosixPath()))
     for wanted in template.common:
-        sources += _found(wanted, f"the template `{template.name}` takes the common file", (common,))
+        sources += _found(wanted, f"the template `{template.name}` uses the common file", (common,))
     for unwanted in template.not_common:
-        for source in _found(unwanted, f"the template `{template.name}` leaves the common file", (common,)):
+        for source in _found(unwanted, f"the template `{template.name}` excludes the common file", (common,)):
             sources.remove(source)
     members: dict[Source, set[str]] = {}
     for group in template.groups:
@@ -66,14 +66,15 @@ def check_folder(root: Path) -> None:
         for name in (*folders, *names):
             found = (Path(where) / name).lstat()
             if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-                kind = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "no file"
+                kind = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "not a regular file"
                 raise TemplateError(
-                    f"the template file `{Path(where) / name}` is {kind}, wanted a file", code="template-damaged"
+                    f"the template file `{Path(where) / name}` is {kind}; expected a regular file",
+                    code="template-damaged",
                 )
             count, size = count + 1, size + (found.st_size if stat.S_ISREG(found.st_mode) else 0)
             if count > MOST_FILES or size > MOST_BYTES:
                 raise TemplateError(
-                    f"the template `{root}` is too large: wanted at most {MOST_FILES:,} files and "
+                    f"the template `{root}` is too large: expected at most {MOST_FILES:,} files and "
                     f"{MOST_BYTES // 1_000_000} MB, found {count:,} and {size // 1_000_000} MB or more",
                     code="template-too-large",
                 )
@@ -85,7 +86,7 @@ def _found(wanted: PurePosixPath, what: str, roots: tuple[Path, ...]) -> tuple[S
         if found:
             return found
     places = " and ".join(f"`{root}`" for root in roots)
-    raise TemplateError(f"{what} `{wanted}`, and there is no such thing in {places}", code="template-damaged")
+    raise TemplateError(f"{what} `{wanted}`, which doesn't exist in {places}", code="template-damaged")
 
 
 def _walk(root: Path, below: PurePosixPath) -> tuple[Source, ...]:
@@ -98,7 +99,7 @@ def _walk(root: Path, below: PurePosixPath) -> tuple[Source, ...]:
     if stat.S_ISREG(mode):
         return (Source(root=root, path=below),)
     if not stat.S_ISDIR(mode):
-        kind = "is a symbolic link, wanted a file" if stat.S_ISLNK(mode) else "is no file"
-        raise TemplateError(f"the template file `{top}` {kind}", code="template-damaged")
+        kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
+        raise TemplateError(f"the template file `{top}` is {kind}; expected a regular file", code="template-damaged")
     names = sorted(name for name in os.listdir(top) if name not in _LITTER)  # noqa: PTH208 - names alone are needed
     return tuple(source for name in names for source in _walk(root, below / name))

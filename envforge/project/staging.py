@@ -1,14 +1,15 @@
-"""A staging folder inside a target, and the swaps through it that happen all or not at all (effects).
+"""Change several files of a target in one transaction, through a staging directory inside it.
 
-Enters: new files, paths to remove, and the target. Leaves: the target changed whole, or as it was. Each file is renamed
-in from the staging folder under a journal, so that an interrupted run is undone: at once where Python still runs, by
-the next run where it does not.
+Each file is renamed from the staging directory under a journal, so that an interrupted run is undone: at once if Python
+still runs, else by the next run.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,7 +29,7 @@ _OURS = {"new", "old", _JOURNAL, f"{_JOURNAL}.tmp", _COMMITTED, _LOCK}
 
 
 class TargetError(EnvforgeError):
-    """The target is something that a project must not be written into."""
+    """The target can't be written into."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +54,7 @@ class Swap:
 
 
 def perform(swap: Swap, stage: Path, target: Path, interrupts: Interrupts) -> None:
-    """Bring a swap about, through the folder that ``staging`` gave."""
+    """Perform a swap through the directory of ``staging``."""
     write_tree(swap.files, stage / "new", interrupts)
     _write_journal(swap, stage, target)
     for path in (*swap.removed, *(file.path for file in swap.files)):
@@ -66,7 +67,7 @@ def perform(swap: Swap, stage: Path, target: Path, interrupts: Interrupts) -> No
 
 
 def settle_interrupted(target: Path) -> bool:
-    """Undo or finish what a killed run has begun inside ``target``; says whether there was such a thing."""
+    """Undo or complete the change of a killed run inside ``target``; return whether there was one."""
     if target.is_symlink() or not (target / STAGING).is_dir():
         return False
     with Interrupts(), disk_errors(target), staging(target):
@@ -75,16 +76,16 @@ def settle_interrupted(target: Path) -> bool:
 
 @contextmanager
 def disk_errors(target: Path) -> Iterator[None]:
-    """Tell what the disk refuses, and in what state that leaves the target."""
+    """Convert errors of the disk, and add the state of the target."""
     try:
         yield
     except OSError as error:
-        state = (
-            "what is half done there is undone by the next run" if (target / STAGING).is_dir() else "nothing is left"
-        )
+        state = "the next run undoes the incomplete change" if (target / STAGING).is_dir() else "nothing was written"
         raise OutsideError(
-            f"cannot write the project into `{target}`: {error.strerror or error}; {state}",
-            hint="free some space or choose another DIR",
+            f"cannot write into `{target}`: {error.strerror or error}; {state}",
+            hint="to continue, free disk space on that file system, and run the command again"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else "to continue, make that directory writable, and run the command again",
             code="cannot-write",
         ) from error
 
@@ -98,7 +99,10 @@ def staging(target: Path) -> Iterator[Path]:
     stage.mkdir(exist_ok=True)
     if stage.is_symlink() or {entry.name for entry in stage.iterdir()} - _OURS:
         raise TargetError(
-            f"`{stage}` is in the way, and not all of it is of envforge", hint=f"move it: {stage}", code="staging-taken"
+            f"`{stage}` contains files that envforge didn't write",
+            hint="to move it out of the way",
+            command=f"mv {shlex.quote(str(stage))} {shlex.quote(f'{stage}.orig')}",
+            code="staging-taken",
         )
     try:
         with FileLock(stage / _LOCK, timeout=0):
@@ -111,8 +115,8 @@ def staging(target: Path) -> Iterator[Path]:
                     shutil.rmtree(stage)
     except Timeout as error:
         raise TargetError(
-            f"another run of envforge is writing into `{target}` (it holds `{stage / _LOCK}`)",
-            hint="wait for it to end",
+            f"another envforge process is writing into `{target}` (it holds `{stage / _LOCK}`)",
+            hint="wait for it to finish, then run the command again",
             code="target-busy",
         ) from error
 

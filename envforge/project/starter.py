@@ -1,8 +1,4 @@
-"""The beginning of a template of one's own.
-
-Enters: the name of the template. Leaves: its files, planned; it renders, trains and passes ``envforge templates test``
-as it is.
-"""
+"""Plan the files of a new template, which passes ``envforge templates test`` unchanged."""
 
 from __future__ import annotations
 
@@ -18,11 +14,12 @@ _MANIFEST = PurePosixPath("template.yml")
 
 
 def plan_starter(name: str) -> tuple[PlannedFile, ...]:
-    """Every file of a new template; raises ``RequestError`` where a template cannot have that name."""
+    """Return every file of a new template; raise ``RequestError`` if the name is invalid."""
     if not NAME_PATTERN.fullmatch(name) or name == COMMON:
         raise RequestError(
-            f"FOLDER: {name!r} cannot be the name of a template, which has small letters, digits and `-`",
-            hint="envforge templates new my-template",
+            f"DIR {name!r} can't be the name of a template: expected lowercase letters, digits, and `-`",
+            hint="to start a template with a valid name",
+            command="envforge templates new my-template",
             code="bad-template-name",
         )
     root = data_folder() / "starter"
@@ -30,7 +27,7 @@ def plan_starter(name: str) -> tuple[PlannedFile, ...]:
 
 
 def _planned(root: Path, source: Path, name: str) -> PlannedFile:
-    """A file of the starter is itself a template: what the new template is to render stands in it as raw text."""
+    """Render a file of the starter, which is itself a template: its raw blocks become the new template."""
     path = PurePosixPath(source.relative_to(root).as_posix())
     text = render(source.read_text(encoding="utf-8"), {"name": name}, str(source))
     place = path.with_suffix("") if path.with_suffix("") == _MANIFEST else path

@@ -1,8 +1,4 @@
-"""Which templates exist, and what each one asks for: the manifest ``template.yml`` as frozen values.
-
-Enters: the folder of templates. Leaves: a ``Template``; a damaged manifest raises ``TemplateError`` with the path of
-the fault, an unknown name lists what exists.
-"""
+"""List the templates, and read the manifest ``template.yml`` of each into frozen values."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from envforge.errors import RequestError
+from envforge.errors import Hint, RequestError
 from envforge.fields import Document, Fields, one_of
 from envforge.jinja import TemplateError
 from envforge.nearest import nearest
@@ -54,27 +50,28 @@ class Template:
     hooks: tuple[tuple[str, ...], ...] = ()
 
     def needs_with(self, groups: Collection[str]) -> Needs:
-        """What a project with these groups needs."""
+        """Return what a project with these groups needs."""
         specs = [spec for group in self.groups if group.name in groups for spec in group.conda]
         return replace(self.needs, conda=tuple(dict.fromkeys((*self.needs.conda, *specs))))
 
     def default_groups(self, answers: Mapping[str, Answer]) -> tuple[str, ...]:
-        """The groups that a project has where nobody says anything."""
+        """Return the groups that a project has by default."""
         return choose_groups(self.groups, answers, (), ())
 
 
 def list_templates(root: Path) -> tuple[str, ...]:
-    """The names of the templates in a folder, sorted."""
+    """Return the names of the templates in a directory, sorted."""
     return tuple(sorted(path.parent.name for path in root.glob(f"*/{MANIFEST}")))
 
 
 def load_template(root: Path, name: str) -> Template:
-    """Read one template; ``RequestError`` for an unknown name, ``TemplateError`` for a damaged manifest."""
+    """Read one template; raise ``RequestError`` for an unknown name, ``TemplateError`` for an invalid manifest."""
     known = list_templates(root)
     if name not in known:
+        near, listed = nearest(name, known), Hint("to describe the built-in templates", "envforge templates")
         raise RequestError(
-            f"there is no template {name!r}; templates: {', '.join(f'`{each}`' for each in known) or 'none'}",
-            hint=f"envforge new {nearest(name, known) or (known or ('TEMPLATE',))[0]}",
+            f"unknown template {name!r}; expected one of: {', '.join(f'`{each}`' for each in known) or 'none'}",
+            hint=(Hint(f"did you mean `{near}`?") if near else listed,),
             code="no-such-template",
         )
     path = root / name / MANIFEST
@@ -97,7 +94,7 @@ def load_foreign(root: Path, common_root: Path) -> Template:
     text = _read(path)
     if len(text) > _LONGEST_MANIFEST:
         raise TemplateError(
-            f"the template `{path}` has {len(text):,} characters, wanted {_LONGEST_MANIFEST:,} at most",
+            f"the template `{path}` has {len(text):,} characters, expected at most {_LONGEST_MANIFEST:,}",
             code="template-damaged",
         )
     refuse_tricks(text, _document(path))
@@ -105,7 +102,7 @@ def load_foreign(root: Path, common_root: Path) -> Template:
 
 
 def _document(path: Path) -> Document:
-    return Document(damaged=f"the template `{path}` is damaged", error=TemplateError, code="template-damaged")
+    return Document(damaged=f"the template `{path}` is invalid", error=TemplateError, code="template-damaged")
 
 
 def _read(path: Path) -> str:
@@ -120,9 +117,9 @@ def _template(top: Fields, root: Path, common_root: Path, *, named: bool) -> Tem
     refuse_keys(top, _MANIFEST_KEYS if named else _MANIFEST_KEYS | {"hooks"})
     name = top.need("name", read_line)
     if not NAME_PATTERN.fullmatch(name) or name == COMMON:
-        raise top.fault("name", "small letters, digits and `-`, and another name than `common`", name)
+        raise top.fault("name", "lowercase letters, digits, and `-`, and not `common`", name)
     if named and name != root.name:
-        raise top.fault("name", f"the name of its folder, `{root.name}`", name)
+        raise top.fault("name", f"the name of its directory, `{root.name}`", name)
     questions = read_questions(top.items("questions", optional=True))
     return Template(
         name=name,

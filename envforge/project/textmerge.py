@@ -88,7 +88,7 @@ def _merge_file(folder: Path, *options: str) -> tuple[int, bytes]:
     )
     if not 0 <= done.returncode <= 127:  # git's manual: the number of conflicts, at most 127; above it an error
         said = " ".join(done.stderr.decode(errors="replace").split())
-        raise OutsideError(f"`git merge-file` ended with exit code {done.returncode}: {said}", code="git-failed")
+        raise OutsideError(f"`git merge-file` failed with exit code {done.returncode}: {said}", code="git-failed")
     return done.returncode, done.stdout
 
 

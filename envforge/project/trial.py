@@ -162,8 +162,8 @@ def _smoke(files: tuple[PlannedFile, ...], folder: Path, tried: set[str], *, wan
             stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
-        return "failed", [f"the smoke test did not end in {_SMOKE_LIMIT_S} s"]
+        return "failed", [f"the smoke test didn't finish within {_SMOKE_LIMIT_S} s"]
     if done.returncode == 0:
         return "passed", []
     said = (done.stdout + done.stderr).splitlines()[-_LAST_LINES:]
-    return "failed", [f"the smoke test ended with exit code {done.returncode}", *(f"    {line}" for line in said)]
+    return "failed", [f"the smoke test failed with exit code {done.returncode}", *(f"    {line}" for line in said)]

@@ -42,6 +42,7 @@ class Wishes:
     without_groups: tuple[str, ...] = ()
     selections: tuple[Selection, ...] | None = None
     machine: Json = None
+    envforge_requirement: str = ""
     on_conflict: OnConflict = "inline"
 
 
@@ -140,6 +141,7 @@ def plan_update(folder: Path, record: ProjectRecord, opened: Opened, wishes: Wis
         machine=record.machine if wishes.selections is None else wishes.machine,
         groups=groups,
         origin=opened.origin,
+        envforge_requirement=wishes.envforge_requirement,
     )
     rendered = render_project(project)
     new = {file.path: file for file in rendered}
@@ -165,11 +167,11 @@ def carried_answers(
     answers = gather_answers(template, variables, again)
     asked = {question.name for question in template.questions}
     notes = [
-        f"the template asks `{name}` now; the answer is its default, `{shown(answer)}`"
+        f"the template has a new question, `{name}`, which gets its default, `{shown(answer)}`"
         for name, answer in answers
         if name not in recorded and name not in named
     ]
-    notes += [f"the template no longer asks `{name}`" for name in recorded if name not in asked]
+    notes += [f"the template no longer has the question `{name}`" for name in recorded if name not in asked]
     return answers, tuple(notes)
 
 
@@ -178,8 +180,8 @@ def _still_valid(question: Question, answer: Answer) -> Answer:
         return question.parse(shown(answer))
     except ValueError as rule:
         raise RequestError(
-            f"`{PROJECT_FILE}` answers `{question.name}` with `{shown(answer)}`, and the template now wants {rule}",
-            hint=f"envforge update --var {question.name}={shown(question.default)}",
+            f"the answer `{shown(answer)}` to `{question.name}` in `{PROJECT_FILE}` isn't valid now; expected {rule}",
+            hint=f"to use the default, pass `--var {question.name}={shown(question.default)}`",
             code="bad-answer",
         ) from rule
 
@@ -253,7 +255,7 @@ def _refuse_edited(update: Update) -> None:
             change.before and (change.before.content, change.before.executable)
         ):
             raise TargetError(
-                f"`{update.folder / path}` was edited while the update was made, and nothing was written",
-                hint="run the command again",
+                f"`{update.folder / path}` was edited during the update, so nothing was written",
+                hint="to update with your edit, run the command again",
                 code="edited-since",
             )

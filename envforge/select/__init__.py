@@ -1,13 +1,10 @@
-"""Which PyTorch build fits: ``select(machine, request, matrix)`` gives one answer with its grade and reasons.
-
-Enters: a ``Machine``, a ``Request`` and the ``Matrix`` of builds that exist. Leaves: a ``Selection``.
-"""
+"""Select the PyTorch build that fits a machine and a request, with its grade and the reasons."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from packaging.version import Version
 
@@ -15,7 +12,7 @@ from envforge.cuda import CPU, WheelTag
 from envforge.machine import Machine
 from envforge.matrix import Matrix
 from envforge.select.fit import Facts, Misfit, fit, read_facts
-from envforge.select.reasons import NoBuildError, no_build, no_common_torch, warn, why
+from envforge.select.reasons import VERSIONS, NoBuildError, WayOut, no_build, no_common_torch, warn, why
 from envforge.select.record import selection_from_json, selection_to_json
 from envforge.selection import (
     PYTORCH_INDEX,
@@ -47,20 +44,20 @@ class _Judged:
 
 
 def select(machine: Machine, request: Request, matrix: Matrix) -> Selection:
-    """The best build for one platform; raises ``NoBuildError`` with every refusal where none fits."""
+    """Return the best build for one platform; raise ``NoBuildError`` with every rejected build if none fits."""
     judged = _judge(machine, request, matrix)
     if not judged.accepted:
-        instead = _judge(machine, replace(request, cuda=None, torch=None, python=None), matrix).accepted
-        raise no_build(judged.facts, judged.request, judged.refused, matrix, instead[:1])
+        raise no_build(judged.facts, judged.request, judged.refused, matrix, _ways_out(machine, request, matrix))
     return _answer(judged, judged.accepted[0], matrix)
 
 
 def select_platforms(
-    machine: Machine, request: Request, platforms: Sequence[str], matrix: Matrix
+    machine: Machine, request: Request, platforms: Sequence[str], matrix: Matrix, *, preferred: str = ""
 ) -> tuple[Selection, ...]:
-    """One build for each platform of a project, all of one torch release and one Python, in the order given.
+    """Select one build for each platform of a project, all of one torch release and one Python, in the order given.
 
-    The machine's facts bind only its own platform. A platform that has no wheels with the tag gets the CPU build.
+    The machine's facts apply only to its own platform. A platform that has no wheels with the tag gets the CPU build.
+    ``preferred`` is a clause that replaces the reason why this build was preferred (``is the newest …``).
     """
     first = machine.platform if machine.platform in platforms or not platforms else platforms[0]
     alone = select(machine, replace(request, platform=first), matrix)
@@ -73,14 +70,31 @@ def select_platforms(
     torch = next(c.build.torch for c in judged[first].eligible if c.build.torch in common)
     chosen = {p: next(c for c in each.eligible if c.build.torch == torch) for p, each in judged.items()}
     python = _common_python(tuple(chosen.values()), request, matrix)
-    answers = (_answer(judged[p], replace(chosen[p], python=python), matrix) for p in judged)
+    answers = (_answer(judged[p], replace(chosen[p], python=python), matrix, preferred) for p in judged)
     return tuple(_note_common(answer, alone) for answer in answers)
+
+
+def _ways_out(machine: Machine, request: Request, matrix: Matrix) -> tuple[WayOut, ...]:
+    """Return which requested versions to omit, and the CPU build, each with the best build that then fits."""
+    stated = tuple(option for option in VERSIONS if getattr(request, option) is not None)
+    ways = [_way_out(machine, request, matrix, (option,)) for option in stated]
+    if not any(ways) and len(stated) > 1:
+        ways = [_way_out(machine, request, matrix, stated)]
+    if request.cuda != CPU and not (request.platform or machine.platform).startswith("osx-"):
+        ways.append(_way_out(machine, replace(request, cuda=CPU), matrix, ()))
+    return tuple(way for way in ways if way is not None)
+
+
+def _way_out(machine: Machine, request: Request, matrix: Matrix, omitted: tuple[str, ...]) -> WayOut | None:
+    without: dict[str, Any] = dict.fromkeys(omitted)
+    accepted = _judge(machine, replace(request, **without), matrix).accepted
+    return WayOut(omitted=omitted, candidate=accepted[0]) if accepted else None
 
 
 def _plan(
     machine: Machine, alone: Selection, tag: WheelTag, platforms: Sequence[str], matrix: Matrix
 ) -> dict[str, _Judged]:
-    """Each platform judged for one tag, or for the CPU build where that tag has no wheels."""
+    """Judge each platform for one tag, or for the CPU build if that tag has no wheels."""
     plan = {}
     for platform in dict.fromkeys(platforms or (alone.build.platform,)):
         if platform == alone.build.platform:
@@ -125,7 +139,7 @@ def _judge(machine: Machine, request: Request, matrix: Matrix) -> _Judged:
 
 
 def _not_asked(build: Build, request: Request, facts: Facts, platform: str) -> Misfit | None:
-    """The first of the user's own words, or of the rules of ``--cuda auto``, that the build does not meet."""
+    """Return the first requested value, or rule of ``--cuda auto``, that the build doesn't meet."""
     if build.platform != platform:
         return _other("platform", platform, build.platform)
     if request.torch is not None and build.torch != request.torch:
@@ -147,27 +161,25 @@ def _not_automatic(build: Build, facts: Facts) -> Misfit | None:
     if build.tag.is_cpu and facts.has_nvidia:
         wanted, found = "a CUDA build: the machine has an NVIDIA driver or GPU", "a CPU build"
         return Misfit(
-            code="cpu-not-asked", wanted=wanted, found=found, reason="a CPU build is given only to `--cuda cpu`"
+            code="cpu-not-asked", wanted=wanted, found=found, reason="a CPU build is selected only with `--cuda cpu`"
         )
     if not build.tag.is_cpu and not facts.has_nvidia:
         found = (
             "no NVIDIA driver or GPU was found"
             if facts.is_known
-            else f"nothing is known of the {facts.platform} machine"
+            else f"nothing is known about the {facts.platform} machine"
         )
-        reason = f"{found}; a CUDA build is given there only to `--cuda` with its version"
+        reason = f"{found}; a CUDA build is selected only with `--cuda` and its version"
         return Misfit(code="no-gpu", wanted="an NVIDIA driver and GPU", found=found, reason=reason)
     if not build.tag.is_cpu and not facts.has_driver:
         gpus = ", ".join([*(name for name, _ in facts.gpus), *facts.unknown_gpus])
         found = f"{gpus} without an NVIDIA driver"
-        return Misfit(
-            code="no-driver", wanted="an NVIDIA driver", found=found, reason=f"there is no NVIDIA driver for {gpus}"
-        )
+        return Misfit(code="no-driver", wanted="an NVIDIA driver", found=found, reason=f"{gpus} has no NVIDIA driver")
     return None
 
 
 def _other(code: str, wanted: str, found: str) -> Misfit:
-    return Misfit(code=code, wanted=wanted, found=found, reason=f"{wanted} was asked for, this is {found}")
+    return Misfit(code=code, wanted=wanted, found=found, reason=f"{wanted} was requested, this is {found}")
 
 
 def _python(build: Build, request: Request, matrix: Matrix) -> Version:
@@ -179,7 +191,7 @@ def _default_python(pythons: Sequence[Version], at_most: Version) -> Version:
 
 
 def _rank(candidate: Candidate, prefer: Preference, facts: Facts, matrix: Matrix) -> _Rank:
-    """What to prefer, most important first. A verified build always comes before one that is not."""
+    """Return the sort key of a build, most important first. A verified build always comes before an unverified one."""
     build, grade = candidate.build, _GRADES.index(candidate.grade)
     verified = build.confirmed and candidate.grade is not Grade.UNVERIFIED
     cuda = build.tag.cuda or Version("0")
@@ -191,13 +203,13 @@ def _rank(candidate: Candidate, prefer: Preference, facts: Facts, matrix: Matrix
 
 
 def _width(build: Build, facts: Facts, matrix: Matrix) -> tuple[int, ...]:
-    """How many machines a build serves: the oldest driver that runs it, then its kinds of GPU."""
+    """Return how many machines a build supports: the oldest driver that runs it, then its kinds of GPU."""
     family = matrix.family_minimum(build.tag.cuda) if build.tag.cuda else None
     oldest = family.driver(windows=facts.windows_driver).release if family else (0,)
     return (-oldest[0], len(build.capabilities))
 
 
-def _answer(judged: _Judged, candidate: Candidate, matrix: Matrix) -> Selection:
+def _answer(judged: _Judged, candidate: Candidate, matrix: Matrix, preferred: str = "") -> Selection:
     build = candidate.build
     selection = Selection(
         request=judged.request,
@@ -210,11 +222,11 @@ def _answer(judged: _Judged, candidate: Candidate, matrix: Matrix) -> Selection:
         refused=judged.refused,
     )
     warnings = warn(selection, judged.facts, matrix)
-    return replace(selection, reason=why(selection, judged.facts, matrix), warnings=warnings)
+    return replace(selection, reason=why(selection, judged.facts, matrix, preferred), warnings=warnings)
 
 
 def _common_torches(judged: Mapping[str, _Judged]) -> set[Version]:
-    """The torch releases that every platform has, only confirmed ones where there are any."""
+    """Return the torch releases that every platform has; only confirmed ones, if there are any."""
     confirmed = [{c.build.torch for c in each.eligible if c.build.confirmed} for each in judged.values()]
     return set.intersection(*confirmed) or set.intersection(
         *({c.build.torch for c in each.eligible} for each in judged.values())
@@ -228,12 +240,12 @@ def _common_python(chosen: Sequence[Candidate], request: Request, matrix: Matrix
 
 
 def _note_common(answer: Selection, alone: Selection) -> Selection:
-    """Say aloud what the other platforms of a project cost its first one, and where the tag has no wheels."""
+    """Add a warning if the other platforms of a project hold its first one back, or have no wheels of its tag."""
     notes, build, wanted = [], answer.build, alone.build
     if build.platform == wanted.platform and build.torch != wanted.torch:
-        notes.append(f"the other platforms of the project hold it back: alone it would get torch {wanted.torch}")
+        notes.append(f"the other platforms of the project hold it back: without them it would get torch {wanted.torch}")
     if build.tag.is_cpu and not wanted.tag.is_cpu and not build.platform.startswith("osx-"):
-        notes.append(f"{build.platform} has no {wanted.tag} wheels: it gets the CPU build")
+        notes.append(f"{build.platform} has no {wanted.tag} wheels, so it gets the CPU build")
     return replace(answer, warnings=(*answer.warnings, *notes))
 
 

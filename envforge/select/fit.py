@@ -1,7 +1,4 @@
-"""Does one build fit one computer? Kernels against GPUs, toolkit against driver, wheel against Python and glibc.
-
-Enters: a ``Build``, the ``Facts`` of a computer, the ``Matrix``. Leaves: a ``Grade`` or a ``Misfit``.
-"""
+"""Judge whether one build fits one computer: kernels and GPUs, toolkit and driver, wheel and glibc."""
 
 from __future__ import annotations
 
@@ -14,16 +11,16 @@ from envforge.machine import Condition, Machine
 from envforge.matrix import Matrix
 from envforge.selection import Build, Grade
 
-# States of a machine that take nothing away from the choice, or that it takes into account by itself.
+# conditions that don't affect the selection, or that it considers itself
 _HARMLESS = ("wsl", "different-gpus", "gpus-hidden", "mig", "no-nvidia-device")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """What binds the choice on one platform. ``is_known`` is false where a platform is planned without its machine.
+    """What constrains the selection on one platform. ``is_known`` is false if the platform's machine is unknown.
 
-    ``gpus`` holds each GPU with its name; ``stated_cuda`` is the user's own word for what the driver serves;
-    ``troubles`` are states of the machine that stand between CUDA programs and the GPU.
+    ``gpus`` holds each GPU with its name; ``stated_cuda`` is the CUDA version that the user set for the driver;
+    ``troubles`` are conditions that keep CUDA programs from the GPU.
     """
 
     platform: str
@@ -44,7 +41,7 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Misfit:
-    """The reason why a build does not fit, and the two sides of it."""
+    """The reason why a build doesn't fit, with what it requires and what was found."""
 
     code: str
     wanted: str
@@ -53,7 +50,7 @@ class Misfit:
 
 
 def read_facts(machine: Machine, platform: str) -> Facts:
-    """The facts of the machine where the platform is its own, else none: what is not known does not bind."""
+    """Return the machine's facts if the platform is its own, else none: unknown facts don't constrain."""
     is_windows = platform.startswith("win-")
     if platform != machine.platform:
         return Facts(platform=platform, windows_driver=is_windows)
@@ -62,7 +59,7 @@ def read_facts(machine: Machine, platform: str) -> Facts:
     gpus = machine.gpus if hides_all else machine.visible_gpus
     known = tuple((gpu.name, gpu.compute_capability) for gpu in gpus if gpu.compute_capability is not None)
     if machine.capability_override is not None:
-        known = (("the GPU stated by CONDA_OVERRIDE_CUDA_ARCH", machine.capability_override),)
+        known = (("the GPU set by CONDA_OVERRIDE_CUDA_ARCH", machine.capability_override),)
     unknown = () if machine.capability_override else tuple(g.name for g in gpus if g.compute_capability is None)
     return Facts(
         platform=platform,
@@ -83,12 +80,12 @@ def read_facts(machine: Machine, platform: str) -> Facts:
 
 
 def fit(build: Build, facts: Facts, matrix: Matrix) -> Grade | Misfit:
-    """How well the build runs there, or the one reason why it does not."""
+    """Return how well the build runs there, or the one reason why it doesn't."""
     too_old = build.glibc is not None and facts.glibc is not None and facts.glibc < build.glibc
     if too_old or (build.glibc is not None and facts.has_no_glibc):
         wanted = f"glibc {build.glibc} or newer"
         found = "a system without glibc" if facts.has_no_glibc else f"glibc {facts.glibc}"
-        return Misfit(code="glibc", wanted=wanted, found=found, reason=f"the wheel needs {wanted}, found {found}")
+        return Misfit(code="glibc", wanted=wanted, found=found, reason=f"the wheel requires {wanted}, found {found}")
     if build.tag.cuda is None:
         return Grade.CPU if build.confirmed else Grade.UNVERIFIED
     return _fit_cuda(build, build.tag.cuda, facts, matrix) if facts.is_known else Grade.UNVERIFIED
@@ -109,9 +106,9 @@ def _fit_cuda(build: Build, cuda: Version, facts: Facts, matrix: Matrix) -> Grad
 
 
 def has_cubin(build: Build, capability: ComputeCapability, matrix: Matrix) -> bool:
-    """Whether the wheel holds machine code for the GPU: same major version and no higher minor.
+    """Return whether the wheel holds machine code for the GPU: same major version and no higher minor.
 
-    Source: CUDA C++ programming guide, binary compatibility. Tegra chips are apart: only their own code serves them.
+    Source: CUDA C++ programming guide, binary compatibility. Tegra chips run only code that was built for them.
     """
     if capability in matrix.tegra:
         return capability in build.capabilities
@@ -122,12 +119,12 @@ def has_cubin(build: Build, capability: ComputeCapability, matrix: Matrix) -> bo
 
 
 def has_ptx(build: Build, capability: ComputeCapability, matrix: Matrix) -> bool:
-    """Whether the driver can compile a kernel for the GPU from PTX in the wheel."""
+    """Return whether the driver can compile a kernel for the GPU from PTX in the wheel."""
     return capability not in matrix.tegra and any(ptx <= capability for ptx in build.ptx)
 
 
 def driver_grade(cuda: Version, facts: Facts, matrix: Matrix) -> Grade | Misfit:
-    """How well the driver serves a toolkit: the driver's version decides, or the CUDA that the user stated for it."""
+    """Return how well the driver supports a toolkit, by the driver's version or the CUDA that the user set for it."""
     if facts.stated_cuda is not None or facts.driver is None:
         return _grade_by_cuda(cuda, facts.stated_cuda or facts.driver_cuda)
     direct, family = matrix.direct_minimum(cuda), matrix.family_minimum(cuda)
@@ -137,13 +134,13 @@ def driver_grade(cuda: Version, facts: Facts, matrix: Matrix) -> Grade | Misfit:
     if lowest is not None and facts.driver < lowest.driver(windows=facts.windows_driver):
         wanted = f"NVIDIA driver {driver_text(lowest.driver(windows=facts.windows_driver))} or newer"
         found = f"driver {driver_text(facts.driver)}"
-        reason = f"CUDA {cuda.major}.x needs {wanted}, found {found}"
+        reason = f"CUDA {cuda.major}.x requires {wanted}, found {found}"
         return Misfit(code="driver", wanted=wanted, found=found, reason=reason)
     return Grade.UNVERIFIED if direct is None else Grade.MINOR_COMPATIBLE
 
 
 def driver_text(version: Version) -> str:
-    """A driver version as NVIDIA writes it: ``450.80.02``, where ``Version`` alone drops the zero."""
+    """Return a driver version as NVIDIA writes it: ``450.80.02``, where ``Version`` drops the zero."""
     first, *rest = version.release
     return ".".join([str(first), *(f"{part:02d}" for part in rest)])
 
@@ -155,9 +152,9 @@ def _grade_by_cuda(cuda: Version, served: Version | None) -> Grade | Misfit:
         return Grade.DIRECT
     if cuda.major == served.major and served.major >= 11:
         return Grade.MINOR_COMPATIBLE
-    wanted, found = f"a driver that serves CUDA {cuda.major}.0 or newer", f"one that serves CUDA {served}"
+    wanted, found = f"a driver that supports CUDA {cuda.major}.0 or newer", f"one that supports CUDA {served}"
     return Misfit(
-        code="driver", wanted=wanted, found=found, reason=f"CUDA {cuda.major}.x needs {wanted}, found {found}"
+        code="driver", wanted=wanted, found=found, reason=f"CUDA {cuda.major}.x requires {wanted}, found {found}"
     )
 
 
@@ -169,9 +166,7 @@ def _no_kernel(build: Build, gpu: tuple[str, ComputeCapability], matrix: Matrix)
     wanted, found = f"a kernel for compute capability {capability} ({name})", f"kernels for {has}"
     reason = f"the wheel has no kernel for compute capability {capability} ({name}), {_boundary(build, capability)}"
     if capability in matrix.tegra:
-        reason = (
-            f"the wheel has no kernel for {name}, a Tegra chip ({capability}); NVIDIA builds PyTorch for Jetson itself"
-        )
+        reason = f"the wheel has no kernel for {name}, a Tegra chip ({capability}); NVIDIA publishes PyTorch for Jetson"
     return Misfit(code="compute-capability", wanted=wanted, found=found, reason=reason)
 
 
@@ -188,7 +183,7 @@ def _no_jit(build: Build, gpu: tuple[str, ComputeCapability], facts: Facts, matr
     name, capability = gpu
     direct = matrix.direct_minimum(build.tag.cuda) if build.tag.cuda else None
     minimum = driver_text(direct.driver(windows=facts.windows_driver)) if direct else "of the toolkit itself"
-    found = f"driver {driver_text(facts.driver)}" if facts.driver else f"one that serves CUDA {facts.driver_cuda}"
+    found = f"driver {driver_text(facts.driver)}" if facts.driver else f"one that supports CUDA {facts.driver_cuda}"
     wanted = f"NVIDIA driver {minimum} or newer, to compile PTX for compute capability {capability} ({name})"
-    reason = f"the wheel has only PTX for compute capability {capability} ({name}): needs {wanted}, found {found}"
+    reason = f"the wheel has only PTX for compute capability {capability} ({name}): it requires {wanted}, found {found}"
     return Misfit(code="ptx-driver", wanted=wanted, found=found, reason=reason)

@@ -1,6 +1,6 @@
-"""A ``Selection`` to and from JSON: with every candidate for ``--json``, without them for envforge.toml.
+"""Convert a ``Selection`` to and from JSON: with every candidate for ``--json``, without them for envforge.toml.
 
-Nothing that is unknown is written (TOML has no null); reading checks every value and names the place of a fault.
+Unknown values are left out, because TOML has no null.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ def refusals_to_json(refused: tuple[Refusal, ...]) -> Json:
 def selection_from_json(value: object, where: str) -> Selection:
     """Read what ``selection_to_json`` wrote; ``where`` names the file, and the table inside it, in errors."""
     document = Document(
-        damaged=f"the selection in `{where}` is damaged",
+        damaged=f"the selection in `{where}` is invalid",
         error=SelectionError,
         code="selection-damaged",
-        hint="restore the file from version control, or make the project again: envforge new",
+        hint="to restore the file, check it out from version control",
         mapping="a table",
     )
     top = Fields(document, "", value)

@@ -1,4 +1,4 @@
-"""The machine record: written here, read there, and refused with the place of the fault where it is damaged."""
+"""The machine record: written here, read there, and refused with the place of the fault where it is invalid."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_driver_versions_keep_their_zeros() -> None:
             "a compute capability such as `8.6`",
             '"sm_86"',
         ),
-        ({"gpus": [{"index": 0, "name": "A"}, {"index": 0, "name": "B"}]}, "gpus[1].index", "no other GPU has", "0"),
+        ({"gpus": [{"index": 0, "name": "A"}, {"index": 0, "name": "B"}]}, "gpus[1].index", "a unique GPU number", "0"),
         ({"gpus": [{"index": 0, "name": "A", "memory": 1}]}, "gpus[0].memory", "one of the fields", '"memory"'),
         ({"visible": [1]}, "visible[0]", "the index of a GPU", "1"),
         ({"visible": "0"}, "visible", "a list of GPU numbers", '"0"'),
@@ -115,15 +115,17 @@ def test_a_damaged_record_names_file_path_wanted_and_found(
     with pytest.raises(MachineRecordError) as caught:
         machine_from_json(record(**changes), "box.json")
     message = caught.value.message
-    assert message.startswith(f"the machine record `box.json` is damaged at `{path}`: expected ")
+    assert message.startswith(f"the machine record `box.json` is invalid at `{path}`: expected ")
     assert wanted in message
     assert message.endswith(f"found `{found}`")
     assert caught.value.exit_code == 1
 
 
-@pytest.mark.parametrize(("version", "hint"), [(2, "pip install --upgrade envforge"), (0, "detect --json"), (None, "")])
+@pytest.mark.parametrize(
+    ("version", "hint"), [(2, "to read records of newer versions"), (0, "detect --json"), (None, "")]
+)
 def test_a_record_of_another_version_is_refused(version: int | None, hint: str) -> None:
-    with pytest.raises(MachineRecordError, match=f"record_version `{version}`: wanted `1`") as caught:
+    with pytest.raises(MachineRecordError, match=f"expected `1`, found `{version}`") as caught:
         machine_from_json(record(record_version=version), "box.json")
     assert hint in caught.value.hint
 

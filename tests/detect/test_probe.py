@@ -235,7 +235,7 @@ def test_different_gpus_are_pointed_out_with_the_order_of_their_numbers(tmp_path
     machine = probe(replace(recorded, environment={"CUDA_VISIBLE_DEVICES": "1"}).world(tmp_path))
     assert (codes(machine), machine.visible) == (("different-gpus",), (1,))
     assert machine.capabilities == (ComputeCapability(8, 0),)
-    assert "count the fastest GPU first" in machine.conditions[0].cause
+    assert "start with the fastest GPU" in machine.conditions[0].cause
 
 
 def test_numbers_in_pci_order_mean_what_they_say(tmp_path: Path) -> None:
@@ -400,7 +400,7 @@ def test_an_empty_cuda_override_takes_nothing_from_a_machine_without_cuda(tmp_pa
     [("CONDA_OVERRIDE_CUDA", "new"), ("CONDA_OVERRIDE_CUDA_ARCH", "sm_86"), ("CONDA_OVERRIDE_GLIBC", "musl")],
 )
 def test_an_override_that_is_no_version_stops_with_its_name(tmp_path: Path, variable: str, value: str) -> None:
-    with pytest.raises(RequestError, match=f"`{variable}` is `{value}`"):
+    with pytest.raises(RequestError, match=f"invalid value `{value}` for the environment variable `{variable}`"):
         probe(replace(A10G, environment={variable: value}).world(tmp_path))
 
 

@@ -66,7 +66,7 @@ def test_an_unknown_machine_lists_the_profiles_and_suggests_the_nearest(wrong: s
         load_machine(wrong, {})
     assert f"`{wrong}`" in caught.value.message
     assert ", ".join(NAMES) in caught.value.message
-    assert caught.value.hint == f"--machine {nearest}"
+    assert caught.value.hint == f"did you mean `--machine {nearest}`?"
 
 
 @pytest.mark.parametrize("name", ["missing.json", "./missing", "there/t4"])

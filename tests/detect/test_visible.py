@@ -76,7 +76,7 @@ def test_a_text_that_means_what_it_says_is_not_complained_about(text: str | None
 
 def test_a_mig_device_makes_its_gpu_visible_and_only_the_first_counts() -> None:
     visible = resolve_visible("MIG-2222,MIG-1111", MIG)
-    assert (visible.indices, "`MIG-2222`, and no other" in visible.problem) == ((0,), True)
+    assert (visible.indices, "`MIG-2222`, and ignores the other 1" in visible.problem) == ((0,), True)
 
 
 def test_the_older_name_of_a_mig_device_names_its_gpu() -> None:
@@ -90,7 +90,7 @@ def test_a_mig_device_that_does_not_exist_leaves_nothing() -> None:
 def test_uuids_that_cannot_be_checked_are_not_guessed() -> None:
     unknown = (Gpu(index=0, name="NVIDIA A100", compute_capability=None),)
     visible = resolve_visible("GPU-aaaa", unknown)
-    assert (visible.indices, "cannot be checked" in visible.problem) == (None, True)
+    assert (visible.indices, "can't be checked" in visible.problem) == (None, True)
 
 
 ASK_TORCH = """

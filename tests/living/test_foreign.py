@@ -58,8 +58,8 @@ def _commit(world: World, tag: str) -> str:
 @pytest.mark.parametrize(
     ("source", "message", "hint"),
     [
-        ("demo", "envforge has no template `demo`; the folder of that name is one", "hint: ./demo"),
-        ("./nowhere", "there is no folder `nowhere` to take a template from", "envforge templates new ./nowhere"),
+        ("demo", "envforge has no template `demo`, but the directory of that name is one", "pass `./demo`"),
+        ("./nowhere", "template directory `nowhere` does not exist", "envforge templates new DIR"),
     ],
 )
 def test_a_folder_that_was_named_wrongly_is_told_how_to_name(
@@ -197,7 +197,7 @@ def test_no_known_way_out_of_the_sandbox_is_open(world: World, capsys: pytest.Ca
     said = _refused(world, capsys)
 
     assert "evil.jinja" in said
-    assert "cannot be rendered" in said
+    assert "can't be rendered" in said
 
 
 def test_what_the_sandbox_gives_is_plain_data(world: World) -> None:
@@ -223,18 +223,18 @@ def test_an_answer_is_never_read_as_a_template(world: World) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        (".git/hooks/post-checkout", "only its own tool"),
-        (".GIT/config", "only its own tool"),
-        (".envforge/baseline.json", "only its own tool"),
-        (".conda/bin/python", "only its own tool"),
-        ("con.txt", "reserves for a device"),
-        ("deep/LPT1", "reserves for a device"),
-        ("aux .py", "reserves for a device"),
+        (".git/hooks/post-checkout", "of another tool"),
+        (".GIT/config", "of another tool"),
+        (".envforge/baseline.json", "of another tool"),
+        (".conda/bin/python", "of another tool"),
+        ("con.txt", "device name on Windows"),
+        ("deep/LPT1", "device name on Windows"),
+        ("aux .py", "device name on Windows"),
         ("end.", "a dot, which Windows"),
-        ("end ", "in a space"),
-        ("a:b", "not every file system"),
-        ("a\\b", "not every file system"),
-        ("a\x1b[31mb", "not every file system"),
+        ("end ", "with a space"),
+        ("a:b", "some file systems"),
+        ("a\\b", "some file systems"),
+        ("a\x1b[31mb", "some file systems"),
         ("x" * 201, "longer than 200"),
         ("envforge.toml", "twice"),
         ("Conda-Lock.yml", "twice"),
@@ -270,7 +270,7 @@ def _many(folder: Path) -> None:
         (lambda folder: (folder / "files" / "x").symlink_to("/etc/passwd"), "symbolic link"),
         (lambda folder: (folder / "files" / "x").symlink_to("/etc"), "symbolic link"),
         (lambda folder: (folder / "x").symlink_to("nowhere"), "symbolic link"),
-        (lambda folder: os.mkfifo(folder / "files" / "x"), "no file"),
+        (lambda folder: os.mkfifo(folder / "files" / "x"), "not a regular file"),
         (_large, "too large"),
         (_many, "too large"),
     ],
@@ -294,11 +294,11 @@ BOMB = "a: &a [x, x]\n" + "".join(
         ("name: !!python/object/apply:os.system [id]\n", "plain values"),
         ("name: !!python/name:os.system\n", "plain values"),
         ("name: !mine x\n", "plain values"),
-        (BOMB, "no anchors and aliases"),
+        (BOMB, "no anchors or aliases"),
         ("name: demo\nversion: 1\nname: other\n", "each key once"),
         ("[" * 5000, "wanted"),
         ("name: 'x\n", "wanted YAML"),
-        ("x: " + "y" * 300_000, "200,000 at most"),
+        ("x: " + "y" * 300_000, "at most 200,000"),
         (MANIFEST.format(version=1) + "surprise: 1\n", "only the keys"),
         (MANIFEST.format(version=1).replace("name: demo", "name: ../demo"), "`name`"),
         (MANIFEST.format(version=1).replace("[NOTES]", "[../../etc/passwd]"), "`groups[0].files[0]`"),
@@ -328,7 +328,7 @@ def test_hooks_are_shown_and_not_run(world: World, capsys: pytest.CaptureFixture
 
     assert _new("./demo") == 0
 
-    assert "--trust runs them:\n  sh -c 'echo ran > hooked'\n" in capsys.readouterr().err
+    assert "to run them, pass --trust:\n  sh -c 'echo ran > hooked'\n" in capsys.readouterr().err
     assert not (world.project / "hooked").exists()
 
 
@@ -346,7 +346,7 @@ def test_a_hook_that_fails_is_told_and_the_project_stays(world: World, capsys: p
 
     assert _new("./demo", "--trust") == 1
 
-    assert "exit code 7; the project is there, whole" in capsys.readouterr().err
+    assert "exit code 7; the project is complete" in capsys.readouterr().err
     assert (world.project / "README").is_file()
 
 
@@ -430,7 +430,7 @@ def test_the_lock_follows_another_cuda(world: World, capsys: pytest.CaptureFixtu
     assert "cu118" in world.read("conda-lock.yml")
 
     assert main(["update", "--directory", "net", "--cuda", "12.6", "--torch", "2.14.0", "--dry-run"]) == 0
-    assert "conda-lock.yml would be made anew" in capsys.readouterr().out
+    assert "conda-lock.yml would be updated" in capsys.readouterr().out
     assert main(["update", "--directory", "net", "--cuda", "12.6", "--torch", "2.14.0"]) == 0
 
     assert "cu126" in world.read("conda-lock.yml")

@@ -101,7 +101,7 @@ def test_a_web_page_or_an_empty_repository_is_told_from_a_repository_without_a_t
     assert _new(f"git+{url}/{path}") == 2
 
     told = capsys.readouterr().err
-    assert f"`git+{url}/{path}` has no commits: it is an empty repository, or a page and no repository" in told
+    assert f"`git+{url}/{path}` has no commits: it is an empty repository, or not a repository" in told
     assert f"git ls-remote {url}/{path}" in told
     assert not world.project.exists()
 

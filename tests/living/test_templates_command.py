@@ -118,7 +118,7 @@ def test_every_two_choices_that_may_meet_do_in_few_variants(world: World) -> Non
     assert all(_holds(row) for row in rows)
     assert wanted - met == set()
     assert len(rows) <= 12  # of 72 that are possible
-    assert variants[0].words(_template(world)) == "(as it is)"
+    assert variants[0].words(_template(world)) == "(defaults)"
 
 
 def test_a_template_without_choices_has_one_variant(world: World) -> None:
@@ -162,7 +162,7 @@ def test_a_template_is_not_started_where_something_is(world: World, capsys: pyte
         ("bad.json", b"{", "bad.json"),
         ("bad.toml.jinja", b"x = {{ answers.title }}\n", "bad.toml"),
         ("bad.yml", b"a: [", "bad.yml"),
-        ("bad.jinja", b"{% if groups.logo %}{{ nothing }}{% endif %}", "cannot be rendered"),
+        ("bad.jinja", b"{% if groups.logo %}{{ nothing }}{% endif %}", "can't be rendered"),
         ("__package__/smoke.py", b"raise SystemExit(3)\n", "exit code 3"),
     ],
 )

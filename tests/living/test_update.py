@@ -48,7 +48,7 @@ def test_another_content_under_the_same_version_is_newer(
 
     assert main(["update", "--check"]) == 1
 
-    assert "net, from demo 1: something newer is there (" in capsys.readouterr().out
+    assert "net, from demo 1: update available (" in capsys.readouterr().out
     assert main(["update"]) == 0
     assert main(["update", "--check"]) == 0
 
@@ -117,7 +117,7 @@ def test_a_file_that_the_user_removed_stays_removed(world: World) -> None:
     update = world.update()
 
     assert actions(update) == {"README": "yours"}
-    assert "stays removed" in update.changes[0].note
+    assert "remains removed" in update.changes[0].note
     assert not (world.project / "README").exists()
     assert not world.update().changes
 
@@ -213,7 +213,7 @@ def test_without_git_an_edited_file_stays_and_the_new_one_lies_beside_it(
 
     update = world.update()
 
-    assert "git was not found" in update.changes[0].note
+    assert "requires git" in update.changes[0].note
     assert world.read("README") == mine
     assert world.read("README.new").encode() == NEWER["README"]
 
@@ -290,7 +290,7 @@ def test_recorded_answers_are_kept_and_new_questions_take_their_default(tmp_path
     update = world.update()
 
     assert dict(need_project_file(world.project).answers) == {"size": "large", "depth": 4}
-    assert update.notes == ("the template asks `depth` now; the answer is its default, `4`",)
+    assert update.notes == ("the template has a new question, `depth`, which gets its default, `4`",)
     assert world.read("size") == "large\n"
 
 
@@ -304,8 +304,8 @@ def test_an_answer_that_is_none_any_more_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(RequestError) as refusal:
         world.plan()
 
-    assert "`size` with `large`" in refusal.value.message
-    assert refusal.value.hint == "envforge update --var size=small"
+    assert "the answer `large` to `size`" in refusal.value.message
+    assert refusal.value.hint == "to use the default, pass `--var size=small`"
 
 
 def test_another_build_changes_the_environment_and_keeps_packages_of_the_users(world: World) -> None:
@@ -351,11 +351,11 @@ def test_settings_of_the_user_in_the_record_survive(world: World) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("line 3", "line 4", "does not agree with"),
-        ('"README"', '"README2"', "does not agree with"),
-        ('"text"', '"test"', "is damaged"),
+        ("line 3", "line 4", "doesn't match"),
+        ('"README"', '"README2"', "doesn't match"),
+        ('"text"', '"test"', "is invalid"),
         ("{\n", "", "wanted JSON"),
-        ('{"base64": "', '{"base64": "!', "is damaged"),
+        ('{"base64": "', '{"base64": "!', "is invalid"),
     ],
 )
 def test_a_damaged_baseline_stops_the_update(world: World, old: str, new: str, words: str) -> None:
@@ -369,14 +369,14 @@ def test_a_damaged_baseline_stops_the_update(world: World, old: str, new: str, w
         world.update()
 
     assert words in fault.value.message
-    assert "git checkout HEAD" in fault.value.hint
+    assert "checkout HEAD -- .envforge/baseline.json envforge.toml" in fault.value.hint
     assert world.contents() == before
 
 
 def test_a_baseline_that_is_not_there_stops_the_update(world: World) -> None:
     (world.project / BASELINE).unlink()
 
-    with pytest.raises(BaselineError, match="is not there"):
+    with pytest.raises(BaselineError, match="does not exist"):
         world.plan()
 
 
@@ -399,7 +399,7 @@ def test_a_file_that_is_edited_meanwhile_stops_the_update_and_nothing_changes(wo
     world.write("size", "edited just now\n")
     before = world.contents()
 
-    with pytest.raises(TargetError, match="was edited while"):
+    with pytest.raises(TargetError, match="was edited during the update"):
         apply(planned, Locks())
 
     assert world.contents() == before
@@ -433,3 +433,27 @@ def test_an_update_that_is_killed_anywhere_is_completed_by_the_next(
         if ended == 0:
             break
     assert count > 3 * step  # the trap met the work many times before it came too late
+
+
+def test_update_finds_project_from_subdirectory(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.write_template(NEWER, version=2)
+    (world.project / "deep" / "er").mkdir(parents=True)
+    monkeypatch.chdir(world.project / "deep" / "er")
+
+    assert main(["update", "--check"]) == 1
+    assert f"run `envforge update --directory {world.project}`" in capsys.readouterr().out
+    assert main(["update"]) == 0
+
+    assert need_project_file(world.project).template_version == "2"
+
+
+def test_update_outside_a_project_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["update"]) == 1
+
+    assert f"neither `{tmp_path}` nor a parent directory has an `envforge.toml`" in capsys.readouterr().err

@@ -94,7 +94,7 @@ def test_an_update_makes_every_lock_of_the_project_anew(project: Project) -> Non
     before = project.files()
 
     dry = project.run("update", "--dry-run")
-    assert [f"  lock      {name} would be made anew" in dry.stdout for name in LOCKS] == [True] * 3, dry.stdout
+    assert [f"  lock      {name} would be updated" in dry.stdout for name in LOCKS] == [True] * 3, dry.stdout
     assert before == project.files()
     done = project.run("update")
 
@@ -115,7 +115,7 @@ def test_nothing_changes_where_one_variant_cannot_be_locked(project: Project) ->
 
     assert failed.returncode != 0
     assert "error: variant cpu: " in failed.stderr
-    assert "hint: the update without the lock: --no-lock" in failed.stderr
+    assert "to update the project without its lockfile, run `envforge update --no-lock`" in failed.stderr
     assert before == project.files()
 
 
@@ -128,7 +128,10 @@ def test_locks_that_stay_behind_are_named_with_their_commands(project: Project) 
     assert done.returncode == 0
     assert locks == {name: project.files()[name] for name in LOCKS}
     for name, command in zip(LOCKS, ("", " --variant cpu", " --variant cu118"), strict=True):
-        assert f"warning: {name} is still that of the former environment; then: envforge lock{command}\n" in done.stderr
+        assert (
+            f"warning: {name} belongs to the previous environment; to update it, run `envforge lock{command}`\n"
+            in done.stderr
+        )
 
 
 def test_a_variant_of_the_users_own_making_is_left_alone(project: Project) -> None:

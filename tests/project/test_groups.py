@@ -172,10 +172,15 @@ def test_groups_are_chosen_by_name(
 @pytest.mark.parametrize(
     ("wanted", "unwanted", "words", "hint"),
     [
-        (("dcker",), (), "it has `docker`, `notebook`, `cluster`", "--with docker"),
-        ((), ("xyz",), "--without xyz", "leave out --without xyz"),
-        (("docker",), ("docker",), "by --with and by --without", "once"),
-        (("cluster",), (), "only with `size=large`", "--var size=large"),
+        (
+            ("dcker",),
+            (),
+            "the template has the groups: `docker`, `notebook`, `cluster`",
+            "did you mean `--with docker`?",
+        ),
+        ((), ("xyz",), "unknown group `xyz` for `--without`", "omit `xyz`"),
+        (("docker",), ("docker",), "in both `--with` and `--without`", "omit it from `--without`"),
+        (("cluster",), (), "only with `size=large`", "pass `--var size=large`"),
     ],
 )
 def test_a_group_that_cannot_be_is_refused_with_the_way_out(
@@ -240,7 +245,7 @@ def test_a_question_whose_condition_does_not_hold_is_not_asked(root: Path) -> No
 def test_an_answer_to_a_question_that_is_not_asked_is_refused(root: Path) -> None:
     template = load_template(root, "demo")
 
-    with pytest.raises(RequestError, match="asked only with `size=large`"):
+    with pytest.raises(RequestError, match="applies only with `size=large`"):
         gather_answers(template, ("nodes=4",), None)
     assert dict(gather_answers(template, ("nodes=4", "size=large"), None))["nodes"] == 4
 
@@ -292,5 +297,5 @@ def test_a_template_leaves_a_common_file_that_it_has_no_use_for(root: Path) -> N
     manifest.write_text(MANIFEST.replace("groups:\n", "not_common: [tests/test_it.py]\ngroups:\n", 1), encoding="utf-8")
     assert "tests/test_it.py" not in _files(load_template(root, "demo"), ())
     manifest.write_text(MANIFEST.replace("groups:\n", "not_common: [tests/gone.py]\ngroups:\n", 1), encoding="utf-8")
-    with pytest.raises(TemplateError, match=r"leaves the common file `tests/gone.py`"):
+    with pytest.raises(TemplateError, match=r"excludes the common file `tests/gone.py`"):
         _files(load_template(root, "demo"), ())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,10 @@ import pytest
 
 from envforge import catalogue
 from envforge.cli import main
+from envforge.distribution import pinned_requirement
+from envforge.machine.profiles import load_machine
 from envforge.project.record import read_project_file
+from envforge.project.smoke import interpreter_torch
 from envforge.resources import lockfiles_root
 from tests.project.trees import tree
 
@@ -118,6 +122,151 @@ def test_the_record_names_no_person_and_no_device(here: Path, capsys: pytest.Cap
     assert "GPU-1111" not in text
 
 
+@pytest.mark.parametrize("marker", ["folder", "file"])
+def test_new_notes_enclosing_git_repository(here: Path, marker: str, capsys: pytest.CaptureFixture[str]) -> None:
+    git = here / ".git"
+    git.mkdir() if marker == "folder" else git.write_text("gitdir: elsewhere\n", encoding="utf-8")
+    (here / "deep").mkdir()
+
+    assert _new(TEMPLATE, "deep/net", "--machine", "cpu", "--no-lock") == 0
+
+    note = f"note: deep/net is inside another git repository, which begins at {here}; "
+    assert note in capsys.readouterr().err
+
+
+def test_new_in_repository_root_has_no_note(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "net" / ".git").mkdir(parents=True)
+
+    assert _new(TEMPLATE, "net", "--machine", "cpu", "--no-lock", "--force") == 0
+
+    assert "git repository" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "settings", "recorded"),
+    [
+        (None, None, None, ""),
+        ("tool @ git+https://host.example/tool.git", None, None, "tool @ git+https://host.example/tool.git"),
+        (None, "./tool.whl", None, "./tool.whl"),
+        (None, None, "tool==2", "tool==2"),
+        ("tool==1", "./tool.whl", "tool==2", "tool==1"),
+    ],
+)
+def test_requirement_reaches_files_and_record(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str | None,
+    variable: str | None,
+    settings: str | None,
+    recorded: str,
+) -> None:
+    (here / "demo" / "files").mkdir(parents=True)
+    (here / "demo" / "template.yml").write_text("{name: demo, version: 1, summary: A demo}", encoding="utf-8")
+    (here / "demo" / "files" / "setup.sh.jinja").write_text(
+        "pip install {{ envforge_requirement }}\n", encoding="utf-8"
+    )
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(here / "config"))
+    if variable is None:
+        monkeypatch.delenv("ENVFORGE_REQUIREMENT", raising=False)
+    else:
+        monkeypatch.setenv("ENVFORGE_REQUIREMENT", variable)
+    if settings is not None:
+        (here / "config" / "envforge").mkdir(parents=True)
+        text = f'[envforge]\nrequirement = "{settings}"\n'
+        (here / "config" / "envforge" / "config.toml").write_text(text, encoding="utf-8")
+    options = () if option is None else ("--envforge", option)
+
+    assert _new("./demo", "net", "--machine", "cpu", "--no-lock", *options) == 0
+
+    expected = shlex.quote(recorded or pinned_requirement())
+    assert (here / "net" / "setup.sh").read_text(encoding="utf-8") == f"pip install {expected}\n"
+    record = read_project_file(here / "net")
+    assert record is not None
+    assert record.envforge_requirement == recorded
+
+
+def test_update_keeps_recorded_requirement(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "demo" / "files").mkdir(parents=True)
+    (here / "demo" / "template.yml").write_text("{name: demo, version: 1, summary: A demo}", encoding="utf-8")
+    (here / "demo" / "files" / "setup.sh.jinja").write_text("{{ envforge_requirement }}\n", encoding="utf-8")
+    assert _new("./demo", "net", "--machine", "cpu", "--no-lock", "--envforge", "tool==1") == 0
+    monkeypatch.setenv("ENVFORGE_REQUIREMENT", "tool==2")
+
+    assert main(["update", "--directory", "net", "--check"]) == 0
+    assert main(["update", "--directory", "net", "--envforge", "tool==3"]) == 0
+
+    assert (here / "net" / "setup.sh").read_text(encoding="utf-8") == "tool==3\n"
+    assert main(["update", "--directory", "net", "--check"]) == 0
+
+
+def test_smoke_without_gpu_runs_the_cpu_part(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    _write_smoke_template(here)
+
+    assert _new("./demo", "net", "--machine", "a10g", "--cuda", "11.8", "--no-lock", "--smoke", "--trust") == 0
+
+    assert "arguments: []" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("supports_skip", [True, False])
+def test_smoke_with_other_build_never_fails_or_passes_the_gpu(
+    here: Path, supports_skip: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _write_smoke_template(here, "--skip-gpu" if supports_skip else "")
+    gpu_machine = load_machine("t4", {})
+    monkeypatch.setattr("envforge.machine.profiles.load_machine", lambda spec, environment: gpu_machine)
+    found = interpreter_torch()
+
+    assert _new("./demo", "net", "--cuda", "11.8", "--no-lock", "--smoke", "--trust", "--json") == 0
+
+    captured = capfd.readouterr()
+    reason = f"this interpreter has {found}, environment.yml has torch 2.7.1+cu118"
+    smoke = json.loads(captured.out)["result"]["smoke"]
+    assert smoke == {"ran": supports_skip, "gpu": "not-run", "reason": reason}
+    assert (f"arguments: {['--skip-gpu', reason]!r}" in captured.err) is supports_skip
+
+
+def test_smoke_that_cannot_skip_gpu_shows_commands(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _write_smoke_template(here)
+    gpu_machine = load_machine("t4", {})
+    monkeypatch.setattr("envforge.machine.profiles.load_machine", lambda spec, environment: gpu_machine)
+
+    assert _new("./demo", "net", "--cuda", "11.8", "--no-lock", "--smoke", "--trust") == 0
+
+    out = capfd.readouterr().out
+    assert "not run, because this interpreter has torch" in out
+    assert out.endswith(
+        "To run it in the locked environment:\n  cd net && envforge lock && envforge install\n"
+        "  .conda/bin/python -m net.smoke\n"
+    )
+
+
+def _write_smoke_template(here: Path, note: str = "") -> None:
+    package = here / "demo" / "files" / "__package__"
+    package.mkdir(parents=True)
+    (here / "demo" / "template.yml").write_text("{name: demo, version: 1, summary: A demo}", encoding="utf-8")
+    (package / "__init__.py").touch()
+    (package / "smoke.py").write_text(f"import sys\nprint('arguments:', sys.argv[1:])  # {note}\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--no-lock",), "`--install` requires a lockfile, but `--no-lock` was provided"),
+        (("-p", "osx-arm64"), "`--install` requires a project for `linux-64`"),
+    ],
+)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the platform of the message")
+def test_install_that_is_impossible_writes_nothing(
+    here: Path, options: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _new(TEMPLATE, "net", "--machine", "cpu", "--install", *options) == 2
+
+    assert words in capsys.readouterr().err
+    assert tree(here) == {}
+
+
 def test_several_platforms_share_one_environment(here: Path) -> None:
     platforms = ("-p", "linux-64", "-p", "osx-arm64")
 
@@ -164,39 +313,39 @@ def test_a_lock_left_from_a_former_environment_is_said_aloud(here: Path, capsys:
 
     assert _new(TEMPLATE, "net", "--machine", "cpu", "--no-lock", "--force") == 0
 
-    assert "conda-lock.yml in net is still that of the former environment" in capsys.readouterr().err
+    assert "conda-lock.yml in net still belongs to the previous environment" in capsys.readouterr().err
     assert main(["lock", "--check", "-f", "net/environment.yml"]) == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ((), 2, "name a template; templates: `image-classification`"),
-        (("image-clasification",), 2, "there is no template 'image-clasification'"),
+        ((), 2, "no template was provided; expected one of `image-classification`"),
+        (("image-clasification",), 2, "unknown template 'image-clasification'"),
         ((TEMPLATE, "net", "--cuda", "11.9"), 2, "11.8"),
         ((TEMPLATE, "net", "--torch", "9.9"), 2, "9.9"),
         ((TEMPLATE, "net", "--python", "2.7"), 2, "2.7"),
         ((TEMPLATE, "net", "-p", "amiga-68k"), 2, "amiga-68k"),
         ((TEMPLATE, "net", "--machine", "t5"), 2, "t5"),
-        ((TEMPLATE, "../net"), 2, "DIR: `../net` has the part `..`"),
-        ((TEMPLATE, "a/../net"), 2, "has the part `..`"),
-        ((TEMPLATE, "net\n"), 2, "characters that cannot be seen"),
-        ((TEMPLATE, "a\x1b[2J/net"), 2, "characters that cannot be seen"),
+        ((TEMPLATE, "../net"), 2, "DIR `../net` contains `..`"),
+        ((TEMPLATE, "a/../net"), 2, "contains `..`"),
+        ((TEMPLATE, "net\n"), 2, "invisible characters"),
+        ((TEMPLATE, "a\x1b[2J/net"), 2, "invisible characters"),
         ((TEMPLATE, "x" * 201, "--name", "net"), 2, "at most 200 bytes"),
         ((TEMPLATE, "aux", "--name", "net"), 2, "Windows reserves"),
-        ((TEMPLATE, ""), 2, "DIR: ''"),
-        ((TEMPLATE, "net work"), 2, "DIR: 'net work' cannot be the name of a project"),
-        ((TEMPLATE, "net", "--name", "a/b"), 2, "--name: 'a/b' cannot be the name of a project"),
+        ((TEMPLATE, ""), 2, "DIR is empty: ''"),
+        ((TEMPLATE, "net work"), 2, "DIR 'net work' can't be the name of a project"),
+        ((TEMPLATE, "net", "--name", "a/b"), 2, "--name 'a/b' can't be the name of a project"),
         ((TEMPLATE, "net", "--name", "x" * 65), 2, "at most 64"),
         ((TEMPLATE, "nul"), 2, "Windows reserves"),
-        ((TEMPLATE, "class"), 2, "word of the Python language"),
-        ((TEMPLATE, "torch"), 2, "`import torch` already means something else"),
-        ((TEMPLATE, "test"), 2, "`import test` already means something else"),
-        ((TEMPLATE, "net", "--var", "nonsense"), 2, "--var 'nonsense' is not `key=value`"),
-        ((TEMPLATE, "net", "--var", "no_such=1"), 2, "--var 'no_such'"),
+        ((TEMPLATE, "class"), 2, "keyword of Python"),
+        ((TEMPLATE, "torch"), 2, "`import torch` already imports another package"),
+        ((TEMPLATE, "test"), 2, "`import test` already imports another package"),
+        ((TEMPLATE, "net", "--var", "nonsense"), 2, "`--var 'nonsense'` is not of the form `KEY=VALUE`"),
+        ((TEMPLATE, "net", "--var", "no_such=1"), 2, "unknown question 'no_such' for `--var`"),
         ((TEMPLATE, "net", "--mirror", "nonsense"), 2, "`nonsense` is not a mirror rule"),
         ((TEMPLATE, "net", "--torch-index", "https://me:secret@host/whl"), 2, "credentials"),
-        ((TEMPLATE, "no/such/folder/net"), 1, "is not a folder"),
+        ((TEMPLATE, "no/such/folder/net"), 1, "does not exist"),
         ((TEMPLATE, "link"), 1, "symbolic link"),
         ((TEMPLATE, "link", "--force"), 1, "symbolic link"),
         ((TEMPLATE, "file"), 1, "is a file"),
@@ -310,7 +459,7 @@ def test_smoke_needs_torch_before_anything_is_written(here: Path) -> None:
     )
 
     assert done.returncode == 1
-    assert "envforge[smoke]" in done.stderr
+    assert "[smoke]" in done.stderr
     assert tree(here) == {}
 
 

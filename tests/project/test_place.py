@@ -132,7 +132,7 @@ def test_planning_changes_nothing(tmp_path: Path) -> None:
 def test_a_folder_with_content_is_refused_without_force(tmp_path: Path) -> None:
     _old_project(tmp_path / "old")
 
-    with pytest.raises(TargetError, match=r"not empty: it has `README.md` and 2 more"):
+    with pytest.raises(TargetError, match=r"not empty: it contains `README.md` and 2 more"):
         _place(tmp_path / "old")
 
     assert tree(tmp_path / "old") == OLD
@@ -184,7 +184,7 @@ def test_a_linked_file_is_moved_aside_and_not_written_through(tmp_path: Path) ->
 def test_a_folder_where_a_file_goes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "old" / "README.md").mkdir(parents=True)
 
-    with pytest.raises(TargetError, match="is a folder, wanted a file"):
+    with pytest.raises(TargetError, match="is a directory, expected a file"):
         _place(tmp_path / "old", force=True)
 
     assert tree(tmp_path / "old") == {"README.md": "folder"}
@@ -193,12 +193,12 @@ def test_a_folder_where_a_file_goes_is_refused(tmp_path: Path) -> None:
 def test_a_file_is_refused_as_target(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
 
-    with pytest.raises(TargetError, match="is a file, wanted a folder"):
+    with pytest.raises(TargetError, match="is a file, expected a directory"):
         _place(tmp_path / "file", force=True)
 
 
 def test_a_target_in_no_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="is not a folder"):
+    with pytest.raises(TargetError, match="does not exist"):
         _place(tmp_path / "no" / "new")
 
     assert tree(tmp_path) == {}
@@ -344,7 +344,7 @@ def test_two_runs_into_one_folder_do_not_meet(tmp_path: Path) -> None:
     _old_project(tmp_path / "old")
     (tmp_path / "old" / STAGING).mkdir()
 
-    with FileLock(tmp_path / "old" / STAGING / "lock"), pytest.raises(TargetError, match="another run of envforge"):
+    with FileLock(tmp_path / "old" / STAGING / "lock"), pytest.raises(TargetError, match="another envforge process"):
         _place(tmp_path / "old", force=True)
 
 
@@ -354,7 +354,7 @@ def test_a_staging_folder_of_somebody_else_is_refused_and_kept(tmp_path: Path) -
     (tmp_path / "old" / STAGING / "thesis").write_text("mine\n", encoding="utf-8")
     before = tree(tmp_path / "old")
 
-    with pytest.raises(TargetError, match="not all of it is of envforge"):
+    with pytest.raises(TargetError, match="files that envforge didn't write"):
         _place(tmp_path / "old", force=True)
 
     assert tree(tmp_path / "old") == before

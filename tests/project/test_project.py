@@ -155,7 +155,7 @@ def test_a_damaged_record_names_file_and_place(templates: Path, old: str, new: s
     text = _text(templates)
     assert old in text
 
-    with pytest.raises(Exception, match=r"damaged") as fault:
+    with pytest.raises(Exception, match=r"invalid") as fault:
         parse_project_file(text.replace(old, new), "here/envforge.toml")
 
     assert place_of_fault in str(fault.value)
@@ -197,10 +197,10 @@ def _break(templates: Path, path: str, content: str | None, link: str = "") -> N
     [
         ("demo/files/bad.jinja", "{{ nothing }}\n", "", "bad.jinja"),
         ("demo/files/bad.jinja", "{{ answers.nothing }}\n", "", "bad.jinja"),
-        ("demo/files/LICENSE", "twice\n", "", "gives `LICENSE` twice"),
+        ("demo/files/LICENSE", "twice\n", "", "writes `LICENSE` twice"),
         ("demo/files/license", "twice\n", "", "twice"),
-        ("demo/files/environment.yml", "mine\n", "", "gives `environment.yml` twice"),
-        ("demo/files/envforge.toml", "mine\n", "", "gives `envforge.toml` twice"),
+        ("demo/files/environment.yml", "mine\n", "", "writes `environment.yml` twice"),
+        ("demo/files/envforge.toml", "mine\n", "", "writes `envforge.toml` twice"),
         ("demo/files/passwd", None, "/etc/passwd", "symbolic link"),
         ("demo/files/folder", None, "/etc", "symbolic link"),
         ("demo/template.yml", MANIFEST.replace("LICENSE", "COPYING"), "", "`COPYING`"),

@@ -80,7 +80,7 @@ def test_a_bad_answer_is_asked_again_with_the_rule(demo: Path) -> None:
     code, said = _on_terminal(demo, ("none\n", "3\n", "\n", "\n"))
 
     assert code == 0, said
-    assert "wanted a whole number that matches `[1-9][0-9]*`" in said
+    assert "expected a whole number that matches `[1-9][0-9]*`" in said
     assert _answers(demo)["epochs"] == 3
 
 

@@ -1,14 +1,32 @@
+"""The smoke test of a new project, and when its GPU part counts."""
+
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
+from packaging.version import Version
 
+from envforge.cuda import ComputeCapability, WheelTag
 from envforge.errors import EnvforgeError
-from envforge.project.smoke import run_smoke
+from envforge.machine import Driver, Gpu, Machine
+from envforge.machine.profiles import load_machine
+from envforge.matrix import load_matrix
+from envforge.project.smoke import (
+    SmokeRun,
+    TorchBuild,
+    can_skip_gpu,
+    gpu_skip_reason,
+    interpreter_torch,
+    is_other_build,
+    run_smoke,
+)
+from envforge.project.staging import PlannedFile
+from envforge.select import Request, Selection, select
+from tests.project import builds
 
 SMOKE = """
 import json, os, sys
@@ -27,23 +45,47 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def _run(project: Path, *, require_gpu: bool = False) -> dict[str, object]:
+def _run(project: Path, *, require_gpu: bool = False, skip_reason: str = "") -> dict[str, object]:
     log = project.parent / "log"
+    run = SmokeRun(
+        python=sys.executable, folder=project, package="net", require_gpu=require_gpu, skip_reason=skip_reason
+    )
     with log.open("w", encoding="utf-8") as output:
-        run_smoke(project, "net", require_gpu=require_gpu, output=output)
+        run_smoke(run, output)
     seen: dict[str, object] = json.loads(log.read_text(encoding="utf-8"))
     return seen
 
 
-def test_the_smoke_test_runs_in_the_folder_of_the_project(project: Path) -> None:
+def _gpu_machine(driver: str, capability: str = "7.5") -> Machine:
+    version = Version(driver)
+    gpu = Gpu(index=0, name="GPU-0", compute_capability=ComputeCapability.parse(capability))
+    return Machine(
+        platform="linux-64",
+        python=Version("3.12"),
+        glibc=Version("2.35"),
+        driver=Driver(kernel_version=version, user_version=version),
+        gpus=(gpu,),
+    )
+
+
+def _selected(cuda: str) -> Selection:
+    return select(load_machine("t4", {}), Request(cuda=WheelTag.parse(cuda)), load_matrix())
+
+
+def test_smoke_runs_in_project_directory(project: Path) -> None:
     assert _run(project) == {"arguments": [], "folder": str(project)}
 
 
-def test_a_gpu_found_here_is_required(project: Path) -> None:
+def test_smoke_requires_gpu_found_here(project: Path) -> None:
     assert _run(project, require_gpu=True)["arguments"] == ["--require-gpu"]
 
 
-def test_the_project_stays_as_it_was_written(project: Path) -> None:
+def test_smoke_skips_gpu_with_reason(project: Path) -> None:
+    seen = _run(project, require_gpu=False, skip_reason="this interpreter has torch 1")
+    assert seen["arguments"] == ["--skip-gpu", "this interpreter has torch 1"]
+
+
+def test_smoke_leaves_project_unchanged(project: Path) -> None:
     before = sorted(project.rglob("*"))
 
     _run(project)
@@ -51,7 +93,7 @@ def test_the_project_stays_as_it_was_written(project: Path) -> None:
     assert sorted(project.rglob("*")) == before
 
 
-def test_the_path_of_the_caller_does_not_hide_the_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smoke_ignores_python_path(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project.parent / "other" / "net").mkdir(parents=True)
     (project.parent / "other" / "net" / "__init__.py").touch()
     monkeypatch.setenv("PYTHONPATH", str(project.parent / "other"))
@@ -60,7 +102,7 @@ def test_the_path_of_the_caller_does_not_hide_the_project(project: Path, monkeyp
     assert _run(project)["folder"] == str(project)
 
 
-def test_a_failed_smoke_test_is_an_error_that_says_where_the_project_is(project: Path) -> None:
+def test_failed_smoke_shows_command(project: Path) -> None:
     (project / "verdict").write_text("7", encoding="utf-8")
 
     with pytest.raises(EnvforgeError) as failure:
@@ -69,14 +111,14 @@ def test_a_failed_smoke_test_is_an_error_that_says_where_the_project_is(project:
     assert failure.value.exit_code == 1
     assert "exit code 7" in failure.value.message
     assert str(project) in failure.value.message
-    assert failure.value.hint == f"cd '{project}' && python -m net.smoke --require-gpu"
+    assert failure.value.commands == (f"cd {project} && {sys.executable} -m net.smoke --require-gpu",)
 
 
-def test_its_output_streams_to_stdout(project: Path) -> None:
+def test_smoke_streams_to_stdout(project: Path) -> None:
     code = (
         "from pathlib import Path\n"
-        "from envforge.project.smoke import run_smoke\n"
-        f"run_smoke(Path({str(project)!r}), 'net', require_gpu=False, output=None)\n"
+        "from envforge.project.smoke import SmokeRun, run_smoke\n"
+        f"run_smoke(SmokeRun(python={sys.executable!r}, folder=Path({str(project)!r}), package='net'), None)\n"
     )
 
     done = subprocess.run(
@@ -88,3 +130,60 @@ def test_its_output_streams_to_stdout(project: Path) -> None:
     )
 
     assert json.loads(done.stdout)["folder"] == str(project)
+
+
+@pytest.mark.parametrize(
+    ("version", "cuda", "other"),
+    [
+        ("2.7.1+cu118", "11.8", False),
+        ("2.7.1", "11.8", False),
+        ("2.7.1+cpu", None, True),
+        ("2.7.1", "12.6", True),
+        ("2.13.0", "13.0", True),
+        ("2.6.0+cu118", "11.8", True),
+    ],
+)
+def test_other_build_differs_in_release_or_cuda(version: str, cuda: str | None, other: bool) -> None:
+    found = TorchBuild(version=Version(version), cuda=None if cuda is None else Version(cuda))
+    assert is_other_build(found, builds.CU118) is other
+
+
+def test_torch_without_local_version_shows_cuda() -> None:
+    assert str(TorchBuild(version=Version("2.13.0"), cuda=Version("13.0"))) == "torch 2.13.0 (CUDA 13.0)"
+    assert str(TorchBuild(version=Version("2.13.0+cpu"), cuda=None)) == "torch 2.13.0+cpu"
+
+
+def test_interpreter_torch_matches_import() -> None:
+    torch = pytest.importorskip("torch")
+    found = interpreter_torch()
+    assert found is not None
+    assert (str(found.version), found.cuda and str(found.cuda)) == (torch.__version__, torch.version.cuda)
+
+
+@pytest.mark.parametrize(
+    ("machine", "reason"),
+    [
+        (_gpu_machine("535.274.02"), ""),
+        (_gpu_machine("440.33.01"), "CUDA 11.x requires NVIDIA driver 450.80.02 or newer"),
+        (_gpu_machine("580.65.06", "10.0"), "no kernel for compute capability 10.0"),
+        (Machine(platform="linux-64", python=Version("3.12"), glibc=Version("2.35")), ""),
+    ],
+)
+def test_gpu_is_skipped_if_locked_build_does_not_fit(machine: Machine, reason: str) -> None:
+    found = gpu_skip_reason(_selected("11.8"), machine, load_matrix(), "the lockfile")
+    assert (reason in found) if reason else found == ""
+
+
+def test_gpu_is_skipped_for_locked_cpu_build() -> None:
+    found = gpu_skip_reason(_selected("cpu"), _gpu_machine("535.274.02"), load_matrix(), "the lockfile")
+    assert found == "the lockfile has the CPU build of torch"
+
+
+def test_skipping_needs_option_of_smoke_module() -> None:
+    old = PlannedFile(path=PurePosixPath("net/smoke.py"), content=b"--require-gpu")
+    new = PlannedFile(path=PurePosixPath("net/smoke.py"), content=b"--skip-gpu")
+    assert (can_skip_gpu([old], "net"), can_skip_gpu([new], "net"), can_skip_gpu([new], "other")) == (
+        False,
+        True,
+        False,
+    )

@@ -41,18 +41,23 @@ def test_a_torch_series_stands_for_its_newest_release() -> None:
 @pytest.mark.parametrize(
     ("options", "message", "hint"),
     [
-        (SelectionOptions(cuda="11.9"), f"there is: {', '.join(CUDA + VERSIONS)}", "did you mean --cuda 11.8?"),
-        (SelectionOptions(cuda="cu119"), "`--cuda cu119` names nothing that exists", "did you mean --cuda 11.8?"),
-        (SelectionOptions(cuda="cu1118"), "`--cuda cu1118` names nothing that exists", "did you mean --cuda cu118?"),
-        (SelectionOptions(cuda="rocm"), "`--cuda rocm` names nothing that exists", "did you mean --cuda auto?"),
+        (SelectionOptions(cuda="11.9"), f"expected one of: {', '.join(CUDA + VERSIONS)}", "mean `--cuda 11.8`?"),
+        (SelectionOptions(cuda="12"), "unknown value `12` for `--cuda`", "did you mean `--cuda 12.9`?"),
+        (SelectionOptions(cuda="cu12"), "unknown value `cu12` for `--cuda`", "did you mean `--cuda 12.9`?"),
+        (SelectionOptions(torch="2"), "unknown value `2` for `--torch`", "did you mean `--torch 2.14.1`?"),
+        (SelectionOptions(python="4"), "which ends at 3.14", "pass `--python 3.14`"),
+        (SelectionOptions(python="3.8"), "is older than 3.10", "pass `--python 3.10`"),
+        (SelectionOptions(cuda="cu119"), "unknown value `cu119` for `--cuda`", "did you mean `--cuda 11.8`?"),
+        (SelectionOptions(cuda="cu1118"), "unknown value `cu1118` for `--cuda`", "did you mean `--cuda cu118`?"),
+        (SelectionOptions(cuda="rocm"), "unknown value `rocm` for `--cuda`", "omit `--cuda`"),
         (SelectionOptions(cuda="13.4"), f"newer than the table of {MATRIX.checked}, which ends at 13.2", "--cuda 13.2"),
-        (SelectionOptions(torch="2.7.2"), "2.7.0, 2.7.1, 2.8.0", "did you mean --torch 2.7.1?"),
-        (SelectionOptions(torch="1.13"), "there is: 2.0.0, 2.0.1", "did you mean --torch 2.0.0?"),
-        (SelectionOptions(torch="2.16"), "which ends at 2.15.0", "--torch 2.15.0, or a newer envforge"),
-        (SelectionOptions(torch="new"), "`--torch new` names nothing that exists", "did you mean --torch"),
-        (SelectionOptions(python="3.9.1"), "there is: 3.8, 3.9, 3.10", "did you mean --python 3.9?"),
-        (SelectionOptions(torch_index="mirror"), "is not the address of an index", "--torch-index https://"),
-        (SelectionOptions(torch_index="https://m.example/whl/cu118/"), "ends in the tag `cu118`", "https://m.example/whl"),
+        (SelectionOptions(torch="2.7.2"), "2.7.0, 2.7.1, 2.8.0", "did you mean `--torch 2.7.1`?"),
+        (SelectionOptions(torch="1.13"), "expected one of: 2.0.0, 2.0.1", "did you mean `--torch 2.0.0`?"),
+        (SelectionOptions(torch="2.16"), "which ends at 2.15.0", "pass `--torch 2.14.1`"),
+        (SelectionOptions(torch="new"), "unknown value `new` for `--torch`", "omit `--torch`"),
+        (SelectionOptions(python="3.9.1"), "is older than 3.10", "pass `--python 3.10`"),
+        (SelectionOptions(torch_index="mirror"), "is not the URL of a wheel index", "`--torch-index https://"),
+        (SelectionOptions(torch_index="https://m.example/whl/cu118/"), "ends with the tag `cu118`", "https://m.example/whl"),
     ],
 )  # fmt: skip
 def test_a_word_that_names_nothing_lists_what_exists_and_suggests_the_nearest(
@@ -75,7 +80,7 @@ def test_credentials_in_the_index_are_refused_and_not_repeated() -> None:
 def test_an_unknown_platform_lists_the_known_ones() -> None:
     with pytest.raises(RequestError, match="linux-64, linux-aarch64, osx-64, osx-arm64, win-64") as caught:
         SelectionOptions(platforms=("linux-46",)).known_platforms(MATRIX)
-    assert caught.value.hint == "did you mean --platform linux-64?"
+    assert caught.value.hint == "did you mean `--platform linux-64`?"
 
 
 @click.command()

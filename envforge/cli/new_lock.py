@@ -1,0 +1,94 @@
+"""The lock of a new project, and the builds to offer if a solve is impossible."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envforge.cli.lock_progress import show_progress
+from envforge.cli.options import repeated_command
+from envforge.errors import EnvforgeError, Hint, OutsideError
+from envforge.project.locking import ProjectLock, find_lock, obtain_lock
+from envforge.project.offline import locked_projects, unreachable_host
+
+if TYPE_CHECKING:
+    from envforge.cli.new import NewRequest
+    from envforge.project import Project
+    from envforge.project.offline import BuildQuery
+
+_MOST_OFFERED = 2
+
+
+def locked(request: NewRequest, project: Project, query: BuildQuery) -> tuple[Project, ProjectLock, tuple[str, ...]]:
+    """Return the project with its lock; without a network, on the best build whose lockfile is in the catalogue."""
+    way = request.lock.way(Path(), dry_run=request.dry_run)
+    with show_progress() as show:
+        found = find_lock(project.texts, way, show) if way.wanted else None
+        if found is not None:
+            return project, found, ()
+        if way.wanted and not way.fresh and way.conda_exe is None:
+            host = unreachable_host(project, way.mirrors)
+            if host is not None:
+                other = next(locked_projects(project, query), None)
+                if other is None:
+                    raise _needs_network(request, project, query, host)
+                lock = obtain_lock(other.texts, way, show)
+                return other, lock, (_note_instead(request, project, other, host),)
+        try:
+            return project, obtain_lock(project.texts, way, show), ()
+        except EnvforgeError as error:
+            directory = shlex.quote(request.directory or project.template.name)
+            # the project isn't written, so hints of the lock apply once it was created without a lockfile
+            inside = (replace(h, command=f"cd {directory} && {h.command}" if h.command else "") for h in error.hints)
+            error.hints = (*_ways_without_solve(request, project, query), *inside)
+            raise
+
+
+def _torch_of(project: Project) -> str:
+    build = project.selections[0].build
+    return f"torch {build.pin(build.torch)}"
+
+
+def _note_instead(request: NewRequest, wanted: Project, other: Project, host: str) -> str:
+    """Return the line that says which build was not selected, and how to switch to it."""
+    build = wanted.selections[0].build
+    directory = shlex.quote(request.directory or wanted.template.name)
+    switch = f"envforge update --directory {directory} --cuda {build.tag.cuda or 'cpu'} --torch {build.torch}"
+    return (
+        f"{host} can't be reached, so the project uses {_torch_of(other)}, whose lockfile is in the catalogue, instead "
+        f"of {_torch_of(wanted)}; to switch when you are online, run `{switch}`"
+    )
+
+
+def _needs_network(request: NewRequest, project: Project, query: BuildQuery, host: str) -> EnvforgeError:
+    selection = project.selections[0]
+    needs = f"{_torch_of(project)} with Python {selection.python} on {selection.build.platform}"
+    packages = [spec for group in project.template.groups if group.name in project.groups for spec in group.conda]
+    needs += f" and {', '.join(packages)}" if packages else ""
+    return OutsideError(
+        f"the catalogue has no lockfile for {needs}, and `{host}`, which a solve requires, can't be reached",
+        hint=_ways_without_solve(request, project, query),
+        code="no-network",
+    )
+
+
+def _ways_without_solve(request: NewRequest, project: Project, query: BuildQuery) -> tuple[Hint, ...]:
+    """Return the builds that fit this machine and have a lockfile in the catalogue, as commands; then ``--no-lock``."""
+    ways = []
+    relaxed = (query.without("torch", "python"), query.without("cuda", "torch", "python"))
+    others = {each.texts.sha256: each for wider in relaxed for each in locked_projects(project, wider)}
+    for other in [*others.values()][:_MOST_OFFERED]:
+        selection = other.selections[0]
+        command = repeated_command(
+            {
+                "cuda": str(selection.build.tag.cuda or "cpu"),
+                "torch": str(selection.build.torch),
+                "python": str(selection.python) if request.selection.python else None,
+                "fresh": None,
+            }
+        )
+        ways.append(Hint(f"to use {_torch_of(other)}, whose lockfile is in the catalogue", command))
+    without = repeated_command({"no_lock": True, "fresh": None, "install": None})
+    return (*ways, Hint("to create the project without a lockfile", without))

@@ -8,10 +8,12 @@ never read as one.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from envforge import __version__
+from envforge.distribution import pinned_requirement
 from envforge.jinja import TemplateError, render
 from envforge.project.baseline import dump_baseline
 from envforge.project.plain import plain_selection
@@ -105,6 +107,7 @@ def _template_files(project: Project) -> list[PlannedFile]:
         "selections": selections,
         "template": {"name": template.name, "version": template.version, "summary": template.summary},
         "envforge_version": __version__,
+        "envforge_requirement": shlex.quote(pinned_requirement()),
     }
     return [_planned(source, variables, project.package) for source in project_sources(template, project.groups)]
 

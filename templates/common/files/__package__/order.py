@@ -79,7 +79,7 @@ def whole_batches(loader: DataLoader[Any]) -> Iterator[Any]:
         raise ProjectError(
             f"a worker process that loads data died: {str(error).splitlines()[0]}",
             hint=(
-                Hint("after a bus error in a container, enlarge /dev/shm with `docker run --ipc=host`"),
+                Hint("after a bus error in a container, to enlarge /dev/shm", command="docker run --ipc=host IMAGE"),
                 Hint("if the machine ran out of memory, to load in the training process", option="--workers 0"),
             ),
         ) from error

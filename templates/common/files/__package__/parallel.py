@@ -6,6 +6,8 @@ Checkpoints contain complete tensors in both cases.
 from __future__ import annotations
 
 import contextlib
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -44,7 +46,7 @@ def shard(model: nn.Module, blocks: Sequence[nn.Module], precision: Precision) -
         raise ProjectError(
             "sharding requires several processes, found one",
             hint="to start two processes",
-            command=f"torchrun --nproc-per-node 2 -m {__package__}.train --fsdp",
+            command=f"torchrun --nproc-per-node 2 -m {__package__}.train {shlex.join(sys.argv[1:])}".strip(),
         )
     if precision.scaled:
         raise ProjectError(

@@ -128,9 +128,10 @@ def _timm(name: str, channels: int, classes: int) -> tuple[nn.Module, int]:
 
 
 def _library(name: str) -> Any:
-    add = "" if name == "torchvision" else f"envforge add --pip {name} && "
     hint = (
-        Hint(f"to install `{name}` into the environment", command=f"{add}envforge install"),
+        Hint("to install the locked environment", command="envforge install")
+        if name == "torchvision"
+        else Hint(f"to add `{name}` to the environment", command=f"envforge add --pip {name} && envforge install"),
         Hint("to use a model of this project", option="--model resnet"),
     )
     return library(name, f"`--model {name}:NAME`", hint=hint)

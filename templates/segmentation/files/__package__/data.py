@@ -118,7 +118,7 @@ def _list_pairs(folder: Path, config: Config) -> list[tuple[Path, Path]]:
     if len(seen) == 1:
         raise ProjectError(
             f"all masks in `{masks}` have only one class, {seen.pop()}",
-            hint="number the pixels of each class in the masks: 0, 1, ...",
+            hint="number the classes from 0 in the masks",
         )
     return pairs
 

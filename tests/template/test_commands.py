@@ -26,7 +26,7 @@ PACKAGE = "digits"
 SELECTIONS = ((builds.CPU_LINUX,), (builds.CU118,), (builds.CPU_MAC,))
 PROGRAMS = OTHER_PROGRAMS | {"curl", "cp", "cmp", "python3", "mypy", "ruff"}
 MICROMAMBA = ({"create", "--prefix", "--file"}, {"--yes"})  # required and other words, without values
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]\b")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]\b(?!-\{)")
 INLINE = re.compile(r"(?:envforge|micromamba|pip|pytest|docker|sky|sbatch|python|\S*/python) .*")
 # options of git, torchrun, docker, Slurm, SkyPilot, pip, and envforge (whose commands are checked by its own parsers)
 FOREIGN = {

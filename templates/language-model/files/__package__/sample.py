@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from .config import Config
 from .device import PRECISIONS
 from .errors import ProjectError, exit_code
 from .model import GPT
-from .options import as_option, option, parse, require
+from .options import option, parse, require
 from .settings import LoopConfig
 from .start import prepare
 from .tokens import make_tokenizer
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ProjectError(
             f"no checkpoint in `{options.run_dir}`",
             hint="to train a model",
-            command=f"python -m {__package__}.train {as_option('run_dir', options.run_dir)}",
+            command=f"python -m {__package__}.train --run-dir {shlex.quote(str(options.run_dir))}",
         )
     then = state["config"]
     config = Config(size=then["size"], context=then["context"], tokenizer=then["tokenizer"])

@@ -1,9 +1,9 @@
-"""Run the own tests of every template's project with other Pythons: on which torch does the code work that we hand out.
-
-Enters: interpreters with torch, pytest and what the templates need. Leaves: a table with a row for each interpreter and
-template, why tests were skipped, the end of what pytest said where something failed; exit code 1 then.
+"""Run the tests of every template's project with several interpreters, to find out on which torch the code works.
 
     python -m tools.run_projects --python old/bin/python --python new/bin/python [TEMPLATE …] [-- ARGUMENTS OF PYTEST]
+
+Each interpreter must have torch, pytest, and the packages of the templates. The result is a table with a row for each
+interpreter and template, the reasons of skips, and the end of pytest's output if a test failed (exit code 1).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LAST_LINES = 60
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """What one interpreter made of one project's tests; ``said`` is pytest's own output."""
+    """The test results of one project with one interpreter; ``said`` is pytest's output."""
 
     exit_code: int
     passed: int
@@ -60,7 +60,7 @@ def render(template: str, folder: Path) -> None:
 
 
 def versions(python: str) -> str:
-    """The versions of torch and Python that an interpreter has, in one line."""
+    """Return the versions of torch and Python of an interpreter, in one line."""
     code = "import platform, torch; print('torch', torch.__version__, 'Python', platform.python_version())"
     return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
@@ -93,16 +93,18 @@ def run_tests(python: str, folder: Path, arguments: Sequence[str]) -> Run:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run them all; the exit code."""
+    """Run all tests and return the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     end = words.index("--") if "--" in words else len(words)
     known = list_templates(templates_root())
     parser = argparse.ArgumentParser(prog="python -m tools.run_projects", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--python", action="append", required=True, help="an interpreter; may be repeated")
-    parser.add_argument("template", nargs="*", help=f"of {', '.join(known)}; all of them by default")
+    parser.add_argument(
+        "--python", action="append", required=True, help="Test with this interpreter. May be provided more than once."
+    )
+    parser.add_argument("template", nargs="*", help=f"Test only these templates: {', '.join(known)}.")
     options = parser.parse_args(words[:end])
     if unknown := sorted(set(options.template) - set(known)):
-        parser.error(f"no template `{unknown[0]}`; there are {', '.join(known)}")
+        parser.error(f"unknown template `{unknown[0]}`; expected one of: {', '.join(known)}")
     reasons: Counter[str] = Counter()
     code = 0
     print(f"{'':<38} {'template':<21} passed failed skipped seconds", flush=True)
@@ -117,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             reasons.update(f"{told.split(' Python')[0]}: {reason}" for reason in run.skipped)
             if run.exit_code != 0:
                 code = 1
-                print(*run.said.splitlines()[-LAST_LINES:], f"pytest ended with {run.exit_code}", sep="\n", flush=True)
+                print(*run.said.splitlines()[-LAST_LINES:], f"pytest exited with {run.exit_code}", sep="\n", flush=True)
     for reason, count in sorted(reasons.items()):
         print(f"skipped {count} x {reason}")
     return code

@@ -17,11 +17,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import yaml
 
-from envforge.cli import cli
+from envforge.distribution import pinned_requirement
 from envforge.export import FORMATS
 from envforge.export.source import read_source
 from envforge.project import Project, plan_project
@@ -124,20 +123,6 @@ def test_names_and_paths_are_those_of_the_project(selection: Selection) -> None:
     assert json.loads(ours[".vscode/settings.json"])["python.defaultInterpreterPath"].endswith(python)
 
 
-def test_commands_of_ours_in_the_files_exist_with_their_options() -> None:
-    used = set()
-    for selections in ((builds.CPU_LINUX,), (builds.CU118,), (builds.CPU_MAC,)):
-        for text in added(TEMPLATES[0], GROUPS, *selections).values():
-            for command, words in re.findall(r"envforge (install|lock|kernel)\b([^\n`&]*)", text):
-                found = cli.get_command(click.Context(cli), command)
-                assert found is not None
-                known = {option for each in found.params for option in each.opts}
-                options = set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", words)) - {"-d"}
-                assert options <= known, f"envforge {command}{words}"
-                used |= options
-    assert {"--prefix", "--cache", "--ignore-machine", "--variant", "-p"} <= used
-
-
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_project_with_all_groups_is_formatted_and_passes_its_own_linter(template: str, tmp_path: Path) -> None:
     write(tmp_path, rendered(template, GROUPS))
@@ -213,14 +198,24 @@ def test_the_notebook_runs_and_its_few_updates_lower_the_loss(template: str, tmp
     assert report["pictures"] or template == "language-model"  # that one shows samples of text
 
 
-def test_the_image_is_built_as_export_builds_it() -> None:
-    """One way to get from a lock to an image: stages, commands and variables of `envforge export dockerfile`."""
+def test_image_has_the_stage_of_export_dockerfile() -> None:
+    """Only the build stage differs: a project doesn't need envforge."""
     lockfile = lock(PYTHON)
     exported = FORMATS["dockerfile"].render(read_source(lockfile, Path("conda-lock.yml"), lockfile.platforms)).text
     ours = added(TEMPLATES[0], ["docker"])["Dockerfile"].replace(" AS environment", "")
-    steps = [line for line in exported.splitlines() if line and not line.startswith("#")]
-    assert len(steps) > 8
-    assert [line for line in steps if line not in ours.splitlines()] == ['CMD ["python"]']
+    stage = exported[exported.rindex("\nFROM ") :].splitlines()
+    assert len(stage) > 6
+    assert [line for line in stage if line not in ours.splitlines()] == ['CMD ["python"]']
+
+
+@pytest.mark.parametrize("selection", PLATFORMS, ids=lambda selection: selection.build.platform)
+def test_files_build_the_environment_without_envforge(selection: Selection) -> None:
+    files = added(TEMPLATES[0], GROUPS, selection)
+    for path in ("Dockerfile", ".github/workflows/test.yml", "skypilot.yaml"):
+        active = re.sub("(?m)^ *#.*$", "", files[path])
+        assert re.search(r"micromamba create --yes --prefix \S+ --file \S*(conda-lock.yml|\"\$lockfile\")", active)
+        assert "envforge" not in active
+        assert pinned_requirement() in files[path]  # a comment shows how to do the same with envforge
 
 
 def test_a_project_without_a_lock_for_linux_says_so_in_its_dockerfile() -> None:
@@ -361,4 +356,4 @@ def test_a_job_without_an_environment_says_how_to_get_one(tmp_path: Path) -> Non
     with start_job(tmp_path, SLURM_SUBMIT_DIR=str(tmp_path / "bin")) as job:
         errors = job.communicate(timeout=60)[1]
     assert job.returncode == 1
-    assert "hint: envforge install" in errors
+    assert "hint: to install the environment, run `micromamba create --prefix .conda --file conda-lock.yml`" in errors

@@ -115,7 +115,7 @@ FAULTS = (
     Fault("validation images in training", "split", "sorted(order[held_back:])", "sorted(order)", DATA),
     Fault("any number of corrupt images", "images", "if self._count > self._limit:", "if False:", DATA),
     Fault(
-        "corrupt images not named", "images", '        print(f"left out: {error.args[0]}", file=sys.stderr)\n', "", DATA
+        "corrupt images not named", "images", '        print(f"skipped: {error.args[0]}", file=sys.stderr)\n', "", DATA
     ),
     Fault("constant loss", "train", "return functional.cross_entropy(", "return 0 * functional.cross_entropy(", SMOKE),
     Fault(

@@ -42,11 +42,11 @@ def test_what_fails_and_what_is_skipped_is_told_with_its_reason(tmp_path: Path) 
 def test_tests_that_do_not_run_are_no_success(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
     assert main(["--python", sys.executable, "tabular", "--", "tests/test_gone.py"]) == 1
-    assert "pytest ended with 4" in capsys.readouterr().out
+    assert "pytest exited with 4" in capsys.readouterr().out
 
 
 def test_a_template_that_is_not_there_is_an_error_of_usage(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--python", sys.executable, "tabluar"])
     assert ended.value.code == 2
-    assert "no template `tabluar`; there are image-classification," in capsys.readouterr().err
+    assert "unknown template `tabluar`; expected one of: image-classification," in capsys.readouterr().err

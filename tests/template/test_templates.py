@@ -106,23 +106,23 @@ FAULTS = {
 }
 REFUSALS = {
     "text-classification": (
-        (("--data", "nowhere.csv"), "error: --data `nowhere.csv` is not a file"),
-        (("--batch-size", "5000"), "a batch of 5000 is larger than the training data, 4000 samples"),
+        (("--data", "nowhere.csv"), "error: cannot read `--data nowhere.csv`"),
+        (("--batch-size", "5000"), "a batch of 5000 samples is larger than the training data (4000 samples)"),
     ),
     "language-model": (
-        (("--data", "nowhere"), "error: --data `nowhere` is neither a file nor a folder"),
-        (("--context", "60000"), "tokens, a window of --context 60000 needs one more"),
-        (("--batch-size", "5000"), "a batch of 5000 is larger than the training data"),
+        (("--data", "nowhere"), "error: `--data nowhere` is neither a file nor a directory"),
+        (("--context", "60000"), "tokens, but `--context 60000` requires at least 60001"),
+        (("--batch-size", "5000"), "a batch of 5000 samples is larger than the training data"),
     ),
     "segmentation": (
-        (("--data", "nowhere"), "error: --data `nowhere` is not a folder"),
-        (("--crop", "96", "--validation-part", "0.2"), "--crop 96 does not fit into both parts of the coins"),
-        (("--batch-size", "300"), "a batch of 300 is larger than the training data, 256 samples"),
+        (("--data", "nowhere"), "error: `--data nowhere` is not a directory"),
+        (("--crop", "96", "--validation-part", "0.2"), "`--crop 96` is larger than a part of the coins"),
+        (("--batch-size", "300"), "a batch of 300 samples is larger than the training data (256 samples)"),
     ),
     "tabular": (
-        (("--data", "nowhere.csv"), "error: --data `nowhere.csv` is not a file"),
+        (("--data", "nowhere.csv"), "error: `--data nowhere.csv` is not a file"),
         (("--target", "price"), "has no column `price`"),
-        (("--batch-size", "500"), "a batch of 500 is larger than the training data, 455 samples"),
+        (("--batch-size", "500"), "a batch of 500 samples is larger than the training data (455 samples)"),
     ),
 }
 

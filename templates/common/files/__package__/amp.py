@@ -1,8 +1,8 @@
-"""Mixed precision. ``Amp`` alone knows the order: autocast, scale, backward, unscale, clip, step, update.
+"""Train in mixed precision. Only ``Amp`` defines the order: autocast, scale, backward, unscale, clip, step, update.
 
-Enters: the micro-batches of one update. Leaves: updated weights, or, where loss or gradients are not finite, weights,
-optimizer and BatchNorm statistics exactly as they were, and a skip counted. Nothing here waits for a GPU, except the
-verdict on the update before the last one; see ``_Verdict``.
+If the loss or a gradient of an update is not finite, weights, optimizer, and BatchNorm statistics keep their values,
+and the update counts as skipped. The host waits for the GPU only to read whether the update before the last one was
+skipped; see ``_Verdict``.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from . import compat, distributed, parallel
 from .device import Precision
-from .errors import ProjectError
+from .errors import Hint, ProjectError
 
 Batch = tuple[Tensor, ...]
+LOWER_RATE = Hint("to lower the learning rate", option="--learning-rate RATE")
 
 
 class Amp:
-    """Applies updates to one model with one optimizer. ``applied`` counts those that went through."""
+    """Apply updates to one model with one optimizer. ``applied`` counts the updates that were not skipped."""
 
     def __init__(
         self,
@@ -43,7 +44,7 @@ class Amp:
         self.started = 0
         self.skipped = 0
         self.skipped_in_row = 0
-        self.newest_skipped = torch.zeros((), dtype=torch.bool)  # on the device, once there was an update
+        self.newest_skipped = torch.zeros((), dtype=torch.bool)  # on the device after the first update
         self._clip_norm = clip_norm or math.inf
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._device = self._parameters[0].device
@@ -57,11 +58,11 @@ class Amp:
 
     @property
     def applied(self) -> int:
-        """Updates that changed the weights, as far as the host knows. The learning rate follows this number."""
+        """How many updates changed the weights, as far as the host knows. The learning rate depends on it."""
         return self.started - self.skipped
 
     def autocast(self) -> Any:
-        """The context for every forward pass, in training and in evaluation."""
+        """Return the context for every forward pass, in training and in evaluation."""
         return compat.autocast(self._device.type, self.precision.dtype)
 
     def update(
@@ -72,11 +73,11 @@ class Amp:
         samples: int = 0,
         without_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> Tensor:
-        """One update from one or more micro-batches, equal to one from their union; returns its mean loss.
+        """Make one update from one or more micro-batches, equal to one from their union; return its mean loss.
 
-        ``loss_of`` gives the mean loss over the first dimension of a batch. Each micro-batch weighs as many samples
-        as it has, so that a short last one counts for no more than it holds. The loss stays on the device. With
-        several ranks, ``samples`` is what all of them have, and ``without_sync`` keeps gradients from travelling.
+        ``loss_of`` returns the mean loss over the first dimension of a batch. Each micro-batch is weighted by its
+        number of samples, because the last one may be short. The loss stays on the device. With several ranks,
+        ``samples`` is the total over all ranks, and ``without_sync`` returns a context without gradient exchange.
         """
         total = samples or sum(len(batch[0]) for batch in batches)
         self.optimizer.zero_grad(set_to_none=True)
@@ -103,22 +104,22 @@ class Amp:
         return mean_loss
 
     def scale(self) -> float:
-        """The loss scale; 1.0 without a GradScaler. Waits for the device: ask on the logging interval only."""
+        """Return the loss scale; 1.0 without a GradScaler. Waits for the device, so call it only when logging."""
         return float(self._scaler.get_scale()) if self._scaler is not None else 1.0
 
     def check_scale(self) -> float:
-        """The loss scale, or an error where it has sunk below 1: gradients then vanish without any other sign."""
+        """Return the loss scale; raise if it is below 1, because gradients then vanish without any other sign."""
         scale = self.scale()
         if scale < 1.0:
             raise ProjectError(
-                f"the loss scale has sunk to {scale:g} (below 1) after {self.started} updates: gradients overflow "
-                f"fp16 persistently{self._culprit()}",
-                hint="lower --lr, or train with --precision bf16 or tf32",
+                f"the loss scale is {scale:g} (below 1) after {self.started} updates, because gradients keep "
+                f"overflowing fp16{self._culprit()}",
+                hint=(LOWER_RATE, Hint("to train without loss scaling", option="--precision fp32")),
             )
         return scale
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs, as plain values and tensors."""
+        """Return the state that a resumed run needs, as plain values and tensors."""
         return {
             "scaler": self._scaler.state_dict() if self._scaler is not None else {},
             "started": self.started,
@@ -141,7 +142,7 @@ class Amp:
         return loss if self._scaler is None else self._scaler.scale(loss)
 
     def _step_unless(self, bad: Tensor) -> None:
-        """Step where all is finite. A fused optimizer decides on the device; another one makes the host wait."""
+        """Step if everything is finite. A fused optimizer decides on the device; with others, the host waits."""
         if self._scaler is not None:
             self._scaler.step(self.optimizer)
             self._scaler.update()
@@ -154,7 +155,7 @@ class Amp:
             self.optimizer.step()
 
     def _judge(self, bad: Tensor, loss: Tensor, batches: Sequence[Batch]) -> None:
-        """Count a skip. On CUDA the host reads the verdict one update late and so never drains the queue."""
+        """Count a skip. On CUDA, the host reads the verdict one update later, so that the queue never runs empty."""
         verdict: _Verdict | None = _Verdict(bad)
         if self._device.type == "cuda":
             self._pending, verdict = verdict, self._pending
@@ -169,32 +170,32 @@ class Amp:
             raise ProjectError(
                 f"{self.skipped_in_row} updates in a row were skipped because loss or gradients were not finite; "
                 f"at update {self.started} the loss is {float(loss):g}{self._culprit()}{_bad_data(batches)}",
-                hint="look at the data and the named parameter, lower --lr, or run with --precision fp32 to compare",
+                hint=(LOWER_RATE, Hint("to compare with full precision", option="--precision fp32")),
             )
 
     def _culprit(self) -> str:
-        """Name the first parameter that is not finite, itself or in its gradient."""
+        """Return the name of the first parameter that is not finite, or whose gradient is not."""
         named = list(self.model.named_parameters())
         for name, parameter in named:
             if not bool(torch.isfinite(parameter).all()):
-                return f"; the first parameter that is not finite itself is `{name}`"
+                return f"; the first parameter that is not finite is `{name}`"
         for name, parameter in named:
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-                return f"; the first parameter with a gradient that is not finite is `{name}`"
-        return "; the gradients themselves are finite"
+                return f"; the first parameter whose gradient is not finite is `{name}`"
+        return "; all gradients are finite"
 
 
 def _bad_data(batches: Sequence[Batch]) -> str:
-    """Say where the data itself is not finite."""
+    """Return which tensor of the data is not finite, if one is."""
     for batch in batches:
         for number, tensor in enumerate(batch, start=1):
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                return f"; the data holds values that are not finite (tensor {number} of the batch)"
+                return f"; the data contains values that are not finite (tensor {number} of the batch)"
     return ""
 
 
 class _Verdict:
-    """A yes or no that the device has yet to compute; reading it waits for that and for nothing queued later."""
+    """A boolean that the device has yet to compute; reading it doesn't wait for work that was queued later."""
 
     def __init__(self, answer: Tensor) -> None:
         self._event: torch.cuda.Event | None = None
@@ -214,8 +215,8 @@ class _Verdict:
 class _Statistics:
     """The running statistics of all BatchNorm layers, laid out as one tensor for each dtype.
 
-    A forward pass over one bad batch spoils them before anyone has seen the loss. As views of one tensor they are
-    remembered with one copy and put back with one selection, whatever the number of layers.
+    A forward pass over one bad batch changes them before the loss is known. As views of one tensor, they are saved by
+    one copy and restored by one selection, independent of the number of layers.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -236,7 +237,7 @@ class _Statistics:
             flat.copy_(torch.where(bad, copy, flat))
 
     def average(self) -> None:
-        """Give every rank the mean of what the ranks have; what is counted is the same on all of them."""
+        """Give every rank the mean over all ranks; counters are equal on all of them."""
         for flat in self._flat:
             if flat.is_floating_point():
                 distributed.average(flat)

@@ -1,7 +1,7 @@
-"""What does each precision gain here? ``python -m PACKAGE.benchmark`` trains with all of them, side by side.
+"""Compare the speed of all precisions on this device: ``python -m PACKAGE.benchmark``.
 
-Enters: the options of ``train``, and how many updates to measure. Leaves: a table, ``benchmark.json`` and
-``benchmark.png`` in the run's folder: time of an update, time for its data, peak memory, metric at the end.
+It accepts the options of ``train``, prints a table, and writes ``benchmark.json`` and ``benchmark.png`` into the run
+directory: time of an update, time to load its data, peak memory, and the metric at the end.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MIB = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One way to train: medians over its updates, or in ``absent`` why the device does not have it."""
+    """Medians over the updates of one precision; ``absent`` is the reason if the device doesn't support it."""
 
     name: str
     step_ms: float = 0.0
@@ -48,12 +48,12 @@ class Row:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}.benchmark",
-        description="train in every precision, side by side",
+        description="Train in each precision and compare time, memory, and metric.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--updates", type=int, default=40, help="updates to measure for each")
-    parser.add_argument("--warm", type=int, default=5, help="updates before the measurement")
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="what to measure")
+    parser.add_argument("--updates", type=int, default=40, help="Updates to measure in each precision.")
+    parser.add_argument("--warm", type=int, default=5, help="Updates before the measurement.")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="Precisions to measure.")
     add_options(parser, Config)
     parser.set_defaults(run_dir=Path("runs/benchmark"))
     options = vars(parser.parse_args(arguments))
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(config: Config, name: str, warm: int, updates: int) -> Row:
-    """Train ``warm + updates`` updates; a precision that the device lacks gives a row that says so."""
+    """Train for ``warm + updates`` updates, and return the medians of the last ``updates``."""
     precision = config.precision if name == "compile" else name
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         changed = dataclasses.replace(
@@ -115,25 +115,25 @@ def measure(config: Config, name: str, warm: int, updates: int) -> Row:
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """One honest sentence: what the fastest way gains against fp32, or that nothing does."""
+    """Return a sentence with the speedup of the fastest precision over fp32, or that there is none."""
     base = next((row for row in rows if row.name == BASE and not row.absent), None)
     others = [row for row in rows if row.name != BASE and not row.absent]
     if base is None or not others:
-        return "Nothing to compare: fp32 and one other precision are needed."
+        return "Nothing to compare: the comparison requires fp32 and another precision."
     best = min(others, key=lambda row: row.step_ms)
     ratio = base.step_ms / best.step_ms
     if ratio < 1.05:
         slower = best.step_ms / base.step_ms
         return (
-            f"No gain here: {best.name} takes {slower:.2f} times as long as fp32 (ieee). Small models are bound by "
-            "launching kernels, and some devices compute in fp32 only."
+            f"No speedup: {best.name} takes {slower:.2f} times as long as fp32 (ieee). Small models are limited by "
+            "kernel launches, and some devices compute only in fp32."
         )
     memory = ""
     if base.peak_mib and best.peak_mib:
-        memory = f", and takes {best.peak_mib / base.peak_mib:.2f} of its peak memory"
+        memory = f" and uses {best.peak_mib / base.peak_mib:.2f} of its peak memory"
     data = ""
     if best.data_ms > best.step_ms:
-        data = " Waiting for data takes longer than that update: the loader is what limits."
+        data = " Loading the data takes longer than the update, so it limits the speed."
     return f"{best.name} is {ratio:.2f} times as fast as fp32 (ieee){memory}.{data}"
 
 
@@ -144,7 +144,7 @@ def _head(config: Config) -> str:
 
 def _line(row: Row) -> str:
     if row.absent:
-        return f"{row.name:16} not on this device: {row.absent}"
+        return f"{row.name:16} not supported: {row.absent}"
     peak = f"{row.peak_mib:9.0f}" if row.peak_mib is not None else f"{'-':>9}"
     return f"{row.name:16} {row.step_ms:10.2f} {row.data_ms:9.2f} {peak} {row.metric:8.4f}"
 
@@ -155,7 +155,7 @@ def _write(folder: Path, rows: Sequence[Row], sentence: str) -> None:
     write_aside(folder / "benchmark.json", lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
     plot = pyplot()
     if plot is None:
-        print("no picture: matplotlib is not installed")
+        print("no chart: matplotlib is not installed")
         return
     there = [row for row in rows if not row.absent]
     names = [row.name for row in there]
@@ -167,7 +167,7 @@ def _write(folder: Path, rows: Sequence[Row], sentence: str) -> None:
         axis.bar(names, values)
         axis.set_title(title)
     save(figure, folder / "benchmark.png")
-    print(f"written: {folder / 'benchmark.json'}, {folder / 'benchmark.png'}")
+    print(f"wrote {folder / 'benchmark.json'} and {folder / 'benchmark.png'}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Checkpoints that survive a crash, a full disk and a pulled plug.
+"""Save and load checkpoints that survive a crash, a full disk, and a power failure.
 
-Enters: a dictionary of plain values and tensors. Leaves: ``step-00000120.pt`` and, once that is safely on the disk,
-``step-00000120.pt.sha256``; a checkpoint without its matching mark is not one.
+``step-00000120.pt`` is valid only with a matching ``step-00000120.pt.sha256``, which is written after it.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ import numpy
 import torch
 
 from . import compat
-from .errors import ProjectError
+from .errors import Hint, ProjectError
 
 FORMAT = 2
 BEST = "best.pt"
 
 
 class Checkpoints:
-    """The checkpoints of one run, the newest ``keep`` of them and the best."""
+    """The checkpoints of one run: the newest ``keep`` of them, and the best."""
 
     def __init__(self, folder: Path, *, keep: int) -> None:
         self.folder = folder
         self.keep = keep
 
     def save(self, state: dict[str, Any], step: int) -> Path:
-        """Write aside, fsync, rename; then the mark; then let the oldest go."""
+        """Write the checkpoint and its checksum atomically, then delete the oldest ones."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:08d}.pt"
         mark = _mark(path)
@@ -44,8 +43,9 @@ class Checkpoints:
             write_aside(mark, lambda file: file.write(f"{_sha256(path)}\n".encode()))
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise ProjectError(
-                f"checkpoint `{path}` could not be written: {error}",
-                hint="free disk space; the checkpoints before it are intact and `--resume` uses the newest of them",
+                f"cannot write the checkpoint `{path}`: {error}",
+                hint="to continue from the checkpoint before it after you freed disk space",
+                option="--resume",
             ) from error
         for old in self.complete()[: -self.keep]:
             _mark(old).unlink(missing_ok=True)
@@ -53,7 +53,7 @@ class Checkpoints:
         return path
 
     def keep_as_best(self, path: Path) -> None:
-        """Let ``best.pt`` be the checkpoint at ``path``, which may go later on."""
+        """Make ``best.pt`` the checkpoint at ``path``, which may be deleted later."""
         best = self.folder / BEST
         _mark(best).unlink(missing_ok=True)
         for source, target in ((path, best), (_mark(path), _mark(best))):
@@ -62,23 +62,25 @@ class Checkpoints:
             os.replace(aside, target)
 
     def complete(self) -> list[Path]:
-        """Checkpoints that have their mark, oldest first."""
+        """Return the checkpoints that have a checksum, oldest first."""
         return sorted(path for path in self.folder.glob("step-*.pt") if _mark(path).is_file())
 
     def newest(self, say: Callable[[str], None]) -> dict[str, Any] | None:
-        """The newest checkpoint that is whole; each damaged one is named through ``say``. None where none exists."""
+        """Return the newest intact checkpoint, or None if there is no checkpoint; report corrupt ones by ``say``."""
         found = self.complete()
         for path in reversed(found):
             wanted = _mark(path).read_text(encoding="utf-8").strip()
             actual = _sha256(path)
             if actual != wanted:
-                hashes = f"sha256 {actual[:12]}…, wanted {wanted[:12]}…"
-                say(f"checkpoint `{path}` is damaged ({hashes}): using the one before")
+                hashes = f"expected sha256 {wanted[:12]}…, found {actual[:12]}…"
+                say(f"checkpoint `{path}` is corrupt ({hashes}): using the previous one")
                 continue
             return self._load(path)
         if found:
             raise ProjectError(
-                f"all {len(found)} checkpoints in `{self.folder}` are damaged", hint="start anew with another --run-dir"
+                f"every checkpoint in `{self.folder}` is corrupt ({len(found)} found)",
+                hint="to start another run",
+                option="--run-dir runs/NAME",
             )
         return None
 
@@ -86,19 +88,22 @@ class Checkpoints:
         try:
             state = compat.load(path)
         except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-            raise ProjectError(f"checkpoint `{path}` cannot be read: {error}") from error
+            raise ProjectError(f"cannot read the checkpoint `{path}`: {error}") from error
         found = state.get("format", 0)
         if found != FORMAT:
             age = "a newer version" if found > FORMAT else "an older version"
             raise ProjectError(
-                f"checkpoint `{path}` was written by {age} of this code: format {found}, wanted {FORMAT}",
-                hint="use the version of the project that wrote it, or start anew with another --run-dir",
+                f"checkpoint `{path}` was written by {age} of this code: expected format {FORMAT}, found {found}",
+                hint=(
+                    Hint("to resume it, check out the version of the project that wrote it"),
+                    Hint("to start another run", option="--run-dir runs/NAME"),
+                ),
             )
         return state
 
 
 def write_aside(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """The file is there whole or not at all: written beside its place, synced, renamed, the folder synced."""
+    """Write a file atomically: write a temporary file next to it, sync, rename, and sync the directory."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with aside.open("wb") as file:
@@ -114,7 +119,7 @@ def write_aside(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every global random generator, without anything that ``weights_only`` loading refuses."""
+    """Return the state of every global random generator, in types that ``weights_only`` loading accepts."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
     return {
@@ -146,7 +151,7 @@ def _mark(path: Path) -> Path:
 
 
 def _same_file(source: Path, target: Path) -> None:
-    """A second name for the same bytes; a copy where the file system has no hard links."""
+    """Create a hard link, or a copy if the file system has no hard links."""
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
@@ -164,7 +169,7 @@ def _sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def _folder_handle(folder: Path) -> Iterator[int | None]:
-    """A handle of the folder, so that a rename in it can be synced; Windows has none."""
+    """Open a directory, so that a rename in it can be synced; None on Windows, which can't."""
     if os.name == "nt":
         yield None
         return

@@ -1,4 +1,4 @@
-"""The one place that knows how torch 2.0 and torch 2.15 differ; everything else is written once."""
+"""Handle all differences between torch 2.0 and torch 2.15."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .errors import ProjectError
+from .errors import Hint, ProjectError
 
 TORCH = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
 
-# torch 2.5 gave it this place; before, there was one for CUDA only
+# torch 2.5 added this name; earlier versions have one for CUDA only
 OUT_OF_MEMORY: type[Exception] = getattr(torch, "OutOfMemoryError", None) or torch.cuda.OutOfMemoryError
 
 
 def autocast(device_type: str, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
-    """Autocast to ``dtype``; ``None`` leaves everything as it is."""
+    """Return a context that autocasts to ``dtype``; None disables autocast."""
     if dtype is None:
         return contextlib.nullcontext()
     return torch.autocast(device_type=device_type, dtype=dtype)
 
 
 def grad_scaler(device_type: str, *, enabled: bool, init_scale: float, growth_interval: int) -> Any:
-    """A GradScaler: ``torch.amp.GradScaler`` from 2.3, ``torch.cuda.amp.GradScaler`` (CUDA only) before."""
+    """Return ``torch.amp.GradScaler`` (torch 2.3 and later) or ``torch.cuda.amp.GradScaler`` (CUDA only)."""
     settings: dict[str, Any] = {"init_scale": init_scale, "growth_interval": growth_interval, "enabled": enabled}
     if TORCH >= (2, 3):
         return torch.amp.GradScaler(device_type, **settings)
@@ -40,29 +40,29 @@ def grad_scaler(device_type: str, *, enabled: bool, init_scale: float, growth_in
 
 
 def native_bf16(device: torch.device) -> bool:
-    """Does this CUDA device compute in bf16 itself? The plain call says yes on T4 and V100, which only emulate it."""
+    """Return whether the CUDA device computes in bf16 natively, which torch's default also claims for T4 and V100."""
     if torch.version.hip is not None:
         return True
     with torch.cuda.device(device):
         try:
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-        except TypeError:  # before the argument came, the call asked for compute capability 8.0 itself
+        except TypeError:  # before torch had the argument, the call required compute capability 8.0
             return bool(torch.cuda.is_bf16_supported())
 
 
 def fused_optimizer(device_type: str) -> bool:
-    """Has this torch a fused AdamW for the device? On CPU from 2.4."""
+    """Return whether torch has a fused AdamW for the device; on the CPU since 2.4."""
     return device_type == "cuda" or (device_type == "cpu" and TORCH >= (2, 4))
 
 
 def buffers_left_alone() -> dict[str, Any]:
-    """The argument that keeps DDP from overwriting buffers in each forward pass; torch 2.13 renamed it."""
+    """Return the argument that stops DDP from overwriting buffers in each forward pass; torch 2.13 renamed it."""
     names = inspect.signature(DistributedDataParallel.__init__).parameters
     return {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
 
 
 def compiled(model: nn.Module, device_type: str) -> nn.Module:
-    """``torch.compile``, told that the backward pass runs outside autocast: newer ones assume it does not."""
+    """Compile the model for a backward pass outside autocast; newer versions of torch assume it is inside."""
     config: Any = importlib.import_module("torch._functorch.config")
     if hasattr(config, "backward_pass_autocast"):
         config.backward_pass_autocast = "off"
@@ -71,10 +71,11 @@ def compiled(model: nn.Module, device_type: str) -> nn.Module:
     if not any(shutil.which(name) for name in ("cc", "gcc", "clang", "cl", os.environ.get("CXX", "g++"))):
         missing.append("a C++ compiler")
     if missing:
-        raise ProjectError(
-            f"--compile needs {' and '.join(missing)}, which this machine lacks",
-            hint="leave --compile out, or install it: envforge add cxx-compiler",
-        )
+        ways = [Hint("to train without it, omit `--compile`")]
+        if missing[-1].startswith("a C++"):
+            install = "envforge add cxx-compiler && envforge install"
+            ways.append(Hint("to add a compiler, which `envforge run` activates", command=install))
+        raise ProjectError(f"`--compile` requires {' and '.join(missing)}, which this machine lacks", hint=ways)
     return cast("nn.Module", torch.compile(model))
 
 
@@ -89,7 +90,7 @@ def nccl_version() -> str | None:
 
 
 def fsdp2() -> tuple[Any, Any]:
-    """``fully_shard`` and ``MixedPrecisionPolicy``; until torch 2.6 they stood in a private module."""
+    """Return ``fully_shard`` and ``MixedPrecisionPolicy``, which are in a private module before torch 2.6."""
     if TORCH >= (2, 6):
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -99,21 +100,21 @@ def fsdp2() -> tuple[Any, Any]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read what ``torch.save`` wrote, onto the CPU and without running anything that is pickled in it."""
-    with warnings.catch_warnings():  # torch 2.0 warns of a storage class that its own loader uses
+    """Load a file of ``torch.save`` onto the CPU, without executing pickled code."""
+    with warnings.catch_warnings():  # torch 2.0 warns about a storage class that its own loader uses
         warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return content
 
 
 def set_tf32(enabled: bool) -> None:
-    """Let fp32 matrix products and convolutions on CUDA use TF32, or hold them to IEEE fp32."""
+    """Use TF32 or IEEE fp32 for fp32 matrix products and convolutions on CUDA."""
     torch.set_float32_matmul_precision("high" if enabled else "highest")
     torch.backends.cudnn.allow_tf32 = enabled
 
 
 def make_deterministic() -> None:
-    """Only deterministic kernels. Must run before the first CUDA call: cuBLAS reads the variable once."""
+    """Allow only deterministic kernels. Call this before the first CUDA call: cuBLAS reads the variable once."""
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False

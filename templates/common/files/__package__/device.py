@@ -1,7 +1,4 @@
-"""Where to train and in which precision, each with its reason.
-
-Enters: what the options ask for and what the device can do. Leaves: a ``torch.device`` and a ``Precision``.
-"""
+"""Choose the device and the precision of a training, each with its reason."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from pathlib import Path
 import torch
 
 from . import compat
-from .errors import ProjectError
+from .errors import Hint, ProjectError
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16", "fp8")
 _CPU_BF16 = ("avx512_bf16", "amx_bf16")
@@ -21,9 +18,9 @@ _CPU_BF16 = ("avx512_bf16", "amx_bf16")
 
 @dataclass(frozen=True)
 class Precision:
-    """``dtype`` is what autocast computes in, ``None`` without autocast; only fp16 needs a GradScaler.
+    """``dtype`` is the dtype of autocast, None without autocast; only fp16 needs a GradScaler.
 
-    fp8 is bf16 whose large linear layers ``fp8.py`` converts.
+    fp8 is bf16 with large linear layers converted by ``fp8.py``.
     """
 
     name: str
@@ -40,7 +37,7 @@ class Precision:
 
 @dataclass(frozen=True)
 class Ability:
-    """What decides the precision on one device: its kind, compute capability (CUDA) and bf16 units."""
+    """The properties of a device that decide the precision; ``bf16``: it computes in bf16 natively."""
 
     kind: str
     name: str
@@ -49,7 +46,7 @@ class Ability:
 
 
 def choose_device(request: str) -> torch.device:
-    """``auto`` is CUDA, else Apple's MPS, else the CPU."""
+    """Return the requested device; ``auto`` is CUDA, else Apple's MPS, else the CPU."""
     if request == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -60,14 +57,17 @@ def choose_device(request: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         first_line = str(error).splitlines()[0]
         raise ProjectError(
-            f"device `{request}` cannot be used: {first_line}",
-            hint="`--device auto` takes what is there; `python -m envforge detect` says why a GPU is missing",
+            f"cannot use the device `{request}`: {first_line}",
+            hint=(
+                Hint("to use the best available device", option="--device auto"),
+                Hint("to find out why a GPU is missing", command="envforge detect"),
+            ),
         ) from error
     return device
 
 
 def ability_of(device: torch.device) -> Ability:
-    """Ask torch and, for the CPU, `/proc/cpuinfo`."""
+    """Read the properties from torch and, for the CPU, from ``/proc/cpuinfo``."""
     if device.type == "cuda":
         return Ability(
             kind="cuda",
@@ -83,35 +83,49 @@ def ability_of(device: torch.device) -> Ability:
 
 
 def choose_precision(request: str, ability: Ability) -> Precision:
-    """The precision to train in, and why. Raises where the device cannot do what was asked for."""
+    """Return the precision and its reason; raise if the device doesn't support the requested one."""
     if request == "auto":
         return _automatic(ability)
     where = _describe(ability)
     if request == "tf32" and (ability.kind != "cuda" or ability.capability < (8, 0)):
-        raise ProjectError(f"tf32 needs a GPU of compute capability 8.0, found {where}", hint="--precision auto")
+        raise ProjectError(
+            f"tf32 requires a GPU with compute capability 8.0 or higher, found {where}",
+            hint="to use the best supported precision",
+            option="--precision auto",
+        )
     if request == "fp16" and ability.kind == "cpu":
-        raise ProjectError("fp16 on a CPU is several times slower than fp32", hint="--precision bf16, or auto")
+        raise ProjectError(
+            "fp16 on a CPU is several times slower than fp32",
+            hint="to use the best supported precision",
+            option="--precision auto",
+        )
     if request == "fp8":
         if ability.kind != "cuda" or ability.capability < (8, 9):
-            raise ProjectError(f"fp8 needs a GPU of compute capability 8.9, found {where}", hint="--precision auto")
-        return Precision("fp8", "as asked: large linear layers in float8, all else in bf16; pays only with --compile")
+            raise ProjectError(
+                f"fp8 requires a GPU with compute capability 8.9 or higher, found {where}",
+                hint="to use the best supported precision",
+                option="--precision auto",
+            )
+        return Precision(
+            "fp8", "requested; large linear layers in float8, the rest in bf16; faster only with --compile"
+        )
     if request == "bf16" and ability.kind == "cuda" and not ability.bf16:
-        return Precision("bf16", f"as asked, though {where} only emulates bf16: fp16 is faster here")
-    return Precision(request, "as asked")
+        return Precision("bf16", f"requested, but {where} only emulates bf16; fp16 is faster on it")
+    return Precision(request, "requested")
 
 
 def _automatic(ability: Ability) -> Precision:
     where = _describe(ability)
     if ability.kind == "cuda":
         if ability.bf16:
-            return Precision("bf16", f"{where} computes in bf16 itself; no loss scaling needed")
+            return Precision("bf16", f"{where} supports bf16 natively")
         if ability.capability >= (7, 0):
-            return Precision("fp16", f"{where} has fp16 tensor cores but only emulates bf16; the loss is scaled")
+            return Precision("fp16", f"{where} has fp16 tensor cores, but only emulates bf16")
         return Precision("fp32", f"{where} has no half-precision tensor cores")
     if ability.kind == "mps":
         if ability.bf16:
-            return Precision("bf16", "Apple GPU with torch 2.6 or newer")
-        return Precision("fp32", "Apple GPU, and this torch's bf16 there is not dependable")
+            return Precision("bf16", "Apple GPU with torch 2.6 or later")
+        return Precision("fp32", "Apple GPU; bf16 on it requires torch 2.6 or later")
     if ability.bf16:
         return Precision("bf16", f"this CPU has {' or '.join(_CPU_BF16)}")
     return Precision("fp32", f"this CPU has neither {' nor '.join(_CPU_BF16)}")
@@ -124,14 +138,14 @@ def _describe(ability: Ability) -> str:
 
 
 def usable_cpus(root: Path = Path("/")) -> int:
-    """CPUs that this process may use: its affinity, and the quota of its control group (v2 or v1)."""
+    """Return how many CPUs this process may use, by its affinity and the quota of its control group (v2 or v1)."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota(root)
     return max(1, min(count, int(quota))) if quota else count
 
 
 def _cgroup_quota(root: Path) -> float:
-    """CPUs that the control group grants; 0 where it sets no limit."""
+    """Return the CPU quota of the control group; 0 if it sets none."""
     version_2 = root / "sys/fs/cgroup/cpu.max"
     if version_2.is_file():
         match = re.match(r"(\d+) (\d+)", version_2.read_text())

@@ -1,4 +1,4 @@
-"""Pictures into files, where matplotlib is installed."""
+"""Draw pictures into files, if matplotlib is installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .checkpoint import write_aside
 
 
 def pyplot() -> Any:
-    """matplotlib's pyplot, which needs no screen here; ``None`` where it is not installed."""
+    """Return matplotlib's pyplot with a backend that needs no screen; None if matplotlib is not installed."""
     try:
         import matplotlib
     except ModuleNotFoundError:
@@ -21,7 +21,7 @@ def pyplot() -> Any:
 
 
 def save(figure: Any, picture: Path) -> None:
-    """Write the figure as PNG, whole or not at all, and forget it."""
+    """Write the figure as PNG, atomically, and close it."""
     from matplotlib import pyplot
 
     figure.tight_layout()

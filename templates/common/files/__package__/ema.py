@@ -1,7 +1,4 @@
-"""A moving average of the weights, which often generalizes better than the weights themselves.
-
-Enters: the model after each update. Leaves: averages that take the model's place while it is evaluated.
-"""
+"""Keep a moving average of the weights, which replaces them in evaluations (``--ema``)."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Ema:
-    """Averages of all weights and of BatchNorm's statistics; ``decay`` is what remains of them at each update."""
+    """Averages of all weights and of BatchNorm's statistics, multiplied by ``decay`` at each update."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -22,7 +19,7 @@ class Ema:
         self._averages = {name: tensor.clone() for name, tensor in self._live.items()}
 
     def update(self, applied: int, skipped: Tensor) -> None:
-        """Follow the model, faster at first. A skipped update counts for nothing, and the device decides on that."""
+        """Follow the model, faster at first. A skipped update has no weight, which the device decides."""
         decay = min(self.decay, (1 + applied) / (10 + applied))
         weight = torch.where(skipped, 0.0, 1.0 - decay)
         for name, average in self._averages.items():
@@ -30,7 +27,7 @@ class Ema:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """While entered, the model has the averages; afterwards its own weights again."""
+        """While entered, replace the model's weights by the averages."""
         own = {name: tensor.clone() for name, tensor in self._live.items()}
         self._put(self._averages)
         try:

@@ -1,7 +1,7 @@
-"""fp8, for those who ask for it: torchao computes large linear layers in float8, all else stays in bf16.
+"""Convert large linear layers to float8 with torchao, for ``--precision fp8``; everything else computes in bf16.
 
-It pays for layers of several thousand features together with ``--compile``, and makes smaller ones slower: a product of
-1024 x 2048 x 1024 took 1.25 times as long as in bf16 by torchao's own figures. ``auto`` never chooses it.
+It is faster only for layers of several thousand features, and only with ``--compile``. Smaller layers get slower: by
+torchao's own figures, a product of 1024 x 2048 x 1024 takes 1.25 times as long as in bf16. ``auto`` never selects it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 
 from torch import nn
 
-from .errors import ProjectError
+from .errors import Hint, ProjectError
 
 SMALLEST = 2048
 
 
 def is_large(module: nn.Module) -> bool:
-    """A linear layer that is worth it, and whose sides are multiples of 16, as the kernels demand."""
+    """Return whether fp8 speeds up the layer; its kernels require multiples of 16."""
     if not isinstance(module, nn.Linear):
         return False
     sides = (module.in_features, module.out_features)
@@ -25,16 +25,23 @@ def is_large(module: nn.Module) -> bool:
 
 
 def convert(model: nn.Module) -> int:
-    """Let the large linear layers compute in float8; returns how many there are."""
+    """Convert the large linear layers to float8 and return their number."""
     count = sum(is_large(module) for module in model.modules())
     if count == 0:
         raise ProjectError(
-            f"fp8 pays for linear layers from {SMALLEST} features on, and this model has none",
-            hint="--precision bf16",
+            f"fp8 requires linear layers of {SMALLEST} or more features, and this model has none",
+            hint="to use bf16 instead",
+            option="--precision bf16",
         )
     try:
         float8: Any = importlib.import_module("torchao.float8")
     except ImportError as error:
-        raise ProjectError(f"fp8 needs torchao: {error}", hint="pip install torchao, or --precision bf16") from error
+        raise ProjectError(
+            f"fp8 requires torchao: {error}",
+            hint=(
+                Hint("to add it to the environment", command="envforge add --pip torchao && envforge install"),
+                Hint("to use bf16 instead", option="--precision bf16"),
+            ),
+        ) from error
     float8.convert_to_float8_training(model, module_filter_fn=lambda module, name: is_large(module))
     return count

@@ -1,6 +1,6 @@
-"""Images in folders: found, decoded whole, left out where they are corrupt, made tensors.
+"""Find image files in directories and read them as tensors with values in [0, 1].
 
-Enters: paths. Leaves: pixels in [0, 1]. A file that is no image is named; more than ``--max-corrupt`` end the run.
+Corrupt files are reported and skipped; more than ``--max-corrupt`` of them are an error.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 
 class UnreadableError(ProjectError):
-    """A file that is no image, or a broken one."""
+    """A file is not an image, or is corrupt."""
 
 
 class Corrupt:
-    """While entered, what cannot be read is named and left out; more than ``limit`` of them are an error."""
+    """While entered, report and skip an unreadable file; raise if there are more than ``limit``."""
 
     def __init__(self, things: str, limit: int) -> None:
         self._things, self._limit = things, limit
@@ -39,19 +39,22 @@ class Corrupt:
         if not isinstance(error, UnreadableError):
             return False
         self._count += 1
-        print(f"left out: {error.args[0]}", file=sys.stderr)
+        print(f"skipped: {error.args[0]}", file=sys.stderr)
         if self._count > self._limit:
             raise ProjectError(
-                f"{self._count} {self._things} cannot be read, the last: {error.args[0]}",
-                hint="remove them, or raise --max-corrupt",
+                f"cannot read more than {self._limit} {self._things}; the last error: {error.args[0]}",
+                hint="remove them, or, to skip more of them",
+                option="--max-corrupt COUNT",
             ) from error
         return True
 
 
 def training_and_validation(folder: Path, *, holds: str) -> tuple[Path, Path] | None:
-    """`train` and `val` (or `validation`, `test`) where the folder is split so already."""
+    """Return ``train`` and ``val`` (or ``validation``, ``test``) if the directory contains both, else None."""
     if not folder.is_dir():
-        raise ProjectError(f"--data `{folder}` is not a folder", hint=f"name a folder with {holds}")
+        raise ProjectError(
+            f"`--data {folder}` is not a directory", hint=f"to use a directory with {holds}", option="--data DIR"
+        )
     for name in ("val", "validation", "test"):
         if (folder / "train").is_dir() and (folder / name).is_dir():
             return folder / "train", folder / name
@@ -67,20 +70,20 @@ def image_files(folder: Path, pattern: str) -> list[Path]:
 
 
 def decode(path: Path, mode: str = "") -> Image.Image:
-    """The whole image, converted to ``mode`` where one is given."""
+    """Decode the complete image, and convert it to ``mode`` if one is given."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             return image.convert(mode) if mode else image.copy()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableError(f"image `{path}` cannot be read: {error}", hint="remove or replace it") from error
+        raise UnreadableError(f"cannot read the image `{path}`: {error}", hint="remove or replace it") from error
 
 
 def square(image: Image.Image, size: int, *, mixing: bool = True) -> Tensor:
-    """(size, size, bands) as bytes: the shorter side scaled to ``size``, the middle cut out.
+    """Return (size, size, bands) as bytes: scale the shorter side to ``size``, and crop the center.
 
-    Without ``mixing``, every pixel has a value that was there before.
+    Without ``mixing``, scaling creates no new pixel values.
     """
     from PIL import Image, ImageOps
 
@@ -89,12 +92,12 @@ def square(image: Image.Image, size: int, *, mixing: bool = True) -> Tensor:
 
 
 def read_image(path: Path, size: int) -> Tensor:
-    """Colours as (3, size, size)."""
+    """Return the colors as (3, size, size)."""
     return square(decode(path, "RGB"), size).permute(2, 0, 1).float() / 255
 
 
 def mirror(*tensors: Tensor, axis: int) -> tuple[Tensor, ...]:
-    """Mirror half of the samples, the same in each tensor; the random numbers are torch's global ones."""
+    """Mirror half of the samples, the same ones in each tensor; uses torch's global random generator."""
     chosen = torch.rand(len(tensors[0])) < 0.5
     mirrored = []
     for tensor in tensors:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 ask the run to save and leave; the loop looks at a step boundary, nothing happens in between."""
+"""Remember SIGTERM and SIGUSR1, so that the loop can save and stop after the current update."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from . import distributed
 
 
 class Interrupt:
-    """While entered, remembers the name of the first signal in ``received``."""
+    """While entered, keep the name of the first signal in ``received``."""
 
     def __init__(self) -> None:
         self.received = ""
@@ -28,7 +28,7 @@ class Interrupt:
             signal.signal(number, handler)
 
     def agree(self) -> None:
-        """Let a signal that one rank received stop all of them at the same update."""
+        """Let a signal to one rank stop all ranks after the same update."""
         number = distributed.largest(signal.Signals[self.received].value if self.received else 0)
         self.received = signal.Signals(number).name if number else ""
 

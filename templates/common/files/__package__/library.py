@@ -1,17 +1,18 @@
-"""Libraries that only some runs need: what is missing, or does not fit this torch, becomes a message with a hint."""
+"""Import optional libraries; raise ``ProjectError`` with a hint if one is missing or incompatible."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
-from .errors import ProjectError
+from .errors import Hint, ProjectError
 
 
-def library(module: str, wish: str, *, hint: str) -> Any:
-    """The module, for a ``wish`` that reads on as "needs NAME"."""
+def library(module: str, wish: str, *, hint: str | Sequence[Hint]) -> Any:
+    """Import and return the module; ``wish`` is what requires it, such as an option."""
     try:
         return importlib.import_module(module)
-    except (ImportError, OSError, RuntimeError) as error:  # torchvision for another torch is a RuntimeError
+    except (ImportError, OSError, RuntimeError) as error:  # torchvision raises RuntimeError for another torch
         name = module.partition(".")[0]
-        raise ProjectError(f"{wish} needs `{name}`, which cannot be imported: {error}", hint=hint) from error
+        raise ProjectError(f"{wish} requires `{name}`, which cannot be imported: {error}", hint=hint) from error

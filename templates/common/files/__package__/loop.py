@@ -1,7 +1,6 @@
-"""The training loop: what every project's training does, whatever it learns. **Start reading here.**
+"""Run the training loop, with checkpoints, ``metrics.jsonl``, and ``curves.png``. **Start reading here.**
 
-Enters: a ``Training`` (see ``training.py`` for one update). Leaves: a trained model, checkpoints, ``metrics.jsonl``,
-``curves.png``, what the task shows, and an ``Outcome``.
+``training.py`` has one update.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import Any
 
 from . import distributed
 from .checkpoint import Checkpoints
-from .errors import ProjectError
+from .errors import Hint, ProjectError
 from .interrupt import Interrupt
 from .manifest import write_manifest
 from .metrics import draw_curves
@@ -24,7 +23,7 @@ Say = Callable[[str], None]
 
 
 def fit(training: Training, say: Say = distributed.say, *, draw: bool = True) -> Outcome:
-    """Train to the end, or until a signal asks to stop; resumes first where the configuration says so."""
+    """Train to the end or until a signal arrives; resume first if ``--resume`` was passed."""
     checkpoints = Checkpoints(training.config.run_dir / "checkpoints", keep=training.config.keep)
     resumed_at = _resume(training, checkpoints, say)
     _write_manifest(training)
@@ -32,9 +31,9 @@ def fit(training: Training, say: Say = distributed.say, *, draw: bool = True) ->
     with Progress(training, resumed_at=resumed_at, say=say) as progress, Interrupt() as interrupt, trace:
         outcome = _epochs(training, checkpoints, progress, interrupt, trace)
     if trace.written:
-        say(f"trace: {trace.path}, to open at https://ui.perfetto.dev")
+        say(f"trace: {trace.path} (to view it, open it at https://ui.perfetto.dev)")
     if outcome.stopped_by:
-        say(f"{outcome.stopped_by}: saved after update {outcome.updates}; `--resume` continues from there")
+        say(f"{outcome.stopped_by}: saved after update {outcome.updates}; to continue, pass `--resume`")
     elif draw and distributed.rank() == 0:
         _show(training, say)
     return outcome
@@ -52,6 +51,7 @@ def _epochs(
             training.mean_loss.add(training.train_step(group))
             interrupt.agree()
             trace.step()
+            progress.updated()
             last = training.update == total
             if last or training.update % config.log_every == 0:
                 progress.log()
@@ -86,7 +86,7 @@ def _write_manifest(training: Training, **ending: Any) -> None:
 
 
 def _save(training: Training, checkpoints: Checkpoints, *, is_best: bool = False) -> None:
-    """Every rank gives its part of the state; the first one writes."""
+    """Collect the state from all ranks; the first one writes it."""
     state = training.state()
     if distributed.rank() == 0:
         path = checkpoints.save(state, training.update)
@@ -95,21 +95,25 @@ def _save(training: Training, checkpoints: Checkpoints, *, is_best: bool = False
 
 
 def _resume(training: Training, checkpoints: Checkpoints, say: Say) -> int | None:
-    """The update at which the run continues, ``None`` for a new one."""
+    """Return the update after which the run continues, or None for a new run."""
     run_dir = training.config.run_dir
     if not training.config.resume:
         if checkpoints.complete():
             raise ProjectError(
-                f"`{run_dir}` already holds a run", hint="--resume continues it; --run-dir runs/NAME starts another"
+                f"`{run_dir}` already contains a run",
+                hint=(
+                    Hint("to continue it", option="--resume"),
+                    Hint("to start another run", option="--run-dir runs/NAME"),
+                ),
             )
         return None
     state = distributed.from_first(checkpoints.newest(say) if distributed.rank() == 0 else None)
     if state is None:
-        say(f"no checkpoint in `{checkpoints.folder}`: starting anew")
+        say(f"no checkpoint in `{checkpoints.folder}`: starting from the beginning")
         return None
     training.load_state(state)
     is_done = training.update >= training.total_updates
-    where = "the last: nothing is left to train" if is_done else f"epoch {training.order.epoch + 1}"
+    where = "the last one: nothing is left to train" if is_done else f"epoch {training.order.epoch + 1}"
     say(f"resumed after update {training.update} ({where})")
     return training.update
 
@@ -121,4 +125,4 @@ def _show(training: Training, say: Say) -> None:
     if draw_curves(run_dir / "metrics.jsonl", run_dir / "curves.png"):
         say(f"curves: {run_dir / 'curves.png'}")
     else:
-        say("curves not drawn: matplotlib is not installed")
+        say("no curves: matplotlib is not installed")

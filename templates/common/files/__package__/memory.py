@@ -1,8 +1,4 @@
-"""When the device's memory is not enough: say how much was used, and find the batch that fits.
-
-Enters: a configuration whose batch may be too large. Leaves: one with the largest micro-batch that fits and as many of
-them in an update as make the same effective batch.
-"""
+"""Report how much memory the device ran out of, and find the largest batch that fits (``--auto-batch``)."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ import torch
 from . import compat, distributed
 from .checkpoint import Checkpoints
 from .device import Precision
-from .errors import ProjectError
+from .errors import Hint, ProjectError
 from .settings import LoopConfig
 from .training import Training
 
@@ -24,16 +20,22 @@ GIB = 2**30
 
 
 def out_of_memory(config: LoopConfig, device: torch.device, error: Exception) -> ProjectError:
-    """The error for people: what was used, and what to do."""
+    """Return an error with the used memory and the ways to use less."""
     used = ""
     if device.type == "cuda":
         peak, size = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
         used = f" at a peak of {peak / GIB:.2f} GiB out of {size / GIB:.2f} GiB"
-    half = max(1, config.batch_size // 2)
+    ways = []
+    if config.batch_size > 1 and not config.auto_batch:
+        ways.append(Hint("to find the largest batch that fits", option="--auto-batch"))
+    if config.batch_size % 2 == 0:
+        smaller = f"--batch-size {config.batch_size // 2} --accumulate {config.accumulate * 2}"
+        ways.append(Hint("to make the same update from smaller batches", option=smaller))
+    if config.precision in ("fp32", "tf32"):
+        ways.append(Hint("to compute in 16 bits if the device supports it", option="--precision auto"))
+    ways.append(Hint("use a smaller model or smaller inputs"))
     return ProjectError(
-        f"out of memory{used}, with --batch-size {config.batch_size}: {str(error).splitlines()[0]}",
-        hint=f"--auto-batch finds what fits, or --batch-size {half} --accumulate {config.accumulate * 2} for the same "
-        "update; bf16 or fp16 takes less than fp32",
+        f"out of memory{used}, with `--batch-size {config.batch_size}`: {str(error).splitlines()[0]}", hint=ways
     )
 
 
@@ -44,15 +46,15 @@ def fitting_batch(
     precision: Precision,
     say: Callable[[str], None],
 ) -> Config:
-    """Double or halve the micro-batch until the largest that fits is found; the effective batch stays."""
+    """Double or halve the micro-batch until the largest one that fits is found; keep the effective batch size."""
     if config.resume and (state := Checkpoints(config.run_dir / "checkpoints", keep=1).newest(say)) is not None:
         then = state["config"]
         return dataclasses.replace(config, batch_size=then["batch_size"], accumulate=then["accumulate"])
     effective = config.batch_size * config.accumulate
     found = _largest(build(config, device, precision), effective)
     if found == 0:
-        raise ProjectError("out of memory even with one sample", hint="a smaller model, or smaller inputs")
-    say(f"auto batch: {found} samples at a time, {effective} in each update")
+        raise ProjectError("out of memory with a single sample", hint="use a smaller model or smaller inputs")
+    say(f"auto batch: {found} samples in a micro-batch, {effective} in an update")
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -66,7 +68,7 @@ def _largest(training: Training, effective: int) -> int:
 
 
 def _search(sizes: list[int], start: int, fits: Callable[[int], bool]) -> int:
-    """The largest of ``sizes`` that fits, by steps of at least a factor of two from ``start``; 0 where none does."""
+    """Return the largest of ``sizes`` that fits, in steps of at least a factor of 2 from ``start``; 0 if none does."""
     size, found = start, 0
     while fits(size):
         found = size
@@ -81,7 +83,7 @@ def _search(sizes: list[int], start: int, fits: Callable[[int], bool]) -> int:
 
 
 def _fits(training: Training, size: int) -> bool:
-    """Does one update of ``size`` samples fit on every rank? It moves weights: the caller builds the model anew."""
+    """Return whether an update of ``size`` samples fits on every rank. The caller rebuilds the model afterwards."""
     try:
         batch = training.on_device(training.task.train_data[list(range(size))])
         training.model.train()

@@ -1,7 +1,6 @@
-"""Measurements as lines of JSON, and their curves as a picture.
+"""Write measurements to ``metrics.jsonl``, and draw them as ``curves.png``.
 
-Enters: numbers by name. Leaves: ``metrics.jsonl``, which a resumed run continues without a gap or a repeat, and
-``curves.png``.
+A resumed run continues the file without a gap and without repeated lines.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from .drawing import pyplot, save
 
 
 class Metrics:
-    """Appends one line for each event; ``step`` is the update after which it was measured."""
+    """Append one line per event; ``step`` is the update after which it was measured."""
 
     def __init__(self, path: Path, *, resumed_at: int | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +35,7 @@ class Metrics:
 
 
 class MeanLoss:
-    """The mean loss since the last reading; updates that were skipped do not count. Nothing is computed until then."""
+    """The mean loss since the last reading, without skipped updates. Nothing is computed before it is read."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -46,10 +45,15 @@ class MeanLoss:
         self._losses.append(loss)
 
     def read(self) -> float:
-        """The mean, and a new start. Waits for the device."""
+        """Return the mean and start again. Waits for the device."""
         losses = self.state()
         self._losses = []
         return float(losses[torch.isfinite(losses)].mean())
+
+    def peek(self, otherwise: float) -> float:
+        """Return the mean and keep the losses; ``otherwise`` if there are none. Waits for the device."""
+        losses = self.state()
+        return float(losses[torch.isfinite(losses)].mean()) if len(losses) else otherwise
 
     def state(self) -> Tensor:
         return torch.stack(self._losses).cpu() if self._losses else torch.zeros(0)
@@ -59,7 +63,7 @@ class MeanLoss:
 
 
 def tensorboard(folder: Path, *, resumed_at: int | None) -> Any:
-    """A writer for TensorBoard, ``None`` where that is not installed."""
+    """Return a writer for TensorBoard, or None if it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -68,7 +72,7 @@ def tensorboard(folder: Path, *, resumed_at: int | None) -> Any:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All lines; a last line that was cut off by a crash is left out."""
+    """Return all lines, without a last line that a crash cut off."""
     if not path.is_file():
         return []
     lines: list[dict[str, Any]] = []
@@ -81,7 +85,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def draw_curves(metrics: Path, picture: Path) -> bool:
-    """Loss, evaluation, learning rate and loss scale over the updates. False where matplotlib is not installed."""
+    """Draw loss, evaluation, learning rate, and loss scale over the updates. Return False without matplotlib."""
     plot = pyplot()
     if plot is None:
         return False
@@ -100,7 +104,7 @@ def draw_curves(metrics: Path, picture: Path) -> bool:
 
 
 def _panels(lines: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Curves by panel: losses together, every other measurement of the evaluation by itself."""
+    """Return the curves of each panel: the losses share one, every other measurement has its own."""
     panels: dict[str, dict[str, list[tuple[int, float]]]] = {"loss": {}}
     for line in lines:
         measured = set(line) - {"event", "step", "epoch"}

@@ -1,4 +1,4 @@
-"""The small network that every Transformer has behind its attention, and an MLP for tables has alone."""
+"""Define the feed-forward block of a Transformer, which is also the block of the MLP for tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 
 class Network(nn.Module):
-    """Norm, widen, narrow, beside a shortcut."""
+    """Norm, widen, and narrow, with a residual connection."""
 
     def __init__(self, width: int, inner: int, dropout: float) -> None:
         super().__init__()

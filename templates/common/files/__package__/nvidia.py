@@ -1,4 +1,4 @@
-"""Signs of an NVIDIA device or driver, read without torch and without any library: a silent CPU run must not pass."""
+"""Find signs of an NVIDIA device or driver without torch, so that no test passes on the CPU of a GPU machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def nvidia_signs(root: Path = Path("/")) -> tuple[str, ...]:
-    """Each sign in words, with where it was seen; empty on a machine without NVIDIA."""
+    """Return a description of each sign and its source; empty on a machine without NVIDIA."""
     signs = []
     if (root / "proc/driver/nvidia").exists():
         signs.append("kernel driver (/proc/driver/nvidia)")
@@ -30,10 +30,10 @@ def nvidia_signs(root: Path = Path("/")) -> tuple[str, ...]:
 
 
 def _is_nvidia_gpu(folder: Path) -> bool:
-    """A display controller (class 0x03....) by NVIDIA (vendor 0x10de)."""
+    """Return whether the PCI device is a display controller (class 0x03....) by NVIDIA (vendor 0x10de)."""
     try:
         vendor = (folder / "vendor").read_text().strip()
         kind = (folder / "class").read_text().strip()
-    except OSError:  # a device that cannot be read gives no sign
+    except OSError:  # an unreadable device is no sign
         return False
     return vendor == "0x10de" and kind.startswith("0x03")

@@ -1,4 +1,4 @@
-"""What really ran: the dtypes in which matrix products and convolutions were computed."""
+"""Count the dtypes in which matrix products and convolutions are computed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HEAVY = ("mm", "addmm", "bmm", "baddbmm", "convolution", "attention")
 
 
 class Observer(TorchDispatchMode):
-    """While entered, counts heavy operations by the dtype of their result, below autocast: after its casts."""
+    """While entered, count heavy operations by the dtype of their result, after the casts of autocast."""
 
     def __init__(self) -> None:
         cast(Any, super()).__init__()  # has no annotations

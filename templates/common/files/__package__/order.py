@@ -1,4 +1,4 @@
-"""In which order the samples come: a function of seed, epoch and position, so that a run can continue anywhere."""
+"""Compute the order of the samples from seed, epoch, and position, so that a run can resume anywhere."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .device import usable_cpus
-from .errors import ProjectError
+from .errors import Hint, ProjectError
 
 
 class Order(Sampler[list[int]]):
-    """Micro-batches of indices, shuffled anew for each epoch; ``position`` counts those already trained on.
+    """Micro-batches of indices, shuffled for each epoch; ``position`` is how many of them were trained on.
 
-    ``batch_size`` is that of one rank. Where there are several, their micro-batches of one position are consecutive
-    parts of one shuffled stretch, the same that a single rank would have with a batch of that whole size.
+    ``batch_size`` is the size on one rank. The micro-batches of several ranks at one position are consecutive parts of
+    one batch, which is the same that a single rank would have with the total batch size.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int, *, rank: int = 0, ranks: int = 1) -> None:
@@ -28,12 +28,12 @@ class Order(Sampler[list[int]]):
         self.position = 0
 
     def __len__(self) -> int:
-        """Micro-batches in a whole epoch; the last may be short, but never without a sample for each rank."""
+        """Return the micro-batches of a complete epoch; the last one has at least one sample for each rank."""
         full, rest = divmod(self.size, self.whole)
         return full + (rest >= self.ranks)
 
     def samples(self, position: int) -> int:
-        """Samples that all ranks together have at ``position``."""
+        """Return how many samples all ranks together have at ``position``."""
         return min(self.whole, self.size - position * self.whole)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -50,10 +50,10 @@ class Order(Sampler[list[int]]):
 
 
 def make_loader(dataset: Dataset[Any], order: Order, device: torch.device, workers: int) -> DataLoader[Any]:
-    """A loader of whole micro-batches: ``dataset[indices]`` gives one.
+    """Return a loader of complete micro-batches; ``dataset[indices]`` returns one.
 
-    It has a generator of its own: a loader without one draws from torch's global generator whenever an epoch starts,
-    and a resumed run, which starts one more, would drift.
+    It has its own generator: a loader without one draws from torch's global generator at the start of each epoch, and a
+    resumed run starts an epoch more than an uninterrupted one.
     """
     return DataLoader(
         dataset,
@@ -67,8 +67,8 @@ def make_loader(dataset: Dataset[Any], order: Order, device: torch.device, worke
 
 
 def whole_batches(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The loader's batches; a loading process that dies becomes an error with a way out."""
-    if loader.num_workers == 0 and not loader.pin_memory:  # nothing is left for the loader to do but to take its time
+    """Yield the loader's batches; raise ``ProjectError`` if a worker process dies."""
+    if loader.num_workers == 0 and not loader.pin_memory:  # faster without the loader, which has nothing to do
         yield from (loader.dataset[indices] for indices in loader.sampler)
         return
     try:
@@ -77,14 +77,16 @@ def whole_batches(loader: DataLoader[Any]) -> Iterator[Any]:
         if "DataLoader worker" not in str(error):
             raise
         raise ProjectError(
-            f"a process that loads data has died: {str(error).splitlines()[0]}",
-            hint="after a bus error /dev/shm is too small (docker run --shm-size 8g, or --ipc=host), after a kill the "
-            "machine's memory is; --workers 0 loads in the training process",
+            f"a worker process that loads data died: {str(error).splitlines()[0]}",
+            hint=(
+                Hint("after a bus error in a container, to enlarge /dev/shm", command="docker run --ipc=host IMAGE"),
+                Hint("if the machine ran out of memory, to load in the training process", option="--workers 0"),
+            ),
         ) from error
 
 
 def worker_count(requested: int, *, in_memory: bool) -> int:
-    """``-1`` decides: none for data in memory, else one for each usable CPU but the trainer's, at most 8."""
+    """Return the number of workers; ``-1``: 0 for data in memory, else the usable CPUs minus one, at most 8."""
     if requested >= 0:
         return requested
     return 0 if in_memory else min(8, max(1, usable_cpus() - 1))

@@ -1,12 +1,13 @@
-"""One model on several ranks: a copy on each (DDP), or its weights in parts (FSDP2) where one GPU cannot hold them.
+"""Train one model on several ranks: a copy on each (DDP), or sharded weights (FSDP2) if it doesn't fit on one GPU.
 
-Enters: a model and, for FSDP2, those of its modules that are gathered one at a time. Leaves: the model to call in
-training, and its state as whole tensors on the CPU, so that a checkpoint does not show how it was trained.
+Checkpoints contain complete tensors in both cases.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from .errors import ProjectError
 
 
 def wrap(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model to call in training: its backward pass averages the gradients over all ranks."""
+    """Return the model to call in training; its backward pass averages the gradients over all ranks."""
     if distributed.ranks() == 1 or is_sharded(model):
         return model
     device_ids = [device.index] if device.type == "cuda" else None
@@ -28,20 +29,31 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def without_sync(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
-    """While entered, backward passes leave the gradients to this rank: for all micro-batches but an update's last."""
+    """Return a context without gradient exchange, for all micro-batches of an update but the last."""
     if isinstance(model, DistributedDataParallel):
         return cast("contextlib.AbstractContextManager[Any]", model.no_sync())
     return _unsharded_gradients(model) if is_sharded(model) else contextlib.nullcontext()
 
 
 def shard(model: nn.Module, blocks: Sequence[nn.Module], precision: Precision) -> None:
-    """Split every parameter over all ranks. Computes in bf16 where asked to; fp32 parts are the master weights."""
+    """Shard every parameter over all ranks. The shards are fp32 master weights; ``precision`` is for computing."""
     if compat.TORCH < (2, 4):
-        raise ProjectError(f"sharding needs torch 2.4, found {torch.__version__}", hint="leave --fsdp out")
+        raise ProjectError(
+            f"sharding requires torch 2.4 or later, found {torch.__version__}",
+            hint="to train without it, omit `--fsdp`",
+        )
     if distributed.ranks() == 1:
-        raise ProjectError("sharding needs several processes", hint="torchrun --nproc-per-node 2 -m …")
+        raise ProjectError(
+            "sharding requires several processes, found one",
+            hint="to start two processes",
+            command=f"torchrun --nproc-per-node 2 -m {__package__}.train {shlex.join(sys.argv[1:])}".strip(),
+        )
     if precision.scaled:
-        raise ProjectError("sharding and loss scaling do not go together", hint="--precision bf16 or tf32")
+        raise ProjectError(
+            "sharding doesn't support fp16 with loss scaling",
+            hint="to train without loss scaling",
+            option="--precision bf16",
+        )
     fully_shard, policy_type = compat.fsdp2()
     policy = policy_type(param_dtype=precision.dtype, reduce_dtype=torch.float32)
     for block in (*blocks, model):
@@ -62,13 +74,13 @@ def _unsharded_gradients(model: Any) -> Iterator[None]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor put together from the parts that the ranks hold; a plain one is itself."""
+    """Return the complete tensor, gathered from the shards of all ranks if it is sharded."""
     gather = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()
 
 
 def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The states of model and optimizer, whole on the first rank. Every rank must ask."""
+    """Return the complete states of model and optimizer on the first rank. Every rank must call this."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
     return get_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

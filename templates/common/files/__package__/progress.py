@@ -1,6 +1,7 @@
-"""What people see of a run: the bar, a line for each epoch, ``metrics.jsonl``, and TensorBoard where it is installed.
+"""Show and record the progress of a run: a bar or plain lines, ``metrics.jsonl``, and TensorBoard if it is installed.
 
-Only the first rank shows anything; the others measure and stay silent.
+On a terminal, a bar shows the progress. Elsewhere, a line does so every few seconds, without control characters. Only
+the first rank shows and writes anything.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from . import distributed
 from .metrics import Metrics, tensorboard
 from .training import Training
 
+LINE_EVERY_S = 5.0
+
 
 class Progress:
-    """Measures ``training`` and writes it down. ``losses`` are the readings so far."""
+    """Measure ``training`` and record the measurements. ``losses`` are the readings so far."""
 
     def __init__(self, training: Training, *, resumed_at: int | None, say: Callable[[str], None]) -> None:
         self.losses: list[float] = []
@@ -36,6 +39,9 @@ class Progress:
             total=total, initial=training.update, unit="update", disable=None if first else True, file=sys.stderr
         )
         self._samples, self._time = training.samples, time.perf_counter()
+        self._lines = first and self._bar.disable
+        self._first_update, self._start = training.update, self._time
+        self._last_line = self._time
 
     def __enter__(self) -> Progress:
         return self
@@ -47,8 +53,24 @@ class Progress:
         if self._board is not None:
             self._board.close()
 
+    def updated(self) -> None:
+        """Print a line every few seconds if there is no bar. This waits for the device."""
+        training, now = self._training, time.perf_counter()
+        done, left = training.update - self._first_update, training.total_updates - training.update
+        if not self._lines or now - self._last_line < LINE_EVERY_S or not left:
+            return
+        self._last_line = now
+        loss = training.mean_loss.peek(self.losses[-1] if self.losses else float("nan"))
+        epoch = f"epoch {training.order.epoch + 1}/{training.config.epochs}"
+        time_left = f"about {duration((now - self._start) / done * left)} left"
+        print(
+            f"update {training.update}/{training.total_updates} ({epoch})  loss {loss:.4f}  {time_left}",
+            file=sys.stderr,
+            flush=True,
+        )
+
     def log(self) -> None:
-        """One line of measurements; the only place in the loop that waits for the device."""
+        """Record one line of measurements; this waits for the device."""
         training = self._training
         loss, speed, unit = training.mean_loss.read(), self._speed(), training.task.unit
         self.losses.append(loss)
@@ -91,9 +113,16 @@ class Progress:
                 self._board.add_scalar(f"{event}/{name}", value, training.update)
 
     def _speed(self) -> float:
-        """Units per second since the last reading, over all ranks."""
+        """Return units per second since the last reading, over all ranks."""
         now = time.perf_counter()
         units = (self._training.samples - self._samples) * self._training.task.units_per_sample
         speed = units / (now - self._time)
         self._samples, self._time = self._training.samples, now
         return speed
+
+
+def duration(seconds: float) -> str:
+    """Return a rounded duration, such as ``40 s``, ``12 min``, or ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""A training run from the command line to its last line: what ``main`` of every project does."""
+"""Run a training from the command line to its last line of output."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ Build = Callable[[Config, torch.device, Precision], Training]
 
 
 def run(config_type: type[Config], build: Build[Config], arguments: Sequence[str] | None, *, description: str) -> int:
-    """Parse the options and train; returns the exit code."""
+    """Parse the options, train, and return the exit code."""
     program = f"python -m {__package__}.train"
     train(parse(config_type, arguments, program=program, description=description), build)
     return 0
 
 
 def train(config: Config, build: Build[Config]) -> Outcome:
-    """Prepare, build, train, and say how it ended."""
+    """Prepare, build, train, and print the result."""
     try:
         device, precision = prepare(config, distributed.say)
         if device.type != "cuda" and (signs := nvidia_signs()):
-            print(f"warning: training on {device} although there are {'; '.join(signs)}", file=sys.stderr)
+            print(f"warning: training on {device}, although the machine has {'; '.join(signs)}", file=sys.stderr)
         if config.auto_batch:
             config = fitting_batch(config, build, device, precision, distributed.say)
             seed_everything(config.seed)

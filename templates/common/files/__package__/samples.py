@@ -1,4 +1,4 @@
-"""Samples as batches: what the model gets, then the answer; and the control, whose answers belong to other samples."""
+"""Provide samples as batches of inputs and answers, optionally with shuffled answers for the control."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .split import shuffled
 
 
 class Column(Protocol):
-    """A tensor, or what makes one of some samples when they are needed."""
+    """A tensor, or an object that creates the tensor of some samples on demand."""
 
     def __len__(self) -> int: ...
 
@@ -22,7 +22,7 @@ class Column(Protocol):
 
 
 class Files:
-    """``files[[3, 1]]`` reads these two and gives one tensor."""
+    """``files[[3, 1]]`` reads these two files into one tensor."""
 
     def __init__(self, paths: Sequence[Path], read: Callable[[Path, int], Tensor], size: int) -> None:
         self.paths, self.read, self.size = paths, read, size
@@ -35,7 +35,7 @@ class Files:
 
 
 class Samples(Dataset[tuple[Tensor, ...]]):
-    """``samples[[3, 1, 4]]`` gives a tensor of each column, with these three rows; ``answers`` stand last."""
+    """``samples[[3, 1, 4]]`` returns one tensor per column with these three rows; ``answers`` is the last column."""
 
     def __init__(self, *inputs: Tensor | Column, answers: Tensor | Column) -> None:
         self.inputs, self.answers = inputs, answers
@@ -52,5 +52,5 @@ class Samples(Dataset[tuple[Tensor, ...]]):
         return self[list(range(len(self)))]
 
     def shuffle(self, seed: int) -> None:
-        """For the control: each sample gets the answer of another one."""
+        """Give each sample the answer of another one, for the control."""
         self.answer_of = shuffled(len(self), seed)

@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of the updates applied so far, so that there is no scheduler state to lose."""
+"""Compute the learning rate from the number of applied updates, so that a checkpoint needs no scheduler state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def learning_rate(applied: int, *, peak: float, warmup: int, total: int, floor: float = 0.01) -> float:
-    """Linear warm-up over ``warmup`` updates, then a cosine down to ``floor`` of the peak at ``total``."""
+    """Return the rate: linear warm-up over ``warmup`` updates, then a cosine down to ``floor * peak`` at ``total``."""
     if applied < warmup:
         return peak * (applied + 1) / warmup
     progress = min(1.0, (applied - warmup) / max(1, total - warmup))

@@ -1,4 +1,4 @@
-"""Score a classifier: how often each class was taken for each other one, what follows from that, and its picture."""
+"""Evaluate a classifier: confusion matrix, accuracy, and macro F1."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from .amp import Amp
 from .distributed import share, total
 from .drawing import pyplot, save
 
-MOST_NUMBERS = 20  # with more classes than this there is no room for numbers in the cells
+MOST_NUMBERS = 20  # more classes leave no space for numbers in the cells
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """Unseen samples: ``data[indices]`` gives what the model takes and, last, the number of the class of each."""
+    """Validation samples: ``data[indices]`` returns the model's inputs and, last, the class numbers."""
 
     data: Any
     classes: Sequence[str]
     batch_size: int
 
     def evaluate(self, model: nn.Module, amp: Amp) -> dict[str, float]:
-        """Mean loss, accuracy and macro F1, over all ranks."""
+        """Return mean loss, accuracy, and macro F1 over all ranks."""
         loss, *counts = total(self._count(model, amp, share(len(self.data), self.batch_size)))
         return {"loss": loss / len(self.data), **scores_of(self._table(torch.tensor(counts)))}
 
     def show(self, model: nn.Module, amp: Amp, run_dir: Path) -> list[str]:
-        """The table as ``confusion.png``, and the classes that were most often taken for another."""
+        """Draw the confusion matrix as ``confusion.png``, and return the most frequent errors."""
         size, step = len(self.data), self.batch_size
         batches = (list(range(start, min(start + step, size))) for start in range(0, size, step))
         table = self._table(self._count(model, amp, batches)[1:].cpu())
-        lines = [f"most often wrong: {', '.join(worst_pairs(table, self.classes)) or 'nothing'}"]
+        lines = [f"most frequent errors: {', '.join(worst_pairs(table, self.classes)) or 'none'}"]
         picture = run_dir / "confusion.png"
         if draw_confusion(table, self.classes, picture):
-            lines.append(f"confusions: {picture}")
+            lines.append(f"confusion matrix: {picture}")
         return lines
 
     def _count(self, model: nn.Module, amp: Amp, batches: Iterable[list[int]]) -> Tensor:
-        """The summed loss, then how often each class was taken for each."""
+        """Return the summed loss, followed by the cells of the confusion matrix."""
         device, classes = next(model.parameters()).device, len(self.classes)
         sums = torch.zeros(1 + classes * classes, device=device)
         for indices in batches:
@@ -59,17 +59,17 @@ class Scoring:
 
 
 def scores_of(table: Tensor) -> dict[str, float]:
-    """Accuracy and macro F1; the true classes are the rows of ``table``, the predicted ones its columns."""
+    """Return accuracy and macro F1; rows of ``table`` are true classes, columns are predicted ones."""
     return {"accuracy": float(table.diagonal().sum() / table.sum()), "macro_f1": float(f1_scores(table).mean())}
 
 
 def f1_scores(table: Tensor) -> Tensor:
-    """For each class; 0 for one that was neither there nor predicted."""
+    """Return the F1 score of each class; 0 for a class that is neither present nor predicted."""
     return 2 * table.diagonal() / (table.sum(dim=0) + table.sum(dim=1)).clamp(min=1)
 
 
 def worst_pairs(table: Tensor, classes: Sequence[str]) -> list[str]:
-    """The three confusions that were most frequent, in words."""
+    """Describe the three most frequent confusions."""
     wrong = [(int(table[row, column]), row, column) for row, column in table.nonzero().tolist() if row != column]
     return [
         f"{classes[row]} as {classes[column]} ({count} of {int(table[row].sum())})"
@@ -78,7 +78,7 @@ def worst_pairs(table: Tensor, classes: Sequence[str]) -> list[str]:
 
 
 def draw_confusion(table: Tensor, classes: Sequence[str], picture: Path) -> bool:
-    """The table as colours, each row in parts of its class. False where matplotlib is not installed."""
+    """Draw the table with each row normalized to its class. Return False without matplotlib."""
     plot = pyplot()
     if plot is None:
         return False
@@ -94,7 +94,7 @@ def draw_confusion(table: Tensor, classes: Sequence[str], picture: Path) -> bool
     if len(classes) <= MOST_NUMBERS:
         for row, counts in enumerate(table.tolist()):
             for column, count in enumerate(counts):
-                colour = "white" if parts[row, column] > 0.5 else "black"
-                axis.text(column, row, f"{count:.0f}", ha="center", va="center", color=colour)
+                color = "white" if parts[row, column] > 0.5 else "black"
+                axis.text(column, row, f"{count:.0f}", ha="center", va="center", color=color)
     save(figure, picture)
     return True

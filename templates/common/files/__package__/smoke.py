@@ -1,7 +1,6 @@
-"""Does training really work here? A few seconds of the real thing, and a control that must fail.
+"""Train for seconds on real data, check that the model learns, and check that a control doesn't.
 
-Enters: this machine, this torch, ``train.build``. Leaves: a verdict for people or, with ``--json``, for programs;
-exit code 0 only if every check held. A run without a GPU is reported as just that, never as a GPU pass.
+The exit code is 0 only if every check passes. A run on the CPU is never reported as a pass of the GPU.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import sys
 import tempfile
 import time
@@ -29,11 +29,12 @@ from .start import prepare
 from .task import Metric, Outcome
 
 SCHEMA = 1
+NO_GPU = "this machine has no NVIDIA device or driver"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One claim, what was wanted for it and what was found."""
+    """One check with the expected and the found value."""
 
     name: str
     passed: bool
@@ -42,38 +43,56 @@ class Check:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="train for seconds on real data and judge whether it learns")
-    parser.add_argument("--require-gpu", action="store_true", help="fail where no NVIDIA GPU can be used")
-    parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {__package__}.smoke",
+        description="Train for seconds on real data, and check that the model learns and that a control doesn't.",
+    )
+    gpu = parser.add_mutually_exclusive_group()
+    gpu.add_argument("--require-gpu", action="store_true", help="Fail if torch can't use an NVIDIA GPU.")
+    gpu.add_argument(
+        "--skip-gpu", metavar="REASON", help="Train on the CPU only, and report the GPU part as not run, with a reason."
+    )
+    parser.add_argument("--json", action="store_true", help="Print the result as JSON.")
     options = parser.parse_args(arguments)
     talk = sys.stderr if options.json else sys.stdout
-    report = run(require_gpu=options.require_gpu, say=lambda line: print(line, file=talk, flush=True))
+    report = run(
+        require_gpu=options.require_gpu,
+        skip_gpu=options.skip_gpu or "",
+        say=lambda line: print(line, file=talk, flush=True),
+    )
     if options.json:
         print(json.dumps(report, indent=2))
     return 0 if report["passed"] else 1
 
 
-def run(*, require_gpu: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """The whole test; returns the report."""
+def run(*, require_gpu: bool, say: Callable[[str], None], skip_gpu: str = "") -> dict[str, Any]:
+    """Run all checks and return the report. ``skip_gpu``: the reason why the GPU part must not run here."""
     started = time.perf_counter()
     signs = nvidia_signs()
-    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if _cuda_works() else []
+    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    if skip_gpu or not _cuda_works():
+        gpus = []
     if not gpus:
         torch.set_num_threads(1)  # threads that wait for each other on a busy machine cost minutes, and change the bits
-    checks = [_gpu_check(gpus, signs, require_gpu)]
+    checks = [
+        Check("device", True, "the CPU", "CPU") if skip_gpu else _gpu_check(gpus, signs, require_gpu=require_gpu),
+    ]
     if checks[0].passed:
         for number, device in enumerate(gpus or [torch.device("cpu")]):
             checks += _train_and_judge(device, say, with_control=number == 0)
     passed = all(check.passed for check in checks)
-    gpu = ("passed" if passed else "failed") if gpus else ("failed" if signs or require_gpu else "not-run")
+    gpu = ("passed" if passed else "failed") if gpus else ("not-run" if checks[0].passed else "failed")
     seconds = round(time.perf_counter() - started, 1)
     for check in checks:
-        say(f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.found} (wanted: {check.wanted})")
+        say(f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.found} (expected: {check.wanted})")
     say(_verdict(passed, gpus))
+    if gpu == "not-run":
+        _say_how_to_run_gpu_part(skip_gpu, say)
     return {
         "schema": SCHEMA,
         "passed": passed,
         "gpu": gpu,
+        "gpu_reason": (skip_gpu or NO_GPU) if gpu == "not-run" else "",
         "devices": [_device_name(device) for device in gpus] or ["cpu"],
         "nvidia_signs": list(signs),
         "torch": torch.__version__,
@@ -86,15 +105,15 @@ def _cuda_works() -> bool:
     return torch.cuda.is_available() and torch.version.cuda is not None
 
 
-def _gpu_check(gpus: list[torch.device], signs: tuple[str, ...], require_gpu: bool) -> Check:
-    """Only a machine without any sign of NVIDIA may run on the CPU."""
+def _gpu_check(gpus: list[torch.device], signs: tuple[str, ...], *, require_gpu: bool) -> Check:
+    """Allow a run on the CPU only if the machine shows no sign of NVIDIA."""
     if gpus:
         return Check("device", True, "an NVIDIA GPU", ", ".join(_device_name(device) for device in gpus))
     if not signs and not require_gpu:
-        return Check("device", True, "an NVIDIA GPU where there is one", "no NVIDIA device or driver: CPU")
-    built = torch.version.cuda or "none, this torch is a CPU build"
+        return Check("device", True, "an NVIDIA GPU, if the machine has one", "CPU; no NVIDIA device or driver")
+    built = torch.version.cuda or "none; this torch is a CPU build"
     seen = f"signs of NVIDIA: {'; '.join(signs)}" if signs else "no NVIDIA device or driver"
-    return Check("device", False, "training on the GPU", f"torch sees no GPU (CUDA of torch: {built}), {seen}")
+    return Check("device", False, "training on the GPU", f"torch finds no GPU (CUDA of torch: {built}); {seen}")
 
 
 def _train_and_judge(device: torch.device, say: Callable[[str], None], *, with_control: bool) -> list[Check]:
@@ -109,7 +128,7 @@ def _train_and_judge(device: torch.device, say: Callable[[str], None], *, with_c
             score = control.evaluation[metric.name]
             checks.append(
                 Check(
-                    f"control with shuffled {train.SMOKE.shuffled} does not learn ({where})",
+                    f"control with shuffled {train.SMOKE.shuffled} doesn't learn ({where})",
                     metric.stays_short(score, bound),
                     f"{metric.name} {metric.in_words(reach=False)} {bound}",
                     f"{score:.3f}",
@@ -121,9 +140,9 @@ def _train_and_judge(device: torch.device, say: Callable[[str], None], *, with_c
 def _train(
     device: torch.device, precision: str, folder: Path, say: Callable[[str], None], *, control: bool
 ) -> tuple[Outcome, Observer, Metric]:
-    """The project's own training; its first update runs under observation."""
+    """Run the project's own training; its first update runs in an ``Observer``."""
     config = train.smoke_config(device=str(device), precision=precision, run_dir=folder, shuffled=control)
-    say(f"training on {_device_name(device)} with {'shuffled' if control else 'true'} {train.SMOKE.shuffled}")
+    say(f"training on {_device_name(device)} with {'shuffled' if control else 'real'} {train.SMOKE.shuffled}")
     training = train.build(config, *prepare(config, say))
     observer = Observer()
     with observer:
@@ -142,7 +161,7 @@ def _judge(outcome: Outcome, observer: Observer, metric: Metric, where: str) -> 
         Check(
             f"loss falls ({where})",
             finite and last * limits.loss_ratio <= first,
-            f"to 1/{limits.loss_ratio:g} of the first",
+            f"at most 1/{limits.loss_ratio:g} of the first",
             f"{first:.3f} to {last:.3f}",
         ),
         Check(
@@ -151,7 +170,7 @@ def _judge(outcome: Outcome, observer: Observer, metric: Metric, where: str) -> 
             f"{metric.in_words(reach=True)} {limits.reach}",
             f"{score:.3f}",
         ),
-        Check(f"low precision really used ({where})", observer.low > 0, "operations in bf16 or fp16", low),
+        Check(f"low precision is used ({where})", observer.low > 0, "operations in bf16 or fp16", low),
     ]
 
 
@@ -161,7 +180,7 @@ def _losses(outcome: Outcome) -> str:
 
 
 def _precision(device: torch.device) -> str:
-    """Low precision in any case: it is what is being tested."""
+    """Return a low precision in any case, because the test is about it."""
     if device.type == "cpu":
         return "bf16"
     chosen = choose_precision("auto", ability_of(device))
@@ -176,8 +195,23 @@ def _verdict(passed: bool, gpus: list[torch.device]) -> str:
     if not passed:
         return "smoke test FAILED"
     if gpus:
-        return f"smoke test passed on {len(gpus)} GPU(s)"
-    return "smoke test: the CPU part passed. There is no NVIDIA GPU here: the GPU part was NOT run."
+        return f"smoke test passed on {len(gpus)} {'GPU' if len(gpus) == 1 else 'GPUs'}"
+    return "smoke test: the CPU part passed"
+
+
+def _say_how_to_run_gpu_part(reason: str, say: Callable[[str], None]) -> None:
+    """Print why the GPU part did not run, and the two commands that run it."""
+    say(f"GPU: not run, because {reason or NO_GPU}")
+    say("To run the GPU part" + (":" if reason else " on a machine with an NVIDIA GPU:"))
+    for command in gpu_commands():
+        say(f"    {command}")
+
+
+def gpu_commands() -> tuple[str, str]:
+    """Return the commands that install the locked environment and run this test on the GPU, from any directory."""
+    project = shlex.quote(str(Path(__file__).resolve().parent.parent))
+    python = r".conda\python.exe" if sys.platform == "win32" else ".conda/bin/python"
+    return f"cd {project} && envforge install", f"cd {project} && {python} -m {__package__}.smoke --require-gpu"
 
 
 if __name__ == "__main__":

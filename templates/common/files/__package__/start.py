@@ -1,4 +1,4 @@
-"""Before a run: which device, which precision, which seeds, and what torch must be told."""
+"""Prepare a run: choose device and precision, set the seeds, and configure torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .settings import LoopConfig
 
 
 def prepare(config: LoopConfig, say: Callable[[str], None]) -> tuple[torch.device, Precision]:
-    """Choose device and precision, say why, and set torch up. Must run before the model is made: it seeds."""
+    """Choose device and precision, print the reason, and configure torch. Call it before the model: it seeds."""
     if config.deterministic:
         compat.make_deterministic()
     distributed.join(config.device)

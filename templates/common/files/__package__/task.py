@@ -1,4 +1,4 @@
-"""What a project gives to the modules that all projects share: what is learnt, and what counts as having learnt."""
+"""Define the interface between a project's own modules and the shared ones: task, metric, and smoke test limits."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .amp import Amp, Batch
 
 @dataclass(frozen=True)
 class Metric:
-    """The one number of an evaluation by which the best checkpoint is chosen and the smoke test judges."""
+    """The value of an evaluation that selects the best checkpoint and decides the smoke test."""
 
     name: str
     higher_is_better: bool = True
 
     def reaches(self, value: float, bound: float) -> bool:
-        """Is ``value`` as good as ``bound``, or better? What is not a number reaches nothing."""
+        """Return whether ``value`` is at least as good as ``bound``; NaN never is."""
         return value >= bound if self.higher_is_better else value <= bound
 
     def stays_short(self, value: float, bound: float) -> bool:
-        """Is ``value`` no better than ``bound``?"""
+        """Return whether ``value`` is no better than ``bound``."""
         return value <= bound if self.higher_is_better else value >= bound
 
     def in_words(self, *, reach: bool) -> str:
@@ -34,14 +34,14 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is learnt.
+    """A model, its data, its loss, and its evaluation.
 
-    ``train_data[indices]`` gives a batch: a tuple of tensors whose first dimension is that of the samples.
+    ``train_data[indices]`` returns a batch: a tuple of tensors whose first dimension is the samples.
     ``loss(model, batch)`` is the mean loss over that dimension. ``evaluate(model, amp)`` is called without gradients
-    and in evaluation mode, on every rank; it sums over ``distributed.share`` and ``distributed.total``.
+    and in evaluation mode, on every rank; it uses ``distributed.share`` and ``distributed.total``.
     ``show(model, amp, run_dir)`` is called once at the end, on the first rank: it writes pictures or samples into the
-    folder and returns lines for people. Speed is told in ``unit`` per second; a sample counts as ``units_per_sample``.
-    Where ``fsdp_blocks`` names modules, the model is sharded over the ranks (FSDP2), these modules one at a time.
+    directory and returns lines to print. Speed is shown in ``unit`` per second; a sample has ``units_per_sample``.
+    ``fsdp_blocks`` names the modules that FSDP2 shards one at a time; if it is empty, the model is not sharded.
     """
 
     model: nn.Module
@@ -60,9 +60,11 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the smoke test demands of the task's metric: real data must reach ``reach``, the control must not pass
-    ``control``; ``shuffled`` names what the control learns wrongly. The loss must fall to a part of one in
-    ``loss_ratio``, with at most ``skips`` updates skipped."""
+    """The limits of the smoke test.
+
+    The metric must reach ``reach`` on real data, and must not be better than ``control`` in the control, which trains
+    on shuffled ``shuffled``. The loss must fall to ``1 / loss_ratio``, with at most ``skips`` skipped updates.
+    """
 
     reach: float
     control: float
@@ -73,7 +75,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended; ``stopped_by`` names the signal that ended it early, if one did."""
+    """The result of a run; ``stopped_by`` is the name of the signal that stopped it, if one did."""
 
     losses: tuple[float, ...]
     evaluation: dict[str, float]

@@ -1,6 +1,7 @@
-"""Text to token numbers and back: bytes, or the tokenizer of a library that is installed.
+"""Convert text to token numbers and back, by bytes or by the tokenizer of an installed library.
 
-`tiktoken:NAME`, the path of a `tokenizer.json`, or `hf:NAME`, a name or folder of Hugging Face.
+A tokenizer is ``bytes``, ``tiktoken:NAME``, the path of a ``tokenizer.json``, or ``hf:NAME`` (a Hugging Face model or a
+directory).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import ProjectError
+from .errors import Hint, ProjectError
 from .library import library
 
 BYTES, TIKTOKEN, HUGGING_FACE = "bytes", "tiktoken:", "hf:"
@@ -18,7 +19,7 @@ BYTES, TIKTOKEN, HUGGING_FACE = "bytes", "tiktoken:", "hf:"
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Numbers below ``size``; ``size`` itself marks the end of a document, or fills up."""
+    """Token numbers are below ``size``; ``size`` itself marks the end of a document, or is padding."""
 
     size: int
     encode: Callable[[str], list[int]]
@@ -37,21 +38,27 @@ def make_tokenizer(name: str) -> Tokenizer:
 
 
 def from_hugging_face(kind: str, name: str, *, option: str, **settings: Any) -> Any:
-    """``transformers.<kind>.from_pretrained``; what is missing becomes a message with a hint."""
+    """Call ``transformers.<kind>.from_pretrained``; raise ``ProjectError`` if library or model is missing."""
     transformers = _library("transformers", f"{option} {name}")
     try:
         return getattr(transformers, kind).from_pretrained(name[len(HUGGING_FACE) :], **settings)
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ProjectError(
-            f"{option} {name} cannot be loaded: {reason}",
-            hint="the name of a model on huggingface.co, or a folder that `save_pretrained` wrote (./FOLDER)",
+            f"cannot load `{option} {name}`: {reason}",
+            hint=(
+                Hint("to use a model of huggingface.co", option=f"{option} {HUGGING_FACE}NAME"),
+                Hint("to use a directory written by save_pretrained()", option=f"{option} {HUGGING_FACE}./DIR"),
+            ),
         ) from error
 
 
 def _library(module: str, wish: str) -> Any:
-    hint = f"add {module} to environment.yml and lock anew, or leave {wish.split()[0]} out"
-    return library(module, wish, hint=hint)
+    ways = (
+        Hint(f"to add `{module}` to the environment", command=f"envforge add --pip {module} && envforge install"),
+        Hint(f"to use the default, omit `{wish.split()[0]}`"),
+    )
+    return library(module, f"`{wish}`", hint=ways)
 
 
 def _to_bytes(text: str) -> list[int]:
@@ -59,7 +66,7 @@ def _to_bytes(text: str) -> list[int]:
 
 
 def _plain(tokenizer: Any, text: str) -> Any:
-    """Without marks at its ends, and without a warning that a model takes less."""
+    """Return the tokens without special ones, and without a warning about the model's length limit."""
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
@@ -67,10 +74,13 @@ def _tiktoken(name: str) -> Tokenizer:
     tiktoken = _library("tiktoken", f"--tokenizer {name}")
     try:
         encoding = tiktoken.get_encoding(name[len(TIKTOKEN) :])
-    except Exception as error:  # an unknown name, or whatever its download raises
+    except Exception as error:  # an unknown name, or any error of its download
         raise ProjectError(
-            f"--tokenizer {name} cannot be loaded: {str(error).splitlines()[0]}",
-            hint=f"names: {', '.join(tiktoken.list_encoding_names())}; the first use downloads its table",
+            f"cannot load `--tokenizer {name}`: {str(error).splitlines()[0]}",
+            hint=(
+                Hint(f"known names are {', '.join(tiktoken.list_encoding_names())}"),
+                Hint("the first use of a name downloads its table, which requires a network connection"),
+            ),
         ) from error
     return Tokenizer(encoding.n_vocab, encoding.encode_ordinary, encoding.decode)
 
@@ -78,13 +88,21 @@ def _tiktoken(name: str) -> Tokenizer:
 def _file(path: Path) -> Tokenizer:
     if not path.is_file():
         raise ProjectError(
-            f"--tokenizer `{path}` is not a file",
-            hint=f"{BYTES}, {TIKTOKEN}gpt2, {HUGGING_FACE}NAME, or the path of a tokenizer.json",
+            f"`--tokenizer {path}` is neither a known name nor a file",
+            hint=(
+                Hint("to use bytes", option=f"--tokenizer {BYTES}"),
+                Hint("to use a tokenizer of tiktoken", option=f"--tokenizer {TIKTOKEN}gpt2"),
+                Hint("to use a file of the library tokenizers", option="--tokenizer DIR/tokenizer.json"),
+            ),
         )
     tokenizers = _library("tokenizers", f"--tokenizer {path}")
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing narrower
-        raise ProjectError(f"--tokenizer `{path}` cannot be read: {error}", hint="a file of `tokenizers`") from error
+        raise ProjectError(
+            f"cannot read `--tokenizer {path}`: {error}",
+            hint="to use a file of the library tokenizers",
+            option="--tokenizer DIR/tokenizer.json",
+        ) from error
     size = tokenizer.get_vocab_size()
     return Tokenizer(size, lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids), tokenizer.decode)

@@ -1,4 +1,4 @@
-"""``--profile N``: what the device and the CPU did in N updates, as a trace for Perfetto or chrome://tracing."""
+"""Record a trace of CPU and device for Perfetto or chrome://tracing (``--profile N``)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-WARM = 3  # updates before the recording, in which caches fill and kernels are chosen
+WARM = 3  # updates before the recording, while caches fill and kernels are selected
 
 
 class Trace:
-    """While entered, records ``updates`` updates after the first few; ``step`` is called after each update."""
+    """While entered, record ``updates`` updates after the first few; call ``step`` after each update."""
 
     def __init__(self, updates: int, path: Path) -> None:
         self.path = path

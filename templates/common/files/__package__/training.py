@@ -1,10 +1,12 @@
-"""All that one run holds: model, optimizer, order; one update, one evaluation, and the state to resume from."""
+"""Hold the model, optimizer, and data order of a run; make one update; evaluate; save and load the complete state."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import math
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -16,17 +18,19 @@ from .amp import Amp, Batch
 from .checkpoint import random_state, seed_everything, set_random_state
 from .device import Precision
 from .ema import Ema
-from .errors import ProjectError
+from .errors import Hint, ProjectError
 from .metrics import MeanLoss
-from .options import echo, fixed_values
+from .options import as_option, echo, fixed_values
 from .order import Order, make_loader, whole_batches, worker_count
 from .schedule import learning_rate, set_learning_rate
 from .settings import LoopConfig
 from .task import Task
 
+OTHER_RUN = Hint("to start another run", option="--run-dir runs/NAME")
+
 
 class Training:
-    """All that a run holds, and all that a checkpoint must hold."""
+    """The objects of a run, and the state that a checkpoint must contain."""
 
     def __init__(self, config: LoopConfig, task: Task, device: torch.device, precision: Precision) -> None:
         self.config = config
@@ -52,7 +56,9 @@ class Training:
             growth_interval=config.growth_interval,
         )
         if config.ema and task.fsdp_blocks:
-            raise ProjectError("--ema keeps whole weights, and --fsdp has none", hint="leave one of the two out")
+            raise ProjectError(
+                "`--ema` requires complete weights, but `--fsdp` shards them", hint="omit either `--ema` or `--fsdp`"
+            )
         self.ema = Ema(self.model, config.ema) if config.ema else None
         self.best: float | None = None
         self.order = make_order(config, task.train_size)
@@ -62,7 +68,9 @@ class Training:
         self.mean_loss = MeanLoss(device)
         self.update = 0
         self.samples = 0  # of all ranks, since the start of this process
-        seed_everything(config.seed + distributed.rank())  # the models are equal; from here on each rank draws its own
+        seed_everything(
+            config.seed + distributed.rank()
+        )  # the models are equal; from here on, each rank draws its own numbers
 
     @property
     def total_updates(self) -> int:
@@ -70,7 +78,7 @@ class Training:
         return min(in_epochs, self.config.max_updates or in_epochs)
 
     def groups(self) -> Iterator[list[Batch]]:
-        """The rest of the epoch, ``accumulate`` micro-batches at a time; the last group may be smaller."""
+        """Yield the rest of the epoch, ``accumulate`` micro-batches at a time; the last group may be smaller."""
         group: list[Batch] = []
         for batch in whole_batches(self.loader):
             group.append(self.on_device(batch))
@@ -81,7 +89,7 @@ class Training:
             yield group
 
     def train_step(self, group: list[Batch]) -> Tensor:
-        """One update: learning rate, forward, backward, step. Returns the mean loss, still on the device."""
+        """Make one update and return its mean loss, still on the device."""
         warmup = round(self.config.warmup * self.total_updates)
         peak = self.config.learning_rate
         rate = learning_rate(self.amp.applied, peak=peak, warmup=warmup, total=self.total_updates)
@@ -101,12 +109,12 @@ class Training:
         return loss
 
     def evaluate(self) -> dict[str, float]:
-        """What the task measures now."""
+        """Return the task's measurements of the current model."""
         with self._evaluating():
             return self.task.evaluate(self.model, self.amp)
 
     def is_best(self, evaluation: dict[str, float]) -> bool:
-        """Whether this is the best evaluation so far; it is remembered where it is."""
+        """Return whether this is the best evaluation so far, and remember it if it is."""
         metric = self.task.metric
         value = evaluation[metric.name]
         is_best = math.isfinite(value) and (self.best is None or not metric.stays_short(value, self.best))
@@ -115,16 +123,16 @@ class Training:
         return is_best
 
     def show(self) -> Sequence[str]:
-        """What the task shows at the end: it writes into the run's folder and returns lines for people."""
+        """Let the task write its pictures or samples into the run directory; return lines to print."""
         if self.task.show is None:
             return ()
         if self.task.fsdp_blocks:
-            return ("nothing shown: the weights are in parts on several ranks",)
+            return ("no pictures or samples: the weights are sharded over several ranks",)
         with self._evaluating():
             return self.task.show(self.model, self.amp, self.config.run_dir)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds. Every rank must ask, as each has random generators of its own."""
+        """Return the content of a checkpoint. Every rank must call this, as each has its own random generators."""
         model, optimizer = self.model.state_dict(), self.optimizer.state_dict()
         if parallel.is_sharded(self.model):
             model, optimizer = parallel.state(self.model, self.optimizer)
@@ -144,14 +152,14 @@ class Training:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue exactly where ``state`` was taken. Raises where it belongs to another run."""
+        """Continue exactly where ``state`` was taken; raise if it belongs to another run."""
         now = {"processes": distributed.ranks(), "precision": self.amp.precision.name, **fixed_values(self.config)}
         then = {**state["config"], "precision": state["precision"], "processes": len(state["random"])}
         for name, value in now.items():
             if then.get(name) != value:
                 raise ProjectError(
-                    f"the checkpoint was made with {name} `{then.get(name)}`, this run has `{value}`",
-                    hint=f"give --{name.replace('_', '-')} {then.get(name)}, or start anew with another --run-dir",
+                    f"cannot resume with another `{name}`: expected `{then.get(name)}` (checkpoint), found `{value}`",
+                    hint=(_resume_hint(name, then.get(name)), OTHER_RUN),
                 )
         try:
             if parallel.is_sharded(self.model):
@@ -160,7 +168,7 @@ class Training:
                 self.model.load_state_dict(state["model"])
                 self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError) as error:
-            raise ProjectError(f"the checkpoint holds another model: {error}", hint="use another --run-dir") from error
+            raise ProjectError(f"the checkpoint is of another model: {error}", hint=[OTHER_RUN]) from error
         self.amp.load_state(state["amp"])
         self.order.epoch, self.order.position = state["epoch"], state["position"]
         self.update = state["update"]
@@ -171,7 +179,7 @@ class Training:
         set_random_state(state["random"][distributed.rank()])
 
     def state_hash(self) -> str:
-        """sha256 of the weights and buffers: equal for runs that are equal to the bit."""
+        """Return the SHA-256 of weights and buffers, which is equal for bit-identical runs."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
@@ -180,14 +188,14 @@ class Training:
         return digest.hexdigest()
 
     def _samples(self, group: list[Batch]) -> int:
-        """Samples of all ranks in this update; the order of the others is known without asking them."""
+        """Return the number of samples of all ranks in this update, which each rank can compute by itself."""
         if self.order.ranks == 1:
             return sum(len(batch[0]) for batch in group)
         return sum(self.order.samples(self.order.position + number) for number in range(len(group)))
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Evaluation mode, no gradients, and the averaged weights where there are some."""
+        """While entered: evaluation mode, no gradients, and the averaged weights if there are any."""
         self.model.eval()
         try:
             with torch.no_grad(), self.ema.in_place() if self.ema is not None else contextlib.nullcontext():
@@ -205,19 +213,31 @@ class Training:
         return moved
 
 
+def _resume_hint(name: str, value: Any) -> Hint:
+    """Return how to resume with the ``value`` of the checkpoint."""
+    if name == "processes":
+        start = "python" if value == 1 else f"torchrun --nproc-per-node {value}"
+        command = f"{start} -m {__package__}.train {shlex.join(sys.argv[1:])}".strip()
+        return Hint(f"to resume it with {value} {'process' if value == 1 else 'processes'}", command=command)
+    if option := as_option(name, value):
+        return Hint("to resume it", option=option)
+    return Hint(f"to resume it, omit `--{name.replace('_', '-')}`")
+
+
 def make_order(config: LoopConfig, size: int) -> Order:
-    """This rank's order of the samples; a batch that is larger than the data is refused."""
+    """Return this rank's order of the samples; raise if a batch is larger than the data."""
     order = Order(size, config.batch_size, config.seed, rank=distributed.rank(), ranks=distributed.ranks())
     if order.whole > size:
         raise ProjectError(
-            f"a batch of {order.whole} is larger than the training data, {size} samples",
-            hint=f"--batch-size {max(1, size // (2 * order.ranks))}",
+            f"a batch of {order.whole} samples is larger than the training data ({size} samples)",
+            hint="to use smaller batches",
+            option=f"--batch-size {max(1, size // (2 * order.ranks))}",
         )
     return order
 
 
 def make_optimizer(model: nn.Module, config: LoopConfig, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW, fused where this torch has it; biases and norms are not decayed."""
+    """Return AdamW, fused if this torch has it, without decay of biases and norms."""
     matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -1,4 +1,4 @@
-"""The layer of which every Transformer here is made: of patches, of bytes, of tokens."""
+"""Define the Transformer block for patches, bytes, and tokens, and the sizes of models by name."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from torch.nn import functional
 
 from .network import Network
 
-SIZES = {  # width, depth, heads: as in the vision transformers of the same names, below them three for a CPU
+SIZES = {  # width, depth, heads: the vision transformers of the same names, and three smaller ones for a CPU
     "nano": (32, 1, 2),
     "micro": (96, 2, 4),
     "mini": (192, 4, 4),
     "tiny": (192, 12, 3),
     "small": (384, 12, 6),
-    "base": (768, 12, 12),  # GPT-2 and BERT have it too
+    "base": (768, 12, 12),  # as GPT-2 and BERT
     "large": (1024, 24, 16),
 }
 
 
 class Block(nn.Module):
-    """Attention and a small network, each behind a norm and beside a shortcut.
+    """Attention and a feed-forward block, each after a norm and with a residual connection.
 
-    ``causal``: a place sees only what stands before it. ``project`` and ``network.narrow`` add to the shortcut.
+    ``causal``: a position attends only to earlier ones. ``project`` and ``network.narrow`` add to the residual stream.
     """
 
     def __init__(self, width: int, heads: int, *, dropout: float = 0.0, causal: bool = False) -> None:
@@ -35,7 +35,7 @@ class Block(nn.Module):
         self.network = Network(width, 4 * width, dropout)
 
     def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-        """``hidden`` (batch, length, width); ``mask`` (batch, 1, 1, length) is true at the places that are seen."""
+        """``hidden`` (batch, length, width); ``mask`` (batch, 1, 1, length) is true at visible positions."""
         batch, length, width = hidden.shape
         split = self.query_key_value(self.norm(hidden)).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)

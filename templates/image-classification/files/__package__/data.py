@@ -1,7 +1,4 @@
-"""Images and labels: scikit-learn's handwritten digits, or a folder with one subfolder per class.
-
-Enters: a ``Config``. Leaves: ``Data``, whose datasets give a whole batch for a list of indices.
-"""
+"""Load images and labels: scikit-learn's handwritten digits, or a directory with one subdirectory per class."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .config import Config
-from .errors import ProjectError
+from .errors import Hint, ProjectError
 from .images import SUFFIXES, Corrupt, image_files, mirror, read_image, subfolders, training_and_validation
 from .library import library
 from .samples import Files, Samples
@@ -22,7 +19,7 @@ from .split import split
 
 @dataclass(frozen=True)
 class Data:
-    """``train[[3, 1, 4]]`` gives pixels in [0, 1] as (3, channels, size, size) and 3 labels."""
+    """``train[[3, 1, 4]]`` returns pixels in [0, 1] as (3, channels, size, size), and 3 labels."""
 
     train: Samples
     validation: Samples
@@ -32,7 +29,7 @@ class Data:
 
 
 def load_data(config: Config) -> Data:
-    """The data that the configuration asks for; shuffled training labels for the control."""
+    """Load the configured data, with shuffled training labels for the control."""
     data = _digits(config) if config.data is None else _folder(config.data, config)
     if config.shuffle_labels:
         data.train.shuffle(config.seed)
@@ -40,8 +37,11 @@ def load_data(config: Config) -> Data:
 
 
 def _digits(config: Config) -> Data:
-    """1797 real digits of 8 by 8 pixels, 10 classes (UCI, in scikit-learn)."""
-    hint = "install the locked environment, or name a folder of images with --data DIR"
+    """Load 1797 real digits of 8 by 8 pixels in 10 classes (UCI, in scikit-learn)."""
+    hint = (
+        Hint("to install the locked environment", command="envforge install"),
+        Hint("to use your own images", option="--data DIR"),
+    )
     digits = library("sklearn.datasets", "the built-in data", hint=hint).load_digits()
     images = torch.tensor(digits.images.tolist(), dtype=torch.float32).unsqueeze(1) / 16
     labels = torch.tensor(digits.target.tolist())
@@ -56,8 +56,8 @@ def _digits(config: Config) -> Data:
 
 
 def _folder(folder: Path, config: Config) -> Data:
-    """Split by chance, or as the folder says where it holds `train` and `val` (or `validation`, `test`)."""
-    parts = training_and_validation(folder, holds="one subfolder per class")
+    """Use ``train`` and ``val`` (or ``validation``, ``test``) if the directory contains both, else split at random."""
+    parts = training_and_validation(folder, holds="one subdirectory of images per class")
     if parts:
         classes = _classes(parts[0])
         train, validation = (_list_images(part, classes, config) for part in parts)
@@ -83,14 +83,16 @@ def _from_files(found: list[tuple[Path, int]], config: Config) -> Samples:
 def _classes(folder: Path) -> tuple[str, ...]:
     names = tuple(path.name for path in subfolders(folder))
     if not names:
-        raise ProjectError(f"`{folder}` has no subfolders", hint="put the images of each class into a subfolder")
+        raise ProjectError(f"`{folder}` has no subdirectories", hint="put the images of each class into a subdirectory")
     if len(names) == 1:
-        raise ProjectError(f"`{folder}` has one class only, `{names[0]}`", hint="at least two classes are needed")
+        raise ProjectError(
+            f"`{folder}` has only one class, `{names[0]}`", hint="add a subdirectory for at least one more class"
+        )
     return names
 
 
 def _list_images(folder: Path, classes: tuple[str, ...], config: Config) -> list[tuple[Path, int]]:
-    """Every readable image with its label. Unreadable ones are named, and too many of them are an error."""
+    """Return every readable image with its label; report unreadable ones, and raise if there are too many."""
     found: list[tuple[Path, int]] = []
     corrupt = Corrupt("images", config.max_corrupt)
     for label, name in enumerate(classes):
@@ -101,13 +103,14 @@ def _list_images(folder: Path, classes: tuple[str, ...], config: Config) -> list
                 found.append((path, label))
         if len(found) == before:
             raise ProjectError(
-                f"class folder `{folder / name}` has no readable image", hint=f"known suffixes: {' '.join(SUFFIXES)}"
+                f"the class directory `{folder / name}` has no readable image",
+                hint=f"add files with one of the suffixes {' '.join(SUFFIXES)}, or remove the directory",
             )
     return found
 
 
 def augment(images: Tensor, *, shift: int, flip: bool) -> Tensor:
-    """Move each image by up to ``shift`` pixels and mirror half of them; the random numbers are torch's global ones."""
+    """Shift each image by up to ``shift`` pixels, and mirror half of them; uses torch's global random generator."""
     count, _, height, width = images.shape
     if shift:
         offsets = torch.randint(0, 2 * shift + 1, (2, count, 1)).to(images.device)
@@ -122,9 +125,11 @@ def augment(images: Tensor, *, shift: int, flip: bool) -> Tensor:
 
 
 def mix(images: Tensor, targets: Tensor, *, mixup: float, cutmix: float) -> tuple[Tensor, Tensor]:
-    """Blend each image with the one at its place in the reversed batch, or put a box of that into it; and the targets,
-    (images, classes), in the same parts. Where both are wanted, each batch draws one. The random numbers are torch's
-    global ones."""
+    """Blend each image with the one at its position in the reversed batch, or paste a box of that one into it.
+
+    The targets (images, classes) are blended by the same fractions. If both are enabled, each batch selects one at
+    random. Uses torch's global random generator.
+    """
     boxes = cutmix > 0 and (mixup == 0 or float(torch.rand(())) < 0.5)
     alpha = torch.tensor(cutmix if boxes else mixup)
     kept = float(torch.distributions.Beta(alpha, alpha).sample())

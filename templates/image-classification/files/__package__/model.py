@@ -1,7 +1,4 @@
-"""The model: a small residual network for images of any size from 8 by 8, a small ViT, or one of a library.
-
-Enters: a ``Config`` and what the images are. Leaves: a module that gives a score for each class.
-"""
+"""Define the models: a small residual network for images of 8 by 8 or more, a small ViT, or a model of a library."""
 
 from __future__ import annotations
 
@@ -13,12 +10,12 @@ from torch import Tensor, nn
 
 from . import transformer
 from .config import Config
-from .errors import ProjectError
+from .errors import Hint, ProjectError
 from .library import library
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut."""
+    """Two convolutions with a residual connection."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -39,7 +36,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem, three stages that halve the image and double the channels, the mean, a linear layer."""
+    """A stem, three stages, of which two halve the image and double the channels, the mean, and a linear layer."""
 
     def __init__(self, channels: int, classes: int, width: int) -> None:
         super().__init__()
@@ -53,9 +50,9 @@ class ResNet(nn.Module):
 
 
 class ViT(nn.Module):
-    """Patches as vectors, a learnt vector for each place, the layers, the mean, a linear layer.
+    """Embedded patches, learned position embeddings, Transformer blocks, the mean, and a linear layer.
 
-    Without layers that mix them, the mean would not know the places; so their vectors begin as large as the patches'.
+    The blocks start as identities and the mean ignores positions, so position embeddings start as large as patches.
     """
 
     def __init__(self, channels: int, classes: int, width: int, *, size: int, patch: int, depth: int) -> None:
@@ -66,7 +63,7 @@ class ViT(nn.Module):
         self.layers = nn.Sequential(*(transformer.Block(width, width // 32) for _ in range(depth)))
         for name, parameter in self.layers.named_parameters():
             if name.endswith(("project.weight", "narrow.weight")):
-                nn.init.zeros_(parameter)  # a layer begins as its shortcuts, and learns sooner
+                nn.init.zeros_(parameter)  # each block starts as an identity, which learns sooner
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, classes))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -76,44 +73,46 @@ class ViT(nn.Module):
 
 
 class Colours(nn.Module):
-    """Grey images for a model that wants three channels."""
+    """Repeat gray images for a model that requires three channels."""
 
     def forward(self, images: Tensor) -> Tensor:
         return images.expand(-1, 3, -1, -1)
 
 
 def make_model(config: Config, *, channels: int, classes: int, size: int) -> nn.Module:
-    """The model that ``config`` names, for square images of ``size`` pixels; weights are drawn, never downloaded."""
+    """Create the configured model with random weights, for square images of ``size`` pixels."""
     if config.model == "resnet":
         return ResNet(channels, classes, config.width)
     if config.model == "vit":
         patch = config.patch or (2 if size < 32 else 8 if size < 128 else 16)
         if size % patch:
             raise ProjectError(
-                f"images of {size} pixels cannot be cut into patches of {patch}",
-                hint=f"--image-size {(size // patch + 1) * patch}, or another --patch",
+                f"the image size {size} is not a multiple of the patch size {patch}",
+                hint="to scale the images",
+                option=f"--image-size {(size // patch + 1) * patch}",
             )
         return ViT(channels, classes, 4 * config.width, size=size, patch=patch, depth=config.depth)
     source, _, name = config.model.partition(":")
     model, wanted = (_torchvision if source == "torchvision" else _timm)(name, channels, classes)
     if wanted not in (0, size):
         raise ProjectError(
-            f"--model {config.model} takes images of {wanted} pixels only, these have {size}",
-            hint=f"--image-size {wanted}" if config.data else f"--image-size {wanted} with images of --data DIR",
+            f"`--model {config.model}` requires images of {wanted} pixels, found {size}",
+            hint="to scale your images",
+            option=f"--image-size {wanted}" if config.data else f"--data DIR --image-size {wanted}",
         )
     return model
 
 
 def is_convolutional(model: nn.Module) -> bool:
-    """Does it gain from channels_last? A ViT of a library has one convolution, which cuts the patches."""
+    """Return whether channels_last speeds up the model; a library's ViT has one convolution, for its patches."""
     return sum(isinstance(module, nn.Conv2d) for module in model.modules()) > 1
 
 
 def _torchvision(name: str, channels: int, classes: int) -> tuple[nn.Module, int]:
-    """The model, and the only size that it takes, 0 for any."""
+    """Return the model, and the only image size that it accepts, or 0 for any."""
     models = _library("torchvision").models
     _refuse_unknown("torchvision.models", name, models.list_models(module=models))
-    # These two give a tuple with the scores of their auxiliary heads in training, if they are let.
+    # with auxiliary heads, these two return a tuple in training
     plain = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **plain)
     size = int(cast(Any, getattr(model, "image_size", 0)))
@@ -129,15 +128,21 @@ def _timm(name: str, channels: int, classes: int) -> tuple[nn.Module, int]:
 
 
 def _library(name: str) -> Any:
-    hint = "install what environment.yml asks for, after adding it where it is not there; or --model resnet"
-    return library(name, f"--model {name}:NAME", hint=hint)
+    hint = (
+        Hint("to install the locked environment", command="envforge install")
+        if name == "torchvision"
+        else Hint(f"to add `{name}` to the environment", command=f"envforge add --pip {name} && envforge install"),
+        Hint("to use a model of this project", option="--model resnet"),
+    )
+    return library(name, f"`--model {name}:NAME`", hint=hint)
 
 
 def _refuse_unknown(place: str, name: str, known: list[str]) -> None:
     if name not in known:
         source = place.split(".")[0]
-        near = [f"--model {source}:{each}" for each in difflib.get_close_matches(name, known, n=3)]
+        near = difflib.get_close_matches(name, known, n=3)
+        ways = [Hint(f"to use the similar name `{each}`", option=f"--model {source}:{each}") for each in near]
+        every = f'python -c "import {place}; print({place}.list_models())"'
         raise ProjectError(
-            f"`{source}` has no model `{name}`",
-            hint=" or ".join(near) or f'python -c "import {place}; print({place}.list_models())"',
+            f"`{source}` has no model `{name}`", hint=ways or [Hint("to list its models", command=every)]
         )

@@ -1,4 +1,4 @@
-"""Train: ``python -m PACKAGE.train``. Here stands what is particular to images; ``loop.py`` is the loop itself."""
+"""Define the loss and the evaluation for images: ``python -m PACKAGE.train``. ``loop.py`` has the training loop."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from .training import Training
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run(Config, build, arguments, description="train an image classifier")
+    return run(Config, build, arguments, description="Train an image classifier.")
 
 
 def build(config: Config, device: torch.device, precision: Precision) -> Training:
-    """Data, model and loss of one run; ``prepare`` has gone before."""
+    """Create data, model, and loss of a run; call ``prepare`` first."""
     data = load_data(config)
     model = make_model(config, channels=data.channels, classes=len(data.classes), size=data.size)
 
@@ -55,15 +55,15 @@ def build(config: Config, device: torch.device, precision: Precision) -> Trainin
     return Training(config, task, device, precision)
 
 
-SMOKE = Limits(reach=0.9, control=0.3)  # measured with five seeds: accuracy 0.96 to 0.98, control at most 0.17
+SMOKE = Limits(reach=0.9, control=0.3)  # five seeds: accuracy 0.96 to 0.98, control at most 0.17
 
 
 def smoke_config(*, shuffled: bool, **place: Any) -> Config:
-    """The real model and real digits, for seconds instead of minutes; ``place``: device, precision and run_dir."""
+    """The real model and real digits, but only for seconds; ``place``: device, precision, and run_dir."""
     return Config(
         **place, shuffle_labels=shuffled, shift=0, max_updates=60, batch_size=24, learning_rate=4e-3, log_every=5
     )
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(main, resumable=True))

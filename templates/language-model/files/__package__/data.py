@@ -1,7 +1,6 @@
-"""Text, packed: Python's own documentation, or a file or folder of texts that is mapped into memory, not read.
+"""Load text as packed windows: Python's own documentation, or text files, which are memory-mapped.
 
-Enters: a ``Config``. Leaves: ``Data``, whose datasets give whole batches of windows for a list of indices. No part of
-the validation text is trained on: documents that occur twice count once, and the rest is split before it is packed.
+No validation text is used for training: duplicate documents are removed, and the rest is split before it is packed.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from torch.utils.data import Dataset
 from . import distributed
 from .checkpoint import write_aside
 from .config import Config
-from .errors import ProjectError
+from .errors import Hint, ProjectError
 from .library import library
 from .split import by_chance, shuffled
 from .tokens import BYTES, Tokenizer, make_tokenizer
 
-Document = Any  # a numpy array of bytes, often one that lies in a file
-PIECE = 1 << 20  # bytes that are given to a tokenizer at once
+Document = Any  # a numpy array of bytes, usually memory-mapped
+PIECE = 1 << 20  # bytes to tokenize at once
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Data:
 
 
 class Windows(Dataset[tuple[Tensor, Tensor]]):
-    """``windows[[3, 1, 4]]`` gives tokens and those that follow them, each (3, context). No two overlap."""
+    """``windows[[3, 1, 4]]`` returns tokens and their successors, (3, context) each. Windows don't overlap."""
 
     def __init__(self, parts: list[Tensor], context: int) -> None:
         self.parts = parts
@@ -57,7 +56,7 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
         return rows[:, :-1], rows[:, 1:]
 
     def cut(self, start: int, length: int) -> Tensor:
-        """``length`` tokens from ``start`` of all parts, one behind the other."""
+        """Return ``length`` tokens from ``start`` of the concatenated parts."""
         pieces: list[Tensor] = []
         number = bisect_right(self.ends, start)
         while length:
@@ -69,7 +68,7 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
 
 
 def load_data(config: Config) -> Data:
-    """The data that the configuration asks for; shuffled training text for the control."""
+    """Load the configured data, with shuffled training text for the control."""
     documents = _python_documentation() if config.data is None else _documents(config.data, config)
     tokenizer = make_tokenizer(config.tokenizer)
     train, validation = _split(documents, config.validation_part)
@@ -81,16 +80,18 @@ def load_data(config: Config) -> Data:
     for name, each in zip(("training", "validation"), windows):
         if not len(each):
             raise ProjectError(
-                f"the {name} text has {each.tokens} tokens, a window of --context {config.context} needs one more",
-                hint="give more text, or lower --context",
+                f"the {name} text has {each.tokens} tokens, but `--context {config.context}` requires at least "
+                f"{config.context + 1}",
+                hint=(Hint("to use shorter windows", option="--context COUNT"), Hint("add more text")),
             )
-    size = sum(len(text) + 1 for text in validation)  # the end of a document counts as a byte
+    size = sum(len(text) + 1 for text in validation)  # the end of a document is one byte
     return Data(windows[0], windows[1], tokenizer, size / windows[1].tokens)
 
 
 def _python_documentation() -> list[Document]:
-    """The topics of Python's ``help()``: 79 documents, 0.4 MB. Paragraphs that many of them share are kept once."""
-    topics = library("pydoc_data.topics", "the built-in data", hint="name a text with --data FILE").topics
+    """Load the topics of Python's ``help()``: 79 documents, 0.4 MB, without repeated paragraphs."""
+    hint = [Hint("to use your own text", option="--data FILE")]
+    topics = library("pydoc_data.topics", "the built-in data", hint=hint).topics
     seen: set[str] = set()
     documents: list[Document] = []
     for name in sorted(topics):
@@ -103,7 +104,7 @@ def _python_documentation() -> list[Document]:
 
 
 def _documents(path: Path, config: Config) -> list[Document]:
-    """Each file once, in the order of their names, without the empty ones."""
+    """Map each file into memory, sorted by name, without empty files and duplicates."""
     suffixes = tuple(config.suffixes.lower().split(","))
     if path.is_dir():
         paths = [each for each in sorted(path.rglob("*")) if each.is_file() and each.suffix.lower() in suffixes]
@@ -111,7 +112,9 @@ def _documents(path: Path, config: Config) -> list[Document]:
         paths = [path]
     else:
         raise ProjectError(
-            f"--data `{path}` is neither a file nor a folder", hint="name a text file or a folder of them"
+            f"`--data {path}` is neither a file nor a directory",
+            hint="to use a text file or a directory of text files",
+            option="--data PATH",
         )
     sizes = Counter(size for each in paths if (size := each.stat().st_size))
     seen: set[bytes] = set()
@@ -125,13 +128,17 @@ def _documents(path: Path, config: Config) -> list[Document]:
             documents.append(document)
         seen.update({digest} - {b""})
     if not documents:
-        found = f"no text: {len(paths)} files with the suffixes {config.suffixes}, all of them empty"
-        raise ProjectError(f"`{path}` has {found}", hint="name the suffixes of your files with --suffixes .txt,.log")
+        found = f"found {len(paths)} files with the suffixes {config.suffixes}, and none with content"
+        raise ProjectError(
+            f"`{path}` contains no text: {found}",
+            hint="to read files with other suffixes",
+            option="--suffixes .txt,.log",
+        )
     return documents
 
 
 def _split(documents: list[Document], part: float) -> tuple[list[Document], list[Document]]:
-    """Whole documents are held back, chosen by chance; where they are too few or too unequal, the end of each."""
+    """Hold back complete random documents, or the end of each if they are too few or too unequal."""
     wanted = part * sum(map(len, documents))
     chosen: set[int] = set()
     held = 0
@@ -148,13 +155,13 @@ def _split(documents: list[Document], part: float) -> tuple[list[Document], list
 
 
 def _line_end(document: Document, near: int) -> int:
-    """The place behind the first line end from ``near`` on, or ``near`` where lines are very long."""
+    """Return the position after the first line ending from ``near`` on, or ``near`` if the line is very long."""
     found = bytes(document[near : near + PIECE]).find(b"\n")
     return near if found < 0 else near + found + 1
 
 
 def _pack(documents: list[Document], tokenizer: Tokenizer, config: Config) -> list[Tensor]:
-    """All documents as tokens, a mark behind each."""
+    """Return all documents as tokens, with a mark after each."""
     end = torch.tensor([tokenizer.size])
     if config.tokenizer == BYTES:
         return [part for document in documents for part in (torch.from_numpy(document), end)]

@@ -1,4 +1,4 @@
-"""The model: a decoder like GPT-2, whose token table is also its last layer."""
+"""Define the model: a decoder like GPT-2, with tied input and output embeddings."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from .transformer import SIZES, Block
 
 
 class GPT(nn.Module):
-    """Token numbers (batch, length) in, scores of the next token (batch, length, vocabulary) out."""
+    """Input is token numbers (batch, length), output is scores of the next token (batch, length, vocabulary)."""
 
     def __init__(self, vocabulary: int, config: Config) -> None:
         super().__init__()
         width, depth, heads = SIZES[config.size]
         self.context, self.dropout = config.context, config.dropout
-        padded = -(-vocabulary // 64) * 64  # tensor cores want round numbers; the added tokens never occur
+        padded = -(-vocabulary // 64) * 64  # a multiple for the tensor cores; the added tokens never occur
         self.tokens = nn.Embedding(padded, width)
         self.positions = nn.Embedding(config.context, width)
         self.blocks = nn.ModuleList(Block(width, heads, dropout=config.dropout, causal=True) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        spread = 0.02 * math.sqrt(768 / width)  # GPT-2's 0.02 belongs to its width of 768
+        spread = 0.02 * math.sqrt(768 / width)  # GPT-2 uses 0.02 at its width of 768
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1:
-                # 2 * depth layers add to the shortcut: smaller steps keep its variance (Radford et al. 2019, 2.3)
+                # 2 * depth layers add to the residual stream; scaling keeps its variance (Radford et al. 2019, 2.3)
                 adds = name.endswith(("project.weight", "narrow.weight"))
                 nn.init.normal_(parameter, std=spread / math.sqrt(2 * depth) if adds else spread)
             elif name.endswith("bias"):

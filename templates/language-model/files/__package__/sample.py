@@ -1,7 +1,8 @@
-"""Let a trained model write: ``python -m PACKAGE.sample --prompt "The import system"``."""
+"""Write text with a trained model: ``python -m PACKAGE.sample --prompt "The import system"``."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,14 +24,14 @@ from .tokens import make_tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    run_dir: Path = option(Path("runs/default"), "folder of the run whose newest checkpoint is used")
-    prompt: str = option("\n", "text to go on from")
-    tokens: int = option(300, "tokens to write")
-    temperature: float = option(0.8, "below 1 for likelier text, 0 for the likeliest")
-    top_k: int = option(50, "choose among so many of the likeliest tokens")
-    seed: int = option(0, "seed of the choices")
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
-    precision: str = option("auto", "what to compute in", choices=PRECISIONS)
+    run_dir: Path = option(Path("runs/default"), "Use the newest checkpoint of the run in this directory.")
+    prompt: str = option("\n", "Continue this text.")
+    tokens: int = option(300, "Write up to this many tokens.")
+    temperature: float = option(0.8, "Lower values select likelier tokens; 0 always selects the likeliest.")
+    top_k: int = option(50, "Choose among this many of the likeliest tokens.")
+    seed: int = option(0, "Seed the random choices with this number.")
+    device: str = option("auto", "Compute on auto, cpu, cuda, cuda:1, or mps.")
+    precision: str = option("auto", "Compute in this precision; auto depends on the device.", choices=PRECISIONS)
 
     def __post_init__(self) -> None:
         require(bool(self.prompt), "--prompt must not be empty")
@@ -39,17 +40,23 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse(Options, arguments, program=f"python -m {__package__}.sample", description="write text")
+    options = parse(
+        Options, arguments, program=f"python -m {__package__}.sample", description="Write text with a trained model."
+    )
     state = Checkpoints(options.run_dir / "checkpoints", keep=1).newest(lambda line: print(line, file=sys.stderr))
     if state is None:
-        raise ProjectError(f"there is no checkpoint in `{options.run_dir}`", hint=f"python -m {__package__}.train")
+        raise ProjectError(
+            f"no checkpoint in `{options.run_dir}`",
+            hint="to train a model",
+            command=f"python -m {__package__}.train --run-dir {shlex.quote(str(options.run_dir))}",
+        )
     then = state["config"]
     config = Config(size=then["size"], context=then["context"], tokenizer=then["tokenizer"])
     settings = LoopConfig(device=options.device, precision=options.precision, seed=options.seed)
     device, precision = prepare(settings, lambda line: print(line, file=sys.stderr))
     tokenizer = make_tokenizer(config.tokenizer)
     model = GPT(tokenizer.size + 1, config).to(device).eval()
-    model.load_state_dict({**state["model"], **state.get("ema", {})})  # averaged weights where the run kept some
+    model.load_state_dict({**state["model"], **state.get("ema", {})})  # averaged weights, if the run kept them
     with compat.autocast(device.type, precision.dtype):
         numbers = generate(model, tokenizer.encode(options.prompt), options, size=tokenizer.size)
     print(options.prompt + tokenizer.decode(numbers))
@@ -58,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @torch.no_grad()
 def generate(model: GPT, prompt: Sequence[int], options: Options, *, size: int) -> list[int]:
-    """Up to ``options.tokens`` numbers below ``size`` after ``prompt``; ``size``, the document's end, ends them."""
+    """Return up to ``options.tokens`` numbers after ``prompt``; ``size`` marks the end of a document."""
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(options.seed)
     numbers = list(prompt)

@@ -1,4 +1,4 @@
-"""Train: ``python -m PACKAGE.train``. Here stands what is particular to text; ``loop.py`` is the loop itself."""
+"""Define the loss and the evaluation for text: ``python -m PACKAGE.train``. ``loop.py`` has the training loop."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from .training import Training
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run(Config, build, arguments, description="train a language model")
+    return run(Config, build, arguments, description="Train a language model.")
 
 
 def build(config: Config, device: torch.device, precision: Precision) -> Training:
-    """Data, model and loss of one run; ``prepare`` has gone before."""
+    """Create data, model, and loss of a run; call ``prepare`` first."""
     data = load_data(config)
 
     net = GPT(data.tokenizer.size + 1, config)
@@ -49,7 +49,7 @@ def build(config: Config, device: torch.device, precision: Precision) -> Trainin
         loss=lambda model, batch: next_token_loss(model, batch, "mean"),
         evaluate=lambda model, amp: evaluate(model, amp, data, device, config),
         metric=Metric("bits_per_byte", higher_is_better=False),
-        show=None if config.fsdp else show,  # it runs on the first rank, which then holds a part of the weights only
+        show=None if config.fsdp else show,  # the first rank has only a part of the weights
         unit="tokens",
         units_per_sample=config.context,
         fsdp_blocks=tuple(net.blocks) if config.fsdp else (),
@@ -63,7 +63,7 @@ def next_token_loss(model: nn.Module, batch: Batch, reduction: str) -> Tensor:
 
 
 def evaluate(model: nn.Module, amp: Amp, data: Data, device: torch.device, config: Config) -> dict[str, float]:
-    """Mean loss for each token, and bits for each byte of text: comparable over tokenizers."""
+    """Return the mean loss per token, and the bits per byte of text, which are comparable between tokenizers."""
     windows = min(config.validation_windows, len(data.validation))
     loss = torch.zeros(1, device=device)
     for numbers in share(windows, config.batch_size):
@@ -76,7 +76,7 @@ def evaluate(model: nn.Module, amp: Amp, data: Data, device: torch.device, confi
 
 
 def sample_text(model: GPT, amp: Amp, data: Data) -> str:
-    """What the model makes of the first words of the validation text."""
+    """Continue the first words of the validation text."""
     prompt = data.validation.cut(0, 24).tolist()
     with amp.autocast():
         numbers = generate(model, prompt, Options(tokens=200), size=data.tokenizer.size)
@@ -88,7 +88,7 @@ SMOKE = Limits(reach=4.2, control=4.6, loss_ratio=1.8, shuffled="text")
 
 
 def smoke_config(*, shuffled: bool, **place: Any) -> Config:
-    """A small model and real text, for seconds instead of minutes; ``place``: device, precision and run_dir."""
+    """A small model and real text, but only for seconds; ``place``: device, precision, and run_dir."""
     return Config(
         **place,
         shuffle_text=shuffled,
@@ -102,4 +102,4 @@ def smoke_config(*, shuffled: bool, **place: Any) -> Config:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(main, resumable=True))

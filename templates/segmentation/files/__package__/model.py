@@ -1,4 +1,4 @@
-"""The model: a U-Net (Ronneberger, Fischer and Brox, 2015) with batch norm and padded convolutions."""
+"""Define the model: a U-Net (Ronneberger, Fischer, and Brox, 2015) with batch norm and padded convolutions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 
 def block(inputs: int, outputs: int) -> nn.Sequential:
-    """Two convolutions that keep the size."""
+    """Return two convolutions that keep the size."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),
         nn.BatchNorm2d(outputs),
@@ -23,9 +23,9 @@ def block(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Down by halves, up again, and at each level what the way down has seen there.
+    """An encoder that halves the size per level, and a decoder with skip connections from it.
 
-    Takes (count, channels, height, width) of any size, gives (count, classes, height, width).
+    Input is (count, channels, height, width) of any size, output is (count, classes, height, width).
     """
 
     def __init__(self, channels: int, classes: int, *, width: int, levels: int) -> None:

@@ -1,4 +1,4 @@
-"""Images beside their true and predicted masks, as one picture."""
+"""Draw images next to their true and predicted masks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .drawing import pyplot, save
 
 
 def draw_masks(images: Tensor, masks: Tensor, predicted: Tensor, picture: Path) -> bool:
-    """One row for each image; pixels that do not count are left white. False where matplotlib is not installed."""
+    """Draw one row per image, with ignored pixels in white. Return False without matplotlib."""
     plot = pyplot()
     if plot is None:
         return False

@@ -1,4 +1,4 @@
-"""Train: ``python -m PACKAGE.train``. Here stands what is particular to pixels; ``loop.py`` is the loop itself."""
+"""Define the loss and the evaluation for pixels: ``python -m PACKAGE.train``. ``loop.py`` has the training loop."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from .training import Training
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run(Config, build, arguments, description="train a network that labels every pixel")
+    return run(Config, build, arguments, description="Train a network that labels every pixel.")
 
 
 def build(config: Config, device: torch.device, precision: Precision) -> Training:
-    """Data, model and loss of one run; ``prepare`` has gone before."""
+    """Create data, model, and loss of a run; call ``prepare`` first."""
     data = load_data(config)
     classes = config.class_names
 
@@ -57,7 +57,7 @@ def build(config: Config, device: torch.device, precision: Precision) -> Trainin
 
 
 def dice_loss(scores: Tensor, masks: Tensor) -> Tensor:
-    """1 less the mean over the classes of twice the overlap by the sum of both areas, in fp32."""
+    """Return 1 minus the mean Dice coefficient of the classes, in fp32."""
     counted = (masks != IGNORED).unsqueeze(1)
     chances = scores.float().softmax(dim=1) * counted
     truth = functional.one_hot(masks.where(masks != IGNORED, torch.zeros_like(masks)), scores.shape[1])
@@ -67,7 +67,7 @@ def dice_loss(scores: Tensor, masks: Tensor) -> Tensor:
 
 
 def evaluate(model: nn.Module, amp: Amp, data: Data, classes: Sequence[str], batch_size: int) -> dict[str, float]:
-    """Mean loss and accuracy over the pixels, the intersection over union of each class, and their mean."""
+    """Return mean loss and accuracy over the pixels, the intersection over union of each class, and their mean."""
     device, count = next(model.parameters()).device, len(classes)
     sums = torch.zeros(1 + count * count, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
     for indices in share(len(data.validation), batch_size):
@@ -85,7 +85,7 @@ def evaluate(model: nn.Module, amp: Amp, data: Data, classes: Sequence[str], bat
 
 
 def scores_of(table: Tensor, classes: Sequence[str]) -> dict[str, float]:
-    """The true classes are the rows of ``table``; a class that is neither there nor predicted counts nowhere."""
+    """Compute the scores; rows of ``table`` are true classes. Classes neither present nor predicted are ignored."""
     hits = table.diagonal()
     union = table.sum(dim=0) + table.sum(dim=1) - hits
     by_class = {f"iou_{name}": float(hit / whole) for name, hit, whole in zip(classes, hits, union) if whole > 0}
@@ -94,7 +94,7 @@ def scores_of(table: Tensor, classes: Sequence[str]) -> dict[str, float]:
 
 
 def show(model: nn.Module, amp: Amp, data: Data, run_dir: Path) -> list[str]:
-    """A few images of the validation part with their true and their predicted masks, as ``masks.png``."""
+    """Draw a few validation images with their true and predicted masks as ``masks.png``."""
     device = next(model.parameters()).device
     images, masks = data.validation[list(range(min(6, len(data.validation))))]
     with amp.autocast():
@@ -108,7 +108,7 @@ SMOKE = Limits(reach=0.75, control=0.5, loss_ratio=2.5, shuffled="masks")
 
 
 def smoke_config(*, shuffled: bool, **place: Any) -> Config:
-    """The real model and real coins, for seconds instead of minutes; ``place``: device, precision and run_dir."""
+    """The real model and real coins, but only for seconds; ``place``: device, precision, and run_dir."""
     return Config(
         **place,
         shuffle_labels=shuffled,
@@ -123,4 +123,4 @@ def smoke_config(*, shuffled: bool, **place: Any) -> Config:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(main, resumable=True))

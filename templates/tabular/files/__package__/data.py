@@ -1,7 +1,6 @@
-"""Columns as tensors: numbers scaled by the training rows, classes as indices into an embedding, and the target.
+"""Convert columns to tensors: scaled numbers, class indices for embeddings, and the target.
 
-Enters: a ``Config``. Leaves: ``Data``, whose datasets give a whole batch for a list of indices. What is known
-of the columns (means, classes) comes from the training rows alone.
+Means, deviations, and classes are computed from the training rows only.
 """
 
 from __future__ import annotations
@@ -13,19 +12,20 @@ import torch
 from torch import Tensor
 
 from .config import Config
-from .errors import ProjectError
+from .errors import Hint, ProjectError
+from .options import as_option
 from .samples import Samples
 from .split import split
 from .table import Table, is_empty, number, read_table, tumours
 
-UNKNOWN = 0  # the index of a class that no training row has
+UNKNOWN = 0  # the index of a class that is in no training row
 
 
 @dataclass(frozen=True)
 class Data:
-    """``train[[3, 1]]`` gives numbers (2, numeric) of mean 0 and deviation 1, classes (2, categorical), targets (2).
+    """``train[[3, 1]]`` returns scaled numbers (2, numeric), classes (2, categorical), and targets (2).
 
-    ``labels`` names the classes of the target; a regression has none, and ``scale``: mean and deviation.
+    ``labels`` are the classes of the target, empty for a regression, which has ``scale``: mean and deviation.
     """
 
     train: Samples
@@ -36,7 +36,7 @@ class Data:
 
 
 def load_data(config: Config) -> Data:
-    """The table that the configuration names; shuffled training targets for the control."""
+    """Load the configured table, with shuffled training targets for the control."""
     table = tumours() if config.data is None else read_table(config.data, config.encoding)
     features, target = _choose_columns(table, config)
     held_back, kept = split(table.rows, config.validation_part)
@@ -61,16 +61,18 @@ def _choose_columns(table: Table, config: Config) -> tuple[list[str], str]:
     for name in (target, *_names(config.ignore), *_names(config.categorical)):
         if name not in names:
             raise ProjectError(
-                f"`{table.source}` has no column `{name}`", hint=f"its columns are: {', '.join(names[:30])}"
+                f"`{table.source}` has no column `{name}`", hint=f"use one of its columns: {', '.join(names[:30])}"
             )
     features = [name for name in names if name != target and name not in _names(config.ignore)]
     if not features:
-        raise ProjectError(f"`{table.source}` has no column beside `{target}`", hint="at least one is needed")
+        raise ProjectError(
+            f"`{table.source}` has no column to predict `{target}` from", hint="add or keep at least one more column"
+        )
     return features, target
 
 
 def _kinds(table: Table, features: Sequence[str], config: Config) -> tuple[list[str], list[str]]:
-    """Numeric columns, and those whose cells are classes: named ones, and those with a word in more than half."""
+    """Return numeric and categorical columns; categorical are the named ones, and those with mostly words."""
     categorical = [name for name in features if name in _names(config.categorical) or _is_words(table.columns[name])]
     return [name for name in features if name not in categorical], categorical
 
@@ -81,21 +83,26 @@ def _is_words(cells: Sequence[str]) -> bool:
 
 
 def _numbers(table: Table, name: str, kept: list[int], config: Config) -> Tensor:
-    """(rows, 1), or (rows, 2) where cells are empty: the second column marks them."""
+    """Return the scaled numbers as (rows, 1), or as (rows, 2) with a second column that marks empty cells."""
     values = [number(cell) for cell in table.columns[name]]
     for row, (cell, value) in enumerate(zip(table.columns[name], values)):
         if value is None and not is_empty(cell):
-            raise table.not_a_number(name, row, hint=f"mend the cell, or leave the column out: --ignore '{name}'")
+            ignore = as_option("ignore", ",".join([*_names(config.ignore), name]))
+            raise table.not_a_number(name, row, hint=[Hint("to ignore the column", option=ignore)])
         if value is None and config.missing == "error":
             raise ProjectError(
-                f"{table.place(name, row)} is empty", hint="--missing mean takes the column's mean and marks the row"
+                f"{table.place(name, row)} is empty",
+                hint="to replace empty cells by the column's mean and mark them",
+                option="--missing mean",
             )
     empty = torch.tensor([[value is None] for value in values])
     column = torch.tensor([[value or 0.0] for value in values], dtype=torch.float64)
     known = column[kept][~empty[kept]]
     if not len(known):
         raise ProjectError(
-            f"column `{name}` of `{table.source}` is empty in all training rows", hint=f"--ignore '{name}'"
+            f"column `{name}` of `{table.source}` is empty in all training rows",
+            hint="to ignore the column",
+            option=as_option("ignore", ",".join([*_names(config.ignore), name])),
         )
     mean, deviation = known.mean(), known.std(unbiased=False)
     scaled = ((column - mean) / (deviation if deviation > 0 else 1.0)).masked_fill(empty, 0.0)
@@ -105,37 +112,46 @@ def _numbers(table: Table, name: str, kept: list[int], config: Config) -> Tensor
 def _target(
     table: Table, name: str, kept: list[int], config: Config
 ) -> tuple[Tensor, tuple[str, ...], tuple[float, float]]:
-    """Targets with the names of the classes, or scaled targets with mean and deviation of the training rows."""
+    """Return targets with class names, or scaled targets with mean and deviation of the training rows."""
     cells = table.columns[name]
     empty = next((row for row, cell in enumerate(cells) if is_empty(cell)), None)
     if empty is not None:
-        raise ProjectError(f"the target is empty: {table.place(name, empty)}", hint="fill it, or remove the row")
+        raise ProjectError(f"the target is empty in {table.place(name, empty)}", hint="fill the cell or remove the row")
     if _is_regression(table, name, config):
         values = torch.tensor([number(cell) for cell in cells], dtype=torch.float64)
         mean, deviation = float(values[kept].mean()), float(values[kept].std(unbiased=False))
         if deviation == 0:
             raise ProjectError(
-                f"the target `{name}` is {mean:g} in all training rows", hint="there is nothing to learn"
+                f"the target `{name}` is {mean:g} in all training rows",
+                hint="to predict another column",
+                option="--target NAME",
             )
         return ((values - mean) / deviation).float(), (), (mean, deviation)
     labels = tuple(_seen(cells, range(len(cells))))
     if len(labels) < 2:
-        raise ProjectError(f"the target `{name}` has one class only, `{cells[0]}`", hint="at least two are needed")
+        raise ProjectError(
+            f"the target `{name}` has only one class, `{cells[0]}`",
+            hint="to predict another column",
+            option="--target NAME",
+        )
     if len(labels) > len(cells) // 2:
         raise ProjectError(
             f"the target `{name}` has {len(labels)} classes in {len(cells)} rows",
-            hint="name another column with --target, or learn a number with --task regression",
+            hint=(
+                Hint("to predict another column", option="--target NAME"),
+                Hint("to predict it as a number", option="--task regression"),
+            ),
         )
     places = {label: place for place, label in enumerate(labels)}
     return torch.tensor([places[cell] for cell in cells]), labels, (0.0, 1.0)
 
 
 def _is_regression(table: Table, name: str, config: Config) -> bool:
-    """``auto`` takes a target for a number where all cells are numbers and some are not whole."""
+    """Return whether the task is a regression; ``auto``: all cells are numbers, and at least one is a fraction."""
     values = [number(cell) for cell in table.columns[name]]
     wrong = next((row for row, value in enumerate(values) if value is None), None)
     if config.task == "regression" and wrong is not None:
-        raise table.not_a_number(name, wrong, hint="--task classification predicts classes")
+        raise table.not_a_number(name, wrong, hint=[Hint("to predict classes", option="--task classification")])
     if config.task != "auto":
         return config.task == "regression"
     return wrong is None and any(value is not None and value != int(value) for value in values)

@@ -1,4 +1,4 @@
-"""The model: embeddings beside the numbers, then residual blocks with layer norm."""
+"""Define the model: numbers and embeddings of classes, followed by residual blocks with layer norm."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .network import Network
 
 
 class TableNet(nn.Module):
-    """Takes numbers (rows, numeric) and classes (rows, categorical), gives (rows, outputs).
+    """Input is numbers (rows, numeric) and classes (rows, categorical), output is (rows, outputs).
 
-    ``sizes`` has for each categorical column how many classes it knows, the unknown one among them.
+    ``sizes`` has the number of classes of each categorical column, including the unknown one.
     """
 
     def __init__(
@@ -32,5 +32,5 @@ class TableNet(nn.Module):
 
 
 def embedding_width(size: int) -> int:
-    """A multiple of 8 that grows with the number of classes, up to 64."""
+    """Return a multiple of 8 that grows with the number of classes, up to 64."""
     return min(64, 8 * -(-size // 16))

@@ -1,20 +1,21 @@
-"""A table as text: named columns of cells, from a CSV or Parquet file. ``data.py`` decides what a cell means."""
+"""Read a CSV or Parquet file as named columns of strings."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .csvfile import csv_lines
-from .errors import ProjectError
+from .errors import Hint, ProjectError
 from .library import library
 
-EMPTY = ("", "na", "nan", "null", "none")  # in small letters
+EMPTY = ("", "na", "nan", "null", "none")  # in lowercase
 
 
 @dataclass(frozen=True)
 class Table:
-    """``columns`` has the cells of each column, ``first_line`` is where the first row stands in the file."""
+    """``columns`` are the cells of each column; ``first_line`` is the line of the first row in the file."""
 
     source: str
     columns: dict[str, list[str]]
@@ -27,9 +28,9 @@ class Table:
     def place(self, name: str, row: int) -> str:
         return f"column `{name}`, line {row + self.first_line} of `{self.source}`"
 
-    def not_a_number(self, name: str, row: int, *, hint: str) -> ProjectError:
+    def not_a_number(self, name: str, row: int, *, hint: Sequence[Hint]) -> ProjectError:
         cell = self.columns[name][row]
-        return ProjectError(f"{self.place(name, row)}: wanted a number, found `{cell[:40]}`", hint=hint)
+        return ProjectError(f"{self.place(name, row)}: expected a number, found `{cell[:40]}`", hint=hint)
 
 
 def is_empty(cell: str) -> bool:
@@ -37,7 +38,7 @@ def is_empty(cell: str) -> bool:
 
 
 def number(cell: str) -> float | None:
-    """The cell as a number; None where it is none, or not a finite one."""
+    """Return the cell as a number; None if it is not a finite number."""
     try:
         value = float(cell)
     except ValueError:
@@ -47,10 +48,10 @@ def number(cell: str) -> float | None:
 
 def read_table(path: Path, encoding: str) -> Table:
     if not path.is_file():
-        raise ProjectError(f"--data `{path}` is not a file", hint="name a CSV or Parquet file")
+        raise ProjectError(f"`--data {path}` is not a file", hint="to use a CSV or Parquet file", option="--data FILE")
     table = _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path, encoding)
     if not table.rows:
-        raise ProjectError(f"`{path}` has no rows", hint="a first line of names and a line for each row are needed")
+        raise ProjectError(f"`{path}` has no rows", hint="add a header with the column names, and one line per row")
     return table
 
 
@@ -60,19 +61,23 @@ def _read_csv(path: Path, encoding: str) -> Table:
     for number_of_line, row in lines.items():
         if len(row) < len(names):
             raise ProjectError(
-                f"`{path}`, line {number_of_line} has {len(row)} cells, the first line names {len(names)}",
-                hint="fill it up, or remove it",
+                f"`{path}`, line {number_of_line}: expected {len(names)} cells as in the header, found {len(row)}",
+                hint="complete or remove that line",
             )
     return Table(str(path), {name: [row[place] for row in rows] for place, name in enumerate(names)})
 
 
 def _read_parquet(path: Path) -> Table:
-    pyarrow = library("pyarrow", "a Parquet file", hint="add `pyarrow` to environment.yml, or save the table as CSV")
-    parquet = library("pyarrow.parquet", "a Parquet file", hint="install pyarrow anew")
+    hint = (
+        Hint("to add `pyarrow` to the environment", command="envforge add --pip pyarrow && envforge install"),
+        Hint("save the table as CSV"),
+    )
+    pyarrow = library("pyarrow", "a Parquet file", hint=hint)
+    parquet = library("pyarrow.parquet", "a Parquet file", hint=hint)
     try:
         read = parquet.read_table(path)
     except (OSError, pyarrow.ArrowException) as error:
-        raise ProjectError(f"`{path}` cannot be read: {error}", hint="is it a Parquet file?") from error
+        raise ProjectError(f"cannot read `{path}` as Parquet: {error}", hint="save the table as CSV") from error
     columns = {
         name: ["" if cell is None else str(cell) for cell in read.column(name).to_pylist()]
         for name in read.column_names
@@ -81,8 +86,11 @@ def _read_parquet(path: Path) -> Table:
 
 
 def tumours() -> Table:
-    """569 real tumours with 30 measurements each, benign or malignant (UCI, in scikit-learn)."""
-    hint = "install the locked environment, or name a table with --data FILE"
+    """Load 569 real tumors with 30 measurements each, benign or malignant (UCI, in scikit-learn)."""
+    hint = (
+        Hint("to install the locked environment", command="envforge install"),
+        Hint("to use your own table", option="--data FILE"),
+    )
     bunch = library("sklearn.datasets", "the built-in data", hint=hint).load_breast_cancer()
     columns = {str(name): [str(x) for x in column] for name, column in zip(bunch.feature_names, bunch.data.T.tolist())}
     kinds = [str(bunch.target_names[kind]) for kind in bunch.target.tolist()]

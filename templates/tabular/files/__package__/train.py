@@ -1,4 +1,4 @@
-"""Train: ``python -m PACKAGE.train``. Here stands what is particular to tables; ``loop.py`` is the loop itself."""
+"""Define the loss and the evaluation for tables: ``python -m PACKAGE.train``. ``loop.py`` has the training loop."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ MOST_POINTS = 5000  # in a picture
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run(Config, build, arguments, description="learn to predict a column of a table from the others")
+    return run(Config, build, arguments, description="Train a model that predicts a column of a table from the others.")
 
 
 def build(config: Config, device: torch.device, precision: Precision) -> Training:
-    """Data, model and loss of one run; ``prepare`` has gone before."""
+    """Create data, model, and loss of a run; call ``prepare`` first."""
     data = load_data(config)
     model = TableNet(
         data.train[[0]][0].shape[1],
@@ -72,14 +72,14 @@ def build(config: Config, device: torch.device, precision: Precision) -> Trainin
 
 @dataclass(frozen=True)
 class NumberScoring:
-    """What ``Scoring`` is for classes, for numbers; ``scale`` is mean and deviation of the target."""
+    """Evaluate a regression; ``scale`` is the mean and deviation of the target."""
 
     data: Samples
     scale: tuple[float, float]
     batch_size: int
 
     def evaluate(self, model: nn.Module, amp: Amp) -> dict[str, float]:
-        """Mean squared error of the scaled target, its root in the target's unit, and R²."""
+        """Return the mean squared error of the scaled target, its root in the target's unit, and R²."""
         count = len(self.data)
         sums = torch.zeros(3, device=next(model.parameters()).device)
         for indices in share(count, self.batch_size):
@@ -91,22 +91,22 @@ class NumberScoring:
         return {"loss": squares / count, "rmse": (squares / count) ** 0.5 * self.scale[1], "r2": r2}
 
     def show(self, model: nn.Module, amp: Amp, run_dir: Path) -> list[str]:
-        """True against predicted numbers as ``predictions.png``."""
+        """Draw true and predicted numbers as ``predictions.png``."""
         mean, deviation = self.scale
         true, predicted = self._predict(model, amp, list(range(min(len(self.data), MOST_POINTS))))
         picture = run_dir / "predictions.png"
         drawn = draw_predictions(true.cpu() * deviation + mean, predicted.cpu() * deviation + mean, picture)
-        return [f"true against predicted: {picture}"] if drawn else []
+        return [f"true and predicted numbers: {picture}"] if drawn else []
 
     def _predict(self, model: nn.Module, amp: Amp, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """The targets and what the model takes them for, both scaled."""
+        """Return the targets and the predictions, both scaled."""
         numbers, classes, targets = (tensor.to(next(model.parameters()).device) for tensor in self.data[indices])
         with amp.autocast():
             return targets, model(numbers, classes).squeeze(1).float()
 
 
 def draw_predictions(true: Tensor, predicted: Tensor, picture: Path) -> bool:
-    """A point for each row, and the line on which a perfect prediction lies. False without matplotlib."""
+    """Draw a point per row, and the line of perfect predictions. Return False without matplotlib."""
     plot = pyplot()
     if plot is None:
         return False
@@ -120,12 +120,12 @@ def draw_predictions(true: Tensor, predicted: Tensor, picture: Path) -> bool:
     return True
 
 
-# four seeds: 0.92 to 0.95, control at most 0.69, where 0.63 is benign
+# four seeds: 0.92 to 0.95, control at most 0.69, with 0.63 of the tumors benign
 SMOKE = Limits(reach=0.88, control=0.8, shuffled="targets")
 
 
 def smoke_config(*, shuffled: bool, **place: Any) -> Config:
-    """The real model and real tumours, for seconds instead of minutes; ``place``: device, precision and run_dir."""
+    """The real model and real tumours, but only for seconds; ``place``: device, precision, and run_dir."""
     return Config(
         **place,
         shuffle_labels=shuffled,
@@ -139,4 +139,4 @@ def smoke_config(*, shuffled: bool, **place: Any) -> Config:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(main, resumable=True))

@@ -1,4 +1,4 @@
-"""Everything that can be set, as one frozen value; each field is an option of ``train``."""
+"""Define the options of this project; each field is an option of ``train``."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from .transformer import SIZES
 
 @dataclass(frozen=True, kw_only=True)
 class Config(LoopConfig):
-    data: Path | None = option(None, "CSV, TSV or JSONL file; without it, texts of the standard library", fixed=True)
-    text_column: str = option("text", "column (CSV) or key (JSONL) of the text", fixed=True)
-    label_column: str = option("label", "column (CSV) or key (JSONL) of the label", fixed=True)
-    encoding: str = option("utf-8-sig", "encoding of the file", fixed=True)
-    max_bad_rows: int = option(0, "rows without text or label to leave out before giving up", fixed=True)
-    validation_part: float = option(0.2, "part of the texts held back for validation", fixed=True)
-    model: str = option("micro", f"size: {', '.join(SIZES)}; or {HUGGING_FACE}NAME, a name or folder", fixed=True)
-    tokenizer: str = option(BYTES, f"{BYTES}; {TIKTOKEN}NAME; or the path of a tokenizer.json", fixed=True)
-    context: int = option(128, "bytes or tokens of a text that the model sees; longer ones are cut", fixed=True)
-    dropout: float = option(0.1, "part of the activations left out in training", fixed=True)
-    class_weights: bool = option(False, "weigh each class by the inverse of its frequency", fixed=True)
-    label_smoothing: float = option(0.0, "part of the target given to all classes alike", fixed=True)
-    shuffle_labels: bool = option(False, "control: learn shuffled labels, which must fail", fixed=True)
+    data: Path | None = option(
+        None, "Train on this CSV, TSV, or JSONL file; texts of the standard library by default.", fixed=True
+    )
+    text_column: str = option("text", "Read texts from this column (CSV) or key (JSONL).", fixed=True)
+    label_column: str = option("label", "Read labels from this column (CSV) or key (JSONL).", fixed=True)
+    encoding: str = option("utf-8-sig", "Decode the file with this encoding.", fixed=True)
+    max_bad_rows: int = option(0, "Skip up to this many rows without text or label.", fixed=True)
+    validation_part: float = option(0.2, "Hold back this fraction of the texts for validation.", fixed=True)
+    model: str = option("micro", f"Train {', '.join(SIZES)}, or {HUGGING_FACE}NAME.", fixed=True)
+    tokenizer: str = option(BYTES, f"Use {BYTES}, {TIKTOKEN}NAME, {HUGGING_FACE}NAME, or a tokenizer.json.", fixed=True)
+    context: int = option(128, "Cut texts to this many bytes or tokens.", fixed=True)
+    dropout: float = option(0.1, "Drop this fraction of the activations in training.", fixed=True)
+    class_weights: bool = option(False, "Weight each class by the inverse of its frequency.", fixed=True)
+    label_smoothing: float = option(0.0, "Spread this fraction of the target over all classes.", fixed=True)
+    shuffle_labels: bool = option(False, "Train on shuffled labels, as the control that must not learn.", fixed=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,4 @@
-"""Texts and labels: pieces of Python's standard library, or a CSV, TSV or JSONL file.
-
-Enters: a ``Config``. Leaves: ``Data``, whose datasets give a whole padded batch for a list of indices.
-"""
+"""Load texts and labels: pieces of Python's standard library, or a CSV, TSV, or JSONL file."""
 
 from __future__ import annotations
 
@@ -33,13 +30,13 @@ from .split import by_chance
 from .tokens import HUGGING_FACE, from_hugging_face, make_tokenizer
 
 PYTHON_KINDS = ("code", "comment", "docstring", "message")
-PER_FILE = 60  # pieces of a kind taken from one file: many hands, not one
+PER_FILE = 60  # at most this many pieces of a kind from one file, so that many authors contribute
 Rows = list[tuple[str, str]]  # text and label
 
 
 @dataclass(frozen=True)
 class Data:
-    """``train[[3, 1, 4]]`` gives token numbers as (3, longest of the three) and 3 labels."""
+    """``train[[3, 1, 4]]`` returns token numbers as (3, length of the longest), and 3 labels."""
 
     train: Samples
     validation: Samples
@@ -49,7 +46,7 @@ class Data:
 
 
 class Texts:
-    """Token numbers of texts; those of a batch are filled up to its longest."""
+    """Token numbers of texts; a batch is padded to its longest text."""
 
     def __init__(self, tokens: list[list[int]], pad: int) -> None:
         self.tokens, self.pad = tokens, pad
@@ -59,12 +56,12 @@ class Texts:
 
     def __getitem__(self, indices: list[int]) -> Tensor:
         rows = [self.tokens[index] for index in indices]
-        length = -(-max(map(len, rows)) // 16) * 16  # few different lengths, all good for the tensor cores
+        length = -(-max(map(len, rows)) // 16) * 16  # few different lengths, which suit the tensor cores
         return torch.tensor([row + [self.pad] * (length - len(row)) for row in rows])
 
 
 def load_data(config: Config) -> Data:
-    """The data that the configuration asks for; shuffled training labels for the control."""
+    """Load the configured data, with shuffled training labels for the control."""
     train, validation = _python_pieces() if config.data is None else _split(_read(config.data, config), config)
     classes = tuple(sorted({label for _, label in train}))
     encode, pad, vocabulary = _encoder(config)
@@ -76,28 +73,31 @@ def load_data(config: Config) -> Data:
         texts = Texts([row[: config.context] for row in tokens], pad)
         sides.append(Samples(texts, answers=torch.tensor([classes.index(label) for _, label in rows])))
     if cut and distributed.rank() == 0:
-        print(
-            f"note: {cut} texts are longer than --context {config.context} and were cut at their end", file=sys.stderr
-        )
+        texts_are = "text that is" if cut == 1 else "texts that are"
+        print(f"warning: cut the end of {cut} {texts_are} longer than `--context {config.context}`", file=sys.stderr)
     if config.shuffle_labels:
         sides[0].shuffle(config.seed)
     return Data(sides[0], sides[1], classes, pad, vocabulary)
 
 
 def _encoder(config: Config) -> tuple[Callable[[str], list[int]], int, int]:
-    """Text to token numbers, the number that fills up, and how many numbers there are."""
+    """Return a function from text to token numbers, the number for padding, and the size of the vocabulary."""
     if not config.model.startswith(HUGGING_FACE):
         own = make_tokenizer(config.tokenizer)
         return lambda text: [number + 1 for number in own.encode(text)], PAD, own.size + 1
     tokenizer = from_hugging_face("AutoTokenizer", config.model, option="--model")
     if tokenizer.pad_token_id is None:
-        raise ProjectError(f"the tokenizer of --model {config.model} has no padding token", hint="take another model")
+        raise ProjectError(
+            f"the tokenizer of `--model {config.model}` has no padding token",
+            hint="to use a model with a padding token",
+            option="--model hf:distilbert-base-uncased",
+        )
     settings = {"truncation": True, "max_length": config.context + 1}
     return lambda text: list(tokenizer(text, **settings)["input_ids"]), int(tokenizer.pad_token_id), len(tokenizer)
 
 
 def _read(path: Path, config: Config) -> Rows:
-    """The rows that have a text and a label. One that lacks either is named, and too many of them are an error."""
+    """Return the rows with a text and a label; report all others, and raise if there are too many."""
     rows: Rows = []
     bad = 0
     for place, record in _records(path, config):
@@ -108,22 +108,23 @@ def _read(path: Path, config: Config) -> Rows:
         bad += 1
         missing = f"`{path}`, {place}: {'label' if text else 'text'} is empty, or not a text"
         if bad > config.max_bad_rows:
-            raise ProjectError(missing, hint=f"mend it, or leave such rows out with --max-bad-rows {bad} or more")
-        print(f"left out: {missing}", file=sys.stderr)
+            raise ProjectError(missing, hint="fix it, or, to skip such rows", option="--max-bad-rows COUNT")
+        print(f"skipped: {missing}", file=sys.stderr)
     if not rows:
-        raise ProjectError(f"`{path}` has no rows", hint="a header, then one row for each text")
+        raise ProjectError(f"`{path}` has no rows", hint="add one row for each text after the header")
     return rows
 
 
 def _records(path: Path, config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every record with its place in the file."""
+    """Yield every record with its position in the file."""
     reader = _json_records if path.suffix.lower() in (".jsonl", ".ndjson") else _csv_records
     for place, record in reader(path, config.encoding):
         for column in (config.text_column, config.label_column):
             if column not in record:
                 raise ProjectError(
-                    f"`{path}`, {place} has no `{column}`; it has {', '.join(f'`{name}`' for name in record)}",
-                    hint="name the columns with --text-column and --label-column; the first line of a CSV names them",
+                    f"`{path}`, {place} has no `{column}`; found {', '.join(f'`{name}`' for name in record)}",
+                    hint="to select the columns",
+                    option="--text-column NAME --label-column NAME",
                 )
         yield place, record
 
@@ -142,14 +143,19 @@ def _json_records(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, An
             try:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ProjectError(f"`{path}`, line {number} is not JSON: {error}", hint="one object a line") from error
+                raise ProjectError(
+                    f"`{path}`, line {number} is not JSON: {error}", hint="write one object per line"
+                ) from error
             if not isinstance(record, dict):
-                raise ProjectError(f"`{path}`, line {number} is not an object", hint='{"text": "…", "label": "…"}')
+                raise ProjectError(
+                    f"`{path}`, line {number} is not an object",
+                    hint='write objects such as {"text": "…", "label": "…"}',
+                )
             yield f"line {number}", record
 
 
 def _value(value: Any) -> str:
-    """Text, number or truth value as a text; empty for what is none: null, NaN, blanks, lists."""
+    """Return a string, number, or boolean as text; empty for null, NaN, whitespace, and lists."""
     if isinstance(value, float) and not math.isfinite(value):
         return ""
     text = str(value).strip() if isinstance(value, (str, int, float)) else ""
@@ -157,7 +163,7 @@ def _value(value: Any) -> str:
 
 
 def _split(rows: Rows, config: Config) -> tuple[Rows, Rows]:
-    """Each class is split by chance; a text that occurs twice stands on one side only."""
+    """Split each class at random; a duplicated text is on one side only."""
     by_class: dict[str, list[str]] = {}
     for text, label in dict(reversed(rows)).items():
         by_class.setdefault(label, []).append(text)
@@ -169,28 +175,36 @@ def _split(rows: Rows, config: Config) -> tuple[Rows, Rows]:
     train = [row for row in rows if row[0] not in held_back]
     lost = sorted({label for _, label in rows} - {label for _, label in train})
     if lost:
-        raise ProjectError(f"no text of class `{lost[0]}` is left to train on", hint="lower --validation-part")
+        raise ProjectError(
+            f"no text of class `{lost[0]}` is left for training",
+            hint="to validate on fewer texts",
+            option="--validation-part FRACTION",
+        )
     return train, [row for row in rows if row[0] in held_back]
 
 
 def _check_classes(counts: Counter[str], by_class: dict[str, list[str]]) -> None:
     if len(counts) == 1:
-        raise ProjectError(f"there is one class only, `{next(iter(counts))}`", hint="at least two classes are needed")
+        raise ProjectError(
+            f"all rows have the class `{next(iter(counts))}`", hint="add texts of at least one more class"
+        )
     if len(counts) > 20 and 2 * len(counts) > sum(counts.values()):
         raise ProjectError(
-            f"{len(counts)} different labels in {sum(counts.values())} rows", hint="is --label-column the right one?"
+            f"found {len(counts)} different labels in {sum(counts.values())} rows",
+            hint="to select another column for the labels",
+            option="--label-column NAME",
         )
     few = sorted(label for label in counts if len(by_class.get(label, ())) < 2)
     if few:
         raise ProjectError(
-            f"class `{few[0]}` has fewer than 2 different texts: one is needed to train on and one to validate",
-            hint="add texts, or join or remove the class",
+            f"class `{few[0]}` has fewer than 2 different texts, one for training and one for validation",
+            hint="add texts to the class, or merge or remove it",
         )
 
 
 @functools.cache
 def _python_pieces(train_each: int = 1000, validation_each: int = 200) -> tuple[Rows, Rows]:
-    """What is it: code, comment, docstring or message? From files apart, in equal numbers, without marks and quotes."""
+    """Collect code, comments, docstrings, and messages in equal numbers, with separate files for validation."""
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     order = by_chance(len(files)).tolist()
     sides: list[Rows] = []
@@ -208,15 +222,16 @@ def _python_pieces(train_each: int = 1000, validation_each: int = 200) -> tuple[
                     rows.append((text, kind))
         if missing.total():
             raise ProjectError(
-                f"the sources of the standard library are not whole: {missing.total()} texts are missing",
-                hint="name a file of your own with --data FILE.csv",
+                f"the sources of the standard library are incomplete: {missing.total()} texts are missing",
+                hint="to use your own file",
+                option="--data FILE",
             )
         sides.append(rows)
     return sides[0], sides[1]
 
 
 def _pieces(path: Path) -> Iterator[tuple[str, str]]:
-    """The pieces of one source file, their blanks made one space each."""
+    """Yield kind and text of the pieces of a source file, with normalized whitespace."""
     comment: list[str] = []
     line: list[tokenize.TokenInfo] = []
     for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):

@@ -1,4 +1,4 @@
-"""The model: a Transformer encoder over bytes, or one of Hugging Face's where `transformers` is installed."""
+"""Define the models: a Transformer encoder over bytes, or a Hugging Face model if `transformers` is installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TRIGRAMS = 4096
 
 
 class ByteTransformer(nn.Module):
-    """Bytes, and hashes of three in a row, are embedded; blocks mix them; the mean over the text is classified."""
+    """Embeddings of bytes and of hashed trigrams, Transformer blocks, the mean over the text, and a linear layer."""
 
     def __init__(self, classes: int, config: Config, *, vocabulary: int = 257) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class ByteTransformer(nn.Module):
 
 
 class HuggingFace(nn.Module):
-    """A pretrained model behind the same call: token numbers in, scores out."""
+    """Call a pretrained model with token numbers, and return its scores."""
 
     def __init__(self, model: nn.Module, pad: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class HuggingFace(nn.Module):
 
 
 def hash_trigrams(tokens: Tensor) -> Tensor:
-    """A number below TRIGRAMS for each place, from the token there and the two before it."""
+    """Return a number below TRIGRAMS for each position, from the token there and the two before it."""
     before = functional.pad(tokens, (2, 0))
     return (before[:, 2:] * 31 + before[:, 1:-1] * 4_421 + before[:, :-2] * 1_000_003) % TRIGRAMS
 
@@ -69,6 +69,8 @@ def make_model(config: Config, *, classes: int, pad: int, vocabulary: int) -> nn
     longest = getattr(model.config, "max_position_embeddings", config.context)
     if longest < config.context:
         raise ProjectError(
-            f"--context is {config.context}, {config.model} takes {longest} tokens", hint=f"give --context {longest}"
+            f"`--context {config.context}` is larger than the limit of {config.model}, {longest} tokens",
+            hint="to cut the texts",
+            option=f"--context {longest}",
         )
     return HuggingFace(model, pad)

@@ -1,4 +1,4 @@
-"""Train: ``python -m PACKAGE.train``. Here stands what is particular to texts; ``loop.py`` is the loop itself."""
+"""Define the loss and the evaluation for texts: ``python -m PACKAGE.train``. ``loop.py`` has the training loop."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from .training import Training
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run(Config, build, arguments, description="train a text classifier")
+    return run(Config, build, arguments, description="Train a text classifier.")
 
 
 def build(config: Config, device: torch.device, precision: Precision) -> Training:
-    """Data, model and loss of one run; ``prepare`` has gone before."""
+    """Create data, model, and loss of a run; call ``prepare`` first."""
     data = load_data(config)
     weights = class_weights(data, balanced=config.class_weights).to(device)
 
@@ -53,7 +53,7 @@ def build(config: Config, device: torch.device, precision: Precision) -> Trainin
 
 
 def class_weights(data: Data, *, balanced: bool) -> Tensor:
-    """One weight for each class, 1 in the mean over the training texts, so that the loss keeps its size."""
+    """Return one weight per class, with mean 1 over the training texts, so that the loss keeps its scale."""
     labels = data.train.answers[list(range(len(data.train)))]
     counts = torch.bincount(labels, minlength=len(data.classes))
     return len(data.train) / (len(data.classes) * counts) if balanced else torch.ones(len(data.classes))
@@ -63,7 +63,7 @@ SMOKE = Limits(reach=0.55, control=0.35, loss_ratio=1.8)  # five seeds: 0.66 to 
 
 
 def smoke_config(*, shuffled: bool, **place: Any) -> Config:
-    """The real model and real texts, for seconds instead of minutes; ``place``: device, precision and run_dir."""
+    """The real model and real texts, but only for seconds; ``place``: device, precision, and run_dir."""
     return Config(
         **place,
         shuffle_labels=shuffled,
@@ -78,4 +78,4 @@ def smoke_config(*, shuffled: bool, **place: Any) -> Config:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(main))
+    sys.exit(exit_code(main, resumable=True))

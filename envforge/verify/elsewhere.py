@@ -17,7 +17,7 @@ from envforge.install.variant_files import FOLDER, LOCK_NAME, list_variants
 from envforge.install.variants import choose_variant
 from envforge.machine import Machine
 from envforge.machine.record import machine_to_json
-from envforge.verify.machine.facts import Bound, Cpu, DriverFacts, LockNeeds, MachineFacts, SystemFacts
+from envforge.verify.machine.facts import DriverFacts, LockNeeds, MachineFacts, SystemFacts
 from envforge.verify.machine.judging import CONDITION_CHECKS
 from envforge.verify.machine.lock_needs import read_lock_needs
 from envforge.verify.record import Asked, Observed, Record
@@ -105,12 +105,12 @@ def _described(machine: Machine, lock: Signal[LockNeeds]) -> MachineFacts:
     system = SystemFacts(
         container=machine.container,
         is_wsl=machine.is_wsl,
-        cpu=Signal[Cpu](source="/proc/cpuinfo", unreadable=reason),
-        memory_limit=Signal[Bound](unreadable=reason),
+        cpu=Signal(unreadable=f"instruction sets: {reason}"),
+        memory_limit=Signal(unreadable=reason),
     )
     driver = DriverFacts(
-        kernel_module=Signal[str](unreadable=reason),
-        nvml=Signal[str](unreadable=reason),
-        libcuda=Signal[str](unreadable=reason),
+        kernel_module=Signal(unreadable=reason),
+        nvml=Signal(unreadable=reason),
+        libcuda=Signal(unreadable=reason),
     )
     return MachineFacts(machine=dict(machine_to_json(machine)), driver=driver, system=system, lock=lock)

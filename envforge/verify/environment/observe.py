@@ -107,7 +107,13 @@ def _ask(situation: Situation, prefix: Path, python: Path) -> dict[str, Any]:
 
     def start(mode: str, *flags: str) -> Child:
         command = (str(python), *flags, "-c", source, mode)
-        return Child(command=command, environment=environment, folder=folder, limit_s=situation.limit_s)
+        return Child(
+            command=command,
+            environment=environment,
+            folder=folder,
+            limit_s=situation.limit_s,
+            tick=lambda elapsed_s: situation.say(f"importing torch ({elapsed_s:.0f} s)"),
+        )
 
     situation.say("importing torch")
     end, lines = run_child(start("plain"))

@@ -24,7 +24,7 @@ from envforge.verify.environment.process import Child, run_child
 from envforge.verify.training.facts import CollectiveFacts, DeviceFacts, TrainingFacts
 from envforge.verify.training.lines import device_facts
 from envforge.verify.training.needs import NEEDS, NEEDS_PROJECT
-from envforge.verify.training.progress import teller
+from envforge.verify.training.progress import Progress
 from envforge.verify.training.sampler import Samples, sampling
 from envforge.verify.values import Cost, Signal
 
@@ -186,7 +186,8 @@ def _measuring(plan: _Plan, device: str, measures: tuple[str, ...]) -> Child:
         "project": str(plan.situation.project) if plan.situation.project else None,
     }
     command = (str(plan.python), "-c", START, str(plan.measures), json.dumps(specification))
-    return replace(_child(plan, command), hear=teller(device, measures, plan.situation.say))
+    progress = Progress(device=device, measures=tuple(measures), say=plan.situation.say)
+    return replace(_child(plan, command), hear=progress.hear, tick=progress.tick)
 
 
 def _child(plan: _Plan, command: tuple[str, ...]) -> Child:
@@ -203,8 +204,10 @@ def _with_collective(facts: TrainingFacts, plan: _Plan, gpus: int) -> TrainingFa
     backend, ranks = ("nccl", gpus) if gpus > 1 else ("gloo", 2)
     program = plan.measures / "envforge_measures" / "collective.py"
     command = (str(plan.python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
-    plan.situation.say(f"all-reduce over {ranks} processes with torchrun and {backend}")
-    end, lines = run_child(_child(plan, (*command, str(program), backend)))
+    what = f"all-reduce over {ranks} processes with torchrun and {backend}"
+    plan.situation.say(what)
+    child = _child(plan, (*command, str(program), backend))
+    end, lines = run_child(replace(child, tick=lambda elapsed_s: plan.situation.say(f"{what} ({elapsed_s:.0f} s)")))
     source = f"torchrun --nproc-per-node {ranks}, {backend}"
     said = [line for line in lines if line.get("event") == "rank"]
     if len(said) != ranks:

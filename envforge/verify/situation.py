@@ -29,6 +29,7 @@ from envforge.verify.machine.tables import matrix
 from envforge.verify.observe import Situation, Surroundings
 from envforge.verify.record import Asked, NotObserved, ProjectFacts
 from envforge.verify.select import Chosen
+from envforge.verify.texts import lock_command
 from envforge.verify.values import QUESTIONS, Question
 
 _LOCK = "envforge lock"
@@ -144,7 +145,7 @@ def project_facts(project: Path | None, lock: Path | None, platform: str) -> Pro
     except UnicodeDecodeError as error:
         return replace(facts, lock_unreadable=f"the lockfile `{shown}` is not UTF-8: {error}", lock_command=_LOCK)
     except EnvforgeError as error:
-        return replace(facts, lock_unreadable=error.message, lock_command=next(iter(error.commands), ""))
+        return replace(facts, lock_unreadable=error.message, lock_command=next(iter(error.commands), _LOCK))
     return replace(
         facts, lock_sha256=hashlib.sha256(data).hexdigest(), lock_platforms=locked.platforms, lock_needs=needs
     )
@@ -171,7 +172,7 @@ def _require_platform(locked: Lockfile, shown: str, platform: str) -> None:
     raise LockfileError(
         f"the platform `{platform}` is not in the lockfile `{shown}`, which is for {names}",
         hint="to lock this platform, too",
-        command=f"envforge lock {' '.join(f'-p {name}' for name in (*locked.platforms, platform))}",
+        command=lock_command((*locked.platforms, platform)),
         code="platform-not-locked",
     )
 

@@ -1,11 +1,11 @@
-"""Change every string within a value, and quote paths for a shell."""
+"""Change every string within a value, quote paths for a shell, and build commands."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -33,3 +33,8 @@ def _changed(value: Any, change: Callable[[str], str]) -> Any:
 def quoted(path: str) -> str:
     """Quote a path for a shell; ``~`` at its start keeps its meaning."""
     return path if _PLAIN.fullmatch(path) else shlex.quote(path)
+
+
+def lock_command(platforms: Iterable[str]) -> str:
+    """Return the command that locks these platforms."""
+    return " ".join(["envforge lock", *(f"-p {shlex.quote(name)}" for name in platforms)])

@@ -17,7 +17,8 @@ from envforge.cli import COMMANDS, cli
 OTHER_PROGRAMS = frozenset(
     "pip uv pipx git rm mv cp mkdir cd export unset docker jupyter nvidia-smi minisign apt-get sudo conda mamba "
     "micromamba python ln chmod df ls cat ulimit dmesg modprobe systemctl scancel sbatch srun sky kubectl torchrun ssh "
-    "nvidia-ctk update-alternatives module getent env ldconfig wsl kill test echo eval source exit".split()
+    "nvidia-ctk update-alternatives module getent env ldconfig wsl kill test echo eval source exit "
+    "apptainer date dmesg free grep head id ldd lscpu lspci modinfo nproc podman tail timedatectl".split()
 )
 _PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9_|.:/=-]*|.*…|.*\bX\b.*|\[.*\]")
 

@@ -25,6 +25,7 @@ from envforge.verify.machine.judging import (
     warn,
 )
 from envforge.verify.machine.tables import cpu_level, matrix
+from envforge.verify.texts import lock_command
 from envforge.verify.values import Check, Judgement, Verdict
 
 _NATIVE_BF16 = ComputeCapability(8, 0)
@@ -43,16 +44,14 @@ def _lock(case: Case) -> Iterator[Judgement]:
             yield fail(signal.unreadable, wanted=wanted, source=signal.source, command="envforge lock")
     elif needs.platform not in needs.platforms:
         words = f"the lockfile is for {', '.join(needs.platforms)}; the machine is {needs.platform}"
-        yield fail(words, wanted=needs.platform, source=signal.source, command=_lock_command(needs))
+        yield fail(
+            words, wanted=needs.platform, source=signal.source, command=lock_command((*needs.platforms, needs.platform))
+        )
     elif needs.misplaced:
         wanted = "wheels for this platform and the locked Python"
         yield fail("; ".join(needs.misplaced), wanted=wanted, source=signal.source, command="envforge lock")
     else:
         yield passed(f"for this platform; it requires {needs.words}", source=signal.source)
-
-
-def _lock_command(needs: LockNeeds) -> str:
-    return " ".join(["envforge lock", *(f"-p {name}" for name in (*needs.platforms, needs.platform))])
 
 
 def _without_cuda(case: Case) -> Judgement | None:

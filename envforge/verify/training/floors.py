@@ -55,7 +55,7 @@ def speed_table() -> tuple[tuple[re.Pattern[str], SpeedFloor], ...]:
         damaged=f"invalid data file `{file}`",
         error=SpeedTableError,
         code="speed-table-damaged",
-        hint="install envforge again: pip install --force-reinstall envforge",
+        hint="install envforge again",
         mapping="a table",
     )
     top = Fields(document, "", tomllib.loads(file.read_text(encoding="utf-8")))

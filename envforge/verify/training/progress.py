@@ -31,6 +31,7 @@ _TYPICAL_S = {
     "control": 10.0, "scaler": 2.0, "compare": 8.0, "throughput": 6.0, "transfer": 1.0, "same_bits": 2.0, "repeat": 6.0,
     "compiled": 40.0, "models": 40.0,
 }  # fmt: skip
+_QUIET_S = 2.0  # the line that names the measurement is not older
 _ENOUGH_S = 8.0  # of the typical durations, before the scale of this run is known
 
 
@@ -63,9 +64,9 @@ class Progress:
 
     def tick(self, _elapsed_s: float) -> None:
         """Report the measurement that is still running, its time, and the estimate of the time left."""
-        if not self._running:
-            return
         elapsed_s = self.clock() - self._since
+        if not self._running or elapsed_s < _QUIET_S:
+            return
         left_s = self._left(elapsed_s)
         estimate = "" if left_s is None else f", about {_rounded(left_s)} left"
         self.say(f"{self._line()} ({elapsed_s:.0f} s{estimate})")

@@ -60,7 +60,7 @@ def test_machine_exits_with_1_if_the_lockfile_does_not_fit(
     assert main(["verify", "machine", "--machine", machine, "--lock", lock(build)]) == code
     out = capsys.readouterr().out
     assert out.splitlines()[0].endswith(f"The lockfile {'does not fit' if code else 'fits'} {machine}")
-    assert (f"FAIL  {check}\n" in out) is bool(check)
+    assert (f"\nFAIL  {check}" in out) is bool(check)
     assert ("run       envforge explain --machine" in out) is bool(check)
 
 

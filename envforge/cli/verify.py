@@ -349,7 +349,10 @@ def write_report(path: Path, content: bytes) -> None:
     """Write a report file atomically, and name it on stderr, because stdout may be data."""
     from envforge.install.journal import write_whole
 
-    write_whole(path, content)
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)  # a device or a pipe such as /dev/stdout, which a rename would replace
+    else:
+        write_whole(path, content)
     click.echo(f"Wrote {path}", err=True)
 
 

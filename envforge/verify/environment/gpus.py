@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from packaging.version import InvalidVersion, Version
 
 from envforge.cuda import ComputeCapability
 from envforge.verify.environment.facts import EnvironmentFacts, LockedTorch, TorchFacts
-from envforge.verify.environment.say import info, on_environment, passed, skipped, unknown, with_prefix
+from envforge.verify.environment.say import (
+    info,
+    on_environment,
+    passed,
+    repair_command,
+    skipped,
+    unknown,
+    without_library_path,
+)
 from envforge.verify.machine.judging import counted
 from envforge.verify.values import Check, Judgement, Verdict
 
@@ -30,7 +38,7 @@ def _cpu_build(facts: EnvironmentFacts) -> Iterator[Judgement]:
             observed=f"torch {torch.version} is a CPU build",
             wanted=f"torch {locked.version} for CUDA{f' {locked.cuda}' if locked.cuda else ''} (`{locked.build}`)",
             source=f"torch.version.cuda in {torch.file}; {facts.locked.source}",
-            command=with_prefix("envforge audit --fix", facts),
+            command=repair_command(facts),
         )
     else:
         yield passed(f"torch {torch.version} for CUDA {torch.cuda}", source=torch.file)
@@ -48,7 +56,7 @@ def _version(facts: EnvironmentFacts) -> Iterator[Judgement]:
             observed=f"torch {torch.version}" + (f" for CUDA {torch.cuda}" if torch.cuda else ""),
             wanted=wrong,
             source=f"{torch.file}; {facts.locked.source}",
-            command=with_prefix("envforge audit --fix", facts),
+            command=repair_command(facts),
         )
     else:
         yield passed(f"torch {torch.version}", wanted=locked.version, source=f"{torch.file}; {facts.locked.source}")
@@ -88,7 +96,7 @@ def _libraries(facts: EnvironmentFacts) -> Iterator[Judgement]:
                 wanted=f"{name} {wanted}",
                 source=f"torch; {facts.locked.source}",
                 subject=name,
-                command="unset LD_LIBRARY_PATH LD_PRELOAD",
+                command=without_library_path(facts),
             )
         else:
             yield passed(f"{name} {found}", wanted=wanted, source="torch", subject=name)
@@ -128,7 +136,7 @@ def _sees_none(facts: EnvironmentFacts) -> Iterator[Judgement]:
     elif torch.cuda is None and not wants_gpu and facts.locked.value is not None:
         yield info(f"the lockfile contains a CPU build of torch, although driver {facts.driver} reports {_gpus(facts)}")
     elif torch.cuda is None:
-        yield _blind(facts, "this torch is a CPU build", with_prefix("envforge audit --fix", facts))
+        yield _blind(facts, "this torch is a CPU build", repair_command(facts))
     else:
         said = "; ".join((*cuda.warnings, *([cuda.error] if cuda.error else []))) or "torch reports no reason"
         yield _blind(facts, said[:600], "envforge verify machine")
@@ -237,10 +245,17 @@ def _toolchain(facts: EnvironmentFacts) -> Iterator[Judgement]:
             observed=f"missing: {', '.join(missing)}",
             wanted=", ".join(needed),
             source=facts.toolchain.source,
-            command="envforge add gcc_linux-64 gxx_linux-64",
+            command=_toolchain_command(facts, missing),
         )
     else:
         yield passed(f"{tools.compiler}, Python.h" + (", triton" if tools.triton else ""))
+
+
+def _toolchain_command(facts: EnvironmentFacts, missing: Sequence[str]) -> str:
+    if list(missing) == ["triton"]:
+        return repair_command(facts)
+    platform = facts.platform if facts.platform.startswith("linux-") else "linux-64"
+    return f"envforge add gcc_{platform} gxx_{platform}"
 
 
 CHECKS = (

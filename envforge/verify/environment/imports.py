@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from envforge.verify.environment.facts import NOT_FOUND, EnvironmentFacts, PythonFacts
-from envforge.verify.environment.say import on_environment, passed, skipped, unknown, with_prefix
+from envforge.verify.environment.say import (
+    on_environment,
+    passed,
+    repair_command,
+    skipped,
+    unknown,
+    with_prefix,
+    without_library_path,
+)
+from envforge.verify.texts import quoted
 from envforge.verify.values import Check, Judgement, Verdict
 
 _OPENMP = ("libgomp", "libiomp5", "libomp")
@@ -13,6 +22,8 @@ _CUDA_LIBRARIES = (
     "libcudnn", "libcublas", "libnccl", "libnvrtc", "libnvJitLink", "libcudart", "libcusparse", "libcusolver",
     "libcufft", "libcurand", "libtorch", "libc10",
 )  # fmt: skip
+_IGNORE_PYTHONPATH = "unset PYTHONPATH"
+_IGNORE_USER_SITE = "export PYTHONNOUSERSITE=1"
 _INVISIBLE = "nothing was imported"
 
 
@@ -34,7 +45,7 @@ def _torch(facts: EnvironmentFacts) -> Iterator[Judgement]:
         wanted="a successful `import torch`",
         source=facts.torch.source,
         why=_meaning(facts),
-        command=with_prefix("envforge audit --fix", facts),
+        command=repair_command(facts),
     )
 
 
@@ -59,13 +70,13 @@ def _isolation(facts: EnvironmentFacts) -> Iterator[Judgement]:
     elif python is None:
         yield unknown(facts.python, "Python did not report its import paths")
     elif python.torch_origin is not None and python.torch_origin != isolated:
-        cause = "PYTHONPATH" if python.python_path else "the current directory or the user's site-packages"
+        cause, command = _shadowed_by(python, python.torch_origin)
         yield Judgement(
             verdict=Verdict.FAIL,
             observed=f"`import torch` imports `{python.torch_origin}` because of {cause}",
             wanted=f"torch of the environment: {isolated or 'it has none'}",
             source=facts.python.source,
-            command="unset PYTHONPATH; export PYTHONNOUSERSITE=1",
+            command=command,
         )
     elif stray := _stray_places(python):
         yield Judgement(
@@ -73,7 +84,7 @@ def _isolation(facts: EnvironmentFacts) -> Iterator[Judgement]:
             observed="Python also imports from " + ", ".join(f"`{place}`" for place in stray),
             wanted="imports only from the environment",
             source=facts.python.source,
-            command="unset PYTHONPATH; export PYTHONNOUSERSITE=1",
+            command=_IGNORE_PYTHONPATH if python.user_site is None else f"{_IGNORE_PYTHONPATH}; {_IGNORE_USER_SITE}",
         )
     elif python.outside:
         yield Judgement(
@@ -84,6 +95,15 @@ def _isolation(facts: EnvironmentFacts) -> Iterator[Judgement]:
         )
     else:
         yield passed(f"Python {python.version} imports only from its own environment", source=facts.python.source)
+
+
+def _shadowed_by(python: PythonFacts, origin: str) -> tuple[str, str]:
+    """Return what makes Python import another torch, and the command that shows or removes it."""
+    if python.user_site is not None and origin.startswith(python.user_site):
+        return "the user's site-packages", _IGNORE_USER_SITE
+    if python.python_path:
+        return "PYTHONPATH", _IGNORE_PYTHONPATH
+    return "the current directory", f"ls -l {quoted(origin)}"
 
 
 def _stray_places(python: PythonFacts) -> list[str]:
@@ -106,7 +126,7 @@ def _outside(facts: EnvironmentFacts) -> Iterator[Judgement]:
             wanted=f"{library.family} of the environment `{facts.prefix}`",
             source="/proc/self/maps after import torch",
             subject=library.family,
-            command="unset LD_LIBRARY_PATH LD_PRELOAD",
+            command=without_library_path(facts),
         )
     if not outside:
         yield passed(
@@ -148,7 +168,7 @@ def _numpy(facts: EnvironmentFacts) -> Iterator[Judgement]:
             observed=f"NumPy {numpy.version} and torch {torch.version} are not compatible: {numpy.error or complaint}",
             wanted="conversion of an array to a tensor and back",
             source=facts.numpy.source,
-            command=with_prefix("envforge audit --fix", facts),
+            command=repair_command(facts),
         )
     else:
         yield passed(f"NumPy {numpy.version}: an array was converted to a tensor and back", source=facts.numpy.source)

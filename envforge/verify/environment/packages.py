@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from envforge.verify.environment.facts import AuditFinding, EnvironmentFacts
-from envforge.verify.environment.say import info, on_environment, passed, skipped, unknown, with_prefix
+from envforge.verify.environment.say import (
+    info,
+    on_environment,
+    passed,
+    repair_command,
+    skipped,
+    unknown,
+    with_prefix,
+)
 from envforge.verify.machine.judging import counted
 from envforge.verify.values import Check, Judgement, Verdict
 
@@ -65,7 +73,7 @@ def _audited(facts: EnvironmentFacts, found: tuple[AuditFinding, ...], wanted: s
             observed="; ".join(item.text for item in found[:_SHOWN]) + more,
             wanted=f"{wanted} (`{audit.lockfile}`)",
             source=facts.audit.source,
-            command=with_prefix("envforge audit --fix", facts),
+            command=repair_command(facts),
         )
     else:
         total = f"{counted(audit.packages, 'package')} and {counted(audit.files, 'file')}, digest {audit.digest[:12]}"
@@ -86,7 +94,7 @@ def _twice(facts: EnvironmentFacts) -> Iterable[Judgement]:
             wanted="one owner for each library",
             source=facts.audit.source,
             subject=item.package,
-            command=with_prefix("envforge audit --fix", facts),
+            command=repair_command(facts),
         )
         for item in found
     )

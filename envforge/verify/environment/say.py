@@ -50,3 +50,15 @@ def on_environment(judge: Callable[[EnvironmentFacts], Iterable[Judgement]]) -> 
 def with_prefix(command: str, facts: EnvironmentFacts) -> str:
     """Return the command with the environment's prefix."""
     return command if facts.prefix is None else f"{command} --prefix {quoted(facts.prefix)}"
+
+
+def repair_command(facts: EnvironmentFacts) -> str:
+    """Return the command that repairs the environment; one that envforge can't audit is only checked."""
+    if facts.state == "virtual" and facts.prefix is not None:
+        return f"{quoted(facts.prefix)}/bin/python -m pip check"
+    return with_prefix("envforge audit --fix", facts)
+
+
+def without_library_path(facts: EnvironmentFacts) -> str:
+    """Return the command that shows whether LD_LIBRARY_PATH or LD_PRELOAD is the cause."""
+    return f"env -u LD_LIBRARY_PATH -u LD_PRELOAD {with_prefix('envforge verify env', facts)}"

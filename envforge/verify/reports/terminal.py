@@ -88,21 +88,21 @@ def _one_line_each(findings: Iterable[Finding], width: int) -> Iterator[Text]:
 def _folded(findings: tuple[Finding, ...], width: int) -> Iterator[Text]:
     """What passed, by question; what was skipped, by its reason."""
     passed = Counter(finding.question for finding in findings if finding.verdict is Verdict.PASS)
-    skipped: dict[str, list[str]] = {}
+    skipped: dict[tuple[str, str], list[str]] = {}
     for finding in findings:
         if finding.verdict is Verdict.SKIP:
-            skipped.setdefault(finding.observed, []).append(finding.check)
+            skipped.setdefault((finding.observed, finding.command), []).append(finding.check)
     if passed or skipped:
         yield _text("")
     for question in QUESTIONS:
         if passed[question]:
             yield _verdict("pass", "PASS", f"  {question}: {_times(passed[question])}")
-    for reason, checks in skipped.items():
+    for (reason, command), checks in skipped.items():
         names = dict.fromkeys(checks)
         what = ", ".join(names) if len(names) <= _NAMED else f"{len(names)} checks"
         yield from _wrapped(f"{what}: {printable(reason)}", width, "SKIP  ", "      ")
-    commands = dict.fromkeys(f.command for f in findings if f.verdict is Verdict.SKIP and f.command)
-    yield from (_text(f"      {printable(command)}", "bold") for command in commands)
+        if command:
+            yield _text(f"      run  {printable(command)}", "bold")
 
 
 def _times(count: int) -> str:

@@ -42,7 +42,7 @@ def _amp(device: DeviceFacts) -> Judgement:
             "AMP at least as fast as fp32",
             source,
             why="The speed of a model this small is limited by kernel launches, so AMP adds cost without a gain.",
-            command=f"python -m {device.project.value}.train --precision fp32",
+            command=f"envforge run python -m {device.project.value}.train --precision fp32",
         )
     return info(said, source=source)
 

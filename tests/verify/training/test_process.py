@@ -148,7 +148,7 @@ def test_a_hang_in_any_measure_keeps_what_was_measured_before(hangs_in: str) -> 
     assert {said[name] for name in after} <= {"not reached: the process did not finish within 9 s and was killed"}
     found = findings(TrainingFacts(python="python", devices=(device,)))["process-died"]
     assert f"during `{hangs_in}`" in found.observed
-    assert found.command == "envforge verify --train --limit 36"
+    assert found.command == "envforge verify train --limit 36"
 
 
 def test_lines_said_before_the_time_ran_out_are_kept(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Write what is made from the checks and types of ``verify``: its JSON Schemas and the table in docs/verify.md.
+"""Generate the JSON Schemas of ``verify`` and the check table in docs/verify.md.
 
 Run ``python -m tools.write_verify``; tests hold the files against the code.
 """
@@ -19,20 +19,20 @@ BEGIN, END = "<!-- checks: written by python -m tools.write_verify -->", "<!-- e
 
 
 def schemas() -> dict[Path, str]:
-    """The text of each schema, by the file that it belongs in."""
+    """Return the text of each schema by its file."""
     made = {"verify-report.schema.json": as_json.make_schema(), "verify-compare.schema.json": comparison.make_schema()}
     return {data_folder() / name: json.dumps(schema, indent=1, sort_keys=True) + "\n" for name, schema in made.items()}
 
 
 def table() -> str:
-    """Every check of ours, by question."""
+    """Return the table of the built-in checks, by question."""
     lines = [BEGIN]
     for question, checks in groupby(all_checks(), key=lambda check: check.question):
         lines += [
             "",
             f"### {question.capitalize()}",
             "",
-            "| check | group | severity | cost | what is wanted, and why |",
+            "| check | group | severity | cost | subject, and why it matters |",
         ]
         lines.append("|---|---|---|---|---|")
         lines += [_row(check) for check in checks]
@@ -46,14 +46,14 @@ def _row(check: Check) -> str:
 
 
 def document(text: str) -> str:
-    """The document with its table made anew."""
+    """Return the document with the current table."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{table()}{after}"
 
 
 def main() -> None:
-    """Write them."""
+    """Write all files."""
     for path, text in schemas().items():
         path.write_text(text, encoding="utf-8")
     DOCUMENT.write_text(document(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,7 +1,8 @@
-"""``envforge compare``: records of machines to what differs, as words, JSON, Markdown and HTML."""
+"""``envforge compare``: records of machines to their differences, as text, JSON, Markdown, and HTML."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ _STDOUT = Path("-")
     default=10.0,
     show_default=True,
     metavar="PERCENT",
-    help="By how much speeds may differ.",
+    help="Report speeds that differ by more than this.",
 )
 @click.option(
     "--markdown",
@@ -33,10 +34,10 @@ _STDOUT = Path("-")
     is_flag=False,
     flag_value=_STDOUT,
     metavar="[FILE]",
-    help="Write Markdown; without FILE to stdout.",
+    help="Write a Markdown report, to stdout unless you name a FILE.",
 )
-@click.option("--html", type=_FILE, metavar="FILE", help="Write one page.")
-@click.option("-v", "--verbose", is_flag=True, help="Show also what is the same.")
+@click.option("--html", type=_FILE, metavar="FILE", help="Write an HTML report.")
+@click.option("-v", "--verbose", is_flag=True, help="Also show equal values.")
 @json_option()
 def compare(
     *,
@@ -47,22 +48,22 @@ def compare(
     verbose: bool,
     as_json: bool,
 ) -> None:
-    """Compare what `envforge verify --json` observed on two machines or a fleet.
+    """Compare the output of `envforge verify --json` from two machines or a fleet.
 
-    Facts, speeds and the verdicts of this envforge's checks stand side by side. From three machines on, those that are
-    unlike the majority, or off the median by more than the tolerance, are named.
+    Compares facts, speeds, and the verdicts of the checks. With three or more machines, envforge names those that
+    differ from the majority, or from the median by more than the tolerance.
 
-    Exit 0 where the machines agree, 1 where something differs.
+    Exits with 0 if the machines match, and with 1 if they differ.
     """
-    from envforge.install.journal import write_whole
+    from envforge.cli.verify import write_report
     from envforge.report import finding, success
     from envforge.verify.reports import comparison as shown
 
     found = _compared(records, tolerance / 100)
     if markdown not in (None, _STDOUT):
-        write_whole(markdown, shown.to_markdown(found).encode())
+        write_report(markdown, shown.to_markdown(found).encode())
     if html is not None:
-        write_whole(html, shown.to_html(found).encode())
+        write_report(html, shown.to_html(found).encode())
     if as_json:
         result = shown.to_json(found)
         click.echo(finding("compare", result) if found.different else success("compare", result))
@@ -85,8 +86,9 @@ def _compared(records: Sequence[Path], tolerance: float) -> Comparison:
 
     if len(records) < 2:
         raise RequestError(
-            "one record cannot be compared: wanted two or more",
-            hint="judge one alone: envforge verify --from RECORD",
+            f"`compare` requires two or more records, found {len(records)}",
+            hint="to evaluate a single record",
+            command=f"envforge verify --from {shlex.quote(str(records[0]))}",
             code="one-record",
         )
     checks = all_checks()

@@ -1,4 +1,4 @@
-"""``envforge verify``: options to one question, the report to words, JSON, JUnit, Markdown and HTML."""
+"""``envforge verify``: options to one request, and the report as text, JSON, JUnit XML, Markdown, and HTML."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from envforge.cli.options import json_option
+from envforge.cli.lock_options import variant_option
+from envforge.cli.options import json_option, machine_option
 from envforge.cli.prefix_options import prefix_options
 
 if TYPE_CHECKING:
     from envforge.verify.record import Asked, Record
     from envforge.verify.redact import Identity
+    from envforge.verify.situation import Place
     from envforge.verify.values import Check, Cost, Question, Report
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _STDOUT = Path("-")
+# what people type, and the question that it asks
+_QUESTIONS: dict[str, Question] = {"machine": "machine", "env": "environment", "train": "training"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Options:
-    machine: bool
-    env: bool
-    train: bool
     fast: bool
     deep: bool
     only: tuple[str, ...]
@@ -36,6 +37,7 @@ class _Options:
     strict: bool
     record: Path | None
     lock: Path | None
+    variant: str | None
     prefix: Path | None
     name: str | None
     limit: float
@@ -44,25 +46,45 @@ class _Options:
     html: Path | None
     no_redact: bool
     verbose: bool
+    machine: str | None = None
 
-    def asked(self) -> Asked:
-        from envforge.errors import RequestError
+    def asked(self, questions: tuple[Question, ...]) -> Asked:
         from envforge.verify.record import Asked
 
-        if self.fast and self.deep:
-            raise RequestError("--fast and --deep say opposite things", hint="give one of them", code="two-depths")
+        self._reject_contradictions()
         depth: Cost = "fast" if self.fast else "deep" if self.deep else "default"
-        flags: tuple[tuple[Question, bool], ...] = (
-            ("machine", self.machine),
-            ("environment", self.env),
-            ("training", self.train),
-        )
         return Asked(
-            explicit=tuple(question for question, given in flags if given),
+            explicit=questions,
             depth=depth,
             only=_words(self.only),
             skip=_words(self.skip),
+            machine=self.machine or "",
         )
+
+    def _reject_contradictions(self) -> None:
+        from envforge.errors import RequestError
+
+        if self.machine is not None and self.machine.startswith("-"):
+            raise RequestError(
+                "`--machine` requires a machine record or a profile",
+                hint="to check this machine",
+                command="envforge verify machine",
+                code="no-such-machine",
+            )
+        pairs = (
+            ("fast", "deep", "two-depths", self.fast and self.deep),
+            ("lock", "variant", "two-locks", self.lock is not None and self.variant is not None),
+            ("from", "machine", "two-machines", self.record is not None and self.machine is not None),
+        )
+        for one, other, code, are_both in pairs:
+            if are_both:
+                hint = f"omit `--{one}` or `--{other}`"
+                raise RequestError(f"`--{one}` can't be used with `--{other}`", hint=hint, code=code)
+
+    def place(self) -> Place:
+        from envforge.verify.situation import Place
+
+        return Place(folder=Path.cwd(), prefix=self.prefix, name=self.name, lock=self.lock, variant=self.variant)
 
 
 def _words(given: Sequence[str]) -> tuple[str, ...]:
@@ -70,27 +92,36 @@ def _words(given: Sequence[str]) -> tuple[str, ...]:
 
 
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options in the order of the help."""
+    """Add the options that each subcommand has, in the order of the help."""
     for option in reversed(
         (
+            click.option("--fast", is_flag=True, help="Run only the checks that take a moment."),
+            click.option("--deep", is_flag=True, help="Also run the checks that take minutes."),
             click.option(
-                "--machine",
-                is_flag=True,
-                help="The first question: the machine against itself and the lock. (Elsewhere --machine FILE plans for "
-                "another machine; to judge one that was observed there, give --from.)",
+                "--only",
+                multiple=True,
+                metavar="ID",
+                help="Run only this check or group, whatever it costs. May be provided more than once.",
             ),
-            click.option("--env", is_flag=True, help="The second question: the environment against its lock."),
-            click.option("--train", is_flag=True, help="The third question: train, on each GPU."),
-            click.option("--fast", is_flag=True, help="Only what costs no more than a moment."),
-            click.option("--deep", is_flag=True, help="Also what takes minutes."),
-            click.option("--only", multiple=True, metavar="ID", help="Only this check or group (repeatable)."),
-            click.option("--skip", multiple=True, metavar="ID", help="Without this check or group (repeatable)."),
-            click.option("--list", "show_list", is_flag=True, help="List every check: id, group, severity, cost."),
-            click.option("--strict", is_flag=True, help="A warning fails, too."),
             click.option(
-                "--from", "record", type=_FILE, metavar="RECORD", help="Judge what verify --json observed elsewhere."
+                "--skip", multiple=True, metavar="ID", help="Omit this check or group. May be provided more than once."
             ),
-            click.option("--lock", type=_FILE, help="The lock to compare with.  [default: that of the environment]"),
+            click.option("--list", "show_list", is_flag=True, help="List the checks with group, severity, and cost."),
+            click.option("--strict", is_flag=True, help="Exit with 1 on warnings, too."),
+            click.option(
+                "--from",
+                "record",
+                type=_FILE,
+                metavar="RECORD",
+                help="Evaluate the output of `envforge verify --json` from another machine or time.",
+            ),
+            click.option(
+                "--lock",
+                type=_FILE,
+                metavar="FILE",
+                help="Compare with this lockfile.  [default: the lockfile of the environment or project]",
+            ),
+            variant_option("Compare with"),
             prefix_options,
             click.option(
                 "--limit",
@@ -98,20 +129,20 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
                 default=120.0,
                 show_default=True,
                 metavar="SECONDS",
-                help="How long each process that is started may take.",
+                help="Stop each process that a check starts after this time.",
             ),
-            click.option("--junit", type=_FILE, metavar="FILE", help="Write JUnit XML for CI."),
+            click.option("--junit", type=_FILE, metavar="FILE", help="Write a JUnit XML report for CI."),
             click.option(
                 "--markdown",
                 type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
                 is_flag=False,
                 flag_value=_STDOUT,
                 metavar="[FILE]",
-                help="Write Markdown for an issue; without FILE to stdout.",
+                help="Write a Markdown report for an issue, to stdout unless you name a FILE.",
             ),
-            click.option("--html", type=_FILE, metavar="FILE", help="Write one page with charts and filters."),
-            click.option("--no-redact", is_flag=True, help="Keep user, host and serial numbers in what is written."),
-            click.option("-v", "--verbose", is_flag=True, help="Show each finding in full, also what passed."),
+            click.option("--html", type=_FILE, metavar="FILE", help="Write an HTML report with charts and filters."),
+            click.option("--no-redact", is_flag=True, help="Keep user names, host names, and serial numbers."),
+            click.option("-v", "--verbose", is_flag=True, help="Show every finding in full, also if it passes."),
             json_option(),
         )
     ):
@@ -119,26 +150,93 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command("verify")
-@_options
-def verify(*, as_json: bool, **options: object) -> None:
-    r"""Does this machine really train? Look at it, at the environment, and train.
+class _Group(click.Group):
+    """A group whose options may also be given before the subcommand."""
 
-    Three questions, each usable alone: the machine (without torch, in two seconds), the environment against its lock,
-    and a training that shows it. Without a question, those that apply here are asked. Nothing is changed or reset.
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, self._subcommand_first(ctx, args))
+
+    def _subcommand_first(self, ctx: click.Context, args: list[str]) -> list[str]:
+        plain = list(args)
+        for position, word in enumerate(plain[:-1]):
+            if word == "--markdown" and plain[position + 1] in self.commands:
+                plain[position] = f"--markdown={_STDOUT}"  # a subcommand, not the optional FILE
+        rest = self.make_parser(ctx).parse_args(list(plain))[1]
+        before, after = plain[: len(plain) - len(rest)], plain[len(plain) - len(rest) :]
+        return [after[0], *before, *after[1:]] if after and after[0] in self.commands else plain
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands:
+            ctx.fail(f"No such command `{args[0]}`. Expected `machine`, `env`, or `train`.")
+        return super().resolve_command(ctx, args)
+
+
+@click.group("verify", cls=_Group, invoke_without_command=True, subcommand_metavar="[COMMAND]")
+@machine_option()
+@_options
+@click.pass_context
+def verify(context: click.Context, /, *, as_json: bool, **options: object) -> None:
+    """Check that this machine, this environment, and this GPU can train.
+
+    Without a command, envforge selects the checks from the current directory: the machine; in a project also the
+    lockfile; if the environment is installed, also the environment and training. Nothing is changed or reset.
+
+    With --machine, envforge checks whether the lockfile supports another machine, without being there.
 
     \b
-    Exit 0: nothing fails (there may be warnings; --strict makes them fail).
-    Exit 1: something fails, or a required check could not tell.
-    Exit 3: nothing could be looked at.
+    Exits with 0 if nothing fails. There may be warnings.
+    Exits with 1 if a check fails, or if a required check can't decide.
+    Exits with 3 if nothing could be observed, or a report could not be written.
+    """  # noqa: D301 - click needs the control character
+    if context.invoked_subcommand is None:
+        _run((), _Options(**options), as_json=as_json)  # type: ignore[arg-type] # click gives each field its type
+
+
+@verify.command("machine")
+@machine_option()
+@_options
+def machine(*, as_json: bool, **options: object) -> None:
+    """Check the machine and whether it supports the lockfile. Needs no torch and no environment, and takes seconds.
+
+    Covers the driver, GPUs, containers, hardware errors, clocks, disks, limits, and environment variables.
+
+    With --machine, envforge compares the lockfile with a record made by `envforge detect --json` on another machine, or
+    with a built-in profile. Facts that the record lacks are UNKNOWN. Exits with 1 if the lockfile doesn't fit.
     """
+    _run((_QUESTIONS["machine"],), _Options(**options), as_json=as_json)  # type: ignore[arg-type] # as above
+
+
+@verify.command("env")
+@_options
+def env(*, as_json: bool, **options: object) -> None:
+    """Check that the environment matches its lockfile, and that its torch and libraries load.
+
+    Compares the installed files with the lockfile, then imports torch with the environment's own Python. Exits with 1
+    if the environment is missing or incomplete.
+    """
+    _run((_QUESTIONS["env"],), _Options(**options), as_json=as_json)  # type: ignore[arg-type] # as above
+
+
+@verify.command("train")
+@_options
+def train(*, as_json: bool, **options: object) -> None:
+    """Train on every GPU, and check that the model learns and the GPU computes correctly.
+
+    Runs kernels, the project's own training step, and speed tests with the environment's own Python, one process per
+    GPU. Without a GPU, the same runs on the CPU. Nothing is written into the project.
+    """
+    _run((_QUESTIONS["train"],), _Options(**options), as_json=as_json)  # type: ignore[arg-type] # as above
+
+
+def _run(questions: tuple[Question, ...], chosen: _Options, *, as_json: bool) -> None:
     from envforge.verify.checks import all_checks
     from envforge.verify.judge import judge
     from envforge.verify.record import read_record_file
     from envforge.verify.select import choose
 
-    chosen = _Options(**options)  # type: ignore[arg-type] # click gives each field its type
-    asked = chosen.asked()
+    asked = chosen.asked(questions)
     checks = all_checks()
     if chosen.show_list:
         _show_list(choose(asked, checks).checks if asked.explicit or asked.only or asked.skip else checks, as_json)
@@ -146,8 +244,9 @@ def verify(*, as_json: bool, **options: object) -> None:
     identity = _identity()
     if chosen.record is not None:
         record = read_record_file(chosen.record)
-        asked = _asked_before(asked, record)
-        selected = choose(asked, checks).checks
+        selected = choose(_asked_before(asked, record), checks).checks
+    elif chosen.machine is not None:
+        selected, record = _plan(chosen, asked, checks)
     else:
         with _telling(quiet=as_json) as say:
             selected, record = _observe(chosen, asked, checks, say)
@@ -158,7 +257,7 @@ def verify(*, as_json: bool, **options: object) -> None:
 
 
 def _asked_before(asked: Asked, record: Record) -> Asked:
-    """What is asked of a record: as it was asked where it was made, but for what is asked now."""
+    """Return the request that the record was made with, changed by what is requested now."""
     from dataclasses import replace
 
     before = record.asked
@@ -167,18 +266,29 @@ def _asked_before(asked: Asked, record: Record) -> Asked:
     return replace(before, explicit=asked.explicit or before.explicit)
 
 
+def _plan(chosen: _Options, asked: Asked, checks: Sequence[Check]) -> tuple[tuple[Check, ...], Record]:
+    import datetime as dt
+
+    from envforge.cli.options import chosen_machine
+    from envforge.verify.elsewhere import plan_for
+
+    described = chosen_machine(chosen.machine)
+    now = dt.datetime.now(dt.timezone.utc).replace(microsecond=0)
+    return plan_for(described, asked, chosen.place(), checks, now)
+
+
 @contextmanager
 def _telling(*, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Who is told how far it is: nobody, a terminal's line that changes, or plain lines; always on stderr."""
+    """Show progress on stderr: one changing line on a terminal, plain lines elsewhere, nothing if ``quiet``."""
     import sys
 
-    if quiet:
+    if quiet or sys.stderr is None:
         yield lambda _text: None
     elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         from rich.console import Console
         from rich.text import Text
 
-        with Console(stderr=True).status("looking at this machine") as status:
+        with Console(stderr=True).status("checking this machine") as status:
             yield lambda text: status.update(Text(text))
     else:
         yield lambda text: click.echo(text, err=True)
@@ -193,7 +303,7 @@ def _observe(
     from envforge.probe import World
     from envforge.verify.observe import observe
     from envforge.verify.select import choose
-    from envforge.verify.situation import Means, Place, find_situation
+    from envforge.verify.situation import Means, find_situation
 
     means = Means(
         world=World.here(os.environ),
@@ -201,9 +311,8 @@ def _observe(
         limit_s=chosen.limit,
         say=say,
     )
-    place = Place(folder=Path.cwd(), prefix=chosen.prefix, name=chosen.name, lock=chosen.lock)
     selection = choose(asked, checks)
-    situation, surroundings = find_situation(place, asked, selection, means)
+    situation, surroundings = find_situation(chosen.place(), asked, selection, means)
     if situation.lock is not None:
         tell_half_change(situation.lock)
     return selection.checks, observe(situation, surroundings, selection.checks)
@@ -224,22 +333,27 @@ def _shown(report: Report, identity: Identity, chosen: _Options) -> Report:
 
 
 def _write_files(report: Report, chosen: _Options) -> None:
-    """Write each report that goes into a file, whole or not at all."""
-    from envforge.install.journal import write_whole
+    """Write each requested report file atomically, and name it on stderr."""
+    from envforge.verify.reports import html, junit, markdown
 
     strict = chosen.strict
     if chosen.junit is not None:
-        from envforge.verify.reports import junit
-
-        write_whole(chosen.junit, junit.render(report, strict=strict))
-    if chosen.markdown not in (None, _STDOUT):
-        from envforge.verify.reports import markdown
-
-        write_whole(chosen.markdown, markdown.render(report, strict=strict).encode())
+        write_report(chosen.junit, junit.render(report, strict=strict))
+    if chosen.markdown is not None and chosen.markdown != _STDOUT:
+        write_report(chosen.markdown, markdown.render(report, strict=strict).encode())
     if chosen.html is not None:
-        from envforge.verify.reports import html
+        write_report(chosen.html, html.render(report, strict=strict).encode())
 
-        write_whole(chosen.html, html.render(report, strict=strict).encode())
+
+def write_report(path: Path, content: bytes) -> None:
+    """Write a report file atomically, and name it on stderr, because stdout may be data."""
+    from envforge.install.journal import write_whole
+
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)  # a device or a pipe such as /dev/stdout, which a rename would replace
+    else:
+        write_whole(path, content)
+    click.echo(f"Wrote {path}", err=True)
 
 
 def _print(report: Report, chosen: _Options, *, as_json: bool) -> None:
@@ -280,7 +394,8 @@ def _console() -> Any:
 
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 80)
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return Console(highlight=False, width=None if is_terminal else 80)
 
 
 def _exit(report: Report, *, strict: bool) -> None:

@@ -1,6 +1,6 @@
 """What the jobs for fleets have in common: verify on each node, an all-reduce over all of them, compare. Pure.
 
-The all-reduce is the program that ``verify --train`` uses on one machine; it needs nothing but torch, and lies beside
+The all-reduce is the program that ``verify train`` uses on one machine; it needs nothing but torch, and lies beside
 the job. The nodes find each other by torchrun's rendezvous.
 """
 

@@ -1,7 +1,4 @@
-"""Which checks there are: ours, and those that other packages offer in the entry-point group ``envforge.checks``.
-
-Enters: nothing. Leaves: ``Check`` values with distinct ids, in the order in which people read them.
-"""
+"""Collect the built-in checks, and those of other packages (entry-point group ``envforge.checks``)."""
 
 from __future__ import annotations
 
@@ -16,14 +13,14 @@ GROUP = "envforge.checks"
 
 
 def all_checks() -> tuple[Check, ...]:
-    """By question, ours before those of other packages. Raises where one cannot be loaded or an id is taken."""
+    """Return the checks by question, built-in ones first. Raise if one can't be loaded or two have the same id."""
     origins: dict[str, str] = {}
     checks = []
     for check, origin in (*_ours(), *_offered()):
         if check.id in origins:
             raise EnvforgeError(
                 f"two checks have the id `{check.id}`: from `{origins[check.id]}` and from `{origin}`",
-                hint="give one of them another id",
+                hint="change one of the two ids, or uninstall the package that provides it",
                 code="checks-broken",
             )
         origins[check.id] = origin
@@ -49,15 +46,15 @@ def _offered() -> Iterator[tuple[Check, str]]:
             checks = (offered,) if isinstance(offered, Check) else tuple(offered)
         except Exception as error:
             raise EnvforgeError(
-                f"the checks of `{entry.value}` cannot be loaded: {type(error).__name__}: {error}",
-                hint=f"repair or remove the package that offers the entry point `{entry.name}` in `{GROUP}`",
+                f"failed to load the checks of `{entry.value}`: {type(error).__name__}: {error}",
+                hint=f"fix or uninstall the package with the entry point `{entry.name}` in `{GROUP}`",
                 code="checks-broken",
             ) from error
         for check in checks:
             if not isinstance(check, Check):
                 raise EnvforgeError(
-                    f"`{entry.value}` offers `{check!r}` in `{GROUP}`: wanted a Check",
-                    hint="from envforge.verify.values import QUESTIONS, Check",
+                    f"the entry point `{entry.value}` in `{GROUP}` is invalid: expected a Check, found `{check!r}`",
+                    hint="let the entry point name a `Check`, or a sequence of `Check` values",
                     code="checks-broken",
                 )
             yield check, entry.value

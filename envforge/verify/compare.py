@@ -1,8 +1,6 @@
-"""Two machines or a fleet side by side: what differs, and who is unlike the others. Pure.
+"""Compare reports of machines, and find those that differ from the others.
 
-Enters: named ``Report`` values, judged by the same checks. Leaves: a ``Comparison``, whose rows say for each fact what
-every machine has. A majority decides who is odd in words, the median with a tolerance in numbers; of two machines
-neither is the odd one.
+Facts are compared with the majority, numbers with the median and a tolerance. Of two machines, neither is an outlier.
 """
 
 from __future__ import annotations

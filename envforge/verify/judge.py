@@ -1,4 +1,4 @@
-"""Judge: pure. Enters: a ``Record`` and the checks. Leaves: a ``Report``."""
+"""Evaluate the checks against a ``Record`` and return a ``Report``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from envforge.verify.values import Check, Finding, Judgement, Report, Verdict
 
 
 def judge(record: Record, checks: Iterable[Check]) -> Report:
-    """What each check says of the record; a check that says nothing or breaks is UNKNOWN, never a pass.
+    """Return the findings of each check; a check that returns nothing or raises is UNKNOWN, never a pass.
 
-    A question without facts is left to its check in the group ``observation``: what could not be looked at is said
-    once, and not by each check that would have needed it.
+    If a question has no facts, only its check in the group ``observation`` reports it.
     """
     return Report(record=record, findings=tuple(finding for check in checks for finding in _findings(check, record)))
 
@@ -40,16 +39,16 @@ def _findings(check: Check, record: Record) -> Iterator[Finding]:
 def _judgements(check: Check, record: Record) -> tuple[Judgement, ...]:
     lack = _own_lack(check, record)
     if lack is not None:
-        observed = f"what it needs could not be observed: {lack.reason}"
+        observed = f"the required facts could not be observed: {lack.reason}"
         return (Judgement(verdict=Verdict.UNKNOWN, observed=observed, command=lack.command),)
     if check.observe is not None and check.id not in record.own:
-        return (Judgement(verdict=Verdict.SKIP, observed="the record has nothing of this check"),)
+        return (Judgement(verdict=Verdict.SKIP, observed="not included in the record"),)
     try:
         judgements = tuple(check.judge(record))
-    except Exception as error:  # noqa: BLE001 - a check may come from anywhere, and one that breaks must not hide the others
-        observed = f"the check broke: {type(error).__name__}: {error}"
+    except Exception as error:  # noqa: BLE001 - a check of any package may raise, and must not hide the others
+        observed = f"the check raised {type(error).__name__}: {error}"
         return (Judgement(verdict=Verdict.UNKNOWN, observed=observed),)
-    return judgements or (Judgement(verdict=Verdict.UNKNOWN, observed="the check said nothing"),)
+    return judgements or (Judgement(verdict=Verdict.UNKNOWN, observed="the check returned nothing"),)
 
 
 def _own_lack(check: Check, record: Record) -> NotObserved | None:

@@ -1,6 +1,6 @@
-"""Observe: the effects of ``verify``. Enters: a ``Situation``. Leaves: a ``Record``, which nothing here judges.
+"""Observe everything that a situation allows, and return a ``Record``.
 
-Each observer is guarded: one that raises or runs out of time leaves a ``NotObserved``, and the others go on.
+An observer that raises or runs out of time leaves a ``NotObserved``, and the others continue.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _guarded(what: str, ask: Callable[[], T], limit_s: float) -> tuple[T | None,
     thread.start()
     thread.join(limit_s)
     if not outcome.done:
-        reason = f"it was not done after {limit_s:.0f} s and was left behind"
+        reason = f"not finished after {limit_s:.0f} s"
         return None, NotObserved(what=what, why="late", reason=reason)
     if outcome.error is not None:
         return None, NotObserved(what=what, why="broken", reason=_reason(outcome.error), command=_help(outcome.error))

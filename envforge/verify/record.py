@@ -1,7 +1,7 @@
-"""The record: all that was observed, as one versioned JSON document that can be judged again elsewhere.
+"""Write everything that was observed to one versioned JSON document, and read it back.
 
-Enters and leaves: a ``Record``, to JSON and back. A damaged or foreign one raises ``RecordError`` with the
-path of the fault. The dataclasses are read and written by pydantic, which also gives the JSON Schema.
+pydantic reads the dataclasses and provides the JSON Schema. An invalid record raises ``RecordError`` with the path of
+the first invalid value.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from envforge.distribution import upgrade_command
 from envforge.errors import EnvforgeError
 from envforge.report import Json
 from envforge.verify.environment.facts import EnvironmentFacts
@@ -27,15 +28,17 @@ if TYPE_CHECKING:
 RECORD = "envforge-verify"
 RECORD_VERSION = 1
 _NO_NUMBERS = ("NaN", "Infinity", "-Infinity")
+_AGAIN = "to create the record on that machine"
+_RECORD_COMMAND = "envforge verify --json > record.json"
 
 
 class RecordError(EnvforgeError):
-    """A record of ``verify`` that cannot be read as what it claims to be."""
+    """A record of ``verify`` that can't be read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectFacts:
-    """The project and its lock, as far as they are there; ``lock_unreadable`` says why a lock is not counted."""
+    """The project and its lockfile; ``lock_unreadable`` is the reason why a lockfile is not used."""
 
     name: str | None = None
     package: str | None = None
@@ -51,22 +54,23 @@ class ProjectFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """What the run was asked. ``explicit`` holds the questions that were named; without any, those that apply count.
+    """What was requested. ``explicit`` holds the requested questions; if it is empty, envforge selected them.
 
-    ``only`` and ``skip`` are the words of the command line: checks or groups.
+    ``only`` and ``skip`` are checks or groups. ``machine`` is the value of ``--machine``, or empty.
     """
 
     explicit: tuple[Question, ...] = ()
     depth: Cost = "default"
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
+    machine: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NotObserved:
-    """A question, or a check of a team, that has no facts, and the command that helps.
+    """A question, or a team's check, without facts, and the command that helps.
 
-    ``absent``: there is nothing to look at; ``unfinished``: an install was interrupted; ``broken``: the observer
+    ``absent``: there is nothing to observe; ``unfinished``: an install was interrupted; ``broken``: the observer
     raised; ``late``: it ran out of time.
     """
 
@@ -86,7 +90,7 @@ class Observed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """What one run of ``verify`` observed; a question without facts is None. ``own`` holds a team's checks."""
+    """What one run of ``verify`` observed; a question without facts is None. ``own`` holds facts of a team's checks."""
 
     record: Literal["envforge-verify"] = "envforge-verify"
     record_version: Literal[1] = 1
@@ -104,7 +108,7 @@ class Record:
 
 
 def record_to_json(record: Record) -> dict[str, Json]:
-    """The record as JSON values; JSON has no infinite and no undefined number, so they become texts."""
+    """Return the record as JSON values; numbers that JSON lacks become the strings NaN, Infinity, and -Infinity."""
     return cast("dict[str, Json]", _as_json(record))
 
 
@@ -121,16 +125,16 @@ def _as_json(value: Any) -> Json:
         return {each.name: _as_json(getattr(value, each.name)) for each in fields(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"a record holds no `{type(value).__name__}`")
+    raise TypeError(f"a record can't contain a `{type(value).__name__}`")
 
 
 def record_schema() -> dict[str, Any]:
-    """The JSON Schema of the record as ``record_to_json`` writes it."""
+    """Return the JSON Schema of the record as ``record_to_json`` writes it."""
     return cast("dict[str, Any]", _with_texts_for_numbers(_adapter().json_schema(mode="serialization")))
 
 
 def _with_texts_for_numbers(value: Any) -> Any:
-    """Every number may be one of the texts that stand for what JSON cannot say."""
+    """Let every number be one of the strings that represent numbers that JSON lacks."""
     if isinstance(value, dict):
         changed = {key: _with_texts_for_numbers(item) for key, item in value.items()}
         if value.get("type") != "number":
@@ -142,13 +146,14 @@ def _with_texts_for_numbers(value: Any) -> Any:
 
 
 def read_record(text: str, where: str) -> Record:
-    """Read a record, or the output of ``verify --json``; ``where`` names it in errors."""
+    """Read a record, or the output of ``verify --json``; ``where`` is its name in errors."""
     try:
         value = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise RecordError(
-            f"the record `{where}` is damaged: wanted JSON, found: {error}",
-            hint="make it again on that machine: envforge verify --json > record.json",
+            f"invalid record `{where}`: expected JSON, found: {error}",
+            hint=_AGAIN,
+            command=_RECORD_COMMAND,
             code="record-damaged",
         ) from error
     if isinstance(value, dict) and "schema_version" in value and "record" not in value:
@@ -156,8 +161,9 @@ def read_record(text: str, where: str) -> Record:
         value = result.get("record") if isinstance(result, dict) else result
     if not isinstance(value, dict) or value.get("record") != RECORD:
         raise RecordError(
-            f"`{where}` is no record of verify: wanted `record` to be `{RECORD}`",
-            hint="make one on that machine: envforge verify --json > record.json",
+            f"`{where}` is not a record of `verify`: expected `record` to be `{RECORD}`",
+            hint=_AGAIN,
+            command=_RECORD_COMMAND,
             code="record-foreign",
         )
     _check_version(value.get("record_version"), where)
@@ -165,7 +171,7 @@ def read_record(text: str, where: str) -> Record:
 
 
 def record_from_json(value: object, where: str) -> Record:
-    """A record from its JSON values; raises ``RecordError`` with the path of the first fault."""
+    """Return a record from its JSON values; raise ``RecordError`` with the path of the first invalid value."""
     from pydantic import ValidationError  # noqa: PLC0415 - heavy, and only `verify` needs it
 
     try:
@@ -174,20 +180,22 @@ def record_from_json(value: object, where: str) -> Record:
         first = error.errors(include_url=False)[0]
         path = ".".join(map(str, first["loc"]))
         raise RecordError(
-            f"the record `{where}` is damaged at `{path}`: {first['msg']}, found `{str(first['input'])[:80]}`",
-            hint="make it again on that machine: envforge verify --json > record.json",
+            f"invalid record `{where}` at `{path}`: {first['msg']}, found `{str(first['input'])[:80]}`",
+            hint=_AGAIN,
+            command=_RECORD_COMMAND,
             code="record-damaged",
         ) from error
 
 
 def read_record_file(path: Path) -> Record:
-    """Read a record from a file; raises ``RecordError`` where it cannot be read."""
+    """Read a record from a file; raise ``RecordError`` if it can't be read."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(
-            f"cannot read the record `{path}`: {getattr(error, 'strerror', None) or error}",
-            hint="make one on that machine: envforge verify --json > record.json",
+            f"failed to read the record `{path}`: {getattr(error, 'strerror', None) or error}",
+            hint=_AGAIN,
+            command=_RECORD_COMMAND,
             code="record-unreadable",
         ) from error
     return read_record(text, str(path))
@@ -198,10 +206,10 @@ def _check_version(version: object, where: str) -> None:
         return
     newer = type(version) is int and version > RECORD_VERSION
     raise RecordError(
-        f"the record `{where}` has record_version `{str(version)[:80]}`: wanted `{RECORD_VERSION}`",
-        hint="it comes from a newer envforge; pip install --upgrade envforge"
-        if newer
-        else "make it again on that machine: envforge verify --json > record.json",
+        f"unsupported version of the record `{where}`: expected record_version `{RECORD_VERSION}`, found "
+        f"`{str(version)[:80]}`" + (", written by a newer envforge" if newer else ""),
+        hint="to upgrade envforge" if newer else _AGAIN,
+        command=upgrade_command() if newer else _RECORD_COMMAND,
         code="record-version",
     )
 

@@ -1,14 +1,11 @@
-"""Which checks run: from the words of the command line to checks, the questions they belong to, and what they cost.
-
-Pure. Enters: an ``Asked`` and all checks. Leaves: a ``Chosen``; a word that names nothing raises ``RequestError``.
-"""
+"""Select the checks to run, and the questions that they belong to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from envforge.errors import RequestError
+from envforge.errors import Hint, RequestError
 from envforge.nearest import nearest
 from envforge.verify.record import Asked
 from envforge.verify.values import COSTS, GROUPS, QUESTIONS, Check, Cost, Question
@@ -16,7 +13,7 @@ from envforge.verify.values import COSTS, GROUPS, QUESTIONS, Check, Cost, Questi
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chosen:
-    """The checks that run, in their order, the questions that they need, and the dearest cost among them."""
+    """The checks to run, in order, the questions that they need, and the highest cost among them."""
 
     checks: tuple[Check, ...]
     questions: tuple[Question, ...]
@@ -24,9 +21,9 @@ class Chosen:
 
 
 def choose(asked: Asked, checks: Sequence[Check]) -> Chosen:
-    """The checks that were asked for. What is named with ``only`` runs whatever it costs.
+    """Return the requested checks; ``only`` selects checks of any cost. Raise ``RequestError`` for an unknown name.
 
-    The checks that say whether a question could be looked at all stay with their question.
+    The checks that report whether a question could be observed are always included.
     """
     for option, words in (("--only", asked.only), ("--skip", asked.skip)):
         for word in words:
@@ -41,8 +38,9 @@ def choose(asked: Asked, checks: Sequence[Check]) -> Chosen:
         depth = asked.depth
     if asked.only and not kept:
         raise RequestError(
-            f"--only {' '.join(asked.only)} leaves no check: --skip or the questions asked leave them out",
-            hint="see all of them: envforge verify --list",
+            f"no checks left: `--only {' '.join(asked.only)}` is excluded by `--skip` or by the subcommand",
+            hint="to list the checks",
+            command="envforge verify --list",
             code="nothing-to-check",
         )
     questions = _questions(kept if asked.only else [check for check in kept if not _is_about_the_run(check)])
@@ -57,8 +55,11 @@ def _refuse_empty(asked: Asked, questions: Sequence[Question]) -> None:
     empty = [question for question in asked.explicit if question not in questions]
     if empty:
         raise RequestError(
-            f"no check of the {empty[0]} is left: each takes longer than --fast allows, or is skipped",
-            hint="leave --fast or --skip out; see all checks with their costs: envforge verify --list",
+            f"no {empty[0]} checks left: `--fast` and `--skip` exclude all of them",
+            hint=(
+                Hint("omit `--fast` or `--skip`"),
+                Hint("to list the checks with their cost", "envforge verify --list"),
+            ),
             code="nothing-to-check",
         )
 
@@ -85,7 +86,10 @@ def _refuse_unknown(option: str, word: str, checks: Sequence[Check]) -> None:
         return
     near = nearest(word, known, alike=0.6)
     raise RequestError(
-        f"{option} `{word}` names no check and no group" + (f"; did you mean `{near}`?" if near else ""),
-        hint="see all of them: envforge verify --list",
+        f"unknown check or group `{word}` for `{option}`",
+        hint=(
+            *((Hint(f"did you mean `{option} {near}`?"),) if near else ()),
+            Hint("to list the checks", "envforge verify --list"),
+        ),
         code="no-such-check",
     )

@@ -1,7 +1,6 @@
-"""Where ``verify`` stands: which project, lock and environment are meant, and which questions can be asked (effects).
+"""Find the project, lockfile, and environment that ``verify`` checks, and the questions that can be answered.
 
-Enters: a ``Request``, the words of the command line. Leaves: a ``Situation`` and its ``Surroundings``. What is missing
-or damaged is no error here but a fact, so that a report can be written of what is there.
+A missing or invalid file is not an error here but a fact, so that a report can be written about the rest.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from envforge.install.explicit import parse_any_lock
 from envforge.install.journal import read_journal
 from envforge.install.variant_files import FOLDER as VARIANTS
 from envforge.install.variant_files import LOCK_NAME, list_variants
+from envforge.install.variants import variant_lock
 from envforge.lockfile import Lockfile, LockfileError
 from envforge.probe import World
 from envforge.probe.system import conda_subdir
@@ -29,22 +29,27 @@ from envforge.verify.machine.tables import matrix
 from envforge.verify.observe import Situation, Surroundings
 from envforge.verify.record import Asked, NotObserved, ProjectFacts
 from envforge.verify.select import Chosen
+from envforge.verify.texts import lock_command
 from envforge.verify.values import QUESTIONS, Question
+
+_LOCK = "envforge lock"
+_IN_PROJECT = "cd PROJECT && envforge verify"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where to look: the current folder, and what ``--prefix``, ``--name`` and ``--lock`` say."""
+    """Where to look: the current directory, and the options that name an environment or a lockfile."""
 
     folder: Path
     prefix: Path | None = None
     name: str | None = None
     lock: Path | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Means:
-    """What a run may use: the computer, the clock's time, the limit of each process, and who is told of progress."""
+    """What a run uses: the computer, the current time, the time limit of each process, and the progress callback."""
 
     world: World
     now: datetime
@@ -53,12 +58,12 @@ class Means:
 
 
 def find_situation(place: Place, asked: Asked, chosen: Chosen, means: Means) -> tuple[Situation, Surroundings]:
-    """Find the project, its lock and its environment; decide which of the chosen questions can be asked."""
+    """Find the project, its lockfile, and its environment, and select the questions that can be answered."""
+    platform = conda_subdir(means.world.system, means.world.architecture)
     project = project_folder(place.folder)
     meant = _meant(place, project)
-    lock = _lock(place, project, meant)
-    platform = conda_subdir(means.world.system, means.world.architecture)
-    facts = _project_facts(project, lock, platform) if project is not None or lock is not None else None
+    lock = _lock(place, project, meant, platform)
+    facts = project_facts(project, lock, platform) if project is not None or lock is not None else None
     absent = tuple(_lacks(project, meant, chosen.questions))
     missing = {lack.what for lack in absent}
     usable = meant is not None and not any(lack.what == "environment" for lack in _lacks(project, meant, QUESTIONS))
@@ -78,8 +83,14 @@ def find_situation(place: Place, asked: Asked, chosen: Chosen, means: Means) -> 
     return situation, Surroundings(asked=asked, project=facts, absent=absent)
 
 
+def project_and_lock(place: Place, platform: str) -> tuple[Path | None, Path | None]:
+    """Return the project around the current directory and the lockfile to compare with, whether or not it exists."""
+    project = project_folder(place.folder)
+    return project, _lock(place, project, _meant(place, project), platform)
+
+
 def _ids(chosen: Chosen) -> frozenset[str] | None:
-    """The ids of the chosen checks; None, which is all, where a team's judges what we observe and does not say what."""
+    """Return the ids of the chosen checks; None, which is all, if a team's check doesn't declare what it needs."""
     if any(check.group == "own" and check.observe is None for check in chosen.checks):
         return None
     return frozenset(check.id for check in chosen.checks)
@@ -91,10 +102,12 @@ def _meant(place: Place, project: Path | None) -> Meant | None:
     return meant_prefix(place.prefix, place.name, place.folder)
 
 
-def _lock(place: Place, project: Path | None, meant: Meant | None) -> Path | None:
-    """The lock that is meant: the one named, the one the environment was made from, or the project's only one."""
+def _lock(place: Place, project: Path | None, meant: Meant | None, platform: str) -> Path | None:
+    """Return the requested lockfile, else the one that the environment was made from, else the project's only one."""
     if place.lock is not None:
         return place.lock
+    if place.variant is not None:
+        return variant_lock(project or place.folder, place.variant, platform)
     made_from = _made_from(meant)
     if made_from is not None:
         return made_from
@@ -112,12 +125,13 @@ def _made_from(meant: Meant | None) -> Path | None:
     try:
         journal = read_journal(meant.prefix)
     except EnvforgeError:
-        return None  # the environment's own finding says that its journal is damaged
+        return None  # the environment has its own finding for an invalid journal
     lock = Path(journal.lockfile) if journal is not None else None
     return lock if lock is not None and lock.is_file() else None
 
 
-def _project_facts(project: Path | None, lock: Path | None, platform: str) -> ProjectFacts:
+def project_facts(project: Path | None, lock: Path | None, platform: str) -> ProjectFacts:
+    """Return what the project and its lockfile contain; ``lock_unreadable`` is the reason if there is no usable one."""
     facts = _of_project(project)
     if lock is None:
         return facts
@@ -129,9 +143,9 @@ def _project_facts(project: Path | None, lock: Path | None, platform: str) -> Pr
         _require_platform(locked, shown, platform)
         needs = requirements_of(locked, platform, matrix()).words
     except UnicodeDecodeError as error:
-        return replace(facts, lock_unreadable=f"the lock `{shown}` is no text: {error}", lock_command="envforge lock")
+        return replace(facts, lock_unreadable=f"the lockfile `{shown}` is not UTF-8: {error}", lock_command=_LOCK)
     except EnvforgeError as error:
-        return replace(facts, lock_unreadable=error.message, lock_command=next(iter(error.commands), ""))
+        return replace(facts, lock_unreadable=error.message, lock_command=next(iter(error.commands), _LOCK))
     return replace(
         facts, lock_sha256=hashlib.sha256(data).hexdigest(), lock_platforms=locked.platforms, lock_needs=needs
     )
@@ -143,7 +157,7 @@ def _of_project(project: Path | None) -> ProjectFacts:
     try:
         record = read_project_file(project)
     except EnvforgeError:
-        record = None  # the training says so: it cannot start without
+        record = None  # training has its own finding: it can't start without
     if record is None:
         return ProjectFacts(name=project.name)
     return ProjectFacts(
@@ -156,8 +170,9 @@ def _require_platform(locked: Lockfile, shown: str, platform: str) -> None:
         return
     names = ", ".join(f"`{name}`" for name in locked.platforms) or "no platform"
     raise LockfileError(
-        f"the lock `{shown}` is for {names}; this computer is `{platform}`",
-        hint=f"envforge lock -p {platform}",
+        f"the platform `{platform}` is not in the lockfile `{shown}`, which is for {names}",
+        hint="to lock this platform, too",
+        command=lock_command((*locked.platforms, platform)),
         code="platform-not-locked",
     )
 
@@ -167,20 +182,21 @@ def _read_bytes(lock: Path) -> bytes:
         return lock.read_bytes()
     except OSError as error:
         raise LockfileError(
-            f"there is no lock that can be read in `{lock}`: {error.strerror or error}",
-            hint="envforge lock",
+            f"failed to read the lockfile `{lock}`: {error.strerror or error}",
+            hint="to create the lockfile",
+            command=_LOCK,
             code="lockfile-unreadable",
         ) from error
 
 
 def _shown(lock: Path, project: Path | None) -> str:
-    """The lock as people name it: from the project where it lies there."""
+    """Return the path to show: relative to the project if the lockfile is in it."""
     path = lock.absolute()
     return str(path.relative_to(project)) if project is not None and path.is_relative_to(project) else str(lock)
 
 
 def _lacks(project: Path | None, meant: Meant | None, questions: tuple[Question, ...]) -> list[NotObserved]:
-    """The questions that there is nothing to ask of, with the command that helps."""
+    """Return the questions that can't be answered here, each with the command that helps."""
     lack = _without_environment(meant)
     found = []
     for question in questions:
@@ -189,26 +205,24 @@ def _lacks(project: Path | None, meant: Meant | None, questions: tuple[Question,
         if lack is not None:
             found.append(NotObserved(what=question, why=lack.why, reason=lack.reason, command=lack.command))
         elif question == "training" and project is None:
-            reason = "there is no project here whose training step could run"
-            found.append(
-                NotObserved(what=question, why="absent", reason=reason, command="cd PROJECT && envforge verify")
-            )
+            reason = "no project with a training step in the current directory or a parent directory"
+            found.append(NotObserved(what=question, why="absent", reason=reason, command=_IN_PROJECT))
     return found
 
 
 def _without_environment(meant: Meant | None) -> NotObserved | None:
     if meant is None:
-        reason = "there is no project here, and no --prefix or --name says which environment is meant"
-        return NotObserved(what="environment", why="absent", reason=reason, command="cd PROJECT && envforge verify")
+        reason = "no project in the current directory or a parent directory, and neither `--prefix` nor `--name`"
+        return NotObserved(what="environment", why="absent", reason=reason, command=_IN_PROJECT)
     state, text = prefix_state(meant.prefix)
     if state == "virtual":
-        return None  # of venv or uv: its files are held against no lock, and it can train
+        return None  # of venv or uv: its files aren't compared with a lockfile, but it can train
     if state in ("missing", "not-an-environment"):
         empty = state == "missing" or not any(meant.prefix.iterdir())
         return NotObserved(
             what="environment",
             why="absent",
-            reason=f"nothing is installed in `{meant.prefix}`" if empty else text,
+            reason=f"no environment is installed in `{meant.prefix}`" if empty else text,
             command=meant.install_command if empty else "envforge verify --prefix DIR",
         )
     try:

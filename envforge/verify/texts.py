@@ -1,16 +1,19 @@
-"""Every text within a value, however deep. Pure."""
+"""Change every string within a value, quote paths for a shell, and build commands."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import re
+import shlex
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
+_PLAIN = re.compile(r"~?[\w@%+=:,./-]+")
 
 
 def change_texts(value: T, change: Callable[[str], str]) -> T:
-    """A copy of a value of frozen dataclasses, tuples, lists and dicts in which each text is changed; keys stay."""
+    """Return a copy of a value of dataclasses, tuples, lists, and dicts with each string changed, but no dict key."""
     return cast("T", _changed(value, change))
 
 
@@ -25,3 +28,13 @@ def _changed(value: Any, change: Callable[[str], str]) -> Any:
         fields = dataclasses.fields(value)
         return dataclasses.replace(value, **{each.name: _changed(getattr(value, each.name), change) for each in fields})
     return value
+
+
+def quoted(path: str) -> str:
+    """Quote a path for a shell; ``~`` at its start keeps its meaning."""
+    return path if _PLAIN.fullmatch(path) else shlex.quote(path)
+
+
+def lock_command(platforms: Iterable[str]) -> str:
+    """Return the command that locks these platforms."""
+    return " ".join(["envforge lock", *(f"-p {shlex.quote(name)}" for name in platforms)])

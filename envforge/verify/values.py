@@ -1,6 +1,6 @@
-"""The words of ``verify``: signals that were read, checks that judge them, and what they found.
+"""Signals that were read, checks that judge them, and findings.
 
-A signal that could not be read says why; a check never takes it for a good one.
+A signal that could not be read has a reason; a check never treats it as a good one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Checks of the run itself: whether each question could be looked at, and whether there is a lock to look with.
+"""Check that each question could be observed, and that there is a lockfile to compare with.
 
-They stand first, and stay with their question whatever is chosen, so that a report never passes for lack of facts.
+These checks come first and can't be skipped, so a report never passes for lack of facts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import partial
 from envforge.verify.record import NotObserved, Record
 from envforge.verify.values import Check, Judgement, Question, Verdict
 
-_NAMES = {"machine": "the machine", "environment": "the environment", "training": "the training"}
+_NAMES = {"machine": "the machine", "environment": "the environment", "training": "training"}
 _LOCK_COMMAND = "envforge lock"
 
 
@@ -22,12 +22,10 @@ def _lack(record: Record, question: Question) -> NotObserved | None:
 def _observed(record: Record, question: Question) -> Iterable[Judgement]:
     lack = _lack(record, question)
     if lack is None and getattr(record, question) is None:
-        yield Judgement(verdict=Verdict.SKIP, observed="the record has nothing of it: it was not asked")
+        yield Judgement(verdict=Verdict.SKIP, observed="not included in the record")
         return
     if lack is None:
-        seconds = next((item.seconds for item in record.observed if item.what == question), None)
-        took = "" if seconds is None else f" in {seconds:.1f} s"
-        yield Judgement(verdict=Verdict.PASS, observed=f"{_NAMES[question]} was observed{took}")
+        yield Judgement(verdict=Verdict.PASS, observed=_how(record, question))
         return
     if lack.why in ("broken", "late"):
         verdict = Verdict.UNKNOWN
@@ -35,29 +33,37 @@ def _observed(record: Record, question: Question) -> Iterable[Judgement]:
         verdict = Verdict.FAIL
     else:
         verdict = Verdict.SKIP
-    wanted = "an installed environment" if question != "machine" else "facts"
+    wanted = "an installed environment" if question != "machine" else "facts about the machine"
     yield Judgement(verdict=verdict, observed=lack.reason, wanted=wanted, command=lack.command)
+
+
+def _how(record: Record, question: Question) -> str:
+    if record.asked.machine:
+        return f"the machine is described by `{record.asked.machine}`"
+    seconds = next((item.seconds for item in record.observed if item.what == question), None)
+    took = "" if seconds is None else f" in {seconds:.1f} s"
+    return f"{_NAMES[question]} was observed{took}"
 
 
 def _lock(record: Record) -> Iterable[Judgement]:
     project = record.project
     if project is None or project.lock_file is None:
-        yield Judgement(verdict=Verdict.SKIP, observed="there is no project here")
+        yield Judgement(verdict=Verdict.SKIP, observed="no project and no lockfile")
     elif project.lock_unreadable is not None:
         yield Judgement(
             verdict=Verdict.FAIL,
             observed=project.lock_unreadable,
-            wanted="a lock for this platform",
+            wanted="a valid lockfile for this platform",
             source=project.lock_file,
             command=project.lock_command or _LOCK_COMMAND,
         )
     else:
-        needs = f" and needs {project.lock_needs}" if project.lock_needs else ""
+        needs = f"; it requires {project.lock_needs}" if project.lock_needs else ""
         platforms = ", ".join(project.lock_platforms)
         yield Judgement(
             verdict=Verdict.PASS,
-            observed=f"the lock is whole, is for {platforms}{needs}",
-            wanted="a lock for this platform",
+            observed=f"valid, for {platforms}{needs}",
+            wanted="a valid lockfile for this platform",
             source=project.lock_file,
         )
 
@@ -68,7 +74,7 @@ def _check(question: Question, why: str) -> Check:
         id=f"{question}-observed",
         question=question,
         group="observation",
-        title=f"{_NAMES[question]} can be looked at",
+        title=f"Observation of {_NAMES[question]}",
         why=why,
         severity=Verdict.FAIL,
         judge=judge,
@@ -77,16 +83,16 @@ def _check(question: Question, why: str) -> Check:
 
 
 CHECKS: tuple[Check, ...] = (
-    _check("machine", "Without facts no check of the machine can say anything."),
+    _check("machine", "Without facts, no check of the machine can decide anything."),
     Check(
         id="lock-usable",
         question="machine",
         group="observation",
-        title="the lock can be read and is for this platform",
-        why="Without a lock for this platform nobody can say what this machine and environment have to be.",
+        title="Lockfile for this platform",
+        why="Without a lockfile for this platform, there is nothing to compare the machine and environment with.",
         severity=Verdict.FAIL,
         judge=_lock,
     ),
-    _check("environment", "The lock promises an environment; only an installed one can be compared with it."),
-    _check("training", "Only a training that ran shows that this machine trains."),
+    _check("environment", "Only an installed environment can be compared with its lockfile."),
+    _check("training", "Only a completed training run shows that this machine can train."),
 )

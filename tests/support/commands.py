@@ -16,12 +16,14 @@ from envforge.cli import COMMANDS, cli
 # programs of others that hints may name; what follows them is not checked
 OTHER_PROGRAMS = frozenset(
     {
+        "apptainer",
         "apt-get",
         "cat",
         "cd",
         "chmod",
         "conda",
         "cp",
+        "date",
         "df",
         "dmesg",
         "docker",
@@ -30,25 +32,35 @@ OTHER_PROGRAMS = frozenset(
         "eval",
         "exit",
         "export",
+        "free",
         "getent",
         "git",
+        "grep",
+        "head",
+        "id",
         "jupyter",
         "kill",
         "kubectl",
         "ldconfig",
+        "ldd",
         "ln",
         "ls",
+        "lscpu",
+        "lspci",
         "mamba",
         "micromamba",
         "minisign",
         "mkdir",
+        "modinfo",
         "modprobe",
         "module",
         "mv",
+        "nproc",
         "nvidia-ctk",
         "nvidia-smi",
         "pip",
         "pipx",
+        "podman",
         "python",
         "rm",
         "sbatch",
@@ -59,7 +71,9 @@ OTHER_PROGRAMS = frozenset(
         "ssh",
         "sudo",
         "systemctl",
+        "tail",
         "test",
+        "timedatectl",
         "torchrun",
         "ulimit",
         "unset",
@@ -148,7 +162,8 @@ def _resolve(words: list[str], line: str) -> tuple[click.Command, click.Context]
             raise CommandFault(f"no such command `{words[0]}`: {line}")
         found = command.get_command(context, words[0])
         assert found is not None
-        command, context, words = found, click.Context(found, info_name=words[0], parent=context), words[1:]
+        context = click.Context(found, info_name=words[0], parent=context, **found.context_settings)
+        command, words = found, words[1:]
     context.args = list(words)
     return command, context
 

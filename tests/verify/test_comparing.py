@@ -16,6 +16,7 @@ from envforge.resources import data_folder
 from envforge.verify.compare import Comparison, Machine, compare
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.record import record_to_json
+from envforge.verify.reports import comparison
 from envforge.verify.values import Report, Verdict
 from tests.verify.made_up import T4, finding, record, report
 from tests.verify.trained import facts
@@ -98,13 +99,24 @@ def test_what_people_read_of_a_fleet(files: Path, capsys: Captured) -> None:
     assert main(["compare", "a.json", "b.json", "c.json"]) == 1
     out = capsys.readouterr().out
     assert out.startswith("3 machines differ in ")
-    assert "unlike the others: c\n" in out
-    assert "  glibc\n    a, b: 2.36\n    c: 2.17  <- unlike the others\n" in out
+    assert "different from the majority: c\n" in out
+    assert "  glibc\n    a, b: 2.36\n    c: 2.17  <- different from the majority\n" in out
 
 
 def test_machines_that_agree_exit_with_0(files: Path, capsys: Captured) -> None:
     assert main(["compare", "a.json", "b.json"]) == 0
-    assert capsys.readouterr().out == "2 machines agree in all that matters\n"
+    assert capsys.readouterr().out == "2 machines match\n"
+
+
+def test_equal_machines_of_a_fleet_are_counted_not_named() -> None:
+    fleet = [Machine(name=f"n{number}", report=report()) for number in range(40)]
+    fleet[7] = Machine(name="n7", report=report(machine=on_glibc("2.17")))
+    found = compare(fleet, tolerance=0.1)
+    lines = list(comparison.to_words(found, 80, verbose=False))
+    assert lines[-2:] == ["    n7: 2.17  <- different from the majority", "    39 others: 2.36"]
+    assert "| Machine: glibc | 2.36 | 39 others |" in comparison.to_markdown(found)
+    assert "39 others" in comparison.to_html(found)
+    assert "    all 40: 535.216.01" in comparison.to_words(found, 80, verbose=True)
 
 
 def test_the_json_fits_its_published_schema(files: Path, capsys: Captured) -> None:
@@ -125,7 +137,7 @@ def test_a_record_of_another_version_is_refused_by_its_name(files: Path, capsys:
     assert main(["compare", "a.json", "new.json"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "the record `new.json` has record_version `2`: wanted `1`" in captured.err
+    assert "record `new.json`: expected record_version `1`, found `2`" in captured.err
 
 
 def test_one_record_cannot_be_compared(files: Path, capsys: Captured) -> None:

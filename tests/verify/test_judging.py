@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
 
+from envforge.verify.checks import all_checks
 from envforge.verify.judge import judge
 from envforge.verify.record import NotObserved, Observed, ProjectFacts, Record
 from envforge.verify.values import Check, Finding, Judgement, Report, Verdict
@@ -32,7 +34,7 @@ def test_a_check_that_breaks_is_unknown_and_the_others_still_speak() -> None:
         raise KeyError("gpus")
 
     first, second = judge(record(), [check("breaks", breaks), check("well")]).findings
-    assert (first.verdict, first.observed) == (Verdict.UNKNOWN, "the check broke: KeyError: 'gpus'")
+    assert (first.verdict, first.observed) == (Verdict.UNKNOWN, "the check raised KeyError: 'gpus'")
     assert second.verdict is Verdict.PASS
 
 
@@ -113,3 +115,13 @@ def test_what_a_teams_check_could_not_observe_is_unknown() -> None:
 def test_what_fails_a_run(verdict: Verdict, required: bool, passes: bool, passes_strictly: bool) -> None:
     one = report(finding("x", verdict, required=required))
     assert (one.passed(), one.passed(strict=True)) == (passes, passes_strictly)
+
+
+def test_titles_are_nouns_that_fit_every_verdict() -> None:
+    verb = re.compile(r"\b(is|are|has|have|can|may|does|do|should|not|no)\b", re.IGNORECASE)
+    titles = {check.id: check.title for check in all_checks()}
+    assert {name: title for name, title in titles.items() if verb.search(title) or title.endswith(".")} == {}
+    assert [
+        name for name, title in titles.items() if title[0].islower() and not title.startswith(("glibc", "torch"))
+    ] == []
+    assert len(set(titles.values())) == len(titles)

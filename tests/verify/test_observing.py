@@ -54,7 +54,7 @@ def test_an_observer_that_raises_leaves_its_reason_and_where_it_was(tmp_path: Pa
 
 def test_an_error_of_ours_keeps_its_message_and_its_hint(tmp_path: Path) -> None:
     def ask(_: Situation) -> Json:
-        raise EnvforgeError("the lock is damaged", hint="envforge lock", code="x")
+        raise EnvforgeError("the lock is damaged", hint="to create it", command="envforge lock", code="x")
 
     assert lack_of(tmp_path, ask) == NotObserved(
         what="own", why="broken", reason="the lock is damaged", command="envforge lock"

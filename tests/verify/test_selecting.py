@@ -65,11 +65,12 @@ def test_a_check_of_the_run_alone_can_be_asked_for() -> None:
 
 @pytest.mark.parametrize("option", ["only", "skip"])
 def test_a_name_that_is_none_is_refused_with_the_nearest(option: str) -> None:
-    with pytest.raises(RequestError, match=r"`drivr`.*did you mean `driver`") as caught:
+    with pytest.raises(RequestError, match="`drivr`") as caught:
         choose(asked(**{option: ("drivr",)}), OURS)
+    assert f"did you mean `--{option} driver`?" in caught.value.hint
     assert caught.value.exit_code == 2
 
 
 def test_a_choice_that_leaves_nothing_is_refused() -> None:
-    with pytest.raises(RequestError, match="leaves no check"):
+    with pytest.raises(RequestError, match="no checks left"):
         choose(asked("machine", only=("learns",)), OURS)

@@ -99,7 +99,7 @@ def test_a_folder_with_half_of_a_virtual_environment_is_none(project: Path, gone
     situation, surroundings = found(project, prefix=project / "venv")
     assert (situation.questions, situation.prefix) == (("machine",), None)
     said = surroundings.absent[0]
-    assert "no `conda-meta`, `.envforge` or `pyvenv.cfg`" in said.reason or "with no Python" in said.reason
+    assert "no `conda-meta`, `.envforge` or `pyvenv.cfg`" in said.reason or "without Python" in said.reason
     assert said.command == "envforge verify --prefix DIR"  # never an install into a folder full of other things
 
 
@@ -107,7 +107,7 @@ def test_an_empty_folder_that_is_named_can_be_installed_into(project: Path) -> N
     (project / "new").mkdir()
     (said, _) = found(project, prefix=project / "new")[1].absent
     assert (said.reason, said.command) == (
-        f"nothing is installed in `{project / 'new'}`",
+        f"no environment is installed in `{project / 'new'}`",
         f"envforge install --prefix {project / 'new'}",
     )
 
@@ -135,7 +135,7 @@ def test_a_lock_that_can_be_read_is_named_by_its_bytes(project: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "no lock that can be read"), (b"version: [", "damaged"), (b"\xff\xfe", "no text")],
+    [(None, "failed to read the lockfile"), (b"version: [", "conda-lock.yml"), (b"\xff\xfe", "not UTF-8")],
 )
 def test_a_lock_that_cannot_be_read_is_a_fact_with_a_command(project: Path, content: bytes | None, said: str) -> None:
     lock = project / "conda-lock.yml"
@@ -154,5 +154,5 @@ def test_a_lock_for_another_platform_is_a_fact_with_a_command(tmp_path: Path) ->
     lock = LockWriter(BASE).write(tmp_path / "conda-lock.yml")
     lock.write_text(lock.read_text().replace("linux-64", "osx-arm64"))
     facts = project_facts(tmp_path)
-    assert "is for `osx-arm64`; this computer is `linux-64`" in str(facts.lock_unreadable)
-    assert facts.lock_command == "envforge lock -p linux-64"
+    assert "`linux-64` is not in the lockfile" in str(facts.lock_unreadable)
+    assert facts.lock_command == "envforge lock -p osx-arm64 -p linux-64"

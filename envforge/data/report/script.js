@@ -7,10 +7,14 @@
   const nothing = document.getElementById("nothing");
   const fold = document.getElementById("fold");
   const items = list ? [...list.children] : [];
+  const toggles = [...document.querySelectorAll("button.toggle")];
+
+  const is_pressed = (button) => button.getAttribute("aria-pressed") === "true";
+  const press = (button, pressed) => button.setAttribute("aria-pressed", String(pressed));
 
   const chosen = (name) => {
-    const boxes = [...form.querySelectorAll(`input[name="${name}"]`)];
-    return boxes.length ? new Set(boxes.filter((box) => box.checked).map((box) => box.value)) : null;
+    const buttons = toggles.filter((each) => each.name === name);
+    return buttons.length ? new Set(buttons.filter(is_pressed).map((each) => each.value)) : null;
   };
 
   const filter = () => {
@@ -42,14 +46,23 @@
     form.hidden = false;
     form.addEventListener("input", filter);
     form.addEventListener("submit", (event) => event.preventDefault());
-    form.addEventListener("reset", () => setTimeout(filter));
+    form.addEventListener("reset", () => {
+      for (const each of toggles) press(each, true);
+      setTimeout(filter);
+    });
+    for (const each of toggles) {
+      each.addEventListener("click", () => {
+        press(each, !is_pressed(each));
+        filter();
+      });
+    }
     list.addEventListener("toggle", name_fold, true);
     fold.addEventListener("click", () => {
       const open = !visible_details().some((each) => each.open);
       for (const each of visible_details()) each.open = open;
     });
     document.addEventListener("keydown", (event) => {
-      const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(document.activeElement.tagName) && document.activeElement.type !== "checkbox";
+      const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(document.activeElement.tagName);
       if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
         event.preventDefault();
         text.focus();
@@ -59,9 +72,9 @@
         filter();
       }
     });
-    // What is well stays out of the way while something is not; "Show all" brings it back.
+    // while something is wrong, hide what passed or was skipped; "Show all" brings it back
     if (items.some((item) => ["fail", "unknown", "warn"].includes(item.dataset.verdict))) {
-      for (const box of form.querySelectorAll('input[value="pass"], input[value="skip"]')) box.checked = false;
+      for (const each of toggles) if (["pass", "skip"].includes(each.value)) press(each, false);
     }
     filter();
   }
@@ -86,7 +99,7 @@
     });
   }
 
-  // On paper nobody can open or filter anything: every finding is there, and all of it open.
+  // paper can't be filtered or unfolded, so print every finding, and all of it
   let closed = [];
   let filtered = [];
   addEventListener("beforeprint", () => {

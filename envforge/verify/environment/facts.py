@@ -1,10 +1,12 @@
-"""What ``verify --env`` reads: the prefix against its lock, and what its Python loads when torch is imported."""
+"""The facts of an environment: the prefix compared with its lockfile, and what its Python loads with torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from envforge.verify.values import Signal
+
+NOT_FOUND = "it is not there"  # part of records that exist
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,10 +33,10 @@ class ProcessEnd:
     def in_words(self) -> str:
         """How it ended, for people."""
         if self.signal is not None:
-            return f"the process died by {self.signal} after {self.seconds:.1f} s"
+            return f"the process was killed by {self.signal} after {self.seconds:.1f} s"
         if self.is_late:
-            return f"the process did not end within {self.limit_s:g} s and was killed"
-        return f"the process ended with exit code {self.exit_code} after {self.seconds:.1f} s"
+            return f"the process did not finish within {self.limit_s:g} s and was killed"
+        return f"the process exited with code {self.exit_code} after {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

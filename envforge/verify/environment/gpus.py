@@ -1,18 +1,27 @@
-"""Checks of torch against lock and driver: the locked build, GPUs that it sees, kernels that it has. Pure."""
+"""Compare torch with the lockfile and the driver: its build, the GPUs that it finds, and its kernels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from packaging.version import InvalidVersion, Version
 
 from envforge.cuda import ComputeCapability
 from envforge.verify.environment.facts import EnvironmentFacts, LockedTorch, TorchFacts
-from envforge.verify.environment.say import info, on_environment, passed, skipped, unknown, with_prefix
+from envforge.verify.environment.say import (
+    info,
+    on_environment,
+    passed,
+    repair_command,
+    skipped,
+    unknown,
+    without_library_path,
+)
+from envforge.verify.machine.judging import counted
 from envforge.verify.values import Check, Judgement, Verdict
 
 _TEGRA = ("5.3", "6.2", "7.2", "8.7")
-_NOT_IMPORTED = "torch was not imported: see torch-import-failed"
+_NOT_IMPORTED = "torch was not imported: see `torch-import-failed`"
 
 
 def _cpu_build(facts: EnvironmentFacts) -> Iterator[Judgement]:
@@ -20,16 +29,16 @@ def _cpu_build(facts: EnvironmentFacts) -> Iterator[Judgement]:
     if torch is None:
         yield skipped(_NOT_IMPORTED)
     elif locked is None:
-        yield skipped(f"the lock says nothing of torch: {facts.locked.unreadable}")
+        yield skipped(f"the locked torch is unknown: {facts.locked.unreadable}")
     elif locked.cuda is None:
-        yield passed(f"torch {torch.version}; the lock has a CPU build", source=facts.locked.source)
+        yield passed(f"torch {torch.version}; the lockfile contains a CPU build", source=facts.locked.source)
     elif torch.cuda is None and torch.hip is None:
         yield Judgement(
             verdict=Verdict.FAIL,
-            observed=f"torch {torch.version} is a build without CUDA",
-            wanted=f"torch {locked.version} for CUDA {locked.cuda or 'as locked'} (`{locked.build}`)",
+            observed=f"torch {torch.version} is a CPU build",
+            wanted=f"torch {locked.version} for CUDA{f' {locked.cuda}' if locked.cuda else ''} (`{locked.build}`)",
             source=f"torch.version.cuda in {torch.file}; {facts.locked.source}",
-            command=with_prefix("envforge audit --fix", facts),
+            command=repair_command(facts),
         )
     else:
         yield passed(f"torch {torch.version} for CUDA {torch.cuda}", source=torch.file)
@@ -40,21 +49,21 @@ def _version(facts: EnvironmentFacts) -> Iterator[Judgement]:
     if torch is None:
         yield skipped(_NOT_IMPORTED)
     elif locked is None:
-        yield skipped(f"the lock says nothing of torch: {facts.locked.unreadable}")
+        yield skipped(f"the locked torch is unknown: {facts.locked.unreadable}")
     elif wrong := _differences(torch, locked):
         yield Judgement(
             verdict=Verdict.FAIL,
             observed=f"torch {torch.version}" + (f" for CUDA {torch.cuda}" if torch.cuda else ""),
             wanted=wrong,
             source=f"{torch.file}; {facts.locked.source}",
-            command=with_prefix("envforge audit --fix", facts),
+            command=repair_command(facts),
         )
     else:
         yield passed(f"torch {torch.version}", wanted=locked.version, source=f"{torch.file}; {facts.locked.source}")
 
 
 def _differences(torch: TorchFacts, locked: LockedTorch) -> str:
-    """What the lock wants otherwise; a CPU build in the place of a CUDA one has a check of its own."""
+    """Return the expected build if it differs; a CPU build instead of a CUDA build has its own check."""
     if _public(torch.version) != _public(locked.version):
         return f"torch {locked.version}"
     if locked.cuda and torch.cuda and torch.cuda != locked.cuda:
@@ -70,10 +79,10 @@ def _public(text: str) -> str:
 
 
 def _libraries(facts: EnvironmentFacts) -> Iterator[Judgement]:
-    """The cuDNN and NCCL that answer against the locked ones, as far as both are known."""
+    """Compare the loaded cuDNN and NCCL with the locked versions, if both are known."""
     torch, locked = facts.torch.value, facts.locked.value
     if torch is None or locked is None:
-        yield skipped(_NOT_IMPORTED if torch is None else f"the lock says nothing of torch: {facts.locked.unreadable}")
+        yield skipped(_NOT_IMPORTED if torch is None else f"the locked torch is unknown: {facts.locked.unreadable}")
         return
     pairs = [(name, getattr(torch, name), locked.packages.get(name)) for name in ("cudnn", "nccl")]
     known = [(name, found, wanted) for name, found, wanted in pairs if found and wanted]
@@ -87,7 +96,7 @@ def _libraries(facts: EnvironmentFacts) -> Iterator[Judgement]:
                 wanted=f"{name} {wanted}",
                 source=f"torch; {facts.locked.source}",
                 subject=name,
-                command="unset LD_LIBRARY_PATH LD_PRELOAD",
+                command=without_library_path(facts),
             )
         else:
             yield passed(f"{name} {found}", wanted=wanted, source="torch", subject=name)
@@ -104,37 +113,37 @@ def _sees_none(facts: EnvironmentFacts) -> Iterator[Judgement]:
     if torch is None:
         yield skipped(_NOT_IMPORTED)
     elif cuda is None and torch.cuda is None:
-        yield skipped("this torch is a build without CUDA")
+        yield skipped("this torch is a CPU build")
     elif cuda is None:
         dead = facts.process is not None and not facts.process.is_good
         if dead:
             yield Judgement(
                 verdict=Verdict.FAIL,
-                observed=f"torch.cuda does not start: {facts.cuda.unreadable}",
-                wanted="torch.cuda.is_available() answers",
+                observed=f"torch.cuda failed to start: {facts.cuda.unreadable}",
+                wanted="a result of torch.cuda.is_available()",
                 source=facts.cuda.source,
-                command="envforge verify --machine",
+                command="envforge verify machine",
             )
         else:
-            yield unknown(facts.cuda, "torch did not say whether it sees a GPU")
+            yield unknown(facts.cuda, "torch did not report its GPUs")
     elif cuda.available:
         names = ", ".join(gpu.name for gpu in cuda.gpus)
-        yield passed(f"torch sees {len(cuda.gpus)} GPUs: {names}", source="torch.cuda.is_available()")
+        yield passed(f"torch finds {counted(len(cuda.gpus), 'GPU')}: {names}", source="torch.cuda.is_available()")
     elif not has_driver and wants_gpu:
-        yield _blind(facts, "no NVIDIA driver answers on this machine", "envforge verify --machine")
+        yield _blind(facts, "no NVIDIA driver responds on this machine", "envforge verify machine")
     elif not has_driver:
-        yield passed("no GPU, and none is wanted", source="torch.cuda.is_available()")
+        yield passed("no GPU, and none is required", source="torch.cuda.is_available()")
     elif torch.cuda is None and not wants_gpu and facts.locked.value is not None:
-        yield info(f"the lock has a CPU build of torch although driver {facts.driver} has {_gpus(facts)}")
+        yield info(f"the lockfile contains a CPU build of torch, although driver {facts.driver} reports {_gpus(facts)}")
     elif torch.cuda is None:
-        yield _blind(facts, "this torch is a build without CUDA", with_prefix("envforge audit --fix", facts))
+        yield _blind(facts, "this torch is a CPU build", repair_command(facts))
     else:
-        said = "; ".join((*cuda.warnings, *([cuda.error] if cuda.error else []))) or "torch gives no reason"
-        yield _blind(facts, said[:600], "envforge verify --machine")
+        said = "; ".join((*cuda.warnings, *([cuda.error] if cuda.error else []))) or "torch reports no reason"
+        yield _blind(facts, said[:600], "envforge verify machine")
 
 
 def _blind(facts: EnvironmentFacts, said: str, command: str) -> Judgement:
-    has = f"driver {facts.driver} has {_gpus(facts)}" if facts.machine_gpus else "a GPU, as the lock is for one"
+    has = f"{_gpus(facts)}, as reported by driver {facts.driver}" if facts.machine_gpus else "a GPU, as in the lockfile"
     return Judgement(
         verdict=Verdict.FAIL,
         observed=f"torch.cuda.is_available() is False: {said}",
@@ -151,46 +160,46 @@ def _gpus(facts: EnvironmentFacts) -> str:
 def _count(facts: EnvironmentFacts) -> Iterator[Judgement]:
     cuda = facts.cuda.value
     if cuda is None or not cuda.available:
-        yield skipped("torch sees no GPU: see torch-sees-no-gpu")
+        yield skipped("torch finds no GPU: see `torch-sees-no-gpu`")
     elif not facts.machine_gpus:
-        yield unknown(facts.cuda, "the driver did not say how many GPUs there are")
+        yield unknown(facts.cuda, "the driver did not report the number of GPUs")
     elif len(cuda.gpus) != len(facts.machine_gpus):
         yield Judgement(
             verdict=Verdict.FAIL,
-            observed=f"torch sees {len(cuda.gpus)} GPUs",
+            observed=f"torch finds {counted(len(cuda.gpus), 'GPU')}",
             wanted=f"{len(facts.machine_gpus)}: {_gpus(facts)}",
             source=f"torch.cuda.device_count(); {facts.driver_source}",
-            command="envforge verify --machine",
+            command="envforge verify machine",
         )
     else:
-        yield passed(f"{len(cuda.gpus)} GPUs", source=f"torch.cuda.device_count(); {facts.driver_source}")
+        yield passed(counted(len(cuda.gpus), "GPU"), source=f"torch.cuda.device_count(); {facts.driver_source}")
 
 
 def _arch(facts: EnvironmentFacts) -> Iterator[Judgement]:
-    """The kernels in this torch against each GPU, by torch's word or, where it sees none, by the driver's."""
+    """Compare the kernels in this torch with each GPU that torch or, if it finds none, the driver reports."""
     torch = facts.torch.value
     if torch is None:
         yield skipped(_NOT_IMPORTED)
         return
     if torch.cuda is None:
-        yield skipped("this torch is a build without CUDA")
+        yield skipped("this torch is a CPU build")
         return
     seen = facts.cuda.value.gpus if facts.cuda.value is not None else ()
     gpus = [(gpu.index, gpu.name, gpu.capability) for gpu in seen]
     gpus = gpus or [(gpu.index, gpu.name, gpu.capability or "") for gpu in facts.machine_gpus]
     if not gpus:
-        yield skipped("there is no GPU to serve")
+        yield skipped("no GPU")
     for index, name, capability in gpus:
         subject = f"GPU {index} {name}"
         if not torch.arch_list or not capability:
-            missing = "torch's list of kernels" if capability else "the GPU's compute capability"
-            yield Judgement(verdict=Verdict.UNKNOWN, observed=f"{missing} is not known", subject=subject)
+            missing = "torch's list of kernels" if capability else "the compute capability of the GPU"
+            yield Judgement(verdict=Verdict.UNKNOWN, observed=f"{missing} is unknown", subject=subject)
         elif serves(torch.arch_list, ComputeCapability.parse(capability)):
             yield passed(f"compute capability {capability}", wanted=" ".join(torch.arch_list), subject=subject)
         else:
             yield Judgement(
                 verdict=Verdict.FAIL,
-                observed=f"compute capability {capability}; torch {torch.version} has {' '.join(torch.arch_list)}",
+                observed=f"compute capability {capability}; torch {torch.version} contains {' '.join(torch.arch_list)}",
                 wanted=f"a kernel for sm_{capability.replace('.', '')}",
                 source="torch.cuda.get_arch_list()",
                 subject=subject,
@@ -199,10 +208,10 @@ def _arch(facts: EnvironmentFacts) -> Iterator[Judgement]:
 
 
 def serves(arch_list: tuple[str, ...], capability: ComputeCapability) -> bool:
-    """Whether a build has a kernel for a GPU: same major version and no higher minor, or PTX of at most that.
+    """Return whether a build has a kernel for a GPU: same major version and no higher minor, or PTX of at most that.
 
-    Source: CUDA C++ programming guide, binary and PTX compatibility. Chips of Jetson are served by their own code only;
-    ``sm_90a`` serves 9.0 alone.
+    Source: CUDA C++ programming guide, binary and PTX compatibility. Jetson chips run only their own code; ``sm_90a``
+    runs only on 9.0.
     """
     for entry in arch_list:
         kind, _, digits = entry.partition("_")
@@ -236,10 +245,17 @@ def _toolchain(facts: EnvironmentFacts) -> Iterator[Judgement]:
             observed=f"missing: {', '.join(missing)}",
             wanted=", ".join(needed),
             source=facts.toolchain.source,
-            command="envforge add gcc_linux-64 gxx_linux-64",
+            command=_toolchain_command(facts, missing),
         )
     else:
         yield passed(f"{tools.compiler}, Python.h" + (", triton" if tools.triton else ""))
+
+
+def _toolchain_command(facts: EnvironmentFacts, missing: Sequence[str]) -> str:
+    if list(missing) == ["triton"]:
+        return repair_command(facts)
+    platform = facts.platform if facts.platform.startswith("linux-") else "linux-64"
+    return f"envforge add gcc_{platform} gxx_{platform}"
 
 
 CHECKS = (
@@ -247,8 +263,8 @@ CHECKS = (
         id="cpu-build-in-gpu-lock",
         question="environment",
         group="libraries",
-        title="A CUDA build of torch where the lock has one",
-        why="A later `pip install` can swap the CUDA build for a CPU one, which then trains without a word.",
+        title="CUDA or CPU build of torch",
+        why="A later `pip install` can replace the CUDA build with a CPU build, without a message.",
         severity=Verdict.FAIL,
         judge=on_environment(_cpu_build),
         row=10,
@@ -257,8 +273,8 @@ CHECKS = (
         id="torch-version",
         question="environment",
         group="libraries",
-        title="The torch that is imported is the locked one",
-        why="What runs is what was imported, whatever the records of the package manager say.",
+        title="Version of the imported torch",
+        why="The imported version is what runs, whatever the package manager's records contain.",
         severity=Verdict.FAIL,
         judge=on_environment(_version),
         row=38,
@@ -267,8 +283,8 @@ CHECKS = (
         id="library-versions",
         question="environment",
         group="libraries",
-        title="cuDNN and NCCL are the locked ones",
-        why="Other versions of these libraries are slower, differ in their last bits, or refuse to start.",
+        title="Versions of cuDNN and NCCL",
+        why="Other versions can be slower, return slightly different results, or fail to start.",
         severity=Verdict.WARN,
         judge=on_environment(_libraries),
         row=32,
@@ -277,8 +293,8 @@ CHECKS = (
         id="torch-sees-no-gpu",
         question="environment",
         group="libraries",
-        title="torch sees the GPU that the driver has",
-        why="Where torch sees no GPU it trains on the CPU, tens of times slower, mostly without an error.",
+        title="GPU availability in torch",
+        why="Without a GPU in torch, training runs on the CPU, tens of times slower, mostly without an error.",
         severity=Verdict.FAIL,
         judge=on_environment(_sees_none),
         required=True,
@@ -287,8 +303,8 @@ CHECKS = (
         id="torch-gpu-count",
         question="environment",
         group="libraries",
-        title="torch sees as many GPUs as the driver",
-        why="A GPU that is missing in torch is one that died, was hidden, or is partitioned.",
+        title="Number of GPUs in torch",
+        why="A GPU that is missing in torch has failed, is hidden, or is partitioned.",
         severity=Verdict.FAIL,
         judge=on_environment(_count),
         row=15,
@@ -297,7 +313,7 @@ CHECKS = (
         id="arch-not-in-torch",
         question="environment",
         group="libraries",
-        title="torch has kernels for each GPU",
+        title="Kernels of the installed torch for each GPU",
         why="Without a kernel for the GPU: `CUDA error: no kernel image is available for execution on the device`.",
         severity=Verdict.FAIL,
         judge=on_environment(_arch),
@@ -307,8 +323,8 @@ CHECKS = (
         id="compile-toolchain",
         question="environment",
         group="libraries",
-        title="What torch.compile needs is there",
-        why="torch.compile builds code when it runs: `Failed to find C compiler`, `cannot find -lcuda`.",
+        title="Toolchain for torch.compile",
+        why="torch.compile compiles code at run time: `Failed to find C compiler`, `cannot find -lcuda`.",
         severity=Verdict.WARN,
         judge=on_environment(_toolchain),
         cost="deep",

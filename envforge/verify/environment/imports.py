@@ -1,11 +1,20 @@
-"""Checks of what Python imports and maps: torch from here, its libraries from here, NumPy that fits. Pure."""
+"""Check what Python imports and loads: torch and its libraries from this environment, and a compatible NumPy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from envforge.verify.environment.facts import EnvironmentFacts, PythonFacts
-from envforge.verify.environment.say import on_environment, passed, skipped, unknown, with_prefix
+from envforge.verify.environment.facts import NOT_FOUND, EnvironmentFacts, PythonFacts
+from envforge.verify.environment.say import (
+    on_environment,
+    passed,
+    repair_command,
+    skipped,
+    unknown,
+    with_prefix,
+    without_library_path,
+)
+from envforge.verify.texts import quoted
 from envforge.verify.values import Check, Judgement, Verdict
 
 _OPENMP = ("libgomp", "libiomp5", "libomp")
@@ -13,6 +22,8 @@ _CUDA_LIBRARIES = (
     "libcudnn", "libcublas", "libnccl", "libnvrtc", "libnvJitLink", "libcudart", "libcusparse", "libcusolver",
     "libcufft", "libcurand", "libtorch", "libc10",
 )  # fmt: skip
+_IGNORE_PYTHONPATH = "unset PYTHONPATH"
+_IGNORE_USER_SITE = "export PYTHONNOUSERSITE=1"
 _INVISIBLE = "nothing was imported"
 
 
@@ -25,30 +36,30 @@ def _torch(facts: EnvironmentFacts) -> Iterator[Judgement]:
         yield passed(f"torch {torch.version} in {torch.seconds:.1f} s", source=torch.file)
         return
     if facts.python.value is None:
-        observed = f"Python does not start: {facts.torch.unreadable}"
+        observed = f"Python failed to start: {facts.torch.unreadable}"
     else:
-        observed = f"`import torch` fails: {facts.torch.unreadable}"
+        observed = f"`import torch` failed: {facts.torch.unreadable}"
     yield Judgement(
         verdict=Verdict.FAIL,
         observed=observed[:1500],
-        wanted="torch can be imported",
+        wanted="a successful `import torch`",
         source=facts.torch.source,
         why=_meaning(facts),
-        command=with_prefix("envforge audit --fix", facts),
+        command=repair_command(facts),
     )
 
 
 def _meaning(facts: EnvironmentFacts) -> str:
-    """What is known of this way to fail."""
+    """Return the known reason for this kind of failure."""
     end, text = facts.process, facts.torch.unreadable or ""
     if end is not None and end.signal == "SIGILL":
-        return "SIGILL: a library was built for a newer CPU than this one (x86-64-v3, AVX-512)."
+        return "SIGILL: a library was built for a newer CPU (x86-64-v3, AVX-512)."
     if end is not None and end.signal in ("SIGSEGV", "SIGABRT", "SIGBUS"):
-        return f"{end.signal}: mostly a library of another build, or two OpenMP runtimes in one process."
+        return f"{end.signal}: usually a library of another build, or two OpenMP runtimes in one process."
     if end is not None and end.exit_code is None:
-        return "The import hangs: a driver that does not answer, or a file system that does not."
+        return "The import hangs: the driver or a file system doesn't respond."
     if "undefined symbol" in text or "nvJitLink" in text:
-        return "A CUDA library of another version is loaded before the environment's own: LD_LIBRARY_PATH, LD_PRELOAD."
+        return "LD_LIBRARY_PATH or LD_PRELOAD loads a CUDA library of another version before the environment's own."
     return ""
 
 
@@ -57,33 +68,42 @@ def _isolation(facts: EnvironmentFacts) -> Iterator[Judgement]:
     if facts.process is None:
         yield skipped(f"{_INVISIBLE}: {facts.python.unreadable}")
     elif python is None:
-        yield unknown(facts.python, "Python did not say where it imports from")
+        yield unknown(facts.python, "Python did not report its import paths")
     elif python.torch_origin is not None and python.torch_origin != isolated:
-        cause = "PYTHONPATH" if python.python_path else "the current folder or the user's site-packages"
+        cause, command = _shadowed_by(python, python.torch_origin)
         yield Judgement(
             verdict=Verdict.FAIL,
-            observed=f"a plain `import torch` takes `{python.torch_origin}` because of {cause}",
-            wanted=f"the environment's own: {isolated or 'it has none'}",
+            observed=f"`import torch` imports `{python.torch_origin}` because of {cause}",
+            wanted=f"torch of the environment: {isolated or 'it has none'}",
             source=facts.python.source,
-            command="unset PYTHONPATH; export PYTHONNOUSERSITE=1",
+            command=command,
         )
     elif stray := _stray_places(python):
         yield Judgement(
             verdict=Verdict.WARN,
             observed="Python also imports from " + ", ".join(f"`{place}`" for place in stray),
-            wanted="imports from the environment alone",
+            wanted="imports only from the environment",
             source=facts.python.source,
-            command="unset PYTHONPATH; export PYTHONNOUSERSITE=1",
+            command=_IGNORE_PYTHONPATH if python.user_site is None else f"{_IGNORE_PYTHONPATH}; {_IGNORE_USER_SITE}",
         )
     elif python.outside:
         yield Judgement(
             verdict=Verdict.INFO,
             observed="Python also imports from " + ", ".join(f"`{place}`" for place in python.outside),
-            wanted="imports from the environment, and from what was installed into it to be edited (`pip install -e`)",
+            wanted="imports only from the environment and from editable installs (`pip install -e`)",
             source=facts.python.source,
         )
     else:
-        yield passed(f"Python {python.version} imports from its own environment", source=facts.python.source)
+        yield passed(f"Python {python.version} imports only from its own environment", source=facts.python.source)
+
+
+def _shadowed_by(python: PythonFacts, origin: str) -> tuple[str, str]:
+    """Return what makes Python import another torch, and the command that shows or removes it."""
+    if python.user_site is not None and origin.startswith(python.user_site):
+        return "the user's site-packages", _IGNORE_USER_SITE
+    if python.python_path:
+        return "PYTHONPATH", _IGNORE_PYTHONPATH
+    return "the current directory", f"ls -l {quoted(origin)}"
 
 
 def _stray_places(python: PythonFacts) -> list[str]:
@@ -96,28 +116,28 @@ def _stray_places(python: PythonFacts) -> list[str]:
 def _outside(facts: EnvironmentFacts) -> Iterator[Judgement]:
     libraries = facts.libraries.value
     if libraries is None:
-        yield _unread(facts, "the mapped libraries are not known")
+        yield _unread(facts, "the loaded libraries are unknown")
         return
     outside = [library for library in libraries if not library.inside and library.family in _CUDA_LIBRARIES]
     for library in outside:
         yield Judgement(
             verdict=Verdict.FAIL,
             observed=f"`{library.path}` is loaded",
-            wanted=f"{library.family} of the environment in `{facts.prefix}`",
+            wanted=f"{library.family} of the environment `{facts.prefix}`",
             source="/proc/self/maps after import torch",
             subject=library.family,
-            command="unset LD_LIBRARY_PATH LD_PRELOAD",
+            command=without_library_path(facts),
         )
     if not outside:
         yield passed(
-            f"{len(libraries)} libraries, all of this environment", source="/proc/self/maps after import torch"
+            f"{len(libraries)} libraries, all from this environment", source="/proc/self/maps after import torch"
         )
 
 
 def _openmp(facts: EnvironmentFacts) -> Iterator[Judgement]:
     libraries = facts.libraries.value
     if libraries is None:
-        yield skipped(f"the mapped libraries are not known: {facts.libraries.unreadable}")
+        yield skipped(f"the loaded libraries are unknown: {facts.libraries.unreadable}")
         return
     runtimes = [library for library in libraries if library.family in _OPENMP]
     if len({library.path for library in runtimes}) > 1:
@@ -135,28 +155,28 @@ def _openmp(facts: EnvironmentFacts) -> Iterator[Judgement]:
 def _numpy(facts: EnvironmentFacts) -> Iterator[Judgement]:
     numpy, torch = facts.numpy.value, facts.torch.value
     if torch is None:
-        yield skipped("torch was not imported: see torch-import-failed")
+        yield skipped("torch was not imported: see `torch-import-failed`")
         return
     complaint = next((text for text in torch.warnings if "umpy" in text or "ARRAY_API" in text), None)
-    if numpy is None and facts.numpy.unreadable == "it is not there" and complaint is None:
+    if numpy is None and facts.numpy.unreadable == NOT_FOUND and complaint is None:
         yield skipped("the environment has no NumPy")
     elif numpy is None:
-        yield unknown(facts.numpy, "NumPy was not tried")
+        yield unknown(facts.numpy, "NumPy was not tested")
     elif not numpy.works or complaint is not None:
         yield Judgement(
             verdict=Verdict.FAIL,
-            observed=f"NumPy {numpy.version} and torch {torch.version} do not fit: {numpy.error or complaint}",
-            wanted="an array becomes a tensor and comes back",
+            observed=f"NumPy {numpy.version} and torch {torch.version} are not compatible: {numpy.error or complaint}",
+            wanted="conversion of an array to a tensor and back",
             source=facts.numpy.source,
-            command=with_prefix("envforge audit --fix", facts),
+            command=repair_command(facts),
         )
     else:
-        yield passed(f"NumPy {numpy.version}: arrays become tensors and come back", source=facts.numpy.source)
+        yield passed(f"NumPy {numpy.version}: an array was converted to a tensor and back", source=facts.numpy.source)
 
 
 def _unread(facts: EnvironmentFacts, what: str) -> Judgement:
     if facts.torch.value is None:
-        return skipped("torch was not imported: see torch-import-failed")
+        return skipped("torch was not imported: see `torch-import-failed`")
     return unknown(facts.libraries, what)
 
 
@@ -165,8 +185,8 @@ CHECKS = (
         id="torch-import-failed",
         question="environment",
         group="libraries",
-        title="torch can be imported",
-        why="Nothing trains before `import torch` works; a crash in it takes the whole interpreter with it.",
+        title="Import of torch",
+        why="Training requires `import torch`. A crash during the import terminates the interpreter.",
         severity=Verdict.FAIL,
         judge=on_environment(_torch),
         required=True,
@@ -175,8 +195,8 @@ CHECKS = (
         id="import-isolation",
         question="environment",
         group="libraries",
-        title="Python imports from this environment alone",
-        why="PYTHONPATH, the user's site-packages or a file named torch.py can put another torch first.",
+        title="Directories that Python imports from",
+        why="PYTHONPATH, the user's site-packages, or a file named torch.py can shadow the installed torch.",
         severity=Verdict.FAIL,
         judge=on_environment(_isolation),
         row=40,
@@ -185,8 +205,8 @@ CHECKS = (
         id="library-from-outside",
         question="environment",
         group="libraries",
-        title="CUDA and torch libraries come from this environment",
-        why="A cuDNN or cuBLAS of another version ends in undefined symbols, or in other numbers without an error.",
+        title="Origin of CUDA and torch libraries",
+        why="Another version of cuDNN or cuBLAS causes undefined symbols, or different results without an error.",
         severity=Verdict.FAIL,
         judge=on_environment(_outside),
         row=32,
@@ -195,8 +215,8 @@ CHECKS = (
         id="openmp-twice",
         question="environment",
         group="libraries",
-        title="One OpenMP runtime in the process",
-        why="Two runtimes fight for the threads: slow, `OMP: Error #15`, a crash. KMP_DUPLICATE_LIB_OK only hides it.",
+        title="OpenMP runtimes in the process",
+        why="Two runtimes compete for threads: slow runs, `OMP: Error #15`, or crashes.",
         severity=Verdict.WARN,
         judge=on_environment(_openmp),
         row=34,
@@ -205,8 +225,8 @@ CHECKS = (
         id="numpy-abi",
         question="environment",
         group="libraries",
-        title="NumPy and torch fit",
-        why="A torch built for NumPy 1 cannot take arrays of NumPy 2, and says so only when the first array comes.",
+        title="Compatibility of NumPy and torch",
+        why="A torch built for NumPy 1 can't use arrays of NumPy 2, and fails only at the first array.",
         severity=Verdict.FAIL,
         judge=on_environment(_numpy),
         row=35,

@@ -1,4 +1,4 @@
-"""What the lock promises of torch. Pure, but for reading the lockfile."""
+"""Read which build of torch a lockfile contains."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _NAMED = ("cudnn", "nccl", "numpy")
 
 
 def locked_torch(lock: Path | None, platform: str) -> Signal[LockedTorch]:
-    """The torch of that platform in the lock, or why it is not known."""
+    """Return the torch of that platform in the lockfile, or why it is unknown."""
     if lock is None:
-        return Signal(unreadable="there is no lock: envforge lock")
+        return Signal(unreadable="no lockfile")
     try:
         packages = read_any_lock(lock, platform).for_platform(platform)
     except EnvforgeError as error:
         return Signal(source=str(lock), unreadable=error.message)
     if not packages:
-        return Signal(source=str(lock), unreadable=f"the lock `{lock}` has no packages for `{platform}`")
+        return Signal(source=str(lock), unreadable=f"the lockfile `{lock}` has no packages for `{platform}`")
     found = next((package for package in packages if package.name in ("torch", "pytorch")), None)
     if found is None:
-        return Signal(source=str(lock), unreadable=f"the lock `{lock}` has no torch for `{platform}`")
+        return Signal(source=str(lock), unreadable=f"the lockfile `{lock}` has no torch for `{platform}`")
     return Signal(value=read_torch(found, packages), source=str(lock))
 
 

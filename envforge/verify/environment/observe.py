@@ -1,7 +1,4 @@
-"""Observe the environment: audit it, and let its own Python import torch (effects).
-
-Enters: a ``Situation``. Leaves: ``EnvironmentFacts``; nothing is judged, and what could not be read says why.
-"""
+"""Observe the environment: audit it, and import torch with its own Python."""
 
 from __future__ import annotations
 
@@ -19,6 +16,7 @@ from envforge.machine import Machine, driver_text
 from envforge.probe import probe
 from envforge.verify.environment import needs
 from envforge.verify.environment.facts import (
+    NOT_FOUND,
     AuditFacts,
     AuditFinding,
     CudaFacts,
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
     from envforge.verify.observe import Situation
 
 KEPT = 50
-_NOT_WANTED = "no chosen check looks at it"
+_NOT_WANTED = "no selected check needs it"
 T = TypeVar("T")
 
 
@@ -53,13 +51,13 @@ def observe_environment(situation: Situation) -> EnvironmentFacts:
     elif situation.prefix is not None and (python := python_of(situation.prefix)) is not None:
         parts = _ask(situation, situation.prefix, python)
     elif situation.prefix is not None:
-        parts = _without_python(f"there is no Python in `{situation.prefix}`")
+        parts = _without_python(f"no Python in `{situation.prefix}`")
     else:
         parts = _without_python(text)
     if not situation.wants(*needs.AUDIT):
         parts["audit"] = Signal(unreadable=_NOT_WANTED)
     elif situation.prefix is not None and state in ("finished", "foreign"):
-        situation.say("comparing the environment with its lock")
+        situation.say("comparing the environment with its lockfile")
         parts["audit"] = _audit(situation.prefix, situation.lock, machine.platform)
     else:
         parts["audit"] = Signal(unreadable=text)
@@ -109,15 +107,21 @@ def _ask(situation: Situation, prefix: Path, python: Path) -> dict[str, Any]:
 
     def start(mode: str, *flags: str) -> Child:
         command = (str(python), *flags, "-c", source, mode)
-        return Child(command=command, environment=environment, folder=folder, limit_s=situation.limit_s)
+        return Child(
+            command=command,
+            environment=environment,
+            folder=folder,
+            limit_s=situation.limit_s,
+            tick=lambda elapsed_s: situation.say(f"importing torch ({elapsed_s:.0f} s)"),
+        )
 
     situation.say("importing torch")
     end, lines = run_child(start("plain"))
     isolated_end, isolated = run_child(start("isolated", "-I"))
     said = {str(line.get("part")): line for line in (*lines, *isolated)}
-    missing = end.in_words if not end.is_good else "the process said nothing of it"
+    missing = end.in_words if not end.is_good else "the process did not report it"
     if end.stderr and not end.is_good:
-        missing += f"; it said: {end.stderr.splitlines()[-1][:300]}"
+        missing += f"; last line of stderr: {end.stderr.splitlines()[-1][:300]}"
 
     def signal(part: str, kind: type[T], why: str = missing) -> Signal[T]:
         return _signal(said.get(part), kind, source=f"{python}, {part}", why=why)
@@ -148,11 +152,11 @@ def _signal(line: dict[str, Any] | None, kind: type[T], *, source: str, why: str
     if "error" in line:
         return Signal(source=source, unreadable=str(line["error"])[:2000])
     if line.get("value") is None:
-        return Signal(source=source, unreadable="it is not there")
+        return Signal(source=source, unreadable=NOT_FOUND)
     try:
         return Signal(value=TypeAdapter(kind).validate_python(line["value"]), source=source)
     except ValidationError as error:
-        return Signal(source=source, unreadable=f"what the process said cannot be read: {error.errors()[0]['msg']}")
+        return Signal(source=source, unreadable=f"invalid output of the process: {error.errors()[0]['msg']}")
 
 
 def _audit(prefix: Path, lock: Path | None, platform: str) -> Signal[AuditFacts]:

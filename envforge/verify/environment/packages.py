@@ -1,11 +1,20 @@
-"""Checks of the environment against its lock: is it there, and is it what was locked? Pure."""
+"""Check that the environment is complete and matches its lockfile."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
 from envforge.verify.environment.facts import AuditFinding, EnvironmentFacts
-from envforge.verify.environment.say import info, on_environment, passed, skipped, unknown, with_prefix
+from envforge.verify.environment.say import (
+    info,
+    on_environment,
+    passed,
+    repair_command,
+    skipped,
+    unknown,
+    with_prefix,
+)
+from envforge.verify.machine.judging import counted
 from envforge.verify.values import Check, Judgement, Verdict
 
 _FILES = ("file-changed", "file-missing", "file-stray")
@@ -23,7 +32,7 @@ def _missing(facts: EnvironmentFacts) -> Iterator[Judgement]:
         yield Judgement(
             verdict=Verdict.FAIL,
             observed=facts.state_text,
-            wanted="a finished environment",
+            wanted="a complete environment",
             source=facts.prefix or "",
             command=with_prefix("envforge install", facts),
         )
@@ -33,13 +42,13 @@ def _drift(facts: EnvironmentFacts) -> Iterator[Judgement]:
     yield from _audited(
         facts,
         tuple(found for found in _all(facts) if not found.kind.startswith("file-") and found.kind != "owned-twice"),
-        "every package as locked",
+        "every package as in the lockfile",
     )
 
 
 def _files(facts: EnvironmentFacts) -> Iterator[Judgement]:
     yield from _audited(
-        facts, tuple(found for found in _all(facts) if found.kind in _FILES), "every file as its package brought it"
+        facts, tuple(found for found in _all(facts) if found.kind in _FILES), "every file as in its package"
     )
 
 
@@ -50,34 +59,34 @@ def _all(facts: EnvironmentFacts) -> tuple[AuditFinding, ...]:
 def _audited(facts: EnvironmentFacts, found: tuple[AuditFinding, ...], wanted: str) -> Iterator[Judgement]:
     audit = facts.audit.value
     if facts.state == "virtual":
-        yield skipped(f"{facts.state_text}: the audit reads prefixes of conda and envforge")
+        yield skipped(f"{facts.state_text}: only conda and envforge environments can be audited")
     elif facts.state not in ("finished", "foreign"):
-        yield skipped(f"there is nothing to compare: {facts.state_text}")
+        yield skipped(f"nothing to compare: {facts.state_text}")
     elif audit is None and facts.state == "foreign" and facts.locked.value is None:
-        yield skipped(f"{facts.state_text}, and there is no lock to compare it with")
+        yield skipped(f"{facts.state_text}, and there is no lockfile to compare it with")
     elif audit is None:
-        yield unknown(facts.audit, "the audit could not be made", command=with_prefix("envforge audit", facts))
+        yield unknown(facts.audit, "the environment could not be audited", command=with_prefix("envforge audit", facts))
     elif found:
         more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         yield Judgement(
             verdict=Verdict.FAIL,
             observed="; ".join(item.text for item in found[:_SHOWN]) + more,
-            wanted=f"{wanted} in `{audit.lockfile}`",
+            wanted=f"{wanted} (`{audit.lockfile}`)",
             source=facts.audit.source,
-            command=with_prefix("envforge audit --fix", facts),
+            command=repair_command(facts),
         )
     else:
-        counted = f"{audit.packages} packages and {audit.files} files, digest {audit.digest[:12]}"
-        yield passed(counted, wanted=wanted, source=facts.audit.source)
+        total = f"{counted(audit.packages, 'package')} and {counted(audit.files, 'file')}, digest {audit.digest[:12]}"
+        yield passed(total, wanted=wanted, source=facts.audit.source)
 
 
 def _twice(facts: EnvironmentFacts) -> Iterable[Judgement]:
     audit = facts.audit.value
     if audit is None:
-        return (skipped("the environment was not audited: see environment-drift"),)
+        return (skipped("the environment was not audited: see `environment-drift`"),)
     found = [item for item in (*audit.drift, *audit.warnings) if item.kind == "owned-twice"]
     if not found:
-        return (passed("no library belongs to conda and pip at once", source=facts.audit.source),)
+        return (passed("no library is owned by both conda and pip", source=facts.audit.source),)
     return tuple(
         Judgement(
             verdict=Verdict.WARN,
@@ -85,7 +94,7 @@ def _twice(facts: EnvironmentFacts) -> Iterable[Judgement]:
             wanted="one owner for each library",
             source=facts.audit.source,
             subject=item.package,
-            command=with_prefix("envforge audit --fix", facts),
+            command=repair_command(facts),
         )
         for item in found
     )
@@ -96,8 +105,8 @@ CHECKS = (
         id="environment-missing",
         question="environment",
         group="packages",
-        title="The environment is there and finished",
-        why="An install that was interrupted leaves an environment that imports some packages and fails with others.",
+        title="State of the environment",
+        why="An interrupted installation leaves an environment in which some packages work and others fail.",
         severity=Verdict.FAIL,
         judge=on_environment(_missing),
     ),
@@ -105,8 +114,8 @@ CHECKS = (
         id="environment-drift",
         question="environment",
         group="packages",
-        title="Every package is the locked one",
-        why="A package that differs from the lock makes results that nobody else can repeat.",
+        title="Packages compared with the lockfile",
+        why="If a package differs from the lockfile, nobody else can reproduce the results.",
         severity=Verdict.FAIL,
         judge=on_environment(_drift),
         cost="default",
@@ -116,8 +125,8 @@ CHECKS = (
         id="files-changed",
         question="environment",
         group="packages",
-        title="Every file is as its package brought it",
-        why="A file that was changed after the install is other code under the same version; pip check is blind to it.",
+        title="Files compared with their packages",
+        why="A file changed after installation is different code under the same version. `pip check` can't detect it.",
         severity=Verdict.FAIL,
         judge=on_environment(_files),
         cost="default",
@@ -127,8 +136,8 @@ CHECKS = (
         id="packages-twice",
         question="environment",
         group="packages",
-        title="No library belongs to conda and pip at once",
-        why="Two owners overwrite each other's files: which version runs depends on who came last.",
+        title="Libraries owned by both conda and pip",
+        why="Two owners overwrite each other's files, so the version depends on which was installed last.",
         severity=Verdict.WARN,
         judge=on_environment(_twice),
         cost="default",

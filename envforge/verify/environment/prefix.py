@@ -1,4 +1,4 @@
-"""What a prefix is, whoever made it, and its Python (reads the disk)."""
+"""Find out what kind of environment a prefix is, and its Python."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from envforge.install.journal import read_journal
 def prefix_state(prefix: Path | None) -> tuple[str, str]:  # noqa: PLR0911 - one line for each state
     """The state of a prefix in one word and in a sentence."""
     if prefix is None:
-        return "none", "no environment is meant here: neither a project nor --prefix"
+        return "none", "no environment: neither a project nor `--prefix`"
     if not prefix.is_dir():
-        return "missing", f"there is no environment in `{prefix}`"
+        return "missing", f"no environment in `{prefix}`"
     if not is_prefix(prefix):
         if (prefix / "pyvenv.cfg").is_file():
             if python_of(prefix) is None:
-                return "not-an-environment", f"`{prefix}` is a virtual environment with no Python in it"
-            return "virtual", f"`{prefix}` is a virtual environment that envforge did not make"
+                return "not-an-environment", f"`{prefix}` is a virtual environment without Python"
+            return "virtual", f"`{prefix}` is a virtual environment that envforge did not create"
         return "not-an-environment", f"`{prefix}` is not an environment: no `conda-meta`, `.envforge` or `pyvenv.cfg`"
     try:
         journal = read_journal(prefix)
@@ -28,8 +28,8 @@ def prefix_state(prefix: Path | None) -> tuple[str, str]:  # noqa: PLR0911 - one
         return "damaged", error.message
     if journal is None:
         if not (prefix / "conda-meta").is_dir():
-            return "unfinished", f"`{prefix}` is unfinished before its first step"
-        return "foreign", f"`{prefix}` was made by another tool than envforge"
+            return "unfinished", f"`{prefix}` is incomplete: the installation stopped before its first step"
+        return "foreign", f"`{prefix}` was created by another tool"
     if journal.step != "verified":
         return "unfinished", f"`{prefix}` is {journal.unfinished}"
     return "finished", f"`{prefix}` was installed from `{journal.lockfile}`"

@@ -1,7 +1,6 @@
-"""Start a Python of somebody else's, with a time limit, and keep what it said until it died (effects).
+"""Run a process with a time limit, and keep the JSON lines that it printed before it exited.
 
-Enters: a ``Child``. Leaves: how it ended and the JSON objects that it wrote, one a line. A process that crashes or
-hangs is a fact, not an error.
+A process that crashes or hangs is a fact, not an error.
 """
 
 from __future__ import annotations
@@ -25,25 +24,30 @@ from envforge.verify.environment.facts import ProcessEnd
 MARK = "@envforge "
 _KEPT = 4000
 _GRACE_S = 2.0
+TICK_S = 5.0
 
 
-def _unheard(_line: dict[str, Any]) -> None:
-    """Nobody listens while it runs."""
+def _ignore(_value: object) -> None:
+    """Ignore progress."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Child:
-    """What to start, where, and how many seconds it has. ``hear`` gets each of its objects as soon as it is said."""
+    """What to start, where, and for how many seconds.
+
+    ``hear`` receives each JSON line at once; ``tick`` receives the elapsed seconds every ``TICK_S`` seconds.
+    """
 
     command: Sequence[str]
     environment: Mapping[str, str]
     folder: Path
     limit_s: float
-    hear: Callable[[dict[str, Any]], None] = _unheard
+    hear: Callable[[dict[str, Any]], None] = _ignore
+    tick: Callable[[float], None] = _ignore
 
 
 def run_child(child: Child) -> tuple[ProcessEnd, tuple[dict[str, Any], ...]]:
-    """Run it to its end; with it goes every process of its group, also where we ourselves are interrupted."""
+    """Run it until it exits. Every process of its group is killed with it, also on an interrupt."""
     started = time.monotonic()
     try:
         process = subprocess.Popen(
@@ -56,11 +60,11 @@ def run_child(child: Child) -> tuple[ProcessEnd, tuple[dict[str, Any], ...]]:
             start_new_session=True,
         )
     except OSError as error:
-        return ProcessEnd(seconds=0.0, exit_code=127, stderr=f"cannot start `{child.command[0]}`: {error}"), ()
+        return ProcessEnd(seconds=0.0, exit_code=127, stderr=f"failed to start `{child.command[0]}`: {error}"), ()
     lines: list[dict[str, Any]] = []
     errors: list[bytes] = []
     readers = (_reader(process.stdout, partial(_take, lines, child.hear)), _reader(process.stderr, errors.append))
-    code = _wait(process, child.limit_s)
+    code = _wait(process, child, started)
     for reader in readers:
         reader.join(_GRACE_S)  # a process that left the group may hold the pipe: what was read until now counts
     end = ProcessEnd(
@@ -73,24 +77,26 @@ def run_child(child: Child) -> tuple[ProcessEnd, tuple[dict[str, Any], ...]]:
     return end, tuple(lines)
 
 
-def _wait(process: subprocess.Popen[bytes], limit_s: float) -> int | None:
-    """The exit code, None where its time ran out. No process of its group is left, also where we are interrupted."""
+def _wait(process: subprocess.Popen[bytes], child: Child, started: float) -> int | None:
+    """Return the exit code, None after the time limit. No process of its group is left, also on an interrupt."""
     end_group = partial(_end_group, process.pid)
-    atexit.register(end_group)  # an interrupt does not reach the threads in which observers run
+    atexit.register(end_group)  # an interrupt does not reach the threads of the observers
     try:
-        return process.wait(timeout=limit_s)
-    except subprocess.TimeoutExpired:
+        while (left := child.limit_s - (time.monotonic() - started)) > 0:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(timeout=min(left, TICK_S))
+            child.tick(time.monotonic() - started)
         process.kill()
     finally:
         end_group()
         atexit.unregister(end_group)
-    with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs inside the kernel's driver, and is left behind
+    with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs inside the kernel driver and is left behind
         process.wait(timeout=_GRACE_S)
     return None
 
 
 def _reader(pipe: IO[bytes] | None, take: Callable[[bytes], object]) -> threading.Thread:
-    """A thread that hands over every whole line of a pipe until its end."""
+    """Start a thread that passes on every line of a pipe."""
 
     def read() -> None:
         if pipe is not None:
@@ -110,7 +116,7 @@ def _take(lines: list[dict[str, Any]], hear: Callable[[dict[str, Any]], None], l
 
 
 def marked_lines(text: str) -> list[dict[str, Any]]:
-    """The objects in the lines that carry our mark; a last line that was cut off does not count."""
+    """Return the objects in the marked lines; a last line that was cut off is ignored."""
     found = []
     for line in text.splitlines():
         if line.startswith(MARK):
@@ -123,12 +129,12 @@ def marked_lines(text: str) -> list[dict[str, Any]]:
 
 def _end_group(group: int) -> None:
     if hasattr(os, "killpg"):
-        with contextlib.suppress(OSError):  # all of them have ended by themselves
+        with contextlib.suppress(OSError):  # all of them have exited
             os.killpg(group, signal.SIGKILL)
 
 
 def _signal_name(code: int | None) -> str | None:
-    """The name of the signal behind a negative exit code."""
+    """Return the name of the signal behind a negative exit code."""
     if code is None or code >= 0:
         return None
     try:

@@ -1,59 +1,64 @@
-"""Short ways to say what a check found; shared by the checks of environment and training. Pure."""
+"""Short constructors of judgements for the checks of environment and training."""
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from envforge.verify.environment.facts import EnvironmentFacts
 from envforge.verify.record import Record
+from envforge.verify.texts import quoted
 from envforge.verify.values import Judgement, Signal, Verdict
 
 Judge = Callable[[Record], Iterable[Judgement]]
-_PLAIN = re.compile(r"~?[\w@%+=:,./-]+")
 
 
 def passed(observed: str, *, wanted: str = "", source: str = "", subject: str = "") -> Judgement:
-    """It is as it should be."""
+    """Return a judgement: the check found what was expected."""
     return Judgement(verdict=Verdict.PASS, observed=observed, wanted=wanted, source=source, subject=subject)
 
 
 def info(observed: str, *, source: str = "", subject: str = "") -> Judgement:
-    """Worth knowing, and no fault."""
+    """Return a judgement: a fact worth knowing."""
     return Judgement(verdict=Verdict.INFO, observed=observed, source=source, subject=subject)
 
 
 def skipped(why: str, subject: str = "") -> Judgement:
-    """It does not apply here."""
+    """Return a judgement: the check does not apply."""
     return Judgement(verdict=Verdict.SKIP, observed=why, subject=subject)
 
 
 def unknown(signal: Signal[Any], what: str, subject: str = "", command: str = "") -> Judgement:
-    """It applies, and could not be read."""
-    why = signal.unreadable or "it was not read"
+    """Return a judgement: the check applies, but its facts could not be read."""
+    why = signal.unreadable or "not read"
     return Judgement(
         verdict=Verdict.UNKNOWN, observed=f"{what}: {why}", source=signal.source, subject=subject, command=command
     )
 
 
 def on_environment(judge: Callable[[EnvironmentFacts], Iterable[Judgement]]) -> Judge:
-    """A judge of the environment's facts; a record without them is skipped."""
+    """Return a function that judges a record, from one that judges the facts of the environment."""
 
     def look(record: Record) -> Iterable[Judgement]:
         if record.environment is None:
-            return (skipped("the environment was not looked at: envforge verify --env"),)
+            return (skipped("the environment was not observed"),)
         return judge(record.environment)
 
     return look
 
 
-def quoted(path: str) -> str:
-    """A path as a shell takes it; ``~`` at its start stays what it is."""
-    return path if _PLAIN.fullmatch(path) else shlex.quote(path)
-
-
 def with_prefix(command: str, facts: EnvironmentFacts) -> str:
-    """The command for this environment: inside its project the prefix need not be named."""
+    """Return the command with the environment's prefix."""
     return command if facts.prefix is None else f"{command} --prefix {quoted(facts.prefix)}"
+
+
+def repair_command(facts: EnvironmentFacts) -> str:
+    """Return the command that repairs the environment; one that envforge can't audit is only checked."""
+    if facts.state == "virtual" and facts.prefix is not None:
+        return f"{quoted(facts.prefix)}/bin/python -m pip check"
+    return with_prefix("envforge audit --fix", facts)
+
+
+def without_library_path(facts: EnvironmentFacts) -> str:
+    """Return the command that shows whether LD_LIBRARY_PATH or LD_PRELOAD is the cause."""
+    return f"env -u LD_LIBRARY_PATH -u LD_PRELOAD {with_prefix('envforge verify env', facts)}"

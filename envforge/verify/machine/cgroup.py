@@ -24,7 +24,7 @@ def memory_limit(world: World) -> Signal[Bound]:
         if (text := (world.read(f"{folder}/{name}") or "").strip()).isdigit()
     ]
     if not found and not _is_there(world):
-        return Signal(source=_ROOT, unreadable="this system shows no control groups")
+        return Signal(source=_ROOT, unreadable="control groups are not readable")
     tight = [limit for limit in found if limit < _UNLIMITED_V1]
     return Signal(value=Bound(limit=min(tight, default=None)), source=f"{_ROOT} memory.max")
 

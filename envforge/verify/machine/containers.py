@@ -1,4 +1,4 @@
-"""Checks: containers, WSL and MIG, where the GPU of a machine is not simply there."""
+"""Check the GPU in containers, WSL, and MIG."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from envforge.verify.machine.gpu_facts import GpuFacts, Mode
 from envforge.verify.machine.judging import (
     Case,
+    counted,
     each_gpu,
     fail,
     from_condition,
@@ -26,14 +27,16 @@ def _without(case: Case) -> Iterator[Judgement]:
     kind = case.facts.system.container
     state = case.condition("container-without-gpus")
     if kind is None:
-        yield skip("this is no container")
+        yield skip("not a container")
     elif state is not None:
         verdict = Verdict.FAIL if case.wants_gpu else Verdict.WARN
         yield from_condition(state, _start(kind), verdict)
     elif case.facts.gpus:
-        yield passed(f"this container ({kind}) has {len(case.facts.gpus)} GPU(s)", source="NVML nvmlDeviceGetCount")
+        yield passed(
+            f"this container ({kind}) has {counted(len(case.facts.gpus), 'GPU')}", source="NVML nvmlDeviceGetCount"
+        )
     else:
-        yield skip(f"neither this container ({kind}) nor its host shows an NVIDIA GPU", source="/sys/bus/pci/devices")
+        yield skip(f"neither this container ({kind}) nor its host has an NVIDIA GPU", source="/sys/bus/pci/devices")
 
 
 def _start(kind: str) -> str:
@@ -48,15 +51,15 @@ def _start(kind: str) -> str:
 
 def _lost(case: Case) -> Iterator[Judgement]:
     if case.facts.system.container is None:
-        yield skip("this is no container")
+        yield skip("not a container")
         return
     state = case.condition("container-lost-gpus")
     if state is not None:
         yield from_condition(state, "ls -l /dev/nvidia* /dev/char | grep -i nvidia")
     elif case.facts.gpus:
-        yield passed("NVML starts in this container", source="NVML nvmlInit")
+        yield passed("NVML works in this container", source="NVML nvmlInit")
     else:
-        yield skip("this container has no GPU to lose", source="NVML nvmlInit")
+        yield skip("this container has no GPU", source="NVML nvmlInit")
 
 
 def _mig(case: Case) -> Iterator[Judgement]:
@@ -65,20 +68,20 @@ def _mig(case: Case) -> Iterator[Judgement]:
     def say(gpu: GpuFacts, mode: Mode) -> Iterable[Judgement]:
         place = {"source": gpu.mig.source, "subject": subject(gpu)}
         if mode.current != mode.pending:
-            words = f"MIG is {_word(mode.current)}, and will be {_word(mode.pending)} after the next reset"
+            words = f"MIG is {_word(mode.current)} now, and {_word(mode.pending)} after the next reset"
             yield warn(
                 words,
-                wanted="one state",
+                wanted="the same mode now and after the reset",
                 command="nvidia-smi --query-gpu=mig.mode.current,mig.mode.pending --format=csv",
                 **place,
             )
         elif not mode.current:
             yield passed("MIG is off", **place)
         elif empty is not None and not _devices(case, gpu):
-            words = "MIG is on and there is no MIG device: torch says `No CUDA GPUs are available`"
+            words = "MIG is on, but there is no MIG device: torch reports `No CUDA GPUs are available`"
             yield fail(words, wanted=empty.remedy, command="nvidia-smi mig -lgip", **place)
         else:
-            words = f"MIG is on: a program gets one of its {_devices(case, gpu)} slices, and no NCCL between them"
+            words = f"MIG is on with {counted(_devices(case, gpu), 'device')}; NCCL can't connect MIG devices"
             yield info(words, command="nvidia-smi -L", **place)
 
     yield from each_gpu(case, lambda gpu: gpu.mig, say)
@@ -94,7 +97,7 @@ def _word(on: bool) -> str:
 
 def _wsl(case: Case) -> Iterator[Judgement]:
     if not case.facts.system.is_wsl:
-        yield skip("this is no WSL")
+        yield skip("not WSL")
         return
     state = case.condition("wsl-without-driver")
     file = case.facts.driver.libcuda.value or ""
@@ -102,13 +105,13 @@ def _wsl(case: Case) -> Iterator[Judgement]:
         verdict = Verdict.FAIL if case.wants_gpu else Verdict.WARN
         yield from_condition(state, "ls /usr/lib/wsl/lib/ /dev/dxg", verdict)
     elif file.startswith("/") and _WSL_LIBRARIES not in file:
-        words = f"libcuda is `{file}`, and not that of WSL: a Linux driver was installed inside"
-        wanted = f"the library in {_WSL_LIBRARIES}; remove the Linux driver from WSL"
+        words = f"libcuda is `{file}`, from a Linux driver that was installed inside WSL"
+        wanted = f"the library in {_WSL_LIBRARIES}, without a Linux driver inside WSL"
         judgement = fail(words, wanted=wanted, source="/proc/self/maps", command="ldconfig -p | grep libcuda")
         yield judgement
     else:
         yield passed(
-            "WSL with the driver of Windows; several of its signals are not supported there",
+            "WSL with the Windows driver, which does not support all signals",
             source="/proc/sys/kernel/osrelease",
         )
 
@@ -118,8 +121,8 @@ CHECKS = (
         id="container-without-gpus",
         question="machine",
         group="container",
-        title="this container was given the GPUs",
-        why="The host has a GPU and the container cannot use it: training runs on the CPU",
+        title="GPU access of the container",
+        why="If the host has a GPU that the container can't use, training runs on the CPU.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_without),
         row=13,
@@ -128,8 +131,8 @@ CHECKS = (
         id="container-lost-gpu",
         question="machine",
         group="container",
-        title="this container still has its GPUs",
-        why="`Failed to initialize NVML: Unknown Error`: the host took the devices away while the container ran",
+        title="GPUs of a running container",
+        why="`Failed to initialize NVML: Unknown Error`: the host removed the devices while the container was running.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_lost),
         row=14,
@@ -138,8 +141,8 @@ CHECKS = (
         id="mig-unusable",
         question="machine",
         group="container",
-        title="MIG is as it seems",
-        why="MIG without devices hides the GPU; with them a program gets a slice, with less memory and speed",
+        title="MIG mode and devices",
+        why="Without MIG devices, a GPU in MIG mode is unusable. With them, a program gets a slice of the GPU.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_mig),
         row=17,
@@ -148,8 +151,8 @@ CHECKS = (
         id="wsl-driver",
         question="machine",
         group="container",
-        title="WSL uses the driver of Windows",
-        why="A Linux driver that is installed inside WSL hides the one that works",
+        title="NVIDIA driver in WSL",
+        why="A Linux driver installed inside WSL hides the Windows driver, which is the one that works.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_wsl),
         row=43,

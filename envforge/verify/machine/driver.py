@@ -1,4 +1,4 @@
-"""Checks of the driver: its parts must fit each other."""
+"""Check that the parts of the driver have the same version and are set up."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def _mismatch(case: Case) -> Iterator[Judgement]:
         yield no_gpus(case)
     elif driver.kernel_version is None or driver.user_version is None:
         part = "user-space libraries" if driver.kernel_version else "kernel module"
-        wsl = " (WSL: the driver is that of Windows)" if case.facts.system.is_wsl else ""
-        yield skip(f"the version of the driver's {part} is not known{wsl}")
+        wsl = " (WSL uses the Windows driver)" if case.facts.system.is_wsl else ""
+        yield skip(f"the version of the driver's {part} is unknown{wsl}")
     else:
         words = f"kernel module {driver_text(driver.kernel_version)}, libraries {driver_text(driver.user_version)}"
         yield passed(
@@ -51,13 +51,13 @@ def _mismatch(case: Case) -> Iterator[Judgement]:
 def _libcuda(case: Case) -> Iterator[Judgement]:
     libcuda = case.facts.driver.libcuda
     if libcuda.unreadable is None:
-        yield passed(f"libcuda is {libcuda.value}", source=libcuda.source)
+        yield passed(f"found {libcuda.value}", source=libcuda.source)
     elif case.silence is not None or case.machine.driver is None:
         yield no_gpus(case)
     elif "cannot open shared object file" in libcuda.unreadable:
         yield fail(
-            f"the driver runs, and its CUDA library is not found: {libcuda.unreadable}",
-            wanted="libcuda.so.1 of the same driver on the loader's path",
+            f"the driver runs, but its CUDA library was not found: {libcuda.unreadable}",
+            wanted="libcuda.so.1 of the same driver in the loader's search path",
             source=libcuda.source,
             command="ldconfig -p | grep libcuda",
         )
@@ -68,19 +68,19 @@ def _libcuda(case: Case) -> Iterator[Judgement]:
 def _compat(case: Case) -> Iterator[Judgement]:
     foreign, compat = case.condition("libcuda-mismatch"), case.condition("cuda-compat")
     file = case.facts.driver.libcuda.value or ""
-    source = "/proc/self/maps of a process that loaded libcuda.so.1"
+    source = "/proc/self/maps of a process with libcuda.so.1"
     if foreign is not None:
         yield from_condition(foreign, "ldconfig -p | grep libcuda; echo $LD_LIBRARY_PATH")
     elif compat is not None or case.facts.driver.libcuda_is_compat:
         yield _compat_found(case, file, source)
     elif case.facts.driver.libcuda.value is None:
-        yield no_gpus(case) if case.is_bare else skip("there is no libcuda to look at", source=source)
+        yield no_gpus(case) if case.is_bare else skip("no libcuda", source=source)
     else:
-        yield passed("no CUDA compatibility library stands before the driver's own", source=source)
+        yield passed("the driver's own libcuda is loaded", source=source)
 
 
 def _compat_found(case: Case, file: str, source: str) -> Judgement:
-    """Source: NVIDIA, CUDA Compatibility, "Forward Compatibility": data-centre GPUs, some RTX boards, Jetson."""
+    """Judge a compatibility library, which NVIDIA supports on data center GPUs, some RTX boards, and Jetson."""
     consumer = [gpu.name for gpu in case.machine.gpus if "GeForce" in gpu.name or "TITAN" in gpu.name]
     words = f"a CUDA compatibility library is loaded: {file}"
     if consumer:
@@ -89,7 +89,7 @@ def _compat_found(case: Case, file: str, source: str) -> Judgement:
         )
         wanted = "the driver's own libcuda on GeForce"
         return fail(words, wanted=wanted, source=source, command="echo $LD_LIBRARY_PATH")
-    return info(words + "; it works with data-centre GPUs, in programs that load it", source=source)
+    return info(words + "; it works on data center GPUs, in programs that load it", source=source)
 
 
 def _fabric(case: Case) -> Iterator[Judgement]:
@@ -118,24 +118,32 @@ def _fabric_service(case: Case) -> Iterator[Judgement]:
     if found.active is False:
         faults.append("the service nvidia-fabricmanager is not active")
     if found.version is not None and version is not None and found.version != version:
-        faults.append(f"it is version {found.version}, the driver {version}")
+        faults.append(f"it has version {found.version}, but the driver has {version}")
     if faults:
-        words = "; ".join(faults) + ": CUDA fails with `Error 802: system not yet initialized`"
+        words = "; ".join(faults) + ", so CUDA fails with `Error 802: system not yet initialized`"
         judgement = fail(words, wanted=wanted, source=manager.source, subject="fabric manager", command=_FABRIC_SERVICE)
         yield judgement
     elif found.active is None or found.version is None:
-        yield info(f"version {found.version}, active {found.active}", source=manager.source, subject="fabric manager")
+        yield info(
+            f"version {found.version or 'unknown'}, active: {_yes(found.active)}",
+            source=manager.source,
+            subject="fabric manager",
+        )
     else:
         yield passed(f"nvidia-fabricmanager {found.version} is active", source=manager.source, subject="fabric manager")
+
+
+def _yes(value: bool | None) -> str:
+    return "unknown" if value is None else "yes" if value else "no"
 
 
 def _fabric_state(gpu: GpuFacts, fabric: Fabric) -> Judgement:
     place = {"source": gpu.fabric.source, "subject": subject(gpu)}
     state = name_of("fabric_states", fabric.state)
     if fabric.state == _FABRIC_NOT_SUPPORTED:
-        return skip("the GPU is in no NVSwitch fabric", **place)
+        return skip("the GPU is not part of an NVSwitch fabric", **place)
     if fabric.state != _FABRIC_COMPLETED or fabric.status != 0:
-        words = f"the NVSwitch fabric is `{state}`, its status {fabric.status}"
+        words = f"the NVSwitch fabric is in state `{state}` with status {fabric.status}"
         wanted = "state `completed`, status 0"
         return fail(words, wanted=wanted, command=_FABRIC_SERVICE, **place)
     if fabric.health_mask & 3 == 1:  # NVML_GPU_FABRIC_HEALTH_MASK_DEGRADED_BW_TRUE
@@ -150,8 +158,8 @@ CHECKS = (
         id="driver-library-mismatch",
         question="machine",
         group="driver",
-        title="kernel module and libraries have one version",
-        why="After an unattended upgrade the old module runs with new libraries, and every CUDA program fails",
+        title="Versions of the kernel module and the driver libraries",
+        why="After an unattended upgrade, the old module runs with new libraries, and every CUDA program fails.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_mismatch),
         row=4,
@@ -160,8 +168,8 @@ CHECKS = (
         id="libcuda-missing",
         question="machine",
         group="driver",
-        title="libcuda is found",
-        why="torch says `Found no NVIDIA driver on your system` without it, though nvidia-smi works",
+        title="CUDA driver library (libcuda)",
+        why="Without it, torch reports `Found no NVIDIA driver on your system`, although nvidia-smi works.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_libcuda),
         required=True,
@@ -171,8 +179,8 @@ CHECKS = (
         id="cuda-compat-misused",
         question="machine",
         group="driver",
-        title="libcuda is the driver's own",
-        why="A compatibility library on the wrong GPU, or a libcuda of another driver, ends CUDA with error 803 or 804",
+        title="Origin of libcuda",
+        why="A compatibility library on the wrong GPU, or the libcuda of another driver, causes CUDA error 803 or 804.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_compat),
         row=12,
@@ -181,8 +189,8 @@ CHECKS = (
         id="fabric-not-ready",
         question="machine",
         group="driver",
-        title="the NVSwitch fabric is set up",
-        why="On HGX and DGX no CUDA program starts before nvidia-fabricmanager, in the driver's version, is ready",
+        title="State of the NVSwitch fabric",
+        why="On HGX and DGX, CUDA programs need a running nvidia-fabricmanager of the same version as the driver.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_fabric),
         row=11,

@@ -1,4 +1,4 @@
-"""What ``verify --machine`` reads: every signal with its source, or with the reason why it could not be read."""
+"""The facts of a machine: every signal with its source, or with the reason why it could not be read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 from envforge.verify.machine.gpu_facts import GpuFacts
 from envforge.verify.values import Signal
 
-NO_LOCK = "there is no lock here"
+NO_LOCK = "no lockfile"
+OLD_NO_LOCK = "there is no lock here"  # in records of envforge 0.1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

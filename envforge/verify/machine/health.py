@@ -1,4 +1,4 @@
-"""Checks: is the hardware whole? Memory errors, recovery actions, Xid errors. Nothing is ever reset."""
+"""Check memory errors, recovery actions, and Xid errors. Nothing is ever reset."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from envforge.verify.machine.gpu_facts import GpuFacts, Mode, RemappedRows, Reti
 from envforge.verify.machine.judging import (
     NO_GPU,
     Case,
+    counted,
     each_gpu,
     fail,
     info,
@@ -32,8 +33,8 @@ def _recovery(case: Case) -> Iterator[Judgement]:
     def say(gpu: GpuFacts, action: int) -> Judgement:
         place = {"source": gpu.recovery.source, "subject": subject(gpu)}
         if action == 0:
-            return passed("the driver asks for no recovery action", **place)
-        words = f"the driver asks for a recovery action: {name_of('recovery_actions', action)}"
+            return passed("the driver reports no recovery action", **place)
+        words = f"the driver requires a recovery action: {name_of('recovery_actions', action)}"
         return fail(words, wanted="none", command="nvidia-smi -q | grep -i recovery", **place)
 
     yield from each_gpu(case, lambda gpu: gpu.recovery, say)
@@ -43,12 +44,12 @@ def _uncorrected(case: Case) -> Iterator[Judgement]:
     def say(gpu: GpuFacts, count: int) -> Judgement:
         place = {"source": gpu.ecc_uncorrected.source, "subject": subject(gpu)}
         if count:
-            words = f"{count} uncorrectable memory error(s) since the driver was loaded"
-            wanted = "none; after a reset of the GPU by its administrator, if they come back, another GPU"
+            words = f"{counted(count, 'uncorrectable memory error')} since the driver was loaded"
+            wanted = "none; if errors come back after a reset by the administrator, the GPU must be replaced"
             return fail(words, wanted=wanted, command=_ECC, **place)
         ever = gpu.ecc_uncorrected_ever.value
         if ever:
-            return info(f"none since the driver was loaded, {ever} in the life of the GPU", command=_ECC, **place)
+            return info(f"none since the driver was loaded, {ever} in the lifetime of the GPU", command=_ECC, **place)
         return passed("no uncorrectable memory error", **place)
 
     yield from each_gpu(case, lambda gpu: gpu.ecc_uncorrected, say)
@@ -58,10 +59,10 @@ def _ecc_mode(case: Case) -> Iterator[Judgement]:
     def say(gpu: GpuFacts, mode: Mode) -> Judgement:
         place = {"source": gpu.ecc.source, "subject": subject(gpu)}
         if mode.current != mode.pending:
-            words = f"ECC is {_word(mode.current)}, and will be {_word(mode.pending)} after the next reset"
-            return warn(words, wanted="one state", command=_ECC, **place)
+            words = f"ECC is {_word(mode.current)} now, and {_word(mode.pending)} after the next reset"
+            return warn(words, wanted="the same mode now and after the reset", command=_ECC, **place)
         if not mode.current:
-            return info("ECC is off: memory errors go unseen", command=_ECC, **place)
+            return info("ECC is off, so memory errors are not detected", command=_ECC, **place)
         return passed("ECC is on", **place)
 
     yield from each_gpu(case, lambda gpu: gpu.ecc, say)
@@ -74,15 +75,15 @@ def _word(on: bool) -> str:
 def _rows(case: Case) -> Iterator[Judgement]:
     def say(gpu: GpuFacts, rows: RemappedRows) -> Judgement:
         place = {"source": gpu.rows.source, "subject": subject(gpu)}
-        counted = f"{rows.correctable} correctable, {rows.uncorrectable} uncorrectable"
+        total = f"{rows.correctable} correctable, {rows.uncorrectable} uncorrectable"
         if rows.failed:
-            words = f"a faulty row of memory could not be replaced ({counted})"
-            return fail(words, wanted="another GPU: this one has no spare rows left there", command=_ROWS, **place)
+            words = f"a faulty row of memory could not be replaced ({total})"
+            return fail(words, wanted="a spare row; without one, the GPU must be replaced", command=_ROWS, **place)
         if rows.pending:
-            words = f"a row of memory is to be replaced with the next reset of the GPU ({counted})"
-            return warn(words, wanted="a reset of the GPU by its administrator", command=_ROWS, **place)
+            words = f"a row of memory will be replaced at the next reset of the GPU ({total})"
+            return warn(words, wanted="a reset of the GPU by the administrator", command=_ROWS, **place)
         if rows.correctable or rows.uncorrectable:
-            return info(f"rows of memory were replaced ({counted})", command=_ROWS, **place)
+            return info(f"rows of memory were replaced ({total})", command=_ROWS, **place)
         return passed("no row of memory was replaced", **place)
 
     yield from each_gpu(case, lambda gpu: gpu.rows, say)
@@ -92,11 +93,13 @@ def _pages(case: Case) -> Iterator[Judgement]:
     def say(gpu: GpuFacts, pages: RetiredPages) -> Judgement:
         place = {"source": gpu.retired_pages.source, "subject": subject(gpu)}
         if pages.pending:
-            words = f"a page of memory is to be retired with the next reset ({pages.double_bit} are by now)"
-            return warn(words, wanted="a reset of the GPU by its administrator", command=_PAGES, **place)
+            words = f"a page of memory will be retired at the next reset ({pages.double_bit} retired so far)"
+            return warn(words, wanted="a reset of the GPU by the administrator", command=_PAGES, **place)
         if pages.double_bit:
             return info(
-                f"{pages.double_bit} page(s) of memory were retired by double-bit errors", command=_PAGES, **place
+                f"{counted(pages.double_bit, 'page')} of memory retired because of double-bit errors",
+                command=_PAGES,
+                **place,
             )
         return passed("no page of memory was retired", **place)
 
@@ -112,7 +115,7 @@ def _application(case: Case) -> Iterator[Judgement]:
 
 
 def _xids(case: Case, *, hardware: bool) -> Iterator[Judgement]:
-    """The codes of one kind; a code that we do not know counts as hardware's, so that nobody overlooks it."""
+    """Judge the codes of one kind; an unknown code is treated as hardware, so that it isn't overlooked."""
     signal = case.facts.system.xids
     if case.machine.driver is None and not case.facts.driver.pci and not signal.value:
         yield skip(NO_GPU)
@@ -123,7 +126,7 @@ def _xids(case: Case, *, hardware: bool) -> Iterator[Judgement]:
     rows = [(event, xid(event.code)) for event in signal.value]
     chosen = [(event, row) for event, row in rows if (row is None or row.kind == "hardware") == hardware]
     if not chosen:
-        yield passed(f"no such Xid error in the kernel's log ({signal.source})", source=signal.source)
+        yield passed(f"no such Xid error in the kernel log ({signal.source})", source=signal.source)
     for event, row in chosen:
         yield _xid(case, event, row, signal.source)
 
@@ -132,15 +135,15 @@ def _xid(case: Case, event: XidEvent, row: Xid | None, source: str) -> Judgement
     gpu = _gpu_at(case, event.bus_id)
     place = {"source": source, "command": _LOG, "subject": subject(gpu) if gpu else f"PCI {event.bus_id}"}
     times = "once" if event.count == 1 else f"{event.count} times"
-    words = f"Xid {event.code} {times} since the machine started: {row.meaning if row else 'not in our table'}"
-    wanted = row.advice if row else "look it up: https://docs.nvidia.com/deploy/xid-errors/"
+    words = f"Xid {event.code} {times} since the machine started: {row.meaning if row else 'not in the Xid table'}"
+    wanted = row.advice if row else "see https://docs.nvidia.com/deploy/xid-errors/"
     if row is not None and gpu is None and case.facts.gpus:
-        return info(f"{words} (a GPU of the host that is not ours)", wanted=wanted, **place)
+        return info(f"{words} (on a GPU of the host that this machine does not use)", wanted=wanted, **place)
     return Judgement(verdict=_weight(row), observed=words, wanted=wanted, **place)
 
 
 def _weight(row: Xid | None) -> Verdict:
-    """How much a code weighs. One that asks for nothing to be done is a fact, a fault of a program may come again."""
+    """Return the verdict of a code. A code without an action is a fact; an error of a program can happen again."""
     if row is None:
         return Verdict.WARN
     if row.action == "none":
@@ -153,7 +156,7 @@ def _gpu_at(case: Case, bus_id: str) -> GpuFacts | None:
 
 
 def _place(bus_id: str) -> str:
-    """Domain (four digits), bus and device: the kernel writes no function, NVML writes eight digits of domain."""
+    """Return domain (four digits), bus, and device: the kernel writes no function, NVML eight digits of domain."""
     domain, _, rest = bus_id.lower().partition(":")
     return f"{domain[-4:]}:{rest.partition('.')[0]}"
 
@@ -163,8 +166,8 @@ CHECKS = (
         id="recovery-needed",
         question="machine",
         group="health",
-        title="the driver asks for no recovery",
-        why="The driver itself says that the GPU must be reset or the machine rebooted before it can be trusted",
+        title="Recovery action reported by the driver",
+        why="Until the reset or reboot that the driver reports, results of this GPU can't be trusted.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_recovery),
         row=19,
@@ -173,8 +176,8 @@ CHECKS = (
         id="ecc-uncorrectable",
         question="machine",
         group="health",
-        title="no uncorrectable memory errors",
-        why="Programs end with `uncorrectable ECC error encountered`, or train on with wrong numbers",
+        title="Uncorrectable memory errors",
+        why="Programs fail with `uncorrectable ECC error encountered`, or continue with wrong numbers.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_uncorrected),
         required=True,
@@ -184,8 +187,8 @@ CHECKS = (
         id="ecc-mode",
         question="machine",
         group="health",
-        title="ECC is in one state",
-        why="A mode that waits for a reset changes memory size and error handling with the next reboot",
+        title="ECC mode",
+        why="A pending mode changes memory size and error handling at the next reset.",
         severity=Verdict.WARN,
         judge=judged_of_gpu(_ecc_mode),
         row=20,
@@ -194,8 +197,8 @@ CHECKS = (
         id="row-remap",
         question="machine",
         group="health",
-        title="no row of GPU memory waits to be replaced",
-        why="Faulty rows stay in use until the next reset; where none can be replaced, the GPU is to be exchanged",
+        title="Remapped rows of GPU memory",
+        why="Faulty rows are used until the next reset. If no spare row is left, the GPU must be replaced.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_rows),
         required=True,
@@ -205,8 +208,8 @@ CHECKS = (
         id="retired-pages",
         question="machine",
         group="health",
-        title="no page of GPU memory waits to be retired",
-        why="On GPUs before Ampere faulty pages stay in use until the next reset",
+        title="Retired pages of GPU memory",
+        why="On GPUs before Ampere, faulty pages are used until the next reset.",
         severity=Verdict.WARN,
         judge=judged_of_gpu(_pages),
         row=21,
@@ -215,8 +218,8 @@ CHECKS = (
         id="xid-hardware",
         question="machine",
         group="health",
-        title="no Xid error of the hardware in the kernel's log",
-        why="Xid errors are how the driver reports a failing GPU, often days before it ends a run",
+        title="Hardware Xid errors in the kernel log",
+        why="The driver logs Xid errors when a GPU fails, often days before a run crashes.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_hardware),
         row=22,
@@ -225,8 +228,8 @@ CHECKS = (
         id="xid-application",
         question="machine",
         group="health",
-        title="no Xid error of a program in the kernel's log",
-        why="A program made the GPU fault: often a bug in a kernel, at times the first sign of bad hardware",
+        title="Application Xid errors in the kernel log",
+        why="A program caused a GPU error: often a bug in a kernel, sometimes the first sign of failing hardware.",
         severity=Verdict.WARN,
         judge=judged_of_gpu(_application),
         row=22,

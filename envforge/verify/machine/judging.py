@@ -1,7 +1,4 @@
-"""What the machine's judges share: who wants a GPU, how an unreadable signal is said, one judgement for each GPU.
-
-Enters: a ``Record``. Leaves: values and ``Judgement``. Nothing here reads the machine.
-"""
+"""Helpers of the machine's checks: whether a GPU is required, unreadable signals, and one judgement per GPU."""
 
 from __future__ import annotations
 
@@ -15,13 +12,15 @@ from envforge.verify.machine.facts import LockNeeds, MachineFacts
 from envforge.verify.machine.gpu_facts import GpuFacts
 from envforge.verify.machine.signals import NO_PERMISSION, NOT_SUPPORTED
 from envforge.verify.record import Record
+from envforge.verify.texts import quoted
 from envforge.verify.values import Judgement, Signal, Verdict
 
 T = TypeVar("T")
 
-NO_GPU = "there is no NVIDIA GPU here"
+NO_GPU = "no NVIDIA GPU"
+_OLD_NO_PERMISSION = "this user may not read it"  # in records of envforge 0.1.0
 
-# What keeps the driver from answering for its GPUs; each has a check of its own.
+# conditions in which the driver doesn't report its GPUs, and the check that reports each of them
 DRIVER_STATES = {
     "container-lost-gpus": "container-lost-gpu",
     "container-without-gpus": "container-without-gpus",
@@ -36,24 +35,39 @@ DRIVER_STATES = {
     "nvml-missing": "driver-silent",
     "wsl-without-driver": "wsl-driver",
 }
+# every condition that a check reports
+CONDITION_CHECKS = DRIVER_STATES | {
+    "cuda-compat": "cuda-compat-misused",
+    "different-gpus": "different-gpus",
+    "gpus-hidden": "gpus-hidden",
+    "libcuda-mismatch": "cuda-compat-misused",
+    "no-glibc": "glibc-too-old",
+    "visible-devices": "gpus-hidden",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """A record as the machine's judges see it."""
+    """A record as the machine's checks see it; ``described_as`` is the value of ``--machine``, if it was used."""
 
     facts: MachineFacts
     machine: Machine
+    described_as: str = ""
+
+    @property
+    def explain(self) -> str:
+        """The command that lists the builds that the machine supports."""
+        return f"envforge explain --machine {quoted(self.described_as)}" if self.described_as else "envforge explain"
 
     @property
     def needs(self) -> LockNeeds | None:
-        """What the lock needs, where there is one that can be read and that has this platform."""
+        """What the lockfile requires; None without a valid lockfile for this platform."""
         needs = self.facts.lock.value
         return needs if needs is not None and needs.platform in needs.platforms else None
 
     @property
     def wants_gpu(self) -> bool | None:
-        """Whether the lock brings CUDA; None where no lock says so."""
+        """Whether the lockfile contains CUDA; None without a lockfile."""
         needs = self.needs
         return None if needs is None else needs.cuda is not None
 
@@ -62,9 +76,9 @@ class Case:
         return next((condition for condition in self.machine.conditions if condition.code in codes), None)
 
     def hides(self, gpu: GpuFacts) -> bool:
-        """Whether programs surely do not see this GPU, while they see another.
+        """Whether programs can't see this GPU, but can see another.
 
-        With different GPUs CUDA numbers the fastest first, so that numbers alone tell nothing.
+        If the GPUs differ, CUDA numbers the fastest first, so the numbers don't identify a GPU.
         """
         visible = self.machine.visible
         by_bus = self.facts.variables.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
@@ -86,71 +100,72 @@ Say = Callable[[Case], Iterable[Judgement]]
 
 
 def judged(say: Say) -> Callable[[Record], Iterable[Judgement]]:
-    """A judge of the record from one of the case: where the machine was not observed, that is all there is to say."""
+    """Return a function that judges a record, from one that judges a case."""
 
     def judge(record: Record) -> Iterable[Judgement]:
         if record.machine is None:
             return (skip("the machine was not observed"),)
-        return say(Case(facts=record.machine, machine=machine_from_json(record.machine.machine, "the record")))
+        machine = machine_from_json(record.machine.machine, "the record")
+        return say(Case(facts=record.machine, machine=machine, described_as=record.asked.machine))
 
     return judge
 
 
 def judged_of_gpu(say: Say) -> Callable[[Record], Iterable[Judgement]]:
-    """As ``judged``, for what concerns the GPU alone: where the lock wants none, a fault is a fact and no more."""
+    """Like ``judged``, for checks of the GPU: if the lockfile needs none, a problem is only reported as a fact."""
 
     def weigh(case: Case) -> Iterable[Judgement]:
         found = say(case)
         if case.wants_gpu is False:
-            return tuple(without_weight(judgement, "nothing: the lock needs no GPU") for judgement in found)
+            return tuple(without_weight(judgement, "nothing: the lockfile needs no GPU") for judgement in found)
         return found
 
     return judged(weigh)
 
 
 def without_weight(judgement: Judgement, wanted: str) -> Judgement:
-    """A fault as a fact, where it does not concern the run."""
+    """Turn a problem into a fact, if it doesn't affect the run."""
     known = {Verdict.FAIL: Verdict.INFO, Verdict.WARN: Verdict.INFO, Verdict.UNKNOWN: Verdict.SKIP}
     verdict = known.get(judgement.verdict)
     return replace(judgement, verdict=verdict, wanted=wanted) if verdict else judgement
 
 
 def skip(observed: str, **more: str) -> Judgement:
-    """It does not apply here, or may not be looked at."""
+    """Return a judgement: the check doesn't apply, or isn't permitted."""
     return Judgement(verdict=Verdict.SKIP, observed=observed, **more)
 
 
 def passed(observed: str, **more: str) -> Judgement:
-    """It was looked at, and is as wanted."""
+    """Return a judgement: the check found what was expected."""
     return Judgement(verdict=Verdict.PASS, observed=observed, **more)
 
 
 def info(observed: str, **more: str) -> Judgement:
-    """A fact that is worth knowing and no fault."""
+    """Return a judgement: a fact worth knowing."""
     return Judgement(verdict=Verdict.INFO, observed=observed, **more)
 
 
 def warn(observed: str, **more: str) -> Judgement:
-    """Training works, and worse than it could."""
+    """Return a judgement: training works, but worse than it could."""
     return Judgement(verdict=Verdict.WARN, observed=observed, **more)
 
 
 def fail(observed: str, **more: str) -> Judgement:
-    """Training will not work, or its results cannot be trusted."""
+    """Return a judgement: training fails, or its results can't be trusted."""
     return Judgement(verdict=Verdict.FAIL, observed=observed, **more)
 
 
 def unread(signal: Signal[T], *, subject: str = "") -> Judgement:
-    """An unreadable signal: SKIP where the hardware has no such thing or we may not look, else UNKNOWN."""
-    reason = signal.unreadable or "it was not read"
-    quiet = reason.startswith((NOT_SUPPORTED, NO_PERMISSION))
+    """Return SKIP if the hardware lacks the signal or reading it isn't permitted, else UNKNOWN."""
+    reason = signal.unreadable or "not read"
+    quiet = reason.startswith((NOT_SUPPORTED, NO_PERMISSION, _OLD_NO_PERMISSION))
     return Judgement(
         verdict=Verdict.SKIP if quiet else Verdict.UNKNOWN, observed=reason, source=signal.source, subject=subject
     )
 
 
 def from_condition(condition: Condition, command: str, verdict: Verdict = Verdict.FAIL) -> Judgement:
-    """A state of the machine, in the words of ``detect``."""
+    """Return the judgement of a condition that ``envforge detect`` reports."""
     return Judgement(
         verdict=verdict,
         observed=f"{condition.symptom}; {condition.cause}",
@@ -161,27 +176,27 @@ def from_condition(condition: Condition, command: str, verdict: Verdict = Verdic
 
 
 def no_gpus(case: Case) -> Judgement:
-    """Why there is no GPU whose signals could be judged."""
+    """Return the reason why there is no GPU to check."""
     silence = case.silence
     if silence is not None:
-        return skip(f"the driver does not answer for its GPUs: see `{DRIVER_STATES[silence.code]}`")
+        return skip(f"the driver does not report its GPUs: see `{DRIVER_STATES[silence.code]}`")
     if case.machine.gpus:
         hidden = case.machine.visible == ()
-        return skip("no GPU is visible: see `gpus-hidden`" if hidden else "NVML tells nothing of the GPU here")
-    return skip(NO_GPU if case.is_bare else "the driver lists no GPU here")
+        return skip("no GPU is visible: see `gpus-hidden`" if hidden else "NVML does not report the GPU")
+    return skip(NO_GPU if case.is_bare else "the driver lists no GPU")
 
 
 def sources(*places: str | None) -> str:
-    """The places where a judgement's facts were read, as far as they are known."""
+    """Join the known places where a judgement's facts were read."""
     return "; ".join(place for place in places if place)
 
 
 def each_gpu(
     case: Case, read: Callable[[GpuFacts], Signal[T]], say: Callable[[GpuFacts, T], Judgement | Iterable[Judgement]]
 ) -> Iterator[Judgement]:
-    """What ``say`` finds in a signal of each GPU; an unreadable signal is never handed to it.
+    """Judge a signal of each GPU; an unreadable signal is never passed to ``say``.
 
-    Faults of a GPU that programs do not see (``CUDA_VISIBLE_DEVICES``) are facts: it may be somebody else's.
+    Problems of a GPU that programs can't see (``CUDA_VISIBLE_DEVICES``) are facts, because another user may own it.
     """
     if not case.facts.gpus:
         yield no_gpus(case)
@@ -190,17 +205,22 @@ def each_gpu(
         found = unread(signal, subject=subject(gpu)) if signal.value is None else say(gpu, signal.value)
         judgements = (found,) if isinstance(found, Judgement) else found
         if case.hides(gpu):
-            judgements = (without_weight(item, "nothing: programs here do not see this GPU") for item in judgements)
+            judgements = (without_weight(item, "nothing: programs do not see this GPU") for item in judgements)
         yield from judgements
 
 
 def subject(gpu: GpuFacts) -> str:
-    """How a finding names a GPU."""
+    """Return the name of a GPU in findings."""
     return f"GPU {gpu.index}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return ``1 GPU`` or ``2 GPUs``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def gib(count: int) -> str:
-    """``7.8 GiB``; below a tenth of one in MiB, below a MiB in KiB."""
+    """Return a size such as ``7.8 GiB``, or in MiB or KiB if it is small."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
         if count >= size // 10:
             return f"{count / size:.1f} {unit}".replace(".0 MiB", " MiB")

@@ -30,7 +30,7 @@ def observe_xids(world: World) -> Signal[tuple[XidEvent, ...]]:
     journal = world.run((*_JOURNAL, "--grep=NVRM: Xid")) if _may_read_journal(world) else None
     if journal is not None and journal.exit_code in (0, _NO_LINE_MATCHES):
         return Signal(value=parse_xids(journal.stdout), source=" ".join(_JOURNAL[:3]))
-    return Signal(source=_KMSG, unreadable=f"{NO_PERMISSION}: the kernel's log ({refused})")
+    return Signal(source=_KMSG, unreadable=f"{NO_PERMISSION}: the kernel log ({refused})")
 
 
 def _may_read_journal(world: World) -> bool:

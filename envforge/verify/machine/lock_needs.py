@@ -1,12 +1,10 @@
-"""What the lock needs of this machine (reads the lock; nothing is installed for it).
-
-Enters: a ``Situation`` and this machine's platform. Leaves: ``LockNeeds``, or the reason why there are none.
-"""
+"""Read what a lockfile requires of a machine, before anything is installed."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from envforge.catalogue import Requirements
@@ -23,24 +21,29 @@ from envforge.verify.values import Signal
 
 
 def observe_lock(situation: Situation, platform: str) -> Signal[LockNeeds]:
-    """Read the lock's needs. A lock that is damaged or cannot be installed exactly is named, not repaired."""
-    if situation.lock is None:
+    """Read the requirements of the situation's lockfile."""
+    is_installed = situation.prefix is not None and (situation.prefix / "conda-meta").is_dir()
+    return read_lock_needs(situation.lock, platform, is_installed=is_installed)
+
+
+def read_lock_needs(lock: Path | None, platform: str, *, is_installed: bool = False) -> Signal[LockNeeds]:
+    """Read the requirements of a lockfile. One that is invalid or can't be installed exactly is reported as such."""
+    if lock is None:
         return Signal(unreadable=NO_LOCK)
-    path = situation.lock
     try:
-        lockfile = read_any_lock(path, platform)
-        return Signal(value=_needs(situation, lockfile, platform), source=path.name)
+        needs = _needs(lock, read_any_lock(lock, platform), platform)
     except EnvforgeError as error:
-        return Signal(source=path.name, unreadable=f"{error}")
+        return Signal(source=lock.name, unreadable=error.message)
+    return Signal(value=replace(needs, is_installed=is_installed), source=lock.name)
 
 
-def _needs(situation: Situation, lockfile: Lockfile, platform: str) -> LockNeeds:
-    if situation.lock is None or platform not in lockfile.platforms:
+def _needs(lock: Path, lockfile: Lockfile, platform: str) -> LockNeeds:
+    if platform not in lockfile.platforms:
         return LockNeeds(platform=platform, platforms=lockfile.platforms, words="")
-    plan = make_plan(lockfile, platform, situation.lock, allow_builds=True)
+    plan = make_plan(lockfile, platform, lock, allow_builds=True)
     found = needs.read_needs(plan, matrix())
     build = found.build
-    known = _known_sizes(situation.lock)
+    known = _known_sizes(lock)
     requirements = known or _requirements(lockfile, platform)
     return LockNeeds(
         platform=platform,
@@ -56,25 +59,24 @@ def _needs(situation: Situation, lockfile: Lockfile, platform: str) -> LockNeeds
         download_bytes=requirements.download_bytes,
         files=requirements.files,
         files_sized=requirements.files_sized,
-        is_installed=situation.prefix is not None and (situation.prefix / "conda-meta").is_dir(),
     )
 
 
 def _requirements(lockfile: Lockfile, platform: str) -> Requirements:
-    sizes: Mapping[str, int] = {}  # a lock carries no sizes
+    sizes: Mapping[str, int] = {}  # a lockfile has no sizes
     return requirements_of(lockfile, platform, matrix(), sizes)
 
 
 def _known_sizes(lock: Path) -> Requirements | None:
-    """The requirements with sizes, where this very lock came with envforge."""
-    from envforge.catalogue.index import entries  # noqa: PLC0415 - for a lock alone
+    """Return the requirements with sizes, if the built-in catalogue has this lockfile."""
+    from envforge.catalogue.index import entries  # noqa: PLC0415 - only a lockfile needs it
     from envforge.resources import lockfiles_root  # noqa: PLC0415
 
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()
     try:
         stored = entries(lockfiles_root())
     except EnvforgeError:
-        return None  # sizes are a help: without the catalogue the lock counts as one of unknown size
+        return None  # without the catalogue the sizes are unknown
     return next((entry.requirements for entry in stored if entry.sha256 == digest), None)
 
 

@@ -1,7 +1,4 @@
-"""Observe the machine (effects): ``detect``'s record, the driver's signals, the system, the lock's needs.
-
-Enters: a ``Situation``. Leaves: ``MachineFacts``. Nothing is changed, and what cannot be read says why.
-"""
+"""Observe the machine: the record of ``detect``, the driver's signals, the system, and the lockfile's requirements."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ _FABRIC_SERVICE = ("systemctl", "is-active", "nvidia-fabricmanager")
 
 
 def observe_machine(situation: Situation) -> MachineFacts:
-    """Read the machine without torch, in a second or two; NVML is asked in a process of its own."""
+    """Read the machine without torch, in a second or two; NVML is queried in a child process."""
     world = _without_overrides(situation.world)
     probed = probe_all(world)
     answers = read_answers(probed.lines)
@@ -81,7 +78,7 @@ def _kernel_module(evidence: Evidence) -> Signal[str]:
     if module is None:
         return Signal(source="/sys/module/nvidia", unreadable="the kernel module nvidia is not loaded")
     if module.version is None:
-        return Signal(source=module.source, unreadable="its version has a form that we do not know")
+        return Signal(source=module.source, unreadable="unknown format of the version")
     return Signal(value=driver_text(module.version), source=module.source)
 
 
@@ -110,12 +107,12 @@ def _fabric_manager(world: World, machine: Machine, switches: int) -> Signal[Fab
     """Asked only where there is NVSwitch: elsewhere the service has nothing to do."""
     source = " ".join(_FABRIC_MANAGER)
     if not switches:
-        return Signal(source="/sys/bus/pci/devices", unreadable="there is no NVSwitch on the PCI bus")
+        return Signal(source="/sys/bus/pci/devices", unreadable="no NVSwitch on the PCI bus")
     if machine.container is not None:
         return Signal(source=source, unreadable="the service runs on the host, outside this container")
     version, service = world.run(_FABRIC_MANAGER), world.run(_FABRIC_SERVICE)
     if version is None and service is None:
-        return Signal(source=source, unreadable="neither nv-fabricmanager nor systemctl is here")
+        return Signal(source=source, unreadable="neither nv-fabricmanager nor systemctl was found")
     words = clean(version.stdout).rpartition(":")[2].strip() if version and version.exit_code == 0 else None
     return Signal(
         value=FabricManager(version=words or None, active=service.stdout.strip() == "active" if service else None),

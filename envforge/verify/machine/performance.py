@@ -1,4 +1,4 @@
-"""Checks: can the GPU run at its speed? What is seen at rest; under load the training's own checks look again."""
+"""Check what limits the speed of an idle GPU; the training checks repeat this under load."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from envforge.verify.machine.gpu_facts import GpuFacts, Memory, Process, Reading
 from envforge.verify.machine.judging import (
     Case,
+    counted,
     each_gpu,
     fail,
     gib,
@@ -30,10 +31,10 @@ def _throttled(case: Case) -> Iterator[Judgement]:
         reasons = event_reasons(mask)
         bad = [f"{reason.name}: {reason.meaning}" for reason in reasons if reason.bad]
         if bad:
-            words = f"it is slowed down{heat}: {'; '.join(bad)}"
-            return warn(words, wanted="no slowdown", command="nvidia-smi -q -d PERFORMANCE,TEMPERATURE", **place)
+            words = f"the clocks are throttled{heat}: {'; '.join(bad)}"
+            return warn(words, wanted="no throttling", command="nvidia-smi -q -d PERFORMANCE,TEMPERATURE", **place)
         named = ", ".join(reason.name for reason in reasons) or "none"
-        return passed(f"no slowdown{heat}; reasons for its clocks now: {named}", **place)
+        return passed(f"no throttling{heat}; current reasons for the clocks: {named}", **place)
 
     yield from each_gpu(case, lambda gpu: gpu.event_reasons, say)
 
@@ -43,8 +44,10 @@ def _capped(case: Case) -> Iterator[Judgement]:
         place = {"source": gpu.power_mw.source, "subject": subject(gpu)}
         now, default = power.now // 1000, power.reference // 1000
         if power.now < power.reference * share("power_share"):
-            words = f"its power is limited to {now} W, {round(100 * power.now / power.reference)} % of its default"
-            return warn(words, wanted=f"{default} W", command=f"nvidia-smi -q -d POWER -i {gpu.index}", **place)
+            words = f"the power limit is {now} W, {round(100 * power.now / power.reference)} % of the default"
+            return warn(
+                words, wanted=f"{default} W, the default", command=f"nvidia-smi -q -d POWER -i {gpu.index}", **place
+            )
         return passed(f"power limit {now} W, default {default} W", **place)
 
     yield from each_gpu(case, lambda gpu: gpu.power_mw, say)
@@ -54,10 +57,10 @@ def _clocks(case: Case) -> Iterator[Judgement]:
     def say(gpu: GpuFacts, clocks: Reading) -> Judgement:
         place = {"source": gpu.application_clocks_mhz.source, "subject": subject(gpu)}
         if clocks.now < clocks.reference * share("application_clock_share"):
-            words = f"somebody set its clock to {clocks.now} MHz"
+            words = f"the application clock is set to {clocks.now} MHz"
             command = f"nvidia-smi -q -d CLOCK -i {gpu.index}"
-            return warn(words, wanted=f"{clocks.reference} MHz, its default", command=command, **place)
-        return passed(f"its clock is set to {clocks.now} MHz, default {clocks.reference} MHz", **place)
+            return warn(words, wanted=f"{clocks.reference} MHz, the default", command=command, **place)
+        return passed(f"application clock {clocks.now} MHz, default {clocks.reference} MHz", **place)
 
     yield from each_gpu(case, lambda gpu: gpu.application_clocks_mhz, say)
 
@@ -66,13 +69,13 @@ def _width(case: Case) -> Iterator[Judgement]:
     def say(gpu: GpuFacts, width: Reading) -> Judgement:
         place = {"source": gpu.pcie_width.source, "subject": subject(gpu)}
         if width.now == 0:
-            return info("the bus tells no width, as in some virtual machines", **place)
+            return info("the bus reports no width, as in some virtual machines", **place)
         if width.now < width.reference:
-            words = f"{width.now} PCI Express lanes of {width.reference}"
-            wanted = f"{width.reference} lanes: look at the slot, the riser and the firmware settings"
+            words = f"{width.now} of {width.reference} PCIe lanes are in use"
+            wanted = f"{width.reference} lanes; check the slot, the riser, and the firmware settings"
             command = "nvidia-smi --query-gpu=pcie.link.width.current,pcie.link.width.max --format=csv"
             return warn(words, wanted=wanted, command=command, **place)
-        return passed(f"{width.now} PCI Express lanes, all that it has; {_generation(gpu)}", **place)
+        return passed(f"all {width.now} PCIe lanes are in use; {_generation(gpu)}", **place)
 
     yield from each_gpu(case, lambda gpu: gpu.pcie_width, say)
 
@@ -80,8 +83,8 @@ def _width(case: Case) -> Iterator[Judgement]:
 def _generation(gpu: GpuFacts) -> str:
     found = gpu.pcie_generation.value
     if found is None:
-        return "their generation is not known"
-    rest = "" if found.now == found.reference else ", as at rest: it is judged under load"
+        return "unknown generation"
+    rest = "" if found.now == found.reference else " while idle; it is checked under load"
     return f"generation {found.now} of {found.reference}{rest}"
 
 
@@ -97,8 +100,8 @@ def _links(case: Case) -> Iterator[Judgement]:
         if active == len(links):
             return passed(words, **place)
         if not several or (active == 0 and not _is_switched(case, gpu)):
-            alone = "there is no bridge" if several else "there is no other GPU for them"
-            return info(f"{words}: {alone}", **place)
+            reason = "there is no bridge" if several else "there is no other GPU to connect to"
+            return info(f"{words}: {reason}", **place)
         return warn(words, wanted="all of them", command=f"nvidia-smi nvlink --status -i {gpu.index}", **place)
 
     yield from each_gpu(case, lambda gpu: gpu.links, say)
@@ -114,10 +117,10 @@ def _persistence(case: Case) -> Iterator[Judgement]:
         place = {"source": gpu.persistence.source, "subject": subject(gpu)}
         if on:
             return passed("persistence mode is on", **place)
-        words = "persistence mode is off: the first CUDA call of a program waits for the GPU to wake"
+        words = "persistence mode is off, so the first CUDA call of a program waits for the GPU"
         return info(
             words,
-            wanted="on, by its administrator (nvidia-persistenced)",
+            wanted="on (nvidia-persistenced, started by the administrator)",
             command="systemctl status nvidia-persistenced",
             **place,
         )
@@ -131,7 +134,7 @@ def _busy(case: Case) -> Iterator[Judgement]:
         processes = gpu.processes.value or ()
         used = f"{gib(memory.used)} of {gib(memory.total)} is in use"
         if memory.used > max(memory.total * share("gpu_used_share"), limit("gpu_used_bytes")):
-            wanted = "a free GPU: choose one with CUDA_VISIBLE_DEVICES, or wait for the other program"
+            wanted = "a free GPU; select one with CUDA_VISIBLE_DEVICES, or wait for the other program"
             command = "nvidia-smi --query-compute-apps=pid,process_name,used_memory --format=csv"
             return warn(f"{used}, by {_named(processes)}", wanted=wanted, command=command, **place)
         if processes:
@@ -143,8 +146,8 @@ def _busy(case: Case) -> Iterator[Judgement]:
 
 def _named(processes: tuple[Process, ...]) -> str:
     if not processes:
-        return "a process that this user or container does not see"
-    return f"{len(processes)} process(es): " + ", ".join(f"pid {process.pid}" for process in processes[:5])
+        return "a process that is not visible to this user or container"
+    return f"{counted(len(processes), 'process')}: " + ", ".join(f"PID {process.pid}" for process in processes[:5])
 
 
 def _compute_mode(case: Case) -> Iterator[Judgement]:
@@ -155,8 +158,8 @@ def _compute_mode(case: Case) -> Iterator[Judgement]:
         if mode == 0:
             return passed(words, **place)
         if mode == _PROHIBITED:
-            return fail(f"{words}: no CUDA program may use it", wanted="default", command=command, **place)
-        return warn(f"{words}: one process alone may use it", wanted="default", command=command, **place)
+            return fail(f"{words}: no CUDA program can use the GPU", wanted="default", command=command, **place)
+        return warn(f"{words}: only one process can use the GPU", wanted="default", command=command, **place)
 
     yield from each_gpu(case, lambda gpu: gpu.compute_mode, say)
 
@@ -177,24 +180,24 @@ def _check(identity: str, title: str, why: str, say: Callable[[Case], Iterator[J
 CHECKS = (
     _check(
         "throttled",
-        "the GPU is not slowed down",
-        "Heat or power slow training to a fraction, without any error",
+        "Clock throttling",
+        "Heat or missing power slows training to a fraction of its speed, without an error.",
         _throttled,
         23,
     ),
-    _check("power-capped", "the power limit is the default", "A lower limit costs speed under load", _capped, 24),
-    _check("clocks-lowered", "the clocks are the default", "Lower application clocks cost speed", _clocks, None),
+    _check("power-capped", "Power limit", "A lower limit reduces speed under load.", _capped, 24),
+    _check("clocks-lowered", "Application clocks", "Lower application clocks reduce speed.", _clocks, None),
     _check(
         "pcie-narrow",
-        "every PCI Express lane is in use",
-        "Data reaches the GPU slower, and the GPU waits for it",
+        "PCIe lanes",
+        "With fewer lanes, data reaches the GPU more slowly, and the GPU waits for it.",
         _width,
         25,
     ),
     _check(
         "nvlink-down",
-        "every NVLink connection is active",
-        "Several GPUs exchange gradients over the slower PCI bus",
+        "NVLink connections",
+        "Without NVLink, GPUs exchange gradients over the slower PCIe bus.",
         _links,
         27,
     ),
@@ -202,16 +205,16 @@ CHECKS = (
         id="persistence-off",
         question="machine",
         group="performance",
-        title="persistence mode is on",
-        why="Without it the driver unloads an idle GPU, and the next program waits one to three seconds",
+        title="Persistence mode",
+        why="Without it, the driver unloads an idle GPU, and the next program waits one to three seconds.",
         severity=Verdict.INFO,
         judge=judged_of_gpu(_persistence),
         row=28,
     ),
     _check(
         "gpu-busy",
-        "the GPU's memory is free",
-        "What others hold is missing: training ends with `out of memory` at once",
+        "Free GPU memory",
+        "If other programs use the memory, training fails with `out of memory`.",
         _busy,
         29,
     ),
@@ -219,8 +222,8 @@ CHECKS = (
         id="compute-mode",
         question="machine",
         group="performance",
-        title="several processes may use the GPU",
-        why="Otherwise: `all CUDA-capable devices are busy or unavailable`",
+        title="Compute mode",
+        why="In other modes than `default`: `all CUDA-capable devices are busy or unavailable`.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_compute_mode),
         row=30,

@@ -1,4 +1,4 @@
-"""Checks of presence: there is a GPU, its driver answers, and programs see what is there."""
+"""Check that there is a GPU, that its driver responds, and that programs can see it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from envforge.verify.machine.judging import (
     Case,
+    counted,
     fail,
     from_condition,
     info,
@@ -20,7 +21,7 @@ from envforge.verify.values import Check, Judgement, Verdict
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _PCI = "/sys/bus/pci/devices"
-_GO_ON_COMPUTE_NODE = "srun --gres=gpu:1 envforge verify"
+_ON_COMPUTE_NODE = "srun --gres=gpu:1 envforge verify"
 _LOOK_AT_MODULE = "modinfo nvidia | head -3; sudo dmesg | grep -i nvidia | tail -20"
 _LOOK_AT_BUS = "lspci -nnk -d 10de:"
 
@@ -30,26 +31,26 @@ def _present(case: Case) -> Iterator[Judgement]:
     source = _PCI if case.facts.driver.pci else case.machine.source("gpus") or _PCI
     if count:
         names = ", ".join(dict.fromkeys(gpu.name for gpu in case.machine.gpus))
-        yield passed(f"{count} NVIDIA GPU(s)" + (f": {names}" if names else ""), source=source)
+        yield passed(counted(count, "NVIDIA GPU") + (f": {names}" if names else ""), source=source)
     elif case.machine.driver is not None:
-        yield skip("there is a driver here, which lists no GPU: see `gpu-count`", source=source)
+        yield skip("there is a driver, but it lists no GPU: see `gpu-count`", source=source)
     elif case.wants_gpu:
         yield _missing(case)
     elif case.wants_gpu is False:
-        yield skip("there is no NVIDIA GPU here, and the lock needs none", source=source)
+        yield skip("no NVIDIA GPU, and the lockfile needs none", source=source)
     else:
-        yield info("there is no NVIDIA GPU here: training runs on the CPU", source=source)
+        yield info("no NVIDIA GPU: training runs on the CPU", source=source)
 
 
 def _missing(case: Case) -> Judgement:
     cuda = case.needs.cuda if case.needs else None
-    wanted = f"an NVIDIA GPU: `{cuda.package}` brings CUDA {cuda.version}" if cuda else "an NVIDIA GPU"
+    wanted = f"an NVIDIA GPU: the lockfile contains CUDA {cuda.version} (`{cuda.package}`)" if cuda else "an NVIDIA GPU"
+    if case.described_as:
+        return fail("no NVIDIA GPU", wanted=wanted, source=case.machine.source("gpus") or "", command=case.explain)
     scheduler = case.facts.system.scheduler
     if scheduler is not None:
-        where = (
-            "in a Slurm job that was given none" if scheduler == "slurm job" else "and a login node of Slurm has none"
-        )
-        return fail(f"no NVIDIA GPU here, {where}", wanted=wanted, source=_PCI, command=_GO_ON_COMPUTE_NODE)
+        where = "this Slurm job has none" if scheduler == "slurm job" else "a Slurm login node has none"
+        return fail(f"no NVIDIA GPU: {where}", wanted=wanted, source=_PCI, command=_ON_COMPUTE_NODE)
     command = "docker run --rm --gpus all IMAGE nvidia-smi" if case.facts.system.container else _LOOK_AT_BUS
     return fail("no NVIDIA GPU on the PCI bus and no driver", wanted=wanted, source=_PCI, command=command)
 
@@ -61,11 +62,11 @@ def _loaded(case: Case) -> Iterator[Judgement]:
         command = _LOOK_AT_MODULE if state.code == "no-kernel-module" else _LOOK_AT_BUS
         yield from_condition(state, command)
     elif case.facts.system.is_wsl or case.machine.platform.startswith(("win-", "osx-")) or case.facts.driver.is_jetson:
-        yield skip("the driver has no kernel module `nvidia` here (WSL, Windows, macOS, Jetson)", source=module.source)
+        yield skip("WSL, Windows, macOS, and Jetson have no kernel module `nvidia`", source=module.source)
     elif module.value is not None:
         yield passed(f"the kernel module nvidia {module.value} is loaded", source=module.source)
     elif case.facts.driver.nvml.unreadable is None:
-        yield passed("the driver answers, though its version file is not shown here", source=module.source)
+        yield passed("the driver responds, although its version file is not readable", source=module.source)
     elif case.machine.driver is not None or case.facts.driver.pci:
         yield no_gpus(case) if case.silence else unread(module)
     else:
@@ -78,12 +79,12 @@ def _nouveau(case: Case) -> Iterator[Judgement]:
     if state is not None:
         yield from_condition(state, _LOOK_AT_BUS)
     elif held:
-        words = f"the kernel driver nouveau holds {', '.join(held)}, beside NVIDIA's own driver"
+        words = f"the kernel driver nouveau uses {', '.join(held)}, alongside NVIDIA's own driver"
         yield fail(words, wanted="the driver nvidia", source=f"{_PCI}/*/driver", command=_LOOK_AT_BUS)
     elif not case.facts.driver.pci:
-        yield no_gpus(case) if case.is_bare else skip("the PCI bus is not shown here", source=_PCI)
+        yield no_gpus(case) if case.is_bare else skip("the PCI bus is not readable", source=_PCI)
     else:
-        yield passed("nouveau holds no GPU", source=f"{_PCI}/*/driver")
+        yield passed("nouveau uses no GPU", source=f"{_PCI}/*/driver")
 
 
 def _silent(case: Case) -> Iterator[Judgement]:
@@ -95,11 +96,11 @@ def _silent(case: Case) -> Iterator[Judgement]:
         )
         yield from_condition(state, command)
     elif nvml.unreadable is None:
-        yield passed("the driver's management library answers", source=nvml.value or nvml.source)
+        yield passed("the driver's management library responds", source=nvml.value or nvml.source)
     elif case.silence is not None or case.machine.driver is None:
         yield no_gpus(case)
     elif case.facts.driver.is_jetson:
-        yield skip(f"Jetson's driver has no complete NVML: {nvml.unreadable}", source=nvml.source)
+        yield skip(f"the Jetson driver has no complete NVML: {nvml.unreadable}", source=nvml.source)
     else:
         yield unread(nvml)
 
@@ -110,22 +111,22 @@ def _count(case: Case) -> Iterator[Judgement]:
     source = f"{_PCI}; NVML nvmlDeviceGetCount"
     if state is not None:
         slurm = case.facts.system.scheduler is not None
-        yield from_condition(state, _GO_ON_COMPUTE_NODE if slurm else "sudo dmesg | grep NVRM | tail -20")
+        yield from_condition(state, _ON_COMPUTE_NODE if slurm else "sudo dmesg | grep NVRM | tail -20")
     elif not answering:
         yield no_gpus(case)
     elif on_bus > answering and case.facts.system.container is not None:
-        words = f"{on_bus} GPUs on the host's bus, {answering} given to this container"
+        words = f"{counted(on_bus, 'GPU')} on the host's PCI bus, {answering} available to this container"
         yield info(words, source=source)
     elif on_bus > answering:
-        words = f"{on_bus} GPUs on the PCI bus, and the driver answers for {answering}"
-        wanted = "every GPU that is on the bus"
+        words = f"{counted(on_bus, 'GPU')} on the PCI bus, {answering} in the driver"
+        wanted = "every GPU on the bus"
         command = "sudo dmesg | grep NVRM | tail -20"
         if case.facts.system.scheduler == "slurm job":
-            yield info(words + ": the scheduler gives this job no more", source=source)
+            yield info(words + ": the scheduler assigned no more to this job", source=source)
         else:
             yield fail(words, wanted=wanted, source=source, command=command)
     else:
-        yield passed(f"the driver answers for {answering} GPU(s)", source=source)
+        yield passed(f"the driver reports {counted(answering, 'GPU')}", source=source)
 
 
 def _visible(case: Case) -> Iterator[Judgement]:
@@ -138,9 +139,9 @@ def _visible(case: Case) -> Iterator[Judgement]:
     elif text is None and not case.machine.gpus:
         yield no_gpus(case)
     elif text is None:
-        yield passed(f"{VISIBLE} is not set: programs see every GPU", source="environment")
+        yield passed(f"{VISIBLE} is not set, so programs see every GPU", source="environment")
     elif not case.machine.gpus:
-        yield info(f"{VISIBLE} is `{text}`, and there is no GPU whose number it could be", source="environment")
+        yield info(f"{VISIBLE} is `{text}`, but there is no GPU", source="environment")
     else:
         seen = ", ".join(str(gpu.index) for gpu in case.machine.visible_gpus)
         yield passed(f"{VISIBLE} is `{text}`: programs see GPU {seen}", source="environment")
@@ -151,32 +152,32 @@ def _alike(case: Case) -> Iterator[Judgement]:
     if state is not None:
         yield info(f"{state.symptom}; {state.cause}", source="NVML", command="export CUDA_DEVICE_ORDER=PCI_BUS_ID")
     elif len(case.machine.gpus) < 2:
-        yield no_gpus(case) if case.is_bare else skip("there is one GPU here")
+        yield no_gpus(case) if case.is_bare else skip("only one GPU")
     else:
-        yield passed(f"{len(case.machine.gpus)} GPUs of one kind", source="NVML")
+        yield passed(f"{len(case.machine.gpus)} GPUs of the same model", source="NVML")
 
 
 def _files(case: Case) -> Iterator[Judgement]:
     files = case.facts.driver.device_files
     if not files:
-        yield no_gpus(case) if case.is_bare else skip("there are no files /dev/nvidia* here", source="/dev")
+        yield no_gpus(case) if case.is_bare else skip("no files /dev/nvidia*", source="/dev")
         return
     closed = [file.path for file in files if not file.usable]
     if closed and _are_ours(case, closed):
-        words = f"this user may not use {', '.join(closed)}"
+        words = f"no permission to use {', '.join(closed)}"
         command = f"ls -l {' '.join(closed)}; id"
-        yield fail(words, wanted="to read and write them", source="access", command=command)
+        yield fail(words, wanted="read and write permission", source="access", command=command)
     elif closed:
-        yield info(f"this user may not use {', '.join(closed)}, and has GPUs beside them", source="access")
+        yield info(f"no permission to use {', '.join(closed)}, but other GPUs are usable", source="access")
     elif not any(file.path == "/dev/nvidia-uvm" for file in files) and case.facts.gpus:
-        words = "there is no /dev/nvidia-uvm: it appears with the first CUDA program, or the container was not given it"
+        words = "no /dev/nvidia-uvm: the first CUDA program creates it, or the container lacks it"
         yield info(words, source="/dev", command="ls -l /dev/nvidia*")
     else:
-        yield passed(f"this user may use {', '.join(file.path for file in files)}", source="access")
+        yield passed(f"read and write permission for {', '.join(file.path for file in files)}", source="access")
 
 
 def _are_ours(case: Case, closed: Sequence[str]) -> bool:
-    """Whether programs miss these files: common ones, or more GPUs' than the driver answers for beside them."""
+    """Whether programs need these files: common ones, or those of a GPU that the driver reports."""
     common = [path for path in closed if not path.removeprefix("/dev/nvidia").isdigit()]
     open_gpus = [file for file in case.facts.driver.device_files if file.usable and file.path[-1].isdigit()]
     return bool(common) or len(open_gpus) < max(1, len(case.facts.gpus))
@@ -188,11 +189,11 @@ def _lost(case: Case) -> Iterator[Judgement]:
     for gpu in case.facts.gpus:
         reason = gpu.handle.unreadable
         if reason is None:
-            yield passed("the GPU answers", source=gpu.handle.source, subject=subject(gpu))
+            yield passed("the GPU responds", source=gpu.handle.source, subject=subject(gpu))
         elif reason.startswith(("NVML error 15", "NVML error 16")):
             yield fail(
                 f"the GPU is lost ({reason})",
-                wanted="a GPU that answers: its administrator resets it or reboots",
+                wanted="a GPU that responds; a reset or a reboot by the administrator can restore it",
                 source=gpu.handle.source,
                 subject=subject(gpu),
                 command="sudo dmesg | grep NVRM | tail -20",
@@ -206,8 +207,8 @@ CHECKS = (
         id="gpu-missing",
         question="machine",
         group="presence",
-        title="an NVIDIA GPU is here",
-        why="A lock with CUDA on a machine without a GPU trains on the CPU, a hundred times slower",
+        title="NVIDIA GPU presence",
+        why="With a CUDA lockfile and no GPU, training runs on the CPU, about a hundred times slower.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_present),
         required=True,
@@ -217,8 +218,8 @@ CHECKS = (
         id="driver-not-loaded",
         question="machine",
         group="presence",
-        title="the NVIDIA kernel module is loaded",
-        why="Without it nvidia-smi says `couldn't communicate with the NVIDIA driver`, and torch finds no GPU",
+        title="NVIDIA kernel module",
+        why="Without it, nvidia-smi reports `couldn't communicate with the NVIDIA driver`, and torch finds no GPU.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_loaded),
         required=True,
@@ -228,8 +229,8 @@ CHECKS = (
         id="nouveau",
         question="machine",
         group="presence",
-        title="the GPU is not held by nouveau",
-        why="nouveau runs no CUDA, and keeps NVIDIA's driver from the GPU",
+        title="Kernel driver of the GPU",
+        why="The nouveau driver doesn't support CUDA, and keeps NVIDIA's driver from using the GPU.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_nouveau),
         row=3,
@@ -238,8 +239,8 @@ CHECKS = (
         id="driver-silent",
         question="machine",
         group="presence",
-        title="the driver's library answers",
-        why="A driver that hangs, crashes or refuses takes every CUDA program with it",
+        title="Response of the driver library (NVML)",
+        why="If the driver hangs, crashes, or returns errors, every CUDA program fails with it.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_silent),
         required=True,
@@ -248,8 +249,8 @@ CHECKS = (
         id="device-files",
         question="machine",
         group="presence",
-        title="this user may use the GPU's device files",
-        why="CUDA programs open /dev/nvidia*; without permission they find no GPU",
+        title="Permissions of the GPU device files",
+        why="CUDA programs open /dev/nvidia*. Without permission, they find no GPU.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_files),
     ),
@@ -257,8 +258,8 @@ CHECKS = (
         id="gpu-count",
         question="machine",
         group="presence",
-        title="the driver answers for every GPU on the bus",
-        why="A GPU that is on the bus and not in the driver is dead, or kept from this job",
+        title="GPUs on the PCI bus and in the driver",
+        why="A GPU that is on the bus but not in the driver is dead, or not available to this job.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_count),
         row=15,
@@ -267,8 +268,8 @@ CHECKS = (
         id="gpus-hidden",
         question="machine",
         group="presence",
-        title="CUDA_VISIBLE_DEVICES says what it seems to say",
-        why="torch.cuda.is_available() is false with a healthy nvidia-smi where a number is wrong or stands twice",
+        title="Effect of CUDA_VISIBLE_DEVICES",
+        why="If a number is wrong or listed twice, torch.cuda.is_available() is False although nvidia-smi works.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_visible),
         row=16,
@@ -277,8 +278,8 @@ CHECKS = (
         id="different-gpus",
         question="machine",
         group="presence",
-        title="the GPUs are alike",
-        why="One run over different GPUs waits for the slowest, and a build must hold kernels for each",
+        title="Models of the GPUs",
+        why="A run over different GPUs waits for the slowest, and torch needs kernels for each of them.",
         severity=Verdict.INFO,
         judge=judged_of_gpu(_alike),
     ),
@@ -286,8 +287,8 @@ CHECKS = (
         id="gpu-lost",
         question="machine",
         group="health",
-        title="every GPU answers",
-        why="`GPU has fallen off the bus`: programs on it end or hang, and it does not come back by itself",
+        title="Response of each GPU",
+        why="`GPU has fallen off the bus`: programs on it fail or hang, and it doesn't recover without a reset.",
         severity=Verdict.FAIL,
         judge=judged_of_gpu(_lost),
         required=True,

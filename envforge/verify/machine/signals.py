@@ -1,7 +1,4 @@
-"""Answers of the child process as signals of GPUs.
-
-Enters: the lines that ``driver_child`` printed. Leaves: ``GpuFacts``; what has no line was not answered in time.
-"""
+"""Turn the lines that ``driver_child`` printed into signals of GPUs; a missing line is a timeout or a crash."""
 
 from __future__ import annotations
 
@@ -27,8 +24,8 @@ from envforge.verify.values import Signal
 T = TypeVar("T")
 
 NOT_SUPPORTED = "not supported by this GPU or its driver"
-NO_PERMISSION = "this user may not read it"
-NO_ANSWER = "the driver did not answer in time, or ended the process that asked it"
+NO_PERMISSION = "no permission to read it"
+NO_ANSWER = "the driver did not respond in time, or crashed the process that queried it"
 _MEANINGS = {
     3: NOT_SUPPORTED,
     13: NOT_SUPPORTED,
@@ -39,7 +36,7 @@ Answers = Mapping[tuple[int, str], Mapping[str, Any]]
 
 
 def read_answers(lines: str) -> Answers:
-    """The answers by GPU and key; a line that is no JSON was written by somebody else or cut by a crash."""
+    """Return the answers by GPU and key; a line that isn't JSON was cut by a crash or written by a library."""
     answers: dict[tuple[int, str], dict[str, Any]] = {}
     for line in lines.splitlines():
         try:
@@ -52,7 +49,7 @@ def read_answers(lines: str) -> Answers:
 
 
 def gpu_facts(gpu: Gpu, answers: Answers) -> GpuFacts:
-    """All signals of one GPU."""
+    """Return all signals of one GPU."""
 
     def signal(key: str, read: Callable[[Any], T]) -> Signal[T]:
         return _signal(gpu.index, key, read, answers)

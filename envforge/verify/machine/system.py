@@ -46,7 +46,7 @@ def observe_system(situation: Situation, evidence: Evidence) -> SystemFacts:
         locked_memory=_try("getrlimit RLIMIT_MEMLOCK", lambda: Bound(limit=limits("RLIMIT_MEMLOCK").soft)),
         cpu=_cpu(world),
         clock_kept=_try("adjtimex", world.calls.is_clock_kept),
-        now=Signal(value=situation.now.isoformat(), source="the system's clock"),
+        now=Signal(value=situation.now.isoformat(), source="system clock"),
         newest_file=_newest(situation),
         xids=observe_xids(world),
     )
@@ -85,7 +85,7 @@ def _memory(world: World) -> Signal[int]:
     for line in (world.read(source) or "").splitlines():
         if line.startswith("MemTotal:"):
             return Signal(value=int(line.split()[1]) * 1024, source=source)
-    return Signal(source=source, unreadable="there is no MemTotal")
+    return Signal(source=source, unreadable="no MemTotal")
 
 
 def _processors(world: World) -> Signal[Share]:
@@ -102,7 +102,7 @@ def _cpu(world: World) -> Signal[Cpu]:
             found.setdefault(name.strip(), value.strip())
     flags = found.get("flags") or found.get("Features")
     if flags is None:
-        return Signal(source=source, unreadable="it names no instruction sets")
+        return Signal(source=source, unreadable="no list of instruction sets")
     known = watched_instructions()
     kept = tuple(sorted(flag for flag in set(flags.split()) if flag in known))
     return Signal(value=Cpu(model=clean(found.get("model name", "")), flags=kept), source=source)
@@ -114,7 +114,7 @@ def _newest(situation: Situation) -> Signal[str]:
     places = [situation.lock, folder / "environment.yml", folder / "envforge.toml"]
     times = [path.stat().st_mtime for path in places if path is not None and path.is_file()]
     if not times:
-        return Signal(source="files of the project", unreadable="there is no project here")
+        return Signal(source="files of the project", unreadable="no project")
     return Signal(value=datetime.fromtimestamp(max(times), timezone.utc).isoformat(), source="files of the project")
 
 

@@ -79,7 +79,7 @@ def event_reasons(mask: int) -> tuple[EventReason, ...]:
     for bit in range(mask.bit_length()):
         if mask >> bit & 1:
             row = _checks()["event_reasons"].get(str(1 << bit))
-            unknown = EventReason(name=f"reason {1 << bit:#x}", bad=True, meaning="it is not in our table")
+            unknown = EventReason(name=f"reason {1 << bit:#x}", bad=True, meaning="not in the table")
             reasons.append(EventReason(**row) if row else unknown)
     return tuple(reasons)
 

@@ -1,4 +1,4 @@
-"""Checks: environment variables that hurt. Rows 33 and 47 of the table."""
+"""Check environment variables that affect training (rows 33 and 47 of the check table)."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _OFF = ("", "0")
 
 
 def _library_path(case: Case) -> Iterator[Judgement]:
-    """Wheels have DT_RPATH, which goes before LD_LIBRARY_PATH: its presence is a fact, and no fault."""
+    """Report LD_LIBRARY_PATH as a fact, not a problem: the DT_RPATH of wheels has precedence."""
     entries = [
         entry for entry in case.facts.variables.get("LD_LIBRARY_PATH", "").split(":") if _CUDA_FOLDER.search(entry)
     ]
     preload = case.facts.variables.get("LD_PRELOAD", "").strip()
     if entries:
-        words = f"LD_LIBRARY_PATH has {', '.join(entries)}; PyTorch's wheels look at their own libraries first"
+        words = f"LD_LIBRARY_PATH contains {', '.join(entries)}; PyTorch wheels search their own libraries first"
         yield info(
             words,
             source=_ENVIRONMENT,
             subject="LD_LIBRARY_PATH",
-            command="env -u LD_LIBRARY_PATH envforge verify --env",
+            command="env -u LD_LIBRARY_PATH envforge verify env",
         )
     if preload:
         words = f"LD_PRELOAD loads {preload} into every program"
-        yield info(words, source=_ENVIRONMENT, subject="LD_PRELOAD", command="env -u LD_PRELOAD envforge verify --env")
+        yield info(words, source=_ENVIRONMENT, subject="LD_PRELOAD", command="env -u LD_PRELOAD envforge verify env")
     if not entries and not preload:
-        yield passed("no library path of CUDA and no LD_PRELOAD is set", source=_ENVIRONMENT)
+        yield passed("neither a CUDA library path nor LD_PRELOAD is set", source=_ENVIRONMENT)
 
 
 def _hurting(case: Case) -> Iterator[Judgement]:
@@ -54,7 +54,7 @@ def _hurting(case: Case) -> Iterator[Judgement]:
         )
     if not found:
         yield passed(
-            f"none of {len(hurting_variables())} variables that slow training or change its numbers is set",
+            f"none of {len(hurting_variables())} variables that slow training or change its results is set",
             source=_ENVIRONMENT,
         )
 
@@ -62,14 +62,14 @@ def _hurting(case: Case) -> Iterator[Judgement]:
 def _overrides(case: Case) -> Iterator[Judgement]:
     stated = [name for name in OVERRIDES if name in case.facts.variables]
     for name in stated:
-        words = f"{name}={case.facts.variables[name]} is set: conda and `envforge lock` go by it, verify by the machine"
+        words = f"{name}={case.facts.variables[name]}: conda and `envforge lock` use it instead of the machine's value"
         yield info(words, source=_ENVIRONMENT, subject=name, command=f"unset {name}")
     if not stated:
-        yield passed("nothing is stated in place of the machine", source=_ENVIRONMENT)
+        yield passed("no override is set", source=_ENVIRONMENT)
 
 
 def _counts_off(name: str) -> bool:
-    """Of these variables 0 does something too: it forces TF32 off."""
+    """Return whether the value 0 has an effect, too: NVIDIA_TF32_OVERRIDE=0 forces TF32 off."""
     return name == "NVIDIA_TF32_OVERRIDE"
 
 
@@ -78,8 +78,8 @@ CHECKS = (
         id="library-path",
         question="machine",
         group="variables",
-        title="no foreign CUDA library stands first",
-        why="Other libraries can be taken than those of the lock; what is mapped decides, which verify --env looks at",
+        title="LD_LIBRARY_PATH and LD_PRELOAD",
+        why="They can replace libraries of the lockfile. `envforge verify env` checks which ones are loaded.",
         severity=Verdict.INFO,
         judge=judged(_library_path),
         row=33,
@@ -88,8 +88,8 @@ CHECKS = (
         id="slow-variables",
         question="machine",
         group="variables",
-        title="no variable slows training",
-        why="Left over from a search for a fault, such variables slow every run or change its numbers, without a word",
+        title="Variables that slow training",
+        why="Left over from debugging, such variables slow every run or change its results, without a message.",
         severity=Verdict.WARN,
         judge=judged(_hurting),
         row=47,
@@ -98,8 +98,8 @@ CHECKS = (
         id="overrides-set",
         question="machine",
         group="variables",
-        title="nothing is stated in place of the machine",
-        why="CONDA_OVERRIDE_CUDA and its like make a lock that is not for this machine look as if it were",
+        title="Variables that override the machine",
+        why="With CONDA_OVERRIDE_CUDA and similar, a lockfile that this machine can't use seems to fit.",
         severity=Verdict.INFO,
         judge=judged(_overrides),
     ),

@@ -1,4 +1,4 @@
-"""Charts as values: what is drawn, in the units in which people read it. Pure; ``html`` draws them.
+"""Charts as values, in the units that people read; ``html`` draws them.
 
 Bars compare one quantity between precisions; curves show a quantity over the steps. Each chart carries its numbers, so
 that a table can stand beside it.

@@ -1,7 +1,4 @@
-"""The facts that a reader wants beside the findings: project and lock, machine, environment, training. Pure.
-
-Enters: a ``Record``. Leaves: sections of labelled texts for every report, short ones for the terminal.
-"""
+"""Collect the facts that reports show next to the findings: project, machine, environment, training, and run."""
 
 from __future__ import annotations
 
@@ -54,15 +51,15 @@ def _project(record: Record) -> Section:
         ("project", project.name or ""),
         ("template", project.template or ""),
         ("variant", project.variant or ""),
-        ("lock", project.lock_file or ""),
-        ("lock sha256", project.lock_sha256 or ""),
+        ("lockfile", project.lock_file or ""),
+        ("lockfile sha256", project.lock_sha256 or ""),
         ("platforms", ", ".join(project.lock_platforms)),
-        ("needs", project.lock_needs or ""),
+        ("requires", project.lock_needs or ""),
     )
     short = (
         f"{project.lock_file}, sha256 {project.lock_sha256[:12]}" if project.lock_sha256 else project.lock_file or ""
     )
-    return Section(title="Project and lock", rows=_present(rows), short=_present((("lock", short),)))
+    return Section(title="Project and lockfile", rows=_present(rows), short=_present((("lockfile", short),)))
 
 
 def _machine(facts: MachineFacts) -> Section:
@@ -81,8 +78,8 @@ def _machine(facts: MachineFacts) -> Section:
         ("glibc", str(machine.glibc or "")),
         ("container", machine.container or ""),
         ("WSL", "yes" if machine.is_wsl else ""),
-        ("processor", system.cpu.value.model if system.cpu.value else ""),
-        ("processors", str(share.processors) if share else ""),
+        ("CPU", system.cpu.value.model if system.cpu.value else ""),
+        ("CPUs", str(share.processors) if share else ""),
         ("memory", gibibytes(system.memory_bytes.value)),
         ("conditions", ", ".join(condition.code for condition in machine.conditions)),
     )
@@ -104,7 +101,7 @@ def _environment(facts: EnvironmentFacts) -> Section:
     rows = (
         ("digest", f"sha256:{audit.digest}" if audit else ""),
         ("packages", str(audit.packages) if audit else ""),
-        ("unlike the lock", str(audit.drift_count) if audit else ""),
+        ("differences from the lockfile", str(audit.drift_count) if audit else ""),
         ("Python", python.version if python else ""),
         ("torch", torch.version if torch else ""),
         ("CUDA of torch", torch.cuda or "none" if torch else ""),
@@ -140,6 +137,7 @@ def _run(record: Record) -> Section:
         ("envforge", record.envforge),
         ("observed at", record.created_at.isoformat(timespec="seconds")),
         ("took", times),
+        ("machine", record.asked.machine),
         ("depth", record.asked.depth),
         ("only", ", ".join(record.asked.only)),
         ("skipped", ", ".join(record.asked.skip)),

@@ -1,6 +1,6 @@
-"""A report as one page that needs nothing else: no network, no other file. Every text in it is escaped.
+"""Render a report as one HTML page without network access or other files; every string in it is escaped.
 
-Enters: a ``Report``. Leaves: HTML. The page's own policy forbids every request, and every script but its own.
+The content security policy of the page blocks every request, and every script but its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from envforge.verify.reports.training import charts
 from envforge.verify.reports.words import (
     COUNTED,
     ORDER,
-    QUESTION_WORDS,
     headline,
     outcome,
     printable,
@@ -32,7 +31,7 @@ FOLDER = "report"
 
 
 def render(report: Report, *, strict: bool = False) -> str:
-    """The page of one report."""
+    """Return the page of one report."""
     present = {finding.question for finding in report.findings}
     return page(
         "verify.html.jinja",
@@ -42,14 +41,14 @@ def render(report: Report, *, strict: bool = False) -> str:
         record=report.record,
         findings=worst_first(report.findings),
         counts=[(verdict.value, report.counts[verdict], COUNTED[verdict]) for verdict in ORDER],
-        questions=[(question, QUESTION_WORDS[question]) for question in QUESTIONS if question in present],
+        questions=[question for question in QUESTIONS if question in present],
         charts=[("bars" if isinstance(chart, BarChart) else "curves", chart) for chart in charts(report.record)],
         sections=facts(report.record),
     )
 
 
 def page(template: str, **values: Any) -> str:
-    """A template of ours with the style and the script within, allowed by their hashes."""
+    """Render a template with the inline style and script, which the policy allows by their hashes."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415 - heavy, and only pages need it
     from markupsafe import Markup  # noqa: PLC0415 - as above
 
@@ -75,11 +74,11 @@ def page(template: str, **values: Any) -> str:
 
 
 def _prose(text: str) -> Markup:
-    """A text in which `` `words` `` are code; everything in it is escaped."""
+    """Escape a string, and render parts in backticks as code."""
     from markupsafe import Markup, escape  # noqa: PLC0415 - heavy, and only pages need it
 
     parts = printable(text).split("`")
-    if len(parts) % 2 == 0:  # a backtick without its other half is a backtick
+    if len(parts) % 2 == 0:  # an unpaired backtick
         return escape(printable(text))
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if position % 2 else escape(part) for position, part in enumerate(parts)

@@ -1,4 +1,4 @@
-"""A report as JUnit XML for CI systems: a test case for each finding, a suite for each question."""
+"""Render a report as JUnit XML for CI: a test case for each finding, a suite for each question."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def _body(finding: Finding) -> str:
     rows = (
         ("verdict", finding.verdict.value),
         ("observed", finding.observed),
-        ("wanted", finding.wanted),
+        ("expected", finding.wanted),
         ("read from", finding.source),
         ("why", finding.why),
-        ("do", finding.command),
+        ("run", finding.command),
     )
     return "\n".join(f"{label}: {printable(value)}" for label, value in rows if value)

@@ -1,4 +1,4 @@
-"""A report as Markdown, to paste into an issue: what is wrong in full, the rest folded away."""
+"""Render a report as Markdown for an issue: problems in full, the rest folded."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _whole(finding: Finding) -> Iterator[str]:
     source = f" (read from {escape(finding.source)})" if finding.source else ""
     yield f"- observed: {escape(finding.observed)}{source}"
     if finding.wanted:
-        yield f"- wanted: {escape(finding.wanted)}"
+        yield f"- expected: {escape(finding.wanted)}"
     if finding.why:
         yield f"- why: {escape(finding.why)}"
     if finding.command:

@@ -1,7 +1,4 @@
-"""A report for the terminal: failures first and whole, what passed folded into counts. No colour is needed to read it.
-
-Enters: a ``Report``. Leaves: rich ``Text`` lines that fit the width.
-"""
+"""Render a report for the terminal: failures first and in full, passed checks as counts. No color is needed."""
 
 from __future__ import annotations
 
@@ -57,12 +54,12 @@ def _head(report: Report, width: int, *, strict: bool) -> Iterator[Text]:
 
 def _whole(finding: Finding, width: int) -> Iterator[Text]:
     subject = f"  {printable(finding.subject)}" if finding.subject else ""
-    required = " (required: the run fails)" if finding.verdict is Verdict.UNKNOWN and finding.fails else ""
+    required = " (required, so the run fails)" if finding.verdict is Verdict.UNKNOWN and finding.fails else ""
     yield _verdict(finding.verdict.value, finding.verdict.name, f"  {finding.check}{subject}{required}")
     source = f" (read from {finding.source})" if finding.source else ""
     yield from _row("observed", finding.observed + source, width)
     if finding.wanted:
-        yield from _row("wanted", finding.wanted, width)
+        yield from _row("expected", finding.wanted, width)
     if finding.verdict in _SHOWN:
         yield from _row("why", finding.why, width)
     if finding.command:
@@ -74,8 +71,8 @@ def _row(label: str, value: str, width: int) -> Iterator[Text]:
 
 
 def _command(command: str) -> Text:
-    """A command stays in one line, so that it can be pasted, whatever its length."""
-    return _text(f"  {'do':<{_LABEL}}{printable(command)}", "bold")
+    """Keep a command on one line, so that it can be pasted."""
+    return _text(f"  {'run':<{_LABEL}}{printable(command)}", "bold")
 
 
 def _one_line_each(findings: Iterable[Finding], width: int) -> Iterator[Text]:
@@ -91,21 +88,21 @@ def _one_line_each(findings: Iterable[Finding], width: int) -> Iterator[Text]:
 def _folded(findings: tuple[Finding, ...], width: int) -> Iterator[Text]:
     """What passed, by question; what was skipped, by its reason."""
     passed = Counter(finding.question for finding in findings if finding.verdict is Verdict.PASS)
-    skipped: dict[str, list[str]] = {}
+    skipped: dict[tuple[str, str], list[str]] = {}
     for finding in findings:
         if finding.verdict is Verdict.SKIP:
-            skipped.setdefault(finding.observed, []).append(finding.check)
+            skipped.setdefault((finding.observed, finding.command), []).append(finding.check)
     if passed or skipped:
         yield _text("")
     for question in QUESTIONS:
         if passed[question]:
             yield _verdict("pass", "PASS", f"  {question}: {_times(passed[question])}")
-    for reason, checks in skipped.items():
+    for (reason, command), checks in skipped.items():
         names = dict.fromkeys(checks)
         what = ", ".join(names) if len(names) <= _NAMED else f"{len(names)} checks"
         yield from _wrapped(f"{what}: {printable(reason)}", width, "SKIP  ", "      ")
-    commands = dict.fromkeys(f.command for f in findings if f.verdict is Verdict.SKIP and f.command)
-    yield from (_text(f"      {printable(command)}", "bold") for command in commands)
+        if command:
+            yield _text(f"      run  {printable(command)}", "bold")
 
 
 def _times(count: int) -> str:
@@ -126,13 +123,13 @@ def render_list(checks: Iterable[Check], width: int) -> Iterator[Text]:
         if check.question != question:
             question = check.question
             yield _text("")
-            yield _text(f"{question} (--{_flag(question)})", "bold")
+            yield _text(f"{question} (envforge verify {_command_of(question)})", "bold")
         facts_of_it = f"{check.group}, {check.severity.value}, {check.cost}" + (", required" * check.required)
         yield _text(f"  {check.id}  [{facts_of_it}]")
         yield from _wrapped(printable(check.title), width, "      ")
 
 
-def _flag(question: str) -> str:
+def _command_of(question: str) -> str:
     return {"environment": "env", "training": "train"}.get(question, question)
 
 

@@ -1,4 +1,4 @@
-"""The numbers of a training as charts and as measures: AMP against fp32 on each device, and the loss. Pure."""
+"""Turn the measurements of training into charts and comparable numbers: AMP and fp32 per device, and the loss."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def _charts_of(device: DeviceFacts) -> Iterator[Chart]:
         yield _losses(f"Loss in each precision, {name}", [(_precision(run), run.losses) for run in runs])
     learning, control = device.learning.value, device.control.value
     if learning is not None:
-        lines = [("the project's labels", learning.losses)]
-        lines += [("shuffled labels (the control)", control.losses)] if control is not None else []
-        yield _losses(f"Loss of the smoke training, {name}", lines, learning)
+        lines = [("true labels", learning.losses)]
+        lines += [("shuffled labels (control)", control.losses)] if control is not None else []
+        yield _losses(f"Loss of the smoke test, {name}", lines, learning)
 
 
 def _step_times(name: str, runs: Sequence[SpeedRun]) -> BarChart:
@@ -85,9 +85,9 @@ def _step_times(name: str, runs: Sequence[SpeedRun]) -> BarChart:
 
 def _said_of_steps(runs: Sequence[SpeedRun]) -> str:
     first, others = runs[0], [run for run in runs[1:] if runs[0].step_s > 0]
-    against = " and ".join(f"{run.step_s / first.step_s:.2f} times that of {_precision(run)}" for run in others)
+    against = " and ".join(f"{run.step_s / first.step_s:.2f} times the speed of {_precision(run)}" for run in others)
     said = f"A step in {_precision(first)} takes {_milliseconds(first.step_s)} (the median of {first.steps})"
-    return f"{said}; its speed is {against}." if against else f"{said}."
+    return f"{said}; that is {against}." if against else f"{said}."
 
 
 def _memory(name: str, runs: Sequence[SpeedRun]) -> BarChart:
@@ -95,7 +95,7 @@ def _memory(name: str, runs: Sequence[SpeedRun]) -> BarChart:
         Bar(
             label=_precision(run),
             value=run.peak_memory_bytes or 0,
-            shown=_gibibytes(run.peak_memory_bytes) if run.peak_memory_bytes else "not known",
+            shown=_gibibytes(run.peak_memory_bytes) if run.peak_memory_bytes else "unknown",
             kind=_kind(run),
         )
         for run in runs

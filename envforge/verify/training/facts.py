@@ -1,4 +1,4 @@
-"""What ``verify --train`` measures: one training on each device, and what was seen of it."""
+"""The facts of training: the measurements of each device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The speed below which a GPU is not healthy, by its model. Enters: ``data/gpu_speeds.toml``. Leaves: a row of it."""
+"""Look up the speed below which a GPU model isn't healthy (``data/gpu_speeds.toml``)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _SLICES = 7
 
 
 class SpeedTableError(EnvforgeError):
-    """The table of speeds cannot be read as what it claims to be."""
+    """The table of speeds is invalid."""
 
 
 def floor_of(name: str) -> Signal[SpeedFloor]:
-    """The row for a GPU by the name that the driver gives it; a MIG slice gets its share of the whole."""
+    """Return the row for a GPU by its driver name; a MIG slice has its share of the speed."""
     source = "data/gpu_speeds.toml"
     row = next((row for pattern, row in speed_table() if pattern.search(name)), None)
     if row is None:
@@ -52,10 +52,10 @@ def speed_table() -> tuple[tuple[re.Pattern[str], SpeedFloor], ...]:
     """Every row with the pattern of names that it is for, the most special first."""
     file = importlib.resources.files("envforge") / "data" / "gpu_speeds.toml"
     document = Document(
-        damaged=f"the data file `{file}` is damaged",
+        damaged=f"invalid data file `{file}`",
         error=SpeedTableError,
         code="speed-table-damaged",
-        hint="install envforge again: pip install --force-reinstall envforge",
+        hint="install envforge again",
         mapping="a table",
     )
     top = Fields(document, "", tomllib.loads(file.read_text(encoding="utf-8")))

@@ -1,7 +1,7 @@
-"""Checks of the project's own training: what it computes in, and whether it learns. Pure.
+"""Check the precision of the project's own training, and that the model learns.
 
-A fault explains others: where the loss is not a number nothing can be said of the gradients. Each check asks
-``cause_of`` for the first fault in the order of causes, and leaves to it what it explains.
+One problem explains others: if the loss is NaN, the gradients can't be judged. ``cause_of`` returns the first problem
+in the order of causes; the checks that it explains are skipped.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from envforge.verify.environment.say import info, passed, skipped
+from envforge.verify.machine.judging import counted
 from envforge.verify.training.facts import DeviceFacts, LearningFacts
 from envforge.verify.training.say import absent, check_of_device, failed, warned
 from envforge.verify.values import Judgement, Verdict
@@ -59,7 +60,7 @@ def _guarded(device: DeviceFacts, own: str) -> Judgement | LearningFacts:
         return absent(device, "learning")
     cause = cause_of(facts) or (None if _trend(facts).holds else "loss-does-not-fall")
     if cause is not None and _ORDER.index(cause) < _ORDER.index(own):
-        return skipped(f"there is nothing to judge: see {cause}")
+        return skipped(f"nothing to judge: see `{cause}`")
     return facts
 
 
@@ -73,12 +74,12 @@ def _autocast(device: DeviceFacts) -> Judgement:
     facts = device.learning.value
     if facts is None:
         return absent(device, "learning")
-    wanted = f"the model's forward pass inside autocast to {_DTYPES.get(facts.precision, facts.precision)}"
+    wanted = f"a forward pass inside autocast to {_DTYPES.get(facts.precision, facts.precision)}"
     if facts.autocast_forward is None:
-        return skipped("the model was not called as a module: autocast could not be seen")
+        return skipped("the model was not called as a module, so autocast could not be observed")
     if not facts.autocast_forward:
         return failed(
-            f"precision {facts.precision} was asked for, and autocast is off in the forward pass", wanted, _MODEL
+            f"precision {facts.precision} was requested, but autocast is off in the forward pass", wanted, _MODEL
         )
     if facts.autocast_dtype != _DTYPES.get(facts.precision):
         return failed(f"autocast casts to {facts.autocast_dtype}", wanted, _MODEL)
@@ -93,17 +94,17 @@ def _low(device: DeviceFacts) -> Judgement:  # noqa: PLR0911 - one line for each
     if facts is None:
         return absent(device, "learning")
     if facts.autocast_forward is False:
-        return skipped("there is nothing to judge: see autocast-off")
+        return skipped("nothing to judge: see `autocast-off`")
     if facts.heavy is None or facts.low is None:
-        return skipped("the first update did not come to its end")
+        return skipped("the first update did not finish")
     wanted = f"matrix products and convolutions in {facts.precision}"
     if facts.heavy == 0:
         return skipped("the model has no matrix products or convolutions")
     said = ", ".join(f"{count} in {dtype}" for dtype, count in sorted(facts.dtypes.items()))
     if facts.low == 0:
-        return failed(f"autocast is on, and {said}", wanted, "operations of the first update")
+        return failed(f"autocast is on, but {said}", wanted, "operations of the first update")
     if facts.low < facts.heavy / 2:
-        return warned(said, wanted, "operations of the first update", command="envforge verify --train --json")
+        return warned(said, wanted, "operations of the first update", command="envforge verify train --json")
     return passed(said, wanted=wanted, source="operations of the first update")
 
 
@@ -112,9 +113,9 @@ def _backward(device: DeviceFacts) -> Judgement:
     if facts is None:
         return absent(device, "learning")
     if facts.autocast_backward is None:
-        return skipped("no gradient was seen")
+        return skipped("no gradient was observed")
     if facts.autocast_backward:
-        return warned("the backward pass runs inside autocast", "backward after autocast was left", _MODEL)
+        return warned("the backward pass runs inside autocast", "a backward pass outside autocast", _MODEL)
     return passed("the backward pass runs outside autocast", source=_MODEL)
 
 
@@ -124,7 +125,7 @@ def _finite(device: DeviceFacts) -> Judgement:
         return absent(device, "learning", leads=True)
     bad = sum(loss is None for loss in facts.losses)
     if _is_finite(facts):
-        return passed(f"{facts.updates} losses, all finite; {facts.skipped} updates skipped")
+        return passed(f"{counted(facts.updates, 'finite loss')}; {counted(facts.skipped, 'update')} skipped")
     parts = [f"{bad} of {len(facts.losses)} losses are not finite"]
     if facts.wild_gradient:
         parts.append(f"gradients of {_some(facts.wild_gradient)}")
@@ -143,8 +144,11 @@ def _constant(device: DeviceFacts) -> Judgement:
     if isinstance(facts, Judgement):
         return facts
     if _is_constant(facts):
-        return failed(f"{len(facts.losses)} times the loss {facts.losses[0]}", "a loss that depends on the batch")
-    return passed("the loss differs from update to update")
+        return failed(
+            f"the same loss {facts.losses[0]} in {counted(len(facts.losses), 'update')}",
+            "a loss that depends on the batch",
+        )
+    return passed("the loss changes from update to update")
 
 
 def _missing(device: DeviceFacts) -> Judgement:
@@ -152,12 +156,14 @@ def _missing(device: DeviceFacts) -> Judgement:
     if isinstance(facts, Judgement):
         return facts
     if facts.parameters is None:
-        return skipped("the training ended before gradients were looked at")
+        return skipped("training stopped before the gradients were observed")
     if _has_no_gradients(facts):
         return failed("no parameter has a gradient after an update", "a gradient for each parameter")
     if facts.without_gradient:
         count = len(facts.without_gradient)
-        return warned(f"{count} parameters without gradient: {_some(facts.without_gradient)}", "a gradient for each")
+        return warned(
+            f"{counted(count, 'parameter')} without gradient: {_some(facts.without_gradient)}", "a gradient for each"
+        )
     return passed(f"all {facts.parameters} parameters have a gradient")
 
 
@@ -166,11 +172,11 @@ def _zero(device: DeviceFacts) -> Judgement:
     if isinstance(facts, Judgement):
         return facts
     if facts.parameters is None:
-        return skipped("the training ended before gradients were looked at")
+        return skipped("training stopped before the gradients were observed")
     if _all_zero(facts):
-        return failed(f"the gradients of all {facts.parameters} parameters are zero", "gradients that are not zero")
+        return failed(f"the gradients of all {facts.parameters} parameters are zero", "nonzero gradients")
     norm = "unknown" if facts.gradient_norm is None else f"{facts.gradient_norm:.3g}"
-    return passed(f"norm of the gradient {norm}, {len(facts.zero_gradient)} parameters with zero")
+    return passed(f"gradient norm {norm}, {counted(len(facts.zero_gradient), 'parameter')} with zero gradient")
 
 
 def _still(device: DeviceFacts) -> Judgement:
@@ -179,11 +185,11 @@ def _still(device: DeviceFacts) -> Judgement:
         return facts
     if facts.weights_moved == 0:
         return failed(
-            f"after {facts.updates} updates with gradients no weight has changed",
-            "weights that change",
-            why="The learning rate is zero, or the optimizer's step does not run.",
+            f"no weight changed after {counted(facts.updates, 'update')} with gradients",
+            "changed weights",
+            why="The learning rate is zero, or the optimizer's step doesn't run.",
         )
-    return passed(f"{facts.weights_moved} of {facts.weights} weights have changed")
+    return passed(f"{facts.weights_moved} of {facts.weights} weights changed")
 
 
 def _stopped(device: DeviceFacts) -> Judgement:
@@ -191,8 +197,8 @@ def _stopped(device: DeviceFacts) -> Judgement:
     if isinstance(facts, Judgement):
         return facts
     if facts.error is not None:
-        return failed(f"after {facts.updates} updates: {facts.error}", "a training that comes to its end")
-    return passed(f"{facts.updates} updates in {facts.seconds:.1f} s")
+        return failed(f"error after {counted(facts.updates, 'update')}: {facts.error}", "a run without an error")
+    return passed(f"{counted(facts.updates, 'update')} in {facts.seconds:.1f} s")
 
 
 def _falls(device: DeviceFacts) -> Judgement:
@@ -200,10 +206,10 @@ def _falls(device: DeviceFacts) -> Judgement:
     if isinstance(facts, Judgement):
         return facts
     if len(facts.losses) < _PART:
-        return skipped(f"{len(facts.losses)} updates are too few to see a trend")
+        return skipped(f"{counted(len(facts.losses), 'update')}: too few for a trend")
     trend = _trend(facts)
-    said = f"from {trend.first:.3f} to {trend.last:.3f} in {len(facts.losses)} updates"
-    wanted = f"at most {trend.bound:.3f}: the project's own demand, and never more than {_LEAST_FALL:g} of the first"
+    said = f"from {trend.first:.3f} to {trend.last:.3f} in {counted(len(facts.losses), 'update')}"
+    wanted = f"at most {trend.bound:.3f}: the project's own threshold, and at most {_LEAST_FALL:g} of the first loss"
     return passed(said, wanted=wanted) if trend.holds else failed(said, wanted)
 
 
@@ -240,7 +246,7 @@ def _metric(device: DeviceFacts) -> Judgement:
     if isinstance(facts, Judgement):
         return facts
     if facts.metric is None or facts.reach is None:
-        return skipped("the project states no metric for its smoke test")
+        return skipped("the project defines no metric for its smoke test")
     if facts.score is None:
         return failed(f"{facts.metric} is not a number", f"{facts.reach:g} on unseen data")
     said = f"{facts.metric} {facts.score:.3f} on unseen data"
@@ -255,34 +261,36 @@ def _control(device: DeviceFacts) -> Judgement:
     if control is None:
         return absent(device, "control", leads=True)
     if control.score is None or control.ceiling is None or facts.score is None:
-        return skipped(f"the project states no metric for its control ({control.error or 'no error'})")
-    said = f"{control.metric} {control.score:.3f} with shuffled labels, {facts.score:.3f} with true ones"
+        return skipped(f"the project defines no metric for its control run ({control.error or 'no error'})")
+    said = f"{control.metric} {control.score:.3f} with shuffled labels, {facts.score:.3f} with true labels"
     wanted = f"{'at most' if control.higher_is_better else 'at least'} {control.ceiling:g} with shuffled labels"
     learns = control.score != control.ceiling and reaches(control.score, control.ceiling, control)
     if learns and reaches(control.score, facts.score, control):
-        return failed(said, wanted, why="Shuffled labels do as well as true ones: the labels are not what is learnt.")
+        return failed(
+            said, wanted, why="Shuffled labels do as well as true labels, so the model does not learn from the labels."
+        )
     return failed(said, wanted) if learns else passed(said, wanted=wanted)
 
 
 def _thresholds(device: DeviceFacts) -> Judgement:
-    """A smoke test whose demands a run without learning meets proves nothing."""
+    """Judge the thresholds of the smoke test, which a run without learning must not reach."""
     facts = _guarded(device, "smoke-thresholds")
     if isinstance(facts, Judgement):
         return facts
     if facts.reach is None or facts.ceiling is None:
-        return skipped("the project states no demands of its smoke test")
+        return skipped("the project defines no thresholds for its smoke test")
     faults = []
     if not _apart(facts.reach, facts.ceiling, facts):
         faults.append(
-            f"what real labels must reach ({facts.reach:g}) is no better than the control's {facts.ceiling:g}"
+            f"the threshold for true labels ({facts.reach:g}) is not better than the control's ({facts.ceiling:g})"
         )
     if facts.loss_ratio is not None and facts.loss_ratio <= 1:
-        faults.append(f"a loss that does not fall is enough (loss_ratio {facts.loss_ratio:g})")
+        faults.append(f"a loss that does not fall is accepted (loss_ratio {facts.loss_ratio:g})")
     if facts.skips is not None and facts.skips >= facts.updates > 0:
         faults.append(f"every update may be skipped (skips {facts.skips:g} of {facts.updates})")
     if faults:
-        return failed("; ".join(faults), "demands that only a training that learns can meet", "SMOKE in train.py")
-    return passed(f"real {facts.reach:g}, control {facts.ceiling:g}, loss to 1/{facts.loss_ratio or 1:g}")
+        return failed("; ".join(faults), "thresholds that only a model that learns can reach", "SMOKE in train.py")
+    return passed(f"true labels {facts.reach:g}, control {facts.ceiling:g}, loss to 1/{facts.loss_ratio or 1:g}")
 
 
 def _apart(better: float, worse: float, facts: LearningFacts) -> bool:
@@ -295,25 +303,25 @@ def _guard(device: DeviceFacts) -> Judgement:
         return absent(device, "guard", leads=True)
     facts = device.learning.value
     if facts is not None and cause_of(facts) is not None:
-        return skipped(f"there is nothing to judge: see {cause_of(facts)}")
+        return skipped(f"nothing to judge: see `{cause_of(facts)}`")
     if not guard.planted:
-        return skipped("the model's output is not one tensor: nothing could be planted")
-    wanted = "one bad batch leaves weights and running statistics as they were"
+        return skipped("the model's output is not a single tensor, so no NaN could be inserted")
+    wanted = "unchanged weights and running statistics after a bad batch"
     if guard.wild:
-        return failed(f"a planted NaN is now in {_some(guard.wild)}", wanted)
+        return failed(f"an inserted NaN spread to {_some(guard.wild)}", wanted)
     if guard.changed:
-        return warned(f"a planted NaN changed {_some(guard.changed)}", wanted)
-    return passed("a planted NaN changed nothing" + (f"; {guard.error}" if guard.error else ""), wanted=wanted)
+        return warned(f"an inserted NaN changed {_some(guard.changed)}", wanted)
+    return passed("an inserted NaN changed nothing" + (f"; {guard.error}" if guard.error else ""), wanted=wanted)
 
 
 def _precision(device: DeviceFacts) -> Judgement:
     if device.low is None:
-        return skipped("the device did not say what it can do")
+        return skipped("the device did not report its capabilities")
     if not device.is_gpu:
-        return info("bf16 on the CPU; the precision of a GPU is not measured here")
+        return info("bf16 on the CPU; without a GPU, its precision is not measured")
     if device.low == "bf16":
-        return info(f"compute capability {device.capability}: bf16 of its own, no loss scaling")
-    return info(f"compute capability {device.capability}: bf16 is emulated, so fp16 with a GradScaler")
+        return info(f"compute capability {device.capability}: bf16 in hardware, without loss scaling")
+    return info(f"compute capability {device.capability}: bf16 is only emulated, so fp16 with a GradScaler")
 
 
 _of = partial(check_of_device, group="learning")
@@ -321,69 +329,76 @@ _of = partial(check_of_device, group="learning")
 CHECKS = (
     _of(
         "low-precision",
-        "Which low precision this device has",
-        "torch says that bf16 is there also where it is emulated, and slow.",
+        "Low precision of this device",
+        "torch reports bf16 as supported even if it is emulated and slow.",
         _precision,
         severity=Verdict.INFO,
     ),
     _of(
         "autocast-off",
-        "The forward pass runs inside autocast",
-        "Without autocast the training is fp32: right, slower, and nobody is told.",
+        "Autocast in the forward pass",
+        "Without autocast, training runs in fp32: correct, but slower, and without a message.",
         _autocast,
     ),
     _of(
         "low-precision-unused",
-        "Heavy operations run in low precision",
-        "A model that leaves autocast inside itself has none of its speed.",
+        "Precision of heavy operations",
+        "A model that disables autocast inside itself doesn't get its speed.",
         _low,
     ),
     _of(
         "backward-in-autocast",
-        "The backward pass runs outside autocast",
-        "The backward pass takes the dtypes of the forward pass; autocast around it is not recommended by torch.",
+        "Autocast in the backward pass",
+        "The backward pass uses the dtypes of the forward pass; PyTorch recommends against autocast around it.",
         _backward,
         severity=Verdict.WARN,
     ),
     _of(
         "loss-not-finite",
-        "Loss, gradients and weights are finite",
-        "One NaN in the weights ends all learning, and the training goes on.",
+        "Finiteness of loss, gradients, and weights",
+        "After one NaN in the weights, training continues but nothing is learned.",
         _finite,
     ),
-    _of("loss-constant", "The loss depends on the batch", "A loss that never changes teaches nothing.", _constant),
+    _of(
+        "loss-constant",
+        "Variation of the loss",
+        "If the loss doesn't depend on the batch, the model can't learn from it.",
+        _constant,
+    ),
     _of(
         "gradients-missing",
-        "Parameters have gradients",
-        "Without a backward pass the optimizer has nothing to go by, and says nothing.",
+        "Presence of gradients",
+        "Without gradients, the optimizer changes nothing and reports no error.",
         _missing,
     ),
-    _of("gradients-zero", "Gradients are not zero", "A graph that is cut somewhere gives zeros, not an error.", _zero),
-    _of("weights-still", "Updates change the weights", "Gradients alone teach nothing.", _still),
-    _of("learning-stopped", "The training comes to its end", "The project itself gave up.", _stopped),
-    _of("loss-does-not-fall", "The loss falls", "A training whose loss does not fall does not learn.", _falls),
+    _of("gradients-zero", "Magnitude of gradients", "A graph that is cut produces zeros, not an error.", _zero),
+    _of("weights-still", "Change of the weights", "The model learns only if updates change its weights.", _still),
+    _of(
+        "learning-stopped", "Completion of the training run", "The project's own code stopped with an error.", _stopped
+    ),
+    _of("loss-does-not-fall", "Trend of the loss", "If the loss doesn't fall, the model doesn't learn.", _falls),
     _of(
         "metric-not-reached",
-        "The metric on unseen data is reached",
-        "A falling loss may be learning by heart; unseen data tells.",
+        "Metric on unseen data",
+        "A falling loss can be memorization; only unseen data shows that the model generalizes.",
         _metric,
     ),
     _of(
         "control-learns",
-        "A control with shuffled labels does not learn",
-        "What also learns from shuffled labels reads its answers from somewhere else.",
+        "Control run with shuffled labels",
+        "A model that also learns from shuffled labels gets its answers from somewhere else.",
         _control,
     ),
     _of(
         "smoke-thresholds",
-        "The smoke test demands what only learning can reach",
-        "A smoke test that cannot fail says nothing.",
+        "Thresholds of the smoke test",
+        "A smoke test that can't fail proves nothing.",
         _thresholds,
     ),
     _of(
         "non-finite-guard",
-        "One bad batch does not spoil the weights",
-        "bf16 has no GradScaler that skips: without a guard one NaN batch makes every weight NaN.",
+        "Effect of a non-finite batch",
+        "bf16 has no GradScaler to skip a bad update, so without a guard one NaN batch makes every weight NaN.",
         _guard,
     ),
 )

@@ -1,4 +1,4 @@
-"""The lines of one device's process as ``DeviceFacts``. Pure."""
+"""Turn the output lines of one device's process into ``DeviceFacts``."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def device_facts(
     signals |= {name: _signal(name, values, raised, _why_not(name, asked, end, running)) for name in MEASURES}
     is_gpu = device.startswith("cuda")
     uuid = str(known.get("uuid") or "")
-    load: Signal[LoadFacts] = Signal(unreadable="there is no GPU")
-    floor: Signal[SpeedFloor] = Signal(unreadable="there is no GPU")
+    load: Signal[LoadFacts] = Signal(unreadable="no GPU")
+    floor: Signal[SpeedFloor] = Signal(unreadable="no GPU")
     if is_gpu:
         load, floor = under_load(samples, uuid, spans), floor_of(str(known.get("name", "")))
     return DeviceFacts(
@@ -67,9 +67,9 @@ def device_facts(
 
 def _why_not(name: str, asked: Sequence[str], end: ProcessEnd, running: str | None) -> str:
     if name not in asked:
-        return "not asked at this depth"
+        return "not measured at this depth"
     if running == name:
-        return f"{end.in_words} in this measure"
+        return f"{end.in_words} in this measurement"
     return f"not reached: {end.in_words}"
 
 
@@ -82,7 +82,7 @@ def _project(values: dict[str, Any], raised: dict[str, str], why_not: str) -> Si
 def _signal(name: str, values: dict[str, Any], raised: dict[str, str], why_not: str) -> Signal[Any]:
     from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - heavy, and only `verify` needs it
 
-    source = f"measure `{name}`"
+    source = f"measurement `{name}`"
     if name in raised:
         return Signal(source=source, unreadable=raised[name])
     if name not in values:
@@ -93,4 +93,4 @@ def _signal(name: str, values: dict[str, Any], raised: dict[str, str], why_not: 
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
-        return Signal(source=source, unreadable=f"what the process said cannot be read: {place}: {first['msg']}")
+        return Signal(source=source, unreadable=f"invalid output of the process: {place}: {first['msg']}")

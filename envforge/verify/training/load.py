@@ -1,4 +1,4 @@
-"""What NVML said of a GPU while it worked. Enters: samples, and when the GPU was busy. Leaves: ``LoadFacts``. Pure."""
+"""Summarize the NVML samples that were taken while a GPU was under load."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def under_load(samples: Sequence[Sample], uuid: str, spans: Sequence[tuple[float
     """What was sampled of one GPU while it worked."""
     source = "NVML, sampled under load"
     if not samples:
-        return Signal(source=source, unreadable="NVML gave no samples")
+        return Signal(source=source, unreadable="no NVML samples")
     if not spans:
         return Signal(source=source, unreadable="the GPU was not put under load")
     bare = uuid.removeprefix("GPU-")
@@ -25,7 +25,7 @@ def under_load(samples: Sequence[Sample], uuid: str, spans: Sequence[tuple[float
         of_gpu = list(samples)
     busy = [s for s in of_gpu if any(start <= s.at <= end for start, end in spans)]
     if not busy:
-        return Signal(source=source, unreadable="no sample fell into the time under load")
+        return Signal(source=source, unreadable="no NVML sample while the GPU was under load")
     masks = _values(busy, "reasons")
     counted = Counter(reason.name for mask in masks for reason in event_reasons(mask))
     return Signal(

@@ -1,4 +1,4 @@
-"""Checks of single kernels against float64, and of the same bits again. Pure."""
+"""Compare kernels with float64, and check that they are repeatable."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def _kernel(measure: str) -> OfDevice:
         if len(worst) < len(kernel.errors):
             return failed(f"{said}a result or gradient is not finite", wanted, signal.source, command=_LOOK)
         if kernel.result_dtype != _DTYPES[kernel.dtype]:
-            return failed(f"{said}the result is {kernel.result_dtype}", f"{kernel.dtype} as the inputs", signal.source)
+            return failed(
+                f"{said}the result is {kernel.result_dtype}", f"{kernel.dtype}, like the inputs", signal.source
+            )
         if max(worst) > bound:
             return failed(f"{said}off by {max(worst):.2g}", wanted, signal.source, command=_LOOK)
         return passed(f"{said}off by {max(worst):.2g} at most", wanted=wanted, source=signal.source)
@@ -37,7 +39,7 @@ def _kernel(measure: str) -> OfDevice:
     return judge
 
 
-_LOOK = "envforge verify --machine"
+_LOOK = "envforge verify machine"
 
 
 def _same_bits(device: DeviceFacts) -> Judgement:
@@ -46,13 +48,13 @@ def _same_bits(device: DeviceFacts) -> Judgement:
         return absent(device, "same_bits", leads=True)
     if facts.different:
         return failed(
-            f"{facts.times} times the same product: {facts.different + 1} different results",
-            "the same bits each time",
+            f"{facts.different + 1} different results in {facts.times} runs of the same product",
+            "bit-identical results",
             device.same_bits.source,
-            why="Hardware that computes wrong without an error: no result of this GPU can be trusted.",
+            why="The hardware computes wrong results without an error, so no result of this GPU can be trusted.",
             command=_LOOK,
         )
-    return passed(f"{facts.times} times the same bits", source=device.same_bits.source)
+    return passed(f"{facts.times} bit-identical results", source=device.same_bits.source)
 
 
 def _agree(facts: TrainingFacts) -> Iterator[Judgement]:
@@ -63,7 +65,7 @@ def _agree(facts: TrainingFacts) -> Iterator[Judgement]:
             models.setdefault(device.name, []).append(device)
     groups = {name: devices for name, devices in models.items() if len(devices) > 1}
     if not groups:
-        yield skipped("there are no two GPUs of one model that were measured deeply")
+        yield skipped("no two GPUs of the same model were measured with --deep")
     for name, devices in groups.items():
         found: dict[tuple[str, ...], list[DeviceFacts]] = {}
         for device in devices:
@@ -72,9 +74,11 @@ def _agree(facts: TrainingFacts) -> Iterator[Judgement]:
         most = max(found.values(), key=len)
         others = [subject_of(device) for group in found.values() if group is not most for device in group]
         if others:
-            judgement = failed(f"{', '.join(others)} computes other bits than the rest", "the same bits", command=_LOOK)
+            judgement = failed(
+                f"different results on {', '.join(others)}", "bit-identical results on all GPUs", command=_LOOK
+            )
         else:
-            judgement = passed(f"{len(devices)} GPUs compute the same bits")
+            judgement = passed(f"{len(devices)} GPUs compute bit-identical results")
         yield replace(judgement, subject=name)
 
 
@@ -84,7 +88,7 @@ def _check(measure: str, title: str) -> Check:
         question="training",
         group="numerics",
         title=title,
-        why="Only a kernel that ran, forward and backward, shows that this build serves this GPU, and right.",
+        why="Only running a kernel, forward and backward, shows that this build computes correctly on this GPU.",
         severity=Verdict.FAIL,
         judge=on_each_device(_kernel(measure)),
         required=True,
@@ -93,15 +97,15 @@ def _check(measure: str, title: str) -> Check:
 
 
 CHECKS = (
-    _check("matmul", "Matrix products are right in low precision"),
-    _check("convolution", "Convolutions are right in low precision"),
-    _check("attention", "Attention is right in low precision"),
+    _check("matmul", "Low-precision matrix products"),
+    _check("convolution", "Low-precision convolutions"),
+    _check("attention", "Low-precision attention"),
     Check(
         id="bits-change",
         question="training",
         group="numerics",
-        title="The same kernel gives the same bits each time",
-        why="A GPU that sometimes computes wrong says nothing; the loss only drifts.",
+        title="Repeatability of a kernel",
+        why="A GPU that sometimes computes wrong results reports no error; only the loss drifts.",
         severity=Verdict.FAIL,
         judge=on_each_device(_same_bits),
         cost="deep",
@@ -111,8 +115,8 @@ CHECKS = (
         id="gpus-disagree",
         question="training",
         group="numerics",
-        title="GPUs of one model compute the same bits",
-        why="One GPU that differs from its equals is the one that is broken.",
+        title="Agreement of GPUs of one model",
+        why="If one GPU differs from its equals, it is the broken one.",
         severity=Verdict.FAIL,
         judge=on_training(_agree),
         cost="deep",

@@ -1,6 +1,6 @@
-"""Measure the training: one process of the project's interpreter for each GPU, or one on the CPU (effects).
+"""Measure training with one process of the project's interpreter per GPU, or one on the CPU.
 
-Enters: a ``Situation``. Leaves: ``TrainingFacts``. What a process said before it crashed or hung is kept.
+The output of a process that crashed or hung is kept.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from envforge.verify.environment.process import Child, run_child
 from envforge.verify.training.facts import CollectiveFacts, DeviceFacts, TrainingFacts
 from envforge.verify.training.lines import device_facts
 from envforge.verify.training.needs import NEEDS, NEEDS_PROJECT
-from envforge.verify.training.progress import teller
+from envforge.verify.training.progress import Progress
 from envforge.verify.training.sampler import Samples, sampling
 from envforge.verify.values import Cost, Signal
 
@@ -97,13 +97,13 @@ def observe_training(situation: Situation) -> TrainingFacts:
 def package_of(project: Path | None) -> tuple[str | None, str]:
     """The package of a project that has the interface of our templates, or why there is none."""
     if project is None:
-        return None, "there is no project here"
+        return None, "no project"
     try:
         record = read_project_file(project)
     except EnvforgeError as error:
         return None, error.message
     if record is None:
-        return None, f"`{project}` has no envforge.toml: its training is not known"
+        return None, f"`{project}` has no envforge.toml, so its training code is unknown"
     return record.package, ""
 
 
@@ -133,7 +133,7 @@ def _gpu_count(plan: _Plan) -> tuple[int, str | None]:
         "import torch; usable = torch.cuda.device_count() if torch.cuda.is_available() else 0; "
         "print('@envforge {\"count\": %d}' % usable)"
     )
-    plan.situation.say("asking torch for its GPUs")
+    plan.situation.say("counting the GPUs that torch finds")
     end, lines = run_child(_child(plan, (str(plan.python), "-c", program)))
     if lines and lines[-1].get("count"):
         return int(lines[-1]["count"]), None
@@ -186,7 +186,8 @@ def _measuring(plan: _Plan, device: str, measures: tuple[str, ...]) -> Child:
         "project": str(plan.situation.project) if plan.situation.project else None,
     }
     command = (str(plan.python), "-c", START, str(plan.measures), json.dumps(specification))
-    return replace(_child(plan, command), hear=teller(device, measures, plan.situation.say))
+    progress = Progress(device=device, measures=tuple(measures), say=plan.situation.say)
+    return replace(_child(plan, command), hear=progress.hear, tick=progress.tick)
 
 
 def _child(plan: _Plan, command: tuple[str, ...]) -> Child:
@@ -203,13 +204,15 @@ def _with_collective(facts: TrainingFacts, plan: _Plan, gpus: int) -> TrainingFa
     backend, ranks = ("nccl", gpus) if gpus > 1 else ("gloo", 2)
     program = plan.measures / "envforge_measures" / "collective.py"
     command = (str(plan.python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
-    plan.situation.say(f"adding up over {ranks} processes by torchrun, {backend}")
-    end, lines = run_child(_child(plan, (*command, str(program), backend)))
+    what = f"all-reduce over {ranks} processes with torchrun and {backend}"
+    plan.situation.say(what)
+    child = _child(plan, (*command, str(program), backend))
+    end, lines = run_child(replace(child, tick=lambda elapsed_s: plan.situation.say(f"{what} ({elapsed_s:.0f} s)")))
     source = f"torchrun --nproc-per-node {ranks}, {backend}"
     said = [line for line in lines if line.get("event") == "rank"]
     if len(said) != ranks:
-        last = end.stderr.splitlines()[-1] if end.stderr else "it said nothing"
-        why = f"{len(said)} of {ranks} processes came to their end: {end.in_words}: {last[:300]}"
+        last = end.stderr.splitlines()[-1] if end.stderr else "no output"
+        why = f"{len(said)} of {ranks} processes finished: {end.in_words}: {last[:300]}"
         return replace(facts, collective=Signal(source=source, unreadable=why), collective_process=end)
     size, seconds = int(said[0]["bytes"]), max(float(line["seconds"]) for line in said)
     value = CollectiveFacts(

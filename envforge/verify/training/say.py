@@ -1,4 +1,4 @@
-"""One judgement for each device, and what to say of a measure that is not there. Pure."""
+"""Helpers of the training checks: one judgement per device, and judgements of missing measurements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def on_training(judge: Callable[[TrainingFacts], Iterable[Judgement]]) -> Judge:
 
     def look(record: Record) -> Iterable[Judgement]:
         if record.training is None:
-            return (skipped("nothing was trained: envforge verify --train"),)
+            return (skipped("nothing was trained"),)
         return judge(record.training)
 
     return look
@@ -60,17 +60,17 @@ def absent(device: DeviceFacts, measure: str, *, leads: bool = False) -> Judgeme
     if measure not in device.asked:
         return skipped("not measured at this depth" if device.asked else "nothing was measured")
     if device.project.value is None and measure in NEEDS_PROJECT:
-        return skipped(f"the project could not be used: {device.project.unreadable}")
+        return skipped(f"the project was not usable: {device.project.unreadable}")
     if measure in device.raised or device.running == measure:
         if not leads:
-            return skipped(f"the measure `{measure}` did not come to its end")
+            return skipped(f"the measurement `{measure}` did not finish")
         return Judgement(
             verdict=Verdict.FAIL,
             observed=f"{signal.unreadable}",
-            wanted="an end without an error",
+            wanted="a measurement without an error",
             source=signal.source,
         )
-    return unknown(signal, f"the measure `{measure}` was not made")
+    return unknown(signal, f"no measurement `{measure}`")
 
 
 def failed(observed: str, wanted: str, source: str = "", why: str = "", command: str = "") -> Judgement:
@@ -85,4 +85,4 @@ def warned(observed: str, wanted: str, source: str = "", why: str = "", command:
     return Judgement(verdict=Verdict.WARN, observed=observed, wanted=wanted, source=source, why=why, command=command)
 
 
-SMOKE = "envforge verify --train --deep"
+SMOKE = "envforge verify train --deep"

@@ -1,4 +1,4 @@
-"""Checks of several GPUs together. Pure."""
+"""Check an all-reduce over several processes."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from envforge.verify.values import Check, Judgement, Verdict
 def _sum(facts: TrainingFacts) -> Iterator[Judgement]:
     collective = facts.collective.value
     if facts.collective_process is None:
-        yield skipped("one device: nothing to add up; --deep tries two processes on the CPU")
+        yield skipped("only one device; --deep tests two processes on the CPU")
     elif collective is None:
         yield failed(
             facts.collective.unreadable or "",
-            "every process comes to its end with the same sum",
+            "the same sum in every process",
             facts.collective.source,
-            why="A hang is mostly P2P, ACS or IOMMU, or a firewall between the processes.",
-            command="NCCL_DEBUG=INFO envforge verify --train",
+            why="The usual reasons for a hang are P2P with ACS or IOMMU, or a firewall between the processes.",
+            command="NCCL_DEBUG=INFO envforge verify train",
         )
     else:
         wanted = collective.ranks * (collective.ranks + 1) / 2
         speed = f"{collective.bus_bytes_per_s / 1e9:.2f} GB/s bus bandwidth over {collective.backend}"
         if any(found != wanted for found in collective.sums):
             sums = ", ".join(map(str, collective.sums))
-            yield failed(f"the processes got {sums}", f"{wanted:g} in each", facts.collective.source)
+            yield failed(f"the sums are {sums}", f"{wanted:g} in each", facts.collective.source)
         else:
-            yield passed(f"{collective.ranks} processes got {wanted:g}; {speed}", source=facts.collective.source)
+            yield passed(f"{wanted:g} in {collective.ranks} processes; {speed}", source=facts.collective.source)
 
 
 CHECKS = (
@@ -37,8 +37,8 @@ CHECKS = (
         id="all-reduce-wrong",
         question="training",
         group="several-gpus",
-        title="Several processes add up right",
-        why="Training on several GPUs adds gradients; a link that hangs or computes wrong stops or spoils it.",
+        title="All-reduce over several processes",
+        why="Multi-GPU training adds gradients. A link that hangs or computes wrong sums stops or corrupts it.",
         severity=Verdict.FAIL,
         judge=on_training(_sum),
         cost="default",

@@ -50,7 +50,7 @@ def test_a_torch_that_hangs_is_killed_at_the_limit(observe: Observe) -> None:
     facts = observe(torches.HANGS, limit_s=2.0)
     assert facts.process is not None
     assert facts.process.exit_code is None
-    assert "did not end within 2 s" in findings(facts)["torch-import-failed"].observed
+    assert "did not finish within 2 s" in findings(facts)["torch-import-failed"].observed
 
 
 def test_a_torch_that_cannot_find_its_library_says_which(observe: Observe) -> None:
@@ -159,7 +159,7 @@ def test_no_process_is_started_that_no_chosen_check_needs(tmp_path: Path, only: 
     notes = torches.notes_its_commands(prefix)
     facts = observe_environment(situation(folder=tmp_path, prefix=prefix, only=[only]))
     assert notes.read_text(encoding="utf-8").split() == modes
-    assert (facts.audit.unreadable == "no chosen check looks at it") is (only != "files-changed")
+    assert (facts.audit.unreadable == "no selected check needs it") is (only != "files-changed")
 
 
 def test_every_check_of_the_environment_says_what_it_needs() -> None:

@@ -48,7 +48,7 @@ def test_the_tightest_limit_counts(
 
 def test_a_system_without_control_groups_says_so(tmp_path: Path) -> None:
     found = memory_limit(Scene().world(tmp_path, tmp_path))
-    assert (found.value, found.unreadable) == (None, "this system shows no control groups")
+    assert (found.value, found.unreadable) == (None, "control groups are not readable")
 
 
 def test_a_group_outside_of_what_is_shown_is_not_followed(tmp_path: Path) -> None:

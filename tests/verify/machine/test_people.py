@@ -167,7 +167,7 @@ def test_a_jetson_is_not_held_for_a_machine_without_a_gpu(tmp_path: Path, stub: 
     report = _report(Scene(files=files, architecture="aarch64"), tmp_path, stub)
     assert _with(report, Verdict.FAIL, Verdict.UNKNOWN) == []
     (found,) = [finding for finding in report.findings if finding.check == "ecc-uncorrectable"]
-    assert found.observed == "NVML tells nothing of the GPU here"
+    assert found.observed == "NVML does not report the GPU"
 
 
 def test_what_is_stated_of_the_machine_does_not_make_its_driver_newer(tmp_path: Path, stub: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_desktop_that_uses_its_gpu_for_the_screen_is_well(tmp_path: Path, stub
 def test_a_job_without_a_gpu_is_told_to_ask_for_one(tmp_path: Path, stub: Path) -> None:
     report = _report(Scene(lock=CUDA_LOCK, environment={"SLURM_JOB_ID": "12"}), tmp_path, stub)
     (finding,) = [finding for finding in report.findings if finding.check == "gpu-missing"]
-    assert "in a Slurm job that was given none" in finding.observed
+    assert "this Slurm job has none" in finding.observed
     assert finding.command == "srun --gres=gpu:1 envforge verify"
 
 

@@ -105,15 +105,12 @@ def test_the_charts_are_there_with_their_words_and_numbers() -> None:
     labels = [a["aria-label"] or "" for tag, a in Page(text).tags if a.get("role") == "img"]
     assert labels == [
         (
-            "A step in AMP fp16 takes 40 ms (the median of 13); its speed is 2.50 times that of fp32 (ieee) and "
-            "1.50 times that of fp32 (tf32)."
+            "A step in AMP fp16 takes 40 ms (the median of 13); that is 2.50 times the speed of fp32 (ieee) and "
+            "1.50 times the speed of fp32 (tf32)."
         ),
         "AMP fp16 allocates at most 4.00 GiB, 50% less than fp32 (ieee) and 50% less than fp32 (tf32).",
         "AMP fp16: from 2 to 0.5, 1 not finite; fp32 (ieee): from 2 to 0.5; fp32 (tf32): no finite loss.",
-        (
-            "the project's labels: from 2.3 to 0.2; shuffled labels (the control): from 2.3 to 2.3. "
-            "2 of 4 updates were skipped."
-        ),
+        ("true labels: from 2.3 to 0.2; shuffled labels (control): from 2.3 to 2.3. 2 of 4 updates were skipped."),
     ]
 
 

@@ -37,12 +37,12 @@ def test_what_people_read(name: str, text: str) -> None:
 
 def test_the_terminal_keeps_to_80_columns_but_for_commands() -> None:
     lines = words(every_verdict(), verbose=True).splitlines()
-    assert [line for line in lines if len(line) > 80 and not line.startswith("  do ")] == []
+    assert [line for line in lines if len(line) > 80 and not line.startswith("  run ")] == []
 
 
 def test_a_command_is_never_broken() -> None:
     command = "envforge " + "x" * 200
-    assert f"  do        {command}\n" in words(report(finding("x", Verdict.FAIL, command=command)))
+    assert f"  run       {command}\n" in words(report(finding("x", Verdict.FAIL, command=command)))
 
 
 def test_failures_stand_before_all_else() -> None:
@@ -110,12 +110,12 @@ def test_the_outcome_is_one_word(one: Report, strict: bool, outcome: str) -> Non
 
 
 def test_strictness_says_that_it_failed_the_run() -> None:
-    assert "--strict: a warning fails the run" in words(report(finding("x", Verdict.WARN)), strict=True)
+    assert "--strict: warnings fail the run" in words(report(finding("x", Verdict.WARN)), strict=True)
 
 
 def test_the_headline_names_what_was_looked_at() -> None:
-    assert headline(report(finding("x", Verdict.PASS)), strict=False) == "The machine is as it should be"
-    assert headline(report(observed=()), strict=False) == "Nothing could be looked at"
+    assert headline(report(finding("x", Verdict.PASS)), strict=False) == "Machine checks passed"
+    assert headline(report(observed=()), strict=False) == "Nothing could be observed"
 
 
 def test_printable_keeps_words_and_shows_what_a_terminal_would_obey() -> None:

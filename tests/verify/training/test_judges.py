@@ -179,7 +179,7 @@ def test_a_gpu_that_computes_other_bits_than_its_equals_is_named() -> None:
     three = [device(device=f"cuda:{n}") for n in range(2)] + [device(device="cuda:2", same_bits=Signal(value=other))]
     found = findings(training(*three))["gpus-disagree"]
     assert found.verdict is FAIL
-    assert found.observed.startswith("cuda:2 ")
+    assert "cuda:2 " in found.observed
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_sum_that_is_wrong_or_does_not_come_fails(changes: dict[str, Any], ver
     assert findings(training(**changes))["all-reduce-wrong"].verdict is verdict
 
 
-@pytest.mark.parametrize(("low", "word"), [("bf16", "no loss scaling"), ("fp16", "emulated")])
+@pytest.mark.parametrize(("low", "word"), [("bf16", "without loss scaling"), ("fp16", "emulated")])
 def test_the_precision_is_told_with_its_reason(low: str, word: str) -> None:
     found = findings(training(device(low=low)))["low-precision"]
     assert found.verdict is Verdict.INFO

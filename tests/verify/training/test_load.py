@@ -131,7 +131,7 @@ def test_what_nvml_does_not_tell_is_unknown_and_no_pass(devices: tuple[DeviceFac
     assert (load.reasons, load.sm_clock_mhz, load.power_w, load.pcie_width) == (None, None, None, None)
     assert found["throttled-under-load"].verdict is Verdict.UNKNOWN
     assert found["slow-copies"].verdict is Verdict.INFO
-    assert "PCIe link is not known" in found["slow-copies"].observed
+    assert "PCIe link is unknown" in found["slow-copies"].observed
 
 
 def test_an_old_driver_is_asked_under_the_old_name(devices: tuple[DeviceFacts, ...]) -> None:

@@ -58,7 +58,7 @@ def test_a_torch_that_hangs_is_killed_and_the_report_is_whole(train: Callable[..
     assert (device.process.exit_code, device.running) == (None, "device")
     found = findings(facts)
     assert found["process-died"].verdict is Verdict.FAIL
-    assert "did not end within 2 s" in found["process-died"].observed
+    assert "did not finish within 2 s" in found["process-died"].observed
     assert found["matmul-wrong"].verdict is Verdict.UNKNOWN
     assert set(found) == {check.id for check in CHECKS}
 
@@ -143,12 +143,12 @@ def test_a_hang_in_any_measure_keeps_what_was_measured_before(hangs_in: str) -> 
     assert (device.running, device.name) == (hangs_in, "EPYC")
     said = {name: getattr(device, name).unreadable for name in MEASURES}
     assert {name: said[name] for name in before[1:]} == {name: f"{name}!" for name in before[1:]}
-    assert said[hangs_in] == "the process did not end within 9 s and was killed in this measure"
+    assert said[hangs_in] == "the process did not finish within 9 s and was killed in this measurement"
     after = set(MEASURES) - {*before, hangs_in}
-    assert {said[name] for name in after} <= {"not reached: the process did not end within 9 s and was killed"}
+    assert {said[name] for name in after} <= {"not reached: the process did not finish within 9 s and was killed"}
     found = findings(TrainingFacts(python="python", devices=(device,)))["process-died"]
     assert f"during `{hangs_in}`" in found.observed
-    assert found.command == "envforge verify --train --limit 36"
+    assert found.command == "envforge verify train --limit 36"
 
 
 def test_lines_said_before_the_time_ran_out_are_kept(tmp_path: Path) -> None:
@@ -168,11 +168,11 @@ def test_a_compiler_that_takes_longer_than_the_limit_is_unknown_and_spoils_nothi
     )
     (device,) = observe_training(chosen).devices
     assert device.process.is_good
-    assert device.compiled.unreadable == "the process did not end within 3 s and was killed in this measure"
+    assert device.compiled.unreadable == "the process did not finish within 3 s and was killed in this measurement"
     importable = replace(device, project=Signal(value=PACKAGE))
     found = findings(TrainingFacts(python="python", devices=(importable,)))["compile-fails"]
     assert (found.verdict, found.fails) == (Verdict.UNKNOWN, False)
-    assert "did not end within 3 s" in found.observed
+    assert "did not finish within 3 s" in found.observed
     assert found.command == "envforge verify --only compile-fails --limit 480"
 
 
@@ -185,7 +185,7 @@ def test_what_a_process_says_wrongly_is_unreadable_and_not_a_pass() -> None:
     lines = [{"event": "value", "measure": "matmul", "value": {"dtype": "bf16", "errors": "none"}}]
     device = device_facts("cpu", ("matmul",), GOOD, lines)
     assert device.matmul.value is None
-    assert "cannot be read" in (device.matmul.unreadable or "")
+    assert "invalid output" in (device.matmul.unreadable or "")
 
 
 STARTS_ANOTHER = (
@@ -295,9 +295,9 @@ def test_each_measure_is_told_when_it_begins_and_when_it_fails(project: Path, tm
     prefix = torches.virtual_environment(tmp_path / "env", torches.RAISES)
     observe_training(situation(folder=project, project=project, prefix=prefix, depth="fast", say=said.append))
     assert said[:3] == [
-        "cpu 1/4: what the device says of itself",
-        "cpu: what the device says of itself failed",
-        "cpu 2/4: matrix products against float64",
+        "cpu 1/4: properties of the device",
+        "cpu: properties of the device: failed",
+        "cpu 2/4: matrix products compared with float64",
     ]
 
 

@@ -12,6 +12,7 @@ from .context import Context, batches, finite
 from .watch import gradients, watched_update
 
 _LOOK_AT = 3
+_TELL_EVERY_S = 2.0
 
 
 def project(context: Context) -> dict[str, Any]:
@@ -37,9 +38,13 @@ def train(context: Context, training: Any, *, watched: bool, updates: int = 0) -
     facts: dict[str, Any] = {"precision": training.amp.precision.name, **context.project.bounds(training)}
     losses: list[Any] = []
     error = None
-    started = time.monotonic()
+    total = updates or training.total_updates
+    started = told = time.monotonic()
     try:
-        for number, group in enumerate(batches(training, updates or training.total_updates), start=1):
+        for number, group in enumerate(batches(training, total), start=1):
+            if time.monotonic() - told > _TELL_EVERY_S:
+                told = time.monotonic()
+                context.say({"event": "update", "number": number, "of": total})
             if watched and number == 1:
                 seen = watched_update(training, group)
                 losses.append(seen.pop("loss"))

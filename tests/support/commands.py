@@ -15,14 +15,14 @@ from envforge.cli import COMMANDS, cli
 
 # programs of others that hints may name; what follows them is not checked
 OTHER_PROGRAMS = frozenset(
-    "pip uv pipx git rm mv cp mkdir cd export unset docker jupyter nvidia-smi minisign apt-get sudo conda mamba "
+    "pip uv pipx git rm mv cp mkdir cd export unset docker jupyter nvidia-smi minisign apt-get sudo conda mamba "  # noqa: SIM905
     "micromamba python ln chmod df ls cat ulimit dmesg modprobe systemctl scancel sbatch srun sky kubectl torchrun ssh "
     "nvidia-ctk update-alternatives module getent env ldconfig wsl kill test echo eval source exit".split()
 )
 _PLACEHOLDER = re.compile(r"[A-Z][A-Z0-9_|.:/=-]*|.*…|.*\bX\b.*|\[.*\]")
 
 
-class CommandFault(AssertionError):
+class CommandFault(AssertionError):  # noqa: N818 - a failed assertion
     """A printed command that would not run as printed."""
 
 
@@ -94,7 +94,7 @@ def _resolve(words: list[str], line: str) -> tuple[click.Command, click.Context]
             break
         known = set(COMMANDS) if command is cli else set(command.list_commands(context))
         if words[0] not in known:
-            if isinstance(command, click.Group) and command.invoke_without_command and command is not cli:
+            if command.invoke_without_command and command is not cli:
                 break
             raise CommandFault(f"no such command `{words[0]}`: {line}")
         found = command.get_command(context, words[0])

@@ -6,6 +6,9 @@ import pytest
 
 from envforge.errors import EnvforgeError
 from tests.support.commands import check_command
+from tests.support.platforms import pytest_collection_modifyitems, pytest_ignore_collect
+
+__all__ = ["pytest_collection_modifyitems", "pytest_ignore_collect"]
 
 
 @pytest.fixture(autouse=True)

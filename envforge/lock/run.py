@@ -119,7 +119,7 @@ class Run:
         stated = self.request.conda_exe
         if stated is None:
             return executable(tools)
-        found = shutil.which(stated)
+        found = shutil.which(str(stated))
         if found is None:
             raise RequestError(
                 f"`{stated}` is not an executable", hint="--conda-exe $(which micromamba)", code="no-conda-exe"

@@ -26,6 +26,8 @@ from envforge.project.sources import project_sources
 from envforge.project.templates import load_template
 from envforge.resources import templates_root
 
+assert sys.platform != "win32"
+
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = "image-classification"
 NEW = [sys.executable, "-m", "envforge", "new", TEMPLATE, "--machine", "a10g", "--cuda", "11.8"]

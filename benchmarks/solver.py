@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from urllib.request import urlopen
 
+assert sys.platform != "win32"
+
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT.parent / "shared" / "data" / "conda-forge"
 SPECS = ["python 3.11.*", "numpy", "pillow", "tqdm", "matplotlib-base", "pandas", "scikit-learn", "jupyterlab", "pip"]

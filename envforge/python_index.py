@@ -107,16 +107,19 @@ def pip_configuration_files(environment: Mapping[str, str], home: Path, prefix: 
 
 
 def _user_folders(environment: Mapping[str, str], home: Path) -> tuple[Path, ...]:
+    folders: tuple[Path, ...] = (Path(environment.get("XDG_CONFIG_HOME") or home / ".config"),)
     if sys.platform == "win32":
-        return (Path(environment.get("APPDATA") or home / "AppData" / "Roaming"),)
-    folders = (Path(environment.get("XDG_CONFIG_HOME") or home / ".config"),)
-    return (home / "Library" / "Application Support", *folders) if sys.platform == "darwin" else folders
+        folders = (Path(environment.get("APPDATA") or home / "AppData" / "Roaming"),)
+    elif sys.platform == "darwin":
+        folders = (home / "Library" / "Application Support", *folders)
+    return folders
 
 
 def _shared_folders(environment: Mapping[str, str]) -> tuple[Path, ...]:
+    folders = (environment.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")
     if sys.platform == "win32":
-        return (Path(environment.get("PROGRAMDATA") or "C:/ProgramData"),)
-    return tuple(Path(folder) for folder in (environment.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":") if folder)
+        folders = [environment.get("PROGRAMDATA") or "C:/ProgramData"]
+    return tuple(Path(folder) for folder in folders if folder)
 
 
 def locate(relative: str, sha256: str, index: PythonIndex, pages: SimplePages) -> Located:

@@ -8,6 +8,9 @@ import pytest
 
 from envforge.errors import EnvforgeError
 from tests.support.commands import check_command
+from tests.support.platforms import pytest_collection_modifyitems, pytest_ignore_collect
+
+__all__ = ["pytest_collection_modifyitems", "pytest_ignore_collect"]
 
 # `nohup` and a shell's `&` start programs with these ignored, and each child inherits it: tests that send them would
 # wait for a child that never ends

@@ -51,21 +51,20 @@ def writing(prefix: Path) -> Iterator[tuple[int, ...]]:
     """The file descriptors that a child has to inherit which changes a prefix; none on Windows."""
     if sys.platform == "win32":
         yield ()
-        return
-    with (prefix / FOLDER / "writers").open("wb") as stream:
-        fcntl.flock(stream, fcntl.LOCK_SH)
-        yield (stream.fileno(),)
+    else:
+        with (prefix / FOLDER / "writers").open("wb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH)
+            yield (stream.fileno(),)
 
 
 def _await_writers(folder: Path, progress: Progress) -> None:
-    if sys.platform == "win32" or not (folder / "writers").exists():
-        return
-    with (folder / "writers").open("ab") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress.note("waiting for the uv process of an interrupted install to finish")
-            fcntl.flock(stream, fcntl.LOCK_EX)
+    if sys.platform != "win32" and (folder / "writers").exists():
+        with (folder / "writers").open("ab") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                progress.note("waiting for the uv process of an interrupted install to finish")
+                fcntl.flock(stream, fcntl.LOCK_EX)
 
 
 def _holder(path: Path) -> str:

@@ -181,7 +181,7 @@ def _running(prepared: Sequence[Prepared]) -> Iterator[list[subprocess.Popen[byt
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
-        if os.name == "nt":
+        if sys.platform == "win32":
             process.kill()
         else:
             with contextlib.suppress(ProcessLookupError):

@@ -126,7 +126,7 @@ class Run:
         if stated is None:
             launcher = executable(tools)
         else:
-            found = shutil.which(stated)
+            found = shutil.which(str(stated))
             if found is None:
                 raise RequestError(
                     f"`{stated}` is not an executable file",

@@ -54,12 +54,12 @@ def space_of(path: Path) -> Space:
 
 def limits_of(name: str) -> Limits:
     """A limit of this process by its POSIX name, for example ``RLIMIT_NOFILE``."""
-    try:
-        import resource  # noqa: PLC0415 - POSIX alone
-    except ImportError as error:
-        raise OSError("this system has no resource limits") from error
-    soft, hard = resource.getrlimit(getattr(resource, name))
-    return Limits(soft=_limit(soft, resource.RLIM_INFINITY), hard=_limit(hard, resource.RLIM_INFINITY))
+    if sys.platform != "win32":
+        import resource  # noqa: PLC0415 - does not exist on Windows
+
+        soft, hard = resource.getrlimit(getattr(resource, name))
+        return Limits(soft=_limit(soft, resource.RLIM_INFINITY), hard=_limit(hard, resource.RLIM_INFINITY))
+    raise OSError("this system has no resource limits")
 
 
 def _limit(value: int, infinity: int) -> int | None:
@@ -78,17 +78,17 @@ def processors() -> int:
 
 def is_clock_kept() -> bool:
     """Whether the kernel's clock is kept right by NTP or another source: ``adjtimex`` with nothing to change."""
-    if not sys.platform.startswith("linux"):
-        raise OSError("asked on Linux alone")
-    import ctypes  # noqa: PLC0415 - `detect` starts without it
+    if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415 - `detect` starts without it
 
-    timex = (ctypes.c_long * _TIMEX_WORDS)()
-    state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex))
-    if state < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    status = ctypes.c_int.from_buffer(timex, _STATUS_OFFSET).value
-    return not status & _UNSYNCHRONISED
+        timex = (ctypes.c_long * _TIMEX_WORDS)()
+        state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(timex))
+        if state < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        status = ctypes.c_int.from_buffer(timex, _STATUS_OFFSET).value
+        return not status & _UNSYNCHRONISED
+    raise OSError("only Linux reports whether the clock is synchronized")
 
 
 def kernel_records(path: Path) -> str:

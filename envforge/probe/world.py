@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import socket
@@ -98,10 +99,10 @@ class World:
 
 def _libc() -> str:
     """``glibc 2.36`` on GNU/Linux, otherwise empty."""
-    try:
-        return os.confstr("CS_GNU_LIBC_VERSION") or ""
-    except (AttributeError, ValueError, OSError):  # not POSIX, or another C library
-        return ""
+    if sys.platform != "win32":
+        with contextlib.suppress(ValueError, OSError):  # another C library
+            return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    return ""
 
 
 def _timeout_seconds(stated: str | None) -> float:

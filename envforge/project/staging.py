@@ -11,6 +11,7 @@ import json
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -211,7 +212,7 @@ def _write_together(files: tuple[PlannedFile, ...], root: Path, interrupts: Inte
             streams.append(opened.enter_context(_new_file(root / file.path, executable=file.executable)))
             streams[-1].write(file.content)
             streams[-1].flush()
-            if hasattr(os, "posix_fadvise"):  # begins to write it out, so that one commit of the file system has all
+            if sys.platform == "linux":  # begins to write it out, so that one commit of the file system has all
                 os.posix_fadvise(streams[-1].fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         for stream in streams:
             interrupts.check()

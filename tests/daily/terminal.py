@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -23,10 +24,11 @@ class Terminal:
         self._process = self._descriptor = -1
 
     def __enter__(self) -> Self:
-        self._process, self._descriptor = pty.fork()
-        if self._process == 0:
-            os.chdir(self._folder)
-            os.execve(self._words[0], self._words, self._environment)
+        if sys.platform != "win32":
+            self._process, self._descriptor = pty.fork()
+            if self._process == 0:
+                os.chdir(self._folder)
+                os.execve(self._words[0], self._words, self._environment)
         return self
 
     def __exit__(

@@ -13,6 +13,8 @@ import pytest
 
 from tests.daily.support import ENVFORGE, User
 
+assert sys.platform != "win32"
+
 SHOW = "import json, os; print(json.dumps(dict(os.environ)))"
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.daily.support import ENVFORGE, User
 from tests.daily.terminal import Terminal
+
+assert sys.platform != "win32"
 
 SHELLS = [
     pytest.param(name, marks=pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not installed"))

@@ -18,6 +18,8 @@ from envforge.process_end import leave
 from tests.install.support import NO_WAIT
 from tests.support.channel import SUBDIR
 
+assert sys.platform != "win32"
+
 
 class Fatal:
     """A progress that kills its process at one moment."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from envforge.project.record import need_project_file
 from envforge.project.sources import MOST_BYTES, MOST_FILES
 from tests.living.support import FILES, MANIFEST, World
 from tests.sharing.support import git
+
+assert sys.platform != "win32"
 
 
 @pytest.fixture

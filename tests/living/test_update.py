@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import signal
 import stat
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from envforge.project.update import Locks, Wishes, apply
 from tests.living.support import FILES, LINES, World, actions, made
 from tests.project import builds
 from tests.project.trees import in_child, send, trap
+
+assert sys.platform != "win32"
 
 NEWER = {**FILES, "README": LINES.replace("line 2\n", "line two\n").encode()}
 

@@ -26,7 +26,7 @@ def main() -> None:
         nonlocal count
         if event in _TOUCHES and str(arguments[0]).startswith(str(folder)):
             count += 1
-            if count == moment:
+            if sys.platform != "win32" and count == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(touch)

@@ -14,6 +14,8 @@ from envforge.lock.together import finish, replace_together
 from tests.overtime.conftest import ROOT
 from tests.overtime.killed import NEW
 
+assert sys.platform != "win32"
+
 OLD = {"environment.yml": b"old environment\n", "conda-lock.yml": b"old lock\n"}
 
 

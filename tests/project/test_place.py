@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,8 @@ from envforge.project.interrupts import Interrupts
 from envforge.project.place import abandoned, place, plan_placement
 from envforge.project.staging import STAGING, PlannedFile, TargetError, settle_interrupted
 from tests.project.trees import in_child, names, send, trap, trap_each, trap_rename, tree
+
+assert sys.platform != "win32"
 
 
 def _file(path: str, text: str, *, executable: bool = False) -> PlannedFile:

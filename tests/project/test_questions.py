@@ -13,6 +13,8 @@ import pytest
 
 from envforge.project.record import read_project_file
 
+assert sys.platform != "win32"
+
 ROOT = Path(__file__).resolve().parents[2]
 MANIFEST = """
 name: demo

@@ -35,18 +35,20 @@ def in_child(work: Callable[[], object], before: Callable[[], object] = lambda: 
 
     0 done, 1 an exception, 130 a KeyboardInterrupt; ``before`` prepares the process (limits, users, traps).
     """
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            before()
-            work()
-            code = 0
-        except KeyboardInterrupt:
-            code = 130
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if sys.platform != "win32":
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                before()
+                work()
+                code = 0
+            except KeyboardInterrupt:
+                code = 130
+            finally:
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    raise NotImplementedError("Windows has no fork")
 
 
 def trap_each(action: Callable[[], object], below: Path) -> None:

@@ -157,7 +157,7 @@ def _resolve(words: list[str], line: str) -> tuple[click.Command, click.Context]
             break
         known = set(COMMANDS) if command is cli else set(command.list_commands(context))
         if words[0] not in known:
-            if isinstance(command, click.Group) and command.invoke_without_command and command is not cli:
+            if command.invoke_without_command and command is not cli:
                 break
             raise CommandFault(f"no such command `{words[0]}`: {line}")
         found = command.get_command(context, words[0])

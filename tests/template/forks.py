@@ -17,6 +17,8 @@ import sklearn.datasets  # type: ignore[import-untyped]  # noqa: F401 - imported
 import torch
 import tqdm  # type: ignore[import-untyped]  # noqa: F401
 
+assert sys.platform != "win32"
+
 
 def _import_what_torch_puts_off() -> None:
     """The first step of an optimizer imports seconds' worth of torch: once, before the forks."""

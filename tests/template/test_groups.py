@@ -34,6 +34,8 @@ from tests.exports.locks import PYTHON, lock
 from tests.project import builds
 from tests.support.scripts import shebang
 
+assert sys.platform != "win32"
+
 TEMPLATES = list_templates(templates_root())
 GROUPS = tuple(group.name for group in read_common_groups(templates_root() / "common"))
 PLATFORMS = (builds.CPU_LINUX, builds.CU118, builds.CPU_MAC, builds.CU118_WINDOWS, builds.NEW_ARM)

@@ -19,6 +19,8 @@ from envforge.export.fleet import PROGRAM, all_reduce, needs_of, node_script
 from envforge.export.source import Exported, read_source
 from tests.exports.locks import CU118, PYTHON, lock
 
+assert sys.platform == "linux"
+
 GPU, CPU = (
     read_source(lock(*packages), Path("conda-lock.yml"), ("linux-64",)) for packages in ((PYTHON, CU118), (PYTHON,))
 )

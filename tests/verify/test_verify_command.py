@@ -28,6 +28,8 @@ from tests.support.wheel import text_wheel
 from tests.verify.environment import torches
 from tests.verify.made_up import T4, record
 
+assert sys.platform != "win32"
+
 Captured = pytest.CaptureFixture[str]
 
 

@@ -72,11 +72,18 @@ class Builder:
         with tempfile.TemporaryDirectory(prefix="catalogue-") as name:
             text, solved = self._solve(planned, wheels.values(), Path(name))
         found = {p.url: _checked(p, records, wheels) for p in solved.packages}
-        file = f"{planned.target.template}/{planned.target.name}.conda-lock.yml"
+        file = planned.target.file
         return Built(
             name=file,
             text=text,
-            entry=self._entry(planned, file, text, found),
+            entry=entry_of(
+                planned,
+                file,
+                text,
+                sizes={each.sha256: each.size for each in found.values() if each.size is not None},
+                date=self._date(planned.selection, found.values()),
+                matrix=self.matrix,
+            ),
             sources={url: _sources(each) for url, each in found.items()},
         )
 
@@ -95,23 +102,6 @@ class Builder:
             report = lock(request)
         return (work / LOCK_FILE).read_text(encoding="utf-8"), report.lock
 
-    def _entry(self, planned: Plan, file: str, text: str, found: Mapping[str, Record | Wheel]) -> Mapping[str, Any]:
-        selection, target = planned.selection, planned.target
-        lockfile = parse_lockfile(text, file)
-        sizes = {each.sha256: each.size for each in found.values() if each.size is not None}
-        needs = requirements_of(lockfile, target.platform, self.matrix, sizes)
-        return {
-            "template": target.template,
-            "variant": str(target.tag),
-            "platforms": [target.platform],
-            "file": file,
-            "sha256": hashlib.sha256(text.encode()).hexdigest(),
-            "input_sha256": planned.texts.sha256,
-            "date": self._date(selection, found.values()).isoformat(),
-            "selection": _selection(selection),
-            "requirements": requirements_json(needs),
-        }
-
     def _date(self, selection: Selection, found: Iterable[Record | Wheel]) -> dt.date:
         """The day of the newest conda record, or of the torch release where that is newer."""
         dates = [each.date for each in found if isinstance(each, Record) and each.date is not None]
@@ -119,6 +109,25 @@ class Builder:
         releases = toml.loads((folder / "torch_releases.toml").read_text(encoding="utf-8"))["release"]
         stated = next(row.get("date") for row in releases if row["torch"] == str(selection.build.torch))
         return max([*dates, dt.date.fromisoformat(stated)] if stated else dates)
+
+
+def entry_of(
+    planned: Plan, file: str, text: str, *, sizes: Mapping[str, int], date: dt.date, matrix: Matrix
+) -> Mapping[str, Any]:
+    """Return the index entry of a lockfile; ``sizes`` are bytes by sha256."""
+    target = planned.target
+    needs = requirements_of(parse_lockfile(text, file), target.platform, matrix, sizes)
+    return {
+        "template": target.template,
+        "variant": str(target.tag),
+        "platforms": [target.platform],
+        "file": file,
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "input_sha256": planned.texts.sha256,
+        "date": date.isoformat(),
+        "selection": _selection(planned.selection),
+        "requirements": requirements_json(needs),
+    }
 
 
 @contextlib.contextmanager

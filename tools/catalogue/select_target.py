@@ -40,6 +40,11 @@ class Target:
         """The variant and platform, for example ``cu118-linux-64``."""
         return f"{self.tag}-{self.platform}"
 
+    @property
+    def file(self) -> str:
+        """The path of the lockfile in the catalogue."""
+        return f"{self.template}/{self.name}.conda-lock.yml"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:

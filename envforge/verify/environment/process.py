@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -128,7 +129,7 @@ def marked_lines(text: str) -> list[dict[str, Any]]:
 
 
 def _end_group(group: int) -> None:
-    if hasattr(os, "killpg"):
+    if sys.platform != "win32":
         with contextlib.suppress(OSError):  # all of them have exited
             os.killpg(group, signal.SIGKILL)
 

@@ -27,6 +27,8 @@ from envforge.verify.training.envforge_measures import (  # noqa: F401 - importe
 )
 from tests.template.conftest import PACKAGE
 
+assert sys.platform != "win32"
+
 
 def _import_what_torch_puts_off() -> None:
     """The first step of an optimizer imports seconds' worth of torch: once, before the forks."""

@@ -35,6 +35,8 @@ from tests.verify.environment import torches
 from tests.verify.environment.support import situation
 from tests.verify.training.records import complaints, findings
 
+assert sys.platform == "linux"
+
 GOOD = ProcessEnd(seconds=1.0, exit_code=0)
 
 

@@ -99,7 +99,8 @@ def _resolve(words: list[str], line: str) -> tuple[click.Command, click.Context]
             raise CommandFault(f"no such command `{words[0]}`: {line}")
         found = command.get_command(context, words[0])
         assert found is not None
-        command, context, words = found, click.Context(found, info_name=words[0], parent=context), words[1:]
+        context = click.Context(found, info_name=words[0], parent=context, **found.context_settings)
+        command, words = found, words[1:]
     context.args = list(words)
     return command, context
 

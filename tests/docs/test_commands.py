@@ -13,6 +13,8 @@ from tests.support.transcripts import ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _FENCED = re.compile(r"^(?P<indent> *)```.*?\n(?P<text>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?<=\n\n)((?: {4}.*\n|\n)+)")
+_INLINE = re.compile(r"(?<!`)`(envforge [^`\n]+)`(?!`)")
+_UNFINISHED = re.compile(r"missing |Option '\S+' requires an argument")
 _COMMAND = re.compile(r"^\s*(?:\$ |- run: |run: |RUN )?(envforge .*)$", re.MULTILINE)
 
 
@@ -21,12 +23,12 @@ def commands_of_blocks(page: str) -> list[str]:
     fenced = [match["text"] for match in _FENCED.finditer(page)]
     blocks = [*fenced, *_INDENTED.findall(_FENCED.sub("", page))]
     lines = [line for block in blocks for line in _COMMAND.findall(re.sub(r"\s*\\\n\s*", " ", block))]
-    return [re.split(r"\s+#\s|\s{3,}", line)[0] for line in lines if "[OPTIONS]" not in line]  # a usage line has it
+    return [re.split(r"\s+#\s|\s{3,}", line)[0] for line in lines]
 
 
 def commands_of_prose(page: str) -> list[str]:
-    """Return the commands between single backticks in the prose of a page."""
-    return re.findall(r"(?<!`)`(envforge [^`\n]+)`(?!`)", _FENCED.sub("", page))
+    """Return the commands between single backticks in the prose of a page, without usage lines."""
+    return [line for line in _INLINE.findall(_FENCED.sub("", page)) if "[OPTIONS]" not in line]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -36,7 +38,7 @@ def test_commands_of_page_parse(path: Path) -> None:
 
 
 def test_commands_are_found_in_blocks_and_prose() -> None:
-    page = "Run `envforge lock`:\n\n```sh\nenvforge install \\\n  --offline  # cached\n```\n\n    envforge audit    all\n\n"
+    page = "Run `envforge lock`:\n\n```sh\nenvforge install \\\n  --offline  # x\n```\n\n    envforge audit    all\n\n"
     assert commands_of_blocks(page) == ["envforge install --offline", "envforge audit"]
     assert commands_of_prose(page) == ["envforge lock"]
 
@@ -47,11 +49,13 @@ def test_wrong_command_is_a_fault(command: str) -> None:
 
 
 def _faults(commands: list[str], *, unfinished: bool = False) -> list[str]:
-    faults = []
-    for command in commands:
-        try:
-            check_command(command)
-        except CommandFault as fault:
-            if not (unfinished and re.match(r"missing |Option '\S+' requires an argument", str(fault))):
-                faults.append(str(fault))
-    return faults
+    faults = [fault for command in commands if (fault := _fault(command))]
+    return [fault for fault in faults if not (unfinished and _UNFINISHED.match(fault))]
+
+
+def _fault(command: str) -> str:
+    try:
+        check_command(command)
+    except CommandFault as fault:
+        return str(fault)
+    return ""

@@ -1,7 +1,7 @@
 """Run the ``console`` blocks of a Markdown page as one session and compare what they print.
 
-``...`` in the expected output stands for any text. ``envforge run python`` runs this interpreter, because the tests have
-no package server to install the locked environment from.
+``...`` in the expected output stands for any text. ``envforge run python`` runs this interpreter, because the tests
+have no package server to install the locked environment from.
 """
 
 from __future__ import annotations

@@ -69,6 +69,7 @@ def _check_solve(command: str, given: argparse.Namespace) -> None:
 def _notes(command: str, stated: str) -> tuple[str, ...]:
     if command not in SOLVES or stated in {"strict", *_DISABLED}:
         return ()
+    # rattler's solver has no `flexible`, which is conda's default; conda-forge recommends `strict`
     return (f"`{_PRIORITY}={stated}` is read as `strict`: this solver knows `strict` and `disabled`",)
 
 

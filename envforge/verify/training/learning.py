@@ -271,6 +271,7 @@ def _thresholds(device: DeviceFacts) -> Judgement:
         return facts
     if facts.reach is None or facts.ceiling is None:
         return skipped("the project states no demands of its smoke test")
+    # the right threshold depends on the project's model, so real and control thresholds are compared with each other
     faults = []
     if not _apart(facts.reach, facts.ceiling, facts):
         faults.append(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import CommandFault, check_command
+from tests.support.commands import check_command
 from tests.support.transcripts import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -56,6 +56,6 @@ def _faults(commands: list[str], *, unfinished: bool = False) -> list[str]:
 def _fault(command: str) -> str:
     try:
         check_command(command)
-    except CommandFault as fault:
+    except AssertionError as fault:
         return str(fault)
     return ""

@@ -271,8 +271,8 @@ def _thresholds(device: DeviceFacts) -> Judgement:
         return facts
     if facts.reach is None or facts.ceiling is None:
         return skipped("the project states no demands of its smoke test")
-    # the right threshold depends on the project's model, so real and control thresholds are compared with each other
     faults = []
+    # the right threshold depends on the project's model, so real and control thresholds are compared with each other
     if not _apart(facts.reach, facts.ceiling, facts):
         faults.append(
             f"what real labels must reach ({facts.reach:g}) is no better than the control's {facts.ceiling:g}"

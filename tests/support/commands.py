@@ -70,6 +70,8 @@ def check_envforge(words: list[str], line: str) -> None:
     words = words[:redirected]
     command, context = _resolve(words, line)
     rest = context.args
+    # as click does: `run` passes unknown options on to the program
+    context = click.Context(command, info_name=context.info_name, parent=context.parent, **command.context_settings)
     try:
         values, leftover, _ = command.make_parser(context).parse_args(list(rest))
     except click.ClickException as error:
@@ -99,8 +101,7 @@ def _resolve(words: list[str], line: str) -> tuple[click.Command, click.Context]
             raise CommandFault(f"no such command `{words[0]}`: {line}")
         found = command.get_command(context, words[0])
         assert found is not None
-        context = click.Context(found, info_name=words[0], parent=context, **found.context_settings)
-        command, words = found, words[1:]
+        command, context, words = found, click.Context(found, info_name=words[0], parent=context), words[1:]
     context.args = list(words)
     return command, context
 

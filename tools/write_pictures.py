@@ -2,7 +2,7 @@
 
 - ``terminal``: SVG recordings of commands (the package rich).
 - ``curves``: the training curves of a new project, trained on this machine.
-- ``report``: a screenshot of the HTML report of ``envforge verify`` (Chromium on PATH).
+- ``report``: a screenshot of the HTML report of ``envforge verify`` (the package playwright, Chromium on PATH).
 
 No picture may contain a path or the name of this machine, so recordings are checked, and reports are redacted.
 """
@@ -129,17 +129,22 @@ def write_curves(directory: Path) -> None:
 
 def write_report(directory: Path) -> None:
     """Train a new project with this machine's torch under `envforge verify`, and photograph the report."""
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415
+
     browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
     if browser is None:
         sys.exit("error: no Chromium on PATH")
     _envforge(("new", "image-classification", "digits", "--cuda", "cpu"), directory)
     project = directory / "digits"
     _envforge(("verify", "train", "--prefix", _home_of_torch(), "--html", "report.html"), project)
-    report = (project / "report.html").as_uri()
-    for name, address, height in (("verify-report", report, 720), ("verify-charts", f"{report}#charts", 900)):
-        picture = directory / f"{name}.png"
-        take_screenshot(browser, address, picture, (1100, height))
-        _write_small(picture, ASSETS / picture.name)
+    with sync_playwright() as playwright:
+        page = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_page()
+        page.set_viewport_size({"width": 1100, "height": 720})
+        page.goto((project / "report.html").as_uri())
+        page.screenshot(path=directory / "verify-report.png")
+        page.locator("#charts").screenshot(path=directory / "verify-charts.png")
+    for name in ("verify-report.png", "verify-charts.png"):
+        _write_small(directory / name, ASSETS / name)
 
 
 def _home_of_torch() -> str:
@@ -148,13 +153,6 @@ def _home_of_torch() -> str:
     if found is None or found.origin is None:
         sys.exit("error: torch is not installed")
     return str(Path(found.origin).parents[4])
-
-
-def take_screenshot(browser: str, address: str, picture: Path, size: tuple[int, int]) -> None:
-    """Photograph a page with Chromium."""
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--force-color-profile=srgb"]
-    window = f"--window-size={size[0]},{size[1]}"
-    subprocess.run([browser, *options, window, f"--screenshot={picture}", address], check=True, capture_output=True)
 
 
 def _write_small(source: Path, target: Path) -> None:

@@ -29,9 +29,9 @@ def test_decision_has_the_format(path: Path) -> None:
 
 
 def test_index_lists_every_decision_with_its_title() -> None:
-    index = (DIRECTORY / "index.md").read_text(encoding="utf-8")
+    index = DIRECTORY.with_suffix(".md").read_text(encoding="utf-8")
     titles = {path.name: path.read_text(encoding="utf-8").split("\n", 1)[0].partition(": ")[2] for path in RECORDS}
-    assert {target: title for title, target in re.findall(r"\[([^]]+)\]\((\d[^)]+)\)", index)} == titles
+    assert {target: title for title, target in re.findall(r"\[([^]]+)\]\(decisions/([^)]+)\)", index)} == titles
 
 
 def test_references_to_decisions_exist() -> None:

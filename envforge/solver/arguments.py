@@ -13,6 +13,7 @@ from envforge.errors import RequestError
 Command = Literal["info", "config", "list", "create", "install", "update"]
 Priority = Literal["strict", "disabled"]
 
+# rattler's solver has no `flexible`, which is conda's default; conda-forge recommends `strict`
 _PRIORITY = "CONDA_CHANNEL_PRIORITY"
 _DISABLED = ("disabled", "false")
 SOLVES = ("create", "install", "update")
@@ -69,7 +70,6 @@ def _check_solve(command: str, given: argparse.Namespace) -> None:
 def _notes(command: str, stated: str) -> tuple[str, ...]:
     if command not in SOLVES or stated in {"strict", *_DISABLED}:
         return ()
-    # rattler's solver has no `flexible`, which is conda's default; conda-forge recommends `strict`
     return (f"`{_PRIORITY}={stated}` is read as `strict`: this solver knows `strict` and `disabled`",)
 
 

@@ -115,7 +115,7 @@ def _colored(line: str) -> object:
     text.highlight_regex(r"^(FAIL)\b", "bold red")
     text.highlight_regex(r"^(PASS)\b", "bold green")
     text.highlight_regex(r"^(WARN|UNKNOWN)\b", "bold yellow")
-    text.highlight_regex(r"^  (linux-64|why|grade|groups|lock|lockfile|needs|observed|expected|run) ", "cyan")
+    text.highlight_regex(r"^  (linux-64|why|grade|groups|lock|lockfile|needs|requires|observed|expected|run) ", "cyan")
     return text
 
 

@@ -24,6 +24,7 @@ from envforge.report import Json
 from envforge.select.fit import driver_text
 
 
+# the catalogue, `install`, and `diff` all use this function, so that they never disagree
 def requirements_of(
     lockfile: Lockfile, platform: str, matrix: Matrix, sizes: Mapping[str, int] | None = None
 ) -> Requirements:

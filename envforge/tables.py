@@ -14,6 +14,8 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _VALUE = re.compile(r'(?:"[^"\\\x7f]*"|true|false|(?:0|[1-9][0-9]*)(?:\.[0-9]+)?|[\[\], ])+')
 
 
+# tomllib needs longer for these 75 KB than click needs to start; a cache or a copy in another format could become
+# stale
 def read_tables(text: str) -> dict[str, Any]:
     """The tables of a data file; raises ``toml.TOMLDecodeError`` where it is no TOML."""
     try:

@@ -21,6 +21,7 @@ __all__ = ["TOMLDecodeError", "dumps", "loads"]
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
+# the bytes must equal those of tomlkit, because the SHA-256 of envforge.toml shows whether someone edited it
 def dumps(document: Mapping[str, Any]) -> str:
     """The TOML of texts, numbers, truth values, lists and mappings; the same values give the same bytes."""
     return "\n".join(_lines(document, ())).lstrip("\n") + "\n"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -16,58 +14,17 @@ from packaging.utils import canonicalize_name
 
 from envforge import toml
 from tests.support.commands import check_command
+from tests.support.transcripts import ROOT, run_steps, steps_of
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class Step:
-    """One command with the output that the README promises; ``...`` stands for anything."""
-
-    command: str
-    expected: str
-
-    def matches(self, output: str) -> bool:
-        pattern = re.escape(self.expected.strip()).replace(r"\.\.\.", ".*")
-        return re.fullmatch(pattern, output.strip(), flags=re.DOTALL) is not None
-
-
-def transcript() -> list[Step]:
-    """All ``console`` blocks as one session."""
-    steps = []
-    for block in re.findall(r"```console\n(.*?)```", README, flags=re.DOTALL):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, expected = part.partition("\n")
-            steps.append(Step(command, expected))
-    return steps
-
-
 def test_readme_has_transcripts_to_run() -> None:
-    assert len(transcript()) >= 4
+    assert len(steps_of(README)) >= 4
 
 
 def test_every_transcript_of_the_readme_says_what_is_printed(tmp_path: Path) -> None:
-    folder = tmp_path
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("CONDA_", "ENVFORGE_"))}
-    environment = kept | {"NO_COLOR": "1", "COLUMNS": "80"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    for step in transcript():
-        program, *arguments = shlex.split(step.command)
-        if program == "cd":
-            folder /= arguments[0]
-            continue
-        assert program == "envforge"
-        run = subprocess.run(
-            [sys.executable, "-m", "envforge", *arguments],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        assert step.matches(run.stdout), f"$ {step.command}\n{run.stdout}\n--- promised ---\n{step.expected}"
+    run_steps(steps_of(README), tmp_path)
 
 
 def test_every_link_of_the_readme_leads_somewhere() -> None:

@@ -77,6 +77,8 @@ class Files:
     @cached_property
     def strays(self) -> tuple[str, ...]:
         """What lies among Python's libraries, belongs to no package, and is no link script's."""
+        # all of lib/pythonX.Y, because lib/python3.11/usercustomize.py runs at start just as site-
+        # packages/sitecustomize.py does
         claimed = {*self.owned, *self.places.values()}
         beginning = f"{self.library}/"
         return tuple(

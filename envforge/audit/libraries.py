@@ -50,6 +50,7 @@ def _python_names(package: CondaPackage) -> Iterator[str]:
 
 def openmp_runtimes(files: Files, sha256: Mapping[str, str]) -> Iterator[Finding]:
     """One finding where a prefix has more than one OpenMP runtime; copies of one are one."""
+    # a warning, not drift: `--fix` can't repair it, and every environment with a torch wheel and conda's numpy has two
     different: dict[str, str] = {}
     for path, entry in sorted(files.inventory.items()):
         if entry.target is None and _OPENMP.fullmatch(posixpath.basename(path)):

@@ -58,6 +58,7 @@ def repair(report: AuditReport, audited: AuditRequest, request: InstallRequest, 
 def _move_aside(prefix: Path, paths: Iterable[str]) -> Iterator[str]:
     """Move files out of Python's way, and name them; nothing is deleted, and what was moved before not replaced."""
     for path in sorted(paths):
+        # a file that belongs to no package may be someone's work, so it is moved and never deleted
         target = prefix / MOVED / path
         number = 1
         while target.exists() or target.is_symlink():

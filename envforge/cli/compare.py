@@ -71,6 +71,7 @@ def compare(
         click.echo(shown.to_markdown(found), nl=False)
     else:
         click.echo("\n".join(shown.to_words(found, 80, verbose=verbose)))
+    # as `diff` does; durations, depths, and questions that one machine wasn't asked are no difference
     if found.different:
         raise click.exceptions.Exit(1)
 

@@ -82,6 +82,8 @@ def chosen_machine(spec: str | None) -> Machine:
     from envforge.machine.profiles import load_machine
 
     machine = load_machine(spec, os.environ)
+    # these variables describe the computer on which they are set; a record contains those that were set on the
+    # recorded machine
     ignored = [variable for variable in VARIABLES if spec is not None and variable in os.environ]
     if ignored:
         click.echo(f"note: ignoring {', '.join(ignored)}, because `--machine {spec}` is another computer", err=True)

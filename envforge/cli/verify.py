@@ -329,6 +329,7 @@ def _identity() -> Identity:
 def _shown(report: Report, identity: Identity, chosen: _Options) -> Report:
     from envforge.verify.redact import redact
 
+    # after judging, so that no verdict depends on what is hidden; `--from` judges the redacted record again
     return report if chosen.no_redact else redact(report, identity)
 
 

@@ -99,6 +99,7 @@ def remove(meant: Meant, folder: Path) -> None:
         raise OutsideError(f"cannot remove `{folder}`: {error}", code="not-removed") from error
 
 
+# a kernel that calls `envforge run` would die silently once envforge's own environment is moved or removed
 def _document(meant: Meant, display_name: str, environment: Mapping[str, str]) -> dict[str, Json]:
     outside = {name: value for name, value in environment.items() if not name.startswith(("CONDA_", "__CONDA_"))}
     active = activation(meant.prefix, meant.label, outside)

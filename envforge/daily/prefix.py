@@ -15,6 +15,7 @@ from envforge.errors import EnvforgeError, RequestError
 from envforge.install.journal import FOLDER
 from envforge.install.named import named_prefix
 
+# editors find an environment in the workspace, and deleting the project deletes it, too
 IN_PROJECT = ".conda"
 _PROJECT_FILES = ("envforge.toml", "conda-lock.yml")
 

@@ -92,6 +92,7 @@ def _fish_quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
+# `conda init` activates `base` in .bashrc, so the shell must read its own files before it activates the environment
 def shell_start(shell: str, program: str, prefix: Path, environment: Mapping[str, str]) -> Start:
     """How ``program`` is started as an interactive shell that activates ``prefix`` once it has read its own files.
 

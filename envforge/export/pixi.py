@@ -15,6 +15,7 @@ from envforge.install.values import Artifact
 from envforge.matrix import load_matrix
 from envforge.requirements import requirements_of
 
+# written here, because py-rattler 0.28 stores no checksum of a wheel and writes format 7, which older pixi rejects
 _LOCK_VERSION = 6  # read by every pixi from 0.39 on; newer ones raise it themselves
 
 

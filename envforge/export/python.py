@@ -29,6 +29,8 @@ _MARKERS = {
 }
 
 
+# a wheel of the same version as a conda package would be another build without a locked checksum, so only wheels are
+# listed; they are named by URL, because a requirements file can't bind a package to one index
 def requirements(source: Source) -> Exported:
     """Every wheel by address with ``--hash``, for pip and uv in hash-checking mode."""
     plan = source.plan

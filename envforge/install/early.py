@@ -1,7 +1,7 @@
 """Both halves at once, in a new prefix: uv installs the wheels while rattler links what Python does not need (effects).
 
 An early attempt that fails, or that met a conda package with the same library, is nothing: the wheels are then
-installed after the conda packages, as in every other prefix. Docs: decisions/0181.
+installed after the conda packages, as in every other prefix.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ class Member(NamedTuple):
     size: int
 
 
+# programs may disagree about unusual headers, so anything unusual is left to tarfile
 def plain_members(data: bytes) -> list[Member] | None:
     """Every member of a tar, or None where one of them is not plain."""
     found: list[Member] = []

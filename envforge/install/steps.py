@@ -145,6 +145,8 @@ class Installation:
 
     def _halves_are_apart(self, todo: Changes, wheels: tuple[Fetched, ...]) -> bool:
         """Whether wheels may come into the prefix while conda packages do: nothing there, and no name in both."""
+        # linking uses one core and uv another; they may overlap only if it can't matter which of them writes a file
+        # last
         conda = {canonicalize_name(artifact.package.name) for artifact in todo.conda}
         return (
             bool(wheels)
@@ -178,6 +180,8 @@ class Installation:
     def _changes(self) -> Changes:
         """What has to be done, seen from what the prefix can be trusted to hold."""
         everything = changes(self.plan, None, {}, frozenset())
+        # an environment that envforge began is emptied and linked again, which takes seconds with a cache and leaves
+        # nothing half-linked; in a directory taken with `--force`, files of no package are kept
         if self._created() and not self._conda_half_stands():
             return everything
         prefix = self.request.prefix

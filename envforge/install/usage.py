@@ -14,6 +14,7 @@ from pathlib import Path
 
 from envforge.errors import OutsideError
 
+# `clean` must know of installs into any prefix; the system releases these locks when a process dies
 _USERS = "in-use"
 _CLEANING = "cleaning.lock"
 NAMES = (_USERS, _CLEANING)

@@ -30,6 +30,8 @@ class Cutoff:
         return self.at is not None and moment is not None and moment > self.at
 
 
+# a lockfile keeps its cutoff until another is given, so that forgetting the option doesn't loosen a reproducible
+# lockfile
 def parse_cutoff(text: str, now: dt.datetime) -> Cutoff:
     """Read a date (that day ends in UTC), a time (without zone in UTC), a span (``12h``, ``7d``, ``2w``) or ``none``.
 

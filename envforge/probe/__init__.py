@@ -170,6 +170,8 @@ def _cuda(evidence: Evidence, driver: Version | None) -> tuple[_Read, Version | 
     """
     reported = _reported_cuda(evidence)
     ordinary = evidence.system.platform.startswith("linux-") and not evidence.system.wsl and not evidence.system.jetson
+    # a cuda-compat library makes NVML, libcuda, and nvidia-smi report its own CUDA version, but only in this shell and
+    # on data center GPUs; a project made for it would fail in the next shell, so the branch of the driver decides
     own = branch_cuda(driver) if driver is not None and ordinary else None
     if reported.value is None:
         guess = nearest_branch_cuda(driver) if driver is not None else None

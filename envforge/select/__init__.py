@@ -171,6 +171,7 @@ def _not_automatic(build: Build, facts: Facts) -> Misfit | None:
         )
         reason = f"{found}; a CUDA build is selected only with `--cuda` and its version"
         return Misfit(code="no-gpu", wanted="an NVIDIA driver and GPU", found=found, reason=reason)
+    # a CPU build for a GPU without a driver would hide the problem until the first slow epoch, so `auto` fails here
     if not build.tag.is_cpu and not facts.has_driver:
         gpus = ", ".join([*(name for name, _ in facts.gpus), *facts.unknown_gpus])
         found = f"{gpus} without an NVIDIA driver"

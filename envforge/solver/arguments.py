@@ -13,6 +13,7 @@ from envforge.errors import Hint, RequestError
 Command = Literal["info", "config", "list", "create", "install", "update"]
 Priority = Literal["strict", "disabled"]
 
+# rattler's solver has no `flexible`, which is conda's default; conda-forge recommends `strict`
 _PRIORITY = "CONDA_CHANNEL_PRIORITY"
 _DISABLED = ("disabled", "false")
 SOLVES = ("create", "install", "update")

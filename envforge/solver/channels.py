@@ -70,6 +70,7 @@ class Naming:
         return Channel(name=name, address=address, source=self.mirrors.to_mirror(address).rstrip("/"))
 
     def _expand(self, word: str) -> tuple[Channel, ...]:
+        # only if a file names it: Anaconda's channels have terms of use that a user should accept on purpose
         if word != "defaults":
             return (self.channel(word),)
         windows = (_DEFAULTS_WINDOWS,) if self.platform.startswith("win-") else ()

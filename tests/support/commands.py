@@ -133,6 +133,8 @@ def check_envforge(words: list[str], line: str) -> None:
     words = words[:redirected]
     command, context = _resolve(words, line)
     rest = context.args
+    # as click does: `run` passes unknown options on to the program
+    context = click.Context(command, info_name=context.info_name, parent=context.parent, **command.context_settings)
     try:
         values, leftover, _ = command.make_parser(context).parse_args(list(rest))
     except click.ClickException as error:

@@ -280,6 +280,7 @@ def _thresholds(device: DeviceFacts) -> Judgement:
     if facts.reach is None or facts.ceiling is None:
         return skipped("the project defines no thresholds for its smoke test")
     faults = []
+    # the right threshold depends on the project's model, so real and control thresholds are compared with each other
     if not _apart(facts.reach, facts.ceiling, facts):
         faults.append(
             f"the threshold for true labels ({facts.reach:g}) is not better than the control's ({facts.ceiling:g})"

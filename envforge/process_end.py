@@ -1,4 +1,4 @@
-"""End a process of envforge once rattler has worked in it (docs/decisions/0030)."""
+"""End a process of envforge once rattler has worked in it."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ class Run:
         if not again:
             return ()
         remove = shlex.join(["rm", str(self.request.lockfile)])
-        return (Hint("if you trust the new file, to lock again from scratch", " && ".join((remove, again))),)
+        return (Hint("if you trust the new file, to lock again from scratch", f"{remove} && {again}"),)
 
     def _sha256(self, offer: Offer) -> str:
         """The digest of the bytes where they were fetched, else what the index states, else what was locked before."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from envforge import __version__
-from envforge.distribution import pinned_requirement
 from envforge.jinja import TemplateError, render
 from envforge.project.baseline import dump_baseline
 from envforge.project.plain import plain_selection

@@ -159,8 +159,6 @@ def _resolve(words: list[str], line: str) -> tuple[click.Command, click.Context]
             break
         known = set(COMMANDS) if command is cli else set(command.list_commands(context))
         if words[0] not in known:
-            if command.invoke_without_command and command is not cli:
-                break
             raise CommandFault(f"no such command `{words[0]}`: {line}")
         found = command.get_command(context, words[0])
         assert found is not None

@@ -161,7 +161,13 @@ class _Group(click.Group):
         for position, word in enumerate(plain[:-1]):
             if word == "--markdown" and plain[position + 1] in self.commands:
                 plain[position] = f"--markdown={_STDOUT}"  # a subcommand, not the optional FILE
-        rest = self.make_parser(ctx).parse_args(list(plain))[1]
+        try:
+            rest = self.make_parser(ctx).parse_args(list(plain))[1]
+        except click.NoSuchOption as error:
+            name = error.option_name.removeprefix("--")
+            if name in self.commands:
+                ctx.fail(f"No such option `--{name}`. Did you mean `envforge verify {name}`?")
+            raise
         before, after = plain[: len(plain) - len(rest)], plain[len(plain) - len(rest) :]
         return [after[0], *before, *after[1:]] if after and after[0] in self.commands else plain
 

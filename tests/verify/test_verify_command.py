@@ -207,6 +207,11 @@ def test_verify_rejects_what_is_no_subcommand(capsys: Captured, arguments: tuple
     assert main(["verify", *arguments]) == 2
 
 
+def test_verify_suggests_the_subcommand_for_an_option_of_its_name(capsys: Captured) -> None:
+    assert main(["verify", "--env", "--fast"]) == 2
+    assert "Did you mean `envforge verify env`?" in capsys.readouterr().err
+
+
 def test_verify_help_shows_its_exit_codes_on_lines_of_their_own(capsys: Captured) -> None:
     main(["verify", "--help"])
     out = capsys.readouterr().out

@@ -2,7 +2,7 @@
 
     python benchmarks/training.py [--template image-classification] [--rounds 30] [--updates 10] [--device cpu]
 
-``ours``      the project's own ``train_step``, with what its loop does around it (mean loss, signals, a log line)
+``envforge``  the project's own ``train_step``, with what its loop does around it (mean loss, signals, a log line)
 ``bare``      the least that trains: forward, backward, clip, step
 ``timm``      a loop of the shape of timm's train.py: scheduler stepped per update, loss averaged on the log interval
 ``nanoGPT``   a loop of the shape of nanoGPT's train.py: GradScaler that is off, learning rate by hand, micro-steps
@@ -80,7 +80,7 @@ def batches(training: Any) -> Iterator[Any]:
 
 
 def plain_batches(training: Any) -> Iterator[Any]:
-    """Micro-batches without an end and without a loader: shuffled indices into the data, as many as ``ours`` gets."""
+    """Micro-batches without an end and without a loader: shuffled indices into the data, as many as ``envforge`` gets."""
     import torch  # noqa: PLC0415
 
     size, count = training.config.batch_size, training.task.train_size
@@ -186,7 +186,7 @@ def nanogpt_style(training: Any) -> Update:
 LOOPS: dict[str, Callable[[Any], Update]] = {
     "bare": bare,
     "control": bare,
-    "ours": ours,
+    "envforge": ours,
     "timm": timm_style,
     "nanoGPT": nanogpt_style,
 }

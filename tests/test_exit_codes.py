@@ -45,7 +45,7 @@ def test_every_kind_of_failure_has_its_exit_code(fault: str, capsys: pytest.Capt
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: ")
-    assert (error.strerror if isinstance(error, OSError) else str(error)) in captured.err
+    assert str(error.strerror if isinstance(error, OSError) else error) in captured.err
 
 
 @pytest.mark.usefixtures("with_failing_command")

@@ -281,7 +281,7 @@ def test_a_variant_is_exported_by_its_name(
     (tmp_path / "lockfiles" / "cu118" / "conda-lock.yml").write_text(stored, encoding="utf-8")
     words = ["export", "requirements", "--platform", "linux-64"]
     assert main(words) == 2
-    assert "hint: say which: envforge export requirements --variant cu118\n" in capsys.readouterr().err
+    assert "hint: to select a variant, run `envforge export requirements --variant cu118`\n" in capsys.readouterr().err
     assert main([*words, "--variant", "cu118"]) == 0
     assert "torch-2.7.1%2Bcu118" in capsys.readouterr().out
     assert main([*words, "--variant", "cu118", "--lockfile", "conda-lock.yml"]) == 2

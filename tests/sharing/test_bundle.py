@@ -110,7 +110,7 @@ def test_a_variant_is_bundled_under_its_name(project: Path, capsys: pytest.Captu
     (project / "lockfiles" / "cpu").mkdir(parents=True)
     lock = (project / "conda-lock.yml").rename(project / "lockfiles" / "cpu" / "conda-lock.yml")
     assert main(["bundle"]) == 2
-    assert capsys.readouterr().err.endswith("hint: say which: envforge bundle --variant cpu\n")
+    assert capsys.readouterr().err.endswith("hint: to select a variant, run `envforge bundle --variant cpu`\n")
     _run("bundle", "--variant", "cpu")
     assert read_bundle(project / f"bundle-cpu-{SUBDIR}.tar").lock == lock.read_bytes()
     assert main(["bundle", "conda-lock.yml", "--variant", "cpu"]) == 2

@@ -200,7 +200,7 @@ def stale_warnings(environment: Path) -> tuple[str, ...]:
 
 
 def _check(options: _Options, *, as_json: bool) -> None:
-    from envforge.errors import Hint
+    from envforge.errors import EnvforgeError, Hint
     from envforge.lock.agreement import check
     from envforge.report import finding, success
 
@@ -213,6 +213,13 @@ def _check(options: _Options, *, as_json: bool) -> None:
     else:
         what = str(request.lockfile)
         _finish(request)
+        if not request.lockfile.exists():
+            raise EnvforgeError(
+                f"`{request.lockfile}` does not exist",
+                hint="to create it",
+                command=options.command(request),
+                code="lockfile-unreadable",
+            )
         differences = check(
             request.environment, request.lockfile, platforms=request.platforms, exclude_newer=request.exclude_newer
         )

@@ -110,12 +110,10 @@ def _hints_unreached(channels: tuple[Channel, ...]) -> tuple[Hint, ...]:
 
 
 def _hints_unread(channels: tuple[Channel, ...]) -> tuple[Hint, ...]:
-    mirrored = _mirror_hints(channels)
-    if mirrored:
-        return mirrored
     near = nearest(channels[0].name, _CHANNELS, alike=0.8)
-    is_misspelt = near is not None and near != channels[0].name
-    return (Hint(f"did you mean channel `{near}`?" if is_misspelt else f"check the URL `{hide(channels[0].address)}`"),)
+    if near is not None and near != channels[0].name:
+        return (Hint(f"did you mean channel `{near}`?"),)
+    return _mirror_hints(channels) or (Hint(f"check the URL `{hide(channels[0].address)}`, or try again later"),)
 
 
 def _mirror_hints(channels: tuple[Channel, ...]) -> tuple[Hint, ...]:

@@ -164,7 +164,7 @@ def test_a_family_member_that_does_not_exist_is_named() -> None:
         ),
     )
 
-    with pytest.raises(RequestError, match="needs `torchvision`"):
+    with pytest.raises(RequestError, match="requires `torchvision`"):
         _texts(without, needs=needs)
 
 

@@ -167,3 +167,11 @@ def test_a_proxy_is_used_and_what_it_gave_is_kept_for_the_next_solve(
     assert first == second == WANTED
     assert proxy.paths().count(SHARDS) == 2
     assert len([path for path in proxy.paths() if path.startswith("/linux-64/shards/")]) == 2
+
+
+def test_misspelled_channel_gets_the_nearest_known_one(create: Ask, channel: Path) -> None:
+    with Loopback(channel) as server:
+        mirrors = f"https://conda.anaconda.org={server.url}"
+        hints = create("conda-forg", "libb", ENVFORGE_MIRRORS=mirrors).json["hints"]
+
+    assert hints == [{"purpose": "did you mean channel `conda-forge`?", "command": ""}]

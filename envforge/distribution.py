@@ -6,6 +6,7 @@ The name of the distribution is stated in ``pyproject.toml`` only, because anoth
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -53,42 +54,47 @@ def fleet_requirement(option: str | None, environment: Mapping[str, str]) -> str
     return stated.strip()
 
 
+def installed_by() -> str:
+    """Return how this copy was installed, such as ``uv tool``, or ``pip (editable, from DIR)``."""
+    source = _direct_url()
+    facts = [] if _distribution() is not None else ["not installed"]
+    facts += ["editable"] if _is_editable(source) else []
+    facts += [f"from {_requirement_from(source, '').rpartition(' @ ')[2]}"] if source else []
+    installer = _tool() or ("uv pip" if _is_by_uv() else "pip")
+    return f"{installer} ({', '.join(facts)})" if facts else installer
+
+
 def upgrade_command() -> str:
     """Return the command that upgrades this copy, in the way it was installed."""
     source = _direct_url()
     checkout = _local_directory(source)
-    if checkout is not None and source.get("dir_info", {}).get("editable"):
+    if checkout is not None and _is_editable(source) and (Path(checkout) / ".git").exists():
         return f"git -C {shlex.quote(checkout)} pull"
     tool = _tool()
     if tool is not None:
         return f"{tool} upgrade {distribution_name()}"
-    return f"{_installer()} --upgrade {shlex.quote(_requirement_from(source, ''))}"
+    return f"{_installer()} --upgrade {_editable(source)}{shlex.quote(_requirement_from(source, ''))}"
 
 
 def extra_command(extra: str) -> str:
     """Return the command that adds an optional dependency group to this copy, in the way it was installed."""
     source = _direct_url()
-    requirement = shlex.quote(_requirement_from(source, extra))
     tool = _tool()
-    if tool is not None:
-        return f"{tool} install --force {requirement}"
-    checkout = _local_directory(source)
-    if checkout is not None and source.get("dir_info", {}).get("editable"):
-        return f"{_installer()} -e {shlex.quote(f'{checkout}[{extra}]')}"
-    return f"{_installer()} {requirement}"
+    install = f"{tool} install --force" if tool is not None else _installer()
+    return f"{install} {_editable(source)}{shlex.quote(_requirement_from(source, extra))}"
 
 
 def reinstall_command() -> str:
     """Return the command that installs this copy again, for files of envforge that are missing or invalid."""
     source = _direct_url()
     checkout = _local_directory(source)
-    if checkout is not None and source.get("dir_info", {}).get("editable"):
+    if checkout is not None and _is_editable(source) and (Path(checkout) / ".git").exists():
         return f"git -C {shlex.quote(checkout)} status"
+    requirement = _editable(source) + shlex.quote(_requirement_from(source, "") if source else pinned_requirement())
     tool = _tool()
     if tool is not None:
-        return f"{tool} install --force {shlex.quote(_requirement_from(source, ''))}"
-    option = "--reinstall" if _installer().startswith("uv") else "--force-reinstall"
-    return f"{_installer()} {option} {shlex.quote(_requirement_from(source, ''))}"
+        return f"{tool} install --force {requirement}"
+    return f"{_installer()} {'--reinstall' if _is_by_uv() else '--force-reinstall'} --no-deps {requirement}"
 
 
 def _with_extra(extra: str) -> str:
@@ -103,8 +109,11 @@ def _requirement_from(source: Mapping[str, Any], extra: str) -> str:
     url = source.get("url")
     if not isinstance(url, str):
         return _with_extra(extra)
-    vcs = source.get("vcs_info", {}).get("vcs")
-    return f"{_with_extra(extra)} @ {f'{vcs}+' if vcs else ''}{url}"
+    vcs = source.get("vcs_info", {})
+    kind, revision = vcs.get("vcs"), vcs.get("requested_revision")
+    place = f"{kind}+{url}@{revision}" if revision else f"{kind}+{url}" if kind else url
+    part = source.get("subdirectory")
+    return f"{_with_extra(extra)} @ {place}{f'#subdirectory={part}' if part else ''}"
 
 
 @cache
@@ -124,9 +133,14 @@ def _name_in_checkout() -> str:
 
 
 def _direct_url() -> dict[str, Any]:
-    """Return ``direct_url.json`` (PEP 610); empty if this copy came from a package index."""
+    """Return ``direct_url.json`` (PEP 610); empty if this copy came from a package index.
+
+    A bare checkout counts as editable, because installing it so is what makes it complete.
+    """
     found = _distribution()
-    text = found.read_text("direct_url.json") if found is not None else None
+    if found is None:
+        return {"url": Path(__file__).parents[1].as_uri(), "dir_info": {"editable": True}}
+    text = found.read_text("direct_url.json")
     document = json.loads(text) if text else {}
     return document if isinstance(document, dict) else {}
 
@@ -148,7 +162,27 @@ def _tool() -> str | None:
     return None
 
 
-def _installer() -> str:
+def _is_editable(source: Mapping[str, Any]) -> bool:
+    return bool(source.get("dir_info", {}).get("editable"))
+
+
+def _editable(source: Mapping[str, Any]) -> str:
+    return "-e " if _is_editable(source) else ""
+
+
+def _is_by_uv() -> bool:
     found = _distribution()
-    installer = (found.read_text("INSTALLER") or "").strip() if found is not None else ""
-    return "uv pip install" if installer == "uv" else "pip install"
+    return found is not None and (found.read_text("INSTALLER") or "").strip() == "uv"
+
+
+def _installer() -> str:
+    """Return the command that installs into the environment of this copy, even if another one is active."""
+    import shutil  # noqa: PLC0415 - only hints need it
+
+    program = shlex.quote(sys.executable)
+    if _is_by_uv():
+        is_active = os.environ.get("VIRTUAL_ENV") == sys.prefix
+        return "uv pip install" if is_active else f"uv pip install --python {program}"
+    pip = shutil.which("pip")
+    is_first = pip is not None and Path(pip).parent == Path(sys.executable).parent
+    return "pip install" if is_first else f"{program} -m pip install"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ _PROGRESS = Silent()
 
 def audit(request: AuditRequest, progress: Progress = _PROGRESS) -> AuditReport:
     """Compare a prefix with its lock; raises ``EnvforgeError`` where there is none, or it is unfinished."""
-    request = replace(request, prefix=request.prefix.absolute())
+    request = replace(request, prefix=Path(os.path.abspath(request.prefix)))  # noqa: PTH100 - links are kept
     journal = _journal(request.prefix)
     lockfile = request.lockfile or _own_lock(request.prefix, journal)
     platform = journal.platform if journal else request.platform

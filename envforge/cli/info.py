@@ -54,6 +54,8 @@ def _to_words(found: Info, machine: Machine) -> list[str]:
     tools = ", ".join(f"{name} {version}" for name, version in found.tools)
     return [
         *_row("envforge", f"{found.version} in {found.package}"),
+        *_row("distribution", f"{found.distribution}, installed by {found.installed_by}"),
+        *_row("", f"to upgrade it, run `{found.upgrade_command}`"),
         *_row("Python", f"{found.python}, {found.executable}"),
         *_row("tools", tools),
         *_row("machine", system),
@@ -127,6 +129,9 @@ def _to_json(found: Info, machine: Machine) -> Json:
     return {
         "version": found.version,
         "package": str(found.package),
+        "distribution": found.distribution,
+        "installed_by": found.installed_by,
+        "upgrade_command": found.upgrade_command,
         "python": found.python,
         "executable": found.executable,
         "system": found.system,

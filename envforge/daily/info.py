@@ -18,6 +18,7 @@ from pathlib import Path
 from envforge import __version__
 from envforge.daily.prefix import Meant, is_prefix, project_folder
 from envforge.daily.unfinished import unfinished_change, unfinished_install
+from envforge.distribution import distribution_name, installed_by, upgrade_command
 from envforge.errors import EnvforgeError
 from envforge.install.journal import read_journal
 from envforge.install.named import named_prefix
@@ -61,6 +62,9 @@ class Info:
 
     version: str
     package: Path
+    distribution: str
+    installed_by: str
+    upgrade_command: str
     python: str
     executable: str
     system: str
@@ -80,6 +84,9 @@ def read_info(meant: Meant | None, environment: Mapping[str, str], here: Path, h
     return Info(
         version=__version__,
         package=Path(__file__).resolve().parents[1],
+        distribution=distribution_name(),
+        installed_by=shown_address(installed_by()),
+        upgrade_command=shown_address(upgrade_command()),
         python=platform.python_version(),
         executable=sys.executable,
         system=platform.platform(),

@@ -51,7 +51,10 @@ def meant_prefix(prefix: Path | None, name: str | None, here: Path) -> Meant:
     if name is not None:
         return Meant(prefix=named_prefix(name), option=f"--name {shlex.quote(name)}")
     if prefix is not None:
-        return Meant(prefix=prefix.absolute(), option=f"--prefix {shlex.quote(str(prefix))}")
+        return Meant(
+            prefix=Path(os.path.abspath(prefix)),  # noqa: PTH100 - links are kept
+            option=f"--prefix {shlex.quote(str(prefix))}",
+        )
     folder = project_folder(here)
     if folder is None:
         raise EnvforgeError(

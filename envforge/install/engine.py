@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -59,7 +60,8 @@ def look_ahead(request: InstallRequest, progress: Progress) -> Preview:
 
 def _planned(request: InstallRequest, progress: Progress) -> tuple[InstallRequest, Plan]:
     """Return the request with an absolute prefix, and its plan; raise ``EnvforgeError`` for a foreign prefix."""
-    request = replace(request, prefix=request.prefix.absolute())
+    # packages record the prefix, so it may not contain `..`
+    request = replace(request, prefix=Path(os.path.abspath(request.prefix)))  # noqa: PTH100 - links are kept
     plan = make_plan(
         read_any_lock(request.lockfile, request.platform),
         request.platform,

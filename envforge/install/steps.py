@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -215,7 +216,7 @@ class Installation:
         journal = Journal(
             step="planned",
             fingerprint=self.plan.fingerprint,
-            lockfile=str(self.request.lockfile.absolute()),
+            lockfile=os.path.abspath(self.request.lockfile),  # noqa: PTH100 - links are kept
             platform=self.plan.platform,
             created=self._created(),
             conda=self.plan.records,

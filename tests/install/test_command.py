@@ -207,3 +207,96 @@ def test_the_keyring_is_asked_once_a_server_refuses_us(channel: Channel, place: 
         keyring.set_keyring(before)
     assert seen == [None, "Basic YWRhOnMzY3JldA=="]
     assert (place.prefix / "share" / "greeting.txt").exists()
+
+
+def test_dry_run_shows_the_work_and_writes_nothing(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["install", "--dry-run"]) == 0
+    out = capsys.readouterr().out.replace(str(project), "PROJECT")
+    assert out.splitlines()[0] == "would link 2 packages into PROJECT/.conda, remove 0, and keep 0"
+    assert re.fullmatch(r"would download 2 files \(\d\.\d MB\); the cache has 0", out.splitlines()[1])
+    assert re.search(r"^  download     0\.0 MB  greeting 1\.0$", out, re.MULTILINE)
+    assert not (project / ".conda").exists()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_dry_run_tells_cached_files_from_others(
+    project: Path, lock: LockWriter, channel: Channel, server: Loopback, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["install"]) == 0
+    written = channel.packages["extra"]
+    server.fail(f"/{written.location}", Fault(status=404))
+    lock.rows = [row for row in lock.rows if row["name"] != "scripted"]
+    lock.conda(written).write(project / "conda-lock.yml")
+    before = sorted(path for path in (project / ".conda").rglob("*"))
+    capsys.readouterr()
+    assert main(["install", "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["result"]
+    assert found["files"] == [{"package": "extra 1.0", "cached": False, "bytes": None}]
+    assert (found["removed"], found["unchanged"], found["dry_run"]) == (["scripted"], 1, True)
+    assert main(["install", "--dry-run", "--prefix", "other"]) == 0
+    out = capsys.readouterr().out
+    assert "would download 1 file; the cache has 1\n" in out
+    assert re.search(r"^  cached       0\.0 MB  greeting 1\.0$", out, re.MULTILINE)
+    assert re.search(r"^  download    unknown  extra 1\.0$", out, re.MULTILINE)
+    assert sorted(path for path in (project / ".conda").rglob("*")) == before
+
+
+def test_dry_run_of_a_matching_environment_has_nothing_to_do(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["install"]) == 0
+    capsys.readouterr()
+    assert main(["install", "--dry-run"]) == 0
+    assert capsys.readouterr().out == f"{project}/.conda already matches conda-lock.yml (2 packages)\n"
+
+
+def test_dry_run_offline_sends_no_request(project: Path, server: Loopback, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["install", "--dry-run", "--offline"]) == 0
+    assert server.requests == ()
+    assert "would download 2 files; the cache has 0\n" in capsys.readouterr().out
+    assert not (project / ".conda").exists()
+
+
+@pytest.mark.usefixtures("own_lock")
+def test_stale_lockfile_is_reported_before_the_download(
+    own_lock: Path, server: Loopback, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own_lock.write_text(ENVIRONMENT + "# more\n")
+    assert main(["install"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("warning: `environment.yml` has changed since `conda-lock.yml` was created; to update")
+    assert lines[1].startswith("downloading: ")
+
+
+def test_install_finds_the_project_from_a_subdirectory(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "src" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(project / "src" / "deep")
+    assert main(["install"]) == 0
+    assert (project / ".conda" / "share" / "greeting.txt").exists()
+    assert not (project / "src" / "deep" / ".conda").exists()
+    assert f"installed 2 packages in {project}/.conda (" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("own_lock")
+def test_hint_of_a_stale_lockfile_works_from_a_subdirectory(
+    own_lock: Path, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own_lock.write_text(ENVIRONMENT + "# more\n")
+    (project / "src").mkdir()
+    monkeypatch.chdir(project / "src")
+    assert main(["install"]) == 0
+    assert "run `envforge lock --file ../environment.yml`" in capsys.readouterr().err
+
+
+def test_variant_is_found_from_a_subdirectory(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "lockfiles" / "cpu").mkdir(parents=True)
+    (project / "conda-lock.yml").rename(project / "lockfiles" / "cpu" / "conda-lock.yml")
+    (project / "envforge.toml").write_text("")
+    (project / "src").mkdir()
+    monkeypatch.chdir(project / "src")
+    assert main(["install", "--variant", "cpu"]) == 0
+    assert main(["bundle", "--variant", "cpu"]) == 0
+    assert main(["export", "explicit", "--variant", "cpu"]) == 0
+    assert (project / ".conda" / "share" / "greeting.txt").exists()

@@ -15,6 +15,7 @@ from typing import cast
 
 import pytest
 
+from tests.support.commands import check_command
 from tests.template.conftest import PACKAGE
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
@@ -142,10 +143,24 @@ def test_smoke_skips_the_gpu_part_for_a_reason(project: Path) -> None:
         "To run the GPU part:",
     ]
     here = shlex.quote(str(project))
+    for command in (*end[3:], "envforge lock --variant TAG"):
+        check_command(command.strip())
     assert end[3:] == [
         f"    cd {here} && envforge install",
         f"    cd {here} && .conda/bin/python -m {PACKAGE}.smoke --require-gpu",
     ]
+
+
+def test_smoke_knows_that_only_the_cpu_is_locked(project: Path, tmp_path: Path) -> None:
+    code = f"import pathlib, {PACKAGE}.smoke as s; print(s.only_cpu_is_locked(pathlib.Path({str(tmp_path)!r})))"
+    found = [run(project, "-c", code).stdout]
+    for build in ("2.13.0%2Bcu130", "2.13.0%2Bcpu"):
+        (tmp_path / "conda-lock.yml").write_text(f"  url: https://index.example/whl/torch-{build}-cp312-none-any.whl\n")
+        found.append(run(project, "-c", code).stdout)
+    (tmp_path / "lockfiles" / "cu130").mkdir(parents=True)
+    (tmp_path / "lockfiles" / "cu130" / "conda-lock.yml").touch()
+    found.append(run(project, "-c", code).stdout)
+    assert found == ["False\n", "False\n", "True\n", "False\n"]
 
 
 def test_smoke_does_not_both_require_and_skip_the_gpu(project: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import shlex
 import sys
 import tempfile
@@ -200,18 +201,25 @@ def _verdict(passed: bool, gpus: list[torch.device]) -> str:
 
 
 def _say_how_to_run_gpu_part(reason: str, say: Callable[[str], None]) -> None:
-    """Print why the GPU part did not run, and the two commands that run it."""
+    """Print why the GPU part did not run, and the commands that run it, from any directory."""
+    project = Path(__file__).resolve().parent.parent
+    python = r".conda\python.exe" if sys.platform == "win32" else ".conda/bin/python"
+    commands = ["envforge install", f"{python} -m {__package__}.smoke --require-gpu"]
     say(f"GPU: not run, because {reason or NO_GPU}")
     say("To run the GPU part" + (":" if reason else " on a machine with an NVIDIA GPU:"))
-    for command in gpu_commands():
-        say(f"    {command}")
+    if only_cpu_is_locked(project):
+        commands.insert(0, "envforge lock --variant TAG")
+        say("(the lockfile has the CPU build of torch; TAG is a CUDA build, such as cu130: see `envforge explain`)")
+    for command in commands:
+        say(f"    cd {shlex.quote(str(project))} && {command}")
 
 
-def gpu_commands() -> tuple[str, str]:
-    """Return the commands that install the locked environment and run this test on the GPU, from any directory."""
-    project = shlex.quote(str(Path(__file__).resolve().parent.parent))
-    python = r".conda\python.exe" if sys.platform == "win32" else ".conda/bin/python"
-    return f"cd {project} && envforge install", f"cd {project} && {python} -m {__package__}.smoke --require-gpu"
+def only_cpu_is_locked(project: Path) -> bool:
+    """Return whether the project has a lockfile with the CPU build of torch, and none with a CUDA build."""
+    lockfile = project / "conda-lock.yml"
+    text = lockfile.read_text(encoding="utf-8") if lockfile.is_file() else ""
+    is_cpu = re.search(r"/torch-[^/\s]*(\+|%2[Bb])cpu-", text) is not None
+    return is_cpu and not any(project.glob("lockfiles/cu*/conda-lock.yml"))
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def _sorted(selections: tuple[Selection, ...]) -> tuple[Selection, ...]:
 
 def _check(selections: tuple[Selection, ...], needs: Needs) -> None:
     if not selections:
-        raise ValueError("wanted one selection or more, found none")
+        raise ValueError("expected one selection or more, found none")
     for selection in selections:
         _refuse_credentials(selection.index_url)
         missing = [name for name in needs.torch_family if name not in dict(selection.build.pins)]

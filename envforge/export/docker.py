@@ -111,7 +111,7 @@ def _base(glibc: Version | None) -> tuple[str, int]:
 _TEXT = """
 # micromamba and pip verify the hash of each file. To build the environment with envforge instead, use this stage:
 #   FROM python:3.12-slim-{base} AS build
-#   RUN pip install --no-cache-dir {requirement}  # envforge
+#   RUN pip install --no-cache-dir {requirement}
 #   COPY {lock} /tmp/lock/{lock}
 #   RUN envforge install /tmp/lock/{lock} --prefix {prefix} --cache /tmp/cache --ignore-machine
 FROM mambaorg/micromamba:{micromamba}-debian{release}-slim AS build

@@ -216,7 +216,7 @@ def test_run_json_has_the_commit_of_its_own_repository_only(project: Path, tmp_p
     inner = tmp_path / "outer" / "inner"
     inner.mkdir(parents=True)
     code = "print(json.dumps([manifest.git_revision(Path(p)) for p in {}]))"
-    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "--message", "first"]):
         identity = ["-c", "user.name=n", "-c", "user.email=e"]
         subprocess.run(["git", "-C", str(tmp_path / "outer"), *identity, *command], check=True)
     found = manifest(project, code.format([str(tmp_path / "outer"), str(inner), str(tmp_path)]))

@@ -69,7 +69,7 @@ def need_lock(lock: Path | None, variant: str | None, what: str) -> Path:
         raise RequestError(
             f"`{DEFAULT_LOCK}` does not exist, but the project has variants: {', '.join(names)}",
             hint="to select a variant",
-            command=f"{what} --variant {names[0]}",
+            command=" ".join((what, "--variant", names[0])),
             code="which-variant",
         )
     chosen = stated or DEFAULT_LOCK

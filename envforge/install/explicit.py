@@ -7,10 +7,14 @@ Enters: the text. Leaves: a ``Lockfile`` for one platform. conda-lock's comment 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from urllib.parse import unquote
 
+from envforge.errors import Hint
+from envforge.install.variant_files import LOCK_NAME
 from envforge.lockfile import LockedPackage, Lockfile, LockfileError, Manager, parse_lockfile
+from envforge.spec import ENVIRONMENT_FILE
 
 MARK = "@EXPLICIT"
 _PIP = re.compile(
@@ -25,12 +29,22 @@ def read_any_lock(path: Path, platform: str) -> Lockfile:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise LockfileError(
-            f"cannot read the lockfile `{path}`: {error}",
-            hint="to create it from environment.yml",
-            command="envforge lock",
+            f"cannot read the lockfile `{path}`: {getattr(error, 'strerror', None) or error}",
+            hint=(_unread(path),),
             code="lockfile-unreadable",
         ) from error
     return parse_any_lock(text, str(path), platform)
+
+
+def _unread(path: Path) -> Hint:
+    """Return the way out if a lockfile can't be read: it may not exist yet, and neither may its project."""
+    environment = path.with_name(ENVIRONMENT_FILE)
+    if path.exists() or path.name != LOCK_NAME:
+        return Hint("check the path of the lockfile")
+    if not environment.is_file():
+        return Hint("change to a project directory; to create a project", "envforge new TEMPLATE DIR")
+    words = [] if path == Path(LOCK_NAME) else ["--file", str(environment)]
+    return Hint("to create it from environment.yml", shlex.join(["envforge", "lock", *words]))
 
 
 def parse_any_lock(text: str, where: str, platform: str) -> Lockfile:

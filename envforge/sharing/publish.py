@@ -102,7 +102,7 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise EnvforgeError(
             f"cannot read the lockfile `{path}`: {error.strerror or error}",
-            hint="to create it from environment.yml",
+            hint="publish from a project directory; to create the lockfile from environment.yml",
             command="envforge lock",
             code="lockfile-unreadable",
         ) from error

@@ -108,6 +108,9 @@ def test_two_places_or_two_locks_are_refused(project: Path, capsys: pytest.Captu
 def test_a_project_without_a_lock_says_how_to_make_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "conda-lock.yml").unlink()
     assert main(["install"]) == 1
+    assert "change to a project directory; to create a project, run `envforge new " in capsys.readouterr().err
+    (project / "environment.yml").write_text("")
+    assert main(["install"]) == 1
     assert "hint: to create it from environment.yml, run `envforge lock`" in capsys.readouterr().err
 
 

@@ -1,8 +1,4 @@
-"""Strict reading of JSON, TOML and YAML documents: every field by name, and a fault with the path where it lies.
-
-Enters: parsed text, and the ``Document`` that it came from. Leaves: typed values, or the error that the document makes
-of a fault.
-"""
+"""Read JSON, TOML, and YAML documents strictly: every field by name, with its path in errors."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ from typing import Any, TypeVar
 from packaging.version import Version
 
 from envforge.cuda import ComputeCapability, WheelTag
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, Hint
 
 _T = TypeVar("_T")
 _LONGEST = 120
@@ -41,25 +37,26 @@ def _shorten(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
-    """What errors say of a document.
+    """How errors describe a document.
 
-    ``damaged`` is the head of each message, such as "the lockfile `x` is damaged"; ``mapping`` is the format's word for
-    values by name; ``show`` writes what was found.
+    ``damaged`` starts each message, such as "the lockfile `x` is invalid". ``hint`` is the text of the hint;
+    ``hints`` computes hints when an error is raised. ``mapping`` names the format's mapping type; ``show`` formats a
+    found value.
     """
 
     damaged: str
     error: type[EnvforgeError]
     code: str
     hint: str = ""
-    command: str = ""
+    hints: Callable[[], tuple[Hint, ...]] | None = None
     mapping: str = "a mapping"
     show: Callable[[object], str] = show_plainly
 
     def fault(self, path: str, wanted: str, found: object) -> EnvforgeError:
         """The error for the value at ``path``; an empty path stands for the document."""
         at = f" at `{path}`" if path else ""
-        message = f"{self.damaged}{at}: wanted {wanted}, found {self.show(found)}"
-        return self.error(message, hint=self.hint, command=self.command, code=self.code)
+        message = f"{self.damaged}{at}: expected {wanted}, found {self.show(found)}"
+        return self.error(message, hint=self.hints() if self.hints else self.hint, code=self.code)
 
     def read_json(self, text: str) -> Fields:
         """The fields of a JSON text."""
@@ -164,14 +161,14 @@ class Fields:
 def read_string(value: object) -> str:
     """A text, which may be empty."""
     if not isinstance(value, str):
-        raise WrongValue("a text")
+        raise WrongValue("a string")
     return value
 
 
 def read_text(value: object) -> str:
-    """A text that says something."""
+    """Return a string that is not empty."""
     if not isinstance(value, str) or not value:
-        raise WrongValue("a text")
+        raise WrongValue("a string")
     return value
 
 
@@ -185,7 +182,7 @@ def read_boolean(value: object) -> bool:
 def read_integer(value: object) -> int:
     """A whole number."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise WrongValue("a whole number")
+        raise WrongValue("an integer")
     return value
 
 
@@ -193,14 +190,14 @@ def read_natural(value: object) -> int:
     """A whole number, not negative."""
     number = read_integer(value)
     if number < 0:
-        raise WrongValue("a whole number, not negative")
+        raise WrongValue("an integer that is not negative")
     return number
 
 
 def read_texts(value: object) -> tuple[tuple[str, str], ...]:
     """An object of texts, as sorted pairs."""
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise WrongValue("an object of texts")
+        raise WrongValue("an object of strings")
     return tuple(sorted(value.items()))
 
 
@@ -208,7 +205,7 @@ def read_digest(value: object, digits: int = 64) -> str:
     """A digest in hexadecimal digits, of which a sha256 has 64."""
     text = read_text(value)
     if len(text) != digits or set(text) - set("0123456789abcdef"):
-        raise WrongValue(f"{digits} lower-case hexadecimal digits")
+        raise WrongValue(f"{digits} lowercase hexadecimal digits")
     return text
 
 
@@ -240,9 +237,9 @@ def one_of(choices: tuple[Any, ...]) -> Callable[[object], Any]:
     return read
 
 
-read_version = parsed(Version, "a version such as `12.4`, as a text")
+read_version = parsed(Version, "a version such as `12.4`, as a string")
 read_tag = parsed(WheelTag.parse, "`cpu` or a CUDA tag")
-read_capability = parsed(ComputeCapability.parse, "a compute capability such as `8.6`, as a text")
+read_capability = parsed(ComputeCapability.parse, "a compute capability such as `8.6`, as a string")
 
 
 def read_capabilities(value: object) -> tuple[ComputeCapability, ...]:

@@ -40,15 +40,19 @@ LOCK = (
 @pytest.mark.parametrize(
     ("reader", "value", "message"),
     [
-        (read_text, "", "wanted a text, found ``"),
-        (read_text, None, "wanted a text, found nothing"),
-        (read_digest, "A" * 64, f"wanted 64 lower-case hexadecimal digits, found `{'A' * 64}`"),
-        (read_version, "new", "wanted a version such as `12.4`, as a text, found `new`"),
-        (read_version, 3.1, "wanted a text, found `3.1`"),
-        (read_tag, "rocm6", "wanted `cpu` or a CUDA tag, found `rocm6`"),
-        (read_capabilities, ["8.6", "sm_90"], "wanted a list of compute capabilities such as `8.6`, found `['8.6', '"),
-        (read_texts, {"a": 1}, "wanted an object of texts, found `{'a': 1}`"),
-        (one_of(("a", "b")), [], "wanted one of `a`, `b`, found `[]`"),
+        (read_text, "", "expected a string, found ``"),
+        (read_text, None, "expected a string, found nothing"),
+        (read_digest, "A" * 64, f"expected 64 lowercase hexadecimal digits, found `{'A' * 64}`"),
+        (read_version, "new", "expected a version such as `12.4`, as a string, found `new`"),
+        (read_version, 3.1, "expected a string, found `3.1`"),
+        (read_tag, "rocm6", "expected `cpu` or a CUDA tag, found `rocm6`"),
+        (
+            read_capabilities,
+            ["8.6", "sm_90"],
+            "expected a list of compute capabilities such as `8.6`, found `['8.6', '",
+        ),
+        (read_texts, {"a": 1}, "expected an object of strings, found `{'a': 1}`"),
+        (one_of(("a", "b")), [], "expected one of `a`, `b`, found `[]`"),
     ],
 )
 def test_a_fault_names_place_wanted_and_found(reader: Callable[[object], object], value: object, message: str) -> None:
@@ -60,22 +64,22 @@ def test_a_fault_names_place_wanted_and_found(reader: Callable[[object], object]
 
 
 def test_an_item_of_a_list_has_a_place_of_its_own() -> None:
-    with pytest.raises(EnvforgeError, match=r"at `a\.names\[1\]`: wanted a text, found `7`"):
+    with pytest.raises(EnvforgeError, match=r"at `a\.names\[1\]`: expected a string, found `7`"):
         Fields(DOCUMENT, "", {"a": {"names": ["b", 7]}}).inner("a").list_of("names", read_text)
 
 
 @pytest.mark.parametrize("value", [None, {}, "abc", 7])
 def test_what_is_no_list_is_never_read_as_one(value: object) -> None:
     fields = Fields(DOCUMENT, "", {"names": value})
-    with pytest.raises(EnvforgeError, match="at `names`: wanted a list"):
+    with pytest.raises(EnvforgeError, match="at `names`: expected a list"):
         fields.list_of("names", read_text)
-    with pytest.raises(EnvforgeError, match="at `names`: wanted a list"):
+    with pytest.raises(EnvforgeError, match="at `names`: expected a list"):
         fields.items("names")
 
 
 def test_an_optional_list_may_be_missing_and_still_must_be_a_list() -> None:
     assert Fields(DOCUMENT, "", {}).list_of("names", read_text, optional=True) == ()
-    with pytest.raises(EnvforgeError, match="wanted a list, found ``"):
+    with pytest.raises(EnvforgeError, match="expected a list, found ``"):
         Fields(DOCUMENT, "", {"names": ""}).list_of("names", read_text, optional=True)
 
 
@@ -87,16 +91,16 @@ def test_a_long_value_is_cut_in_the_message() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
-        ("version: 1\n", "version: 2\n", " at `version`: wanted 1, found `2`"),
-        ("manager: conda", "manager: cargo", " at `package[0].manager`: wanted one of `conda`, `pip`, found `cargo`"),
-        ("name: a", "name: 12", " at `package[0].name`: wanted a text, found `12`"),
-        ("{md5: '0", "{md5: 'z", " at `package[0].hash.md5`: wanted 32 lower-case hexadecimal digits, found `z00"),
-        ("{linux-64: x}", "{linux-64: 3}", " at `metadata.content_hash.linux-64`: wanted a text, found `3`"),
-        ("[{url: conda-forge}]", "[[]]", " at `metadata.channels[0]`: wanted a text, or a mapping with"),
-        ("platforms: [linux-64]", "platforms: linux-64", " at `metadata.platforms`: wanted a list, found `linux-64`"),
-        ("dependencies: {}", "dependencies: [b]", " at `package[0].dependencies`: wanted a mapping, found `['b']`"),
-        (LOCK, "", ": wanted a mapping, found nothing"),
-        ("version: 1\n", "[", ": wanted YAML, found `while parsing"),
+        ("version: 1\n", "version: 2\n", " at `version`: expected 1, found `2`"),
+        ("manager: conda", "manager: cargo", " at `package[0].manager`: expected one of `conda`, `pip`, found `cargo`"),
+        ("name: a", "name: 12", " at `package[0].name`: expected a string, found `12`"),
+        ("{md5: '0", "{md5: 'z", " at `package[0].hash.md5`: expected 32 lowercase hexadecimal digits, found `z00"),
+        ("{linux-64: x}", "{linux-64: 3}", " at `metadata.content_hash.linux-64`: expected a string, found `3`"),
+        ("[{url: conda-forge}]", "[[]]", " at `metadata.channels[0]`: expected a string, or a mapping with"),
+        ("platforms: [linux-64]", "platforms: linux-64", " at `metadata.platforms`: expected a list, found `linux-64`"),
+        ("dependencies: {}", "dependencies: [b]", " at `package[0].dependencies`: expected a mapping, found `['b']`"),
+        (LOCK, "", ": expected a mapping, found nothing"),
+        ("version: 1\n", "[", ": expected YAML, found `while parsing"),
     ],
 )
 def test_a_damaged_lockfile_names_file_and_place(old: str, new: str, fault: str) -> None:
@@ -104,5 +108,5 @@ def test_a_damaged_lockfile_names_file_and_place(old: str, new: str, fault: str)
     assert old in LOCK
     with pytest.raises(EnvforgeError) as caught:
         parse_lockfile(LOCK.replace(old, new, 1), "my.yml")
-    assert caught.value.message.startswith(f"the lockfile `my.yml` is damaged{fault}")
+    assert caught.value.message.startswith(f"the lockfile `my.yml` is invalid{fault}")
     assert caught.value.code == "lockfile-damaged"

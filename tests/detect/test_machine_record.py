@@ -82,16 +82,16 @@ def test_driver_versions_keep_their_zeros() -> None:
         ({"platform": 64}, "platform", "a conda platform", "64"),
         ({"platform": None}, "platform", "a conda platform", "null"),
         ({"python": "new"}, "python", "a version", '"new"'),
-        ({"python": 3.12}, "python", "a text", "3.12"),
-        ({"glibc": []}, "glibc", "a text", "[]"),
+        ({"python": 3.12}, "python", "a string", "3.12"),
+        ({"glibc": []}, "glibc", "a string", "[]"),
         ({"driver": []}, "driver", "an object", "[]"),
         ({"driver": {"cuda": "12,2"}}, "driver.cuda", "a version", '"12,2"'),
         ({"driver": {"version": "535"}}, "driver.version", "one of the fields", '"version"'),
         ({"gpus": {}}, "gpus", "a list", "{}"),
         ({"gpus": ["A10G"]}, "gpus[0]", "an object", '"A10G"'),
-        ({"gpus": [{"name": "A10G"}]}, "gpus[0].index", "a whole number", "null"),
-        ({"gpus": [{"index": 0}]}, "gpus[0].name", "a text", "null"),
-        ({"gpus": [{"index": True, "name": "A10G"}]}, "gpus[0].index", "a whole number", "true"),
+        ({"gpus": [{"name": "A10G"}]}, "gpus[0].index", "an integer", "null"),
+        ({"gpus": [{"index": 0}]}, "gpus[0].name", "a string", "null"),
+        ({"gpus": [{"index": True, "name": "A10G"}]}, "gpus[0].index", "an integer", "true"),
         ({"gpus": [{"index": 0, "name": "A", "memory_bytes": -1}]}, "gpus[0].memory_bytes", "not negative", "-1"),
         (
             {"gpus": [{"index": 0, "name": "A10G", "compute_capability": "sm_86"}]},
@@ -104,9 +104,9 @@ def test_driver_versions_keep_their_zeros() -> None:
         ({"visible": [1]}, "visible[0]", "the index of a GPU", "1"),
         ({"visible": "0"}, "visible", "a list of GPU numbers", '"0"'),
         ({"is_wsl": "no"}, "is_wsl", "true or false", '"no"'),
-        ({"sources": {"platform": 1}}, "sources", "an object of texts", '{"platform": 1}'),
+        ({"sources": {"platform": 1}}, "sources", "an object of strings", '{"platform": 1}'),
         ({"compute_capability": "8.6"}, "compute_capability", "one of the fields", '"compute_capability"'),
-        ({"conditions": [{"code": "x"}]}, "conditions[0].symptom", "a text", "null"),
+        ({"conditions": [{"code": "x"}]}, "conditions[0].symptom", "a string", "null"),
     ],
 )
 def test_a_damaged_record_names_file_path_wanted_and_found(
@@ -115,7 +115,7 @@ def test_a_damaged_record_names_file_path_wanted_and_found(
     with pytest.raises(MachineRecordError) as caught:
         machine_from_json(record(**changes), "box.json")
     message = caught.value.message
-    assert message.startswith(f"the machine record `box.json` is invalid at `{path}`: wanted ")
+    assert message.startswith(f"the machine record `box.json` is invalid at `{path}`: expected ")
     assert wanted in message
     assert message.endswith(f"found `{found}`")
     assert caught.value.exit_code == 1
@@ -139,7 +139,7 @@ def test_the_output_of_detect_is_read_as_the_record_in_it(tmp_path: Path) -> Non
 def test_the_output_of_a_detection_that_failed_is_no_machine(tmp_path: Path) -> None:
     file = tmp_path / "box.json"
     file.write_text(failure("detect", MachineRecordError("x", code="y")), encoding="utf-8")
-    with pytest.raises(MachineRecordError, match="at `ok`: wanted true"):
+    with pytest.raises(MachineRecordError, match="at `ok`: expected true"):
         read_machine(file)
 
 

@@ -21,14 +21,14 @@ FILES = ("torch_releases.toml", "torch_wheels.toml", "architectures.toml", "driv
 @pytest.mark.parametrize(
     ("name", "old", "new", "fault"),
     [
-        ("torch_wheels.toml", 'tag = "cpu"', 'tag = "cuda"', "wheel[0].tag`: wanted `cpu` or a tag"),
-        ("torch_wheels.toml", '"3.8"', "3.8", "wheel[0].pythons[0]`: wanted a version such as `3.12`, found `3.8`"),
-        ("torch_wheels.toml", 'torch = "2.0.0"', 'torch = "9.9"', "wheel[0].torch`: wanted a release of torch_rel"),
-        ("torch_wheels.toml", '"index-page"', '"hearsay"', "wheel[0].evidence`: wanted a name under"),
-        ("torch_releases.toml", 'torchvision = "0', 'torchvision = "v0', "release[0].torchvision`: wanted a version"),
-        ("architectures.toml", 'ies = ["3.7"', 'ies = ["37"', "architecture[0].capabilities[0]`: wanted a compute"),
-        ("drivers.toml", 'linux = "450.80.02"', 'linux = ""', "family[0].linux`: wanted a version such as"),
-        ("drivers.toml", "major = 11", 'major = "11"', "family[0].major`: wanted a number, found `11`"),
+        ("torch_wheels.toml", 'tag = "cpu"', 'tag = "cuda"', "wheel[0].tag`: expected `cpu` or a tag"),
+        ("torch_wheels.toml", '"3.8"', "3.8", "wheel[0].pythons[0]`: expected a version such as `3.12`, found `3.8`"),
+        ("torch_wheels.toml", 'torch = "2.0.0"', 'torch = "9.9"', "wheel[0].torch`: expected a release of torch_rel"),
+        ("torch_wheels.toml", '"index-page"', '"hearsay"', "wheel[0].evidence`: expected a name under"),
+        ("torch_releases.toml", 'torchvision = "0', 'torchvision = "v0', "release[0].torchvision`: expected a version"),
+        ("architectures.toml", 'ies = ["3.7"', 'ies = ["37"', "architecture[0].capabilities[0]`: expected a compute"),
+        ("drivers.toml", 'linux = "450.80.02"', 'linux = ""', "family[0].linux`: expected a version such as"),
+        ("drivers.toml", "major = 11", 'major = "11"', "family[0].major`: expected a number, found `11`"),
         ("drivers.toml", "[[toolkit]]", "[toolkit", "cannot read the data file"),
     ],
 )

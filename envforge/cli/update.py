@@ -114,18 +114,18 @@ def _run(request: UpdateOptions) -> bool:
     from envforge.cli import update_report
     from envforge.cli.unfinished import refuse_half_change, tell_environment
     from envforge.project.opened import open_template
-    from envforge.project.record import need_project_file
+    from envforge.project.record import find_project
     from envforge.project.staging import settle_interrupted
     from envforge.project.update import Locks, apply, plan_update
     from envforge.spec import LOCK_FILE
 
-    folder = _folder(request)
+    folder = request.directory or find_project(Path.cwd()) or Path()
     for lockfile in (folder / LOCK_FILE, *folder.glob(f"lockfiles/*/{LOCK_FILE}")):
         refuse_half_change(lockfile)
     tell_environment()
     if not (request.dry_run or request.check) and settle_interrupted(folder):
         click.echo(f"note: completed or undid an interrupted run in {folder} first", err=True)
-    record = need_project_file(folder)
+    record = _record(request, folder)
     name = record.origin.source or record.template
     with open_template(name, folder, version=request.template_version) as opened:
         planned = plan_update(folder, record, opened, _wishes(request, record, folder))
@@ -141,17 +141,12 @@ def _run(request: UpdateOptions) -> bool:
     return bool(planned.unresolved) or any(change.conflicts for change in planned.changes)
 
 
-def _folder(request: UpdateOptions) -> Path:
-    """Return the project's directory: ``--directory``, or the nearest one from the working directory upward."""
-    from envforge.project.record import NAME, find_project, no_project
+def _record(request: UpdateOptions, folder: Path) -> ProjectRecord:
+    from envforge.project.record import NAME, need_project_file, no_project
 
-    if request.directory is not None:
-        return request.directory
-    here = Path.cwd()
-    found = find_project(here)
-    if found is None:
-        raise no_project(f"neither `{here}` nor a parent directory has an `{NAME}`")
-    return Path() if found == here else found
+    if request.directory is None and not (folder / NAME).is_file():
+        raise no_project(f"neither `{folder.absolute()}` nor a parent directory has an `{NAME}`")
+    return need_project_file(folder)
 
 
 def _wishes(request: UpdateOptions, record: ProjectRecord, folder: Path) -> Wishes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from envforge.cuda import ComputeCapability
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, Hint
 from envforge.fields import (
     Document,
     Fields,
@@ -221,8 +221,7 @@ def _document(where: str) -> Document:
         damaged=f"the machine record `{where}` is invalid",
         error=MachineRecordError,
         code="machine-damaged",
-        hint="to create the record again on that machine",
-        command=RECORD_COMMAND,
+        hints=lambda: (Hint("to create the record again on that machine", RECORD_COMMAND),),
         mapping="an object",
         show=show_as_json,
     )

@@ -12,7 +12,7 @@ import json
 import shlex
 from pathlib import Path, PurePosixPath
 
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, Hint
 from envforge.fields import Document, Fields, WrongValue, read_boolean, read_string
 from envforge.project.record import NAME as PROJECT_FILE
 from envforge.project.record import ProjectRecord
@@ -55,8 +55,7 @@ def read_baseline(folder: Path, record: ProjectRecord) -> dict[PurePosixPath, Pl
         damaged=f"the baseline `{path}` is invalid",
         error=BaselineError,
         code="baseline-damaged",
-        hint=_HINT,
-        command=restore,
+        hints=lambda: (Hint(_HINT, restore),),
     )
     files = document.read_json(text)
     found = {PurePosixPath(name): _file(files.inner(name), name) for name in files.value}

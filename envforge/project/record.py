@@ -97,9 +97,10 @@ def dump_into(text: str, record: ProjectRecord) -> str:
 
 
 def find_project(here: Path) -> Path | None:
-    """Return the nearest directory with an ``envforge.toml``, from ``here`` upward; None if there is none."""
+    """Return the nearest directory with an ``envforge.toml``, from ``here`` upward; ``Path()`` if that is ``here``."""
     start = here.absolute()
-    return next((folder for folder in (start, *start.parents) if (folder / NAME).is_file()), None)
+    found = next((folder for folder in (start, *start.parents) if (folder / NAME).is_file()), None)
+    return Path() if found == Path.cwd() else found
 
 
 def need_project_file(folder: Path) -> ProjectRecord:
@@ -144,12 +145,12 @@ def written_files(folder: Path) -> dict[str, str]:
 
 def parse_project_file(text: str, where: str) -> ProjectRecord:
     """Parse the text of an ``envforge.toml``; ``where`` names it in errors."""
+    restore = f"git -C {shlex.quote(str(Path(where).parent))} checkout HEAD -- {NAME}"
     document = Document(
         damaged=f"the project file `{where}` is invalid",
         error=ProjectFileError,
         code="project-file-damaged",
-        hint="to restore it from version control",
-        command=f"git -C {shlex.quote(str(Path(where).parent))} checkout HEAD -- {NAME}",
+        hints=lambda: (Hint("to restore it from version control", restore),),
         mapping="a table",
     )
     try:

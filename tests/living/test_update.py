@@ -357,7 +357,7 @@ def test_settings_of_the_user_in_the_record_survive(world: World) -> None:
         ("line 3", "line 4", "doesn't match"),
         ('"README"', '"README2"', "doesn't match"),
         ('"text"', '"test"', "is invalid"),
-        ("{\n", "", "wanted JSON"),
+        ("{\n", "", "expected JSON"),
         ('{"base64": "', '{"base64": "!', "is invalid"),
     ],
 )

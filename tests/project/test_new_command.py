@@ -136,6 +136,7 @@ def test_new_notes_enclosing_git_repository(here: Path, marker: str, capsys: pyt
 
 def test_new_in_repository_root_has_no_note(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "net" / ".git").mkdir(parents=True)
+    (here / ".git").mkdir()
 
     assert _new(TEMPLATE, "net", "--machine", "cpu", "--no-lock", "--force") == 0
 

@@ -142,7 +142,7 @@ def _text(templates: Path) -> str:
     ("old", "new", "place_of_fault"),
     [
         ("schema_version = 1", "schema_version = 2", "`schema_version`"),
-        ("schema_version = 1", "schema_version = [", "wanted TOML"),
+        ("schema_version = 1", "schema_version = [", "expected TOML"),
         ('package = "my_net"', "package = 3", "`project.package`"),
         ('name = "demo"', "", "`template.name`"),
         ("epochs = 5", "epochs = 5.5", "`answers.epochs`"),

@@ -52,8 +52,8 @@ def test_a_manifest_is_read_into_values() -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("[", ": wanted YAML"),
-        ("- a", ": wanted a mapping"),
+        ("[", ": expected YAML"),
+        ("- a", ": expected a mapping"),
         (_damaged(name="other"), "`name`"),
         (_damaged(version=None), "`version`"),
         (_damaged(summary=7), "`summary`"),
@@ -89,7 +89,7 @@ def test_a_damaged_manifest_names_file_and_place(text: str, place: str) -> None:
 
     assert str(WHERE) in fault.value.message
     assert place in fault.value.message
-    assert "wanted" in fault.value.message
+    assert "expected" in fault.value.message
     assert "found" in fault.value.message
 
 

@@ -62,4 +62,4 @@ def test_a_place_that_holds_no_catalogue_yet_is_told_of_and_passed_by(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["new", "image-classification", "net", *NEW, "--catalogue", "team"]) == 0
-    assert "is passed by: no catalogue found at `team`" in " ".join(capsys.readouterr().err.split())
+    assert "names: no catalogue found at `team`" in " ".join(capsys.readouterr().err.split())

@@ -234,7 +234,7 @@ def test_dockerfile_installs_the_packages_that_install_does() -> None:
     assert "--file /tmp/lock/explicit.txt" in FORMATS["dockerfile"].render(_source(explicit)).text
 
 
-HOSTILE = """tool[a] @ git+https://host.example/it's $(touch x) `id` "q" \\ {0} #frag: - %s"""
+HOSTILE = """tool[a] @ git+https://host.example/it's $(touch x) $(nodes) $$ `id` "q" \\ {0} #frag: - %s"""
 
 
 @pytest.mark.parametrize("kind", ["skypilot", "kubernetes"])

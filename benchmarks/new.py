@@ -49,7 +49,7 @@ def main() -> None:
         _cookiecutter_template(folder, files[rendered:])
         cookiecutter = [str(given.cookiecutter), "--no-input", "--output-dir", str(folder), str(folder / "cookie")]
         candidates = {
-            "envforge new (catalogue lock)": [*NEW, "--name", "net"],
+            "envforge new (from the catalogue)": [*NEW, "--name", "net"],
             "envforge new --no-lock": [*NEW, "--name", "net", "--no-lock"],
             "copier copy": [str(given.copier), "copy", "--defaults", "--quiet", str(folder / "template")],
             "cookiecutter": cookiecutter,

@@ -73,8 +73,8 @@ def _candidates(folder: Path, url: str) -> dict[str, list[str]]:
         "bare py-rattler solve": [sys.executable, "-I", "-c", BARE, url, *SPECS],
         "executable: create": create,
         "executable: --version": [conda, "--version"],
-        "conda-lock: its own": _with_conda(lock, _replayed(folder, create)),
-        "conda-lock: whole lock": _with_conda(lock, conda),
+        "conda-lock: its own time": _with_conda(lock, _replayed(folder, create)),
+        "conda-lock: total": _with_conda(lock, conda),
     }
 
 

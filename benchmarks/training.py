@@ -80,7 +80,7 @@ def batches(training: Any) -> Iterator[Any]:
 
 
 def plain_batches(training: Any) -> Iterator[Any]:
-    """Micro-batches without an end and without a loader: shuffled indices into the data, as many as ``envforge`` gets."""
+    """Yield endless micro-batches without a loader: shuffled indices into the data, as many as ``envforge`` gets."""
     import torch  # noqa: PLC0415
 
     size, count = training.config.batch_size, training.task.train_size

@@ -32,7 +32,7 @@ INLINE = re.compile(r"(?:envforge|micromamba|pip|pytest|docker|sky|sbatch|python
 FOREIGN = {
     *("--show-toplevel", "--always", "--abbrev", "--dirty", "--exclude"),
     *("--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"),
-    *("--ipc", "--gpus", "--num-nodes", "--with", "--pip", "--prefix", "--file"),
+    *("--ipc", "--gpus", "--num-nodes", "--with", "--pip", "--prefix", "--file", "--variant"),
     "--fsdp",  # in common modules, but only language-model has it
 }
 

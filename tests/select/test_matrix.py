@@ -79,17 +79,6 @@ def test_only_reported_and_planned_builds_are_unconfirmed() -> None:
 
 
 @pytest.mark.skipif(not FACTS.is_dir(), reason="the collected facts are not beside this checkout")
-def test_the_data_files_are_what_the_tool_writes_from_the_facts(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    tool = Path(__file__).resolve().parents[2] / "tools" / "build_matrix.py"
-    subprocess.run([sys.executable, str(tool), str(FACTS), str(tmp_path)], check=True)
-    for name in FILES[:3]:
-        assert (tmp_path / name).read_bytes() == (DATA / name).read_bytes()
-
-
-@pytest.mark.skipif(not FACTS.is_dir(), reason="the collected facts are not beside this checkout")
 def test_the_driver_table_is_that_of_the_facts() -> None:
     facts = json.loads((FACTS / "nvidia.json").read_text(encoding="utf-8"))
     table = {row["toolkit"]: row for row in facts["toolkit_driver"]["rows"]}

@@ -11,7 +11,7 @@ from packaging.version import Version
 from envforge.cuda import WheelTag
 from envforge.spec import split_conda_spec
 from tools.facts.read import FactError, Facts
-from tools.facts.rows import Family, Kernels, Toolkit, Wheels
+from tools.facts.rows import Cited, Family, Kernels, Toolkit, Wheels
 
 Document = dict[str, Any]
 _Row = TypeVar("_Row")
@@ -21,14 +21,12 @@ _Build = tuple[str, str, str]  # torch (a release or a minor version), tag, plat
 def releases(facts: Facts) -> Document:
     """Return `torch_releases.toml`."""
     rows = [file.release for file in facts.releases]
-    cited = [(row.evidence, row.checked) for row in (*rows, *facts.python_defaults)]
-    defaults = [
-        {"tag": row.tag, "at_most": row.at_most, "reason": row.reason, "evidence": row.evidence}
-        for row in facts.python_defaults
-    ]
     fields = ("torch", "date", "torchvision", "torchaudio", "evidence", "note")
-    stated = [{name: getattr(row, name) for name in fields} for row in rows]
-    return {"evidence": _evidence(facts, cited), "python_default": defaults, "release": stated}
+    return {
+        "evidence": _evidence(facts, [*rows, *facts.python_defaults]),
+        "python_default": [_table(row, ("tag", "at_most", "reason", "evidence")) for row in facts.python_defaults],
+        "release": [_table(row, fields) for row in rows],
+    }
 
 
 def wheels(facts: Facts) -> Document:
@@ -47,7 +45,7 @@ def wheels(facts: Facts) -> Document:
         }
         for (torch, tag, platform), row in builds.items()
     ]
-    return {"evidence": _evidence(facts, [(row.evidence, row.checked) for row in builds.values()]), "wheel": rows}
+    return {"evidence": _evidence(facts, builds.values()), "wheel": rows}
 
 
 def architectures(facts: Facts) -> Document:
@@ -75,7 +73,7 @@ def architectures(facts: Facts) -> Document:
     return {
         "known": [row.capability for row in facts.capabilities],
         "tegra": [row.capability for row in facts.capabilities if row.exact],
-        "evidence": _evidence(facts, [(row.evidence, row.checked) for row in used.values()]),
+        "evidence": _evidence(facts, used.values()),
         "architecture": rows,
     }
 
@@ -91,11 +89,11 @@ def drivers(facts: Facts) -> Document:
         if cuda is not None and cuda.major not in families:
             raise FactError(f"no file in cuda/ or torch/ has a `[[family]]` for CUDA {cuda.major} (`{tag}`)")
     rows: list[Toolkit | Family] = [*families.values(), *toolkits.values()]
-    fields = {"linux", "windows", "evidence"}
+    fields = ("linux", "windows", "evidence")
     return {
-        "evidence": _evidence(facts, [(row.evidence, row.checked) for row in rows]),
-        "family": [row.model_dump(include={"major", *fields}) for row in families.values()],
-        "toolkit": [row.model_dump(include={"cuda", *fields}) for row in toolkits.values()],
+        "evidence": _evidence(facts, rows),
+        "family": [_table(row, ("major", *fields)) for row in families.values()],
+        "toolkit": [_table(row, ("cuda", *fields)) for row in toolkits.values()],
     }
 
 
@@ -149,20 +147,24 @@ def _kernels(facts: Facts) -> dict[_Build, Kernels]:
     return dict(_unique([(_name(build), (build, row)) for build, row in rows], "kernels").values())
 
 
-def _evidence(facts: Facts, cited: Iterable[tuple[str, dt.date]]) -> Document:
+def _evidence(facts: Facts, rows: Iterable[Cited]) -> Document:
     """Return the kinds of evidence that rows cite, each with the newest date of these rows."""
     newest: dict[str, dt.date] = {}
-    for name, checked in cited:
-        newest[name] = max(checked, newest.get(name, checked))
-    known = {row.name: row for row in facts.evidence}
+    for row in rows:
+        newest[row.evidence] = max(row.checked, newest.get(row.evidence, row.checked))
+    known = [kind.name for kind in facts.evidence]
     unknown = sorted(set(newest) - set(known))
     if unknown:
         raise FactError(f"evidence.toml has no `{unknown[0]}`; it has {', '.join(f'`{name}`' for name in known)}")
     return {
-        row.name: {"source": row.source, "checked": newest[row.name], "confirmed": row.confirmed}
-        for row in facts.evidence
-        if row.name in newest
+        kind.name: {"source": kind.source, "checked": newest[kind.name], "confirmed": kind.confirmed}
+        for kind in facts.evidence
+        if kind.name in newest
     }
+
+
+def _table(row: Cited, fields: Sequence[str]) -> Document:
+    return {name: getattr(row, name) for name in fields}
 
 
 def _unique(rows: Sequence[tuple[Any, _Row]], table: str) -> dict[Any, _Row]:

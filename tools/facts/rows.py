@@ -31,6 +31,12 @@ class Fact(Row):
     checked: dt.date
 
 
+class Cited(Fact):
+    """A fact whose row names its kind of evidence, a row of `evidence.toml`."""
+
+    evidence: Text
+
+
 class Evidence(Row):
     """A kind of evidence; `confirmed` is false if a row of this kind was announced, reported, or inferred."""
 
@@ -39,18 +45,17 @@ class Evidence(Row):
     confirmed: bool
 
 
-class Release(Fact):
+class Release(Cited):
     """A torch release and the versions that belong to it."""
 
     torch: Dotted
     date: dt.date
     torchvision: Dotted
     torchaudio: Dotted
-    evidence: Text
     note: Text | None = None
 
 
-class Wheels(Fact):
+class Wheels(Cited):
     """The builds of one release for one platform that have the same properties."""
 
     platform: Subdir
@@ -59,17 +64,15 @@ class Wheels(Fact):
     glibc: Dotted | None = None
     plain: list[Text] = []
     torchaudio: bool = True
-    evidence: Text
 
 
-class Kernels(Fact):
+class Kernels(Cited):
     """The compute capabilities that a tag has kernels (and PTX) for, in every release of the same minor version."""
 
     tag: Tag
     platforms: list[Subdir] = Field(min_length=1)
     capabilities: list[Dotted] = Field(min_length=1)
     ptx: list[Dotted]
-    evidence: Text
 
 
 class Requires(Fact):
@@ -84,22 +87,20 @@ class Drops(Fact):
     conda: list[Text] = Field(min_length=1)
 
 
-class Toolkit(Fact):
+class Toolkit(Cited):
     """The driver that comes with a CUDA toolkit."""
 
     cuda: Dotted
     linux: Dotted
     windows: Dotted
-    evidence: Text
 
 
-class Family(Fact):
+class Family(Cited):
     """The oldest driver that runs every toolkit of a major version."""
 
     major: int
     linux: Dotted
     windows: Dotted
-    evidence: Text
 
 
 class Branch(Fact):
@@ -142,13 +143,12 @@ class Tegra(Fact):
     capability: Dotted
 
 
-class PythonDefault(Fact):
+class PythonDefault(Cited):
     """The newest Python that a new environment gets if the user names none; no tag means every build."""
 
     tag: Tag | None = None
     at_most: Dotted
     reason: Text
-    evidence: Text
 
 
 class Name(Fact):

@@ -184,11 +184,12 @@ class NameFile(Row):
 
 
 class TorchWheel(Row):
-    """A wheel of torch, torchvision, or one of their CUDA 11 libraries on the PyTorch index."""
+    """A wheel on the PyTorch index: torch, torchvision, or a CUDA library, which the index of the tag `index` lists."""
 
     package: Text
     version: Text
     url: Text
+    index: Tag | None = None
     sha256: Sha256
     size: int | None = None
     address_source: Text
@@ -254,14 +255,21 @@ class CondaRecord(Fact):
     version: Text
     build: Text
     build_number: int
+    noarch: Text | None = None
     depends: list[Text]
     constrains: list[Text] = []
-    noarch: Text | None = None
     license: Text | None = None
     md5: Md5
     sha256: Sha256
     size: int | None = None
-    timestamp: int | None = None
+    timestamp: int | None = None  # milliseconds since 1970
+
+    @property
+    def date(self) -> dt.date | None:
+        """The day on which the package was built, in UTC."""
+        if self.timestamp is None:
+            return None
+        return dt.datetime.fromtimestamp(self.timestamp / 1000, tz=dt.timezone.utc).date()
 
 
 class CondaFile(Row):

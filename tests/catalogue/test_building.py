@@ -148,7 +148,7 @@ def test_files_that_tools_write_keep_their_bytes(tmp_path: Path) -> None:
     assert written == stored
 
 
-def test_facts_have_every_conda_package_of_the_lockfiles_and_no_other() -> None:
+def test_facts_have_exactly_the_locked_conda_packages() -> None:
     locked = [p for path in lockfiles_root().rglob("*.yml") for p in read_lockfile(path).packages]
     conda = [package for package in locked if package.manager == "conda"]
     assert {RECORDS.of(package).file for package in conda} == {record.file for record in RECORDS.by_url.values()}

@@ -90,7 +90,7 @@ def read_file(path: Path, kind: type[_File]) -> _File:
         raise FactError(f"{path}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
         raise FactError(f"{path}: {where}: {first['msg']}, found `{first['input']}`") from error
 
 

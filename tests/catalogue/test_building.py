@@ -1,32 +1,37 @@
-"""How the catalogue is built: from recorded packages alone, and only from those that are fully known."""
+"""The catalogue is built from `data/facts` only, and only from files that are fully known."""
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import zstandard
 from packaging.version import Version
 
 from envforge.catalogue import PLACEHOLDER
 from envforge.cuda import CPU
 from envforge.lock.download import Downloads
-from envforge.lockfile import LockedPackage
+from envforge.lockfile import LockedPackage, read_lockfile
 from envforge.matrix import load_matrix
 from envforge.resources import lockfiles_root
-from tools.catalogue.build import Builder, write
-from tools.catalogue.records import CondaRecords, Record, RecordError
+from tools.build_catalogue import main
+from tools.catalogue.build import Builder, Built, write
+from tools.catalogue.read_registry import write_metadata, write_registry
+from tools.catalogue.records import Channel, CondaRecords, RecordError
 from tools.catalogue.requirements import Requires
 from tools.catalogue.select_target import Target, plan, read_targets
 from tools.catalogue.torch_index import CHANNEL, FolderServer, mirrors_to, write_torch_index
-from tools.catalogue.wheels import Facts, UnknownFactError, Wheel
+from tools.catalogue.wheels import UnknownFactError, Wheel, WheelFacts
+from tools.facts.read import FACTS
+from tools.facts.rows import CondaRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 
-needs_records = pytest.mark.skipif(not SHARED.is_dir(), reason="the recorded packages of ../shared/data are not here")
+RECORDS = CondaRecords.read(FACTS / "conda-forge")
 
 TORCH = Wheel(
     package="torch",
@@ -86,19 +91,68 @@ def conda_package(**changes: str | None) -> LockedPackage:
     )
 
 
+RECORD = CondaRecord(
+    file="tqdm-4.0-0.conda",
+    name="tqdm",
+    version="4.0",
+    build="0",
+    build_number=0,
+    depends=[],
+    md5="b" * 32,
+    sha256="a" * 64,
+    source="a test",
+    checked=dt.date(2026, 11, 22),
+)
+
+
 @pytest.mark.parametrize("changes", [{"sha256": "c" * 64}, {"md5": "c" * 32}, {"md5": None}, {"url": f"{CHANNEL}/x"}])
 def test_conda_package_that_is_not_the_recorded_one_is_refused(changes: dict[str, str | None]) -> None:
-    known = Record(sha256="a" * 64, md5="b" * 32, size=1, date=None)
-    records = CondaRecords({f"{CHANNEL}/noarch/tqdm-4.0-0.conda": known})
-    assert records.of(conda_package()) == known
+    records = CondaRecords({f"{CHANNEL}/noarch/tqdm-4.0-0.conda": RECORD})
+    assert records.of(conda_package()) == RECORD
     with pytest.raises(RecordError):
         records.of(conda_package(**changes))
 
 
-def test_record_without_a_hash_is_refused() -> None:
-    records = CondaRecords({f"{CHANNEL}/noarch/tqdm-4.0-0.conda": Record(sha256="", md5="b" * 32, size=1, date=None)})
-    with pytest.raises(RecordError, match="no sha256 or md5 is recorded"):
-        records.of(conda_package())
+def channel(folder: Path, **changes: str | None) -> Channel:
+    row = RECORD.model_dump(include={"name", "version", "build", "build_number", "depends", "md5", "sha256"}) | changes
+    row = {name: value for name, value in row.items() if value is not None}
+    (folder / "noarch").mkdir(parents=True)
+    text = json.dumps({"packages.conda": {RECORD.file: row}})
+    (folder / "noarch" / "repodata.json.zst").write_bytes(zstandard.compress(text.encode()))
+    return Channel(folder=folder, source="a mirror", checked=dt.date(2027, 1, 14))
+
+
+def test_record_of_a_channel_without_a_hash_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="the record is incomplete"):
+        channel(tmp_path, sha256=None).records_of([conda_package()], CondaRecords({}))
+
+
+def test_known_record_keeps_its_source_if_the_hash_agrees(tmp_path: Path) -> None:
+    url = conda_package().url
+    known = CondaRecords({url: RECORD})
+    same = channel(tmp_path / "same").records_of([conda_package()], known)
+    other = channel(tmp_path / "other", sha256="d" * 64).records_of([conda_package()], known)
+    assert same.by_url[url] == RECORD
+    assert (other.by_url[url].sha256, other.by_url[url].source) == ("d" * 64, "a mirror")
+    assert other.by_url[url].checked == dt.date(2027, 1, 14)
+
+
+def test_files_that_tools_write_keep_their_bytes(tmp_path: Path) -> None:
+    wheels = WheelFacts.read()
+    RECORDS.write(tmp_path / "conda-forge")
+    write_registry(tmp_path, wheels.registry)
+    write_metadata(tmp_path, wheels.metadata)
+    written = {path.name: path.read_bytes() for path in tmp_path.rglob("*.toml")}
+    stored = {path.name: path.read_bytes() for path in FACTS.rglob("*.toml") if path.name in written}
+    assert len(written) == 6
+    assert written == stored
+
+
+def test_facts_have_exactly_the_locked_conda_packages() -> None:
+    locked = [p for path in lockfiles_root().rglob("*.yml") for p in read_lockfile(path).packages]
+    conda = [package for package in locked if package.manager == "conda"]
+    assert {RECORDS.of(package).file for package in conda} == {record.file for record in RECORDS.by_url.values()}
+    assert {package.url for package in conda} == set(RECORDS.by_url)
 
 
 @pytest.mark.parametrize(("torch", "macos"), [("2.11.0", "11.0"), ("2.12.0", "14.0")])
@@ -108,52 +162,37 @@ def test_lock_for_apple_computers_states_the_macos_that_its_wheels_ask_for(torch
     assert f'__osx: "{macos}"' in texts.virtual_packages
 
 
-@needs_records
 def test_build_with_a_wheel_of_unknown_hash_is_refused() -> None:
-    facts = Facts.read(SHARED / "pytorch")
     with pytest.raises(UnknownFactError, match=r"torch 2\.14\.1\+cu126 for cp312 on linux-64"):
-        facts.wheels("2.14.1+cu126", "0.29.1+cu126", "cp312", "linux-64")
+        WheelFacts.read().wheels("2.14.1+cu126", "0.29.1+cu126", "cp312", "linux-64")
 
 
-@needs_records
-def test_build_whose_record_has_no_hash_is_refused() -> None:
-    facts = Facts.read(SHARED / "pytorch")
-    fitting = ("cp312", "-manylinux_2_28_x86_64.whl")
-    rows = [r for r in facts.recorded if r["sha256"] is None and r["python"] == fitting[0] and r["package"] == "torch"]
-    row = next(r for r in rows if r["file"].endswith(fitting[1]))
-    with pytest.raises(UnknownFactError, match="no sha256 and address are known of torch"):
-        facts.wheels(row["version"], "0.0.0", "cp312", "linux-64")
-
-
-@needs_records
-def test_recorded_hash_that_two_places_state_is_the_same_in_both() -> None:
-    facts = Facts.read(SHARED / "pytorch")
-    recorded = {row["url"]: row["sha256"] for row in facts.recorded if isinstance(row["sha256"], str)}
-    stated = [row for row in (*facts.stated["wheel"], *facts.cu118) if row["url"] in recorded]
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the recorded wheels of ../shared/data are not here")
+def test_hashes_agree_with_the_recorded_wheels() -> None:
+    document = json.loads((SHARED / "pytorch" / "torch_wheels.json").read_text(encoding="utf-8"))
+    recorded = {row["url"]: row["sha256"] for row in document["wheels"] if isinstance(row["sha256"], str)}
+    stated = [row for row in WheelFacts.read().stated if row.url in recorded]
     assert stated
-    assert [row["url"] for row in stated if recorded[row["url"]] != row["sha256"]] == []
+    assert [row.url for row in stated if recorded[row.url] != row.sha256] == []
 
 
-@needs_records
 @pytest.mark.slow
-def test_solving_again_gives_the_stored_bytes(tmp_path: Path) -> None:
-    """The two ends: the lock that README's first command takes, and the newest, with the most wheels."""
-    builder = Builder(ROOT, SHARED)
-    facts = Facts.read(SHARED / "pytorch")
-    records = CondaRecords.read(SHARED / "conda-forge", ("linux-64",))
-    targets = [t for t in read_targets() if str(t.tag) in {"cu118", "cu130"}]
-    builts = [builder.one(plan(t, builder.matrix, ROOT / "templates"), facts, records) for t in targets]
-    write(builts, tmp_path)
-    for built in builts:
-        assert (tmp_path / built.name).read_bytes() == (lockfiles_root() / built.name).read_bytes()
+@pytest.mark.parametrize("name", ["cpu-osx-arm64", "cu118-linux-64", "cu130-linux-64"])
+def test_solving_again_gives_the_stored_bytes(name: str, tmp_path: Path) -> None:
+    """A platform without CUDA, the lockfile of README's first command, and the newest, which has the most wheels."""
+    builder = Builder(root=ROOT)
+    target = next(t for t in read_targets() if (t.template, t.name) == ("image-classification", name))
+    built = builder.one(plan(target, builder.matrix, ROOT / "templates"))
+    write([built], tmp_path)
+    assert (tmp_path / built.name).read_bytes() == (lockfiles_root() / built.name).read_bytes()
+    stored = json.loads((lockfiles_root() / "index.json").read_text(encoding="utf-8"))["entries"]
+    assert built.entry == next(entry for entry in stored if entry["file"] == built.name)
 
 
 def test_writing_replaces_the_locks_of_a_template_and_leaves_other_files(tmp_path: Path) -> None:
     (tmp_path / "image-classification").mkdir()
     (tmp_path / "image-classification" / "old.conda-lock.yml").touch()
     (tmp_path / "README.md").write_text("kept", encoding="utf-8")
-    from tools.catalogue.build import Built
-
     write([Built("image-classification/new.conda-lock.yml", "text\n", {}, {"u": ("a", "b", "c")})], tmp_path)
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [
         "PROVENANCE.json",
@@ -163,13 +202,15 @@ def test_writing_replaces_the_locks_of_a_template_and_leaves_other_files(tmp_pat
     ]
 
 
-def test_without_the_recorded_packages_the_builder_says_so_and_writes_nothing(tmp_path: Path) -> None:
-    alone = tmp_path / "checkout"
-    alone.mkdir()
-    shutil.copytree(ROOT / "tools", alone / "tools")
-    done = subprocess.run(
-        [sys.executable, "-m", "tools.build_catalogue"], cwd=alone, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert f"`{tmp_path / 'shared' / 'data'}` does not exist" in done.stderr
-    assert not (alone / "lockfiles").exists()
+@pytest.mark.parametrize("missing", ["conda-forge", "wheels"])
+def test_build_fails_without_the_facts(missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = shutil.copytree(FACTS, tmp_path / "facts")
+    shutil.rmtree(facts / missing)
+    assert main(["--check", "--facts", str(facts)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {facts / missing}")
+
+
+def test_channel_needs_its_source(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--conda-forge", "mirror"])
+    assert "--conda-forge and --source need each other" in capsys.readouterr().err

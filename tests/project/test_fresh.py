@@ -11,21 +11,19 @@ from envforge import catalogue
 from envforge.cli import main
 from envforge.resources import lockfiles_root
 from tests.project.trees import tree
+from tools.catalogue.records import CondaRecords
 from tools.catalogue.torch_index import FolderServer, mirrors_to, write_torch_index
-from tools.catalogue.wheels import Facts
-
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
-
-pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the recorded packages are not beside this checkout")
+from tools.catalogue.wheels import WheelFacts
+from tools.facts.read import FACTS
 
 
 @pytest.fixture
 def mirrors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Options that send ``new`` to a server of this test, which has no other network."""
     served = tmp_path / "served"
-    wheels = Facts.read(SHARED / "pytorch").wheels("2.7.1+cu118", "0.22.1+cu118", "cp310", "linux-64")
+    wheels = WheelFacts.read().wheels("2.7.1+cu118", "0.22.1+cu118", "cp310", "linux-64")
     write_torch_index(served, "cu118", wheels)
-    (served / "conda-forge").symlink_to(SHARED / "conda-forge", target_is_directory=True)
+    CondaRecords.read(FACTS / "conda-forge").write_channel(served / "conda-forge")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     with FolderServer(served) as server:

@@ -1,7 +1,6 @@
-"""Build the catalogue: solve each target against recorded packages, check every record, write locks and index.
+"""Builds the catalogue: solves each target against the recorded packages, checks every file, writes `lockfiles/`.
 
-Enters: the targets, ../shared/data, and the stored wheel facts. Leaves: ``lockfiles/`` written anew; the same data
-gives the same bytes.
+The same facts give the same bytes.
 """
 
 from __future__ import annotations
@@ -26,13 +25,16 @@ from envforge.matrix import Matrix, load_matrix
 from envforge.requirements import requirements_json, requirements_of
 from envforge.selection import Selection
 from envforge.spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
-from tools.catalogue.records import SOURCE, CondaRecords, Record
+from tools.catalogue.records import Channel, CondaRecords
 from tools.catalogue.select_target import Plan, plan, read_targets
 from tools.catalogue.torch_index import FolderServer, mirrors_to, write_torch_index
-from tools.catalogue.wheels import Facts, Wheel
+from tools.catalogue.wheels import Wheel, WheelFacts
+from tools.facts.read import FACTS
+from tools.facts.rows import CondaRecord
 
 INDEX_FILE = "index.json"
 PROVENANCE_FILE = "PROVENANCE.json"
+CONDA_FORGE = "conda-forge"
 
 
 class BuildError(Exception):
@@ -49,29 +51,38 @@ class Built:
     sources: Mapping[str, tuple[str, str, str]]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Builder:
-    """Solves targets one after the other; ``shared`` is ../shared/data, ``root`` the repository."""
+    """Solves targets one after the other against the facts, or against a copy of conda-forge if there is one.
+
+    `used` has the records of the packages in the lockfiles solved so far.
+    """
 
     root: Path
-    shared: Path
+    facts: Path = FACTS
+    channel: Channel | None = None
     matrix: Matrix = field(default_factory=load_matrix)
+    records: CondaRecords = field(init=False)
+    wheels: WheelFacts = field(init=False)
+    used: dict[str, CondaRecord] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.records = CondaRecords.read(self.facts / CONDA_FORGE)
+        self.wheels = WheelFacts.read(self.facts / "wheels")
 
     def build(self) -> tuple[Built, ...]:
-        """Every target, solved and checked."""
-        facts = Facts.read(self.shared / "pytorch")
-        targets = read_targets()
-        subdirs = tuple(sorted({target.platform for target in targets}))
-        records = CondaRecords.read(self.shared / "conda-forge", subdirs)
-        plans = [plan(target, self.matrix, self.root / "templates") for target in targets]
-        return tuple(self.one(each, facts, records) for each in plans)
+        """Solve and check every target."""
+        plans = [plan(target, self.matrix, self.root / "templates") for target in read_targets()]
+        return tuple(self.one(each) for each in plans)
 
-    def one(self, planned: Plan, facts: Facts, records: CondaRecords) -> Built:
-        """One target, solved, each of its files found among the recorded ones."""
-        wheels = {wheel.url: wheel for wheel in _wheels(planned.selection, facts)}
+    def one(self, planned: Plan) -> Built:
+        """Solve one target; raise `BuildError` or `RecordError` if a file of the lockfile is not a recorded one."""
+        wheels = {wheel.url: wheel for wheel in _wheels(planned.selection, self.wheels)}
         with tempfile.TemporaryDirectory(prefix="catalogue-") as name:
             text, solved = self._solve(planned, wheels.values(), Path(name))
+        records = self.channel.records_of(solved.packages, self.records) if self.channel else self.records
         found = {p.url: _checked(p, records, wheels) for p in solved.packages}
+        self.used |= {url: each for url, each in found.items() if isinstance(each, CondaRecord)}
         file = planned.target.file
         return Built(
             name=file,
@@ -90,7 +101,10 @@ class Builder:
     def _solve(self, planned: Plan, wheels: Iterable[Wheel], folder: Path) -> tuple[str, Lockfile]:
         served = folder / "served"
         write_torch_index(served, str(planned.target.tag), wheels)
-        (served / "conda-forge").symlink_to(self.shared / "conda-forge", target_is_directory=True)
+        if self.channel is None:
+            self.records.write_channel(served / CONDA_FORGE)
+        else:
+            (served / CONDA_FORGE).symlink_to(self.channel.folder.resolve(), target_is_directory=True)
         work = folder / "work"
         work.mkdir()
         (work / ENVIRONMENT_FILE).write_text(planned.texts.environment, encoding="utf-8", newline="\n")
@@ -102,9 +116,9 @@ class Builder:
             report = lock(request)
         return (work / LOCK_FILE).read_text(encoding="utf-8"), report.lock
 
-    def _date(self, selection: Selection, found: Iterable[Record | Wheel]) -> dt.date:
+    def _date(self, selection: Selection, found: Iterable[CondaRecord | Wheel]) -> dt.date:
         """The day of the newest conda record, or of the torch release where that is newer."""
-        dates = [each.date for each in found if isinstance(each, Record) and each.date is not None]
+        dates = [each.date for each in found if isinstance(each, CondaRecord) and each.date is not None]
         folder = self.root / "envforge" / "data"
         releases = toml.loads((folder / "torch_releases.toml").read_text(encoding="utf-8"))["release"]
         stated = next(row.get("date") for row in releases if row["torch"] == str(selection.build.torch))
@@ -169,7 +183,7 @@ def _groups(builts: Iterable[Built]) -> list[Mapping[str, Any]]:
     ]
 
 
-def _wheels(selection: Selection, facts: Facts) -> tuple[Wheel, ...]:
+def _wheels(selection: Selection, facts: WheelFacts) -> tuple[Wheel, ...]:
     build = selection.build
     if build.torchvision is None:
         raise BuildError(f"no torchvision belongs to torch {build.torch}")
@@ -177,7 +191,7 @@ def _wheels(selection: Selection, facts: Facts) -> tuple[Wheel, ...]:
     return facts.wheels(build.pin(build.torch), build.pin(build.torchvision), python, build.platform)
 
 
-def _checked(package: LockedPackage, records: CondaRecords, wheels: Mapping[str, Wheel]) -> Record | Wheel:
+def _checked(package: LockedPackage, records: CondaRecords, wheels: Mapping[str, Wheel]) -> CondaRecord | Wheel:
     """The recorded fact behind a locked package; raises where there is none or where the lock disagrees."""
     if package.manager == "conda":
         return records.of(package)
@@ -187,9 +201,10 @@ def _checked(package: LockedPackage, records: CondaRecords, wheels: Mapping[str,
     return wheel
 
 
-def _sources(found: Record | Wheel) -> tuple[str, str, str]:
-    if isinstance(found, Record):
-        return SOURCE, SOURCE, SOURCE
+def _sources(found: CondaRecord | Wheel) -> tuple[str, str, str]:
+    if isinstance(found, CondaRecord):
+        source = f"{found.source}, {found.checked.isoformat()}; the URL is the channel, the subdir, and the file name"
+        return source, source, source
     return found.address_source, found.sha256_source, found.requires.source
 
 

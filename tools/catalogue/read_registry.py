@@ -1,10 +1,10 @@
-"""Read from the Python package registry what torch builds need of it: address in the registry, sha256, requirements.
+"""Read the CUDA libraries of torch builds from the Python package registry that pip or uv is configured for.
 
     python -m tools.catalogue.read_registry
 
-Enters: the builds of ``torch_wheels.toml`` and the registry that pip or uv is configured for. Leaves:
-``registry_wheels.json``, with addresses relative to the registry's root of files, never with its host. Needs the
-network; the catalogue is built from the stored file.
+Writes `data/facts/wheels/registry.toml` for the builds of `torch.toml`, with paths relative to the root of the
+registry's files and never with its host. Reads again the rows of `metadata.toml` that come from a file on the registry.
+Needs the network; `build_catalogue` doesn't.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from __future__ import annotations
 import datetime as dt
 import email
 import html
-import json
 import os
 import re
 import sys
 import urllib.request
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,24 @@ from packaging.tags import Tag, cpython_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from envforge import toml
 from envforge.python_index import PythonIndex, configured_index
 from tools.catalogue.remote_zip import remote_size, wheel_metadata
 from tools.catalogue.requirements import mandatory, torch_requires
+from tools.catalogue.wheels import WheelFacts
+from tools.facts.read import FACTS
+from tools.facts.rows import Metadata, RegistryWheel, TorchWheel
+from tools.facts.write import write_rows
 
-HERE = Path(__file__).parent
-STORED = HERE / "registry_wheels.json"
+FOLDER = FACTS / "wheels"
+WHEEL_SOURCE = "simple pages and metadata of the Python package registry"
+METADATA_SOURCE = "metadata of the file on the Python package registry"
+REGISTRY_COMMENT = """\
+# CUDA libraries and triton on the Python package registry. `path` is relative to the root of the registry's files.
+# Written by `python -m tools.catalogue.read_registry`."""
+METADATA_COMMENT = (
+    "# What a wheel on the Python package registry requires: Requires-Dist without the optional extras, "
+    "and Requires-Python."
+)
 _LINK = re.compile(r'<a href="(?P<href>[^"#]+)#sha256=(?P<sha256>[0-9a-f]{64})"')
 _REGISTRY_ONLY = ("nvidia-", "cuda-", "triton")
 _MARKERS = {
@@ -121,50 +132,57 @@ def wheels_for(reader: _Reader, lines: tuple[str, ...]) -> dict[str, str]:
 
 
 def main() -> int:
-    """Write ``registry_wheels.json`` anew."""
-    shared = HERE.parents[2] / "shared" / "data" / "pytorch"
-    facts = toml.loads((HERE / "torch_wheels.toml").read_text(encoding="utf-8"))
+    """Write both files."""
+    facts = WheelFacts.read(FOLDER)
     reader = _Reader(configured_index(os.environ, Path.home(), Path(sys.prefix)))
-    rows: dict[str, dict[str, Any]] = {}
-    for build in facts["requires"]:
-        if build["version"] == "2.7.1+cu118":
-            continue  # every wheel of this build is known from ../shared/data
-        lines = torch_requires(build, shared / "pip_reports").lines
+    today = dt.datetime.now(tz=dt.timezone.utc).date()
+    rows: dict[str, RegistryWheel] = {}
+    of_index = {row.index for row in facts.libraries}
+    for build in facts.builds:
+        if build.version.partition("+")[2] in of_index:
+            continue  # the PyTorch index itself has the libraries
+        lines = torch_requires(build, facts.metadata_of("torch", build.like)).lines
         for project, name in wheels_for(reader, lines).items():
-            rows[name] = reader.row(project, name) | _requires(reader.row(project, name))
-            print(f"{build['version']}: {name}", file=sys.stderr)
-    metadata = [_vision(reader, "0.22.1")]
-    known = json.loads((shared / "cu118_torch-2.7.1_cp310_linux-64.json").read_text(encoding="utf-8"))
-    metadata += [_same_file(reader, row) for row in known if not row["package"].startswith("torch")]
-    today = dt.datetime.now(tz=dt.timezone.utc).date().isoformat()
-    document = {
-        "source": "simple pages and metadata of the Python package registry",
-        "checked": today,
-        "wheels": [rows[name] for name in sorted(rows)],
-        "metadata": metadata,
-    }
-    STORED.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            rows[name] = RegistryWheel(**_stated(reader.row(project, name)), source=WHEEL_SOURCE, checked=today)
+            print(f"{build.version}: {name}", file=sys.stderr)
+    metadata = [_read_again(reader, row, facts.libraries, today) for row in facts.metadata]
+    write_registry(FOLDER, [rows[name] for name in sorted(rows)])
+    write_metadata(FOLDER, metadata)
     return 0
 
 
-def _requires(row: dict[str, Any]) -> dict[str, Any]:
-    """Requirements of a wheel; of ``cuda-toolkit`` the extras are what it is for, so they stay."""
+def write_registry(folder: Path, rows: Iterable[RegistryWheel]) -> None:
+    """Write `registry.toml`."""
+    write_rows(folder / "registry.toml", REGISTRY_COMMENT, {"wheel": rows})
+
+
+def write_metadata(folder: Path, rows: Iterable[Metadata]) -> None:
+    """Write `metadata.toml`."""
+    write_rows(folder / "metadata.toml", METADATA_COMMENT, {"metadata": rows})
+
+
+def _stated(row: dict[str, Any]) -> dict[str, Any]:
+    """Leave out optional extras, except those of ``cuda-toolkit``, which exists only for its extras."""
     lines = row["requires"]
-    return {"requires": list(lines if row["package"] == "cuda-toolkit" else mandatory(lines))}
+    return row | {"requires": list(lines if row["package"] == "cuda-toolkit" else mandatory(lines))}
 
 
-def _vision(reader: _Reader, version: str) -> dict[str, Any]:
-    name = next(n for n in reader.page("torchvision") if n.startswith(f"torchvision-{version}-cp312"))
-    row = reader.row("torchvision", name)
-    return {key: row[key] for key in ("package", "version", "requires_python")} | _requires(row)
-
-
-def _same_file(reader: _Reader, known: dict[str, Any]) -> dict[str, Any]:
-    """The requirements of a file that both the PyTorch index and the registry serve; the hashes must agree."""
-    row = reader.row(known["package"], known["file"])
-    if row["sha256"] != known["sha256"]:
-        raise SystemExit(f"{known['file']}: wanted {known['sha256']}, the registry has {row['sha256']}")
-    return {key: row[key] for key in ("package", "version", "requires_python")} | _requires(row)
+def _read_again(reader: _Reader, known: Metadata, libraries: Iterable[TorchWheel], today: dt.date) -> Metadata:
+    """Read the metadata of a file again; rows from another source stay as they are."""
+    if known.source != METADATA_SOURCE:
+        return known
+    library = next((row for row in libraries if row.package == known.package), None)
+    prefix = f"{known.package}-{known.version}-cp312"
+    name = (
+        library.url.rsplit("/", 1)[-1]
+        if library
+        else next(n for n in reader.page(known.package) if n.startswith(prefix))
+    )
+    row = _stated(reader.row(known.package, name))
+    if library and row["sha256"] != library.sha256:
+        raise SystemExit(f"{name}: expected sha256 {library.sha256}, found {row['sha256']} on the registry")
+    fields = {key: row[key] for key in ("package", "requires", "requires_python")}
+    return Metadata(version=known.version, source=METADATA_SOURCE, checked=today, **fields)
 
 
 def _active(line: str, extras: frozenset[str]) -> Requirement | None:

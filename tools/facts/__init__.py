@@ -1,0 +1,1 @@
+"""Reads the facts in `data/facts/`, from which `tools` builds `envforge/data` and `lockfiles/`."""

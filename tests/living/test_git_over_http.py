@@ -86,7 +86,7 @@ def test_what_the_server_does_not_have_is_told_and_nothing_is_written(
     assert _new(f"git+{url}/{path}") == 3
 
     told = capsys.readouterr().err
-    assert f"error: git could not read the template `git+{url}/" in told
+    assert f"error: git failed to read the template `git+{url}/" in told
     assert words in told
     assert "git ls-remote" in told
     assert not world.project.exists()
@@ -113,5 +113,5 @@ def test_an_update_with_the_server_gone_changes_nothing(world: World, capsys: py
 
     assert main(["update", "--directory", "net"]) == 3
 
-    assert "git could not read the template" in capsys.readouterr().err
+    assert "git failed to read the template" in capsys.readouterr().err
     assert before == world.contents()

@@ -238,7 +238,7 @@ def test_markdown_without_a_file_goes_to_stdout(folder: Path, capsys: Captured) 
 def test_a_report_that_cannot_be_written_is_an_error_of_the_outside(folder: Path, capsys: Captured) -> None:
     Path("file").write_text("")
     assert main(["verify", "--only", "lock-usable", "--html", "file/h.html"]) == 3
-    assert "'file'" in capsys.readouterr().err
+    assert "`file`" in capsys.readouterr().err
 
 
 def test_the_list_names_every_check_with_its_cost(capsys: Captured) -> None:

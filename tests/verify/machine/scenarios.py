@@ -101,20 +101,22 @@ SCENARIOS = (
     Scenario(
         "gpu-missing", "a lock with CUDA, no GPU", replace(NOTHING, lock=CUDA_LOCK), "no NVIDIA GPU on the PCI bus"
     ),
-    Scenario("driver-not-loaded", "a GPU without its module", _on_bus(""), "the nvidia kernel module is not loaded"),
-    Scenario("driver-not-loaded", "a GPU that is set aside", _on_bus("vfio-pci"), "held by the kernel driver vfio-pci"),
+    Scenario("driver-not-loaded", "a GPU without its module", _on_bus(""), "the nvidia kernel module isn't loaded"),
+    Scenario(
+        "driver-not-loaded", "a GPU that is set aside", _on_bus("vfio-pci"), "the kernel driver vfio-pci holds the GPU"
+    ),
     Scenario("nouveau", "nouveau holds the GPU", _on_bus("nouveau"), "nouveau"),
     Scenario(
         "driver-silent",
         "no library",
         _on_bus("nvidia", files={**pci(1)[0], **MODULE}),
-        "libnvidia-ml.so.1 is not found",
+        "libnvidia-ml.so.1 isn't found",
     ),
     Scenario(
         "driver-silent",
         "NVML hangs",
         machine(a100(), driver={"fail nvmlInitWithFlags": "hang"}, timeout_s=1.0),
-        "does not answer in time",
+        "doesn't respond in time",
     ),
     Scenario("driver-silent", "NVML crashes", machine(a100(), driver={"fail nvmlInitWithFlags": "crash"}), "crashes"),
     Scenario("device-files", "no permission", _calls(closed=("/dev/nvidia1",)), "no permission to use /dev/nvidia1"),
@@ -132,10 +134,10 @@ SCENARIOS = (
         "gpus-hidden",
         "a number too high",
         replace(HEALTHY, environment={"CUDA_VISIBLE_DEVICES": "1,7"}),
-        "`7` does not exist",
+        "`7` doesn't exist",
         Verdict.WARN,
     ),
-    Scenario("different-gpus", "two kinds", machine(a100(), V100), "not alike", Verdict.INFO),
+    Scenario("different-gpus", "two kinds", machine(a100(), V100), "the GPUs differ", Verdict.INFO),
     Scenario(
         "gpu-lost",
         "fallen off the bus",
@@ -197,7 +199,7 @@ SCENARIOS = (
         "container-without-gpus",
         "docker without --gpus",
         _container(_on_bus("nvidia", files={**pci(1)[0], "/sys/module/nvidia/version": "580.126.09\n"})),
-        "this container cannot use it",
+        "this container can't use it",
         quiet=_container(HEALTHY),
     ),
     Scenario(

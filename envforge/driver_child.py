@@ -85,6 +85,7 @@ def _gpu(calls: _Calls, index: int) -> dict[str, Any]:
         "compute_capability": calls.ask("nvmlDeviceGetCudaComputeCapability", handle),
         "memory_bytes": memory.total if memory is not None else None,
         "pci_bus_id": _text(pci.busId) if pci is not None else None,
+        # the low 16 bits are the vendor
         "pci_device_id": f"{pci.pciDeviceId >> 16:04x}" if pci is not None else None,
         "mig": mig,
         "mig_devices": _mig_devices(calls, handle) if mig is not None and mig[0] == 1 else [],

@@ -119,6 +119,7 @@ def _torch() -> dict[str, Any]:
         "file": torch.__file__,
         "cuda": torch.version.cuda,
         "hip": getattr(torch.version, "hip", None),
+        # `torch.cuda.get_arch_list` returns nothing without a usable GPU
         "arch_list": (torch._C._cuda_getArchFlags() or "").split() if torch.version.cuda else [],
         "cudnn": _cudnn(torch),
         "nccl": _nccl(torch),

@@ -57,6 +57,7 @@ def _wheel_cuda(torch: LockedPackage, names: dict[str, str]) -> str | None:
     runtime = next((v for n, v in sorted(names.items()) if n.startswith("nvidia-cuda-runtime")), None)
     if runtime is not None:
         return ".".join(runtime.split(".")[:2])
+    # a CUDA build of unknown CUDA version
     return "" if any(name.startswith("nvidia-") for name in names) else None
 
 

@@ -58,7 +58,7 @@ def run_child(child: Child) -> tuple[ProcessEnd, tuple[dict[str, Any], ...]]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,
+            start_new_session=True,  # a process group of its own, which can be killed as one
         )
     except OSError as error:
         return ProcessEnd(seconds=0.0, exit_code=127, stderr=f"failed to start `{child.command[0]}`: {error}"), ()

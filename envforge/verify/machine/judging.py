@@ -1,4 +1,4 @@
-"""Helpers of the machine's checks: whether a GPU is required, unreadable signals, and one judgement per GPU."""
+"""Help the machine checks: whether a GPU is required, unreadable signals, and one judgement per GPU."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def _cpu(world: World) -> Signal[Cpu]:
         name, colon, value = line.partition(":")
         if colon:
             found.setdefault(name.strip(), value.strip())
-    flags = found.get("flags") or found.get("Features")
+    flags = found.get("flags") or found.get("Features")  # `Features` on aarch64
     if flags is None:
         return Signal(source=source, unreadable="no list of instruction sets")
     known = watched_instructions()

@@ -19,6 +19,7 @@ def render(report: Report, *, strict: bool = False) -> bytes:
         if findings:
             suite = _suite(question, findings, strict=strict)
             suite.set("time", f"{seconds.get(question, 0.0):.3f}")
+            # the JUnit schema permits no time zone
             suite.set("timestamp", report.record.created_at.replace(tzinfo=None).isoformat(timespec="seconds"))
             suite.set("hostname", "localhost")
             root.append(suite)

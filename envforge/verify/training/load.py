@@ -22,6 +22,7 @@ def under_load(samples: Sequence[Sample], uuid: str, spans: Sequence[tuple[float
     # torch reports UUIDs without the prefix, NVML with it
     bare = uuid.removeprefix("GPU-")
     of_gpu = [s for s in samples if s.uuid.removeprefix("GPU-") == bare]
+    # older torch has no UUID; if NVML reports one GPU, it must be that one
     if not of_gpu and len({s.uuid for s in samples}) == 1:
         of_gpu = list(samples)
     busy = [s for s in of_gpu if any(start <= s.at <= end for start, end in spans)]

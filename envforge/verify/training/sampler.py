@@ -80,6 +80,7 @@ def main() -> None:
     parent = os.getppid()
     pynvml.nvmlInit()
     gpus = dict(_gpus(pynvml))
+    # if envforge is killed, nothing else ends this process
     while os.getppid() == parent:
         for uuid, handle in gpus.items():
             line = {"at": time.time(), "uuid": uuid, "values": _read(pynvml, handle)}

@@ -1,4 +1,4 @@
-"""Helpers of the training checks: one judgement per device, and judgements of missing measurements."""
+"""Help the training checks: one judgement per device, and judgements of missing measurements."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from envforge.verify.values import Check, Judgement, Verdict
 _GIB = 2**30
 # GB/s per lane and direction, after encoding: PCI-SIG base specifications 1.0 to 6.0
 _LANE = {1: 0.25, 2: 0.5, 3: 0.985, 4: 1.969, 5: 3.938, 6: 7.563}
-_SHARE = 0.7
-_SAME = 0.1
+_SHARE = 0.7  # of the rate of the PCIe link, which copies must reach
+_SAME = 0.1  # AMP may be slower than fp32 by this share without a warning
 _BY_CHOICE = ("idle", "application clocks", "sync boost", "display clocks")
 _LONGER = "envforge verify --only compile-fails --limit 480"
 _PCI = (

@@ -56,6 +56,7 @@ def throughput(context: Context) -> dict[str, Any]:
     on_gpu = context.device.type == "cuda"
     size, seconds = (8192, float(context.specification.get("load_s") or 3.0)) if on_gpu else (128, 0.1)
     free = torch.cuda.mem_get_info(context.device)[0] if on_gpu else 1 << 34
+    # three fp32 matrices must fit into half of the free memory
     while size > 512 and 3 * size * size * 4 > free // 2:
         size //= 2
     began = time.time()

@@ -1,4 +1,4 @@
-"""The two terms that machines, wheels and requests share: compute capability and wheel tag."""
+"""Parse and print compute capabilities and wheel tags, which machines, wheels, and requests share."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _CUDA = re.compile(r"(\d{1,2})\.(\d)(?:\.\d+)?")
 
 @dataclass(frozen=True, order=True, slots=True)
 class ComputeCapability:
-    """What a GPU can run, for example 8.6: NVIDIA writes ``sm_86`` for the same thing."""
+    """The compute capability of a GPU, for example 8.6, which NVIDIA also writes as ``sm_86``."""
 
     major: int
     minor: int
 
     @classmethod
     def parse(cls, text: str) -> ComputeCapability:
-        """Read ``8.6``; raises ValueError for anything else."""
+        """Parse ``8.6``; raise ValueError for anything else."""
         match = _CAPABILITY.fullmatch(text.strip())
         if match is None:
             raise ValueError(f"`{text}` is not a compute capability such as `8.6`")
@@ -33,13 +33,13 @@ class ComputeCapability:
 
 @dataclass(frozen=True, slots=True)
 class WheelTag:
-    """The name of a PyTorch wheel index: ``cpu`` or, for CUDA 11.8, ``cu118``."""
+    """The name of a PyTorch wheel index: ``cpu``, or ``cu118`` for CUDA 11.8."""
 
     cuda: Version | None
 
     @classmethod
     def parse(cls, text: str) -> WheelTag:
-        """Read ``cpu``, ``cu118`` or ``11.8``; raises ValueError for anything else."""
+        """Parse ``cpu``, ``cu118``, or ``11.8``; raise ValueError for anything else."""
         text = text.strip().lower()
         if text == "cpu":
             return cls(None)

@@ -1,8 +1,9 @@
-"""Runs in a process of its own: asks NVML and libcuda, and prints what each said as one line of JSON.
+"""Query NVML and libcuda in a child process, and print each result as one line of JSON.
 
-Enters: the loader's search path. Leaves: a line ``{"library": "nvml", ...}`` and one for ``libcuda``, each as soon
-as it is known, so that a crash in the second does not lose the first; between them, where health is asked for, a line
-``{"library": "health", "gpu": 0, "key": ..., ...}`` for each signal of each GPU. Started by ``World.here``.
+Initializing these libraries can hang, abort the process, or print to stdout (docs/decisions/0010). Each line is flushed
+at once, so a crash loses only the lines after it. Their order is ``{"library": "nvml", ...}``, with ``health=True`` one
+``{"library": "health", "gpu": 0, "key": ..., ...}`` for each signal of each GPU, and ``{"library": "libcuda", ...}``.
+``World.here`` starts the process.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 
 def main(*, health: bool = False) -> None:
-    """Print the lines. A signal that hangs or crashes leaves those before it; libcuda comes last."""
+    """Print the lines, libcuda last. A signal that hangs or crashes loses only the lines after it."""
     nvml = ask_nvml()
     _say("nvml", nvml)
     if health and "error" not in nvml:
@@ -33,9 +34,9 @@ def _say(library: str, answer: dict[str, Any]) -> None:
 
 
 def ask_nvml() -> dict[str, Any]:
-    """The driver and every GPU as nvidia-ml-py gives them."""
+    """Return the driver and every GPU as nvidia-ml-py reports them."""
     try:
-        import pynvml  # noqa: PLC0415 - slow to import, and its absence is an answer
+        import pynvml  # noqa: PLC0415 - slow to import, and a missing package is a result
     except ImportError as error:
         return {"error": {"code": None, "text": f"the Python package nvidia-ml-py is missing: {error}"}}
     try:
@@ -54,7 +55,7 @@ def ask_nvml() -> dict[str, Any]:
 
 
 class _Calls:
-    """NVML calls of which each may fail alone: an answer or None, and the failure noted."""
+    """NVML calls that can fail one by one: each returns a value or None, and records its failure."""
 
     def __init__(self, pynvml: Any) -> None:
         self.pynvml = pynvml
@@ -64,7 +65,7 @@ class _Calls:
         try:
             return getattr(self.pynvml, function)(*arguments)
         except self.pynvml.NVMLError as error:
-            # "not supported" and "function not found" are how older drivers and consumer cards say no
+            # older drivers and consumer GPUs return these codes for a value that they lack
             if error.value not in (self.pynvml.NVML_ERROR_NOT_SUPPORTED, self.pynvml.NVML_ERROR_FUNCTION_NOT_FOUND):
                 self.failures.append({"function": function, "code": error.value, "text": str(error)})
             return None
@@ -84,6 +85,7 @@ def _gpu(calls: _Calls, index: int) -> dict[str, Any]:
         "compute_capability": calls.ask("nvmlDeviceGetCudaComputeCapability", handle),
         "memory_bytes": memory.total if memory is not None else None,
         "pci_bus_id": _text(pci.busId) if pci is not None else None,
+        # the low 16 bits are the vendor
         "pci_device_id": f"{pci.pciDeviceId >> 16:04x}" if pci is not None else None,
         "mig": mig,
         "mig_devices": _mig_devices(calls, handle) if mig is not None and mig[0] == 1 else [],
@@ -95,7 +97,7 @@ def _mig_devices(calls: _Calls, handle: Any) -> list[dict[str, Any]]:
     for index in range(calls.ask("nvmlDeviceGetMaxMigDeviceCount", handle) or 0):
         try:
             device = calls.pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
-        except calls.pynvml.NVMLError:  # a slot without an instance
+        except calls.pynvml.NVMLError:  # a slot without a MIG instance
             continue
         memory = calls.ask("nvmlDeviceGetMemoryInfo", device)
         found.append(
@@ -113,7 +115,7 @@ def _text(value: bytes | str) -> str:
 
 
 def ask_libcuda() -> dict[str, Any]:
-    """The newest CUDA that the CUDA driver library serves; ``cuDriverGetVersion`` needs no GPU."""
+    """Return the newest CUDA version that libcuda supports; ``cuDriverGetVersion`` needs no GPU."""
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         library = ctypes.CDLL(name)
@@ -129,7 +131,7 @@ def ask_libcuda() -> dict[str, Any]:
 
 
 def _loaded_file(name: str) -> str | None:
-    """The real path of a library that this process has loaded."""
+    """Return the real path of a library that this process has loaded."""
     try:
         maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     except OSError:

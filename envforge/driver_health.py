@@ -1,6 +1,6 @@
-"""The signals of each GPU through NVML, one answer after the other; runs in the process of ``driver_child``.
+"""Query the health signals of each GPU through NVML, one after the other, in the process of ``driver_child``.
 
-Enters: an NVML that was initialised. Leaves: for each signal its value in JSON types, or NVML's code and words.
+Each signal is its value in JSON types, or NVML's error code and message. NVML must be initialized.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _MOST_LINKS = 36  # NVML_NVLINK_MAX_LINKS of NVML 13
 
 
 class _Fabric(ctypes.Structure):
-    """``nvmlGpuFabricInfo_v2_t`` of nvml.h; written here since nvidia-ml-py before 12.570 cannot make one."""
+    """``nvmlGpuFabricInfo_v2_t`` of nvml.h, defined here because nvidia-ml-py before 12.570 can't create one."""
 
     _fields_ = (
         ("version", ctypes.c_uint),
@@ -26,12 +26,12 @@ class _Fabric(ctypes.Structure):
     )
 
 
-_FABRIC_VERSION = ctypes.sizeof(_Fabric) | 2 << 24
+_FABRIC_VERSION = ctypes.sizeof(_Fabric) | 2 << 24  # NVML_STRUCT_VERSION: the size, and version 2 in the top byte
 
 
 def ask_health(gpus: int) -> Iterator[dict[str, Any]]:
-    """One answer for each signal of each GPU."""
-    import pynvml  # noqa: PLC0415 - the child has it; importing this module must not need it
+    """Yield one result for each signal of each GPU."""
+    import pynvml  # noqa: PLC0415 - the child has it; other importers may not
 
     for index in range(gpus):
         try:
@@ -49,12 +49,12 @@ def _answer(pynvml: Any, ask: Callable[[Any, Any], Any], handle: Any) -> dict[st
         return {"value": ask(pynvml, handle)}
     except pynvml.NVMLError as error:
         return {"error": {"code": error.value, "text": str(error)}}
-    except (AttributeError, pynvml.NVMLLibraryMismatchError) as error:  # an nvidia-ml-py or a driver without the call
+    except (AttributeError, pynvml.NVMLLibraryMismatchError) as error:  # nvidia-ml-py or the driver lacks the call
         return {"error": {"code": pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, "text": str(error)}}
 
 
 def _either(new: Callable[[Any, Any], Any], old: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """The newer of two calls; the older one where this driver or nvidia-ml-py does not have it."""
+    """Return a call of the newer function, or of the older one if this driver or nvidia-ml-py lacks the newer."""
 
     def ask(pynvml: Any, handle: Any) -> Any:
         try:
@@ -90,7 +90,7 @@ def _retired_pages(pynvml: Any, handle: Any) -> Any:
 
 
 def _recovery(pynvml: Any, handle: Any) -> Any:
-    """NVML answers each field on its own: its code stands beside the value."""
+    """Return the recovery action; NVML reports the error of each field in the field itself."""
     (field,) = pynvml.nvmlDeviceGetFieldValues(handle, [RECOVERY_ACTION])
     if field.nvmlReturn != pynvml.NVML_SUCCESS:
         raise pynvml.NVMLError(field.nvmlReturn)
@@ -108,7 +108,7 @@ def _links(pynvml: Any, handle: Any) -> Any:
     for link in range(_MOST_LINKS):
         try:
             states.append(bool(pynvml.nvmlDeviceGetNvLinkState(handle, link)))
-        except pynvml.NVMLError as error:  # noqa: PERF203 - only an error says where the links end
+        except pynvml.NVMLError as error:  # noqa: PERF203 - NVML reports the number of links only by an error
             beyond = error.value in (pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_NOT_SUPPORTED)
             if beyond and states:
                 break

@@ -1,5 +1,5 @@
-"""``verify``: does this machine really train? Three questions: the machine, the environment, the training.
+"""Verify that a machine can train, by three questions: the machine, the environment, and training.
 
-The flow: ``observe`` (effects: ``machine``, ``environment``, ``training``) → ``Record`` → ``judge`` (pure) →
-``Report`` → ``reports`` (terminal, JSON, JUnit, Markdown, HTML) and ``compare``.
+``observe`` (``machine``, ``environment``, ``training``) → ``Record`` → ``judge``, without I/O → ``Report`` →
+``reports`` (terminal, JSON, JUnit, Markdown, HTML) and ``compare``.
 """

@@ -29,7 +29,7 @@ def all_checks() -> tuple[Check, ...]:
 
 
 def _ours() -> Iterator[tuple[Check, str]]:
-    from envforge.verify.environment import checks as environment  # noqa: PLC0415 - what judges need comes with them
+    from envforge.verify.environment import checks as environment  # noqa: PLC0415 - imports all that checks need
     from envforge.verify.machine import checks as machine  # noqa: PLC0415
     from envforge.verify.training import checks as training  # noqa: PLC0415
 
@@ -39,7 +39,7 @@ def _ours() -> Iterator[tuple[Check, str]]:
 
 
 def _offered() -> Iterator[tuple[Check, str]]:
-    """An entry point is a ``Check`` or a sequence of them."""
+    """Yield the checks of entry points; each names a ``Check`` or a sequence of them."""
     for entry in entry_points(group=GROUP):
         try:
             offered = entry.load()

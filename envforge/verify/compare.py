@@ -16,7 +16,7 @@ from envforge.verify.reports.facts import facts
 from envforge.verify.reports.training import Measure, measures
 from envforge.verify.values import Finding, Report, Verdict
 
-FEW = 3  # a majority and a median need so many
+FEW = 3  # the fewest machines for a majority or a median
 _BAD = (Verdict.FAIL, Verdict.UNKNOWN, Verdict.WARN)
 _ORDER = (Verdict.FAIL, Verdict.UNKNOWN, Verdict.WARN, Verdict.INFO, Verdict.SKIP, Verdict.PASS)
 
@@ -25,7 +25,7 @@ Kind = Literal["fact", "speed", "finding"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """One report with the name under which it is compared."""
+    """One report, and the name of its machine in the comparison."""
 
     name: str
     report: Report
@@ -33,7 +33,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """What one machine has; ``text`` None: it was not observed there. ``note`` says how far off the others it is."""
+    """The value of one machine; ``text`` is None if it wasn't observed. ``note`` is its distance from the others."""
 
     text: str | None
     is_odd: bool = False
@@ -42,7 +42,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One fact, speed or finding over all machines, in their order."""
+    """One fact, speed, or finding of all machines, in their order."""
 
     kind: Kind
     group: str
@@ -66,7 +66,7 @@ class Comparison:
 
     @property
     def outliers(self) -> tuple[tuple[str, tuple[Row, ...]], ...]:
-        """Each machine that is unlike the others, with the rows that say so."""
+        """Each machine that differs from the others, with the rows in which it does."""
         found = []
         for position, name in enumerate(self.names):
             rows = tuple(row for row in self.rows if row.cells[position].is_odd)
@@ -90,7 +90,7 @@ def _fact_rows(reports: Sequence[Report]) -> Iterator[Row]:
 
 
 def _facts(report: Report) -> dict[tuple[str, str], str]:
-    """The facts that machines should have in common, of the sections that the report has."""
+    """Return the facts that machines should have in common."""
     return {
         (section.title, label): value
         for section in facts(report.record)
@@ -148,7 +148,7 @@ def _against_best(cell: Cell, measure: Measure | None, lowest: float) -> Cell:
 
 
 def _finding_rows(reports: Sequence[Report]) -> Iterator[Row]:
-    """The checks that do not say the same of all machines; one that says only good of each is no difference."""
+    """Yield a row for each check; it differs only if the verdicts differ and one of them is bad."""
     tables = [_worst(report) for report in reports]
     for check in dict.fromkeys(name for table in tables for name in table):
         verdicts = [table.get(check) for table in tables]
@@ -162,7 +162,7 @@ def _finding_rows(reports: Sequence[Report]) -> Iterator[Row]:
 
 
 def _worst(report: Report) -> dict[str, Finding]:
-    """The worst finding of each check, whichever GPU it speaks of."""
+    """Return the worst finding of each check over all GPUs."""
     found: dict[str, Finding] = {}
     for finding in report.findings:
         before = found.get(finding.check)

@@ -45,7 +45,7 @@ def _judgements(check: Check, record: Record) -> tuple[Judgement, ...]:
         return (Judgement(verdict=Verdict.SKIP, observed="not included in the record"),)
     try:
         judgements = tuple(check.judge(record))
-    except Exception as error:  # noqa: BLE001 - a check of any package may raise, and must not hide the others
+    except Exception as error:  # noqa: BLE001 - checks of other packages may raise anything, and must not hide the rest
         observed = f"the check raised {type(error).__name__}: {error}"
         return (Judgement(verdict=Verdict.UNKNOWN, observed=observed),)
     return judgements or (Judgement(verdict=Verdict.UNKNOWN, observed="the check returned nothing"),)

@@ -25,20 +25,20 @@ from envforge.verify.values import Check, Cost, Question
 
 T = TypeVar("T")
 
-# How many times the limit of one process each question may take in all before it is given up.
+# total time limit of each question, in multiples of the limit of one process
 _PATIENCE: dict[Question, float] = {"machine": 2.0, "environment": 4.0, "training": 40.0}
 
 
 def _silent(_text: str) -> None:
-    """Say nothing."""
+    """Report nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Situation:
-    """Where ``verify`` stands: the computer, the project, its lock and its environment, as far as they are there.
+    """What ``verify`` can observe: the machine, and the project, lockfile, and environment if they exist.
 
-    ``depth`` is the dearest cost that may be paid; ``only`` holds the ids of the checks that will be judged, None where
-    that is all of them. ``limit_s`` bounds each process that is started. ``say`` tells people how far it is.
+    ``depth`` is the highest permitted cost. ``only`` holds the ids of the checks to judge; None stands for all of them.
+    ``limit_s`` is the time limit of each child process. ``say`` receives progress messages.
     """
 
     world: World
@@ -54,13 +54,13 @@ class Situation:
     say: Callable[[str], None] = field(default=_silent, compare=False)
 
     def wants(self, *checks: str) -> bool:
-        """Whether one of these checks will be judged, so that what it needs is worth its time."""
+        """Return whether one of these checks will be judged, so that its facts are worth the time."""
         return self.only is None or not self.only.isdisjoint(checks)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Surroundings:
-    """What is known before anything is observed: the question asked, the project, and what cannot be looked at."""
+    """What is known before anything is observed: the request, the project, and what can't be observed."""
 
     asked: Asked
     project: ProjectFacts | None = None
@@ -69,7 +69,7 @@ class Surroundings:
 
 @dataclass(slots=True)
 class _Outcome(Generic[T]):
-    """What a guarded call left behind."""
+    """The result of a guarded call."""
 
     value: T | None = None
     error: BaseException | None = None
@@ -77,7 +77,7 @@ class _Outcome(Generic[T]):
 
 
 def observe(situation: Situation, surroundings: Surroundings, checks: Iterable[Check]) -> Record:
-    """Ask every question of the situation, and every observer that a team's checks bring."""
+    """Run the observer of each question of the situation, and the observers of other packages' checks."""
     facts: dict[Question, Any] = {}
     own: dict[str, Any] = {}
     observed, missing = [], list(surroundings.absent)
@@ -111,24 +111,25 @@ def observe(situation: Situation, surroundings: Surroundings, checks: Iterable[C
 
 
 def _ask(question: Question, situation: Situation) -> object:
-    """The facts of one question, from its own package, which imports this module for its ``Situation``."""
+    """Return the facts of one question."""
+    # the package imports this module for its `Situation`, so a static import would be circular
     observer = import_module(f"envforge.verify.{question}.observe")
     return getattr(observer, f"observe_{question}")(situation)
 
 
 def _ask_own(ask: Callable[[Situation], Json], situation: Situation) -> object:
-    """What a team's observer says, as it will be read back from the record; raises where it is no JSON."""
+    """Return the result of another package's observer as the record will contain it; raise if it isn't JSON."""
     return json.loads(json.dumps(ask(situation), allow_nan=False))
 
 
 def _guarded(what: str, ask: Callable[[], T], limit_s: float) -> tuple[T | None, NotObserved | None]:
-    """Call an observer in a thread of its own; one that hangs is left behind."""
+    """Call an observer in a thread, and leave the thread behind if it hangs."""
     outcome: _Outcome[T] = _Outcome()
 
     def work() -> None:
         try:
             outcome.value = ask()
-        except BaseException as error:  # noqa: BLE001 - it is reported as what it is, and must not end the report
+        except BaseException as error:  # noqa: BLE001 - reported in the record, and must not end the run
             outcome.error = error
         outcome.done = True
 

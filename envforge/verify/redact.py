@@ -1,8 +1,7 @@
-"""What may be shown to strangers: a report without user, host, serial numbers and identifiers. Pure.
+"""Remove user, host, serial numbers, and identifiers from a report, and keep its verdicts.
 
-Enters: a ``Report`` and the ``Identity`` of who ran it. Leaves: the same report with stand-ins; the verdicts stay.
-Each question redacts its own facts first (``redacted`` of its package); then every text of the whole report is gone
-through, so that a name is also found in a message of a program.
+Each question first redacts its own facts (``redacted`` of its package). Then every string of the report is searched,
+because names also occur in messages of other programs.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _COMMON = {"localhost", "root", "user", "ubuntu", "admin", "debian", "ec2-user",
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Identity:
-    """Who ran it and where: what is looked for in texts. Empty where it is not known."""
+    """The names to search for: of the user, the host, and the home directory. Unknown ones are empty."""
 
     user: str = ""
     host: str = ""
@@ -35,13 +34,13 @@ class Identity:
 
     @classmethod
     def of(cls, environment: Mapping[str, str], host: str) -> Identity:
-        """The identity that a process has."""
+        """Return the identity in the environment of a process."""
         user = environment.get("USER") or environment.get("LOGNAME") or environment.get("USERNAME") or ""
         return cls(user=user, host=host, home=environment.get("HOME") or environment.get("USERPROFILE") or "")
 
 
 def redact(report: Report, identity: Identity) -> Report:
-    """The report as it may be shown; the record says that it is redacted."""
+    """Return the report without these names; its record states that it is redacted."""
     clean = _cleaner(identity, (identity.host, _host_of(report.record)))
     record = change_texts(_with_facts_redacted(report.record), clean)
     return Report(
@@ -51,7 +50,7 @@ def redact(report: Report, identity: Identity) -> Report:
 
 
 def _host_of(record: Record) -> str:
-    """The host that was observed, which another one may report on."""
+    """Return the name of the observed host, which can differ from the host that creates the report."""
     return str((record.machine.machine.get("hostname") if record.machine is not None else None) or "")
 
 
@@ -79,7 +78,7 @@ def _finding(finding: Finding, clean: Callable[[str], str]) -> Finding:
 
 
 def _cleaner(identity: Identity, hosts: Sequence[str]) -> Callable[[str], str]:
-    """Replace what names somebody; the same identifier gets the same number wherever it stands."""
+    """Return a function that redacts a string; equal identifiers get equal numbers throughout the report."""
     seen: dict[str, int] = {}
 
     def numbered(match: re.Match[str]) -> str:
@@ -103,5 +102,5 @@ def _cleaner(identity: Identity, hosts: Sequence[str]) -> Callable[[str], str]:
 
 
 def _is_telling(name: str) -> bool:
-    """Whether a name says who somebody is; a common one is left, since replacing it would maim every text."""
+    """Return whether a name identifies someone; replacing a common name would make strings unreadable."""
     return len(name) >= _TOO_SHORT and name.lower() not in _COMMON

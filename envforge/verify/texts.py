@@ -18,7 +18,7 @@ def change_texts(value: T, change: Callable[[str], str]) -> T:
 
 
 def _changed(value: Any, change: Callable[[str], str]) -> Any:
-    if type(value) is str:  # not an enumeration's member
+    if type(value) is str:  # not a member of a string enumeration
         return change(value)
     if isinstance(value, (tuple, list)):
         return type(value)(_changed(item, change) for item in value)

@@ -1,4 +1,4 @@
-"""Signals that were read, checks that judge them, and findings.
+"""Define the values of ``verify``: signals, judgements, checks, findings, and reports.
 
 A signal that could not be read has a reason; a check never treats it as a good one.
 """
@@ -44,7 +44,7 @@ COSTS: tuple[Cost, ...] = get_args(Cost)
 
 
 class Verdict(str, Enum):
-    """What a check says. ``SKIP``: it does not apply or may not look; ``UNKNOWN``: it applies and could not tell."""
+    """The result of a check. ``SKIP``: it doesn't apply or lacks permission; ``UNKNOWN``: its facts are missing."""
 
     PASS = "pass"  # noqa: S105 - a verdict
     INFO = "info"
@@ -65,7 +65,7 @@ class Signal(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judgement:
-    """What a check says of one subject (a GPU, a library); ``command`` is one line to paste."""
+    """The verdict on one subject (a GPU, a library); ``command`` is one line to paste."""
 
     verdict: Verdict
     observed: str
@@ -78,11 +78,11 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """One thing to look at. ``judge`` is pure and says something in every case: silence is not a pass.
+    """One check. ``judge`` does no I/O and always returns a judgement, because no finding is not a pass.
 
-    ``severity`` is the worst that it says of a fault. ``required``: where the answer is UNKNOWN the run fails.
-    ``row`` is the row of the check table in docs/verify.md. ``observe`` is for the checks of a team, which
-    find what it returned in ``record.own[id]``; ours share the observers of their question.
+    ``severity`` is the worst verdict on a problem. If ``required`` is set, UNKNOWN also fails the run. ``row`` is the
+    row of the check table in docs/verify.md. ``observe`` is for checks of other packages, which find its result in
+    ``record.own[id]``; built-in checks share the observers of their question.
     """
 
     id: str
@@ -100,7 +100,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """A judgement with the check that it comes from; ``why`` is the judgement's own or the check's."""
+    """A judgement and the check that it comes from; ``why`` is the judgement's own, or else the check's."""
 
     check: str
     question: Question
@@ -117,23 +117,23 @@ class Finding:
 
     @property
     def fails(self) -> bool:
-        """Whether this finding alone makes the run fail."""
+        """Whether this finding fails the run."""
         return self.verdict is Verdict.FAIL or (self.verdict is Verdict.UNKNOWN and self.required)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """The record and what the checks found in it, in the order of the checks."""
+    """The record and its findings, in the order of the checks."""
 
     record: Record
     findings: tuple[Finding, ...]
 
     @property
     def counts(self) -> Mapping[Verdict, int]:
-        """How often each verdict was given; every verdict is there."""
+        """The number of findings with each verdict, zeros included."""
         return {verdict: sum(finding.verdict is verdict for finding in self.findings) for verdict in Verdict}
 
     def passed(self, *, strict: bool = False) -> bool:
-        """Whether nothing fails; ``strict`` makes a warning fail."""
+        """Return whether nothing fails; with ``strict``, a warning fails, too."""
         warns = strict and any(finding.verdict is Verdict.WARN for finding in self.findings)
         return not warns and not any(finding.fails for finding in self.findings)

@@ -1,4 +1,4 @@
-"""Every finding that a check makes in these tests has a command that parses, or none."""
+"""Check that the command of every finding in these tests parses."""
 
 from __future__ import annotations
 

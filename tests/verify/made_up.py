@@ -1,4 +1,4 @@
-"""Made-up records and reports: small, whole, and with what makes reports stumble."""
+"""Build small complete records and reports, with values that are difficult for reports."""
 
 from __future__ import annotations
 

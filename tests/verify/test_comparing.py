@@ -1,4 +1,4 @@
-"""Two machines and a fleet: what differs, who is unlike the others, and what is no difference."""
+"""Test the comparison of two machines and of a fleet: differences, outliers, and tolerated values."""
 
 from __future__ import annotations
 

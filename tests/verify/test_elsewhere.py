@@ -1,4 +1,4 @@
-"""``verify --machine``: a lockfile compared with a machine that is only described."""
+"""Test ``verify --machine``: a lockfile compared with a machine that is only described."""
 
 from __future__ import annotations
 

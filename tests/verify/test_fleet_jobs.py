@@ -1,4 +1,4 @@
-"""The jobs for fleets: scripts that shells take, and an all-reduce that two nodes really do."""
+"""Test the job scripts for fleets, and a real all-reduce over two nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine of judgement: what checks say becomes findings, and silence is never a pass."""
+"""Test how judgements become findings, and that a check without a judgement never passes."""
 
 from __future__ import annotations
 

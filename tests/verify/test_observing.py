@@ -1,4 +1,4 @@
-"""Observers are guarded: what one of them does, the record is written and says so."""
+"""Test that the record is complete and reports the failure if an observer fails."""
 
 from __future__ import annotations
 

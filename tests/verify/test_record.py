@@ -1,4 +1,4 @@
-"""The record: the same after a journey through JSON, and clear words for what is none."""
+"""Test that records survive JSON unchanged, and that invalid records have clear errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is shown to strangers: nobody's name, and the same verdicts."""
+"""Test that redacted reports contain no names and keep their verdicts."""
 
 from __future__ import annotations
 

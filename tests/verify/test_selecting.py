@@ -1,4 +1,4 @@
-"""Which checks run, and so what is observed."""
+"""Test which checks are selected, and so what is observed."""
 
 from __future__ import annotations
 

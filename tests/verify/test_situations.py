@@ -1,4 +1,4 @@
-"""Where verify stands: projects, locks and environments that are there, missing, damaged or unfinished."""
+"""Test how ``verify`` finds projects, lockfiles, and environments: valid, missing, invalid, or incomplete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``envforge verify`` as people, machines and CI read it."""
+"""Test the output and exit codes of ``envforge verify``."""
 
 from __future__ import annotations
 

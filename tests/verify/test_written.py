@@ -1,4 +1,4 @@
-"""What is written from the code agrees with it: schemas and the table of all checks."""
+"""Test that the published schemas and the table of checks match the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A made-up training on one GPU, with numbers that are easy to reckon with."""
+"""Build sample facts of training on one GPU, with round numbers."""
 
 from __future__ import annotations
 

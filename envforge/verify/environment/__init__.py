@@ -1,4 +1,4 @@
-"""The second question: the prefix against its lock, and what really is mapped after ``import torch``."""
+"""Answer the second question: the environment compared with its lockfile, and what ``import torch`` loads."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from envforge.verify.environment.redact import redact_texts
 
 
 def redacted(facts: EnvironmentFacts, names: Sequence[str] = ()) -> EnvironmentFacts:
-    """The facts without home folders and UUIDs, and without ``names``: the host's, the user's."""
+    """Return the facts without home directories, UUIDs, and ``names`` (of the host and user)."""
     return redact_texts(facts, names)

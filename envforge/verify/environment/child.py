@@ -1,10 +1,10 @@
-"""Runs in the environment's own Python: imports torch and says what came with it. Needs nothing of envforge.
+"""Import torch with the environment's own Python, and report what was loaded, without any import of envforge.
 
-Enters: ``plain`` or ``isolated`` as the only argument. Leaves: marked lines of JSON on stdout, each as soon as it is
-known, so that a crash in a later part does not lose the earlier ones. Written for Python 3.8 and later.
+The only argument is ``plain`` or ``isolated``. Each result is one marked line of JSON on stdout, flushed at once, so a
+crash in a later part doesn't lose the earlier ones. The code must run on Python 3.8 and later.
 """
 
-# ruff: noqa: BLE001, ICN001, PLC0415, PTH112, PTH113, PTH118, PTH119, PTH123, PTH208, SLF001 - runs alone, under older Pythons
+# ruff: noqa: BLE001, ICN001, PLC0415, PTH112, PTH113, PTH118, PTH119, PTH123, PTH208, SLF001 - runs without envforge, also on older Pythons
 from __future__ import annotations
 
 import json
@@ -29,7 +29,8 @@ FAMILIES = (
 
 
 def main(mode: str) -> None:
-    """Say each part; all that others print goes to stderr."""
+    """Report each part; the output of libraries goes to stderr."""
+    # keep the real stdout for marked lines; libraries that print to descriptor 1 would break them
     talk = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -76,13 +77,13 @@ def _python() -> dict[str, Any]:
 
 
 def _user_site() -> str | None:
-    """The user's own site-packages where Python counts it and it is there."""
+    """Return the user's site-packages directory if Python uses it and it exists."""
     folder = site.getusersitepackages()
     return folder if site.ENABLE_USER_SITE and os.path.isdir(folder) else None
 
 
 def _pth() -> list[str]:
-    """Files in site-packages that add a folder from outside or run code, with the line that does."""
+    """Return the first lines of each ``.pth`` file in site-packages, which add directories or run code."""
     found = []
     for folder in sysconfig.get_path("purelib"), sysconfig.get_path("platlib"):
         for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
@@ -118,6 +119,7 @@ def _torch() -> dict[str, Any]:
         "file": torch.__file__,
         "cuda": torch.version.cuda,
         "hip": getattr(torch.version, "hip", None),
+        # `torch.cuda.get_arch_list` returns nothing without a usable GPU
         "arch_list": (torch._C._cuda_getArchFlags() or "").split() if torch.version.cuda else [],
         "cudnn": _cudnn(torch),
         "nccl": _nccl(torch),
@@ -135,7 +137,7 @@ def _cudnn(torch: Any) -> str | None:
     version = torch.backends.cudnn.version() if torch.version.cuda else None
     if version is None:
         return None
-    first = 10000 if version >= 90000 else 1000
+    first = 10000 if version >= 90000 else 1000  # cuDNN 9 changed the encoding of its version
     return f"{version // first}.{version % first // 100}.{version % 100}"
 
 
@@ -147,7 +149,7 @@ def _nccl(torch: Any) -> str | None:
 
 
 def _numpy() -> dict[str, Any] | None:
-    """Both directions of the bridge; torch only warns when it cannot cross, and fails later."""
+    """Convert an array to a tensor and back; on an incompatible NumPy, torch only warns, and fails later."""
     if find_spec("numpy") is None:
         return None
     try:
@@ -163,7 +165,7 @@ def _numpy() -> dict[str, Any] | None:
 
 
 def _libraries() -> list[dict[str, Any]]:
-    """The libraries of CUDA, torch and OpenMP that are mapped, and whether each lies in this environment."""
+    """Return the loaded CUDA, torch, and OpenMP libraries, and whether each one is in this environment."""
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
         paths = {line.split(None, 5)[5].strip() for line in file if line.count("/") and ".so" in line}
     prefixes = {os.path.realpath(path) for path in (sys.prefix, sys.base_prefix)}
@@ -176,7 +178,7 @@ def _libraries() -> list[dict[str, Any]]:
 
 
 def _cuda() -> dict[str, Any]:
-    """Last, because CUDA may hang or abort while it starts."""
+    """Return the GPUs that torch finds. This part is last, because CUDA can hang or abort when it starts."""
     import torch
 
     with warnings.catch_warnings(record=True) as caught:

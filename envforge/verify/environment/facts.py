@@ -1,4 +1,4 @@
-"""The facts of an environment: the prefix compared with its lockfile, and what its Python loads with torch."""
+"""Define the facts of an environment: its comparison with the lockfile, and what its Python loads with torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from envforge.verify.values import Signal
 
-NOT_FOUND = "it is not there"  # part of records that exist
+NOT_FOUND = "it is not there"  # older records contain this string
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,17 +21,17 @@ class ProcessEnd:
 
     @property
     def is_good(self) -> bool:
-        """Whether it came to its own end without a complaint."""
+        """Whether it exited with code 0."""
         return self.exit_code == 0
 
     @property
     def is_late(self) -> bool:
-        """Whether it was killed because its time ran out."""
+        """Whether it was killed after its time limit."""
         return self.exit_code is None and self.signal is None
 
     @property
     def in_words(self) -> str:
-        """How it ended, for people."""
+        """How it ended, as a message."""
         if self.signal is not None:
             return f"the process was killed by {self.signal} after {self.seconds:.1f} s"
         if self.is_late:

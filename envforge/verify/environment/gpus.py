@@ -20,7 +20,7 @@ from envforge.verify.environment.say import (
 from envforge.verify.machine.judging import counted
 from envforge.verify.values import Check, Judgement, Verdict
 
-_TEGRA = ("5.3", "6.2", "7.2", "8.7")
+_TEGRA = ("5.3", "6.2", "7.2", "8.7")  # compute capabilities of Jetson chips
 _NOT_IMPORTED = "torch was not imported: see `torch-import-failed`"
 
 

@@ -107,7 +107,7 @@ def _shadowed_by(python: PythonFacts, origin: str) -> tuple[str, str]:
 
 
 def _stray_places(python: PythonFacts) -> list[str]:
-    """Folders that something other than the environment's own ``.pth`` files adds: PYTHONPATH, the user's site."""
+    """Return import directories that no ``.pth`` file adds, such as PYTHONPATH and the user's site-packages."""
     added = {entry.partition(": ")[2] for entry in python.pth}
     places = (*(place for place in python.outside if place not in added), python.user_site)
     return [place for place in dict.fromkeys(places) if place is not None]

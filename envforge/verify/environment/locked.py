@@ -34,7 +34,7 @@ def locked_torch(lock: Path | None, platform: str) -> Signal[LockedTorch]:
 
 
 def read_torch(torch: LockedPackage, packages: Iterable[LockedPackage]) -> LockedTorch:
-    """Which build of torch a locked package is: by its tag, its build string, or the libraries beside it."""
+    """Return the build of a locked torch, by its tag, its build string, or the libraries next to it."""
     names = {package.name: package.version for package in packages}
     build = torch.file_name
     return LockedTorch(
@@ -46,7 +46,7 @@ def read_torch(torch: LockedPackage, packages: Iterable[LockedPackage]) -> Locke
 
 
 def _wheel_cuda(torch: LockedPackage, names: dict[str, str]) -> str | None:
-    """By the tag in version or address; a wheel of the package registry has none, but brings NVIDIA's libraries."""
+    """Return the CUDA version of a wheel. A wheel of PyPI has no tag, but requires NVIDIA's libraries."""
     match = _TAG.search(torch.version) or _TAG.search(torch.url)
     if match is not None:
         return f"{match[1][:-1]}.{match[1][-1]}"
@@ -57,6 +57,7 @@ def _wheel_cuda(torch: LockedPackage, names: dict[str, str]) -> str | None:
     runtime = next((v for n, v in sorted(names.items()) if n.startswith("nvidia-cuda-runtime")), None)
     if runtime is not None:
         return ".".join(runtime.split(".")[:2])
+    # a CUDA build of unknown CUDA version
     return "" if any(name.startswith("nvidia-") for name in names) else None
 
 
@@ -68,7 +69,7 @@ def _conda_cuda(build: str, names: dict[str, str]) -> str | None:
 
 
 def _version_of(library: str, names: dict[str, str]) -> str | None:
-    """The version of a library under its name for conda, or for pip, as in ``nvidia-cudnn-cu13``."""
+    """Return the version of a library, by its conda name or its name on PyPI, such as ``nvidia-cudnn-cu13``."""
     if library in names:
         return names[library]
     return next((v for name, v in sorted(names.items()) if name.startswith(f"nvidia-{library}")), None)

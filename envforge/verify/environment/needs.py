@@ -1,6 +1,6 @@
-"""What each check of the environment looks at, so that ``--only`` and ``--fast`` pay for nothing else.
+"""List the checks that need an audit or the environment's Python, so that other runs skip that work.
 
-A test holds this against the checks.
+A test compares the lists with the checks.
 """
 
 from __future__ import annotations

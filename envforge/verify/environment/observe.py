@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 def observe_environment(situation: Situation) -> EnvironmentFacts:
-    """Read all of it; each process has ``situation.limit_s`` seconds."""
+    """Observe the environment; each child process may take ``situation.limit_s`` seconds."""
     machine = probe(situation.world)
     state, text = prefix_state(situation.prefix)
     parts: dict[str, Any] = {}
@@ -73,7 +73,7 @@ def observe_environment(situation: Situation) -> EnvironmentFacts:
 
 
 def machine_facts(machine: Machine) -> dict[str, Any]:
-    """What the driver says, for comparison with what torch says."""
+    """Return what the driver reports, to compare it with torch."""
     version = machine.driver.version if machine.driver else None
     gpus = tuple(
         MachineGpu(index=gpu.index, name=gpu.name, capability=str(gpu.compute_capability or "") or None)
@@ -88,19 +88,19 @@ def machine_facts(machine: Machine) -> dict[str, Any]:
 
 
 def child_environment(prefix: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """The user's variables as they are, with the environment activated; nothing is compiled into the project."""
+    """Return the user's variables with the environment activated; no bytecode is written to the project."""
     changed = dict(environment)
     if is_prefix(prefix):
         try:
             changed = activation(prefix, prefix.name, environment).applied(environment)
-        except EnvforgeError:  # a damaged file of variables: Python itself starts without them
+        except EnvforgeError:  # a file of variables is invalid, but Python starts without them
             changed = dict(environment)
     changed["PYTHONDONTWRITEBYTECODE"] = "1"
     return changed
 
 
 def _ask(situation: Situation, prefix: Path, python: Path) -> dict[str, Any]:
-    """What the environment's Python says, as a user starts it, and which torch it finds when it is isolated."""
+    """Return what the environment's Python loads if a user starts it, and which torch it finds with ``-I``."""
     source = (files("envforge") / "verify" / "environment" / "child.py").read_text(encoding="utf-8")
     environment = child_environment(prefix, situation.world.environment)
     folder = situation.project or situation.folder
@@ -144,7 +144,7 @@ def _without_python(why: str) -> dict[str, Any]:
 
 
 def _signal(line: dict[str, Any] | None, kind: type[T], *, source: str, why: str) -> Signal[T]:
-    """A line of the child as a typed value."""
+    """Convert a line of the child to a typed value."""
     from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - heavy, and only `verify` needs it
 
     if line is None:

@@ -1,4 +1,4 @@
-"""Find out what kind of environment a prefix is, and its Python."""
+"""Find the state of an environment and its Python interpreter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from envforge.install.journal import read_journal
 
 
 def prefix_state(prefix: Path | None) -> tuple[str, str]:  # noqa: PLR0911 - one line for each state
-    """The state of a prefix in one word and in a sentence."""
+    """Return the state of a prefix as one word, and as a sentence."""
     if prefix is None:
         return "none", "no environment: neither a project nor `--prefix`"
     if not prefix.is_dir():
@@ -36,6 +36,6 @@ def prefix_state(prefix: Path | None) -> tuple[str, str]:  # noqa: PLR0911 - one
 
 
 def python_of(prefix: Path) -> Path | None:
-    """The interpreter of an environment, of conda or a virtual one."""
+    """Return the interpreter of a conda or virtual environment; None if it has none."""
     places = ("python.exe", "Scripts/python.exe") if os.name == "nt" else ("bin/python", "bin/python3")
     return next((prefix / place for place in places if (prefix / place).is_file()), None)

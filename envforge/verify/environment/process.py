@@ -34,7 +34,7 @@ def _ignore(_value: object) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Child:
-    """What to start, where, and for how many seconds.
+    """The command, variables, directory, and time limit (in seconds) of a child process.
 
     ``hear`` receives each JSON line at once; ``tick`` receives the elapsed seconds every ``TICK_S`` seconds.
     """
@@ -48,7 +48,7 @@ class Child:
 
 
 def run_child(child: Child) -> tuple[ProcessEnd, tuple[dict[str, Any], ...]]:
-    """Run it until it exits. Every process of its group is killed with it, also on an interrupt."""
+    """Run the process until it exits. Its process group is always killed, even after an interrupt."""
     started = time.monotonic()
     try:
         process = subprocess.Popen(
@@ -58,7 +58,7 @@ def run_child(child: Child) -> tuple[ProcessEnd, tuple[dict[str, Any], ...]]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,
+            start_new_session=True,  # a process group of its own, which can be killed as one
         )
     except OSError as error:
         return ProcessEnd(seconds=0.0, exit_code=127, stderr=f"failed to start `{child.command[0]}`: {error}"), ()
@@ -67,7 +67,7 @@ def run_child(child: Child) -> tuple[ProcessEnd, tuple[dict[str, Any], ...]]:
     readers = (_reader(process.stdout, partial(_take, lines, child.hear)), _reader(process.stderr, errors.append))
     code = _wait(process, child, started)
     for reader in readers:
-        reader.join(_GRACE_S)  # a process that left the group may hold the pipe: what was read until now counts
+        reader.join(_GRACE_S)  # a process outside the group can keep the pipe open; use what was read so far
     end = ProcessEnd(
         seconds=round(time.monotonic() - started, 2),
         exit_code=code,
@@ -79,9 +79,9 @@ def run_child(child: Child) -> tuple[ProcessEnd, tuple[dict[str, Any], ...]]:
 
 
 def _wait(process: subprocess.Popen[bytes], child: Child, started: float) -> int | None:
-    """Return the exit code, None after the time limit. No process of its group is left, also on an interrupt."""
+    """Return the exit code, or None after the time limit. The process group is always killed."""
     end_group = partial(_end_group, process.pid)
-    atexit.register(end_group)  # an interrupt does not reach the threads of the observers
+    atexit.register(end_group)  # observers run in threads, which an interrupt doesn't reach
     try:
         while (left := child.limit_s - (time.monotonic() - started)) > 0:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -91,13 +91,13 @@ def _wait(process: subprocess.Popen[bytes], child: Child, started: float) -> int
     finally:
         end_group()
         atexit.unregister(end_group)
-    with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs inside the kernel driver and is left behind
+    with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel driver, which no signal can end
         process.wait(timeout=_GRACE_S)
     return None
 
 
 def _reader(pipe: IO[bytes] | None, take: Callable[[bytes], object]) -> threading.Thread:
-    """Start a thread that passes on every line of a pipe."""
+    """Start a thread that passes on each line of a pipe."""
 
     def read() -> None:
         if pipe is not None:
@@ -130,7 +130,7 @@ def marked_lines(text: str) -> list[dict[str, Any]]:
 
 def _end_group(group: int) -> None:
     if sys.platform != "win32":
-        with contextlib.suppress(OSError):  # all of them have exited
+        with contextlib.suppress(OSError):  # all processes of the group have exited
             os.killpg(group, signal.SIGKILL)
 
 

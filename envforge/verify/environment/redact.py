@@ -1,4 +1,4 @@
-"""What in a record tells who and where: home folders, the host's name, UUIDs, in whatever text they stand. Pure."""
+"""Remove home directories, UUIDs, and given names from every string of a record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BARE_UUID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9
 
 
 def redact_texts(value: T, names: Sequence[str] = ()) -> T:
-    """A copy of a frozen value with every text in it redacted; ``names`` are a host's or user's name."""
+    """Return a copy of a value with every string redacted; ``names`` are names of a host or user."""
     wanted = [re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])") for name in names if len(name) > 1]
 
     def clean(text: str) -> str:

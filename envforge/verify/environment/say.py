@@ -1,4 +1,4 @@
-"""Short constructors of judgements for the checks of environment and training."""
+"""Create judgements for the checks of environment and training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def info(observed: str, *, source: str = "", subject: str = "") -> Judgement:
 
 
 def skipped(why: str, subject: str = "") -> Judgement:
-    """Return a judgement: the check does not apply."""
+    """Return a judgement: the check doesn't apply."""
     return Judgement(verdict=Verdict.SKIP, observed=why, subject=subject)
 
 

@@ -1,1 +1,1 @@
-"""The first question: the machine against itself and against the lock, without torch, in two seconds."""
+"""Answer the first question: the machine compared with the lockfile, without torch, in about two seconds."""

@@ -1,6 +1,6 @@
-"""The limits of this process's control group, version 2 or 1 (reads below ``/sys/fs/cgroup``).
+"""Read the memory limit and CPU quota of this process's control group, version 2 or 1, from ``/sys/fs/cgroup``.
 
-Enters: a ``World``. Leaves: the memory limit and the processor quota; the tightest of the group and its parents counts.
+The tightest limit of the group and its parents applies.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from envforge.verify.machine.facts import Bound
 from envforge.verify.values import Signal
 
 _ROOT = "/sys/fs/cgroup"
-_UNLIMITED_V1 = 1 << 60  # version 1 writes "no limit" as the largest number of pages
+_UNLIMITED_V1 = 1 << 60  # version 1 reports no limit as the largest multiple of the page size
 
 
 def memory_limit(world: World) -> Signal[Bound]:
-    """The memory that the group may use, in bytes."""
+    """Return the memory limit of the group in bytes."""
     found = [
         int(text)
         for folder in _folders(world, "memory")
@@ -30,7 +30,7 @@ def memory_limit(world: World) -> Signal[Bound]:
 
 
 def processor_quota(world: World) -> tuple[float | None, str]:
-    """The processors that the group may use on average, and where that was read."""
+    """Return the average number of CPUs that the group may use, and the source of that value."""
     found = []
     for folder in _folders(world, "cpu"):
         quota, _, period = (world.read(f"{folder}/cpu.max") or "").strip().partition(" ")
@@ -47,7 +47,8 @@ def _is_there(world: World) -> bool:
 
 
 def _folders(world: World, controller: str) -> tuple[str, ...]:
-    """The group's folder and its parents, in both versions; inside a container the group is the root."""
+    """Return the directories of the group and its parents, in both versions."""
+    # in a container, the mounted root is the group itself
     folders = [_ROOT, f"{_ROOT}/{controller}"]
     for line in (world.read("/proc/self/cgroup") or "").splitlines():
         _, _, rest = line.partition(":")
@@ -56,6 +57,7 @@ def _folders(world: World, controller: str) -> tuple[str, ...]:
             continue
         top = f"{_ROOT}/{controller}" if controllers else _ROOT
         group = PurePosixPath(path)
+        # a path with `..` is outside this cgroup namespace, so it is not mounted
         if ".." not in group.parts:
             folders += [top + str(folder) for folder in (group, *group.parents) if str(folder) != "/"]
     return tuple(dict.fromkeys(folders))

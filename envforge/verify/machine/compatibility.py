@@ -239,7 +239,7 @@ def _cpu(case: Case) -> Iterator[Judgement]:
 
 
 def _precision(case: Case) -> Iterator[Judgement]:
-    """bf16 from 8.0, fp16 with a scaler on 7.x, fp32 below (DESIGN: "Scaffolds are code that people keep")."""
+    """Yield the precision for each GPU: bf16 from 8.0, fp16 with a GradScaler on 7.x, fp32 on older ones."""
     alike: dict[tuple[str, ComputeCapability], list[str]] = {}
     for gpu in case.machine.visible_gpus:
         if gpu.compute_capability is not None:

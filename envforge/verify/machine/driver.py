@@ -24,8 +24,8 @@ from envforge.verify.machine.judging import (
 from envforge.verify.machine.tables import name_of
 from envforge.verify.values import Check, Judgement, Verdict
 
-_FABRIC_COMPLETED = 3
-_FABRIC_NOT_SUPPORTED = 0
+_FABRIC_COMPLETED = 3  # NVML_GPU_FABRIC_STATE_COMPLETED
+_FABRIC_NOT_SUPPORTED = 0  # NVML_GPU_FABRIC_STATE_NOT_SUPPORTED
 _FABRIC_SERVICE = "systemctl status nvidia-fabricmanager --no-pager"
 
 

@@ -1,4 +1,4 @@
-"""The facts of a machine: every signal with its source, or with the reason why it could not be read."""
+"""Define the facts of a machine: each signal has its source, or the reason why it could not be read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from envforge.verify.machine.gpu_facts import GpuFacts
 from envforge.verify.values import Signal
 
 NO_LOCK = "no lockfile"
-OLD_NO_LOCK = "there is no lock here"  # in records of envforge 0.1.0
+OLD_NO_LOCK = "there is no lock here"  # records of envforge 0.1.0 contain this string
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

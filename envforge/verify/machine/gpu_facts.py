@@ -1,4 +1,4 @@
-"""The signals of one GPU as values, in JSON types: units are in the names, codes are NVML's own."""
+"""Define the signals of one GPU in JSON types; names contain the units, and codes are NVML's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Helpers of the machine's checks: whether a GPU is required, unreadable signals, and one judgement per GPU."""
+"""Help the machine checks: whether a GPU is required, unreadable signals, and one judgement per GPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from envforge.verify.values import Judgement, Signal, Verdict
 T = TypeVar("T")
 
 NO_GPU = "no NVIDIA GPU"
-_OLD_NO_PERMISSION = "this user may not read it"  # in records of envforge 0.1.0
+_OLD_NO_PERMISSION = "this user may not read it"  # records of envforge 0.1.0 contain this string
 
 # conditions in which the driver doesn't report its GPUs, and the check that reports each of them
 DRIVER_STATES = {
@@ -61,7 +61,7 @@ class Case:
 
     @property
     def needs(self) -> LockNeeds | None:
-        """What the lockfile requires; None without a valid lockfile for this platform."""
+        """The requirements of the lockfile; None without a valid lockfile for this platform."""
         needs = self.facts.lock.value
         return needs if needs is not None and needs.platform in needs.platforms else None
 
@@ -72,11 +72,11 @@ class Case:
         return None if needs is None else needs.cuda is not None
 
     def condition(self, *codes: str) -> Condition | None:
-        """The first of these states that the machine is in."""
+        """Return the first of these conditions that the machine is in."""
         return next((condition for condition in self.machine.conditions if condition.code in codes), None)
 
     def hides(self, gpu: GpuFacts) -> bool:
-        """Whether programs can't see this GPU, but can see another.
+        """Return whether programs can't use this GPU, but can use another one.
 
         If the GPUs differ, CUDA numbers the fastest first, so the numbers don't identify a GPU.
         """
@@ -87,12 +87,12 @@ class Case:
 
     @property
     def is_bare(self) -> bool:
-        """Whether there is no sign of NVIDIA: no device on the bus, no driver, no GPU."""
+        """Whether nothing of NVIDIA was found: no device on the bus, no driver, no GPU."""
         return not self.facts.driver.pci and self.machine.driver is None and not self.machine.gpus
 
     @property
     def silence(self) -> Condition | None:
-        """Why the driver does not answer for its GPUs."""
+        """The condition that keeps the driver from reporting its GPUs, if there is one."""
         return self.condition(*DRIVER_STATES)
 
 

@@ -1,7 +1,7 @@
-"""Xid errors of the NVIDIA driver in the kernel's log since the start of the machine (effects).
+"""Read the Xid errors of the NVIDIA driver since the machine started from the kernel log.
 
-Enters: a ``World``. Leaves: events by GPU and code. Without permission there is a reason, and no empty list.
-Form of the lines: NVIDIA, Xid Errors, https://docs.nvidia.com/deploy/xid-errors/ ; checked on 2026-11-22.
+Without permission, the signal has a reason instead of an empty list. Line format: NVIDIA, Xid Errors,
+https://docs.nvidia.com/deploy/xid-errors/, checked on 2026-11-22.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from envforge.verify.values import Signal
 _XID = re.compile(r"NVRM: Xid \((?:PCI:)?([0-9A-Fa-f:.]+)\): (\d+)")
 _KMSG = "/dev/kmsg"
 _JOURNAL = ("journalctl", "--dmesg", "--boot", "--quiet", "--no-pager", "--output=cat")
-_NO_LINE_MATCHES = 1  # how `journalctl --grep` ends then
+_NO_LINE_MATCHES = 1  # exit code of `journalctl --grep` in that case
 _LONGEST = 200
 
 
 def observe_xids(world: World) -> Signal[tuple[XidEvent, ...]]:
-    """The kernel's own ring first, which is fast, then the journal."""
+    """Read the kernel's ring buffer, or the slower journal if the buffer isn't readable."""
     try:
         return Signal(value=parse_xids(world.calls.kernel_records(world.root / _KMSG.lstrip("/"))), source=_KMSG)
     except OSError as error:
@@ -34,13 +34,14 @@ def observe_xids(world: World) -> Signal[tuple[XidEvent, ...]]:
 
 
 def _may_read_journal(world: World) -> bool:
-    """A user outside the groups of the journal sees an empty one without an error: ask for one line of the kernel's."""
+    """Return whether the journal shows kernel messages to this user."""
+    # without permission, journalctl prints nothing and reports no error, so request one line
     line = world.run((*_JOURNAL, "--lines=1"))
     return line is not None and line.exit_code == 0 and bool(line.stdout.strip())
 
 
 def parse_xids(text: str) -> tuple[XidEvent, ...]:
-    """The events in the text of a log, by GPU and code in the order of their first line."""
+    """Return the events in a log by GPU and code, in the order of their first lines."""
     lines: dict[tuple[str, int], list[str]] = {}
     for line in text.splitlines():
         match = _XID.search(line)

@@ -18,7 +18,7 @@ from envforge.verify.machine.tables import watched_variables
 from envforge.verify.observe import Situation
 from envforge.verify.values import Signal
 
-_SWITCH_CLASS = "0x0680"  # a PCI bridge of class "other": so NVSwitch shows itself
+_SWITCH_CLASS = "0x0680"  # a PCI bridge of class "other", as NVSwitch reports itself
 _FABRIC_MANAGER = ("nv-fabricmanager", "--version")
 _FABRIC_SERVICE = ("systemctl", "is-active", "nvidia-fabricmanager")
 
@@ -40,7 +40,7 @@ def observe_machine(situation: Situation) -> MachineFacts:
 
 
 def _without_overrides(world: World) -> World:
-    """The computer without what the user states of it: verify looks at what is there."""
+    """Remove the user's overrides, because ``verify`` checks the real machine."""
     real = {name: value for name, value in world.environment.items() if name not in VARIABLES}
     return replace(world, environment=real)
 
@@ -83,7 +83,7 @@ def _kernel_module(evidence: Evidence) -> Signal[str]:
 
 
 def _switches(world: World) -> int:
-    """NVSwitch on the PCI bus, in machines such as HGX and DGX."""
+    """Return the number of NVSwitch devices on the PCI bus, as in HGX and DGX machines."""
     found = 0
     for bus_id in world.entries("/sys/bus/pci/devices"):
         folder = f"/sys/bus/pci/devices/{bus_id}"
@@ -104,7 +104,7 @@ def _is_gpu_file(name: str) -> bool:
 
 
 def _fabric_manager(world: World, machine: Machine, switches: int) -> Signal[FabricManager]:
-    """Asked only where there is NVSwitch: elsewhere the service has nothing to do."""
+    """Query the service only if there is NVSwitch; other machines don't need it."""
     source = " ".join(_FABRIC_MANAGER)
     if not switches:
         return Signal(source="/sys/bus/pci/devices", unreadable="no NVSwitch on the PCI bus")

@@ -21,7 +21,7 @@ from envforge.verify.machine.judging import (
 from envforge.verify.machine.tables import event_reasons, limit, name_of, share
 from envforge.verify.values import Check, Judgement, Verdict
 
-_PROHIBITED = 2
+_PROHIBITED = 2  # NVML_COMPUTEMODE_PROHIBITED
 
 
 def _throttled(case: Case) -> Iterator[Judgement]:

@@ -177,7 +177,7 @@ def _files(case: Case) -> Iterator[Judgement]:
 
 
 def _are_ours(case: Case, closed: Sequence[str]) -> bool:
-    """Whether programs need these files: common ones, or those of a GPU that the driver reports."""
+    """Return whether programs need these files: common ones, or those of a GPU that the driver reports."""
     common = [path for path in closed if not path.removeprefix("/dev/nvidia").isdigit()]
     open_gpus = [file for file in case.facts.driver.device_files if file.usable and file.path[-1].isdigit()]
     return bool(common) or len(open_gpus) < max(1, len(case.facts.gpus))
@@ -190,6 +190,7 @@ def _lost(case: Case) -> Iterator[Judgement]:
         reason = gpu.handle.unreadable
         if reason is None:
             yield passed("the GPU responds", source=gpu.handle.source, subject=subject(gpu))
+        # NVML_ERROR_GPU_IS_LOST and NVML_ERROR_RESET_REQUIRED
         elif reason.startswith(("NVML error 15", "NVML error 16")):
             yield fail(
                 f"the GPU is lost ({reason})",

@@ -1,7 +1,4 @@
-"""Facts that can be shown to strangers: no user, no host, no UUID, no path of a home folder.
-
-Enters: ``MachineFacts``. Leaves: the same without what tells this machine from others of its kind.
-"""
+"""Remove user, host name, UUIDs, and home directories from the facts of a machine."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ _HOME = re.compile(r"(/home|/Users|[A-Z]:\\Users)[/\\][^/\\\s:;,\"'`]+|/root(?=/
 
 
 def redacted(facts: MachineFacts) -> MachineFacts:
-    """The facts without host name, UUIDs and home folders; every fact that a judgement rests on stays."""
+    """Return the facts without identifying values; every fact that a check uses is kept."""
     machine = machine_from_json(facts.machine, "the record")
     host = re.compile(rf"\b{re.escape(machine.hostname)}\b") if machine.hostname else None
 

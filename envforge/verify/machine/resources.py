@@ -11,7 +11,7 @@ from envforge.verify.machine.judging import Case, counted, fail, gib, info, judg
 from envforge.verify.machine.tables import limit, share
 from envforge.verify.values import Check, Judgement, Signal, Verdict
 
-_SHM = "/dev/shm"  # noqa: S108 - only named, never written to
+_SHM = "/dev/shm"  # noqa: S108 - only its name and free space are used
 
 
 def _shared_memory(case: Case) -> Iterator[Judgement]:

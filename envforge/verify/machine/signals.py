@@ -1,4 +1,7 @@
-"""Turn the lines that ``driver_child`` printed into signals of GPUs; a missing line is a timeout or a crash."""
+"""Convert the output of ``driver_child`` to signals of GPUs.
+
+A missing line is a timeout or a crash; they can't be distinguished (docs/decisions/0010).
+"""
 
 from __future__ import annotations
 

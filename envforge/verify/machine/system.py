@@ -1,7 +1,4 @@
-"""Observe the operating system (effects): memory, disks, limits, processor, clock, the kernel's log.
-
-Enters: a ``Situation`` and what ``probe`` read. Leaves: ``SystemFacts``.
-"""
+"""Observe the operating system: memory, disks, limits, CPUs, clock, and kernel log."""
 
 from __future__ import annotations
 
@@ -25,11 +22,11 @@ from envforge.verify.values import Signal
 
 T = TypeVar("T")
 
-_SHM = "/dev/shm"  # noqa: S108 - looked at, never written to
+_SHM = "/dev/shm"  # noqa: S108 - only its free space is read
 
 
 def observe_system(situation: Situation, evidence: Evidence) -> SystemFacts:
-    """Everything that a training run gets from the system."""
+    """Return all limits and resources that affect a training run."""
     world = situation.world
     limits = world.calls.limits
     return SystemFacts(
@@ -55,7 +52,7 @@ def observe_system(situation: Situation, evidence: Evidence) -> SystemFacts:
 def _try(source: str, read: Callable[[], T]) -> Signal[T]:
     try:
         return Signal(value=read(), source=source)
-    except (OSError, AttributeError) as error:  # AttributeError: a C library or limit that this system does not have
+    except (OSError, AttributeError) as error:  # AttributeError: this system lacks the C function or limit
         return Signal(source=source, unreadable=getattr(error, "strerror", None) or str(error))
 
 
@@ -100,7 +97,7 @@ def _cpu(world: World) -> Signal[Cpu]:
         name, colon, value = line.partition(":")
         if colon:
             found.setdefault(name.strip(), value.strip())
-    flags = found.get("flags") or found.get("Features")
+    flags = found.get("flags") or found.get("Features")  # `Features` on aarch64
     if flags is None:
         return Signal(source=source, unreadable="no list of instruction sets")
     known = watched_instructions()
@@ -109,7 +106,7 @@ def _cpu(world: World) -> Signal[Cpu]:
 
 
 def _newest(situation: Situation) -> Signal[str]:
-    """When the newest of the project's own files was written: no clock that is right is behind it."""
+    """Return the modification time of the newest project file; a correct clock is never behind it."""
     folder = situation.project or situation.folder
     places = [situation.lock, folder / "environment.yml", folder / "envforge.toml"]
     times = [path.stat().st_mtime for path in places if path is not None and path.is_file()]
@@ -119,7 +116,7 @@ def _newest(situation: Situation) -> Signal[str]:
 
 
 def _scheduler(world: World) -> str | None:
-    """The batch system of this machine: a login node has one and no GPU."""
+    """Return the batch system of this machine, because its login nodes have no GPU."""
     if world.environment.get("SLURM_JOB_ID"):
         return "slurm job"
     return "slurm" if world.environment.get("SLURM_CONF") or world.exists("/etc/slurm") else None

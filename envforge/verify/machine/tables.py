@@ -1,7 +1,4 @@
-"""The tables of ``envforge/data`` that the machine's checks look into, as values.
-
-Enters: ``xid.toml``, ``machine-checks.toml``. Leaves: rows by number or name.
-"""
+"""Look up rows of ``xid.toml`` and ``machine-checks.toml`` in ``envforge/data``."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from envforge.matrix import Matrix, load_matrix
 from envforge.resources import read_data
 
 XidKind = Literal["app", "driver", "hardware"]
-# Looked at by several checks, or shown beside what they found.
+# used by several checks, or shown with their findings
 _ALSO_WATCHED = (
     "CUDA_DEVICE_ORDER",
     "CUDA_VISIBLE_DEVICES",
@@ -26,7 +23,7 @@ _ALSO_WATCHED = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Xid:
-    """What one Xid code means."""
+    """The meaning of one Xid code."""
 
     kind: XidKind
     meaning: str
@@ -36,7 +33,7 @@ class Xid:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EventReason:
-    """Why a GPU does not run at its full clocks."""
+    """A reason why a GPU doesn't run at its maximum clocks."""
 
     name: str
     bad: bool
@@ -45,7 +42,7 @@ class EventReason:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hurting:
-    """What a variable does; ``only`` is the one value that does it."""
+    """The effect of an environment variable; ``only`` is the one value that has it."""
 
     effect: str
     only: str | None = None
@@ -53,7 +50,7 @@ class Hurting:
 
 @cache
 def matrix() -> Matrix:
-    """The table of PyTorch builds and drivers, read once."""
+    """Return the table of PyTorch builds and drivers."""
     return load_matrix()
 
 
@@ -68,13 +65,13 @@ def _checks() -> dict[str, Any]:
 
 
 def xid(code: int) -> Xid | None:
-    """The row of a code; None where the table has none."""
+    """Return the row of a code, or None if the table has none."""
     row = _xids()["xid"].get(str(code))
     return Xid(**row, advice=_xids()["action"][row["action"]]) if row else None
 
 
 def event_reasons(mask: int) -> tuple[EventReason, ...]:
-    """The reasons of which NVML has set the bit; a bit without a row counts as bad, since nobody knows it."""
+    """Return the reasons in a bit mask of NVML; a bit without a row is bad, because its meaning is unknown."""
     reasons = []
     for bit in range(mask.bit_length()):
         if mask >> bit & 1:
@@ -85,40 +82,40 @@ def event_reasons(mask: int) -> tuple[EventReason, ...]:
 
 
 def is_bad_reason(name: str) -> bool:
-    """Whether a reason of that name is a fault; one that has no row counts as bad."""
+    """Return whether a reason is a problem; a reason without a row is one."""
     return all(row["bad"] for row in _checks()["event_reasons"].values() if row["name"] == name)
 
 
 def name_of(table: Literal["recovery_actions", "compute_modes", "fabric_states"], number: int) -> str:
-    """NVML's number in words."""
+    """Return the name of one of NVML's numbers."""
     return str(_checks()[table].get(str(number), f"unknown ({number})"))
 
 
 def hurting_variables() -> Mapping[str, Hurting]:
-    """Variables that make training slow or change its numbers."""
+    """Return the variables that slow training or change its results."""
     return {name: Hurting(**row) for name, row in _checks()["variables"].items()}
 
 
 def watched_variables() -> tuple[str, ...]:
-    """All variables that the record keeps where they are set."""
+    """Return the variables that a record contains if they are set."""
     return tuple(sorted({*_ALSO_WATCHED, *_checks()["variables"]}))
 
 
 def cpu_level(level: Literal["v2", "v3", "bf16"]) -> tuple[str, ...]:
-    """The instruction sets that a level of x86-64 adds; ``bf16``: any of these multiplies bf16 in hardware."""
+    """Return the instruction sets of an x86-64 level; for ``bf16``, those that multiply bf16 in hardware."""
     return tuple(_checks()["cpu_levels"][level])
 
 
 def watched_instructions() -> frozenset[str]:
-    """The instruction sets that the record keeps."""
+    """Return the instruction sets that a record contains if the CPU has them."""
     return frozenset(name for names in _checks()["cpu_levels"].values() for name in names)
 
 
 def limit(name: str) -> int:
-    """A threshold in whole numbers."""
+    """Return a threshold, an integer in the unit that its name contains."""
     return int(_checks()["limits"][name])
 
 
 def share(name: str) -> float:
-    """A threshold as a part of one."""
+    """Return a threshold as a fraction between 0 and 1."""
     return float(_checks()["limits"][name])

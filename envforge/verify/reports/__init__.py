@@ -1,1 +1,1 @@
-"""How a report is shown: terminal, JSON, JUnit, Markdown, HTML."""
+"""Render a report for terminals, as JSON, JUnit XML, Markdown, and HTML."""

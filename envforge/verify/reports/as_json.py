@@ -1,4 +1,4 @@
-"""A report as the result of the JSON envelope, and the JSON Schema of it, which is published in the package."""
+"""Convert a report to JSON, and generate the JSON Schema that the package publishes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCHEMA_FILE = "verify-report.schema.json"
 
 
 def report_to_json(report: Report, *, strict: bool = False) -> dict[str, Json]:
-    """The result of ``verify --json``: the verdict, the counts, each finding, and the record to judge again."""
+    """Return the result of ``verify --json``: verdict, counts, findings, and the record to judge again."""
     return {
         "outcome": outcome(report, strict=strict).lower(),
         "strict": strict,
@@ -43,7 +43,7 @@ def _finding(finding: Finding) -> dict[str, Json]:
 
 
 def check_to_json(check: Check) -> dict[str, Json]:
-    """One line of ``verify --list --json``."""
+    """Return one item of ``verify --list --json``."""
     return {
         "id": check.id,
         "question": check.question,
@@ -58,13 +58,13 @@ def check_to_json(check: Check) -> dict[str, Json]:
 
 
 def published_schema() -> dict[str, Any]:
-    """The schema as it lies in the package."""
+    """Read the schema in the package."""
     value: dict[str, Any] = json.loads((data_folder() / SCHEMA_FILE).read_text(encoding="utf-8"))
     return value
 
 
 def make_schema() -> dict[str, Any]:
-    """The JSON Schema of the whole document that ``verify --json`` prints, made from the types."""
+    """Generate the JSON Schema of the document that ``verify --json`` prints, from the types."""
     record = record_schema()
     definitions = record.pop("$defs", {})
     text: dict[str, Any] = {"type": "string"}

@@ -1,7 +1,7 @@
-"""Charts as values, in the units that people read; ``html`` draws them.
+"""Define charts as values in readable units; ``html`` draws them.
 
-Bars compare one quantity between precisions; curves show a quantity over the steps. Each chart carries its numbers, so
-that a table can stand beside it.
+Bars compare one quantity between precisions; curves show a quantity over the steps. Each chart contains its numbers,
+so that a table can be shown next to it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-POINTS = 240  # more than a screen tells apart; a longer curve is thinned to these
+POINTS = 240  # more than a screen resolves; longer curves are thinned to this number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bar:
-    """One bar. ``kind`` is ``amp`` or ``fp32``, which decides how it looks; ``shown`` is its value in words."""
+    """One bar. ``kind`` is ``amp`` or ``fp32``, which selects its style; ``shown`` is its value as text."""
 
     label: str
     value: float
@@ -25,7 +25,7 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BarChart:
-    """Bars from zero; ``said`` is the chart in one sentence, for those who cannot see it."""
+    """Bars from zero; ``said`` describes the chart in one sentence for screen readers."""
 
     title: str
     said: str
@@ -46,7 +46,7 @@ def _percent(value: float, longest: float) -> float:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curve:
-    """One line over the steps; a value that is not finite leaves a gap."""
+    """One line over the steps; a value that isn't finite leaves a gap."""
 
     label: str
     values: tuple[float, ...]
@@ -67,19 +67,19 @@ class CurveChart:
 
     @property
     def bottom(self) -> float:
-        """The lower end of the axis: zero, unless a value lies below it."""
+        """The lower end of the axis: zero, or the lowest value if it is negative."""
         return min([0.0, *self._finite()])
 
     @property
     def steps(self) -> int:
-        """How many steps the longest line has."""
+        """The number of steps of the longest line."""
         return max((len(curve.values) for curve in self.curves), default=0)
 
     def _finite(self) -> list[float]:
         return [value for curve in self.curves for value in curve.values if math.isfinite(value)]
 
     def paths(self) -> tuple[str, ...]:
-        """The ``d`` of each line, in a box of 100 by 100."""
+        """Return the ``d`` attribute of each line as an SVG path, in a box of 100 by 100."""
         return tuple(self._path(curve.values) for curve in self.curves)
 
     def _path(self, values: Sequence[float]) -> str:
@@ -96,7 +96,7 @@ class CurveChart:
 
 
 def _thinned(count: int) -> list[int]:
-    """At most ``POINTS`` positions, the first and the last among them."""
+    """Return at most ``POINTS`` positions, including the first and the last."""
     if count <= POINTS:
         return list(range(count))
     return sorted({round(i * (count - 1) / (POINTS - 1)) for i in range(POINTS)})

@@ -13,8 +13,8 @@ from envforge.verify.reports.markdown import escape
 from envforge.verify.reports.words import printable
 
 _NOT_OBSERVED = "not observed"
-_COLUMNS = 8  # more machines than this have no column of their own
-_NAMED = 20  # more machines than this are counted, not named
+_COLUMNS = 8  # a table for more machines has no column for each
+_NAMED = 20  # more machines are counted, not named
 
 
 def headline(comparison: Comparison) -> str:

@@ -19,7 +19,7 @@ Rows = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """One group of facts; ``short`` are those that a terminal shows, ``compared`` whether two machines should agree."""
+    """One group of facts. A terminal shows only ``short``; ``compared`` is whether machines should agree."""
 
     title: str
     rows: Rows
@@ -28,7 +28,7 @@ class Section:
 
 
 def facts(record: Record) -> tuple[Section, ...]:
-    """The sections of a record that have something to say."""
+    """Return the sections of a record that have rows."""
     return tuple(section for section in _sections(record) if section.rows)
 
 
@@ -63,7 +63,7 @@ def _project(record: Record) -> Section:
 
 
 def _machine(facts: MachineFacts) -> Section:
-    """The machine by the record of ``detect``, which a damaged or foreign record may lack."""
+    """Return the facts of the machine, or no rows if the record of ``detect`` is invalid."""
     try:
         machine = machine_from_json(facts.machine, "the record")
     except EnvforgeError:
@@ -127,7 +127,7 @@ def _training(facts: TrainingFacts) -> Section:
 
 
 def gibibytes(amount: int | None) -> str:
-    """``15.6 GiB``; empty where it is not known."""
+    """Return a size such as ``15.6 GiB``, or an empty string if it is unknown."""
     return "" if amount is None else f"{amount / 2**30:.1f} GiB"
 
 

@@ -66,8 +66,8 @@ def page(template: str, **values: Any) -> str:
     environment.filters["prose"] = _prose
     policy = f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
     return environment.get_template(template).render(
-        style=Markup(style),  # noqa: S704 - a file of ours
-        script=Markup(script),  # noqa: S704 - a file of ours
+        style=Markup(style),  # noqa: S704 - a file of this package
+        script=Markup(script),  # noqa: S704 - a file of this package
         policy=policy,
         **values,
     )
@@ -78,7 +78,7 @@ def _prose(text: str) -> Markup:
     from markupsafe import Markup, escape  # noqa: PLC0415 - heavy, and only pages need it
 
     parts = printable(text).split("`")
-    if len(parts) % 2 == 0:  # an unpaired backtick
+    if len(parts) % 2 == 0:  # a backtick without its pair
         return escape(printable(text))
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if position % 2 else escape(part) for position, part in enumerate(parts)

@@ -10,7 +10,7 @@ from envforge.verify.values import QUESTIONS, Finding, Report, Verdict
 
 
 def render(report: Report, *, strict: bool = False) -> bytes:
-    """The XML; a failure is what fails the run, and what was skipped or is not known says why."""
+    """Return the XML. Only findings that fail the run are failures; SKIP and UNKNOWN contain their reason."""
     root = Element("testsuites", name="envforge verify")
     seconds = {item.what: item.seconds for item in report.record.observed}
     totals = [0, 0, 0]
@@ -19,6 +19,7 @@ def render(report: Report, *, strict: bool = False) -> bytes:
         if findings:
             suite = _suite(question, findings, strict=strict)
             suite.set("time", f"{seconds.get(question, 0.0):.3f}")
+            # the JUnit schema permits no time zone
             suite.set("timestamp", report.record.created_at.replace(tzinfo=None).isoformat(timespec="seconds"))
             suite.set("hostname", "localhost")
             root.append(suite)

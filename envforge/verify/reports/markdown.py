@@ -13,7 +13,7 @@ _OPEN = (Verdict.FAIL, Verdict.UNKNOWN, Verdict.WARN)
 
 
 def render(report: Report, *, strict: bool = False) -> str:
-    """The Markdown, which GitHub, GitLab and others show alike."""
+    """Return Markdown that GitHub, GitLab, and others render alike."""
     return "\n".join(_lines(report, strict=strict)) + "\n"
 
 
@@ -61,7 +61,8 @@ def _table(title: str, findings: list[Finding]) -> Iterator[str]:
 
 
 def escape(text: str) -> str:
-    """A text that Markdown shows as it is: no markup, no HTML, no table cell, no mention of a user."""
+    """Escape a string so that Markdown shows it as is: no markup, HTML, table cell, or mention of a user."""
     shown = printable(text)
     shown = shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # the zero-width space after @ prevents a notification
     return re.sub(r"([\\`*_{}\[\]|~#!])", r"\\\1", shown).replace("@", "@\u200b")

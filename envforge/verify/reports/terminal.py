@@ -29,7 +29,7 @@ _SHOWN = (Verdict.FAIL, Verdict.UNKNOWN, Verdict.WARN)
 
 
 def render(report: Report, *, width: int, strict: bool = False, verbose: bool = False) -> Iterator[Text]:
-    """The lines of the report; ``verbose`` shows each finding as whole as a failure."""
+    """Yield the lines of the report; ``verbose`` shows every finding as fully as a failure."""
     width = max(NARROW, min(width, WIDE))
     yield from _head(report, width, strict=strict)
     findings = worst_first(report.findings)
@@ -71,7 +71,7 @@ def _row(label: str, value: str, width: int) -> Iterator[Text]:
 
 
 def _command(command: str) -> Text:
-    """Keep a command on one line, so that it can be pasted."""
+    """Return a command on one line, so that it can be pasted."""
     return _text(f"  {'run':<{_LABEL}}{printable(command)}", "bold")
 
 
@@ -86,7 +86,7 @@ def _one_line_each(findings: Iterable[Finding], width: int) -> Iterator[Text]:
 
 
 def _folded(findings: tuple[Finding, ...], width: int) -> Iterator[Text]:
-    """What passed, by question; what was skipped, by its reason."""
+    """Yield the number of passed checks by question, and skipped checks by reason."""
     passed = Counter(finding.question for finding in findings if finding.verdict is Verdict.PASS)
     skipped: dict[tuple[str, str], list[str]] = {}
     for finding in findings:
@@ -116,7 +116,7 @@ def _facts(report: Report, width: int) -> Iterator[Text]:
 
 
 def render_list(checks: Iterable[Check], width: int) -> Iterator[Text]:
-    """Every check with its id, group, severity, cost and title, by question."""
+    """Yield each check with its id, group, severity, cost, and title, by question."""
     width = max(NARROW, min(width, WIDE))
     question = ""
     for check in checks:
@@ -153,6 +153,6 @@ def _wrapped(text: str, width: int, first: str, others: str | None = None) -> It
 
 
 def _text(line: str, style: str = "") -> Text:
-    from rich.text import Text  # noqa: PLC0415 - only who prints needs rich
+    from rich.text import Text  # noqa: PLC0415 - only terminal output needs rich
 
     return Text(line, style=style)

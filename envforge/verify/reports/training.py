@@ -13,7 +13,7 @@ from envforge.verify.training.facts import DeviceFacts, LearningFacts, Number, S
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
-    """One number of a training that two machines can compare; ``shown`` is it in words."""
+    """One number that can be compared between machines; ``shown`` is its value as text."""
 
     name: str
     value: float
@@ -21,7 +21,7 @@ class Measure:
 
 
 def measures(record: Record) -> tuple[Measure, ...]:
-    """The speeds of a record; one that is higher than elsewhere is worth a look like one that is lower."""
+    """Return the speeds in a record; an unusually high one matters as much as a low one."""
     if record.training is None:
         return ()
     found = [measure for device in record.training.devices for measure in _of_device(device)]
@@ -55,7 +55,7 @@ def _rate(name: str, bytes_per_s: float) -> Measure:
 
 
 def charts(record: Record) -> tuple[Chart, ...]:
-    """What can be drawn of a record; nothing where it did not train."""
+    """Return the charts of a record, or none without training facts."""
     if record.training is None:
         return ()
     return tuple(chart for device in record.training.devices for chart in _charts_of(device))

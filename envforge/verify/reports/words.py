@@ -1,4 +1,4 @@
-"""What every report shares: the order of verdicts, counts, the headline, and strings that are safe to show."""
+"""Order verdicts, count findings, write the headline, and escape strings, for all reports."""
 
 from __future__ import annotations
 

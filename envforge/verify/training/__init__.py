@@ -1,4 +1,7 @@
-"""The third question: does it train? Measured in the project's interpreter, one process a GPU, with a time limit."""
+"""Answer the third question, whether the project trains on this machine.
+
+The project's interpreter measures each GPU in a process with a time limit.
+"""
 
 from __future__ import annotations
 
@@ -9,5 +12,5 @@ from envforge.verify.training.facts import TrainingFacts
 
 
 def redacted(facts: TrainingFacts, names: Sequence[str] = ()) -> TrainingFacts:
-    """The facts without home folders and UUIDs, and without ``names``: the host's, the user's."""
+    """Return the facts without home directories, UUIDs, and ``names`` (of the host and user)."""
     return redact_texts(facts, names)

@@ -1,4 +1,4 @@
-"""The checks of this question, in the order in which people read them."""
+"""List the training checks in the order of reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The facts of training: the measurements of each device."""
+"""Define the facts of training: the measurements of each device."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class LearningFacts:
 
     @property
     def score(self) -> Number:
-        """The metric that counts, on validation data."""
+        """The metric of the smoke test on validation data."""
         return self.evaluation.get(self.metric) if self.metric is not None else None
 
 

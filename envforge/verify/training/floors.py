@@ -26,7 +26,7 @@ class SpeedTableError(EnvforgeError):
 
 
 def floor_of(name: str) -> Signal[SpeedFloor]:
-    """Return the row for a GPU by its driver name; a MIG slice has its share of the speed."""
+    """Return the row for a GPU by the name that the driver reports; a MIG slice gets its share of the speed."""
     source = "data/gpu_speeds.toml"
     row = next((row for pattern, row in speed_table() if pattern.search(name)), None)
     if row is None:
@@ -49,7 +49,7 @@ def floor_of(name: str) -> Signal[SpeedFloor]:
 
 @cache
 def speed_table() -> tuple[tuple[re.Pattern[str], SpeedFloor], ...]:
-    """Every row with the pattern of names that it is for, the most special first."""
+    """Return each row and the pattern of GPU names that it is for, the most specific first."""
     file = importlib.resources.files("envforge") / "data" / "gpu_speeds.toml"
     document = Document(
         damaged=f"invalid data file `{file}`",

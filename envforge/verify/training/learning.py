@@ -17,12 +17,12 @@ from envforge.verify.values import Judgement, Verdict
 
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 _SHOWN = 3
-_LEAST_FALL = 0.9  # of the first readings, whatever the project itself demands
-_PART = 10  # readings in a tenth of the run, at each end
+_LEAST_FALL = 0.9  # of the first loss, even if the project's own threshold is higher
+_PART = 10  # the first and the last tenth of the run are compared
 
 
 def cause_of(facts: LearningFacts) -> str | None:
-    """The id of the first check that the training fails, in the order of causes."""
+    """Return the id of the first check that the training fails, in the order of causes."""
     for name, holds in (
         ("loss-not-finite", not _is_finite(facts)),
         ("loss-constant", _is_constant(facts)),
@@ -54,7 +54,7 @@ def _all_zero(facts: LearningFacts) -> bool:
 
 
 def _guarded(device: DeviceFacts, own: str) -> Judgement | LearningFacts:
-    """The facts, or the judgement of a check that cannot look because of something before it."""
+    """Return the facts, or the judgement of a check that an earlier problem makes meaningless."""
     facts = device.learning.value
     if facts is None:
         return absent(device, "learning")
@@ -215,7 +215,7 @@ def _falls(device: DeviceFacts) -> Judgement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Trend:
-    """The mean loss of the first and of the last tenth, and what the last may be."""
+    """The mean loss of the first and of the last tenth, and the bound of the last."""
 
     first: float
     last: float
@@ -237,7 +237,7 @@ def _trend(facts: LearningFacts) -> _Trend:
 
 
 def reaches(value: float, bound: float, facts: LearningFacts) -> bool:
-    """Whether a value of the metric is as good as the bound."""
+    """Return whether a value of the metric is as good as the bound."""
     return value >= bound if facts.higher_is_better else value <= bound
 
 

@@ -25,7 +25,7 @@ def device_facts(
     lines: Iterable[dict[str, Any]],
     samples: Sequence[Sample] = (),
 ) -> DeviceFacts:
-    """Every measure that came to its end, the one that was running when the process died, and why the rest is not."""
+    """Return the measurements that finished, the one that ran when the process died, and why others are missing."""
     values: dict[str, Any] = {}
     raised: dict[str, str] = {}
     spans: list[tuple[float, float]] = []

@@ -13,14 +13,16 @@ from envforge.verify.values import Signal
 
 
 def under_load(samples: Sequence[Sample], uuid: str, spans: Sequence[tuple[float, float]]) -> Signal[LoadFacts]:
-    """What was sampled of one GPU while it worked."""
+    """Return the samples of one GPU during ``spans``, summarized: medians, maximums, and counts of reasons."""
     source = "NVML, sampled under load"
     if not samples:
         return Signal(source=source, unreadable="no NVML samples")
     if not spans:
         return Signal(source=source, unreadable="the GPU was not put under load")
+    # torch reports UUIDs without the prefix, NVML with it
     bare = uuid.removeprefix("GPU-")
     of_gpu = [s for s in samples if s.uuid.removeprefix("GPU-") == bare]
+    # older torch has no UUID; if NVML reports one GPU, it must be that one
     if not of_gpu and len({s.uuid for s in samples}) == 1:
         of_gpu = list(samples)
     busy = [s for s in of_gpu if any(start <= s.at <= end for start, end in spans)]

@@ -1,4 +1,7 @@
-"""Which measures each check looks at, so that ``--only`` pays for no others. A test holds this against the checks."""
+"""Map each check to the measurements that it needs, so that ``--only`` runs no others.
+
+A test compares the map with the checks.
+"""
 
 from __future__ import annotations
 

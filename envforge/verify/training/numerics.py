@@ -10,8 +10,8 @@ from envforge.verify.training.facts import DeviceFacts, KernelFacts, TrainingFac
 from envforge.verify.training.say import OfDevice, absent, failed, on_each_device, on_training, subject_of
 from envforge.verify.values import Check, Judgement, Signal, Verdict
 
-# Four to five times what rounding to that dtype gives; a wrong kernel is off by orders of magnitude.
-# Attention keeps its probabilities in low precision, so that it is less exact.
+# four to five times the rounding error of the dtype; a wrong kernel is off by orders of magnitude
+# attention keeps its probabilities in low precision, so it is less exact
 _BOUNDS = {"bf16": 0.02, "fp16": 0.004}
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
@@ -58,7 +58,7 @@ def _same_bits(device: DeviceFacts) -> Judgement:
 
 
 def _agree(facts: TrainingFacts) -> Iterator[Judgement]:
-    """GPUs of one model must give the same bits for the same kernels."""
+    """Compare the bits of the same kernels on GPUs of one model."""
     models: dict[str, list[DeviceFacts]] = {}
     for device in facts.devices:
         if device.is_gpu and device.same_bits.value is not None:

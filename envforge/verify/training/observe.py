@@ -38,7 +38,7 @@ START = "import sys; sys.path.append(sys.argv[1]); from envforge_measures.main i
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Plan:
-    """Everything that is the same for all devices."""
+    """The values that are the same for all devices."""
 
     situation: Situation
     prefix: Path
@@ -49,7 +49,7 @@ class _Plan:
 
 
 def observe_training(situation: Situation) -> TrainingFacts:
-    """Measure every GPU that torch sees; where it sees none, the CPU, and the facts say so."""
+    """Measure every GPU that torch finds, or else the CPU, and record why no GPU was used."""
     machine = probe(situation.world)
     known = machine_facts(machine)
     facts = TrainingFacts(
@@ -71,10 +71,10 @@ def observe_training(situation: Situation) -> TrainingFacts:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="envforge-verify-"))
         environment = {
             **child_environment(situation.prefix, situation.world.environment),
-            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # read once, when CUDA starts: deterministic runs need it
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic runs require it; CUDA reads it only at startup
             "TMPDIR": scratch,
         }
-        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # a launcher's; each measuring process is alone
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # set by a launcher, but each process here is independent
             environment.pop(name, None)
         plan = _Plan(
             situation=situation,
@@ -86,7 +86,7 @@ def observe_training(situation: Situation) -> TrainingFacts:
         )
         gpus, no_gpu = _gpu_count(plan) if machine.has_nvidia else (0, None)
         names = [f"cuda:{index}" for index in range(gpus)] or ["cpu"]
-        # one by one, so that none slows another
+        # one after the other, so that no device slows another
         devices = tuple(filter(None, (_measure(plan, name, why) for name in names)))
         facts = replace(facts, devices=devices, no_gpu=no_gpu)
         if (gpus > 1 or situation.depth == "deep") and situation.wants("all-reduce-wrong"):
@@ -95,7 +95,7 @@ def observe_training(situation: Situation) -> TrainingFacts:
 
 
 def package_of(project: Path | None) -> tuple[str | None, str]:
-    """The package of a project that has the interface of our templates, or why there is none."""
+    """Return the package of a project that envforge created, or the reason why there is none."""
     if project is None:
         return None, "no project"
     try:
@@ -108,7 +108,7 @@ def package_of(project: Path | None) -> tuple[str | None, str]:
 
 
 def measures_of(depth: Cost, *, has_project: bool, on_gpu: bool) -> tuple[str, ...]:
-    """What is measured at a depth; ``repeat`` is late because it makes torch deterministic."""
+    """Return the measurements at a depth; ``repeat`` is last because it makes torch deterministic."""
     if depth == "fast":
         return KERNELS
     speed = ("throughput", "transfer") if on_gpu else ()
@@ -118,7 +118,7 @@ def measures_of(depth: Cost, *, has_project: bool, on_gpu: bool) -> tuple[str, .
 
 
 def wanted_measures(situation: Situation, measures: tuple[str, ...]) -> tuple[str, ...]:
-    """Those measures that a check needs which will be judged."""
+    """Return the measurements that a selected check needs."""
     wanted = {need for check, needs in NEEDS.items() if situation.wants(check) for need in needs}
     if not wanted.isdisjoint(NEEDS_PROJECT):
         wanted.add("project")
@@ -128,7 +128,8 @@ def wanted_measures(situation: Situation, measures: tuple[str, ...]) -> tuple[st
 
 
 def _gpu_count(plan: _Plan) -> tuple[int, str | None]:
-    """How many GPUs torch can use, or why none; asked in a process of its own, because CUDA may hang."""
+    """Return the number of GPUs that torch can use, or why there are none."""
+    # in a child process, because CUDA can hang
     program = (
         "import torch; usable = torch.cuda.device_count() if torch.cuda.is_available() else 0; "
         "print('@envforge {\"count\": %d}' % usable)"
@@ -143,7 +144,7 @@ def _gpu_count(plan: _Plan) -> tuple[int, str | None]:
 
 
 def _measure(plan: _Plan, device: str, why: str) -> DeviceFacts | None:
-    """What the chosen checks need of one device; None where they need nothing of it."""
+    """Return the facts of one device that the selected checks need, or None if they need none."""
     on_gpu = device.startswith("cuda")
     possible = measures_of(plan.situation.depth, has_project=plan.package is not None, on_gpu=on_gpu)
     asked = wanted_measures(plan.situation, possible)
@@ -161,24 +162,24 @@ def _measure(plan: _Plan, device: str, why: str) -> DeviceFacts | None:
 
 
 def _apart(plan: _Plan, *, on_gpu: bool) -> tuple[str, ...]:
-    """Measures that get a process and a time limit of their own: compilers hang, and large models take long."""
+    """Return the measurements that get their own process and time limit: compilers hang, large models are slow."""
     possible = (*(("models",) if on_gpu else ()), *(("compiled",) if plan.package is not None else ()))
     return tuple(name for name in wanted_measures(plan.situation, possible) if name in possible)
 
 
 def _with_measure(facts: DeviceFacts, plan: _Plan, measure: str) -> DeviceFacts:
-    """One measure more, in a process of its own; what becomes of that costs nothing else."""
+    """Add one measurement in its own process, so that a crash doesn't affect the others."""
     end, lines = run_child(_measuring(plan, facts.device, (measure,)))
     own = device_facts(facts.device, (measure,), end, lines)
     signal: Signal[Any] = getattr(own, measure)
-    died = signal.value is None and not own.raised and not end.is_late  # what took too long may still be sound
+    died = signal.value is None and not own.raised and not end.is_late  # a timeout doesn't prove an error
     raised = {measure: end.in_words} if died else dict(own.raised)
     added: dict[str, Any] = {measure: signal}
     return replace(facts, asked=(*facts.asked, measure), raised={**facts.raised, **raised}, **added)
 
 
 def _measuring(plan: _Plan, device: str, measures: tuple[str, ...]) -> Child:
-    """The process that makes these measures, one after the other, and is heard meanwhile."""
+    """Return the process that takes these measurements one after the other and reports its progress."""
     specification = {
         "device": device,
         "measures": measures,
@@ -200,7 +201,7 @@ def _child(plan: _Plan, command: tuple[str, ...]) -> Child:
 
 
 def _with_collective(facts: TrainingFacts, plan: _Plan, gpus: int) -> TrainingFacts:
-    """An all-reduce by torchrun: over NCCL with two GPUs or more, else over gloo with two processes."""
+    """Run an all-reduce with torchrun: over NCCL with two or more GPUs, else over gloo with two processes."""
     backend, ranks = ("nccl", gpus) if gpus > 1 else ("gloo", 2)
     program = plan.measures / "envforge_measures" / "collective.py"
     command = (str(plan.python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
@@ -220,6 +221,6 @@ def _with_collective(facts: TrainingFacts, plan: _Plan, gpus: int) -> TrainingFa
         ranks=ranks,
         sums=tuple(line["sum"] for line in said),
         bytes=size,
-        bus_bytes_per_s=size / seconds * 2 * (ranks - 1) / ranks,
+        bus_bytes_per_s=size / seconds * 2 * (ranks - 1) / ranks,  # bus bandwidth as in nccl-tests
     )
     return replace(facts, collective=Signal(value=value, source=source), collective_process=end)

@@ -12,7 +12,7 @@ from envforge.verify.values import Check, Judgement, Verdict
 
 
 def _device(facts: TrainingFacts) -> Iterator[Judgement]:
-    """On a GPU where the lock or the machine has one; a CPU run is never passed off as more."""
+    """Judge the device: a CPU run fails if the lockfile or the machine has a GPU."""
     locked = facts.locked.value
     wants_gpu = locked is not None and locked.cuda is not None
     names = ", ".join(gpu.name for gpu in facts.machine_gpus)

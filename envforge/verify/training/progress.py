@@ -31,8 +31,8 @@ _TYPICAL_S = {
     "control": 10.0, "scaler": 2.0, "compare": 8.0, "throughput": 6.0, "transfer": 1.0, "same_bits": 2.0, "repeat": 6.0,
     "compiled": 40.0, "models": 40.0,
 }  # fmt: skip
-_QUIET_S = 2.0  # the line that names the measurement is not older
-_ENOUGH_S = 8.0  # of the typical durations, before the scale of this run is known
+_QUIET_S = 2.0  # until then, the line that names the measurement is recent enough
+_ENOUGH_S = 8.0  # of typical durations must pass before the speed of this run is known
 
 
 @dataclass(kw_only=True, slots=True)

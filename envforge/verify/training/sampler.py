@@ -1,7 +1,7 @@
-"""Clocks, throttle reasons, power and the PCIe link of each GPU while it works, from NVML (effects).
+"""Sample clocks, throttle reasons, power, and the PCIe link of each GPU under load, through NVML.
 
-NVML is asked in a process of its own, several times a second, because a driver that hangs must not stop us. The same
-file runs in that process: ``main`` prints one marked line a sample until it is killed.
+NVML is queried in a child process, several times a second, because a driver that hangs must not stop envforge. The
+child runs ``main`` of this module, which prints one marked line per sample until it is killed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _START = "import sys; sys.path[:] = sys.argv[1:]; from envforge.verify.training.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One reading of one GPU; ``values`` are integers under the names that ``_read`` gives them."""
+    """One sample of one GPU; ``values`` are integers under the names in ``_read``."""
 
     at: float
     uuid: str
@@ -36,20 +36,20 @@ class Sample:
 
 @dataclass(slots=True)
 class Samples:
-    """What the sampler has said; empty where none ran, and while it runs."""
+    """The samples, empty until the sampler has ended."""
 
     said: tuple[Sample, ...] = ()
 
 
 def sampler_command() -> list[str]:
-    """The command of the sampling process: this interpreter with its module path, and nothing of the current folder."""
+    """Return the command of the sampling process, which imports nothing from the current directory."""
     return [sys.executable, "-I", "-S", "-c", _START, *sys.path, str(Path(__file__).resolve().parents[3])]
 
 
 @contextlib.contextmanager
 def sampling(world: World) -> Iterator[Samples]:
-    """Sample while the block runs; after it the samples are there."""
-    from envforge.verify.environment.process import marked_lines  # noqa: PLC0415 - not in the sampling process
+    """Sample while the block runs, and fill the samples when it ends."""
+    from envforge.verify.environment.process import marked_lines  # noqa: PLC0415 - the sampling process doesn't need it
 
     samples = Samples()
     with tempfile.TemporaryFile() as file:
@@ -64,7 +64,7 @@ def sampling(world: World) -> Iterator[Samples]:
             yield samples
         finally:
             process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs inside the driver, and is left behind
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a process that hangs in the kernel can't be killed
                 process.wait(timeout=2.0)
             file.seek(0)
             lines = marked_lines(file.read().decode("utf-8", "replace"))
@@ -74,22 +74,23 @@ def sampling(world: World) -> Iterator[Samples]:
 
 
 def main() -> None:
-    """Sample every GPU until somebody kills us, or nobody is left who could."""
+    """Sample every GPU until this process is killed or its parent has exited."""
     import pynvml  # noqa: PLC0415 - slow to import, and only this process needs it
 
     parent = os.getppid()
     pynvml.nvmlInit()
     gpus = dict(_gpus(pynvml))
+    # if envforge is killed, nothing else ends this process
     while os.getppid() == parent:
         for uuid, handle in gpus.items():
             line = {"at": time.time(), "uuid": uuid, "values": _read(pynvml, handle)}
             sys.stdout.write("@envforge " + json.dumps(line) + "\n")
-            sys.stdout.flush()  # the next GPU may hang
+            sys.stdout.flush()  # querying the next GPU may hang
         time.sleep(INTERVAL_S)
 
 
 def _gpus(pynvml: Any) -> Iterator[tuple[str, Any]]:
-    """The UUID and handle of each GPU that answers."""
+    """Yield the UUID and handle of each GPU that responds."""
     for index in range(pynvml.nvmlDeviceGetCount()):
         with contextlib.suppress(pynvml.NVMLError):  # a lost GPU must not hide the others
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
@@ -102,7 +103,7 @@ def _uuid(pynvml: Any, handle: Any) -> str:
 
 
 def _read(pynvml: Any, handle: Any) -> dict[str, int]:
-    """What NVML tells; a value that this GPU or driver does not have is left out."""
+    """Return the values of one GPU; those that it or its driver lacks are omitted."""
     sm = pynvml.NVML_CLOCK_SM
     calls: dict[str, tuple[str, tuple[Any, ...]]] = {
         "reasons": ("nvmlDeviceGetCurrentClocksEventReasons", (handle,)),
@@ -120,7 +121,7 @@ def _read(pynvml: Any, handle: Any) -> dict[str, int]:
     for name, (function, arguments) in calls.items():
         with contextlib.suppress(pynvml.NVMLError):
             found[name] = int(getattr(pynvml, function)(*arguments))
-    if "reasons" not in found:  # the name before driver 535
+    if "reasons" not in found:  # the name of this call before driver 535
         with contextlib.suppress(pynvml.NVMLError):
             found["reasons"] = int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
     return found

@@ -1,4 +1,4 @@
-"""Helpers of the training checks: one judgement per device, and judgements of missing measurements."""
+"""Help the training checks: one judgement per device, and judgements of missing measurements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OfDevice = Callable[[DeviceFacts], Judgement]
 
 
 def on_training(judge: Callable[[TrainingFacts], Iterable[Judgement]]) -> Judge:
-    """A judge of the training's facts; a record without them is skipped."""
+    """Return a function that judges a record, from one that judges the facts of training."""
 
     def look(record: Record) -> Iterable[Judgement]:
         if record.training is None:
@@ -27,7 +27,7 @@ def on_training(judge: Callable[[TrainingFacts], Iterable[Judgement]]) -> Judge:
 
 
 def on_each_device(judge: OfDevice) -> Judge:
-    """A judge that says one thing of each device."""
+    """Return a function that judges a record, from one that judges one device."""
 
     def look(facts: TrainingFacts) -> Iterator[Judgement]:
         if not facts.devices:
@@ -39,22 +39,22 @@ def on_each_device(judge: OfDevice) -> Judge:
 
 
 def check_of_device(identity: str, title: str, why: str, judge: OfDevice, **more: Any) -> Check:
-    """A check of the training that says one thing of each device; ``more`` are other fields of it."""
+    """Return a check with one judgement per device; ``more`` are other fields of the check."""
     usual: dict[str, Any] = {"severity": Verdict.FAIL, "cost": "default"}
     values = usual | more
     return Check(id=identity, question="training", title=title, why=why, judge=on_each_device(judge), **values)
 
 
 def subject_of(device: DeviceFacts) -> str:
-    """The device in words."""
+    """Return the name of a device in findings."""
     return f"{device.device} {device.name}".strip()
 
 
 def absent(device: DeviceFacts, measure: str, *, leads: bool = False) -> Judgement:
-    """What a check says whose measure has no value.
+    """Return the judgement of a check whose measurement has no value.
 
-    Not asked for is SKIP. A measure that raised or killed the process fails the check that leads it, and is left to
-    that one by the others. What the process did not reach is UNKNOWN.
+    A measurement that wasn't requested is SKIP, and one that the process didn't reach is UNKNOWN. One that raised or
+    killed the process fails the check that leads it; the other checks that need it are skipped.
     """
     signal: Signal[Any] = getattr(device, measure)
     if measure not in device.asked:
@@ -74,14 +74,14 @@ def absent(device: DeviceFacts, measure: str, *, leads: bool = False) -> Judgeme
 
 
 def failed(observed: str, wanted: str, source: str = "", why: str = "", command: str = "") -> Judgement:
-    """It is not as it should be."""
+    """Return a judgement: training fails, or its results can't be trusted."""
     return Judgement(
         verdict=Verdict.FAIL, observed=observed, wanted=wanted, source=source, why=why, command=command or SMOKE
     )
 
 
 def warned(observed: str, wanted: str, source: str = "", why: str = "", command: str = "") -> Judgement:
-    """It works, and worse than it should."""
+    """Return a judgement: training works, but worse than it should."""
     return Judgement(verdict=Verdict.WARN, observed=observed, wanted=wanted, source=source, why=why, command=command)
 
 

@@ -11,7 +11,7 @@ from envforge.verify.training.learning import cause_of
 from envforge.verify.training.say import absent, check_of_device, failed
 from envforge.verify.values import Judgement
 
-_LARGEST_ERROR = 0.25  # a scale that is forgotten, or clipped before it is taken out, is off by factors
+_LARGEST_ERROR = 0.25  # without scaling, or with clipping before unscaling, gradients are off by factors
 _SOURCE = "fp16, three updates"
 
 
@@ -25,7 +25,7 @@ def _usable(device: DeviceFacts) -> Judgement | ScalerFacts:
 
 
 def _is_wrong(facts: ScalerFacts) -> bool:
-    """Whether the first gradients are not those of fp32, or could not be had; the rest follows from that."""
+    """Return whether the first gradients differ from fp32 or are missing; other errors follow from that."""
     return facts.gradient_error is None or facts.gradient_error > _LARGEST_ERROR
 
 

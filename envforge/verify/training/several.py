@@ -1,4 +1,4 @@
-"""Check an all-reduce over several processes."""
+"""Check an all-reduce over several processes with torchrun."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ from envforge.verify.training.say import absent, check_of_device, failed, on_eac
 from envforge.verify.values import Check, Judgement, Verdict
 
 _GIB = 2**30
-# 10^9 bytes a second and lane, each way, after the encoding: PCI-SIG base specifications 1.0 to 6.0
+# GB/s per lane and direction, after encoding: PCI-SIG base specifications 1.0 to 6.0
 _LANE = {1: 0.25, 2: 0.5, 3: 0.985, 4: 1.969, 5: 3.938, 6: 7.563}
-_SHARE = 0.7
-_SAME = 0.1
+_SHARE = 0.7  # of the rate of the PCIe link, which copies must reach
+_SAME = 0.1  # AMP may be slower than fp32 by this share without a warning
 _BY_CHOICE = ("idle", "application clocks", "sync boost", "display clocks")
 _LONGER = "envforge verify --only compile-fails --limit 480"
 _PCI = (
@@ -54,7 +54,7 @@ def _run(run: SpeedRun) -> str:
 
 
 def _agrees(device: DeviceFacts) -> Judgement:
-    """The losses of both, update for update: the same data and the same seeds."""
+    """Compare the losses of both, which have the same data and seeds."""
     if device.compare.value is None:
         return absent(device, "compare")
     runs = device.compare.value.runs
@@ -128,7 +128,7 @@ def _throttle(device: DeviceFacts) -> Judgement:
     seen = [f"{name} in {count} of {load.samples} samples" for name, count in load.reasons.items()]
     said += f"; {', '.join(seen)}" if seen else ""
     wanted = "no hardware or thermal throttling under load"
-    # one sample may catch a spike; a third of them is a state
+    # a single sample can be a spike; a third of all samples is a persistent state
     if any(count * 3 >= load.samples for name, count in load.reasons.items() if is_bad_reason(name)):
         return warned(said, wanted, device.load.source, command=_LOOK)
     return passed(said, wanted=wanted, source=device.load.source)

@@ -1,4 +1,4 @@
-"""Made-up facts of an environment that is as it should be, to be changed in one place by each test."""
+"""Build sample facts of a sound environment; each test changes one of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A situation as ``verify`` would have it, on this computer or on a recorded one."""
+"""Build a ``Situation`` on this machine or on a recorded one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every check of the environment: a made-up record that triggers it alone, and one that does not."""
+"""Test every environment check on a record that triggers only it, and on one that doesn't."""
 
 from __future__ import annotations
 

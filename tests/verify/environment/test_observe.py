@@ -1,4 +1,4 @@
-"""The real observer in real processes; only ``torch`` itself, the outermost edge, is a file of ours."""
+"""Test the environment observer with real processes; only the package ``torch`` is a fake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Virtual environments whose ``torch`` is a file of ours: the outermost edge, below which everything is real."""
+"""Create virtual environments with a fake ``torch``; everything else in them is real."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stub of the driver's libraries, built once, and what the observer read on each computer, read once."""
+"""Build the stub of the driver's libraries once, and observe each scene once."""
 
 from __future__ import annotations
 

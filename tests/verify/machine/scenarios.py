@@ -1,6 +1,6 @@
-"""For each row of the check table a computer on which its check fires, and one on which it is content.
+"""Define two machines for each row of the check table: one on which the check fails, and one on which it passes.
 
-The table of checks is the one of docs/verify-machine.md; rows of the environment and of training are not here.
+The check table is in docs/verify-machine.md. Rows of environment and training are tested elsewhere.
 """
 
 from __future__ import annotations

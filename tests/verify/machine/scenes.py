@@ -1,6 +1,7 @@
-"""Computers in all states: real files below a root, the stub driver through the real nvidia-ml-py, real locks.
+"""Create machines in many states: real files below a root, the stub driver under nvidia-ml-py, and real lockfiles.
 
-A ``Scene`` is laid out in a folder and observed by the real observer. ``calls`` replaces what only a kernel tells.
+A ``Scene`` is written to a directory, and the real observer reads it. ``calls`` replaces values that come from the
+kernel.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Real outputs of nvidia-smi and real error texts, through the whole observer, where NVML itself does not answer."""
+"""Test the observer on real output of nvidia-smi and real error messages, without a working NVML."""
 
 from __future__ import annotations
 

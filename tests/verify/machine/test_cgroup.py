@@ -1,4 +1,4 @@
-"""Limits of control groups, version 2 and 1: the tightest of the group and its parents counts."""
+"""Test limits of control groups, version 2 and 1: the tightest of the group and its parents applies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``docs/verify-machine.md`` has every row and check of the machine."""
+"""Test that ``docs/verify-machine.md`` contains every row and check of the machine."""
 
 from __future__ import annotations
 

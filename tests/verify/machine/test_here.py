@@ -1,4 +1,4 @@
-"""The real observer on the computer that runs the tests, whatever it is."""
+"""Test the machine observer on the computer that runs the tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Machines as people have them: what the whole set of checks says there, and that one cause is one failure."""
+"""Test all checks on typical machines, and that one cause results in one failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is shown to strangers tells no user, host, UUID or home folder, and is judged the same."""
+"""Test that redacted facts contain no user, host, UUID, or home directory, and get the same verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each check fires on the computer that it is for, and is content on one that is well: through the real observer."""
+"""Test each machine check on its two scenarios, through the real observer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables: each row can be used, says what it means, and has a source."""
+"""Test that each row of the data tables can be used, and has a meaning and a source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What cannot be read is never a pass: it is UNKNOWN, or SKIP where there is no such thing or we may not look."""
+"""Test that an unreadable signal never passes.
+
+It is UNKNOWN, or SKIP if the machine lacks the part or the user lacks permission.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The page in a browser: filters, keyboard, narrow and printed; it logs no error and asks nobody for anything.
+"""Test the HTML page in a browser: filters, keyboard, narrow screens, printing, no errors, and no requests.
 
-Runs where Chromium is installed (Debian's package ``chromium``).
+Requires Chromium (Debian's package ``chromium``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The page without a browser: whole, alone, escaped, and allowed to ask nothing of anybody."""
+"""Test the HTML page without a browser: complete, self-contained, escaped, and without requests."""
 
 from __future__ import annotations
 

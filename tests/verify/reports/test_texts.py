@@ -1,4 +1,4 @@
-"""Terminal, Markdown, JUnit: what people and CI systems read of a report."""
+"""Test the terminal, Markdown, and JUnit output of a report."""
 
 from __future__ import annotations
 

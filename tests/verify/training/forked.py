@@ -1,6 +1,6 @@
-"""Runs the measures on several projects, each in a fork of one process that has imported torch.
+"""Run the measurements on several projects, each in a fork of one process that has imported torch.
 
-Enters (stdin): JSON ``[[folder, [measure, …]], …]``. Leaves: ``folder/lines.json``, what the measures said.
+stdin is JSON, ``[[folder, [measure, …]], …]``. The output of the measurements is in ``folder/lines.json``.
 """
 
 from __future__ import annotations

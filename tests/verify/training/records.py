@@ -1,4 +1,4 @@
-"""Made-up facts of a training on one sound A100, to be changed in one place by each test."""
+"""Build sample facts of training on one sound A100; each test changes one of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole of ``verify train --deep`` on real GPUs: ``python -m pytest -m gpu tests/verify``."""
+"""Test ``verify train --deep`` on real GPUs: ``python -m pytest -m gpu tests/verify``."""
 
 from __future__ import annotations
 

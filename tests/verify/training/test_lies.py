@@ -1,4 +1,4 @@
-"""A torch or a project that lies is caught: one line changed, and exactly the check that is there for it fails."""
+"""Test that one wrong line in torch or in a project fails exactly the check for it."""
 
 from __future__ import annotations
 

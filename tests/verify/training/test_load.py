@@ -1,4 +1,4 @@
-"""Clocks, throttle reasons, power and PCIe while GPUs work: the real observer and sampler, against the stub of NVML."""
+"""Test clocks, throttle reasons, power, and PCIe under load, with the real sampler and the stub of NVML."""
 
 from __future__ import annotations
 

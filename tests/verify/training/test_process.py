@@ -1,4 +1,4 @@
-"""The real observer with processes that crash, hang or lie: each a finding, and what was known before stays."""
+"""Test processes that crash, hang, or print wrong output: each is a finding, and earlier results are kept."""
 
 from __future__ import annotations
 

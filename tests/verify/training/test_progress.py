@@ -1,4 +1,4 @@
-"""The progress of training: one line per measurement, and an estimate while one runs."""
+"""Test the progress of training: one line per measurement, and an estimate while one runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole observer, in processes of its own, on a project that is sound."""
+"""Test the training observer on a sound project, in real processes."""
 
 from __future__ import annotations
 

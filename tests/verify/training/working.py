@@ -1,7 +1,7 @@
-"""Stands in for the Python of an environment whose torch uses the GPUs of the stub: it says what measures would say.
+"""Act as the Python of an environment whose torch uses the GPUs of the stub, and print plausible measurements.
 
-A file that is run instead of Python (``written_to``). Under load it waits until the sampler has met the stub's NVML,
-and for a few samples more. ``WORK`` says how fast each GPU is; everything around this process is real.
+This file is run instead of Python (``written_to``). Under load, it waits until the sampler has queried the stub's NVML,
+and then for a few more samples. ``WORK`` sets the speed of each GPU; everything around this process is real.
 """
 
 from __future__ import annotations

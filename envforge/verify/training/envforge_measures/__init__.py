@@ -1,5 +1,5 @@
-"""The program that ``verify train`` runs in the project's own interpreter: torch and the project alone.
+"""Measure training in the project's own interpreter, with no imports except torch and the project.
 
-Enters: one JSON object as the only argument. Leaves: marked lines of JSON on stdout, each as soon as it is known.
-Written for Python 3.8 and torch 2.0 and later.
+The only argument is one JSON object. Each result is one marked line of JSON on stdout, flushed at once. The code must
+run on Python 3.8 and torch 2.0 and later.
 """

@@ -1,4 +1,4 @@
-"""``python -m envforge_measures SPECIFICATION``."""
+"""Run ``python -m envforge_measures SPECIFICATION``."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Started by torchrun, one process a GPU: the sum of a known tensor over all of them, and how fast it travels.
+"""Measure an all-reduce of a known tensor, and its speed; torchrun starts one process per GPU.
 
-Enters: the backend as the only argument. Leaves: a marked line of JSON from each rank. Imports nothing but torch, so
-that it also runs as a file.
+The only argument is the backend. Each rank prints one marked line of JSON. The module imports only torch, so that it
+also runs as a file.
 """
 
-# ruff: noqa: ICN001 - runs alone, under older Pythons
+# ruff: noqa: ICN001 - runs without envforge, also on older Pythons
 from __future__ import annotations
 
 import datetime
@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 
 def main(backend: str) -> bool:
-    """Add up 1, 2, 3 … and then some megabytes, five times; returns whether the sum was right."""
+    """Sum 1, 2, 3 … over the ranks, then time a large tensor five times; return whether the sum is correct."""
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if backend == "nccl" else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)

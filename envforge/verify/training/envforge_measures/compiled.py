@@ -1,4 +1,4 @@
-"""``torch.compile`` on the project's model: one step, against the same step without it."""
+"""Run one step of the project's model with ``torch.compile``, and compare it with the eager step."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .context import Context, batches, finite
 
 
 def compiled(context: Context) -> dict[str, Any]:
-    """Loss and gradients of one batch, eager and compiled."""
+    """Return the loss and gradient norm of one batch, eager and compiled."""
     settings: Any = getattr(getattr(torch, "_functorch", None), "config", None)
     if hasattr(settings, "backward_pass_autocast"):
-        settings.backward_pass_autocast = "off"  # noqa: S105 - the backward pass runs outside autocast, as AMP recommends
+        settings.backward_pass_autocast = "off"  # noqa: S105 - AMP recommends a backward pass outside autocast
     training = context.project.training(context.low)
     batch = next(iter(batches(training, 1)))[0]
     eager, eager_norm = _step(training, training.model, batch)
@@ -33,8 +33,8 @@ def compiled(context: Context) -> dict[str, Any]:
 
 
 def _step(training: Any, model: Any, batch: Any) -> Any:
-    """One forward and backward pass without an update; the generators stand at the same place each time."""
-    torch.manual_seed(3)
+    """Run one forward and backward pass without an update."""
+    torch.manual_seed(3)  # both steps must draw the same random numbers
     training.optimizer.zero_grad(set_to_none=True)
     with training.amp.autocast():
         loss = training.task.loss(model, batch)

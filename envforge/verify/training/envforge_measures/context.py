@@ -1,4 +1,4 @@
-"""What every measure needs: the device, the low precision for it, and the project's training."""
+"""Provide what every measurement needs: the device, its low precision, and the project's training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Context:
-    """One device and, where there is one, one project."""
+    """One device, and one project if there is one."""
 
     def __init__(self, specification: dict[str, Any], scratch: str, say: Say) -> None:
         self.specification = specification
@@ -36,14 +36,14 @@ class Context:
 
     @property
     def low(self) -> str:
-        """The low precision of this device: bf16 where it is its own, else fp16; on a CPU bf16."""
+        """The low precision of this device: bf16 on a CPU or if the GPU supports it in hardware, else fp16."""
         if self.device.type == "cpu" or self.native_bf16:
             return "bf16"
         return "fp16"
 
     @property
     def native_bf16(self) -> bool | None:
-        """Whether a GPU computes in bf16 itself; the plain question says yes also where it is emulated."""
+        """Whether a GPU computes bf16 in hardware; ``torch.cuda.is_bf16_supported`` includes emulation."""
         if self.device.type != "cuda":
             return None
         if getattr(torch.version, "hip", None) is not None:
@@ -52,7 +52,7 @@ class Context:
 
     @property
     def project(self) -> Project:
-        """The project's package, imported from its folder."""
+        """The project's package, imported from its directory."""
         if self._project is None:
             self._project = Project(self.specification, self.device, self.scratch)
         return self._project
@@ -79,7 +79,7 @@ class Project:
         self.precision_type = self._find("Precision", "device")
 
     def _find(self, name: str, *modules: str) -> Any:
-        """A name where one of the modules has it: projects of other versions keep it elsewhere."""
+        """Return an attribute from the first of the modules that has it; it moved between project versions."""
         for module in modules:
             try:
                 found = getattr(importlib.import_module(self.package + "." + module), name, None)
@@ -93,8 +93,9 @@ class Project:
         raise AttributeError(f"the package `{self.package}` has no `{name}` in {places}")
 
     def training(self, precision: str, *, shuffled: bool = False, **changes: Any) -> Any:
-        """A training of the smoke configuration, in that precision; ``changes`` are other fields of it."""
+        """Return a training of the smoke configuration in a precision; ``changes`` override other fields."""
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
+        # projects reject fp16 on a CPU, but the GradScaler measurement needs it there
         asked = "bf16" if precision == "fp16" and self.device.type == "cpu" else precision
         config = self.train.smoke_config(device=str(self.device), precision=asked, run_dir=folder, shuffled=shuffled)
         config = dataclasses.replace(config, **changes)
@@ -106,12 +107,12 @@ class Project:
         return training
 
     def checkpoints(self) -> Any:
-        """The project's own checkpoints, in a folder of ours."""
+        """Return the project's own checkpoints, in a temporary directory."""
         kind = self._find("Checkpoints", "checkpoint")
         return kind(Path(tempfile.mkdtemp(dir=self.scratch)), keep=1)
 
     def bounds(self, training: Any) -> dict[str, Any]:
-        """What the smoke test demands, under the names of this and of older projects."""
+        """Return the thresholds of the smoke test, which older projects have under other names."""
         limits, metric = self.limits, getattr(getattr(training, "task", None), "metric", None)
         name = getattr(limits, "metric", None) or getattr(metric, "name", None)
         return {
@@ -125,7 +126,7 @@ class Project:
 
 
 def batches(training: Any, count: int) -> Any:
-    """``count`` groups of batches, over as many epochs as that takes."""
+    """Yield ``count`` groups of batches, over as many epochs as that requires."""
     given = 0
     while given < count:
         before = given
@@ -140,7 +141,7 @@ def batches(training: Any, count: int) -> Any:
 
 
 def finite(values: Any) -> Any:
-    """Plain numbers; None for what is not finite, which JSON cannot carry."""
+    """Convert to floats; values that aren't finite, which JSON lacks, become None."""
     return [_number(float(value)) for value in values]
 
 
@@ -148,11 +149,11 @@ def _number(value: Any) -> float | None:
     if value is None:
         return None
     number = float(value)
-    return number if number - number == 0 else None
+    return number if number - number == 0 else None  # inf - inf and nan - nan are nan
 
 
 def _quiet(line: str) -> None:
-    """The project tells its choice of device; verify tells it itself."""
+    """Ignore the project's message about its device, because ``verify`` reports the device itself."""
 
 
-os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("MPLBACKEND", "Agg")  # projects may plot, and this process has no display

@@ -1,6 +1,6 @@
-"""The device, and its matrix products, convolutions and attention against a float64 reference on the CPU."""
+"""Compare matrix products, convolutions, and attention on the device with float64 on the CPU."""
 
-# ruff: noqa: B905, PTH123 - runs alone, under older Pythons
+# ruff: noqa: B905, PTH123 - runs without envforge, also on older Pythons
 from __future__ import annotations
 
 import hashlib
@@ -16,7 +16,7 @@ from .context import DTYPES, Context
 
 
 def device(context: Context) -> dict[str, Any]:
-    """What is being measured, in words."""
+    """Return the properties of the device."""
     where = context.device
     facts = {
         "torch": str(torch.__version__),
@@ -49,13 +49,13 @@ def _cpu_name() -> str:
 
 
 def matmul(context: Context) -> dict[str, Any]:
-    """A product of two matrices."""
+    """Measure a product of two matrices."""
     rows, inner, columns = (512, 768, 640) if context.device.type == "cuda" else (96, 128, 160)
     return _check(context, lambda a, b: a @ b, [(rows, inner), (inner, columns)])
 
 
 def convolution(context: Context) -> dict[str, Any]:
-    """A 3 by 3 convolution of stride 2."""
+    """Measure a 3 by 3 convolution with stride 2."""
     batch, size = (16, 56) if context.device.type == "cuda" else (4, 16)
     return _check(
         context,
@@ -65,7 +65,7 @@ def convolution(context: Context) -> dict[str, Any]:
 
 
 def attention(context: Context) -> dict[str, Any]:
-    """Scaled dot product attention, causal, by whichever kernel torch takes for it."""
+    """Measure causal scaled dot product attention, with the kernel that torch selects."""
     shape = (4, 8, 256, 64) if context.device.type == "cuda" else (2, 2, 32, 32)
     return _check(
         context,
@@ -75,7 +75,7 @@ def attention(context: Context) -> dict[str, Any]:
 
 
 def _check(context: Context, compute: Callable[..., Tensor], shapes: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Forward and backward in low precision, and the same from the same numbers in float64 on the CPU."""
+    """Run forward and backward in low precision, and with the same inputs in float64 on the CPU."""
     dtype = DTYPES[context.low]
     generator = torch.Generator().manual_seed(7)
     inputs = [(torch.randn(*shape, generator=generator) / math.sqrt(shape[-1])).to(dtype) for shape in shapes]
@@ -97,7 +97,7 @@ def _check(context: Context, compute: Callable[..., Tensor], shapes: Sequence[Se
 
 
 def _error(found: Any, wanted: Any) -> float:
-    """The difference as a part of what is wanted, both as whole tensors."""
+    """Return the norm of the difference, relative to the norm of the expected tensor."""
     if found is None:
         return math.inf
     there = found.detach().cpu().double()
@@ -105,12 +105,12 @@ def _error(found: Any, wanted: Any) -> float:
 
 
 def hashes(context: Context) -> list[str]:
-    """The bits of one product and one convolution: equal each time on one device, and on two of one kind."""
+    """Return digests of one product and one convolution, equal on every run and on all GPUs of one model."""
     generator = torch.Generator().manual_seed(11)
     size, dtype = (1024, DTYPES[context.low]) if context.device.type == "cuda" else (128, torch.float32)
     left = torch.randn(size, size, generator=generator).to(context.device, dtype)
     images = torch.randn(8, 32, 32, 32, generator=generator).to(context.device, dtype)
     kernel = torch.randn(32, 32, 3, 3, generator=generator).to(context.device, dtype)
-    with torch.backends.cudnn.flags(benchmark=False, deterministic=True):  # else each GPU may choose another algorithm
+    with torch.backends.cudnn.flags(benchmark=False, deterministic=True):  # else GPUs may select different algorithms
         results = [left @ left, functional.conv2d(images, kernel, padding=1)]
     return [hashlib.sha256(bytes(result.float().cpu().reshape(-1).numpy().tobytes())).hexdigest() for result in results]

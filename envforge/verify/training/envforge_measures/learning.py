@@ -1,6 +1,6 @@
-"""The project's own training on real data: it must learn, and a control with shuffled labels must not."""
+"""Train the project on real data, where it must learn, and on shuffled labels, where it must not."""
 
-# ruff: noqa: B905, BLE001 - runs alone, under older Pythons
+# ruff: noqa: B905, BLE001 - runs without envforge, also on older Pythons
 from __future__ import annotations
 
 import time
@@ -16,24 +16,24 @@ _TELL_EVERY_S = 2.0
 
 
 def project(context: Context) -> dict[str, Any]:
-    """Import the package; where that fails nothing else of the project can be measured."""
+    """Import the package, which all other measurements of the project need."""
     found = context.project
     return {"package": found.package, "file": str(found.train.__file__)}
 
 
 def learning(context: Context) -> dict[str, Any]:
-    """The smoke configuration in low precision on true labels, its first update under observation."""
+    """Train the smoke configuration in low precision on true labels, and observe its first update."""
     training = context.project.training(context.low)
     return train(context, training, watched=True)
 
 
 def control(context: Context) -> dict[str, Any]:
-    """The same with shuffled labels: what it reaches is what can be had without learning."""
+    """Train the same configuration on shuffled labels, which shows the score without learning."""
     return train(context, context.project.training(context.low, shuffled=True), watched=False)
 
 
 def train(context: Context, training: Any, *, watched: bool, updates: int = 0) -> dict[str, Any]:
-    """All updates of a training, or the first ``updates``; an error of the project's ends them, and is told."""
+    """Run all updates of a training, or the first ``updates``; record an error of the project and stop there."""
     before = [parameter.detach().clone() for parameter in training.model.parameters()]
     facts: dict[str, Any] = {"precision": training.amp.precision.name, **context.project.bounds(training)}
     losses: list[Any] = []
@@ -75,14 +75,14 @@ def train(context: Context, training: Any, *, watched: bool, updates: int = 0) -
 
 
 def guard(context: Context) -> dict[str, Any]:
-    """Plant NaN in the model's output for one update: weights and running statistics must stay as they are."""
+    """Inject NaN into the model's output for one update; weights and running statistics must not change."""
     training = context.project.training(context.low)
     groups = batches(training, 2)
     training.train_step(next(groups))
     before = {name: tensor.detach().clone() for name, tensor in training.model.state_dict().items()}
     planted: list[bool] = []
 
-    def spoil(module: Any, inputs: Any, output: Any) -> Any:  # noqa: ARG001 - the shape of a hook
+    def spoil(module: Any, inputs: Any, output: Any) -> Any:  # noqa: ARG001 - the signature of a hook
         if isinstance(output, torch.Tensor):
             planted.append(True)
             return output * float("nan")

@@ -1,9 +1,9 @@
-"""Run the measures that were asked for, one after the other, and say what each gave.
+"""Run the requested measurements one after the other, and report each result.
 
-A measure that raises says so and the next one runs; one that kills the process leaves its ``start`` behind.
+A measurement that raises is reported, and the next one runs; one that kills the process leaves its ``start`` line.
 """
 
-# ruff: noqa: BLE001, PLC0415, PTH119 - runs alone, under older Pythons
+# ruff: noqa: BLE001, PLC0415, PTH119 - runs without envforge, also on older Pythons
 from __future__ import annotations
 
 import json
@@ -23,7 +23,7 @@ MARK = "@envforge "
 
 
 def main(text: str) -> None:
-    """Read the specification and run it; what others print goes to stderr."""
+    """Parse the specification and run it; the output of libraries goes to stderr."""
     talk = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -34,11 +34,11 @@ def main(text: str) -> None:
     run(json.loads(text), say)
     sys.stderr.flush()
     talk.flush()
-    os._exit(0)  # a library that hangs or crashes while Python ends must not spoil what was measured
+    os._exit(0)  # a library that hangs or crashes at exit must not invalidate the results
 
 
 def run(specification: dict[str, Any], say: Say) -> None:
-    """Every measure of ``specification["measures"]`` in its order."""
+    """Run every measurement in ``specification["measures"]``, in that order."""
     with tempfile.TemporaryDirectory(prefix="envforge-verify-") as scratch:
         context = None
         for name in specification["measures"]:
@@ -86,7 +86,7 @@ def _measures() -> dict[str, Callable[[Any], Any]]:
 
 
 def _words(error: BaseException) -> str:
-    """The error and the place that raised it."""
+    """Return the error message and the place that raised it."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{os.path.basename(place.filename)}:{place.lineno}"
     return f"{type(error).__name__}: {str(error)[:1500]} ({where})"

@@ -1,6 +1,6 @@
-"""Step time and peak memory of models of the size of ResNet-50 and ViT-B, on random pixels, in each precision.
+"""Measure step time and peak memory of models the size of ResNet-50 and ViT-B, on random pixels, in each precision.
 
-These are the sizes that published figures speak of. Only speed and memory are measured: nothing is learnt.
+Published figures are about models of these sizes. Nothing is learned.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WARM, STEPS = 3, 7
 
 
 class Bottleneck(nn.Module):
-    """Three convolutions beside a shortcut, the last four times as wide."""
+    """Three convolutions and a shortcut; the last convolution is four times as wide."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -41,13 +41,13 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Body and shortcut, added."""
+        """Return the sum of body and shortcut."""
         added: Tensor = self.body(images) + self.shortcut(images)
         return functional.relu(added)
 
 
 def residual(depths: tuple[int, ...] = (3, 4, 6, 3), width: int = 64) -> nn.Module:
-    """A residual network; as it stands of the size of ResNet-50: 25.6 million parameters."""
+    """Return a residual network, by default the size of ResNet-50 (25.6 million parameters)."""
     layers: list[nn.Module] = [
         nn.Conv2d(3, width, 7, 2, 3, bias=False),
         nn.BatchNorm2d(width),
@@ -63,7 +63,7 @@ def residual(depths: tuple[int, ...] = (3, 4, 6, 3), width: int = 64) -> nn.Modu
 
 
 class Attention(nn.Module):
-    """Scaled dot product attention, and then two linear layers, each after a norm."""
+    """Scaled dot product attention and two linear layers, each after a layer norm."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Attention(nn.Module):
         self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Both parts, each added to what came in."""
+        """Add the output of both parts to the tokens."""
         batch, length, width = tokens.shape
         mixed = self.mix(self.first(tokens)).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = mixed.permute(2, 0, 3, 1, 4).unbind(0)
@@ -84,7 +84,7 @@ class Attention(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A vision transformer over patches of 16 by 16; as it stands of the size of ViT-B: 86 million parameters."""
+    """A vision transformer over 16 by 16 patches, by default the size of ViT-B (86 million parameters)."""
 
     def __init__(self, depth: int = 12, width: int = 768, heads: int = 12, size: int = 224) -> None:
         super().__init__()
@@ -94,14 +94,14 @@ class Transformer(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 1000)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The scores of 1000 classes."""
+        """Return the scores of 1000 classes."""
         tokens = self.patches(images).flatten(2).transpose(1, 2) + self.places
         scores: Tensor = self.head(self.norm(self.layers(tokens)).mean(dim=1))
         return scores
 
 
 def models(context: Context) -> dict[str, Any]:
-    """Every model, batch and precision; one that does not fit into memory says so."""
+    """Measure each model, batch size, and precision; a run that doesn't fit into memory has an error."""
     small = bool(context.specification.get("small"))
     size = 32 if small else 224
     names = [context.low, "fp32"]
@@ -114,7 +114,7 @@ def models(context: Context) -> dict[str, Any]:
                 runs.append(_run(context, model, batch, precision, size))
                 if context.device.type == "cuda":
                     torch.cuda.empty_cache()
-    torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision("highest")  # the default, so that later fp32 measurements don't use TF32
     return {"runs": runs}
 
 
@@ -133,12 +133,12 @@ def _run(context: Context, name: str, batch: int, precision: str, size: int) -> 
     }
     try:
         return {**facts, **_measure(context, _make(name, size), batch, precision, size)}
-    except RuntimeError as error:  # torch's OutOfMemoryError is one
+    except RuntimeError as error:  # OutOfMemoryError is a subclass
         return {**facts, "error": f"{type(error).__name__}: {str(error)[:300]}"}
 
 
 def _measure(context: Context, model: nn.Module, batch: int, precision: str, size: int) -> dict[str, Any]:
-    """Forward, backward and AdamW on one batch, over and over: the median, and the most memory that was allocated."""
+    """Time forward, backward, and AdamW on one batch; return the median and the peak of allocated memory."""
     on_gpu = context.device.type == "cuda"
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     if on_gpu:

@@ -1,6 +1,6 @@
-"""The same bits again: a second run, and a run that was stopped and resumed. And one kernel many times over."""
+"""Check for bit-identical results: of a second run, of a resumed run, and of one kernel run many times."""
 
-# ruff: noqa: ICN001, PLC0415 - runs alone, under older Pythons
+# ruff: noqa: ICN001, PLC0415 - runs without envforge, also on older Pythons
 from __future__ import annotations
 
 import hashlib
@@ -16,7 +16,7 @@ HALF = 4
 
 
 def repeat(context: Context) -> dict[str, Any]:
-    """Run, run again, and resume from the checkpoint in the middle of the first run; all of them deterministic."""
+    """Run twice, and resume from a checkpoint in the middle of the first run, all deterministic."""
     try:
         checkpoints = context.project.checkpoints()
         first = context.project.training(context.low, deterministic=True)
@@ -49,9 +49,9 @@ def _train(training: Any, updates: int) -> list[float]:
 
 
 def _resume(context: Context, checkpoints: Any) -> tuple[Any, dict[str, str]]:
-    """A new training with the state of the checkpoint; the generators stand elsewhere before it is loaded."""
+    """Return a new training with the state of the checkpoint."""
     training = context.project.training(context.low, deterministic=True)
-    _scramble()
+    _scramble()  # generators that the checkpoint doesn't restore will differ
     training.load_state(checkpoints.newest(_quiet))
     return training, _randomness()
 
@@ -67,7 +67,7 @@ def _scramble() -> None:
 
 
 def _randomness() -> dict[str, str]:
-    """A digest of each global generator's state."""
+    """Return a digest of the state of each global generator."""
     states = {"python": repr(random.getstate()).encode(), "torch": bytes(torch.get_rng_state().tolist())}
     if torch.cuda.is_available():
         states["cuda"] = bytes(torch.cuda.get_rng_state().tolist())
@@ -81,11 +81,11 @@ def _randomness() -> dict[str, str]:
 
 
 def _quiet(line: str) -> None:
-    """A checkpoint that is damaged would be named here; ours was just written."""
+    """Ignore messages about corrupt checkpoints, because this checkpoint was just written."""
 
 
 def state_hash(training: Any) -> str:
-    """sha256 of weights and buffers."""
+    """Return the SHA-256 of weights and buffers."""
     return _hash(sorted(training.model.state_dict().items()))
 
 
@@ -104,7 +104,7 @@ def _hash(named: Any) -> str:
 
 
 def same_bits(context: Context) -> dict[str, Any]:
-    """One product and one convolution, again and again: a device that computes them otherwise once is not sound."""
+    """Run one product and one convolution many times; a sound device always returns the same bits."""
     times = 50 if context.device.type == "cuda" else 3
     found = [tuple(hashes(context)) for _ in range(times)]
     return {"times": times, "different": len(set(found)) - 1, "digests": list(found[0])}

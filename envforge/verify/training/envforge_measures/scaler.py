@@ -1,6 +1,6 @@
-"""The GradScaler in fp16: clean updates go through, gradients are those of fp32, a planted overflow is backed off."""
+"""Check the GradScaler in fp16: clean updates, gradients compared with fp32, and the reaction to an overflow."""
 
-# ruff: noqa: B905, BLE001 - runs alone, under older Pythons
+# ruff: noqa: B905, BLE001 - runs without envforge, also on older Pythons
 from __future__ import annotations
 
 from typing import Any
@@ -14,12 +14,12 @@ UPDATES = 3
 
 
 def scaler(context: Context) -> dict[str, Any]:
-    """Three clean updates, then a run whose scale is far too large for three."""
+    """Run three clean updates, and three updates with a scale that is far too large."""
     return {**_gradients(context), "clean": _run(context, CLEAN), "overflow": _run(context, OVERFLOW)}
 
 
 def _gradients(context: Context) -> dict[str, Any]:
-    """The first update's gradients, after unscaling and clipping, against the same update in fp32."""
+    """Compare the gradients of the first update, after unscaling and clipping, with those in fp32."""
     found: list[torch.Tensor | None] = []
     for precision in ("fp16", "fp32"):
         training = context.project.training(precision, init_scale=CLEAN)

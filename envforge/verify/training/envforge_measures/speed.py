@@ -1,4 +1,4 @@
-"""How fast: AMP against fp32 on the project's own step, products of matrices, and copies to the device."""
+"""Measure the speed of AMP and fp32 on the project's own step, of matrix products, and of copies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WARM = 3
 
 
 def compare(context: Context) -> dict[str, Any]:
-    """The project's training in low precision, in fp32 (ieee) and, where the GPU has it, in TF32."""
+    """Time the project's training in low precision, in fp32 (ieee), and in TF32 if the GPU supports it."""
     names = [context.low, "fp32"]
     if context.device.type == "cuda" and torch.cuda.get_device_capability(context.device) >= (8, 0):
         names.append("tf32")
@@ -52,10 +52,11 @@ def _run(context: Context, precision: str, updates: int) -> dict[str, Any]:
 
 
 def throughput(context: Context) -> dict[str, Any]:
-    """Products of square matrices in low precision for some seconds, then in fp32; billions of operations a second."""
+    """Multiply square matrices in low precision for some seconds, then in fp32; results are in 10^12 FLOP/s."""
     on_gpu = context.device.type == "cuda"
     size, seconds = (8192, float(context.specification.get("load_s") or 3.0)) if on_gpu else (128, 0.1)
     free = torch.cuda.mem_get_info(context.device)[0] if on_gpu else 1 << 34
+    # three fp32 matrices must fit into half of the free memory
     while size > 512 and 3 * size * size * 4 > free // 2:
         size //= 2
     began = time.time()
@@ -92,7 +93,7 @@ def _repeat(context: Context, work: Callable[[], Any], times: int) -> float:
 
 
 def transfer(context: Context) -> dict[str, Any]:
-    """Copies of pinned memory to the GPU and back, 256 MiB at a time; the best of five."""
+    """Time copies of 256 MiB of pinned memory to the GPU and back; the best of five applies."""
     size = 256 << 20
     host = torch.empty(size, dtype=torch.uint8).pin_memory()
     there = torch.empty(size, dtype=torch.uint8, device=context.device)

@@ -1,4 +1,4 @@
-"""What really happens inside one update: dtypes of operations, autocast around the forward and backward pass."""
+"""Observe one update: the dtypes of its operations, and autocast in the forward and backward pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LOW = ("bfloat16", "float16")
 
 
 class Operations(TorchDispatchMode):
-    """While entered, counts matrix products and convolutions by the dtype of their result, after autocast's casts."""
+    """Count matrix products and convolutions by the dtype of their result, after the casts of autocast."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -30,7 +30,7 @@ class Operations(TorchDispatchMode):
 
 
 class Passes:
-    """Hooks on the model: they see whether autocast is on when the forward pass begins and gradients come back."""
+    """Hooks on the model that record whether autocast is on in the forward and backward pass."""
 
     def __init__(self, model: torch.nn.Module, kind: str) -> None:
         self.kind = kind
@@ -43,7 +43,7 @@ class Passes:
             self._handles.append(first.register_hook(self._at_gradient))  # type: ignore[no-untyped-call]
 
     def remove(self) -> None:
-        """Leave the model as it was."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 
@@ -56,14 +56,14 @@ class Passes:
 
 
 def autocast_is_on(kind: str) -> bool:
-    """Whether autocast is on for that kind of device, in this thread; the question changed with torch 2.4."""
+    """Return whether autocast is on for a device type in this thread; torch 2.4 changed the function."""
     if kind == "cpu" and not _takes_kind():
         return bool(torch.is_autocast_cpu_enabled())
     return bool(torch.is_autocast_enabled(kind) if _takes_kind() else torch.is_autocast_enabled())
 
 
 def autocast_dtype(kind: str) -> str:
-    """The dtype that autocast casts to."""
+    """Return the dtype that autocast casts to."""
     if _takes_kind():
         return str(torch.get_autocast_dtype(kind)).replace("torch.", "")
     found = torch.get_autocast_cpu_dtype() if kind == "cpu" else torch.get_autocast_gpu_dtype()
@@ -75,7 +75,7 @@ def _takes_kind() -> bool:
 
 
 def watched_update(training: Any, group: Any) -> dict[str, Any]:
-    """One update of the training under observation; its loss comes back as a tensor under ``loss``."""
+    """Run one update and return what was observed; its loss is a tensor under ``loss``."""
     passes, operations = Passes(training.model, training.device.type), Operations()
     try:
         with operations:
@@ -94,7 +94,7 @@ def watched_update(training: Any, group: Any) -> dict[str, Any]:
 
 
 def gradients(model: torch.nn.Module) -> dict[str, Any]:
-    """The gradients that the last update left: which are missing, zero or not finite, and their norm."""
+    """Return the norm of the last update's gradients, and which are missing, zero, or not finite."""
     without: list[str] = []
     zero: list[str] = []
     wild: list[str] = []
@@ -105,7 +105,7 @@ def gradients(model: torch.nn.Module) -> dict[str, Any]:
             without.append(name)
             continue
         size = float(parameter.grad.detach().double().norm())
-        if size - size != 0:
+        if size - size != 0:  # inf or nan
             wild.append(name)
         elif size == 0.0:
             zero.append(name)

@@ -68,7 +68,7 @@ class Downloads:
         return Page(url=url, status=200, files=tuple(self._original(file) for file in files))
 
     def metadata(self, file: IndexFile) -> bytes:
-        """Return the METADATA of a wheel: from its own file (PEP 658), by range requests, or from the whole wheel."""
+        """Return the METADATA of a wheel: from its own file (PEP 658), by range requests, or from the entire wheel."""
         if file.has_metadata:
             data = self._beside(file)
             if data is not None:

@@ -19,7 +19,7 @@ RECORDS = "ENVFORGE_SOLVE_RECORDS"
 
 def write_launcher(directory: Path, conda_exe: Path) -> Path:
     """Write an executable into ``directory`` that calls ``conda_exe`` through this module."""
-    # conda-lock recognizes mamba and micromamba by the name of the file, so the launcher has the same name
+    # conda-lock recognizes micromamba by the name of the file, so the launcher has the same name
     call = f"main({str(conda_exe)!r}, sys.argv[1:])"
     program = f"import sys; sys.path[:] = {sys.path!r}; from envforge.lock.tee import main; {call}"
     if os.name == "nt":

@@ -44,6 +44,7 @@ def fill(text: str, where: str, python_index: PythonIndex, say: Callable[[str], 
     hows: dict[str, int] = {}
     for package in packages:
         located = _locate(package, where, python_index, pages)
+        # replaced in the text, not in parsed YAML, so that all other bytes of the lockfile are preserved
         text = text.replace(package.url, located.url)
         hows[located.how] = hows.get(located.how, 0) + 1
     if say is not None:

@@ -70,6 +70,8 @@ def specification(inputs: Inputs, virtual_packages: str, folder: Path) -> Specif
 
 def run(inputs: Inputs, virtual_packages: str, jobs: Sequence[Job]) -> dict[str, Path]:
     """Run conda-lock for every job and return its files; raise ``EnvforgeError`` with the solver's explanation."""
+    # one process per platform, because Poetry caches the metadata of `name:version` for all platforms of a run, and the
+    # wheels of one version differ (decision 0040)
     prepared = [(_prepare(inputs, virtual_packages, job), _environment(job), job.folder) for job in jobs]
     with _running(prepared) as processes:
         for process, job in zip(processes, jobs, strict=True):

@@ -259,6 +259,7 @@ def _names(explanation: str, name: str) -> bool:
 
 
 def _plain_wheel(name: str, version: Version) -> str:
+    # conda-lock 4.0 lacks some manylinux tags, such as the 2_27 of NVIDIA's CUDA 12 wheels (decision 0041)
     return f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
 
 

@@ -103,6 +103,7 @@ def conda_lock_copy(inputs: Inputs) -> str:
     """Return the environment.yml for conda-lock: the same lines, but without indexes other than the lock-time index."""
     import yaml  # noqa: PLC0415 - slow to import
 
+    # conda-lock would query the indexes of `pip-repositories` in addition to the lock-time index (decision 0040)
     root = yaml.compose(inputs.text, Loader=yaml.SafeLoader)
     kept, position = [], 0
     for key, value in root.value if root is not None else ():

@@ -1,7 +1,6 @@
-"""Two locks side by side: what each platform gains, loses and changes, and what that changes for the machine.
+"""Compare two lockfiles: what changes on each platform, and what that changes in the requirements on the machine.
 
-Enters: two ``Lockfile`` values, the ``Matrix``, the sizes of files that are known. Leaves: a ``Comparison``, a pure
-value. Order, remarks and metadata of a lock do not count: what counts is which files would be installed.
+Only the files that would be installed are compared. Order, comments, and metadata are ignored.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ Kind = Literal["added", "removed", "changed"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pinned:
-    """One package as a lock has it. ``build`` is the conda build string; ``None`` for what pip installs."""
+    """One locked package. ``build`` is the conda build string, or ``None`` for a wheel."""
 
     version: str
     build: str | None
@@ -40,7 +39,7 @@ class Pinned:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """One package that differs. ``what`` names the first of version, build, file, address, category that does."""
+    """One package that differs. ``what`` is the first of version, build, file, URL, and category that differs."""
 
     name: str
     manager: Manager
@@ -52,7 +51,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shift:
-    """One need of the machine, before and after, in words; an empty text where there is none."""
+    """One requirement on the machine as text, before and after; an empty string if there is none."""
 
     what: str
     before: str
@@ -61,7 +60,7 @@ class Shift:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlatformDiff:
-    """What differs on one platform. ``fetch_bytes`` counts the ``sized`` of the ``new_files`` whose size is known."""
+    """What differs on one platform. ``fetch_bytes`` is the size of the ``sized`` new files whose size is known."""
 
     platform: str
     kind: Kind
@@ -72,24 +71,24 @@ class PlatformDiff:
     fetch_bytes: int = 0
 
     def of(self, kind: Kind) -> tuple[Change, ...]:
-        """The changes of one kind."""
+        """Return the changes of one kind."""
         return tuple(change for change in self.changes if change.kind == kind)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """The platforms on which two locks differ; none where they install the same files."""
+    """The platforms on which two lockfiles differ; empty if they install the same files."""
 
     platforms: tuple[PlatformDiff, ...]
 
     @property
     def is_same(self) -> bool:
-        """Whether both locks install the same files on the same platforms."""
+        """Return whether both lockfiles install the same files on the same platforms."""
         return not self.platforms
 
 
 def compare(before: Lockfile, after: Lockfile, matrix: Matrix, sizes: Mapping[str, int] | None = None) -> Comparison:
-    """Compare two locks; ``sizes`` gives the bytes of files by sha256, as far as they are known."""
+    """Compare two lockfiles; ``sizes`` has the known file sizes in bytes, by SHA-256."""
     names = dict.fromkeys((*before.platforms, *after.platforms))
     found = [_platform(name, before, after, matrix, sizes or {}) for name in names]
     return Comparison(platforms=tuple(one for one in found if one.changes or one.kind != "changed"))
@@ -126,7 +125,6 @@ def _changes(platform: str, before: Lockfile, after: Lockfile) -> Iterator[Chang
 
 
 def _difference(was: Pinned, will: Pinned) -> str | None:
-    """The first thing that differs; a checksum that only one side has in this form does not."""
     sides = (
         ("version", was.version, will.version),
         ("build", was.build, will.build),
@@ -138,7 +136,7 @@ def _difference(was: Pinned, will: Pinned) -> str | None:
 
 
 def _checksums(was: Pinned, will: Pinned) -> tuple[str, str]:
-    """Both checksums, by the same algorithm where both have it; else the file names speak."""
+    # lockfiles of conda-lock may have only MD5, which can't be compared with SHA-256
     if (was.sha256 is None) != (will.sha256 is None):
         return _file_name(was.url), _file_name(will.url)
     return was.checksum, will.checksum
@@ -148,6 +146,7 @@ def _pinned(lockfile: Lockfile, platform: str) -> dict[tuple[Manager, str], Pinn
     found: dict[tuple[Manager, str], Pinned] = {}
     for package in lockfile.for_platform(platform):
         name = package.name if package.manager == "conda" else canonicalize_name(package.name)
+        # conda-lock lists a package once per category; the first entry is enough
         found.setdefault((package.manager, name), _pin(package))
     return found
 
@@ -169,7 +168,6 @@ def _file_name(url: str) -> str:
 
 
 def _shifts(platform: str, before: Lockfile, after: Lockfile, matrix: Matrix) -> Iterator[Shift]:
-    """The needs that differ; a platform that is not in a lock needs nothing there."""
     sides = [
         dict(_needs(lock, requirements_of(lock, platform, matrix), platform)) if platform in lock.platforms else {}
         for lock in (before, after)

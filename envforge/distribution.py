@@ -38,7 +38,7 @@ def pinned_requirement(extra: str = "") -> str:
 def fleet_requirement(option: str | None, environment: Mapping[str, str]) -> str:
     """Return the requirement by which generated files install envforge: ``--envforge``, the variable, the settings.
 
-    Raises ``RequestError`` if the value is empty or holds a control character, which no generated file can quote.
+    Raises ``RequestError`` if the value is empty or contains a control character, which no generated file can quote.
     """
     from envforge.sharing.settings import user_setting  # noqa: PLC0415 - only generated files need it
 
@@ -118,7 +118,7 @@ def _requirement_from(source: Mapping[str, Any], extra: str) -> str:
 
 @cache
 def _distribution() -> metadata.Distribution | None:
-    """Return the installed distribution whose command is ours; None if this copy runs from a bare checkout."""
+    """Return the installed distribution that provides this command, or ``None`` in a checkout without an install."""
     for script in metadata.entry_points(group="console_scripts", name="envforge"):
         if script.value == _ENTRY_POINT and script.dist is not None:
             return script.dist
@@ -135,7 +135,7 @@ def _name_in_checkout() -> str:
 def _direct_url() -> dict[str, Any]:
     """Return ``direct_url.json`` (PEP 610); empty if this copy came from a package index.
 
-    A bare checkout counts as editable, because installing it so is what makes it complete.
+    A checkout without an install is treated as editable, because an editable install completes it.
     """
     found = _distribution()
     if found is None:
@@ -155,7 +155,7 @@ def _local_directory(source: Mapping[str, Any]) -> str | None:
 
 
 def _tool() -> str | None:
-    """Return the tool that owns this environment, if one does: pipx and uv leave a file in each that they make."""
+    """Return the tool that owns this environment, if any: pipx and uv write a file into each one that they create."""
     for name, command in (("pipx_metadata.json", "pipx"), ("uv-receipt.toml", "uv tool")):
         if (Path(sys.prefix) / name).is_file():
             return command

@@ -32,7 +32,7 @@ _TORCH_IN_CONDA = re.compile(r"(?:py)?torch(?:-(?:cpu|gpu|cuda|mutex))?|libtorch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """One package as the user writes it: ``text`` is its line, ``name`` how its package manager knows it."""
+    """One requested package: ``text`` is its line in the file, ``name`` its name in its package manager."""
 
     text: str
     name: str
@@ -41,7 +41,7 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Edit:
-    """The new text, and the lines that came and went."""
+    """The new text, and the lines that were added and removed."""
 
     text: str
     added: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Edit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One package of the file, with its place in it."""
+    """One package in the file, with its YAML node."""
 
     name: str
     section: Section
@@ -59,7 +59,7 @@ class Entry:
 
 
 def parse_wanted(words: Sequence[str], section: Section) -> tuple[Wanted, ...]:
-    """Read what stands on the command line; raises ``RequestError``."""
+    """Parse the packages on the command line; raise ``RequestError`` if one is invalid."""
     read = _pip if section == "pip" else _conda
     found = tuple(read(word.strip()) for word in words)
     for one in found:
@@ -68,7 +68,7 @@ def parse_wanted(words: Sequence[str], section: Section) -> tuple[Wanted, ...]:
 
 
 def refuse_torch(name: str, text: str = "") -> None:
-    """The torch family has to fit the driver, the GPU and the CUDA build: that is chosen, not added."""
+    """Raise ``RequestError`` for the torch family, whose builds must fit the driver and the GPU."""
     if _TORCH_IN_CONDA.fullmatch(canonicalize_name(name)) is None and not is_torch_family(name, text):
         return
     raise RequestError(
@@ -83,7 +83,7 @@ def refuse_torch(name: str, text: str = "") -> None:
 
 
 def add(text: str, wanted: Sequence[Wanted], where: str) -> Edit:
-    """Add a line for each package, or change the line that it has. Raises ``EnvforgeError``."""
+    """Add or change the line of each package; raise ``EnvforgeError`` if the file can't be edited."""
     added, removed = [], []
     for one in wanted:
         entries = _named(text, one.name, where)
@@ -108,7 +108,7 @@ def add(text: str, wanted: Sequence[Wanted], where: str) -> Edit:
 
 
 def remove(text: str, names: Sequence[str], where: str) -> Edit:
-    """Remove every line of each package, of conda or of pip. Raises ``EnvforgeError``."""
+    """Remove every line of each package, from conda and from ``pip:``; raise ``EnvforgeError`` if there is none."""
     removed = []
     for name in names:
         refuse_torch(name)
@@ -122,7 +122,7 @@ def remove(text: str, names: Sequence[str], where: str) -> Edit:
                 code="not-asked-for",
             )
         removed += [entry.text for entry in entries]
-        while entries:
+        while entries:  # each deletion moves the nodes, so the text is parsed again
             text = _delete(text, entries[0], where)
             entries = _named(text, name, where)
     return Edit(text=text, removed=tuple(removed))
@@ -186,7 +186,6 @@ def _refuse_other_owner(one: Wanted, entries: Sequence[Entry], where: str) -> No
 
 
 def _named(text: str, name: str, where: str) -> list[Entry]:
-    """The lines of one package, under its own name or that which it has on the other side."""
     mapping = NameMapping.bundled()
     wanted = canonicalize_name(name)
     both = {wanted, mapping.to_python(name), canonicalize_name(mapping.to_conda(wanted))}
@@ -194,7 +193,7 @@ def _named(text: str, name: str, where: str) -> list[Entry]:
 
 
 def read_entries(text: str, where: str) -> list[Entry]:
-    """Every package that the file asks for, those of conda first."""
+    """Return every package that the file requests, conda packages first."""
     conda, pip = _sequences(text, where)
     found = [_entry(node, "conda") for node in conda.value if isinstance(node, yaml.ScalarNode)]
     return found + [_entry(node, "pip") for node in (pip.value if pip else ())]
@@ -210,7 +209,6 @@ def _entry(node: yaml.ScalarNode, section: Section) -> Entry:
 
 
 def _sequences(text: str, where: str) -> tuple[yaml.SequenceNode, yaml.SequenceNode | None]:
-    """The nodes of ``dependencies`` and of ``pip`` in it."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
@@ -231,7 +229,7 @@ def _value(node: yaml.Node | None, key: str) -> yaml.Node | None:
 
 
 def _insert(text: str, one: Wanted, where: str) -> str:
-    """A new line behind the last one of its kind, indented as that is."""
+    """Insert a line after the last one of its section, with the same indentation."""
     conda, pip = _sequences(text, where)
     sequence = pip if one.section == "pip" else conda
     if sequence is None:
@@ -242,7 +240,7 @@ def _insert(text: str, one: Wanted, where: str) -> str:
     last = (plain or sequence.value)[-1]
     start = line_start(text, last.start_mark.index)
     lead = text[start : last.start_mark.index]
-    if not plain:  # a list that holds nothing but `pip:`
+    if not plain:  # the list contains only `pip:`, which must come last
         return text[:start] + f"{_dash(lead)}{quoted(one.text)}{line_end(text)}" + text[start:]
     return after_line(text, last, f"{_dash(lead)}{quoted(one.text)}")
 
@@ -256,7 +254,7 @@ def _insert_section(text: str, conda: yaml.SequenceNode, one: Wanted, where: str
         )
     last = conda.value[-1]
     lead = text[line_start(text, last.start_mark.index) : last.start_mark.index]
-    indent = " " * (len(_dash(lead)) + _dash(lead).index("-"))  # as deep again as the list is in its own key
+    indent = " " * (len(_dash(lead)) + _dash(lead).index("-"))  # nested as deep as the list in its own key
     newline = line_end(text)
     return after_line(text, last, f"{_dash(lead)}pip:{newline}{indent}- {quoted(one.text)}")
 
@@ -271,7 +269,7 @@ def _insert_in_flow(text: str, sequence: yaml.SequenceNode, one: Wanted, where: 
 
 
 def _delete(text: str, entry: Entry, where: str) -> str:
-    """Take out the whole line of a package, and ``pip:`` with its last one."""
+    """Delete the line of a package, and ``pip:`` with its last package."""
     conda, pip = _sequences(text, where)
     sequence = pip if entry.section == "pip" and pip is not None else conda
     if sequence.flow_style:
@@ -293,7 +291,7 @@ def _delete_in_flow(text: str, sequence: yaml.SequenceNode, entry: Entry) -> str
 
 
 def _check(text: str, one: Wanted, where: str) -> None:
-    """Read the new text as everybody will."""
+    # an edit on text can land in a construct that was not foreseen, so parse the result like any other reader
     if one.text not in [entry.text for entry in read_entries(text, where) if entry.section == one.section]:
         raise EnvforgeError(
             f"`{one.text}` can't be added to `{where}` automatically",
@@ -304,5 +302,5 @@ def _check(text: str, one: Wanted, where: str) -> None:
 
 
 def _dash(lead: str) -> str:
-    """What stands before an entry, with a dash of its own where it shared one with ``pip:``."""
+    """Return the text before an entry, with its own dash if the entry shares a line with ``pip:``."""
     return lead if lead.strip() == "-" else "  - "

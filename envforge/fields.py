@@ -17,17 +17,17 @@ _T = TypeVar("_T")
 _LONGEST = 120
 
 
-class WrongValue(ValueError):  # noqa: N818 - it says what was wanted, and never leaves this module's users
-    """What a reader wanted instead of the value that it got."""
+class WrongValue(ValueError):  # noqa: N818 - carries only the expected value; `Fields` turns it into an error
+    """A value is invalid; the text describes the expected value."""
 
 
 def show_plainly(found: object) -> str:
-    """A found value as errors about TOML and YAML have it."""
+    """Format a found value for errors about TOML and YAML."""
     return "nothing" if found is None else f"`{found if isinstance(found, str) else _shorten(str(found))}`"
 
 
 def show_as_json(found: object) -> str:
-    """A found value as errors about JSON have it."""
+    """Format a found value for errors about JSON."""
     return f"`{_shorten(json.dumps(found, ensure_ascii=False, default=str))}`"
 
 
@@ -54,14 +54,14 @@ class Document:
     show: Callable[[object], str] = show_plainly
 
     def fault(self, path: str, wanted: str, found: object) -> EnvforgeError:
-        """The error for the value at ``path``; an empty path stands for the document."""
+        """Return the error for the value at ``path``; an empty path means the whole document."""
         at = f" at `{path}`" if path else ""
         message = f"{self.damaged}{at}: expected {wanted}, found {self.show(found)}"
         hint = self.hints() if self.hints else self.hint
         return self.error(message, hint=hint, command=self.command, code=self.code)
 
     def read_json(self, text: str) -> Fields:
-        """The fields of a JSON text."""
+        """Parse JSON whose top level is a mapping."""
         try:
             value = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:
@@ -69,7 +69,7 @@ class Document:
         return Fields(self, "", value)
 
     def read_yaml(self, text: str) -> Fields:
-        """The fields of a YAML text."""
+        """Parse YAML whose top level is a mapping."""
         import yaml  # noqa: PLC0415 - slow to import, and not every reader needs it
 
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -81,7 +81,7 @@ class Document:
 
 
 class Fields:
-    """A mapping that is read field by field, and knows its place in the document for the errors."""
+    """A mapping that is read field by field; errors contain the path of the field in the document."""
 
     __slots__ = ("document", "path", "seen", "value")
 
@@ -93,29 +93,29 @@ class Fields:
         self.seen: set[str] = set()
 
     def at(self, name: str) -> str:
-        """The path of a field."""
+        """Return the path of a field in the document."""
         return f"{self.path}.{name}" if self.path else name
 
     def fault(self, name: str, wanted: str, found: object) -> EnvforgeError:
-        """The error for a field."""
+        """Return the error for a field."""
         return self.document.fault(self.at(name), wanted, found)
 
     def has(self, name: str) -> bool:
-        """Whether a field is there, and not null."""
+        """Return whether a field exists and is not null."""
         return self.raw(name) is not None
 
     def raw(self, name: str) -> Any:
-        """The value as it stands; None where the field is missing."""
+        """Return the value without validation, or ``None`` if the field is missing."""
         self.seen.add(name)
         return self.value.get(name)
 
     def get(self, name: str, reader: Callable[[object], _T]) -> _T | None:
-        """A field that may be missing or null."""
+        """Return an optional field, or ``None`` if it is missing or null."""
         found = self.raw(name)
         return None if found is None else self._read(name, found, reader)
 
     def need(self, name: str, reader: Callable[[object], _T]) -> _T:
-        """A field that must be there."""
+        """Return a required field."""
         return self._read(name, self.raw(name), reader)
 
     def _read(self, name: str, found: object, reader: Callable[[object], _T]) -> _T:
@@ -125,23 +125,23 @@ class Fields:
             raise self.fault(name, str(wrong), found) from wrong
 
     def inner(self, name: str) -> Fields:
-        """A mapping that must be there."""
+        """Return a required mapping."""
         return Fields(self.document, self.at(name), self.raw(name))
 
     def optional(self, name: str) -> Fields | None:
-        """A mapping that may be missing or null."""
+        """Return an optional mapping, or ``None`` if it is missing or null."""
         return self.inner(name) if self.has(name) else None
 
     def list_of(self, name: str, reader: Callable[[object], _T], *, optional: bool = False) -> tuple[_T, ...]:
-        """The values of a list; with ``optional``, none where it is missing or null."""
+        """Return the values of a list; with ``optional``, an empty tuple if it is missing or null."""
         items = self._list(name, optional=optional)
         try:
             return tuple(map(reader, items))
-        except WrongValue:  # once more, for the place of the fault
+        except WrongValue:  # read again to find the index of the invalid item; the first pass is faster without it
             return tuple(self._read(f"{name}[{i}]", item, reader) for i, item in enumerate(items))
 
     def items(self, name: str, *, optional: bool = False) -> tuple[Fields, ...]:
-        """The mappings of a list; with ``optional``, none where it is missing or null."""
+        """Return the mappings of a list; with ``optional``, an empty tuple if it is missing or null."""
         items = self._list(name, optional=optional)
         return tuple(Fields(self.document, f"{self.at(name)}[{i}]", item) for i, item in enumerate(items))
 
@@ -154,14 +154,14 @@ class Fields:
         return found
 
     def refuse_others(self) -> None:
-        """Stop at a field that nobody read: a misspelt fact must not be taken for an unknown one."""
+        """Raise the document's error for a field that was not read, so that a misspelled field isn't ignored."""
         for name in self.value:
             if name not in self.seen:
                 raise self.fault(str(name), f"one of the fields {', '.join(sorted(self.seen))}", name)
 
 
 def read_string(value: object) -> str:
-    """A text, which may be empty."""
+    """Return a string, which may be empty."""
     if not isinstance(value, str):
         raise WrongValue("a string")
     return value
@@ -175,21 +175,21 @@ def read_text(value: object) -> str:
 
 
 def read_boolean(value: object) -> bool:
-    """True or false."""
+    """Return a boolean."""
     if not isinstance(value, bool):
         raise WrongValue("true or false")
     return value
 
 
 def read_integer(value: object) -> int:
-    """A whole number."""
-    if not isinstance(value, int) or isinstance(value, bool):
+    """Return an integer."""
+    if not isinstance(value, int) or isinstance(value, bool):  # bool is a subclass of int
         raise WrongValue("an integer")
     return value
 
 
 def read_natural(value: object) -> int:
-    """A whole number, not negative."""
+    """Return an integer that is not negative."""
     number = read_integer(value)
     if number < 0:
         raise WrongValue("an integer that is not negative")
@@ -197,14 +197,14 @@ def read_natural(value: object) -> int:
 
 
 def read_texts(value: object) -> tuple[tuple[str, str], ...]:
-    """An object of texts, as sorted pairs."""
+    """Return an object of strings as sorted pairs."""
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
         raise WrongValue("an object of strings")
     return tuple(sorted(value.items()))
 
 
 def read_digest(value: object, digits: int = 64) -> str:
-    """A digest in hexadecimal digits, of which a sha256 has 64."""
+    """Return a digest in lowercase hexadecimal digits; a SHA-256 has 64."""
     text = read_text(value)
     if len(text) != digits or set(text) - set("0123456789abcdef"):
         raise WrongValue(f"{digits} lowercase hexadecimal digits")
@@ -212,10 +212,8 @@ def read_digest(value: object, digits: int = 64) -> str:
 
 
 def parsed(parse: Callable[[str], _T], wanted: str) -> Callable[[object], _T]:
-    """The reader of a text that ``parse`` makes a value of, or refuses with a ValueError.
-
-    The values are frozen, and a table says the same ones over and over, so that each text is parsed once.
-    """
+    """Return a reader for strings that ``parse`` accepts; ``parse`` raises ``ValueError`` for the others."""
+    # the values are frozen, and tables repeat them, so each string is parsed once
     parse = lru_cache(maxsize=1000)(parse)
 
     def read(value: object) -> _T:
@@ -229,7 +227,7 @@ def parsed(parse: Callable[[str], _T], wanted: str) -> Callable[[object], _T]:
 
 
 def one_of(choices: tuple[Any, ...]) -> Callable[[object], Any]:
-    """The reader of one of these texts."""
+    """Return a reader that accepts only these values."""
 
     def read(value: object) -> Any:
         if value not in choices:
@@ -245,7 +243,7 @@ read_capability = parsed(ComputeCapability.parse, "a compute capability such as 
 
 
 def read_capabilities(value: object) -> tuple[ComputeCapability, ...]:
-    """A list of compute capabilities."""
+    """Return a list of compute capabilities."""
     wanted = "a list of compute capabilities such as `8.6`"
     if not isinstance(value, list):
         raise WrongValue(wanted)

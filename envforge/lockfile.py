@@ -16,12 +16,12 @@ Manager = Literal["conda", "pip"]
 
 
 class LockfileError(EnvforgeError):
-    """A lockfile that cannot be read as what it claims to be."""
+    """A lockfile is unreadable or invalid."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedPackage:
-    """One package of one platform. ``sha256`` is lower-case hex; ``None`` where the lock does not have it."""
+    """One package of one platform. ``sha256`` is lowercase hex, or ``None`` if the lockfile has none."""
 
     name: str
     version: str
@@ -36,7 +36,7 @@ class LockedPackage:
 
     @property
     def file_name(self) -> str:
-        """The last part of the address, still percent-encoded as in the lock."""
+        """The last part of the URL, percent-encoded as in the lockfile."""
         return self.url.split("#", 1)[0].rsplit("/", 1)[-1]
 
 
@@ -51,12 +51,12 @@ class Lockfile:
     custom_metadata: tuple[tuple[str, str], ...] = ()
 
     def for_platform(self, platform: str, manager: Manager | None = None) -> tuple[LockedPackage, ...]:
-        """The packages of one conda subdir, all or those of one package manager."""
+        """Return the packages of one conda subdir, optionally only those of one package manager."""
         return tuple(p for p in self.packages if p.platform == platform and manager in (None, p.manager))
 
 
 def read_lockfile(path: Path) -> Lockfile:
-    """Read a lockfile from disk; raises ``LockfileError`` where it is missing or damaged."""
+    """Read a lockfile from disk; raise ``LockfileError`` if it is missing or invalid."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -68,7 +68,7 @@ def read_lockfile(path: Path) -> Lockfile:
 
 
 def _creation(path: Path) -> tuple[Hint, ...]:
-    """Return the command that creates a missing lockfile, if the files that it is solved from are there."""
+    """Return the command that creates a missing lockfile, if its environment.yml exists."""
     from envforge.lock.project import ENVIRONMENT, LOCKFILE, project_command  # noqa: PLC0415 - only errors need it
 
     if path.exists() or path.name != LOCKFILE:
@@ -111,7 +111,7 @@ def _lockfile(top: Fields) -> Lockfile:
 def _package(entry: Fields) -> LockedPackage:
     digests = entry.inner("hash")
     url = entry.need("url", read_text)
-    is_git = url.startswith("git+")  # conda-lock records the commit where the sha256 belongs
+    is_git = url.startswith("git+")  # conda-lock records the commit in place of the SHA-256
     dependencies = entry.inner("dependencies").value if entry.raw("dependencies") else {}
     return LockedPackage(
         name=entry.need("name", read_text),
@@ -146,5 +146,5 @@ def _read_md5(value: object) -> str | None:
 
 
 def _read_digest(value: object, digits: int) -> str | None:
-    """Any case is taken, and an empty text for a digest that the lock does not have."""
+    # a digest may be in upper case; an empty string means that the lockfile has none
     return None if value == "" else read_digest(read_text(value).lower(), digits)

@@ -17,13 +17,13 @@ _RULE = re.compile(r"(?P<original>[a-z][a-z0-9+]*://[^=\s]+)=(?P<replacement>[a-
 
 @dataclass(frozen=True, slots=True)
 class Mirrors:
-    """Pairs of address prefixes (original, replacement); the first that matches counts."""
+    """Pairs of URL prefixes (original, replacement); the first match applies."""
 
     rules: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> Mirrors:
-        """Read ``FROM=TO`` rules; raises ``RequestError`` for anything else."""
+        """Parse ``FROM=TO`` rules; raise ``RequestError`` for anything else."""
         rules = []
         for text in texts:
             match = _RULE.fullmatch(text)
@@ -38,24 +38,25 @@ class Mirrors:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Mirrors:
-        """Read the rules of ``ENVFORGE_MIRRORS``, separated by white space."""
+        """Parse the rules in ``ENVFORGE_MIRRORS``, separated by whitespace."""
         return cls.parse(environment.get(VARIABLE, "").split())
 
     def to_environment(self) -> str:
-        """The value of ``ENVFORGE_MIRRORS`` that gives these rules to a child process."""
+        """Return the value of ``ENVFORGE_MIRRORS`` that passes these rules to a child process."""
         return " ".join(f"{original}={replacement}" for original, replacement in self.rules)
 
     def to_mirror(self, url: str) -> str:
-        """The address to fetch ``url`` from."""
+        """Return the URL to download ``url`` from."""
         return _replace(url, self.rules)
 
     def to_original(self, url: str) -> str:
-        """The address to record for a file that was fetched from ``url``."""
+        """Return the URL to record for a file that was downloaded from ``url``."""
         return _replace(url, tuple((replacement, original) for original, replacement in self.rules))
 
 
 def _replace(url: str, rules: tuple[tuple[str, str], ...]) -> str:
     for beginning, other in rules:
+        # not a bare prefix: `https://host/pkgs` must not match `https://host/pkgs-old`
         if url == beginning or url.startswith(f"{beginning}/"):
             return other + url[len(beginning) :]
     return url

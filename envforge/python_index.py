@@ -49,20 +49,20 @@ class PythonIndex:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Located:
-    """The address of one registry file, without credentials, and how it was found."""
+    """The URL of one file on a package index, without credentials, and how it was found."""
 
     url: str
     how: str
 
 
 def without_credentials(url: str) -> str:
-    """The same address without user name and password, which have no place in a lock or a message."""
+    """Return a URL without user name and password, for lockfiles and messages."""
     parts = urllib.parse.urlsplit(url)
     return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def configured_index(environment: Mapping[str, str], home: Path, prefix: Path) -> PythonIndex:
-    """The index that the user's tools read: variables, then files of uv, then files of pip, then the public registry.
+    """Return the configured index: from variables, then files of uv, then files of pip, then PyPI.
 
     ``prefix`` is ``sys.prefix`` of the running interpreter, where pip looks for the file of the environment.
     """
@@ -81,7 +81,7 @@ def configured_index(environment: Mapping[str, str], home: Path, prefix: Path) -
 
 
 def uv_configuration_files(environment: Mapping[str, str], home: Path) -> tuple[Path, ...]:
-    """The files that uv reads, the one that counts most first (uv documentation, "Configuration files")."""
+    """Return the files that uv reads, highest precedence first (uv documentation, "Configuration files")."""
     if environment.get("UV_NO_CONFIG"):
         return ()
     if environment.get("UV_CONFIG_FILE"):
@@ -91,9 +91,9 @@ def uv_configuration_files(environment: Mapping[str, str], home: Path) -> tuple[
 
 
 def pip_configuration_files(environment: Mapping[str, str], home: Path, prefix: Path) -> tuple[Path, ...]:
-    """The files that pip reads, the one that counts most first (pip documentation, "Configuration").
+    """Return the files that pip reads, highest precedence first (pip documentation, "Configuration").
 
-    A file that ``PIP_CONFIG_FILE`` names takes the place of the user's; the null device switches files off.
+    ``PIP_CONFIG_FILE`` replaces the user's files; the null device disables all files.
     """
     name = "pip.ini" if sys.platform == "win32" else "pip.conf"
     stated = environment.get("PIP_CONFIG_FILE", "")
@@ -123,11 +123,11 @@ def _shared_folders(environment: Mapping[str, str]) -> tuple[Path, ...]:
 
 
 def locate(relative: str, sha256: str, index: PythonIndex, pages: SimplePages) -> Located:
-    """Where ``relative`` (for example ``ab/cd/…/name.whl``) lies on ``index``.
+    """Return the URL of ``relative`` (such as ``ab/cd/…/name.whl``) on ``index``.
 
-    The public registry keeps every file at exactly this path. Of any other the project's page is read, and the file
-    there must have this sha256; where the page cannot be read, the file is taken to lie where mirrors keep it, beside
-    the simple index under ``packages/``. Raises ``EnvforgeError`` where the page has the file with another hash.
+    PyPI has every file at exactly this path. For another index, the project's page is read, and the file there must
+    have this SHA-256. If the page can't be read, or doesn't list the file, assume the usual layout of mirrors:
+    ``packages/`` next to the simple index. Raises ``EnvforgeError`` if the page lists the file with another hash.
     """
     if index.files_url is not None:
         return Located(url=index.files_url + relative, how="its known layout")
@@ -152,7 +152,7 @@ def locate(relative: str, sha256: str, index: PythonIndex, pages: SimplePages) -
 
 
 class SimplePages:
-    """Reads the simple pages of projects, each once; after one index fails to answer, it is not asked again."""
+    """Read the simple pages of projects, each once; an index that didn't respond is not requested again."""
 
     def __init__(self, timeout_s: float = _TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
@@ -160,7 +160,7 @@ class SimplePages:
         self._silent: dict[str, OutsideError] = {}
 
     def links(self, index: PythonIndex, project: str) -> Mapping[str, str]:
-        """File names of the page of ``project`` and the whole address of each; raises ``OutsideError``."""
+        """Return the complete URL of each file name on the page of ``project``; raise ``OutsideError`` on failure."""
         if index.simple_url in self._silent:
             raise self._silent[index.simple_url]
         key = (index.simple_url, project)
@@ -169,7 +169,7 @@ class SimplePages:
         return self._links[key]
 
     def _read(self, index: PythonIndex, project: str) -> dict[str, str]:
-        from urllib.error import HTTPError  # noqa: PLC0415 - slow to import, and most locks need no page
+        from urllib.error import HTTPError  # noqa: PLC0415 - slow to import, and most lockfiles need no page
         from urllib.request import urlopen  # noqa: PLC0415 - as above
 
         url = f"{index.simple_url.rstrip('/')}/{project}/"
@@ -177,7 +177,7 @@ class SimplePages:
             with urlopen(_request(url), timeout=self._timeout_s) as answer:  # noqa: S310 - see _request
                 text = answer.read(_PAGE_BYTES).decode("utf-8", errors="replace")
                 base = answer.url
-        except HTTPError as error:
+        except HTTPError as error:  # the index responds, so its other pages are still worth a request
             raise self._no_answer(index, project, f"HTTP {error.code}") from error
         except (OSError, ValueError) as error:
             failure = self._no_answer(index, project, str(getattr(error, "reason", error)))
@@ -207,7 +207,7 @@ class _Links(HTMLParser):
 
 
 def _request(url: str) -> Request:
-    """A request for a page over http(s), with the credentials of the address as a header."""
+    """Return the request for a page, with the credentials of the URL as a header."""
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in {"http", "https", "file"}:
         raise ValueError(f"`{without_credentials(url)}` is not an http, https, or file URL")
@@ -223,7 +223,7 @@ def _request(url: str) -> Request:
 
 
 def _index_of_uv(path: Path) -> str | None:
-    """The default ``[[index]]`` of a configuration file of uv, or its older ``index-url``."""
+    """Return the default ``[[index]]`` in a configuration file of uv, or the older ``index-url``."""
     if not path.is_file():
         return None
     try:
@@ -235,7 +235,7 @@ def _index_of_uv(path: Path) -> str | None:
 
 
 def _index_of_pip(path: Path) -> str | None:
-    """``index-url`` of a configuration file of pip: ``[install]`` counts more than ``[global]``."""
+    """Return ``index-url`` in a configuration file of pip: ``[install]`` overrides ``[global]``."""
     if not path.is_file():
         return None
     parser = configparser.RawConfigParser()
@@ -264,7 +264,7 @@ def _unreadable(path: Path, error: Exception) -> EnvforgeError:
 
 
 def _stated(text: str, source: str) -> PythonIndex:
-    """A stated index: uv allows a name before the address, ``internal=https://…``."""
+    """Return a configured index; uv allows a name before the URL, as in ``internal=https://…``."""
     text = text.strip()
     name, equals, rest = text.partition("=")
     url = rest if equals and "/" not in name and ":" not in name else text
@@ -272,7 +272,7 @@ def _stated(text: str, source: str) -> PythonIndex:
 
 
 def _default_index() -> PythonIndex:
-    """The public registry, by constants of pip; where pip is not there, by the one of conda-lock's Poetry."""
+    """Return PyPI, from the constants of pip, or from conda-lock's Poetry if pip is not installed."""
     if importlib.util.find_spec("pip") is None:
         return PythonIndex(simple_url=_registry_of_poetry(), source="the default of conda-lock")
     from pip._internal.models.index import PyPI  # noqa: PLC0415 - pip is slow to import and often not needed
@@ -293,12 +293,11 @@ def _registry_of_poetry() -> str:
 
         return str(PyPiRepository().url).rstrip("/")
     finally:
-        os.environ.clear()  # conda-lock's import leaves a CONDA_ROOT behind
+        os.environ.clear()  # importing conda-lock sets CONDA_ROOT
         os.environ.update(before)
 
 
 def _project(file_name: str) -> str:
-    """The normalised name (PEP 503) of the project that a wheel belongs to."""
     return file_name.split("-", 1)[0].lower().replace("_", "-").replace(".", "-")
 
 

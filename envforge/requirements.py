@@ -1,7 +1,6 @@
-"""What one platform of any lock needs of the machine, as values and in one sentence: a pure function of the lock.
+"""Compute what one platform of a lockfile requires of the machine, as values and in one sentence.
 
-Enters: a ``Lockfile`` (ours or anybody's), a platform, the ``Matrix``. Leaves: ``Requirements`` as the catalogue keeps
-them. The rules are those of ``install.needs``, so that ``install``, ``diff`` and the catalogue never differ.
+The rules are in ``install.needs``. Lockfiles made by other tools are supported.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from envforge.select.fit import driver_text
 def requirements_of(
     lockfile: Lockfile, platform: str, matrix: Matrix, sizes: Mapping[str, int] | None = None
 ) -> Requirements:
-    """What ``platform`` of ``lockfile`` needs; ``sizes`` gives the bytes of the files that are known, by sha256.
+    """Return what ``platform`` of ``lockfile`` requires; ``sizes`` has the known file sizes in bytes, by SHA-256.
 
-    Nothing is refused here, also no lock that ``install`` would refuse: a git source or a wheel whose name cannot be
-    read says nothing of the machine and is passed over.
+    No lockfile is rejected, even if ``install`` would reject it: git sources and wheels with an invalid name are
+    ignored.
     """
     packages = lockfile.for_platform(platform)
     plan = _readable(platform, packages)
@@ -57,7 +56,7 @@ def requirements_of(
 
 
 def requirements_json(needs: Requirements) -> dict[str, Json]:
-    """Requirements as the catalogue's index keeps them."""
+    """Return the requirements as stored in the index of a catalogue."""
     return {
         "driver_direct": _driver(needs.driver_direct),
         "driver_minor_compatible": _driver(needs.driver_minor_compatible),
@@ -81,9 +80,9 @@ def _text(version: Version | None) -> str | None:
 
 
 def machine_words(needs: Requirements, brings: str = "") -> str:
-    """``NVIDIA driver 520.61.05 or newer (…), GPUs of compute capability 3.7 to 9.0, glibc 2.28 or newer``.
+    """Return ``NVIDIA driver 520.61.05 or newer (…), GPUs of compute capability 3.7 to 9.0, glibc 2.28 or newer``.
 
-    ``brings`` names the CUDA of the lock, for where the table has no driver for it.
+    ``brings`` is the CUDA version in the lockfile, which is named if the table has no driver for it.
     """
     parts = []
     lowest = needs.driver_minor_compatible
@@ -108,7 +107,7 @@ def machine_words(needs: Requirements, brings: str = "") -> str:
 
 
 def download_words(needs: Requirements) -> str:
-    """The size of the download, as far as it is known; nothing where no size is."""
+    """Return the known size of the download as text; empty if no size is known."""
     if needs.files_sized == 0:
         return ""
     amount = f"{needs.download_bytes / 1e9:.1f} GB"
@@ -138,7 +137,7 @@ def _is_readable(artifact: Artifact) -> bool:
 
 
 def _macos(plan: Plan) -> Iterator[Version]:
-    """The macOS that each package asks for: ``__osx`` of a conda package, the lowest tag of a wheel."""
+    """Return the macOS version that each package requires: ``__osx`` of a conda package, the lowest tag of a wheel."""
     for artifact in plan.conda:
         for name, wanted in artifact.package.dependencies:
             match = re.search(r">=\s*(\d+(?:\.\d+)*)", wanted) if name == "__osx" else None
@@ -146,6 +145,7 @@ def _macos(plan: Plan) -> Iterator[Version]:
                 yield Version(match[1])
     for artifact in plan.wheels:
         tags: Iterable[Tag] = () if artifact.is_source else parse_wheel_filename(artifact.file_name)[3]
+        # the tags of one wheel are alternatives, so the lowest one decides
         stated = [Version(f"{m[1]}.{m[2]}") for tag in tags if (m := re.match(r"macosx_(\d+)_(\d+)_", tag.platform))]
         if stated:
             yield min(stated)

@@ -14,9 +14,9 @@ _TIMEOUT_S = 60
 
 
 def read_revision(spec: str, folder: Path) -> str:
-    """The text of ``PATH`` at ``REV``, relative to ``folder``; raises ``EnvforgeError`` where git has no such file."""
+    """Return the text of ``git:REV:PATH``, relative to ``folder``; raise ``EnvforgeError`` if git has no such file."""
     revision, _, path = spec.removeprefix(PREFIX).partition(":")
-    if not revision or revision.startswith("-") or path.startswith("/"):
+    if not revision or revision.startswith("-") or path.startswith("/"):  # git would read `-…` as an option
         raise RequestError(
             f"`{spec}` is not a file at a git revision; expected `git:REV` or `git:REV:PATH`",
             hint="to compare with the last commit",

@@ -28,7 +28,7 @@ TORCH_FAMILY = ("torch", "torchvision", "torchaudio")
 
 _CONDA_SPEC = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]*)(?: +(?P<version>[0-9a-zA-Z.*+!=<>,|_-]+))?")
 _VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*\}?")
-# The remarks that conda-lock reads, one for each platform: conda_lock/src_parser/selectors.py of conda-lock 4.0.3.
+# the selectors that conda-lock reads in comments, from conda_lock/src_parser/selectors.py of conda-lock 4.0.3
 _SELECTORS = {
     "linux-64": "linux64",
     "linux-aarch64": "aarch64",
@@ -36,8 +36,8 @@ _SELECTORS = {
     "osx-arm64": "arm64",
     "win-64": "win64",
 }
-# As conda-lock 4.0.3 states them by default (default-virtual-packages.yaml), but for the kernel: 3.10 is that of the
-# oldest glibc of manylinux2014, and no package asks for more.
+# the defaults of conda-lock 4.0.3 (default-virtual-packages.yaml), except for the kernel: 3.10 goes with the oldest
+# glibc of manylinux2014, and no package requires a newer one
 _VIRTUAL = {
     "linux-64": {"__archspec": "1 x86_64", "__glibc": "2.17", "__linux": "3.10", "__unix": "0"},
     "linux-aarch64": {"__archspec": "1 aarch64", "__glibc": "2.17", "__linux": "3.10", "__unix": "0"},
@@ -46,14 +46,14 @@ _VIRTUAL = {
     "win-64": {"__archspec": "1 x86_64", "__win": "0"},
 }
 
-# From this release on the wheels of torch and torchvision for Apple computers are tagged macosx_14_0 (file names on the
-# Python package registry, 2026-11-22: 2.11.0 and 0.26.0 macosx_11_0, 2.12.1 and 0.27.1 macosx_14_0).
+# the first release whose torch and torchvision wheels for macOS are tagged macosx_14_0 (file names on PyPI, 2026-11-22:
+# 2.11.0 and 0.26.0 macosx_11_0, 2.12.1 and 0.27.1 macosx_14_0)
 _MACOS_14_SINCE = Version("2.12")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Needs:
-    """What a template's code imports: members of the torch family, and packages of conda-forge as conda specs."""
+    """What a template's code imports: members of the torch family, and conda-forge packages as conda specs."""
 
     torch_family: tuple[str, ...] = ("torch", "torchvision")
     conda: tuple[str, ...] = ()
@@ -61,14 +61,14 @@ class Needs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnvironmentTexts:
-    """The two files that conda-lock reads, whole."""
+    """The contents of the two files that conda-lock reads."""
 
     environment: str
     virtual_packages: str
 
     @property
     def sha256(self) -> str:
-        """The hash under which the catalogue knows a lock of these texts."""
+        """The key of a lockfile for this input in the catalogue."""
         return input_sha256(self.environment, self.virtual_packages)
 
 
@@ -85,10 +85,9 @@ class _Platform:
 
 
 def input_sha256(environment_text: str, virtual_packages_text: str) -> str:
-    """Identify what a lock was solved from: lower-case hex of SHA-256 over both texts.
+    """Return the SHA-256 (lowercase hex) of the input of a lockfile: both texts as UTF-8.
 
-    Each text is UTF-8 with the length of its bytes before it, so that no two pairs of texts run together into the
-    same bytes.
+    The byte length precedes each text, so that different pairs of texts never give the same bytes.
     """
     digest = hashlib.sha256()
     for text in (environment_text, virtual_packages_text):
@@ -99,7 +98,7 @@ def input_sha256(environment_text: str, virtual_packages_text: str) -> str:
 
 
 def render_texts(selections: tuple[Selection, ...], needs: Needs, templates: Path) -> EnvironmentTexts:
-    """Render both files for one selection a platform; ``templates`` is the folder that holds their Jinja sources."""
+    """Render both files for one selection per platform; ``templates`` is the directory of their Jinja sources."""
     return EnvironmentTexts(
         environment=render_environment(selections, needs, templates),
         virtual_packages=render_virtual_packages(selections, templates),
@@ -107,7 +106,7 @@ def render_texts(selections: tuple[Selection, ...], needs: Needs, templates: Pat
 
 
 def render_environment(selections: tuple[Selection, ...], needs: Needs, templates: Path) -> str:
-    """The text of ``environment.yml``; platforms stand in it in the order of their names."""
+    """Return the text of ``environment.yml``, with the platforms sorted by name."""
     _check(selections, needs)
     selections = _sorted(selections)
     conda = _common_lines(selections, {s.build.platform: _conda_lines(s, needs) for s in selections})
@@ -124,13 +123,13 @@ def render_environment(selections: tuple[Selection, ...], needs: Needs, template
 
 
 def render_virtual_packages(selections: tuple[Selection, ...], templates: Path) -> str:
-    """The text of ``virtual-packages.yml``: the least that a machine of each platform must offer."""
+    """Return the text of ``virtual-packages.yml``: the oldest system of each platform that the builds support."""
     platforms = [_Platform(name=s.build.platform, packages=virtual_packages(s)) for s in _sorted(selections)]
     return _render(templates / "virtual-packages.yml.jinja", {"platforms": platforms})
 
 
 def virtual_packages(selection: Selection) -> tuple[tuple[str, str], ...]:
-    """The virtual packages that a build needs, by name; ``__cuda`` is absent from a build without CUDA."""
+    """Return the virtual packages that a build needs, sorted by name; a CPU build has no ``__cuda``."""
     packages = dict(_VIRTUAL[selection.build.platform])
     if "__osx" in packages and selection.build.torch >= _MACOS_14_SINCE:
         packages["__osx"] = "14.0"
@@ -142,7 +141,7 @@ def virtual_packages(selection: Selection) -> tuple[tuple[str, str], ...]:
 
 
 def torch_requirements(release: Version) -> tuple[str, ...]:
-    """The conda specs of what this torch release and its family need beside their own wheels."""
+    """Return the conda specs of the packages that this torch release and its family need besides their own wheels."""
     return tuple(
         spec
         for row in _requirement_rows()
@@ -152,12 +151,12 @@ def torch_requirements(release: Version) -> tuple[str, ...]:
 
 
 def torch_requirement_names() -> tuple[str, ...]:
-    """The conda names of all that any torch release needs."""
+    """Return the conda names of all packages that any torch release needs."""
     return tuple(sorted({split_conda_spec(spec)[0] for row in _requirement_rows() for spec in row["conda"]}))
 
 
 def split_conda_spec(spec: str) -> tuple[str, str]:
-    """Take ``numpy >=1.26`` apart into name and version constraint; raises ValueError for anything else."""
+    """Split ``numpy >=1.26`` into name and version constraint; raise ``ValueError`` for anything else."""
     match = _CONDA_SPEC.fullmatch(spec)
     if match is None:
         raise ValueError(f"`{spec}` is not a conda spec such as `numpy >=1.26`")
@@ -217,6 +216,7 @@ def _pip_lines(selection: Selection, needs: Needs) -> tuple[str, ...]:
 
 
 def _common_lines(selections: tuple[Selection, ...], by_platform: dict[str, tuple[str, ...]]) -> tuple[_Line, ...]:
+    # a line without a selector applies to all platforms, so only lines that all of them share go without
     everywhere = set.intersection(*(set(lines) for lines in by_platform.values()))
     first = by_platform[selections[0].build.platform]
     common = tuple(_Line(text=text) for text in first if text in everywhere)

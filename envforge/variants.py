@@ -33,7 +33,7 @@ HEAD = "# The variant "
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VariantTexts:
-    """What a variant is locked from, and the builds that it holds, one for each platform."""
+    """The input of a variant's lockfile, and its builds, one for each platform."""
 
     environment: str
     virtual_packages: str
@@ -68,7 +68,7 @@ def _near_tag(name: str, tags: Sequence[WheelTag]) -> str | None:
 
 
 def derive(environment: Path, tag: WheelTag, matrix: Matrix) -> VariantTexts:
-    """The texts of one variant; raises ``EnvforgeError`` where no build of the tag serves the project."""
+    """Return the texts of one variant; raise ``EnvforgeError`` if no build of the tag supports the project."""
     inputs = read_inputs(environment, None)
     torch = _torch(inputs)
     builds = _builds(inputs, tag, torch, matrix)
@@ -118,7 +118,7 @@ def _pinned(requirement: Requirement, path: Path) -> Version:
 
 
 def _builds(inputs: Inputs, tag: WheelTag, torch: Version, matrix: Matrix) -> dict[str, Build]:
-    """One build for each platform, all of one release: the project's own where the tag has it, else the newest."""
+    """Return one build per platform, all of one release: the project's if the tag has it, or else the newest."""
     fitting = {platform: _of_platform(platform, inputs, tag, matrix) for platform in inputs.platforms}
     common = set.intersection(*(set(builds) for builds in fitting.values()))
     if not common:
@@ -145,7 +145,7 @@ def _no_build(inputs: Inputs, tag: WheelTag, matrix: Matrix) -> EnvforgeError:
 
 
 def _of_platform(platform: str, inputs: Inputs, tag: WheelTag, matrix: Matrix) -> dict[Version, Build]:
-    """The confirmed builds by release; a platform without any wheel of the tag gets the CPU build, as in ``new``."""
+    """Return the confirmed builds by release; a platform without wheels of the tag uses CPU builds, as in ``new``."""
     here = [build for build in matrix.builds if build.platform == platform and build.confirmed]
     tags = {build.tag for build in here}
     python = _python(inputs)
@@ -168,7 +168,7 @@ def _python(inputs: Inputs) -> Version | None:
 
 
 def _with_bounds(text: str, old: Version, new: Version, where: str) -> str:
-    """Swap what the project's torch asks of other packages for what the variant's asks; the user's own bounds stay."""
+    """Replace the constraints of the project's torch release with those of the variant's, and keep the user's own."""
     before, after = _bounds(old), _bounds(new)
     for name in sorted(after):
         if before.get(name) == after[name]:
@@ -190,7 +190,7 @@ def _bounds(torch: Version) -> dict[str, tuple[str, ...]]:
 
 
 def _with_pins(text: str, builds: Mapping[str, Build], where: str) -> str:
-    """Each line of the torch family gets the version that the platforms which it is for have."""
+    """Set the version of each line of the torch family to the one of the platforms that its selector covers."""
     for number, entry in enumerate(read_entries(text, where)):
         if entry.section != "pip" or entry.name not in TORCH_FAMILY:
             continue
@@ -208,13 +208,14 @@ def _with_pins(text: str, builds: Mapping[str, Build], where: str) -> str:
 
 
 def _with_indexes(text: str, inputs: Inputs, builds: Mapping[str, Build]) -> str:
-    """The addresses of the PyTorch indexes end in the tags of the variant; others stay."""
+    """Point the PyTorch indexes to the tags of the variant, and keep other indexes."""
     old = torch_indexes(inputs.pip_repositories)
     base = old[0].rstrip("/").rpartition("/")[0] if old else PYTORCH_INDEX
     new = list(dict.fromkeys(f"{base}/{build.tag}" for build in builds.values()))
     nodes = _index_nodes(text, old)
     if not nodes:
         return f"{text.rstrip()}\npip-repositories:\n" + "".join(f"  - {quoted(url)}\n" for url in new)
+    # from the last to the first, because an edit moves the nodes after it
     for number in range(max(len(nodes), len(new)) - 1, -1, -1):
         if number >= len(nodes):
             text = after_line(text, nodes[-1], f"  - {quoted(new[number])}")
@@ -233,7 +234,7 @@ def _index_nodes(text: str, addresses: Sequence[str]) -> list[yaml.Node]:
 
 
 def _selection(build: Build, inputs: Inputs) -> Selection:
-    """The build as a selection, for the texts: it was asked for, not chosen for a machine."""
+    """Wrap a build in a selection for rendering; it was requested, not selected for a machine."""
     return Selection(
         request=Request(cuda=build.tag),
         build=build,

@@ -1,7 +1,7 @@
-"""Solved locks that wait for the question they answer: ``index.json`` and the lockfiles that it names.
+"""Find and read stored lockfiles: ``index.json`` and the lockfiles that it lists.
 
-Enters: a folder and the hash of what a lock would be solved from (``spec.input_sha256``). Leaves: the entry with that
-hash, and the text of its lock, verified and with the addresses of the user's own Python package registry filled in.
+The key of an entry is the hash of the input that its lockfile was solved from (``spec.input_sha256``). A lockfile is
+verified against the index, and the URLs of the configured package index are inserted.
 """
 
 from __future__ import annotations

@@ -35,18 +35,19 @@ TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def find(root: Path, input_sha256: str) -> Entry | None:
-    """The newest entry whose lock was solved from exactly these inputs; a damaged index raises ``CatalogueError``."""
+    """Return the newest entry solved from exactly this input; raise ``CatalogueError`` for an invalid index."""
     found = [entry for entry in entries(root) if entry.input_sha256 == input_sha256]
     return max(found, key=_when, default=None)
 
 
 def _when(entry: Entry) -> tuple[dt.datetime, dt.date]:
+    # a catalogue without publications has one entry per input, so `min` only has to compare with aware times
     published = entry.published.at if entry.published else dt.datetime.min.replace(tzinfo=dt.timezone.utc)
     return published, entry.date
 
 
 def entries(root: Path) -> tuple[Entry, ...]:
-    """All entries of a catalogue, in the order of its index; raises ``CatalogueError`` for a damaged index."""
+    """Return all entries of a catalogue in the order of its index; raise ``CatalogueError`` for an invalid index."""
     where = root / INDEX_FILE
     try:
         text = where.read_text(encoding="utf-8")
@@ -63,12 +64,12 @@ def entries(root: Path) -> tuple[Entry, ...]:
 
 
 def read_row(row: Mapping[str, Any], root: Path) -> Entry:
-    """One row of an index that is to be, as strictly as one that is."""
+    """Read a row that is about to be added to the index, as strictly as an existing one."""
     return _entry(Fields(document_at(root / INDEX_FILE), "entries[new]", dict(row)), root)
 
 
 def _refuse_twins(where: Path, found: tuple[Entry, ...]) -> None:
-    """A file is listed once; only a team's publications may answer one question several times, the newest first."""
+    """Raise ``CatalogueError`` for a file or an input that is listed twice; publications may share an input."""
     files: dict[PurePosixPath, int] = {}
     inputs: dict[str, int] = {}
     for number, entry in enumerate(found):
@@ -130,8 +131,8 @@ def _requirements(row: Fields) -> Requirements:
 
 
 def _read_plain(value: object) -> str:
-    """A text of one line that a terminal may show: an index may come from anywhere."""
     text = read_text(value)
+    # an index can come from anyone, and these strings are printed to the terminal
     if not text.isprintable():
         raise WrongValue("a string without control characters")
     return text

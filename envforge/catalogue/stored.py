@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 
 
 def read(entry: Entry, python_index: PythonIndex, say: Callable[[str], None] | None = None) -> str:
-    """The text of the stored lock with whole addresses; ``say`` is told where registry files will come from.
+    """Return the text of a stored lockfile with complete URLs; ``say`` receives where the wheels will come from.
 
-    Raises ``CatalogueError`` where the file is not the one that the index names, and ``EnvforgeError`` where the
-    registry has a file of the same name with another hash.
+    Raises ``CatalogueError`` if the file differs from the one in the index, and ``EnvforgeError`` if the package index
+    has a file of the same name with another hash.
     """
     text = verified_text(entry)
     return fill(text, str(entry.path), python_index, say)
 
 
 def filled(text: str, where: str, say: Callable[[str], None]) -> str:
-    """As ``fill``, with the registry that the user's tools read; a lock without a placeholder stays as it is."""
+    """Return ``text`` with the URLs of the configured package index; without placeholders, return it unchanged."""
     if PLACEHOLDER not in text:
         return text
-    from envforge.python_index import configured_index  # noqa: PLC0415 - many locks need nothing of the registry
+    from envforge.python_index import configured_index  # noqa: PLC0415 - many lockfiles have no wheel from it
 
     return fill(text, where, configured_index(os.environ, Path.home(), Path(sys.prefix)), say)
 
 
 def fill(text: str, where: str, python_index: PythonIndex, say: Callable[[str], None] | None = None) -> str:
-    """Replace each placeholder address of a lock by the address of that file on ``python_index``."""
+    """Replace each placeholder URL in a lockfile with the URL of that file on ``python_index``."""
     from envforge.python_index import SimplePages  # noqa: PLC0415 - as above
 
     packages = _registry_packages(text, where)
@@ -44,6 +44,7 @@ def fill(text: str, where: str, python_index: PythonIndex, say: Callable[[str], 
     hows: dict[str, int] = {}
     for package in packages:
         located = _locate(package, where, python_index, pages)
+        # replaced in the text, not in parsed YAML, so that all other bytes of the lockfile are preserved
         text = text.replace(package.url, located.url)
         hows[located.how] = hows.get(located.how, 0) + 1
     if say is not None:
@@ -55,8 +56,9 @@ def fill(text: str, where: str, python_index: PythonIndex, say: Callable[[str], 
 
 
 def verified_text(entry: Entry) -> str:
-    """The text of a stored lock as it lies there; raises ``CatalogueError`` where it is not the one of the index."""
+    """Return the text of a stored lockfile; raise ``CatalogueError`` if its SHA-256 differs from the index."""
     where = entry.root / INDEX_FILE
+    # the index is checked for `..`, but a symlink can still lead outside
     if not entry.path.resolve().is_relative_to(entry.root.resolve()):
         raise fault(entry.path, "", "a file inside the catalogue", f"a symlink to {entry.path.resolve()}")
     try:
@@ -70,7 +72,6 @@ def verified_text(entry: Entry) -> str:
 
 
 def _registry_packages(text: str, where: str) -> tuple[LockedPackage, ...]:
-    """The packages with a placeholder address, each address once."""
     from envforge.lockfile import parse_lockfile  # noqa: PLC0415 - as above
 
     lock = parse_lockfile(text, where)

@@ -18,12 +18,12 @@ INDEX_FILE = "index.json"
 SCHEMA_VERSION = 1
 LOCK_SUFFIX = ".conda-lock.yml"
 PLACEHOLDER = "https://python-index.invalid/packages/"
-"""Stands in a stored lock for the root of the registry's files. ``.invalid`` never resolves (RFC 2606)."""
+"""Replaces the root URL of the package index's files in a stored lockfile. ``.invalid`` never resolves (RFC 2606)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selected:
-    """The build that a stored lock holds."""
+    """The PyTorch build in a stored lockfile."""
 
     torch: Version
     torchvision: Version | None
@@ -34,10 +34,10 @@ class Selected:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Requirements:
-    """What a machine must offer, as values and in one sentence.
+    """What a lockfile requires of a machine, as values and in one sentence.
 
-    Drivers: the least on Linux for ``direct`` use and for CUDA minor-version compatibility. ``download_bytes`` counts
-    the files whose length is known, ``files_sized`` of all ``files``.
+    The driver versions are the oldest on Linux for direct use and for CUDA minor-version compatibility.
+    ``download_bytes`` is the size of the ``files_sized`` files whose size is known, out of ``files``.
     """
 
     driver_direct: Version | None
@@ -54,7 +54,7 @@ class Requirements:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Publication:
-    """Who put an entry into a team's catalogue, and when (UTC). Both are stated by the publisher."""
+    """Who added an entry to a team's catalogue, and when (UTC). Both are stated by the publisher, not verified."""
 
     by: str
     at: dt.datetime
@@ -62,10 +62,10 @@ class Publication:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One stored lock. ``date`` is the day (UTC) of the newest record in it, or of its publication.
+    """One stored lockfile. ``date`` is the day (UTC) of its newest package record, or of its publication.
 
-    ``published`` is there in a team's catalogue only; ``signed_by`` is the id of the minisign key of the signature that
-    lies beside the lock.
+    ``published`` is set only in a team's catalogue. ``signed_by`` is the id of the minisign key of the signature next
+    to the lockfile.
     """
 
     root: Path
@@ -84,26 +84,26 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """How people call it: the file without its ending."""
+        """The name to display: the file without its suffix."""
         return str(self.file).removesuffix(LOCK_SUFFIX)
 
     @property
     def signature(self) -> PurePosixPath:
-        """The name of its minisign signature, beside the lock."""
+        """The path of the minisign signature, next to the lockfile."""
         return self.file.with_name(f"{self.file.name}.minisig")
 
     @property
     def path(self) -> Path:
-        """Where the stored lock lies."""
+        """The path of the stored lockfile."""
         return self.root / self.file
 
 
 class CatalogueError(EnvforgeError):
-    """A catalogue that cannot be read as what it claims to be."""
+    """A catalogue is unreadable or invalid."""
 
 
 def unreadable(path: Path, error: OSError) -> CatalogueError:
-    """The error for a file of a catalogue that the system does not give."""
+    """Return the error for a file of a catalogue that the operating system can't read."""
     return CatalogueError(
         f"cannot read `{path}` of the lockfile catalogue: {error.strerror or error}",
         hint=_hints(path),
@@ -112,7 +112,7 @@ def unreadable(path: Path, error: OSError) -> CatalogueError:
 
 
 def _hints(path: Path) -> tuple[Hint, ...]:
-    """Return how to restore the catalogue of a file: the built-in one comes back with envforge."""
+    """Return how to restore the catalogue of a file; the built-in one is part of the envforge installation."""
     from envforge.distribution import reinstall_command  # noqa: PLC0415 - only errors need it
 
     if path.absolute().is_relative_to(lockfiles_root().absolute()):
@@ -121,12 +121,12 @@ def _hints(path: Path) -> tuple[Hint, ...]:
 
 
 def fault(where: Path, path: str, wanted: str, found: object) -> EnvforgeError:
-    """The error for a file of a catalogue that is not what it must be, with the path inside it."""
+    """Return the error for an invalid value in a file of a catalogue; ``path`` is the place inside the file."""
     return replace(document_at(where), show=show_plainly).fault(path, wanted, str(found))
 
 
 def document_at(where: Path) -> Document:
-    """A file of a catalogue, and what errors say of it."""
+    """Return how errors describe a file of a catalogue."""
     return Document(
         damaged=f"the lockfile catalogue is invalid: `{where}`",
         error=CatalogueError,

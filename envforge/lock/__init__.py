@@ -1,9 +1,9 @@
-"""environment.yml to conda-lock.yml: ``lock`` makes one, ``check`` says whether one is still right.
+"""Lock environment.yml to conda-lock.yml, and check whether a lockfile is up to date.
 
-Read in this order: ``request``, ``inputs``, ``virtual``, ``condalock`` (which starts ``child``), ``server`` and
-``index`` (on ``sources``, ``pages``, ``download``, ``target``, ``solved``, ``mapping``), ``document``, ``audit``,
-``cutoff``, ``keep``, ``workplace``, ``run``, ``locking``; beside it ``agreement``, and on top of it ``together``,
-``change`` (add, remove) and ``variants``.
+Read in this order: ``request``, ``inputs``, ``virtual``, ``condalock`` (which starts ``child``), ``server``, ``index``
+(uses ``sources``, ``pages``, ``download``, ``target``, ``solved``, ``mapping``), ``document``, ``audit``, ``cutoff``,
+``keep``, ``workplace``, ``run``, ``reasons``, ``locking``. ``agreement`` checks a lockfile. ``together``, ``change``
+(``add`` and ``remove``), and ``variants`` change several files.
 """
 
 from envforge.lock.request import LockReport, LockRequest, PlatformSummary, Progress, Step

@@ -48,14 +48,14 @@ def check(
     platforms: tuple[str, ...] = (),
     exclude_newer: Cutoff | None = None,
 ) -> tuple[Difference, ...]:
-    """Every difference; none means that the lock is right. Raises for files that cannot be read."""
+    """Return every difference; empty if the lockfile is up to date. Raises ``EnvforgeError`` for unreadable files."""
     inputs = read_inputs(environment, virtual_packages, platforms)
     lock = read_lockfile(lockfile)
     return (*_dates(exclude_newer, lock), *check_inputs(inputs, lock))
 
 
 def check_inputs(inputs: Inputs, lock: Lockfile) -> tuple[Difference, ...]:
-    """Every difference between a lock and the input that was read for it."""
+    """Return every difference between a lockfile and its input."""
     differences = tuple(_platforms(inputs, lock))
     if differences or dict(lock.custom_metadata).get(INPUT_SHA256) == inputs.sha256:
         return differences
@@ -82,7 +82,7 @@ def _platforms(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
 
 
 def _dates(exclude_newer: Cutoff | None, lock: Lockfile) -> Iterator[Difference]:
-    """A lock of an earlier date is right for a later one."""
+    # a lockfile with an earlier date contains nothing that a later date excludes
     recorded = recorded_cutoff(lock)
     if exclude_newer is not None and exclude_newer.at is not None and recorded.at is None:
         found = "the lockfile was created without a date"
@@ -96,7 +96,7 @@ def _dates(exclude_newer: Cutoff | None, lock: Lockfile) -> Iterator[Difference]
 
 
 def unmet_requests(platform: str, read: Specification, lock: Lockfile) -> tuple[Difference, ...]:
-    """The packages that a lock has in another version than the input asks for."""
+    """Return the packages whose locked version doesn't match the input."""
     return tuple(one for one in _requests(platform, read, lock) if one.code == "other-version")
 
 
@@ -110,6 +110,7 @@ def _meaning(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
         if recorded.get(platform) == content_hash:
             continue
         found = [*_channels(inputs, lock), *_requests(platform, read, lock)]
+        # the content hash also covers what the lockfile doesn't list, such as a looser constraint
         yield from found or [_unnamed(platform, virtual.source)]
 
 
@@ -137,6 +138,7 @@ def _requests(platform: str, read: Specification, lock: Lockfile) -> Iterator[Di
     for request in dict(read.requests)[platform]:
         manager, name = request["manager"], request["name"]
         package = locked.get((manager, _key(manager, name)))
+        # a requirement under `pip:` may be met by a conda package, which conda-lock doesn't lock twice
         if package is None and manager == "pip":
             package = locked.get(("conda", _key("conda", name)))
         wanted = f"`{_words(request)}` ({manager}) is requested"
@@ -167,6 +169,6 @@ def _satisfied(request: Mapping[str, Any], package: LockedPackage) -> bool:
             return SpecifierSet(version).contains(package.version, prereleases=True)
         except InvalidSpecifier:
             return version == package.version
-    from rattler import Version, VersionSpec  # noqa: PLC0415 - 0.1 s, needed only where the input has changed
+    from rattler import Version, VersionSpec  # noqa: PLC0415 - 0.1 s, needed only if the input has changed
 
     return VersionSpec(version).matches(Version(package.version))

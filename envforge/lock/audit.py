@@ -21,11 +21,11 @@ _LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Expectations:
-    """What the environment asked for, and what the indexes stated.
+    """What the environment requests, and what the indexes list.
 
-    ``pip`` holds the requirements of each platform; ``torch_urls`` every address that the torch index offered;
-    ``family`` says which names may come from there alone; ``digests`` the sha256 of each offered wheel by address;
-    ``optional`` the names that a wheel needs for an extra only; ``asked`` the addresses that the user named.
+    ``pip`` has the requirements of each platform, ``torch_urls`` every URL on the PyTorch index, and ``family`` the
+    names that may come only from there. ``digests`` has the SHA-256 of each offered wheel by URL, ``optional`` the
+    names that a wheel needs only for an extra, and ``asked`` the URLs that the user specified.
     """
 
     platforms: tuple[str, ...]
@@ -39,14 +39,14 @@ class Expectations:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """One broken promise, in words."""
+    """One invalid property of a lockfile."""
 
     code: str
     message: str
 
 
 def audit(lock: Lockfile, expected: Expectations, mapping: NameMapping) -> tuple[Problem, ...]:
-    """Every problem of a lock; none means that it may be written."""
+    """Return every problem of a lockfile; if there is none, it may be written."""
     problems = [*_platforms(lock, expected)]
     for platform in expected.platforms:
         packages = lock.for_platform(platform)
@@ -86,6 +86,7 @@ def _owners(platform: str, packages: tuple[LockedPackage, ...], mapping: NameMap
             yield Problem(
                 code="twice", message=f"`{name}` is listed {number} times among the {manager} packages of {platform}"
             )
+    # a conda package without Python may share its name with an unrelated Python package
     python_packages = {mapping.to_python(p.name): p for p in packages if p.manager == "conda" and _needs_python(p)}
     for package in packages:
         owner = python_packages.get(canonicalize_name(package.name)) if package.manager == "pip" else None
@@ -102,7 +103,7 @@ def _dependencies(
     python = {canonicalize_name(p.name) for p in packages if p.manager == "pip"} | {mapping.to_python(n) for n in conda}
     for package in packages:
         for name, wanted in package.dependencies:
-            if name.startswith("__"):
+            if name.startswith("__"):  # virtual packages are properties of the machine
                 continue
             is_there = name in conda if package.manager == "conda" else canonicalize_name(name) in python
             if not is_there and canonicalize_name(name) not in optional.get(package.name, frozenset()):
@@ -113,7 +114,7 @@ def _dependencies(
 
 def _file(package: LockedPackage, expected: Expectations) -> Iterator[Problem]:
     label = f"`{package.name} {package.version}` ({package.platform})"
-    if package.sha256 is None or set(package.sha256) == {"0"}:
+    if package.sha256 is None or set(package.sha256) == {"0"}:  # zeros are `index.UNKNOWN_SHA256`
         yield Problem(code="no-sha256", message=f"{label} has no SHA-256")
     if CREDENTIALS.search(package.url):
         yield Problem(code="credentials", message=f"the URL of {label} contains credentials")
@@ -134,7 +135,7 @@ def _file(package: LockedPackage, expected: Expectations) -> Iterator[Problem]:
 
 
 def _is_public(url: str, asked: tuple[str, ...]) -> bool:
-    """Whether others can reach an address: https, or a place that the environment or the user names."""
+    # other machines can reach https URLs, and any URL that the user specified for them
     parts = urlsplit(url)
     if parts.scheme == "https" and _LOOPBACK.fullmatch(parts.netloc) is None:
         return True

@@ -37,6 +37,7 @@ def change(
                 hint=error.hints,
                 code=error.code,
             ) from error
+        # solving takes long enough for an editor to save the file in between
         if read_text(environment) != before:
             raise EnvforgeError(
                 f"`{environment}` was edited while this command was running; nothing was written",

@@ -1,7 +1,7 @@
-"""The process in which conda-lock runs: reads the environment with conda-lock's own parser, then starts conda-lock.
+"""Read the environment with conda-lock's own parser, then run conda-lock, in a process of its own.
 
-Arguments: a JSON file with ``environment``, ``platforms``, ``virtual_packages``, ``mapping``, ``specification`` (the
-file to write) and ``arguments`` (conda-lock's own command line; without it only the specification is written).
+The argument is a JSON file with ``environment``, ``platforms``, ``virtual_packages``, ``mapping``, ``specification``
+(the file to write), and ``arguments`` (conda-lock's command line; without it, only the specification is written).
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from typing import Any
 
 
 def main(job_file: str) -> None:
-    """Do one job."""
+    """Run the job that is described in ``job_file``."""
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     _write(Path(job["specification"]), _specification(job))
     if job.get("arguments"):
-        from conda_lock.conda_lock import main as conda_lock  # noqa: PLC0415 - the work of this process
+        from conda_lock.conda_lock import main as conda_lock  # noqa: PLC0415 - only a lock needs it, not a check
 
         sys.argv = ["conda-lock", *job["arguments"]]
         conda_lock()
 
 
 def _specification(job: dict[str, Any]) -> dict[str, Any]:
-    """What conda-lock reads in the environment, and the content hash that it records, platform by platform."""
     logging.getLogger("conda_lock").setLevel(logging.ERROR)
     from conda_lock.content_hash import compute_content_hashes  # noqa: PLC0415
     from conda_lock.src_parser import make_lock_spec  # noqa: PLC0415

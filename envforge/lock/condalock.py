@@ -1,7 +1,6 @@
-"""Runs conda-lock 4, unmodified, in processes of its own: one for each platform, side by side.
+"""Run conda-lock 4, unmodified, in one process per platform, in parallel.
 
-Enters: ``Job`` values. Leaves: for each platform the lockfile that conda-lock wrote and what it read in the
-environment. Whatever happens, no process and no file is left.
+All processes have ended when a function returns or raises, and all files are in the directories of the jobs.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ _CUT = ("POETRY_", "CONDA_LOCK_", "PIP_", "CONDA_OVERRIDE_", "RUNNER_TEMP")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One platform: its private folder, the executable that conda-lock drives, and its lock-time index.
+    """One platform: its private directory, the conda executable for conda-lock, and the URL of its lock-time index.
 
-    ``wishes`` go to the embedded solver; ``seed`` is the lock whose wheels conda-lock's Python half keeps if it can.
+    ``wishes`` are passed to the embedded solver. ``seed`` is the lockfile whose wheels Poetry keeps if possible.
     """
 
     platform: str
@@ -44,25 +43,25 @@ class Job:
 
     @property
     def records(self) -> Path:
-        """Where the solver keeps what the conda half gave."""
+        """The directory to which the solver writes the solved conda packages."""
         return self.folder / "records"
 
     @property
     def output(self) -> Path:
-        """Where conda-lock writes."""
+        """The lockfile that conda-lock writes."""
         return self.folder / "out" / "conda-lock.yml"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Specification:
-    """What conda-lock reads in an environment.yml: its content hash and requested packages, platform by platform."""
+    """What conda-lock reads in an environment.yml: the content hash and the requested packages of each platform."""
 
     content_hash: tuple[tuple[str, str], ...]
     requests: tuple[tuple[str, tuple[Mapping[str, Any], ...]], ...]
 
 
 def specification(inputs: Inputs, virtual_packages: str, folder: Path) -> Specification:
-    """Let conda-lock's parser read the environment; nothing is solved and nothing fetched."""
+    """Read the environment with conda-lock's parser, without solving or downloading."""
     job = _write_inputs(inputs, virtual_packages, folder, inputs.platforms)
     with _running([(job, dict(os.environ), folder)]) as processes:
         _wait(processes[0], folder, inputs.platforms[0])
@@ -70,7 +69,9 @@ def specification(inputs: Inputs, virtual_packages: str, folder: Path) -> Specif
 
 
 def run(inputs: Inputs, virtual_packages: str, jobs: Sequence[Job]) -> dict[str, Path]:
-    """Run conda-lock for every job and give the file that each wrote; raises with the solver's explanation."""
+    """Run conda-lock for every job and return its files; raise ``EnvforgeError`` with the solver's explanation."""
+    # one process per platform, because Poetry caches the metadata of `name:version` for all platforms of a run, and the
+    # wheels of one version differ (decision 0040)
     prepared = [(_prepare(inputs, virtual_packages, job), _environment(job), job.folder) for job in jobs]
     with _running(prepared) as processes:
         for process, job in zip(processes, jobs, strict=True):
@@ -79,7 +80,7 @@ def run(inputs: Inputs, virtual_packages: str, jobs: Sequence[Job]) -> dict[str,
 
 
 def specification_of(jobs: Sequence[Job]) -> Specification:
-    """What conda-lock read for all jobs that ran."""
+    """Return what conda-lock read for all jobs, joined."""
     parts = [_read_specification(job.folder) for job in jobs]
     return Specification(
         content_hash=tuple(pair for part in parts for pair in part.content_hash),
@@ -127,7 +128,7 @@ def _prepare(inputs: Inputs, virtual_packages: str, job: Job) -> dict[str, Any]:
 
 
 def _environment(job: Job) -> dict[str, str]:
-    """The user's environment without what steers conda-lock behind our back; loopback never goes through a proxy."""
+    # settings of the user must not change what conda-lock does here, and loopback must not go through a proxy
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_CUT)}
     direct = ",".join(filter(None, [kept.get("no_proxy") or kept.get("NO_PROXY"), "127.0.0.1", "localhost"]))
     return {
@@ -139,7 +140,7 @@ def _environment(job: Job) -> dict[str, str]:
         "no_proxy": direct,
         "POETRY_CACHE_DIR": str(job.folder / "cache"),
         "POETRY_CONFIG_DIR": str(job.folder / "config"),
-        "POETRY_KEYRING_ENABLED": "false",
+        "POETRY_KEYRING_ENABLED": "false",  # a keyring may prompt, and the index on loopback needs no password
         "PYTHONUTF8": "1",
         "TMPDIR": str(job.folder / "temporary"),
         "TEMP": str(job.folder / "temporary"),
@@ -152,7 +153,7 @@ Prepared = tuple[dict[str, Any], dict[str, str], Path]
 
 @contextlib.contextmanager
 def _running(prepared: Sequence[Prepared]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start all processes, and end those that still run when the block ends, with what they started."""
+    """Start all processes, and kill those that still run when the block ends, with their children."""
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for document, environment, folder in prepared:
@@ -170,7 +171,7 @@ def _running(prepared: Sequence[Prepared]) -> Iterator[list[subprocess.Popen[byt
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=subprocess.STDOUT,
-                        start_new_session=True,
+                        start_new_session=True,  # so that the whole process group can be killed
                     )
                 )
         yield processes

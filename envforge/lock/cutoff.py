@@ -1,6 +1,6 @@
 """Parse ``--exclude-newer``, the time after which packages are ignored, into a ``Cutoff`` in UTC.
 
-py-rattler drops the time zone of what it is given, so nothing but UTC goes further than this module.
+py-rattler ignores the time zone of a datetime, so this module returns only UTC.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _HOURS = {"h": 1, "d": 24, "w": 168}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cutoff:
-    """Files up to and at ``at`` (UTC) exist; with ``None`` all do, which takes back what a lock has recorded."""
+    """The newest allowed upload time (UTC, inclusive); ``None`` allows all, and overrides the lockfile's cutoff."""
 
     at: dt.datetime | None
 
@@ -26,16 +26,16 @@ class Cutoff:
         return "none" if self.at is None else self.at.isoformat().replace("+00:00", "Z")
 
     def excludes(self, moment: dt.datetime | None) -> bool:
-        """Whether a file of that moment is too new; one without a date is not."""
+        """Return whether a file with this upload time is too new; files without a date are allowed."""
         return self.at is not None and moment is not None and moment > self.at
 
 
 # a lockfile keeps its cutoff until another is given, so that forgetting the option doesn't loosen a reproducible
 # lockfile
 def parse_cutoff(text: str, now: dt.datetime) -> Cutoff:
-    """Read a date (that day ends in UTC), a time (without zone in UTC), a span (``12h``, ``7d``, ``2w``) or ``none``.
+    """Parse a date (the day ends in UTC), a time (default: UTC), a span (``12h``, ``7d``, ``2w``), or ``none``.
 
-    ``now`` is what a span counts back from. Raises ``RequestError``.
+    A span ends at ``now``. Raises ``RequestError`` for other values and for times in the future.
     """
     text = text.strip()
     if text.lower() == "none":
@@ -61,7 +61,7 @@ def parse_cutoff(text: str, now: dt.datetime) -> Cutoff:
 
 
 def read_moment(text: str | None) -> dt.datetime | None:
-    """A time as indexes write it, in UTC; ``None`` where there is none or it cannot be read."""
+    """Parse a time as written by package indexes, in UTC; return ``None`` if it is missing or invalid."""
     try:
         return _utc(dt.datetime.fromisoformat(_with_zone(text))) if text else None
     except ValueError:
@@ -69,7 +69,7 @@ def read_moment(text: str | None) -> dt.datetime | None:
 
 
 def _with_zone(text: str) -> str:
-    """``Z`` as Python 3.10 reads it, and fractions cut to the six digits that it knows."""
+    # `fromisoformat` of Python 3.10 supports neither `Z` nor fractions other than three or six digits
     text = re.sub(r"[zZ]$", "+00:00", text)
     return re.sub(r"\.(\d+)", lambda match: f".{match[1]:0<6.6}", text)
 

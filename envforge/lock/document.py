@@ -1,6 +1,6 @@
-"""The lockfile that is written: conda-lock's documents of all platforms as one, with public addresses.
+"""Join conda-lock's documents of all platforms into one conda-lock.yml with public URLs.
 
-Enters: what conda-lock wrote per platform. Leaves: the text of conda-lock.yml; the same lock gives the same bytes.
+The same packages always produce the same bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HEADER = """\
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resolved:
-    """The public address and the checked sha256 of a wheel that conda-lock chose."""
+    """The public URL and the checked SHA-256 of a wheel that conda-lock selected."""
 
     url: str
     sha256: str
@@ -33,7 +33,7 @@ class Resolved:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
-    """What the lock says of itself, beside its packages."""
+    """The metadata of a lockfile."""
 
     content_hash: tuple[tuple[str, str], ...]
     channels: Sequence[Any]
@@ -44,7 +44,7 @@ class Frame:
 
 
 def load(path: Path) -> tuple[list[Any], list[dict[str, Any]]]:
-    """The channels and the packages that conda-lock wrote for one platform."""
+    """Return the channels and the packages that conda-lock wrote for one platform."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     document = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506 - a safe loader in either case
     return document["metadata"]["channels"], list(document["package"])
@@ -53,7 +53,7 @@ def load(path: Path) -> tuple[list[Any], list[dict[str, Any]]]:
 def with_public_addresses(
     rows: Sequence[Mapping[str, Any]], resolve: Callable[[str], Resolved | None]
 ) -> list[dict[str, Any]]:
-    """Put the public address in the place of each loopback address; ``resolve`` gives ``None`` for all others."""
+    """Replace each loopback URL with the public URL; ``resolve`` returns ``None`` for other URLs."""
     found = []
     for row in rows:
         resolved = resolve(row["url"])
@@ -65,7 +65,7 @@ def with_public_addresses(
 
 
 def render(frame: Frame, rows: Sequence[Mapping[str, Any]], lockfile_name: str) -> str:
-    """The text of the lockfile, in conda-lock's format v1 and order."""
+    """Return the text of the lockfile, in conda-lock's format v1 and order."""
     custom = {INPUT_SHA256: frame.input_sha256}
     if frame.exclude_newer is not None:
         custom[EXCLUDE_NEWER] = frame.exclude_newer
@@ -81,5 +81,6 @@ def render(frame: Frame, rows: Sequence[Mapping[str, Any]], lockfile_name: str) 
         "package": sorted(rows, key=lambda row: (row["manager"], row["name"], row["platform"])),
     }
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    # 4096: a line is never folded, so a diff shows each URL as one line
     body = yaml.dump(document, Dumper=dumper, sort_keys=False, width=4096, allow_unicode=True)
     return _HEADER.format(name=lockfile_name) + body

@@ -35,7 +35,7 @@ _RETRIED = (429, 500, 502, 503, 504)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """The answer of an index for one project; ``status`` is 200, 403 or 404."""
+    """The response of an index for one project; ``status`` is 200, 403, or 404."""
 
     url: str
     status: int
@@ -43,7 +43,7 @@ class Page:
 
 
 class Downloads:
-    """One HTTP session for the time of a lock."""
+    """One HTTP session for one lock."""
 
     def __init__(self, mirrors: Mirrors, progress: Progress) -> None:
         self._mirrors = mirrors
@@ -52,13 +52,14 @@ class Downloads:
         self._accounts: dict[str, tuple[str, str]] = {}
 
     def close(self) -> None:
-        """End the session."""
+        """Close the session."""
         self._session.close()
 
     def page(self, index: str, name: str) -> Page:
-        """The page of a project; ``index`` is the address of the index as the user wrote it, with its variables."""
+        """Read the page of a project; ``index`` is the URL as the user wrote it, with environment variables."""
         url = f"{self._without_account(os.path.expandvars(index)).rstrip('/')}/{name}/"
         with self._get(url, headers={"Accept": _ACCEPT}) as response:
+            # download.pytorch.org returns 403 if a tag or a project doesn't exist
             if response.status_code in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}:
                 return Page(url=url, status=response.status_code)
             _refuse_status(response, url)
@@ -67,7 +68,7 @@ class Downloads:
         return Page(url=url, status=200, files=tuple(self._original(file) for file in files))
 
     def metadata(self, file: IndexFile) -> bytes:
-        """The METADATA of a wheel: served beside it, or read out of it by range, or out of the whole file."""
+        """Return the METADATA of a wheel: from its own file (PEP 658), by range requests, or from the entire wheel."""
         if file.has_metadata:
             data = self._beside(file)
             if data is not None:
@@ -79,13 +80,13 @@ class Downloads:
             return _metadata_in(io.BytesIO(body), file)
 
     def whole(self, file: IndexFile) -> bytes:
-        """All bytes of a small file, checked against what the index states."""
+        """Return the contents of a file, verified against the digests that the index states."""
         chunks: list[bytes] = []
         self.sha256(file, chunks.append)
         return b"".join(chunks)
 
     def sha256(self, file: IndexFile, keep: Callable[[bytes], object] = len) -> str:
-        """Fetch a file and give the sha256 of its bytes; raises where the index states another digest."""
+        """Download a file and return its SHA-256; raise ``EnvforgeError`` if the index states another digest."""
         wanted = {kind: hashlib.new(kind) for kind, _ in file.digests if kind in hashlib.algorithms_available}
         wanted.setdefault("sha256", hashlib.sha256())
         done = 0
@@ -121,7 +122,7 @@ class Downloads:
 
         source = self._mirrors.to_mirror(url)
         account = self._accounts.get(urlsplit(source).hostname or "")
-        headers = {"Accept-Encoding": "identity"}
+        headers = {"Accept-Encoding": "identity"}  # with compression, the length would not be the size of the file
         try:
             with self._session.head(
                 source, headers=headers, timeout=_HEAD_TIMEOUT_S, auth=account, allow_redirects=True
@@ -144,7 +145,7 @@ class Downloads:
         return data
 
     def _without_account(self, index: str) -> str:
-        """Keep user and password of an index for all addresses of its host, and out of every address."""
+        """Return the URL without user and password, and remember them for all URLs of its host."""
         parts = urlsplit(index)
         if parts.username is not None and parts.hostname is not None:
             self._accounts[parts.hostname] = (unquote(parts.username), unquote(parts.password or ""))
@@ -175,7 +176,7 @@ class Downloads:
 
 
 def _mirror_hints(url: str, source: str) -> tuple[Hint, ...]:
-    """Return what helps if ``url``, which is read from ``source``, can't be read."""
+    """Return hints for an error that ``url``, which is read from ``source``, is unreachable."""
     if source != url:
         return (Hint(f"check the mirror URL `{public(source)}` in `--mirror` or `ENVFORGE_MIRRORS`"),)
     parts = urlsplit(public(url))
@@ -186,11 +187,14 @@ def _mirror_hints(url: str, source: str) -> tuple[Hint, ...]:
 
 
 class _NoRangesError(Exception):
-    """The server does not answer ranges."""
+    """The server doesn't support range requests."""
 
 
 class _RangeReader(io.RawIOBase):
-    """A file on a server, of which only the parts that are read are fetched."""
+    """A file on a server; only the ranges that are read are downloaded.
+
+    The first request fetches the end, which contains the directory of a zip file, and usually its METADATA too.
+    """
 
     def __init__(self, get: Callable[..., requests.Response], url: str) -> None:
         self._get = get
@@ -246,7 +250,7 @@ def _metadata_in(stream: io.IOBase, file: IndexFile) -> bytes:
 
 
 def public(url: str) -> str:
-    """The address without user and password."""
+    """Return a URL without user and password."""
     scheme, separator, rest = url.partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
@@ -297,6 +301,6 @@ def _mismatch(url: str, kind: str, stated: str, found: str) -> EnvforgeError:
 
 
 def _reason(error: Exception) -> str:
-    """The last words of a nested network error, for example ``[Errno 111] Connection refused``."""
+    """Return the innermost reason of a network error, such as ``[Errno 111] Connection refused``."""
     cause = getattr(error.args[0], "reason", None) if error.args else None
     return " ".join(str(cause or error).split()).rsplit(": ", 1)[-1]

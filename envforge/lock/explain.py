@@ -31,7 +31,7 @@ class NoSuchPackageError(EnvforgeError):
 
 
 def explain(log: str, platform: str) -> EnvforgeError:
-    """Return the reason that the solver gives, or else the last error in the log."""
+    """Return the reason from the solver, or else the last error in the log."""
     match = _CONDA.search(log)
     if match is not None:
         return _conda(json.loads(match["answer"]), platform)

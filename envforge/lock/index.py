@@ -1,9 +1,9 @@
-"""The lock-time index: what conda-lock's Python half may see for the time of one lock; ``server`` serves it.
+"""Provide the wheels that conda-lock may select during one lock, as one package index per platform.
 
-For each platform a simple index of its own (PEP 503 pages, PEP 658 metadata) that gives one answer per question:
-the torch family from the project's torch index alone, an empty stand-in for what the conda half provides, and other
-packages from the Python registry where the environment asks for any. One wheel per version: the one that fits the
-platform best, under a name that every resolver accepts; ``offers`` says which public file stands behind it.
+Each index has PEP 503 pages and PEP 658 metadata, and one source for each name: the PyTorch index for the torch family,
+an empty stand-in for what conda provides, and the other indexes for other names. It offers one wheel per version: the
+one that fits the platform best, under a name that every resolver accepts. ``offers`` maps it to the public file.
+``server`` serves these indexes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NOBODY_MAY = "the environment requests it neither from conda nor under `pip:`"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Offer:
-    """One wheel as offered to conda-lock: ``token`` is in its loopback address, ``file`` is what it stands for."""
+    """One wheel as offered to conda-lock: ``token`` is part of its loopback URL, ``file`` is the public file."""
 
     token: str
     name: str
@@ -48,7 +48,7 @@ class Offer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """What one platform of the environment asks for."""
+    """What the environment requests for one platform."""
 
     platform: str
     pip: tuple[Requirement, ...]
@@ -59,7 +59,7 @@ class Wanted:
 
 @dataclass
 class PlatformIndex:
-    """The index of one platform. It learns on its first page what the conda half provides."""
+    """The index of one platform. The first page reads the solved conda packages, which conda-lock solves first."""
 
     wanted: Wanted
     sources: Sources
@@ -75,21 +75,21 @@ class PlatformIndex:
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def page(self, name: str) -> str | None:
-        """The page of one project, or ``None`` where it may not be seen."""
+        """Return the page of one project, or ``None`` if it has no candidate."""
         with self._lock:
             if name not in self._pages:
                 self._pages[name] = self._make_page(canonicalize_name(name))
             return self._pages[name]
 
     def metadata(self, token: str) -> bytes | None:
-        """The metadata of an offered wheel, cut to what counts on this platform."""
+        """Return the metadata of an offered wheel, reduced to the requirements that apply on this platform."""
         with self._lock:
             offer = self.offers.get(token)
             return None if offer is None else self._adapted(offer)
 
     @property
     def solve(self) -> Solve:
-        """The conda half, which conda-lock solves first."""
+        """The solved conda packages; raises ``EnvforgeError`` before conda-lock has solved them."""
         if self._solve is None:
             self._solve = read_solve(self.wanted.records)
         if self._solve is None:
@@ -98,15 +98,15 @@ class PlatformIndex:
 
     @property
     def target(self) -> Target:
-        """The platform as wheels see it."""
+        """The tags and markers of the platform."""
         return Target(platform=self.wanted.platform, python=self.solve.python, virtual=self.wanted.virtual)
 
     def counts(self, requirement: Requirement) -> bool:
-        """Whether a requirement under ``pip:`` counts on this platform."""
+        """Return whether a requirement under ``pip:`` applies on this platform."""
         return requirement.marker is None or self.target.counts(requirement.marker)
 
     def reasons(self, explanation: str) -> list[tuple[str, str]]:
-        """For each package that a solver's explanation names: why it was not to be had, or what there was."""
+        """Return for each package in a solver's explanation why it was unavailable, or which versions exist."""
         found = [(n, why) for n, why in (*self.missing.items(), *self.newer.items()) if _names(explanation, n)]
         for name in dict.fromkeys(offer.name for offer in self.offers.values()):
             if re.search(rf"(?<![\w-]){re.escape(name)} \([^)]*\) which doesn't match any versions", explanation):
@@ -139,7 +139,6 @@ class PlatformIndex:
                 )
 
     def _best(self, name: str) -> list[Offer]:
-        """One offer for each version, newest first."""
         best: dict[Version, tuple[int, Offer]] = {}
         indexes = self.sources.of(name)
         for index in indexes:
@@ -162,7 +161,7 @@ class PlatformIndex:
                 self.missing[name] = (
                     f"`{page.url}` has no wheel for {self.target.platform} and Python {self.target.python}"
                 )
-            elif found and indexes is self.sources.other:
+            elif found and indexes is self.sources.other:  # never mix versions of several indexes
                 break
         if best:
             self.missing.pop(name, None)
@@ -201,6 +200,7 @@ class PlatformIndex:
         rank = self.target.rank(file.file_name)
         if rank is None or wheel_name != name or not self._python_fits(file.requires_python):
             return None
+        # as in PEP 592, a yanked file is only for an exact pin
         if file.is_yanked and not any(f"=={version}" in str(r) for r in self.wanted.pip):
             return None
         token = hashlib.sha256(file.url.encode()).hexdigest()[:16]
@@ -209,7 +209,7 @@ class PlatformIndex:
     def _python_fits(self, requires_python: str | None) -> bool:
         try:
             return SpecifierSet(requires_python or "").contains(self.target.python, prereleases=True)
-        except InvalidSpecifier:
+        except InvalidSpecifier:  # as pip: an invalid `requires-python` doesn't exclude a file
             return True
 
     def _link(self, offer: Offer) -> Link:
@@ -223,9 +223,9 @@ class PlatformIndex:
         )
 
     def _adapted(self, offer: Offer) -> bytes:
-        """Keep the requirements that count here, without their markers, which are decided.
+        """Keep the requirements that apply here, without their markers.
 
-        conda-lock does not know the machine of a marker, and its Poetry needs hours for those of ``cuda-toolkit``.
+        conda-lock doesn't evaluate ``platform_machine``, and Poetry needs hours for the markers of ``cuda-toolkit``.
         """
         headers = BytesHeaderParser().parsebytes(self.downloads.metadata(offer.file))
         lines = ["Metadata-Version: 2.1", f"Name: {offer.name}", f"Version: {offer.version}"]
@@ -259,6 +259,7 @@ def _names(explanation: str, name: str) -> bool:
 
 
 def _plain_wheel(name: str, version: Version) -> str:
+    # conda-lock 4.0 lacks some manylinux tags, such as the 2_27 of NVIDIA's CUDA 12 wheels (decision 0041)
     return f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
 
 

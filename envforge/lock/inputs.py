@@ -18,9 +18,9 @@ from envforge.nearest import nearest
 
 KNOWN_PLATFORMS = ("linux-64", "linux-aarch64", "linux-ppc64le", "osx-64", "osx-arm64", "win-64")
 CREDENTIALS = re.compile(
-    r"://[^/@\s:$]+:[^/@\s$]+@"  # user and password
-    r"|://[^/\s]+/t/[^/\s$]+/"  # a token of conda's, right behind the host
-    r"|/t/[a-z]{2}-[0-9a-f]{8}-[0-9a-f-]+/"  # the same deeper down, as anaconda.org writes them
+    r"://[^/@\s:$]+:[^/@\s$]+@"  # user and password; `$VARIABLE` is allowed
+    r"|://[^/\s]+/t/[^/\s$]+/"  # a conda token directly after the host
+    r"|/t/[a-z]{2}-[0-9a-f]{8}-[0-9a-f-]+/"  # a token of anaconda.org, anywhere in the path
     r"|[?&](?:token|sig|signature|X-Amz-[A-Za-z]+)=",
     re.IGNORECASE,
 )
@@ -40,7 +40,7 @@ _PIP_OPTION = re.compile(r"--?[A-Za-z]")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """The two files as read. ``virtual_packages`` is ``None`` where there is no such file."""
+    """The contents of both files. ``virtual_packages`` is ``None`` if there is no such file."""
 
     path: Path
     text: str
@@ -53,19 +53,19 @@ class Inputs:
     pip: tuple[str, ...]
 
     def pip_for(self, platform: str) -> tuple[Requirement, ...]:
-        """The requirements under `pip:` of one platform, after its selectors (`# [linux64]`, `# [osx]`)."""
+        """Return the requirements under ``pip:`` for one platform, by the selectors (``# [linux64]``, ``# [osx]``)."""
         text = "\n".join(line for line in self.text.splitlines() if is_for(line, platform))
         document = _mapping(_load(text, self.path), self.path, "")
         return tuple(_requirement(line, self.path) for line in _pip_lines(document, self.path))
 
     @property
     def sha256(self) -> str:
-        """What a lock records of its input."""
+        """The SHA-256 that a lockfile records of its input."""
         return input_sha256(self.text, self.virtual_packages)
 
 
 def input_sha256(environment: str, virtual_packages: str | None) -> str:
-    """The sha256 of both input files, whatever their line ends; a missing file is not an empty one."""
+    """Return the SHA-256 of both files, independent of line endings; a missing file differs from an empty one."""
     digest = hashlib.sha256()
     for name, text in (("environment.yml", environment), (VIRTUAL_PACKAGES, virtual_packages)):
         if text is not None:
@@ -77,7 +77,7 @@ def input_sha256(environment: str, virtual_packages: str | None) -> str:
 def read_inputs(
     environment: Path, virtual_packages: Path | None, platforms: Sequence[str] = (), text: str | None = None
 ) -> Inputs:
-    """Read and check both files; ``text`` stands for the first. Raises ``EnvforgeError`` with the path of the fault."""
+    """Read and check both files; ``text`` replaces the first. Raises ``EnvforgeError`` with the path of an error."""
     if text is None:
         text = read_text(environment, newline=None)
     document = _mapping(_load(text, environment), environment, "")
@@ -100,9 +100,10 @@ def read_inputs(
 
 
 def conda_lock_copy(inputs: Inputs) -> str:
-    """The environment.yml that conda-lock gets: the same lines, and no other index than the one of this lock."""
+    """Return the environment.yml for conda-lock: the same lines, but without indexes other than the lock-time index."""
     import yaml  # noqa: PLC0415 - slow to import
 
+    # conda-lock would query the indexes of `pip-repositories` in addition to the lock-time index (decision 0040)
     root = yaml.compose(inputs.text, Loader=yaml.SafeLoader)
     kept, position = [], 0
     for key, value in root.value if root is not None else ():
@@ -114,7 +115,7 @@ def conda_lock_copy(inputs: Inputs) -> str:
 
 
 def is_for(line: str, platform: str) -> bool:
-    """conda-lock's rule for remarks at the end of a line; a line that is a remark as a whole never counts."""
+    """Return whether a line applies to a platform, by conda-lock's rule for selectors; comment lines never do."""
     match = _SELECTOR.search(line)
     if line.lstrip().startswith("#"):
         return False
@@ -130,6 +131,7 @@ def _requirement(line: str, path: Path) -> Requirement:
             hint='write a requirement such as `"rich>=13"`',
             code="bad-requirement",
         ) from error
+    # no index states the hash of a direct URL, so the URL must contain it
     if requirement.url is not None and not _DIRECT.fullmatch(requirement.url):
         raise EnvforgeError(
             f"`{path}` has `{line}` under `pip:`, but the URL of a wheel must start with `https://` and end with its "

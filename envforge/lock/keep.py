@@ -23,24 +23,24 @@ from envforge.solver.wishes import Kept, Wishes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Old:
-    """The lock that stands there before a run."""
+    """The lockfile that exists before a run."""
 
     text: str
     lock: Lockfile
 
     @property
     def cutoff(self) -> Cutoff:
-        """The date that it was made with."""
+        """The cutoff that it was created with."""
         return recorded_cutoff(self.lock)
 
 
 def recorded_cutoff(lock: Lockfile) -> Cutoff:
-    """The date that a lock was made with."""
+    """Return the cutoff that a lockfile was created with."""
     return Cutoff(at=read_moment(dict(lock.custom_metadata).get(EXCLUDE_NEWER)))
 
 
 def read_old(path: Path) -> Old | None:
-    """The lock at ``path``, or ``None`` where there is none; raises ``LockfileError`` for a damaged one."""
+    """Return the lockfile at ``path``, or ``None`` if there is none; raise ``LockfileError`` if it is invalid."""
     if not path.exists():
         return None
     try:
@@ -52,23 +52,23 @@ def read_old(path: Path) -> Old | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Keeping:
-    """``old`` is ``None`` where all versions are chosen anew; ``renew`` names the packages that are."""
+    """What to keep. ``old`` is ``None`` if all versions are selected again; ``renew`` names packages to upgrade."""
 
     old: Old | None
     renew: tuple[str, ...]
     cutoff: Cutoff
 
     def wishes(self, platform: str) -> Wishes:
-        """What the conda solve of a platform is asked to keep."""
+        """Return what the embedded solver should keep on a platform."""
         packages = self.old.lock.for_platform(platform, "conda") if self.old else ()
         keep = (Kept(name=p.name, file_name=unquote(p.file_name), sha256=p.sha256, md5=p.md5) for p in packages)
         renew = tuple(p.name for p in packages if _names(p, self.renew))
         return Wishes(keep=tuple(keep), renew=renew, exclude_newer=self.cutoff.at)
 
     def seed(self, platform: str, inputs: Inputs) -> str | None:
-        """The wheels of the old lock, as the file that conda-lock takes its locked wheels from.
+        """Return the old lockfile as the file from which conda-lock reads its locked wheels.
 
-        ``None`` without any, and where the channels have changed: conda-lock stops at such a file.
+        Return ``None`` if there are none, or if the channels have changed: conda-lock rejects such a file.
         """
         if self.old is None or [c for c in inputs.channels if c != "nodefaults"] != list(self.old.lock.channels):
             return None
@@ -105,7 +105,7 @@ def refuse_unknown(lock: Lockfile | None, request: LockRequest) -> None:
 
 
 def changes(old: Lockfile | None, new: Lockfile) -> tuple[str, ...]:
-    """What a new lock has otherwise than the old one, a line for each package and platform."""
+    """Return the differences between two lockfiles, one line per package and platform."""
     return tuple(_changes(old, new)) if old else ()
 
 

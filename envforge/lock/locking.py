@@ -1,6 +1,6 @@
 """Create or update conda-lock.yml from environment.yml.
 
-A lockfile that is up to date is left alone; otherwise locked versions are kept as far as possible.
+A lockfile that is up to date is left unchanged; otherwise locked versions are kept if possible.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from envforge.lock.workplace import alone, workshop, write_whole
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Made:
-    """A lock that is not written yet; ``text`` is what the file is to hold."""
+    """A new lockfile that is not written yet; ``text`` is its contents."""
 
     report: LockReport
     text: str
 
 
 def lock(request: LockRequest, progress: Progress = repr) -> LockReport:
-    """Make or renew a lock; raises ``EnvforgeError`` and leaves the old one where anything is wrong."""
+    """Create or update a lockfile; on errors, raise ``EnvforgeError`` and leave the old one unchanged."""
     with alone(request.lockfile):
         finish(request.environment)
         old = read_old(request.lockfile)
@@ -40,7 +40,7 @@ def lock(request: LockRequest, progress: Progress = repr) -> LockReport:
 
 
 def make(request: LockRequest, progress: Progress = repr) -> Made:
-    """The lock that ``request`` asks for, with nothing written; the caller holds ``alone``."""
+    """Return the lockfile that ``request`` specifies without writing it; the caller must hold ``alone``."""
     started = time.monotonic()
     inputs = read_inputs(request.environment, request.virtual_packages, request.platforms, request.environment_text)
     if not request.lockfile.absolute().parent.is_dir():
@@ -82,14 +82,14 @@ def _refuse_other_solver(request: LockRequest, cutoff: Cutoff) -> None:
 
 
 def _still_fits(request: LockRequest, inputs: Inputs, old: Old, cutoff: Cutoff) -> bool:
-    """Whether there is nothing to solve: one of our own locks, of the same input and date."""
     if request.upgrade or request.upgrade_packages or request.verify_hashes or cutoff != old.cutoff:
         return False
+    # checksums may be missing in lockfiles made by conda-lock, so those are locked again
     return INPUT_SHA256 in dict(old.lock.custom_metadata) and not check_inputs(inputs, old.lock)
 
 
 def _kept(request: LockRequest, inputs: Inputs, old: Old, seconds: float) -> Made:
-    """The old lock; where remarks or line ends of the input have changed, with the new digest of the input."""
+    """Return the old lockfile, with the new digest of the input if its comments or order changed."""
     recorded = dict(old.lock.custom_metadata)[INPUT_SHA256]
     report = LockReport(
         lockfile=request.lockfile,

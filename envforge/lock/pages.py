@@ -1,7 +1,6 @@
-"""Pages of a Python package index, read into values and written.
+"""Parse and render the pages of a package index: HTML (PEP 503, 658, 714) or JSON (PEP 691).
 
-Enters: a page as HTML (PEP 503, 658, 714) or JSON (PEP 691) with the public address that it stands for. Leaves:
-``IndexFile`` values, whose addresses are public and without fragment.
+The URLs of parsed files are absolute, relative to the public URL of the page, and have no fragment.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _METADATA_KEYS = ("data-core-metadata", "data-dist-info-metadata")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexFile:
-    """One file of an index. ``has_metadata`` says that the index serves its metadata beside it (PEP 658).
+    """One file on an index. ``has_metadata`` is set if the index serves its metadata as a separate file (PEP 658).
 
     ``uploaded`` is the upload time that the index states (PEP 700), in UTC.
     """
@@ -42,13 +41,13 @@ class IndexFile:
 
     @property
     def sha256(self) -> str | None:
-        """The sha256 that the index states, if it does."""
+        """The SHA-256 that the index states, or ``None``."""
         return dict(self.digests).get("sha256")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Link:
-    """One line of a page that we serve."""
+    """One file on a page of the lock-time index."""
 
     href: str
     file_name: str
@@ -58,7 +57,7 @@ class Link:
 
 
 def parse_page(text: str, content_type: str, base: str) -> tuple[IndexFile, ...]:
-    """Read a page; ``base`` is its public address."""
+    """Parse a page; ``base`` is its public URL."""
     if "json" in content_type:
         return _parse_json(text, base)
     parser = _Anchors(base)
@@ -67,7 +66,7 @@ def parse_page(text: str, content_type: str, base: str) -> tuple[IndexFile, ...]
 
 
 def render_page(name: str, links: Iterable[Link]) -> str:
-    """Write a page that offers metadata for every file (PEP 503, 658, 714)."""
+    """Return a page that offers metadata for every file (PEP 503, 658, 714)."""
     rows = []
     for link in links:
         python = f' data-requires-python="{html.escape(link.requires_python)}"' if link.requires_python else ""
@@ -82,12 +81,12 @@ def render_page(name: str, links: Iterable[Link]) -> str:
 
 
 def quoted(file_name: str) -> str:
-    """A file name as the last part of an address."""
+    """Return a file name, quoted for the path of a URL."""
     return quote(file_name, safe="")
 
 
 def name_in(url: str) -> str:
-    """The file name that an address ends in."""
+    """Return the file name at the end of a URL."""
     return unquote(urlsplit(url).path.rsplit("/", 1)[-1])
 
 

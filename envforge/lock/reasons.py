@@ -38,7 +38,7 @@ def with_reasons(
             lines.append(f"- {name}: {why}")
             hints += one.for_wheel(name, why)
             if name in one.index.missing:
-                fallback = ()  # no constraint is at fault
+                fallback = ()  # the package is missing, so loosening a constraint doesn't help
             if name in one.index.unlisted and one.requests(name) and not one.index.sources.is_family(name):
                 code = "no-such-package"
     message = "\n".join([error.message, *dict.fromkeys(lines)])
@@ -134,14 +134,14 @@ class _Advice:
         yield Hint("to list the builds that this machine supports", "envforge explain")
 
     def _nearest(self, name: str) -> str | None:
-        """Return the nearest name that the package index has; candidates are the names of conda packages."""
+        """Return the nearest name on the package index; candidates are the names of conda packages."""
         from envforge.solver.explain import suggested  # noqa: PLC0415 - loads rattler, and only errors need it
 
         near = suggested(name, {self.index.mapping.to_python(one) for one in self._conda_names()})
         return near if near is not None and self._is_wheel(near) else None
 
     def _is_wheel(self, name: str) -> bool:
-        """Return whether an index has a project of this name; the package index counts if it may be used."""
+        """Return whether an index has a project of this name, including the package index if the file allows it."""
         if self.index.has_page(name):
             return True
         if not self.inputs.allow_registry or self.index.sources.registry is not None:

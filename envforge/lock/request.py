@@ -53,7 +53,7 @@ class LockRequest:
 class Step:
     """The current step; ``done_bytes`` and ``total_bytes`` are set while a wheel is downloaded.
 
-    ``is_note`` marks a remark that must be shown, such as where the files of a stored lockfile come from.
+    ``is_note`` marks a message that must be shown, such as where the files of a stored lockfile come from.
     """
 
     text: str

@@ -41,7 +41,7 @@ from envforge.solver import executable
 
 
 def _registry(stated: str | None) -> PythonIndex:
-    """Return the package index that uv or pip is configured for, unless the request states one."""
+    """Return the package index of the request, or else the one that uv or pip is configured for."""
     if stated is not None:
         return PythonIndex(simple_url=stated, source="the request")
     return configured_index(os.environ, Path.home(), Path(sys.prefix))
@@ -49,7 +49,7 @@ def _registry(stated: str | None) -> PythonIndex:
 
 @dataclass
 class Run:
-    """One run. ``folder`` is private to it; ``known`` are the sha256 of the old lock by address."""
+    """One run. ``folder`` is its private directory; ``known`` has the SHA-256 of the old lockfile's files by URL."""
 
     request: LockRequest
     inputs: Inputs
@@ -61,7 +61,7 @@ class Run:
     hashed: dict[str, str] = field(default_factory=dict)
 
     def run(self, started: float, old: Old | None) -> tuple[LockReport, str]:
-        """The report and the text of the lock; raises ``EnvforgeError`` where there is none."""
+        """Return the report and the text of the lockfile; raise ``EnvforgeError`` if there is no solution."""
         pip = {platform: self.inputs.pip_for(platform) for platform in self.inputs.platforms}
         virtual = read_virtual_packages(self.inputs) or derive_virtual_packages(self.inputs.platforms, pip)
         downloads = Downloads(self.request.mirrors, self.progress)
@@ -151,6 +151,7 @@ class Run:
         except EnvforgeError as error:
             if server.fault is not None:
                 raise server.fault from error
+            # only if the conda packages are solved can the locked wheels be the cause
             if not any(job.seed is not None and read_solve(job.records) is not None for job in jobs):
                 raise with_reasons(error, self.request, self.inputs, indexes) from error
         self.progress(Step(text="solving again: the locked wheels conflict with the requirements"))
@@ -168,9 +169,10 @@ class Run:
 
     def _resolve(self, url: str, server: LockTimeIndex, downloads: Downloads) -> Resolved | None:
         offer = server.offer(url)
-        if offer is None:
+        if offer is None:  # a conda package, or a direct URL under `pip:`
             return None
         file, before = offer.file, self.known.get(offer.file.url)
+        # a stated hash is trusted here, because a CUDA build is 3 GB; `install` verifies the bytes (decision 0041)
         if file.url not in self.hashed and (self.request.verify_hashes or (file.sha256 or before) is None):
             self.hashed[file.url] = downloads.sha256(file)
         sha256 = self._sha256(offer)
@@ -191,7 +193,7 @@ class Run:
         return (Hint("if you trust the new file, to lock again from scratch", f"{remove} && {again}"),)
 
     def _sha256(self, offer: Offer) -> str:
-        """The digest of the bytes where they were fetched, else what the index states, else what was locked before."""
+        """Return the SHA-256 of the downloaded bytes, or else of the index, or else of the old lockfile."""
         url = offer.file.url
         return self.hashed.get(url) or offer.file.sha256 or self.known.get(url) or ""
 
@@ -230,7 +232,7 @@ class Run:
             raise EnvforgeError(f"the new lockfile is invalid and was not written:\n{lines}", code=problems[0].code)
 
     def _audit_requests(self, jobs: Sequence[Job], lock: Lockfile) -> None:
-        """What was kept must be what the input asks for, whoever chose it."""
+        """Raise ``EnvforgeError`` if a version that was kept doesn't match the input."""
         if self.keeping.old is None:
             return
         read = condalock.specification_of(jobs)
@@ -245,7 +247,7 @@ class Run:
             )
 
     def _sizes(self, lock: Lockfile, indexes: Mapping[str, PlatformIndex], downloads: Downloads) -> dict[str, int]:
-        """Return the size of each file that its index or its server states, by URL."""
+        """Return the size in bytes of each file whose index or server states it, by URL."""
         sizes = {o.file.url: o.file.size for index in indexes.values() for o in index.offers.values() if o.file.size}
         for index in indexes.values():
             sizes.update({package.url: package.size for package in index.solve.packages if package.size})
@@ -279,7 +281,7 @@ class Run:
             yield f"`{name}` selected all conda packages again; only the embedded solver keeps locked versions"
 
     def _undated(self, lock: Lockfile, indexes: Mapping[str, PlatformIndex]) -> Iterator[str]:
-        """The packages of which nobody says how old they are, where that matters."""
+        """Return a warning for packages without a known date if there is a cutoff."""
         if self.keeping.cutoff.at is None:
             return
         dated = {offer.file.url for index in indexes.values() for offer in index.offers.values() if offer.file.uploaded}
@@ -298,12 +300,11 @@ def _other_addresses(indexes: Mapping[str, PlatformIndex]) -> tuple[str, ...]:
 
 
 def _direct(pip: Mapping[str, tuple[Requirement, ...]]) -> tuple[str, ...]:
-    """The addresses that the user wrote under ``pip:``."""
     return tuple(requirement.url for requirements in pip.values() for requirement in requirements if requirement.url)
 
 
 def _stated_digests(pip: Mapping[str, tuple[Requirement, ...]]) -> tuple[tuple[str, str], ...]:
-    """The sha256 that the user wrote behind an address under ``pip:``."""
+    """Return the SHA-256 that the user wrote at the end of each URL under ``pip:``."""
     return tuple((url.split("#", 1)[0], url.rpartition("#sha256=")[2]) for url in _direct(pip))
 
 

@@ -1,4 +1,4 @@
-"""Serves the lock-time indexes of all platforms over loopback for the time of one lock."""
+"""Serve the lock-time indexes of all platforms on 127.0.0.1 during one lock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class LockTimeIndex:
-    """Serves the indexes of all platforms for the time of a ``with`` block; ``fault`` is the first error."""
+    """Serve the indexes of all platforms during a ``with`` block; ``fault`` is the first error."""
 
     def __init__(self, platforms: Mapping[str, PlatformIndex]) -> None:
         self._platforms = dict(platforms)
@@ -30,15 +30,15 @@ class LockTimeIndex:
 
     @property
     def url(self) -> str:
-        """The loopback address that all pages and files begin with."""
+        """The start of the URL of all pages and files."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def simple(self, platform: str) -> str:
-        """The index that conda-lock gets for one platform."""
+        """Return the URL of the index for one platform."""
         return f"{self.url}/{platform}/simple"
 
     def offer(self, url: str) -> Offer | None:
-        """The public file behind a loopback address, or ``None`` for any other address."""
+        """Return the public file of a loopback URL, or ``None`` for any other URL."""
         parts = urlsplit(url).path.split("/")
         if not url.startswith(f"{self.url}/") or len(parts) != 5 or parts[2] != "files":
             return None
@@ -46,7 +46,7 @@ class LockTimeIndex:
 
     @property
     def fault(self) -> EnvforgeError | None:
-        """The first error while answering: conda-lock sees only that a page is missing."""
+        """The first error of a request; conda-lock itself only finds that a page is missing."""
         return self._faults[0] if self._faults else None
 
     def __enter__(self) -> Self:
@@ -90,7 +90,7 @@ def _handler(answer: Callable[[str], bytes | None]) -> type[BaseHTTPRequestHandl
             self.wfile.write(body or b"")
 
         def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the name in the base class
-            """Stay quiet: what goes wrong is kept as ``fault``."""
+            """Print nothing; errors are kept in ``fault``."""
 
     return Handler
 

@@ -15,7 +15,7 @@ from envforge.lock.mapping import NameMapping
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SolvedPackage:
-    """One conda package of a solve."""
+    """One solved conda package."""
 
     name: str
     version: str
@@ -26,19 +26,19 @@ class SolvedPackage:
 
     @property
     def is_python_package(self) -> bool:
-        """Whether conda-lock takes it for a Python package: it depends on Python."""
+        """Return whether conda-lock treats it as a Python package, because it depends on Python."""
         return any(wanted.split(" ", 1)[0] == "python" for wanted in self.depends)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Solve:
-    """The conda packages of one platform."""
+    """The solved conda packages of one platform."""
 
     packages: tuple[SolvedPackage, ...]
 
     @property
     def python(self) -> Version:
-        """The Python of the environment; raises ``EnvforgeError`` where there is none."""
+        """The Python version of the environment; raises ``EnvforgeError`` if there is none."""
         for package in self.packages:
             if package.name == "python":
                 return Version(package.version)
@@ -49,18 +49,19 @@ class Solve:
         )
 
     def provided(self, mapping: NameMapping) -> dict[str, SolvedPackage]:
-        """The Python packages that conda installs, by their normalized Python name."""
+        """Return the Python packages that conda installs, by their normalized Python name."""
         found: dict[str, SolvedPackage] = {}
         for package in self.packages:
             if package.is_python_package and _is_version(package.version):
                 python_name = mapping.to_python(package.name)
+                # if two conda packages have one Python name, the one in the mapping wins
                 if python_name not in found or python_name != package.name:
                     found[python_name] = package
         return found
 
 
 def read_solve(folder: Path) -> Solve | None:
-    """The solve recorded in ``folder``, or ``None`` where none has ended."""
+    """Return the newest solve recorded in ``folder``, or ``None`` if no solve is complete."""
     records = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     if not records:
         return None

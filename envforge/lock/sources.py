@@ -1,6 +1,6 @@
-"""Where a package may come from: one place for each, so that no index can stand in for another.
+"""Select the indexes that each package may come from, so that no index can replace a package of another.
 
-Enters: a package name, what is requested, the indexes of the environment. Leaves: the indexes to ask.
+Decision 0042 has the reasons.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _LOCAL = re.compile(r"\+(?:cpu|cu\d{2,3}|rocm|xpu)")
 
 
 def is_torch_family(name: str, requested: str = "") -> bool:
-    """Whether a package may come from the torch index alone: by its name, or by a pin such as ``==2.1+cu118``."""
+    """Return whether a package may come only from a PyTorch index, by its name or by a pin such as ``==2.1+cu118``."""
     return _FAMILY.fullmatch(canonicalize_name(name)) is not None or _LOCAL.search(requested) is not None
 
 
 def torch_indexes(pip_repositories: tuple[str, ...]) -> tuple[str, ...]:
-    """The ``pip-repositories`` in PyTorch's layout: their addresses end in a wheel tag or in ``whl``."""
+    """Return the ``pip-repositories`` in PyTorch's layout: their URLs end in a wheel tag or in ``whl``."""
     return tuple(url for url in pip_repositories if _TORCH_INDEX.search(urlsplit(url).path))
 
 
@@ -45,9 +45,9 @@ class Sources:
     registry: PythonIndex | None = None
 
     def of(self, name: str) -> tuple[str, ...]:
-        """The indexes for one package, in order."""
+        """Return the indexes for one package, in order."""
         return self.torch if self.is_family(name) else self.other
 
     def is_family(self, name: str) -> bool:
-        """Whether a package comes from the torch index alone."""
+        """Return whether a package may come only from the PyTorch index."""
         return is_torch_family(name) or name in self.family

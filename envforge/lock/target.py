@@ -1,6 +1,6 @@
-"""The machine that one platform of a lock is made for, as wheels see it: tags and markers.
+"""Compute the wheel tags and the marker values of one locked platform.
 
-Enters: a conda subdir, its Python and its virtual packages. Leaves: which wheel fits best, which requirement counts.
+They come from the platform, its Python, and its virtual packages, not from the machine that locks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MACHINES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One platform (conda subdir) with its Python; ``virtual`` holds the versions of its virtual packages."""
+    """One platform (conda subdir) with its Python; ``virtual`` has the versions of its virtual packages."""
 
     platform: str
     python: Version
@@ -40,7 +40,7 @@ class Target:
 
     @cached_property
     def ranks(self) -> Mapping[Tag, int]:
-        """The wheel tags that fit, best first as 0."""
+        """The rank of each supported wheel tag; 0 is the best."""
         python = (self.python.major, self.python.minor)
         platforms = self._platform_tags()
         interpreter = f"cp{python[0]}{python[1]}"
@@ -49,7 +49,7 @@ class Target:
         return {tag: rank for rank, tag in reversed(list(enumerate(tags)))}
 
     def rank(self, wheel: str) -> int | None:
-        """How well a wheel fits, lower is better; ``None`` where it does not."""
+        """Return the rank of a wheel, lower is better; ``None`` if the platform doesn't support it."""
         try:
             tags = parse_wheel_filename(wheel)[3]
         except InvalidWheelFilename:
@@ -57,7 +57,7 @@ class Target:
         return min((self.ranks[tag] for tag in tags if tag in self.ranks), default=None)
 
     def counts(self, marker: Marker | None, extra: str = "") -> bool:
-        """Whether a requirement with this marker counts on the platform."""
+        """Return whether a requirement with this marker applies on the platform."""
         return marker is None or marker.evaluate({**self._markers(), "extra": extra})
 
     def _platform_tags(self) -> list[str]:
@@ -68,6 +68,7 @@ class Target:
         if system == "osx":
             major, minor = (*Version(self.virtual.get("__osx", "11.0")).release, 0)[:2]
             return list(mac_platforms((major, minor), machine))
+        # manylinux starts at glibc 2.5 on x86_64, and at 2.17 on other machines, as in `packaging.tags`
         oldest = 16 if machine != "x86_64" else 4
         tags = []
         for minor in range(Version(self.virtual.get("__glibc", "2.28")).minor, oldest, -1):

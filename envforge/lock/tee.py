@@ -1,9 +1,6 @@
-"""Stands between conda-lock and the user's own conda: passes every call through and keeps the answer of a solve.
+"""Run the user's own conda for conda-lock, with its output and exit code, and record the packages of a solve.
 
-    python -c "...; main(['/opt/conda/bin/conda', ...])"
-
-Enters: the real executable and its arguments. Leaves: the real output and exit code, and for a solve the record that
-``envforge.lock.solved`` reads.
+``envforge.lock.solved`` reads the record. The launcher calls ``main("/opt/conda/bin/conda", ["create", …])``.
 """
 
 from __future__ import annotations
@@ -21,7 +18,8 @@ RECORDS = "ENVFORGE_SOLVE_RECORDS"
 
 
 def write_launcher(directory: Path, conda_exe: Path) -> Path:
-    """Write an executable into ``directory`` that calls ``conda_exe`` through this module; the name stays the same."""
+    """Write an executable into ``directory`` that calls ``conda_exe`` through this module."""
+    # conda-lock recognizes micromamba by the name of the file, so the launcher has the same name
     call = f"main({str(conda_exe)!r}, sys.argv[1:])"
     program = f"import sys; sys.path[:] = {sys.path!r}; from envforge.lock.tee import main; {call}"
     if os.name == "nt":
@@ -46,7 +44,7 @@ def main(conda_exe: str, words: Sequence[str]) -> None:
 
 
 def _record(folder: Path, text: str) -> None:
-    """Keep the packages of an answer; conda and mamba may print around the document."""
+    # conda and mamba may print other text before and after the JSON document
     actions = json.loads(text[text.index("{") : text.rindex("}") + 1]).get("actions", {})
     document = json.dumps({"version": 1, "packages": actions.get("FETCH", [])})
     name = hashlib.sha256(document.encode()).hexdigest()[:16]

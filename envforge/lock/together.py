@@ -23,9 +23,9 @@ _SUFFIX = ".envforge-change"
 
 
 def replace_together(anchor: Path, files: Mapping[Path, bytes]) -> None:
-    """Put all ``files`` in place, or none; ``anchor`` is the file that the journal stands beside.
+    """Replace all ``files`` in one transaction, with the journal next to ``anchor``.
 
-    Raises ``OutsideError``, with the old files as they were, where the disk refuses.
+    Raises ``OutsideError`` and leaves the old files unchanged if a file can't be written.
     """
     rows = [_row(anchor, path, data) for path, data in files.items()]
     journal = _journal(anchor)
@@ -38,16 +38,16 @@ def replace_together(anchor: Path, files: Mapping[Path, bytes]) -> None:
         _flush_folder(journal.parent)
     except OSError as error:
         for path in (*files, journal):
-            with contextlib.suppress(OSError):  # the disk refuses today; the next change writes over it
+            with contextlib.suppress(OSError):  # a leftover file is harmless: the next change overwrites it
                 _aside(path).unlink(missing_ok=True)
         raise OutsideError(f"cannot write to the directory of `{anchor}`: {error}", code="unwritable") from error
     finish(anchor)
 
 
 def finish(anchor: Path) -> bool:
-    """Complete a change that a crash has left half done, and say whether there was one.
+    """Complete a change that a crash interrupted, and return whether there was one.
 
-    Raises ``EnvforgeError`` where a file has been edited since.
+    Raises ``EnvforgeError`` if a file was edited since.
     """
     journal = _journal(anchor)
     try:
@@ -93,12 +93,12 @@ def refuse_unfinished(anchor: Path) -> None:
 
 
 def is_unfinished(anchor: Path) -> bool:
-    """Whether a crash has left a change half done."""
+    """Return whether a change is incomplete."""
     return _journal(anchor).exists()
 
 
 def unfinished_beside(file: Path) -> Path | None:
-    """The anchor of a change in the folder of ``file`` that a crash has left half done."""
+    """Return the anchor of an incomplete change in the directory of ``file``, if there is one."""
     journals = sorted(file.parent.glob(f".*{_SUFFIX}"))
     return next((path.with_name(path.name[1 : -len(_SUFFIX)]) for path in journals), None)
 
@@ -143,7 +143,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Let the renames reach the disk; Windows has no way to say that."""
+    # renames must reach the disk before the journal is removed; Windows can't sync a directory
     if os.name == "nt":
         return
     number = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Lock variants of a project: ``lockfiles/TAG/`` holds a lockfile and the two files that it was solved from."""
+"""Lock variants of a project: ``lockfiles/TAG/`` contains a lockfile and the two files that it was solved from."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from envforge.variants import HEAD, VariantTexts, derive
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VariantReport:
-    """A locked variant; ``needs`` says for each platform what a machine must offer."""
+    """A locked variant; ``needs`` describes for each platform what it requires of the machine."""
 
     name: str
     report: LockReport
@@ -34,7 +34,7 @@ class VariantReport:
 
 
 def lock_variant(request: LockRequest, tag: WheelTag, progress: Progress = repr) -> VariantReport:
-    """Derive and lock one variant of the project; raises ``EnvforgeError`` with its old files untouched."""
+    """Derive and lock one variant; on errors, raise ``EnvforgeError`` and leave its files unchanged."""
     matrix = load_matrix()
     texts = derive(request.environment, tag, matrix)
     folder = variant_folder(request.environment, tag)
@@ -53,13 +53,13 @@ def lock_variant(request: LockRequest, tag: WheelTag, progress: Progress = repr)
         raise type(error)(f"variant {tag}: {error.message}", hint=error.hints, code=error.code) from error
     finally:
         for empty in (folder, folder.parent):
-            with contextlib.suppress(OSError):  # a folder that holds anything stays
+            with contextlib.suppress(OSError):  # only an empty directory is removed
                 empty.rmdir()
     return VariantReport(name=str(tag), report=report, needs=_needs(report.lock, lockfile, matrix))
 
 
 def check_variant(request: LockRequest, tag: WheelTag) -> tuple[Difference, ...]:
-    """Whether a variant is what the project's environment.yml asks for today."""
+    """Return the differences between a variant and the project's current environment.yml."""
     folder = variant_folder(request.environment, tag)
     texts = derive(request.environment, tag, load_matrix())
     if not _is_current(folder, texts):
@@ -75,14 +75,14 @@ def check_variant(request: LockRequest, tag: WheelTag) -> tuple[Difference, ...]
 
 
 def stale_variants(environment: Path) -> tuple[str, ...]:
-    """The variants that were made from another state of the project's environment.yml."""
+    """Return the variants that were derived from another version of the project's environment.yml."""
     found = []
     for name in list_variants(environment.parent):
         path = environment.parent / FOLDER / name / ENVIRONMENT_FILE
         if not path.is_file() or not path.read_text(encoding="utf-8").startswith(HEAD):
             continue
         tag = WheelTag.parse(name)
-        with contextlib.suppress(EnvforgeError):  # `lock --variant` says why it cannot be made any more
+        with contextlib.suppress(EnvforgeError):  # `lock --variant` explains why it can't be derived
             if _is_current(path.parent, derive(environment, tag, load_matrix())):
                 continue
         found.append(name)
@@ -90,7 +90,7 @@ def stale_variants(environment: Path) -> tuple[str, ...]:
 
 
 def variant_folder(environment: Path, tag: WheelTag) -> Path:
-    """Where a variant of the project lies."""
+    """Return the directory of a variant."""
     return environment.parent / FOLDER / str(tag)
 
 

@@ -33,13 +33,13 @@ _LOCAL = re.compile(r"\+(cpu|cu\d{2,3})\b")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VirtualPackages:
-    """Per platform the pairs (name, version), as conda-lock's file has them; ``source`` says where they come from."""
+    """Pairs of (name, version) for each platform, as in conda-lock's file; ``source`` is where they come from."""
 
     subdirs: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
     source: str
 
     def of(self, platform: str) -> dict[str, str]:
-        """The virtual packages of one platform; raises ``EnvforgeError`` where they are not stated."""
+        """Return the virtual packages of one platform; raise ``EnvforgeError`` if the file doesn't list it."""
         found = dict(self.subdirs).get(platform)
         if found is None:
             raise EnvforgeError(
@@ -53,11 +53,11 @@ class VirtualPackages:
         return dict(found)
 
     def words(self) -> tuple[str, ...]:
-        """One line for each platform."""
+        """Return one line of text per platform."""
         return tuple(f"{platform}: {' '.join(f'{n}={v}' for n, v in pairs)}" for platform, pairs in self.subdirs)
 
     def text(self) -> str:
-        """The file that conda-lock reads with ``--virtual-package-spec``."""
+        """Return the text of the file for conda-lock's ``--virtual-package-spec``."""
         lines = ["subdirs:"]
         for platform, pairs in self.subdirs:
             lines += [f"  {platform}:", "    packages:", *(f'      {name}: "{version}"' for name, version in pairs)]
@@ -65,7 +65,7 @@ class VirtualPackages:
 
 
 def read_virtual_packages(inputs: Inputs) -> VirtualPackages | None:
-    """What virtual-packages.yml states, or ``None`` where there is no such file."""
+    """Return the contents of virtual-packages.yml, or ``None`` if there is no such file."""
     if inputs.virtual_packages is None:
         return None
     import yaml  # noqa: PLC0415 - slow to import
@@ -90,7 +90,7 @@ def read_virtual_packages(inputs: Inputs) -> VirtualPackages | None:
 
 
 def derive_virtual_packages(platforms: Iterable[str], pip: Mapping[str, tuple[Requirement, ...]]) -> VirtualPackages:
-    """What the torch pin of each platform needs: ``__cuda`` is the CUDA of its build, and absent without one."""
+    """Return the virtual packages for the torch pin of each platform; ``__cuda`` is absent for a CPU build."""
     subdirs = []
     for platform in platforms:
         packages = dict(_BASE[platform])

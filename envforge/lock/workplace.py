@@ -18,7 +18,7 @@ from envforge.errors import OutsideError
 
 @contextlib.contextmanager
 def alone(lockfile: Path) -> Iterator[None]:
-    """Keep a second run off the same lockfile."""
+    """Hold the lock of a lockfile; raise ``OutsideError`` if another process holds it."""
     name = hashlib.sha256(str(lockfile.resolve()).encode()).hexdigest()[:24]
     folder = user_cache_path("envforge", appauthor=False) / "running"
     try:
@@ -42,7 +42,7 @@ def alone(lockfile: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def workshop() -> Iterator[Path]:
-    """A private folder for one run, gone afterwards."""
+    """Create a private temporary directory, and remove it afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="envforge-lock-"))
     try:
         yield folder
@@ -51,7 +51,7 @@ def workshop() -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write aside, flush to disk, rename."""
+    """Write a file atomically: to a temporary file that is flushed to disk and then renamed."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with aside.open("w", encoding="utf-8", newline="\n") as stream:

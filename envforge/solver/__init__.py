@@ -1,6 +1,6 @@
-"""A conda-compatible executable on top of py-rattler, for conda-lock to drive where no conda is installed.
+"""Provide a conda-compatible executable on top of py-rattler, so that conda-lock needs no conda.
 
-Enters: a folder. Leaves: the launcher written there, whose calls end in ``envforge.solver.__main__``.
+The launcher calls ``envforge.solver.__main__``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _MODULES = ("envforge", "rattler", "packaging")
 def executable(directory: Path) -> Path:
     """Write the launcher ``conda`` (``conda.bat`` on Windows) into ``directory`` and return its path.
 
-    The launcher runs this interpreter in isolated mode, so that neither ``PYTHONPATH`` nor the current folder can
-    put another module in the place of ours; the folders from which this process imports the solver are named in it,
-    which makes a source checkout work as an installed package does.
+    The launcher runs this interpreter in isolated mode, so that ``PYTHONPATH`` and the current directory can't replace
+    a module. It contains the directories from which this process imports the solver, so that it works from a source
+    checkout, too.
     """
     roots = list(dict.fromkeys(str(_import_root(module)) for module in _MODULES))
     program = (
@@ -34,7 +34,7 @@ def executable(directory: Path) -> Path:
 
 
 def _shell(program: str) -> str:
-    import shlex  # noqa: PLC0415 - this package is imported by each call, for a start of milliseconds
+    import shlex  # noqa: PLC0415 - each call imports this package, and should start in milliseconds
 
     return f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -c {shlex.quote(program)} "$@"\n'
 

@@ -1,6 +1,6 @@
-"""``python -m envforge.solver``: one call in, one JSON document out, as conda would answer it.
+"""Run ``python -m envforge.solver``: answer one call with one JSON document, as conda does.
 
-stdout carries the document and nothing else; exit 0 done, 1 failed with the reason in ``message``.
+stdout contains only the document. Exits with 0 if the call succeeds, and with 1 if it fails; ``message`` is the reason.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main(words: Sequence[str], environment: Mapping[str, str]) -> int:
     if words and words[0] in {"--version", "-V"}:
         print(f"envforge-solver {envforge.__version__}")  # noqa: T201 - the answer
         return 0
-    import json  # noqa: PLC0415 - conda-lock asks for the version before all else: that answer loads nothing
+    import json  # noqa: PLC0415 - conda-lock first requests the version, which needs no import
     import traceback  # noqa: PLC0415
 
     from envforge.solver import answers, arguments, calls  # noqa: PLC0415
@@ -27,13 +27,13 @@ def main(words: Sequence[str], environment: Mapping[str, str]) -> int:
     try:
         call = arguments.parse(words, environment)
         for note in call.notes:
-            print(note, file=sys.stderr)  # noqa: T201 - talk goes to stderr
+            print(note, file=sys.stderr)  # noqa: T201 - messages go to stderr
         text, code = json.dumps(calls.answer(call, environment)), 0
     except EnvforgeError as error:
         text, code = json.dumps(answers.failure(error), indent=2), 1
     except KeyboardInterrupt:
         return 130
-    except Exception as error:  # noqa: BLE001 - conda-lock reads JSON, whatever happened; the traceback is on stderr
+    except Exception as error:  # noqa: BLE001 - conda-lock expects JSON for any failure; the traceback is on stderr
         traceback.print_exc()
         reason = f"the solver of envforge failed with an internal error: {type(error).__name__}: {error}"
         text, code = json.dumps(answers.failure(EnvforgeError(reason, code="bug"))), 70

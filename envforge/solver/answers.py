@@ -1,6 +1,6 @@
 """Write the JSON that conda prints, as far as conda-lock 4 and its vendored conda read it.
 
-The shapes are those recorded from conda 26.7.
+The format was recorded from conda 26.7.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from envforge.solver.records import Record
 
 Json = dict[str, Any]
 
+# conda's own names of these errors
 _EXCEPTIONS = {
     "packages-not-found": "PackagesNotFoundInChannelsError",
     "unsatisfiable": "UnsatisfiableError",
@@ -41,7 +42,7 @@ class PackagesNotFoundError(EnvforgeError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """What a dry run would do to ``prefix``, in the order in which it would be done."""
+    """The changes of a dry run in ``prefix``, in the order of execution."""
 
     prefix: Path
     link: tuple[Record, ...]
@@ -49,7 +50,7 @@ class Change:
 
 
 def dry_run(change: Change) -> Json:
-    """What ``create|install|update --dry-run --json`` says: the packages to fetch, to unlink and to link."""
+    """Return the answer to ``create|install|update --dry-run --json``: the packages to fetch, unlink, and link."""
     actions: Json = {"FETCH": [_fetch(record) for record in sorted(change.link, key=_name)]}
     actions["PREFIX"] = str(change.prefix)
     if change.unlink:
@@ -59,12 +60,12 @@ def dry_run(change: Change) -> Json:
 
 
 def nothing_to_do() -> Json:
-    """What ``install|update`` says where nothing would change."""
+    """Return the answer to ``install|update`` if nothing would change."""
     return {"success": True, "message": "All requested packages already installed."}
 
 
 def installed(records: Iterable[Record]) -> list[Json]:
-    """What ``list --json`` says."""
+    """Return the answer to ``list --json``."""
     return [_link(record) for record in sorted(records, key=_name)]
 
 
@@ -85,7 +86,7 @@ def failure(error: EnvforgeError) -> Json:
 
 
 def settings(environment: Mapping[str, str], platform: str) -> Json:
-    """What ``info --json`` and ``config --json list|show`` say of the settings that conda-lock may ask for."""
+    """Return the answer to ``info --json`` and ``config --json list|show``, with the settings that conda-lock reads."""
     stated = environment.get("CONDA_PKGS_DIRS", "")
     return {
         "channels": [],

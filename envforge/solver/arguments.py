@@ -22,9 +22,9 @@ _KNOWN = "--version, info --json, config --json list|show, list --json and creat
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """One request to the executable; ``words`` are the match specs of a solve or the keys of ``config``.
+    """One call of the executable; ``words`` are the match specs of a solve or the keys of ``config``.
 
-    ``notes`` say which settings of the user's are not followed.
+    ``notes`` lists settings of the user that are not supported.
     """
 
     command: Command
@@ -36,7 +36,7 @@ class Call:
 
 
 def parse(words: Sequence[str], environment: Mapping[str, str]) -> Call:
-    """Read the arguments after the program's name; raises ``RequestError`` for everything that this is not for."""
+    """Parse the arguments after the program's name; raise ``RequestError`` for unsupported calls."""
     if not words:
         raise _refusal("no command was provided")
     command, *rest = words

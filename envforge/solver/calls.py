@@ -1,7 +1,6 @@
-"""A ``Call`` becomes the document that answers it: settings, the packages of a prefix, or a solve.
+"""Answer a ``Call``: with settings, the packages of a prefix, or a solve.
 
-Enters: a call and the environment variables. Leaves: a value for ``json.dumps``, and the record of a solve in the
-folder that ``ENVFORGE_SOLVE_RECORDS`` names.
+If ``ENVFORGE_SOLVE_RECORDS`` is set, each solve is also recorded in that directory.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from envforge.solver.wishes import read as read_wishes
 
 
 def answer(call: Call, environment: Mapping[str, str]) -> object:
-    """The document that conda would print for ``call``; raises ``EnvforgeError`` where it would fail."""
+    """Return the document that conda would print for ``call``; raise ``EnvforgeError`` if the call fails."""
     platform = environment.get("CONDA_SUBDIR") or _host()
     if call.command == "list":
         return answers.installed(installed.read(_prefix(call)))
@@ -34,7 +33,7 @@ def answer(call: Call, environment: Mapping[str, str]) -> object:
 
 
 def _solved(call: Call, environment: Mapping[str, str], platform: str) -> answers.Json:
-    from envforge.solver import request, solve, virtual  # noqa: PLC0415 - rattler is 0.1 s, not paid by the other calls
+    from envforge.solver import request, solve, virtual  # noqa: PLC0415 - rattler takes 0.1 s, which other calls don't need
 
     naming = Naming(
         mirrors=Mirrors.from_environment(environment),
@@ -80,7 +79,7 @@ def _prefix(call: Call) -> Path:
 
 
 def _host() -> str:
-    """The conda platform of this computer, without the cost of rattler's import."""
+    # rattler knows the platform too, but takes 0.1 s to import
     system = {"Linux": "linux", "Darwin": "osx", "Windows": "win"}.get(python_platform.system(), "linux")
     machine = python_platform.machine().lower()
     if machine in {"amd64", "x86_64"}:

@@ -22,7 +22,7 @@ _TOKEN = re.compile(r"/t/[^/\s]+")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Channel:
-    """``address`` stands in locks and messages, ``source`` is read; neither ends in a slash."""
+    """One channel. ``address`` is for lockfiles and messages, ``source`` is read; neither ends with a slash."""
 
     name: str
     address: str
@@ -30,25 +30,25 @@ class Channel:
 
     @property
     def folder(self) -> Path | None:
-        """The folder of a ``file://`` channel."""
+        """The directory of a ``file://`` channel, or ``None``."""
         return folder_of(self.source)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Naming:
-    """How words are read: the alias before bare names, the mirrors, and the platform that is locked."""
+    """How channel names are resolved: the alias for plain names, the mirrors, and the platform to lock."""
 
     mirrors: Mirrors
     platform: str
     alias: str = ALIAS
 
     def channels(self, words: Iterable[str]) -> tuple[Channel, ...]:
-        """All channels of a call, in order, each once."""
+        """Return all channels of a call, in order, without duplicates."""
         found = [channel for word in words for channel in self._expand(word)]
         return tuple({channel.address: channel for channel in found}.values())
 
     def channel(self, word: str) -> Channel:
-        """The channel of one word: an address, a path or a name."""
+        """Return the channel for a URL, a path, or a name; raise ``RequestError`` for anything else."""
         if "://" in word:
             address = word.rstrip("/")
         elif _is_path(word):
@@ -83,16 +83,16 @@ class Naming:
 
 
 def folder_of(address: str) -> Path | None:
-    """The folder that a ``file:`` address names, ``None`` for any other."""
+    """Return the directory of a ``file:`` URL, or ``None`` for any other URL."""
     parts = urlsplit(address)
     if parts.scheme != "file":
         return None
     path = unquote(parts.path)
-    return Path(path[1:] if _DRIVE.match(path) else path)
+    return Path(path[1:] if _DRIVE.match(path) else path)  # `file:///C:/…` on Windows
 
 
 def hide(text: str) -> str:
-    """The text without user names, passwords and tokens of the addresses in it."""
+    """Return ``text`` without user names, passwords, and tokens in URLs."""
     return _TOKEN.sub("/t/<TOKEN>", _USER.sub("", text))
 
 

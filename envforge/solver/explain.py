@@ -23,7 +23,7 @@ _ALIKE = 0.75
 
 
 async def explained(error: SolverError, request: Request, folder: Path) -> EnvforgeError:
-    """The error for people. Every spec that nothing matches is named, where rattler names only the first."""
+    """Return the error to report. It names every spec without a match; rattler names only the first."""
     missing = await _missing(request, folder)
     if not missing:
         reason = in_addresses(str(error), request.channels).strip()
@@ -45,7 +45,7 @@ async def explained(error: SolverError, request: Request, folder: Path) -> Envfo
 
 
 async def _suggestions(unknown: tuple[str, ...], request: Request, folder: Path) -> list[Hint]:
-    """Return a "did you mean" for each unknown name that resembles one of the channels."""
+    """Return a "did you mean" for each unknown name that resembles a name in the channels."""
     if not unknown:
         return []
 
@@ -80,7 +80,7 @@ def _names_of(request: Request) -> Callable[[Gateway], Awaitable[list[str]]]:
 
 
 def suggested(name: str, known: set[str]) -> str | None:
-    """Return the conda name that ``name`` probably stands for: its name in the bundled mapping, else the nearest."""
+    """Return the conda name that ``name`` probably means: its name in the built-in mapping, or else the nearest."""
     mapped = NameMapping.bundled().to_conda(name)
     return mapped if mapped != name and mapped in known else nearest(name, known, alike=_ALIKE)
 
@@ -113,7 +113,7 @@ def _instead(spec: MatchSpec, records: list[RepoDataRecord]) -> str:
 
 
 def _facts(text: str, request: Request) -> str:
-    """The virtual packages of the solve, where the text speaks of one."""
+    """Return the virtual packages of the solve if the text names one."""
     if "__" not in text:
         return ""
     stated = ", ".join(sorted(str(package).replace("=", " ", 1) for package in request.virtual_packages()))

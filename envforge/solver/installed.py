@@ -10,7 +10,7 @@ from envforge.solver.records import Record
 
 
 def read(prefix: Path) -> tuple[Record, ...]:
-    """The packages that ``prefix`` says are installed, by name; raises ``EnvforgeError`` for a damaged entry."""
+    """Return the installed packages, sorted by name; raise ``EnvforgeError`` for an invalid entry."""
     folder = prefix / "conda-meta"
     if not folder.is_dir():
         raise EnvforgeError(

@@ -1,6 +1,6 @@
-"""A file for each solve in the folder that ``ENVFORGE_SOLVE_RECORDS`` names: what the conda half of a lock provides.
+"""Record the packages of each solve as a JSON file in the directory ``ENVFORGE_SOLVE_RECORDS``.
 
-Enters: platform, specs and the packages of a solved environment. Leaves: one JSON file, whole or not at all.
+``envforge.lock.solved`` reads it to find which packages conda provides. Files are written atomically.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ VARIABLE = "ENVFORGE_SOLVE_RECORDS"
 
 
 def write(folder: Path, platform: str, specs: tuple[str, ...], records: tuple[Record, ...]) -> Path:
-    """Write ``PLATFORM-DIGEST.json`` into ``folder`` and return its path; the same solve gives the same file."""
+    """Write ``PLATFORM-DIGEST.json`` into ``folder`` and return its path; the same solve writes the same file."""
     document = {
         "version": 1,
         "platform": platform,

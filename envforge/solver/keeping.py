@@ -1,6 +1,7 @@
-"""A solve that keeps what was locked, as far as the specs allow: nothing moves, else little, else what must.
+"""Solve again and keep locked packages as far as the specs allow.
 
-Enters: a request with wishes, and rattler's solve. Leaves: its answer. The specs are always met: keeping is a wish.
+The specs are always met. The first attempt fixes all locked packages, the second prefers them and fixes Python's minor
+version, and the last one only prefers them.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from envforge.solver.wishes import Kept
 
 
 class Solve(Protocol):
-    """One solve of the request with some packages preferred and some constraints on versions."""
+    """One solve of the request with preferred packages and additional version constraints."""
 
     async def __call__(self, locked: Sequence[RepoDataRecord], constraints: Sequence[str]) -> list[RepoDataRecord]:
-        """Raises ``SolverError`` where there is no solution."""
+        """Return the packages; raise ``SolverError`` if there is no solution."""
 
 
 async def solve_keeping(
     request: Request, specs: Sequence[MatchSpec], gateway: Gateway, solve: Solve
 ) -> list[RepoDataRecord]:
-    """Renewed packages get the version that a lock from nothing would give them; the others stay where they can."""
+    """Give packages to upgrade the version that a new lockfile would have, and keep the others if possible."""
     preferred = await _preferred(request, specs, gateway)
     if not preferred:
         return await solve([], [])
@@ -42,7 +43,7 @@ async def _renewed(request: Request, preferred: Sequence[RepoDataRecord], solve:
     names = set(request.wishes.renew)
     if not names:
         return []
-    try:
+    try:  # a newer Python would change the versions of nearly all packages, not only the named ones
         fresh = await solve([], _python(preferred))
     except SolverError:
         fresh = await solve([], [])
@@ -56,13 +57,13 @@ def _attempts(preferred: Sequence[RepoDataRecord], renewed: list[str]) -> Iterat
 
 
 def _python(records: Sequence[RepoDataRecord]) -> list[str]:
-    """Another minor version of Python moves nearly everything: it is the last thing to give way."""
+    # another minor version of Python changes nearly all packages, so it is the last constraint to be dropped
     minors = [".".join(str(record.version).split(".")[:2]) for record in records if record.name.normalized == "python"]
     return [f"python {minor}.*" for minor in minors]
 
 
 async def _preferred(request: Request, specs: Sequence[MatchSpec], gateway: Gateway) -> list[RepoDataRecord]:
-    """The kept packages as their channels have them today, without those that the specs or the date rule out."""
+    """Return the current repodata records of kept packages, except those that the specs or the cutoff exclude."""
     kept = {one.name: one for one in request.wishes.keep if one.name not in request.wishes.renew}
     if not kept:
         return []
@@ -88,6 +89,6 @@ def _is_same(record: RepoDataRecord, kept: Kept) -> bool:
 
 
 def _is_newer(record: RepoDataRecord, moment: dt.datetime | None) -> bool:
-    """Whether a record was made after the moment; one without a date was not."""
+    # a record without a date is allowed, as in `Cutoff.excludes`
     made = record.indexed_timestamp or record.timestamp
     return moment is not None and made is not None and made > moment

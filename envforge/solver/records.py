@@ -1,4 +1,4 @@
-"""One package of a channel or of a prefix, as a frozen value between rattler and the answers."""
+"""Represent one package of a channel or a prefix as a frozen value, independent of rattler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """The facts of one package file. What its repodata does not give is ``None``, as in records copied from locks."""
+    """One package file. Fields that the repodata doesn't state are ``None``, as in records copied from lockfiles."""
 
     name: str
     version: str
@@ -35,12 +35,12 @@ class Record:
 
     @property
     def dist_name(self) -> str:
-        """The file's name without its ending."""
+        """The name of the file without its suffix."""
         return f"{self.name}-{self.version}-{self.build}"
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Record:
-        """Read a repodata or conda-meta entry; raises ``KeyError`` or ``ValueError`` for what is not one."""
+        """Parse a repodata or conda-meta entry; raise ``KeyError`` or ``ValueError`` if it is invalid."""
         return cls(
             name=values["name"],
             version=values["version"],
@@ -49,6 +49,7 @@ class Record:
             subdir=values["subdir"],
             fn=values["fn"],
             url=values["url"],
+            # conda-meta entries may name the channel with its subdir
             channel=values["channel"].rstrip("/").removesuffix(f"/{values['subdir']}"),
             depends=tuple(values.get("depends") or ()),
             constrains=tuple(values.get("constrains") or ()),
@@ -63,12 +64,12 @@ class Record:
 
     @classmethod
     def from_rattler(cls, record: PackageRecord) -> Record:
-        """Take over a record that rattler solved for."""
+        """Convert a solved record of rattler."""
         return cls.from_mapping(json.loads(record.to_json()))
 
     def to_rattler(self) -> RepoDataRecord:
-        """The same package for rattler."""
-        from rattler import PackageRecord, RepoDataRecord  # noqa: PLC0415 - 0.1 s, not paid by `--version`
+        """Convert to a record of rattler."""
+        from rattler import PackageRecord, RepoDataRecord  # noqa: PLC0415 - 0.1 s, which `--version` doesn't need
         from rattler.package import BuildString  # noqa: PLC0415
 
         record = PackageRecord(

@@ -33,10 +33,10 @@ _NOT_REACHED = ("(Connect)", "dns error", "timed out")
 
 @contextmanager
 def cache(channels: tuple[Channel, ...], environment: Mapping[str, str]) -> Iterator[Path]:
-    """The folder that keeps repodata between calls: ``RATTLER_CACHE_DIR``, else envforge's own below the user's caches.
+    """Provide the repodata cache: in ``RATTLER_CACHE_DIR``, or else in envforge's cache directory.
 
-    Without a stated folder, a server on this computer is read afresh each time: another may answer at the same port
-    tomorrow, and the cache knows files by address. So is everything where the user's caches cannot be written.
+    Without ``RATTLER_CACHE_DIR``, a server on this computer is not cached, because another server can use the same port
+    later, and the cache identifies files by URL. If the cache directory isn't writable, nothing is cached.
     """
     stated = environment.get("RATTLER_CACHE_DIR")
     folder = (Path(stated) if stated else user_cache_path("envforge", appauthor=False)) / "repodata"
@@ -57,11 +57,11 @@ def _is_writable(folder: Path) -> bool:
 
 
 async def read(channels: tuple[Channel, ...], folder: Path, ask: Callable[[Gateway], Awaitable[T]]) -> T:
-    """Ask a gateway, in each way of reading repodata until one works; raises ``OutsideError`` when none does."""
+    """Run ``ask`` with each way of reading repodata until one works; raise ``OutsideError`` if none does."""
     faults: dict[str, str] = {}
     for kind, way in _WAYS.items():
         if kind == "compressed" and any("/repodata.json" in fault for fault in faults.values()):
-            continue  # the channel offers no shards, and this way has failed already
+            continue  # without shards, the first way has already tried the compressed file
         try:
             return await ask(Gateway(default_config=way, cache_dir=folder))
         except _FAULTS as error:
@@ -92,7 +92,7 @@ def _failure(channels: tuple[Channel, ...], faults: dict[str, str], *, is_reache
 
 
 def in_addresses(text: str, channels: tuple[Channel, ...]) -> str:
-    """A text of rattler's with the channels' own addresses in the place of mirrors', and without credentials."""
+    """Return a message of rattler with the URLs of the channels instead of their mirrors, and without credentials."""
     for channel in channels:
         text = text.replace(channel.source, channel.address)
     return hide(text)

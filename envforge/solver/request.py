@@ -1,7 +1,4 @@
-"""One solve as values, and the same for rattler: specs, sources, platforms and virtual packages.
-
-Enters: the words of a call. Leaves: what ``rattler.solve`` takes.
-"""
+"""Define the request for a solve, and convert its specs, channels, platforms, and virtual packages for rattler."""
 
 from __future__ import annotations
 
@@ -34,9 +31,9 @@ _UNREADABLE = (InvalidMatchSpecError, InvalidPackageNameError, InvalidChannelErr
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """What is to be solved. ``installed`` stays as it is, as far as the packages that ``specs`` name allow it.
+    """One solve. ``installed`` packages are kept as far as the packages in ``specs`` allow.
 
-    ``virtual`` is ``None`` where the call states no virtual packages.
+    ``virtual`` is ``None`` if the call states no virtual packages.
     """
 
     specs: tuple[str, ...]
@@ -55,7 +52,7 @@ class Request:
         return replace(self, channels=tuple(channels.values()))
 
     def match_spec(self, text: str) -> MatchSpec:
-        """The spec for rattler, its channel in the words of the sources; raises ``RequestError``."""
+        """Return the spec for rattler, with the source of its channel; raise ``RequestError`` if it is invalid."""
         channel = self._channel(text)
         rest = text.partition("::")[2] if channel else text
         try:
@@ -68,7 +65,7 @@ class Request:
             ) from error
 
     def _channel(self, text: str) -> Channel | None:
-        """The channel before ``::``. conda-lock shortens an address there to its last part, so names go first."""
+        # conda-lock shortens the URL before `::` to its last part, so names of listed channels are looked up first
         word, separator, _ = text.partition("::")
         if not separator:
             return None
@@ -76,11 +73,11 @@ class Request:
         return by_name.get(word) or self.naming.channel(word)
 
     def sources(self) -> list[Source]:
-        """The channels where they are read."""
+        """Return the channels for rattler, at the URLs where they are read."""
         return [_source(channel) for channel in self.channels]
 
     def subdirs(self) -> list[Subdir]:
-        """The platform and ``noarch``; raises ``RequestError`` for a platform that conda does not know."""
+        """Return the platform and ``noarch``; raise ``RequestError`` if conda doesn't have the platform."""
         try:
             return [Subdir(self.naming.platform), Subdir("noarch")]
         except ParseSubdirError as error:
@@ -91,25 +88,25 @@ class Request:
             ) from error
 
     def virtual_packages(self) -> list[GenericVirtualPackage]:
-        """The stated virtual packages; without any, what this computer has, if it is the one to be solved for."""
+        """Return the stated virtual packages, or else those of this computer if its platform is the requested one."""
         if self.virtual is not None:
             return [package.to_rattler() for package in self.virtual]
         is_here = str(Subdir.current()) == self.naming.platform
         return [package.into_generic() for package in HostVirtualPackage.detect()] if is_here else []
 
     def channel_priority(self) -> ChannelPriority:
-        """The priority in rattler's words."""
+        """Return the channel priority for rattler."""
         return _PRIORITIES[self.priority]
 
     def at_source(self, record: Record) -> Record:
-        """A record of a lock with the addresses that its channel is read from."""
+        """Return a locked record with the URLs from which its channel is read."""
         for channel in self.channels:
             if record.url.startswith(f"{channel.address}/"):
                 return replace(record, url=_moved(record.url, channel.address, channel.source), channel=channel.source)
         return record
 
     def at_home(self, record: Record) -> Record:
-        """A record that was solved for with the addresses that a lock names."""
+        """Return a solved record with the URLs that a lockfile contains."""
         for channel in self.channels:
             if record.url.startswith(f"{channel.source}/"):
                 return replace(record, url=_moved(record.url, channel.source, channel.address), channel=channel.address)

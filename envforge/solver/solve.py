@@ -1,4 +1,4 @@
-"""A ``Request`` → the packages of the environment, by rattler's solver."""
+"""Solve a ``Request`` with rattler."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from envforge.solver.request import Request
 
 
 def solve(request: Request) -> tuple[Record, ...]:
-    """The packages of the environment, each after those that it depends on.
+    """Return the packages of the environment, each after its dependencies.
 
-    Raises ``RequestError`` for a spec that cannot be read, ``EnvforgeError`` (``packages-not-found``,
-    ``unsatisfiable``) with rattler's explanation where there is no solution, ``OutsideError`` for unreadable repodata.
+    Raises ``RequestError`` for an invalid spec, ``EnvforgeError`` (``packages-not-found``, ``unsatisfiable``) with
+    rattler's explanation if there is no solution, and ``OutsideError`` for unreadable repodata.
     """
     request = request.with_named_channels()
     if not request.channels:
@@ -58,7 +58,7 @@ async def _solve(request: Request, folder: Path) -> list[RepoDataRecord]:
                 timestamp_policy="allow-missing",
             )
 
-        if request.installed:
+        if request.installed:  # `install` and `update` keep an environment; only `create` follows the preferences
             return await solve_once(await _locked(kept, request, gateway), _python(kept))
         return await solve_keeping(request, specs, gateway, solve_once)
 
@@ -69,7 +69,7 @@ async def _solve(request: Request, folder: Path) -> list[RepoDataRecord]:
 
 
 async def _locked(kept: list[Record], request: Request, gateway: Gateway) -> list[RepoDataRecord]:
-    """The installed packages as their channels describe them: a lock keeps versions of dependencies, but no builds."""
+    # a lockfile doesn't contain the builds of dependencies, so read complete records from the channels
     if not kept:
         return []
     names = [record.name for record in kept]
@@ -79,6 +79,6 @@ async def _locked(kept: list[Record], request: Request, gateway: Gateway) -> lis
 
 
 def _python(kept: list[Record]) -> list[str]:
-    """Conda never moves an installed Python to another minor version unless it is asked to."""
+    # as conda does: an installed Python keeps its minor version unless it is requested
     minors = [".".join(record.version.split(".")[:2]) for record in kept if record.name == "python"]
     return [f"python {minor}.*" for minor in minors]

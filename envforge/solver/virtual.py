@@ -1,7 +1,6 @@
-"""The virtual packages of a solve: read from the folder that conda-lock passes as its last channel.
+"""Read the virtual packages of a solve from the directory that conda-lock passes as its last channel.
 
-conda-lock 4 writes the virtual packages as a channel of its own (``package_type: virtual_system``) and names it last
-(its ``virtual_package.py``). Enters: the channels of a call. Leaves: the real channels, and the virtual packages.
+conda-lock 4 writes them as a separate channel with ``package_type: virtual_system`` (its ``virtual_package.py``).
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ _KIND = "virtual_system"
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
 class VirtualPackage:
-    """One fact of the target machine, for example ``__cuda 12.4``."""
+    """One property of the target machine, such as ``__cuda 12.4``."""
 
     name: str
     version: str
     build: str
 
     def to_rattler(self) -> GenericVirtualPackage:
-        """The same fact for rattler."""
-        from rattler import GenericVirtualPackage, PackageName, Version  # noqa: PLC0415 - not paid by `--version`
+        """Convert for rattler; raise ``RequestError`` if the name or the version is invalid."""
+        from rattler import GenericVirtualPackage, PackageName, Version  # noqa: PLC0415 - `--version` doesn't need it
         from rattler.exceptions import InvalidPackageNameError, InvalidVersionError  # noqa: PLC0415
         from rattler.package import BuildString  # noqa: PLC0415
 
@@ -48,7 +47,7 @@ class VirtualPackage:
 def split(
     channels: tuple[Channel, ...], platform: str
 ) -> tuple[tuple[Channel, ...], tuple[VirtualPackage, ...] | None]:
-    """Take the last channel as virtual packages where it is a folder of them; ``None`` where there is none."""
+    """Return the real channels, and the virtual packages if the last channel is a directory of them, else ``None``."""
     folder = channels[-1].folder if channels else None
     if folder is None:
         return channels, None
@@ -71,7 +70,7 @@ def _virtual_in(path: Path) -> Iterator[VirtualPackage]:
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether a channel has no package of its own, as conda-lock's where no virtual package is stated."""
+    """Return whether a channel has no real package, as conda-lock's channel if no virtual package is stated."""
     paths = list(folder.glob("*/repodata.json"))
     return bool(paths) and all(entry.get("package_type") == _KIND for path in paths for entry in _packages(path))
 

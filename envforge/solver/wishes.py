@@ -1,6 +1,6 @@
-"""What envforge wants of a solve beside the words of conda-lock's call: packages to keep, names to renew, a date.
+"""Read what a solve should prefer in addition to conda-lock's arguments: packages to keep, names to upgrade, a cutoff.
 
-Enters: the file that ``ENVFORGE_SOLVE_WISHES`` names. Leaves: ``Wishes``. ``envforge.lock.keep`` writes the file.
+``envforge.lock.keep`` writes the JSON file, and ``ENVFORGE_SOLVE_WISHES`` is its path.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ VARIABLE = "ENVFORGE_SOLVE_WISHES"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kept:
-    """A package of the old lock: known again by its file and digest, at whatever mirror it is read."""
+    """A package of the old lockfile, identified by file name and digest, so that its mirror doesn't matter."""
 
     name: str
     file_name: str
@@ -29,21 +29,21 @@ class Kept:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wishes:
-    """``renew`` names packages of which the newest is wanted; ``exclude_newer`` is in UTC."""
+    """What a solve should prefer. ``renew`` names packages to upgrade; ``exclude_newer`` is in UTC."""
 
     keep: tuple[Kept, ...] = ()
     renew: tuple[str, ...] = ()
     exclude_newer: dt.datetime | None = None
 
     def to_json(self) -> str:
-        """The text of the file."""
+        """Return the contents of the file."""
         keep = [{"name": k.name, "file_name": k.file_name, "sha256": k.sha256, "md5": k.md5} for k in self.keep]
         moment = self.exclude_newer.isoformat() if self.exclude_newer else None
         return json.dumps({"version": 1, "keep": keep, "renew": list(self.renew), "exclude_newer": moment})
 
 
 def read(environment: Mapping[str, str]) -> Wishes:
-    """The wishes of this call; without the variable there are none."""
+    """Return the preferences for this call; empty if the variable is not set."""
     path = environment.get(VARIABLE)
     if not path:
         return Wishes()

@@ -1,4 +1,4 @@
-"""The catalogue is built from `data/facts` only, and only from files that are fully known."""
+"""Test that the catalogue is built only from `data/facts`, and only from files that are fully known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which registry is read, and where a file of it lies."""
+"""Test which package index is used, and the URL of a file on it."""
 
 from __future__ import annotations
 

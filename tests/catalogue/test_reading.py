@@ -1,4 +1,4 @@
-"""What a catalogue gives, and what it refuses."""
+"""Test reading a catalogue: valid entries, and errors for invalid ones."""
 
 from __future__ import annotations
 

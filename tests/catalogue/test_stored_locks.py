@@ -1,4 +1,4 @@
-"""Every lock that comes with envforge, checked from a clean checkout: what it holds and which question it answers."""
+"""Test every built-in lockfile from a clean checkout: its contents, and the input that it was solved from."""
 
 from __future__ import annotations
 

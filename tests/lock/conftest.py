@@ -1,4 +1,4 @@
-"""A small world to lock in: a conda channel of real (empty) packages, and a PyTorch-style index of real wheels."""
+"""Fixtures for locking: a conda channel of real (empty) packages, and a PyTorch-style index of real wheels."""
 
 from __future__ import annotations
 

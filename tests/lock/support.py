@@ -1,4 +1,4 @@
-"""A folder to lock in, with a server, a cache and temporary files of its own; for ``tests.overtime`` too."""
+"""Provide a directory to lock in, with its own server, cache, and temporary files; ``tests.overtime`` uses it, too."""
 
 from __future__ import annotations
 

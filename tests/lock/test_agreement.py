@@ -1,4 +1,4 @@
-"""``lock --check``: nothing is solved, nothing fetched, and the answer is in words."""
+"""Test ``lock --check``: it lists the differences without solving or downloading."""
 
 from __future__ import annotations
 

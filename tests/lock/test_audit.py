@@ -1,4 +1,4 @@
-"""The audit of a finished lock, rule by rule: a pure function on values."""
+"""Test each rule that a new lockfile must meet before it is written."""
 
 from __future__ import annotations
 

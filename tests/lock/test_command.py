@@ -1,4 +1,4 @@
-"""``envforge lock`` as people run it: words, JSON, exit codes, and Ctrl-C."""
+"""Test the command ``envforge lock``: output, JSON, exit codes, and Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors made of the log of conda-lock: each cause has its own code, and only a conflict asks to loosen constraints."""
+"""Test errors from conda-lock's log: each cause has a code, and only a conflict suggests to loosen constraints."""
 
 from __future__ import annotations
 

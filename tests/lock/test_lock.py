@@ -1,4 +1,4 @@
-"""What ``lock`` promises of a good lock, with real conda-lock and the real solver over loopback."""
+"""Test the guarantees for a lockfile, with real conda-lock and the real solver over loopback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Index pages, wheel choice and downloads, without conda-lock."""
+"""Test index pages, wheel selection, and downloads, without conda-lock."""
 
 from __future__ import annotations
 

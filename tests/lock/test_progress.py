@@ -1,4 +1,4 @@
-"""Plain progress lines of a lock without a terminal."""
+"""Test the plain progress lines of ``lock`` without a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The environment.yml that a command finds, and the commands in hints that mean the same file."""
+"""Test which environment.yml a command finds, and that the commands in hints mean the same file."""
 
 from __future__ import annotations
 

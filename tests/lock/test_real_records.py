@@ -1,6 +1,6 @@
-"""The image-classification environment with real records: 199 conda-forge packages, torch 2.7.1+cu118, real hashes.
+"""Lock the image-classification environment with real records: 199 conda-forge packages, torch 2.7.1+cu118.
 
-The records lie beside the checkout, not in it; without them the test says so.
+The records are next to the checkout, not in it. Without them, the test is skipped with a reason.
 """
 
 from __future__ import annotations

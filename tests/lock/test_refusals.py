@@ -1,4 +1,4 @@
-"""Errors of a lock: the old lockfile is kept, nothing is left behind, and the hint fits the cause."""
+"""Test errors of ``lock``: the old lockfile is kept, no file is left behind, and the hint fits the cause."""
 
 from __future__ import annotations
 

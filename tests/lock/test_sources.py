@@ -1,4 +1,4 @@
-"""Where packages may come from: one index for each, and the user's own conda where it is asked for."""
+"""Test that each package comes from exactly one index, and that ``--conda-exe`` uses the user's own conda."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small world that has changed over time: packages of 2024 and of 2026, each with its date."""
+"""Fixtures for locking again: packages of 2024 and of 2026, each with its date."""
 
 from __future__ import annotations
 

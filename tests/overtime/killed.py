@@ -1,8 +1,8 @@
-"""A change of two files in a process of its own that kills itself at its Nth touch of the disk.
+"""Change two files in a separate process that kills itself at its Nth file operation.
 
     python -m tests.overtime.killed FOLDER N
 
-With N = 0 it counts the touches and prints how many there were.
+With N = 0, it completes and prints the number of operations.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``envforge add`` and ``remove`` as people run them, with real conda-lock and the real solver over loopback."""
+"""Test ``envforge add`` and ``remove``, with real conda-lock and the real solver over loopback."""
 
 from __future__ import annotations
 

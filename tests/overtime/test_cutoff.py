@@ -1,4 +1,4 @@
-"""``--exclude-newer`` in all its forms becomes one moment in UTC, and ``--check`` knows it."""
+"""Test that all forms of ``--exclude-newer`` give one time in UTC, and that ``--check`` compares it."""
 
 from __future__ import annotations
 

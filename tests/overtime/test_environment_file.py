@@ -1,4 +1,4 @@
-"""Edits of environment.yml: the meaning changes as asked, and every other byte stays."""
+"""Test edits of environment.yml: the content changes as requested, and every other byte is preserved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a second ``lock`` changes and what it keeps, with real conda-lock and the real solver over loopback."""
+"""Test what a second ``lock`` changes and keeps, with real conda-lock and the real solver over loopback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two files that change together: a crash at any point leaves the old state or the new one."""
+"""Test the change of two files in one transaction: a crash at any point leaves the old or the new state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several locks of one project, with real conda-lock and the real solver over loopback."""
+"""Test the variants of a project, with real conda-lock and the real solver over loopback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The small channel of the solver's tests: the packages with which the calls of conda-lock were recorded, rebuilt."""
+"""Build the small channel for the solver's tests, with the packages of the recorded calls of conda-lock."""
 
 from __future__ import annotations
 

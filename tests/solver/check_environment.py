@@ -1,7 +1,7 @@
-"""Does a set of packages meet its own dependencies, by conda's reading of them? Run as a program of its own.
+"""Check with conda's code that a set of packages meets its own dependencies; run it as a separate program.
 
-Enters on stdin: JSON with ``records``, ``virtual`` (records too) and ``specs``. Leaves on stdout: a JSON list of what
-is broken. conda's code is the one inside conda-lock, whose import changes ``subprocess`` for the whole process.
+stdin is JSON with ``records``, ``virtual`` (records, too), and ``specs``; stdout is a JSON list of unmet dependencies.
+conda's code is vendored in conda-lock, and importing it changes ``subprocess`` for the entire process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the solver's tests share: the small channel, and a way to put a call to the executable's ``main``."""
+"""Fixtures for the solver: the small channel, and a function that calls the executable's ``main``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The JSON of each call, against what real conda 26.7.1 was recorded to give for the same packages."""
+"""Test the JSON of each call against recorded answers of conda 26.7.1 for the same packages."""
 
 from __future__ import annotations
 

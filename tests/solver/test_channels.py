@@ -1,4 +1,4 @@
-"""Which channel a word means, in which order channels count, and what is hidden of an address."""
+"""Test how channel names are resolved, the order of channels, and what is hidden in URLs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real conda-lock drives the executable, in the scenarios that were recorded with real conda."""
+"""Test the executable with real conda-lock, in the scenarios that were recorded with real conda."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The environment of an image classifier, solved against real records of conda-forge, checked by conda's own code."""
+"""Solve the environment of an image classifier with real conda-forge records, and check it with conda's own code."""
 
 from __future__ import annotations
 

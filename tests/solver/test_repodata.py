@@ -1,4 +1,4 @@
-"""Faults of the server: another way of reading repodata is tried, and what cannot be read is named."""
+"""Test errors of the server: other ways of reading repodata are tried, and the error names unreadable channels."""
 
 from __future__ import annotations
 

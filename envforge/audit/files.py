@@ -1,7 +1,7 @@
 """Compare every file of a prefix with its package: changed, missing, or stray.
 
-Files with legitimate differences aren't checked: bytecode (``__pycache__``, ``.pyc``), the records of who installed a
-wheel, and files that the link script of their own package mentions.
+Files with legitimate differences aren't checked: bytecode (``__pycache__``, ``.pyc``), records of a wheel's installer,
+and files that the link script of their package mentions.
 """
 
 from __future__ import annotations
@@ -78,8 +78,7 @@ class Files:
     @cached_property
     def strays(self) -> tuple[str, ...]:
         """Files in Python's library directory that belong to no package and are not mentioned by a link script."""
-        # all of lib/pythonX.Y, because lib/python3.11/usercustomize.py runs at start just as site-
-        # packages/sitecustomize.py does
+        # all of lib/pythonX.Y, because usercustomize.py there runs at start, as site-packages/sitecustomize.py does
         claimed = {*self.owned, *self.places.values()}
         beginning = f"{self.library}/"
         return tuple(
@@ -126,12 +125,7 @@ class Files:
             yield Finding(kind="file-stray", text=f"`{path}` belongs to no package", path=path)
 
     def digest_lines(self, sha256: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-        """Return whether a link is the one of its package.
-
-        rattler records the SHA-256 of the target's name, conda-build the SHA-256 of the target's content. A link
-        recorded with the hash of empty content is accepted. If the target contains the prefix, its hash in the archive
-        is compared.
-        """
+        """Yield each file with its normal content, each link with its target, and each conda record with its origin."""
         for package in self.conda:
             yield f"conda-meta/{package.stem}.json", package.sha256 or package.md5 or ""
         for path, claims in self.owned.items():
@@ -177,8 +171,9 @@ class Files:
     def _link_intact(self, place: str, target: str, claim: Claim, sha256: Mapping[str, str]) -> bool:
         """Return whether a link is the one of its package.
 
-        rattler records the SHA-256 of the target's name, conda-build the SHA-256 of the target's content; the hash of
-        an empty string proves nothing. If the target contains the prefix, its hash in the archive is compared.
+        rattler records the SHA-256 of the target's name, conda-build the SHA-256 of the target's content. A link
+        recorded with the hash of empty content is accepted. If the target contains the prefix, its hash in the archive
+        is compared.
         """
         wanted = {claim.sha256, claim.archived}
         if hashlib.sha256(target.encode()).hexdigest() in wanted or claim.sha256 == _NOTHING:

@@ -1,7 +1,7 @@
 """Remove caches, leftovers of interrupted commands, and incomplete environments.
 
-Only files created by envforge are removed, and none that a running command uses: the cache during an install, a locked
-prefix, the working directories of ``envforge lock``.
+Only files created by envforge are removed. What a running command uses is kept: the cache during an install, a locked
+prefix, and the working directories of ``envforge lock``.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def _check_conda(path: Path, artifact: Artifact) -> None:
 
 
 def _check_packed(outer: zipfile.ZipFile, name: str, artifact: Artifact) -> None:
-    """Check the tar in a zstd frame: a small one in memory, where only headers are parsed, a large one as a stream."""
+    """Check the tar in a zstd frame: a small one in memory, by parsing only headers, and a large one as a stream."""
     with outer.open(name) as packed:
         size = zstandard.frame_content_size(packed.read(_ZSTD_HEADER))
         packed.seek(0)

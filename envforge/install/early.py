@@ -1,7 +1,7 @@
 """Install wheels with uv while rattler links the conda packages that Python doesn't need, in a new prefix.
 
 If the early attempt fails, or a conda package contains the same library, the wheels are installed after the conda
-packages, as in any other prefix.
+packages.
 """
 
 from __future__ import annotations

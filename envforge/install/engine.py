@@ -96,7 +96,7 @@ def _installation(
 
 
 def _leave_no_trace(prefix: Path, *, existed: bool) -> None:
-    """Remove the directory of the lock file if nothing was written."""
+    """Remove the directory of the lock file unless the prefix has a journal or another install holds it."""
     if journal_path(prefix).exists() or (prefix / FOLDER / "holder").exists():
         return
     shutil.rmtree(prefix / FOLDER, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Lock a prefix, so that only one install changes it at a time.
 
-An install holds ``PREFIX/.envforge/lock``. Each uv that it starts holds ``PREFIX/.envforge/writers``: the child
-inherits the open file, so the lock remains held if the parent is killed while uv still writes.
+An install holds ``PREFIX/.envforge/lock``. Each uv that it starts holds ``PREFIX/.envforge/writers``, because the child
+inherits the open file. That lock remains held if the parent is killed while uv still writes.
 """
 
 from __future__ import annotations

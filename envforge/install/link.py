@@ -1,8 +1,8 @@
 """Link verified conda archives into the prefix with py-rattler.
 
 rattler unpacks each archive once into its own cache. A package that was unpacked earlier is verified against the file
-list of its archive before it is linked, and is unpacked again if it differs. It isn't read if all its files are
-unchanged since they were last verified (``seen``).
+list of its archive, and is unpacked again if it differs. It isn't read if all its files are unchanged since they were
+last verified (``seen``).
 """
 
 from __future__ import annotations

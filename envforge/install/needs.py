@@ -21,7 +21,7 @@ from envforge.matrix import Matrix
 from envforge.select.fit import Facts, Misfit, driver_grade, driver_text, fit, read_facts
 from envforge.selection import Build
 
-# Source: PEP 600, "Legacy manylinux tags".
+# source: PEP 600, "Legacy manylinux tags"
 _LEGACY_GLIBC = {"manylinux1": "2.5", "manylinux2010": "2.12", "manylinux2014": "2.17"}
 _CUDA_RUNTIMES = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime-cu11")
 _CUDA_PACKAGES = ("pytorch-cuda", "cuda-cudart", "cudatoolkit")

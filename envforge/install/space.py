@@ -18,7 +18,8 @@ def check_room(fetched: Iterable[Fetched], prefix: Path, store: Store) -> None:
     """Raise ``OutsideError`` if unpacking, or copying into the prefix, would fill the disk.
 
     Packages that are already unpacked in the cache need no more space there. Files are linked, not copied, if the cache
-    and the prefix are on the same disk. A ``.tar.bz2`` doesn't state its unpacked size and counts with its own.
+    and the prefix are on the same disk. A ``.tar.bz2`` doesn't state its unpacked size, so the size of the archive is
+    used.
     """
     chosen = tuple(fetched)
     plenty = _PLENTY * sum(item.path.stat().st_size for item in chosen)

@@ -21,7 +21,6 @@ from envforge.audit.values import Finding
 from envforge.lockfile import Manager
 
 _NOTHING = hashlib.sha256(b"").hexdigest()
-# a shorter file name occurs in a script by chance
 _SHORTEST_NAME = 4
 
 

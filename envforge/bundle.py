@@ -1,12 +1,12 @@
-"""A bundle: one plain tar with the lock, every package of one platform, and their checksums.
+"""Write and read bundles: a plain tar with a lockfile, every package of one platform, and their checksums.
 
-Enters: a lock whose files are in the cache. Leaves: an archive with the same bytes each time; and read back, where each
-package lies in it. What is not a bundle through and through (links, ``..``, strangers, twins) is refused before use.
+The same packages always produce the same bytes. An archive with anything else in it (links, ``..``, other or duplicate
+members) is rejected before use.
 
-bundle.json                            the platform and the sha256 of the lock
-conda-lock.yml                         the lock, byte for byte
-SHA256SUMS                             of every package, as sha256sum reads it
-packages/ab12…/jinja2-3.1.6-0.conda    the packages, one folder per checksum, sorted
+bundle.json                            the platform and the SHA-256 of the lockfile
+conda-lock.yml                         the lockfile, byte for byte
+SHA256SUMS                             of every package, in the format of sha256sum
+packages/ab12…/jinja2-3.1.6-0.conda    the packages, one directory per checksum, sorted
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MODIFIED_S = 315_532_800  # 1980-01-01, as in the cache: no clock in the bytes
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where the bytes of a package lie in the archive."""
+    """Position of a package's bytes in the archive."""
 
     offset: int
     size: int
@@ -46,7 +46,7 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bundle:
-    """A bundle that has been read: its lock, and where each package lies, by its name in the archive."""
+    """A bundle that has been read: its lockfile, and the position of each package by its name in the archive."""
 
     path: Path
     platform: str
@@ -54,7 +54,7 @@ class Bundle:
     members: Mapping[str, Span]
 
     def refuse_other_platform(self, platform: str) -> None:
-        """Raise where the packages are for another platform than this one."""
+        """Raise ``EnvforgeError`` if the packages are for another platform than this one."""
         if platform != self.platform:
             raise EnvforgeError(
                 f"the bundle `{self.path}` is for `{self.platform}`, but this machine is `{platform}`",
@@ -64,19 +64,19 @@ class Bundle:
             )
 
     def holds(self, artifact: Artifact) -> bool:
-        """Whether the file of a package is in here."""
+        """Return whether the bundle contains the file of a package."""
         return member_name(artifact) in self.members
 
     @contextmanager
     def open(self, artifact: Artifact) -> Iterator[tuple[BinaryIO, int]]:
-        """The bytes of a package, unchecked, and how many there are; may be called from several threads."""
+        """Yield the unverified bytes of a package and their number; may be called from several threads."""
         span = self.members[member_name(artifact)]
         with self.path.open("rb") as stream:
             yield io.BufferedReader(_Window(stream, span), _BLOCK), span.size
 
 
 class _Window(io.RawIOBase):
-    """The bytes of one span of a file."""
+    """Read-only stream over one span of a file."""
 
     def __init__(self, stream: BinaryIO, span: Span) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class _Window(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override] # what io really calls it with
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override] # the types that io passes
         block = self._stream.read(min(len(buffer), self._left))
         buffer[: len(block)] = block
         self._left -= len(block)
@@ -94,7 +94,7 @@ class _Window(io.RawIOBase):
 
 
 def member_name(artifact: Artifact) -> str:
-    """The name of a package's file in a bundle."""
+    """Return the name of a package's file in a bundle."""
     key = artifact.digest.hex if artifact.digest.algorithm == "sha256" else f"md5-{artifact.digest.hex}"
     return f"packages/{key}/{artifact.file_name}"
 
@@ -102,7 +102,7 @@ def member_name(artifact: Artifact) -> str:
 def write_bundle(
     output: Path, lock: bytes, platform: str, files: Mapping[str, tuple[Path, Digest]], progress: Progress
 ) -> None:
-    """Write a bundle of ``files`` (by name in the archive) aside, check its bytes on the way, then rename it."""
+    """Write a bundle of ``files`` (by name in the archive) atomically, and verify each file on the way."""
     output.parent.mkdir(parents=True, exist_ok=True)
     aside = output.with_name(f".{output.name}.{os.getpid()}")
     names = sorted(files)
@@ -128,7 +128,7 @@ def write_bundle(
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Read what a bundle holds; raises ``EnvforgeError`` for what is none. Packages are checked when used."""
+    """Read a bundle; raise ``EnvforgeError`` if it is invalid. Packages are verified when they are used."""
     texts: dict[str, bytes] = {}
     members: dict[str, Span] = {}
     try:
@@ -166,7 +166,7 @@ def _assembled(path: Path, texts: Mapping[str, bytes], members: Mapping[str, Spa
 
 
 def _refuse_stranger(path: Path, member: tarfile.TarInfo, seen: set[str]) -> None:
-    """Raise for a member that no bundle of ours has: nothing is unpacked by its name, and still nothing is let in."""
+    """Raise ``EnvforgeError`` for a member that envforge doesn't write, even though nothing is unpacked by name."""
     name = member.name
     if not member.isreg() or member.issparse():
         raise _fault(path, f"its member `{name}` is not a plain file")
@@ -179,7 +179,7 @@ def _refuse_stranger(path: Path, member: tarfile.TarInfo, seen: set[str]) -> Non
 
 
 def _refuse_incomplete(path: Path, sums: bytes, members: Mapping[str, Span]) -> None:
-    """Raise where packages and list differ: ``tarfile`` takes an archive cut at a member for a whole one."""
+    """Raise ``EnvforgeError`` if packages and list differ, because ``tarfile`` accepts an archive cut at a member."""
     listed = {line.partition("  ")[2] for line in sums.decode("utf-8", "replace").splitlines()}
     for name in sorted(listed - set(members)):
         raise _fault(path, f"`{name}`, which its `{SUMS}` lists, is missing")
@@ -217,7 +217,7 @@ def _add_file(archive: tarfile.TarFile, name: str, source: tuple[Path, Digest], 
 
 
 class _Counted:
-    """Hashes and counts what ``tarfile`` reads."""
+    """File that hashes and counts what ``tarfile`` reads."""
 
     def __init__(self, stream: BinaryIO, digest: Digest, progress: Progress) -> None:
         self._stream, self._progress = stream, progress

@@ -1,4 +1,4 @@
-"""End a process of envforge once rattler has worked in it."""
+"""End a process of envforge after rattler has run in it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import NoReturn
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with ``code``; without finalization if rattler's threads may outlive their answer.
+    """End the process with ``code``, without finalization if threads of rattler may still be running.
 
-    They sometimes crash an interpreter that takes itself down under them (py-rattler 0.28). From here on Ctrl-C kills
-    at once, because Python would print a traceback while it finalizes.
+    From this call on, Ctrl-C ends the process at once, because Python would print a traceback during finalization.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,6 +1,6 @@
-"""Read TOML on every Python that envforge runs on, and write plain values as TOML.
+"""Read TOML on every supported Python, and write values as TOML.
 
-Who changes a file that people edit takes tomlkit, which keeps their remarks; it takes long to start.
+To change a file that people edit, use tomlkit, which keeps their comments but takes long to import.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 # the bytes must equal those of tomlkit, because the SHA-256 of envforge.toml shows whether someone edited it
 def dumps(document: Mapping[str, Any]) -> str:
-    """The TOML of texts, numbers, truth values, lists and mappings; the same values give the same bytes."""
+    """Return the TOML of strings, numbers, booleans, lists, and mappings; the same values produce the same bytes."""
     return "\n".join(_lines(document, ())).lstrip("\n") + "\n"
 
 
 def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
-    """The lines of a table: its values first, since whatever follows a header belongs to that."""
+    """Yield the lines of a table, values first, because everything after a table header belongs to that table."""
     for name, value in table.items():
         if not _holds_tables(value):
             yield f"{_key(name)} = {_value(value)}"

@@ -1,8 +1,7 @@
-"""Whether a prefix is what its lock says, package by package and file by file.
+"""Compare a prefix with its lockfile, package by package and file by file.
 
-Enters: an ``AuditRequest``. Leaves: an ``AuditReport`` with a digest of what is installed. The modules in data-flow
-order: ``values`` → ``records`` (what packages claim) → ``inventory`` (what is there) → ``hashes`` → ``packages``,
-``files``, ``libraries`` (what differs) → ``normal`` (the digest) → ``engine``; ``repair`` brings what differs back.
+Module order: ``values`` → ``records`` (what packages list) → ``inventory`` (what exists) → ``hashes`` → ``packages``,
+``files``, ``libraries`` (differences) → ``normal`` (the digest) → ``engine``. ``repair`` restores what differs.
 """
 
 from __future__ import annotations

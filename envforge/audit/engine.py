@@ -1,4 +1,4 @@
-"""One audit from start to end (effects: it reads the prefix and keeps what it has read)."""
+"""Run one audit: read the prefix, compare it with its lockfile, and cache the hashes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _PROGRESS = Silent()
 
 
 def audit(request: AuditRequest, progress: Progress = _PROGRESS) -> AuditReport:
-    """Compare a prefix with its lock; raises ``EnvforgeError`` where there is none, or it is unfinished."""
-    request = replace(request, prefix=Path(os.path.abspath(request.prefix)))  # noqa: PTH100 - links are kept
+    """Compare a prefix with its lockfile; raise ``EnvforgeError`` if the prefix doesn't exist or is incomplete."""
+    request = replace(request, prefix=Path(os.path.abspath(request.prefix)))  # noqa: PTH100 - keep symbolic links
     journal = _journal(request.prefix)
     lockfile = request.lockfile or _own_lock(request.prefix, journal)
     platform = journal.platform if journal else request.platform
@@ -55,7 +55,7 @@ def audit(request: AuditRequest, progress: Progress = _PROGRESS) -> AuditReport:
 
 
 def read_files(prefix: Path) -> Files:
-    """What is in a prefix, and whose it is."""
+    """Read the files of a prefix and the packages that own them."""
     conda = read_conda(prefix)
     site_packages = site_packages_of(conda, prefix)
     return Files(
@@ -73,7 +73,7 @@ def _packages(plan: Plan, files: Files, journal: Journal | None) -> tuple[Findin
 
 
 def _journal(prefix: Path) -> Journal | None:
-    """The journal of a finished prefix; raises ``EnvforgeError`` where there is no prefix, or an unfinished one."""
+    """Return the journal of a prefix; raise ``EnvforgeError`` if the prefix doesn't exist or is incomplete."""
     if not (prefix / "conda-meta").is_dir() and not (prefix / FOLDER).is_dir():
         raise EnvforgeError(
             f"no environment found in `{prefix}`",
@@ -96,7 +96,7 @@ def _journal(prefix: Path) -> Journal | None:
 
 
 def _own_lock(prefix: Path, journal: Journal | None) -> Path:
-    """The lock that a prefix was made from, as it is now; the copy in the prefix where it is gone."""
+    """Return the lockfile that a prefix was created from, or its copy in the prefix if it no longer exists."""
     if journal is None:
         raise EnvforgeError(
             f"envforge did not create `{prefix}`, so its lockfile is unknown",

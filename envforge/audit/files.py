@@ -1,7 +1,7 @@
-"""Every file of a prefix against what its package says: changed, missing, stray.
+"""Compare every file of a prefix with its package: changed, missing, or stray.
 
-Not checked, because they differ rightly: bytecode (``__pycache__``, ``.pyc``), which Python writes; what tells who
-installed a wheel; and what a link script of the same package names, where the package has one.
+Files with legitimate differences aren't checked: bytecode (``__pycache__``, ``.pyc``), records of a wheel's installer,
+and files that the link script of their package mentions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SHORTEST_NAME = 4
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """A file with the package that claims it."""
+    """A file with the package that lists it."""
 
     claim: Claim
     manager: Manager
@@ -36,9 +36,9 @@ class Owned:
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """The files of one prefix: those that are there, and those that packages claim.
+    """The files of one prefix: those that exist, and those that packages list.
 
-    ``library`` is the folder that Python imports from, site-packages and the standard library in one; None without
+    ``library`` is the directory from which Python imports (the standard library with site-packages); None without
     Python.
     """
 
@@ -50,7 +50,7 @@ class Files:
 
     @cached_property
     def owned(self) -> dict[str, list[Owned]]:
-        """The claims on each path, conda's first; where a wheel was put over conda's file both stand."""
+        """The claims on each path, conda's first. If a wheel replaced a file of conda, both claims are listed."""
         found: dict[str, list[Owned]] = {}
         for package in self.conda:
             label = f"{package.name} {package.version}"
@@ -66,7 +66,7 @@ class Files:
 
     @cached_property
     def places(self) -> dict[str, str]:
-        """Where each claimed path lies: itself, or beyond a folder that is a link. Missing ones are left out."""
+        """The real path of each claimed path, which may lead through a linked directory; missing files are omitted."""
         found = {}
         for path in self.owned:
             place = path if path in self.inventory else self._through_links(path)
@@ -76,9 +76,8 @@ class Files:
 
     @cached_property
     def strays(self) -> tuple[str, ...]:
-        """What lies among Python's libraries, belongs to no package, and is no link script's."""
-        # all of lib/pythonX.Y, because lib/python3.11/usercustomize.py runs at start just as site-
-        # packages/sitecustomize.py does
+        """Files in Python's library directory that belong to no package and are not mentioned by a link script."""
+        # all of lib/pythonX.Y, because usercustomize.py there runs at start, as site-packages/sitecustomize.py does
         claimed = {*self.owned, *self.places.values()}
         beginning = f"{self.library}/"
         return tuple(
@@ -95,7 +94,7 @@ class Files:
 
     @cached_property
     def unowned(self) -> int:
-        """How many files belong to no package and are not strays: settings, data, what link scripts wrote."""
+        """Number of files that belong to no package and are not stray: settings, data, output of link scripts."""
         claimed = {*self.owned, *self.places.values(), *self.strays}
         return sum(
             path not in claimed and not path.startswith("conda-meta/") and not _is_bytecode(path)
@@ -104,12 +103,12 @@ class Files:
 
     @cached_property
     def to_hash(self) -> tuple[str, ...]:
-        """The regular files whose content is compared or enters the digest."""
+        """Regular files whose content is compared or is part of the digest."""
         chosen = dict.fromkeys((*self.places.values(), *self.strays))
         return tuple(path for path in chosen if self.inventory[path].target is None)
 
     def findings(self, sha256: Mapping[str, str]) -> Iterator[Finding]:
-        """What differs, by path."""
+        """Yield the differences, by path."""
         for path, claims in sorted(self.owned.items()):
             place = self.places.get(path)
             if place is None:
@@ -125,7 +124,7 @@ class Files:
             yield Finding(kind="file-stray", text=f"`{path}` belongs to no package", path=path)
 
     def digest_lines(self, sha256: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-        """Each installed file with its normal content, each link with its target, each conda record with its origin."""
+        """Yield each file with its normal content, each link with its target, and each conda record with its origin."""
         for package in self.conda:
             yield f"conda-meta/{package.stem}.json", package.sha256 or package.md5 or ""
         for path, claims in self.owned.items():
@@ -169,10 +168,11 @@ class Files:
         return False
 
     def _link_intact(self, place: str, target: str, claim: Claim, sha256: Mapping[str, str]) -> bool:
-        """Whether a link is the package's own.
+        """Return whether a link is the one of its package.
 
-        rattler records the sha256 of the target's name, conda-build that of what it leads to; an empty one says
-        nothing. What it leads to may hold the prefix and then counts as it was in its archive.
+        rattler records the SHA-256 of the target's name, conda-build the SHA-256 of the target's content. A link
+        recorded with the hash of empty content is accepted. If the target contains the prefix, its hash in the archive
+        is compared.
         """
         wanted = {claim.sha256, claim.archived}
         if hashlib.sha256(target.encode()).hexdigest() in wanted or claim.sha256 == _NOTHING:
@@ -182,7 +182,7 @@ class Files:
         return bool(({sha256.get(arrived)} | archived) - {None} & wanted)
 
     def _through_links(self, path: str) -> str:
-        """The path in the prefix at which one arrives."""
+        """Return the real path, relative to the prefix."""
         arrived = os.path.realpath(self.prefix / path)
         return posixpath.relpath(arrived, os.path.realpath(self.prefix))
 
@@ -223,7 +223,7 @@ class Files:
         return found
 
     def _is_of_a_script(self, path: str, package: str | None) -> bool:
-        """Whether a link script names the file: that of ``package``, or any."""
+        """Return whether a link script mentions the file: the script of ``package``, or any script if it is None."""
         name = posixpath.basename(path)
         texts = self._scripts.values() if package is None else [self._scripts.get(package, "")]
         return len(name) >= _SHORTEST_NAME and any(name in text for text in texts)

@@ -1,7 +1,7 @@
-"""The sha256 of files, read side by side; what has not changed since the last audit is not read again (effects).
+"""Hash files in threads, and skip files that haven't changed since the last audit.
 
-``PREFIX/.envforge/audit.json`` keeps size, time of change, inode and sha256 of each file. A file that was changed less
-than two seconds before it was read is not kept: another change within one tick of the clock could not be seen.
+``PREFIX/.envforge/audit.json`` stores the size, mtime, inode, and SHA-256 of each file. A file that changed less than
+two seconds before it was read isn't stored, because another change within the same clock tick couldn't be detected.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Known = dict[str, list[Any]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hashes:
-    """The sha256 of each file, and how many of them were read now; ``notes`` say what became of the cache."""
+    """The SHA-256 of each file, and how many were read now; ``notes`` report problems with the cache."""
 
     sha256: Mapping[str, str]
     read_files: int
@@ -43,7 +43,7 @@ class Hashes:
 def hash_files(
     prefix: Path, wanted: Collection[str], inventory: Mapping[str, Entry], progress: Progress, *, full: bool
 ) -> Hashes:
-    """Hash the files ``wanted``, all of them in the inventory; ``full`` reads also what is known."""
+    """Hash the files ``wanted``, which must be in the inventory; ``full`` ignores the cached hashes."""
     kept, notes = _load(prefix)
     known: Known = {}
     for path in wanted:
@@ -67,7 +67,7 @@ def hash_files(
 
 
 def _read_all(prefix: Path, paths: list[str], inventory: Mapping[str, Entry], progress: Progress) -> dict[str, str]:
-    """Read in batches of many small files or one large one, so that threads spend their time in sha256."""
+    """Read in batches of many small files or one large file, so that threads spend their time hashing."""
     if not paths:
         return {}
     progress.begin("reading files", sum(inventory[path].size for path in paths), "bytes")
@@ -85,7 +85,7 @@ def _read_all(prefix: Path, paths: list[str], inventory: Mapping[str, Entry], pr
 def _batches(paths: Iterable[str], inventory: Mapping[str, Entry]) -> list[list[str]]:
     batches: list[list[str]] = [[]]
     size = 0
-    for path in sorted(paths, key=lambda path: -inventory[path].size):  # large ones first: none is left for the end
+    for path in sorted(paths, key=lambda path: -inventory[path].size):  # large first, so that none is left for the end
         if len(batches[-1]) >= _BATCH_FILES or (batches[-1] and size + inventory[path].size > _BATCH_BYTES):
             batches.append([])
             size = 0
@@ -113,7 +113,7 @@ def _hash_batch(prefix: Path, batch: list[str]) -> dict[str, str]:
 
 
 def _load(prefix: Path) -> tuple[Known, tuple[str, ...]]:
-    """What is known of the last audit; nothing, and a note, where its file cannot be used."""
+    """Return the hashes of the last audit, or a note if their file is invalid."""
     path = prefix / FOLDER / "audit.json"
     try:
         return _parse(json.loads(path.read_bytes())), ()
@@ -125,7 +125,7 @@ def _load(prefix: Path) -> tuple[Known, tuple[str, ...]]:
 
 def _parse(document: Any) -> Known:
     if document["schema_version"] != SCHEMA_VERSION:
-        return {}  # of another envforge: no damage, and of no use
+        return {}  # written by another version of envforge, so neither corrupt nor usable
     files: Known = document["files"]
     if not all(len(row) == 4 and isinstance(row[3], str) for row in files.values()):
         raise ValueError("files: expected size, time, inode, and sha256 of each")
@@ -133,7 +133,7 @@ def _parse(document: Any) -> Known:
 
 
 def _save(prefix: Path, rows: Known) -> tuple[str, ...]:
-    """Keep what is known; a prefix that envforge did not make, or may not write to, is left alone."""
+    """Store the hashes, unless envforge did not create the prefix or can't write to it."""
     folder = prefix / FOLDER
     if not folder.is_dir():
         return ()

@@ -1,6 +1,6 @@
-"""What lies in a prefix: every file with what tells whether it has changed since it was last read (effects).
+"""List every file of a prefix with the size, mtime, and inode that show whether it has changed.
 
-Left out: ``.envforge`` (our own notes) and ``__pycache__`` (Python writes it).
+``.envforge`` (envforge's own records) and ``__pycache__`` (written by Python) are omitted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from envforge.install.journal import FOLDER
 
 
 class Entry(NamedTuple):
-    """A file or a link; a tuple, because a prefix has tens of thousands. ``target`` is None for a file."""
+    """A file or a link; ``target`` is None for a file. A tuple, because a prefix has tens of thousands of files."""
 
     size: int
     mtime_ns: int
@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 
 
 def read_inventory(prefix: Path) -> dict[str, Entry]:
-    """Every file and link by its path in the prefix; folders that are links are links."""
+    """Return every file and link by its path in the prefix; links to directories are not followed."""
     found: dict[str, Entry] = {}
     waiting = [("", str(prefix))]
     while waiting:
@@ -37,7 +37,7 @@ def read_inventory(prefix: Path) -> dict[str, Entry]:
                 if S_ISDIR(state.st_mode):
                     waiting.append((f"{name}/", entry.path))
                 elif S_ISLNK(state.st_mode):
-                    found[name] = Entry(0, 0, 0, os.readlink(entry.path))  # noqa: PTH115 - a Path for each is slow
+                    found[name] = Entry(0, 0, 0, os.readlink(entry.path))  # noqa: PTH115 - a Path for each file is slow
                 elif S_ISREG(state.st_mode):
                     found[name] = Entry(state.st_size, state.st_mtime_ns, state.st_ino, None)
     return found

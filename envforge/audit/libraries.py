@@ -1,4 +1,4 @@
-"""Libraries that get into each other's way: one that conda and pip both own, and several OpenMP runtimes. Pure."""
+"""Find conflicting libraries: those that both conda and pip own, and multiple OpenMP runtimes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from envforge.audit.files import Files
 from envforge.audit.records import CondaPackage
 from envforge.audit.values import Finding
 
-# GNU (libgomp), Intel (libiomp5), LLVM (libomp), Microsoft (vcomp); wheels add a hash to the name when they bundle one.
+# GNU (libgomp), Intel (libiomp5), LLVM (libomp), Microsoft (vcomp); wheels add a hash to the name of a bundled one
 _OPENMP = re.compile(
     r"(lib(gomp|iomp5|omp)(-[0-9a-f]+)?(\.so[.\d]*|[.\d]*\.dylib)|(libiomp5md|libomp[\w.]*|vcomp\d+)\.dll)"
 )
 
 
 def owned_twice(files: Files) -> Iterator[Finding]:
-    """The libraries of pip that conda owns too: by the name in their metadata, or because they share files."""
+    """Yield the wheels that conda also owns, by the name in their metadata or because they share files."""
     by_name = {name: package.name for package in files.conda for name in _python_names(package)}
     shared: dict[str, set[str]] = {}
     for claims in files.owned.values():
@@ -40,7 +40,7 @@ def owned_twice(files: Files) -> Iterator[Finding]:
 
 
 def _python_names(package: CondaPackage) -> Iterator[str]:
-    """The distributions that a conda package brings, by their metadata."""
+    """Yield the distributions that a conda package contains, by their metadata."""
     for claim in package.claims:
         folder, _, name = claim.path.rpartition("/")
         if name in {"METADATA", "PKG-INFO"} and folder.endswith((".dist-info", ".egg-info")):
@@ -49,7 +49,7 @@ def _python_names(package: CondaPackage) -> Iterator[str]:
 
 
 def openmp_runtimes(files: Files, sha256: Mapping[str, str]) -> Iterator[Finding]:
-    """One finding where a prefix has more than one OpenMP runtime; copies of one are one."""
+    """Yield one finding if a prefix has more than one OpenMP runtime; copies of one runtime count once."""
     # a warning, not drift: `--fix` can't repair it, and every environment with a torch wheel and conda's numpy has two
     different: dict[str, str] = {}
     for path, entry in sorted(files.inventory.items()):
@@ -70,6 +70,6 @@ def _owner(files: Files, path: str) -> str:
 
 
 def split_by_lock(found: Iterable[Finding], locked: frozenset[str]) -> tuple[list[Finding], list[Finding]]:
-    """Drift, where pip's half is not in the lock, and what the lock itself brings."""
+    """Separate findings whose wheel is not locked (drift) from those that the lockfile itself causes."""
     chosen = list(found)
     return [f for f in chosen if f.package not in locked], [f for f in chosen if f.package in locked]

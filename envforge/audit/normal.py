@@ -1,6 +1,6 @@
-"""Contents without the prefix, and the digest over them: the same lock gives the same word wherever it is installed.
+"""Hash file contents without the prefix, so that one lockfile has the same digest wherever it is installed.
 
-A file's normal content is what its archive held: the package's own placeholder put back where the prefix stands.
+The normal content of a file is its content in the archive, with the package's own placeholder in place of the prefix.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from pathlib import Path
 PLACEHOLDER = "/prefix"
 _LARGEST = 1 << 24
 _OF_INSTALLERS = {"INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"}
-# A path that is too long for a first line, or has a space in it, is started through sh (uv, rattler, pip).
+# uv, rattler, and pip start a path through sh if it is too long for a first line or contains a space
 _LONG_FIRST_LINE = re.compile(rb"\A#!/bin/sh\n'''exec' [\"']?([^\"'\n]+?)[\"']? \"\$0\" \"\$@\"(?: #'''|\n' ''')\n")
 
 
 def is_installers_note(path: str) -> bool:
-    """Whether a file of a ``.dist-info`` tells who installed it and how, which is not part of the digest."""
+    """Return whether a file of a ``.dist-info`` records who installed it and how, which is not part of the digest."""
     folder, _, name = path.rpartition("/")
     return name in _OF_INSTALLERS and folder.endswith(".dist-info")
 
 
 def normal_sha256(content: bytes, prefix: str, placeholder: str) -> str:
-    """The sha256 of a file's content with ``placeholder`` where the prefix stands."""
+    """Return the SHA-256 of a file's content with ``placeholder`` in place of the prefix."""
     old, new = prefix.encode(), (placeholder or PLACEHOLDER).encode()
     if b"\0" in content and placeholder:
         return hashlib.sha256(_unpadded(content, old, new)).hexdigest()
@@ -36,7 +36,7 @@ def normal_sha256(content: bytes, prefix: str, placeholder: str) -> str:
 
 
 def _unpadded(content: bytes, old: bytes, new: bytes) -> bytes:
-    """Put a longer placeholder back into strings that end in NUL, and take out the NULs that filled up its room."""
+    """Restore a longer placeholder in NUL-terminated strings, and remove the NULs that padded the shorter prefix."""
     parts = []
     position = 0
     while (start := content.find(old, position)) >= 0:
@@ -50,7 +50,7 @@ def _unpadded(content: bytes, old: bytes, new: bytes) -> bytes:
 
 
 def normal_record(content: bytes) -> str:
-    """The sha256 of a ``RECORD`` without what is written on the spot: programs' checksums, bytecode, notes."""
+    """Return the SHA-256 of a ``RECORD`` without rows written at install: checksums of scripts, bytecode, notes."""
     rows = []
     for row in csv.reader(io.StringIO(content.decode("utf-8"))):
         if "__pycache__" in row[0] or is_installers_note(row[0]):
@@ -60,7 +60,7 @@ def normal_record(content: bytes) -> str:
 
 
 def normal_file(prefix: Path, path: str, size: int, *, placeholder: str) -> str | None:
-    """The normal sha256 of a file; None where it is too large to hold a prefix that we would look for."""
+    """Return the normal SHA-256 of a file, or None if it is too large to be searched for the prefix."""
     if size > _LARGEST:
         return None
     content = (prefix / path).read_bytes()
@@ -70,7 +70,7 @@ def normal_file(prefix: Path, path: str, size: int, *, placeholder: str) -> str 
 
 
 def digest_of(lines: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
-    """One sha256 over paths and what they hold, in the order of the paths."""
+    """Return one SHA-256 over paths and their contents, in the order of the paths."""
     hasher = hashlib.sha256()
     for path, held in sorted(dict(lines).items()):
         hasher.update(f"{path}\0{held}\n".encode("utf-8", "surrogateescape"))

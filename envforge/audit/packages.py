@@ -1,4 +1,4 @@
-"""The packages of a prefix against those of the lock, by name, version, build and origin. Pure."""
+"""Compare the packages of a prefix with the locked packages, by name, version, build, and origin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from envforge.install.values import Artifact
 
 
 def compare_conda(plan: Plan, installed: Iterable[CondaPackage]) -> Iterator[Finding]:
-    """What differs between the lock's conda packages and ``conda-meta``."""
+    """Yield the differences between the locked conda packages and ``conda-meta``."""
     found = {package.name: package for package in installed}
     wanted = {artifact.package.name: artifact for artifact in plan.conda}
     for name, artifact in wanted.items():
@@ -52,7 +52,7 @@ def _conda_differs(artifact: Artifact, found: CondaPackage) -> Iterator[Finding]
 
 
 def compare_wheels(plan: Plan, installed: Iterable[Distribution], kept: Iterable[Wheel]) -> Iterator[Finding]:
-    """What differs between the lock's wheels and what pip or uv installed; ``kept`` is what envforge installed."""
+    """Yield the differences between the locked wheels and what is installed; ``kept`` is what envforge installed."""
     found: dict[str, list[Distribution]] = {}
     for distribution in installed:
         found.setdefault(distribution.name, []).append(distribution)
@@ -100,7 +100,7 @@ def _stray_install(found: Distribution) -> Finding:
 
 
 def _of(found: Distribution) -> str:
-    """Who installed a distribution, and from where it is not from an index."""
+    """Return who installed a distribution, and from which URL if not from a package index."""
     who = found.installer or "an unknown installer"
     if found.origin is None:
         return who
@@ -135,7 +135,6 @@ def _name(artifact: Artifact) -> str:
 
 
 def _shown(url: str) -> str:
-    """An address without user and password."""
-    from envforge.install.credentials import without_credentials  # noqa: PLC0415 - an HTTP client comes with it
+    from envforge.install.credentials import without_credentials  # noqa: PLC0415 - imports an HTTP client
 
     return without_credentials(url)

@@ -1,7 +1,6 @@
-"""What a prefix says of itself: conda's records in ``conda-meta`` and the ``RECORD`` of every wheel.
+"""Read the records of a prefix: ``conda-meta`` of conda and the ``RECORD`` of every wheel.
 
-Enters: a prefix. Leaves: its conda packages and its distributions, each with the files that it claims. A record that
-cannot be read raises ``EnvforgeError``.
+A record that can't be read raises ``EnvforgeError``.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ _UNCHECKED_KINDS = {"directory", "pyc_file"}
 
 
 class Claim(NamedTuple):
-    """A file that a package says is its own; a tuple, because a prefix has tens of thousands.
+    """A file that a package lists. A tuple, because a prefix has tens of thousands of files.
 
-    ``sha256`` is what the file must have in this prefix, and ``archived`` what it had in the archive: they differ where
-    the prefix was written into it. Both are None where the package does not say. ``placeholder`` is the text that stood
-    for the prefix.
+    ``sha256`` is the expected hash in this prefix and ``archived`` the hash in the archive. They differ if the prefix
+    was written into the file. Both are None if the package doesn't state them. ``placeholder`` is the text that the
+    prefix replaced.
     """
 
     path: str
@@ -67,7 +66,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Distribution:
-    """A ``.dist-info`` that no conda package brought. ``folder`` is its path in the prefix."""
+    """A ``.dist-info`` that belongs to no conda package. ``folder`` is its path in the prefix."""
 
     name: str
     version: str
@@ -79,13 +78,13 @@ class Distribution:
 
 
 def read_conda(prefix: Path) -> tuple[CondaPackage, ...]:
-    """The conda packages of a prefix, by name."""
+    """Return the conda packages of a prefix, by name."""
     found = [_read(path, _conda_package) for path in (prefix / "conda-meta").glob("*.json")]
     return tuple(sorted(found, key=lambda package: package.name))
 
 
 def site_packages_of(conda: Collection[CondaPackage], prefix: Path) -> str | None:
-    """Where the prefix's Python has its libraries, relative to the prefix; None where it has no Python."""
+    """Return the site-packages of the prefix's Python, relative to the prefix; None if it has no Python."""
     python = next((package for package in conda if package.name == "python"), None)
     if python is None:
         return None
@@ -97,7 +96,7 @@ def site_packages_of(conda: Collection[CondaPackage], prefix: Path) -> str | Non
 
 
 def read_distributions(prefix: Path, site_packages: str, conda: Iterable[CondaPackage]) -> tuple[Distribution, ...]:
-    """The distributions in site-packages that no conda package brought, by name."""
+    """Return the distributions in site-packages that belong to no conda package, by name."""
     of_conda = {claim.path: claim.sha256 for package in conda for claim in package.claims}
     found = []
     for info in (prefix / site_packages).glob("*.dist-info"):
@@ -108,9 +107,9 @@ def read_distributions(prefix: Path, site_packages: str, conda: Iterable[CondaPa
 
 
 def _is_of_conda(info: Path, folder: str, of_conda: Mapping[str, str | None]) -> bool:
-    """Whether a ``.dist-info`` is conda's: its paths are, and who installed it is still what conda's package says.
+    """Return whether a ``.dist-info`` belongs to conda: conda lists it, and its ``INSTALLER`` is unchanged.
 
-    pip and uv replace a library of the same version in the same folder, and write another ``INSTALLER``.
+    pip and uv replace a library of the same version in the same directory, and write another ``INSTALLER``.
     """
     if f"{folder}/METADATA" not in of_conda and f"{folder}/RECORD" not in of_conda:
         return False
@@ -123,7 +122,7 @@ def _is_of_conda(info: Path, folder: str, of_conda: Mapping[str, str | None]) ->
 def _conda_package(path: Path) -> CondaPackage:
     document = json.loads(path.read_bytes())
     rows = (document.get("paths_data") or {}).get("paths")
-    if rows is None:  # conda before 4.3 wrote the paths alone
+    if rows is None:  # conda before 4.3 recorded only the paths
         rows = [{"_path": name, "path_type": "unknown"} for name in document.get("files", ())]
     return CondaPackage(
         name=str(document["name"]),
@@ -167,7 +166,7 @@ def _rows(record: Path, site_packages: str) -> Iterator[Claim]:
     for row in csv.reader(io.StringIO(record.read_text(encoding="utf-8"))):
         path = posixpath.normpath(f"{site_packages}/{row[0]}")
         if path.startswith("../") or posixpath.isabs(row[0]):
-            continue  # out of the prefix, where an audit of it has no business
+            continue  # outside the prefix, so not part of its audit
         algorithm, _, digest = row[1].partition("=")
         sha256 = base64.urlsafe_b64decode(digest + "==").hex() if algorithm == "sha256" else None
         outside = not path.startswith(f"{site_packages}/")

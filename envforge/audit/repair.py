@@ -1,4 +1,4 @@
-"""Bring a prefix back to its lock: what differs is installed again, what belongs to nobody is moved aside (effects)."""
+"""Restore a prefix to its lockfile: reinstall what differs, and move away files that belong to no package."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _ROUNDS = 2
 
 
 def repair(report: AuditReport, audited: AuditRequest, request: InstallRequest, progress: Progress) -> Repair:
-    """Undo the drift of ``report`` through ``install``, which fetches, checks and links only what differs.
+    """Undo the drift of ``report`` with ``install``, which downloads, verifies, and links only what differs.
 
-    A second round mends what the first laid bare: files that a package left behind when it was uninstalled, and those
-    that it shared with another.
+    A second round repairs what the first one uncovered: files that an uninstalled package left behind, and files that
+    it shared with another package.
     """
     if not journal_path(report.prefix).exists():
         raise EnvforgeError(
@@ -56,7 +56,7 @@ def repair(report: AuditReport, audited: AuditRequest, request: InstallRequest, 
 
 
 def _move_aside(prefix: Path, paths: Iterable[str]) -> Iterator[str]:
-    """Move files out of Python's way, and name them; nothing is deleted, and what was moved before not replaced."""
+    """Move files to ``MOVED`` and yield their paths; files that were moved earlier are not replaced."""
     for path in sorted(paths):
         # a file that belongs to no package may be someone's work, so it is moved and never deleted
         target = prefix / MOVED / path
@@ -71,7 +71,7 @@ def _move_aside(prefix: Path, paths: Iterable[str]) -> Iterator[str]:
 
 
 def _remove_empty(folder: Path) -> None:
-    """Take away folders in which only bytecode is left."""
+    """Remove directories that contain only bytecode."""
     while folder.name != "site-packages" and all(entry.name == "__pycache__" for entry in folder.iterdir()):
         shutil.rmtree(folder)
         folder = folder.parent

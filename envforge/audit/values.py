@@ -1,4 +1,4 @@
-"""What is asked of an audit and what it found: frozen values without effects."""
+"""Define the immutable values of an audit: request, findings, report, and repair."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Kind = Literal[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditRequest:
-    """One audit. ``lockfile`` None means the one that the prefix was made from; ``full`` reads every file again.
+    """One audit. ``lockfile`` None means the one that the prefix was created from; ``full`` reads every file again.
 
-    ``platform`` counts where the prefix has no journal that says for which it was made.
+    ``platform`` is used if the prefix has no journal that states its platform.
     """
 
     prefix: Path
@@ -39,7 +39,7 @@ class AuditRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One difference, or one risk. ``package`` and ``manager`` are those of the owner; empty where there is none."""
+    """One difference or risk. ``package`` and ``manager`` identify the owner; they are empty if there is none."""
 
     kind: Kind
     text: str
@@ -52,9 +52,9 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
-    """How much was looked at. ``read_files`` and ``read_bytes`` were hashed now, the rest is known from before.
+    """Number of checked packages and files. ``read_files`` and ``read_bytes`` were hashed now, the rest earlier.
 
-    ``unowned_files`` belong to no package and lie where Python does not import from.
+    ``unowned_files`` belong to no package and are outside the directories from which Python imports.
     """
 
     packages: int
@@ -67,10 +67,10 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditReport:
-    """What an audit found. ``drift`` differs from the lock; ``warnings`` are risks that the lock itself brings.
+    """Result of an audit. ``drift`` differs from the lockfile; ``warnings`` are risks that the lockfile causes.
 
-    ``digest`` is one sha256 over what is installed, whatever the prefix is called. ``notes`` say what the audit itself
-    met.
+    ``digest`` is one SHA-256 over the installed files, independent of the path of the prefix. ``notes`` report problems
+    of the audit itself.
     """
 
     prefix: Path
@@ -85,7 +85,7 @@ class AuditReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Repair:
-    """What ``--fix`` did: packages that were installed again, or removed, and files that were moved aside.
+    """Result of ``--fix``: packages that were reinstalled or removed, and files that were moved away.
 
     ``after`` is the audit that followed.
     """
@@ -98,5 +98,5 @@ class Repair:
 
 
 def owners(findings: Iterable[Finding]) -> frozenset[tuple[Manager, str]]:
-    """The packages that findings speak of, by manager and name."""
+    """Return the packages that findings refer to, by manager and name."""
     return frozenset((found.manager, found.package) for found in findings if found.manager is not None)

@@ -1,6 +1,5 @@
-"""An environment in daily use: run in it, work in it, tell of it, register it with Jupyter, and clean up behind it.
+"""Use an environment: run commands, open shells, register Jupyter kernels, show information, and clean up.
 
-Enters: a prefix that ``envforge install`` (or conda) made. ``prefix`` finds it, ``activation`` says what activating it
-changes, ``shells`` writes that for a shell, ``start`` becomes the command; ``kernel``, ``clean`` and ``info`` stand
-beside.
+``prefix`` finds the environment, ``activation`` computes what activating it changes, ``shells`` writes that for a
+shell, and ``start`` replaces the process with the command.
 """

@@ -1,8 +1,8 @@
-"""What activating an environment changes, as conda activates: variables, and the scripts that packages bring.
+"""Compute what activating an environment changes: variables, and the scripts of its packages.
 
-Enters: a prefix and the variables of this process. Leaves: an ``Activation``. Where another environment is active it
-is left first, as ``conda activate`` does; its scripts run too. Source of the rules: conda documentation, "Managing
-environments" (``etc/conda/activate.d``, ``env_vars.d``, ``conda-meta/state``) and "conda init and activation".
+If another environment is active, it is deactivated first and its scripts run, as in ``conda activate``. Source of the
+rules: conda documentation, "Managing environments" (``etc/conda/activate.d``, ``env_vars.d``, ``conda-meta/state``) and
+"conda init and activation".
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _WINDOWS_FOLDERS = ("", "Library/mingw-w64/bin", "Library/usr/bin", "Library/bin
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Activation:
-    """Scripts to leave by, variables to set (``None`` unsets), scripts to enter by; in this order.
+    """Deactivation scripts, variables to set (None unsets), and activation scripts, in this order.
 
-    ``label`` stands in the prompt, ``left_prompt`` is what the environment that is left has put there.
+    ``label`` is shown in the prompt. ``left_prompt`` is what the deactivated environment has added to the prompt.
     """
 
     prefix: Path
@@ -39,11 +39,11 @@ class Activation:
 
     @property
     def scripts(self) -> tuple[Path, ...]:
-        """All scripts; without any, no shell is needed."""
+        """All scripts; if there are none, no shell is needed."""
         return (*self.leaving, *self.entering)
 
     def applied(self, environment: Mapping[str, str]) -> dict[str, str]:
-        """The variables of ``environment`` with the changes made, scripts apart."""
+        """Return ``environment`` with the variables changed; scripts are not run."""
         changed = dict(environment)
         for name, value in self.changes:
             if value is None:
@@ -54,9 +54,9 @@ class Activation:
 
 
 def activation(prefix: Path, label: str, environment: Mapping[str, str], *, suffix: str = "sh") -> Activation:
-    """What activating ``prefix`` changes in ``environment``; ``suffix`` is the kind of script that the shell reads.
+    """Return what activating ``prefix`` changes in ``environment``; ``suffix`` is the type of script of the shell.
 
-    Raises ``EnvforgeError`` where a file of variables in the prefix is damaged.
+    Raises ``EnvforgeError`` if a file of variables in the prefix is invalid.
     """
     level = _level(environment)
     left = Path(environment["CONDA_PREFIX"]) if level and environment.get("CONDA_PREFIX") else None
@@ -90,7 +90,10 @@ def activation(prefix: Path, label: str, environment: Mapping[str, str], *, suff
 
 
 def variables(prefix: Path) -> dict[str, str | None]:
-    """What an environment sets: its packages' variables (``env_vars.d``), then the user's (``conda-meta/state``)."""
+    """Return the variables of an environment: of its packages (``env_vars.d``), then of ``conda-meta/state``.
+
+    The user sets those in ``conda-meta/state`` with ``conda env config vars set``.
+    """
     found: dict[str, str | None] = {}
     for path in sorted((prefix / "etc" / "conda" / "env_vars.d").glob("*.json")):
         found |= _checked(_read(path), path, "")
@@ -103,7 +106,7 @@ def variables(prefix: Path) -> dict[str, str | None]:
 
 
 def bin_folders(prefix: Path) -> tuple[Path, ...]:
-    """The folders of an environment that belong on ``PATH``, first things first."""
+    """Return the directories of an environment for ``PATH``, in order."""
     if os.name == "nt":
         return tuple(prefix / folder for folder in _WINDOWS_FOLDERS)
     return (prefix / "bin",)
@@ -147,7 +150,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _restored(left: Path, environment: Mapping[str, str], level: int) -> dict[str, str | None]:
-    """What the variables of an environment that is left were before it, as conda remembers them."""
+    """Return the values that the variables of an active environment had before, as recorded by conda."""
     restored: dict[str, str | None] = {}
     for name in variables(left):
         kept = f"__CONDA_SHLVL_{level - 1}_{name}"

@@ -1,7 +1,7 @@
-"""Caches and unfinished work: what envforge has left on this computer, and its removal (effects).
+"""Remove caches, leftovers of interrupted commands, and incomplete environments.
 
-Only what envforge made is touched, and nothing that a running command uses: the cache while an install is at work, a
-prefix that is held, the folders of a lock that is being made.
+Only files created by envforge are removed. What a running command uses is kept: the cache during an install, a locked
+prefix, and the working directories of ``envforge lock``.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Kind = Literal["package cache", "repodata", "leftover", "unfinished environment"
 CACHE_FOLDERS = ("files", "pkgs", "uv", "built", "bundles")
 _REMOVING = ".envforge-removing-"
 _TEMPORARY = ("envforge-lock-*", "envforge-repodata-*", "envforge-check-*", "envforge-new-*", f"{_REMOVING}*")
-_ABANDONED_S = 3600.0  # what carries no lock is taken for abandoned after an hour without a change
+_ABANDONED_S = 3600.0  # without a lock file, an hour without a change is the only sign
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Places:
-    """Where to look: the package cache, envforge's cache folder, temporary files, folders of projects, and prefixes."""
+    """Where to look: package cache, cache directory, temporary files, project directories, and prefixes."""
 
     packages: Path
     caches: Path
@@ -42,7 +42,7 @@ class Places:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """One thing that can be removed."""
+    """An item that can be removed."""
 
     kind: Kind
     path: Path
@@ -51,7 +51,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kept:
-    """One thing that cannot be removed now, and why."""
+    """An item that can't be removed now, and the reason."""
 
     path: Path
     why: str
@@ -59,14 +59,14 @@ class Kept:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cleaning:
-    """What was found (and, but for a dry run, removed), and what was left."""
+    """What was removed (or, in a dry run, would be), and what was kept."""
 
     removed: tuple[Found, ...]
     kept: tuple[Kept, ...]
 
 
 def clean(places: Places, *, is_dry: bool, now_s: float | None = None) -> Cleaning:
-    """Remove what is no longer needed, or only say what that is; raises ``OutsideError`` where the disk refuses."""
+    """Remove what is no longer needed, or only list it if ``is_dry``; raise ``OutsideError`` if a removal fails."""
     work = _Work(places=places, is_dry=is_dry, now_s=time.time() if now_s is None else now_s, removed=[], kept=[])
     work.package_cache()
     work.other_caches()
@@ -97,7 +97,7 @@ class _Work:
                     self._remove("package cache", folder, _remove_whole)
 
     def other_caches(self) -> None:
-        """Repodata and temporary folders, of which no one can say whose they are: kept while any lock is being made."""
+        """Remove repodata and temporary directories, which name no owner, unless any ``envforge lock`` is running."""
         places = self.places
         temporary = [path for pattern in _TEMPORARY for path in sorted(places.temporary.glob(pattern))]
         found: list[tuple[Kind, Path]] = [("leftover", path) for path in temporary if self._is_abandoned(path)]
@@ -114,7 +114,7 @@ class _Work:
                 self._remove(kind, path, _remove_whole)
 
     def unfinished(self, prefix: Path) -> None:
-        """Remove an environment that envforge began in an empty folder and never finished."""
+        """Remove an incomplete environment that envforge created in an empty directory."""
         try:
             journal = read_journal(prefix)
         except EnvforgeError as error:
@@ -151,19 +151,19 @@ class _Work:
         self.removed.append(found)
 
     def _is_abandoned(self, path: Path) -> bool:
-        """Whether a folder is the user's own and nothing in it has changed for an hour."""
+        """Return whether a directory belongs to the user and nothing in it has changed for an hour."""
         if path.is_symlink() or (hasattr(os, "getuid") and path.stat().st_uid != os.getuid()):
             return False
         try:
             newest_s = max(entry.lstat().st_mtime for entry in (path, *path.rglob("*")))
-        except FileNotFoundError:  # somebody is at work in it
+        except FileNotFoundError:  # another process is using it
             return False
         return self.now_s - newest_s > _ABANDONED_S
 
 
 def _running(folder: Path) -> Path | None:
-    """A lock file that a running ``envforge lock`` holds."""
-    from filelock import FileLock, Timeout  # noqa: PLC0415 - only where there is something to remove
+    """Return a lock file that a running ``envforge lock`` holds, if any."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - only if there is something to remove
 
     def is_held(path: Path) -> bool:
         try:
@@ -176,7 +176,7 @@ def _running(folder: Path) -> Path | None:
 
 
 def _remove_whole(path: Path) -> None:
-    """Take a folder out of its place first: cut short, no half of it is ever taken for a cache."""
+    """Rename a directory before removing it, so that an interrupted removal never leaves a partial cache."""
     if path.is_symlink() or path.name.startswith(_REMOVING):
         aside = path
     else:
@@ -190,7 +190,7 @@ def _remove_whole(path: Path) -> None:
 
 
 def _remove_prefix(prefix: Path) -> None:
-    """Remove all but the journal, which says until the end that this is no whole environment."""
+    """Remove everything, and the journal last, because it marks the environment as incomplete until the end."""
     for path in sorted(prefix.iterdir()):
         if path.name == FOLDER:
             continue

@@ -1,7 +1,6 @@
-"""What a report of a bug needs to know: envforge, its tools, the environment, the configuration that counts.
+"""Collect what a bug report needs: envforge, its tools, the environment, and the effective configuration.
 
-Enters: the variables and the current folder. Leaves: an ``Info``. A part that is damaged says so in its place; nothing
-here fails because of it. Values that may hold credentials are told without them.
+An invalid part is reported in its place and never raises an error. Values are shown without credentials.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ _CREDENTIALS = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]*@")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnvironmentInfo:
-    """One prefix. ``state`` is in words, and so is ``change``, a half-done one of the lock that it was made from.
+    """One prefix. ``state`` and ``change`` are descriptions; ``change`` is an incomplete change of its lockfile.
 
-    Counts are ``None`` where the prefix does not tell them.
+    Counts are None if they are unknown.
     """
 
     prefix: Path
@@ -58,7 +57,7 @@ class EnvironmentInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Info:
-    """What is known without asking a server. ``places`` and ``configuration`` pair a name with a value."""
+    """What is known without a network connection. ``places`` and ``configuration`` are pairs of name and value."""
 
     version: str
     package: Path
@@ -78,7 +77,7 @@ class Info:
 
 
 def read_info(meant: Meant | None, environment: Mapping[str, str], here: Path, home: Path, machine: Machine) -> Info:
-    """Read everything but the machine; ``meant`` is ``None`` where no environment is around ``here``."""
+    """Read everything except the machine; ``meant`` is None if no environment was found from ``here`` upward."""
     root = Path(environment.get("ENVFORGE_CACHE") or default_root())
     project = project_folder(here)
     return Info(
@@ -133,12 +132,12 @@ def _environment(meant: Meant) -> EnvironmentInfo:
 
 
 def _variants(project: Path, machine: Machine) -> str | None:
-    """The variants of a project and the one that ``install`` takes here; ``None`` where there are none."""
+    """Return the variants of a project and the one that ``install`` selects here; None if it has no variants."""
     if not list_variants(project):
         return None
     try:
         choice = choose_variant(project, machine).name
-    except EnvforgeError:  # it says of each why, which is what `install` is for
+    except EnvforgeError:  # `envforge install` reports the reason for each variant
         choice = "none"
     return f"{', '.join(list_locks(project, machine.platform))}; for this machine: {choice}"
 
@@ -162,7 +161,7 @@ def _record_version(path: Path) -> str:
 
 
 def _variables(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """The variables that envforge and its tools read; of addresses the credentials are left out."""
+    """Return the variables that envforge and its tools read, with URLs without credentials."""
     addresses = {*_ADDRESSES, *(name.upper() for name in _ADDRESSES)}
     return tuple(
         (name, shown_address(value) if name in addresses or "://" in value else value)
@@ -172,12 +171,12 @@ def _variables(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def shown_address(text: str) -> str:
-    """A text with addresses, without the user names and passwords in them."""
+    """Return a text with all URLs without user names and passwords."""
     return _CREDENTIALS.sub(r"\1", text)
 
 
 def _files(environment: Mapping[str, str], home: Path) -> tuple[tuple[str, str], ...]:
-    """The configuration files that are there, and the Python index that comes out of them."""
+    """Return the existing configuration files and the package index that they configure."""
     files = (*uv_configuration_files(environment, home), *pip_configuration_files(environment, home, Path(sys.prefix)))
     found = [("file", str(path)) for path in dict.fromkeys((*files, home / ".netrc")) if path.is_file()]
     try:

@@ -1,8 +1,8 @@
-"""Make an environment a kernel of Jupyter: one ``kernel.json`` in the user's Jupyter data folder (effects).
+"""Register an environment with Jupyter: one ``kernel.json`` in the user's Jupyter data directory.
 
-The kernel is the environment's own Python with the variables of its activation; it needs neither envforge nor, where no
-package brings scripts, a shell. Source of the format and the folders: documentation of jupyter_client, "Kernel specs",
-and of jupyter_core, "Data files".
+The kernel runs the environment's own Python with the variables of its activation. It doesn't need envforge, and needs a
+shell only if a package has activation scripts. Source of the format and the directories: documentation of
+jupyter_client, "Kernel specs", and of jupyter_core, "Data files".
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _FILE = "kernel.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kernel:
-    """A kernel of Jupyter: its folder, and what people see of it."""
+    """A Jupyter kernel: its directory, and the name that users see."""
 
     folder: Path
     display_name: str
 
 
 def kernels_folder(environment: Mapping[str, str], home: Path, platform: str = sys.platform) -> Path:
-    """Where Jupyter looks for the user's kernels."""
+    """Return the directory in which Jupyter looks for the user's kernels."""
     stated = environment.get("JUPYTER_DATA_DIR")
     if stated:
         return Path(stated) / "kernels"
@@ -52,7 +52,10 @@ def kernels_folder(environment: Mapping[str, str], home: Path, platform: str = s
 
 
 def kernel_name(stated: str | None, meant: Meant) -> str:
-    """The name of a kernel: as stated, else made of the environment's; raises ``RequestError`` for a bad one."""
+    """Return the name of a kernel: ``stated``, or one derived from the environment.
+
+    Raises ``RequestError`` if the name is invalid.
+    """
     name = stated if stated is not None else re.sub(r"[^a-z0-9._-]+", "-", meant.label.lower()).strip("._-")
     if not _NAME.fullmatch(name):
         raise RequestError(
@@ -65,7 +68,7 @@ def kernel_name(stated: str | None, meant: Meant) -> str:
 
 
 def register(meant: Meant, kernel: Kernel, environment: Mapping[str, str]) -> None:
-    """Write the kernel; raises ``EnvforgeError`` without ipykernel, or where another kernel has the name."""
+    """Write the kernel; raise ``EnvforgeError`` if ipykernel is missing or another kernel has the name."""
     _check_ipykernel(meant)
     owner = _owner(kernel.folder)
     if kernel.folder.exists() and owner != str(meant.prefix):
@@ -81,7 +84,7 @@ def register(meant: Meant, kernel: Kernel, environment: Mapping[str, str]) -> No
 
 
 def remove(meant: Meant, folder: Path) -> None:
-    """Remove the kernel of this environment; raises ``EnvforgeError`` where there is none, or it is another's."""
+    """Remove the kernel of this environment; raise ``EnvforgeError`` if it is missing or another environment's."""
     owner = _owner(folder)
     if not folder.exists():
         raise EnvforgeError(f"no kernel `{folder.name}` found in `{folder.parent}`", code="no-kernel")
@@ -107,6 +110,7 @@ def _document(meant: Meant, display_name: str, environment: Mapping[str, str]) -
     if active.scripts and os.name != "nt":
         words = with_scripts(words, replace(active, changes=()), environment).words
     folders = os.pathsep.join(str(folder) for folder in bin_folders(meant.prefix))
+    # Jupyter expands `$NAME` in these values
     fixed = {name: value.replace("$", "$$") for name, value in active.changes if value is not None and name != "PATH"}
     return {
         "argv": [*words],
@@ -136,7 +140,7 @@ def _check_ipykernel(meant: Meant) -> None:
 
 
 def _file_option(meant: Meant) -> str:
-    """The option that means the environment.yml of an environment, where that is not the one of the current folder."""
+    """Return the option for the environment.yml of an environment, unless it is in the current directory."""
     journal = read_journal(meant.prefix)
     folder = Path(journal.lockfile).parent if journal is not None else Path.cwd()
     project = folder.parents[1] if folder.parent.name == VARIANTS else folder
@@ -145,7 +149,7 @@ def _file_option(meant: Meant) -> str:
 
 
 def _owner(folder: Path) -> str | None:
-    """The prefix that a kernel of envforge is for; ``None`` for every other one."""
+    """Return the prefix that a kernel of envforge runs; None for any other kernel."""
     try:
         document: Any = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         return str(document["metadata"]["envforge"]["prefix"])

@@ -1,7 +1,4 @@
-"""Which environment is meant (reads the disk).
-
-Enters: ``--prefix``, ``--name`` or neither, and the current folder. Leaves: the prefix, whether or not it is there.
-"""
+"""Find the environment that a command refers to: ``--prefix``, ``--name``, or ``.conda`` of the project."""
 
 from __future__ import annotations
 
@@ -22,28 +19,28 @@ _PROJECT_FILES = ("envforge.toml", "conda-lock.yml")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Meant:
-    """The prefix that is meant, whether or not it is there, and the words that mean it to ``envforge install``."""
+    """A prefix, whether or not it exists, and the option of ``envforge install`` that selects it."""
 
     prefix: Path
     option: str
 
     @property
     def label(self) -> str:
-        """What people call it: the project's folder for ``PROJECT/.conda``, else the last part of its path.
+        """Name for prompts: the project directory for ``PROJECT/.conda``, else the last part of the path.
 
-        Shells evaluate their prompt, so what means something to them is left out.
+        Shells evaluate their prompt, so characters with a meaning to them are replaced.
         """
         name = self.prefix.parent.name if self.prefix.name == IN_PROJECT else self.prefix.name
         return re.sub(r"[^\w.@+ -]", "_", name)
 
     @property
     def install_command(self) -> str:
-        """The command that makes or completes it."""
+        """Command that creates or completes the environment."""
         return f"envforge install {self.option}".rstrip()
 
 
 def meant_prefix(prefix: Path | None, name: str | None, here: Path) -> Meant:
-    """The prefix that the options mean; without options ``.conda`` of the project around ``here``."""
+    """Return the prefix that the options select; without options, ``.conda`` of the project around ``here``."""
     if prefix is not None and name is not None:
         raise RequestError(
             "`--prefix` and `--name` can't be used together", hint="omit `--prefix` or `--name`", code="two-places"
@@ -52,7 +49,7 @@ def meant_prefix(prefix: Path | None, name: str | None, here: Path) -> Meant:
         return Meant(prefix=named_prefix(name), option=f"--name {shlex.quote(name)}")
     if prefix is not None:
         return Meant(
-            prefix=Path(os.path.abspath(prefix)),  # noqa: PTH100 - links are kept
+            prefix=Path(os.path.abspath(prefix)),  # noqa: PTH100 - keep symbolic links
             option=f"--prefix {shlex.quote(str(prefix))}",
         )
     folder = project_folder(here)
@@ -67,9 +64,9 @@ def meant_prefix(prefix: Path | None, name: str | None, here: Path) -> Meant:
 
 
 def project_folder(here: Path) -> Path | None:
-    """The nearest folder, from ``here`` upwards, that has an environment or the files of a project.
+    """Return the nearest directory, from ``here`` upward, that contains an environment or the files of a project.
 
-    A ``.conda`` that is no environment does not count: conda keeps files of its own in ``~/.conda``.
+    A ``.conda`` that is not an environment is ignored, because conda stores files of its own in ``~/.conda``.
     """
     start = here.absolute()
     for folder in (start, *start.parents):
@@ -86,5 +83,5 @@ def project_here() -> Path:
 
 
 def is_prefix(folder: Path) -> bool:
-    """Whether a folder is an environment, finished or not, of envforge or of a conda tool."""
+    """Return whether a directory is an environment of envforge or of a conda tool, complete or not."""
     return (folder / FOLDER).is_dir() or (folder / "conda-meta").is_dir()

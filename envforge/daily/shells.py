@@ -1,7 +1,4 @@
-"""An activation as text for a shell, and how each shell is started so that it reads that text after its own files.
-
-Enters: an ``Activation``. Leaves: text to evaluate, or a command line with variables.
-"""
+"""Write an activation for a shell, and start shells so that they activate after reading their own files."""
 
 from __future__ import annotations
 
@@ -23,19 +20,19 @@ _KEPT_VARIABLE = "ENVFORGE_KEPT"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Start:
-    """A program to become: its words, and all of its variables."""
+    """A program to start: its arguments, and all of its variables."""
 
     words: tuple[str, ...]
     environment: Mapping[str, str]
 
 
 def script_suffix(shell: str) -> str:
-    """The kind of activation script that a shell reads."""
+    """Return the file name suffix of the activation scripts of a shell."""
     return "fish" if shell == "fish" else "sh"
 
 
 def shell_of(environment: Mapping[str, str]) -> str:
-    """The shell that ``SHELL`` names; raises ``RequestError`` for one that envforge does not know."""
+    """Return the shell in the variable ``SHELL``; raise ``RequestError`` if envforge doesn't support it."""
     path = environment.get("SHELL", "")
     name = Path(path).name
     if name in SHELLS:
@@ -50,12 +47,12 @@ def shell_of(environment: Mapping[str, str]) -> str:
 
 
 def activation_text(active: Activation, shell: str) -> str:
-    """Text that activates the environment in a running ``shell`` and puts its label before the prompt."""
+    """Return the text that activates an environment in a running ``shell`` and adds its label to the prompt."""
     return _fish(active) if shell == "fish" else posix_text(active) + _posix_prompt(active)
 
 
 def posix_text(active: Activation) -> str:
-    """The activation for bash, zsh, dash and their kin. What the scripts say goes to stderr: stdout is the user's."""
+    """Return the activation for POSIX shells; the output of scripts goes to stderr, because stdout is the command's."""
     lines = [f". {shlex.quote(str(path))} >&2" for path in active.leaving]
     for name, value in active.changes:
         lines.append(f"unset {name}" if value is None else f"export {name}={shlex.quote(value)}")
@@ -94,10 +91,10 @@ def _fish_quoted(text: str) -> str:
 
 # `conda init` activates `base` in .bashrc, so the shell must read its own files before it activates the environment
 def shell_start(shell: str, program: str, prefix: Path, environment: Mapping[str, str]) -> Start:
-    """How ``program`` is started as an interactive shell that activates ``prefix`` once it has read its own files.
+    """Return how to start ``program`` as an interactive shell that activates ``prefix`` after reading its own files.
 
-    The shell's own files may activate something themselves (``conda init`` does), so the activation is worked out only
-    then, by the command in ``ENVFORGE_ACTIVATE``.
+    The shell's own files may activate another environment (``conda init`` does), so the activation is computed after
+    them, by the command in ``ENVFORGE_ACTIVATE``.
     """
     words = (*own_command(), "shell", "--print", "--shell", shell, "--prefix", str(prefix))
     variables = dict(environment) | {ACTIVATE_VARIABLE: shlex.join(words), SHELL_VARIABLE: str(prefix)}
@@ -114,7 +111,7 @@ def shell_start(shell: str, program: str, prefix: Path, environment: Mapping[str
 
 
 def own_command() -> tuple[str, ...]:
-    """The words that call this envforge from any folder, installed or not."""
+    """Return the arguments that run this envforge from any directory, installed or not."""
     home = str(Path(__file__).resolve().parents[2])
     program = f"import sys; sys.path[:] = [*filter(None, sys.path), {home!r}]; from envforge.__main__ import run; run()"
     return (sys.executable, "-c", program)

@@ -1,4 +1,4 @@
-"""How large folders are, and how much of it their removal frees (reads the disk)."""
+"""Measure the size of directories, and how much space removing them frees."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Size:
-    """``bytes`` as files tell their length, each file once; ``freed_bytes`` without those that have links elsewhere."""
+    """Sizes in bytes, each file once; ``freed_bytes`` excludes files that have hard links elsewhere."""
 
     bytes: int = 0
     freed_bytes: int = 0
 
 
 def file_bytes(path: Path) -> int | None:
-    """The length of a file; ``None`` where there is none, or a cleaning has just removed it."""
+    """Return the size of a file in bytes, or None if it doesn't exist; a cleaning may remove it at any time."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -26,7 +26,7 @@ def file_bytes(path: Path) -> int | None:
 
 
 def measure(path: Path) -> Size:
-    """The size of a file or folder. Links are not followed."""
+    """Return the size of a file or directory. Links are not followed."""
     links: dict[tuple[int, int], int] = {}
     sizes: dict[tuple[int, int], tuple[int, int]] = {}
     for status in _statuses(path):
@@ -42,7 +42,7 @@ def measure(path: Path) -> Size:
 def _statuses(path: Path) -> Iterator[os.stat_result]:
     try:
         status = path.lstat()
-    except FileNotFoundError:  # somebody else has removed it meanwhile
+    except FileNotFoundError:  # another process has removed it
         return
     if not stat.S_ISDIR(status.st_mode):
         yield status

@@ -1,7 +1,7 @@
-"""Become a command inside an environment (effects: this process is replaced).
+"""Replace this process with a command that runs inside an environment.
 
-Nothing of envforge stays: exit code and signals are the command's own. A shell is started first only where packages
-bring activation scripts, and becomes the command too.
+Exit code and signals are those of the command. A shell is started first only if packages have activation scripts, and
+is then replaced by the command.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ _LOST_SIGNALS = ("SIGPIPE", "SIGXFSZ")
 
 
 class CommandNotFoundError(EnvforgeError):
-    """There is no such command: 127, as shells and ``env`` say it."""
+    """The command doesn't exist; the exit code 127 is that of shells and ``env``."""
 
     exit_code = 127
 
 
 class CommandNotRunError(EnvforgeError):
-    """The command is there but cannot be started: 126, as shells and ``env`` say it."""
+    """The command exists but can't be started; the exit code 126 is that of shells and ``env``."""
 
     exit_code = 126
 
 
 def become(command: tuple[str, ...], active: Activation, environment: Mapping[str, str]) -> NoReturn:
-    """Run ``command`` in the activated environment in the place of this process."""
+    """Replace this process with ``command`` in the activated environment."""
     if os.name == "nt" or not active.scripts:
         start(Start(words=command, environment=active.applied(environment)))
     start(with_scripts(command, active, environment))
 
 
 def with_scripts(command: tuple[str, ...], active: Activation, environment: Mapping[str, str]) -> Start:
-    """A shell that reads the scripts, and then becomes the command. Scripts do not see the command's words."""
+    """Return a shell that runs the activation scripts, without arguments, and is then replaced by the command."""
     text = posix_text(active)
     where = environment.get("PATH", os.defpath)
     bash = shutil.which("bash", path=where)
@@ -71,7 +71,7 @@ exec -- "${envforge_words[@]}"
 
 
 def start(wanted: Start) -> NoReturn:
-    """Become a program; raises ``EnvforgeError`` where there is none or it cannot be started."""
+    """Replace this process with a program; raise ``EnvforgeError`` if it doesn't exist or can't be started."""
     words, environment = wanted.words, dict(wanted.environment)
     program = shutil.which(words[0], path=environment.get("PATH", os.defpath))
     if program is None:
@@ -81,17 +81,17 @@ def start(wanted: Start) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        if os.name == "nt":  # there os.execve starts another process and ends this one at once
+        if os.name == "nt":  # on Windows, os.execve starts another process and ends this one at once
             sys.exit(subprocess.run([program, *words[1:]], env=environment, check=False).returncode)
         _give_back_signals()
-        os.execve(program, words, environment)  # noqa: S606 - no shell is wanted
+        os.execve(program, words, environment)  # noqa: S606 - no shell is needed
     except OSError as error:
         why = "the file has no `#!` line" if error.errno == errno.ENOEXEC else error.strerror or str(error)
         raise CommandNotRunError(f"cannot start `{program}`: {why}", code="command-not-run") from error
 
 
 def _give_back_signals() -> None:
-    """Let signals that Python ignores for itself end the command as they would without us."""
+    """Restore the default action of signals that Python ignores, so that they end the command as usual."""
     for name in _LOST_SIGNALS:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_DFL)

@@ -1,7 +1,4 @@
-"""What a crash has left half done, in the same words for every command: an install, or a change of environment.yml.
-
-Enters: the prefix that is meant, or a lock. Leaves: an ``Unfinished``, which a command raises or tells.
-"""
+"""Detect what an interrupted command left incomplete: an install, or a change of environment.yml."""
 
 from __future__ import annotations
 
@@ -29,13 +26,13 @@ class Unfinished:
     code: str
 
     def error(self) -> EnvforgeError:
-        """Return the error for a command that must not go on."""
+        """Return the error for a command that must stop."""
         message = f"{self.what} is incomplete: an earlier command was interrupted{self._last_step}"
         return EnvforgeError(message, hint="to complete it", command=self.command, code=self.code)
 
     @property
     def state(self) -> str:
-        """The state in a few words, without the command."""
+        """Short description of the state, without the command."""
         return f"incomplete{self._last_step}"
 
     @property
@@ -48,7 +45,7 @@ class Unfinished:
 
 
 def unfinished_install(meant: Meant) -> Unfinished | None:
-    """An install into the prefix that did not reach its end; raises ``EnvforgeError`` for a damaged journal."""
+    """Return the incomplete install of a prefix, if any; raise ``EnvforgeError`` if its journal is invalid."""
     prefix = meant.prefix
     journal = read_journal(prefix)
     if journal is not None and journal.step == "verified":
@@ -64,7 +61,7 @@ def unfinished_install(meant: Meant) -> Unfinished | None:
 
 
 def check_usable(meant: Meant) -> None:
-    """Raise ``EnvforgeError`` for a prefix that is not there, is no environment, or is unfinished."""
+    """Raise ``EnvforgeError`` if a prefix doesn't exist, is not an environment, or is incomplete."""
     prefix = meant.prefix
     if not prefix.is_dir():
         raise EnvforgeError(
@@ -82,17 +79,17 @@ def check_usable(meant: Meant) -> None:
     found = unfinished_install(meant)
     if found is None:
         return
-    with held(prefix):  # where an install is at work, that is what there is to say
+    with held(prefix):  # raises another error if an install is running
         pass
     raise found.error()
 
 
 def unfinished_change(lockfile: Path) -> Unfinished | None:
-    """A change of environment.yml and its lock that a crash has left half done, in the folder of the lock."""
+    """Return the incomplete change of environment.yml and its lockfile in the directory of ``lockfile``, if any."""
     anchor = unfinished_beside(lockfile)
     if anchor is None:
         return None
-    from envforge.install.variant_files import FOLDER as VARIANTS  # noqa: PLC0415 - only where something is half done
+    from envforge.install.variant_files import FOLDER as VARIANTS  # noqa: PLC0415 - only if a change is incomplete
     from envforge.spec import ENVIRONMENT_FILE  # noqa: PLC0415 - as above
 
     words = []
@@ -109,13 +106,13 @@ def unfinished_change(lockfile: Path) -> Unfinished | None:
 
 
 def unfinished_change_of(prefix: Path) -> Unfinished | None:
-    """As ``unfinished_change``, for the lock that a prefix was made from."""
+    """Return the incomplete change of the lockfile that a prefix was created from, if any."""
     journal = read_journal(prefix)
     return None if journal is None else unfinished_change(Path(journal.lockfile))
 
 
 def unfinished_around(here: Path) -> Unfinished | None:
-    """An unfinished install into the environment of the project around a folder."""
+    """Return the incomplete install of the environment of the project around ``here``, if any."""
     folder = project_folder(here)
     if folder is None:
         return None

@@ -1,6 +1,6 @@
 """Convert a lockfile to the formats of other tools. The same lockfile always produces the same bytes.
 
-In order: ``source``, one module for each tool, ``write``.
+Module order: ``source``, one module for each tool, ``write``.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ __all__ = ["FORMATS", "Exported", "Format", "Source"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Format:
-    """One kind of export. ``file_name`` is what its tool looks for; ``whole`` exports all platforms to one file.
+    """One export format. ``file_name`` is the name that its tool expects; ``whole`` exports all platforms to one file.
 
-    ``installs_envforge`` says that the file installs envforge, or names the command that would.
+    ``installs_envforge`` means that the file installs envforge, or contains the command for it.
     """
 
     render: Callable[[Source], Exported]

@@ -1,4 +1,4 @@
-"""For conda, mamba and micromamba: an explicit file, and an environment.yml that names every version and build."""
+"""Export for conda, mamba, and micromamba: an explicit file, and an environment.yml with all versions and builds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NO_PIP = "The lockfile has no pip, which conda needs to install wheels, so cond
 
 
 def explicit(source: Source) -> Exported:
-    """``@EXPLICIT`` with one address a line; wheels are remarks in the form that conda-lock writes and reads."""
+    """Return an ``@EXPLICIT`` file with one URL per line, and wheels as comments in the format of conda-lock."""
     plan = source.plan
     use = ["conda create -n NAME --file FILE        or: micromamba create -n NAME -f FILE"]
     if plan.wheels:
@@ -27,7 +27,7 @@ def explicit(source: Source) -> Exported:
 
 
 def environment(source: Source) -> Exported:
-    """environment.yml with each conda package by version and build, and each wheel by address and sha256."""
+    """Return an environment.yml with conda packages by version and build, and wheels by URL and SHA-256."""
     import yaml  # noqa: PLC0415 - slow to import
 
     plan = source.plan
@@ -43,7 +43,7 @@ def environment(source: Source) -> Exported:
 
 
 def _in_link_order(conda: tuple[Artifact, ...]) -> list[Artifact]:
-    """Each package after those that it needs, as tools link them; where two need each other, the first stays first."""
+    """Return each package after its dependencies, which is the order in which tools link; cycles keep their order."""
     by_name = {artifact.package.name: artifact for artifact in conda}
     ordered: dict[str, Artifact] = {}
     begun: set[str] = set()
@@ -60,5 +60,5 @@ def _in_link_order(conda: tuple[Artifact, ...]) -> list[Artifact]:
 
 
 def _fragment(artifact: Artifact) -> str:
-    """The checksum as conda and mamba read it behind an address: md5 bare, sha256 with its name."""
+    """Return the checksum in the format that conda and mamba read after a URL: MD5 bare, SHA-256 with its name."""
     return artifact.digest.hex if artifact.digest.algorithm == "md5" else str(artifact.digest)

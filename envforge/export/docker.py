@@ -18,7 +18,7 @@ from envforge.matrix import load_matrix
 from envforge.requirements import requirements_of
 
 PREFIX = "/opt/env"
-# Source: libc6 in Debian 12 (bookworm) is 2.36, in Debian 13 (trixie) 2.41; official image tags have these names.
+# source: libc6 in Debian 12 (bookworm) is 2.36, in Debian 13 (trixie) 2.41; official image tags have these names
 _BASES = ((Version("2.36"), "bookworm", 12), (Version("2.41"), "trixie", 13))
 _MICROMAMBA = "2.8.1"
 

@@ -1,7 +1,7 @@
-"""What the jobs for fleets have in common: verify on each node, an all-reduce over all of them, compare. Pure.
+"""Share the parts of cluster jobs: verify each node, run an all-reduce over all nodes, and compare the reports.
 
-The all-reduce is the program that ``verify train`` uses on one machine; it needs nothing but torch, and lies beside
-the job. The nodes find each other by torchrun's rendezvous.
+The all-reduce is the program that ``verify train`` runs on one machine. It needs only torch and is written next to the
+job. The nodes find each other by torchrun's rendezvous.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ PORT = 29500
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Needs:
-    """What the lock asks of the nodes: GPUs or none, and that in words."""
+    """Requirements of the lockfile for the nodes: whether they need a GPU, and a description."""
 
     has_gpu: bool
     words: str
 
     @property
     def backend(self) -> str:
-        """How torch's processes speak with each other."""
+        """Backend of torch.distributed."""
         return "nccl" if self.has_gpu else "gloo"
 
 
 def needs_of(source: Source) -> Needs:
-    """What the first platform for Linux of the lock needs; clusters run Linux."""
+    """Return the requirements of the lockfile's first Linux platform, because clusters run Linux."""
     platforms = [plan.platform for plan in source.plans]
     platform = next((name for name in platforms if name.startswith("linux-")), platforms[0])
     found = requirements_of(source.lockfile, platform, load_matrix())
@@ -39,12 +39,12 @@ def needs_of(source: Source) -> Needs:
 
 
 def program() -> str:
-    """The text of the all-reduce."""
+    """Return the source of the all-reduce."""
     return (files("envforge") / "verify" / "training" / "envforge_measures" / "collective.py").read_text("utf-8")
 
 
 def remarks(source: Source, needs: Needs, *lines: str) -> str:
-    """The remark at the top of a job."""
+    """Return the comment at the top of a job."""
     return header(
         source,
         "Each node verifies itself, all nodes run an all-reduce over the network, and the reports are compared.",
@@ -54,9 +54,9 @@ def remarks(source: Source, needs: Needs, *lines: str) -> str:
 
 
 def all_reduce(needs: Needs, prefix: str) -> str:
-    """The command that a node runs, with the shell variables nodes, gpus, run, rank, head and address.
+    """Return the command for each node; it uses the shell variables nodes, gpus, run, rank, head, and address.
 
-    ``address`` is where the others reach this node; without it torchrun tells them a host name that they may not know.
+    ``address`` is where other nodes reach this one. Without it, torchrun uses a host name that they may not resolve.
     """
     return (
         f"envforge run{prefix} python -m torch.distributed.run \\\n"
@@ -67,7 +67,10 @@ def all_reduce(needs: Needs, prefix: str) -> str:
 
 
 def node_script(needs: Needs, prefix: str = "") -> str:
-    """What each node runs, with those variables and node and results; its exit code says whether all is well."""
+    """Return the script for each node, which also uses the shell variables node and results.
+
+    Its exit code is 0 only if all steps succeeded.
+    """
     return f"""\
 mkdir -p "$results"
 envforge verify{prefix} --json > "$results/$node.json"
@@ -85,5 +88,5 @@ exit $((verified || added || compared))
 
 
 def indented(text: str, spaces: int) -> str:
-    """The text as a block of YAML."""
+    """Return the text as a YAML block."""
     return "".join(f"{' ' * spaces}{line}\n" if line else "\n" for line in text.splitlines())

@@ -1,4 +1,4 @@
-"""For Kubernetes: an indexed Job with a pod on each of its nodes, and the service by which they find each other."""
+"""Export for Kubernetes: an indexed Job with one pod per node, and the service by which the pods find each other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from envforge.export.source import Exported, Source
 
 
 def kubernetes(source: Source) -> Exported:
-    """The YAML of both, and the all-reduce beside it."""
+    """Return the YAML of the job and the service, and the all-reduce program."""
     needs = needs_of(source)
     head = remarks(
         source,

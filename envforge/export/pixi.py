@@ -1,4 +1,4 @@
-"""For pixi: a workspace (pixi.toml) that names every locked version, and the pixi.lock that belongs to it."""
+"""Export for pixi: a workspace (pixi.toml) that pins every locked version, and its pixi.lock."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from envforge.matrix import load_matrix
 from envforge.requirements import requirements_of
 
 # written here, because py-rattler 0.28 stores no checksum of a wheel and writes format 7, which older pixi rejects
-_LOCK_VERSION = 6  # read by every pixi from 0.39 on; newer ones raise it themselves
+_LOCK_VERSION = 6  # read by pixi 0.39 and later; newer versions upgrade it
 
 
 def pixi(source: Source) -> Exported:
-    """pixi.toml, and pixi.lock beside it; both hold all platforms of the source."""
+    """Return pixi.toml and pixi.lock; both contain all platforms of the source."""
     for plan in source.plans:
         _refuse(source, plan)
     return Exported(text=_manifest(source), beside=(("pixi.lock", _lock(source)),))
 
 
 def _manifest(source: Source) -> str:
-    import tomlkit  # noqa: PLC0415 - needed for this format alone
+    import tomlkit  # noqa: PLC0415 - only for this format
 
     document = tomlkit.document()
     document["workspace"] = {
@@ -57,7 +57,7 @@ def _pinned(artifact: Artifact) -> Any:
 
 
 def _inline(**values: str) -> Any:
-    import tomlkit  # noqa: PLC0415 - needed for this format alone
+    import tomlkit  # noqa: PLC0415 - only for this format
 
     table = tomlkit.inline_table()
     table.update(values)
@@ -65,7 +65,7 @@ def _inline(**values: str) -> Any:
 
 
 def _system_requirements(source: Source) -> dict[str, Any]:
-    """The glibc and macOS that the packages need; CUDA is left to the wheels, so that ``pixi`` solves anywhere."""
+    """Return the required glibc and macOS; CUDA is left to the wheels, so that ``pixi`` can solve on any machine."""
     matrix = load_matrix()
     needs = [requirements_of(source.lockfile, plan.platform, matrix) for plan in source.plans]
     glibc = max((need.glibc for need in needs if need.glibc), default=None)
@@ -101,7 +101,7 @@ def _sorted(plan: Plan) -> list[Artifact]:
 
 
 def _channel_urls(source: Source) -> list[str]:
-    """The channels by address: pixi's lock names no channel by a short name."""
+    """Return the channels by URL, because a pixi.lock doesn't use short names."""
     used = [channel_of(a.package.url) for plan in source.plans for a in plan.conda]
     named = [next((url for url in used if url.endswith(f"/{name}")), name) for name in source.channels]
     return list(dict.fromkeys([*named, *used]))
@@ -137,14 +137,14 @@ def _needs_python(dependencies: Iterable[tuple[str, str]]) -> bool:
 
 
 def _requirement(name: str, wanted: str) -> str:
-    """A dependency as PEP 508 writes it; conda-lock writes ``*`` for any version, and an exact one bare."""
+    """Return a dependency in the format of PEP 508; conda-lock writes ``*`` for any version, and an exact one bare."""
     bound = wanted.strip()
     if bound in {"", "*"}:
         return name
     text = f"{name}{bound}" if bound[0] in "<>=!~" else f"{name}=={bound}"
     try:
         return str(Requirement(text))
-    except InvalidRequirement:  # conda-lock has `a || b`, which PEP 508 cannot say; the lock has chosen already
+    except InvalidRequirement:  # PEP 508 has no `a || b`, and the locked version is pinned anyway
         return name
 
 

@@ -1,6 +1,6 @@
-"""For pip and uv: the wheels of a lock as requirements with hashes, and as pylock.toml (PEP 751).
+"""Export the wheels of a lockfile for pip and uv: requirements with hashes, and pylock.toml (PEP 751).
 
-Both hold the pip half of the lock alone; what conda provides is listed as a remark.
+Neither contains the conda packages; those with Python libraries are listed as comments.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from envforge.lock.mapping import NameMapping
 if TYPE_CHECKING:
     from tomlkit.items import Table
 
-# Source: PEP 508, values of `sys_platform` and `platform_machine` for each conda subdir.
+# source: PEP 508, values of `sys_platform` and `platform_machine` for each conda subdir
 _MARKERS = {
     "linux-64": ("linux", "x86_64"),
     "linux-aarch64": ("linux", "aarch64"),
@@ -32,7 +32,7 @@ _MARKERS = {
 # a wheel of the same version as a conda package would be another build without a locked checksum, so only wheels are
 # listed; they are named by URL, because a requirements file can't bind a package to one index
 def requirements(source: Source) -> Exported:
-    """Every wheel by address with ``--hash``, for pip and uv in hash-checking mode."""
+    """Return a requirements file with every wheel by URL and ``--hash``, for the hash-checking mode of pip and uv."""
     plan = source.plan
     _refuse_weak(source, plan)
     use = [
@@ -45,8 +45,8 @@ def requirements(source: Source) -> Exported:
 
 
 def pylock(source: Source) -> Exported:
-    """pylock.toml with the address and sha256 of every wheel."""
-    import tomlkit  # noqa: PLC0415 - needed for this format alone
+    """Return a pylock.toml with the URL and SHA-256 of every wheel."""
+    import tomlkit  # noqa: PLC0415 - only for this format
 
     plan = source.plan
     _refuse_weak(source, plan)
@@ -72,7 +72,7 @@ def pylock(source: Source) -> Exported:
 
 
 def _package(artifact: Artifact) -> Table:
-    import tomlkit  # noqa: PLC0415 - needed for this format alone
+    import tomlkit  # noqa: PLC0415 - only for this format
 
     wheel = wheel_of(artifact)
     table, file, hashes = tomlkit.table(), tomlkit.table(), tomlkit.inline_table()
@@ -97,7 +97,7 @@ def _audience(plan: Plan) -> str:
 
 
 def _provided_by_conda(plan: Plan) -> list[str]:
-    """Remarks that name the Python packages which conda installs, for they are not in the file."""
+    """Return comments that list the Python packages which conda installs, because the file doesn't contain them."""
     mapping = NameMapping.bundled()
     names = sorted(
         f"{mapping.to_python(a.package.name)}=={a.package.version}"
@@ -110,7 +110,7 @@ def _provided_by_conda(plan: Plan) -> list[str]:
 
 
 def _refuse_weak(source: Source, plan: Plan) -> None:
-    """Stop where there is nothing for pip, or a wheel whose only checksum is an md5, which pip and uv refuse."""
+    """Raise ``EnvforgeError`` if there are no wheels, or one has only an MD5, which pip and uv don't accept."""
     if not plan.wheels:
         raise EnvforgeError(
             f"`{source.name}` has no wheels for `{plan.platform}`, so there is nothing for pip or uv to install",

@@ -1,4 +1,4 @@
-"""For SkyPilot: a task for any of its clouds. The reports meet in a bucket, which SkyPilot mounts on each node."""
+"""Export for SkyPilot: a task for any of its clouds. The nodes write their reports to a bucket that SkyPilot mounts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from envforge.export.source import Exported, Source
 
 
 def skypilot(source: Source) -> Exported:
-    """The task's YAML, and the all-reduce beside it."""
+    """Return the YAML of the task, and the all-reduce program."""
     needs = needs_of(source)
     gpus = "--gpus A10G:1 " if needs.has_gpu else ""
     head = remarks(

@@ -1,4 +1,4 @@
-"""For Slurm: a job script. The nodes share the project's folder, as they do on most clusters."""
+"""Export for Slurm: a job script. The nodes share the project directory, as on most clusters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from envforge.export.source import Exported, Source
 
 
 def slurm(source: Source) -> Exported:
-    """The script for ``sbatch``, and the all-reduce beside it."""
+    """Return the script for ``sbatch``, and the all-reduce program."""
     needs = needs_of(source)
     head = remarks(
         source,

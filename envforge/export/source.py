@@ -1,7 +1,6 @@
-"""What is exported: a lock, the platforms that are meant, and the packages of each that ``install`` would install.
+"""Read what is exported: a lockfile, the selected platforms, and the packages that ``install`` would install.
 
-Enters: a lockfile, the platforms that were asked for, the platform of this computer. Leaves: a ``Source``, or an error
-for what no other tool could check either: packages without a checksum, addresses with credentials.
+Rejects what no other tool could verify or keep secret: packages without a checksum, and URLs with credentials.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ MARK = "# Made by envforge export"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """One lockfile to export. ``name`` is its name without the directory; there is a plan for each platform.
+    """One lockfile to export. ``name`` is its file name; there is one plan for each platform.
 
-    ``requirement`` is what pip installs envforge by, for the formats whose files need envforge or mention it.
+    ``requirement`` is the requirement with which pip installs envforge, for formats whose files need or mention it.
     """
 
     name: str
@@ -37,21 +36,21 @@ class Source:
 
     @property
     def plan(self) -> Plan:
-        """The only plan, for formats of one platform."""
+        """The only plan, for formats with one platform."""
         (plan,) = self.plans
         return plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exported:
-    """The text of an export, and the files that its tool wants beside it: (name, text)."""
+    """The text of an export, and the files that its tool needs next to it: (name, text)."""
 
     text: str
     beside: tuple[tuple[str, str], ...] = ()
 
 
 def read_source(lockfile: Lockfile, where: Path, platforms: tuple[str, ...], requirement: str = "") -> Source:
-    """Plan each platform; raises ``EnvforgeError`` for what cannot be exported with its checksum."""
+    """Plan each platform; raise ``EnvforgeError`` if a package can't be exported with its checksum."""
     plans = tuple(make_plan(lockfile, platform, where, allow_builds=True) for platform in platforms)
     artifacts = [artifact for plan in plans for artifact in (*plan.conda, *plan.wheels)]
     addresses = [artifact.package.url for artifact in artifacts]
@@ -68,9 +67,9 @@ def read_source(lockfile: Lockfile, where: Path, platforms: tuple[str, ...], req
 
 
 def choose_platforms(lockfile: Lockfile, asked: str | None, here: str, *, whole: bool) -> tuple[str, ...]:
-    """The platforms to export: the one asked for, all where the format holds all, else this computer's or the only one.
+    """Return the platforms to export: ``asked``, or all if the format supports it, or this machine's, or the only one.
 
-    Raises ``RequestError`` where several are left to choose from.
+    Raises ``RequestError`` if more than one platform remains.
     """
     if asked is not None:
         return (asked,)
@@ -87,39 +86,39 @@ def choose_platforms(lockfile: Lockfile, asked: str | None, here: str, *, whole:
 
 
 def build_of(artifact: Artifact) -> str:
-    """The build string of a conda archive, ``py310hb13e2d6_0``."""
+    """Return the build string of a conda archive, such as ``py310hb13e2d6_0``."""
     stem = artifact.file_name.removesuffix(".conda").removesuffix(".tar.bz2")
     return stem.rsplit("-", 1)[-1]
 
 
 def python_of(plan: Plan) -> str | None:
-    """The version of the locked Python, ``3.10.20``."""
+    """Return the version of the locked Python, such as ``3.10.20``."""
     return next((a.package.version for a in plan.conda if a.package.name == "python"), None)
 
 
 def header(source: Source, *lines: str) -> str:
-    """The remark at the top of an export: what made it, from what, and how it is used."""
+    """Return the comment at the top of an export: its origin and how to use it."""
     made = f"{MARK} from {source.name}; don't edit this file, export it again."
     return "\n".join([made, *(f"# {line}".rstrip() for line in lines)]) + "\n"
 
 
 def channel_of(url: str) -> str:
-    """The channel that an archive's address belongs to: all but the subdir and the file name."""
+    """Return the channel in the URL of an archive: everything before the subdir."""
     return url.split("#", 1)[0].rsplit("/", 2)[0]
 
 
 def subdir_of(url: str) -> str:
-    """The subdir in an archive's address: ``linux-64``, ``noarch``."""
+    """Return the subdir in the URL of an archive, such as ``linux-64`` or ``noarch``."""
     return unquote(url.rsplit("/", 2)[1])
 
 
 def _channels(artifacts: Iterable[Artifact]) -> tuple[str, ...]:
-    """The channels of a lock that does not name them, in the order in which they occur."""
+    """Return the channels of a lockfile that doesn't list them, in order of first use."""
     return tuple(dict.fromkeys(channel_of(a.package.url) for a in artifacts if a.package.manager == "conda"))
 
 
 def _refuse_placeholders(where: Path, addresses: Iterable[str]) -> None:
-    """A lock as the catalogue stores it names files of the Python registry by an address that leads nowhere."""
+    """Raise ``EnvforgeError`` for a lockfile as the catalogue stores it, whose package index URLs are placeholders."""
     unfilled = sum(address.startswith(PLACEHOLDER) for address in addresses)
     if unfilled:
         raise EnvforgeError(
@@ -132,7 +131,7 @@ def _refuse_placeholders(where: Path, addresses: Iterable[str]) -> None:
 
 
 def _refuse_spaces(where: Path, artifacts: Iterable[Artifact]) -> None:
-    """No name, version or address may end its line and begin another one in the exported file."""
+    """Raise ``EnvforgeError`` for a name, version, or URL that could end its line and start another one."""
     for artifact in artifacts:
         package = artifact.package
         for text in (package.name, package.version, package.url):

@@ -1,4 +1,4 @@
-"""An export into its place: every file aside, then renamed; what envforge did not make stays (effects)."""
+"""Write an export atomically, file by file, without replacing files that envforge did not create."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _BESIDE = {
     "skypilot": ("verify.sky.yaml", PROGRAM),
     "kubernetes": ("verify.k8s.yaml", PROGRAM),
 }
-_SHEBANG = b"#!/bin/bash\n"  # stands before our mark in a script
+_SHEBANG = b"#!/bin/bash\n"  # precedes MARK in a script
 
 
 def check_name(kind: str, output: Path | None) -> None:
-    """Raise ``RequestError`` for a file name that the tool would not take, or where two files need a place."""
+    """Raise ``RequestError`` if the tool doesn't accept the file name, or two files need a directory."""
     if kind in _BESIDE and output is None:
         name, other = _BESIDE[kind]
         raise RequestError(
@@ -45,7 +45,7 @@ def check_name(kind: str, output: Path | None) -> None:
 
 
 def write(exported: Exported, output: Path, *, force: bool) -> tuple[Path, ...]:
-    """Write an export and what belongs beside it; raises ``EnvforgeError`` where a file of others would be lost."""
+    """Write an export and its additional files; raise ``EnvforgeError`` if a file of the user would be replaced."""
     files = [*((output.with_name(name), text) for name, text in exported.beside), (output, exported.text)]
     if not force:
         _keep_others(output, [path for path, text in files if not _is_same(path, text)])
@@ -55,7 +55,7 @@ def write(exported: Exported, output: Path, *, force: bool) -> tuple[Path, ...]:
 
 
 def _keep_others(output: Path, paths: list[Path]) -> None:
-    """Refuse to replace a file without our mark; what stands beside a marked file belongs to it."""
+    """Raise ``EnvforgeError`` if ``output`` isn't marked as an export; files next to a marked file belong to it."""
     there = [path for path in paths if path.exists() or path.is_symlink()]
     if not there or _is_ours(output):
         return
@@ -67,7 +67,7 @@ def _keep_others(output: Path, paths: list[Path]) -> None:
 
 
 def _is_same(path: Path, text: str) -> bool:
-    """Whether the file is already what would be written, as the program that several jobs share."""
+    """Return whether the file already has this text, as the program that several jobs share."""
     try:
         return not path.is_symlink() and path.read_text(encoding="utf-8") == text
     except (OSError, UnicodeDecodeError):

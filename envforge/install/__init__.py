@@ -1,9 +1,8 @@
-"""From a lockfile to a working prefix: every byte checked against the lock before it is linked.
+"""Install a lockfile into a prefix, and verify every file against the lockfile before it is linked.
 
-Enters: an ``InstallRequest``. Leaves: the prefix as the lock says, and an ``InstallReport``. The modules in data-flow
-order: ``values`` → ``explicit`` → ``plan`` → ``engine`` → ``steps``, which are ``needs`` → ``fetch`` (with ``store``,
-``transfer``, ``credentials``, ``archive``) → ``space`` → ``link`` (py-rattler) → ``build`` → ``wheels`` (uv);
-``journal`` tells finished from unfinished.
+Module order: ``values`` → ``explicit`` → ``plan`` → ``engine`` → ``steps``. The steps use ``needs`` → ``fetch`` (with
+``store``, ``transfer``, ``credentials``, ``archive``) → ``space`` → ``link`` (py-rattler) → ``build`` → ``wheels``
+(uv). ``journal`` records how far an install got.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ __all__ = ["InstallReport", "InstallRequest", "Preview", "Progress", "Silent", "
 
 
 def install(request: InstallRequest, progress: Progress | None = None) -> InstallReport:
-    """Bring ``request.prefix`` to what ``request.lockfile`` says for ``request.platform``.
+    """Make ``request.prefix`` match ``request.lockfile`` for ``request.platform``.
 
-    Raises ``EnvforgeError`` for what the user can put right and ``OutsideError`` where network, disk or another
-    program failed; the prefix is then as it was, or its journal says which step comes next.
+    Raises ``EnvforgeError`` for problems that the user can fix, and ``OutsideError`` if network, disk, or another
+    program failed. After an error, the prefix is unchanged or its journal records the last completed step.
     """
     from envforge.install.engine import run  # noqa: PLC0415 - pulls in rattler and an HTTP client
 
@@ -26,7 +25,10 @@ def install(request: InstallRequest, progress: Progress | None = None) -> Instal
 
 
 def preview(request: InstallRequest, progress: Progress | None = None) -> Preview:
-    """Return what ``install`` would download, link, and remove, without writing anything; raises as ``install``."""
+    """Return what ``install`` would download, link, and remove, without writing anything.
+
+    Raises the same errors as ``install``.
+    """
     from envforge.install.engine import look_ahead  # noqa: PLC0415 - as above
 
     return look_ahead(request, progress or Silent())

@@ -1,7 +1,7 @@
-"""What a package file may hold: members that stay inside, of kinds that packages have.
+"""Check that the members of a package archive stay inside the package and are files, directories, or links.
 
-Enters: a whole, checked archive (``.conda``, ``.tar.bz2`` or a wheel). A member with ``..``, an absolute path, or a
-link that leaves the package stops the install before anything of it is unpacked.
+The archive (``.conda``, ``.tar.bz2``, or a wheel) already has the locked checksum. A member with ``..``, an absolute
+path, or a link to a path outside the package stops the install before anything is unpacked.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from envforge.errors import EnvforgeError, Hint
 from envforge.install.headers import plain_members
 from envforge.install.values import Artifact
 
-_BUFFER = 1 << 16  # tarfile copies what is left of a buffer with each header that it reads
+_BUFFER = 1 << 16  # tarfile copies the rest of its buffer with each header that it reads
 _SMALL = 1 << 24
-_ZSTD_HEADER = 18  # RFC 8878 3.1.1: magic number, descriptor, window, dictionary and content size at most
+_ZSTD_HEADER = 18  # RFC 8878 3.1.1: maximum size of magic number, descriptor, window, dictionary, and content size
 _LISTS = {"info/paths.json", "info/link.json"}
 _LONGEST_LIST = 1 << 28
 _LEAVES = re.compile(r"\A[/\\]|\A.:|\0|(?:\A|[/\\])\.\.(?:[/\\]|\Z)", re.DOTALL)
 
 
 def check_archive(path: Path, artifact: Artifact) -> None:
-    """Raise ``EnvforgeError`` where a member of the archive leaves the package, or the archive cannot be read."""
+    """Raise ``EnvforgeError`` if a member leads outside the package or the archive is not readable."""
     try:
         if artifact.file_name.endswith((".whl", ".zip")):
             _check_wheel(path, artifact)
@@ -48,7 +48,10 @@ def check_archive(path: Path, artifact: Artifact) -> None:
 
 
 def unpacked_bytes(path: Path) -> int:
-    """How large the files of a package are, as far as its archive says so without being unpacked."""
+    """Return the unpacked size of a package in bytes, as far as its archive states it.
+
+    A ``.tar.bz2`` does not state it, so its own size is returned.
+    """
     if not path.name.endswith((".conda", ".whl")):
         return path.stat().st_size
     with zipfile.ZipFile(path) as archive:
@@ -58,7 +61,7 @@ def unpacked_bytes(path: Path) -> int:
 
 
 def _frame_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
-    """The content size in the header of a zstd frame, or the packed size where it is not stated."""
+    """Return the content size in the header of a zstd frame, or the packed size if the header has none."""
     with archive.open(member) as stream:
         head = stream.read(_ZSTD_HEADER)
     try:
@@ -90,7 +93,7 @@ def _check_conda(path: Path, artifact: Artifact) -> None:
 
 
 def _check_packed(outer: zipfile.ZipFile, name: str, artifact: Artifact) -> None:
-    """Check the tar in a zstd frame: a small one in memory, where only headers are looked at, others as a stream."""
+    """Check the tar in a zstd frame: a small one in memory, by parsing only headers, and a large one as a stream."""
     with outer.open(name) as packed:
         size = zstandard.frame_content_size(packed.read(_ZSTD_HEADER))
         packed.seek(0)
@@ -151,7 +154,7 @@ def _check_name(name: str, artifact: Artifact) -> None:
 
 
 def _listed(document: Any) -> Iterator[str]:
-    """The paths that linking will write: of ``paths.json``, and the programs that ``link.json`` asks for."""
+    """Yield the paths that linking will write, from ``paths.json`` and the entry points in ``link.json``."""
     for row in document.get("paths", ()):
         yield str(row["_path"])
     noarch = document.get("noarch")

@@ -1,7 +1,6 @@
-"""Source distributions become wheels, where the user allows it: that runs the packages' own code (effects).
+"""Build wheels from source distributions if the user allows it; building runs the packages' own code.
 
-Enters: a checked source distribution. Leaves: a wheel for the prefix's Python, which is then installed as any other.
-What the build needs comes from the user's own index and is in no lock, so that the result is not the same everywhere.
+Build requirements come from the user's package index and are not locked, so the result can differ between machines.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from envforge.install.wheels import Site
 def build_wheels(
     fetched: Iterable[Fetched], site: Site, store: Store, *, offline: bool, progress: Progress
 ) -> list[Fetched]:
-    """Build a wheel from each source distribution; a wheel among ``fetched`` is handed through."""
+    """Build a wheel from each source distribution in ``fetched``, and return wheels unchanged."""
     chosen = tuple(fetched)
     sources = [item for item in chosen if not item.path.name.endswith(".whl")]
     if not sources:
@@ -41,7 +40,7 @@ def build_wheels(
 
 
 def _build(item: Fetched, site: Site, store: Store, *, offline: bool) -> Fetched:
-    from uv import find_uv_bin  # noqa: PLC0415 - only where something is built
+    from uv import find_uv_bin  # noqa: PLC0415 - only if something is built
 
     (store.root / "built").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=store.root / "built") as folder:
@@ -64,7 +63,7 @@ def _build(item: Fetched, site: Site, store: Store, *, offline: bool) -> Fetched
 
 
 def _keep(artifact: Artifact, wheel: Path, store: Store) -> Fetched:
-    """Take a built wheel into the cache under its own checksum."""
+    """Store a built wheel in the cache under its own checksum."""
     name, _, _, _ = parse_wheel_filename(wheel.name)
     if name != canonicalize_name(artifact.package.name):
         raise OutsideError(

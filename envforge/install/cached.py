@@ -1,4 +1,4 @@
-"""The checksums of the files that are in the cache, read side by side while other work goes on (effects)."""
+"""Hash cached files in threads while other work runs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _T = TypeVar("_T")
-_SWITCH_S = 0.0005  # a thread that waits for each of its blocks behind busy imports would read almost nothing
+_SWITCH_S = 0.0005  # with the default interval, a reader would wait for the GIL behind busy imports after each block
 
 
 class Reader:
-    """Reads the files of a cache in threads, for the time of a ``with`` block: early those that are named early."""
+    """Read cached files in threads for the duration of a ``with`` block; ``begin`` starts reading before ``digest``."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -29,7 +29,7 @@ class Reader:
         self._switch_s = _SWITCH_S
 
     def begin(self, artifacts: Iterable[Artifact]) -> None:
-        """Start to read; the large files first, so that none is left for the end."""
+        """Start to hash files, largest first, so that no large file is left for the end."""
         fresh = [artifact for artifact in artifacts if artifact not in self._digests]
         sizes = {artifact: self._size(artifact) for artifact in fresh}
         for artifact in sorted(fresh, key=lambda artifact: -sizes[artifact]):
@@ -37,13 +37,13 @@ class Reader:
                 self._digests[artifact] = self._pool.submit(self._read, artifact)
 
     def digest(self, artifact: Artifact) -> Digest | None:
-        """The checksum that the cached file of a package has now; None where there is none."""
+        """Return the checksum of the cached file of a package, or None if it is not cached."""
         self.begin([artifact])
         known = self._digests.pop(artifact, None)
         return known.result() if known is not None else None
 
     def beside(self, work: Callable[[], _T]) -> Callable[[], _T]:
-        """Start other work that waits; what is returned waits for its end."""
+        """Start ``work`` in a thread and return a function that waits for its result."""
         return self._pool.submit(work).result
 
     def _size(self, artifact: Artifact) -> int:

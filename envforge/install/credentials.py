@@ -1,6 +1,6 @@
-"""Who we are to a server: user and password from the address, netrc, or keyring; proxies and certificates.
+"""Find the credentials (URL, netrc, keyring), proxies, and certificates for a server.
 
-Nothing here is ever put into a message, a log or a file.
+Never log, display, or store them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def split_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
-    """An address without its user and password, and those two where it has them."""
+    """Return a URL without its user and password, and both of them if it has a user."""
     parts = urlsplit(url)
     if parts.username is None:
         return url, None
@@ -31,7 +31,7 @@ def split_credentials(url: str) -> tuple[str, tuple[str, str] | None]:
 
 
 def expand(url: str, environment: Mapping[str, str]) -> str:
-    """Fill ``$NAME`` and ``${NAME}`` in, as conda-lock writes them into addresses that need credentials."""
+    """Replace ``$NAME`` and ``${NAME}``, which conda-lock writes into URLs that need credentials."""
 
     def value(match: re.Match[str]) -> str:
         return environment.get(match[1] or match[2], match[0])
@@ -40,13 +40,13 @@ def expand(url: str, environment: Mapping[str, str]) -> str:
 
 
 def without_credentials(url: str) -> str:
-    """An address that may be shown: user, password and conda tokens left out."""
+    """Return a URL that may be shown, without user, password, and conda token."""
     shown = re.sub(r"(?<=://)[^/@]*@", "", url)
     return re.sub(r"/t/[^/]+/", "/t/<token>/", shown)
 
 
 def from_netrc(host: str, environment: Mapping[str, str]) -> tuple[str, str] | None:
-    """User and password of a host in the netrc file; an unreadable file counts as none."""
+    """Return the user and password of a host in the netrc file; None if the file is missing or invalid."""
     path = Path(environment.get("NETRC") or Path.home() / ".netrc")
     try:
         found = netrc.netrc(path).authenticators(host)
@@ -56,8 +56,8 @@ def from_netrc(host: str, environment: Mapping[str, str]) -> tuple[str, str] | N
 
 
 def from_keyring(url: SplitResult) -> tuple[str, str] | None:
-    """User and password of a host in the system's keyring, asked only after a server has refused us."""
-    import keyring  # noqa: PLC0415 - slow to import, and most servers never ask
+    """Return the user and password of a host in the system keyring, used only after a server rejects a request."""
+    import keyring  # noqa: PLC0415 - slow to import, and few servers require credentials
     from keyring.errors import KeyringError  # noqa: PLC0415
 
     try:
@@ -71,7 +71,7 @@ def from_keyring(url: SplitResult) -> tuple[str, str] | None:
 
 
 def basic(credentials: tuple[str, str] | None) -> dict[str, str]:
-    """The header that carries user and password."""
+    """Return the header for HTTP basic authentication."""
     if credentials is None:
         return {}
     word = base64.b64encode(":".join(credentials).encode()).decode()
@@ -79,8 +79,8 @@ def basic(credentials: tuple[str, str] | None) -> dict[str, str]:
 
 
 def open_pool(url: str, connections: int) -> urllib3.PoolManager:
-    """Connections to the host of ``url``, through the proxy that the environment names for it."""
-    import urllib.request  # noqa: PLC0415 - only where something is fetched
+    """Return a connection pool for the host of ``url`` that uses the proxy configured in the environment."""
+    import urllib.request  # noqa: PLC0415 - only if something is downloaded
 
     import urllib3  # noqa: PLC0415 - as above
 
@@ -96,7 +96,7 @@ def open_pool(url: str, connections: int) -> urllib3.PoolManager:
 
 
 def _certificates(environment: Mapping[str, str]) -> ssl.SSLContext:
-    """The authorities of ``SSL_CERT_FILE`` where that is set, else the system's and certifi's."""
+    """Return a context that trusts ``SSL_CERT_FILE``, or else the certificates of the system and certifi."""
     import ssl  # noqa: PLC0415 - only for https
 
     if environment.get("SSL_CERT_FILE"):

@@ -1,6 +1,6 @@
-"""The files that the cache lacks: downloaded side by side, checked, and taken in.
+"""Download the files that are not in the cache, several at a time, and verify them.
 
-A file that does not match is fetched once more; the second time it stops the install, and the others with it.
+A file whose checksum differs is downloaded once more. A second mismatch stops the install and all other downloads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SIZE_WORKERS = 4
 def download_all(
     artifacts: tuple[Artifact, ...], store: Store, request: InstallRequest, progress: Progress
 ) -> dict[Artifact, int]:
-    """Bring files into the cache, several at a time, and return their sizes; the first failure stops the others."""
+    """Download files into the cache and return their sizes in bytes; the first failure stops the other downloads."""
     wire = _wire(request, progress)
     sizes = ThreadPoolExecutor(_SIZE_WORKERS, thread_name_prefix="size")
     if request.estimate and not request.offline:
@@ -78,7 +78,7 @@ def _wire(request: InstallRequest, progress: Progress) -> Wire:
 
 
 def _results(futures: list[Future[int]]) -> list[int]:
-    """What was fetched; the failure that stopped the others is the one that is raised."""
+    """Return the results, or raise the failure that stopped the other downloads."""
     failures = [error for future in futures if not future.cancelled() and (error := future.exception())]
     for error in failures:
         if not isinstance(error, Stopped):
@@ -112,7 +112,7 @@ class _Job:
         return held or self.wire.address(artifact.package.url).startswith("file:")
 
     def _checked(self, artifact: Artifact, partial: Path) -> None:
-        """Download until ``partial`` is the locked file; a file that is refused does not stay."""
+        """Download until ``partial`` is the locked file, and remove it if a check fails."""
         if not (partial.is_file() and digest_of(partial, artifact.digest) == artifact.digest):
             found = download(artifact, partial, self.wire)
             if found != artifact.digest:

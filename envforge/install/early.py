@@ -1,7 +1,7 @@
-"""Both halves at once, in a new prefix: uv installs the wheels while rattler links what Python does not need (effects).
+"""Install wheels with uv while rattler links the conda packages that Python doesn't need, in a new prefix.
 
-An early attempt that fails, or that met a conda package with the same library, is nothing: the wheels are then
-installed after the conda packages, as in every other prefix.
+If the early attempt fails, or a conda package contains the same library, the wheels are installed after the conda
+packages.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def split_python(archives: Iterable[Archive]) -> tuple[tuple[Archive, ...], tuple[Archive, ...]]:
-    """What Python needs to start, itself included, and the rest; the first is empty where there is no Python."""
+    """Return Python with its dependencies, and all other packages; the first is empty if there is no Python."""
     named = {archive.record.name.normalized: archive for archive in archives}
     needed: dict[str, Archive] = {}
     waiting = deque(["python"])
@@ -35,14 +35,14 @@ def split_python(archives: Iterable[Archive]) -> tuple[tuple[Archive, ...], tupl
 
 
 class Early(AbstractContextManager["Early"]):
-    """Work beside the body of a ``with`` block, which ends when both have."""
+    """Run work in a thread during a ``with`` block, which waits for it at the end."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="wheels")
         self._done = self._pool.submit(work)
 
     def succeeded(self) -> bool:
-        """Whether the work came to its end; one of our own errors is a no, whatever it says."""
+        """Return whether the work completed; False if it raised an ``EnvforgeError``. Other exceptions are raised."""
         failure = self._done.exception()
         if failure is not None and not isinstance(failure, EnvforgeError):
             raise failure

@@ -1,4 +1,4 @@
-"""One install from start to end: refuse early, leave alone what matches, else hand on to the steps (effects)."""
+"""Run one install: check the request, return early if the prefix matches, and otherwise run the steps."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def look_ahead(request: InstallRequest, progress: Progress) -> Preview:
 def _planned(request: InstallRequest, progress: Progress) -> tuple[InstallRequest, Plan]:
     """Return the request with an absolute prefix, and its plan; raise ``EnvforgeError`` for a foreign prefix."""
     # packages record the prefix, so it may not contain `..`
-    request = replace(request, prefix=Path(os.path.abspath(request.prefix)))  # noqa: PTH100 - links are kept
+    request = replace(request, prefix=Path(os.path.abspath(request.prefix)))  # noqa: PTH100 - keep symbolic links
     plan = make_plan(
         read_any_lock(request.lockfile, request.platform),
         request.platform,
@@ -75,7 +75,7 @@ def _planned(request: InstallRequest, progress: Progress) -> tuple[InstallReques
 
 
 def _reader(request: InstallRequest, plan: Plan) -> Reader:
-    """Who reads the cached files; in a new prefix at once, beside the imports and all else that is slow here."""
+    """Return a reader for cached files, which starts at once in a new prefix, in parallel with slow imports."""
     reader = Reader(Store((request.cache or default_root()).absolute()))
     if not journal_path(request.prefix).exists():
         reader.begin((*plan.conda, *plan.wheels))
@@ -85,19 +85,18 @@ def _reader(request: InstallRequest, plan: Plan) -> Reader:
 def _installation(
     request: InstallRequest, plan: Plan, progress: Progress, before: Journal | None, reader: Reader
 ) -> Installation:
-    """Return the steps of an install."""
     machine = None
     if request.machine is not None:
-        from envforge.install.needs import asks_driver  # noqa: PLC0415 - a prefix that matches needs no facts of select
+        from envforge.install.needs import asks_driver  # noqa: PLC0415 - not needed if the prefix matches
 
         machine = reader.beside(partial(request.machine, driver=asks_driver(plan)))
-    from envforge.install.steps import Installation  # noqa: PLC0415 - rattler comes with it
+    from envforge.install.steps import Installation  # noqa: PLC0415 - imports rattler
 
     return Installation(request=request, plan=plan, progress=progress, before=before, reader=reader, machine=machine)
 
 
 def _leave_no_trace(prefix: Path, *, existed: bool) -> None:
-    """Where nothing was begun, take away the folder that holds the lock."""
+    """Remove the directory of the lock file unless the prefix has a journal or another install holds it."""
     if journal_path(prefix).exists() or (prefix / FOLDER / "holder").exists():
         return
     shutil.rmtree(prefix / FOLDER, ignore_errors=True)
@@ -123,7 +122,7 @@ def _refuse_foreign(request: InstallRequest) -> None:
 
 
 def _matches(journal: Journal, plan: Plan, prefix: Path) -> bool:
-    """Whether a finished prefix holds what the plan wants, judged by names alone: ``audit`` reads the files."""
+    """Return whether a complete prefix has the planned packages, judged by names only; ``audit`` reads the files."""
     if journal.step != "verified" or journal.fingerprint != plan.fingerprint:
         return False
     if tuple(sorted(path.stem for path in (prefix / "conda-meta").glob("*.json"))) != plan.records:

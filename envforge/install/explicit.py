@@ -1,7 +1,6 @@
-"""Explicit files (``@EXPLICIT``): one address a line, with ``#md5`` or ``#sha256:…`` behind it.
+"""Read explicit files (``@EXPLICIT``): one URL per line, followed by ``#md5`` or ``#sha256:…``.
 
-Enters: the text. Leaves: a ``Lockfile`` for one platform. conda-lock's comment lines for wheels
-(``# pip NAME @ URL --hash=sha256:…``) are read too.
+conda-lock writes wheels as comments (``# pip NAME @ URL --hash=sha256:…``), which are read too.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _HASH = re.compile(r"(?:(?P<kind>sha256|md5)[:=])?(?P<hex>[0-9a-fA-F]+)")
 
 
 def read_any_lock(path: Path, platform: str) -> Lockfile:
-    """Read a conda-lock.yml or an explicit file; the first ``@EXPLICIT`` line tells them apart."""
+    """Read a conda-lock.yml or an explicit file, which is recognized by its line ``@EXPLICIT``."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -37,7 +36,7 @@ def read_any_lock(path: Path, platform: str) -> Lockfile:
 
 
 def _unread(path: Path) -> Hint:
-    """Return the way out if a lockfile can't be read: it may not exist yet, and neither may its project."""
+    """Return the hint for a lockfile that can't be read: it may not exist yet, and neither may its project."""
     environment = path.with_name(ENVIRONMENT_FILE)
     if path.exists() or path.name != LOCK_NAME:
         return Hint("check the path of the lockfile")
@@ -55,7 +54,7 @@ def parse_any_lock(text: str, where: str, platform: str) -> Lockfile:
 
 
 def parse_explicit(text: str, where: str, platform: str) -> Lockfile:
-    """Parse an explicit file; ``platform`` counts where the file does not name its own."""
+    """Parse an explicit file; ``platform`` is used if the file doesn't state its own."""
     stated = re.search(r"^#\s*platform:\s*(\S+)", text, re.MULTILINE)
     subdir = stated[1] if stated else platform
     packages = []

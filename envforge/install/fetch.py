@@ -1,6 +1,6 @@
-"""Every file of a plan, present in the cache and checked: what is cached is read again, the rest is downloaded.
+"""Make every file of a plan available in the cache, with a verified checksum.
 
-A cached file that does not match is evicted and fetched again.
+Cached files are hashed again. A file whose checksum differs is removed and downloaded again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from envforge.install.values import Artifact, InstallRequest, Progress
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
-    """A file that has the checksum of the lock and no member that leaves its folder."""
+    """A file with the locked checksum and no member that leads outside its directory."""
 
     artifact: Artifact
     path: Path
@@ -31,14 +31,14 @@ def fetch_all(
     progress: Progress,
     reader: Reader | None = None,
 ) -> tuple[Fetched, ...]:
-    """Bring every file into the cache; ``reader`` may have begun to read what is there."""
+    """Bring every file into the cache; ``reader`` may already be hashing cached files."""
     progress.begin("downloading", None, "bytes")
     try:
         with Reader(store) if reader is None else nullcontext(reader) as reading:
             missing = tuple(_missing(artifacts, store, reading, progress))
         fetched: dict[Artifact, int] = {}
         if missing:
-            from envforge.install.downloads import download_all  # noqa: PLC0415 - an HTTP client comes with it
+            from envforge.install.downloads import download_all  # noqa: PLC0415 - imports an HTTP client
 
             fetched = download_all(missing, store, request, progress)
     finally:
@@ -50,7 +50,7 @@ def fetch_all(
 
 
 def _missing(artifacts: tuple[Artifact, ...], store: Store, reader: Reader, progress: Progress) -> Iterable[Artifact]:
-    """What has to be downloaded; damaged files are evicted."""
+    """Yield what must be downloaded, and evict corrupt files."""
     reader.begin(artifacts)
     for artifact in artifacts:
         found = reader.digest(artifact)

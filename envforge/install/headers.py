@@ -1,7 +1,7 @@
-"""The members of a plain tar that is in memory, by its headers alone: ``tarfile`` takes twenty times as long for each.
+"""List the members of a plain tar in memory by parsing only its headers, 20 times faster than ``tarfile``.
 
-Source of the layout: POSIX.1-1988 (ustar) and GNU tar's manual, "Basic Tar Format". What is not plain (long names, pax
-headers, sparse files, numbers in base 256, anything behind the end) is left to ``tarfile``: the answer is then None.
+Source of the layout: POSIX.1-1988 (ustar) and GNU tar's manual, "Basic Tar Format". For anything else (long names, pax
+headers, sparse files, base-256 numbers, data after the end) the result is None, and the caller uses ``tarfile``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _HARD_LINK, _LINK, _FOLDER = b"1", b"2", b"5"
 
 
 class Member(NamedTuple):
-    """One member; ``target`` is None where it is no link. ``start`` and ``size`` tell where its content lies."""
+    """One member; ``target`` is None if it is not a link. Its content is at ``start`` and has ``size`` bytes."""
 
     name: str
     target: str | None
@@ -25,7 +25,7 @@ class Member(NamedTuple):
 
 # programs may disagree about unusual headers, so anything unusual is left to tarfile
 def plain_members(data: bytes) -> list[Member] | None:
-    """Every member of a tar, or None where one of them is not plain."""
+    """Return every member of a tar, or None if one of them is not plain."""
     found: list[Member] = []
     position = 0
     while position + _BLOCK <= len(data):
@@ -57,7 +57,7 @@ def _member(header: bytes, start: int, size: int) -> Member | None:
 
 
 def _is_whole(header: bytes) -> bool:
-    """Whether the header has the checksum that it states, which counts itself as spaces."""
+    """Return whether a header has the checksum that it states; the checksum field itself counts as spaces."""
     return _number(header[148:156]) == sum(header) - sum(header[148:156]) + 8 * ord(" ")
 
 

@@ -1,7 +1,7 @@
-"""Who may change a prefix: one install at a time, and none while the uv of one that was killed still writes (effects).
+"""Lock a prefix, so that only one install changes it at a time.
 
-``PREFIX/.envforge/lock`` is held for the time of an install, ``PREFIX/.envforge/writers`` by each uv that it starts:
-the child inherits the open file, so that it holds it also where its parent was killed.
+An install holds ``PREFIX/.envforge/lock``. Each uv that it starts holds ``PREFIX/.envforge/writers``, because the child
+inherits the open file. That lock remains held if the parent is killed while uv still writes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if sys.platform != "win32":
 
 @contextmanager
 def held(prefix: Path, progress: Progress | None = None) -> Iterator[None]:
-    """Hold a prefix for one install; raises ``OutsideError`` naming the process that has it."""
-    from filelock import FileLock, Timeout  # noqa: PLC0415 - who starts a child does not need it
+    """Lock a prefix for one install; raise ``OutsideError`` with the PID of the process that holds it."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - not needed to start a child process
 
     folder = prefix / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def held(prefix: Path, progress: Progress | None = None) -> Iterator[None]:
 
 @contextmanager
 def writing(prefix: Path) -> Iterator[tuple[int, ...]]:
-    """The file descriptors that a child has to inherit which changes a prefix; none on Windows."""
+    """Yield the file descriptors that a child process must inherit if it changes a prefix; none on Windows."""
     if sys.platform == "win32":
         yield ()
     else:

@@ -1,7 +1,7 @@
-"""The journal of a prefix: which lock it was made from, and which step of the install is done.
+"""Read and write the journal of a prefix: its lockfile, its packages, and the last completed step.
 
-It lies in ``PREFIX/.envforge/journal.json`` and is written aside, synced and renamed. While it does not say
-``verified``, the prefix is unfinished.
+The journal is ``PREFIX/.envforge/journal.json`` and is replaced atomically. Until its step is ``verified``, the prefix
+is incomplete.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FOLDER = ".envforge"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wheel:
-    """A wheel that belongs to the prefix: its normalised name, its version and the sha256 of its file."""
+    """A wheel of the prefix: its normalized name, its version, and the SHA-256 of its file."""
 
     name: str
     version: str
@@ -34,9 +34,9 @@ class Wheel:
 class Journal:
     """The state of one prefix.
 
-    ``fingerprint`` identifies the packages of the lock; ``created`` says that the folder was empty before envforge
-    came, so that an unfinished one may be emptied again; ``conda`` holds the names of the records in conda-meta,
-    ``wheels`` what uv installed or is about to install.
+    ``fingerprint`` identifies the packages of the lockfile. ``created`` means that the directory was empty before the
+    first install, so an incomplete prefix may be emptied again. ``conda`` contains the names of the records in
+    conda-meta, ``wheels`` what uv has installed or is about to install.
     """
 
     step: Step
@@ -49,21 +49,21 @@ class Journal:
 
     @property
     def unfinished(self) -> str:
-        """The state of a journal whose step is not the last, in the same words for every command."""
+        """Description of an incomplete prefix, the same for every command."""
         return f"incomplete (last step: `{self.step}`)"
 
     def at(self, step: Step) -> Journal:
-        """The same install, one step on."""
+        """Return the journal with another step."""
         return replace(self, step=step)
 
 
 def journal_path(prefix: Path) -> Path:
-    """Where the journal of a prefix lies."""
+    """Return the path of the journal of a prefix."""
     return prefix / FOLDER / "journal.json"
 
 
 def read_journal(prefix: Path) -> Journal | None:
-    """The journal of a prefix, or ``None`` where envforge has not been; raises ``EnvforgeError`` for a damaged one."""
+    """Return the journal of a prefix, or None if it has none; raise ``EnvforgeError`` if it is invalid."""
     path = journal_path(prefix)
     document = Document(
         damaged=f"the journal `{path}` is invalid",
@@ -105,7 +105,7 @@ def _journal(top: Fields) -> Journal:
 
 
 def write_journal(prefix: Path, journal: Journal) -> None:
-    """Record a step; after a crash either the old or the new journal is there."""
+    """Record a step; after a crash, the file is either the old or the new journal."""
     text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(journal)}, indent=1, sort_keys=True) + "\n"
     write_whole(journal_path(prefix), text.encode())
 
@@ -117,7 +117,7 @@ def recreate_command(prefix: Path) -> str:
 
 
 def write_whole(path: Path, data: bytes, *, synced: bool = True) -> None:
-    """Write a file aside, sync it unless its loss in a crash is harmless, and rename it into place."""
+    """Write a temporary file and rename it to ``path``; ``synced=False`` if losing it in a crash is harmless."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -133,6 +133,6 @@ def write_whole(path: Path, data: bytes, *, synced: bool = True) -> None:
 
 
 def unfinished(prefix: Path) -> Step | None:
-    """The last step that an unfinished install reached; ``None`` where nothing is unfinished."""
+    """Return the last step of an incomplete install, or None if the prefix is complete or has no journal."""
     journal = read_journal(prefix)
     return None if journal is None or journal.step == "verified" else journal.step

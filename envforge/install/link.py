@@ -1,8 +1,8 @@
-"""The conda half: py-rattler links checked archives into the prefix (effects).
+"""Link verified conda archives into the prefix with py-rattler.
 
-rattler unpacks each archive once into its own cache. What was unpacked before is read against the archive's list before
-it is linked, and unpacked again where it differs; it is not read where all its files are those that were seen whole
-(``seen``).
+rattler unpacks each archive once into its own cache. A package that was unpacked earlier is verified against the file
+list of its archive, and is unpacked again if it differs. It isn't read if all its files are unchanged since they were
+last verified (``seen``).
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from envforge.install.values import InstallRequest, Progress
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Archive:
-    """A checked conda archive with its record, noarch and all.
+    """A verified conda archive with its record.
 
-    ``unpacked`` is where rattler unpacks it. ``is_claimed`` says that the record was found there, and not yet whether
-    what lies there was seen whole and has not changed: ``link`` looks, and then knows whether it ``stands``.
+    rattler unpacks it to ``unpacked``. ``is_claimed`` means that the record was read there, before the unpacked files
+    were checked. ``stands`` means that they were checked and are unchanged since they were last verified.
     """
 
     item: Fetched
@@ -45,7 +45,7 @@ class Archive:
 
 
 def read_archives(fetched: Iterable[Fetched], store: Store, *, reread: bool = False) -> tuple[Archive, ...]:
-    """Read the record of each archive; raises ``EnvforgeError`` where it is another package than the lock says."""
+    """Read the record of each archive; raise ``EnvforgeError`` if it is not the locked package."""
 
     async def read_all() -> tuple[Archive, ...]:
         return tuple(await asyncio.gather(*(_read(item, store, reread=reread) for item in fetched)))
@@ -62,7 +62,7 @@ async def _read(item: Fetched, store: Store, *, reread: bool) -> Archive:
 
 
 def _claimed_record(item: Fetched, unpacked: Path) -> rattler.RepoDataRecord | None:
-    """The record as it was unpacked; None where the archive's sha256, which belongs into it, was not read."""
+    """Return the record of the unpacked package; None if it can't be read or the lockfile has no SHA-256."""
     digest = item.artifact.digest
     if digest.algorithm != "sha256":
         return None
@@ -75,7 +75,7 @@ def _claimed_record(item: Fetched, unpacked: Path) -> rattler.RepoDataRecord | N
 
 
 async def _own_record(item: Fetched) -> rattler.RepoDataRecord:
-    """The record that is in the archive; raises ``EnvforgeError`` where that is not the package of the lock."""
+    """Return the record in the archive; raise ``EnvforgeError`` if it is not the locked package."""
     try:
         record = await rattler.RepoDataRecord.from_package_archive(item.path)
     except (ExtractError, OSError, ValueError) as error:
@@ -105,7 +105,7 @@ def _is_locked(record: rattler.RepoDataRecord, item: Fetched) -> bool:
 
 
 async def _looked_at(archive: Archive, request: InstallRequest) -> Archive:
-    """The archive, with what can be said of its unpacked files; what does not stand claims nothing."""
+    """Check the unpacked files of an archive; if they can't be trusted, use the record in the archive."""
     stands = not request.reread and folder_stands(archive.unpacked, archive.item.path)
     if stands or not archive.is_claimed:
         return replace(archive, stands=stands)
@@ -115,9 +115,9 @@ async def _looked_at(archive: Archive, request: InstallRequest) -> Archive:
 def link(
     archives: Iterable[Archive], removed: Iterable[str], store: Store, request: InstallRequest, progress: Progress
 ) -> None:
-    """Link ``archives`` into the prefix and unlink ``removed``; packages that are named in neither stay untouched.
+    """Link ``archives`` into the prefix and unlink ``removed``; other packages are unchanged.
 
-    ``progress`` has begun a step that counts packages.
+    ``progress`` must be in a step that counts packages.
     """
     began_ns = time.time_ns()
     try:
@@ -137,7 +137,7 @@ def link(
 async def _link(
     claimed: tuple[Archive, ...], removed: frozenset[str], store: Store, request: InstallRequest, progress: Progress
 ) -> tuple[Archive, ...]:
-    """Link, and return what was linked as it was found."""
+    """Link the archives and return them with the result of the check of their unpacked files."""
     archives = tuple([await _looked_at(archive, request) for archive in claimed])
     names = {archive.record.name.normalized for archive in archives}
     installed = read_records(request.prefix)
@@ -160,14 +160,14 @@ async def _link(
 
 
 def read_records(prefix: Path, name: str = "") -> tuple[rattler.PrefixRecord, ...]:
-    """The conda packages of a prefix; with a name, those whose names begin with it."""
+    """Return the conda packages of a prefix; with ``name``, only those whose names start with it."""
     paths = sorted((prefix / "conda-meta").glob(f"{name}*.json"))
     with ThreadPoolExecutor() as pool:
         return tuple(pool.map(rattler.PrefixRecord.from_path, paths))
 
 
 def _record_origins(archives: tuple[Archive, ...], prefix: Path) -> None:
-    """Write the lock's address into conda-meta, where rattler has put the cached file's."""
+    """Write the locked URLs into conda-meta, where rattler has recorded the paths in the cache."""
     for item in (archive.item for archive in archives):
         path = prefix / "conda-meta" / f"{record_name(item.artifact)}.json"
         url = without_credentials(item.artifact.package.url)
@@ -179,7 +179,7 @@ def _record_origins(archives: tuple[Archive, ...], prefix: Path) -> None:
 
 
 def _with_value(text: str, key: str, value: str) -> str:
-    """Replace one value of the outermost object, which rattler writes one key a line; the rest is not parsed."""
+    """Replace one value of the top-level object without parsing the rest; rattler writes one key per line."""
     changed, count = re.subn(
         rf'^  "{key}": .*?(,?)$', lambda match: f'  "{key}": {json.dumps(value)}{match[1]}', text, flags=re.MULTILINE
     )
@@ -189,7 +189,7 @@ def _with_value(text: str, key: str, value: str) -> str:
 
 
 class _Reporter(rattler.InstallerReporter):
-    """Tells how many packages are linked."""
+    """Report the number of linked packages."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -199,7 +199,7 @@ class _Reporter(rattler.InstallerReporter):
 
 
 def _causes(error: BaseException) -> str:
-    """The message of an error with those that led to it, on one line."""
+    """Return the messages of an error and its causes on one line."""
     texts = []
     step: BaseException | None = error
     while step is not None:

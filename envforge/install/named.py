@@ -1,4 +1,4 @@
-"""Environments that are kept under a name, in the user's own folder."""
+"""Find the prefix of a named environment in the user's data directory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def named_prefix(name: str) -> Path:
-    """The prefix of a name; raises ``RequestError`` for a name that is not one plain word."""
+    """Return the prefix of a name; raise ``RequestError`` if the name is invalid."""
     import platformdirs  # noqa: PLC0415 - only for named environments
 
     if not _NAME.fullmatch(name) or name.endswith("."):

@@ -1,7 +1,6 @@
-"""What a lock needs of the machine, and whether the machine has it: asked before anything is downloaded.
+"""Compare the requirements of a lockfile with the machine, before anything is downloaded.
 
-Enters: a ``Plan``, a ``Machine``, the ``Matrix``. Leaves: ``Needs`` in words, and one reason for each need that is not
-met. The rules are those of ``fit``, so that ``install`` and ``explain`` never differ.
+The rules are those of ``envforge.select.fit``, so that ``install`` and ``explain`` always agree.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from envforge.matrix import Matrix
 from envforge.select.fit import Facts, Misfit, driver_grade, driver_text, fit, read_facts
 from envforge.selection import Build
 
-# Source: PEP 600, "Legacy manylinux tags".
+# source: PEP 600, "Legacy manylinux tags"
 _LEGACY_GLIBC = {"manylinux1": "2.5", "manylinux2010": "2.12", "manylinux2014": "2.17"}
 _CUDA_RUNTIMES = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime-cu11")
 _CUDA_PACKAGES = ("pytorch-cuda", "cuda-cudart", "cudatoolkit")
@@ -32,7 +31,7 @@ _ARM_ARCHITECTURES = ("arm64", "universal2")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Needed:
-    """One version that the machine must offer, and the package that says so."""
+    """A minimum version that the machine must provide, and the package that requires it."""
 
     version: Version
     package: str
@@ -40,7 +39,7 @@ class Needed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Needs:
-    """What one platform of a lock needs. ``build`` is the PyTorch build of the matrix, where torch comes as a wheel."""
+    """Requirements of one platform of a lockfile. ``build`` is the PyTorch build of the matrix, if torch is a wheel."""
 
     platform: str
     glibc: Needed | None
@@ -50,7 +49,7 @@ class Needs:
 
 
 def read_needs(plan: Plan, matrix: Matrix) -> Needs:
-    """Read what the packages of a plan say of the machine that they are for."""
+    """Return what the packages of a plan require of the machine."""
     return Needs(
         platform=plan.platform,
         glibc=_glibc(plan),
@@ -61,12 +60,12 @@ def read_needs(plan: Plan, matrix: Matrix) -> Needs:
 
 
 def asks_driver(plan: Plan) -> bool:
-    """Whether a plan brings CUDA, so that the driver, the GPUs and the matrix count."""
+    """Return whether a plan contains CUDA, so that the driver, the GPUs, and the matrix matter."""
     return _cuda(plan) is not None
 
 
 def describe(needs: Needs, matrix: Matrix) -> str:
-    """The needs in one line: ``linux-64, glibc 2.28, NVIDIA driver 450.80.02 (CUDA 11.8)``."""
+    """Return the requirements on one line, such as ``linux-64, glibc 2.28, NVIDIA driver 450.80.02 (CUDA 11.8)``."""
     parts = [needs.platform]
     if needs.glibc is not None:
         parts.append(f"glibc {needs.glibc.version}")
@@ -81,7 +80,7 @@ def describe(needs: Needs, matrix: Matrix) -> str:
 
 
 def unmet(needs: Needs, machine: Machine, matrix: Matrix) -> tuple[str, ...]:
-    """One reason for each need that this machine does not meet; empty where it meets all."""
+    """Return a reason for each requirement that the machine doesn't meet."""
     if needs.platform != machine.platform:
         return (f"the lockfile is for `{needs.platform}`, but this machine is `{machine.platform}`",)
     facts = read_facts(machine, needs.platform)
@@ -94,7 +93,7 @@ def unmet(needs: Needs, machine: Machine, matrix: Matrix) -> tuple[str, ...]:
 
 
 def concerns(needs: Needs, machine: Machine) -> tuple[str, ...]:
-    """What does not stop an install here but will be missed: a CUDA build where there is no NVIDIA driver."""
+    """Return what doesn't prevent an install but limits its use: a CUDA build on a machine without an NVIDIA driver."""
     if needs.cuda is None or machine.driver is not None:
         return ()
     brings = f"`{needs.cuda.package}` is built for CUDA {needs.cuda.version}"
@@ -135,7 +134,7 @@ def _tag(version: Version) -> WheelTag | None:
 
 
 def _cuda(plan: Plan) -> Needed | None:
-    """The CUDA that the environment brings: what torch was built for, or the runtime that is locked beside it."""
+    """Return the CUDA version that torch was built for, or else the version of the locked CUDA runtime."""
     for artifact in plan.wheels:
         if artifact.package.name == "torch" and not artifact.is_source:
             tag = _tag(parse_wheel_filename(artifact.file_name)[1])
@@ -190,7 +189,7 @@ def _tag_glibc(platform: str) -> Version | None:
 
 
 def _misplaced(plan: Plan) -> Iterator[str]:
-    """Wheels that cannot run under the locked Python or on the lock's platform."""
+    """Yield the wheels that don't support the locked Python or the platform."""
     python = next((_minor(a.package.version) for a in plan.conda if a.package.name == "python"), None)
     for artifact in plan.wheels:
         if artifact.is_source:

@@ -1,8 +1,4 @@
-"""What an install has to do: the lock's packages for one platform, each with the checksum that its file must have.
-
-Enters: a ``Lockfile`` and what the prefix holds. Leaves: a ``Plan``, or an error that names every package that cannot
-be installed from this lock.
-"""
+"""Plan an install: the packages of one platform, the checksums that their files must have, and what must change."""
 
 from __future__ import annotations
 
@@ -26,7 +22,7 @@ _SOURCES = (".tar.gz", ".zip", ".tgz")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """The packages of one platform, by package manager, in the order of the lock."""
+    """The packages of one platform, by package manager, in the order of the lockfile."""
 
     platform: str
     conda: tuple[Artifact, ...]
@@ -35,23 +31,26 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """One word for the content of this plan: the same packages give the same word, wherever they come from."""
+        """SHA-256 that identifies the packages; the same packages have the same fingerprint on every machine."""
         rows = sorted([a.package.manager, a.file_name, str(a.digest)] for a in (*self.conda, *self.wheels))
         return hashlib.sha256(json.dumps([self.platform, rows]).encode()).hexdigest()
 
     @property
     def records(self) -> tuple[str, ...]:
-        """The names that the conda packages have in conda-meta, without ``.json``."""
+        """The file names of the conda packages in conda-meta, without ``.json``."""
         return tuple(sorted(record_name(artifact) for artifact in self.conda))
 
     @property
     def wheel_names(self) -> tuple[Wheel, ...]:
-        """What the journal keeps of the wheels."""
+        """The wheels as the journal records them."""
         return tuple(sorted((wheel_of(artifact) for artifact in self.wheels), key=lambda wheel: wheel.name))
 
 
 def make_plan(lockfile: Lockfile, platform: str, where: Path, *, allow_builds: bool = False) -> Plan:
-    """Choose the packages of ``platform``; raises ``EnvforgeError`` for what cannot be installed and checked."""
+    """Select the packages of ``platform``.
+
+    Raises ``EnvforgeError`` that lists each package that can't be installed and verified.
+    """
     if platform not in lockfile.platforms:
         raise EnvforgeError(
             f"the lockfile `{where}` has no packages for `{platform}`; it has packages for "
@@ -80,7 +79,7 @@ def make_plan(lockfile: Lockfile, platform: str, where: Path, *, allow_builds: b
 
 
 def _chosen(packages: Iterable[LockedPackage]) -> tuple[LockedPackage, ...]:
-    """The packages that ``conda-lock install`` takes too: main and dev, each name once."""
+    """Return the packages that ``conda-lock install`` installs too: categories main and dev, each name once."""
     chosen: dict[tuple[str, str], LockedPackage] = {}
     for package in packages:
         if package.category in _INSTALLED_CATEGORIES:
@@ -145,13 +144,16 @@ def _warnings(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
 
 
 def record_name(artifact: Artifact) -> str:
-    """``jinja2-3.1.6-pyhd8ed1ab_0`` for a conda archive."""
+    """Return the name of a conda archive without its extension: ``jinja2-3.1.6-pyhd8ed1ab_0``."""
     name = artifact.file_name
     return name.removesuffix(".conda").removesuffix(".tar.bz2")
 
 
 def wheel_of(artifact: Artifact) -> Wheel:
-    """Name, version and checksum of a wheel or its source; a wheel's version is that of its file name."""
+    """Return the name, version, and checksum of a wheel or source distribution.
+
+    The version of a wheel is the one in its file name.
+    """
     if artifact.is_source:
         return Wheel(
             name=canonicalize_name(artifact.package.name), version=artifact.package.version, sha256=artifact.digest.hex
@@ -162,7 +164,7 @@ def wheel_of(artifact: Artifact) -> Wheel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Changes:
-    """The smallest set of changes that brings a finished prefix to a plan."""
+    """The smallest set of changes that makes a complete prefix match a plan."""
 
     conda: tuple[Artifact, ...]
     conda_kept: tuple[str, ...]
@@ -180,8 +182,9 @@ def changes(
 ) -> Changes:
     """Compare a plan with a prefix.
 
-    ``conda`` maps the names of the prefix's conda packages to the checksums of their archives; ``wheels`` are the
-    normalised names of what pip or uv installed there; ``reinstall`` names what is not kept whatever it is.
+    ``conda`` maps the names of the prefix's conda packages to the checksums of their archives. ``wheels`` are the
+    normalized names of the distributions that pip or uv installed. ``reinstall`` lists packages to install again even
+    if they match.
     """
     wanted = {artifact.package.name: artifact for artifact in plan.conda}
     same = {name for name, a in wanted.items() if a.digest.hex in conda.get(name, ())}

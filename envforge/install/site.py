@@ -1,4 +1,4 @@
-"""What lies in a prefix's site-packages, by name."""
+"""List the distributions in the site-packages of a prefix."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from packaging.utils import canonicalize_name
 
 
 def installed(prefix: Path) -> frozenset[str]:
-    """The normalised names of all distributions, whoever installed them."""
+    """Return the normalized names of all distributions, regardless of their installer."""
     return frozenset(name for folder in _folders(prefix) for name, _ in distributions(folder))
 
 
 def pip_installed(prefix: Path) -> frozenset[str]:
-    """The normalised names of what pip or uv installed: every distribution that conda did not.
+    """Return the normalized names of the distributions that pip or uv installed.
 
-    One that does not say who installed it is conda's where a record in ``conda-meta`` has its files.
+    A distribution without an installer belongs to conda if a record in ``conda-meta`` lists its files.
     """
     found = [(folder, name, who) for folder in _folders(prefix) for name, who in distributions(folder)]
     named = {name for _, name, who in found if who not in {"", "conda"}}
@@ -25,7 +25,7 @@ def pip_installed(prefix: Path) -> frozenset[str]:
 
 
 def _is_of_conda(name: str, site_packages: Path, prefix: Path) -> bool:
-    """Whether a record in ``conda-meta`` lists the metadata of every folder of a distribution."""
+    """Return whether the records in ``conda-meta`` list the metadata of every directory of a distribution."""
     folders = [folder for folder in site_packages.glob("*.dist-info") if _name(folder) == name]
     wanted = [f'"{folder.relative_to(prefix).as_posix()}/'.encode() for folder in folders]
     records = [path.read_bytes() for path in (prefix / "conda-meta").glob("*.json")]
@@ -37,7 +37,7 @@ def _folders(prefix: Path) -> tuple[Path, ...]:
 
 
 def distributions(site_packages: Path) -> Iterator[tuple[str, str]]:
-    """Normalised name and installer of every distribution in a site-packages folder."""
+    """Yield the normalized name and the installer of every distribution in a site-packages directory."""
     for folder in sorted(site_packages.glob("*.dist-info")):
         note = folder / "INSTALLER"
         installer = note.read_text(encoding="utf-8").strip() if note.is_file() else ""

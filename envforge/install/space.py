@@ -1,4 +1,4 @@
-"""Is there room? Asked before anything is unpacked, with what the packages say of their size (effects)."""
+"""Check the disk space before anything is unpacked, using the sizes that the packages state."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from envforge.install.archive import unpacked_bytes
 from envforge.install.fetch import Fetched
 from envforge.install.store import Store
 
-_PLENTY = 20  # packages unpack to two to six times their size; with this much there is nothing to reckon
+_PLENTY = 20  # packages unpack to 2 to 6 times their size, so with this much free space no sizes have to be read
 
 
 def check_room(fetched: Iterable[Fetched], prefix: Path, store: Store) -> None:
-    """Raise ``OutsideError`` where unpacking, or copying into the prefix, would fill the disk.
+    """Raise ``OutsideError`` if unpacking, or copying into the prefix, would fill the disk.
 
-    Packages that are unpacked in the cache already need no room there; files are linked, not copied, where the cache
-    and the prefix share a disk. What a ``.tar.bz2`` unpacks to is not recorded in it and counts as its own size.
+    Packages that are already unpacked in the cache need no more space there. Files are linked, not copied, if the cache
+    and the prefix are on the same disk. A ``.tar.bz2`` doesn't state its unpacked size, so the size of the archive is
+    used.
     """
     chosen = tuple(fetched)
     plenty = _PLENTY * sum(item.path.stat().st_size for item in chosen)

@@ -1,4 +1,4 @@
-"""The steps that change a prefix: compare, fetch and check all, link, install wheels; each is noted in the journal."""
+"""Run the steps that change a prefix (compare, fetch, link, install wheels), and record each in the journal."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ _SCRIPTS = ("post-link", "pre-link")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Installation:
-    """One install into a prefix that is held. ``before`` is the journal of what was there.
+    """One install into a locked prefix. ``before`` is the journal of the existing prefix.
 
-    ``machine`` is what the lock's needs are compared with; None compares nothing.
+    The requirements are compared with ``machine``; if it is None, they aren't checked.
     """
 
     request: InstallRequest
@@ -55,7 +55,7 @@ class Installation:
     machine: Callable[[], Machine] | None
 
     def run(self) -> InstallReport:
-        """Take every step; what fails before the journal says ``planned`` leaves the prefix as it was."""
+        """Run every step; if one fails before the journal records ``planned``, the prefix is unchanged."""
         self._check_machine()
         store = Store((self.request.cache or default_root()).absolute())
         todo = self._changes()
@@ -64,7 +64,7 @@ class Installation:
         archives = read_archives(fetched[: len(todo.conda)], store, reread=self.request.reread)
         wheels = fetched[len(todo.conda) :]
         journal = self._begin(todo)
-        if "python" in todo.conda_kept:  # before conda's packages come, which may be the same libraries
+        if "python" in todo.conda_kept:  # first, because the new conda packages may contain the same libraries
             self._uninstall(todo, store)
         batch = self._conda(todo, archives, wheels, store)
         self._reached(journal, "conda done")
@@ -74,7 +74,7 @@ class Installation:
         return self._report(self._outcome(journal), todo, fetched)
 
     def preview(self) -> Preview:
-        """Return what ``run`` would do; nothing is written, and the network is used only for the sizes of files."""
+        """Return what ``run`` would do, without writing anything; the network is used only for file sizes."""
         self._check_machine()
         todo = self._changes()
         artifacts = (*todo.conda, *todo.wheels)
@@ -82,7 +82,7 @@ class Installation:
         sizes = {artifact: self.reader.store.path(artifact).stat().st_size for artifact in cached}
         missing = tuple(artifact for artifact in artifacts if artifact not in cached)
         if missing:
-            from envforge.install.downloads import sizes_of  # noqa: PLC0415 - an HTTP client comes with it
+            from envforge.install.downloads import sizes_of  # noqa: PLC0415 - imports an HTTP client
 
             sizes |= sizes_of(missing, self.request)
         return Preview(
@@ -99,7 +99,7 @@ class Installation:
         )
 
     def _check_machine(self) -> None:
-        """Compare what the lock needs with the machine, before anything is downloaded."""
+        """Raise ``EnvforgeError`` if the machine doesn't meet the requirements, before anything is downloaded."""
         if self.machine is None:
             return
         matrix = load_matrix() if asks_driver(self.plan) else Matrix.without_builds()
@@ -127,7 +127,7 @@ class Installation:
     def _conda(
         self, todo: Changes, archives: tuple[Archive, ...], wheels: tuple[Fetched, ...], store: Store
     ) -> Batch | None:
-        """Link the conda packages; returns the wheels where they could be installed meanwhile."""
+        """Link the conda packages, and return the wheels if they could be installed at the same time."""
         if not archives and not todo.conda_removed:
             return None
         self.progress.begin("linking", len(archives), "packages")
@@ -145,7 +145,7 @@ class Installation:
         return batch if early.succeeded() and stand_alone(batch) else None
 
     def _halves_are_apart(self, todo: Changes, wheels: tuple[Fetched, ...]) -> bool:
-        """Whether wheels may come into the prefix while conda packages do: nothing there, and no name in both."""
+        """Return whether wheels may be installed while conda packages are linked: a new prefix and no common name."""
         # linking uses one core and uv another; they may overlap only if it can't matter which of them writes a file
         # last
         conda = {canonicalize_name(artifact.package.name) for artifact in todo.conda}
@@ -162,7 +162,7 @@ class Installation:
         return Batch(wheels=wheels, site=site, store=store, progress=self.progress, reread=self.request.reread)
 
     def _wheels(self, todo: Changes, wheels: tuple[Fetched, ...], store: Store, batch: Batch | None) -> None:
-        """Install the wheels, unless ``batch`` says that they are, and compare the files with those of the lock."""
+        """Install the wheels unless ``batch`` contains installed ones, and verify their files."""
         if not wheels and not todo.wheels_removed:
             return
         if batch is None:
@@ -179,7 +179,7 @@ class Installation:
             uninstall(todo.wheels_removed, find_site(self.request.prefix, self.plan.platform), store)
 
     def _changes(self) -> Changes:
-        """What has to be done, seen from what the prefix can be trusted to hold."""
+        """Return what must change, given what the prefix can be trusted to contain."""
         everything = changes(self.plan, None, {}, frozenset())
         # an environment that envforge began is emptied and linked again, which takes seconds with a cache and leaves
         # nothing half-linked; in a directory taken with `--force`, files of no package are kept
@@ -195,7 +195,7 @@ class Installation:
         return changes(self.plan, trusted, conda, pip_installed(prefix), self.request.reinstall)
 
     def _conda_half_stands(self) -> bool:
-        """Whether the journal says that the prefix's conda packages are whole: those of a lock, or of this one."""
+        """Return whether the journal shows that the conda packages are intact, those of this lockfile or of any."""
         if self.before is None or self.before.step == "planned":
             return False
         return self.before.step == "verified" or self.before.fingerprint == self.plan.fingerprint
@@ -204,19 +204,19 @@ class Installation:
         return next((a.package.version for a in self.plan.conda if a.package.name == "python"), None)
 
     def _created(self) -> bool:
-        """Whether the prefix is envforge's own: made by it, or empty when it came."""
+        """Return whether the prefix belongs to envforge: it created the prefix, or the prefix is new or empty."""
         if self.before is not None:
             return self.before.created
         prefix = self.request.prefix
         return not prefix.exists() or all(path.name == FOLDER for path in prefix.iterdir())
 
     def _begin(self, todo: Changes) -> Journal:
-        """Write that the prefix is being changed, before it is; empty it where everything is linked anew."""
+        """Write the journal before the prefix changes; empty the prefix if all packages are linked again."""
         prefix = self.request.prefix
         journal = Journal(
             step="planned",
             fingerprint=self.plan.fingerprint,
-            lockfile=os.path.abspath(self.request.lockfile),  # noqa: PTH100 - links are kept
+            lockfile=os.path.abspath(self.request.lockfile),  # noqa: PTH100 - keep symbolic links
             platform=self.plan.platform,
             created=self._created(),
             conda=self.plan.records,
@@ -254,7 +254,7 @@ class Installation:
 
 
 def _checksums(record: PrefixRecord) -> frozenset[str]:
-    """What the lock may say of a linked archive: its sha256, or its md5."""
+    """Return the checksums that a lockfile may state for a linked archive."""
     return frozenset(digest.hex() for digest in (record.sha256, record.md5) if digest)
 
 
@@ -267,7 +267,7 @@ def _minor(version: str | None) -> tuple[str, ...]:
 
 
 def _scripts(prefix: Path, todo: Changes) -> tuple[str, ...]:
-    """The packages that have a link script which was not run."""
+    """Return the packages whose link scripts were not run."""
     places = (("bin", "sh"), ("Scripts", "bat"))
     found = {path.name for folder, end in places for path in (prefix / folder).glob(f".*-link.{end}")}
     names = (artifact.package.name for artifact in todo.conda)

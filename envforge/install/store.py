@@ -1,10 +1,10 @@
-"""The cache of package files: one folder per checksum, one file in it. A file is read again before it is trusted.
+"""Store package files in a cache with one directory per checksum; a file is verified again before each use.
 
 CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda
-CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda.part      a download that is not whole yet
+CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda.part      an incomplete download
 CACHE/pkgs/                                                      conda packages, unpacked by rattler
 CACHE/uv/                                                        wheels, unpacked by uv
-CACHE/bundles/abcdef…/conda-lock.yml                             the lock of a bundle that was installed
+CACHE/bundles/abcdef…/conda-lock.yml                             the lockfile of an installed bundle
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from envforge.install.credentials import without_credentials
 from envforge.install.values import Artifact, Digest
 
 _BLOCK = 1 << 20
-_MODIFIED_S = 315_532_800  # 1980-01-01: uv records a wheel's time of change, and every machine must record the same
+_MODIFIED_S = 315_532_800  # 1980-01-01: uv records the mtime of a wheel, which must be the same on every machine
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The cache in one folder."""
+    """The cache in one directory."""
 
     root: Path
 
     @property
     def conda(self) -> Path:
-        """Where rattler unpacks."""
+        """Directory to which rattler unpacks."""
         return self.root / "pkgs"
 
     @property
     def uv(self) -> Path:
-        """Where uv unpacks."""
+        """Directory to which uv unpacks."""
         return self.root / "uv"
 
     def path(self, artifact: Artifact) -> Path:
-        """Where the file of a package lies, or will lie."""
+        """Return the path of the file of a package, whether or not it exists."""
         name = artifact.file_name
         if name in {"", ".", ".."} or "/" in name or "\\" in name or "\0" in name:
             raise EnvforgeError(
@@ -55,28 +55,28 @@ class Store:
         return self.root / "files" / key[:2] / folder / name
 
     def bundled_lock(self, lock: bytes) -> Path:
-        """Where the lock of a bundle is kept."""
+        """Return the path of the lockfile of a bundle."""
         return self.root / "bundles" / hashlib.sha256(lock).hexdigest() / "conda-lock.yml"
 
     def keep(self, partial: Path, path: Path) -> None:
-        """Take a whole, checked download in."""
+        """Move a verified download to its place in the cache."""
         os.utime(partial, (_MODIFIED_S, _MODIFIED_S))
         partial.replace(path)
 
     def evict(self, artifact: Artifact) -> None:
-        """Remove the file of a package, whole or not."""
+        """Remove the file of a package and its partial download."""
         shutil.rmtree(self.path(artifact).parent, ignore_errors=True)
 
 
 def default_root() -> Path:
-    """The user's own cache folder."""
-    import platformdirs  # noqa: PLC0415 - only where no folder is given
+    """Return the default cache directory of the user."""
+    import platformdirs  # noqa: PLC0415 - only if no directory is specified
 
     return Path(platformdirs.user_cache_dir("envforge", appauthor=False)) / "packages"
 
 
 def digest_of(path: Path, wanted: Digest) -> Digest:
-    """The checksum of a file, by the algorithm of ``wanted``."""
+    """Return the checksum of a file, using the algorithm of ``wanted``."""
     hasher, block = new_hasher(wanted), bytearray(_BLOCK)
     view = memoryview(block)
     with path.open("rb", buffering=0) as stream:
@@ -86,5 +86,5 @@ def digest_of(path: Path, wanted: Digest) -> Digest:
 
 
 def new_hasher(wanted: Digest) -> hashlib._Hash:
-    """A running checksum by the algorithm of ``wanted``."""
+    """Return a hash object for the algorithm of ``wanted``."""
     return hashlib.sha256() if wanted.algorithm == "sha256" else hashlib.md5(usedforsecurity=False)

@@ -1,6 +1,6 @@
-"""One file from its address to disk: continued where it was cut, repeated with back-off, checked while it comes in.
+"""Download one file: resume it after an interruption, retry with increasing delays, and hash it on the way.
 
-The address of the lock is what errors name; the mirror is what is asked.
+Errors name the locked URL; requests go to the mirror.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 _LONGEST_WAIT_S = 60.0
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: somebody else's is
-    """Another download failed; this one gave up."""
+class Stopped(Exception):  # noqa: N818 - not an error: another download failed
+    """Another download failed, so this one stopped."""
 
 
-class _Again(Exception):  # noqa: N818 - a request to ask again
-    """An answer that may be better the next time."""
+class _Again(Exception):  # noqa: N818 - a request to retry
+    """A response that may be better next time."""
 
     def __init__(self, reason: str, wait_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -53,7 +53,7 @@ class _Again(Exception):  # noqa: N818 - a request to ask again
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wire:
-    """What all downloads of one install share. ``address`` turns a lock's address into the one that is asked."""
+    """State shared by all downloads of one install. ``address`` maps a locked URL to the URL to request."""
 
     address: Callable[[str], str]
     retry: Retry
@@ -66,21 +66,21 @@ class Wire:
     received: dict[Artifact, int] = field(default_factory=dict)
 
     def expect(self, artifact: Artifact, more: int) -> None:
-        """Make the total of the progress what was received of a file, in all attempts, and ``more``."""
+        """Set the expected total of a file to what was received in all attempts plus ``more`` bytes."""
         with self.guard:
             total = self.received.get(artifact, 0) + more
             self.progress.enlarge(total - self.expected.get(artifact, 0))
             self.expected[artifact] = total
 
     def announce(self, artifact: Artifact, size: int) -> None:
-        """Add the size of a file to the total of the progress, unless its download has begun."""
+        """Add the size of a file to the total of the progress, unless its download has started."""
         with self.guard:
             if artifact not in self.expected:
                 self.expected[artifact] = size
                 self.progress.enlarge(size)
 
     def receive(self, artifact: Artifact, amount: int) -> None:
-        """Add to what was received of a file; each file belongs to one thread."""
+        """Add to the bytes received of a file; each file belongs to one thread."""
         self.received[artifact] = self.received.get(artifact, 0) + amount
         self.progress.advance(amount)
 
@@ -131,9 +131,9 @@ def size_of(artifact: Artifact, wire: Wire, *, offline: bool = False) -> int | N
 
 
 def download(artifact: Artifact, partial: Path, wire: Wire) -> Digest:
-    """Fetch the file of ``artifact`` into ``partial`` and return its checksum; what is there already is continued.
+    """Download the file of ``artifact`` to ``partial`` and return its checksum; an interrupted download is resumed.
 
-    Raises ``OutsideError`` once the repetitions are used up or the answer will not change by asking again.
+    Raises ``OutsideError`` if all retries failed, or if a retry can't help.
     """
     if wire.supply is not None and wire.supply.holds(artifact):
         with wire.supply.open(artifact) as (stream, size):
@@ -166,7 +166,7 @@ def _copy(url: str, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
 
 
 def _write(stream: BinaryIO, size: int, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
-    """Copy what is at hand into ``partial``."""
+    """Copy a local file or a bundled package to ``partial``."""
     hasher = new_hasher(artifact.digest)
     _need_room(partial, size)
     wire.expect(artifact, size)
@@ -212,7 +212,7 @@ def _need_room(partial: Path, wanted: int) -> None:
 
 
 def _accept(response: BaseHTTPResponse, artifact: Artifact, url: str) -> None:
-    """Raise for an answer that is not the file."""
+    """Raise if a response is not the requested file."""
     said = f"the server returned {response.status} {response.reason or ''}".rstrip()
     if response.status in _REPEATED:
         raise _Again(said, _retry_after(response))
@@ -242,7 +242,7 @@ def _promised(response: BaseHTTPResponse) -> int | None:
 
 
 def _receive(response: BaseHTTPResponse, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
-    """Append the body to ``partial``; a body shorter than promised counts only where the file is whole with it."""
+    """Append the body to ``partial``; a short body is accepted only if it completes the file."""
     hasher, received, broken = new_hasher(artifact.digest), 0, False
     with partial.open("ab") as target:
         if target.tell():
@@ -266,7 +266,7 @@ def _receive(response: BaseHTTPResponse, artifact: Artifact, partial: Path, wire
 
 @dataclass(frozen=True, slots=True)
 class _Sink:
-    """Lets ``shutil.copyfileobj`` write into a checksum."""
+    """Adapter with which ``shutil.copyfileobj`` writes to a hash object."""
 
     hasher: Any
 

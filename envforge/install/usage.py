@@ -1,7 +1,7 @@
-"""Who is using a cache: installs side by side, a cleaning alone (effects: lock files in the cache).
+"""Lock a package cache: shared by installs, exclusive for ``envforge clean``.
 
-``CACHE/in-use/PID-….lock`` is held by each process that works with the cache; ``CACHE/cleaning.lock`` is held by who
-removes from it, and for a moment by each who begins, so that nobody begins during a cleaning.
+Each process that uses the cache holds ``CACHE/in-use/PID-….lock``. A cleaning holds ``CACHE/cleaning.lock``. An install
+acquires that lock for a moment when it starts, so none starts during a cleaning.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ NAMES = (_USERS, _CLEANING)
 
 @contextmanager
 def in_use(root: Path) -> Iterator[None]:
-    """Keep cleanings off the cache; waits for one that is at work. A cache that cannot be written is used as it is."""
-    from filelock import FileLock  # noqa: PLC0415 - only for those who change something
+    """Keep cleanings away from the cache, and wait for a running one; a cache that isn't writable is not locked."""
+    from filelock import FileLock  # noqa: PLC0415 - only if something is changed
 
     path = root / _USERS / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.lock"
     if not _writable(path.parent):
@@ -41,8 +41,8 @@ def in_use(root: Path) -> Iterator[None]:
 
 @contextmanager
 def alone(root: Path) -> Iterator[None]:
-    """Hold a cache that nobody uses; raises ``OutsideError`` that names the processes which do."""
-    from filelock import FileLock, Timeout  # noqa: PLC0415 - only for those who change something
+    """Lock a cache that no other process uses; raise ``OutsideError`` with the PIDs of those that do."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - only if something is changed
 
     try:
         with FileLock(root / _CLEANING, timeout=0):
@@ -64,7 +64,7 @@ def _busy(root: Path, why: str) -> OutsideError:
 
 
 def _is_held(path: Path) -> bool:
-    """Whether the process of a lock file still lives; the file of one that has ended is removed."""
+    """Return whether the process of a lock file is running; remove the file if it isn't."""
     from filelock import FileLock, Timeout  # noqa: PLC0415 - as above
 
     try:

@@ -1,4 +1,4 @@
-"""What is asked of an install, what it works on, and what it reports: frozen values without effects."""
+"""Define the immutable values of an install: request, preview, report, packages, and progress."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ Outcome = Literal["installed", "completed", "updated", "unchanged"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retry:
-    """How often a request is repeated, and how long before each repetition, in seconds."""
+    """Delays before the retries of a request, and its timeout, in seconds."""
 
     delays_s: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
     timeout_s: float = 30.0
 
 
 class MachineHere(Protocol):
-    """Tells what this computer is, once that is asked."""
+    """Function that detects this machine."""
 
     def __call__(self, *, driver: bool) -> Machine:
-        """The computer; its driver and GPUs count only where ``driver`` says so, and asking them is slow."""
+        """Return this machine; its driver and GPUs, which are slow to query, are valid only with ``driver``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InstallRequest:
-    """One install. ``cache`` is the folder of downloaded and unpacked packages; ``None`` means the user's own.
+    """One install. ``cache`` is the directory of downloaded and unpacked packages; None means the user's default.
 
-    ``force`` allows a prefix that envforge did not make; ``run_scripts`` runs the packages' link scripts. ``machine``
-    tells what the lock's needs are compared with; ``None`` compares nothing. ``ignore_machine``
-    turns a need that is not met into a warning; ``allow_builds`` lets source distributions run their own code.
-    ``reinstall`` names packages, by manager, that are installed again although they seem to be there. What ``supply``
-    holds is not asked of a server. ``reread`` reads unpacked files even if they look unchanged.
-    ``estimate`` requests the sizes of all files before the download, so that progress can show the time left.
+    ``force`` allows a prefix that envforge did not create. ``run_scripts`` runs the packages' link scripts. The
+    requirements of the lockfile are compared with ``machine``, or not checked if it is None. ``ignore_machine`` turns
+    unmet requirements into warnings. ``allow_builds`` lets source distributions run their own code. ``reinstall`` lists
+    packages, by manager, to install again even if they seem intact. Files in ``supply`` are not downloaded. ``reread``
+    reads unpacked files even if they look unchanged. ``estimate`` requests the sizes of all files before the download,
+    so that progress can show the remaining time.
     """
 
     lockfile: Path
@@ -63,7 +63,7 @@ class InstallRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InstallReport:
-    """What an install did. ``scripts`` names the packages whose link scripts were not run."""
+    """Result of an install. ``scripts`` lists the packages whose link scripts were not run."""
 
     prefix: Path
     lockfile: Path
@@ -88,7 +88,7 @@ class PlannedFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preview:
-    """What an install would do."""
+    """Preview of an install."""
 
     prefix: Path
     lockfile: Path
@@ -100,36 +100,36 @@ class Preview:
 
 
 class Supply(Protocol):
-    """Package files that came with the request: a bundle. They are checked like downloads."""
+    """Package files that come with the request, such as a bundle. They are verified like downloads."""
 
     def holds(self, artifact: Artifact) -> bool:
-        """Whether the file of a package is there."""
+        """Return whether the file of a package is available."""
 
     def open(self, artifact: Artifact) -> AbstractContextManager[tuple[BinaryIO, int]]:
-        """The bytes of a package, and how many there are."""
+        """Open the file of a package; returns the stream and its size in bytes."""
 
 
 class Progress(Protocol):
-    """Who is told how far an install is: a terminal, a log, or nobody. Called from several threads."""
+    """Receiver of progress reports: a terminal, a log, or nothing. Its methods are called from several threads."""
 
     def begin(self, step: str, total: int | None, unit: Literal["bytes", "packages"]) -> None:
-        """Start a step of ``total`` bytes or packages; ``None`` where the total is not known."""
+        """Start a step of ``total`` bytes or packages; ``total`` is None if it is unknown."""
 
     def advance(self, amount: int) -> None:
-        """Say that so much more of the current step is done."""
+        """Add ``amount`` to the completed part of the current step."""
 
     def enlarge(self, amount: int) -> None:
-        """Say that the current step has so much more to do than was known."""
+        """Add ``amount`` to the total of the current step."""
 
     def end(self) -> None:
         """End the current step."""
 
     def note(self, text: str) -> None:
-        """Say one line that matters to people."""
+        """Report one line to the user."""
 
 
 class Silent:
-    """Nobody is told."""
+    """Progress that discards all reports."""
 
     def begin(self, step: str, total: int | None, unit: Literal["bytes", "packages"]) -> None:
         """Do nothing."""
@@ -160,22 +160,22 @@ class Digest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Artifact:
-    """One locked package with the file that it is: a conda archive or a wheel."""
+    """A locked package and its file: a conda archive or a wheel."""
 
     package: LockedPackage
     digest: Digest
 
     @property
     def file_name(self) -> str:
-        """The name on disk: decoded, as wheel and archive names are compared."""
+        """File name, decoded, so that it can be compared with archive and wheel names."""
         return unquote(self.package.file_name)
 
     @property
     def is_source(self) -> bool:
-        """Whether this is a source distribution, which has to be built."""
+        """Whether this is a source distribution, which must be built."""
         return self.package.manager == "pip" and not self.file_name.endswith(".whl")
 
     @property
     def label(self) -> str:
-        """How people call it: ``torch 2.7.1+cu118``."""
+        """Name for messages, such as ``torch 2.7.1+cu118``."""
         return f"{self.package.name} {self.package.version}"

@@ -1,4 +1,4 @@
-"""Where the variants of a project lie, and the order in which they are asked: names alone, which many commands read."""
+"""List the variants of a project by name, in the order in which they are tried, without reading lockfiles."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LOCK_NAME = "conda-lock.yml"
 
 
 def list_variants(project: Path) -> tuple[str, ...]:
-    """The names in ``lockfiles/``: CUDA newest first, then the others, ``cpu`` last."""
+    """Return the names in ``lockfiles/``: CUDA newest first, then other names, ``cpu`` last."""
     return tuple(sorted((path.parent.name for path in project.glob(f"{FOLDER}/*/{LOCK_NAME}")), key=order_of))
 
 
 def order_of(name: str) -> tuple[int, Version, str]:
-    """The place of a variant in the order: CUDA newest first, then names that are no tag, ``cpu`` last."""
+    """Return the sort key of a variant: CUDA newest first, then names that are no tag, ``cpu`` last."""
     try:
         tag = WheelTag.parse(name)
     except ValueError:

@@ -1,6 +1,6 @@
-"""The locks of a project: its own ``conda-lock.yml`` and ``lockfiles/NAME/conda-lock.yml`` for each variant.
+"""Choose the lockfile of a project for a machine: ``conda-lock.yml`` or ``lockfiles/NAME/conda-lock.yml``.
 
-The machine decides one of them. The project's own lock takes part under the name of its build of PyTorch.
+The project's own lockfile is compared under the name of its PyTorch build.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from envforge.matrix import Matrix, load_matrix
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """The variant for a machine, with the reasons of those that were passed over."""
+    """The variant for a machine. ``reason`` includes why others were skipped."""
 
     name: str
     lockfile: Path
@@ -31,7 +31,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Candidate:
-    """A lock that may be chosen: what it needs, or why it cannot be read for this platform."""
+    """A lockfile that may be chosen; ``needs`` is a message if the lockfile can't be read for this platform."""
 
     name: str
     lockfile: Path
@@ -39,18 +39,18 @@ class _Candidate:
 
     @property
     def label(self) -> str:
-        """Its name, with its file where that is the project's own lock."""
+        """Name of the variant, followed by the file name for the project's own lockfile."""
         own = self.lockfile.parent.parent.name != FOLDER and self.name != LOCK_NAME
         return f"{self.name} ({LOCK_NAME})" if own else self.name
 
 
 def list_locks(project: Path, platform: str) -> tuple[str, ...]:
-    """The names of all locks that ``choose_variant`` looks at, in its order."""
+    """Return the names of all lockfiles that ``choose_variant`` considers, in its order."""
     return tuple(one.label for one in _candidates(project, platform, load_matrix()))
 
 
 def variant_lock(project: Path, name: str, platform: str) -> Path:
-    """The lock of a variant; raises ``RequestError`` where there is none of that name."""
+    """Return the lockfile of a variant; raise ``RequestError`` if there is none of that name."""
     names = list_variants(project)
     if name in names:
         return project / FOLDER / name / LOCK_NAME
@@ -67,7 +67,10 @@ def variant_lock(project: Path, name: str, platform: str) -> Path:
 
 
 def choose_variant(project: Path, machine: Machine) -> Choice:
-    """The first lock that the machine meets in all, else the first that it meets at least without a GPU."""
+    """Return the first lockfile that fits the machine without concerns, or else the first one that fits.
+
+    Raises ``EnvforgeError`` with the reasons if there is none.
+    """
     reasons, usable = [], []
     matrix = load_matrix()
     for one in _candidates(project, machine.platform, matrix):
@@ -95,7 +98,7 @@ def choose_variant(project: Path, machine: Machine) -> Choice:
 
 
 def _candidates(project: Path, platform: str, matrix: Matrix) -> Iterator[_Candidate]:
-    """The locks in the order of preference, each read when it is asked for; the project's own first of its name."""
+    """Yield the lockfiles in order of preference, each read on demand; the project's own is first of its name."""
     own = project / LOCK_NAME
     known = [_candidate(None, own, platform, matrix)] if own.exists() else []
     names = [*((one.name, one) for one in known), *((name, None) for name in list_variants(project))]
@@ -104,7 +107,7 @@ def _candidates(project: Path, platform: str, matrix: Matrix) -> Iterator[_Candi
 
 
 def _candidate(name: str | None, lockfile: Path, platform: str, matrix: Matrix) -> _Candidate:
-    """Read a lock; without a name it is called by its build of PyTorch, or by its file where it has none."""
+    """Read a lockfile; without ``name``, it is named after its PyTorch build, or its file if it has none."""
     try:
         plan = make_plan(read_any_lock(lockfile, platform), platform, lockfile, allow_builds=True)
     except EnvforgeError as error:

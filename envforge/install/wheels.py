@@ -1,8 +1,9 @@
-"""The wheel half: uv installs checked wheels, offline, by hash, without resolving; then every file is read back.
+"""Install verified wheels with uv (offline, by hash, without resolving), and verify every installed file.
 
-uv unpacks each wheel once into its own cache and trusts that cache. We do not: what was installed is compared with the
-checksums inside the wheel that the lock names, and a difference empties uv's cache of that wheel and installs it again.
-Not read are files that uv has just unpacked from the checked wheel, and those that were seen whole (``seen``).
+uv unpacks each wheel once into its own cache and trusts that cache. envforge doesn't: it compares the installed files
+with the checksums inside the locked wheel. If a file differs, it removes the wheel from uv's cache and installs it
+again. It doesn't read files that uv has just unpacked from the verified wheel, or that are unchanged since they were
+last verified (``seen``).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Site:
-    """Where the Python of a prefix keeps its libraries."""
+    """Paths of the Python of a prefix."""
 
     prefix: Path
     packages: Path
@@ -48,7 +49,7 @@ class Site:
 
 
 def find_site(prefix: Path, platform: str) -> Site:
-    """Where wheels go, as the prefix's Python says in conda-meta; raises ``OutsideError`` where there is none."""
+    """Return the site-packages of the prefix's Python, from conda-meta; raise ``OutsideError`` if it has no Python."""
     windows = platform.startswith("win-")
     program = prefix / ("python.exe" if windows else "bin/python")
     python = next((record for record in read_records(prefix, "python-") if record.name.normalized == "python"), None)
@@ -66,9 +67,9 @@ def find_site(prefix: Path, platform: str) -> Site:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Wheels that are installed together. Files that were unpacked since ``began_ns`` came from checked wheels.
+    """Wheels that are installed together. Files unpacked since ``began_ns`` came from verified wheels.
 
-    ``reread`` trusts neither these nor those that were seen whole before.
+    With ``reread``, all files are read, even if they were unpacked just now or verified before.
     """
 
     wheels: tuple[Fetched, ...]
@@ -80,7 +81,7 @@ class Batch:
 
 
 def install_wheels(batch: Batch) -> None:
-    """Install wheels over whatever is there under their names."""
+    """Install wheels over existing distributions of the same names."""
     if not batch.wheels:
         return
     batch.progress.begin("installing wheels", len(batch.wheels), "packages")
@@ -90,7 +91,7 @@ def install_wheels(batch: Batch) -> None:
 
 
 def stand_alone(batch: Batch) -> bool:
-    """Whether each wheel of a batch is installed once, by uv, and no conda package brought the same library."""
+    """Return whether each wheel of a batch is installed once, by uv, and not by a conda package too."""
     names = sorted(wheel_of(item.artifact).name for item in batch.wheels)
     found = sorted(entry for entry in distributions(batch.site.packages) if entry[0] in names)
     return found == [(name, "uv") for name in names]
@@ -106,7 +107,10 @@ def uninstall(names: Iterable[str], site: Site, store: Store) -> None:
 
 
 def verify_wheels(batch: Batch) -> None:
-    """Compare installed files with their wheels; mend what differs once, and stop where that does not help."""
+    """Compare installed files with their wheels, and reinstall wheels that differ once.
+
+    Raises ``OutsideError`` if a file still differs.
+    """
     bad = damaged(batch)
     if not bad:
         return
@@ -127,7 +131,7 @@ def verify_wheels(batch: Batch) -> None:
 
 
 def damaged(batch: Batch) -> dict[Fetched, str]:
-    """The wheels of which an installed file differs, each with the first such file."""
+    """Return the wheels that have an installed file that differs, each with the first such file."""
     batch.progress.begin("checking wheels", len(batch.wheels), "packages")
     found = {}
     with ThreadPoolExecutor() as pool:
@@ -141,7 +145,7 @@ def damaged(batch: Batch) -> dict[Fetched, str]:
 
 
 def _first_damaged(item: Fetched, batch: Batch, pool: ThreadPoolExecutor) -> str | None:
-    """The first installed file of a wheel that differs; a wheel of which files were read is noted as seen."""
+    """Return the first installed file of a wheel that differs; if all files match, record them as verified."""
     known = {} if batch.reread else read_files(item.path)
     if known and all(_look(_place(name, batch.site))[0] == seen for name, seen in known.items()):
         return None
@@ -151,13 +155,13 @@ def _first_damaged(item: Fetched, batch: Batch, pool: ThreadPoolExecutor) -> str
     unread = [row for row in rows if batch.reread or not _is_trusted(row, looks[row.name], known, batch.began_ns)]
     parts = [unread[start : start + _BATCH] for start in range(0, len(unread), _BATCH)]
     wrong = next((path for path in pool.map(_first_difference, parts) if path is not None), None)
-    if wrong is None and all(links > 1 for _, links in looks.values()):  # else a copy, which the next prefix lacks
+    if wrong is None and all(links > 1 for _, links in looks.values()):  # else a copy, which no other prefix shares
         note_files(item.path, {name: seen for name, (seen, _) in looks.items() if seen is not None}, now_ns)
     return wrong
 
 
 class Row(NamedTuple):
-    """A file that a wheel installs unchanged; a tuple, because a wheel has tens of thousands."""
+    """A file that a wheel installs unchanged. A tuple, because a wheel has tens of thousands of files."""
 
     name: str
     place: str
@@ -166,7 +170,7 @@ class Row(NamedTuple):
 
 
 def _look(place: str | None) -> tuple[Seen | None, int]:
-    """What tells whether a file is the one that was seen, and how many links it has."""
+    """Return the recorded state of a file and its number of hard links."""
     try:
         state = os.stat(place or "")  # noqa: PTH116 - a Path for each file is slow
     except OSError:
@@ -175,9 +179,10 @@ def _look(place: str | None) -> tuple[Seen | None, int]:
 
 
 def _is_trusted(row: Row, look: tuple[Seen | None, int], known: dict[str, Seen], began_ns: int) -> bool:
-    """Whether a file need not be read: it was seen whole, or uv has just unpacked it, with its CRC-32, into its cache.
+    """Return whether a file needn't be read.
 
-    A copy, which has one link, is as young as this install, whatever it was copied from.
+    It was verified and is unchanged, or uv has just unpacked it into its cache and checked its CRC-32. A copy, which
+    has one link, is never trusted for its mtime: it is as new as this install, whatever it was copied from.
     """
     seen, links = look
     if seen is None:
@@ -186,7 +191,7 @@ def _is_trusted(row: Row, look: tuple[Seen | None, int], known: dict[str, Seen],
 
 
 def _expected(wheel: Path, site: Site) -> Iterator[Row]:
-    """Each file that the wheel installs unchanged."""
+    """Yield each file that the wheel installs unchanged."""
     for name, digest, size in wheel_rows(wheel):
         place = _place(name, site)
         if place is not None and digest.startswith("sha256="):
@@ -195,7 +200,7 @@ def _expected(wheel: Path, site: Site) -> Iterator[Row]:
 
 
 def wheel_rows(wheel: Path) -> list[tuple[str, str, str]]:
-    """The rows of a wheel's ``RECORD``: path, checksum and size."""
+    """Return the rows of a wheel's ``RECORD``: path, checksum, and size."""
     with zipfile.ZipFile(wheel) as archive:
         name = next(n for n in archive.namelist() if n.endswith(".dist-info/RECORD") and n.count("/") == 1)
         text = archive.read(name).decode("utf-8")
@@ -204,7 +209,7 @@ def wheel_rows(wheel: Path) -> list[tuple[str, str, str]]:
 
 
 def _place(name: str, site: Site) -> str | None:
-    """Where a member of a wheel is installed; ``None`` for programs, whose first line is rewritten, and headers."""
+    """Return where a member of a wheel is installed; None for scripts, whose first line is rewritten, and headers."""
     top, _, rest = name.partition("/")
     if not top.endswith(".data"):
         return f"{site.packages}/{name}"
@@ -214,7 +219,10 @@ def _place(name: str, site: Site) -> str | None:
 
 
 def _first_difference(rows: list[Row]) -> str | None:
-    """The first path whose file is missing or has another sha256. Plain calls: a wheel has thousands of small files."""
+    """Return the first path whose file is missing or has another SHA-256.
+
+    Uses ``open`` instead of ``Path``, because a wheel has thousands of small files.
+    """
     for _, path, wanted, _ in rows:
         try:
             with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - as above
@@ -239,7 +247,7 @@ def _uv_install(fetched: tuple[Fetched, ...], site: Site, store: Store) -> None:
         options = ["--offline", "--no-index", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
         options += ["--break-system-packages", "--python", str(site.program)]
         if installed(site.prefix) & {wheel_of(item.artifact).name for item in fetched}:
-            options.append("--reinstall")  # it makes uv hash every wheel again, so only where something is in the way
+            options.append("--reinstall")  # uv hashes every wheel again with it, so use it only if needed
         with writing(site.prefix) as inherited:
             _uv(["pip", "install", *options, "--requirements", str(requirements)], store, inherited)
     for item in fetched:
@@ -247,19 +255,19 @@ def _uv_install(fetched: tuple[Fetched, ...], site: Site, store: Store) -> None:
 
 
 def _forget_origin(site: Site, item: Fetched) -> None:
-    """Take out uv's note of when the wheel's file was written here: the same lock gives the same bytes everywhere."""
+    """Remove uv's record of the wheel's mtime, so that the same lockfile produces the same bytes everywhere."""
     info = site.packages / f"{'-'.join(item.path.name.split('-')[:2])}.dist-info"
     note, record = info / "uv_cache.json", info / "RECORD"
     if not note.exists():
         return
     row = re.compile(rf"^{re.escape(info.name)}/uv_cache\.json,.*\r?\n".encode(), re.MULTILINE)
-    write_whole(record, row.sub(b"", record.read_bytes(), count=1), synced=False)  # as uv leaves all that it writes
+    write_whole(record, row.sub(b"", record.read_bytes(), count=1), synced=False)  # as uv writes its files
     note.unlink()
 
 
 def _uv(words: list[str], store: Store, inherited: tuple[int, ...] = ()) -> None:
-    """Run uv, away from the user's own settings and from every index, with open files that it inherits."""
-    from uv import find_uv_bin  # noqa: PLC0415 - only where there are wheels
+    """Run uv without the user's settings and without a package index; it inherits the open files ``inherited``."""
+    from uv import find_uv_bin  # noqa: PLC0415 - only if there are wheels
 
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "PIP_", "PYTHON"))}
     for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):

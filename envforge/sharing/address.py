@@ -1,6 +1,6 @@
-"""Where a catalogue is: ``FOLDER``, ``file://…``, ``git+URL@REV#subdirectory=DIR``, ``https://…``, ``s3://…``.
+"""Parse the URL of a catalogue: ``DIR``, ``file://…``, ``git+URL@REV#subdirectory=DIR``, ``https://…``, ``s3://…``.
 
-Enters: the text that the user wrote. Leaves: an ``Address``; its ``public`` text has no user and no password.
+``Address.public`` contains no user and no password.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _EXAMPLES = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Address:
-    """A catalogue's address. ``rev`` (branch, tag or commit) and ``subdirectory`` belong to git."""
+    """The URL of a catalogue. ``rev`` (branch, tag, or commit) and ``subdirectory`` apply to git."""
 
     kind: Kind
     location: str
     rev: str | None = None
-    subdirectory: PurePosixPath = PurePosixPath()  # noqa: RUF009 - a frozen value
+    subdirectory: PurePosixPath = PurePosixPath()  # noqa: RUF009 - frozen
 
     @property
     def public(self) -> str:
-        """What may be shown."""
-        from envforge.install.credentials import without_credentials  # noqa: PLC0415 - brings an HTTP client
+        """The URL without credentials."""
+        from envforge.install.credentials import without_credentials  # noqa: PLC0415 - imports an HTTP client
 
         at = f"@{self.rev}" if self.rev else ""
         part = f"#subdirectory={self.subdirectory}" if self.subdirectory.parts else ""
@@ -39,7 +39,10 @@ class Address:
 
 
 def parse_address(text: str, base: Path, what: str = "catalogue") -> Address:
-    """Tell the kinds apart; a relative folder is one below ``base``, and ``what`` is to be found there."""
+    """Parse the URL or directory of a catalogue; relative directories are below ``base``.
+
+    ``what`` names the kind of content in errors. Raises ``RequestError`` if the URL is invalid.
+    """
     try:
         return _parse(text, base)
     except _NoAddressError as fault:
@@ -47,7 +50,7 @@ def parse_address(text: str, base: Path, what: str = "catalogue") -> Address:
 
 
 class _NoAddressError(ValueError):
-    """Why a text is no address."""
+    """The reason why a text is not a valid URL of a catalogue."""
 
 
 def _parse(text: str, base: Path) -> Address:

@@ -1,6 +1,6 @@
-"""A catalogue in a folder: read where it lies, and written to one file at a time, the index last.
+"""Read and write a catalogue in a directory, one file at a time, the index last.
 
-``add`` is the one place that changes an index, whatever the kind of catalogue: git and object stores call it on a copy.
+``add`` is the only function that changes an index. git and object stores call it on a local copy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LOCK = ".index.lock"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Addition:
-    """A lock that is to be published: its row of the index, the files that belong to it, and who signs the index."""
+    """A lockfile to publish: its row of the index, its files, and the signer of the index."""
 
     row: Mapping[str, Any]
     files: Mapping[str, bytes]
@@ -36,16 +36,16 @@ class Addition:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FolderCatalogue:
-    """A catalogue that needs no copy."""
+    """A catalogue that is read without a copy."""
 
     address: Address
     root: Path
 
     def bring(self, name: str) -> None:
-        """Every file is here already."""
+        """Do nothing: every file is already here."""
 
     def publish(self, addition: Addition) -> bool:
-        """Add an entry while nobody else does; False where the very same is there already."""
+        """Add an entry while holding a lock; returns False if the same entry already exists."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with FileLock(self.root / _LOCK):
@@ -57,10 +57,10 @@ class FolderCatalogue:
 
 
 def add(root: Path, addition: Addition) -> bool:
-    """Write the files of an entry, then the index that names it; False where it holds this entry already.
+    """Write the files of an entry, then the index that lists it; returns False if the same entry already exists.
 
-    Raises ``EnvforgeError`` where the name is taken by another lock. A file that no index names is what an interrupted
-    publication left, and is written anew.
+    Raises ``EnvforgeError`` if the name belongs to another lockfile. A file that the index doesn't list was left by an
+    interrupted publication, and is overwritten.
     """
     index = root / INDEX_FILE
     present = entries(root) if index.exists() else ()
@@ -86,7 +86,7 @@ def add(root: Path, addition: Addition) -> bool:
 
 
 def sha256(data: bytes) -> str:
-    """Lower-case hex."""
+    """Return the SHA-256 in lowercase hex."""
     return hashlib.sha256(data).hexdigest()
 
 

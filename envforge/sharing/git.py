@@ -1,7 +1,7 @@
-"""A catalogue in a git repository: a shallow clone for the time of one command, published by commit and push.
+"""Read a catalogue from a shallow clone of a git repository, and publish by commit and push.
 
-git runs as a program, without hooks, without prompts, without symbolic links in the work tree, and with the bytes as
-they are. What it says goes through ``_shown`` before anybody reads it: no user and no password.
+git runs as a program without hooks, prompts, symbolic links, or conversion of line endings. Its output is shown without
+user and password.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ _REJECTED = re.compile(r"\[(remote )?rejected\]|non-fast-forward|fetch first|can
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GitCatalogue:
-    """A clone in ``work``."""
+    """A catalogue in the clone ``work``."""
 
     address: Address
     work: Path
 
     @property
     def root(self) -> Path:
-        """The catalogue's folder in the clone."""
+        """Directory of the catalogue in the clone."""
         return self.work / self.address.subdirectory
 
     def bring(self, name: str) -> None:
-        """Every file is in the clone already."""
+        """Do nothing: every file is already in the clone."""
 
     def publish(self, addition: Addition) -> bool:
-        """Commit an entry and push it; on top of what others have pushed meanwhile, again and again."""
+        """Commit an entry and push it; if another publisher was faster, repeat it on top of their commit."""
         branch = self._branch()
         for _ in range(_TRIES):
             self.root.mkdir(parents=True, exist_ok=True)
@@ -68,6 +68,7 @@ class GitCatalogue:
                 return True
             if _REJECTED.search(pushed.stderr) is None or "hook declined" in pushed.stderr:
                 raise self._failed("push to", pushed)
+            # start again from the other publisher's commit, because both changed the index
             _git(self.work, "fetch", "--quiet", "--depth", "1", "origin", f"refs/heads/{branch}")
             _git(self.work, "reset", "--quiet", "--hard", "FETCH_HEAD")
         raise OutsideError(
@@ -77,7 +78,7 @@ class GitCatalogue:
         )
 
     def _branch(self) -> str:
-        """The branch that is pushed to."""
+        """Return the branch to push to; raise ``RequestError`` if the clone is at a tag or a commit."""
         found = _run(self.work, "symbolic-ref", "--quiet", "--short", "HEAD")
         if found.returncode:
             raise RequestError(
@@ -88,7 +89,7 @@ class GitCatalogue:
         return found.stdout.strip()
 
     def _author(self, addition: Addition) -> tuple[str, ...]:
-        """Git's own identity where the user has one, else the publisher's."""
+        """Return the options for the author of the commit: none if git has an identity, else the publisher."""
         if _run(self.work, "config", "user.email").stdout.strip():
             return ()
         return ("-c", f"user.name={addition.row['published']['by']}", "-c", "user.email=publisher@envforge.invalid")
@@ -98,7 +99,7 @@ class GitCatalogue:
 
 
 def clone(address: Address, work: Path, what: str = "catalogue") -> GitCatalogue:
-    """Clone one revision of a repository into ``work``, which does not exist yet; ``what`` names it in errors."""
+    """Clone one revision of a repository into ``work``, which must not exist; ``what`` names it in errors."""
     if shutil.which("git") is None:
         raise EnvforgeError(
             f"`{address.public}` requires git, which was not found on PATH",
@@ -126,18 +127,18 @@ def _at_commit(address: Address, work: Path, what: str) -> GitCatalogue:
 
 
 def commit_of(work: Path) -> str:
-    """The commit that is checked out."""
+    """Return the commit that is checked out."""
     return _run(work, "rev-parse", "HEAD").stdout.strip()
 
 
 def links_of(work: Path) -> tuple[PurePosixPath, ...]:
-    """Symbolic links and submodules of the commit, which lie in the work tree as files and empty folders."""
+    """Return the symbolic links and submodules of the commit, which are files and empty directories on disk."""
     listed = _run(work, "ls-files", "--stage", "-z").stdout.split("\0")
     return tuple(PurePosixPath(row.partition("\t")[2]) for row in listed if row.startswith(("120000", "160000")))
 
 
 def identity() -> str | None:
-    """The name that git knows its user by."""
+    """Return the user name in git's configuration, or None."""
     if shutil.which("git") is None:
         return None
     return _run(Path(), "config", "user.name").stdout.strip() or None
@@ -148,7 +149,7 @@ def _run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "LC_ALL": "C"}
     environment = {name: value for name, value in environment.items() if name not in {"GIT_DIR", "GIT_WORK_TREE"}}
     return subprocess.run(
-        ["git", *settings, *words],  # noqa: S607 - the git of the user's PATH
+        ["git", *settings, *words],  # noqa: S607 - git from the user's PATH
         cwd=folder,
         env=environment,
         capture_output=True,

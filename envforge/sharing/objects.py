@@ -1,7 +1,7 @@
-"""A catalogue in an object store, or whatever else fsspec opens: ``s3://``, ``gs://``, ``sftp://`` and more.
+"""Read and publish a catalogue in an object store, or any other URL of fsspec (``s3://``, ``gs://``, ``sftp://``, …).
 
-Publishers take turns by a marker that only one can create (``mode="create"`` of fsspec 2024.10, which the drivers turn
-into the store's own condition); it says who holds it.
+Only one publisher at a time can create the marker object, which contains its name. It is created with ``mode="create"``
+(fsspec 2024.10), which the drivers map to a conditional write of the store.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _EXTRAS = {"s3fs": "s3", "gcsfs": "gs"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectCatalogue:
-    """``store`` is fsspec's; ``base`` the catalogue's place in it; ``root`` the local copy."""
+    """A catalogue at ``base`` in the fsspec file system ``store``; ``root`` is the local copy."""
 
     address: Address
     root: Path
@@ -35,14 +35,14 @@ class ObjectCatalogue:
     wait_s: float = 60.0
 
     def bring(self, name: str) -> None:
-        """Copy one file."""
+        """Copy one file to ``root``."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._named(f"read `{name}` of"):
             path.write_bytes(self.store.cat_file(f"{self.base}/{name}"))
 
     def publish(self, addition: Addition) -> bool:
-        """Add an entry while nobody else does."""
+        """Add an entry while holding the marker; returns False if the same entry already exists."""
         with self._turn(str(addition.row["published"]["by"])), self._named("publish to"):
             if self.store.exists(f"{self.base}/{INDEX_FILE}"):
                 self.bring(INDEX_FILE)
@@ -85,7 +85,7 @@ class ObjectCatalogue:
 
     @contextmanager
     def _named(self, what: str) -> Iterator[None]:
-        """Name the catalogue in what a driver raises, and only its kind of error: its words may hold credentials."""
+        """Replace the errors of a driver, whose messages may contain credentials, by an error with the catalogue."""
         try:
             yield
         except EnvforgeError:
@@ -95,13 +95,13 @@ class ObjectCatalogue:
 
 
 def open_objects(address: Address, root: Path) -> ObjectCatalogue:
-    """Open a store with fsspec and the driver for its scheme."""
+    """Open an object store with fsspec and the driver for its scheme."""
     scheme = address.location.split("://", 1)[0]
     try:
         core = importlib.import_module("fsspec.core")
         store, base = core.url_to_fs(address.location, use_listings_cache=False)
     except ImportError as error:
-        from envforge.distribution import extra_command  # noqa: PLC0415 - only hints need it
+        from envforge.distribution import extra_command  # noqa: PLC0415 - only for hints
 
         driver = _DRIVERS.get(scheme, "fsspec")
         extra = _EXTRAS.get(driver)

@@ -1,4 +1,4 @@
-"""Any catalogue as a folder that ``envforge.catalogue`` reads, for the time of one command."""
+"""Open a catalogue of any kind as a directory that ``envforge.catalogue`` reads, for one command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from envforge.sharing.folder import Addition, FolderCatalogue
 
 
 class NoCatalogueError(EnvforgeError):
-    """A place that can be reached and holds no catalogue."""
+    """The URL is reachable, but has no catalogue."""
 
 
 class Catalogue(Protocol):
@@ -25,27 +25,27 @@ class Catalogue(Protocol):
 
     @property
     def address(self) -> Address:
-        """Where it is."""
+        """URL of the catalogue."""
 
     @property
     def root(self) -> Path:
-        """Where it, or a copy of it, lies here."""
+        """Local directory of the catalogue or its copy."""
 
     def bring(self, name: str) -> None:
-        """See to it that this file is below ``root``."""
+        """Make a file available below ``root``."""
 
     def publish(self, addition: Addition) -> bool:
-        """Add an entry; False where the very same is there already."""
+        """Add an entry; returns False if the same entry already exists."""
 
 
 @contextmanager
 def opened(address: Address, public_key: str | None = None) -> Iterator[Catalogue]:
-    """Open a catalogue to read it: its index is there, and signed by the key where one is given."""
+    """Open a catalogue to read it, and verify the signature of its index if a key is given."""
     with opened_to_publish(address) as catalogue:
         catalogue.bring(INDEX_FILE)
         _need_index(catalogue)
         if public_key is not None:
-            from envforge.sharing.signed_index import verify_index  # noqa: PLC0415 - only where it is asked for
+            from envforge.sharing.signed_index import verify_index  # noqa: PLC0415 - only with a key
 
             verify_index(catalogue.root, public_key)
         yield catalogue
@@ -53,7 +53,7 @@ def opened(address: Address, public_key: str | None = None) -> Iterator[Catalogu
 
 @contextmanager
 def opened_to_publish(address: Address) -> Iterator[Catalogue]:
-    """Open a catalogue, which may be empty yet."""
+    """Open a catalogue that may still be empty."""
     with tempfile.TemporaryDirectory(prefix="envforge-catalogue-") as folder:
         yield _open(address, Path(folder) / "catalogue")
 
@@ -72,12 +72,12 @@ def _open(address: Address, copy: Path) -> Catalogue:
     if address.kind == "folder":
         return FolderCatalogue(address=address, root=Path(address.location))
     if address.kind == "git":
-        from envforge.sharing.git import clone  # noqa: PLC0415 - each kind only where it is asked for
+        from envforge.sharing.git import clone  # noqa: PLC0415 - imports only the kind in use
 
         return clone(address, copy)
     copy.mkdir()
     if address.kind == "web":
-        from envforge.sharing.web import WebCatalogue  # noqa: PLC0415 - pulls in an HTTP client
+        from envforge.sharing.web import WebCatalogue  # noqa: PLC0415 - imports an HTTP client
 
         return WebCatalogue(address=address, root=copy)
     from envforge.sharing.objects import open_objects  # noqa: PLC0415 - as above
@@ -86,7 +86,7 @@ def _open(address: Address, copy: Path) -> Catalogue:
 
 
 def entry_named(catalogue: Catalogue, name: str) -> Entry:
-    """The entry of that name; a wrong one is answered with those that exist."""
+    """Return the entry of that name; raise ``RequestError`` with a similar name if there is none."""
     known = {entry.name: entry for entry in entries(catalogue.root)}
     if name in known:
         return known[name]
@@ -101,11 +101,11 @@ def entry_named(catalogue: Catalogue, name: str) -> Entry:
 
 
 def lock_text(catalogue: Catalogue, entry: Entry, public_key: str | None = None) -> str:
-    """The text of a stored lock, checked against the index, and against its signature where a key is configured."""
+    """Return the text of a stored lockfile, verified against the index, and its signature if a key is given."""
     catalogue.bring(str(entry.file))
     text = verified_text(entry)
     if public_key is not None:
-        from envforge.sharing.signing import verify_signature  # noqa: PLC0415 - cryptography, only where it is asked for
+        from envforge.sharing.signing import verify_signature  # noqa: PLC0415 - cryptography, only with a key
 
         if entry.signed_by is not None:
             catalogue.bring(str(entry.signature))

@@ -1,7 +1,4 @@
-"""A lock of a project becomes an entry of a catalogue: what it holds, what it needs, who published it and when.
-
-Enters: a lock with the ``environment.yml`` that it was made from. Leaves: an ``Addition``, which a catalogue takes.
-"""
+"""Describe a lockfile as an entry of a catalogue: its packages, its requirements, its publisher, and the time."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishRequest:
-    """One publication. ``size_of`` tells the bytes of a package's file where they are known."""
+    """One publication. ``size_of`` returns the size of a package's file in bytes, if known."""
 
     lockfile: Path
     template: str
@@ -50,7 +47,10 @@ class PublishRequest:
 
 
 def make_addition(request: PublishRequest) -> Addition:
-    """Read the lock and describe it; raises ``EnvforgeError`` for one that nobody should be given."""
+    """Read the lockfile and describe it.
+
+    Raises ``EnvforgeError`` if it contains credentials, is outdated, or has no known PyTorch build.
+    """
     data = _read(request.lockfile)
     lock = parse_lockfile(data.decode("utf-8"), str(request.lockfile))
     _refuse_credentials(lock, request.lockfile)
@@ -76,7 +76,10 @@ def make_addition(request: PublishRequest) -> Addition:
 
 
 def check_name(name: str) -> str:
-    """The name of an entry: parts of letters, digits and ``._+-``, divided by ``/``."""
+    """Return the name of an entry without its suffix; raise ``RequestError`` if it is invalid.
+
+    A name has parts of letters, digits, and ``._+-``, separated by ``/``.
+    """
     name = name.removesuffix(LOCK_SUFFIX)
     if not all(_PART.fullmatch(part) for part in name.split("/")) or len(name) > 200:
         raise RequestError(
@@ -121,7 +124,7 @@ def _refuse_credentials(lock: Lockfile, where: Path) -> None:
 
 
 def _inputs(lockfile: Path) -> str:
-    """The hash of what the lock was solved from, after a check that it still is what that asks for."""
+    """Return the hash of the input of a lockfile; raise ``EnvforgeError`` if the lockfile is outdated."""
     environment, virtual = lockfile.parent / ENVIRONMENT_FILE, lockfile.parent / VIRTUAL_PACKAGES_FILE
     if not environment.is_file():
         raise EnvforgeError(
@@ -168,7 +171,7 @@ def _selection(build: Build, plan: Plan) -> dict[str, str | None]:
 
 
 def _requirements(lock: Lockfile, sizes: Mapping[str, int]) -> dict[str, Json]:
-    """The needs of the first platform as values, and those of all in words."""
+    """Return the requirements of the first platform as values, and those of all platforms as text."""
     matrix = load_matrix()
     needs = {platform: requirements_of(lock, platform, matrix, sizes) for platform in lock.platforms}
     row = requirements_json(needs[lock.platforms[0]])
@@ -178,6 +181,6 @@ def _requirements(lock: Lockfile, sizes: Mapping[str, int]) -> dict[str, Json]:
 
 
 def _sizes(plans: list[Plan], size_of: Callable[[Artifact], int | None]) -> dict[str, int]:
-    """The bytes of the files that are known, by sha256."""
+    """Return the known file sizes in bytes, by SHA-256."""
     artifacts = [artifact for plan in plans for artifact in (*plan.conda, *plan.wheels)]
     return {a.digest.hex: size for a in artifacts if (size := size_of(a)) is not None}

@@ -1,8 +1,8 @@
-"""Which catalogue is meant: ``--catalogue``, ``ENVFORGE_CATALOGUE``, envforge.toml, the user's settings.
+"""Find the catalogue in ``--catalogue``, ``ENVFORGE_CATALOGUE``, envforge.toml, or the user's settings.
 
 [catalogue]
 address = "git+https://host.example/team/locks.git@main"
-public-key = "RW…"      # minisign; with it every lock must be signed by its owner
+public-key = "RW…"      # minisign; if set, every lockfile must be signed with it
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ USER_FILE = "config.toml"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chosen:
-    """A catalogue's address, where it was read, and the minisign key that must have signed its locks."""
+    """The URL of a catalogue, where it was configured, and the minisign key that must have signed its lockfiles."""
 
     address: Address
     source: str
@@ -31,7 +31,7 @@ class Chosen:
 
 
 def chosen_catalogue(option: str | None, folder: Path, environment: Mapping[str, str]) -> Chosen | None:
-    """The first catalogue that is configured; ``None`` where none is. A key is only taken with its own address."""
+    """Return the first configured catalogue, or None. A key is used only for the URL that it is configured with."""
     stated = [(option, "--catalogue"), (environment.get(VARIABLE), VARIABLE)]
     for text, source in stated:
         if text:
@@ -41,7 +41,7 @@ def chosen_catalogue(option: str | None, folder: Path, environment: Mapping[str,
 
 
 def need_catalogue(option: str | None, folder: Path, environment: Mapping[str, str]) -> Chosen:
-    """As ``chosen_catalogue``, but one has to be configured."""
+    """Return the configured catalogue; raise ``RequestError`` if there is none."""
     found = chosen_catalogue(option, folder, environment)
     if found is None:
         raise RequestError(
@@ -54,15 +54,15 @@ def need_catalogue(option: str | None, folder: Path, environment: Mapping[str, s
 
 
 def project_template(folder: Path) -> str | None:
-    """The template that a project was made from; an envforge.toml with settings alone names none."""
+    """Return the template of a project; None if envforge.toml contains only settings."""
     table = _document(folder / PROJECT_FILE).get("template")
     name = table.get("name") if isinstance(table, dict) else None
     return name if isinstance(name, str) else None
 
 
 def user_file() -> Path:
-    """The user's own settings."""
-    import platformdirs  # noqa: PLC0415 - only where a catalogue is asked for
+    """Return the path of the user's settings."""
+    import platformdirs  # noqa: PLC0415 - only if a catalogue is used
 
     return Path(platformdirs.user_config_dir("envforge", appauthor=False)) / USER_FILE
 

@@ -1,6 +1,6 @@
-"""The signature of a catalogue's index: a field of the index itself, so that both change in one write.
+"""Sign and verify the index of a catalogue. The signature is a field of the index, so both change in one write.
 
-Signed are the bytes that the index has without that field, in the one form in which ``index_bytes`` writes it.
+The signature covers the index without that field, in the format of ``index_bytes``.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _COMMENT = f"file:{INDEX_FILE}"
 
 
 def index_bytes(document: Mapping[str, Any]) -> bytes:
-    """An index as it is written."""
+    """Return the serialized index."""
     return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def verify_index(root: Path, public_key: str) -> None:
-    """Raise where the owner of ``public_key`` has not signed the index as it is, or no one has."""
-    entries(root)  # what is damaged says so itself
+    """Raise ``EnvforgeError`` unless the owner of ``public_key`` has signed this index."""
+    entries(root)  # reports an invalid index as such
     document = json.loads((root / INDEX_FILE).read_text(encoding="utf-8"))
     signature = document.pop(FIELD, None)
     what = f"`{INDEX_FILE}`"
@@ -36,9 +36,10 @@ def verify_index(root: Path, public_key: str) -> None:
 
 
 def signed(root: Path, row: Mapping[str, Any], document: dict[str, Any], signer: Signer | None) -> dict[str, Any]:
-    """The index with one more row, signed anew; ``document`` is the present one, which lies in ``root``.
+    """Return the index ``document``, which is in ``root``, with one more row and a new signature.
 
-    Who signs vouches for every row: raises ``EnvforgeError`` where the present index is not as this key left it.
+    A signature covers every row, so ``EnvforgeError`` is raised if the current index isn't the one that this key
+    signed.
     """
     was_signed = FIELD in document
     if signer is None:

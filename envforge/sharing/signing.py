@@ -1,6 +1,7 @@
-"""minisign signatures, made and verified by py-minisign (the extra ``sign``), without any network.
+"""Create and verify minisign signatures with py-minisign (the extra ``sign``), without network access.
 
-The trusted comment, signed too, names the entry of a lock and its inputs, so that it cannot be shown as another.
+The trusted comment is signed too. It contains the entry of a lockfile and the hash of its input, so the signature isn't
+valid for another entry.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from envforge.errors import EnvforgeError, Hint, RequestError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signer:
-    """A minisign secret key, and the password that opens it."""
+    """A minisign secret key and its password."""
 
     secret_key: bytes
     password: str | None
 
     def sign(self, data: bytes, comment: str) -> tuple[bytes, str]:
-        """The signature, as ``minisign -S`` writes it, and the public key that verifies it."""
+        """Return the signature in the format of ``minisign -S``, and the public key that verifies it."""
         minisign = _library()
         try:
             key = minisign.SecretKey.from_bytes(self.secret_key)
@@ -45,7 +46,7 @@ class Signer:
         return bytes(signature) + b"\n", public.to_base64().decode()
 
     def check_is(self, public_key: str) -> None:
-        """Raise where this is not the secret half of a public key."""
+        """Raise ``RequestError`` if this is not the secret key of ``public_key``."""
         found = self.sign(b"", "")[1]
         if found != public_key:
             raise RequestError(
@@ -57,13 +58,13 @@ class Signer:
 
 
 def sign_lock(data: bytes, entry: Entry, signer: Signer) -> tuple[bytes, str]:
-    """The signature of a lock, and the id of the key."""
+    """Return the signature of a lockfile, and the ID of the key."""
     signature, public = signer.sign(data, _comment(entry))
     return signature, key_id(public)
 
 
 def needs_password(secret_key: bytes) -> bool:
-    """Whether a secret key is encrypted; raises for what is no key."""
+    """Return whether a secret key is encrypted; raise ``RequestError`` if it is invalid."""
     minisign = _library()
     try:
         return bool(minisign.SecretKey.from_bytes(secret_key).is_encrypted())
@@ -77,7 +78,7 @@ def needs_password(secret_key: bytes) -> bool:
 
 
 def verify_signature(entry: Entry, data: bytes, public_key: str) -> None:
-    """Raise where a lock is not signed by the owner of ``public_key``, or was signed as another entry."""
+    """Raise ``EnvforgeError`` if a lockfile isn't signed with ``public_key``, or was signed as another entry."""
     what = f"the lockfile `{entry.name}`"
     if entry.signed_by is None:
         raise refused(what, f"expected a signature by the key `{key_id(public_key)}`, found none")
@@ -90,7 +91,7 @@ def verify_signature(entry: Entry, data: bytes, public_key: str) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signed:
-    """Bytes with the signature that they came with, and the trusted comment that it must have."""
+    """Bytes with their signature, and the trusted comment that it must have."""
 
     data: bytes
     comment: str
@@ -98,7 +99,7 @@ class Signed:
 
 
 def verify(what: str, signed: Signed, public_key: str) -> None:
-    """Raise where a signature is not by the owner of ``public_key``, or was given to something else."""
+    """Raise ``EnvforgeError`` if a signature isn't from ``public_key``, or signs something else."""
     minisign = _library()
     try:
         signature = minisign.Signature.from_bytes(signed.signature.rstrip(b"\n"))
@@ -111,7 +112,7 @@ def verify(what: str, signed: Signed, public_key: str) -> None:
 
 
 def key_id(public_key: str) -> str:
-    """The id of a public key, as minisign prints it; raises ``RequestError`` for what is no key."""
+    """Return the ID of a public key, as minisign prints it; raise ``RequestError`` if the key is invalid."""
     try:
         raw = base64.b64decode(public_key, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -122,7 +123,7 @@ def key_id(public_key: str) -> str:
 
 
 def _signer_id(signature: bytes) -> str:
-    """The id of the key that a signature says it is by."""
+    """Return the ID of the key that a signature names."""
     lines = signature.splitlines()
     try:
         raw = base64.b64decode(lines[1], validate=True)
@@ -132,7 +133,7 @@ def _signer_id(signature: bytes) -> str:
 
 
 def read_public_key(text: str) -> str:
-    """A public key given as itself or as a ``.pub`` file."""
+    """Return a public key given as text or as a ``.pub`` file."""
     path = Path(text)
     if not path.is_file():
         return text
@@ -148,7 +149,7 @@ def _library() -> ModuleType:
     try:
         return importlib.import_module("minisign")
     except ImportError as error:
-        from envforge.distribution import extra_command  # noqa: PLC0415 - only hints need it
+        from envforge.distribution import extra_command  # noqa: PLC0415 - only for hints
 
         raise EnvforgeError(
             "signatures require the Python package `py-minisign`, which is not installed",
@@ -167,7 +168,7 @@ def _no_key(text: str) -> RequestError:
 
 
 def refused(what: str, reason: str) -> EnvforgeError:
-    """The error for what the configured key has not signed as it is."""
+    """Return the error for a missing or invalid signature."""
     return EnvforgeError(
         f"cannot verify {what}: {reason}",
         hint="nothing was written; to sign it, ask its publisher to publish with the key",

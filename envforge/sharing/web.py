@@ -1,6 +1,6 @@
-"""A catalogue behind a web address: the index and what is asked for are copied into a folder. Only read, never written.
+"""Read a catalogue from a web server: copy its index and the requested files to a directory. Publishing fails.
 
-The same client as for packages: proxies, ``SSL_CERT_FILE``, and credentials of netrc and the keyring.
+It uses the same HTTP client as packages: proxies, ``SSL_CERT_FILE``, and credentials from netrc and the keyring.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _LONGEST_BYTES = 1 << 28
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WebCatalogue:
-    """A catalogue that a web server gives; ``root`` is the copy."""
+    """A catalogue on a web server; ``root`` is the local copy."""
 
     address: Address
     root: Path
     retry: Retry = Retry(delays_s=(0.5, 1.0), timeout_s=10.0)  # noqa: RUF009 - frozen
 
     def bring(self, name: str) -> None:
-        """Copy one file."""
+        """Copy one file to ``root``."""
         url = f"{self.address.location}/{quote(name)}"
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self._get(url, name))
 
     def publish(self, addition: Addition) -> bool:
-        """Raise: a web address takes nothing."""
+        """Raise ``RequestError``, because a web server is read-only."""
         raise RequestError(
             f"can't publish to `{self.address.public}`: a web server only serves files",
             hint="to publish to the directory, repository, or bucket behind the server, pass `--catalogue ADDRESS`",

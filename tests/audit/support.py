@@ -1,4 +1,4 @@
-"""A prefix under audit, and what tests do to it."""
+"""Create prefixes to audit, and change them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``envforge audit`` as people and machines read it."""
+"""``envforge audit`` prints a report for people, or JSON."""
 
 from __future__ import annotations
 

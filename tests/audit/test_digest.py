@@ -1,4 +1,4 @@
-"""One digest for one lock, wherever it is installed."""
+"""A lockfile has the same digest wherever it is installed."""
 
 from __future__ import annotations
 

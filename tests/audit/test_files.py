@@ -1,4 +1,4 @@
-"""Every file of a prefix against what its package says."""
+"""Every file of a prefix is compared with the records of its package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The packages of a prefix against its lock."""
+"""The packages of a prefix are compared with its lockfile."""
 
 from __future__ import annotations
 

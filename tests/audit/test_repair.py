@@ -1,4 +1,4 @@
-"""``--fix`` installs again just what differs."""
+"""``envforge audit --fix`` reinstalls only what differs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workflows, hooks, and metadata of this repository are valid, agree with each other, and name one address."""
+"""Workflows, hooks, and metadata of this repository are valid, agree with each other, and contain one URL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line in a process of its own, and environments to try it on."""
+"""Run the command line in a child process, and create environments for it."""
 
 from __future__ import annotations
 

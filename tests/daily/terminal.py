@@ -1,4 +1,4 @@
-"""A terminal of its own for one interactive program."""
+"""Run an interactive program in a pseudoterminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``envforge clean``: what can be made again goes, what is whole or in use stays."""
+"""``envforge clean`` removes what can be re-created, and keeps what is complete or in use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``envforge info``: one page that a bug report needs, whatever is broken."""
+"""``envforge info`` prints what a bug report needs, even if the environment is broken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``envforge kernel``: Jupyter gets the environment's own Python with the activation that ``run`` gives."""
+"""``envforge kernel`` registers the environment's own Python, activated as by ``envforge run``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which environment is meant, and what is said of one that is missing or unfinished."""
+"""Commands find the environment, and report one that is missing or incomplete."""
 
 from __future__ import annotations
 

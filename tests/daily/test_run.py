@@ -1,4 +1,4 @@
-"""``envforge run``: the command gets the environment as conda gives it, and is the process that callers see."""
+"""``envforge run`` activates the environment as conda does, and replaces itself with the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``envforge shell``: the user's own shell, the environment active after the user's own files; in a real terminal."""
+"""``envforge shell`` starts the user's shell, and activates after the user's own files; run in a real terminal."""
 
 from __future__ import annotations
 

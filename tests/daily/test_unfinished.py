@@ -1,4 +1,4 @@
-"""A command that was killed half way: each other command says so, and stops where its result would outlive it."""
+"""Every command reports what a killed command left incomplete, and stops if its own result would outlive it."""
 
 from __future__ import annotations
 

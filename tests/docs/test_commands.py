@@ -1,4 +1,4 @@
-"""Every ``envforge`` command in the docs parses: in code blocks completely, in running text as far as it is written."""
+"""Every ``envforge`` command in the docs parses: complete in code blocks, as far as written in running text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decision records: one format, few of them, and every reference to one leads somewhere."""
+"""Decision records have one format and a limited number, and every reference to one exists."""
 
 from __future__ import annotations
 

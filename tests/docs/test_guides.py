@@ -1,4 +1,4 @@
-"""The code that guides show runs as it is."""
+"""The code in the guides runs without changes."""
 
 from __future__ import annotations
 

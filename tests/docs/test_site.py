@@ -1,4 +1,4 @@
-"""The docs site: it builds without a warning, and its pages load nothing from other servers."""
+"""The docs site builds without warnings, and its pages load nothing from other servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tutorial: its transcripts run as they stand, up to what needs a package server."""
+"""The transcripts of the tutorial run without changes, except commands that need a package server."""
 
 from __future__ import annotations
 

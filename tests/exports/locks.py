@@ -1,4 +1,4 @@
-"""Locks for these tests, as values and as files."""
+"""Create lockfiles for these tests, as values and as files."""
 
 from __future__ import annotations
 

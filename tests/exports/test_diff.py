@@ -1,4 +1,4 @@
-"""``envforge diff`` says which packages differ, and what that asks of the machine."""
+"""``envforge diff`` reports which packages differ, and how the requirements for the machine change."""
 
 from __future__ import annotations
 

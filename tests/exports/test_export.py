@@ -1,4 +1,4 @@
-"""Each export says exactly what the lock says, and nothing that cannot be checked gets out."""
+"""Each export matches the lockfile, and packages that can't be verified are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What any lock needs of the machine is read from the lock alone, and is what the catalogue states."""
+"""The requirements of a lockfile are read only from the lockfile, and equal those in the catalogue."""
 
 from __future__ import annotations
 

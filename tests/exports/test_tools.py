@@ -1,4 +1,4 @@
-"""Each export is opened by the tool that it is for: pip, uv, packaging, envforge itself; over loopback only."""
+"""The tool of each format reads the export: pip, uv, packaging, and envforge itself, only over loopback."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""An install in a process of its own that kills itself when its progress is told something the Nth time.
+"""Run an install in a child process that kills itself at the Nth call of its progress.
 
     python -m tests.install.killed LOCK PREFIX CACHE N
 
-With N = 0 it counts, and prints how often its progress was told something.
+With N = 0, it prints the number of calls.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Locks of the tests' own packages, and a progress that remembers."""
+"""Create lockfiles of the tests' own packages, and a progress that records its calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A package file that would write outside its package is refused before anything of it is unpacked."""
+"""An archive with a member that leads outside the package is rejected before anything is unpacked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No byte that differs from the lock reaches a prefix, wherever it comes from."""
+"""A file that differs from the lockfile never reaches a prefix, whatever its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``envforge install`` as people and machines read it."""
+"""``envforge install`` prints a report for people, or JSON."""
 
 from __future__ import annotations
 

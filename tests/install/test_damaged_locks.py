@@ -1,4 +1,4 @@
-"""A damaged lock is refused, or does no harm: nothing else than it named is installed, nothing is left half-done."""
+"""An invalid lockfile is rejected or harmless: no other package is installed, and no prefix is left incomplete."""
 
 from __future__ import annotations
 

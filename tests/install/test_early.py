@@ -1,4 +1,4 @@
-"""Wheels that come into a new prefix beside the conda packages, and uv that outlives a killed install."""
+"""Wheels are installed while conda packages are linked, and an install waits for the uv of a killed one."""
 
 from __future__ import annotations
 

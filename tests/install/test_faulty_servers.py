@@ -1,4 +1,4 @@
-"""A server that fails in one way at a time: what helps is repeated, the rest stops with the address in the message."""
+"""Transient server errors are retried; others stop the install with the URL in the message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The members of a plain tar are those that ``tarfile`` finds; what is not plain is left to it."""
+"""The fast parser finds the same members as ``tarfile``, and leaves unusual archives to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An install that ends early is never taken for a whole one, and the next completes it."""
+"""An interrupted install is reported as incomplete, and the next install completes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in a prefix already, by the lock's own checksums, stays as it is."""
+"""Packages that already match the lockfile's checksums are kept."""
 
 from __future__ import annotations
 

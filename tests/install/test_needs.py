@@ -1,4 +1,4 @@
-"""What a lock needs of the machine is read from the lock, and asked before anything is downloaded."""
+"""The requirements of a lockfile are compared with the machine before anything is downloaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress without a terminal: plain lines on stderr, every few seconds, whether or not the work advances."""
+"""Without a terminal, progress is plain lines on stderr every few seconds, even if nothing advances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unpacked files are read again where they have changed, and wherever reading is asked for."""
+"""Unpacked files are read again if they changed, or if the request requires it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Source distributions run code of their own: only where the user allows it."""
+"""Source distributions run their own code, so they are built only if the user allows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a lock to a prefix that works, over loopback."""
+"""A lockfile is installed over loopback to a working prefix."""
 
 from __future__ import annotations
 

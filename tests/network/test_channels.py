@@ -1,4 +1,4 @@
-"""conda-forge, PyPI, and the lockfiles of the catalogue: what envforge reads and downloads is there, and unchanged."""
+"""Files that envforge reads on conda-forge and PyPI, and those in the catalogue, exist and are unchanged."""
 
 from __future__ import annotations
 

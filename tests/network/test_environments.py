@@ -1,4 +1,4 @@
-"""Solve and install against the real channels, as a user would."""
+"""Environments are solved and installed from the real channels."""
 
 from __future__ import annotations
 

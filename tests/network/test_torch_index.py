@@ -1,4 +1,4 @@
-"""The PyTorch index has the builds of the matrix, and nothing newer; its pages are what ``envforge lock`` reads."""
+"""The PyTorch index has the builds of the matrix and no newer ones, in the format that ``envforge lock`` reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Projects with a lock that may be published, and catalogues of each kind."""
+"""Create projects with a lockfile to publish, and catalogues of each kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bundle carries a whole environment to a machine that has no network and no cache."""
+"""A bundle installs an entire environment on a machine without a network or a cache."""
 
 from __future__ import annotations
 

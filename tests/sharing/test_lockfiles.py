@@ -1,4 +1,4 @@
-"""``envforge lockfiles`` over each kind of catalogue: a folder, git, the web, an object store."""
+"""``envforge lockfiles`` works with each kind of catalogue: directory, git, web server, and object store."""
 
 from __future__ import annotations
 

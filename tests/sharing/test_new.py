@@ -1,4 +1,4 @@
-"""``envforge new`` asks the team's catalogue before the one that comes with envforge."""
+"""``envforge new`` searches the team's catalogue before the built-in one."""
 
 from __future__ import annotations
 

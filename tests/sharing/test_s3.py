@@ -1,4 +1,4 @@
-"""A catalogue in a real object store: the S3 server of moto on loopback, reached through s3fs as a bucket would be."""
+"""A catalogue in an object store: moto's S3 server on loopback, accessed through s3fs as a bucket would be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signed entries: what has no signature of the configured key, or was signed as something else, is refused."""
+"""Entries without a signature of the configured key, or signed as something else, are rejected."""
 
 from __future__ import annotations
 

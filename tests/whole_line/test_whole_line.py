@@ -1,8 +1,8 @@
-"""The whole line for real, over loopback alone: new → lock → install into a prefix → train in that prefix.
+"""The commands work together over loopback: new → lock → install into a prefix → train in that prefix.
 
-The conda channel is built from the Python that runs the tests and from the libraries beside it; the PyTorch index
-serves the real torch wheel. torchvision has no CPU build on every machine, and nothing in the project imports it: its
-wheel holds its name, version and requirement only.
+The conda channel is built from the Python that runs the tests and the libraries next to it. The PyTorch index serves
+the real torch wheel. torchvision has no CPU build for every machine, and nothing in the project imports it, so its
+wheel contains only its name, version, and requirement.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Opened:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the template is a third-party template."""
+        """True for a third-party template."""
         return bool(self.origin.source)
 
 

@@ -35,7 +35,7 @@ _FORCE = Hint("to write into it, pass `--force`, which keeps your files and rena
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:
-    """What happened to each file. ``kept`` pairs a file of the user's with the name that it has now."""
+    """What happened to each file; ``kept`` pairs a file of the user with its new name."""
 
     created: tuple[PurePosixPath, ...] = ()
     replaced: tuple[PurePosixPath, ...] = ()

@@ -116,7 +116,7 @@ def run_smoke(run: SmokeRun, output: IO[str] | None) -> None:
     """Stream the test to ``output`` (``None``: this process's own stdout); raise if it fails."""
     command = [run.python, "-m", f"{run.package}.smoke", *run.options]
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "PYTHONPATH")}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # the project stays as it was written
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # the project must remain as it was written
     done = subprocess.run(command, cwd=run.folder, env=environment, stdout=output, check=False)
     if done.returncode != 0:
         again = f"cd {shlex.quote(str(run.folder))} && {shlex.join(command)}"

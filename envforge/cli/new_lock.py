@@ -1,4 +1,4 @@
-"""The lock of a new project, and the builds to offer if a solve is impossible."""
+"""Obtain the lock of a new project, and list the builds to offer if a solve is impossible."""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ _HEADER_GPU = re.compile(
     r"^\|\s{1,3}(?P<index>\d+)\s{2}(?P<name>\S.*?)\s+(?:On|Off|N/A|WDDM|TCC|MCDM)\s+\|\s*(?P<bus>\S+)"
 )
 _HEADER_MEMORY = re.compile(r"\|\s*\d+MiB\s*/\s*(?P<total>\d+)MiB\s*\|")
+# control characters, and the marks that change the direction of text
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _FAILURES = (
     ("driver/library version mismatch", "driver-library-mismatch"),

@@ -16,7 +16,7 @@ from envforge.machine.nvidia_text import (
 )
 from envforge.probe.world import ProgramResult, World
 
-_PROGRAMS = ("nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi")
+_PROGRAMS = ("nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi")  # WSL's directory isn't always on PATH
 _QUERY_CAPABILITY = ("--query-gpu=index,compute_cap", "--format=csv,noheader")
 
 

@@ -63,7 +63,7 @@ class World:
             environment=variables,
             system=platform.system(),
             architecture=platform.machine(),
-            python=Version(platform.python_version().rstrip("+")),
+            python=Version(platform.python_version().rstrip("+")),  # a build from a checkout ends with `+`
             libc=_libc(),
             hostname=socket.gethostname(),
             run=lambda command: run_program(command, variables, timeout_seconds),
@@ -74,6 +74,7 @@ class World:
     def read(self, path: str) -> str | None:
         """Return the contents of a file below the root; ``None`` if it is missing or can't be read."""
         try:
+            # NUL separates the strings of a device tree property
             return (self.root / path.lstrip("/")).read_text(encoding="utf-8", errors="replace").replace("\0", "\n")
         except OSError:
             return None

@@ -1,7 +1,7 @@
 """Change several files of a target in one transaction, through a staging directory inside it.
 
-Each file is renamed from the staging directory under a journal, so that an interrupted run is undone: at once if Python
-still runs, else by the next run.
+Each file is renamed from the staging directory under a journal. An interrupted run is undone: immediately if Python
+still runs, otherwise by the next run.
 """
 
 from __future__ import annotations

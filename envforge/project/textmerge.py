@@ -80,6 +80,7 @@ def _has_other_line_ends(mine: bytes, base: bytes) -> bool:
 def _merge_file(folder: Path, *options: str) -> tuple[int, bytes]:
     labels = [word for label in _LABELS for word in ("-L", label)]
     command = ["git", "merge-file", "-p", "-q", *options, *labels, "mine", "base", "new"]
+    # settings of the user or of a running git hook must not change the result
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CEILING_DIRECTORIES": str(folder)}
     done = subprocess.run(

@@ -145,6 +145,7 @@ def _smoke(files: tuple[PlannedFile, ...], folder: Path, tried: set[str], *, wan
     if not wanted:
         return "skipped", []
     tried.add(code)
+    # PYTHONSAFEPATH would keep the project, which is the working directory, out of sys.path
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "PYTHONPATH")}
     try:
         done = subprocess.run(

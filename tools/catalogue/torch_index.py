@@ -41,7 +41,7 @@ def write_torch_index(folder: Path, directory: str, wheels: Iterable[Wheel]) -> 
 
 
 def mirrors_to(server_url: str) -> Mirrors:
-    """Return the rules that direct the public URLs of index, registry, and channel to the directory's server."""
+    """Return the rules that direct the public URLs of both indexes and the channel to the directory's server."""
     return Mirrors(
         (
             (INDEX, f"{server_url}/whl"),

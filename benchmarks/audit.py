@@ -1,9 +1,9 @@
-"""``envforge audit`` of a large environment: first (every file is read), warm (nothing has changed), and ``--full``.
+"""Measure ``envforge audit`` of a large environment: first (reads every file), warm (nothing changed), and ``--full``.
 
     python benchmarks/audit.py --prefix DIR [--rounds 3]             an environment that envforge installed
-    python benchmarks/audit.py --files 20000 [--folder DIR]          one of about 1 GB that it makes itself
+    python benchmarks/audit.py --files 20000 [--folder DIR]          a generated environment of about 1 GB
 
-Prints wall-clock and CPU time of each and the peak memory, as Markdown.
+Prints the wall-clock time, CPU time, and peak memory of each, as Markdown.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SMALL_BYTES = 5_000
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One run: seconds by the clock and of the processor, and the peak memory."""
+    """One run: wall-clock and CPU time, and peak memory."""
 
     seconds: float
     cpu_seconds: float
@@ -39,12 +39,12 @@ class Measure:
 
 
 def make(folder: Path, files: int) -> Path:
-    """A prefix of ``PACKAGES`` packages, each with one large file and its share of small ones; nearly 1 GB in all."""
+    """Create a prefix of ``PACKAGES`` packages, each with one large file and its share of small ones; nearly 1 GB."""
     from envforge.install import InstallRequest, install  # noqa: PLC0415 - not needed for --prefix
     from tests.install.support import LockWriter  # noqa: PLC0415
     from tests.support.channel import SUBDIR, Channel, File, Package, python_package  # noqa: PLC0415
 
-    chance = random.Random(0)  # noqa: S311 - bytes that are the same each time
+    chance = random.Random(0)  # noqa: S311 - the same bytes in each run
     channel = Channel(folder / "channel")
     channel.add(python_package())
     for number in range(PACKAGES):
@@ -62,7 +62,7 @@ def make(folder: Path, files: int) -> Path:
 
 
 def measure(prefix: Path, *options: str) -> Measure:
-    """Run one audit in a process of its own; raises where it finds something."""
+    """Run one audit in a new process; exit if it finds a difference."""
     words = [sys.executable, "-m", "envforge", "audit", "--prefix", str(prefix), *options]
     began = time.perf_counter()
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -74,13 +74,13 @@ def measure(prefix: Path, *options: str) -> Measure:
 
 
 def report(prefix: Path, rounds: int) -> None:
-    """Run and print."""
+    """Run the audits and print the table."""
     cache = prefix / ".envforge" / "audit.json"
     found: dict[str, list[Measure]] = {"first": [], "warm": [], "--full": []}
     for _ in range(rounds):
         cache.unlink(missing_ok=True)
         found["first"].append(measure(prefix))
-        measure(prefix)  # what was written just before the first audit is kept by the second
+        measure(prefix)  # only the second audit caches files that were written immediately before the first one
         found["warm"].append(measure(prefix))
         found["--full"].append(measure(prefix, "--full"))
     lines = ["| audit | wall | CPU | peak memory |", "|---|---|---|---|"]
@@ -93,7 +93,7 @@ def report(prefix: Path, rounds: int) -> None:
 
 
 def main() -> None:
-    """Read the options; make an environment where none is named."""
+    """Parse the options, and create an environment if none is given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prefix", type=Path)
     parser.add_argument("--files", type=int, default=20_000)

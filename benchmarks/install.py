@@ -1,12 +1,12 @@
-"""``envforge install`` beside its limit: py-rattler and uv by hand, over loopback, in processes of their own.
+"""Compare ``envforge install`` with its limit: py-rattler and uv called directly, over loopback, each in a new process.
 
     python benchmarks/install.py --wheel torch-….whl [--packages 200] [--rounds 5] [--folder DIR]
     python benchmarks/install.py --wheel torch-….whl --memory 50 200 400
 
-Makes a channel of that many conda packages beside the running Python; installs them and the wheel, cold (empty cache)
-and warm, by hand and with envforge in turn; then nothing to do, ``audit`` of that environment, and ``lock --check``.
-Prints the medians of wall and processor time and the peak memory of each as Markdown. With ``--memory`` it prints the
-peak memory of envforge alone by the number of packages. The wheel is best the published one:
+Creates a channel of that many conda packages in addition to the running Python. Installs them and the wheel with a cold
+(empty) and a warm cache, directly and with envforge in turn. Then measures an install with nothing to do, ``audit``,
+and ``lock --check``. Prints the medians of wall-clock and CPU time and the peak memory of each as Markdown. With
+``--memory``, prints only the peak memory of envforge by the number of packages. The best wheel is the published one:
 pip download --no-deps torch==2.13.0
 """
 
@@ -73,7 +73,7 @@ os._exit(0)
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One run: wall-clock and processor seconds, and the peak memory of the largest of its processes."""
+    """One run: wall-clock and CPU seconds, and the peak memory of its largest process."""
 
     seconds: float
     cpu_seconds: float
@@ -81,7 +81,7 @@ class Measure:
 
 
 def measure(words: list[str], environment: dict[str, str], *, accepted: tuple[int, ...] = (0,)) -> Measure:
-    """Run a command to its end; raises where it ends with another exit code than is accepted."""
+    """Run a command until it exits; exit if its exit code isn't accepted."""
     began = time.perf_counter()
     process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     errors = process.stderr.read() if process.stderr else b""
@@ -95,7 +95,7 @@ def measure(words: list[str], environment: dict[str, str], *, accepted: tuple[in
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """The folder over HTTP, by a process of its own."""
+    """Serve the directory over HTTP from another process."""
     program = (
         "import sys, time; from pathlib import Path; from tests.support.loopback import Loopback\n"
         "with Loopback(Path(sys.argv[1])) as server:\n    print(server.url, flush=True)\n    sys.stdin.read()"
@@ -110,7 +110,10 @@ def serving(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def made(folder: Path, wheel: Path, packages: int) -> Iterator[str]:
-    """A channel and a lock in ``folder``, served; made by a process of its own: peak memory counts from the fork."""
+    """Create a channel and a lockfile in ``folder``, and serve it.
+
+    Another process does the work, because peak memory is measured from the fork.
+    """
     served = folder / "channel" / "wheels" / wheel.name
     served.parent.mkdir(parents=True)
     shutil.copyfile(wheel, served)
@@ -121,7 +124,7 @@ def made(folder: Path, wheel: Path, packages: int) -> Iterator[str]:
 
 
 def compare(folder: Path, wheel: Path, packages: int, rounds: int) -> dict[str, list[Measure]]:
-    """All runs, by what they are; the sides take turns in who is first."""
+    """Return all runs by name; the sides take turns in running first."""
     script = folder / "by_hand.py"
     script.write_text(BY_HAND, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CHANNEL_FOLDER": str(folder / "channel")}
@@ -147,18 +150,18 @@ def compare(folder: Path, wheel: Path, packages: int, rounds: int) -> dict[str, 
             found.setdefault("audit, warm", []).append(measure(audit, environment))
             check = [*ours, "lock", "--check", "--lockfile", str(folder / "conda-lock.yml")]
             check += ["--file", str(folder / "environment.yml")]
-            found.setdefault("lock --check", []).append(measure(check, environment, accepted=(0, 1)))  # a made lock
+            found.setdefault("lock --check", []).append(measure(check, environment, accepted=(0, 1)))  # generated
     return found
 
 
 def run_of(sides: list[tuple[str, list[str], list[str]]], folder: Path) -> list[str]:
-    """The install of envforge into the prefix that it has just made."""
+    """Return the envforge install into the prefix that envforge installed last."""
     _, words, option = sides[1]
     return [*words, str(folder / "prefix envforge"), *option, str(folder / "cache envforge")]
 
 
 def print_memory(folder: Path, wheel: Path, counts: list[int]) -> None:
-    """Peak memory of a cold and a warm install, by the number of packages."""
+    """Print the peak memory of a cold and a warm install, by the number of packages."""
     lines = ["| conda packages | cold | warm |", "|---|---|---|"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for count in counts:
@@ -175,7 +178,7 @@ def print_memory(folder: Path, wheel: Path, counts: list[int]) -> None:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the benchmark and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wheel", type=Path, required=True)
     parser.add_argument("--packages", type=int, default=200)

@@ -1,11 +1,11 @@
-"""Measure ``envforge new`` with a lock of the catalogue against copier and cookiecutter rendering as many files.
+"""Measure ``envforge new`` with a catalogue lockfile against copier and cookiecutter rendering as many files.
 
     python benchmarks/new.py --copier PATH/TO/copier --cookiecutter PATH/TO/cookiecutter [--rounds 7]
 
-Both get a local template without version control that holds the very files that ``new`` writes, as many of them to be
-rendered as ``new`` renders. Each round starts each candidate once, in turn, as a new process; a round before them that
-does not count compiles everybody's modules into a folder of this script's. The table shows the median of wall time and
-CPU time; the CPU time depends less on what else runs.
+The other tools get a local template without version control. It has the same files that ``new`` writes, and renders as
+many of them. Each round starts each candidate once, in turn, as a new process. An unmeasured round before them compiles
+all modules into a directory of this script. The table shows the median of wall-clock and CPU time; CPU time depends
+less on other programs.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ def main() -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Every file, envforge's own notes last, so that nobody renders them."""
+    """Return every file; envforge's own records come last, so that no tool renders them."""
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return sorted(found, key=lambda path: (path.parts[0] == ".envforge", path.suffix == ".yml", path))
 
 
 def _rendered() -> int:
-    """How many files ``new`` renders, with environment.yml and virtual-packages.yml."""
+    """Return how many files ``new`` renders, including environment.yml and virtual-packages.yml."""
     template = load_template(templates_root(), TEMPLATE)
     sources = project_sources(template, template.default_groups({}))
     return sum(source.path.name.endswith(".jinja") for source in sources) + 2

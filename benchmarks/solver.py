@@ -2,11 +2,11 @@
 
     python benchmarks/solver.py [--records FOLDER] [--rounds 7]
 
-FOLDER is a channel with ``linux-64`` and ``noarch`` repodata (default: the real conda-forge records beside the
-checkout). It is served on loopback by a process of its own. Each round starts each candidate once, in turn, as a new
-process with an empty repodata cache. The table shows the median and the spread of the wall time, and the median of the
-CPU time, which depends less on what else runs. "its own" is a lock whose conda answers at once with the recorded solve:
-what of a lock is conda-lock and nothing else.
+FOLDER is a channel with ``linux-64`` and ``noarch`` repodata (default: the real conda-forge records next to the
+checkout). Another process serves it on loopback. Each round starts each candidate once, in turn, as a new process with
+an empty repodata cache. The table shows the median and the spread of the wall-clock time, and the median of the CPU
+time, which depends less on other programs. "its own" is a lock whose conda returns the recorded solve immediately: the
+time that conda-lock itself needs.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _with_conda(lock: list[str], conda: str) -> list[str]:
 
 
 def _replayed(folder: Path, create: list[str]) -> str:
-    """A conda that gives the answer of ``create`` at once."""
+    """Write a conda that prints the recorded output of ``create`` immediately."""
     answer = folder / "answer.json"
     answer.write_bytes(subprocess.run(create, check=True, capture_output=True).stdout)
     script = folder / "replayed"

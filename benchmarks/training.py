@@ -1,18 +1,18 @@
-"""Step time of a scaffolded training against loops written by hand for the same model, data, optimizer and precision.
+"""Compare the step time of a generated project with hand-written loops for the same model, data, and precision.
 
     python benchmarks/training.py [--template image-classification] [--rounds 30] [--updates 10] [--device cpu]
 
-``envforge``  the project's own ``train_step``, with what its loop does around it (mean loss, signals, a log line)
-``bare``      the least that trains: forward, backward, clip, step
-``timm``      a loop of the shape of timm's train.py: scheduler stepped per update, loss averaged on the log interval
-``nanoGPT``   a loop of the shape of nanoGPT's train.py: GradScaler that is off, learning rate by hand, micro-steps
+``envforge``  the project's own ``train_step``, with the work of its loop (mean loss, signals, a log line)
+``bare``      the minimum that trains: forward, backward, clip, step
+``timm``      a loop like timm's train.py: scheduler stepped per update, loss averaged on the log interval
+``nanoGPT``   a loop like nanoGPT's train.py: GradScaler that is off, learning rate set by hand, micro-steps
 
-All train on the same sequence of batch sizes, a short last one of the epoch too, with the same clipping, gradient
-clearing, augmentation, optimizer and precision. ``control`` is ``bare`` a second time: its ratio is as far from 1
-as the measurement is from the truth. On the CPU the loops take turns after each update, in an order that rotates, so
-that whatever else the machine does meets all alike; on a GPU, whose queue no turn may cut short, after each round of
-updates. Printed is the median over the rounds, wall and CPU time for one update, and the median over the rounds of
-the ratio to ``bare``. Needs torch and what the template needs.
+All train on the same sequence of batch sizes, including a short last one of the epoch, with the same clipping, gradient
+clearing, augmentation, optimizer, and precision. ``control`` is ``bare`` a second time: the distance of its ratio from
+1 is the error of the measurement. On the CPU, the loops take turns after each update, in a rotating order, so that
+other load affects all of them alike. On a GPU, whose queue a turn must not cut short, they take turns after each round
+of updates. Prints the medians over the rounds: wall-clock and CPU time of one update, and the ratio to ``bare``. Needs
+torch and the packages of the template.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-PACKAGE = "digits"  # what tests/template calls it
+PACKAGE = "digits"  # the name that tests/template gives the project
 LOG_EVERY = 10
 
 Update = Callable[[], None]
@@ -40,7 +40,7 @@ Update = Callable[[], None]
 
 @dataclass(frozen=True)
 class Turn:
-    """Seconds of one loop, by the clock and of the processor: of a turn, or of one update of a round."""
+    """Seconds of one loop, wall-clock and CPU: for one turn, or for one update of a round."""
 
     seconds: float
     cpu_seconds: float
@@ -55,11 +55,11 @@ def render(template: str, folder: Path) -> None:
 
 
 def silent(_: str) -> None:
-    """Say nothing."""
+    """Discard a message."""
 
 
 def build(arguments: argparse.Namespace, run_dir: Path) -> Any:
-    """A training of the project, with the same weights and samples each time."""
+    """Build a training of the project, with the same weights and samples each time."""
     train, config, start = (importlib.import_module(f"{PACKAGE}.{name}") for name in ("train", "config", "start"))
     settings = config.Config(
         device=arguments.device,
@@ -73,7 +73,7 @@ def build(arguments: argparse.Namespace, run_dir: Path) -> Any:
 
 
 def batches(training: Any) -> Iterator[Any]:
-    """Groups of micro-batches without an end."""
+    """Yield endless groups of micro-batches."""
     while True:
         yield from training.groups()
         training.order.next_epoch()
@@ -91,7 +91,7 @@ def plain_batches(training: Any) -> Iterator[Any]:
 
 
 def ours(training: Any) -> Update:
-    """The project's own update, with what its loop does around it."""
+    """Return the project's own update, with the work of its loop."""
     progress_type = importlib.import_module(f"{PACKAGE}.progress").Progress
     interrupt = importlib.import_module(f"{PACKAGE}.interrupt").Interrupt()
     progress = progress_type(training, resumed_at=None, say=silent)
@@ -107,7 +107,7 @@ def ours(training: Any) -> Update:
 
 
 def bare(training: Any) -> Update:
-    """The least that trains the same model."""
+    """Return the minimal update of the same model."""
     import torch  # noqa: PLC0415
 
     source = plain_batches(training)
@@ -127,7 +127,7 @@ def bare(training: Any) -> Update:
 
 
 def timm_style(training: Any) -> Update:
-    """A loop of the shape of timm's: a scheduler object, gradients cleared before backward, a running mean."""
+    """Return an update like timm's: a scheduler object, gradients cleared before backward, a running mean."""
     import torch  # noqa: PLC0415
 
     source = plain_batches(training)
@@ -154,7 +154,7 @@ def timm_style(training: Any) -> Update:
 
 
 def nanogpt_style(training: Any) -> Update:
-    """A loop of the shape of nanoGPT's: a scaler that may be off, the learning rate set by hand."""
+    """Return an update like nanoGPT's: a scaler that may be off, the learning rate set by hand."""
     import torch  # noqa: PLC0415
 
     source = plain_batches(training)
@@ -193,7 +193,7 @@ LOOPS: dict[str, Callable[[Any], Update]] = {
 
 
 def measure(update: Update, updates: int, finish: Update) -> Turn:
-    """One turn; ``finish`` waits for the device."""
+    """Measure one turn; ``finish`` waits for the device."""
     finish()
     began, cpu_began = time.perf_counter(), time.process_time()
     for _ in range(updates):
@@ -203,7 +203,7 @@ def measure(update: Update, updates: int, finish: Update) -> Turn:
 
 
 def take_turns(arguments: argparse.Namespace, folder: Path) -> dict[str, list[Turn]]:
-    """The rounds of each loop; all have had one round before that does not count."""
+    """Return the measured rounds of each loop, which follow one unmeasured round."""
     import torch  # noqa: PLC0415
 
     loops = {name: make(build(arguments, folder / name)) for name, make in LOOPS.items()}
@@ -224,12 +224,12 @@ def take_turns(arguments: argparse.Namespace, folder: Path) -> dict[str, list[Tu
 
 
 def mean(turns: list[Turn], updates: int) -> Turn:
-    """Seconds for one of the ``updates`` in these turns."""
+    """Return the seconds for one of the ``updates`` in these turns."""
     return Turn(sum(turn.seconds for turn in turns) / updates, sum(turn.cpu_seconds for turn in turns) / updates)
 
 
 def table(turns: dict[str, list[Turn]]) -> str:
-    """The medians as Markdown."""
+    """Return the medians as a Markdown table."""
     lines = ["| loop | update, ms | CPU, ms | to bare, wall | to bare, CPU |", "|---|---|---|---|---|"]
     for name, mine in turns.items():
         wall = statistics.median(turn.seconds for turn in mine)

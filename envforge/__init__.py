@@ -1,3 +1,3 @@
-"""envforge: a locked, verified, mixed-precision PyTorch project from one command line."""
+"""Create, lock, install, and verify PyTorch environments and mixed-precision projects."""
 
 __version__ = "0.1.0"

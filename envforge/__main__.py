@@ -9,7 +9,7 @@ from typing import NoReturn
 def run() -> NoReturn:
     """Run the command line of this process and exit.
 
-    The imports take most of a short run, so Ctrl-C during them ends like any other: one line and 130.
+    The imports take most of a short run, so Ctrl-C during them must end like any other: one line, and exit code 130.
     """
     try:
         from envforge.cli import run_process  # noqa: PLC0415 - an interrupt during this import must be caught

@@ -36,20 +36,20 @@ class MatrixError(EnvforgeError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Minimum:
-    """The oldest driver for one CUDA: ``cuda`` is a toolkit such as 12.6, or only a major version."""
+    """The oldest driver for one CUDA: a toolkit such as 12.6, or every toolkit of a major version."""
 
     cuda: Version
     linux: Version
     windows: Version
 
     def driver(self, *, windows: bool) -> Version:
-        """The minimum in the numbering of that operating system's driver; WSL has the one of Windows."""
+        """Return the minimum in the version scheme of that system's driver; WSL uses the driver of Windows."""
         return self.windows if windows else self.linux
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PythonDefault:
-    """The newest Python that a new environment gets by itself; ``tag`` None stands for every build."""
+    """The newest Python that a new environment gets by default; the tag ``None`` applies to every build."""
 
     tag: WheelTag | None
     at_most: Version
@@ -58,7 +58,7 @@ class PythonDefault:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matrix:
-    """All builds, oldest torch first, and the facts that judge them."""
+    """All builds, oldest torch first, and the facts that they are judged by."""
 
     builds: tuple[Build, ...]
     toolkits: tuple[Minimum, ...]
@@ -70,12 +70,12 @@ class Matrix:
 
     @classmethod
     def without_builds(cls) -> Matrix:
-        """Knows nothing; reading the real one takes time, and what has no CUDA asks nothing of it."""
+        """Return an empty matrix, which is enough without CUDA, and faster than reading the data files."""
         return cls(builds=(), toolkits=(), families=(), python_defaults=(), known_capabilities=(), tegra=(), checked="")
 
     @property
     def tags(self) -> tuple[WheelTag, ...]:
-        """The tags of all builds: cpu, then CUDA oldest first."""
+        """The tags of all builds: cpu, then CUDA from oldest to newest."""
         cuda = sorted({build.tag.cuda for build in self.builds if build.tag.cuda is not None})
         return (WheelTag(None), *map(WheelTag, cuda))
 
@@ -95,15 +95,15 @@ class Matrix:
         return tuple(sorted({build.platform for build in self.builds}))
 
     def direct_minimum(self, cuda: Version) -> Minimum | None:
-        """The driver that comes with that toolkit; None where the toolkit is newer than the table."""
+        """Return the driver that ships with a toolkit; ``None`` if the toolkit is newer than the table."""
         return next((row for row in self.toolkits if row.cuda == cuda), None)
 
     def family_minimum(self, cuda: Version) -> Minimum | None:
-        """The driver from which on every toolkit of the same major version runs."""
+        """Return the oldest driver that runs every toolkit of the same major version."""
         return next((row for row in self.families if row.cuda.major == cuda.major), None)
 
     def python_default(self, tag: WheelTag) -> PythonDefault:
-        """The rule for the Python of a new environment with that tag."""
+        """Return the rule for the Python of a new environment with that tag."""
         return next(rule for rule in self.python_defaults if rule.tag in (None, tag))
 
 
@@ -174,7 +174,7 @@ class _Loader:
 
 
 def _evidence(table: Fields) -> dict[str, tuple[bool, str]]:
-    """The kinds of evidence that a file states: confirmed, and the date it was checked."""
+    """Return the kinds of evidence in a file: whether each is confirmed, and the date when it was checked."""
     kinds = {}
     entries = table.inner("evidence")
     for name in entries.value:

@@ -1,4 +1,4 @@
-"""One versioned result for machines: the JSON envelope that every command prints with ``--json``."""
+"""Write the versioned JSON envelope that every command prints with ``--json``."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
 def success(command: str, result: Json) -> str:
-    """The envelope of a command that did what was asked."""
+    """Return the envelope of a command that succeeded."""
     return _envelope(command, ok=True, result=result)
 
 
 def finding(command: str, result: Json) -> str:
-    """The envelope of a check that ran and found something wrong: exit 1, with the same result shape."""
+    """Return the envelope of a check that ran and found problems: exit code 1, and the same result shape as success."""
     return _envelope(command, ok=False, result=result)
 
 
 def failure(command: str, error: EnvforgeError) -> str:
-    """The envelope of a command that stopped."""
+    """Return the envelope of a command that failed."""
     return _envelope(command, ok=False, error=fault(error))
 
 

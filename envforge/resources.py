@@ -1,6 +1,6 @@
-"""What comes with envforge: its data files, and the folders of templates and lockfiles.
+"""Locate the bundled data files, templates, and lockfiles.
 
-The folders lie inside the installed package, or in the checkout beside it.
+They are in the installed package, or in the checkout next to it.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def templates_root() -> Path:
-    """The folder of templates that comes with this envforge."""
+    """Return the directory of the built-in templates."""
     return _shipped("templates")
 
 
 def lockfiles_root() -> Path:
-    """The folder of solved lockfiles that comes with this envforge."""
+    """Return the directory of the built-in lockfiles."""
     return _shipped("lockfiles")
 
 
 def read_data(name: str) -> dict[str, Any]:
-    """One of our own TOML data files, which the tests keep whole."""
-    from envforge.tables import read_tables  # noqa: PLC0415 - who only asks for a folder parses nothing
+    """Read a bundled TOML data file. Tests validate all of them, so errors aren't handled here."""
+    from envforge.tables import read_tables  # noqa: PLC0415 - callers that only need a directory parse nothing
 
     return read_tables((_PACKAGE / "data" / name).read_text(encoding="utf-8"))
 
 
 def data_folder() -> Path:
-    """The folder of our own data files, for those that other programs read."""
+    """Return the directory of the data files, for files that other programs read."""
     return _PACKAGE / "data"
 
 

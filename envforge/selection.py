@@ -1,4 +1,4 @@
-"""The values of a choice: what is asked for, the builds that exist, and the answer with everything refused."""
+"""Define the values of a selection: the request, the builds that exist, and the answer with every rejected build."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PYTORCH_INDEX = "https://download.pytorch.org/whl"
 
 
 class Grade(enum.Enum):
-    """How well the driver serves the build."""
+    """How well the driver supports the build."""
 
     DIRECT = "direct"
     MINOR_COMPATIBLE = "minor-compatible"
@@ -31,7 +31,7 @@ class Preference(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """What the user asks for; ``None`` leaves the choice to ``select``."""
+    """What the user requests; ``None`` leaves the choice to ``select``."""
 
     cuda: WheelTag | None = None
     torch: Version | None = None
@@ -45,8 +45,8 @@ class Request:
 class Build:
     """One row of the matrix: a PyTorch release for one CUDA tag and one platform (conda subdir).
 
-    ``plain`` names packages of the family whose version has no ``+tag`` there; ``confirmed`` is false for a build that
-    was announced or reported but not seen; ``capabilities_stated`` is false where the list of kernels is inferred.
+    ``plain`` names packages of the family whose version has no ``+tag`` there. ``confirmed`` is false for a build that
+    was announced or reported but not seen. ``capabilities_stated`` is false if the list of kernels is inferred.
     """
 
     torch: Version
@@ -64,7 +64,7 @@ class Build:
     capabilities_stated: bool = True
 
     def pin(self, version: Version) -> str:
-        """The exact version of torch or torchvision, for example ``2.7.1+cu118``."""
+        """Return the exact version of torch or torchvision, for example ``2.7.1+cu118``."""
         return self._pin("torchvision" if version == self.torchvision else "torch", version)
 
     @property
@@ -91,7 +91,7 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
-    """A build that does not fit, with the one reason that decided."""
+    """A build that doesn't fit, with the reason that decided."""
 
     build: Build
     code: str
@@ -102,7 +102,7 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """The answer: one build, what it rests on, and every other build with its reason."""
+    """The selected build, its grade and reason, and every other build with its reason."""
 
     request: Request
     build: Build

@@ -1,7 +1,7 @@
-"""Read the TOML of our own data files, with which most commands start, in a fifth of the usual time.
+"""Read the bundled TOML data files in a fifth of the time that a TOML parser needs.
 
-Enters: the text of a data file. Leaves: what ``toml.loads`` makes of it. Nearly every line of theirs is a remark, a
-header, or a name and a value that JSON reads alike; a text with anything else goes to the whole parser.
+Most commands start by reading them. Nearly every line is a comment, a header, or a name with a value that is also
+JSON; a file with any other line is read by the TOML parser.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ _VALUE = re.compile(r'(?:"[^"\\\x7f]*"|true|false|(?:0|[1-9][0-9]*)(?:\.[0-9]+)?
 # tomllib needs longer for these 75 KB than click needs to start; a cache or a copy in another format could become
 # stale
 def read_tables(text: str) -> dict[str, Any]:
-    """The tables of a data file; raises ``toml.TOMLDecodeError`` where it is no TOML."""
+    """Return the tables of a data file; raise ``toml.TOMLDecodeError`` if it isn't valid TOML."""
     try:
         return _read_plain(text)
     except ValueError:
-        from envforge import toml  # noqa: PLC0415 - slow to import, and our own files need it seldom
+        from envforge import toml  # noqa: PLC0415 - slow to import, and bundled files rarely need it
 
         return toml.loads(text)
 
 
 def _read_plain(text: str) -> dict[str, Any]:
-    """Raises ValueError where a line is none of the plain ones."""
+    """Parse a file that has only such lines; raise ``ValueError`` for any other line."""
     top: dict[str, Any] = {}
     rows: dict[str, list[Any]] = {}
     table = top
@@ -47,7 +47,7 @@ def _read_plain(text: str) -> dict[str, Any]:
 
 
 def _row(header: str, top: dict[str, Any], rows: dict[str, list[Any]]) -> dict[str, Any]:
-    """One more table of the array that ``[[name]]`` names."""
+    """Add a table to the array that ``[[name]]`` names."""
     if not header.endswith("]]"):
         raise ValueError(header)
     name, row = header[2:-2], dict[str, Any]()
@@ -58,7 +58,7 @@ def _row(header: str, top: dict[str, Any], rows: dict[str, list[Any]]) -> dict[s
 
 
 def _table(header: str, top: dict[str, Any]) -> dict[str, Any]:
-    """The new table of ``[name]`` or ``[outer.name]``."""
+    """Add the table of ``[name]`` or ``[outer.name]``."""
     outer, dot, name = header[1:-1].rpartition(".")
     place = top.setdefault(outer if _NAME.fullmatch(outer) else _new(outer, top), {}) if dot else top
     if not header.endswith("]") or not isinstance(place, dict):
@@ -68,7 +68,7 @@ def _table(header: str, top: dict[str, Any]) -> dict[str, Any]:
 
 
 def _new(name: str, table: dict[str, Any]) -> str:
-    """The name, which must be a bare one that the table has not had yet."""
+    """Return the name; raise ``ValueError`` if it isn't a bare key or is a duplicate."""
     if name in table or not _NAME.fullmatch(name):
         raise ValueError(name)
     return name

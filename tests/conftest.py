@@ -1,4 +1,4 @@
-"""Fixtures of every test."""
+"""Define the fixtures of all tests."""
 
 from __future__ import annotations
 

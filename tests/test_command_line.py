@@ -1,4 +1,4 @@
-"""The command line starts fast, documents itself and fails in one shape."""
+"""Test that the command line starts fast, documents itself, and reports all errors in one format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that upgrade, extend, and reinstall envforge name the way in which this copy was installed."""
+"""Test that commands that upgrade, extend, or reinstall envforge match how this copy was installed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What people read is plain technical English: no word that is never right here, and few long sentences.
-
-Files that still have to be rewritten are listed; a file without a hit may not be in the list.
-"""
+"""Test that docs, help, and messages are plain technical English: no rejected words, and few long sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each kind of failure has its exit code, its words on stderr and its envelope on stdout."""
+"""Test the exit code, the message on stderr, and the JSON envelope of each kind of failure."""
 
 from __future__ import annotations
 

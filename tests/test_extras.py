@@ -1,4 +1,4 @@
-"""The extra ``smoke`` holds what a project's smoke test imports, so that ``new --smoke`` works right after pip."""
+"""Test that the extra ``smoke`` contains what a project's smoke test imports, for ``new --smoke`` right after pip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the strict readers say of a fault: its place, what was wanted there, and what was found."""
+"""Test the errors of the strict readers: the path of the value, what was expected, and what was found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands in hints are data, and each of them parses."""
+"""Test that every command in a hint parses."""
 
 from __future__ import annotations
 

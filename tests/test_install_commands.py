@@ -1,4 +1,4 @@
-"""Whatever installs envforge names the distribution of ``pyproject.toml``, and another project's name nowhere."""
+"""Test that every command that installs envforge uses the distribution name of ``pyproject.toml``, and no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process ends with one line and the right exit code, whatever becomes of its streams, directory, and signals."""
+"""Test that the process ends with one line and the right exit code despite broken streams, directories, and signals."""
 
 from __future__ import annotations
 

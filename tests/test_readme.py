@@ -1,4 +1,4 @@
-"""The README is true: its transcripts run as printed, its links lead somewhere, and .ci/run proves its two commands."""
+"""Test the README: its transcripts run as printed, its links work, and .ci/run uses its two commands."""
 
 from __future__ import annotations
 

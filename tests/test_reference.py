@@ -1,4 +1,4 @@
-"""Every command, option, exit code and environment variable is documented."""
+"""Test that every command, option, exit code, and environment variable is documented."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our own reader of data files says what TOML says, or leaves the text to the parser that does."""
+"""Test that the fast reader of data files returns what a TOML parser does, or leaves the file to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What we write as TOML is what was meant, in the form that tomlkit gives it."""
+"""Test that written TOML has the intended values, in the format of tomlkit."""
 
 from __future__ import annotations
 

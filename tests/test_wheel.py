@@ -1,4 +1,4 @@
-"""What pip installs holds everything that the commands need."""
+"""Test that the built wheel contains everything that the commands need."""
 
 from __future__ import annotations
 

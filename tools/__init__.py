@@ -1,1 +1,1 @@
-"""Programs that make files of this repository."""
+"""Generate files of this repository."""

@@ -2,8 +2,8 @@
 
     python -m tools.refresh_catalogue [--only cpu-linux-64] [--summary FILE]
 
-A lockfile changes only if it would install other files. One that can't be solved stays as it is; the command then exits
-with 1. ``--summary`` writes the changes as Markdown, for a pull request.
+A lockfile changes only if it would install other files. One that can't be solved is kept; the command then exits with
+1. ``--summary`` writes the changes as Markdown, for a pull request.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _INDEX_FILES = re.compile(r"https://[\w.-]+/packages/(?=[0-9a-f]{2}/[0-9a-f]{2}/
 
 @dataclass
 class Refresher:
-    """Solves plans and compares them with the stored catalogue."""
+    """A solver of plans, which compares the results with the stored catalogue."""
 
     stored: Path
     solve: Callable[[Plan], str]

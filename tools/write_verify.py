@@ -1,6 +1,6 @@
 """Generate the JSON Schemas of ``verify`` and the check table in docs/verify.md.
 
-Run ``python -m tools.write_verify``; tests hold the files against the code.
+Run ``python -m tools.write_verify``; tests compare the files with the code.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from envforge.report import failure
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A command before it is loaded: ``module:attribute`` and its line in the help."""
+    """A command that isn't imported yet: ``module:attribute``, and its line in the help."""
 
     target: str
     short_help: str
@@ -79,9 +79,9 @@ def cli() -> None:
 
 
 def run_process() -> NoReturn:
-    """Run the command line of this process and end it."""
-    gc.set_threshold(50_000)  # a short life: to look for garbage all the time costs a tenth of it
-    if not prepare_streams() and sys.argv[1:2] != ["run"]:  # `envforge run` hands its streams on as they are
+    """Run the command line of this process, and exit."""
+    gc.set_threshold(50_000)  # in a short run, frequent garbage collection costs a tenth of the time
+    if not prepare_streams() and sys.argv[1:2] != ["run"]:  # `envforge run` passes its streams to the command unchanged
         error = OutsideError(
             "stdout is closed", hint="to discard the output, redirect it to `/dev/null`", code="stdout"
         )

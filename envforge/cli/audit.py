@@ -1,4 +1,4 @@
-"""``envforge audit``: options to one ``AuditRequest``, the report to words or JSON."""
+"""``envforge audit``: turn options into one ``AuditRequest``, and the report into text or JSON."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def audit(*, as_json: bool, **options: object) -> None:
 
 
 def _fixed(chosen: _Options, progress: Progress) -> tuple[AuditReport, Repair | None]:
-    """Repair, then audit again; an unfinished environment is completed first."""
+    """Repair the environment, then audit it again; an incomplete environment is completed first."""
     from envforge.audit import audit as run
     from envforge.audit import repair
     from envforge.install import install, unfinished

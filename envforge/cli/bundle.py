@@ -1,4 +1,4 @@
-"""``envforge bundle``: one archive with everything that an install needs."""
+"""``envforge bundle``: write one archive with everything that an install needs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _Options:
         store = Store((self.cache or default_root()).absolute())
         named = "-".join(["bundle", *([self.variant] if self.variant else []), platform])
         output = self.output or Path(f"{named}.tar")
-        with in_use(store.root):  # until the archive is written: it is read from the cache
+        with in_use(store.root):  # until the archive is written, because it is read from the cache
             fetched = fetch_all((*plan.conda, *plan.wheels), store, self._request(lock, platform), progress)
             files = {member_name(each.artifact): (each.path, each.artifact.digest) for each in fetched}
             write_bundle(output, lock.read_bytes(), platform, files, progress)

@@ -1,4 +1,4 @@
-"""The options of ``add`` and ``remove``, and the report of their result."""
+"""Define the options of ``add`` and ``remove``, and report their result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``envforge clean``: caches and unfinished work, with their sizes."""
+"""``envforge clean``: remove caches, leftovers, and incomplete environments, and show their sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``envforge compare``: records of machines to their differences, as text, JSON, Markdown, and HTML."""
+"""``envforge compare``: compare records of machines, and write the differences as text, JSON, Markdown, and HTML."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _compared(records: Sequence[Path], tolerance: float) -> Comparison:
 
 
 def _names(records: Sequence[Path]) -> list[str]:
-    """The shortest part of each path that tells it from the others: NAME of NAME.json, else FOLDER/NAME, else all."""
+    """Return the shortest distinct part of each path: NAME of NAME.json, else its directory with the name, else all."""
     for shorten in (lambda path: path.stem, lambda path: f"{path.parent.name}/{path.stem}"):
         names = [shorten(path) for path in records]
         if len(set(names)) == len(names):

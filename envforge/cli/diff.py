@@ -70,7 +70,7 @@ def _read(spec: str) -> Lockfile:
 
 
 def _known_sizes(locks: list[Lockfile]) -> Mapping[str, int]:
-    """The sizes of the files that the package cache of this computer has, by sha256."""
+    """Return the sizes of the files in this computer's package cache, by SHA-256."""
     import os
     from pathlib import Path
 
@@ -117,7 +117,7 @@ def _change(change: Change) -> str:
 
 
 def _sides(change: Change) -> tuple[str, str]:
-    """The two sides of a change, with what differs in them."""
+    """Return both sides of a change, each with what differs in it."""
     return tuple("" if pinned is None else _side(change.what, pinned) for pinned in (change.before, change.after))  # type: ignore[return-value] # two of them
 
 
@@ -149,7 +149,7 @@ def _fetch(one: PlatformDiff) -> str:
 
 
 def _shown(text: str) -> str:
-    """Text that cannot steer a terminal or begin a line of its own."""
+    """Replace characters that control a terminal or start a new line."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
@@ -173,7 +173,7 @@ def _row(change: Change) -> str:
 
 
 def _code(text: str) -> str:
-    """Text as code that ends neither its span nor its cell of a table, whatever a lock holds."""
+    """Return text as inline code that can't end its span or its table cell, whatever a lockfile contains."""
     plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return "`" + plain.replace("`", "'").replace("|", "\\|") + "`"
 

@@ -1,4 +1,4 @@
-"""``envforge info``: what a report of a bug needs to know, as text or JSON."""
+"""``envforge info``: show what a bug report needs, as text or JSON."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _environment(found: EnvironmentInfo) -> list[str]:
 
 
 def machine_lines(machine: Machine) -> tuple[str, str]:
-    """A machine in two lines: the system, then the driver and the GPUs."""
+    """Return two lines about a machine: the system, then the driver and the GPUs."""
     from collections import Counter
 
     from envforge.machine import driver_text

@@ -1,4 +1,4 @@
-"""``envforge kernel``: the environment as a kernel of Jupyter."""
+"""``envforge kernel``: register the environment as a Jupyter kernel."""
 
 from __future__ import annotations
 

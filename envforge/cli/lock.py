@@ -70,7 +70,7 @@ class _Options:
         return parse_variant(name)
 
     def cutoff(self) -> Cutoff | None:
-        """The date of ``--exclude-newer``; a span counts from now."""
+        """Return the date of ``--exclude-newer``; a duration is relative to now."""
         import datetime as dt
 
         from envforge.lock.cutoff import parse_cutoff
@@ -256,7 +256,7 @@ def _difference(difference: Difference) -> Json:
 
 
 def report_json(report: LockReport) -> dict[str, Json]:
-    """A finished lock for machines."""
+    """Return the report of a lock as JSON values."""
     return {
         "lockfile": str(report.lockfile),
         "platforms": [

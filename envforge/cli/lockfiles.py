@@ -1,4 +1,4 @@
-"""``envforge lockfiles``: the catalogue of a team, read and published into."""
+"""``envforge lockfiles``: list, pull, publish, and verify the lockfiles of a team's catalogue."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CATALOGUE_HELP = (
 
 
 def catalogue_option() -> Decorator:
-    """``--catalogue ADDRESS``."""
+    """Add ``--catalogue ADDRESS``."""
     return click.option(
         "--catalogue", metavar="ADDRESS", envvar="ENVFORGE_CATALOGUE", show_envvar=True, help=_CATALOGUE_HELP
     )
@@ -221,7 +221,7 @@ def _key(option: str | None, chosen: Chosen) -> str | None:
 
 
 def _filled(text: str, entry: Entry) -> str:
-    """The lock with the addresses of the user's own Python package registry, where it leaves them open."""
+    """Return the lockfile with the URLs of the user's package index in place of placeholders."""
     from envforge.catalogue import filled
 
     return filled(text, str(entry.file), lambda said: click.echo(said, err=True))
@@ -261,7 +261,7 @@ def _signer(path: Path | None) -> Signer | None:
 
 
 def _cached_size(artifact: Artifact) -> int | None:
-    """The length of a package's file, where the cache has it."""
+    """Return the size of a package's file in bytes; None if the cache doesn't have it."""
     from envforge.daily.sizes import file_bytes
     from envforge.install.store import Store, default_root
 

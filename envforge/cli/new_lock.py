@@ -1,4 +1,4 @@
-"""The lock of a new project, and the builds to offer if a solve is impossible."""
+"""Obtain the lock of a new project, and list the builds to offer if a solve is impossible."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _torch_of(project: Project) -> str:
 
 
 def _note_instead(request: NewRequest, wanted: Project, other: Project, host: str) -> str:
-    """Return the line that says which build was not selected, and how to switch to it."""
+    """Return the line that names the build that was not selected, and how to switch to it."""
     build = wanted.selections[0].build
     directory = shlex.quote(request.directory or wanted.template.name)
     switch = f"envforge update --directory {directory} --cuda {build.tag.cuda or 'cpu'} --torch {build.torch}"

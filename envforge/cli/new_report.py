@@ -28,7 +28,7 @@ _WIDEST = 100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Installed:
-    """The environment that ``--install`` made."""
+    """The environment that ``--install`` created."""
 
     prefix: Path
     packages: int
@@ -39,7 +39,7 @@ class Installed:
 class Smoke:
     """The result of ``--smoke``. ``ran`` is false if nothing was run; ``gpu`` is ``passed`` or ``not-run``.
 
-    ``reason`` says why the GPU part was not run. ``is_other_build``: the interpreter's torch isn't the lockfile's.
+    ``reason`` is why the GPU part was not run. ``is_other_build``: the interpreter's torch isn't the lockfile's.
     """
 
     ran: bool
@@ -66,13 +66,13 @@ class Outcome:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the user should know, each once."""
+        """The warnings to show, each once."""
         found = [warning for selection in self.project.selections for warning in selection.warnings]
         return tuple(dict.fromkeys([*found, *self.lock.warnings, *self._stale_lock()]))
 
     @property
     def python(self) -> Path:
-        """The Python of the project's environment, from the working directory."""
+        """The Python of the project's environment, relative to the working directory."""
         return (self.target / _PYTHON).absolute()
 
     def has_module(self, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The steps of ``envforge new`` after the project is written: hooks, installation, smoke test."""
+"""Run the steps of ``envforge new`` after the project is written: hooks, installation, smoke test."""
 
 from __future__ import annotations
 

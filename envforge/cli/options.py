@@ -1,4 +1,4 @@
-"""Options that several commands share, and the command line as it was typed, for hints."""
+"""Define options that several commands share, and repeat the typed command line for hints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options that ``new`` and ``update`` share: answers, groups, and the source of the lock."""
+"""Define the options that ``new`` and ``update`` share: answers, groups, and the source of the lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``envforge run``: this process becomes a command inside the environment."""
+"""``envforge run``: replace this process with a command inside the environment."""
 
 from __future__ import annotations
 

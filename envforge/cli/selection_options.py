@@ -1,4 +1,4 @@
-"""The options that request a PyTorch build, shared by explain, new, update, and lock."""
+"""Define the options that request a PyTorch build, shared by explain, new, update, and lock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from envforge.selection import Request
 
 TORCH_INDEX_VARIABLE = "ENVFORGE_TORCH_INDEX"
-_OLDEST_PYTHON = "3.10"  # what the code of the templates is written for
+_OLDEST_PYTHON = "3.10"  # the oldest version that the code of the templates supports
 _PREFERENCES = ("newest-torch", "direct", "widest")
 
 

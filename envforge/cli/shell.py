@@ -1,4 +1,4 @@
-"""``envforge shell``: an interactive shell in the environment, or the text that activates it in this one."""
+"""``envforge shell``: start a shell in the environment, or print the commands that activate it in the current one."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from typing import Any
 
 
 class StdoutError(Exception):
-    """Stdout can't be written. ``is_pipe_closed`` is true if its reader has exited, as in ``| head``.
+    """A failure to write to stdout. ``is_pipe_closed`` is true if its reader has exited, as in ``| head``.
 
-    Not an ``OSError``, so that no handler for files or pipes of other programs catches it.
+    It isn't an ``OSError``, so that no handler for files or pipes of other programs catches it.
     """
 
     def __init__(self, cause: OSError) -> None:
@@ -47,7 +47,7 @@ def prepare_streams() -> bool:
 
 
 def discard_stdout() -> None:
-    """Send what is left of the output to ``/dev/null``, so that the interpreter can flush it when it exits."""
+    """Send the remaining output to ``/dev/null``, so that the interpreter can flush it when it exits."""
     _discard(1)
 
 

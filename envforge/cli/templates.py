@@ -1,4 +1,4 @@
-"""``envforge templates``: list and describe templates; start and test one of your own."""
+"""``envforge templates``: list and describe templates; start and test your own."""
 
 from __future__ import annotations
 

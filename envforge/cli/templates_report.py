@@ -35,7 +35,7 @@ def overview(templates: Sequence[Template]) -> str:
 
 
 def overview_json(templates: Sequence[Template]) -> str:
-    """The envelope of ``templates --json``."""
+    """Return the envelope of ``templates --json``."""
     rows: list[Json] = [
         {
             "name": template.name,
@@ -66,7 +66,7 @@ def describe(opened: Opened) -> str:
 
 
 def describe_json(opened: Opened) -> str:
-    """The envelope of ``templates show --json``."""
+    """Return the envelope of ``templates show --json``."""
     template = opened.template
     questions: list[Json] = [
         {

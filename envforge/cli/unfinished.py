@@ -8,7 +8,7 @@ import click
 
 
 def refuse_half_change(lockfile: Path) -> None:
-    """Raise ``EnvforgeError`` if a change of this lockfile is incomplete: either state could be the intended one."""
+    """Raise ``EnvforgeError`` if a change of this lockfile is incomplete; either state could be the intended one."""
     from envforge.daily.unfinished import unfinished_change
 
     found = unfinished_change(lockfile)

@@ -20,7 +20,7 @@ from envforge.spec import LOCK_FILE
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Told:
-    """What was done, and how to report it."""
+    """What was done, and the values that its report needs."""
 
     written: bool
     dry_run: bool

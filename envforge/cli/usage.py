@@ -67,7 +67,7 @@ def _missing(error: MissingParameter) -> str:
 
 
 def _plain(message: str) -> str:
-    """Return a message of click in the form of ours: lower-case start, values in backticks, no period at its end."""
+    """Return a message of click in envforge's style: lower-case start, values in backticks, no period at its end."""
     extra = re.fullmatch(r"Got unexpected extra arguments? \((.*)\)\.?", message)
     if extra is not None:
         return f"unexpected argument: `{extra[1]}`"

@@ -1,4 +1,7 @@
-"""``envforge verify``: options to one request, and the report as text, JSON, JUnit XML, Markdown, and HTML."""
+"""``envforge verify``: turn options into one request, and write the report in each format.
+
+The formats are text, JSON, JUnit XML, Markdown, and HTML.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _STDOUT = Path("-")
-# what people type, and the question that it asks
+# the name of each subcommand, and the question that it checks
 _QUESTIONS: dict[str, Question] = {"machine": "machine", "env": "environment", "train": "training"}
 
 

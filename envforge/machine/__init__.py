@@ -1,6 +1,6 @@
-"""What a computer offers to PyTorch, as frozen values with the place where each fact was read.
+"""Describe a computer as frozen values, with the source of each fact.
 
-Enters: what ``probe`` read. Leaves: a ``Machine``; ``machine_json`` takes it to and from JSON.
+``machine.record`` converts a ``Machine`` to and from JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from envforge.cuda import ComputeCapability
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MigDevice:
-    """One instance of a GPU that is partitioned with MIG; programs name it by its UUID."""
+    """One instance of a GPU that is partitioned with MIG; programs select it by its UUID."""
 
     name: str | None = None
     uuid: str | None = None
@@ -23,7 +23,7 @@ class MigDevice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gpu:
-    """One GPU as the driver numbers it, before ``CUDA_VISIBLE_DEVICES``."""
+    """One GPU as the driver numbers it, before ``CUDA_VISIBLE_DEVICES`` applies."""
 
     index: int
     name: str
@@ -37,7 +37,7 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Driver:
-    """The NVIDIA driver: its kernel module, its user-space libraries, and the newest CUDA that it serves."""
+    """The NVIDIA driver: its kernel module, its user-space libraries, and the newest CUDA that it supports."""
 
     kernel_version: Version | None = None
     user_version: Version | None = None
@@ -45,12 +45,12 @@ class Driver:
 
     @property
     def version(self) -> Version | None:
-        """The version that CUDA programs meet: user space first, the kernel module where that is not known."""
+        """The driver version that CUDA programs see: user space, or the kernel module if that is unknown."""
         return self.user_version or self.kernel_version
 
 
 def driver_text(version: Version) -> str:
-    """A driver version as NVIDIA writes it: ``535.216.01``, where ``str`` of the same value gives ``535.216.1``.
+    """Return a driver version as NVIDIA writes it: ``535.216.01``, which ``str`` would shorten to ``535.216.1``.
 
     NVIDIA pads the last number to two digits, except on Jetson (``540.4.0``).
     """
@@ -62,7 +62,7 @@ def driver_text(version: Version) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Override:
-    """A fact that the user states in an environment variable, for example ``CONDA_OVERRIDE_CUDA``."""
+    """A fact that the user sets with an environment variable, for example ``CONDA_OVERRIDE_CUDA``."""
 
     variable: str
     value: str
@@ -70,7 +70,7 @@ class Override:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Condition:
-    """A state of the machine that stands between the user and the GPU, with what to do about it."""
+    """A state of the machine that keeps programs from the GPU, with its cause and remedy."""
 
     code: str
     symptom: str
@@ -80,7 +80,7 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """One computer. ``sources`` maps the name of a fact to the place where it was read."""
+    """One computer; ``sources`` maps the name of a fact to the place where it was read."""
 
     platform: str
     python: Version
@@ -106,21 +106,21 @@ class Machine:
 
     @property
     def capabilities(self) -> tuple[ComputeCapability, ...]:
-        """The distinct compute capabilities that a build must serve, lowest first."""
+        """The distinct compute capabilities that a build must support, lowest first."""
         if self.capability_override is not None:
             return (self.capability_override,)
         return tuple(sorted({gpu.compute_capability for gpu in self.visible_gpus if gpu.compute_capability}))
 
     @property
     def has_nvidia(self) -> bool:
-        """Whether there is any sign of an NVIDIA driver or GPU, stated or found."""
+        """True if there is any sign of an NVIDIA driver or GPU, set by the user or detected."""
         return self.driver is not None or bool(self.gpus) or self.capability_override is not None
 
     @property
     def cuda_is_stated(self) -> bool:
-        """Whether ``driver.cuda`` is the user's word (``CONDA_OVERRIDE_CUDA``), which counts before driver versions."""
+        """True if the user set ``driver.cuda`` (``CONDA_OVERRIDE_CUDA``), which precedes driver versions."""
         return any(override.variable == "CONDA_OVERRIDE_CUDA" for override in self.overrides)
 
     def source(self, fact: str) -> str | None:
-        """Where a fact was read, for example of ``driver.cuda``."""
+        """Return where a fact was read, for example ``driver.cuda``; None if it is unknown."""
         return dict(self.sources).get(fact)

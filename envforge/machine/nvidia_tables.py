@@ -1,4 +1,4 @@
-"""Facts about NVIDIA hardware and drivers that the machine itself does not tell, from ``envforge/data``."""
+"""Look up facts about NVIDIA hardware and drivers that the machine doesn't report, in ``envforge/data``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from envforge.resources import read_data
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PciGpu:
-    """A GPU known by its PCI device id."""
+    """A GPU known by its PCI device ID."""
 
     chip: str
     name: str
@@ -32,19 +32,19 @@ def _pci() -> dict[str, Any]:
 
 
 def branch_cuda(driver: Version) -> Version | None:
-    """The newest CUDA that the driver serves by itself, where its branch is in the table."""
+    """Return the newest CUDA that the driver supports without a compatibility library; None for an unknown branch."""
     cuda = _drivers()["branches"].get(str(driver.major))
     return Version(cuda) if cuda else None
 
 
 def nearest_branch_cuda(driver: Version) -> Version | None:
-    """As ``branch_cuda``; a branch between two rows counts as the older, one beyond the table as the newest row."""
+    """Return the newest CUDA of the driver's branch, or of the nearest older branch in the table; None without one."""
     older = [int(branch) for branch in _drivers()["branches"] if int(branch) <= driver.major]
     return Version(_drivers()["branches"][str(max(older))]) if older else None
 
 
 def tegra_capability(compatible: str) -> ComputeCapability | None:
-    """The compute capability of a Jetson, from the text of ``/proc/device-tree/compatible``."""
+    """Return the compute capability of a Jetson, from the contents of ``/proc/device-tree/compatible``."""
     for chip, capability in _drivers()["tegra"].items():
         if f"nvidia,{chip}" in compatible:
             return ComputeCapability.parse(capability)
@@ -52,7 +52,7 @@ def tegra_capability(compatible: str) -> ComputeCapability | None:
 
 
 def pci_gpu(device_id: str) -> PciGpu | None:
-    """The GPU with a PCI device id such as ``0x2237`` of vendor NVIDIA."""
+    """Return the GPU with a PCI device ID of vendor NVIDIA, such as ``0x2237``; None if it isn't in the table."""
     row = _pci()["devices"].get(device_id.removeprefix("0x").lower())
     if row is None:
         return None

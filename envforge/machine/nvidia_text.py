@@ -1,6 +1,6 @@
-"""What the NVIDIA driver says in text: version files and the output of ``nvidia-smi``.
+"""Parse the text output of the NVIDIA driver: version files and ``nvidia-smi``.
 
-Enters: raw text. Leaves: versions and a ``SmiReport``. Formats seen: drivers 418 to 610, Linux, Windows, WSL, Jetson.
+Formats seen: drivers 418 to 610, on Linux, Windows, WSL, and Jetson.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _KERNEL_MODULE = re.compile(r"Kernel Module(?:\s+for\s+\S+)?\s+(\d{3}\.\d+(?:\.\
 _LIBRARY = re.compile(r"lib(?:nvidia-ml|cuda)\.so\.(\d{3}\.\d+(?:\.\d+)*)$")
 _NVML = re.compile(r"(?:\d{1,2}\.)?(\d{3}\.\d+(?:\.\d+)*)")
 _MEMORY = re.compile(r"(\d+)\s*MiB")
-# "KMD Version" and "CUDA UMD Version" replace the older words from driver 610 on.
+# "KMD Version" and "CUDA UMD Version" replace the older labels from driver 610 on
 _HEADER = re.compile(
     r"NVIDIA-SMI\s+(?P<smi>\S+)\s+(?:Driver|KMD) Version:\s*(?P<driver>\S+)"
     r"(?:\s+CUDA (?:UMD )?Version:\s*(?P<cuda>\S+))?"
@@ -31,6 +31,7 @@ _HEADER_GPU = re.compile(
     r"^\|\s{1,3}(?P<index>\d+)\s{2}(?P<name>\S.*?)\s+(?:On|Off|N/A|WDDM|TCC|MCDM)\s+\|\s*(?P<bus>\S+)"
 )
 _HEADER_MEMORY = re.compile(r"\|\s*\d+MiB\s*/\s*(?P<total>\d+)MiB\s*\|")
+# control characters, and the marks that change the direction of text
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _FAILURES = (
     ("driver/library version mismatch", "driver-library-mismatch"),
@@ -49,12 +50,12 @@ _EXIT_CODES = {6: "no-devices", 9: "driver-not-loaded", 12: "library-not-found",
 
 
 class TextFormatError(ValueError):
-    """Text of the driver that has a form we do not know; the message says which."""
+    """Output of the driver in an unknown format; the message contains expected and found."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SmiReport:
-    """What ``nvidia-smi`` says of the driver and the GPUs."""
+    """The driver and the GPUs as ``nvidia-smi`` reports them."""
 
     driver_version: Version | None
     cuda: Version | None
@@ -62,18 +63,18 @@ class SmiReport:
 
 
 def clean(text: str) -> str:
-    """Text of the machine without control characters: names reach the terminal and the logs."""
+    """Remove control characters, because names from the machine are printed to terminals and logs."""
     return _CONTROL.sub("", text).strip()
 
 
 def parse_version(text: str | None) -> Version | None:
-    """The version at the beginning of a value such as ``610.57.04 [Deprecated; ...]``; None for ``N/A``, ``ERR!``."""
+    """Return the version that starts a value such as ``610.57.04 [Deprecated; ...]``; None for ``N/A`` or ``ERR!``."""
     match = _NUMBERS.match(text.strip()) if text else None
     return Version(match[0]) if match else None
 
 
 def parse_proc_version(text: str) -> Version:
-    """The kernel module's version in ``/proc/driver/nvidia/version``, proprietary or open; raises TextFormatError."""
+    """Return the version in ``/proc/driver/nvidia/version`` (proprietary or open module); raise ``TextFormatError``."""
     match = _KERNEL_MODULE.search(text)
     if match is None:
         raise TextFormatError(f"expected `Kernel Module  535.216.01`, found `{clean(text)[:80]}`")
@@ -81,20 +82,20 @@ def parse_proc_version(text: str) -> Version:
 
 
 def parse_library_file(path: str) -> Version | None:
-    """The driver version in the name of a library file such as ``libcuda.so.535.216.01``."""
+    """Return the driver version in the name of a library file such as ``libcuda.so.535.216.01``."""
     match = _LIBRARY.search(path)
     return Version(match[1]) if match else None
 
 
 def parse_nvml_version(text: str) -> Version | None:
-    """The driver version in NVML's own version, ``12.535.216.01`` (the CUDA major before it is dropped)."""
+    """Return the driver version in an NVML version such as ``12.535.216.01``, without the CUDA major version."""
     match = _NVML.fullmatch(text.strip())
     return Version(match[1]) if match else None
 
 
 def parse_smi_xml(text: str) -> SmiReport:
-    """The output of ``nvidia-smi -q -x``; it carries no compute capability. Raises TextFormatError."""
-    from xml.etree import ElementTree as ET  # noqa: PLC0415 - needed only where NVML does not answer
+    """Parse the output of ``nvidia-smi -q -x``, which has no compute capability; raise ``TextFormatError``."""
+    from xml.etree import ElementTree as ET  # noqa: PLC0415 - needed only if NVML does not respond
 
     try:
         top = ET.fromstring(text)  # noqa: S314 - the output of a program of the driver on this machine
@@ -137,7 +138,7 @@ def _memory(text: str | None) -> int | None:
 
 
 def parse_smi_table(text: str) -> SmiReport:
-    """The table of plain ``nvidia-smi``: long GPU names are cut there (``NVIDIA GeForce RTX 2080 ...``)."""
+    """Parse the table of plain ``nvidia-smi``, which truncates long GPU names (``NVIDIA GeForce RTX 2080 ...``)."""
     header = _HEADER.search(text)
     if header is None:
         raise TextFormatError(f"expected the table of `nvidia-smi`, found `{clean(text)[:80]}`")
@@ -162,7 +163,7 @@ def parse_smi_table(text: str) -> SmiReport:
 
 
 def parse_compute_capabilities(text: str) -> dict[int, ComputeCapability]:
-    """``nvidia-smi --query-gpu=index,compute_cap --format=csv,noheader``; drivers before about 510 do not know it."""
+    """Parse ``nvidia-smi --query-gpu=index,compute_cap --format=csv,noheader``, new in driver 510 or so."""
     found: dict[int, ComputeCapability] = {}
     for line in text.splitlines():
         index, _, capability = line.partition(",")
@@ -172,9 +173,9 @@ def parse_compute_capabilities(text: str) -> dict[int, ComputeCapability]:
 
 
 def smi_failure(exit_code: int, output: str) -> str | None:
-    """Why ``nvidia-smi`` gave no table, as one word; None where it did.
+    """Return why ``nvidia-smi`` printed no table, as a keyword; None if it did.
 
-    Words and codes: the RETURN VALUE section of its manual page (6, 9, 12, 15) and public reports (18).
+    Source of messages and codes: the RETURN VALUE section of its manual page (6, 9, 12, 15), public reports (18).
     """
     lowered = output.lower()
     for words, failure in _FAILURES:

@@ -27,7 +27,7 @@ def apply_overrides(machine: Machine, environment: Mapping[str, str]) -> Machine
 
 
 def _cuda(machine: Machine, value: str) -> Machine:
-    """As in conda, an empty value means a machine without CUDA."""
+    """Treat an empty value as a machine without CUDA, as conda does."""
     if value:
         driver = dataclasses.replace(machine.driver or Driver(), cuda=_version(CUDA, value, "12.4"))
         return _read(dataclasses.replace(machine, driver=driver), "driver.cuda", CUDA)
@@ -63,7 +63,7 @@ def _cuda_arch(machine: Machine, value: str) -> Machine:
 
 
 def _glibc(machine: Machine, value: str) -> Machine:
-    """As in conda, an empty value means a machine without glibc."""
+    """Treat an empty value as a machine without glibc, as conda does."""
     glibc = _version(GLIBC, value, "2.28") if value else None
     return _read(dataclasses.replace(machine, glibc=glibc), "glibc", GLIBC)
 

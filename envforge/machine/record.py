@@ -37,7 +37,7 @@ _PLATFORM = re.compile(r"[a-z]+-[a-z0-9_]+")
 
 
 class MachineRecordError(EnvforgeError):
-    """A machine record that cannot be read as what it claims to be."""
+    """A machine record that can't be parsed."""
 
 
 def machine_to_json(machine: Machine) -> dict[str, Json]:
@@ -118,7 +118,7 @@ def read_machine(path: Path) -> Machine:
 
 
 def machine_from_json(value: object, where: str) -> Machine:
-    """Read a record; ``where`` names it in errors. Raises MachineRecordError."""
+    """Parse a record; ``where`` names it in errors. Raise ``MachineRecordError`` if it is invalid."""
     top = Fields(_document(where), "", value)
     if top.get("record", read_string) != RECORD:
         raise top.fault("record", f"`{RECORD}`", top.raw("record"))

@@ -1,4 +1,4 @@
-"""A machine record that can be shown to strangers: no UUIDs, no host name, no user's name."""
+"""Redact a machine record for publication: no UUIDs, no host name, no user names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HOME = re.compile(r"(/home|/Users|[A-Z]:\\Users)[/\\][^/\\\s]+")
 
 
 def redact(machine: Machine) -> Machine:
-    """The machine without what tells it from others of its kind; every fact that a build depends on stays."""
+    """Return the machine without what identifies it; every fact that a build depends on is kept."""
     return dataclasses.replace(
         machine,
         hostname=None,

@@ -1,9 +1,9 @@
 """Resolve ``CUDA_VISIBLE_DEVICES`` to GPUs, by the rules of torch and the CUDA runtime.
 
 Source of the rules: torch 2.13, ``torch/cuda/__init__.py`` (``_parse_visible_devices``,
-``_transform_uuid_to_ordinals``, ``_device_count_nvml``): an ordinal is the number that an entry begins with; a repeated
-entry leaves nothing; the first negative, unreadable or missing entry ends the list; where the text begins with ``GPU-``
-or ``MIG-``, the entries are prefixes of UUIDs.
+``_transform_uuid_to_ordinals``, ``_device_count_nvml``). An ordinal is the number at the start of an entry. A repeated
+entry hides every GPU. The first negative, invalid, or missing entry ends the list. If the value starts with ``GPU-`` or
+``MIG-``, the entries are prefixes of UUIDs.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _OLD_MIG = re.compile(r"MIG-(GPU-[0-9a-fA-F-]+)(?:/\d+)*")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Visible:
-    """The visible GPUs in their order; ``None`` where the text cannot be resolved with what is known."""
+    """The visible GPUs in their order; ``None`` if unknown facts are needed to resolve the value."""
 
     indices: tuple[int, ...] | None
     problem: str = ""
 
 
 def resolve_visible(text: str | None, gpus: Sequence[Gpu]) -> Visible:
-    """Resolve the variable against the machine's GPUs; ``None`` is the variable that is not set."""
+    """Resolve the value for the machine's GPUs; ``text`` is ``None`` if the variable isn't set."""
     if text is None:
         return Visible(indices=None)
     if text.startswith("GPU-"):
@@ -66,7 +66,7 @@ def _numbers(count: int) -> str:
 
 
 def _with_prefix(text: str, prefix: str) -> tuple[list[str], str]:
-    """The entries of one kind, and the first that is of another kind; a repeated entry leaves nothing."""
+    """Return the entries of one kind, and a problem: the first entry of another kind, or a repeated one."""
     entries: list[str] = []
     for entry in text.split(","):
         if entry in entries:
@@ -95,7 +95,7 @@ def _by_uuid(parsed: tuple[list[str], str], gpus: Sequence[Gpu]) -> Visible:
 
 
 def _by_mig(parsed: tuple[list[str], str], gpus: Sequence[Gpu]) -> Visible:
-    """CUDA gives a program one MIG device, the first that is named (NVIDIA, MIG User Guide, "CUDA visible devices")."""
+    """Use only the first MIG device, as CUDA does (NVIDIA, MIG User Guide, "CUDA visible devices")."""
     entries, problem = parsed
     if not entries:
         return Visible(indices=(), problem=problem)

@@ -1,4 +1,4 @@
-"""``probe(world)``: the computer as a ``Machine``, each fact with where it was read.
+"""Read this computer as a ``Machine``, with the source of each fact.
 
 Order of the sources: NVML; the kernel module's files and libcuda; ``nvidia-smi``; the PCI bus; the table of driver
 branches.
@@ -31,7 +31,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Read:
-    """A value with where it was read."""
+    """A value and its source."""
 
     value: Version | None
     source: str
@@ -42,7 +42,7 @@ _UNKNOWN = _Read(value=None, source="")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probed:
-    """A machine with all that was read of it, and the lines that the child process printed."""
+    """A machine, the evidence that it was concluded from, and the lines that the child process printed."""
 
     machine: Machine
     evidence: Evidence
@@ -50,17 +50,17 @@ class Probed:
 
 
 def probe(world: World) -> Machine:
-    """Read the computer. A state in which the GPU cannot be used is a condition of the machine, not an error."""
+    """Read the computer; a GPU that can't be used becomes a condition of the machine, not an error."""
     return _conclude(world, _gather(world, _ask(world, health=False)))
 
 
 def probe_system(world: World) -> Machine:
-    """As ``probe``, for what needs no driver: none is asked, and of the GPUs is known only what files tell."""
+    """Read the computer without querying the driver; GPUs are known only as far as files list them."""
     return _conclude(world, _gather(world, None))
 
 
 def probe_all(world: World) -> Probed:
-    """As ``probe``, with the evidence and the signals of every GPU: ``verify`` asks the driver once for all."""
+    """Read the computer with its evidence and the health of every GPU, in one query of the driver."""
     answer = _ask(world, health=True)
     evidence = _gather(world, answer)
     return Probed(machine=_conclude(world, evidence), evidence=evidence, lines=answer.stdout if answer else "")
@@ -146,7 +146,7 @@ def _kernel(evidence: Evidence) -> _Read:
 def _user(evidence: Evidence) -> _Read:
     nvml, libcuda = evidence.libraries.nvml, evidence.libraries.libcuda
     if evidence.system.wsl:
-        return _UNKNOWN  # the driver is that of Windows, whose version and tables count
+        return _UNKNOWN  # the driver is the one of Windows, whose version and tables apply
     if nvml.library_version is not None:
         return _Read(value=nvml.library_version, source=nvml.file or "NVML nvmlSystemGetNVMLVersion")
     version = parse_library_file(libcuda.file or "")
@@ -156,7 +156,10 @@ def _user(evidence: Evidence) -> _Read:
 
 
 def _has_driver(evidence: Evidence, kernel: _Read) -> bool:
-    """Libraries alone are no driver: they lie in many images that run without one. A broken one is no absent one."""
+    """Return whether the machine has a driver, working or broken.
+
+    Libraries don't prove one, because many container images contain them without a driver.
+    """
     error = evidence.libraries.nvml.error
     broken = error is not None and error.code in (libraries.MISMATCH, libraries.HUNG, libraries.CRASHED)
     on_jetson = evidence.system.jetson is not None and evidence.libraries.libcuda.cuda is not None
@@ -164,10 +167,7 @@ def _has_driver(evidence: Evidence, kernel: _Read) -> bool:
 
 
 def _cuda(evidence: Evidence, driver: Version | None) -> tuple[_Read, Version | None]:
-    """The newest CUDA that the driver serves by itself, and what a compatibility library claims beyond it.
-
-    A compatibility library counts for one shell and for data-centre GPUs only, so that it does not decide.
-    """
+    """Return the newest CUDA that the driver supports, and the newer version that a compatibility library reports."""
     reported = _reported_cuda(evidence)
     ordinary = evidence.system.platform.startswith("linux-") and not evidence.system.wsl and not evidence.system.jetson
     # a cuda-compat library makes NVML, libcuda, and nvidia-smi report its own CUDA version, but only in this shell and
@@ -205,7 +205,7 @@ def _gpus(evidence: Evidence) -> tuple[tuple[Gpu, ...], str]:
 
 
 def _completed(evidence: Evidence, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
-    """The GPUs with a compute capability from the PCI table or the Jetson table where the driver gave none."""
+    """Fill in compute capabilities that the driver didn't report, from the PCI and Jetson tables."""
     by_bus = {_short_bus(device.bus_id): device.device_id for device in evidence.system.pci}
     ids = dict(enumerate(evidence.libraries.nvml.pci_ids))
     completed = []
@@ -223,6 +223,6 @@ def _completed(evidence: Evidence, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
 
 
 def _short_bus(bus_id: str) -> str:
-    """``00000000:18:00.0`` and ``0000:18:00.0`` are one place; the driver writes the domain with eight digits."""
+    """Normalize a bus ID: the driver writes the domain with eight digits (``00000000:18:00.0``), sysfs with four."""
     domain, _, rest = bus_id.lower().partition(":")
     return f"{domain[-4:]}:{rest}"

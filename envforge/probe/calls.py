@@ -1,6 +1,6 @@
-"""What only the kernel tells, apart from files and programs: room on disks, limits, processors, clock, kernel log.
+"""Make the system calls that ``verify`` needs: disk space, limits, CPUs, clock, kernel log.
 
-Enters: a path or nothing. Leaves: values, or an ``OSError`` that the caller turns into the reason why it is not known.
+Each raises ``OSError`` if the fact is unknown; the caller turns it into the reason.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 
 _RECORD = 1 << 16
 _UNSYNCHRONISED = 0x0040  # STA_UNSYNC in <linux/timex.h>
-_TIMEX_WORDS = 64  # struct timex is 208 bytes on 64-bit Linux; the rest is room
+_TIMEX_WORDS = 64  # struct timex has 208 bytes on 64-bit Linux; the rest is spare
 _STATUS_OFFSET = 40  # modes, offset, freq, maxerror, esterror come first: int (padded) and four long
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Space:
-    """The room on a disk; some file systems count no inodes, which is None."""
+    """The space on a disk; inodes are ``None`` on file systems without inode counts."""
 
     total_bytes: int
     free_bytes: int
@@ -29,16 +29,16 @@ class Space:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """A limit of this process; None is unlimited."""
+    """A resource limit of this process; ``None`` is unlimited."""
 
     soft: int | None
     hard: int | None
 
 
 def space_of(path: Path) -> Space:
-    """The room that this user has on the disk of ``path``."""
+    """Return the space that this user has on the disk of ``path``."""
     if not hasattr(os, "statvfs"):
-        import shutil  # noqa: PLC0415 - Windows alone
+        import shutil  # noqa: PLC0415 - only for Windows
 
         usage = shutil.disk_usage(path)
         return Space(total_bytes=usage.total, free_bytes=usage.free)
@@ -53,7 +53,7 @@ def space_of(path: Path) -> Space:
 
 
 def limits_of(name: str) -> Limits:
-    """A limit of this process by its POSIX name, for example ``RLIMIT_NOFILE``."""
+    """Return a limit of this process by its POSIX name, for example ``RLIMIT_NOFILE``."""
     if sys.platform != "win32":
         import resource  # noqa: PLC0415 - does not exist on Windows
 
@@ -67,7 +67,7 @@ def _limit(value: int, infinity: int) -> int | None:
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """Return the number of CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     count = os.cpu_count()
@@ -77,7 +77,7 @@ def processors() -> int:
 
 
 def is_clock_kept() -> bool:
-    """Whether the kernel's clock is kept right by NTP or another source: ``adjtimex`` with nothing to change."""
+    """Return whether NTP or another source keeps the kernel's clock synchronized, by a read-only ``adjtimex``."""
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415 - `detect` starts without it
 
@@ -92,16 +92,16 @@ def is_clock_kept() -> bool:
 
 
 def kernel_records(path: Path) -> str:
-    """The records of the kernel's log, ``/dev/kmsg``, that are there now; raises OSError without permission."""
+    """Return the current records of the kernel log ``/dev/kmsg``; raise ``OSError`` without permission."""
     records = []
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
         while True:
             try:
                 record = os.read(descriptor, _RECORD)
-            except BlockingIOError:  # the end of what is there
+            except BlockingIOError:  # the last record was read
                 break
-            except BrokenPipeError:  # a record was overwritten while we read
+            except BrokenPipeError:  # the kernel overwrote a record that was being read
                 continue
             if not record:
                 break
@@ -113,7 +113,7 @@ def kernel_records(path: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calls:
-    """The calls in one value; tests give recorded ones. Each may raise OSError."""
+    """All calls in one value, so that tests can pass recorded ones; each may raise ``OSError``."""
 
     space: Callable[[Path], Space] = space_of
     limits: Callable[[str], Limits] = limits_of

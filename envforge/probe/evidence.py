@@ -1,4 +1,4 @@
-"""All that was read of a machine, and what was concluded from it: the ground on which the conditions rest."""
+"""Hold what was read of a machine, and what was concluded from it, as input for the conditions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from envforge.probe.system import SystemReport
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """All that was read."""
+    """Everything that was read."""
 
     system: SystemReport
     libraries: LibraryReport
@@ -24,7 +24,7 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conclusion:
-    """What was concluded, on which the conditions rest. ``compat_cuda`` is CUDA as a compat library reports it."""
+    """What was concluded; ``compat_cuda`` is the CUDA version that a ``cuda-compat`` library reports."""
 
     evidence: Evidence
     driver: Driver | None

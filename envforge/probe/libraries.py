@@ -1,7 +1,4 @@
-"""What the driver's libraries said in the child process, as values.
-
-Enters: the lines of ``driver_child`` and how it ended. Leaves: a ``LibraryReport``.
-"""
+"""Parse the output of ``driver_child``, the child process that queries NVML and libcuda."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ CRASHED = -2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LibraryError:
-    """Why a library gave no answer: its own code, or ``HUNG`` or ``CRASHED``."""
+    """Why a library didn't respond: its own error code, or ``HUNG`` or ``CRASHED``."""
 
     code: int | None
     text: str
@@ -35,7 +32,7 @@ class LibraryError:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NvmlReport:
-    """What NVML said; ``pci_ids`` has the PCI device id of each GPU, ``failures`` the calls that went wrong."""
+    """The response of NVML; ``pci_ids`` has the PCI device ID of each GPU, ``failures`` the calls that failed."""
 
     error: LibraryError | None = None
     file: str | None = None
@@ -49,7 +46,7 @@ class NvmlReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LibcudaReport:
-    """What the CUDA driver library said, and which file it is."""
+    """The response of the CUDA driver library, and its file."""
 
     error: LibraryError | None = None
     file: str | None = None
@@ -57,25 +54,25 @@ class LibcudaReport:
 
     @property
     def is_compat(self) -> bool:
-        """Whether it comes from a ``cuda-compat`` package (NVIDIA, CUDA Compatibility, "Forward Compatibility")."""
+        """True if it is from a ``cuda-compat`` package (NVIDIA, CUDA Compatibility, "Forward Compatibility")."""
         return re.search(r"/(?:cuda-)?compat/", self.file or "") is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LibraryReport:
-    """What both libraries said."""
+    """The responses of both libraries."""
 
     nvml: NvmlReport
     libcuda: LibcudaReport
 
 
 def read_report(result: ProgramResult) -> LibraryReport:
-    """Read the child's lines; a library without a line is the one that ended or held up the child."""
+    """Parse the child's lines; a library without a line is the one that crashed or blocked the child."""
     answers: dict[str, dict[str, Any]] = {}
     for line in result.stdout.splitlines():
         try:
             answer = json.loads(line)
-        except json.JSONDecodeError:  # a library that writes to stdout, or a line cut by a crash
+        except json.JSONDecodeError:  # a library that writes to stdout, or a line that a crash truncated
             continue
         if isinstance(answer, dict) and "library" in answer:
             answers[answer["library"]] = answer
@@ -120,7 +117,7 @@ def _libcuda(answer: dict[str, Any]) -> LibcudaReport:
 
 
 def _cuda(number: int | None) -> Version | None:
-    """CUDA's number for a version: 12020 is 12.2 (``CUDA_VERSION`` in cuda.h)."""
+    """Convert a version from CUDA's number: 12020 is 12.2 (``CUDA_VERSION`` in cuda.h)."""
     return Version(f"{number // 1000}.{number % 1000 // 10}") if number else None
 
 

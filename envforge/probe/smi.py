@@ -1,7 +1,4 @@
-"""What ``nvidia-smi`` says, where NVML did not answer: first its XML, then its plain table.
-
-Enters: a ``World`` whose ``run`` starts programs. Leaves: an ``SmiAnswer``.
-"""
+"""Query ``nvidia-smi`` if NVML didn't respond: its XML first, then its plain table."""
 
 from __future__ import annotations
 
@@ -19,13 +16,13 @@ from envforge.machine.nvidia_text import (
 )
 from envforge.probe.world import ProgramResult, World
 
-_PROGRAMS = ("nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi")
+_PROGRAMS = ("nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi")  # WSL's directory isn't always on PATH
 _QUERY_CAPABILITY = ("--query-gpu=index,compute_cap", "--format=csv,noheader")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SmiAnswer:
-    """A report with the command that gave it, or the failure as one word with what was printed."""
+    """A report and the command that produced it, or the failure as a keyword with the output."""
 
     source: str
     report: SmiReport | None = None
@@ -34,7 +31,7 @@ class SmiAnswer:
 
 
 def ask_smi(world: World) -> SmiAnswer:
-    """Ask ``nvidia-smi`` for the driver and the GPUs."""
+    """Query ``nvidia-smi`` for the driver and the GPUs."""
     for program in _PROGRAMS:
         xml = world.run((program, "-q", "-x"))
         if xml is not None:

@@ -1,6 +1,6 @@
-"""What the operating system tells without any NVIDIA library: platform, container, WSL, Jetson, kernel module, PCI.
+"""Read what the operating system reports without NVIDIA libraries.
 
-Enters: a ``World``. Leaves: a ``SystemReport``, each fact with where it was read.
+These are the platform, container, WSL, Jetson, kernel module, and PCI bus, each with its source.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MARKERS = (("/.dockerenv", "docker"), ("/run/.containerenv", "podman"), ("/.sin
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fact:
-    """A text that was read, and where."""
+    """A value and its source."""
 
     value: str
     source: str
@@ -42,7 +42,7 @@ class Fact:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KernelModule:
-    """The NVIDIA kernel module that is loaded; its version is None where the file has a form we do not know."""
+    """The loaded NVIDIA kernel module; the version is ``None`` if the file has an unknown format."""
 
     version: Version | None
     source: str
@@ -50,7 +50,7 @@ class KernelModule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PciDevice:
-    """One NVIDIA GPU on the PCI bus; ``driver`` is the kernel driver that holds it, None where there is none."""
+    """One NVIDIA GPU on the PCI bus; ``driver`` is the kernel driver bound to it, ``None`` without one."""
 
     bus_id: str
     device_id: str
@@ -68,7 +68,7 @@ class Jetson:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SystemReport:
-    """The operating system's side of the machine."""
+    """What the operating system reports about the machine."""
 
     platform: str
     glibc: Version | None
@@ -82,7 +82,7 @@ class SystemReport:
 
 
 def read_system(world: World) -> SystemReport:
-    """Read the operating system's side of the machine."""
+    """Read what the operating system reports about the machine."""
     return SystemReport(
         platform=conda_subdir(world.system, world.architecture),
         glibc=parse_version(world.libc.removeprefix("glibc ")) if world.libc.startswith("glibc") else None,
@@ -97,7 +97,7 @@ def read_system(world: World) -> SystemReport:
 
 
 def conda_subdir(system: str, architecture: str) -> str:
-    """What conda calls the platform, for example ``linux-64``."""
+    """Return conda's name of the platform, for example ``linux-64``."""
     known = _SUBDIRS.get((system, architecture.lower()))
     return known or f"{system.lower()}-{architecture.lower()}"
 
@@ -133,7 +133,7 @@ def _jetson(world: World) -> Jetson | None:
 
 
 def _kernel_module(world: World) -> KernelModule | None:
-    """The loaded kernel module; a container sees the host's files."""
+    """Read the loaded kernel module, which containers see too, because these files are the host's."""
     if text := world.read("/sys/module/nvidia/version"):
         return KernelModule(version=parse_version(text), source="/sys/module/nvidia/version")
     proc = world.read("/proc/driver/nvidia/version")
@@ -147,7 +147,7 @@ def _kernel_module(world: World) -> KernelModule | None:
 
 
 def _pci(world: World) -> tuple[PciDevice, ...]:
-    """NVIDIA's display and 3D controllers (PCI class 0x03)."""
+    """List NVIDIA's display and 3D controllers (PCI class 0x03)."""
     found = []
     for bus_id in world.entries("/sys/bus/pci/devices"):
         folder = f"/sys/bus/pci/devices/{bus_id}"
@@ -160,7 +160,7 @@ def _pci(world: World) -> tuple[PciDevice, ...]:
 
 
 def gpus_from_pci(devices: tuple[PciDevice, ...]) -> tuple[Gpu, ...]:
-    """The GPUs that the bus shows, in the order in which the driver numbers them."""
+    """Return the GPUs on the bus, in the order in which the driver numbers them."""
     return tuple(_gpu(index, device) for index, device in enumerate(devices))
 
 

@@ -1,4 +1,4 @@
-"""Everything that ``probe`` takes from outside, in one value: files below a root, variables, programs, libraries."""
+"""Hold everything external that ``probe`` reads in one value: files, variables, programs, libraries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TIMEOUT_SECONDS = 30.0  # without persistence mode the driver wakes each GPU, wh
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProgramResult:
-    """How a program ended. ``exit_code`` is negative for a signal and None when the program ran out of time."""
+    """The result of a program; ``exit_code`` is negative for a signal, and ``None`` after a timeout."""
 
     exit_code: int | None
     stdout: str
@@ -35,10 +35,10 @@ Run = Callable[[Sequence[str]], ProgramResult | None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """The computer as ``probe`` sees it; tests give a recorded one.
+    """The computer that ``probe`` reads; tests pass a recorded one.
 
-    ``run`` starts a program and returns None where there is no such program; ``ask_libraries`` returns the lines that
-    ``driver_child`` printed and how it ended, ``ask_health`` the same with the signals of every GPU between them.
+    ``run`` starts a program and returns ``None`` if it isn't installed. ``ask_libraries`` returns the output of
+    ``driver_child`` and how it ended; ``ask_health`` also has the health of every GPU.
     """
 
     root: Path
@@ -55,7 +55,7 @@ class World:
 
     @classmethod
     def here(cls, environment: Mapping[str, str]) -> World:
-        """The computer that we run on."""
+        """Return the computer that envforge runs on."""
         variables = dict(environment)
         timeout_seconds = _timeout_seconds(variables.get(TIMEOUT_VARIABLE))
         return cls(
@@ -63,7 +63,7 @@ class World:
             environment=variables,
             system=platform.system(),
             architecture=platform.machine(),
-            python=Version(platform.python_version().rstrip("+")),
+            python=Version(platform.python_version().rstrip("+")),  # a build from a checkout ends with `+`
             libc=_libc(),
             hostname=socket.gethostname(),
             run=lambda command: run_program(command, variables, timeout_seconds),
@@ -72,25 +72,26 @@ class World:
         )
 
     def read(self, path: str) -> str | None:
-        """The text of a file below the root; None where it is missing or cannot be read."""
+        """Return the contents of a file below the root; ``None`` if it is missing or can't be read."""
         try:
+            # NUL separates the strings of a device tree property
             return (self.root / path.lstrip("/")).read_text(encoding="utf-8", errors="replace").replace("\0", "\n")
         except OSError:
             return None
 
     def exists(self, path: str) -> bool:
-        """Whether there is such a file or folder below the root."""
+        """Return whether a file or directory exists below the root."""
         return os.path.lexists(self.root / path.lstrip("/"))
 
     def entries(self, path: str) -> tuple[str, ...]:
-        """The names in a folder, sorted; empty where it is missing or cannot be read."""
+        """Return the names in a directory, sorted; empty if it is missing or can't be read."""
         try:
             return tuple(sorted(entry.name for entry in (self.root / path.lstrip("/")).iterdir()))
         except OSError:
             return ()
 
     def link_name(self, path: str) -> str | None:
-        """The last part of a symbolic link's target; None where there is no link."""
+        """Return the last part of a symbolic link's target; ``None`` if there is no link."""
         try:
             return (self.root / path.lstrip("/")).readlink().name
         except OSError:
@@ -98,7 +99,7 @@ class World:
 
 
 def _libc() -> str:
-    """``glibc 2.36`` on GNU/Linux, otherwise empty."""
+    """Return a string such as ``glibc 2.36`` on GNU/Linux, and an empty one elsewhere."""
     if sys.platform != "win32":
         with contextlib.suppress(ValueError, OSError):  # another C library
             return os.confstr("CS_GNU_LIBC_VERSION") or ""
@@ -106,7 +107,6 @@ def _libc() -> str:
 
 
 def _timeout_seconds(stated: str | None) -> float:
-    """How long a library or program may take."""
     if stated is None or stated.strip() == "":
         return TIMEOUT_SECONDS
     try:
@@ -127,10 +127,9 @@ def _timeout_seconds(stated: str | None) -> float:
 
 
 def run_program(command: Sequence[str], environment: Mapping[str, str], timeout_seconds: float) -> ProgramResult | None:
-    """Run a program and keep what it said; one that outlives the timeout is killed and left behind.
+    """Run a program and capture its output; kill it after the timeout.
 
-    It is not waited for without limit after the kill, because a process that hangs inside the kernel's NVIDIA driver
-    does not end.
+    After the kill, wait for one second only, because a process that hangs in the NVIDIA kernel driver doesn't exit.
     """
     try:
         process = subprocess.Popen(
@@ -159,9 +158,9 @@ def run_program(command: Sequence[str], environment: Mapping[str, str], timeout_
 
 
 def _ask_libraries(environment: Mapping[str, str], timeout_seconds: float, call: str) -> ProgramResult:
-    """Ask NVML and libcuda in a child process: a driver that hangs or crashes takes only the child with it.
+    """Query NVML and libcuda in a child process, so that a driver that hangs or crashes can't take envforge down.
 
-    The child gets this interpreter's module path and nothing from the current folder.
+    The child imports from the module path of this interpreter, and nothing from the current directory.
     """
     start = f"import sys; sys.path[:] = sys.argv[1:]; from envforge.driver_child import main; {call}"
     package_home = str(Path(__file__).resolve().parents[2])

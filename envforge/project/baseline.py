@@ -29,14 +29,14 @@ class BaselineError(EnvforgeError):
 
 
 def dump_baseline(files: tuple[PlannedFile, ...]) -> PlannedFile:
-    """The baseline of these files: the same files give the same bytes."""
+    """Return the file of the baseline; the same files produce the same bytes."""
     lines = [f"{json.dumps(str(f.path))}: {json.dumps(_held(f), ensure_ascii=False)}" for f in sorted(files, key=_path)]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     return PlannedFile(path=PurePosixPath(BASELINE), content=text.encode())
 
 
 def read_baseline(folder: Path, record: ProjectRecord) -> dict[PurePosixPath, PlannedFile]:
-    """The files of a project's baseline by path; raises ``BaselineError`` where it is not whole."""
+    """Read the files of a project's baseline by path; raise ``BaselineError`` if they aren't those of the record."""
     path, restore = folder / BASELINE, _restore(folder)
     try:
         text = path.read_text(encoding="utf-8")

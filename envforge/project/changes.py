@@ -1,7 +1,6 @@
-"""What an update does to each file of a project: the template's change, brought into what is there.
+"""Plan what an update changes in each file of a project, without writing anything.
 
-Enters: the baseline, the files as the template gives them now, and the project's folder. Leaves: one ``Change`` for
-each file that something happens to or is to be said of; nothing is written here.
+The template's change is merged with the user's edits in a three-way merge.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ Action = Literal["add", "update", "merge", "conflict", "move", "remove", "yours"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """One file. ``before`` is what lies at ``path``, or at ``moved_from``; ``after`` what will.
+    """One file: ``before`` is its content at ``path`` or ``moved_from``, ``after`` the content that it gets.
 
-    ``beside`` is written next to it: what could not be merged. ``note`` says what the action does not.
+    ``beside`` is a second file, with what couldn't be merged. ``note`` adds what the action doesn't express.
     """
 
     path: PurePosixPath
@@ -38,7 +37,7 @@ class Change:
 
     @property
     def writes(self) -> bool:
-        """Whether anything on disk changes."""
+        """True if anything on disk changes."""
         return self.action != "yours"
 
 
@@ -51,7 +50,7 @@ class _Sides:
 
 
 def plan_changes(base: Files, new: Files, folder: Path, on_conflict: OnConflict) -> tuple[Change, ...]:
-    """Every change, by path. What the user added, and what the template left as it was, has none."""
+    """Return the changes, sorted by path; files that only the user or neither side changed have none."""
     sides = _Sides(base=base, new=new, folder=folder, on_conflict=on_conflict)
     moves = {old: there for old, there in moved_by_template(base, new).items() if not os.path.lexists(folder / there)}
     changes = [_moved(sides, old, there) for old, there in moves.items()]
@@ -62,7 +61,7 @@ def plan_changes(base: Files, new: Files, folder: Path, on_conflict: OnConflict)
 
 
 def read_there(folder: Path, path: PurePosixPath) -> PlannedFile | None:
-    """The file of the project at ``path``; ``None`` for what is no file, or lies behind a link."""
+    """Read the project's file at ``path``; return ``None`` if it isn't a regular file or is behind a link."""
     place = folder / path
     if any((folder / parent).is_symlink() for parent in path.parents if parent.parts):
         return None
@@ -72,7 +71,7 @@ def read_there(folder: Path, path: PurePosixPath) -> PlannedFile | None:
 
 
 def _obstacle(folder: Path, path: PurePosixPath) -> str:
-    """What stands at ``path`` that is no file of ours to change; empty where nothing does."""
+    """Return what keeps envforge from writing a file at ``path``; empty if nothing does."""
     for part in (path, *path.parents):
         place = folder / part
         if part.parts and place.is_symlink():
@@ -86,7 +85,10 @@ def _obstacle(folder: Path, path: PurePosixPath) -> str:
 
 
 def _all_changed(sides: _Sides) -> list[Change]:
-    """The files that the template had and has; what the user moved is taken for one of them at most."""
+    """Return the changes of files that both versions of the template have.
+
+    A file that the user moved is matched to at most one of them.
+    """
     known, found = {*sides.base, *sides.new}, []
     for path in sorted(sides.base.keys() & sides.new.keys()):
         change = _changed(sides, path, known)
@@ -115,7 +117,6 @@ def _changed(sides: _Sides, path: PurePosixPath, known: Collection[PurePosixPath
 
 
 def _dropped(sides: _Sides, path: PurePosixPath) -> Change | None:
-    """A file that the template no longer has."""
     mine = read_there(sides.folder, path)
     if mine is None:
         return None
@@ -125,7 +126,6 @@ def _dropped(sides: _Sides, path: PurePosixPath) -> Change | None:
 
 
 def _added(sides: _Sides, path: PurePosixPath) -> Change | None:
-    """A file that is new in the template."""
     new, mine = sides.new[path], read_there(sides.folder, path)
     obstacle = _obstacle(sides.folder, path)
     if obstacle:
@@ -140,7 +140,7 @@ def _added(sides: _Sides, path: PurePosixPath) -> Change | None:
 
 
 def _moved(sides: _Sides, old: PurePosixPath, there: PurePosixPath) -> Change | None:
-    """A file that the template has moved: your edits move with it."""
+    """Move a file as the template did, with the user's edits in it."""
     mine, obstacle = read_there(sides.folder, old), _obstacle(sides.folder, there)
     if mine is None or obstacle:
         note = obstacle or f"you removed it as `{old}`, so it remains removed; the template moved it"
@@ -153,7 +153,7 @@ def _moved(sides: _Sides, old: PurePosixPath, there: PurePosixPath) -> Change | 
 
 
 def _three_way(sides: _Sides, base: PlannedFile, mine: PlannedFile, new: PlannedFile) -> Change | None:
-    """The change that brings ``base`` → ``new`` into ``mine``; the result lies at the path of ``new``."""
+    """Apply the change from ``base`` to ``new`` to ``mine``; the result is at the path of ``new``."""
     executable = new.executable if new.executable != base.executable else mine.executable
     if same_text(mine.content, new.content) or base.content == new.content:
         content = mine.content
@@ -201,7 +201,7 @@ def _with_line_ends_of(mine: bytes, base: bytes, new: bytes) -> bytes:
 
 
 def _beside(folder: Path, path: PurePosixPath, ending: str, content: bytes) -> PlannedFile:
-    """A file next to ``path`` under a name that is free, or that has this content already."""
+    """Return a file next to ``path`` with an unused name, or with a name that has this content already."""
     number = 0
     while True:
         name = path.with_name(f"{path.name}{ending}{number or ''}")

@@ -1,8 +1,4 @@
-"""Let an interruption wait for a moment at which everything can be put back (effects: signal handlers).
-
-Enters: Ctrl-C or a polite end of the process while files are being moved. Leaves: the same signal, delivered at the
-next ``check()``, or when the work is done.
-"""
+"""Delay SIGINT and SIGTERM until a point at which every change can be undone."""
 
 from __future__ import annotations
 
@@ -25,9 +21,9 @@ class Interrupts:
         self._former: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python delivers no signals
+        if threading.current_thread() is threading.main_thread():  # Python handles signals only in the main thread
             for number in _SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` and a shell's `&` leave it
+                if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` and a shell's `&` ignore it
                     self._former[number] = signal.signal(number, self._note)
         return self
 
@@ -35,12 +31,12 @@ class Interrupts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._former.items():
-            signal.signal(number, handler)  # type: ignore[arg-type] # what signal.signal gave, it takes
+            signal.signal(number, handler)  # type: ignore[arg-type] # it accepts what signal.signal returned
         if self._received is not None:
             signal.raise_signal(self._received)
 
     def check(self) -> None:
-        """Raise ``KeyboardInterrupt`` if a signal has come, so that the work unwinds and puts things back."""
+        """Raise ``KeyboardInterrupt`` if a signal has arrived, so that the caller undoes its changes."""
         if self._received is not None:
             raise KeyboardInterrupt
 

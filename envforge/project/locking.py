@@ -25,7 +25,7 @@ Origin = Literal["catalogue", "solved", "to-solve", "none"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockWay:
-    """How the user wants the lock; ``fresh`` passes the catalogues by. ``team`` is asked before ours."""
+    """How to obtain the lock. ``fresh`` ignores the catalogues; ``team`` is searched before the built-in one."""
 
     wanted: bool = True
     fresh: bool = False
@@ -37,9 +37,10 @@ class LockWay:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectLock:
-    """The lock of a new project. ``date`` is that of the newest record in a lock of the catalogue.
+    """The lock of a new project.
 
-    With a ``publisher`` it comes from a team's catalogue, and ``date`` is the day of its publication.
+    ``date`` is the day of publication if the lock has a ``publisher``, which means a team's catalogue. For the built-in
+    catalogue, it is the date of the newest record in the lock.
     """
 
     origin: Origin
@@ -73,8 +74,8 @@ def find_lock(texts: EnvironmentTexts, way: LockWay, progress: Callable[[Step], 
 
 
 def _from_team(input_sha256: str, team: Chosen, progress: Callable[[Step], None]) -> ProjectLock | None:
-    """The lock of the team's catalogue; one that is not there is told of and passed by, a damaged one raises."""
-    from envforge.sharing.opened import NoCatalogueError, lock_text, opened  # noqa: PLC0415 - only where a team has a catalogue
+    """Find the lock in the team's catalogue; skip a catalogue that can't be reached, raise if it is invalid."""
+    from envforge.sharing.opened import NoCatalogueError, lock_text, opened  # noqa: PLC0415 - only if a team has a catalogue
 
     try:
         with opened(team.address, team.public_key) as source:
@@ -102,7 +103,7 @@ def _filled(entry: catalogue.Entry, text: str, progress: Callable[[Step], None])
 
 def _telling(progress: Callable[[Step], None]) -> Callable[[str], None]:
     def tell(text: str) -> None:
-        from envforge.lock import Step  # noqa: PLC0415 - most locks of the catalogue have nothing to tell
+        from envforge.lock import Step  # noqa: PLC0415 - most locks of the catalogue need no message
 
         progress(Step(text=text, is_note=True))
 
@@ -120,7 +121,7 @@ def _solve(texts: EnvironmentTexts, way: LockWay, progress: Callable[[Step], Non
 
 @contextmanager
 def request_aside(texts: EnvironmentTexts, way: LockWay) -> Iterator[LockRequest]:
-    """A request to lock ``texts`` in a folder of their own, which is gone at the end of the block."""
+    """Yield a request to lock ``texts`` in a temporary directory, which is removed at the end of the block."""
     from envforge.lock import LockRequest  # noqa: PLC0415 - slow to import, and a lock of the catalogue needs none
 
     with tempfile.TemporaryDirectory(prefix="envforge-lock-") as name:

@@ -1,7 +1,4 @@
-"""Files that were moved: by the template between two versions, or by the user inside the project.
-
-Enters: files by path, or a folder to look through. Leaves: the new place of an old file where the two are alike enough.
-"""
+"""Find files that the template moved between two versions, or that the user moved inside the project."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from envforge.project.staging import PlannedFile
 from envforge.project.textmerge import is_text
 
-_ALIKE = 0.6  # of the lines, as git has it by default ("git diff --find-renames": 50 %), and a little more
+_ALIKE = 0.6  # of the lines; git requires 50 % by default (`git diff --find-renames`)
 _LARGEST = 1_000_000
 _MOST_FILES = 5_000
 _SKIPPED = ("__pycache__", "node_modules", "runs", "site-packages")
@@ -22,7 +19,7 @@ _SKIPPED = ("__pycache__", "node_modules", "runs", "site-packages")
 def moved_by_template(
     base: Mapping[PurePosixPath, PlannedFile], new: Mapping[PurePosixPath, PlannedFile]
 ) -> dict[PurePosixPath, PurePosixPath]:
-    """Where files went that the template no longer has; each old and each new path stands in one pair at most."""
+    """Return the new path of each file that the template moved; each path is in at most one pair."""
     gone, come = sorted(base.keys() - new.keys()), sorted(new.keys() - base.keys())
     pairs = sorted(
         ((_likeness(base[old].content, new[there].content), old, there) for old in gone for there in come),
@@ -36,7 +33,7 @@ def moved_by_template(
 
 
 def moved_by_user(folder: Path, file: PlannedFile, known: Collection[PurePosixPath]) -> PurePosixPath | None:
-    """The file of the user's that is most like ``file``, which is not where it was; ``None`` where none is alike."""
+    """Return where the user moved ``file``: to the most similar file, or ``None`` if none is similar enough."""
     best: tuple[float, bool, PurePosixPath] | None = None
     for path in _candidates(folder, file.path.suffix):
         if path in known:
@@ -62,7 +59,7 @@ def _candidates(folder: Path, suffix: str) -> Iterator[PurePosixPath]:
 
 
 def _likeness(one: bytes, other: bytes) -> float:
-    """1 for the same bytes, else the part of the lines that two texts share, and 0 for anything else."""
+    """Return 1 for the same bytes, else the share of lines that two texts have in common, or 0 for binary files."""
     if one == other:
         return 1.0 if one else 0.0
     if not (is_text(one) and is_text(other)):

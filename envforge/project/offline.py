@@ -103,7 +103,7 @@ def _first_silent(urls: Iterable[str]) -> str | None:
 
 
 def _ask(url: str, answered: threading.Event) -> None:
-    """Set ``answered`` if the server sends any HTTP response; a proxy that rejects the connection is none."""
+    """Set ``answered`` if the server sends any HTTP response; a proxy that rejects the connection doesn't count."""
     import os  # noqa: PLC0415 - with the HTTP client, which only a solve needs
 
     import urllib3  # noqa: PLC0415 - as above

@@ -32,7 +32,7 @@ class Opened:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the template is a third-party template."""
+        """True for a third-party template."""
         return bool(self.origin.source)
 
 
@@ -116,7 +116,7 @@ def _cloned(name: str, base: Path) -> Iterator[Opened]:
     from envforge.sharing.git import clone, commit_of, links_of  # noqa: PLC0415 - as above
 
     address = parse_address(name, base, "template")
-    is_web = address.location.startswith(("http://", "https://"))  # with ssh a user is part of the address
+    is_web = address.location.startswith(("http://", "https://"))  # an ssh URL needs its user
     if is_web and without_credentials(address.location) != address.location:
         raise RequestError(
             f"the URL `{address.public}` contains a user or a password, which the project would record",
@@ -127,7 +127,7 @@ def _cloned(name: str, base: Path) -> Iterator[Opened]:
     with tempfile.TemporaryDirectory(prefix="envforge-template-") as folder:
         work = clone(address, Path(folder) / "template", "template").work
         commit = commit_of(work)
-        if not _COMMIT.fullmatch(commit):  # git takes a web page for an empty repository
+        if not _COMMIT.fullmatch(commit):  # git clones a web page as an empty repository
             raise RequestError(
                 f"`{address.public}` has no commits: it is an empty repository, or not a repository",
                 hint="to check the URL",

@@ -1,4 +1,4 @@
-"""Choose variants of a template for a trial: each possible pair of answers and groups occurs in one of them.
+"""Choose variants of a template for a trial, so that each possible pair of answers and groups occurs in one of them.
 
 Strings and numbers keep their default.
 """
@@ -19,13 +19,13 @@ _GROUP = "with "  # no question has a space in its name
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """One combination: all answers, and the groups that are there."""
+    """One combination: all answers, and the selected groups."""
 
     answers: tuple[tuple[str, Answer], ...]
     groups: tuple[str, ...]
 
     def words(self, template: Template) -> str:
-        """The options that make it, without those that change nothing."""
+        """Return the options that select it, without those that match the defaults."""
         defaults = {question.name: question.default for question in template.questions}
         options = [f"--var {name}={shown(answer)}" for name, answer in self.answers if answer != defaults[name]]
         on, default = set(self.groups), set(template.default_groups(dict(self.answers)))
@@ -37,7 +37,7 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Choice:
-    """Something to choose: all but the first of ``values`` only where ``when`` holds."""
+    """One choice; values other than the first require that ``when`` holds."""
 
     name: str
     values: tuple[Answer, ...]
@@ -45,7 +45,7 @@ class _Choice:
 
 
 def pairwise(template: Template) -> tuple[Variant, ...]:
-    """The default of everything first, then what covers the pairs that are left."""
+    """Return the variant of all defaults first, then variants that cover the remaining pairs."""
     choices = _choices(template)
     rows = [{choice.name: choice.values[0] for choice in choices}]
     default = {*template.default_groups({question.name: question.default for question in template.questions})}
@@ -96,7 +96,7 @@ def _pairs(row: Mapping[str, Answer]) -> set[_Pair]:
 
 
 def _complete(fixed: _Pair, choices: tuple[_Choice, ...], wanted: set[_Pair]) -> dict[str, Answer] | None:
-    """A row with the fixed values that covers many of the wanted pairs; ``None`` where conditions forbid them."""
+    """Return a row with the fixed values that covers many of the ``wanted`` pairs; ``None`` if none is possible."""
     row = dict(fixed)
     by_name = {choice.name: choice for choice in choices}
     open_names = list(row)
@@ -115,7 +115,7 @@ def _complete(fixed: _Pair, choices: tuple[_Choice, ...], wanted: set[_Pair]) ->
 
 
 def _best(choice: _Choice, row: Mapping[str, Answer], wanted: set[_Pair]) -> Answer:
-    """The value that meets most of the wanted pairs, of those whose condition holds in the row so far."""
+    """Return the possible value that covers most of the ``wanted`` pairs in the row so far."""
     holds = all(row.get(condition.question) in condition.values for condition in choice.when)
     possible = choice.values if holds else choice.values[:1]
     return max(possible, key=lambda value: len(_pairs({**row, choice.name: value}) & wanted))

@@ -1,8 +1,8 @@
 """Write a planned tree of files into its directory, in one transaction.
 
-A target that doesn't exist is built next to its place and renamed. In an existing directory, every file is swapped in
-from a staging directory with a journal, so that an interrupted run is undone: at once if Python still runs, else by the
-next run.
+A target that doesn't exist is built in a temporary directory next to it, and renamed. In an existing directory, every
+file is renamed from a staging directory under a journal. An interrupted run is undone: immediately if Python still
+runs, otherwise by the next run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FORCE = Hint("to write into it, pass `--force`, which keeps your files and rena
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:
-    """What happened to each file. ``kept`` pairs a file of the user's with the name that it has now."""
+    """What happened to each file; ``kept`` pairs a file of the user with its new name."""
 
     created: tuple[PurePosixPath, ...] = ()
     replaced: tuple[PurePosixPath, ...] = ()
@@ -46,7 +46,7 @@ class Placement:
 def check_target(target: Path, *, force: bool, can_force: bool = False) -> None:
     """Raise for a target that is a link, a file, not empty (without ``force``), or has no parent directory.
 
-    ``can_force`` says that the command has the option ``--force``.
+    ``can_force`` is true if the command has the option ``--force``.
     """
     elsewhere = Hint("to create it elsewhere, choose another directory")
     if target.is_symlink():

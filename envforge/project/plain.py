@@ -1,7 +1,6 @@
-"""A selection as plain data for the files of a template: texts, numbers, lists and mappings, and nothing with methods.
+"""Convert a selection to plain data for templates: strings, numbers, lists, and mappings.
 
-Enters: a ``Selection``. Leaves: the mapping that a template knows as ``selection``; a template has no other way to an
-object of ours.
+Templates see it as ``selection``, and have no access to other objects of envforge.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from typing import Any
 from envforge.selection import Selection
 
 # objects with methods were the way out of the sandbox in similar tools, so templates see only plain data
-_LEFT_OUT = ("accepted", "refused")  # hundreds of builds that nobody puts into a file
+_LEFT_OUT = ("accepted", "refused")  # hundreds of builds, which no generated file needs
 
 
 def plain_selection(selection: Selection) -> dict[str, Any]:
-    """The fields of the selection by name; versions, tags and platforms are texts."""
+    """Return the fields of the selection by name; versions, tags, and platforms are strings."""
     return {
         field.name: _plain(getattr(selection, field.name))
         for field in dataclasses.fields(selection)

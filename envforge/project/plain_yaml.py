@@ -11,7 +11,7 @@ _TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
 
 
 def refuse_tricks(text: str, document: Document) -> None:
-    """Raise for the first such feature; the text isn't converted to values here."""
+    """Raise for the first such feature, without converting the text to values."""
     import yaml  # noqa: PLC0415 - slow to import
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -35,7 +35,7 @@ def refuse_tricks(text: str, document: Document) -> None:
 
 
 def _nodes(top: Any) -> Iterator[Any]:
-    """Every node, a shared one as often as it is met, but what is inside of it once."""
+    """Yield every node: a shared node each time it is referenced, but its children only once."""
     left, inside = [top], set()
     while left:
         node = left.pop()

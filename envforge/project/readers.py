@@ -1,4 +1,4 @@
-"""Read the values of a manifest; each error says what was expected."""
+"""Read the values of a manifest; errors contain what was expected."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectRecord:
-    """What ``envforge.toml`` holds. ``files`` pairs each path with the sha256 of what envforge wrote there.
+    """The contents of ``envforge.toml``. ``files`` pairs each path with the SHA-256 of what envforge wrote there.
 
     ``groups`` has every group of the template and whether the project has it, so that a group which a later template
     adds differs from one that was left out. ``envforge_requirement`` is empty unless it was stated.
@@ -84,7 +84,7 @@ def dump(record: ProjectRecord) -> str:
 
 def dump_into(text: str, record: ProjectRecord) -> str:
     """Return the text of an ``envforge.toml`` with a new record and the user's own settings in it."""
-    import tomlkit  # noqa: PLC0415 - slow to import, and only `update` writes this file anew
+    import tomlkit  # noqa: PLC0415 - slow to import, and only `update` rewrites this file
 
     document, fresh = tomlkit.parse(text), tomlkit.parse(dump(record))
     if not document.keys() - _OURS:
@@ -124,7 +124,7 @@ def no_project(message: str) -> ProjectFileError:
 
 
 def read_project_file(folder: Path) -> ProjectRecord | None:
-    """Read ``envforge.toml`` of a project; ``None`` where the folder has none."""
+    """Read ``envforge.toml`` of a project; return ``None`` if the directory has none."""
     path = folder / NAME
     try:
         text = path.read_text(encoding="utf-8")
@@ -136,7 +136,7 @@ def read_project_file(folder: Path) -> ProjectRecord | None:
 
 
 def written_files(folder: Path) -> dict[str, str]:
-    """The sha256 of every file as envforge wrote it into ``folder``, by path; empty where it wrote none."""
+    """Return the SHA-256 of every file that envforge wrote into ``folder``, by path; empty if it wrote none."""
     record = read_project_file(folder)
     if record is None:
         return {}
@@ -171,7 +171,7 @@ def _origin(origin: Origin) -> dict[str, str]:
 
 
 def _without_null(value: Json) -> Any:
-    """TOML has no null: a field without a value is left out."""
+    """Omit fields without a value, because TOML has no null."""
     if isinstance(value, dict):
         return {key: _without_null(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):

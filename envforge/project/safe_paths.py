@@ -11,13 +11,13 @@ from envforge.project.staging import STAGING, PlannedFile
 from envforge.project.templates import Template
 
 _LONGEST_PART = 200
-# learn.microsoft.com, "Naming Files, Paths, and Namespaces": characters that no name may have.
+# learn.microsoft.com, "Naming Files, Paths, and Namespaces": characters that no name may have
 _FORBIDDEN = frozenset('<>:"|?*\\')
-_OTHERS = (".git", ".hg", ".svn", ".envforge", ".conda", STAGING)  # git runs what is in there, or envforge owns it
+_OTHERS = (".git", ".hg", ".svn", ".envforge", ".conda", STAGING)  # git runs files there, or envforge owns it
 
 
 def refuse_paths(files: Iterable[PlannedFile], template: Template) -> None:
-    """Raise ``TemplateError`` for two files with one path, or a path that a file system or another tool reserves."""
+    """Raise ``TemplateError`` if two files have one path, or a path is reserved by a file system or another tool."""
     seen = {name.lower() for name in NOT_HELD}
     for file in files:
         for part in file.path.parts:

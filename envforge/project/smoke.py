@@ -1,6 +1,6 @@
 """Run a new project's smoke test, in its environment or in the interpreter that runs envforge.
 
-A GPU result counts only for the torch build of the lockfile, so another build never passes or fails the GPU part.
+A GPU result is valid only for the torch build of the lockfile, so another build never passes or fails the GPU part.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TorchBuild:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SmokeRun:
-    """One run of ``python -m PACKAGE.smoke``. A ``skip_reason`` says why the GPU part isn't run."""
+    """One run of ``python -m PACKAGE.smoke``. ``skip_reason`` is why the GPU part isn't run."""
 
     python: str
     folder: Path
@@ -115,8 +115,9 @@ def can_skip_gpu(files: Iterable[PlannedFile], package: str) -> bool:
 def run_smoke(run: SmokeRun, output: IO[str] | None) -> None:
     """Stream the test to ``output`` (``None``: this process's own stdout); raise if it fails."""
     command = [run.python, "-m", f"{run.package}.smoke", *run.options]
+    # PYTHONSAFEPATH would keep the project, which is the working directory, out of sys.path
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "PYTHONPATH")}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # the project stays as it was written
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # the project must remain as it was written
     done = subprocess.run(command, cwd=run.folder, env=environment, stdout=output, check=False)
     if done.returncode != 0:
         again = f"cd {shlex.quote(str(run.folder))} && {shlex.join(command)}"

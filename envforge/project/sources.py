@@ -1,7 +1,6 @@
-"""Which files of a template a project is made of.
+"""List the template files that a project consists of.
 
-Enters: a template and the groups that the project has. Leaves: the folder and the relative path of each source; a link,
-or a path that the manifest names and nobody has, raises ``TemplateError``.
+A link, or a path of the manifest that doesn't exist, raises ``TemplateError``.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ class Source:
 
 
 def project_sources(template: Template, groups: Collection[str]) -> tuple[Source, ...]:
-    """The sources of a project with these groups.
+    """Return the sources of a project with these groups.
 
-    These are all of the template's own files, the common files that it takes, and the files of its groups. A file that
-    belongs to groups is left out where the project has none of them.
+    These are all of the template's own files, the common files that it uses, and the files of its groups. A file that
+    belongs to groups is left out if the project has none of them.
     """
     own, common = template.root / FILES, template.common_root / FILES
     sources = list(_walk(own, PurePosixPath()))
@@ -52,14 +51,14 @@ def project_sources(template: Template, groups: Collection[str]) -> tuple[Source
 
 
 def group_sources(template: Template, group: Group) -> tuple[Source, ...]:
-    """The sources of one group: each of its paths in the template's own files where it is there, else in the common."""
+    """Return the sources of one group; the template's own files take precedence over common ones."""
     roots = (template.root / FILES, template.common_root / FILES)
     what = f"the group `{group.name}` of the template `{template.name}` has the file"
     return tuple(source for wanted in group.files for source in _found(wanted, what, roots))
 
 
 def check_folder(root: Path) -> None:
-    """Refuse a template's folder with links, with anything that is no file or folder, or with too much in it."""
+    """Raise if a template's directory contains links or special files, or is too large."""
     count, size = 0, 0
     for where, folders, names in os.walk(root):
         folders[:] = [name for name in folders if name != ".git"]
@@ -90,7 +89,7 @@ def _found(wanted: PurePosixPath, what: str, roots: tuple[Path, ...]) -> tuple[S
 
 
 def _walk(root: Path, below: PurePosixPath) -> tuple[Source, ...]:
-    """The files at or below ``root/below``, sorted; a link is refused."""
+    """Return the files at or below ``root/below``, sorted; raise if one is a link."""
     top = root / below
     try:
         mode = top.lstat().st_mode
@@ -101,5 +100,5 @@ def _walk(root: Path, below: PurePosixPath) -> tuple[Source, ...]:
     if not stat.S_ISDIR(mode):
         kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
         raise TemplateError(f"the template file `{top}` is {kind}; expected a regular file", code="template-damaged")
-    names = sorted(name for name in os.listdir(top) if name not in _LITTER)  # noqa: PTH208 - names alone are needed
+    names = sorted(name for name in os.listdir(top) if name not in _LITTER)  # noqa: PTH208 - only names are needed
     return tuple(source for name in names for source in _walk(root, below / name))

@@ -1,7 +1,7 @@
 """Change several files of a target in one transaction, through a staging directory inside it.
 
-Each file is renamed from the staging directory under a journal, so that an interrupted run is undone: at once if Python
-still runs, else by the next run.
+Each file is renamed from the staging directory under a journal. An interrupted run is undone: immediately if Python
+still runs, otherwise by the next run.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class PlannedFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Swap:
-    """What changes in a target. ``removed`` and ``kept`` name files that are there.
+    """What changes in a target; ``removed`` and ``kept`` name existing files.
 
-    ``kept`` pairs a file of the user's, in the way of a new one, with the name that it gets.
+    ``kept`` pairs a user's file, whose path a new file needs, with the name that it gets.
     """
 
     files: tuple[PlannedFile, ...]
@@ -93,8 +93,8 @@ def disk_errors(target: Path) -> Iterator[None]:
 
 @contextmanager
 def staging(target: Path) -> Iterator[Path]:
-    """A staging folder that only this process uses; what stands in its journal at the end is finished or undone."""
-    from filelock import FileLock, Timeout  # noqa: PLC0415 - slow to import; a fresh target does not need it
+    """Yield a staging directory that only this process uses; at the end, complete or undo what its journal lists."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - slow to import; a new target does not need it
 
     stage = target / STAGING
     stage.mkdir(exist_ok=True)
@@ -112,7 +112,7 @@ def staging(target: Path) -> Iterator[Path]:
                 yield stage
             finally:
                 _settle(stage, target)
-                if os.name != "nt":  # Windows cannot remove the lock that it holds; there the empty folder stays
+                if os.name != "nt":  # Windows can't remove a lock file that is held; the directory remains
                     shutil.rmtree(stage)
     except Timeout as error:
         raise TargetError(
@@ -148,7 +148,7 @@ def _swap_in(path: PurePosixPath, stage: Path, target: Path) -> None:
 
 
 def _settle(stage: Path, target: Path) -> None:
-    """Finish what was committed, undo what was not, and empty the staging folder but for its lock."""
+    """Complete what was committed, undo what wasn't, and empty the staging directory except for its lock."""
     journal_file = stage / _JOURNAL
     if journal_file.exists():
         journal = json.loads(journal_file.read_bytes())
@@ -172,7 +172,7 @@ def _keep_originals(kept: dict[str, str], stage: Path, target: Path) -> None:
 
 
 def _leave_empty_folders(removed: list[str], target: Path) -> None:
-    """Remove folders that nothing is left in, from the inside out."""
+    """Remove directories that are empty now, innermost first."""
     folders = {parent for path in removed for parent in PurePosixPath(path).parents if parent.parts}
     for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
         if (target / folder).is_dir() and not any((target / folder).iterdir()):
@@ -180,7 +180,7 @@ def _leave_empty_folders(removed: list[str], target: Path) -> None:
 
 
 def _undo(journal: dict[str, list[str]], stage: Path, target: Path) -> None:
-    """Put everything back. An undo may itself be cut short, so each step does nothing where it was done before."""
+    """Restore every file. An undo can be interrupted too, so each step does nothing if it was done before."""
     for path in journal["replaced"]:
         if os.path.lexists(stage / "old" / path):
             (stage / "old" / path).replace(target / path)
@@ -193,7 +193,7 @@ def _undo(journal: dict[str, list[str]], stage: Path, target: Path) -> None:
 
 
 def write_tree(files: tuple[PlannedFile, ...], root: Path, interrupts: Interrupts) -> None:
-    """Write files below a new folder and see them onto the disk."""
+    """Write files into a new directory, and flush them to disk."""
     root.mkdir()
     folders = {parent for file in files for parent in file.path.parents}
     for folder in sorted(folders)[1:]:  # the first is `root` itself, and each comes before those inside it
@@ -212,7 +212,7 @@ def _write_together(files: tuple[PlannedFile, ...], root: Path, interrupts: Inte
             streams.append(opened.enter_context(_new_file(root / file.path, executable=file.executable)))
             streams[-1].write(file.content)
             streams[-1].flush()
-            if sys.platform == "linux":  # begins to write it out, so that one commit of the file system has all
+            if sys.platform == "linux":  # start writeback, so that one file system commit covers all files
                 os.posix_fadvise(streams[-1].fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         for stream in streams:
             interrupts.check()
@@ -220,7 +220,7 @@ def _write_together(files: tuple[PlannedFile, ...], root: Path, interrupts: Inte
 
 
 def _new_file(path: Path, *, executable: bool) -> BinaryIO:
-    """A file that was not there, open to be written, with the permissions that the umask leaves."""
+    """Create a file and open it for writing, with the permissions that the umask allows; raise if it exists."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     return os.fdopen(os.open(path, flags, 0o777 if executable else 0o666), "wb")
 
@@ -233,8 +233,8 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Let renames in a folder reach the disk."""
-    if os.name == "nt":  # Windows cannot open a folder for this
+    """Flush renames in a directory to disk."""
+    if os.name == "nt":  # Windows can't open a directory
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -28,13 +28,13 @@ _ENVIRONMENT_KEYS = {"torch", "conda"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Template:
-    """A template: ``root`` holds its ``files/``.
+    """A template; ``root`` contains its ``files/``.
 
-    ``common`` names the files and folders of ``common_root/files`` that it takes, ``not_common`` those below them that
-    it leaves.
+    ``common`` names the files and directories of ``common_root/files`` that it uses, ``not_common`` the exceptions
+    below them.
 
-    ``needs`` is what every project of it needs; what its groups need comes on top, in ``needs_with``. ``hooks`` are
-    commands that its author wants to be run in a new project.
+    ``needs`` are the requirements of every project; ``needs_with`` adds those of its groups. ``hooks`` are commands
+    that its author wants to run in a new project.
     """
 
     name: str
@@ -79,9 +79,9 @@ def load_template(root: Path, name: str) -> Template:
 
 
 def parse_manifest(text: str, path: Path, common_root: Path | None = None) -> Template:
-    """Parse the YAML text of the manifest that lies at ``path``, in a folder of the template's name.
+    """Parse the manifest at ``path``, in a directory of the template's name.
 
-    ``common_root`` holds what templates share; by default it stands beside the template's folder.
+    ``common_root`` has the files that templates share; by default, it is next to the template's directory.
     """
     return _template(
         _document(path).read_yaml(text), path.parent, common_root or path.parent.parent / COMMON, named=True
@@ -89,7 +89,7 @@ def parse_manifest(text: str, path: Path, common_root: Path | None = None) -> Te
 
 
 def load_foreign(root: Path, common_root: Path) -> Template:
-    """Read a template in a folder of any name; its ``common`` files and groups are those of ``common_root``."""
+    """Read a template in a directory of any name; its ``common`` files and groups are from ``common_root``."""
     path = root / MANIFEST
     text = _read(path)
     if len(text) > _LONGEST_MANIFEST:
@@ -113,7 +113,7 @@ def _read(path: Path) -> str:
 
 
 def _template(top: Fields, root: Path, common_root: Path, *, named: bool) -> Template:
-    """Read a manifest; with ``named`` the folder has the template's name, and hooks are refused."""
+    """Read a manifest; with ``named``, the directory has the template's name, and hooks are rejected."""
     refuse_keys(top, _MANIFEST_KEYS if named else _MANIFEST_KEYS | {"hooks"})
     name = top.need("name", read_line)
     if not NAME_PATTERN.fullmatch(name) or name == COMMON:

@@ -1,7 +1,6 @@
-"""Three versions of one text made into one, by ``git merge-file`` (effects: runs git on temporary files).
+"""Merge three versions of a text with ``git merge-file``: the template's old and new ones, and the project's.
 
-Enters: what the template gave before, what is in the project, what the template gives now. Leaves: a ``Merged`` text in
-which every line of the project that the template did not leave alone too is either kept or stands in a conflict.
+Every line of the project that the template changed or removed too is kept, or is part of a conflict.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _LABELS = ("yours", "the template before", "the template now")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Merged:
-    """``content`` is the new text, ``rejected`` a patch of what could not be merged into it (only with ``rej``)."""
+    """The merged text; ``rejected`` is a patch of what couldn't be merged (only with ``rej``)."""
 
     content: bytes
     conflicts: int = 0
@@ -32,12 +31,12 @@ class Merged:
 
 
 def can_merge() -> bool:
-    """Whether git is there."""
+    """Return whether git is installed."""
     return shutil.which("git") is not None
 
 
 def is_text(content: bytes) -> bool:
-    """Whether lines of this can be merged: UTF-8 without NUL."""
+    """Return whether the content can be merged line by line: UTF-8 without NUL."""
     try:
         return "\0" not in content.decode()
     except UnicodeDecodeError:
@@ -45,7 +44,7 @@ def is_text(content: bytes) -> bool:
 
 
 def merge_text(base: bytes, mine: bytes, new: bytes, on_conflict: OnConflict) -> Merged:
-    """Merge the change from ``base`` to ``new`` into ``mine``, whose line ends it keeps."""
+    """Merge the change from ``base`` to ``new`` into ``mine``, and keep its line endings."""
     if _has_other_line_ends(mine, base):
         merged = merge_text(base, mine.replace(b"\r\n", b"\n"), new, on_conflict)
         return Merged(
@@ -63,14 +62,14 @@ def merge_text(base: bytes, mine: bytes, new: bytes, on_conflict: OnConflict) ->
 
 
 def has_conflict(content: bytes) -> bool:
-    """Whether both sides of a conflict still stand in a file, between the marks that ``merge_text`` makes."""
+    """Return whether a file still contains both markers of a conflict that ``merge_text`` wrote."""
     return all(
         re.search(rb"(?m)^" + mark, content) for mark in (rb"<<<<<<< yours\r?$", rb">>>>>>> the template now\r?$")
     )
 
 
 def same_text(mine: bytes, other: bytes) -> bool:
-    """Whether two files are the same but for the line ends of Windows, which git puts into a checkout there."""
+    """Return whether two files differ at most in line endings, which git converts in a checkout on Windows."""
     return mine == other or (_has_other_line_ends(mine, other) and mine.replace(b"\r\n", b"\n") == other)
 
 
@@ -81,12 +80,13 @@ def _has_other_line_ends(mine: bytes, base: bytes) -> bool:
 def _merge_file(folder: Path, *options: str) -> tuple[int, bytes]:
     labels = [word for label in _LABELS for word in ("-L", label)]
     command = ["git", "merge-file", "-p", "-q", *options, *labels, "mine", "base", "new"]
+    # settings of the user or of a running git hook must not change the result
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CEILING_DIRECTORIES": str(folder)}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, check=False, stdin=subprocess.DEVNULL
     )
-    if not 0 <= done.returncode <= 127:  # git's manual: the number of conflicts, at most 127; above it an error
+    if not 0 <= done.returncode <= 127:  # git's manual: the number of conflicts, at most 127; above, an error
         said = " ".join(done.stderr.decode(errors="replace").split())
         raise OutsideError(f"`git merge-file` failed with exit code {done.returncode}: {said}", code="git-failed")
     return done.returncode, done.stdout

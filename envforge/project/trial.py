@@ -1,7 +1,4 @@
-"""Try a template: render its variants, look at what came out, and run their smoke tests (effects).
-
-Enters: a template and a selection to render it for. Leaves: a ``Trial`` for each variant with everything that is wrong.
-"""
+"""Try a template: render its variants, check the rendered files, and run their smoke tests."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ _LAST_LINES = 12
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """One variant: how many files it has, what is wrong, and whether its smoke test was ``run``.
+    """The result for one variant: the number of its files, their problems, and the state of its smoke test.
 
     ``smoke`` is ``passed``, ``failed``, ``same`` (as another variant of the same code), ``none`` (the template has no
     smoke test), or ``skipped``.
@@ -65,12 +62,12 @@ def try_template(template: Template, selection: Selection, *, smoke: bool) -> It
 
 
 def has_ruff() -> bool:
-    """Whether rendered code can be linted here."""
+    """Return whether rendered code can be linted here."""
     return shutil.which("ruff") is not None or importlib.util.find_spec("ruff") is not None
 
 
 def has_torch() -> bool:
-    """Whether smoke tests can be run here."""
+    """Return whether smoke tests can run here."""
     return importlib.util.find_spec("torch") is not None
 
 
@@ -88,7 +85,7 @@ def _project(template: Template, selection: Selection, variant: Variant) -> Proj
 
 
 def _problems(file: PlannedFile) -> list[str]:
-    """What a reader of this kind of file would stumble over."""
+    """Parse a file by its suffix, and return the errors."""
     readers: dict[str, Callable[[bytes], object]] = {
         ".py": _compile,
         ".json": json.loads,
@@ -98,7 +95,7 @@ def _problems(file: PlannedFile) -> list[str]:
         ".yaml": _yaml,
     }
     reader = readers.get(file.path.suffix)
-    if reader is None or ".vscode" in file.path.parts or ".devcontainer" in file.path.parts:  # JSON with remarks
+    if reader is None or ".vscode" in file.path.parts or ".devcontainer" in file.path.parts:  # JSON with comments
         return []
     try:
         reader(file.content)
@@ -148,6 +145,7 @@ def _smoke(files: tuple[PlannedFile, ...], folder: Path, tried: set[str], *, wan
     if not wanted:
         return "skipped", []
     tried.add(code)
+    # PYTHONSAFEPATH would keep the project, which is the working directory, out of sys.path
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "PYTHONPATH")}
     try:
         done = subprocess.run(

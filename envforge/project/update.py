@@ -1,7 +1,6 @@
-"""``envforge update``: a project rendered anew with its own answers, as changes to what is there.
+"""Plan and apply ``envforge update``: render a project again with its recorded answers, and merge the changes.
 
-Enters: the record and the baseline of a project, the template as it is now, and what the user wants otherwise. Leaves:
-an ``Update``, planned in memory; ``apply`` brings it about, all or nothing.
+An ``Update`` is planned in memory; ``apply`` writes it in one transaction.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _LOCKED_FROM = (PurePosixPath(ENVIRONMENT_FILE), PurePosixPath(VIRTUAL_PACKAGES_
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wishes:
-    """What the user wants otherwise than recorded; ``selections`` is ``None`` where the builds stay."""
+    """What the user requests instead of what is recorded; ``selections`` is ``None`` to keep the builds."""
 
     variables: tuple[str, ...] = ()
     with_groups: tuple[str, ...] = ()
@@ -48,7 +47,7 @@ class Wishes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Update:
-    """A planned update. ``notes`` are for the user; ``rendered`` is what the template gives now."""
+    """A planned update; ``notes`` are for the user, ``rendered`` are the files that the template produces now."""
 
     folder: Path
     before: ProjectRecord
@@ -59,9 +58,9 @@ class Update:
 
     @property
     def is_newer(self) -> bool:
-        """Whether the template, or a wish, gives the project anything that it has not been given before.
+        """True if the template, or a request, changes a rendered file or a recorded answer.
 
-        What is given decides: a template's version and commit are not asked.
+        The content decides, not the template's version or commit.
         """
         recorded = {name: digest for name, digest in self.before.files if name not in (LOCK_FILE, BASELINE)}
         given = {str(file.path): sha256(file.content).hexdigest() for file in self.rendered}
@@ -69,25 +68,25 @@ class Update:
 
     @property
     def unresolved(self) -> tuple[str, ...]:
-        """The files in which both sides of a conflict stand now, of this update or an earlier one."""
+        """The files that contain both sides of a conflict now, from this update or an earlier one."""
         found = ((file.path, read_there(self.folder, file.path)) for file in self.rendered)
         return tuple(str(path) for path, there in found if there is not None and has_conflict(there.content))
 
     @property
     def changes_record(self) -> bool:
-        """Whether the record says anything new, be it only the template's version or commit."""
+        """True if the record changes, even if only in the template's version or commit."""
         origin, before = self.project.origin, self.before
         versions = (before.template_version, before.origin.commit)
         return self.is_newer or versions != (self.project.template.version, origin.commit)
 
     @property
     def lock_texts(self) -> EnvironmentTexts | None:
-        """What the project's lock has to be made from anew; ``None`` where it stays or its input has conflicts."""
+        """The new input of the project's lock; ``None`` if it is unchanged, has conflicts, or there is no lock."""
         return self.changed_texts if (self.folder / LOCK_FILE).is_file() else None
 
     @property
     def changed_texts(self) -> EnvironmentTexts | None:
-        """What locks of the project are made from from now on; ``None`` where that stays or has conflicts."""
+        """The new input of the project's locks; ``None`` if it is unchanged or has conflicts."""
         changed = [change for change in self.changes if change.path in _LOCKED_FROM and change.after is not None]
         if not changed or any(change.conflicts for change in changed):
             return None
@@ -97,14 +96,14 @@ class Update:
 
     @property
     def stale_locks(self) -> tuple[str, ...]:
-        """The locks, of the project and its variants, that do not fit the environment any more if they stay."""
+        """The lockfiles of the project and its variants that the update makes out of date."""
         if not any(change.path in _LOCKED_FROM and change.writes for change in self.changes):
             return ()
         own = (LOCK_FILE,) if (self.folder / LOCK_FILE).is_file() else ()
         return own + tuple(f"lockfiles/{name}/{LOCK_FILE}" for name in derived_variants(self.folder))
 
     def _wanted(self, record: ProjectRecord) -> ProjectRecord:
-        """What the user chose, without the versions and digests that follow from it."""
+        """Return what the user chose, without versions and digests that follow from it."""
         origin = replace(record.origin, commit="")
         without = replace(record, envforge_version="", template_version="", files=(), input_sha256="", machine=None)
         return replace(without, origin=origin)
@@ -112,20 +111,20 @@ class Update:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Locks:
-    """The new locks that come with an update; what is not among them stays."""
+    """The new lockfiles of an update; all others are kept."""
 
     own: str | None = None
     variants: tuple[VariantLock, ...] = ()
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The files, relative to the project."""
+        """The paths of the files, relative to the project."""
         own = () if self.own is None else (LOCK_FILE,)
         return own + tuple(str(variant.files[-1].path) for variant in self.variants)
 
 
 def plan_update(folder: Path, record: ProjectRecord, opened: Opened, wishes: Wishes) -> Update:
-    """Render the project anew and compare; raises ``EnvforgeError`` where baseline or answers do not allow it."""
+    """Render the project again and compare; raise ``EnvforgeError`` if the baseline or an answer is invalid."""
     base = read_baseline(folder, record)
     template = opened.template
     answers, notes = carried_answers(template, record, wishes.variables)
@@ -158,7 +157,7 @@ def plan_update(folder: Path, record: ProjectRecord, opened: Opened, wishes: Wis
 def carried_answers(
     template: Template, record: ProjectRecord, variables: tuple[str, ...]
 ) -> tuple[tuple[tuple[str, Answer], ...], tuple[str, ...]]:
-    """The recorded answers with those of ``variables``, and notes about questions that came or went."""
+    """Return the recorded answers, replaced by ``variables``, and notes about added and removed questions."""
     recorded, named = dict(record.answers), {variable.partition("=")[0] for variable in variables}
 
     def again(question: Question) -> Answer:
@@ -187,9 +186,9 @@ def _still_valid(question: Question, answer: Answer) -> Answer:
 
 
 def apply(update: Update, locks: Locks) -> bool:
-    """Bring the update about, or leave everything as it was; says whether anything was written.
+    """Apply the update in one transaction, and return whether anything was written.
 
-    Raises ``TargetError`` where a file was edited since it was planned.
+    Raise ``TargetError`` if a file was edited after the update was planned.
     """
     given = (*update.rendered, dump_baseline(update.rendered))
     lock = () if locks.own is None else (PlannedFile(path=PurePosixPath(LOCK_FILE), content=locks.own.encode()),)
@@ -200,7 +199,7 @@ def apply(update: Update, locks: Locks) -> bool:
         record = replace(record, files=tuple(sorted((*record.files, *former))))
     notes = [PlannedFile(path=PurePosixPath(PROJECT_FILE), content=_record_text(update.folder, record)), given[-1]]
     if not update.changes_record and locks.own is None:
-        notes = []  # the same project: also the version of envforge that wrote the record stays
+        notes = []  # the project is unchanged, so the recorded version of envforge is kept, too
     files = [change.after for change in update.changes if change.writes and change.after is not None]
     files += [change.beside for change in update.changes if change.beside is not None]
     wanted = [file for file in (*files, *lock, *variants, *notes) if not _is_there(update.folder, file)]
@@ -216,7 +215,7 @@ def apply(update: Update, locks: Locks) -> bool:
 def _carried_groups(
     template: Template, record: ProjectRecord, answers: Mapping[str, Answer], wishes: Wishes
 ) -> tuple[str, ...]:
-    """The groups as recorded, those that are new in the template by their default, and what the user wants."""
+    """Return the recorded groups, new groups of the template by their default, and the user's changes."""
     recorded = dict(record.groups)
     groups = tuple(replace(group, default=recorded.get(group.name, group.default)) for group in template.groups)
     return choose_groups(groups, answers, wishes.with_groups, wishes.without_groups)
@@ -245,7 +244,7 @@ def _removed(update: Update) -> tuple[PurePosixPath, ...]:
 
 
 def _refuse_edited(update: Update) -> None:
-    """Stop where a file is no longer what the plan was made from."""
+    """Raise if a file is no longer the one that the plan was made from."""
     for change in update.changes:
         if not change.writes:
             continue

@@ -1,7 +1,6 @@
-"""The locks of a project's variants, made anew for an environment that is about to change.
+"""Lock a project's variants again for an environment that is about to change.
 
-Enters: the folder of a project, the two texts that it is locked from next, and how to lock. Leaves: the new files of
-each variant, planned; nothing of the project is written here, so that they come with everything else or not at all.
+Nothing is written into the project, so that the variants change in the same transaction as everything else.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _FILES = (ENVIRONMENT_FILE, VIRTUAL_PACKAGES_FILE, LOCK_FILE)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VariantLock:
-    """One variant with the files that it consists of from now on."""
+    """One variant and its new files."""
 
     name: str
     files: tuple[PlannedFile, ...]
@@ -33,7 +32,7 @@ class VariantLock:
 
 
 def derived_variants(folder: Path) -> tuple[str, ...]:
-    """The variants of a project that were derived from its environment.yml; others are their owner's."""
+    """Return the variants that were derived from the project's environment.yml; the user maintains all others."""
     names = list_variants(folder)
     if not names:
         return ()
@@ -47,7 +46,7 @@ def derived_variants(folder: Path) -> tuple[str, ...]:
 def relock_variants(
     folder: Path, texts: EnvironmentTexts, way: LockWay, progress: Callable[[Step], None]
 ) -> tuple[VariantLock, ...]:
-    """Derive and lock each variant for ``texts``, beside the project; raises where one of them cannot be made."""
+    """Derive and lock each variant for ``texts`` in a temporary directory; raise if one can't be locked."""
     from envforge.cuda import WheelTag  # noqa: PLC0415 - as above
     from envforge.lock.variants import lock_variant  # noqa: PLC0415 - as above
 

@@ -192,7 +192,10 @@ def _default_python(pythons: Sequence[Version], at_most: Version) -> Version:
 
 
 def _rank(candidate: Candidate, prefer: Preference, facts: Facts, matrix: Matrix) -> _Rank:
-    """Return the sort key of a build, most important first. A verified build always comes before an unverified one."""
+    """Return the sort key of a build, most important first.
+
+    A verified build always comes before an unverified one (docs/decisions/0022).
+    """
     build, grade = candidate.build, _GRADES.index(candidate.grade)
     verified = build.confirmed and candidate.grade is not Grade.UNVERIFIED
     cuda = build.tag.cuda or Version("0")

@@ -99,6 +99,7 @@ def _fit_cuda(build: Build, cuda: Version, facts: Facts, matrix: Matrix) -> Grad
     if isinstance(grade, Misfit):
         return grade
     jit = tuple(gpu for gpu in facts.gpus if not has_cubin(build, gpu[1], matrix))
+    # an older driver of the same CUDA major runs kernels, but can't compile the PTX of a newer toolkit
     if jit and grade is Grade.MINOR_COMPATIBLE:
         return _no_jit(build, jit[0], facts, matrix)
     is_future = any(capability not in matrix.known_capabilities for _, capability in facts.gpus)
@@ -140,7 +141,7 @@ def driver_grade(cuda: Version, facts: Facts, matrix: Matrix) -> Grade | Misfit:
 
 
 def driver_text(version: Version) -> str:
-    """Return a driver version as NVIDIA writes it: ``450.80.02``, where ``Version`` drops the zero."""
+    """Return a driver version as NVIDIA writes it: ``450.80.02``, which ``str`` would shorten to ``450.80.2``."""
     first, *rest = version.release
     return ".".join([str(first), *(f"{part:02d}" for part in rest)])
 

@@ -29,11 +29,11 @@ _E = TypeVar("_E", bound=Enum)
 
 
 class SelectionError(EnvforgeError):
-    """A recorded selection that cannot be read as what it claims to be."""
+    """A recorded selection that can't be parsed."""
 
 
 def selection_to_json(selection: Selection, *, candidates: bool = True) -> dict[str, Json]:
-    """The selection as JSON values; without ``candidates``, only the answer."""
+    """Return the selection as JSON values; ``candidates=False`` omits all builds but the selected one."""
     document: dict[str, Json] = {
         "request": request_to_json(selection.request),
         "build": _build_to_json(selection.build),
@@ -50,7 +50,7 @@ def selection_to_json(selection: Selection, *, candidates: bool = True) -> dict[
 
 
 def refusals_to_json(refused: tuple[Refusal, ...]) -> Json:
-    """Every refused build with its reason."""
+    """Return every rejected build with its reason."""
     return [
         {
             "build": _build_to_json(refusal.build),
@@ -64,7 +64,7 @@ def refusals_to_json(refused: tuple[Refusal, ...]) -> Json:
 
 
 def selection_from_json(value: object, where: str) -> Selection:
-    """Read what ``selection_to_json`` wrote; ``where`` names the file, and the table inside it, in errors."""
+    """Parse the output of ``selection_to_json``; ``where`` names the file, and the table inside it, in errors."""
     document = Document(
         damaged=f"the selection in `{where}` is invalid",
         error=SelectionError,
@@ -87,7 +87,7 @@ def selection_from_json(value: object, where: str) -> Selection:
 
 
 def request_to_json(request: Request) -> dict[str, Json]:
-    """What was asked for; options that were left to the choice are left out."""
+    """Return what was requested; options that were left to ``select`` are omitted."""
     stated = {"torch": request.torch, "python": request.python, "platform": request.platform}
     document: dict[str, Json] = {"cuda": "auto" if request.cuda is None else str(request.cuda)}
     document |= {key: str(value) for key, value in stated.items() if value is not None}

@@ -1,4 +1,4 @@
-"""The whole command: on libraries that answer as several machines, and what people read."""
+"""Test ``envforge detect`` as a whole, on stub libraries that represent several machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``docs/detect.md`` names every condition, variable and profile that there is."""
+"""Test that ``docs/detect.md`` documents every condition, variable, and profile."""
 
 from __future__ import annotations
 

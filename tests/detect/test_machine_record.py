@@ -1,4 +1,4 @@
-"""The machine record: written here, read there, and refused with the place of the fault where it is invalid."""
+"""Test that machine records survive a round trip, and that errors of invalid ones contain the path inside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The texts of the NVIDIA driver, in every form that drivers 418 to 610 give them."""
+"""Test the parsers for output of the NVIDIA driver, in every format of drivers 418 to 610."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``probe`` on recorded computers: the facts, where they were read, and the condition that each state is."""
+"""Test ``probe`` on recorded computers: the facts, their sources, and the condition that each state becomes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Profiles and data tables that come with the package, and what ``--machine`` takes."""
+"""Test the bundled profiles and data tables, and the values that ``--machine`` accepts."""
 
 from __future__ import annotations
 

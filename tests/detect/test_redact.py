@@ -1,4 +1,4 @@
-"""``--redact``: nothing that tells one machine from others of its kind, and everything that a build depends on."""
+"""Test that ``--redact`` removes what identifies a machine, and keeps every fact that a build depends on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``CUDA_VISIBLE_DEVICES``: the same answers as torch, and the traps named."""
+"""Test that ``CUDA_VISIBLE_DEVICES`` is resolved as torch does, and that pitfalls are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small template in a folder, a project made from it, and updates of that project."""
+"""Create a small template in a directory, a project from it, and updates of that project."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Templates of somebody else: where they come from, and what they cannot do."""
+"""Test third-party templates: their sources, and the limits of what they can do."""
 
 from __future__ import annotations
 

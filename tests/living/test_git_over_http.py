@@ -1,4 +1,4 @@
-"""A template in a git repository that a web server has, with git's own server program on the loopback interface."""
+"""Test a template in a git repository on a web server, with git's own server program on the loopback interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a user and a template do to the same files: every line of the user's is there afterwards."""
+"""Test that an update keeps every line of the user's, whatever the user and the template do to the same files."""
 
 from __future__ import annotations
 

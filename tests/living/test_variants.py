@@ -1,4 +1,4 @@
-"""The locks of a project's variants follow an update, with real conda-lock and the real solver over loopback."""
+"""Test that an update locks a project's variants again, with real conda-lock and the real solver over loopback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Selections that are written down here, so that no change of the matrix moves what the tests promise."""
+"""Define selections literally, so that changes of the matrix don't change what the tests expect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``new --fresh`` for real: conda-lock, the embedded solver and recorded packages over loopback."""
+"""Test ``new --fresh`` with real conda-lock, the embedded solver, and recorded packages over loopback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``envforge new --install --smoke`` from start to end, over loopback only."""
+"""Test ``envforge new --install --smoke`` end to end, over loopback only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which build ``envforge new`` selects if no network answers, and what it says."""
+"""Test which build ``envforge new`` selects without a network, and what it reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions on a real terminal: a copy of envforge whose templates ask something, driven through a pseudo-terminal."""
+"""Test questions on a pseudo-terminal, with a copy of envforge whose templates have questions."""
 
 from __future__ import annotations
 

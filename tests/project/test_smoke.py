@@ -1,4 +1,4 @@
-"""The smoke test of a new project, and when its GPU part counts."""
+"""Test the smoke test of a new project, and when the result of its GPU part is used."""
 
 from __future__ import annotations
 

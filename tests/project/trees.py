@@ -1,4 +1,4 @@
-"""What lies in a folder, and processes that meet trouble at an exact point of their work."""
+"""List the contents of a directory, and start processes that fail at an exact point of their work."""
 
 from __future__ import annotations
 

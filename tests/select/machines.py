@@ -1,4 +1,4 @@
-"""Machines for the tests of the choice, stated in a line each."""
+"""Define machines for the tests of the selection, one line each."""
 
 from __future__ import annotations
 

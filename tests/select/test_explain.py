@@ -1,4 +1,4 @@
-"""``envforge explain`` as people and machines read it."""
+"""Test the output of ``envforge explain`` as text and as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data files: whole, consistent, and a damaged one stops with file, path, wanted and found."""
+"""Test that the data files are valid and consistent; errors contain the file, the path, expected, and found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of the command line become a request, or an error that lists what exists and suggests the nearest."""
+"""Test that options become a request, or an error that lists the valid values and suggests the nearest one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Over the whole matrix and generated machines: the rules written a second time, apart from the code."""
+"""Test the selection on the entire matrix and generated machines, against a second implementation of its rules."""
 
 from __future__ import annotations
 

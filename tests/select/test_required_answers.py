@@ -1,4 +1,4 @@
-"""The answers that issue and design require, each by name."""
+"""Test the selections that the issue and the design require, each by name."""
 
 from __future__ import annotations
 

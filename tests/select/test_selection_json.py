@@ -1,4 +1,4 @@
-"""A selection survives JSON; a damaged one is refused with its place."""
+"""Test that a selection survives a round trip through JSON; errors contain the path of the invalid value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real output of the NVIDIA tools beside the checkout, where it is present; it may not be committed here."""
+"""Find recorded output of the NVIDIA tools next to the checkout; it may not be committed to this repository."""
 
 from __future__ import annotations
 

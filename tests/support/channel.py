@@ -1,11 +1,11 @@
-"""A real conda channel for tests, built from what runs them: this Python, pip, and the libraries beside it.
+"""Build a real conda channel for tests from this Python, pip, and the installed libraries.
 
     channel = Channel(folder)
     channel.add(python_package(), pip_package(), repack("jinja2"), repack("markupsafe"))
     channel.index()                     # repodata.json, .zst and shards, written by rattler's own indexer
 
-Serve the folder with ``tests.support.loopback.Loopback``, or use ``channel.folder.as_uri()``. Pure libraries become
-``noarch: python`` packages with entry points in ``link.json``; libraries with compiled modules become packages of this
+Serve the directory with ``tests.support.loopback.Loopback``, or use ``channel.folder.as_uri()``. Pure libraries become
+``noarch: python`` packages with entry points in ``link.json``. Libraries with compiled modules become packages of this
 platform. The prefix of the running Python is replaced by a placeholder, as conda-build does.
 """
 

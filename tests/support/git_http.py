@@ -1,8 +1,8 @@
-"""Serve git repositories over http on the loopback interface, with git's own server program.
+"""Serve git repositories over HTTP on the loopback interface, with git's own server program.
 
     with GitServer(folder) as server: ...        # the repository `folder/x` is `server.url`/x
 
-A path in ``pages`` is answered with that text as HTML instead, and any other path of no repository with 404.
+A request for a path in ``pages`` returns that text as HTML; any other path without a repository returns 404.
 """
 
 from __future__ import annotations

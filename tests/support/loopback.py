@@ -1,11 +1,11 @@
-"""An HTTP file server on 127.0.0.1 that serves a folder (or a function), notes every request, and fails on request.
+"""Serve a directory or a function over HTTP on 127.0.0.1, record every request, and fail on demand.
 
     with Loopback(folder) as server:
         server.url                      # http://127.0.0.1:PORT
         server.requests                 # tuple of Request(method, path, headers), oldest first
         server.fail("/a.conda", Fault(status=503), times=2)
 
-Ranges are answered with 206, ``If-None-Match`` with 304, as a well-kept file server does.
+Range requests return 206 and matching ``If-None-Match`` headers return 304, as a correct file server does.
 """
 
 from __future__ import annotations

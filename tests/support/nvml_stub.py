@@ -1,7 +1,7 @@
-"""Build the stub of the driver's libraries (``nvml_stub.c``), and describe the machines that it answers as.
+"""Build a stub of the driver's libraries (``nvml_stub.c``), and describe the machines that it represents.
 
-``build_stub`` lays libraries with the names that the driver uses into a folder; a process that is started with
-``stub_environment`` meets them through the loader, and the real nvidia-ml-py talks to them.
+``build_stub`` writes libraries with the driver's names into a directory. In a process that is started with
+``stub_environment``, the loader finds them, and the real nvidia-ml-py uses them.
 """
 
 from __future__ import annotations

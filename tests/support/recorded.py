@@ -1,4 +1,4 @@
-"""A recorded computer for ``probe``: files and links below a folder, what the libraries said, what programs print."""
+"""Record a computer for ``probe``: files and links below a directory, and the output of libraries and programs."""
 
 from __future__ import annotations
 

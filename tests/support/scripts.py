@@ -1,4 +1,4 @@
-"""Programs that tests write."""
+"""Write programs for tests."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Real wheels for tests, made again from what is installed beside the tests.
+"""Rebuild real wheels for tests from the packages that are installed in the test environment.
 
     wheel = rebuild_wheel("markupsafe", folder)         # folder/markupsafe-3.0.4-cp311-cp311-….whl
 
-The modules, metadata and tags are those of the installed distribution; programs are written anew by whoever installs.
+Modules, metadata, and tags are those of the installed distribution. Scripts are left out, because installers create
+them from the entry points.
 """
 
 from __future__ import annotations

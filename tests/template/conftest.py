@@ -1,4 +1,4 @@
-"""The image-classification project, rendered once by envforge's own planner and written to a temporary folder."""
+"""Render the image-classification project once with envforge's own planner, and write it to a temporary directory."""
 
 from __future__ import annotations
 

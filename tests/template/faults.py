@@ -1,7 +1,4 @@
-"""Deliberate faults: a project is copied, broken in one place, and its own tests are run; they must turn red.
-
-Enters: a rendered project and faults. Leaves: for each, pytest's exit code and output.
-"""
+"""Break copies of a rendered project in one place each, and run its own tests, which must fail."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Runs pytest in several folders one after the other, each in a fork of one process that has imported torch.
+"""Run pytest in several directories in turn, each in a fork of one process that has imported torch.
 
-Enters (stdin): JSON ``[[folder, [argument, …]], …]``; the arguments are pytest's. Leaves (stdout): JSON list of exit
-codes; what pytest printed lies in ``folder/pytest.txt``.
+Reads JSON from stdin: ``[[directory, [argument, …]], …]``, with pytest's arguments. Writes a JSON list of exit codes to
+stdout, and pytest's output to ``pytest.txt`` in each directory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every command and option in the hints, READMEs, and other files of a rendered project parses as printed."""
+"""Test that every command and option in the hints, READMEs, and other files of a rendered project parses."""
 
 from __future__ import annotations
 

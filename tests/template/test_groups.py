@@ -1,4 +1,4 @@
-"""The groups of files that every template shares: they render anywhere, and what they write is taken by its readers."""
+"""Test the shared file groups: they render in every template, and their readers accept the files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deliberate faults in the rendered project: each must turn the project's own tests, or its smoke test, red."""
+"""Test that each deliberate error in the rendered project fails its own tests or its smoke test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rendered project as its owner meets it: linted, typed, tested, trained, stopped and resumed."""
+"""Test the rendered project as its owner uses it: linted, typed, tested, trained, stopped, and resumed."""
 
 from __future__ import annotations
 

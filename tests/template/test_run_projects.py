@@ -1,4 +1,4 @@
-"""The tool that runs the projects' own tests with other Pythons: it renders, runs, counts, and fails where they do."""
+"""Test the tool that runs the projects' own tests with other Pythons, including its counts and exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each template's own code as its owner meets it: linted, typed, tested, refusing bad input; and broken on purpose."""
+"""Test each template's own code: linted, typed, tested, with invalid input, and with deliberate errors."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What builds the lockfile catalogue: facts, a loopback PyTorch index made of them, and the solve of each lock."""
+"""Build the lockfile catalogue from facts, with a loopback PyTorch index and one solve for each lockfile."""

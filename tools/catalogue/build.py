@@ -1,6 +1,6 @@
-"""Builds the catalogue: solves each target against the recorded packages, checks every file, writes `lockfiles/`.
+"""Build the catalogue: solve each target against the recorded packages, check every file, write `lockfiles/`.
 
-The same facts give the same bytes.
+The same facts produce the same bytes.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ CONDA_FORGE = "conda-forge"
 
 
 class BuildError(Exception):
-    """A lock that may not enter the catalogue."""
+    """A lockfile that may not enter the catalogue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A solved target: the bytes of its lock, its index entry, and the source of each of its files."""
+    """A solved target: the text of its lockfile, its index entry, and the source of each of its files."""
 
     name: str
     text: str
@@ -53,7 +53,7 @@ class Built:
 
 @dataclass(kw_only=True)
 class Builder:
-    """Solves targets one after the other against the facts, or against a copy of conda-forge if there is one.
+    """A solver of targets, against the facts, or against a copy of conda-forge if there is one.
 
     `used` has the records of the packages in the lockfiles solved so far.
     """
@@ -117,7 +117,7 @@ class Builder:
         return (work / LOCK_FILE).read_text(encoding="utf-8"), report.lock
 
     def _date(self, selection: Selection, found: Iterable[CondaRecord | Wheel]) -> dt.date:
-        """The day of the newest conda record, or of the torch release where that is newer."""
+        """Return the date of the newest conda record, or of the torch release if it is newer."""
         dates = [each.date for each in found if isinstance(each, CondaRecord) and each.date is not None]
         folder = self.root / "envforge" / "data"
         releases = toml.loads((folder / "torch_releases.toml").read_text(encoding="utf-8"))["release"]
@@ -146,7 +146,7 @@ def entry_of(
 
 @contextlib.contextmanager
 def _cache_in(folder: Path) -> Iterator[None]:
-    """Keep what is fetched from loopback out of the user's cache."""
+    """Keep downloads from loopback out of the user's cache."""
     before = os.environ.get("XDG_CACHE_HOME")
     os.environ["XDG_CACHE_HOME"] = str(folder)
     try:
@@ -159,7 +159,7 @@ def _cache_in(folder: Path) -> Iterator[None]:
 
 
 def write(builts: Iterable[Built], folder: Path) -> None:
-    """Replace the locks, the index and the provenance under ``folder``; other files stay."""
+    """Replace the lockfiles, the index, and the provenance in ``folder``; other files are kept."""
     builts = sorted(builts, key=lambda built: built.name)
     for old in sorted({built.name.split("/", 1)[0] for built in builts}):
         shutil.rmtree(folder / old, ignore_errors=True)
@@ -172,7 +172,7 @@ def write(builts: Iterable[Built], folder: Path) -> None:
 
 
 def _groups(builts: Iterable[Built]) -> list[Mapping[str, Any]]:
-    """Files with the same sources stand together."""
+    """Group files that have the same sources."""
     groups: dict[tuple[str, str, str], set[str]] = {}
     for built in builts:
         for url, sources in built.sources.items():
@@ -192,7 +192,7 @@ def _wheels(selection: Selection, facts: WheelFacts) -> tuple[Wheel, ...]:
 
 
 def _checked(package: LockedPackage, records: CondaRecords, wheels: Mapping[str, Wheel]) -> CondaRecord | Wheel:
-    """The recorded fact behind a locked package; raises where there is none or where the lock disagrees."""
+    """Return the recorded fact of a locked package; raise if there is none, or if the lockfile disagrees."""
     if package.manager == "conda":
         return records.of(package)
     wheel = wheels.get(package.url)

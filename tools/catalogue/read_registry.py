@@ -1,10 +1,10 @@
-"""Read the CUDA libraries of torch builds from the Python package registry that pip or uv is configured for.
+"""Read the CUDA libraries of torch builds from the Python package index that pip or uv is configured for.
 
     python -m tools.catalogue.read_registry
 
-Writes `data/facts/wheels/registry.toml` for the builds of `torch.toml`, with paths relative to the root of the
-registry's files and never with its host. Reads again the rows of `metadata.toml` that come from a file on the registry.
-Needs the network; `build_catalogue` doesn't.
+Writes `data/facts/wheels/registry.toml` for the builds of `torch.toml`, with paths relative to the root of the index's
+files and never with its host. Reads the rows of `metadata.toml` again whose source is a file on the index. Needs the
+network; `build_catalogue` doesn't.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _MARKERS = {
     "implementation_name": "cpython",
     "platform_python_implementation": "CPython",
 }
-# The newest wheel of a registry may ask for a newer glibc than the torch wheel beside it, which is built for 2.28.
+# the newest wheel may require a newer glibc than the torch wheel, which is built for 2.28
 _PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(28, 4, -1)]
 _PLATFORMS += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
 
@@ -68,7 +68,7 @@ class _Reader:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def page(self, project: str) -> dict[str, tuple[str, str]]:
-        """File name → (address, sha256) of one project."""
+        """Return the URL and SHA-256 of each file of one project, by file name."""
         if project not in self.pages:
             text = _fetch(f"{self.index.simple_url.rstrip('/')}/{project}/").decode()
             links = [(html.unescape(match["href"]), match["sha256"]) for match in _LINK.finditer(text)]
@@ -76,7 +76,7 @@ class _Reader:
         return self.pages[project]
 
     def newest(self, requirements: list[Requirement], tags: set[Tag]) -> tuple[Version, str]:
-        """The newest release wheel that every requirement and the platform allow."""
+        """Return the newest release wheel that every requirement and the platform allow."""
         project = canonicalize_name(requirements[0].name)
         fitting = []
         for name in self.page(project):
@@ -90,7 +90,7 @@ class _Reader:
         return max(fitting)
 
     def row(self, project: str, file_name: str) -> dict[str, Any]:
-        """The facts of one wheel, its address relative to the root of the registry's files."""
+        """Return the facts of one wheel, with its path relative to the root of the index's files."""
         if file_name not in self.rows:
             self.rows[file_name] = self._read(project, file_name)
         return self.rows[file_name]
@@ -110,7 +110,7 @@ class _Reader:
 
 
 def wheels_for(reader: _Reader, lines: tuple[str, ...]) -> dict[str, str]:
-    """Project → file name of everything that a build needs of the registry, each in the newest version that fits."""
+    """Return what a build needs from the index: for each project, the file name of the newest wheel that fits."""
     tags = set(cpython_tags((3, 12), platforms=_PLATFORMS)) | {
         Tag(python, "none", platform) for python in ("py3", "py2", "cp312") for platform in [*_PLATFORMS, "any"]
     }
@@ -168,7 +168,7 @@ def _stated(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_again(reader: _Reader, known: Metadata, libraries: Iterable[TorchWheel], today: dt.date) -> Metadata:
-    """Read the metadata of a file again; rows from another source stay as they are."""
+    """Read the metadata of a file again; rows from another source are kept."""
     if known.source != METADATA_SOURCE:
         return known
     library = next((row for row in libraries if row.package == known.package), None)

@@ -1,4 +1,4 @@
-"""The conda records that a lockfile of the catalogue may name, from `data/facts/conda-forge` or from a channel."""
+"""Read the conda records that a lockfile of the catalogue may name, from `data/facts/conda-forge` or a channel."""
 
 from __future__ import annotations
 

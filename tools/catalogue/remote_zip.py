@@ -1,7 +1,4 @@
-"""Read one small member of a large wheel on a server without fetching the whole, by HTTP ranges.
-
-Enters: the address of a wheel. Leaves: the text of its METADATA.
-"""
+"""Read METADATA of a large wheel on a server with HTTP range requests, without downloading the wheel."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ _STEP = 1 << 18
 
 
 class RangeFile(io.RawIOBase):
-    """A read-only, seekable view of a remote file; fetches a quarter of a MiB at a time."""
+    """A read-only, seekable view of a remote file, which is downloaded in blocks of 256 KiB."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -23,25 +20,25 @@ class RangeFile(io.RawIOBase):
         self.size = remote_size(url)
 
     def readable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """The position in bytes."""
+        """Return the position in bytes."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a position."""
+        """Move to a position."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
         self._at = base + offset
         return self._at
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes, all of them where ``size`` is negative."""
+        """Return the next ``size`` bytes, or all that remain if it is negative."""
         end = self.size if size < 0 else min(self.size, self._at + size)
         parts = []
         while self._at < end:
@@ -62,13 +59,13 @@ class RangeFile(io.RawIOBase):
 
 
 def remote_size(url: str) -> int:
-    """The length of a remote file in bytes."""
+    """Return the size of a remote file in bytes."""
     with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=60) as answer:
         return int(answer.headers["Content-Length"])
 
 
 def wheel_metadata(url: str) -> str:
-    """The text of METADATA of a remote wheel."""
+    """Return the text of METADATA in a remote wheel."""
     with zipfile.ZipFile(RangeFile(url)) as wheel:
         name = next(n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
         return wheel.read(name).decode()

@@ -1,4 +1,4 @@
-"""What a torch build requires: the registry's build of the same release, changed as `wheels/torch.toml` states."""
+"""Derive the requirements of a torch build: those of the index's build, changed as `wheels/torch.toml` states."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Requires:
 
 
 def metadata_requires(row: Metadata) -> Requires:
-    """Return the requirements of a wheel on the registry."""
+    """Return the requirements of a wheel on the package index."""
     source = f"{row.source}, {row.checked.isoformat()}"
     return Requires(lines=tuple(row.requires), python=row.requires_python or "", source=source)
 
@@ -30,7 +30,7 @@ def mandatory(lines: list[str] | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def torch_requires(build: Build, like: Metadata) -> Requires:
-    """Return the requirements of a torch build; `like` is the metadata of the registry's build."""
+    """Return the requirements of a torch build; `like` is the metadata of the index's build."""
     lines = tuple(like.requires)
     if build.without is not None:
         lines = tuple(line for line in lines if not _names(line, build.without))

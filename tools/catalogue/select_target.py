@@ -1,7 +1,6 @@
-"""What a target of the catalogue is in the words of envforge: its selection, its two texts, what it asks of a machine.
+"""Select the build of each catalogue target, and render the two files that its lockfile is solved from.
 
-Enters: a template and a row of ``targets.toml``. Leaves: a ``Plan``. Tests use the same function, so that a lock whose
-question has changed is found.
+Tests use the same function to find lockfiles whose input has changed.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """One lock that the catalogue shall hold; ``torch`` is ``None`` for the release that envforge chooses itself."""
+    """One lockfile of the catalogue; ``torch`` is ``None`` for the release that envforge selects."""
 
     template: str
     tag: WheelTag
@@ -48,7 +47,7 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """A target with what envforge makes of it."""
+    """A target with its selection and rendered files."""
 
     target: Target
     selection: Selection
@@ -56,13 +55,13 @@ class Plan:
 
 
 def read_targets() -> tuple[Target, ...]:
-    """The targets by template, then in the order of the file."""
+    """Read the targets, by template, then in the order of the file."""
     table = toml.loads((HERE / "targets.toml").read_text(encoding="utf-8"))
     return tuple(_target(template, row) for template in table["templates"] for row in table["target"])
 
 
 def plan(target: Target, matrix: Matrix, templates: Path) -> Plan:
-    """What ``envforge new TEMPLATE --cuda TAG --platform PLATFORM [--torch VERSION]`` would lock."""
+    """Return what ``envforge new TEMPLATE --cuda TAG --platform PLATFORM [--torch VERSION]`` would lock."""
     request = Request(cuda=target.tag, torch=target.torch, platform=target.platform)
     selection = select(_machine(target.platform), request, matrix)
     needs = load_template(templates, target.template).needs
@@ -80,7 +79,7 @@ def _target(template: str, row: Mapping[str, Any]) -> Target:
 
 
 def _machine(platform: str) -> Machine:
-    """A machine that every variant fits; nothing of it enters the texts."""
+    """Return a machine that every variant fits; the rendered files don't depend on it."""
     if platform != "linux-64":
         return Machine(platform=platform, python=Version("3.12"))
     gpu = Gpu(index=0, name="NVIDIA A100", compute_capability=ComputeCapability(8, 0))

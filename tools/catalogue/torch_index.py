@@ -1,8 +1,7 @@
-"""A loopback PyTorch index of recorded wheels: PEP 503 pages and PEP 658 metadata as files of one folder.
+"""Write a PyTorch index of recorded wheels as static files: PEP 503 pages and PEP 658 metadata.
 
-Enters: wheels with their real addresses, sha256 and requirements. Leaves: a folder that any HTTP file server can
-serve, and the mirror rules that make the public addresses lead there. No wheel is in it: a solver reads pages and
-metadata only.
+Any HTTP file server can serve the directory; mirror rules direct the public URLs to it. It contains no wheels, because
+a solver reads only pages and metadata.
 
     folder/whl/cu118/torch/index.html
     folder/whl/cu118/torch-2.7.1+cu118-….whl.metadata
@@ -42,7 +41,7 @@ def write_torch_index(folder: Path, directory: str, wheels: Iterable[Wheel]) -> 
 
 
 def mirrors_to(server_url: str) -> Mirrors:
-    """The rules that lead the public addresses of index, registry and channel to the folder's server."""
+    """Return the rules that direct the public URLs of both indexes and the channel to the directory's server."""
     return Mirrors(
         (
             (INDEX, f"{server_url}/whl"),
@@ -53,7 +52,7 @@ def mirrors_to(server_url: str) -> Mirrors:
 
 
 class FolderServer:
-    """Serves a folder on a free port of 127.0.0.1 for the time of a ``with`` block."""
+    """A server for a directory, on a free port of 127.0.0.1, for the duration of a ``with`` block."""
 
     def __init__(self, folder: Path) -> None:
         handler = functools.partial(_SilentHandler, directory=str(folder))
@@ -62,7 +61,7 @@ class FolderServer:
 
     @property
     def url(self) -> str:
-        """The address of the folder."""
+        """The URL of the directory."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> FolderServer:  # noqa: PYI034 - typing.Self is newer than Python 3.10
@@ -79,7 +78,7 @@ class FolderServer:
 
 class _SilentHandler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
-        """Say nothing."""
+        """Discard the message."""
 
 
 def _page(project: str, wheels: Iterable[Wheel]) -> str:

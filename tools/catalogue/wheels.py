@@ -1,6 +1,6 @@
-"""The wheels that a lockfile of the catalogue may name: URL, sha256, requirements, and the source of each.
+"""Look up the wheels that a lockfile of the catalogue may name: URL, SHA-256, requirements, and the source of each.
 
-A wheel whose sha256 isn't known can't be named.
+A wheel whose SHA-256 isn't known can't be named.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ INDEX = "https://download.pytorch.org/whl"
 
 
 class UnknownFactError(Exception):
-    """A wheel that the catalogue may not name, because something of it is not known."""
+    """A wheel that the catalogue may not name, because one of its facts is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wheel:
-    """One wheel file with the sources of its address, its sha256 and its requirements."""
+    """One wheel file, with the sources of its URL, SHA-256, and requirements."""
 
     package: str
     version: str
@@ -50,7 +50,7 @@ class Wheel:
 
     @property
     def metadata(self) -> str:
-        """METADATA of the wheel: what a solver reads of it, from the recorded requirements."""
+        """METADATA as a solver reads it, from the recorded requirements."""
         lines = ["Metadata-Version: 2.1", f"Name: {self.package}", f"Version: {self.version}"]
         lines += [f"Requires-Python: {self.requires.python}"] if self.requires.python else []
         extras = sorted({extra for line in self.requires.lines for extra in _extras_in(line)})
@@ -149,7 +149,7 @@ def _registry_wheel(row: RegistryWheel) -> Wheel:
 
 
 def by_directory(wheels: Iterable[Wheel], directory: str) -> dict[str, tuple[Wheel, ...]]:
-    """The projects of one index directory, for example ``cu118``, with their wheels, in order of their names."""
+    """Return the projects of one index directory, for example ``cu118``, with their wheels, sorted by name."""
     projects: dict[str, list[Wheel]] = {}
     for wheel in sorted(wheels, key=lambda w: (w.package, w.file_name)):
         projects.setdefault(wheel.package, []).append(wheel)

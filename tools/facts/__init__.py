@@ -1,1 +1,1 @@
-"""Reads the facts in `data/facts/`, from which `tools` builds `envforge/data` and `lockfiles/`."""
+"""Read the facts in `data/facts/`, from which `tools` builds `envforge/data` and `lockfiles/`."""

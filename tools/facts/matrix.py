@@ -1,4 +1,4 @@
-"""Derives the documents of `envforge/data` from the facts and raises `FactError` if facts contradict each other."""
+"""Derive the documents of `envforge/data` from the facts, and raise `FactError` if facts contradict each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads `data/facts/`; a file that is not as `rows` describes it raises `FactError` with its path and key."""
+"""Read `data/facts/`; raise `FactError` with path and key for a file that differs from its description in `rows`."""
 
 from __future__ import annotations
 

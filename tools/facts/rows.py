@@ -1,4 +1,4 @@
-"""The rows of `data/facts/`: one fact each, with its source and the date when it was checked.
+"""Define the rows of `data/facts/`: one fact each, with its source and the date when it was checked.
 
 pydantic rejects unknown keys and wrong types, so a typing error in a row never reaches the data.
 """
@@ -152,7 +152,7 @@ class PythonDefault(Cited):
 
 
 class Name(Fact):
-    """A package whose name on the Python side differs from its name on conda-forge."""
+    """A package whose name on PyPI differs from its name on conda-forge."""
 
     python: Text
     conda: Text
@@ -198,7 +198,7 @@ class TorchWheel(Row):
 
 
 class Build(Fact):
-    """How the requirements of one torch build differ from the registry's build of the same release."""
+    """How the requirements of one torch build differ from the index's build of the same release."""
 
     version: Text
     like: Text
@@ -208,7 +208,7 @@ class Build(Fact):
 
 
 class Metadata(Fact):
-    """The mandatory requirements in the metadata of a wheel on the Python package registry."""
+    """The mandatory requirements in the metadata of a wheel on the Python package index."""
 
     package: Text
     version: Text
@@ -217,7 +217,7 @@ class Metadata(Fact):
 
 
 class RegistryWheel(Fact):
-    """A wheel on the Python package registry; `path` is relative to the root of the registry's files."""
+    """A wheel on the Python package index; `path` is relative to the root of the index's files."""
 
     package: Text
     version: Text

@@ -1,4 +1,4 @@
-"""Writes files of `data/facts/` that a tool keeps up to date, in the layout of the files written by hand."""
+"""Write the files of `data/facts/` that a tool keeps up to date, in the layout of hand-written files."""
 
 from __future__ import annotations
 

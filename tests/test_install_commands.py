@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from envforge.cli import main
 from envforge.project.templates import list_templates
 from envforge.resources import templates_root
 from tests.template.test_groups import GROUPS, rendered
+
+assert sys.platform != "win32"
 
 ROOT = Path(__file__).parent.parent
 OURS = toml.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"]

@@ -22,6 +22,8 @@ from tests.project import builds
 from tests.support.commands import OTHER_PROGRAMS, CommandFault, check_command
 from tests.template.test_groups import GROUPS, TEMPLATES, rendered, write
 
+assert sys.platform != "win32"
+
 PACKAGE = "digits"
 SELECTIONS = ((builds.CPU_LINUX,), (builds.CU118,), (builds.CPU_MAC,))
 PROGRAMS = OTHER_PROGRAMS | {"curl", "cp", "cmp", "python3", "mypy", "ruff"}

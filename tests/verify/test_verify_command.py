@@ -202,7 +202,7 @@ def test_verify_lists_the_checks_of_a_subcommand(capsys: Captured) -> None:
     assert {check["question"] for check in checks} == {"training"}
 
 
-@pytest.mark.parametrize("arguments", [("trian",), ("--train",), ("machine", "env")])
+@pytest.mark.parametrize("arguments", [("trani",), ("--train",), ("machine", "env")])
 def test_verify_rejects_what_is_no_subcommand(capsys: Captured, arguments: tuple[str, ...]) -> None:
     assert main(["verify", *arguments]) == 2
 

@@ -21,6 +21,10 @@ from envforge.distribution import distribution_name, pinned_requirement
 from tests.project import builds
 from tests.support.commands import OTHER_PROGRAMS, CommandFault, check_command
 
+assert sys.platform != "win32"
+
+from tests.template.test_groups import GROUPS, TEMPLATES, rendered, write  # noqa: E402 - for mypy, the module is empty on Windows
+
 PACKAGE = "digits"
 SELECTIONS = ((builds.CPU_LINUX,), (builds.CU118,), (builds.CPU_MAC,))
 PROGRAMS = OTHER_PROGRAMS | {"curl", "cp", "cmp", "python3", "mypy", "ruff"}
@@ -37,10 +41,6 @@ FOREIGN = {
 
 PARSE = """
 import argparse, dataclasses, importlib, json, sys
-
-assert sys.platform != "win32"
-
-from tests.template.test_groups import GROUPS, TEMPLATES, rendered, write  # noqa: E402 - for mypy, the module is empty on Windows
 
 class Parsed(Exception):
     pass

@@ -79,12 +79,17 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def write_recordings(directory: Path) -> None:
-    """Run the commands in ``directory``, and write what they print as terminal windows."""
-    for name, commands in _RECORDINGS.items():
-        (ASSETS / name).write_text(_recording(commands, directory), encoding="utf-8")
+    """Write the terminal pictures; tests/docs/test_pictures.py fails if one is out of date."""
+    for name, picture in record_all(directory).items():
+        (ASSETS / name).write_text(picture, encoding="utf-8")
 
 
-def _recording(commands: Sequence[tuple[str, int | None]], directory: Path) -> str:
+def record_all(directory: Path) -> dict[str, str]:
+    """Run all commands in ``directory``, in order, and return each picture by its name."""
+    return {name: _record(commands, directory) for name, commands in _RECORDINGS.items()}
+
+
+def _record(commands: Sequence[tuple[str, int | None]], directory: Path) -> str:
     from rich.console import Console  # noqa: PLC0415 - each picture needs other packages
     from rich.text import Text  # noqa: PLC0415
 

@@ -27,9 +27,9 @@ _CATALOGUE_HELP = (
 
 
 def catalogue_option() -> Decorator:
-    """Add ``--catalogue ADDRESS``."""
+    """Add ``--catalogue URL``."""
     return click.option(
-        "--catalogue", metavar="ADDRESS", envvar="ENVFORGE_CATALOGUE", show_envvar=True, help=_CATALOGUE_HELP
+        "--catalogue", metavar="URL", envvar="ENVFORGE_CATALOGUE", show_envvar=True, help=_CATALOGUE_HELP
     )
 
 

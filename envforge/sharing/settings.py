@@ -47,7 +47,8 @@ def need_catalogue(option: str | None, folder: Path, environment: Mapping[str, s
         raise RequestError(
             f"no catalogue is configured: `--catalogue` and `{VARIABLE}` are not set, and `[catalogue] address` is not "
             f"in `{folder / PROJECT_FILE}` or `{user_file()}`",
-            hint='pass `--catalogue ADDRESS`, or add `address = "ADDRESS"` below `[catalogue]` to one of these files',
+            hint="to use a catalogue, pass `--catalogue URL`; to configure one, add "
+            '`address = "URL"` below `[catalogue]` to one of these files',
             code="no-catalogue",
         )
     return found

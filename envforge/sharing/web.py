@@ -41,7 +41,7 @@ class WebCatalogue:
         """Raise ``RequestError``, because a web server is read-only."""
         raise RequestError(
             f"can't publish to `{self.address.public}`: a web server only serves files",
-            hint="to publish to the directory, repository, or bucket behind the server, pass `--catalogue ADDRESS`",
+            hint="to publish to the directory, repository, or bucket behind the server, pass `--catalogue URL`",
             code="read-only-catalogue",
         )
 

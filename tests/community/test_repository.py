@@ -151,9 +151,8 @@ def test_versions_of_linters_agree_with_pre_commit() -> None:
 def test_dependency_groups_repeat_no_list() -> None:
     extras = PROJECT["optional-dependencies"]
     for name, group in GROUPS.items():
-        if name != "dev":
-            assert group == [f"{PROJECT['name']}[{name}]"]
-            assert name in extras
+        assert group == [f"{PROJECT['name']}[{name}]"]
+        assert name in extras
 
 
 @pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: str(hook["id"]))

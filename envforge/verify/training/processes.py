@@ -45,7 +45,7 @@ def _device(facts: TrainingFacts) -> Iterator[Judgement]:
             source=facts.locked.source,
         )
     else:
-        yield passed("measured on the CPU: there is no GPU, and none is required. The result says nothing about GPUs")
+        yield passed("measured on the CPU: there is no GPU, and none is required. The result doesn't apply to GPUs")
 
 
 def _why(facts: TrainingFacts) -> str:

@@ -17,7 +17,7 @@ from envforge.errors import EnvforgeError, RequestError
 from envforge.install.plan import Plan, make_plan
 from envforge.install.values import Artifact
 from envforge.lock.inputs import refuse_credentials
-from envforge.lockfile import Lockfile
+from envforge.lockfile import Lockfile, repair_hints
 
 MARK = "# Made by envforge export"
 
@@ -140,7 +140,6 @@ def _refuse_spaces(where: Path, artifacts: Iterable[Artifact]) -> None:
                 raise EnvforgeError(
                     f"`{where}` can't be exported: {text!r} of the package {package.name!r} contains a space or a "
                     "control character",
-                    hint="restore the lockfile from version control; to create it again",
-                    command="envforge lock",
+                    hint=repair_hints(where),
                     code="lockfile-damaged",
                 )

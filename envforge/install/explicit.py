@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from envforge.errors import Hint
 from envforge.install.variant_files import LOCK_NAME
 from envforge.lockfile import LockedPackage, Lockfile, LockfileError, Manager, parse_lockfile
+from envforge.revision import restore_hints
 from envforge.spec import ENVIRONMENT_FILE
 
 MARK = "@EXPLICIT"
@@ -106,7 +107,9 @@ def _of_wheel(url: str, where: str, number: int) -> tuple[str, str]:
 def _fault(where: str, number: int, wanted: str, found: str) -> LockfileError:
     return LockfileError(
         f"the explicit file `{where}` is invalid at line {number}: expected {wanted}, found `{found}`",
-        hint="restore the file from version control; to export it again",
-        command="envforge export explicit -o FILE",
+        hint=(
+            *restore_hints(Path(where).parent, Path(where).name),
+            Hint("to export the lockfile again", "envforge export explicit -o FILE"),
+        ),
         code="lockfile-damaged",
     )

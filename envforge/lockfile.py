@@ -71,24 +71,12 @@ def read_lockfile(path: Path) -> Lockfile:
 
 def _creation(path: Path) -> tuple[Hint, ...]:
     """Return the command that creates a missing lockfile, if the files that it is solved from are there."""
-    from envforge.lock.project import LOCKFILE  # noqa: PLC0415 - only errors need it
+    from envforge.lock.project import LOCKFILE, lock_command  # noqa: PLC0415 - only errors need it
 
     if path.exists():
         return ()
-    command = _lock_command(path) if path.name == LOCKFILE else ""
+    command = lock_command(path) if path.name == LOCKFILE else ""
     return (Hint("to create it", command),) if command else (Hint("check the path of the lockfile"),)
-
-
-def _lock_command(path: Path) -> str:
-    """Return the command that creates a ``conda-lock.yml``; empty without its environment.yml."""
-    from envforge.lock.project import ENVIRONMENT, project_command  # noqa: PLC0415 - only errors need it
-
-    project = path.absolute().parents[2] if len(path.absolute().parents) > 2 else path.parent
-    if path.absolute().parent.parent.name == "lockfiles" and (project / ENVIRONMENT).is_file():
-        return project_command("lock", project / ENVIRONMENT, None, ["--variant", path.absolute().parent.name])
-    if path.with_name(ENVIRONMENT).is_file():
-        return project_command("lock", path.with_name(ENVIRONMENT), None)
-    return ""
 
 
 def parse_lockfile(text: str, where: str) -> Lockfile:
@@ -119,12 +107,12 @@ def repair_hints(path: Path) -> tuple[Hint, ...]:
 
     Only a file that has the name of a lockfile is ever removed.
     """
-    from envforge.lock.project import LOCKFILE  # noqa: PLC0415 - only errors need it
+    from envforge.lock.project import LOCKFILE, lock_command  # noqa: PLC0415 - only errors need it
     from envforge.revision import restore_hints  # noqa: PLC0415 - as above
 
     if not path.is_file():
         return ()
-    again = _lock_command(path) if path.name == LOCKFILE else ""
+    again = lock_command(path) if path.name == LOCKFILE else ""
     remove = shlex.join(["rm", str(path)])
     anew = (Hint("to replace it by a new lockfile", f"{remove} && {again}"),) if again else ()
     found = (*restore_hints(path.parent, path.name), *anew)

@@ -215,6 +215,7 @@ def _require_agreement(lockfile: Path) -> None:
     """Raise ``EnvforgeError`` if the environment.yml next to the lockfile requires something else than is locked."""
     from envforge.errors import EnvforgeError, Hint
     from envforge.lock.agreement import check
+    from envforge.lock.project import lock_command
 
     environment = lockfile.with_name("environment.yml")
     differences = check(environment, lockfile)
@@ -223,7 +224,7 @@ def _require_agreement(lockfile: Path) -> None:
             f"the lockfile `{lockfile}` needs to be updated to match `{environment}`, but `--locked` was provided:"
             + "".join(f"\n  {found}" for found in differences),
             hint=(
-                Hint("to update the lockfile", _lock_command(lockfile)),
+                Hint("to update the lockfile", lock_command(lockfile)),
                 Hint("to install it as is, omit `--locked`"),
             ),
             code="lock-stale",
@@ -250,25 +251,13 @@ def _is_stale(lockfile: Path) -> bool:
 
 def _stale(lockfile: Path) -> str:
     from envforge.errors import Hint
+    from envforge.lock.project import lock_command
 
     environment = lockfile.with_name("environment.yml")
     return (
         f"`{environment}` has changed since `{lockfile}` was created; "
-        f"{Hint('to update the lockfile', _lock_command(lockfile))}"
+        f"{Hint('to update the lockfile', lock_command(lockfile))}"
     )
-
-
-def _lock_command(lockfile: Path) -> str:
-    """Return the command that updates a lockfile, from the current directory."""
-    from envforge.daily.prefix import project_here
-    from envforge.install.variant_files import FOLDER
-
-    folder = lockfile.parent
-    if folder.parent.name == FOLDER:
-        return shlex.join(["envforge", "lock", "--variant", folder.name])
-    if folder == Path() or folder == project_here() == Path():
-        return "envforge lock"
-    return shlex.join(["envforge", "lock", "--file", str(folder / "environment.yml")])
 
 
 def _to_words(report: InstallReport, lasted_s: float) -> str:

@@ -33,6 +33,7 @@ class Source:
     channels: tuple[str, ...]
     plans: tuple[Plan, ...]
     lockfile: Lockfile
+    path: Path
     requirement: str = ""
 
     @property
@@ -63,6 +64,7 @@ def read_source(lockfile: Lockfile, where: Path, platforms: tuple[str, ...], req
         channels=lockfile.channels or _channels(artifacts),
         plans=plans,
         lockfile=lockfile,
+        path=where,
         requirement=requirement,
     )
 

@@ -17,6 +17,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from envforge.errors import EnvforgeError, Hint
 from envforge.install.journal import Journal, Wheel
 from envforge.install.values import Artifact, Digest
+from envforge.lock.project import platform_hints
 from envforge.lockfile import LockedPackage, Lockfile, Manager
 
 _INSTALLED_CATEGORIES = {"main", "dev"}
@@ -56,8 +57,7 @@ def make_plan(lockfile: Lockfile, platform: str, where: Path, *, allow_builds: b
         raise EnvforgeError(
             f"the lockfile `{where}` has no packages for `{platform}`; it has packages for "
             + (", ".join(f"`{name}`" for name in lockfile.platforms) or "no platform"),
-            hint=f"once `platforms` in environment.yml lists `{platform}`",
-            command="envforge lock",
+            hint=platform_hints(where, lockfile.platforms, platform),
             code="platform-not-locked",
         )
     chosen = _chosen(lockfile.for_platform(platform))

@@ -139,7 +139,9 @@ def _no_build(inputs: Inputs, tag: WheelTag, matrix: Matrix) -> EnvforgeError:
         + (f" with Python {python}" if python else "")
         + f" (from `{inputs.path}`)"
         + (f"; variants with a build: {', '.join(others)}" if others else ""),
-        hint="pass one of these variants" if others else f"change the version of Python in `{inputs.path}`",
+        hint=f"to lock another variant, pass `--variant {others[0]}`"
+        if others
+        else f"to use a Python version that has builds, change it in `{inputs.path}`",
         code="no-build",
     )
 

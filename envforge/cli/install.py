@@ -76,7 +76,7 @@ class _Options:
         if self.variant is not None:
             raise RequestError(
                 "`--bundle` and `--variant` can't be used together",
-                hint="omit `--variant`; a bundle contains one lockfile",
+                hint="to install the one lockfile of the bundle, omit `--variant`",
                 code="two-locks",
             )
         bundle.refuse_other_platform(platform_here())
@@ -117,7 +117,9 @@ class _Options:
 
         if self.prefix is not None and self.name is not None:
             raise RequestError(
-                "`--prefix` and `--name` can't be used together", hint="omit `--prefix` or `--name`", code="two-places"
+                "`--prefix` and `--name` can't be used together",
+                hint="to select one environment, omit `--prefix` or `--name`",
+                code="two-places",
             )
         return named_prefix(self.name) if self.name is not None else self.prefix or project_here() / IN_PROJECT
 
@@ -183,8 +185,8 @@ def install(*, as_json: bool, **options: object) -> None:
         refuse_half_change(lockfile)
         if chosen.locked:
             _require_agreement(lockfile)
-        elif not chosen.frozen and _is_stale(lockfile):
-            progress.note(f"warning: {_stale(lockfile)}")
+        elif not chosen.frozen and (warning := _staleness(lockfile)):
+            progress.note(f"warning: {warning}")
         request = chosen.request(lockfile, bundle)
         if chosen.dry_run:
             ahead = preview(request, progress)
@@ -218,6 +220,12 @@ def _require_agreement(lockfile: Path) -> None:
     from envforge.lock.project import lock_command
 
     environment = lockfile.with_name("environment.yml")
+    if not environment.exists():
+        raise EnvforgeError(
+            f"`{environment}` does not exist, so `{lockfile}` can't be compared with it, but `--locked` was provided",
+            hint="to install the lockfile as it is, omit `--locked`",
+            code="unreadable-input",
+        )
     differences = check(environment, lockfile)
     if differences:
         raise EnvforgeError(
@@ -231,33 +239,30 @@ def _require_agreement(lockfile: Path) -> None:
         )
 
 
-def _is_stale(lockfile: Path) -> bool:
-    """Return whether envforge made the lockfile from another environment.yml than the one next to it."""
+def _staleness(lockfile: Path) -> str:
+    """Return a warning if envforge made the lockfile from another environment.yml than the one next to it."""
+    from envforge.errors import EnvforgeError, Hint
     from envforge.lock.agreement import INPUT_SHA256
-    from envforge.lock.inputs import input_sha256
-    from envforge.lock.request import VIRTUAL_PACKAGES
+    from envforge.lock.inputs import read_inputs
+    from envforge.lock.project import lock_command
     from envforge.lockfile import LockfileError, read_lockfile
 
-    environment, virtual = lockfile.with_name("environment.yml"), lockfile.with_name(VIRTUAL_PACKAGES)
+    environment = lockfile.with_name("environment.yml")
     if not environment.is_file():
-        return False
+        return ""
     try:
         made_from = dict(read_lockfile(lockfile).custom_metadata).get(INPUT_SHA256)
     except LockfileError:  # an explicit file, which doesn't record its input
-        return False
-    beside = virtual.read_text(encoding="utf-8") if virtual.is_file() else None
-    return made_from is not None and made_from != input_sha256(environment.read_text(encoding="utf-8"), beside)
-
-
-def _stale(lockfile: Path) -> str:
-    from envforge.errors import Hint
-    from envforge.lock.project import lock_command
-
-    environment = lockfile.with_name("environment.yml")
-    return (
-        f"`{environment}` has changed since `{lockfile}` was created; "
-        f"{Hint('to update the lockfile', lock_command(lockfile))}"
-    )
+        return ""
+    if made_from is None:
+        return ""
+    try:
+        if read_inputs(environment, None).sha256 == made_from:
+            return ""
+    except EnvforgeError as error:
+        return f"{error.message}; the lockfile can't be compared with it, and is installed as it is"
+    changed = f"`{environment}` has changed since `{lockfile}` was created"
+    return f"{changed}; {Hint('to update the lockfile', lock_command(lockfile))}"
 
 
 def _to_words(report: InstallReport, lasted_s: float) -> str:

@@ -63,8 +63,8 @@ def unfinished_install(meant: Meant) -> Unfinished | None:
     )
 
 
-def check_usable(meant: Meant) -> None:
-    """Raise ``EnvforgeError`` for a prefix that is not there, is no environment, or is unfinished."""
+def check_exists(meant: Meant) -> None:
+    """Raise ``EnvforgeError`` for a prefix that does not exist, or is not an environment."""
     prefix = meant.prefix
     if not prefix.is_dir():
         raise EnvforgeError(
@@ -76,13 +76,18 @@ def check_usable(meant: Meant) -> None:
     if not is_prefix(prefix):
         raise EnvforgeError(
             f"`{prefix}` is not an environment: it contains neither `conda-meta` nor `{FOLDER}`",
-            hint="pass another `--prefix DIR`",
+            hint="to select an environment, pass `--prefix DIR` or `--name NAME`",
             code="not-an-environment",
         )
+
+
+def check_usable(meant: Meant) -> None:
+    """Raise ``EnvforgeError`` for a prefix that does not exist, is not an environment, or is incomplete."""
+    check_exists(meant)
     found = unfinished_install(meant)
     if found is None:
         return
-    with held(prefix):  # where an install is at work, that is what there is to say
+    with held(meant.prefix):  # where an install is at work, that is what there is to say
         pass
     raise found.error()
 

@@ -26,6 +26,7 @@ def download_all(
     artifacts: tuple[Artifact, ...], store: Store, request: InstallRequest, progress: Progress
 ) -> dict[Artifact, int]:
     """Bring files into the cache, several at a time, and return their sizes; the first failure stops the others."""
+    store.create()
     wire = _wire(request, progress)
     sizes = ThreadPoolExecutor(_SIZE_WORKERS, thread_name_prefix="size")
     if request.estimate and not request.offline:
@@ -133,8 +134,10 @@ def _not_cached(artifact: Artifact) -> EnvforgeError:
     return OutsideError(
         f"`{artifact.label}` is not in the cache, and can't be downloaded from "
         f"`{without_credentials(artifact.package.url)}` because `--offline` was provided",
-        hint="run the command once without `--offline`, or pass `--mirror FROM=file:///DIR` with a directory that "
-        "contains the file",
+        hint=(
+            Hint("to download it, omit `--offline`"),
+            Hint("to read it from a directory that contains it, pass `--mirror FROM=file:///DIR`"),
+        ),
         code="not-cached",
     )
 

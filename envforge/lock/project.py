@@ -47,7 +47,7 @@ def project_command(name: str, environment: Path, lockfile: Path | None, words: 
 
 
 def lock_command(lockfile: Path) -> str:
-    """Return the command that creates or updates a lockfile; empty without the environment.yml that it is solved from."""
+    """Return the command that creates or updates a lockfile; empty without its environment.yml."""
     project = project_of(lockfile)
     if project != lockfile.parent and (project / ENVIRONMENT).is_file():
         return project_command("lock", project / ENVIRONMENT, None, ["--variant", lockfile.absolute().parent.name])

@@ -54,7 +54,7 @@ class VirtualPackages:
 
 
 def virtual_packages_of(inputs: Inputs, pip: Mapping[str, tuple[Requirement, ...]]) -> VirtualPackages:
-    """Return what virtual-packages.yml states, and for the platforms that it lacks what their torch version requires."""
+    """Return what virtual-packages.yml states; for platforms that it lacks, what their torch version requires."""
     stated = _read(inputs)
     missing = [name for name in inputs.platforms if stated is None or name not in dict(stated.subdirs)]
     derived = _derive(missing, pip)

@@ -199,7 +199,11 @@ def install(*, as_json: bool, **options: object) -> None:
                     progress.note(f"{state}; to complete it, run this command again")
                 raise
     if chosen.dry_run:
-        text = success("install", _preview_to_json(ahead)) if as_json else "\n".join(_preview_to_words(ahead))
+        text = (
+            success("install", _preview_to_json(ahead))
+            if as_json
+            else "\n".join(_preview_to_words(ahead, offline=request.offline))
+        )
     else:
         text = success("install", _to_json(report)) if as_json else _to_words(report, time.monotonic() - began_s)
     click.echo(text)
@@ -285,22 +289,62 @@ def _to_words(report: InstallReport, lasted_s: float) -> str:
     return "\n".join(lines)
 
 
-def _preview_to_words(ahead: Preview) -> list[str]:
+def _preview_to_words(ahead: Preview, *, offline: bool) -> list[str]:
     if not ahead.files and not ahead.removed:
         return [f"{ahead.prefix} already matches {ahead.lockfile} ({counted(ahead.unchanged, 'package')})"]
     missing = [file for file in ahead.files if not file.is_cached]
     rows = [
-        f"  {'cached' if file.is_cached else 'download':<8}  {_gigabytes(file.bytes):>9}  {file.label}"
+        f"  {_state(file, offline=offline):<8}  {_gigabytes(file.bytes):>9}  {file.label}"
         for file in sorted(ahead.files, key=lambda file: (file.is_cached, -(file.bytes or 0), file.label))
     ]
     cached = len(ahead.files) - len(missing)
     linked = counted(len(ahead.files), "package")
     return [
         f"would link {linked} into {ahead.prefix}, remove {len(ahead.removed)}, and keep {ahead.unchanged}",
-        f"would download {counted(len(missing), 'file')}{_known(missing)}; the cache has {cached}",
+        _to_fetch(ahead, missing, cached, offline=offline),
         *rows,
         *(f"  remove               {name}" for name in ahead.removed),
     ]
+
+
+def _state(file: PlannedFile, *, offline: bool) -> str:
+    """Return where a file comes from; without a network, only a bundle or local mirror can report a size."""
+    if file.is_cached:
+        return "cached"
+    return "missing" if offline and file.bytes is None else "download"
+
+
+def _to_fetch(ahead: Preview, missing: list[PlannedFile], cached: int, *, offline: bool) -> str:
+    """Return the line about the files that the cache lacks."""
+    absent = sum(_state(file, offline=offline) == "missing" for file in missing)
+    if absent:
+        verb = "is" if absent == 1 else "are"
+        missed = f"{counted(absent, 'file')} {verb} not in the cache{_of_catalogue(ahead)}"
+        return f"{missed}, so `--offline` would fail; the cache has {cached}"
+    size = _known(missing) or (_of_catalogue(ahead) if missing else "")
+    return f"would download {counted(len(missing), 'file')}{size}; the cache has {cached}"
+
+
+def _of_catalogue(ahead: Preview) -> str:
+    """Return the size of the complete download as the built-in catalogue has it, if the lockfile comes from there."""
+    from envforge.catalogue import entries
+    from envforge.errors import EnvforgeError
+    from envforge.install.explicit import read_any_lock
+    from envforge.resources import lockfiles_root
+
+    def digests(path: Path) -> set[str | None]:
+        return {package.sha256 for package in read_any_lock(path, ahead.platform).for_platform(ahead.platform)}
+
+    try:
+        wanted = digests(ahead.lockfile)
+        near = [entry for entry in entries(lockfiles_root()) if entry.requirements.files == len(wanted)]
+        found = next((entry.requirements for entry in near if digests(entry.path) == wanted), None)
+    except EnvforgeError:  # the sizes are a help, not a condition
+        return ""
+    if found is None:
+        return ""
+    known = f"{found.files_sized} of {found.files}"
+    return f" (in total {_gigabytes(found.download_bytes)} for {known} files, from the catalogue)"
 
 
 def _known(missing: list[PlannedFile]) -> str:

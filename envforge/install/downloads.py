@@ -49,15 +49,24 @@ def download_all(
         sizes.shutdown(wait=False, cancel_futures=True)
 
 
-def sizes_of(artifacts: tuple[Artifact, ...], request: InstallRequest) -> dict[Artifact, int]:
+def sizes_of(artifacts: tuple[Artifact, ...], request: InstallRequest, progress: Progress) -> dict[Artifact, int]:
     """Return the sizes of files that the cache lacks, as far as the bundle, the mirror, or the server reports them."""
     wire = _wire(request, Silent())
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="size")
+    progress.begin("reading file sizes", len(artifacts), "packages")
+    found = {}
     try:
-        found = pool.map(lambda artifact: size_of(artifact, wire, offline=request.offline), artifacts)
-        return {artifact: size for artifact, size in zip(artifacts, found, strict=True) if size is not None}
+        answers = pool.map(lambda artifact: size_of(artifact, wire, offline=request.offline), artifacts)
+        for artifact, size in zip(artifacts, answers, strict=True):
+            progress.advance(1)
+            if size is not None:
+                found[artifact] = size
     finally:
+        progress.end()
         pool.shutdown(wait=False, cancel_futures=True)  # a server may be silent when the user interrupts
+    for host, reason in sorted(wire.silent.items()):
+        progress.note(f"warning: the sizes of files on `{host}` are unknown: {reason}")
+    return found
 
 
 def _announce(artifact: Artifact, wire: Wire) -> None:

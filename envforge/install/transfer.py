@@ -70,7 +70,10 @@ class _Again(Exception):  # noqa: N818 - a request to ask again
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wire:
-    """What all downloads of one install share. ``address`` turns a lock's address into the one that is asked."""
+    """What all downloads of one install share. ``address`` turns a lock's address into the one that is asked.
+
+    ``silent`` are the hosts that did not respond to a request for a size, with the reason; they get no second one.
+    """
 
     address: Callable[[str], str]
     retry: Retry
@@ -81,6 +84,7 @@ class Wire:
     supply: Supply | None = None
     expected: dict[Artifact, int] = field(default_factory=dict)
     received: dict[Artifact, int] = field(default_factory=dict)
+    silent: dict[str, str] = field(default_factory=dict)
 
     def expect(self, artifact: Artifact, more: int) -> None:
         """Make the total of the progress what was received of a file, in all attempts, and ``more``."""
@@ -137,11 +141,13 @@ def size_of(artifact: Artifact, wire: Wire, *, offline: bool = False) -> int | N
     if url.startswith("file:"):
         path = Path(unquote(urlsplit(url).path))
         return path.stat().st_size if path.is_file() else None
-    if offline or wire.stop.is_set():
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    if offline or wire.stop.is_set() or host in wire.silent:
         return None
     try:
         response = wire.get(url, {}, "HEAD")
-    except HTTPError:
+    except HTTPError as error:
+        wire.silent[host] = _reason(error)
         return None
     response.release_conn()
     return _promised(response) if response.status == HTTPStatus.OK else None

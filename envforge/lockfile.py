@@ -79,22 +79,21 @@ def _creation(path: Path) -> tuple[Hint, ...]:
     return (Hint("to create it", command),) if command else (Hint("check the path of the lockfile"),)
 
 
-def parse_lockfile(text: str, where: str) -> Lockfile:
-    """Parse the YAML text of a lockfile; ``where`` names it in errors."""
+def parse_lockfile(text: str, where: str, path: Path | None = None) -> Lockfile:
+    """Parse the YAML text of a lockfile; ``where`` names it in errors, and ``path`` in commands if it differs."""
+    path = path or Path(where)
     document = Document(
         damaged=f"the lockfile `{where}` is invalid",
         error=LockfileError,
         code="lockfile-damaged",
-        hints=lambda: repair_hints(Path(where)),
+        hints=lambda: repair_hints(path),
     )
     try:
         return _lockfile(document.read_yaml(text))
     except LockfileError as error:
         if _resembles_lockfile(text):
             raise
-        raise LockfileError(
-            f"`{where}` is not a lockfile", hint=_instead(Path(where), text), code=error.code
-        ) from error
+        raise LockfileError(f"`{where}` is not a lockfile", hint=_instead(path, text), code=error.code) from error
 
 
 def _resembles_lockfile(text: str) -> bool:

@@ -48,11 +48,11 @@ def _unread(path: Path) -> Hint:
     return Hint("to create it from environment.yml", shlex.join(["envforge", "lock", *words]))
 
 
-def parse_any_lock(text: str, where: str, platform: str) -> Lockfile:
-    """Parse a conda-lock.yml or an explicit file; ``where`` names it in errors."""
+def parse_any_lock(text: str, where: str, platform: str, path: Path | None = None) -> Lockfile:
+    """Parse a conda-lock.yml or an explicit file; ``where`` names it in errors, and ``path`` in commands."""
     if any(line.strip() == MARK for line in text.splitlines()):
         return parse_explicit(text, where, platform)
-    return parse_lockfile(text, where)
+    return parse_lockfile(text, where, path)
 
 
 def parse_explicit(text: str, where: str, platform: str) -> Lockfile:

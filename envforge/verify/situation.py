@@ -138,7 +138,7 @@ def project_facts(project: Path | None, lock: Path | None, platform: str) -> Pro
     facts = replace(facts, lock_file=shown, variant=lock.parent.name if lock.parent.parent.name == VARIANTS else None)
     try:
         data = _read_bytes(lock)
-        locked = parse_any_lock(data.decode("utf-8"), shown, platform)
+        locked = parse_any_lock(data.decode("utf-8"), shown, platform, lock)
         _require_platform(locked, lock, shown, platform)
         needs = requirements_of(locked, platform, matrix()).words
     except UnicodeDecodeError as error:

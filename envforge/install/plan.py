@@ -17,7 +17,6 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from envforge.errors import EnvforgeError, Hint
 from envforge.install.journal import Journal, Wheel
 from envforge.install.values import Artifact, Digest
-from envforge.lock.project import platform_hints
 from envforge.lockfile import LockedPackage, Lockfile, Manager
 
 _INSTALLED_CATEGORIES = {"main", "dev"}
@@ -54,6 +53,8 @@ class Plan:
 def make_plan(lockfile: Lockfile, platform: str, where: Path, *, allow_builds: bool = False) -> Plan:
     """Choose the packages of ``platform``; raises ``EnvforgeError`` for what cannot be installed and checked."""
     if platform not in lockfile.platforms:
+        from envforge.lock.project import platform_hints  # noqa: PLC0415 - only errors need it
+
         raise EnvforgeError(
             f"the lockfile `{where}` has no packages for `{platform}`; it has packages for "
             + (", ".join(f"`{name}`" for name in lockfile.platforms) or "no platform"),

@@ -5,6 +5,8 @@ Nothing is repaired.
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -68,29 +70,65 @@ def read_lockfile(path: Path) -> Lockfile:
 
 
 def _creation(path: Path) -> tuple[Hint, ...]:
-    """Return the command that creates a missing lockfile, if its environment.yml exists."""
-    from envforge.lock.project import ENVIRONMENT, LOCKFILE, project_command  # noqa: PLC0415 - only errors need it
+    """Return the command that creates a missing lockfile, if the files that it is solved from are there."""
+    from envforge.lock.project import LOCKFILE, lock_command  # noqa: PLC0415 - only errors need it
 
-    if path.exists() or path.name != LOCKFILE:
+    if path.exists():
         return ()
-    project = path.absolute().parents[2] if len(path.absolute().parents) > 2 else path.parent
-    if path.absolute().parent.parent.name == "lockfiles" and (project / ENVIRONMENT).is_file():
-        words = ["--variant", path.absolute().parent.name]
-        return (Hint("to create it", project_command("lock", project / ENVIRONMENT, None, words)),)
-    if path.with_name(ENVIRONMENT).is_file():
-        return (Hint("to create it", project_command("lock", path.with_name(ENVIRONMENT), None)),)
-    return ()
+    command = lock_command(path) if path.name == LOCKFILE else ""
+    return (Hint("to create it", command),) if command else (Hint("check the path of the lockfile"),)
 
 
-def parse_lockfile(text: str, where: str) -> Lockfile:
-    """Parse the YAML text of a lockfile; ``where`` names it in errors."""
+def parse_lockfile(text: str, where: str, path: Path | None = None) -> Lockfile:
+    """Parse the YAML text of a lockfile; ``where`` names it in errors, and ``path`` in commands if it differs."""
+    path = path or Path(where)
     document = Document(
         damaged=f"the lockfile `{where}` is invalid",
         error=LockfileError,
         code="lockfile-damaged",
-        hint="restore it from version control, or delete it and lock again",
+        hints=lambda: repair_hints(path),
     )
-    return _lockfile(document.read_yaml(text))
+    try:
+        return _lockfile(document.read_yaml(text))
+    except LockfileError as error:
+        if _resembles_lockfile(text):
+            raise
+        raise LockfileError(f"`{where}` is not a lockfile", hint=_instead(path, text), code=error.code) from error
+
+
+def _resembles_lockfile(text: str) -> bool:
+    """Return whether a file has a top-level key of a lockfile, even if it is not valid YAML."""
+    return re.search(r"^(version|metadata|package):", text, re.MULTILINE) is not None
+
+
+def repair_hints(path: Path) -> tuple[Hint, ...]:
+    """Return how to replace an invalid lockfile: by the one in git, or by a new one if its environment.yml is there.
+
+    Only a file that has the name of a lockfile is ever removed.
+    """
+    from envforge.lock.project import LOCKFILE, lock_command  # noqa: PLC0415 - only errors need it
+    from envforge.revision import restore_hints  # noqa: PLC0415 - as above
+
+    if not path.is_file():
+        return ()
+    again = lock_command(path) if path.name == LOCKFILE else ""
+    remove = shlex.join(["rm", str(path)])
+    anew = (Hint("to replace it by a new lockfile", f"{remove} && {again}"),) if again else ()
+    found = (*restore_hints(path.parent, path.name), *anew)
+    return found or (Hint(f"restore `{path}` from a copy"),)
+
+
+def _instead(path: Path, text: str) -> tuple[Hint, ...]:
+    """Return what to use instead of a file that is not a lockfile."""
+    from envforge.lock.project import LOCKFILE  # noqa: PLC0415 - only errors need it
+
+    lockfile = path.with_name(LOCKFILE)
+    if re.search(r"^dependencies:", text, re.MULTILINE) is None or not path.is_file():
+        return (Hint(f"check the path; lockfiles are named `{LOCKFILE}`"),)
+    if lockfile.is_file():
+        return (Hint(f"to use the lockfile of this environment file, pass `{lockfile}`"),)
+    create = Hint(f"to create the lockfile `{lockfile}` from it", shlex.join(["envforge", "lock", "-f", str(path)]))
+    return (create, Hint("then pass the lockfile"))
 
 
 def _lockfile(top: Fields) -> Lockfile:

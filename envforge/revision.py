@@ -45,10 +45,37 @@ def read_revision(spec: str, folder: Path) -> str:
         raise EnvforgeError(f"`{spec}` is not a text file: {error}", code="lockfile-unreadable") from error
 
 
+def restore_hints(folder: Path, *names: str) -> tuple[Hint, ...]:
+    """Return the command that restores files from the last commit; nothing unless that commit has all of them."""
+    if not all(_succeeds(folder, "cat-file", "-e", f"HEAD:./{name}") for name in names):
+        return ()
+    where = [] if folder.absolute() == Path.cwd() else ["-C", str(folder)]
+    command = shlex.join(["git", *where, "checkout", "HEAD", "--", *names])
+    return (Hint("to restore it from version control", command),)
+
+
 def _revisions(path: Path, folder: Path) -> tuple[Hint, ...]:
-    """Return the command that lists the revisions of a file, if git has any."""
+    """Return how to compare a file that git can't return: by a revision that has it, by a commit, or by files."""
+    files = Hint("to compare two files", "envforge diff OLD NEW")
+    if not _succeeds(folder, "rev-parse", "--git-dir"):
+        return (files,)
     command = ["git", "-C", str(folder), "log", "-1", "--format=%h", "--", str(path.absolute())]
     done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
-    if not done.stdout.strip():
-        return (Hint(f"pass two lockfiles, or commit `{path}` to git first"),)
-    return (Hint(f"to list the revisions of `{path}`", shlex.join(["git", "log", "--oneline", "--", str(path)])),)
+    if done.stdout.strip():
+        return (Hint(f"to list the revisions of `{path}`", shlex.join(["git", "log", "--oneline", "--", str(path)])),)
+    if not path.is_file():
+        return (files,)
+    words = shlex.quote(str(path))
+    commit = Hint(
+        "to record the file in git for later comparisons", f"git add {words} && git commit -m MESSAGE {words}"
+    )
+    return (files, commit)
+
+
+def _succeeds(folder: Path, *words: str) -> bool:
+    try:
+        command = ["git", "-C", str(folder), *words]
+        done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0

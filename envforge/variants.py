@@ -54,17 +54,17 @@ def parse_variant(name: str) -> WheelTag:
 
 
 def _near_tag(name: str, tags: Sequence[WheelTag]) -> str | None:
-    """Return the existing tag that ``name`` probably means: the nearest CUDA version, or the nearest spelling."""
-    try:
-        meant = WheelTag.parse(name).cuda
-    except ValueError:
+    """Return the tag that ``name`` probably means: the nearest of the same CUDA major version, or the same spelling."""
+    major = re.fullmatch(r"cu(\d\d)\w*", name.lower())
+    if major is None:
         return nearest(name.lower(), [str(tag) for tag in tags], alike=0.6)
-    by_distance = {
-        abs(10 * tag.cuda.major + tag.cuda.minor - 10 * meant.major - meant.minor): str(tag)
-        for tag in tags
-        if meant is not None and tag.cuda is not None
-    }
-    return by_distance[min(by_distance)] if by_distance else "cpu"
+    same = [tag for tag in tags if tag.cuda is not None and str(tag.cuda.major) == major[1]]
+    try:
+        meant = WheelTag.parse(name.lower()).cuda
+    except ValueError:
+        return nearest(name.lower(), [str(tag) for tag in same], alike=0.6)
+    by_distance = {abs(tag.cuda.minor - meant.minor): str(tag) for tag in same if tag.cuda and meant}
+    return by_distance[min(by_distance)] if by_distance else None
 
 
 def derive(environment: Path, tag: WheelTag, matrix: Matrix) -> VariantTexts:
@@ -139,7 +139,9 @@ def _no_build(inputs: Inputs, tag: WheelTag, matrix: Matrix) -> EnvforgeError:
         + (f" with Python {python}" if python else "")
         + f" (from `{inputs.path}`)"
         + (f"; variants with a build: {', '.join(others)}" if others else ""),
-        hint="pass one of these variants" if others else f"change the version of Python in `{inputs.path}`",
+        hint=f"to lock another variant, pass `--variant {others[0]}`"
+        if others
+        else f"to use a Python version that has builds, change it in `{inputs.path}`",
         code="no-build",
     )
 

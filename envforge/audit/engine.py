@@ -15,6 +15,8 @@ from envforge.audit.normal import digest_of
 from envforge.audit.packages import compare_conda, compare_wheels
 from envforge.audit.records import read_conda, read_distributions, site_packages_of
 from envforge.audit.values import AuditReport, AuditRequest, Counts, Finding
+from envforge.daily.prefix import Meant
+from envforge.daily.unfinished import check_exists
 from envforge.errors import EnvforgeError, Hint
 from envforge.install.explicit import read_any_lock
 from envforge.install.journal import FOLDER, Journal, read_journal
@@ -74,13 +76,7 @@ def _packages(plan: Plan, files: Files, journal: Journal | None) -> tuple[Findin
 
 def _journal(prefix: Path) -> Journal | None:
     """Return the journal of a prefix; raise ``EnvforgeError`` if the prefix doesn't exist or is incomplete."""
-    if not (prefix / "conda-meta").is_dir() and not (prefix / FOLDER).is_dir():
-        raise EnvforgeError(
-            f"no environment found in `{prefix}`",
-            hint="to create it",
-            command=shlex.join(["envforge", "install", "--prefix", str(prefix)]),
-            code="no-environment",
-        )
+    check_exists(Meant(prefix=prefix, option=f"--prefix {shlex.quote(str(prefix))}"))
     journal = read_journal(prefix)
     if journal is not None and journal.step != "verified":
         raise EnvforgeError(

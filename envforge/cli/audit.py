@@ -99,11 +99,14 @@ def audit(*, as_json: bool, **options: object) -> None:
     the same lockfile produces the same digest.
     """
     from envforge.audit import audit as run
+    from envforge.daily.unfinished import check_exists
     from envforge.errors import Hint
     from envforge.report import finding, success
 
     chosen = _Options(**options)  # type: ignore[arg-type] # click gives each field its type
-    tell_change_of(chosen.where())
+    environment = meant(chosen.prefix, chosen.name)
+    check_exists(environment)
+    tell_change_of(environment.prefix)
     done: Repair | None = None
     with shown_progress(quiet=as_json) as progress:
         if chosen.fix:

@@ -85,9 +85,10 @@ def _compared(records: Sequence[Path], tolerance: float) -> Comparison:
     from envforge.verify.record import read_record_file
     from envforge.verify.select import choose
 
+    records = tuple({path.resolve(): path for path in reversed(records)}.values())[::-1]
     if len(records) < 2:
         raise RequestError(
-            f"`compare` requires two or more records, found {len(records)}",
+            f"`compare` requires two or more different records, found {len(records)}: `{records[0]}`",
             hint="to evaluate a single record",
             command=f"envforge verify --from {shlex.quote(str(records[0]))}",
             code="one-record",

@@ -99,7 +99,7 @@ def _requirement(kind: str, option: str | None) -> str:
             kinds = ", ".join(f"`{name}`" for name, each in FORMATS.items() if each.installs_envforge)
             raise RequestError(
                 f"`--envforge` can't be used with `{kind}`; only these formats install envforge: {kinds}",
-                hint="omit `--envforge`",
+                hint="to export this format, omit `--envforge`",
                 code="no-requirement-needed",
             )
         return ""

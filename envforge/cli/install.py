@@ -76,7 +76,7 @@ class _Options:
         if self.variant is not None:
             raise RequestError(
                 "`--bundle` and `--variant` can't be used together",
-                hint="omit `--variant`; a bundle contains one lockfile",
+                hint="to install the one lockfile of the bundle, omit `--variant`",
                 code="two-locks",
             )
         bundle.refuse_other_platform(platform_here())
@@ -117,7 +117,9 @@ class _Options:
 
         if self.prefix is not None and self.name is not None:
             raise RequestError(
-                "`--prefix` and `--name` can't be used together", hint="omit `--prefix` or `--name`", code="two-places"
+                "`--prefix` and `--name` can't be used together",
+                hint="to select one environment, omit `--prefix` or `--name`",
+                code="two-places",
             )
         return named_prefix(self.name) if self.name is not None else self.prefix or project_here() / IN_PROJECT
 
@@ -183,8 +185,8 @@ def install(*, as_json: bool, **options: object) -> None:
         refuse_half_change(lockfile)
         if chosen.locked:
             _require_agreement(lockfile)
-        elif not chosen.frozen and _is_stale(lockfile):
-            progress.note(f"warning: {_stale(lockfile)}")
+        elif not chosen.frozen and (warning := _staleness(lockfile)):
+            progress.note(f"warning: {warning}")
         request = chosen.request(lockfile, bundle)
         if chosen.dry_run:
             ahead = preview(request, progress)
@@ -197,7 +199,11 @@ def install(*, as_json: bool, **options: object) -> None:
                     progress.note(f"{state}; to complete it, run this command again")
                 raise
     if chosen.dry_run:
-        text = success("install", _preview_to_json(ahead)) if as_json else "\n".join(_preview_to_words(ahead))
+        text = (
+            success("install", _preview_to_json(ahead))
+            if as_json
+            else "\n".join(_preview_to_words(ahead, offline=request.offline))
+        )
     else:
         text = success("install", _to_json(report)) if as_json else _to_words(report, time.monotonic() - began_s)
     click.echo(text)
@@ -215,60 +221,52 @@ def _require_agreement(lockfile: Path) -> None:
     """Raise ``EnvforgeError`` if the environment.yml next to the lockfile requires something else than is locked."""
     from envforge.errors import EnvforgeError, Hint
     from envforge.lock.agreement import check
+    from envforge.lock.project import lock_command
 
     environment = lockfile.with_name("environment.yml")
+    if not environment.exists():
+        raise EnvforgeError(
+            f"`{environment}` does not exist, so `{lockfile}` can't be compared with it, but `--locked` was provided",
+            hint="to install the lockfile as it is, omit `--locked`",
+            code="unreadable-input",
+        )
     differences = check(environment, lockfile)
     if differences:
         raise EnvforgeError(
             f"the lockfile `{lockfile}` needs to be updated to match `{environment}`, but `--locked` was provided:"
             + "".join(f"\n  {found}" for found in differences),
             hint=(
-                Hint("to update the lockfile", _lock_command(lockfile)),
+                Hint("to update the lockfile", lock_command(lockfile)),
                 Hint("to install it as is, omit `--locked`"),
             ),
             code="lock-stale",
         )
 
 
-def _is_stale(lockfile: Path) -> bool:
-    """Return whether envforge made the lockfile from another environment.yml than the one next to it."""
+def _staleness(lockfile: Path) -> str:
+    """Return a warning if envforge made the lockfile from another environment.yml than the one next to it."""
+    from envforge.errors import EnvforgeError, Hint
     from envforge.lock.agreement import INPUT_SHA256
-    from envforge.lock.inputs import input_sha256
-    from envforge.lock.request import VIRTUAL_PACKAGES
+    from envforge.lock.inputs import read_inputs
+    from envforge.lock.project import lock_command
     from envforge.lockfile import LockfileError, read_lockfile
 
-    environment, virtual = lockfile.with_name("environment.yml"), lockfile.with_name(VIRTUAL_PACKAGES)
+    environment = lockfile.with_name("environment.yml")
     if not environment.is_file():
-        return False
+        return ""
     try:
         made_from = dict(read_lockfile(lockfile).custom_metadata).get(INPUT_SHA256)
     except LockfileError:  # an explicit file, which doesn't record its input
-        return False
-    beside = virtual.read_text(encoding="utf-8") if virtual.is_file() else None
-    return made_from is not None and made_from != input_sha256(environment.read_text(encoding="utf-8"), beside)
-
-
-def _stale(lockfile: Path) -> str:
-    from envforge.errors import Hint
-
-    environment = lockfile.with_name("environment.yml")
-    return (
-        f"`{environment}` has changed since `{lockfile}` was created; "
-        f"{Hint('to update the lockfile', _lock_command(lockfile))}"
-    )
-
-
-def _lock_command(lockfile: Path) -> str:
-    """Return the command that updates a lockfile, from the current directory."""
-    from envforge.daily.prefix import project_here
-    from envforge.install.variant_files import FOLDER
-
-    folder = lockfile.parent
-    if folder.parent.name == FOLDER:
-        return shlex.join(["envforge", "lock", "--variant", folder.name])
-    if folder == Path() or folder == project_here() == Path():
-        return "envforge lock"
-    return shlex.join(["envforge", "lock", "--file", str(folder / "environment.yml")])
+        return ""
+    if made_from is None:
+        return ""
+    try:
+        if read_inputs(environment, None).sha256 == made_from:
+            return ""
+    except EnvforgeError as error:
+        return f"{error.message}; the lockfile can't be compared with it, and is installed as it is"
+    changed = f"`{environment}` has changed since `{lockfile}` was created"
+    return f"{changed}; {Hint('to update the lockfile', lock_command(lockfile))}"
 
 
 def _to_words(report: InstallReport, lasted_s: float) -> str:
@@ -291,22 +289,62 @@ def _to_words(report: InstallReport, lasted_s: float) -> str:
     return "\n".join(lines)
 
 
-def _preview_to_words(ahead: Preview) -> list[str]:
+def _preview_to_words(ahead: Preview, *, offline: bool) -> list[str]:
     if not ahead.files and not ahead.removed:
         return [f"{ahead.prefix} already matches {ahead.lockfile} ({counted(ahead.unchanged, 'package')})"]
     missing = [file for file in ahead.files if not file.is_cached]
     rows = [
-        f"  {'cached' if file.is_cached else 'download':<8}  {_gigabytes(file.bytes):>9}  {file.label}"
+        f"  {_state(file, offline=offline):<8}  {_gigabytes(file.bytes):>9}  {file.label}"
         for file in sorted(ahead.files, key=lambda file: (file.is_cached, -(file.bytes or 0), file.label))
     ]
     cached = len(ahead.files) - len(missing)
     linked = counted(len(ahead.files), "package")
     return [
         f"would link {linked} into {ahead.prefix}, remove {len(ahead.removed)}, and keep {ahead.unchanged}",
-        f"would download {counted(len(missing), 'file')}{_known(missing)}; the cache has {cached}",
+        _to_fetch(ahead, missing, cached, offline=offline),
         *rows,
         *(f"  remove               {name}" for name in ahead.removed),
     ]
+
+
+def _state(file: PlannedFile, *, offline: bool) -> str:
+    """Return where a file comes from; without a network, only a bundle or local mirror can report a size."""
+    if file.is_cached:
+        return "cached"
+    return "missing" if offline and file.bytes is None else "download"
+
+
+def _to_fetch(ahead: Preview, missing: list[PlannedFile], cached: int, *, offline: bool) -> str:
+    """Return the line about the files that the cache lacks."""
+    absent = sum(_state(file, offline=offline) == "missing" for file in missing)
+    if absent:
+        verb = "is" if absent == 1 else "are"
+        missed = f"{counted(absent, 'file')} {verb} not in the cache{_of_catalogue(ahead)}"
+        return f"{missed}, so `--offline` would fail; the cache has {cached}"
+    size = _known(missing) or (_of_catalogue(ahead) if missing else "")
+    return f"would download {counted(len(missing), 'file')}{size}; the cache has {cached}"
+
+
+def _of_catalogue(ahead: Preview) -> str:
+    """Return the size of the complete download as the built-in catalogue has it, if the lockfile comes from there."""
+    from envforge.catalogue import entries
+    from envforge.errors import EnvforgeError
+    from envforge.install.explicit import read_any_lock
+    from envforge.resources import lockfiles_root
+
+    def digests(path: Path) -> set[str | None]:
+        return {package.sha256 for package in read_any_lock(path, ahead.platform).for_platform(ahead.platform)}
+
+    try:
+        wanted = digests(ahead.lockfile)
+        near = [entry for entry in entries(lockfiles_root()) if entry.requirements.files == len(wanted)]
+        found = next((entry.requirements for entry in near if digests(entry.path) == wanted), None)
+    except EnvforgeError:  # the sizes are a help, not a condition
+        return ""
+    if found is None:
+        return ""
+    known = f"{found.files_sized} of {found.files}"
+    return f" (in total {_gigabytes(found.download_bytes)} for {known} files, from the catalogue)"
 
 
 def _known(missing: list[PlannedFile]) -> str:

@@ -213,7 +213,7 @@ def _check(options: _Options, *, as_json: bool) -> None:
     else:
         what = str(request.lockfile)
         _finish(request)
-        if not request.lockfile.exists():
+        if request.environment.exists() and not request.lockfile.exists():
             raise EnvforgeError(
                 f"`{request.lockfile}` does not exist",
                 hint="to create it",

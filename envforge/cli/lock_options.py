@@ -61,7 +61,7 @@ def stated_lock(lock: Path | None, variant: str | None) -> Path | None:
     if lock is not None and variant is not None:
         raise RequestError(
             f"the lockfile `{lock}` and `--variant {variant}` can't be used together",
-            hint="omit the lockfile or `--variant`",
+            hint="to select one lockfile, omit the path or `--variant`",
             code="two-locks",
         )
     return variant_lock(project_here(), variant, platform_here()) if variant is not None else lock

@@ -85,8 +85,13 @@ class _Options:
                 raise RequestError(f"`--{one}` can't be used with `--{other}`", hint=hint, code=code)
 
     def place(self) -> Place:
+        from envforge.errors import RequestError
         from envforge.verify.situation import Place
 
+        if self.lock is not None and not self.lock.exists():
+            raise RequestError(
+                f"the lockfile `{self.lock}` does not exist", hint="check the path in `--lock`", code="no-lockfile"
+            )
         return Place(folder=Path.cwd(), prefix=self.prefix, name=self.name, lock=self.lock, variant=self.variant)
 
 

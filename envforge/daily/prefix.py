@@ -8,7 +8,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from envforge.errors import EnvforgeError, RequestError
+from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.install.journal import FOLDER
 from envforge.install.named import named_prefix
 
@@ -43,7 +43,9 @@ def meant_prefix(prefix: Path | None, name: str | None, here: Path) -> Meant:
     """Return the prefix that the options select; without options, ``.conda`` of the project around ``here``."""
     if prefix is not None and name is not None:
         raise RequestError(
-            "`--prefix` and `--name` can't be used together", hint="omit `--prefix` or `--name`", code="two-places"
+            "`--prefix` and `--name` can't be used together",
+            hint="to select one environment, omit `--prefix` or `--name`",
+            code="two-places",
         )
     if name is not None:
         return Meant(prefix=named_prefix(name), option=f"--name {shlex.quote(name)}")
@@ -57,7 +59,10 @@ def meant_prefix(prefix: Path | None, name: str | None, here: Path) -> Meant:
         raise EnvforgeError(
             f"no project or environment found in `{here.absolute()}` or any parent directory (looked for "
             f"`{IN_PROJECT}`, `{_PROJECT_FILES[0]}`, `{_PROJECT_FILES[1]}`)",
-            hint="change to a project directory, or pass `--prefix DIR` or `--name NAME`",
+            hint=(
+                Hint("to use the environment of a project, change to its directory"),
+                Hint("to select an environment, pass `--prefix DIR` or `--name NAME`"),
+            ),
             code="no-environment",
         )
     return Meant(prefix=folder / IN_PROJECT, option="")

@@ -60,8 +60,8 @@ def unfinished_install(meant: Meant) -> Unfinished | None:
     )
 
 
-def check_usable(meant: Meant) -> None:
-    """Raise ``EnvforgeError`` if a prefix doesn't exist, is not an environment, or is incomplete."""
+def check_exists(meant: Meant) -> None:
+    """Raise ``EnvforgeError`` if a prefix doesn't exist or is not an environment."""
     prefix = meant.prefix
     if not prefix.is_dir():
         raise EnvforgeError(
@@ -73,13 +73,18 @@ def check_usable(meant: Meant) -> None:
     if not is_prefix(prefix):
         raise EnvforgeError(
             f"`{prefix}` is not an environment: it contains neither `conda-meta` nor `{FOLDER}`",
-            hint="pass another `--prefix DIR`",
+            hint="to select an environment, pass `--prefix DIR` or `--name NAME`",
             code="not-an-environment",
         )
+
+
+def check_usable(meant: Meant) -> None:
+    """Raise ``EnvforgeError`` for a prefix that does not exist, is not an environment, or is incomplete."""
+    check_exists(meant)
     found = unfinished_install(meant)
     if found is None:
         return
-    with held(prefix):  # raises another error if an install is running
+    with held(meant.prefix):  # raises another error if an install is running
         pass
     raise found.error()
 

@@ -14,6 +14,7 @@ from packaging.version import Version
 from envforge.errors import EnvforgeError
 from envforge.export.source import Exported, Source, header
 from envforge.install.plan import Plan
+from envforge.lock.project import platform_hints
 from envforge.matrix import load_matrix
 from envforge.requirements import requirements_of
 
@@ -30,8 +31,7 @@ def dockerfile(source: Source) -> Exported:
         names = ", ".join(f"`{plan.platform}`" for plan in source.plans)
         raise EnvforgeError(
             f"`{source.name}` has packages for {names}, but an image requires packages for Linux",
-            hint="once `platforms` in environment.yml lists `linux-64`",
-            command="envforge lock",
+            hint=platform_hints(source.path, source.lockfile.platforms, "linux-64"),
             code="platform-not-locked",
         )
     if re.fullmatch(r"[A-Za-z0-9._-]+", source.name) is None or source.name.startswith("-"):

@@ -26,6 +26,7 @@ def download_all(
     artifacts: tuple[Artifact, ...], store: Store, request: InstallRequest, progress: Progress
 ) -> dict[Artifact, int]:
     """Download files into the cache and return their sizes in bytes; the first failure stops the other downloads."""
+    store.create()
     wire = _wire(request, progress)
     sizes = ThreadPoolExecutor(_SIZE_WORKERS, thread_name_prefix="size")
     if request.estimate and not request.offline:
@@ -48,15 +49,24 @@ def download_all(
         sizes.shutdown(wait=False, cancel_futures=True)
 
 
-def sizes_of(artifacts: tuple[Artifact, ...], request: InstallRequest) -> dict[Artifact, int]:
+def sizes_of(artifacts: tuple[Artifact, ...], request: InstallRequest, progress: Progress) -> dict[Artifact, int]:
     """Return the sizes of files that the cache lacks, as far as the bundle, the mirror, or the server reports them."""
     wire = _wire(request, Silent())
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="size")
+    progress.begin("reading file sizes", len(artifacts), "packages")
+    found = {}
     try:
-        found = pool.map(lambda artifact: size_of(artifact, wire, offline=request.offline), artifacts)
-        return {artifact: size for artifact, size in zip(artifacts, found, strict=True) if size is not None}
+        answers = pool.map(lambda artifact: size_of(artifact, wire, offline=request.offline), artifacts)
+        for artifact, size in zip(artifacts, answers, strict=True):
+            progress.advance(1)
+            if size is not None:
+                found[artifact] = size
     finally:
+        progress.end()
         pool.shutdown(wait=False, cancel_futures=True)  # a server may be silent when the user interrupts
+    for host, reason in sorted(wire.silent.items()):
+        progress.note(f"warning: the sizes of files on `{host}` are unknown: {reason}")
+    return found
 
 
 def _announce(artifact: Artifact, wire: Wire) -> None:
@@ -133,8 +143,10 @@ def _not_cached(artifact: Artifact) -> EnvforgeError:
     return OutsideError(
         f"`{artifact.label}` is not in the cache, and can't be downloaded from "
         f"`{without_credentials(artifact.package.url)}` because `--offline` was provided",
-        hint="run the command once without `--offline`, or pass `--mirror FROM=file:///DIR` with a directory that "
-        "contains the file",
+        hint=(
+            Hint("to download it, omit `--offline`"),
+            Hint("to read it from a directory that contains it, pass `--mirror FROM=file:///DIR`"),
+        ),
         code="not-cached",
     )
 

@@ -110,7 +110,9 @@ def _refuse_foreign(request: InstallRequest) -> None:
         return
     if not prefix.is_dir():
         raise EnvforgeError(
-            f"`{prefix}` is not a directory", hint="pass another `--prefix DIR`", code="prefix-not-a-folder"
+            f"`{prefix}` is not a directory",
+            hint="to install into another directory, pass `--prefix DIR`",
+            code="prefix-not-a-folder",
         )
     if any(prefix.iterdir()) and not (prefix / FOLDER).is_dir():
         raise EnvforgeError(

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from envforge.errors import Hint
 from envforge.install.variant_files import LOCK_NAME
 from envforge.lockfile import LockedPackage, Lockfile, LockfileError, Manager, parse_lockfile
+from envforge.revision import restore_hints
 from envforge.spec import ENVIRONMENT_FILE
 
 MARK = "@EXPLICIT"
@@ -46,11 +47,11 @@ def _unread(path: Path) -> Hint:
     return Hint("to create it from environment.yml", shlex.join(["envforge", "lock", *words]))
 
 
-def parse_any_lock(text: str, where: str, platform: str) -> Lockfile:
-    """Parse a conda-lock.yml or an explicit file; ``where`` names it in errors."""
+def parse_any_lock(text: str, where: str, platform: str, path: Path | None = None) -> Lockfile:
+    """Parse a conda-lock.yml or an explicit file; ``where`` names it in errors, and ``path`` in commands."""
     if any(line.strip() == MARK for line in text.splitlines()):
         return parse_explicit(text, where, platform)
-    return parse_lockfile(text, where)
+    return parse_lockfile(text, where, path)
 
 
 def parse_explicit(text: str, where: str, platform: str) -> Lockfile:
@@ -105,7 +106,9 @@ def _of_wheel(url: str, where: str, number: int) -> tuple[str, str]:
 def _fault(where: str, number: int, wanted: str, found: str) -> LockfileError:
     return LockfileError(
         f"the explicit file `{where}` is invalid at line {number}: expected {wanted}, found `{found}`",
-        hint="restore the file from version control; to export it again",
-        command="envforge export explicit -o FILE",
+        hint=(
+            *restore_hints(Path(where).parent, Path(where).name),
+            Hint("to export the lockfile again", "envforge export explicit -o FILE"),
+        ),
         code="lockfile-damaged",
     )

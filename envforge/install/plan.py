@@ -52,11 +52,12 @@ def make_plan(lockfile: Lockfile, platform: str, where: Path, *, allow_builds: b
     Raises ``EnvforgeError`` that lists each package that can't be installed and verified.
     """
     if platform not in lockfile.platforms:
+        from envforge.lock.project import platform_hints  # noqa: PLC0415 - only errors need it
+
         raise EnvforgeError(
             f"the lockfile `{where}` has no packages for `{platform}`; it has packages for "
             + (", ".join(f"`{name}`" for name in lockfile.platforms) or "no platform"),
-            hint=f"once `platforms` in environment.yml lists `{platform}`",
-            command="envforge lock",
+            hint=platform_hints(where, lockfile.platforms, platform),
             code="platform-not-locked",
         )
     chosen = _chosen(lockfile.for_platform(platform))

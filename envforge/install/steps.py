@@ -84,7 +84,7 @@ class Installation:
         if missing:
             from envforge.install.downloads import sizes_of  # noqa: PLC0415 - imports an HTTP client
 
-            sizes |= sizes_of(missing, self.request)
+            sizes |= sizes_of(missing, self.request, self.progress)
         return Preview(
             prefix=self.request.prefix,
             lockfile=self.request.lockfile,

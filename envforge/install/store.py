@@ -15,10 +15,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, OutsideError
 from envforge.install.credentials import without_credentials
 from envforge.install.values import Artifact, Digest
 
+VARIABLE = "ENVFORGE_CACHE"
 _BLOCK = 1 << 20
 _MODIFIED_S = 315_532_800  # 1980-01-01: uv records the mtime of a wheel, which must be the same on every machine
 
@@ -38,6 +39,23 @@ class Store:
     def uv(self) -> Path:
         """Directory to which uv unpacks."""
         return self.root / "uv"
+
+    def create(self) -> None:
+        """Create the directory; raise ``OutsideError`` that names the variable to set if it can't be written."""
+        reason = ""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or str(error)
+        if not reason and os.access(self.root, os.W_OK):
+            return
+        stated = os.environ.get(VARIABLE)
+        source = f" (from `{VARIABLE}`)" if stated and self.root == Path(stated).absolute() else ""
+        raise OutsideError(
+            f"cannot write to the package cache `{self.root}`{source}: {reason or 'Permission denied'}",
+            hint=f"to use another directory, set `{VARIABLE}=DIR`",
+            code="cache-not-writable",
+        )
 
     def path(self, artifact: Artifact) -> Path:
         """Return the path of the file of a package, whether or not it exists."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -16,7 +16,15 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, ProtocolError, TimeoutError  # noqa: A004 - the library's own name
+from urllib3.exceptions import (
+    HTTPError,
+    MaxRetryError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+    ProxyError,
+    TimeoutError,  # noqa: A004 - the library's own name
+)
 from urllib3.response import BaseHTTPResponse
 
 from envforge.errors import EnvforgeError, Hint, OutsideError
@@ -31,12 +39,21 @@ from envforge.install.credentials import (
 )
 from envforge.install.store import new_hasher
 from envforge.install.values import Artifact, Digest, Progress, Retry, Supply
+from envforge.mirrors import unreachable_hints
 
 WORKERS = 8
 _BLOCK = 1 << 18
 _REPEATED = {304, 408, 425, 429, 500, 502, 503, 504}
 _REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 _LONGEST_WAIT_S = 60.0
+_REASONS: dict[type[Exception], str] = {  # the first that matches is used, so a subclass comes before its base
+    ProxyError: "could not connect to the proxy",
+    NameResolutionError: "could not find the host (no DNS response for its name)",
+    NewConnectionError: "could not connect to the host",
+    TimeoutError: "the server did not respond in time",
+    ProtocolError: "the connection was closed before the server responded",
+}
+_MOVED = Hint("if the file was removed or moved", "envforge lock")
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: another download failed
@@ -53,7 +70,10 @@ class _Again(Exception):  # noqa: N818 - a request to retry
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wire:
-    """State shared by all downloads of one install. ``address`` maps a locked URL to the URL to request."""
+    """State shared by all downloads of one install. ``address`` maps a locked URL to the URL to request.
+
+    ``silent`` are the hosts that did not respond to a request for a size, with the reason; they get no second one.
+    """
 
     address: Callable[[str], str]
     retry: Retry
@@ -64,6 +84,7 @@ class Wire:
     supply: Supply | None = None
     expected: dict[Artifact, int] = field(default_factory=dict)
     received: dict[Artifact, int] = field(default_factory=dict)
+    silent: dict[str, str] = field(default_factory=dict)
 
     def expect(self, artifact: Artifact, more: int) -> None:
         """Set the expected total of a file to what was received in all attempts plus ``more`` bytes."""
@@ -120,11 +141,13 @@ def size_of(artifact: Artifact, wire: Wire, *, offline: bool = False) -> int | N
     if url.startswith("file:"):
         path = Path(unquote(urlsplit(url).path))
         return path.stat().st_size if path.is_file() else None
-    if offline or wire.stop.is_set():
+    host = urlsplit(url).netloc.rpartition("@")[2]
+    if offline or wire.stop.is_set() or host in wire.silent:
         return None
     try:
         response = wire.get(url, {}, "HEAD")
-    except HTTPError:
+    except HTTPError as error:
+        wire.silent[host] = _reason(error)
         return None
     response.release_conn()
     return _promised(response) if response.status == HTTPStatus.OK else None
@@ -150,7 +173,8 @@ def download(artifact: Artifact, partial: Path, wire: Wire) -> Digest:
             delay = next(delays, None)
             if delay is None:
                 times = 1 + len(wire.retry.delays_s)
-                raise _failed(artifact, url, reason + f" (tried {times} times)" * (times > 1)) from error
+                reason += f" (tried {times} times)" * (times > 1)
+                raise _failed(artifact, url, reason, _hints_interrupted(error, partial)) from error
             wait_s = delay if delay == 0 or not isinstance(error, _Again) else max(delay, error.wait_s)
             if wire.stop.wait(min(wait_s, _LONGEST_WAIT_S)):
                 raise Stopped from error
@@ -162,7 +186,8 @@ def _copy(url: str, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
         with source.open("rb") as stream:
             return _write(stream, source.stat().st_size, artifact, partial, wire)
     except FileNotFoundError as error:
-        raise _failed(artifact, url, "the file does not exist") from error
+        is_mirror = url != artifact.package.url
+        raise _failed(artifact, url, "the file does not exist", () if is_mirror else (_MOVED,)) from error
 
 
 def _write(stream: BinaryIO, size: int, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
@@ -217,9 +242,10 @@ def _accept(response: BaseHTTPResponse, artifact: Artifact, url: str) -> None:
     if response.status in _REPEATED:
         raise _Again(said, _retry_after(response))
     if response.status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
-        raise _failed(artifact, url, said, status=response.status)
+        raise _failed(artifact, url, said, _hints_refused(response.status, artifact, url))
     if "text/html" in response.headers.get("Content-Type", ""):
-        raise _failed(artifact, url, "the server returned a web page (text/html) instead of the file")
+        said = "the server returned a web page (text/html) instead of the file"
+        raise _failed(artifact, url, said, _hints_refused(response.status, artifact, url))
 
 
 def _continues(response: BaseHTTPResponse, have: int) -> bool:
@@ -285,30 +311,37 @@ def _reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, MaxRetryError) and error.reason is not None:
         return _reason(error.reason)
-    if isinstance(error, NewConnectionError):
-        return "could not connect to the host"
-    if isinstance(error, TimeoutError):
-        return "the server did not respond in time"
-    if isinstance(error, ProtocolError):
-        return "the connection was closed before the server responded"
-    return f"could not connect ({type(error).__name__})"
+    found = next((text for kind, text in _REASONS.items() if isinstance(error, kind)), None)
+    return found or f"could not connect ({type(error).__name__})"
 
 
-def _failed(artifact: Artifact, url: str, reason: str, *, status: int | None = None) -> EnvforgeError:
+def _failed(artifact: Artifact, url: str, reason: str, hints: Iterable[Hint] = ()) -> EnvforgeError:
     shown = without_credentials(artifact.package.url)
     asked = without_credentials(url)
     through = f" (through `{asked}`)" if asked != shown else ""
-    credentials = (Hint(f"add credentials for `{urlsplit(asked).hostname}` to `~/.netrc` or the keyring"),)
-    hints = {
-        401: credentials,
-        403: credentials,
-        404: (
-            Hint("if the file was removed or moved", "envforge lock"),
-            Hint("to download it from a mirror, pass `--mirror FROM=TO`"),
-        ),
-    }
     return OutsideError(
         f"failed to download `{artifact.label}` from `{shown}`{through}: {reason}",
-        hint=hints.get(status or 0, (Hint("run the command again; it continues the interrupted download"),)),
+        hint=tuple(hints) or unreachable_hints(shown, asked),
         code="download-failed",
     )
+
+
+def _hints_refused(status: int, artifact: Artifact, url: str) -> tuple[Hint, ...]:
+    """Return what helps if the server responded, but not with the file; nothing if a mirror lacks it."""
+    mirror = Hint("to download it from a mirror, pass `--mirror FROM=TO`")
+    if status in _REFUSED:
+        return (Hint(f"add credentials for `{urlsplit(url).hostname}` to `~/.netrc` or the keyring"),)
+    if url != artifact.package.url:
+        return ()
+    if status == HTTPStatus.NOT_FOUND:
+        return (_MOVED, mirror)
+    return (mirror,)
+
+
+def _hints_interrupted(error: Exception, partial: Path) -> tuple[Hint, ...]:
+    """Return what helps after the last attempt; nothing if the server was never reached."""
+    if partial.is_file() and partial.stat().st_size:
+        return (Hint("to continue the interrupted download, run this command again"),)
+    if isinstance(error, _Again):
+        return (Hint("run this command again later"), Hint("to download it from a mirror, pass `--mirror FROM=TO`"))
+    return ()

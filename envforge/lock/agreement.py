@@ -20,7 +20,7 @@ from envforge.lock.cutoff import Cutoff
 from envforge.lock.document import INPUT_SHA256
 from envforge.lock.inputs import Inputs, read_inputs
 from envforge.lock.keep import recorded_cutoff
-from envforge.lock.virtual import derive_virtual_packages, read_virtual_packages
+from envforge.lock.virtual import virtual_packages_of
 from envforge.lockfile import LockedPackage, Lockfile, read_lockfile
 
 __all__ = ["INPUT_SHA256", "Difference", "check", "check_inputs", "unmet_requests"]
@@ -102,7 +102,7 @@ def unmet_requests(platform: str, read: Specification, lock: Lockfile) -> tuple[
 
 def _meaning(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
     pip = {platform: inputs.pip_for(platform) for platform in inputs.platforms}
-    virtual = read_virtual_packages(inputs) or derive_virtual_packages(inputs.platforms, pip)
+    virtual = virtual_packages_of(inputs, pip)
     with tempfile.TemporaryDirectory(prefix="envforge-check-") as folder:
         read = specification(inputs, virtual.text(), Path(folder))
     recorded = dict(lock.content_hash)

@@ -16,10 +16,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from envforge.errors import EnvforgeError, Hint, OutsideError
+from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.pages import IndexFile, parse_page
 from envforge.lock.request import Progress, Step
-from envforge.mirrors import Mirrors
+from envforge.mirrors import Mirrors, unreachable_hints
 
 if TYPE_CHECKING:
     import requests
@@ -168,22 +168,13 @@ class Downloads:
         from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema  # noqa: PLC0415 - slow to import
 
         if isinstance(error, (InvalidSchema, InvalidURL, MissingSchema)):
-            hints = _mirror_hints(url, source) if source != url else ()
+            hints = unreachable_hints(public(url), public(source)) if source != url else ()
             return OutsideError(f"`{public(source)}` is not a valid http or https URL", hint=hints, code="bad-url")
         return OutsideError(
-            f"cannot reach `{public(url)}`: {_reason(error)}", hint=_mirror_hints(url, source), code="unreachable"
+            f"cannot reach `{public(url)}`: {_reason(error)}",
+            hint=unreachable_hints(public(url), public(source)),
+            code="unreachable",
         )
-
-
-def _mirror_hints(url: str, source: str) -> tuple[Hint, ...]:
-    """Return hints for an error that ``url``, which is read from ``source``, is unreachable."""
-    if source != url:
-        return (Hint(f"check the mirror URL `{public(source)}` in `--mirror` or `ENVFORGE_MIRRORS`"),)
-    parts = urlsplit(public(url))
-    return (
-        Hint("check the network connection and proxy settings (`HTTPS_PROXY`)"),
-        Hint(f"to read it from a mirror, pass `--mirror {parts.scheme}://{parts.netloc}=https://MIRROR`"),
-    )
 
 
 class _NoRangesError(Exception):

@@ -34,7 +34,6 @@ _SELECTORS = {
     "osx-arm64": {"arm64", "osx", "unix"},
     "win-64": {"win64", "win"},
 }
-_LOCK_FILE = "envforge lock -f FILE"
 _PIP_OPTION = re.compile(r"--?[A-Za-z]")
 
 
@@ -144,13 +143,22 @@ def _requirement(line: str, path: Path) -> Requirement:
 
 def read_text(path: Path, newline: str | None = "") -> str:
     """Read an environment.yml, by default with its line endings; raise ``EnvforgeError`` with what may be meant."""
+    return _read(path, () if path.exists() else _hints_missing(path), newline)
+
+
+def _hints_missing(path: Path) -> tuple[Hint, ...]:
+    """Return what helps if an environment file doesn't exist; the commands that read one have `--file`."""
+    from envforge.lock.project import ENVIRONMENT  # noqa: PLC0415 - only errors need it
+
     other = path.with_suffix(".yaml" if path.suffix == ".yml" else ".yml")
-    hints: tuple[Hint, ...] = ()
-    if not path.exists():
-        hints = (Hint("to create a project", "envforge new TEMPLATE"), Hint("to lock another file", _LOCK_FILE))
-        if other.is_file():
-            hints = (Hint(f"to lock `{other}`", shlex.join(["envforge", "lock", "-f", str(other)])),)
-    return _read(path, hints, newline)
+    if other.is_file():
+        return (Hint(f"to use `{other}` instead, pass `--file {shlex.quote(str(other))}`"),)
+    if path.name != ENVIRONMENT:
+        return (Hint("check the path in `--file`"),)
+    return (
+        Hint("to create a project", "envforge new TEMPLATE DIR"),
+        Hint("to use another environment file, pass `--file FILE`"),
+    )
 
 
 def _read(path: Path, hints: tuple[Hint, ...] = (), newline: str | None = None) -> str:

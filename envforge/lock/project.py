@@ -7,7 +7,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-ENVIRONMENT, LOCKFILE = "environment.yml", "conda-lock.yml"
+from envforge.errors import EnvforgeError, Hint
+
+ENVIRONMENT, LOCKFILE, VARIANTS = "environment.yml", "conda-lock.yml", "lockfiles"
 
 
 def find_environment(here: Path) -> Path:
@@ -42,6 +44,56 @@ def project_command(name: str, environment: Path, lockfile: Path | None, words: 
     if lockfile is not None and not _is_same(lockfile, environment.with_name(LOCKFILE)):
         files += ["--lockfile", str(lockfile)]
     return shlex.join(["envforge", name, *files, *words])
+
+
+def lock_command(lockfile: Path) -> str:
+    """Return the command that creates or updates a lockfile; empty without its environment.yml."""
+    project = project_of(lockfile)
+    if project != lockfile.parent and (project / ENVIRONMENT).is_file():
+        return project_command("lock", project / ENVIRONMENT, None, ["--variant", lockfile.absolute().parent.name])
+    if lockfile.with_name(ENVIRONMENT).is_file():
+        return project_command("lock", lockfile.with_name(ENVIRONMENT), lockfile)
+    return ""
+
+
+def project_of(lockfile: Path) -> Path:
+    """Return the directory of the project that a lockfile, or the lockfile of a variant, belongs to."""
+    absolute = lockfile.absolute()
+    return absolute.parents[2] if absolute.parent.parent.name == VARIANTS else lockfile.parent
+
+
+def platform_hints(lockfile: Path, locked: Sequence[str], platform: str) -> tuple[Hint, ...]:
+    """Return how to lock one more platform: a project of a template plans its build, another file only lists it."""
+    from envforge.lock.inputs import KNOWN_PLATFORMS  # noqa: PLC0415 - only errors need it
+    from envforge.nearest import nearest  # noqa: PLC0415 - as above
+
+    if platform not in KNOWN_PLATFORMS:
+        near = nearest(platform, KNOWN_PLATFORMS, alike=0.6)
+        return (Hint(f"did you mean `{near}`?" if near else f"pass one of: {', '.join(KNOWN_PLATFORMS)}"),)
+    project = project_of(lockfile)
+    update = update_command(project, (*locked, platform))
+    if update:
+        return (Hint("to add this platform to the project and its lockfile", update),)
+    command = lock_command(lockfile)
+    if not command:
+        return (Hint(f"use a lockfile that has packages for `{platform}`"),)
+    return (Hint(f"once `platforms` in `{project / ENVIRONMENT}` lists `{platform}`", command),)
+
+
+def update_command(project: Path, platforms: Sequence[str]) -> str:
+    """Return the command that plans a project of a template for these platforms; empty if it can't."""
+    from envforge.matrix import load_matrix  # noqa: PLC0415 - only errors need it
+    from envforge.project.record import find_project, read_project_file  # noqa: PLC0415 - as above
+
+    try:
+        if read_project_file(project) is None or not set(platforms) <= set(load_matrix().platforms):
+            return ""
+    except EnvforgeError:
+        return ""
+    here = find_project(Path.cwd())
+    words = [] if here is not None and _is_same(here, project) else ["--directory", str(project)]
+    words += [word for name in dict.fromkeys(platforms) for word in ("-p", name)]
+    return shlex.join(["envforge", "update", *words])
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -15,6 +15,7 @@ from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.explain import NoSuchPackageError
 from envforge.lock.index import NO_TORCH_INDEX, PlatformIndex
 from envforge.lock.inputs import Inputs
+from envforge.lock.project import project_of, update_command
 from envforge.lock.request import LockRequest
 from envforge.matrix import load_matrix
 from envforge.python_index import configured_index
@@ -77,7 +78,7 @@ class _Advice:
         if why == NO_TORCH_INDEX:
             yield from self._torch_index()
         elif self.index.sources.is_family(name):
-            yield Hint("to list the builds that exist", "envforge explain")
+            yield from self._other_build()
         elif self.requests(name):
             yield from self._for_request(name)
         elif name in self.index.missing:
@@ -117,6 +118,15 @@ class _Advice:
             return
         if command:
             yield Hint(f"to provide `{name}`", command)
+
+    def _other_build(self) -> Iterator[Hint]:
+        """Suggest to plan the project for the requested platforms, if it was planned for others."""
+        if self.request.platforms and not self.request.is_aside:
+            update = update_command(project_of(self.request.lockfile), self.inputs.platforms)
+            if update:
+                yield Hint("to select a build for each of these platforms", update)
+                return
+        yield Hint("to list the builds that exist", "envforge explain")
 
     def _torch_index(self) -> Iterator[Hint]:
         pin = next((one.specifier for one in self.index.wanted.pip if one.name == "torch"), None)

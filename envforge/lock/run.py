@@ -34,7 +34,7 @@ from envforge.lock.request import LockReport, LockRequest, PlatformSummary, Prog
 from envforge.lock.server import LockTimeIndex
 from envforge.lock.solved import read_solve
 from envforge.lock.sources import Sources, is_torch_family, torch_indexes
-from envforge.lock.virtual import VirtualPackages, derive_virtual_packages, read_virtual_packages
+from envforge.lock.virtual import VirtualPackages, virtual_packages_of
 from envforge.lockfile import Lockfile, parse_lockfile
 from envforge.python_index import PythonIndex, configured_index
 from envforge.solver import executable
@@ -63,7 +63,7 @@ class Run:
     def run(self, started: float, old: Old | None) -> tuple[LockReport, str]:
         """Return the report and the text of the lockfile; raise ``EnvforgeError`` if there is no solution."""
         pip = {platform: self.inputs.pip_for(platform) for platform in self.inputs.platforms}
-        virtual = read_virtual_packages(self.inputs) or derive_virtual_packages(self.inputs.platforms, pip)
+        virtual = virtual_packages_of(self.inputs, pip)
         downloads = Downloads(self.request.mirrors, self.progress)
         indexes = {p: self._index(p, pip[p], virtual, downloads) for p in self.inputs.platforms}
         try:

@@ -6,7 +6,6 @@ conda-lock's own default, CUDA 11.4 for every project, is never used.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from envforge.cuda import WheelTag
-from envforge.errors import EnvforgeError, Hint
+from envforge.errors import EnvforgeError
 from envforge.lock.inputs import Inputs
 
 _LINUX = {"__unix": "0", "__linux": "5.10", "__glibc": "2.28"}
@@ -39,18 +38,8 @@ class VirtualPackages:
     source: str
 
     def of(self, platform: str) -> dict[str, str]:
-        """Return the virtual packages of one platform; raise ``EnvforgeError`` if the file doesn't list it."""
-        found = dict(self.subdirs).get(platform)
-        if found is None:
-            raise EnvforgeError(
-                f"`{self.source}` lists no virtual packages for `{platform}`",
-                hint=(
-                    Hint(f"add `{platform}` under `subdirs:`"),
-                    Hint("to derive them from the torch version instead", shlex.join(["rm", self.source])),
-                ),
-                code="no-virtual-packages",
-            )
-        return dict(found)
+        """Return the virtual packages of one platform."""
+        return dict(dict(self.subdirs)[platform])
 
     def words(self) -> tuple[str, ...]:
         """Return one line of text per platform."""
@@ -64,8 +53,20 @@ class VirtualPackages:
         return "\n".join(lines) + "\n"
 
 
-def read_virtual_packages(inputs: Inputs) -> VirtualPackages | None:
-    """Return the contents of virtual-packages.yml, or ``None`` if there is no such file."""
+def virtual_packages_of(inputs: Inputs, pip: Mapping[str, tuple[Requirement, ...]]) -> VirtualPackages:
+    """Return what virtual-packages.yml states; for platforms that it lacks, what their torch version requires."""
+    stated = _read(inputs)
+    missing = [name for name in inputs.platforms if stated is None or name not in dict(stated.subdirs)]
+    derived = _derive(missing, pip)
+    if stated is None:
+        return derived
+    if not missing:
+        return stated
+    source = f"{stated.source}, and from {derived.source} for {', '.join(missing)}"
+    return VirtualPackages(subdirs=(*stated.subdirs, *derived.subdirs), source=source)
+
+
+def _read(inputs: Inputs) -> VirtualPackages | None:
     if inputs.virtual_packages is None:
         return None
     import yaml  # noqa: PLC0415 - slow to import
@@ -83,13 +84,10 @@ def read_virtual_packages(inputs: Inputs) -> VirtualPackages | None:
         at = f"subdirs.{platform}.packages"
         packages = _mapping(_mapping(entry, path, f"subdirs.{platform}").get("packages") or {}, path, at)
         found.append((str(platform), tuple((str(name), str(version)) for name, version in packages.items())))
-    virtual = VirtualPackages(subdirs=tuple(found), source=path)
-    for platform in inputs.platforms:
-        virtual.of(platform)
-    return virtual
+    return VirtualPackages(subdirs=tuple(found), source=path)
 
 
-def derive_virtual_packages(platforms: Iterable[str], pip: Mapping[str, tuple[Requirement, ...]]) -> VirtualPackages:
+def _derive(platforms: Iterable[str], pip: Mapping[str, tuple[Requirement, ...]]) -> VirtualPackages:
     """Return the virtual packages for the torch pin of each platform; ``__cuda`` is absent for a CPU build."""
     subdirs = []
     for platform in platforms:

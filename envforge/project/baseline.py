@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import shlex
 from pathlib import Path, PurePosixPath
 
 from envforge.errors import EnvforgeError, Hint
@@ -17,11 +16,11 @@ from envforge.fields import Document, Fields, WrongValue, read_boolean, read_str
 from envforge.project.record import NAME as PROJECT_FILE
 from envforge.project.record import ProjectRecord
 from envforge.project.staging import PlannedFile
+from envforge.revision import restore_hints
 from envforge.spec import LOCK_FILE
 
 BASELINE = ".envforge/baseline.json"
 NOT_HELD = (LOCK_FILE, BASELINE, PROJECT_FILE)
-_HINT = "to restore it from version control"
 
 
 class BaselineError(EnvforgeError):
@@ -37,25 +36,22 @@ def dump_baseline(files: tuple[PlannedFile, ...]) -> PlannedFile:
 
 def read_baseline(folder: Path, record: ProjectRecord) -> dict[PurePosixPath, PlannedFile]:
     """Read the files of a project's baseline by path; raise ``BaselineError`` if they aren't those of the record."""
-    path, restore = folder / BASELINE, _restore(folder)
+    path = folder / BASELINE
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise BaselineError(
             f"`{path}` does not exist; without it, your changes can't be told from the template's",
-            hint=_HINT,
-            command=restore,
+            hint=_restore(folder),
             code="no-baseline",
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise BaselineError(
-            f"cannot read `{path}`: {error}", hint=_HINT, command=restore, code="baseline-damaged"
-        ) from error
+        raise BaselineError(f"cannot read `{path}`: {error}", hint=_restore(folder), code="baseline-damaged") from error
     document = Document(
         damaged=f"the baseline `{path}` is invalid",
         error=BaselineError,
         code="baseline-damaged",
-        hints=lambda: (Hint(_HINT, restore),),
+        hints=lambda: _restore(folder),
     )
     files = document.read_json(text)
     found = {PurePosixPath(name): _file(files.inner(name), name) for name in files.value}
@@ -63,8 +59,10 @@ def read_baseline(folder: Path, record: ProjectRecord) -> dict[PurePosixPath, Pl
     return found
 
 
-def _restore(folder: Path) -> str:
-    return f"git -C {shlex.quote(str(folder))} checkout HEAD -- {BASELINE} {PROJECT_FILE}"
+def _restore(folder: Path) -> tuple[Hint, ...]:
+    """Return the command that restores baseline and project file if git has both, else one that makes them again."""
+    again = Hint("to create the project again in another directory", "envforge new TEMPLATE DIR")
+    return restore_hints(folder, BASELINE, PROJECT_FILE) or (again,)
 
 
 def _path(file: PlannedFile) -> PurePosixPath:
@@ -103,7 +101,6 @@ def _compare(found: dict[PurePosixPath, PlannedFile], record: ProjectRecord, pat
         raise BaselineError(
             f"`{path}` doesn't match `{PROJECT_FILE}`: expected SHA-256 `{wanted.get(name, 'nothing')}` for `{name}`, "
             f"found `{there.get(name, 'nothing')}`",
-            hint=_HINT,
-            command=_restore(path.parent.parent),
+            hint=_restore(path.parent.parent),
             code="baseline-damaged",
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from envforge.errors import EnvforgeError, Hint
 from envforge.fields import Document, Fields, WrongValue, read_boolean, read_string
 from envforge.project.questions import Answer
 from envforge.report import Json
+from envforge.revision import restore_hints
 from envforge.select import Selection, selection_from_json, selection_to_json
 
 NAME = "envforge.toml"
@@ -145,12 +145,14 @@ def written_files(folder: Path) -> dict[str, str]:
 
 def parse_project_file(text: str, where: str) -> ProjectRecord:
     """Parse the text of an ``envforge.toml``; ``where`` names it in errors."""
-    restore = f"git -C {shlex.quote(str(Path(where).parent))} checkout HEAD -- {NAME}"
     document = Document(
         damaged=f"the project file `{where}` is invalid",
         error=ProjectFileError,
         code="project-file-damaged",
-        hints=lambda: (Hint("to restore it from version control", restore),),
+        hints=lambda: (
+            Hint(f"correct `{where}` at the place that the error names"),
+            *restore_hints(Path(where).parent, NAME),
+        ),
         mapping="a table",
     )
     try:
@@ -189,7 +191,7 @@ def _record(top: Fields, where: str) -> ProjectRecord:
         project=project.need("name", read_string),
         package=project.need("package", read_string),
         answers=tuple((name, answers.need(name, _read_answer)) for name in answers.value),
-        selections=tuple(selection_from_json(s.value, f"{where}, {s.path}") for s in selections),
+        selections=tuple(selection_from_json(s.value, f"{where}, {s.path}", top.document.hints) for s in selections),
         input_sha256=top.inner("environment").need("input_sha256", read_string),
         files=tuple((path, files.need(path, read_string)) for path in sorted(files.value)),
         machine=top.raw("machine"),

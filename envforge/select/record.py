@@ -10,7 +10,7 @@ from enum import Enum
 from typing import TypeVar
 
 from envforge.cuda import WheelTag
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, Hint
 from envforge.fields import (
     Document,
     Fields,
@@ -63,13 +63,13 @@ def refusals_to_json(refused: tuple[Refusal, ...]) -> Json:
     ]
 
 
-def selection_from_json(value: object, where: str) -> Selection:
+def selection_from_json(value: object, where: str, hints: Callable[[], tuple[Hint, ...]] | None = None) -> Selection:
     """Parse the output of ``selection_to_json``; ``where`` names the file, and the table inside it, in errors."""
     document = Document(
         damaged=f"the selection in `{where}` is invalid",
         error=SelectionError,
         code="selection-damaged",
-        hint="to restore the file, check it out from version control",
+        hints=hints,
         mapping="a table",
     )
     top = Fields(document, "", value)

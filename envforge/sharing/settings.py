@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from envforge import toml
-from envforge.errors import EnvforgeError, RequestError
+from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.sharing.address import Address, parse_address
 
 VARIABLE = "ENVFORGE_CATALOGUE"
@@ -47,8 +47,10 @@ def need_catalogue(option: str | None, folder: Path, environment: Mapping[str, s
         raise RequestError(
             f"no catalogue is configured: `--catalogue` and `{VARIABLE}` are not set, and `[catalogue] address` is not "
             f"in `{folder / PROJECT_FILE}` or `{user_file()}`",
-            hint="to use a catalogue, pass `--catalogue URL`; to configure one, add "
-            '`address = "URL"` below `[catalogue]` to one of these files',
+            hint=(
+                Hint("to select a catalogue for this command, pass `--catalogue URL`"),
+                Hint('to configure one for every command, add `address = "URL"` below `[catalogue]` to either file'),
+            ),
             code="no-catalogue",
         )
     return found
@@ -94,8 +96,14 @@ def _document(path: Path) -> dict[str, Any]:
         return toml.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, UnicodeDecodeError, toml.TOMLDecodeError) as error:
-        raise _fault(path, "", "TOML", error) from error
+    except OSError as error:
+        raise EnvforgeError(f"cannot read `{path}`: {error.strerror or error}", code="settings-damaged") from error
+    except (UnicodeDecodeError, toml.TOMLDecodeError) as error:
+        raise EnvforgeError(
+            f"`{path}` is not valid TOML: {error}",
+            hint=f"correct the syntax of `{path}` at that place",
+            code="settings-damaged",
+        ) from error
 
 
 def _table(path: Path) -> dict[str, str]:
@@ -112,6 +120,6 @@ def _fault(path: Path, place: str, wanted: str, found: object) -> EnvforgeError:
     at = f" at `{place}`" if place else ""
     return EnvforgeError(
         f"cannot read `{path}`{at}: expected {wanted}, found `{found}`",
-        hint="fix the value in this file",
+        hint=f"correct this value in `{path}`",
         code="settings-damaged",
     )

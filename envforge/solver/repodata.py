@@ -15,6 +15,7 @@ from rattler import Gateway, SourceConfig
 from rattler.exceptions import CacheDirError, FetchRepoDataError, GatewayError, IoError
 
 from envforge.errors import Hint, OutsideError
+from envforge.mirrors import unreachable_hints
 from envforge.nearest import nearest
 from envforge.solver.channels import Channel, hide
 
@@ -99,25 +100,19 @@ def in_addresses(text: str, channels: tuple[Channel, ...]) -> str:
 
 
 def _hints_unreached(channels: tuple[Channel, ...]) -> tuple[Hint, ...]:
-    mirrored = _mirror_hints(channels)
-    if mirrored:
-        return mirrored
-    parts = urlsplit(hide(channels[0].address))
-    return (
-        Hint("check the network connection and proxy settings (`HTTPS_PROXY`)"),
-        Hint(f"to read this channel from a mirror, pass `--mirror {parts.scheme}://{parts.netloc}=https://MIRROR`"),
-    )
+    first = _mirrored(channels) or channels[0]
+    return unreachable_hints(hide(first.address), hide(first.source))
 
 
 def _hints_unread(channels: tuple[Channel, ...]) -> tuple[Hint, ...]:
     near = nearest(channels[0].name, _CHANNELS, alike=0.8)
     if near is not None and near != channels[0].name:
         return (Hint(f"did you mean channel `{near}`?"),)
-    return _mirror_hints(channels) or (Hint(f"check the URL `{hide(channels[0].address)}`, or try again later"),)
+    mirrored = _mirrored(channels)
+    if mirrored is not None:
+        return unreachable_hints(hide(mirrored.address), hide(mirrored.source))
+    return (Hint(f"check the URL `{hide(channels[0].address)}`, or try again later"),)
 
 
-def _mirror_hints(channels: tuple[Channel, ...]) -> tuple[Hint, ...]:
-    mirrored = next((channel for channel in channels if channel.source != channel.address), None)
-    if mirrored is None:
-        return ()
-    return (Hint(f"check the mirror URL `{hide(mirrored.source)}` in `--mirror` or `ENVFORGE_MIRRORS`"),)
+def _mirrored(channels: tuple[Channel, ...]) -> Channel | None:
+    return next((channel for channel in channels if channel.source != channel.address), None)

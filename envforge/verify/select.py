@@ -57,7 +57,7 @@ def _refuse_empty(asked: Asked, questions: Sequence[Question]) -> None:
         raise RequestError(
             f"no {empty[0]} checks left: `--fast` and `--skip` exclude all of them",
             hint=(
-                Hint("omit `--fast` or `--skip`"),
+                Hint("to run at least one check, omit `--fast` or `--skip`"),
                 Hint("to list the checks with their cost", "envforge verify --list"),
             ),
             code="nothing-to-check",

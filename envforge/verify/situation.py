@@ -19,7 +19,8 @@ from envforge.install.journal import read_journal
 from envforge.install.variant_files import FOLDER as VARIANTS
 from envforge.install.variant_files import LOCK_NAME, list_variants
 from envforge.install.variants import variant_lock
-from envforge.lockfile import Lockfile, LockfileError
+from envforge.lock.project import lock_command, platform_hints
+from envforge.lockfile import Lockfile, LockfileError, repair_hints
 from envforge.probe import World
 from envforge.probe.system import conda_subdir
 from envforge.project.record import read_project_file
@@ -29,10 +30,8 @@ from envforge.verify.machine.tables import matrix
 from envforge.verify.observe import Situation, Surroundings
 from envforge.verify.record import Asked, NotObserved, ProjectFacts
 from envforge.verify.select import Chosen
-from envforge.verify.texts import lock_command
 from envforge.verify.values import QUESTIONS, Question
 
-_LOCK = "envforge lock"
 _IN_PROJECT = "cd PROJECT && envforge verify"
 
 
@@ -139,13 +138,14 @@ def project_facts(project: Path | None, lock: Path | None, platform: str) -> Pro
     facts = replace(facts, lock_file=shown, variant=lock.parent.name if lock.parent.parent.name == VARIANTS else None)
     try:
         data = _read_bytes(lock)
-        locked = parse_any_lock(data.decode("utf-8"), shown, platform)
-        _require_platform(locked, shown, platform)
+        locked = parse_any_lock(data.decode("utf-8"), shown, platform, lock)
+        _require_platform(locked, lock, shown, platform)
         needs = requirements_of(locked, platform, matrix()).words
     except UnicodeDecodeError as error:
-        return replace(facts, lock_unreadable=f"the lockfile `{shown}` is not UTF-8: {error}", lock_command=_LOCK)
+        command = next((hint.command for hint in repair_hints(lock)), "")
+        return replace(facts, lock_unreadable=f"the lockfile `{shown}` is not UTF-8: {error}", lock_command=command)
     except EnvforgeError as error:
-        return replace(facts, lock_unreadable=error.message, lock_command=next(iter(error.commands), _LOCK))
+        return replace(facts, lock_unreadable=error.message, lock_command=next(iter(error.commands), ""))
     return replace(
         facts, lock_sha256=hashlib.sha256(data).hexdigest(), lock_platforms=locked.platforms, lock_needs=needs
     )
@@ -165,14 +165,13 @@ def _of_project(project: Path | None) -> ProjectFacts:
     )
 
 
-def _require_platform(locked: Lockfile, shown: str, platform: str) -> None:
+def _require_platform(locked: Lockfile, lock: Path, shown: str, platform: str) -> None:
     if platform in locked.platforms:
         return
     names = ", ".join(f"`{name}`" for name in locked.platforms) or "no platform"
     raise LockfileError(
         f"the platform `{platform}` is not in the lockfile `{shown}`, which is for {names}",
-        hint="to lock this platform, too",
-        command=lock_command((*locked.platforms, platform)),
+        hint=platform_hints(lock, locked.platforms, platform),
         code="platform-not-locked",
     )
 
@@ -184,7 +183,7 @@ def _read_bytes(lock: Path) -> bytes:
         raise LockfileError(
             f"failed to read the lockfile `{lock}`: {error.strerror or error}",
             hint="to create the lockfile",
-            command=_LOCK,
+            command=lock_command(lock),
             code="lockfile-unreadable",
         ) from error
 

@@ -12,7 +12,6 @@ from envforge.verify.record import NotObserved, Record
 from envforge.verify.values import Check, Judgement, Question, Verdict
 
 _NAMES = {"machine": "the machine", "environment": "the environment", "training": "training"}
-_LOCK_COMMAND = "envforge lock"
 
 
 def _lack(record: Record, question: Question) -> NotObserved | None:
@@ -55,7 +54,7 @@ def _lock(record: Record) -> Iterable[Judgement]:
             observed=project.lock_unreadable,
             wanted="a valid lockfile for this platform",
             source=project.lock_file,
-            command=project.lock_command or _LOCK_COMMAND,
+            command=project.lock_command,
         )
     else:
         needs = f"; it requires {project.lock_needs}" if project.lock_needs else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from pathlib import Path
 
 import keyring
@@ -101,8 +102,8 @@ def test_two_places_or_two_locks_are_refused(project: Path, capsys: pytest.Captu
     assert main(["install", "--name", "a", "--prefix", "b"]) == 2
     assert main(["install", "conda-lock.yml", "--variant", "cpu"]) == 2
     said = capsys.readouterr().err
-    assert "hint: omit `--prefix` or `--name`\n" in said
-    assert "hint: omit the lockfile or `--variant`\n" in said
+    assert "hint: to select one environment, omit `--prefix` or `--name`\n" in said
+    assert "hint: to select one lockfile, omit the path or `--variant`\n" in said
 
 
 def test_a_project_without_a_lock_says_how_to_make_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,8 +257,25 @@ def test_dry_run_of_a_matching_environment_has_nothing_to_do(project: Path, caps
 def test_dry_run_offline_sends_no_request(project: Path, server: Loopback, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["install", "--dry-run", "--offline"]) == 0
     assert server.requests == ()
-    assert "would download 2 files; the cache has 0\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "2 files are not in the cache, so `--offline` would fail; the cache has 0\n" in out
+    assert re.search(r"^  missing     unknown  greeting 1\.0$", out, re.MULTILINE)
     assert not (project / ".conda").exists()
+
+
+def test_dry_run_without_a_network_gives_the_reason_once(
+    project: Path, lock: LockWriter, channel: Channel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{taken.getsockname()[1]}"
+        text = (project / "conda-lock.yml").read_text(encoding="utf-8")
+        base = lock.rows[0]["url"].split("/")[2]
+        (project / "conda-lock.yml").write_text(text.replace(base, host), encoding="utf-8")
+        assert main(["install", "--dry-run"]) == 0
+    err = capsys.readouterr().err
+    assert "reading file sizes: 2 packages in " in err
+    assert err.count(f"the sizes of files on `{host}` are unknown: could not connect to the host") == 1
 
 
 @pytest.mark.usefixtures("own_lock")
@@ -290,7 +308,7 @@ def test_hint_of_a_stale_lockfile_works_from_a_subdirectory(
     (project / "src").mkdir()
     monkeypatch.chdir(project / "src")
     assert main(["install"]) == 0
-    assert "run `envforge lock --file ../environment.yml`" in capsys.readouterr().err
+    assert "to update the lockfile, run `envforge lock`\n" in capsys.readouterr().err
 
 
 def test_variant_is_found_from_a_subdirectory(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

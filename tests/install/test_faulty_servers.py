@@ -210,3 +210,27 @@ def test_a_proxy_of_the_environment_is_used(
     place.install(lock)
     assert (place.prefix / "share" / "greeting.txt").exists()
     assert [request.headers["host"] for request in server.requests] == ["conda.example"]
+
+
+def test_interrupted_download_is_continued_only_after_bytes(
+    greeting: Path, place: Place, server: Loopback, path: str
+) -> None:
+    server.fail(path, Fault(status=503))
+    with pytest.raises(EnvforgeError) as caught:
+        place.install(greeting)
+    assert "continue" not in caught.value.hint
+    server.heal()
+    server.fail(path, Fault(truncate_at=100))
+    with pytest.raises(EnvforgeError) as caught:
+        place.install(greeting)
+    assert caught.value.hint == "to continue the interrupted download, run this command again"
+
+
+def test_dead_proxy_is_named(channel: Channel, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    lock = LockWriter("http://conda.example").conda(channel.packages["greeting"]).write(tmp_path / "conda-lock.yml")
+    with pytest.raises(EnvforgeError, match="could not connect to the proxy") as caught:
+        place.install(lock, retry=Retry(delays_s=()))
+    assert "`127.0.0.1:9`, which `http_proxy` selects" in caught.value.hint

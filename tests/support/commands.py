@@ -34,6 +34,7 @@ OTHER_PROGRAMS = frozenset(
         "export",
         "free",
         "getent",
+        "find",
         "git",
         "grep",
         "head",

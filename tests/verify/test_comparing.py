@@ -142,6 +142,8 @@ def test_a_record_of_another_version_is_refused_by_its_name(files: Path, capsys:
 
 def test_one_record_cannot_be_compared(files: Path, capsys: Captured) -> None:
     assert main(["compare", "a.json"]) == 2
+    assert main(["compare", "a.json", "a.json"]) == 2
+    assert "two or more different records, found 1: `a.json`" in capsys.readouterr().err
 
 
 def test_records_of_one_name_are_told_apart_by_their_folders(files: Path, capsys: Captured) -> None:

@@ -135,12 +135,13 @@ def test_a_lock_that_can_be_read_is_named_by_its_bytes(project: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "failed to read the lockfile"), (b"version: [", "conda-lock.yml"), (b"\xff\xfe", "not UTF-8")],
+    [(None, "failed to read the lockfile"), (b"version: 1\nmetadata: [", "conda-lock.yml"), (b"\xff\xfe", "not UTF-8")],
 )
 def test_a_lock_that_cannot_be_read_is_a_fact_with_a_command(project: Path, content: bytes | None, said: str) -> None:
     lock = project / "conda-lock.yml"
     lock.unlink()
     (project / "envforge.toml").write_text("")
+    (project / "environment.yml").touch()
     if content is not None:
         lock.write_bytes(content)
     situation, surroundings = found(project)
@@ -153,6 +154,7 @@ def test_a_lock_that_cannot_be_read_is_a_fact_with_a_command(project: Path, cont
 def test_a_lock_for_another_platform_is_a_fact_with_a_command(tmp_path: Path) -> None:
     lock = LockWriter(BASE).write(tmp_path / "conda-lock.yml")
     lock.write_text(lock.read_text().replace("linux-64", "osx-arm64"))
+    (tmp_path / "environment.yml").touch()
     facts = project_facts(tmp_path)
     assert "`linux-64` is not in the lockfile" in str(facts.lock_unreadable)
-    assert facts.lock_command == "envforge lock -p osx-arm64 -p linux-64"
+    assert facts.lock_command == f"envforge lock -f {tmp_path / 'environment.yml'}"

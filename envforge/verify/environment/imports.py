@@ -120,18 +120,28 @@ def _outside(facts: EnvironmentFacts) -> Iterator[Judgement]:
         return
     outside = [library for library in libraries if not library.inside and library.family in _CUDA_LIBRARIES]
     for library in outside:
+        added_by = _added_by(facts, library.path)
         yield Judgement(
             verdict=Verdict.FAIL,
-            observed=f"`{library.path}` is loaded",
+            observed=f"`{library.path}` is loaded" + (f", because `{added_by}` adds its directory" if added_by else ""),
             wanted=f"{library.family} of the environment `{facts.prefix}`",
             source="/proc/self/maps after import torch",
             subject=library.family,
-            command=without_library_path(facts),
+            command=f"find {quoted(facts.prefix or '.')} -name {quoted(added_by)}"
+            if added_by
+            else without_library_path(facts),
         )
     if not outside:
         yield passed(
             f"{len(libraries)} libraries, all from this environment", source="/proc/self/maps after import torch"
         )
+
+
+def _added_by(facts: EnvironmentFacts, path: str) -> str:
+    """Return the ``.pth`` file that makes Python import from the directory of a library; empty if there is none."""
+    entries = facts.python.value.pth if facts.python.value is not None else ()
+    named = (entry.partition(": ") for entry in entries)
+    return next((name for name, _, folder in named if folder and path.startswith(folder.rstrip("/") + "/")), "")
 
 
 def _openmp(facts: EnvironmentFacts) -> Iterator[Judgement]:

@@ -51,8 +51,8 @@ def _missing(case: Case) -> Judgement:
     if scheduler is not None:
         where = "this Slurm job has none" if scheduler == "slurm job" else "a Slurm login node has none"
         return fail(f"no NVIDIA GPU: {where}", wanted=wanted, source=_PCI, command=_ON_COMPUTE_NODE)
-    command = "docker run --rm --gpus all IMAGE nvidia-smi" if case.facts.system.container else _LOOK_AT_BUS
-    return fail("no NVIDIA GPU on the PCI bus and no driver", wanted=wanted, source=_PCI, command=command)
+    # a container lists the devices of its host, too, so the way out is another build and not another `docker run`
+    return fail("no NVIDIA GPU on the PCI bus and no driver", wanted=wanted, source=_PCI, command=case.explain)
 
 
 def _loaded(case: Case) -> Iterator[Judgement]:

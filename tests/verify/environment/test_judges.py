@@ -97,6 +97,14 @@ def test_a_project_installed_to_be_edited_is_told_and_is_no_complaint() -> None:
     assert "/home/me/mine" not in finding.observed
 
 
+def test_library_from_a_pth_file_names_the_file() -> None:
+    python = replace(PYTHON, pth=("other.pth: /usr/local/cuda",))
+    changes = {"libraries": Signal(value=(*LIBRARIES, OUTSIDE)), "python": Signal(value=python)}
+    finding = findings(facts(**changes))["library-from-outside"]
+    assert "because `other.pth` adds its directory" in finding.observed
+    assert finding.command.endswith(" -name other.pth")
+
+
 def test_every_check_has_a_record_that_triggers_it() -> None:
     assert {row[0] for row in TRIGGERS} == {check.id for check in CHECKS}
 

@@ -11,7 +11,7 @@ import pytest
 
 from envforge import catalogue
 from envforge.cli import main
-from envforge.distribution import pinned_requirement
+from envforge.distribution import distribution_name, pinned_requirement
 from envforge.machine.profiles import load_machine
 from envforge.project.record import read_project_file
 from envforge.project.smoke import interpreter_torch
@@ -19,6 +19,7 @@ from envforge.resources import lockfiles_root
 from tests.project.trees import tree
 
 TEMPLATE = "image-classification"
+NAME = distribution_name()
 CU118 = (TEMPLATE, "net", "--machine", "a10g", "--cuda", "11.8")
 GENERATED = {"envforge.toml", "environment.yml", "virtual-packages.yml"}
 
@@ -147,10 +148,13 @@ def test_new_in_repository_root_has_no_note(here: Path, capsys: pytest.CaptureFi
     ("option", "variable", "settings", "recorded"),
     [
         (None, None, None, ""),
-        ("tool @ git+https://host.example/tool.git", None, None, "tool @ git+https://host.example/tool.git"),
-        (None, "./tool.whl", None, "./tool.whl"),
-        (None, None, "tool==2", "tool==2"),
-        ("tool==1", "./tool.whl", "tool==2", "tool==1"),
+        (f"{NAME} @ git+https://host.example/x.git", None, None, f"{NAME} @ git+https://host.example/x.git"),
+        (None, "./tool", None, "./tool"),
+        (None, None, f"{NAME}>=2", f"{NAME}>=2"),
+        ("1", "./tool", f"{NAME}==2", f"{NAME}==1"),
+        (None, "2.0", None, f"{NAME}==2.0"),
+        (None, None, "3.0", f"{NAME}==3.0"),
+        (None, "", None, ""),
     ],
 )
 def test_requirement_reaches_files_and_record(
@@ -190,14 +194,45 @@ def test_update_keeps_recorded_requirement(here: Path, monkeypatch: pytest.Monke
     (here / "demo" / "files").mkdir(parents=True)
     (here / "demo" / "template.yml").write_text("{name: demo, version: 1, summary: A demo}", encoding="utf-8")
     (here / "demo" / "files" / "setup.sh.jinja").write_text("{{ envforge_requirement }}\n", encoding="utf-8")
-    assert _new("./demo", "net", "--machine", "cpu", "--no-lock", "--envforge", "tool==1") == 0
-    monkeypatch.setenv("ENVFORGE_REQUIREMENT", "tool==2")
+    assert _new("./demo", "net", "--machine", "cpu", "--no-lock", "--envforge", "1") == 0
+    monkeypatch.setenv("ENVFORGE_REQUIREMENT", "2")
 
     assert main(["update", "--directory", "net", "--check"]) == 0
-    assert main(["update", "--directory", "net", "--envforge", "tool==3"]) == 0
+    assert main(["update", "--directory", "net", "--envforge", "3"]) == 0
 
-    assert (here / "net" / "setup.sh").read_text(encoding="utf-8") == "tool==3\n"
+    assert (here / "net" / "setup.sh").read_text(encoding="utf-8") == f"{NAME}==3\n"
     assert main(["update", "--directory", "net", "--check"]) == 0
+
+
+@pytest.mark.parametrize(
+    "value", ["", "torchvision==1", "--upgrade", "https://ada:secret@host.example/envforge.zip", "1\n2"]
+)
+def test_new_and_update_reject_a_bad_requirement(here: Path, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "demo" / "files").mkdir(parents=True)
+    (here / "demo" / "template.yml").write_text("{name: demo, version: 1, summary: A demo}", encoding="utf-8")
+    options = ("--machine", "cpu", "--no-lock")
+    assert _new("./demo", "net", *options, f"--envforge={value}") == 2
+    assert not (here / "net").exists()
+    assert "in `--envforge`" in capsys.readouterr().err or not value.startswith("https")
+
+    assert _new("./demo", "net", *options) == 0
+    before = (here / "net" / "envforge.toml").read_bytes()
+    assert main(["update", "--directory", "net", f"--envforge={value}"]) == 2
+    assert (here / "net" / "envforge.toml").read_bytes() == before
+    assert "secret" not in capsys.readouterr().err
+
+
+def test_update_names_the_file_with_a_bad_requirement(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "demo" / "files").mkdir(parents=True)
+    (here / "demo" / "template.yml").write_text("{name: demo, version: 1, summary: A demo}", encoding="utf-8")
+    assert _new("./demo", "net", "--machine", "cpu", "--no-lock", "--envforge", "1") == 0
+    record = here / "net" / "envforge.toml"
+    record.write_text(record.read_text(encoding="utf-8").replace(f"{NAME}==1", "other==1"), encoding="utf-8")
+
+    assert main(["update", "--directory", "net", "--check"]) == 2
+    assert f"`envforge_requirement` in `{Path('net', 'envforge.toml')}`" in capsys.readouterr().err
+    assert main(["update", "--directory", "net", "--envforge", "2"]) == 0
+    assert f"{NAME}==2" in record.read_text(encoding="utf-8")
 
 
 def test_smoke_without_gpu_runs_the_cpu_part(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

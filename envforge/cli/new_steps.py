@@ -112,24 +112,22 @@ def run_smoke_test(request: NewRequest, outcome: new_report.Outcome) -> new_repo
     here, project = load_machine(None, real), outcome.project
     selection = next((s for s in project.selections if s.build.platform == here.platform), project.selections[0])
     lock_name = "the lockfile" if outcome.lock.text is not None else "environment.yml"
-    reason = gpu_skip_reason(selection, here, load_matrix(), lock_name)
-    found = None if request.install or not here.has_nvidia else interpreter_torch()
-    is_other = found is not None and is_other_build(found, selection)
-    if is_other:
-        pin = selection.build.pin(selection.build.torch)
-        reason = f"this interpreter has {found}, {lock_name} has torch {pin}"
+    found = None if request.install else interpreter_torch()
+    reason = gpu_skip_reason(selection, here, load_matrix(), lock_name, found)
+    can_skip = can_skip_gpu(outcome.files, project.package)
+    is_other = found is not None and not selection.build.tag.is_cpu and is_other_build(found, selection)
     run = SmokeRun(
         python=str(outcome.python) if request.install else sys.executable,
         folder=outcome.target,
         package=project.package,
-        require_gpu=here.has_nvidia and not reason,
-        skip_reason=reason,
+        require_gpu=not reason,
+        skip_reason=reason if can_skip else "",
     )
     result = new_report.Smoke(
-        ran=not reason or can_skip_gpu(outcome.files, project.package),
-        gpu="passed" if run.require_gpu else "not-run",
-        reason=reason or ("" if run.require_gpu else "this machine has no NVIDIA GPU"),
-        is_other_build=is_other,
+        ran=not reason or can_skip or not here.visible_gpus,
+        gpu="not-run" if reason else "passed",
+        reason=reason,
+        shows_commands=is_other and bool(here.visible_gpus),
     )
     click.echo("\nSmoke test:", err=request.as_json)
     sys.stdout.flush()

@@ -15,7 +15,7 @@ from envforge.distribution import distribution_name, pinned_requirement
 from envforge.machine.profiles import load_machine
 from envforge.project.record import read_project_file
 from envforge.project.smoke import interpreter_torch
-from envforge.resources import lockfiles_root
+from envforge.resources import lockfiles_root, templates_root
 from tests.project.trees import tree
 
 TEMPLATE = "image-classification"
@@ -241,6 +241,31 @@ def test_smoke_without_gpu_runs_the_cpu_part(here: Path, capfd: pytest.CaptureFi
     assert _new("./demo", "net", "--machine", "a10g", "--cuda", "11.8", "--no-lock", "--smoke", "--trust") == 0
 
     assert "arguments: []" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("tag", ["11.8", "cpu"])
+def test_smoke_with_signs_of_nvidia_never_fails_or_passes_the_gpu(
+    here: Path, tag: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A program that fails, as on a login node, is a sign for the project's smoke test, but no GPU for envforge."""
+    _write_smoke_template(here, "--skip-gpu")
+    package = here / "demo" / "files" / "__package__"
+    (package / "smoke.py").write_text(
+        "import sys\nfrom .nvidia import nvidia_signs\nprint('signs:', nvidia_signs(), sys.argv[1:])\n"
+        "sys.exit(bool(nvidia_signs()) and '--skip-gpu' not in sys.argv)\n",
+        encoding="utf-8",
+    )
+    detector = templates_root() / "common" / "files" / "__package__" / "nvidia.py"
+    (package / "nvidia.py").write_bytes(detector.read_bytes())
+    program = here / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexit 9\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+
+    assert _new("./demo", "net", "--cuda", tag, "--no-lock", "--smoke", "--trust") == 0
+
+    assert f"nvidia-smi ({program})" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("supports_skip", [True, False])

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from envforge.cli import new_report
-from envforge.cli.options import chosen_mirrors, machine_here, platform_here
+from envforge.cli.options import chosen_mirrors, hints_inside, machine_here, platform_here
 from envforge.cli.prefix_options import DEFAULT_PREFIX
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 from envforge.matrix import load_matrix
@@ -84,9 +83,7 @@ def install_lock(request: NewRequest, outcome: new_report.Outcome) -> new_report
         click.echo(f"note: the project is complete; to complete its environment, run `{later}`", err=True)
         raise
     except EnvforgeError as error:
-        # hints of the install are followed in the project's directory
-        inside = (replace(hint, command=f"{enter} {hint.command}" if hint.command else "") for hint in error.hints)
-        error.hints = (again, *(hint for hint in inside if hint.command != later))
+        error.hints = (again, *(hint for hint in hints_inside(outcome.target, error.hints) if hint.command != later))
         raise
     except OSError as error:
         raise OutsideError(f"the installation failed: {error}", hint=(again,), code="operating-system") from error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from envforge.cli.options import Decorator, chosen_machine, json_option, machine_option, repeated_command
+from envforge.cli.options import Decorator, chosen_machine, hints_inside, json_option, machine_option, repeated_command
 from envforge.cli.project_options import (
     LockOptions,
     TemplateOptions,
@@ -212,7 +212,7 @@ def _lock(request: UpdateOptions, planned: Update) -> Locks:
     except EnvforgeError as error:
         error.hints = (
             Hint("to update the project without its lockfile", repeated_command({"no_lock": True, "fresh": None})),
-            *error.hints,
+            *hints_inside(planned.folder, error.hints, "then, in the project, "),
         )
         raise
     warnings = [*(() if own is None else own.warnings)]

@@ -133,8 +133,8 @@ def _not_cached(artifact: Artifact) -> EnvforgeError:
     return OutsideError(
         f"`{artifact.label}` is not in the cache, and can't be downloaded from "
         f"`{without_credentials(artifact.package.url)}` because `--offline` was provided",
-        hint="run the command once without `--offline`, or pass `--mirror FROM=file:///DIR` with a directory that "
-        "contains the file",
+        hint="to download it, omit `--offline`; to use a directory that contains the file, pass "
+        "`--mirror FROM=file:///DIR`",
         code="not-cached",
     )
 

@@ -307,8 +307,9 @@ def _failed(artifact: Artifact, url: str, reason: str, *, status: int | None = N
             Hint("to download it from a mirror, pass `--mirror FROM=TO`"),
         ),
     }
+    retry = (Hint("check the network connection, or try again later; an interrupted download continues"),)
     return OutsideError(
         f"failed to download `{artifact.label}` from `{shown}`{through}: {reason}",
-        hint=hints.get(status or 0, (Hint("run the command again; it continues the interrupted download"),)),
+        hint=hints.get(status or 0, retry),
         code="download-failed",
     )

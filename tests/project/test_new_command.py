@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+import envforge
 from envforge import catalogue
 from envforge.cli import main
 from envforge.distribution import distribution_name, pinned_requirement
+from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.machine.profiles import load_machine
 from envforge.project.record import read_project_file
 from envforge.project.smoke import interpreter_torch
@@ -233,6 +236,61 @@ def test_update_names_the_file_with_a_bad_requirement(here: Path, capsys: pytest
     assert f"`envforge_requirement` in `{Path('net', 'envforge.toml')}`" in capsys.readouterr().err
     assert main(["update", "--directory", "net", "--envforge", "2"]) == 0
     assert f"{NAME}==2" in record.read_text(encoding="utf-8")
+
+
+INNER = (
+    Hint("to lock again", "envforge lock"),
+    Hint("check the network connection"),
+    Hint("to install", "envforge install"),
+)
+
+
+def test_hints_of_install_hold_after_new(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OutsideError("no route", hint=INNER, code="download-failed")
+
+    monkeypatch.setattr("envforge.install.install", fail)
+    assert _new(TEMPLATE, "my net", "--name", "net", "--machine", "cpu", "--cuda", "11.8", "--install") == 3
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "hint: the project is complete; to install its environment later, run `cd 'my net' && envforge install`; "
+        "to lock again, run `cd 'my net' && envforge lock`; check the network connection"
+    )
+
+
+@pytest.mark.parametrize("part", ["install", "lock"])
+def test_no_hint_passed_on_by_new_repeats_the_command(part: str) -> None:
+    """A new project exists after its installation has failed, so `envforge new` can't be run again."""
+    sources = sorted((Path(envforge.__file__).parent / part).rglob("*.py"))
+    texts = {path.name: path.read_text(encoding="utf-8") for path in sources}
+    found = [f"{name}: {line}" for name, text in texts.items() for line in re.findall(r".*the command again.*", text)]
+    assert sources
+    assert found == []
+
+
+@pytest.mark.parametrize("command", ["new", "update"])
+def test_hints_of_lock_enter_the_project(
+    here: Path, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise EnvforgeError("no solution", hint=INNER[:2], code="no-solution")
+
+    words = ("--machine", "cpu", "--cuda", "cpu")
+    assert command == "new" or _new(TEMPLATE, "net", *words) == 0
+    monkeypatch.setattr("envforge.project.locking.obtain_lock", fail)
+    monkeypatch.setattr("envforge.cli.new_lock.obtain_lock", fail)
+    monkeypatch.setattr("envforge.cli.new_lock.unreachable_host", lambda *_: None)
+    monkeypatch.setattr("envforge.cli.new_lock.find_lock", lambda *_: None)
+    capsys.readouterr()
+    if command == "new":
+        assert _new(TEMPLATE, "net", *words) == 1
+    else:
+        assert main(["update", "--directory", "net", "--cuda", "11.8"]) == 1
+    error = capsys.readouterr().err
+    assert error.endswith(
+        "then, in the project, to lock again, run `cd net && envforge lock`; check the network connection\n"
+    )
 
 
 def test_smoke_without_gpu_runs_the_cpu_part(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

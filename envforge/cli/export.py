@@ -92,7 +92,6 @@ def _requirement(kind: str, option: str | None) -> str:
     from envforge.distribution import fleet_requirement
     from envforge.errors import RequestError
     from envforge.export import FORMATS
-    from envforge.lock.inputs import refuse_credentials
 
     if not FORMATS[kind].installs_envforge:
         if option is not None:
@@ -103,9 +102,7 @@ def _requirement(kind: str, option: str | None) -> str:
                 code="no-requirement-needed",
             )
         return ""
-    requirement = fleet_requirement(option, os.environ)
-    refuse_credentials("the requirement of envforge", (requirement,))
-    return requirement
+    return fleet_requirement(option, os.environ)
 
 
 def _to_json(kind: str, platforms: tuple[str, ...], written: tuple[Path, ...], text: str | None) -> Json:

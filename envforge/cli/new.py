@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -19,10 +20,10 @@ from envforge.cli.project_options import (
     TemplateOptions,
     lock_options,
     requirement_option,
-    stated_requirement,
     template_options,
 )
 from envforge.cli.selection_options import SelectionOptions, selection_options
+from envforge.distribution import stated_requirement
 from envforge.errors import RequestError
 from envforge.machine.record import machine_to_json
 from envforge.machine.redact import redact
@@ -277,7 +278,7 @@ def _project(
         machine=machine_to_json(redact(query.machine)),
         groups=groups,
         origin=replace(opened.origin, source=_recorded_source(opened, request)),
-        envforge_requirement=stated_requirement(request.envforge),
+        envforge_requirement=stated_requirement(request.envforge, os.environ) or "",
     )
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envforge.cli.lock_progress import show_progress
-from envforge.cli.options import repeated_command
+from envforge.cli.options import hints_inside, repeated_command
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.project.locking import ProjectLock, find_lock, obtain_lock
 from envforge.project.offline import locked_projects, unreachable_host
@@ -39,9 +38,9 @@ def locked(request: NewRequest, project: Project, query: BuildQuery) -> tuple[Pr
         try:
             return project, obtain_lock(project.texts, way, show), ()
         except EnvforgeError as error:
-            directory = shlex.quote(request.directory or project.template.name)
             # the project isn't written, so hints of the lock apply once it was created without a lockfile
-            inside = (replace(h, command=f"cd {directory} && {h.command}" if h.command else "") for h in error.hints)
+            target = Path(request.directory or project.template.name)
+            inside = hints_inside(target, error.hints, "then, in the project, ")
             error.hints = (*_ways_without_solve(request, project, query), *inside)
             raise
 

@@ -39,13 +39,14 @@ class Installed:
 class Smoke:
     """The result of ``--smoke``. ``ran`` is false if nothing was run; ``gpu`` is ``passed`` or ``not-run``.
 
-    ``reason`` is why the GPU part was not run. ``is_other_build``: the interpreter's torch isn't the lockfile's.
+    ``reason`` says why the GPU part was not run. ``shows_commands``: the report of the test ends with the commands that
+    run the GPU part in the locked environment.
     """
 
     ran: bool
     gpu: str
     reason: str
-    is_other_build: bool
+    shows_commands: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +133,7 @@ def say(outcome: Outcome) -> None:
 
 def say_next(outcome: Outcome) -> None:
     """Print the commands that come next."""
-    if outcome.dry_run or (outcome.smoke is not None and outcome.smoke.is_other_build):
+    if outcome.dry_run or (outcome.smoke is not None and outcome.smoke.shows_commands):
         return  # the report of the smoke test ends with the same commands
     click.echo("\nNext:")
     for command in next_commands(outcome):
@@ -151,7 +152,7 @@ def say_smoke(outcome: Outcome, smoke: Smoke) -> None:
     if smoke.ran:
         return
     click.echo(f"not run, because {smoke.reason}")
-    if smoke.is_other_build:
+    if smoke.shows_commands:
         make = "envforge install" if outcome.lock.text is not None else "envforge lock && envforge install"
         click.echo("To run it in the locked environment:")
         click.echo(f"  cd {shlex.quote(str(outcome.target))} && {make}")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from envforge.cli import new_report
-from envforge.cli.options import chosen_mirrors, machine_here, platform_here
+from envforge.cli.options import chosen_mirrors, hints_inside, machine_here, platform_here
 from envforge.cli.prefix_options import DEFAULT_PREFIX
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 from envforge.matrix import load_matrix
@@ -84,9 +83,7 @@ def install_lock(request: NewRequest, outcome: new_report.Outcome) -> new_report
         click.echo(f"note: the project is complete; to complete its environment, run `{later}`", err=True)
         raise
     except EnvforgeError as error:
-        # hints of the install are followed in the project's directory
-        inside = (replace(hint, command=f"{enter} {hint.command}" if hint.command else "") for hint in error.hints)
-        error.hints = (again, *(hint for hint in inside if hint.command != later))
+        error.hints = (again, *(hint for hint in hints_inside(outcome.target, error.hints) if hint.command != later))
         raise
     except OSError as error:
         raise OutsideError(f"the installation failed: {error}", hint=(again,), code="operating-system") from error
@@ -112,24 +109,22 @@ def run_smoke_test(request: NewRequest, outcome: new_report.Outcome) -> new_repo
     here, project = load_machine(None, real), outcome.project
     selection = next((s for s in project.selections if s.build.platform == here.platform), project.selections[0])
     lock_name = "the lockfile" if outcome.lock.text is not None else "environment.yml"
-    reason = gpu_skip_reason(selection, here, load_matrix(), lock_name)
-    found = None if request.install or not here.has_nvidia else interpreter_torch()
-    is_other = found is not None and is_other_build(found, selection)
-    if is_other:
-        pin = selection.build.pin(selection.build.torch)
-        reason = f"this interpreter has {found}, {lock_name} has torch {pin}"
+    found = None if request.install else interpreter_torch()
+    reason = gpu_skip_reason(selection, here, load_matrix(), lock_name, found)
+    can_skip = can_skip_gpu(outcome.files, project.package)
+    is_other = found is not None and not selection.build.tag.is_cpu and is_other_build(found, selection)
     run = SmokeRun(
         python=str(outcome.python) if request.install else sys.executable,
         folder=outcome.target,
         package=project.package,
-        require_gpu=here.has_nvidia and not reason,
-        skip_reason=reason,
+        require_gpu=not reason,
+        skip_reason=reason if can_skip else "",
     )
     result = new_report.Smoke(
-        ran=not reason or can_skip_gpu(outcome.files, project.package),
-        gpu="passed" if run.require_gpu else "not-run",
-        reason=reason or ("" if run.require_gpu else "this machine has no NVIDIA GPU"),
-        is_other_build=is_other,
+        ran=not reason or can_skip or not here.visible_gpus,
+        gpu="not-run" if reason else "passed",
+        reason=reason,
+        shows_commands=is_other and bool(here.visible_gpus),
     )
     click.echo("\nSmoke test:", err=request.as_json)
     sys.stdout.flush()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from envforge.errors import Hint
 
 if TYPE_CHECKING:
     from envforge.machine import Machine
@@ -57,6 +59,15 @@ def repeated_command(changes: Mapping[str, str | bool | None]) -> str:
             words += [] if isinstance(parameter, click.Argument) else [max(parameter.opts, key=len)]
             words += [] if each is True else [without_credentials(str(each))]
     return shlex.join(["envforge", *words[1:]])
+
+
+def hints_inside(directory: Path, hints: Iterable[Hint], purpose: str = "") -> tuple[Hint, ...]:
+    """Return the hints of a part of this command, whose commands apply in another directory; ``purpose`` precedes them.
+
+    Hints without a command are kept, so they must not say what to do with the command that was run.
+    """
+    enter = "" if directory.absolute() == Path.cwd() else f"cd {shlex.quote(str(directory))} && "
+    return tuple(Hint(f"{purpose}{h.purpose}", f"{enter}{h.command}") if h.command else h for h in hints)
 
 
 def json_option() -> Decorator:

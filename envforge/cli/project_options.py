@@ -80,20 +80,12 @@ def template_options() -> Decorator:
 
 
 def requirement_option() -> Decorator:
-    """Add ``--envforge REQUIREMENT`` as ``envforge``, whose value ``stated_requirement`` accepts."""
+    """Add ``--envforge REQUIREMENT`` as ``envforge``, the option of ``distribution.stated_requirement``."""
     return click.option(
         "--envforge",
         metavar="REQUIREMENT",
         help="Version, git URL, or wheel of envforge that generated files install.  [env var: ENVFORGE_REQUIREMENT]",
     )
-
-
-def stated_requirement(option: str | None) -> str:
-    """Return the requirement of the option, the variable, or the user's settings; empty if none states one."""
-    from envforge.distribution import fleet_requirement, pinned_requirement
-
-    requirement = fleet_requirement(option, os.environ)
-    return "" if option is None and requirement == pinned_requirement() else requirement
 
 
 def lock_options() -> Decorator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from envforge.cli.options import Decorator, chosen_machine, json_option, machine_option, repeated_command
+from envforge.cli.options import Decorator, chosen_machine, hints_inside, json_option, machine_option, repeated_command
 from envforge.cli.project_options import (
     LockOptions,
     TemplateOptions,
     lock_options,
     requirement_option,
-    stated_requirement,
     template_options,
 )
 from envforge.cli.selection_options import SelectionOptions, selection_options
@@ -161,7 +161,7 @@ def _wishes(request: UpdateOptions, record: ProjectRecord, folder: Path) -> Wish
         with_groups=request.wishes.with_groups,
         without_groups=request.wishes.without_groups,
         on_conflict="rej" if request.on_conflict == "rej" else "inline",
-        envforge_requirement=stated_requirement(request.envforge or record.envforge_requirement or None),
+        envforge_requirement=_requirement(request, record, folder),
     )
     if not request.typed and request.machine is None:
         return wishes
@@ -173,6 +173,14 @@ def _wishes(request: UpdateOptions, record: ProjectRecord, folder: Path) -> Wish
     former: Request = replace(record.selections[0].request, platform=None)
     selections = select_platforms(machine, replace(former, **chosen), platforms, matrix)
     return replace(wishes, selections=selections, machine=machine_to_json(redact(machine)))
+
+
+def _requirement(request: UpdateOptions, record: ProjectRecord, folder: Path) -> str:
+    from envforge.distribution import stated_requirement
+    from envforge.project.record import NAME
+
+    recorded = record.envforge_requirement
+    return stated_requirement(request.envforge, os.environ, (recorded, str(folder / NAME)) if recorded else None) or ""
 
 
 def _machine(request: UpdateOptions, record: ProjectRecord, folder: Path) -> Machine:
@@ -204,7 +212,7 @@ def _lock(request: UpdateOptions, planned: Update) -> Locks:
     except EnvforgeError as error:
         error.hints = (
             Hint("to update the project without its lockfile", repeated_command({"no_lock": True, "fresh": None})),
-            *error.hints,
+            *hints_inside(planned.folder, error.hints, "then, in the project, "),
         )
         raise
     warnings = [*(() if own is None else own.warnings)]

@@ -11,6 +11,7 @@ import shlex
 
 from packaging.version import Version
 
+from envforge.distribution import python_image
 from envforge.errors import EnvforgeError
 from envforge.export.source import Exported, Source, header
 from envforge.install.plan import Plan
@@ -58,6 +59,7 @@ def dockerfile(source: Source) -> Exported:
         inside="explicit.txt" if is_explicit else "conda-lock.yml",
         categories=" --category main --category dev" if _has_dev(linux) else "",
         prefix=PREFIX,
+        image=python_image(source.requirement, base),
         requirement=shlex.quote(source.requirement),
     )
     return Exported(text=header(source, *use) + text)
@@ -110,7 +112,7 @@ def _base(glibc: Version | None) -> tuple[str, int]:
 
 _TEXT = """
 # micromamba and pip verify the hash of each file. To build the environment with envforge instead, use this stage:
-#   FROM python:3.12-slim-{base} AS build
+#   FROM {image} AS build
 #   RUN pip install --no-cache-dir {requirement}
 #   COPY {lock} /tmp/lock/{lock}
 #   RUN envforge install /tmp/lock/{lock} --prefix {prefix} --cache /tmp/cache --ignore-machine

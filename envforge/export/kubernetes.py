@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from envforge.distribution import python_image
 from envforge.export.fleet import PORT, PROGRAM, indented, needs_of, node_script, program, remarks
 from envforge.export.source import Exported, Source
 
@@ -22,7 +23,7 @@ def kubernetes(source: Source) -> Exported:
     script = _SCRIPT.format(
         requirement=_quoted(source.requirement), lock=_quoted(source.name), node=node_script(needs, " --prefix /env")
     )
-    text = _TEXT.format(port=PORT, limits=limits, script=indented(script, 14))
+    text = _TEXT.format(port=PORT, image=python_image(source.requirement), limits=limits, script=indented(script, 14))
     return Exported(text=head + text, beside=((PROGRAM, program()),))
 
 
@@ -32,10 +33,11 @@ def _quoted(value: str) -> str:
 
 
 _SCRIPT = """\
-set -u
+set -eu
 pip install --quiet {requirement}
 # verify reports whether this machine meets the requirements, so the install ignores them
 envforge install {lock} --prefix /env --ignore-machine
+set +e
 rank=$JOB_COMPLETION_INDEX gpus=1
 head=envforge-verify-0.envforge-verify address=envforge-verify-$rank.envforge-verify
 node="$NODE_NAME-$rank" results="envforge-verify-$run"
@@ -80,7 +82,7 @@ spec:
               topologyKey: kubernetes.io/hostname
       containers:
         - name: verify
-          image: python:3.12-slim-bookworm
+          image: {image}
           workingDir: /project
           env:
             - name: nodes

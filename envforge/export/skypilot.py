@@ -28,6 +28,7 @@ def skypilot(source: Source) -> Exported:
 
 
 _SETUP = """\
+set -e
 pip install {requirement}
 # verify reports whether this machine meets the requirements, so the install ignores them
 envforge install {lock} --ignore-machine

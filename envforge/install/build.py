@@ -54,7 +54,7 @@ def _build(item: Fetched, site: Site, store: Store, *, offline: bool) -> Fetched
             raise OutsideError(
                 f"failed to build `{item.artifact.label}` from source:\n{done.stderr.strip()[-4000:]}",
                 hint=(
-                    Hint("install what the build requires, such as a compiler, then run this command again"),
+                    Hint("install what the build requires, such as a compiler"),
                     Hint("once environment.yml requires a version that is published as a wheel", "envforge lock"),
                 ),
                 code="build-failed",

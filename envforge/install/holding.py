@@ -34,7 +34,7 @@ def held(prefix: Path, progress: Progress | None = None) -> Iterator[None]:
     except Timeout as error:
         raise OutsideError(
             f"another envforge process (PID {_holder(holder)}) is installing into `{prefix}`",
-            hint="wait for it to finish, then run this command again",
+            hint="wait for it to finish, then try again",
             code="prefix-busy",
         ) from error
     try:

@@ -125,7 +125,7 @@ def link(
     except (InstallerError, LinkError, OSError) as error:
         raise OutsideError(
             f"failed to link packages into `{request.prefix}`: {_causes(error)}",
-            hint="fix the cause, then run the command again; it reuses the downloaded files",
+            hint="fix the cause; the next attempt reuses the downloaded files",
             code="link-failed",
         ) from error
     _record_origins(chosen, request.prefix)

@@ -58,7 +58,7 @@ def alone(root: Path) -> Iterator[None]:
 def _busy(root: Path, why: str) -> OutsideError:
     return OutsideError(
         f"the package cache `{root}` is in use: {why}",
-        hint="wait for it to finish, then run this command again",
+        hint="wait for it to finish, then try again",
         code="cache-busy",
     )
 

@@ -277,6 +277,6 @@ def _uv(words: list[str], store: Store, inherited: tuple[int, ...] = ()) -> None
     if done.returncode != 0:
         raise OutsideError(
             f"`uv {' '.join(words[:2])}` failed with exit code {done.returncode}:\n{done.stderr.strip()}",
-            hint="fix the cause, then run the command again; it continues after the conda packages",
+            hint="fix the cause; the next attempt continues after the conda packages",
             code="wheels-failed",
         )

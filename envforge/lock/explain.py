@@ -19,7 +19,7 @@ _UNREACHED = "channel-unreachable"
 _UNREAD = frozenset({"repodata-unreadable", "CondaHTTPError", "CondaSSLError", "UnavailableInvalidChannel"})
 _UNSATISFIABLE = frozenset({"unsatisfiable", "UnsatisfiableError", "LibMambaUnsatisfiableError"})
 _NOT_FOUND = frozenset({"packages-not-found", "PackagesNotFoundError", "PackagesNotFoundInChannelsError"})
-_LOOSEN = Hint("loosen one of the conflicting constraints in `environment.yml`, then run this command again")
+_LOOSEN = Hint("loosen one of the conflicting constraints in `environment.yml`")
 
 
 class NoSuchPackageError(EnvforgeError):

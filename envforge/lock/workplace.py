@@ -27,7 +27,7 @@ def alone(lockfile: Path) -> Iterator[None]:
     except Timeout as error:
         raise OutsideError(
             f"another envforge process is locking `{lockfile}`",
-            hint="wait for it to finish, then run this command again",
+            hint="wait for it to finish, then try again",
             code="lock-busy",
         ) from error
     except OSError as error:

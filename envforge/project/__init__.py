@@ -97,8 +97,9 @@ def record_of(project: Project, files: tuple[PlannedFile, ...]) -> ProjectRecord
 
 
 def _template_files(project: Project) -> list[PlannedFile]:
-    from envforge.distribution import pinned_requirement  # noqa: PLC0415 - slow to import
+    from envforge.distribution import pinned_requirement, python_image  # noqa: PLC0415 - slow to import
 
+    requirement = project.envforge_requirement or pinned_requirement()
     template, selections = project.template, [plain_selection(selection) for selection in project.selections]
     variables: dict[str, object] = {
         "project": project.name,
@@ -109,7 +110,8 @@ def _template_files(project: Project) -> list[PlannedFile]:
         "selections": selections,
         "template": {"name": template.name, "version": template.version, "summary": template.summary},
         "envforge_version": __version__,
-        "envforge_requirement": shlex.quote(project.envforge_requirement or pinned_requirement()),
+        "envforge_requirement": shlex.quote(requirement),
+        "envforge_image": python_image(requirement),
     }
     return [_planned(source, variables, project.package) for source in project_sources(template, project.groups)]
 

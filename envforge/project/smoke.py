@@ -94,16 +94,33 @@ def is_other_build(found: TorchBuild | None, selection: Selection) -> bool:
     return found is None or Version(found.version.public) != build.torch or found.cuda != build.tag.cuda
 
 
-def gpu_skip_reason(selection: Selection, machine: Machine, matrix: Matrix, lock_name: str) -> str:
-    """Return why the environment itself can't use this machine's GPU; empty if it can, or if there is no GPU."""
-    if not machine.has_nvidia:
-        return ""
-    if selection.build.tag.is_cpu:
-        return f"{lock_name} has the CPU build of torch"
-    misfit = fit(selection.build, read_facts(machine, selection.build.platform), matrix)
+def gpu_skip_reason(
+    selection: Selection, machine: Machine, matrix: Matrix, lock_name: str, found: TorchBuild | None
+) -> str:
+    """Return why the GPU part can't be run here; empty if it can.
+
+    ``found`` is the torch that the test would run with, if that isn't the environment's. The project's own smoke test
+    fails if it sees any sign of NVIDIA and no GPU, so a machine without a GPU needs a reason, too.
+    """
+    build, no_gpu = selection.build, _no_gpu(machine)
+    if build.tag.is_cpu:
+        return no_gpu or f"{lock_name} has the CPU build of torch"
+    if found is not None and is_other_build(found, selection):
+        return f"this interpreter has {found}, {lock_name} has torch {build.pin(build.torch)}"
+    if no_gpu:
+        return no_gpu
+    misfit = fit(build, read_facts(machine, build.platform), matrix)
     if isinstance(misfit, Misfit):
         return f"this machine doesn't support the torch build of {lock_name}: {misfit.reason}"
     return ""
+
+
+def _no_gpu(machine: Machine) -> str:
+    if machine.visible_gpus:
+        return ""
+    if machine.gpus:
+        return "CUDA_VISIBLE_DEVICES hides every NVIDIA GPU of this machine"
+    return "envforge detects no NVIDIA GPU on this machine"
 
 
 def can_skip_gpu(files: Iterable[PlannedFile], package: str) -> bool:

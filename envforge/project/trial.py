@@ -19,6 +19,7 @@ from envforge.errors import EnvforgeError
 from envforge.project import Project, plan_project
 from envforge.project.pairs import Variant, pairwise
 from envforge.project.place import place
+from envforge.project.smoke import can_skip_gpu, interpreter_torch
 from envforge.project.staging import PlannedFile
 from envforge.project.templates import Template
 from envforge.select import Selection
@@ -149,7 +150,7 @@ def _smoke(files: tuple[PlannedFile, ...], folder: Path, tried: set[str], *, wan
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "PYTHONPATH")}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", f"{NAME}.smoke"],
+            [sys.executable, "-m", f"{NAME}.smoke", *_gpu_options(files)],
             cwd=folder,
             env={**environment, "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
@@ -165,3 +166,11 @@ def _smoke(files: tuple[PlannedFile, ...], folder: Path, tried: set[str], *, wan
         return "passed", []
     said = (done.stdout + done.stderr).splitlines()[-_LAST_LINES:]
     return "failed", [f"the smoke test failed with exit code {done.returncode}", *(f"    {line}" for line in said)]
+
+
+def _gpu_options(files: tuple[PlannedFile, ...]) -> tuple[str, ...]:
+    """Return the options that keep a torch without CUDA from failing the template on a machine with a GPU."""
+    found = interpreter_torch()
+    if found is None or found.cuda is not None or not can_skip_gpu(files, NAME):
+        return ()
+    return ("--skip-gpu", f"this interpreter has {found}, a build without CUDA")

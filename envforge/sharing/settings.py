@@ -71,17 +71,13 @@ def user_file() -> Path:
 
 
 def user_setting(table: str, key: str) -> str | None:
-    """Return one string of the user's settings file; None if it is absent."""
-    values = _document(user_file()).get(table, {})
-    value = values.get(key) if isinstance(values, dict) else values
-    if value is not None and not isinstance(value, str):
-        raise _fault(user_file(), f"{table}.{key}", "a string", value)
-    return value
+    """Return one string of the user's settings file, the only key of its table; None if it is absent."""
+    return _table(user_file(), table, (key,)).get(key)
 
 
 def _configured(folder: Path) -> Iterator[Chosen]:
     for path in (folder / PROJECT_FILE, user_file()):
-        table = _table(path)
+        table = _table(path, "catalogue", ("address", "public-key"))
         if "address" in table:
             address = parse_address(table["address"], path.parent)
             yield Chosen(address=address, source=str(path), public_key=table.get("public-key"))
@@ -106,13 +102,17 @@ def _document(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _table(path: Path) -> dict[str, str]:
-    table = _document(path).get("catalogue", {})
+def _table(path: Path, name: str, keys: tuple[str, ...]) -> dict[str, str]:
+    """Return a table whose only keys are ``keys``, with strings as values; empty if it is absent."""
+    table = _document(path).get(name, {})
     if not isinstance(table, dict):
-        raise _fault(path, "catalogue", "a table", table)
-    for name, value in table.items():
-        if name not in {"address", "public-key"} or not isinstance(value, str):
-            raise _fault(path, f"catalogue.{name}", "only the strings `address` and `public-key`", value)
+        raise _fault(path, name, "a table", table)
+    expected = " and ".join(f"`{key}`" for key in keys)
+    for key, value in table.items():
+        if key not in keys:
+            raise _fault(path, f"{name}.{key}", f"only {expected}", key)
+        if not isinstance(value, str):
+            raise _fault(path, f"{name}.{key}", "a string", value)
     return table
 
 

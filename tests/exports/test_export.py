@@ -22,7 +22,7 @@ from envforge import toml
 from envforge.catalogue import PLACEHOLDER, entries
 from envforge.cli import main
 from envforge.cli.export import KINDS
-from envforge.distribution import pinned_requirement
+from envforge.distribution import distribution_name, pinned_requirement
 from envforge.errors import EnvforgeError
 from envforge.export import FORMATS
 from envforge.export.source import Source, read_source
@@ -251,6 +251,27 @@ def test_job_installs_the_requirement_whatever_it_contains(kind: str, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("requirement", "image"), [("git+https://host.example/x.git", ""), ("./x.zip", "slim-")])
+def test_image_has_git_only_if_the_requirement_needs_it(requirement: str, image: str) -> None:
+    source = read_source(lock(PYTHON, CU118, PIP), WHERE, ("linux-64",), requirement)
+    job = list(yaml.safe_load_all(FORMATS["kubernetes"].render(source).text))[1]
+    assert _container(job)["image"] == f"python:3.12-{image}bookworm"
+    assert f"#   FROM python:3.12-{image}bookworm AS build\n" in FORMATS["dockerfile"].render(source).text
+
+
+@pytest.mark.parametrize("failing", ["pip", "envforge"])
+@pytest.mark.parametrize("kind", ["skypilot", "kubernetes"])
+def test_job_stops_if_an_installation_fails(kind: str, failing: str) -> None:
+    documents = list(yaml.safe_load_all(FORMATS[kind].render(_source(lock(PYTHON, CU118))).text))
+    script = documents[0]["setup"] if kind == "skypilot" else _container(documents[1])["command"][2]
+    stubs = (
+        'pip() { echo "pip $1"; }; envforge() { echo "envforge $1"; }; ' + f"{failing}() {{ echo failed; return 7; }}; "
+    )
+    done = subprocess.run(["bash", "-c", stubs + script], capture_output=True, text=True, check=False)
+    assert done.returncode == 7
+    assert done.stdout.splitlines()[-1] == "failed"
+
+
 def _container(job: dict[str, Any]) -> dict[str, Any]:
     (container,) = job["spec"]["template"]["spec"]["containers"]
     found: dict[str, Any] = container
@@ -283,11 +304,11 @@ def test_requirement_comes_from_option_variable_settings_or_version(
     assert installed() == pinned_requirement()
     settings = user_file()
     settings.parent.mkdir(parents=True, exist_ok=True)
-    settings.write_text('[envforge]\nrequirement = "from-settings==1"\n', encoding="utf-8")
-    assert installed() == "from-settings==1"
-    monkeypatch.setenv("ENVFORGE_REQUIREMENT", "from-variable==1")
-    assert installed() == "from-variable==1"
-    assert installed("--envforge", "from-option==1") == "from-option==1"
+    settings.write_text('[envforge]\nrequirement = "1.1"\n', encoding="utf-8")
+    assert installed() == f"{distribution_name()}==1.1"
+    monkeypatch.setenv("ENVFORGE_REQUIREMENT", "1.2")
+    assert installed() == f"{distribution_name()}==1.2"
+    assert installed("--envforge", "1.3") == f"{distribution_name()}==1.3"
 
 
 @pytest.mark.parametrize(
@@ -295,7 +316,7 @@ def test_requirement_comes_from_option_variable_settings_or_version(
     [
         (("skypilot", "-o", "x.yaml", "--envforge", " "), 2),
         (("skypilot", "-o", "x.yaml", "--envforge", "a\nb"), 2),
-        (("skypilot", "-o", "x.yaml", "--envforge", "a @ https://ada:secret@host.example/a.whl"), 1),
+        (("skypilot", "-o", "x.yaml", "--envforge", "a @ https://ada:secret@host.example/a.whl"), 2),
         (("explicit", "--envforge", "a==1"), 2),
     ],
 )

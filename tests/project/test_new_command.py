@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -9,16 +10,19 @@ from pathlib import Path
 
 import pytest
 
+import envforge
 from envforge import catalogue
 from envforge.cli import main
-from envforge.distribution import pinned_requirement
+from envforge.distribution import distribution_name, pinned_requirement
+from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.machine.profiles import load_machine
 from envforge.project.record import read_project_file
 from envforge.project.smoke import interpreter_torch
-from envforge.resources import lockfiles_root
+from envforge.resources import lockfiles_root, templates_root
 from tests.project.trees import tree
 
 TEMPLATE = "image-classification"
+NAME = distribution_name()
 CU118 = (TEMPLATE, "net", "--machine", "a10g", "--cuda", "11.8")
 GENERATED = {"envforge.toml", "environment.yml", "virtual-packages.yml"}
 
@@ -147,10 +151,13 @@ def test_new_in_repository_root_has_no_note(here: Path, capsys: pytest.CaptureFi
     ("option", "variable", "settings", "recorded"),
     [
         (None, None, None, ""),
-        ("tool @ git+https://host.example/tool.git", None, None, "tool @ git+https://host.example/tool.git"),
-        (None, "./tool.whl", None, "./tool.whl"),
-        (None, None, "tool==2", "tool==2"),
-        ("tool==1", "./tool.whl", "tool==2", "tool==1"),
+        (f"{NAME} @ git+https://host.example/x.git", None, None, f"{NAME} @ git+https://host.example/x.git"),
+        (None, "./tool", None, "./tool"),
+        (None, None, f"{NAME}>=2", f"{NAME}>=2"),
+        ("1", "./tool", f"{NAME}==2", f"{NAME}==1"),
+        (None, "2.0", None, f"{NAME}==2.0"),
+        (None, None, "3.0", f"{NAME}==3.0"),
+        (None, "", None, ""),
     ],
 )
 def test_requirement_reaches_files_and_record(
@@ -190,14 +197,100 @@ def test_update_keeps_recorded_requirement(here: Path, monkeypatch: pytest.Monke
     (here / "demo" / "files").mkdir(parents=True)
     (here / "demo" / "template.yml").write_text("{name: demo, version: 1, summary: A demo}", encoding="utf-8")
     (here / "demo" / "files" / "setup.sh.jinja").write_text("{{ envforge_requirement }}\n", encoding="utf-8")
-    assert _new("./demo", "net", "--machine", "cpu", "--no-lock", "--envforge", "tool==1") == 0
-    monkeypatch.setenv("ENVFORGE_REQUIREMENT", "tool==2")
+    assert _new("./demo", "net", "--machine", "cpu", "--no-lock", "--envforge", "1") == 0
+    monkeypatch.setenv("ENVFORGE_REQUIREMENT", "2")
 
     assert main(["update", "--directory", "net", "--check"]) == 0
-    assert main(["update", "--directory", "net", "--envforge", "tool==3"]) == 0
+    assert main(["update", "--directory", "net", "--envforge", "3"]) == 0
 
-    assert (here / "net" / "setup.sh").read_text(encoding="utf-8") == "tool==3\n"
+    assert (here / "net" / "setup.sh").read_text(encoding="utf-8") == f"{NAME}==3\n"
     assert main(["update", "--directory", "net", "--check"]) == 0
+
+
+@pytest.mark.parametrize(
+    "value", ["", "torchvision==1", "--upgrade", "https://ada:secret@host.example/envforge.zip", "1\n2"]
+)
+def test_new_and_update_reject_a_bad_requirement(here: Path, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "demo" / "files").mkdir(parents=True)
+    (here / "demo" / "template.yml").write_text("{name: demo, version: 1, summary: A demo}", encoding="utf-8")
+    options = ("--machine", "cpu", "--no-lock")
+    assert _new("./demo", "net", *options, f"--envforge={value}") == 2
+    assert not (here / "net").exists()
+    assert "in `--envforge`" in capsys.readouterr().err or not value.startswith("https")
+
+    assert _new("./demo", "net", *options) == 0
+    before = (here / "net" / "envforge.toml").read_bytes()
+    assert main(["update", "--directory", "net", f"--envforge={value}"]) == 2
+    assert (here / "net" / "envforge.toml").read_bytes() == before
+    assert "secret" not in capsys.readouterr().err
+
+
+def test_update_names_the_file_with_a_bad_requirement(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "demo" / "files").mkdir(parents=True)
+    (here / "demo" / "template.yml").write_text("{name: demo, version: 1, summary: A demo}", encoding="utf-8")
+    assert _new("./demo", "net", "--machine", "cpu", "--no-lock", "--envforge", "1") == 0
+    record = here / "net" / "envforge.toml"
+    record.write_text(record.read_text(encoding="utf-8").replace(f"{NAME}==1", "other==1"), encoding="utf-8")
+
+    assert main(["update", "--directory", "net", "--check"]) == 2
+    assert f"`envforge_requirement` in `{Path('net', 'envforge.toml')}`" in capsys.readouterr().err
+    assert main(["update", "--directory", "net", "--envforge", "2"]) == 0
+    assert f"{NAME}==2" in record.read_text(encoding="utf-8")
+
+
+INNER = (
+    Hint("to lock again", "envforge lock"),
+    Hint("check the network connection"),
+    Hint("to install", "envforge install"),
+)
+
+
+def test_hints_of_install_hold_after_new(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OutsideError("no route", hint=INNER, code="download-failed")
+
+    monkeypatch.setattr("envforge.install.install", fail)
+    assert _new(TEMPLATE, "my net", "--name", "net", "--machine", "cpu", "--cuda", "11.8", "--install") == 3
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "hint: the project is complete; to install its environment later, run `cd 'my net' && envforge install`; "
+        "to lock again, run `cd 'my net' && envforge lock`; check the network connection"
+    )
+
+
+@pytest.mark.parametrize("part", ["install", "lock"])
+def test_no_hint_passed_on_by_new_repeats_the_command(part: str) -> None:
+    """A new project exists after its installation has failed, so `envforge new` can't be run again."""
+    sources = sorted((Path(envforge.__file__).parent / part).rglob("*.py"))
+    texts = {path.name: path.read_text(encoding="utf-8") for path in sources}
+    found = [f"{name}: {line}" for name, text in texts.items() for line in re.findall(r".*the command again.*", text)]
+    assert sources
+    assert found == []
+
+
+@pytest.mark.parametrize("command", ["new", "update"])
+def test_hints_of_lock_enter_the_project(
+    here: Path, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise EnvforgeError("no solution", hint=INNER[:2], code="no-solution")
+
+    words = ("--machine", "cpu", "--cuda", "cpu")
+    assert command == "new" or _new(TEMPLATE, "net", *words) == 0
+    monkeypatch.setattr("envforge.project.locking.obtain_lock", fail)
+    monkeypatch.setattr("envforge.cli.new_lock.obtain_lock", fail)
+    monkeypatch.setattr("envforge.cli.new_lock.unreachable_host", lambda *_: None)
+    monkeypatch.setattr("envforge.cli.new_lock.find_lock", lambda *_: None)
+    capsys.readouterr()
+    if command == "new":
+        assert _new(TEMPLATE, "net", *words) == 1
+    else:
+        assert main(["update", "--directory", "net", "--cuda", "11.8"]) == 1
+    error = capsys.readouterr().err
+    assert error.endswith(
+        "then, in the project, to lock again, run `cd net && envforge lock`; check the network connection\n"
+    )
 
 
 def test_smoke_without_gpu_runs_the_cpu_part(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -206,6 +299,31 @@ def test_smoke_without_gpu_runs_the_cpu_part(here: Path, capfd: pytest.CaptureFi
     assert _new("./demo", "net", "--machine", "a10g", "--cuda", "11.8", "--no-lock", "--smoke", "--trust") == 0
 
     assert "arguments: []" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("tag", ["11.8", "cpu"])
+def test_smoke_with_signs_of_nvidia_never_fails_or_passes_the_gpu(
+    here: Path, tag: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A program that fails, as on a login node, is a sign for the project's smoke test, but no GPU for envforge."""
+    _write_smoke_template(here, "--skip-gpu")
+    package = here / "demo" / "files" / "__package__"
+    (package / "smoke.py").write_text(
+        "import sys\nfrom .nvidia import nvidia_signs\nprint('signs:', nvidia_signs(), sys.argv[1:])\n"
+        "sys.exit(bool(nvidia_signs()) and '--skip-gpu' not in sys.argv)\n",
+        encoding="utf-8",
+    )
+    detector = templates_root() / "common" / "files" / "__package__" / "nvidia.py"
+    (package / "nvidia.py").write_bytes(detector.read_bytes())
+    program = here / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexit 9\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+
+    assert _new("./demo", "net", "--cuda", tag, "--no-lock", "--smoke", "--trust") == 0
+
+    assert f"nvidia-smi ({program})" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("supports_skip", [True, False])

@@ -103,7 +103,11 @@ def test_new_reports_install_and_smoke_as_json(run: Run, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)["result"]
     assert result["install"]["prefix"] == str(tmp_path / "net" / ".conda")
-    assert result["smoke"] == {"ran": True, "gpu": "not-run", "reason": "this machine has no NVIDIA GPU"}
+    assert result["smoke"] == {
+        "ran": True,
+        "gpu": "not-run",
+        "reason": "envforge detects no NVIDIA GPU on this machine",
+    }
     assert result["next"] == ["cd net", ".conda/bin/python -m net.train"]
 
 

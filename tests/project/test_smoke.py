@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -54,6 +55,9 @@ def _run(project: Path, *, require_gpu: bool = False, skip_reason: str = "") -> 
         run_smoke(run, output)
     seen: dict[str, object] = json.loads(log.read_text(encoding="utf-8"))
     return seen
+
+
+NO_GPU = Machine(platform="linux-64", python=Version("3.12"), glibc=Version("2.35"))
 
 
 def _gpu_machine(driver: str, capability: str = "7.5") -> Machine:
@@ -166,17 +170,30 @@ def test_interpreter_torch_matches_import() -> None:
         (_gpu_machine("535.274.02"), ""),
         (_gpu_machine("440.33.01"), "CUDA 11.x requires NVIDIA driver 450.80.02 or newer"),
         (_gpu_machine("580.65.06", "10.0"), "no kernel for compute capability 10.0"),
-        (Machine(platform="linux-64", python=Version("3.12"), glibc=Version("2.35")), ""),
+        (NO_GPU, "envforge detects no NVIDIA GPU on this machine"),
+        (replace(_gpu_machine("535.274.02"), gpus=()), "envforge detects no NVIDIA GPU on this machine"),
+        (replace(_gpu_machine("535.274.02"), visible=()), "CUDA_VISIBLE_DEVICES hides every NVIDIA GPU"),
     ],
 )
 def test_gpu_is_skipped_if_locked_build_does_not_fit(machine: Machine, reason: str) -> None:
-    found = gpu_skip_reason(_selected("11.8"), machine, load_matrix(), "the lockfile")
+    found = gpu_skip_reason(_selected("11.8"), machine, load_matrix(), "the lockfile", None)
     assert (reason in found) if reason else found == ""
 
 
 def test_gpu_is_skipped_for_locked_cpu_build() -> None:
-    found = gpu_skip_reason(_selected("cpu"), _gpu_machine("535.274.02"), load_matrix(), "the lockfile")
-    assert found == "the lockfile has the CPU build of torch"
+    other = TorchBuild(version=Version("2.13.0"), cuda=Version("13.0"))
+    for found in (None, other):
+        reason = gpu_skip_reason(_selected("cpu"), _gpu_machine("535.274.02"), load_matrix(), "the lockfile", found)
+        assert reason == "the lockfile has the CPU build of torch"
+        reason = gpu_skip_reason(_selected("cpu"), NO_GPU, load_matrix(), "the lockfile", found)
+        assert reason == "envforge detects no NVIDIA GPU on this machine"
+
+
+@pytest.mark.parametrize("machine", [_gpu_machine("535.274.02"), NO_GPU])
+def test_gpu_is_skipped_for_other_build_on_every_machine(machine: Machine) -> None:
+    other = TorchBuild(version=Version("2.13.0+cpu"), cuda=None)
+    found = gpu_skip_reason(builds.CU118, machine, load_matrix(), "the lockfile", other)
+    assert found == "this interpreter has torch 2.13.0+cpu, the lockfile has torch 2.7.1+cu118"
 
 
 def test_skipping_needs_option_of_smoke_module() -> None:

@@ -136,19 +136,30 @@ def test_smoke_skips_the_gpu_part_for_a_reason(project: Path) -> None:
     report = json.loads(done.stdout)
     assert (done.returncode, report["passed"], report["gpu"], report["gpu_reason"]) == (0, True, "not-run", reason)
     assert [check["name"] for check in report["checks"]] == ["device", "cpu"]
-    end = done.stderr.splitlines()[-5:]
+    end = done.stderr.splitlines()[-6:]
     assert end[:3] == [
         "smoke test: the CPU part passed",
         f"GPU: not run, because {reason}",
-        "To run the GPU part:",
+        "To run the GPU part on a machine with an NVIDIA GPU:",
     ]
     here = shlex.quote(str(project))
-    for command in (*end[3:], "envforge lock --variant TAG"):
+    for command in end[3:]:
         check_command(command.strip())
     assert end[3:] == [
+        f"    cd {here} && envforge lock",
         f"    cd {here} && envforge install",
         f"    cd {here} && .conda/bin/python -m {PACKAGE}.smoke --require-gpu",
     ]
+
+
+def test_smoke_prints_no_command_that_the_cpu_build_fails(project: Path) -> None:
+    code = (
+        f"from {PACKAGE} import smoke; smoke.only_cpu_is_locked = lambda project: True\n"
+        "smoke._say_how_to_run_gpu_part('the lockfile has the CPU build of torch', print)"
+    )
+    lines = run(project, "-c", code).stdout.splitlines()
+    assert [line for line in lines if line.startswith("    ")] == ["    envforge explain"]
+    assert "TAG" not in "".join(lines)
 
 
 def test_smoke_knows_that_only_the_cpu_is_locked(project: Path, tmp_path: Path) -> None:

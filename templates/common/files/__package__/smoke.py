@@ -204,13 +204,15 @@ def _say_how_to_run_gpu_part(reason: str, say: Callable[[str], None]) -> None:
     """Print why the GPU part did not run, and the commands that run it, from any directory."""
     project = Path(__file__).resolve().parent.parent
     python = r".conda\python.exe" if sys.platform == "win32" else ".conda/bin/python"
-    commands = ["envforge install", f"{python} -m {__package__}.smoke --require-gpu"]
     say(f"GPU: not run, because {reason or NO_GPU}")
-    say("To run the GPU part" + (":" if reason else " on a machine with an NVIDIA GPU:"))
     if only_cpu_is_locked(project):
-        commands.insert(0, "envforge lock --variant TAG")
-        say("(the lockfile has the CPU build of torch; TAG is a CUDA build, such as cu130: see `envforge explain`)")
-    for command in commands:
+        say("The lockfile has only the CPU build of torch. To find the CUDA build for a machine, run there:")
+        say("    envforge explain")
+        say("To add it to the project, pass its tag to `envforge lock --variant`. Then install it and test again.")
+        return
+    say("To run the GPU part on a machine with an NVIDIA GPU:")
+    lock = [] if (project / "conda-lock.yml").is_file() else ["envforge lock"]
+    for command in (*lock, "envforge install", f"{python} -m {__package__}.smoke --require-gpu"):
         say(f"    cd {shlex.quote(str(project))} && {command}")
 
 

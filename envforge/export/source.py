@@ -138,8 +138,8 @@ def _refuse_spaces(where: Path, artifacts: Iterable[Artifact]) -> None:
         for text in (package.name, package.version, package.url):
             if re.search(r"[\s\x00-\x1f\x7f]", text):
                 raise EnvforgeError(
-                    f"`{where}` can't be exported: `{printable(text)}` of the package `{printable(package.name)}` contains a space or a "
-                    "control character",
+                    f"`{where}` can't be exported: `{printable(text)}` of the package `{printable(package.name)}` "
+                    "contains a space or a control character",
                     hint="restore the lockfile from version control; to create it again",
                     command="envforge lock",
                     code="lockfile-damaged",

@@ -25,7 +25,8 @@ def refuse_paths(files: Iterable[PlannedFile], template: Template) -> None:
             fault = _fault(part)
             if fault:
                 raise TemplateError(
-                    f"the template `{template.name}` writes `{printable(str(file.path))}`, but `{printable(part)}` {fault}",
+                    f"the template `{template.name}` writes `{printable(str(file.path))}`, "
+                    f"but `{printable(part)}` {fault}",
                     code="template-path-refused",
                 )
         key = str(file.path).lower()  # two names that differ in case are one file on macOS and Windows

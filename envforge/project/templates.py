@@ -70,7 +70,8 @@ def load_template(root: Path, name: str) -> Template:
     if name not in known:
         near, listed = nearest(name, known), Hint("to describe the built-in templates", "envforge templates")
         raise RequestError(
-            f"unknown template `{printable(name)}`; expected one of: {', '.join(f'`{each}`' for each in known) or 'none'}",
+            f"unknown template `{printable(name)}`; "
+            f"expected one of: {', '.join(f'`{each}`' for each in known) or 'none'}",
             hint=(Hint(f"did you mean `{near}`?") if near else listed,),
             code="no-such-template",
         )

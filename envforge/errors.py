@@ -6,6 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 
+def printable(text: str) -> str:
+    """Return ``text`` with line endings, control characters, and other invisible characters escaped."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 @dataclass(frozen=True, slots=True)
 class Hint:
     """One way out of an error: ``purpose`` (``to update the lockfile``) and the command that achieves it, if any.

@@ -35,6 +35,7 @@ def explain(selection_options: SelectionOptions, machine: str | None, show_all: 
     from envforge.select import select_platforms
     from envforge.select.reasons import NoBuildError
     from envforge.select.record import selection_to_json
+    from envforge.selection import PYTORCH_INDEX
 
     matrix = load_matrix()
     request, platforms = selection_options.to_request(matrix), selection_options.known_platforms(matrix)
@@ -46,6 +47,8 @@ def explain(selection_options: SelectionOptions, machine: str | None, show_all: 
     if as_json:
         click.echo(success("explain", {"selections": [selection_to_json(each) for each in selections]}))
         return
+    if request.torch_index != PYTORCH_INDEX:
+        click.echo(f"note: the builds are those of {PYTORCH_INDEX}; {request.torch_index} was not contacted", err=True)
     click.echo("\n\n".join("\n".join(_lines(each, show_all=show_all)) for each in selections))
 
 

@@ -24,7 +24,7 @@ from envforge.cli.project_options import (
 )
 from envforge.cli.selection_options import SelectionOptions, selection_options
 from envforge.distribution import stated_requirement
-from envforge.errors import RequestError
+from envforge.errors import RequestError, printable
 from envforge.machine.record import machine_to_json
 from envforge.machine.redact import redact
 from envforge.matrix import load_matrix
@@ -206,7 +206,7 @@ def _recorded_source(opened: Opened, request: NewRequest) -> str:
 def _target(directory: str) -> Path:
     target = Path(directory)
     if not directory.strip():
-        raise RequestError(f"DIR is empty: {directory!r}", hint="to name the directory, pass DIR", code="bad-target")
+        raise RequestError(f"DIR is empty: `{directory}`", hint="to name the directory, pass DIR", code="bad-target")
     for part in target.parts:
         check_folder_name(part, "DIR")
     if ".." in target.parts:
@@ -243,7 +243,7 @@ def _ask(question: Question) -> Answer:
         try:
             return question.parse(text)
         except ValueError as rule:
-            raise click.UsageError(f"{text!r} is not a valid answer; expected {rule}") from rule
+            raise click.UsageError(f"`{printable(text)}` is not a valid answer; expected {rule}") from rule
 
     prompt = f"{question.help} ({'/'.join(question.choices)})" if question.choices else question.help
     answer: Answer = click.prompt(prompt, default=shown(question.default), value_proc=parse, err=True)

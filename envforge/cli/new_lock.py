@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from envforge.cli.new import NewRequest
     from envforge.project import Project
     from envforge.project.offline import BuildQuery
+    from envforge.selection import Selection
 
 _MOST_OFFERED = 2
 
@@ -45,6 +48,11 @@ def locked(request: NewRequest, project: Project, query: BuildQuery) -> tuple[Pr
             raise
 
 
+def _build_of(selection: Selection) -> str:
+    build = selection.build
+    return f"torch {build.pin(build.torch)} with Python {selection.python} on {build.platform}"
+
+
 def _torch_of(project: Project) -> str:
     build = project.selections[0].build
     return f"torch {build.pin(build.torch)}"
@@ -62,8 +70,8 @@ def _note_instead(request: NewRequest, wanted: Project, other: Project, host: st
 
 
 def _needs_network(request: NewRequest, project: Project, query: BuildQuery, host: str) -> EnvforgeError:
-    selection = project.selections[0]
-    needs = f"{_torch_of(project)} with Python {selection.python} on {selection.build.platform}"
+    builds = [_build_of(selection) for selection in project.selections]
+    needs = builds[0] if len(builds) == 1 else f"the combination of {' and '.join(builds)}"
     packages = [spec for group in project.template.groups if group.name in project.groups for spec in group.conda]
     needs += f" and {', '.join(packages)}" if packages else ""
     return OutsideError(
@@ -74,7 +82,20 @@ def _needs_network(request: NewRequest, project: Project, query: BuildQuery, hos
 
 
 def _ways_without_solve(request: NewRequest, project: Project, query: BuildQuery) -> tuple[Hint, ...]:
-    """Return the builds that fit this machine and have a lockfile in the catalogue, as commands; then ``--no-lock``."""
+    """Return the ways to a lockfile of the catalogue, as commands; then ``--no-lock``."""
+    without = repeated_command({"no_lock": True, "fresh": None, "install": None})
+    return (
+        *ways_in_catalogue(project, query, python=request.selection.python is not None),
+        *_ways_for_one_platform(project, query),
+        Hint("to create the project without a lockfile", without),
+    )
+
+
+def ways_in_catalogue(project: Project, query: BuildQuery, *, python: bool) -> tuple[Hint, ...]:
+    """Return the builds that fit the machine and have a lockfile in the catalogue, as variations of the command line.
+
+    ``python``: the command line has ``--python``.
+    """
     ways = []
     relaxed = (query.without("torch", "python"), query.without("cuda", "torch", "python"))
     others = {each.texts.sha256: each for wider in relaxed for each in locked_projects(project, wider)}
@@ -84,10 +105,17 @@ def _ways_without_solve(request: NewRequest, project: Project, query: BuildQuery
             {
                 "cuda": str(selection.build.tag.cuda or "cpu"),
                 "torch": str(selection.build.torch),
-                "python": str(selection.python) if request.selection.python else None,
+                "python": str(selection.python) if python else None,
                 "fresh": None,
             }
         )
         ways.append(Hint(f"to use {_torch_of(other)}, whose lockfile is in the catalogue", command))
-    without = repeated_command({"no_lock": True, "fresh": None, "install": None})
-    return (*ways, Hint("to create the project without a lockfile", without))
+    return tuple(ways)
+
+
+def _ways_for_one_platform(project: Project, query: BuildQuery) -> Iterator[Hint]:
+    """Yield the platforms whose lockfile is in the catalogue, if the catalogue lacks their combination."""
+    for platform in query.platforms if len(query.platforms) > 1 else ():
+        if next(locked_projects(project, replace(query, platforms=(platform,))), None) is not None:
+            command = repeated_command({"platforms": platform, "fresh": None})
+            yield Hint(f"to create it only for {platform}, whose lockfile is in the catalogue", command)

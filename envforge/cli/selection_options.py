@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TORCH_INDEX_VARIABLE = "ENVFORGE_TORCH_INDEX"
 _OLDEST_PYTHON = "3.10"  # the oldest version that the code of the templates supports
+_ALIKE = 0.8  # the ratio of difflib; `cu99` is not near `cu129`
 _PREFERENCES = ("newest-torch", "direct", "widest")
 
 
@@ -52,7 +53,7 @@ class SelectionOptions:
         """Return the requested platforms, each once; raise ``RequestError`` if one has no builds."""
         for platform in self.platforms:
             if platform not in matrix.platforms:
-                raise _unknown("platform", platform, matrix.platforms)
+                raise _unknown("platform", platform, matrix.platforms, nearest(platform.lower(), matrix.platforms))
         return tuple(dict.fromkeys(self.platforms))
 
 
@@ -110,10 +111,14 @@ def _tag(text: str, matrix: Matrix) -> WheelTag | None:
     number = text.strip().lower().removeprefix("cu")
     is_series = re.fullmatch(r"\d{1,2}", number) is not None
     asked = tag.cuda if tag is not None and not is_series else _version(number)
-    if asked is not None and asked.major > max(versions).major + 1:
-        asked = None  # a mistyped tag such as `cu1118`
     table = _Table(option="cuda", versions=versions, names=[*other, *map(str, versions)], checked=matrix.checked)
-    raise _unknown_version(text, asked, table)
+    if asked is not None and asked.major <= max(versions).major + 1:
+        raise _unknown_version(text, asked, table)
+    mistyped = re.match(r"\d{2}", number)  # such as `cu1118` or `12x`
+    newest = _newest_of(mistyped[0], versions) if mistyped else None
+    tagged = str(WheelTag(newest)) if newest is not None and not text[:1].isdecimal() else newest
+    near = tagged or nearest(text.strip().lower(), table.names, alike=_ALIKE)
+    raise _unknown("cuda", text, table.names, near)
 
 
 def _torch(text: str, matrix: Matrix) -> Version:
@@ -163,7 +168,7 @@ def _index(url: str) -> str:
 
     trimmed = url.strip().rstrip("/")
     last = trimmed.rsplit("/", 1)[-1]
-    if not re.fullmatch(r"(https?|file)://[^\s?#]+", trimmed):
+    if not _is_url(trimmed):
         problem = "is not the URL of a wheel index"
         hint = "to use a mirror, pass its URL, such as `--torch-index https://mirror.example/pytorch/whl`"
     elif "@" in trimmed.split("/", 3)[2]:
@@ -175,6 +180,19 @@ def _index(url: str) -> str:
     else:
         return trimmed
     raise RequestError(f"`--torch-index {without_credentials(url)}` {problem}", hint=hint, code="bad-torch-index")
+
+
+def _is_url(text: str) -> bool:
+    """Return whether ``text`` is an absolute HTTP or file URL, without a query and a fragment."""
+    from urllib.parse import urlsplit
+
+    if re.fullmatch(r"(https?|file)://[^\s?#]+", text) is None:
+        return False
+    try:
+        parts = urlsplit(text)
+        return parts.port != 0 and (parts.hostname is not None if parts.scheme != "file" else len(parts.path) > 1)
+    except ValueError:  # of an invalid port or IPv6 address
+        return False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,36 +211,46 @@ def _unknown_version(text: str, asked: Version | None, table: _Table) -> Request
 
     option, versions = table.option, table.versions
     if asked is None:
-        return _unknown(option, text, table.names)
+        series = re.match(r"\d+(\.\d+)*", text)
+        newest = _newest_of(series[0], versions) if series else None
+        return _unknown(option, text, table.names, newest or nearest(text, table.names, alike=_ALIKE))
     if asked > max(versions):
+        end = table.names[-1]
+        confirmed = "" if end == str(max(versions)) else ", whose builds aren't confirmed yet"
         return RequestError(
-            f"`--{option} {text}` is newer than the table of {table.checked}, which ends at {table.names[-1]}",
+            f"`--{option} {text}` is newer than the table of {table.checked}, which ends at {end}{confirmed}",
             hint=(
-                Hint(f"to use the newest version with known builds, pass `--{option} {max(versions)}`"),
+                Hint(f"to use the newest version with confirmed builds, pass `--{option} {max(versions)}`"),
                 Hint("to get a newer table", upgrade_command()),
             ),
             code=f"unknown-{option}",
         )
-    return _unknown(option, text, table.names, near=str(_nearest_version(asked, versions)))
+    if asked < min(versions) and _newest_of(str(asked), versions) is None:
+        return RequestError(
+            f"`--{option} {text}` is older than {min(versions)}, the oldest version in the table",
+            hint=f"to use the oldest version, pass `--{option} {min(versions)}`",
+            code=f"unknown-{option}",
+        )
+    return _unknown(option, text, table.names, _nearest_version(asked, versions))
+
+
+def _newest_of(series: str, versions: Sequence[Version]) -> Version | None:
+    """Return the newest version of a series such as ``12``; None if it has none."""
+    asked = tuple(map(int, series.split(".")))
+    return max((version for version in versions if version.release[: len(asked)] == asked), default=None)
 
 
 def _nearest_version(asked: Version, versions: Sequence[Version]) -> Version:
     """Return the newest version of a series such as ``12``, else the nearest version."""
-    series = [version for version in versions if version.release[: len(asked.release)] == asked.release]
-    if series:
-        return max(series)
-    if asked < min(versions):
-        return min(versions)
-    return min(versions, key=lambda version: _distance(version, asked))
+    return _newest_of(str(asked), versions) or min(versions, key=lambda version: _distance(version, asked))
 
 
 def _distance(version: Version, asked: Version) -> tuple[int, int, int]:
     return abs(version.major - asked.major), abs(version.minor - asked.minor), abs(version.micro - asked.micro)
 
 
-def _unknown(option: str, value: str, names: Sequence[str], *, near: str | None = None) -> RequestError:
+def _unknown(option: str, value: str, names: Sequence[str], near: Version | str | None) -> RequestError:
     """Return the error for a value that doesn't exist, with what exists and the nearest value."""
-    near = near or nearest(value.lower(), names)
     return RequestError(
         f"unknown value `{value}` for `--{option}`; expected one of: {', '.join(names)}",
         hint=f"did you mean `--{option} {near}`?" if near else f"to let envforge choose, omit `--{option}`",

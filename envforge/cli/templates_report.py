@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from envforge.errors import printable
 from envforge.project.hooks import shown_hook
 from envforge.project.opened import Opened
 from envforge.project.questions import Question, shown
@@ -139,7 +140,7 @@ def _group_places(template: Template, name: str) -> tuple[PurePosixPath, ...]:
 
 def _place(path: PurePosixPath) -> PurePosixPath:
     shown_path = str(path).removesuffix(".jinja").replace("__package__", "PACKAGE")
-    return PurePosixPath("".join(c if c.isprintable() else repr(c)[1:-1] for c in shown_path))
+    return PurePosixPath(printable(shown_path))
 
 
 def _locks(template: Template) -> list[str]:

@@ -24,6 +24,7 @@ from envforge.errors import EnvforgeError, Hint
 
 if TYPE_CHECKING:
     from envforge.machine import Machine
+    from envforge.project.offline import BuildQuery
     from envforge.project.record import ProjectRecord
     from envforge.project.update import Locks, Update, Wishes
     from envforge.selection import Request
@@ -128,11 +129,12 @@ def _run(request: UpdateOptions) -> bool:
     record = _record(request, folder)
     name = record.origin.source or record.template
     with open_template(name, folder, version=request.template_version) as opened:
-        planned = plan_update(folder, record, opened, _wishes(request, record, folder))
+        wishes, query = _wishes(request, record, folder)
+        planned = plan_update(folder, record, opened, wishes)
     if request.check:
         update_report.say_check(planned, as_json=request.as_json)
         return planned.is_newer
-    locks = Locks() if request.dry_run else _lock(request, planned)
+    locks = Locks() if request.dry_run else _lock(request, planned, query)
     written = not request.dry_run and apply(planned, locks)
     told = update_report.Told(
         written=written, dry_run=request.dry_run, no_lock=request.lock.no_lock, as_json=request.as_json
@@ -149,12 +151,13 @@ def _record(request: UpdateOptions, folder: Path) -> ProjectRecord:
     return need_project_file(folder)
 
 
-def _wishes(request: UpdateOptions, record: ProjectRecord, folder: Path) -> Wishes:
+def _wishes(request: UpdateOptions, record: ProjectRecord, folder: Path) -> tuple[Wishes, BuildQuery | None]:
+    """Return the wishes, and what their builds are selected from, unless the builds are kept."""
     from envforge.machine.record import machine_to_json
     from envforge.machine.redact import redact
     from envforge.matrix import load_matrix
+    from envforge.project.offline import BuildQuery
     from envforge.project.update import Wishes
-    from envforge.select import select_platforms
 
     wishes = Wishes(
         variables=request.wishes.var,
@@ -164,15 +167,15 @@ def _wishes(request: UpdateOptions, record: ProjectRecord, folder: Path) -> Wish
         envforge_requirement=_requirement(request, record, folder),
     )
     if not request.typed and request.machine is None:
-        return wishes
+        return wishes, None
     machine, matrix = _machine(request, record, folder), load_matrix()
     recorded = tuple(selection.build.platform for selection in record.selections)
     platforms = request.selection.known_platforms(matrix) if "platforms" in request.typed else recorded
     typed = request.selection.to_request(matrix)
     chosen = {name: getattr(typed, name) for name in request.typed - {"platforms"}}
     former: Request = replace(record.selections[0].request, platform=None)
-    selections = select_platforms(machine, replace(former, **chosen), platforms, matrix)
-    return replace(wishes, selections=selections, machine=machine_to_json(redact(machine)))
+    query = BuildQuery(machine=machine, request=replace(former, **chosen), platforms=platforms, matrix=matrix)
+    return replace(wishes, selections=query.select(), machine=machine_to_json(redact(machine))), query
 
 
 def _requirement(request: UpdateOptions, record: ProjectRecord, folder: Path) -> str:
@@ -193,7 +196,7 @@ def _machine(request: UpdateOptions, record: ProjectRecord, folder: Path) -> Mac
     return machine_from_json(record.machine, f"{folder / NAME}, machine")
 
 
-def _lock(request: UpdateOptions, planned: Update) -> Locks:
+def _lock(request: UpdateOptions, planned: Update, query: BuildQuery | None) -> Locks:
     """Return the new locks of the project and its variants; none if the environment is unchanged."""
     from envforge.project.update import Locks
 
@@ -211,6 +214,7 @@ def _lock(request: UpdateOptions, planned: Update) -> Locks:
             variants = relock_variants(planned.folder, texts, way, show)
     except EnvforgeError as error:
         error.hints = (
+            *_ways_in_catalogue(request, planned, query),
             Hint("to update the project without its lockfile", repeated_command({"no_lock": True, "fresh": None})),
             *hints_inside(planned.folder, error.hints, "then, in the project, "),
         )
@@ -220,3 +224,19 @@ def _lock(request: UpdateOptions, planned: Update) -> Locks:
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     return Locks(own=None if own is None else own.text, variants=variants)
+
+
+def _ways_in_catalogue(request: UpdateOptions, planned: Update, query: BuildQuery | None) -> tuple[Hint, ...]:
+    """Return the builds whose lockfile is in the catalogue; it has none for an environment.yml that was edited."""
+    from envforge.cli.new_lock import ways_in_catalogue
+    from envforge.project.variant_locks import derived_variants
+
+    texts = planned.changed_texts
+    if (
+        query is None
+        or texts is None
+        or texts.sha256 != planned.project.texts.sha256
+        or derived_variants(planned.folder)
+    ):
+        return ()
+    return ways_in_catalogue(planned.project, query, python=request.selection.python is not None)

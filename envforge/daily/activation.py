@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, printable
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _UNSET = "***unset***"
@@ -127,7 +127,7 @@ def _checked(rows: Any, path: Path, place: str) -> dict[str, str | None]:
         if not _NAME.fullmatch(name):
             raise _damaged(path, f"`{where}` is not a valid variable name")
         if not isinstance(value, str) or "\0" in value:
-            raise _damaged(path, f"{where}: expected a string, found `{value!r}`")
+            raise _damaged(path, f"{where}: expected a string, found `{printable(str(value))}`")
     return {name: None if value == _UNSET else value for name, value in rows.items()}
 
 

@@ -157,7 +157,7 @@ def _record_version(path: Path) -> str:
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"unknown: `{path}`: {error!r}"
+        return f"unknown: `{path}` is not a valid record ({type(error).__name__})"
 
 
 def _variables(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from envforge.catalogue import PLACEHOLDER
-from envforge.errors import EnvforgeError, RequestError
+from envforge.errors import EnvforgeError, RequestError, printable
 from envforge.install.plan import Plan, make_plan
 from envforge.install.values import Artifact
 from envforge.lock.inputs import refuse_credentials
@@ -139,8 +139,8 @@ def _refuse_spaces(where: Path, artifacts: Iterable[Artifact]) -> None:
         for text in (package.name, package.version, package.url):
             if re.search(r"[\s\x00-\x1f\x7f]", text):
                 raise EnvforgeError(
-                    f"`{where}` can't be exported: {text!r} of the package {package.name!r} contains a space or a "
-                    "control character",
+                    f"`{where}` can't be exported: `{printable(text)}` of the package `{printable(package.name)}` "
+                    "contains a space or a control character",
                     hint=repair_hints(where),
                     code="lockfile-damaged",
                 )

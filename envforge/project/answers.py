@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from envforge.errors import Hint, RequestError
+from envforge.errors import Hint, RequestError, printable
 from envforge.nearest import nearest
 from envforge.project.questions import Answer, Question, hold, shown
 from envforge.project.templates import Template
@@ -37,7 +37,9 @@ def _given(template: Template, variables: tuple[str, ...]) -> dict[str, Answer]:
         key, equals, text = variable.partition("=")
         if not equals:
             raise RequestError(
-                f"`--var {variable!r}` is not of the form `KEY=VALUE`", hint=_example(template), code="bad-variable"
+                f"`--var {printable(variable)}` is not of the form `KEY=VALUE`",
+                hint=_example(template),
+                code="bad-variable",
             )
         if key not in questions:
             raise _unknown(key, template)
@@ -51,7 +53,7 @@ def _given(template: Template, variables: tuple[str, ...]) -> dict[str, Answer]:
             given[key] = questions[key].parse(text)
         except ValueError as rule:
             raise RequestError(
-                f"invalid answer {text!r} for `--var {key}`; expected {rule}",
+                f"invalid answer `{printable(text)}` for `--var {key}`; expected {rule}",
                 hint=f"to use the default, pass `--var {key}={shown(questions[key].default)}`",
                 code="bad-answer",
             ) from rule
@@ -63,7 +65,7 @@ def _unknown(key: str, template: Template) -> RequestError:
     near = nearest(key, names)
     known = ", ".join(f"`{name}`" for name in names) or "none"
     return RequestError(
-        f"unknown question {key!r} for `--var`; the template `{template.name}` has the questions: {known}",
+        f"unknown question `{printable(key)}` for `--var`; the template `{template.name}` has the questions: {known}",
         hint=f"did you mean `--var {near}=VALUE`?" if near else _example(template),
         code="no-such-question",
     )

@@ -6,14 +6,14 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, printable
 
 _STDERR = 2
 
 
 def shown_hook(command: tuple[str, ...]) -> str:
     """Return the command as it would be typed, with invisible characters escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in shlex.join(command))
+    return printable(shlex.join(command))
 
 
 def run_hook(command: tuple[str, ...], folder: Path) -> None:

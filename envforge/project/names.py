@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterable
 
-from envforge.errors import RequestError
+from envforge.errors import RequestError, printable
 
 LONGEST = 64
 LONGEST_FOLDER = 200
@@ -70,7 +70,7 @@ def package_name(project: str, option: str, installed: Iterable[str]) -> str:
 
 def _bad_folder(option: str, name: str, rule: str) -> RequestError:
     return RequestError(
-        f"{option} {name!r} can't be the name of a directory: {rule}",
+        f"{option} `{printable(name)}` can't be the name of a directory: {rule}",
         hint="to create the project elsewhere, choose another DIR",
         code="bad-target",
     )
@@ -78,7 +78,7 @@ def _bad_folder(option: str, name: str, rule: str) -> RequestError:
 
 def _refusal(option: str, name: str, rule: str) -> RequestError:
     return RequestError(
-        f"{option} {name!r} can't be the name of a project: {rule}",
+        f"{option} `{printable(name)}` can't be the name of a project: {rule}",
         hint="to name the project differently from its directory, pass `--name NAME`, such as `--name my-project`",
         code="bad-project-name",
     )

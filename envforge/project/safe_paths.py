@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from envforge.errors import printable
 from envforge.jinja import TemplateError
 from envforge.project.baseline import NOT_HELD
 from envforge.project.names import is_windows_device
@@ -24,7 +25,8 @@ def refuse_paths(files: Iterable[PlannedFile], template: Template) -> None:
             fault = _fault(part)
             if fault:
                 raise TemplateError(
-                    f"the template `{template.name}` writes {str(file.path)!r}, but {part!r} {fault}",
+                    f"the template `{template.name}` writes `{printable(str(file.path))}`, "
+                    f"but `{printable(part)}` {fault}",
                     code="template-path-refused",
                 )
         key = str(file.path).lower()  # two names that differ in case are one file on macOS and Windows

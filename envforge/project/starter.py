@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from envforge.errors import RequestError
+from envforge.errors import RequestError, printable
 from envforge.jinja import render
 from envforge.project.staging import PlannedFile
 from envforge.project.templates import COMMON, NAME_PATTERN
@@ -17,7 +17,7 @@ def plan_starter(name: str) -> tuple[PlannedFile, ...]:
     """Return every file of a new template; raise ``RequestError`` if the name is invalid."""
     if not NAME_PATTERN.fullmatch(name) or name == COMMON:
         raise RequestError(
-            f"DIR {name!r} can't be the name of a template: expected lowercase letters, digits, and `-`",
+            f"DIR `{printable(name)}` can't be the name of a template: expected lowercase letters, digits, and `-`",
             hint="to start a template with a valid name",
             command="envforge templates new my-template",
             code="bad-template-name",

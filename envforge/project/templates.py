@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from envforge.errors import Hint, RequestError
+from envforge.errors import Hint, RequestError, printable
 from envforge.fields import Document, Fields, one_of
 from envforge.jinja import TemplateError
 from envforge.nearest import nearest
@@ -70,7 +70,8 @@ def load_template(root: Path, name: str) -> Template:
     if name not in known:
         near, listed = nearest(name, known), Hint("to describe the built-in templates", "envforge templates")
         raise RequestError(
-            f"unknown template {name!r}; expected one of: {', '.join(f'`{each}`' for each in known) or 'none'}",
+            f"unknown template `{printable(name)}`; "
+            f"expected one of: {', '.join(f'`{each}`' for each in known) or 'none'}",
             hint=(Hint(f"did you mean `{near}`?") if near else listed,),
             code="no-such-template",
         )

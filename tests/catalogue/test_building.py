@@ -144,7 +144,7 @@ def test_files_that_tools_write_keep_their_bytes(tmp_path: Path) -> None:
     write_metadata(tmp_path, wheels.metadata)
     written = {path.name: path.read_bytes() for path in tmp_path.rglob("*.toml")}
     stored = {path.name: path.read_bytes() for path in FACTS.rglob("*.toml") if path.name in written}
-    assert len(written) == 6
+    assert len(written) == 7
     assert written == stored
 
 

@@ -30,7 +30,7 @@ WANTED = {
     "cpu": {"linux-64", "osx-arm64", "win-64"},
     "cu118": {"linux-64"},
     "cu126": {"linux-64"},
-    "cu128": {"linux-64"},
+    "cu128": {"linux-64", "linux-aarch64"},
     "cu130": {"linux-64"},
 }
 MAPPING = NameMapping.bundled()
@@ -117,14 +117,16 @@ def test_no_other_host_and_no_path_of_a_machine_is_in_the_text(entry: Entry) -> 
 @each_entry()
 def test_torch_and_torchvision_are_the_selected_build_from_the_torch_index(entry: Entry) -> None:
     selection = entry.selection
-    local = "" if entry.platforms == ("osx-arm64",) else f"+{selection.tag}"
+    wanted = (selection.torch, selection.tag, entry.platforms[0])
+    (build,) = (each for each in load_matrix().builds if (each.torch, each.tag, each.platform) == wanted)
     family = {"torch": selection.torch, "torchvision": selection.torchvision}
     if entry.template != "image-classification":
         del family["torchvision"]
     for name, version in family.items():
         (package,) = (p for p in lock_of(entry).packages if p.name == name)
         assert package.manager == "pip"
-        assert package.version == f"{version}{local}"
+        assert version is not None
+        assert package.version == build.pin(version)
         assert package.url.startswith(f"{selection.index_url}/{name}-{version}")
 
 

@@ -104,10 +104,21 @@ def test_offered_command_works_offline(here: Path, capsys: pytest.CaptureFixture
     assert "note: 127.0.0.1" not in capsys.readouterr().err
 
 
-def test_offline_new_without_any_lock_fails(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["new", "tabular", "net", "--machine", "gh200"]) == 3
+def test_offline_new_selects_the_lock_of_another_architecture(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "image-classification", "net", "--machine", "gh200"]) == 0
 
-    assert "no lockfile for torch 2.14.1+cu130 with Python 3.12 on linux-aarch64" in capsys.readouterr().err
+    assert "the project uses torch 2.7.1+cu128" in capsys.readouterr().err
+    selection = need_project_file(here / "net").selections[0]
+    assert selection.build.platform == "linux-aarch64"
+    assert "cu128/torch-2.7.1%2Bcu128-cp312-cp312-manylinux_2_28_aarch64.whl" in (
+        here / "net" / "conda-lock.yml"
+    ).read_text(encoding="utf-8")
+
+
+def test_offline_new_without_any_lock_fails(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", "tabular", "net", "--machine", "cpu", "--platform", "osx-64"]) == 3
+
+    assert "with Python 3.12 on osx-64, and `127.0.0.1`, which a solve requires" in capsys.readouterr().err
     assert tree(here) == {}
 
 
@@ -131,3 +142,52 @@ def test_new_asks_no_server_for_a_lock_of_the_catalogue(answering: Loopback) -> 
 def test_one_silent_server_is_enough(monkeypatch: pytest.MonkeyPatch, answering: Loopback) -> None:
     monkeypatch.setenv("ENVFORGE_MIRRORS", f"{SERVERS[0]}={answering.url} {SERVERS[1]}={DEAD}")
     assert main(["new", "tabular", "net", "--machine", "t4"]) == 0
+
+
+def test_offline_platforms_without_a_common_lock_are_named_together(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["new", "tabular", "net", "--machine", "cpu", "-p", "linux-64", "-p", "osx-arm64"]
+    assert main([*words, "--json"]) == 3
+
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["message"].startswith(
+        "the catalogue has no lockfile for the combination of torch 2.14.1+cpu with Python 3.12 on linux-64 and "
+        "torch 2.14.1 with Python 3.12 on osx-arm64, and `127.0.0.1`, which"
+    )
+    assert "to create it only for linux-64, whose lockfile is in the catalogue" in error["hint"]
+    command = next(each for each in error["commands"] if "linux-64" in each and "osx-arm64" not in each)
+    assert main(command.removesuffix(" --json").split()[1:]) == 0
+    assert (here / "net" / "conda-lock.yml").is_file()
+
+
+def test_offline_update_offers_builds_with_a_lock(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["new", "tabular", "net", "--machine", "a10g", "--cuda", "11.8"]) == 0
+    monkeypatch.chdir(here / "net")
+    before = tree(here)
+    capsys.readouterr()
+
+    assert main(["update", "--machine", "a10g", "--cuda", "12.6", "--json"]) == 3
+
+    command = json.loads(capsys.readouterr().out)["error"]["commands"][0]
+    assert command == "envforge update --cuda 12.6 --torch 2.14.0 --machine a10g --json"
+    assert tree(here) == before
+    assert main(command.split()[1:]) == 0
+    assert str(need_project_file(here / "net").selections[0].build.torch) == "2.14.0"
+
+
+def test_offline_update_offers_no_build_for_an_edited_environment(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["new", "tabular", "net", "--machine", "a10g", "--cuda", "11.8"]) == 0
+    monkeypatch.chdir(here / "net")
+    environment = Path("environment.yml").read_text()
+    Path("environment.yml").write_text(environment.replace('  - "numpy"\n', '  - "einops"\n  - "numpy"\n'))
+    capsys.readouterr()
+
+    assert main(["update", "--machine", "a10g", "--cuda", "12.6", "--json"]) == 3
+
+    commands = json.loads(capsys.readouterr().out)["error"]["commands"]
+    assert [each for each in commands if "--torch" in each] == []

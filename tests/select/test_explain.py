@@ -88,3 +88,10 @@ def test_an_unknown_word_is_a_usage_error_in_json_too(capsys: pytest.CaptureFixt
     code, out, err = run(capsys, "--cuda", "11.9", "--json")
     assert (code, json.loads(out)["error"]["code"]) == (2, "unknown-cuda")
     assert "did you mean `--cuda 11.8`?" in err
+
+
+def test_another_index_is_not_contacted_and_explain_reports_that(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "--machine", "t4", "--torch-index", "http://x"]) == 0
+
+    note = "note: the builds are those of https://download.pytorch.org/whl; http://x was not contacted\n"
+    assert capsys.readouterr().err == note

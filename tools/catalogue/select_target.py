@@ -78,10 +78,14 @@ def _target(template: str, row: Mapping[str, Any]) -> Target:
     )
 
 
+_GPUS = {"linux-64": ("NVIDIA A100", 8), "linux-aarch64": ("NVIDIA GH200", 9)}
+
+
 def _machine(platform: str) -> Machine:
     """Return a machine that every variant fits; the rendered files don't depend on it."""
-    if platform != "linux-64":
+    if platform not in _GPUS:
         return Machine(platform=platform, python=Version("3.12"))
-    gpu = Gpu(index=0, name="NVIDIA A100", compute_capability=ComputeCapability(8, 0))
+    name, major = _GPUS[platform]
+    gpu = Gpu(index=0, name=name, compute_capability=ComputeCapability(major, 0))
     driver = Driver(kernel_version=Version("580.95.05"), user_version=Version("580.95.05"), cuda=Version("13.0"))
     return Machine(platform=platform, python=Version("3.12"), glibc=Version("2.39"), driver=driver, gpus=(gpu,))

@@ -24,6 +24,7 @@ from tools.facts.rows import (
 )
 
 INDEX = "https://download.pytorch.org/whl"
+_MACHINES = {"linux-64": "x86_64", "linux-aarch64": "aarch64", "osx-arm64": "arm64", "win-64": "win_amd64"}
 
 
 class UnknownFactError(Exception):
@@ -88,7 +89,7 @@ class WheelFacts:
         tag = torch.partition("+")[2]
         if not tag.startswith("cu"):
             return family
-        of_index = tuple(self._library(row) for row in self.libraries if row.index == tag)
+        of_index = tuple(self._library(row) for row in self.libraries if row.index == tag and _is_of(row.url, platform))
         return family + (of_index or tuple(map(_registry_wheel, self.registry)))
 
     @property
@@ -157,11 +158,17 @@ def by_directory(wheels: Iterable[Wheel], directory: str) -> dict[str, tuple[Whe
 
 
 def _is_for(url: str, python: str, platform: str) -> bool:
-    name = unquote(url.rsplit("/", 1)[-1]).removesuffix(".whl")
-    wheel_python, _, wheel_platform = name.split("-")[-3:]
-    fits = {"linux-64": "x86_64", "osx-arm64": "arm64", "win-64": "win_amd64"}[platform]
-    is_platform = fits in wheel_platform and ("macos" in wheel_platform) == (platform == "osx-arm64")
-    return wheel_python == python and is_platform
+    return _tags(url)[0] == python and _is_of(url, platform)
+
+
+def _is_of(url: str, platform: str) -> bool:
+    wheel_platform = _tags(url)[-1]
+    return _MACHINES[platform] in wheel_platform and ("macos" in wheel_platform) == (platform == "osx-arm64")
+
+
+def _tags(url: str) -> list[str]:
+    """Return the Python, ABI, and platform of a wheel file."""
+    return unquote(url.rsplit("/", 1)[-1]).removesuffix(".whl").split("-")[-3:]
 
 
 def _extras_in(line: str) -> Iterable[str]:

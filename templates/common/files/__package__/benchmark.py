@@ -6,7 +6,6 @@ directory: time of an update, time to load its data, peak memory, and the metric
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import statistics
@@ -21,11 +20,11 @@ from typing import Any
 import torch
 
 from . import train
-from .checkpoint import write_aside
+from .checkpoint import make_run_dir, write_aside
 from .config import Config
 from .drawing import pyplot, save
-from .errors import ProjectError, exit_code
-from .options import add_options, config_of
+from .errors import UnsupportedError, exit_code
+from .options import Parser, add_options, config_of
 from .start import prepare
 
 BASE = "fp32"
@@ -46,10 +45,9 @@ class Row:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {__package__}.benchmark",
+    parser = Parser(
+        program=f"python -m {__package__}.benchmark",
         description="Train in each precision and compare time, memory, and metric.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--updates", type=int, default=40, help="Updates to measure in each precision.")
     parser.add_argument("--warm", type=int, default=5, help="Updates before the measurement.")
@@ -58,7 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.set_defaults(run_dir=Path("runs/benchmark"))
     options = vars(parser.parse_args(arguments))
     updates, warm, only = (options.pop(name) for name in ("updates", "warm", "only"))
+    if updates < 1 or warm < 0:
+        parser.error(f"--updates must be at least 1 and --warm at least 0, got {updates} and {warm}")
     config = config_of(Config, options, parser)
+    make_run_dir(config.run_dir)
     rows = []
     for name in only:
         rows.append(measure(config, name, warm, updates))
@@ -83,7 +84,7 @@ def measure(config: Config, name: str, warm: int, updates: int) -> Row:
         )
         try:
             training = train.build(changed, *prepare(changed, lambda line: None))
-        except ProjectError as error:
+        except UnsupportedError as error:
             return Row(name=name, absent=str(error.args[0]))
     cuda = training.device.type == "cuda"
     if cuda:
@@ -150,7 +151,6 @@ def _line(row: Row) -> str:
 
 
 def _write(folder: Path, rows: Sequence[Row], sentence: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     content = {"schema": 1, "torch": torch.__version__, "rows": [asdict(row) for row in rows], "verdict": sentence}
     write_aside(folder / "benchmark.json", lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
     plot = pyplot()

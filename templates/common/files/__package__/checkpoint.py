@@ -11,6 +11,7 @@ import os
 import pickle
 import random
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +20,7 @@ import numpy
 import torch
 
 from . import compat
-from .errors import Hint, ProjectError
+from .errors import DiskError, Hint, ProjectError
 
 FORMAT = 2
 BEST = "best.pt"
@@ -42,10 +43,9 @@ class Checkpoints:
             write_aside(path, lambda file: torch.save({"format": FORMAT, **state}, file))
             write_aside(mark, lambda file: file.write(f"{_sha256(path)}\n".encode()))
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            raise ProjectError(
+            raise DiskError(
                 f"cannot write the checkpoint `{path}`: {error}",
-                hint="to continue from the checkpoint before it after you freed disk space",
-                option="--resume",
+                hint="free some disk space, and check that the directory is still writable",
             ) from error
         for old in self.complete()[: -self.keep]:
             _mark(old).unlink(missing_ok=True)
@@ -116,6 +116,22 @@ def write_aside(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     with _folder_handle(path.parent) as handle:
         if handle is not None:
             os.fsync(handle)
+
+
+def make_run_dir(folder: Path) -> None:
+    """Create the directory of a run, and check that files can be written into it before anything is computed."""
+    deed = "create"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        deed = "write to"
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ProjectError(
+            f"cannot {deed} the run directory `{folder}`: {error.strerror or error}",
+            hint="to use another directory",
+            option="--run-dir runs/NAME",
+        ) from error
 
 
 def random_state() -> dict[str, Any]:

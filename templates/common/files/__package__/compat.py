@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .errors import Hint, ProjectError
+from .errors import Hint, UnsupportedError
 
 TORCH = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
 
@@ -75,7 +75,7 @@ def compiled(model: nn.Module, device_type: str) -> nn.Module:
         if missing[-1].startswith("a C++"):
             install = "envforge add cxx-compiler && envforge install"
             ways.append(Hint("to add a compiler, which `envforge run` activates", command=install))
-        raise ProjectError(f"`--compile` requires {' and '.join(missing)}, which this machine lacks", hint=ways)
+        raise UnsupportedError(f"`--compile` requires {' and '.join(missing)}, which this machine lacks", hint=ways)
     return cast("nn.Module", torch.compile(model))
 
 

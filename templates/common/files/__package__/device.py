@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 
 from . import compat
-from .errors import Hint, ProjectError
+from .errors import Hint, ProjectError, UnsupportedError
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16", "fp8")
 _CPU_BF16 = ("avx512_bf16", "amx_bf16")
 
@@ -53,17 +55,40 @@ def choose_device(request: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(request)
+    except RuntimeError as error:
+        raise _unknown_device(request) from error
+    try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first_line = str(error).splitlines()[0]
-        raise ProjectError(
-            f"cannot use the device `{request}`: {first_line}",
-            hint=(
-                Hint("to use the best available device", option="--device auto"),
-                Hint("to find out why a GPU is missing", command="envforge detect"),
-            ),
-        ) from error
+        raise _unusable_device(device, str(error).splitlines()[0]) from error
     return device
+
+
+def _unknown_device(request: str) -> ProjectError:
+    kind, _, index = request.lower().partition(":")
+    near = "cuda" if kind in ("gpu", "nvidia") else next(iter(get_close_matches(kind, DEVICES, n=1)), "")
+    if near == "cuda":
+        near += f":{index}" if index.isdecimal() else ""
+    return ProjectError(
+        f"unknown device `{request}`: expected {', '.join(DEVICES)}, or `cuda:N` for one of several GPUs",
+        hint=f"did you mean `--device {near}`?" if near else "to use the best available device",
+        option="" if near else "--device auto",
+    )
+
+
+def _unusable_device(device: torch.device, reason: str) -> ProjectError:
+    hints = [Hint("to use the best available device", option="--device auto")]
+    if device.type == "cuda" and torch.version.cuda is None and torch.version.hip is None:
+        reason = f"torch {torch.__version__} is a CPU build"
+        hints += [
+            Hint("to find the CUDA build for this machine", command="envforge explain"),
+            Hint("to use that build, with its tag for TAG", command="envforge lock --variant TAG && envforge install"),
+        ]
+    elif device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count() > 0:
+        reason = f"the number of the last GPU is {torch.cuda.device_count() - 1}"
+    elif device.type == "cuda":
+        hints.append(Hint("to find out why torch can't use the GPU", command="envforge verify machine"))
+    return ProjectError(f"cannot use the device `{device}`: {reason}", hint=hints)
 
 
 def ability_of(device: torch.device) -> Ability:
@@ -88,20 +113,20 @@ def choose_precision(request: str, ability: Ability) -> Precision:
         return _automatic(ability)
     where = _describe(ability)
     if request == "tf32" and (ability.kind != "cuda" or ability.capability < (8, 0)):
-        raise ProjectError(
+        raise UnsupportedError(
             f"tf32 requires a GPU with compute capability 8.0 or higher, found {where}",
             hint="to use the best supported precision",
             option="--precision auto",
         )
     if request == "fp16" and ability.kind == "cpu":
-        raise ProjectError(
+        raise UnsupportedError(
             "fp16 on a CPU is several times slower than fp32",
             hint="to use the best supported precision",
             option="--precision auto",
         )
     if request == "fp8":
         if ability.kind != "cuda" or ability.capability < (8, 9):
-            raise ProjectError(
+            raise UnsupportedError(
                 f"fp8 requires a GPU with compute capability 8.9 or higher, found {where}",
                 hint="to use the best supported precision",
                 option="--precision auto",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -46,27 +48,85 @@ class ProjectError(Exception):
         return f"{message}\n\nhint: {self.hint}" if self.hints else message
 
 
+class UnsupportedError(ProjectError):
+    """This machine doesn't support the requested precision or compilation."""
+
+
+class DiskError(ProjectError):
+    """A file of the run cannot be written; the run can be resumed afterwards."""
+
+
+RESUME = Hint("to continue from the last checkpoint", option="--resume")
+
+
 def exit_code(command: Callable[[], int], *, resumable: bool = False) -> int:
-    """Run ``command`` and return its exit code: 1 after a ``ProjectError`` or on a full disk, 130 after Ctrl-C.
+    """Run ``command`` and return its exit code: 1 after an error that you can fix, 130 after Ctrl-C.
 
     ``resumable``: the command accepts ``--resume``.
     """
-    resume = Hint("to continue from the last checkpoint", option="--resume")
     try:
-        return command()
+        with contextlib.redirect_stdout(_Stdout(sys.stdout)):
+            try:
+                return command()
+            finally:
+                print(end="", flush=True)
     except ProjectError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        failure = error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        hint = f"free some disk space; {resume}" if resumable else "free some disk space"
-        print(f"error: {error}\n\nhint: {hint}", file=sys.stderr)
-        return 1
+        failure = _failure(error)
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":  # torchrun interrupts all ranks
-            print(f"interrupted; {resume}" if resumable else "interrupted", file=sys.stderr)
+            print(f"interrupted; {RESUME}" if resumable else "interrupted", file=sys.stderr)
         return 130
+    if resumable and isinstance(failure, DiskError):
+        failure.hints += (RESUME,)
+    print(f"error: {failure}", file=sys.stderr)
+    return 1
+
+
+def _failure(error: OSError) -> ProjectError:
+    """Return what to report; raise ``error`` again if it is more likely a mistake in the code."""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f"cannot write `{error.filename}`: " if error.filename else ""
+        return DiskError(f"{where}{reason}", hint="free some disk space")
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # from tempfile
+        return ProjectError(reason, hint="set the variable TMPDIR to a directory on a disk with space")
+    if error.filename is None or isinstance(error, FileNotFoundError):
+        raise error
+    return ProjectError(f"cannot access `{error.filename}`: {reason}", hint="check its type, owner, and permissions")
+
+
+class _Stdout:
+    """Stdout, with errors that a full disk or a missing file can't be taken for."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream  # None if stdout is closed; print() discards its text then
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._as_project_error():
+            return self._stream.write(text) if self._stream is not None else len(text)
+
+    def flush(self) -> None:
+        with self._as_project_error():
+            if self._stream is not None:
+                self._stream.flush()
+
+    @contextlib.contextmanager
+    def _as_project_error(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)  # Python writes what is left in the buffer when it exits
+            os.close(null)
+            raise ProjectError(
+                f"cannot write to stdout: {error.strerror or error}",
+                hint="redirect stdout to a file on a disk with space",
+            ) from error
 
 
 def hide_interrupt_traceback() -> None:

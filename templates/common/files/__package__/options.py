@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import shlex
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
+
+from .errors import Hint
 
 Config = TypeVar("Config")
 
@@ -18,11 +21,40 @@ def option(default: Any, help: str, *, choices: Sequence[str] = (), fixed: bool 
     return dataclasses.field(default=default, metadata={"help": help, "choices": tuple(choices), "fixed": fixed})
 
 
+class Parser(argparse.ArgumentParser):
+    """Report a usage error as one line and a hint, without the list of all options."""
+
+    def __init__(self, *, program: str, description: str) -> None:
+        super().__init__(prog=program, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+    def error(self, message: str, hint: Hint | None = None) -> NoReturn:
+        hint = hint or Hint("to list the options", option="--help")
+        self.exit(2, f"error: {message}\n\nhint: {hint}\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Raise for the first unknown argument, with the most similar option as a hint."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            option = unknown[0].partition("=")[0]
+            near = _similar(option, list(self._option_string_actions)) if option.startswith("-") else None
+            kind = "option" if option.startswith("-") else "argument"
+            self.error(f"unknown {kind} `{option}`", Hint(f"did you mean `{near}`?") if near else None)
+        return found, unknown
+
+
+def _similar(option: str, known: Sequence[str]) -> str | None:
+    """Return the option that ``option`` abbreviates by its initials, is part of, or resembles."""
+    word = option.strip("-").replace("_", "-")
+    names = {name.strip("-"): name for name in known}
+    found = [name for name in names if "".join(part[0] for part in name.split("-")) == word.replace("-", "")]
+    found += [name for name in names if min(len(word), len(name)) > 2 and (word in name or name in word)]
+    found += difflib.get_close_matches(word, names, n=1)
+    return names[found[0]] if found else None
+
+
 def parse(config: type[Config], arguments: Sequence[str] | None, *, program: str, description: str) -> Config:
     """Build ``config`` from the command line; an invalid value is a usage error (exit code 2)."""
-    parser = argparse.ArgumentParser(
-        prog=program, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = Parser(program=program, description=description)
     add_options(parser, config)
     return config_of(config, vars(parser.parse_args(arguments)), parser)
 
@@ -44,11 +76,9 @@ def add_options(parser: argparse.ArgumentParser, config: type[Any]) -> None:
         if hints[field.name] is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **details)
             continue
-        if field.metadata["choices"]:
-            details["choices"] = field.metadata["choices"]
-        else:
-            details["metavar"] = field.name.rsplit("_", 1)[-1].upper()
-        parser.add_argument(flag, type=_plain_type(hints[field.name]), **details)
+        choices = field.metadata["choices"]
+        details["metavar"] = f"{{{','.join(choices)}}}" if choices else field.name.rsplit("_", 1)[-1].upper()
+        parser.add_argument(flag, type=_reader(_plain_type(hints[field.name]), choices), **details)
 
 
 def require(condition: bool, message: str) -> None:
@@ -75,6 +105,22 @@ def fixed_values(config: Any) -> dict[str, Any]:
     """Return the values that a resumed run must share with the run it continues."""
     names = {field.name for field in dataclasses.fields(config) if field.metadata["fixed"]}
     return {name: value for name, value in echo(config).items() if name in names}
+
+
+def _reader(kind: Callable[[str], Any], choices: Sequence[str]) -> Callable[[str], Any]:
+    """Return a function that converts a value, and rejects it in the words of the other errors."""
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            expected = {int: "an integer", float: "a number"}.get(kind, "another value")  # type: ignore[call-overload]
+            raise argparse.ArgumentTypeError(f"expected {expected}, got `{text}`") from None
+        if choices and value not in choices:
+            raise argparse.ArgumentTypeError(f"expected one of {', '.join(choices)}; got `{text}`")
+        return value
+
+    return read
 
 
 def _plain_type(hint: Any) -> Any:

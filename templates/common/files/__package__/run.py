@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from . import compat, distributed
-from .checkpoint import seed_everything
+from .checkpoint import make_run_dir, seed_everything
 from .device import Precision
 from .loop import fit
 from .memory import fitting_batch, out_of_memory
@@ -35,6 +35,8 @@ def train(config: Config, build: Build[Config]) -> Outcome:
     """Prepare, build, train, and print the result."""
     try:
         device, precision = prepare(config, distributed.say)
+        if distributed.rank() == 0:
+            make_run_dir(config.run_dir)
         if device.type != "cuda" and (signs := nvidia_signs()):
             print(f"warning: training on {device}, although the machine has {'; '.join(signs)}", file=sys.stderr)
         if config.auto_batch:

@@ -5,7 +5,6 @@ The exit code is 0 only if every check passes. A run on the CPU is never reporte
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
@@ -26,6 +25,7 @@ from .errors import exit_code
 from .loop import fit
 from .nvidia import nvidia_signs
 from .observe import Observer
+from .options import Parser
 from .start import prepare
 from .task import Metric, Outcome
 
@@ -44,8 +44,8 @@ class Check:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {__package__}.smoke",
+    parser = Parser(
+        program=f"python -m {__package__}.smoke",
         description="Train for seconds on real data, and check that the model learns and that a control doesn't.",
     )
     gpu = parser.add_mutually_exclusive_group()

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from envforge.errors import EnvforgeError, Hint
+from envforge.errors import Hint
 
 ENVIRONMENT, LOCKFILE, VARIANTS = "environment.yml", "conda-lock.yml", "lockfiles"
 
@@ -82,15 +82,17 @@ def platform_hints(lockfile: Path, locked: Sequence[str], platform: str) -> tupl
 
 def update_command(project: Path, platforms: Sequence[str]) -> str:
     """Return the command that plans a project of a template for these platforms; empty if it can't."""
-    from envforge.matrix import load_matrix  # noqa: PLC0415 - only errors need it
-    from envforge.project.record import find_project, read_project_file  # noqa: PLC0415 - as above
+    from envforge import toml  # noqa: PLC0415 - only errors need it
+    from envforge.daily.prefix import project_folder  # noqa: PLC0415 - as above
+    from envforge.matrix import load_matrix  # noqa: PLC0415 - as above
 
     try:
-        if read_project_file(project) is None or not set(platforms) <= set(load_matrix().platforms):
-            return ""
-    except EnvforgeError:
+        record = toml.loads((project / "envforge.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return ""
-    here = find_project(Path.cwd())
+    if "template" not in record or not set(platforms) <= set(load_matrix().platforms):
+        return ""
+    here = project_folder(Path.cwd())
     words = [] if here is not None and _is_same(here, project) else ["--directory", str(project)]
     words += [word for name in dict.fromkeys(platforms) for word in ("-p", name)]
     return shlex.join(["envforge", "update", *words])

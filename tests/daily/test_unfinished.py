@@ -32,7 +32,7 @@ USES = {
     "diff": ("diff", "conda-lock.yml"),
 }
 SHOWS = {"info": ("info",)}
-FINDS = {"verify": ("verify", "--env")}
+FINDS = {"verify": ("verify", "env")}
 COMPLETES = {"lock": ("lock", "--check"), "add": ("add", "hello"), "remove": ("remove", "nothing")}
 NEITHER = {"detect", "explain", "new", "templates", "compare", "clean"}  # no environment is meant; clean removes it
 

@@ -253,7 +253,7 @@ def test_the_list_names_every_check_with_its_cost(capsys: Captured) -> None:
 
 
 def test_nothing_in_a_record_names_who_made_it(project: Path, capsys: Captured, monkeypatch: Any) -> None:
-    home = project / "home" / "elvira"
+    home = project.parent / "home" / "elvira"
     home.mkdir(parents=True)
     (home / "my.yml").touch()
     monkeypatch.setenv("HOME", str(home))

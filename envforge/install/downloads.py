@@ -27,7 +27,7 @@ def download_all(
 ) -> dict[Artifact, int]:
     """Download files into the cache and return their sizes in bytes; the first failure stops the other downloads."""
     store.create()
-    wire = _wire(request, progress)
+    wire = open_wire(request, progress)
     sizes = ThreadPoolExecutor(_SIZE_WORKERS, thread_name_prefix="size")
     if request.estimate and not request.offline:
         for artifact in artifacts:
@@ -51,7 +51,7 @@ def download_all(
 
 def sizes_of(artifacts: tuple[Artifact, ...], request: InstallRequest, progress: Progress) -> dict[Artifact, int]:
     """Return the sizes of files that the cache lacks, as far as the bundle, the mirror, or the server reports them."""
-    wire = _wire(request, Silent())
+    wire = open_wire(request, Silent())
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="size")
     progress.begin("reading file sizes", len(artifacts), "packages")
     found = {}
@@ -75,7 +75,8 @@ def _announce(artifact: Artifact, wire: Wire) -> None:
         wire.announce(artifact, size)
 
 
-def _wire(request: InstallRequest, progress: Progress) -> Wire:
+def open_wire(request: InstallRequest, progress: Progress) -> Wire:
+    """Return what the downloads of one request share."""
     return Wire(
         address=request.mirrors.to_mirror,
         retry=request.retry,

@@ -113,7 +113,7 @@ def test_a_place_without_an_environment_says_how_to_make_one(
     project: Audited, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["audit"]) == 1
-    assert "hint: to create it, run `envforge install --prefix " in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith("\nhint: to create it, run `envforge install`\n")
 
 
 def test_two_places_are_refused(project: Audited) -> None:

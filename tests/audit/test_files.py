@@ -166,10 +166,10 @@ def test_a_prefix_of_others_is_audited_with_a_lock_and_not_written_to(audited: A
 
 
 def test_a_folder_that_is_no_environment_is_refused(tmp_path: Path) -> None:
-    for prefix in (tmp_path, tmp_path / "none"):
+    for prefix, code in ((tmp_path, "not-an-environment"), (tmp_path / "none", "no-environment")):
         with pytest.raises(EnvforgeError) as caught:
             audit(AuditRequest(prefix=prefix, platform=SUBDIR))
-        assert caught.value.code == "no-environment"
+        assert caught.value.code == code
 
 
 def test_a_damaged_record_names_its_file(audited: Audited) -> None:

@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 
 from envforge.errors import EnvforgeError
-from envforge.install.values import Retry
+from envforge.install.downloads import open_wire
+from envforge.install.explicit import read_any_lock
+from envforge.install.plan import make_plan
+from envforge.install.transfer import size_of
+from envforge.install.values import InstallRequest, Retry, Silent
 from envforge.mirrors import Mirrors
 from tests.install.support import NO_WAIT, LockWriter, Noted, Place
-from tests.support.channel import Channel
+from tests.support.channel import SUBDIR, Channel
 from tests.support.loopback import Fault, Loopback, Request, Response
 
 
@@ -234,3 +238,14 @@ def test_dead_proxy_is_named(channel: Channel, place: Place, tmp_path: Path, mon
     with pytest.raises(EnvforgeError, match="could not connect to the proxy") as caught:
         place.install(lock, retry=Retry(delays_s=()))
     assert "`127.0.0.1:9`, which `http_proxy` selects" in caught.value.hint
+
+
+def test_silent_host_gets_no_second_request(greeting: Path, place: Place, server: Loopback) -> None:
+    request = InstallRequest(lockfile=greeting, prefix=place.prefix, platform=SUBDIR)
+    (artifact,) = make_plan(read_any_lock(greeting, SUBDIR), SUBDIR, greeting).conda
+    wire = open_wire(request, Silent())
+    assert size_of(artifact, wire)
+    asked = len(server.requests)
+    wire.silent[server.url.partition("://")[2]] = "the server did not respond in time"
+    assert size_of(artifact, wire) is None
+    assert len(server.requests) == asked

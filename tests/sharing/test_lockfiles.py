@@ -308,7 +308,8 @@ def test_without_a_catalogue_the_ways_to_name_one_are_told(home: Path, capsys: p
 def test_damaged_settings_are_named(home: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "envforge.toml").write_text(text)
     assert main(["lockfiles", "list"]) == 1
-    assert "cannot read `envforge.toml`" in capsys.readouterr().err
+    wanted = "`envforge.toml` is not valid TOML: " if text == "[catalogue" else "cannot read `envforge.toml` at `"
+    assert wanted in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ def test_an_environment_that_was_asked_for_and_is_missing_fails(project: Path, c
 
 def test_a_project_without_a_lock_fails_with_the_command_that_makes_one(folder: Path, capsys: Captured) -> None:
     (folder / "envforge.toml").write_text("")
+    (folder / "environment.yml").touch()
     assert main(["verify", "--only", "lock-usable"]) == 1
     assert "  run       envforge lock\n" in capsys.readouterr().out
 
@@ -252,8 +253,9 @@ def test_the_list_names_every_check_with_its_cost(capsys: Captured) -> None:
 
 
 def test_nothing_in_a_record_names_who_made_it(project: Path, capsys: Captured, monkeypatch: Any) -> None:
-    home = project / "home" / "elvira"
+    home = project.parent / "home" / "elvira"
     home.mkdir(parents=True)
+    (home / "my.yml").touch()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("USER", "elvira")
     main(["verify", "machine", "--json", "--lock", str(home / "my.yml")])

@@ -90,6 +90,13 @@ def test_the_login_node_of_a_cluster_is_told_where_the_gpus_are(tmp_path: Path, 
     assert (finding.verdict, finding.command) == (Verdict.FAIL, "srun --gres=gpu:1 envforge verify")
 
 
+@pytest.mark.parametrize("files", [{}, {"/.dockerenv": ""}], ids=["host", "container"])
+def test_machine_without_a_gpu_gets_another_build(tmp_path: Path, stub: Path, files: dict[str, str]) -> None:
+    report = _report(Scene(lock=CUDA_LOCK, files=files), tmp_path, stub)
+    (finding,) = [finding for finding in report.findings if finding.check == "gpu-missing"]
+    assert (finding.verdict, finding.command) == (Verdict.FAIL, "envforge explain")
+
+
 def test_a_job_that_was_given_one_gpu_of_two_is_well(tmp_path: Path, stub: Path) -> None:
     one = machine(a100())
     scene = replace(one, files={**one.files, **pci(2)[0]}, environment={"SLURM_JOB_ID": "12"})

@@ -184,7 +184,7 @@ def test_offline_update_offers_no_build_for_an_edited_environment(
     assert main(["new", "tabular", "net", "--machine", "a10g", "--cuda", "11.8"]) == 0
     monkeypatch.chdir(here / "net")
     environment = Path("environment.yml").read_text()
-    Path("environment.yml").write_text(environment.replace('  - "numpy"\n', '  - "einops"\n  - "numpy"\n'))
+    Path("environment.yml").write_text(environment.replace('  - "pytest"\n', '  - "einops"\n  - "pytest"\n'))
     capsys.readouterr()
 
     assert main(["update", "--machine", "a10g", "--cuda", "12.6", "--json"]) == 3

@@ -247,3 +247,12 @@ def test_a_template_cannot_leave_its_text(text: str) -> None:
 
 def test_values_are_never_read_as_templates() -> None:
     assert render("{{ x }} {{ x | quoted }}\n", {"x": '{{ 7*7 }}"'}, "a") == '{{ 7*7 }}" "{{ 7*7 }}\\""\n'
+
+
+@pytest.mark.parametrize(("name", "near"), [("imag", "image-classification"), ("tabluar", "tabular"), ("x\ny", None)])
+def test_unknown_template_suggests_the_nearest_or_the_only_prefix(name: str, near: str | None) -> None:
+    with pytest.raises(RequestError) as caught:
+        load_template(templates_root(), name)
+    assert caught.value.message.startswith(f"unknown template `{name.encode('unicode_escape').decode()}`;")
+    expected = "to describe the built-in templates, run `envforge templates`" if near is None else f"mean `{near}`?"
+    assert caught.value.hint.endswith(expected)

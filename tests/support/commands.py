@@ -120,7 +120,7 @@ def _check_words(words: list[str], line: str) -> None:
         words = words[1:]
     if not words:
         raise CommandFault(f"no program: {line}")
-    if words[0] == "X":  # the whole command is filled in
+    if re.fullmatch("X+", words[0]):  # the complete command is filled in
         return
     if words[0] == "envforge":
         check_envforge(words[1:], line)

@@ -99,7 +99,6 @@ def test_a_long_value_is_cut_in_the_message() -> None:
         ("[{url: conda-forge}]", "[[]]", " at `metadata.channels[0]`: expected a string, or a mapping with"),
         ("platforms: [linux-64]", "platforms: linux-64", " at `metadata.platforms`: expected a list, found `linux-64`"),
         ("dependencies: {}", "dependencies: [b]", " at `package[0].dependencies`: expected a mapping, found `['b']`"),
-        (LOCK, "", ": expected a mapping, found nothing"),
         ("version: 1\n", "[", ": expected YAML, found `while parsing"),
     ],
 )
@@ -110,3 +109,8 @@ def test_a_damaged_lockfile_names_file_and_place(old: str, new: str, fault: str)
         parse_lockfile(LOCK.replace(old, new, 1), "my.yml")
     assert caught.value.message.startswith(f"the lockfile `my.yml` is invalid{fault}")
     assert caught.value.code == "lockfile-damaged"
+
+
+def test_an_empty_file_is_not_a_lockfile() -> None:
+    with pytest.raises(EnvforgeError, match="`my.yml` is not a lockfile"):
+        parse_lockfile("", "my.yml")

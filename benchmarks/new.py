@@ -22,9 +22,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from envforge.project.sources import project_sources
+from envforge.base.data_files import templates_root
+from envforge.project.template_source import project_sources
 from envforge.project.templates import load_template
-from envforge.resources import templates_root
 
 assert sys.platform != "win32"
 

@@ -60,7 +60,7 @@ def main() -> None:
 
 def _candidates(folder: Path, url: str) -> dict[str, list[str]]:
     sys.path.insert(0, str(ROOT))
-    from envforge.solver import executable  # noqa: PLC0415 - found through the line above
+    from envforge.lock.solver import executable  # noqa: PLC0415 - found through the line above
 
     os.environ.update(ENVFORGE_MIRRORS=f"{PUBLIC}={url}", CONDA_SUBDIR="linux-64", HOME=str(folder))
     conda = str(executable(folder))

@@ -43,13 +43,14 @@ def test_help_imports_only_click_and_our_own_command_line() -> None:
         "envforge.cli",
         "envforge.cli.streams",
         "envforge.errors",
-        "envforge.process_end",
-        "envforge.report",
+        "envforge.base",
+        "envforge.base.process",
+        "envforge.base.envelope",
     }
 
 
 def test_every_command_of_the_table_loads_and_says_what_it_is_for() -> None:
-    context = click.Context(cli)
+    context = click.Context(cli, **cli.context_settings)
     for name, entry in COMMANDS.items():
         command = cli.get_command(context, name)
         assert command is not None

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from envforge import __version__, distribution
+from envforge import __version__
+from envforge.base import distribution
+from envforge.base.settings import user_file
 from envforge.errors import EnvforgeError, RequestError
-from envforge.sharing.settings import user_file
 from tests.support.commands import check_command
 
 NAME = "our-name"
@@ -78,7 +79,7 @@ def test_name_is_that_of_the_installed_distribution(installed: Installed) -> Non
 
 def test_name_of_a_bare_checkout_is_read_from_pyproject(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not _has_ours(entry)])
-    root = Path(distribution.__file__).parents[1]
+    root = Path(distribution.__file__).parents[2]
     assert f'name = "{distribution.distribution_name()}"' in (root / "pyproject.toml").read_text(encoding="utf-8")
     assert distribution.installed_by() == f"pip (not installed, editable, from {root})"
     assert distribution.extra_command("sign").endswith(f"-m pip install -e '{root}[sign]'")

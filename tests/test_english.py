@@ -111,7 +111,7 @@ def modules() -> list[Path]:
 
 def helps() -> Iterator[tuple[str, str]]:
     """Return each text of the command line's help with the command that shows it."""
-    context = click.Context(cli, info_name="envforge")
+    context = click.Context(cli, info_name="envforge", **cli.context_settings)
     waiting = [(name, cli.get_command(context, name)) for name in COMMANDS]
     yield "envforge", " ".join([cli.help or "", *(entry.short_help for entry in COMMANDS.values())])
     while waiting:

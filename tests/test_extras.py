@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from packaging.requirements import Requirement
 
-from envforge import toml
+from envforge.base import toml
+from envforge.base.data_files import templates_root
+from envforge.lock.environment_spec import split_conda_spec
 from envforge.project.templates import list_templates, load_template
-from envforge.resources import templates_root
-from envforge.spec import split_conda_spec
 from tests.test_wheel import ROOT
 
 PIP_NAMES = {"matplotlib-base": "matplotlib"}

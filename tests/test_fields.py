@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from envforge.errors import EnvforgeError
-from envforge.fields import (
+from envforge.base.records import (
     Document,
     Fields,
     one_of,
@@ -19,7 +18,8 @@ from envforge.fields import (
     read_version,
     show_as_json,
 )
-from envforge.lockfile import parse_lockfile
+from envforge.errors import EnvforgeError
+from envforge.lock.lockfile import parse_lockfile
 
 DOCUMENT = Document(damaged="the note `x` is damaged", error=EnvforgeError, code="note-damaged", hint="write it again")
 PACKAGE = """\
@@ -112,5 +112,5 @@ def test_a_damaged_lockfile_names_file_and_place(old: str, new: str, fault: str)
 
 
 def test_an_empty_file_is_not_a_lockfile() -> None:
-    with pytest.raises(EnvforgeError, match="`my.yml` is not a lockfile"):
+    with pytest.raises(EnvforgeError, match=r"`my\.yml` is not a lockfile"):
         parse_lockfile("", "my.yml")

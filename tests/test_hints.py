@@ -97,7 +97,7 @@ def test_options_in_hints_exist(area: str) -> None:
 
 
 def all_options() -> set[str]:
-    context = click.Context(cli)
+    context = click.Context(cli, **cli.context_settings)
     found: set[str] = {"--help", "--version"}
     commands = [cli.get_command(context, name) for name in COMMANDS]
     while commands:

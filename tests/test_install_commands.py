@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from envforge import toml
+from envforge.base import toml
+from envforge.base.data_files import templates_root
 from envforge.cli import main
 from envforge.project.templates import list_templates
-from envforge.resources import templates_root
 
 assert sys.platform != "win32"
 

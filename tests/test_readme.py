@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from envforge import toml
+from envforge.base import toml
 from tests.support.commands import check_command
 from tests.support.transcripts import ROOT, run_steps, steps_of
 

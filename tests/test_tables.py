@@ -9,9 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from envforge import toml
-from envforge.resources import data_folder
-from envforge.tables import _read_plain, read_tables
+from envforge.base import toml
+from envforge.base.data_files import _read_plain, data_folder, read_tables
 
 DATA = sorted(data_folder().glob("*.toml"))
 

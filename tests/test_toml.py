@@ -9,7 +9,7 @@ import tomlkit
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envforge import toml
+from envforge.base import toml
 
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 _SCALARS = st.one_of(

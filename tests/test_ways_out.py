@@ -10,19 +10,17 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from envforge.base.git import read_revision, restore_hints
+from envforge.base.net import unreachable_hints
+from envforge.catalogue.address import chosen_catalogue
 from envforge.cli import main
 from envforge.errors import EnvforgeError, OutsideError
-from envforge.install.store import Store
-from envforge.lock.document import INPUT_SHA256
-from envforge.lock.inputs import read_inputs
+from envforge.lock.inputs import read_inputs, virtual_packages_of
+from envforge.lock.lockfile import INPUT_SHA256, read_lockfile
 from envforge.lock.project import platform_hints
-from envforge.lock.virtual import virtual_packages_of
-from envforge.lockfile import read_lockfile
-from envforge.mirrors import unreachable_hints
+from envforge.lock.variants import parse_variant
+from envforge.prefix.cache import Store
 from envforge.project.record import parse_project_file
-from envforge.revision import read_revision, restore_hints
-from envforge.sharing.settings import chosen_catalogue
-from envforge.variants import parse_variant
 
 ENVIRONMENT = "channels: [conda-forge]\nplatforms: [linux-64]\ndependencies: [python]\n"
 FILE = "https://conda.example/noarch/a-1-0.conda"

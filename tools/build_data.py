@@ -77,7 +77,7 @@ def _names(facts: Facts) -> dict[str, Any]:
 
 
 def _text(comments: Mapping[str, str], document: Mapping[str, Any]) -> str:
-    """Write one value on each line, as `envforge.tables` reads it without a TOML parser.
+    """Write one value on each line, as `envforge.base.data_files` reads it without a TOML parser.
 
     `comments` has the comment of the file under "", and the comment of a key under the key.
     """

@@ -22,13 +22,13 @@ from typing import Any
 
 import requests
 
-from envforge.catalogue import PLACEHOLDER
+from envforge.catalogue.index import PLACEHOLDER
 from envforge.errors import EnvforgeError
+from envforge.lock.environment_spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
+from envforge.lock.lockfile import parse_lockfile
 from envforge.lock.locking import lock
 from envforge.lock.request import LockRequest
-from envforge.lockfile import parse_lockfile
-from envforge.matrix import load_matrix
-from envforge.spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
+from envforge.pytorch.matrix import load_matrix
 from tools.catalogue.build import INDEX_FILE, PROVENANCE_FILE, Built, entry_of, write
 from tools.catalogue.select_target import Plan, plan, read_targets
 

@@ -21,15 +21,15 @@ from pathlib import Path
 
 from junitparser import JUnitXml
 
+from envforge.base.data_files import templates_root
+from envforge.lock.environment_spec import render_texts
 from envforge.machine.profiles import load_machine
-from envforge.matrix import load_matrix
-from envforge.project import Project, plan_project
 from envforge.project.place import place
+from envforge.project.plan import Project, plan_project
 from envforge.project.templates import list_templates, load_template
-from envforge.resources import templates_root
-from envforge.select import select_platforms
-from envforge.selection import Request
-from envforge.spec import render_texts
+from envforge.pytorch.matrix import load_matrix
+from envforge.pytorch.select import select_platforms
+from envforge.pytorch.selection import Request
 
 NAME = "trial"
 LAST_LINES = 60

@@ -9,9 +9,10 @@ import json
 from itertools import groupby
 from pathlib import Path
 
-from envforge.resources import data_folder
+from envforge.base.data_files import data_folder
 from envforge.verify.checks import all_checks
-from envforge.verify.reports import as_json, comparison
+from envforge.verify.reports import comparison
+from envforge.verify.reports import machine_readable as as_json
 from envforge.verify.values import Check
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "verify.md"

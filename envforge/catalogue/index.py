@@ -1,25 +1,20 @@
-"""Read ``index.json`` of a catalogue into entries."""
+"""Read and write the index of a catalogue."""
 
 from __future__ import annotations
 
 import datetime as dt
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from envforge.catalogue.values import (
-    INDEX_FILE,
-    SCHEMA_VERSION,
-    Entry,
-    Publication,
-    Requirements,
-    Selected,
-    document_at,
-    fault,
-    unreadable,
-)
-from envforge.fields import (
+from packaging.version import Version
+
+from envforge.base.data_files import lockfiles_root
+from envforge.base.records import (
+    Document,
     Fields,
     WrongValue,
     parsed,
@@ -29,14 +24,121 @@ from envforge.fields import (
     read_tag,
     read_text,
     read_version,
+    show_as_json,
+    show_plainly,
 )
+from envforge.base.terms import WheelTag
+from envforge.errors import EnvforgeError, Hint
+from envforge.lock.needs import Requirements
+
+INDEX_FILE = "index.json"
+SCHEMA_VERSION = 1
+LOCK_SUFFIX = ".conda-lock.yml"
+PLACEHOLDER = "https://python-index.invalid/packages/"
+"""Replaces the root URL of the package index's files in a stored lockfile. ``.invalid`` never resolves (RFC 2606)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selected:
+    """The PyTorch build in a stored lockfile."""
+
+    torch: Version
+    torchvision: Version | None
+    tag: WheelTag
+    python: Version
+    index_url: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Publication:
+    """Who added an entry to a team's catalogue, and when (UTC). Both are stated by the publisher, not verified."""
+
+    by: str
+    at: dt.datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One stored lockfile. ``date`` is the day (UTC) of its newest package record, or of its publication.
+
+    ``published`` is set only in a team's catalogue. ``signed_by`` is the id of the minisign key of the signature next
+    to the lockfile.
+    """
+
+    root: Path
+    template: str
+    variant: str
+    platforms: tuple[str, ...]
+    file: PurePosixPath
+    sha256: str
+    input_sha256: str
+    date: dt.date
+    selection: Selected
+    requirements: Requirements
+    size_bytes: int | None = None
+    published: Publication | None = None
+    signed_by: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name to display: the file without its suffix."""
+        return str(self.file).removesuffix(LOCK_SUFFIX)
+
+    @property
+    def signature(self) -> PurePosixPath:
+        """The path of the minisign signature, next to the lockfile."""
+        return self.file.with_name(f"{self.file.name}.minisig")
+
+    @property
+    def path(self) -> Path:
+        """The path of the stored lockfile."""
+        return self.root / self.file
+
+
+class CatalogueError(EnvforgeError):
+    """A catalogue is unreadable or invalid."""
+
+
+def unreadable(path: Path, error: OSError) -> CatalogueError:
+    """Return the error for a file of a catalogue that the operating system can't read."""
+    return CatalogueError(
+        f"cannot read `{path}` of the lockfile catalogue: {error.strerror or error}",
+        hint=_hints(path),
+        code="catalogue-unreadable",
+    )
+
+
+def _hints(path: Path) -> tuple[Hint, ...]:
+    """Return how to restore the catalogue of a file; the built-in one is part of the envforge installation."""
+    from envforge.base.distribution import reinstall_command  # noqa: PLC0415 - only errors need it
+
+    if path.absolute().is_relative_to(lockfiles_root().absolute()):
+        return (Hint("to restore the built-in catalogue", reinstall_command()),)
+    return (Hint("restore the catalogue from version control or from where it was copied"),)
+
+
+def fault(where: Path, path: str, wanted: str, found: object) -> EnvforgeError:
+    """Return the error for an invalid value in a file of a catalogue; ``path`` is the place inside the file."""
+    return replace(document_at(where), show=show_plainly).fault(path, wanted, str(found))
+
+
+def document_at(where: Path) -> Document:
+    """Return how errors describe a file of a catalogue."""
+    return Document(
+        damaged=f"the lockfile catalogue is invalid: `{where}`",
+        error=CatalogueError,
+        code="catalogue-damaged",
+        hints=partial(_hints, where),
+        show=show_as_json,
+    )
+
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 
-def find(root: Path, input_sha256: str) -> Entry | None:
+def find_entry(root: Path, input_sha256: str) -> Entry | None:
     """Return the newest entry solved from exactly this input; raise ``CatalogueError`` for an invalid index."""
-    found = [entry for entry in entries(root) if entry.input_sha256 == input_sha256]
+    found = [entry for entry in list_entries(root) if entry.input_sha256 == input_sha256]
     return max(found, key=_when, default=None)
 
 
@@ -46,7 +148,7 @@ def _when(entry: Entry) -> tuple[dt.datetime, dt.date]:
     return published, entry.date
 
 
-def entries(root: Path) -> tuple[Entry, ...]:
+def list_entries(root: Path) -> tuple[Entry, ...]:
     """Return all entries of a catalogue in the order of its index; raise ``CatalogueError`` for an invalid index."""
     where = root / INDEX_FILE
     try:

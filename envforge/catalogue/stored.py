@@ -1,4 +1,8 @@
-"""Read stored lockfiles: verify them, and fill in the URLs of the configured package index."""
+"""Find and verify the lockfiles of a catalogue.
+
+The key of an entry is the hash of the input that its lockfile was solved from (``spec.input_sha256``). A lockfile is
+verified against the index, and the URLs of the configured package index are inserted.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envforge.catalogue.values import INDEX_FILE, PLACEHOLDER, Entry, fault, unreadable
+from envforge.catalogue.index import (
+    INDEX_FILE,
+    PLACEHOLDER,
+    Entry,
+    fault,
+    unreadable,
+)
 
 if TYPE_CHECKING:
-    from envforge.lockfile import LockedPackage
-    from envforge.python_index import Located, PythonIndex, SimplePages
+    from envforge.lock.lockfile import LockedPackage
+    from envforge.lock.python_index import Located, PythonIndex, SimplePages
 
 
-def read(entry: Entry, python_index: PythonIndex, say: Callable[[str], None] | None = None) -> str:
+def read_stored(entry: Entry, python_index: PythonIndex, say: Callable[[str], None] | None = None) -> str:
     """Return the text of a stored lockfile with complete URLs; ``say`` receives where the wheels will come from.
 
     Raises ``CatalogueError`` if the file differs from the one in the index, and ``EnvforgeError`` if the package index
@@ -30,14 +40,14 @@ def filled(text: str, where: str, say: Callable[[str], None]) -> str:
     """Return ``text`` with the URLs of the configured package index; without placeholders, return it unchanged."""
     if PLACEHOLDER not in text:
         return text
-    from envforge.python_index import configured_index  # noqa: PLC0415 - many lockfiles have no wheel from it
+    from envforge.lock.python_index import configured_index  # noqa: PLC0415 - many lockfiles have no wheel from it
 
     return fill(text, where, configured_index(os.environ, Path.home(), Path(sys.prefix)), say)
 
 
 def fill(text: str, where: str, python_index: PythonIndex, say: Callable[[str], None] | None = None) -> str:
     """Replace each placeholder URL in a lockfile with the URL of that file on ``python_index``."""
-    from envforge.python_index import SimplePages  # noqa: PLC0415 - as above
+    from envforge.lock.python_index import SimplePages  # noqa: PLC0415 - as above
 
     packages = _registry_packages(text, where)
     pages = SimplePages()
@@ -72,14 +82,14 @@ def verified_text(entry: Entry) -> str:
 
 
 def _registry_packages(text: str, where: str) -> tuple[LockedPackage, ...]:
-    from envforge.lockfile import parse_lockfile  # noqa: PLC0415 - as above
+    from envforge.lock.lockfile import parse_lockfile  # noqa: PLC0415 - as above
 
     lock = parse_lockfile(text, where)
     return tuple({p.url: p for p in lock.packages if p.url.startswith(PLACEHOLDER)}.values())
 
 
 def _locate(package: LockedPackage, where: str, python_index: PythonIndex, pages: SimplePages) -> Located:
-    from envforge.python_index import locate  # noqa: PLC0415 - as above
+    from envforge.lock.python_index import locate  # noqa: PLC0415 - as above
 
     if package.sha256 is None:
         raise fault(Path(where), f"package `{package.name}`", "a sha256", "none")

@@ -15,10 +15,10 @@ from typing import NoReturn
 import click
 
 from envforge import __version__
+from envforge.base.envelope import failure
+from envforge.base.process import exit_process
 from envforge.cli.streams import StdoutError, discard_stdout, prepare_streams, write_stderr
 from envforge.errors import EnvforgeError, OutsideError
-from envforge.process_end import leave
-from envforge.report import failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,15 @@ COMMANDS = {
     "update": _Entry("envforge.cli.update:update", "Update a project to its template, and keep your edits."),
     "templates": _Entry("envforge.cli.templates:templates", "List the templates, or create and test your own."),
     "lock": _Entry("envforge.cli.lock:lock", "Lock environment.yml into conda-lock.yml, or check the lockfile."),
-    "add": _Entry("envforge.cli.add:add", "Add packages to environment.yml and update the lockfile."),
-    "remove": _Entry("envforge.cli.remove:remove", "Remove packages from environment.yml and update the lockfile."),
+    "add": _Entry("envforge.cli.change:add", "Add packages to environment.yml and update the lockfile."),
+    "remove": _Entry("envforge.cli.change:remove", "Remove packages from environment.yml and update the lockfile."),
     "install": _Entry("envforge.cli.install:install", "Install the locked environment and verify every file."),
     "audit": _Entry("envforge.cli.audit:audit", "Check that the environment matches its lockfile."),
     "verify": _Entry("envforge.cli.verify:verify", "Check that the machine and the environment can train."),
     "compare": _Entry("envforge.cli.compare:compare", "Compare verify records of two machines or a fleet."),
     "diff": _Entry("envforge.cli.diff:diff", "Show the differences between two lockfiles."),
     "export": _Entry("envforge.cli.export:export", "Convert a lockfile for conda, pip, uv, pixi, or Docker."),
-    "run": _Entry("envforge.cli.run:run", "Run a command in the environment."),
+    "run": _Entry("envforge.cli.shell:run", "Run a command in the environment."),
     "shell": _Entry("envforge.cli.shell:shell", "Start a shell in which the environment is active."),
     "info": _Entry("envforge.cli.info:info", "Show paths, versions, settings, and the machine for a bug report."),
     "kernel": _Entry("envforge.cli.kernel:kernel", "Register the environment with Jupyter."),
@@ -86,13 +86,13 @@ def run_process() -> NoReturn:
             "stdout is closed", hint="to discard the output, redirect it to `/dev/null`", code="stdout"
         )
         _complain("envforge", error, as_json=False)
-        leave(error.exit_code)
+        exit_process(error.exit_code)
     code = main()
     try:
         sys.stdout.flush()
     except StdoutError as error:
         code = _report_stdout(error)
-    leave(code)
+    exit_process(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

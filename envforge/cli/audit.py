@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from envforge.cli.options import json_option, platform_here
-from envforge.cli.prefix_options import meant, prefix_options
+from envforge.cli.options import json_option, meant, platform_here, prefix_options, tell_change_of
 from envforge.cli.progress import counted, megabytes, shown_progress
-from envforge.cli.unfinished import tell_change_of
 
 if TYPE_CHECKING:
-    from envforge.audit import AuditReport, AuditRequest, Finding, Repair
-    from envforge.install import InstallRequest, Progress
-    from envforge.report import Json
+    from envforge.base.envelope import Json
+    from envforge.prefix.audit_report import AuditReport, AuditRequest, Finding, Repair
+    from envforge.prefix.values import InstallRequest, Progress
 
 _SHOWN = 20
 _HEADINGS = {
@@ -52,7 +50,7 @@ class _Options:
         return meant(self.prefix, self.name).prefix
 
     def request(self) -> AuditRequest:
-        from envforge.audit import AuditRequest
+        from envforge.prefix.audit_report import AuditRequest
 
         return AuditRequest(
             prefix=self.where(),
@@ -62,8 +60,8 @@ class _Options:
         )
 
     def installation(self, lockfile: Path, platform: str) -> InstallRequest:
-        from envforge.install import InstallRequest
-        from envforge.mirrors import Mirrors
+        from envforge.base.net import Mirrors
+        from envforge.prefix.values import InstallRequest
 
         return InstallRequest(
             lockfile=lockfile,
@@ -98,10 +96,10 @@ def audit(*, as_json: bool, **options: object) -> None:
     LOCK, by default the lockfile that the environment was created from. To compare two machines, compare the digest:
     the same lockfile produces the same digest.
     """
-    from envforge.audit import audit as run
-    from envforge.daily.unfinished import check_exists
+    from envforge.base.envelope import finding, success
     from envforge.errors import Hint
-    from envforge.report import finding, success
+    from envforge.prefix.audit import audit as run
+    from envforge.prefix.locate import check_exists
 
     chosen = _Options(**options)  # type: ignore[arg-type] # click gives each field its type
     environment = meant(chosen.prefix, chosen.name)
@@ -129,10 +127,10 @@ def audit(*, as_json: bool, **options: object) -> None:
 
 def _fixed(chosen: _Options, progress: Progress) -> tuple[AuditReport, Repair | None]:
     """Repair the environment, then audit it again; an incomplete environment is completed first."""
-    from envforge.audit import audit as run
-    from envforge.audit import repair
-    from envforge.install import install, unfinished
-    from envforge.install.journal import read_journal
+    from envforge.prefix.audit import audit as run
+    from envforge.prefix.install import install
+    from envforge.prefix.journal import read_journal, unfinished
+    from envforge.prefix.repair import repair
 
     request = chosen.request()
     journal = read_journal(request.prefix)

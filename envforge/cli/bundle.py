@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from envforge.cli.lock_options import need_lock, variant_option
-from envforge.cli.options import cache_option, chosen_mirrors, json_option, mirror_option, platform_here
+from envforge.cli.options import (
+    cache_option,
+    chosen_mirrors,
+    json_option,
+    mirror_option,
+    need_lock,
+    platform_here,
+    variant_option,
+)
 from envforge.cli.progress import counted, megabytes, shown_progress
 
 if TYPE_CHECKING:
-    from envforge.install import InstallRequest, Progress
-    from envforge.report import Json
+    from envforge.base.envelope import Json
+    from envforge.prefix.values import InstallRequest, Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,12 +43,10 @@ class _Options:
     cache: Path | None
 
     def make(self, progress: Progress) -> _Made:
-        from envforge.bundle import member_name, write_bundle
-        from envforge.install.explicit import read_any_lock
-        from envforge.install.fetch import fetch_all
-        from envforge.install.plan import make_plan
-        from envforge.install.store import Store, default_root
-        from envforge.install.usage import in_use
+        from envforge.lock.plan import make_plan, read_any_lock
+        from envforge.prefix.bundle import member_name, write_bundle
+        from envforge.prefix.cache import Store, default_root, in_use
+        from envforge.prefix.fetch import fetch_all
 
         platform = self.platform or platform_here()
         lock = need_lock(self.lock, self.variant, "envforge bundle")
@@ -58,7 +63,7 @@ class _Options:
         return _Made(output=output, platform=platform, packages=len(files))
 
     def _request(self, lock: Path, platform: str) -> InstallRequest:
-        from envforge.install import InstallRequest
+        from envforge.prefix.values import InstallRequest
 
         return InstallRequest(
             lockfile=lock,
@@ -89,7 +94,7 @@ def bundle(*, as_json: bool, **options: object) -> None:
     LOCK defaults to the project's conda-lock.yml. To install the archive on a machine without a network, run
     `envforge install --bundle FILE` there. The same lockfile always produces the same bytes.
     """
-    from envforge.report import success
+    from envforge.base.envelope import success
 
     chosen = _Options(**options)  # type: ignore[arg-type] # click gives each field its type
     with shown_progress(quiet=as_json) as progress:

@@ -11,8 +11,8 @@ from envforge.cli.options import json_option
 from envforge.cli.progress import megabytes
 
 if TYPE_CHECKING:
-    from envforge.daily.clean import Cleaning, Places
-    from envforge.report import Json
+    from envforge.base.envelope import Json
+    from envforge.prefix.clean import Cleaning, Places
 
 
 @click.command("clean")
@@ -31,8 +31,8 @@ def clean(*, is_dry: bool, cache: Path | None, as_json: bool) -> None:
     Incomplete environments are removed if they belong to this project or have a name. Complete environments are kept,
     along with the files that they share with the cache. Files that a running command uses are kept, too.
     """
-    from envforge.daily.clean import clean as run
-    from envforge.report import success
+    from envforge.base.envelope import success
+    from envforge.prefix.clean import clean as run
 
     done = run(_places(cache), is_dry=is_dry)
     click.echo(
@@ -43,10 +43,10 @@ def clean(*, is_dry: bool, cache: Path | None, as_json: bool) -> None:
 def _places(cache: Path | None) -> Places:
     import tempfile
 
-    from envforge.daily.clean import Places
-    from envforge.daily.prefix import IN_PROJECT, project_folder
-    from envforge.install.named import named_prefix
-    from envforge.install.store import default_root
+    from envforge.lock.project import IN_PROJECT, project_folder
+    from envforge.prefix.cache import default_root
+    from envforge.prefix.clean import Places
+    from envforge.prefix.locate import named_prefix
 
     here = Path.cwd()
     project = project_folder(here)

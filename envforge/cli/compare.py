@@ -55,8 +55,8 @@ def compare(
 
     Exits with 0 if the machines match, and with 1 if they differ.
     """
+    from envforge.base.envelope import finding, success
     from envforge.cli.verify import write_report
-    from envforge.report import finding, success
     from envforge.verify.reports import comparison as shown
 
     found = _compared(records, tolerance / 100)
@@ -78,12 +78,10 @@ def compare(
 
 def _compared(records: Sequence[Path], tolerance: float) -> Comparison:
     from envforge.errors import RequestError
-    from envforge.verify.checks import all_checks
+    from envforge.verify.checks import all_checks, choose, judge
     from envforge.verify.compare import Machine
     from envforge.verify.compare import compare as run
-    from envforge.verify.judge import judge
     from envforge.verify.record import read_record_file
-    from envforge.verify.select import choose
 
     records = tuple({path.resolve(): path for path in reversed(records)}.values())[::-1]
     if len(records) < 2:

@@ -7,11 +7,10 @@ import textwrap
 
 import click
 
+from envforge.base.envelope import success
 from envforge.cli.options import chosen_machine, json_option, machine_option
-from envforge.machine import Condition, Gpu, Machine, driver_text
-from envforge.machine.record import machine_to_json
-from envforge.machine.redact import redact
-from envforge.report import success
+from envforge.machine.record import machine_to_json, redact
+from envforge.machine.values import Condition, Gpu, Machine, driver_text
 
 WIDTH = 80
 _LABEL = 16

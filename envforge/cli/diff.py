@@ -11,9 +11,9 @@ from envforge.cli.options import json_option, platform_here
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from envforge.diff import Change, Comparison, Pinned, PlatformDiff
-    from envforge.lockfile import Lockfile
-    from envforge.report import Json
+    from envforge.base.envelope import Json
+    from envforge.lock.diff import Change, Comparison, Pinned, PlatformDiff
+    from envforge.lock.lockfile import Lockfile
 
 _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 
@@ -33,13 +33,13 @@ def diff(*, before: str, after: str | None, as_markdown: bool, as_json: bool) ->
     """
     from pathlib import Path
 
-    from envforge.cli.unfinished import tell_environment
-    from envforge.diff import compare
+    from envforge.base.envelope import finding, success
+    from envforge.cli.options import warn_of_incomplete_environment
+    from envforge.lock.diff import compare
     from envforge.lock.project import find_lockfile
-    from envforge.matrix import load_matrix
-    from envforge.report import finding, success
+    from envforge.pytorch.matrix import load_matrix
 
-    tell_environment()
+    warn_of_incomplete_environment()
     after = after or str(find_lockfile(Path()))
     locks = [_read(spec) for spec in (before, after)]
     comparison = compare(locks[0], locks[1], load_matrix(), _known_sizes(locks))
@@ -57,15 +57,15 @@ def diff(*, before: str, after: str | None, as_markdown: bool, as_json: bool) ->
 def _read(spec: str) -> Lockfile:
     from pathlib import Path
 
-    from envforge.cli.unfinished import tell_half_change
-    from envforge.install.explicit import parse_any_lock, read_any_lock
+    from envforge.base.git import GIT_PREFIX, read_revision
+    from envforge.cli.options import warn_of_incomplete_change
+    from envforge.lock.plan import parse_any_lock, read_any_lock
     from envforge.lock.project import find_lockfile
-    from envforge.revision import PREFIX, read_revision
 
-    if spec.startswith(PREFIX):
-        folder = Path() if ":" in spec.removeprefix(PREFIX) else find_lockfile(Path()).parent
+    if spec.startswith(GIT_PREFIX):
+        folder = Path() if ":" in spec.removeprefix(GIT_PREFIX) else find_lockfile(Path()).parent
         return parse_any_lock(read_revision(spec, folder), spec, platform_here())
-    tell_half_change(Path(spec))
+    warn_of_incomplete_change(Path(spec))
     return read_any_lock(Path(spec), platform_here())
 
 
@@ -74,9 +74,9 @@ def _known_sizes(locks: list[Lockfile]) -> Mapping[str, int]:
     import os
     from pathlib import Path
 
-    from envforge.daily.sizes import file_bytes
-    from envforge.install.store import Store, default_root
-    from envforge.install.values import Artifact, Digest
+    from envforge.lock.plan import Artifact, Digest
+    from envforge.prefix.cache import Store, default_root
+    from envforge.prefix.clean import file_bytes
 
     store = Store(Path(os.environ.get("ENVFORGE_CACHE") or default_root()))
     found = {}
@@ -127,7 +127,7 @@ def _side(what: str, pinned: Pinned) -> str:
 
 
 def _public(url: str) -> str:
-    from envforge.install.credentials import without_credentials
+    from envforge.base.net import without_credentials
 
     return without_credentials(url)
 

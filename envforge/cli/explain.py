@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from envforge.cli.options import chosen_machine, json_option, machine_option
-from envforge.cli.selection_options import SelectionOptions, selection_options
+from envforge.cli.project_options import SelectionOptions, selection_options
 
 if TYPE_CHECKING:
     from packaging.version import Version
 
-    from envforge.select.reasons import NoBuildError
-    from envforge.selection import Candidate, Refusal, Selection
+    from envforge.pytorch.reasons import NoBuildError
+    from envforge.pytorch.selection import Candidate, Refusal, Selection
 
 _SHOWN = 8
 _WIDTH = 80
@@ -30,12 +30,11 @@ def explain(selection_options: SelectionOptions, machine: str | None, show_all: 
 
     Nothing is installed or written. `envforge new` selects the same build for the same options.
     """
-    from envforge.matrix import load_matrix
-    from envforge.report import success
-    from envforge.select import select_platforms
-    from envforge.select.reasons import NoBuildError
-    from envforge.select.record import selection_to_json
-    from envforge.selection import PYTORCH_INDEX
+    from envforge.base.envelope import success
+    from envforge.pytorch.matrix import load_matrix
+    from envforge.pytorch.reasons import NoBuildError
+    from envforge.pytorch.select import select_platforms
+    from envforge.pytorch.selection import PYTORCH_INDEX, selection_to_json
 
     matrix = load_matrix()
     request, platforms = selection_options.to_request(matrix), selection_options.known_platforms(matrix)
@@ -54,8 +53,8 @@ def explain(selection_options: SelectionOptions, machine: str | None, show_all: 
 
 def _explain_nothing(error: NoBuildError, *, show_all: bool, as_json: bool) -> None:
     """Print the rejected builds if no build fits; with ``--json``, as the one document."""
-    from envforge.report import fault, finding
-    from envforge.select.record import refusals_to_json
+    from envforge.base.envelope import fault, finding
+    from envforge.pytorch.selection import refusals_to_json
 
     if as_json:
         refused = refusals_to_json(error.refused)
@@ -99,7 +98,7 @@ def _accepted(accepted: Sequence[Candidate], *, show_all: bool) -> Iterator[str]
 
 def _grouped(refused: Sequence[Refusal]) -> Iterator[str]:
     """Yield one entry for each reason; only count builds that weren't requested."""
-    from envforge.select.reasons import NOT_ASKED, grouped
+    from envforge.pytorch.reasons import NOT_ASKED, grouped
 
     told = [refusal for refusal in refused if refusal.code not in NOT_ASKED]
     yield f"{_builds(len(told))} fit:" if told else "All builds for this request fit."

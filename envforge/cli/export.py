@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from envforge.cli.lock_options import need_lock, variant_option
-from envforge.cli.options import json_option, platform_here
+from envforge.cli.options import json_option, need_lock, platform_here, variant_option
 
 if TYPE_CHECKING:
-    from envforge.report import Json
+    from envforge.base.envelope import Json
 
 KINDS = (
     "explicit",
@@ -61,11 +60,11 @@ def export(*, kind: str, platform: str | None, output: Path | None, force: bool,
 
     The same lockfile always produces the same bytes. Every URL has its checksum. URLs with credentials are rejected.
     """
+    from envforge.base.envelope import success
     from envforge.export import FORMATS
     from envforge.export.source import choose_platforms, read_source
-    from envforge.export.write import check_name, write
-    from envforge.install.explicit import read_any_lock
-    from envforge.report import success
+    from envforge.export.write import check_name, write_export
+    from envforge.lock.plan import read_any_lock
 
     here = platform_here()
     check_name(kind, output)
@@ -75,7 +74,7 @@ def export(*, kind: str, platform: str | None, output: Path | None, force: bool,
     read = read_any_lock(path, platform or here)
     platforms = choose_platforms(read, platform, here, whole=FORMATS[kind].whole)
     exported = FORMATS[kind].render(read_source(read, path, platforms, _requirement(kind, lock["requirement"])))
-    written = write(exported, output, force=force) if output is not None else ()
+    written = write_export(exported, output, force=force) if output is not None else ()
     if as_json:
         text = None if written else exported.text
         click.echo(success("export", _to_json(kind, platforms, written, text)))
@@ -89,7 +88,7 @@ def _requirement(kind: str, option: str | None) -> str:
     """Return what the exported file installs envforge by; empty for formats that don't need it."""
     import os
 
-    from envforge.distribution import fleet_requirement
+    from envforge.base.distribution import fleet_requirement
     from envforge.errors import RequestError
     from envforge.export import FORMATS
 

@@ -10,24 +10,25 @@ from typing import TYPE_CHECKING
 
 import click
 
-from envforge.cli.lock_options import default_lock, stated_lock, variant_option
 from envforge.cli.options import (
     cache_option,
     chosen_machine,
     chosen_mirrors,
+    default_lock,
+    fail_on_incomplete_change,
     json_option,
     mirror_option,
     platform_here,
+    stated_lock,
+    variant_option,
 )
 from envforge.cli.progress import counted, megabytes, shown_progress
-from envforge.cli.unfinished import refuse_half_change
 
 if TYPE_CHECKING:
-    from envforge.bundle import Bundle
-    from envforge.install import InstallReport, InstallRequest, Preview
-    from envforge.install.values import PlannedFile
-    from envforge.machine import Machine
-    from envforge.report import Json
+    from envforge.base.envelope import Json
+    from envforge.machine.values import Machine
+    from envforge.prefix.bundle import Bundle
+    from envforge.prefix.values import InstallReport, InstallRequest, PlannedFile, Preview
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +50,7 @@ class _Options:
     dry_run: bool
 
     def request(self, lockfile: Path, supply: Bundle | None) -> InstallRequest:
-        from envforge.install import InstallRequest
+        from envforge.prefix.values import InstallRequest
 
         return InstallRequest(
             lockfile=lockfile,
@@ -70,8 +71,8 @@ class _Options:
     def bundled_lock(self, bundle: Bundle) -> tuple[Path, str]:
         """Return the bundle's lockfile: the project's own if it is the same, else a copy in the cache, and a note."""
         from envforge.errors import Hint, RequestError
-        from envforge.install.journal import write_whole
-        from envforge.install.store import Store, default_root
+        from envforge.prefix.cache import Store, default_root
+        from envforge.prefix.journal import write_atomic_bytes
 
         if self.variant is not None:
             raise RequestError(
@@ -93,27 +94,27 @@ class _Options:
                 code="two-locks",
             )
         kept = Store((self.cache or default_root()).absolute()).bundled_lock(bundle.lock)
-        write_whole(kept, bundle.lock)
+        write_atomic_bytes(kept, bundle.lock)
         note = f"note: installing the lockfile of {bundle.path}, which differs from {near}"
         return kept, note if near.exists() else ""
 
     def chosen_lock(self) -> tuple[Path, str]:
         """Return the lockfile, and the reason if the machine selected it."""
-        from envforge.daily.prefix import project_here
-        from envforge.install.variant_files import list_variants
+        from envforge.lock.lockfile import list_variants
+        from envforge.lock.project import project_here
 
         stated = stated_lock(self.lock, self.variant)
         if stated is not None or not list_variants(project_here()):
             return stated or default_lock(), ""
-        from envforge.install.variants import choose_variant
+        from envforge.lock.variant_choice import choose_variant
 
         choice = choose_variant(project_here(), chosen_machine(None))
         return choice.lockfile, f"variant {choice.name}: {choice.reason}"
 
     def where(self) -> Path:
-        from envforge.daily.prefix import IN_PROJECT, project_here
         from envforge.errors import RequestError
-        from envforge.install.named import named_prefix
+        from envforge.lock.project import IN_PROJECT, project_here
+        from envforge.prefix.locate import named_prefix
 
         if self.prefix is not None and self.name is not None:
             raise RequestError(
@@ -129,7 +130,8 @@ def _here(*, driver: bool) -> Machine:
         return chosen_machine(None)
     import os
 
-    from envforge.probe import World, probe_system
+    from envforge.machine.probe import probe_system
+    from envforge.machine.world import World
 
     return probe_system(World.here(os.environ))
 
@@ -171,9 +173,10 @@ def install(*, as_json: bool, **options: object) -> None:
     envforge verifies every file against the lockfile before it links it. If an install is interrupted, run the command
     again to complete it. An environment that already matches its lockfile is left unchanged.
     """
-    from envforge.install import install as run
-    from envforge.install import preview, unfinished
-    from envforge.report import success
+    from envforge.base.envelope import success
+    from envforge.prefix.install import install as run
+    from envforge.prefix.install import preview
+    from envforge.prefix.journal import unfinished
 
     chosen = _Options(**options)  # type: ignore[arg-type] # click gives each field its type
     began_s = time.monotonic()
@@ -182,7 +185,7 @@ def install(*, as_json: bool, **options: object) -> None:
         lockfile, reason = chosen.bundled_lock(bundle) if bundle is not None else chosen.chosen_lock()
         if reason:
             progress.note(reason)
-        refuse_half_change(lockfile)
+        fail_on_incomplete_change(lockfile)
         if chosen.locked:
             _require_agreement(lockfile)
         elif not chosen.frozen and (warning := _staleness(lockfile)):
@@ -212,7 +215,7 @@ def install(*, as_json: bool, **options: object) -> None:
 def _opened(bundle: Path | None) -> Bundle | None:
     if bundle is None:
         return None
-    from envforge.bundle import read_bundle
+    from envforge.prefix.bundle import read_bundle
 
     return read_bundle(bundle)
 
@@ -220,7 +223,7 @@ def _opened(bundle: Path | None) -> Bundle | None:
 def _require_agreement(lockfile: Path) -> None:
     """Raise ``EnvforgeError`` if the environment.yml next to the lockfile requires something else than is locked."""
     from envforge.errors import EnvforgeError, Hint
-    from envforge.lock.agreement import check
+    from envforge.lock.check import check_lock
     from envforge.lock.project import lock_command
 
     environment = lockfile.with_name("environment.yml")
@@ -230,7 +233,7 @@ def _require_agreement(lockfile: Path) -> None:
             hint="to install the lockfile as it is, omit `--locked`",
             code="unreadable-input",
         )
-    differences = check(environment, lockfile)
+    differences = check_lock(environment, lockfile)
     if differences:
         raise EnvforgeError(
             f"the lockfile `{lockfile}` needs to be updated to match `{environment}`, but `--locked` was provided:"
@@ -246,10 +249,9 @@ def _require_agreement(lockfile: Path) -> None:
 def _staleness(lockfile: Path) -> str:
     """Return a warning if envforge made the lockfile from another environment.yml than the one next to it."""
     from envforge.errors import EnvforgeError, Hint
-    from envforge.lock.agreement import INPUT_SHA256
     from envforge.lock.inputs import read_inputs
+    from envforge.lock.lockfile import INPUT_SHA256, LockfileError, read_lockfile
     from envforge.lock.project import lock_command
-    from envforge.lockfile import LockfileError, read_lockfile
 
     environment = lockfile.with_name("environment.yml")
     if not environment.is_file():
@@ -327,17 +329,17 @@ def _to_fetch(ahead: Preview, missing: list[PlannedFile], cached: int, *, offlin
 
 def _of_catalogue(ahead: Preview) -> str:
     """Return the size of the complete download as the built-in catalogue has it, if the lockfile comes from there."""
-    from envforge.catalogue import entries
+    from envforge.base.data_files import lockfiles_root
+    from envforge.catalogue.index import list_entries
     from envforge.errors import EnvforgeError
-    from envforge.install.explicit import read_any_lock
-    from envforge.resources import lockfiles_root
+    from envforge.lock.plan import read_any_lock
 
     def digests(path: Path) -> set[str | None]:
         return {package.sha256 for package in read_any_lock(path, ahead.platform).for_platform(ahead.platform)}
 
     try:
         wanted = digests(ahead.lockfile)
-        near = [entry for entry in entries(lockfiles_root()) if entry.requirements.files == len(wanted)]
+        near = [entry for entry in list_entries(lockfiles_root()) if entry.requirements.files == len(wanted)]
         found = next((entry.requirements for entry in near if digests(entry.path) == wanted), None)
     except EnvforgeError:  # the sizes are a help, not a condition
         return ""

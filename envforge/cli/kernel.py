@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from envforge.cli.options import json_option
-from envforge.cli.prefix_options import meant, prefix_options, usable
+from envforge.cli.options import json_option, meant, prefix_options, usable
 
 
 @click.command("kernel")
@@ -31,8 +30,8 @@ def kernel(
     Requires ipykernel in the environment; Jupyter can be installed elsewhere. Run it again after an install that
     changes the environment's variables or activation scripts.
     """
-    from envforge.daily import kernel as kernels
-    from envforge.report import success
+    from envforge.base.envelope import success
+    from envforge.prefix import kernel as kernels
 
     environment = meant(prefix, name) if is_removed else usable(prefix, name)
     folder = kernels.kernels_folder(os.environ, Path.home()) / kernels.kernel_name(kernel, environment)

@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from envforge.cli.lock_options import environment_of, file_options
-from envforge.cli.lock_progress import show_progress
-from envforge.cli.options import chosen_mirrors, json_option, mirror_option
-from envforge.cli.unfinished import tell_environment
+from envforge.cli.options import (
+    chosen_mirrors,
+    environment_of,
+    file_options,
+    json_option,
+    mirror_option,
+    warn_of_incomplete_environment,
+)
+from envforge.cli.progress import show_progress
 
 if TYPE_CHECKING:
-    from envforge.cuda import WheelTag
-    from envforge.lock import LockReport, LockRequest, PlatformSummary
-    from envforge.lock.agreement import Difference
-    from envforge.lock.cutoff import Cutoff
-    from envforge.report import Json
+    from envforge.base.envelope import Json
+    from envforge.base.terms import WheelTag
+    from envforge.lock.check import Difference
+    from envforge.lock.request import Cutoff, LockReport, LockRequest, PlatformSummary
 
 _SHOWN = 5
 
@@ -41,7 +45,7 @@ class _Options:
         return environment_of(self.file)
 
     def request(self) -> LockRequest:
-        from envforge.lock import LockRequest
+        from envforge.lock.request import LockRequest
 
         return LockRequest(
             environment=self.environment,
@@ -63,7 +67,7 @@ class _Options:
 
     def tag(self, name: str) -> WheelTag:
         """Return the tag of a variant, which excludes ``--lockfile`` because each variant has its own path."""
-        from envforge.variants import parse_variant
+        from envforge.lock.variants import parse_variant
 
         if self.lockfile is not None:
             raise click.UsageError("`--variant` can't be combined with `--lockfile`")
@@ -73,7 +77,7 @@ class _Options:
         """Return the date of ``--exclude-newer``; a duration is relative to now."""
         import datetime as dt
 
-        from envforge.lock.cutoff import parse_cutoff
+        from envforge.lock.request import parse_cutoff
 
         return parse_cutoff(self.exclude_newer, dt.datetime.now(dt.timezone.utc)) if self.exclude_newer else None
 
@@ -135,7 +139,7 @@ def lock(*, is_check: bool, as_json: bool, **options: object) -> None:
     A lockfile that is up to date is left alone. Otherwise, locked versions are kept if the new requirements allow.
     """
     chosen = _Options(**options)  # type: ignore[arg-type] # click gives each field its type
-    tell_environment()
+    warn_of_incomplete_environment()
     if is_check and (chosen.upgrade or chosen.upgrade_packages):
         raise click.UsageError("`--check` can't be combined with `--upgrade` or `--upgrade-package`")
     if is_check:
@@ -145,8 +149,8 @@ def lock(*, is_check: bool, as_json: bool, **options: object) -> None:
 
 
 def _lock(options: _Options, *, as_json: bool) -> None:
+    from envforge.base.envelope import success
     from envforge.lock.locking import lock as make_lock
-    from envforge.report import success
 
     if options.variants:
         _lock_variants(options, as_json=as_json)
@@ -164,8 +168,8 @@ def _lock(options: _Options, *, as_json: bool) -> None:
 
 
 def _lock_variants(options: _Options, *, as_json: bool) -> None:
+    from envforge.base.envelope import success
     from envforge.lock.variants import lock_variant
-    from envforge.report import success
 
     rows: list[Json] = []
     for name in options.variants:
@@ -200,9 +204,9 @@ def stale_warnings(environment: Path) -> tuple[str, ...]:
 
 
 def _check(options: _Options, *, as_json: bool) -> None:
+    from envforge.base.envelope import finding, success
     from envforge.errors import EnvforgeError, Hint
-    from envforge.lock.agreement import check
-    from envforge.report import finding, success
+    from envforge.lock.check import check_lock
 
     request = options.request()
     if options.variants:
@@ -220,7 +224,7 @@ def _check(options: _Options, *, as_json: bool) -> None:
                 command=options.command(request),
                 code="lockfile-unreadable",
             )
-        differences = check(
+        differences = check_lock(
             request.environment, request.lockfile, platforms=request.platforms, exclude_newer=request.exclude_newer
         )
     if as_json:
@@ -238,12 +242,12 @@ def _check(options: _Options, *, as_json: bool) -> None:
 
 def _finish(request: LockRequest) -> None:
     """Complete an interrupted `add` or `remove`, because an incomplete change can't be compared."""
-    from envforge.lock.together import finish, is_unfinished
-    from envforge.lock.workplace import alone
+    from envforge.base.files import exclusive_lock
+    from envforge.lock.transaction import complete_transaction, is_unfinished
 
     if is_unfinished(request.environment):
-        with alone(request.lockfile):
-            finish(request.environment)
+        with exclusive_lock(request.lockfile):
+            complete_transaction(request.environment)
 
 
 def _difference(difference: Difference) -> Json:

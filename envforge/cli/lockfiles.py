@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from envforge.cli.options import Decorator, json_option
+from envforge.cli.options import Decorator, fail_on_incomplete_change, json_option, warn_of_incomplete_environment
 from envforge.cli.progress import counted
-from envforge.cli.unfinished import refuse_half_change, tell_environment
 
 if TYPE_CHECKING:
-    from envforge.catalogue import Entry
-    from envforge.install.values import Artifact
-    from envforge.report import Json
-    from envforge.sharing.publish import PublishRequest
-    from envforge.sharing.settings import Chosen
-    from envforge.sharing.signing import Signer
+    from envforge.base.envelope import Json
+    from envforge.catalogue.address import Chosen
+    from envforge.catalogue.index import Entry
+    from envforge.catalogue.publish import PublishRequest
+    from envforge.catalogue.signing import Signer
+    from envforge.lock.plan import Artifact
 
 _CATALOGUE_HELP = (
     "Use this catalogue: a directory, git+https://…@BRANCH, https://…, s3://…, gs://…, or another URL that fsspec "
@@ -51,13 +50,13 @@ def lockfiles() -> None:
 @json_option()
 def list_entries(*, catalogue: str | None, as_json: bool) -> None:
     """List the lockfiles of the catalogue."""
-    from envforge.catalogue import entries
-    from envforge.report import success
-    from envforge.sharing.opened import opened
+    from envforge.base.envelope import success
+    from envforge.catalogue.directory import open_catalogue
+    from envforge.catalogue.index import list_entries
 
     chosen = _chosen(catalogue)
-    with opened(chosen.address, chosen.public_key) as source:
-        found = entries(source.root)
+    with open_catalogue(chosen.address, chosen.public_key) as source:
+        found = list_entries(source.root)
     if as_json:
         click.echo(success("lockfiles list", {"catalogue": chosen.address.public, "entries": [_row(e) for e in found]}))
         return
@@ -74,11 +73,11 @@ def list_entries(*, catalogue: str | None, as_json: bool) -> None:
 @json_option()
 def show_entry(*, name: str, catalogue: str | None, as_json: bool) -> None:
     """Show the contents of the lockfile NAME, its requirements, and its publisher."""
-    from envforge.report import success
-    from envforge.sharing.opened import entry_named, opened
+    from envforge.base.envelope import success
+    from envforge.catalogue.directory import entry_named, open_catalogue
 
     chosen = _chosen(catalogue)
-    with opened(chosen.address, chosen.public_key) as source:
+    with open_catalogue(chosen.address, chosen.public_key) as source:
         entry = entry_named(source, name)
     if as_json:
         click.echo(success("lockfiles show", _row(entry)))
@@ -107,15 +106,15 @@ def show_entry(*, name: str, catalogue: str | None, as_json: bool) -> None:
 @json_option()
 def pull(*, name: str, output: Path, force: bool, public_key: str | None, catalogue: str | None, as_json: bool) -> None:
     """Verify the lockfile NAME against the index, and copy it to conda-lock.yml."""
+    from envforge.base.envelope import success
+    from envforge.catalogue.directory import entry_named, lock_text, open_catalogue
     from envforge.errors import RequestError
-    from envforge.install.journal import write_whole
-    from envforge.report import success
-    from envforge.sharing.opened import entry_named, lock_text, opened
+    from envforge.prefix.journal import write_atomic_bytes
 
-    refuse_half_change(output)
+    fail_on_incomplete_change(output)
     chosen = _chosen(catalogue)
     key = _key(public_key, chosen)
-    with opened(chosen.address, key) as source:
+    with open_catalogue(chosen.address, key) as source:
         entry = entry_named(source, name)
         text = _filled(lock_text(source, entry, key), entry)
     data = text.encode()
@@ -125,7 +124,7 @@ def pull(*, name: str, output: Path, force: bool, public_key: str | None, catalo
             hint=f"to overwrite it, pass `--force`; to write another file, pass `--output {output.stem}-new.yml`",
             code="file-exists",
         )
-    write_whole(output, data)
+    write_atomic_bytes(output, data)
     if as_json:
         click.echo(success("lockfiles pull", {"file": str(output), **_row(entry)}))
         return
@@ -148,14 +147,14 @@ def pull(*, name: str, output: Path, force: bool, public_key: str | None, catalo
 @json_option()
 def publish(*, catalogue: str | None, as_json: bool, **options: object) -> None:
     """Add LOCK to the catalogue. An existing entry with other content is never overwritten."""
-    from envforge.report import success
-    from envforge.sharing.opened import opened_to_publish
+    from envforge.base.envelope import success
+    from envforge.catalogue.directory import opened_to_publish
 
     chosen = _chosen(catalogue)
     request = _publish_request(**options)  # type: ignore[arg-type] # click gives each its type
     if request.signer is not None and chosen.public_key is not None:
         request.signer.check_is(chosen.public_key)
-    from envforge.sharing.publish import make_addition
+    from envforge.catalogue.publish import make_addition
 
     addition = make_addition(request)
     with opened_to_publish(chosen.address) as source:
@@ -175,17 +174,17 @@ def publish(*, catalogue: str | None, as_json: bool, **options: object) -> None:
 @json_option()
 def verify(*, public_key: str | None, catalogue: str | None, as_json: bool) -> None:
     """Compare every lockfile of the catalogue with the index. Exits with 1 if one differs."""
-    from envforge.catalogue import entries
+    from envforge.base.envelope import finding, success
+    from envforge.catalogue.directory import lock_text, open_catalogue
+    from envforge.catalogue.index import list_entries
     from envforge.errors import EnvforgeError
-    from envforge.lockfile import parse_lockfile
-    from envforge.report import finding, success
-    from envforge.sharing.opened import lock_text, opened
+    from envforge.lock.lockfile import parse_lockfile
 
     chosen = _chosen(catalogue)
     key = _key(public_key, chosen)
     faults = []
-    with opened(chosen.address, key) as source:
-        found = entries(source.root)
+    with open_catalogue(chosen.address, key) as source:
+        found = list_entries(source.root)
         for entry in found:
             try:
                 parse_lockfile(lock_text(source, entry, key), str(entry.file))
@@ -205,7 +204,7 @@ def verify(*, public_key: str | None, catalogue: str | None, as_json: bool) -> N
 
 
 def _chosen(catalogue: str | None) -> Chosen:
-    from envforge.sharing.settings import need_catalogue
+    from envforge.catalogue.address import need_catalogue
 
     return need_catalogue(catalogue, Path(), os.environ)
 
@@ -213,7 +212,7 @@ def _chosen(catalogue: str | None) -> Chosen:
 def _key(option: str | None, chosen: Chosen) -> str | None:
     if option is None:
         return chosen.public_key
-    from envforge.sharing.signing import key_id, read_public_key
+    from envforge.catalogue.signing import key_id, read_public_key
 
     key = read_public_key(option)
     key_id(key)
@@ -222,7 +221,7 @@ def _key(option: str | None, chosen: Chosen) -> str | None:
 
 def _filled(text: str, entry: Entry) -> str:
     """Return the lockfile with the URLs of the user's package index in place of placeholders."""
-    from envforge.catalogue import filled
+    from envforge.catalogue.stored import filled
 
     return filled(text, str(entry.file), lambda said: click.echo(said, err=True))
 
@@ -231,12 +230,12 @@ def _publish_request(*, lock: Path, name: str | None, publisher: str | None, sec
     import datetime as dt
     import getpass
 
-    from envforge.sharing.git import identity
-    from envforge.sharing.publish import PublishRequest
-    from envforge.sharing.settings import project_template
+    from envforge.catalogue.address import project_template
+    from envforge.catalogue.git import identity
+    from envforge.catalogue.publish import PublishRequest
 
-    refuse_half_change(lock)
-    tell_environment()
+    fail_on_incomplete_change(lock)
+    warn_of_incomplete_environment()
     return PublishRequest(
         lockfile=lock,
         template=project_template(lock.parent) or lock.absolute().parent.name,
@@ -251,7 +250,7 @@ def _publish_request(*, lock: Path, name: str | None, publisher: str | None, sec
 def _signer(path: Path | None) -> Signer | None:
     if path is None:
         return None
-    from envforge.sharing.signing import Signer, needs_password
+    from envforge.catalogue.signing import Signer, needs_password
 
     key = path.read_bytes()
     password = os.environ.get("ENVFORGE_SIGNING_PASSWORD") if needs_password(key) else ""
@@ -262,8 +261,8 @@ def _signer(path: Path | None) -> Signer | None:
 
 def _cached_size(artifact: Artifact) -> int | None:
     """Return the size of a package's file in bytes; None if the cache doesn't have it."""
-    from envforge.daily.sizes import file_bytes
-    from envforge.install.store import Store, default_root
+    from envforge.prefix.cache import Store, default_root
+    from envforge.prefix.clean import file_bytes
 
     root = os.environ.get("ENVFORGE_CACHE")
     return file_bytes(Store(Path(root) if root else default_root()).path(artifact))

@@ -1,4 +1,4 @@
-"""``envforge new``: plan one project, write it in one transaction, and install and test it if requested."""
+"""Create a project from a template."""
 
 from __future__ import annotations
 
@@ -12,35 +12,165 @@ from typing import Any
 
 import click
 
-from envforge.cli import new_report, new_steps
-from envforge.cli.new_lock import locked
-from envforge.cli.options import Decorator, chosen_machine, json_option, machine_option, repeated_command
+from envforge.base.data_files import templates_root
+from envforge.base.distribution import stated_requirement
+from envforge.base.staging import settle_interrupted
+from envforge.cli import new_report
+from envforge.cli.new_report import locked
+from envforge.cli.options import (
+    DEFAULT_PREFIX,
+    Decorator,
+    chosen_machine,
+    chosen_mirrors,
+    hints_inside,
+    json_option,
+    machine_here,
+    machine_option,
+    platform_here,
+    repeated_command,
+)
 from envforge.cli.project_options import (
     LockOptions,
+    SelectionOptions,
     TemplateOptions,
     lock_options,
     requirement_option,
+    selection_options,
     template_options,
 )
-from envforge.cli.selection_options import SelectionOptions, selection_options
-from envforge.distribution import stated_requirement
-from envforge.errors import RequestError, printable
-from envforge.machine.record import machine_to_json
-from envforge.machine.redact import redact
-from envforge.matrix import load_matrix
-from envforge.project import Project, plan_project
-from envforge.project.answers import gather_answers
-from envforge.project.groups import choose_groups
+from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError, printable
+from envforge.lock.environment_spec import (
+    LOCK_FILE,
+    TORCH_FAMILY,
+    render_texts,
+    split_conda_spec,
+    torch_requirement_names,
+)
+from envforge.machine.record import machine_to_json, redact
+from envforge.project.locking import BuildQuery
 from envforge.project.names import check_folder_name, check_project_name, package_name
-from envforge.project.offline import BuildQuery
-from envforge.project.opened import Opened, open_template, source_from
 from envforge.project.place import abandoned, check_target, enclosing_repository, place, plan_placement
-from envforge.project.questions import Answer, Question, shown
+from envforge.project.plan import Project, plan_project
+from envforge.project.questions import Answer, Question, choose_groups, shown
 from envforge.project.record import written_files
-from envforge.project.staging import settle_interrupted
-from envforge.project.templates import Template, list_templates
-from envforge.resources import templates_root
-from envforge.spec import TORCH_FAMILY, render_texts, split_conda_spec, torch_requirement_names
+from envforge.project.template_source import Opened, open_template, source_from
+from envforge.project.templates import Template, gather_answers, list_templates
+from envforge.pytorch.matrix import load_matrix
+
+
+def run_hooks(outcome: new_report.Outcome, *, trust: bool) -> None:
+    """Print the commands that the template requests, and run them with ``--trust``."""
+    commands = outcome.project.template.hooks
+    if not commands:
+        return
+    from envforge.project.smoke import run_hook, shown_hook
+
+    head = (
+        "Running the commands that the template requests:"
+        if trust
+        else "The template requests these commands; to run them, pass --trust:"
+    )
+    click.echo(f"\n{head}", err=True)
+    for command in commands:
+        click.echo(f"  {shown_hook(command)}", err=True)
+    if trust:
+        for command in commands:
+            run_hook(command, outcome.target)
+
+
+def check_platform(project: Project) -> None:
+    """Raise if the project has no packages for the platform of this computer."""
+    here = platform_here()
+    if here not in {each.build.platform for each in project.selections}:
+        platforms = ", ".join(f"`{each.build.platform}`" for each in project.selections)
+        raise RequestError(
+            f"`--install` requires a project for `{here}`, the platform of this computer, but it is for {platforms}",
+            hint="to create the project without its environment, omit `--install`",
+            code="no-platform-to-install",
+        )
+
+
+def install_lock(request: NewRequest, outcome: new_report.Outcome) -> new_report.Installed:
+    """Install the lockfile into the project; a failure keeps the project."""
+    from envforge.base.net import without_credentials
+    from envforge.cli.progress import shown_progress
+    from envforge.prefix.install import install
+    from envforge.prefix.values import InstallRequest
+
+    enter = f"cd {shlex.quote(str(outcome.target))} &&"
+    options = "".join(f" --mirror {shlex.quote(without_credentials(rule))}" for rule in request.lock.mirrors)
+    later = f"{enter} envforge install{options}"
+    cache = os.environ.get("ENVFORGE_CACHE")
+    if not request.as_json:
+        click.echo("\nInstall:")
+        sys.stdout.flush()
+    wanted = InstallRequest(
+        lockfile=outcome.target / LOCK_FILE,
+        prefix=outcome.target / DEFAULT_PREFIX,
+        platform=platform_here(),
+        mirrors=chosen_mirrors(request.lock.mirrors),
+        cache=Path(cache) if cache else None,
+        machine=machine_here,
+    )
+    again = Hint("the project is complete; to install its environment later", later)
+    try:
+        with shown_progress(quiet=request.as_json) as progress:
+            report = install(wanted, progress)
+    except KeyboardInterrupt:
+        click.echo(f"note: the project is complete; to complete its environment, run `{later}`", err=True)
+        raise
+    except EnvforgeError as error:
+        error.hints = (again, *(hint for hint in hints_inside(outcome.target, error.hints) if hint.command != later))
+        raise
+    except OSError as error:
+        raise OutsideError(f"the installation failed: {error}", hint=(again,), code="operating-system") from error
+    installed = new_report.Installed(prefix=report.prefix, packages=len(report.linked), outcome=report.outcome)
+    if not request.as_json:
+        click.echo(f"  {new_report.installed_text(installed)}")
+    return installed
+
+
+def run_smoke_test(request: NewRequest, outcome: new_report.Outcome) -> new_report.Smoke:
+    """Run the smoke test in the environment or in this interpreter; a GPU is used only by the lockfile's own build."""
+    from envforge.machine.profiles import load_machine
+    from envforge.project.smoke import (
+        SmokeRun,
+        can_skip_gpu,
+        gpu_skip_reason,
+        interpreter_torch,
+        is_other_build,
+        run_smoke,
+    )
+
+    real = {name: value for name, value in os.environ.items() if not name.startswith("CONDA_OVERRIDE_")}
+    here, project = load_machine(None, real), outcome.project
+    selection = next((s for s in project.selections if s.build.platform == here.platform), project.selections[0])
+    lock_name = "the lockfile" if outcome.lock.text is not None else "environment.yml"
+    found = None if request.install else interpreter_torch()
+    reason = gpu_skip_reason(selection, here, load_matrix(), lock_name, found)
+    can_skip = can_skip_gpu(outcome.files, project.package)
+    is_other = found is not None and not selection.build.tag.is_cpu and is_other_build(found, selection)
+    run = SmokeRun(
+        python=str(outcome.python) if request.install else sys.executable,
+        folder=outcome.target,
+        package=project.package,
+        require_gpu=not reason,
+        skip_reason=reason if can_skip else "",
+    )
+    result = new_report.Smoke(
+        ran=not reason or can_skip or not here.visible_gpus,
+        gpu="not-run" if reason else "passed",
+        reason=reason,
+        shows_commands=is_other and bool(here.visible_gpus),
+    )
+    click.echo("\nSmoke test:", err=request.as_json)
+    sys.stdout.flush()
+    if result.ran:
+        run_smoke(run, sys.stderr if request.as_json else None)
+    if not request.as_json:
+        new_report.say_smoke(outcome, result)
+    return result
+
 
 Answers = tuple[tuple[str, Answer], ...]
 
@@ -116,13 +246,13 @@ def new(
     with open_template(_named(request.template), Path()) as opened:
         outcome = _create(request, opened)
     if not request.as_json:
-        new_report.say(outcome)
+        new_report.print_new(outcome)
     if not request.dry_run:
-        new_steps.run_hooks(outcome, trust=request.trust)
+        run_hooks(outcome, trust=request.trust)
         if request.install:
-            outcome = replace(outcome, installed=new_steps.install_lock(request, outcome))
+            outcome = replace(outcome, installed=install_lock(request, outcome))
         if request.smoke:
-            outcome = replace(outcome, smoke=new_steps.run_smoke_test(request, outcome))
+            outcome = replace(outcome, smoke=run_smoke_test(request, outcome))
     if request.as_json:
         click.echo(new_report.as_json(outcome))
     else:
@@ -143,7 +273,7 @@ def _create(request: NewRequest, opened: Opened) -> new_report.Outcome:
     query = _query(request)
     project = _project(request, opened, (name, package), (answers, groups), query)
     if request.install:
-        new_steps.check_platform(project)
+        check_platform(project)
     project, lock, notes = locked(request, project, query)
     files = plan_project(project, lock.text)
     written_before = written_files(target)

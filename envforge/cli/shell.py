@@ -1,4 +1,4 @@
-"""``envforge shell``: start a shell in the environment, or print the commands that activate it in the current one."""
+"""Run a command or a shell in the environment."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from envforge.cli.prefix_options import prefix_options, usable
+from envforge.cli.options import prefix_options, usable
 
 if TYPE_CHECKING:
-    from envforge.daily.prefix import Meant
+    from envforge.prefix.locate import Meant
 
 
 @click.command("shell")
@@ -30,13 +30,12 @@ def shell(prefix: Path | None, name: str | None, wanted: str | None, is_printed:
     To leave it, run `exit` or press Ctrl-D. To activate the environment in a running shell, run
     eval "$(envforge shell --print)", or in fish, envforge shell --print | source.
     """
-    from envforge.daily.shells import script_suffix, shell_of
+    from envforge.prefix.activation import script_suffix, shell_of
 
     environment = usable(prefix, name)
     chosen = wanted or shell_of(os.environ)
     if is_printed:
-        from envforge.daily.activation import activation
-        from envforge.daily.shells import activation_text
+        from envforge.prefix.activation import activation, activation_text
 
         active = activation(environment.prefix, environment.label, os.environ, suffix=script_suffix(chosen))
         click.echo(activation_text(active, chosen), nl=False)
@@ -45,9 +44,8 @@ def shell(prefix: Path | None, name: str | None, wanted: str | None, is_printed:
 
 
 def _enter(environment: Meant, shell: str) -> None:
-    from envforge.daily.shells import SHELL_VARIABLE, shell_start
-    from envforge.daily.start import start
     from envforge.errors import EnvforgeError, Hint, RequestError
+    from envforge.prefix.activation import SHELL_VARIABLE, shell_start, start
 
     if os.name == "nt":
         raise EnvforgeError(
@@ -78,3 +76,19 @@ def _enter(environment: Meant, shell: str) -> None:
     path = os.environ.get("SHELL", "")
     program = path if Path(path).name == shell else shell
     start(shell_start(shell, program, environment.prefix, os.environ))
+
+
+@click.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@prefix_options
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="CMD [ARGUMENT]...")
+def run(prefix: Path | None, name: str | None, command: tuple[str, ...]) -> None:
+    """Run a command in the environment, activated as conda activates it.
+
+    Exits with the exit code of CMD, with 126 if CMD can't be started, or with 127 if it isn't found. Write options of
+    envforge before CMD; everything after CMD belongs to CMD.
+    """
+    from envforge.prefix.activation import activation, become
+
+    environment = usable(prefix, name)
+    words = command[1:] if command[0] == "--" else command
+    become(words, activation(environment.prefix, environment.label, os.environ), os.environ)

@@ -1,17 +1,26 @@
-"""``envforge templates``: list and describe templates; start and test your own."""
+"""List, show, create, and test templates."""
 
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import click
 
+from envforge.base.data_files import lockfiles_root
+from envforge.base.envelope import Json, success
+from envforge.catalogue.index import list_entries
 from envforge.cli.options import json_option
+from envforge.errors import printable
+from envforge.project.questions import Question, shown
+from envforge.project.smoke import shown_hook
+from envforge.project.template_source import Opened, group_sources, project_sources
+from envforge.project.templates import Template
 
 if TYPE_CHECKING:
-    from envforge.project.templates import Template
     from envforge.project.trial import Trial
 
 
@@ -35,8 +44,7 @@ def show(*, name: str, as_json: bool) -> None:
 
     NAME is a built-in template, a directory (./DIR), or a git repository (git+https://…@REV). No code of it is run.
     """
-    from envforge.cli.templates_report import describe, describe_json
-    from envforge.project.opened import open_template
+    from envforge.project.template_source import open_template
 
     with open_template(name, Path()) as opened:
         click.echo(describe_json(opened) if as_json else describe(opened))
@@ -47,10 +55,10 @@ def show(*, name: str, as_json: bool) -> None:
 @json_option()
 def new(*, folder: Path, as_json: bool) -> None:
     """Create a template in DIR: a manifest, code that trains, and its smoke test."""
+    from envforge.base.envelope import success
+    from envforge.base.staging import settle_interrupted
     from envforge.project.place import place
-    from envforge.project.staging import settle_interrupted
-    from envforge.project.starter import plan_starter
-    from envforge.report import success
+    from envforge.project.template_source import plan_starter
 
     files = plan_starter(folder.absolute().name)
     settle_interrupted(folder)
@@ -79,11 +87,11 @@ def test(*, folder: str, no_smoke: bool, as_json: bool) -> None:
     Python, which needs torch. DIR may also be the name of a built-in template. Exits with 1 if a check fails.
     """
     from envforge.machine.profiles import load_machine
-    from envforge.matrix import load_matrix
-    from envforge.project.opened import is_source, open_template
+    from envforge.project.template_source import is_source, open_template
     from envforge.project.trial import has_torch, try_template
-    from envforge.select import select_platforms
-    from envforge.selection import Request
+    from envforge.pytorch.matrix import load_matrix
+    from envforge.pytorch.select import select_platforms
+    from envforge.pytorch.selection import Request
 
     selection = select_platforms(load_machine("cpu", {}), Request(), (), load_matrix())[0]
     smoke = not no_smoke and has_torch()
@@ -100,9 +108,8 @@ def test(*, folder: str, no_smoke: bool, as_json: bool) -> None:
 
 
 def _list(*, as_json: bool) -> None:
-    from envforge.cli.templates_report import overview, overview_json
+    from envforge.base.data_files import templates_root
     from envforge.project.templates import list_templates, load_template
-    from envforge.resources import templates_root
 
     found = [load_template(templates_root(), name) for name in list_templates(templates_root())]
     click.echo(overview_json(found) if as_json else overview(found))
@@ -120,8 +127,8 @@ _SMOKE = {"passed": "passed", "failed": "failed", "same": "passed before (same c
 
 
 def _sum_up(trials: list[Trial], template: Template, *, asked: bool, as_json: bool) -> None:
+    from envforge.base.envelope import success
     from envforge.project.trial import has_ruff, has_torch
-    from envforge.report import Json, success
 
     left_out = (
         []
@@ -129,7 +136,7 @@ def _sum_up(trials: list[Trial], template: Template, *, asked: bool, as_json: bo
         else ["nothing was linted, because ruff isn't installed; to install it, run `pip install ruff`"]
     )
     if asked and not has_torch() and any(trial.smoke == "skipped" for trial in trials):
-        from envforge.distribution import extra_command
+        from envforge.base.distribution import extra_command
 
         torch = f"this Python has no torch; to install it, run `{extra_command('smoke')}`"
         left_out.append(f"no smoke test was run, because {torch}")
@@ -152,3 +159,152 @@ def _sum_up(trials: list[Trial], template: Template, *, asked: bool, as_json: bo
     click.echo(f"\n{template.name} {template.version}: {variants}, {failed} failed")
     for line in left_out:
         click.echo(f"note: {line}", err=True)
+
+
+_WIDTH = 100
+
+
+def overview(templates: Sequence[Template]) -> str:
+    """Return every template with its summary and groups."""
+    blocks = []
+    for template in templates:
+        groups = ", ".join(group.name for group in template.groups)
+        lines = [f"{template.name} {template.version}", *_wrapped(template.summary)]
+        lines += _wrapped(f"groups: {groups}") if groups else []
+        blocks.append("\n".join(lines))
+    return "\n".join(
+        [
+            *blocks,
+            "",
+            "To describe a template, run `envforge templates show NAME`; to use it, run `envforge new NAME [DIR]`.",
+        ]
+    )
+
+
+def overview_json(templates: Sequence[Template]) -> str:
+    """Return the envelope of ``templates --json``."""
+    rows: list[Json] = [
+        {
+            "name": template.name,
+            "version": template.version,
+            "summary": template.summary,
+            "groups": [group.name for group in template.groups],
+        }
+        for template in templates
+    ]
+    return success("templates", {"templates": rows})
+
+
+def describe(opened: Opened) -> str:
+    """Return the questions, groups, files, and packages of a template."""
+    template = opened.template
+    lines = [f"{template.name} {template.version}", *_wrapped(template.summary)]
+    if opened.is_foreign:
+        commit = f" at {opened.origin.commit[:10]}" if opened.origin.commit else ""
+        lines += _wrapped(f"from {opened.origin.source}{commit}")
+    lines += _section("Questions (--var NAME=VALUE)", [_question(question) for question in template.questions])
+    lines += _section("Groups (--with NAME, --without NAME)", _groups(template))
+    lines += _section("Files", [str(path) for path in _places(template)])
+    needs = [*template.needs.torch_family, *template.needs.conda]
+    lines += _section("Packages", [", ".join(needs)])
+    lines += _section("Lockfiles in the catalogue", _locks(template) if not opened.is_foreign else [])
+    lines += _section("Commands (run only with --trust)", [shown_hook(command) for command in template.hooks])
+    return "\n".join(lines)
+
+
+def describe_json(opened: Opened) -> str:
+    """Return the envelope of ``templates show --json``."""
+    template = opened.template
+    questions: list[Json] = [
+        {
+            "name": question.name,
+            "type": question.kind,
+            "default": question.default,
+            "help": question.help,
+            "choices": list(question.choices),
+            "pattern": question.pattern,
+            "when": {condition.question: list(condition.values) for condition in question.when},
+        }
+        for question in template.questions
+    ]
+    groups: list[Json] = [
+        {
+            "name": group.name,
+            "default": group.default,
+            "help": group.help,
+            "files": [str(path) for path in _group_places(template, group.name)],
+            "conda": list(group.conda),
+            "when": {condition.question: list(condition.values) for condition in group.when},
+        }
+        for group in template.groups
+    ]
+    result: Json = {
+        "name": template.name,
+        "version": template.version,
+        "summary": template.summary,
+        "source": opened.origin.source or None,
+        "commit": opened.origin.commit or None,
+        "questions": questions,
+        "groups": groups,
+        "files": [str(path) for path in _places(template)],
+        "needs": {"torch": list(template.needs.torch_family), "conda": list(template.needs.conda)},
+        "locks": [*_locks(template)] if not opened.is_foreign else [],
+        "hooks": [list(command) for command in template.hooks],
+    }
+    return success("templates show", result)
+
+
+def _question(question: Question) -> str:
+    asked = f"{', '.join(question.choices)}; " if question.choices else f"{question.kind}; "
+    text = f"{question.name}  {question.help} ({asked}default {shown(question.default)})"
+    return text + _only(tuple(condition.words for condition in question.when))
+
+
+def _groups(template: Template) -> list[str]:
+    lines = []
+    for group in template.groups:
+        files = ", ".join(str(path) for path in _group_places(template, group.name))
+        text = f"{group.name}  {group.help}{' (default)' if group.default else ''}"
+        text += _only(tuple(condition.words for condition in group.when))
+        lines.append(f"{text}: {files}" + (f"; needs {', '.join(group.conda)}" if group.conda else ""))
+    return lines
+
+
+def _only(conditions: tuple[str, ...]) -> str:
+    return f", only with {' and '.join(conditions)}" if conditions else ""
+
+
+def _places(template: Template) -> tuple[PurePosixPath, ...]:
+    """Return the paths of a project without groups; ``PACKAGE`` is a placeholder for the name of its package."""
+    return tuple(sorted(_place(source.path) for source in project_sources(template, ())))
+
+
+def _group_places(template: Template, name: str) -> tuple[PurePosixPath, ...]:
+    group = next(group for group in template.groups if group.name == name)
+    return tuple(dict.fromkeys(_place(source.path) for source in group_sources(template, group)))
+
+
+def _place(path: PurePosixPath) -> PurePosixPath:
+    shown_path = str(path).removesuffix(".jinja").replace("__package__", "PACKAGE")
+    return PurePosixPath(printable(shown_path))
+
+
+def _locks(template: Template) -> list[str]:
+
+    return [
+        f"{entry.variant}: torch {entry.selection.torch}, Python {entry.selection.python}, {', '.join(entry.platforms)}"
+        for entry in list_entries(lockfiles_root())
+        if entry.template == template.name
+    ]
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    if not lines:
+        return []
+    return ["", title, *(part for line in lines for part in _wrapped(line))]
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent="  ", subsequent_indent="      ", break_long_words=False, break_on_hyphens=False
+    )

@@ -1,8 +1,11 @@
-"""``envforge update``: plan one update, and apply it in one transaction."""
+"""Update a project to its template."""
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,23 +14,29 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from envforge.base.envelope import Json, success
+from envforge.base.staging import PlannedFile
 from envforge.cli.options import Decorator, chosen_machine, hints_inside, json_option, machine_option, repeated_command
 from envforge.cli.project_options import (
     LockOptions,
+    SelectionOptions,
     TemplateOptions,
     lock_options,
     requirement_option,
+    selection_options,
     template_options,
 )
-from envforge.cli.selection_options import SelectionOptions, selection_options
 from envforge.errors import EnvforgeError, Hint
+from envforge.lock.environment_spec import LOCK_FILE
+from envforge.project.changes import Change, is_text
+from envforge.project.update import Locks, Update
 
 if TYPE_CHECKING:
-    from envforge.machine import Machine
-    from envforge.project.offline import BuildQuery
+    from envforge.machine.values import Machine
+    from envforge.project.locking import BuildQuery
     from envforge.project.record import ProjectRecord
     from envforge.project.update import Locks, Update, Wishes
-    from envforge.selection import Request
+    from envforge.pytorch.selection import Request
 
 _HELP = {
     "directory": "Directory of the project.  [default: the nearest with an envforge.toml, from here upward]",
@@ -112,18 +121,17 @@ def update(
 
 def _run(request: UpdateOptions) -> bool:
     """Run the update; return whether something remains to be done."""
-    from envforge.cli import update_report
-    from envforge.cli.unfinished import refuse_half_change, tell_environment
-    from envforge.project.opened import open_template
+    from envforge.base.staging import settle_interrupted
+    from envforge.cli.options import fail_on_incomplete_change, warn_of_incomplete_environment
+    from envforge.lock.environment_spec import LOCK_FILE
     from envforge.project.record import find_project
-    from envforge.project.staging import settle_interrupted
+    from envforge.project.template_source import open_template
     from envforge.project.update import Locks, apply, plan_update
-    from envforge.spec import LOCK_FILE
 
     folder = request.directory or find_project(Path.cwd()) or Path()
     for lockfile in (folder / LOCK_FILE, *folder.glob(f"lockfiles/*/{LOCK_FILE}")):
-        refuse_half_change(lockfile)
-    tell_environment()
+        fail_on_incomplete_change(lockfile)
+    warn_of_incomplete_environment()
     if not (request.dry_run or request.check) and settle_interrupted(folder):
         click.echo(f"note: completed or undid an interrupted run in {folder} first", err=True)
     record = _record(request, folder)
@@ -132,32 +140,29 @@ def _run(request: UpdateOptions) -> bool:
         wishes, query = _wishes(request, record, folder)
         planned = plan_update(folder, record, opened, wishes)
     if request.check:
-        update_report.say_check(planned, as_json=request.as_json)
+        say_check(planned, as_json=request.as_json)
         return planned.is_newer
     locks = Locks() if request.dry_run else _lock(request, planned, query)
     written = not request.dry_run and apply(planned, locks)
-    told = update_report.Told(
-        written=written, dry_run=request.dry_run, no_lock=request.lock.no_lock, as_json=request.as_json
-    )
-    update_report.say(planned, locks, told)
+    told = Told(written=written, dry_run=request.dry_run, no_lock=request.lock.no_lock, as_json=request.as_json)
+    print_update(planned, locks, told)
     return bool(planned.unresolved) or any(change.conflicts for change in planned.changes)
 
 
 def _record(request: UpdateOptions, folder: Path) -> ProjectRecord:
-    from envforge.project.record import NAME, need_project_file, no_project
+    from envforge.project.record import PROJECT_FILE, need_project_file, no_project
 
-    if request.directory is None and not (folder / NAME).is_file():
-        raise no_project(f"neither `{folder.absolute()}` nor a parent directory has an `{NAME}`")
+    if request.directory is None and not (folder / PROJECT_FILE).is_file():
+        raise no_project(f"neither `{folder.absolute()}` nor a parent directory has an `{PROJECT_FILE}`")
     return need_project_file(folder)
 
 
 def _wishes(request: UpdateOptions, record: ProjectRecord, folder: Path) -> tuple[Wishes, BuildQuery | None]:
     """Return the wishes, and what their builds are selected from, unless the builds are kept."""
-    from envforge.machine.record import machine_to_json
-    from envforge.machine.redact import redact
-    from envforge.matrix import load_matrix
-    from envforge.project.offline import BuildQuery
+    from envforge.machine.record import machine_to_json, redact
+    from envforge.project.locking import BuildQuery
     from envforge.project.update import Wishes
+    from envforge.pytorch.matrix import load_matrix
 
     wishes = Wishes(
         variables=request.wishes.var,
@@ -179,21 +184,24 @@ def _wishes(request: UpdateOptions, record: ProjectRecord, folder: Path) -> tupl
 
 
 def _requirement(request: UpdateOptions, record: ProjectRecord, folder: Path) -> str:
-    from envforge.distribution import stated_requirement
-    from envforge.project.record import NAME
+    from envforge.base.distribution import stated_requirement
+    from envforge.project.record import PROJECT_FILE
 
     recorded = record.envforge_requirement
-    return stated_requirement(request.envforge, os.environ, (recorded, str(folder / NAME)) if recorded else None) or ""
+    return (
+        stated_requirement(request.envforge, os.environ, (recorded, str(folder / PROJECT_FILE)) if recorded else None)
+        or ""
+    )
 
 
 def _machine(request: UpdateOptions, record: ProjectRecord, folder: Path) -> Machine:
     """Return the machine of ``--machine``, else the one that the project was created for, else this one."""
     from envforge.machine.record import machine_from_json
-    from envforge.project.record import NAME
+    from envforge.project.record import PROJECT_FILE
 
     if request.machine is not None or record.machine is None:
         return chosen_machine(request.machine)
-    return machine_from_json(record.machine, f"{folder / NAME}, machine")
+    return machine_from_json(record.machine, f"{folder / PROJECT_FILE}, machine")
 
 
 def _lock(request: UpdateOptions, planned: Update, query: BuildQuery | None) -> Locks:
@@ -203,9 +211,9 @@ def _lock(request: UpdateOptions, planned: Update, query: BuildQuery | None) -> 
     texts = planned.changed_texts
     if texts is None or request.lock.no_lock:
         return Locks()
-    from envforge.cli.lock_progress import show_progress
+    from envforge.cli.progress import show_progress
     from envforge.project.locking import obtain_lock
-    from envforge.project.variant_locks import relock_variants
+    from envforge.project.update import relock_variants
 
     way = request.lock.way(planned.folder)
     try:
@@ -228,8 +236,8 @@ def _lock(request: UpdateOptions, planned: Update, query: BuildQuery | None) -> 
 
 def _ways_in_catalogue(request: UpdateOptions, planned: Update, query: BuildQuery | None) -> tuple[Hint, ...]:
     """Return the builds whose lockfile is in the catalogue; it has none for an environment.yml that was edited."""
-    from envforge.cli.new_lock import ways_in_catalogue
-    from envforge.project.variant_locks import derived_variants
+    from envforge.cli.new_report import ways_in_catalogue
+    from envforge.project.update import derived_variants
 
     texts = planned.changed_texts
     if (
@@ -240,3 +248,155 @@ def _ways_in_catalogue(request: UpdateOptions, planned: Update, query: BuildQuer
     ):
         return ()
     return ways_in_catalogue(planned.project, query, python=request.selection.python is not None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """What was done, and the values that its report needs."""
+
+    written: bool
+    dry_run: bool
+    no_lock: bool
+    as_json: bool
+
+
+def say_check(update: Update, *, as_json: bool) -> None:
+    """Print whether the template is newer."""
+    if as_json:
+        click.echo(success("update", {"newer": update.is_newer, **_facts(update)}))
+    elif update.is_newer:
+        touched = sum(change.writes for change in update.changes)
+        click.echo(
+            f"{_head(update)}: update available ({_files(touched)} would change); run `{_command(update, 'update')}`"
+        )
+    else:
+        click.echo(f"{_head(update)}: up to date")
+
+
+def print_update(update: Update, locks: Locks, told: Told) -> None:
+    """Print what changed, or with ``dry_run`` would change."""
+    if told.as_json:
+        stale = tuple(path for path in update.stale_locks if path not in locks.paths)
+        result: Json = {
+            "dry_run": told.dry_run,
+            "written": told.written,
+            "lock": "renewed" if LOCK_FILE in locks.paths else "to-renew" if LOCK_FILE in stale else "kept",
+            "locks_renewed": [*locks.paths],
+            "locks_to_renew": [*stale],
+            "unresolved": [*update.unresolved],
+            **_facts(update),
+        }
+        click.echo(success("update", result))
+        return
+    if not told.written and not (told.dry_run and (update.is_newer or update.changes)):
+        click.echo(f"{_head(update)}: up to date, nothing changed")
+        _say_changes(update)
+        for path in update.unresolved:
+            click.echo(f"warning: `{path}` still has both sides of a conflict; search for <<<<<<<", err=True)
+        return
+    verb = "would be updated" if told.dry_run else "updated"
+    click.echo(f"{_head(update)}: {verb}\n")
+    _say_changes(update)
+    _say_locks(update, locks, told)
+    if told.dry_run:
+        for change in update.changes:
+            click.echo(diff_of(change), nl=False)
+    for note in update.notes:
+        click.echo(f"note: {note}", err=True)
+    conflicts = [change for change in update.changes if change.conflicts]
+    if conflicts and not told.dry_run:
+        click.echo(f"\n{_files(len(conflicts))} with conflicts; resolve them, then commit", err=True)
+
+
+def diff_of(change: Change) -> str:
+    """Return a change as a unified diff; for a binary file, only that it differs."""
+    if not change.writes:
+        return ""
+    text = _diff(change.before, change.after, str(change.moved_from or change.path), str(change.path))
+    if change.beside is not None:
+        text += _diff(None, change.beside, str(change.beside.path), str(change.beside.path))
+    return text
+
+
+def _diff(before: PlannedFile | None, after: PlannedFile | None, old: str, new: str) -> str:
+    if any(file is not None and not is_text(file.content) for file in (before, after)):
+        return f"Binary files a/{old} and b/{new} differ\n"
+    one, other = (_lines(file) for file in (before, after))
+    names = ("/dev/null" if before is None else f"a/{old}", "/dev/null" if after is None else f"b/{new}")
+    found = difflib.unified_diff(one, other, *names)
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in found)
+
+
+def _lines(file: PlannedFile | None) -> list[str]:
+    return [] if file is None else re.findall(r"[^\n]*\n|[^\n]+", file.content.decode())
+
+
+def _say_changes(update: Update) -> None:
+    for change in update.changes:
+        moved = f"{change.moved_from} → " if change.moved_from else ""
+        note = f"  ({change.note})" if change.note else ""
+        click.echo(f"  {change.action:<9} {moved}{change.path}{note}")
+
+
+def _say_locks(update: Update, locks: Locks, told: Told) -> None:
+    for path in locks.paths:
+        click.echo(f"  {'lock':<9} {path}")
+    for path in update.stale_locks:
+        if path in locks.paths:
+            continue
+        if told.dry_run and not told.no_lock and update.changed_texts is not None:
+            click.echo(f"  {'lock':<9} {path} would be updated")
+        else:
+            variant = "" if path == LOCK_FILE else f" --variant {path.split('/')[1]}"
+            command = _in_project(update, f"envforge lock{variant}")
+            click.echo(f"warning: {path} belongs to the previous environment; to update it, run `{command}`", err=True)
+
+
+def _head(update: Update) -> str:
+    template, before = update.project.template, update.before
+    versions = template.version
+    if before.template_version != versions:
+        versions = f"{before.template_version} → {versions}"
+    commits = [commit[:10] for commit in (before.origin.commit, update.project.origin.commit) if commit]
+    commit = f" ({' → '.join(dict.fromkeys(commits))})" if commits else ""
+    return f"{before.project}, from {template.name} {versions}{commit}"
+
+
+def _command(update: Update, name: str) -> str:
+    """Return an envforge command for the project, from the working directory."""
+    directory = "" if update.folder == Path() else f" --directory {shlex.quote(str(update.folder))}"
+    return f"envforge {name}{directory}"
+
+
+def _in_project(update: Update, command: str) -> str:
+    return command if update.folder == Path() else f"cd {shlex.quote(str(update.folder))} && {command}"
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'' if count == 1 else 's'}"
+
+
+def _facts(update: Update) -> dict[str, Json]:
+    changes: list[Json] = [
+        {
+            "path": str(change.path),
+            "action": change.action,
+            "conflicts": change.conflicts,
+            "moved_from": str(change.moved_from) if change.moved_from else None,
+            "beside": str(change.beside.path) if change.beside else None,
+            "note": change.note,
+        }
+        for change in update.changes
+    ]
+    origin = update.project.origin
+    return {
+        "template": {
+            "name": update.project.template.name,
+            "version": update.project.template.version,
+            "former_version": update.before.template_version,
+            "source": origin.source or None,
+            "commit": origin.commit or None,
+        },
+        "changes": changes,
+        "notes": list(update.notes),
+    }

@@ -7,9 +7,9 @@ import re
 import click
 from click.exceptions import MissingParameter, NoSuchOption, UsageError
 
+from envforge.base.suggest import nearest
 from envforge.cli import COMMANDS
 from envforge.errors import EnvforgeError, Hint
-from envforge.nearest import nearest
 
 
 class InvalidUsageError(EnvforgeError):

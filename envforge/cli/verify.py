@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from envforge.cli.lock_options import variant_option
-from envforge.cli.options import json_option, machine_option
-from envforge.cli.prefix_options import prefix_options
+from envforge.cli.options import json_option, machine_option, prefix_options, variant_option
 
 if TYPE_CHECKING:
+    from envforge.verify.discovery import Place
     from envforge.verify.record import Asked, Record
     from envforge.verify.redact import Identity
-    from envforge.verify.situation import Place
     from envforge.verify.values import Check, Cost, Question, Report
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -86,7 +84,7 @@ class _Options:
 
     def place(self) -> Place:
         from envforge.errors import RequestError
-        from envforge.verify.situation import Place
+        from envforge.verify.discovery import Place
 
         if self.lock is not None and not self.lock.exists():
             raise RequestError(
@@ -245,10 +243,8 @@ def train(*, as_json: bool, **options: object) -> None:
 
 
 def _run(questions: tuple[Question, ...], chosen: _Options, *, as_json: bool) -> None:
-    from envforge.verify.checks import all_checks
-    from envforge.verify.judge import judge
+    from envforge.verify.checks import all_checks, choose, judge
     from envforge.verify.record import read_record_file
-    from envforge.verify.select import choose
 
     asked = chosen.asked(questions)
     checks = all_checks()
@@ -284,7 +280,7 @@ def _plan(chosen: _Options, asked: Asked, checks: Sequence[Check]) -> tuple[tupl
     import datetime as dt
 
     from envforge.cli.options import chosen_machine
-    from envforge.verify.elsewhere import plan_for
+    from envforge.verify.discovery import plan_for
 
     described = chosen_machine(chosen.machine)
     now = dt.datetime.now(dt.timezone.utc).replace(microsecond=0)
@@ -313,11 +309,11 @@ def _observe(
 ) -> tuple[tuple[Check, ...], Record]:
     import datetime as dt
 
-    from envforge.cli.unfinished import tell_half_change
-    from envforge.probe import World
+    from envforge.cli.options import warn_of_incomplete_change
+    from envforge.machine.world import World
+    from envforge.verify.checks import choose
+    from envforge.verify.discovery import Means, find_situation
     from envforge.verify.observe import observe
-    from envforge.verify.select import choose
-    from envforge.verify.situation import Means, find_situation
 
     means = Means(
         world=World.here(os.environ),
@@ -328,7 +324,7 @@ def _observe(
     selection = choose(asked, checks)
     situation, surroundings = find_situation(chosen.place(), asked, selection, means)
     if situation.lock is not None:
-        tell_half_change(situation.lock)
+        warn_of_incomplete_change(situation.lock)
     return selection.checks, observe(situation, surroundings, selection.checks)
 
 
@@ -349,52 +345,54 @@ def _shown(report: Report, identity: Identity, chosen: _Options) -> Report:
 
 def _write_files(report: Report, chosen: _Options) -> None:
     """Write each requested report file atomically, and name it on stderr."""
-    from envforge.verify.reports import html, junit, markdown
+    from envforge.verify.reports import html
+    from envforge.verify.reports import machine_readable as junit
+    from envforge.verify.reports import text as markdown
 
     strict = chosen.strict
     if chosen.junit is not None:
-        write_report(chosen.junit, junit.render(report, strict=strict))
+        write_report(chosen.junit, junit.render_junit(report, strict=strict))
     if chosen.markdown is not None and chosen.markdown != _STDOUT:
-        write_report(chosen.markdown, markdown.render(report, strict=strict).encode())
+        write_report(chosen.markdown, markdown.render_markdown(report, strict=strict).encode())
     if chosen.html is not None:
-        write_report(chosen.html, html.render(report, strict=strict).encode())
+        write_report(chosen.html, html.render_html(report, strict=strict).encode())
 
 
 def write_report(path: Path, content: bytes) -> None:
     """Write a report file atomically, and name it on stderr, because stdout may be data."""
-    from envforge.install.journal import write_whole
+    from envforge.prefix.journal import write_atomic_bytes
 
     if path.exists() and not path.is_file():
         path.write_bytes(content)  # a device or a pipe such as /dev/stdout, which a rename would replace
     else:
-        write_whole(path, content)
+        write_atomic_bytes(path, content)
     click.echo(f"Wrote {path}", err=True)
 
 
 def _print(report: Report, chosen: _Options, *, as_json: bool) -> None:
     strict = chosen.strict
     if as_json:
-        from envforge.report import finding, success
-        from envforge.verify.reports.as_json import report_to_json
+        from envforge.base.envelope import finding, success
+        from envforge.verify.reports.machine_readable import report_to_json
 
         result = report_to_json(report, strict=strict)
         click.echo(success("verify", result) if report.passed(strict=strict) else finding("verify", result))
     elif chosen.markdown == _STDOUT:
-        from envforge.verify.reports import markdown
+        from envforge.verify.reports import text as markdown
 
-        click.echo(markdown.render(report, strict=strict), nl=False)
+        click.echo(markdown.render_markdown(report, strict=strict), nl=False)
     else:
-        from envforge.verify.reports.terminal import render
+        from envforge.verify.reports.text import render_terminal
 
         console = _console()
-        for line in render(report, width=console.width, strict=strict, verbose=chosen.verbose):
+        for line in render_terminal(report, width=console.width, strict=strict, verbose=chosen.verbose):
             console.print(line, soft_wrap=True)
 
 
 def _show_list(checks: Sequence[Check], as_json: bool) -> None:
-    from envforge.report import success
-    from envforge.verify.reports.as_json import check_to_json
-    from envforge.verify.reports.terminal import render_list
+    from envforge.base.envelope import success
+    from envforge.verify.reports.machine_readable import check_to_json
+    from envforge.verify.reports.text import render_list
 
     if as_json:
         click.echo(success("verify", {"checks": [check_to_json(check) for check in checks]}))

@@ -10,14 +10,10 @@ from dataclasses import dataclass
 
 from envforge.export.conda import environment, explicit
 from envforge.export.docker import dockerfile
-from envforge.export.kubernetes import kubernetes
+from envforge.export.fleet import kubernetes, skypilot, slurm
 from envforge.export.pixi import pixi
 from envforge.export.python import pylock, requirements
-from envforge.export.skypilot import skypilot
-from envforge.export.slurm import slurm
 from envforge.export.source import Exported, Source
-
-__all__ = ["FORMATS", "Exported", "Format", "Source"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

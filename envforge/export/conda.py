@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from envforge.export.source import Exported, Source, build_of, header
-from envforge.install.values import Artifact
+from envforge.lock.plan import Artifact
 
 _WEAKER = "This file pins conda packages by build, not by checksum; conda-lock.yml has the checksums."
 _NO_PIP = "The lockfile has no pip, which conda needs to install wheels, so conda installs the newest."

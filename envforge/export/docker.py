@@ -11,13 +11,13 @@ import shlex
 
 from packaging.version import Version
 
-from envforge.distribution import python_image
+from envforge.base.distribution import python_image
 from envforge.errors import EnvforgeError
 from envforge.export.source import Exported, Source, header
-from envforge.install.plan import Plan
+from envforge.lock.needs import requirements_of
+from envforge.lock.plan import Plan
 from envforge.lock.project import platform_hints
-from envforge.matrix import load_matrix
-from envforge.requirements import requirements_of
+from envforge.pytorch.matrix import load_matrix
 
 PREFIX = "/opt/env"
 # source: libc6 in Debian 12 (bookworm) is 2.36, in Debian 13 (trixie) 2.41; official image tags have these names

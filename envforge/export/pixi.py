@@ -10,10 +10,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from envforge.errors import EnvforgeError
 from envforge.export.source import Exported, Source, build_of, channel_of, header, python_of, subdir_of
-from envforge.install.plan import Plan, wheel_of
-from envforge.install.values import Artifact
-from envforge.matrix import load_matrix
-from envforge.requirements import requirements_of
+from envforge.lock.needs import requirements_of
+from envforge.lock.plan import Artifact, Plan, wheel_of
+from envforge.pytorch.matrix import load_matrix
 
 # written here, because py-rattler 0.28 stores no checksum of a wheel and writes format 7, which older pixi rejects
 _LOCK_VERSION = 6  # read by pixi 0.39 and later; newer versions upgrade it

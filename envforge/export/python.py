@@ -11,9 +11,8 @@ from packaging.version import Version
 
 from envforge.errors import EnvforgeError
 from envforge.export.source import Exported, Source, header, python_of
-from envforge.install.plan import Plan, wheel_of
-from envforge.install.values import Artifact
-from envforge.lock.mapping import NameMapping
+from envforge.lock.names import NameMapping
+from envforge.lock.plan import Artifact, Plan, wheel_of
 
 if TYPE_CHECKING:
     from tomlkit.items import Table

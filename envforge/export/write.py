@@ -6,10 +6,10 @@ import re
 import shlex
 from pathlib import Path
 
+from envforge.base.files import write_atomic
 from envforge.errors import EnvforgeError, RequestError
 from envforge.export.fleet import PROGRAM
 from envforge.export.source import MARK, Exported
-from envforge.lock.workplace import write_whole
 
 _NAMES = {
     "pixi": (r"pixi\.toml", "`pixi.toml`"),
@@ -44,13 +44,13 @@ def check_name(kind: str, output: Path | None) -> None:
         )
 
 
-def write(exported: Exported, output: Path, *, force: bool) -> tuple[Path, ...]:
+def write_export(exported: Exported, output: Path, *, force: bool) -> tuple[Path, ...]:
     """Write an export and its additional files; raise ``EnvforgeError`` if a file of the user would be replaced."""
     files = [*((output.with_name(name), text) for name, text in exported.beside), (output, exported.text)]
     if not force:
         _keep_others(output, [path for path, text in files if not _is_same(path, text)])
     for path, text in files:
-        write_whole(path, text)
+        write_atomic(path, text)
     return tuple(path for path, _ in files)
 
 

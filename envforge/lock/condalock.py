@@ -1,4 +1,4 @@
-"""Run conda-lock 4, unmodified, in one process per platform, in parallel.
+"""Run conda-lock in child processes, and reduce its output to the cause of a failure.
 
 All processes have ended when a function returns or raises, and all files are in the directories of the jobs.
 """
@@ -8,20 +8,89 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from envforge.lock.explain import explain
+from envforge.base.net import MIRRORS_VARIABLE, Mirrors
+from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.inputs import Inputs, conda_lock_copy
-from envforge.lock.mapping import NameMapping
-from envforge.mirrors import VARIABLE, Mirrors
-from envforge.solver.wishes import VARIABLE as WISHES
-from envforge.solver.wishes import Wishes
+from envforge.lock.names import NameMapping
+from envforge.lock.solver.request import PREFERENCES_VARIABLE as WISHES
+from envforge.lock.solver.request import Wishes
+
+_CONDA = re.compile(r"^ {4}STDOUT:\n(?P<answer>\{.*?^\})", re.MULTILINE | re.DOTALL)
+_PYTHON = re.compile(r"^\S*(?:SolverProblemError|ResolutionError): (?P<why>.+)", re.MULTILINE | re.DOTALL)
+_RAISED = re.compile(r"^[\w.]+(?:Error|Exception)(?:: |$).*", re.MULTILINE)
+_SYSTEM = re.compile(r"^(?:OSError|PermissionError|FileNotFoundError|BlockingIOError|MemoryError)\b")
+_ABSENT = re.compile(r"nothing provides requested|does not exist")  # libmamba
+_ROOT = re.compile(r"[-_]dummy[-_]package[-_](?: \(0\.0\.0\))?")
+_UNREACHED = "channel-unreachable"
+_UNREAD = frozenset({"repodata-unreadable", "CondaHTTPError", "CondaSSLError", "UnavailableInvalidChannel"})
+_UNSATISFIABLE = frozenset({"unsatisfiable", "UnsatisfiableError", "LibMambaUnsatisfiableError"})
+_NOT_FOUND = frozenset({"packages-not-found", "PackagesNotFoundError", "PackagesNotFoundInChannelsError"})
+_LOOSEN = Hint("loosen one of the conflicting constraints in `environment.yml`")
+
+
+class NoSuchPackageError(EnvforgeError):
+    """A requested conda package doesn't exist in any channel: ``names`` lists all such packages."""
+
+    def __init__(self, message: str, *, hint: str | Iterable[Hint] = "", code: str, names: Iterable[str] = ()) -> None:
+        super().__init__(message, hint=hint, code=code)
+        self.names = tuple(names)
+
+
+def explain(log: str, platform: str) -> EnvforgeError:
+    """Return the reason from the solver, or else the last error in the log."""
+    match = _CONDA.search(log)
+    if match is not None:
+        return _conda(json.loads(match["answer"]), platform)
+    match = _PYTHON.search(log)
+    if match is not None:
+        return _no_solution(platform, _ROOT.sub("environment.yml", match["why"]), (_LOOSEN,))
+    raised = _RAISED.findall(log)
+    if raised and _SYSTEM.match(raised[-1]):
+        return OutsideError(f"conda-lock failed for {platform}: {raised[-1]}", code="conda-lock-failed")
+    lines = raised[-1:] or [line for line in log.splitlines() if line.strip()][-5:]
+    reason = "\n".join(lines) or "it printed no message"
+    return EnvforgeError(f"conda-lock failed for {platform}: {reason}", code="conda-lock-failed")
+
+
+def _conda(answer: Mapping[str, Any], platform: str) -> EnvforgeError:
+    """Read the answer of the embedded solver, of conda, or of mamba (``solver_problems``)."""
+    problems = answer.get("solver_problems")
+    listed = "\n".join(map(str, problems)) if isinstance(problems, list) else ""
+    message = str(answer.get("reason") or answer.get("message") or answer.get("error") or listed)
+    hints = tuple(Hint(**hint) for hint in answer.get("hints", ()))
+    signs = {answer.get("code"), answer.get("exception_name")}
+    if _UNREACHED in signs:
+        return OutsideError(message.strip(), hint=hints, code=_UNREACHED)
+    if signs & _UNREAD:
+        return OutsideError(message.strip(), hint=hints, code="channel-unreadable")
+    if signs & _NOT_FOUND or _ABSENT.search(listed):
+        return _not_found(answer, message.strip(), hints)
+    if signs & _UNSATISFIABLE or listed:
+        return _no_solution(platform, message, hints or (_LOOSEN,))
+    code = str(answer.get("code") or "conda-lock-failed")
+    return EnvforgeError(f"the solver failed for {platform}: {message.strip()}", hint=hints, code=code)
+
+
+def _not_found(answer: Mapping[str, Any], message: str, hints: tuple[Hint, ...]) -> EnvforgeError:
+    """Return the error for a package without a match: the embedded solver lists the names that are ``unknown``."""
+    names = tuple(answer.get("unknown", ()))
+    if "unknown" in answer and not names:
+        return EnvforgeError(message, hint=hints, code="no-solution")
+    return NoSuchPackageError(message, hint=hints, code="no-such-package", names=names)
+
+
+def _no_solution(platform: str, reason: str, hints: tuple[Hint, ...]) -> EnvforgeError:
+    return EnvforgeError(f"no solution for {platform}: {reason.strip()}", hint=hints, code="no-solution")
+
 
 _CUT = ("POETRY_", "CONDA_LOCK_", "PIP_", "CONDA_OVERRIDE_", "RUNNER_TEMP")
 
@@ -68,7 +137,7 @@ def specification(inputs: Inputs, virtual_packages: str, folder: Path) -> Specif
     return _read_specification(folder)
 
 
-def run(inputs: Inputs, virtual_packages: str, jobs: Sequence[Job]) -> dict[str, Path]:
+def run_conda_lock(inputs: Inputs, virtual_packages: str, jobs: Sequence[Job]) -> dict[str, Path]:
     """Run conda-lock for every job and return its files; raise ``EnvforgeError`` with the solver's explanation."""
     # one process per platform, because Poetry caches the metadata of `name:version` for all platforms of a run, and the
     # wheels of one version differ (decision 0040)
@@ -133,7 +202,7 @@ def _environment(job: Job) -> dict[str, str]:
     direct = ",".join(filter(None, [kept.get("no_proxy") or kept.get("NO_PROXY"), "127.0.0.1", "localhost"]))
     return {
         **kept,
-        VARIABLE: job.mirrors.to_environment(),
+        MIRRORS_VARIABLE: job.mirrors.to_environment(),
         "ENVFORGE_SOLVE_RECORDS": str(job.records),
         WISHES: str(job.folder / "wishes.json"),
         "NO_PROXY": direct,

@@ -1,4 +1,6 @@
-"""Provide the wheels that conda-lock may select during one lock, as one package index per platform.
+"""Serve the package index that conda-lock reads during a lock.
+
+They come from the platform, its Python, and its virtual packages, not from the machine that locks.
 
 Each index has PEP 503 pages and PEP 658 metadata, and one source for each name: the PyTorch index for the torch family,
 an empty stand-in for what conda provides, and the other indexes for other names. It offers one wheel per version: the
@@ -11,24 +13,111 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.parser import BytesHeaderParser
+from functools import cached_property
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
+from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.tags import Tag, compatible_tags, cpython_tags, mac_platforms
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from envforge.errors import EnvforgeError, OutsideError
-from envforge.lock.cutoff import Cutoff
-from envforge.lock.download import Downloads, Page, public
-from envforge.lock.mapping import NameMapping
-from envforge.lock.pages import IndexFile, Link, quoted, render_page
-from envforge.lock.solved import Solve, SolvedPackage, read_solve
-from envforge.lock.sources import Sources
-from envforge.lock.target import Target
+from envforge.lock.names import NameMapping, Sources
+from envforge.lock.pages import Downloads, IndexFile, Link, Page, public, quoted, render_page
+from envforge.lock.previous_lock import Solve, SolvedPackage, read_solve
+from envforge.lock.request import Cutoff
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_LEGACY_MANYLINUX = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+_SYSTEMS = {
+    "linux": ("posix", "linux", "Linux"),
+    "osx": ("posix", "darwin", "Darwin"),
+    "win": ("nt", "win32", "Windows"),
+}
+_MACHINES = {
+    "linux-64": "x86_64",
+    "linux-aarch64": "aarch64",
+    "linux-ppc64le": "ppc64le",
+    "osx-64": "x86_64",
+    "osx-arm64": "arm64",
+    "win-64": "AMD64",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One platform (conda subdir) with its Python; ``virtual`` has the versions of its virtual packages."""
+
+    platform: str
+    python: Version
+    virtual: Mapping[str, str]
+
+    @cached_property
+    def ranks(self) -> Mapping[Tag, int]:
+        """The rank of each supported wheel tag; 0 is the best."""
+        python = (self.python.major, self.python.minor)
+        platforms = self._platform_tags()
+        interpreter = f"cp{python[0]}{python[1]}"
+        tags = [*cpython_tags(python, abis=[interpreter], platforms=platforms)]
+        tags += compatible_tags(python, interpreter=interpreter, platforms=platforms)
+        return {tag: rank for rank, tag in reversed(list(enumerate(tags)))}
+
+    def rank(self, wheel: str) -> int | None:
+        """Return the rank of a wheel, lower is better; ``None`` if the platform doesn't support it."""
+        try:
+            tags = parse_wheel_filename(wheel)[3]
+        except InvalidWheelFilename:
+            return None
+        return min((self.ranks[tag] for tag in tags if tag in self.ranks), default=None)
+
+    def counts(self, marker: Marker | None, extra: str = "") -> bool:
+        """Return whether a requirement with this marker applies on the platform."""
+        return marker is None or marker.evaluate({**self._markers(), "extra": extra})
+
+    def _platform_tags(self) -> list[str]:
+        machine = _MACHINES[self.platform]
+        system = self.platform.split("-")[0]
+        if system == "win":
+            return ["win_amd64"]
+        if system == "osx":
+            major, minor = (*Version(self.virtual.get("__osx", "11.0")).release, 0)[:2]
+            return list(mac_platforms((major, minor), machine))
+        # manylinux starts at glibc 2.5 on x86_64, and at 2.17 on other machines, as in `packaging.tags`
+        oldest = 16 if machine != "x86_64" else 4
+        tags = []
+        for minor in range(Version(self.virtual.get("__glibc", "2.28")).minor, oldest, -1):
+            tags.append(f"manylinux_2_{minor}_{machine}")
+            if minor in _LEGACY_MANYLINUX:
+                tags.append(f"{_LEGACY_MANYLINUX[minor]}_{machine}")
+        return [*tags, f"linux_{machine}"]
+
+    def _markers(self) -> dict[str, str]:
+        os_name, sys_platform, platform_system = _SYSTEMS[self.platform.split("-")[0]]
+        return {
+            "implementation_name": "cpython",
+            "implementation_version": str(self.python),
+            "os_name": os_name,
+            "platform_machine": _MACHINES[self.platform],
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_system": platform_system,
+            "platform_version": "",
+            "python_full_version": str(self.python),
+            "python_version": f"{self.python.major}.{self.python.minor}",
+            "sys_platform": sys_platform,
+        }
+
 
 UNKNOWN_SHA256 = "0" * 64
 NO_TORCH_INDEX = "only a PyTorch index may provide it, and `pip-repositories` lists none"
@@ -266,3 +355,85 @@ def _plain_wheel(name: str, version: Version) -> str:
 def _stand_in(name: str, package: SolvedPackage) -> Link:
     file_name = _plain_wheel(name, Version(package.version))
     return Link(href=f"../../stand-in/{quoted(file_name)}", file_name=file_name, sha256=UNKNOWN_SHA256)
+
+
+class LockTimeIndex:
+    """Serve the indexes of all platforms during a ``with`` block; ``fault`` is the first error."""
+
+    def __init__(self, platforms: Mapping[str, PlatformIndex]) -> None:
+        self._platforms = dict(platforms)
+        self._faults: list[EnvforgeError] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self._answer))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+
+    @property
+    def url(self) -> str:
+        """The start of the URL of all pages and files."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def simple(self, platform: str) -> str:
+        """Return the URL of the index for one platform."""
+        return f"{self.url}/{platform}/simple"
+
+    def offer(self, url: str) -> Offer | None:
+        """Return the public file of a loopback URL, or ``None`` for any other URL."""
+        parts = urlsplit(url).path.split("/")
+        if not url.startswith(f"{self.url}/") or len(parts) != 5 or parts[2] != "files":
+            return None
+        return self._platforms[parts[1]].offers.get(parts[3])
+
+    @property
+    def fault(self) -> EnvforgeError | None:
+        """The first error of a request; conda-lock itself only finds that a page is missing."""
+        return self._faults[0] if self._faults else None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _answer(self, path: str) -> bytes | None:
+        parts = path.strip("/").split("/")
+        platform = self._platforms.get(parts[0])
+        if platform is None or len(parts) < 3:
+            return None
+        try:
+            if parts[1] == "simple":
+                page = platform.page(parts[2])
+                return None if page is None else page.encode()
+            if parts[1] == "stand-in":
+                return _stand_in_metadata(parts[2].removesuffix(".metadata"))
+            return platform.metadata(parts[2])
+        except EnvforgeError as error:
+            self._faults.append(error)
+            return None
+
+
+def _handler(answer: Callable[[str], bytes | None]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            body = answer(unquote(urlsplit(self.path).path))
+            self.send_response(404 if body is None else 200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(body or b"")))
+            self.end_headers()
+            self.wfile.write(body or b"")
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the name in the base class
+            """Print nothing; errors are kept in ``fault``."""
+
+    return Handler
+
+
+def _stand_in_metadata(file_name: str) -> bytes:
+    name, version, _, _ = parse_wheel_filename(file_name)
+    return f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n\n".encode()

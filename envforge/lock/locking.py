@@ -1,4 +1,4 @@
-"""Create or update conda-lock.yml from environment.yml.
+"""Lock an environment, or change it and lock it, in one transaction.
 
 A lockfile that is up to date is left unchanged; otherwise locked versions are kept if possible.
 """
@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from envforge.errors import Hint, RequestError
-from envforge.lock.agreement import INPUT_SHA256, check_inputs
-from envforge.lock.cutoff import Cutoff
-from envforge.lock.inputs import Inputs, read_inputs
-from envforge.lock.keep import Keeping, Old, changes, read_old, refuse_unknown
-from envforge.lock.request import LockReport, LockRequest, Progress
+from envforge.base.files import exclusive_lock, workshop, write_atomic
+from envforge.errors import EnvforgeError, Hint, RequestError
+from envforge.lock.check import check_inputs
+from envforge.lock.environment_file import Edit
+from envforge.lock.inputs import Inputs, read_inputs, read_text
+from envforge.lock.lockfile import INPUT_SHA256
+from envforge.lock.previous_lock import Keeping, Old, list_changes, read_old, refuse_unknown
+from envforge.lock.request import Cutoff, LockReport, LockRequest, Progress
 from envforge.lock.run import Run, summary
-from envforge.lock.together import finish
-from envforge.lock.workplace import alone, workshop, write_whole
+from envforge.lock.transaction import complete_transaction, refuse_unfinished, replace_together
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,16 +32,16 @@ class Made:
 
 def lock(request: LockRequest, progress: Progress = repr) -> LockReport:
     """Create or update a lockfile; on errors, raise ``EnvforgeError`` and leave the old one unchanged."""
-    with alone(request.lockfile):
-        finish(request.environment)
+    with exclusive_lock(request.lockfile):
+        complete_transaction(request.environment)
         old = read_old(request.lockfile)
-        made = make(request, progress)
+        made = make_lock(request, progress)
         if old is None or made.text != old.text:
-            write_whole(request.lockfile, made.text)
+            write_atomic(request.lockfile, made.text)
     return made.report
 
 
-def make(request: LockRequest, progress: Progress = repr) -> Made:
+def make_lock(request: LockRequest, progress: Progress = repr) -> Made:
     """Return the lockfile that ``request`` specifies without writing it; the caller must hold ``alone``."""
     started = time.monotonic()
     inputs = read_inputs(request.environment, request.virtual_packages, request.platforms, request.environment_text)
@@ -102,6 +104,43 @@ def _kept(request: LockRequest, inputs: Inputs, old: Old, seconds: float) -> Mad
         seconds=seconds,
         is_unchanged=True,
         exclude_newer=old.cutoff,
-        changes=changes(old.lock, old.lock),
+        changes=list_changes(old.lock, old.lock),
     )
     return Made(report=report, text=old.text.replace(recorded, inputs.sha256))
+
+
+def change(
+    request: LockRequest, edit: Callable[[str], Edit], progress: Progress = repr, *, dry_run: bool = False
+) -> tuple[Edit, LockReport]:
+    """Edit the environment of ``request`` and lock it; write neither file on errors or with ``dry_run``.
+
+    With ``dry_run``, raise ``EnvforgeError`` if an earlier change is incomplete, because completing it would write.
+    """
+    environment = request.environment
+    with exclusive_lock(request.lockfile):
+        if dry_run:
+            refuse_unfinished(environment)
+        else:
+            complete_transaction(environment)
+        before = read_text(environment)
+        edited = edit(before)
+        try:
+            made = make_lock(replace(request, environment_text=edited.text.replace("\r\n", "\n")), progress)
+        except EnvforgeError as error:
+            raise type(error)(
+                f"{error.message}\n`{environment}` and `{request.lockfile}` are unchanged",
+                hint=error.hints,
+                code=error.code,
+            ) from error
+        # solving takes long enough for an editor to save the file in between
+        if read_text(environment) != before:
+            raise EnvforgeError(
+                f"`{environment}` was edited while this command was running; nothing was written",
+                hint="run this command again",
+                code="edited-since",
+            )
+        files = {environment: edited.text.encode(), request.lockfile: made.text.encode()}
+        changed = {p: data for p, data in files.items() if not p.exists() or p.read_bytes() != data}
+        if changed and not dry_run:
+            replace_together(environment, changed)
+    return edited, made.report

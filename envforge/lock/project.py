@@ -1,4 +1,4 @@
-"""Find the environment.yml that a command means, and write the commands in hints so that they mean the same file."""
+"""Find the project around a directory."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ def find_environment(here: Path) -> Path:
 
     If there is none, return the path where it would be: in the project, or else in ``here``.
     """
-    from envforge.daily.prefix import project_folder  # noqa: PLC0415 - an explicit `--file` needs no search
-
     start = here.absolute()
     project = project_folder(start)
     for folder in (start, *start.parents):
@@ -64,8 +62,8 @@ def project_of(lockfile: Path) -> Path:
 
 def platform_hints(lockfile: Path, locked: Sequence[str], platform: str) -> tuple[Hint, ...]:
     """Return how to lock one more platform: a project of a template plans its build, another file only lists it."""
+    from envforge.base.suggest import nearest  # noqa: PLC0415 - as above
     from envforge.lock.inputs import KNOWN_PLATFORMS  # noqa: PLC0415 - only errors need it
-    from envforge.nearest import nearest  # noqa: PLC0415 - as above
 
     if platform not in KNOWN_PLATFORMS:
         near = nearest(platform, KNOWN_PLATFORMS, alike=0.6)
@@ -82,9 +80,8 @@ def platform_hints(lockfile: Path, locked: Sequence[str], platform: str) -> tupl
 
 def update_command(project: Path, platforms: Sequence[str]) -> str:
     """Return the command that plans a project of a template for these platforms; empty if it can't."""
-    from envforge import toml  # noqa: PLC0415 - only errors need it
-    from envforge.daily.prefix import project_folder  # noqa: PLC0415 - as above
-    from envforge.matrix import load_matrix  # noqa: PLC0415 - as above
+    from envforge.base import toml  # noqa: PLC0415 - only errors need it
+    from envforge.pytorch.matrix import load_matrix  # noqa: PLC0415 - as above
 
     try:
         record = toml.loads((project / "envforge.toml").read_text(encoding="utf-8"))
@@ -100,3 +97,44 @@ def update_command(project: Path, platforms: Sequence[str]) -> str:
 
 def _is_same(one: Path, other: Path) -> bool:
     return os.path.abspath(one) == os.path.abspath(other)  # noqa: PTH100 - as the shell sees it, symlinks included
+
+
+ENVFORGE_DIRECTORY = ".envforge"
+
+
+ENVFORGE_DIRECTORY = ".envforge"
+
+
+IN_PROJECT = ".conda"
+_PROJECT_FILES = ("envforge.toml", "conda-lock.yml")
+
+
+# editors find an environment in the workspace, and deleting the project deletes it, too
+IN_PROJECT = ".conda"
+
+
+_PROJECT_FILES = ("envforge.toml", "conda-lock.yml")
+
+
+def project_folder(here: Path) -> Path | None:
+    """Return the nearest directory, from ``here`` upward, that contains an environment or the files of a project.
+
+    A ``.conda`` that is not an environment is ignored, because conda stores files of its own in ``~/.conda``.
+    """
+    start = here.absolute()
+    for folder in (start, *start.parents):
+        if is_prefix(folder / IN_PROJECT) or any((folder / name).is_file() for name in _PROJECT_FILES):
+            return folder
+    return None
+
+
+def project_here() -> Path:
+    """Return the project of the current directory, relative to it; the current directory if there is no project."""
+    here = Path.cwd()
+    folder = project_folder(here)
+    return Path() if folder in {None, here} else Path(os.path.relpath(folder, here))
+
+
+def is_prefix(folder: Path) -> bool:
+    """Return whether a directory is an environment of envforge or of a conda tool, complete or not."""
+    return (folder / ENVFORGE_DIRECTORY).is_dir() or (folder / "conda-meta").is_dir()

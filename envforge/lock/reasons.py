@@ -12,14 +12,14 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from envforge.errors import EnvforgeError, Hint, OutsideError
-from envforge.lock.explain import NoSuchPackageError
+from envforge.lock.condalock import NoSuchPackageError
 from envforge.lock.index import NO_TORCH_INDEX, PlatformIndex
 from envforge.lock.inputs import Inputs
 from envforge.lock.project import project_of, update_command
+from envforge.lock.python_index import configured_index
 from envforge.lock.request import LockRequest
-from envforge.matrix import load_matrix
-from envforge.python_index import configured_index
-from envforge.selection import PYTORCH_INDEX
+from envforge.pytorch.matrix import load_matrix
+from envforge.pytorch.selection import PYTORCH_INDEX
 
 
 def with_reasons(
@@ -145,7 +145,7 @@ class _Advice:
 
     def _nearest(self, name: str) -> str | None:
         """Return the nearest name on the package index; candidates are the names of conda packages."""
-        from envforge.solver.explain import suggested  # noqa: PLC0415 - loads rattler, and only errors need it
+        from envforge.lock.solver.solve import suggested  # noqa: PLC0415 - loads rattler, and only errors need it
 
         near = suggested(name, {self.index.mapping.to_python(one) for one in self._conda_names()})
         return near if near is not None and self._is_wheel(near) else None
@@ -164,7 +164,7 @@ class _Advice:
 
     def _conda_names(self) -> frozenset[str]:
         """Return the names of all packages in the channels; empty if they can't be read."""
-        from envforge.solver.explain import known_names  # noqa: PLC0415 - as above
+        from envforge.lock.solver.solve import known_names  # noqa: PLC0415 - as above
 
         if self._names is None:
             mirrors = self.request.mirrors

@@ -19,25 +19,21 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
-from envforge.lock import condalock, document, tee
-from envforge.lock.agreement import unmet_requests
-from envforge.lock.audit import Expectations, audit
+from envforge.lock import condalock, tee
+from envforge.lock import lockfile as document
+from envforge.lock.check import unmet_requests
 from envforge.lock.condalock import Job
-from envforge.lock.document import Frame, Resolved
-from envforge.lock.download import Downloads, public
-from envforge.lock.index import Offer, PlatformIndex, Wanted
-from envforge.lock.inputs import Inputs, refuse_credentials
-from envforge.lock.keep import Keeping, Old, changes
-from envforge.lock.mapping import NameMapping
+from envforge.lock.index import LockTimeIndex, Offer, PlatformIndex, Wanted
+from envforge.lock.inputs import Inputs, VirtualPackages, refuse_credentials, virtual_packages_of
+from envforge.lock.invariants import Expectations, audit
+from envforge.lock.lockfile import Frame, Lockfile, Resolved, parse_lockfile
+from envforge.lock.names import NameMapping, Sources, is_torch_family, torch_indexes
+from envforge.lock.pages import Downloads, public
+from envforge.lock.previous_lock import Keeping, Old, list_changes, read_solve
+from envforge.lock.python_index import PythonIndex, configured_index
 from envforge.lock.reasons import with_reasons
 from envforge.lock.request import LockReport, LockRequest, PlatformSummary, Progress, Step
-from envforge.lock.server import LockTimeIndex
-from envforge.lock.solved import read_solve
-from envforge.lock.sources import Sources, is_torch_family, torch_indexes
-from envforge.lock.virtual import VirtualPackages, virtual_packages_of
-from envforge.lockfile import Lockfile, parse_lockfile
-from envforge.python_index import PythonIndex, configured_index
-from envforge.solver import executable
+from envforge.lock.solver import executable
 
 
 def _registry(stated: str | None) -> PythonIndex:
@@ -72,7 +68,7 @@ class Run:
                 self.progress(Step(text=f"solving for {', '.join(self.inputs.platforms)}"))
                 outputs = self._solved(server, jobs, virtual, indexes)
                 channels, rows = self._rows(outputs, server, downloads)
-            text = document.render(self._frame(jobs, channels), rows, self.request.lockfile.name)
+            text = document.render_lockfile(self._frame(jobs, channels), rows, self.request.lockfile.name)
             lock = parse_lockfile(text, str(self.request.lockfile))
             self._audit(lock, text, indexes, pip)
             self._audit_requests(jobs, lock)
@@ -81,7 +77,7 @@ class Run:
             downloads.close()
         report = self._report(lock, virtual, sizes, time.monotonic() - started)
         report = replace(report, warnings=(*report.warnings, *self._undated(lock, indexes)))
-        return replace(report, changes=changes(old.lock if old else None, lock)), text
+        return replace(report, changes=list_changes(old.lock if old else None, lock)), text
 
     def _index(
         self, platform: str, pip: tuple[Requirement, ...], virtual: VirtualPackages, downloads: Downloads
@@ -147,7 +143,7 @@ class Run:
         self, server: LockTimeIndex, jobs: list[Job], virtual: VirtualPackages, indexes: Mapping[str, PlatformIndex]
     ) -> dict[str, Path]:
         try:
-            return condalock.run(self.inputs, virtual.text(), jobs)
+            return condalock.run_conda_lock(self.inputs, virtual.text(), jobs)
         except EnvforgeError as error:
             if server.fault is not None:
                 raise server.fault from error
@@ -163,7 +159,7 @@ class Run:
         channels: list[Any] = []
         rows: list[dict[str, Any]] = []
         for path in outputs.values():
-            channels, found = document.load(path)
+            channels, found = document.load_documents(path)
             rows += document.with_public_addresses(found, lambda url: self._resolve(url, server, downloads))
         return channels, rows
 

@@ -1,6 +1,6 @@
 """Run the user's own conda for conda-lock, with its output and exit code, and record the packages of a solve.
 
-``envforge.lock.solved`` reads the record. The launcher calls ``main("/opt/conda/bin/conda", ["create", …])``.
+``envforge.lock.previous_lock`` reads the record. The launcher calls ``main("/opt/conda/bin/conda", ["create", …])``.
 """
 
 from __future__ import annotations

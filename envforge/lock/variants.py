@@ -1,27 +1,266 @@
-"""Lock variants of a project: ``lockfiles/TAG/`` contains a lockfile and the two files that it was solved from."""
+"""Derive, lock, and check the variants of a project.
+
+Only what depends on the build differs: the pins of the torch family, the index, and the constraints of torch itself.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from envforge.cuda import WheelTag
-from envforge.errors import EnvforgeError
-from envforge.install.needs import describe, read_needs
-from envforge.install.plan import make_plan
-from envforge.install.variant_files import FOLDER, LOCK_NAME, list_variants
-from envforge.lock.agreement import Difference, check
-from envforge.lock.locking import make
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import InvalidVersion, Version
+
+from envforge.base.data_files import templates_root
+from envforge.base.files import exclusive_lock
+from envforge.base.suggest import nearest
+from envforge.base.terms import CPU, WheelTag
+from envforge.errors import EnvforgeError, RequestError
+from envforge.lock.check import Difference, check_lock
+from envforge.lock.environment_file import Wanted, add, after_line, delete_lines, quoted, read_entries, replace_scalar
+from envforge.lock.environment_spec import (
+    ENVIRONMENT_FILE,
+    TORCH_FAMILY,
+    render_virtual_packages,
+    split_conda_spec,
+    torch_requirements,
+)
+from envforge.lock.inputs import Inputs, is_for, read_inputs
+from envforge.lock.lockfile import LOCK_NAME, VARIANTS_DIRECTORY, Lockfile, list_variants
+from envforge.lock.locking import make_lock
+from envforge.lock.names import torch_indexes
+from envforge.lock.needs import describe, read_needs
+from envforge.lock.plan import make_plan
 from envforge.lock.request import VIRTUAL_PACKAGES, LockReport, LockRequest, Progress
-from envforge.lock.together import finish, replace_together
-from envforge.lock.workplace import alone
-from envforge.lockfile import Lockfile
-from envforge.matrix import Matrix, load_matrix
-from envforge.spec import ENVIRONMENT_FILE
-from envforge.variants import HEAD, VariantTexts, derive
+from envforge.lock.transaction import complete_transaction, replace_together
+from envforge.pytorch.matrix import Matrix, load_matrix
+from envforge.pytorch.selection import PYTORCH_INDEX, Build, Grade, Request, Selection
+
+_PYTHON = re.compile(r"python\s*[=<>!~]*\s*(\d+\.\d+)")
+_REMARKS = re.compile(r"\A(?:#.*\r?\n)+")
+VARIANT_HEAD = "# The variant "
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VariantTexts:
+    """The input of a variant's lockfile, and its builds, one for each platform."""
+
+    environment: str
+    virtual_packages: str
+    builds: tuple[Build, ...]
+
+
+def parse_variant(name: str) -> WheelTag:
+    """Return the wheel tag that a variant is named after; raise ``RequestError`` if no build has it."""
+    tags = [str(tag) for tag in load_matrix().tags]
+    if name in tags:
+        return WheelTag.parse(name)
+    near = _near_tag(name, load_matrix().tags)
+    raise RequestError(
+        f"unknown variant `{name}`; expected one of the wheel tags: {', '.join(tags)}",
+        hint=f"did you mean `--variant {near}`?" if near else "",
+        code="bad-variant",
+    )
+
+
+def _near_tag(name: str, tags: Sequence[WheelTag]) -> str | None:
+    """Return the tag that ``name`` probably means: the nearest of the same CUDA major version, or the same spelling."""
+    major = re.fullmatch(r"cu(\d\d)\w*", name.lower())
+    if major is None:
+        return nearest(name.lower(), [str(tag) for tag in tags], alike=0.6)
+    same = [tag for tag in tags if tag.cuda is not None and str(tag.cuda.major) == major[1]]
+    try:
+        meant = WheelTag.parse(name.lower()).cuda
+    except ValueError:
+        return nearest(name.lower(), [str(tag) for tag in same], alike=0.6)
+    by_distance = {abs(tag.cuda.minor - meant.minor): str(tag) for tag in same if tag.cuda and meant}
+    return by_distance[min(by_distance)] if by_distance else None
+
+
+def derive_variant(environment: Path, tag: WheelTag, matrix: Matrix) -> VariantTexts:
+    """Return the texts of one variant; raise ``EnvforgeError`` if no build of the tag supports the project."""
+    inputs = read_inputs(environment, None)
+    torch = _torch(inputs)
+    builds = _builds(inputs, tag, torch, matrix)
+    text = _REMARKS.sub("", inputs.text)
+    text = _with_bounds(text, torch, next(iter(builds.values())).torch, str(environment))
+    text = _with_pins(text, builds, str(environment))
+    text = _with_indexes(text, inputs, builds)
+    selections = tuple(_selection(build, inputs) for build in builds.values())
+    return VariantTexts(
+        environment=_head(tag, builds.values()) + text,
+        virtual_packages=render_virtual_packages(selections, templates_root()),
+        builds=tuple(builds.values()),
+    )
+
+
+def _head(tag: WheelTag, builds: Iterable[Build]) -> str:
+    torch = next(iter(builds)).torch
+    return (
+        f"{VARIANT_HEAD}{tag} of ../../environment.yml, with PyTorch {torch}. Do not edit: change that file, then run\n"
+        f"#     envforge lock --variant {tag}\n"
+    )
+
+
+def _torch(inputs: Inputs) -> Version:
+    for platform in inputs.platforms:
+        for requirement in inputs.pip_for(platform):
+            if requirement.name == "torch":
+                return _pinned(requirement, inputs.path)
+    raise EnvforgeError(
+        f"`{inputs.path}` lists no `torch` under `pip:`, so it can't have variants",
+        hint="to create a project with PyTorch",
+        command="envforge new TEMPLATE DIR",
+        code="no-torch",
+    )
+
+
+def _pinned(requirement: Requirement, path: Path) -> Version:
+    versions = [one.version for one in requirement.specifier if one.operator in {"==", "==="}]
+    try:
+        return Version(Version(versions[0]).public)
+    except (IndexError, InvalidVersion) as error:
+        raise EnvforgeError(
+            f"`{path}` lists `{requirement}`, but variants require one exact version",
+            hint='write it as in `"torch==2.7.1+cu118"`',
+            code="no-torch-pin",
+        ) from error
+
+
+def _builds(inputs: Inputs, tag: WheelTag, torch: Version, matrix: Matrix) -> dict[str, Build]:
+    """Return one build per platform, all of one release: the project's if the tag has it, or else the newest."""
+    fitting = {platform: _of_platform(platform, inputs, tag, matrix) for platform in inputs.platforms}
+    common = set.intersection(*(set(builds) for builds in fitting.values()))
+    if not common:
+        raise _no_build(inputs, tag, matrix)
+    release = torch if torch in common else max(common)
+    return {platform: builds[release] for platform, builds in fitting.items()}
+
+
+def _no_build(inputs: Inputs, tag: WheelTag, matrix: Matrix) -> EnvforgeError:
+    python = _python(inputs)
+    others = [
+        str(other)
+        for other in matrix.tags
+        if set.intersection(*(set(_of_platform(platform, inputs, other, matrix)) for platform in inputs.platforms))
+    ]
+    return EnvforgeError(
+        f"no PyTorch build for `{tag}` supports {', '.join(inputs.platforms)}"
+        + (f" with Python {python}" if python else "")
+        + f" (from `{inputs.path}`)"
+        + (f"; variants with a build: {', '.join(others)}" if others else ""),
+        hint=f"to lock another variant, pass `--variant {others[0]}`"
+        if others
+        else f"to use a Python version that has builds, change it in `{inputs.path}`",
+        code="no-build",
+    )
+
+
+def _of_platform(platform: str, inputs: Inputs, tag: WheelTag, matrix: Matrix) -> dict[Version, Build]:
+    """Return the confirmed builds by release; a platform without wheels of the tag uses CPU builds, as in ``new``."""
+    here = [build for build in matrix.builds if build.platform == platform and build.confirmed]
+    tags = {build.tag for build in here}
+    python = _python(inputs)
+    family = {r.name for r in inputs.pip_for(platform) if r.name in TORCH_FAMILY}
+    return {
+        build.torch: build
+        for build in here
+        if build.tag == (tag if tag in tags else CPU)
+        and (python is None or python in build.pythons)
+        and family <= dict(build.pins).keys()
+    }
+
+
+def _python(inputs: Inputs) -> Version | None:
+    for entry in read_entries(inputs.text, str(inputs.path)):
+        match = _PYTHON.match(entry.text) if entry.name == "python" else None
+        if match:
+            return Version(match[1])
+    return None
+
+
+def _with_bounds(text: str, old: Version, new: Version, where: str) -> str:
+    """Replace the constraints of the project's torch release with those of the variant's, and keep the user's own."""
+    before, after = _bounds(old), _bounds(new)
+    for name in sorted(after):
+        if before.get(name) == after[name]:
+            continue
+        entry = next((one for one in read_entries(text, where) if one.section == "conda" and one.name == name), None)
+        own = split_conda_spec(entry.text)[1].split(",") if entry else []
+        bounds = [bound for bound in own if bound and bound not in before.get(name, ())]
+        spec = f"{name} {','.join(dict.fromkeys([*after[name], *bounds]))}".strip()
+        text = add(text, [Wanted(text=spec, name=name, section="conda")], where).text
+    return text
+
+
+def _bounds(torch: Version) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for spec in torch_requirements(torch):
+        name, version = split_conda_spec(spec)
+        found[name] = (*found.get(name, ()), *(bound for bound in version.split(",") if bound))
+    return found
+
+
+def _with_pins(text: str, builds: Mapping[str, Build], where: str) -> str:
+    """Set the version of each line of the torch family to the one of the platforms that its selector covers."""
+    for number, entry in enumerate(read_entries(text, where)):
+        if entry.section != "pip" or entry.name not in TORCH_FAMILY:
+            continue
+        line = text.splitlines()[entry.node.start_mark.line]
+        versions = {dict(b.pins)[entry.name] for platform, b in builds.items() if is_for(line, platform)}
+        if len(versions) != 1:
+            raise EnvforgeError(
+                f"`{where}` lists `{entry.text}` on one line, but its platforms need {', '.join(sorted(versions))}",
+                hint=f'write one line for each platform, such as `"{entry.text}"  # [linux64]`',
+                code="several-lines",
+            )
+        node = read_entries(text, where)[number].node
+        text = replace_scalar(text, node, f"{entry.name}=={versions.pop()}")
+    return text
+
+
+def _with_indexes(text: str, inputs: Inputs, builds: Mapping[str, Build]) -> str:
+    """Point the PyTorch indexes to the tags of the variant, and keep other indexes."""
+    old = torch_indexes(inputs.pip_repositories)
+    base = old[0].rstrip("/").rpartition("/")[0] if old else PYTORCH_INDEX
+    new = list(dict.fromkeys(f"{base}/{build.tag}" for build in builds.values()))
+    nodes = _index_nodes(text, old)
+    if not nodes:
+        return f"{text.rstrip()}\npip-repositories:\n" + "".join(f"  - {quoted(url)}\n" for url in new)
+    # from the last to the first, because an edit moves the nodes after it
+    for number in range(max(len(nodes), len(new)) - 1, -1, -1):
+        if number >= len(nodes):
+            text = after_line(text, nodes[-1], f"  - {quoted(new[number])}")
+        elif number >= len(new):
+            text = delete_lines(text, nodes[number])
+        else:
+            text = replace_scalar(text, nodes[number], new[number])
+    return text
+
+
+def _index_nodes(text: str, addresses: Sequence[str]) -> list[yaml.Node]:
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    pairs = root.value if isinstance(root, yaml.MappingNode) else []
+    listed = next((value for key, value in pairs if key.value == "pip-repositories"), None)
+    return [node for node in (listed.value if listed else ()) if node.value in addresses]
+
+
+def _selection(build: Build, inputs: Inputs) -> Selection:
+    """Wrap a build in a selection for rendering; it was requested, not selected for a machine."""
+    return Selection(
+        request=Request(cuda=build.tag),
+        build=build,
+        python=_python(inputs) or build.pythons[-1],
+        grade=Grade.UNVERIFIED,
+        index_url=f"{PYTORCH_INDEX}/{build.tag}",
+        reason="",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,14 +275,14 @@ class VariantReport:
 def lock_variant(request: LockRequest, tag: WheelTag, progress: Progress = repr) -> VariantReport:
     """Derive and lock one variant; on errors, raise ``EnvforgeError`` and leave its files unchanged."""
     matrix = load_matrix()
-    texts = derive(request.environment, tag, matrix)
+    texts = derive_variant(request.environment, tag, matrix)
     folder = variant_folder(request.environment, tag)
     environment, lockfile = folder / ENVIRONMENT_FILE, folder / LOCK_NAME
     _refuse_foreign(environment)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with alone(lockfile):
-            finish(environment)
+        with exclusive_lock(lockfile):
+            complete_transaction(environment)
             report = _make(
                 replace(request, environment=environment, lockfile=lockfile, source=request.environment),
                 texts,
@@ -61,7 +300,7 @@ def lock_variant(request: LockRequest, tag: WheelTag, progress: Progress = repr)
 def check_variant(request: LockRequest, tag: WheelTag) -> tuple[Difference, ...]:
     """Return the differences between a variant and the project's current environment.yml."""
     folder = variant_folder(request.environment, tag)
-    texts = derive(request.environment, tag, load_matrix())
+    texts = derive_variant(request.environment, tag, load_matrix())
     if not _is_current(folder, texts):
         return (
             Difference(
@@ -71,19 +310,19 @@ def check_variant(request: LockRequest, tag: WheelTag) -> tuple[Difference, ...]
                 found=f"`{folder}` {'was derived from another version of it' if folder.is_dir() else 'does not exist'}",
             ),
         )
-    return check(folder / ENVIRONMENT_FILE, folder / LOCK_NAME, exclude_newer=request.exclude_newer)
+    return check_lock(folder / ENVIRONMENT_FILE, folder / LOCK_NAME, exclude_newer=request.exclude_newer)
 
 
 def stale_variants(environment: Path) -> tuple[str, ...]:
     """Return the variants that were derived from another version of the project's environment.yml."""
     found = []
     for name in list_variants(environment.parent):
-        path = environment.parent / FOLDER / name / ENVIRONMENT_FILE
-        if not path.is_file() or not path.read_text(encoding="utf-8").startswith(HEAD):
+        path = environment.parent / VARIANTS_DIRECTORY / name / ENVIRONMENT_FILE
+        if not path.is_file() or not path.read_text(encoding="utf-8").startswith(VARIANT_HEAD):
             continue
         tag = WheelTag.parse(name)
         with contextlib.suppress(EnvforgeError):  # `lock --variant` explains why it can't be derived
-            if _is_current(path.parent, derive(environment, tag, load_matrix())):
+            if _is_current(path.parent, derive_variant(environment, tag, load_matrix())):
                 continue
         found.append(name)
     return tuple(found)
@@ -91,7 +330,7 @@ def stale_variants(environment: Path) -> tuple[str, ...]:
 
 def variant_folder(environment: Path, tag: WheelTag) -> Path:
     """Return the directory of a variant."""
-    return environment.parent / FOLDER / str(tag)
+    return environment.parent / VARIANTS_DIRECTORY / str(tag)
 
 
 def _make(request: LockRequest, texts: VariantTexts, progress: Progress) -> LockReport:
@@ -99,7 +338,7 @@ def _make(request: LockRequest, texts: VariantTexts, progress: Progress) -> Lock
     with tempfile.TemporaryDirectory(prefix="envforge-variant-") as folder:
         virtual = Path(folder) / VIRTUAL_PACKAGES
         virtual.write_text(texts.virtual_packages, encoding="utf-8", newline="\n")
-        made = make(replace(request, environment_text=texts.environment, virtual_packages=virtual), progress)
+        made = make_lock(replace(request, environment_text=texts.environment, virtual_packages=virtual), progress)
     files = {
         request.environment: texts.environment.encode(),
         beside: texts.virtual_packages.encode(),
@@ -112,7 +351,7 @@ def _make(request: LockRequest, texts: VariantTexts, progress: Progress) -> Lock
 
 
 def _refuse_foreign(environment: Path) -> None:
-    if environment.exists() and not environment.read_text(encoding="utf-8").startswith(HEAD):
+    if environment.exists() and not environment.read_text(encoding="utf-8").startswith(VARIANT_HEAD):
         raise EnvforgeError(
             f"`{environment}` was not created by `envforge lock --variant`, and is not overwritten",
             hint="to lock it as it is",

@@ -1,18 +1,22 @@
-"""Parse the text output of the NVIDIA driver: version files and ``nvidia-smi``.
+"""Parse the text output of the NVIDIA driver and its tools.
 
 Formats seen: drivers 418 to 610, on Linux, Windows, WSL, and Jetson.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
-from envforge.cuda import ComputeCapability
-from envforge.machine import Gpu, MigDevice
+from envforge.base.data_files import read_data
+from envforge.base.terms import ComputeCapability
+from envforge.machine.values import Gpu, MigDevice
+from envforge.machine.world import ProgramResult, World
 
 if TYPE_CHECKING:
     from xml.etree import ElementTree as ET
@@ -182,3 +186,106 @@ def smi_failure(exit_code: int, output: str) -> str | None:
         if words in lowered:
             return failure
     return None if exit_code == 0 else _EXIT_CODES.get(exit_code, "failed")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PciGpu:
+    """A GPU known by its PCI device ID."""
+
+    chip: str
+    name: str
+    compute_capability: ComputeCapability
+
+
+@cache
+def _drivers() -> dict[str, Any]:
+    return read_data("nvidia-drivers.toml")
+
+
+@cache
+def _pci() -> dict[str, Any]:
+    return read_data("nvidia-pci.toml")
+
+
+def branch_cuda(driver: Version) -> Version | None:
+    """Return the newest CUDA that the driver supports without a compatibility library; None for an unknown branch."""
+    cuda = _drivers()["branches"].get(str(driver.major))
+    return Version(cuda) if cuda else None
+
+
+def nearest_branch_cuda(driver: Version) -> Version | None:
+    """Return the newest CUDA of the driver's branch, or of the nearest older branch in the table; None without one."""
+    older = [int(branch) for branch in _drivers()["branches"] if int(branch) <= driver.major]
+    return Version(_drivers()["branches"][str(max(older))]) if older else None
+
+
+def tegra_capability(compatible: str) -> ComputeCapability | None:
+    """Return the compute capability of a Jetson, from the contents of ``/proc/device-tree/compatible``."""
+    for chip, capability in _drivers()["tegra"].items():
+        if f"nvidia,{chip}" in compatible:
+            return ComputeCapability.parse(capability)
+    return None
+
+
+def pci_gpu(device_id: str) -> PciGpu | None:
+    """Return the GPU with a PCI device ID of vendor NVIDIA, such as ``0x2237``; None if it isn't in the table."""
+    row = _pci()["devices"].get(device_id.removeprefix("0x").lower())
+    if row is None:
+        return None
+    chip, name = row
+    return PciGpu(chip=chip, name=name, compute_capability=ComputeCapability.parse(_pci()["chips"][chip]))
+
+
+_PROGRAMS = ("nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi")  # WSL's directory isn't always on PATH
+_QUERY_CAPABILITY = ("--query-gpu=index,compute_cap", "--format=csv,noheader")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SmiAnswer:
+    """A report and the command that produced it, or the failure as a keyword with the output."""
+
+    source: str
+    report: SmiReport | None = None
+    failure: str | None = None
+    text: str = ""
+
+
+def ask_smi(world: World) -> SmiAnswer:
+    """Query ``nvidia-smi`` for the driver and the GPUs."""
+    for program in _PROGRAMS:
+        xml = world.run((program, "-q", "-x"))
+        if xml is not None:
+            return _answer(world, program, xml)
+    return SmiAnswer(source="nvidia-smi", failure="not-installed", text="`nvidia-smi` isn't installed")
+
+
+def _answer(world: World, program: str, xml: ProgramResult) -> SmiAnswer:
+    if xml.exit_code is None:
+        return SmiAnswer(source="nvidia-smi -q -x", failure="hung", text="no response in time")
+    failure = smi_failure(xml.exit_code, xml.stdout + xml.stderr)
+    if failure is None:
+        try:
+            return SmiAnswer(
+                source="nvidia-smi -q -x", report=_with_capabilities(world, program, parse_smi_xml(xml.stdout))
+            )
+        except TextFormatError:
+            failure = "unknown-format"
+    table = world.run((program,))
+    if table is not None and table.exit_code == 0:
+        try:
+            return SmiAnswer(
+                source="nvidia-smi", report=_with_capabilities(world, program, parse_smi_table(table.stdout))
+            )
+        except TextFormatError:
+            failure = "unknown-format"
+    said = (xml.stdout.strip() or xml.stderr.strip()).partition("\n")[0]
+    return SmiAnswer(source="nvidia-smi", failure=failure, text=clean(said)[:200])
+
+
+def _with_capabilities(world: World, program: str, report: SmiReport) -> SmiReport:
+    if not report.gpus:
+        return report
+    result = world.run((program, *_QUERY_CAPABILITY))
+    known = parse_compute_capabilities(result.stdout) if result is not None and result.exit_code == 0 else {}
+    gpus = tuple(dataclasses.replace(gpu, compute_capability=known.get(gpu.index)) for gpu in report.gpus)
+    return dataclasses.replace(report, gpus=gpus)

@@ -8,13 +8,13 @@ from typing import Any
 
 from packaging.version import Version
 
-from envforge.cuda import ComputeCapability
+from envforge.base.data_files import read_data
+from envforge.base.suggest import nearest
+from envforge.base.terms import ComputeCapability
 from envforge.errors import Hint, RequestError
-from envforge.machine import Driver, Gpu, Machine
-from envforge.machine.nvidia_tables import branch_cuda
+from envforge.machine.nvidia_text import branch_cuda
 from envforge.machine.record import RECORD_COMMAND, read_machine
-from envforge.nearest import nearest
-from envforge.resources import read_data
+from envforge.machine.values import Driver, Gpu, Machine
 
 PYTHON = Version("3.12")
 GLIBC = Version("2.35")
@@ -28,7 +28,8 @@ def load_machine(spec: str | None, environment: Mapping[str, str]) -> Machine:
     Raises RequestError for a name that is neither, MachineRecordError for an invalid file.
     """
     if spec is None:
-        from envforge.probe import World, probe  # noqa: PLC0415 - a record needs no probing
+        from envforge.machine.probe import probe  # noqa: PLC0415 - a record needs no probing
+        from envforge.machine.world import World  # noqa: PLC0415 - a record needs no probing
 
         return probe(World.here(environment))
     profiles = read_data("profiles.toml")

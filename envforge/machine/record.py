@@ -1,19 +1,19 @@
-"""Convert a ``Machine`` to and from versioned JSON, the machine record.
+"""Read and write machine records, and redact them for publication.
 
 An invalid record raises ``MachineRecordError`` with its file and the path inside it. A missing field is unknown.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 
 from packaging.version import Version
 
-from envforge.cuda import ComputeCapability
-from envforge.errors import EnvforgeError, Hint
-from envforge.fields import (
+from envforge.base.envelope import Json
+from envforge.base.records import (
     Document,
     Fields,
     WrongValue,
@@ -26,8 +26,9 @@ from envforge.fields import (
     read_version,
     show_as_json,
 )
-from envforge.machine import Condition, Driver, Gpu, Machine, MigDevice, Override, driver_text
-from envforge.report import Json
+from envforge.base.terms import ComputeCapability
+from envforge.errors import EnvforgeError, Hint
+from envforge.machine.values import Condition, Driver, Gpu, Machine, MigDevice, Override, driver_text
 
 RECORD = "envforge-machine"
 RECORD_VERSION = 1
@@ -124,7 +125,7 @@ def machine_from_json(value: object, where: str) -> Machine:
         raise top.fault("record", f"`{RECORD}`", top.raw("record"))
     version = top.get("record_version", read_integer)
     if version != RECORD_VERSION:
-        from envforge.distribution import upgrade_command  # noqa: PLC0415 - slow to import, and only errors need it
+        from envforge.base.distribution import upgrade_command  # noqa: PLC0415 - slow to import, and only errors need it
 
         newer = isinstance(version, int) and version > RECORD_VERSION
         raise MachineRecordError(
@@ -237,3 +238,40 @@ def _indices(value: object) -> tuple[int, ...]:
     if not isinstance(value, list):
         raise WrongValue("a list of GPU numbers")
     return tuple(read_natural(item) for item in value)
+
+
+_UUID = re.compile(r"\b(GPU|MIG)-[0-9a-fA-F][0-9a-fA-F/-]*")
+_HOME = re.compile(r"(/home|/Users|[A-Z]:\\Users)[/\\][^/\\\s]+")
+
+
+def redact(machine: Machine) -> Machine:
+    """Return the machine without what identifies it; every fact that a build depends on is kept."""
+    return dataclasses.replace(
+        machine,
+        hostname=None,
+        gpus=tuple(_gpu(gpu) for gpu in machine.gpus),
+        overrides=tuple(
+            Override(variable=item.variable, value=_redact_text(machine, item.value)) for item in machine.overrides
+        ),
+        conditions=tuple(_condition(machine, item) for item in machine.conditions),
+        sources=tuple((fact, _redact_text(machine, source)) for fact, source in machine.sources if fact != "hostname"),
+    )
+
+
+def _gpu(gpu: Gpu) -> Gpu:
+    slices = tuple(dataclasses.replace(device, uuid=None) for device in gpu.mig_devices)
+    return dataclasses.replace(gpu, uuid=None, mig_devices=slices)
+
+
+def _condition(machine: Machine, condition: Condition) -> Condition:
+    return Condition(
+        code=condition.code,
+        symptom=_redact_text(machine, condition.symptom),
+        cause=_redact_text(machine, condition.cause),
+        remedy=_redact_text(machine, condition.remedy),
+    )
+
+
+def _redact_text(machine: Machine, text: str) -> str:
+    text = _HOME.sub("~", _UUID.sub(r"\1-...", text))
+    return re.sub(rf"\b{re.escape(machine.hostname)}\b", "...", text) if machine.hostname else text

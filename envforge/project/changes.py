@@ -1,19 +1,169 @@
-"""Plan what an update changes in each file of a project, without writing anything.
+"""Merge the changes of a template into the files of a project.
+
+Every line of the project that the template changed or removed too is kept, or is part of a conflict.
 
 The template's change is merged with the user's edits in a three-way merge.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Collection, Mapping
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
 
-from envforge.project.moves import moved_by_template, moved_by_user
-from envforge.project.staging import PlannedFile
-from envforge.project.textmerge import OnConflict, can_merge, is_text, merge_text, same_text
+from envforge.base.staging import PlannedFile
+from envforge.errors import OutsideError
+
+OnConflict = Literal["inline", "rej"]
+_LABELS = ("yours", "the template before", "the template now")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Merged:
+    """The merged text; ``rejected`` is a patch of what couldn't be merged (only with ``rej``)."""
+
+    content: bytes
+    conflicts: int = 0
+    rejected: bytes | None = None
+
+
+def can_merge() -> bool:
+    """Return whether git is installed."""
+    return shutil.which("git") is not None
+
+
+def is_text(content: bytes) -> bool:
+    """Return whether the content can be merged line by line: UTF-8 without NUL."""
+    try:
+        return "\0" not in content.decode()
+    except UnicodeDecodeError:
+        return False
+
+
+def merge_text(base: bytes, mine: bytes, new: bytes, on_conflict: OnConflict) -> Merged:
+    """Merge the change from ``base`` to ``new`` into ``mine``, and keep its line endings."""
+    if _has_other_line_ends(mine, base):
+        merged = merge_text(base, mine.replace(b"\r\n", b"\n"), new, on_conflict)
+        return Merged(
+            content=merged.content.replace(b"\n", b"\r\n"), conflicts=merged.conflicts, rejected=merged.rejected
+        )
+    with tempfile.TemporaryDirectory(prefix="envforge-update-") as name:
+        folder = Path(name)
+        for part, content in (("mine", mine), ("base", base), ("new", new)):
+            (folder / part).write_bytes(content)
+        conflicts, content = _merge_file(folder, "--diff3")
+        if conflicts == 0 or on_conflict == "inline":
+            return Merged(content=content, conflicts=conflicts)
+        ours, theirs = _merge_file(folder, "--ours")[1], _merge_file(folder, "--theirs")[1]
+    return Merged(content=ours, conflicts=conflicts, rejected=_patch(ours, theirs))
+
+
+def has_conflict(content: bytes) -> bool:
+    """Return whether a file still contains both markers of a conflict that ``merge_text`` wrote."""
+    return all(
+        re.search(rb"(?m)^" + mark, content) for mark in (rb"<<<<<<< yours\r?$", rb">>>>>>> the template now\r?$")
+    )
+
+
+def same_text(mine: bytes, other: bytes) -> bool:
+    """Return whether two files differ at most in line endings, which git converts in a checkout on Windows."""
+    return mine == other or (_has_other_line_ends(mine, other) and mine.replace(b"\r\n", b"\n") == other)
+
+
+def _has_other_line_ends(mine: bytes, base: bytes) -> bool:
+    return b"\r\n" in mine and b"\r\n" not in base and mine.count(b"\r\n") == mine.count(b"\n")
+
+
+def _merge_file(folder: Path, *options: str) -> tuple[int, bytes]:
+    labels = [word for label in _LABELS for word in ("-L", label)]
+    command = ["git", "merge-file", "-p", "-q", *options, *labels, "mine", "base", "new"]
+    # settings of the user or of a running git hook must not change the result
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CEILING_DIRECTORIES": str(folder)}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, check=False, stdin=subprocess.DEVNULL
+    )
+    if not 0 <= done.returncode <= 127:  # git's manual: the number of conflicts, at most 127; above, an error
+        said = " ".join(done.stderr.decode(errors="replace").split())
+        raise OutsideError(f"`git merge-file` failed with exit code {done.returncode}: {said}", code="git-failed")
+    return done.returncode, done.stdout
+
+
+def _patch(ours: bytes, theirs: bytes) -> bytes:
+    lines = difflib.diff_bytes(
+        difflib.unified_diff, _lines(ours), _lines(theirs), b"yours", b"the template now", lineterm=b"\n"
+    )
+    return b"".join(line if line.endswith(b"\n") else line + b"\n\\ No newline at end of file\n" for line in lines)
+
+
+def _lines(content: bytes) -> list[bytes]:
+    return re.findall(rb"[^\n]*\n|[^\n]+", content)
+
+
+_ALIKE = 0.6  # of the lines; git requires 50 % by default (`git diff --find-renames`)
+_LARGEST = 1_000_000
+_MOST_FILES = 5_000
+_SKIPPED = ("__pycache__", "node_modules", "runs", "site-packages")
+
+
+def moved_by_template(
+    base: Mapping[PurePosixPath, PlannedFile], new: Mapping[PurePosixPath, PlannedFile]
+) -> dict[PurePosixPath, PurePosixPath]:
+    """Return the new path of each file that the template moved; each path is in at most one pair."""
+    gone, come = sorted(base.keys() - new.keys()), sorted(new.keys() - base.keys())
+    pairs = sorted(
+        ((_likeness(base[old].content, new[there].content), old, there) for old in gone for there in come),
+        key=lambda pair: (-pair[0], pair[1].name != pair[2].name, pair[1], pair[2]),
+    )
+    moves: dict[PurePosixPath, PurePosixPath] = {}
+    for likeness, old, there in pairs:
+        if likeness >= _ALIKE and old not in moves and there not in moves.values():
+            moves[old] = there
+    return moves
+
+
+def moved_by_user(folder: Path, file: PlannedFile, known: Collection[PurePosixPath]) -> PurePosixPath | None:
+    """Return where the user moved ``file``: to the most similar file, or ``None`` if none is similar enough."""
+    best: tuple[float, bool, PurePosixPath] | None = None
+    for path in _candidates(folder, file.path.suffix):
+        if path in known:
+            continue
+        likeness = _likeness(file.content, (folder / path).read_bytes())
+        found = (likeness, path.name == file.path.name, path)
+        if likeness >= _ALIKE and (best is None or found[:2] > best[:2]):
+            best = found
+    return None if best is None else best[2]
+
+
+def _candidates(folder: Path, suffix: str) -> Iterator[PurePosixPath]:
+    seen = 0
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _SKIPPED)
+        for name in sorted(names):
+            seen += 1
+            if seen > _MOST_FILES:
+                return
+            place = Path(where) / name
+            if place.suffix == suffix and not place.is_symlink() and 0 < place.stat().st_size <= _LARGEST:
+                yield PurePosixPath(place.relative_to(folder).as_posix())
+
+
+def _likeness(one: bytes, other: bytes) -> float:
+    """Return 1 for the same bytes, else the share of lines that two texts have in common, or 0 for binary files."""
+    if one == other:
+        return 1.0 if one else 0.0
+    if not (is_text(one) and is_text(other)):
+        return 0.0
+    matcher = difflib.SequenceMatcher(None, one.splitlines(), other.splitlines(), autojunk=False)
+    return matcher.ratio() if matcher.real_quick_ratio() >= _ALIKE and matcher.quick_ratio() >= _ALIKE else 0.0
+
 
 Files: TypeAlias = Mapping[PurePosixPath, PlannedFile]
 Action = Literal["add", "update", "merge", "conflict", "move", "remove", "yours"]

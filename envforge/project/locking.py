@@ -1,24 +1,40 @@
-"""Obtain the lockfile of a project: from a catalogue that has one of exactly this environment, else by a solve."""
+"""Obtain the lockfile of a new project from a catalogue or a solve."""
 
 from __future__ import annotations
 
 import datetime as dt
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote, urlsplit
 
-from envforge import catalogue
-from envforge.errors import OutsideError
-from envforge.mirrors import Mirrors
-from envforge.resources import lockfiles_root
-from envforge.spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE, EnvironmentTexts
+from envforge.base.data_files import lockfiles_root, templates_root
+from envforge.base.net import Mirrors
+from envforge.catalogue import stored as catalogue
+from envforge.catalogue.index import Entry, find_entry, list_entries
+from envforge.errors import OutsideError, RequestError
+from envforge.lock.environment_spec import (
+    ENVIRONMENT_FILE,
+    LOCK_FILE,
+    VIRTUAL_PACKAGES_FILE,
+    EnvironmentTexts,
+    render_texts,
+)
+from envforge.lock.solver.channels import ALIAS
+from envforge.machine.values import Machine
+from envforge.project.plan import Project
+from envforge.pytorch.matrix import Matrix
+from envforge.pytorch.reasons import NoBuildError
+from envforge.pytorch.select import select_platforms
+from envforge.pytorch.selection import Build, Request, Selection
 
 if TYPE_CHECKING:
-    from envforge.lock import LockRequest, Step
-    from envforge.sharing.settings import Chosen
+    from envforge.catalogue.address import Chosen
+    from envforge.lock.request import LockRequest, Step
 
 Origin = Literal["catalogue", "solved", "to-solve", "none"]
 
@@ -69,28 +85,28 @@ def find_lock(texts: EnvironmentTexts, way: LockWay, progress: Callable[[Step], 
     found = None if way.team is None else _from_team(texts.sha256, way.team, progress)
     if found is not None:
         return found
-    entry = catalogue.find(lockfiles_root(), texts.sha256)
+    entry = find_entry(lockfiles_root(), texts.sha256)
     return None if entry is None else _from_catalogue(entry, progress)
 
 
 def _from_team(input_sha256: str, team: Chosen, progress: Callable[[Step], None]) -> ProjectLock | None:
     """Find the lock in the team's catalogue; skip a catalogue that can't be reached, raise if it is invalid."""
-    from envforge.sharing.opened import NoCatalogueError, lock_text, opened  # noqa: PLC0415 - only if a team has a catalogue
+    from envforge.catalogue.directory import NoCatalogueError, lock_text, open_catalogue  # noqa: PLC0415 - only if a team has a catalogue
 
     try:
-        with opened(team.address, team.public_key) as source:
-            entry = catalogue.find(source.root, input_sha256)
+        with open_catalogue(team.address, team.public_key) as source:
+            entry = find_entry(source.root, input_sha256)
             return None if entry is None else _filled(entry, lock_text(source, entry, team.public_key), progress)
     except (OutsideError, NoCatalogueError) as error:
         _telling(progress)(f"skipping the catalogue that {team.source} names: {error.message}")
         return None
 
 
-def _from_catalogue(entry: catalogue.Entry, progress: Callable[[Step], None]) -> ProjectLock:
+def _from_catalogue(entry: Entry, progress: Callable[[Step], None]) -> ProjectLock:
     return _filled(entry, catalogue.verified_text(entry), progress)
 
 
-def _filled(entry: catalogue.Entry, text: str, progress: Callable[[Step], None]) -> ProjectLock:
+def _filled(entry: Entry, text: str, progress: Callable[[Step], None]) -> ProjectLock:
     return ProjectLock(
         origin="catalogue",
         text=catalogue.filled(text, str(entry.path), _telling(progress)),
@@ -103,7 +119,7 @@ def _filled(entry: catalogue.Entry, text: str, progress: Callable[[Step], None])
 
 def _telling(progress: Callable[[Step], None]) -> Callable[[str], None]:
     def tell(text: str) -> None:
-        from envforge.lock import Step  # noqa: PLC0415 - most locks of the catalogue need no message
+        from envforge.lock.request import Step  # noqa: PLC0415 - most locks of the catalogue need no message
 
         progress(Step(text=text, is_note=True))
 
@@ -122,7 +138,7 @@ def _solve(texts: EnvironmentTexts, way: LockWay, progress: Callable[[Step], Non
 @contextmanager
 def request_aside(texts: EnvironmentTexts, way: LockWay) -> Iterator[LockRequest]:
     """Yield a request to lock ``texts`` in a temporary directory, which is removed at the end of the block."""
-    from envforge.lock import LockRequest  # noqa: PLC0415 - slow to import, and a lock of the catalogue needs none
+    from envforge.lock.request import LockRequest  # noqa: PLC0415 - slow to import, and a lock of the catalogue needs none
 
     with tempfile.TemporaryDirectory(prefix="envforge-lock-") as name:
         folder = Path(name)
@@ -135,3 +151,108 @@ def request_aside(texts: EnvironmentTexts, way: LockWay) -> Iterator[LockRequest
             mirrors=way.mirrors,
             is_aside=True,
         )
+
+
+_CHANNEL = f"{ALIAS}/conda-forge"
+_ANSWER_S = 4.0
+_PREFERRED = "is the best build with a lockfile in the catalogue"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildQuery:
+    """What a project's builds are selected from."""
+
+    machine: Machine
+    request: Request
+    platforms: tuple[str, ...]
+    matrix: Matrix
+
+    def select(self) -> tuple[Selection, ...]:
+        """Return the best build for each platform; raise ``NoBuildError`` if there is none."""
+        return select_platforms(self.machine, self.request, self.platforms, self.matrix)
+
+    def select_build(self, build: Build) -> tuple[Selection, ...]:
+        """Return ``build``, and its counterparts on the other platforms, with the request as it was made."""
+        exact = replace(self.request, torch=build.torch, cuda=build.tag)
+        answers = select_platforms(self.machine, exact, self.platforms, self.matrix, preferred=_PREFERRED)
+        return tuple(
+            replace(answer, request=replace(answer.request, torch=self.request.torch, cuda=self.request.cuda))
+            for answer in answers
+        )
+
+    def without(self, *options: str) -> BuildQuery:
+        """Return the query without some of the requested versions: ``cuda``, ``torch``, ``python``."""
+        without: dict[str, Any] = dict.fromkeys(options)
+        return replace(self, request=replace(self.request, **without))
+
+
+def locked_projects(project: Project, query: BuildQuery) -> Iterator[Project]:
+    """Yield the project on each build that fits the query and has a lockfile in the built-in catalogue, best first."""
+    try:
+        best = query.select()
+    except NoBuildError:
+        return
+    first = next((each for each in best if each.build.platform == query.machine.platform), best[0])
+    platforms = {each.build.platform for each in best}
+    known = {
+        (entry.selection.torch, entry.selection.tag)
+        for entry in list_entries(lockfiles_root())
+        if set(entry.platforms) == platforms
+    }
+    for candidate in first.accepted:
+        if (candidate.build.torch, candidate.build.tag) in known:
+            found = _with_build(project, query, candidate.build)
+            if found is not None and find_entry(lockfiles_root(), found.texts.sha256) is not None:
+                yield found
+
+
+def _with_build(project: Project, query: BuildQuery, build: Build) -> Project | None:
+    try:
+        selections = query.select_build(build)
+        texts = render_texts(selections, project.template.needs_with(project.groups), templates_root())
+    except (NoBuildError, RequestError):  # another platform, or another member of the torch family, has no such build
+        return None
+    return replace(project, selections=selections, texts=texts)
+
+
+def unreachable_host(project: Project, mirrors: Mirrors) -> str | None:
+    """Return the first server needed for a solve that doesn't answer within a few seconds; None if all answer."""
+    urls = [_CHANNEL, *dict.fromkeys(selection.index_url for selection in project.selections)]
+    return _first_silent([mirrors.to_mirror(url) for url in urls])
+
+
+def _first_silent(urls: Iterable[str]) -> str | None:
+    asked = []
+    for url in urls:
+        answered = threading.Event()
+        # a daemon, because a name server that doesn't answer can't be interrupted
+        thread = threading.Thread(target=_ask, args=(url, answered), daemon=True)
+        thread.start()
+        asked.append((url, thread, answered))
+    for _, thread, _ in asked:
+        thread.join(_ANSWER_S + 1)
+    return next((_host(url) for url, _, answered in asked if not answered.is_set()), None)
+
+
+def _ask(url: str, answered: threading.Event) -> None:
+    """Set ``answered`` if the server sends any HTTP response; a proxy that rejects the connection doesn't count."""
+    import os  # noqa: PLC0415 - with the HTTP client, which only a solve needs
+
+    import urllib3  # noqa: PLC0415 - as above
+
+    from envforge.base.net import expand, open_pool, split_credentials  # noqa: PLC0415 - as above
+
+    if url.startswith("file:"):
+        if Path(unquote(urlsplit(url).path)).exists():
+            answered.set()
+        return
+    clean, _ = split_credentials(expand(url, os.environ))
+    try:
+        open_pool(clean, 1).request("HEAD", f"{clean.rstrip('/')}/", timeout=_ANSWER_S, redirect=False)
+    except (urllib3.exceptions.HTTPError, OSError, ValueError):
+        return
+    answered.set()
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or url

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-from envforge.errors import Hint
-from envforge.project.interrupts import Interrupts
-from envforge.project.staging import (
+from envforge.base.staging import (
     STAGING,
+    Interrupts,
     PlannedFile,
     Swap,
     TargetError,
@@ -29,6 +28,7 @@ from envforge.project.staging import (
     sync_folder,
     write_tree,
 )
+from envforge.errors import Hint
 
 _FORCE = Hint("to write into it, pass `--force`, which keeps your files and renames those in the way to NAME.orig")
 

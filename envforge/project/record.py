@@ -1,21 +1,29 @@
-"""Read and write ``envforge.toml``, the record of how a project was created. Unknown fields are ignored."""
+"""Read and write envforge.toml and the baseline of a project.
+
+``.envforge/baseline.json`` has one line for each file, by its path. It must match the sha256 of each file in
+``envforge.toml``.
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from envforge import toml
+from envforge.base import toml
+from envforge.base.envelope import Json
+from envforge.base.git import restore_hints
+from envforge.base.records import Document, Fields, WrongValue, read_boolean, read_string
+from envforge.base.staging import PlannedFile
 from envforge.errors import EnvforgeError, Hint
-from envforge.fields import Document, Fields, WrongValue, read_boolean, read_string
+from envforge.lock.environment_spec import LOCK_FILE
 from envforge.project.questions import Answer
-from envforge.report import Json
-from envforge.revision import restore_hints
-from envforge.select import Selection, selection_from_json, selection_to_json
+from envforge.pytorch.selection import Selection, selection_from_json, selection_to_json
 
-NAME = "envforge.toml"
+PROJECT_FILE = "envforge.toml"
 SCHEMA_VERSION = 1
 
 _OURS = {
@@ -63,7 +71,7 @@ class ProjectRecord:
     envforge_requirement: str = ""
 
 
-def dump(record: ProjectRecord) -> str:
+def dump_record(record: ProjectRecord) -> str:
     """Return the text of ``envforge.toml``; the same record produces the same bytes."""
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -86,9 +94,9 @@ def dump_into(text: str, record: ProjectRecord) -> str:
     """Return the text of an ``envforge.toml`` with a new record and the user's own settings in it."""
     import tomlkit  # noqa: PLC0415 - slow to import, and only `update` rewrites this file
 
-    document, fresh = tomlkit.parse(text), tomlkit.parse(dump(record))
+    document, fresh = tomlkit.parse(text), tomlkit.parse(dump_record(record))
     if not document.keys() - _OURS:
-        return dump(record)
+        return dump_record(record)
     for key in _OURS & document.keys() - fresh.keys():
         del document[key]
     for key, value in fresh.items():
@@ -99,7 +107,7 @@ def dump_into(text: str, record: ProjectRecord) -> str:
 def find_project(here: Path) -> Path | None:
     """Return the nearest directory with an ``envforge.toml``, from ``here`` upward; ``Path()`` if that is ``here``."""
     start = here.absolute()
-    found = next((folder for folder in (start, *start.parents) if (folder / NAME).is_file()), None)
+    found = next((folder for folder in (start, *start.parents) if (folder / PROJECT_FILE).is_file()), None)
     return Path() if found == Path.cwd() else found
 
 
@@ -107,7 +115,7 @@ def need_project_file(folder: Path) -> ProjectRecord:
     """Read ``envforge.toml`` of a project; raise if the directory has none."""
     record = read_project_file(folder)
     if record is None:
-        raise no_project(f"`{folder}` has no `{NAME}`, so it isn't a project that envforge created")
+        raise no_project(f"`{folder}` has no `{PROJECT_FILE}`, so it isn't a project that envforge created")
     return record
 
 
@@ -125,7 +133,7 @@ def no_project(message: str) -> ProjectFileError:
 
 def read_project_file(folder: Path) -> ProjectRecord | None:
     """Read ``envforge.toml`` of a project; return ``None`` if the directory has none."""
-    path = folder / NAME
+    path = folder / PROJECT_FILE
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -140,7 +148,7 @@ def written_files(folder: Path) -> dict[str, str]:
     record = read_project_file(folder)
     if record is None:
         return {}
-    return {**dict(record.files), NAME: hashlib.sha256(dump(record).encode()).hexdigest()}
+    return {**dict(record.files), PROJECT_FILE: hashlib.sha256(dump_record(record).encode()).hexdigest()}
 
 
 def parse_project_file(text: str, where: str) -> ProjectRecord:
@@ -151,7 +159,7 @@ def parse_project_file(text: str, where: str) -> ProjectRecord:
         code="project-file-damaged",
         hints=lambda: (
             Hint(f"correct `{where}` at the place that the error names"),
-            *restore_hints(Path(where).parent, NAME),
+            *restore_hints(Path(where).parent, PROJECT_FILE),
         ),
         mapping="a table",
     )
@@ -207,3 +215,90 @@ def _read_answer(value: object) -> Answer:
     if not isinstance(value, (str, int, bool)):
         raise WrongValue("a string, an integer, or a boolean")
     return value
+
+
+BASELINE = ".envforge/baseline.json"
+NOT_HELD = (LOCK_FILE, BASELINE, PROJECT_FILE)
+
+
+class BaselineError(EnvforgeError):
+    """The baseline is missing, unreadable, or not the one that ``envforge.toml`` records."""
+
+
+def dump_baseline(files: tuple[PlannedFile, ...]) -> PlannedFile:
+    """Return the file of the baseline; the same files produce the same bytes."""
+    lines = [f"{json.dumps(str(f.path))}: {json.dumps(_held(f), ensure_ascii=False)}" for f in sorted(files, key=_path)]
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    return PlannedFile(path=PurePosixPath(BASELINE), content=text.encode())
+
+
+def read_baseline(folder: Path, record: ProjectRecord) -> dict[PurePosixPath, PlannedFile]:
+    """Read the files of a project's baseline by path; raise ``BaselineError`` if they aren't those of the record."""
+    path = folder / BASELINE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise BaselineError(
+            f"`{path}` does not exist; without it, your changes can't be told from the template's",
+            hint=_restore(folder),
+            code="no-baseline",
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BaselineError(f"cannot read `{path}`: {error}", hint=_restore(folder), code="baseline-damaged") from error
+    document = Document(
+        damaged=f"the baseline `{path}` is invalid",
+        error=BaselineError,
+        code="baseline-damaged",
+        hints=lambda: _restore(folder),
+    )
+    files = document.read_json(text)
+    found = {PurePosixPath(name): _file(files.inner(name), name) for name in files.value}
+    _compare(found, record, path)
+    return found
+
+
+def _restore(folder: Path) -> tuple[Hint, ...]:
+    """Return the command that restores baseline and project file if git has both, else one that makes them again."""
+    again = Hint("to create the project again in another directory", "envforge new TEMPLATE DIR")
+    return restore_hints(folder, BASELINE, PROJECT_FILE) or (again,)
+
+
+def _path(file: PlannedFile) -> PurePosixPath:
+    return file.path
+
+
+def _held(file: PlannedFile) -> dict[str, str | bool]:
+    held: dict[str, str | bool] = {"executable": True} if file.executable else {}
+    try:
+        return {"text": file.content.decode(), **held}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(file.content).decode(), **held}
+
+
+def _file(entry: Fields, name: str) -> PlannedFile:
+    encoded = entry.get("base64", _read_base64)
+    content = entry.need("text", read_string).encode() if encoded is None else encoded
+    return PlannedFile(
+        path=PurePosixPath(name), content=content, executable=entry.get("executable", read_boolean) or False
+    )
+
+
+def _read_base64(value: object) -> bytes:
+    try:
+        return base64.b64decode(read_string(value), validate=True)
+    except ValueError as error:
+        raise WrongValue("bytes in base64") from error
+
+
+def _compare(found: dict[PurePosixPath, PlannedFile], record: ProjectRecord, path: Path) -> None:
+    wanted = {name: digest for name, digest in record.files if name not in NOT_HELD}
+    there = {str(name): hashlib.sha256(file.content).hexdigest() for name, file in found.items()}
+    different = sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
+    if different:
+        name = different[0]
+        raise BaselineError(
+            f"`{path}` doesn't match `{PROJECT_FILE}`: expected SHA-256 `{wanted.get(name, 'nothing')}` for `{name}`, "
+            f"found `{there.get(name, 'nothing')}`",
+            hint=_restore(path.parent.parent),
+            code="baseline-damaged",
+        )

@@ -1,4 +1,4 @@
-"""Run a new project's smoke test, in its environment or in the interpreter that runs envforge.
+"""Run the smoke test and the hooks of a new project.
 
 A GPU result is valid only for the torch build of the lockfile, so another build never passes or fails the GPU part.
 """
@@ -19,12 +19,12 @@ from typing import IO
 
 from packaging.version import InvalidVersion, Version
 
-from envforge.errors import EnvforgeError, Hint
-from envforge.machine import Machine
-from envforge.matrix import Matrix
-from envforge.project.staging import PlannedFile
-from envforge.select import Selection
-from envforge.select.fit import Misfit, fit, read_facts
+from envforge.base.staging import PlannedFile
+from envforge.errors import EnvforgeError, Hint, printable
+from envforge.machine.values import Machine
+from envforge.pytorch.fit import Misfit, fit, read_facts
+from envforge.pytorch.matrix import Matrix
+from envforge.pytorch.selection import Selection
 
 _CUDA = re.compile(r"^cuda\b[^=]*=\s*['\"](\d+\.\d+)", re.MULTILINE)
 _SKIP = "--skip-gpu"
@@ -64,7 +64,7 @@ def require_torch() -> None:
     """Raise if this interpreter can't run the smoke test."""
     missing = [name for name in ("torch", "sklearn", "matplotlib") if importlib.util.find_spec(name) is None]
     if missing:
-        from envforge.distribution import extra_command  # noqa: PLC0415 - only this error needs it
+        from envforge.base.distribution import extra_command  # noqa: PLC0415 - only this error needs it
 
         raise EnvforgeError(
             f"`--smoke` trains with this interpreter, but `{sys.executable}` has no `{missing[0]}`",
@@ -144,4 +144,27 @@ def run_smoke(run: SmokeRun, output: IO[str] | None) -> None:
             hint="to run the smoke test again",
             command=again,
             code="smoke-failed",
+        )
+
+
+_STDERR = 2
+
+
+def shown_hook(command: tuple[str, ...]) -> str:
+    """Return the command as it would be typed, with invisible characters escaped."""
+    return printable(shlex.join(command))
+
+
+def run_hook(command: tuple[str, ...], folder: Path) -> None:
+    """Run one command in the project, without a shell; its output goes to stderr."""
+    failed = f"the template's command `{shown_hook(command)}` failed in `{folder}`"
+    try:
+        done = subprocess.run(command, cwd=folder, stdout=_STDERR, check=False, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        raise EnvforgeError(f"{failed}: {error}; the project is complete", code="hook-failed") from error
+    if done.returncode != 0:
+        raise EnvforgeError(
+            f"{failed} with exit code {done.returncode}; the project is complete",
+            hint="to repeat the command, run it in the project's directory",
+            code="hook-failed",
         )

@@ -1,21 +1,75 @@
-"""List the templates, and read the manifest ``template.yml`` of each into frozen values."""
+"""Read the manifests of templates, and check the answers to their questions."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from envforge.base.jinja import TemplateError
+from envforge.base.records import Document, Fields, one_of
+from envforge.base.suggest import nearest
 from envforge.errors import Hint, RequestError, printable
-from envforge.fields import Document, Fields, one_of
-from envforge.jinja import TemplateError
-from envforge.nearest import nearest
-from envforge.project.groups import Group, choose_groups, read_common_groups, read_groups
-from envforge.project.plain_yaml import refuse_tricks
-from envforge.project.questions import Answer, Question, read_questions
-from envforge.project.readers import read_command, read_conda_spec, read_line, read_relative, refuse_keys
-from envforge.spec import TORCH_FAMILY, Needs
+from envforge.lock.environment_spec import TORCH_FAMILY, Needs
+from envforge.project.questions import (
+    Answer,
+    Group,
+    Question,
+    choose_groups,
+    hold,
+    read_command,
+    read_common_groups,
+    read_conda_spec,
+    read_groups,
+    read_line,
+    read_questions,
+    read_relative,
+    refuse_keys,
+    shown,
+)
+
+_TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
+
+
+def refuse_tricks(text: str, document: Document) -> None:
+    """Raise for the first such feature, without converting the text to values."""
+    import yaml  # noqa: PLC0415 - slow to import
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        top = yaml.compose(text, Loader=loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise document.fault("", "YAML", " ".join(str(error).split())) from error
+    seen: set[int] = set()
+    for node in _nodes(top):
+        line = f"line {node.start_mark.line + 1}"
+        if id(node) in seen:
+            raise document.fault(line, "no anchors or aliases", "a reference to another value")
+        seen.add(id(node))
+        if node.tag.removeprefix("tag:yaml.org,2002:") not in _TAGS:
+            raise document.fault(line, "plain values", node.tag)
+        if isinstance(node, yaml.MappingNode):
+            keys = [str(key.value) for key, _ in node.value]
+            twice = next((key for key in keys if keys.count(key) > 1), None)
+            if twice is not None:
+                raise document.fault(line, "each key once", twice)
+
+
+def _nodes(top: Any) -> Iterator[Any]:
+    """Yield every node: a shared node each time it is referenced, but its children only once."""
+    left, inside = [top], set()
+    while left:
+        node = left.pop()
+        if node is None:
+            continue
+        yield node
+        value = getattr(node, "value", None)
+        if isinstance(value, list) and id(node) not in inside:
+            inside.add(id(node))
+            left += [each for item in value for each in (item if isinstance(item, tuple) else (item,))]
+
 
 MANIFEST = "template.yml"
 COMMON = "common"
@@ -150,3 +204,83 @@ def _needs(entry: Fields) -> Needs:
 
 def _read_version(value: object) -> str:
     return str(value) if type(value) is int else read_line(value)
+
+
+def gather_answers(
+    template: Template, variables: tuple[str, ...], ask: Callable[[Question], Answer] | None
+) -> tuple[tuple[str, Answer], ...]:
+    """Answer every question: from ``variables``, else with ``ask``, else with its default.
+
+    A question whose condition is false gets its default, and an answer to it raises ``RequestError``.
+    """
+    given = _given(template, variables)
+    answers: dict[str, Answer] = {}
+    for question in template.questions:
+        asked = hold(question.when, answers)
+        if question.name in given and not asked:
+            raise _not_asked(question)
+        if question.name in given:
+            answers[question.name] = given[question.name]
+        else:
+            answers[question.name] = ask(question) if ask and asked else question.default
+    return tuple(answers.items())
+
+
+def _given(template: Template, variables: tuple[str, ...]) -> dict[str, Answer]:
+    questions = {question.name: question for question in template.questions}
+    given: dict[str, Answer] = {}
+    for variable in variables:
+        key, equals, text = variable.partition("=")
+        if not equals:
+            raise RequestError(
+                f"`--var {printable(variable)}` is not of the form `KEY=VALUE`",
+                hint=_example(template),
+                code="bad-variable",
+            )
+        if key not in questions:
+            raise _unknown(key, template)
+        if key in given:
+            raise RequestError(
+                f"`--var {key}` was provided twice",
+                hint=f"to answer the question, pass `--var {key}=VALUE` once",
+                code="bad-variable",
+            )
+        try:
+            given[key] = questions[key].parse(text)
+        except ValueError as rule:
+            raise RequestError(
+                f"invalid answer `{printable(text)}` for `--var {key}`; expected {rule}",
+                hint=f"to use the default, pass `--var {key}={shown(questions[key].default)}`",
+                code="bad-answer",
+            ) from rule
+    return given
+
+
+def _unknown(key: str, template: Template) -> RequestError:
+    names = [question.name for question in template.questions]
+    near = nearest(key, names)
+    known = ", ".join(f"`{name}`" for name in names) or "none"
+    return RequestError(
+        f"unknown question `{printable(key)}` for `--var`; the template `{template.name}` has the questions: {known}",
+        hint=f"did you mean `--var {near}=VALUE`?" if near else _example(template),
+        code="no-such-question",
+    )
+
+
+def _not_asked(question: Question) -> RequestError:
+    conditions = " and ".join(f"`{condition.words}`" for condition in question.when)
+    return RequestError(
+        f"`--var {question.name}` applies only with {conditions}",
+        hint=(
+            Hint(f"to answer it, add `--var {question.when[0].words.split('|')[0]}`"),
+            Hint(f"to create the project without it, omit `--var {question.name}`"),
+        ),
+        code="question-not-asked",
+    )
+
+
+def _example(template: Template) -> str:
+    if not template.questions:
+        return f"the template `{template.name}` has no questions; omit `--var`"
+    first = template.questions[0]
+    return f"to answer a question, pass for example `--var {first.name}={shown(first.default)}`"

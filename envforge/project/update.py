@@ -1,33 +1,88 @@
-"""Plan and apply ``envforge update``: render a project again with its recorded answers, and merge the changes.
+"""Update a project to its template, and lock its variants again.
+
+Nothing is written into the project, so that the variants change in the same transaction as everything else.
 
 An ``Update`` is planned in memory; ``apply`` writes it in one transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
+from envforge.base.envelope import Json
+from envforge.base.staging import Interrupts, PlannedFile, Swap, TargetError, disk_errors, perform, staging
 from envforge.errors import RequestError
-from envforge.project import Project, record_of, render_project
-from envforge.project.answers import gather_answers
-from envforge.project.baseline import BASELINE, dump_baseline, read_baseline
-from envforge.project.changes import Change, plan_changes, read_there
-from envforge.project.groups import choose_groups
-from envforge.project.interrupts import Interrupts
-from envforge.project.opened import Opened
-from envforge.project.questions import Answer, Question, shown
-from envforge.project.record import NAME as PROJECT_FILE
-from envforge.project.record import ProjectRecord, dump_into
-from envforge.project.staging import PlannedFile, Swap, TargetError, disk_errors, perform, staging
-from envforge.project.templates import Template
-from envforge.project.textmerge import OnConflict, has_conflict
-from envforge.project.variant_locks import VariantLock, derived_variants
-from envforge.report import Json
-from envforge.select import Selection
-from envforge.spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE, EnvironmentTexts, render_texts
+from envforge.lock.environment_spec import (
+    ENVIRONMENT_FILE,
+    LOCK_FILE,
+    VIRTUAL_PACKAGES_FILE,
+    EnvironmentTexts,
+    render_texts,
+)
+from envforge.lock.lockfile import VARIANTS_DIRECTORY, list_variants
+from envforge.project.changes import Change, OnConflict, has_conflict, plan_changes, read_there
+from envforge.project.locking import LockWay, request_aside
+from envforge.project.plan import Project, record_of, render_project
+from envforge.project.questions import Answer, Question, choose_groups, shown
+from envforge.project.record import BASELINE, PROJECT_FILE, ProjectRecord, dump_baseline, dump_into, read_baseline
+from envforge.project.template_source import Opened
+from envforge.project.templates import Template, gather_answers
+from envforge.pytorch.selection import Selection
+
+if TYPE_CHECKING:
+    from envforge.lock.request import Step
+
+_FILES = (ENVIRONMENT_FILE, VIRTUAL_PACKAGES_FILE, LOCK_FILE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VariantLock:
+    """One variant and its new files."""
+
+    name: str
+    files: tuple[PlannedFile, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def derived_variants(folder: Path) -> tuple[str, ...]:
+    """Return the variants that were derived from the project's environment.yml; the user maintains all others."""
+    names = list_variants(folder)
+    if not names:
+        return ()
+    from envforge.lock.variants import VARIANT_HEAD  # noqa: PLC0415 - most projects have no variants
+
+    sources = {name: folder / VARIANTS_DIRECTORY / name / ENVIRONMENT_FILE for name in names}
+    texts = {name: path.read_text(encoding="utf-8") for name, path in sources.items() if path.is_file()}
+    return tuple(name for name, text in texts.items() if text.startswith(VARIANT_HEAD))
+
+
+def relock_variants(
+    folder: Path, texts: EnvironmentTexts, way: LockWay, progress: Callable[[Step], None]
+) -> tuple[VariantLock, ...]:
+    """Derive and lock each variant for ``texts`` in a temporary directory; raise if one can't be locked."""
+    from envforge.base.terms import WheelTag  # noqa: PLC0415 - as above
+    from envforge.lock.variants import lock_variant  # noqa: PLC0415 - as above
+
+    names = derived_variants(folder)
+    if not names:
+        return ()
+    made = []
+    with request_aside(texts, way) as request:
+        aside = request.environment.parent
+        for variant in names:
+            place = PurePosixPath(VARIANTS_DIRECTORY, variant)
+            shutil.copytree(folder / place, aside / place)  # a variant keeps the versions that still fit
+            report = lock_variant(request, WheelTag.parse(variant), progress).report
+            paths = [place / file for file in _FILES]
+            files = tuple(PlannedFile(path=path, content=(aside / path).read_bytes()) for path in paths)
+            made.append(VariantLock(name=variant, files=files, warnings=report.warnings))
+    return tuple(made)
+
 
 _LOCKED_FROM = (PurePosixPath(ENVIRONMENT_FILE), PurePosixPath(VIRTUAL_PACKAGES_FILE))
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
+from envforge.verify.reports.charts import Measure, measures
 from envforge.verify.reports.facts import facts
-from envforge.verify.reports.training import Measure, measures
 from envforge.verify.values import Finding, Report, Verdict
 
 FEW = 3  # the fewest machines for a majority or a median

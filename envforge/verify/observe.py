@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from envforge import __version__
+from envforge.base.envelope import Json
 from envforge.errors import EnvforgeError
-from envforge.probe import World
-from envforge.report import Json
+from envforge.machine.world import World
 from envforge.verify.record import Asked, NotObserved, Observed, ProjectFacts, Record
 from envforge.verify.values import Check, Cost, Question
 

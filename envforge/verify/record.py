@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from envforge.distribution import upgrade_command
+from envforge.base.distribution import upgrade_command
+from envforge.base.envelope import Json
 from envforge.errors import EnvforgeError
-from envforge.report import Json
 from envforge.verify.environment.facts import EnvironmentFacts
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.training.facts import TrainingFacts

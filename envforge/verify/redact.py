@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from envforge.base.redact import change_texts
 from envforge.verify.record import Record
-from envforge.verify.texts import change_texts
 from envforge.verify.values import QUESTIONS, Finding, Report
 
 _UUID = re.compile(r"\b(GPU|MIG)-(?:GPU-)?[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?:/\d+/\d+)?")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar, get_args
 
-from envforge.report import Json
+from envforge.base.envelope import Json
 
 if TYPE_CHECKING:
     from envforge.verify.observe import Situation

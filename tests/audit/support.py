@@ -7,8 +7,10 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from envforge.audit import AuditReport, AuditRequest, Repair, audit, repair
-from envforge.install import InstallRequest
+from envforge.prefix.audit import audit
+from envforge.prefix.audit_report import AuditReport, AuditRequest, Repair
+from envforge.prefix.repair import repair
+from envforge.prefix.values import InstallRequest
 from tests.install.support import NO_WAIT, Noted, Place
 from tests.support.channel import SITE_PACKAGES, SUBDIR
 

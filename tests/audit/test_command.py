@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from envforge.cli import main
-from envforge.install.journal import read_journal, write_journal
+from envforge.prefix.journal import read_journal, write_journal
 from tests.audit.support import Audited, edit
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from envforge.audit import AuditRequest, audit
-from envforge.audit.normal import normal_record, normal_sha256
+from envforge.prefix.audit import audit
+from envforge.prefix.audit_files import normal_record, normal_sha256
+from envforge.prefix.audit_report import AuditRequest
 from tests.audit.support import Audited, edit
 from tests.support.channel import PLACEHOLDER, SITE_PACKAGES, SUBDIR
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from envforge.audit import AuditRequest, audit
 from envforge.errors import EnvforgeError
-from envforge.install.journal import read_journal, write_journal
+from envforge.prefix.audit import audit
+from envforge.prefix.audit_report import AuditRequest
+from envforge.prefix.journal import read_journal, write_journal
 from tests.audit.support import Audited, age, edit
 from tests.support.channel import SITE_PACKAGES, SUBDIR
 

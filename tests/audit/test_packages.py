@@ -9,7 +9,8 @@ from pathlib import Path
 import yaml
 from uv import find_uv_bin
 
-from envforge.audit import AuditRequest, audit
+from envforge.prefix.audit import audit
+from envforge.prefix.audit_report import AuditRequest
 from tests.audit.support import Audited, edit
 from tests.install.support import LockWriter
 from tests.support.channel import SUBDIR, Channel

@@ -11,12 +11,12 @@ import pytest
 import zstandard
 from packaging.version import Version
 
-from envforge.catalogue import PLACEHOLDER
-from envforge.cuda import CPU
-from envforge.lock.download import Downloads
-from envforge.lockfile import LockedPackage, read_lockfile
-from envforge.matrix import load_matrix
-from envforge.resources import lockfiles_root
+from envforge.base.data_files import lockfiles_root
+from envforge.base.terms import CPU
+from envforge.catalogue.index import PLACEHOLDER
+from envforge.lock.lockfile import LockedPackage, read_lockfile
+from envforge.lock.pages import Downloads
+from envforge.pytorch.matrix import load_matrix
 from tools.build_catalogue import main
 from tools.catalogue.build import Builder, Built, write
 from tools.catalogue.read_registry import write_metadata, write_registry

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from envforge.errors import EnvforgeError
-from envforge.python_index import PythonIndex, SimplePages, configured_index, locate
+from envforge.lock.python_index import PythonIndex, SimplePages, configured_index, locate
 from tests.support.loopback import Fault, Loopback
 
 RELATIVE = "ab/cd/0123/nvidia_nccl_cu12-2.29.3-py3-none-manylinux_2_18_x86_64.whl"
@@ -77,7 +77,7 @@ def test_without_configuration_the_default_of_pip_is_the_registry_and_its_layout
 
 def test_without_pip_the_registry_is_the_constant_of_conda_lock_and_the_environment_stays(tmp_path: Path) -> None:
     program = (
-        "import os, sys; from pathlib import Path; from envforge.python_index import configured_index\n"
+        "import os, sys; from pathlib import Path; from envforge.lock.python_index import configured_index\n"
         "sys.modules['pip'] = None\n"
         "before = dict(os.environ)\n"
         "here = Path('.')\n"

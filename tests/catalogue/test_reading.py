@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from envforge.catalogue import PLACEHOLDER, CatalogueError, entries, fill, find, read
-from envforge.cuda import ComputeCapability, WheelTag
-from envforge.python_index import PythonIndex
+from envforge.base.terms import ComputeCapability, WheelTag
+from envforge.catalogue.index import PLACEHOLDER, CatalogueError, find_entry, list_entries
+from envforge.catalogue.stored import fill, read_stored
+from envforge.lock.python_index import PythonIndex
 
 INDEX = PythonIndex(
     simple_url="https://index.example/simple", source="a test", files_url="https://index.example/files/"
@@ -106,21 +107,21 @@ def changed(path: str, value: Any) -> dict[str, Any]:
 
 
 def test_entry_is_found_by_the_hash_of_its_inputs_alone(tmp_path: Path) -> None:
-    entry = find(catalogue(tmp_path), "1" * 64)
+    entry = find_entry(catalogue(tmp_path), "1" * 64)
     assert entry is not None
     assert entry.date == dt.date(2026, 8, 11)
     assert entry.selection.torch == Version("2.14.0")
     assert entry.selection.tag == WheelTag.parse("cu126")
     assert entry.requirements.compute_capabilities == (ComputeCapability(5, 0), ComputeCapability(9, 0))
     assert entry.file == PurePosixPath(ENTRY["file"])
-    assert find(tmp_path, "2" * 64) is None
+    assert find_entry(tmp_path, "2" * 64) is None
 
 
 def test_registry_addresses_are_filled_and_nothing_else_changes(tmp_path: Path) -> None:
-    entry = find(catalogue(tmp_path), "1" * 64)
+    entry = find_entry(catalogue(tmp_path), "1" * 64)
     assert entry is not None
     said: list[str] = []
-    text = read(entry, INDEX, said.append)
+    text = read_stored(entry, INDEX, said.append)
     assert text == LOCK.replace(PLACEHOLDER, "https://index.example/files/")
     assert text != LOCK
     assert said == ["1 file from the package index https://index.example/simple (a test); URLs from its known layout"]
@@ -134,27 +135,27 @@ def test_lock_without_registry_files_is_given_as_it_is(tmp_path: Path) -> None:
 
 
 def test_changed_lock_is_refused_with_both_hashes(tmp_path: Path) -> None:
-    entry = find(catalogue(tmp_path, lock=LOCK + "\n"), "1" * 64)
+    entry = find_entry(catalogue(tmp_path, lock=LOCK + "\n"), "1" * 64)
     assert entry is not None
     with pytest.raises(CatalogueError) as caught:
-        read(entry, INDEX)
+        read_stored(entry, INDEX)
     assert caught.value.code == "catalogue-damaged"
     assert f"expected SHA-256 {ENTRY['sha256']}" in caught.value.message
     assert hashlib.sha256((LOCK + "\n").encode()).hexdigest() in caught.value.message
 
 
 def test_lock_that_is_not_there_is_named(tmp_path: Path) -> None:
-    entry = find(catalogue(tmp_path), "1" * 64)
+    entry = find_entry(catalogue(tmp_path), "1" * 64)
     assert entry is not None
     entry.path.unlink()
     with pytest.raises(CatalogueError, match=r"cu126-linux-64\.conda-lock\.yml") as caught:
-        read(entry, INDEX)
+        read_stored(entry, INDEX)
     assert caught.value.code == "catalogue-unreadable"
 
 
 def test_missing_index_is_an_error_and_not_an_empty_catalogue(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match=r"index\.json") as caught:
-        find(tmp_path, "1" * 64)
+        find_entry(tmp_path, "1" * 64)
     assert caught.value.code == "catalogue-unreadable"
 
 
@@ -184,7 +185,7 @@ def test_missing_index_is_an_error_and_not_an_empty_catalogue(tmp_path: Path) ->
 def test_fault_of_an_index_is_named_with_its_path(tmp_path: Path, path: str, value: Any, at: str) -> None:
     catalogue(tmp_path, changed(path, value))
     with pytest.raises(CatalogueError) as caught:
-        entries(tmp_path)
+        list_entries(tmp_path)
     assert caught.value.code == "catalogue-damaged"
     assert f"`{tmp_path / 'index.json'}` at `{at}`: expected " in caught.value.message
     assert ", found " in caught.value.message
@@ -193,13 +194,13 @@ def test_fault_of_an_index_is_named_with_its_path(tmp_path: Path, path: str, val
 def test_index_of_another_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text('{"schema_version": 2, "entries": []}', encoding="utf-8")
     with pytest.raises(CatalogueError, match="at `schema_version`: expected 1, found `2`"):
-        entries(tmp_path)
+        list_entries(tmp_path)
 
 
 def test_two_entries_for_one_question_are_refused(tmp_path: Path) -> None:
     catalogue(tmp_path, ENTRY, ENTRY)
     with pytest.raises(CatalogueError, match=r"entries\[1\]\.input_sha256"):
-        entries(tmp_path)
+        list_entries(tmp_path)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=4), st.data())
@@ -215,7 +216,7 @@ def test_any_damage_of_an_entry_gives_an_error_with_a_path_or_a_whole_entry(valu
     with tempfile.TemporaryDirectory() as name:
         catalogue(Path(name), changed(place, value))
         try:
-            (entry,) = entries(Path(name))
+            (entry,) = list_entries(Path(name))
         except CatalogueError as error:
             assert f"at `entries[0].{place}" in error.message  # noqa: PT017 - not every value is a damage
         else:

@@ -13,18 +13,19 @@ from urllib.parse import urlsplit
 import pytest
 from packaging.version import Version
 
-from envforge.catalogue import PLACEHOLDER, Entry, entries, find, read
-from envforge.lock.mapping import NameMapping
-from envforge.lockfile import Lockfile, read_lockfile
-from envforge.matrix import load_matrix
+from envforge.base.data_files import lockfiles_root, templates_root
+from envforge.catalogue.index import PLACEHOLDER, Entry, find_entry, list_entries
+from envforge.catalogue.stored import read_stored
+from envforge.lock.lockfile import Lockfile, read_lockfile
+from envforge.lock.names import NameMapping
+from envforge.lock.python_index import PythonIndex
 from envforge.project.templates import list_templates
-from envforge.python_index import PythonIndex
-from envforge.resources import lockfiles_root, templates_root
-from envforge.select.fit import driver_text
+from envforge.pytorch.fit import driver_text
+from envforge.pytorch.matrix import load_matrix
 from tools.catalogue.select_target import plan, read_targets
 
 ROOT = lockfiles_root()
-STORED = entries(ROOT)
+STORED = list_entries(ROOT)
 HOSTS = {"conda.anaconda.org", "download.pytorch.org", urlsplit(PLACEHOLDER).netloc}
 WANTED = {
     "cpu": {"linux-64", "osx-arm64", "win-64"},
@@ -50,7 +51,7 @@ def test_catalogue_answers_every_template_in_every_variant(template: str) -> Non
     held: dict[str, set[str]] = {}
     for target in read_targets():
         asked = plan(dataclasses.replace(target, template=template), load_matrix(), templates_root()).texts
-        entry = find(ROOT, asked.sha256)
+        entry = find_entry(ROOT, asked.sha256)
         assert entry is not None
         held.setdefault(entry.variant, set()).update(entry.platforms)
     assert held == WANTED
@@ -79,7 +80,7 @@ def test_each_lock_answers_the_question_that_the_current_code_asks() -> None:
 def test_cuda_11_8_without_another_word_is_answered_at_once() -> None:
     for target in (target for target in read_targets() if str(target.tag) == "cu118"):
         assert target.torch is None
-        entry = find(ROOT, plan(target, load_matrix(), templates_root()).texts.sha256)
+        entry = find_entry(ROOT, plan(target, load_matrix(), templates_root()).texts.sha256)
         assert entry is not None
         assert (entry.selection.torch, entry.selection.python) == (Version("2.7.1"), Version("3.10"))
 
@@ -175,7 +176,7 @@ def test_size_counts_every_file_of_the_lock(entry: Entry) -> None:
 @each_entry()
 def test_filled_lock_has_no_placeholder_left(entry: Entry) -> None:
     index = PythonIndex(simple_url="https://i.example/simple", source="a test", files_url="https://i.example/files/")
-    assert "invalid" not in read(entry, index)
+    assert "invalid" not in read_stored(entry, index)
 
 
 def test_provenance_names_the_source_of_every_file_once() -> None:

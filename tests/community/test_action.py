@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from envforge.base.data_files import lockfiles_root
 from envforge.cli import main
-from envforge.resources import lockfiles_root
 from tests.community.workflows import ACTION, ROOT, read, step
 
 assert sys.platform != "win32"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from envforge.catalogue import PLACEHOLDER
+from envforge.base.data_files import lockfiles_root, templates_root
+from envforge.catalogue.index import PLACEHOLDER
 from envforge.errors import EnvforgeError
-from envforge.matrix import load_matrix
-from envforge.resources import lockfiles_root, templates_root
+from envforge.pytorch.matrix import load_matrix
 from tools.catalogue.build import write
 from tools.catalogue.select_target import Plan, plan, read_targets
 from tools.refresh_catalogue import Refresher

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from envforge import toml
+from envforge.base import toml
 from envforge.cli import main
 from tests.community.workflows import ACTION, ROOT, WORKFLOWS, read, steps
 from tests.support.commands import check_command

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from envforge.daily.clean import Places, clean
-from envforge.install.holding import held
-from envforge.install.journal import read_journal, write_journal
-from envforge.install.usage import in_use
+from envforge.prefix.cache import in_use
+from envforge.prefix.clean import Places, clean
+from envforge.prefix.journal import lock_prefix, read_journal, write_journal
 from tests.daily.conftest import hello, install
 from tests.daily.support import User
 from tests.install.support import tree
@@ -149,7 +148,7 @@ def test_environments_that_are_whole_or_in_use_or_not_ours_stay(places: Places, 
     )
     before = tree(prefix)
     if case == "held":
-        with held(prefix):
+        with lock_prefix(prefix):
             done = clean(work, is_dry=False)
     else:
         done = clean(work, is_dry=False)

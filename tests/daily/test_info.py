@@ -10,10 +10,10 @@ import pytest
 from packaging.version import Version
 
 from envforge import __version__
+from envforge.base.terms import ComputeCapability
 from envforge.cli.info import machine_lines
-from envforge.cuda import ComputeCapability
-from envforge.install.journal import journal_path, read_journal, write_journal
-from envforge.machine import Driver, Gpu, Machine
+from envforge.machine.values import Driver, Gpu, Machine
+from envforge.prefix.journal import journal_path, read_journal, write_journal
 from tests.daily.support import User
 
 SECRETS = {

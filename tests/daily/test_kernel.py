@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from envforge.daily.kernel import kernels_folder
+from envforge.prefix.kernel import kernels_folder
 from tests.daily.conftest import hello, install, scripted
 from tests.daily.support import User
 from tests.support.channel import SITE_PACKAGES, python_package, text_package

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from envforge.daily.prefix import Meant, meant_prefix
 from envforge.errors import EnvforgeError
-from envforge.install.holding import held
-from envforge.install.journal import read_journal, write_journal
-from envforge.install.values import Step
+from envforge.prefix.journal import lock_prefix, read_journal, write_journal
+from envforge.prefix.locate import Meant, meant_prefix
+from envforge.prefix.values import Step
 from tests.daily.support import User
 
 
@@ -56,7 +55,7 @@ def test_environment_that_an_install_is_changing_names_the_process(user: User, p
     journal = read_journal(plain)
     assert journal is not None
     write_journal(plain, journal.at("planned"))
-    with held(plain):
+    with lock_prefix(plain):
         run = user.envforge("run", "hello", here=plain.parent)
     assert run.returncode == 3
     assert "another envforge process (PID " in run.stderr
@@ -84,7 +83,7 @@ def test_label_holds_nothing_that_a_prompt_would_evaluate(tmp_path: Path) -> Non
 
 
 def test_run_does_not_import_what_it_does_not_need() -> None:
-    program = "import sys, envforge.cli.run, envforge.daily.start, envforge.daily.prefix; print(*sys.modules)"
+    program = "import sys, envforge.cli.shell, envforge.prefix.activation, envforge.prefix.locate; print(*sys.modules)"
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from envforge.cli import COMMANDS
-from envforge.install.journal import read_journal, write_journal
-from envforge.lock.together import is_unfinished
+from envforge.lock.transaction import is_unfinished
+from envforge.prefix.journal import read_journal, write_journal
 from tests.daily.conftest import hello, install
 from tests.daily.support import ROOT, User
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from envforge.cli import main
+from envforge.machine.probe import probe
 from envforge.machine.record import machine_to_json
-from envforge.probe import probe
-from envforge.probe.world import run_program
+from envforge.machine.world import run_program
 from tests.support import nvml_stub
 from tests.support.nvml_stub import GIB, StubMachine, build_stub, gpu, stub_environment
 from tests.support.recorded import (

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from envforge.machine import driver_text
-from envforge.machine.overrides import VARIABLES
 from envforge.machine.profiles import load_machine, profile_titles
-from envforge.probe.world import TIMEOUT_VARIABLE
+from envforge.machine.values import driver_text
+from envforge.machine.variables import VARIABLES
+from envforge.machine.world import TIMEOUT_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = (ROOT / "docs" / "detect.md").read_text(encoding="utf-8")
 
 
 def test_every_condition_is_documented() -> None:
-    sources = [*(ROOT / "envforge" / "probe").glob("*.py"), ROOT / "envforge" / "machine" / "overrides.py"]
+    sources = (ROOT / "envforge" / "machine").glob("*.py")
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     codes = set(re.findall(r'Condition\(\s*code="([a-z-]+)"', text)) | {"nvml-hangs", "nvml-crashes"}
     documented = set(re.findall(r"`([a-z-]+)`", DOCS.partition("## Conditions")[2].partition("## The machine")[0]))

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from envforge.cuda import ComputeCapability
-from envforge.machine import Condition, Driver, Gpu, Machine, MigDevice, Override
+from envforge.base.envelope import failure, success
+from envforge.base.terms import ComputeCapability
 from envforge.machine.record import MachineRecordError, machine_from_json, machine_to_json, read_machine
-from envforge.report import failure, success
+from envforge.machine.values import Condition, Driver, Gpu, Machine, MigDevice, Override
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
 VERSION = st.builds(lambda a, b, c: Version(f"{a}.{b}.{c}"), *[st.integers(0, 999)] * 3)

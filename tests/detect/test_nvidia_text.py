@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from envforge.cuda import ComputeCapability
-from envforge.machine import driver_text
+from envforge.base.terms import ComputeCapability
 from envforge.machine.nvidia_text import (
     SmiReport,
     TextFormatError,
@@ -24,6 +23,7 @@ from envforge.machine.nvidia_text import (
     parse_version,
     smi_failure,
 )
+from envforge.machine.values import driver_text
 from tests.support.captures import ROOT, captures, sections
 
 MIB = 1024 * 1024

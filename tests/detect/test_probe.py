@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from envforge.cuda import ComputeCapability
+from envforge.base.terms import ComputeCapability
 from envforge.errors import RequestError
-from envforge.machine import Driver, Machine
-from envforge.probe import probe
+from envforge.machine.probe import probe
+from envforge.machine.values import Driver, Machine
 from tests.support.recorded import (
     A10G,
     A10G_ANSWER,

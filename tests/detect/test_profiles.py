@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from packaging.version import Version
 
-from envforge.cuda import ComputeCapability
+from envforge.base.data_files import read_data
+from envforge.base.terms import ComputeCapability
 from envforge.errors import RequestError
-from envforge.machine import Machine
-from envforge.machine.nvidia_tables import branch_cuda, nearest_branch_cuda, pci_gpu, tegra_capability
+from envforge.machine.nvidia_text import branch_cuda, nearest_branch_cuda, pci_gpu, tegra_capability
 from envforge.machine.profiles import load_machine, profile_titles
 from envforge.machine.record import MachineRecordError
-from envforge.resources import read_data
+from envforge.machine.values import Machine
 
 NAMES = [
     "t4",

@@ -6,9 +6,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from envforge.machine.record import machine_to_json
-from envforge.machine.redact import redact
-from envforge.probe import probe
+from envforge.machine.probe import probe
+from envforge.machine.record import machine_to_json, redact
 from tests.support.recorded import A10G, A10G_ANSWER, libcuda, nvml_gpu
 
 MIG = {"name": "MIG 1g.10gb", "uuid": "MIG-dddd0000-1", "memory_bytes": 10}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from envforge.lockfile import LockedPackage, Lockfile
+from envforge.lock.lockfile import LockedPackage, Lockfile
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE = ROOT / "lockfiles"

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from envforge.cli import main
-from envforge.diff import Comparison, compare
-from envforge.lockfile import LockedPackage, Lockfile, read_lockfile
-from envforge.matrix import load_matrix
+from envforge.lock.diff import Comparison, compare
+from envforge.lock.lockfile import LockedPackage, Lockfile, read_lockfile
+from envforge.pytorch.matrix import load_matrix
 from tests.exports.locks import CATALOGUE, CU118, CU126, JINJA2, NUMPY, PYTHON, conda, lock
 
 MATRIX = load_matrix()

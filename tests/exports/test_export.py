@@ -18,22 +18,21 @@ from rattler.explicit_environment import ExplicitEnvironmentSpec
 from rattler.lock import CondaLockedPackage, PypiLockedPackage
 from rattler.package.build_string import BuildString
 
-from envforge import toml
-from envforge.catalogue import PLACEHOLDER, entries
+from envforge.base import toml
+from envforge.base.distribution import distribution_name, pinned_requirement
+from envforge.base.settings import user_file
+from envforge.catalogue.index import PLACEHOLDER, list_entries
 from envforge.cli import main
 from envforge.cli.export import KINDS
-from envforge.distribution import distribution_name, pinned_requirement
 from envforge.errors import EnvforgeError
 from envforge.export import FORMATS
 from envforge.export.source import Source, read_source
-from envforge.install.explicit import parse_explicit
-from envforge.install.plan import make_plan
-from envforge.lock.mapping import NameMapping
-from envforge.lockfile import LockedPackage, Lockfile, parse_lockfile, read_lockfile
-from envforge.sharing.settings import user_file
+from envforge.lock.lockfile import LockedPackage, Lockfile, parse_lockfile, read_lockfile
+from envforge.lock.names import NameMapping
+from envforge.lock.plan import make_plan, parse_explicit
 from tests.exports.locks import CATALOGUE, CHANNEL, CU118, JINJA2, NUMPY, PIP, PYTHON, REAL, conda, lock, package
 
-LOCKS = {f"{entry.variant}-{entry.platforms[0]}": entry for entry in entries(CATALOGUE)}
+LOCKS = {f"{entry.variant}-{entry.platforms[0]}": entry for entry in list_entries(CATALOGUE)}
 CU118_LOCK = CATALOGUE / "image-classification" / "cu118-linux-64.conda-lock.yml"
 WHERE = Path("conda-lock.yml")
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from envforge.catalogue import entries
-from envforge.lockfile import read_lockfile
-from envforge.matrix import load_matrix
-from envforge.requirements import requirements_json, requirements_of
+from envforge.catalogue.index import list_entries
+from envforge.lock.lockfile import read_lockfile
+from envforge.lock.needs import requirements_json, requirements_of
+from envforge.pytorch.matrix import load_matrix
 from tests.exports.locks import CATALOGUE, CU118, NUMPY, PYTHON, REAL, lock, package
 
 MATRIX = load_matrix()
-ENTRIES = entries(CATALOGUE)
+ENTRIES = list_entries(CATALOGUE)
 
 # Read in the locks by hand: the CUDA runtime or torch build in them, the newest glibc or macOS that one asks for.
 REAL_NEEDS = {

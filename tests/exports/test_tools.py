@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from uv import find_uv_bin
 
-from envforge import toml
+from envforge.base import toml
 from envforge.cli import main
 from tests.install.support import LockWriter
 from tests.support.channel import Channel, text_package

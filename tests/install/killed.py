@@ -13,8 +13,9 @@ import sys
 import threading
 from pathlib import Path
 
-from envforge.install import InstallRequest, install
-from envforge.process_end import leave
+from envforge.base.process import exit_process
+from envforge.prefix.install import install
+from envforge.prefix.values import InstallRequest
 from tests.install.support import NO_WAIT
 from tests.support.channel import SUBDIR
 
@@ -59,7 +60,7 @@ def main() -> None:
     )
     install(request, progress)
     print(progress.count, flush=True)  # noqa: T201 - the answer of this program
-    leave(0)
+    exit_process(0)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from urllib.parse import quote
 import yaml
 from packaging.utils import parse_wheel_filename
 
-from envforge.install import InstallReport, InstallRequest, install
-from envforge.install.values import Retry
+from envforge.prefix.install import install
+from envforge.prefix.values import InstallReport, InstallRequest, Retry
 from tests.support.channel import SUBDIR, Written
 from tests.support.wheel import sha256_of
 

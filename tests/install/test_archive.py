@@ -12,9 +12,9 @@ import pytest
 import zstandard
 
 from envforge.errors import EnvforgeError
-from envforge.install.archive import check_archive
-from envforge.install.values import Artifact, Digest
-from envforge.lockfile import LockedPackage
+from envforge.lock.lockfile import LockedPackage
+from envforge.lock.plan import Artifact, Digest
+from envforge.prefix.archive import check_archive
 from tests.install.support import LockWriter, Place
 from tests.support.channel import Channel, File, Package, Written, text_package, write_package
 from tests.support.loopback import Loopback

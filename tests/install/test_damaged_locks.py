@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from envforge.errors import EnvforgeError
-from envforge.install import unfinished
+from envforge.prefix.journal import unfinished
 from tests.install.support import LockWriter, Place, tree
 from tests.support.channel import Channel
 

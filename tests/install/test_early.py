@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from envforge.install.early import Early, split_python
-from envforge.install.explicit import read_any_lock
-from envforge.install.fetch import Fetched
-from envforge.install.holding import held, writing
-from envforge.install.link import read_archives
-from envforge.install.plan import make_plan
-from envforge.install.site import pip_installed
-from envforge.install.store import Store
-from envforge.install.wheels import Batch, Site, stand_alone
+from envforge.lock.plan import make_plan, read_any_lock
+from envforge.prefix.cache import Store
+from envforge.prefix.conda_packages import read_archives
+from envforge.prefix.fetch import Fetched
+from envforge.prefix.install import Early, split_python
+from envforge.prefix.journal import lock_prefix, mark_writing
+from envforge.prefix.wheels import Batch, Site, pip_installed, stand_alone
 from tests.install.support import LockWriter, Noted, Place, tree
 from tests.support.channel import SITE_PACKAGES, SUBDIR, Channel, text_package
 from tests.support.loopback import Loopback
@@ -128,7 +126,7 @@ def test_an_install_waits_for_the_uv_of_a_killed_one(
 ) -> None:
     """The child holds the prefix by what it has inherited, when the parent's own file is closed long since."""
     greeting = lock.conda(channel.packages["greeting"]).write(tmp_path / "conda-lock.yml")
-    with held(place.prefix), writing(place.prefix) as inherited:
+    with lock_prefix(place.prefix), mark_writing(place.prefix) as inherited:
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=inherited)
     noted = threading.Event()
 

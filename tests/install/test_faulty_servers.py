@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from envforge.base.net import Mirrors
 from envforge.errors import EnvforgeError
-from envforge.install.downloads import open_wire
-from envforge.install.explicit import read_any_lock
-from envforge.install.plan import make_plan
-from envforge.install.transfer import size_of
-from envforge.install.values import InstallRequest, Retry, Silent
-from envforge.mirrors import Mirrors
+from envforge.lock.plan import make_plan, read_any_lock
+from envforge.prefix.fetch import open_wire
+from envforge.prefix.transfer import size_of
+from envforge.prefix.values import InstallRequest, Retry, Silent
 from tests.install.support import NO_WAIT, LockWriter, Noted, Place
 from tests.support.channel import SUBDIR, Channel
 from tests.support.loopback import Fault, Loopback, Request, Response

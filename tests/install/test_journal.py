@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from envforge.errors import EnvforgeError
-from envforge.install import unfinished
-from envforge.install.journal import Journal, journal_path, read_journal, write_journal
+from envforge.prefix.journal import Journal, journal_path, read_journal, unfinished, write_journal
 from tests.install.support import LockWriter, Noted, Place, tree
 from tests.support.channel import SITE_PACKAGES, Channel, File, Package, text_package
 from tests.support.loopback import Loopback, Request

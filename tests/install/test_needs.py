@@ -10,15 +10,13 @@ import pytest
 from packaging.version import Version
 
 from envforge.errors import EnvforgeError
-from envforge.install.explicit import read_any_lock
-from envforge.install.needs import concerns, describe, read_needs, unmet
-from envforge.install.plan import Plan, make_plan
-from envforge.install.variant_files import list_variants
-from envforge.install.variants import choose_variant, variant_lock
-from envforge.lockfile import LockedPackage, Lockfile
-from envforge.machine import Driver, Machine
+from envforge.lock.lockfile import LockedPackage, Lockfile, list_variants
+from envforge.lock.needs import concerns, describe, read_needs, unmet
+from envforge.lock.plan import Plan, make_plan, read_any_lock
+from envforge.lock.variant_choice import choose_variant, variant_lock
 from envforge.machine.profiles import load_machine
-from envforge.matrix import load_matrix
+from envforge.machine.values import Driver, Machine
+from envforge.pytorch.matrix import load_matrix
 from tests.install.support import LockWriter, Noted, Place
 from tests.support.channel import SUBDIR, Channel
 from tests.support.loopback import Loopback

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from envforge.audit import AuditRequest, audit, repair
 from envforge.errors import EnvforgeError
-from envforge.install import InstallRequest
-from envforge.install.seen import folder_stands, mark, note_folder
+from envforge.prefix.audit import audit
+from envforge.prefix.audit_report import AuditRequest
+from envforge.prefix.conda_packages import folder_stands, mark, note_folder
+from envforge.prefix.repair import repair
+from envforge.prefix.values import InstallRequest
 from tests.install.support import LockWriter, Noted, Place, tree
 from tests.support.channel import SITE_PACKAGES, SUBDIR, Channel
 from tests.support.loopback import Loopback

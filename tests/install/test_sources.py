@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from envforge.errors import EnvforgeError
-from envforge.install.explicit import read_any_lock
-from envforge.install.plan import make_plan
+from envforge.lock.plan import make_plan, read_any_lock
 from tests.install.support import LockWriter, Place
 from tests.support.channel import SUBDIR, Channel
 from tests.support.loopback import Fault, Loopback

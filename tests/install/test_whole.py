@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from envforge.install import unfinished
+from envforge.prefix.journal import unfinished
 from tests.install.support import LockWriter, Noted, Place, tree
 from tests.support.channel import PYTHON_VERSION, SITE_PACKAGES, SUBDIR, Channel
 from tests.support.loopback import Loopback

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from envforge.project import Project, plan_project
-from envforge.project.opened import open_template
+from envforge.lock.environment_spec import render_texts
 from envforge.project.place import place
+from envforge.project.plan import Project, plan_project
 from envforge.project.record import Origin, need_project_file
+from envforge.project.template_source import open_template
 from envforge.project.update import Locks, Update, Wishes, apply, plan_update
-from envforge.spec import render_texts
 from tests.project import builds
 
 MANIFEST = """

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from envforge.base.jinja import TemplateError
 from envforge.cli import main
 from envforge.errors import EnvforgeError
-from envforge.jinja import TemplateError
-from envforge.project.opened import open_template
 from envforge.project.record import need_project_file
-from envforge.project.sources import MOST_BYTES, MOST_FILES
+from envforge.project.template_source import MOST_BYTES, MOST_FILES, open_template
 from tests.living.support import FILES, MANIFEST, World
 from tests.sharing.support import git
 

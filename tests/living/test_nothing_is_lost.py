@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envforge.project.textmerge import OnConflict
+from envforge.project.changes import OnConflict
 from envforge.project.update import Wishes
 from tests.living.support import World, made
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from envforge.base.data_files import templates_root
 from envforge.cli import main
-from envforge.project.pairs import pairwise
 from envforge.project.questions import Answer
 from envforge.project.templates import Template, list_templates, load_foreign
-from envforge.resources import templates_root
+from envforge.project.trial import pairwise
 from tests.living.support import FILES, World
 
 QUESTIONS = """

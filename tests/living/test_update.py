@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from envforge.base.staging import TargetError, settle_interrupted
 from envforge.cli import main
 from envforge.errors import RequestError
-from envforge.project.baseline import BASELINE, BaselineError
-from envforge.project.record import NAME, ProjectFileError, need_project_file
-from envforge.project.staging import TargetError, settle_interrupted
+from envforge.project.record import BASELINE, PROJECT_FILE, BaselineError, ProjectFileError, need_project_file
 from envforge.project.update import Locks, Wishes, apply
 from tests.living.support import FILES, LINES, World, actions, made
 from tests.project import builds
@@ -342,13 +341,13 @@ def test_a_lock_is_made_anew_from_the_merged_environment_only(world: World) -> N
 
 def test_settings_of_the_user_in_the_record_survive(world: World) -> None:
     settings = '\n[catalogue]  # ours\naddress = "../locks"\n'
-    world.write(NAME, world.read(NAME) + settings)
+    world.write(PROJECT_FILE, world.read(PROJECT_FILE) + settings)
     world.write_template(NEWER, version=2)
 
     world.update()
 
     assert need_project_file(world.project).template_version == "2"
-    assert settings in world.read(NAME)
+    assert settings in world.read(PROJECT_FILE)
 
 
 @pytest.mark.parametrize(

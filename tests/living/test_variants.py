@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from envforge.lockfile import read_lockfile
+from envforge.lock.lockfile import read_lockfile
 from tests.living.support import FILES, MANIFEST, World
 from tests.lock.torchindex import wheel
 from tests.overtime.conftest import Project, new_project, package

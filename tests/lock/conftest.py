@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from envforge.lock import LockReport
-from envforge.lockfile import LockedPackage
-from envforge.mirrors import Mirrors
+from envforge.base.net import Mirrors
+from envforge.lock.lockfile import LockedPackage
+from envforge.lock.request import LockReport
 from tests.lock.support import LockFolder, at_work
 from tests.lock.torchindex import PUBLIC, TorchIndex, wheel
 from tests.support.channel import Channel, Package

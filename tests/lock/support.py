@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from envforge.lock import LockReport, LockRequest, Progress
+from envforge.base.net import Mirrors
+from envforge.lock.lockfile import Lockfile, read_lockfile
 from envforge.lock.locking import lock
-from envforge.lockfile import Lockfile, read_lockfile
-from envforge.mirrors import Mirrors
+from envforge.lock.request import LockReport, LockRequest, Progress
 from tests.support.loopback import Loopback, Request, Response
 
 

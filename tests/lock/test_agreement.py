@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from envforge.errors import EnvforgeError
-from envforge.lock import LockReport
-from envforge.lock.agreement import check
+from envforge.lock.check import check_lock
 from envforge.lock.inputs import input_sha256
+from envforge.lock.request import LockReport
 from tests.lock.conftest import World, environment_text
 
 Differs = Callable[[str], list[str]]
@@ -24,7 +24,7 @@ def differs(locked: tuple[World, LockReport], tmp_path: Path) -> Differs:
     def run(text: str) -> list[str]:
         shutil.copy(locked[0].lockfile, tmp_path / "conda-lock.yml")
         (tmp_path / "environment.yml").write_text(text, encoding="utf-8")
-        return [str(one) for one in check(tmp_path / "environment.yml", tmp_path / "conda-lock.yml")]
+        return [str(one) for one in check_lock(tmp_path / "environment.yml", tmp_path / "conda-lock.yml")]
 
     return run
 
@@ -68,7 +68,7 @@ def test_platforms_and_channels_are_compared(differs: Differs) -> None:
 def test_a_missing_lock_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "environment.yml").write_text(environment_text(), encoding="utf-8")
     with pytest.raises(EnvforgeError) as caught:
-        check(tmp_path / "environment.yml", tmp_path / "conda-lock.yml")
+        check_lock(tmp_path / "environment.yml", tmp_path / "conda-lock.yml")
     assert caught.value.commands == (f"envforge lock -f {tmp_path / 'environment.yml'}",)
 
 

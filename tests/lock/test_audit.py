@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from packaging.requirements import Requirement
 
-from envforge.lock.audit import Expectations, audit
-from envforge.lock.mapping import NameMapping
-from envforge.lockfile import LockedPackage, Lockfile
+from envforge.lock.invariants import Expectations, audit
+from envforge.lock.lockfile import LockedPackage, Lockfile
+from envforge.lock.names import NameMapping
 
 MAPPING = NameMapping((("torch", "pytorch"),))
 TORCH_URL = "https://download.pytorch.org/whl/cu118/torch-2.7.1%2Bcu118-cp310-cp310-manylinux_2_28_x86_64.whl"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from envforge.mirrors import VARIABLE
+from envforge.base.net import MIRRORS_VARIABLE
 from tests.lock.conftest import World, environment_text
 from tests.support.loopback import Request, Response
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def environment(world: World) -> dict[str, str]:
-    values = {**os.environ, VARIABLE: world.mirrors.to_environment(), "PYTHONPATH": str(ROOT)}
+    values = {**os.environ, MIRRORS_VARIABLE: world.mirrors.to_environment(), "PYTHONPATH": str(ROOT)}
     return {**values, "XDG_CACHE_HOME": str(world.folder.parent / "cache"), "TMPDIR": str(world.folder.parent / "tmp")}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from envforge.errors import OutsideError
-from envforge.lock.explain import explain
+from envforge.lock.condalock import explain
 
 
 def conda_log(**answer: Any) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from envforge.lock import LockReport, Step
-from envforge.lock.mapping import NameMapping
-from envforge.solver import executable
+from envforge.lock.names import NameMapping
+from envforge.lock.request import LockReport, Step
+from envforge.lock.solver import executable
 from tests.lock.conftest import CUBLAS, MAC_TORCH, TORCH, TRITON, VISION, World, environment_text
 from tests.lock.torchindex import PUBLIC, TorchIndex
 

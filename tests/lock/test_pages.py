@@ -9,15 +9,12 @@ import pytest
 from packaging.markers import Marker
 from packaging.version import Version
 
+from envforge.base.net import Mirrors
 from envforge.errors import EnvforgeError
-from envforge.lock.download import Downloads
-from envforge.lock.index import PlatformIndex, Wanted
+from envforge.lock.index import PlatformIndex, Target, Wanted
 from envforge.lock.inputs import conda_lock_copy, read_inputs
-from envforge.lock.mapping import NameMapping
-from envforge.lock.pages import IndexFile, parse_page
-from envforge.lock.sources import Sources, is_torch_family, torch_indexes
-from envforge.lock.target import Target
-from envforge.mirrors import Mirrors
+from envforge.lock.names import NameMapping, Sources, is_torch_family, torch_indexes
+from envforge.lock.pages import Downloads, IndexFile, parse_page
 from tests.lock.conftest import TORCH, VISION, environment_text, torch_index
 from tests.lock.torchindex import PUBLIC, SHARED, TorchIndex, wheel
 from tests.support.loopback import Fault, Loopback

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from envforge.cli.lock_progress import PlainLines
-from envforge.lock import Step
+from envforge.cli.progress import PlainLines
+from envforge.lock.request import Step
 
 
 class Clock:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from envforge.lock import LockRequest
+from envforge.base.net import Mirrors
+from envforge.lock.lockfile import read_lockfile
 from envforge.lock.locking import lock
-from envforge.lockfile import read_lockfile
-from envforge.mirrors import Mirrors
+from envforge.lock.request import LockRequest
 from tests.lock.torchindex import PUBLIC, SHARED, TorchIndex, Wheel, metadata
 from tests.support.loopback import Loopback
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from envforge.base.files import exclusive_lock
 from envforge.errors import EnvforgeError, OutsideError
-from envforge.lock.workplace import alone
 from tests.lock.conftest import CUBLAS, TORCH, TRITON, VISION, World, environment_text
 from tests.lock.torchindex import PUBLIC, TorchIndex
 
@@ -52,7 +52,7 @@ def test_a_file_that_changed_behind_its_address_stops_the_lock(world: World) -> 
 
 
 def test_a_second_run_does_not_mix_with_the_first(world: World) -> None:
-    with alone(world.lockfile):
+    with exclusive_lock(world.lockfile):
         error = refused(world)
     assert (error.code, error.exit_code) == ("lock-busy", 3)
 
@@ -145,7 +145,7 @@ def test_an_environment_without_platforms_is_refused(world: World) -> None:
 
 
 def test_an_index_that_cannot_be_reached_is_named_with_its_public_address(world: World) -> None:
-    from envforge.mirrors import Mirrors
+    from envforge.base.net import Mirrors
 
     nowhere = "http://127.0.0.1:9"
     mirrors = Mirrors((("https://download.pytorch.org", nowhere), ("https://conda.anaconda.org", world.conda_url)))
@@ -157,7 +157,7 @@ def test_an_index_that_cannot_be_reached_is_named_with_its_public_address(world:
 
 
 def test_a_channel_that_cannot_be_reached_is_a_fault_of_the_outside_world(world: World) -> None:
-    from envforge.mirrors import Mirrors
+    from envforge.base.net import Mirrors
 
     with pytest.raises(OutsideError) as caught:
         world.lock(mirrors=Mirrors((("https://conda.anaconda.org", "http://127.0.0.1:9"),)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from envforge.errors import RequestError
-from envforge.solver import executable
+from envforge.lock.solver import executable
 from tests.lock.conftest import World, environment_text
 from tests.lock.torchindex import Wheel, wheel
 from tests.support.loopback import Loopback, Request, Response

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from envforge.lock.download import Downloads
-from envforge.mirrors import Mirrors
+from envforge.base.net import Mirrors
+from envforge.lock.pages import Downloads
 
 HERE = Path(__file__).parent
 

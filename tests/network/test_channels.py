@@ -11,20 +11,19 @@ import pytest
 import requests
 import yaml
 
-from envforge.catalogue import PLACEHOLDER, Entry, entries
-from envforge.lock.download import Downloads
-from envforge.lock.mapping import NameMapping
-from envforge.lock.pages import IndexFile
-from envforge.lockfile import LockedPackage, parse_lockfile
-from envforge.python_index import SimplePages, configured_index, locate
-from envforge.resources import lockfiles_root
+from envforge.base.data_files import lockfiles_root
+from envforge.catalogue.index import PLACEHOLDER, Entry, list_entries
+from envforge.lock.lockfile import LockedPackage, parse_lockfile
+from envforge.lock.names import NameMapping
+from envforge.lock.pages import Downloads, IndexFile
+from envforge.lock.python_index import SimplePages, configured_index, locate
 
 CHANNEL = "https://conda.anaconda.org/conda-forge"
 # conda-lock reads this file if it isn't given another
 PUBLIC_MAPPING = (
     "https://raw.githubusercontent.com/regro/cf-graph-countyfair/master/mappings/pypi/grayskull_pypi_mapping.yaml"
 )
-STORED = entries(lockfiles_root())
+STORED = list_entries(lockfiles_root())
 
 
 def lock_of(entry: Entry) -> tuple[LockedPackage, ...]:

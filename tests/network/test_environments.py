@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from envforge.lockfile import read_lockfile
-from envforge.matrix import load_matrix
+from envforge.base.data_files import templates_root
+from envforge.lock.lockfile import read_lockfile
 from envforge.project.templates import list_templates
-from envforge.resources import templates_root
+from envforge.pytorch.matrix import load_matrix
 
 ENVFORGE = [sys.executable, "-m", "envforge"]
 NEWEST = str(load_matrix().tags[-1])

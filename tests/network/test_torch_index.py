@@ -10,13 +10,12 @@ from packaging.requirements import Requirement
 from packaging.utils import parse_wheel_filename
 from packaging.version import Version
 
-from envforge.lock.download import Downloads
-from envforge.lock.pages import IndexFile
+from envforge.base.net import Mirrors
+from envforge.lock.pages import Downloads, IndexFile
 from envforge.machine.profiles import load_machine, profile_titles
-from envforge.matrix import load_matrix
-from envforge.mirrors import Mirrors
-from envforge.select import select
-from envforge.selection import Build, Request
+from envforge.pytorch.matrix import load_matrix
+from envforge.pytorch.select import select
+from envforge.pytorch.selection import Build, Request
 
 INDEX = "https://download.pytorch.org/whl"
 MATRIX = load_matrix()

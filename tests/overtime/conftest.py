@@ -15,9 +15,8 @@ from typing import Any
 
 import pytest
 
-from envforge.lock import LockRequest
-from envforge.lock.cutoff import Cutoff
-from envforge.mirrors import VARIABLE, Mirrors
+from envforge.base.net import MIRRORS_VARIABLE, Mirrors
+from envforge.lock.request import Cutoff, LockRequest
 from tests.lock.support import LockFolder, at_work
 from tests.lock.torchindex import PUBLIC, TorchIndex, Wheel, wheel
 from tests.support.channel import Channel, Package
@@ -129,7 +128,7 @@ class Project(LockFolder):
         world = self.folder.parent
         return {
             **os.environ,
-            VARIABLE: self.mirrors.to_environment(),
+            MIRRORS_VARIABLE: self.mirrors.to_environment(),
             "PYTHONPATH": str(ROOT),
             "UV_DEFAULT_INDEX": f"{REGISTRY}/simple",
             "XDG_CACHE_HOME": str(world / "cache"),

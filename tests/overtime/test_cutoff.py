@@ -7,8 +7,8 @@ import datetime as dt
 import pytest
 
 from envforge.errors import EnvforgeError
-from envforge.lock.agreement import check
-from envforge.lock.cutoff import Cutoff, parse_cutoff, read_moment
+from envforge.lock.check import check_lock
+from envforge.lock.request import Cutoff, parse_cutoff, read_moment
 from tests.overtime.conftest import MIDWAY, Project
 
 NOW = dt.datetime(2026, 11, 22, 14, 30, 15, 999, tzinfo=dt.timezone.utc)
@@ -47,7 +47,7 @@ def test_an_upload_time_that_cannot_be_read_is_no_date() -> None:
 
 def test_check_knows_the_date_of_the_lock(aged: Project) -> None:
     def codes(cutoff: Cutoff | None) -> list[str]:
-        found = check(aged.environment, aged.lockfile, exclude_newer=cutoff)
+        found = check_lock(aged.environment, aged.lockfile, exclude_newer=cutoff)
         return [difference.code for difference in found]
 
     assert codes(None) == []

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from envforge.environment_file import Edit, Section, add, parse_wanted, remove
 from envforge.errors import EnvforgeError
+from envforge.lock.environment_file import Edit, Section, add, parse_wanted, remove
 
 TEXT = """\
 # head

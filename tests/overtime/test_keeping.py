@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from envforge.errors import EnvforgeError
-from envforge.lock.cutoff import Cutoff
+from envforge.lock.request import Cutoff
 from tests.overtime.conftest import ENVIRONMENT, MIDWAY, Project
 
 AGED = {"python": "3.10.1", "base": "1.0", "plot": "1.0", "extra": "1.0", "colours": "1.0"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from envforge.errors import EnvforgeError, OutsideError
-from envforge.lock.together import finish, replace_together
+from envforge.lock.transaction import complete_transaction, replace_together
 from tests.overtime.conftest import ROOT
 from tests.overtime.killed import NEW
 
@@ -42,7 +42,7 @@ def test_killed_at_any_touch_of_the_disk_the_next_run_finds_the_old_state_or_the
     for moment in range(1, touches + 1):
         folder = folder_with(OLD, tmp_path / str(moment))
         assert change_in_a_process(folder, moment).returncode == -signal.SIGKILL
-        was_begun = finish(folder / "environment.yml")
+        was_begun = complete_transaction(folder / "environment.yml")
         files = {name: data for name, data in content(folder).items() if not name.startswith(".")}
         assert files == NEW if was_begun else files in (OLD, NEW)
         replace_together(folder / "environment.yml", {folder / name: data for name, data in NEW.items()})
@@ -57,7 +57,7 @@ def test_a_file_that_was_edited_after_the_crash_is_not_overwritten(tmp_path: Pat
     change_in_a_process(folder, moment)
     (folder / "environment.yml").write_bytes(b"mine\n")
     with pytest.raises(EnvforgeError) as caught:
-        finish(folder / "environment.yml")
+        complete_transaction(folder / "environment.yml")
     assert caught.value.code == "edited-since"
     assert (folder / "environment.yml").read_bytes() == b"mine\n"
 

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from envforge.cuda import WheelTag
+from envforge.base.terms import WheelTag
 from envforge.errors import EnvforgeError
-from envforge.install.variant_files import list_variants
-from envforge.install.variants import choose_variant
-from envforge.lockfile import read_lockfile
+from envforge.lock.lockfile import list_variants, read_lockfile
+from envforge.lock.variant_choice import choose_variant
+from envforge.lock.variants import derive_variant, parse_variant
 from envforge.machine.profiles import load_machine
-from envforge.matrix import load_matrix
-from envforge.variants import derive, parse_variant
+from envforge.pytorch.matrix import load_matrix
 from tests.lock.torchindex import PUBLIC, wheel
 from tests.overtime.conftest import Project
 
@@ -91,7 +90,7 @@ def test_a_variant_that_cannot_be_locked_leaves_nothing(torch_project: Project) 
 def derived(folder: Path, text: str, tag: str) -> str:
     path = folder / "environment.yml"
     path.write_text(text, encoding="utf-8")
-    return derive(path, parse_variant(tag), load_matrix()).environment
+    return derive_variant(path, parse_variant(tag), load_matrix()).environment
 
 
 def test_only_what_depends_on_the_build_differs(tmp_path: Path) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from packaging.version import Version
 
-from envforge.cuda import WheelTag
-from envforge.select import PYTORCH_INDEX, Build, Grade, Request, Selection
-from envforge.spec import Needs
+from envforge.base.terms import WheelTag
+from envforge.lock.environment_spec import Needs
+from envforge.pytorch.selection import PYTORCH_INDEX, Build, Grade, Request, Selection
 
 NEEDS = Needs(torch_family=("torch", "torchvision"), conda=("matplotlib-base", "numpy >=1.23", "scikit-learn", "tqdm"))
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from envforge import catalogue
+from envforge.base.data_files import lockfiles_root
+from envforge.catalogue.index import list_entries
 from envforge.cli import main
-from envforge.resources import lockfiles_root
 from tests.project.trees import tree
 from tools.catalogue.records import CondaRecords
 from tools.catalogue.torch_index import FolderServer, mirrors_to, write_torch_index
@@ -38,7 +38,7 @@ def test_a_fresh_solve_of_the_recorded_packages_gives_the_lock_of_the_catalogue(
 
     assert main(["new", *arguments, *mirrors]) == 0
 
-    entry = next(e for e in catalogue.entries(lockfiles_root()) if str(e.selection.tag) == "cu118")
+    entry = next(e for e in list_entries(lockfiles_root()) if str(e.selection.tag) == "cu118")
     assert "solved now" in capsys.readouterr().out
     assert (tmp_path / "net" / "conda-lock.yml").read_text(encoding="utf-8") == entry.path.read_text(encoding="utf-8")
 

@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from envforge.base.data_files import templates_root
+from envforge.base.jinja import TemplateError
 from envforge.errors import RequestError
-from envforge.jinja import TemplateError
-from envforge.project import Project, plan_project
-from envforge.project.answers import gather_answers
-from envforge.project.groups import choose_groups
-from envforge.project.record import NAME, parse_project_file
-from envforge.project.templates import Template, load_template
-from envforge.resources import templates_root
-from envforge.spec import EnvironmentTexts
+from envforge.lock.environment_spec import EnvironmentTexts
+from envforge.project.plan import Project, plan_project
+from envforge.project.questions import choose_groups
+from envforge.project.record import PROJECT_FILE, parse_project_file
+from envforge.project.templates import Template, gather_answers, load_template
 from tests.project import builds
 
 COMMON = """
@@ -131,18 +130,18 @@ def test_the_environment_gets_what_the_groups_need(root: Path) -> None:
 
 
 def test_the_record_keeps_the_groups_that_are_there_and_those_that_are_not(root: Path) -> None:
-    text = _files(load_template(root, "demo"), ("docker",))[NAME]
+    text = _files(load_template(root, "demo"), ("docker",))[PROJECT_FILE]
 
-    record = parse_project_file(text, NAME)
+    record = parse_project_file(text, PROJECT_FILE)
 
     assert record.groups == (("docker", True), ("notebook", False), ("cluster", False))
 
 
 def test_a_record_from_before_there_were_groups_is_read(root: Path) -> None:
-    text = _files(load_template(root, "demo"), ())[NAME]
+    text = _files(load_template(root, "demo"), ())[PROJECT_FILE]
     start = text.index("[groups]")
 
-    record = parse_project_file(text[:start] + text[text.index("[environment]") :], NAME)
+    record = parse_project_file(text[:start] + text[text.index("[environment]") :], PROJECT_FILE)
 
     assert record.groups == ()
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 import envforge
-from envforge import catalogue
+from envforge.base.data_files import lockfiles_root, templates_root
+from envforge.base.distribution import distribution_name, pinned_requirement
+from envforge.catalogue.index import INDEX_FILE, list_entries
 from envforge.cli import main
-from envforge.distribution import distribution_name, pinned_requirement
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.machine.profiles import load_machine
 from envforge.project.record import read_project_file
 from envforge.project.smoke import interpreter_torch
-from envforge.resources import lockfiles_root, templates_root
 from tests.project.trees import tree
 
 TEMPLATE = "image-classification"
@@ -251,7 +251,7 @@ def test_hints_of_install_hold_after_new(
     def fail(*_: object) -> None:
         raise OutsideError("no route", hint=INNER, code="download-failed")
 
-    monkeypatch.setattr("envforge.install.install", fail)
+    monkeypatch.setattr("envforge.prefix.install.install", fail)
     assert _new(TEMPLATE, "my net", "--name", "net", "--machine", "cpu", "--cuda", "11.8", "--install") == 3
     assert capsys.readouterr().err.splitlines()[-1] == (
         "hint: the project is complete; to install its environment later, run `cd 'my net' && envforge install`; "
@@ -259,10 +259,11 @@ def test_hints_of_install_hold_after_new(
     )
 
 
-@pytest.mark.parametrize("part", ["install", "lock"])
+@pytest.mark.parametrize("part", ["prefix", "lock"])
 def test_no_hint_passed_on_by_new_repeats_the_command(part: str) -> None:
     """A new project exists after its installation has failed, so `envforge new` can't be run again."""
-    sources = sorted((Path(envforge.__file__).parent / part).rglob("*.py"))
+    folder = Path(envforge.__file__).parent / part
+    sources = [path for path in sorted(folder.rglob("*.py")) if path.name != "bundle.py"]  # new makes no bundle
     texts = {path.name: path.read_text(encoding="utf-8") for path in sources}
     found = [f"{name}: {line}" for name, text in texts.items() for line in re.findall(r".*the command again.*", text)]
     assert sources
@@ -279,9 +280,9 @@ def test_hints_of_lock_enter_the_project(
     words = ("--machine", "cpu", "--cuda", "cpu")
     assert command == "new" or _new(TEMPLATE, "net", *words) == 0
     monkeypatch.setattr("envforge.project.locking.obtain_lock", fail)
-    monkeypatch.setattr("envforge.cli.new_lock.obtain_lock", fail)
-    monkeypatch.setattr("envforge.cli.new_lock.unreachable_host", lambda *_: None)
-    monkeypatch.setattr("envforge.cli.new_lock.find_lock", lambda *_: None)
+    monkeypatch.setattr("envforge.cli.new_report.obtain_lock", fail)
+    monkeypatch.setattr("envforge.cli.new_report.unreachable_host", lambda *_: None)
+    monkeypatch.setattr("envforge.cli.new_report.find_lock", lambda *_: None)
     capsys.readouterr()
     if command == "new":
         assert _new(TEMPLATE, "net", *words) == 1
@@ -404,13 +405,13 @@ def test_no_gpu_is_said_aloud(capsys: pytest.CaptureFixture[str]) -> None:
     assert "GPU" in captured.out + captured.err
 
 
-@pytest.mark.skipif(not (lockfiles_root() / catalogue.INDEX_FILE).is_file(), reason="there is no catalogue")
+@pytest.mark.skipif(not (lockfiles_root() / INDEX_FILE).is_file(), reason="there is no catalogue")
 def test_a_lock_of_the_catalogue_is_written_at_once_and_named_with_its_date(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _new(*CU118) == 0
 
-    entry = next(e for e in catalogue.entries(lockfiles_root()) if str(e.selection.tag) == "cu118")
+    entry = next(e for e in list_entries(lockfiles_root()) if str(e.selection.tag) == "cu118")
     assert f"from the catalogue: {entry.template} {entry.variant}, with the packages of {entry.date}" in (
         " ".join(capsys.readouterr().out.split())
     )
@@ -418,7 +419,7 @@ def test_a_lock_of_the_catalogue_is_written_at_once_and_named_with_its_date(
     assert main(["lock", "--check", "-f", "net/environment.yml"]) == 0
 
 
-@pytest.mark.skipif(not (lockfiles_root() / catalogue.INDEX_FILE).is_file(), reason="there is no catalogue")
+@pytest.mark.skipif(not (lockfiles_root() / INDEX_FILE).is_file(), reason="there is no catalogue")
 def test_the_three_next_commands_are_those_of_a_locked_project(capsys: pytest.CaptureFixture[str]) -> None:
     assert _new(*CU118) == 0
 
@@ -426,7 +427,7 @@ def test_the_three_next_commands_are_those_of_a_locked_project(capsys: pytest.Ca
     assert out.endswith("\nNext:\n  cd net\n  envforge install\n  .conda/bin/python -m net.smoke\n")
 
 
-@pytest.mark.skipif(not (lockfiles_root() / catalogue.INDEX_FILE).is_file(), reason="there is no catalogue")
+@pytest.mark.skipif(not (lockfiles_root() / INDEX_FILE).is_file(), reason="there is no catalogue")
 def test_a_lock_left_from_a_former_environment_is_said_aloud(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _new(*CU118) == 0
 

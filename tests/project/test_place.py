@@ -11,10 +11,9 @@ from pathlib import Path, PurePosixPath
 import pytest
 from filelock import FileLock
 
+from envforge.base.staging import STAGING, Interrupts, PlannedFile, TargetError, settle_interrupted
 from envforge.errors import OutsideError
-from envforge.project.interrupts import Interrupts
 from envforge.project.place import abandoned, place, plan_placement
-from envforge.project.staging import STAGING, PlannedFile, TargetError, settle_interrupted
 from tests.project.trees import in_child, names, send, trap, trap_each, trap_rename, tree
 
 assert sys.platform != "win32"

@@ -7,22 +7,22 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from envforge import __version__
-from envforge.jinja import TemplateError
-from envforge.project import Project, plan_project
+from envforge.base.data_files import templates_root
+from envforge.base.envelope import Json
+from envforge.base.jinja import TemplateError
+from envforge.lock.environment_spec import render_texts
 from envforge.project.place import place
+from envforge.project.plan import Project, plan_project
 from envforge.project.record import (
-    NAME,
+    PROJECT_FILE,
     ProjectFileError,
     ProjectRecord,
-    dump,
+    dump_record,
     parse_project_file,
     read_project_file,
     written_files,
 )
 from envforge.project.templates import load_template
-from envforge.report import Json
-from envforge.resources import templates_root
-from envforge.spec import render_texts
 from tests.project import builds
 
 MANIFEST = "name: demo\nversion: 1\nsummary: s\ncommon: [tests, LICENSE]\n"
@@ -114,7 +114,7 @@ def test_the_record_comes_back_as_it_went(templates: Path, tmp_path: Path) -> No
     assert record.selections == project.selections
     assert record.input_sha256 == project.texts.sha256
     assert record.machine == {"platform": "linux-64", "gpus": [{"name": "A10G"}]}
-    assert dump(record) == (tmp_path / "my-net" / NAME).read_text(encoding="utf-8")
+    assert dump_record(record) == (tmp_path / "my-net" / PROJECT_FILE).read_text(encoding="utf-8")
 
 
 def test_every_written_file_is_known_again_until_it_is_edited(templates: Path, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_every_written_file_is_known_again_until_it_is_edited(templates: Path, t
     placement = place(other, target, force=True, written_before=written_files(target))
 
     assert placement.kept == ((PurePosixPath("LICENSE"), PurePosixPath("LICENSE.orig")),)
-    assert PurePosixPath(NAME) in placement.replaced
+    assert PurePosixPath(PROJECT_FILE) in placement.replaced
 
 
 def test_a_folder_without_record_has_no_written_files(tmp_path: Path) -> None:
@@ -135,7 +135,9 @@ def test_a_folder_without_record_has_no_written_files(tmp_path: Path) -> None:
 
 
 def _text(templates: Path) -> str:
-    return next(file for file in plan_project(_project(templates), None) if str(file.path) == NAME).content.decode()
+    return next(
+        file for file in plan_project(_project(templates), None) if str(file.path) == PROJECT_FILE
+    ).content.decode()
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_a_damaged_record_names_file_and_place(templates: Path, old: str, new: s
 
 
 def test_a_record_that_is_not_text_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / NAME).write_bytes(b"\xff\xfe")
+    (tmp_path / PROJECT_FILE).write_bytes(b"\xff\xfe")
 
     with pytest.raises(ProjectFileError, match="cannot read"):
         read_project_file(tmp_path)
@@ -182,7 +184,7 @@ def test_nothing_in_a_record_may_be_null() -> None:
         files=(),
     )
 
-    assert parse_project_file(dump(record), "x") == record
+    assert parse_project_file(dump_record(record), "x") == record
 
 
 def _break(templates: Path, path: str, content: str | None, link: str = "") -> None:
@@ -226,8 +228,8 @@ def test_a_template_file_that_is_not_text_is_named(templates: Path) -> None:
 
 def test_planning_imports_nothing_heavy() -> None:
     code = (
-        "import sys, envforge.spec, envforge.project;"
-        "import envforge.project.place, envforge.project.templates, envforge.project.answers;"
+        "import sys, envforge.lock.environment_spec, envforge.project.plan;"
+        "import envforge.project.place, envforge.project.templates, envforge.project.templates;"
         "print(sorted({'jinja2','yaml','tomlkit','filelock','rich','rattler','conda_lock','torch'} & set(sys.modules)))"
     )
 

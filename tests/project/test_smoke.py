@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath
 import pytest
 from packaging.version import Version
 
-from envforge.cuda import ComputeCapability, WheelTag
+from envforge.base.staging import PlannedFile
+from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.errors import EnvforgeError
-from envforge.machine import Driver, Gpu, Machine
 from envforge.machine.profiles import load_machine
-from envforge.matrix import load_matrix
+from envforge.machine.values import Driver, Gpu, Machine
 from envforge.project.smoke import (
     SmokeRun,
     TorchBuild,
@@ -25,8 +25,9 @@ from envforge.project.smoke import (
     is_other_build,
     run_smoke,
 )
-from envforge.project.staging import PlannedFile
-from envforge.select import Request, Selection, select
+from envforge.pytorch.matrix import load_matrix
+from envforge.pytorch.select import select
+from envforge.pytorch.selection import Request, Selection
 from tests.project import builds
 
 SMOKE = """

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from envforge import spec
+from envforge.base.data_files import templates_root
+from envforge.base.jinja import TemplateError
 from envforge.errors import RequestError
-from envforge.jinja import TemplateError
-from envforge.resources import templates_root
-from envforge.select import Selection
-from envforge.spec import Needs, input_sha256, render_texts, torch_requirements
+from envforge.lock import environment_spec as spec
+from envforge.lock.environment_spec import Needs, input_sha256, render_texts, torch_requirements
+from envforge.pytorch.selection import Selection
 from tests.project import builds
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -5,13 +5,12 @@ from pathlib import Path, PurePosixPath
 import pytest
 import yaml
 
+from envforge.base.data_files import templates_root
+from envforge.base.jinja import TemplateError, render_template
 from envforge.errors import RequestError
-from envforge.jinja import TemplateError, render
-from envforge.project.answers import gather_answers
 from envforge.project.names import check_project_name, package_name
 from envforge.project.questions import Question
-from envforge.project.templates import list_templates, load_template, parse_manifest
-from envforge.resources import templates_root
+from envforge.project.templates import gather_answers, list_templates, load_template, parse_manifest
 
 MANIFEST = """
 name: demo
@@ -233,7 +232,7 @@ def test_the_package_has_the_name_of_the_project() -> None:
 
 def test_an_undefined_variable_is_an_error_with_file_and_line() -> None:
     with pytest.raises(TemplateError, match=r"`a\.jinja`.*epochs"):
-        render("one\n{{ answers.epochs }}\n", {"answers": {}}, "a.jinja")
+        render_template("one\n{{ answers.epochs }}\n", {"answers": {}}, "a.jinja")
 
 
 @pytest.mark.parametrize(
@@ -242,11 +241,11 @@ def test_an_undefined_variable_is_an_error_with_file_and_line() -> None:
 )
 def test_a_template_cannot_leave_its_text(text: str) -> None:
     with pytest.raises(TemplateError, match=r"`a\.jinja`"):
-        render(text, {}, "a.jinja")
+        render_template(text, {}, "a.jinja")
 
 
 def test_values_are_never_read_as_templates() -> None:
-    assert render("{{ x }} {{ x | quoted }}\n", {"x": '{{ 7*7 }}"'}, "a") == '{{ 7*7 }}" "{{ 7*7 }}\\""\n'
+    assert render_template("{{ x }} {{ x | quoted }}\n", {"x": '{{ 7*7 }}"'}, "a") == '{{ 7*7 }}" "{{ 7*7 }}\\""\n'
 
 
 @pytest.mark.parametrize(("name", "near"), [("imag", "image-classification"), ("tabluar", "tabular"), ("x\ny", None)])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from packaging.version import Version
 
-from envforge.cuda import ComputeCapability, WheelTag
-from envforge.machine import Driver, Gpu, Machine, Override
-from envforge.matrix import load_matrix
+from envforge.base.terms import ComputeCapability, WheelTag
+from envforge.machine.values import Driver, Gpu, Machine, Override
+from envforge.pytorch.matrix import load_matrix
 
 MATRIX = load_matrix()
 CU118 = WheelTag.parse("cu118")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from envforge.cli import main
-from envforge.select import selection_from_json
+from envforge.pytorch.selection import selection_from_json
 from tests.select.machines import MATRIX
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"

@@ -10,7 +10,7 @@ import pytest
 from packaging.version import Version
 
 import envforge
-from envforge.matrix import MatrixError, load_matrix
+from envforge.pytorch.matrix import MatrixError, load_matrix
 from tests.select.machines import MATRIX
 
 DATA = Path(envforge.__file__).parent / "data"

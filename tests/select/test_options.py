@@ -7,10 +7,10 @@ import pytest
 from click.testing import CliRunner
 from packaging.version import Version
 
-from envforge.cli.selection_options import SelectionOptions, selection_options
-from envforge.cuda import CPU, WheelTag
+from envforge.base.terms import CPU, WheelTag
+from envforge.cli.project_options import SelectionOptions, selection_options
 from envforge.errors import RequestError
-from envforge.select import PYTORCH_INDEX, Preference, Request
+from envforge.pytorch.selection import PYTORCH_INDEX, Preference, Request
 from tests.select.machines import CU118, MATRIX
 
 CU130 = WheelTag.parse("cu130")

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from envforge.cuda import ComputeCapability, WheelTag
-from envforge.machine import Driver, Gpu, Machine
-from envforge.select import Build, Candidate, Grade, NoBuildError, Preference, Request, select
+from envforge.base.terms import ComputeCapability, WheelTag
+from envforge.machine.values import Driver, Gpu, Machine
+from envforge.pytorch.reasons import NoBuildError
+from envforge.pytorch.select import select
+from envforge.pytorch.selection import Build, Candidate, Grade, Preference, Request
 from tests.select.machines import MATRIX
 
 # Written by hand from NVIDIA's tables, not read from the package's data.

@@ -7,19 +7,12 @@ from dataclasses import replace
 import pytest
 from packaging.version import Version
 
-from envforge.cuda import CPU, ComputeCapability, WheelTag
-from envforge.machine import Condition, Driver, Machine
-from envforge.select import (
-    Grade,
-    NoBuildError,
-    Preference,
-    Refusal,
-    Request,
-    Selection,
-    select,
-    select_platforms,
-)
-from envforge.select.fit import has_cubin
+from envforge.base.terms import CPU, ComputeCapability, WheelTag
+from envforge.machine.values import Condition, Driver, Machine
+from envforge.pytorch.fit import has_cubin
+from envforge.pytorch.reasons import NoBuildError
+from envforge.pytorch.select import select, select_platforms
+from envforge.pytorch.selection import Grade, Preference, Refusal, Request, Selection
 from tests.select.machines import CU118, MATRIX, machine, stated
 
 

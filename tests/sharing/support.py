@@ -7,10 +7,10 @@ from pathlib import Path
 
 import yaml
 
-from envforge.lock.agreement import INPUT_SHA256
+from envforge.base.data_files import lockfiles_root
+from envforge.catalogue.directory import Addition
 from envforge.lock.inputs import read_inputs
-from envforge.resources import lockfiles_root
-from envforge.sharing.folder import Addition
+from envforge.lock.lockfile import INPUT_SHA256
 from tests.support.channel import SUBDIR
 
 STORED = lockfiles_root() / "image-classification" / "cpu-linux-64.conda-lock.yml"
@@ -56,7 +56,7 @@ def repository(folder: Path) -> Path:
 def addition(folder: Path, name: str) -> Addition:
     import datetime as dt
 
-    from envforge.sharing.publish import PublishRequest, make_addition
+    from envforge.catalogue.publish import PublishRequest, make_addition
 
     return make_addition(
         PublishRequest(

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from envforge.bundle import LOCK, SUMS, read_bundle
 from envforge.cli import main
 from envforge.errors import EnvforgeError, OutsideError
-from envforge.install.usage import alone
+from envforge.prefix.bundle import LOCK, SUMS, read_bundle
+from envforge.prefix.cache import exclusive_cache
 from tests.install.support import LockWriter, tree
 from tests.support.channel import SUBDIR, Channel
 from tests.support.loopback import Loopback, Request
@@ -123,7 +123,7 @@ def test_nobody_cleans_the_cache_while_a_bundle_is_made_from_it(
 
     def clean(request: Request) -> None:
         try:
-            with alone(tmp_path / "cache"):
+            with exclusive_cache(tmp_path / "cache"):
                 met.append("cleaned")
         except OutsideError as error:
             met.append(error.code)

@@ -11,12 +11,11 @@ from typing import Any
 import fsspec
 import pytest
 
-from envforge.catalogue import entries
+from envforge.base.distribution import extra_command
+from envforge.catalogue.address import parse_address
+from envforge.catalogue.directory import Addition, opened_to_publish
+from envforge.catalogue.index import list_entries
 from envforge.cli import main
-from envforge.distribution import extra_command
-from envforge.sharing.address import parse_address
-from envforge.sharing.folder import Addition
-from envforge.sharing.opened import opened_to_publish
 from tests.sharing.support import addition, git, project, repository
 from tests.support.loopback import Fault, Loopback
 
@@ -139,7 +138,7 @@ def test_publishing_interrupted_before_the_index_leaves_no_entry_and_is_done_aga
     half.write_text("half a lo")
     _run("publish", "--catalogue", str(address))
     assert half.read_bytes() == (home / "conda-lock.yml").read_bytes()
-    assert len(entries(address)) == 1
+    assert len(list_entries(address)) == 1
 
 
 @pytest.mark.parametrize(("kind", "publishers"), [("folder", 12), ("git", 3)])
@@ -159,18 +158,18 @@ def test_publishers_at_the_same_time_lose_no_entry(home: Path, tmp_path: Path, k
     catalogue = tmp_path / "catalogue"
     if kind == "git":
         git(tmp_path, "clone", "--quiet", str(tmp_path / "locks.git"), str(catalogue))
-    assert sorted(entry.name for entry in entries(catalogue)) == names
+    assert sorted(entry.name for entry in list_entries(catalogue)) == names
 
 
 def test_a_push_that_another_has_overtaken_is_made_again_on_top(home: Path, tmp_path: Path) -> None:
-    from envforge.sharing.git import clone
+    from envforge.catalogue.git import clone
 
     address = f"git+{repository(tmp_path).as_uri()}@main"
     late = clone(parse_address(address, tmp_path), tmp_path / "late")
     _run("publish", "--catalogue", address, "--name", "demo/first")
     assert late.publish(addition(home, "demo/second")) is True
     git(tmp_path, "clone", "--quiet", str(tmp_path / "locks.git"), str(tmp_path / "seen"))
-    assert [entry.name for entry in entries(tmp_path / "seen")] == ["demo/first", "demo/second"]
+    assert [entry.name for entry in list_entries(tmp_path / "seen")] == ["demo/first", "demo/second"]
 
 
 def test_a_tag_is_read_and_not_published_into(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,8 +256,8 @@ def test_a_web_address_is_read_verified_and_never_written(
 def test_publishers_into_an_object_store_take_turns(home: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 
+    from envforge.catalogue.objects import open_objects
     from envforge.errors import OutsideError
-    from envforge.sharing.objects import open_objects
 
     store = fsspec.filesystem("memory")
     store.store.clear()

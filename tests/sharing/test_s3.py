@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from envforge.catalogue import entries
+from envforge.catalogue.address import parse_address
+from envforge.catalogue.directory import Addition, open_catalogue, opened_to_publish
+from envforge.catalogue.index import list_entries
 from envforge.cli import main
-from envforge.sharing.address import parse_address
-from envforge.sharing.folder import Addition
-from envforge.sharing.opened import opened, opened_to_publish
 from tests.sharing.support import addition, project
 
 for name in ("moto", "flask", "flask_cors", "s3fs"):
@@ -95,8 +94,8 @@ def test_publishers_into_a_bucket_at_the_same_time_lose_no_entry(store: Any, hom
 
     with ThreadPoolExecutor(len(names)) as pool:
         assert list(pool.map(publish, [addition(home, name) for name in names])) == [True] * len(names)
-    with opened(address) as catalogue:
-        assert sorted(entry.name for entry in entries(catalogue.root)) == names
+    with open_catalogue(address) as catalogue:
+        assert sorted(entry.name for entry in list_entries(catalogue.root)) == names
     assert not store.exists("locks/team/.index.lock")
 
 

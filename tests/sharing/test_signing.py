@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from envforge.catalogue import entries
+from envforge.catalogue.address import parse_address
+from envforge.catalogue.directory import lock_text, open_catalogue
+from envforge.catalogue.index import list_entries
+from envforge.catalogue.signing import key_id
 from envforge.cli import main
 from envforge.errors import EnvforgeError
-from envforge.sharing.address import parse_address
-from envforge.sharing.opened import lock_text, opened
-from envforge.sharing.signing import key_id
 from tests.sharing.support import project
 
 minisign = pytest.importorskip("minisign", reason="py-minisign (the extra `sign`) is not installed")
@@ -83,8 +83,8 @@ def test_a_lock_signed_by_another_key_or_by_none_is_refused(
 
 def _lock_text(root: Path, public_key: str) -> str:
     """The only lock of a catalogue, with its own signature checked and not that of the index."""
-    with opened(parse_address(str(root), root)) as source:
-        return lock_text(source, entries(root)[0], public_key)
+    with open_catalogue(parse_address(str(root), root)) as source:
+        return lock_text(source, list_entries(root)[0], public_key)
 
 
 def _rewrite(root: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from envforge.solver.__main__ import main
+from envforge.lock.solver.__main__ import main
 from tests.solver.channel import tiny_channel, virtual_channel
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from envforge.solver import executable
-from envforge.solver.__main__ import main
+from envforge.lock.solver import executable
+from envforge.lock.solver.__main__ import main
 from tests.solver.channel import package, virtual_channel
 from tests.solver.conftest import Ask
 from tests.support.channel import Channel
@@ -371,7 +371,7 @@ def test_the_launcher_cannot_be_led_astray_by_the_users_python_path(tmp_path: Pa
 
 def test_the_version_is_told_without_rattler() -> None:
     program = (
-        "import sys; from envforge.solver.__main__ import main; main(['--version'], {}); "
+        "import sys; from envforge.lock.solver.__main__ import main; main(['--version'], {}); "
         "print(sorted({'rattler', 'asyncio', 'urllib.request'} & set(sys.modules)))"
     )
 
@@ -386,7 +386,7 @@ def test_the_process_ends_without_taking_the_interpreter_down(channel: Path, tmp
     """One call in four crashed after its answer, while rattler's threads met an interpreter that was going away."""
     program = (
         "import atexit, runpy; atexit.register(print, 'taken down');"
-        "runpy.run_module('envforge.solver', run_name='__main__', alter_sys=True)"
+        "runpy.run_module('envforge.lock.solver', run_name='__main__', alter_sys=True)"
     )
     words = ["create", "-p", "/p", "--dry-run", "--json", "-c", channel.as_uri(), "libb"]
 

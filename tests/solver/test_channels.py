@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from envforge.mirrors import Mirrors
-from envforge.solver.channels import Naming, hide
+from envforge.base.net import Mirrors
+from envforge.lock.solver.channels import Naming, hide_url_secrets
 from tests.solver.channel import package
 from tests.solver.conftest import Ask
 from tests.support.channel import Channel
@@ -74,7 +74,7 @@ def test_a_word_that_is_no_channel_is_refused_without_its_secrets(create: Ask, w
     ],
 )
 def test_credentials_are_hidden(text: str, shown: str) -> None:
-    assert hide(text) == shown
+    assert hide_url_secrets(text) == shown
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from envforge.solver import executable
+from envforge.lock.solver import executable
 from tests.support.loopback import Loopback
 
 ENVIRONMENT = "dependencies: [python 3.12.*, pyhello, libb >=1.0]"

@@ -154,7 +154,7 @@ def check_envforge(words: list[str], line: str) -> None:
 
 def _resolve(words: list[str], line: str) -> tuple[click.Command, click.Context]:
     command: click.Command = cli
-    context = click.Context(cli, info_name="envforge")
+    context = click.Context(cli, info_name="envforge", **cli.context_settings)
     while isinstance(command, click.Group):
         if not words:
             break

@@ -10,7 +10,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from envforge.probe.world import ProgramResult, World
+from envforge.machine.world import ProgramResult, World
 
 
 def nvml(**answer: Any) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from envforge.project import Project, plan_project
+from envforge.base.data_files import templates_root
+from envforge.lock.environment_spec import EnvironmentTexts
+from envforge.project.plan import Project, plan_project
 from envforge.project.templates import load_template
-from envforge.resources import templates_root
-from envforge.spec import EnvironmentTexts
 from tests.project import builds
 
 PACKAGE = "digits"

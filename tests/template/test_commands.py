@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from envforge.distribution import distribution_name, pinned_requirement
+from envforge.base.distribution import distribution_name, pinned_requirement
 from tests.project import builds
 from tests.support.commands import OTHER_PROGRAMS, CommandFault, check_command
 

@@ -20,16 +20,15 @@ from typing import Any
 import pytest
 import yaml
 
-from envforge.distribution import pinned_requirement
+from envforge.base.data_files import templates_root
+from envforge.base.distribution import pinned_requirement
 from envforge.export import FORMATS
 from envforge.export.source import read_source
-from envforge.project import Project, plan_project
-from envforge.project.answers import gather_answers
-from envforge.project.groups import read_common_groups
-from envforge.project.templates import list_templates, load_template
-from envforge.resources import templates_root
-from envforge.select import Selection
-from envforge.spec import EnvironmentTexts
+from envforge.lock.environment_spec import EnvironmentTexts
+from envforge.project.plan import Project, plan_project
+from envforge.project.questions import read_common_groups
+from envforge.project.templates import gather_answers, list_templates, load_template
+from envforge.pytorch.selection import Selection
 from tests.exports.locks import PYTHON, lock
 from tests.project import builds
 from tests.support.scripts import shebang

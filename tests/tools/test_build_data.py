@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from envforge import toml
-from envforge.matrix import Matrix, load_matrix
-from envforge.resources import data_folder
-from envforge.select import select
-from envforge.selection import Request
-from envforge.spec import split_conda_spec
+from envforge.base import toml
+from envforge.base.data_files import data_folder
+from envforge.lock.environment_spec import split_conda_spec
+from envforge.pytorch.matrix import Matrix, load_matrix
+from envforge.pytorch.select import select
+from envforge.pytorch.selection import Request
 from tests.select.machines import MATRIX, machine
 from tools.build_data import main
 from tools.facts.read import FACTS

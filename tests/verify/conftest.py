@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from envforge.verify import judge
+from envforge.verify import checks as judge
 from envforge.verify.checks import all_checks
 from envforge.verify.record import Record
 from envforge.verify.values import Check, Finding

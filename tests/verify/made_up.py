@@ -8,9 +8,9 @@ from typing import Any
 
 from packaging.version import Version
 
-from envforge.cuda import ComputeCapability
-from envforge.machine import Driver, Gpu, Machine
+from envforge.base.terms import ComputeCapability
 from envforge.machine.record import machine_to_json
+from envforge.machine.values import Driver, Gpu, Machine
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.record import Asked, Observed, ProjectFacts, Record
 from envforge.verify.values import Check, Finding, Judgement, Report, Verdict

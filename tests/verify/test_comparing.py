@@ -10,9 +10,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from envforge.base.data_files import data_folder
 from envforge.cli import main
 from envforge.machine.record import machine_to_json
-from envforge.resources import data_folder
 from envforge.verify.compare import Comparison, Machine, compare
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.record import record_to_json

@@ -11,11 +11,11 @@ import jsonschema
 import pytest
 from packaging.version import Version
 
+from envforge.base.data_files import lockfiles_root
 from envforge.cli import main
-from envforge.machine import Condition, Machine
 from envforge.machine.record import machine_to_json
-from envforge.resources import lockfiles_root
-from envforge.verify.reports.as_json import published_schema
+from envforge.machine.values import Condition, Machine
+from envforge.verify.reports.machine_readable import published_schema
 from tests.verify.made_up import T4
 
 Captured = pytest.CaptureFixture[str]

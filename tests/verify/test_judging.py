@@ -7,11 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from envforge.verify.checks import all_checks
-from envforge.verify.judge import judge
+from envforge.verify.checks import CHECKS, all_checks, judge
 from envforge.verify.record import NotObserved, Observed, ProjectFacts, Record
 from envforge.verify.values import Check, Finding, Judgement, Report, Verdict
-from envforge.verify.whole import CHECKS
 from tests.verify.made_up import asked, check, finding, record, report, says
 
 

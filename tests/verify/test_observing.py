@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from envforge.base.envelope import Json
 from envforge.errors import EnvforgeError
-from envforge.report import Json
 from envforge.verify.observe import Situation, Surroundings, observe
 from envforge.verify.record import NotObserved
 from tests.support.recorded import Recorded

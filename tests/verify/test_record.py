@@ -8,16 +8,10 @@ from typing import Any
 
 import pytest
 
-from envforge.distribution import upgrade_command
-from envforge.report import success
-from envforge.verify.record import (
-    NotObserved,
-    RecordError,
-    read_record,
-    read_record_file,
-    record_to_json,
-)
-from envforge.verify.reports.as_json import report_to_json
+from envforge.base.distribution import upgrade_command
+from envforge.base.envelope import success
+from envforge.verify.record import NotObserved, RecordError, read_record, read_record_file, record_to_json
+from envforge.verify.reports.machine_readable import report_to_json
 from tests.verify.made_up import asked, every_verdict, record
 
 AGAIN = "envforge verify --json > record.json"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from envforge.errors import RequestError
-from envforge.verify.select import Chosen, choose
+from envforge.verify.checks import CHECKS, Chosen, choose
 from envforge.verify.values import Check
-from envforge.verify.whole import CHECKS
 from tests.verify.made_up import asked, check
 
 OURS: tuple[Check, ...] = (

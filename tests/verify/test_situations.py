@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from envforge.install.journal import Journal, write_journal
+from envforge.prefix.journal import Journal, write_journal
+from envforge.verify.checks import choose
+from envforge.verify.discovery import Means, Place, find_situation
 from envforge.verify.observe import Situation, Surroundings
 from envforge.verify.record import ProjectFacts
-from envforge.verify.select import choose
-from envforge.verify.situation import Means, Place, find_situation
 from tests.install.support import LockWriter
 from tests.support.recorded import Recorded
 from tests.verify.environment.torches import RAISES, virtual_environment

@@ -21,7 +21,7 @@ from envforge.cli import main
 from envforge.machine.record import machine_to_json
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.record import ProjectFacts, record_to_json
-from envforge.verify.reports.as_json import published_schema
+from envforge.verify.reports.machine_readable import published_schema
 from envforge.verify.training.facts import TrainingFacts
 from tests.install.support import LockWriter
 from tests.support.wheel import text_wheel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from envforge.verify.environment.facts import ProcessEnd
+from envforge.base.process import ProcessEnd
 from envforge.verify.record import Observed
 from envforge.verify.training.facts import (
     CompareFacts,

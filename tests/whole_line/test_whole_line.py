@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from envforge.lockfile import read_lockfile
+from envforge.lock.lockfile import read_lockfile
 from tests.support.channel import PYTHON, SUBDIR, Channel, pip_package, python_package, renamed, requested_closure
 from tests.support.loopback import Loopback, Request, Response
 from tests.support.scripts import shebang

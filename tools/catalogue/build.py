@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from envforge import toml
+from envforge.base import toml
+from envforge.lock.environment_spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
+from envforge.lock.lockfile import LockedPackage, Lockfile, parse_lockfile
 from envforge.lock.locking import lock
+from envforge.lock.needs import requirements_json, requirements_of
 from envforge.lock.request import LockRequest
-from envforge.lockfile import LockedPackage, Lockfile, parse_lockfile
-from envforge.matrix import Matrix, load_matrix
-from envforge.requirements import requirements_json, requirements_of
-from envforge.selection import Selection
-from envforge.spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
+from envforge.pytorch.matrix import Matrix, load_matrix
+from envforge.pytorch.selection import Selection
 from tools.catalogue.records import Channel, CondaRecords
 from tools.catalogue.select_target import Plan, plan, read_targets
 from tools.catalogue.torch_index import FolderServer, mirrors_to, write_torch_index

@@ -26,7 +26,7 @@ from packaging.tags import Tag, cpython_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from envforge.python_index import PythonIndex, configured_index
+from envforge.lock.python_index import PythonIndex, configured_index
 from tools.catalogue.remote_zip import remote_size, wheel_metadata
 from tools.catalogue.requirements import mandatory, torch_requires
 from tools.catalogue.wheels import WheelFacts

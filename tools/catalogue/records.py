@@ -12,7 +12,7 @@ from typing import Any
 import zstandard
 from pydantic import ValidationError
 
-from envforge.lockfile import LockedPackage
+from envforge.lock.lockfile import LockedPackage
 from tools.catalogue.torch_index import CHANNEL
 from tools.facts.read import FactError, read_file
 from tools.facts.rows import CondaFile, CondaRecord

@@ -12,14 +12,14 @@ from typing import Any
 
 from packaging.version import Version
 
-from envforge import toml
-from envforge.cuda import ComputeCapability, WheelTag
-from envforge.machine import Driver, Gpu, Machine
-from envforge.matrix import Matrix
+from envforge.base import toml
+from envforge.base.terms import ComputeCapability, WheelTag
+from envforge.lock.environment_spec import EnvironmentTexts, render_texts
+from envforge.machine.values import Driver, Gpu, Machine
 from envforge.project.templates import load_template
-from envforge.select import select
-from envforge.selection import Request, Selection
-from envforge.spec import EnvironmentTexts, render_texts
+from envforge.pytorch.matrix import Matrix
+from envforge.pytorch.select import select
+from envforge.pytorch.selection import Request, Selection
 
 HERE = Path(__file__).parent
 

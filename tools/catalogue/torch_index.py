@@ -20,8 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import unquote, urlsplit
 
-from envforge.catalogue import PLACEHOLDER
-from envforge.mirrors import Mirrors
+from envforge.base.net import Mirrors
+from envforge.catalogue.index import PLACEHOLDER
 from tools.catalogue.wheels import INDEX, Wheel, by_directory
 
 CHANNEL = "https://conda.anaconda.org/conda-forge"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from envforge.catalogue import PLACEHOLDER
+from envforge.catalogue.index import PLACEHOLDER
 from tools.catalogue.requirements import Requires, metadata_requires, torch_requires
 from tools.facts.read import FACTS, read_file
 from tools.facts.rows import (

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from packaging.version import Version
 
-from envforge.cuda import WheelTag
-from envforge.spec import split_conda_spec
+from envforge.base.terms import WheelTag
+from envforge.lock.environment_spec import split_conda_spec
 from tools.facts.read import FactError, Facts
 from tools.facts.rows import Cited, Family, Kernels, Toolkit, Wheels
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from packaging.version import Version
 from pydantic import ValidationError
 
-from envforge import toml
+from envforge.base import toml
 from tools.facts.rows import (
     Branch,
     Capability,

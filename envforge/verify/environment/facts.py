@@ -4,39 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from envforge.base.process import ProcessEnd
 from envforge.verify.values import Signal
 
 NOT_FOUND = "it is not there"  # older records contain this string
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProcessEnd:
-    """How a process ended. ``exit_code`` None: it ran out of time; ``signal`` names what killed it, as ``SIGSEGV``."""
-
-    seconds: float
-    exit_code: int | None = None
-    signal: str | None = None
-    limit_s: float = 0.0
-    stderr: str = ""
-
-    @property
-    def is_good(self) -> bool:
-        """Whether it exited with code 0."""
-        return self.exit_code == 0
-
-    @property
-    def is_late(self) -> bool:
-        """Whether it was killed after its time limit."""
-        return self.exit_code is None and self.signal is None
-
-    @property
-    def in_words(self) -> str:
-        """How it ended, as a message."""
-        if self.signal is not None:
-            return f"the process was killed by {self.signal} after {self.seconds:.1f} s"
-        if self.is_late:
-            return f"the process did not finish within {self.limit_s:g} s and was killed"
-        return f"the process exited with code {self.exit_code} after {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

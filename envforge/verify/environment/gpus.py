@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from packaging.version import InvalidVersion, Version
 
-from envforge.cuda import ComputeCapability
+from envforge.base.terms import ComputeCapability
 from envforge.verify.environment.facts import EnvironmentFacts, LockedTorch, TorchFacts
-from envforge.verify.environment.say import (
+from envforge.verify.findings import (
     info,
     on_environment,
     passed,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from envforge.base.redact import quoted
 from envforge.verify.environment.facts import NOT_FOUND, EnvironmentFacts, PythonFacts
-from envforge.verify.environment.say import (
+from envforge.verify.findings import (
     on_environment,
     passed,
     repair_command,
@@ -14,7 +15,6 @@ from envforge.verify.environment.say import (
     with_prefix,
     without_library_path,
 )
-from envforge.verify.texts import quoted
 from envforge.verify.values import Check, Judgement, Verdict
 
 _OPENMP = ("libgomp", "libiomp5", "libomp")

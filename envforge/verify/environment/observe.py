@@ -1,20 +1,28 @@
-"""Observe the environment: audit it, and import torch with its own Python."""
+"""Observe the environment: its prefix, its audit, and what its Python loads.
+
+A test compares the lists with the checks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from envforge.audit import AuditRequest, audit
-from envforge.audit.values import Finding
-from envforge.daily.activation import activation
-from envforge.daily.prefix import is_prefix
+from envforge.base.process import Child, run_child
 from envforge.errors import EnvforgeError
-from envforge.machine import Machine, driver_text
-from envforge.probe import probe
-from envforge.verify.environment import needs
+from envforge.lock.lockfile import LockedPackage
+from envforge.lock.plan import read_any_lock
+from envforge.lock.project import is_prefix
+from envforge.machine.probe import probe
+from envforge.machine.values import Machine, driver_text
+from envforge.prefix.activation import activation
+from envforge.prefix.audit import audit
+from envforge.prefix.audit_report import AuditRequest, Finding
+from envforge.prefix.journal import read_journal
 from envforge.verify.environment.facts import (
     NOT_FOUND,
     AuditFacts,
@@ -22,19 +30,128 @@ from envforge.verify.environment.facts import (
     CudaFacts,
     EnvironmentFacts,
     Library,
+    LockedTorch,
     MachineGpu,
     NumpyFacts,
     PythonFacts,
     Toolchain,
     TorchFacts,
 )
-from envforge.verify.environment.locked import locked_torch
-from envforge.verify.environment.prefix import prefix_state, python_of
-from envforge.verify.environment.process import Child, run_child
 from envforge.verify.values import Signal
 
 if TYPE_CHECKING:
     from envforge.verify.observe import Situation
+
+AUDIT = ("environment-drift", "files-changed", "packages-twice")
+PYTHON = (
+    "torch-import-failed",
+    "import-isolation",
+    "library-from-outside",
+    "openmp-twice",
+    "numpy-abi",
+    "cpu-build-in-gpu-lock",
+    "torch-version",
+    "library-versions",
+    "torch-sees-no-gpu",
+    "torch-gpu-count",
+    "arch-not-in-torch",
+    "compile-toolchain",
+)
+
+
+def prefix_state(prefix: Path | None) -> tuple[str, str]:  # noqa: PLR0911 - one line for each state
+    """Return the state of a prefix as one word, and as a sentence."""
+    if prefix is None:
+        return "none", "no environment: neither a project nor `--prefix`"
+    if not prefix.is_dir():
+        return "missing", f"no environment in `{prefix}`"
+    if not is_prefix(prefix):
+        if (prefix / "pyvenv.cfg").is_file():
+            if python_of(prefix) is None:
+                return "not-an-environment", f"`{prefix}` is a virtual environment without Python"
+            return "virtual", f"`{prefix}` is a virtual environment that envforge did not create"
+        return "not-an-environment", f"`{prefix}` is not an environment: no `conda-meta`, `.envforge` or `pyvenv.cfg`"
+    try:
+        journal = read_journal(prefix)
+    except EnvforgeError as error:
+        return "damaged", error.message
+    if journal is None:
+        if not (prefix / "conda-meta").is_dir():
+            return "unfinished", f"`{prefix}` is incomplete: the installation stopped before its first step"
+        return "foreign", f"`{prefix}` was created by another tool"
+    if journal.step != "verified":
+        return "unfinished", f"`{prefix}` is {journal.unfinished}"
+    return "finished", f"`{prefix}` was installed from `{journal.lockfile}`"
+
+
+def python_of(prefix: Path) -> Path | None:
+    """Return the interpreter of a conda or virtual environment; None if it has none."""
+    places = ("python.exe", "Scripts/python.exe") if os.name == "nt" else ("bin/python", "bin/python3")
+    return next((prefix / place for place in places if (prefix / place).is_file()), None)
+
+
+_TAG = re.compile(r"(?:\+|%2B|/)cu(\d{2,3})(?:[-./]|$)")
+_CONDA_CUDA = re.compile(r"cuda_?(\d{2})(\d)|cuda(\d+)\.(\d+)")
+_NAMED = ("cudnn", "nccl", "numpy")
+
+
+def locked_torch(lock: Path | None, platform: str) -> Signal[LockedTorch]:
+    """Return the torch of that platform in the lockfile, or why it is unknown."""
+    if lock is None:
+        return Signal(unreadable="no lockfile")
+    try:
+        packages = read_any_lock(lock, platform).for_platform(platform)
+    except EnvforgeError as error:
+        return Signal(source=str(lock), unreadable=error.message)
+    if not packages:
+        return Signal(source=str(lock), unreadable=f"the lockfile `{lock}` has no packages for `{platform}`")
+    found = next((package for package in packages if package.name in ("torch", "pytorch")), None)
+    if found is None:
+        return Signal(source=str(lock), unreadable=f"the lockfile `{lock}` has no torch for `{platform}`")
+    return Signal(value=read_torch(found, packages), source=str(lock))
+
+
+def read_torch(torch: LockedPackage, packages: Iterable[LockedPackage]) -> LockedTorch:
+    """Return the build of a locked torch, by its tag, its build string, or the libraries next to it."""
+    names = {package.name: package.version for package in packages}
+    build = torch.file_name
+    return LockedTorch(
+        version=torch.version,
+        build=build,
+        cuda=_conda_cuda(build, names) if torch.manager == "conda" else _wheel_cuda(torch, names),
+        packages={key: version for key in _NAMED if (version := _version_of(key, names)) is not None},
+    )
+
+
+def _wheel_cuda(torch: LockedPackage, names: dict[str, str]) -> str | None:
+    """Return the CUDA version of a wheel. A wheel of PyPI has no tag, but requires NVIDIA's libraries."""
+    match = _TAG.search(torch.version) or _TAG.search(torch.url)
+    if match is not None:
+        return f"{match[1][:-1]}.{match[1][-1]}"
+    if "+cpu" in torch.version or "%2Bcpu" in torch.url or "/cpu/" in torch.url:
+        return None
+    if "cuda-toolkit" in names:
+        return ".".join(names["cuda-toolkit"].split(".")[:2])
+    runtime = next((v for n, v in sorted(names.items()) if n.startswith("nvidia-cuda-runtime")), None)
+    if runtime is not None:
+        return ".".join(runtime.split(".")[:2])
+    # a CUDA build of unknown CUDA version
+    return "" if any(name.startswith("nvidia-") for name in names) else None
+
+
+def _conda_cuda(build: str, names: dict[str, str]) -> str | None:
+    match = _CONDA_CUDA.search(build)
+    if match is not None:
+        return f"{match[1] or match[3]}.{match[2] or match[4]}"
+    return "" if "cuda" in build or "pytorch-cuda" in names else None
+
+
+def _version_of(library: str, names: dict[str, str]) -> str | None:
+    """Return the version of a library, by its conda name or its name on PyPI, such as ``nvidia-cudnn-cu13``."""
+    if library in names:
+        return names[library]
+    return next((v for name, v in sorted(names.items()) if name.startswith(f"nvidia-{library}")), None)
+
 
 KEPT = 50
 _NOT_WANTED = "no selected check needs it"
@@ -46,7 +163,7 @@ def observe_environment(situation: Situation) -> EnvironmentFacts:
     machine = probe(situation.world)
     state, text = prefix_state(situation.prefix)
     parts: dict[str, Any] = {}
-    if not situation.wants(*needs.PYTHON):
+    if not situation.wants(*PYTHON):
         parts = _without_python(_NOT_WANTED)
     elif situation.prefix is not None and (python := python_of(situation.prefix)) is not None:
         parts = _ask(situation, situation.prefix, python)
@@ -54,7 +171,7 @@ def observe_environment(situation: Situation) -> EnvironmentFacts:
         parts = _without_python(f"no Python in `{situation.prefix}`")
     else:
         parts = _without_python(text)
-    if not situation.wants(*needs.AUDIT):
+    if not situation.wants(*AUDIT):
         parts["audit"] = Signal(unreadable=_NOT_WANTED)
     elif situation.prefix is not None and state in ("finished", "foreign"):
         situation.say("comparing the environment with its lockfile")

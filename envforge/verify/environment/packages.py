@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from envforge.verify.environment.facts import AuditFinding, EnvironmentFacts
-from envforge.verify.environment.say import (
-    info,
-    on_environment,
-    passed,
-    repair_command,
-    skipped,
-    unknown,
-    with_prefix,
-)
+from envforge.verify.findings import info, on_environment, passed, repair_command, skipped, unknown, with_prefix
 from envforge.verify.machine.judging import counted
 from envforge.verify.values import Check, Judgement, Verdict
 

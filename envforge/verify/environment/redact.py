@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TypeVar
 
-from envforge.verify.texts import change_texts
+from envforge.base.redact import change_texts
 
 T = TypeVar("T")
 _HOME = re.compile(r"(?<![\w.])(/home/|/Users/|[A-Za-z]:\\Users\\)[^/\\\s'\"`:]+|(?<![\w./])/root(?=[/\s'\"`:]|$)")

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from envforge.verify.machine import (
-    compatibility,
-    containers,
-    driver,
-    health,
-    performance,
-    presence,
-    resources,
-    variables,
-)
+from envforge.verify.machine import compatibility, driver, health, performance, presence, resources
 from envforge.verify.values import Check
 
 CHECKS: tuple[Check, ...] = (
     *presence.CHECKS,
     *driver.CHECKS,
     *compatibility.CHECKS,
-    *containers.CHECKS,
+    *driver.CONTAINER_CHECKS,
     *health.CHECKS,
     *performance.CHECKS,
     *resources.CHECKS,
-    *variables.CHECKS,
+    *resources.VARIABLE_CHECKS,
 )

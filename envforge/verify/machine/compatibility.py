@@ -7,25 +7,14 @@ from dataclasses import replace
 
 from packaging.version import Version
 
-from envforge.cuda import ComputeCapability, WheelTag
-from envforge.machine import Gpu, driver_text
-from envforge.select.fit import Facts, Misfit, driver_grade, has_cubin, has_ptx, read_facts
-from envforge.selection import Build, Grade
+from envforge.base.redact import lock_command
+from envforge.base.terms import ComputeCapability, WheelTag
+from envforge.machine.values import Gpu, driver_text
+from envforge.pytorch.fit import Facts, Misfit, driver_grade, has_cubin, has_ptx, read_facts
+from envforge.pytorch.selection import Build, Grade
 from envforge.verify.machine.facts import NO_LOCK, OLD_NO_LOCK, LockNeeds
-from envforge.verify.machine.judging import (
-    Case,
-    fail,
-    info,
-    judged,
-    no_gpus,
-    passed,
-    skip,
-    sources,
-    unread,
-    warn,
-)
-from envforge.verify.machine.tables import cpu_level, matrix
-from envforge.verify.texts import lock_command
+from envforge.verify.machine.judging import Case, fail, info, judged, no_gpus, passed, skip, sources, unread, warn
+from envforge.verify.machine.reference_data import cpu_level, matrix
 from envforge.verify.values import Check, Judgement, Verdict
 
 _NATIVE_BF16 = ComputeCapability(8, 0)

@@ -1,12 +1,110 @@
-"""Define the facts of a machine: each signal has its source, or the reason why it could not be read."""
+"""Describe what `verify machine` reads, and the signals of each GPU.
+
+A missing line is a timeout or a crash; they can't be distinguished (docs/decisions/0010).
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from envforge.verify.machine.gpu_facts import GpuFacts
+from envforge.machine.driver_health import SOURCES
+from envforge.machine.nvidia_text import clean
+from envforge.machine.values import Gpu
 from envforge.verify.values import Signal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """The memory of a GPU in bytes."""
+
+    total: int
+    free: int
+    used: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mode:
+    """A mode of the GPU and the one that it gets with the next reset."""
+
+    current: bool
+    pending: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RemappedRows:
+    """Rows of memory that were replaced by spare ones (Ampere and newer)."""
+
+    correctable: int
+    uncorrectable: int
+    pending: bool
+    failed: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetiredPages:
+    """Pages of memory that are no longer used (before Ampere), by double-bit errors."""
+
+    double_bit: int
+    pending: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fabric:
+    """The GPU's place in an NVSwitch fabric, in the numbers of nvml.h."""
+
+    state: int
+    status: int
+    health_mask: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """A value as it is now and the one to compare it with (the most, or the default)."""
+
+    now: int
+    reference: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Process:
+    """A process on the GPU; the driver does not tell every user how much memory it holds."""
+
+    pid: int
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuFacts:
+    """One GPU as the driver numbers it, each signal with its source or with the reason why it is not known."""
+
+    index: int
+    name: str
+    bus_id: str | None = None
+    handle: Signal[bool] = field(default_factory=Signal)
+    memory: Signal[Memory] = field(default_factory=Signal)
+    recovery: Signal[int] = field(default_factory=Signal)
+    ecc: Signal[Mode] = field(default_factory=Signal)
+    ecc_uncorrected: Signal[int] = field(default_factory=Signal)
+    ecc_uncorrected_ever: Signal[int] = field(default_factory=Signal)
+    rows: Signal[RemappedRows] = field(default_factory=Signal)
+    retired_pages: Signal[RetiredPages] = field(default_factory=Signal)
+    fabric: Signal[Fabric] = field(default_factory=Signal)
+    links: Signal[tuple[bool, ...]] = field(default_factory=Signal)
+    mig: Signal[Mode] = field(default_factory=Signal)
+    compute_mode: Signal[int] = field(default_factory=Signal)
+    persistence: Signal[bool] = field(default_factory=Signal)
+    event_reasons: Signal[int] = field(default_factory=Signal)
+    power_mw: Signal[Reading] = field(default_factory=Signal)
+    clocks_mhz: Signal[Reading] = field(default_factory=Signal)
+    application_clocks_mhz: Signal[Reading] = field(default_factory=Signal)
+    pcie_width: Signal[Reading] = field(default_factory=Signal)
+    pcie_generation: Signal[Reading] = field(default_factory=Signal)
+    temperature_c: Signal[int] = field(default_factory=Signal)
+    processes: Signal[tuple[Process, ...]] = field(default_factory=Signal)
+
 
 NO_LOCK = "no lockfile"
 OLD_NO_LOCK = "there is no lock here"  # records of envforge 0.1.0 contain this string
@@ -168,3 +266,94 @@ class MachineFacts:
     system: SystemFacts = field(default_factory=SystemFacts)
     variables: dict[str, str] = field(default_factory=dict)
     lock: Signal[LockNeeds] = field(default_factory=Signal)
+
+
+T = TypeVar("T")
+
+NOT_SUPPORTED = "not supported by this GPU or its driver"
+NO_PERMISSION = "no permission to read it"
+NO_ANSWER = "the driver did not respond in time, or crashed the process that queried it"
+_MEANINGS = {
+    3: NOT_SUPPORTED,
+    13: NOT_SUPPORTED,
+    4: NO_PERMISSION,
+}  # NVML's codes: not supported, no function, no permission
+
+Answers = Mapping[tuple[int, str], Mapping[str, Any]]
+
+
+def read_answers(lines: str) -> Answers:
+    """Return the answers by GPU and key; a line that isn't JSON was cut by a crash or written by a library."""
+    answers: dict[tuple[int, str], dict[str, Any]] = {}
+    for line in lines.splitlines():
+        try:
+            answer = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(answer, dict) and answer.get("library") == "health":
+            answers[answer["gpu"], answer["key"]] = answer
+    return answers
+
+
+def gpu_facts(gpu: Gpu, answers: Answers) -> GpuFacts:
+    """Return all signals of one GPU."""
+
+    def signal(key: str, read: Callable[[Any], T]) -> Signal[T]:
+        return _signal(gpu.index, key, read, answers)
+
+    return GpuFacts(
+        index=gpu.index,
+        name=gpu.name,
+        bus_id=gpu.pci_bus_id,
+        handle=signal("handle", bool),
+        memory=signal("memory", lambda value: Memory(**value)),
+        recovery=signal("recovery", int),
+        ecc=signal("ecc", _mode),
+        ecc_uncorrected=signal("ecc_uncorrected", int),
+        ecc_uncorrected_ever=signal("ecc_uncorrected_ever", int),
+        rows=signal("rows", _rows),
+        retired_pages=signal("retired_pages", lambda value: RetiredPages(**value)),
+        fabric=signal("fabric", lambda value: Fabric(**value)),
+        links=signal("links", tuple),
+        mig=signal("mig", _mode),
+        compute_mode=signal("compute_mode", int),
+        persistence=signal("persistence", bool),
+        event_reasons=signal("event_reasons", int),
+        power_mw=signal("power_mw", _reading),
+        clocks_mhz=signal("clocks_mhz", _reading),
+        application_clocks_mhz=signal("application_clocks_mhz", _reading),
+        pcie_width=signal("pcie_width", _reading),
+        pcie_generation=signal("pcie_generation", _reading),
+        temperature_c=signal("temperature_c", int),
+        processes=signal("processes", lambda value: tuple(Process(**process) for process in value)),
+    )
+
+
+def _signal(gpu: int, key: str, read: Callable[[Any], T], answers: Answers) -> Signal[T]:
+    source = SOURCES[key]
+    answer = answers.get((gpu, key))
+    if answer is not None and "error" not in answer:
+        return Signal(value=read(answer["value"]), source=source)
+    handle = answers.get((gpu, "handle"), {})
+    error = answer["error"] if answer is not None else handle.get("error")
+    return Signal(source=source, unreadable=_reason(error) if error else NO_ANSWER)
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    code, text = error["code"], clean(str(error["text"]))
+    return _MEANINGS.get(code, f"NVML error {code}: {text}")
+
+
+def _mode(value: list[int]) -> Mode:
+    return Mode(current=bool(value[0]), pending=bool(value[1]))
+
+
+def _rows(value: list[int]) -> RemappedRows:
+    correctable, uncorrectable, pending, failed = value
+    return RemappedRows(
+        correctable=correctable, uncorrectable=uncorrectable, pending=bool(pending), failed=bool(failed)
+    )
+
+
+def _reading(value: list[int]) -> Reading:
+    return Reading(now=value[0], reference=value[1])

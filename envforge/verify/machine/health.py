@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from envforge.verify.machine.facts import XidEvent
-from envforge.verify.machine.gpu_facts import GpuFacts, Mode, RemappedRows, RetiredPages
+from envforge.verify.machine.facts import GpuFacts, Mode, RemappedRows, RetiredPages, XidEvent
 from envforge.verify.machine.judging import (
     NO_GPU,
     Case,
@@ -20,7 +19,7 @@ from envforge.verify.machine.judging import (
     unread,
     warn,
 )
-from envforge.verify.machine.tables import Xid, name_of, xid
+from envforge.verify.machine.reference_data import Xid, name_of, xid
 from envforge.verify.values import Check, Judgement, Verdict
 
 _ECC = "nvidia-smi -q -d ECC"

@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from envforge.machine import Condition, Machine
+from envforge.base.redact import quoted
 from envforge.machine.record import machine_from_json
-from envforge.verify.machine.facts import LockNeeds, MachineFacts
-from envforge.verify.machine.gpu_facts import GpuFacts
-from envforge.verify.machine.signals import NO_PERMISSION, NOT_SUPPORTED
+from envforge.machine.values import Condition, Machine
+from envforge.verify.machine.facts import NO_PERMISSION, NOT_SUPPORTED, GpuFacts, LockNeeds, MachineFacts
 from envforge.verify.record import Record
-from envforge.verify.texts import quoted
 from envforge.verify.values import Judgement, Signal, Verdict
 
 T = TypeVar("T")

@@ -1,22 +1,110 @@
-"""Observe the machine: the record of ``detect``, the driver's signals, the system, and the lockfile's requirements."""
+"""Observe the machine: its record, the driver's signals, the system, and the lockfile's requirements."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
-from envforge.machine import Machine, driver_text
+from envforge.errors import EnvforgeError
+from envforge.lock import needs
+from envforge.lock.lockfile import Lockfile
+from envforge.lock.needs import Requirements, requirements_of
+from envforge.lock.plan import Plan, make_plan, read_any_lock
+from envforge.machine.conditions import Evidence
 from envforge.machine.nvidia_text import clean
-from envforge.machine.overrides import VARIABLES
+from envforge.machine.probe import Probed, probe_all
 from envforge.machine.record import machine_to_json
-from envforge.probe import Probed, World, probe_all
-from envforge.probe.evidence import Evidence
-from envforge.verify.machine.facts import DeviceFile, DriverFacts, FabricManager, MachineFacts, PciGpu
-from envforge.verify.machine.lock_needs import observe_lock
-from envforge.verify.machine.signals import gpu_facts, read_answers
+from envforge.machine.values import Machine, driver_text
+from envforge.machine.variables import VARIABLES
+from envforge.machine.world import World
+from envforge.verify.machine.facts import (
+    NO_LOCK,
+    DeviceFile,
+    DriverFacts,
+    FabricManager,
+    LockNeeds,
+    MachineFacts,
+    Needed,
+    PciGpu,
+    gpu_facts,
+    read_answers,
+)
+from envforge.verify.machine.reference_data import matrix, watched_variables
 from envforge.verify.machine.system import observe_system
-from envforge.verify.machine.tables import watched_variables
 from envforge.verify.observe import Situation
 from envforge.verify.values import Signal
+
+
+def observe_lock(situation: Situation, platform: str) -> Signal[LockNeeds]:
+    """Read the requirements of the situation's lockfile."""
+    is_installed = situation.prefix is not None and (situation.prefix / "conda-meta").is_dir()
+    return read_lock_needs(situation.lock, platform, is_installed=is_installed)
+
+
+def read_lock_needs(lock: Path | None, platform: str, *, is_installed: bool = False) -> Signal[LockNeeds]:
+    """Read the requirements of a lockfile. One that is invalid or can't be installed exactly is reported as such."""
+    if lock is None:
+        return Signal(unreadable=NO_LOCK)
+    try:
+        needs = _needs(lock, read_any_lock(lock, platform), platform)
+    except EnvforgeError as error:
+        return Signal(source=lock.name, unreadable=error.message)
+    return Signal(value=replace(needs, is_installed=is_installed), source=lock.name)
+
+
+def _needs(lock: Path, lockfile: Lockfile, platform: str) -> LockNeeds:
+    if platform not in lockfile.platforms:
+        return LockNeeds(platform=platform, platforms=lockfile.platforms, words="")
+    plan = make_plan(lockfile, platform, lock, allow_builds=True)
+    found = needs.read_needs(plan, matrix())
+    build = found.build
+    known = _known_sizes(lock)
+    requirements = known or _requirements(lockfile, platform)
+    return LockNeeds(
+        platform=platform,
+        platforms=lockfile.platforms,
+        words=requirements.words,
+        torch=str(build.torch) if build else _torch(plan),
+        tag=str(build.tag) if build else None,
+        glibc=_needed(found.glibc),
+        cuda=_needed(found.cuda),
+        capabilities=tuple(map(str, build.capabilities)) if build else (),
+        ptx=tuple(map(str, build.ptx)) if build else (),
+        misplaced=found.misplaced,
+        download_bytes=requirements.download_bytes,
+        files=requirements.files,
+        files_sized=requirements.files_sized,
+    )
+
+
+def _requirements(lockfile: Lockfile, platform: str) -> Requirements:
+    sizes: Mapping[str, int] = {}  # a lockfile has no sizes
+    return requirements_of(lockfile, platform, matrix(), sizes)
+
+
+def _known_sizes(lock: Path) -> Requirements | None:
+    """Return the requirements with sizes, if the built-in catalogue has this lockfile."""
+    from envforge.base.data_files import lockfiles_root  # noqa: PLC0415
+    from envforge.catalogue.index import list_entries  # noqa: PLC0415 - only a lockfile needs it
+
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
+    try:
+        stored = list_entries(lockfiles_root())
+    except EnvforgeError:
+        return None  # without the catalogue the sizes are unknown
+    return next((entry.requirements for entry in stored if entry.sha256 == digest), None)
+
+
+def _needed(found: needs.Needed | None) -> Needed | None:
+    return None if found is None else Needed(version=str(found.version), package=found.package)
+
+
+def _torch(plan: Plan) -> str | None:
+    names = ("torch", "pytorch")
+    return next((a.package.version for a in (*plan.wheels, *plan.conda) if a.package.name in names), None)
+
 
 _SWITCH_CLASS = "0x0680"  # a PCI bridge of class "other", as NVSwitch reports itself
 _FABRIC_MANAGER = ("nv-fabricmanager", "--version")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from envforge.verify.machine.gpu_facts import GpuFacts, Memory, Process, Reading
+from envforge.verify.machine.facts import GpuFacts, Memory, Process, Reading
 from envforge.verify.machine.judging import (
     Case,
     counted,
@@ -18,7 +18,7 @@ from envforge.verify.machine.judging import (
     subject,
     warn,
 )
-from envforge.verify.machine.tables import event_reasons, limit, name_of, share
+from envforge.verify.machine.reference_data import event_reasons, limit, name_of, share
 from envforge.verify.values import Check, Judgement, Verdict
 
 _PROHIBITED = 2  # NVML_COMPUTEMODE_PROHIBITED

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from envforge.machine.record import machine_from_json, machine_to_json
-from envforge.machine.redact import redact
+from envforge.base.redact import change_texts
+from envforge.machine.record import machine_from_json, machine_to_json, redact
 from envforge.verify.machine.facts import MachineFacts
-from envforge.verify.texts import change_texts
 
 _UUID = re.compile(r"\b(GPU|MIG)-[0-9a-fA-F][0-9a-fA-F/-]*")
 _HOME = re.compile(r"(/home|/Users|[A-Z]:\\Users)[/\\][^/\\\s:;,\"'`]+|/root(?=/|$)")

@@ -1,24 +1,119 @@
-"""Observe the operating system: memory, disks, limits, CPUs, clock, and kernel log."""
+"""Observe the operating system: memory, disks, limits, CPU, clock, cgroup, and kernel log.
+
+The tightest limit of the group and its parents applies.
+
+Without permission, the signal has a reason instead of an empty list. Line format: NVIDIA, Xid Errors,
+https://docs.nvidia.com/deploy/xid-errors/, checked on 2026-11-22.
+"""
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable
 from datetime import datetime, timezone
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from envforge.daily.prefix import IN_PROJECT
-from envforge.install.store import default_root
+from envforge.lock.project import IN_PROJECT
+from envforge.machine.conditions import Evidence
 from envforge.machine.nvidia_text import clean
-from envforge.probe import World
-from envforge.probe.evidence import Evidence
-from envforge.verify.machine import cgroup
-from envforge.verify.machine.facts import Bound, Cpu, Room, Share, SystemFacts
-from envforge.verify.machine.kernel_log import observe_xids
-from envforge.verify.machine.tables import watched_instructions
+from envforge.machine.world import World
+from envforge.prefix.cache import default_root
+from envforge.verify.machine.facts import NO_PERMISSION, Bound, Cpu, Room, Share, SystemFacts, XidEvent
+from envforge.verify.machine.reference_data import watched_instructions
 from envforge.verify.observe import Situation
 from envforge.verify.values import Signal
+
+_ROOT = "/sys/fs/cgroup"
+_UNLIMITED_V1 = 1 << 60  # version 1 reports no limit as the largest multiple of the page size
+
+
+def memory_limit(world: World) -> Signal[Bound]:
+    """Return the memory limit of the group in bytes."""
+    found = [
+        int(text)
+        for folder in _folders(world, "memory")
+        for name in ("memory.max", "memory.limit_in_bytes")
+        if (text := (world.read(f"{folder}/{name}") or "").strip()).isdigit()
+    ]
+    if not found and not _is_there(world):
+        return Signal(source=_ROOT, unreadable="control groups are not readable")
+    tight = [limit for limit in found if limit < _UNLIMITED_V1]
+    return Signal(value=Bound(limit=min(tight, default=None)), source=f"{_ROOT} memory.max")
+
+
+def processor_quota(world: World) -> tuple[float | None, str]:
+    """Return the average number of CPUs that the group may use, and the source of that value."""
+    found = []
+    for folder in _folders(world, "cpu"):
+        quota, _, period = (world.read(f"{folder}/cpu.max") or "").strip().partition(" ")
+        if not quota:
+            quota = (world.read(f"{folder}/cpu.cfs_quota_us") or "").strip()
+            period = (world.read(f"{folder}/cpu.cfs_period_us") or "").strip()
+        if quota.isdigit() and period.isdigit() and int(period):
+            found.append(int(quota) / int(period))
+    return min(found, default=None), f"sched_getaffinity; {_ROOT} cpu.max"
+
+
+def _is_there(world: World) -> bool:
+    return world.exists(f"{_ROOT}/cgroup.controllers") or world.exists(f"{_ROOT}/memory")
+
+
+def _folders(world: World, controller: str) -> tuple[str, ...]:
+    """Return the directories of the group and its parents, in both versions."""
+    # in a container, the mounted root is the group itself
+    folders = [_ROOT, f"{_ROOT}/{controller}"]
+    for line in (world.read("/proc/self/cgroup") or "").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = f"{_ROOT}/{controller}" if controllers else _ROOT
+        group = PurePosixPath(path)
+        # a path with `..` is outside this cgroup namespace, so it is not mounted
+        if ".." not in group.parts:
+            folders += [top + str(folder) for folder in (group, *group.parents) if str(folder) != "/"]
+    return tuple(dict.fromkeys(folders))
+
+
+_XID = re.compile(r"NVRM: Xid \((?:PCI:)?([0-9A-Fa-f:.]+)\): (\d+)")
+_KMSG = "/dev/kmsg"
+_JOURNAL = ("journalctl", "--dmesg", "--boot", "--quiet", "--no-pager", "--output=cat")
+_NO_LINE_MATCHES = 1  # exit code of `journalctl --grep` in that case
+_LONGEST = 200
+
+
+def observe_xids(world: World) -> Signal[tuple[XidEvent, ...]]:
+    """Read the kernel's ring buffer, or the slower journal if the buffer isn't readable."""
+    try:
+        return Signal(value=parse_xids(world.calls.kernel_records(world.root / _KMSG.lstrip("/"))), source=_KMSG)
+    except OSError as error:
+        refused = error.strerror or str(error)
+    journal = world.run((*_JOURNAL, "--grep=NVRM: Xid")) if _may_read_journal(world) else None
+    if journal is not None and journal.exit_code in (0, _NO_LINE_MATCHES):
+        return Signal(value=parse_xids(journal.stdout), source=" ".join(_JOURNAL[:3]))
+    return Signal(source=_KMSG, unreadable=f"{NO_PERMISSION}: the kernel log ({refused})")
+
+
+def _may_read_journal(world: World) -> bool:
+    """Return whether the journal shows kernel messages to this user."""
+    # without permission, journalctl prints nothing and reports no error, so request one line
+    line = world.run((*_JOURNAL, "--lines=1"))
+    return line is not None and line.exit_code == 0 and bool(line.stdout.strip())
+
+
+def parse_xids(text: str) -> tuple[XidEvent, ...]:
+    """Return the events in a log by GPU and code, in the order of their first lines."""
+    lines: dict[tuple[str, int], list[str]] = {}
+    for line in text.splitlines():
+        match = _XID.search(line)
+        if match is not None:
+            lines.setdefault((match[1].lower(), int(match[2])), []).append(clean(line[match.start() :])[:_LONGEST])
+    return tuple(
+        XidEvent(code=code, bus_id=bus_id, count=len(found), line=found[-1]) for (bus_id, code), found in lines.items()
+    )
+
 
 T = TypeVar("T")
 
@@ -36,7 +131,7 @@ def observe_system(situation: Situation, evidence: Evidence) -> SystemFacts:
         shared_memory=_room(world, "shared memory", Path(_SHM), f"statvfs {_SHM}"),
         rooms=tuple(_room(world, role, path, "statvfs") for role, path in _places(situation)),
         memory_bytes=_memory(world),
-        memory_limit=cgroup.memory_limit(world),
+        memory_limit=memory_limit(world),
         processors=_processors(world),
         open_files=_try("getrlimit RLIMIT_NOFILE", lambda: Bound(limit=limits("RLIMIT_NOFILE").soft)),
         open_files_hard=_try("getrlimit RLIMIT_NOFILE", lambda: Bound(limit=limits("RLIMIT_NOFILE").hard)),
@@ -86,7 +181,7 @@ def _memory(world: World) -> Signal[int]:
 
 
 def _processors(world: World) -> Signal[Share]:
-    quota, source = cgroup.processor_quota(world)
+    quota, source = processor_quota(world)
     return _try(source, lambda: Share(processors=world.calls.processors(), quota=quota))
 
 

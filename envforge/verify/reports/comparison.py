@@ -6,11 +6,11 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from envforge.report import Json
+from envforge.base.envelope import Json
 from envforge.verify.compare import Comparison, Row
+from envforge.verify.reports.facts import printable
 from envforge.verify.reports.html import page
-from envforge.verify.reports.markdown import escape
-from envforge.verify.reports.words import printable
+from envforge.verify.reports.text import escape
 
 _NOT_OBSERVED = "not observed"
 _COLUMNS = 8  # a table for more machines has no column for each

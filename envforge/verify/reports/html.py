@@ -9,19 +9,9 @@ import base64
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from envforge.resources import data_folder
-from envforge.verify.reports.charts import BarChart
-from envforge.verify.reports.facts import facts
-from envforge.verify.reports.training import charts
-from envforge.verify.reports.words import (
-    COUNTED,
-    ORDER,
-    headline,
-    outcome,
-    printable,
-    strict_words,
-    worst_first,
-)
+from envforge.base.data_files import data_folder
+from envforge.verify.reports.charts import BarChart, charts
+from envforge.verify.reports.facts import COUNTED, ORDER, facts, headline, outcome, printable, strict_words, worst_first
 from envforge.verify.values import QUESTIONS, Report
 
 if TYPE_CHECKING:
@@ -30,7 +20,7 @@ if TYPE_CHECKING:
 FOLDER = "report"
 
 
-def render(report: Report, *, strict: bool = False) -> str:
+def render_html(report: Report, *, strict: bool = False) -> str:
     """Return the page of one report."""
     present = {finding.question for finding in report.findings}
     return page(

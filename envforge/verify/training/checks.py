@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from envforge.verify.training import learning, numerics, processes, scaling, several, speed
+from envforge.verify.training import learning, numerics, processes, speed
 from envforge.verify.values import Check
 
 CHECKS: tuple[Check, ...] = (
     *processes.CHECKS,
     *numerics.CHECKS,
     *learning.CHECKS,
-    *scaling.CHECKS,
+    *numerics.SCALING_CHECKS,
     *speed.CHECKS,
-    *several.CHECKS,
+    *numerics.MULTI_GPU_CHECKS,
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from envforge.verify.environment.facts import LockedTorch, MachineGpu, ProcessEnd
+from envforge.base.process import ProcessEnd
+from envforge.verify.environment.facts import LockedTorch, MachineGpu
 from envforge.verify.values import Signal
 
 Number = float | None

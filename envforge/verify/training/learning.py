@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from envforge.verify.environment.say import info, passed, skipped
+from envforge.verify.findings import absent, check_of_device, failed, info, passed, skipped, warned
 from envforge.verify.machine.judging import counted
 from envforge.verify.training.facts import DeviceFacts, LearningFacts
-from envforge.verify.training.say import absent, check_of_device, failed, warned
 from envforge.verify.values import Judgement, Verdict
 
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16"}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from envforge.verify.environment.say import info, passed, skipped
+from envforge.verify.findings import failed, info, on_each_device, on_training, passed, skipped
 from envforge.verify.machine.judging import counted
 from envforge.verify.training.facts import DeviceFacts, TrainingFacts
-from envforge.verify.training.say import failed, on_each_device, on_training
 from envforge.verify.values import Check, Judgement, Verdict
 
 

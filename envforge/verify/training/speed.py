@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from envforge.verify.environment.say import info, passed, skipped
-from envforge.verify.machine.tables import is_bad_reason
+from envforge.verify.findings import absent, check_of_device, failed, info, on_each_device, passed, skipped, warned
+from envforge.verify.machine.reference_data import is_bad_reason
 from envforge.verify.training.facts import DeviceFacts, LoadFacts, SpeedRun
-from envforge.verify.training.say import absent, check_of_device, failed, on_each_device, warned
 from envforge.verify.values import Check, Judgement, Verdict
 
 _GIB = 2**30

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from envforge.base.process import ProcessEnd
+from envforge.verify.checks import judge
 from envforge.verify.environment.checks import CHECKS
 from envforge.verify.environment.facts import (
     AuditFacts,
@@ -14,13 +16,11 @@ from envforge.verify.environment.facts import (
     LockedTorch,
     MachineGpu,
     NumpyFacts,
-    ProcessEnd,
     PythonFacts,
     Toolchain,
     TorchFacts,
     TorchGpu,
 )
-from envforge.verify.judge import judge
 from envforge.verify.record import Record
 from envforge.verify.values import Finding, Signal, Verdict
 from tests.verify.environment.support import NOW

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
-from envforge.probe import World
+from envforge.machine.world import World
 from envforge.verify.observe import Situation
 from envforge.verify.values import Cost
 

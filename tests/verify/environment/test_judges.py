@@ -7,17 +7,10 @@ from typing import Any
 
 import pytest
 
-from envforge.cuda import ComputeCapability
+from envforge.base.process import ProcessEnd
+from envforge.base.terms import ComputeCapability
 from envforge.verify.environment.checks import CHECKS
-from envforge.verify.environment.facts import (
-    AuditFinding,
-    CudaFacts,
-    Library,
-    MachineGpu,
-    NumpyFacts,
-    ProcessEnd,
-    Toolchain,
-)
+from envforge.verify.environment.facts import AuditFinding, CudaFacts, Library, MachineGpu, NumpyFacts, Toolchain
 from envforge.verify.environment.gpus import serves
 from envforge.verify.record import Record
 from envforge.verify.values import Signal, Verdict

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from envforge.verify.environment import needs, redacted
+from envforge.verify.environment import observe as needs
+from envforge.verify.environment import redacted
 from envforge.verify.environment.checks import CHECKS
 from envforge.verify.environment.facts import EnvironmentFacts, LockedTorch, MachineGpu
-from envforge.verify.environment.locked import locked_torch
-from envforge.verify.environment.observe import observe_environment
+from envforge.verify.environment.observe import locked_torch, observe_environment
 from envforge.verify.values import Signal, Verdict
 from tests.verify.environment import torches
 from tests.verify.environment.records import complaints, findings

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
-from envforge.probe.calls import Space
+from envforge.machine.world import Space
 from envforge.verify.values import Verdict
 from tests.support.nvml_stub import GIB, MIG_H100, StubGpu, StubMachine, gpu
 from tests.verify.machine.scenes import (

@@ -16,10 +16,8 @@ from typing import Any
 
 from packaging.version import Version
 
-from envforge.probe import World
-from envforge.probe.calls import Calls, Limits, Space
-from envforge.probe.world import ProgramResult
-from envforge.verify.judge import judge
+from envforge.machine.world import Calls, Limits, ProgramResult, Space, World
+from envforge.verify.checks import judge
 from envforge.verify.machine.checks import CHECKS
 from envforge.verify.machine.observe import observe_machine
 from envforge.verify.observe import Situation

@@ -7,12 +7,12 @@ from datetime import datetime, timezone
 
 import pytest
 
-from envforge.driver_health import SIGNALS
-from envforge.probe import World
-from envforge.verify.judge import judge
+from envforge.machine.driver_health import SIGNALS
+from envforge.machine.world import World
+from envforge.verify.checks import judge
 from envforge.verify.machine.checks import CHECKS
+from envforge.verify.machine.facts import NO_ANSWER
 from envforge.verify.machine.observe import observe_machine
-from envforge.verify.machine.signals import NO_ANSWER
 from envforge.verify.observe import Situation
 from envforge.verify.record import Record, read_record, record_to_json
 from envforge.verify.values import Report, Verdict

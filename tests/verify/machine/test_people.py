@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from envforge.verify.judge import judge
+from envforge.verify.checks import judge
 from envforge.verify.machine.checks import CHECKS
 from envforge.verify.record import Record
 from envforge.verify.values import Report, Verdict

@@ -6,8 +6,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from envforge.probe.calls import Space
-from envforge.verify.judge import judge
+from envforge.machine.world import Space
+from envforge.verify.checks import judge
 from envforge.verify.machine.checks import CHECKS
 from envforge.verify.machine.redact import redacted
 from envforge.verify.record import Record, record_to_json

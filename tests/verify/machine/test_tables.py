@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from envforge.resources import data_folder, read_data
-from envforge.verify.machine import tables
-from envforge.verify.machine.tables import event_reasons, hurting_variables, xid
+from envforge.base.data_files import data_folder, read_data
+from envforge.verify.machine import reference_data as tables
+from envforge.verify.machine.reference_data import event_reasons, hurting_variables, xid
 
 APPLICATION = (13, 31, 43, 45, 68, 69)
 HARDWARE = (48, 61, 62, 64, 74, 79, 92, 94, 95, 109, 119, 120, 140, 143)

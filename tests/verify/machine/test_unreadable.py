@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from envforge.driver_health import SIGNALS, SOURCES
-from envforge.probe.calls import kernel_records
-from envforge.verify.judge import judge
+from envforge.machine.driver_health import SIGNALS, SOURCES
+from envforge.machine.world import kernel_records
+from envforge.verify.checks import judge
 from envforge.verify.machine.checks import CHECKS
-from envforge.verify.machine.kernel_log import parse_xids
-from envforge.verify.machine.signals import NO_ANSWER
+from envforge.verify.machine.facts import NO_ANSWER
+from envforge.verify.machine.system import parse_xids
 from envforge.verify.record import Record
 from envforge.verify.values import Finding, Report, Verdict
 from tests.verify.machine.scenarios import HEALTHY

@@ -64,7 +64,7 @@ def browser() -> Iterator[Browser]:
 def opened(browser: Browser, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Opened]:
     """The page of ``whole``, or the text that the test's parameter is."""
     path = tmp_path / "page.html"
-    path.write_text(getattr(request, "param", None) or html.render(whole()), encoding="utf-8")
+    path.write_text(getattr(request, "param", None) or html.render_html(whole()), encoding="utf-8")
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     found = Opened(context.new_page())
     found.page.on("console", lambda message: found.console.append(message.text))
@@ -227,7 +227,7 @@ def test_on_a_phone_a_command_is_wrapped_and_not_cut_off(opened: Opened) -> None
 
 def test_without_a_script_everything_can_be_read(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
-    path.write_text(html.render(whole()), encoding="utf-8")
+    path.write_text(html.render_html(whole()), encoding="utf-8")
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(path.as_uri())

@@ -50,7 +50,7 @@ def of_two(one: Report) -> str:
     return comparison.to_html(compare(machines, tolerance=0.1))
 
 
-PAGES = [html.render(every_verdict()), html.render(trained()), of_two(report(finding("x", Verdict.FAIL)))]
+PAGES = [html.render_html(every_verdict()), html.render_html(trained()), of_two(report(finding("x", Verdict.FAIL)))]
 
 
 @pytest.mark.parametrize("text", PAGES)
@@ -94,13 +94,13 @@ def test_no_text_becomes_markup(text: str) -> None:
 
 
 def test_backticks_are_code_and_half_a_pair_is_not() -> None:
-    text = html.render(report(finding("x", Verdict.FAIL, observed="`a<b` and `c`", why="a ` alone <i>")))
+    text = html.render_html(report(finding("x", Verdict.FAIL, observed="`a<b` and `c`", why="a ` alone <i>")))
     assert "<code>a&lt;b</code> and <code>c</code>" in text
     assert "a ` alone &lt;i&gt;" in text
 
 
 def test_the_charts_are_there_with_their_words_and_numbers() -> None:
-    text = html.render(trained())
+    text = html.render_html(trained())
     assert text.count('<figure class="chart') == 4
     labels = [a["aria-label"] or "" for tag, a in Page(text).tags if a.get("role") == "img"]
     assert labels == [
@@ -115,7 +115,7 @@ def test_the_charts_are_there_with_their_words_and_numbers() -> None:
 
 
 def test_a_report_without_a_training_has_no_charts() -> None:
-    assert 'id="charts"' not in html.render(every_verdict())
+    assert 'id="charts"' not in html.render_html(every_verdict())
 
 
 def test_bars_start_at_zero_and_the_longest_fills_the_chart() -> None:

@@ -9,9 +9,11 @@ from xml.etree import ElementTree as ET
 import pytest
 from junitparser import Failure, JUnitXml, Skipped
 
-from envforge.verify.reports import junit, markdown, terminal
-from envforge.verify.reports.as_json import report_to_json
-from envforge.verify.reports.words import headline, printable
+from envforge.verify.reports import machine_readable as junit
+from envforge.verify.reports import text as markdown
+from envforge.verify.reports import text as terminal
+from envforge.verify.reports.facts import headline, printable
+from envforge.verify.reports.machine_readable import report_to_json
 from envforge.verify.values import Report, Verdict
 from tests.verify.made_up import EVIL, every_verdict, finding, report
 
@@ -20,7 +22,10 @@ CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def words(one: Report, *, width: int = 80, strict: bool = False, verbose: bool = False) -> str:
-    return "\n".join(line.plain for line in terminal.render(one, width=width, strict=strict, verbose=verbose)) + "\n"
+    return (
+        "\n".join(line.plain for line in terminal.render_terminal(one, width=width, strict=strict, verbose=verbose))
+        + "\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -28,7 +33,7 @@ def words(one: Report, *, width: int = 80, strict: bool = False, verbose: bool =
     [
         ("terminal.txt", words(every_verdict())),
         ("terminal-verbose.txt", words(every_verdict(), verbose=True)),
-        ("report.md", markdown.render(every_verdict())),
+        ("report.md", markdown.render_markdown(every_verdict())),
     ],
 )
 def test_what_people_read(name: str, text: str) -> None:
@@ -50,14 +55,14 @@ def test_failures_stand_before_all_else() -> None:
     assert shown == ["FAIL", "FAIL", "UNKNOWN", "WARN", "WARN", "INFO", "PASS", "SKIP"]
 
 
-@pytest.mark.parametrize("text", [words(every_verdict(), verbose=True), markdown.render(every_verdict())])
+@pytest.mark.parametrize("text", [words(every_verdict(), verbose=True), markdown.render_markdown(every_verdict())])
 def test_no_control_character_reaches_a_terminal_or_an_issue(text: str) -> None:
     assert CONTROL.search(text) is None
 
 
 def test_markdown_shows_markup_as_text() -> None:
     outside_commands = re.sub(
-        r"^(```+)sh\n.*?\n\1$", "", markdown.render(every_verdict()), flags=re.MULTILINE | re.DOTALL
+        r"^(```+)sh\n.*?\n\1$", "", markdown.render_markdown(every_verdict()), flags=re.MULTILINE | re.DOTALL
     )
     assert "<img" not in outside_commands
     assert "@you" not in outside_commands
@@ -66,12 +71,12 @@ def test_markdown_shows_markup_as_text() -> None:
 
 
 def test_a_command_cannot_end_its_own_fence() -> None:
-    text = markdown.render(report(finding("x", Verdict.FAIL, command="echo ``` `whoami`")))
+    text = markdown.render_markdown(report(finding("x", Verdict.FAIL, command="echo ``` `whoami`")))
     assert "\n````sh\necho ``` `whoami`\n````\n" in text
 
 
 def test_junit_has_a_case_for_each_finding_and_fails_what_fails(tmp_path: Path) -> None:
-    (tmp_path / "j.xml").write_bytes(junit.render(every_verdict()))
+    (tmp_path / "j.xml").write_bytes(junit.render_junit(every_verdict()))
     suites = JUnitXml.fromfile(str(tmp_path / "j.xml"))
     cases = {case.name.partition(" ")[0]: case for suite in suites for case in suite}
     assert list(cases) == ["well", "driver-too-old", "power-cap", "kernel-log", "nvlink", "gpu-name", "speed"]
@@ -82,7 +87,7 @@ def test_junit_has_a_case_for_each_finding_and_fails_what_fails(tmp_path: Path) 
 
 
 def test_junit_fails_warnings_where_they_fail_the_run() -> None:
-    root = ET.fromstring(junit.render(every_verdict(), strict=True))
+    root = ET.fromstring(junit.render_junit(every_verdict(), strict=True))
     assert {case.get("name", "").split()[0] for case in root.iter("testcase") if case.find("failure") is not None} == {
         "driver-too-old",
         "kernel-log",
@@ -92,7 +97,7 @@ def test_junit_fails_warnings_where_they_fail_the_run() -> None:
 
 
 def test_junit_is_xml_whatever_the_names_hold() -> None:
-    ET.fromstring(junit.render(report(finding("x", Verdict.FAIL, observed=EVIL, subject=EVIL))))
+    ET.fromstring(junit.render_junit(report(finding("x", Verdict.FAIL, observed=EVIL, subject=EVIL))))
 
 
 @pytest.mark.parametrize(

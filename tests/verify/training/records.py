@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from envforge.verify.environment.facts import LockedTorch, MachineGpu, ProcessEnd
-from envforge.verify.judge import judge
+from envforge.base.process import ProcessEnd
+from envforge.verify.checks import judge
+from envforge.verify.environment.facts import LockedTorch, MachineGpu
 from envforge.verify.record import Record
 from envforge.verify.training.checks import CHECKS
 from envforge.verify.training.facts import (
@@ -30,7 +31,7 @@ from envforge.verify.training.facts import (
     TrainingFacts,
     TransferFacts,
 )
-from envforge.verify.training.lines import MEASURES
+from envforge.verify.training.measurements import MEASURES
 from envforge.verify.values import Finding, Signal, Verdict
 from tests.verify.environment.support import NOW
 

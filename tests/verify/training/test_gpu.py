@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from envforge.verify.environment.observe import observe_environment
-from envforge.verify.environment.prefix import prefix_state
+from envforge.verify.environment.observe import observe_environment, prefix_state
 from envforge.verify.training.facts import TrainingFacts
 from envforge.verify.training.observe import observe_training
 from envforge.verify.values import Verdict

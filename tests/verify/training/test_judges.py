@@ -7,17 +7,12 @@ from typing import Any
 
 import pytest
 
-from envforge.verify.environment.facts import MachineGpu, ProcessEnd
+from envforge.base.process import ProcessEnd
+from envforge.verify.environment.facts import MachineGpu
+from envforge.verify.findings import NEEDS_PROJECT
 from envforge.verify.record import Record
 from envforge.verify.training.checks import CHECKS
-from envforge.verify.training.facts import (
-    CompareFacts,
-    GuardFacts,
-    SameBitsFacts,
-    ThroughputFacts,
-    TransferFacts,
-)
-from envforge.verify.training.needs import NEEDS_PROJECT
+from envforge.verify.training.facts import CompareFacts, GuardFacts, SameBitsFacts, ThroughputFacts, TransferFacts
 from envforge.verify.values import Signal, Verdict
 from tests.verify.environment.support import NOW
 from tests.verify.training.records import (

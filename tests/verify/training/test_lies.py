@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from envforge.verify.environment.facts import ProcessEnd
-from envforge.verify.judge import judge
+from envforge.base.process import ProcessEnd
+from envforge.verify.checks import judge
 from envforge.verify.record import Record
 from envforge.verify.training.checks import CHECKS
 from envforge.verify.training.facts import TrainingFacts
-from envforge.verify.training.lines import device_facts
+from envforge.verify.training.measurements import device_facts
 from envforge.verify.values import Verdict
 from tests.template.conftest import PACKAGE, write_project
 from tests.verify.environment.support import NOW

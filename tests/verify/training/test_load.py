@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from envforge.probe import World
+from envforge.machine.world import World
 from envforge.verify.training.facts import DeviceFacts, LoadFacts
+from envforge.verify.training.measurements import sampler_command
 from envforge.verify.training.observe import observe_training
-from envforge.verify.training.sampler import sampler_command
 from envforge.verify.values import Finding, Verdict
 from tests.support.nvml_stub import HEALTHY, StubGpu, StubMachine, build_stub, gpu, has_compiler, stub_environment
 from tests.verify.environment.support import situation

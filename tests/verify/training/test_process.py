@@ -16,18 +16,13 @@ from typing import Any
 
 import pytest
 
-from envforge.probe import World
-from envforge.verify.environment.facts import ProcessEnd
-from envforge.verify.environment.process import Child, marked_lines, run_child
+from envforge.base.process import Child, ProcessEnd, marked_lines, run_child
+from envforge.machine.world import World
+from envforge.verify.findings import NEEDS
 from envforge.verify.training.checks import CHECKS
 from envforge.verify.training.facts import DeviceFacts, TrainingFacts
-from envforge.verify.training.floors import floor_of, speed_table
-from envforge.verify.training.lines import MEASURES, device_facts
-from envforge.verify.training.load import under_load
-from envforge.verify.training.needs import NEEDS
-from envforge.verify.training.observe import measures_of, observe_training
-from envforge.verify.training.progress import WORDS
-from envforge.verify.training.sampler import Sample
+from envforge.verify.training.measurements import MEASURES, Sample, device_facts, floor_of, speed_table, under_load
+from envforge.verify.training.observe import WORDS, measures_of, observe_training
 from envforge.verify.values import Cost, Signal, Verdict
 from tests.support.nvml_stub import A10G, build_stub, has_compiler, stub_environment
 from tests.template.conftest import PACKAGE, write_project
@@ -238,7 +233,7 @@ def test_an_interrupted_run_leaves_no_process_behind(tmp_path: Path) -> None:
     program = (
         "import sys, threading\n"
         "from pathlib import Path\n"
-        "from envforge.verify.environment.process import Child, run_child\n"
+        "from envforge.base.process import Child, run_child\n"
         f"started = {STARTS_ANOTHER + 'time.sleep(600)'!r}\n"
         "heard = threading.Event()\n"
         "def hear(line): print(line['pid'], flush=True); heard.set()\n"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from envforge.verify.training.progress import WORDS, Progress
+from envforge.verify.training.observe import WORDS, Progress
 
 MEASURES = ("device", "matmul", "learning", "control")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from envforge.verify.checks import judge
 from envforge.verify.environment.facts import EnvironmentFacts
 from envforge.verify.environment.observe import observe_environment
-from envforge.verify.judge import judge
 from envforge.verify.record import Record, read_record, record_to_json
 from envforge.verify.training import redacted
 from envforge.verify.training.checks import CHECKS

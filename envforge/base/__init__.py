@@ -1,0 +1,1 @@
+"""Provide what every layer uses: files, network, records, and text."""

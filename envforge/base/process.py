@@ -1,0 +1,189 @@
+"""Run a child process with a time limit and keep its output; exit this process without finalization.
+
+A process that crashes or hangs is a fact, not an error.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProcessEnd:
+    """How a process ended. ``exit_code`` None: it ran out of time; ``signal`` names what killed it, as ``SIGSEGV``."""
+
+    seconds: float
+    exit_code: int | None = None
+    signal: str | None = None
+    limit_s: float = 0.0
+    stderr: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it exited with code 0."""
+        return self.exit_code == 0
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it was killed after its time limit."""
+        return self.exit_code is None and self.signal is None
+
+    @property
+    def in_words(self) -> str:
+        """How it ended, as a message."""
+        if self.signal is not None:
+            return f"the process was killed by {self.signal} after {self.seconds:.1f} s"
+        if self.is_late:
+            return f"the process did not finish within {self.limit_s:g} s and was killed"
+        return f"the process exited with code {self.exit_code} after {self.seconds:.1f} s"
+
+
+MARK = "@envforge "
+_KEPT = 4000
+_GRACE_S = 2.0
+TICK_S = 5.0
+
+
+def _ignore(_value: object) -> None:
+    """Ignore progress."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Child:
+    """The command, variables, directory, and time limit (in seconds) of a child process.
+
+    ``hear`` receives each JSON line at once; ``tick`` receives the elapsed seconds every ``TICK_S`` seconds.
+    """
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    folder: Path
+    limit_s: float
+    hear: Callable[[dict[str, Any]], None] = _ignore
+    tick: Callable[[float], None] = _ignore
+
+
+def run_child(child: Child) -> tuple[ProcessEnd, tuple[dict[str, Any], ...]]:
+    """Run the process until it exits. Its process group is always killed, even after an interrupt."""
+    started = time.monotonic()
+    try:
+        process = subprocess.Popen(
+            list(child.command),
+            env=dict(child.environment),
+            cwd=child.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # a process group of its own, which can be killed as one
+        )
+    except OSError as error:
+        return ProcessEnd(seconds=0.0, exit_code=127, stderr=f"failed to start `{child.command[0]}`: {error}"), ()
+    lines: list[dict[str, Any]] = []
+    errors: list[bytes] = []
+    readers = (_reader(process.stdout, partial(_take, lines, child.hear)), _reader(process.stderr, errors.append))
+    code = _wait(process, child, started)
+    for reader in readers:
+        reader.join(_GRACE_S)  # a process outside the group can keep the pipe open; use what was read so far
+    end = ProcessEnd(
+        seconds=round(time.monotonic() - started, 2),
+        exit_code=code,
+        signal=_signal_name(code),
+        limit_s=child.limit_s,
+        stderr=b"".join(tuple(errors)).decode("utf-8", "replace").strip()[-_KEPT:],
+    )
+    return end, tuple(lines)
+
+
+def _wait(process: subprocess.Popen[bytes], child: Child, started: float) -> int | None:
+    """Return the exit code, or None after the time limit. The process group is always killed."""
+    end_group = partial(_end_group, process.pid)
+    atexit.register(end_group)  # observers run in threads, which an interrupt doesn't reach
+    try:
+        while (left := child.limit_s - (time.monotonic() - started)) > 0:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(timeout=min(left, TICK_S))
+            child.tick(time.monotonic() - started)
+        process.kill()
+    finally:
+        end_group()
+        atexit.unregister(end_group)
+    with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel driver, which no signal can end
+        process.wait(timeout=_GRACE_S)
+    return None
+
+
+def _reader(pipe: IO[bytes] | None, take: Callable[[bytes], object]) -> threading.Thread:
+    """Start a thread that passes on each line of a pipe."""
+
+    def read() -> None:
+        if pipe is not None:
+            with pipe:
+                for line in pipe:
+                    take(line)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    return thread
+
+
+def _take(lines: list[dict[str, Any]], hear: Callable[[dict[str, Any]], None], line: bytes) -> None:
+    for said in marked_lines(line.decode("utf-8", "replace")):
+        lines.append(said)
+        hear(said)
+
+
+def marked_lines(text: str) -> list[dict[str, Any]]:
+    """Return the objects in the marked lines; a last line that was cut off is ignored."""
+    found = []
+    for line in text.splitlines():
+        if line.startswith(MARK):
+            with contextlib.suppress(ValueError):
+                value = json.loads(line[len(MARK) :])
+                if isinstance(value, dict):
+                    found.append(value)
+    return found
+
+
+def _end_group(group: int) -> None:
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):  # all processes of the group have exited
+            os.killpg(group, signal.SIGKILL)
+
+
+def _signal_name(code: int | None) -> str | None:
+    """Return the name of the signal behind a negative exit code."""
+    if code is None or code >= 0:
+        return None
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def exit_process(code: int) -> NoReturn:
+    """End the process with ``code``, without finalization if threads of rattler may still be running.
+
+    From this call on, Ctrl-C ends the process at once, because Python would print a traceback during finalization.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if "rattler" not in sys.modules:
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    # 35 of 150 processes died with SIGSEGV or SIGABRT after their answer, because threads of py-rattler 0.28 outlive a
+    # solve and enter the interpreter while it finalizes; waiting for them would take longer than the solve
+    os._exit(code)

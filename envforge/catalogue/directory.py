@@ -1,0 +1,204 @@
+"""Open a catalogue as a directory, and publish into one.
+
+``add`` is the only function that changes an index. git and object stores call it on a local copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock
+
+from envforge.base.suggest import nearest
+from envforge.catalogue.address import Address
+from envforge.catalogue.index import INDEX_FILE, Entry, list_entries, read_row
+from envforge.catalogue.signing import Signer, index_bytes, signed
+from envforge.catalogue.stored import verified_text
+from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
+from envforge.prefix.journal import write_atomic_bytes
+
+_LOCK = ".index.lock"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Addition:
+    """A lockfile to publish: its row of the index, its files, and the signer of the index."""
+
+    row: Mapping[str, Any]
+    files: Mapping[str, bytes]
+    signer: Signer | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderCatalogue:
+    """A catalogue that is read without a copy."""
+
+    address: Address
+    root: Path
+
+    def bring(self, name: str) -> None:
+        """Do nothing: every file is already here."""
+
+    def publish(self, addition: Addition) -> bool:
+        """Add an entry while holding a lock; returns False if the same entry already exists."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.root / _LOCK):
+                return add(self.root, addition)
+        except OSError as error:
+            raise OutsideError(
+                f"failed to publish to `{self.root}`: {error.strerror or error}", code="publish-failed"
+            ) from error
+
+
+def add(root: Path, addition: Addition) -> bool:
+    """Write the files of an entry, then the index that lists it; returns False if the same entry already exists.
+
+    Raises ``EnvforgeError`` if the name belongs to another lockfile. A file that the index doesn't list was left by an
+    interrupted publication, and is overwritten.
+    """
+    index = root / INDEX_FILE
+    present = list_entries(root) if index.exists() else ()
+    entry = read_row(addition.row, root)
+    same = next((each for each in present if each.file == entry.file), None)
+    if same is not None:
+        if same.sha256 == entry.sha256 and (entry.signed_by is None or same.signed_by == entry.signed_by):
+            return False
+        raise _taken(same, entry)
+    document: dict[str, Any] = {"schema_version": 1, "entries": []}
+    if index.exists():
+        document = json.loads(index.read_text(encoding="utf-8"))
+    document = signed(root, addition.row, document, addition.signer)
+    for name, data in addition.files.items():
+        path = root / name
+        if not path.parent.resolve().is_relative_to(root.resolve()):
+            raise EnvforgeError(
+                f"`{path.parent}` is a link to a path outside the catalogue `{root}`", code="catalogue-damaged"
+            )
+        write_atomic_bytes(path, data)
+    write_atomic_bytes(index, index_bytes(document))
+    return True
+
+
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 in lowercase hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _taken(same: Entry, entry: Entry) -> EnvforgeError:
+    by = f", published by {same.published.by} at {same.published.at:%Y-%m-%d %H:%M} UTC" if same.published else ""
+    differs = (
+        f"sha256 `{same.sha256}`{by}, not `{entry.sha256}`"
+        if same.sha256 != entry.sha256
+        else f"the same lockfile{by}, with another signature (`{same.signed_by or 'none'}`, not `{entry.signed_by}`)"
+    )
+    return EnvforgeError(
+        f"the catalogue already has an entry `{entry.name}`: {differs}",
+        hint=f"envforge never overwrites an entry; to use another name, pass `--name {entry.name}-{entry.date}`",
+        code="entry-exists",
+    )
+
+
+class NoCatalogueError(EnvforgeError):
+    """The URL is reachable, but has no catalogue."""
+
+
+class Catalogue(Protocol):
+    """A catalogue of any kind."""
+
+    @property
+    def address(self) -> Address:
+        """URL of the catalogue."""
+
+    @property
+    def root(self) -> Path:
+        """Local directory of the catalogue or its copy."""
+
+    def bring(self, name: str) -> None:
+        """Make a file available below ``root``."""
+
+    def publish(self, addition: Addition) -> bool:
+        """Add an entry; returns False if the same entry already exists."""
+
+
+@contextmanager
+def open_catalogue(address: Address, public_key: str | None = None) -> Iterator[Catalogue]:
+    """Open a catalogue to read it, and verify the signature of its index if a key is given."""
+    with opened_to_publish(address) as catalogue:
+        catalogue.bring(INDEX_FILE)
+        _need_index(catalogue)
+        if public_key is not None:
+            from envforge.catalogue.signing import verify_index  # noqa: PLC0415 - only with a key
+
+            verify_index(catalogue.root, public_key)
+        yield catalogue
+
+
+@contextmanager
+def opened_to_publish(address: Address) -> Iterator[Catalogue]:
+    """Open a catalogue that may still be empty."""
+    with tempfile.TemporaryDirectory(prefix="envforge-catalogue-") as folder:
+        yield _open(address, Path(folder) / "catalogue")
+
+
+def _need_index(catalogue: Catalogue) -> None:
+    if not (catalogue.root / INDEX_FILE).is_file():
+        raise NoCatalogueError(
+            f"no catalogue found at `{catalogue.address.public}`: it has no `{INDEX_FILE}`",
+            hint="check the address; to create a catalogue there",
+            command=f"envforge lockfiles publish --catalogue {shlex.quote(catalogue.address.public)}",
+            code="no-catalogue-there",
+        )
+
+
+def _open(address: Address, copy: Path) -> Catalogue:
+    if address.kind == "folder":
+        return FolderCatalogue(address=address, root=Path(address.location))
+    if address.kind == "git":
+        from envforge.catalogue.git import clone  # noqa: PLC0415 - imports only the kind in use
+
+        return clone(address, copy)
+    copy.mkdir()
+    if address.kind == "web":
+        from envforge.catalogue.objects import WebCatalogue  # noqa: PLC0415 - imports an HTTP client
+
+        return WebCatalogue(address=address, root=copy)
+    from envforge.catalogue.objects import open_objects  # noqa: PLC0415 - as above
+
+    return open_objects(address, copy)
+
+
+def entry_named(catalogue: Catalogue, name: str) -> Entry:
+    """Return the entry of that name; raise ``RequestError`` with a similar name if there is none."""
+    known = {entry.name: entry for entry in list_entries(catalogue.root)}
+    if name in known:
+        return known[name]
+    near = nearest(name, known, alike=0.6)
+    guess = (Hint(f"did you mean `{near}`?"),) if near else ()
+    catalogue_words = shlex.join(["envforge", "lockfiles", "list", "--catalogue", catalogue.address.public])
+    raise RequestError(
+        f"unknown lockfile `{name}` in `{catalogue.address.public}`",
+        hint=(*guess, Hint("to list the lockfiles", catalogue_words)),
+        code="no-such-entry",
+    )
+
+
+def lock_text(catalogue: Catalogue, entry: Entry, public_key: str | None = None) -> str:
+    """Return the text of a stored lockfile, verified against the index, and its signature if a key is given."""
+    catalogue.bring(str(entry.file))
+    text = verified_text(entry)
+    if public_key is not None:
+        from envforge.catalogue.signing import verify_signature  # noqa: PLC0415 - cryptography, only with a key
+
+        if entry.signed_by is not None:
+            catalogue.bring(str(entry.signature))
+        verify_signature(entry, text.encode(), public_key)
+    return text

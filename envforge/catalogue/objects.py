@@ -1,0 +1,195 @@
+"""Access catalogues in object stores and on web servers.
+
+Only one publisher at a time can create the marker object, which contains its name. It is created with ``mode="create"``
+(fsspec 2024.10), which the drivers map to a conditional write of the store.
+
+It uses the same HTTP client as packages: proxies, ``SSL_CERT_FILE``, and credentials from netrc and the keyring.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from urllib3.exceptions import HTTPError
+
+from envforge.catalogue.address import Address
+from envforge.catalogue.directory import Addition, add
+from envforge.catalogue.index import INDEX_FILE
+from envforge.errors import EnvforgeError, OutsideError, RequestError
+from envforge.prefix.transfer import Wire
+from envforge.prefix.values import Retry, Silent
+
+_MARKER = ".index.lock"
+_DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs", "sftp": "paramiko"}
+_EXTRAS = {"s3fs": "s3", "gcsfs": "gs"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectCatalogue:
+    """A catalogue at ``base`` in the fsspec file system ``store``; ``root`` is the local copy."""
+
+    address: Address
+    root: Path
+    store: Any
+    base: str
+    wait_s: float = 60.0
+
+    def bring(self, name: str) -> None:
+        """Copy one file to ``root``."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._named(f"read `{name}` of"):
+            path.write_bytes(self.store.cat_file(f"{self.base}/{name}"))
+
+    def publish(self, addition: Addition) -> bool:
+        """Add an entry while holding the marker; returns False if the same entry already exists."""
+        with self._turn(str(addition.row["published"]["by"])), self._named("publish to"):
+            if self.store.exists(f"{self.base}/{INDEX_FILE}"):
+                self.bring(INDEX_FILE)
+            if not add(self.root, addition):
+                return False
+            for name in (*addition.files, INDEX_FILE):
+                path = f"{self.base}/{name}"
+                self.store.makedirs(path.rpartition("/")[0], exist_ok=True)
+                self.store.pipe_file(path, (self.root / name).read_bytes())
+            return True
+
+    @contextmanager
+    def _turn(self, publisher: str) -> Iterator[None]:
+        marker = f"{self.base}/{_MARKER}"
+        until = time.monotonic() + self.wait_s
+        with self._named("publish to"):
+            self.store.makedirs(self.base, exist_ok=True)
+            while not self._take(marker, publisher):
+                if time.monotonic() > until:
+                    holder = self.store.cat_file(marker).decode("utf-8", "replace")
+                    raise OutsideError(
+                        f"`{holder}` has been publishing to `{self.address.public}` for more than {self.wait_s:.0f} s",
+                        hint="run the command again; if that publication was interrupted, remove the object "
+                        f"`{_MARKER}` next to `{INDEX_FILE}`",
+                        code="catalogue-busy",
+                    )
+                time.sleep(min(0.5, self.wait_s))
+        try:
+            yield
+        finally:
+            with self._named("publish to"):
+                self.store.rm_file(marker)
+
+    def _take(self, marker: str, publisher: str) -> bool:
+        try:
+            self.store.pipe_file(marker, publisher.encode(), mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    @contextmanager
+    def _named(self, what: str) -> Iterator[None]:
+        """Replace the errors of a driver, whose messages may contain credentials, by an error with the catalogue."""
+        try:
+            yield
+        except EnvforgeError:
+            raise
+        except Exception as error:
+            raise _failed(what, self.address, error) from error
+
+
+def open_objects(address: Address, root: Path) -> ObjectCatalogue:
+    """Open an object store with fsspec and the driver for its scheme."""
+    scheme = address.location.split("://", 1)[0]
+    try:
+        core = importlib.import_module("fsspec.core")
+        store, base = core.url_to_fs(address.location, use_listings_cache=False)
+    except ImportError as error:
+        from envforge.base.distribution import extra_command  # noqa: PLC0415 - only for hints
+
+        driver = _DRIVERS.get(scheme, "fsspec")
+        extra = _EXTRAS.get(driver)
+        raise EnvforgeError(
+            f"`{address.public}` requires the Python package `{driver}`, which is not installed",
+            hint="to install it" if extra else f"install `{driver}` in the environment of envforge",
+            command=extra_command(extra) if extra else "",
+            code="no-driver",
+        ) from error
+    except ValueError as error:
+        raise EnvforgeError(
+            f"unknown URL scheme `{scheme}://` of a catalogue",
+            hint="use a directory, or a URL that starts with git+https://, https://, s3://, or gs://",
+            code="bad-catalogue-address",
+        ) from error
+    except Exception as error:
+        raise _failed("open", address, error) from error
+    return ObjectCatalogue(address=address, root=root, store=store, base=str(base).rstrip("/"))
+
+
+def _failed(what: str, address: Address, error: Exception) -> EnvforgeError:
+    why = "the object does not exist" if isinstance(error, FileNotFoundError) else type(error).__name__
+    return OutsideError(
+        f"failed to {what} the catalogue `{address.public}`: {why}",
+        hint="check the URL, and the credentials that the driver reads",
+        code="catalogue-unreachable",
+    )
+
+
+_PASSING = {408, 425, 429, 500, 502, 503, 504}
+_LONGEST_BYTES = 1 << 28
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WebCatalogue:
+    """A catalogue on a web server; ``root`` is the local copy."""
+
+    address: Address
+    root: Path
+    retry: Retry = Retry(delays_s=(0.5, 1.0), timeout_s=10.0)  # noqa: RUF009 - frozen
+
+    def bring(self, name: str) -> None:
+        """Copy one file to ``root``."""
+        url = f"{self.address.location}/{quote(name)}"
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self._get(url, name))
+
+    def publish(self, addition: Addition) -> bool:
+        """Raise ``RequestError``, because a web server is read-only."""
+        raise RequestError(
+            f"can't publish to `{self.address.public}`: a web server only serves files",
+            hint="to publish to the directory, repository, or bucket behind the server, pass `--catalogue URL`",
+            code="read-only-catalogue",
+        )
+
+    def _get(self, url: str, name: str) -> bytes:
+        wire = Wire(
+            address=str, retry=self.retry, progress=Silent(), stop=threading.Event(), pools={}, guard=threading.Lock()
+        )
+        reason = ""
+        for delay in (0.0, *self.retry.delays_s):
+            wire.stop.wait(delay)
+            try:
+                response = wire.get(url, {})
+                data = response.read(_LONGEST_BYTES + 1, decode_content=False)
+                response.release_conn()
+            except HTTPError as error:
+                reason = f"could not connect ({type(error).__name__})"
+                continue
+            if response.status == 200 and len(data) <= _LONGEST_BYTES:
+                return data
+            reason = f"the server returned {response.status} {response.reason or ''}".rstrip()
+            if response.status not in _PASSING:
+                break
+        raise self._failed(name, reason)
+
+    def _failed(self, name: str, reason: str) -> EnvforgeError:
+        return OutsideError(
+            f"failed to read `{name}` of the catalogue `{self.address.public}`: {reason}",
+            hint="check the URL, which must be the one of the directory that contains `index.json`",
+            code="catalogue-unreachable",
+        )

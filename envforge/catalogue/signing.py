@@ -1,0 +1,230 @@
+"""Sign and verify lockfiles and catalogue indexes with minisign.
+
+The trusted comment is signed too. It contains the entry of a lockfile and the hash of its input, so the signature isn't
+valid for another entry.
+
+The signature covers the index without that field, in the format of ``index_bytes``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import importlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from envforge.catalogue.index import INDEX_FILE, Entry, list_entries
+from envforge.errors import EnvforgeError, Hint, RequestError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signer:
+    """A minisign secret key and its password."""
+
+    secret_key: bytes
+    password: str | None
+
+    def sign(self, data: bytes, comment: str) -> tuple[bytes, str]:
+        """Return the signature in the format of ``minisign -S``, and the public key that verifies it."""
+        minisign = _library()
+        try:
+            key = minisign.SecretKey.from_bytes(self.secret_key)
+            with key:
+                if key.is_encrypted():
+                    key.decrypt(self.password or "")
+                public = minisign.PublicKey.from_secret_key(key)
+                signature = key.sign(data, trusted_comment=comment)
+        except minisign.Error as error:
+            raise RequestError(
+                f"cannot use the secret key: {error}",
+                hint=(
+                    Hint("check the password, which is read from a prompt or from `ENVFORGE_SIGNING_PASSWORD`"),
+                    Hint("to create a secret key", "minisign -G"),
+                ),
+                code="bad-secret-key",
+            ) from error
+        return bytes(signature) + b"\n", public.to_base64().decode()
+
+    def check_is(self, public_key: str) -> None:
+        """Raise ``RequestError`` if this is not the secret key of ``public_key``."""
+        found = self.sign(b"", "")[1]
+        if found != public_key:
+            raise RequestError(
+                f"`--sign` is not the key of this catalogue: expected `{key_id(public_key)}`, found `{key_id(found)}`",
+                hint="to sign with that key, pass `--sign KEY`; to change the key of the catalogue, edit `public-key` "
+                "below `[catalogue]` in the settings",
+                code="other-key",
+            )
+
+
+def sign_lock(data: bytes, entry: Entry, signer: Signer) -> tuple[bytes, str]:
+    """Return the signature of a lockfile, and the ID of the key."""
+    signature, public = signer.sign(data, _comment(entry))
+    return signature, key_id(public)
+
+
+def needs_password(secret_key: bytes) -> bool:
+    """Return whether a secret key is encrypted; raise ``RequestError`` if it is invalid."""
+    minisign = _library()
+    try:
+        return bool(minisign.SecretKey.from_bytes(secret_key).is_encrypted())
+    except minisign.Error as error:
+        raise RequestError(
+            f"cannot read the secret key: {error}",
+            hint="to create a secret key",
+            command="minisign -G",
+            code="bad-secret-key",
+        ) from error
+
+
+def verify_signature(entry: Entry, data: bytes, public_key: str) -> None:
+    """Raise ``EnvforgeError`` if a lockfile isn't signed with ``public_key``, or was signed as another entry."""
+    what = f"the lockfile `{entry.name}`"
+    if entry.signed_by is None:
+        raise refused(what, f"expected a signature by the key `{key_id(public_key)}`, found none")
+    try:
+        signature = (entry.root / entry.signature).read_bytes()
+    except OSError as error:
+        raise refused(what, f"cannot read its signature: {error.strerror or error}") from error
+    verify(what, Signed(data=data, comment=_comment(entry), signature=signature), public_key)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signed:
+    """Bytes with their signature, and the trusted comment that it must have."""
+
+    data: bytes
+    comment: str
+    signature: bytes
+
+
+def verify(what: str, signed: Signed, public_key: str) -> None:
+    """Raise ``EnvforgeError`` if a signature isn't from ``public_key``, or signs something else."""
+    minisign = _library()
+    try:
+        signature = minisign.Signature.from_bytes(signed.signature.rstrip(b"\n"))
+        minisign.PublicKey.from_base64(public_key).verify(signed.data, signature)
+    except minisign.Error as error:
+        found = f"found one by `{_signer_id(signed.signature)}`: {error}"
+        raise refused(what, f"expected a signature by the key `{key_id(public_key)}`, {found}") from error
+    if signature.trusted_comment != signed.comment:
+        raise refused(what, f"expected a signature of `{signed.comment}`, found one of `{signature.trusted_comment}`")
+
+
+def key_id(public_key: str) -> str:
+    """Return the ID of a public key, as minisign prints it; raise ``RequestError`` if the key is invalid."""
+    try:
+        raw = base64.b64decode(public_key, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _no_key(public_key) from error
+    if len(raw) != 42 or not raw.startswith(b"Ed"):
+        raise _no_key(public_key)
+    return raw[2:10][::-1].hex().upper()
+
+
+def _signer_id(signature: bytes) -> str:
+    """Return the ID of the key that a signature names."""
+    lines = signature.splitlines()
+    try:
+        raw = base64.b64decode(lines[1], validate=True)
+    except (IndexError, binascii.Error, ValueError):
+        return "an unknown key"
+    return raw[2:10][::-1].hex().upper()
+
+
+def read_public_key(text: str) -> str:
+    """Return a public key given as text or as a ``.pub`` file."""
+    path = Path(text)
+    if not path.is_file():
+        return text
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def _comment(entry: Entry) -> str:
+    return f"file:{entry.file} input_sha256:{entry.input_sha256}"
+
+
+def _library() -> ModuleType:
+    try:
+        return importlib.import_module("minisign")
+    except ImportError as error:
+        from envforge.base.distribution import extra_command  # noqa: PLC0415 - only for hints
+
+        raise EnvforgeError(
+            "signatures require the Python package `py-minisign`, which is not installed",
+            hint="to install it",
+            command=extra_command("sign"),
+            code="no-minisign",
+        ) from error
+
+
+def _no_key(text: str) -> RequestError:
+    return RequestError(
+        f"`{text}` is not a minisign public key",
+        hint="use the second line of the .pub file (56 characters that start with RW), or the path of the file",
+        code="bad-public-key",
+    )
+
+
+def refused(what: str, reason: str) -> EnvforgeError:
+    """Return the error for a missing or invalid signature."""
+    return EnvforgeError(
+        f"cannot verify {what}: {reason}",
+        hint="nothing was written; to sign it, ask its publisher to publish with the key",
+        command="envforge lockfiles publish --sign KEY",
+        code="bad-signature",
+    )
+
+
+FIELD = "signature"
+_COMMENT = f"file:{INDEX_FILE}"
+
+
+def index_bytes(document: Mapping[str, Any]) -> bytes:
+    """Return the serialized index."""
+    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def verify_index(root: Path, public_key: str) -> None:
+    """Raise ``EnvforgeError`` unless the owner of ``public_key`` has signed this index."""
+    list_entries(root)  # reports an invalid index as such
+    document = json.loads((root / INDEX_FILE).read_text(encoding="utf-8"))
+    signature = document.pop(FIELD, None)
+    what = f"`{INDEX_FILE}`"
+    if not isinstance(signature, str):
+        raise refused(what, f"expected a signature by the key `{key_id(public_key)}`, found none")
+    signed = Signed(data=index_bytes(document), comment=_COMMENT, signature=signature.encode())
+    verify(what, signed, public_key)
+
+
+def signed(root: Path, row: Mapping[str, Any], document: dict[str, Any], signer: Signer | None) -> dict[str, Any]:
+    """Return the index ``document``, which is in ``root``, with one more row and a new signature.
+
+    A signature covers every row, so ``EnvforgeError`` is raised if the current index isn't the one that this key
+    signed.
+    """
+    was_signed = FIELD in document
+    if signer is None:
+        if was_signed:
+            raise EnvforgeError(
+                "the index of this catalogue is signed, so a new entry must be signed, too",
+                hint="to sign the entry",
+                command="envforge lockfiles publish --sign KEY",
+                code="index-signed",
+            )
+        return {**document, "entries": [*document["entries"], dict(row)]}
+    _, public_key = signer.sign(b"", _COMMENT)
+    if was_signed:
+        verify_index(root, public_key)
+    elif any(entry.get("signed_by") == key_id(public_key) for entry in document["entries"]):
+        raise refused(f"`{INDEX_FILE}`", "it lists lockfiles signed by this key, but its own signature is missing")
+    whole = {name: value for name, value in document.items() if name != FIELD}
+    whole["entries"] = [*whole["entries"], dict(row)]
+    signature, _ = signer.sign(index_bytes(whole), _COMMENT)
+    return {**whole, FIELD: signature.decode()}

@@ -1,0 +1,201 @@
+"""Compare two lockfiles, from files or from git revisions.
+
+Only the files that would be installed are compared. Order, comments, and metadata are ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import unquote
+
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from envforge.lock.lockfile import LockedPackage, Lockfile, Manager
+from envforge.lock.needs import Requirements, requirements_of
+from envforge.pytorch.fit import driver_text
+from envforge.pytorch.matrix import Matrix
+
+Kind = Literal["added", "removed", "changed"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pinned:
+    """One locked package. ``build`` is the conda build string, or ``None`` for a wheel."""
+
+    version: str
+    build: str | None
+    url: str
+    checksum: str
+    sha256: str | None
+    category: str
+
+    def __str__(self) -> str:
+        return f"{self.version} {self.build}" if self.build else self.version
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """One package that differs. ``what`` is the first of version, build, file, URL, and category that differs."""
+
+    name: str
+    manager: Manager
+    kind: Kind
+    what: str
+    before: Pinned | None
+    after: Pinned | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shift:
+    """One requirement on the machine as text, before and after; an empty string if there is none."""
+
+    what: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlatformDiff:
+    """What differs on one platform. ``fetch_bytes`` is the size of the ``sized`` new files whose size is known."""
+
+    platform: str
+    kind: Kind
+    changes: tuple[Change, ...]
+    machine: tuple[Shift, ...]
+    new_files: int = 0
+    sized: int = 0
+    fetch_bytes: int = 0
+
+    def of(self, kind: Kind) -> tuple[Change, ...]:
+        """Return the changes of one kind."""
+        return tuple(change for change in self.changes if change.kind == kind)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """The platforms on which two lockfiles differ; empty if they install the same files."""
+
+    platforms: tuple[PlatformDiff, ...]
+
+    @property
+    def is_same(self) -> bool:
+        """Return whether both lockfiles install the same files on the same platforms."""
+        return not self.platforms
+
+
+def compare(before: Lockfile, after: Lockfile, matrix: Matrix, sizes: Mapping[str, int] | None = None) -> Comparison:
+    """Compare two lockfiles; ``sizes`` has the known file sizes in bytes, by SHA-256."""
+    names = dict.fromkeys((*before.platforms, *after.platforms))
+    found = [_platform(name, before, after, matrix, sizes or {}) for name in names]
+    return Comparison(platforms=tuple(one for one in found if one.changes or one.kind != "changed"))
+
+
+def _platform(name: str, before: Lockfile, after: Lockfile, matrix: Matrix, sizes: Mapping[str, int]) -> PlatformDiff:
+    changes = tuple(sorted(_changes(name, before, after), key=lambda change: (change.name, change.manager)))
+    fresh = [change.after for change in changes if change.after is not None and change.what not in _SAME_FILE]
+    known = [size for one in fresh if (size := sizes.get(one.sha256 or "")) is not None]
+    return PlatformDiff(
+        platform=name,
+        kind="added" if name not in before.platforms else "removed" if name not in after.platforms else "changed",
+        changes=changes,
+        machine=tuple(_shifts(name, before, after, matrix)) if changes else (),
+        new_files=len(fresh),
+        sized=len(known),
+        fetch_bytes=sum(known),
+    )
+
+
+_SAME_FILE = {"address", "category"}
+
+
+def _changes(platform: str, before: Lockfile, after: Lockfile) -> Iterator[Change]:
+    old, new = _pinned(before, platform), _pinned(after, platform)
+    for key in old.keys() | new.keys():
+        manager, name = key
+        was, will = old.get(key), new.get(key)
+        if was is None or will is None:
+            kind: Kind = "added" if was is None else "removed"
+            yield Change(name=name, manager=manager, kind=kind, what=kind, before=was, after=will)
+        elif (what := _difference(was, will)) is not None:
+            yield Change(name=name, manager=manager, kind="changed", what=what, before=was, after=will)
+
+
+def _difference(was: Pinned, will: Pinned) -> str | None:
+    sides = (
+        ("version", was.version, will.version),
+        ("build", was.build, will.build),
+        ("file", *_checksums(was, will)),
+        ("address", was.url, will.url),
+        ("category", was.category, will.category),
+    )
+    return next((what for what, a, b in sides if a != b), None)
+
+
+def _checksums(was: Pinned, will: Pinned) -> tuple[str, str]:
+    # lockfiles of conda-lock may have only MD5, which can't be compared with SHA-256
+    if (was.sha256 is None) != (will.sha256 is None):
+        return _file_name(was.url), _file_name(will.url)
+    return was.checksum, will.checksum
+
+
+def _pinned(lockfile: Lockfile, platform: str) -> dict[tuple[Manager, str], Pinned]:
+    found: dict[tuple[Manager, str], Pinned] = {}
+    for package in lockfile.for_platform(platform):
+        name = package.name if package.manager == "conda" else canonicalize_name(package.name)
+        # conda-lock lists a package once per category; the first entry is enough
+        found.setdefault((package.manager, name), _pin(package))
+    return found
+
+
+def _pin(package: LockedPackage) -> Pinned:
+    stem = _file_name(package.url).removesuffix(".conda").removesuffix(".tar.bz2")
+    return Pinned(
+        version=package.version,
+        build=stem.rsplit("-", 1)[-1] if package.manager == "conda" else None,
+        url=package.url,
+        checksum=package.sha256 or package.md5 or "",
+        sha256=package.sha256,
+        category=package.category,
+    )
+
+
+def _file_name(url: str) -> str:
+    return unquote(url.split("#", 1)[0].rsplit("/", 1)[-1])
+
+
+def _shifts(platform: str, before: Lockfile, after: Lockfile, matrix: Matrix) -> Iterator[Shift]:
+    sides = [
+        dict(_needs(lock, requirements_of(lock, platform, matrix), platform)) if platform in lock.platforms else {}
+        for lock in (before, after)
+    ]
+    for what in sides[0] | sides[1]:
+        was, will = sides[0].get(what, ""), sides[1].get(what, "")
+        if was != will:
+            yield Shift(what=what, before=was, after=will)
+
+
+def _needs(lockfile: Lockfile, needs: Requirements, platform: str) -> Iterator[tuple[str, str]]:
+    yield "NVIDIA driver", _driver(needs)
+    yield "driver by CUDA minor-version compatibility", _driver_text(needs.driver_minor_compatible)
+    yield "compute capability", ", ".join(map(str, needs.compute_capabilities))
+    yield "PTX for newer GPUs", ", ".join(map(str, needs.ptx))
+    yield "glibc", _or_newer(needs.glibc)
+    yield "macOS", _or_newer(needs.macos)
+    python = next((p.version for p in lockfile.for_platform(platform, "conda") if p.name == "python"), "")
+    yield "Python", ".".join(python.split(".")[:2])
+
+
+def _driver(needs: Requirements) -> str:
+    text = _driver_text(needs.driver_direct)
+    return f"{text} or newer" if text else ""
+
+
+def _driver_text(version: Version | None) -> str:
+    return driver_text(version) if version is not None else ""
+
+
+def _or_newer(version: Version | None) -> str:
+    return f"{version} or newer" if version is not None else ""

@@ -1,0 +1,376 @@
+"""Determine what a lockfile requires of a machine, and whether a machine has it.
+
+The rules are those of ``envforge.pytorch.fit``, so that ``install`` and ``explain`` always agree.
+
+The rules are in ``install.needs``. Lockfiles made by other tools are supported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from packaging.tags import Tag
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
+
+from envforge.base.envelope import Json
+from envforge.base.terms import ComputeCapability, WheelTag
+from envforge.lock.lockfile import LockedPackage, Lockfile
+from envforge.lock.plan import Artifact, Digest, Plan
+from envforge.machine.values import Machine
+from envforge.pytorch.fit import Facts, Misfit, driver_grade, driver_text, fit, read_facts
+from envforge.pytorch.matrix import Matrix
+from envforge.pytorch.selection import Build
+
+# source: PEP 600, "Legacy manylinux tags"
+_LEGACY_GLIBC = {"manylinux1": "2.5", "manylinux2010": "2.12", "manylinux2014": "2.17"}
+_CUDA_RUNTIMES = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime-cu11")
+_CUDA_PACKAGES = ("pytorch-cuda", "cuda-cudart", "cudatoolkit")
+_ARCHITECTURES = {"64": ("x86_64", "amd64", "intel", "universal2"), "aarch64": ("aarch64",), "ppc64le": ("ppc64le",)}
+_ARM_ARCHITECTURES = ("arm64", "universal2")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Needed:
+    """A minimum version that the machine must provide, and the package that requires it."""
+
+    version: Version
+    package: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Needs:
+    """Requirements of one platform of a lockfile. ``build`` is the PyTorch build of the matrix, if torch is a wheel."""
+
+    platform: str
+    glibc: Needed | None
+    cuda: Needed | None
+    build: Build | None
+    misplaced: tuple[str, ...]
+
+
+def read_needs(plan: Plan, matrix: Matrix) -> Needs:
+    """Return what the packages of a plan require of the machine."""
+    return Needs(
+        platform=plan.platform,
+        glibc=_glibc(plan),
+        cuda=_cuda(plan),
+        build=_build(plan, matrix),
+        misplaced=tuple(_misplaced(plan)),
+    )
+
+
+def asks_driver(plan: Plan) -> bool:
+    """Return whether a plan contains CUDA, so that the driver, the GPUs, and the matrix matter."""
+    return _cuda(plan) is not None
+
+
+def describe(needs: Needs, matrix: Matrix) -> str:
+    """Return the requirements on one line, such as ``linux-64, glibc 2.28, NVIDIA driver 450.80.02 (CUDA 11.8)``."""
+    parts = [needs.platform]
+    if needs.glibc is not None:
+        parts.append(f"glibc {needs.glibc.version}")
+    if needs.cuda is not None:
+        cuda = needs.cuda.version
+        minimum = matrix.family_minimum(cuda) or matrix.direct_minimum(cuda)
+        driver = minimum.driver(windows=needs.platform.startswith("win-")) if minimum else None
+        parts.append(f"NVIDIA driver {driver_text(driver)} (CUDA {cuda})" if driver else f"CUDA {cuda}")
+    if needs.build is not None and needs.build.capabilities:
+        parts.append("compute capability " + ", ".join(map(str, needs.build.capabilities)))
+    return ", ".join(parts)
+
+
+def unmet(needs: Needs, machine: Machine, matrix: Matrix) -> tuple[str, ...]:
+    """Return a reason for each requirement that the machine doesn't meet."""
+    if needs.platform != machine.platform:
+        return (f"the lockfile is for `{needs.platform}`, but this machine is `{machine.platform}`",)
+    facts = read_facts(machine, needs.platform)
+    reasons = list(needs.misplaced)
+    if needs.glibc is not None and machine.glibc is not None and machine.glibc < needs.glibc.version:
+        found = f"this machine has glibc {machine.glibc}"
+        reasons.append(f"`{needs.glibc.package}` requires glibc {needs.glibc.version} or later, but {found}")
+    reasons += _no_driver(needs, facts, matrix)
+    return tuple(reasons)
+
+
+def concerns(needs: Needs, machine: Machine) -> tuple[str, ...]:
+    """Return what doesn't prevent an install but limits its use: a CUDA build on a machine without an NVIDIA driver."""
+    if needs.cuda is None or machine.driver is not None:
+        return ()
+    brings = f"`{needs.cuda.package}` is built for CUDA {needs.cuda.version}"
+    return (f"no NVIDIA driver found; {brings}, so programs will run on the CPU",)
+
+
+def _no_driver(needs: Needs, facts: Facts, matrix: Matrix) -> list[str]:
+    if needs.cuda is None or not facts.has_nvidia:
+        return []
+    if needs.build is not None:
+        misfit = fit(needs.build, facts, matrix)
+        return [misfit.reason] if isinstance(misfit, Misfit) and misfit.code != "glibc" else []
+    grade = driver_grade(needs.cuda.version, facts, matrix)
+    return [f"`{needs.cuda.package}`: {grade.reason}"] if isinstance(grade, Misfit) else []
+
+
+def _build(plan: Plan, matrix: Matrix) -> Build | None:
+    torch = next((a for a in plan.wheels if a.package.name == "torch" and not a.is_source), None)
+    if torch is None:
+        return None
+    version = parse_wheel_filename(torch.file_name)[1]
+    tag = _tag(version) or WheelTag(_cuda_of_runtime(plan))
+    return next(
+        (
+            build
+            for build in matrix.builds
+            if build.torch == Version(version.public) and build.tag == tag and build.platform == plan.platform
+        ),
+        None,
+    )
+
+
+def _tag(version: Version) -> WheelTag | None:
+    try:
+        return WheelTag.parse(version.local or "")
+    except ValueError:
+        return None
+
+
+def _cuda(plan: Plan) -> Needed | None:
+    """Return the CUDA version that torch was built for, or else the version of the locked CUDA runtime."""
+    for artifact in plan.wheels:
+        if artifact.package.name == "torch" and not artifact.is_source:
+            tag = _tag(parse_wheel_filename(artifact.file_name)[1])
+            if tag is not None:
+                return None if tag.cuda is None else Needed(version=tag.cuda, package=artifact.label)
+    for names, artifacts in ((_CUDA_RUNTIMES, plan.wheels), (_CUDA_PACKAGES, plan.conda)):
+        for artifact in artifacts:
+            if artifact.package.name in names and (version := _minor(artifact.package.version)):
+                return Needed(version=version, package=artifact.label)
+    return None
+
+
+def _cuda_of_runtime(plan: Plan) -> Version | None:
+    found = next((a for a in plan.wheels if a.package.name in _CUDA_RUNTIMES), None)
+    return _minor(found.package.version) if found else None
+
+
+def _minor(text: str) -> Version | None:
+    match = re.match(r"(\d+)\.(\d+)", text)
+    return Version(match[0]) if match else None
+
+
+def _glibc(plan: Plan) -> Needed | None:
+    found = [*_conda_glibc(plan.conda), *_wheel_glibc(plan.wheels)]
+    return max(found, key=lambda needed: needed.version, default=None)
+
+
+def _conda_glibc(artifacts: Iterable[Artifact]) -> Iterator[Needed]:
+    for artifact in artifacts:
+        for name, wanted in artifact.package.dependencies:
+            match = re.search(r">=\s*(\d+(?:\.\d+)+)", wanted) if name == "__glibc" else None
+            if match:
+                yield Needed(version=Version(match[1]), package=artifact.label)
+
+
+def _wheel_glibc(artifacts: Iterable[Artifact]) -> Iterator[Needed]:
+    for artifact in artifacts:
+        if artifact.is_source:
+            continue
+        versions = [_tag_glibc(tag.platform) for tag in parse_wheel_filename(artifact.file_name)[3]]
+        known = [version for version in versions if version is not None]
+        if known and len(known) == len(versions):
+            yield Needed(version=min(known), package=artifact.label)
+
+
+def _tag_glibc(platform: str) -> Version | None:
+    match = re.match(r"manylinux_(\d+)_(\d+)_", platform)
+    if match:
+        return Version(f"{match[1]}.{match[2]}")
+    legacy = _LEGACY_GLIBC.get(platform.split("_", 1)[0])
+    return Version(legacy) if legacy else None
+
+
+def _misplaced(plan: Plan) -> Iterator[str]:
+    """Yield the wheels that don't support the locked Python or the platform."""
+    python = next((_minor(a.package.version) for a in plan.conda if a.package.name == "python"), None)
+    for artifact in plan.wheels:
+        if artifact.is_source:
+            continue
+        tags = parse_wheel_filename(artifact.file_name)[3]
+        if python is not None and not any(_serves_python(tag, python) for tag in tags):
+            yield f"`{artifact.file_name}` doesn't support Python {python}, the locked version"
+        if not any(_serves_platform(tag.platform, plan.platform) for tag in tags):
+            yield f"`{artifact.file_name}` doesn't support `{plan.platform}`"
+
+
+def _serves_python(tag: Tag, python: Version) -> bool:
+    match = re.fullmatch(r"(py|cp)(\d)(\d*)", tag.interpreter)
+    if match is None:
+        return False
+    try:
+        stated = Version(f"{match[2]}.{match[3] or 0}")
+    except InvalidVersion:
+        return False
+    if match[1] == "py" or tag.abi in {"abi3", "none"}:
+        return stated.major == python.major and stated <= python
+    return stated == python
+
+
+def _serves_platform(tag: str, platform: str) -> bool:
+    if tag == "any":
+        return True
+    system, _, architecture = platform.partition("-")
+    beginnings = {"linux": ("manylinux", "linux"), "osx": ("macosx",), "win": ("win",)}
+    if not tag.startswith(beginnings.get(system, ("",))):
+        return False
+    known = _ARM_ARCHITECTURES if architecture == "arm64" else _ARCHITECTURES.get(architecture, (architecture,))
+    return tag.endswith(known)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Requirements:
+    """What a lockfile requires of a machine, as values and in one sentence.
+
+    The driver versions are the oldest on Linux for direct use and for CUDA minor-version compatibility.
+    ``download_bytes`` is the size of the ``files_sized`` files whose size is known, out of ``files``.
+    """
+
+    driver_direct: Version | None
+    driver_minor_compatible: Version | None
+    compute_capabilities: tuple[ComputeCapability, ...]
+    ptx: tuple[ComputeCapability, ...]
+    glibc: Version | None
+    macos: Version | None
+    download_bytes: int
+    files: int
+    files_sized: int
+    words: str
+
+
+# the catalogue, `install`, and `diff` all use this function, so that they never disagree
+def requirements_of(
+    lockfile: Lockfile, platform: str, matrix: Matrix, sizes: Mapping[str, int] | None = None
+) -> Requirements:
+    """Return what ``platform`` of ``lockfile`` requires; ``sizes`` has the known file sizes in bytes, by SHA-256.
+
+    No lockfile is rejected, even if ``install`` would reject it: git sources and wheels with an invalid name are
+    ignored.
+    """
+    packages = lockfile.for_platform(platform)
+    plan = _readable(platform, packages)
+    needs = read_needs(plan, matrix)
+    cuda = needs.cuda.version if needs.cuda else None
+    direct = matrix.direct_minimum(cuda) if cuda else None
+    family = matrix.family_minimum(cuda) if cuda else None
+    is_windows = platform.startswith("win-")
+    known = [size for package in packages if (size := (sizes or {}).get(package.sha256 or "")) is not None]
+    found = Requirements(
+        driver_direct=direct.driver(windows=is_windows) if direct else None,
+        driver_minor_compatible=family.driver(windows=is_windows) if family else None,
+        compute_capabilities=needs.build.capabilities if needs.build else (),
+        ptx=needs.build.ptx if needs.build else (),
+        glibc=needs.glibc.version if needs.glibc else None,
+        macos=max(_macos(plan), default=None) if platform.startswith("osx-") else None,
+        download_bytes=sum(known),
+        files=len(packages),
+        files_sized=len(known),
+        words="",
+    )
+    return replace(found, words=machine_words(found, f"CUDA {cuda}" if cuda else "") + download_words(found))
+
+
+def requirements_json(needs: Requirements) -> dict[str, Json]:
+    """Return the requirements as stored in the index of a catalogue."""
+    return {
+        "driver_direct": _driver(needs.driver_direct),
+        "driver_minor_compatible": _driver(needs.driver_minor_compatible),
+        "compute_capabilities": [str(capability) for capability in needs.compute_capabilities],
+        "ptx": [str(capability) for capability in needs.ptx],
+        "glibc": _text(needs.glibc),
+        "macos": _text(needs.macos),
+        "download_bytes": needs.download_bytes,
+        "files": needs.files,
+        "files_sized": needs.files_sized,
+        "words": needs.words,
+    }
+
+
+def _driver(version: Version | None) -> str | None:
+    return driver_text(version) if version is not None else None
+
+
+def _text(version: Version | None) -> str | None:
+    return str(version) if version is not None else None
+
+
+def machine_words(needs: Requirements, brings: str = "") -> str:
+    """Return ``NVIDIA driver 520.61.05 or newer (…), GPUs of compute capability 3.7 to 9.0, glibc 2.28 or newer``.
+
+    ``brings`` is the CUDA version in the lockfile, which is named if the table has no driver for it.
+    """
+    parts = []
+    lowest = needs.driver_minor_compatible
+    if needs.driver_direct is not None:
+        other = f" ({driver_text(lowest)} with CUDA minor-version compatibility)" if lowest else ""
+        parts.append(f"NVIDIA driver {driver_text(needs.driver_direct)} or newer{other}")
+    elif lowest is not None:
+        parts.append(f"NVIDIA driver {driver_text(lowest)} or newer, by CUDA minor-version compatibility")
+    else:
+        parts.append(
+            f"an NVIDIA driver for {brings}, which the table does not have" if brings else "no NVIDIA GPU needed"
+        )
+    if needs.compute_capabilities:
+        newer = ", newer ones through PTX" if needs.ptx else ""
+        first, last = needs.compute_capabilities[0], needs.compute_capabilities[-1]
+        parts.append(f"GPUs of compute capability {first} to {last}{newer}")
+    if needs.glibc is not None:
+        parts.append(f"glibc {needs.glibc} or newer")
+    if needs.macos is not None:
+        parts.append(f"macOS {needs.macos} or newer")
+    return ", ".join(parts)
+
+
+def download_words(needs: Requirements) -> str:
+    """Return the known size of the download as text; empty if no size is known."""
+    if needs.files_sized == 0:
+        return ""
+    amount = f"{needs.download_bytes / 1e9:.1f} GB"
+    if needs.files_sized == needs.files:
+        return f"; {amount} to download"
+    return f"; more than {amount} to download ({needs.files_sized} of {needs.files} sizes known)"
+
+
+def _readable(platform: str, packages: Iterable[LockedPackage]) -> Plan:
+    artifacts = [Artifact(package=package, digest=Digest(algorithm="sha256", hex="")) for package in packages]
+    return Plan(
+        platform=platform,
+        conda=tuple(a for a in artifacts if a.package.manager == "conda"),
+        wheels=tuple(a for a in artifacts if a.package.manager == "pip" and _is_readable(a)),
+        warnings=(),
+    )
+
+
+def _is_readable(artifact: Artifact) -> bool:
+    if artifact.is_source:
+        return True
+    try:
+        parse_wheel_filename(artifact.file_name)
+    except InvalidWheelFilename:
+        return False
+    return True
+
+
+def _macos(plan: Plan) -> Iterator[Version]:
+    """Return the macOS version that each package requires: ``__osx`` of a conda package, the lowest tag of a wheel."""
+    for artifact in plan.conda:
+        for name, wanted in artifact.package.dependencies:
+            match = re.search(r">=\s*(\d+(?:\.\d+)*)", wanted) if name == "__osx" else None
+            if match:
+                yield Version(match[1])
+    for artifact in plan.wheels:
+        tags: Iterable[Tag] = () if artifact.is_source else parse_wheel_filename(artifact.file_name)[3]
+        # the tags of one wheel are alternatives, so the lowest one decides
+        stated = [Version(f"{m[1]}.{m[2]}") for tag in tags if (m := re.match(r"macosx_(\d+)_(\d+)_", tag.platform))]
+        if stated:
+            yield min(stated)

@@ -1,0 +1,312 @@
+"""Select the files that an install of a lockfile needs, each with its checksum.
+
+conda-lock writes wheels as comments (``# pip NAME @ URL --hash=sha256:…``), which are read too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote
+
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+from envforge.base.git import restore_hints
+from envforge.errors import EnvforgeError, Hint
+from envforge.lock.environment_spec import ENVIRONMENT_FILE
+from envforge.lock.lockfile import LOCK_NAME, LockedPackage, Lockfile, LockfileError, Manager, parse_lockfile
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Digest:
+    """The checksum that a file must have."""
+
+    algorithm: Literal["sha256", "md5"]
+    hex: str
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.hex}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Artifact:
+    """A locked package and its file: a conda archive or a wheel."""
+
+    package: LockedPackage
+    digest: Digest
+
+    @property
+    def file_name(self) -> str:
+        """File name, decoded, so that it can be compared with archive and wheel names."""
+        return unquote(self.package.file_name)
+
+    @property
+    def is_source(self) -> bool:
+        """Whether this is a source distribution, which must be built."""
+        return self.package.manager == "pip" and not self.file_name.endswith(".whl")
+
+    @property
+    def label(self) -> str:
+        """Name for messages, such as ``torch 2.7.1+cu118``."""
+        return f"{self.package.name} {self.package.version}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wheel:
+    """A wheel of the prefix: its normalized name, its version, and the SHA-256 of its file."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+_INSTALLED_CATEGORIES = {"main", "dev"}
+_ARCHIVES = (".conda", ".tar.bz2")
+_SOURCES = (".tar.gz", ".zip", ".tgz")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """The packages of one platform, by package manager, in the order of the lockfile."""
+
+    platform: str
+    conda: tuple[Artifact, ...]
+    wheels: tuple[Artifact, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 that identifies the packages; the same packages have the same fingerprint on every machine."""
+        rows = sorted([a.package.manager, a.file_name, str(a.digest)] for a in (*self.conda, *self.wheels))
+        return hashlib.sha256(json.dumps([self.platform, rows]).encode()).hexdigest()
+
+    @property
+    def records(self) -> tuple[str, ...]:
+        """The file names of the conda packages in conda-meta, without ``.json``."""
+        return tuple(sorted(record_name(artifact) for artifact in self.conda))
+
+    @property
+    def wheel_names(self) -> tuple[Wheel, ...]:
+        """The wheels as the journal records them."""
+        return tuple(sorted((wheel_of(artifact) for artifact in self.wheels), key=lambda wheel: wheel.name))
+
+
+def make_plan(lockfile: Lockfile, platform: str, where: Path, *, allow_builds: bool = False) -> Plan:
+    """Select the packages of ``platform``.
+
+    Raises ``EnvforgeError`` that lists each package that can't be installed and verified.
+    """
+    if platform not in lockfile.platforms:
+        from envforge.lock.project import platform_hints  # noqa: PLC0415 - only errors need it
+
+        raise EnvforgeError(
+            f"the lockfile `{where}` has no packages for `{platform}`; it has packages for "
+            + (", ".join(f"`{name}`" for name in lockfile.platforms) or "no platform"),
+            hint=platform_hints(where, lockfile.platforms, platform),
+            code="platform-not-locked",
+        )
+    chosen = _chosen(lockfile.for_platform(platform))
+    _refuse(chosen, allow_builds=allow_builds)
+    artifacts = [Artifact(package=package, digest=_digest(package)) for package in chosen]
+    names = {artifact.package.name for artifact in artifacts if artifact.package.manager == "conda"}
+    if "python" not in names and len(names) < len(artifacts):
+        raise EnvforgeError(
+            f"the lockfile `{where}` has wheels, but no conda package `python` to install them for",
+            hint="to add Python to environment.yml and lock again",
+            command="envforge add python",
+            code="no-python",
+        )
+    return Plan(
+        platform=platform,
+        conda=tuple(a for a in artifacts if a.package.manager == "conda"),
+        wheels=tuple(a for a in artifacts if a.package.manager == "pip"),
+        warnings=_warnings(artifacts),
+    )
+
+
+def _chosen(packages: Iterable[LockedPackage]) -> tuple[LockedPackage, ...]:
+    """Return the packages that ``conda-lock install`` installs too: categories main and dev, each name once."""
+    chosen: dict[tuple[str, str], LockedPackage] = {}
+    for package in packages:
+        if package.category in _INSTALLED_CATEGORIES:
+            chosen.setdefault((package.manager, package.name), package)
+    return tuple(chosen.values())
+
+
+def _refuse(packages: Iterable[LockedPackage], *, allow_builds: bool) -> None:
+    faults = {package: reason for package in packages if (reason := _fault(package, allow_builds=allow_builds))}
+    if faults:
+        lines = [f"  `{package.name} {package.version}`: {reason}" for package, reason in faults.items()]
+        others = any(_fault(package, allow_builds=True) for package in faults)
+        ways = (
+            Hint("once environment.yml requires only packages published as archives or wheels", "envforge lock")
+            if others
+            else Hint("if you trust these source distributions, pass `--allow-builds` to build them on this machine")
+        )
+        raise EnvforgeError(
+            "the lockfile contains packages that can't be installed reproducibly:\n" + "\n".join(lines),
+            hint=(ways,),
+            code="not-installable",
+        )
+
+
+def _fault(package: LockedPackage, *, allow_builds: bool) -> str | None:
+    name = Artifact(package=package, digest=Digest(algorithm="sha256", hex="")).file_name
+    if package.url.startswith("git+"):
+        return f"it comes from a git repository, `{package.url}`, which has no checksum"
+    if package.sha256 is None and package.md5 is None:
+        return "the lockfile has no checksum for it"
+    if package.manager == "conda":
+        return None if name.endswith(_ARCHIVES) else f"expected a `.conda` or `.tar.bz2` file, found `{package.url}`"
+    if name.endswith(_SOURCES):
+        source = f"expected a wheel, found the source distribution `{name}`, which runs its own code when it is built"
+        return None if allow_builds else source
+    try:
+        found = parse_wheel_filename(name)[0]
+    except InvalidWheelFilename as error:
+        return str(error)
+    wanted = canonicalize_name(package.name)
+    return None if found == wanted else f"expected a wheel of `{wanted}`, found `{name}`"
+
+
+def _digest(package: LockedPackage) -> Digest:
+    if package.sha256 is not None:
+        return Digest(algorithm="sha256", hex=package.sha256)
+    return Digest(algorithm="md5", hex=package.md5 or "")
+
+
+def _warnings(artifacts: Sequence[Artifact]) -> tuple[str, ...]:
+    found = []
+    weak = sorted(artifact.label for artifact in artifacts if artifact.digest.algorithm == "md5")
+    if weak:
+        names = ", ".join(weak)
+        found.append(f"verified only by MD5, which can be forged, because the lockfile has no SHA-256: {names}")
+    built = sorted(artifact.label for artifact in artifacts if artifact.is_source)
+    if built:
+        found.append(
+            f"built from source on this machine, so the result can differ between machines: {', '.join(built)}"
+        )
+    return tuple(found)
+
+
+def record_name(artifact: Artifact) -> str:
+    """Return the name of a conda archive without its extension: ``jinja2-3.1.6-pyhd8ed1ab_0``."""
+    name = artifact.file_name
+    return name.removesuffix(".conda").removesuffix(".tar.bz2")
+
+
+def wheel_of(artifact: Artifact) -> Wheel:
+    """Return the name, version, and checksum of a wheel or source distribution.
+
+    The version of a wheel is the one in its file name.
+    """
+    if artifact.is_source:
+        return Wheel(
+            name=canonicalize_name(artifact.package.name), version=artifact.package.version, sha256=artifact.digest.hex
+        )
+    name, version, _, _ = parse_wheel_filename(artifact.file_name)
+    return Wheel(name=canonicalize_name(name), version=str(version), sha256=artifact.digest.hex)
+
+
+MARK = "@EXPLICIT"
+_PIP = re.compile(
+    r"#\s*pip\s+(?P<name>[A-Za-z0-9._-]+)\s*@\s*(?P<url>\S+?)(?:\s+--hash=|#)(?P<hash>sha256[:=][0-9a-fA-F]{64})"
+)
+_HASH = re.compile(r"(?:(?P<kind>sha256|md5)[:=])?(?P<hex>[0-9a-fA-F]+)")
+
+
+def read_any_lock(path: Path, platform: str) -> Lockfile:
+    """Read a conda-lock.yml or an explicit file, which is recognized by its line ``@EXPLICIT``."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LockfileError(
+            f"cannot read the lockfile `{path}`: {getattr(error, 'strerror', None) or error}",
+            hint=(_unread(path),),
+            code="lockfile-unreadable",
+        ) from error
+    return parse_any_lock(text, str(path), platform)
+
+
+def _unread(path: Path) -> Hint:
+    """Return the hint for a lockfile that can't be read: it may not exist yet, and neither may its project."""
+    environment = path.with_name(ENVIRONMENT_FILE)
+    if path.exists() or path.name != LOCK_NAME:
+        return Hint("check the path of the lockfile")
+    if not environment.is_file():
+        return Hint("change to a project directory; to create a project", "envforge new TEMPLATE DIR")
+    words = [] if path == Path(LOCK_NAME) else ["--file", str(environment)]
+    return Hint("to create it from environment.yml", shlex.join(["envforge", "lock", *words]))
+
+
+def parse_any_lock(text: str, where: str, platform: str, path: Path | None = None) -> Lockfile:
+    """Parse a conda-lock.yml or an explicit file; ``where`` names it in errors, and ``path`` in commands."""
+    if any(line.strip() == MARK for line in text.splitlines()):
+        return parse_explicit(text, where, platform)
+    return parse_lockfile(text, where, path)
+
+
+def parse_explicit(text: str, where: str, platform: str) -> Lockfile:
+    """Parse an explicit file; ``platform`` is used if the file doesn't state its own."""
+    stated = re.search(r"^#\s*platform:\s*(\S+)", text, re.MULTILINE)
+    subdir = stated[1] if stated else platform
+    packages = []
+    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
+        if match := _PIP.match(line):
+            name, version = _of_wheel(match["url"], where, number)
+            packages.append(_package(name, version, "pip", (match["url"], match["hash"]), subdir))
+        elif line and not line.startswith("#") and line != MARK:
+            url, _, digest = line.partition("#")
+            name, version = _of_archive(url, where, number)
+            packages.append(_package(name, version, "conda", (url, digest), subdir))
+    return Lockfile(platforms=(subdir,), channels=(), content_hash=(), packages=tuple(packages))
+
+
+def _package(name: str, version: str, manager: Manager, origin: tuple[str, str], platform: str) -> LockedPackage:
+    url, digest = origin
+    match = _HASH.fullmatch(digest.strip())
+    value = match["hex"].lower() if match else ""
+    return LockedPackage(
+        name=name,
+        version=version,
+        manager=manager,
+        platform=platform,
+        url=url,
+        sha256=value if len(value) == 64 else None,
+        md5=value if len(value) == 32 else None,
+        category="main",
+        optional=False,
+        dependencies=(),
+    )
+
+
+def _of_archive(url: str, where: str, number: int) -> tuple[str, str]:
+    name = unquote(url.rsplit("/", 1)[-1])
+    match = re.fullmatch(r"(?P<name>.+)-(?P<version>[^-]+)-(?P<build>[^-]+)(?:\.conda|\.tar\.bz2)", name)
+    if match is None or "://" not in url:
+        raise _explicit_fault(where, number, "the URL of a `.conda` or `.tar.bz2` file", url)
+    return match["name"], match["version"]
+
+
+def _of_wheel(url: str, where: str, number: int) -> tuple[str, str]:
+    parts = unquote(url.rsplit("/", 1)[-1]).split("-")
+    if len(parts) not in {5, 6}:
+        raise _explicit_fault(where, number, "the URL of a wheel", url)
+    return parts[0].lower().replace("_", "-"), parts[1]
+
+
+def _explicit_fault(where: str, number: int, wanted: str, found: str) -> LockfileError:
+    return LockfileError(
+        f"the explicit file `{where}` is invalid at line {number}: expected {wanted}, found `{found}`",
+        hint=(
+            *restore_hints(Path(where).parent, Path(where).name),
+            Hint("to export the lockfile again", "envforge export explicit -o FILE"),
+        ),
+        code="lockfile-damaged",
+    )

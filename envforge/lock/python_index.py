@@ -1,0 +1,305 @@
+"""Find the package index that uv and pip are configured for, and the URL of a file on it."""
+
+from __future__ import annotations
+
+import configparser
+import importlib.util
+import os
+import sys
+import urllib.parse
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envforge.base import toml
+from envforge.errors import EnvforgeError, Hint, OutsideError
+
+if TYPE_CHECKING:
+    from urllib.request import Request
+
+VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
+_TIMEOUT_S = 20.0
+_PAGE_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PythonIndex:
+    """A package index: its simple index (PEP 503), where that URL is configured, and where its files are, if known.
+
+    ``simple_url`` may contain credentials; ``public_url`` never does.
+    """
+
+    simple_url: str
+    source: str
+    files_url: str | None = None
+
+    @property
+    def public_url(self) -> str:
+        """Return the URL of the simple index without user name and password."""
+        return without_credentials(self.simple_url)
+
+    @property
+    def other_index_hint(self) -> Hint:
+        """Return how to use another index: by the variable that is set, or by one that overrides the files."""
+        variable = self.source if self.source in VARIABLES else "PIP_INDEX_URL"
+        return Hint(f"to use another package index, set `{variable}=https://INDEX/simple`")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Located:
+    """The URL of one file on a package index, without credentials, and how it was found."""
+
+    url: str
+    how: str
+
+
+def without_credentials(url: str) -> str:
+    """Return a URL without user name and password, for lockfiles and messages."""
+    parts = urllib.parse.urlsplit(url)
+    return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def configured_index(environment: Mapping[str, str], home: Path, prefix: Path) -> PythonIndex:
+    """Return the configured index: from variables, then files of uv, then files of pip, then PyPI.
+
+    ``prefix`` is ``sys.prefix`` of the running interpreter, where pip looks for the file of the environment.
+    """
+    for variable in VARIABLES:
+        if environment.get(variable, "").strip():
+            return _stated(environment[variable], variable)
+    for path in uv_configuration_files(environment, home):
+        url = _index_of_uv(path)
+        if url:
+            return _stated(url, str(path))
+    for path in pip_configuration_files(environment, home, prefix):
+        url = _index_of_pip(path)
+        if url:
+            return _stated(url, str(path))
+    return _default_index()
+
+
+def uv_configuration_files(environment: Mapping[str, str], home: Path) -> tuple[Path, ...]:
+    """Return the files that uv reads, highest precedence first (uv documentation, "Configuration files")."""
+    if environment.get("UV_NO_CONFIG"):
+        return ()
+    if environment.get("UV_CONFIG_FILE"):
+        return (Path(environment["UV_CONFIG_FILE"]),)
+    folders = (*_user_folders(environment, home), *_shared_folders(environment), Path("/etc"))
+    return tuple(folder / "uv" / "uv.toml" for folder in folders)
+
+
+def pip_configuration_files(environment: Mapping[str, str], home: Path, prefix: Path) -> tuple[Path, ...]:
+    """Return the files that pip reads, highest precedence first (pip documentation, "Configuration").
+
+    ``PIP_CONFIG_FILE`` replaces the user's files; the null device disables all files.
+    """
+    name = "pip.ini" if sys.platform == "win32" else "pip.conf"
+    stated = environment.get("PIP_CONFIG_FILE", "")
+    if stated == os.devnull:
+        return ()
+    users = [folder / "pip" / name for folder in _user_folders(environment, home)]
+    users.append(home / ("pip" if sys.platform == "win32" else ".pip") / name)
+    shared = [folder / "pip" / name for folder in _shared_folders(environment)]
+    first = [Path(stated), prefix / name] if stated else [prefix / name, *users]
+    return (*first, Path("/etc") / name, *shared)
+
+
+def _user_folders(environment: Mapping[str, str], home: Path) -> tuple[Path, ...]:
+    folders: tuple[Path, ...] = (Path(environment.get("XDG_CONFIG_HOME") or home / ".config"),)
+    if sys.platform == "win32":
+        folders = (Path(environment.get("APPDATA") or home / "AppData" / "Roaming"),)
+    elif sys.platform == "darwin":
+        folders = (home / "Library" / "Application Support", *folders)
+    return folders
+
+
+def _shared_folders(environment: Mapping[str, str]) -> tuple[Path, ...]:
+    folders = (environment.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")
+    if sys.platform == "win32":
+        folders = [environment.get("PROGRAMDATA") or "C:/ProgramData"]
+    return tuple(Path(folder) for folder in folders if folder)
+
+
+def locate(relative: str, sha256: str, index: PythonIndex, pages: SimplePages) -> Located:
+    """Return the URL of ``relative`` (such as ``ab/cd/…/name.whl``) on ``index``.
+
+    PyPI has every file at exactly this path. For another index, the project's page is read, and the file there must
+    have this SHA-256. If the page can't be read, or doesn't list the file, assume the usual layout of mirrors:
+    ``packages/`` next to the simple index. Raises ``EnvforgeError`` if the page lists the file with another hash.
+    """
+    if index.files_url is not None:
+        return Located(url=index.files_url + relative, how="its known layout")
+    common = urllib.parse.urljoin(index.public_url.rstrip("/") + "/", f"../packages/{relative}")
+    file_name = relative.rsplit("/", 1)[-1]
+    try:
+        links = pages.links(index, _project(file_name))
+    except OutsideError as error:
+        return Located(url=common, how=f"the usual layout of mirrors, not checked: {error.message}")
+    link = links.get(file_name)
+    if link is None:
+        return Located(url=common, how=f"the usual layout of mirrors, because it doesn't list `{file_name}`")
+    digest = urllib.parse.parse_qs(urllib.parse.urlsplit(link).fragment).get("sha256", [""])[0].lower()
+    if digest and digest != sha256:
+        raise EnvforgeError(
+            f"`{file_name}` differs between the catalogue and the package index {index.public_url} (configured in "
+            f"{index.source}): expected SHA-256 `{sha256}`, found `{digest}`",
+            hint=(index.other_index_hint,),
+            code="index-disagrees",
+        )
+    return Located(url=without_credentials(urllib.parse.urldefrag(link).url), how="its pages")
+
+
+class SimplePages:
+    """Read the simple pages of projects, each once; an index that didn't respond is not requested again."""
+
+    def __init__(self, timeout_s: float = _TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
+        self._links: dict[tuple[str, str], dict[str, str]] = {}
+        self._silent: dict[str, OutsideError] = {}
+
+    def links(self, index: PythonIndex, project: str) -> Mapping[str, str]:
+        """Return the complete URL of each file name on the page of ``project``; raise ``OutsideError`` on failure."""
+        if index.simple_url in self._silent:
+            raise self._silent[index.simple_url]
+        key = (index.simple_url, project)
+        if key not in self._links:
+            self._links[key] = self._read(index, project)
+        return self._links[key]
+
+    def _read(self, index: PythonIndex, project: str) -> dict[str, str]:
+        from urllib.error import HTTPError  # noqa: PLC0415 - slow to import, and most lockfiles need no page
+        from urllib.request import urlopen  # noqa: PLC0415 - as above
+
+        url = f"{index.simple_url.rstrip('/')}/{project}/"
+        try:
+            with urlopen(_request(url), timeout=self._timeout_s) as answer:  # noqa: S310 - see _request
+                text = answer.read(_PAGE_BYTES).decode("utf-8", errors="replace")
+                base = answer.url
+        except HTTPError as error:  # the index responds, so its other pages are still worth a request
+            raise self._no_answer(index, project, f"HTTP {error.code}") from error
+        except (OSError, ValueError) as error:
+            failure = self._no_answer(index, project, str(getattr(error, "reason", error)))
+            self._silent[index.simple_url] = failure
+            raise failure from error
+        page = _Links()
+        page.feed(text)
+        return {_file_name(link): urllib.parse.urljoin(base, link) for link in page.found}
+
+    def _no_answer(self, index: PythonIndex, project: str, why: str) -> OutsideError:
+        return OutsideError(
+            f"cannot read the page of `{project}` on the package index {index.public_url} (configured in "
+            f"{index.source}): {why}",
+            hint=(index.other_index_hint,),
+            code="index-unreachable",
+        )
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "a":
+            self.found += [value for name, value in attrs if name == "href" and value]
+
+
+def _request(url: str) -> Request:
+    """Return the request for a page, with the credentials of the URL as a header."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in {"http", "https", "file"}:
+        raise ValueError(f"`{without_credentials(url)}` is not an http, https, or file URL")
+    from urllib.request import Request  # noqa: PLC0415 - as above
+
+    request = Request(without_credentials(url), headers={"Accept": "text/html"})  # noqa: S310
+    if parts.username:
+        import base64  # noqa: PLC0415 - only private indexes need it
+
+        pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+        request.add_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
+    return request
+
+
+def _index_of_uv(path: Path) -> str | None:
+    """Return the default ``[[index]]`` in a configuration file of uv, or the older ``index-url``."""
+    if not path.is_file():
+        return None
+    try:
+        document = toml.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, toml.TOMLDecodeError) as error:
+        raise _unreadable(path, error) from error
+    defaults = [entry.get("url", "") for entry in document.get("index", []) if entry.get("default")]
+    return _first([*defaults, document.get("index-url", ""), document.get("pip", {}).get("index-url", "")])
+
+
+def _index_of_pip(path: Path) -> str | None:
+    """Return ``index-url`` in a configuration file of pip: ``[install]`` overrides ``[global]``."""
+    if not path.is_file():
+        return None
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read_string(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, configparser.Error) as error:
+        raise _unreadable(path, error) from error
+    return _first(
+        parser.get(section, key)
+        for section in ("install", "global")
+        for key in ("index-url", "index_url")
+        if parser.has_option(section, key)
+    )
+
+
+def _first(values: Iterable[str]) -> str | None:
+    return next((value.strip() for value in values if value.strip()), None)
+
+
+def _unreadable(path: Path, error: Exception) -> EnvforgeError:
+    return EnvforgeError(
+        f"cannot read the configuration file `{path}`: {' '.join(str(error).split())}",
+        hint="fix the file; to use a package index without reading it, set `PIP_INDEX_URL=https://INDEX/simple`",
+        code="bad-index-configuration",
+    )
+
+
+def _stated(text: str, source: str) -> PythonIndex:
+    """Return a configured index; uv allows a name before the URL, as in ``internal=https://…``."""
+    text = text.strip()
+    name, equals, rest = text.partition("=")
+    url = rest if equals and "/" not in name and ":" not in name else text
+    return PythonIndex(simple_url=url.rstrip("/"), source=source)
+
+
+def _default_index() -> PythonIndex:
+    """Return PyPI, from the constants of pip, or from conda-lock's Poetry if pip is not installed."""
+    if importlib.util.find_spec("pip") is None:
+        return PythonIndex(simple_url=_registry_of_poetry(), source="the default of conda-lock")
+    from pip._internal.models.index import PyPI  # noqa: PLC0415 - pip is slow to import and often not needed
+
+    return PythonIndex(
+        simple_url=PyPI.simple_url,
+        source="the default of pip",
+        files_url=f"https://{PyPI.file_storage_domain}/packages/",
+    )
+
+
+def _registry_of_poetry() -> str:
+    before = dict(os.environ)
+    try:
+        from conda_lock._vendor.poetry.repositories.pypi_repository import (  # noqa: PLC0415 - slow to import
+            PyPiRepository,
+        )
+
+        return str(PyPiRepository().url).rstrip("/")
+    finally:
+        os.environ.clear()  # importing conda-lock sets CONDA_ROOT
+        os.environ.update(before)
+
+
+def _project(file_name: str) -> str:
+    return file_name.split("-", 1)[0].lower().replace("_", "-").replace(".", "-")
+
+
+def _file_name(link: str) -> str:
+    return urllib.parse.unquote(urllib.parse.urlsplit(link).path.rsplit("/", 1)[-1])

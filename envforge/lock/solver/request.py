@@ -1,0 +1,330 @@
+"""Describe a solve: specs, packages, virtual packages, and preferences.
+
+conda-lock 4 writes them as a separate channel with ``package_type: virtual_system`` (its ``virtual_package.py``).
+
+``envforge.lock.previous_lock`` writes the JSON file, and ``ENVFORGE_SOLVE_WISHES`` is its path.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rattler import Channel as Source
+from rattler import ChannelPriority, GenericVirtualPackage, MatchSpec
+from rattler import VirtualPackage as HostVirtualPackage
+from rattler.exceptions import (
+    ConversionError,
+    InvalidChannelError,
+    InvalidMatchSpecError,
+    InvalidPackageNameError,
+    InvalidUrlError,
+    ParseSubdirError,
+)
+from rattler.platform import Subdir
+
+from envforge.errors import EnvforgeError, RequestError
+from envforge.lock.solver.call import Priority
+from envforge.lock.solver.channels import Channel, Naming, hide_url_secrets
+
+if TYPE_CHECKING:
+    from rattler import GenericVirtualPackage, PackageRecord, RepoDataRecord
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One package file. Fields that the repodata doesn't state are ``None``, as in records copied from lockfiles."""
+
+    name: str
+    version: str
+    build: str
+    build_number: int
+    subdir: str
+    fn: str
+    url: str
+    channel: str
+    depends: tuple[str, ...] = ()
+    constrains: tuple[str, ...] = ()
+    md5: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+    timestamp: int | None = None
+    indexed_timestamp: int | None = None
+    license: str | None = None
+    noarch: str | None = None
+
+    @property
+    def dist_name(self) -> str:
+        """The name of the file without its suffix."""
+        return f"{self.name}-{self.version}-{self.build}"
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Record:
+        """Parse a repodata or conda-meta entry; raise ``KeyError`` or ``ValueError`` if it is invalid."""
+        return cls(
+            name=values["name"],
+            version=values["version"],
+            build=values["build"],
+            build_number=int(values.get("build_number", 0)),
+            subdir=values["subdir"],
+            fn=values["fn"],
+            url=values["url"],
+            # conda-meta entries may name the channel with its subdir
+            channel=values["channel"].rstrip("/").removesuffix(f"/{values['subdir']}"),
+            depends=tuple(values.get("depends") or ()),
+            constrains=tuple(values.get("constrains") or ()),
+            md5=values.get("md5") or None,
+            sha256=values.get("sha256") or None,
+            size=values.get("size"),
+            timestamp=values.get("timestamp"),
+            indexed_timestamp=values.get("indexed_timestamp"),
+            license=values.get("license"),
+            noarch=values.get("noarch") or None,
+        )
+
+    @classmethod
+    def from_rattler(cls, record: PackageRecord) -> Record:
+        """Convert a solved record of rattler."""
+        return cls.from_mapping(json.loads(record.to_json()))
+
+    def to_rattler(self) -> RepoDataRecord:
+        """Convert to a record of rattler."""
+        from rattler import PackageRecord, RepoDataRecord  # noqa: PLC0415 - 0.1 s, which `--version` doesn't need
+        from rattler.package import BuildString  # noqa: PLC0415
+
+        record = PackageRecord(
+            self.name,
+            self.version,
+            BuildString(self.build),
+            self.build_number,
+            self.subdir,
+            depends=list(self.depends),
+            constrains=list(self.constrains),
+            sha256=bytes.fromhex(self.sha256) if self.sha256 else None,
+            md5=bytes.fromhex(self.md5) if self.md5 else None,
+            size=self.size,
+        )
+        return RepoDataRecord(record, self.fn, self.url, self.channel)
+
+
+_KIND = "virtual_system"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, order=True)
+class VirtualPackage:
+    """One property of the target machine, such as ``__cuda 12.4``."""
+
+    name: str
+    version: str
+    build: str
+
+    def to_rattler(self) -> GenericVirtualPackage:
+        """Convert for rattler; raise ``RequestError`` if the name or the version is invalid."""
+        from rattler import GenericVirtualPackage, PackageName, Version  # noqa: PLC0415 - `--version` doesn't need it
+        from rattler.exceptions import InvalidPackageNameError, InvalidVersionError  # noqa: PLC0415
+        from rattler.package import BuildString  # noqa: PLC0415
+
+        try:
+            return GenericVirtualPackage(PackageName(self.name), Version(self.version), BuildString(self.build))
+        except (InvalidPackageNameError, InvalidVersionError, ValueError) as error:
+            raise RequestError(
+                f"virtual package `{self.name} {self.version} {self.build}` is invalid: {error}",
+                hint='write it as in `__cuda: "12.4"` in `virtual-packages.yml`',
+                code="bad-virtual-package",
+            ) from error
+
+
+def split_virtual_packages(
+    channels: tuple[Channel, ...], platform: str
+) -> tuple[tuple[Channel, ...], tuple[VirtualPackage, ...] | None]:
+    """Return the real channels, and the virtual packages if the last channel is a directory of them, else ``None``."""
+    folder = channels[-1].folder if channels else None
+    if folder is None:
+        return channels, None
+    found = [package for subdir in (platform, "noarch") for package in _virtual_in(folder / subdir / "repodata.json")]
+    if not found and not _is_empty(folder):
+        return channels, None
+    return channels[:-1], tuple(sorted(found))
+
+
+def _virtual_in(path: Path) -> Iterator[VirtualPackage]:
+    for entry in _packages(path):
+        if entry.get("package_type") != _KIND:
+            continue
+        try:
+            yield VirtualPackage(name=entry["name"], version=entry["version"], build=entry["build"])
+        except KeyError as error:
+            raise EnvforgeError(
+                f"`{path}` is not valid repodata: an entry has no {error}", code="bad-repodata"
+            ) from error
+
+
+def _is_empty(folder: Path) -> bool:
+    """Return whether a channel has no real package, as conda-lock's channel if no virtual package is stated."""
+    paths = list(folder.glob("*/repodata.json"))
+    return bool(paths) and all(entry.get("package_type") == _KIND for path in paths for entry in _packages(path))
+
+
+def _packages(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    try:
+        repodata = json.loads(path.read_text(encoding="utf-8"))
+        return [*repodata.get("packages", {}).values(), *repodata.get("packages.conda", {}).values()]
+    except (ValueError, AttributeError) as error:
+        raise EnvforgeError(f"`{path}` is not valid repodata: {error}", code="bad-repodata") from error
+
+
+PREFERENCES_VARIABLE = "ENVFORGE_SOLVE_WISHES"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """A package of the old lockfile, identified by file name and digest, so that its mirror doesn't matter."""
+
+    name: str
+    file_name: str
+    sha256: str | None
+    md5: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wishes:
+    """What a solve should prefer. ``renew`` names packages to upgrade; ``exclude_newer`` is in UTC."""
+
+    keep: tuple[Kept, ...] = ()
+    renew: tuple[str, ...] = ()
+    exclude_newer: dt.datetime | None = None
+
+    def to_json(self) -> str:
+        """Return the contents of the file."""
+        keep = [{"name": k.name, "file_name": k.file_name, "sha256": k.sha256, "md5": k.md5} for k in self.keep]
+        moment = self.exclude_newer.isoformat() if self.exclude_newer else None
+        return json.dumps({"version": 1, "keep": keep, "renew": list(self.renew), "exclude_newer": moment})
+
+
+def read_preferences(environment: Mapping[str, str]) -> Wishes:
+    """Return the preferences for this call; empty if the variable is not set."""
+    path = environment.get(PREFERENCES_VARIABLE)
+    if not path:
+        return Wishes()
+    try:
+        document: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        moment = document["exclude_newer"]
+        return Wishes(
+            keep=tuple(Kept(**entry) for entry in document["keep"]),
+            renew=tuple(document["renew"]),
+            exclude_newer=dt.datetime.fromisoformat(moment).astimezone(dt.timezone.utc) if moment else None,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EnvforgeError(
+            f"cannot read `{path}` (from `{PREFERENCES_VARIABLE}`): {error}", code="bad-wishes"
+        ) from error
+
+
+_PRIORITIES = {"strict": ChannelPriority.Strict, "disabled": ChannelPriority.Disabled}
+_UNREADABLE = (InvalidMatchSpecError, InvalidPackageNameError, InvalidChannelError, ConversionError)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One solve. ``installed`` packages are kept as far as the packages in ``specs`` allow.
+
+    ``virtual`` is ``None`` if the call states no virtual packages.
+    """
+
+    specs: tuple[str, ...]
+    channels: tuple[Channel, ...]
+    naming: Naming
+    virtual: tuple[VirtualPackage, ...] | None
+    installed: tuple[Record, ...] = ()
+    priority: Priority = "strict"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    wishes: Wishes = field(default_factory=Wishes)
+
+    def with_named_channels(self) -> Request:
+        """Add the channels that only specs name (``channel::package``), as conda does."""
+        named = [self._channel(text) for text in self.specs]
+        channels = {channel.address: channel for channel in (*self.channels, *named) if channel is not None}
+        return replace(self, channels=tuple(channels.values()))
+
+    def match_spec(self, text: str) -> MatchSpec:
+        """Return the spec for rattler, with the source of its channel; raise ``RequestError`` if it is invalid."""
+        channel = self._channel(text)
+        rest = text.partition("::")[2] if channel else text
+        try:
+            return MatchSpec(f"{channel.source}::{rest}" if channel else rest)
+        except _UNREADABLE as error:
+            raise RequestError(
+                f"`{hide_url_secrets(text)}` is not a valid package spec: {hide_url_secrets(str(error))}",
+                hint='write a name and a version constraint, such as `"numpy >=2,<3"`',
+                code="bad-spec",
+            ) from error
+
+    def _channel(self, text: str) -> Channel | None:
+        # conda-lock shortens the URL before `::` to its last part, so names of listed channels are looked up first
+        word, separator, _ = text.partition("::")
+        if not separator:
+            return None
+        by_name = {channel.name: channel for channel in reversed(self.channels)}
+        return by_name.get(word) or self.naming.channel(word)
+
+    def sources(self) -> list[Source]:
+        """Return the channels for rattler, at the URLs where they are read."""
+        return [_source(channel) for channel in self.channels]
+
+    def subdirs(self) -> list[Subdir]:
+        """Return the platform and ``noarch``; raise ``RequestError`` if conda doesn't have the platform."""
+        try:
+            return [Subdir(self.naming.platform), Subdir("noarch")]
+        except ParseSubdirError as error:
+            raise RequestError(
+                f"`{self.naming.platform}` is not a conda platform",
+                hint="set `CONDA_SUBDIR` to a platform such as `linux-64`",
+                code="bad-platform",
+            ) from error
+
+    def virtual_packages(self) -> list[GenericVirtualPackage]:
+        """Return the stated virtual packages, or else those of this computer if its platform is the requested one."""
+        if self.virtual is not None:
+            return [package.to_rattler() for package in self.virtual]
+        is_here = str(Subdir.current()) == self.naming.platform
+        return [package.into_generic() for package in HostVirtualPackage.detect()] if is_here else []
+
+    def channel_priority(self) -> ChannelPriority:
+        """Return the channel priority for rattler."""
+        return _PRIORITIES[self.priority]
+
+    def at_source(self, record: Record) -> Record:
+        """Return a locked record with the URLs from which its channel is read."""
+        for channel in self.channels:
+            if record.url.startswith(f"{channel.address}/"):
+                return replace(record, url=_moved(record.url, channel.address, channel.source), channel=channel.source)
+        return record
+
+    def at_home(self, record: Record) -> Record:
+        """Return a solved record with the URLs that a lockfile contains."""
+        for channel in self.channels:
+            if record.url.startswith(f"{channel.source}/"):
+                return replace(record, url=_moved(record.url, channel.source, channel.address), channel=channel.address)
+        mirrors = self.naming.mirrors
+        return replace(record, url=mirrors.to_original(record.url), channel=mirrors.to_original(record.channel))
+
+
+def _source(channel: Channel) -> Source:
+    try:
+        return Source(channel.source)
+    except (InvalidChannelError, InvalidUrlError) as error:
+        raise RequestError(
+            f"channel `{hide_url_secrets(channel.source)}` is not a valid URL: {hide_url_secrets(str(error))}",
+            hint="use a name such as `conda-forge`, a URL, or a path",
+            code="bad-channel",
+        ) from error
+
+
+def _moved(url: str, old: str, new: str) -> str:
+    return new + url[len(old) :]

@@ -1,0 +1,271 @@
+"""Solve a request with rattler, and explain a failure.
+
+The specs are always met. The first attempt fixes all locked packages, the second prefers them and fixes Python's minor
+version, and the last one only prefers them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from rattler import Gateway, MatchSpec, PackageRecord, RepoDataRecord
+from rattler import solve as rattler_solve
+from rattler.exceptions import SolverError
+
+from envforge.base.net import Mirrors
+from envforge.base.suggest import nearest
+from envforge.errors import EnvforgeError, Hint, RequestError
+from envforge.lock.names import NameMapping
+from envforge.lock.solver import channels
+from envforge.lock.solver.answers import PackagesNotFoundError
+from envforge.lock.solver.channels import ALIAS, Naming, cache, hide_url_secrets, in_addresses, read
+from envforge.lock.solver.request import Kept, Record, Request
+
+
+class Solve(Protocol):
+    """One solve of the request with preferred packages and additional version constraints."""
+
+    async def __call__(self, locked: Sequence[RepoDataRecord], constraints: Sequence[str]) -> list[RepoDataRecord]:
+        """Return the packages; raise ``SolverError`` if there is no solution."""
+
+
+async def solve_keeping(
+    request: Request, specs: Sequence[MatchSpec], gateway: Gateway, solve: Solve
+) -> list[RepoDataRecord]:
+    """Give packages to upgrade the version that a new lockfile would have, and keep the others if possible."""
+    preferred = await _preferred(request, specs, gateway)
+    if not preferred:
+        return await solve([], [])
+    renewed = await _renewed(request, preferred, solve)
+    for constraints in _attempts(preferred, renewed):
+        with contextlib.suppress(SolverError):
+            return await solve(preferred, constraints)
+    return await solve(preferred, renewed)
+
+
+async def _renewed(request: Request, preferred: Sequence[RepoDataRecord], solve: Solve) -> list[str]:
+    names = set(request.wishes.renew)
+    if not names:
+        return []
+    try:  # a newer Python would change the versions of nearly all packages, not only the named ones
+        fresh = await solve([], _keeping_python(preferred))
+    except SolverError:
+        fresh = await solve([], [])
+    return [f"{r.name.normalized} =={r.version}" for r in fresh if r.name.normalized in names]
+
+
+def _attempts(preferred: Sequence[RepoDataRecord], renewed: list[str]) -> Iterator[list[str]]:
+    yield [*renewed, *(f"{r.name.normalized} =={r.version} {r.build}" for r in preferred)]
+    if _keeping_python(preferred):
+        yield [*renewed, *_keeping_python(preferred)]
+
+
+def _keeping_python(records: Sequence[RepoDataRecord]) -> list[str]:
+    # another minor version of Python changes nearly all packages, so it is the last constraint to be dropped
+    minors = [".".join(str(record.version).split(".")[:2]) for record in records if record.name.normalized == "python"]
+    return [f"python {minor}.*" for minor in minors]
+
+
+async def _preferred(request: Request, specs: Sequence[MatchSpec], gateway: Gateway) -> list[RepoDataRecord]:
+    """Return the current repodata records of kept packages, except those that the specs or the cutoff exclude."""
+    kept = {one.name: one for one in request.wishes.keep if one.name not in request.wishes.renew}
+    if not kept:
+        return []
+    found = await gateway.query(request.sources(), request.subdirs(), list(kept), recursive=False)
+    by_name = {
+        record.name.normalized: record
+        for records in found
+        for record in records
+        if _is_same(record, kept[record.name.normalized]) and not _is_newer(record, request.wishes.exclude_newer)
+    }
+    wanted: dict[str, list[MatchSpec]] = {}
+    for spec in specs:
+        wanted.setdefault(spec.name.normalized, []).append(spec)
+    return [r for name, r in by_name.items() if all(spec.matches(r) for spec in wanted.get(name, ()))]
+
+
+def _is_same(record: RepoDataRecord, kept: Kept) -> bool:
+    if record.file_name != kept.file_name:
+        return False
+    if kept.sha256 and record.sha256:
+        return record.sha256.hex() == kept.sha256
+    return not (kept.md5 and record.md5) or record.md5.hex() == kept.md5
+
+
+def _is_newer(record: RepoDataRecord, moment: dt.datetime | None) -> bool:
+    # a record without a date is allowed, as in `Cutoff.excludes`
+    made = record.indexed_timestamp or record.timestamp
+    return moment is not None and made is not None and made > moment
+
+
+_SHOWN = 5
+_ALIKE = 0.75
+
+
+async def explained(error: SolverError, request: Request, folder: Path) -> EnvforgeError:
+    """Return the error to report. It names every spec without a match; rattler names only the first."""
+    missing = await _missing(request, folder)
+    if not missing:
+        reason = in_addresses(str(error), request.channels).strip()
+        facts = _facts(reason, request)
+        hint = "if your machines have newer versions, state them in `virtual-packages.yml`" if facts else ""
+        return EnvforgeError(f"{reason}{facts}", hint=hint, code="unsatisfiable")
+    names = "".join(f"\n  - {hide_url_secrets(text)}{note}" for text, _, note in missing)
+    searched = "".join(f"\n  - {hide_url_secrets(channel.address)}" for channel in request.channels)
+    unknown = tuple(dict.fromkeys(name for _, name, note in missing if not note))
+    return PackagesNotFoundError(
+        f"these packages are not available for {request.naming.platform}:{names}\n"
+        f"channels searched:{searched}{_facts(names, request)}",
+        hint=[
+            *await _suggestions(unknown, request, folder),
+            *([Hint("change the version constraint to one that matches")] if len(unknown) < len(missing) else []),
+        ],
+        unknown=unknown,
+    )
+
+
+async def _suggestions(unknown: tuple[str, ...], request: Request, folder: Path) -> list[Hint]:
+    """Return a "did you mean" for each unknown name that resembles a name in the channels."""
+    if not unknown:
+        return []
+
+    known = set(await read(request.channels, folder, _names_of(request)))
+    found = [(name, suggested(name, known)) for name in unknown]
+    return [
+        Hint(f"did you mean `{near}`?" if len(unknown) == 1 else f"did you mean `{near}` instead of `{name}`?")
+        for name, near in found
+        if near is not None
+    ]
+
+
+def known_names(
+    words: Iterable[str], platform: str, mirrors: Mirrors, environment: Mapping[str, str]
+) -> frozenset[str]:
+    """Return the names of all packages in the channels ``words``; empty if the channels can't be read."""
+    naming = Naming(mirrors=mirrors, platform=platform, alias=environment.get("CONDA_CHANNEL_ALIAS", ALIAS).rstrip("/"))
+    try:
+        channels = naming.channels(word for word in words if word != "nodefaults")
+        request = Request(specs=(), channels=channels, naming=naming, virtual=(), environment=environment)
+        with cache(channels, environment) as folder:
+            return frozenset(asyncio.run(read(channels, folder, _names_of(request))))
+    except EnvforgeError:
+        return frozenset()
+
+
+def _names_of(request: Request) -> Callable[[Gateway], Awaitable[list[str]]]:
+    async def ask(gateway: Gateway) -> list[str]:
+        return [name.normalized for name in await gateway.names(request.sources(), request.subdirs())]
+
+    return ask
+
+
+def suggested(name: str, known: set[str]) -> str | None:
+    """Return the conda name that ``name`` probably means: its name in the built-in mapping, or else the nearest."""
+    mapped = NameMapping.bundled().to_conda(name)
+    return mapped if mapped != name and mapped in known else nearest(name, known, alike=_ALIKE)
+
+
+async def _missing(request: Request, folder: Path) -> list[tuple[str, str, str]]:
+    """Return each requested spec that no package matches: its text, its name, and the versions available."""
+    virtual = {package.name.normalized for package in request.virtual_packages()}
+    wanted = [(text, request.match_spec(text)) for text in request.specs]
+    wanted = [(text, spec) for text, spec in wanted if spec.name.normalized not in virtual]
+
+    async def ask(gateway: Gateway) -> list[RepoDataRecord]:
+        names = [spec.name.normalized for _, spec in wanted]
+        found = await gateway.query(request.sources(), request.subdirs(), names, recursive=False)
+        return [record for records in found for record in records]
+
+    records = await read(request.channels, folder, ask)
+    return [
+        (text, spec.name.normalized, _instead(spec, records))
+        for text, spec in wanted
+        if not any(spec.matches(record) for record in records)
+    ]
+
+
+def _instead(spec: MatchSpec, records: list[RepoDataRecord]) -> str:
+    versions = {record.version for record in records if record.name.normalized == spec.name.normalized}
+    newest = [str(version) for version in sorted(versions, reverse=True)]
+    if not newest:
+        return ""
+    return f" (available: {', '.join(newest[:_SHOWN])}{', …' if len(newest) > _SHOWN else ''})"
+
+
+def _facts(text: str, request: Request) -> str:
+    """Return the virtual packages of the solve if the text names one."""
+    if "__" not in text:
+        return ""
+    stated = ", ".join(sorted(str(package).replace("=", " ", 1) for package in request.virtual_packages()))
+    return f"\nvirtual packages of {request.naming.platform}: {stated or 'none'}"
+
+
+def solve(request: Request) -> tuple[Record, ...]:
+    """Return the packages of the environment, each after its dependencies.
+
+    Raises ``RequestError`` for an invalid spec, ``EnvforgeError`` (``packages-not-found``, ``unsatisfiable``) with
+    rattler's explanation if there is no solution, and ``OutsideError`` for unreadable channels.
+    """
+    request = request.with_named_channels()
+    if not request.channels:
+        raise RequestError(
+            "no channel is specified, and there is no default channel",
+            hint="add `channels: [conda-forge]` to `environment.yml`",
+            code="no-channel",
+        )
+    with channels.cache(request.channels, request.environment) as folder:
+        found = asyncio.run(_solve(request, folder))
+    by_name = sorted(found, key=lambda record: record.name.normalized)
+    ordered = PackageRecord.sort_topologically(by_name)  # type: ignore[arg-type] # it takes any kind of record
+    return tuple(request.at_home(Record.from_rattler(record)) for record in ordered)
+
+
+async def _solve(request: Request, folder: Path) -> list[RepoDataRecord]:
+    specs = [request.match_spec(text) for text in request.specs]
+    named = {spec.name.normalized for spec in specs}
+    kept = [request.at_source(record) for record in request.installed if record.name not in named]
+
+    async def ask(gateway: Gateway) -> list[RepoDataRecord]:
+        async def solve_once(locked: Sequence[RepoDataRecord], constraints: Sequence[str]) -> list[RepoDataRecord]:
+            return await rattler_solve(
+                request.sources(),
+                [*specs, *(MatchSpec(record.name) for record in kept)],
+                gateway=gateway,
+                platforms=request.subdirs(),
+                locked_packages=locked,
+                virtual_packages=request.virtual_packages(),
+                channel_priority=request.channel_priority(),
+                constraints=constraints,
+                exclude_newer=request.wishes.exclude_newer,
+                timestamp_policy="allow-missing",
+            )
+
+        if request.installed:  # `install` and `update` keep an environment; only `create` follows the preferences
+            return await solve_once(await _locked(kept, request, gateway), _python(kept))
+        return await solve_keeping(request, specs, gateway, solve_once)
+
+    try:
+        return await channels.read(request.channels, folder, ask)
+    except SolverError as error:
+        raise await explained(error, request, folder) from error
+
+
+async def _locked(kept: list[Record], request: Request, gateway: Gateway) -> list[RepoDataRecord]:
+    # a lockfile doesn't contain the builds of dependencies, so read complete records from the channels
+    if not kept:
+        return []
+    names = [record.name for record in kept]
+    found = await gateway.query(request.sources(), request.subdirs(), names, recursive=False)
+    by_url = {record.url: record for records in found for record in records}
+    return [by_url.get(record.url) or record.to_rattler() for record in kept]
+
+
+def _python(kept: list[Record]) -> list[str]:
+    # as conda does: an installed Python keeps its minor version unless it is requested
+    minors = [".".join(record.version.split(".")[:2]) for record in kept if record.name == "python"]
+    return [f"python {minor}.*" for minor in minors]

@@ -1,0 +1,1 @@
+"""Install a lockfile into a prefix, audit it, and work in it."""

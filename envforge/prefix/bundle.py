@@ -1,0 +1,258 @@
+"""Write and read bundles: a plain tar with a lockfile, every package of one platform, and their checksums.
+
+The same packages always produce the same bytes. An archive with anything else in it (links, ``..``, other or duplicate
+members) is rejected before use.
+
+bundle.json                            the platform and the SHA-256 of the lockfile
+conda-lock.yml                         the lockfile, byte for byte
+SHA256SUMS                             of every package, in the format of sha256sum
+packages/ab12…/jinja2-3.1.6-0.conda    the packages, one directory per checksum, sorted
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from envforge.errors import EnvforgeError, OutsideError
+from envforge.lock.plan import Artifact, Digest
+from envforge.prefix.values import Progress
+
+SCHEMA_VERSION = 1
+ABOUT = "bundle.json"
+LOCK = "conda-lock.yml"
+SUMS = "SHA256SUMS"
+_PACKAGE = re.compile(r"packages/(?:[0-9a-f]{64}|md5-[0-9a-f]{32})/[^/\\\0]+")
+_LONGEST_TEXT = 1 << 28
+_BLOCK = 1 << 20
+_MODIFIED_S = 315_532_800  # 1980-01-01, as in the cache: no clock in the bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Position of a package's bytes in the archive."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bundle:
+    """A bundle that has been read: its lockfile, and the position of each package by its name in the archive."""
+
+    path: Path
+    platform: str
+    lock: bytes
+    members: Mapping[str, Span]
+
+    def refuse_other_platform(self, platform: str) -> None:
+        """Raise ``EnvforgeError`` if the packages are for another platform than this one."""
+        if platform != self.platform:
+            raise EnvforgeError(
+                f"the bundle `{self.path}` is for `{self.platform}`, but this machine is `{platform}`",
+                hint="to make a bundle for this machine",
+                command=f"envforge bundle --platform {platform}",
+                code="platform-not-bundled",
+            )
+
+    def holds(self, artifact: Artifact) -> bool:
+        """Return whether the bundle contains the file of a package."""
+        return member_name(artifact) in self.members
+
+    @contextmanager
+    def open(self, artifact: Artifact) -> Iterator[tuple[BinaryIO, int]]:
+        """Yield the unverified bytes of a package and their number; may be called from several threads."""
+        span = self.members[member_name(artifact)]
+        with self.path.open("rb") as stream:
+            yield io.BufferedReader(_Window(stream, span), _BLOCK), span.size
+
+
+class _Window(io.RawIOBase):
+    """Read-only stream over one span of a file."""
+
+    def __init__(self, stream: BinaryIO, span: Span) -> None:
+        super().__init__()
+        self._stream, self._left = stream, span.size
+        stream.seek(span.offset)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override] # the types that io passes
+        block = self._stream.read(min(len(buffer), self._left))
+        buffer[: len(block)] = block
+        self._left -= len(block)
+        return len(block)
+
+
+def member_name(artifact: Artifact) -> str:
+    """Return the name of a package's file in a bundle."""
+    key = artifact.digest.hex if artifact.digest.algorithm == "sha256" else f"md5-{artifact.digest.hex}"
+    return f"packages/{key}/{artifact.file_name}"
+
+
+def write_bundle(
+    output: Path, lock: bytes, platform: str, files: Mapping[str, tuple[Path, Digest]], progress: Progress
+) -> None:
+    """Write a bundle of ``files`` (by name in the archive) atomically, and verify each file on the way."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    aside = output.with_name(f".{output.name}.{os.getpid()}")
+    names = sorted(files)
+    progress.begin("bundling", sum(files[name][0].stat().st_size for name in names), "bytes")
+    try:
+        with aside.open("wb") as stream:
+            with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+                about = {"schema_version": SCHEMA_VERSION, "platform": platform, "lock_sha256": _sha256(lock)}
+                _add_text(archive, ABOUT, (json.dumps(about, indent=1) + "\n").encode())
+                _add_text(archive, LOCK, lock)
+                _add_text(archive, SUMS, _sums(names, files).encode())
+                for name in names:
+                    _add_file(archive, name, files[name], progress)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(output)
+    except OSError as error:
+        raise OutsideError(f"cannot write `{output}`: {error.strerror or error}", code="write-failed") from error
+    finally:
+        progress.end()
+        with suppress(FileNotFoundError):
+            aside.unlink()
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read a bundle; raise ``EnvforgeError`` if it is invalid. Packages are verified when they are used."""
+    texts: dict[str, bytes] = {}
+    members: dict[str, Span] = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                _refuse_stranger(path, member, {*texts, *members})
+                if member.name.startswith("packages/"):
+                    members[member.name] = Span(member.offset_data, member.size)
+                else:
+                    stream = archive.extractfile(member)
+                    texts[member.name] = stream.read() if stream is not None else b""
+    except (tarfile.TarError, EOFError) as error:
+        raise _fault(path, f"it is not a complete tar archive: {error}") from error
+    except OSError as error:
+        raise OutsideError(f"cannot read the bundle `{path}`: {error.strerror or error}", code="unreadable") from error
+    return _assembled(path, texts, members)
+
+
+def _assembled(path: Path, texts: Mapping[str, bytes], members: Mapping[str, Span]) -> Bundle:
+    missing = [name for name in (ABOUT, LOCK, SUMS) if name not in texts]
+    if missing:
+        raise _fault(path, f"it has no `{missing[0]}`")
+    try:
+        about = json.loads(texts[ABOUT])
+        version, platform, wanted = about["schema_version"], str(about["platform"]), about["lock_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _fault(path, f"its `{ABOUT}` is not readable: {error}") from error
+    if version != SCHEMA_VERSION:
+        raise _fault(path, f"its `{ABOUT}` at `schema_version`: expected {SCHEMA_VERSION}, found `{version}`")
+    found = _sha256(texts[LOCK])
+    if found != wanted:
+        raise _fault(path, f"its `{LOCK}`: expected SHA-256 `{wanted}`, found `{found}`")
+    _refuse_incomplete(path, texts[SUMS], members)
+    return Bundle(path=path, platform=platform, lock=texts[LOCK], members=members)
+
+
+def _refuse_stranger(path: Path, member: tarfile.TarInfo, seen: set[str]) -> None:
+    """Raise ``EnvforgeError`` for a member that envforge doesn't write, even though nothing is unpacked by name."""
+    name = member.name
+    if not member.isreg() or member.issparse():
+        raise _fault(path, f"its member `{name}` is not a plain file")
+    if name not in {ABOUT, LOCK, SUMS} and (_PACKAGE.fullmatch(name) is None or name.endswith(("/..", "/."))):
+        raise _fault(path, f"its member `{name}` does not belong in a bundle")
+    if name in seen:
+        raise _fault(path, f"it contains `{name}` twice")
+    if not name.startswith("packages/") and member.size > _LONGEST_TEXT:
+        raise _fault(path, f"its `{name}` is too large: {member.size} bytes")
+
+
+def _refuse_incomplete(path: Path, sums: bytes, members: Mapping[str, Span]) -> None:
+    """Raise ``EnvforgeError`` if packages and list differ, because ``tarfile`` accepts an archive cut at a member."""
+    listed = {line.partition("  ")[2] for line in sums.decode("utf-8", "replace").splitlines()}
+    for name in sorted(listed - set(members)):
+        raise _fault(path, f"`{name}`, which its `{SUMS}` lists, is missing")
+    for name in sorted(set(members) - listed):
+        raise _fault(path, f"it contains `{name}`, which its `{SUMS}` does not list")
+    size = path.stat().st_size
+    for name, span in members.items():
+        if span.offset + span.size > size:
+            raise _fault(path, f"it ends within `{name}`: expected {span.offset + span.size} bytes, found {size}")
+
+
+def _sums(names: list[str], files: Mapping[str, tuple[Path, Digest]]) -> str:
+    lines = []
+    for name in names:
+        path, digest = files[name]
+        lines.append(f"{digest.hex if digest.algorithm == 'sha256' else _sha256_of(path)}  {name}\n")
+    return "".join(lines)
+
+
+def _add_text(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    archive.addfile(_info(name, len(data)), io.BytesIO(data))
+
+
+def _add_file(archive: tarfile.TarFile, name: str, source: tuple[Path, Digest], progress: Progress) -> None:
+    path, digest = source
+    with path.open("rb") as stream:
+        counted = _Counted(stream, digest, progress)
+        archive.addfile(_info(name, path.stat().st_size), counted)
+    if counted.hasher.hexdigest() != digest.hex:
+        raise EnvforgeError(
+            f"`{path}` changed while it was bundled: expected `{digest}`, found `{counted.hasher.hexdigest()}`",
+            hint="run the command again",
+            code="cache-changed",
+        )
+
+
+class _Counted:
+    """File that hashes and counts what ``tarfile`` reads."""
+
+    def __init__(self, stream: BinaryIO, digest: Digest, progress: Progress) -> None:
+        self._stream, self._progress = stream, progress
+        self.hasher = hashlib.new(digest.algorithm, usedforsecurity=False)
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._stream.read(size)
+        self.hasher.update(block)
+        self._progress.advance(len(block))
+        return block
+
+
+def _info(name: str, size: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = size, _MODIFIED_S, 0o644
+    return info
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        hasher = hashlib.sha256()
+        while block := stream.read(_BLOCK):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
+def _fault(path: Path, reason: str) -> EnvforgeError:
+    return EnvforgeError(
+        f"the bundle `{path}` is invalid: {reason}",
+        hint="nothing was installed; to make it again on a machine with a network",
+        command="envforge bundle",
+        code="bundle-damaged",
+    )

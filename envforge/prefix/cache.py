@@ -1,0 +1,244 @@
+"""Store downloaded packages by checksum, and coordinate the processes that use the store.
+
+CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda
+CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda.part      an incomplete download
+CACHE/pkgs/                                                      conda packages, unpacked by rattler
+CACHE/uv/                                                        wheels, unpacked by uv
+CACHE/bundles/abcdef…/conda-lock.yml                             the lockfile of an installed bundle
+
+Each process that uses the cache holds ``CACHE/in-use/PID-….lock``. A cleaning holds ``CACHE/cleaning.lock``. An install
+acquires that lock for a moment when it starts, so none starts during a cleaning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+from envforge.base.net import without_credentials
+from envforge.errors import EnvforgeError, OutsideError
+from envforge.lock.plan import Artifact, Digest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+VARIABLE = "ENVFORGE_CACHE"
+_BLOCK = 1 << 20
+_MODIFIED_S = 315_532_800  # 1980-01-01: uv records the mtime of a wheel, which must be the same on every machine
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The cache in one directory."""
+
+    root: Path
+
+    @property
+    def conda(self) -> Path:
+        """Directory to which rattler unpacks."""
+        return self.root / "pkgs"
+
+    @property
+    def uv(self) -> Path:
+        """Directory to which uv unpacks."""
+        return self.root / "uv"
+
+    def create(self) -> None:
+        """Create the directory; raise ``OutsideError`` that names the variable to set if it can't be written."""
+        reason = ""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or str(error)
+        if not reason and os.access(self.root, os.W_OK):
+            return
+        stated = os.environ.get(VARIABLE)
+        source = f" (from `{VARIABLE}`)" if stated and self.root == Path(stated).absolute() else ""
+        raise OutsideError(
+            f"cannot write to the package cache `{self.root}`{source}: {reason or 'Permission denied'}",
+            hint=f"to use another directory, set `{VARIABLE}=DIR`",
+            code="cache-not-writable",
+        )
+
+    def path(self, artifact: Artifact) -> Path:
+        """Return the path of the file of a package, whether or not it exists."""
+        name = artifact.file_name
+        if name in {"", ".", ".."} or "/" in name or "\\" in name or "\0" in name:
+            raise EnvforgeError(
+                f"the URL of `{artifact.label}` does not end in a file name: "
+                f"`{without_credentials(artifact.package.url)}`",
+                hint="to create the lockfile again",
+                command="envforge lock",
+                code="bad-address",
+            )
+        key = artifact.digest.hex
+        folder = key if artifact.digest.algorithm == "sha256" else f"md5-{key}"
+        return self.root / "files" / key[:2] / folder / name
+
+    def bundled_lock(self, lock: bytes) -> Path:
+        """Return the path of the lockfile of a bundle."""
+        return self.root / "bundles" / hashlib.sha256(lock).hexdigest() / "conda-lock.yml"
+
+    def keep(self, partial: Path, path: Path) -> None:
+        """Move a verified download to its place in the cache."""
+        os.utime(partial, (_MODIFIED_S, _MODIFIED_S))
+        partial.replace(path)
+
+    def evict(self, artifact: Artifact) -> None:
+        """Remove the file of a package and its partial download."""
+        shutil.rmtree(self.path(artifact).parent, ignore_errors=True)
+
+
+def default_root() -> Path:
+    """Return the default cache directory of the user."""
+    import platformdirs  # noqa: PLC0415 - only if no directory is specified
+
+    return Path(platformdirs.user_cache_dir("envforge", appauthor=False)) / "packages"
+
+
+def digest_of(path: Path, wanted: Digest) -> Digest:
+    """Return the checksum of a file, using the algorithm of ``wanted``."""
+    hasher, block = new_hasher(wanted), bytearray(_BLOCK)
+    view = memoryview(block)
+    with path.open("rb", buffering=0) as stream:
+        while length := stream.readinto(block):
+            hasher.update(view[:length])
+    return Digest(algorithm=wanted.algorithm, hex=hasher.hexdigest())
+
+
+def new_hasher(wanted: Digest) -> hashlib._Hash:
+    """Return a hash object for the algorithm of ``wanted``."""
+    return hashlib.sha256() if wanted.algorithm == "sha256" else hashlib.md5(usedforsecurity=False)
+
+
+# `clean` must know of installs into any prefix; the system releases these locks when a process dies
+_USERS = "in-use"
+_CLEANING = "cleaning.lock"
+NAMES = (_USERS, _CLEANING)
+
+
+@contextmanager
+def in_use(root: Path) -> Iterator[None]:
+    """Keep cleanings away from the cache, and wait for a running one; a cache that isn't writable is not locked."""
+    from filelock import FileLock  # noqa: PLC0415 - only if something is changed
+
+    path = root / _USERS / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.lock"
+    if not _writable(path.parent):
+        yield
+        return
+    own = FileLock(path)
+    with FileLock(root / _CLEANING):
+        own.acquire()
+    try:
+        yield
+    finally:
+        own.release()
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def exclusive_cache(root: Path) -> Iterator[None]:
+    """Lock a cache that no other process uses; raise ``OutsideError`` with the PIDs of those that do."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - only if something is changed
+
+    try:
+        with FileLock(root / _CLEANING, timeout=0):
+            users = [path for path in sorted((root / _USERS).glob("*.lock")) if _is_held(path)]
+            if users:
+                named = ", ".join(path.name.partition("-")[0] for path in users)
+                raise _busy(root, f"an install (PID {named}) is using it")
+            yield
+    except Timeout as error:
+        raise _busy(root, "another envforge process is opening or cleaning it") from error
+
+
+def _busy(root: Path, why: str) -> OutsideError:
+    return OutsideError(
+        f"the package cache `{root}` is in use: {why}",
+        hint="wait for it to finish, then try again",
+        code="cache-busy",
+    )
+
+
+def _is_held(path: Path) -> bool:
+    """Return whether the process of a lock file is running; remove the file if it isn't."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - as above
+
+    try:
+        with FileLock(path, timeout=0):
+            pass
+    except Timeout:
+        return True
+    path.unlink(missing_ok=True)
+    return False
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+_T = TypeVar("_T")
+_SWITCH_S = 0.0005  # with the default interval, a reader would wait for the GIL behind busy imports after each block
+
+
+class Reader:
+    """Read cached files in threads for the duration of a ``with`` block; ``begin`` starts reading before ``digest``."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._pool = ThreadPoolExecutor(1 + (os.cpu_count() or 1), thread_name_prefix="read")
+        self._digests: dict[Artifact, Future[Digest | None]] = {}
+        self._switch_s = _SWITCH_S
+
+    def begin(self, artifacts: Iterable[Artifact]) -> None:
+        """Start to hash files, largest first, so that no large file is left for the end."""
+        fresh = [artifact for artifact in artifacts if artifact not in self._digests]
+        sizes = {artifact: self._size(artifact) for artifact in fresh}
+        for artifact in sorted(fresh, key=lambda artifact: -sizes[artifact]):
+            if sizes[artifact] >= 0:
+                self._digests[artifact] = self._pool.submit(self._read, artifact)
+
+    def digest(self, artifact: Artifact) -> Digest | None:
+        """Return the checksum of the cached file of a package, or None if it is not cached."""
+        self.begin([artifact])
+        known = self._digests.pop(artifact, None)
+        return known.result() if known is not None else None
+
+    def beside(self, work: Callable[[], _T]) -> Callable[[], _T]:
+        """Start ``work`` in a thread and return a function that waits for its result."""
+        return self._pool.submit(work).result
+
+    def _size(self, artifact: Artifact) -> int:
+        path = self.store.path(artifact)
+        return path.stat().st_size if path.is_file() else -1
+
+    def _read(self, artifact: Artifact) -> Digest | None:
+        try:
+            return digest_of(self.store.path(artifact), artifact.digest)
+        except FileNotFoundError:
+            return None
+
+    def __enter__(self) -> Self:
+        self._switch_s = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_S)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        sys.setswitchinterval(self._switch_s)
+        self._pool.shutdown(wait=kind is None, cancel_futures=True)

@@ -1,0 +1,454 @@
+"""Install a lockfile into a prefix, step by step.
+
+If the early attempt fails, or a conda package contains the same library, the wheels are installed after the conda
+packages.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from packaging.utils import canonicalize_name
+from rattler import PrefixRecord
+
+from envforge.errors import EnvforgeError, Hint
+from envforge.lock.needs import asks_driver, concerns, describe, read_needs, unmet
+from envforge.lock.plan import Plan, make_plan, read_any_lock, wheel_of
+from envforge.lock.project import ENVFORGE_DIRECTORY
+from envforge.machine.values import Machine
+from envforge.prefix.cache import Reader, Store, default_root, in_use
+from envforge.prefix.conda_packages import Archive, link, read_archives, read_records
+from envforge.prefix.fetch import Fetched, check_room, fetch_all
+from envforge.prefix.journal import (
+    Changes,
+    Journal,
+    compute_changes,
+    journal_path,
+    lock_prefix,
+    read_journal,
+    write_atomic_bytes,
+    write_journal,
+)
+from envforge.prefix.values import InstallReport, InstallRequest, Outcome, PlannedFile, Preview, Progress, Silent, Step
+from envforge.prefix.wheels import (
+    Batch,
+    Site,
+    build_wheels,
+    find_site,
+    install_wheels,
+    pip_installed,
+    stand_alone,
+    uninstall,
+    verify_wheels,
+)
+from envforge.pytorch.matrix import Matrix, load_matrix
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from envforge.prefix.conda_packages import Archive
+
+
+def install(request: InstallRequest, progress: Progress | None = None) -> InstallReport:
+    """Install; see ``envforge.install.install``."""
+    progress = progress or Silent()
+    request, plan = _planned(request, progress)
+    prefix = request.prefix
+    existed = prefix.exists()
+    with _reader(request, plan) as reader:
+        try:
+            with lock_prefix(prefix, progress):
+                before = read_journal(prefix)
+                if before is not None and not request.reinstall and _matches(before, plan, prefix):
+                    return _unchanged(request, plan)
+                with in_use(reader.store.root):
+                    return _installation(request, plan, progress, before, reader).run()
+        except BaseException:
+            _leave_no_trace(prefix, existed=existed)
+            raise
+
+
+def preview(request: InstallRequest, progress: Progress | None = None) -> Preview:
+    """Preview; see ``envforge.install.preview``."""
+    progress = progress or Silent()
+    request, plan = _planned(request, progress)
+    before = read_journal(request.prefix)
+    if before is not None and not request.reinstall and _matches(before, plan, request.prefix):
+        return Preview(
+            prefix=request.prefix,
+            lockfile=request.lockfile,
+            platform=plan.platform,
+            unchanged=len(plan.conda) + len(plan.wheels),
+            warnings=plan.warnings,
+        )
+    with _reader(request, plan) as reader:
+        return _installation(request, plan, progress, before, reader).preview()
+
+
+def _planned(request: InstallRequest, progress: Progress) -> tuple[InstallRequest, Plan]:
+    """Return the request with an absolute prefix, and its plan; raise ``EnvforgeError`` for a foreign prefix."""
+    # packages record the prefix, so it may not contain `..`
+    request = replace(request, prefix=Path(os.path.abspath(request.prefix)))  # noqa: PTH100 - keep symbolic links
+    plan = make_plan(
+        read_any_lock(request.lockfile, request.platform),
+        request.platform,
+        request.lockfile,
+        allow_builds=request.allow_builds,
+    )
+    for warning in plan.warnings:
+        progress.note(f"warning: {warning}")
+    _refuse_foreign(request)
+    return request, plan
+
+
+def _reader(request: InstallRequest, plan: Plan) -> Reader:
+    """Return a reader for cached files, which starts at once in a new prefix, in parallel with slow imports."""
+    reader = Reader(Store((request.cache or default_root()).absolute()))
+    if not journal_path(request.prefix).exists():
+        reader.begin((*plan.conda, *plan.wheels))
+    return reader
+
+
+def _installation(
+    request: InstallRequest, plan: Plan, progress: Progress, before: Journal | None, reader: Reader
+) -> Installation:
+    machine = None
+    if request.machine is not None:
+        from envforge.lock.needs import asks_driver  # noqa: PLC0415 - not needed if the prefix matches
+
+        machine = reader.beside(partial(request.machine, driver=asks_driver(plan)))
+
+    return Installation(request=request, plan=plan, progress=progress, before=before, reader=reader, machine=machine)
+
+
+def _leave_no_trace(prefix: Path, *, existed: bool) -> None:
+    """Remove the directory of the lock file unless the prefix has a journal or another install holds it."""
+    if journal_path(prefix).exists() or (prefix / ENVFORGE_DIRECTORY / "holder").exists():
+        return
+    shutil.rmtree(prefix / ENVFORGE_DIRECTORY, ignore_errors=True)
+    if not existed and prefix.is_dir() and not any(prefix.iterdir()):
+        prefix.rmdir()
+
+
+def _refuse_foreign(request: InstallRequest) -> None:
+    prefix = request.prefix
+    if request.force or not prefix.exists():
+        return
+    if not prefix.is_dir():
+        raise EnvforgeError(
+            f"`{prefix}` is not a directory",
+            hint="to install into another directory, pass `--prefix DIR`",
+            code="prefix-not-a-folder",
+        )
+    if any(prefix.iterdir()) and not (prefix / ENVFORGE_DIRECTORY).is_dir():
+        raise EnvforgeError(
+            f"`{prefix}` is not empty, and envforge did not create it",
+            hint="to install into another directory, pass `--prefix DIR`; to change the packages in this one, pass "
+            "`--force`",
+            code="prefix-foreign",
+        )
+
+
+def _matches(journal: Journal, plan: Plan, prefix: Path) -> bool:
+    """Return whether a complete prefix has the planned packages, judged by names only; ``audit`` reads the files."""
+    if journal.step != "verified" or journal.fingerprint != plan.fingerprint:
+        return False
+    if tuple(sorted(path.stem for path in (prefix / "conda-meta").glob("*.json"))) != plan.records:
+        return False
+    return frozenset(wheel.name for wheel in journal.wheels) == pip_installed(prefix)
+
+
+def _unchanged(request: InstallRequest, plan: Plan) -> InstallReport:
+    return InstallReport(
+        prefix=request.prefix,
+        lockfile=request.lockfile,
+        platform=plan.platform,
+        outcome="unchanged",
+        unchanged=len(plan.conda) + len(plan.wheels),
+        warnings=plan.warnings,
+    )
+
+
+def split_python(archives: Iterable[Archive]) -> tuple[tuple[Archive, ...], tuple[Archive, ...]]:
+    """Return Python with its dependencies, and all other packages; the first is empty if there is no Python."""
+    named = {archive.record.name.normalized: archive for archive in archives}
+    needed: dict[str, Archive] = {}
+    waiting = deque(["python"])
+    while waiting:
+        name = waiting.popleft()
+        if name in named and name not in needed:
+            needed[name] = named[name]
+            waiting.extend(words.split()[0] for words in named[name].record.depends if words)
+    return tuple(needed.values()), tuple(archive for name, archive in named.items() if name not in needed)
+
+
+class Early(AbstractContextManager["Early"]):
+    """Run work in a thread during a ``with`` block, which waits for it at the end."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="wheels")
+        self._done = self._pool.submit(work)
+
+    def succeeded(self) -> bool:
+        """Return whether the work completed; False if it raised an ``EnvforgeError``. Other exceptions are raised."""
+        failure = self._done.exception()
+        if failure is not None and not isinstance(failure, EnvforgeError):
+            raise failure
+        return failure is None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True)
+
+
+_SCRIPTS = ("post-link", "pre-link")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Installation:
+    """One install into a locked prefix. ``before`` is the journal of the existing prefix.
+
+    The requirements are compared with ``machine``; if it is None, they aren't checked.
+    """
+
+    request: InstallRequest
+    plan: Plan
+    progress: Progress
+    before: Journal | None
+    reader: Reader
+    machine: Callable[[], Machine] | None
+
+    def run(self) -> InstallReport:
+        """Run every step; if one fails before the journal records ``planned``, the prefix is unchanged."""
+        self._check_machine()
+        store = Store((self.request.cache or default_root()).absolute())
+        todo = self._changes()
+        fetched = fetch_all((*todo.conda, *todo.wheels), store, self.request, self.progress, self.reader)
+        check_room(fetched, self.request.prefix, store)
+        archives = read_archives(fetched[: len(todo.conda)], store, reread=self.request.reread)
+        wheels = fetched[len(todo.conda) :]
+        journal = self._begin(todo)
+        if "python" in todo.conda_kept:  # first, because the new conda packages may contain the same libraries
+            self._uninstall(todo, store)
+        batch = self._conda(todo, archives, wheels, store)
+        self._reached(journal, "conda done")
+        self._wheels(todo, wheels, store, batch)
+        self._reached(journal, "wheels done")
+        self._reached(journal, "verified")
+        return self._report(self._outcome(journal), todo, fetched)
+
+    def preview(self) -> Preview:
+        """Return what ``run`` would do, without writing anything; the network is used only for file sizes."""
+        self._check_machine()
+        todo = self._changes()
+        artifacts = (*todo.conda, *todo.wheels)
+        cached = {artifact for artifact in artifacts if self.reader.digest(artifact) == artifact.digest}
+        sizes = {artifact: self.reader.store.path(artifact).stat().st_size for artifact in cached}
+        missing = tuple(artifact for artifact in artifacts if artifact not in cached)
+        if missing:
+            from envforge.prefix.fetch import sizes_of  # noqa: PLC0415 - imports an HTTP client
+
+            sizes |= sizes_of(missing, self.request, self.progress)
+        return Preview(
+            prefix=self.request.prefix,
+            lockfile=self.request.lockfile,
+            platform=self.plan.platform,
+            files=tuple(
+                PlannedFile(label=artifact.label, is_cached=artifact in cached, bytes=sizes.get(artifact))
+                for artifact in artifacts
+            ),
+            removed=(*todo.conda_removed, *todo.wheels_removed),
+            unchanged=len(self.plan.conda) + len(self.plan.wheels) - len(artifacts),
+            warnings=self.plan.warnings,
+        )
+
+    def _check_machine(self) -> None:
+        """Raise ``EnvforgeError`` if the machine doesn't meet the requirements, before anything is downloaded."""
+        if self.machine is None:
+            return
+        matrix = load_matrix() if asks_driver(self.plan) else Matrix.without_builds()
+        machine = self.machine()
+        needs = read_needs(self.plan, matrix)
+        reasons = unmet(needs, machine, matrix)
+        for text in (*concerns(needs, machine), *(reasons if self.request.ignore_machine else ())):
+            self.progress.note(f"warning: {text}")
+        if reasons and not self.request.ignore_machine:
+            raise EnvforgeError(
+                f"this machine doesn't meet the requirements of `{self.request.lockfile}` ({describe(needs, matrix)}):"
+                + "".join(f"\n  {reason}" for reason in reasons),
+                hint=(
+                    Hint("to see which builds this machine supports", "envforge explain"),
+                    Hint("to install anyway, pass `--ignore-machine`"),
+                ),
+                code="machine-unfit",
+            )
+
+    def _outcome(self, journal: Journal) -> Outcome:
+        if self.before is None:
+            return "installed" if journal.created else "updated"
+        return "updated" if self.before.step == "verified" else "completed"
+
+    def _conda(
+        self, todo: Changes, archives: tuple[Archive, ...], wheels: tuple[Fetched, ...], store: Store
+    ) -> Batch | None:
+        """Link the conda packages, and return the wheels if they could be installed at the same time."""
+        if not archives and not todo.conda_removed:
+            return None
+        self.progress.begin("linking", len(archives), "packages")
+        try:
+            if not self._halves_are_apart(todo, wheels):
+                link(archives, todo.conda_removed, store, self.request, self.progress)
+                return None
+            python, rest = split_python(archives)
+            link(python, (), store, self.request, self.progress)
+            batch = self._batch(wheels, find_site(self.request.prefix, self.plan.platform), store)
+            with Early(lambda: install_wheels(replace(batch, progress=Silent()))) as early:
+                link(rest, (), store, self.request, self.progress)
+        finally:
+            self.progress.end()
+        return batch if early.succeeded() and stand_alone(batch) else None
+
+    def _halves_are_apart(self, todo: Changes, wheels: tuple[Fetched, ...]) -> bool:
+        """Return whether wheels may be installed while conda packages are linked: a new prefix and no common name."""
+        # linking uses one core and uv another; they may overlap only if it can't matter which of them writes a file
+        # last
+        conda = {canonicalize_name(artifact.package.name) for artifact in todo.conda}
+        return (
+            bool(wheels)
+            and "python" in conda
+            and self._created()
+            and not todo.conda_kept
+            and not self.request.run_scripts
+            and not any(item.artifact.is_source or wheel_of(item.artifact).name in conda for item in wheels)
+        )
+
+    def _batch(self, wheels: tuple[Fetched, ...], site: Site, store: Store) -> Batch:
+        return Batch(wheels=wheels, site=site, store=store, progress=self.progress, reread=self.request.reread)
+
+    def _wheels(self, todo: Changes, wheels: tuple[Fetched, ...], store: Store, batch: Batch | None) -> None:
+        """Install the wheels unless ``batch`` contains installed ones, and verify their files."""
+        if not wheels and not todo.wheels_removed:
+            return
+        if batch is None:
+            site = find_site(self.request.prefix, self.plan.platform)
+            ready = build_wheels(wheels, site, store, offline=self.request.offline, progress=self.progress)
+            if "python" not in todo.conda_kept:
+                self._uninstall(todo, store)
+            batch = self._batch(tuple(ready), site, store)
+            install_wheels(batch)
+        verify_wheels(batch)
+
+    def _uninstall(self, todo: Changes, store: Store) -> None:
+        if todo.wheels_removed:
+            uninstall(todo.wheels_removed, find_site(self.request.prefix, self.plan.platform), store)
+
+    def _changes(self) -> Changes:
+        """Return what must change, given what the prefix can be trusted to contain."""
+        everything = compute_changes(self.plan, None, {}, frozenset())
+        # an environment that envforge began is emptied and linked again, which takes seconds with a cache and leaves
+        # nothing half-linked; in a directory taken with `--force`, files of no package are kept
+        if self._created() and not self._conda_half_stands():
+            return everything
+        prefix = self.request.prefix
+        installed = {record.name.normalized: record for record in read_records(prefix)}
+        if self._created() and _minor(self._locked_python()) != _minor(_version(installed.get("python"))):
+            return everything
+        stands = self.before is None or self._conda_half_stands()
+        conda = {name: _checksums(record) if stands else frozenset() for name, record in installed.items()}
+        trusted = self.before if self.before is not None and self.before.step == "verified" else None
+        return compute_changes(self.plan, trusted, conda, pip_installed(prefix), self.request.reinstall)
+
+    def _conda_half_stands(self) -> bool:
+        """Return whether the journal shows that the conda packages are intact, those of this lockfile or of any."""
+        if self.before is None or self.before.step == "planned":
+            return False
+        return self.before.step == "verified" or self.before.fingerprint == self.plan.fingerprint
+
+    def _locked_python(self) -> str | None:
+        return next((a.package.version for a in self.plan.conda if a.package.name == "python"), None)
+
+    def _created(self) -> bool:
+        """Return whether the prefix belongs to envforge: it created the prefix, or the prefix is new or empty."""
+        if self.before is not None:
+            return self.before.created
+        prefix = self.request.prefix
+        return not prefix.exists() or all(path.name == ENVFORGE_DIRECTORY for path in prefix.iterdir())
+
+    def _begin(self, todo: Changes) -> Journal:
+        """Write the journal before the prefix changes; empty the prefix if all packages are linked again."""
+        prefix = self.request.prefix
+        journal = Journal(
+            step="planned",
+            fingerprint=self.plan.fingerprint,
+            lockfile=os.path.abspath(self.request.lockfile),  # noqa: PTH100 - keep symbolic links
+            platform=self.plan.platform,
+            created=self._created(),
+            conda=self.plan.records,
+            wheels=self.plan.wheel_names,
+        )
+        write_journal(prefix, journal)
+        write_atomic_bytes(prefix / ENVFORGE_DIRECTORY / "conda-lock.yml", self.request.lockfile.read_bytes())
+        if journal.created and not todo.conda_kept:
+            for path in prefix.iterdir():
+                if path.name == ENVFORGE_DIRECTORY:
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        return journal
+
+    def _reached(self, journal: Journal, step: Step) -> None:
+        write_journal(self.request.prefix, journal.at(step))
+
+    def _report(self, outcome: Outcome, todo: Changes, fetched: tuple[Fetched, ...]) -> InstallReport:
+        done = (*todo.conda, *todo.wheels)
+        return InstallReport(
+            prefix=self.request.prefix,
+            lockfile=self.request.lockfile,
+            platform=self.plan.platform,
+            outcome=outcome,
+            linked=tuple(artifact.label for artifact in done),
+            removed=(*todo.conda_removed, *todo.wheels_removed),
+            unchanged=len(self.plan.conda) + len(self.plan.wheels) - len(done),
+            downloaded_bytes=sum(item.downloaded_bytes for item in fetched),
+            warnings=self.plan.warnings,
+            scripts=() if self.request.run_scripts else _scripts(self.request.prefix, todo),
+        )
+
+
+def _checksums(record: PrefixRecord) -> frozenset[str]:
+    """Return the checksums that a lockfile may state for a linked archive."""
+    return frozenset(digest.hex() for digest in (record.sha256, record.md5) if digest)
+
+
+def _version(record: PrefixRecord | None) -> str | None:
+    return None if record is None else str(record.version)
+
+
+def _minor(version: str | None) -> tuple[str, ...]:
+    return tuple((version or "").split(".")[:2])
+
+
+def _scripts(prefix: Path, todo: Changes) -> tuple[str, ...]:
+    """Return the packages whose link scripts were not run."""
+    places = (("bin", "sh"), ("Scripts", "bat"))
+    found = {path.name for folder, end in places for path in (prefix / folder).glob(f".*-link.{end}")}
+    names = (artifact.package.name for artifact in todo.conda)
+    return tuple(
+        name for name in names if any(f".{name}-{kind}.{end}" in found for _, end in places for kind in _SCRIPTS)
+    )

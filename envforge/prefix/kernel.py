@@ -1,0 +1,156 @@
+"""Register an environment with Jupyter: one ``kernel.json`` in the user's Jupyter data directory.
+
+The kernel runs the environment's own Python with the variables of its activation. It doesn't need envforge, and needs a
+shell only if a package has activation scripts. Source of the format and the directories: documentation of
+jupyter_client, "Kernel specs", and of jupyter_core, "Data files".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from envforge.base.envelope import Json
+from envforge.errors import EnvforgeError, OutsideError, RequestError
+from envforge.lock.environment_spec import ENVIRONMENT_FILE
+from envforge.lock.lockfile import VARIANTS_DIRECTORY as VARIANTS
+from envforge.prefix.activation import activation, bin_folders, with_scripts
+from envforge.prefix.journal import read_journal, write_atomic_bytes
+from envforge.prefix.locate import Meant
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_FILE = "kernel.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kernel:
+    """A Jupyter kernel: its directory, and the name that users see."""
+
+    folder: Path
+    display_name: str
+
+
+def kernels_folder(environment: Mapping[str, str], home: Path, platform: str = sys.platform) -> Path:
+    """Return the directory in which Jupyter looks for the user's kernels."""
+    stated = environment.get("JUPYTER_DATA_DIR")
+    if stated:
+        return Path(stated) / "kernels"
+    if platform == "darwin":
+        return home / "Library" / "Jupyter" / "kernels"
+    if platform == "win32":
+        return Path(environment.get("APPDATA") or home / "AppData" / "Roaming") / "jupyter" / "kernels"
+    return Path(environment.get("XDG_DATA_HOME") or home / ".local" / "share") / "jupyter" / "kernels"
+
+
+def kernel_name(stated: str | None, meant: Meant) -> str:
+    """Return the name of a kernel: ``stated``, or one derived from the environment.
+
+    Raises ``RequestError`` if the name is invalid.
+    """
+    name = stated if stated is not None else re.sub(r"[^a-z0-9._-]+", "-", meant.label.lower()).strip("._-")
+    if not _NAME.fullmatch(name):
+        raise RequestError(
+            f"invalid kernel name `{name}`: expected up to 64 lowercase letters, digits, `.`, `_`, or `-`, starting "
+            "with a letter or digit",
+            hint="choose another name, such as `--kernel my-project`",
+            code="bad-kernel-name",
+        )
+    return name
+
+
+def register(meant: Meant, kernel: Kernel, environment: Mapping[str, str]) -> None:
+    """Write the kernel; raise ``EnvforgeError`` if ipykernel is missing or another kernel has the name."""
+    _check_ipykernel(meant)
+    owner = _owner(kernel.folder)
+    if kernel.folder.exists() and owner != str(meant.prefix):
+        whose = f"it runs `{owner}`" if owner else "envforge did not create it"
+        raise EnvforgeError(
+            f"the kernel `{kernel.folder.name}` in `{kernel.folder}` already exists, and {whose}",
+            hint="to use another name",
+            command=" ".join(filter(None, ["envforge kernel", meant.option, f"--kernel {kernel.folder.name}-2"])),
+            code="kernel-taken",
+        )
+    document = _document(meant, kernel.display_name, environment)
+    write_atomic_bytes(kernel.folder / _FILE, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def remove(meant: Meant, folder: Path) -> None:
+    """Remove the kernel of this environment; raise ``EnvforgeError`` if it is missing or another environment's."""
+    owner = _owner(folder)
+    if not folder.exists():
+        raise EnvforgeError(f"no kernel `{folder.name}` found in `{folder.parent}`", code="no-kernel")
+    if owner != str(meant.prefix):
+        raise EnvforgeError(
+            f"the kernel `{folder.name}` does not run `{meant.prefix}`: "
+            + (f"it runs `{owner}`" if owner else "envforge did not create it"),
+            hint="to remove it anyway",
+            command=f"jupyter kernelspec remove {folder.name}",
+            code="kernel-of-another",
+        )
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise OutsideError(f"cannot remove `{folder}`: {error}", code="not-removed") from error
+
+
+# a kernel that calls `envforge run` would die silently once envforge's own environment is moved or removed
+def _document(meant: Meant, display_name: str, environment: Mapping[str, str]) -> dict[str, Json]:
+    outside = {name: value for name, value in environment.items() if not name.startswith(("CONDA_", "__CONDA_"))}
+    active = activation(meant.prefix, meant.label, outside)
+    words: tuple[str, ...] = (str(_python(meant.prefix)), "-m", "ipykernel_launcher", "-f", "{connection_file}")
+    if active.scripts and os.name != "nt":
+        words = with_scripts(words, replace(active, changes=()), environment).words
+    folders = os.pathsep.join(str(folder) for folder in bin_folders(meant.prefix))
+    # Jupyter expands `$NAME` in these values
+    fixed = {name: value.replace("$", "$$") for name, value in active.changes if value is not None and name != "PATH"}
+    return {
+        "argv": [*words],
+        "display_name": display_name,
+        "language": "python",
+        "env": {**fixed, "PATH": folders.replace("$", "$$") + os.pathsep + "${PATH}"},
+        "metadata": {"debugger": True, "envforge": {"prefix": str(meant.prefix)}},
+    }
+
+
+def _python(prefix: Path) -> Path:
+    return prefix / ("python.exe" if os.name == "nt" else "bin/python")
+
+
+def _check_ipykernel(meant: Meant) -> None:
+    places = ("Lib/site-packages",) if os.name == "nt" else ("lib/python*/site-packages",)
+    if _python(meant.prefix).exists() and any(
+        True for place in places for _ in meant.prefix.glob(f"{place}/ipykernel_launcher.py")
+    ):
+        return
+    raise EnvforgeError(
+        f"a kernel requires the package `ipykernel`, but the environment in `{meant.prefix}` does not contain it",
+        hint="to add it",
+        command=" && ".join([f"envforge add ipykernel{_file_option(meant)}", meant.install_command]),
+        code="no-ipykernel",
+    )
+
+
+def _file_option(meant: Meant) -> str:
+    """Return the option for the environment.yml of an environment, unless it is in the current directory."""
+    journal = read_journal(meant.prefix)
+    folder = Path(journal.lockfile).parent if journal is not None else Path.cwd()
+    project = folder.parents[1] if folder.parent.name == VARIANTS else folder
+    stated = project / ENVIRONMENT_FILE
+    return f" --file {shlex.quote(str(stated))}" if stated.is_file() and project != Path.cwd() else ""
+
+
+def _owner(folder: Path) -> str | None:
+    """Return the prefix that a kernel of envforge runs; None for any other kernel."""
+    try:
+        document: Any = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        return str(document["metadata"]["envforge"]["prefix"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,147 @@
+"""Define the immutable values of an install: request, preview, report, packages, and progress."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, Protocol
+
+from envforge.base.net import Mirrors
+from envforge.lock.lockfile import Manager
+from envforge.lock.plan import Artifact
+from envforge.machine.values import Machine
+
+Step = Literal["planned", "conda done", "wheels done", "verified"]
+Outcome = Literal["installed", "completed", "updated", "unchanged"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retry:
+    """Delays before the retries of a request, and its timeout, in seconds."""
+
+    delays_s: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
+    timeout_s: float = 30.0
+
+
+class MachineHere(Protocol):
+    """Function that detects this machine."""
+
+    def __call__(self, *, driver: bool) -> Machine:
+        """Return this machine; its driver and GPUs, which are slow to query, are valid only with ``driver``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InstallRequest:
+    """One install. ``cache`` is the directory of downloaded and unpacked packages; None means the user's default.
+
+    ``force`` allows a prefix that envforge did not create. ``run_scripts`` runs the packages' link scripts. The
+    requirements of the lockfile are compared with ``machine``, or not checked if it is None. ``ignore_machine`` turns
+    unmet requirements into warnings. ``allow_builds`` lets source distributions run their own code. ``reinstall`` lists
+    packages, by manager, to install again even if they seem intact. Files in ``supply`` are not downloaded. ``reread``
+    reads unpacked files even if they look unchanged. ``estimate`` requests the sizes of all files before the download,
+    so that progress can show the remaining time.
+    """
+
+    lockfile: Path
+    prefix: Path
+    platform: str
+    offline: bool = False
+    force: bool = False
+    mirrors: Mirrors = Mirrors()  # noqa: RUF009 - frozen
+    run_scripts: bool = False
+    cache: Path | None = None
+    retry: Retry = Retry()
+    machine: MachineHere | None = None
+    ignore_machine: bool = False
+    allow_builds: bool = False
+    reinstall: frozenset[tuple[Manager, str]] = frozenset()
+    supply: Supply | None = None
+    reread: bool = False
+    estimate: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InstallReport:
+    """Result of an install. ``scripts`` lists the packages whose link scripts were not run."""
+
+    prefix: Path
+    lockfile: Path
+    platform: str
+    outcome: Outcome
+    linked: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    unchanged: int = 0
+    downloaded_bytes: int = 0
+    warnings: tuple[str, ...] = ()
+    scripts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedFile:
+    """A package that an install would link. ``bytes`` is None if its server didn't report a size."""
+
+    label: str
+    is_cached: bool
+    bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preview:
+    """Preview of an install."""
+
+    prefix: Path
+    lockfile: Path
+    platform: str
+    files: tuple[PlannedFile, ...] = ()
+    removed: tuple[str, ...] = ()
+    unchanged: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+class Supply(Protocol):
+    """Package files that come with the request, such as a bundle. They are verified like downloads."""
+
+    def holds(self, artifact: Artifact) -> bool:
+        """Return whether the file of a package is available."""
+
+    def open(self, artifact: Artifact) -> AbstractContextManager[tuple[BinaryIO, int]]:
+        """Open the file of a package; returns the stream and its size in bytes."""
+
+
+class Progress(Protocol):
+    """Receiver of progress reports: a terminal, a log, or nothing. Its methods are called from several threads."""
+
+    def begin(self, step: str, total: int | None, unit: Literal["bytes", "packages"]) -> None:
+        """Start a step of ``total`` bytes or packages; ``total`` is None if it is unknown."""
+
+    def advance(self, amount: int) -> None:
+        """Add ``amount`` to the completed part of the current step."""
+
+    def enlarge(self, amount: int) -> None:
+        """Add ``amount`` to the total of the current step."""
+
+    def end(self) -> None:
+        """End the current step."""
+
+    def note(self, text: str) -> None:
+        """Report one line to the user."""
+
+
+class Silent:
+    """Progress that discards all reports."""
+
+    def begin(self, step: str, total: int | None, unit: Literal["bytes", "packages"]) -> None:
+        """Do nothing."""
+
+    def advance(self, amount: int) -> None:
+        """Do nothing."""
+
+    def enlarge(self, amount: int) -> None:
+        """Do nothing."""
+
+    def end(self) -> None:
+        """Do nothing."""
+
+    def note(self, text: str) -> None:
+        """Do nothing."""

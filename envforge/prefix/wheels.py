@@ -1,0 +1,385 @@
+"""Build source distributions, and install wheels with uv.
+
+uv unpacks each wheel once into its own cache and trusts that cache. envforge doesn't: it compares the installed files
+with the checksums inside the locked wheel. If a file differs, it removes the wheel from uv's cache and installs it
+again. It doesn't read files that uv has just unpacked from the verified wheel, or that are unchanged since they were
+last verified (``seen``).
+
+Build requirements come from the user's package index and are not locked, so the result can differ between machines.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import os
+import re
+import subprocess
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
+from envforge.errors import Hint, OutsideError
+from envforge.lock.plan import Artifact, Digest, wheel_of
+from envforge.prefix.archive import check_archive
+from envforge.prefix.cache import Store, digest_of
+from envforge.prefix.conda_packages import Seen, note_files, read_files, read_records
+from envforge.prefix.fetch import Fetched
+from envforge.prefix.journal import mark_writing, recreate_command, write_atomic_bytes
+from envforge.prefix.values import Progress
+
+
+def installed(prefix: Path) -> frozenset[str]:
+    """Return the normalized names of all distributions, regardless of their installer."""
+    return frozenset(name for folder in _folders(prefix) for name, _ in distributions(folder))
+
+
+def pip_installed(prefix: Path) -> frozenset[str]:
+    """Return the normalized names of the distributions that pip or uv installed.
+
+    A distribution without an installer belongs to conda if a record in ``conda-meta`` lists its files.
+    """
+    found = [(folder, name, who) for folder in _folders(prefix) for name, who in distributions(folder)]
+    named = {name for _, name, who in found if who not in {"", "conda"}}
+    silent = [(folder, name) for folder, name, who in found if not who]
+    return frozenset(named | {name for folder, name in silent if not _is_of_conda(name, folder, prefix)})
+
+
+def _is_of_conda(name: str, site_packages: Path, prefix: Path) -> bool:
+    """Return whether the records in ``conda-meta`` list the metadata of every directory of a distribution."""
+    folders = [folder for folder in site_packages.glob("*.dist-info") if _name(folder) == name]
+    wanted = [f'"{folder.relative_to(prefix).as_posix()}/'.encode() for folder in folders]
+    records = [path.read_bytes() for path in (prefix / "conda-meta").glob("*.json")]
+    return all(any(text in record for record in records) for text in wanted)
+
+
+def _folders(prefix: Path) -> tuple[Path, ...]:
+    return (*prefix.glob("lib/python*/site-packages"), *prefix.glob("Lib/site-packages"))
+
+
+def distributions(site_packages: Path) -> Iterator[tuple[str, str]]:
+    """Yield the normalized name and the installer of every distribution in a site-packages directory."""
+    for folder in sorted(site_packages.glob("*.dist-info")):
+        note = folder / "INSTALLER"
+        installer = note.read_text(encoding="utf-8").strip() if note.is_file() else ""
+        yield _name(folder), installer
+
+
+def _name(folder: Path) -> str:
+    return canonicalize_name(folder.name.removesuffix(".dist-info").rsplit("-", 1)[0])
+
+
+_BATCH = 200
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Site:
+    """Paths of the Python of a prefix."""
+
+    prefix: Path
+    packages: Path
+    program: Path
+
+
+def find_site(prefix: Path, platform: str) -> Site:
+    """Return the site-packages of the prefix's Python, from conda-meta; raise ``OutsideError`` if it has no Python."""
+    windows = platform.startswith("win-")
+    program = prefix / ("python.exe" if windows else "bin/python")
+    python = next((record for record in read_records(prefix, "python-") if record.name.normalized == "python"), None)
+    if python is None or not program.exists():
+        raise OutsideError(
+            f"the lockfile has wheels, but `{prefix}` has no conda package `python` to install them for",
+            hint="to add Python to environment.yml and lock again",
+            command="envforge add python",
+            code="no-python",
+        )
+    minor = ".".join(str(python.version).split(".")[:2])
+    default = "Lib/site-packages" if windows else f"lib/python{minor}/site-packages"
+    return Site(prefix=prefix, packages=prefix / (python.python_site_packages_path or default), program=program)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Wheels that are installed together. Files unpacked since ``began_ns`` came from verified wheels.
+
+    With ``reread``, all files are read, even if they were unpacked just now or verified before.
+    """
+
+    wheels: tuple[Fetched, ...]
+    site: Site
+    store: Store
+    progress: Progress
+    reread: bool = False
+    began_ns: int = field(default_factory=time.time_ns)
+
+
+def install_wheels(batch: Batch) -> None:
+    """Install wheels over existing distributions of the same names."""
+    if not batch.wheels:
+        return
+    batch.progress.begin("installing wheels", len(batch.wheels), "packages")
+    _uv_install(batch.wheels, batch.site, batch.store)
+    batch.progress.advance(len(batch.wheels))
+    batch.progress.end()
+
+
+def stand_alone(batch: Batch) -> bool:
+    """Return whether each wheel of a batch is installed once, by uv, and not by a conda package too."""
+    names = sorted(wheel_of(item.artifact).name for item in batch.wheels)
+    found = sorted(entry for entry in distributions(batch.site.packages) if entry[0] in names)
+    return found == [(name, "uv") for name in names]
+
+
+def uninstall(names: Iterable[str], site: Site, store: Store) -> None:
+    """Remove distributions that pip or uv installed."""
+    chosen = sorted(names)
+    if chosen:
+        words = ["pip", "uninstall", "--break-system-packages", "--python", str(site.program), *chosen]
+        with mark_writing(site.prefix) as inherited:
+            _uv(words, store, inherited)
+
+
+def verify_wheels(batch: Batch) -> None:
+    """Compare installed files with their wheels, and reinstall wheels that differ once.
+
+    Raises ``OutsideError`` if a file still differs.
+    """
+    bad = damaged(batch)
+    if not bad:
+        return
+    names = [wheel_of(item.artifact).name for item in bad]
+    batch.progress.note(f"uv's cache of {', '.join(names)} is corrupt; removing it and installing them again")
+    _uv(["cache", "clean", *names], batch.store)
+    _uv_install(tuple(bad), batch.site, batch.store)
+    still = damaged(replace(batch, wheels=tuple(bad), reread=True))
+    if still:
+        raise OutsideError(
+            "\n".join(
+                f"`{path}` differs from the locked wheel of `{item.artifact.label}`" for item, path in still.items()
+            ),
+            hint="check the disk for errors; to create the environment again",
+            command=recreate_command(batch.site.prefix),
+            code="installed-file-differs",
+        )
+
+
+def damaged(batch: Batch) -> dict[Fetched, str]:
+    """Return the wheels that have an installed file that differs, each with the first such file."""
+    batch.progress.begin("checking wheels", len(batch.wheels), "packages")
+    found = {}
+    with ThreadPoolExecutor() as pool:
+        for item in batch.wheels:
+            wrong = _first_damaged(item, batch, pool)
+            if wrong is not None:
+                found[item] = wrong
+            batch.progress.advance(1)
+    batch.progress.end()
+    return found
+
+
+def _first_damaged(item: Fetched, batch: Batch, pool: ThreadPoolExecutor) -> str | None:
+    """Return the first installed file of a wheel that differs; if all files match, record them as verified."""
+    known = {} if batch.reread else read_files(item.path)
+    if known and all(_look(_place(name, batch.site))[0] == seen for name, seen in known.items()):
+        return None
+    now_ns = time.time_ns()
+    rows = tuple(_expected(item.path, batch.site))
+    looks = {row.name: _look(row.place) for row in rows}
+    unread = [row for row in rows if batch.reread or not _is_trusted(row, looks[row.name], known, batch.began_ns)]
+    parts = [unread[start : start + _BATCH] for start in range(0, len(unread), _BATCH)]
+    wrong = next((path for path in pool.map(_first_difference, parts) if path is not None), None)
+    if wrong is None and all(links > 1 for _, links in looks.values()):  # else a copy, which no other prefix shares
+        note_files(item.path, {name: seen for name, (seen, _) in looks.items() if seen is not None}, now_ns)
+    return wrong
+
+
+class Row(NamedTuple):
+    """A file that a wheel installs unchanged. A tuple, because a wheel has tens of thousands of files."""
+
+    name: str
+    place: str
+    sha256: bytes
+    size: int
+
+
+def _look(place: str | None) -> tuple[Seen | None, int]:
+    """Return the recorded state of a file and its number of hard links."""
+    try:
+        state = os.stat(place or "")  # noqa: PTH116 - a Path for each file is slow
+    except OSError:
+        return None, 0
+    return Seen(state.st_size, state.st_mtime_ns, state.st_ino), state.st_nlink
+
+
+def _is_trusted(row: Row, look: tuple[Seen | None, int], known: dict[str, Seen], began_ns: int) -> bool:
+    """Return whether a file needn't be read.
+
+    It was verified and is unchanged, or uv has just unpacked it into its cache and checked its CRC-32. A copy, which
+    has one link, is never trusted for its mtime: it is as new as this install, whatever it was copied from.
+    """
+    seen, links = look
+    if seen is None:
+        return False
+    return known.get(row.name) == seen or (links > 1 and seen.mtime_ns >= began_ns and seen.size == row.size)
+
+
+def _expected(wheel: Path, site: Site) -> Iterator[Row]:
+    """Yield each file that the wheel installs unchanged."""
+    for name, digest, size in wheel_rows(wheel):
+        place = _place(name, site)
+        if place is not None and digest.startswith("sha256="):
+            sha256 = base64.urlsafe_b64decode(digest.removeprefix("sha256=") + "==")
+            yield Row(name, place, sha256, int(size) if size.isdigit() else -1)
+
+
+def wheel_rows(wheel: Path) -> list[tuple[str, str, str]]:
+    """Return the rows of a wheel's ``RECORD``: path, checksum, and size."""
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(n for n in archive.namelist() if n.endswith(".dist-info/RECORD") and n.count("/") == 1)
+        text = archive.read(name).decode("utf-8")
+    rows = ([*row, "", ""] for row in csv.reader(io.StringIO(text)) if row)
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def _place(name: str, site: Site) -> str | None:
+    """Return where a member of a wheel is installed; None for scripts, whose first line is rewritten, and headers."""
+    top, _, rest = name.partition("/")
+    if not top.endswith(".data"):
+        return f"{site.packages}/{name}"
+    kind, _, path = rest.partition("/")
+    places = {"purelib": site.packages, "platlib": site.packages, "data": site.prefix}
+    return f"{places[kind]}/{path}" if kind in places else None
+
+
+def _first_difference(rows: list[Row]) -> str | None:
+    """Return the first path whose file is missing or has another SHA-256.
+
+    Uses ``open`` instead of ``Path``, because a wheel has thousands of small files.
+    """
+    for _, path, wanted, _ in rows:
+        try:
+            with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - as above
+                hasher = hashlib.sha256()
+                while block := stream.read(_BLOCK):
+                    hasher.update(block)
+        except OSError:
+            return path
+        if hasher.digest() != wanted:
+            return path
+    return None
+
+
+def _uv_install(fetched: tuple[Fetched, ...], site: Site, store: Store) -> None:
+    lines = [f"--find-links {item.path.parent.as_uri()}\n" for item in fetched]
+    for item in fetched:
+        wheel = wheel_of(item.artifact)
+        lines.append(f"{wheel.name}=={wheel.version} --hash={item.artifact.digest}\n")
+    with tempfile.TemporaryDirectory(prefix="envforge-") as folder:
+        requirements = Path(folder) / "requirements.txt"
+        requirements.write_text("".join(lines), encoding="utf-8")
+        options = ["--offline", "--no-index", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
+        options += ["--break-system-packages", "--python", str(site.program)]
+        if installed(site.prefix) & {wheel_of(item.artifact).name for item in fetched}:
+            options.append("--reinstall")  # uv hashes every wheel again with it, so use it only if needed
+        with mark_writing(site.prefix) as inherited:
+            _uv(["pip", "install", *options, "--requirements", str(requirements)], store, inherited)
+    for item in fetched:
+        _forget_origin(site, item)
+
+
+def _forget_origin(site: Site, item: Fetched) -> None:
+    """Remove uv's record of the wheel's mtime, so that the same lockfile produces the same bytes everywhere."""
+    info = site.packages / f"{'-'.join(item.path.name.split('-')[:2])}.dist-info"
+    note, record = info / "uv_cache.json", info / "RECORD"
+    if not note.exists():
+        return
+    row = re.compile(rf"^{re.escape(info.name)}/uv_cache\.json,.*\r?\n".encode(), re.MULTILINE)
+    write_atomic_bytes(record, row.sub(b"", record.read_bytes(), count=1), synced=False)  # as uv writes its files
+    note.unlink()
+
+
+def _uv(words: list[str], store: Store, inherited: tuple[int, ...] = ()) -> None:
+    """Run uv without the user's settings and without a package index; it inherits the open files ``inherited``."""
+    from uv import find_uv_bin  # noqa: PLC0415 - only if there are wheels
+
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "PIP_", "PYTHON"))}
+    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+        environment.pop(name, None)
+    command = [find_uv_bin(), *words, "--no-config", "--no-progress", "--color", "never", "--cache-dir", str(store.uv)]
+    done = subprocess.run(command, env=environment, pass_fds=inherited, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise OutsideError(
+            f"`uv {' '.join(words[:2])}` failed with exit code {done.returncode}:\n{done.stderr.strip()}",
+            hint="fix the cause; the next attempt continues after the conda packages",
+            code="wheels-failed",
+        )
+
+
+def build_wheels(
+    fetched: Iterable[Fetched], site: Site, store: Store, *, offline: bool, progress: Progress
+) -> list[Fetched]:
+    """Build a wheel from each source distribution in ``fetched``, and return wheels unchanged."""
+    chosen = tuple(fetched)
+    sources = [item for item in chosen if not item.path.name.endswith(".whl")]
+    if not sources:
+        return list(chosen)
+    built: dict[str, Fetched] = {}
+    progress.begin("building wheels", len(sources), "packages")
+    for item in sources:
+        built[item.artifact.package.name] = _build(item, site, store, offline=offline)
+        progress.advance(1)
+    progress.end()
+    return [built.get(item.artifact.package.name, item) for item in chosen]
+
+
+def _build(item: Fetched, site: Site, store: Store, *, offline: bool) -> Fetched:
+    from uv import find_uv_bin  # noqa: PLC0415 - only if something is built
+
+    (store.root / "built").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=store.root / "built") as folder:
+        command = [find_uv_bin(), "build", "--wheel", "--out-dir", folder, "--python", str(site.program)]
+        command += ["--cache-dir", str(store.uv), "--no-progress", "--color", "never", "--no-create-gitignore"]
+        command += [*(["--offline"] if offline else []), str(item.path)]
+        environment = {name: value for name, value in os.environ.items() if name not in {"VIRTUAL_ENV", "CONDA_PREFIX"}}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        wheels = sorted(Path(folder).glob("*.whl"))
+        if done.returncode != 0 or len(wheels) != 1:
+            raise OutsideError(
+                f"failed to build `{item.artifact.label}` from source:\n{done.stderr.strip()[-4000:]}",
+                hint=(
+                    Hint("install what the build requires, such as a compiler"),
+                    Hint("once environment.yml requires a version that is published as a wheel", "envforge lock"),
+                ),
+                code="build-failed",
+            )
+        return _keep(item.artifact, wheels[0], store)
+
+
+def _keep(artifact: Artifact, wheel: Path, store: Store) -> Fetched:
+    """Store a built wheel in the cache under its own checksum."""
+    name, _, _, _ = parse_wheel_filename(wheel.name)
+    if name != canonicalize_name(artifact.package.name):
+        raise OutsideError(
+            f"the source distribution of `{artifact.label}` built a wheel of another package, `{wheel.name}`",
+            hint="once environment.yml requires a version that is published as a wheel",
+            command="envforge lock",
+            code="build-differs",
+        )
+    digest = digest_of(wheel, Digest(algorithm="sha256", hex=""))
+    package = replace(artifact.package, url=wheel.as_uri(), sha256=digest.hex)
+    made = Artifact(package=package, digest=digest)
+    check_archive(wheel, made)
+    path = store.path(made)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store.keep(wheel, path)
+    return Fetched(artifact=made, path=path, downloaded_bytes=0)

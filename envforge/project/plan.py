@@ -1,0 +1,162 @@
+"""Plan the files of a project in memory.
+
+Templates see it as ``selection``, and have no access to other objects of envforge.
+
+Answers are data: they are inserted into a template, never rendered as one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shlex
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import PurePosixPath
+from typing import Any
+
+from envforge import __version__
+from envforge.base.envelope import Json
+from envforge.base.jinja import TemplateError, render_template
+from envforge.base.staging import PlannedFile
+from envforge.lock.environment_spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE, EnvironmentTexts
+from envforge.project.names import refuse_paths
+from envforge.project.questions import Answer
+from envforge.project.record import PROJECT_FILE, Origin, ProjectRecord, dump_baseline, dump_record
+from envforge.project.template_source import Source, project_sources
+from envforge.project.templates import Template
+from envforge.pytorch.selection import Selection
+
+# objects with methods were the way out of the sandbox in similar tools, so templates see only plain data
+_LEFT_OUT = ("accepted", "refused")  # hundreds of builds, which no generated file needs
+
+
+def plain_selection(selection: Selection) -> dict[str, Any]:
+    """Return the fields of the selection by name; versions, tags, and platforms are strings."""
+    return {
+        field.name: _plain(getattr(selection, field.name))
+        for field in dataclasses.fields(selection)
+        if field.name not in _LEFT_OUT
+    } | {"build": _build(selection)}
+
+
+def _build(selection: Selection) -> dict[str, Any]:
+    build = selection.build
+    fields = {field.name: _plain(getattr(build, field.name)) for field in dataclasses.fields(build)}
+    cuda = build.tag.cuda
+    return fields | {"pins": dict(build.pins), "cuda": None if cuda is None else str(cuda)}
+
+
+def _plain(value: object) -> Any:
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, Enum):
+        return {"name": value.name, "value": value.value}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return str(value)
+
+
+_SUFFIX = ".jinja"
+_PACKAGE = "__package__"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Project:
+    """Everything that a project's files are rendered from, except its lock. ``machine`` is the machine's JSON record.
+
+    ``groups`` are the names of the file groups that the project has. ``envforge_requirement`` is what generated files
+    install envforge by; empty means this version, and only a stated requirement is recorded.
+    """
+
+    template: Template
+    name: str
+    package: str
+    answers: tuple[tuple[str, Answer], ...]
+    selections: tuple[Selection, ...]
+    texts: EnvironmentTexts
+    machine: Json = None
+    groups: tuple[str, ...] = ()
+    origin: Origin = Origin()  # noqa: RUF009 - a frozen value
+    envforge_requirement: str = ""
+
+    @property
+    def chosen(self) -> tuple[tuple[str, bool], ...]:
+        """Every group of the template, and whether the project has it."""
+        return tuple((group.name, group.name in self.groups) for group in self.template.groups)
+
+
+def plan_project(project: Project, lock_text: str | None) -> tuple[PlannedFile, ...]:
+    """Return every file of the project, sorted by path; raise ``TemplateError`` if the template is invalid."""
+    rendered = render_project(project)
+    files = [*rendered, dump_baseline(rendered)]
+    if lock_text is not None:
+        files.append(PlannedFile(path=PurePosixPath(LOCK_FILE), content=lock_text.encode()))
+    record = record_of(project, tuple(files))
+    files.append(PlannedFile(path=PurePosixPath(PROJECT_FILE), content=dump_record(record).encode()))
+    return tuple(sorted(files, key=lambda file: file.path))
+
+
+def render_project(project: Project) -> tuple[PlannedFile, ...]:
+    """Return all files that are rendered from the template and the selection: no lock and no records."""
+    generated = {
+        PurePosixPath(ENVIRONMENT_FILE): project.texts.environment,
+        PurePosixPath(VIRTUAL_PACKAGES_FILE): project.texts.virtual_packages,
+    }
+    files = _template_files(project)
+    files += [PlannedFile(path=path, content=text.encode()) for path, text in generated.items()]
+    refuse_paths(files, project.template)
+    return tuple(sorted(files, key=lambda file: file.path))
+
+
+def record_of(project: Project, files: tuple[PlannedFile, ...]) -> ProjectRecord:
+    """Return the record of a project that consists of these files."""
+    return ProjectRecord(
+        envforge_version=__version__,
+        template=project.template.name,
+        template_version=project.template.version,
+        origin=project.origin,
+        project=project.name,
+        package=project.package,
+        answers=project.answers,
+        selections=project.selections,
+        input_sha256=project.texts.sha256,
+        files=tuple(sorted((str(file.path), hashlib.sha256(file.content).hexdigest()) for file in files)),
+        machine=project.machine,
+        groups=project.chosen,
+        envforge_requirement=project.envforge_requirement,
+    )
+
+
+def _template_files(project: Project) -> list[PlannedFile]:
+    from envforge.base.distribution import pinned_requirement, python_image  # noqa: PLC0415 - slow to import
+
+    requirement = project.envforge_requirement or pinned_requirement()
+    template, selections = project.template, [plain_selection(selection) for selection in project.selections]
+    variables: dict[str, object] = {
+        "project": project.name,
+        "package": project.package,
+        "answers": dict(project.answers),
+        "groups": dict(project.chosen),
+        "selection": selections[0],
+        "selections": selections,
+        "template": {"name": template.name, "version": template.version, "summary": template.summary},
+        "envforge_version": __version__,
+        "envforge_requirement": shlex.quote(requirement),
+        "envforge_image": python_image(requirement),
+    }
+    return [_planned(source, variables, project.package) for source in project_sources(template, project.groups)]
+
+
+def _planned(found: Source, variables: dict[str, object], package: str) -> PlannedFile:
+    source, path = found.root / found.path, found.path
+    try:
+        content = source.read_bytes()
+        executable = bool(source.stat().st_mode & 0o100)
+        if path.name.endswith(_SUFFIX):
+            path = path.with_name(path.name.removesuffix(_SUFFIX))
+            content = render_template(content.decode(), variables, str(source)).encode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TemplateError(f"cannot read the template file `{source}`: {error}", code="template-damaged") from error
+    place = PurePosixPath(*(part.replace(_PACKAGE, package) for part in path.parts))
+    return PlannedFile(path=place, content=content, executable=executable)

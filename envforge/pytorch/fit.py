@@ -1,0 +1,190 @@
+"""Judge whether one build fits one computer: kernels and GPUs, toolkit and driver, wheel and glibc."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from packaging.version import Version
+
+from envforge.base.terms import ComputeCapability
+from envforge.machine.values import Condition, Machine
+from envforge.pytorch.matrix import Matrix
+from envforge.pytorch.selection import Build, Grade
+
+# conditions that don't affect the selection, or that it considers itself
+_HARMLESS = ("wsl", "different-gpus", "gpus-hidden", "mig", "no-nvidia-device")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """What constrains the selection on one platform. ``is_known`` is false if the platform's machine is unknown.
+
+    ``gpus`` holds each GPU with its name; ``stated_cuda`` is the CUDA version that the user set for the driver;
+    ``troubles`` are conditions that keep CUDA programs from the GPU.
+    """
+
+    platform: str
+    is_known: bool = False
+    has_nvidia: bool = False
+    windows_driver: bool = False
+    glibc: Version | None = None
+    driver: Version | None = None
+    driver_cuda: Version | None = None
+    has_driver: bool = False
+    stated_cuda: Version | None = None
+    gpus: tuple[tuple[str, ComputeCapability], ...] = ()
+    unknown_gpus: tuple[str, ...] = ()
+    hidden_gpus: int = 0
+    has_no_glibc: bool = False
+    troubles: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Misfit:
+    """The reason why a build doesn't fit, with what it requires and what was found."""
+
+    code: str
+    wanted: str
+    found: str
+    reason: str
+
+
+def read_facts(machine: Machine, platform: str) -> Facts:
+    """Return the machine's facts if the platform is its own, else none: unknown facts don't constrain."""
+    is_windows = platform.startswith("win-")
+    if platform != machine.platform:
+        return Facts(platform=platform, windows_driver=is_windows)
+    driver = machine.driver
+    hides_all = machine.visible is not None and not machine.visible_gpus and bool(machine.gpus)
+    gpus = machine.gpus if hides_all else machine.visible_gpus
+    known = tuple((gpu.name, gpu.compute_capability) for gpu in gpus if gpu.compute_capability is not None)
+    if machine.capability_override is not None:
+        known = (("the GPU set by CONDA_OVERRIDE_CUDA_ARCH", machine.capability_override),)
+    unknown = () if machine.capability_override else tuple(g.name for g in gpus if g.compute_capability is None)
+    return Facts(
+        platform=platform,
+        is_known=True,
+        has_nvidia=machine.has_nvidia,
+        windows_driver=is_windows or machine.is_wsl,
+        glibc=machine.glibc,
+        driver=driver.version if driver else None,
+        driver_cuda=driver.cuda if driver else None,
+        has_driver=driver is not None,
+        stated_cuda=driver.cuda if driver and machine.cuda_is_stated else None,
+        gpus=known,
+        unknown_gpus=unknown,
+        hidden_gpus=len(machine.gpus) if hides_all else 0,
+        has_no_glibc=any(condition.code == "no-glibc" for condition in machine.conditions),
+        troubles=tuple(condition for condition in machine.conditions if condition.code not in _HARMLESS),
+    )
+
+
+def fit(build: Build, facts: Facts, matrix: Matrix) -> Grade | Misfit:
+    """Return how well the build runs there, or the one reason why it doesn't."""
+    too_old = build.glibc is not None and facts.glibc is not None and facts.glibc < build.glibc
+    if too_old or (build.glibc is not None and facts.has_no_glibc):
+        wanted = f"glibc {build.glibc} or newer"
+        found = "a system without glibc" if facts.has_no_glibc else f"glibc {facts.glibc}"
+        return Misfit(code="glibc", wanted=wanted, found=found, reason=f"the wheel requires {wanted}, found {found}")
+    if build.tag.cuda is None:
+        return Grade.CPU if build.confirmed else Grade.UNVERIFIED
+    return _fit_cuda(build, build.tag.cuda, facts, matrix) if facts.is_known else Grade.UNVERIFIED
+
+
+def _fit_cuda(build: Build, cuda: Version, facts: Facts, matrix: Matrix) -> Grade | Misfit:
+    refused = next((m for gpu in facts.gpus if (m := _no_kernel(build, gpu, matrix)) is not None), None)
+    if refused is not None:
+        return refused
+    grade = driver_grade(cuda, facts, matrix)
+    if isinstance(grade, Misfit):
+        return grade
+    jit = tuple(gpu for gpu in facts.gpus if not has_cubin(build, gpu[1], matrix))
+    # an older driver of the same CUDA major runs kernels, but can't compile the PTX of a newer toolkit
+    if jit and grade is Grade.MINOR_COMPATIBLE:
+        return _no_jit(build, jit[0], facts, matrix)
+    is_future = any(capability not in matrix.known_capabilities for _, capability in facts.gpus)
+    return grade if build.confirmed and not is_future else Grade.UNVERIFIED
+
+
+def has_cubin(build: Build, capability: ComputeCapability, matrix: Matrix) -> bool:
+    """Return whether the wheel holds machine code for the GPU: same major version and no higher minor.
+
+    Source: CUDA C++ programming guide, binary compatibility. Tegra chips run only code that was built for them.
+    """
+    if capability in matrix.tegra:
+        return capability in build.capabilities
+    return any(
+        kernel.major == capability.major and kernel.minor <= capability.minor and kernel not in matrix.tegra
+        for kernel in build.capabilities
+    )
+
+
+def has_ptx(build: Build, capability: ComputeCapability, matrix: Matrix) -> bool:
+    """Return whether the driver can compile a kernel for the GPU from PTX in the wheel."""
+    return capability not in matrix.tegra and any(ptx <= capability for ptx in build.ptx)
+
+
+def driver_grade(cuda: Version, facts: Facts, matrix: Matrix) -> Grade | Misfit:
+    """Return how well the driver supports a toolkit, by the driver's version or the CUDA that the user set for it."""
+    if facts.stated_cuda is not None or facts.driver is None:
+        return _grade_by_cuda(cuda, facts.stated_cuda or facts.driver_cuda)
+    direct, family = matrix.direct_minimum(cuda), matrix.family_minimum(cuda)
+    if direct is not None and facts.driver >= direct.driver(windows=facts.windows_driver):
+        return Grade.DIRECT
+    lowest = family or direct
+    if lowest is not None and facts.driver < lowest.driver(windows=facts.windows_driver):
+        wanted = f"NVIDIA driver {driver_text(lowest.driver(windows=facts.windows_driver))} or newer"
+        found = f"driver {driver_text(facts.driver)}"
+        reason = f"CUDA {cuda.major}.x requires {wanted}, found {found}"
+        return Misfit(code="driver", wanted=wanted, found=found, reason=reason)
+    return Grade.UNVERIFIED if direct is None else Grade.MINOR_COMPATIBLE
+
+
+def driver_text(version: Version) -> str:
+    """Return a driver version as NVIDIA writes it: ``450.80.02``, which ``str`` would shorten to ``450.80.2``."""
+    first, *rest = version.release
+    return ".".join([str(first), *(f"{part:02d}" for part in rest)])
+
+
+def _grade_by_cuda(cuda: Version, served: Version | None) -> Grade | Misfit:
+    if served is None:
+        return Grade.UNVERIFIED
+    if cuda <= served:
+        return Grade.DIRECT
+    if cuda.major == served.major and served.major >= 11:
+        return Grade.MINOR_COMPATIBLE
+    wanted, found = f"a driver that supports CUDA {cuda.major}.0 or newer", f"one that supports CUDA {served}"
+    return Misfit(
+        code="driver", wanted=wanted, found=found, reason=f"CUDA {cuda.major}.x requires {wanted}, found {found}"
+    )
+
+
+def _no_kernel(build: Build, gpu: tuple[str, ComputeCapability], matrix: Matrix) -> Misfit | None:
+    name, capability = gpu
+    if has_cubin(build, capability, matrix) or has_ptx(build, capability, matrix):
+        return None
+    has = ", ".join(map(str, build.capabilities))
+    wanted, found = f"a kernel for compute capability {capability} ({name})", f"kernels for {has}"
+    reason = f"the wheel has no kernel for compute capability {capability} ({name}), {_boundary(build, capability)}"
+    if capability in matrix.tegra:
+        reason = f"the wheel has no kernel for {name}, a Tegra chip ({capability}); NVIDIA publishes PyTorch for Jetson"
+    return Misfit(code="compute-capability", wanted=wanted, found=found, reason=reason)
+
+
+def _boundary(build: Build, capability: ComputeCapability) -> str:
+    lowest, highest = min(build.capabilities), max(build.capabilities)
+    if capability > highest:
+        return f"the newest is {highest}"
+    if capability < lowest:
+        return f"the oldest is {lowest}"
+    return "only for " + ", ".join(map(str, build.capabilities))
+
+
+def _no_jit(build: Build, gpu: tuple[str, ComputeCapability], facts: Facts, matrix: Matrix) -> Misfit:
+    name, capability = gpu
+    direct = matrix.direct_minimum(build.tag.cuda) if build.tag.cuda else None
+    minimum = driver_text(direct.driver(windows=facts.windows_driver)) if direct else "of the toolkit itself"
+    found = f"driver {driver_text(facts.driver)}" if facts.driver else f"one that supports CUDA {facts.driver_cuda}"
+    wanted = f"NVIDIA driver {minimum} or newer, to compile PTX for compute capability {capability} ({name})"
+    reason = f"the wheel has only PTX for compute capability {capability} ({name}): it requires {wanted}, found {found}"
+    return Misfit(code="ptx-driver", wanted=wanted, found=found, reason=reason)

@@ -1,0 +1,251 @@
+"""Select the PyTorch build that fits a machine and a request, with its grade and the reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from packaging.version import Version
+
+from envforge.base.terms import CPU, WheelTag
+from envforge.machine.values import Machine
+from envforge.pytorch.fit import Facts, Misfit, fit, read_facts
+from envforge.pytorch.matrix import Matrix
+from envforge.pytorch.reasons import VERSIONS, NoBuildError, WayOut, no_build, no_common_torch, warn, why
+from envforge.pytorch.selection import (
+    Build,
+    Candidate,
+    Grade,
+    Preference,
+    Refusal,
+    Request,
+    Selection,
+)
+
+_Rank: TypeAlias = tuple[bool | int | Version, ...]
+_GRADES = (Grade.CPU, Grade.UNVERIFIED, Grade.MINOR_COMPATIBLE, Grade.DIRECT)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Judged:
+    """Every build of the matrix, judged for one platform; the best accepted one comes first.
+
+    ``eligible`` are those accepted builds that also suit the other platforms of the project.
+    """
+
+    facts: Facts
+    request: Request
+    accepted: tuple[Candidate, ...]
+    eligible: tuple[Candidate, ...]
+    refused: tuple[Refusal, ...]
+
+
+def select(machine: Machine, request: Request, matrix: Matrix) -> Selection:
+    """Return the best build for one platform; raise ``NoBuildError`` with every rejected build if none fits."""
+    judged = _judge(machine, request, matrix)
+    if not judged.accepted:
+        raise no_build(judged.facts, judged.request, judged.refused, matrix, _ways_out(machine, request, matrix))
+    return _answer(judged, judged.accepted[0], matrix)
+
+
+def select_platforms(
+    machine: Machine, request: Request, platforms: Sequence[str], matrix: Matrix, *, preferred: str = ""
+) -> tuple[Selection, ...]:
+    """Select one build for each platform of a project, all of one torch release and one Python, in the order given.
+
+    The machine's facts apply only to its own platform. A platform that has no wheels with the tag gets the CPU build.
+    ``preferred`` is a clause that replaces the reason why this build was preferred (``is the newest …``).
+    """
+    first = machine.platform if machine.platform in platforms or not platforms else platforms[0]
+    alone = select(machine, replace(request, platform=first), matrix)
+    tags = tuple(dict.fromkeys(candidate.build.tag for candidate in alone.accepted))
+    plans = (_plan(machine, alone, tag, platforms, matrix) for tag in tags)
+    judged = next((plan for plan in plans if _common_torches(plan)), None)
+    if judged is None:
+        raise _no_plan(_plan(machine, alone, tags[0], platforms, matrix), matrix)
+    common = _common_torches(judged)
+    torch = next(c.build.torch for c in judged[first].eligible if c.build.torch in common)
+    chosen = {p: next(c for c in each.eligible if c.build.torch == torch) for p, each in judged.items()}
+    python = _common_python(tuple(chosen.values()), request, matrix)
+    answers = (_answer(judged[p], replace(chosen[p], python=python), matrix, preferred) for p in judged)
+    return tuple(_note_common(answer, alone) for answer in answers)
+
+
+def _ways_out(machine: Machine, request: Request, matrix: Matrix) -> tuple[WayOut, ...]:
+    """Return which requested versions to omit, and the CPU build, each with the best build that then fits."""
+    stated = tuple(option for option in VERSIONS if getattr(request, option) is not None)
+    ways = [_way_out(machine, request, matrix, (option,)) for option in stated]
+    if not any(ways) and len(stated) > 1:
+        ways = [_way_out(machine, request, matrix, stated)]
+    if request.cuda != CPU and not (request.platform or machine.platform).startswith("osx-"):
+        ways.append(_way_out(machine, replace(request, cuda=CPU), matrix, ()))
+    return tuple(way for way in ways if way is not None)
+
+
+def _way_out(machine: Machine, request: Request, matrix: Matrix, omitted: tuple[str, ...]) -> WayOut | None:
+    without: dict[str, Any] = dict.fromkeys(omitted)
+    accepted = _judge(machine, replace(request, **without), matrix).accepted
+    return WayOut(omitted=omitted, candidate=accepted[0]) if accepted else None
+
+
+def _plan(
+    machine: Machine, alone: Selection, tag: WheelTag, platforms: Sequence[str], matrix: Matrix
+) -> dict[str, _Judged]:
+    """Judge each platform for one tag, or for the CPU build if that tag has no wheels."""
+    plan = {}
+    for platform in dict.fromkeys(platforms or (alone.build.platform,)):
+        if platform == alone.build.platform:
+            judged = _judge(machine, alone.request, matrix)
+            plan[platform] = replace(judged, eligible=tuple(c for c in judged.accepted if c.build.tag == tag))
+        else:
+            has_tag = any(build.platform == platform and build.tag == tag for build in matrix.builds)
+            request = replace(alone.request, platform=platform, cuda=tag if has_tag else CPU)
+            plan[platform] = _judge(machine, request, matrix)
+    return plan
+
+
+def _no_plan(judged: Mapping[str, _Judged], matrix: Matrix) -> NoBuildError:
+    for each in judged.values():
+        if not each.eligible:
+            return no_build(each.facts, each.request, each.refused, matrix)
+    return no_common_torch({p: [c.build.torch for c in each.eligible] for p, each in judged.items()})
+
+
+def _judge(machine: Machine, request: Request, matrix: Matrix) -> _Judged:
+    platform = request.platform or machine.platform
+    facts = read_facts(machine, platform)
+    accepted, refused = [], []
+    for build in matrix.builds:
+        misfit = _not_asked(build, request, facts, platform)
+        verdict = misfit or fit(build, facts, matrix)
+        if isinstance(verdict, Misfit):
+            refused.append(
+                Refusal(
+                    build=build,
+                    code=verdict.code,
+                    wanted=verdict.wanted,
+                    found=verdict.found,
+                    reason=verdict.reason,
+                )
+            )
+        else:
+            accepted.append(Candidate(build=build, python=_python(build, request, matrix), grade=verdict))
+    best_first = sorted(accepted, key=lambda c: _rank(c, request.prefer, facts, matrix), reverse=True)
+    ranked = tuple(best_first)
+    return _Judged(facts=facts, request=request, accepted=ranked, eligible=ranked, refused=tuple(refused))
+
+
+def _not_asked(build: Build, request: Request, facts: Facts, platform: str) -> Misfit | None:
+    """Return the first requested value, or rule of ``--cuda auto``, that the build doesn't meet."""
+    if build.platform != platform:
+        return _other("platform", platform, build.platform)
+    if request.torch is not None and build.torch != request.torch:
+        return _other("torch", f"torch {request.torch}", f"torch {build.torch}")
+    if request.cuda is not None and build.tag != request.cuda:
+        return _other("tag", f"a {request.cuda} build", f"a {build.tag} build")
+    if request.python is not None and request.python not in build.pythons:
+        has = f"{build.pythons[0]} to {build.pythons[-1]}"
+        wanted = f"Python {request.python}"
+        return Misfit(
+            code="python", wanted=wanted, found=f"wheels for {has}", reason=f"no wheel for {wanted}; it has {has}"
+        )
+    return None if request.cuda is not None else _not_automatic(build, facts)
+
+
+def _not_automatic(build: Build, facts: Facts) -> Misfit | None:
+    if build.platform.startswith("osx-"):
+        return None
+    if build.tag.is_cpu and facts.has_nvidia:
+        wanted, found = "a CUDA build: the machine has an NVIDIA driver or GPU", "a CPU build"
+        return Misfit(
+            code="cpu-not-asked", wanted=wanted, found=found, reason="a CPU build is selected only with `--cuda cpu`"
+        )
+    if not build.tag.is_cpu and not facts.has_nvidia:
+        found = (
+            "no NVIDIA driver or GPU was found"
+            if facts.is_known
+            else f"nothing is known about the {facts.platform} machine"
+        )
+        reason = f"{found}; a CUDA build is selected only with `--cuda` and its version"
+        return Misfit(code="no-gpu", wanted="an NVIDIA driver and GPU", found=found, reason=reason)
+    # a CPU build for a GPU without a driver would hide the problem until the first slow epoch, so `auto` fails here
+    if not build.tag.is_cpu and not facts.has_driver:
+        gpus = ", ".join([*(name for name, _ in facts.gpus), *facts.unknown_gpus])
+        found = f"{gpus} without an NVIDIA driver"
+        return Misfit(code="no-driver", wanted="an NVIDIA driver", found=found, reason=f"{gpus} has no NVIDIA driver")
+    return None
+
+
+def _other(code: str, wanted: str, found: str) -> Misfit:
+    return Misfit(code=code, wanted=wanted, found=found, reason=f"{wanted} was requested, this is {found}")
+
+
+def _python(build: Build, request: Request, matrix: Matrix) -> Version:
+    return request.python or _default_python(build.pythons, matrix.python_default(build.tag).at_most)
+
+
+def _default_python(pythons: Sequence[Version], at_most: Version) -> Version:
+    return max((python for python in pythons if python <= at_most), default=min(pythons))
+
+
+def _rank(candidate: Candidate, prefer: Preference, facts: Facts, matrix: Matrix) -> _Rank:
+    """Return the sort key of a build, most important first.
+
+    A verified build always comes before an unverified one (docs/decisions/0022).
+    """
+    build, grade = candidate.build, _GRADES.index(candidate.grade)
+    verified = build.confirmed and candidate.grade is not Grade.UNVERIFIED
+    cuda = build.tag.cuda or Version("0")
+    if prefer is Preference.DIRECT:
+        return (verified, build.confirmed, grade, build.torch, cuda)
+    if prefer is Preference.WIDEST:
+        return (verified, build.confirmed, *_width(build, facts, matrix), build.torch, grade, cuda)
+    return (verified, build.confirmed, build.torch, grade, cuda)
+
+
+def _width(build: Build, facts: Facts, matrix: Matrix) -> tuple[int, ...]:
+    """Return how many machines a build supports: the oldest driver that runs it, then its kinds of GPU."""
+    family = matrix.family_minimum(build.tag.cuda) if build.tag.cuda else None
+    oldest = family.driver(windows=facts.windows_driver).release if family else (0,)
+    return (-oldest[0], len(build.capabilities))
+
+
+def _answer(judged: _Judged, candidate: Candidate, matrix: Matrix, preferred: str = "") -> Selection:
+    build = candidate.build
+    selection = Selection(
+        request=judged.request,
+        build=build,
+        python=candidate.python,
+        grade=candidate.grade,
+        index_url=f"{judged.request.torch_index.rstrip('/')}/{build.tag}",
+        reason="",
+        accepted=judged.accepted,
+        refused=judged.refused,
+    )
+    warnings = warn(selection, judged.facts, matrix)
+    return replace(selection, reason=why(selection, judged.facts, matrix, preferred), warnings=warnings)
+
+
+def _common_torches(judged: Mapping[str, _Judged]) -> set[Version]:
+    """Return the torch releases that every platform has; only confirmed ones, if there are any."""
+    confirmed = [{c.build.torch for c in each.eligible if c.build.confirmed} for each in judged.values()]
+    return set.intersection(*confirmed) or set.intersection(
+        *({c.build.torch for c in each.eligible} for each in judged.values())
+    )
+
+
+def _common_python(chosen: Sequence[Candidate], request: Request, matrix: Matrix) -> Version:
+    pythons = set.intersection(*(set(candidate.build.pythons) for candidate in chosen))
+    at_most = min(matrix.python_default(candidate.build.tag).at_most for candidate in chosen)
+    return request.python or _default_python(sorted(pythons), at_most)
+
+
+def _note_common(answer: Selection, alone: Selection) -> Selection:
+    """Add a warning if the other platforms of a project hold its first one back, or have no wheels of its tag."""
+    notes, build, wanted = [], answer.build, alone.build
+    if build.platform == wanted.platform and build.torch != wanted.torch:
+        notes.append(f"the other platforms of the project hold it back: without them it would get torch {wanted.torch}")
+    if build.tag.is_cpu and not wanted.tag.is_cpu and not build.platform.startswith("osx-"):
+        notes.append(f"{build.platform} has no {wanted.tag} wheels, so it gets the CPU build")
+    return replace(answer, warnings=(*answer.warnings, *notes))

@@ -334,7 +334,7 @@ def test_requirement_with_credentials_is_rejected_without_them(installed: Instal
         ('[envforge]\nrequirement = "tool==1"', "`requirement` in `FILE` is not"),
         ('[envforge]\nrequirement = ""', "`requirement` in `FILE` is not"),
         ("[envforge]\nrequirement = 1", "`FILE` at `envforge.requirement`: expected a string, found `1`"),
-        ('[envforge]\nrequirment = "1"', "`FILE` at `envforge.requirment`: expected only `requirement`, found"),
+        ('[envforge]\nrequire = "1"', "`FILE` at `envforge.require`: expected only `requirement`, found"),
         ('envforge = "1"', "`FILE` at `envforge`: expected a table, found `1`"),
     ],
 )

@@ -82,7 +82,7 @@ def test_name_of_a_bare_checkout_is_read_from_pyproject(monkeypatch: pytest.Monk
     root = Path(distribution.__file__).parents[2]
     assert f'name = "{distribution.distribution_name()}"' in (root / "pyproject.toml").read_text(encoding="utf-8")
     assert distribution.installed_by() == f"pip (not installed, editable, from {root})"
-    assert distribution.extra_command("sign").endswith(f"-m pip install -e '{root}[sign]'")
+    assert distribution.extra_command("sign").endswith(f"pip install -e '{root}[sign]'")
 
 
 def test_pip_from_an_index(installed: Installed) -> None:

@@ -45,7 +45,7 @@ def program() -> str:
     return (files("envforge") / "verify" / "training" / "envforge_measures" / "collective.py").read_text("utf-8")
 
 
-def remarks(source: Source, needs: Needs, *lines: str) -> str:
+def head_comments(source: Source, needs: Needs, *lines: str) -> str:
     """Return the comment at the top of a job."""
     return header(
         source,
@@ -97,7 +97,7 @@ def indented(text: str, spaces: int) -> str:
 def kubernetes(source: Source) -> Exported:
     """Return the YAML of the job and the service, and the all-reduce program."""
     needs = needs_of(source)
-    head = remarks(
+    head = head_comments(
         source,
         needs,
         "    kubectl apply -f verify.k8s.yaml",
@@ -203,7 +203,7 @@ def skypilot(source: Source) -> Exported:
     """Return the YAML of the task, and the all-reduce program."""
     needs = needs_of(source)
     gpus = "--gpus A10G:1 " if needs.has_gpu else ""
-    head = remarks(
+    head = head_comments(
         source,
         needs,
         f"    sky launch {gpus}--num-nodes 4 --env RESULTS_BUCKET=NAME verify.sky.yaml",
@@ -254,7 +254,7 @@ run: |
 def slurm(source: Source) -> Exported:
     """Return the script for ``sbatch``, and the all-reduce program."""
     needs = needs_of(source)
-    head = remarks(
+    head = head_comments(
         source,
         needs,
         "    envforge install                     once, on a file system that all nodes share",

@@ -119,8 +119,8 @@ def repair_hints(path: Path) -> tuple[Hint, ...]:
         return ()
     again = lock_command(path) if path.name == LOCKFILE else ""
     remove = shlex.join(["rm", str(path)])
-    anew = (Hint("to replace it by a new lockfile", f"{remove} && {again}"),) if again else ()
-    found = (*restore_hints(path.parent, path.name), *anew)
+    replacement = (Hint("to replace it by a new lockfile", f"{remove} && {again}"),) if again else ()
+    found = (*restore_hints(path.parent, path.name), *replacement)
     return found or (Hint(f"restore `{path}` from a copy"),)
 
 

@@ -1,0 +1,339 @@
+"""Read JSON, YAML, and TOML documents into typed values; errors contain the path of the invalid value.
+
+The type describes the document: a frozen dataclass, a tuple, a dict, or a union of them. msgspec converts strictly: a
+number is not accepted as a string. Every reader is total: any bytes end in a value or in the error of ``Document``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import msgspec
+from packaging.version import InvalidVersion, Version
+
+from envforge.base.terms import ComputeCapability, WheelTag
+from envforge.errors import EnvforgeError, Hint, printable
+
+if TYPE_CHECKING:
+    import yaml
+
+_T = TypeVar("_T")
+_LONGEST = 120  # characters of a found value that an error shows
+_MOST_NODES = 2_000_000  # of a YAML document with its aliases expanded; the largest real lockfiles have 200,000
+_DEEPEST = 100  # levels of a YAML document, because PyYAML recurses
+
+# strings with a rule; `_EXPECTED` says in words what each regular expression means
+_PRINTABLE = r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+\Z"
+_SHA256 = r"\A[0-9a-f]{64}\Z"
+Printable = Annotated[str, msgspec.Meta(pattern=_PRINTABLE)]
+"""A string for a terminal, from a document that anyone may have written: not empty, and without control characters."""
+Sha256 = Annotated[str, msgspec.Meta(pattern=_SHA256)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
+_EXPECTED = {
+    _PRINTABLE: "a string without control characters",
+    _SHA256: "64 lowercase hexadecimal digits",
+}
+
+
+def matching(pattern: str, expected: str) -> msgspec.Meta:
+    """Return the annotation of a string that fully matches ``pattern``; ``expected`` describes it in errors."""
+    pattern = rf"\A(?:{pattern})\Z"
+    _EXPECTED[pattern] = expected
+    return msgspec.Meta(pattern=pattern)
+
+
+def _version(text: str) -> Version:
+    try:
+        return Version(text)
+    except InvalidVersion as error:
+        raise ValueError(text) from error
+
+
+# types that a string represents: how to parse it (ValueError if it's invalid), and what errors expect
+_PARSERS: dict[Any, tuple[Callable[[str], Any], str]] = {
+    Version: (_version, "a version such as `12.4`, as a string"),
+    WheelTag: (WheelTag.parse, "`cpu` or a CUDA tag"),
+    ComputeCapability: (ComputeCapability.parse, "a compute capability such as `8.6`, as a string"),
+    Path: (Path, "a path"),
+    PurePosixPath: (PurePosixPath, "a path"),
+}
+_DESCRIBED = {
+    "str": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "null",
+    "array": "a list",
+    "object": "a mapping",
+    "date": "a date such as `2026-08-11`",
+    "datetime": "a time such as `2026-08-11T09:30:00Z`",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Document:
+    """How errors describe a document.
+
+    ``damaged`` starts each message, such as "the lockfile `x` is invalid". ``hint`` is the text of the hint;
+    ``hints`` computes hints when an error is raised. With ``closed``, a field that the type lacks is an error, so that
+    a misspelled field isn't ignored.
+    """
+
+    damaged: str
+    error: type[EnvforgeError]
+    code: str
+    hint: str = ""
+    command: str = ""
+    hints: Callable[[], tuple[Hint, ...]] | None = None
+    closed: bool = False
+
+    def fault(self, path: str, expected: str, found: object) -> EnvforgeError:
+        """Return the error for the value at ``path``; an empty path means the whole document."""
+        at = f" at `{printable(path)}`" if path else ""
+        message = f"{self.damaged}{at}: expected {expected}, found {_shown(found)}"
+        return self.error(message, hint=self.hints() if self.hints else self.hint, command=self.command, code=self.code)
+
+    def read_bytes(self, path: Path) -> bytes:
+        """Return the content of a regular file; raise the document's error if it can't be read."""
+        try:
+            if path.exists() and not path.is_file():  # opening a FIFO would block
+                raise self.fault("", "a regular file", str(path))
+            return path.read_bytes()
+        except OSError as error:
+            message = f"{self.damaged}: cannot read `{path}`: {error.strerror or error}"
+            raise self.error(
+                message, hint=self.hints() if self.hints else self.hint, command=self.command, code=self.code
+            ) from error
+
+    def read_json(self, text: str | bytes, type_: type[_T]) -> _T:
+        """Parse JSON as a value of ``type_``."""
+        try:
+            value = json.loads(text)
+        except RecursionError as error:
+            raise self.fault("", "JSON with fewer levels", text) from error
+        except ValueError as error:  # no JSON, no UTF-8, or an integer of more digits than Python parses
+            raise self.fault("", "JSON", str(error)) from error
+        if _may_have_surrogates(text) and _lone_surrogate(value):
+            raise self.fault("", "Unicode text", "a lone surrogate, which no text contains")
+        return self.convert(value, type_)
+
+    def read_yaml(self, text: str | bytes, type_: type[_T]) -> _T:
+        """Parse YAML as a value of ``type_``."""
+        try:
+            value = load_yaml(text)
+        except ValueError as error:
+            raise self.fault("", "YAML", str(error)) from error
+        return self.convert(value, type_)
+
+    def read_toml(self, text: str, type_: type[_T]) -> _T:
+        """Parse TOML as a value of ``type_``."""
+        from envforge.base import toml  # noqa: PLC0415 - not every reader needs it
+
+        try:
+            value = toml.loads(text)
+        except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
+            raise self.fault("", "TOML", str(error)) from error
+        return self.convert(value, type_)
+
+    def convert(self, value: object, type_: type[_T], path: str = "") -> _T:
+        """Return parsed JSON, YAML, or TOML as a value of ``type_``; ``path`` is where it is in the document."""
+        try:
+            converted = msgspec.convert(value, type_, dec_hook=_parse)
+        except msgspec.ValidationError as error:
+            where, expected, found = _locate(error, value, type_)
+            raise self.fault(_join(path, where), expected, found) from error
+        if self.closed:
+            for where, name, known in _unknown_fields(value, converted):
+                raise self.fault(_join(path, where), f"one of the fields {', '.join(known)}", name)
+        return converted
+
+
+def load_yaml(text: str | bytes) -> Any:
+    """Return the values of a YAML document; raise ``ValueError`` for anything that isn't one.
+
+    The document may not nest deeply or, by its aliases, expand to more nodes than any real one has.
+    """
+    import yaml  # noqa: PLC0415 - slow to import, and not every reader needs it
+
+    loader: yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count_nodes(node, {}, 0)
+        value = loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except (OverflowError, TypeError, AttributeError, KeyError, IndexError, RecursionError) as error:
+        raise ValueError(f"a value that its tag doesn't allow ({type(error).__name__}: {error})") from error
+    finally:
+        loader.dispose()
+    if _may_have_surrogates(text) and _lone_surrogate(value):
+        raise ValueError("a lone surrogate, which no text contains")
+    return value
+
+
+def _may_have_surrogates(text: str | bytes) -> bool:
+    """Return whether a text has escapes of surrogates, which few have: looking at every string takes long."""
+    return (b"\\ud" if isinstance(text, bytes) else "\\ud") in text.lower()  # type: ignore[operator]
+
+
+def _count_nodes(node: yaml.Node, counted: dict[int, int], depth: int) -> int:
+    """Return how many nodes ``node`` expands to; raise ``ValueError`` if it nests or expands without measure."""
+    if id(node) in counted:
+        if not counted[id(node)]:
+            raise ValueError("an alias inside of its own anchor")
+        return counted[id(node)]
+    if depth > _DEEPEST:
+        raise ValueError(f"more than {_DEEPEST} levels")
+    counted[id(node)] = 0
+    total = 1
+    if not isinstance(node.value, str):
+        for item in node.value:
+            for each in item if isinstance(item, tuple) else (item,):
+                total += _count_nodes(each, counted, depth + 1)
+                if total > _MOST_NODES:
+                    raise ValueError(f"more than {_MOST_NODES:,} values after the aliases are expanded")
+    counted[id(node)] = total
+    return total
+
+
+def _parse(type_: type[Any], value: object) -> Any:
+    parse, expected = _PARSERS[type_]
+    if not isinstance(value, str) or not value:
+        raise ValueError(expected)
+    try:
+        return _parse_once(parse, value)
+    except ValueError as error:
+        raise ValueError(expected) from error
+
+
+# the values are frozen, and tables repeat them
+@lru_cache(maxsize=1000)
+def _parse_once(parse: Callable[[str], Any], text: str) -> Any:
+    return parse(text)
+
+
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|(\[\.\.\.\])")
+_MESSAGE = re.compile(r"(?P<expected>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?", re.DOTALL)
+
+
+def _locate(error: msgspec.ValidationError, top: object, type_: Any) -> tuple[str, str, object]:
+    """Return the path, the expected value, and the found value of an error of msgspec."""
+    match = cast("re.Match[str]", _MESSAGE.fullmatch(str(error)))  # the pattern matches every text
+    value, types, path = top, [type_], ""
+    for name, index, any_key in _STEP.findall(match["path"] or ""):
+        if isinstance(value, dict):
+            key = _failing_key(value, error, top, type_) if any_key else name
+            value, path = value.get(key), _join(path, str(key))
+        elif isinstance(value, (list, tuple)) and index:
+            value, path = value[int(index)], f"{path}[{index}]"
+        types = [inner for each in types for inner in _types_inside(each, name)]
+    missing = re.fullmatch(r"Object missing required field `(.*)`", match["expected"])
+    if missing:
+        types = [inner for each in types for inner in _types_inside(each, missing[1])]
+        return _join(path, missing[1]), _described(types) or "a value", None
+    return path, _in_words(match["expected"], types), value
+
+
+def _failing_key(mapping: dict[Any, Any], error: msgspec.ValidationError, top: object, type_: Any) -> Any:
+    """Return the key that ``error`` is about, which msgspec doesn't name: with this key only, it is raised again."""
+    items = dict(mapping)
+    try:
+        for key, item in items.items():
+            mapping.clear()
+            mapping[key] = item
+            try:
+                msgspec.convert(top, type_, dec_hook=_parse)
+            except msgspec.ValidationError as again:
+                if str(again) == str(error):
+                    return key
+        return next(iter(items), "")
+    finally:
+        mapping.clear()
+        mapping.update(items)
+
+
+def _types_inside(type_: Any, name: str) -> list[Any]:
+    """Return the types of the field ``name``, or of the items if ``name`` is empty, of a type and its alternatives."""
+    if get_origin(type_) is Annotated:
+        return _types_inside(get_args(type_)[0], name)
+    if get_origin(type_) in (Union, UnionType):
+        return [inner for each in get_args(type_) for inner in _types_inside(each, name)]
+    if is_dataclass(type_) and isinstance(type_, type):
+        hints = get_type_hints(type_, include_extras=True)
+        return [hints[name]] if name in hints else []
+    return [each for each in get_args(type_)[-1 if get_origin(type_) is dict else 0 :] if each is not ...]
+
+
+def _described(types: list[Any]) -> str:
+    """Return what errors expect of these types; empty if msgspec describes them better."""
+    words: list[str] = []
+    for each in types:
+        if get_origin(each) in (Union, UnionType):
+            words.append(_described(list(get_args(each))))
+        elif get_origin(each) is Annotated:
+            patterns = [meta.pattern for meta in get_args(each) if isinstance(meta, msgspec.Meta)]
+            words += [_EXPECTED[pattern] for pattern in patterns if pattern in _EXPECTED]
+        elif get_origin(each) is Literal:
+            words.append(", ".join(f"`{choice}`" for choice in get_args(each)))
+        elif each in _PARSERS:
+            words.append(_PARSERS[each][1])
+    return " or ".join(filter(None, words))
+
+
+def _in_words(message: str, types: list[Any]) -> str:
+    found = re.match(r"Expected `([^`]*)`(?: of length >= (\d+))?(?: (>= \d+))?", message)
+    if found is None:
+        return _described(types) if message.startswith("Invalid enum value") else message
+    words = _described(types) or " or ".join(_DESCRIBED.get(each, each) for each in found[1].split(" | "))
+    if found[2]:
+        words += " that is not empty"
+    return f"{words} {found[3]}" if found[3] else words
+
+
+def _unknown_fields(value: object, converted: object, path: str = "") -> Iterator[tuple[str, str, list[str]]]:
+    """Yield the path and the name of each field that the dataclasses in ``converted`` lack, and their fields."""
+    if isinstance(value, dict):
+        if is_dataclass(converted):
+            known = {each.name: getattr(converted, each.name) for each in fields(converted)}
+        elif isinstance(converted, dict):
+            known = converted
+        else:
+            return
+        for name, item in value.items():
+            if name in known:
+                yield from _unknown_fields(item, known[name], _join(path, str(name)))
+            elif is_dataclass(converted):
+                yield path, str(name), sorted(known)
+    elif isinstance(value, list) and isinstance(converted, (list, tuple)):
+        for index, (item, other) in enumerate(zip(value, converted, strict=True)):
+            yield from _unknown_fields(item, other, f"{path}[{index}]")
+
+
+def _lone_surrogate(value: object) -> bool:
+    if isinstance(value, str):
+        return any("\ud800" <= each <= "\udfff" for each in value)
+    if isinstance(value, dict):
+        return any(_lone_surrogate(key) or _lone_surrogate(item) for key, item in value.items())
+    return isinstance(value, list) and any(map(_lone_surrogate, value))
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}{name}" if name.startswith("[") or not path else f"{path}.{name}" if name else path
+
+
+def _shown(found: object) -> str:
+    """Format a found value for an error: on one line, escaped, and shortened."""
+    if found is None:
+        return "nothing"
+    text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=True, default=str)
+    return f"`{printable(text if len(text) <= _LONGEST else f'{text[: _LONGEST - 3]}...')}`"

@@ -42,7 +42,7 @@ def make(folder: Path, files: int) -> Path:
     """Create a prefix of ``PACKAGES`` packages, each with one large file and its share of small ones; nearly 1 GB."""
     from envforge.prefix.install import install  # noqa: PLC0415 - not needed for --prefix
     from envforge.prefix.values import InstallRequest  # noqa: PLC0415 - not needed for --prefix
-    from tests.install.support import LockWriter  # noqa: PLC0415
+    from tests.prefix.install.support import LockWriter  # noqa: PLC0415
     from tests.support.channel import SUBDIR, Channel, File, Package, python_package  # noqa: PLC0415
 
     chance = random.Random(0)  # noqa: S311 - the same bytes in each run

@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 MAKE = """
 import random, sys
 from pathlib import Path
-from tests.install.support import LockWriter
+from tests.prefix.install.support import LockWriter
 from tests.support.channel import Channel, python_package, text_package
 
 folder, packages, wheel, url = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]

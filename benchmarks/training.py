@@ -32,7 +32,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-PACKAGE = "digits"  # the name that tests/template gives the project
+PACKAGE = "digits"  # the name that tests/templates gives the project
 LOG_EVERY = 10
 
 Update = Callable[[], None]
@@ -48,7 +48,7 @@ class Turn:
 
 def render(template: str, folder: Path) -> None:
     """Write the project into ``folder`` and make it importable."""
-    from tests.template.conftest import write_project  # noqa: PLC0415 - torch is not needed for --help
+    from tests.templates.conftest import write_project  # noqa: PLC0415 - torch is not needed for --help
 
     write_project(folder, template)
     sys.path.insert(0, str(folder))

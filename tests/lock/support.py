@@ -1,4 +1,4 @@
-"""Provide a directory to lock in, with its own server, cache, and temporary files; ``tests.overtime`` uses it, too."""
+"""Provide a directory to lock in, with its own server, cache, and temporary files."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parent.parent
-LINUX = ("audit", "daily", "install", "sharing/test_bundle.py", "template", "verify", "whole_line")
+LINUX = ("catalogue/test_bundle.py", "end_to_end", "prefix", "templates", "verify")
 _STATEMENT = re.compile(r'^assert sys\.platform (==|!=) "(\w+)"$', re.MULTILINE)
 _OPERATORS = {"==": operator.eq, "!=": operator.ne}
 

@@ -15,7 +15,7 @@ from envforge.lock.environment_spec import split_conda_spec
 from envforge.pytorch.matrix import Matrix, load_matrix
 from envforge.pytorch.select import select
 from envforge.pytorch.selection import Request
-from tests.select.machines import MATRIX, machine
+from tests.pytorch.machines import MATRIX, machine
 from tools.build_data import main
 from tools.facts.read import FACTS
 

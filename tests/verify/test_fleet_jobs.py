@@ -17,7 +17,7 @@ from envforge.cli import main
 from envforge.export import FORMATS
 from envforge.export.fleet import PROGRAM, all_reduce, needs_of, node_script
 from envforge.export.source import Exported, read_source
-from tests.exports.locks import CU118, PYTHON, lock
+from tests.export.locks import CU118, PYTHON, lock
 
 assert sys.platform == "linux"
 

@@ -12,7 +12,7 @@ from envforge.verify.checks import choose
 from envforge.verify.discovery import Means, Place, find_situation
 from envforge.verify.observe import Situation, Surroundings
 from envforge.verify.record import ProjectFacts
-from tests.install.support import LockWriter
+from tests.prefix.install.support import LockWriter
 from tests.support.recorded import Recorded
 from tests.verify.environment.torches import RAISES, virtual_environment
 from tests.verify.made_up import NOW, asked, check

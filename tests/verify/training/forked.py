@@ -25,7 +25,7 @@ from envforge.verify.training.envforge_measures import (  # noqa: F401 - importe
     speed,
     watch,
 )
-from tests.template.conftest import PACKAGE
+from tests.templates.conftest import PACKAGE
 
 assert sys.platform != "win32"
 

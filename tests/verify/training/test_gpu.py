@@ -13,7 +13,7 @@ from envforge.verify.environment.observe import observe_environment, prefix_stat
 from envforge.verify.training.facts import TrainingFacts
 from envforge.verify.training.observe import observe_training
 from envforge.verify.values import Verdict
-from tests.template.conftest import write_project
+from tests.templates.conftest import write_project
 from tests.verify.environment.records import complaints as complaints_of_environment
 from tests.verify.environment.support import situation
 from tests.verify.training.records import complaints, findings

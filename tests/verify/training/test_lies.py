@@ -20,7 +20,7 @@ from envforge.verify.training.checks import CHECKS
 from envforge.verify.training.facts import TrainingFacts
 from envforge.verify.training.measurements import device_facts
 from envforge.verify.values import Verdict
-from tests.template.conftest import PACKAGE, write_project
+from tests.templates.conftest import PACKAGE, write_project
 from tests.verify.environment.support import NOW
 
 LEARN = ("device", "project", "learning")

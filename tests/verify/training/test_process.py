@@ -25,7 +25,7 @@ from envforge.verify.training.measurements import MEASURES, Sample, device_facts
 from envforge.verify.training.observe import WORDS, measures_of, observe_training
 from envforge.verify.values import Cost, Signal, Verdict
 from tests.support.nvml_stub import A10G, build_stub, has_compiler, stub_environment
-from tests.template.conftest import PACKAGE, write_project
+from tests.templates.conftest import PACKAGE, write_project
 from tests.verify.environment import torches
 from tests.verify.environment.support import situation
 from tests.verify.training.records import complaints, findings

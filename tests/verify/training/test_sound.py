@@ -18,7 +18,7 @@ from envforge.verify.training.checks import CHECKS
 from envforge.verify.training.facts import TrainingFacts
 from envforge.verify.training.observe import observe_training
 from envforge.verify.values import Verdict
-from tests.template.conftest import write_project
+from tests.templates.conftest import write_project
 from tests.verify.environment.support import NOW, situation
 
 PREFIX = Path(sys.prefix)

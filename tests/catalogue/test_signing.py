@@ -1,0 +1,229 @@
+"""Entries without a signature of the configured key, or signed as something else, are rejected."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from envforge.catalogue.address import parse_address
+from envforge.catalogue.directory import lock_text, open_catalogue
+from envforge.catalogue.index import list_entries
+from envforge.catalogue.signing import key_id
+from envforge.cli import main
+from envforge.errors import EnvforgeError
+from tests.catalogue.support import project
+
+minisign = pytest.importorskip("minisign", reason="py-minisign (the extra `sign`) is not installed")
+
+NAME = "demo/cpu-linux-64"
+
+
+class Keys:
+    """A key pair in files, as ``minisign -G`` writes them."""
+
+    def __init__(self, folder: Path, name: str, password: str | None = None) -> None:
+        pair = minisign.KeyPair.generate()
+        self.public_text = pair.public_key.to_base64().decode()
+        self.public, self.secret = folder / f"{name}.pub", folder / f"{name}.key"
+        self.public.write_bytes(bytes(pair.public_key))
+        if password is not None:
+            pair.secret_key.encrypt(password, opslimit=1 << 15, memlimit=1 << 24)
+        self.secret.write_bytes(bytes(pair.secret_key))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("ENVFORGE_CATALOGUE", str(tmp_path / "catalogue"))
+    folder = project(tmp_path / "demo")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def _pull(keys: Keys) -> int:
+    return main(["lockfiles", "pull", NAME, "-o", "pulled.yml", "--public-key", str(keys.public)])
+
+
+def test_a_signed_lock_is_pulled_by_who_has_the_public_key(home: Path, tmp_path: Path) -> None:
+    keys = Keys(tmp_path, "team")
+    assert main(["lockfiles", "publish", "--sign", str(keys.secret)]) == 0
+    assert _pull(keys) == 0
+    assert (home / "pulled.yml").read_bytes() == (home / "conda-lock.yml").read_bytes()
+    assert main(["lockfiles", "verify", "--public-key", keys.public_text]) == 0
+
+
+def test_a_lock_signed_by_another_key_or_by_none_is_refused(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys, others = Keys(tmp_path, "team"), Keys(tmp_path, "others")
+    assert main(["lockfiles", "publish", "--name", "demo/bare"]) == 0
+    assert main(["lockfiles", "publish", "--sign", str(others.secret)]) == 0
+    assert _pull(keys) == 1
+    assert not (home / "pulled.yml").exists()
+    wanted, found = key_id(keys.public_text), key_id(others.public_text)
+    said = f"cannot verify `index.json`: expected a signature by the key `{wanted}`, found one by `{found}`: "
+    assert said in capsys.readouterr().err
+    assert main(["lockfiles", "verify", "--public-key", keys.public_text]) == 1
+    capsys.readouterr()
+    assert main(["lockfiles", "pull", "demo/bare", "-o", "pulled.yml", "--public-key", others.public_text]) == 1
+    assert (
+        f"cannot verify the lockfile `demo/bare`: expected a signature by the key `{found}`, found none"
+        in capsys.readouterr().err
+    )
+    assert main(["lockfiles", "verify", "--public-key", others.public_text]) == 1
+    assert "1 of 2 lockfiles valid" in capsys.readouterr().out
+
+
+def _lock_text(root: Path, public_key: str) -> str:
+    """The only lock of a catalogue, with its own signature checked and not that of the index."""
+    with open_catalogue(parse_address(str(root), root)) as source:
+        return lock_text(source, list_entries(root)[0], public_key)
+
+
+def _rewrite(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    document = json.loads((root / "index.json").read_text(encoding="utf-8"))
+    change(document)
+    (root / "index.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda index: index["entries"].clear(), "signature verification failed"),
+        (lambda index: index["entries"][0]["requirements"].update(words="nothing"), "signature verification failed"),
+        (lambda index: index["entries"][0]["published"].update(by="Mallory"), "signature verification failed"),
+        (lambda index: index.pop("signature"), "found none"),
+        (lambda index: index.update(signature=3), "found none"),
+        (lambda index: index.update(signature="text"), "found one by `an unknown key`"),
+    ],
+    ids=["entries", "needs", "publisher", "stripped", "number", "text"],
+)
+def test_an_index_that_the_configured_key_has_not_signed_as_it_is_is_refused_by_all_that_read_it(
+    home: Path, tmp_path: Path, change: Any, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys, root = Keys(tmp_path, "team"), tmp_path / "catalogue"
+    assert main(["lockfiles", "publish", "--sign", str(keys.secret)]) == 0
+    _rewrite(root, change)
+    (home / "envforge.toml").write_text(f'[catalogue]\naddress = "{root}"\npublic-key = "{keys.public_text}"\n')
+    capsys.readouterr()
+    for words in (["list"], ["show", NAME], ["pull", NAME, "-o", "pulled.yml"], ["verify"]):
+        assert main(["lockfiles", *words]) == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert "cannot verify `index.json`: expected a signature by the key" in said.err
+        assert reason in said.err
+    assert not (home / "pulled.yml").exists()
+
+
+def test_an_index_of_another_layout_is_the_same_index(home: Path, tmp_path: Path) -> None:
+    keys = Keys(tmp_path, "team")
+    assert main(["lockfiles", "publish", "--sign", str(keys.secret)]) == 0
+    _rewrite(tmp_path / "catalogue", lambda index: None)
+    assert _pull(keys) == 0
+
+
+def test_who_publishes_into_a_signed_index_has_its_key_and_finds_it_as_it_was_left(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys, others, root = Keys(tmp_path, "team"), Keys(tmp_path, "others"), tmp_path / "catalogue"
+    assert main(["lockfiles", "publish", "--sign", str(keys.secret)]) == 0
+    left = (root / "index.json").read_bytes()
+    assert main(["lockfiles", "publish", "--name", "demo/two"]) == 1
+    assert "hint: to sign the entry, run `envforge lockfiles publish --sign KEY`" in capsys.readouterr().err
+    assert main(["lockfiles", "publish", "--name", "demo/two", "--sign", str(others.secret)]) == 1
+    assert (root / "index.json").read_bytes() == left
+    assert sorted(path.name for path in (root / "demo").iterdir()) == [
+        "cpu-linux-64.conda-lock.yml",
+        "cpu-linux-64.conda-lock.yml.minisig",
+    ]
+    assert main(["lockfiles", "publish", "--name", "demo/two", "--sign", str(keys.secret)]) == 0
+    assert main(["lockfiles", "verify", "--public-key", keys.public_text]) == 0
+
+
+def test_a_publisher_does_not_sign_an_index_whose_signature_is_gone_or_whose_rows_were_changed(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys, root = Keys(tmp_path, "team"), tmp_path / "catalogue"
+    publish = ["lockfiles", "publish", "--name", "demo/two", "--sign", str(keys.secret)]
+    assert main(["lockfiles", "publish", "--sign", str(keys.secret)]) == 0
+    left = (root / "index.json").read_bytes()
+    _rewrite(root, lambda index: index.pop("signature"))
+    assert main(publish) == 1
+    assert "its own signature is missing" in capsys.readouterr().err
+    (root / "index.json").write_bytes(left)
+    _rewrite(root, lambda index: index["entries"][0]["requirements"].update(words="nothing"))
+    assert main(publish) == 1
+    assert "signature verification failed" in capsys.readouterr().err
+
+
+def test_a_publisher_with_another_key_than_the_catalogues_is_stopped(home: Path, tmp_path: Path) -> None:
+    keys, others, root = Keys(tmp_path, "team"), Keys(tmp_path, "others"), tmp_path / "catalogue"
+    (home / "envforge.toml").write_text(f'[catalogue]\naddress = "{root}"\npublic-key = "{keys.public_text}"\n')
+    assert main(["lockfiles", "publish", "--sign", str(others.secret)]) == 2
+    assert not root.exists()
+    assert main(["lockfiles", "publish", "--sign", str(keys.secret)]) == 0
+
+
+def test_a_signed_lock_that_is_shown_as_another_is_refused(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys, root = Keys(tmp_path, "team"), tmp_path / "catalogue"
+    assert main(["lockfiles", "publish", "--sign", str(keys.secret), "--name", "demo/old"]) == 0
+    for end in ("", ".minisig"):
+        shutil.copy(root / f"demo/old.conda-lock.yml{end}", root / f"{NAME}.conda-lock.yml{end}")
+    document = json.loads((root / "index.json").read_text())
+    document["entries"][0]["file"] = f"{NAME}.conda-lock.yml"
+    (root / "index.json").write_text(json.dumps(document))
+    assert _pull(keys) == 1
+    assert "cannot verify `index.json`" in capsys.readouterr().err
+    with pytest.raises(EnvforgeError, match=r"found one of `file:demo/old\.conda-lock\.yml"):
+        _lock_text(root, keys.public_text)
+
+
+def test_a_changed_lock_with_a_fitting_index_is_refused(home: Path, tmp_path: Path) -> None:
+    import hashlib
+
+    keys, root = Keys(tmp_path, "team"), tmp_path / "catalogue"
+    assert main(["lockfiles", "publish", "--sign", str(keys.secret)]) == 0
+    stored = root / f"{NAME}.conda-lock.yml"
+    stored.write_bytes(stored.read_bytes() + b"# evil\n")
+    document = json.loads((root / "index.json").read_text())
+    document["entries"][0]["sha256"] = hashlib.sha256(stored.read_bytes()).hexdigest()
+    (root / "index.json").write_text(json.dumps(document))
+    assert _pull(keys) == 1
+    assert not (home / "pulled.yml").exists()
+    with pytest.raises(EnvforgeError, match=f"cannot verify the lockfile `{re.escape(NAME)}`: expected a signature"):
+        _lock_text(root, keys.public_text)
+
+
+def test_the_key_of_the_settings_counts_for_its_own_catalogue(home: Path, tmp_path: Path) -> None:
+    keys = Keys(tmp_path, "team")
+    assert main(["lockfiles", "publish"]) == 0
+    (home / "envforge.toml").write_text(
+        f'[catalogue]\naddress = "{tmp_path}/catalogue"\npublic-key = "{keys.public_text}"\n'
+    )
+    assert main(["lockfiles", "pull", NAME, "-o", "pulled.yml"]) == 1
+
+
+def test_an_encrypted_key_asks_for_its_password(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = Keys(tmp_path, "team", password="correct horse")
+    monkeypatch.setenv("ENVFORGE_SIGNING_PASSWORD", "wrong")
+    assert main(["lockfiles", "publish", "--sign", str(keys.secret)]) == 2
+    monkeypatch.setenv("ENVFORGE_SIGNING_PASSWORD", "correct horse")
+    assert main(["lockfiles", "publish", "--sign", str(keys.secret)]) == 0
+    assert _pull(keys) == 0
+
+
+@pytest.mark.skipif(shutil.which("minisign") is None, reason="the program minisign is not installed")
+def test_the_program_minisign_verifies_our_signature(home: Path, tmp_path: Path) -> None:
+    keys = Keys(tmp_path, "team")
+    assert main(["lockfiles", "publish", "--sign", str(keys.secret)]) == 0
+    stored = tmp_path / "catalogue" / f"{NAME}.conda-lock.yml"
+    subprocess.run(["minisign", "-V", "-P", keys.public_text, "-m", stored], check=True)

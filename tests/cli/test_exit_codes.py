@@ -1,0 +1,63 @@
+"""Test the exit code, the message on stderr, and the JSON envelope of each kind of failure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from envforge.cli import COMMANDS, _Entry, main
+from envforge.cli.options import json_option
+from envforge.errors import EnvforgeError, OutsideError, RequestError
+
+FAULTS = {
+    "user": (EnvforgeError("wanted `a`, found `b`", hint="envforge detect", code="example"), 1, "example"),
+    "request": (RequestError("no such thing", code="example"), 2, "example"),
+    "outside": (OutsideError("no network", code="example"), 3, "example"),
+    "system": (OSError(28, "No space left on device"), 3, "operating-system"),
+    "bug": (ZeroDivisionError("division by zero"), 70, "bug"),
+    "interrupt": (KeyboardInterrupt(), 130, None),
+}
+
+
+@click.command()
+@click.argument("fault")
+@json_option()
+def failing(fault: str, as_json: bool) -> None:
+    """Fail in the way that is named."""
+    raise FAULTS[fault][0]
+
+
+@pytest.fixture
+def with_failing_command() -> Iterator[None]:
+    COMMANDS["failing"] = _Entry("tests.cli.test_exit_codes:failing", "Fail.")
+    yield
+    del COMMANDS["failing"]
+
+
+@pytest.mark.usefixtures("with_failing_command")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_kind_of_failure_has_its_exit_code(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
+    error, exit_code, _ = FAULTS[fault]
+    assert main(["failing", fault]) == exit_code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert str(error.strerror if isinstance(error, OSError) else error) in captured.err
+
+
+@pytest.mark.usefixtures("with_failing_command")
+@pytest.mark.parametrize("fault", [name for name, (_, _, code) in FAULTS.items() if code])
+def test_json_envelope_is_printed_on_failure_too(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["failing", fault, "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert (document["schema_version"], document["command"], document["ok"]) == (1, "failing", False)
+    assert document["error"]["code"] == FAULTS[fault][2]
+
+
+@pytest.mark.usefixtures("with_failing_command")
+def test_hint_stands_after_a_blank_line(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["failing", "user"])
+    assert capsys.readouterr().err == "error: wanted `a`, found `b`\n\nhint: envforge detect\n"

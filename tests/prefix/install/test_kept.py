@@ -1,0 +1,55 @@
+"""Packages that already match the lockfile's checksums are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from envforge.prefix.wheels import pip_installed
+from tests.prefix.install.support import LockWriter, Place
+from tests.support.channel import SITE_PACKAGES, Channel, text_package
+from tests.support.loopback import Loopback
+
+
+def test_a_package_that_the_lock_knows_by_md5_is_not_linked_again_when_another_changes(
+    channel: Channel, place: Place, server: Loopback, tmp_path: Path
+) -> None:
+    weak = channel.packages["greeting"]
+    first = LockWriter(server.url).conda(weak, hash={"md5": weak.md5}).write(tmp_path / "first.yml")
+    place.install(first)
+    second = LockWriter(server.url).conda(weak, hash={"md5": weak.md5}).conda(channel.packages["extra"])
+    assert place.install(second.write(tmp_path / "second.yml")).linked == ("extra 1.0",)
+    third = LockWriter(server.url).conda(weak)
+    report = place.install(third.write(tmp_path / "third.yml"))
+    assert (report.linked, report.removed) == ((), ("extra",))
+
+
+def test_a_package_of_the_same_name_with_another_md5_is_linked_again(
+    place: Place, server: Loopback, channel: Channel, tmp_path: Path
+) -> None:
+    weak = channel.packages["greeting"]
+    place.install(LockWriter(server.url).conda(weak, hash={"md5": weak.md5}).write(tmp_path / "first.yml"))
+    other = Channel(tmp_path / "other")
+    other.add(text_package("greeting", "1.0", {"share/greeting.txt": "hello again\n"}))
+    changed = other.packages["greeting"]
+    with Loopback(other.folder) as elsewhere:
+        lock = LockWriter(elsewhere.url).conda(changed, hash={"md5": changed.md5}).write(tmp_path / "second.yml")
+        assert place.install(lock).linked == ("greeting 1.0",)
+    assert (place.prefix / "share" / "greeting.txt").read_text() == "hello again\n"
+
+
+def test_a_library_of_conda_that_does_not_say_who_installed_it_is_not_taken_for_pips(
+    lock: LockWriter, channel: Channel, place: Place, tmp_path: Path
+) -> None:
+    info = f"{SITE_PACKAGES}/quiet-1.0.dist-info"
+    own = Channel(tmp_path / "own")
+    metadata = "Metadata-Version: 2.1\nName: quiet\nVersion: 1.0\n"
+    own.add(text_package("quiet", "1.0", {f"{info}/METADATA": metadata, f"{SITE_PACKAGES}/quiet.py": ""}))
+    with Loopback(own.folder) as server:
+        other = LockWriter(server.url).conda(own.packages["quiet"])
+        lock.conda(channel.packages["python"]).rows.extend(other.rows)
+        written = lock.write(tmp_path / "conda-lock.yml")
+        place.install(written)
+        assert place.install(written).outcome == "unchanged"
+    stray = place.prefix / SITE_PACKAGES / "stray-1.0.dist-info"
+    stray.mkdir()
+    assert pip_installed(place.prefix) == {"stray"}

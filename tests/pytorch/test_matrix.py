@@ -1,0 +1,93 @@
+"""Test that the data files are valid and consistent; errors contain the file, the path, expected, and found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from packaging.version import Version
+
+import envforge
+from envforge.pytorch.matrix import MatrixError, load_matrix
+from tests.pytorch.machines import MATRIX
+
+DATA = Path(envforge.__file__).parent / "data"
+FACTS = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+FILES = ("torch_releases.toml", "torch_wheels.toml", "architectures.toml", "drivers.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "fault"),
+    [
+        ("torch_wheels.toml", 'tag = "cpu"', 'tag = "cuda"', "wheel[0].tag`: expected `cpu` or a tag"),
+        ("torch_wheels.toml", '"3.8"', "3.8", "wheel[0].pythons[0]`: expected a version such as `3.12`, found `3.8`"),
+        ("torch_wheels.toml", 'torch = "2.0.0"', 'torch = "9.9"', "wheel[0].torch`: expected a release of torch_rel"),
+        ("torch_wheels.toml", '"index-page"', '"hearsay"', "wheel[0].evidence`: expected a name under"),
+        ("torch_releases.toml", 'torchvision = "0', 'torchvision = "v0', "release[0].torchvision`: expected a version"),
+        ("architectures.toml", 'ies = ["3.7"', 'ies = ["37"', "architecture[0].capabilities[0]`: expected a compute"),
+        ("drivers.toml", 'linux = "450.80.02"', 'linux = ""', "family[0].linux`: expected a version such as"),
+        ("drivers.toml", "major = 11", 'major = "11"', "family[0].major`: expected a number, found `11`"),
+        ("drivers.toml", "[[toolkit]]", "[toolkit", "cannot read the data file"),
+    ],
+)
+def test_a_damaged_data_file_stops_with_file_and_path(
+    tmp_path: Path, name: str, old: str, new: str, fault: str
+) -> None:
+    for file in FILES:
+        shutil.copy(DATA / file, tmp_path)
+    text = (tmp_path / name).read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / name).write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(MatrixError) as caught:
+        load_matrix(tmp_path)
+    assert fault in caught.value.message
+    assert str(tmp_path / name) in caught.value.message
+    assert caught.value.code == "matrix-damaged"
+
+
+def test_a_missing_data_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MatrixError, match=r"torch_releases\.toml"):
+        load_matrix(tmp_path)
+
+
+def test_the_matrix_goes_from_torch_20_to_215() -> None:
+    assert (MATRIX.torches[0], MATRIX.torches[-1]) == (Version("2.0.0"), Version("2.15.0"))
+    assert [str(tag) for tag in MATRIX.tags][:3] == ["cpu", "cu117", "cu118"]
+    assert MATRIX.platforms == ("linux-64", "linux-aarch64", "osx-64", "osx-arm64", "win-64")
+
+
+def test_every_cuda_build_has_kernels_and_drivers() -> None:
+    for build in MATRIX.builds:
+        if build.tag.cuda is not None:
+            assert build.capabilities
+            assert MATRIX.direct_minimum(build.tag.cuda) is not None
+            assert MATRIX.family_minimum(build.tag.cuda) is not None
+
+
+def test_every_platform_of_a_release_has_a_python_in_common() -> None:
+    for torch in MATRIX.torches:
+        builds = [build for build in MATRIX.builds if build.torch == torch]
+        assert set.intersection(*(set(build.pythons) for build in builds))
+
+
+def test_only_reported_and_planned_builds_are_unconfirmed() -> None:
+    unconfirmed = {(str(b.torch), str(b.tag)) for b in MATRIX.builds if not b.confirmed}
+    planned = {("2.15.0", "cpu"), ("2.15.0", "cu130"), ("2.15.0", "cu132")}
+    assert unconfirmed == planned | {(torch, "cu129") for torch in ("2.9.0", "2.9.1", "2.11.0", "2.13.0")}
+
+
+@pytest.mark.skipif(not FACTS.is_dir(), reason="the collected facts are not beside this checkout")
+def test_the_driver_table_is_that_of_the_facts() -> None:
+    facts = json.loads((FACTS / "nvidia.json").read_text(encoding="utf-8"))
+    table = {row["toolkit"]: row for row in facts["toolkit_driver"]["rows"]}
+    for row in MATRIX.toolkits:
+        stated = table.get(str(row.cuda))
+        if stated is not None:
+            assert row.linux == Version(stated["linux"])
+            assert stated["windows"] is None or row.windows == Version(stated["windows"])
+    stated_families = facts["minor_version_compatibility"]
+    for family in MATRIX.families:
+        if f"{family.cuda.major}.x" in stated_families:
+            assert family.linux == Version(stated_families[f"{family.cuda.major}.x"]["linux"])

@@ -1,0 +1,273 @@
+"""Test the rendered project as its owner uses it: linted, typed, tested, trained, stopped, and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from tests.support.commands import check_command
+from tests.templates.conftest import PACKAGE
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+
+
+def run(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=project,
+        env={**ENVIRONMENT, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_project_is_formatted_and_passes_its_own_linter(project: Path) -> None:
+    for arguments in (["format", "--check", "."], ["check", "."]):
+        done = run(project, "-m", "ruff", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_project_is_strictly_typed(project: Path) -> None:
+    done = run(project, "-m", "mypy")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_project_does_not_import_envforge(project: Path) -> None:
+    sources = [path.read_text(encoding="utf-8") for path in project.rglob("*.py")]
+    assert len(sources) > 20
+    assert not [text for text in sources if "import envforge" in text or "from envforge" in text]
+
+
+@pytest.mark.slow
+def test_training_prints_its_precision_and_learns_the_digits(project: Path) -> None:
+    done = run(project, "-m", f"{PACKAGE}.train", "--epochs", "2", "--run-dir", "runs/two", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "precision " in done.stdout.splitlines()[0]
+    lines = [json.loads(line) for line in (project / "runs/two/metrics.jsonl").read_text().splitlines()]
+    evaluations = [line["accuracy"] for line in lines if line["event"] == "evaluation"]
+    assert len(evaluations) == 2
+    assert evaluations[-1] > 0.8
+    assert (project / "runs/two/curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_resumed_run_ends_with_the_same_bits(project: Path) -> None:
+    command = ["-m", f"{PACKAGE}.train", "--epochs", "2", "--device", "cpu", "--precision", "fp32"]
+    whole = run(project, *command, "--run-dir", "runs/whole")
+    process = subprocess.Popen(
+        [sys.executable, "-u", *command, "--run-dir", "runs/parts"],
+        cwd=project,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith(b"epoch 1/2"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    talk = process.communicate(timeout=120)[0].decode()
+    assert process.returncode == 0
+    assert "SIGTERM: saved after update" in talk
+    resumed = run(project, *command, "--run-dir", "runs/parts", "--resume")
+    assert "resumed after update" in resumed.stdout
+    assert "state sha256" in whole.stdout
+    assert resumed.stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]
+
+
+def test_refusals_are_messages_with_a_hint(project: Path) -> None:
+    for option, value, message in (
+        ("--data", "nowhere", "error: `--data nowhere` is not a directory\n\nhint: "),
+        (
+            "--batch-size",
+            "5000",
+            "error: a batch of 5000 samples is larger than the training data (1438 samples)\n\nhint: ",
+        ),
+    ):
+        done = run(project, "-m", f"{PACKAGE}.train", option, value, "--device", "cpu")
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_smoke_passes_without_a_gpu_and_never_calls_that_a_gpu_pass(project: Path) -> None:
+    done = run(project, "-m", f"{PACKAGE}.smoke", "--json")
+    report = json.loads(done.stdout)
+    if report["nvidia_signs"]:
+        pytest.skip("this machine has an NVIDIA device or driver")
+    assert (done.returncode, report["passed"], report["gpu"]) == (0, True, "not-run")
+    assert "GPU: not run, because this machine has no NVIDIA" in done.stderr
+
+
+def test_smoke_fails_on_the_cpu_where_there_is_a_driver_or_a_gpu_is_required(project: Path, tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    hide = {"CUDA_VISIBLE_DEVICES": ""}
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    for arguments, environment in ((["--require-gpu"], {}), ([], {"PATH": path})):
+        done = run(project, "-m", f"{PACKAGE}.smoke", "--json", *arguments, **hide, **environment)
+        report = json.loads(done.stdout)
+        assert (done.returncode, report["passed"], report["gpu"]) == (1, False, "failed")
+        assert "FAIL device" in done.stderr
+
+
+def test_smoke_skips_the_gpu_part_for_a_reason(project: Path) -> None:
+    reason = "torch here is another build than that of the lockfile"
+    stub = (
+        f"import sys; from {PACKAGE} import smoke\n"
+        "smoke.nvidia_signs = lambda: ('a GPU',)\n"
+        "smoke._cuda_works = lambda: True\n"
+        "smoke._train_and_judge = lambda device, say, with_control: [smoke.Check(str(device), True, '', '')]\n"
+        "sys.exit(smoke.main(sys.argv[1:]))\n"
+    )
+    done = run(project, "-c", stub, "--json", "--skip-gpu", reason)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["passed"], report["gpu"], report["gpu_reason"]) == (0, True, "not-run", reason)
+    assert [check["name"] for check in report["checks"]] == ["device", "cpu"]
+    end = done.stderr.splitlines()[-6:]
+    assert end[:3] == [
+        "smoke test: the CPU part passed",
+        f"GPU: not run, because {reason}",
+        "To run the GPU part on a machine with an NVIDIA GPU:",
+    ]
+    here = shlex.quote(str(project))
+    for command in end[3:]:
+        check_command(command.strip())
+    assert end[3:] == [
+        f"    cd {here} && envforge lock",
+        f"    cd {here} && envforge install",
+        f"    cd {here} && .conda/bin/python -m {PACKAGE}.smoke --require-gpu",
+    ]
+
+
+def test_smoke_prints_no_command_that_the_cpu_build_fails(project: Path) -> None:
+    code = (
+        f"from {PACKAGE} import smoke; smoke.only_cpu_is_locked = lambda project: True\n"
+        "smoke._say_how_to_run_gpu_part('the lockfile has the CPU build of torch', print)"
+    )
+    lines = run(project, "-c", code).stdout.splitlines()
+    assert [line for line in lines if line.startswith("    ")] == ["    envforge explain"]
+    assert "TAG" not in "".join(lines)
+
+
+def test_smoke_knows_that_only_the_cpu_is_locked(project: Path, tmp_path: Path) -> None:
+    code = f"import pathlib, {PACKAGE}.smoke as s; print(s.only_cpu_is_locked(pathlib.Path({str(tmp_path)!r})))"
+    found = [run(project, "-c", code).stdout]
+    for build in ("2.13.0%2Bcu130", "2.13.0%2Bcpu"):
+        (tmp_path / "conda-lock.yml").write_text(f"  url: https://index.example/whl/torch-{build}-cp312-none-any.whl\n")
+        found.append(run(project, "-c", code).stdout)
+    (tmp_path / "lockfiles" / "cu130").mkdir(parents=True)
+    (tmp_path / "lockfiles" / "cu130" / "conda-lock.yml").touch()
+    found.append(run(project, "-c", code).stdout)
+    assert found == ["False\n", "False\n", "True\n", "False\n"]
+
+
+def test_smoke_does_not_both_require_and_skip_the_gpu(project: Path) -> None:
+    done = run(project, "-m", f"{PACKAGE}.smoke", "--require-gpu", "--skip-gpu", "why")
+    assert done.returncode == 2
+    assert "not allowed with" in done.stderr
+
+
+PROGRESS = f"""
+import sys, time
+from {PACKAGE} import progress, train
+clock = iter(range(0, 10**6, 2))
+progress.time.perf_counter = lambda: float(next(clock))  # each look at the clock takes two seconds
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_training_without_a_terminal_prints_plain_lines(project: Path) -> None:
+    options = ("--epochs", "2", "--device", "cpu", "--run-dir", "runs/plain")
+    done = run(project, "-c", PROGRESS, *options)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("update ")]
+    form = r"update \d+/46 \(epoch [12]/2\)  loss \d+\.\d{4}  about \d+ (s|min) left"
+    assert len(lines) > 5
+    assert [line for line in lines if not re.fullmatch(form, line)] == []
+    assert re.findall(r"[\x00-\x09\x0b-\x1f]", done.stdout + done.stderr) == []
+
+
+@pytest.mark.parametrize("moment", ["imports", "training"])
+def test_ctrl_c_prints_one_line(project: Path, moment: str, tmp_path: Path) -> None:
+    stub = {
+        "imports": "import os, signal; os.kill(os.getpid(), signal.SIGINT)",
+        "training": "def run(*_, **__):\n    raise KeyboardInterrupt",
+    }[moment]
+    shutil.copytree(project / PACKAGE, tmp_path / PACKAGE)
+    module = tmp_path / PACKAGE / ("data" if moment == "imports" else "run")
+    module.with_suffix(".py").write_text(f"import signal\nsignal.signal(2, signal.default_int_handler)\n{stub}\n")
+    done = run(tmp_path, "-m", f"{PACKAGE}.train")
+    assert done.returncode in (130, -signal.SIGINT)
+    assert done.stderr.startswith("interrupted")
+    assert len(done.stderr.splitlines()) == 1
+    assert ("`--resume`" in done.stderr) == (moment == "training")
+
+
+def manifest(project: Path, code: str) -> object:
+    done = run(project, "-c", f"import json\nfrom pathlib import Path\nfrom {PACKAGE} import manifest\n{code}")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_run_json_has_the_commit_of_its_own_repository_only(project: Path, tmp_path: Path) -> None:
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
+    code = "print(json.dumps([manifest.git_revision(Path(p)) for p in {}]))"
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "--message", "first"]):
+        identity = ["-c", "user.name=n", "-c", "user.email=e"]
+        subprocess.run(["git", "-C", str(tmp_path / "outer"), *identity, *command], check=True)
+    found = manifest(project, code.format([str(tmp_path / "outer"), str(inner), str(tmp_path)]))
+    assert isinstance(found, list)
+    assert re.fullmatch("[0-9a-f]{40}", found[0])
+    assert found[1:] == [None, None]
+
+
+LOCK = """\
+version: 1
+package:
+- name: python
+  manager: conda
+  platform: {platform}
+  url: https://conda.example/{platform}/python-3.12.1-h1_0.conda
+- name: pip
+  manager: conda
+  platform: other-64
+  url: https://conda.example/noarch/pip-9-0.conda
+- name: pytest
+  manager: pip
+  platform: {platform}
+  url: https://index.example/pytest-{pytest}-py3-none-any.whl#sha256=0
+"""
+
+
+def test_run_json_has_the_lockfile_only_of_its_environment(project: Path, tmp_path: Path) -> None:
+    """The environment is compared with the lockfile, so that it does not matter who made it."""
+    (tmp_path / "prefix" / "conda-meta").mkdir(parents=True)
+    (tmp_path / "prefix" / "conda-meta" / "python-3.12.1-h1_0.json").write_text("{}")
+    code = (
+        f"project, prefix = Path({str(tmp_path)!r}), Path({str(tmp_path / 'prefix')!r})\n"
+        "print(json.dumps([manifest._platform(), str(manifest.installed_lockfile(project, prefix))]))"
+    )
+    platform, found = cast("list[str]", manifest(project, code))
+    assert found == "None"
+    variant = tmp_path / "lockfiles" / "cpu" / "conda-lock.yml"
+    variant.parent.mkdir(parents=True)
+    variant.write_text(LOCK.format(platform=platform, pytest=pytest.__version__))
+    (tmp_path / "conda-lock.yml").write_text(LOCK.format(platform=platform, pytest="0.1"))
+    assert manifest(project, code) == [platform, str(variant)]
+    (tmp_path / "prefix" / "conda-meta" / "numpy-2.0-0.json").write_text("{}")
+    assert manifest(project, code) == [platform, "None"]

@@ -238,7 +238,7 @@ def default_lock() -> Path:
 
 
 def file_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add ``--file`` and ``--lockfile``; pass their values to ``environment_of`` and ``lockfile_of``."""
+    """Add ``--file`` as ``files``, whose value ``sources_of`` accepts, and ``--lockfile``."""
     lockfile = click.option(
         "--lockfile",
         type=click.Path(path_type=Path, dir_okay=False),
@@ -247,17 +247,20 @@ def file_options(command: Callable[..., None]) -> Callable[..., None]:
     file = click.option(
         "-f",
         "--file",
+        "files",
+        multiple=True,
         type=click.Path(path_type=Path, dir_okay=False),
-        help="Use this environment file.  [default: environment.yml of the project]",
+        help="Use this environment file. May be provided more than once, to merge several.  "
+        "[default: environment.yml of the project, or the files that its lockfile records]",
     )
     return file(lockfile(command))
 
 
-def environment_of(file: Path | None) -> Path:
-    """Return the file of ``--file``, or else environment.yml of the project around the current directory."""
-    from envforge.lock.project import find_environment
+def sources_of(files: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return the files of ``--file``, or else those of the project around the current directory."""
+    from envforge.lock.project import find_sources
 
-    return file or find_environment(Path())
+    return files or find_sources(Path())
 
 
 def variant_option(what: str) -> Decorator:

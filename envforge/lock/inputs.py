@@ -6,6 +6,7 @@ conda-lock's own default, CUDA 11.4 for every project, is never used.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import shlex
@@ -210,7 +211,7 @@ def _join(entries: tuple[Entry, ...]) -> Requested:
     joined = Requirement(requirements[0].name)
     joined.url = urls.pop()
     joined.extras = {extra for requirement in requirements for extra in requirement.extras}
-    joined.specifier = SpecifierSet(",".join(str(r.specifier) for r in requirements if str(r.specifier)))
+    joined.specifier = SpecifierSet(",".join(sorted(str(r.specifier) for r in requirements if str(r.specifier))))
     return Requested(entries=entries, requirement=joined)
 
 
@@ -220,11 +221,16 @@ def _join_specs(entries: tuple[Entry, ...]) -> Spec:
     channels = {spec.channel for spec in specs} - {""}
     if len(builds) > 1 or len(channels) > 1:
         raise _conflict(entries, "have different builds" if len(builds) > 1 else "have different channels")
-    versions = list(dict.fromkeys(spec.version for spec in specs if spec.version not in {"", "*"}))
-    if len(versions) > 1:
-        versions = [f"({version})" if "|" in version else version for version in versions]
+    versions = sorted({spec.version for spec in specs if spec.version not in {"", "*"}})
+    if len(versions) > 1 and any("(" in version for version in versions):
+        raise _conflict(entries, "can't be joined because of their parentheses")
+    # `,` binds tighter than `|`, and conda-lock reads no parentheses: `a|b` and `c` is `a,c|b,c`
+    alternatives = itertools.product(*(version.split("|") for version in versions))
     return Spec(
-        name=specs[0].name, version=",".join(versions), build=next(iter(builds), ""), channel=next(iter(channels), "")
+        name=specs[0].name,
+        version="|".join(map(",".join, alternatives)),
+        build=next(iter(builds), ""),
+        channel=next(iter(channels), ""),
     )
 
 

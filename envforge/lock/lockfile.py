@@ -72,7 +72,12 @@ class Lockfile:
         return tuple(filter(None, dict(self.custom_metadata).get(CATEGORIES, "").split(",")))
 
     def source_files(self, lockfile: Path) -> tuple[Path, ...]:
-        """Return the environment files that the lockfile at ``lockfile`` was made from, relative as that path is."""
+        """Return the environment files that the lockfile at ``lockfile`` was made from, relative as that path is.
+
+        Empty if conda-lock made it from other kinds of files, such as pyproject.toml.
+        """
+        if not all(source.endswith((".yml", ".yaml")) for source in self.sources):
+            return ()
         return tuple(Path(os.path.normpath(lockfile.parent / source)) for source in self.sources)
 
     def _recorded(self, key: str) -> tuple[tuple[str, str], ...]:

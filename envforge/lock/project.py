@@ -33,19 +33,22 @@ def environment_in(folder: Path) -> Path:
 
 
 def find_sources(here: Path) -> tuple[Path, ...]:
-    """Return the environment files of the project around ``here``: those that its lockfile records, if they exist."""
+    """Return the environment files of the project around ``here``: several if its lockfile was made from several."""
+    default = find_environment(here)
+    recorded = recorded_sources(default.with_name(LOCKFILE))
+    return recorded if len(recorded) > 1 or not default.is_file() else (default,)
+
+
+def recorded_sources(lockfile: Path) -> tuple[Path, ...]:
+    """Return the environment files that a lockfile records; if one doesn't exist, the one next to the lockfile."""
     from envforge.errors import EnvforgeError  # noqa: PLC0415 - most callers need only a path
     from envforge.lock.lockfile import read_lockfile  # noqa: PLC0415 - as above
 
-    default = find_environment(here)
-    lockfile = default.with_name(LOCKFILE)
     try:
-        recorded = read_lockfile(lockfile).source_files(lockfile) if lockfile.is_file() else ()
-    except EnvforgeError:  # `lock` reports an invalid lockfile, with its own hints
-        recorded = ()
-    if len(recorded) > 1 or not default.is_file():
-        return recorded if recorded and all(path.is_file() for path in recorded) else (default,)
-    return (default,)
+        found = read_lockfile(lockfile).source_files(lockfile) if lockfile.is_file() else ()
+    except EnvforgeError:  # an explicit file, or an error that the command reports with its own hints
+        found = ()
+    return found if found and all(path.is_file() for path in found) else (environment_in(lockfile.parent),)
 
 
 def find_lockfile(here: Path) -> Path:

@@ -12,10 +12,9 @@ from packaging.version import Version
 from envforge.base.net import Mirrors
 from envforge.errors import EnvforgeError
 from envforge.lock.index import PlatformIndex, Target, Wanted
-from envforge.lock.inputs import conda_lock_copy, read_inputs
 from envforge.lock.names import NameMapping, Sources, is_torch_family, torch_indexes
 from envforge.lock.pages import Downloads, IndexFile, parse_page
-from tests.lock.conftest import TORCH, VISION, environment_text, torch_index
+from tests.lock.conftest import TORCH, VISION, torch_index
 from tests.lock.torchindex import PUBLIC, SHARED, TorchIndex, wheel
 from tests.support.loopback import Fault, Loopback
 
@@ -165,11 +164,3 @@ def test_metadata_is_served_with_its_markers_decided(tmp_path: Path) -> None:
         'Requires-Dist: nvidia-cublas==13.1.0.3 ; extra == "cublas"',
         "Requires-Dist: numpy>=1",
     ]
-
-
-def test_conda_lock_gets_the_same_lines_without_other_indexes(tmp_path: Path) -> None:
-    path = tmp_path / "environment.yml"
-    text = environment_text(pip=('"torch==2.7.1+cu118"  # [linux64]', '"torch==2.7.1"  # [osx]'))
-    path.write_text(text + "allow-pypi-requests: true\nname: kept\n", encoding="utf-8")
-    expected = text[: text.index("pip-repositories:")] + "\nname: kept\nallow-pypi-requests: false\n"
-    assert conda_lock_copy(read_inputs(path, None)) == expected

@@ -164,7 +164,7 @@ def test_file_of_another_shape_is_rejected(text: str) -> None:
 @pytest.mark.parametrize("platform", KNOWN_PLATFORMS)
 def test_each_platform_is_the_selector_of_itself_only(platform: str) -> None:
     assert parse_selector(platform) == {platform}
-    assert selector_of_comment(f"# [not {platform}]") == set(KNOWN_PLATFORMS) - {platform}
+    assert selector_of_comment(f"# [not {platform}]") == frozenset(KNOWN_PLATFORMS) - {platform}
 
 
 def test_selector_in_two_brackets_is_ambiguous() -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from platformdirs import user_cache_path
@@ -19,6 +19,8 @@ from rattler.exceptions import CacheDirError, FetchRepoDataError, GatewayError, 
 from envforge.base.net import Mirrors, unreachable_hints
 from envforge.base.suggest import nearest
 from envforge.errors import Hint, OutsideError, RequestError
+
+Priority = Literal["strict", "disabled"]
 
 ALIAS = "https://conda.anaconda.org"
 _DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")

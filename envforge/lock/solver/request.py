@@ -28,8 +28,7 @@ from rattler.exceptions import (
 from rattler.platform import Subdir
 
 from envforge.errors import EnvforgeError, RequestError
-from envforge.lock.solver.call import Priority
-from envforge.lock.solver.channels import Channel, Naming, hide_url_secrets
+from envforge.lock.solver.channels import Channel, Naming, Priority, hide_url_secrets
 
 if TYPE_CHECKING:
     from rattler import GenericVirtualPackage, PackageRecord, RepoDataRecord

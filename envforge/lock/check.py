@@ -1,7 +1,7 @@
 """Compare a lockfile with the requests of its environment files, and check what must be true of every lockfile.
 
-Nothing is solved or downloaded. A lockfile records the SHA-256 of its input, and of what the input means; for lockfiles
-of other tools, conda-lock's content hash decides whether the meaning has changed.
+Nothing is solved or downloaded. A lockfile records the SHA-256 of its input. If that differs, conda-lock's content hash
+of the requests decides whether their meaning does, too.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from packaging.version import InvalidVersion, Version
 
 from envforge.base.net import CREDENTIALS
 from envforge.lock.condalock import content_hashes
-from envforge.lock.inputs import Inputs, Requested, VirtualPackages, matches, read_inputs, virtual_packages_of
+from envforge.lock.inputs import Inputs, Requested, matches, read_inputs, virtual_packages_of
 from envforge.lock.lockfile import (
     INPUT_SHA256,
-    REQUESTS_SHA256,
     LockedPackage,
     Lockfile,
     read_lockfile,
@@ -122,29 +121,16 @@ def _dates(exclude_newer: Cutoff | None, lock: Lockfile) -> Iterator[Difference]
 
 def _meaning(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
     virtual = virtual_packages_of(inputs)
-    recorded = dict(lock.custom_metadata).get(REQUESTS_SHA256)
-    changed = (
-        _changed_hashes(inputs, virtual, lock)
-        if recorded is None
-        else []
-        if recorded == inputs.digest(virtual)
-        else inputs.platforms
-    )
+    pythons = {platform: python_of(lock.for_platform(platform)) for platform in inputs.platforms}
+    with tempfile.TemporaryDirectory(prefix="envforge-check-") as folder:
+        hashes = content_hashes(inputs, virtual.text(), pythons, Path(folder))
+    recorded = dict(lock.content_hash)
+    changed = [platform for platform, found in hashes.items() if recorded.get(platform) != found]
+    yield from _variables(inputs, lock)
     if changed:
-        found = [
-            *_channels(inputs, lock),
-            *_variables(inputs, lock),
-            *(d for p in changed for d in unmet_requests(inputs, lock, p)),
-        ]
+        found = [*_channels(inputs, lock), *(d for p in changed for d in unmet_requests(inputs, lock, p))]
         # the hashes also cover what the lockfile doesn't list, such as a looser constraint
         yield from found or [_unnamed(platform, virtual.source) for platform in changed]
-
-
-def _changed_hashes(inputs: Inputs, virtual: VirtualPackages, lock: Lockfile) -> list[str]:
-    with tempfile.TemporaryDirectory(prefix="envforge-check-") as folder:
-        hashes = content_hashes(inputs, virtual.text(), Path(folder))
-    recorded = dict(lock.content_hash)
-    return [platform for platform in inputs.platforms if recorded.get(platform) != hashes.get(platform)]
 
 
 def _unnamed(platform: str, virtual_source: str) -> Difference:

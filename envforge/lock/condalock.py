@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import io
 import json
-import logging
 import os
 import re
 import shlex
@@ -132,11 +131,13 @@ class Job:
         return self.folder / "out" / "conda-lock.yml"
 
 
-def content_hashes(inputs: Inputs, virtual_packages: str, folder: Path) -> dict[str, str]:
-    """Return conda-lock's hash of the input of each platform, without solving or downloading."""
-    job = _write_inputs(inputs, virtual_packages, folder, inputs.platforms)
+def content_hashes(
+    inputs: Inputs, virtual_packages: str, pythons: Mapping[str, Version | None], folder: Path
+) -> dict[str, str]:
+    """Return conda-lock's hash of the input of each platform with a Python, without solving or downloading."""
+    job = _write_inputs(inputs, virtual_packages, folder, pythons)
     with _running([(job, dict(os.environ), folder)]) as processes:
-        _wait(processes[0], folder, inputs.platforms[0])
+        _wait(processes[0], folder, next(iter(pythons)))
     return _read_hashes(folder)
 
 
@@ -160,30 +161,35 @@ def warnings_in(log: str) -> tuple[str, ...]:
     return tuple(f"conda-lock: {text}" for text in _WARNING.findall(log))
 
 
-def _write_inputs(inputs: Inputs, virtual_packages: str, folder: Path, platforms: Sequence[str]) -> dict[str, Any]:
-    for name in ("full", "out", "records", "config", "cache", "temporary"):
+def _write_inputs(
+    inputs: Inputs, virtual_packages: str, folder: Path, pythons: Mapping[str, Version | None]
+) -> dict[str, Any]:
+    for name in ("hashed", "out", "records", "config", "cache", "temporary"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     mapping, virtual = folder / "mapping.json", folder / "virtual.yml"
-    sources = [folder / "full" / f"{number}.yml" for number in range(len(inputs.files))]
-    for path, file in zip(sources, inputs.files, strict=True):
-        path.write_text(file.text, encoding="utf-8")
     virtual.write_text(virtual_packages, encoding="utf-8")
     NameMapping.bundled().write(mapping)
     return {
-        "sources": list(map(str, sources)),
-        "platforms": list(platforms),
+        "hashed": {
+            platform: _write(folder / "hashed", platform, conda_lock_files(inputs, platform, python, is_complete=True))
+            for platform, python in pythons.items()
+        },
         "virtual_packages": str(virtual),
         "mapping": str(mapping),
         "hashes": str(folder / "hashes.json"),
     }
 
 
+def _write(folder: Path, name: str, texts: Sequence[str]) -> list[str]:
+    paths = [folder / f"{name}-{number}.yml" for number in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text, encoding="utf-8")
+    return list(map(str, paths))
+
+
 def _prepare(inputs: Inputs, virtual_packages: str, job: Job) -> dict[str, Any]:
-    document = _write_inputs(inputs, virtual_packages, job.folder, [job.platform])
-    copies = []
-    for number, text in enumerate(conda_lock_files(inputs, job.platform, job.python)):
-        copies.append(job.folder / "out" / f"environment-{number}.yml")
-        copies[-1].write_text(text, encoding="utf-8")
+    document = _write_inputs(inputs, virtual_packages, job.folder, {job.platform: job.python})
+    files = _write(job.folder / "out", "environment", conda_lock_files(inputs, job.platform, job.python))
     (job.folder / "wishes.json").write_text(job.wishes.to_json(), encoding="utf-8")
     job.output.unlink(missing_ok=True)
     if job.seed is not None:
@@ -191,11 +197,10 @@ def _prepare(inputs: Inputs, virtual_packages: str, job: Job) -> dict[str, Any]:
     (job.folder / "config" / "config.toml").write_text(
         f'[repositories.envforge]\nurl = "{job.index}"\n', encoding="utf-8"
     )
-    document["files"] = list(map(str, copies))
     document["arguments"] = [
         "lock",
         *("--conda", str(job.conda)),
-        *(word for copy in copies for word in ("--file", str(copy))),
+        *(word for path in files for word in ("--file", path)),
         *("--platform", job.platform),
         *("--lockfile", str(job.output)),
         *("--virtual-package-spec", document["virtual_packages"]),
@@ -282,12 +287,13 @@ def _read_hashes(folder: Path) -> dict[str, str]:
 def child(job_file: str) -> None:
     """Run one job in a process of its own: hash its input with conda-lock's parser, then run conda-lock.
 
-    ``job_file`` is a JSON file with ``sources``, ``files``, ``platforms``, ``virtual_packages``, ``mapping``,
-    ``hashes`` (the file to write), and ``arguments`` (conda-lock's command line; without it, only the hashes are
-    written).
+    ``job_file`` is a JSON file with ``hashed`` (files by platform), ``virtual_packages``, ``mapping``, ``hashes`` (the
+    file to write), and ``arguments`` (conda-lock's command line; without it, only the hashes are written).
     """
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
-    hashes = _hashes(job)
+    # of the markers of which conda-lock warns here, none is in the files that it solves
+    with contextlib.redirect_stderr(io.StringIO()):
+        hashes = {platform: _hash(job, platform, files) for platform, files in job["hashed"].items()}
     Path(job["hashes"]).write_text(json.dumps(hashes), encoding="utf-8")
     if job.get("arguments"):
         from conda_lock.conda_lock import main as conda_lock  # noqa: PLC0415 - only a lock needs it, not a check
@@ -296,27 +302,16 @@ def child(job_file: str) -> None:
         conda_lock()
 
 
-def _hashes(job: Mapping[str, Any]) -> dict[str, str]:
-    """Hash the user's own files, so that conda-lock finds its hash again; it may not be able to read all of them."""
+def _hash(job: Mapping[str, Any], platform: str, files: Sequence[str]) -> str:
     from conda_lock.content_hash import compute_content_hashes  # noqa: PLC0415 - conda-lock takes a second to import
     from conda_lock.src_parser import make_lock_spec  # noqa: PLC0415
     from conda_lock.virtual_package import virtual_package_repo_from_specification  # noqa: PLC0415
 
+    specification = make_lock_spec(
+        src_files=list(map(Path, files)), platform_overrides=[platform], mapping_url=job["mapping"]
+    )
     virtual = virtual_package_repo_from_specification(Path(job["virtual_packages"]))
-    logging.disable(logging.WARNING)
-    try:
-        for files in (job["sources"], job.get("files", [])):
-            # envforge itself evaluates the selectors and markers of which conda-lock warns
-            with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):
-                specification = make_lock_spec(
-                    src_files=[Path(path) for path in files],
-                    platform_overrides=job["platforms"],
-                    mapping_url=job["mapping"],
-                )
-                return dict(compute_content_hashes(specification, virtual))
-    finally:
-        logging.disable(logging.NOTSET)
-    return {}
+    return str(compute_content_hashes(specification, virtual)[platform])
 
 
 RECORDS_VARIABLE = "ENVFORGE_SOLVE_RECORDS"

@@ -169,21 +169,6 @@ class Inputs:
         """The SHA-256 that a lockfile records of its input."""
         return input_sha256(self.files[0].text, self.virtual_packages, [file.text for file in self.files[1:]])
 
-    def digest(self, virtual: VirtualPackages) -> str:
-        """Return the SHA-256 of what the files mean; comments, order, and spelling don't matter."""
-        entries = sorted(
-            [e.section, str(e.spec or e.requirement), e.category, p]
-            for e in self.entries
-            for p in self.platforms
-            if p in e.platforms
-        )
-        document = [
-            [channel for channel in self.channels if channel != "nodefaults"],
-            *(self.pip_repositories, self.allow_registry, self.variables, self.categories, sorted(virtual.subdirs)),
-            entries,
-        ]
-        return hashlib.sha256(json.dumps(document).encode()).hexdigest()
-
 
 _PYTHONS = tuple(Version(f"3.{minor}.{patch}") for minor in range(6, 20) for patch in range(25))
 
@@ -438,9 +423,15 @@ def virtual_packages_of(inputs: Inputs) -> VirtualPackages:
     return found
 
 
-def conda_lock_files(inputs: Inputs, platform: str, python: Version | None = None) -> tuple[str, ...]:
-    """Return the environment files for conda-lock, with one line per package, and no index but the lock-time index."""
-    packages = [one for one in inputs.wanted(platform, python) if not one.entries[0].is_virtual]
+def conda_lock_files(
+    inputs: Inputs, platform: str, python: Version | None = None, *, is_complete: bool = False
+) -> tuple[str, ...]:
+    """Return the environment files for conda-lock, which contain the requests of one platform, in a fixed order.
+
+    They name no index but the lock-time index. If they are ``is_complete``, conda-lock can hash them, but not solve:
+    they have all indexes, markers, and virtual packages.
+    """
+    packages = [one for one in inputs.wanted(platform, python) if is_complete or not one.entries[0].is_virtual]
     if not packages:
         raise EnvforgeError(
             f"`{inputs.path}` requests no package for {platform}",
@@ -449,27 +440,35 @@ def conda_lock_files(inputs: Inputs, platform: str, python: Version | None = Non
         )
     has_wheels = any(one.requirement for one in packages)
     # conda-lock adds `pip *` after the packages of a file with wheels, and the last line for a name replaces the others
-    last = [one for one in packages if has_wheels and one.spec and one.name == "pip"]
+    last = [one for one in packages if has_wheels and one.spec and one.name == "pip" and str(one.spec) != "pip"]
     groups = [[one for one in packages if one.category == name and one not in last] for name in _categories(packages)]
-    return tuple(_conda_lock_file(inputs, platform, group) for group in (*groups, last) if group)
+    documents = [_conda_lock_document(inputs, platform, group, is_complete) for group in (*groups, last) if group]
+    # JSON is YAML; conda-lock looks for selectors in each line, so each package has its own
+    return tuple(json.dumps(document, indent=1) + "\n" for document in documents)
 
 
 def _categories(packages: Iterable[Requested]) -> list[str]:
     return sorted({one.category for one in packages}, key=lambda name: (name != "main", name))
 
 
-def _conda_lock_file(inputs: Inputs, platform: str, packages: Sequence[Requested]) -> str:
-    wheels = [str(one.requirement) for one in packages if one.requirement is not None]
-    document = {
+def _conda_lock_document(
+    inputs: Inputs, platform: str, packages: Sequence[Requested], is_complete: bool
+) -> dict[str, object]:
+    # a marker of a single line is kept for the hash, so that conda-lock finds its own hash again
+    wheels = [
+        str(one.entries[0].requirement if is_complete and len(one.entries) == 1 else one.requirement)
+        for one in packages
+        if one.requirement is not None
+    ]
+    return {
         "channels": [channel for channel in inputs.channels if channel != "nodefaults"],
         "platforms": [platform],
         "category": packages[0].category,
         "dependencies": [*(str(one.spec) for one in packages if one.spec), *([{"pip": wheels}] if wheels else [])],
         # conda-lock would query other indexes in addition to the lock-time index (decision 0040)
+        "pip-repositories": list(inputs.pip_repositories) if is_complete else [],
         "allow-pypi-requests": False,
     }
-    # JSON is YAML; conda-lock looks for selectors in each line, so each package has its own
-    return json.dumps(document, indent=1) + "\n"
 
 
 def _refuse_other_machine(inputs: Inputs, platform: str, virtual: Mapping[str, str]) -> None:

@@ -252,7 +252,6 @@ def _package(document: Document, number: int, entry: _Package) -> LockedPackage:
 
 
 INPUT_SHA256 = "envforge_input_sha256"
-REQUESTS_SHA256 = "envforge_requests_sha256"
 EXCLUDE_NEWER = "envforge_exclude_newer"
 VARIABLES = "envforge_variables"
 CATEGORIES = "envforge_categories"

@@ -71,7 +71,7 @@ class Run:
                 self.progress(Step(text=f"solving for {', '.join(self.inputs.platforms)}"))
                 warnings = self._solve(server, jobs, virtual, indexes)
                 channels, rows = self._rows(jobs, server, downloads)
-            text = document.render_lockfile(self._frame(jobs, channels, virtual), rows, self.request.lockfile.name)
+            text = document.render_lockfile(self._frame(jobs, channels), rows, self.request.lockfile.name)
             lock = parse_lockfile(text, str(self.request.lockfile))
             self._audit(lock, text, indexes)
             sizes = self._sizes(lock, indexes, downloads)
@@ -218,7 +218,7 @@ class Run:
         url = offer.file.url
         return self.hashed.get(url) or offer.file.sha256 or self.known.get(url) or ""
 
-    def _frame(self, jobs: list[Job], channels: list[Any], virtual: VirtualPackages) -> Frame:
+    def _frame(self, jobs: list[Job], channels: list[Any]) -> Frame:
         folder = self.request.lockfile.resolve().parent
         return Frame(
             content_hash=condalock.hashes_of(jobs),
@@ -227,7 +227,6 @@ class Run:
             sources=tuple(Path(os.path.relpath(file.path.resolve(), folder)).as_posix() for file in self.inputs.files),
             custom={
                 document.INPUT_SHA256: self.inputs.sha256,
-                document.REQUESTS_SHA256: self.inputs.digest(virtual),
                 document.EXCLUDE_NEWER: "" if self.keeping.cutoff.at is None else str(self.keeping.cutoff),
                 document.VARIABLES: document.variables_text(self.inputs.variables),
                 document.CATEGORIES: ",".join(self.inputs.categories),

@@ -273,6 +273,7 @@ class VariantReport:
 
 def lock_variant(request: LockRequest, tag: WheelTag, progress: Progress = repr) -> VariantReport:
     """Derive and lock one variant; on errors, raise ``EnvforgeError`` and leave its files unchanged."""
+    _refuse_several(request)
     matrix = load_matrix()
     texts = derive_variant(request.environment, tag, matrix)
     folder = variant_folder(request.environment, tag)
@@ -298,6 +299,7 @@ def lock_variant(request: LockRequest, tag: WheelTag, progress: Progress = repr)
 
 def check_variant(request: LockRequest, tag: WheelTag) -> tuple[Difference, ...]:
     """Return the differences between a variant and the project's current environment.yml."""
+    _refuse_several(request)
     folder = variant_folder(request.environment, tag)
     texts = derive_variant(request.environment, tag, load_matrix())
     if not _is_current(folder, texts):
@@ -325,6 +327,17 @@ def stale_variants(environment: Path) -> tuple[str, ...]:
                 continue
         found.append(name)
     return tuple(found)
+
+
+def _refuse_several(request: LockRequest) -> None:
+    if request.others:
+        names = ", ".join(f"`{path}`" for path in (request.environment, *request.others))
+        raise RequestError(
+            f"a variant is derived from one environment file, but there are several: {names}",
+            hint="to derive it from one of them",
+            command=shlex.join(["envforge", "lock", "-f", str(request.environment), "--variant", "TAG"]),
+            code="several-files",
+        )
 
 
 def variant_folder(environment: Path, tag: WheelTag) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -105,7 +105,7 @@ class Url:
         """Return the URL without the user info; a query with a token remains."""
         if self.user_info is None:
             return self
-        return Url.parse(self._raw.replace(f"{self.user_info}@", "", 1))
+        return replace(self, _raw=self._raw.replace(f"{self.user_info}@", "", 1), user_info=None)
 
     def credentials(
         self, environment: Mapping[str, str], allowed: Collection[str] | None = None
@@ -154,8 +154,9 @@ def show_url(text: str) -> str:
     git = _SCP.fullmatch(text)
     if git is not None and "://" not in text:
         return printable(hide_secrets(text if git["user"] == "git" else text[git.end("user") + 1 :]))
-    match = _ALONE.fullmatch(text)
-    return printable(hide_secrets(_shown(match) if match else text))
+    shown = hide_secrets(text)
+    match = _ALONE.fullmatch(shown)  # again, for a password with spaces
+    return printable(_shown(match) if match else shown)
 
 
 def hide_secrets(text: str) -> str:

@@ -14,6 +14,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import unquote
@@ -92,7 +93,7 @@ def _parse(text: str, base: Path) -> Address:
         return _git(text.removeprefix("git+"))
     if "://" not in text:
         return Address(kind="folder", location=str(base / Path(text).expanduser()))
-    url = Url.parse(text)
+    url = _url(text)
     if url.scheme == "file":
         if url.file_path is None:
             raise ValueError(f"`{url.host}` is another machine; expected `file:///DIR`")
@@ -104,11 +105,19 @@ def _parse(text: str, base: Path) -> Address:
     return Address(kind="web" if url.scheme in {"http", "https"} else "objects", location=text.rstrip("/"))
 
 
+def _url(text: str) -> Url:
+    url = Url.parse(text)
+    # `127.1` and `0x7f000001` are other spellings of an address, which only the resolver knows
+    if re.fullmatch(r"[0-9.]+|(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*\.?", url.host):
+        IPv4Address(url.host)
+    return url
+
+
 def _git(text: str) -> Address:
     location, _, fragment = text.partition("#")
     head, slash, last = location.rpartition("/")
     last, _, rev = last.partition("@")
-    url = Url.parse(head + slash + last)
+    url = _url(head + slash + last)
     if url.scheme not in {"https", "http", "ssh", "file"} or "://" not in location or "?" in location:
         raise ValueError("expected `git+` followed by an https, http, ssh, or file URL")
     if rev and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", rev) is None:

@@ -88,7 +88,6 @@ class Index:
     schema_version: Literal[1]
     entries: tuple[Entry, ...]
     serial: Natural = 0
-    signature: str | None = None
 
 
 class CatalogueError(EnvforgeError):

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from envforge.base.net import CREDENTIALS
+from envforge.base.urls import has_secrets, show_url, without_user
 from envforge.lock.condalock import content_hashes
 from envforge.lock.inputs import Inputs, Requested, matches, read_inputs, virtual_packages_of
 from envforge.lock.lockfile import (
@@ -29,7 +29,6 @@ from envforge.lock.lockfile import (
     variables_text,
 )
 from envforge.lock.names import NameMapping
-from envforge.lock.pages import public
 from envforge.lock.previous_lock import recorded_cutoff
 from envforge.lock.request import Cutoff
 
@@ -339,10 +338,12 @@ def _file(package: LockedPackage, expected: Expectations) -> Iterator[Problem]:
     label = f"`{package.name} {package.version}` ({package.platform})"
     if package.sha256 is None or set(package.sha256) == {"0"}:  # zeros are `index.UNKNOWN_SHA256`
         yield Problem(code="no-sha256", message=f"{label} has no SHA-256")
-    if CREDENTIALS.search(package.url):
+    if has_secrets(package.url):
         yield Problem(code="credentials", message=f"the URL of {label} contains credentials")
     elif not _is_public(package.url, expected.asked):
-        yield Problem(code="address", message=f"{label} comes from `{package.url}`, which other machines can't reach")
+        yield Problem(
+            code="address", message=f"{label} comes from `{show_url(package.url)}`, which other machines can't reach"
+        )
     if package.manager != "pip":
         return
     stated = expected.digests.get(package.url)
@@ -352,9 +353,8 @@ def _file(package: LockedPackage, expected: Expectations) -> Iterator[Problem]:
             message=f"{label}: expected SHA-256 `{stated}` (package index), found `{package.sha256}` (lockfile)",
         )
     if canonicalize_name(package.name) in expected.family and package.url not in expected.torch_urls:
-        yield Problem(
-            code="torch-index", message=f"{label} comes from `{package.url}`, which the PyTorch index doesn't list"
-        )
+        text = f"{label} comes from `{show_url(package.url)}`, which the PyTorch index doesn't list"
+        yield Problem(code="torch-index", message=text)
 
 
 def _is_public(url: str, asked: tuple[str, ...]) -> bool:
@@ -362,7 +362,7 @@ def _is_public(url: str, asked: tuple[str, ...]) -> bool:
     parts = urlsplit(url)
     if parts.scheme == "https" and _LOOPBACK.fullmatch(parts.netloc) is None:
         return True
-    origins = {urlsplit(public(address))[:2] for address in asked if address.startswith("http")}
+    origins = {urlsplit(without_user(address))[:2] for address in asked if address.startswith("http")}
     return parts[:2] in origins or any(url.startswith(f"{address.rstrip('/')}/") for address in asked)
 
 

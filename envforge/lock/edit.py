@@ -15,8 +15,8 @@ import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from envforge.base.net import CREDENTIALS
 from envforge.base.suggest import nearest
+from envforge.base.urls import has_secrets
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.environment import (
     BadSpecError,
@@ -200,7 +200,7 @@ def _conda(word: str) -> NewPackage:
     except BadSpecError as error:
         raise _not_conda(word, error.hint) from error
     # a URL before `::` could contain a password
-    if CREDENTIALS.search(word) or spec.name.startswith("__"):
+    if has_secrets(word) or spec.name.startswith("__"):
         raise _not_conda(word, _EXAMPLE)
     return NewPackage(text=str(spec), name=spec.name, section="conda")
 

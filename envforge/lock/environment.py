@@ -18,6 +18,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from envforge.base.suggest import nearest
+from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.platforms import EVERYWHERE, SelectorError, parse_selector, selector_of_comment
 
@@ -455,7 +456,7 @@ class _Reader:
         self, node: yaml.Node | None, reason: str, hint: str | tuple[Hint, ...], code: str = "bad-environment"
     ) -> EnvforgeError:
         where = f"`{self._path}`" if node is None else str(self._line(node))
-        return EnvforgeError(f"{where}: {reason}", hint=hint, code=code)
+        return EnvforgeError(f"{where}: {hide_secrets(reason)}", hint=hint, code=code)
 
 
 _REMOVE = "remove it"

@@ -21,9 +21,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from envforge.base.documents import Document
-from envforge.base.net import CREDENTIALS
 from envforge.base.suggest import nearest
 from envforge.base.terms import WheelTag
+from envforge.base.urls import has_secrets, hide_secrets
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.environment import Entry, Environment, Spec, parse_environment
 from envforge.lock.platforms import KNOWN_PLATFORMS, marker_environment
@@ -350,12 +350,9 @@ def _refuse(inputs: Inputs) -> None:
 def refuse_credentials(where: str, texts: Sequence[str]) -> None:
     """Raise ``EnvforgeError`` if a URL contains a password or a token, without repeating it."""
     for text in texts:
-        match = CREDENTIALS.search(text)
-        if match is not None:
-            words = text[: match.start()].split()
-            start = f" (`{words[-1]}…`)" if words else ""
+        if has_secrets(text):
             raise EnvforgeError(
-                f"a URL in `{where}`{start} contains credentials, which a lockfile would spread",
+                f"`{hide_secrets(text)}` in `{where}` contains credentials, which a lockfile would spread",
                 hint="move them to `~/.netrc`, or refer to environment variables, such as `https://$USER:$TOKEN@HOST`",
                 code="credentials",
             )

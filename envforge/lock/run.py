@@ -19,6 +19,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from envforge.base.urls import without_user
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 from envforge.lock import condalock
 from envforge.lock import lockfile as document
@@ -28,7 +29,7 @@ from envforge.lock.index import LockTimeIndex, Offer, PlatformIndex, Wanted
 from envforge.lock.inputs import Inputs, VirtualPackages, refuse_credentials, virtual_packages_of
 from envforge.lock.lockfile import Frame, Lockfile, Resolved, parse_lockfile
 from envforge.lock.names import NameMapping, Sources, is_torch_family, torch_indexes
-from envforge.lock.pages import Downloads, public
+from envforge.lock.pages import Downloads
 from envforge.lock.previous_lock import Keeping, Old, list_changes, read_solve
 from envforge.lock.python_index import PythonIndex, configured_index, extra_indexes
 from envforge.lock.reasons import with_reasons
@@ -65,18 +66,15 @@ class Run:
         virtual = virtual_packages_of(self.inputs)
         downloads = Downloads(self.request.mirrors, self.progress)
         indexes = {platform: self._index(platform, virtual, downloads) for platform in self.inputs.platforms}
-        try:
-            with LockTimeIndex(indexes) as server:
-                jobs = self._jobs(server)
-                self.progress(Step(text=f"solving for {', '.join(self.inputs.platforms)}"))
-                warnings = self._solve(server, jobs, virtual, indexes)
-                channels, rows = self._rows(jobs, server, downloads)
-            text = document.render_lockfile(self._frame(jobs, channels), rows, self.request.lockfile.name)
-            lock = parse_lockfile(text, str(self.request.lockfile))
-            self._audit(lock, text, indexes)
-            sizes = self._sizes(lock, indexes, downloads)
-        finally:
-            downloads.close()
+        with LockTimeIndex(indexes) as server:
+            jobs = self._jobs(server)
+            self.progress(Step(text=f"solving for {', '.join(self.inputs.platforms)}"))
+            warnings = self._solve(server, jobs, virtual, indexes)
+            channels, rows = self._rows(jobs, server, downloads)
+        text = document.render_lockfile(self._frame(jobs, channels), rows, self.request.lockfile.name)
+        lock = parse_lockfile(text, str(self.request.lockfile))
+        self._audit(lock, text, indexes)
+        sizes = self._sizes(lock, indexes, downloads)
         report = self._report(lock, virtual, sizes, time.monotonic() - started)
         report = replace(report, warnings=(*warnings, *self._warnings(indexes.values()), *self._undated(lock, indexes)))
         return replace(report, changes=list_changes(old.lock if old else None, lock)), text
@@ -316,7 +314,7 @@ class Run:
 
 
 def _addresses(indexes: Mapping[str, PlatformIndex]) -> set[str]:
-    return {public(url) for index in indexes.values() for url in index.sources.torch}
+    return {without_user(url) for index in indexes.values() for url in index.sources.torch}
 
 
 def _other_addresses(indexes: Mapping[str, PlatformIndex]) -> tuple[str, ...]:

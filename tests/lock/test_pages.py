@@ -106,7 +106,6 @@ def test_metadata_of_a_server_without_ranges_comes_from_the_whole_file_and_is_ch
         wrong = IndexFile(file_name=file.file_name, url=url, digests=(("sha256", "ab" * 32),))
         with pytest.raises(EnvforgeError) as caught:
             downloads.metadata(wrong)
-        downloads.close()
     assert caught.value.code == "hash-mismatch"
 
 
@@ -117,7 +116,6 @@ def test_a_wheel_that_is_cut_off_is_not_hashed() -> None:
         downloads = Downloads(Mirrors((("https://download.pytorch.org", server.url),)), repr)
         with pytest.raises(EnvforgeError) as caught:
             downloads.sha256(IndexFile(file_name=VISION.file_name, url=url))
-        downloads.close()
     assert (caught.value.code, caught.value.exit_code) == ("cut-off", 3)
 
 
@@ -128,7 +126,6 @@ def test_metadata_that_is_not_what_the_page_states_stops() -> None:
         downloads = Downloads(Mirrors((("https://download.pytorch.org", server.url),)), repr)
         with pytest.raises(EnvforgeError) as caught:
             downloads.metadata(file)
-        downloads.close()
     assert caught.value.code == "hash-mismatch"
 
 
@@ -159,7 +156,6 @@ def test_metadata_is_served_with_its_markers_decided(tmp_path: Path) -> None:
         assert served.page("cuda-toolkit") is not None
         (token,) = served.offers
         text = (served.metadata(token) or b"").decode()
-        downloads.close()
     assert [line for line in text.splitlines() if line.startswith("Requires-Dist")] == [
         'Requires-Dist: nvidia-cublas==13.1.0.3 ; extra == "cublas"',
         "Requires-Dist: numpy>=1",

@@ -116,4 +116,5 @@ def remove(*, packages: tuple[str, ...], **options: object) -> None:
     from envforge.lock import edit
 
     chosen = ChangeOptions(**options)  # type: ignore[arg-type] # click gives each field its type
-    run_change("remove", chosen, lambda text, where: edit.remove(text, packages, where))
+    others = sources_of(chosen.files)[1:]
+    run_change("remove", chosen, lambda text, where: edit.remove(text, packages, where, others))

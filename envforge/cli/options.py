@@ -260,7 +260,7 @@ def sources_of(files: tuple[Path, ...]) -> tuple[Path, ...]:
     """Return the files of ``--file``, or else those of the project around the current directory."""
     from envforge.lock.project import find_sources
 
-    return files or find_sources(Path())
+    return tuple(dict.fromkeys(files)) or find_sources(Path())
 
 
 def variant_option(what: str) -> Decorator:

@@ -65,7 +65,7 @@ def check_lock(  # noqa: PLR0913 - the options of `lock --check`
 
 def check_inputs(inputs: Inputs, lock: Lockfile) -> tuple[Difference, ...]:
     """Return every difference between a lockfile and its input."""
-    differences = (*_platforms(inputs, lock), *_categories(inputs, lock))
+    differences = (*_platforms(inputs, lock), *_categories(inputs, lock), *_sources(inputs, lock))
     if differences or dict(lock.custom_metadata).get(INPUT_SHA256) == inputs.sha256:
         return differences
     return tuple(_meaning(inputs, lock))
@@ -97,6 +97,18 @@ def _categories(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
             platform=None,
             wanted=f"{_named(inputs.categories)} requested",
             found=f"{_named(lock.categories)} locked",
+        )
+
+
+def _sources(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
+    # the number, because conda-lock and a moved lockfile have other paths
+    if INPUT_SHA256 in dict(lock.custom_metadata) and lock.sources and len(lock.sources) != len(inputs.files):
+        names = ", ".join(f"`{file.path}`" for file in inputs.files)
+        yield Difference(
+            code="sources",
+            platform=None,
+            wanted=f"the environment files {names} are requested",
+            found=f"the lockfile was created from {', '.join(f'`{source}`' for source in lock.sources)}",
         )
 
 

@@ -23,6 +23,7 @@ from envforge.lock.environment import (
     Entry,
     Environment,
     Section,
+    last_index,
     next_line,
     parse_environment,
     parse_spec,
@@ -52,16 +53,6 @@ def after_line(text: str, node: yaml.Node, line: str) -> str:
     if before and not before.endswith("\n"):
         return f"{before}{newline}{line}"
     return f"{before}{line}{newline}{text[at:]}"
-
-
-def last_index(node: yaml.Node) -> int:
-    """Return the end of the last scalar of a node, because PyYAML puts the end of a block after trailing comments."""
-    if isinstance(node, yaml.MappingNode) and node.value and not node.flow_style:
-        return last_index(node.value[-1][1])
-    if isinstance(node, yaml.SequenceNode) and node.value and not node.flow_style:
-        return last_index(node.value[-1])
-    index: int = node.end_mark.index
-    return index
 
 
 def line_start(text: str, index: int) -> int:
@@ -170,20 +161,18 @@ def _refuse_limited(environment: Environment, one: NewPackage, entries: Sequence
         )
 
 
-def remove(text: str, names: Sequence[str], where: str) -> Edit:
-    """Remove every line of each package, from conda and from ``pip:``; raise ``EnvforgeError`` if there is none."""
+def remove(text: str, names: Sequence[str], where: str, others: Sequence[Path] = ()) -> Edit:
+    """Remove every line of each package, from conda and from ``pip:``; raise ``EnvforgeError`` if there is none.
+
+    ``others`` are the further environment files, which are not edited.
+    """
     removed = []
     for name in names:
         refuse_torch(name)
-        entries = _named(parse_environment(text, Path(where)), name)
+        environment = parse_environment(text, Path(where))
+        entries = _named(environment, name)
         if not entries:
-            known = [entry.name for entry in parse_environment(text, Path(where)).entries]
-            near = nearest(name.lower(), known, alike=0.6)
-            raise RequestError(
-                f"`{where}` doesn't list `{name}`; it lists {', '.join(f'`{one}`' for one in known)}",
-                hint=f"did you mean `{near}`?" if near else "",
-                code="not-asked-for",
-            )
+            raise _not_listed(environment, name, others)
         removed += [entry.text for entry in entries]
         while True:  # each deletion moves the nodes, so the text is parsed again
             environment = parse_environment(text, Path(where))
@@ -192,6 +181,21 @@ def remove(text: str, names: Sequence[str], where: str) -> Edit:
                 break
             text = _delete(environment, entries[0])
     return Edit(text=text, removed=tuple(removed))
+
+
+def _not_listed(environment: Environment, name: str, others: Sequence[Path]) -> RequestError:
+    known = [entry.name for entry in environment.entries]
+    near = nearest(name.lower(), known, alike=0.6)
+    hints = [Hint(f"did you mean `{near}`?")] if near else []
+    for path in others:
+        if _named(parse_environment(path.read_text(encoding="utf-8"), path), name):
+            files = [environment.path, *(other for other in others if other != path)]
+            hints = [Hint(f"to remove it from `{path}`", project_command("remove", path, None, [name], files))]
+    return RequestError(
+        f"`{environment.path}` doesn't list `{name}`; it lists {', '.join(f'`{one}`' for one in known)}",
+        hint=hints,
+        code="not-asked-for",
+    )
 
 
 def _conda(word: str) -> NewPackage:

@@ -325,6 +325,10 @@ class _Reader:
             self._fail(value, "the value of `pip:` is not a list", "write each package as `- NAME` on its own line")
         outer = self._selected(key)
         for node in value.value:
+            if isinstance(node, yaml.MappingNode):
+                package = node.value[0][1].value if node.value else "NAME"
+                hint = f"write `- {package}`, and a selector at the end of its line, such as `# [linux64]`"
+                self._fail(node, "a mapping below `pip:` is not a requirement", hint)
             text = self._scalar(node, "a requirement such as `rich>=13`")
             requirement = self._requirement(text, node)
             yield Entry(
@@ -481,6 +485,16 @@ def _package_of(name: str, value: yaml.Node) -> str:
 
 # what follows a package on its line; in a list in brackets, that may be further packages
 _COMMENT = re.compile(r"""(?:'[^']*'|"(?:[^"\\]|\\.)*"|[^'"#\n]|(?<!\s)#)*(#.*)""")
+
+
+def last_index(node: yaml.Node) -> int:
+    """Return the end of the last scalar of a node, because PyYAML puts the end of a block after trailing comments."""
+    if isinstance(node, yaml.MappingNode) and node.value and not node.flow_style:
+        return last_index(node.value[-1][1])
+    if isinstance(node, yaml.SequenceNode) and node.value and not node.flow_style:
+        return last_index(node.value[-1])
+    index: int = node.end_mark.index
+    return index
 
 
 def next_line(text: str, index: int) -> int:

@@ -97,6 +97,7 @@ def test_construct_is_honored(lines: str, on_linux: set[str], on_mac: set[str]) 
         ("- pip: [red]\n    a: 1", "the key `a:` shares an entry with `pip:`", "write `- a =1` as an entry of its own"),
         ("- pip: red", "the value of `pip:` is not a list", "write each package as `- NAME` on its own line"),
         ("- pip: [[red]]", "expected a requirement such as `rich>=13`, found a list", "remove it"),
+        ("- pip: [{sel(linux): red>=1}]", "a mapping below `pip:` is not a requirement", "write `- red>=1`, and"),
         ("- 3.11", "expected a package such as `numpy >=2,<3`, found the number `3.11`", 'write `"3.11"`'),
         ("- yes", "expected a package such as `numpy >=2,<3`, found the boolean `yes`", 'write `"yes"`'),
         ("-", "expected a package such as `numpy >=2,<3`, found nothing", "remove it"),

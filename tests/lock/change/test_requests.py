@@ -50,6 +50,11 @@ def test_two_files_and_their_categories_are_locked_together(project: Project) ->
     assert project.run("add", "-f", "b.yml", "-f", "a.yml", "late").returncode == 0
     assert (project.folder / "b.yml").read_text(encoding="utf-8").endswith("  - base <2\n  - late\n")
     assert {p.name for p in project.read().packages if p.category == "docs"} >= {"extra", "late"}
+    elsewhere = json.loads(project.run("remove", "-f", "a.yml", "-f", "b.yml", "late", "--json").stdout)["error"]
+    assert elsewhere["commands"] == ["envforge remove -f b.yml -f a.yml late"]
+    fewer = json.loads(project.run("lock", "-f", "a.yml", "--check", "--json").stdout)["result"]["differences"]
+    assert [one["code"] for one in fewer] == ["sources"]
+    assert project.run("lock", "-f", "a.yml", "-f", "b.yml", "--variant", "cpu").returncode == 2
 
 
 def test_category_limits_the_lock_and_names_what_is_left_out(project: Project) -> None:

@@ -62,7 +62,7 @@ def test_netrc_is_used_without_a_first_rejection(home: Path) -> None:
 class OneAccount(keyring.backend.KeyringBackend):
     """A keyring with one account, which counts the look-ups."""
 
-    priority = 1  # type: ignore[assignment] # a property in the base class
+    priority = 1
     asked = 0
 
     def get_password(self, service: str, username: str) -> str | None:
@@ -77,7 +77,7 @@ class OneAccount(keyring.backend.KeyringBackend):
 
 
 def test_keyring_is_read_once_after_a_rejection() -> None:
-    before, account = keyring.get_keyring(), OneAccount()
+    before, account = keyring.get_keyring(), OneAccount()  # type: ignore[no-untyped-call] # keyring's own signature
     keyring.set_keyring(account)
     guarded, client = Guarded(), Client()
     try:

@@ -59,9 +59,8 @@ def test_every_package_has_a_layer() -> None:
 _NOT_CONVERTED = (
     "base/records.py",
     "cli/info.py",
-    "lock/child.py",
     "lock/condalock.py",
-    "lock/environment_file.py",
+    "lock/edit.py",
     "lock/inputs.py",
     "lock/lockfile.py",
     "lock/previous_lock.py",
@@ -69,7 +68,6 @@ _NOT_CONVERTED = (
     "lock/python_index.py",
     "lock/solver/answers.py",
     "lock/solver/request.py",
-    "lock/tee.py",
     "lock/transaction.py",
     "machine/record.py",
     "prefix/activation.py",
@@ -90,7 +88,6 @@ OWNERS: dict[str, dict[str, str]] = {
         "base/files.py": "the owner",
         "base/staging.py": "the owner of changes of a whole directory, which it undoes",
         "lock/transaction.py": "its journal lists the temporary files, which a later process renames",
-        "lock/tee.py": "until it is removed",
         "prefix/cache.py": "a verified download is moved within the cache",
         "prefix/clean.py": "moves a directory away before it is removed",
         "prefix/repair.py": "moves a file of the user away",
@@ -106,7 +103,7 @@ OWNERS: dict[str, dict[str, str]] = {
     "user info": {
         "base/urls.py": "the owner",
         "base/net.py": "`.username` of the keyring",
-        "lock/invariants.py": "compares the host, and is being replaced",
+        "lock/check.py": "compares the host, and is being replaced",
     },
     "parse": {
         "base/documents.py": "the owner",

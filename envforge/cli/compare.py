@@ -4,50 +4,47 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from envforge.cli.options import json_option
+from envforge.cli.options import FILE, Argument, JsonOption, Option, takes
 
 if TYPE_CHECKING:
     from envforge.verify.compare import Comparison
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
 _STDOUT = Path("-")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareOptions:
+    """The command line of ``envforge compare``."""
+
+    records: Annotated[tuple[Path, ...], Argument(metavar="A.json B.json ...", type=FILE)]
+    tolerance: Annotated[
+        float,
+        Option("Report speeds that differ by more than this.", type=click.FloatRange(min=0), metavar="PERCENT"),
+    ] = 10.0
+    markdown: Annotated[
+        Path | None,
+        Option(
+            "Write a Markdown report, to stdout unless you name a FILE.",
+            type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+            is_flag=False,
+            flag_value=_STDOUT,
+            metavar="[FILE]",
+        ),
+    ]
+    html: Annotated[Path | None, Option("Write an HTML report.", metavar="FILE")]
+    verbose: Annotated[bool, Option("Also show equal values.", "-v", "--verbose")]
+    as_json: JsonOption
+
+
 @click.command("compare")
-@click.argument("records", metavar="A.json B.json ...", nargs=-1, type=_FILE, required=True)
-@click.option(
-    "--tolerance",
-    type=click.FloatRange(min=0),
-    default=10.0,
-    show_default=True,
-    metavar="PERCENT",
-    help="Report speeds that differ by more than this.",
-)
-@click.option(
-    "--markdown",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    is_flag=False,
-    flag_value=_STDOUT,
-    metavar="[FILE]",
-    help="Write a Markdown report, to stdout unless you name a FILE.",
-)
-@click.option("--html", type=_FILE, metavar="FILE", help="Write an HTML report.")
-@click.option("-v", "--verbose", is_flag=True, help="Also show equal values.")
-@json_option()
-def compare(
-    *,
-    records: tuple[Path, ...],
-    tolerance: float,
-    markdown: Path | None,
-    html: Path | None,
-    verbose: bool,
-    as_json: bool,
-) -> None:
+@takes(CompareOptions)
+def compare(options: CompareOptions) -> None:
     """Compare the output of `envforge verify --json` from two machines or a fleet.
 
     Compares facts, speeds, and the verdicts of the checks. With three or more machines, envforge names those that
@@ -59,18 +56,18 @@ def compare(
     from envforge.cli.verify import write_report
     from envforge.verify.reports import comparison as shown
 
-    found = _compared(records, tolerance / 100)
-    if markdown not in (None, _STDOUT):
-        write_report(markdown, shown.to_markdown(found).encode())
-    if html is not None:
-        write_report(html, shown.to_html(found).encode())
-    if as_json:
+    found = _compared(options.records, options.tolerance / 100)
+    if options.markdown is not None and options.markdown != _STDOUT:
+        write_report(options.markdown, shown.to_markdown(found).encode())
+    if options.html is not None:
+        write_report(options.html, shown.to_html(found).encode())
+    if options.as_json:
         result = shown.to_json(found)
         click.echo(finding("compare", result) if found.different else success("compare", result))
-    elif markdown == _STDOUT:
+    elif options.markdown == _STDOUT:
         click.echo(shown.to_markdown(found), nl=False)
     else:
-        click.echo("\n".join(shown.to_words(found, 80, verbose=verbose)))
+        click.echo("\n".join(shown.to_words(found, 80, verbose=options.verbose)))
     # as `diff` does; durations, depths, and questions that one machine wasn't asked are no difference
     if found.different:
         raise click.exceptions.Exit(1)

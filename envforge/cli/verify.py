@@ -177,13 +177,6 @@ class _Group(click.Group):
         before, after = plain[: len(plain) - len(rest)], plain[len(plain) - len(rest) :]
         return [after[0], *before, *after[1:]] if after and after[0] in self.commands else plain
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in self.commands:
-            ctx.fail(f"No such command `{args[0]}`. Expected `machine`, `env`, or `train`.")
-        return super().resolve_command(ctx, args)
-
 
 @click.group("verify", cls=_Group, invoke_without_command=True, subcommand_metavar="[COMMAND]")
 @machine_option()

@@ -46,9 +46,8 @@ from envforge.project.locking import (
     locked_projects,
     obtain_lock,
 )
-from envforge.project.names import check_folder_name
 from envforge.project.place import Placement, check_target
-from envforge.project.plan import Project
+from envforge.project.plan import Project, check_folder_name
 from envforge.project.questions import Answer, Question, shown
 from envforge.project.template_source import Opened, open_template
 from envforge.project.templates import list_templates

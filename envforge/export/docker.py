@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from envforge.base.distribution import python_image
 from envforge.errors import EnvforgeError
-from envforge.export.source import Exported, Source, header
+from envforge.export.source import Exported, Source, header, need_sha256
 from envforge.lock.needs import requirements_of
 from envforge.lock.plan import Plan
 from envforge.lock.project import platform_hints
@@ -80,14 +80,7 @@ def _check_wheels(source: Source, plan: Plan, *, is_explicit: bool) -> None:
             command="envforge export dockerfile --lockfile conda-lock.yml",
             code="explicit-wheels",
         )
-    weak = [f"`{artifact.label}`" for artifact in plan.wheels if artifact.digest.algorithm != "sha256"]
-    if weak:
-        raise EnvforgeError(
-            f"`{source.name}` has no SHA-256 for {', '.join(weak)}, so micromamba and pip can't verify them",
-            hint="to record the SHA-256 of every file",
-            command="envforge lock",
-            code="no-sha256",
-        )
+    need_sha256(source, plan, "so micromamba and pip can't verify them")
     if not any(artifact.package.name == "pip" for artifact in plan.conda):
         raise EnvforgeError(
             f"`{source.name}` has wheels for `{plan.platform}`, but not the conda package `pip`, which micromamba "

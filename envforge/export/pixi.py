@@ -9,7 +9,7 @@ import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 
 from envforge.errors import EnvforgeError
-from envforge.export.source import Exported, Source, build_of, channel_of, header, python_of, subdir_of
+from envforge.export.source import Exported, Source, build_of, channel_of, header, need_sha256, python_of, subdir_of
 from envforge.lock.needs import requirements_of
 from envforge.lock.plan import Artifact, Plan, wheel_of
 from envforge.pytorch.matrix import load_matrix
@@ -155,11 +155,4 @@ def _refuse(source: Source, plan: Plan) -> None:
             command="envforge add python",
             code="no-python",
         )
-    weak = [f"`{artifact.label}`" for artifact in plan.wheels if artifact.digest.algorithm != "sha256"]
-    if weak:
-        raise EnvforgeError(
-            f"`{source.name}` has no SHA-256 for {', '.join(weak)}, and pixi doesn't accept MD5 for wheels",
-            hint="to record the SHA-256 of every file",
-            command="envforge lock",
-            code="no-sha256",
-        )
+    need_sha256(source, plan, "and pixi doesn't accept MD5 for wheels")

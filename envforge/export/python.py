@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from envforge.errors import EnvforgeError
-from envforge.export.source import Exported, Source, header, python_of
+from envforge.export.source import Exported, Source, header, need_sha256, python_of
 from envforge.lock.names import NameMapping
 from envforge.lock.plan import Artifact, Plan, wheel_of
 
@@ -117,14 +117,7 @@ def _refuse_weak(source: Source, plan: Plan) -> None:
             command=f"envforge export explicit --platform {plan.platform}",
             code="no-wheels",
         )
-    weak = [f"`{artifact.label}`" for artifact in plan.wheels if artifact.digest.algorithm != "sha256"]
-    if weak:
-        raise EnvforgeError(
-            f"`{source.name}` has no SHA-256 for {', '.join(weak)}, and pip and uv don't accept MD5",
-            hint="to record the SHA-256 of every file",
-            command="envforge lock",
-            code="no-sha256",
-        )
+    need_sha256(source, plan, "and pip and uv don't accept MD5")
 
 
 def _minor(python: str) -> str:

@@ -97,6 +97,18 @@ def python_of(plan: Plan) -> str | None:
     return next((a.package.version for a in plan.conda if a.package.name == "python"), None)
 
 
+def need_sha256(source: Source, plan: Plan, why: str) -> None:
+    """Raise ``EnvforgeError`` if a wheel has only an MD5; ``why`` says who doesn't accept it."""
+    weak = [f"`{artifact.label}`" for artifact in plan.wheels if artifact.digest.algorithm != "sha256"]
+    if weak:
+        raise EnvforgeError(
+            f"`{source.name}` has no SHA-256 for {', '.join(weak)}, {why}",
+            hint="to record the SHA-256 of every file",
+            command="envforge lock",
+            code="no-sha256",
+        )
+
+
 def header(source: Source, *lines: str) -> str:
     """Return the comment at the top of an export: its source and how to use it."""
     made = f"{MARK} from {source.name}. To change this file, export it again."

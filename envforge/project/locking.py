@@ -24,7 +24,6 @@ from envforge.lock.environment_spec import (
     EnvironmentTexts,
     render_texts,
 )
-from envforge.lock.solver.channels import ALIAS
 from envforge.machine.values import Machine
 from envforge.project.plan import Project
 from envforge.pytorch.matrix import Matrix
@@ -206,7 +205,6 @@ def request_aside(texts: EnvironmentTexts, way: LockWay) -> Iterator[LockRequest
         )
 
 
-_CHANNEL = f"{ALIAS}/conda-forge"
 _ANSWER_S = 4.0
 _PREFERRED = "is the best build with a lockfile in the catalogue"
 
@@ -270,7 +268,9 @@ def _with_build(project: Project, query: BuildQuery, build: Build) -> Project | 
 
 def unreachable_host(project: Project, mirrors: Mirrors) -> str | None:
     """Return the first server needed for a solve that doesn't answer within a few seconds; None if all answer."""
-    urls = [_CHANNEL, *dict.fromkeys(selection.index_url for selection in project.selections)]
+    from envforge.lock.solver.channels import ALIAS  # noqa: PLC0415 - imports rattler, and only a solve needs it
+
+    urls = [f"{ALIAS}/conda-forge", *dict.fromkeys(selection.index_url for selection in project.selections)]
     return _first_silent([mirrors.to_mirror(url) for url in urls])
 
 

@@ -57,7 +57,7 @@ class CatalogueOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ShowOptions:
+class ShowEntryOptions:
     """The command line of ``envforge lockfiles show``."""
 
     name: Annotated[str, Argument()]
@@ -150,8 +150,8 @@ def list_entries(options: CatalogueOptions) -> None:
 
 
 @lockfiles.command("show", short_help="Show the contents, requirements, and publisher of a lockfile.")
-@takes(ShowOptions)
-def show_entry(options: ShowOptions) -> None:
+@takes(ShowEntryOptions)
+def show_entry(options: ShowEntryOptions) -> None:
     """Show the contents of the lockfile NAME, its requirements, and its publisher."""
     from envforge.base.envelope import success
     from envforge.catalogue.directory import entry_named, open_catalogue

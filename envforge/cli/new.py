@@ -144,7 +144,7 @@ class Smoke:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class NewResult:
     """What ``new`` did: the project, and what ``--install`` and ``--smoke`` did with it."""
 
     created: Created
@@ -169,7 +169,7 @@ def new(options: NewOptions) -> None:
     transaction.
     """
     with open_template(_named(options.template), Path()) as opened:
-        outcome = Outcome(created=_create(options, opened))
+        outcome = NewResult(created=_create(options, opened))
     if not options.as_json:
         _print_created(options, outcome.created)
     if not options.dry_run:
@@ -376,7 +376,7 @@ def _install(options: NewOptions, created: Created) -> Installed:
     return installed
 
 
-def _run_smoke_test(options: NewOptions, outcome: Outcome) -> Smoke:
+def _run_smoke_test(options: NewOptions, outcome: NewResult) -> Smoke:
     """Run the smoke test in the environment or in this interpreter; a GPU is used only by the lockfile's own build."""
     from envforge.machine.profiles import load_machine
     from envforge.project.smoke import (
@@ -419,7 +419,7 @@ def _run_smoke_test(options: NewOptions, outcome: Outcome) -> Smoke:
     return result
 
 
-def _next_commands(outcome: Outcome) -> tuple[str, ...]:
+def _next_commands(outcome: NewResult) -> tuple[str, ...]:
     """Return the commands that come next, ready to be pasted."""
     created = outcome.created
     commands = [f"cd {shlex.quote(str(created.target))}"]
@@ -464,7 +464,7 @@ def _print_created(options: NewOptions, created: Created) -> None:
         click.echo(f"warning: {warning}", err=True)
 
 
-def _print_next(outcome: Outcome) -> None:
+def _print_next(outcome: NewResult) -> None:
     """Print the commands that come next."""
     if outcome.created.dry_run or (outcome.smoke is not None and outcome.smoke.shows_commands):
         return  # the report of the smoke test ends with the same commands
@@ -535,7 +535,7 @@ def _action(file: PlannedFile, placement: Placement) -> str:
     return "unchanged" if file.path in placement.unchanged else "create"
 
 
-def _to_json(outcome: Outcome) -> Json:
+def _to_json(outcome: NewResult) -> Json:
     created = outcome.created
     project = created.project
     selections: list[Json] = [dict(selection_to_json(selection, candidates=False)) for selection in project.selections]
@@ -567,13 +567,13 @@ def _to_json(outcome: Outcome) -> Json:
     }
 
 
-def _install_json(outcome: Outcome) -> Json:
+def _install_json(outcome: NewResult) -> Json:
     installed = outcome.installed
     if installed is None:
         return None
     return {"prefix": str(installed.prefix), "packages": installed.packages, "outcome": installed.outcome}
 
 
-def _smoke_json(outcome: Outcome) -> Json:
+def _smoke_json(outcome: NewResult) -> Json:
     smoke = outcome.smoke
     return None if smoke is None else {"ran": smoke.ran, "gpu": smoke.gpu, "reason": smoke.reason or None}

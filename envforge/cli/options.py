@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from envforge.prefix.locate import Meant
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-Command = Callable[..., Any]
 _T = TypeVar("_T")
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -81,7 +80,7 @@ def takes(kind: type[_T]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     A field whose type is a dataclass adds the options of that dataclass in its place.
     """
 
-    def decorate(command: Command) -> Command:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def with_options(*context: Any, **values: Any) -> Any:
             return command(*context, _collect(kind, values))
@@ -91,7 +90,7 @@ def takes(kind: type[_T]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return decorate
 
 
-def _add(kind: Any, command: Command) -> Command:
+def _add(kind: Any, command: Callable[..., Any]) -> Callable[..., Any]:
     for parameter in reversed([*_parameters(kind)]):
         command = parameter(command)
     return command
@@ -292,7 +291,7 @@ def cache_option() -> Decorator:
     return add_option("cache", CacheOption)
 
 
-def prefix_options(command: Command) -> Command:
+def prefix_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--prefix`` and ``--name``, whose values ``meant`` accepts."""
     return _add(EnvironmentOptions, command)
 
@@ -351,7 +350,7 @@ def default_lock() -> Path:
     return project_here() / LOCK_NAME
 
 
-def file_options(command: Command) -> Command:
+def file_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--file`` and ``--lockfile``; pass the value of the first to ``environment_of``."""
     return _add(FileOptions, command)
 

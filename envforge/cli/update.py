@@ -28,14 +28,14 @@ from envforge.cli.options import (
 from envforge.cli.project_options import LockOptions, RequirementOption, SelectionOptions, TemplateOptions
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.environment_spec import LOCK_FILE
-from envforge.project.changes import Change, is_text
+from envforge.project.changes import FileChange, is_text
 from envforge.project.update import Locks, Update
 
 if TYPE_CHECKING:
     from envforge.machine.values import Machine
     from envforge.project.locking import BuildQuery
     from envforge.project.record import ProjectRecord
-    from envforge.project.update import Locks, Update, Wishes
+    from envforge.project.update import Locks, Update, UpdateRequest
     from envforge.pytorch.selection import Request
 
 _SELECTION = ("cuda", "torch", "python", "platforms", "prefer", "torch_index")
@@ -133,14 +133,14 @@ def _record(options: UpdateOptions, folder: Path) -> ProjectRecord:
     return need_project_file(folder)
 
 
-def _wishes(options: UpdateOptions, record: ProjectRecord, folder: Path) -> tuple[Wishes, BuildQuery | None]:
+def _wishes(options: UpdateOptions, record: ProjectRecord, folder: Path) -> tuple[UpdateRequest, BuildQuery | None]:
     """Return the wishes, and what their builds are selected from, unless the builds are kept."""
     from envforge.machine.record import machine_to_json, redact
     from envforge.project.locking import BuildQuery
-    from envforge.project.update import Wishes
+    from envforge.project.update import UpdateRequest
     from envforge.pytorch.matrix import load_matrix
 
-    wishes = Wishes(
+    wishes = UpdateRequest(
         variables=options.wishes.var,
         with_groups=options.wishes.with_groups,
         without_groups=options.wishes.without_groups,
@@ -274,7 +274,7 @@ def _print_update(options: UpdateOptions, update: Update, locks: Locks, *, writt
         click.echo(f"\n{_files(len(conflicts))} with conflicts; resolve them, then commit", err=True)
 
 
-def _diff_of(change: Change) -> str:
+def _diff_of(change: FileChange) -> str:
     """Return a change as a unified diff; for a binary file, only that it differs."""
     if not change.writes:
         return ""

@@ -18,7 +18,7 @@ from envforge.export.docker import dockerfile
 from envforge.export.fleet import PROGRAM, kubernetes, skypilot, slurm
 from envforge.export.pixi import pixi
 from envforge.export.python import pylock, requirements
-from envforge.export.source import MARK, Exported, Source
+from envforge.export.source import MARK, Exported, LockSource
 
 _SHEBANG = b"#!/bin/bash\n"  # precedes MARK in a script
 
@@ -31,7 +31,7 @@ class Format:
     describes them. ``installs_envforge`` means that the file installs envforge, or contains the command for it.
     """
 
-    render: Callable[[Source], Exported]
+    render: Callable[[LockSource], Exported]
     file_name: str
     beside: str = ""
     pattern: str = ".*"

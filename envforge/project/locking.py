@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from envforge.catalogue.address import Chosen
     from envforge.lock.request import LockRequest, Step
 
-Origin = Literal["catalogue", "solved", "to-solve", "none"]
+LockOrigin = Literal["catalogue", "solved", "to-solve", "none"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +58,7 @@ class ProjectLock:
     catalogue, it is the date of the newest record in the lock.
     """
 
-    origin: Origin
+    origin: LockOrigin
     text: str | None = None
     entry: str = ""
     publisher: str = ""

@@ -26,7 +26,7 @@ from envforge.cli import main
 from envforge.cli.export import FormatName
 from envforge.errors import EnvforgeError
 from envforge.export import FORMATS
-from envforge.export.source import Source, read_source
+from envforge.export.source import LockSource, read_source
 from envforge.lock.lockfile import LockedPackage, Lockfile, parse_lockfile, read_lockfile
 from envforge.lock.names import NameMapping
 from envforge.lock.plan import make_plan, parse_explicit
@@ -37,7 +37,7 @@ CU118_LOCK = CATALOGUE / "image-classification" / "cu118-linux-64.conda-lock.yml
 WHERE = Path("conda-lock.yml")
 
 
-def _source(lockfile: Lockfile, *platforms: str) -> Source:
+def _source(lockfile: Lockfile, *platforms: str) -> LockSource:
     return read_source(lockfile, WHERE, platforms or lockfile.platforms)
 
 

@@ -11,15 +11,15 @@ import click
 
 from envforge.cli.options import (
     chosen_mirrors,
-    environment_of,
     file_options,
     json_option,
     mirror_option,
+    sources_of,
     warn_of_incomplete_environment,
 )
 
 if TYPE_CHECKING:
-    from envforge.lock.environment_file import Edit
+    from envforge.lock.edit import Edit
     from envforge.lock.request import LockReport, LockRequest
 
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class ChangeOptions:
     """The files to change, and how."""
 
-    file: Path | None
+    files: tuple[Path, ...]
     lockfile: Path | None
     mirrors: tuple[str, ...]
     dry_run: bool
@@ -46,9 +46,10 @@ def run_change(command: str, options: ChangeOptions, edit: Callable[[str, str], 
     from envforge.lock.locking import change
     from envforge.lock.request import LockRequest
 
-    environment = environment_of(options.file)
+    environment, *others = sources_of(options.files)
     request = LockRequest(
         environment=environment,
+        others=tuple(others),
         lockfile=options.lockfile or environment.with_name("conda-lock.yml"),
         mirrors=chosen_mirrors(options.mirrors),
     )
@@ -95,11 +96,11 @@ def add(*, packages: tuple[str, ...], is_pip: bool, **options: object) -> None:
     environment.yml already lists the package, its version constraint is replaced. Comments and order are preserved, and
     locked versions are kept if possible. If the lock fails, neither file changes.
     """
-    from envforge.lock import environment_file
+    from envforge.lock import edit
 
     chosen = ChangeOptions(**options)  # type: ignore[arg-type] # click gives each field its type
-    wanted = environment_file.parse_wanted(packages, "pip" if is_pip else "conda")
-    run_change("add", chosen, lambda text, where: environment_file.add(text, wanted, where))
+    new = edit.parse_packages(packages, "pip" if is_pip else "conda")
+    run_change("add", chosen, lambda text, where: edit.add(text, new, where))
 
 
 @click.command("remove")
@@ -112,7 +113,8 @@ def remove(*, packages: tuple[str, ...], **options: object) -> None:
     PACKAGE is the name of a conda package or of a wheel under `pip:`. Dependencies that no other package needs are
     removed from the lockfile; all other versions are kept. If the lock fails, neither file changes.
     """
-    from envforge.lock import environment_file
+    from envforge.lock import edit
 
     chosen = ChangeOptions(**options)  # type: ignore[arg-type] # click gives each field its type
-    run_change("remove", chosen, lambda text, where: environment_file.remove(text, packages, where))
+    others = sources_of(chosen.files)[1:]
+    run_change("remove", chosen, lambda text, where: edit.remove(text, packages, where, others))

@@ -70,9 +70,9 @@ class _Options:
 
     def bundled_lock(self, bundle: Bundle) -> tuple[Path, str]:
         """Return the bundle's lockfile: the project's own if it is the same, else a copy in the cache, and a note."""
+        from envforge.base.files import write_atomic
         from envforge.errors import Hint, RequestError
         from envforge.prefix.cache import Store, default_root
-        from envforge.prefix.journal import write_atomic_bytes
 
         if self.variant is not None:
             raise RequestError(
@@ -94,7 +94,7 @@ class _Options:
                 code="two-locks",
             )
         kept = Store((self.cache or default_root()).absolute()).bundled_lock(bundle.lock)
-        write_atomic_bytes(kept, bundle.lock)
+        write_atomic(kept, bundle.lock)
         note = f"note: installing the lockfile of {bundle.path}, which differs from {near}"
         return kept, note if near.exists() else ""
 
@@ -224,16 +224,18 @@ def _require_agreement(lockfile: Path) -> None:
     """Raise ``EnvforgeError`` if the environment.yml next to the lockfile requires something else than is locked."""
     from envforge.errors import EnvforgeError, Hint
     from envforge.lock.check import check_lock
-    from envforge.lock.project import lock_command
+    from envforge.lock.lockfile import read_lockfile
+    from envforge.lock.project import lock_command, recorded_sources
 
-    environment = lockfile.with_name("environment.yml")
+    environment, *others = recorded_sources(lockfile)
     if not environment.exists():
         raise EnvforgeError(
             f"`{environment}` does not exist, so `{lockfile}` can't be compared with it, but `--locked` was provided",
             hint="to install the lockfile as it is, omit `--locked`",
             code="unreadable-input",
         )
-    differences = check_lock(environment, lockfile)
+    categories = read_lockfile(lockfile).categories
+    differences = check_lock(environment, lockfile, others=tuple(others), categories=categories)
     if differences:
         raise EnvforgeError(
             f"the lockfile `{lockfile}` needs to be updated to match `{environment}`, but `--locked` was provided:"
@@ -249,11 +251,12 @@ def _require_agreement(lockfile: Path) -> None:
 def _staleness(lockfile: Path) -> str:
     """Return a warning if envforge made the lockfile from another environment.yml than the one next to it."""
     from envforge.errors import EnvforgeError, Hint
-    from envforge.lock.inputs import read_inputs
+    from envforge.lock.inputs import recorded_sha256
     from envforge.lock.lockfile import INPUT_SHA256, LockfileError, read_lockfile
-    from envforge.lock.project import lock_command
+    from envforge.lock.project import lock_command, recorded_sources
 
-    environment = lockfile.with_name("environment.yml")
+    files = recorded_sources(lockfile)
+    environment = files[0]
     if not environment.is_file():
         return ""
     try:
@@ -263,7 +266,7 @@ def _staleness(lockfile: Path) -> str:
     if made_from is None:
         return ""
     try:
-        if read_inputs(environment, None).sha256 == made_from:
+        if recorded_sha256(files) == made_from:
             return ""
     except EnvforgeError as error:
         return f"{error.message}; the lockfile can't be compared with it, and is installed as it is"

@@ -10,10 +10,10 @@ import click
 
 from envforge.cli.options import (
     chosen_mirrors,
-    environment_of,
     file_options,
     json_option,
     mirror_option,
+    sources_of,
     warn_of_incomplete_environment,
 )
 from envforge.cli.progress import show_progress
@@ -29,9 +29,10 @@ _SHOWN = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Options:
-    file: Path | None
+    files: tuple[Path, ...]
     lockfile: Path | None
     platforms: tuple[str, ...]
+    categories: tuple[str, ...]
     conda_exe: Path | None
     mirrors: tuple[str, ...]
     verify_hashes: bool
@@ -40,17 +41,16 @@ class _Options:
     exclude_newer: str | None
     variants: tuple[str, ...]
 
-    @property
-    def environment(self) -> Path:
-        return environment_of(self.file)
-
     def request(self) -> LockRequest:
         from envforge.lock.request import LockRequest
 
+        environment, *others = sources_of(self.files)
         return LockRequest(
-            environment=self.environment,
-            lockfile=self.lockfile or self.environment.with_name("conda-lock.yml"),
+            environment=environment,
+            others=tuple(others),
+            lockfile=self.lockfile or environment.with_name("conda-lock.yml"),
             platforms=self.platforms,
+            categories=self.categories,
             conda_exe=self.conda_exe,
             mirrors=chosen_mirrors(self.mirrors),
             verify_hashes=self.verify_hashes,
@@ -90,6 +90,13 @@ class _Options:
     "platforms",
     multiple=True,
     help="Lock for this platform instead of those in FILE. May be provided more than once.",
+)
+@click.option(
+    "--category",
+    "categories",
+    multiple=True,
+    metavar="NAME",
+    help="Lock only the environment files of this category. May be provided more than once.  [default: all]",
 )
 @click.option(
     "--check",
@@ -225,7 +232,12 @@ def _check(options: _Options, *, as_json: bool) -> None:
                 code="lockfile-unreadable",
             )
         differences = check_lock(
-            request.environment, request.lockfile, platforms=request.platforms, exclude_newer=request.exclude_newer
+            request.environment,
+            request.lockfile,
+            platforms=request.platforms,
+            exclude_newer=request.exclude_newer,
+            others=request.others,
+            categories=request.categories,
         )
     if as_json:
         result: Json = {"differences": [_difference(difference) for difference in differences]}

@@ -338,13 +338,13 @@ def _run_hooks(created: Created, *, trust: bool) -> None:
 
 def _install(options: NewOptions, created: Created) -> Installed:
     """Install the lockfile into the project; a failure keeps the project."""
-    from envforge.base.net import without_credentials
+    from envforge.base.urls import show_url
     from envforge.cli.progress import shown_progress
     from envforge.prefix.install import install
     from envforge.prefix.values import InstallRequest
 
     enter = f"cd {shlex.quote(str(created.target))} &&"
-    mirrors = "".join(f" --mirror {shlex.quote(without_credentials(rule))}" for rule in options.lock.mirrors)
+    mirrors = "".join(f" --mirror {shlex.quote(show_url(rule))}" for rule in options.lock.mirrors)
     later = f"{enter} envforge install{mirrors}"
     cache = os.environ.get("ENVFORGE_CACHE")
     if not options.as_json:

@@ -192,7 +192,7 @@ def repeated_command(changes: Mapping[str, str | bool | None]) -> str:
     """
     from click.core import ParameterSource
 
-    from envforge.base.net import without_credentials
+    from envforge.base.urls import show_url
 
     context = click.get_current_context()
     words = context.command_path.split()
@@ -206,7 +206,7 @@ def repeated_command(changes: Mapping[str, str | bool | None]) -> str:
             if each is None or each is False:
                 continue
             words += [] if isinstance(parameter, click.Argument) else [max(parameter.opts, key=len)]
-            words += [] if each is True else [without_credentials(str(each))]
+            words += [] if each is True else [show_url(str(each))]
     return shlex.join(["envforge", *words[1:]])
 
 
@@ -355,11 +355,11 @@ def file_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return _add(FileOptions, command)
 
 
-def environment_of(file: Path | None) -> Path:
-    """Return the file of ``--file``, or else environment.yml of the project around the current directory."""
-    from envforge.lock.project import find_environment
+def sources_of(files: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return the files of ``--file``, or else those of the project around the current directory."""
+    from envforge.lock.project import find_sources
 
-    return file or find_environment(Path())
+    return tuple(dict.fromkeys(files)) or find_sources(Path())
 
 
 def variant(what: str) -> Option:

@@ -83,7 +83,7 @@ def find_situation(place: Place, asked: Asked, chosen: Chosen, means: Means) -> 
         questions=tuple(question for question in chosen.questions if question not in missing),
         depth=chosen.depth,
         limit_s=means.limit_s,
-        only=_ids(chosen),
+        needs=chosen.needs,
         say=means.say,
     )
     return situation, Surroundings(asked=asked, project=facts, absent=absent)
@@ -93,13 +93,6 @@ def project_and_lock(place: Place, platform: str) -> tuple[Path | None, Path | N
     """Return the project around the current directory and the lockfile to compare with, whether or not it exists."""
     project = project_folder(place.folder)
     return project, _lock(place, project, _meant(place, project), platform)
-
-
-def _ids(chosen: Chosen) -> frozenset[str] | None:
-    """Return the ids of the chosen checks; None, which is all, if a team's check doesn't declare what it needs."""
-    if any(check.group == "own" and check.observe is None for check in chosen.checks):
-        return None
-    return frozenset(check.id for check in chosen.checks)
 
 
 def _meant(place: Place, project: Path | None) -> Meant | None:

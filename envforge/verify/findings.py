@@ -140,7 +140,7 @@ def on_each_device(judge: OfDevice) -> Judge:
 def check_of_device(identity: str, title: str, why: str, judge: OfDevice, **more: Any) -> Check:
     """Return a check with one judgement per device; ``more`` are other fields of the check."""
     usual: dict[str, Any] = {"severity": Verdict.FAIL, "cost": "default"}
-    values = usual | more
+    values = usual | more | {"needs": NEEDS.get(identity, ())}
     return Check(id=identity, question="training", title=title, why=why, judge=on_each_device(judge), **values)
 
 

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from envforge.verify.environment import gpus, imports, packages
 from envforge.verify.values import Check
 
-CHECKS: tuple[Check, ...] = (*packages.CHECKS, *imports.CHECKS, *gpus.CHECKS)
+_NEEDS = {
+    "environment-missing": (),
+    "environment-drift": ("audit",),
+    "files-changed": ("audit",),
+    "packages-twice": ("audit",),
+}
+CHECKS: tuple[Check, ...] = tuple(
+    replace(check, needs=_NEEDS.get(check.id, ("python",)))
+    for check in (*packages.CHECKS, *imports.CHECKS, *gpus.CHECKS)
+)

@@ -1,7 +1,4 @@
-"""Observe the environment: its prefix, its audit, and what its Python loads.
-
-A test compares the lists with the checks.
-"""
+"""Observe the environment: its prefix, its audit, and what its Python loads."""
 
 from __future__ import annotations
 
@@ -41,22 +38,6 @@ from envforge.verify.values import Signal
 
 if TYPE_CHECKING:
     from envforge.verify.observe import Situation
-
-AUDIT = ("environment-drift", "files-changed", "packages-twice")
-PYTHON = (
-    "torch-import-failed",
-    "import-isolation",
-    "library-from-outside",
-    "openmp-twice",
-    "numpy-abi",
-    "cpu-build-in-gpu-lock",
-    "torch-version",
-    "library-versions",
-    "torch-sees-no-gpu",
-    "torch-gpu-count",
-    "arch-not-in-torch",
-    "compile-toolchain",
-)
 
 
 def prefix_state(prefix: Path | None) -> tuple[str, str]:  # noqa: PLR0911 - one line for each state
@@ -163,7 +144,7 @@ def observe_environment(situation: Situation) -> EnvironmentFacts:
     machine = probe(situation.world)
     state, text = prefix_state(situation.prefix)
     parts: dict[str, Any] = {}
-    if not situation.wants(*PYTHON):
+    if not situation.wants("python"):
         parts = _without_python(_NOT_WANTED)
     elif situation.prefix is not None and (python := python_of(situation.prefix)) is not None:
         parts = _ask(situation, situation.prefix, python)
@@ -171,7 +152,7 @@ def observe_environment(situation: Situation) -> EnvironmentFacts:
         parts = _without_python(f"no Python in `{situation.prefix}`")
     else:
         parts = _without_python(text)
-    if not situation.wants(*AUDIT):
+    if not situation.wants("audit"):
         parts["audit"] = Signal(unreadable=_NOT_WANTED)
     elif situation.prefix is not None and state in ("finished", "foreign"):
         situation.say("comparing the environment with its lockfile")

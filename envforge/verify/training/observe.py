@@ -178,7 +178,7 @@ def observe_training(situation: Situation) -> TrainingFacts:
         # one after the other, so that no device slows another
         devices = tuple(filter(None, (_measure(plan, name, why) for name in names)))
         facts = replace(facts, devices=devices, no_gpu=no_gpu)
-        if (gpus > 1 or situation.depth == "deep") and situation.wants("all-reduce-wrong"):
+        if (gpus > 1 or situation.depth == "deep") and situation.wants("collective"):
             facts = _with_collective(facts, plan, gpus)
     return facts
 
@@ -208,7 +208,7 @@ def measures_of(depth: Cost, *, has_project: bool, on_gpu: bool) -> tuple[str, .
 
 def wanted_measures(situation: Situation, measures: tuple[str, ...]) -> tuple[str, ...]:
     """Return the measurements that a selected check needs."""
-    wanted = {need for check, needs in NEEDS.items() if situation.wants(check) for need in needs}
+    wanted = {need for needs in NEEDS.values() for need in needs if situation.wants(need)}
     if not wanted.isdisjoint(NEEDS_PROJECT):
         wanted.add("project")
     if wanted:

@@ -53,7 +53,7 @@ def test_a_sound_project_on_a_cpu_passes_what_was_asked(training: TrainingFacts)
 def test_two_processes_on_a_cpu_add_up_by_torchrun(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     asked = situation(folder=tmp_path, prefix=PREFIX, depth="deep")
-    facts = observe_training(replace(asked, only=frozenset({"all-reduce-wrong"})))
+    facts = observe_training(replace(asked, needs=frozenset({"collective"})))
     assert facts.collective.value is not None, facts.collective.unreadable
     assert (facts.collective.value.backend, facts.collective.value.sums) == ("gloo", (3.0, 3.0))
 

@@ -106,11 +106,13 @@ def _built_in() -> Iterator[tuple[Check, str]]:
     """Yield the checks of envforge in the order of reports."""
     from envforge.verify.environment import checks as environment  # noqa: PLC0415 - imports all that checks need
     from envforge.verify.machine import checks as machine  # noqa: PLC0415
-    from envforge.verify.training import checks as training  # noqa: PLC0415
+    from envforge.verify.training import devices, learning, speed, updates  # noqa: PLC0415
 
     yield from ((found, __name__) for found in CHECKS)
-    for module in (machine, environment, training):
-        yield from ((found, module.__name__) for found in module.CHECKS)
+    for old in (machine, environment):
+        yield from ((found, old.__name__) for found in old.CHECKS)
+    for module in (devices, learning, updates, speed):
+        yield from ((found, module.__name__) for found in checks_in(module))
 
 
 def _offered() -> Iterator[tuple[Check, str]]:

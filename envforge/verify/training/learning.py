@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from envforge.verify.findings import absent, check_of_device, failed, info, passed, skipped, warned
-from envforge.verify.machine.judging import counted
+from envforge.verify.judging import counted
 from envforge.verify.training.facts import DeviceFacts, LearningFacts
 from envforge.verify.values import Judgement, Verdict
 

@@ -17,7 +17,7 @@ from envforge.verify.findings import (
     skipped,
     subject_of,
 )
-from envforge.verify.machine.judging import counted
+from envforge.verify.judging import counted
 from envforge.verify.training.facts import DeviceFacts, KernelFacts, RepeatFacts, ScalerFacts, TrainingFacts
 from envforge.verify.training.learning import cause_of
 from envforge.verify.values import Check, Judgement, Signal, Verdict

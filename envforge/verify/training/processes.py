@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from envforge.verify.findings import failed, info, on_each_device, on_training, passed, skipped
-from envforge.verify.machine.judging import counted
+from envforge.verify.judging import counted
 from envforge.verify.training.facts import DeviceFacts, TrainingFacts
 from envforge.verify.values import Check, Judgement, Verdict
 

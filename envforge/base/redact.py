@@ -32,7 +32,9 @@ def _changed(value: Any, change: Callable[[str], str]) -> Any:
 
 def quoted(path: str) -> str:
     """Quote a path for a shell; ``~`` at its start keeps its meaning."""
-    return path if _PLAIN.fullmatch(path) else shlex.quote(path)
+    if _PLAIN.fullmatch(path):
+        return path
+    return f"~/{shlex.quote(path[2:])}" if path.startswith("~/") else shlex.quote(path)
 
 
 def lock_command(platforms: Iterable[str]) -> str:

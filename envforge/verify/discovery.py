@@ -31,8 +31,8 @@ from envforge.prefix.locate import Meant, check_usable, meant_prefix
 from envforge.project.record import read_project_file
 from envforge.verify.checks import Chosen, choose
 from envforge.verify.environment.observe import prefix_state
+from envforge.verify.machine.case import CONDITION_CHECKS
 from envforge.verify.machine.facts import DriverFacts, LockNeeds, MachineFacts, SystemFacts
-from envforge.verify.machine.judging import CONDITION_CHECKS
 from envforge.verify.machine.observe import read_lock_needs
 from envforge.verify.machine.reference_data import matrix
 from envforge.verify.observe import Situation, Surroundings

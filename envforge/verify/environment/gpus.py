@@ -17,7 +17,7 @@ from envforge.verify.findings import (
     unknown,
     without_library_path,
 )
-from envforge.verify.machine.judging import counted
+from envforge.verify.judging import counted
 from envforge.verify.values import Check, Judgement, Verdict
 
 _TEGRA = ("5.3", "6.2", "7.2", "8.7")  # compute capabilities of Jetson chips

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from envforge.verify.environment.facts import AuditFinding, EnvironmentFacts
 from envforge.verify.findings import info, on_environment, passed, repair_command, skipped, unknown, with_prefix
-from envforge.verify.machine.judging import counted
+from envforge.verify.judging import counted
 from envforge.verify.values import Check, Judgement, Verdict
 
 _FILES = ("file-changed", "file-missing", "file-stray")

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, TypeVar
 
 from envforge.machine.driver_health import SOURCES
 from envforge.machine.nvidia_text import clean
 from envforge.machine.values import Gpu
-from envforge.verify.values import Signal
+from envforge.verify.values import Signal, SignalCode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +32,11 @@ class Mode:
 
     current: bool
     pending: bool
+
+    @property
+    def words(self) -> str:
+        """Both modes, such as ``on now, and off after the next reset``."""
+        return f"{'on' if self.current else 'off'} now, and {'on' if self.pending else 'off'} after the next reset"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +113,6 @@ class GpuFacts:
 
 
 NO_LOCK = "no lockfile"
-OLD_NO_LOCK = "there is no lock here"  # records of envforge 0.1.0 contain this string
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,8 +221,8 @@ class SystemFacts:
     locked_memory: Signal[Bound] = field(default_factory=Signal)
     cpu: Signal[Cpu] = field(default_factory=Signal)
     clock_kept: Signal[bool] = field(default_factory=Signal)
-    now: Signal[str] = field(default_factory=Signal)
-    newest_file: Signal[str] = field(default_factory=Signal)
+    now: Signal[datetime] = field(default_factory=Signal)
+    newest_file: Signal[datetime] = field(default_factory=Signal)
     xids: Signal[tuple[XidEvent, ...]] = field(default_factory=Signal)
 
 
@@ -270,14 +275,12 @@ class MachineFacts:
 
 T = TypeVar("T")
 
-NOT_SUPPORTED = "not supported by this GPU or its driver"
-NO_PERMISSION = "no permission to read it"
-NO_ANSWER = "the driver did not respond in time, or crashed the process that queried it"
-_MEANINGS = {
-    3: NOT_SUPPORTED,
-    13: NOT_SUPPORTED,
-    4: NO_PERMISSION,
-}  # NVML's codes: not supported, no function, no permission
+_REASONS: Mapping[int, tuple[str, SignalCode]] = {  # by NVML's number of the error
+    3: ("not supported by this GPU or its driver", "not-supported"),
+    13: ("not supported by this GPU or its driver", "not-supported"),  # the driver lacks the function
+    4: ("no permission to read it", "no-permission"),
+}
+_NO_ANSWER = "the driver did not respond in time, or crashed the process that queried it"
 
 Answers = Mapping[tuple[int, str], Mapping[str, Any]]
 
@@ -336,12 +339,14 @@ def _signal(gpu: int, key: str, read: Callable[[Any], T], answers: Answers) -> S
         return Signal(value=read(answer["value"]), source=source)
     handle = answers.get((gpu, "handle"), {})
     error = answer["error"] if answer is not None else handle.get("error")
-    return Signal(source=source, unreadable=_reason(error) if error else NO_ANSWER)
-
-
-def _reason(error: Mapping[str, Any]) -> str:
-    code, text = error["code"], clean(str(error["text"]))
-    return _MEANINGS.get(code, f"NVML error {code}: {text}")
+    if not error:
+        return Signal(source=source, unreadable=_NO_ANSWER, code="no-answer")
+    number, text = error["code"], clean(str(error["text"]))
+    if number in _REASONS:
+        reason, code = _REASONS[number]
+        return Signal(source=source, unreadable=reason, code=code)
+    is_lost = number in (15, 16)  # NVML_ERROR_GPU_IS_LOST and NVML_ERROR_RESET_REQUIRED
+    return Signal(source=source, unreadable=f"NVML error {number}: {text}", code="gpu-lost" if is_lost else None)
 
 
 def _mode(value: list[int]) -> Mode:

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from envforge.verify.checks import judge
-from envforge.verify.machine.checks import CHECKS
 from envforge.verify.record import Record
 from envforge.verify.values import Verdict
-from tests.verify.machine.scenes import CUDA_LOCK, MODULE, Scene, pci
+from tests.verify.machine.scenes import CHECKS, CUDA_LOCK, MODULE, Scene, pci
 
 DATA = Path(__file__).parents[3].parent / "shared" / "data" / "nvidia-smi"
 Programs = dict[tuple[str, ...], tuple[int, str]]

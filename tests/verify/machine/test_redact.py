@@ -8,11 +8,10 @@ from pathlib import Path
 
 from envforge.machine.world import Space
 from envforge.verify.checks import judge
-from envforge.verify.machine.checks import CHECKS
 from envforge.verify.machine.redact import redacted
 from envforge.verify.record import Record, record_to_json
 from tests.verify.machine.scenarios import HEALTHY
-from tests.verify.machine.scenes import FakeCalls, Scene, a100, findings, machine
+from tests.verify.machine.scenes import CHECKS, FakeCalls, Scene, a100, findings, machine
 
 UUID = "GPU-00000000-1111-2222-3333-444444444444"
 TELLING: Scene = replace(

@@ -249,7 +249,7 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[str], None]]:
     """Show progress on stderr: one changing line on a terminal, plain lines elsewhere, nothing if ``quiet``."""
     if quiet or sys.stderr is None:
         yield lambda _text: None
-    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":  # a dumb terminal can't erase a line
         from rich.console import Console
         from rich.text import Text
 

@@ -42,6 +42,7 @@ class BarChart:
 
 
 def _percent(value: float, longest: float) -> float:
+    # a measured time can be zero or, in a record from elsewhere, not a number
     if not math.isfinite(value) or longest <= 0 or value <= 0:
         return 0.0
     return round(100 * value / longest, 2)
@@ -71,6 +72,7 @@ class CurveChart:
     @property
     def bottom(self) -> float:
         """The lower end of the axis: zero, or the lowest value if it is negative."""
+        # an axis that starts at the lowest loss would exaggerate differences
         return min([0.0, *self._finite()])
 
     @property
@@ -86,7 +88,7 @@ class CurveChart:
         return tuple(self._path(curve.values) for curve in self.curves)
 
     def _path(self, values: Sequence[float]) -> str:
-        height = (self.top - self.bottom) or 1.0
+        height = (self.top - self.bottom) or 1.0  # a constant loss has no height
         parts, pen_is_down = [], False
         for position in _thinned(len(values)):
             value = values[position]
@@ -94,7 +96,7 @@ class CurveChart:
                 x = 100 * position / max(self.steps - 1, 1)
                 y = 100 - 100 * (value - self.bottom) / height
                 parts.append(f"{'L' if pen_is_down else 'M'}{x:.2f} {y:.2f}")
-            pen_is_down = math.isfinite(value)
+            pen_is_down = math.isfinite(value)  # a gap shows that the loss was not finite
         return "".join(parts)
 
 
@@ -123,7 +125,7 @@ def measures(record: Record) -> tuple[Measure, ...]:
         return ()
     found = [measure for device in record.training.devices for measure in _of_device(device)]
     collective = record.training.collective.value
-    if collective is not None and collective.ranks > 1:
+    if collective is not None and collective.ranks > 1:  # a single process sends nothing
         found.append(_rate("all-reduce, bus bandwidth", collective.bus_bytes_per_s))
     return tuple(found)
 

@@ -65,6 +65,7 @@ class Presentation:
         if record.asked.machine:
             return f"The lockfile {'does not fit' if self.outcome == 'FAIL' else 'fits'} {record.asked.machine}"
         failing = {finding.question for finding in self.report.findings if self.fails(finding)}
+        # a failure names only the questions that failed, so that the sentence is the answer
         named = failing or {item.what for item in record.observed}
         names: list[str] = [name for name in QUESTIONS if name in named]
         if not names:
@@ -184,7 +185,7 @@ def _machine(facts: MachineFacts) -> Section:
     """Return the facts of the machine, or no rows if the record of ``detect`` is invalid."""
     try:
         machine = machine_from_json(facts.machine, "the record")
-    except EnvforgeError:
+    except EnvforgeError:  # the checks of the machine report it, and the rest of the report stays useful
         return Section(title="Machine", rows=())
     driver, cpu, share = machine.driver, facts.system.cpu.value, facts.system.processors.value
     version = driver_text(driver.version) if driver and driver.version else "none"
@@ -227,7 +228,7 @@ def _environment(facts: EnvironmentFacts) -> Section:
         ("differences from the lockfile", audit.drift_count if audit else None),
         ("Python", python.version if python else None),
         ("torch", torch.version if torch else None),
-        ("CUDA of torch", torch.cuda or "none" if torch else None),
+        ("CUDA of torch", torch.cuda or "none" if torch else None),  # a CPU build is a fact, not a gap
         ("cuDNN", torch.cudnn if torch else None),
         ("NCCL", torch.nccl if torch else None),
         ("kernels for", " ".join(torch.arch_list) if torch else None),
@@ -243,6 +244,7 @@ def _training(facts: TrainingFacts) -> Section:
         capability = f"compute capability {device.capability}" if device.capability else ""
         low = f"low precision {device.low}" if device.low else ""
         rows.append((device.device, ", ".join(filter(None, (device.name, capability, low)))))
+        # durations differ in each run, so this section isn't compared
         rows.append((f"{device.device}, process", device.process.in_words))
     if (together := facts.collective.value) is not None:
         rows.append(("all-reduce", f"{together.backend} over {together.ranks} processes"))
@@ -265,4 +267,4 @@ def _run(record: Record) -> Section:
 
 def _rows(*rows: tuple[str, object]) -> Rows:
     """Return the rows that have a value."""
-    return tuple((label, str(value)) for label, value in rows if value not in (None, ""))
+    return tuple((label, str(value)) for label, value in rows if value not in (None, ""))  # zero is a value

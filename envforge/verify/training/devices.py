@@ -70,9 +70,10 @@ def absent(device: DeviceFacts, name: str, *, leads: bool = False) -> Judgement:
     killed the process fails the check that leads it; the other checks that need it are skipped.
     """
     signal: Signal[Any] = getattr(device, name)
+    # the order matters: what wasn't requested can't have raised, and without a project nothing was reached
     if name not in device.asked:
         return skipped("not measured at this depth" if device.asked else "nothing was measured")
-    if device.project.value is None and MEASUREMENTS[name].of_project:
+    if device.project.value is None and MEASUREMENTS[name].of_project:  # `project-not-importable` reports it
         return skipped(f"the project was not usable: {device.project.unreadable}")
     if name not in device.raised and device.running != name:
         return unread(signal, f"no measurement `{name}`")
@@ -105,7 +106,7 @@ def _trains_on_gpu(facts: TrainingFacts) -> Judgement:
     if any(device.is_gpu for device in facts.devices):
         found = ", ".join(device.name for device in facts.devices if device.is_gpu)
         return passed(f"measured on {found}", source="torch")
-    if locked is not None and locked.cuda is not None:
+    if locked is not None and locked.cuda is not None:  # empty: CUDA of an unknown version
         observed = f"measured on the CPU: {reason}; the machine has {names or 'no GPU that its driver reports'}"
         wanted = f"a GPU: the lockfile contains torch {locked.version} for CUDA {locked.cuda}".strip()
         return failed(observed, wanted, facts.locked.source, command=command)
@@ -138,8 +139,10 @@ _SIGNALS = {
 )
 def _process_died(device: DeviceFacts) -> Judgement:
     end = device.process
+    # exit code 0 in the middle of a measurement is no success
     if device.running is None and end.is_good:
         return passed(f"{counted(len(device.asked), 'measurement')} in {end.seconds:.0f} s")
+    # a traceback ends with its cause
     last = end.stderr.splitlines()[-1][:400] if end.stderr else "nothing"
     where = f" during `{device.running}`" if device.running else ""
     why = "The driver or a library hangs, or the machine is too slow for the limit."
@@ -255,7 +258,7 @@ def _gpus_disagree(facts: TrainingFacts) -> Iterator[Judgement]:
     if not several:
         yield skipped("no two GPUs of the same model were measured with --deep")
     for model, found in several.items():
-        most = max(found.values(), key=len)
+        most = max(found.values(), key=len)  # of two that differ, either can be the broken one
         others = ", ".join(name for names in found.values() if names is not most for name in names)
         if others:
             wanted = "bit-identical results on all GPUs"

@@ -31,6 +31,7 @@ def _is_not_finite(facts: LearningFacts) -> bool:
 
 
 def _is_constant(facts: LearningFacts) -> bool:
+    # two equal losses can be chance
     return len(facts.losses) > 2 and len(set(facts.losses)) == 1
 
 
@@ -59,6 +60,7 @@ def _trend(facts: LearningFacts) -> _Trend | None:
         return None
     part = len(losses) // _PART
     first, last = sum(losses[:part]) / part, sum(losses[-part:]) / part
+    # a ratio of 1 or less accepts a run without learning; `smoke-thresholds` reports that
     ratio = facts.loss_ratio if facts.loss_ratio is not None and facts.loss_ratio > 1 else 1.0
     return _Trend(first=first, last=last, bound=first * min(_LEAST_FALL, 1 / ratio))
 
@@ -128,6 +130,7 @@ def _autocast_off(facts: LearningFacts) -> Judgement:
     wanted = f"a forward pass inside autocast to {dtype or facts.precision}"
     if facts.autocast_forward is None:
         return skipped("the model was not called as a module, so autocast could not be observed")
+    # torch only warns when it disables autocast for a dtype that the device lacks
     if not facts.autocast_forward:
         observed = f"precision {facts.precision} was requested, but autocast is off in the forward pass"
         return failed(observed, wanted, _MODEL)
@@ -153,6 +156,7 @@ def _low_precision_unused(facts: LearningFacts) -> Judgement:
     observed = ", ".join(f"{count} in {dtype}" for dtype, count in sorted(facts.dtypes.items()))
     if facts.low == 0:
         return failed(f"autocast is on, but {observed}", wanted, _FIRST_UPDATE)
+    # a model can keep some operations in fp32 on purpose, but not most of them
     if facts.low < facts.heavy / 2:
         return warned(observed, wanted, _FIRST_UPDATE, command="envforge verify train --json")
     return passed(observed, wanted, _FIRST_UPDATE)
@@ -217,6 +221,7 @@ def _gradients_missing(facts: LearningFacts) -> Judgement:
         return skipped("training stopped before the gradients were observed")
     if _has_no_gradients(facts):
         return failed("no parameter has a gradient after an update", "a gradient for each parameter")
+    # a parameter can be unused on purpose
     if facts.without_gradient:
         count = counted(len(facts.without_gradient), "parameter")
         return warned(f"{count} without gradient: {_some(facts.without_gradient)}", "a gradient for each")
@@ -365,6 +370,6 @@ def _non_finite_guard(device: DeviceFacts) -> Judgement:
     wanted = "unchanged weights and running statistics after a bad batch"
     if guard.wild:
         return failed(f"an inserted NaN spread to {_some(guard.wild)}", wanted)
-    if guard.changed:
+    if guard.changed:  # but finite, such as running statistics
         return warned(f"an inserted NaN changed {_some(guard.changed)}", wanted)
     return passed("an inserted NaN changed nothing" + (f"; {guard.error}" if guard.error else ""), wanted)

@@ -52,7 +52,9 @@ def _amp_speed(device: DeviceFacts) -> Judgement:
     amp, others = runs[0], runs[1:]
     observed = f"{_run(amp)}; " + "; ".join(f"{_run(run)}: AMP {run.step_s / amp.step_s:.2f}x" for run in others)
     source = f"the project's own step, batch {amp.batch}, median of {amp.steps}"
+    # against ieee only: TF32 is a lower precision itself
     slowest = min(run.step_s / amp.step_s for run in others if run.fp32 == "ieee")
+    # on a CPU, the speed of AMP decides nothing
     if device.is_gpu and slowest < 1 - _SAME:
         return warned(
             observed,
@@ -123,6 +125,7 @@ def _speed_floor(device: DeviceFacts) -> Judgement:
     if found.low_tflops >= floor.floor_tflops:
         return passed(observed, wanted, source)
     cause = _cause(device.load.value)
+    # at most a fifth of the published speed: broken, not only slow
     if found.low_tflops < floor.floor_tflops / 2:
         return failed(f"{observed}{cause}", wanted, source, command=_LOOK)
     return warned(f"{observed}{cause}", wanted, source, command=_LOOK)
@@ -135,6 +138,7 @@ def _cause(load: LoadFacts | None) -> str:
     held = [name for name in load.reasons or () if name not in _BY_CHOICE]
     if held:
         return f": throttled by {', '.join(held)}"
+    # without a reason, a low clock still explains the speed
     if load.sm_clock_mhz and load.max_sm_clock_mhz and load.sm_clock_mhz < load.max_sm_clock_mhz / 2:
         return f": its clock runs at {load.sm_clock_mhz} of {load.max_sm_clock_mhz} MHz"
     return ": NVML reports no reason; another program may use the GPU"
@@ -248,13 +252,14 @@ def _compile_fails(device: DeviceFacts) -> Judgement:
     facts = device.compiled.value
     if facts is None:
         missing = absent(device, "compiled", leads=True)
+        # a compilation can take longer than the limit, which is no failure
         return replace(missing, command=_LONGER) if missing.verdict is Verdict.UNKNOWN else missing
     pairs = (
         (facts.eager_loss, facts.compiled_loss, "loss"),
         (facts.eager_gradient_norm, facts.compiled_gradient_norm, "gradient norm"),
     )
     observed = ", ".join(f"{name} {one}, compiled {other}" for one, other, name in pairs)
-    wanted = "equal within 5 %"
+    wanted = "equal within 5 %"  # compiled kernels round differently, and dropout may draw other numbers
     if any(one is None or other is None or abs(one - other) > 0.05 * abs(one) + 1e-3 for one, other, _ in pairs):
         return failed(observed, wanted, "one step of the project's training")
     return passed(f"one step in {facts.seconds:.0f} s including compilation; {observed}", wanted=wanted)
@@ -282,7 +287,7 @@ def _all_reduce_wrong(facts: TrainingFacts) -> Judgement:
             why="The usual reasons for a hang are P2P with ACS or IOMMU, or a firewall between the processes.",
             command="NCCL_DEBUG=INFO envforge verify train",
         )
-    wanted = collective.ranks * (collective.ranks + 1) / 2
+    wanted = collective.ranks * (collective.ranks + 1) / 2  # each process adds its rank plus one
     if any(found != wanted for found in collective.sums):
         return failed(f"the sums are {', '.join(map(str, collective.sums))}", f"{wanted:g} in each", source)
     speed = f"{collective.bus_bytes_per_s / 1e9:.2f} GB/s bus bandwidth over {collective.backend}"

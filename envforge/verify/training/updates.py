@@ -71,7 +71,7 @@ def _scaled_gradients_wrong(facts: ScalerFacts) -> Judgement:
 def _scaler_no_step(facts: ScalerFacts) -> Judgement:
     run = facts.clean
     wanted = f"changed weights after three updates at scale {run.wanted_scale:g}"
-    if run.error is not None and len(run.losses) == 0:
+    if run.error is not None and len(run.losses) == 0:  # a later error is that of `scaler-no-backoff`
         return failed(run.error, wanted, _SOURCE)
     if run.moved == 0:
         return failed(f"no weight changed after {counted(len(run.losses), 'clean update')}", wanted, _SOURCE)
@@ -91,6 +91,7 @@ def _scaler_no_backoff(facts: ScalerFacts) -> Judgement:
     if facts.clean.moved == 0:
         return skipped("nothing to judge: see `scaler-no-step`")
     run, problem = facts.overflow, facts.overflow.error or facts.clean.error
+    # PyTorch halves the scale after an overflow (backoff_factor of GradScaler)
     halved = [run.wanted_scale / 2**number for number in range(len(run.scales))]
     wanted = "a skipped update and half the scale after each overflow"
     observed = "scale " + ", ".join(f"{scale:.3g}" for scale in run.scales)
@@ -132,10 +133,12 @@ def _is_repeated(facts: RepeatFacts) -> bool:
     why="A checkpoint without optimizer, random generators, or position continues a different run.",
 )
 def _resume_differs(facts: RepeatFacts) -> Judgement:
+    # without determinism, a difference says nothing about the checkpoint
     if not _is_repeated(facts):
         return skipped("nothing to judge: see `not-repeatable`")
     resumed_after = f"resumed after {counted(facts.updates // 2, 'update')}"
     lost = [f"the {name} generator" for name in facts.lost_generators]
+    # the resumed run has only the second half
     if facts.resumed_losses != facts.losses[len(facts.losses) - len(facts.resumed_losses) :]:
         lost.append("the losses after it")
     if facts.resumed_state != facts.state:

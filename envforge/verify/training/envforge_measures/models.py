@@ -118,6 +118,7 @@ def _measure(context: Context, model: nn.Module, batch: int, precision: str, siz
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.benchmark = True
     context.forget_peak_memory()
+    # channels last is the fast layout of convolutions on tensor cores
     layout = torch.contiguous_format if isinstance(model, Transformer) else torch.channels_last
     placed: Any = model
     placed = placed.to(device=context.device, memory_format=layout)

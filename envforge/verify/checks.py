@@ -105,15 +105,14 @@ def all_checks() -> tuple[Check, ...]:
 def _built_in() -> Iterator[tuple[Check, str]]:
     """Yield the checks of envforge in the order of reports."""
     # imports all that checks need
-    from envforge.verify.environment import checks as environment  # noqa: PLC0415
+    from envforge.verify.environment import packages, pytorch  # noqa: PLC0415
     from envforge.verify.machine import compatibility, driver, gpus, presence, resources  # noqa: PLC0415
     from envforge.verify.training import checks as training  # noqa: PLC0415
 
     yield from ((found, __name__) for found in CHECKS)
-    for module in (presence, driver, compatibility, gpus, resources):
+    for module in (presence, driver, compatibility, gpus, resources, packages, pytorch):
         yield from ((found, module.__name__) for found in checks_in(module))
-    for module in (environment, training):
-        yield from ((found, module.__name__) for found in module.CHECKS)
+    yield from ((found, training.__name__) for found in training.CHECKS)
 
 
 def _offered() -> Iterator[tuple[Check, str]]:

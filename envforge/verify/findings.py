@@ -1,4 +1,4 @@
-"""Build findings of the environment and training checks.
+"""Build findings of the training checks.
 
 A test compares the map with the checks.
 """
@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from envforge.base.redact import quoted
-from envforge.verify.environment.facts import EnvironmentFacts
 from envforge.verify.record import Record
 from envforge.verify.training.facts import DeviceFacts, TrainingFacts
 from envforge.verify.values import Check, Judgement, Signal, Verdict
@@ -39,34 +37,6 @@ def unknown(signal: Signal[Any], what: str, subject: str = "", command: str = ""
     return Judgement(
         verdict=Verdict.UNKNOWN, observed=f"{what}: {why}", source=signal.source, subject=subject, command=command
     )
-
-
-def on_environment(judge: Callable[[EnvironmentFacts], Iterable[Judgement]]) -> Judge:
-    """Return a function that judges a record, from one that judges the facts of the environment."""
-
-    def look(record: Record) -> Iterable[Judgement]:
-        if record.environment is None:
-            return (skipped("the environment was not observed"),)
-        return judge(record.environment)
-
-    return look
-
-
-def with_prefix(command: str, facts: EnvironmentFacts) -> str:
-    """Return the command with the environment's prefix."""
-    return command if facts.prefix is None else f"{command} --prefix {quoted(facts.prefix)}"
-
-
-def repair_command(facts: EnvironmentFacts) -> str:
-    """Return the command that repairs the environment; one that envforge can't audit is only checked."""
-    if facts.state == "virtual" and facts.prefix is not None:
-        return f"{quoted(facts.prefix)}/bin/python -m pip check"
-    return with_prefix("envforge audit --fix", facts)
-
-
-def without_library_path(facts: EnvironmentFacts) -> str:
-    """Return the command that shows whether LD_LIBRARY_PATH or LD_PRELOAD is the cause."""
-    return f"env -u LD_LIBRARY_PATH -u LD_PRELOAD {with_prefix('envforge verify env', facts)}"
 
 
 _LEARNING = ("learning",)

@@ -12,7 +12,7 @@ import click
 from envforge.cli.options import json_option
 
 if TYPE_CHECKING:
-    from envforge.verify.compare import Comparison
+    from envforge.verify.reports.compare import Comparison
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _STDOUT = Path("-")
@@ -56,21 +56,22 @@ def compare(
     Exits with 0 if the machines match, and with 1 if they differ.
     """
     from envforge.base.envelope import finding, success
-    from envforge.cli.verify import write_report
-    from envforge.verify.reports import comparison as shown
+    from envforge.cli.verify import print_lines, write_report
+    from envforge.verify.reports import formats
+    from envforge.verify.reports.terminal import comparison_lines
 
     found = _compared(records, tolerance / 100)
     if markdown not in (None, _STDOUT):
-        write_report(markdown, shown.to_markdown(found).encode())
+        write_report(markdown, formats.comparison_markdown(found))
     if html is not None:
-        write_report(html, shown.to_html(found).encode())
+        write_report(html, formats.comparison_html(found))
     if as_json:
-        result = shown.to_json(found)
+        result = formats.comparison_to_json(found)
         click.echo(finding("compare", result) if found.different else success("compare", result))
     elif markdown == _STDOUT:
-        click.echo(shown.to_markdown(found), nl=False)
+        click.echo(formats.comparison_markdown(found), nl=False)
     else:
-        click.echo("\n".join(shown.to_words(found, 80, verbose=verbose)))
+        print_lines(lambda width: comparison_lines(found, width, verbose=verbose))
     # as `diff` does; durations, depths, and questions that one machine wasn't asked are no difference
     if found.different:
         raise click.exceptions.Exit(1)
@@ -79,9 +80,8 @@ def compare(
 def _compared(records: Sequence[Path], tolerance: float) -> Comparison:
     from envforge.errors import RequestError
     from envforge.verify.checks import all_checks, choose, judge
-    from envforge.verify.compare import Machine
-    from envforge.verify.compare import compare as run
     from envforge.verify.record import read_record_file
+    from envforge.verify.reports.compare import compare as run
 
     records = tuple({path.resolve(): path for path in reversed(records)}.values())[::-1]
     if len(records) < 2:
@@ -92,11 +92,11 @@ def _compared(records: Sequence[Path], tolerance: float) -> Comparison:
             code="one-record",
         )
     checks = all_checks()
-    machines = []
+    reports = {}
     for name, path in zip(_names(records), records, strict=True):
         record = read_record_file(path)
-        machines.append(Machine(name=name, report=judge(record, choose(record.asked, checks).checks)))
-    return run(machines, tolerance=tolerance)
+        reports[name] = judge(record, choose(record.asked, checks).checks)
+    return run(reports, tolerance=tolerance)
 
 
 def _names(records: Sequence[Path]) -> list[str]:

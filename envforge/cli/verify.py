@@ -6,7 +6,7 @@ The formats are text, JSON, JUnit XML, Markdown, and HTML.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,12 @@ import click
 from envforge.cli.options import json_option, machine_option, prefix_options, variant_option
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from envforge.verify.discovery import Place
     from envforge.verify.record import Asked, Record
     from envforge.verify.redact import Identity
+    from envforge.verify.reports.presentation import Presentation
     from envforge.verify.values import Check, Cost, Question, Report
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -245,6 +248,7 @@ def train(*, as_json: bool, **options: object) -> None:
 def _run(questions: tuple[Question, ...], chosen: _Options, *, as_json: bool) -> None:
     from envforge.verify.checks import all_checks, choose, judge
     from envforge.verify.record import read_record_file
+    from envforge.verify.reports.presentation import present
 
     asked = chosen.asked(questions)
     checks = all_checks()
@@ -261,8 +265,9 @@ def _run(questions: tuple[Question, ...], chosen: _Options, *, as_json: bool) ->
         with _telling(quiet=as_json) as say:
             selected, record = _observe(chosen, asked, checks, say)
     report = _shown(judge(record, selected), identity, chosen)
-    _write_files(report, chosen)
-    _print(report, chosen, as_json=as_json)
+    shown = present(report, strict=chosen.strict)
+    _write_files(shown, chosen)
+    _print(report, shown, chosen, as_json=as_json)
     _exit(report, strict=chosen.strict)
 
 
@@ -343,25 +348,24 @@ def _shown(report: Report, identity: Identity, chosen: _Options) -> Report:
     return report if chosen.no_redact else redact(report, identity)
 
 
-def _write_files(report: Report, chosen: _Options) -> None:
+def _write_files(shown: Presentation, chosen: _Options) -> None:
     """Write each requested report file atomically, and name it on stderr."""
-    from envforge.verify.reports import html
-    from envforge.verify.reports import machine_readable as junit
-    from envforge.verify.reports import text as markdown
+    from envforge.verify.reports import formats
 
-    strict = chosen.strict
-    if chosen.junit is not None:
-        write_report(chosen.junit, junit.render_junit(report, strict=strict))
-    if chosen.markdown is not None and chosen.markdown != _STDOUT:
-        write_report(chosen.markdown, markdown.render_markdown(report, strict=strict).encode())
-    if chosen.html is not None:
-        write_report(chosen.html, html.render_html(report, strict=strict).encode())
+    for path, render in (
+        (chosen.junit, formats.report_junit),
+        (chosen.markdown, formats.report_markdown),
+        (chosen.html, formats.report_html),
+    ):
+        if path not in (None, _STDOUT):
+            write_report(path, render(shown))
 
 
-def write_report(path: Path, content: bytes) -> None:
+def write_report(path: Path, text: str) -> None:
     """Write a report file atomically, and name it on stderr, because stdout may be data."""
     from envforge.prefix.journal import write_atomic_bytes
 
+    content = text.encode()
     if path.exists() and not path.is_file():
         path.write_bytes(content)  # a device or a pipe such as /dev/stdout, which a rename would replace
     else:
@@ -369,46 +373,43 @@ def write_report(path: Path, content: bytes) -> None:
     click.echo(f"Wrote {path}", err=True)
 
 
-def _print(report: Report, chosen: _Options, *, as_json: bool) -> None:
-    strict = chosen.strict
+def _print(report: Report, shown: Presentation, chosen: _Options, *, as_json: bool) -> None:
+    from envforge.verify.reports import formats
+
     if as_json:
         from envforge.base.envelope import finding, success
-        from envforge.verify.reports.machine_readable import report_to_json
 
-        result = report_to_json(report, strict=strict)
-        click.echo(success("verify", result) if report.passed(strict=strict) else finding("verify", result))
+        result = formats.report_to_json(report, strict=chosen.strict)
+        click.echo(finding("verify", result) if shown.outcome == "FAIL" else success("verify", result))
     elif chosen.markdown == _STDOUT:
-        from envforge.verify.reports import text as markdown
-
-        click.echo(markdown.render_markdown(report, strict=strict), nl=False)
+        click.echo(formats.report_markdown(shown), nl=False)
     else:
-        from envforge.verify.reports.text import render_terminal
+        from envforge.verify.reports.terminal import report_lines
 
-        console = _console()
-        for line in render_terminal(report, width=console.width, strict=strict, verbose=chosen.verbose):
-            console.print(line, soft_wrap=True)
+        print_lines(lambda width: report_lines(shown, width=width, verbose=chosen.verbose))
 
 
 def _show_list(checks: Sequence[Check], as_json: bool) -> None:
     from envforge.base.envelope import success
-    from envforge.verify.reports.machine_readable import check_to_json
-    from envforge.verify.reports.text import render_list
+    from envforge.verify.reports.formats import check_to_json
+    from envforge.verify.reports.terminal import check_lines
 
     if as_json:
         click.echo(success("verify", {"checks": [check_to_json(check) for check in checks]}))
-        return
-    console = _console()
-    for line in render_list(checks, console.width):
-        console.print(line, soft_wrap=True)
+    else:
+        print_lines(lambda width: check_lines(checks, width))
 
 
-def _console() -> Any:
+def print_lines(render: Callable[[int], Iterable[Text]]) -> None:
+    """Print the lines that ``render`` returns for the width of the terminal, or for 80 columns without a terminal."""
     import sys
 
     from rich.console import Console
 
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    return Console(highlight=False, width=None if is_terminal else 80)
+    console = Console(highlight=False, width=None if is_terminal else 80)
+    for line in render(console.width):
+        console.print(line, soft_wrap=True)
 
 
 def _exit(report: Report, *, strict: bool) -> None:

@@ -107,12 +107,12 @@ def _built_in() -> Iterator[tuple[Check, str]]:
     # imports all that checks need
     from envforge.verify.environment import packages, pytorch  # noqa: PLC0415
     from envforge.verify.machine import compatibility, driver, gpus, presence, resources  # noqa: PLC0415
-    from envforge.verify.training import checks as training  # noqa: PLC0415
+    from envforge.verify.training import devices, learning, speed, updates  # noqa: PLC0415
 
     yield from ((found, __name__) for found in CHECKS)
-    for module in (presence, driver, compatibility, gpus, resources, packages, pytorch):
+    of_machine, of_training = (presence, driver, compatibility, gpus, resources), (devices, learning, updates, speed)
+    for module in (*of_machine, packages, pytorch, *of_training):
         yield from ((found, module.__name__) for found in checks_in(module))
-    yield from ((found, training.__name__) for found in training.CHECKS)
 
 
 def _offered() -> Iterator[tuple[Check, str]]:

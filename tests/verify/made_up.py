@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from packaging.version import Version
 
+from envforge.base.data_files import data_folder
 from envforge.base.terms import ComputeCapability
 from envforge.machine.record import machine_to_json
 from envforge.machine.values import Driver, Gpu, Machine
@@ -24,6 +26,12 @@ T4 = Machine(
 )
 NOW = dt.datetime(2026, 11, 22, 16, 0, tzinfo=dt.timezone.utc)
 EVIL = "<img src=x onerror=alert(1)>\x1b[31m|`**@you**\u202e& \x00"
+
+
+def published_schema(name: str = "verify-report") -> dict[str, Any]:
+    """The JSON Schema that the package contains."""
+    value: dict[str, Any] = json.loads((data_folder() / f"{name}.schema.json").read_text(encoding="utf-8"))
+    return value
 
 
 def record(**changes: Any) -> Record:

@@ -11,7 +11,7 @@ import pytest
 from envforge.base.distribution import upgrade_command
 from envforge.base.envelope import success
 from envforge.verify.record import NotObserved, RecordError, read_record, read_record_file, record_to_json
-from envforge.verify.reports.machine_readable import report_to_json
+from envforge.verify.reports.formats import report_to_json
 from tests.verify.made_up import asked, every_verdict, record
 
 AGAIN = "envforge verify --json > record.json"

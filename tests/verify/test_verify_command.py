@@ -21,12 +21,11 @@ from envforge.cli import main
 from envforge.machine.record import machine_to_json
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.record import ProjectFacts, record_to_json
-from envforge.verify.reports.machine_readable import published_schema
 from envforge.verify.training.facts import TrainingFacts
 from tests.prefix.install.support import LockWriter
 from tests.support.wheel import text_wheel
 from tests.verify.environment import torches
-from tests.verify.made_up import T4, record
+from tests.verify.made_up import T4, published_schema, record
 
 assert sys.platform != "win32"
 

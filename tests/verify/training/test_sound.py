@@ -14,12 +14,12 @@ from envforge.verify.environment.facts import EnvironmentFacts
 from envforge.verify.environment.observe import observe_environment
 from envforge.verify.record import Record, read_record, record_to_json
 from envforge.verify.training import redacted
-from envforge.verify.training.checks import CHECKS
 from envforge.verify.training.facts import TrainingFacts
 from envforge.verify.training.observe import observe_training
 from envforge.verify.values import Verdict
 from tests.templates.conftest import write_project
 from tests.verify.environment.support import NOW, situation
+from tests.verify.training.records import CHECKS
 
 PREFIX = Path(sys.prefix)
 

@@ -46,7 +46,9 @@ def run(specification: dict[str, Any], say: Say) -> None:
             started = time.monotonic()
             try:
                 if context is None:
-                    context = _context(specification, scratch, say)
+                    from .context import Context
+
+                    context = Context(specification, scratch, say)
                 value = _measures()[name](context)
             except Exception as error:
                 say({"event": "raised", "measure": name, "error": _words(error)})
@@ -56,31 +58,25 @@ def run(specification: dict[str, Any], say: Say) -> None:
     say({"event": "end"})
 
 
-def _context(specification: dict[str, Any], scratch: str, say: Say) -> Any:
-    from .context import Context
-
-    return Context(specification, scratch, say)
-
-
 def _measures() -> dict[str, Callable[[Any], Any]]:
-    from . import compiled, kernels, learning, models, repeat, scaler, speed
+    from . import device, learning, models, repeat, steps
 
     return {
-        "device": kernels.device,
-        "matmul": kernels.matmul,
-        "convolution": kernels.convolution,
-        "attention": kernels.attention,
+        "device": device.device,
+        "matmul": device.matmul,
+        "convolution": device.convolution,
+        "attention": device.attention,
         "project": learning.project,
         "learning": learning.learning,
         "guard": learning.guard,
         "control": learning.control,
-        "scaler": scaler.scaler,
-        "compare": speed.compare,
-        "throughput": speed.throughput,
-        "transfer": speed.transfer,
+        "scaler": steps.scaler,
+        "compare": steps.compare,
+        "compiled": steps.compiled,
+        "throughput": device.throughput,
+        "transfer": device.transfer,
+        "same_bits": device.same_bits,
         "repeat": repeat.repeat,
-        "same_bits": repeat.same_bits,
-        "compiled": compiled.compiled,
         "models": models.models,
     }
 

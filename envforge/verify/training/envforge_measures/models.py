@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .context import DTYPES, Context
+from .context import DTYPES, Context, words
 
 BATCHES = (64, 256)
 WARM, STEPS = 3, 7
@@ -104,15 +104,13 @@ def models(context: Context) -> dict[str, Any]:
     """Measure each model, batch size, and precision; a run that doesn't fit into memory has an error."""
     small = bool(context.specification.get("small"))
     size = 32 if small else 224
-    names = [context.low, "fp32"]
-    if context.device.type == "cuda" and torch.cuda.get_device_capability(context.device) >= (8, 0):
-        names.append("tf32")
     runs = []
     for model in ("resnet50-size", "vit-b-size"):
         for batch in (2,) if small else BATCHES:
-            for precision in names:
-                runs.append(_run(context, model, batch, precision, size))
-                if context.device.type == "cuda":
+            for precision, fp32 in context.precisions:
+                facts = {"model": model, "batch": batch, "precision": precision, "fp32": fp32}
+                runs.append({**facts, **_run(context, model, batch, precision, size)})
+                if context.on_gpu:
                     torch.cuda.empty_cache()
     torch.set_float32_matmul_precision("highest")  # the default, so that later fp32 measurements don't use TF32
     return {"runs": runs}
@@ -125,32 +123,25 @@ def _make(name: str, size: int) -> nn.Module:
 
 
 def _run(context: Context, name: str, batch: int, precision: str, size: int) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "model": name,
-        "batch": batch,
-        "precision": precision,
-        "fp32": {"fp32": "ieee", "tf32": "tf32"}.get(precision),
-    }
     try:
-        return {**facts, **_measure(context, _make(name, size), batch, precision, size)}
+        return _measure(context, _make(name, size), batch, precision, size)
     except RuntimeError as error:  # OutOfMemoryError is a subclass
-        return {**facts, "error": f"{type(error).__name__}: {str(error)[:300]}"}
+        return {"error": words(error, most=300)}
 
 
 def _measure(context: Context, model: nn.Module, batch: int, precision: str, size: int) -> dict[str, Any]:
     """Time forward, backward, and AdamW on one batch; return the median and the peak of allocated memory."""
-    on_gpu = context.device.type == "cuda"
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    if on_gpu:
+    if context.on_gpu:
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.benchmark = True
-        torch.cuda.reset_peak_memory_stats(context.device)
+    context.forget_peak_memory()
     layout = torch.contiguous_format if isinstance(model, Transformer) else torch.channels_last
     placed: Any = model
     placed = placed.to(device=context.device, memory_format=layout)
     images = torch.randn(batch, 3, size, size, device=context.device).contiguous(memory_format=layout)
     labels = torch.randint(1000, (batch,), device=context.device)
-    optimizer = torch.optim.AdamW(placed.parameters(), lr=1e-4, fused=on_gpu or None)
+    optimizer = torch.optim.AdamW(placed.parameters(), lr=1e-4, fused=context.on_gpu or None)
     times = []
     for _ in range(WARM + STEPS):
         context.synchronize()
@@ -159,8 +150,7 @@ def _measure(context: Context, model: nn.Module, batch: int, precision: str, siz
         context.synchronize()
         times.append(time.perf_counter() - started)
     kept = sorted(times[WARM:])
-    peak = int(torch.cuda.max_memory_allocated(context.device)) if on_gpu else None
-    return {"step_s": kept[len(kept) // 2], "peak_memory_bytes": peak}
+    return {"step_s": kept[len(kept) // 2], "peak_memory_bytes": context.peak_memory()}
 
 
 def _step(context: Context, model: nn.Module, optimizer: Any, images: Tensor, labels: Tensor, precision: str) -> None:

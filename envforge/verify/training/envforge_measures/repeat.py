@@ -1,4 +1,4 @@
-"""Check for bit-identical results: of a second run, of a resumed run, and of one kernel run many times."""
+"""Check that a second run and a resumed run have bit-identical results."""
 
 # ruff: noqa: ICN001, PLC0415 - runs without envforge, also on older Pythons
 from __future__ import annotations
@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from .context import Context, batches, finite
-from .kernels import hashes
+from .context import Context, batches, finite, quiet
 
 HALF = 4
 
@@ -52,7 +51,7 @@ def _resume(context: Context, checkpoints: Any) -> tuple[Any, dict[str, str]]:
     """Return a new training with the state of the checkpoint."""
     training = context.project.training(context.low, deterministic=True)
     _scramble()  # generators that the checkpoint doesn't restore will differ
-    training.load_state(checkpoints.newest(_quiet))
+    training.load_state(checkpoints.newest(quiet))
     return training, _randomness()
 
 
@@ -80,10 +79,6 @@ def _randomness() -> dict[str, str]:
     return {name: hashlib.sha256(state).hexdigest() for name, state in states.items()}
 
 
-def _quiet(line: str) -> None:
-    """Ignore messages about corrupt checkpoints, because this checkpoint was just written."""
-
-
 def state_hash(training: Any) -> str:
     """Return the SHA-256 of weights and buffers."""
     return _hash(sorted(training.model.state_dict().items()))
@@ -101,10 +96,3 @@ def _hash(named: Any) -> str:
         tensor = value if isinstance(value, torch.Tensor) else torch.tensor(float(value))
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def same_bits(context: Context) -> dict[str, Any]:
-    """Run one product and one convolution many times; a sound device always returns the same bits."""
-    times = 50 if context.device.type == "cuda" else 3
-    found = [tuple(hashes(context)) for _ in range(times)]
-    return {"times": times, "different": len(set(found)) - 1, "digests": list(found[0])}

@@ -1,49 +1,121 @@
-"""Summarize a report: verdicts, counts, and the facts next to the findings."""
+"""Describe a report for people: its verdict, its findings, the facts of its record, and charts.
+
+All formats render one ``Presentation``. Its strings are printable, so a renderer escapes only the markup of its format.
+"""
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
+from envforge import errors
+from envforge.base.redact import change_texts
 from envforge.errors import EnvforgeError
 from envforge.machine.record import machine_from_json
 from envforge.machine.values import Machine, driver_text
 from envforge.verify.environment.facts import EnvironmentFacts
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.record import Record
+from envforge.verify.reports.charts import Chart, charts
 from envforge.verify.training.facts import TrainingFacts
-from envforge.verify.values import QUESTIONS, Finding, Report, Verdict
+from envforge.verify.values import QUESTIONS, Finding, Question, Report, Verdict
 
-# the order in which findings are shown
-ORDER = (Verdict.FAIL, Verdict.UNKNOWN, Verdict.WARN, Verdict.INFO, Verdict.PASS, Verdict.SKIP)
+# each verdict in the order of reports, with the word for its count
 COUNTED = {
     Verdict.FAIL: "failed",
     Verdict.UNKNOWN: "unknown",
     Verdict.WARN: "warned",
     Verdict.INFO: "info",
-    Verdict.SKIP: "skipped",
     Verdict.PASS: "passed",
+    Verdict.SKIP: "skipped",
 }
-_LEFT_OUT = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+PROBLEMS = (Verdict.FAIL, Verdict.UNKNOWN, Verdict.WARN)
+
+Rows = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """One group of facts. A terminal shows only ``short``; ``compared`` is whether machines should agree."""
+
+    title: str
+    rows: Rows
+    short: Rows = ()
+    compared: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Presentation:
+    """A report in words; ``remark`` is the reason why a run without a failure fails, ``counts`` has no zeros."""
+
+    outcome: str
+    headline: str
+    remark: str
+    strict: bool
+    counts: tuple[tuple[Verdict, int, str], ...]
+    findings: tuple[Finding, ...]
+    sections: tuple[Section, ...]
+    charts: tuple[Chart, ...]
+    project: str
+    envforge: str
+    created_at: datetime
+    seconds: Mapping[str, float]
+
+    @property
+    def summary(self) -> str:
+        """The counts, such as ``2 failed, 1 warned, 40 passed``."""
+        return ", ".join(f"{count} {word}" for _, count, word in self.counts) or "nothing was checked"
+
+    @property
+    def worst_first(self) -> tuple[Finding, ...]:
+        """The findings that fail the run first; within a verdict, in the order of the checks."""
+        order = list(COUNTED)
+        return tuple(sorted(self.findings, key=lambda finding: (not finding.fails, order.index(finding.verdict))))
+
+    def of(self, *verdicts: Verdict) -> tuple[Finding, ...]:
+        """Return the findings with one of these verdicts, worst first."""
+        return tuple(finding for finding in self.worst_first if finding.verdict in verdicts)
+
+    @property
+    def by_question(self) -> Mapping[Question, Sequence[Finding]]:
+        """The findings of each question that has some, in the order of the checks."""
+        found = {question: [each for each in self.findings if each.question == question] for question in QUESTIONS}
+        return {question: findings for question, findings in found.items() if findings}
+
+    def fails(self, finding: Finding) -> bool:
+        """Return whether a finding fails the run."""
+        return finding.fails or (self.strict and finding.verdict is Verdict.WARN)
+
+
+def present(report: Report, *, strict: bool = False) -> Presentation:
+    """Return the shown of a report, with printable strings."""
+    record = report.record
+    project = record.project.name if record.project is not None else None
+    shown = Presentation(
+        outcome=outcome(report, strict=strict),
+        headline=_headline(report, strict=strict),
+        remark="--strict: warnings fail the run" if report.passed() and not report.passed(strict=strict) else "",
+        strict=strict,
+        counts=tuple(
+            (verdict, report.counts[verdict], word) for verdict, word in COUNTED.items() if report.counts[verdict]
+        ),
+        findings=report.findings,
+        sections=facts(record),
+        charts=charts(record),
+        project=project or "",
+        envforge=record.envforge,
+        created_at=record.created_at,
+        seconds={item.what: item.seconds for item in record.observed},
+    )
+    return change_texts(shown, printable)
 
 
 def printable(text: str) -> str:
-    """Escape control characters, which a terminal or a page would interpret; line breaks become spaces."""
-    spaced = text.replace("\r\n", " ").replace("\n", " ").replace("\t", " ")
-    return "".join(_visible(letter) for letter in spaced).strip()
-
-
-def _visible(letter: str) -> str:
-    if unicodedata.category(letter) not in _LEFT_OUT:
-        return letter
-    return f"\\x{ord(letter):02x}" if ord(letter) < 256 else f"\\u{ord(letter):04x}"
-
-
-def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Sort the findings that fail the run first; within a verdict, keep the order of the checks."""
-    return tuple(sorted(findings, key=lambda finding: (not finding.fails, ORDER.index(finding.verdict))))
+    """Escape control characters, which a terminal or a page would interpret; line breaks and tabs become spaces."""
+    return errors.printable(re.sub(r"\r\n|[\n\t]", " ", text)).strip()
 
 
 def outcome(report: Report, *, strict: bool) -> str:
@@ -53,13 +125,7 @@ def outcome(report: Report, *, strict: bool) -> str:
     return "WARN" if report.counts[Verdict.WARN] else "PASS"
 
 
-def counts(report: Report) -> str:
-    """Return the counts that are not zero, such as ``2 failed, 1 warned, 40 passed``."""
-    parts = [f"{report.counts[verdict]} {COUNTED[verdict]}" for verdict in ORDER if report.counts[verdict]]
-    return ", ".join(parts) or "nothing was checked"
-
-
-def headline(report: Report, *, strict: bool) -> str:
+def _headline(report: Report, *, strict: bool) -> str:
     """Return the result in one sentence, which names the questions that it is about."""
     word = outcome(report, strict=strict)
     if report.record.asked.machine:
@@ -81,26 +147,6 @@ def _listed(words: list[str]) -> str:
     comma = "," if len(words) > 2 else ""
     text = f"{comma} and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
     return text[:1].upper() + text[1:]
-
-
-def strict_words(report: Report, *, strict: bool) -> str:
-    """Return the reason why a run without a failure fails."""
-    if strict and report.passed() and not report.passed(strict=True):
-        return "--strict: warnings fail the run"
-    return ""
-
-
-Rows = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Section:
-    """One group of facts. A terminal shows only ``short``; ``compared`` is whether machines should agree."""
-
-    title: str
-    rows: Rows
-    short: Rows = ()
-    compared: bool = True
 
 
 def facts(record: Record) -> tuple[Section, ...]:

@@ -105,15 +105,13 @@ def all_checks() -> tuple[Check, ...]:
 def _built_in() -> Iterator[tuple[Check, str]]:
     """Yield the checks of envforge in the order of reports."""
     # imports all that checks need
-    from envforge.verify.environment import checks as environment  # noqa: PLC0415
+    from envforge.verify.environment import packages, pytorch  # noqa: PLC0415
     from envforge.verify.machine import compatibility, driver, gpus, presence, resources  # noqa: PLC0415
     from envforge.verify.training import devices, learning, speed, updates  # noqa: PLC0415
 
     yield from ((found, __name__) for found in CHECKS)
-    for module in (presence, driver, compatibility, gpus, resources):
-        yield from ((found, module.__name__) for found in checks_in(module))
-    yield from ((found, environment.__name__) for found in environment.CHECKS)
-    for module in (devices, learning, updates, speed):
+    of_machine, of_training = (presence, driver, compatibility, gpus, resources), (devices, learning, updates, speed)
+    for module in (*of_machine, packages, pytorch, *of_training):
         yield from ((found, module.__name__) for found in checks_in(module))
 
 

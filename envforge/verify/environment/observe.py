@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from envforge.base.documents import Document
 from envforge.base.process import Child, run_child
 from envforge.errors import EnvforgeError
 from envforge.lock.lockfile import LockedPackage
@@ -21,7 +22,6 @@ from envforge.prefix.audit import audit
 from envforge.prefix.audit_report import AuditRequest, Finding
 from envforge.prefix.journal import read_journal
 from envforge.verify.environment.facts import (
-    NOT_FOUND,
     AuditFacts,
     AuditFinding,
     CudaFacts,
@@ -34,7 +34,7 @@ from envforge.verify.environment.facts import (
     Toolchain,
     TorchFacts,
 )
-from envforge.verify.values import Signal
+from envforge.verify.values import Signal, SignalCode
 
 if TYPE_CHECKING:
     from envforge.verify.observe import Situation
@@ -136,6 +136,7 @@ def _version_of(library: str, names: dict[str, str]) -> str | None:
 
 KEPT = 50
 _NOT_WANTED = "no selected check needs it"
+_OUTPUT = Document(damaged="the output of the process is invalid", error=EnvforgeError, code="process-output")
 T = TypeVar("T")
 
 
@@ -145,7 +146,7 @@ def observe_environment(situation: Situation) -> EnvironmentFacts:
     state, text = prefix_state(situation.prefix)
     parts: dict[str, Any] = {}
     if not situation.wants("python"):
-        parts = _without_python(_NOT_WANTED)
+        parts = _without_python(_NOT_WANTED, "not-wanted")
     elif situation.prefix is not None and (python := python_of(situation.prefix)) is not None:
         parts = _ask(situation, situation.prefix, python)
     elif situation.prefix is not None:
@@ -153,7 +154,7 @@ def observe_environment(situation: Situation) -> EnvironmentFacts:
     else:
         parts = _without_python(text)
     if not situation.wants("audit"):
-        parts["audit"] = Signal(unreadable=_NOT_WANTED)
+        parts["audit"] = Signal(unreadable=_NOT_WANTED, code="not-wanted")
     elif situation.prefix is not None and state in ("finished", "foreign"):
         situation.say("comparing the environment with its lockfile")
         parts["audit"] = _audit(situation.prefix, situation.lock, machine.platform)
@@ -236,25 +237,23 @@ def _ask(situation: Situation, prefix: Path, python: Path) -> dict[str, Any]:
     }
 
 
-def _without_python(why: str) -> dict[str, Any]:
+def _without_python(why: str, code: SignalCode | None = None) -> dict[str, Any]:
     names = ("python", "torch", "cuda", "numpy", "libraries", "toolchain", "isolated_torch")
-    return {name: Signal(unreadable=why) for name in names}
+    return {name: Signal(unreadable=why, code=code) for name in names}
 
 
 def _signal(line: dict[str, Any] | None, kind: type[T], *, source: str, why: str) -> Signal[T]:
     """Convert a line of the child to a typed value."""
-    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - heavy, and only `verify` needs it
-
     if line is None:
         return Signal(source=source, unreadable=why)
     if "error" in line:
-        return Signal(source=source, unreadable=str(line["error"])[:2000])
+        return Signal(source=source, unreadable=str(line["error"])[:2000], code=line.get("code"))
     if line.get("value") is None:
-        return Signal(source=source, unreadable=NOT_FOUND)
+        return Signal(source=source, unreadable="not found", code="not-found")
     try:
-        return Signal(value=TypeAdapter(kind).validate_python(line["value"]), source=source)
-    except ValidationError as error:
-        return Signal(source=source, unreadable=f"invalid output of the process: {error.errors()[0]['msg']}")
+        return Signal(value=_OUTPUT.convert(line["value"], kind), source=source)
+    except EnvforgeError as error:
+        return Signal(source=source, unreadable=error.message)
 
 
 def _audit(prefix: Path, lock: Path | None, platform: str) -> Signal[AuditFacts]:

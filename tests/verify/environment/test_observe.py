@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 
 from envforge.verify.environment import redacted
-from envforge.verify.environment.checks import CHECKS
 from envforge.verify.environment.facts import EnvironmentFacts, LockedTorch, MachineGpu
 from envforge.verify.environment.observe import locked_torch, observe_environment
 from envforge.verify.values import Signal, Verdict
 from tests.verify.environment import torches
-from tests.verify.environment.records import complaints, findings
+from tests.verify.environment.records import CHECKS, complaints, findings
 from tests.verify.environment.support import situation
 
 LIMIT_S = 20.0

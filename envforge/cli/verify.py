@@ -19,9 +19,9 @@ from envforge.cli.options import json_option, machine_option, prefix_options, va
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from envforge.base.redact import Identity
     from envforge.verify.discovery import Place
     from envforge.verify.record import Asked, Record
-    from envforge.verify.redact import Identity
     from envforge.verify.reports.presentation import Presentation
     from envforge.verify.values import Check, Cost, Question, Report
 
@@ -336,13 +336,13 @@ def _observe(
 def _identity() -> Identity:
     import socket
 
-    from envforge.verify.redact import Identity
+    from envforge.base.redact import Identity
 
     return Identity.of(os.environ, socket.gethostname())
 
 
 def _shown(report: Report, identity: Identity, chosen: _Options) -> Report:
-    from envforge.verify.redact import redact
+    from envforge.verify.record import redact
 
     # after judging, so that no verdict depends on what is hidden; `--from` judges the redacted record again
     return report if chosen.no_redact else redact(report, identity)

@@ -13,8 +13,6 @@ from datetime import datetime
 
 from envforge import errors
 from envforge.base.redact import change_texts
-from envforge.errors import EnvforgeError
-from envforge.machine.record import machine_from_json
 from envforge.machine.values import Machine, driver_text
 from envforge.verify.environment.facts import EnvironmentFacts
 from envforge.verify.machine.facts import MachineFacts
@@ -185,12 +183,7 @@ def _project(record: Record) -> Section:
 
 
 def _machine(facts: MachineFacts) -> Section:
-    """Return the facts of the machine, or no rows if the record of ``detect`` is invalid."""
-    try:
-        machine = machine_from_json(facts.machine, "the record")
-    except EnvforgeError:
-        return Section(title="Machine", rows=())
-    driver, system = machine.driver, facts.system
+    machine, driver, system = facts.machine, facts.machine.driver, facts.system
     share = system.processors.value
     rows = (
         ("platform", machine.platform),

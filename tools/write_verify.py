@@ -6,14 +6,17 @@ Run ``python -m tools.write_verify``; tests compare the files with the code.
 from __future__ import annotations
 
 import json
+import re
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from envforge.base.data_files import data_folder
 from envforge.base.envelope import SCHEMA_VERSION
 from envforge.verify.checks import all_checks
-from envforge.verify.record import record_schema
+from envforge.verify.record import Record
 from envforge.verify.values import GROUPS, QUESTIONS, Check, Verdict
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "verify.md"
@@ -65,8 +68,7 @@ def comparison_schema() -> dict[str, Any]:
 
 def report_schema() -> dict[str, Any]:
     """Generate the JSON Schema of the document that ``verify --json`` prints, from the types."""
-    record = record_schema()
-    definitions = record.pop("$defs", {})
+    definitions = record_definitions()
     text: dict[str, Any] = {"type": "string"}
     texts = ("title", "subject", "observed", "wanted", "source", "why", "command")
     finding = _object(
@@ -100,8 +102,29 @@ def report_schema() -> dict[str, Any]:
                 "result": result,
             }
         ),
-        "$defs": {**definitions, "Finding": finding, "Record": record},
+        "$defs": {**definitions, "Finding": finding},
     }
+
+
+def record_definitions() -> dict[str, Any]:
+    """Return the definitions of the record and its parts; every document has all of their fields."""
+    _, definitions = msgspec.json.schema_components([Record], schema_hook=lambda _: {"type": "string"})
+    definitions["Machine"] = {"type": "object", "description": "The record that `envforge detect --json` prints."}
+    for definition in definitions.values():
+        if "properties" in definition:
+            definition["required"] = list(definition["properties"])
+    return {name: definitions[name] for name in sorted(_reachable("Record", definitions))}
+
+
+def _reachable(name: str, definitions: dict[str, Any]) -> set[str]:
+    """Return the definitions that this one refers to, itself included; the parts of `Machine` are left over."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        found.add(current := waiting.pop())
+        referred = re.findall(r'"#/\$defs/([^"]+)"', json.dumps(definitions[current]))
+        waiting += [each for each in referred if each not in found]
+    return found
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

@@ -282,7 +282,8 @@ def _observe(
 def _redacted(report: Report) -> Report:
     import socket
 
-    from envforge.verify.redact import Identity, redact
+    from envforge.base.redact import Identity
+    from envforge.verify.record import redact
 
     return redact(report, Identity.of(os.environ, socket.gethostname()))
 

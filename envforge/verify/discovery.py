@@ -22,7 +22,6 @@ from envforge.lock.needs import requirements_of
 from envforge.lock.plan import parse_any_lock
 from envforge.lock.project import lock_command, platform_hints, project_folder
 from envforge.lock.variant_choice import choose_variant, variant_lock
-from envforge.machine.record import machine_to_json
 from envforge.machine.system import conda_subdir
 from envforge.machine.values import Machine
 from envforge.machine.world import World
@@ -324,4 +323,4 @@ def _described(machine: Machine, lock: Signal[LockNeeds]) -> MachineFacts:
         nvml=Signal(unreadable=reason),
         libcuda=Signal(unreadable=reason),
     )
-    return MachineFacts(machine=dict(machine_to_json(machine)), driver=driver, system=system, lock=lock)
+    return MachineFacts(machine=machine, driver=driver, system=system, lock=lock)

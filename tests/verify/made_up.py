@@ -11,7 +11,6 @@ from packaging.version import Version
 
 from envforge.base.data_files import data_folder
 from envforge.base.terms import ComputeCapability
-from envforge.machine.record import machine_to_json
 from envforge.machine.values import Driver, Gpu, Machine
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.record import Asked, Observed, ProjectFacts, Record
@@ -40,7 +39,7 @@ def record(**changes: Any) -> Record:
         "envforge": "0.1.0",
         "created_at": NOW,
         "observed": (Observed(what="machine", seconds=0.4),),
-        "machine": MachineFacts(machine=dict(machine_to_json(T4))),
+        "machine": MachineFacts(machine=T4),
         "project": ProjectFacts(
             name="cats",
             template="image-classification 1.0",

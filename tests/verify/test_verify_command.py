@@ -18,7 +18,6 @@ import pytest
 from junitparser import JUnitXml
 
 from envforge.cli import main
-from envforge.machine.record import machine_to_json
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.record import ProjectFacts, record_to_json
 from envforge.verify.training.facts import TrainingFacts
@@ -290,7 +289,7 @@ def written(folder: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, *mo
     """Every report of a record that tells who and where in a finding, in its facts and in what a team added."""
     monkeypatch.setenv("HOME", "/data/people/elvira")
     monkeypatch.setenv("USER", "elvira")
-    machine = MachineFacts(machine=dict(machine_to_json(replace(T4, hostname="gpu-box-7.lab.example"))))
+    machine = MachineFacts(machine=replace(T4, hostname="gpu-box-7.lab.example"))
     lock = ProjectFacts(name="cats", lock_file="conda-lock.yml", lock_unreadable=TELLING)
     training = TrainingFacts(python="/data/people/elvira/.conda/bin/python", unreadable=TELLING)
     telling = record(machine=machine, project=lock, training=training, own={"team": [TELLING]})

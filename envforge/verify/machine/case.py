@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar, cast
 
 from envforge.base.redact import quoted
-from envforge.machine.record import machine_from_json
 from envforge.machine.values import Condition, Machine
 from envforge.verify.judging import Judged, View, as_judgements, skipped, unread
 from envforge.verify.machine.facts import GpuFacts, LockNeeds, MachineFacts, SystemFacts
@@ -49,8 +48,12 @@ class Case:
     """A record as the machine's checks see it; ``described_as`` is the value of ``--machine``, if it was used."""
 
     facts: MachineFacts
-    machine: Machine
     described_as: str = ""
+
+    @property
+    def machine(self) -> Machine:
+        """The machine as ``envforge detect`` reports it."""
+        return self.facts.machine
 
     @property
     def explain(self) -> str:
@@ -101,8 +104,7 @@ class Case:
 
 def _case(record: Record) -> Case:
     facts = cast("MachineFacts", record.machine)  # the engine skips the checks of a question without facts
-    machine = machine_from_json(facts.machine, "the record")
-    return Case(facts=facts, machine=machine, described_as=record.asked.machine)
+    return Case(facts=facts, described_as=record.asked.machine)
 
 
 def _of_machine(record: Record, judge: Callable[[Case], Judged]) -> Iterator[Judgement]:

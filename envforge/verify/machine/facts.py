@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from envforge.machine.driver_health import SOURCES
 from envforge.machine.nvidia_text import clean
-from envforge.machine.values import Gpu
+from envforge.machine.values import Gpu, Machine
 from envforge.verify.values import Signal, SignalCode
 
 
@@ -265,7 +265,7 @@ class MachineFacts:
     ``variables`` holds those that the checks look at and that are set, no others.
     """
 
-    machine: dict[str, Any]
+    machine: Machine
     driver: DriverFacts = field(default_factory=DriverFacts)
     gpus: tuple[GpuFacts, ...] = ()
     system: SystemFacts = field(default_factory=SystemFacts)

@@ -16,7 +16,6 @@ from envforge.machine.conditions import Evidence
 from envforge.machine.libraries import CRASHED, HUNG, LibcudaReport
 from envforge.machine.nvidia_text import clean
 from envforge.machine.probe import Probed, probe_all
-from envforge.machine.record import machine_to_json
 from envforge.machine.values import Machine, driver_text
 from envforge.machine.variables import VARIABLES
 from envforge.machine.world import World
@@ -119,7 +118,7 @@ def observe_machine(situation: Situation) -> MachineFacts:
     answers = read_answers(probed.lines)
     asked = probed.evidence.libraries.nvml.gpus
     return MachineFacts(
-        machine=dict(machine_to_json(probed.machine)),
+        machine=probed.machine,
         driver=_driver(world, probed),
         gpus=tuple(gpu_facts(gpu, answers) for gpu in asked),
         system=observe_system(situation, probed.evidence),

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from envforge import errors
 from envforge.base.redact import change_texts
-from envforge.errors import EnvforgeError
-from envforge.machine.record import machine_from_json
 from envforge.machine.values import Machine, driver_text
 from envforge.verify.environment.facts import EnvironmentFacts
 from envforge.verify.machine.facts import MachineFacts
@@ -182,12 +180,8 @@ def _project(project: ProjectFacts) -> Section:
 
 
 def _machine(facts: MachineFacts) -> Section:
-    """Return the facts of the machine, or no rows if the record of ``detect`` is invalid."""
-    try:
-        machine = machine_from_json(facts.machine, "the record")
-    except EnvforgeError:  # the checks of the machine report it, and the rest of the report stays useful
-        return Section(title="Machine", rows=())
-    driver, cpu, share = machine.driver, facts.system.cpu.value, facts.system.processors.value
+    machine, cpu, share = facts.machine, facts.system.cpu.value, facts.system.processors.value
+    driver = machine.driver
     version = driver_text(driver.version) if driver and driver.version else "none"
     rows = _rows(
         ("platform", machine.platform),

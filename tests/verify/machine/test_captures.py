@@ -38,7 +38,7 @@ def test_the_gpus_of_a_real_capture_are_judged_against_the_lock(path: Path, tmp_
     record = _scene(programs).record(tmp_path, stub)
     report = judge(record, CHECKS)
     assert record.machine is not None
-    assert record.machine.machine["gpus"]
+    assert record.machine.machine.gpus
     assert not [f.observed for f in report.findings if "the check broke" in f.observed]
     # NVML said nothing, so that no signal of a GPU may pass.
     signals = {f.verdict for f in report.findings if f.check in ("ecc-uncorrectable", "row-remap", "throttled")}

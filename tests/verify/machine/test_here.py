@@ -47,7 +47,7 @@ def test_every_check_says_something_of_this_computer(report: Report) -> None:
 
 def test_without_a_lock_and_a_gpu_nothing_fails(report: Report) -> None:
     facts = report.record.machine
-    if facts is not None and (facts.driver.pci or facts.machine["driver"] is not None):
+    if facts is not None and (facts.driver.pci or facts.machine.driver is not None):
         pytest.skip("this computer has an NVIDIA GPU or driver")
     assert [f.check for f in report.findings if f.verdict in (Verdict.FAIL, Verdict.UNKNOWN)] == []
 

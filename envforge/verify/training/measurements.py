@@ -20,9 +20,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
-
-import msgspec
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from envforge.base.data_files import read_data
 from envforge.base.documents import Document
@@ -188,25 +186,6 @@ def _watts(milliwatts: int | None) -> float | None:
 
 _SLICE = re.compile(r"MIG (\d)g\.")
 _SLICES = 7
-_Positive = Annotated[float, msgspec.Meta(gt=0)]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Row:
-    """The speed of a model, for GPUs whose name contains the pattern ``name``."""
-
-    name: str
-    model: str
-    reference_tflops: _Positive
-    floor_share: _Positive
-    source: str
-    checked: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Table:
-    sources: dict[str, str]
-    gpu: tuple[_Row, ...]
 
 
 def floor_of(name: str) -> Signal[SpeedFloor]:
@@ -231,18 +210,17 @@ def floor_of(name: str) -> Signal[SpeedFloor]:
 @cache
 def speed_table() -> tuple[tuple[re.Pattern[str], SpeedFloor], ...]:
     """Return each row and the pattern of GPU names that it is for, the most specific first."""
-    # a file of this package, which tests validate
-    table = msgspec.convert(read_data("gpu_speeds.toml"), _Table)
-    return tuple((re.compile(row.name), _floor(row, table.sources[row.source])) for row in table.gpu)
+    table = read_data("gpu_speeds.toml")
+    return tuple((re.compile(row["name"]), _floor(row, table["sources"])) for row in table["gpu"])
 
 
-def _floor(row: _Row, source: str) -> SpeedFloor:
+def _floor(row: dict[str, Any], sources: dict[str, str]) -> SpeedFloor:
     return SpeedFloor(
-        model=row.model,
-        reference_tflops=row.reference_tflops,
-        floor_tflops=round(row.reference_tflops * row.floor_share, 1),
-        source=source,
-        checked=row.checked,
+        model=row["model"],
+        reference_tflops=float(row["reference_tflops"]),
+        floor_tflops=round(row["reference_tflops"] * row["floor_share"], 1),
+        source=sources[row["source"]],
+        checked=row["checked"],
     )
 
 

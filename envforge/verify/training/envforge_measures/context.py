@@ -32,7 +32,7 @@ class Context:
         if self.on_gpu:
             torch.cuda.set_device(self.device)
         else:
-            torch.set_num_threads(specification.get("threads") or 1)
+            torch.set_num_threads(1)
         self._project: Project | None = None
 
     @property

@@ -6,6 +6,7 @@ Published figures are about models of these sizes. Nothing is learned.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -84,29 +85,24 @@ class Transformer(nn.Module):
 
 def models(context: Context) -> dict[str, Any]:
     """Measure each model, batch size, and precision; a run that doesn't fit into memory has an error."""
-    small = bool(context.specification.get("small"))
-    size = 32 if small else 224
     runs = []
-    for model in ("resnet50-size", "vit-b-size"):
-        for batch in (2,) if small else BATCHES:
+    for name, build in (("resnet50-size", residual), ("vit-b-size", Transformer)):
+        for batch in BATCHES:
             for precision, fp32 in context.precisions:
-                facts = {"model": model, "batch": batch, "precision": precision, "fp32": fp32}
-                runs.append({**facts, **_run(context, model, batch, precision, size)})
+                facts = {"model": name, "batch": batch, "precision": precision, "fp32": fp32}
+                runs.append({**facts, **run(context, build, batch, precision)})
                 if context.on_gpu:
                     torch.cuda.empty_cache()
     torch.set_float32_matmul_precision("highest")  # the default, so that later fp32 measurements don't use TF32
     return {"runs": runs}
 
 
-def _make(name: str, size: int) -> nn.Module:
-    if name == "resnet50-size":
-        return residual() if size == 224 else residual((1, 1), 8)
-    return Transformer() if size == 224 else Transformer(depth=1, width=32, heads=2, size=size)
-
-
-def _run(context: Context, name: str, batch: int, precision: str, size: int) -> dict[str, Any]:
+def run(
+    context: Context, build: Callable[[], nn.Module], batch: int, precision: str, size: int = 224
+) -> dict[str, Any]:
+    """Measure one model on images of this size; return its error if it doesn't fit into memory."""
     try:
-        return _measure(context, _make(name, size), batch, precision, size)
+        return _measure(context, build(), batch, precision, size)
     except RuntimeError as error:  # OutOfMemoryError is a subclass
         return {"error": words(error, most=300)}
 

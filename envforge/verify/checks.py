@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import entry_points
 from types import ModuleType
 
@@ -19,18 +18,6 @@ from envforge.verify.values import COSTS, GROUPS, QUESTIONS, Check, Cost, Findin
 
 _NAMES = {"machine": "the machine", "environment": "the environment", "training": "training"}
 GROUP = "envforge.checks"
-
-
-def _observation(question: Question, why: str) -> Check:
-    decorate = check(
-        f"{question}-observed",
-        f"Observation of {_NAMES[question]}",
-        of=record_of(question),
-        group="observation",
-        required=True,
-        why=why,
-    )
-    return decorate(partial(_observed, question))
 
 
 def _observed(question: Question, record: Record) -> Judgement:
@@ -61,14 +48,15 @@ def _how(record: Record, question: Question) -> str:
     return f"{_NAMES[question]} was observed{took}"
 
 
-@check(
-    "lock-usable",
-    "Lockfile for this platform",
-    of=record_of("machine"),
-    group="observation",
-    why="Without a lockfile for this platform, there is nothing to compare the machine and environment with.",
-)
+@check("machine-observed", "Observation of the machine", of=record_of("machine"), group="observation", required=True)
+def _machine(record: Record) -> Judgement:
+    """Without facts, no check of the machine can decide anything."""
+    return _observed("machine", record)
+
+
+@check("lock-usable", "Lockfile for this platform", of=record_of("machine"), group="observation")
 def _lock(record: Record) -> Judgement:
+    """Without a lockfile for this platform, there is nothing to compare the machine and environment with."""
     project, wanted = record.project, "a valid lockfile for this platform"
     if project is None or project.lock_file is None:
         return skipped("no project and no lockfile")
@@ -78,12 +66,25 @@ def _lock(record: Record) -> Judgement:
     return passed(f"valid, for {', '.join(project.lock_platforms)}{needs}", wanted, project.lock_file)
 
 
-CHECKS = (
-    _observation("machine", "Without facts, no check of the machine can decide anything."),
-    _lock,
-    _observation("environment", "Only an installed environment can be compared with its lockfile."),
-    _observation("training", "Only a completed training run shows that this machine can train."),
+@check(
+    "environment-observed",
+    "Observation of the environment",
+    of=record_of("environment"),
+    group="observation",
+    required=True,
 )
+def _environment(record: Record) -> Judgement:
+    """Only an installed environment can be compared with its lockfile."""
+    return _observed("environment", record)
+
+
+@check("training-observed", "Observation of training", of=record_of("training"), group="observation", required=True)
+def _training(record: Record) -> Judgement:
+    """Only a completed training run shows that this machine can train."""
+    return _observed("training", record)
+
+
+CHECKS = (_machine, _lock, _environment, _training)
 
 
 def all_checks() -> tuple[Check, ...]:

@@ -4,50 +4,37 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from envforge.cli.options import json_option
+from envforge.cli.options import FILE, Argument, JsonOption, Option, takes
+from envforge.cli.verify import STDOUT, markdown_option, print_lines, write_reports
 
 if TYPE_CHECKING:
     from envforge.verify.reports.compare import Comparison
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
-_STDOUT = Path("-")
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareOptions:
+    """The command line of ``envforge compare``."""
+
+    records: Annotated[tuple[Path, ...], Argument(metavar="A.json B.json ...", type=FILE)]
+    tolerance: Annotated[
+        float,
+        Option("Report speeds that differ by more than this.", type=click.FloatRange(min=0), metavar="PERCENT"),
+    ] = 10.0
+    markdown: Annotated[Path | None, markdown_option("Write a Markdown report, to stdout unless you name a FILE.")]
+    html: Annotated[Path | None, Option("Write an HTML report.", metavar="FILE")]
+    verbose: Annotated[bool, Option("Also show equal values.", "-v", "--verbose")]
+    as_json: JsonOption
 
 
 @click.command("compare")
-@click.argument("records", metavar="A.json B.json ...", nargs=-1, type=_FILE, required=True)
-@click.option(
-    "--tolerance",
-    type=click.FloatRange(min=0),
-    default=10.0,
-    show_default=True,
-    metavar="PERCENT",
-    help="Report speeds that differ by more than this.",
-)
-@click.option(
-    "--markdown",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    is_flag=False,
-    flag_value=_STDOUT,
-    metavar="[FILE]",
-    help="Write a Markdown report, to stdout unless you name a FILE.",
-)
-@click.option("--html", type=_FILE, metavar="FILE", help="Write an HTML report.")
-@click.option("-v", "--verbose", is_flag=True, help="Also show equal values.")
-@json_option()
-def compare(
-    *,
-    records: tuple[Path, ...],
-    tolerance: float,
-    markdown: Path | None,
-    html: Path | None,
-    verbose: bool,
-    as_json: bool,
-) -> None:
+@takes(CompareOptions)
+def compare(options: CompareOptions) -> None:
     """Compare the output of `envforge verify --json` from two machines or a fleet.
 
     Compares facts, speeds, and the verdicts of the checks. With three or more machines, envforge names those that
@@ -56,22 +43,19 @@ def compare(
     Exits with 0 if the machines match, and with 1 if they differ.
     """
     from envforge.base.envelope import finding, success
-    from envforge.cli.verify import print_lines, write_report
     from envforge.verify.reports import formats
     from envforge.verify.reports.terminal import comparison_lines
 
-    found = _compared(records, tolerance / 100)
-    if markdown not in (None, _STDOUT):
-        write_report(markdown, formats.comparison_markdown(found))
-    if html is not None:
-        write_report(html, formats.comparison_html(found))
-    if as_json:
+    found = _compared(options.records, options.tolerance / 100)
+    markdown, html = formats.comparison_markdown, formats.comparison_html
+    write_reports(found, [(options.markdown, markdown), (options.html, html)])
+    if options.as_json:
         result = formats.comparison_to_json(found)
         click.echo(finding("compare", result) if found.different else success("compare", result))
-    elif markdown == _STDOUT:
-        click.echo(formats.comparison_markdown(found), nl=False)
+    elif options.markdown == STDOUT:
+        click.echo(markdown(found), nl=False)
     else:
-        print_lines(lambda width: comparison_lines(found, width, verbose=verbose))
+        print_lines(lambda width: comparison_lines(found, width, verbose=options.verbose))
     # as `diff` does; durations, depths, and questions that one machine wasn't asked are no difference
     if found.different:
         raise click.exceptions.Exit(1)

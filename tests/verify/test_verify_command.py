@@ -206,9 +206,15 @@ def test_verify_rejects_what_is_no_subcommand(capsys: Captured, arguments: tuple
     assert main(["verify", *arguments]) == 2
 
 
+@pytest.mark.parametrize(("word", "near"), [("enviroment", "env"), ("machin", "machine"), ("training", "train")])
+def test_verify_suggests_the_nearest_subcommand(capsys: Captured, word: str, near: str) -> None:
+    assert main(["verify", word]) == 2
+    assert f"did you mean `envforge verify {near}`?" in capsys.readouterr().err
+
+
 def test_verify_suggests_the_subcommand_for_an_option_of_its_name(capsys: Captured) -> None:
     assert main(["verify", "--env", "--fast"]) == 2
-    assert "Did you mean `envforge verify env`?" in capsys.readouterr().err
+    assert "did you mean `envforge verify env`?" in capsys.readouterr().err
 
 
 def test_verify_help_shows_its_exit_codes_on_lines_of_their_own(capsys: Captured) -> None:

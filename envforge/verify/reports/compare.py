@@ -104,10 +104,11 @@ class Comparison:
         found: dict[tuple[str, bool], list[str]] = {}
         for cell, name in zip(row.cells, self.machines, strict=True):
             note = f" ({cell.note})" if cell.note else ""
+            # the note is part of the key, because two failures of a check can have different reasons
             found.setdefault((cell.shown + note, cell.is_odd), []).append(name)
         groups = list(found.items())
         most = max(map(len, found.values()))
-        if most > _NAMED:
+        if most > _NAMED:  # the machines that matter come first, the others are only counted
             groups.sort(key=lambda group: len(group[1]) == most)
         return tuple(
             Group(value=value, is_odd=is_odd, machines=self._names(having, is_last=position == len(groups)))
@@ -153,6 +154,7 @@ def _facts(report: Report) -> dict[tuple[str, str], str]:
 def _by_majority(texts: Sequence[str | None]) -> tuple[Cell, ...]:
     counted = Counter(text for text in texts if text is not None)
     usual = None
+    # between two machines, nothing tells which one is right
     if counted.total() >= FEW:
         text, count = counted.most_common(1)[0]
         usual = text if 2 * count > counted.total() else None
@@ -160,6 +162,7 @@ def _by_majority(texts: Sequence[str | None]) -> tuple[Cell, ...]:
 
 
 def _differ(cells: Sequence[Cell]) -> bool:
+    # what wasn't observed on one machine is no difference
     return len({cell.text for cell in cells if cell.text is not None}) > 1
 
 
@@ -181,6 +184,7 @@ def _speed_rows(reports: Sequence[Report], tolerance: float) -> Iterator[Row]:
 def _against_median(measure: Measure | None, middle: float, tolerance: float) -> Cell:
     if measure is None:
         return Cell(text=None)
+    # a value that is far too good is suspicious, too
     off = measure.value / middle - 1 if middle and math.isfinite(measure.value) else 0.0
     odd = abs(off) > tolerance
     return Cell(text=measure.shown, is_odd=odd, note=f"{off:+.0%} off the median" if odd else "")

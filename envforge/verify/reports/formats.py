@@ -32,6 +32,7 @@ def report_to_json(report: Report, *, strict: bool = False) -> dict[str, Json]:
     return {
         "outcome": outcome(report, strict=strict).lower(),
         "strict": strict,
+        # zeros included, so that programs need no default
         "counts": {verdict.value: count for verdict, count in report.counts.items()},
         "findings": [msgspec.to_builtins(finding) for finding in report.findings],
         "record": record_to_json(report.record),
@@ -92,9 +93,10 @@ def _page(template: str, **values: Any) -> str:
     from markupsafe import Markup  # noqa: PLC0415 - slow to import, and only pages need it
 
     environment = _environment(autoescape=True)
-    environment.filters["prose"] = _prose
+    environment.filters["prose"] = _prose  # messages have code in backticks, as in Markdown
     folder = data_folder() / "report"
     style, script = ((folder / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+    # the page is opened from disk, where nothing else protects against a string that became a script
     policy = f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
     page = {"style": Markup(style), "script": Markup(script)}  # noqa: S704 - files of this package
     return environment.get_template(template).render(policy=policy, **page, **values)
@@ -118,6 +120,7 @@ def _prose(text: str) -> Markup:
 
 def _markdown() -> Environment:
     environment = _environment(autoescape=False)
+    # unlike a filter, it can't be forgotten in a template; `Markup` passes
     environment.finalize = lambda value: _escaped(value) if type(value) is str else value
     environment.filters["fence"] = _fence
     return environment
@@ -144,7 +147,7 @@ def _environment(*, autoescape: bool) -> Environment:
     return Environment(
         loader=FileSystemLoader(data_folder() / "report"),
         autoescape=autoescape,  # noqa: S701 - Markdown has escapes of its own
-        undefined=StrictUndefined,
+        undefined=StrictUndefined,  # a misspelled name would leave a gap in the report
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

@@ -9,14 +9,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from envforge import errors
 from envforge.base.redact import change_texts
 from envforge.machine.values import Machine, driver_text
 from envforge.verify.environment.facts import EnvironmentFacts
 from envforge.verify.machine.facts import MachineFacts
-from envforge.verify.record import Record
+from envforge.verify.record import ProjectFacts, Record
 from envforge.verify.reports.charts import Chart, charts
 from envforge.verify.training.facts import TrainingFacts
 from envforge.verify.values import QUESTIONS, Finding, Question, Report, Verdict
@@ -47,20 +46,50 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Presentation:
-    """A report in words; ``remark`` is the reason why a run without a failure fails, ``counts`` has no zeros."""
+    """A report with printable strings, in words; with ``strict``, warnings fail the run."""
 
-    outcome: str
-    headline: str
-    remark: str
+    report: Report
     strict: bool
-    counts: tuple[tuple[Verdict, int, str], ...]
-    findings: tuple[Finding, ...]
-    sections: tuple[Section, ...]
-    charts: tuple[Chart, ...]
-    project: str
-    envforge: str
-    created_at: datetime
-    seconds: Mapping[str, float]
+
+    @property
+    def outcome(self) -> str:
+        """``PASS``, ``FAIL``, or ``WARN`` if nothing fails but something warns."""
+        return outcome(self.report, strict=self.strict)
+
+    @property
+    def headline(self) -> str:
+        """The result in one sentence, which names the questions that it is about."""
+        record = self.report.record
+        if record.asked.machine:
+            return f"The lockfile {'does not fit' if self.outcome == 'FAIL' else 'fits'} {record.asked.machine}"
+        failing = {finding.question for finding in self.report.findings if self.fails(finding)}
+        # a failure names only the questions that failed, so that the sentence is the answer
+        named = failing or {item.what for item in record.observed}
+        names: list[str] = [name for name in QUESTIONS if name in named]
+        if not names:
+            return "Nothing could be observed"
+        *others, last = names
+        subject = f"{', '.join(others)}{',' * (len(others) > 1)} and {last}" if others else last
+        verb = {"FAIL": "failed", "WARN": "passed with warnings", "PASS": "passed"}[self.outcome]
+        return f"{subject.capitalize()} checks {verb}"
+
+    @property
+    def remark(self) -> str:
+        """The reason why a run without a failure fails."""
+        is_strictness = self.outcome == "FAIL" and self.report.passed()
+        return "--strict: warnings fail the run" if is_strictness else ""
+
+    @property
+    def project(self) -> str:
+        """The name of the project, or an empty string."""
+        project = self.report.record.project
+        return project.name or "" if project else ""
+
+    @property
+    def counts(self) -> tuple[tuple[Verdict, int, str], ...]:
+        """Each verdict with its number of findings and the word for it, without zeros."""
+        numbers = self.report.counts
+        return tuple((verdict, numbers[verdict], word) for verdict, word in COUNTED.items() if numbers[verdict])
 
     @property
     def summary(self) -> str:
@@ -71,7 +100,9 @@ class Presentation:
     def worst_first(self) -> tuple[Finding, ...]:
         """The findings that fail the run first; within a verdict, in the order of the checks."""
         order = list(COUNTED)
-        return tuple(sorted(self.findings, key=lambda finding: (not finding.fails, order.index(finding.verdict))))
+        return tuple(
+            sorted(self.report.findings, key=lambda finding: (not finding.fails, order.index(finding.verdict)))
+        )
 
     def of(self, *verdicts: Verdict) -> tuple[Finding, ...]:
         """Return the findings with one of these verdicts, worst first."""
@@ -80,35 +111,28 @@ class Presentation:
     @property
     def by_question(self) -> Mapping[Question, Sequence[Finding]]:
         """The findings of each question that has some, in the order of the checks."""
-        found = {question: [each for each in self.findings if each.question == question] for question in QUESTIONS}
+        findings = self.report.findings
+        found = {question: [each for each in findings if each.question == question] for question in QUESTIONS}
         return {question: findings for question, findings in found.items() if findings}
 
     def fails(self, finding: Finding) -> bool:
         """Return whether a finding fails the run."""
         return finding.fails or (self.strict and finding.verdict is Verdict.WARN)
 
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """The facts of the record."""
+        return facts(self.report.record)
+
+    @property
+    def charts(self) -> tuple[Chart, ...]:
+        """The charts of the training."""
+        return charts(self.report.record)
+
 
 def present(report: Report, *, strict: bool = False) -> Presentation:
-    """Return the shown of a report, with printable strings."""
-    record = report.record
-    project = record.project.name if record.project is not None else None
-    shown = Presentation(
-        outcome=outcome(report, strict=strict),
-        headline=_headline(report, strict=strict),
-        remark="--strict: warnings fail the run" if report.passed() and not report.passed(strict=strict) else "",
-        strict=strict,
-        counts=tuple(
-            (verdict, report.counts[verdict], word) for verdict, word in COUNTED.items() if report.counts[verdict]
-        ),
-        findings=report.findings,
-        sections=facts(record),
-        charts=charts(record),
-        project=project or "",
-        envforge=record.envforge,
-        created_at=record.created_at,
-        seconds={item.what: item.seconds for item in record.observed},
-    )
-    return change_texts(shown, printable)
+    """Return the presentation of a report."""
+    return Presentation(report=change_texts(report, printable), strict=strict)
 
 
 def printable(text: str) -> str:
@@ -123,37 +147,14 @@ def outcome(report: Report, *, strict: bool) -> str:
     return "WARN" if report.counts[Verdict.WARN] else "PASS"
 
 
-def _headline(report: Report, *, strict: bool) -> str:
-    """Return the result in one sentence, which names the questions that it is about."""
-    word = outcome(report, strict=strict)
-    if report.record.asked.machine:
-        return f"The lockfile {'does not fit' if word == 'FAIL' else 'fits'} {report.record.asked.machine}"
-    failing = {
-        finding.question for finding in report.findings if finding.fails or (strict and finding.verdict is Verdict.WARN)
-    }
-    observed = {item.what for item in report.record.observed}
-    subject = _listed([name for name in QUESTIONS if name in (failing or observed)])
-    if not subject:
-        return "Nothing could be observed"
-    if word == "FAIL":
-        return f"{subject} checks failed"
-    return f"{subject} checks passed" + (" with warnings" if word == "WARN" else "")
-
-
-def _listed(words: list[str]) -> str:
-    """Return ``Machine``, ``Machine and environment``, or ``Machine, environment, and training``."""
-    comma = "," if len(words) > 2 else ""
-    text = f"{comma} and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-    return text[:1].upper() + text[1:]
-
-
 def facts(record: Record) -> tuple[Section, ...]:
-    """Return the sections of a record that have rows."""
+    """Return the facts of a record, in sections that have rows."""
     return tuple(section for section in _sections(record) if section.rows)
 
 
 def _sections(record: Record) -> Iterator[Section]:
-    yield _project(record)
+    if record.project is not None:
+        yield _project(record.project)
     if record.machine is not None:
         yield _machine(record.machine)
     if record.environment is not None:
@@ -163,103 +164,101 @@ def _sections(record: Record) -> Iterator[Section]:
     yield _run(record)
 
 
-def _project(record: Record) -> Section:
-    project = record.project
-    if project is None:
-        return Section(title="Project", rows=())
-    rows = (
-        ("project", project.name or ""),
-        ("template", project.template or ""),
-        ("variant", project.variant or ""),
-        ("lockfile", project.lock_file or ""),
-        ("lockfile sha256", project.lock_sha256 or ""),
+def _project(project: ProjectFacts) -> Section:
+    rows = _rows(
+        ("project", project.name),
+        ("template", project.template),
+        ("variant", project.variant),
+        ("lockfile", project.lock_file),
+        ("lockfile sha256", project.lock_sha256),
         ("platforms", ", ".join(project.lock_platforms)),
-        ("requires", project.lock_needs or ""),
+        ("requires", project.lock_needs),
     )
-    short = (
-        f"{project.lock_file}, sha256 {project.lock_sha256[:12]}" if project.lock_sha256 else project.lock_file or ""
-    )
-    return Section(title="Project and lockfile", rows=_present(rows), short=_present((("lockfile", short),)))
+    digest = f", sha256 {project.lock_sha256[:12]}" if project.lock_sha256 else ""
+    short = f"{project.lock_file}{digest}" if project.lock_file else ""
+    return Section(title="Project and lockfile", rows=rows, short=_rows(("lockfile", short)))
 
 
 def _machine(facts: MachineFacts) -> Section:
-    machine, driver, system = facts.machine, facts.machine.driver, facts.system
-    share = system.processors.value
-    rows = (
+    machine = facts.machine
+    driver, cpu, share = machine.driver, facts.system.cpu.value, facts.system.processors.value
+    version = driver_text(driver.version) if driver and driver.version else "none"
+    rows = _rows(
         ("platform", machine.platform),
         ("GPUs", _gpus(machine)),
-        ("driver", driver_text(driver.version) if driver and driver.version else "none"),
-        ("newest CUDA", str(driver.cuda) if driver and driver.cuda else ""),
-        ("glibc", str(machine.glibc or "")),
-        ("container", machine.container or ""),
+        ("driver", version),
+        ("newest CUDA", driver.cuda if driver else None),
+        ("glibc", machine.glibc),
+        ("container", machine.container),
         ("WSL", "yes" if machine.is_wsl else ""),
-        ("CPU", system.cpu.value.model if system.cpu.value else ""),
-        ("CPUs", str(share.processors) if share else ""),
-        ("memory", gibibytes(system.memory_bytes.value)),
+        ("CPU", cpu.model if cpu else None),
+        ("CPUs", share.processors if share else None),
+        ("memory", _gibibytes(facts.system.memory_bytes.value)),
         ("conditions", ", ".join(condition.code for condition in machine.conditions)),
     )
-    driver_words = f", driver {dict(rows)['driver']}" if machine.has_nvidia else ""
-    return Section(title="Machine", rows=_present(rows), short=(("machine", f"{_gpus(machine)}{driver_words}"),))
+    short = f"{_gpus(machine)}, driver {version}" if machine.has_nvidia else _gpus(machine)
+    return Section(title="Machine", rows=rows, short=_rows(("machine", short)))
 
 
 def _gpus(machine: Machine) -> str:
     counted = Counter(
         f"{gpu.name} (compute capability {gpu.compute_capability or 'unknown'}"
-        + (f", {gibibytes(gpu.memory_bytes)})" if gpu.memory_bytes else ")")
+        + (f", {_gibibytes(gpu.memory_bytes)})" if gpu.memory_bytes else ")")
         for gpu in machine.gpus
     )
     return ", ".join(f"{count} x {name}" if count > 1 else name for name, count in counted.items()) or "no NVIDIA GPU"
 
 
-def _environment(facts: EnvironmentFacts) -> Section:
-    audit, python, torch = facts.audit.value, facts.python.value, facts.torch.value
-    rows = (
-        ("digest", f"sha256:{audit.digest}" if audit else ""),
-        ("packages", str(audit.packages) if audit else ""),
-        ("differences from the lockfile", str(audit.drift_count) if audit else ""),
-        ("Python", python.version if python else ""),
-        ("torch", torch.version if torch else ""),
-        ("CUDA of torch", torch.cuda or "none" if torch else ""),
-        ("cuDNN", torch.cudnn or "" if torch else ""),
-        ("NCCL", torch.nccl or "" if torch else ""),
-        ("kernels for", " ".join(torch.arch_list) if torch else ""),
-        ("NumPy", facts.numpy.value.version if facts.numpy.value else ""),
-    )
-    short = f"torch {torch.version}, Python {python.version}" if torch and python else ""
-    digest = (("digest", f"sha256:{audit.digest}"),) if audit else ()
-    return Section(title="Environment", rows=_present(rows), short=(*_present((("torch", short),)), *digest))
-
-
-def _training(facts: TrainingFacts) -> Section:
-    rows: Rows = (("package", facts.package or ""),)
-    for device in facts.devices:
-        words = [device.name, f"compute capability {device.capability}" if device.capability else ""]
-        words += [f"low precision {device.low}" if device.low else "", device.process.in_words]
-        rows += ((device.device, ", ".join(filter(None, words[:-1]))), (f"{device.device}, process", words[-1]))
-    if (together := facts.collective.value) is not None:
-        rows += (("all-reduce", f"{together.backend} over {together.ranks} processes"),)
-    return Section(title="Training", rows=_present(rows), compared=False)
-
-
-def gibibytes(amount: int | None) -> str:
-    """Return a size such as ``15.6 GiB``, or an empty string if it is unknown."""
+def _gibibytes(amount: int | None) -> str:
     return "" if amount is None else f"{amount / 2**30:.1f} GiB"
 
 
+def _environment(facts: EnvironmentFacts) -> Section:
+    audit, python, torch, numpy = facts.audit.value, facts.python.value, facts.torch.value, facts.numpy.value
+    digest = ("digest", f"sha256:{audit.digest}" if audit else None)
+    rows = _rows(
+        digest,
+        ("packages", audit.packages if audit else None),
+        ("differences from the lockfile", audit.drift_count if audit else None),
+        ("Python", python.version if python else None),
+        ("torch", torch.version if torch else None),
+        ("CUDA of torch", torch.cuda or "none" if torch else None),  # a CPU build is a fact, not a gap
+        ("cuDNN", torch.cudnn if torch else None),
+        ("NCCL", torch.nccl if torch else None),
+        ("kernels for", " ".join(torch.arch_list) if torch else None),
+        ("NumPy", numpy.version if numpy else None),
+    )
+    short = f"torch {torch.version}, Python {python.version}" if torch and python else None
+    return Section(title="Environment", rows=rows, short=_rows(("torch", short), digest))
+
+
+def _training(facts: TrainingFacts) -> Section:
+    rows: list[tuple[str, str | None]] = [("package", facts.package)]
+    for device in facts.devices:
+        capability = f"compute capability {device.capability}" if device.capability else ""
+        low = f"low precision {device.low}" if device.low else ""
+        rows.append((device.device, ", ".join(filter(None, (device.name, capability, low)))))
+        # durations differ in each run, so this section isn't compared
+        rows.append((f"{device.device}, process", device.process.in_words))
+    if (together := facts.collective.value) is not None:
+        rows.append(("all-reduce", f"{together.backend} over {together.ranks} processes"))
+    return Section(title="Training", rows=_rows(*rows), compared=False)
+
+
 def _run(record: Record) -> Section:
-    times = ", ".join(f"{item.what} {item.seconds:.1f} s" for item in record.observed)
-    rows = (
+    rows = _rows(
         ("envforge", record.envforge),
         ("observed at", record.created_at.isoformat(timespec="seconds")),
-        ("took", times),
+        ("took", ", ".join(f"{item.what} {item.seconds:.1f} s" for item in record.observed)),
         ("machine", record.asked.machine),
         ("depth", record.asked.depth),
         ("only", ", ".join(record.asked.only)),
         ("skipped", ", ".join(record.asked.skip)),
         ("redacted", "yes: user, host, serial numbers and identifiers" if record.redacted else "no"),
     )
-    return Section(title="This run", rows=_present(rows), compared=False)
+    return Section(title="This run", rows=rows, compared=False)
 
 
-def _present(rows: Rows) -> Rows:
-    return tuple((label, value) for label, value in rows if value)
+def _rows(*rows: tuple[str, object]) -> Rows:
+    """Return the rows that have a value."""
+    return tuple((label, str(value)) for label, value in rows if value not in (None, ""))  # zero is a value

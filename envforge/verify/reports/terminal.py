@@ -24,7 +24,7 @@ _STYLES = {"FAIL": "bold red", "UNKNOWN": "bold magenta", "WARN": "bold yellow",
 
 def report_lines(shown: Presentation, *, width: int, verbose: bool = False) -> Iterator[Text]:
     """Yield the lines of the report; ``verbose`` shows every finding as fully as a problem."""
-    width = max(NARROW, min(width, WIDE))
+    width = max(NARROW, min(width, WIDE))  # wider paragraphs are difficult to read
     yield _verdict(shown.outcome, shown.headline)
     yield from _wrapped(shown.summary, width, "      ")
     yield from _wrapped(shown.remark, width, "      ")
@@ -61,6 +61,7 @@ def _facts(findings: Iterable[Finding], width: int) -> Iterator[Text]:
 
 def _folded(shown: Presentation, width: int) -> Iterator[Text]:
     """Yield the number of passed checks by question, and skipped checks by reason."""
+    # a machine without a GPU skips dozens of checks for one reason
     skipped: dict[tuple[str, str], list[str]] = {}
     for finding in shown.of(Verdict.SKIP):
         skipped.setdefault((finding.observed, finding.command), []).append(finding.check)
@@ -116,7 +117,7 @@ def _wrapped(text: str, width: int, first: str = "", others: str | None = None) 
         initial_indent=first,
         subsequent_indent=first if others is None else others,
         break_on_hyphens=False,
-        break_long_words=False,
+        break_long_words=False,  # paths and URLs stay in one piece, to be copied
     )
     yield from map(_text, lines if text else ())
 

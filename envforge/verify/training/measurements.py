@@ -66,6 +66,7 @@ def sampler_command() -> list[str]:
 def sampling(world: World) -> Iterator[Samples]:
     """Sample while the block runs, and fill the samples when it ends."""
     samples = Samples()
+    # a pipe that nobody reads would block the sampler
     with tempfile.TemporaryFile() as file:
         process = subprocess.Popen(
             sampler_command(),
@@ -82,6 +83,7 @@ def sampling(world: World) -> Iterator[Samples]:
                 process.wait(timeout=2.0)
             file.seek(0)
             lines = marked_lines(file.read().decode("utf-8", "replace"))
+            # the last line can be incomplete, because the process was killed
             samples.said = _OUTPUT.convert(lines, tuple[Sample, ...])
 
 
@@ -133,7 +135,7 @@ def _read(pynvml: Any, handle: Any) -> dict[str, int]:
     """Return the values of one GPU; those that it or its driver lacks are omitted."""
     found = {}
     for name, (function, *constants) in _NVML.items():
-        with contextlib.suppress(pynvml.NVMLError):
+        with contextlib.suppress(pynvml.NVMLError):  # most GPUs lack some of them
             arguments = [getattr(pynvml, constant) for constant in constants]
             found[name] = int(getattr(pynvml, function)(handle, *arguments))
     if "reasons" not in found:  # the name of this call before driver 535
@@ -229,6 +231,7 @@ def floor_of(name: str) -> Signal[SpeedFloor]:
 @cache
 def speed_table() -> tuple[tuple[re.Pattern[str], SpeedFloor], ...]:
     """Return each row and the pattern of GPU names that it is for, the most specific first."""
+    # a file of this package, which tests validate
     table = msgspec.convert(read_data("gpu_speeds.toml"), _Table)
     return tuple((re.compile(row.name), _floor(row, table.sources[row.source])) for row in table.gpu)
 
@@ -285,6 +288,7 @@ class _Lines:
         elif event == "value":
             self.values[name], self.running = line.get("value"), None
         elif event == "raised":
+            # CUDA errors can contain pages of advice
             self.raised[name], self.running = str(line.get("error"))[:2000], None
         elif event in ("load", "copies"):
             self.spans.append((float(line["from"]), float(line["to"])))
@@ -318,7 +322,7 @@ def device_facts(
     found = _Lines(asked=asked, end=end)
     for line in lines:
         found.hear(line)
-    known = found.signal("device", _Properties).value or _Properties()
+    known = found.signal("device", _Properties).value or _Properties()  # the process may have died before
     properties: dict[str, Any] = {each.name: getattr(known, each.name) for each in fields(known) if each.name != "uuid"}
     kinds = get_type_hints(DeviceFacts)
     signals: dict[str, Any] = {

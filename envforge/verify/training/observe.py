@@ -60,7 +60,7 @@ class Progress:
             self._running, self._since, self._share = name, self.clock(), 0.0
             self.say(self._line())
         elif event == "update":
-            self._share = line["number"] / max(line["of"], 1)
+            self._share = line["number"] / max(line["of"], 1)  # more exact than the typical duration
         elif event in ("value", "raised") and name == self._running:
             self._taken[name] = self.clock() - self._since
             self._running = ""
@@ -149,6 +149,7 @@ def measures_of(depth: Cost, *, has_project: bool, on_gpu: bool, apart: bool = F
         name
         for name, each in MEASUREMENTS.items()
         if each.is_apart == apart
+        # a deep run takes all of them
         and COSTS.index(each.cost) <= COSTS.index(depth)
         and (has_project or not each.of_project)
         and (on_gpu or not each.needs_gpu)
@@ -218,7 +219,7 @@ def _gpu_count(plan: _Plan) -> tuple[int, str | None]:
     end, lines = run_child(plan.child("-c", _COUNT_GPUS))
     if lines and lines[-1].get("count"):
         return int(lines[-1]["count"]), None
-    if not lines:
+    if not lines:  # the import of torch failed, or CUDA crashed
         return 0, ": ".join([end.in_words, *end.stderr.splitlines()[-1:]])[:1000]
     return 0, ": ".join(["torch.cuda.is_available() is False", *lines[-1].get("warnings", [])[-1:]])[:1000]
 
@@ -234,7 +235,7 @@ def _measure(plan: _Plan, device: str) -> DeviceFacts | None:
     facts = device_facts(device, asked, end, lines, samples.said)
     if plan.package is None:
         facts = replace(facts, project=Signal(unreadable=plan.no_package))
-    if end.is_good:
+    if end.is_good:  # a broken driver would cost the time limit again
         for measure in plan.measures(on_gpu=on_gpu, apart=True):
             facts = _with_measure(facts, plan, measure)
     return facts
@@ -260,11 +261,12 @@ def _with_collective(facts: TrainingFacts, plan: _Plan, gpus: int) -> TrainingFa
     child = plan.child(*torchrun, str(plan.program / "envforge_measures" / "collective.py"), backend)
     end, lines = run_child(replace(child, tick=lambda elapsed_s: plan.situation.say(f"{what} ({elapsed_s:.0f} s)")))
     source = f"torchrun --nproc-per-node {ranks}, {backend}"
-    said = [line for line in lines if line.get("event") == "rank"]
+    said = [line for line in lines if line.get("event") == "rank"]  # torchrun mixes the output of its processes
     if len(said) != ranks:
         last = end.stderr.splitlines()[-1] if end.stderr else "no output"
         why = f"{len(said)} of {ranks} processes finished: {end.in_words}: {last[:300]}"
         return replace(facts, collective=Signal(source=source, unreadable=why), collective_process=end)
+    # the slowest process decides when all have the sum
     size, seconds = int(said[0]["bytes"]), max(float(line["seconds"]) for line in said)
     value = CollectiveFacts(
         backend=backend,

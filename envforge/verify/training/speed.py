@@ -34,16 +34,10 @@ _LOOK = "nvidia-smi -q -d PERFORMANCE,CLOCK,POWER,TEMPERATURE"
 _check = partial(check, group="speed", cost="default")
 
 
-@_check(
-    "amp-speed",
-    "Speed of AMP and fp32",
-    of=EACH_DEVICE,
-    needs=("compare",),
-    severity=Verdict.WARN,
-    why="AMP is used for its speed and memory savings, which depend on the model and GPU.",
-)
+@_check("amp-speed", "Speed of AMP and fp32", of=EACH_DEVICE, needs=("compare",), severity=Verdict.WARN)
 def _amp_speed(device: DeviceFacts) -> Judgement:
-    """Compare AMP with fp32: a fact on a CPU, a warning on a GPU if AMP is slower."""
+    """AMP is used for its speed and memory savings, which depend on the model and GPU."""
+    # compare AMP with fp32: a fact on a CPU, a warning on a GPU if AMP is slower
     if device.compare.value is None:
         return absent(device, "compare", leads=True)
     runs = device.compare.value.runs
@@ -52,7 +46,9 @@ def _amp_speed(device: DeviceFacts) -> Judgement:
     amp, others = runs[0], runs[1:]
     observed = f"{_run(amp)}; " + "; ".join(f"{_run(run)}: AMP {run.step_s / amp.step_s:.2f}x" for run in others)
     source = f"the project's own step, batch {amp.batch}, median of {amp.steps}"
+    # against ieee only: TF32 is a lower precision itself
     slowest = min(run.step_s / amp.step_s for run in others if run.fp32 == "ieee")
+    # on a CPU, the speed of AMP decides nothing
     if device.is_gpu and slowest < 1 - _SAME:
         return warned(
             observed,
@@ -75,10 +71,10 @@ def _run(run: SpeedRun | ModelRun) -> str:
     of=measured("compare", CompareFacts),
     needs=("compare",),
     severity=Verdict.WARN,
-    why="If the low-precision loss diverges from fp32, the low precision reduces what is learned.",
 )
 def _amp_differs(facts: CompareFacts) -> Judgement:
-    """Compare the losses of both, which have the same data and seeds."""
+    """If the low-precision loss diverges from fp32, the low precision reduces what is learned."""
+    # compare the losses of both, which have the same data and seeds
     if len(facts.runs) < 2:
         return skipped("nothing to compare with")
     amp_run, full_run = facts.runs[:2]
@@ -100,14 +96,9 @@ def _last_quarter(losses: tuple[Number, ...]) -> float | None:
     return sum(part) / len(part) if part and len(finite) == len(losses) else None
 
 
-@_check(
-    "speed-floor",
-    "Speed of the GPU",
-    of=EACH_DEVICE,
-    needs=("throughput",),
-    why="A MIG slice, a throttled GPU, or a hidden CPU fallback is slow, without an error.",
-)
+@_check("speed-floor", "Speed of the GPU", of=EACH_DEVICE, needs=("throughput",))
 def _speed_floor(device: DeviceFacts) -> Judgement:
+    """A MIG slice, a throttled GPU, or a hidden CPU fallback is slow, without an error."""
     found, floor = device.throughput.value, device.floor.value
     if not device.is_gpu:
         return skipped("no GPU; there is no expected speed for CPUs")
@@ -123,6 +114,7 @@ def _speed_floor(device: DeviceFacts) -> Judgement:
     if found.low_tflops >= floor.floor_tflops:
         return passed(observed, wanted, source)
     cause = _cause(device.load.value)
+    # at most a fifth of the published speed: broken, not only slow
     if found.low_tflops < floor.floor_tflops / 2:
         return failed(f"{observed}{cause}", wanted, source, command=_LOOK)
     return warned(f"{observed}{cause}", wanted, source, command=_LOOK)
@@ -135,21 +127,17 @@ def _cause(load: LoadFacts | None) -> str:
     held = [name for name in load.reasons or () if name not in _BY_CHOICE]
     if held:
         return f": throttled by {', '.join(held)}"
+    # without a reason, a low clock still explains the speed
     if load.sm_clock_mhz and load.max_sm_clock_mhz and load.sm_clock_mhz < load.max_sm_clock_mhz / 2:
         return f": its clock runs at {load.sm_clock_mhz} of {load.max_sm_clock_mhz} MHz"
     return ": NVML reports no reason; another program may use the GPU"
 
 
 @_check(
-    "throttled-under-load",
-    "Clocks under load",
-    of=EACH_DEVICE,
-    needs=("throughput",),
-    severity=Verdict.WARN,
-    row=23,
-    why="Cooling and power problems appear only under load.",
+    "throttled-under-load", "Clocks under load", of=EACH_DEVICE, needs=("throughput",), severity=Verdict.WARN, row=23
 )
 def _throttled_under_load(device: DeviceFacts) -> Judgement:
+    """Cooling and power problems appear only under load."""
     load = device.load.value
     if not device.is_gpu:
         return skipped("no GPU")
@@ -179,9 +167,9 @@ def _throttled_under_load(device: DeviceFacts) -> Judgement:
     needs=("throughput", "transfer"),
     severity=Verdict.WARN,
     row=26,
-    why="On a link with fewer lanes or an older generation, the GPU waits for data.",
 )
 def _slow_copies(device: DeviceFacts) -> Judgement:
+    """On a link with fewer lanes or an older generation, the GPU waits for data."""
     copies, load = device.transfer.value, device.load.value
     if not device.is_gpu:
         return skipped("no GPU")
@@ -220,10 +208,10 @@ def _below_its_link(load: LoadFacts) -> str:
     needs=("models",),
     severity=Verdict.INFO,
     cost="deep",
-    why="A project's model can be too small for a GPU; published figures are about models of this size.",
 )
 def _model_speed(device: DeviceFacts) -> Judgement:
-    """List step time and memory of each model, AMP first."""
+    """A project's model can be too small for a GPU; published figures are about models of this size."""
+    # list step time and memory of each model, AMP first
     if not device.is_gpu:
         return skipped("no GPU; these models take minutes on a CPU")
     if device.models.value is None:
@@ -235,26 +223,20 @@ def _model_speed(device: DeviceFacts) -> Judgement:
     return info("; ".join(runs), source="forward, backward and AdamW on random pixels; median of 7 steps")
 
 
-@_check(
-    "compile-fails",
-    "Result of torch.compile",
-    of=EACH_DEVICE,
-    needs=("compiled",),
-    cost="deep",
-    row=48,
-    why="torch.compile needs a compiler and triton, and can silently change autocast in the backward pass.",
-)
+@_check("compile-fails", "Result of torch.compile", of=EACH_DEVICE, needs=("compiled",), cost="deep", row=48)
 def _compile_fails(device: DeviceFacts) -> Judgement:
+    """torch.compile needs a compiler and triton, and can silently change autocast in the backward pass."""
     facts = device.compiled.value
     if facts is None:
         missing = absent(device, "compiled", leads=True)
+        # a compilation can take longer than the limit, which is no failure
         return replace(missing, command=_LONGER) if missing.verdict is Verdict.UNKNOWN else missing
     pairs = (
         (facts.eager_loss, facts.compiled_loss, "loss"),
         (facts.eager_gradient_norm, facts.compiled_gradient_norm, "gradient norm"),
     )
     observed = ", ".join(f"{name} {one}, compiled {other}" for one, other, name in pairs)
-    wanted = "equal within 5 %"
+    wanted = "equal within 5 %"  # compiled kernels round differently, and dropout may draw other numbers
     if any(one is None or other is None or abs(one - other) > 0.05 * abs(one) + 1e-3 for one, other, _ in pairs):
         return failed(observed, wanted, "one step of the project's training")
     return passed(f"one step in {facts.seconds:.0f} s including compilation; {observed}", wanted=wanted)
@@ -268,9 +250,9 @@ def _compile_fails(device: DeviceFacts) -> Judgement:
     cost="default",
     row=45,
     needs=("collective",),
-    why="Multi-GPU training adds gradients. A link that hangs or computes wrong sums stops or corrupts it.",
 )
 def _all_reduce_wrong(facts: TrainingFacts) -> Judgement:
+    """Multi-GPU training adds gradients. A link that hangs or computes wrong sums stops or corrupts it."""
     collective, source = facts.collective.value, facts.collective.source
     if facts.collective_process is None:
         return skipped("only one device; --deep tests two processes on the CPU")
@@ -282,7 +264,7 @@ def _all_reduce_wrong(facts: TrainingFacts) -> Judgement:
             why="The usual reasons for a hang are P2P with ACS or IOMMU, or a firewall between the processes.",
             command="NCCL_DEBUG=INFO envforge verify train",
         )
-    wanted = collective.ranks * (collective.ranks + 1) / 2
+    wanted = collective.ranks * (collective.ranks + 1) / 2  # each process adds its rank plus one
     if any(found != wanted for found in collective.sums):
         return failed(f"the sums are {', '.join(map(str, collective.sums))}", f"{wanted:g} in each", source)
     speed = f"{collective.bus_bytes_per_s / 1e9:.2f} GB/s bus bandwidth over {collective.backend}"

@@ -118,6 +118,7 @@ class Project:
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
         # projects reject fp16 on a CPU, but the GradScaler measurement needs it there
         asked = "bf16" if precision == "fp16" and self.device.type == "cpu" else precision
+        # the configuration of the project's own smoke test, so that its thresholds apply
         config = self.train.smoke_config(device=str(self.device), precision=asked, run_dir=folder, shuffled=shuffled)
         config = dataclasses.replace(config, **changes)
         device, chosen = self.prepare(config, quiet)
@@ -158,7 +159,7 @@ def batches(training: Any, count: int) -> Any:
                 return
         if given == before:
             raise RuntimeError("the training gave no batches")
-        training.order.next_epoch()
+        training.order.next_epoch()  # an epoch may have fewer batches than the smoke test has updates
 
 
 def finite(values: Any) -> Any:

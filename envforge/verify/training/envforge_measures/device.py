@@ -79,13 +79,14 @@ def _check(context: Context, compute: Callable[..., Tensor], shapes: Sequence[Se
     """Run forward and backward in low precision, and with the same inputs in float64 on the CPU."""
     dtype = DTYPES[context.low]
     generator = torch.Generator().manual_seed(7)
+    # rounded to the low precision first, so that only the computation differs
     inputs = [(torch.randn(*shape, generator=generator) / math.sqrt(shape[-1])).to(dtype) for shape in shapes]
     here = [tensor.clone().to(context.device).requires_grad_() for tensor in inputs]
     result = compute(*here)
     upstream = torch.randn(result.shape, generator=generator).to(dtype)
     result.backward(upstream.to(context.device))  # type: ignore[no-untyped-call]
     exact = [tensor.double().requires_grad_() for tensor in inputs]
-    reference = compute(*exact)
+    reference = compute(*exact)  # on the CPU, which is independent of the GPU that is checked
     reference.backward(upstream.double())  # type: ignore[no-untyped-call]
     errors = [_error(result.detach(), reference.detach())]
     errors += [_error(mine.grad, theirs.grad) for mine, theirs in zip(here, exact)]
@@ -148,7 +149,7 @@ def _flops(context: Context, dtype: torch.dtype, size: int, seconds: float) -> f
     right = torch.randn(size, size, device=context.device).to(dtype)
     out = torch.empty(size, size, device=context.device, dtype=dtype)
     best = 0.0
-    _repeat(context, lambda: torch.mm(left, right, out=out), 2)
+    _repeat(context, lambda: torch.mm(left, right, out=out), 2)  # cuBLAS selects its kernel
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         took = _repeat(context, lambda: torch.mm(left, right, out=out), 4)
@@ -168,7 +169,7 @@ def _repeat(context: Context, work: Callable[[], Any], times: int) -> float:
 def transfer(context: Context) -> dict[str, Any]:
     """Time copies of 256 MiB of pinned memory to the GPU and back; the best of five applies."""
     size = 256 << 20
-    host = torch.empty(size, dtype=torch.uint8).pin_memory()
+    host = torch.empty(size, dtype=torch.uint8).pin_memory()  # the driver copies other memory twice
     there = torch.empty(size, dtype=torch.uint8, device=context.device)
     began = time.time()
     up = min(_repeat(context, lambda: there.copy_(host, non_blocking=True), 2) / 2 for _ in range(5))

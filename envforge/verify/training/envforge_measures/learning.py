@@ -57,7 +57,7 @@ def train(context: Context, training: Any, *, watched: bool, updates: int = 0) -
                 facts.update(seen)
             else:
                 losses.append(training.train_step(group))
-            if watched and number == _LOOK_AT:
+            if watched and number == _LOOK_AT:  # a scaler can skip the first updates
                 facts.update(gradients(training.model))
     except Exception as problem:
         error = words(problem, most=1500)
@@ -83,7 +83,7 @@ def guard(context: Context) -> dict[str, Any]:
     """Inject NaN into the model's output for one update; weights and running statistics must not change."""
     training = context.project.training(context.low)
     groups = batches(training, 2)
-    training.train_step(next(groups))
+    training.train_step(next(groups))  # the optimizer creates its state
     before = {name: tensor.detach().clone() for name, tensor in training.model.state_dict().items()}
     planted: list[bool] = []
 
@@ -93,7 +93,7 @@ def guard(context: Context) -> dict[str, Any]:
             return output * float("nan")
         return output
 
-    handle = training.model.register_forward_hook(spoil)
+    handle = training.model.register_forward_hook(spoil)  # the loss and all gradients become NaN
     error = None
     try:
         training.train_step(next(groups))

@@ -25,7 +25,7 @@ MARK = "@envforge "
 def main(text: str) -> None:
     """Parse the specification and run it; the output of libraries goes to stderr."""
     talk = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    os.dup2(2, 1)  # libraries print to stdout, even from C
 
     def say(line: dict[str, Any]) -> None:
         talk.write(MARK + json.dumps(line) + "\n")
@@ -45,7 +45,7 @@ def run(specification: dict[str, Any], say: Say) -> None:
             say({"event": "start", "measure": name})
             started = time.monotonic()
             try:
-                if context is None:
+                if context is None:  # importing torch can fail, which each measurement reports
                     from .context import Context
 
                     context = Context(specification, scratch, say)

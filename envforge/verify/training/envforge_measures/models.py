@@ -62,41 +62,23 @@ def residual(depths: tuple[int, ...] = (3, 4, 6, 3), width: int = 64) -> nn.Modu
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 1000))
 
 
-class Attention(nn.Module):
-    """Scaled dot product attention and two linear layers, each after a layer norm."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.mix, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Add the output of both parts to the tokens."""
-        batch, length, width = tokens.shape
-        mixed = self.mix(self.first(tokens)).view(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = mixed.permute(2, 0, 3, 1, 4).unbind(0)
-        seen = functional.scaled_dot_product_attention(query, key, value)
-        tokens = tokens + self.out(seen.transpose(1, 2).reshape(batch, length, width))
-        fed: Tensor = self.feed(self.second(tokens))
-        return tokens + fed
-
-
 class Transformer(nn.Module):
     """A vision transformer over 16 by 16 patches, by default the size of ViT-B (86 million parameters)."""
 
     def __init__(self, depth: int = 12, width: int = 768, heads: int = 12, size: int = 224) -> None:
         super().__init__()
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
         self.patches = nn.Conv2d(3, width, 16, 16)
         self.places = nn.Parameter(torch.zeros(1, (size // 16) ** 2, width))
-        self.layers = nn.Sequential(*[Attention(width, heads) for _ in range(depth)])
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 1000)
+        self.layers = nn.TransformerEncoder(layer, depth, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.head = nn.Linear(width, 1000)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the scores of 1000 classes."""
         tokens = self.patches(images).flatten(2).transpose(1, 2) + self.places
-        scores: Tensor = self.head(self.norm(self.layers(tokens)).mean(dim=1))
+        scores: Tensor = self.head(self.layers(tokens).mean(dim=1))
         return scores
 
 
@@ -136,6 +118,7 @@ def _measure(context: Context, model: nn.Module, batch: int, precision: str, siz
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.benchmark = True
     context.forget_peak_memory()
+    # channels last is the fast layout of convolutions on tensor cores
     layout = torch.contiguous_format if isinstance(model, Transformer) else torch.channels_last
     placed: Any = model
     placed = placed.to(device=context.device, memory_format=layout)

@@ -27,11 +27,12 @@ def _timed(context: Context, precision: str, fp32: str | None, updates: int) -> 
     losses: list[Any] = []
     times: list[float] = []
     for group in batches(training, min(updates, training.total_updates)):
-        context.synchronize()
+        context.synchronize()  # CUDA returns before the work is done
         started = time.perf_counter()
         losses.append(training.train_step(group))
         context.synchronize()
         times.append(time.perf_counter() - started)
+    # the first steps allocate memory and select kernels
     kept = sorted(times[WARM:] or times)
     return {
         "precision": precision,

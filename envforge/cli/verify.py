@@ -171,11 +171,11 @@ def train(options: VerifyOptions) -> None:
 
 def _run(questions: tuple[Question, ...], options: VerifyOptions, described: str | None = None) -> None:
     """Verify; ``described`` is the value of ``--machine``."""
-    from envforge.verify.checks import all_checks, choose, judge
+    from envforge.verify.checks import checks_for, choose, judge
     from envforge.verify.record import read_record_file
 
     asked = _asked(questions, options, described)
-    checks = all_checks()
+    checks = checks_for(asked)
     if options.show_list:
         is_limited = asked.explicit or asked.only or asked.skip
         _show_list(choose(asked, checks).checks if is_limited else checks, as_json=options.as_json)

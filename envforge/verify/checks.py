@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from importlib import import_module
 from importlib.metadata import entry_points
 from types import ModuleType
 
@@ -19,18 +19,12 @@ from envforge.verify.values import COSTS, GROUPS, QUESTIONS, Check, Cost, Findin
 
 _NAMES = {"machine": "the machine", "environment": "the environment", "training": "training"}
 GROUP = "envforge.checks"
-
-
-def _observation(question: Question, why: str) -> Check:
-    decorate = check(
-        f"{question}-observed",
-        f"Observation of {_NAMES[question]}",
-        of=record_of(question),
-        group="observation",
-        required=True,
-        why=why,
-    )
-    return decorate(partial(_observed, question))
+# the modules that define checks, in the order of reports; each is imported only for its question
+_MODULES: dict[Question, tuple[str, ...]] = {
+    "machine": ("presence", "driver", "compatibility", "gpus", "resources"),
+    "environment": ("packages", "pytorch"),
+    "training": ("devices", "learning", "updates", "speed"),
+}
 
 
 def _observed(question: Question, record: Record) -> Judgement:
@@ -61,14 +55,15 @@ def _how(record: Record, question: Question) -> str:
     return f"{_NAMES[question]} was observed{took}"
 
 
-@check(
-    "lock-usable",
-    "Lockfile for this platform",
-    of=record_of("machine"),
-    group="observation",
-    why="Without a lockfile for this platform, there is nothing to compare the machine and environment with.",
-)
+@check("machine-observed", "Observation of the machine", of=record_of("machine"), group="observation", required=True)
+def _machine(record: Record) -> Judgement:
+    """Without facts, no check of the machine can decide anything."""
+    return _observed("machine", record)
+
+
+@check("lock-usable", "Lockfile for this platform", of=record_of("machine"), group="observation")
 def _lock(record: Record) -> Judgement:
+    """Without a lockfile for this platform, there is nothing to compare the machine and environment with."""
     project, wanted = record.project, "a valid lockfile for this platform"
     if project is None or project.lock_file is None:
         return skipped("no project and no lockfile")
@@ -78,19 +73,40 @@ def _lock(record: Record) -> Judgement:
     return passed(f"valid, for {', '.join(project.lock_platforms)}{needs}", wanted, project.lock_file)
 
 
-CHECKS = (
-    _observation("machine", "Without facts, no check of the machine can decide anything."),
-    _lock,
-    _observation("environment", "Only an installed environment can be compared with its lockfile."),
-    _observation("training", "Only a completed training run shows that this machine can train."),
+@check(
+    "environment-observed",
+    "Observation of the environment",
+    of=record_of("environment"),
+    group="observation",
+    required=True,
 )
+def _environment(record: Record) -> Judgement:
+    """Only an installed environment can be compared with its lockfile."""
+    return _observed("environment", record)
 
 
-def all_checks() -> tuple[Check, ...]:
-    """Return the checks by question, built-in ones first. Raise if one can't be loaded or two have the same id."""
+@check("training-observed", "Observation of training", of=record_of("training"), group="observation", required=True)
+def _training(record: Record) -> Judgement:
+    """Only a completed training run shows that this machine can train."""
+    return _observed("training", record)
+
+
+CHECKS = (_machine, _lock, _environment, _training)
+
+
+def checks_for(asked: Asked) -> tuple[Check, ...]:
+    """Return the checks that a request can select; if it names some, all, because a name can be of any question."""
+    return all_checks(QUESTIONS if asked.only or asked.skip or not asked.explicit else asked.explicit)
+
+
+def all_checks(questions: Sequence[Question] = QUESTIONS) -> tuple[Check, ...]:
+    """Return the checks of these questions, built-in ones first.
+
+    Raises ``EnvforgeError`` if one can't be loaded or two have the same id.
+    """
     origins: dict[str, str] = {}
     checks = []
-    for found, origin in (*_built_in(), *_offered()):
+    for found, origin in (*_built_in(questions), *_offered()):
         if found.id in origins:
             raise EnvforgeError(
                 f"two checks have the id `{found.id}`: from `{origins[found.id]}` and from `{origin}`",
@@ -102,17 +118,12 @@ def all_checks() -> tuple[Check, ...]:
     return tuple(sorted(checks, key=lambda found: QUESTIONS.index(found.question)))
 
 
-def _built_in() -> Iterator[tuple[Check, str]]:
+def _built_in(questions: Sequence[Question]) -> Iterator[tuple[Check, str]]:
     """Yield the checks of envforge in the order of reports."""
-    # imports all that checks need
-    from envforge.verify.environment import packages, pytorch  # noqa: PLC0415
-    from envforge.verify.machine import compatibility, driver, gpus, presence, resources  # noqa: PLC0415
-    from envforge.verify.training import devices, learning, speed, updates  # noqa: PLC0415
-
     yield from ((found, __name__) for found in CHECKS)
-    of_machine, of_training = (presence, driver, compatibility, gpus, resources), (devices, learning, updates, speed)
-    for module in (*of_machine, packages, pytorch, *of_training):
-        yield from ((found, module.__name__) for found in checks_in(module))
+    modules = [f"envforge.verify.{question}.{name}" for question in questions for name in _MODULES[question]]
+    for module in modules:
+        yield from ((found, module) for found in checks_in(import_module(module)))
 
 
 def _offered() -> Iterator[tuple[Check, str]]:

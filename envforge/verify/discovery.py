@@ -27,7 +27,6 @@ from envforge.machine.values import Machine
 from envforge.machine.world import World
 from envforge.prefix.journal import read_journal
 from envforge.prefix.locate import Meant, check_usable, meant_prefix
-from envforge.project.record import read_project_file
 from envforge.verify.checks import Chosen, choose
 from envforge.verify.environment.observe import prefix_state
 from envforge.verify.machine.case import CONDITION_CHECKS
@@ -153,6 +152,8 @@ def project_facts(project: Path | None, lock: Path | None, platform: str) -> Pro
 def _of_project(project: Path | None) -> ProjectFacts:
     if project is None:
         return ProjectFacts()
+    from envforge.project.record import read_project_file  # noqa: PLC0415 - imports all of templates' questions
+
     try:
         record = read_project_file(project)
     except EnvforgeError:

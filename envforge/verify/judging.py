@@ -44,7 +44,6 @@ def check(  # noqa: PLR0913 - these are the columns of the table of checks
     *,
     of: View[S],
     group: Group,
-    why: str,
     severity: Severity = Verdict.FAIL,
     cost: Cost = "fast",
     required: bool = False,
@@ -54,7 +53,8 @@ def check(  # noqa: PLR0913 - these are the columns of the table of checks
 ) -> Callable[[Callable[[S], Judged]], Check]:
     """Return a decorator that turns a judge into a check; see ``Check`` for the fields.
 
-    ``of`` selects what the judge receives. The judge returns at least one judgement, because no finding is not a pass.
+    ``of`` selects what the judge receives. The judge's docstring tells readers of a finding why it matters. The judge
+    returns at least one judgement, because no finding is not a pass.
     """
 
     def decorate(judge: Callable[[S], Judged]) -> Check:
@@ -63,7 +63,7 @@ def check(  # noqa: PLR0913 - these are the columns of the table of checks
             question=of.question,
             group=group,
             title=title,
-            why=why,
+            why=" ".join((judge.__doc__ or "").split()),
             severity=severity,
             judge=lambda record: of.judged(record, judge),
             cost=cost,

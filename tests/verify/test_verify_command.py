@@ -320,23 +320,24 @@ def test_every_report_tells_all_of_it_where_that_is_asked_for(
 
 
 TEAM = """
-from envforge.verify.values import Check, Judgement, Verdict
+from envforge.verify.judging import check, failed, passed, record_of
 
-def judge(record):
+def observe(situation):
+    return {"free": 3, "folder": situation.folder.name}
+
+@check("team-scratch", "Free scratch space", of=record_of("machine"), group="own", observe=observe)
+def scratch(record):
+    '''Runs write there.'''
     size = record.own["team-scratch"]["free"]
-    verdict = Verdict.FAIL if size < 10 else Verdict.PASS
-    yield Judgement(verdict=verdict, observed=f"{size} free", command="rm -r /scratch/old")
-
-CHECKS = [
-    Check(id="team-scratch", question="machine", group="own", title="there is room", why="runs write there",
-          severity=Verdict.FAIL, judge=judge, observe=lambda situation: {"free": 3, "folder": situation.folder.name}),
-]
+    if size > 10:
+        return passed(f"{size} free")
+    return failed(f"{size} free", "10", command="rm -r /scratch/old")
 """
 
 
 def installed(folder: Path, code: str) -> dict[str, str]:
     """The variables of a process in which a tiny distribution is installed, with one entry point of checks."""
-    points = "[envforge.checks]\nteam = teamchecks:CHECKS\n"
+    points = f"[envforge.checks]\nteam = {'teamchecks:CHECKS' if 'CHECKS' in code else 'teamchecks'}\n"
     texts = {"teamchecks.py": code, "teamchecks-1.0.dist-info/entry_points.txt": points}
     wheel = text_wheel("teamchecks", "1.0", texts, folder)
     target = folder / "site"

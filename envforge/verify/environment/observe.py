@@ -17,9 +17,6 @@ from envforge.lock.plan import read_any_lock
 from envforge.lock.project import is_prefix
 from envforge.machine.probe import probe
 from envforge.machine.values import Machine, driver_text
-from envforge.prefix.activation import activation
-from envforge.prefix.audit import audit
-from envforge.prefix.audit_report import AuditRequest, Finding
 from envforge.prefix.journal import read_journal
 from envforge.verify.environment.facts import (
     AuditFacts,
@@ -37,6 +34,7 @@ from envforge.verify.environment.facts import (
 from envforge.verify.values import Signal, SignalCode
 
 if TYPE_CHECKING:
+    from envforge.prefix.audit_report import Finding
     from envforge.verify.observe import Situation
 
 
@@ -188,6 +186,8 @@ def machine_facts(machine: Machine) -> dict[str, Any]:
 
 def child_environment(prefix: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the user's variables with the environment activated; no bytecode is written to the project."""
+    from envforge.prefix.activation import activation  # noqa: PLC0415 - checks of the machine don't need it
+
     changed = dict(environment)
     if is_prefix(prefix):
         try:
@@ -257,6 +257,9 @@ def _signal(line: dict[str, Any] | None, kind: type[T], *, source: str, why: str
 
 
 def _audit(prefix: Path, lock: Path | None, platform: str) -> Signal[AuditFacts]:
+    from envforge.prefix.audit import audit  # noqa: PLC0415 - checks of the machine don't need it
+    from envforge.prefix.audit_report import AuditRequest  # noqa: PLC0415 - as above
+
     source = f"envforge audit --prefix {prefix}"
     try:
         report = audit(AuditRequest(prefix=prefix, platform=platform, lockfile=lock))

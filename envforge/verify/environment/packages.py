@@ -33,14 +33,9 @@ ENVIRONMENT: View[EnvironmentFacts] = View(
 )
 
 
-@check(
-    "environment-missing",
-    "State of the environment",
-    of=ENVIRONMENT,
-    group="packages",
-    why="An interrupted installation leaves an environment in which some packages work and others fail.",
-)
+@check("environment-missing", "State of the environment", of=ENVIRONMENT, group="packages")
 def _missing(facts: EnvironmentFacts) -> Judgement:
+    """An interrupted installation leaves an environment in which some packages work and others fail."""
     if facts.state == "finished":
         return passed(facts.state_text)
     if facts.state in ("foreign", "virtual"):
@@ -59,9 +54,9 @@ def _missing(facts: EnvironmentFacts) -> Judgement:
     cost="default",
     row=38,
     needs=("audit",),
-    why="If a package differs from the lockfile, no other machine can reproduce the results.",
 )
 def _drift(facts: EnvironmentFacts) -> Judgement:
+    """If a package differs from the lockfile, no other machine can reproduce the results."""
     found = [item for item in _all(facts) if not item.kind.startswith("file-") and item.kind != "owned-twice"]
     return _audited(facts, found, "every package as in the lockfile")
 
@@ -74,9 +69,9 @@ def _drift(facts: EnvironmentFacts) -> Judgement:
     cost="default",
     row=39,
     needs=("audit",),
-    why="A file changed after installation is different code under the same version. `pip check` can't detect it.",
 )
 def _files(facts: EnvironmentFacts) -> Judgement:
+    """A file changed after installation is different code under the same version. `pip check` can't detect it."""
     return _audited(facts, [item for item in _all(facts) if item.kind in _FILES], "every file as in its package")
 
 
@@ -112,9 +107,9 @@ def _audited(facts: EnvironmentFacts, found: list[AuditFinding], wanted: str) ->
     cost="default",
     row=34,
     needs=("audit",),
-    why="Two owners overwrite each other's files, so the version depends on which was installed last.",
 )
 def _twice(facts: EnvironmentFacts) -> Iterator[Judgement]:
+    """Two owners overwrite each other's files, so the version depends on which was installed last."""
     audit, source = facts.audit.value, facts.audit.source
     if audit is None:
         yield skipped("the environment was not audited: see `environment-drift`")
@@ -127,16 +122,9 @@ def _twice(facts: EnvironmentFacts) -> Iterator[Judgement]:
         yield warned(item.text, "one owner for each library", source, subject=item.package, command=command)
 
 
-@check(
-    "torch-import-failed",
-    "Import of torch",
-    of=ENVIRONMENT,
-    group="libraries",
-    required=True,
-    needs=("python",),
-    why="Training requires `import torch`. A crash during the import terminates the interpreter.",
-)
+@check("torch-import-failed", "Import of torch", of=ENVIRONMENT, group="libraries", required=True, needs=("python",))
 def _import(facts: EnvironmentFacts) -> Judgement:
+    """Training requires `import torch`. A crash during the import terminates the interpreter."""
     torch, reason = facts.torch.value, facts.torch.unreadable
     if facts.process is None:
         return skipped(f"nothing was imported: {reason}")
@@ -173,9 +161,9 @@ def _meaning(facts: EnvironmentFacts) -> str:
     group="libraries",
     row=40,
     needs=("python",),
-    why="PYTHONPATH, the user's site-packages, or a file named torch.py can shadow the installed torch.",
 )
 def _isolation(facts: EnvironmentFacts) -> Judgement:
+    """PYTHONPATH, the user's site-packages, or a file named torch.py can shadow the installed torch."""
     python, isolated, source = facts.python.value, facts.isolated_torch.value, facts.python.source
     if facts.process is None:
         return skipped(f"nothing was imported: {facts.python.unreadable}")

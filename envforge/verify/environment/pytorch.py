@@ -58,15 +58,10 @@ TORCH = View(question="environment", judged=_of_torch)
 
 
 @check(
-    "library-from-outside",
-    "Origin of CUDA and torch libraries",
-    of=TORCH,
-    group="libraries",
-    row=32,
-    needs=("python",),
-    why="Another version of cuDNN or cuBLAS causes undefined symbols, or different results without an error.",
+    "library-from-outside", "Origin of CUDA and torch libraries", of=TORCH, group="libraries", row=32, needs=("python",)
 )
 def _outside(case: TorchCase) -> Iterator[Judgement]:
+    """Another version of cuDNN or cuBLAS causes undefined symbols, or different results without an error."""
     facts, libraries = case.facts, case.facts.libraries.value
     if libraries is None:
         yield unread(facts.libraries, "the loaded libraries are unknown")
@@ -98,9 +93,9 @@ def _added_by(facts: EnvironmentFacts, path: str) -> str:
     severity=Verdict.WARN,
     row=34,
     needs=("python",),
-    why="Two runtimes compete for threads: slow runs, `OMP: Error #15`, or crashes.",
 )
 def _openmp(case: TorchCase) -> Judgement:
+    """Two runtimes compete for threads: slow runs, `OMP: Error #15`, or crashes."""
     libraries = case.facts.libraries.value
     if libraries is None:
         return skipped(f"the loaded libraries are unknown: {case.facts.libraries.unreadable}")
@@ -111,16 +106,9 @@ def _openmp(case: TorchCase) -> Judgement:
     return passed(f"OpenMP: {runtimes[0].path if runtimes else 'none'}", source=_MAPS)
 
 
-@check(
-    "numpy-abi",
-    "Compatibility of NumPy and torch",
-    of=TORCH,
-    group="libraries",
-    row=35,
-    needs=("python",),
-    why="A torch built for NumPy 1 can't use arrays of NumPy 2, and fails only at the first array.",
-)
+@check("numpy-abi", "Compatibility of NumPy and torch", of=TORCH, group="libraries", row=35, needs=("python",))
 def _numpy(case: TorchCase) -> Judgement:
+    """A torch built for NumPy 1 can't use arrays of NumPy 2, and fails only at the first array."""
     signal, torch = case.facts.numpy, case.torch
     numpy, complaint = signal.value, torch.numpy_warning
     if numpy is None and signal.code == "not-found" and complaint is None:
@@ -134,16 +122,9 @@ def _numpy(case: TorchCase) -> Judgement:
     return passed(f"NumPy {numpy.version}: an array was converted to a tensor and back", source=signal.source)
 
 
-@check(
-    "cpu-build-in-gpu-lock",
-    "CUDA or CPU build of torch",
-    of=TORCH,
-    group="libraries",
-    row=10,
-    needs=("python",),
-    why="A later `pip install` can replace the CUDA build with a CPU build, without a message.",
-)
+@check("cpu-build-in-gpu-lock", "CUDA or CPU build of torch", of=TORCH, group="libraries", row=10, needs=("python",))
 def _cpu_build(case: TorchCase) -> Judgement:
+    """A later `pip install` can replace the CUDA build with a CPU build, without a message."""
     torch, locked, source = case.torch, case.facts.locked.value, case.facts.locked.source
     if locked is None:
         return _not_locked(case)
@@ -160,16 +141,9 @@ def _not_locked(case: TorchCase) -> Judgement:
     return skipped(f"the locked torch is unknown: {case.facts.locked.unreadable}")
 
 
-@check(
-    "torch-version",
-    "Version of the imported torch",
-    of=TORCH,
-    group="libraries",
-    row=38,
-    needs=("python",),
-    why="The imported version is what runs, whatever the package manager's records contain.",
-)
+@check("torch-version", "Version of the imported torch", of=TORCH, group="libraries", row=38, needs=("python",))
 def _version(case: TorchCase) -> Judgement:
+    """The imported version is what runs, whatever the package manager's records contain."""
     torch, locked = case.torch, case.facts.locked.value
     source = f"{torch.file}; {case.facts.locked.source}"
     if locked is None:
@@ -204,10 +178,10 @@ def _public(text: str) -> str:
     severity=Verdict.WARN,
     row=32,
     needs=("python",),
-    why="Other versions can be slower, return slightly different results, or fail to start.",
 )
 def _libraries(case: TorchCase) -> Iterator[Judgement]:
-    """Compare the loaded cuDNN and NCCL with the locked versions, if both are known."""
+    """Other versions can be slower, return slightly different results, or fail to start."""
+    # compare the loaded cuDNN and NCCL with the locked versions, if both are known
     locked = case.facts.locked.value
     if locked is None:
         yield _not_locked(case)
@@ -228,16 +202,9 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".") if part.isdigit())
 
 
-@check(
-    "torch-sees-no-gpu",
-    "GPU availability in torch",
-    of=TORCH,
-    group="libraries",
-    required=True,
-    needs=("python",),
-    why="Without a GPU in torch, training runs on the CPU, tens of times slower, mostly without an error.",
-)
+@check("torch-sees-no-gpu", "GPU availability in torch", of=TORCH, group="libraries", required=True, needs=("python",))
 def _sees_none(case: TorchCase) -> Judgement:
+    """Without a GPU in torch, training runs on the CPU, tens of times slower, mostly without an error."""
     facts, torch, cuda = case.facts, case.torch, case.facts.cuda.value
     if cuda is None and torch.cuda is None:
         return skipped("this torch is a CPU build")
@@ -271,16 +238,9 @@ def _blind(case: TorchCase, said: str) -> Judgement:
     return failed(f"torch.cuda.is_available() is False: {said}", wanted, source, command=command)
 
 
-@check(
-    "torch-gpu-count",
-    "Number of GPUs in torch",
-    of=ENVIRONMENT,
-    group="libraries",
-    row=15,
-    needs=("python",),
-    why="A GPU that is missing in torch has failed, is hidden, or is partitioned.",
-)
+@check("torch-gpu-count", "Number of GPUs in torch", of=ENVIRONMENT, group="libraries", row=15, needs=("python",))
 def _count(facts: EnvironmentFacts) -> Judgement:
+    """A GPU that is missing in torch has failed, is hidden, or is partitioned."""
     cuda, source = facts.cuda.value, f"torch.cuda.device_count(); {facts.driver_source}"
     if cuda is None or not cuda.available:
         return skipped("torch finds no GPU: see `torch-sees-no-gpu`")
@@ -300,10 +260,10 @@ def _count(facts: EnvironmentFacts) -> Judgement:
     group="libraries",
     row=8,
     needs=("python",),
-    why="Without a kernel for the GPU: `CUDA error: no kernel image is available for execution on the device`.",
 )
 def _arch(case: TorchCase) -> Iterator[Judgement]:
-    """Compare the kernels in this torch with each GPU that torch or, if it finds none, the driver reports."""
+    """Without a kernel for the GPU: `CUDA error: no kernel image is available for execution on the device`."""
+    # compare the kernels in this torch with each GPU that torch or, if it finds none, the driver reports
     if case.torch.cuda is None:
         yield skipped("this torch is a CPU build")
         return
@@ -364,9 +324,9 @@ def serves(arch_list: tuple[str, ...], capability: ComputeCapability) -> bool:
     cost="deep",
     row=48,
     needs=("python",),
-    why="torch.compile compiles code at run time: `Failed to find C compiler`, `cannot find -lcuda`.",
 )
 def _toolchain(facts: EnvironmentFacts) -> Judgement:
+    """torch.compile compiles code at run time: `Failed to find C compiler`, `cannot find -lcuda`."""
     tools, torch = facts.toolchain.value, facts.torch.value
     if tools is None:
         return skipped(f"nothing was imported: {facts.toolchain.unreadable}")

@@ -23,16 +23,10 @@ _TENSOR_CORES = ComputeCapability(7, 0)
 _UNKNOWN_DRIVER = "the driver version is unknown"
 
 
-@check(
-    "lock-not-installable",
-    "Installability of the lockfile",
-    of=MACHINE,
-    group="compatibility",
-    required=True,
-    why="A file without a checksum, or for another platform or Python, makes the installation fail.",
-)
+@check("lock-not-installable", "Installability of the lockfile", of=MACHINE, group="compatibility", required=True)
 def _lock(case: Case) -> Judgement:
-    """Judge whether the lockfile can be installed exactly; ``lock-usable`` judges whether it can be read."""
+    """A file without a checksum, or for another platform or Python, makes the installation fail."""
+    # judge whether the lockfile can be installed exactly; ``lock-usable`` judges whether it can be read
     signal = case.facts.lock
     needs, source = signal.value, signal.source
     if needs is None and (signal.code == "not-found" or signal.unreadable is None):
@@ -59,15 +53,10 @@ def _without_cuda(case: Case) -> Judgement | None:
 
 
 @check(
-    "driver-too-old",
-    "Driver version for the lockfile's CUDA",
-    of=MACHINE,
-    group="compatibility",
-    required=True,
-    row=6,
-    why="torch reports `The NVIDIA driver on your system is too old` and trains on the CPU.",
+    "driver-too-old", "Driver version for the lockfile's CUDA", of=MACHINE, group="compatibility", required=True, row=6
 )
 def _driver(case: Case) -> Judgement:
+    """torch reports `The NVIDIA driver on your system is too old` and trains on the CPU."""
     return _graded(case, minor=False)
 
 
@@ -78,9 +67,9 @@ def _driver(case: Case) -> Judgement:
     group="compatibility",
     severity=Verdict.WARN,
     row=7,
-    why="An older driver can't compile PTX of a newer toolkit: `PTX was compiled with an unsupported toolchain`.",
 )
 def _minor(case: Case) -> Judgement:
+    """An older driver can't compile PTX of a newer toolkit: `PTX was compiled with an unsupported toolchain`."""
     return _graded(case, minor=True)
 
 
@@ -132,9 +121,9 @@ def _direct(cuda: Version, facts: Facts) -> str:
     group="compatibility",
     required=True,
     row=8,
-    why="Without them, CUDA programs fail: `no kernel image is available for execution on the device`.",
 )
 def _kernels(case: Case) -> Iterator[Judgement]:
+    """Without them, CUDA programs fail: `no kernel image is available for execution on the device`."""
     needs, stop, source = case.needs, _without_cuda(case), case.facts.lock.source
     if stop is not None or needs is None:
         yield stop or skipped(NO_LOCK)
@@ -187,15 +176,9 @@ def _build(needs: LockNeeds) -> Build:
     )
 
 
-@check(
-    "glibc-too-old",
-    "glibc version",
-    of=MACHINE,
-    group="compatibility",
-    row=36,
-    why="With an older glibc: `GLIBC_2.28 not found` or `not a supported wheel on this platform`.",
-)
+@check("glibc-too-old", "glibc version", of=MACHINE, group="compatibility", row=36)
 def _glibc(case: Case) -> Judgement:
+    """With an older glibc: `GLIBC_2.28 not found` or `not a supported wheel on this platform`."""
     needs, found, state = case.needs, case.machine.glibc, case.condition("no-glibc")
     source = sources(case.machine.source("glibc"), case.facts.lock.source)
     if not case.on_linux:
@@ -212,15 +195,9 @@ def _glibc(case: Case) -> Judgement:
     return passed(f"glibc {found}; `{needs.glibc.package}` requires {needs.glibc.version}", source=source)
 
 
-@check(
-    "cpu-too-old",
-    "CPU instruction sets",
-    of=MACHINE,
-    group="compatibility",
-    row=37,
-    why="Packages built for newer CPUs crash with `Illegal instruction` on older ones.",
-)
+@check("cpu-too-old", "CPU instruction sets", of=MACHINE, group="compatibility", row=37)
 def _cpu(case: Case) -> Judgement:
+    """Packages built for newer CPUs crash with `Illegal instruction` on older ones."""
     signal = case.facts.system.cpu
     if not case.on_linux:
         return skipped("checked only on Linux", signal.source)
@@ -241,16 +218,10 @@ def _cpu(case: Case) -> Judgement:
     return passed(f"{name} supports x86-64-v3; {bf16}", source=signal.source)
 
 
-@check(
-    "precision",
-    "Best training precision",
-    of=MACHINE,
-    group="compatibility",
-    severity=Verdict.INFO,
-    why="bf16 is only emulated on GPUs such as T4 and V100, where it is slower than fp32.",
-)
+@check("precision", "Best training precision", of=MACHINE, group="compatibility", severity=Verdict.INFO)
 def _precision(case: Case) -> Iterator[Judgement]:
-    """Yield the precision for each GPU: bf16 from 8.0, fp16 with a GradScaler on 7.x, fp32 on older ones."""
+    """bf16 is only emulated on GPUs such as T4 and V100, where it is slower than fp32."""
+    # yield the precision for each GPU: bf16 from 8.0, fp16 with a GradScaler on 7.x, fp32 on older ones
     alike: dict[tuple[str, ComputeCapability], list[str]] = {}
     for gpu in case.machine.visible_gpus:
         if gpu.compute_capability is not None:

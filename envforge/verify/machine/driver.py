@@ -24,9 +24,9 @@ _WSL_LIBRARIES = "/usr/lib/wsl/lib/"
     of=DRIVER,
     group="driver",
     row=4,
-    why="After an unattended upgrade, the old module runs with new libraries, and every CUDA program fails.",
 )
 def _mismatch(case: Case) -> Judgement:
+    """After an unattended upgrade, the old module runs with new libraries, and every CUDA program fails."""
     state, driver = case.condition("driver-library-mismatch"), case.machine.driver
     if state is not None:
         return from_condition(state, "cat /sys/module/nvidia/version; ldconfig -p | grep libnvidia-ml")
@@ -41,16 +41,9 @@ def _mismatch(case: Case) -> Judgement:
     return passed(words, source=source)
 
 
-@check(
-    "libcuda-missing",
-    "CUDA driver library (libcuda)",
-    of=DRIVER,
-    group="driver",
-    required=True,
-    row=5,
-    why="Without it, torch reports `Found no NVIDIA driver on your system`, although nvidia-smi works.",
-)
+@check("libcuda-missing", "CUDA driver library (libcuda)", of=DRIVER, group="driver", required=True, row=5)
 def _libcuda(case: Case) -> Judgement:
+    """Without it, torch reports `Found no NVIDIA driver on your system`, although nvidia-smi works."""
     libcuda = case.facts.driver.libcuda
     if libcuda.unreadable is None:
         return passed(f"found {libcuda.value}", source=libcuda.source)
@@ -66,15 +59,9 @@ def _libcuda(case: Case) -> Judgement:
     return unread(libcuda)
 
 
-@check(
-    "cuda-compat-misused",
-    "Origin of libcuda",
-    of=DRIVER,
-    group="driver",
-    row=12,
-    why="A compatibility library on the wrong GPU, or the libcuda of another driver, causes CUDA error 803 or 804.",
-)
+@check("cuda-compat-misused", "Origin of libcuda", of=DRIVER, group="driver", row=12)
 def _compat(case: Case) -> Judgement:
+    """A compatibility library on the wrong GPU, or the libcuda of another driver, causes CUDA error 803 or 804."""
     foreign, libcuda = case.condition("libcuda-mismatch"), case.facts.driver.libcuda
     source = "/proc/self/maps of a process with libcuda.so.1"
     if foreign is not None:
@@ -97,15 +84,9 @@ def _compat_found(case: Case, file: str) -> Judgement:
     return info(f"{words}; it works on data center GPUs, in programs that load it")
 
 
-@check(
-    "fabric-not-ready",
-    "State of the NVSwitch fabric",
-    of=DRIVER,
-    group="driver",
-    row=11,
-    why="On HGX and DGX, CUDA programs need a running nvidia-fabricmanager of the same version as the driver.",
-)
+@check("fabric-not-ready", "State of the NVSwitch fabric", of=DRIVER, group="driver", row=11)
 def _fabric(case: Case) -> Iterator[Judgement]:
+    """On HGX and DGX, CUDA programs need a running nvidia-fabricmanager of the same version as the driver."""
     manager = case.facts.driver.fabric_manager
     if manager.value is not None:
         yield replace(_fabric_service(case, manager.value), subject="fabric manager", source=manager.source)
@@ -148,15 +129,9 @@ def _fabric_state(gpu: GpuCase[Fabric]) -> Judgement:
     return passed("the NVSwitch fabric is set up")
 
 
-@check(
-    "container-without-gpus",
-    "GPU access of the container",
-    of=DRIVER,
-    group="container",
-    row=13,
-    why="If the host has a GPU that the container can't use, training runs on the CPU.",
-)
+@check("container-without-gpus", "GPU access of the container", of=DRIVER, group="container", row=13)
 def _without(case: Case) -> Judgement:
+    """If the host has a GPU that the container can't use, training runs on the CPU."""
     kind, state = case.facts.system.container, case.condition("container-without-gpus")
     if kind is None:
         return skipped("not a container")
@@ -178,15 +153,9 @@ def _start(kind: str) -> str:
     return "docker run --rm --gpus all IMAGE nvidia-smi"
 
 
-@check(
-    "container-lost-gpu",
-    "GPUs of a running container",
-    of=DRIVER,
-    group="container",
-    row=14,
-    why="`Failed to initialize NVML: Unknown Error`: the host removed the devices while the container was running.",
-)
+@check("container-lost-gpu", "GPUs of a running container", of=DRIVER, group="container", row=14)
 def _lost(case: Case) -> Judgement:
+    """`Failed to initialize NVML: Unknown Error`: the host removed the devices while the container was running."""
     state, source = case.condition("container-lost-gpus"), "NVML nvmlInit"
     if case.facts.system.container is None:
         return skipped("not a container")
@@ -197,15 +166,9 @@ def _lost(case: Case) -> Judgement:
     return skipped("this container has no GPU", source)
 
 
-@check(
-    "mig-unusable",
-    "MIG mode and devices",
-    of=each_gpu(lambda gpu: gpu.mig),
-    group="container",
-    row=17,
-    why="Without MIG devices, a GPU in MIG mode is unusable. With them, a program gets a slice of the GPU.",
-)
+@check("mig-unusable", "MIG mode and devices", of=each_gpu(lambda gpu: gpu.mig), group="container", row=17)
 def _mig(gpu: GpuCase[Mode]) -> Judgement:
+    """Without MIG devices, a GPU in MIG mode is unusable. With them, a program gets a slice of the GPU."""
     mode, empty = gpu.value, gpu.case.condition("mig-without-devices")
     known = (found for found in gpu.case.machine.gpus if found.index == gpu.facts.index)
     devices = next((len(found.mig_devices) for found in known), 0)
@@ -220,15 +183,9 @@ def _mig(gpu: GpuCase[Mode]) -> Judgement:
     return info(f"MIG is on with {counted(devices, 'device')}; NCCL can't connect MIG devices", command="nvidia-smi -L")
 
 
-@check(
-    "wsl-driver",
-    "NVIDIA driver in WSL",
-    of=DRIVER,
-    group="container",
-    row=43,
-    why="A Linux driver installed inside WSL hides the Windows driver, which is the one that works.",
-)
+@check("wsl-driver", "NVIDIA driver in WSL", of=DRIVER, group="container", row=43)
 def _wsl(case: Case) -> Judgement:
+    """A Linux driver installed inside WSL hides the Windows driver, which is the one that works."""
     state, file = case.condition("wsl-without-driver"), case.facts.driver.libcuda.value or ""
     if not case.facts.system.is_wsl:
         return skipped("not WSL")

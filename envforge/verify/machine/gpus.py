@@ -21,16 +21,9 @@ _RESET = "a reset of the GPU by the administrator"
 _PROHIBITED = 2  # NVML_COMPUTEMODE_PROHIBITED
 
 
-@check(
-    "gpu-lost",
-    "Response of each GPU",
-    of=DRIVER,
-    group="health",
-    required=True,
-    row=18,
-    why="`GPU has fallen off the bus`: programs on it fail or hang, and it doesn't recover without a reset.",
-)
+@check("gpu-lost", "Response of each GPU", of=DRIVER, group="health", required=True, row=18)
 def _lost(case: Case) -> Iterator[Judgement]:
+    """`GPU has fallen off the bus`: programs on it fail or hang, and it doesn't recover without a reset."""
     if not case.facts.gpus:
         yield no_gpus(case)
     for gpu in case.facts.gpus:
@@ -51,9 +44,9 @@ def _lost(case: Case) -> Iterator[Judgement]:
     of=each_gpu(lambda gpu: gpu.recovery),
     group="health",
     row=19,
-    why="Until the reset or reboot that the driver reports, results of this GPU can't be trusted.",
 )
 def _recovery(gpu: GpuCase[int]) -> Judgement:
+    """Until the reset or reboot that the driver reports, results of this GPU can't be trusted."""
     if gpu.value == 0:
         return passed("the driver reports no recovery action")
     words = f"the driver requires a recovery action: {name_of('recovery_actions', gpu.value)}"
@@ -67,9 +60,9 @@ def _recovery(gpu: GpuCase[int]) -> Judgement:
     group="health",
     required=True,
     row=20,
-    why="Programs fail with `uncorrectable ECC error encountered`, or continue with wrong numbers.",
 )
 def _uncorrected(gpu: GpuCase[int]) -> Judgement:
+    """Programs fail with `uncorrectable ECC error encountered`, or continue with wrong numbers."""
     ever = gpu.facts.ecc_uncorrected_ever.value
     if gpu.value:
         words = f"{counted(gpu.value, 'uncorrectable memory error')} since the driver was loaded"
@@ -80,16 +73,9 @@ def _uncorrected(gpu: GpuCase[int]) -> Judgement:
     return passed("no uncorrectable memory error")
 
 
-@check(
-    "ecc-mode",
-    "ECC mode",
-    of=each_gpu(lambda gpu: gpu.ecc),
-    group="health",
-    severity=Verdict.WARN,
-    row=20,
-    why="A pending mode changes memory size and error handling at the next reset.",
-)
+@check("ecc-mode", "ECC mode", of=each_gpu(lambda gpu: gpu.ecc), group="health", severity=Verdict.WARN, row=20)
 def _ecc_mode(gpu: GpuCase[Mode]) -> Judgement:
+    """A pending mode changes memory size and error handling at the next reset."""
     if gpu.value.current != gpu.value.pending:
         return warned(f"ECC is {gpu.value.words}", "the same mode now and after the reset", command=_ECC)
     if not gpu.value.current:
@@ -98,15 +84,10 @@ def _ecc_mode(gpu: GpuCase[Mode]) -> Judgement:
 
 
 @check(
-    "row-remap",
-    "Remapped rows of GPU memory",
-    of=each_gpu(lambda gpu: gpu.rows),
-    group="health",
-    required=True,
-    row=21,
-    why="Faulty rows are used until the next reset. If no spare row is left, the GPU must be replaced.",
+    "row-remap", "Remapped rows of GPU memory", of=each_gpu(lambda gpu: gpu.rows), group="health", required=True, row=21
 )
 def _rows(gpu: GpuCase[RemappedRows]) -> Judgement:
+    """Faulty rows are used until the next reset. If no spare row is left, the GPU must be replaced."""
     rows = gpu.value
     total = f"{rows.correctable} correctable, {rows.uncorrectable} uncorrectable"
     if rows.failed:
@@ -127,9 +108,9 @@ def _rows(gpu: GpuCase[RemappedRows]) -> Judgement:
     group="health",
     severity=Verdict.WARN,
     row=21,
-    why="On GPUs before Ampere, faulty pages are used until the next reset.",
 )
 def _pages(gpu: GpuCase[RetiredPages]) -> Judgement:
+    """On GPUs before Ampere, faulty pages are used until the next reset."""
     double_bit = gpu.value.double_bit
     if gpu.value.pending:
         words = f"a page of memory will be retired at the next reset ({double_bit} retired so far)"
@@ -140,15 +121,9 @@ def _pages(gpu: GpuCase[RetiredPages]) -> Judgement:
     return passed("no page of memory was retired")
 
 
-@check(
-    "xid-hardware",
-    "Hardware Xid errors in the kernel log",
-    of=DRIVER,
-    group="health",
-    row=22,
-    why="The driver logs Xid errors when a GPU fails, often days before a run crashes.",
-)
+@check("xid-hardware", "Hardware Xid errors in the kernel log", of=DRIVER, group="health", row=22)
 def _hardware(case: Case) -> Iterator[Judgement]:
+    """The driver logs Xid errors when a GPU fails, often days before a run crashes."""
     yield from _xids(case, hardware=True)
 
 
@@ -159,9 +134,9 @@ def _hardware(case: Case) -> Iterator[Judgement]:
     group="health",
     severity=Verdict.WARN,
     row=22,
-    why="A program caused a GPU error: often a bug in a kernel, sometimes the first sign of failing hardware.",
 )
 def _application(case: Case) -> Iterator[Judgement]:
+    """A program caused a GPU error: often a bug in a kernel, sometimes the first sign of failing hardware."""
     yield from _xids(case, hardware=False)
 
 
@@ -219,9 +194,9 @@ def _place(bus_id: str) -> str:
     group="performance",
     severity=Verdict.WARN,
     row=23,
-    why="Heat or missing power slows training to a fraction of its speed, without an error.",
 )
 def _throttled(gpu: GpuCase[int]) -> Judgement:
+    """Heat or missing power slows training to a fraction of its speed, without an error."""
     temperature_c = gpu.facts.temperature_c.value
     heat = f" at {temperature_c} °C" if temperature_c is not None else ""
     reasons = event_reasons(gpu.value)
@@ -240,9 +215,9 @@ def _throttled(gpu: GpuCase[int]) -> Judgement:
     group="performance",
     severity=Verdict.WARN,
     row=24,
-    why="A lower limit reduces speed under load.",
 )
 def _capped(gpu: GpuCase[Reading]) -> Judgement:
+    """A lower limit reduces speed under load."""
     power = gpu.value
     now, default = power.now // 1000, power.reference // 1000
     if power.now < power.reference * share("power_share"):
@@ -257,9 +232,9 @@ def _capped(gpu: GpuCase[Reading]) -> Judgement:
     of=each_gpu(lambda gpu: gpu.application_clocks_mhz),
     group="performance",
     severity=Verdict.WARN,
-    why="Lower application clocks reduce speed.",
 )
 def _clocks(gpu: GpuCase[Reading]) -> Judgement:
+    """Lower application clocks reduce speed."""
     now, default = gpu.value.now, gpu.value.reference
     if now < default * share("application_clock_share"):
         command = f"nvidia-smi -q -d CLOCK -i {gpu.facts.index}"
@@ -274,9 +249,9 @@ def _clocks(gpu: GpuCase[Reading]) -> Judgement:
     group="performance",
     severity=Verdict.WARN,
     row=25,
-    why="With fewer lanes, data reaches the GPU more slowly, and the GPU waits for it.",
 )
 def _width(gpu: GpuCase[Reading]) -> Judgement:
+    """With fewer lanes, data reaches the GPU more slowly, and the GPU waits for it."""
     width = gpu.value
     if width.now == 0:
         return info("the bus reports no width, as in some virtual machines")
@@ -304,9 +279,9 @@ def _generation(gpu: GpuFacts) -> str:
     group="performance",
     severity=Verdict.WARN,
     row=27,
-    why="Without NVLink, GPUs exchange gradients over the slower PCIe bus.",
 )
 def _links(gpu: GpuCase[tuple[bool, ...]]) -> Judgement:
+    """Without NVLink, GPUs exchange gradients over the slower PCIe bus."""
     active, several = sum(gpu.value), len(gpu.case.facts.gpus) > 1
     words = f"{active} of {len(gpu.value)} NVLink connections are active"
     if not gpu.value:
@@ -331,9 +306,9 @@ def _is_switched(gpu: GpuCase[tuple[bool, ...]]) -> bool:
     group="performance",
     severity=Verdict.INFO,
     row=28,
-    why="Without it, the driver unloads an idle GPU, and the next program waits one to three seconds.",
 )
 def _persistence(gpu: GpuCase[bool]) -> Judgement:
+    """Without it, the driver unloads an idle GPU, and the next program waits one to three seconds."""
     if gpu.value:
         return passed("persistence mode is on")
     return info(
@@ -350,9 +325,9 @@ def _persistence(gpu: GpuCase[bool]) -> Judgement:
     group="performance",
     severity=Verdict.WARN,
     row=29,
-    why="If other programs use the memory, training fails with `out of memory`.",
 )
 def _busy(gpu: GpuCase[Memory]) -> Judgement:
+    """If other programs use the memory, training fails with `out of memory`."""
     memory, processes = gpu.value, gpu.facts.processes.value or ()
     used = f"{gib(memory.used)} of {gib(memory.total)} is in use"
     if memory.used > max(memory.total * share("gpu_used_share"), limit("gpu_used_bytes")):
@@ -370,15 +345,9 @@ def _named(processes: tuple[Process, ...]) -> str:
     return f"{counted(len(processes), 'process')}: " + ", ".join(f"PID {process.pid}" for process in processes[:5])
 
 
-@check(
-    "compute-mode",
-    "Compute mode",
-    of=each_gpu(lambda gpu: gpu.compute_mode),
-    group="performance",
-    row=30,
-    why="In other modes than `default`: `all CUDA-capable devices are busy or unavailable`.",
-)
+@check("compute-mode", "Compute mode", of=each_gpu(lambda gpu: gpu.compute_mode), group="performance", row=30)
 def _compute_mode(gpu: GpuCase[int]) -> Judgement:
+    """In other modes than `default`: `all CUDA-capable devices are busy or unavailable`."""
     words = f"compute mode is `{name_of('compute_modes', gpu.value)}`"
     command = "nvidia-smi --query-gpu=index,compute_mode --format=csv"
     if gpu.value == 0:

@@ -16,16 +16,9 @@ _LOOK_AT_BUS = "lspci -nnk -d 10de:"
 _LOOK_AT_LOG = "sudo dmesg | grep NVRM | tail -20"
 
 
-@check(
-    "gpu-missing",
-    "NVIDIA GPU presence",
-    of=DRIVER,
-    group="presence",
-    required=True,
-    row=1,
-    why="With a CUDA lockfile and no GPU, training runs on the CPU, about a hundred times slower.",
-)
+@check("gpu-missing", "NVIDIA GPU presence", of=DRIVER, group="presence", required=True, row=1)
 def _present(case: Case) -> Judgement:
+    """With a CUDA lockfile and no GPU, training runs on the CPU, about a hundred times slower."""
     count = len(case.facts.driver.pci) or len(case.machine.gpus)
     source = _PCI if case.facts.driver.pci else case.machine.source("gpus") or _PCI
     if count:
@@ -53,16 +46,9 @@ def _missing(case: Case) -> Judgement:
     return failed("no NVIDIA GPU on the PCI bus and no driver", wanted, _PCI, command=case.explain)
 
 
-@check(
-    "driver-not-loaded",
-    "NVIDIA kernel module",
-    of=DRIVER,
-    group="presence",
-    required=True,
-    row=2,
-    why="Without it, nvidia-smi reports `couldn't communicate with the NVIDIA driver`, and torch finds no GPU.",
-)
+@check("driver-not-loaded", "NVIDIA kernel module", of=DRIVER, group="presence", required=True, row=2)
 def _loaded(case: Case) -> Judgement:
+    """Without it, nvidia-smi reports `couldn't communicate with the NVIDIA driver`, and torch finds no GPU."""
     driver = case.facts.driver
     module = driver.kernel_module
     state = case.condition("no-kernel-module", "gpu-held-by-other-driver")
@@ -79,15 +65,9 @@ def _loaded(case: Case) -> Judgement:
     return no_gpus(case)
 
 
-@check(
-    "nouveau",
-    "Kernel driver of the GPU",
-    of=DRIVER,
-    group="presence",
-    row=3,
-    why="The nouveau driver doesn't support CUDA, and keeps NVIDIA's driver from using the GPU.",
-)
+@check("nouveau", "Kernel driver of the GPU", of=DRIVER, group="presence", row=3)
 def _nouveau(case: Case) -> Judgement:
+    """The nouveau driver doesn't support CUDA, and keeps NVIDIA's driver from using the GPU."""
     state = case.condition("nouveau")
     held = [gpu.bus_id for gpu in case.facts.driver.pci if gpu.driver == "nouveau"]
     if state is not None:
@@ -100,15 +80,9 @@ def _nouveau(case: Case) -> Judgement:
     return passed("nouveau uses no GPU", source=f"{_PCI}/*/driver")
 
 
-@check(
-    "driver-silent",
-    "Response of the driver library (NVML)",
-    of=DRIVER,
-    group="presence",
-    required=True,
-    why="If the driver hangs, crashes, or returns errors, every CUDA program fails with it.",
-)
+@check("driver-silent", "Response of the driver library (NVML)", of=DRIVER, group="presence", required=True)
 def _silent(case: Case) -> Judgement:
+    """If the driver hangs, crashes, or returns errors, every CUDA program fails with it."""
     nvml = case.facts.driver.nvml
     state = case.condition("nvml-hangs", "nvml-crashes", "nvml-missing", "nvml-failed")
     if state is not None:
@@ -122,14 +96,9 @@ def _silent(case: Case) -> Judgement:
     return unread(nvml)
 
 
-@check(
-    "device-files",
-    "Permissions of the GPU device files",
-    of=DRIVER,
-    group="presence",
-    why="CUDA programs open /dev/nvidia*. Without permission, they find no GPU.",
-)
+@check("device-files", "Permissions of the GPU device files", of=DRIVER, group="presence")
 def _files(case: Case) -> Judgement:
+    """CUDA programs open /dev/nvidia*. Without permission, they find no GPU."""
     files = case.facts.driver.device_files
     if not files:
         return no_gpus(case) if case.is_bare else skipped("no files /dev/nvidia*", "/dev")
@@ -152,15 +121,9 @@ def _are_ours(case: Case, closed: Sequence[str]) -> bool:
     return bool(common) or len(open_gpus) < max(1, len(case.facts.gpus))
 
 
-@check(
-    "gpu-count",
-    "GPUs on the PCI bus and in the driver",
-    of=DRIVER,
-    group="presence",
-    row=15,
-    why="A GPU that is on the bus but not in the driver is dead, or not available to this job.",
-)
+@check("gpu-count", "GPUs on the PCI bus and in the driver", of=DRIVER, group="presence", row=15)
 def _count(case: Case) -> Judgement:
+    """A GPU that is on the bus but not in the driver is dead, or not available to this job."""
     on_bus, answering = len(case.facts.driver.pci), len(case.facts.gpus)
     state, scheduler = case.condition("driver-sees-no-gpu"), case.facts.system.scheduler
     source = f"{_PCI}; NVML nvmlDeviceGetCount"
@@ -179,15 +142,9 @@ def _count(case: Case) -> Judgement:
     return failed(words, "every GPU on the bus", source, command=_LOOK_AT_LOG)
 
 
-@check(
-    "gpus-hidden",
-    "Effect of CUDA_VISIBLE_DEVICES",
-    of=DRIVER,
-    group="presence",
-    row=16,
-    why="If a number is wrong or listed twice, torch.cuda.is_available() is False although nvidia-smi works.",
-)
+@check("gpus-hidden", "Effect of CUDA_VISIBLE_DEVICES", of=DRIVER, group="presence", row=16)
 def _visible(case: Case) -> Judgement:
+    """If a number is wrong or listed twice, torch.cuda.is_available() is False although nvidia-smi works."""
     text, source = case.facts.variables.get(VISIBLE), "environment"
     hidden, unclear = case.condition("gpus-hidden"), case.condition("visible-devices")
     if hidden is not None:
@@ -204,15 +161,9 @@ def _visible(case: Case) -> Judgement:
     return passed(f"{VISIBLE} is `{text}`: programs see GPU {seen}", source=source)
 
 
-@check(
-    "different-gpus",
-    "Models of the GPUs",
-    of=DRIVER,
-    group="presence",
-    severity=Verdict.INFO,
-    why="A run over different GPUs waits for the slowest, and torch needs kernels for each of them.",
-)
+@check("different-gpus", "Models of the GPUs", of=DRIVER, group="presence", severity=Verdict.INFO)
 def _alike(case: Case) -> Judgement:
+    """A run over different GPUs waits for the slowest, and torch needs kernels for each of them."""
     state = case.condition("different-gpus")
     if state is not None:
         return info(f"{state.symptom}; {state.cause}", source="NVML", command="export CUDA_DEVICE_ORDER=PCI_BUS_ID")

@@ -27,9 +27,9 @@ _CUDA_FOLDER = re.compile(r"cuda|cudnn|nccl|tensorrt", re.IGNORECASE)
     group="system",
     severity=Verdict.WARN,
     row=31,
-    why="DataLoader workers pass batches through it. Docker provides 64 MiB by default.",
 )
 def _shared_memory(system: SystemCase[Room]) -> Judgement:
+    """DataLoader workers pass batches through it. Docker provides 64 MiB by default."""
     words, wanted = f"{_SHM} has {gib(system.value.free_bytes)} free", gib(limit("shared_memory_bytes"))
     if system.value.free_bytes >= limit("shared_memory_bytes"):
         return passed(words)
@@ -39,15 +39,9 @@ def _shared_memory(system: SystemCase[Room]) -> Judgement:
     return warned(words, f"{wanted} or more{docker}", command="df -h /dev/shm")
 
 
-@check(
-    "disk-full",
-    "Disk space",
-    of=MACHINE,
-    group="system",
-    row=41,
-    why="An installation that fails with `No space left on device` wastes its download.",
-)
+@check("disk-full", "Disk space", of=MACHINE, group="system", row=41)
 def _disks(case: Case) -> Iterator[Judgement]:
+    """An installation that fails with `No space left on device` wastes its download."""
     for signal in case.facts.system.rooms:
         yield unread(signal) if signal.value is None else _disk(case, signal.value, signal)
 
@@ -75,15 +69,9 @@ def _wanted(needs: LockNeeds | None, role: str) -> tuple[int, str]:
     return limit(kind), "an estimate, because the lockfile has no sizes"
 
 
-@check(
-    "inodes-full",
-    "Free inodes",
-    of=MACHINE,
-    group="system",
-    row=41,
-    why="A disk can run out of inodes although it has free space.",
-)
+@check("inodes-full", "Free inodes", of=MACHINE, group="system", row=41)
 def _inodes(case: Case) -> Iterator[Judgement]:
+    """A disk can run out of inodes although it has free space."""
     for signal in case.facts.system.rooms:
         room = signal.value
         if room is None:
@@ -105,9 +93,9 @@ def _inodes(case: Case) -> Iterator[Judgement]:
     group="system",
     severity=Verdict.WARN,
     row=42,
-    why="With a wrong clock, downloads fail with `certificate is not yet valid`.",
 )
 def _clock(system: SystemCase[datetime]) -> Judgement:
+    """With a wrong clock, downloads fail with `certificate is not yet valid`."""
     kept, newest = system.case.facts.system.clock_kept, system.case.facts.system.newest_file
     words = f"the clock shows {_minute(system.value)}"
     if newest.value is not None and (newest.value - system.value).total_seconds() > limit("clock_ahead_s"):
@@ -133,9 +121,9 @@ def _minute(time: datetime) -> str:
     group="system",
     severity=Verdict.WARN,
     row=44,
-    why="The kernel kills processes that exceed the memory, without an error message.",
 )
 def _memory(system: SystemCase[int]) -> Judgement:
+    """The kernel kills processes that exceed the memory, without an error message."""
     total, bound = system.value, system.case.facts.system.memory_limit
     capped = bound.value.limit if bound.value is not None else None
     usable = total if capped is None else min(total, capped)
@@ -156,9 +144,9 @@ def _memory(system: SystemCase[int]) -> Judgement:
     group="system",
     severity=Verdict.WARN,
     row=44,
-    why="torch starts one thread per CPU that it sees. With a quota, these threads wait for each other.",
 )
 def _processors(system: SystemCase[Share]) -> Judgement:
+    """torch starts one thread per CPU that it sees. With a quota, these threads wait for each other."""
     processors, quota = system.value.processors, system.value.quota
     words = counted(processors, "CPU")
     if quota is not None and quota < processors:
@@ -177,9 +165,9 @@ def _processors(system: SystemCase[Share]) -> Judgement:
     group="system",
     severity=Verdict.WARN,
     row=44,
-    why="DataLoader workers share tensors as open files.",
 )
 def _open_files(system: SystemCase[Bound]) -> Judgement:
+    """DataLoader workers share tensors as open files."""
     soft, hard = system.value.limit, system.case.facts.system.open_files_hard.value
     words = f"{soft or 'unlimited'} open files"
     if system.case.machine.platform.startswith("osx-"):
@@ -198,9 +186,9 @@ def _open_files(system: SystemCase[Bound]) -> Judgement:
     group="system",
     severity=Verdict.INFO,
     row=44,
-    why="NCCL locks memory for InfiniBand. With a low limit, it fails with `ibv_reg_mr failed`.",
 )
 def _locked(system: SystemCase[Bound]) -> Judgement:
+    """NCCL locks memory for InfiniBand. With a low limit, it fails with `ibv_reg_mr failed`."""
     bound = system.value.limit
     words = f"{'unlimited' if bound is None else gib(bound)} of locked memory"
     if bound is not None and len(system.case.facts.gpus) > 1:
@@ -209,17 +197,10 @@ def _locked(system: SystemCase[Bound]) -> Judgement:
     return passed(words)
 
 
-@check(
-    "library-path",
-    "LD_LIBRARY_PATH and LD_PRELOAD",
-    of=MACHINE,
-    group="variables",
-    severity=Verdict.INFO,
-    row=33,
-    why="They can replace libraries of the lockfile. `envforge verify env` checks which ones are loaded.",
-)
+@check("library-path", "LD_LIBRARY_PATH and LD_PRELOAD", of=MACHINE, group="variables", severity=Verdict.INFO, row=33)
 def _library_path(case: Case) -> Iterator[Judgement]:
-    """Report LD_LIBRARY_PATH as a fact, not a problem: the DT_RPATH of wheels has precedence."""
+    """They can replace libraries of the lockfile. `envforge verify env` checks which ones are loaded."""
+    # report LD_LIBRARY_PATH as a fact, not a problem: the DT_RPATH of wheels has precedence
     folders = case.facts.variables.get("LD_LIBRARY_PATH", "").split(":")
     of_cuda = [folder for folder in folders if _CUDA_FOLDER.search(folder)]
     preload = case.facts.variables.get("LD_PRELOAD", "").strip()
@@ -234,16 +215,9 @@ def _library_path(case: Case) -> Iterator[Judgement]:
         yield passed("neither a CUDA library path nor LD_PRELOAD is set", source=_ENVIRONMENT)
 
 
-@check(
-    "slow-variables",
-    "Variables that slow training",
-    of=MACHINE,
-    group="variables",
-    severity=Verdict.WARN,
-    row=47,
-    why="Left over from debugging, such variables slow every run or change its results, without a message.",
-)
+@check("slow-variables", "Variables that slow training", of=MACHINE, group="variables", severity=Verdict.WARN, row=47)
 def _hurting(case: Case) -> Iterator[Judgement]:
+    """Left over from debugging, such variables slow every run or change its results, without a message."""
     rows = hurting_variables()
     values = {name: case.facts.variables[name] for name in rows if name in case.facts.variables}
     hurting = {name: value for name, value in values.items() if rows[name].applies(value)}
@@ -255,15 +229,9 @@ def _hurting(case: Case) -> Iterator[Judgement]:
         yield passed(words, source=_ENVIRONMENT)
 
 
-@check(
-    "overrides-set",
-    "Variables that override the machine",
-    of=MACHINE,
-    group="variables",
-    severity=Verdict.INFO,
-    why="With CONDA_OVERRIDE_CUDA and similar, a lockfile that this machine can't use seems to fit.",
-)
+@check("overrides-set", "Variables that override the machine", of=MACHINE, group="variables", severity=Verdict.INFO)
 def _overrides(case: Case) -> Iterator[Judgement]:
+    """With CONDA_OVERRIDE_CUDA and similar, a lockfile that this machine can't use seems to fit."""
     stated = [name for name in OVERRIDES if name in case.facts.variables]
     for name in stated:
         words = f"{name}={case.facts.variables[name]}: conda and `envforge lock` use it instead of the machine's value"

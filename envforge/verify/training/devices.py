@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any, TypeVar
 
 from envforge.verify.judging import (
@@ -88,16 +87,10 @@ def name_of(device: DeviceFacts) -> str:
 
 
 @check(
-    "trains-on-gpu",
-    "Training device",
-    of=TRAINING,
-    group="learning",
-    cost="default",
-    required=True,
-    needs=("device",),
-    why="Training that falls back to the CPU runs without an error, tens of times slower.",
+    "trains-on-gpu", "Training device", of=TRAINING, group="learning", cost="default", required=True, needs=("device",)
 )
 def _trains_on_gpu(facts: TrainingFacts) -> Judgement:
+    """Training that falls back to the CPU runs without an error, tens of times slower."""
     locked, names = facts.locked.value, ", ".join(gpu.name for gpu in facts.machine_gpus)
     reason, command = facts.no_gpu or "torch finds no GPU", "envforge verify env"
     if facts.unreadable is not None:
@@ -135,9 +128,9 @@ _SIGNALS = {
     cost="default",
     required=True,
     needs=("device",),
-    why="A crash or hang in the driver or a library stops the complete training run.",
 )
 def _process_died(device: DeviceFacts) -> Judgement:
+    """A crash or hang in the driver or a library stops the complete training run."""
     end = device.process
     # exit code 0 in the middle of a measurement is no success
     if device.running is None and end.is_good:
@@ -162,9 +155,9 @@ def _process_died(device: DeviceFacts) -> Judgement:
     group="learning",
     cost="default",
     needs=("project",),
-    why="If the code can't be imported, it can't be trained.",
 )
 def _project_not_importable(device: DeviceFacts) -> Judgement:
+    """If the code can't be imported, it can't be trained."""
     package, reason = device.project.value, device.project.unreadable
     if "project" not in device.asked:
         return skipped(reason or "the project was not requested")
@@ -183,7 +176,7 @@ _MACHINE = "envforge verify machine"
 
 
 def _kernel_check(name: str, title: str) -> Check:
-    decorate = check(
+    @check(
         f"{name}-wrong",
         title,
         of=measured(name, KernelFacts, leads=True),
@@ -191,9 +184,12 @@ def _kernel_check(name: str, title: str) -> Check:
         required=True,
         row=9,
         needs=(name,),
-        why="Only running a kernel, forward and backward, shows that this build computes correctly on this GPU.",
     )
-    return decorate(partial(_kernel, f"measurement `{name}`"))
+    def judge(kernel: KernelFacts) -> Judgement:
+        """Only running a kernel, forward and backward, shows that this build computes correctly on this GPU."""
+        return _kernel(f"measurement `{name}`", kernel)
+
+    return judge
 
 
 def _kernel(source: str, kernel: KernelFacts) -> Judgement:
@@ -222,9 +218,9 @@ _attention_wrong = _kernel_check("attention", "Low-precision attention")
     cost="deep",
     row=46,
     needs=("same_bits",),
-    why="A GPU that sometimes computes wrong results reports no error; only the loss drifts.",
 )
 def _bits_change(facts: SameBitsFacts) -> Judgement:
+    """A GPU that sometimes computes wrong results reports no error; only the loss drifts."""
     source = "measurement `same_bits`"
     if not facts.different:
         return passed(f"{facts.times} bit-identical results", source=source)
@@ -245,10 +241,10 @@ def _bits_change(facts: SameBitsFacts) -> Judgement:
     cost="deep",
     row=46,
     needs=("same_bits",),
-    why="If one GPU differs from its equals, it is the broken one.",
 )
 def _gpus_disagree(facts: TrainingFacts) -> Iterator[Judgement]:
-    """Compare the bits of the same kernels on GPUs of one model."""
+    """If one GPU differs from its equals, it is the broken one."""
+    # compare the bits of the same kernels on GPUs of one model
     models: dict[str, dict[tuple[str, ...], list[str]]] = {}
     for device in facts.devices:
         if device.is_gpu and device.same_bits.value is not None:

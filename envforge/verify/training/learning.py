@@ -92,24 +92,18 @@ def earlier_problem(facts: LearningFacts | None, before: str) -> Judgement | Non
     return None
 
 
-def _check_of_run(check_id: str, title: str, *, why: str) -> Callable[[Callable[[LearningFacts], Judged]], Check]:
+def _check_of_run(check_id: str, title: str) -> Callable[[Callable[[LearningFacts], Judged]], Check]:
     """Return the decorator of a check that is skipped after an earlier problem."""
 
     def judged(record: Record, judge: Callable[[LearningFacts], Judged]) -> Iterable[Judgement]:
         return _LEARNING.judged(record, lambda facts: earlier_problem(facts, check_id) or judge(facts))
 
-    return _check(check_id, title, of=View(question="training", judged=judged), why=why)
+    return _check(check_id, title, of=View(question="training", judged=judged))
 
 
-@_check(
-    "low-precision",
-    "Low precision of this device",
-    of=EACH_DEVICE,
-    severity=Verdict.INFO,
-    needs=("device",),
-    why="torch reports bf16 as supported even if it is emulated and slow.",
-)
+@_check("low-precision", "Low precision of this device", of=EACH_DEVICE, severity=Verdict.INFO, needs=("device",))
 def _low_precision(device: DeviceFacts) -> Judgement:
+    """torch reports bf16 as supported even if it is emulated and slow."""
     if device.low is None:
         return skipped("the device did not report its capabilities")
     if not device.is_gpu:
@@ -119,13 +113,9 @@ def _low_precision(device: DeviceFacts) -> Judgement:
     return info(f"compute capability {device.capability}: bf16 is only emulated, so fp16 with a GradScaler")
 
 
-@_check(
-    "autocast-off",
-    "Autocast in the forward pass",
-    of=_LEARNING,
-    why="Without autocast, training runs in fp32: correct, but slower, and without a message.",
-)
+@_check("autocast-off", "Autocast in the forward pass", of=_LEARNING)
 def _autocast_off(facts: LearningFacts) -> Judgement:
+    """Without autocast, training runs in fp32: correct, but slower, and without a message."""
     dtype = DTYPES.get(facts.precision)
     wanted = f"a forward pass inside autocast to {dtype or facts.precision}"
     if facts.autocast_forward is None:
@@ -139,13 +129,9 @@ def _autocast_off(facts: LearningFacts) -> Judgement:
     return passed(f"autocast to {facts.autocast_dtype} in the forward pass", source=_MODEL)
 
 
-@_check(
-    "low-precision-unused",
-    "Precision of heavy operations",
-    of=_LEARNING,
-    why="A model that disables autocast inside itself doesn't get its speed.",
-)
+@_check("low-precision-unused", "Precision of heavy operations", of=_LEARNING)
 def _low_precision_unused(facts: LearningFacts) -> Judgement:
+    """A model that disables autocast inside itself doesn't get its speed."""
     if facts.autocast_forward is False:
         return skipped("nothing to judge: see `autocast-off`")
     if facts.heavy is None or facts.low is None:
@@ -162,14 +148,9 @@ def _low_precision_unused(facts: LearningFacts) -> Judgement:
     return passed(observed, wanted, _FIRST_UPDATE)
 
 
-@_check(
-    "backward-in-autocast",
-    "Autocast in the backward pass",
-    of=_LEARNING,
-    severity=Verdict.WARN,
-    why="The backward pass uses the dtypes of the forward pass; PyTorch recommends against autocast around it.",
-)
+@_check("backward-in-autocast", "Autocast in the backward pass", of=_LEARNING, severity=Verdict.WARN)
 def _backward_in_autocast(facts: LearningFacts) -> Judgement:
+    """The backward pass uses the dtypes of the forward pass; PyTorch recommends against autocast around it."""
     if facts.autocast_backward is None:
         return skipped("no gradient was observed")
     if facts.autocast_backward:
@@ -178,12 +159,10 @@ def _backward_in_autocast(facts: LearningFacts) -> Judgement:
 
 
 @_check(
-    "loss-not-finite",
-    "Finiteness of loss, gradients, and weights",
-    of=measured("learning", LearningFacts, leads=True),
-    why="After one NaN in the weights, training continues but nothing is learned.",
+    "loss-not-finite", "Finiteness of loss, gradients, and weights", of=measured("learning", LearningFacts, leads=True)
 )
 def _loss_not_finite(facts: LearningFacts) -> Judgement:
+    """After one NaN in the weights, training continues but nothing is learned."""
     if not _is_not_finite(facts):
         return passed(f"{counted(facts.updates, 'finite loss')}; {counted(facts.skipped, 'update')} skipped")
     parts = [f"{sum(loss is None for loss in facts.losses)} of {len(facts.losses)} losses are not finite"]
@@ -199,24 +178,18 @@ def _some(names: tuple[str, ...]) -> str:
     return ", ".join(f"`{name}`" for name in names[:_SHOWN]) + more
 
 
-@_check_of_run(
-    "loss-constant",
-    "Variation of the loss",
-    why="If the loss doesn't depend on the batch, the model can't learn from it.",
-)
+@_check_of_run("loss-constant", "Variation of the loss")
 def _loss_constant(facts: LearningFacts) -> Judgement:
+    """If the loss doesn't depend on the batch, the model can't learn from it."""
     if _is_constant(facts):
         observed = f"the same loss {facts.losses[0]} in {counted(len(facts.losses), 'update')}"
         return failed(observed, "a loss that depends on the batch")
     return passed("the loss changes from update to update")
 
 
-@_check_of_run(
-    "gradients-missing",
-    "Presence of gradients",
-    why="Without gradients, the optimizer changes nothing and reports no error.",
-)
+@_check_of_run("gradients-missing", "Presence of gradients")
 def _gradients_missing(facts: LearningFacts) -> Judgement:
+    """Without gradients, the optimizer changes nothing and reports no error."""
     if facts.parameters is None:
         return skipped("training stopped before the gradients were observed")
     if _has_no_gradients(facts):
@@ -228,12 +201,9 @@ def _gradients_missing(facts: LearningFacts) -> Judgement:
     return passed(f"all {facts.parameters} parameters have a gradient")
 
 
-@_check_of_run(
-    "gradients-zero",
-    "Magnitude of gradients",
-    why="A graph that is cut produces zeros, not an error.",
-)
+@_check_of_run("gradients-zero", "Magnitude of gradients")
 def _gradients_zero(facts: LearningFacts) -> Judgement:
+    """A graph that is cut produces zeros, not an error."""
     if facts.parameters is None:
         return skipped("training stopped before the gradients were observed")
     if _has_zero_gradients(facts):
@@ -242,35 +212,26 @@ def _gradients_zero(facts: LearningFacts) -> Judgement:
     return passed(f"gradient norm {norm}, {counted(len(facts.zero_gradient), 'parameter')} with zero gradient")
 
 
-@_check_of_run(
-    "weights-still",
-    "Change of the weights",
-    why="The model learns only if updates change its weights.",
-)
+@_check_of_run("weights-still", "Change of the weights")
 def _weights_still(facts: LearningFacts) -> Judgement:
+    """The model learns only if updates change its weights."""
     if facts.weights_moved:
         return passed(f"{facts.weights_moved} of {facts.weights} weights changed")
     observed = f"no weight changed after {counted(facts.updates, 'update')} with gradients"
     return failed(observed, "changed weights", why="The learning rate is zero, or the optimizer's step doesn't run.")
 
 
-@_check_of_run(
-    "learning-stopped",
-    "Completion of the training run",
-    why="The project's own code stopped with an error.",
-)
+@_check_of_run("learning-stopped", "Completion of the training run")
 def _learning_stopped(facts: LearningFacts) -> Judgement:
+    """The project's own code stopped with an error."""
     if facts.error is not None:
         return failed(f"error after {counted(facts.updates, 'update')}: {facts.error}", "a run without an error")
     return passed(f"{counted(facts.updates, 'update')} in {facts.seconds:.1f} s")
 
 
-@_check_of_run(
-    "loss-does-not-fall",
-    "Trend of the loss",
-    why="If the loss doesn't fall, the model doesn't learn.",
-)
+@_check_of_run("loss-does-not-fall", "Trend of the loss")
 def _loss_does_not_fall(facts: LearningFacts) -> Judgement:
+    """If the loss doesn't fall, the model doesn't learn."""
     trend, updates = _trend(facts), counted(len(facts.losses), "update")
     if trend is None:
         return skipped(f"{updates}: too few for a trend")
@@ -279,12 +240,9 @@ def _loss_does_not_fall(facts: LearningFacts) -> Judgement:
     return failed(observed, wanted) if _does_not_fall(facts) else passed(observed, wanted)
 
 
-@_check_of_run(
-    "metric-not-reached",
-    "Metric on unseen data",
-    why="A falling loss can be memorization; only unseen data shows that the model generalizes.",
-)
+@_check_of_run("metric-not-reached", "Metric on unseen data")
 def _metric_not_reached(facts: LearningFacts) -> Judgement:
+    """A falling loss can be memorization; only unseen data shows that the model generalizes."""
     if facts.metric is None or facts.reach is None:
         return skipped("the project defines no metric for its smoke test")
     if facts.score is None:
@@ -300,14 +258,9 @@ def _is_better(value: float, other: float, facts: LearningFacts) -> bool:
     return value > other if facts.higher_is_better else value < other
 
 
-@_check(
-    "control-learns",
-    "Control run with shuffled labels",
-    of=EACH_DEVICE,
-    needs=("learning", "control"),
-    why="A model that also learns from shuffled labels gets its answers from somewhere else.",
-)
+@_check("control-learns", "Control run with shuffled labels", of=EACH_DEVICE, needs=("learning", "control"))
 def _control_learns(device: DeviceFacts) -> Judgement:
+    """A model that also learns from shuffled labels gets its answers from somewhere else."""
     facts, control = device.learning.value, device.control.value
     if facts is None:
         return absent(device, "learning")
@@ -329,12 +282,9 @@ def _against_control(facts: LearningFacts, control: LearningFacts) -> Judgement:
     return failed(observed, wanted, why=why)
 
 
-@_check_of_run(
-    "smoke-thresholds",
-    "Thresholds of the smoke test",
-    why="A smoke test that can't fail proves nothing.",
-)
+@_check_of_run("smoke-thresholds", "Thresholds of the smoke test")
 def _smoke_thresholds(facts: LearningFacts) -> Judgement:
+    """A smoke test that can't fail proves nothing."""
     reach, ceiling = facts.reach, facts.ceiling
     if reach is None or ceiling is None:
         return skipped("the project defines no thresholds for its smoke test")
@@ -351,14 +301,9 @@ def _smoke_thresholds(facts: LearningFacts) -> Judgement:
     return passed(f"true labels {reach:g}, control {ceiling:g}, loss to 1/{facts.loss_ratio or 1:g}")
 
 
-@_check(
-    "non-finite-guard",
-    "Effect of a non-finite batch",
-    of=EACH_DEVICE,
-    needs=("learning", "guard"),
-    why="bf16 has no GradScaler to skip a bad update, so without a guard one NaN batch makes every weight NaN.",
-)
+@_check("non-finite-guard", "Effect of a non-finite batch", of=EACH_DEVICE, needs=("learning", "guard"))
 def _non_finite_guard(device: DeviceFacts) -> Judgement:
+    """bf16 has no GradScaler to skip a bad update, so without a guard one NaN batch makes every weight NaN."""
     guard = device.guard.value
     if guard is None:
         return absent(device, "guard", leads=True)

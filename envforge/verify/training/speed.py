@@ -34,16 +34,10 @@ _LOOK = "nvidia-smi -q -d PERFORMANCE,CLOCK,POWER,TEMPERATURE"
 _check = partial(check, group="speed", cost="default")
 
 
-@_check(
-    "amp-speed",
-    "Speed of AMP and fp32",
-    of=EACH_DEVICE,
-    needs=("compare",),
-    severity=Verdict.WARN,
-    why="AMP is used for its speed and memory savings, which depend on the model and GPU.",
-)
+@_check("amp-speed", "Speed of AMP and fp32", of=EACH_DEVICE, needs=("compare",), severity=Verdict.WARN)
 def _amp_speed(device: DeviceFacts) -> Judgement:
-    """Compare AMP with fp32: a fact on a CPU, a warning on a GPU if AMP is slower."""
+    """AMP is used for its speed and memory savings, which depend on the model and GPU."""
+    # compare AMP with fp32: a fact on a CPU, a warning on a GPU if AMP is slower
     if device.compare.value is None:
         return absent(device, "compare", leads=True)
     runs = device.compare.value.runs
@@ -77,10 +71,10 @@ def _run(run: SpeedRun | ModelRun) -> str:
     of=measured("compare", CompareFacts),
     needs=("compare",),
     severity=Verdict.WARN,
-    why="If the low-precision loss diverges from fp32, the low precision reduces what is learned.",
 )
 def _amp_differs(facts: CompareFacts) -> Judgement:
-    """Compare the losses of both, which have the same data and seeds."""
+    """If the low-precision loss diverges from fp32, the low precision reduces what is learned."""
+    # compare the losses of both, which have the same data and seeds
     if len(facts.runs) < 2:
         return skipped("nothing to compare with")
     amp_run, full_run = facts.runs[:2]
@@ -102,14 +96,9 @@ def _last_quarter(losses: tuple[Number, ...]) -> float | None:
     return sum(part) / len(part) if part and len(finite) == len(losses) else None
 
 
-@_check(
-    "speed-floor",
-    "Speed of the GPU",
-    of=EACH_DEVICE,
-    needs=("throughput",),
-    why="A MIG slice, a throttled GPU, or a hidden CPU fallback is slow, without an error.",
-)
+@_check("speed-floor", "Speed of the GPU", of=EACH_DEVICE, needs=("throughput",))
 def _speed_floor(device: DeviceFacts) -> Judgement:
+    """A MIG slice, a throttled GPU, or a hidden CPU fallback is slow, without an error."""
     found, floor = device.throughput.value, device.floor.value
     if not device.is_gpu:
         return skipped("no GPU; there is no expected speed for CPUs")
@@ -145,15 +134,10 @@ def _cause(load: LoadFacts | None) -> str:
 
 
 @_check(
-    "throttled-under-load",
-    "Clocks under load",
-    of=EACH_DEVICE,
-    needs=("throughput",),
-    severity=Verdict.WARN,
-    row=23,
-    why="Cooling and power problems appear only under load.",
+    "throttled-under-load", "Clocks under load", of=EACH_DEVICE, needs=("throughput",), severity=Verdict.WARN, row=23
 )
 def _throttled_under_load(device: DeviceFacts) -> Judgement:
+    """Cooling and power problems appear only under load."""
     load = device.load.value
     if not device.is_gpu:
         return skipped("no GPU")
@@ -183,9 +167,9 @@ def _throttled_under_load(device: DeviceFacts) -> Judgement:
     needs=("throughput", "transfer"),
     severity=Verdict.WARN,
     row=26,
-    why="On a link with fewer lanes or an older generation, the GPU waits for data.",
 )
 def _slow_copies(device: DeviceFacts) -> Judgement:
+    """On a link with fewer lanes or an older generation, the GPU waits for data."""
     copies, load = device.transfer.value, device.load.value
     if not device.is_gpu:
         return skipped("no GPU")
@@ -224,10 +208,10 @@ def _below_its_link(load: LoadFacts) -> str:
     needs=("models",),
     severity=Verdict.INFO,
     cost="deep",
-    why="A project's model can be too small for a GPU; published figures are about models of this size.",
 )
 def _model_speed(device: DeviceFacts) -> Judgement:
-    """List step time and memory of each model, AMP first."""
+    """A project's model can be too small for a GPU; published figures are about models of this size."""
+    # list step time and memory of each model, AMP first
     if not device.is_gpu:
         return skipped("no GPU; these models take minutes on a CPU")
     if device.models.value is None:
@@ -239,16 +223,9 @@ def _model_speed(device: DeviceFacts) -> Judgement:
     return info("; ".join(runs), source="forward, backward and AdamW on random pixels; median of 7 steps")
 
 
-@_check(
-    "compile-fails",
-    "Result of torch.compile",
-    of=EACH_DEVICE,
-    needs=("compiled",),
-    cost="deep",
-    row=48,
-    why="torch.compile needs a compiler and triton, and can silently change autocast in the backward pass.",
-)
+@_check("compile-fails", "Result of torch.compile", of=EACH_DEVICE, needs=("compiled",), cost="deep", row=48)
 def _compile_fails(device: DeviceFacts) -> Judgement:
+    """torch.compile needs a compiler and triton, and can silently change autocast in the backward pass."""
     facts = device.compiled.value
     if facts is None:
         missing = absent(device, "compiled", leads=True)
@@ -273,9 +250,9 @@ def _compile_fails(device: DeviceFacts) -> Judgement:
     cost="default",
     row=45,
     needs=("collective",),
-    why="Multi-GPU training adds gradients. A link that hangs or computes wrong sums stops or corrupts it.",
 )
 def _all_reduce_wrong(facts: TrainingFacts) -> Judgement:
+    """Multi-GPU training adds gradients. A link that hangs or computes wrong sums stops or corrupts it."""
     collective, source = facts.collective.value, facts.collective.source
     if facts.collective_process is None:
         return skipped("only one device; --deep tests two processes on the CPU")

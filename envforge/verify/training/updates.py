@@ -47,9 +47,9 @@ def _is_wrong(facts: ScalerFacts) -> bool:
     "Scaled fp16 gradients compared with fp32",
     of=_scaler(leads=True),
     needs=("learning", "scaler"),
-    why="Clipping before unscale_, or an unscaled loss, shrinks every update, so the loss doesn't change.",
 )
 def _scaled_gradients_wrong(facts: ScalerFacts) -> Judgement:
+    """Clipping before unscale_, or an unscaled loss, shrinks every update, so the loss doesn't change."""
     wanted = f"within {_LARGEST_ERROR:g} of the fp32 gradients"
     if facts.gradient_error is None:
         return failed(f"the gradients could not be compared: {facts.gradient_problem}", wanted, _SOURCE)
@@ -61,14 +61,9 @@ def _scaled_gradients_wrong(facts: ScalerFacts) -> Judgement:
     return failed(observed, wanted, _SOURCE, why=why)
 
 
-@_check(
-    "scaler-no-step",
-    "GradScaler on clean updates",
-    of=_scaler(leads=False),
-    needs=("learning", "scaler"),
-    why="A scaler that skips every update leaves the weights unchanged, without an error.",
-)
+@_check("scaler-no-step", "GradScaler on clean updates", of=_scaler(leads=False), needs=("learning", "scaler"))
 def _scaler_no_step(facts: ScalerFacts) -> Judgement:
+    """A scaler that skips every update leaves the weights unchanged, without an error."""
     run = facts.clean
     wanted = f"changed weights after three updates at scale {run.wanted_scale:g}"
     if run.error is not None and len(run.losses) == 0:  # a later error is that of `scaler-no-backoff`
@@ -80,14 +75,9 @@ def _scaler_no_step(facts: ScalerFacts) -> Judgement:
     return passed(f"{counted(len(run.losses), 'update')} changed {run.moved} of {run.weights} weights", source=_SOURCE)
 
 
-@_check(
-    "scaler-no-backoff",
-    "GradScaler after an overflow",
-    of=_scaler(leads=False),
-    needs=("learning", "scaler"),
-    why="If the scale doesn't decrease after an overflow, all following updates are skipped.",
-)
+@_check("scaler-no-backoff", "GradScaler after an overflow", of=_scaler(leads=False), needs=("learning", "scaler"))
 def _scaler_no_backoff(facts: ScalerFacts) -> Judgement:
+    """If the scale doesn't decrease after an overflow, all following updates are skipped."""
     if facts.clean.moved == 0:
         return skipped("nothing to judge: see `scaler-no-step`")
     run, problem = facts.overflow, facts.overflow.error or facts.clean.error
@@ -110,9 +100,9 @@ def _scaler_no_backoff(facts: ScalerFacts) -> Judgement:
     of=measured("repeat", RepeatFacts, leads=True),
     needs=("repeat",),
     row=46,
-    why="A run that can't be repeated can't be debugged or compared.",
 )
 def _not_repeatable(facts: RepeatFacts) -> Judgement:
+    """A run that can't be repeated can't be debugged or compared."""
     if _is_repeated(facts):
         return passed(f"two bit-identical runs of {counted(facts.updates, 'update')}, state {facts.state[:12]}")
     pairs = list(zip(facts.losses, facts.second_losses, strict=False))
@@ -130,10 +120,10 @@ def _is_repeated(facts: RepeatFacts) -> bool:
     "Resumed run compared with an uninterrupted one",
     of=measured("repeat", RepeatFacts),
     needs=("repeat",),
-    why="A checkpoint without optimizer, random generators, or position continues a different run.",
 )
 def _resume_differs(facts: RepeatFacts) -> Judgement:
     # without determinism, a difference says nothing about the checkpoint
+    """A checkpoint without optimizer, random generators, or position continues a different run."""
     if not _is_repeated(facts):
         return skipped("nothing to judge: see `not-repeatable`")
     resumed_after = f"resumed after {counted(facts.updates // 2, 'update')}"

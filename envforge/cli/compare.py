@@ -44,7 +44,6 @@ def compare(options: CompareOptions) -> None:
     """
     from envforge.base.envelope import finding, success
     from envforge.verify.reports import formats
-    from envforge.verify.reports.terminal import comparison_lines
 
     found = _compared(options.records, options.tolerance / 100)
     markdown, html = formats.comparison_markdown, formats.comparison_html
@@ -55,7 +54,7 @@ def compare(options: CompareOptions) -> None:
     elif options.markdown == STDOUT:
         click.echo(markdown(found), nl=False)
     else:
-        print_lines(lambda width: comparison_lines(found, width, verbose=options.verbose))
+        print_lines(lambda width: formats.comparison_lines(found, width, verbose=options.verbose))
     # as `diff` does; durations, depths, and questions that one machine wasn't asked are no difference
     if found.different:
         raise click.exceptions.Exit(1)

@@ -310,9 +310,7 @@ def _write(report: Report, options: VerifyOptions) -> None:
     elif options.markdown == STDOUT:
         click.echo(formats.report_markdown(shown), nl=False)
     else:
-        from envforge.verify.reports.terminal import report_lines
-
-        print_lines(lambda width: report_lines(shown, width=width, verbose=options.verbose))
+        print_lines(lambda width: formats.report_lines(shown, width=width, verbose=options.verbose))
 
 
 def write_reports(shown: T, files: Iterable[tuple[Path | None, Callable[[T], str]]]) -> None:
@@ -332,8 +330,7 @@ def write_reports(shown: T, files: Iterable[tuple[Path | None, Callable[[T], str
 
 def _show_list(checks: Sequence[Check], *, as_json: bool) -> None:
     from envforge.base.envelope import success
-    from envforge.verify.reports.formats import check_to_json
-    from envforge.verify.reports.terminal import check_lines
+    from envforge.verify.reports.formats import check_lines, check_to_json
 
     if as_json:
         click.echo(success("verify", {"checks": [check_to_json(check) for check in checks]}))

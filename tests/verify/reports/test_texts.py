@@ -14,7 +14,6 @@ from envforge.verify.checks import all_checks, judge
 from envforge.verify.reports import formats
 from envforge.verify.reports.compare import compare
 from envforge.verify.reports.presentation import present, printable
-from envforge.verify.reports.terminal import comparison_lines, report_lines
 from envforge.verify.values import Report, Verdict
 from tests.verify.made_up import EVIL, every_verdict, finding, report
 from tests.verify.trained import trained
@@ -24,7 +23,7 @@ CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def words(one: Report, *, width: int = 80, strict: bool = False, verbose: bool = False) -> str:
-    lines = report_lines(present(one, strict=strict), width=width, verbose=verbose)
+    lines = formats.report_lines(present(one, strict=strict), width=width, verbose=verbose)
     return "".join(f"{line.plain}\n" for line in lines)
 
 
@@ -72,7 +71,10 @@ def planted() -> dict[str, str]:
     evil = change_texts(trained().record, lambda text: text + EVIL)
     one = judge(evil, all_checks())
     shown, compared = present(one), compare({EVIL: one, "b": every_verdict()}, tolerance=0.1)
-    lines = (*report_lines(shown, width=80, verbose=True), *comparison_lines(compared, 80, verbose=True))
+    lines = (
+        *formats.report_lines(shown, width=80, verbose=True),
+        *formats.comparison_lines(compared, 80, verbose=True),
+    )
     return {
         "terminal": "\n".join(line.plain for line in lines),
         "markdown": formats.report_markdown(shown) + formats.comparison_markdown(compared),

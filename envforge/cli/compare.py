@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from envforge.cli.options import FILE, Argument, JsonOption, Option, takes
+from envforge.cli.verify import STDOUT, markdown_option, print_lines, write_reports
 
 if TYPE_CHECKING:
-    from envforge.verify.compare import Comparison
-
-_STDOUT = Path("-")
+    from envforge.verify.reports.compare import Comparison
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,16 +26,7 @@ class CompareOptions:
         float,
         Option("Report speeds that differ by more than this.", type=click.FloatRange(min=0), metavar="PERCENT"),
     ] = 10.0
-    markdown: Annotated[
-        Path | None,
-        Option(
-            "Write a Markdown report, to stdout unless you name a FILE.",
-            type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-            is_flag=False,
-            flag_value=_STDOUT,
-            metavar="[FILE]",
-        ),
-    ]
+    markdown: Annotated[Path | None, markdown_option("Write a Markdown report, to stdout unless you name a FILE.")]
     html: Annotated[Path | None, Option("Write an HTML report.", metavar="FILE")]
     verbose: Annotated[bool, Option("Also show equal values.", "-v", "--verbose")]
     as_json: JsonOption
@@ -53,21 +43,18 @@ def compare(options: CompareOptions) -> None:
     Exits with 0 if the machines match, and with 1 if they differ.
     """
     from envforge.base.envelope import finding, success
-    from envforge.cli.verify import write_report
-    from envforge.verify.reports import comparison as shown
+    from envforge.verify.reports import formats
 
     found = _compared(options.records, options.tolerance / 100)
-    if options.markdown is not None and options.markdown != _STDOUT:
-        write_report(options.markdown, shown.to_markdown(found).encode())
-    if options.html is not None:
-        write_report(options.html, shown.to_html(found).encode())
+    markdown, html = formats.comparison_markdown, formats.comparison_html
+    write_reports(found, [(options.markdown, markdown), (options.html, html)])
     if options.as_json:
-        result = shown.to_json(found)
+        result = formats.comparison_to_json(found)
         click.echo(finding("compare", result) if found.different else success("compare", result))
-    elif options.markdown == _STDOUT:
-        click.echo(shown.to_markdown(found), nl=False)
+    elif options.markdown == STDOUT:
+        click.echo(markdown(found), nl=False)
     else:
-        click.echo("\n".join(shown.to_words(found, 80, verbose=options.verbose)))
+        print_lines(lambda width: formats.comparison_lines(found, width, verbose=options.verbose))
     # as `diff` does; durations, depths, and questions that one machine wasn't asked are no difference
     if found.different:
         raise click.exceptions.Exit(1)
@@ -76,9 +63,8 @@ def compare(options: CompareOptions) -> None:
 def _compared(records: Sequence[Path], tolerance: float) -> Comparison:
     from envforge.errors import RequestError
     from envforge.verify.checks import all_checks, choose, judge
-    from envforge.verify.compare import Machine
-    from envforge.verify.compare import compare as run
     from envforge.verify.record import read_record_file
+    from envforge.verify.reports.compare import compare as run
 
     records = tuple({path.resolve(): path for path in reversed(records)}.values())[::-1]
     if len(records) < 2:
@@ -89,11 +75,11 @@ def _compared(records: Sequence[Path], tolerance: float) -> Comparison:
             code="one-record",
         )
     checks = all_checks()
-    machines = []
+    reports = {}
     for name, path in zip(_names(records), records, strict=True):
         record = read_record_file(path)
-        machines.append(Machine(name=name, report=judge(record, choose(record.asked, checks).checks)))
-    return run(machines, tolerance=tolerance)
+        reports[name] = judge(record, choose(record.asked, checks).checks)
+    return run(reports, tolerance=tolerance)
 
 
 def _names(records: Sequence[Path]) -> list[str]:

@@ -54,8 +54,8 @@ class InfoOptions:
 def info(options: InfoOptions) -> None:
     """Show paths, versions, configuration, and a summary of the machine.
 
-    Include the output in bug reports. It contains no user names or passwords of URLs, and shows your home directory as
-    `~`. To show the machine in detail, run `envforge detect`.
+    Include the output in bug reports. It contains no credentials, user names, host names, or addresses, and shows your
+    home directory as `~`; `--json` shows complete paths. To show the machine in detail, run `envforge detect`.
     """
     from envforge.base.envelope import success
 
@@ -66,13 +66,15 @@ def info(options: InfoOptions) -> None:
     if options.as_json:
         click.echo(success("info", _to_json(found, machine)))
     else:
-        click.echo(_without_home("\n".join(_to_words(found, machine)), home))
+        click.echo(_redacted("\n".join(_to_words(found, machine))))
 
 
-def _without_home(text: str, home: Path) -> str:
-    import re
+def _redacted(text: str) -> str:
+    import socket
 
-    return text if home == Path(home.anchor) else re.sub(rf"{re.escape(str(home))}(?![\w.-])", "~", text)
+    from envforge.base.redact import Identity, redactor
+
+    return redactor(Identity.of(os.environ, socket.gethostname()))(text)
 
 
 def _to_words(found: Info, machine: Machine) -> list[str]:

@@ -182,7 +182,7 @@ class FileOptions:
     @property
     def environment(self) -> Path:
         """The file of ``--file``, or else environment.yml of the project around the current directory."""
-        return environment_of(self.file)
+        return self.file
 
 
 def repeated_command(changes: Mapping[str, str | bool | None]) -> str:

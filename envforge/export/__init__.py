@@ -98,7 +98,6 @@ def write_export(exported: Exported, output: Path, *, force: bool) -> tuple[Path
     files = [*((output.with_name(name), text) for name, text in exported.beside), (output, exported.text)]
     if not force:
         _keep_others(output, [path for path, text in files if not _is_same(path, text)])
-    output.parent.mkdir(parents=True, exist_ok=True)
     for path, text in files:
         write_atomic(path, text)
     return tuple(path for path, _ in files)

@@ -123,3 +123,7 @@ def test_titles_are_nouns_that_fit_every_verdict() -> None:
         name for name, title in titles.items() if title[0].islower() and not title.startswith(("glibc", "torch"))
     ] == []
     assert len(set(titles.values())) == len(titles)
+
+
+def test_each_check_says_why_it_matters() -> None:
+    assert [check.id for check in all_checks() if not re.fullmatch(r"[^\n]{20,160}\.", check.why)] == []

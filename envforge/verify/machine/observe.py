@@ -13,9 +13,9 @@ from envforge.lock.lockfile import Lockfile
 from envforge.lock.needs import Requirements, requirements_of
 from envforge.lock.plan import Plan, make_plan, read_any_lock
 from envforge.machine.conditions import Evidence
+from envforge.machine.libraries import CRASHED, HUNG, LibcudaReport
 from envforge.machine.nvidia_text import clean
 from envforge.machine.probe import Probed, probe_all
-from envforge.machine.record import machine_to_json
 from envforge.machine.values import Machine, driver_text
 from envforge.machine.variables import VARIABLES
 from envforge.machine.world import World
@@ -34,7 +34,7 @@ from envforge.verify.machine.facts import (
 from envforge.verify.machine.reference_data import matrix, watched_variables
 from envforge.verify.machine.system import observe_system
 from envforge.verify.observe import Situation
-from envforge.verify.values import Signal
+from envforge.verify.values import Signal, SignalCode
 
 
 def observe_lock(situation: Situation, platform: str) -> Signal[LockNeeds]:
@@ -46,7 +46,7 @@ def observe_lock(situation: Situation, platform: str) -> Signal[LockNeeds]:
 def read_lock_needs(lock: Path | None, platform: str, *, is_installed: bool = False) -> Signal[LockNeeds]:
     """Read the requirements of a lockfile. One that is invalid or can't be installed exactly is reported as such."""
     if lock is None:
-        return Signal(unreadable=NO_LOCK)
+        return Signal(unreadable=NO_LOCK, code="not-found")
     try:
         needs = _needs(lock, read_any_lock(lock, platform), platform)
     except EnvforgeError as error:
@@ -118,7 +118,7 @@ def observe_machine(situation: Situation) -> MachineFacts:
     answers = read_answers(probed.lines)
     asked = probed.evidence.libraries.nvml.gpus
     return MachineFacts(
-        machine=dict(machine_to_json(probed.machine)),
+        machine=probed.machine,
         driver=_driver(world, probed),
         gpus=tuple(gpu_facts(gpu, answers) for gpu in asked),
         system=observe_system(situation, probed.evidence),
@@ -148,9 +148,7 @@ def _driver(world: World, probed: Probed) -> DriverFacts:
         if nvml.error is None
         else Signal(source="NVML nvmlInit", unreadable=nvml.error.text),
         nvml_code=nvml.error.code if nvml.error else None,
-        libcuda=Signal(value=libcuda.file or "libcuda", source="dlopen libcuda.so.1")
-        if libcuda.error is None
-        else Signal(source="dlopen libcuda.so.1", unreadable=libcuda.error.text),
+        libcuda=_libcuda(libcuda),
         libcuda_is_compat=libcuda.is_compat,
         is_jetson=evidence.system.jetson is not None,
         has_nouveau=evidence.system.has_nouveau,
@@ -159,6 +157,15 @@ def _driver(world: World, probed: Probed) -> DriverFacts:
         device_files=_device_files(world),
         fabric_manager=_fabric_manager(world, probed.machine, switches),
     )
+
+
+def _libcuda(libcuda: LibcudaReport) -> Signal[str]:
+    source, error = "dlopen libcuda.so.1", libcuda.error
+    if error is None:
+        return Signal(value=libcuda.file or "libcuda", source=source)
+    # the loader has no error codes: without one, it could not load the file
+    codes: dict[int | None, SignalCode] = {None: "not-found", HUNG: "no-answer", CRASHED: "no-answer"}
+    return Signal(source=source, unreadable=error.text, code=codes.get(error.code))
 
 
 def _kernel_module(evidence: Evidence) -> Signal[str]:
@@ -197,7 +204,8 @@ def _fabric_manager(world: World, machine: Machine, switches: int) -> Signal[Fab
     if not switches:
         return Signal(source="/sys/bus/pci/devices", unreadable="no NVSwitch on the PCI bus")
     if machine.container is not None:
-        return Signal(source=source, unreadable="the service runs on the host, outside this container")
+        reason = "the service runs on the host, outside this container"
+        return Signal(source=source, unreadable=reason, code="no-permission")
     version, service = world.run(_FABRIC_MANAGER), world.run(_FABRIC_SERVICE)
     if version is None and service is None:
         return Signal(source=source, unreadable="neither nv-fabricmanager nor systemctl was found")

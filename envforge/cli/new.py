@@ -33,7 +33,7 @@ from envforge.cli.options import (
     takes,
 )
 from envforge.cli.progress import show_progress
-from envforge.cli.project_options import LockOptions, RequirementOption, SelectionOptions, TemplateOptions
+from envforge.cli.project_options import LockSourceOptions, RequirementOption, SelectionOptions, TemplateOptions
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError, printable
 from envforge.lock.environment_spec import LOCK_FILE
 from envforge.project.create import Created, NewRequest, draft_project, require_platform, write_project
@@ -89,7 +89,7 @@ class NewOptions:
         ),
     ]
     trust: Annotated[bool, Option("Run the commands that a third-party template requests, after printing them.")]
-    lock: LockOptions
+    lock: LockSourceOptions
     as_json: JsonOption
 
     def request(self, target: Path) -> NewRequest:

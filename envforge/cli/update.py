@@ -25,7 +25,7 @@ from envforge.cli.options import (
     repeated_command,
     takes,
 )
-from envforge.cli.project_options import LockOptions, RequirementOption, SelectionOptions, TemplateOptions
+from envforge.cli.project_options import LockSourceOptions, RequirementOption, SelectionOptions, TemplateOptions
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.environment_spec import LOCK_FILE
 from envforge.project.changes import FileChange, is_text
@@ -69,7 +69,7 @@ class UpdateOptions:
     check: Annotated[
         bool, Option("Check for a newer template, without writing anything. Exits with 1 if there is one.")
     ]
-    lock: LockOptions
+    lock: LockSourceOptions
     as_json: JsonOption
 
     @property

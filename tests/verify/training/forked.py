@@ -19,7 +19,6 @@ from envforge.verify.training.envforge_measures import (  # noqa: F401 - importe
     device,
     learning,
     main,
-    repeat,
     steps,
 )
 from tests.templates.conftest import PACKAGE

@@ -59,7 +59,7 @@ def run(specification: dict[str, Any], say: Say) -> None:
 
 
 def _measures() -> dict[str, Callable[[Any], Any]]:
-    from . import device, learning, models, repeat, steps
+    from . import device, learning, models, steps
 
     return {
         "device": device.device,
@@ -76,7 +76,7 @@ def _measures() -> dict[str, Callable[[Any], Any]]:
         "throughput": device.throughput,
         "transfer": device.transfer,
         "same_bits": device.same_bits,
-        "repeat": repeat.repeat,
+        "repeat": learning.repeat,
         "models": models.models,
     }
 

@@ -109,8 +109,9 @@ class _Group(click.Group):
             if (name := error.option_name.removeprefix("--")) not in self.commands:
                 raise
             message = f"no such option `{error.option_name}` for `envforge verify`"
-            hint = f"did you mean `{ctx.command_path} {name}`?"
-            raise RequestError(message, hint=hint, code="usage") from error
+            raise RequestError(
+                message, hint="to use the subcommand of this name", command=f"envforge verify {name}", code="usage"
+            ) from error
         before, after = plain[: len(plain) - len(rest)], plain[len(plain) - len(rest) :]
         return [after[0], *before, *after[1:]] if after and after[0] in self.commands else plain
 

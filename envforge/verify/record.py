@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from packaging.version import Version
+
 from envforge.base.documents import Document
 from envforge.base.envelope import Json
 from envforge.base.redact import Identity, change_texts, redactor
@@ -115,8 +117,8 @@ def _as_json(value: Any) -> Json:
         return {str(key): _as_json(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [_as_json(item) for item in value]
-    if isinstance(value, datetime):
-        return value.isoformat()
+    if isinstance(value, (datetime, Version)):
+        return value.isoformat() if isinstance(value, datetime) else str(value)
     if is_dataclass(value) and not isinstance(value, type):
         return {each.name: _as_json(getattr(value, each.name)) for each in fields(value)}
     if value is None or isinstance(value, (bool, int, float, str)):

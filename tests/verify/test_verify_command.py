@@ -214,7 +214,7 @@ def test_verify_suggests_the_nearest_subcommand(capsys: Captured, word: str, nea
 
 def test_verify_suggests_the_subcommand_for_an_option_of_its_name(capsys: Captured) -> None:
     assert main(["verify", "--env", "--fast"]) == 2
-    assert "did you mean `envforge verify env`?" in capsys.readouterr().err
+    assert "run `envforge verify env`" in capsys.readouterr().err
 
 
 def test_verify_help_shows_its_exit_codes_on_lines_of_their_own(capsys: Captured) -> None:

@@ -81,7 +81,7 @@ def _graded(case: Case, *, minor: bool) -> Judgement:
     facts = read_facts(case.machine, needs.platform)
     if not facts.has_driver:
         return unknown(_UNKNOWN_DRIVER) if case.machine.gpus and case.silence is None else no_gpus(case)
-    cuda = Version(needs.cuda.version)
+    cuda = needs.cuda.version
     known = case.machine.source("driver.user_version") or case.machine.source("driver.kernel_version")
     judged = _judge_grade(cuda, needs.cuda.package, facts, minor=minor)
     command = case.explain if judged.verdict in (Verdict.FAIL, Verdict.WARN) else ""
@@ -153,7 +153,7 @@ def _kernel(case: Case, needs: LockNeeds, gpu: Gpu) -> Judgement:
     if not has_ptx(build, capability, matrix()):
         return failed(words, wanted, command=case.explain)
     facts = read_facts(case.machine, needs.platform)
-    cuda = Version(needs.cuda.version) if needs.cuda else None
+    cuda = needs.cuda.version if needs.cuda else None
     if cuda is not None and driver_grade(cuda, facts, matrix()) is Grade.MINOR_COMPATIBLE:
         wanted += f", or a driver that can compile this PTX: {_direct(cuda, facts)} or newer"
         return failed(f"{words} and PTX, but this driver is too old to compile it", wanted, command=case.explain)
@@ -190,7 +190,7 @@ def _glibc(case: Case) -> Judgement:
         return failed(state.symptom, wanted, source, command=case.explain if case.described_as else "ldd --version")
     if found is None:
         return unknown("the glibc version is unknown", source=source)
-    if found < Version(needs.glibc.version):
+    if found < needs.glibc.version:
         return failed(f"glibc {found}", wanted, source, command=case.explain)
     return passed(f"glibc {found}; `{needs.glibc.package}` requires {needs.glibc.version}", source=source)
 

@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
+from envforge.lock.needs import Needed
 from envforge.machine.driver_health import SOURCES
 from envforge.machine.nvidia_text import clean
 from envforge.machine.values import Gpu, Machine
@@ -226,14 +227,6 @@ class SystemFacts:
     now: Signal[datetime] = field(default_factory=Signal)
     newest_file: Signal[datetime] = field(default_factory=Signal)
     xids: Signal[tuple[XidEvent, ...]] = field(default_factory=Signal)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Needed:
-    """A version that the lock needs, and the package that says so."""
-
-    version: str
-    package: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +25,6 @@ from envforge.verify.machine.facts import (
     FabricManager,
     LockNeeds,
     MachineFacts,
-    Needed,
     PciGpu,
     gpu_facts,
     read_answers,
@@ -60,16 +58,16 @@ def _needs(lock: Path, lockfile: Lockfile, platform: str) -> LockNeeds:
     plan = make_plan(lockfile, platform, lock, allow_builds=True)
     found = needs.read_needs(plan, matrix())
     build = found.build
-    known = _known_sizes(lock)
-    requirements = known or _requirements(lockfile, platform)
+    # a lockfile has no sizes
+    requirements = _known_sizes(lock) or requirements_of(lockfile, platform, matrix(), {})
     return LockNeeds(
         platform=platform,
         platforms=lockfile.platforms,
         words=requirements.words,
         torch=str(build.torch) if build else _torch(plan),
         tag=str(build.tag) if build else None,
-        glibc=_needed(found.glibc),
-        cuda=_needed(found.cuda),
+        glibc=found.glibc,
+        cuda=found.cuda,
         capabilities=tuple(map(str, build.capabilities)) if build else (),
         ptx=tuple(map(str, build.ptx)) if build else (),
         misplaced=found.misplaced,
@@ -77,11 +75,6 @@ def _needs(lock: Path, lockfile: Lockfile, platform: str) -> LockNeeds:
         files=requirements.files,
         files_sized=requirements.files_sized,
     )
-
-
-def _requirements(lockfile: Lockfile, platform: str) -> Requirements:
-    sizes: Mapping[str, int] = {}  # a lockfile has no sizes
-    return requirements_of(lockfile, platform, matrix(), sizes)
 
 
 def _known_sizes(lock: Path) -> Requirements | None:
@@ -95,10 +88,6 @@ def _known_sizes(lock: Path) -> Requirements | None:
     except EnvforgeError:
         return None  # without the catalogue the sizes are unknown
     return next((entry.requirements for entry in stored if entry.sha256 == digest), None)
-
-
-def _needed(found: needs.Needed | None) -> Needed | None:
-    return None if found is None else Needed(version=str(found.version), package=found.package)
 
 
 def _torch(plan: Plan) -> str | None:

@@ -180,8 +180,8 @@ def _project(project: ProjectFacts) -> Section:
 
 
 def _machine(facts: MachineFacts) -> Section:
-    machine = facts.machine
-    driver, cpu, share = machine.driver, facts.system.cpu.value, facts.system.processors.value
+    machine, cpu, share = facts.machine, facts.system.cpu.value, facts.system.processors.value
+    driver = machine.driver
     version = driver_text(driver.version) if driver and driver.version else "none"
     rows = _rows(
         ("platform", machine.platform),

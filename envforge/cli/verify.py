@@ -110,7 +110,7 @@ class _Group(click.Group):
                 raise
             message = f"no such option `{error.option_name}` for `envforge verify`"
             raise RequestError(
-                message, hint="to use the subcommand of this name", command=f"envforge verify {name}", code="usage"
+                message, hint="to use the subcommand of this name", command=f"{ctx.command_path} {name}", code="usage"
             ) from error
         before, after = plain[: len(plain) - len(rest)], plain[len(plain) - len(rest) :]
         return [after[0], *before, *after[1:]] if after and after[0] in self.commands else plain

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
@@ -15,7 +16,6 @@ from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-import msgspec
 from packaging.version import InvalidVersion, Version
 
 from envforge.base.terms import ComputeCapability, WheelTag
@@ -23,6 +23,16 @@ from envforge.errors import EnvforgeError, Hint, printable
 
 if TYPE_CHECKING:
     import yaml
+
+# msgspec reads three names from typing_extensions, or from typing without it; importing it takes longer than reading
+if "typing_extensions" in sys.modules:
+    import msgspec
+else:
+    sys.modules["typing_extensions"] = None  # type: ignore[assignment]
+    try:
+        import msgspec
+    finally:
+        del sys.modules["typing_extensions"]
 
 _T = TypeVar("_T")
 _LONGEST = 120  # characters of a found value that an error shows

@@ -29,8 +29,7 @@ class NameMapping:
     @classmethod
     def bundled(cls) -> NameMapping:
         """Return the built-in mapping."""
-        rows = read_data("name_mapping.toml")["package"]
-        return cls(tuple((row["python"], row["conda"]) for row in rows))
+        return read_data("name_mapping.json", cls)
 
     def to_python(self, conda: str) -> str:
         """Return the normalized Python name of a conda package."""

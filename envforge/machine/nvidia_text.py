@@ -9,7 +9,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
@@ -197,43 +197,63 @@ class PciGpu:
     compute_capability: ComputeCapability
 
 
-@cache
-def _drivers() -> dict[str, Any]:
-    return read_data("nvidia-drivers.toml")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _PciTable:
+    """``nvidia-pci.toml``: the capability of each chip, and the chip and product of each device ID."""
+
+    chips: dict[str, ComputeCapability]
+    devices: dict[str, tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Branch:
+    """A driver branch, and the newest CUDA that it supports."""
+
+    driver: int
+    cuda: Version
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _DriverTable:
+    """``nvidia-drivers.json``: the branches, oldest first, and the capability of each Tegra chip."""
+
+    branches: tuple[_Branch, ...]
+    tegra: dict[str, ComputeCapability]
 
 
 @cache
-def _pci() -> dict[str, Any]:
-    return read_data("nvidia-pci.toml")
+def _drivers() -> _DriverTable:
+    return read_data("nvidia-drivers.json", _DriverTable)
+
+
+@cache
+def _pci() -> _PciTable:
+    return read_data("nvidia-pci.toml", _PciTable)
 
 
 def branch_cuda(driver: Version) -> Version | None:
     """Return the newest CUDA that the driver supports without a compatibility library; None for an unknown branch."""
-    cuda = _drivers()["branches"].get(str(driver.major))
-    return Version(cuda) if cuda else None
+    return next((row.cuda for row in _drivers().branches if row.driver == driver.major), None)
 
 
 def nearest_branch_cuda(driver: Version) -> Version | None:
     """Return the newest CUDA of the driver's branch, or of the nearest older branch in the table; None without one."""
-    older = [int(branch) for branch in _drivers()["branches"] if int(branch) <= driver.major]
-    return Version(_drivers()["branches"][str(max(older))]) if older else None
+    older = [row for row in _drivers().branches if row.driver <= driver.major]
+    return older[-1].cuda if older else None
 
 
 def tegra_capability(compatible: str) -> ComputeCapability | None:
     """Return the compute capability of a Jetson, from the contents of ``/proc/device-tree/compatible``."""
-    for chip, capability in _drivers()["tegra"].items():
-        if f"nvidia,{chip}" in compatible:
-            return ComputeCapability.parse(capability)
-    return None
+    return next((each for chip, each in _drivers().tegra.items() if f"nvidia,{chip}" in compatible), None)
 
 
 def pci_gpu(device_id: str) -> PciGpu | None:
     """Return the GPU with a PCI device ID of vendor NVIDIA, such as ``0x2237``; None if it isn't in the table."""
-    row = _pci()["devices"].get(device_id.removeprefix("0x").lower())
+    row = _pci().devices.get(device_id.removeprefix("0x").lower())
     if row is None:
         return None
     chip, name = row
-    return PciGpu(chip=chip, name=name, compute_capability=ComputeCapability.parse(_pci()["chips"][chip]))
+    return PciGpu(chip=chip, name=name, compute_capability=_pci().chips[chip])
 
 
 _PROGRAMS = ("nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi")  # WSL's directory isn't always on PATH

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from packaging.version import Version
 
@@ -20,6 +20,19 @@ PYTHON = Version("3.12")
 GLIBC = Version("2.35")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Profile:
+    """A table of ``profiles.toml``; without ``driver`` it describes a machine without a GPU."""
+
+    title: str
+    platform: str = "linux-64"
+    name: str = ""
+    compute_capability: ComputeCapability | None = None
+    memory_mib: int = 0
+    driver: Version | None = None
+    driver_source: str = ""
+
+
 def load_machine(spec: str | None, environment: Mapping[str, str]) -> Machine:
     """Return the machine that ``--machine`` names; ``None`` probes this computer.
 
@@ -32,7 +45,7 @@ def load_machine(spec: str | None, environment: Mapping[str, str]) -> Machine:
         from envforge.machine.world import World  # noqa: PLC0415 - a record needs no probing
 
         return probe(World.here(environment))
-    profiles = read_data("profiles.toml")
+    profiles = read_data("profiles.toml", dict[str, _Profile])
     if spec in profiles:
         return _profile_machine(spec, profiles[spec])
     path = Path(spec)
@@ -49,38 +62,35 @@ def load_machine(spec: str | None, environment: Mapping[str, str]) -> Machine:
 
 def profile_titles() -> tuple[tuple[str, str], ...]:
     """Return the names of the profiles, each with the machines that it describes."""
-    return tuple((name, row["title"]) for name, row in read_data("profiles.toml").items())
+    return tuple((name, row.title) for name, row in read_data("profiles.toml", dict[str, _Profile]).items())
 
 
-def _profile_machine(name: str, row: dict[str, Any]) -> Machine:
+def _profile_machine(name: str, row: _Profile) -> Machine:
     source = f"profile {name}"
     facts = {"platform": source, "python": source, "glibc": source}
     driver: Driver | None = None
     gpus: tuple[Gpu, ...] = ()
-    if "driver" in row:
-        version = Version(row["driver"])
-        driver = Driver(kernel_version=version, user_version=version, cuda=branch_cuda(version))
-        gpus = (_profile_gpu(row),)
+    if row.driver is not None:
+        driver = Driver(kernel_version=row.driver, user_version=row.driver, cuda=branch_cuda(row.driver))
+        gpus = (
+            Gpu(
+                index=0,
+                name=row.name,
+                compute_capability=row.compute_capability,
+                memory_bytes=row.memory_mib * 1024 * 1024,
+            ),
+        )
         facts |= {
             "driver.cuda": "table of driver branches",
-            "driver.kernel_version": f"{source}: {row['driver_source']}",
+            "driver.kernel_version": f"{source}: {row.driver_source}",
             "driver.user_version": source,
             "gpus": source,
         }
     return Machine(
-        platform=row.get("platform", "linux-64"),
+        platform=row.platform,
         python=PYTHON,
         glibc=GLIBC,
         driver=driver,
         gpus=gpus,
         sources=tuple(sorted(facts.items())),
-    )
-
-
-def _profile_gpu(row: dict[str, Any]) -> Gpu:
-    return Gpu(
-        index=0,
-        name=row["name"],
-        compute_capability=ComputeCapability.parse(row["compute_capability"]),
-        memory_bytes=row["memory_mib"] * 1024 * 1024,
     )

@@ -69,16 +69,16 @@ class Build:
     """
 
     torch: Version
-    torchvision: Version | None
-    torchaudio: Version | None
     tag: WheelTag
     platform: str
+    torchvision: Version | None = None
+    torchaudio: Version | None = None
+    glibc: Version | None = None
     pythons: tuple[Version, ...]
-    glibc: Version | None
     capabilities: tuple[ComputeCapability, ...]
     ptx: tuple[ComputeCapability, ...]
-    local_version: bool = True
     plain: tuple[str, ...] = ()
+    local_version: bool = True
     confirmed: bool = True
     capabilities_stated: bool = True
 

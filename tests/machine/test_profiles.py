@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from packaging.version import Version
 
@@ -45,7 +47,7 @@ def test_a_gpu_profile_has_one_gpu_and_a_driver_with_its_source(name: str, capab
     assert machine.driver.version is not None
     assert machine.driver.cuda == branch_cuda(machine.driver.version)
     assert len(machine.source("driver.kernel_version") or "") > len(f"profile {name}: ")
-    row = read_data("profiles.toml")[name]
+    row = read_data("profiles.toml", dict[str, Any])[name]
     assert row["driver_source"]
     assert row["memory_source"]
 
@@ -82,7 +84,7 @@ def test_this_computer_is_probed_where_no_machine_is_named() -> None:
 
 
 def test_every_pci_row_has_a_chip_with_a_compute_capability() -> None:
-    table = read_data("nvidia-pci.toml")
+    table = read_data("nvidia-pci.toml", dict[str, Any])
     assert len(table["devices"]) > 800
     for device_id, (chip, _name) in table["devices"].items():
         gpu = pci_gpu(f"0x{device_id}")
@@ -126,10 +128,8 @@ def test_a_driver_between_two_branches_is_taken_for_the_older(
 
 
 def test_newer_branches_never_serve_an_older_cuda() -> None:
-    served = [
-        Version(cuda)
-        for _, cuda in sorted(read_data("nvidia-drivers.toml")["branches"].items(), key=lambda r: int(r[0]))
-    ]
+    branches = read_data("nvidia-drivers.json", dict[str, Any])["branches"]
+    served = [Version(row["cuda"]) for row in sorted(branches, key=lambda row: row["driver"])]
     assert served == sorted(served)
 
 

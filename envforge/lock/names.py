@@ -1,6 +1,6 @@
 """Map package names between conda and the Python package index, and assign each package one index.
 
-``envforge/data/name_mapping.toml`` lists the few that differ; all other names are the same. conda-lock reads the same
+``envforge/data/name_mapping.json`` lists the few that differ; all other names are the same. conda-lock reads the same
 mapping from the JSON that ``write`` creates.
 
 Decision 0042 has the reasons.

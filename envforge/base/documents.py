@@ -6,6 +6,7 @@ number is not accepted as a string. Every reader is total: any bytes end in a va
 
 from __future__ import annotations
 
+import enum
 import json
 import re
 import sys
@@ -295,6 +296,8 @@ def _described(types: list[Any]) -> str:
             words += [_EXPECTED[pattern] for pattern in patterns if pattern in _EXPECTED]
         elif get_origin(each) is Literal:
             words.append(", ".join(f"`{choice}`" for choice in get_args(each)))
+        elif isinstance(each, type) and issubclass(each, enum.Enum):
+            words.append("one of " + ", ".join(f"`{choice.value}`" for choice in each))
         elif each in _PARSERS:
             words.append(_PARSERS[each][1])
     return " or ".join(filter(None, words))

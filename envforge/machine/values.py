@@ -27,7 +27,7 @@ class Gpu:
 
     index: int
     name: str
-    compute_capability: ComputeCapability | None
+    compute_capability: ComputeCapability | None = None
     uuid: str | None = None
     memory_bytes: int | None = None
     mig_enabled: bool | None = None

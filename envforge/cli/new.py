@@ -132,7 +132,7 @@ def install_lock(request: NewRequest, outcome: new_report.Outcome) -> new_report
 
 def run_smoke_test(request: NewRequest, outcome: new_report.Outcome) -> new_report.Smoke:
     """Run the smoke test in the environment or in this interpreter; a GPU is used only by the lockfile's own build."""
-    from envforge.machine.profiles import load_machine
+    from envforge.machine.record import load_machine
     from envforge.project.smoke import (
         SmokeRun,
         can_skip_gpu,

@@ -6,21 +6,10 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from envforge.machine import libraries
-from envforge.machine.libraries import LibraryReport
-from envforge.machine.nvidia_text import SmiAnswer, parse_library_file
-from envforge.machine.system import SystemReport
+from envforge.machine.evidence import Evidence, NvmlCode
+from envforge.machine.nvidia_text import parse_library_file
 from envforge.machine.values import Condition, Driver, Gpu, driver_text
 from envforge.machine.variables import Visible
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Evidence:
-    """Everything that was read."""
-
-    system: SystemReport
-    libraries: LibraryReport
-    smi: SmiAnswer | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +30,7 @@ def driver_state(case: Conclusion) -> Condition | None:
     error = case.evidence.libraries.nvml.error
     if error is None:
         return None if case.evidence.libraries.nvml.gpus else _no_gpu_in_driver(case)
-    if error.code in (libraries.HUNG, libraries.CRASHED):
+    if error.code in (NvmlCode.HUNG, NvmlCode.CRASHED):
         return _broken_library(case)
     if _is_mismatch(case):
         return _mismatch(case)
@@ -63,7 +52,7 @@ def _bare_metal(case: Conclusion) -> Condition:
         if not system.pci:
             return _no_device(case)
         return _nouveau(case) or _held(case) or _no_module(case)
-    if nvml.error is not None and nvml.error.code == libraries.NOT_FOUND:
+    if nvml.error is not None and nvml.error.code == NvmlCode.LIBRARY_NOT_FOUND:
         return _nvml_missing(case)
     return _nvml_failed(case)
 
@@ -92,7 +81,7 @@ def _no_gpu_in_driver(case: Conclusion) -> Condition:
 
 def _broken_library(case: Conclusion) -> Condition:
     error = case.evidence.libraries.nvml.error
-    hung = error is not None and error.code == libraries.HUNG
+    hung = error is not None and error.code == NvmlCode.HUNG
     return Condition(
         code="nvml-hangs" if hung else "nvml-crashes",
         symptom="the driver's management library, NVML, doesn't respond in time"
@@ -106,7 +95,7 @@ def _broken_library(case: Conclusion) -> Condition:
 
 def _is_mismatch(case: Conclusion) -> bool:
     error, smi = case.evidence.libraries.nvml.error, case.evidence.smi
-    told = (error is not None and error.code == libraries.MISMATCH) or (
+    told = (error is not None and error.code == NvmlCode.VERSION_MISMATCH) or (
         smi is not None and smi.failure == "driver-library-mismatch"
     )
     return told or not _same_driver(case)
@@ -155,7 +144,7 @@ def _lost_container(case: Conclusion) -> Condition | None:
     Source: NVIDIA/nvidia-container-toolkit issue 48: NVML 999, "Unknown Error", after ``systemctl daemon-reload``.
     """
     error = case.evidence.libraries.nvml.error
-    if error is None or error.code != libraries.UNKNOWN or not case.evidence.system.has_device_nodes:
+    if error is None or error.code != NvmlCode.UNKNOWN or not case.evidence.system.has_device_nodes:
         return None
     return Condition(
         code="container-lost-gpus",

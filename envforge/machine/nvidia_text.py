@@ -5,7 +5,6 @@ Formats seen: drivers 418 to 610, on Linux, Windows, WSL, and Jetson.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +15,6 @@ from packaging.version import Version
 from envforge.base.data_files import read_data
 from envforge.base.terms import ComputeCapability
 from envforge.machine.values import Gpu, MigDevice
-from envforge.machine.world import ProgramResult, World
 
 if TYPE_CHECKING:
     from xml.etree import ElementTree as ET
@@ -189,7 +187,7 @@ def smi_failure(exit_code: int, output: str) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PciGpu:
+class PciRow:
     """A GPU known by its PCI device ID."""
 
     chip: str
@@ -247,65 +245,10 @@ def tegra_capability(compatible: str) -> ComputeCapability | None:
     return next((each for chip, each in _drivers().tegra.items() if f"nvidia,{chip}" in compatible), None)
 
 
-def pci_gpu(device_id: str) -> PciGpu | None:
+def pci_gpu(device_id: str) -> PciRow | None:
     """Return the GPU with a PCI device ID of vendor NVIDIA, such as ``0x2237``; None if it isn't in the table."""
     row = _pci().devices.get(device_id.removeprefix("0x").lower())
     if row is None:
         return None
     chip, name = row
-    return PciGpu(chip=chip, name=name, compute_capability=_pci().chips[chip])
-
-
-_PROGRAMS = ("nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi")  # WSL's directory isn't always on PATH
-_QUERY_CAPABILITY = ("--query-gpu=index,compute_cap", "--format=csv,noheader")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SmiAnswer:
-    """A report and the command that produced it, or the failure as a keyword with the output."""
-
-    source: str
-    report: SmiReport | None = None
-    failure: str | None = None
-    text: str = ""
-
-
-def ask_smi(world: World) -> SmiAnswer:
-    """Query ``nvidia-smi`` for the driver and the GPUs."""
-    for program in _PROGRAMS:
-        xml = world.run((program, "-q", "-x"))
-        if xml is not None:
-            return _answer(world, program, xml)
-    return SmiAnswer(source="nvidia-smi", failure="not-installed", text="`nvidia-smi` isn't installed")
-
-
-def _answer(world: World, program: str, xml: ProgramResult) -> SmiAnswer:
-    if xml.exit_code is None:
-        return SmiAnswer(source="nvidia-smi -q -x", failure="hung", text="no response in time")
-    failure = smi_failure(xml.exit_code, xml.stdout + xml.stderr)
-    if failure is None:
-        try:
-            return SmiAnswer(
-                source="nvidia-smi -q -x", report=_with_capabilities(world, program, parse_smi_xml(xml.stdout))
-            )
-        except TextFormatError:
-            failure = "unknown-format"
-    table = world.run((program,))
-    if table is not None and table.exit_code == 0:
-        try:
-            return SmiAnswer(
-                source="nvidia-smi", report=_with_capabilities(world, program, parse_smi_table(table.stdout))
-            )
-        except TextFormatError:
-            failure = "unknown-format"
-    said = (xml.stdout.strip() or xml.stderr.strip()).partition("\n")[0]
-    return SmiAnswer(source="nvidia-smi", failure=failure, text=clean(said)[:200])
-
-
-def _with_capabilities(world: World, program: str, report: SmiReport) -> SmiReport:
-    if not report.gpus:
-        return report
-    result = world.run((program, *_QUERY_CAPABILITY))
-    known = parse_compute_capabilities(result.stdout) if result is not None and result.exit_code == 0 else {}
-    gpus = tuple(dataclasses.replace(gpu, compute_capability=known.get(gpu.index)) for gpu in report.gpus)
-    return dataclasses.replace(report, gpus=gpus)
+    return PciRow(chip=chip, name=name, compute_capability=_pci().chips[chip])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from envforge.machine.profiles import load_machine, profile_titles
+from envforge.machine.record import load_machine, profile_titles
 from envforge.machine.values import driver_text
 from envforge.machine.variables import VARIABLES
 from envforge.machine.world import TIMEOUT_VARIABLE

@@ -11,8 +11,7 @@ from envforge.base.data_files import read_data
 from envforge.base.terms import ComputeCapability
 from envforge.errors import RequestError
 from envforge.machine.nvidia_text import branch_cuda, nearest_branch_cuda, pci_gpu, tegra_capability
-from envforge.machine.profiles import load_machine, profile_titles
-from envforge.machine.record import MachineRecordError
+from envforge.machine.record import MachineRecordError, load_machine, profile_titles
 from envforge.machine.values import Machine
 
 NAMES = [

@@ -12,7 +12,7 @@ from packaging.version import Version
 
 from envforge.base.net import Mirrors
 from envforge.lock.pages import Downloads, IndexFile
-from envforge.machine.profiles import load_machine, profile_titles
+from envforge.machine.record import load_machine, profile_titles
 from envforge.pytorch.matrix import load_matrix
 from envforge.pytorch.select import select
 from envforge.pytorch.selection import Build, Request

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from envforge.machine.driver_health import SOURCES
+from envforge.machine.driver_child import SOURCES
 from envforge.machine.nvidia_text import clean
 from envforge.machine.values import Gpu
 from envforge.verify.values import Signal

@@ -12,7 +12,7 @@ from envforge.lock import needs
 from envforge.lock.lockfile import Lockfile
 from envforge.lock.needs import Requirements, requirements_of
 from envforge.lock.plan import Plan, make_plan, read_any_lock
-from envforge.machine.conditions import Evidence
+from envforge.machine.evidence import Evidence
 from envforge.machine.nvidia_text import clean
 from envforge.machine.probe import Probed, probe_all
 from envforge.machine.record import machine_to_json

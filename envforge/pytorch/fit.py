@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
-from envforge.machine.values import Condition, Machine
+from envforge.machine.values import Condition, Machine, driver_text
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.selection import Build, Grade
 
@@ -138,12 +138,6 @@ def driver_grade(cuda: Version, facts: Facts, matrix: Matrix) -> Grade | Misfit:
         reason = f"CUDA {cuda.major}.x requires {wanted}, found {found}"
         return Misfit(code="driver", wanted=wanted, found=found, reason=reason)
     return Grade.UNVERIFIED if direct is None else Grade.MINOR_COMPATIBLE
-
-
-def driver_text(version: Version) -> str:
-    """Return a driver version as NVIDIA writes it: ``450.80.02``, which ``str`` would shorten to ``450.80.2``."""
-    first, *rest = version.release
-    return ".".join([str(first), *(f"{part:02d}" for part in rest)])
 
 
 def _grade_by_cuda(cuda: Version, served: Version | None) -> Grade | Misfit:

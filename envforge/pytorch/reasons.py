@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from envforge.errors import EnvforgeError, Hint
-from envforge.pytorch.fit import Facts, driver_text, has_cubin
+from envforge.machine.values import driver_text
+from envforge.pytorch.fit import Facts, has_cubin
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.selection import Build, Candidate, Grade, Preference, Refusal, Request, Selection
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from envforge.machine.evidence import Evidence, NvmlCode
-from envforge.machine.nvidia_text import parse_library_file
-from envforge.machine.values import Condition, Driver, Gpu, driver_text
+from envforge.machine.nvidia_text import driver_support, parse_library_file, pci_gpu
+from envforge.machine.values import UNREADABLE_SMI, Condition, Driver, Gpu, driver_text
 from envforge.machine.variables import Visible
 
 
@@ -50,11 +50,37 @@ def _bare_metal(case: Conclusion) -> Condition:
     system, nvml = case.evidence.system, case.evidence.libraries.nvml
     if system.kernel_module is None and case.driver is None:
         if not system.pci:
-            return _no_device(case)
+            return _unreadable_smi(case) or _no_device(case)
         return _nouveau(case) or _held(case) or _no_module(case)
     if nvml.error is not None and nvml.error.code == NvmlCode.LIBRARY_NOT_FOUND:
         return _nvml_missing(case)
     return _nvml_failed(case)
+
+
+def _unreadable_smi(case: Conclusion) -> Condition | None:
+    smi = case.evidence.smi
+    if smi is None or smi.failure != "unknown-format":
+        return None
+    return Condition(
+        code=UNREADABLE_SMI,
+        symptom=f"the output of `nvidia-smi` has an unknown format: {smi.text or 'it is empty'}",
+        cause="the driver is older or newer than those that envforge knows, or another program has this name",
+        remedy="to check whether there is a GPU, run `nvidia-smi -L`; to state what it has, run "
+        "`export CONDA_OVERRIDE_CUDA=VERSION CONDA_OVERRIDE_CUDA_ARCH=CAPABILITY`",
+    )
+
+
+def _dropped(case: Conclusion) -> tuple[str, str] | None:
+    """Return cause and remedy if the installed driver ignores a GPU on the PCI bus because the GPU is too old."""
+    version = case.evidence.libraries.nvml.library_version or (case.driver.version if case.driver else None)
+    for device in case.evidence.system.pci:
+        gpu = pci_gpu(device.device_id)
+        last = driver_support(gpu.compute_capability).last if gpu else None
+        if gpu and last and version and version.major > last:
+            name = f"{gpu.name or gpu.chip} ({gpu.compute_capability})"
+            cause = f"the driver {driver_text(version)} doesn't support {name}: {last} is the last branch that does"
+            return cause, f"install an NVIDIA driver of the {last} branch"
+    return None
 
 
 def _no_device(case: Conclusion) -> Condition:
@@ -71,11 +97,15 @@ def _no_device(case: Conclusion) -> Condition:
 def _no_gpu_in_driver(case: Conclusion) -> Condition:
     if case.evidence.system.container is not None:
         return _container(case)
+    cause, remedy = _dropped(case) or (
+        "no GPU is assigned to this job (Slurm without --gres=gpu), the GPU failed, or another driver holds it",
+        "request a GPU from the scheduler; on your own machine, search the output of `sudo dmesg` for NVRM",
+    )
     return Condition(
         code="driver-sees-no-gpu",
         symptom="the NVIDIA driver runs, but lists no GPU (nvidia-smi: `No devices were found`)",
-        cause="no GPU is assigned to this job (Slurm without --gres=gpu), the GPU failed, or another driver holds it",
-        remedy="request a GPU from the scheduler; on your own machine, search the output of `sudo dmesg` for NVRM",
+        cause=cause,
+        remedy=remedy,
     )
 
 
@@ -190,13 +220,17 @@ def _held(case: Conclusion) -> Condition | None:
 def _no_module(case: Conclusion) -> Condition:
     smi = case.evidence.smi
     installed = smi is not None and smi.failure == "driver-not-loaded"
+    cause, remedy = _dropped(case) or (
+        "the driver is installed, but its module wasn't built for this kernel, or Secure Boot blocks it"
+        if installed
+        else "the NVIDIA driver isn't installed, or its module wasn't built for this kernel",
+        "install or rebuild the driver (for Secure Boot, enroll its key), then run `sudo modprobe nvidia`",
+    )
     return Condition(
         code="no-kernel-module",
         symptom="an NVIDIA GPU is on the PCI bus, but the nvidia kernel module isn't loaded",
-        cause="the driver is installed, but its module wasn't built for this kernel, or Secure Boot blocks it"
-        if installed
-        else "the NVIDIA driver isn't installed, or its module wasn't built for this kernel",
-        remedy="install or rebuild the driver (for Secure Boot, enroll its key), then run `sudo modprobe nvidia`",
+        cause=cause,
+        remedy=remedy,
     )
 
 
@@ -252,11 +286,13 @@ def _jetson(case: Conclusion) -> Condition | None:
     jetson = case.evidence.system.jetson
     if jetson is None:
         return None
+    cuda = case.driver.cuda if case.driver else None
+    newer = ", or a JetPack with CUDA 13 or later" if cuda is None or cuda.major < 13 else ""
     return Condition(
         code="jetson",
         symptom=f"this is {jetson.model}: its GPU is part of the chip, and NVML reports little or nothing about it",
         cause="Jetson has its own driver (JetPack), and PyTorch's aarch64 wheels are built for servers",
-        remedy="use the PyTorch wheels that NVIDIA builds for your JetPack, or a JetPack with CUDA 13 or later",
+        remedy="use the PyTorch wheels that NVIDIA builds for your JetPack" + newer,
     )
 
 

@@ -212,10 +212,20 @@ class _Branch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DriverSupport:
+    """The first and the last driver branch that support a compute capability, as far as they are known."""
+
+    capability: ComputeCapability
+    first: int | None = None
+    last: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _DriverTable:
     """``nvidia-drivers.json``: the branches, oldest first, and the capability of each Tegra chip."""
 
     branches: tuple[_Branch, ...]
+    supports: tuple[DriverSupport, ...]
     tegra: dict[str, ComputeCapability]
 
 
@@ -240,6 +250,12 @@ def nearest_branch_cuda(driver: Version) -> Version | None:
     return older[-1].cuda if older else None
 
 
+def driver_support(capability: ComputeCapability) -> DriverSupport:
+    """Return the driver branches that support a GPU."""
+    rows = _drivers().supports
+    return next((row for row in rows if row.capability == capability), DriverSupport(capability=capability))
+
+
 def tegra_capability(compatible: str) -> ComputeCapability | None:
     """Return the compute capability of a Jetson, from the contents of ``/proc/device-tree/compatible``."""
     return next((each for chip, each in _drivers().tegra.items() if f"nvidia,{chip}" in compatible), None)
@@ -252,3 +268,10 @@ def pci_gpu(device_id: str) -> PciRow | None:
         return None
     chip, name = row
     return PciRow(chip=chip, name=name, compute_capability=_pci().chips[chip])
+
+
+def named_capability(name: str) -> ComputeCapability | None:
+    """Return the compute capability of a GPU by its name; None unless it is the product of one kind of chip."""
+    product = name.removeprefix("NVIDIA ")
+    found = {_pci().chips[chip] for chip, known in _pci().devices.values() if known and known == product}
+    return found.pop() if len(found) == 1 else None

@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from envforge.machine.conditions import Conclusion, find_conditions
 from envforge.machine.evidence import Evidence, NvmlCode, ask_libraries, gather, gpus_from_pci
-from envforge.machine.nvidia_text import branch_cuda, nearest_branch_cuda, parse_library_file, pci_gpu
+from envforge.machine.nvidia_text import branch_cuda, named_capability, nearest_branch_cuda, parse_library_file, pci_gpu
 from envforge.machine.values import Driver, Gpu, Machine
 from envforge.machine.variables import apply_overrides, resolve_visible
 from envforge.machine.world import World
@@ -179,7 +179,7 @@ def _gpus(evidence: Evidence) -> tuple[tuple[Gpu, ...], str]:
 
 
 def _completed(evidence: Evidence, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
-    """Fill in compute capabilities that the driver didn't report, from the PCI and Jetson tables."""
+    """Fill in compute capabilities that the driver didn't report, from the tables of PCI IDs, names, and Jetsons."""
     by_bus = {_short_bus(device.bus_id): device.device_id for device in evidence.system.pci}
     ids = dict(enumerate(evidence.libraries.nvml.pci_ids))
     completed = []
@@ -187,7 +187,7 @@ def _completed(evidence: Evidence, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
         if gpu.compute_capability is None:
             device_id = ids.get(gpu.index) or by_bus.get(_short_bus(gpu.pci_bus_id or ""))
             known = pci_gpu(device_id) if device_id else None
-            capability = known.compute_capability if known else None
+            capability = known.compute_capability if known else named_capability(gpu.name)
             if capability is None and evidence.system.jetson is not None:
                 capability = evidence.system.jetson.compute_capability
             completed.append(dataclasses.replace(gpu, compute_capability=capability))

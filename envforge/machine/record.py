@@ -18,7 +18,7 @@ from envforge.base.data_files import read_data
 from envforge.base.envelope import Json, to_json
 from envforge.base.terms import ComputeCapability
 from envforge.errors import EnvforgeError, Hint, RequestError
-from envforge.machine.nvidia_text import branch_cuda
+from envforge.machine.nvidia_text import branch_cuda, named_capability
 from envforge.machine.values import Condition, Driver, Gpu, Machine, Override, driver_text
 
 if TYPE_CHECKING:
@@ -86,6 +86,15 @@ def machine_from_json(value: object, where: str) -> Machine:
     machine = document.convert({**fields, "sources": [[*item] for item in sources.items()]}, Machine)
     _check(machine, document)
     return machine
+
+
+def _with_capabilities(machine: Machine) -> Machine:
+    """Return the machine with the compute capabilities that the names of its GPUs imply."""
+    capabilities = [gpu.compute_capability or named_capability(gpu.name) for gpu in machine.gpus]
+    gpus = zip(machine.gpus, capabilities, strict=True)
+    return dataclasses.replace(
+        machine, gpus=tuple(dataclasses.replace(gpu, compute_capability=known) for gpu, known in gpus)
+    )
 
 
 def _check_version(version: object, where: str) -> None:
@@ -160,7 +169,7 @@ def load_machine(spec: str | None, environment: Mapping[str, str]) -> Machine:
         return _profile_machine(spec, profiles[spec])
     path = Path(spec)
     if path.is_file() or "/" in spec or "\\" in spec or spec.lower().endswith(".json"):
-        return read_machine(path)
+        return _with_capabilities(read_machine(path))
     from envforge.base.suggest import nearest  # noqa: PLC0415 - only the error needs it
 
     near = nearest(spec.lower(), profiles)

@@ -78,6 +78,10 @@ class Condition:
     remedy: str
 
 
+UNREADABLE_SMI = "nvidia-smi-unreadable"
+"""The code of the condition that ``nvidia-smi`` printed something that isn't known: there may be a GPU."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
     """One computer; ``sources`` maps the name of a fact to the place where it was read."""
@@ -114,7 +118,8 @@ class Machine:
     @property
     def has_nvidia(self) -> bool:
         """True if there is any sign of an NVIDIA driver or GPU, set by the user or detected."""
-        return self.driver is not None or bool(self.gpus) or self.capability_override is not None
+        is_unknown = any(condition.code == UNREADABLE_SMI for condition in self.conditions)
+        return self.driver is not None or bool(self.gpus) or self.capability_override is not None or is_unknown
 
     @property
     def cuda_is_stated(self) -> bool:

@@ -78,6 +78,8 @@ def no_build(
         return NoBuildError(message, hint=hints, refused=tuple(refused))
     if any(r.code == "driver" for r in asked):
         hints.append(Hint("to use the builds that require it, install a newer NVIDIA driver"))
+    if any(r.code == "driver-dropped" for r in asked):
+        hints.append(Hint("to use the GPU, install an NVIDIA driver of the last branch that supports it"))
     hints += [Hint(trouble.remedy) for trouble in facts.troubles]
     hints.append(Hint("to plan for another machine, pass `--machine PROFILE`"))
     lines = "\n".join(f"  {line}" for line in grouped(asked))

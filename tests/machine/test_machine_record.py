@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from envforge.base.envelope import failure, success
 from envforge.base.terms import ComputeCapability
-from envforge.machine.record import MachineRecordError, machine_from_json, machine_to_json, read_machine
+from envforge.machine.record import MachineRecordError, load_machine, machine_from_json, machine_to_json, read_machine
 from envforge.machine.values import Condition, Driver, Gpu, Machine, MigDevice, Override
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -156,6 +156,12 @@ def test_what_is_no_json_object_is_refused_with_the_file(tmp_path: Path, content
     file.write_bytes(content)
     with pytest.raises(MachineRecordError, match=r"box\.json"):
         read_machine(file)
+
+
+def test_name_gives_the_capability_that_a_record_lacks(tmp_path: Path) -> None:
+    file = tmp_path / "box.json"
+    file.write_text(json.dumps(record(gpus=[{"index": 0, "name": "NVIDIA GeForce RTX 5070"}])), encoding="utf-8")
+    assert load_machine(str(file), {}).capabilities == (ComputeCapability(12, 0),)
 
 
 def test_a_record_saved_by_windows_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:

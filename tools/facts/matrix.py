@@ -10,7 +10,7 @@ from packaging.version import Version
 from envforge.base.terms import WheelTag
 from envforge.lock.environment_spec import split_conda_spec
 from tools.facts.read import FactError, Facts
-from tools.facts.rows import Cited, Kernels, Release, Row, Wheels
+from tools.facts.rows import Capability, Cited, Kernels, Release, Row, Wheels
 
 Document = dict[str, Any]
 _Row = TypeVar("_Row")
@@ -77,8 +77,15 @@ def nvidia_drivers(facts: Facts) -> Document:
     _unique([(row.driver, row) for row in facts.branches], "branch")
     return {
         "branches": [_table(row, ("driver", "cuda")) for row in facts.branches],
+        "supports": [_support(row, facts) for row in facts.capabilities],
         "tegra": {row.chip: row.capability for row in facts.tegra},
     }
+
+
+def _support(row: Capability, facts: Facts) -> Document:
+    """Return the driver branches of a GPU: the first is that of the first toolkit, if `cuda/` has this toolkit."""
+    first = next((each.driver for each in facts.branches if each.cuda == row.first_cuda), None)
+    return {"capability": row.capability, "first": first, "last": row.last_driver}
 
 
 def names(facts: Facts) -> Document:

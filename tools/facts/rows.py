@@ -144,9 +144,14 @@ class ReleaseFile(CudaFile):
 
 @dataclass(frozen=True, kw_only=True)
 class Capability(Fact):
-    """A compute capability; `exact` is true if only a kernel built for exactly this chip runs on it."""
+    """A compute capability; `exact` is true if only a kernel built for exactly this chip runs on it.
+
+    `first_cuda` is the first toolkit that supports it, and `last_driver` the last driver branch, as far as they are known.
+    """
 
     capability: Dotted
+    first_cuda: Dotted | None = None
+    last_driver: int | None = None
     gpus: Some[Text]
     exact: bool = False
 

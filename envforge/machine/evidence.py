@@ -375,7 +375,9 @@ def _with_capabilities(world: World, program: str, report: SmiReport) -> SmiRepo
         return report
     result = world.run((program, *_QUERY_CAPABILITY))
     known = parse_compute_capabilities(result.stdout) if result is not None and result.exit_code == 0 else {}
-    gpus = tuple(dataclasses.replace(gpu, compute_capability=known.get(gpu.index)) for gpu in report.gpus)
+    gpus = tuple(
+        dataclasses.replace(gpu, compute_capability=known.get(gpu.index, gpu.compute_capability)) for gpu in report.gpus
+    )
     return dataclasses.replace(report, gpus=gpus)
 
 

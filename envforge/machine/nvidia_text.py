@@ -96,7 +96,10 @@ def parse_nvml_version(text: str) -> Version | None:
 
 
 def parse_smi_xml(text: str) -> SmiReport:
-    """Parse the output of ``nvidia-smi -q -x``, which has no compute capability; raise ``TextFormatError``."""
+    """Parse the output of ``nvidia-smi -q -x``, which has no compute capability; raise ``TextFormatError``.
+
+    The capability is that of the PCI device ID.
+    """
     from xml.etree import ElementTree as ET  # noqa: PLC0415 - needed only if NVML does not respond
 
     try:
@@ -114,10 +117,12 @@ def parse_smi_xml(text: str) -> SmiReport:
 
 def _xml_gpu(index: int, element: ET.Element) -> Gpu:
     mig = _value(element.findtext("mig_mode/current_mig"))
+    # the device's number and the vendor's, such as 1F0210DE; virtual machines may have zeros
+    known = pci_gpu((element.findtext("pci/pci_device_id") or "").removeprefix("0x")[:4])
     return Gpu(
         index=index,
         name=clean(element.findtext("product_name") or "") or "unknown",
-        compute_capability=None,
+        compute_capability=known.compute_capability if known else None,
         uuid=_value(element.findtext("uuid")),
         memory_bytes=_memory(element.findtext("fb_memory_usage/total")),
         mig_enabled=None if mig is None else mig == "Enabled",

@@ -165,6 +165,8 @@ def test_every_real_xml_gives_driver_and_gpus(path: Path) -> None:
     assert report.driver_version == (Version(versions[0]) if versions else None)
     assert [gpu.name for gpu in report.gpus] == re.findall(r"<product_name>(.*?)<", text)
     assert all(gpu.memory_bytes and gpu.memory_bytes > 1024 * MIB for gpu in report.gpus)
+    is_known = [device_id != "0000" for device_id in re.findall(r"<pci_device_id>(?:0x)?(.{4})", text)]
+    assert [gpu.compute_capability is not None for gpu in report.gpus] == is_known
 
 
 @needs_captures

@@ -165,8 +165,13 @@ def test_every_real_xml_gives_driver_and_gpus(path: Path) -> None:
     assert report.driver_version == (Version(versions[0]) if versions else None)
     assert [gpu.name for gpu in report.gpus] == re.findall(r"<product_name>(.*?)<", text)
     assert all(gpu.memory_bytes and gpu.memory_bytes > 1024 * MIB for gpu in report.gpus)
-    is_known = [device_id != "0000" for device_id in re.findall(r"<pci_device_id>(?:0x)?(.{4})", text)]
-    assert [gpu.compute_capability is not None for gpu in report.gpus] == is_known
+
+
+def test_pci_device_id_of_the_xml_gives_the_capability() -> None:
+    gpu = "<gpu id='1'><pci><pci_device_id>{}</pci_device_id></pci></gpu>"
+    ids = ("1F0210DE", "0x223710DE", "000000DE")  # the last as in a virtual machine
+    report = parse_smi_xml(f"<nvidia_smi_log>{''.join(map(gpu.format, ids))}</nvidia_smi_log>")
+    assert [gpu.compute_capability for gpu in report.gpus] == [ComputeCapability(7, 5), ComputeCapability(8, 6), None]
 
 
 @needs_captures

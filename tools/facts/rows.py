@@ -146,7 +146,7 @@ class ReleaseFile(CudaFile):
 class Capability(Fact):
     """A compute capability; `exact` is true if only a kernel built for exactly this chip runs on it.
 
-    `first_cuda` is the first toolkit that supports it, and `last_driver` the last driver branch, as far as they are known.
+    `first_cuda` is the first toolkit that supports it, and `last_driver` the last driver branch, if they are known.
     """
 
     capability: Dotted

@@ -13,6 +13,7 @@ from envforge.base.distribution import reinstall_command
 from envforge.pytorch.matrix import load_matrix
 from tests.pytorch.machines import MATRIX
 
+BUILT_IN = load_matrix()
 FACTS = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 
@@ -52,16 +53,16 @@ def test_the_matrix_goes_from_torch_20_to_215() -> None:
 
 
 def test_every_cuda_build_has_kernels_and_drivers() -> None:
-    for build in MATRIX.builds:
+    for build in BUILT_IN.builds:
         if build.tag.cuda is not None:
             assert build.capabilities
-            assert MATRIX.direct_minimum(build.tag.cuda) is not None
-            assert MATRIX.family_minimum(build.tag.cuda) is not None
+            assert BUILT_IN.direct_minimum(build.tag.cuda) is not None
+            assert BUILT_IN.family_minimum(build.tag.cuda) is not None
 
 
 def test_every_platform_of_a_release_has_a_python_in_common() -> None:
-    for torch in MATRIX.torches:
-        builds = [build for build in MATRIX.builds if build.torch == torch]
+    for torch in BUILT_IN.torches:
+        builds = [build for build in BUILT_IN.builds if build.torch == torch]
         assert set.intersection(*(set(build.pythons) for build in builds))
 
 

@@ -91,7 +91,7 @@ def chosen_machine(spec: str | None) -> Machine:
     import os
 
     from envforge.machine.record import load_machine
-    from envforge.machine.variables import VARIABLES
+    from envforge.machine.values import VARIABLES
 
     machine = load_machine(spec, os.environ)
     # these variables describe the computer on which they are set; a record contains those that were set on the

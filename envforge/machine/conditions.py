@@ -8,8 +8,7 @@ from packaging.version import Version
 
 from envforge.machine.evidence import Evidence, NvmlCode
 from envforge.machine.nvidia_text import driver_support, parse_library_file, pci_gpu
-from envforge.machine.values import UNREADABLE_SMI, Condition, Driver, Gpu, driver_text
-from envforge.machine.variables import Visible
+from envforge.machine.values import UNREADABLE_SMI, Condition, Driver, Gpu, Visible, driver_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -143,7 +143,6 @@ def _document(where: str) -> Document:
 class _Profile:
     """A table of ``profiles.toml``; without ``driver`` it describes a machine without a GPU."""
 
-    title: str
     platform: str = "linux-64"
     name: str = ""
     compute_capability: ComputeCapability | None = None
@@ -179,11 +178,6 @@ def load_machine(spec: str | None, environment: Mapping[str, str]) -> Machine:
         hint=(Hint(f"did you mean `--machine {near}`?") if near else record,),
         code="no-such-machine",
     )
-
-
-def profile_titles() -> tuple[tuple[str, str], ...]:
-    """Return the names of the profiles, each with the machines that it describes."""
-    return tuple((name, row.title) for name, row in read_data("profiles.toml", dict[str, _Profile]).items())
 
 
 def _profile_machine(name: str, row: _Profile) -> Machine:

@@ -16,8 +16,7 @@ from envforge.machine.evidence import Evidence
 from envforge.machine.nvidia_text import clean
 from envforge.machine.probe import Probed, probe_all
 from envforge.machine.record import machine_to_json
-from envforge.machine.values import Machine, driver_text
-from envforge.machine.variables import VARIABLES
+from envforge.machine.values import VARIABLES, Machine, driver_text
 from envforge.machine.world import World
 from envforge.verify.machine.facts import (
     NO_LOCK,

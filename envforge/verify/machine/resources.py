@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
-from envforge.machine.variables import VARIABLES as OVERRIDES
+from envforge.machine.values import VARIABLES as OVERRIDES
 from envforge.verify.machine.facts import LockNeeds, Room
 from envforge.verify.machine.judging import Case, counted, fail, gib, info, judged, passed, skip, sources, unread, warn
 from envforge.verify.machine.reference_data import hurting_variables, limit, share

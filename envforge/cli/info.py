@@ -22,7 +22,7 @@ from envforge import __version__
 from envforge.base.distribution import distribution_name, installed_by, upgrade_command
 from envforge.catalogue.address import chosen_catalogue
 from envforge.catalogue.signing import key_id
-from envforge.cli.options import chosen_machine, json_option, prefix_options
+from envforge.cli.options import EnvironmentOptions, JsonOption, chosen_machine, takes
 from envforge.cli.progress import counted
 from envforge.errors import EnvforgeError
 from envforge.lock.lockfile import list_variants
@@ -40,33 +40,40 @@ if TYPE_CHECKING:
 _LABEL = 20
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InfoOptions:
+    """The command line of ``envforge info``."""
+
+    environment: EnvironmentOptions
+    as_json: JsonOption
+
+
 @click.command("info")
-@prefix_options
-@json_option()
-def info(prefix: Path | None, name: str | None, as_json: bool) -> None:
+@takes(InfoOptions)
+def info(options: InfoOptions) -> None:
     """Show paths, versions, configuration, and a summary of the machine.
 
-    Include the output in bug reports. It contains no user names or passwords of URLs, and shows your home directory as
-    `~`. To show the machine in detail, run `envforge detect`.
+    Include the output in bug reports. It contains no credentials, user names, host names, or addresses, and shows your
+    home directory as `~`; `--json` shows complete paths. To show the machine in detail, run `envforge detect`.
     """
     from envforge.base.envelope import success
-    from envforge.lock.project import project_folder
-    from envforge.prefix.locate import meant_prefix
 
     here, home = Path.cwd(), Path.home()
-    named = prefix is not None or name is not None or project_folder(here) is not None
+    named = options.environment != EnvironmentOptions() or project_folder(here) is not None
     machine = chosen_machine(None)
-    found = read_info(meant_prefix(prefix, name, here) if named else None, os.environ, here, home, machine)
-    if as_json:
+    found = read_info(options.environment.meant() if named else None, os.environ, here, home, machine)
+    if options.as_json:
         click.echo(success("info", _to_json(found, machine)))
     else:
-        click.echo(_without_home("\n".join(_to_words(found, machine)), home))
+        click.echo(_redacted("\n".join(_to_words(found, machine))))
 
 
-def _without_home(text: str, home: Path) -> str:
-    import re
+def _redacted(text: str) -> str:
+    import socket
 
-    return text if home == Path(home.anchor) else re.sub(rf"{re.escape(str(home))}(?![\w.-])", "~", text)
+    from envforge.base.redact import Identity, redactor
+
+    return redactor(Identity.of(os.environ, socket.gethostname()))(text)
 
 
 def _to_words(found: Info, machine: Machine) -> list[str]:

@@ -6,26 +6,26 @@ import difflib
 import os
 import re
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import click
 from click.core import ParameterSource
 
 from envforge.base.envelope import Json, success
 from envforge.base.staging import PlannedFile
-from envforge.cli.options import Decorator, chosen_machine, hints_inside, json_option, machine_option, repeated_command
-from envforge.cli.project_options import (
-    LockOptions,
-    SelectionOptions,
-    TemplateOptions,
-    lock_options,
-    requirement_option,
-    selection_options,
-    template_options,
+from envforge.cli.options import (
+    DIRECTORY,
+    JsonOption,
+    MachineOption,
+    Option,
+    chosen_machine,
+    hints_inside,
+    repeated_command,
+    takes,
 )
+from envforge.cli.project_options import LockOptions, RequirementOption, SelectionOptions, TemplateOptions
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.environment_spec import LOCK_FILE
 from envforge.project.changes import Change, is_text
@@ -38,66 +38,52 @@ if TYPE_CHECKING:
     from envforge.project.update import Locks, Update, Wishes
     from envforge.pytorch.selection import Request
 
-_HELP = {
-    "directory": "Directory of the project.  [default: the nearest with an envforge.toml, from here upward]",
-    "template_version": "Update to this version of the template; for git, a branch, tag, or commit.",
-    "on_conflict": "If both sides changed the same lines, write markers, or keep yours and write NAME.rej.",
-    "dry_run": "Show the changes as a diff, without writing anything.",
-    "check": "Check for a newer template, without writing anything. Exits with 1 if there is one.",
-}
 _SELECTION = ("cuda", "torch", "python", "platforms", "prefer", "torch_index")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UpdateOptions:
-    """The command line of ``envforge update``; ``typed`` names the options of the selection that were typed."""
+    """The command line of ``envforge update``."""
 
-    machine: str | None
     selection: SelectionOptions
-    typed: frozenset[str]
+    machine: MachineOption
     wishes: TemplateOptions
-    lock: LockOptions
-    envforge: str | None
-    directory: Path | None
-    template_version: str | None
-    on_conflict: str
-    dry_run: bool
-    check: bool
-    as_json: bool
-
-
-def _own_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    folder = click.Path(path_type=Path, file_okay=False)
-    options: list[Decorator] = [
-        click.option("--directory", type=folder, metavar="DIR", help=_HELP["directory"]),
-        click.option("--template-version", metavar="VERSION", help=_HELP["template_version"]),
-        click.option(
-            "--conflict",
-            "on_conflict",
-            type=click.Choice(["inline", "rej"]),
-            default="inline",
-            show_default=True,
-            help=_HELP["on_conflict"],
+    envforge: RequirementOption
+    directory: Annotated[
+        Path | None,
+        Option(
+            "Directory of the project.  [default: the nearest with an envforge.toml, from here upward]",
+            type=DIRECTORY,
+            metavar="DIR",
         ),
-        click.option("--dry-run", is_flag=True, help=_HELP["dry_run"]),
-        click.option("--check", is_flag=True, help=_HELP["check"]),
     ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+    template_version: Annotated[
+        str | None,
+        Option("Update to this version of the template; for git, a branch, tag, or commit.", metavar="VERSION"),
+    ]
+    on_conflict: Annotated[
+        Literal["inline", "rej"],
+        Option("If both sides changed the same lines, write markers, or keep yours and write NAME.rej.", "--conflict"),
+    ] = "inline"
+    dry_run: Annotated[bool, Option("Show the changes as a diff, without writing anything.")]
+    check: Annotated[
+        bool, Option("Check for a newer template, without writing anything. Exits with 1 if there is one.")
+    ]
+    lock: LockOptions
+    as_json: JsonOption
+
+    @property
+    def typed(self) -> frozenset[str]:
+        """The options of the selection that the command line has; all others are kept as recorded."""
+        context = click.get_current_context()
+        return frozenset(
+            name for name in _SELECTION if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        )
 
 
 @click.command()
-@selection_options()
-@machine_option()
-@template_options()
-@requirement_option()
-@_own_options
-@lock_options()
-@json_option()
-def update(
-    selection_options: SelectionOptions, template_options: TemplateOptions, lock_options: LockOptions, **options: Any
-) -> None:
+@takes(UpdateOptions)
+def update(options: UpdateOptions) -> None:
     """Update a project to its template, and keep your edits.
 
     The template is rendered again with the recorded answers, and its changes are merged into your files. If both sides
@@ -106,20 +92,11 @@ def update(
 
     Exits with 1 if conflicts remain, or if --check finds a newer template.
     """
-    context = click.get_current_context()
-    typed = {name for name in _SELECTION if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    request = UpdateOptions(
-        selection=selection_options,
-        typed=frozenset(typed),
-        wishes=template_options,
-        lock=lock_options,
-        **options,
-    )
-    if _run(request):
+    if _run(options):
         raise click.exceptions.Exit(1)
 
 
-def _run(request: UpdateOptions) -> bool:
+def _run(options: UpdateOptions) -> bool:
     """Run the update; return whether something remains to be done."""
     from envforge.base.staging import settle_interrupted
     from envforge.cli.options import fail_on_incomplete_change, warn_of_incomplete_environment
@@ -128,36 +105,36 @@ def _run(request: UpdateOptions) -> bool:
     from envforge.project.template_source import open_template
     from envforge.project.update import Locks, apply, plan_update
 
-    folder = request.directory or find_project(Path.cwd()) or Path()
+    folder = options.directory or find_project(Path.cwd()) or Path()
     for lockfile in (folder / LOCK_FILE, *folder.glob(f"lockfiles/*/{LOCK_FILE}")):
         fail_on_incomplete_change(lockfile)
     warn_of_incomplete_environment()
-    if not (request.dry_run or request.check) and settle_interrupted(folder):
+    if not (options.dry_run or options.check) and settle_interrupted(folder):
         click.echo(f"note: completed or undid an interrupted run in {folder} first", err=True)
-    record = _record(request, folder)
+    record = _record(options, folder)
     name = record.origin.source or record.template
-    with open_template(name, folder, version=request.template_version) as opened:
-        wishes, query = _wishes(request, record, folder)
+    with open_template(name, folder, version=options.template_version) as opened:
+        wishes, query = _wishes(options, record, folder)
         planned = plan_update(folder, record, opened, wishes)
-    if request.check:
-        say_check(planned, as_json=request.as_json)
+    if options.check:
+        say_check(planned, as_json=options.as_json)
         return planned.is_newer
-    locks = Locks() if request.dry_run else _lock(request, planned, query)
-    written = not request.dry_run and apply(planned, locks)
-    told = Told(written=written, dry_run=request.dry_run, no_lock=request.lock.no_lock, as_json=request.as_json)
+    locks = Locks() if options.dry_run else _lock(options, planned, query)
+    written = not options.dry_run and apply(planned, locks)
+    told = Told(written=written, dry_run=options.dry_run, no_lock=options.lock.no_lock, as_json=options.as_json)
     print_update(planned, locks, told)
     return bool(planned.unresolved) or any(change.conflicts for change in planned.changes)
 
 
-def _record(request: UpdateOptions, folder: Path) -> ProjectRecord:
+def _record(options: UpdateOptions, folder: Path) -> ProjectRecord:
     from envforge.project.record import PROJECT_FILE, need_project_file, no_project
 
-    if request.directory is None and not (folder / PROJECT_FILE).is_file():
+    if options.directory is None and not (folder / PROJECT_FILE).is_file():
         raise no_project(f"neither `{folder.absolute()}` nor a parent directory has an `{PROJECT_FILE}`")
     return need_project_file(folder)
 
 
-def _wishes(request: UpdateOptions, record: ProjectRecord, folder: Path) -> tuple[Wishes, BuildQuery | None]:
+def _wishes(options: UpdateOptions, record: ProjectRecord, folder: Path) -> tuple[Wishes, BuildQuery | None]:
     """Return the wishes, and what their builds are selected from, unless the builds are kept."""
     from envforge.machine.record import machine_to_json, redact
     from envforge.project.locking import BuildQuery
@@ -165,64 +142,64 @@ def _wishes(request: UpdateOptions, record: ProjectRecord, folder: Path) -> tupl
     from envforge.pytorch.matrix import load_matrix
 
     wishes = Wishes(
-        variables=request.wishes.var,
-        with_groups=request.wishes.with_groups,
-        without_groups=request.wishes.without_groups,
-        on_conflict="rej" if request.on_conflict == "rej" else "inline",
-        envforge_requirement=_requirement(request, record, folder),
+        variables=options.wishes.var,
+        with_groups=options.wishes.with_groups,
+        without_groups=options.wishes.without_groups,
+        on_conflict=options.on_conflict,
+        envforge_requirement=_requirement(options, record, folder),
     )
-    if not request.typed and request.machine is None:
+    if not options.typed and options.machine is None:
         return wishes, None
-    machine, matrix = _machine(request, record, folder), load_matrix()
+    machine, matrix = _machine(options, record, folder), load_matrix()
     recorded = tuple(selection.build.platform for selection in record.selections)
-    platforms = request.selection.known_platforms(matrix) if "platforms" in request.typed else recorded
-    typed = request.selection.to_request(matrix)
-    chosen = {name: getattr(typed, name) for name in request.typed - {"platforms"}}
+    platforms = options.selection.known_platforms(matrix) if "platforms" in options.typed else recorded
+    typed = options.selection.to_request(matrix)
+    chosen = {name: getattr(typed, name) for name in options.typed - {"platforms"}}
     former: Request = replace(record.selections[0].request, platform=None)
     query = BuildQuery(machine=machine, request=replace(former, **chosen), platforms=platforms, matrix=matrix)
     return replace(wishes, selections=query.select(), machine=machine_to_json(redact(machine))), query
 
 
-def _requirement(request: UpdateOptions, record: ProjectRecord, folder: Path) -> str:
+def _requirement(options: UpdateOptions, record: ProjectRecord, folder: Path) -> str:
     from envforge.base.distribution import stated_requirement
     from envforge.project.record import PROJECT_FILE
 
     recorded = record.envforge_requirement
     return (
-        stated_requirement(request.envforge, os.environ, (recorded, str(folder / PROJECT_FILE)) if recorded else None)
+        stated_requirement(options.envforge, os.environ, (recorded, str(folder / PROJECT_FILE)) if recorded else None)
         or ""
     )
 
 
-def _machine(request: UpdateOptions, record: ProjectRecord, folder: Path) -> Machine:
+def _machine(options: UpdateOptions, record: ProjectRecord, folder: Path) -> Machine:
     """Return the machine of ``--machine``, else the one that the project was created for, else this one."""
     from envforge.machine.record import machine_from_json
     from envforge.project.record import PROJECT_FILE
 
-    if request.machine is not None or record.machine is None:
-        return chosen_machine(request.machine)
+    if options.machine is not None or record.machine is None:
+        return chosen_machine(options.machine)
     return machine_from_json(record.machine, f"{folder / PROJECT_FILE}, machine")
 
 
-def _lock(request: UpdateOptions, planned: Update, query: BuildQuery | None) -> Locks:
+def _lock(options: UpdateOptions, planned: Update, query: BuildQuery | None) -> Locks:
     """Return the new locks of the project and its variants; none if the environment is unchanged."""
     from envforge.project.update import Locks
 
     texts = planned.changed_texts
-    if texts is None or request.lock.no_lock:
+    if texts is None or options.lock.no_lock:
         return Locks()
     from envforge.cli.progress import show_progress
     from envforge.project.locking import obtain_lock
     from envforge.project.update import relock_variants
 
-    way = request.lock.way(planned.folder)
+    way = options.lock.way(planned.folder)
     try:
         with show_progress() as show:
             own = None if planned.lock_texts is None else obtain_lock(texts, way, show)
             variants = relock_variants(planned.folder, texts, way, show)
     except EnvforgeError as error:
         error.hints = (
-            *_ways_in_catalogue(request, planned, query),
+            *_ways_in_catalogue(options, planned, query),
             Hint("to update the project without its lockfile", repeated_command({"no_lock": True, "fresh": None})),
             *hints_inside(planned.folder, error.hints, "then, in the project, "),
         )
@@ -234,9 +211,9 @@ def _lock(request: UpdateOptions, planned: Update, query: BuildQuery | None) -> 
     return Locks(own=None if own is None else own.text, variants=variants)
 
 
-def _ways_in_catalogue(request: UpdateOptions, planned: Update, query: BuildQuery | None) -> tuple[Hint, ...]:
+def _ways_in_catalogue(options: UpdateOptions, planned: Update, query: BuildQuery | None) -> tuple[Hint, ...]:
     """Return the builds whose lockfile is in the catalogue; it has none for an environment.yml that was edited."""
-    from envforge.cli.new_report import ways_in_catalogue
+    from envforge.cli.new import ways_in_catalogue
     from envforge.project.update import derived_variants
 
     texts = planned.changed_texts
@@ -247,7 +224,7 @@ def _ways_in_catalogue(request: UpdateOptions, planned: Update, query: BuildQuer
         or derived_variants(planned.folder)
     ):
         return ()
-    return ways_in_catalogue(planned.project, query, python=request.selection.python is not None)
+    return ways_in_catalogue(planned.project, query, python=options.selection.python is not None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -81,6 +81,12 @@ class Project:
     envforge_requirement: str = ""
 
     @property
+    def torch(self) -> str:
+        """The torch build of the first platform, such as ``torch 2.7.1+cu118``."""
+        build = self.selections[0].build
+        return f"torch {build.pin(build.torch)}"
+
+    @property
     def chosen(self) -> tuple[tuple[str, bool], ...]:
         """Every group of the template, and whether the project has it."""
         return tuple((group.name, group.name in self.groups) for group in self.template.groups)

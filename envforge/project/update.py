@@ -28,10 +28,10 @@ from envforge.lock.lockfile import VARIANTS_DIRECTORY, list_variants
 from envforge.project.changes import Change, OnConflict, has_conflict, plan_changes, read_there
 from envforge.project.locking import LockWay, request_aside
 from envforge.project.plan import Project, record_of, render_project
-from envforge.project.questions import Answer, Question, choose_groups, shown
+from envforge.project.questions import Answer, Question, choose_groups, gather_answers, shown
 from envforge.project.record import BASELINE, PROJECT_FILE, ProjectRecord, dump_baseline, dump_into, read_baseline
 from envforge.project.template_source import Opened
-from envforge.project.templates import Template, gather_answers
+from envforge.project.templates import Template
 from envforge.pytorch.selection import Selection
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def carried_answers(
     def again(question: Question) -> Answer:
         return _still_valid(question, recorded[question.name]) if question.name in recorded else question.default
 
-    answers = gather_answers(template, variables, again)
+    answers = gather_answers(template.questions, variables, again)
     asked = {question.name for question in template.questions}
     notes = [
         f"the template has a new question, `{name}`, which gets its default, `{shown(answer)}`"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from envforge.cli import COMMANDS, _Entry, main
+from envforge.cli import COMMANDS, _LazyCommand, main
 from envforge.cli.options import json_option
 from envforge.errors import EnvforgeError, OutsideError, RequestError
 
@@ -32,7 +32,7 @@ def failing(fault: str, as_json: bool) -> None:
 
 @pytest.fixture
 def with_failing_command() -> Iterator[None]:
-    COMMANDS["failing"] = _Entry("tests.cli.test_exit_codes:failing", "Fail.")
+    COMMANDS["failing"] = _LazyCommand("tests.cli.test_exit_codes:failing", "Fail.")
     yield
     del COMMANDS["failing"]
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -23,7 +23,7 @@ from envforge.base.distribution import distribution_name, pinned_requirement
 from envforge.base.settings import user_file
 from envforge.catalogue.index import PLACEHOLDER, list_entries
 from envforge.cli import main
-from envforge.cli.export import KINDS
+from envforge.cli.export import FormatName
 from envforge.errors import EnvforgeError
 from envforge.export import FORMATS
 from envforge.export.source import Source, read_source
@@ -326,14 +326,14 @@ def test_requirement_that_no_file_may_contain_is_rejected(
     assert "secret" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(FormatName))
 def test_the_same_lock_gives_the_same_bytes(kind: str) -> None:
     renders = [FORMATS[kind].render(_source(read_lockfile(CU118_LOCK))) for _ in range(2)]
     assert renders[0] == renders[1]
 
 
 def test_the_command_offers_every_format() -> None:
-    assert set(FORMATS) == set(KINDS)
+    assert set(FORMATS) == set(get_args(FormatName))
 
 
 @pytest.mark.parametrize(

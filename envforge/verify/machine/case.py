@@ -1,22 +1,21 @@
-"""Help the machine checks: whether a GPU is required, unreadable signals, and one judgement per GPU."""
+"""Define what the machine's judges receive: the complete machine, or one signal of each GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Generic, TypeVar, cast
 
 from envforge.base.redact import quoted
-from envforge.machine.record import machine_from_json
 from envforge.machine.values import Condition, Machine
-from envforge.verify.machine.facts import NO_PERMISSION, NOT_SUPPORTED, GpuFacts, LockNeeds, MachineFacts
+from envforge.verify.judging import Judged, View, as_judgements, skipped, unread
+from envforge.verify.machine.facts import GpuFacts, LockNeeds, MachineFacts, SystemFacts
 from envforge.verify.record import Record
 from envforge.verify.values import Judgement, Signal, Verdict
 
 T = TypeVar("T")
 
 NO_GPU = "no NVIDIA GPU"
-_OLD_NO_PERMISSION = "this user may not read it"  # records of envforge 0.1.0 contain this string
 
 # conditions in which the driver doesn't report its GPUs, and the check that reports each of them
 DRIVER_STATES = {
@@ -49,8 +48,12 @@ class Case:
     """A record as the machine's checks see it; ``described_as`` is the value of ``--machine``, if it was used."""
 
     facts: MachineFacts
-    machine: Machine
     described_as: str = ""
+
+    @property
+    def machine(self) -> Machine:
+        """The machine as ``envforge detect`` reports it."""
+        return self.facts.machine
 
     @property
     def explain(self) -> str:
@@ -93,32 +96,93 @@ class Case:
         """The condition that keeps the driver from reporting its GPUs, if there is one."""
         return self.condition(*DRIVER_STATES)
 
-
-Say = Callable[[Case], Iterable[Judgement]]
-
-
-def judged(say: Say) -> Callable[[Record], Iterable[Judgement]]:
-    """Return a function that judges a record, from one that judges a case."""
-
-    def judge(record: Record) -> Iterable[Judgement]:
-        if record.machine is None:
-            return (skip("the machine was not observed"),)
-        machine = machine_from_json(record.machine.machine, "the record")
-        return say(Case(facts=record.machine, machine=machine, described_as=record.asked.machine))
-
-    return judge
+    @property
+    def on_linux(self) -> bool:
+        """Whether this is Linux, WSL included."""
+        return self.machine.platform.startswith("linux-")
 
 
-def judged_of_gpu(say: Say) -> Callable[[Record], Iterable[Judgement]]:
-    """Like ``judged``, for checks of the GPU: if the lockfile needs none, a problem is only reported as a fact."""
+def _case(record: Record) -> Case:
+    facts = cast("MachineFacts", record.machine)  # the engine skips the checks of a question without facts
+    return Case(facts=facts, described_as=record.asked.machine)
 
-    def weigh(case: Case) -> Iterable[Judgement]:
-        found = say(case)
-        if case.wants_gpu is False:
-            return tuple(without_weight(judgement, "nothing: the lockfile needs no GPU") for judgement in found)
-        return found
 
-    return judged(weigh)
+def _of_machine(record: Record, judge: Callable[[Case], Judged]) -> Iterator[Judgement]:
+    yield from as_judgements(judge(_case(record)))
+
+
+def _of_driver(record: Record, judge: Callable[[Case], Judged]) -> Iterator[Judgement]:
+    case = _case(record)
+    for judgement in as_judgements(judge(case)):
+        yield _weighed(case, judgement)
+
+
+MACHINE = View(question="machine", judged=_of_machine)
+DRIVER = View(question="machine", judged=_of_driver)
+"""Like ``MACHINE``, for checks of GPUs and their driver: if the lockfile needs none, a problem is only a fact."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SystemCase(Generic[T]):
+    """The machine, and the value of the signal of its operating system that the check is about."""
+
+    case: Case
+    value: T
+
+
+def of_system(read: Callable[[SystemFacts], Signal[T]]) -> View[SystemCase[T]]:
+    """Return the view of one signal of the operating system; an unreadable signal is never passed to the judge."""
+
+    def judged(record: Record, judge: Callable[[SystemCase[T]], Judged]) -> Iterator[Judgement]:
+        case = _case(record)
+        signal = read(case.facts.system)
+        found = unread(signal) if signal.value is None else judge(SystemCase(case=case, value=signal.value))
+        for judgement in as_judgements(found):
+            yield replace(judgement, source=judgement.source or signal.source)
+
+    return View(question="machine", judged=judged)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuCase(Generic[T]):
+    """One GPU, and the value of the signal that the check is about."""
+
+    case: Case
+    facts: GpuFacts
+    value: T
+
+
+def each_gpu(read: Callable[[GpuFacts], Signal[T]]) -> View[GpuCase[T]]:
+    """Return the view of one signal of each GPU."""
+
+    def judged(record: Record, judge: Callable[[GpuCase[T]], Judged]) -> Iterator[Judgement]:
+        case = _case(record)
+        for judgement in judge_gpus(case, read, judge) if case.facts.gpus else (no_gpus(case),):
+            yield _weighed(case, judgement)
+
+    return View(question="machine", judged=judged)
+
+
+def judge_gpus(
+    case: Case, read: Callable[[GpuFacts], Signal[T]], judge: Callable[[GpuCase[T]], Judged]
+) -> Iterator[Judgement]:
+    """Judge a signal of each GPU; an unreadable signal is never passed to ``judge``.
+
+    Judgements get the GPU as their subject and the signal's source. Problems of a GPU that programs can't see
+    (``CUDA_VISIBLE_DEVICES``) are facts, because another user may own it.
+    """
+    for gpu in case.facts.gpus:
+        signal = read(gpu)
+        found = unread(signal) if signal.value is None else judge(GpuCase(case=case, facts=gpu, value=signal.value))
+        for judgement in as_judgements(found):
+            named = replace(judgement, subject=subject(gpu), source=judgement.source or signal.source)
+            yield without_weight(named, "nothing: programs do not see this GPU") if case.hides(gpu) else named
+
+
+def _weighed(case: Case, judgement: Judgement) -> Judgement:
+    if case.wants_gpu is False:
+        return without_weight(judgement, "nothing: the lockfile needs no GPU")
+    return judgement
 
 
 def without_weight(judgement: Judgement, wanted: str) -> Judgement:
@@ -126,40 +190,6 @@ def without_weight(judgement: Judgement, wanted: str) -> Judgement:
     known = {Verdict.FAIL: Verdict.INFO, Verdict.WARN: Verdict.INFO, Verdict.UNKNOWN: Verdict.SKIP}
     verdict = known.get(judgement.verdict)
     return replace(judgement, verdict=verdict, wanted=wanted) if verdict else judgement
-
-
-def skip(observed: str, **more: str) -> Judgement:
-    """Return a judgement: the check doesn't apply, or isn't permitted."""
-    return Judgement(verdict=Verdict.SKIP, observed=observed, **more)
-
-
-def passed(observed: str, **more: str) -> Judgement:
-    """Return a judgement: the check found what was expected."""
-    return Judgement(verdict=Verdict.PASS, observed=observed, **more)
-
-
-def info(observed: str, **more: str) -> Judgement:
-    """Return a judgement: a fact worth knowing."""
-    return Judgement(verdict=Verdict.INFO, observed=observed, **more)
-
-
-def warn(observed: str, **more: str) -> Judgement:
-    """Return a judgement: training works, but worse than it could."""
-    return Judgement(verdict=Verdict.WARN, observed=observed, **more)
-
-
-def fail(observed: str, **more: str) -> Judgement:
-    """Return a judgement: training fails, or its results can't be trusted."""
-    return Judgement(verdict=Verdict.FAIL, observed=observed, **more)
-
-
-def unread(signal: Signal[T], *, subject: str = "") -> Judgement:
-    """Return SKIP if the hardware lacks the signal or reading it isn't permitted, else UNKNOWN."""
-    reason = signal.unreadable or "not read"
-    quiet = reason.startswith((NOT_SUPPORTED, NO_PERMISSION, _OLD_NO_PERMISSION))
-    return Judgement(
-        verdict=Verdict.SKIP if quiet else Verdict.UNKNOWN, observed=reason, source=signal.source, subject=subject
-    )
 
 
 def from_condition(condition: Condition, command: str, verdict: Verdict = Verdict.FAIL) -> Judgement:
@@ -177,11 +207,11 @@ def no_gpus(case: Case) -> Judgement:
     """Return the reason why there is no GPU to check."""
     silence = case.silence
     if silence is not None:
-        return skip(f"the driver does not report its GPUs: see `{DRIVER_STATES[silence.code]}`")
+        return skipped(f"the driver does not report its GPUs: see `{DRIVER_STATES[silence.code]}`")
     if case.machine.gpus:
         hidden = case.machine.visible == ()
-        return skip("no GPU is visible: see `gpus-hidden`" if hidden else "NVML does not report the GPU")
-    return skip(NO_GPU if case.is_bare else "the driver lists no GPU")
+        return skipped("no GPU is visible: see `gpus-hidden`" if hidden else "NVML does not report the GPU")
+    return skipped(NO_GPU if case.is_bare else "the driver lists no GPU")
 
 
 def sources(*places: str | None) -> str:
@@ -189,32 +219,9 @@ def sources(*places: str | None) -> str:
     return "; ".join(place for place in places if place)
 
 
-def each_gpu(
-    case: Case, read: Callable[[GpuFacts], Signal[T]], say: Callable[[GpuFacts, T], Judgement | Iterable[Judgement]]
-) -> Iterator[Judgement]:
-    """Judge a signal of each GPU; an unreadable signal is never passed to ``say``.
-
-    Problems of a GPU that programs can't see (``CUDA_VISIBLE_DEVICES``) are facts, because another user may own it.
-    """
-    if not case.facts.gpus:
-        yield no_gpus(case)
-    for gpu in case.facts.gpus:
-        signal = read(gpu)
-        found = unread(signal, subject=subject(gpu)) if signal.value is None else say(gpu, signal.value)
-        judgements = (found,) if isinstance(found, Judgement) else found
-        if case.hides(gpu):
-            judgements = (without_weight(item, "nothing: programs do not see this GPU") for item in judgements)
-        yield from judgements
-
-
 def subject(gpu: GpuFacts) -> str:
     """Return the name of a GPU in findings."""
     return f"GPU {gpu.index}"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return ``1 GPU`` or ``2 GPUs``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def gib(count: int) -> str:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from envforge.base.net import without_credentials
+from envforge.base.urls import hide_secrets
 
 T = TypeVar("T")
 _PLAIN = re.compile(r"~?[\w@%+=:,./-]+")
@@ -87,7 +87,7 @@ def redactor(identity: Identity) -> Callable[[str], str]:
         return f"{match[1] or 'UUID'}-redacted-{numbers.setdefault(match[0].lower(), len(numbers) + 1)}"
 
     def clean(text: str) -> str:
-        text = without_credentials(text) if "://" in text else text
+        text = hide_secrets(text)
         for pattern, stand_in in (*own, *_PATTERNS):
             text = pattern.sub(stand_in, text)
         return _IP.sub(_without_address, _UUID.sub(numbered, text))

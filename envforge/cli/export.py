@@ -58,9 +58,8 @@ def export(options: ExportOptions) -> None:
     The same lockfile always produces the same bytes. Every URL has its checksum. URLs with credentials are rejected.
     """
     from envforge.base.envelope import success
-    from envforge.export import FORMATS
+    from envforge.export import FORMATS, check_name, write_export
     from envforge.export.source import choose_platforms, read_source
-    from envforge.export.write import check_name, write_export
     from envforge.lock.plan import read_any_lock
 
     kind, platform, output, here = options.kind, options.platform, options.output, platform_here()

@@ -57,7 +57,7 @@ class CatalogueOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ShowOptions:
+class ShowEntryOptions:
     """The command line of ``envforge lockfiles show``."""
 
     name: Annotated[str, Argument()]
@@ -150,8 +150,8 @@ def list_entries(options: CatalogueOptions) -> None:
 
 
 @lockfiles.command("show", short_help="Show the contents, requirements, and publisher of a lockfile.")
-@takes(ShowOptions)
-def show_entry(options: ShowOptions) -> None:
+@takes(ShowEntryOptions)
+def show_entry(options: ShowEntryOptions) -> None:
     """Show the contents of the lockfile NAME, its requirements, and its publisher."""
     from envforge.base.envelope import success
     from envforge.catalogue.directory import entry_named, open_catalogue
@@ -182,9 +182,9 @@ def show_entry(options: ShowOptions) -> None:
 def pull(options: PullOptions) -> None:
     """Verify the lockfile NAME against the index, and copy it to conda-lock.yml."""
     from envforge.base.envelope import success
+    from envforge.base.files import write_atomic
     from envforge.catalogue.directory import entry_named, lock_text, open_catalogue
     from envforge.errors import RequestError
-    from envforge.prefix.journal import write_atomic_bytes
 
     output = options.output
     fail_on_incomplete_change(output)
@@ -200,7 +200,7 @@ def pull(options: PullOptions) -> None:
             hint=f"to overwrite it, pass `--force`; to write another file, pass `--output {output.stem}-new.yml`",
             code="file-exists",
         )
-    write_atomic_bytes(output, data)
+    write_atomic(output, data)
     if options.source.as_json:
         click.echo(success("lockfiles pull", {"file": str(output), **_row(entry)}))
         return

@@ -33,7 +33,7 @@ from envforge.cli.options import (
     takes,
 )
 from envforge.cli.progress import show_progress
-from envforge.cli.project_options import LockOptions, RequirementOption, SelectionOptions, TemplateOptions
+from envforge.cli.project_options import LockSourceOptions, RequirementOption, SelectionOptions, TemplateOptions
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError, printable
 from envforge.lock.environment_spec import LOCK_FILE
 from envforge.project.create import Created, NewRequest, draft_project, require_platform, write_project
@@ -46,9 +46,8 @@ from envforge.project.locking import (
     locked_projects,
     obtain_lock,
 )
-from envforge.project.names import check_folder_name
 from envforge.project.place import Placement, check_target
-from envforge.project.plan import Project
+from envforge.project.plan import Project, check_folder_name
 from envforge.project.questions import Answer, Question, shown
 from envforge.project.template_source import Opened, open_template
 from envforge.project.templates import list_templates
@@ -90,7 +89,7 @@ class NewOptions:
         ),
     ]
     trust: Annotated[bool, Option("Run the commands that a third-party template requests, after printing them.")]
-    lock: LockOptions
+    lock: LockSourceOptions
     as_json: JsonOption
 
     def request(self, target: Path) -> NewRequest:
@@ -145,7 +144,7 @@ class Smoke:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class NewResult:
     """What ``new`` did: the project, and what ``--install`` and ``--smoke`` did with it."""
 
     created: Created
@@ -170,7 +169,7 @@ def new(options: NewOptions) -> None:
     transaction.
     """
     with open_template(_named(options.template), Path()) as opened:
-        outcome = Outcome(created=_create(options, opened))
+        outcome = NewResult(created=_create(options, opened))
     if not options.as_json:
         _print_created(options, outcome.created)
     if not options.dry_run:
@@ -339,13 +338,13 @@ def _run_hooks(created: Created, *, trust: bool) -> None:
 
 def _install(options: NewOptions, created: Created) -> Installed:
     """Install the lockfile into the project; a failure keeps the project."""
-    from envforge.base.net import without_credentials
+    from envforge.base.urls import show_url
     from envforge.cli.progress import shown_progress
     from envforge.prefix.install import install
     from envforge.prefix.values import InstallRequest
 
     enter = f"cd {shlex.quote(str(created.target))} &&"
-    mirrors = "".join(f" --mirror {shlex.quote(without_credentials(rule))}" for rule in options.lock.mirrors)
+    mirrors = "".join(f" --mirror {shlex.quote(show_url(rule))}" for rule in options.lock.mirrors)
     later = f"{enter} envforge install{mirrors}"
     cache = os.environ.get("ENVFORGE_CACHE")
     if not options.as_json:
@@ -377,7 +376,7 @@ def _install(options: NewOptions, created: Created) -> Installed:
     return installed
 
 
-def _run_smoke_test(options: NewOptions, outcome: Outcome) -> Smoke:
+def _run_smoke_test(options: NewOptions, outcome: NewResult) -> Smoke:
     """Run the smoke test in the environment or in this interpreter; a GPU is used only by the lockfile's own build."""
     from envforge.machine.record import load_machine
     from envforge.project.smoke import (
@@ -420,7 +419,7 @@ def _run_smoke_test(options: NewOptions, outcome: Outcome) -> Smoke:
     return result
 
 
-def _next_commands(outcome: Outcome) -> tuple[str, ...]:
+def _next_commands(outcome: NewResult) -> tuple[str, ...]:
     """Return the commands that come next, ready to be pasted."""
     created = outcome.created
     commands = [f"cd {shlex.quote(str(created.target))}"]
@@ -465,7 +464,7 @@ def _print_created(options: NewOptions, created: Created) -> None:
         click.echo(f"warning: {warning}", err=True)
 
 
-def _print_next(outcome: Outcome) -> None:
+def _print_next(outcome: NewResult) -> None:
     """Print the commands that come next."""
     if outcome.created.dry_run or (outcome.smoke is not None and outcome.smoke.shows_commands):
         return  # the report of the smoke test ends with the same commands
@@ -536,7 +535,7 @@ def _action(file: PlannedFile, placement: Placement) -> str:
     return "unchanged" if file.path in placement.unchanged else "create"
 
 
-def _to_json(outcome: Outcome) -> Json:
+def _to_json(outcome: NewResult) -> Json:
     created = outcome.created
     project = created.project
     selections: list[Json] = [dict(selection_to_json(selection, candidates=False)) for selection in project.selections]
@@ -568,13 +567,13 @@ def _to_json(outcome: Outcome) -> Json:
     }
 
 
-def _install_json(outcome: Outcome) -> Json:
+def _install_json(outcome: NewResult) -> Json:
     installed = outcome.installed
     if installed is None:
         return None
     return {"prefix": str(installed.prefix), "packages": installed.packages, "outcome": installed.outcome}
 
 
-def _smoke_json(outcome: Outcome) -> Json:
+def _smoke_json(outcome: NewResult) -> Json:
     smoke = outcome.smoke
     return None if smoke is None else {"ran": smoke.ran, "gpu": smoke.gpu, "reason": smoke.reason or None}

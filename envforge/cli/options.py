@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from envforge.prefix.locate import Meant
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-Command = Callable[..., Any]
 _T = TypeVar("_T")
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -81,7 +80,7 @@ def takes(kind: type[_T]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     A field whose type is a dataclass adds the options of that dataclass in its place.
     """
 
-    def decorate(command: Command) -> Command:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def with_options(*context: Any, **values: Any) -> Any:
             return command(*context, _collect(kind, values))
@@ -91,7 +90,7 @@ def takes(kind: type[_T]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return decorate
 
 
-def _add(kind: Any, command: Command) -> Command:
+def _add(kind: Any, command: Callable[..., Any]) -> Callable[..., Any]:
     for parameter in reversed([*_parameters(kind)]):
         command = parameter(command)
     return command
@@ -156,7 +155,9 @@ class EnvironmentOptions:
 
     def meant(self) -> Meant:
         """Return the environment that the options select; it may be missing or incomplete."""
-        return meant(self.prefix, self.name)
+        from envforge.prefix.locate import meant_prefix
+
+        return meant_prefix(self.prefix, self.name, Path.cwd())
 
     def usable(self) -> Meant:
         """Return the environment that the options select; raise ``EnvforgeError`` if it is missing or incomplete.
@@ -173,17 +174,24 @@ class EnvironmentOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileOptions:
-    """The environment file that a command locks, and its lockfile."""
+    """The environment files that a command locks, and their lockfile."""
 
     file: Annotated[
-        Path | None, Option("Use this environment file.  [default: environment.yml of the project]", "-f", "--file")
-    ] = None
+        tuple[Path, ...],
+        Option(
+            "Use this environment file. May be provided more than once, to merge several.  "
+            "[default: environment.yml of the project, or the files that its lockfile records]",
+            "-f",
+            "--file",
+        ),
+    ] = ()
     lockfile: Annotated[Path | None, Option("Use this lockfile.  [default: conda-lock.yml next to FILE]")] = None
 
-    @property
-    def environment(self) -> Path:
-        """The file of ``--file``, or else environment.yml of the project around the current directory."""
-        return environment_of(self.file)
+    def files(self) -> tuple[Path, ...]:
+        """Return the files of ``--file``, or else those of the project around the current directory."""
+        from envforge.lock.project import find_sources
+
+        return tuple(dict.fromkeys(self.file)) or find_sources(Path())
 
 
 def repeated_command(changes: Mapping[str, str | bool | None]) -> str:
@@ -193,7 +201,7 @@ def repeated_command(changes: Mapping[str, str | bool | None]) -> str:
     """
     from click.core import ParameterSource
 
-    from envforge.base.net import without_credentials
+    from envforge.base.urls import show_url
 
     context = click.get_current_context()
     words = context.command_path.split()
@@ -207,7 +215,7 @@ def repeated_command(changes: Mapping[str, str | bool | None]) -> str:
             if each is None or each is False:
                 continue
             words += [] if isinstance(parameter, click.Argument) else [max(parameter.opts, key=len)]
-            words += [] if each is True else [without_credentials(str(each))]
+            words += [] if each is True else [show_url(str(each))]
     return shlex.join(["envforge", *words[1:]])
 
 
@@ -218,22 +226,6 @@ def hints_inside(directory: Path, hints: Iterable[Hint], purpose: str = "") -> t
     """
     enter = "" if directory.absolute() == Path.cwd() else f"cd {shlex.quote(str(directory))} && "
     return tuple(Hint(f"{purpose}{h.purpose}", f"{enter}{h.command}") if h.command else h for h in hints)
-
-
-def add_option(name: str, declared: Any) -> Decorator:
-    """Add one of the options above as the parameter ``name``, which is None, False, or empty if it isn't provided."""
-    type_, option = get_args(declared)
-    return cast("Decorator", option.parameter(name, type_, None))
-
-
-def json_option() -> Decorator:
-    """Add ``--json``: one versioned envelope on stdout, failures included."""
-    return add_option("as_json", JsonOption)
-
-
-def machine_option() -> Decorator:
-    """Add ``--machine FILE|PROFILE``, whose value ``chosen_machine`` accepts."""
-    return add_option("machine", MachineOption)
 
 
 def chosen_machine(spec: str | None) -> Machine:
@@ -250,11 +242,6 @@ def chosen_machine(spec: str | None) -> Machine:
     if ignored:
         click.echo(f"note: ignoring {', '.join(ignored)}, because `--machine {spec}` is another computer", err=True)
     return machine
-
-
-def mirror_option() -> Decorator:
-    """Add ``--mirror FROM=TO`` as ``mirrors``, whose value ``chosen_mirrors`` accepts."""
-    return add_option("mirrors", MirrorsOption)
 
 
 def chosen_mirrors(rules: tuple[str, ...]) -> Mirrors:
@@ -285,23 +272,6 @@ def platform_here() -> str:
     from envforge.machine.evidence import conda_subdir
 
     return conda_subdir(platform.system(), platform.machine())
-
-
-def cache_option() -> Decorator:
-    """Add ``--cache DIR``; ``None`` means the cache directory of the user."""
-    return add_option("cache", CacheOption)
-
-
-def prefix_options(command: Command) -> Command:
-    """Add ``--prefix`` and ``--name``, whose values ``meant`` accepts."""
-    return _add(EnvironmentOptions, command)
-
-
-def meant(prefix: Path | None, name: str | None) -> Meant:
-    """Return the environment that the options select; it may be missing or incomplete."""
-    from envforge.prefix.locate import meant_prefix
-
-    return meant_prefix(prefix, name, Path.cwd())
 
 
 def fail_on_incomplete_change(lockfile: Path) -> None:
@@ -351,26 +321,9 @@ def default_lock() -> Path:
     return project_here() / LOCK_NAME
 
 
-def file_options(command: Command) -> Command:
-    """Add ``--file`` and ``--lockfile``; pass the value of the first to ``environment_of``."""
-    return _add(FileOptions, command)
-
-
-def environment_of(file: Path | None) -> Path:
-    """Return the file of ``--file``, or else environment.yml of the project around the current directory."""
-    from envforge.lock.project import find_environment
-
-    return file or find_environment(Path())
-
-
 def variant(what: str) -> Option:
     """Return ``--variant NAME``, whose value ``stated_lock`` accepts; ``what`` is the verb of its help."""
     return Option(f"{what} lockfiles/NAME/conda-lock.yml.", metavar="NAME")
-
-
-def variant_option(what: str) -> Decorator:
-    """Add ``--variant NAME``, as ``variant``."""
-    return variant(what).parameter("variant", str | None, None)
 
 
 def stated_lock(lock: Path | None, variant: str | None) -> Path | None:

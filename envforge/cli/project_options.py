@@ -104,7 +104,7 @@ class TemplateOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LockOptions:
+class LockSourceOptions:
     """The source of the lock, as typed."""
 
     no_lock: Annotated[bool, Option("Don't create a lockfile; `envforge lock` creates it later.")] = False

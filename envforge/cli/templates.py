@@ -33,7 +33,7 @@ class ListOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ShowOptions:
+class ShowTemplateOptions:
     """The command line of ``envforge templates show``."""
 
     name: Annotated[str, Argument()]
@@ -70,8 +70,8 @@ def templates(context: click.Context, options: ListOptions) -> None:
 
 
 @templates.command("show")
-@takes(ShowOptions)
-def show(options: ShowOptions) -> None:
+@takes(ShowTemplateOptions)
+def show(options: ShowTemplateOptions) -> None:
     """Show the questions, groups, files, packages, and lockfiles of a template.
 
     NAME is a built-in template, a directory (./DIR), or a git repository (git+https://…@REV). No code of it is run.

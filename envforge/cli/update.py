@@ -25,17 +25,17 @@ from envforge.cli.options import (
     repeated_command,
     takes,
 )
-from envforge.cli.project_options import LockOptions, RequirementOption, SelectionOptions, TemplateOptions
+from envforge.cli.project_options import LockSourceOptions, RequirementOption, SelectionOptions, TemplateOptions
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.environment_spec import LOCK_FILE
-from envforge.project.changes import Change, is_text
+from envforge.project.changes import FileChange, is_text
 from envforge.project.update import Locks, Update
 
 if TYPE_CHECKING:
     from envforge.machine.values import Machine
     from envforge.project.locking import BuildQuery
     from envforge.project.record import ProjectRecord
-    from envforge.project.update import Locks, Update, Wishes
+    from envforge.project.update import Locks, Update, UpdateRequest
     from envforge.pytorch.selection import Request
 
 _SELECTION = ("cuda", "torch", "python", "platforms", "prefer", "torch_index")
@@ -69,7 +69,7 @@ class UpdateOptions:
     check: Annotated[
         bool, Option("Check for a newer template, without writing anything. Exits with 1 if there is one.")
     ]
-    lock: LockOptions
+    lock: LockSourceOptions
     as_json: JsonOption
 
     @property
@@ -117,12 +117,11 @@ def _run(options: UpdateOptions) -> bool:
         wishes, query = _wishes(options, record, folder)
         planned = plan_update(folder, record, opened, wishes)
     if options.check:
-        say_check(planned, as_json=options.as_json)
+        _print_check(planned, as_json=options.as_json)
         return planned.is_newer
     locks = Locks() if options.dry_run else _lock(options, planned, query)
     written = not options.dry_run and apply(planned, locks)
-    told = Told(written=written, dry_run=options.dry_run, no_lock=options.lock.no_lock, as_json=options.as_json)
-    print_update(planned, locks, told)
+    _print_update(options, planned, locks, written=written)
     return bool(planned.unresolved) or any(change.conflicts for change in planned.changes)
 
 
@@ -134,14 +133,14 @@ def _record(options: UpdateOptions, folder: Path) -> ProjectRecord:
     return need_project_file(folder)
 
 
-def _wishes(options: UpdateOptions, record: ProjectRecord, folder: Path) -> tuple[Wishes, BuildQuery | None]:
+def _wishes(options: UpdateOptions, record: ProjectRecord, folder: Path) -> tuple[UpdateRequest, BuildQuery | None]:
     """Return the wishes, and what their builds are selected from, unless the builds are kept."""
     from envforge.machine.record import machine_to_json, redact
     from envforge.project.locking import BuildQuery
-    from envforge.project.update import Wishes
+    from envforge.project.update import UpdateRequest
     from envforge.pytorch.matrix import load_matrix
 
-    wishes = Wishes(
+    wishes = UpdateRequest(
         variables=options.wishes.var,
         with_groups=options.wishes.with_groups,
         without_groups=options.wishes.without_groups,
@@ -227,17 +226,7 @@ def _ways_in_catalogue(options: UpdateOptions, planned: Update, query: BuildQuer
     return ways_in_catalogue(planned.project, query, python=options.selection.python is not None)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Told:
-    """What was done, and the values that its report needs."""
-
-    written: bool
-    dry_run: bool
-    no_lock: bool
-    as_json: bool
-
-
-def say_check(update: Update, *, as_json: bool) -> None:
+def _print_check(update: Update, *, as_json: bool) -> None:
     """Print whether the template is newer."""
     if as_json:
         click.echo(success("update", {"newer": update.is_newer, **_facts(update)}))
@@ -250,13 +239,13 @@ def say_check(update: Update, *, as_json: bool) -> None:
         click.echo(f"{_head(update)}: up to date")
 
 
-def print_update(update: Update, locks: Locks, told: Told) -> None:
+def _print_update(options: UpdateOptions, update: Update, locks: Locks, *, written: bool) -> None:
     """Print what changed, or with ``dry_run`` would change."""
-    if told.as_json:
+    if options.as_json:
         stale = tuple(path for path in update.stale_locks if path not in locks.paths)
         result: Json = {
-            "dry_run": told.dry_run,
-            "written": told.written,
+            "dry_run": options.dry_run,
+            "written": written,
             "lock": "renewed" if LOCK_FILE in locks.paths else "to-renew" if LOCK_FILE in stale else "kept",
             "locks_renewed": [*locks.paths],
             "locks_to_renew": [*stale],
@@ -265,27 +254,27 @@ def print_update(update: Update, locks: Locks, told: Told) -> None:
         }
         click.echo(success("update", result))
         return
-    if not told.written and not (told.dry_run and (update.is_newer or update.changes)):
+    if not written and not (options.dry_run and (update.is_newer or update.changes)):
         click.echo(f"{_head(update)}: up to date, nothing changed")
-        _say_changes(update)
+        _print_changes(update)
         for path in update.unresolved:
             click.echo(f"warning: `{path}` still has both sides of a conflict; search for <<<<<<<", err=True)
         return
-    verb = "would be updated" if told.dry_run else "updated"
+    verb = "would be updated" if options.dry_run else "updated"
     click.echo(f"{_head(update)}: {verb}\n")
-    _say_changes(update)
-    _say_locks(update, locks, told)
-    if told.dry_run:
+    _print_changes(update)
+    _print_locks(options, update, locks)
+    if options.dry_run:
         for change in update.changes:
-            click.echo(diff_of(change), nl=False)
+            click.echo(_diff_of(change), nl=False)
     for note in update.notes:
         click.echo(f"note: {note}", err=True)
     conflicts = [change for change in update.changes if change.conflicts]
-    if conflicts and not told.dry_run:
+    if conflicts and not options.dry_run:
         click.echo(f"\n{_files(len(conflicts))} with conflicts; resolve them, then commit", err=True)
 
 
-def diff_of(change: Change) -> str:
+def _diff_of(change: FileChange) -> str:
     """Return a change as a unified diff; for a binary file, only that it differs."""
     if not change.writes:
         return ""
@@ -308,20 +297,20 @@ def _lines(file: PlannedFile | None) -> list[str]:
     return [] if file is None else re.findall(r"[^\n]*\n|[^\n]+", file.content.decode())
 
 
-def _say_changes(update: Update) -> None:
+def _print_changes(update: Update) -> None:
     for change in update.changes:
         moved = f"{change.moved_from} → " if change.moved_from else ""
         note = f"  ({change.note})" if change.note else ""
         click.echo(f"  {change.action:<9} {moved}{change.path}{note}")
 
 
-def _say_locks(update: Update, locks: Locks, told: Told) -> None:
+def _print_locks(options: UpdateOptions, update: Update, locks: Locks) -> None:
     for path in locks.paths:
         click.echo(f"  {'lock':<9} {path}")
     for path in update.stale_locks:
         if path in locks.paths:
             continue
-        if told.dry_run and not told.no_lock and update.changed_texts is not None:
+        if options.dry_run and not options.lock.no_lock and update.changed_texts is not None:
             click.echo(f"  {'lock':<9} {path} would be updated")
         else:
             variant = "" if path == LOCK_FILE else f" --variant {path.split('/')[1]}"

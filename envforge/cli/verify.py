@@ -110,7 +110,7 @@ class _Group(click.Group):
                 raise
             message = f"no such option `{error.option_name}` for `envforge verify`"
             raise RequestError(
-                message, hint="to use the subcommand of this name", command=f"envforge verify {name}", code="usage"
+                message, hint="to use the subcommand of this name", command=f"{ctx.command_path} {name}", code="usage"
             ) from error
         before, after = plain[: len(plain) - len(rest)], plain[len(plain) - len(rest) :]
         return [after[0], *before, *after[1:]] if after and after[0] in self.commands else plain
@@ -317,16 +317,12 @@ def _write(report: Report, options: VerifyOptions) -> None:
 
 def write_reports(shown: T, files: Iterable[tuple[Path | None, Callable[[T], str]]]) -> None:
     """Write each report file atomically, and name it on stderr, because stdout may be data."""
-    from envforge.prefix.journal import write_atomic_bytes
+    from envforge.base.files import write_atomic
 
     for path, render in files:
         if path is None or path == STDOUT:
             continue
-        content = render(shown).encode()
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)  # a device or a pipe such as /dev/stdout, which a rename would replace
-        else:
-            write_atomic_bytes(path, content)
+        write_atomic(path, render(shown).encode())
         click.echo(f"Wrote {path}", err=True)
 
 

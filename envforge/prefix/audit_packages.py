@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from envforge.base.urls import show_url
 from envforge.lock.plan import Artifact, Plan, Wheel, record_name, wheel_of
 from envforge.prefix.audit_files import Files
 from envforge.prefix.audit_report import Finding, Kind
@@ -48,8 +49,8 @@ def _conda_differs(artifact: Artifact, found: CondaPackage) -> Iterator[Finding]
         if stated and stated != artifact.digest.hex:
             algorithm = artifact.digest.algorithm
             yield _other(artifact, "package-origin", str(artifact.digest), f"{algorithm}:{stated}")
-        elif not stated and _shown(locked.url) != found.url:
-            yield _other(artifact, "package-origin", _shown(locked.url), found.url)
+        elif not stated and show_url(locked.url) != found.url:
+            yield _other(artifact, "package-origin", show_url(locked.url), found.url)
 
 
 def compare_wheels(plan: Plan, installed: Iterable[Distribution], kept: Iterable[Wheel]) -> Iterator[Finding]:
@@ -75,7 +76,7 @@ def _wheel_differs(artifact: Artifact, found: Distribution, kept: Wheel | None) 
     if not _same_version(wanted.version, found.version):
         yield _other(artifact, "package-version", wanted.version, found.version)
     elif found.origin is not None and found.origin.sha256 != artifact.digest.hex:
-        yield _other(artifact, "package-origin", _shown(artifact.package.url), _of(found))
+        yield _other(artifact, "package-origin", show_url(artifact.package.url), _of(found))
     elif kept is not None and found.installer != "uv":
         yield _other(artifact, "package-origin", "the wheel that envforge installed", _of(found))
     elif kept is not None and kept.sha256 != wanted.sha256:
@@ -105,7 +106,7 @@ def _of(found: Distribution) -> str:
     who = found.installer or "an unknown installer"
     if found.origin is None:
         return who
-    return f"{who} from {_shown(found.origin.url)}" + (" (editable)" if found.origin.is_editable else "")
+    return f"{who} from {show_url(found.origin.url)}" + (" (editable)" if found.origin.is_editable else "")
 
 
 def _missing(artifact: Artifact) -> Finding:
@@ -133,12 +134,6 @@ def _other(artifact: Artifact, kind: Kind, wanted: str, found: str) -> Finding:
 def _name(artifact: Artifact) -> str:
     name = artifact.package.name
     return name if artifact.package.manager == "conda" else canonicalize_name(name)
-
-
-def _shown(url: str) -> str:
-    from envforge.base.net import without_credentials  # noqa: PLC0415 - imports an HTTP client
-
-    return without_credentials(url)
 
 
 # GNU (libgomp), Intel (libiomp5), LLVM (libomp), Microsoft (vcomp); wheels add a hash to the name of a bundled one

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from envforge.base.net import without_credentials
+from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.plan import Artifact, Digest
 
@@ -75,8 +75,7 @@ class Store:
         name = artifact.file_name
         if name in {"", ".", ".."} or "/" in name or "\\" in name or "\0" in name:
             raise EnvforgeError(
-                f"the URL of `{artifact.label}` does not end in a file name: "
-                f"`{without_credentials(artifact.package.url)}`",
+                f"the URL of `{artifact.label}` does not end in a file name: `{show_url(artifact.package.url)}`",
                 hint="to create the lockfile again",
                 command="envforge lock",
                 code="bad-address",

@@ -27,7 +27,7 @@ import rattler
 from rattler.exceptions import ExtractError, InstallerError, LinkError
 from rattler.package_cache import PackageCache, PackageCacheLayer, ValidationMode
 
-from envforge.base.net import without_credentials
+from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.plan import record_name
 from envforge.prefix.cache import Store
@@ -275,7 +275,7 @@ def _record_origins(archives: tuple[Archive, ...], prefix: Path) -> None:
     """Write the locked URLs into conda-meta, where rattler has recorded the paths in the cache."""
     for item in (archive.item for archive in archives):
         path = prefix / "conda-meta" / f"{record_name(item.artifact)}.json"
-        url = without_credentials(item.artifact.package.url)
+        url = show_url(item.artifact.package.url)
         head, mark, rest = path.read_bytes().partition(b'\n  "files": [')
         text = head.decode("utf-8")
         for key, value in (("fn", item.artifact.file_name), ("url", url), ("channel", url.rsplit("/", 2)[0])):

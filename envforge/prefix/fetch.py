@@ -17,7 +17,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from envforge.base.net import without_credentials
+from envforge.base.net import Client
+from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.plan import Artifact, Digest
 from envforge.prefix.archive import check_archive, unpacked_bytes
@@ -134,8 +135,7 @@ def open_wire(request: InstallRequest, progress: Progress) -> Wire:
         retry=request.retry,
         progress=progress,
         stop=threading.Event(),
-        pools={},
-        guard=threading.Lock(),
+        client=Client(timeout_s=request.retry.timeout_s, connections=WORKERS),
         supply=request.supply,
     )
 
@@ -195,7 +195,7 @@ class _Job:
 def _not_cached(artifact: Artifact) -> EnvforgeError:
     return OutsideError(
         f"`{artifact.label}` is not in the cache, and can't be downloaded from "
-        f"`{without_credentials(artifact.package.url)}` because `--offline` was provided",
+        f"`{show_url(artifact.package.url)}` because `--offline` was provided",
         hint=(
             Hint("to download it, omit `--offline`"),
             Hint("to read it from a directory that contains it, pass `--mirror FROM=file:///DIR`"),
@@ -207,7 +207,7 @@ def _not_cached(artifact: Artifact) -> EnvforgeError:
 def _mismatch(artifact: Artifact, found: Digest) -> EnvforgeError:
     return OutsideError(
         f"checksum mismatch for `{artifact.label}`\n"
-        f"  URL:      `{without_credentials(artifact.package.url)}`\n"
+        f"  URL:      `{show_url(artifact.package.url)}`\n"
         f"  expected: `{artifact.digest}` (lockfile)\n"
         f"  found:    `{found}` (downloaded twice)",
         hint=(

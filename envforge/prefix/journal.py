@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+from envforge.base.files import write_atomic
 from envforge.base.records import Document, Fields, one_of, read_boolean, read_string, show_as_json
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.lockfile import Manager
@@ -121,19 +122,8 @@ def recreate_command(prefix: Path) -> str:
 
 
 def write_atomic_bytes(path: Path, data: bytes, *, synced: bool = True) -> None:
-    """Write a temporary file and rename it to ``path``; ``synced=False`` if losing it in a crash is harmless."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            if synced:
-                os.fsync(stream.fileno())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OutsideError(f"cannot write `{path}`: {error}", code="write-failed") from error
+    """Replace a file of a prefix or of the cache atomically; a link, which a package may contain, is replaced too."""
+    write_atomic(path, data, synced=synced, through_links=False)
 
 
 def unfinished(prefix: Path) -> Step | None:

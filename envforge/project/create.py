@@ -20,9 +20,8 @@ from envforge.lock.environment_spec import (
 )
 from envforge.machine.record import machine_to_json, redact
 from envforge.project.locking import BuildQuery, LockedProject, LockWay, ProjectLock
-from envforge.project.names import check_project_name, package_name
 from envforge.project.place import Placement, abandoned, enclosing_repository, place, plan_placement
-from envforge.project.plan import Project, plan_project
+from envforge.project.plan import Project, check_project_name, package_name, plan_project
 from envforge.project.questions import Answer, Question, choose_groups, gather_answers
 from envforge.project.record import written_files
 from envforge.project.template_source import Opened, source_from

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from packaging.version import InvalidVersion, Version
 
 from envforge.base.suggest import nearest
 from envforge.base.terms import WheelTag
+from envforge.base.urls import Url, show_url
 from envforge.errors import Hint, RequestError
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.selection import PYTORCH_INDEX, Preference, Request
@@ -112,8 +112,6 @@ def _version(text: str) -> Version | None:
 
 def _index(url: str) -> str:
     """Return the URL of a wheel index without the tag, which is added to it; a lockfile records it."""
-    from envforge.base.net import without_credentials  # noqa: PLC0415 - slow to import, and only an index needs it
-
     trimmed = url.strip().rstrip("/")
     last = trimmed.rsplit("/", 1)[-1]
     if not _is_url(trimmed):
@@ -127,7 +125,7 @@ def _index(url: str) -> str:
         hint = f"to use this index, pass `--torch-index {trimmed.removesuffix('/' + last)}`"
     else:
         return trimmed
-    raise RequestError(f"`--torch-index {without_credentials(url)}` {problem}", hint=hint, code="bad-torch-index")
+    raise RequestError(f"`--torch-index {show_url(url)}` {problem}", hint=hint, code="bad-torch-index")
 
 
 def _is_url(text: str) -> bool:
@@ -135,10 +133,10 @@ def _is_url(text: str) -> bool:
     if re.fullmatch(r"(https?|file)://[^\s?#]+", text) is None:
         return False
     try:
-        parts = urlsplit(text)
-        return parts.port != 0 and (parts.hostname is not None if parts.scheme != "file" else len(parts.path) > 1)
-    except ValueError:  # of an invalid port or IPv6 address
+        url = Url.parse(text)
+    except ValueError:
         return False
+    return url.port != 0 and (bool(url.host) if url.scheme != "file" else len(url.path) > 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

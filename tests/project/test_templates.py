@@ -8,7 +8,7 @@ import yaml
 from envforge.base.data_files import templates_root
 from envforge.base.jinja import TemplateError, render_template
 from envforge.errors import RequestError
-from envforge.project.names import check_project_name, package_name
+from envforge.project.plan import check_project_name, package_name
 from envforge.project.questions import Question, gather_answers
 from envforge.project.templates import list_templates, load_template, parse_manifest
 

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from envforge.errors import EnvforgeError
-from envforge.lock.environment_file import Edit, Section, add, parse_wanted, remove
+from envforge.lock.edit import Edit, add, parse_packages, remove
+from envforge.lock.environment import Section
 
 TEXT = """\
 # head
@@ -28,7 +29,7 @@ platforms:
 
 
 def added(text: str, *words: str, section: Section = "conda") -> Edit:
-    return add(text, parse_wanted(words, section), "environment.yml")
+    return add(text, parse_packages(words, section), "environment.yml")
 
 
 def removed(text: str, *names: str) -> Edit:
@@ -104,7 +105,7 @@ def test_a_list_in_one_line_stays_in_one_line() -> None:
 
 @pytest.mark.parametrize("end", ["", "\n"])
 def test_a_file_without_a_last_line_end_is_continued_on_a_new_line(end: str) -> None:
-    assert added(f"dependencies:\n  - python{end}", "scipy").text == "dependencies:\n  - python\n  - scipy\n"
+    assert added(f"dependencies:\n  - python{end}", "scipy").text == f"dependencies:\n  - python\n  - scipy{end}"
 
 
 @pytest.mark.parametrize("name", ["torch", "torchvision==0.22.1", "nvidia-cublas-cu12", "triton", "something==1+cu118"])

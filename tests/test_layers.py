@@ -109,7 +109,7 @@ OWNERS: dict[str, dict[str, str]] = {
         "base/data_files.py": "tables of envforge itself, whose reading must be fast",
         "base/distribution.py": "a file of the installer (PEP 610), and pyproject.toml of this checkout",
         "base/process.py": "lines of a child process, of which an incomplete one is ignored",
-        "machine/libraries.py": "lines of a child process",
+        "machine/evidence.py": "lines of a child process",
         "verify/machine/facts.py": "lines of a child process",
         "verify/training/envforge_measures/main.py": "runs without envforge",
         **dict.fromkeys(_NOT_CONVERTED, "its package is not converted to documents.py yet"),

@@ -16,8 +16,7 @@ from envforge.cli.progress import counted, megabytes, shown_progress
 
 if TYPE_CHECKING:
     from envforge.base.envelope import Json
-    from envforge.prefix.audit_report import AuditReport, AuditRequest, Finding, Repair
-    from envforge.prefix.values import InstallRequest, Progress
+    from envforge.prefix.values import AuditReport, AuditRequest, Finding, InstallRequest, Progress, Repair
 
 _SHOWN = 20
 _HEADINGS = {
@@ -50,7 +49,7 @@ class _Options:
         return meant(self.prefix, self.name).prefix
 
     def request(self) -> AuditRequest:
-        from envforge.prefix.audit_report import AuditRequest
+        from envforge.prefix.values import AuditRequest
 
         return AuditRequest(
             prefix=self.where(),
@@ -128,9 +127,9 @@ def audit(*, as_json: bool, **options: object) -> None:
 def _fixed(chosen: _Options, progress: Progress) -> tuple[AuditReport, Repair | None]:
     """Repair the environment, then audit it again; an incomplete environment is completed first."""
     from envforge.prefix.audit import audit as run
+    from envforge.prefix.audit import repair
     from envforge.prefix.install import install
     from envforge.prefix.journal import read_journal, unfinished
-    from envforge.prefix.repair import repair
 
     request = chosen.request()
     journal = read_journal(request.prefix)

@@ -13,9 +13,7 @@ two seconds before it was read isn't stored, because another change within the s
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 import posixpath
@@ -27,15 +25,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from stat import S_ISDIR, S_ISLNK, S_ISREG
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from envforge.errors import OutsideError
+from envforge.base.documents import Document
+from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.lockfile import Manager
 from envforge.lock.project import ENVFORGE_DIRECTORY
-from envforge.prefix.audit_report import Finding
-from envforge.prefix.installed import Claim, CondaPackage, Distribution
+from envforge.prefix.installed import Claim, CondaPackage, Distribution, read_record
 from envforge.prefix.journal import write_atomic_bytes
-from envforge.prefix.values import Progress
+from envforge.prefix.values import Finding, Progress
 
 
 class Entry(NamedTuple):
@@ -108,7 +106,7 @@ def _unpadded(content: bytes, old: bytes, new: bytes) -> bytes:
 def normal_record(content: bytes) -> str:
     """Return the SHA-256 of a ``RECORD`` without rows written at install: checksums of scripts, bytecode, notes."""
     rows = []
-    for row in csv.reader(io.StringIO(content.decode("utf-8"))):
+    for row in read_record(content):
         if "__pycache__" in row[0] or is_installers_note(row[0]):
             continue
         rows.append(row[0] if row[0].startswith("..") else ",".join(row))
@@ -352,7 +350,7 @@ _BATCH_BYTES = 1 << 25
 _BLOCK = 1 << 20
 _SETTLED_NS = 2_000_000_000
 
-Known = dict[str, list[Any]]
+Known = dict[str, tuple[int, int, int, str]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -373,13 +371,13 @@ def hash_files(
     known: Known = {}
     for path in wanted:
         row, entry = kept.get(path), inventory[path]
-        if row is not None and not full and row[:3] == [entry.size, entry.mtime_ns, entry.inode]:
+        if row is not None and not full and row[:3] == entry[:3]:
             known[path] = row
     unknown = [path for path in wanted if path not in known]
     latest_ns = time.time_ns() - _SETTLED_NS
     fresh = _read_all(prefix, unknown, inventory, progress)
     settled = {
-        path: [*inventory[path][:3], digest] for path, digest in fresh.items() if inventory[path].mtime_ns < latest_ns
+        path: (*inventory[path][:3], digest) for path, digest in fresh.items() if inventory[path].mtime_ns < latest_ns
     }
     if settled or len(known) != len(kept):
         notes += _save(prefix, known | settled)
@@ -437,24 +435,26 @@ def _hash_batch(prefix: Path, batch: list[str]) -> dict[str, str]:
     return found
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Cached:
+    """The file ``audit.json``: size, mtime in nanoseconds, inode, and SHA-256 of each file."""
+
+    files: dict[str, tuple[int, int, int, str]]
+    schema_version: int = SCHEMA_VERSION
+
+
 def _load(prefix: Path) -> tuple[Known, tuple[str, ...]]:
     """Return the hashes of the last audit, or a note if their file is invalid."""
     path = prefix / ENVFORGE_DIRECTORY / "audit.json"
-    try:
-        return _parse(json.loads(path.read_bytes())), ()
-    except FileNotFoundError:
+    if not path.exists():
         return {}, ()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return {}, (f"`{path}` is invalid ({error}); reading every file again",)
-
-
-def _parse(document: Any) -> Known:
-    if document["schema_version"] != SCHEMA_VERSION:
-        return {}  # written by another version of envforge, so neither corrupt nor usable
-    files: Known = document["files"]
-    if not all(len(row) == 4 and isinstance(row[3], str) for row in files.values()):
-        raise ValueError("files: expected size, time, inode, and sha256 of each")
-    return files
+    document = Document(damaged=f"`{path}` is invalid", error=EnvforgeError, code="cache-damaged")
+    try:
+        cached = document.read_json(document.read_bytes(path), _Cached)
+    except EnvforgeError as error:
+        return {}, (f"{error.message}; reading every file again",)
+    # written by another version of envforge, so neither corrupt nor usable
+    return cached.files if cached.schema_version == SCHEMA_VERSION else {}, ()
 
 
 def _save(prefix: Path, rows: Known) -> tuple[str, ...]:

@@ -1,13 +1,17 @@
-"""Store downloaded packages by checksum, and coordinate the processes that use the store.
+"""Store downloaded packages by checksum, recognize unchanged files, and coordinate the processes that use the store.
 
 CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda
 CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda.part      an incomplete download
+CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda.seen      what was unpacked from it when it was verified
 CACHE/pkgs/                                                      conda packages, unpacked by rattler
 CACHE/uv/                                                        wheels, unpacked by uv
 CACHE/bundles/abcdef…/conda-lock.yml                             the lockfile of an installed bundle
 
 Each process that uses the cache holds ``CACHE/in-use/PID-….lock``. A cleaning holds ``CACHE/cleaning.lock``. An install
 acquires that lock for a moment when it starts, so none starts during a cleaning.
+
+``ARCHIVE.seen`` contains one checksum over the listing of an unpacked conda package, or one line for each file of a
+wheel. It doesn't contain the ctime, which each hard link changes. Docs: decisions/0115.
 """
 
 from __future__ import annotations
@@ -17,17 +21,18 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from envforge.base.net import without_credentials
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.plan import Artifact, Digest
+from envforge.prefix.journal import write_atomic_bytes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -119,6 +124,63 @@ def digest_of(path: Path, wanted: Digest) -> Digest:
 def new_hasher(wanted: Digest) -> hashlib._Hash:
     """Return a hash object for the algorithm of ``wanted``."""
     return hashlib.sha256() if wanted.algorithm == "sha256" else hashlib.md5(usedforsecurity=False)
+
+
+_TICK_NS = 20_000_000  # twice the longest clock tick of Linux (HZ=100)
+_COARSE_NS = 2_000_000_000  # for file systems that store whole seconds
+_SECOND_NS = 1_000_000_000
+SEEN_SCHEMA = "envforge seen 3"  # raised when a new check must read what an earlier envforge accepted
+
+
+class Seen(NamedTuple):
+    """Identity of a file's content. A tuple, because a wheel has tens of thousands of files."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+def settled_before(mtimes_ns: Iterable[int], now_ns: int) -> int:
+    """Return the limit below which an mtime can't come from a change after ``now_ns``, in nanoseconds.
+
+    A later change could fall into the same clock tick as the previous one, and leave the mtime as it was.
+    """
+    fine = any(mtime_ns % _SECOND_NS for mtime_ns in mtimes_ns)
+    return now_ns - (_TICK_NS if fine else _COARSE_NS)
+
+
+def mark(archive: Path) -> Path:
+    """Return the path of the ``.seen`` file of an archive."""
+    return archive.with_name(f"{archive.name}.seen")
+
+
+def read_files(archive: Path) -> dict[str, Seen]:
+    """Return the recorded files of a wheel by their names in it; empty if there is no valid record."""
+    try:
+        head, *lines = mark(archive).read_text(encoding="utf-8").split("\n")
+        if head != SEEN_SCHEMA:
+            return {}
+        rows = (line.split(" ", 3) for line in lines if line)
+        return {name: Seen(int(size), int(mtime_ns), int(inode)) for size, mtime_ns, inode, name in rows}
+    except (OSError, ValueError):
+        return {}
+
+
+def note_files(archive: Path, files: Mapping[str, Seen], whole_at_ns: int) -> None:
+    """Record the files of a wheel that were intact at ``whole_at_ns``.
+
+    A file that may have changed since then is recorded with values that never match.
+    """
+    latest = settled_before((seen.mtime_ns for seen in files.values()), whole_at_ns)
+    rows = (seen if seen.mtime_ns < latest else Seen(seen.size, -1, -1) for seen in files.values())
+    lines = (f"{seen.size} {seen.mtime_ns} {seen.inode} {name}\n" for name, seen in zip(files, rows, strict=True))
+    write_mark(archive, "".join(lines))
+
+
+def write_mark(archive: Path, text: str) -> None:
+    """Write a ``.seen`` file if the cache is writable; if a crash loses it, the files are read again."""
+    if os.access(archive.parent, os.W_OK):
+        write_atomic_bytes(mark(archive), f"{SEEN_SCHEMA}\n{text}".encode(), synced=False)
 
 
 # `clean` must know of installs into any prefix; the system releases these locks when a process dies

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import zipfile
 from collections.abc import Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
@@ -19,8 +20,7 @@ from filelock import FileLock
 
 from envforge.base.net import without_credentials
 from envforge.errors import EnvforgeError, Hint, OutsideError
-from envforge.lock.plan import Artifact, Digest
-from envforge.prefix.archive import check_archive, unpacked_bytes
+from envforge.lock.plan import Artifact, Digest, record_name
 from envforge.prefix.cache import Reader, Store, digest_of
 from envforge.prefix.transfer import WORKERS, Stopped, Wire, download, size_of
 from envforge.prefix.values import InstallRequest, Progress, Silent
@@ -28,7 +28,7 @@ from envforge.prefix.values import InstallRequest, Progress, Silent
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
-    """A file with the locked checksum and no member that leads outside its directory."""
+    """A file with the locked checksum."""
 
     artifact: Artifact
     path: Path
@@ -165,7 +165,7 @@ class _Job:
         partial = path.with_name(f"{path.name}.part")
         with FileLock(path.with_name(f"{path.name}.lock")):
             if not (path.is_file() and digest_of(path, artifact.digest) == artifact.digest):  # another install's
-                self._checked(artifact, partial)
+                self._download(artifact, partial)
                 self.store.keep(partial, path)
         return path.stat().st_size
 
@@ -174,22 +174,18 @@ class _Job:
         held = supply is not None and supply.holds(artifact)
         return held or self.wire.address(artifact.package.url).startswith("file:")
 
-    def _checked(self, artifact: Artifact, partial: Path) -> None:
-        """Download until ``partial`` is the locked file, and remove it if a check fails."""
-        if not (partial.is_file() and digest_of(partial, artifact.digest) == artifact.digest):
-            found = download(artifact, partial, self.wire)
-            if found != artifact.digest:
-                self.wire.progress.note(f"checksum mismatch for `{artifact.label}`; downloading it again")
-                partial.unlink()
-                found = download(artifact, partial, self.wire)
-            if found != artifact.digest:
-                partial.unlink()
-                raise _mismatch(artifact, found)
-        try:
-            check_archive(partial, artifact)
-        except EnvforgeError:
+    def _download(self, artifact: Artifact, partial: Path) -> None:
+        """Download until ``partial`` is the locked file, and remove it if it isn't."""
+        if partial.is_file() and digest_of(partial, artifact.digest) == artifact.digest:
+            return
+        found = download(artifact, partial, self.wire)
+        if found != artifact.digest:
+            self.wire.progress.note(f"checksum mismatch for `{artifact.label}`; downloading it again")
             partial.unlink()
-            raise
+            found = download(artifact, partial, self.wire)
+        if found != artifact.digest:
+            partial.unlink()
+            raise _mismatch(artifact, found)
 
 
 def _not_cached(artifact: Artifact) -> EnvforgeError:
@@ -232,15 +228,26 @@ def check_room(fetched: Iterable[Fetched], prefix: Path, store: Store) -> None:
     plenty = _PLENTY * sum(item.path.stat().st_size for item in chosen)
     if min(shutil.disk_usage(_existing(place)).free for place in (store.root, prefix)) > plenty:
         return
-    fresh = (item for item in chosen if not (store.conda / _stem(item)).is_dir())
-    _need(store.root, sum(unpacked_bytes(item.path) for item in fresh), "to unpack the packages")
+    fresh = (item for item in chosen if not (store.conda / record_name(item.artifact)).is_dir())
+    _need(store.root, sum(_unpacked_bytes(item.path) for item in fresh), "to unpack the packages")
     if _device(store.root) != _device(prefix):
-        total = sum(unpacked_bytes(item.path) for item in chosen)
+        total = sum(_unpacked_bytes(item.path) for item in chosen)
         _need(prefix, total, "to copy the packages into the environment, which is on another disk than the cache")
 
 
-def _stem(item: Fetched) -> str:
-    return item.path.name.removesuffix(".conda").removesuffix(".tar.bz2")
+def _unpacked_bytes(path: Path) -> int:
+    """Return the unpacked size of a package in bytes, or its own size if it doesn't state one."""
+    try:
+        if path.name.endswith(".whl"):
+            with zipfile.ZipFile(path) as archive:
+                return sum(member.file_size for member in archive.infolist())
+        if path.name.endswith(".conda"):
+            import rattler  # noqa: PLC0415 - only if the disk is almost full
+
+            return sum(entry.size_in_bytes or 0 for entry in rattler.PathsJson.from_package_archive(path).paths)
+    except Exception:  # noqa: BLE001, S110 - unpacking reports why a package is not readable
+        pass
+    return path.stat().st_size
 
 
 def _device(path: Path) -> int:

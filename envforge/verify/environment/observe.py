@@ -21,8 +21,8 @@ from envforge.machine.probe import probe
 from envforge.machine.values import Machine, driver_text
 from envforge.prefix.activation import activation
 from envforge.prefix.audit import audit
-from envforge.prefix.audit_report import AuditRequest, Finding
 from envforge.prefix.journal import read_journal
+from envforge.prefix.values import AuditRequest, Finding
 from envforge.verify.environment.facts import (
     NOT_FOUND,
     AuditFacts,

@@ -125,17 +125,19 @@ def audit(*, as_json: bool, **options: object) -> None:
 
 
 def _fixed(chosen: _Options, progress: Progress) -> tuple[AuditReport, Repair | None]:
-    """Repair the environment, then audit it again; an incomplete environment is completed first."""
+    """Repair the environment, then audit it again; an incomplete or moved environment is installed first."""
     from envforge.prefix.audit import audit as run
-    from envforge.prefix.audit import repair
+    from envforge.prefix.audit import own_lock, repair
     from envforge.prefix.install import install
-    from envforge.prefix.journal import read_journal, unfinished
+    from envforge.prefix.journal import read_journal
 
     request = chosen.request()
     journal = read_journal(request.prefix)
-    if journal is not None and unfinished(request.prefix) is not None:
-        lockfile = chosen.lock or Path(journal.lockfile)
-        progress.note(f"{request.prefix} is {journal.unfinished}; completing it")
+    was_moved = journal is not None and journal.was_moved(request.prefix)
+    if journal is not None and (was_moved or journal.step != "verified"):
+        lockfile = chosen.lock or own_lock(request.prefix, journal)
+        what = "was moved; creating it again" if was_moved else f"is {journal.unfinished}; completing it"
+        progress.note(f"{request.prefix} {what}")
         install(chosen.installation(lockfile, journal.platform), progress)
     report = run(request, progress)
     if not report.drift:

@@ -248,14 +248,14 @@ def _require_agreement(lockfile: Path) -> None:
 
 def _staleness(lockfile: Path) -> str:
     """Return a warning if envforge made the lockfile from another environment.yml than the one next to it."""
+    environment = lockfile.with_name("environment.yml")
+    if not environment.is_file():
+        return ""
     from envforge.errors import EnvforgeError, Hint
     from envforge.lock.inputs import read_inputs
     from envforge.lock.lockfile import INPUT_SHA256, LockfileError, read_lockfile
     from envforge.lock.project import lock_command
 
-    environment = lockfile.with_name("environment.yml")
-    if not environment.is_file():
-        return ""
     try:
         made_from = dict(read_lockfile(lockfile).custom_metadata).get(INPUT_SHA256)
     except LockfileError:  # an explicit file, which doesn't record its input

@@ -14,6 +14,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.plan import Artifact, Plan, Wheel, make_plan, read_any_lock, record_name, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
@@ -48,7 +49,7 @@ def audit(request: AuditRequest, progress: Progress = _PROGRESS) -> AuditReport:
     """Compare a prefix with its lockfile; raise ``EnvforgeError`` if the prefix doesn't exist or is incomplete."""
     request = replace(request, prefix=Path(os.path.abspath(request.prefix)))  # noqa: PTH100 - keep symbolic links
     journal = _journal(request.prefix)
-    lockfile = request.lockfile or _own_lock(request.prefix, journal)
+    lockfile = request.lockfile or own_lock(request.prefix, journal)
     platform = journal.platform if journal else request.platform
     plan = make_plan(read_any_lock(lockfile, platform), platform, lockfile, allow_builds=True)
     files = read_files(request.prefix)
@@ -111,7 +112,7 @@ def _journal(prefix: Path) -> Journal | None:
     return journal
 
 
-def _own_lock(prefix: Path, journal: Journal | None) -> Path:
+def own_lock(prefix: Path, journal: Journal | None) -> Path:
     """Return the lockfile that a prefix was created from, or its copy in the prefix if it no longer exists."""
     if journal is None:
         raise EnvforgeError(
@@ -121,6 +122,8 @@ def _own_lock(prefix: Path, journal: Journal | None) -> Path:
             code="no-lock-known",
         )
     stated = Path(journal.lockfile)
+    if journal.was_moved(prefix):  # with its project, which contains the lockfile
+        stated = Path(os.path.normpath(prefix / os.path.relpath(stated, journal.prefix)))
     return stated if stated.exists() else prefix / ENVFORGE_DIRECTORY / "conda-lock.yml"
 
 
@@ -157,8 +160,8 @@ def _conda_differs(artifact: Artifact, found: CondaPackage) -> Iterator[Finding]
         if stated and stated != artifact.digest.hex:
             algorithm = artifact.digest.algorithm
             yield _other(artifact, "package-origin", str(artifact.digest), f"{algorithm}:{stated}")
-        elif not stated and _shown(locked.url) != found.url:
-            yield _other(artifact, "package-origin", _shown(locked.url), found.url)
+        elif not stated and show_url(locked.url) != found.url:
+            yield _other(artifact, "package-origin", show_url(locked.url), found.url)
 
 
 def compare_wheels(plan: Plan, installed: Iterable[Distribution], kept: Iterable[Wheel]) -> Iterator[Finding]:
@@ -184,7 +187,7 @@ def _wheel_differs(artifact: Artifact, found: Distribution, kept: Wheel | None) 
     if not _same_version(wanted.version, found.version):
         yield _other(artifact, "package-version", wanted.version, found.version)
     elif found.origin is not None and found.origin.sha256 != artifact.digest.hex:
-        yield _other(artifact, "package-origin", _shown(artifact.package.url), _of(found))
+        yield _other(artifact, "package-origin", show_url(artifact.package.url), _of(found))
     elif kept is not None and found.installer != "uv":
         yield _other(artifact, "package-origin", "the wheel that envforge installed", _of(found))
     elif kept is not None and kept.sha256 != wanted.sha256:
@@ -214,7 +217,7 @@ def _of(found: Distribution) -> str:
     who = found.installer or "an unknown installer"
     if found.origin is None:
         return who
-    return f"{who} from {_shown(found.origin.url)}" + (" (editable)" if found.origin.is_editable else "")
+    return f"{who} from {show_url(found.origin.url)}" + (" (editable)" if found.origin.is_editable else "")
 
 
 def _missing(artifact: Artifact) -> Finding:
@@ -242,12 +245,6 @@ def _other(artifact: Artifact, kind: Kind, wanted: str, found: str) -> Finding:
 def _name(artifact: Artifact) -> str:
     name = artifact.package.name
     return name if artifact.package.manager == "conda" else canonicalize_name(name)
-
-
-def _shown(url: str) -> str:
-    from envforge.base.net import without_credentials  # noqa: PLC0415 - imports an HTTP client
-
-    return without_credentials(url)
 
 
 # GNU (libgomp), Intel (libiomp5), LLVM (libomp), Microsoft (vcomp); wheels add a hash to the name of a bundled one

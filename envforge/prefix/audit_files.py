@@ -24,13 +24,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from stat import S_ISDIR, S_ISLNK, S_ISREG
+from stat import S_ISLNK, S_ISREG
 from typing import NamedTuple
 
 from envforge.base.documents import Document
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.lockfile import Manager
 from envforge.lock.project import ENVFORGE_DIRECTORY
+from envforge.prefix.cache import hash_file, walk
 from envforge.prefix.installed import Claim, CondaPackage, Distribution, read_record
 from envforge.prefix.journal import write_atomic_bytes
 from envforge.prefix.values import Finding, Progress
@@ -48,21 +49,11 @@ class Entry(NamedTuple):
 def read_inventory(prefix: Path) -> dict[str, Entry]:
     """Return every file and link by its path in the prefix; links to directories are not followed."""
     found: dict[str, Entry] = {}
-    waiting = [("", str(prefix))]
-    while waiting:
-        beginning, folder = waiting.pop()
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = beginning + entry.name
-                if name == ENVFORGE_DIRECTORY or entry.name == "__pycache__":
-                    continue
-                state = entry.stat(follow_symlinks=False)
-                if S_ISDIR(state.st_mode):
-                    waiting.append((f"{name}/", entry.path))
-                elif S_ISLNK(state.st_mode):
-                    found[name] = Entry(0, 0, 0, os.readlink(entry.path))  # noqa: PTH115 - a Path for each file is slow
-                elif S_ISREG(state.st_mode):
-                    found[name] = Entry(state.st_size, state.st_mtime_ns, state.st_ino, None)
+    for name, entry, state in walk(prefix, skip={ENVFORGE_DIRECTORY, "__pycache__"}):
+        if S_ISLNK(state.st_mode):
+            found[name] = Entry(0, 0, 0, os.readlink(entry.path))  # noqa: PTH115 - a Path for each file is slow
+        elif S_ISREG(state.st_mode):
+            found[name] = Entry(state.st_size, state.st_mtime_ns, state.st_ino, None)
     return found
 
 
@@ -347,7 +338,6 @@ def _is_bytecode(path: str) -> bool:
 SCHEMA_VERSION = 1
 _BATCH_FILES = 128
 _BATCH_BYTES = 1 << 25
-_BLOCK = 1 << 20
 _SETTLED_NS = 2_000_000_000
 
 Known = dict[str, tuple[int, int, int, str]]
@@ -418,21 +408,14 @@ def _batches(paths: Iterable[str], inventory: Mapping[str, Entry]) -> list[list[
 
 
 def _hash_batch(prefix: Path, batch: list[str]) -> dict[str, str]:
-    found, buffer = {}, memoryview(bytearray(_BLOCK))
-    for name in batch:
-        hasher = hashlib.sha256()
-        try:
-            with open(f"{prefix}/{name}", "rb", buffering=0) as stream:  # noqa: PTH123 - a Path for each file is slow
-                while count := stream.readinto(buffer):
-                    hasher.update(buffer[:count])
-        except OSError as error:
-            raise OutsideError(
-                f"cannot read `{prefix}/{name}`: {error.strerror}",
-                hint="run this command as the user who owns the environment, and while no other command changes it",
-                code="file-unreadable",
-            ) from error
-        found[name] = hasher.hexdigest()
-    return found
+    try:
+        return {name: hash_file(f"{prefix}/{name}", hashlib.sha256()) for name in batch}
+    except OSError as error:
+        raise OutsideError(
+            f"cannot read `{error.filename or prefix}`: {error.strerror}",
+            hint="run this command as the user who owns the environment, and while no other command changes it",
+            code="file-unreadable",
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -141,6 +141,8 @@ def write_bundle(
 
 def read_bundle(path: Path) -> Bundle:
     """Read a bundle; raise ``EnvforgeError`` if it is invalid. Packages are verified when they are used."""
+    if path.exists() and not path.is_file():  # reading a pipe would block
+        raise _fault(path, "it is not a regular file")
     texts: dict[str, bytes] = {}
     members: dict[str, Span] = {}
     try:

@@ -2,6 +2,7 @@
 
 CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda
 CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda.part      an incomplete download
+CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda.verified  its size, times, and inode when it was verified
 CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda.seen      what was unpacked from it when it was verified
 CACHE/pkgs/                                                      conda packages, unpacked by rattler
 CACHE/uv/                                                        wheels, unpacked by uv
@@ -19,23 +20,18 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from stat import S_ISDIR
+from typing import NamedTuple
 
-from envforge.base.net import without_credentials
+from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.plan import Artifact, Digest
 from envforge.prefix.journal import write_atomic_bytes
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 VARIABLE = "ENVFORGE_CACHE"
 _BLOCK = 1 << 20
@@ -80,8 +76,7 @@ class Store:
         name = artifact.file_name
         if name in {"", ".", ".."} or "/" in name or "\\" in name or "\0" in name:
             raise EnvforgeError(
-                f"the URL of `{artifact.label}` does not end in a file name: "
-                f"`{without_credentials(artifact.package.url)}`",
+                f"the URL of `{artifact.label}` does not end in a file name: `{show_url(artifact.package.url)}`",
                 hint="to create the lockfile again",
                 command="envforge lock",
                 code="bad-address",
@@ -94,10 +89,32 @@ class Store:
         """Return the path of the lockfile of a bundle."""
         return self.root / "bundles" / hashlib.sha256(lock).hexdigest() / "conda-lock.yml"
 
-    def keep(self, partial: Path, path: Path) -> None:
-        """Move a verified download to its place in the cache."""
+    def keep(self, partial: Path, artifact: Artifact) -> Path:
+        """Move a verified file to its place in the cache, and return that place."""
+        path = self.path(artifact)
+        path.parent.mkdir(parents=True, exist_ok=True)
         os.utime(partial, (_MODIFIED_S, _MODIFIED_S))
         partial.replace(path)
+        write_atomic_bytes(_verified(path), _identity(path, artifact.digest), synced=False)
+        return path
+
+    def holds(self, artifact: Artifact, *, reread: bool = False) -> bool:
+        """Return whether the verified file of a package is in the cache.
+
+        A file that is unchanged since it was verified isn't read again, unless ``reread`` is given.
+        """
+        path = self.path(artifact)
+        if not path.is_file():
+            return False
+        noted = _verified(path)
+        if not reread and noted.is_file() and noted.read_bytes() == _identity(path, artifact.digest):
+            return True
+        before = _identity(path, artifact.digest)
+        if digest_of(path, artifact.digest) != artifact.digest:
+            return False
+        if os.access(path.parent, os.W_OK):
+            write_atomic_bytes(noted, before, synced=False)
+        return True
 
     def evict(self, artifact: Artifact) -> None:
         """Remove the file of a package and its partial download."""
@@ -111,19 +128,52 @@ def default_root() -> Path:
     return Path(platformdirs.user_cache_dir("envforge", appauthor=False)) / "packages"
 
 
+def _verified(path: Path) -> Path:
+    return path.with_name(f"{path.name}.verified")
+
+
+def _identity(path: Path, digest: Digest) -> bytes:
+    """Return what changes whenever the content of a file does; nothing but a change of the clock fakes the ctime."""
+    state = path.stat()
+    return f"{digest} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}\n".encode()
+
+
 def digest_of(path: Path, wanted: Digest) -> Digest:
     """Return the checksum of a file, using the algorithm of ``wanted``."""
-    hasher, block = new_hasher(wanted), bytearray(_BLOCK)
-    view = memoryview(block)
-    with path.open("rb", buffering=0) as stream:
-        while length := stream.readinto(block):
+    return Digest(algorithm=wanted.algorithm, hex=hash_file(str(path), new_hasher(wanted)))
+
+
+def hash_file(path: str, hasher: hashlib._Hash) -> str:
+    """Feed a file to ``hasher``, and return the hexadecimal result."""
+    view = memoryview(bytearray(_BLOCK))
+    with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - a Path for each file is slow
+        while length := stream.readinto(view):
             hasher.update(view[:length])
-    return Digest(algorithm=wanted.algorithm, hex=hasher.hexdigest())
+    return hasher.hexdigest()
 
 
 def new_hasher(wanted: Digest) -> hashlib._Hash:
     """Return a hash object for the algorithm of ``wanted``."""
     return hashlib.sha256() if wanted.algorithm == "sha256" else hashlib.md5(usedforsecurity=False)
+
+
+def walk(folder: Path, *, skip: Collection[str] = ()) -> Iterator[tuple[str, os.DirEntry[str], os.stat_result]]:
+    """Yield everything below a directory: its path relative to the directory, and its state; links aren't followed.
+
+    Directories whose names are in ``skip`` are omitted with their content. Paths are strings, because an environment
+    has tens of thousands of files.
+    """
+    waiting = [("", str(folder))]
+    while waiting:
+        beginning, place = waiting.pop()
+        with os.scandir(place) as entries:
+            for entry in entries:
+                state = entry.stat(follow_symlinks=False)
+                if not S_ISDIR(state.st_mode):
+                    yield beginning + entry.name, entry, state
+                elif entry.name not in skip:
+                    yield beginning + entry.name, entry, state
+                    waiting.append((f"{beginning}{entry.name}/", entry.path))
 
 
 _TICK_NS = 20_000_000  # twice the longest clock tick of Linux (HZ=100)
@@ -251,56 +301,3 @@ def _writable(folder: Path) -> bool:
     except OSError:
         return False
     return os.access(folder, os.W_OK)
-
-
-_T = TypeVar("_T")
-_SWITCH_S = 0.0005  # with the default interval, a reader would wait for the GIL behind busy imports after each block
-
-
-class Reader:
-    """Read cached files in threads for the duration of a ``with`` block; ``begin`` starts reading before ``digest``."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self._pool = ThreadPoolExecutor(1 + (os.cpu_count() or 1), thread_name_prefix="read")
-        self._digests: dict[Artifact, Future[Digest | None]] = {}
-        self._switch_s = _SWITCH_S
-
-    def begin(self, artifacts: Iterable[Artifact]) -> None:
-        """Start to hash files, largest first, so that no large file is left for the end."""
-        fresh = [artifact for artifact in artifacts if artifact not in self._digests]
-        sizes = {artifact: self._size(artifact) for artifact in fresh}
-        for artifact in sorted(fresh, key=lambda artifact: -sizes[artifact]):
-            if sizes[artifact] >= 0:
-                self._digests[artifact] = self._pool.submit(self._read, artifact)
-
-    def digest(self, artifact: Artifact) -> Digest | None:
-        """Return the checksum of the cached file of a package, or None if it is not cached."""
-        self.begin([artifact])
-        known = self._digests.pop(artifact, None)
-        return known.result() if known is not None else None
-
-    def beside(self, work: Callable[[], _T]) -> Callable[[], _T]:
-        """Start ``work`` in a thread and return a function that waits for its result."""
-        return self._pool.submit(work).result
-
-    def _size(self, artifact: Artifact) -> int:
-        path = self.store.path(artifact)
-        return path.stat().st_size if path.is_file() else -1
-
-    def _read(self, artifact: Artifact) -> Digest | None:
-        try:
-            return digest_of(self.store.path(artifact), artifact.digest)
-        except FileNotFoundError:
-            return None
-
-    def __enter__(self) -> Self:
-        self._switch_s = sys.getswitchinterval()
-        sys.setswitchinterval(_SWITCH_S)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        sys.setswitchinterval(self._switch_s)
-        self._pool.shutdown(wait=kind is None, cancel_futures=True)

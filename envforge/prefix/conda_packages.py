@@ -29,12 +29,13 @@ from rattler.package_cache import PackageCache, PackageCacheLayer, ValidationMod
 from rattler.package_streaming import extract
 
 from envforge.base.documents import Document
-from envforge.base.net import without_credentials
+from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, record_name
 from envforge.lock.project import ENVFORGE_DIRECTORY
-from envforge.prefix.cache import SEEN_SCHEMA, Store, digest_of, mark, settled_before, write_mark
+from envforge.prefix.cache import SEEN_SCHEMA, Store, digest_of, mark, settled_before, walk, write_mark
 from envforge.prefix.fetch import Fetched
+from envforge.prefix.installed import conda_records
 from envforge.prefix.journal import record_fault, write_atomic_bytes
 from envforge.prefix.values import InstallRequest, Progress
 
@@ -63,31 +64,20 @@ class Tree:
 
 
 def read_tree(folder: Path) -> Tree:
-    """List the files below a directory.
-
-    Uses plain strings instead of ``Path``, because an environment has tens of thousands of files.
-    """
+    """List the files below a directory."""
     tree = Tree()
-    waiting = [("", str(folder))]
-    while waiting:
-        beginning, place = waiting.pop()
-        with os.scandir(place) as entries:
-            for entry in entries:
-                name = f"{beginning}{entry.name}"
-                state = entry.stat(follow_symlinks=False)
-                if stat.S_ISDIR(state.st_mode):
-                    tree.folders.append(name)
-                    waiting.append((f"{name}/", entry.path))
-                    continue
-                target = ""
-                if stat.S_ISLNK(state.st_mode):
-                    target = tree.links[name] = os.readlink(entry.path)  # noqa: PTH115 - Path is slow
-                elif not stat.S_ISREG(state.st_mode) or state.st_mode & (stat.S_ISUID | stat.S_ISGID):
-                    tree.strange.append(name)
-                tree.files.add(name)
-                facts = f"{state.st_size} {state.st_mtime_ns} {state.st_ino} {state.st_mode}"
-                tree.rows.append(f"{name}\0{target}\0{facts}")
-                tree.mtimes_ns.append(state.st_mtime_ns)
+    for name, entry, state in walk(folder):
+        if stat.S_ISDIR(state.st_mode):
+            tree.folders.append(name)
+            continue
+        target = ""
+        if stat.S_ISLNK(state.st_mode):
+            target = tree.links[name] = os.readlink(entry.path)  # noqa: PTH115 - a Path for each file is slow
+        elif not stat.S_ISREG(state.st_mode) or state.st_mode & (stat.S_ISUID | stat.S_ISGID):
+            tree.strange.append(name)
+        tree.files.add(name)
+        tree.rows.append(f"{name}\0{target}\0{state.st_size} {state.st_mtime_ns} {state.st_ino} {state.st_mode}")
+        tree.mtimes_ns.append(state.st_mtime_ns)
     return tree
 
 
@@ -109,10 +99,14 @@ def note_tree(tree: Tree, archive: Path, whole_at_ns: int) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Archive:
-    """A verified conda archive with its record, and what was unpacked from it and checked."""
+    """A verified conda archive with its record, and what was unpacked from it and checked.
+
+    The modules of an archive with ``is_noarch`` are linked into the site-packages of any Python.
+    """
 
     item: Fetched
     record: rattler.RepoDataRecord
+    is_noarch: bool
     tree: Tree
 
 
@@ -145,7 +139,8 @@ def _unpack(item: Fetched, *, store: Store, platform: str, progress: Progress, r
             if tree is None:
                 tree = _unpack_again(item, folder, platform, store)
     progress.advance(1)
-    return Archive(item=item, record=_read_record(item, folder), tree=tree)
+    record = _read_record(item, folder)
+    return Archive(item=item, record=record, is_noarch=record.noarch.python, tree=tree)
 
 
 def _unpack_again(item: Fetched, folder: Path, platform: str, store: Store) -> Tree:
@@ -280,11 +275,9 @@ def archive_damaged(artifact: Artifact, reason: str) -> EnvforgeError:
 def _read_record(item: Fetched, folder: Path) -> rattler.RepoDataRecord:
     """Return the record of an unpacked package; raise ``EnvforgeError`` if it is not the locked package."""
     locked = item.artifact.package
-    wanted = item.artifact.digest
-    digests = (
-        {"sha256": digest_of(item.path, Digest(algorithm="sha256", hex="")).hex} if wanted.algorithm == "md5" else {}
-    )
-    digests[wanted.algorithm] = wanted.hex
+    digests = {item.artifact.digest.algorithm: item.artifact.digest.hex}
+    if "sha256" not in digests:
+        digests["sha256"] = digest_of(item.path, Digest(algorithm="sha256", hex="")).hex
     size = item.path.stat().st_size
     try:
         record = rattler.PackageRecord.from_index_json(folder / _INFO / "index.json", size=size, **digests)
@@ -347,7 +340,7 @@ class Joined:
 
     def _placed(self, archive: Archive, name: str) -> str:
         """Return the path in the prefix of a path in a package."""
-        if archive.record.noarch.python:
+        if archive.is_noarch:
             for top, place in (("site-packages", self.site_packages), ("python-scripts", "bin")):
                 if name == top or name.startswith(f"{top}/"):
                     return f"{place}{name.removeprefix(top)}"
@@ -453,16 +446,15 @@ def read_records(prefix: Path, name: str = "") -> tuple[rattler.PrefixRecord, ..
         except (IoError, OSError, ValueError) as error:
             raise record_fault(path, prefix, _causes(error)) from error
 
-    paths = sorted((prefix / "conda-meta").glob(f"{name}*.json"))
     with ThreadPoolExecutor() as pool:
-        return tuple(pool.map(read, paths))
+        return tuple(pool.map(read, conda_records(prefix, name)))
 
 
 def _record_origins(archives: tuple[Archive, ...], prefix: Path) -> None:
     """Write the locked URLs into conda-meta, where rattler has recorded the paths in the cache."""
     for item in (archive.item for archive in archives):
         path = prefix / "conda-meta" / f"{record_name(item.artifact)}.json"
-        url = without_credentials(item.artifact.package.url)
+        url = show_url(item.artifact.package.url)
         head, mark_, rest = path.read_bytes().partition(b'\n  "files": [')
         text = head.decode("utf-8")
         for key, value in (("fn", item.artifact.file_name), ("url", url), ("channel", url.rsplit("/", 2)[0])):

@@ -1,7 +1,5 @@
 """Download the files of a plan that the cache lacks, and check the disk space that they need.
 
-Cached files are hashed again. A file whose checksum differs is removed and downloaded again.
-
 A file whose checksum differs is downloaded once more. A second mismatch stops the install and all other downloads.
 """
 
@@ -12,16 +10,15 @@ import threading
 import zipfile
 from collections.abc import Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
-from envforge.base.net import without_credentials
+from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.plan import Artifact, Digest, record_name
-from envforge.prefix.cache import Reader, Store, digest_of
+from envforge.prefix.cache import Store, digest_of
 from envforge.prefix.transfer import WORKERS, Stopped, Wire, download, size_of
 from envforge.prefix.values import InstallRequest, Progress, Silent
 
@@ -40,13 +37,11 @@ def fetch_all(
     store: Store,
     request: InstallRequest,
     progress: Progress,
-    reader: Reader | None = None,
 ) -> tuple[Fetched, ...]:
-    """Bring every file into the cache; ``reader`` may already be hashing cached files."""
+    """Bring every file into the cache."""
     progress.begin("downloading", None, "bytes")
     try:
-        with Reader(store) if reader is None else nullcontext(reader) as reading:
-            missing = tuple(_missing(artifacts, store, reading, progress))
+        missing = tuple(_missing(artifacts, store, request, progress))
         fetched: dict[Artifact, int] = {}
         if missing:
             fetched = download_all(missing, store, request, progress)
@@ -58,17 +53,19 @@ def fetch_all(
     )
 
 
-def _missing(artifacts: tuple[Artifact, ...], store: Store, reader: Reader, progress: Progress) -> Iterable[Artifact]:
+def _missing(
+    artifacts: tuple[Artifact, ...], store: Store, request: InstallRequest, progress: Progress
+) -> Iterable[Artifact]:
     """Yield what must be downloaded, and evict corrupt files."""
-    reader.begin(artifacts)
-    for artifact in artifacts:
-        found = reader.digest(artifact)
-        if found == artifact.digest:
-            continue
-        if found is not None:
-            progress.note(f"the cached file of `{artifact.label}` is corrupt; downloading it again")
-            store.evict(artifact)
-        yield artifact
+    with ThreadPoolExecutor(thread_name_prefix="hash") as pool:
+        held = pool.map(lambda artifact: store.holds(artifact, reread=request.reread), artifacts)
+        for artifact, is_held in zip(artifacts, held, strict=True):
+            if is_held:
+                continue
+            if store.path(artifact).is_file():
+                progress.note(f"the cached file of `{artifact.label}` is corrupt; downloading it again")
+                store.evict(artifact)
+            yield artifact
 
 
 _SIZE_WORKERS = 4
@@ -164,9 +161,9 @@ class _Job:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.part")
         with FileLock(path.with_name(f"{path.name}.lock")):
-            if not (path.is_file() and digest_of(path, artifact.digest) == artifact.digest):  # another install's
+            if not self.store.holds(artifact):  # another install may have downloaded it
                 self._download(artifact, partial)
-                self.store.keep(partial, path)
+                self.store.keep(partial, artifact)
         return path.stat().st_size
 
     def _is_near(self, artifact: Artifact) -> bool:
@@ -191,7 +188,7 @@ class _Job:
 def _not_cached(artifact: Artifact) -> EnvforgeError:
     return OutsideError(
         f"`{artifact.label}` is not in the cache, and can't be downloaded from "
-        f"`{without_credentials(artifact.package.url)}` because `--offline` was provided",
+        f"`{show_url(artifact.package.url)}` because `--offline` was provided",
         hint=(
             Hint("to download it, omit `--offline`"),
             Hint("to read it from a directory that contains it, pass `--mirror FROM=file:///DIR`"),
@@ -203,7 +200,7 @@ def _not_cached(artifact: Artifact) -> EnvforgeError:
 def _mismatch(artifact: Artifact, found: Digest) -> EnvforgeError:
     return OutsideError(
         f"checksum mismatch for `{artifact.label}`\n"
-        f"  URL:      `{without_credentials(artifact.package.url)}`\n"
+        f"  URL:      `{show_url(artifact.package.url)}`\n"
         f"  expected: `{artifact.digest}` (lockfile)\n"
         f"  found:    `{found}` (downloaded twice)",
         hint=(

@@ -9,24 +9,19 @@ from __future__ import annotations
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 from packaging.utils import canonicalize_name
 
-from envforge.base.net import without_credentials
+from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.needs import asks_driver, concerns, describe, read_needs, unmet
 from envforge.lock.plan import Plan, make_plan, read_any_lock, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
-from envforge.machine.values import Machine
-from envforge.prefix.cache import Reader, Store, default_root, in_use
+from envforge.prefix.cache import Store, default_root, in_use
 from envforge.prefix.changes import Changes, is_created, matches, needed_changes
 from envforge.prefix.conda_packages import Archive, Joined, link, read_records, site_packages_of, unpack
 from envforge.prefix.fetch import Fetched, check_room, fetch_all
@@ -53,9 +48,6 @@ from envforge.prefix.wheels import (
 )
 from envforge.pytorch.matrix import Matrix, load_matrix
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 
 def install(request: InstallRequest, progress: Progress | None = None) -> InstallReport:
     """Install; see ``envforge.install.install``."""
@@ -63,18 +55,18 @@ def install(request: InstallRequest, progress: Progress | None = None) -> Instal
     request, plan = _planned(request, progress)
     prefix = request.prefix
     existed = prefix.exists()
-    with _reader(request, plan) as reader:
-        try:
-            with lock_prefix(prefix, progress):
-                before = read_journal(prefix)
-                if before is not None and not request.reinstall and matches(before, plan, prefix):
-                    _name_editables(editable_installs(prefix).items(), progress)
-                    return _unchanged(request, plan)
-                with in_use(reader.store.root):
-                    return _installation(request, plan, progress, before, reader).run()
-        except BaseException:
-            _leave_no_trace(prefix, existed=existed)
-            raise
+    try:
+        with lock_prefix(prefix, progress):
+            before = read_journal(prefix)
+            if before is not None and not request.reinstall and matches(before, plan, prefix):
+                _name_editables(editable_installs(prefix).items(), progress)
+                return _unchanged(request, plan)
+            work = Installation(request=request, plan=plan, progress=progress, before=before)
+            with in_use(work.store.root):
+                return work.run()
+    except BaseException:
+        _leave_no_trace(prefix, existed=existed)
+        raise
 
 
 def preview(request: InstallRequest, progress: Progress | None = None) -> Preview:
@@ -90,8 +82,7 @@ def preview(request: InstallRequest, progress: Progress | None = None) -> Previe
             unchanged=len(plan.conda) + len(plan.wheels),
             warnings=plan.warnings,
         )
-    with _reader(request, plan) as reader:
-        return _installation(request, plan, progress, before, reader).preview()
+    return Installation(request=request, plan=plan, progress=progress, before=before).preview()
 
 
 def _planned(request: InstallRequest, progress: Progress) -> tuple[InstallRequest, Plan]:
@@ -108,24 +99,6 @@ def _planned(request: InstallRequest, progress: Progress) -> tuple[InstallReques
         progress.note(f"warning: {warning}")
     _refuse_foreign(request)
     return request, plan
-
-
-def _reader(request: InstallRequest, plan: Plan) -> Reader:
-    """Return a reader for cached files, which starts at once in a new prefix, in parallel with slow imports."""
-    reader = Reader(Store((request.cache or default_root()).absolute()))
-    if not journal_path(request.prefix).exists():
-        reader.begin((*plan.conda, *plan.wheels))
-    return reader
-
-
-def _installation(
-    request: InstallRequest, plan: Plan, progress: Progress, before: Journal | None, reader: Reader
-) -> Installation:
-    machine = None
-    if request.machine is not None:
-        machine = reader.beside(partial(request.machine, driver=asks_driver(plan)))
-
-    return Installation(request=request, plan=plan, progress=progress, before=before, reader=reader, machine=machine)
 
 
 def _leave_no_trace(prefix: Path, *, existed: bool) -> None:
@@ -159,7 +132,7 @@ def _refuse_foreign(request: InstallRequest) -> None:
 def _name_editables(editable: Iterable[tuple[str, str]], progress: Progress, *, kept: bool = True) -> None:
     for name, url in editable:
         what = "kept" if kept else "the environment is created again, which removes"
-        progress.note(f"{what} the editable install of `{name}` (`{without_credentials(url)}`), which is not locked")
+        progress.note(f"{what} the editable install of `{name}` (`{show_url(url)}`), which is not locked")
 
 
 def _unchanged(request: InstallRequest, plan: Plan) -> InstallReport:
@@ -186,53 +159,29 @@ def split_python(archives: Iterable[Archive]) -> tuple[tuple[Archive, ...], tupl
     return tuple(needed.values()), tuple(archive for name, archive in named.items() if name not in needed)
 
 
-class Early(AbstractContextManager["Early"]):
-    """Run work in a thread during a ``with`` block, which waits for it at the end."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="wheels")
-        self._done = self._pool.submit(work)
-
-    def succeeded(self) -> bool:
-        """Return whether the work completed; False if it raised an ``EnvforgeError``. Other exceptions are raised."""
-        failure = self._done.exception()
-        if failure is not None and not isinstance(failure, EnvforgeError):
-            raise failure
-        return failure is None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._pool.shutdown(wait=True)
-
-
 _SCRIPTS = ("post-link", "pre-link")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Installation:
-    """One install into a locked prefix. ``before`` is the journal of the existing prefix.
-
-    The requirements are compared with ``machine``; if it is None, they aren't checked.
-    """
+    """One install into a locked prefix. ``before`` is the journal of the existing prefix."""
 
     request: InstallRequest
     plan: Plan
     progress: Progress
     before: Journal | None
-    reader: Reader
-    machine: Callable[[], Machine] | None
+
+    @property
+    def store(self) -> Store:
+        """The cache of this install."""
+        return Store((self.request.cache or default_root()).absolute())
 
     def run(self) -> InstallReport:
         """Run every step; if one fails before the journal records ``planned``, the prefix is unchanged."""
         self._check_machine()
-        store = Store((self.request.cache or default_root()).absolute())
-        request, progress = self.request, self.progress
+        request, progress, store = self.request, self.progress, self.store
         todo = needed_changes(self.plan, self.before, request)
-        fetched = fetch_all((*todo.conda, *todo.wheels), store, request, progress, self.reader)
+        fetched = fetch_all((*todo.conda, *todo.wheels), store, request, progress)
         check_room(fetched, request.prefix, store)
         conda, wheels = fetched[: len(todo.conda)], fetched[len(todo.conda) :]
         check_wheels(wheels, store)
@@ -254,8 +203,8 @@ class Installation:
         self._check_machine()
         todo = needed_changes(self.plan, self.before, self.request)
         artifacts = (*todo.conda, *todo.wheels)
-        cached = {artifact for artifact in artifacts if self.reader.digest(artifact) == artifact.digest}
-        sizes = {artifact: self.reader.store.path(artifact).stat().st_size for artifact in cached}
+        cached = {artifact for artifact in artifacts if self.store.holds(artifact)}
+        sizes = {artifact: self.store.path(artifact).stat().st_size for artifact in cached}
         missing = tuple(artifact for artifact in artifacts if artifact not in cached)
         if missing:
             from envforge.prefix.fetch import sizes_of  # noqa: PLC0415 - imports an HTTP client
@@ -276,10 +225,11 @@ class Installation:
 
     def _check_machine(self) -> None:
         """Raise ``EnvforgeError`` if the machine doesn't meet the requirements, before anything is downloaded."""
-        if self.machine is None:
+        if self.request.machine is None:
             return
-        matrix = load_matrix() if asks_driver(self.plan) else Matrix.without_builds()
-        machine = self.machine()
+        driver = asks_driver(self.plan)
+        matrix = load_matrix() if driver else Matrix.without_builds()
+        machine = self.request.machine(driver=driver)
         needs = read_needs(self.plan, matrix)
         reasons = unmet(needs, machine, matrix)
         for text in (*concerns(needs, machine), *(reasons if self.request.ignore_machine else ())):
@@ -314,11 +264,16 @@ class Installation:
             python, rest = split_python(archives)
             link(python, (), store, self.request, self.progress)
             batch = self._batch(wheels, find_site(self.request.prefix, self.plan.platform), store)
-            with Early(lambda: install_wheels(replace(batch, progress=Silent()))) as early:
+            with ThreadPoolExecutor(1, thread_name_prefix="wheels") as pool:
+                early = pool.submit(install_wheels, replace(batch, progress=Silent()))
                 link(rest, (), store, self.request, self.progress)
         finally:
             self.progress.end()
-        return batch if early.succeeded() and stand_alone(batch) else None
+        try:
+            early.result()
+        except EnvforgeError:  # the second attempt, after all conda packages, reports it
+            return None
+        return batch if stand_alone(batch) else None
 
     def _halves_are_apart(self, todo: Changes, wheels: tuple[Fetched, ...]) -> bool:
         """Return whether wheels may be installed while conda packages are linked: a new prefix and no common name."""

@@ -136,9 +136,18 @@ def _document(path: Path) -> Document:
     )
 
 
+def conda_records(prefix: Path, name: str = "") -> list[Path]:
+    """Return the records of conda packages; with ``name``, only those whose names start with it."""
+    found = sorted((prefix / "conda-meta").glob(f"{name}*.json"))
+    for path in found:
+        if not path.is_file():  # reading a pipe would block
+            raise record_fault(path, prefix, "it is not a regular file")
+    return found
+
+
 def read_conda(prefix: Path) -> tuple[CondaPackage, ...]:
     """Return the conda packages of a prefix, by name."""
-    found = [_conda_package(path) for path in (prefix / "conda-meta").glob("*.json")]
+    found = [_conda_package(path) for path in conda_records(prefix)]
     return tuple(sorted(found, key=lambda package: package.name))
 
 
@@ -320,7 +329,7 @@ def pip_installed(prefix: Path) -> frozenset[str]:
     """
     named = {info: _installer(info) for info in _infos(prefix)}
     silent = [info for info, who in named.items() if not who]
-    records = [path.read_bytes() for path in (prefix / "conda-meta").glob("*.json")] if silent else []
+    records = [path.read_bytes() for path in conda_records(prefix)] if silent else []
     of_conda = {info for info in silent if _is_recorded(info, prefix, records)}
     return frozenset(_name(info) for info, who in named.items() if who != "conda" and info not in of_conda)
 

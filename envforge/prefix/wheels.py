@@ -30,10 +30,11 @@ from typing import NamedTuple
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
+from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
-from envforge.prefix.cache import Seen, Store, digest_of, note_files, read_files
+from envforge.prefix.cache import Seen, Store, digest_of, hash_file, note_files, read_files
 from envforge.prefix.conda_packages import archive_damaged, check_path, read_records, refused, site_packages_of
 from envforge.prefix.fetch import Fetched
 from envforge.prefix.installed import distributions, installed, read_record, sha256_of_row
@@ -41,7 +42,6 @@ from envforge.prefix.journal import mark_writing, recreate_command, write_atomic
 from envforge.prefix.values import Progress
 
 _BATCH = 200
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,18 +84,17 @@ def check_wheels(fetched: Iterable[Fetched], store: Store) -> None:
 
 def check_wheel(path: Path, artifact: Artifact) -> None:
     """Raise ``EnvforgeError`` if a member, a row of ``RECORD``, or an entry point of a wheel is not safe."""
-    info = f"{'-'.join(artifact.file_name.split('-')[:2])}.dist-info"
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             _check_members(members, artifact)
-            record = _metadata_name(archive, info, "RECORD")
+            record = _metadata_name(archive, "RECORD")
             if record is None:
                 raise archive_damaged(artifact, "it has no file `RECORD`")
             for name, digest, _ in read_record(archive.read(record)):
                 _check_member(name, artifact)
                 sha256_of_row(digest)
-            points = _metadata_name(archive, info, "entry_points.txt")
+            points = _metadata_name(archive, "entry_points.txt")
             text = archive.read(points).decode("utf-8") if points is not None else ""
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, zlib.error) as error:
         raise archive_damaged(artifact, str(error)) from error
@@ -129,11 +128,10 @@ def _check_member(name: str, artifact: Artifact) -> None:
             check_path(artifact, path)
 
 
-def _metadata_name(archive: zipfile.ZipFile, info: str, name: str) -> str | None:
-    """Return the member of a wheel's ``.dist-info``, whose name may be spelled in another way than the file's."""
-    found = [member for member in archive.namelist() if member.endswith(f".dist-info/{name}")]
-    top = [member for member in found if member.count("/") == 1]
-    return next((member for member in top if member == f"{info}/{name}"), top[0] if top else None)
+def _metadata_name(archive: zipfile.ZipFile, name: str) -> str | None:
+    """Return the name of a member in the ``.dist-info`` of a wheel; None if there is none."""
+    ends = (member for member in archive.namelist() if member.endswith(f".dist-info/{name}"))
+    return next((member for member in ends if member.count("/") == 1), None)
 
 
 def _programs(text: str) -> Iterator[str]:
@@ -268,7 +266,7 @@ class Row(NamedTuple):
 
     name: str
     place: str
-    sha256: bytes
+    sha256: str
     size: int
 
 
@@ -296,12 +294,11 @@ def _is_trusted(row: Row, look: tuple[Seen | None, int], known: dict[str, Seen],
 def _expected(wheel: Path, site: Site) -> Iterator[Row]:
     """Yield each file that the wheel installs unchanged."""
     with zipfile.ZipFile(wheel) as archive:
-        name = next(n for n in archive.namelist() if n.endswith(".dist-info/RECORD") and n.count("/") == 1)
-        rows = read_record(archive.read(name))
+        rows = read_record(archive.read(_metadata_name(archive, "RECORD") or ""))
     for name, digest, size in rows:
         place, sha256 = _place(name, site), sha256_of_row(digest)
         if place is not None and sha256 is not None:
-            yield Row(name, place, bytes.fromhex(sha256), int(size) if size.isdecimal() else -1)
+            yield Row(name, place, sha256, int(size) if size.isdecimal() else -1)
 
 
 def _place(name: str, site: Site) -> str | None:
@@ -315,19 +312,9 @@ def _place(name: str, site: Site) -> str | None:
 
 
 def _first_difference(rows: list[Row]) -> str | None:
-    """Return the first path whose file is missing or has another SHA-256.
-
-    Uses ``open`` instead of ``Path``, because a wheel has thousands of small files.
-    """
+    """Return the first path whose file is missing or has another SHA-256."""
     for _, path, wanted, _ in rows:
-        try:
-            with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - as above
-                hasher = hashlib.sha256()
-                while block := stream.read(_BLOCK):
-                    hasher.update(block)
-        except OSError:
-            return path
-        if hasher.digest() != wanted:
+        if not Path(path).is_file() or hash_file(path, hashlib.sha256()) != wanted:
             return path
     return None
 
@@ -372,7 +359,7 @@ def _uv(words: list[str], store: Store, inherited: tuple[int, ...] = ()) -> None
     done = subprocess.run(command, env=environment, pass_fds=inherited, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise OutsideError(
-            f"`uv {' '.join(words[:2])}` failed with exit code {done.returncode}:\n{done.stderr.strip()}",
+            f"`uv {' '.join(words[:2])}` failed with exit code {done.returncode}:\n{hide_secrets(done.stderr.strip())}",
             hint="fix the cause; the next attempt continues after the conda packages",
             code="wheels-failed",
         )
@@ -408,7 +395,7 @@ def _build(item: Fetched, site: Site, store: Store, *, offline: bool) -> Fetched
         wheels = sorted(Path(folder).glob("*.whl"))
         if done.returncode != 0 or len(wheels) != 1:
             raise OutsideError(
-                f"failed to build `{item.artifact.label}` from source:\n{done.stderr.strip()[-4000:]}",
+                f"failed to build `{item.artifact.label}` from source:\n{hide_secrets(done.stderr.strip()[-4000:])}",
                 hint=(
                     Hint("install what the build requires, such as a compiler"),
                     Hint("once environment.yml requires a version that is published as a wheel", "envforge lock"),
@@ -432,7 +419,4 @@ def _keep(artifact: Artifact, wheel: Path, store: Store) -> Fetched:
     package = replace(artifact.package, url=wheel.as_uri(), sha256=digest.hex)
     made = Artifact(package=package, digest=digest)
     check_wheel(wheel, made)
-    path = store.path(made)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    store.keep(wheel, path)
-    return Fetched(artifact=made, path=path, downloaded_bytes=0)
+    return Fetched(artifact=made, path=store.keep(wheel, made), downloaded_bytes=0)

@@ -13,7 +13,7 @@ from envforge.lock.plan import make_plan, read_any_lock
 from envforge.prefix.cache import Store
 from envforge.prefix.conda_packages import unpack
 from envforge.prefix.fetch import Fetched
-from envforge.prefix.install import Early, split_python
+from envforge.prefix.install import split_python
 from envforge.prefix.installed import pip_installed
 from envforge.prefix.journal import lock_prefix, mark_writing
 from envforge.prefix.wheels import Batch, Site, stand_alone
@@ -112,14 +112,16 @@ def test_what_python_needs_comes_before_the_wheels(tmp_path: Path) -> None:
     assert [archive.record.name.normalized for archive in rest] == ["apart"]
 
 
-def test_an_early_attempt_that_ends_in_an_error_of_python_is_not_hidden() -> None:
-    def fail() -> None:
+def test_an_early_attempt_that_ends_in_an_error_of_python_is_not_hidden(
+    channel: Channel, lock: LockWriter, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(batch: Batch) -> None:
         raise ZeroDivisionError
 
-    with Early(fail) as early:
-        pass
+    monkeypatch.setattr("envforge.prefix.install.install_wheels", fail)
+    lock.conda(channel.packages["python"]).wheel(channel.folder / "wheels" / "tool-1.0-py3-none-any.whl")
     with pytest.raises(ZeroDivisionError):
-        early.succeeded()
+        place.install(lock.write(tmp_path / "conda-lock.yml"))
 
 
 def test_an_install_waits_for_the_uv_of_a_killed_one(

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from envforge.cli import main
 from envforge.errors import EnvforgeError
 from envforge.prefix.audit import audit
+from envforge.prefix.journal import read_journal
 from envforge.prefix.locate import Meant, check_usable
 from envforge.prefix.values import AuditRequest
 from tests.prefix.install.support import LockWriter, Noted, Place, tree
@@ -179,3 +181,23 @@ def test_invalid_record_of_conda_is_named(tools: tuple[Path, Path], here: Place,
         assert caught.value.code == "record-damaged"
         assert caught.value.exit_code == 1
         assert str(fake) in caught.value.message
+
+
+def test_repair_creates_a_moved_environment_again(
+    tools: tuple[Path, Path], here: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, tool = tools
+    project = tmp_path / "proj"
+    project.mkdir()
+    shutil.copy(tool, project / "conda-lock.yml")
+    here.install(project / "conda-lock.yml", prefix=project / ".conda")
+    project.rename(tmp_path / "proj2")
+    monkeypatch.chdir(tmp_path / "proj2")
+    monkeypatch.setenv("ENVFORGE_CACHE", str(here.cache))
+    assert main(["run", "tool"]) == 1
+    assert main(["audit"]) == 1
+    assert main(["audit", "--fix", "--offline"]) == 0
+    assert subprocess.run([".conda/bin/tool"], capture_output=True, check=True).stdout == b"tool at work\n"
+    journal = read_journal(tmp_path / "proj2" / ".conda")
+    assert journal is not None
+    assert journal.lockfile == str(tmp_path / "proj2" / "conda-lock.yml")

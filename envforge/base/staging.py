@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 
+from envforge.base.files import sync_folder, write_synced
 from envforge.errors import EnvforgeError, OutsideError
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def perform(swap: Swap, stage: Path, target: Path, interrupts: Interrupts) -> No
     for folder in {target / path.parent for path in (*swap.removed, *(file.path for file in swap.files))}:
         sync_folder(folder)
     interrupts.check()
-    _write(stage / _COMMITTED, b"")
+    write_synced(stage / _COMMITTED, b"")
 
 
 def settle_interrupted(target: Path) -> bool:
@@ -171,7 +172,7 @@ def _write_journal(swap: Swap, stage: Path, target: Path) -> None:
         "folders": sorted(str(folder) for folder in folders),
         "kept": {str(path): str(name) for path, name in swap.kept},
     }
-    _write(stage / f"{_JOURNAL}.tmp", json.dumps(journal).encode())
+    write_synced(stage / f"{_JOURNAL}.tmp", json.dumps(journal).encode())
     (stage / f"{_JOURNAL}.tmp").rename(stage / _JOURNAL)
     sync_folder(stage)
 
@@ -262,21 +263,3 @@ def _new_file(path: Path, *, executable: bool) -> BinaryIO:
     """Create a file and open it for writing, with the permissions that the umask allows; raise if it exists."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     return os.fdopen(os.open(path, flags, 0o777 if executable else 0o666), "wb")
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("xb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush renames in a directory to disk."""
-    if os.name == "nt":  # Windows can't open a directory
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

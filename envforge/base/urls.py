@@ -159,6 +159,17 @@ def show_url(text: str) -> str:
     return printable(_shown(match) if match else shown)
 
 
+def without_user(text: str) -> str:
+    """Return a URL as a lockfile records it: without the user info, but with its query.
+
+    From a text that isn't a valid URL, every secret is removed.
+    """
+    try:
+        return Url.parse(text).without_user().reveal()
+    except ValueError:
+        return show_url(text)
+
+
 def hide_secrets(text: str) -> str:
     """Return a text, such as the output of another tool, with every URL in it shown without its secrets."""
     return _NO_SCHEME.sub("", _IN_TEXT.sub(_shown, text))

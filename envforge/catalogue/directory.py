@@ -17,13 +17,13 @@ from typing import Any, Protocol
 
 from filelock import FileLock
 
+from envforge.base.files import write_atomic
 from envforge.base.suggest import nearest
 from envforge.catalogue.address import Address
 from envforge.catalogue.index import INDEX_FILE, Entry, list_entries, read_row
 from envforge.catalogue.signing import Signer, index_bytes, signed
 from envforge.catalogue.stored import verified_text
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
-from envforge.prefix.journal import write_atomic_bytes
 
 _LOCK = ".index.lock"
 
@@ -83,8 +83,8 @@ def add(root: Path, addition: Addition) -> bool:
             raise EnvforgeError(
                 f"`{path.parent}` is a link to a path outside the catalogue `{root}`", code="catalogue-damaged"
             )
-        write_atomic_bytes(path, data)
-    write_atomic_bytes(index, index_bytes(document))
+        write_atomic(path, data, through_links=False)
+    write_atomic(index, index_bytes(document), through_links=False)
     return True
 
 

@@ -14,7 +14,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from envforge.base.net import without_credentials
+from envforge.base.urls import hide_secrets, show_url
 from envforge.catalogue.address import Address
 from envforge.catalogue.directory import Addition, add
 from envforge.errors import EnvforgeError, OutsideError, RequestError
@@ -167,7 +167,7 @@ def _git(folder: Path, *words: str) -> None:
 
 
 def _shown(done: subprocess.CompletedProcess[str]) -> str:
-    lines = [line.strip() for line in without_credentials(done.stderr).splitlines() if line.strip()]
+    lines = [line.strip() for line in hide_secrets(done.stderr).splitlines() if line.strip()]
     telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "!"))]
     return "; ".join(telling[:3] or lines[-2:]) or f"exit status {done.returncode}"
 
@@ -176,6 +176,6 @@ def _error(what: str, address: Address, done: subprocess.CompletedProcess[str]) 
     return OutsideError(
         f"git failed to {what} `{address.public}`: {_shown(done)}",
         hint="to check the URL, the branch, and your access",
-        command=f"git ls-remote {shlex.quote(without_credentials(address.location))}",
+        command=f"git ls-remote {shlex.quote(show_url(address.location))}",
         code="git-failed",
     )

@@ -122,14 +122,10 @@ def _sides(change: Change) -> tuple[str, str]:
 
 
 def _side(what: str, pinned: Pinned) -> str:
-    more = {"file": f" (checksum {pinned.checksum[:12]}…)", "address": f" from {_public(pinned.url)}"}
+    from envforge.base.urls import show_url
+
+    more = {"file": f" (checksum {pinned.checksum[:12]}…)", "address": f" from {show_url(pinned.url)}"}
     return f"{pinned}{more.get(what, f' ({pinned.category})' if what == 'category' else '')}"
-
-
-def _public(url: str) -> str:
-    from envforge.base.net import without_credentials
-
-    return without_credentials(url)
 
 
 def _from_to(before: str, after: str) -> str:
@@ -207,12 +203,14 @@ def _change_json(change: Change) -> Json:
 
 
 def _pinned_json(pinned: Pinned | None) -> Json:
+    from envforge.base.urls import show_url
+
     if pinned is None:
         return None
     return {
         "version": pinned.version,
         "build": pinned.build,
-        "url": _public(pinned.url),
+        "url": show_url(pinned.url),
         "sha256": pinned.sha256,
         "category": pinned.category,
     }

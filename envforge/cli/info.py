@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ import click
 
 from envforge import __version__
 from envforge.base.distribution import distribution_name, installed_by, upgrade_command
+from envforge.base.urls import hide_secrets
 from envforge.catalogue.address import chosen_catalogue
 from envforge.catalogue.signing import key_id
 from envforge.cli.options import chosen_machine, json_option, prefix_options
@@ -172,7 +172,6 @@ _ALSO_READ = (
     "RATTLER_CACHE_DIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME",
 )  # fmt: skip
 _ADDRESSES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "PIP_INDEX_URL")
-_CREDENTIALS = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]*@")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,8 +219,8 @@ def read_info(meant: Meant | None, environment: Mapping[str, str], here: Path, h
         version=__version__,
         package=Path(__file__).resolve().parents[1],
         distribution=distribution_name(),
-        installed_by=shown_address(installed_by()),
-        upgrade_command=shown_address(upgrade_command()),
+        installed_by=hide_secrets(installed_by()),
+        upgrade_command=hide_secrets(upgrade_command()),
         python=platform.python_version(),
         executable=sys.executable,
         system=platform.platform(),
@@ -300,15 +299,10 @@ def _variables(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Return the variables that envforge and its tools read, with URLs without credentials."""
     addresses = {*_ADDRESSES, *(name.upper() for name in _ADDRESSES)}
     return tuple(
-        (name, shown_address(value) if name in addresses or "://" in value else value)
+        (name, hide_secrets(value) if name in addresses or "://" in value else value)
         for name, value in sorted(environment.items())
         if name.startswith(_READ) or name in _ALSO_READ or name in addresses
     )
-
-
-def shown_address(text: str) -> str:
-    """Return a text with all URLs without user names and passwords."""
-    return _CREDENTIALS.sub(r"\1", text)
 
 
 def _files(environment: Mapping[str, str], home: Path) -> tuple[tuple[str, str], ...]:

@@ -70,9 +70,9 @@ class _Options:
 
     def bundled_lock(self, bundle: Bundle) -> tuple[Path, str]:
         """Return the bundle's lockfile: the project's own if it is the same, else a copy in the cache, and a note."""
+        from envforge.base.files import write_atomic
         from envforge.errors import Hint, RequestError
         from envforge.prefix.cache import Store, default_root
-        from envforge.prefix.journal import write_atomic_bytes
 
         if self.variant is not None:
             raise RequestError(
@@ -94,7 +94,7 @@ class _Options:
                 code="two-locks",
             )
         kept = Store((self.cache or default_root()).absolute()).bundled_lock(bundle.lock)
-        write_atomic_bytes(kept, bundle.lock)
+        write_atomic(kept, bundle.lock)
         note = f"note: installing the lockfile of {bundle.path}, which differs from {near}"
         return kept, note if near.exists() else ""
 

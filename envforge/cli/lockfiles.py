@@ -107,9 +107,9 @@ def show_entry(*, name: str, catalogue: str | None, as_json: bool) -> None:
 def pull(*, name: str, output: Path, force: bool, public_key: str | None, catalogue: str | None, as_json: bool) -> None:
     """Verify the lockfile NAME against the index, and copy it to conda-lock.yml."""
     from envforge.base.envelope import success
+    from envforge.base.files import write_atomic
     from envforge.catalogue.directory import entry_named, lock_text, open_catalogue
     from envforge.errors import RequestError
-    from envforge.prefix.journal import write_atomic_bytes
 
     fail_on_incomplete_change(output)
     chosen = _chosen(catalogue)
@@ -124,7 +124,7 @@ def pull(*, name: str, output: Path, force: bool, public_key: str | None, catalo
             hint=f"to overwrite it, pass `--force`; to write another file, pass `--output {output.stem}-new.yml`",
             code="file-exists",
         )
-    write_atomic_bytes(output, data)
+    write_atomic(output, data)
     if as_json:
         click.echo(success("lockfiles pull", {"file": str(output), **_row(entry)}))
         return

@@ -92,13 +92,13 @@ def check_platform(project: Project) -> None:
 
 def install_lock(request: NewRequest, outcome: new_report.Outcome) -> new_report.Installed:
     """Install the lockfile into the project; a failure keeps the project."""
-    from envforge.base.net import without_credentials
+    from envforge.base.urls import show_url
     from envforge.cli.progress import shown_progress
     from envforge.prefix.install import install
     from envforge.prefix.values import InstallRequest
 
     enter = f"cd {shlex.quote(str(outcome.target))} &&"
-    options = "".join(f" --mirror {shlex.quote(without_credentials(rule))}" for rule in request.lock.mirrors)
+    options = "".join(f" --mirror {shlex.quote(show_url(rule))}" for rule in request.lock.mirrors)
     later = f"{enter} envforge install{options}"
     cache = os.environ.get("ENVFORGE_CACHE")
     if not request.as_json:

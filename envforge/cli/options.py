@@ -44,7 +44,7 @@ def repeated_command(changes: Mapping[str, str | bool | None]) -> str:
     """
     from click.core import ParameterSource
 
-    from envforge.base.net import without_credentials
+    from envforge.base.urls import show_url
 
     context = click.get_current_context()
     words = context.command_path.split()
@@ -58,7 +58,7 @@ def repeated_command(changes: Mapping[str, str | bool | None]) -> str:
             if each is None or each is False:
                 continue
             words += [] if isinstance(parameter, click.Argument) else [max(parameter.opts, key=len)]
-            words += [] if each is True else [without_credentials(str(each))]
+            words += [] if each is True else [show_url(str(each))]
     return shlex.join(["envforge", *words[1:]])
 
 

@@ -263,7 +263,7 @@ def _version(text: str) -> Version | None:
 
 def _index(url: str) -> str:
     """Return the URL of a wheel index without the tag, which is added to it; a lockfile records it."""
-    from envforge.base.net import without_credentials
+    from envforge.base.urls import show_url
 
     trimmed = url.strip().rstrip("/")
     last = trimmed.rsplit("/", 1)[-1]
@@ -278,20 +278,20 @@ def _index(url: str) -> str:
         hint = f"to use this index, pass `--torch-index {trimmed.removesuffix('/' + last)}`"
     else:
         return trimmed
-    raise RequestError(f"`--torch-index {without_credentials(url)}` {problem}", hint=hint, code="bad-torch-index")
+    raise RequestError(f"`--torch-index {show_url(url)}` {problem}", hint=hint, code="bad-torch-index")
 
 
 def _is_url(text: str) -> bool:
     """Return whether ``text`` is an absolute HTTP or file URL, without a query and a fragment."""
-    from urllib.parse import urlsplit
+    from envforge.base.urls import Url
 
     if re.fullmatch(r"(https?|file)://[^\s?#]+", text) is None:
         return False
     try:
-        parts = urlsplit(text)
-        return parts.port != 0 and (parts.hostname is not None if parts.scheme != "file" else len(parts.path) > 1)
-    except ValueError:  # of an invalid port or IPv6 address
+        url = Url.parse(text)
+    except ValueError:
         return False
+    return url.port != 0 and (bool(url.host) if url.scheme != "file" else len(url.path) > 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

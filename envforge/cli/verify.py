@@ -360,12 +360,9 @@ def _write_files(report: Report, chosen: _Options) -> None:
 
 def write_report(path: Path, content: bytes) -> None:
     """Write a report file atomically, and name it on stderr, because stdout may be data."""
-    from envforge.prefix.journal import write_atomic_bytes
+    from envforge.base.files import write_atomic
 
-    if path.exists() and not path.is_file():
-        path.write_bytes(content)  # a device or a pipe such as /dev/stdout, which a rename would replace
-    else:
-        write_atomic_bytes(path, content)
+    write_atomic(path, content)
     click.echo(f"Wrote {path}", err=True)
 
 

@@ -17,8 +17,8 @@ import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from envforge.base.net import CREDENTIALS
 from envforge.base.suggest import nearest
+from envforge.base.urls import has_secrets
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.names import NameMapping, is_torch_family
 from envforge.lock.project import project_command
@@ -191,7 +191,7 @@ def _conda(word: str) -> Wanted:
     from rattler.exceptions import InvalidMatchSpecError  # noqa: PLC0415
 
     match = _CONDA.fullmatch(word)
-    if match is None or CREDENTIALS.search(word):
+    if match is None or has_secrets(word):
         raise _not_conda(word)
     rest = re.sub(r"\s*([<>=!~,|]+)\s*", r"\1", (match["rest"] or "").strip())
     if rest and _VERSION.fullmatch(rest) is None:

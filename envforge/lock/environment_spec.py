@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from packaging.version import Version
 
 from envforge.base.data_files import read_data
 from envforge.base.jinja import TemplateError, render_template
+from envforge.base.urls import has_secrets
 from envforge.errors import Hint, RequestError
 from envforge.pytorch.selection import Selection
 
@@ -27,7 +27,6 @@ LOCK_FILE = "conda-lock.yml"
 TORCH_FAMILY = ("torch", "torchvision", "torchaudio")
 
 _CONDA_SPEC = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]*)(?: +(?P<version>[0-9a-zA-Z.*+!=<>,|_-]+))?")
-_VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*\}?")
 # the selectors that conda-lock reads in comments, from conda_lock/src_parser/selectors.py of conda-lock 4.0.3
 _SELECTORS = {
     "linux-64": "linux64",
@@ -191,8 +190,7 @@ def _check(selections: tuple[Selection, ...], needs: Needs) -> None:
 
 
 def _refuse_credentials(url: str) -> None:
-    user = urlsplit(url).netloc.rpartition("@")[0]
-    if user and _VARIABLE.sub("", user).strip(":"):
+    if has_secrets(url):
         raise RequestError(
             "`--torch-index` contains credentials, but environment.yml is shared",
             hint="refer to environment variables instead, which are expanded when the project is locked: pass "

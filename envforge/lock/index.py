@@ -30,9 +30,10 @@ from packaging.tags import Tag, compatible_tags, cpython_tags, mac_platforms
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
+from envforge.base.urls import without_user
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.names import NameMapping, Sources
-from envforge.lock.pages import Downloads, IndexFile, Link, Page, public, quoted, render_page
+from envforge.lock.pages import Downloads, IndexFile, Link, Page, quoted, render_page
 from envforge.lock.previous_lock import Solve, SolvedPackage, read_solve
 from envforge.lock.request import Cutoff
 
@@ -293,7 +294,7 @@ class PlatformIndex:
         if file.is_yanked and not any(f"=={version}" in str(r) for r in self.wanted.pip):
             return None
         token = hashlib.sha256(file.url.encode()).hexdigest()[:16]
-        return rank, Offer(token=token, name=name, version=version, index=public(index), file=file)
+        return rank, Offer(token=token, name=name, version=version, index=without_user(index), file=file)
 
     def _python_fits(self, requires_python: str | None) -> bool:
         try:

@@ -16,9 +16,9 @@ from typing import Any
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from envforge.base.net import CREDENTIALS
 from envforge.base.suggest import nearest
 from envforge.base.terms import WheelTag
+from envforge.base.urls import has_secrets, hide_secrets
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.request import VIRTUAL_PACKAGES
 
@@ -262,12 +262,9 @@ def _editable(line: str) -> str:
 def refuse_credentials(where: str, texts: Sequence[str]) -> None:
     """Raise ``EnvforgeError`` if a URL contains a password or a token, without repeating it."""
     for text in texts:
-        match = CREDENTIALS.search(text)
-        if match is not None:
-            words = text[: match.start()].split()
-            start = f" (`{words[-1]}…`)" if words else ""
+        if has_secrets(text):
             raise EnvforgeError(
-                f"a URL in `{where}`{start} contains credentials, which a lockfile would spread",
+                f"`{hide_secrets(text)}` in `{where}` contains credentials, which a lockfile would spread",
                 hint="move them to `~/.netrc`, or refer to environment variables, such as `https://$USER:$TOKEN@HOST`",
                 code="credentials",
             )

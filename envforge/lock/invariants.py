@@ -11,10 +11,9 @@ from urllib.parse import urlsplit
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from envforge.base.net import CREDENTIALS
+from envforge.base.urls import has_secrets, show_url, without_user
 from envforge.lock.lockfile import LockedPackage, Lockfile
 from envforge.lock.names import NameMapping
-from envforge.lock.pages import public
 
 _LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?")
 
@@ -116,10 +115,12 @@ def _file(package: LockedPackage, expected: Expectations) -> Iterator[Problem]:
     label = f"`{package.name} {package.version}` ({package.platform})"
     if package.sha256 is None or set(package.sha256) == {"0"}:  # zeros are `index.UNKNOWN_SHA256`
         yield Problem(code="no-sha256", message=f"{label} has no SHA-256")
-    if CREDENTIALS.search(package.url):
+    if has_secrets(package.url):
         yield Problem(code="credentials", message=f"the URL of {label} contains credentials")
     elif not _is_public(package.url, expected.asked):
-        yield Problem(code="address", message=f"{label} comes from `{package.url}`, which other machines can't reach")
+        yield Problem(
+            code="address", message=f"{label} comes from `{show_url(package.url)}`, which other machines can't reach"
+        )
     if package.manager != "pip":
         return
     stated = dict(expected.digests).get(package.url)
@@ -130,7 +131,8 @@ def _file(package: LockedPackage, expected: Expectations) -> Iterator[Problem]:
         )
     if canonicalize_name(package.name) in expected.family and package.url not in expected.torch_urls:
         yield Problem(
-            code="torch-index", message=f"{label} comes from `{package.url}`, which the PyTorch index doesn't list"
+            code="torch-index",
+            message=f"{label} comes from `{show_url(package.url)}`, which the PyTorch index doesn't list",
         )
 
 
@@ -139,7 +141,7 @@ def _is_public(url: str, asked: tuple[str, ...]) -> bool:
     parts = urlsplit(url)
     if parts.scheme == "https" and _LOOPBACK.fullmatch(parts.netloc) is None:
         return True
-    origins = {urlsplit(public(address))[:2] for address in asked if address.startswith("http")}
+    origins = {urlsplit(without_user(address))[:2] for address in asked if address.startswith("http")}
     return parts[:2] in origins or any(url.startswith(f"{address.rstrip('/')}/") for address in asked)
 
 

@@ -12,7 +12,6 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from packaging.utils import canonicalize_name
 
@@ -61,7 +60,7 @@ def is_torch_family(name: str, requested: str = "") -> bool:
 
 def torch_indexes(pip_repositories: tuple[str, ...]) -> tuple[str, ...]:
     """Return the ``pip-repositories`` in PyTorch's layout: their URLs end in a wheel tag or in ``whl``."""
-    return tuple(url for url in pip_repositories if _TORCH_INDEX.search(urlsplit(url).path))
+    return tuple(url for url in pip_repositories if _TORCH_INDEX.search(re.split("[?#]", url)[0]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

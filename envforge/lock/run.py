@@ -18,6 +18,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from envforge.base.urls import without_user
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 from envforge.lock import condalock, tee
 from envforge.lock import lockfile as document
@@ -28,7 +29,7 @@ from envforge.lock.inputs import Inputs, VirtualPackages, refuse_credentials, vi
 from envforge.lock.invariants import Expectations, audit
 from envforge.lock.lockfile import Frame, Lockfile, Resolved, parse_lockfile
 from envforge.lock.names import NameMapping, Sources, is_torch_family, torch_indexes
-from envforge.lock.pages import Downloads, public
+from envforge.lock.pages import Downloads
 from envforge.lock.previous_lock import Keeping, Old, list_changes, read_solve
 from envforge.lock.python_index import PythonIndex, configured_index
 from envforge.lock.reasons import with_reasons
@@ -288,7 +289,7 @@ class Run:
 
 
 def _addresses(indexes: Mapping[str, PlatformIndex]) -> set[str]:
-    return {public(url) for index in indexes.values() for url in index.sources.torch}
+    return {without_user(url) for index in indexes.values() for url in index.sources.torch}
 
 
 def _other_addresses(indexes: Mapping[str, PlatformIndex]) -> tuple[str, ...]:

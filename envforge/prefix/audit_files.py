@@ -28,12 +28,12 @@ from stat import S_ISLNK, S_ISREG
 from typing import NamedTuple
 
 from envforge.base.documents import Document
+from envforge.base.files import write_atomic
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.lockfile import Manager
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import hash_file, walk
 from envforge.prefix.installed import Claim, CondaPackage, Distribution, read_record
-from envforge.prefix.journal import write_atomic_bytes
 from envforge.prefix.values import Finding, Progress
 
 
@@ -448,5 +448,5 @@ def _save(prefix: Path, rows: Known) -> tuple[str, ...]:
     if not os.access(folder, os.W_OK):
         return (f"`{folder}` is not writable, so the next audit reads every file again",)
     document = {"schema_version": SCHEMA_VERSION, "files": dict(sorted(rows.items()))}
-    write_atomic_bytes(folder / "audit.json", json.dumps(document, separators=(",", ":")).encode())
+    write_atomic(folder / "audit.json", json.dumps(document, separators=(",", ":")), through_links=False)
     return ()

@@ -14,16 +14,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from envforge.base.documents import Document, Printable, Sha256
+from envforge.base.files import replacing
 from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest
 from envforge.prefix.cache import digest_of
@@ -115,28 +115,21 @@ def write_bundle(
     output: Path, lock: bytes, platform: str, files: Mapping[str, tuple[Path, Digest]], progress: Progress
 ) -> None:
     """Write a bundle of ``files`` (by name in the archive) atomically, and verify each file on the way."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    aside = output.with_name(f".{output.name}.{os.getpid()}")
     names = sorted(files)
     progress.begin("bundling", sum(files[name][0].stat().st_size for name in names), "bytes")
     try:
-        with aside.open("wb") as stream:
-            with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
-                about = _About(platform=platform, lock_sha256=_sha256(lock))
-                _add_text(archive, ABOUT, (json.dumps(asdict(about), indent=1) + "\n").encode())
-                _add_text(archive, LOCK, lock)
-                _add_text(archive, SUMS, _sums(names, files).encode())
-                for name in names:
-                    _add_file(archive, name, files[name], progress)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(output)
-    except OSError as error:
-        raise OutsideError(f"cannot write `{output}`: {error.strerror or error}", code="write-failed") from error
+        with (
+            replacing(output) as stream,
+            tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            about = _About(platform=platform, lock_sha256=_sha256(lock))
+            _add_text(archive, ABOUT, (json.dumps(asdict(about), indent=1) + "\n").encode())
+            _add_text(archive, LOCK, lock)
+            _add_text(archive, SUMS, _sums(names, files).encode())
+            for name in names:
+                _add_file(archive, name, files[name], progress)
     finally:
         progress.end()
-        with suppress(FileNotFoundError):
-            aside.unlink()
 
 
 def read_bundle(path: Path) -> Bundle:

@@ -28,10 +28,10 @@ from pathlib import Path
 from stat import S_ISDIR
 from typing import NamedTuple
 
+from envforge.base.files import write_atomic
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.plan import Artifact, Digest
-from envforge.prefix.journal import write_atomic_bytes
 
 VARIABLE = "ENVFORGE_CACHE"
 _BLOCK = 1 << 20
@@ -95,7 +95,7 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.utime(partial, (_MODIFIED_S, _MODIFIED_S))
         partial.replace(path)
-        write_atomic_bytes(_verified(path), _identity(path, artifact.digest), synced=False)
+        write_atomic(_verified(path), _identity(path, artifact.digest), synced=False)
         return path
 
     def holds(self, artifact: Artifact, *, reread: bool = False) -> bool:
@@ -113,7 +113,7 @@ class Store:
         if digest_of(path, artifact.digest) != artifact.digest:
             return False
         if os.access(path.parent, os.W_OK):
-            write_atomic_bytes(noted, before, synced=False)
+            write_atomic(noted, before, synced=False)
         return True
 
     def evict(self, artifact: Artifact) -> None:
@@ -230,7 +230,7 @@ def note_files(archive: Path, files: Mapping[str, Seen], whole_at_ns: int) -> No
 def write_mark(archive: Path, text: str) -> None:
     """Write a ``.seen`` file if the cache is writable; if a crash loses it, the files are read again."""
     if os.access(archive.parent, os.W_OK):
-        write_atomic_bytes(mark(archive), f"{SEEN_SCHEMA}\n{text}".encode(), synced=False)
+        write_atomic(mark(archive), f"{SEEN_SCHEMA}\n{text}".encode(), synced=False)
 
 
 # `clean` must know of installs into any prefix; the system releases these locks when a process dies

@@ -29,6 +29,7 @@ from rattler.package_cache import PackageCache, PackageCacheLayer, ValidationMod
 from rattler.package_streaming import extract
 
 from envforge.base.documents import Document
+from envforge.base.files import write_atomic
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, record_name
@@ -36,7 +37,7 @@ from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import SEEN_SCHEMA, Store, digest_of, mark, settled_before, walk, write_mark
 from envforge.prefix.fetch import Fetched
 from envforge.prefix.installed import conda_records
-from envforge.prefix.journal import record_fault, write_atomic_bytes
+from envforge.prefix.journal import record_fault
 from envforge.prefix.values import InstallRequest, Progress
 
 _RESERVED = {"conda-meta", ENVFORGE_DIRECTORY}
@@ -459,8 +460,8 @@ def _record_origins(archives: tuple[Archive, ...], prefix: Path) -> None:
         text = head.decode("utf-8")
         for key, value in (("fn", item.artifact.file_name), ("url", url), ("channel", url.rsplit("/", 2)[0])):
             text = _with_value(text, key, value)
-        # a new file, because rattler's has the mode 0600, which other users of the prefix can't read
-        write_atomic_bytes(path, text.encode("utf-8") + mark_ + rest, synced=False)
+        path.unlink()  # for its mode is 0600, and other users of the prefix must read it
+        write_atomic(path, text.encode("utf-8") + mark_ + rest, synced=False)
 
 
 def _with_value(text: str, key: str, value: str) -> str:

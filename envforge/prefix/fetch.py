@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from envforge.base.net import Client
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.plan import Artifact, Digest, record_name
@@ -131,8 +132,7 @@ def open_wire(request: InstallRequest, progress: Progress) -> Wire:
         retry=request.retry,
         progress=progress,
         stop=threading.Event(),
-        pools={},
-        guard=threading.Lock(),
+        client=Client(timeout_s=request.retry.timeout_s, connections=WORKERS),
         supply=request.supply,
     )
 
@@ -226,10 +226,11 @@ def check_room(fetched: Iterable[Fetched], prefix: Path, store: Store) -> None:
     if min(shutil.disk_usage(_existing(place)).free for place in (store.root, prefix)) > plenty:
         return
     fresh = (item for item in chosen if not (store.conda / record_name(item.artifact)).is_dir())
-    _need(store.root, sum(_unpacked_bytes(item.path) for item in fresh), "to unpack the packages")
+    _need(store.root, sum(_unpacked_bytes(item.path) for item in fresh), f"in `{_existing(store.root)}` to unpack the packages")
     if _device(store.root) != _device(prefix):
         total = sum(_unpacked_bytes(item.path) for item in chosen)
-        _need(prefix, total, "to copy the packages into the environment, which is on another disk than the cache")
+        where = f"in `{_existing(prefix)}` to copy the packages into the environment"
+        _need(prefix, total, f"{where}, which is on another disk than the cache")
 
 
 def _unpacked_bytes(path: Path) -> int:
@@ -256,11 +257,10 @@ def _existing(path: Path) -> Path:
 
 
 def _need(path: Path, wanted: int, purpose: str) -> None:
-    folder = _existing(path)
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(_existing(path)).free
     if free < wanted:
         raise OutsideError(
-            f"not enough disk space in `{folder}` {purpose}: expected {wanted / 1e6:.0f} MB, found {free / 1e6:.0f} MB",
+            f"not enough disk space {purpose}: expected {wanted / 1e6:.0f} MB, found {free / 1e6:.0f} MB",
             hint=(
                 Hint("to remove cached packages", "envforge clean"),
                 Hint("to put the cache on another disk, pass `--cache DIR`"),

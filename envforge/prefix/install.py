@@ -16,6 +16,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
+from envforge.base.files import write_atomic
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.needs import asks_driver, concerns, describe, read_needs, unmet
@@ -31,7 +32,6 @@ from envforge.prefix.journal import (
     journal_path,
     lock_prefix,
     read_journal,
-    write_atomic_bytes,
     write_journal,
 )
 from envforge.prefix.values import InstallReport, InstallRequest, Outcome, PlannedFile, Preview, Progress, Silent, Step
@@ -349,7 +349,9 @@ class Installation:
             prefix=str(prefix),
         )
         write_journal(prefix, journal)
-        write_atomic_bytes(prefix / ENVFORGE_DIRECTORY / "conda-lock.yml", self.request.lockfile.read_bytes())
+        write_atomic(
+            prefix / ENVFORGE_DIRECTORY / "conda-lock.yml", self.request.lockfile.read_bytes(), through_links=False
+        )
         if self._empties(todo):
             for path in prefix.iterdir():
                 if path.name == ENVFORGE_DIRECTORY:

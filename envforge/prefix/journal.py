@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from envforge.base.documents import Document, Printable
+from envforge.base.files import write_atomic
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.plan import Wheel
 from envforge.lock.project import ENVFORGE_DIRECTORY
@@ -83,7 +84,7 @@ def read_journal(prefix: Path) -> Journal | None:
 def write_journal(prefix: Path, journal: Journal) -> None:
     """Record a step; after a crash, the file is either the old or the new journal."""
     text = json.dumps(asdict(journal), indent=1, sort_keys=True) + "\n"
-    write_atomic_bytes(journal_path(prefix), text.encode())
+    write_atomic(journal_path(prefix), text, through_links=False)
 
 
 def recreate_command(prefix: Path) -> str:
@@ -100,22 +101,6 @@ def record_fault(path: Path, prefix: Path, reason: str) -> EnvforgeError:
         command=recreate_command(prefix),
         code="record-damaged",
     )
-
-
-def write_atomic_bytes(path: Path, data: bytes, *, synced: bool = True) -> None:
-    """Write a temporary file and rename it to ``path``; ``synced=False`` if losing it in a crash is harmless."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            if synced:
-                os.fsync(stream.fileno())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OutsideError(f"cannot write `{path}`: {error}", code="write-failed") from error
 
 
 def unfinished(prefix: Path) -> Step | None:

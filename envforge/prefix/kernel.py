@@ -19,11 +19,12 @@ from pathlib import Path
 
 from envforge.base.documents import Document
 from envforge.base.envelope import Json
+from envforge.base.files import write_atomic
 from envforge.errors import EnvforgeError, OutsideError, RequestError
 from envforge.lock.environment_spec import ENVIRONMENT_FILE
 from envforge.lock.lockfile import VARIANTS_DIRECTORY as VARIANTS
 from envforge.prefix.activation import activation, bin_folders, with_scripts
-from envforge.prefix.journal import read_journal, write_atomic_bytes
+from envforge.prefix.journal import read_journal
 from envforge.prefix.locate import Meant
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -96,7 +97,7 @@ def register(meant: Meant, kernel: Kernel, environment: Mapping[str, str]) -> No
             code="kernel-taken",
         )
     document = _document(meant, kernel.display_name, environment)
-    write_atomic_bytes(kernel.folder / _FILE, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
+    write_atomic(kernel.folder / _FILE, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def remove(meant: Meant, folder: Path) -> None:

@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
+from envforge.base.files import write_atomic
 from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, wheel_of
@@ -38,7 +39,7 @@ from envforge.prefix.cache import Seen, Store, digest_of, hash_file, note_files,
 from envforge.prefix.conda_packages import archive_damaged, check_path, read_records, refused, site_packages_of
 from envforge.prefix.fetch import Fetched
 from envforge.prefix.installed import distributions, installed, read_record, sha256_of_row
-from envforge.prefix.journal import mark_writing, recreate_command, write_atomic_bytes
+from envforge.prefix.journal import mark_writing, recreate_command
 from envforge.prefix.values import Progress
 
 _BATCH = 200
@@ -344,7 +345,9 @@ def _forget_origin(site: Site, item: Fetched) -> None:
     if not note.exists():
         return
     row = re.compile(rf"^{re.escape(info.name)}/uv_cache\.json,.*\r?\n".encode(), re.MULTILINE)
-    write_atomic_bytes(record, row.sub(b"", record.read_bytes(), count=1), synced=False)  # as uv writes its files
+    write_atomic(
+        record, row.sub(b"", record.read_bytes(), count=1), synced=False, through_links=False
+    )  # as uv writes its files
     note.unlink()
 
 

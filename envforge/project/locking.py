@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import unquote, urlsplit
 
 from envforge.base.data_files import lockfiles_root, templates_root
-from envforge.base.net import Mirrors
+from envforge.base.net import Client, Mirrors, NetworkError
+from envforge.base.urls import Url, show_url
 from envforge.catalogue import stored as catalogue
 from envforge.catalogue.index import Entry, find_entry, list_entries
 from envforge.errors import OutsideError, RequestError
@@ -236,23 +236,18 @@ def _first_silent(urls: Iterable[str]) -> str | None:
 
 def _ask(url: str, answered: threading.Event) -> None:
     """Set ``answered`` if the server sends any HTTP response; a proxy that rejects the connection doesn't count."""
-    import os  # noqa: PLC0415 - with the HTTP client, which only a solve needs
-
-    import urllib3  # noqa: PLC0415 - as above
-
-    from envforge.base.net import expand, open_pool, split_credentials  # noqa: PLC0415 - as above
-
-    if url.startswith("file:"):
-        if Path(unquote(urlsplit(url).path)).exists():
-            answered.set()
-        return
-    clean, _ = split_credentials(expand(url, os.environ))
     try:
-        open_pool(clean, 1).request("HEAD", f"{clean.rstrip('/')}/", timeout=_ANSWER_S, redirect=False)
-    except (urllib3.exceptions.HTTPError, OSError, ValueError):
+        folder = Url.parse(url).file_path
+        if folder is None:
+            Client(timeout_s=_ANSWER_S).send(f"{url.rstrip('/')}/", method="HEAD", redirect=False).close()
+    except (NetworkError, ValueError):
         return
-    answered.set()
+    if folder is None or folder.exists():
+        answered.set()
 
 
 def _host(url: str) -> str:
-    return urlsplit(url).hostname or url
+    try:
+        return Url.parse(url).host
+    except ValueError:
+        return show_url(url)

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from envforge.base.files import write_atomic
 from envforge.base.urls import show_url
-from envforge.errors import EnvforgeError, OutsideError
+from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.plan import Artifact, Digest
 
 VARIABLE = "ENVFORGE_CACHE"
@@ -119,6 +119,12 @@ class Store:
     def evict(self, artifact: Artifact) -> None:
         """Remove the file of a package and its partial download."""
         shutil.rmtree(self.path(artifact).parent, ignore_errors=True)
+
+
+CACHE_HINTS = (
+    Hint("to remove cached packages", "envforge clean"),
+    Hint("to put the cache on another disk, pass `--cache DIR`"),
+)
 
 
 def default_root() -> Path:
@@ -231,6 +237,22 @@ def write_mark(archive: Path, text: str) -> None:
     """Write a ``.seen`` file if the cache is writable; if a crash loses it, the files are read again."""
     if os.access(archive.parent, os.W_OK):
         write_atomic(mark(archive), f"{SEEN_SCHEMA}\n{text}".encode(), synced=False)
+
+
+def existing(path: Path) -> Path:
+    """Return the first existing directory among a path and its parents."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def need_room(path: Path, wanted: int, purpose: str) -> None:
+    """Raise ``OutsideError`` unless the disk of ``path`` has ``wanted`` bytes of free space."""
+    free = shutil.disk_usage(existing(path)).free
+    if free < wanted:
+        raise OutsideError(
+            f"not enough disk space {purpose}: expected {wanted / 1e6:.0f} MB, found {free / 1e6:.0f} MB",
+            hint=CACHE_HINTS,
+            code="disk-full",
+        )
 
 
 # `clean` must know of installs into any prefix; the system releases these locks when a process dies

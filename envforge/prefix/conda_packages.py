@@ -34,7 +34,7 @@ from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, record_name
 from envforge.lock.project import ENVFORGE_DIRECTORY
-from envforge.prefix.cache import SEEN_SCHEMA, Store, digest_of, mark, settled_before, walk, write_mark
+from envforge.prefix.cache import CACHE_HINTS, SEEN_SCHEMA, Store, digest_of, mark, settled_before, walk, write_mark
 from envforge.prefix.fetch import Fetched
 from envforge.prefix.installed import conda_records
 from envforge.prefix.journal import record_fault
@@ -181,10 +181,7 @@ def _check_writable(folder: Path) -> None:
     except OSError as error:
         raise OutsideError(
             f"cannot unpack packages into `{folder}`: {error.strerror}",
-            hint=(
-                Hint("to remove cached packages", "envforge clean"),
-                Hint("to put the cache on another disk, pass `--cache DIR`"),
-            ),
+            hint=CACHE_HINTS,
             code="unpack-failed",
         ) from error
 

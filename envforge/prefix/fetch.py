@@ -19,7 +19,7 @@ from envforge.base.net import Client
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.plan import Artifact, Digest, record_name
-from envforge.prefix.cache import Store, digest_of
+from envforge.prefix.cache import Store, digest_of, existing, need_room
 from envforge.prefix.transfer import WORKERS, Stopped, Wire, download, size_of
 from envforge.prefix.values import InstallRequest, Progress, Silent
 
@@ -223,14 +223,15 @@ def check_room(fetched: Iterable[Fetched], prefix: Path, store: Store) -> None:
     """
     chosen = tuple(fetched)
     plenty = _PLENTY * sum(item.path.stat().st_size for item in chosen)
-    if min(shutil.disk_usage(_existing(place)).free for place in (store.root, prefix)) > plenty:
+    if min(shutil.disk_usage(existing(place)).free for place in (store.root, prefix)) > plenty:
         return
     fresh = (item for item in chosen if not (store.conda / record_name(item.artifact)).is_dir())
-    _need(store.root, sum(_unpacked_bytes(item.path) for item in fresh), f"in `{_existing(store.root)}` to unpack the packages")
+    total = sum(_unpacked_bytes(item.path) for item in fresh)
+    need_room(store.root, total, f"in `{existing(store.root)}` to unpack the packages")
     if _device(store.root) != _device(prefix):
         total = sum(_unpacked_bytes(item.path) for item in chosen)
-        where = f"in `{_existing(prefix)}` to copy the packages into the environment"
-        _need(prefix, total, f"{where}, which is on another disk than the cache")
+        where = f"in `{existing(prefix)}` to copy the packages into the environment"
+        need_room(prefix, total, f"{where}, which is on another disk than the cache")
 
 
 def _unpacked_bytes(path: Path) -> int:
@@ -249,21 +250,4 @@ def _unpacked_bytes(path: Path) -> int:
 
 
 def _device(path: Path) -> int:
-    return _existing(path).stat().st_dev
-
-
-def _existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.exists())
-
-
-def _need(path: Path, wanted: int, purpose: str) -> None:
-    free = shutil.disk_usage(_existing(path)).free
-    if free < wanted:
-        raise OutsideError(
-            f"not enough disk space {purpose}: expected {wanted / 1e6:.0f} MB, found {free / 1e6:.0f} MB",
-            hint=(
-                Hint("to remove cached packages", "envforge clean"),
-                Hint("to put the cache on another disk, pass `--cache DIR`"),
-            ),
-            code="disk-full",
-        )
+    return existing(path).stat().st_dev

@@ -25,7 +25,7 @@ from envforge.base.net import (
 from envforge.base.urls import Url, show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.plan import Artifact, Digest
-from envforge.prefix.cache import new_hasher
+from envforge.prefix.cache import need_room, new_hasher
 from envforge.prefix.values import Progress, Retry, Supply
 
 WORKERS = 8
@@ -196,7 +196,7 @@ def _ask(url: str, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
 
 def _need_room(partial: Path, wanted: int) -> None:
     name = partial.name.removesuffix(".part")
-    _need(partial.parent, wanted, f"for `{name}` in the cache `{partial.parents[3]}`")
+    need_room(partial.parent, wanted, f"for `{name}` in the cache `{partial.parents[3]}`")
 
 
 def _accept(response: Response, artifact: Artifact, url: str) -> None:

@@ -36,7 +36,7 @@ from envforge.lock.plan import Artifact, Digest, record_name
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import CACHE_HINTS, SEEN_SCHEMA, Store, digest_of, mark, settled_before, walk, write_mark
 from envforge.prefix.fetch import Fetched
-from envforge.prefix.installed import conda_records
+from envforge.prefix.installed import check_inside, conda_records
 from envforge.prefix.journal import record_fault
 from envforge.prefix.values import InstallRequest, Progress
 
@@ -121,12 +121,14 @@ def unpack(
     items = tuple(fetched)
     if not items:
         return ()
-    store.conda.mkdir(parents=True, exist_ok=True)
     progress.begin("unpacking", len(items), "packages")
     try:
+        store.conda.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor() as pool:
             work = partial(_unpack, store=store, platform=platform, progress=progress, reread=reread)
             return tuple(pool.map(work, items))
+    except OSError as error:
+        raise _unwritable(store.conda, error) from error
     finally:
         progress.end()
 
@@ -179,11 +181,13 @@ def _check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(bytes(_PROBE_BYTES))
     except OSError as error:
-        raise OutsideError(
-            f"cannot unpack packages into `{folder}`: {error.strerror}",
-            hint=CACHE_HINTS,
-            code="unpack-failed",
-        ) from error
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> OutsideError:
+    return OutsideError(
+        f"cannot unpack packages into `{folder}`: {error.strerror or error}", hint=CACHE_HINTS, code="unpack-failed"
+    )
 
 
 def _check_unpacked(item: Fetched, folder: Path, tree: Tree, platform: str) -> None:
@@ -410,6 +414,10 @@ async def _link(
     names = {archive.record.name.normalized for archive in archives}
     installed = read_records(request.prefix)
     kept = [record for record in installed if record.name.normalized not in names | removed]
+    for record in installed:
+        if record not in kept:  # rattler deletes its files
+            listed = f"the record of `{record.name.normalized}` in `conda-meta`"
+            check_inside(request.prefix, map(Path.as_posix, record.files), listed)
     # everything was unpacked and checked before, so rattler needn't read it again
     cache = PackageCache.from_layers([PackageCacheLayer(store.conda).with_validation_mode(ValidationMode.skip())])
     await rattler.install(

@@ -9,6 +9,7 @@ import base64
 import csv
 import hashlib
 import io
+import os
 import posixpath
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import NamedTuple
 from packaging.utils import canonicalize_name
 
 from envforge.base.documents import Document
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, printable
 from envforge.prefix.journal import record_fault, recreate_command
 
 _UNCHECKED_KINDS = {"directory", "pyc_file"}
@@ -354,3 +355,33 @@ def distributions(site_packages: Path) -> Iterator[tuple[str, str]]:
 def _infos(prefix: Path) -> list[Path]:
     places = ("lib/python*/site-packages", "Lib/site-packages")
     return [info for place in places for info in sorted(prefix.glob(f"{place}/*.dist-info"))]
+
+
+def check_removable(prefix: Path, names: Collection[str]) -> None:
+    """Raise ``EnvforgeError`` if a distribution to uninstall lists a file outside the prefix, which uv would delete."""
+    for info in _infos(prefix):
+        record = info / "RECORD"
+        if _name(info) in names and record.is_file():
+            site_packages = info.parent.relative_to(prefix).as_posix()
+            try:
+                rows = read_record(record.read_bytes())
+            except ValueError as error:
+                raise record_fault(record, prefix, str(error)) from error
+            check_inside(prefix, (posixpath.join(site_packages, name) for name, _, _ in rows), f"`{record}`")
+
+
+def check_inside(prefix: Path, paths: Iterable[str], listed: str) -> None:
+    """Raise ``EnvforgeError`` if a path that ``listed`` contains leads outside the prefix, by ``..`` or through a link."""
+    root = os.path.realpath(prefix)
+    known: set[str] = set()
+    for path in paths:
+        folder = posixpath.dirname(posixpath.join(root, path))
+        if folder not in known:
+            known.add(folder)
+            if not f"{os.path.realpath(folder)}/".startswith(f"{root}/"):
+                raise EnvforgeError(
+                    f"{listed} contains `{printable(path)}`, which is outside the environment, so it is not removed",
+                    hint="to create the environment again",
+                    command=recreate_command(prefix),
+                    code="record-damaged",
+                )

@@ -38,7 +38,7 @@ from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import Seen, Store, digest_of, hash_file, note_files, read_files
 from envforge.prefix.conda_packages import archive_damaged, check_path, read_records, refused, site_packages_of
 from envforge.prefix.fetch import Fetched
-from envforge.prefix.installed import distributions, installed, read_record, sha256_of_row
+from envforge.prefix.installed import check_removable, distributions, installed, read_record, sha256_of_row
 from envforge.prefix.journal import mark_writing, recreate_command
 from envforge.prefix.values import Progress
 
@@ -203,6 +203,7 @@ def uninstall(names: Iterable[str], site: Site, store: Store) -> None:
     """Remove distributions that pip or uv installed."""
     chosen = sorted(names)
     if chosen:
+        check_removable(site.prefix, chosen)
         words = ["pip", "uninstall", "--break-system-packages", "--python", str(site.program), *chosen]
         with mark_writing(site.prefix) as inherited:
             _uv(words, store, inherited)
@@ -330,7 +331,9 @@ def _uv_install(fetched: tuple[Fetched, ...], site: Site, store: Store) -> None:
         requirements.write_text("".join(lines), encoding="utf-8")
         options = ["--offline", "--no-index", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
         options += ["--break-system-packages", "--python", str(site.program)]
-        if installed(site.prefix) & {wheel_of(item.artifact).name for item in fetched}:
+        replaced = installed(site.prefix) & {wheel_of(item.artifact).name for item in fetched}
+        if replaced:
+            check_removable(site.prefix, replaced)
             options.append("--reinstall")  # uv hashes every wheel again with it, so use it only if needed
         with mark_writing(site.prefix) as inherited:
             _uv(["pip", "install", *options, "--requirements", str(requirements)], store, inherited)

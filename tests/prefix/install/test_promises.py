@@ -201,3 +201,32 @@ def test_repair_creates_a_moved_environment_again(
     journal = read_journal(tmp_path / "proj2" / ".conda")
     assert journal is not None
     assert journal.lockfile == str(tmp_path / "proj2" / "conda-lock.yml")
+
+
+def test_uninstall_deletes_nothing_outside(tools: tuple[Path, Path], here: Place) -> None:
+    plain, tool = tools
+    here.install(tool)
+    mine = here.folder / "mine.txt"
+    mine.write_text("mine\n")
+    record = here.prefix / SITE_PACKAGES / "tool-1.0.dist-info" / "RECORD"
+    record.write_text(record.read_text() + "../../../../mine.txt,,\n")
+    with pytest.raises(EnvforgeError) as caught:
+        here.install(plain)
+    assert (caught.value.code, caught.value.exit_code) == ("record-damaged", 1)
+    assert "mine.txt" in caught.value.message
+    assert mine.exists()
+
+
+def test_conda_package_that_leaves_deletes_nothing_outside(here: Place, tmp_path: Path) -> None:
+    own = Channel(tmp_path / "own")
+    own.add(text_package("one", "1.0", {"etc/one.txt": "1"}), text_package("two", "1.0", {"share/two.txt": "2"}))
+    lock = LockWriter(own.folder.as_uri()).conda(own.packages["one"])
+    one = lock.write(tmp_path / "one.yml")
+    here.install(lock.conda(own.packages["two"]).write(tmp_path / "both.yml"))
+    mine = tmp_path / "mine"
+    (here.prefix / "share").rename(mine)
+    (here.prefix / "share").symlink_to(mine)
+    with pytest.raises(EnvforgeError) as caught:
+        here.install(one)
+    assert caught.value.code == "record-damaged"
+    assert (mine / "two.txt").exists()

@@ -128,8 +128,8 @@ class Client:
         connections: int = 8,
         variables: Collection[str] | None = None,
     ) -> None:
-        self._timeout = timeout_s
-        self._delays_s = delays_s
+        self.timeout_s = timeout_s
+        self.delays_s = delays_s
         self._connections = connections
         self._variables = variables
         self._pools: dict[str, urllib3.PoolManager] = {}
@@ -139,7 +139,7 @@ class Client:
     def without_retries(self, timeout_s: float | tuple[float, float]) -> Client:
         """Return a client with the same connections and credentials that sends each request once."""
         other = copy.copy(self)
-        other._timeout, other._delays_s = timeout_s, ()
+        other.timeout_s, other.delays_s = timeout_s, ()
         return other
 
     def send(
@@ -152,7 +152,7 @@ class Client:
         parsed = Url.parse(url)
         if parsed.scheme not in {"http", "https"}:
             raise ValueError("it is not an http or https URL")
-        for delay_s in self._delays_s:
+        for delay_s in self.delays_s:
             try:
                 response = self._send(parsed, dict(headers or {}), method, redirect=redirect)
             except NetworkError:
@@ -171,7 +171,7 @@ class Client:
             pool = self._pools.get(url.origin) or self._pools.setdefault(url.origin, self._open_pool(url))
         known = self._account(url)
         plain = url.without_user().reveal()
-        connect_s, read_s = self._timeout if isinstance(self._timeout, tuple) else (self._timeout, self._timeout)
+        connect_s, read_s = self.timeout_s if isinstance(self.timeout_s, tuple) else (self.timeout_s, self.timeout_s)
 
         def ask(account: tuple[str, str] | None) -> Response:
             with _network_errors():

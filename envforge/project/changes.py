@@ -10,14 +10,13 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
 
+from envforge.base.git import has_git, run_git
 from envforge.base.staging import PlannedFile
 from envforge.errors import OutsideError
 
@@ -32,11 +31,6 @@ class Merged:
     content: bytes
     conflicts: int = 0
     rejected: bytes | None = None
-
-
-def can_merge() -> bool:
-    """Return whether git is installed."""
-    return shutil.which("git") is not None
 
 
 def is_text(content: bytes) -> bool:
@@ -83,17 +77,11 @@ def _has_other_line_ends(mine: bytes, base: bytes) -> bool:
 
 def _merge_file(folder: Path, *options: str) -> tuple[int, bytes]:
     labels = [word for label in _LABELS for word in ("-L", label)]
-    command = ["git", "merge-file", "-p", "-q", *options, *labels, "mine", "base", "new"]
-    # settings of the user or of a running git hook must not change the result
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    environment |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CEILING_DIRECTORIES": str(folder)}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, check=False, stdin=subprocess.DEVNULL
-    )
-    if not 0 <= done.returncode <= 127:  # git's manual: the number of conflicts, at most 127; above, an error
-        said = " ".join(done.stderr.decode(errors="replace").split())
-        raise OutsideError(f"`git merge-file` failed with exit code {done.returncode}: {said}", code="git-failed")
-    return done.returncode, done.stdout
+    words = ["merge-file", "-p", "-q", *options, *labels, "mine", "base", "new"]
+    done = run_git(folder, *words, isolated=True)  # the settings of a user must not change the result
+    if not 0 <= done.code <= 127:  # git's manual: the number of conflicts, at most 127; above, an error
+        raise OutsideError(f"`git merge-file` failed with exit code {done.code}: {done.reason}", code="git-failed")
+    return done.code, done.stdout
 
 
 def _patch(ours: bytes, theirs: bytes) -> bytes:
@@ -309,7 +297,7 @@ def _three_way(sides: _Sides, base: PlannedFile, mine: PlannedFile, new: Planned
         content = mine.content
     elif same_text(mine.content, base.content):
         content = _with_line_ends_of(mine.content, base.content, new.content)
-    elif all(is_text(file.content) for file in (base, mine, new)) and can_merge():
+    elif all(is_text(file.content) for file in (base, mine, new)) and has_git():
         return _merged(sides, (base.content, mine, new), executable=executable)
     else:
         return _unmerged(sides, mine, new)
@@ -340,7 +328,7 @@ def _merged(sides: _Sides, texts: tuple[bytes, PlannedFile, PlannedFile], *, exe
 
 def _unmerged(sides: _Sides, mine: PlannedFile, new: PlannedFile) -> Change:
     beside = _beside(sides.folder, new.path, ".new", new.content)
-    why = "it isn't a text file" if can_merge() else "merging requires git, which isn't on PATH"
+    why = "it isn't a text file" if has_git() else "merging requires git, which isn't on PATH"
     note = f"both sides changed it, and {why}: your file is kept, the template's is `{beside.path}`"
     after = replace(mine, path=new.path)
     return Change(path=new.path, action="conflict", before=mine, after=after, beside=beside, conflicts=1, note=note)

@@ -108,7 +108,9 @@ class Response:
 
     def close(self) -> None:
         """Return the connection if the body was read, else close it."""
-        if self._raw.length_remaining:
+        if self._raw.length_remaining == 0:
+            self._raw.drain_conn()  # an empty body is unread, too, and the next request would fail on this connection
+        else:
             self._raw.close()
         self._raw.release_conn()
 

@@ -371,7 +371,7 @@ def check_removable(prefix: Path, names: Collection[str]) -> None:
 
 
 def check_inside(prefix: Path, paths: Iterable[str], listed: str) -> None:
-    """Raise ``EnvforgeError`` if a path that ``listed`` contains leads outside the prefix, by ``..`` or through a link."""
+    """Raise ``EnvforgeError`` if a path that ``listed`` contains leads outside the prefix."""
     root = os.path.realpath(prefix)
     known: set[str] = set()
     for path in paths:

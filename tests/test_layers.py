@@ -20,9 +20,10 @@ LAYERS = (
     "project",
     "export",
     "verify",
+    "api",
     "cli",
 )
-LOOSE = {"__init__", "__main__", "errors"}
+LOOSE = {"__init__", "__main__", "api", "errors"}
 
 
 def imports_of(path: Path) -> Iterator[str]:

@@ -30,7 +30,8 @@ _MOST_NODES = 2_000_000  # of a YAML document with its aliases expanded; the lar
 _DEEPEST = 100  # levels of a YAML document, because PyYAML recurses
 
 # strings with a rule; `_EXPECTED` says in words what each regular expression means
-_PRINTABLE = r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+\Z"
+# no control characters, and no invisible ones, which could reverse or hide the rest of a line
+_PRINTABLE = r"\A[^\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]+\Z"
 _SHA256 = r"\A[0-9a-f]{64}\Z"
 Printable = Annotated[str, msgspec.Meta(pattern=_PRINTABLE)]
 """A string for a terminal, from a document that anyone may have written: not empty, and without control characters."""
@@ -154,6 +155,11 @@ class Document:
             for where, name, known in _unknown_fields(value, converted):
                 raise self.fault(_join(path, where), f"one of the fields {', '.join(known)}", name)
         return converted
+
+
+def to_json(value: object) -> Any:
+    """Return a frozen value as JSON values; paths, versions, and other values that JSON lacks are strings."""
+    return msgspec.to_builtins(value, enc_hook=str)
 
 
 def load_yaml(text: str | bytes) -> Any:

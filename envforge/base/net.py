@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 from envforge.base.urls import Url, show_url, without_user
 from envforge.errors import Hint, OutsideError, RequestError
@@ -241,6 +241,19 @@ def _network_errors() -> Iterator[None]:
         kinds = [name for name, _ in _REASONS if isinstance(cause, getattr(exceptions, name))]
         reason = dict(_REASONS)[kinds[0]] if kinds else f"could not connect ({type(cause).__name__})"
         raise (ConnectionLostError if isinstance(cause, exceptions.ProtocolError) else NetworkError)(reason) from error
+
+
+def with_credentials(url: str) -> str:
+    """Return a URL for another tool, with the user and the password that it or netrc has; others are unchanged."""
+    try:
+        parsed = Url.parse(url)
+    except ValueError:
+        return url
+    found = parsed.credentials(os.environ) or from_netrc(parsed.host, os.environ)
+    if found is None or parsed.scheme not in {"http", "https"}:
+        return url
+    user = ":".join(quote(word, safe="") for word in found)
+    return parsed.without_user().reveal().replace("://", f"://{user}@", 1)
 
 
 def from_netrc(host: str, environment: Mapping[str, str]) -> tuple[str, str] | None:

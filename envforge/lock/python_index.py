@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 from envforge.base import toml
@@ -73,6 +73,20 @@ def configured_index(environment: Mapping[str, str], home: Path, prefix: Path) -
         if url:
             return _stated(url, str(path))
     return _default_index()
+
+
+def extra_indexes(environment: Mapping[str, str], home: Path, prefix: Path) -> tuple[PythonIndex, ...]:
+    """Return the further indexes that uv and pip are configured for, in order; those of variables come first."""
+    found = [
+        _stated(word, variable)
+        for variable in ("UV_INDEX", "UV_EXTRA_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+        for word in environment.get(variable, "").split()
+    ]
+    for path in uv_configuration_files(environment, home):
+        found += [_stated(url, str(path)) for url in _extra_of_uv(path)]
+    for path in pip_configuration_files(environment, home, prefix):
+        found += [_stated(url, str(path)) for url in _extra_of_pip(path)]
+    return tuple({index.simple_url: index for index in reversed(found)}.values())[::-1]
 
 
 def uv_configuration_files(environment: Mapping[str, str], home: Path) -> tuple[Path, ...]:
@@ -188,31 +202,47 @@ class SimplePages:
 
 def _index_of_uv(path: Path) -> str | None:
     """Return the default ``[[index]]`` in a configuration file of uv, or the older ``index-url``."""
-    if not path.is_file():
-        return None
-    try:
-        document = toml.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, toml.TOMLDecodeError) as error:
-        raise _unreadable(path, error) from error
+    document = _document_of_uv(path)
     defaults = [entry.get("url", "") for entry in document.get("index", []) if entry.get("default")]
     return _first([*defaults, document.get("index-url", ""), document.get("pip", {}).get("index-url", "")])
 
 
+def _extra_of_uv(path: Path) -> list[str]:
+    """Return each other ``[[index]]`` in a configuration file of uv, and the older ``extra-index-url``."""
+    document = _document_of_uv(path)
+    named = [e.get("url", "") for e in document.get("index", []) if not e.get("default") and not e.get("explicit")]
+    older = [*document.get("extra-index-url", []), *document.get("pip", {}).get("extra-index-url", [])]
+    return [url for url in (*named, *older) if url]
+
+
+def _document_of_uv(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return toml.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, toml.TOMLDecodeError) as error:
+        raise _unreadable(path, error) from error
+
+
 def _index_of_pip(path: Path) -> str | None:
     """Return ``index-url`` in a configuration file of pip: ``[install]`` overrides ``[global]``."""
+    return _first(_values_of_pip(path, "index-url"))
+
+
+def _extra_of_pip(path: Path) -> list[str]:
+    return " ".join(_values_of_pip(path, "extra-index-url")).split()
+
+
+def _values_of_pip(path: Path, key: str) -> list[str]:
     if not path.is_file():
-        return None
+        return []
     parser = configparser.RawConfigParser()
     try:
         parser.read_string(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, configparser.Error) as error:
         raise _unreadable(path, error) from error
-    return _first(
-        parser.get(section, key)
-        for section in ("install", "global")
-        for key in ("index-url", "index_url")
-        if parser.has_option(section, key)
-    )
+    names = (key, key.replace("-", "_"))
+    return [parser.get(s, name) for s in ("install", "global") for name in names if parser.has_option(s, name)]
 
 
 def _first(values: Iterable[str]) -> str | None:

@@ -26,6 +26,7 @@ from envforge.base.records import (
     read_version,
     show_as_json,
 )
+from envforge.base.redact import Identity, change_texts, redactor
 from envforge.base.terms import ComputeCapability
 from envforge.errors import EnvforgeError, Hint
 from envforge.machine.values import Condition, Driver, Gpu, Machine, MigDevice, Override, driver_text
@@ -240,38 +241,8 @@ def _indices(value: object) -> tuple[int, ...]:
     return tuple(read_natural(item) for item in value)
 
 
-_UUID = re.compile(r"\b(GPU|MIG)-[0-9a-fA-F][0-9a-fA-F/-]*")
-_HOME = re.compile(r"(/home|/Users|[A-Z]:\\Users)[/\\][^/\\\s]+")
-
-
 def redact(machine: Machine) -> Machine:
     """Return the machine without what identifies it; every fact that a build depends on is kept."""
-    return dataclasses.replace(
-        machine,
-        hostname=None,
-        gpus=tuple(_gpu(gpu) for gpu in machine.gpus),
-        overrides=tuple(
-            Override(variable=item.variable, value=_redact_text(machine, item.value)) for item in machine.overrides
-        ),
-        conditions=tuple(_condition(machine, item) for item in machine.conditions),
-        sources=tuple((fact, _redact_text(machine, source)) for fact, source in machine.sources if fact != "hostname"),
-    )
-
-
-def _gpu(gpu: Gpu) -> Gpu:
-    slices = tuple(dataclasses.replace(device, uuid=None) for device in gpu.mig_devices)
-    return dataclasses.replace(gpu, uuid=None, mig_devices=slices)
-
-
-def _condition(machine: Machine, condition: Condition) -> Condition:
-    return Condition(
-        code=condition.code,
-        symptom=_redact_text(machine, condition.symptom),
-        cause=_redact_text(machine, condition.cause),
-        remedy=_redact_text(machine, condition.remedy),
-    )
-
-
-def _redact_text(machine: Machine, text: str) -> str:
-    text = _HOME.sub("~", _UUID.sub(r"\1-...", text))
-    return re.sub(rf"\b{re.escape(machine.hostname)}\b", "...", text) if machine.hostname else text
+    cleaned = change_texts(machine, redactor(Identity(hosts=(machine.hostname or "",))))
+    sources = tuple((fact, source) for fact, source in cleaned.sources if fact != "hostname")
+    return dataclasses.replace(cleaned, hostname=None, sources=sources)

@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
 from envforge.base.git import read_revision, restore_hints
 from envforge.base.net import unreachable_hints
@@ -203,11 +202,9 @@ def test_misspelled_platform_gets_the_nearest(locked: Path, capsys: pytest.Captu
 
 
 def test_platform_without_virtual_packages_gets_those_of_torch(folder: Path) -> None:
-    (folder / "environment.yml").write_text(ENVIRONMENT)
+    (folder / "environment.yml").write_text(ENVIRONMENT.replace("python]", "python, {pip: [torch==2.7.1+cu128]}]"))
     (folder / "virtual-packages.yml").write_text('subdirs: {linux-64: {packages: {__glibc: "2.17"}}}\n')
-    inputs = read_inputs(Path("environment.yml"), None, ("linux-64", "linux-aarch64"))
-    pip = {"linux-64": (), "linux-aarch64": (Requirement("torch==2.7.1+cu128"),)}
-    found = virtual_packages_of(inputs, pip)
+    found = virtual_packages_of(read_inputs(Path("environment.yml"), None, ("linux-64", "linux-aarch64")))
     assert found.of("linux-64") == {"__glibc": "2.17"}
     assert found.of("linux-aarch64")["__cuda"] == "12.8"
     assert found.source == "virtual-packages.yml, and from the torch version for linux-aarch64"

@@ -15,8 +15,7 @@ from envforge.base.data_files import lockfiles_root
 from envforge.cli import main
 from envforge.machine.record import machine_to_json
 from envforge.machine.values import Condition, Machine
-from envforge.verify.reports.machine_readable import published_schema
-from tests.verify.made_up import T4
+from tests.verify.made_up import T4, published_schema
 
 Captured = pytest.CaptureFixture[str]
 LOCKS = lockfiles_root() / "image-classification"

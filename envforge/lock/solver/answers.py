@@ -15,18 +15,34 @@ import platform as python_platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from envforge.base.files import write_atomic
 from envforge.base.net import Mirrors
 from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, Hint
-from envforge.lock.solver.call import Call
-from envforge.lock.solver.channels import ALIAS, Naming
+from envforge.lock.solver.channels import ALIAS, Naming, Priority
 from envforge.lock.solver.request import Record
 from envforge.lock.solver.request import read_preferences as read_wishes
 
 Json = dict[str, Any]
+Command = Literal["info", "config", "list", "create", "install", "update"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """One call of the executable; ``words`` are the match specs of a solve or the keys of ``config``.
+
+    ``notes`` lists settings of the user that are not supported.
+    """
+
+    command: Command
+    words: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    prefix: Path | None = None
+    priority: Priority = "strict"
+    notes: tuple[str, ...] = ()
+
 
 # conda's own names of these errors
 _EXCEPTIONS = {

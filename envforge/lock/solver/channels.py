@@ -9,17 +9,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from platformdirs import user_cache_path
 from rattler import Gateway, SourceConfig
 from rattler.exceptions import CacheDirError, FetchRepoDataError, GatewayError, IoError
 
-from envforge.base.net import Mirrors, unreachable_hints
+from envforge.base.net import Mirrors, unreachable_hints, with_credentials
 from envforge.base.suggest import nearest
 from envforge.base.urls import hide_secrets
 from envforge.errors import Hint, OutsideError, RequestError
+
+Priority = Literal["strict", "disabled"]
 
 ALIAS = "https://conda.anaconda.org"
 _DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
@@ -75,7 +77,7 @@ class Naming:
             raise RequestError(
                 f"channel `{hide_secrets(word)}` is not a valid URL: {error}", hint=_HINT, code="bad-channel"
             ) from error
-        return Channel(name=name, address=address, source=self.mirrors.to_mirror(address).rstrip("/"))
+        return Channel(name=name, address=address, source=with_credentials(self.mirrors.to_mirror(address).rstrip("/")))
 
     def _expand(self, word: str) -> tuple[Channel, ...]:
         # only if a file names it: Anaconda's channels have terms of use that a user should accept on purpose

@@ -29,8 +29,7 @@ from rattler.platform import Subdir
 
 from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, RequestError
-from envforge.lock.solver.call import Priority
-from envforge.lock.solver.channels import Channel, Naming
+from envforge.lock.solver.channels import Channel, Naming, Priority
 
 if TYPE_CHECKING:
     from rattler import GenericVirtualPackage, PackageRecord, RepoDataRecord

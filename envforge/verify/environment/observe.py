@@ -258,6 +258,7 @@ def _signal(line: dict[str, Any] | None, kind: type[T], *, source: str, why: str
 
 def _audit(prefix: Path, lock: Path | None, platform: str) -> Signal[AuditFacts]:
     from envforge.prefix.audit import audit  # noqa: PLC0415 - checks of the machine don't need it
+    from envforge.prefix.values import AuditRequest  # noqa: PLC0415 - as above
 
     source = f"envforge audit --prefix {prefix}"
     try:

@@ -42,7 +42,7 @@ Anywhere = str | os.PathLike[str]
 
 def detect_machine(profile: str | None = None) -> Machine:
     """Return this computer, or the machine of a profile such as ``t4`` or of a record of ``envforge detect --json``."""
-    from envforge.machine.profiles import load_machine
+    from envforge.machine.record import load_machine
 
     return load_machine(profile, os.environ)
 
@@ -266,7 +266,7 @@ def _machine_here(*, driver: bool) -> Machine:
 
 
 def _platform() -> str:
-    from envforge.machine.system import conda_subdir
+    from envforge.machine.evidence import conda_subdir
 
     return conda_subdir(host.system(), host.machine())
 

@@ -191,18 +191,18 @@ def _is_place(value: str) -> bool:
 
 
 def _is_url(url: str) -> bool:
-    from urllib.parse import unquote, urlsplit  # noqa: PLC0415 - only generated files need it
+    from envforge.base.urls import Url  # noqa: PLC0415 - only generated files need it
 
     try:
-        parts = urlsplit(url)
+        parts = Url.parse(url)
     except ValueError:
         return False
-    if " " in url or not (parts.netloc or parts.scheme.endswith("file")) or not parts.path.strip("/"):
+    if " " in url or "://" not in url or not (parts.host or parts.scheme.endswith("file")) or not parts.path.strip("/"):
         return False
     if parts.scheme.startswith("git+"):
         return parts.scheme in ("git+https", "git+http", "git+ssh", "git+git", "git+file")
     is_archive = parts.path.endswith(_ARCHIVES)
-    return (parts.scheme == "file" or (parts.scheme in ("https", "http") and is_archive)) and _fits(unquote(parts.path))
+    return (parts.scheme == "file" or (parts.scheme in ("https", "http") and is_archive)) and _fits(parts.file_name)
 
 
 def _is_path(path: str) -> bool:

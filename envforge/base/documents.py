@@ -6,8 +6,10 @@ number is not accepted as a string. Every reader is total: any bytes end in a va
 
 from __future__ import annotations
 
+import enum
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
@@ -15,7 +17,6 @@ from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-import msgspec
 from packaging.version import InvalidVersion, Version
 
 from envforge.base.terms import ComputeCapability, WheelTag
@@ -23,6 +24,16 @@ from envforge.errors import EnvforgeError, Hint, printable
 
 if TYPE_CHECKING:
     import yaml
+
+# msgspec reads three names from typing_extensions, or from typing without it; importing it takes longer than reading
+if "typing_extensions" in sys.modules:
+    import msgspec
+else:
+    sys.modules["typing_extensions"] = None  # type: ignore[assignment]
+    try:
+        import msgspec
+    finally:
+        del sys.modules["typing_extensions"]
 
 _T = TypeVar("_T")
 _LONGEST = 120  # characters of a found value that an error shows
@@ -294,6 +305,8 @@ def _described(types: list[Any]) -> str:
             words += [_EXPECTED[pattern] for pattern in patterns if pattern in _EXPECTED]
         elif get_origin(each) is Literal:
             words.append(", ".join(f"`{choice}`" for choice in get_args(each)))
+        elif isinstance(each, type) and issubclass(each, enum.Enum):
+            words.append("one of " + ", ".join(f"`{choice.value}`" for choice in each))
         elif each in _PARSERS:
             words.append(_PARSERS[each][1])
     return " or ".join(filter(None, words))

@@ -109,7 +109,7 @@ class Response:
     def close(self) -> None:
         """Return the connection if the body was read, else close it."""
         if self._raw.length_remaining == 0:
-            self._raw.drain_conn()  # an empty body is unread, too, and the next request would fail on this connection
+            self._raw.drain_conn()  # even an empty body must be read before the next request
         else:
             self._raw.close()
         self._raw.release_conn()
@@ -143,6 +143,11 @@ class Client:
         other = copy.copy(self)
         other.timeout_s, other.delays_s = timeout_s, ()
         return other
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        for pool in self._pools.values():
+            pool.clear()
 
     def send(
         self, url: str, headers: Mapping[str, str] | None = None, method: str = "GET", *, redirect: bool = True
@@ -297,7 +302,8 @@ def _certificates(environment: Mapping[str, str]) -> ssl.SSLContext:
     if variable is not None:
         place = Path(environment[variable])
         try:
-            return ssl.create_default_context(**{"capath" if place.is_dir() else "cafile": str(place)})
+            is_folder = place.is_dir()
+            return ssl.create_default_context(cafile=None if is_folder else place, capath=place if is_folder else None)
         except OSError as error:
             raise OutsideError(
                 f"cannot read the certificates `{place}`, which `{variable}` selects: {error.strerror or error}",

@@ -378,7 +378,7 @@ def _install(options: NewOptions, created: Created) -> Installed:
 
 def _run_smoke_test(options: NewOptions, outcome: NewResult) -> Smoke:
     """Run the smoke test in the environment or in this interpreter; a GPU is used only by the lockfile's own build."""
-    from envforge.machine.profiles import load_machine
+    from envforge.machine.record import load_machine
     from envforge.project.smoke import (
         SmokeRun,
         can_skip_gpu,

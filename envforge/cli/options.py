@@ -232,8 +232,8 @@ def chosen_machine(spec: str | None) -> Machine:
     """Return the machine that ``--machine`` names, or this computer; print the variables that don't apply to it."""
     import os
 
-    from envforge.machine.profiles import load_machine
-    from envforge.machine.variables import VARIABLES
+    from envforge.machine.record import load_machine
+    from envforge.machine.values import VARIABLES
 
     machine = load_machine(spec, os.environ)
     # these variables describe the computer on which they are set; a record contains those that were set on the
@@ -269,7 +269,7 @@ def platform_here() -> str:
     """Return the conda subdir of this computer."""
     import platform
 
-    from envforge.machine.system import conda_subdir
+    from envforge.machine.evidence import conda_subdir
 
     return conda_subdir(platform.system(), platform.machine())
 

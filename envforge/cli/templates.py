@@ -116,7 +116,7 @@ def test(options: TrialOptions) -> None:
     installed, linted; YAML, TOML, and JSON are parsed. The smoke tests are code of the template; they run with this
     Python, which needs torch. DIR may also be the name of a built-in template. Exits with 1 if a check fails.
     """
-    from envforge.machine.profiles import load_machine
+    from envforge.machine.record import load_machine
     from envforge.project.template_source import is_source, open_template
     from envforge.project.trial import has_torch, try_template
     from envforge.pytorch.matrix import load_matrix

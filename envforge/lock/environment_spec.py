@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from packaging.version import Version
 
@@ -139,19 +138,34 @@ def virtual_packages(selection: Selection) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(packages.items()))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Requirement:
+    """A conda spec, and the torch releases that it applies to: ``since`` <= release < ``before``."""
+
+    conda: str
+    since: Version | None = None
+    before: Version | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _TorchRequirements:
+    """``torch_requirements.json``."""
+
+    requirements: tuple[_Requirement, ...]
+
+
 def torch_requirements(release: Version) -> tuple[str, ...]:
     """Return the conda specs of the packages that this torch release and its family need besides their own wheels."""
     return tuple(
-        spec
-        for row in _requirement_rows()
-        if Version(row.get("since", "0")) <= release and ("before" not in row or release < Version(row["before"]))
-        for spec in row["conda"]
+        row.conda
+        for row in _torch_requirements().requirements
+        if (row.since is None or row.since <= release) and (row.before is None or release < row.before)
     )
 
 
 def torch_requirement_names() -> tuple[str, ...]:
     """Return the conda names of all packages that any torch release needs."""
-    return tuple(sorted({split_conda_spec(spec)[0] for row in _requirement_rows() for spec in row["conda"]}))
+    return tuple(sorted({split_conda_spec(row.conda)[0] for row in _torch_requirements().requirements}))
 
 
 def split_conda_spec(spec: str) -> tuple[str, str]:
@@ -163,9 +177,8 @@ def split_conda_spec(spec: str) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=1)
-def _requirement_rows() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = read_data("torch_requirements.toml")["row"]
-    return rows
+def _torch_requirements() -> _TorchRequirements:
+    return read_data("torch_requirements.json", _TorchRequirements)
 
 
 def _sorted(selections: tuple[Selection, ...]) -> tuple[Selection, ...]:

@@ -1,6 +1,6 @@
 """Map package names between conda and the Python package index, and assign each package one index.
 
-``envforge/data/name_mapping.toml`` lists the few that differ; all other names are the same. conda-lock reads the same
+``envforge/data/name_mapping.json`` lists the few that differ; all other names are the same. conda-lock reads the same
 mapping from the JSON that ``write`` creates.
 
 Decision 0042 has the reasons.
@@ -28,8 +28,7 @@ class NameMapping:
     @classmethod
     def bundled(cls) -> NameMapping:
         """Return the built-in mapping."""
-        rows = read_data("name_mapping.toml")["package"]
-        return cls(tuple((row["python"], row["conda"]) for row in rows))
+        return read_data("name_mapping.json", cls)
 
     def to_python(self, conda: str) -> str:
         """Return the normalized Python name of a conda package."""

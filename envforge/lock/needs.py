@@ -20,8 +20,8 @@ from envforge.base.envelope import Json
 from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.lock.lockfile import LockedPackage, Lockfile
 from envforge.lock.plan import Artifact, Digest, Plan
-from envforge.machine.values import Machine
-from envforge.pytorch.fit import Facts, Misfit, driver_grade, driver_text, fit, read_facts
+from envforge.machine.values import Machine, driver_text
+from envforge.pytorch.fit import Facts, Misfit, driver_grade, fit, read_facts
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.selection import Build
 

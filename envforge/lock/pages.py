@@ -11,7 +11,6 @@ import datetime as dt
 import hashlib
 import html
 import io
-import json
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, unquote, urldefrag, urljoin
 
+from envforge.base.documents import Document
 from envforge.base.net import TRANSIENT, Client, Mirrors, NetworkError, Response, unreachable_hints
 from envforge.base.urls import show_url, without_user
 from envforge.errors import EnvforgeError, OutsideError
@@ -129,10 +129,20 @@ class _Anchors(HTMLParser):
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Listing:
+    """A page as JSON (PEP 691); the fields of a file have names that aren't Python names."""
+
+    files: tuple[dict[str, Any], ...]
+
+
 def _parse_json(text: str, base: str) -> tuple[IndexFile, ...]:
+    document = Document(
+        damaged=f"`{show_url(base)}` is not a page of a package index", error=OutsideError, code="bad-index-page"
+    )
+    page = document.read_json(text, _Listing)
     try:
-        entries = json.loads(text)["files"]
-        return tuple(_json_file(entry, base) for entry in entries)
+        return tuple(_json_file(entry, base) for entry in page.files)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OutsideError(
             f"`{show_url(base)}` is not a page of a package index: {error!r}", code="bad-index-page"
@@ -181,6 +191,10 @@ class Downloads:
         self._progress = progress
         self._client = Client(timeout_s=_TIMEOUT_S, delays_s=_DELAYS_S)
         self._quick = self._client.without_retries(_HEAD_TIMEOUT_S)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
 
     def page(self, index: str, name: str) -> Page:
         """Read the page of a project; ``index`` is the URL as the user wrote it, with environment variables."""

@@ -22,7 +22,7 @@ from envforge.lock.needs import requirements_of
 from envforge.lock.plan import parse_any_lock
 from envforge.lock.project import lock_command, platform_hints, project_folder
 from envforge.lock.variant_choice import choose_variant, variant_lock
-from envforge.machine.system import conda_subdir
+from envforge.machine.evidence import conda_subdir
 from envforge.machine.values import Machine
 from envforge.machine.world import World
 from envforge.prefix.journal import read_journal

@@ -125,7 +125,7 @@ def test_revision_without_the_file_suggests_a_commit(folder: Path) -> None:
 
 def test_settings_name_a_syntax_error(folder: Path) -> None:
     (folder / "envforge.toml").write_text("[catalogue\n")
-    with pytest.raises(EnvforgeError, match=r"is not valid TOML: .*line 1") as caught:
+    with pytest.raises(EnvforgeError, match=r"is invalid: expected TOML, found .*line 1") as caught:
         chosen_catalogue(None, folder, {})
     assert "syntax" in caught.value.hint
 

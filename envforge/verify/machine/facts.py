@@ -14,7 +14,8 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 
 from envforge.lock.needs import Needed
-from envforge.machine.driver_health import SOURCES
+from envforge.machine.driver_child import SOURCES
+from envforge.machine.evidence import NvmlCode
 from envforge.machine.nvidia_text import clean
 from envforge.machine.values import Gpu, Machine
 from envforge.verify.values import Signal, SignalCode
@@ -269,9 +270,9 @@ class MachineFacts:
 
 
 _REASONS: Mapping[int, tuple[str, SignalCode]] = {  # by NVML's number of the error
-    3: ("not supported by this GPU or its driver", "not-supported"),
-    13: ("not supported by this GPU or its driver", "not-supported"),  # the driver lacks the function
-    4: ("no permission to read it", "no-permission"),
+    NvmlCode.NOT_SUPPORTED: ("not supported by this GPU or its driver", "not-supported"),
+    NvmlCode.FUNCTION_NOT_FOUND: ("not supported by this GPU or its driver", "not-supported"),
+    NvmlCode.NO_PERMISSION: ("no permission to read it", "no-permission"),
 }
 _NO_ANSWER = "the driver did not respond in time, or crashed the process that queried it"
 
@@ -311,7 +312,7 @@ def _signal(gpu: int, key: str, type_: Any, answers: Answers) -> Signal[Any]:
     if number in _REASONS:
         reason, code = _REASONS[number]
         return Signal(source=source, unreadable=reason, code=code)
-    is_lost = number in (15, 16)  # NVML_ERROR_GPU_IS_LOST and NVML_ERROR_RESET_REQUIRED
+    is_lost = number in (NvmlCode.GPU_IS_LOST, NvmlCode.RESET_REQUIRED)
     return Signal(source=source, unreadable=f"NVML error {number}: {text}", code="gpu-lost" if is_lost else None)
 
 

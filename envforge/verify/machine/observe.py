@@ -11,12 +11,10 @@ from envforge.lock import needs
 from envforge.lock.lockfile import Lockfile
 from envforge.lock.needs import Requirements, requirements_of
 from envforge.lock.plan import Plan, make_plan, read_any_lock
-from envforge.machine.conditions import Evidence
-from envforge.machine.libraries import CRASHED, HUNG, LibcudaReport
+from envforge.machine.evidence import Evidence, LibcudaReport, NvmlCode
 from envforge.machine.nvidia_text import clean
 from envforge.machine.probe import Probed, probe_all
-from envforge.machine.values import Machine, driver_text
-from envforge.machine.variables import VARIABLES
+from envforge.machine.values import VARIABLES, Machine, driver_text
 from envforge.machine.world import World
 from envforge.verify.machine.facts import (
     NO_LOCK,
@@ -153,7 +151,7 @@ def _libcuda(libcuda: LibcudaReport) -> Signal[str]:
     if error is None:
         return Signal(value=libcuda.file or "libcuda", source=source)
     # the loader has no error codes: without one, it could not load the file
-    codes: dict[int | None, SignalCode] = {None: "not-found", HUNG: "no-answer", CRASHED: "no-answer"}
+    codes: dict[int | None, SignalCode] = {None: "not-found", NvmlCode.HUNG: "no-answer", NvmlCode.CRASHED: "no-answer"}
     return Signal(source=source, unreadable=error.text, code=codes.get(error.code))
 
 

@@ -64,12 +64,12 @@ def matrix() -> Matrix:
 
 @cache
 def _xids() -> dict[str, Any]:
-    return read_data("xid.toml")
+    return read_data("xid.toml", dict[str, Any])
 
 
 @cache
 def _checks() -> dict[str, Any]:
-    return read_data("machine-checks.toml")
+    return read_data("machine-checks.toml", dict[str, Any])
 
 
 def xid(code: int) -> Xid | None:

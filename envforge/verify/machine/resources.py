@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from envforge.base.redact import quoted
-from envforge.machine.variables import VARIABLES as OVERRIDES
+from envforge.machine.values import VARIABLES as OVERRIDES
 from envforge.verify.judging import check, counted, failed, info, passed, skipped, unread, warned
 from envforge.verify.machine.case import MACHINE, Case, SystemCase, gib, of_system, sources
 from envforge.verify.machine.facts import Bound, LockNeeds, Room, Share

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from envforge.lock.project import IN_PROJECT
-from envforge.machine.conditions import Evidence
+from envforge.machine.evidence import Evidence
 from envforge.machine.nvidia_text import clean
 from envforge.machine.world import World
 from envforge.prefix.cache import default_root

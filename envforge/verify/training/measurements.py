@@ -210,7 +210,7 @@ def floor_of(name: str) -> Signal[SpeedFloor]:
 @cache
 def speed_table() -> tuple[tuple[re.Pattern[str], SpeedFloor], ...]:
     """Return each row and the pattern of GPU names that it is for, the most specific first."""
-    table = read_data("gpu_speeds.toml")
+    table = read_data("gpu_speeds.toml", dict[str, Any])
     return tuple((re.compile(row["name"]), _floor(row, table["sources"])) for row in table["gpu"])
 
 

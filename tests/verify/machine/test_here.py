@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from envforge.machine.driver_health import SIGNALS
+from envforge.machine.driver_child import SIGNALS
 from envforge.machine.world import World
 from envforge.verify.checks import judge
 from envforge.verify.machine.observe import observe_machine

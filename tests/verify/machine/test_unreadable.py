@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from envforge.machine.driver_health import SIGNALS, SOURCES
+from envforge.machine.driver_child import SIGNALS, SOURCES
 from envforge.machine.world import kernel_records
 from envforge.verify.checks import judge
 from envforge.verify.machine.system import parse_xids

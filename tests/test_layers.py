@@ -71,12 +71,6 @@ _NOT_CONVERTED = (
     "lock/solver/request.py",
     "lock/transaction.py",
     "machine/record.py",
-    "prefix/activation.py",
-    "prefix/archive.py",
-    "prefix/audit_files.py",
-    "prefix/bundle.py",
-    "prefix/installed.py",
-    "prefix/kernel.py",
     "project/trial.py",
     "verify/observe.py",
 )
@@ -88,7 +82,8 @@ OWNERS: dict[str, dict[str, str]] = {
         "lock/transaction.py": "its journal lists the temporary files, which a later process renames",
         "prefix/cache.py": "a verified download is moved within the cache",
         "prefix/clean.py": "moves a directory away before it is removed",
-        "prefix/repair.py": "moves a file of the user away",
+        "prefix/audit.py": "moves a file of the user away",
+        "prefix/conda_packages.py": "moves an unpacked package into its place after its check",
         "project/place.py": "moves a new project into its place, and fails if there is one",
     },
     "connect": {

@@ -240,7 +240,7 @@ def _parse_once(parse: Callable[[str], Any], text: str) -> Any:
 
 
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|(\[\.\.\.\])")
-_MESSAGE = re.compile(r"(?P<expected>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?", re.DOTALL)
+_MESSAGE = re.compile(r"(?P<expected>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>.*)`)?", re.DOTALL)
 
 
 def _locate(error: msgspec.ValidationError, top: object, type_: Any) -> tuple[str, str, object]:
@@ -254,6 +254,9 @@ def _locate(error: msgspec.ValidationError, top: object, type_: Any) -> tuple[st
         elif isinstance(value, (list, tuple)) and index:
             value, path = value[int(index)], f"{path}[{index}]"
         types = [inner for each in types for inner in _types_inside(each, name)]
+    if match["key"] and isinstance(value, dict):
+        key = _failing_key(value, error, top, type_)
+        return _join(path, str(key)), _in_words(match["expected"], [get_args(each)[0] for each in types]), key
     missing = re.fullmatch(r"Object missing required field `(.*)`", match["expected"])
     if missing:
         types = [inner for each in types for inner in _types_inside(each, missing[1])]

@@ -25,8 +25,7 @@ from envforge.cli.progress import counted, megabytes, shown_progress
 
 if TYPE_CHECKING:
     from envforge.base.envelope import Json
-    from envforge.prefix.audit_report import AuditReport, AuditRequest, Finding, Repair
-    from envforge.prefix.values import InstallRequest, Progress
+    from envforge.prefix.values import AuditReport, AuditRequest, Finding, InstallRequest, Progress, Repair
 
 _SHOWN = 20
 _HEADINGS = {
@@ -67,7 +66,7 @@ class AuditOptions:
 
     def request(self) -> AuditRequest:
         """Return the request to audit the environment."""
-        from envforge.prefix.audit_report import AuditRequest
+        from envforge.prefix.values import AuditRequest
 
         return AuditRequest(
             prefix=self.environment.meant().prefix,
@@ -130,17 +129,19 @@ def audit(options: AuditOptions) -> None:
 
 
 def _fixed(options: AuditOptions, progress: Progress) -> tuple[AuditReport, Repair | None]:
-    """Repair the environment, then audit it again; an incomplete environment is completed first."""
+    """Repair the environment, then audit it again; an incomplete or moved environment is installed first."""
     from envforge.prefix.audit import audit as run
+    from envforge.prefix.audit import own_lock, repair
     from envforge.prefix.install import install
-    from envforge.prefix.journal import read_journal, unfinished
-    from envforge.prefix.repair import repair
+    from envforge.prefix.journal import read_journal
 
     request = options.request()
     journal = read_journal(request.prefix)
-    if journal is not None and unfinished(request.prefix) is not None:
-        lockfile = options.lock or Path(journal.lockfile)
-        progress.note(f"{request.prefix} is {journal.unfinished}; completing it")
+    was_moved = journal is not None and journal.was_moved(request.prefix)
+    if journal is not None and (was_moved or journal.step != "verified"):
+        lockfile = options.lock or own_lock(request.prefix, journal)
+        what = "was moved; creating it again" if was_moved else f"is {journal.unfinished}; completing it"
+        progress.note(f"{request.prefix} {what}")
         install(options.installation(lockfile, journal.platform), progress)
     report = run(request, progress)
     if not report.drift:

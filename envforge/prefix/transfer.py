@@ -25,7 +25,7 @@ from envforge.base.net import (
 from envforge.base.urls import Url, show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.plan import Artifact, Digest
-from envforge.prefix.cache import new_hasher
+from envforge.prefix.cache import need_room, new_hasher
 from envforge.prefix.values import Progress, Retry, Supply
 
 WORKERS = 8
@@ -195,17 +195,8 @@ def _ask(url: str, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
 
 
 def _need_room(partial: Path, wanted: int) -> None:
-    free = shutil.disk_usage(partial.parent).free
-    if free < wanted:
-        raise OutsideError(
-            f"not enough disk space for `{partial.name.removesuffix('.part')}` in the cache `{partial.parents[3]}`: "
-            f"expected {wanted / 1e6:.0f} MB, found {free / 1e6:.0f} MB",
-            hint=(
-                Hint("to remove cached packages", "envforge clean"),
-                Hint("to put the cache on another disk, pass `--cache DIR`"),
-            ),
-            code="disk-full",
-        )
+    name = partial.name.removesuffix(".part")
+    need_room(partial.parent, wanted, f"for `{name}` in the cache `{partial.parents[3]}`")
 
 
 def _accept(response: Response, artifact: Artifact, url: str) -> None:

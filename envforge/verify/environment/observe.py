@@ -34,7 +34,7 @@ from envforge.verify.environment.facts import (
 from envforge.verify.values import Signal, SignalCode
 
 if TYPE_CHECKING:
-    from envforge.prefix.audit_report import Finding
+    from envforge.prefix.values import Finding
     from envforge.verify.observe import Situation
 
 
@@ -258,7 +258,7 @@ def _signal(line: dict[str, Any] | None, kind: type[T], *, source: str, why: str
 
 def _audit(prefix: Path, lock: Path | None, platform: str) -> Signal[AuditFacts]:
     from envforge.prefix.audit import audit  # noqa: PLC0415 - checks of the machine don't need it
-    from envforge.prefix.audit_report import AuditRequest  # noqa: PLC0415 - as above
+    from envforge.prefix.values import AuditRequest  # noqa: PLC0415 - as above
 
     source = f"envforge audit --prefix {prefix}"
     try:

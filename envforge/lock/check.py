@@ -132,16 +132,19 @@ def _dates(exclude_newer: Cutoff | None, lock: Lockfile) -> Iterator[Difference]
 
 def _meaning(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
     virtual = virtual_packages_of(inputs)
+    text, source = virtual.text(), virtual.source
+    if inputs.virtual_packages is None and INPUT_SHA256 not in dict(lock.custom_metadata):
+        text, source = None, "the defaults of conda-lock"  # which made this lockfile
     pythons = {platform: python_of(lock.for_platform(platform)) for platform in inputs.platforms}
     with tempfile.TemporaryDirectory(prefix="envforge-check-") as folder:
-        hashes = content_hashes(inputs, virtual.text(), pythons, Path(folder))
+        hashes = content_hashes(inputs, text, pythons, Path(folder))
     recorded = dict(lock.content_hash)
-    changed = [platform for platform, found in hashes.items() if recorded.get(platform) != found]
+    changed = [platform for platform, known in hashes.items() if recorded.get(platform) not in known]
     yield from _variables(inputs, lock)
     if changed:
         found = [*_channels(inputs, lock), *(d for p in changed for d in unmet_requests(inputs, lock, p))]
         # the hashes also cover what the lockfile doesn't list, such as a looser constraint
-        yield from found or [_unnamed(platform, virtual.source) for platform in changed]
+        yield from found or [_unnamed(platform, source) for platform in changed]
 
 
 def _unnamed(platform: str, virtual_source: str) -> Difference:

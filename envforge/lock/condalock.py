@@ -132,9 +132,13 @@ class Job:
 
 
 def content_hashes(
-    inputs: Inputs, virtual_packages: str, pythons: Mapping[str, Version | None], folder: Path
-) -> dict[str, str]:
-    """Return conda-lock's hash of the input of each platform with a Python, without solving or downloading."""
+    inputs: Inputs, virtual_packages: str | None, pythons: Mapping[str, Version | None], folder: Path
+) -> dict[str, tuple[str, ...]]:
+    """Return conda-lock's hashes of the input of each platform with a Python, without solving or downloading.
+
+    Without ``virtual_packages``, there are two: for the virtual packages that conda-lock assumes, with and without
+    CUDA.
+    """
     job = _write_inputs(inputs, virtual_packages, folder, pythons)
     with _running([(job, dict(os.environ), folder)]) as processes:
         _wait(processes[0], folder, next(iter(pythons)))
@@ -153,7 +157,7 @@ def run_conda_lock(inputs: Inputs, virtual_packages: str, jobs: Sequence[Job]) -
 
 def hashes_of(jobs: Sequence[Job]) -> tuple[tuple[str, str], ...]:
     """Return conda-lock's hashes of the inputs of all jobs."""
-    return tuple(pair for job in jobs for pair in sorted(_read_hashes(job.folder).items()))
+    return tuple((platform, one) for job in jobs for platform, (one,) in sorted(_read_hashes(job.folder).items()))
 
 
 def warnings_in(log: str) -> tuple[str, ...]:
@@ -162,19 +166,20 @@ def warnings_in(log: str) -> tuple[str, ...]:
 
 
 def _write_inputs(
-    inputs: Inputs, virtual_packages: str, folder: Path, pythons: Mapping[str, Version | None]
+    inputs: Inputs, virtual_packages: str | None, folder: Path, pythons: Mapping[str, Version | None]
 ) -> dict[str, Any]:
     for name in ("hashed", "out", "records", "config", "cache", "temporary"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     mapping, virtual = folder / "mapping.json", folder / "virtual.yml"
-    virtual.write_text(virtual_packages, encoding="utf-8")
+    if virtual_packages is not None:
+        virtual.write_text(virtual_packages, encoding="utf-8")
     NameMapping.bundled().write(mapping)
     return {
         "hashed": {
             platform: _write(folder / "hashed", platform, conda_lock_files(inputs, platform, python, is_complete=True))
             for platform, python in pythons.items()
         },
-        "virtual_packages": str(virtual),
+        "virtual_packages": None if virtual_packages is None else str(virtual),
         "mapping": str(mapping),
         "hashes": str(folder / "hashes.json"),
     }
@@ -279,21 +284,22 @@ def _wait(process: subprocess.Popen[bytes], folder: Path, platform: str) -> str:
     return log
 
 
-def _read_hashes(folder: Path) -> dict[str, str]:
-    hashes: dict[str, str] = json.loads((folder / "hashes.json").read_text(encoding="utf-8"))
-    return hashes
+def _read_hashes(folder: Path) -> dict[str, tuple[str, ...]]:
+    hashes = json.loads((folder / "hashes.json").read_text(encoding="utf-8"))
+    return {platform: tuple(found) for platform, found in hashes.items()}
 
 
 def child(job_file: str) -> None:
     """Run one job in a process of its own: hash its input with conda-lock's parser, then run conda-lock.
 
-    ``job_file`` is a JSON file with ``hashed`` (files by platform), ``virtual_packages``, ``mapping``, ``hashes`` (the
-    file to write), and ``arguments`` (conda-lock's command line; without it, only the hashes are written).
+    ``job_file`` is a JSON file with ``hashed`` (files by platform), ``virtual_packages`` (a file, or null for those of
+    conda-lock), ``mapping``, ``hashes`` (the file to write), and ``arguments`` (conda-lock's command line; without it,
+    only the hashes are written).
     """
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     # of the markers of which conda-lock warns here, none is in the files that it solves
     with contextlib.redirect_stderr(io.StringIO()):
-        hashes = {platform: _hash(job, platform, files) for platform, files in job["hashed"].items()}
+        hashes = {platform: _hashes(job, platform, files) for platform, files in job["hashed"].items()}
     Path(job["hashes"]).write_text(json.dumps(hashes), encoding="utf-8")
     if job.get("arguments"):
         from conda_lock.conda_lock import main as conda_lock  # noqa: PLC0415 - only a lock needs it, not a check
@@ -302,16 +308,22 @@ def child(job_file: str) -> None:
         conda_lock()
 
 
-def _hash(job: Mapping[str, Any], platform: str, files: Sequence[str]) -> str:
+def _hashes(job: Mapping[str, Any], platform: str, files: Sequence[str]) -> list[str]:
     from conda_lock.content_hash import compute_content_hashes  # noqa: PLC0415 - conda-lock takes a second to import
     from conda_lock.src_parser import make_lock_spec  # noqa: PLC0415
-    from conda_lock.virtual_package import virtual_package_repo_from_specification  # noqa: PLC0415
+    from conda_lock.virtual_package import (  # noqa: PLC0415
+        default_virtual_package_repodata,
+        virtual_package_repo_from_specification,
+    )
 
     specification = make_lock_spec(
         src_files=list(map(Path, files)), platform_overrides=[platform], mapping_url=job["mapping"]
     )
-    virtual = virtual_package_repo_from_specification(Path(job["virtual_packages"]))
-    return str(compute_content_hashes(specification, virtual)[platform])
+    if job["virtual_packages"] is None:
+        assumed = [default_virtual_package_repodata(), default_virtual_package_repodata(cuda_version="")]
+    else:
+        assumed = [virtual_package_repo_from_specification(Path(job["virtual_packages"]))]
+    return [str(compute_content_hashes(specification, virtual)[platform]) for virtual in assumed]
 
 
 RECORDS_VARIABLE = "ENVFORGE_SOLVE_RECORDS"

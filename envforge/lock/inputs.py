@@ -525,13 +525,15 @@ def _virtual_read(inputs: Inputs) -> VirtualPackages | None:
 def _derive(platforms: Iterable[str], inputs: Inputs) -> VirtualPackages:
     """Return the virtual packages for the torch pin of each platform; ``__cuda`` is absent for a CPU build."""
     subdirs = []
+    source = "the defaults of envforge"
     for platform in platforms:
         packages = dict(_BASE[platform])
         tag = _torch_tag(inputs.pip_for(platform))
-        if tag is not None and tag.cuda is not None:
-            packages["__cuda"] = str(tag.cuda)
+        if tag is not None:
+            source = "the torch version"
+            packages |= {"__cuda": str(tag.cuda)} if tag.cuda is not None else {}
         subdirs.append((platform, tuple(sorted(packages.items()))))
-    return VirtualPackages(subdirs=tuple(subdirs), source="the torch version")
+    return VirtualPackages(subdirs=tuple(subdirs), source=source)
 
 
 def _torch_tag(requirements: Iterable[Requirement]) -> WheelTag | None:

@@ -91,7 +91,7 @@ class Run:
             extra = tuple(index.simple_url for index in self.extra if _is_served(index))
             other = tuple(dict.fromkeys((*other, *extra, registry.simple_url)))
             torch = torch or torch_indexes(extra)
-        records = self.folder / platform / "records"
+        records = self._workplace(platform) / "records"
         return PlatformIndex(
             wanted=Wanted(
                 platform=platform, pip=pip, virtual=virtual.of(platform), records=records, cutoff=self.keeping.cutoff
@@ -114,7 +114,7 @@ class Run:
         return [
             Job(
                 platform=platform,
-                folder=self.folder / platform,
+                folder=self._workplace(platform),
                 conda=conda,
                 mirrors=self.request.mirrors,
                 index=server.simple(platform),
@@ -123,6 +123,10 @@ class Run:
             )
             for platform in self.inputs.platforms
         ]
+
+    def _workplace(self, platform: str) -> Path:
+        # conda-lock passes channels in this directory to conda, which strips a part such as `/linux-64/` from a URL
+        return self.folder / f"solve-{platform}"
 
     def _conda(self, tools: Path) -> Path:
         stated = self.request.conda_exe

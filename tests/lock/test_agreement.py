@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from envforge.errors import EnvforgeError
 from envforge.lock.check import check_lock
 from envforge.lock.inputs import input_sha256
 from envforge.lock.request import LockReport
+from envforge.lock.solver import executable
 from tests.lock.conftest import World, environment_text
 
 Differs = Callable[[str], list[str]]
@@ -63,6 +66,21 @@ def test_platforms_and_channels_are_compared(differs: Differs) -> None:
     ]
     found = differs(environment_text().replace("  - conda-forge\n", "  - conda-forge\n  - bioconda\n"))
     assert found[0] == "channels `conda-forge bioconda` are requested, but the lockfile uses `conda-forge`"
+
+
+@pytest.mark.parametrize("option", ["--without-cuda", ""])
+def test_lock_of_conda_lock_itself_is_up_to_date(conda_channel: str, tmp_path: Path, option: str) -> None:
+    text = f"channels: [{conda_channel}/conda-forge]\nplatforms: [linux-64, osx-arm64]\ndependencies: [python, sympy]\n"
+    environment, lockfile = tmp_path / "environment.yml", tmp_path / "conda-lock.yml"
+    environment.write_text(text, encoding="utf-8")
+    words = ["lock", "--conda", str(executable(tmp_path)), "-f", str(environment), "--lockfile", str(lockfile)]
+    words += [option] if option else []
+    subprocess.run([sys.executable, "-m", "conda_lock", *words], cwd=tmp_path, check=True, capture_output=True)
+    assert check_lock(environment, lockfile) == ()
+    environment.write_text(text.replace("sympy]", '"sympy >=1"]'), encoding="utf-8")
+    found = check_lock(environment, lockfile)
+    assert [one.platform for one in found] == ["linux-64", "osx-arm64"]
+    assert found[0].found.endswith("(virtual packages from the defaults of conda-lock)")
 
 
 def test_a_missing_lock_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:

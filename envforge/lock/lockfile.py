@@ -251,6 +251,7 @@ def _package(document: Document, number: int, entry: _Package) -> LockedPackage:
     )
 
 
+CREATED_BY = "created_by"  # conda's reader of lockfiles requires this field if there is custom metadata
 INPUT_SHA256 = "envforge_input_sha256"
 EXCLUDE_NEWER = "envforge_exclude_newer"
 VARIABLES = "envforge_variables"

@@ -228,6 +228,7 @@ class Run:
             platforms=self.inputs.platforms,
             sources=tuple(Path(os.path.relpath(file.path.resolve(), folder)).as_posix() for file in self.inputs.files),
             custom={
+                document.CREATED_BY: "envforge",  # without a version, so that a new release changes no lockfile
                 document.INPUT_SHA256: self.inputs.sha256,
                 document.EXCLUDE_NEWER: "" if self.keeping.cutoff.at is None else str(self.keeping.cutoff),
                 document.VARIABLES: document.variables_text(self.inputs.variables),

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import rattler
 from filelock import FileLock
@@ -36,7 +37,7 @@ from envforge.lock.plan import Artifact, Digest, record_name
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import CACHE_HINTS, SEEN_SCHEMA, Store, digest_of, mark, settled_before, walk, write_mark
 from envforge.prefix.fetch import Fetched
-from envforge.prefix.installed import check_inside, conda_records
+from envforge.prefix.installed import check_inside, conda_records, noarch_place
 from envforge.prefix.journal import record_fault
 from envforge.prefix.values import InstallRequest, Progress
 
@@ -277,9 +278,8 @@ def archive_damaged(artifact: Artifact, reason: str) -> EnvforgeError:
 def _read_record(item: Fetched, folder: Path) -> rattler.RepoDataRecord:
     """Return the record of an unpacked package; raise ``EnvforgeError`` if it is not the locked package."""
     locked = item.artifact.package
-    digests = {item.artifact.digest.algorithm: item.artifact.digest.hex}
-    if "sha256" not in digests:
-        digests["sha256"] = digest_of(item.path, Digest(algorithm="sha256", hex="")).hex
+    sha256 = locked.sha256 or digest_of(item.path, Digest(algorithm="sha256", hex="")).hex
+    digests = {"sha256": sha256, **({"md5": locked.md5} if locked.md5 else {})}
     size = item.path.stat().st_size
     try:
         record = rattler.PackageRecord.from_index_json(folder / _INFO / "index.json", size=size, **digests)
@@ -342,11 +342,7 @@ class Joined:
 
     def _placed(self, archive: Archive, name: str) -> str:
         """Return the path in the prefix of a path in a package."""
-        if archive.is_noarch:
-            for top, place in (("site-packages", self.site_packages), ("python-scripts", "bin")):
-                if name == top or name.startswith(f"{top}/"):
-                    return f"{place}{name.removeprefix(top)}"
-        return name
+        return noarch_place(name, self.site_packages) if archive.is_noarch else name
 
     def _resolve(self, path: str) -> str | None:
         """Return the path to which links lead, relative to the prefix; None if it is outside or reserved."""
@@ -405,7 +401,8 @@ def link(
             hint="fix the cause; the next attempt reuses the downloaded files",
             code="link-failed",
         ) from error
-    _record_origins(chosen, request.prefix)
+    for archive in chosen:
+        _complete_record(archive, request.prefix)
 
 
 async def _link(
@@ -456,27 +453,22 @@ def read_records(prefix: Path, name: str = "") -> tuple[rattler.PrefixRecord, ..
         return tuple(pool.map(read, conda_records(prefix, name)))
 
 
-def _record_origins(archives: tuple[Archive, ...], prefix: Path) -> None:
-    """Write the locked URLs into conda-meta, where rattler has recorded the paths in the cache."""
-    for item in (archive.item for archive in archives):
-        path = prefix / "conda-meta" / f"{record_name(item.artifact)}.json"
-        url = show_url(item.artifact.package.url)
-        head, mark_, rest = path.read_bytes().partition(b'\n  "files": [')
-        text = head.decode("utf-8")
-        for key, value in (("fn", item.artifact.file_name), ("url", url), ("channel", url.rsplit("/", 2)[0])):
-            text = _with_value(text, key, value)
-        path.unlink()  # for its mode is 0600, and other users of the prefix must read it
-        write_atomic(path, text.encode("utf-8") + mark_ + rest, synced=False)
-
-
-def _with_value(text: str, key: str, value: str) -> str:
-    """Replace one value of the top-level object without parsing the rest; rattler writes one key per line."""
-    changed, count = re.subn(
-        rf'^  "{key}": .*?(,?)$', lambda match: f'  "{key}": {json.dumps(value)}{match[1]}', text, flags=re.MULTILINE
-    )
-    if count != 1:
-        raise ValueError(f"rattler wrote a record with {count} lines for `{key}`")
-    return changed
+def _complete_record(archive: Archive, prefix: Path) -> None:
+    """Write into conda-meta what rattler doesn't know: the locked URL, and the hashes of the files that links lead to."""
+    artifact = archive.item.artifact
+    path = prefix / "conda-meta" / f"{record_name(artifact)}.json"
+    url = show_url(artifact.package.url)
+    record: dict[str, Any] = json.loads(path.read_bytes())
+    record |= {"fn": artifact.file_name, "url": url, "channel": url.rsplit("/", 2)[0]}
+    rows = {row["_path"]: row for row in record["paths_data"]["paths"]}
+    for name, row in rows.items():
+        if row["path_type"] == "softlink":
+            # rattler records the hash of the link's text, which conda takes for a change of the file
+            arrived = os.path.relpath(os.path.realpath(prefix / name), os.path.realpath(prefix))
+            target = rows.get(Path(arrived).as_posix(), {})
+            row["sha256_in_prefix"] = target.get("sha256_in_prefix") or target.get("sha256")
+    path.unlink()  # for its mode is 0600, and other users of the prefix must read it
+    write_atomic(path, json.dumps(record, indent=2), synced=False)
 
 
 class _Reporter(rattler.InstallerReporter):

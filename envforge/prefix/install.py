@@ -19,11 +19,13 @@ from packaging.utils import canonicalize_name
 from envforge.base.files import write_atomic
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint
+from envforge.lock.lockfile import Lockfile
 from envforge.lock.needs import asks_driver, concerns, describe, read_needs, unmet
 from envforge.lock.plan import Plan, make_plan, read_any_lock, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import Store, default_root, in_use
 from envforge.prefix.changes import Changes, is_created, matches, needed_changes
+from envforge.prefix.conda_history import record_install, requested_specs
 from envforge.prefix.conda_packages import Archive, Joined, link, read_records, site_packages_of, unpack
 from envforge.prefix.fetch import Fetched, check_room, fetch_all
 from envforge.prefix.installed import editable_installs
@@ -52,7 +54,7 @@ from envforge.pytorch.matrix import Matrix, load_matrix
 def install(request: InstallRequest, progress: Progress | None = None) -> InstallReport:
     """Install; see ``envforge.install.install``."""
     progress = progress or Silent()
-    request, plan = _planned(request, progress)
+    request, lockfile, plan = _planned(request, progress)
     prefix = request.prefix
     existed = prefix.exists()
     try:
@@ -61,7 +63,7 @@ def install(request: InstallRequest, progress: Progress | None = None) -> Instal
             if before is not None and not request.reinstall and matches(before, plan, prefix):
                 _name_editables(editable_installs(prefix).items(), progress)
                 return _unchanged(request, plan)
-            work = Installation(request=request, plan=plan, progress=progress, before=before)
+            work = Installation(request=request, lockfile=lockfile, plan=plan, progress=progress, before=before)
             with in_use(work.store.root):
                 return work.run()
     except BaseException:
@@ -72,7 +74,7 @@ def install(request: InstallRequest, progress: Progress | None = None) -> Instal
 def preview(request: InstallRequest, progress: Progress | None = None) -> Preview:
     """Preview; see ``envforge.install.preview``."""
     progress = progress or Silent()
-    request, plan = _planned(request, progress)
+    request, lockfile, plan = _planned(request, progress)
     before = read_journal(request.prefix)
     if before is not None and not request.reinstall and matches(before, plan, request.prefix):
         return Preview(
@@ -82,23 +84,19 @@ def preview(request: InstallRequest, progress: Progress | None = None) -> Previe
             unchanged=len(plan.conda) + len(plan.wheels),
             warnings=plan.warnings,
         )
-    return Installation(request=request, plan=plan, progress=progress, before=before).preview()
+    return Installation(request=request, lockfile=lockfile, plan=plan, progress=progress, before=before).preview()
 
 
-def _planned(request: InstallRequest, progress: Progress) -> tuple[InstallRequest, Plan]:
-    """Return the request with an absolute prefix, and its plan; raise ``EnvforgeError`` for a foreign prefix."""
+def _planned(request: InstallRequest, progress: Progress) -> tuple[InstallRequest, Lockfile, Plan]:
+    """Return the request with an absolute prefix, its lockfile and plan; raise ``EnvforgeError`` for a foreign prefix."""
     # packages record the prefix, so it may not contain `..`
     request = replace(request, prefix=Path(os.path.abspath(request.prefix)))  # noqa: PTH100 - keep symbolic links
-    plan = make_plan(
-        read_any_lock(request.lockfile, request.platform),
-        request.platform,
-        request.lockfile,
-        allow_builds=request.allow_builds,
-    )
+    lockfile = read_any_lock(request.lockfile, request.platform)
+    plan = make_plan(lockfile, request.platform, request.lockfile, allow_builds=request.allow_builds)
     for warning in plan.warnings:
         progress.note(f"warning: {warning}")
     _refuse_foreign(request)
-    return request, plan
+    return request, lockfile, plan
 
 
 def _leave_no_trace(prefix: Path, *, existed: bool) -> None:
@@ -167,6 +165,7 @@ class Installation:
     """One install into a locked prefix. ``before`` is the journal of the existing prefix."""
 
     request: InstallRequest
+    lockfile: Lockfile
     plan: Plan
     progress: Progress
     before: Journal | None
@@ -194,6 +193,7 @@ class Installation:
         batch = self._conda(todo, archives, wheels, store)
         self._reached(journal, "conda done")
         self._wheels(todo, wheels, store, batch)
+        record_install(request.prefix, self.plan, requested_specs(self.lockfile, request.lockfile, self.plan))
         self._reached(journal, "wheels done")
         self._reached(journal, "verified")
         return self._report(self._outcome(journal), todo, fetched)

@@ -12,7 +12,7 @@ import io
 import os
 import posixpath
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +52,7 @@ class CondaPackage:
     sha256: str | None
     md5: str | None
     site_packages: str | None
+    is_noarch: bool
     claims: tuple[Claim, ...]
 
 
@@ -102,6 +103,7 @@ class _CondaRecord:
     url: str = ""
     sha256: str | None = None
     md5: str | None = None
+    noarch: str | bool | None = None
     python_site_packages_path: str | None = None
     paths_data: _PathsData | None = None
     files: tuple[str, ...] = ()
@@ -149,7 +151,26 @@ def conda_records(prefix: Path, name: str = "") -> list[Path]:
 def read_conda(prefix: Path) -> tuple[CondaPackage, ...]:
     """Return the conda packages of a prefix, by name."""
     found = [_conda_package(path) for path in conda_records(prefix)]
-    return tuple(sorted(found, key=lambda package: package.name))
+    site_packages = site_packages_of(found, prefix)
+    return tuple(sorted((_placed(package, site_packages) for package in found), key=lambda package: package.name))
+
+
+def _placed(package: CondaPackage, site_packages: str | None) -> CondaPackage:
+    """Return a package with the paths of its files in the prefix: conda records those in the archive."""
+    if not package.is_noarch or site_packages is None:
+        return package
+    return replace(
+        package, claims=tuple(c._replace(path=noarch_place(c.path, site_packages)) for c in package.claims)
+    )
+
+
+def noarch_place(path: str, site_packages: str) -> str:
+    """Return where a file of a ``noarch: python`` package is linked."""
+    scripts = "Scripts" if site_packages.startswith("Lib/") else "bin"
+    for top, place in (("site-packages", site_packages), ("python-scripts", scripts)):
+        if path == top or path.startswith(f"{top}/"):
+            return f"{place}{path.removeprefix(top)}"
+    return path
 
 
 def site_packages_of(conda: Collection[CondaPackage], prefix: Path) -> str | None:
@@ -228,6 +249,7 @@ def _conda_package(path: Path) -> CondaPackage:
         sha256=record.sha256,
         md5=record.md5,
         site_packages=record.python_site_packages_path,
+        is_noarch=record.noarch == "python",
         claims=tuple(_claim(row) for row in rows if row.path_type not in _UNCHECKED_KINDS),
     )
 

@@ -59,9 +59,28 @@ def read_inventory(prefix: Path) -> dict[str, Entry]:
 
 PLACEHOLDER = "/prefix"
 _LARGEST = 1 << 24
+_LONGEST_LAUNCHER = 4096
 _OF_INSTALLERS = {"INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"}
 # uv, rattler, and pip start a path through sh if it is too long for a first line or contains a space
 _LONG_FIRST_LINE = re.compile(rb"\A#!/bin/sh\n'''exec' [\"']?([^\"'\n]+?)[\"']? \"\$0\" \"\$@\"(?: #'''|\n' ''')\n")
+
+# what the programs consist of that conda, mamba, rattler, pip, and uv write for entry points, besides the entry point
+_LAUNCHER_LINES = {
+    "# -*- coding: utf-8 -*-",
+    "import re",
+    "import sys",
+    "if __name__ == '__main__':",
+    'if __name__ == "__main__":',
+    r"sys.argv[0] = re.sub(r'(-script\.pyw?|\.exe)?$', '', sys.argv[0])",
+    r"sys.argv[0] = re.sub(r'(-script\.pyw|\.exe)?$', '', sys.argv[0])",
+    'if sys.argv[0].endswith("-script.pyw"):',
+    "if sys.argv[0].endswith('.exe'):",
+    'elif sys.argv[0].endswith(".exe"):',
+    "sys.argv[0] = sys.argv[0][:-11]",
+    "sys.argv[0] = sys.argv[0][:-4]",
+}
+_FIRST_LINE = re.compile(r"#!(?P<prefix>\S+)/bin/python[\d.]*")
+_ENTRY = re.compile(r"from [\w.]+ import \w+|(sys\.exit|raise SystemExit)\([\w.]+\(\)\)")
 
 
 def is_installers_note(path: str) -> bool:
@@ -76,8 +95,19 @@ def normal_sha256(content: bytes, prefix: str, placeholder: str) -> str:
     if b"\0" in content and placeholder:
         return hashlib.sha256(_unpadded(content, old, new)).hexdigest()
     if b"\0" not in content:
-        content = _LONG_FIRST_LINE.sub(rb"#!\1\n", content, count=1)
+        content = _normal_launcher(_LONG_FIRST_LINE.sub(rb"#!\1\n", content, count=1))
     return hashlib.sha256(content.replace(old, new)).hexdigest()
+
+
+def _normal_launcher(content: bytes) -> bytes:
+    """Return the first line and the entry point of a generated launcher; any other content is unchanged."""
+    if not content.startswith(b"#!") or len(content) > _LONGEST_LAUNCHER:
+        return content
+    first, *lines = filter(None, map(str.strip, content.decode("utf-8", "surrogateescape").splitlines()))
+    match, entry = _FIRST_LINE.fullmatch(first), [line for line in lines if line not in _LAUNCHER_LINES]
+    if match is None or len(entry) != 2 or not all(map(_ENTRY.fullmatch, entry)):
+        return content
+    return "\n".join([f"#!{match['prefix']}/bin/python", *entry]).encode("utf-8", "surrogateescape")
 
 
 def _unpadded(content: bytes, old: bytes, new: bytes) -> bytes:

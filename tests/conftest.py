@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -18,6 +19,14 @@ for _name in ("SIGINT", "SIGHUP", "SIGQUIT"):
     _number = getattr(signal, _name, None)
     if _number is not None and signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def list_of_environments_is_unchanged() -> Iterator[None]:
+    """Keep the prefixes of tests out of ``~/.conda/environments.txt``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONDA_REGISTER_ENVS", "false")
+        yield
 
 
 @pytest.fixture(autouse=True)

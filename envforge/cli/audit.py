@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +17,7 @@ from envforge.cli.options import (
     EnvironmentOptions,
     JsonOption,
     Option,
+    default_lock,
     platform_here,
     takes,
     tell_change_of,
@@ -25,6 +26,7 @@ from envforge.cli.progress import counted, megabytes, shown_progress
 
 if TYPE_CHECKING:
     from envforge.base.envelope import Json
+    from envforge.errors import Hint
     from envforge.prefix.values import AuditReport, AuditRequest, Finding, InstallRequest, Progress, Repair
 
 _SHOWN = 20
@@ -50,6 +52,9 @@ class AuditOptions:
     lock: Annotated[Path | None, Argument()] = None
     environment: EnvironmentOptions
     fix: Annotated[bool, Option("Reinstall packages that differ, and move stray files to .envforge/moved.")]
+    adopt: Annotated[
+        bool, Option("If an environment that conda or mamba created matches LOCK, manage it with envforge.")
+    ]
     full: Annotated[bool, Option("Read every file, even those unchanged since the last audit.")]
     offline: Annotated[bool, Option("With --fix: use only the cache and local mirrors.")]
     allow_builds: Annotated[bool, Option("With --fix: build source distributions, which runs their code.")]
@@ -71,8 +76,9 @@ class AuditOptions:
         return AuditRequest(
             prefix=self.environment.meant().prefix,
             platform=platform_here(),
-            lockfile=self.lock,
+            lockfile=self.lock or (default_lock() if self.adopt else None),
             full=self.full,
+            adopt=self.adopt,
         )
 
     def installation(self, lockfile: Path, platform: str) -> InstallRequest:
@@ -101,12 +107,15 @@ def audit(options: AuditOptions) -> None:
     the same lockfile produces the same digest.
     """
     from envforge.base.envelope import finding, success
-    from envforge.errors import Hint
     from envforge.prefix.audit import audit as run
     from envforge.prefix.locate import check_exists
 
+    if options.adopt and options.fix:
+        raise click.UsageError("`--adopt` can't be combined with `--fix`, which only repairs an adopted environment")
     environment = options.environment.meant()
     check_exists(environment)
+    if options.adopt:
+        _refuse_adopted(environment.prefix)
     tell_change_of(environment.prefix)
     done: Repair | None = None
     with shown_progress(quiet=options.as_json) as progress:
@@ -117,13 +126,14 @@ def audit(options: AuditOptions) -> None:
         for note in report.notes:
             progress.note(f"note: {note}")
     if options.as_json:
-        result = _to_json(report, done)
+        result = _to_json(report, done, is_adopted=options.adopt and not report.drift)
         click.echo(finding("audit", result) if report.drift else success("audit", result))
     else:
         click.echo("\n".join(_to_words(report, done)))
-        if report.drift and not options.fix:
-            hint = Hint("to restore what the lockfile contains", _fix_command(options))
-            click.echo(f"\nhint: {hint}", err=True)
+        if options.adopt and not report.drift:
+            click.echo(f"envforge manages {report.prefix} from now on; no file of it was changed")
+        elif report.drift and not options.fix:
+            click.echo(f"\nhint: {_way_out(options, report)}", err=True)
     if report.drift:
         raise click.exceptions.Exit(1)
 
@@ -142,12 +152,37 @@ def _fixed(options: AuditOptions, progress: Progress) -> tuple[AuditReport, Repa
         lockfile = options.lock or own_lock(request.prefix, journal)
         what = "was moved; creating it again" if was_moved else f"is {journal.unfinished}; completing it"
         progress.note(f"{request.prefix} {what}")
-        install(options.installation(lockfile, journal.platform), progress)
+        again = replace(options.installation(lockfile, journal.platform), categories=journal.categories)
+        install(again, progress)
     report = run(request, progress)
     if not report.drift:
         return report, None
     done = repair(report, request, options.installation(report.lockfile, report.platform), progress)
     return done.after, done
+
+
+def _refuse_adopted(prefix: Path) -> None:
+    from envforge.errors import EnvforgeError
+    from envforge.prefix.journal import read_journal
+
+    if read_journal(prefix) is not None:
+        raise EnvforgeError(
+            f"envforge manages `{prefix}` already",
+            hint="to check it",
+            command=shlex.join(["envforge", "audit", "--prefix", str(prefix)]),
+            code="already-adopted",
+        )
+
+
+def _way_out(options: AuditOptions, report: AuditReport) -> Hint:
+    """Return how to restore the environment; ``--fix`` changes only those that envforge manages."""
+    from envforge.errors import Hint
+    from envforge.prefix.journal import read_journal
+
+    if read_journal(report.prefix) is not None:
+        return Hint("to restore what the lockfile contains", _fix_command(options))
+    words = ["envforge", "install", str(report.lockfile), "--prefix", str(report.prefix), "--force"]
+    return Hint("to install the lockfile into it, and manage it with envforge", shlex.join(words))
 
 
 def _fix_command(options: AuditOptions) -> str:
@@ -198,7 +233,7 @@ def _grouped(findings: tuple[Finding, ...]) -> Iterator[str]:
                 yield f"  and {len(chosen) - _SHOWN} more; to list all, pass `--json`"
 
 
-def _to_json(report: AuditReport, done: Repair | None) -> Json:
+def _to_json(report: AuditReport, done: Repair | None, *, is_adopted: bool) -> Json:
     from dataclasses import asdict
 
     return {
@@ -210,6 +245,7 @@ def _to_json(report: AuditReport, done: Repair | None) -> Json:
         "warnings": [asdict(found) for found in report.warnings],
         "counts": asdict(report.counts),
         "notes": list(report.notes),
+        "adopted": is_adopted,
         "repair": None
         if done is None
         else {

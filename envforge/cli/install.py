@@ -53,6 +53,14 @@ class InstallOptions:
             metavar="FILE",
         ),
     ]
+    categories: Annotated[
+        tuple[str, ...],
+        Option(
+            "Install only the packages of this category. May be provided more than once.  [default: main and dev]",
+            "--category",
+            metavar="NAME",
+        ),
+    ]
     dry_run: Annotated[bool, Option("Show what would be downloaded, linked, and removed, without writing.")]
     offline: Annotated[bool, Option("Use only the cache and local mirrors.")]
     force: Annotated[bool, Option("Install into a directory that envforge did not create.")]
@@ -83,6 +91,7 @@ class InstallOptions:
             allow_builds=self.allow_builds,
             supply=supply,
             estimate=True,
+            categories=tuple(sorted(set(self.categories))),
         )
 
     def bundled_lock(self, bundle: Bundle) -> tuple[Path, str]:

@@ -36,7 +36,10 @@ def environment(source: LockSource) -> Exported:
     lacks_pip = bool(wheels) and not any(a.package.name == "pip" for a in plan.conda)
     if wheels:
         wanted += [*(["pip"] if lacks_pip else []), {"pip": wheels}]
-    document = {"channels": [*source.channels, "nodefaults"], "dependencies": wanted}
+    # conda 26 takes `nodefaults` for a channel; without it, conda and mamba add no channel to those of a file
+    document: dict[str, object] = {"channels": list(source.channels), "dependencies": wanted}
+    if source.lockfile.variables:
+        document["variables"] = dict(source.lockfile.variables)
     use = [f"Every version and build of {plan.platform}:  conda env create -n NAME -f FILE", _WEAKER]
     use += [_NO_PIP] if lacks_pip else []
     return Exported(text=header(source, *use) + yaml.safe_dump(document, sort_keys=False, width=4096))

@@ -23,6 +23,8 @@ from envforge.base.terms import WheelTag
 from envforge.errors import EnvforgeError, Hint
 
 Manager = Literal["conda", "pip"]
+VariableName = Annotated[str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "a variable name")]
+VariableValue = Annotated[str, matching(r"[^\0]*", "a string without a NUL character")]
 
 
 class LockfileError(EnvforgeError):
@@ -87,7 +89,7 @@ class Lockfile:
             error=LockfileError,
             code="lockfile-damaged",
         )
-        return tuple(sorted(document.read_json(text, dict[str, str]).items()))
+        return tuple(sorted(document.read_json(text, dict[VariableName, VariableValue]).items()))
 
     def for_platform(self, platform: str, manager: Manager | None = None) -> tuple[LockedPackage, ...]:
         """Return the packages of one conda subdir, optionally only those of one package manager."""

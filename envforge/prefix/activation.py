@@ -20,14 +20,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
 from envforge.base.data_files import data_folder
-from envforge.base.documents import Document, matching
+from envforge.base.documents import Document
 from envforge.errors import EnvforgeError, RequestError
+from envforge.lock.lockfile import VariableName, VariableValue
+from envforge.prefix.journal import read_journal
 
-_Name = Annotated[str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "a variable name")]
-_Value = Annotated[str, matching(r"[^\0]*", "a string without a NUL character")]
 _UNSET = "***unset***"
 _WINDOWS_FOLDERS = ("", "Library/mingw-w64/bin", "Library/usr/bin", "Library/bin", "Scripts", "bin")
 
@@ -36,7 +36,7 @@ _WINDOWS_FOLDERS = ("", "Library/mingw-w64/bin", "Library/usr/bin", "Library/bin
 class _State:
     """The file ``conda-meta/state`` of conda."""
 
-    env_vars: dict[_Name, _Value] = field(default_factory=dict)
+    env_vars: dict[VariableName, VariableValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,14 +106,16 @@ def activation(prefix: Path, label: str, environment: Mapping[str, str], *, suff
 
 
 def variables(prefix: Path) -> dict[str, str | None]:
-    """Return the variables of an environment: of its packages (``env_vars.d``), then of ``conda-meta/state``.
+    """Return the variables of an environment: of its packages, then of its lockfile, then of ``conda-meta/state``.
 
     The user sets those in ``conda-meta/state`` with ``conda env config vars set``.
     """
     found: dict[str, str] = {}
     for path in sorted((prefix / "etc" / "conda" / "env_vars.d").glob("*.json")):
         document = _document(path)
-        found |= document.read_json(document.read_bytes(path), dict[_Name, _Value])
+        found |= document.read_json(document.read_bytes(path), dict[VariableName, VariableValue])
+    journal = read_journal(prefix)
+    found |= dict(journal.variables) if journal is not None else {}
     state = prefix / "conda-meta" / "state"
     if state.exists():
         document = _document(state)

@@ -16,6 +16,7 @@ from packaging.version import InvalidVersion, Version
 
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint
+from envforge.lock.lockfile import Lockfile
 from envforge.lock.plan import Artifact, Plan, Wheel, make_plan, read_any_lock, record_name, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.audit_files import Files, digest_of, hash_files, read_inventory
@@ -27,7 +28,7 @@ from envforge.prefix.installed import (
     read_distributions,
     site_packages_of,
 )
-from envforge.prefix.journal import Journal, journal_path, lock_prefix, read_journal
+from envforge.prefix.journal import Journal, journal_path, keep_lockfile, lock_prefix, read_journal, write_journal
 from envforge.prefix.locate import Meant, check_exists, check_in_place
 from envforge.prefix.values import (
     AuditReport,
@@ -49,9 +50,39 @@ def audit(request: AuditRequest, progress: Progress = _PROGRESS) -> AuditReport:
     """Compare a prefix with its lockfile; raise ``EnvforgeError`` if the prefix doesn't exist or is incomplete."""
     request = replace(request, prefix=Path(os.path.abspath(request.prefix)))  # noqa: PTH100 - keep symbolic links
     journal = _journal(request.prefix)
-    lockfile = request.lockfile or own_lock(request.prefix, journal)
+    path = request.lockfile or own_lock(request.prefix, journal)
     platform = journal.platform if journal else request.platform
-    plan = make_plan(read_any_lock(lockfile, platform), platform, lockfile, allow_builds=True)
+    categories = journal.categories if journal else ()
+    lockfile = read_any_lock(path, platform)
+    plan = make_plan(lockfile, platform, path, allow_builds=True, categories=categories)
+    report = _compare(request, plan, journal, path, progress)
+    if request.adopt and not report.drift:
+        _adopt(request.prefix, path, lockfile, plan)
+    return report
+
+
+def _adopt(prefix: Path, path: Path, lockfile: Lockfile, plan: Plan) -> None:
+    """Record that envforge manages a prefix from now on; no package and no file of it is changed."""
+    journal = Journal(
+        step="verified",
+        fingerprint=plan.fingerprint,
+        lockfile=os.path.abspath(path),  # noqa: PTH100 - keep symbolic links
+        platform=plan.platform,
+        created=False,  # so that an install never empties it
+        conda=plan.records,
+        wheels=plan.wheel_names,
+        prefix=str(prefix),
+        variables=lockfile.variables,
+        adopted=True,
+    )
+    with lock_prefix(prefix):
+        keep_lockfile(path, prefix)
+        write_journal(prefix, journal)
+
+
+def _compare(
+    request: AuditRequest, plan: Plan, journal: Journal | None, lockfile: Path, progress: Progress
+) -> AuditReport:
     files = read_files(request.prefix)
     hashes = hash_files(request.prefix, files.to_hash, files.inventory, progress, full=request.full)
     locked = frozenset(wheel_of(artifact).name for artifact in plan.wheels)
@@ -59,7 +90,7 @@ def audit(request: AuditRequest, progress: Progress = _PROGRESS) -> AuditReport:
     return AuditReport(
         prefix=request.prefix,
         lockfile=lockfile,
-        platform=platform,
+        platform=plan.platform,
         drift=(*_packages(plan, files, journal), *drift, *files.findings(hashes.sha256)),
         warnings=(*warnings, *openmp_runtimes(files, hashes.sha256)),
         digest=digest_of(files.digest_lines(hashes.sha256)),
@@ -89,7 +120,8 @@ def read_files(prefix: Path) -> Files:
 
 
 def _packages(plan: Plan, files: Files, journal: Journal | None) -> tuple[Finding, ...]:
-    kept = journal.wheels if journal else ()
+    # another tool installed the wheels of an adopted prefix, so they don't name uv
+    kept = journal.wheels if journal and not journal.adopted else ()
     return (*compare_conda(plan, files.conda), *compare_wheels(plan, files.wheels, kept))
 
 
@@ -104,7 +136,10 @@ def _journal(prefix: Path) -> Journal | None:
             f"the environment in `{prefix}` is incomplete: an earlier command was interrupted "
             f"(last step: `{journal.step}`)",
             hint=(
-                Hint("to complete it", shlex.join(["envforge", "install", journal.lockfile, "--prefix", str(prefix)])),
+                Hint(
+                    "to complete it",
+                    journal.again(shlex.join(["envforge", "install", journal.lockfile, "--prefix", str(prefix)])),
+                ),
                 Hint("to complete and audit it", shlex.join(["envforge", "audit", "--fix", "--prefix", str(prefix)])),
             ),
             code="prefix-unfinished",
@@ -117,8 +152,15 @@ def own_lock(prefix: Path, journal: Journal | None) -> Path:
     if journal is None:
         raise EnvforgeError(
             f"envforge did not create `{prefix}`, so its lockfile is unknown",
-            hint="to compare it with a lockfile",
-            command=shlex.join(["envforge", "audit", "LOCK", "--prefix", str(prefix)]),
+            hint=(
+                Hint(
+                    "to compare it with a lockfile", shlex.join(["envforge", "audit", "LOCK", "--prefix", str(prefix)])
+                ),
+                Hint(
+                    "to manage it with envforge if it matches",
+                    shlex.join(["envforge", "audit", "LOCK", "--adopt", "--prefix", str(prefix)]),
+                ),
+            ),
             code="no-lock-known",
         )
     stated = Path(journal.lockfile)
@@ -316,6 +358,8 @@ def repair(report: AuditReport, audited: AuditRequest, request: InstallRequest, 
         )
     from envforge.prefix.install import install  # noqa: PLC0415 - an audit alone needs no installer
 
+    journal = read_journal(report.prefix)
+    request = replace(request, categories=journal.categories if journal else ())
     linked: dict[str, None] = {}
     removed: dict[str, None] = {}
     moved: list[str] = []

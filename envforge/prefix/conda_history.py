@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import shutil
 import time
@@ -109,6 +110,8 @@ def _strings(text: str) -> list[str]:
 
 def _register(prefix: Path) -> None:
     """List the prefix in ``~/.conda/environments.txt`` if conda is in use here; a failure is harmless, as in conda."""
+    if os.environ.get("CONDA_REGISTER_ENVS", "").lower() in {"false", "no", "off", "0"}:
+        return
     try:
         listed = Path.home() / ".conda" / "environments.txt"
         if not listed.parent.is_dir() and shutil.which("conda") is None:

@@ -410,6 +410,9 @@ async def _link(
 ) -> None:
     names = {archive.record.name.normalized for archive in archives}
     installed = read_records(request.prefix)
+    noarch = [one for one in installed if one.noarch.python and one.name.normalized in names | removed]
+    if noarch and _place_files(noarch, request.prefix, _site_packages_in(installed, request.platform)):
+        installed = read_records(request.prefix)
     kept = [record for record in installed if record.name.normalized not in names | removed]
     for record in installed:
         if record not in kept:  # rattler deletes its files
@@ -428,6 +431,29 @@ async def _link(
         reporter=_Reporter(progress),  # type: ignore[abstract] # its methods are optional
         show_progress=False,
     )
+
+
+def _place_files(records: Iterable[rattler.PrefixRecord], prefix: Path, site_packages: str) -> bool:
+    """Write the paths in the prefix into records that conda wrote with those in the archive; return whether any did.
+
+    rattler deletes the files by these paths.
+    """
+    is_changed = False
+    for record in records:
+        path = prefix / "conda-meta" / f"{record.name.normalized}-{record.version}-{record.build}.json"
+        document: dict[str, Any] = json.loads(path.read_bytes())
+        rows = document["paths_data"]["paths"]
+        placed = [{**row, "_path": noarch_place(row["_path"], site_packages)} for row in rows]
+        if placed != rows:
+            document["paths_data"]["paths"] = placed
+            write_atomic(path, json.dumps(document, indent=2), synced=False)
+            is_changed = True
+    return is_changed
+
+
+def _site_packages_in(installed: Iterable[rattler.PrefixRecord], platform: str) -> str:
+    python = next((record for record in installed if record.name.normalized == "python"), None)
+    return site_packages_of(python, platform) if python is not None else "site-packages"
 
 
 def site_packages_of(python: rattler.PackageRecord, platform: str) -> str:
@@ -454,7 +480,7 @@ def read_records(prefix: Path, name: str = "") -> tuple[rattler.PrefixRecord, ..
 
 
 def _complete_record(archive: Archive, prefix: Path) -> None:
-    """Write into conda-meta what rattler doesn't know: the locked URL, and the hashes of the files that links lead to."""
+    """Complete the record that rattler wrote: the locked URL, and the hashes of the files that links lead to."""
     artifact = archive.item.artifact
     path = prefix / "conda-meta" / f"{record_name(artifact)}.json"
     url = show_url(artifact.package.url)

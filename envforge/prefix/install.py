@@ -16,7 +16,6 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from envforge.base.files import write_atomic
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.lockfile import Lockfile
@@ -32,6 +31,7 @@ from envforge.prefix.installed import editable_installs
 from envforge.prefix.journal import (
     Journal,
     journal_path,
+    keep_lockfile,
     lock_prefix,
     read_journal,
     write_journal,
@@ -62,6 +62,9 @@ def install(request: InstallRequest, progress: Progress | None = None) -> Instal
             before = read_journal(prefix)
             if before is not None and not request.reinstall and matches(before, plan, prefix):
                 _name_editables(editable_installs(prefix).items(), progress)
+                now = replace(before, categories=request.categories, variables=lockfile.variables)
+                if now != before:
+                    write_journal(prefix, now)
                 return _unchanged(request, plan)
             work = Installation(request=request, lockfile=lockfile, plan=plan, progress=progress, before=before)
             with in_use(work.store.root):
@@ -88,11 +91,20 @@ def preview(request: InstallRequest, progress: Progress | None = None) -> Previe
 
 
 def _planned(request: InstallRequest, progress: Progress) -> tuple[InstallRequest, Lockfile, Plan]:
-    """Return the request with an absolute prefix, its lockfile and plan; raise ``EnvforgeError`` for a foreign prefix."""
+    """Return the request with an absolute prefix, the lockfile, and the plan.
+
+    Raises ``EnvforgeError`` for a foreign prefix.
+    """
     # packages record the prefix, so it may not contain `..`
     request = replace(request, prefix=Path(os.path.abspath(request.prefix)))  # noqa: PTH100 - keep symbolic links
     lockfile = read_any_lock(request.lockfile, request.platform)
-    plan = make_plan(lockfile, request.platform, request.lockfile, allow_builds=request.allow_builds)
+    plan = make_plan(
+        lockfile,
+        request.platform,
+        request.lockfile,
+        allow_builds=request.allow_builds,
+        categories=request.categories,
+    )
     for warning in plan.warnings:
         progress.note(f"warning: {warning}")
     _refuse_foreign(request)
@@ -347,11 +359,12 @@ class Installation:
             conda=self.plan.records,
             wheels=self.plan.wheel_names,
             prefix=str(prefix),
+            categories=self.request.categories,
+            variables=self.lockfile.variables,
+            adopted=self.before is not None and self.before.adopted and not self._empties(todo),
         )
         write_journal(prefix, journal)
-        write_atomic(
-            prefix / ENVFORGE_DIRECTORY / "conda-lock.yml", self.request.lockfile.read_bytes(), through_links=False
-        )
+        keep_lockfile(self.request.lockfile, prefix)
         if self._empties(todo):
             for path in prefix.iterdir():
                 if path.name == ENVFORGE_DIRECTORY:

@@ -159,9 +159,7 @@ def _placed(package: CondaPackage, site_packages: str | None) -> CondaPackage:
     """Return a package with the paths of its files in the prefix: conda records those in the archive."""
     if not package.is_noarch or site_packages is None:
         return package
-    return replace(
-        package, claims=tuple(c._replace(path=noarch_place(c.path, site_packages)) for c in package.claims)
-    )
+    return replace(package, claims=tuple(c._replace(path=noarch_place(c.path, site_packages)) for c in package.claims))
 
 
 def noarch_place(path: str, site_packages: str) -> str:

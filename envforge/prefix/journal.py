@@ -34,7 +34,8 @@ class Journal:
     ``fingerprint`` identifies the packages of the lockfile. ``created`` means that the directory was empty before the
     first install, so an incomplete prefix may be emptied again. ``conda`` contains the names of the records in
     conda-meta, ``wheels`` what uv has installed or is about to install. ``prefix`` is the path that the installed files
-    contain; it is empty in the journals of earlier versions.
+    contain; it is empty in the journals of earlier versions. ``categories`` are the requested ones, empty for the
+    default; ``variables`` are those that the lockfile sets. Another tool created an ``adopted`` prefix.
     """
 
     step: Step
@@ -45,6 +46,9 @@ class Journal:
     conda: tuple[str, ...] = ()
     wheels: tuple[Wheel, ...] = ()
     prefix: str = ""
+    categories: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
+    adopted: bool = False
     schema_version: Literal[1] = 1
 
     @property
@@ -55,6 +59,10 @@ class Journal:
     def was_moved(self, prefix: Path) -> bool:
         """Return whether the environment was created in another directory than ``prefix``, and then moved or copied."""
         return bool(self.prefix) and os.path.realpath(self.prefix) != os.path.realpath(prefix)
+
+    def again(self, command: str) -> str:
+        """Return an ``envforge install`` with the options that select the same packages."""
+        return " ".join([command, *(f"--category {shlex.quote(name)}" for name in self.categories)])
 
     def at(self, step: Step) -> Journal:
         """Return the journal with another step."""
@@ -85,6 +93,11 @@ def write_journal(prefix: Path, journal: Journal) -> None:
     """Record a step; after a crash, the file is either the old or the new journal."""
     text = json.dumps(asdict(journal), indent=1, sort_keys=True) + "\n"
     write_atomic(journal_path(prefix), text, through_links=False)
+
+
+def keep_lockfile(lockfile: Path, prefix: Path) -> None:
+    """Copy a lockfile into a prefix, for the time when its own path no longer exists."""
+    write_atomic(prefix / ENVFORGE_DIRECTORY / "conda-lock.yml", lockfile.read_bytes(), through_links=False)
 
 
 def recreate_command(prefix: Path) -> str:

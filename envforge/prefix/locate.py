@@ -129,7 +129,7 @@ def unfinished_install(meant: Meant) -> Unfinished | None:
     return Unfinished(
         what=f"the environment in `{prefix}`",
         step=journal.step if journal is not None else "",
-        command=meant.install_command,
+        command=journal.again(meant.install_command) if journal is not None else meant.install_command,
         code="unfinished",
     )
 
@@ -159,7 +159,7 @@ def check_in_place(meant: Meant, journal: Journal | None) -> None:
             f"the environment in `{meant.prefix}` was created in `{journal.prefix}` and then moved or copied, but its "
             "programs contain the old path",
             hint="to create it again in its new place",
-            command=meant.install_command,
+            command=journal.again(meant.install_command),
             code="prefix-moved",
         )
 

@@ -41,7 +41,8 @@ class InstallRequest:
     unmet requirements into warnings. ``allow_builds`` lets source distributions run their own code. ``reinstall`` lists
     packages, by manager, to install again even if they seem intact. Files in ``supply`` are not downloaded. ``reread``
     reads unpacked files even if they look unchanged. ``estimate`` requests the sizes of all files before the download,
-    so that progress can show the remaining time.
+    so that progress can show the remaining time. ``categories`` limits the install to packages of these categories;
+    empty means those of ``DEFAULT_CATEGORIES``.
     """
 
     lockfile: Path
@@ -60,6 +61,7 @@ class InstallRequest:
     supply: Supply | None = None
     reread: bool = False
     estimate: bool = False
+    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,13 +169,15 @@ Kind = Literal[
 class AuditRequest:
     """One audit. ``lockfile`` None means the one that the prefix was created from; ``full`` reads every file again.
 
-    ``platform`` is used if the prefix has no journal that states its platform.
+    ``platform`` is used if the prefix has no journal that states its platform. If the prefix matches the lockfile,
+    ``adopt`` records that envforge manages it.
     """
 
     prefix: Path
     platform: str
     lockfile: Path | None = None
     full: bool = False
+    adopt: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -128,7 +128,7 @@ def test_environment_pins_wheels_by_address_and_sha256() -> None:
     document = yaml.safe_load(_text("environment", PYTHON, CU118))
     (pinned,) = document["dependencies"][-1]["pip"]
     assert Requirement(pinned).url == f"{CU118.url}#sha256={'ab' * 32}"
-    assert document["channels"] == ["conda-forge", "nodefaults"]
+    assert document["channels"] == ["conda-forge"]
 
 
 def _build(locked: LockedPackage) -> str:

@@ -51,6 +51,25 @@ def test_what_people_read_of_an_install(project: Path, capsys: pytest.CaptureFix
     ]
 
 
+def test_category_limits_an_install_and_its_audit(
+    project: Path, channel: Channel, lock: LockWriter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock.conda(channel.packages["extra"], category="docs").write(project / "conda-lock.yml")
+    assert main(["install", "--category", "docs", "--category", "main"]) == 0
+    assert (project / ".conda" / "share" / "extra.txt").is_file()
+    assert main(["install", "--category", "main"]) == 0
+    captured = capsys.readouterr()
+    assert "warning: category `docs` is left out: extra\n" in captured.err
+    assert not (project / ".conda" / "share" / "extra.txt").exists()
+    assert main(["install", "--category", "docs"]) == 0
+    assert main(["audit"]) == 0
+    (project / ".conda" / "share" / "extra.txt").unlink()
+    assert main(["audit", "--fix"]) == 0
+    assert [path.name for path in (project / ".conda" / "share").iterdir()] == ["extra.txt"]
+    assert main(["install", "--category", "tests"]) == 2
+    assert "has no category `tests`; it has `docs`, `main`" in capsys.readouterr().err
+
+
 def test_what_people_read_where_nothing_had_to_be_done(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["install"])
     capsys.readouterr()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from envforge.errors import EnvforgeError
+from tests.prefix.install.support import Place
 from tests.prefix.use.support import ENVFORGE, User
 
 assert sys.platform != "win32"
@@ -53,6 +55,27 @@ def test_the_users_own_variables_count_before_those_of_packages(user: User, plai
     assert found["GREETING"] == "good 'day' $HOME"
     assert "GONE" not in found
     assert found["__CONDA_SHLVL_0_GREETING"] == "before"
+
+
+def test_variables_of_the_lockfile_are_set(user: User, plain: Path, tmp_path: Path) -> None:
+    lockfile = tmp_path / "made-plain" / "conda-lock.yml"
+    text = lockfile.read_text()
+    for value in ("two words", "three"):  # the second install changes no package
+        recorded = f"custom_metadata:\n    envforge_variables: '{json.dumps({'GREETING': value, 'OWN': '1'})}'"
+        lockfile.write_text(text.replace("custom_metadata: {}", recorded))
+        Place(tmp_path / "made-plain").install(lockfile, prefix=plain)
+        found = shown(user, "--prefix", str(plain))
+        assert (found["GREETING"], found["OWN"]) == (value, "1")
+    (plain / "conda-meta" / "state").write_text(json.dumps({"version": 1, "env_vars": {"OWN": "of the user"}}))
+    assert shown(user, "--prefix", str(plain))["OWN"] == "of the user"
+
+
+def test_name_of_a_variable_is_not_run_by_a_shell(plain: Path, tmp_path: Path) -> None:
+    lockfile = tmp_path / "made-plain" / "conda-lock.yml"
+    recorded = """custom_metadata: {envforge_variables: '{"A;touch x": "1"}'}"""
+    lockfile.write_text(lockfile.read_text().replace("custom_metadata: {}", recorded))
+    with pytest.raises(EnvforgeError, match="expected a variable name"):
+        Place(tmp_path / "made-plain").install(lockfile, prefix=plain)
 
 
 def test_another_active_environment_is_left_first(user: User, plain: Path, with_scripts: Path) -> None:

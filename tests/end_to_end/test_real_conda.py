@@ -1,0 +1,185 @@
+"""Test that conda itself reads what envforge writes, and the reverse; skipped without conda on PATH.
+
+``ENVFORGE_TEST_CONDA`` may name another conda, and ``CONDA_SOLVER`` another solver than its default.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from envforge.export.conda import environment as export_environment
+from envforge.export.source import read_source
+from envforge.lock.lockfile import read_lockfile
+from envforge.lock.locking import lock
+from envforge.lock.request import LockRequest
+from envforge.prefix.audit import audit
+from envforge.prefix.install import install
+from envforge.prefix.values import AuditRequest, InstallRequest
+from tests.support.channel import (
+    PLACEHOLDER,
+    SITE_PACKAGES,
+    SUBDIR,
+    Channel,
+    python_package,
+    repack,
+    requested_closure,
+    text_package,
+)
+
+CONDA = shutil.which(os.environ.get("ENVFORGE_TEST_CONDA") or "conda")
+pytestmark = pytest.mark.skipif(CONDA is None, reason="needs conda")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project that is locked, with a conda that has a home, a cache, and settings of its own."""
+
+    folder: Path
+    variables: Mapping[str, str]
+
+    @property
+    def request(self) -> LockRequest:
+        return LockRequest(environment=self.folder / "environment.yml", lockfile=self.folder / "conda-lock.yml")
+
+    @property
+    def prefix(self) -> Path:
+        return self.folder / "prefix"
+
+    def conda(self, *words: str) -> str:
+        """Return the output of conda, whose exit code after a solve may be that of a crash in its solver's threads."""
+        assert CONDA is not None
+        run = subprocess.run(
+            [CONDA, *words], env=dict(self.variables), capture_output=True, text=True, check=False, timeout=120
+        )
+        assert "Error:" not in run.stderr, run.stderr
+        return run.stdout
+
+    def install(self, prefix: Path | None = None) -> None:
+        lockfile = self.request.lockfile
+        place = prefix or self.prefix
+        install(InstallRequest(lockfile=lockfile, prefix=place, platform=SUBDIR, cache=self.folder.parent / "cache"))
+
+    def create(self, prefix: Path) -> None:
+        """Create a prefix from the lockfile with conda."""
+        lines = [f"{p.url}#{p.md5}" for p in read_lockfile(self.request.lockfile).for_platform(SUBDIR)]
+        explicit = self.folder / "explicit.txt"
+        explicit.write_text("\n".join(["@EXPLICIT", *lines, ""]))
+        self.conda("create", "--quiet", "--yes", "--prefix", str(prefix), "--file", str(explicit))
+
+    def packages(self, prefix: Path) -> list[str]:
+        return sorted(path.stem for path in (prefix / "conda-meta").glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def channel(tmp_path_factory: pytest.TempPathFactory) -> Channel:
+    """Python, pip, two noarch libraries (one with a program), and a package that needs another."""
+    channel = Channel(tmp_path_factory.mktemp("channel") / "conda-forge")
+    channel.add(python_package(), repack("pip"), repack("pygments"), *requested_closure("jinja2"))
+    channel.add(text_package("greeting", "1.0", {"share/greeting.txt": f"hello from {PLACEHOLDER}\n"}))
+    channel.add(text_package("user", "1.0", {"share/user.txt": "x\n"}, depends=("greeting",)))
+    channel.index()
+    return channel
+
+
+@pytest.fixture
+def project(channel: Channel, tmp_path: Path) -> Project:
+    home = tmp_path / "home"
+    folder = tmp_path / "project"
+    (home / ".conda").mkdir(parents=True)
+    folder.mkdir()
+    (home / "settings.yml").write_text("channels: []\ndefault_channels: []\n")
+    text = f"channels: [{channel.folder.as_uri()}]\nplatforms: [{SUBDIR}]\n"
+    text += "dependencies: [python, pip, jinja2, pygments, user]\nvariables: {GREETING: hello}\n"
+    (folder / "environment.yml").write_text(text)
+    variables = {
+        **{name: os.environ[name] for name in ("CONDA_SOLVER",) if name in os.environ},
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "CONDARC": str(home / "settings.yml"),
+        "CONDA_PKGS_DIRS": str(tmp_path / "packages"),
+        "CONDA_ENVS_PATH": str(tmp_path / "environments"),
+    }
+    found = Project(folder=folder, variables=variables)
+    lock(found.request)
+    return found
+
+
+def test_conda_as_solver_gives_the_same_lockfile(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CONDARC", "CONDA_PKGS_DIRS"):
+        monkeypatch.setenv(name, project.variables[name])
+    own = project.request.lockfile.read_text()
+    lock(replace(project.request, conda_exe=Path(str(CONDA)), upgrade=True))
+    assert project.request.lockfile.read_text() == own
+
+
+def test_conda_doctor_and_list_report_nothing_wrong(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", project.variables["HOME"])
+    monkeypatch.delenv("CONDA_REGISTER_ENVS")
+    project.install()
+    report = project.conda("doctor", "--prefix", str(project.prefix))
+    # the last one sends a request to a server
+    assert [line for line in report.splitlines() if line.startswith("❌") and "CA_BUNDLE" not in line] == []
+    listed = project.conda("list", "--explicit", "--md5", "--prefix", str(project.prefix))
+    rows = [line for line in listed.splitlines() if "://" in line and not line.startswith("#")]
+    assert sorted(rows) == sorted(f"{p.url}#{p.md5}" for p in read_lockfile(project.request.lockfile).packages)
+    assert "+user-1.0" in project.conda("list", "--revisions", "--prefix", str(project.prefix))
+
+
+def test_conda_remove_removes_a_package_and_what_needs_it(project: Project) -> None:
+    project.install()
+    before = project.packages(project.prefix)
+    project.conda("remove", "--quiet", "--yes", "--prefix", str(project.prefix), "greeting")
+    assert set(before) - set(project.packages(project.prefix)) == {"greeting-1.0-0", "user-1.0-0"}
+    project.install()
+    assert project.packages(project.prefix) == before
+
+
+def test_prefix_of_conda_matches_with_the_same_digest(project: Project) -> None:
+    project.install()
+    project.create(project.folder / "other")
+    own = audit(AuditRequest(prefix=project.prefix, platform=SUBDIR))
+    other = audit(AuditRequest(prefix=project.folder / "other", platform=SUBDIR, lockfile=project.request.lockfile))
+    assert (own.drift, other.drift) == ((), ())
+    assert own.digest == other.digest
+
+
+def test_adopted_prefix_of_conda_is_updated_without_leftovers(project: Project) -> None:
+    project.create(project.prefix)
+    request = AuditRequest(prefix=project.prefix, platform=SUBDIR, lockfile=project.request.lockfile, adopt=True)
+    assert audit(request).drift == ()
+    text = project.request.environment.read_text()
+    project.request.environment.write_text(text.replace("pygments, ", ""))
+    lock(project.request)
+    project.install()
+    left = [*project.prefix.glob("bin/pygment*"), *(project.prefix / SITE_PACKAGES).glob("pygment*")]
+    assert left == []
+    report = audit(AuditRequest(prefix=project.prefix, platform=SUBDIR))
+    project.install(project.folder / "other")
+    other = audit(AuditRequest(prefix=project.folder / "other", platform=SUBDIR))
+    assert (report.drift, report.digest) == ((), other.digest)
+
+
+def test_prefix_that_conda_reinstalled_a_package_in_matches(project: Project) -> None:
+    project.install()
+    words = ["install", "--force-reinstall", "--no-deps", "--quiet", "--yes", "--prefix", str(project.prefix)]
+    project.conda(*words, "--channel", read_lockfile(project.request.lockfile).channels[0], "pygments")
+    assert audit(AuditRequest(prefix=project.prefix, platform=SUBDIR)).drift == ()
+
+
+def test_conda_creates_the_exported_environment(project: Project) -> None:
+    lockfile = read_lockfile(project.request.lockfile)
+    exported = export_environment(read_source(lockfile, project.request.lockfile, (SUBDIR,)))
+    (project.folder / "exported.yml").write_text(exported.text)
+    words = ["env", "create", "--quiet", "--prefix", str(project.prefix), "--file"]
+    project.conda(*words, str(project.folder / "exported.yml"))
+    lines = [p.file_name.removesuffix(".conda") for p in lockfile.packages]
+    assert project.packages(project.prefix) == sorted(lines)
+    state = (project.prefix / "conda-meta" / "state").read_text()
+    assert '"GREETING": "hello"' in state

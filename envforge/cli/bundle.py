@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,14 +66,16 @@ class BundleOptions:
 
         platform = self.platform or platform_here()
         lock = need_lock(self.lock, self.variant, "envforge bundle")
-        plan = make_plan(read_any_lock(lock, platform), platform, lock)
+        lockfile = read_any_lock(lock, platform)
+        plan = make_plan(lockfile, platform, lock)
         for warning in plan.warnings:
             progress.note(f"warning: {warning}")
         store = Store((self.cache or default_root()).absolute())
         named = "-".join(["bundle", *([self.variant] if self.variant else []), platform])
         output = self.output or Path(f"{named}.tar")
         with in_use(store.root):  # until the archive is written, because it is read from the cache
-            fetched = fetch_all((*plan.conda, *plan.wheels), store, self._request(lock, platform), progress)
+            request = replace(self._request(lock, platform), access_variables=lockfile.access_variables)
+            fetched = fetch_all((*plan.conda, *plan.wheels), store, request, progress)
             files = {member_name(each.artifact): (each.path, each.artifact.digest) for each in fetched}
             write_bundle(output, lock.read_bytes(), platform, files, progress)
         return _Made(output=output, platform=platform, packages=len(files))

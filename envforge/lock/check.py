@@ -132,7 +132,8 @@ def _dates(exclude_newer: Cutoff | None, lock: Lockfile) -> Iterator[Difference]
 
 def _meaning(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
     virtual = virtual_packages_of(inputs)
-    text, source = virtual.text(), virtual.source
+    text: str | None = virtual.text()
+    source = virtual.source
     if inputs.virtual_packages is None and INPUT_SHA256 not in dict(lock.custom_metadata):
         text, source = None, "the defaults of conda-lock"  # which made this lockfile
     pythons = {platform: python_of(lock.for_platform(platform)) for platform in inputs.platforms}
@@ -374,7 +375,7 @@ def _file(package: LockedPackage, expected: Expectations) -> Iterator[Problem]:
 
 def _is_public(url: str, asked: tuple[str, ...]) -> bool:
     # other machines can reach https URLs, and any URL that the user specified for them
-    parts = urlsplit(url)
+    parts = urlsplit(without_user(url))
     if parts.scheme == "https" and _LOOPBACK.fullmatch(parts.netloc) is None:
         return True
     origins = {urlsplit(without_user(address))[:2] for address in asked if address.startswith("http")}

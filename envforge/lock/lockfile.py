@@ -54,7 +54,10 @@ class LockedPackage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lockfile:
-    """All packages of all platforms, in the order of the file."""
+    """All packages of all platforms, in the order of the file.
+
+    ``access_variables`` are the environment variables that its channels list for users and passwords.
+    """
 
     platforms: tuple[str, ...]
     channels: tuple[str, ...]
@@ -62,6 +65,7 @@ class Lockfile:
     packages: tuple[LockedPackage, ...]
     custom_metadata: tuple[tuple[str, str], ...] = ()
     sources: tuple[str, ...] = ()
+    access_variables: tuple[str, ...] = ()
 
     @property
     def variables(self) -> tuple[tuple[str, str], ...]:
@@ -203,6 +207,7 @@ class _Package:
 @dataclass(frozen=True, slots=True)
 class _Channel:
     url: str
+    used_env_vars: tuple[VariableName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +236,9 @@ def _lockfile(document: Document, text: str) -> Lockfile:
         packages=tuple(_package(document, number, package) for number, package in enumerate(read.package)),
         custom_metadata=tuple((name, str(value)) for name, value in (metadata.custom_metadata or {}).items()),
         sources=metadata.sources,
+        access_variables=tuple(
+            name for channel in metadata.channels if isinstance(channel, _Channel) for name in channel.used_env_vars
+        ),
     )
 
 

@@ -132,7 +132,7 @@ def open_wire(request: InstallRequest, progress: Progress) -> Wire:
         retry=request.retry,
         progress=progress,
         stop=threading.Event(),
-        client=Client(timeout_s=request.retry.timeout_s, connections=WORKERS),
+        client=Client(timeout_s=request.retry.timeout_s, connections=WORKERS, variables=request.access_variables),
         supply=request.supply,
     )
 

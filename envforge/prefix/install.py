@@ -105,6 +105,7 @@ def _planned(request: InstallRequest, progress: Progress) -> tuple[InstallReques
         allow_builds=request.allow_builds,
         categories=request.categories,
     )
+    request = replace(request, access_variables=lockfile.access_variables)
     for warning in plan.warnings:
         progress.note(f"warning: {warning}")
     _refuse_foreign(request)

@@ -42,7 +42,8 @@ class InstallRequest:
     packages, by manager, to install again even if they seem intact. Files in ``supply`` are not downloaded. ``reread``
     reads unpacked files even if they look unchanged. ``estimate`` requests the sizes of all files before the download,
     so that progress can show the remaining time. ``categories`` limits the install to packages of these categories;
-    empty means those of ``DEFAULT_CATEGORIES``.
+    empty means those of ``DEFAULT_CATEGORIES``. ``access_variables`` are the environment variables that URLs may refer
+    to; an install sets them to those that the lockfile lists.
     """
 
     lockfile: Path
@@ -62,6 +63,7 @@ class InstallRequest:
     reread: bool = False
     estimate: bool = False
     categories: tuple[str, ...] = ()
+    access_variables: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -81,6 +81,19 @@ def test_the_users_own_conda_gives_the_conda_half(world: World) -> None:
     )
 
 
+def test_variables_in_an_http_channel_are_kept(
+    world: World, conda_channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORGE_USER", "ada")
+    monkeypatch.setenv("FORGE_PASSWORD", "s3cret")
+    channel = f"{conda_channel}/conda-forge".replace("://", "://$FORGE_USER:$FORGE_PASSWORD@")
+    world.write(f"channels: ['{channel}']\nplatforms: [linux-64]\ndependencies: [sympy]\n")
+    lock = world.lock().lock
+    assert world.package("sympy").url.startswith("http://${FORGE_USER}:${FORGE_PASSWORD}@127.0.0.1")
+    assert lock.access_variables == ("FORGE_PASSWORD", "FORGE_USER")
+    assert "s3cret" not in world.lockfile.read_text()
+
+
 def test_a_conda_exe_that_is_not_there_is_a_usage_error(world: World) -> None:
     with pytest.raises(RequestError) as caught:
         world.lock(conda_exe=Path("/nowhere/conda"))

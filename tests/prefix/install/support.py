@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +61,7 @@ class LockWriter:
             "version": 1,
             "metadata": {
                 "content_hash": {SUBDIR: "0" * 64},
-                "channels": [{"url": self.base, "used_env_vars": []}],
+                "channels": [{"url": self.base, "used_env_vars": re.findall(r"\$\{?(\w+)", self.base)}],
                 "platforms": [SUBDIR],
                 "sources": ["environment.yml"],
                 "custom_metadata": custom_metadata,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 from pathlib import Path
 
@@ -202,6 +203,19 @@ def test_credentials_in_the_address_come_from_the_environment_and_stay_out_of_me
         assert server.requests[0].headers["authorization"] == "Basic YWRhOnMzY3JldA=="
     assert "s3cret" not in caught.value.message
     assert "FORGE_PASSWORD" not in caught.value.message
+
+
+def test_variable_that_the_lockfile_does_not_list_is_not_sent(
+    channel: Channel, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORGE_TOKEN", "s3cret")
+    with Loopback(lambda _: Response(body=b"", status=404)) as server:
+        url = server.url.replace("://", "://$FORGE_TOKEN@")
+        lock = LockWriter(server.url).conda(channel.packages["greeting"], url=f"{url}/noarch/greeting-1.0-0.conda")
+        with pytest.raises(EnvforgeError):
+            place.install(lock.write(tmp_path / "conda-lock.yml"))
+        sent = base64.b64decode(server.requests[0].headers["authorization"].removeprefix("Basic "))
+    assert sent == b"$FORGE_TOKEN:"
 
 
 def test_a_proxy_of_the_environment_is_used(

@@ -35,7 +35,7 @@ def exclusive_lock(lockfile: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise OutsideError(
-            f"cannot write to the cache directory `{folder}`: {error}",
+            f"cannot write to the cache directory `{folder}`: {error.strerror or error}",
             hint="to use another cache directory, set `XDG_CACHE_HOME=DIR`",
             code="no-cache",
         ) from error

@@ -49,6 +49,10 @@ class NetworkError(Exception):
     """A request failed without a response, or the connection was lost; the text is the reason."""
 
 
+class UntrustedError(NetworkError):
+    """The certificate of the server is not trusted."""
+
+
 class ConnectionLostError(NetworkError):
     """The connection was closed before the end of the response."""
 
@@ -245,7 +249,8 @@ def _network_errors() -> Iterator[None]:
             cause = error.reason
         kinds = [name for name, _ in _REASONS if isinstance(cause, getattr(exceptions, name))]
         reason = dict(_REASONS)[kinds[0]] if kinds else f"could not connect ({type(cause).__name__})"
-        raise (ConnectionLostError if isinstance(cause, exceptions.ProtocolError) else NetworkError)(reason) from error
+        named = {exceptions.ProtocolError: ConnectionLostError, exceptions.SSLError: UntrustedError}
+        raise next((own for kind, own in named.items() if isinstance(cause, kind)), NetworkError)(reason) from error
 
 
 def with_credentials(url: str) -> str:
@@ -361,8 +366,10 @@ class Mirrors:
         return _replace(url, tuple((replacement, original) for original, replacement in self.rules))
 
 
-def unreachable_hints(url: str, source: str) -> tuple[Hint, ...]:
+def unreachable_hints(url: str, source: str, error: Exception | None = None) -> tuple[Hint, ...]:
     """Return what helps if the server of ``source``, from which ``url`` is read, doesn't respond."""
+    if isinstance(error, UntrustedError):
+        return (Hint(f"to trust the certificate authority of `{show_url(source)}`, set `SSL_CERT_FILE=FILE`"),)
     if source != url:
         return (Hint(f"check the mirror URL `{show_url(source)}` in `--mirror` or `{MIRRORS_VARIABLE}`"),)
     try:

@@ -41,6 +41,7 @@ from envforge.lock.request import Cutoff
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_MANYLINUX = re.compile(r"manylinux_2_(\d+)_(\w+)")
 _LEGACY_MANYLINUX = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
 
@@ -64,11 +65,7 @@ class Target:
 
     def rank(self, wheel: str) -> int | None:
         """Return the rank of a wheel, lower is better; ``None`` if the platform doesn't support it."""
-        try:
-            tags = parse_wheel_filename(wheel)[3]
-        except InvalidWheelFilename:
-            return None
-        return min((self.ranks[tag] for tag in tags if tag in self.ranks), default=None)
+        return min((self.ranks[tag] for tag in _tags(wheel) if tag in self.ranks), default=None)
 
     def counts(self, marker: Marker | None, extra: str = "") -> bool:
         """Return whether a requirement with this marker applies on the platform."""
@@ -132,6 +129,8 @@ class PlatformIndex:
     missing: dict[str, str] = field(default_factory=dict)
     newer: dict[str, str] = field(default_factory=dict)
     unlisted: set[str] = field(default_factory=set)
+    advice: dict[str, str] = field(default_factory=dict)
+    extras: dict[tuple[str, Version], frozenset[str]] = field(default_factory=dict)
     _solve: Solve | None = None
     _pages: dict[str, str | None] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -220,9 +219,8 @@ class PlatformIndex:
             elif not page.files:
                 self.missing[name] = f"`{page.url}` lists no files"
             elif not fitting:
-                self.missing[name] = (
-                    f"`{page.url}` has no wheel for {self.target.platform} and Python {self.target.python}"
-                )
+                why, self.advice[name] = self._why_unfit(name, page)
+                self.missing[name] = f"`{page.url}` {why}"
             elif found and indexes is self.sources.other:  # never mix versions of several indexes
                 break
         if best:
@@ -231,6 +229,33 @@ class PlatformIndex:
         elif not indexes:
             self.missing[name] = NO_TORCH_INDEX if self.sources.is_family(name) else NOBODY_MAY
         return [offer for _, offer in (best[version] for version in sorted(best, reverse=True))]
+
+    def _why_unfit(self, name: str, page: Page) -> tuple[str, str]:
+        """Return why no file on a page can be locked, and what would help."""
+        target = self.target
+        wheels = [file for file in page.files if file.file_name.endswith(".whl")]
+        if not wheels:
+            return "has only source distributions, but a lockfile contains only wheels", ""
+        yanked = [file for file in wheels if file.is_yanked and target.rank(file.file_name) is not None]
+        if yanked:
+            version = yanked[-1].file_name.split("-")[1]
+            hint = f"to use a version that was yanked, pin it exactly, such as `{name}=={version}`"
+            return "has no wheel that its publisher has not yanked", hint
+        tags = {tag for file in wheels for tag in _tags(file.file_name)}
+        here = {tag.platform for tag in target.ranks}
+        pythons = {tag.interpreter for tag in tags if tag.platform in here}
+        if pythons:
+            limits = {f"Python {file.requires_python}" for file in wheels if file.requires_python}
+            named = ", ".join(sorted(limits or pythons))
+            hint = f"request another version of `{name}`, or of Python"
+            return f"has wheels for {target.platform} only for {named}, but Python {target.python} is locked", hint
+        built = [_MANYLINUX.fullmatch(tag.platform) for tag in tags]
+        versions = [int(match[1]) for match in built if match and match[2] == MACHINES[target.platform]]
+        if versions:
+            glibc = f"2.{min(versions)}"
+            hint = f'to lock for machines with that glibc, write `__glibc: "{glibc}"` in virtual-packages.yml'
+            return f"has wheels for {target.platform} only for glibc {glibc} or newer", hint
+        return f"has wheels only for {', '.join(sorted({tag.platform for tag in tags}))}", ""
 
     def has_page(self, name: str) -> bool:
         """Return whether an index lists the project ``name``, for names in hints."""
@@ -291,16 +316,18 @@ class PlatformIndex:
         """
         headers = BytesHeaderParser().parsebytes(self.downloads.metadata(offer.file))
         lines = ["Metadata-Version: 2.1", f"Name: {offer.name}", f"Version: {offer.version}"]
-        lines += [f"Provides-Extra: {extra}" for extra in headers.get_all("Provides-Extra", [])]
+        extras = headers.get_all("Provides-Extra", [])
+        lines += [f"Provides-Extra: {extra}" for extra in extras]
+        self.extras[offer.name, offer.version] = frozenset(map(canonicalize_name, extras))
         optional: set[str] = set()
         for text in headers.get_all("Requires-Dist", []):
             requirement = _requirement(text, offer)
-            extras = re.findall(r"""extra\s*==\s*["']([^"']+)["']""", str(requirement.marker or ""))
+            named = re.findall(r"""extra\s*==\s*["']([^"']+)["']""", str(requirement.marker or ""))
             marker, requirement.marker = requirement.marker, None
             if self.target.counts(marker):
                 lines.append(f"Requires-Dist: {requirement}")
                 continue
-            for extra in sorted({extra for extra in extras if self.target.counts(marker, extra)}):
+            for extra in sorted({extra for extra in named if self.target.counts(marker, extra)}):
                 lines.append(f'Requires-Dist: {requirement} ; extra == "{extra}"')
                 optional.add(canonicalize_name(requirement.name))
         self.optional[offer.name] = frozenset(optional)
@@ -314,6 +341,13 @@ def _requirement(text: str, offer: Offer) -> Requirement:
         raise EnvforgeError(
             f"the metadata of `{offer.file.url}` has an invalid requirement: `{text}`", code="bad-wheel"
         ) from error
+
+
+def _tags(wheel: str) -> frozenset[Tag]:
+    try:
+        return parse_wheel_filename(wheel)[3]
+    except InvalidWheelFilename:
+        return frozenset()
 
 
 def _names(explanation: str, name: str) -> bool:

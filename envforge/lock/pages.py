@@ -291,7 +291,9 @@ class Downloads:
             raise OutsideError(message, hint=hints, code="bad-url") from error
         except NetworkError as error:
             raise OutsideError(
-                f"cannot reach `{show_url(url)}`: {error}", hint=unreachable_hints(url, source), code="unreachable"
+                f"cannot reach `{show_url(url)}`: {error}",
+                hint=unreachable_hints(url, source, error),
+                code="unreachable",
             ) from error
 
 

@@ -75,6 +75,8 @@ class _Advice:
 
     def for_wheel(self, name: str, why: str) -> Iterator[Hint]:
         """Suggest what to do about a package that no index provides."""
+        if self.index.advice.get(name):
+            yield Hint(self.index.advice[name])
         if why == NO_TORCH_INDEX:
             yield from self._torch_index()
         elif self.index.sources.is_family(name):

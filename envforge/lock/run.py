@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -76,7 +76,9 @@ class Run:
         self._audit(lock, text, indexes)
         sizes = self._sizes(lock, indexes, downloads)
         report = self._report(lock, virtual, sizes, time.monotonic() - started)
-        report = replace(report, warnings=(*warnings, *self._warnings(indexes.values()), *self._undated(lock, indexes)))
+        report = replace(
+            report, warnings=(*warnings, *self._warnings(lock, indexes.values()), *self._undated(lock, indexes))
+        )
         return replace(report, changes=list_changes(old.lock if old else None, lock)), text
 
     def _index(self, platform: str, virtual: VirtualPackages, downloads: Downloads) -> PlatformIndex:
@@ -251,6 +253,7 @@ class Run:
             optional={name: names for index in indexes.values() for name, names in index.optional.items()},
             asked=(*self.inputs.channels, *self.inputs.pip_repositories, *_other_addresses(indexes), *direct),
         )
+        self._refuse_unknown_extras(lock, indexes)
         problems = audit(lock, self.inputs, expected, self.mapping)
         if problems:
             lines = "\n".join(f"- {problem.message}" for problem in problems)
@@ -262,6 +265,27 @@ class Run:
                 command=self.request.command("lock", "--upgrade") if is_kept else "",
                 code=problems[0].code,
             )
+
+    def _refuse_unknown_extras(self, lock: Lockfile, indexes: Mapping[str, PlatformIndex]) -> None:
+        """Raise ``EnvforgeError`` for a requested extra that the locked version doesn't have; Poetry ignores those."""
+        for platform, index in indexes.items():
+            locked = {canonicalize_name(p.name): p for p in lock.for_platform(platform, "pip")}
+            for requirement in index.wanted.pip:
+                package = locked.get(canonicalize_name(requirement.name))
+                known = (
+                    index.extras.get((canonicalize_name(package.name), Version(package.version))) if package else None
+                )
+                unknown = sorted(
+                    e for e in requirement.extras if known is not None and canonicalize_name(e) not in known
+                )
+                if package is None or not unknown:
+                    continue
+                raise EnvforgeError(
+                    f"`{package.name} {package.version}` has no extra `{unknown[0]}`, which `{requirement}` requests; "
+                    + (f"it has {', '.join(f'`{e}`' for e in sorted(known or ()))}" if known else "it has no extras"),
+                    hint="remove the extra from environment.yml, or request a version that has it",
+                    code="no-such-extra",
+                )
 
     def _sizes(self, lock: Lockfile, indexes: Mapping[str, PlatformIndex], downloads: Downloads) -> dict[str, int]:
         """Return the size in bytes of each file whose index or server states it, by URL."""
@@ -288,13 +312,16 @@ class Run:
             exclude_newer=self.keeping.cutoff,
         )
 
-    def _warnings(self, indexes: Iterable[PlatformIndex]) -> Iterator[str]:
+    def _warnings(self, lock: Lockfile, indexes: Collection[PlatformIndex]) -> Iterator[str]:
         for index in self.extra if any(one.sources.registry for one in indexes) else ():
             if not _is_served(index):
                 yield (
                     f"the package index `{index.public_url}` (configured in {index.source}) is not used, because other "
                     "machines can't reach it"
                 )
+        for offer in (offer for index in indexes for offer in index.offers.values()):
+            if offer.file.is_yanked and any(package.url == offer.file.url for package in lock.packages):
+                yield f"`{offer.name} {offer.version}` was yanked by its publisher, but an exact pin requests it"
         for category, names in self.inputs.left_out.items():
             yield f"category `{category}` is left out: {', '.join(dict.fromkeys(names))}"
         for entry in self.inputs.unused():

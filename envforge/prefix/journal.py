@@ -132,16 +132,22 @@ def lock_prefix(prefix: Path, progress: Progress | None = None) -> Iterator[None
     from filelock import FileLock, Timeout  # noqa: PLC0415 - not needed to start a child process
 
     folder = prefix / ENVFORGE_DIRECTORY
-    folder.mkdir(parents=True, exist_ok=True)
     holder = folder / "holder"
     lock = FileLock(folder / "lock", timeout=0)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
         raise OutsideError(
             f"another envforge process (PID {_holder(holder)}) is installing into `{prefix}`",
             hint="wait for it to finish, then try again",
             code="prefix-busy",
+        ) from error
+    except OSError as error:
+        raise OutsideError(
+            f"cannot write to the environment `{prefix}`: {error.strerror or error}",
+            hint="to use another directory, pass `--prefix DIR`",
+            code="prefix-unwritable",
         ) from error
     try:
         _await_writers(folder, progress or Silent())

@@ -20,6 +20,7 @@ from envforge.base.net import (
     ConnectionLostError,
     NetworkError,
     Response,
+    UntrustedError,
     unreachable_hints,
 )
 from envforge.base.urls import Url, show_url
@@ -147,7 +148,7 @@ def download(artifact: Artifact, partial: Path, wire: Wire) -> Digest:
             if delay is None:
                 times = 1 + len(wire.retry.delays_s)
                 reason += f" (tried {times} times)" * (times > 1)
-                raise _failed(artifact, url, reason, _hints_interrupted(error, partial)) from error
+                raise _failed(artifact, url, reason, _hints_interrupted(error, partial, url)) from error
             wait_s = delay if delay == 0 or not isinstance(error, _Again) else max(delay, error.wait_s)
             if wire.stop.wait(wait_s):
                 raise Stopped from error
@@ -282,8 +283,10 @@ def _hints_refused(status: int, artifact: Artifact, url: str) -> tuple[Hint, ...
     return (mirror,)
 
 
-def _hints_interrupted(error: Exception, partial: Path) -> tuple[Hint, ...]:
+def _hints_interrupted(error: Exception, partial: Path, url: str) -> tuple[Hint, ...]:
     """Return what helps after the last attempt; nothing if the server was never reached."""
+    if isinstance(error, UntrustedError):
+        return unreachable_hints("", url, error)
     if partial.is_file() and partial.stat().st_size:
         return (Hint("to continue the interrupted download, run this command again"),)
     if isinstance(error, _Again):

@@ -11,7 +11,7 @@ import keyring.backend
 import keyring.credentials
 import pytest
 
-from envforge.base.net import Client, Mirrors, NetworkError, unreachable_hints
+from envforge.base.net import Client, Mirrors, NetworkError, UntrustedError, unreachable_hints
 from envforge.errors import OutsideError
 from tests.support.loopback import Fault, Loopback, Request, Response
 
@@ -150,3 +150,8 @@ def test_hints_contain_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "s3cret" not in str(unreachable_hints(url, url))
     assert "`proxy.example:3128`" in str(unreachable_hints(url, url))
     assert "s3cret" not in str(unreachable_hints(url, "https://u:s3cret@mirror.example/"))
+
+
+def test_untrusted_certificate_has_its_own_hint() -> None:
+    (hint,) = unreachable_hints("https://host.example/x", "https://host.example/x", UntrustedError("not trusted"))
+    assert str(hint) == "to trust the certificate authority of `https://host.example/x`, set `SSL_CERT_FILE=FILE`"

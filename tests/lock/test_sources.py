@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from envforge.errors import RequestError
+from envforge.errors import EnvforgeError, RequestError
 from envforge.lock.solver import executable
 from tests.lock.conftest import World, environment_text
 from tests.lock.torchindex import Wheel, wheel
@@ -20,7 +20,7 @@ FAKE_TORCH = wheel("torch", "99.0")
 FAKE_TRITON = wheel("triton", "99.0")
 
 
-def registry(*wheels: Wheel) -> Loopback:
+def registry(*wheels: Wheel, yanked: tuple[str, ...] = ()) -> Loopback:
     """A Python registry that answers JSON (PEP 691) and, as such registries do, has files elsewhere."""
     files = {f"/files/{one.file_name}": one.data for one in wheels}
     files |= {f"/files/{one.file_name}.metadata": one.metadata for one in wheels}
@@ -36,6 +36,7 @@ def registry(*wheels: Wheel) -> Loopback:
                 "hashes": {"sha256": one.sha256},
                 "core-metadata": {"sha256": hashlib.sha256(one.metadata).hexdigest()},
                 "size": len(one.data),
+                "yanked": one.version in yanked,
             }
             for one in wheels
             if one.name == name
@@ -92,6 +93,43 @@ def test_variables_in_an_http_channel_are_kept(
     assert world.package("sympy").url.startswith("http://${FORGE_USER}:${FORGE_PASSWORD}@127.0.0.1")
     assert lock.access_variables == ("FORGE_PASSWORD", "FORGE_USER")
     assert "s3cret" not in world.lockfile.read_text()
+
+
+@pytest.mark.parametrize(
+    ("tag", "why", "hint"),
+    [
+        ("cp39-cp39-manylinux_2_17_x86_64", "for linux-64 only for cp39, but Python 3.10.18 is locked", "or of Python"),
+        ("cp310-cp310-manylinux_2_39_x86_64", "for linux-64 only for glibc 2.39 or newer", '`__glibc: "2.39"`'),
+        ("cp310-cp310-manylinux_2_17_aarch64", "only for manylinux_2_17_aarch64", "to remove `wanted` from"),
+    ],
+)
+def test_wheel_for_another_machine_is_explained(world: World, tag: str, why: str, hint: str) -> None:
+    world.write(environment_text(pip=("torch==2.7.1+cu118", "wanted")))
+    with registry(wheel("wanted", "1.0", tag=tag)) as server, pytest.raises(EnvforgeError) as caught:
+        world.lock(python_index=f"{server.url}/simple")
+    assert f"/simple/wanted/` has wheels {why}" in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_yanked_wheel_needs_an_exact_pin(world: World) -> None:
+    world.write(environment_text(pip=("torch==2.7.1+cu118", "wanted")))
+    with registry(wheel("wanted", "1.0"), yanked=("1.0",)) as server:
+        with pytest.raises(EnvforgeError) as caught:
+            world.lock(python_index=f"{server.url}/simple")
+        assert "to use a version that was yanked, pin it exactly, such as `wanted==1.0`" in caught.value.hint
+        world.write(environment_text(pip=("torch==2.7.1+cu118", "wanted==1.0")))
+        report = world.lock(python_index=f"{server.url}/simple")
+    assert report.warnings == ("`wanted 1.0` was yanked by its publisher, but an exact pin requests it",)
+
+
+def test_unknown_extra_is_an_error(world: World) -> None:
+    world.write(environment_text(pip=("torch==2.7.1+cu118", "wanted[nope]")))
+    with registry(wheel("wanted", "1.0")) as server, pytest.raises(EnvforgeError) as caught:
+        world.lock(python_index=f"{server.url}/simple")
+    assert (caught.value.code, caught.value.message) == (
+        "no-such-extra",
+        "`wanted 1.0` has no extra `nope`, which `wanted[nope]` requests; it has no extras",
+    )
 
 
 def test_a_conda_exe_that_is_not_there_is_a_usage_error(world: World) -> None:

@@ -311,3 +311,11 @@ def test_a_disk_without_room_is_noticed_before_the_prefix_is_touched(
     assert (
         f"not enough disk space for `{channel.packages['python'].path.name}` in the cache `{disk}/cache`" in done.stderr
     )
+
+
+def test_prefix_that_cannot_be_written_is_named(lock: LockWriter, channel: Channel, place: Place) -> None:
+    lockfile = lock.conda(channel.packages["greeting"]).write(place.folder / "conda-lock.yml")
+    (place.folder / "file").write_text("")
+    with pytest.raises(EnvforgeError, match="cannot write to the environment") as caught:
+        place.install(lockfile, prefix=place.folder / "file" / "prefix")
+    assert caught.value.code == "prefix-unwritable"

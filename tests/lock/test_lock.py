@@ -46,6 +46,7 @@ def test_no_wheel_is_fetched_where_the_index_states_hashes_and_metadata(locked: 
 
 def test_virtual_packages_are_derived_from_the_torch_pin_and_never_cuda_11_4(locked: Locked) -> None:
     _, report = locked
+    assert dict(report.lock.custom_metadata)["created_by"] == "envforge"
     assert report.virtual_packages_source == "the torch version"
     assert report.virtual_packages == ("linux-64: __archspec=1 x86_64 __cuda=11.8 __glibc=2.28 __linux=5.10 __unix=0",)
 

@@ -166,7 +166,8 @@ class EnvironmentFacts:
         """The command that repairs this environment; one that envforge can't audit is only checked."""
         if self.state == "virtual" and self.prefix is not None:
             return f"{quoted(self.prefix)}/bin/python -m pip check"
-        return self.with_prefix("envforge audit --fix")
+        # `--fix` changes only environments that envforge manages
+        return self.with_prefix("envforge install --force" if self.state == "foreign" else "envforge audit --fix")
 
     @property
     def command_without_library_path(self) -> str:

@@ -6,7 +6,6 @@ Without these records, ``conda remove`` takes every package for a dependency tha
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from envforge.errors import EnvforgeError
 from envforge.lock.inputs import read_inputs
 from envforge.lock.lockfile import Lockfile
 from envforge.lock.plan import Artifact, Plan, record_name
+from envforge.prefix.installed import load_record, save_record
 
 _ANACONDA = "https://conda.anaconda.org/"
 _SPECS = re.compile(r"^# (update|remove) specs: (\[.*\])$", re.MULTILINE)
@@ -55,15 +55,13 @@ def record_install(prefix: Path, plan: Plan, specs: Mapping[str, str]) -> None:
 
 
 def _record_request(path: Path, spec: str | None) -> None:
-    content = path.read_bytes()
-    is_requested = b'"requested_spec": ' in content
-    if spec is None and not is_requested:
+    if spec is None and b'"requested_spec": ' not in path.read_bytes():
         return
-    record: dict[str, Any] = json.loads(content)
-    wanted = {} if spec is None else {"requested_spec": spec, "requested_specs": [spec]}
+    record = load_record(path)
+    wanted: dict[str, Any] = {} if spec is None else {"requested_spec": spec, "requested_specs": [spec]}
     if {name: record[name] for name in ("requested_spec", "requested_specs") if record.get(name)} != wanted:
         record = {name: value for name, value in record.items() if name not in {"requested_spec", "requested_specs"}}
-        write_atomic(path, json.dumps(wanted | record, indent=2), synced=False, through_links=False)
+        save_record(path, wanted | record)
 
 
 def _distribution(artifact: Artifact) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 import posixpath
 import re
@@ -21,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import rattler
 from filelock import FileLock
@@ -30,14 +28,13 @@ from rattler.package_cache import PackageCache, PackageCacheLayer, ValidationMod
 from rattler.package_streaming import extract
 
 from envforge.base.documents import Document
-from envforge.base.files import write_atomic
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, record_name
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import CACHE_HINTS, SEEN_SCHEMA, Store, digest_of, mark, settled_before, walk, write_mark
 from envforge.prefix.fetch import Fetched
-from envforge.prefix.installed import check_inside, conda_records, noarch_place
+from envforge.prefix.installed import check_inside, conda_records, load_record, noarch_place, save_record
 from envforge.prefix.journal import record_fault
 from envforge.prefix.values import InstallRequest, Progress
 
@@ -441,12 +438,12 @@ def _place_files(records: Iterable[rattler.PrefixRecord], prefix: Path, site_pac
     is_changed = False
     for record in records:
         path = prefix / "conda-meta" / f"{record.name.normalized}-{record.version}-{record.build}.json"
-        document: dict[str, Any] = json.loads(path.read_bytes())
+        document = load_record(path)
         rows = document["paths_data"]["paths"]
         placed = [{**row, "_path": noarch_place(row["_path"], site_packages)} for row in rows]
         if placed != rows:
             document["paths_data"]["paths"] = placed
-            write_atomic(path, json.dumps(document, indent=2), synced=False)
+            save_record(path, document)
             is_changed = True
     return is_changed
 
@@ -484,7 +481,7 @@ def _complete_record(archive: Archive, prefix: Path) -> None:
     artifact = archive.item.artifact
     path = prefix / "conda-meta" / f"{record_name(artifact)}.json"
     url = show_url(artifact.package.url)
-    record: dict[str, Any] = json.loads(path.read_bytes())
+    record = load_record(path)
     record |= {"fn": artifact.file_name, "url": url, "channel": url.rsplit("/", 2)[0]}
     rows = {row["_path"]: row for row in record["paths_data"]["paths"]}
     for name, row in rows.items():
@@ -494,7 +491,7 @@ def _complete_record(archive: Archive, prefix: Path) -> None:
             target = rows.get(Path(arrived).as_posix(), {})
             row["sha256_in_prefix"] = target.get("sha256_in_prefix") or target.get("sha256")
     path.unlink()  # for its mode is 0600, and other users of the prefix must read it
-    write_atomic(path, json.dumps(record, indent=2), synced=False)
+    save_record(path, record)
 
 
 class _Reporter(rattler.InstallerReporter):

@@ -9,16 +9,18 @@ import base64
 import csv
 import hashlib
 import io
+import json
 import os
 import posixpath
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from packaging.utils import canonicalize_name
 
 from envforge.base.documents import Document
+from envforge.base.files import write_atomic
 from envforge.errors import EnvforgeError, printable
 from envforge.prefix.journal import record_fault, recreate_command
 
@@ -146,6 +148,17 @@ def conda_records(prefix: Path, name: str = "") -> list[Path]:
         if not path.is_file():  # reading a pipe would block
             raise record_fault(path, prefix, "it is not a regular file")
     return found
+
+
+def load_record(path: Path) -> dict[str, Any]:
+    """Return all fields of a record of a conda package, to change some of them."""
+    document = _document(path)
+    return document.read_json(document.read_bytes(path), dict[str, Any])
+
+
+def save_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Replace the record of a conda package."""
+    write_atomic(path, json.dumps(record, indent=2), synced=False, through_links=False)
 
 
 def read_conda(prefix: Path) -> tuple[CondaPackage, ...]:

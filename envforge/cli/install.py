@@ -233,7 +233,7 @@ def _require_agreement(lockfile: Path) -> None:
 def _staleness(lockfile: Path) -> str:
     """Return a warning if envforge made the lockfile from another environment.yml than the one next to it."""
     from envforge.errors import EnvforgeError, Hint
-    from envforge.lock.inputs import recorded_sha256
+    from envforge.lock.inputs import read_inputs, recorded_sha256
     from envforge.lock.lockfile import INPUT_SHA256, LockfileError, read_lockfile
     from envforge.lock.project import lock_command, recorded_sources
 
@@ -250,6 +250,7 @@ def _staleness(lockfile: Path) -> str:
     try:
         if recorded_sha256(files) == made_from:
             return ""
+        read_inputs(environment, None, others=files[1:])  # an invalid file has no content to update the lockfile to
     except EnvforgeError as error:
         return f"{error.message}; the lockfile can't be compared with it, and is installed as it is"
     changed = f"`{environment}` has changed since `{lockfile}` was created"

@@ -20,7 +20,7 @@ import click
 from click.exceptions import MissingParameter, NoSuchOption, UsageError
 
 from envforge import __version__
-from envforge.base.envelope import failure
+from envforge.base.envelope import failure, finding, success, to_json
 from envforge.base.process import exit_process
 from envforge.errors import EnvforgeError, Hint, OutsideError
 
@@ -84,6 +84,21 @@ class _LazyGroup(click.Group):
 @click.version_option(__version__, "-V", "--version", prog_name="envforge")
 def cli() -> None:
     """Create, lock, install, and verify PyTorch environments and mixed-precision projects for NVIDIA GPUs."""
+
+
+def print_result(
+    command: str, result: object, text: str, *, as_json: bool, is_ok: bool = True, hint: Hint | None = None
+) -> None:
+    """Print ``result`` as JSON or ``text``; without ``is_ok``, also print ``hint`` after a text, and exit with 1."""
+    if as_json:
+        click.echo((success if is_ok else finding)(command, to_json(result)))
+    else:
+        click.echo(text)
+    if is_ok:
+        return
+    if hint is not None and not as_json:
+        click.echo(f"\nhint: {hint}", err=True)
+    raise click.exceptions.Exit(1)
 
 
 class StdoutError(Exception):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import click
 
-from envforge.base.envelope import success
+from envforge.cli import print_result
 from envforge.cli.options import JsonOption, MachineOption, Option, chosen_machine, takes
 from envforge.machine.record import machine_to_json, redact
 from envforge.machine.values import Condition, Gpu, Machine, driver_text
@@ -41,11 +41,9 @@ def detect(options: DetectOptions) -> None:
     found = chosen_machine(options.machine)
     if options.is_redacted:
         found = redact(found)
-    if options.as_json:
-        click.echo(success("detect", machine_to_json(found)))
-        return
     option = "" if options.machine is None else f" --machine {shlex.quote(options.machine)}"
-    click.echo(render(found, f"envforge explain{option}"))
+    text = render(found, f"envforge explain{option}")
+    print_result("detect", machine_to_json(found), text, as_json=options.as_json)
 
 
 def render(machine: Machine, explain: str = "envforge explain") -> str:

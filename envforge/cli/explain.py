@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
+from envforge.base.envelope import fault
+from envforge.cli import print_result
 from envforge.cli.options import JsonOption, MachineOption, Option, chosen_machine, takes
 from envforge.cli.project_options import SelectionOptions
 
@@ -38,7 +40,6 @@ def explain(options: ExplainOptions) -> None:
 
     Nothing is installed or written. `envforge new` selects the same build for the same options.
     """
-    from envforge.base.envelope import success
     from envforge.pytorch.matrix import load_matrix
     from envforge.pytorch.reasons import NoBuildError
     from envforge.pytorch.select import select_platforms
@@ -51,17 +52,16 @@ def explain(options: ExplainOptions) -> None:
     except NoBuildError as error:
         _explain_nothing(error, show_all=options.show_all, as_json=options.as_json)
         raise
-    if options.as_json:
-        click.echo(success("explain", {"selections": [selection_to_json(each) for each in selections]}))
-        return
-    if request.torch_index != PYTORCH_INDEX:
+    if request.torch_index != PYTORCH_INDEX and not options.as_json:
         click.echo(f"note: the builds are those of {PYTORCH_INDEX}; {request.torch_index} was not contacted", err=True)
-    click.echo("\n\n".join("\n".join(_lines(each, show_all=options.show_all)) for each in selections))
+    result = {"selections": [selection_to_json(each) for each in selections]}
+    text = "\n\n".join("\n".join(_lines(each, show_all=options.show_all)) for each in selections)
+    print_result("explain", result, text, as_json=options.as_json)
 
 
 def _explain_nothing(error: NoBuildError, *, show_all: bool, as_json: bool) -> None:
     """Print the rejected builds if no build fits; with ``--json``, as the one document."""
-    from envforge.base.envelope import fault, finding
+    from envforge.base.envelope import finding
     from envforge.pytorch.selection import refusals_to_json
 
     if as_json:

@@ -16,8 +16,9 @@ import click
 
 from envforge.base.data_files import templates_root
 from envforge.base.distribution import stated_requirement
-from envforge.base.envelope import Json, success
+from envforge.base.envelope import Json, fields_to_json, to_json
 from envforge.base.staging import PlannedFile, settle_interrupted
+from envforge.cli import print_result
 from envforge.cli.options import (
     DEFAULT_PREFIX,
     Argument,
@@ -179,7 +180,7 @@ def new(options: NewOptions) -> None:
         if options.smoke:
             outcome = replace(outcome, smoke=_run_smoke_test(options, outcome))
     if options.as_json:
-        click.echo(success("new", _to_json(outcome)))
+        print_result("new", _to_json(outcome), "", as_json=True)
     else:
         _print_next(outcome)
 
@@ -561,19 +562,11 @@ def _to_json(outcome: NewResult) -> Json:
         "kept": [{"path": str(path), "kept_as": str(kept)} for path, kept in created.placement.kept],
         "notes": list(created.notes),
         "warnings": list(created.warnings),
-        "install": _install_json(outcome),
-        "smoke": _smoke_json(outcome),
+        "install": to_json(outcome.installed),
+        "smoke": _smoke_json(outcome.smoke),
         "next": list(_next_commands(outcome)),
     }
 
 
-def _install_json(outcome: NewResult) -> Json:
-    installed = outcome.installed
-    if installed is None:
-        return None
-    return {"prefix": str(installed.prefix), "packages": installed.packages, "outcome": installed.outcome}
-
-
-def _smoke_json(outcome: NewResult) -> Json:
-    smoke = outcome.smoke
-    return None if smoke is None else {"ran": smoke.ran, "gpu": smoke.gpu, "reason": smoke.reason or None}
+def _smoke_json(smoke: Smoke | None) -> Json:
+    return None if smoke is None else {**fields_to_json(smoke, "shows_commands"), "reason": smoke.reason or None}

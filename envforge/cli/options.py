@@ -19,6 +19,7 @@ from envforge.errors import Hint
 
 if TYPE_CHECKING:
     from envforge.base.net import Mirrors
+    from envforge.lock.plan import Artifact
     from envforge.machine.values import Machine
     from envforge.prefix.locate import Meant
 
@@ -272,6 +273,16 @@ def platform_here() -> str:
     from envforge.machine.evidence import conda_subdir
 
     return conda_subdir(platform.system(), platform.machine())
+
+
+def cached_size(artifact: Artifact) -> int | None:
+    """Return the size of a package's file in bytes; None if the package cache doesn't have it."""
+    import os
+
+    from envforge.prefix.cache import Store, default_root
+    from envforge.prefix.clean import file_bytes
+
+    return file_bytes(Store(Path(os.environ.get("ENVFORGE_CACHE") or default_root())).path(artifact))
 
 
 def fail_on_incomplete_change(lockfile: Path) -> None:

@@ -19,9 +19,8 @@ from filelock import FileLock
 from envforge.base.files import write_atomic
 from envforge.base.suggest import nearest
 from envforge.catalogue.address import Address
-from envforge.catalogue.index import INDEX_FILE, Entry, list_entries, read_document, read_row
+from envforge.catalogue.index import INDEX_FILE, Entry, list_entries, read_document, read_row, verified_text
 from envforge.catalogue.signing import Signer, index_bytes, signed
-from envforge.catalogue.stored import verified_text
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 
 _LOCK = ".index.lock"

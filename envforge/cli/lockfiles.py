@@ -179,7 +179,7 @@ def pull(options: PullOptions) -> None:
     """Verify the lockfile NAME against the index, and copy it to conda-lock.yml."""
     from envforge.base.files import write_atomic
     from envforge.catalogue.directory import entry_named, lock_text, open_catalogue
-    from envforge.catalogue.stored import filled
+    from envforge.catalogue.index import filled
 
     output = options.output
     fail_on_incomplete_change(output)

@@ -15,10 +15,9 @@ from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from envforge.base.documents import Natural, Printable
 from envforge.base.envelope import Json
-from envforge.base.terms import ComputeCapability, WheelTag
-from envforge.lock.lockfile import LockedPackage, Lockfile
+from envforge.base.terms import WheelTag
+from envforge.lock.lockfile import LockedPackage, Lockfile, Requirements
 from envforge.lock.plan import Artifact, Digest, Plan
 from envforge.machine.values import Machine, driver_text
 from envforge.pytorch.fit import Facts, Misfit, driver_grade, fit, read_facts
@@ -227,26 +226,6 @@ def _serves_platform(tag: str, platform: str) -> bool:
         return False
     known = _ARM_ARCHITECTURES if architecture == "arm64" else _ARCHITECTURES.get(architecture, (architecture,))
     return tag.endswith(known)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Requirements:
-    """What a lockfile requires of a machine, as values and in one sentence.
-
-    The driver versions are the oldest on Linux for direct use and for CUDA minor-version compatibility.
-    ``download_bytes`` is the size of the ``files_sized`` files whose size is known, out of ``files``.
-    """
-
-    driver_direct: Version | None = None
-    driver_minor_compatible: Version | None = None
-    compute_capabilities: tuple[ComputeCapability, ...]
-    ptx: tuple[ComputeCapability, ...]
-    glibc: Version | None = None
-    macos: Version | None = None
-    download_bytes: Natural
-    files: Natural
-    files_sized: Natural
-    words: Printable
 
 
 # the catalogue, `install`, and `diff` all use this function, so that they never disagree

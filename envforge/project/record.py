@@ -16,7 +16,6 @@ from typing import Any, Literal
 from envforge.base import toml
 from envforge.base.documents import Document
 from envforge.base.envelope import Json
-from envforge.base.git import restore_hints
 from envforge.base.staging import PlannedFile
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.environment_spec import LOCK_FILE
@@ -192,7 +191,7 @@ def parse_project_file(text: str, where: str) -> ProjectRecord:
         code="project-file-damaged",
         hints=lambda: (
             Hint(f"correct `{where}` at the place that the error names"),
-            *restore_hints(Path(where).parent, PROJECT_FILE),
+            *_git_hints(Path(where).parent, PROJECT_FILE),
         ),
     )
     top = document.read_toml(text, _ProjectFile)
@@ -283,7 +282,13 @@ def read_baseline(folder: Path, record: ProjectRecord) -> dict[PurePosixPath, Pl
 def _restore(folder: Path) -> tuple[Hint, ...]:
     """Return the command that restores baseline and project file if git has both, else one that makes them again."""
     again = Hint("to create the project again in another directory", "envforge new TEMPLATE DIR")
-    return restore_hints(folder, BASELINE, PROJECT_FILE) or (again,)
+    return _git_hints(folder, BASELINE, PROJECT_FILE) or (again,)
+
+
+def _git_hints(folder: Path, *names: str) -> tuple[Hint, ...]:
+    from envforge.base.git import restore_hints  # noqa: PLC0415 - only errors need it
+
+    return restore_hints(folder, *names)
 
 
 def _path(file: PlannedFile) -> PurePosixPath:

@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from envforge.base.data_files import templates_root
 from envforge.base.distribution import stated_requirement
 from envforge.base.envelope import Json, fields_to_json, to_json
 from envforge.base.staging import PlannedFile, settle_interrupted
-from envforge.cli import print_result
+from envforge.cli import print_result, wrapped
 from envforge.cli.options import (
     DEFAULT_PREFIX,
     Argument,
@@ -494,10 +493,8 @@ def _print_smoke(created: Created, smoke: Smoke) -> None:
 
 
 def _fact(label: str, text: str) -> None:
-    indent = " " * (_LABEL + 2)
-    width = min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST)
-    lines = textwrap.wrap(text, max(width - len(indent), 40), break_long_words=False, break_on_hyphens=False)
-    click.echo(f"  {label:<{_LABEL}}" + f"\n{indent}".join(lines))
+    width = max(min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST), _LABEL + 42)
+    click.echo("\n".join(wrapped(text, width, f"  {label:<{_LABEL}}", " " * (_LABEL + 2))))
 
 
 def _lock_text(lock: ProjectLock) -> str:

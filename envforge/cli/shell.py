@@ -12,6 +12,7 @@ import click
 
 from envforge.cli import print_result
 from envforge.cli.options import Argument, EnvironmentOptions, JsonOption, Option, takes
+from envforge.errors import EnvforgeError, Hint, RequestError
 
 if TYPE_CHECKING:
     from envforge.prefix.locate import Meant
@@ -48,7 +49,6 @@ def shell(options: ShellOptions) -> None:
 
 
 def _enter(environment: Meant, shell: str) -> None:
-    from envforge.errors import EnvforgeError, Hint, RequestError
     from envforge.prefix.activation import SHELL_VARIABLE, shell_start, start
 
     if os.name == "nt":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,7 @@ import click
 from envforge.base.data_files import lockfiles_root
 from envforge.base.envelope import fields_to_json
 from envforge.catalogue.index import list_entries
-from envforge.cli import print_result
+from envforge.cli import print_result, wrapped
 from envforge.cli.options import Argument, JsonOption, Option, takes
 from envforge.cli.progress import counted
 from envforge.errors import printable
@@ -307,6 +306,4 @@ def _section(title: str, lines: list[str]) -> list[str]:
 
 
 def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(
-        text, _WIDTH, initial_indent="  ", subsequent_indent="      ", break_long_words=False, break_on_hyphens=False
-    )
+    return wrapped(text, _WIDTH, "  ", " " * 6)

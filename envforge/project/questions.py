@@ -146,12 +146,12 @@ def choose_groups(
 
 
 def _named(values: tuple[str, ...], option: str, groups: tuple[Group, ...]) -> frozenset[str]:
-    from envforge.base.suggest import nearest  # noqa: PLC0415 - only errors need it
-
     known = [group.name for group in groups]
     names = [name for name in _words(values) if name != ALL]
     for name in names:
         if name not in known:
+            from envforge.base.suggest import nearest  # noqa: PLC0415 - only errors need it
+
             near = nearest(name, known)
             there = ", ".join(f"`{each}`" for each in known) or "none"
             raise RequestError(

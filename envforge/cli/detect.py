@@ -52,10 +52,7 @@ def render(machine: Machine, explain: str = "envforge explain") -> str:
         _driver(machine),
         _gpus(machine),
         _overrides(machine),
-        [
-            *(["Conditions"] if machine.conditions else []),
-            *(line for each in machine.conditions for line in _condition(each)),
-        ],
+        _conditions(machine),
         _sum(machine, explain),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +33,7 @@ from envforge.errors import EnvforgeError, Hint
 from envforge.lock.environment_spec import LOCK_FILE
 from envforge.machine.record import machine_from_json, machine_to_json, redact
 from envforge.machine.values import Machine
-from envforge.project.changes import FileChange, is_text
+from envforge.project.changes import FileChange, is_text, unified_diff
 from envforge.project.locking import BuildQuery, obtain_lock
 from envforge.project.record import PROJECT_FILE, ProjectRecord, find_project, need_project_file, no_project
 from envforge.project.template_source import open_template
@@ -270,14 +268,9 @@ def _diff_of(change: FileChange) -> str:
 def _diff(before: PlannedFile | None, after: PlannedFile | None, old: str, new: str) -> str:
     if any(file is not None and not is_text(file.content) for file in (before, after)):
         return f"Binary files a/{old} and b/{new} differ\n"
-    one, other = (_lines(file) for file in (before, after))
+    one, other = (b"" if file is None else file.content for file in (before, after))
     names = ("/dev/null" if before is None else f"a/{old}", "/dev/null" if after is None else f"b/{new}")
-    found = difflib.unified_diff(one, other, *names)
-    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in found)
-
-
-def _lines(file: PlannedFile | None) -> list[str]:
-    return [] if file is None else re.findall(r"[^\n]*\n|[^\n]+", file.content.decode())
+    return unified_diff(one, other, *names).decode()
 
 
 def _print_changes(update: Update) -> None:

@@ -10,12 +10,13 @@ import base64
 import hashlib
 import json
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from envforge.base import toml
 from envforge.base.documents import Document
-from envforge.base.envelope import Json
+from envforge.base.envelope import Json, to_json
 from envforge.base.staging import PlannedFile
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.environment_spec import LOCK_FILE
@@ -107,7 +108,7 @@ def dump_record(record: ProjectRecord) -> str:
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "envforge": record.envforge_version,
-        **_requirement(record),
+        **({"envforge_requirement": record.envforge_requirement} if record.envforge_requirement else {}),
         "template": {"name": record.template, "version": record.template_version, **_origin(record.origin)},
         "project": {"name": record.project, "package": record.package},
         "answers": dict(record.answers),
@@ -116,7 +117,7 @@ def dump_record(record: ProjectRecord) -> str:
         "selection": [selection_to_json(selection, candidates=False) for selection in record.selections],
     }
     if record.machine is not None:
-        document["machine"] = _without_null(record.machine)
+        document["machine"] = to_json(record.machine, omit_none=True)  # TOML has no null
     document["files"] = dict(record.files)
     return _HEADER + toml.dumps(document)
 
@@ -215,21 +216,8 @@ def parse_project_file(text: str, where: str) -> ProjectRecord:
     )
 
 
-def _requirement(record: ProjectRecord) -> dict[str, str]:
-    return {"envforge_requirement": record.envforge_requirement} if record.envforge_requirement else {}
-
-
 def _origin(origin: Origin) -> dict[str, str]:
     return {name: value for name, value in (("source", origin.source), ("commit", origin.commit)) if value}
-
-
-def _without_null(value: Json) -> Any:
-    """Omit fields without a value, because TOML has no null."""
-    if isinstance(value, dict):
-        return {key: _without_null(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_without_null(item) for item in value]
-    return value
 
 
 BASELINE = ".envforge/baseline.json"
@@ -249,7 +237,10 @@ class BaselineError(EnvforgeError):
 
 def dump_baseline(files: tuple[PlannedFile, ...]) -> PlannedFile:
     """Return the file of the baseline; the same files produce the same bytes."""
-    lines = [f"{json.dumps(str(f.path))}: {json.dumps(_held(f), ensure_ascii=False)}" for f in sorted(files, key=_path)]
+    lines = [
+        f"{json.dumps(str(f.path))}: {json.dumps(_held(f), ensure_ascii=False)}"
+        for f in sorted(files, key=attrgetter("path"))
+    ]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     return PlannedFile(path=PurePosixPath(BASELINE), content=text.encode())
 
@@ -289,10 +280,6 @@ def _git_hints(folder: Path, *names: str) -> tuple[Hint, ...]:
     from envforge.base.git import restore_hints  # noqa: PLC0415 - only errors need it
 
     return restore_hints(folder, *names)
-
-
-def _path(file: PlannedFile) -> PurePosixPath:
-    return file.path
 
 
 def _held(file: PlannedFile) -> dict[str, str | bool]:

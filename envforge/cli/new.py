@@ -9,13 +9,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
 from envforge.base.data_files import templates_root
 from envforge.base.distribution import stated_requirement
-from envforge.base.envelope import Json, fields_to_json, to_json
+from envforge.base.envelope import Json, fields_to_json
 from envforge.base.staging import PlannedFile, settle_interrupted
 from envforge.cli import print_result, wrapped
 from envforge.cli.options import (
@@ -53,6 +53,9 @@ from envforge.project.template_source import Opened, open_template
 from envforge.project.templates import list_templates
 from envforge.pytorch.matrix import load_matrix
 from envforge.pytorch.selection import selection_to_json
+
+if TYPE_CHECKING:
+    from envforge.prefix.values import InstallReport
 
 _PYTHON = DEFAULT_PREFIX / "python.exe" if os.name == "nt" else DEFAULT_PREFIX / "bin" / "python"
 _LABEL = 12
@@ -121,15 +124,6 @@ class NewOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Installed:
-    """The environment that ``--install`` created."""
-
-    prefix: Path
-    packages: int
-    outcome: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Smoke:
     """The result of ``--smoke``. ``ran`` is false if nothing was run; ``gpu`` is ``passed`` or ``not-run``.
 
@@ -148,7 +142,7 @@ class NewResult:
     """What ``new`` did: the project, and what ``--install`` and ``--smoke`` did with it."""
 
     created: Created
-    installed: Installed | None = None
+    installed: InstallReport | None = None
     smoke: Smoke | None = None
 
     @property
@@ -336,7 +330,7 @@ def _run_hooks(created: Created, *, trust: bool) -> None:
             run_hook(command, created.target)
 
 
-def _install(options: NewOptions, created: Created) -> Installed:
+def _install(options: NewOptions, created: Created) -> InstallReport:
     """Install the lockfile into the project; a failure keeps the project."""
     from envforge.base.urls import show_url
     from envforge.cli.progress import shown_progress
@@ -370,10 +364,11 @@ def _install(options: NewOptions, created: Created) -> Installed:
         raise
     except OSError as error:
         raise OutsideError(f"the installation failed: {error}", hint=(again,), code="operating-system") from error
-    installed = Installed(prefix=report.prefix, packages=len(report.linked), outcome=report.outcome)
     if not options.as_json:
-        click.echo(f"  {_installed_text(installed)}")
-    return installed
+        is_new = report.outcome != "unchanged"
+        done = f"{report.outcome} {len(report.linked)} packages in {report.prefix}"
+        click.echo(f"  {done if is_new else f'{report.prefix} already matches the lockfile'}")
+    return report
 
 
 def _run_smoke_test(options: NewOptions, outcome: NewResult) -> Smoke:
@@ -473,13 +468,6 @@ def _print_next(outcome: NewResult) -> None:
         click.echo(f"  {command}")
 
 
-def _installed_text(installed: Installed) -> str:
-    """Return the line about a finished installation."""
-    if installed.outcome == "unchanged":
-        return f"{installed.prefix} already matches the lockfile"
-    return f"{installed.outcome} {installed.packages} packages in {installed.prefix}"
-
-
 def _print_smoke(created: Created, smoke: Smoke) -> None:
     """Print why nothing was run, and the commands that run it; the smoke module itself reports a skipped GPU part."""
     if smoke.ran:
@@ -559,10 +547,16 @@ def _to_json(outcome: NewResult) -> Json:
         "kept": [{"path": str(path), "kept_as": str(kept)} for path, kept in created.placement.kept],
         "notes": list(created.notes),
         "warnings": list(created.warnings),
-        "install": to_json(outcome.installed),
+        "install": _install_json(outcome.installed),
         "smoke": _smoke_json(outcome.smoke),
         "next": list(_next_commands(outcome)),
     }
+
+
+def _install_json(report: InstallReport | None) -> Json:
+    if report is None:
+        return None
+    return {"prefix": str(report.prefix), "packages": len(report.linked), "outcome": report.outcome}
 
 
 def _smoke_json(smoke: Smoke | None) -> Json:

@@ -35,6 +35,7 @@ from envforge.machine.record import machine_from_json, machine_to_json, redact
 from envforge.machine.values import Machine
 from envforge.project import locking
 from envforge.project.changes import FileChange, is_text, unified_diff
+from envforge.project.locking import BuildQuery
 from envforge.project.record import PROJECT_FILE, ProjectRecord, find_project, need_project_file, no_project
 from envforge.project.template_source import open_template
 from envforge.project.update import (
@@ -135,9 +136,7 @@ def _record(options: UpdateOptions, folder: Path) -> ProjectRecord:
     return need_project_file(folder)
 
 
-def _wishes(
-    options: UpdateOptions, record: ProjectRecord, folder: Path
-) -> tuple[UpdateRequest, locking.BuildQuery | None]:
+def _wishes(options: UpdateOptions, record: ProjectRecord, folder: Path) -> tuple[UpdateRequest, BuildQuery | None]:
     """Return the wishes, and what their builds are selected from, unless the builds are kept."""
     wishes = UpdateRequest(
         variables=options.wishes.var,
@@ -154,7 +153,7 @@ def _wishes(
     typed = options.selection.to_request(matrix)
     chosen = {name: getattr(typed, name) for name in options.typed - {"platforms"}}
     former: Request = replace(record.selections[0].request, platform=None)
-    query = locking.BuildQuery(machine=machine, request=replace(former, **chosen), platforms=platforms, matrix=matrix)
+    query = BuildQuery(machine=machine, request=replace(former, **chosen), platforms=platforms, matrix=matrix)
     return replace(wishes, selections=query.select(), machine=machine_to_json(redact(machine))), query
 
 
@@ -173,7 +172,7 @@ def _machine(options: UpdateOptions, record: ProjectRecord, folder: Path) -> Mac
     return machine_from_json(record.machine, f"{folder / PROJECT_FILE}, machine")
 
 
-def _lock(options: UpdateOptions, planned: Update, query: locking.BuildQuery | None) -> Locks:
+def _lock(options: UpdateOptions, planned: Update, query: BuildQuery | None) -> Locks:
     """Return the new locks of the project and its variants; none if the environment is unchanged."""
     texts = planned.changed_texts
     if texts is None or options.lock.no_lock:
@@ -197,7 +196,7 @@ def _lock(options: UpdateOptions, planned: Update, query: locking.BuildQuery | N
     return Locks(own=None if own is None else own.text, variants=variants)
 
 
-def _ways_in_catalogue(options: UpdateOptions, planned: Update, query: locking.BuildQuery | None) -> tuple[Hint, ...]:
+def _ways_in_catalogue(options: UpdateOptions, planned: Update, query: BuildQuery | None) -> tuple[Hint, ...]:
     """Return the builds whose lockfile is in the catalogue; it has none for an environment.yml that was edited."""
     from envforge.cli.new import ways_in_catalogue
 

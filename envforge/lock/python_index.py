@@ -281,9 +281,11 @@ def _default_index() -> PythonIndex:
 
 def _registry_of_poetry() -> str:
     # read, not imported: the import takes a second, which `new` with a lockfile of the catalogue has no use for
-    package = importlib.util.find_spec("conda_lock")
-    (folder,) = package.submodule_search_locations or () if package else ()
-    source = Path(folder, "_vendor", "poetry", "repositories", "pypi_repository.py").read_text(encoding="utf-8")
+    found = importlib.util.find_spec("conda_lock")
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("conda_lock, which envforge requires, is not installed")
+    path = Path(found.origin).parent / "_vendor" / "poetry" / "repositories" / "pypi_repository.py"
+    source = path.read_text(encoding="utf-8")
     (url,) = re.findall(r'url: str = "(https://[^"]+)"', source)
     return f"{url.rstrip('/')}/simple"
 

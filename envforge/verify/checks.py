@@ -21,7 +21,7 @@ _NAMES = {"machine": "the machine", "environment": "the environment", "training"
 GROUP = "envforge.checks"
 # the modules that define checks, in the order of reports; each is imported only for its question
 _MODULES: dict[Question, tuple[str, ...]] = {
-    "machine": ("presence", "driver", "compatibility", "gpus", "resources"),
+    "machine": ("driver", "compatibility", "gpus", "resources"),
     "environment": ("packages", "pytorch"),
     "training": ("devices", "learning", "updates", "speed"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 from packaging.version import InvalidVersion, Version
@@ -56,10 +57,10 @@ def _of_torch(record: Record, judge: Callable[[TorchCase], Judged]) -> Iterable[
 TORCH = View(question="environment", judged=_of_torch)
 """The environment, for checks that are skipped if torch was not imported."""
 
+_check = partial(check, group="libraries", needs=("python",))
 
-@check(
-    "library-from-outside", "Origin of CUDA and torch libraries", of=TORCH, group="libraries", row=32, needs=("python",)
-)
+
+@_check("library-from-outside", "Origin of CUDA and torch libraries", of=TORCH, row=32)
 def _outside(case: TorchCase) -> Iterator[Judgement]:
     """Another version of cuDNN or cuBLAS causes undefined symbols, or different results without an error."""
     facts, libraries = case.facts, case.facts.libraries.value
@@ -85,15 +86,7 @@ def _added_by(facts: EnvironmentFacts, path: str) -> str:
     return next((name for name, _, folder in named if folder and path.startswith(folder.rstrip("/") + "/")), "")
 
 
-@check(
-    "openmp-twice",
-    "OpenMP runtimes in the process",
-    of=TORCH,
-    group="libraries",
-    severity=Verdict.WARN,
-    row=34,
-    needs=("python",),
-)
+@_check("openmp-twice", "OpenMP runtimes in the process", of=TORCH, severity=Verdict.WARN, row=34)
 def _openmp(case: TorchCase) -> Judgement:
     """Two runtimes compete for threads: slow runs, `OMP: Error #15`, or crashes."""
     libraries = case.facts.libraries.value
@@ -106,7 +99,7 @@ def _openmp(case: TorchCase) -> Judgement:
     return passed(f"OpenMP: {runtimes[0].path if runtimes else 'none'}", source=_MAPS)
 
 
-@check("numpy-abi", "Compatibility of NumPy and torch", of=TORCH, group="libraries", row=35, needs=("python",))
+@_check("numpy-abi", "Compatibility of NumPy and torch", of=TORCH, row=35)
 def _numpy(case: TorchCase) -> Judgement:
     """A torch built for NumPy 1 can't use arrays of NumPy 2, and fails only at the first array."""
     signal, torch = case.facts.numpy, case.torch
@@ -122,7 +115,7 @@ def _numpy(case: TorchCase) -> Judgement:
     return passed(f"NumPy {numpy.version}: an array was converted to a tensor and back", source=signal.source)
 
 
-@check("cpu-build-in-gpu-lock", "CUDA or CPU build of torch", of=TORCH, group="libraries", row=10, needs=("python",))
+@_check("cpu-build-in-gpu-lock", "CUDA or CPU build of torch", of=TORCH, row=10)
 def _cpu_build(case: TorchCase) -> Judgement:
     """A later `pip install` can replace the CUDA build with a CPU build, without a message."""
     torch, locked, source = case.torch, case.facts.locked.value, case.facts.locked.source
@@ -141,7 +134,7 @@ def _not_locked(case: TorchCase) -> Judgement:
     return skipped(f"the locked torch is unknown: {case.facts.locked.unreadable}")
 
 
-@check("torch-version", "Version of the imported torch", of=TORCH, group="libraries", row=38, needs=("python",))
+@_check("torch-version", "Version of the imported torch", of=TORCH, row=38)
 def _version(case: TorchCase) -> Judgement:
     """The imported version is what runs, whatever the package manager's records contain."""
     torch, locked = case.torch, case.facts.locked.value
@@ -170,15 +163,7 @@ def _public(text: str) -> str:
         return text.split("+", 1)[0]
 
 
-@check(
-    "library-versions",
-    "Versions of cuDNN and NCCL",
-    of=TORCH,
-    group="libraries",
-    severity=Verdict.WARN,
-    row=32,
-    needs=("python",),
-)
+@_check("library-versions", "Versions of cuDNN and NCCL", of=TORCH, severity=Verdict.WARN, row=32)
 def _libraries(case: TorchCase) -> Iterator[Judgement]:
     """Other versions can be slower, return slightly different results, or fail to start."""
     # compare the loaded cuDNN and NCCL with the locked versions, if both are known
@@ -202,7 +187,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".") if part.isdigit())
 
 
-@check("torch-sees-no-gpu", "GPU availability in torch", of=TORCH, group="libraries", required=True, needs=("python",))
+@_check("torch-sees-no-gpu", "GPU availability in torch", of=TORCH, required=True)
 def _sees_none(case: TorchCase) -> Judgement:
     """Without a GPU in torch, training runs on the CPU, tens of times slower, mostly without an error."""
     facts, torch, cuda = case.facts, case.torch, case.facts.cuda.value
@@ -238,7 +223,7 @@ def _blind(case: TorchCase, said: str) -> Judgement:
     return failed(f"torch.cuda.is_available() is False: {said}", wanted, source, command=command)
 
 
-@check("torch-gpu-count", "Number of GPUs in torch", of=ENVIRONMENT, group="libraries", row=15, needs=("python",))
+@_check("torch-gpu-count", "Number of GPUs in torch", of=ENVIRONMENT, row=15)
 def _count(facts: EnvironmentFacts) -> Judgement:
     """A GPU that is missing in torch has failed, is hidden, or is partitioned."""
     cuda, source = facts.cuda.value, f"torch.cuda.device_count(); {facts.driver_source}"
@@ -253,14 +238,7 @@ def _count(facts: EnvironmentFacts) -> Judgement:
     return passed(counted(len(cuda.gpus), "GPU"), source=source)
 
 
-@check(
-    "arch-not-in-torch",
-    "Kernels of the installed torch for each GPU",
-    of=TORCH,
-    group="libraries",
-    row=8,
-    needs=("python",),
-)
+@_check("arch-not-in-torch", "Kernels of the installed torch for each GPU", of=TORCH, row=8)
 def _arch(case: TorchCase) -> Iterator[Judgement]:
     """Without a kernel for the GPU: `CUDA error: no kernel image is available for execution on the device`."""
     # compare the kernels in this torch with each GPU that torch or, if it finds none, the driver reports
@@ -315,11 +293,10 @@ def serves(arch_list: tuple[str, ...], capability: ComputeCapability) -> bool:
     return False
 
 
-@check(
+@_check(
     "compile-toolchain",
     "Toolchain for torch.compile",
     of=ENVIRONMENT,
-    group="libraries",
     severity=Verdict.WARN,
     cost="deep",
     row=48,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar, cast
 
 from envforge.base.redact import quoted
-from envforge.machine.values import Condition, Machine
+from envforge.machine.values import UNREADABLE_SMI, Condition, Machine
 from envforge.verify.judging import Judged, View, as_judgements, skipped, unread
 from envforge.verify.machine.facts import GpuFacts, LockNeeds, MachineFacts, SystemFacts
 from envforge.verify.record import Record
@@ -26,6 +26,7 @@ DRIVER_STATES = {
     "gpu-held-by-other-driver": "driver-not-loaded",
     "no-kernel-module": "driver-not-loaded",
     "nouveau": "nouveau",
+    UNREADABLE_SMI: "gpu-missing",
     "nvml-crashes": "driver-silent",
     "nvml-failed": "driver-silent",
     "nvml-hangs": "driver-silent",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from envforge.verify.judging import (
@@ -86,9 +87,11 @@ def name_of(device: DeviceFacts) -> str:
     return f"{device.device} {device.name}".strip()
 
 
-@check(
-    "trains-on-gpu", "Training device", of=TRAINING, group="learning", cost="default", required=True, needs=("device",)
-)
+_learning = partial(check, group="learning", cost="default")
+_numerics = partial(check, group="numerics")
+
+
+@_learning("trains-on-gpu", "Training device", of=TRAINING, required=True, needs=("device",))
 def _trains_on_gpu(facts: TrainingFacts) -> Judgement:
     """Training that falls back to the CPU runs without an error, tens of times slower."""
     locked, names = facts.locked.value, ", ".join(gpu.name for gpu in facts.machine_gpus)
@@ -120,14 +123,8 @@ _SIGNALS = {
 }
 
 
-@check(
-    "process-died",
-    "Exit of the measuring process",
-    of=EACH_DEVICE,
-    group="learning",
-    cost="default",
-    required=True,
-    needs=("device",),
+@_learning(
+    "process-died", "Exit of the measuring process", of=EACH_DEVICE, cost="default", required=True, needs=("device",)
 )
 def _process_died(device: DeviceFacts) -> Judgement:
     """A crash or hang in the driver or a library stops the complete training run."""
@@ -148,11 +145,10 @@ def _process_died(device: DeviceFacts) -> Judgement:
     )
 
 
-@check(
+@_learning(
     "project-not-importable",
     "Import of the project's training code",
     of=EACH_DEVICE,
-    group="learning",
     cost="default",
     needs=("project",),
 )
@@ -176,15 +172,7 @@ _MACHINE = "envforge verify machine"
 
 
 def _kernel_check(name: str, title: str) -> Check:
-    @check(
-        f"{name}-wrong",
-        title,
-        of=measured(name, KernelFacts, leads=True),
-        group="numerics",
-        required=True,
-        row=9,
-        needs=(name,),
-    )
+    @_numerics(f"{name}-wrong", title, of=measured(name, KernelFacts, leads=True), required=True, row=9, needs=(name,))
     def judge(kernel: KernelFacts) -> Judgement:
         """Only running a kernel, forward and backward, shows that this build computes correctly on this GPU."""
         return _kernel(f"measurement `{name}`", kernel)
@@ -210,11 +198,10 @@ _convolution_wrong = _kernel_check("convolution", "Low-precision convolutions")
 _attention_wrong = _kernel_check("attention", "Low-precision attention")
 
 
-@check(
+@_numerics(
     "bits-change",
     "Repeatability of a kernel",
     of=measured("same_bits", SameBitsFacts, leads=True),
-    group="numerics",
     cost="deep",
     row=46,
     needs=("same_bits",),
@@ -233,15 +220,7 @@ def _bits_change(facts: SameBitsFacts) -> Judgement:
     )
 
 
-@check(
-    "gpus-disagree",
-    "Agreement of GPUs of one model",
-    of=TRAINING,
-    group="numerics",
-    cost="deep",
-    row=46,
-    needs=("same_bits",),
-)
+@_numerics("gpus-disagree", "Agreement of GPUs of one model", of=TRAINING, cost="deep", row=46, needs=("same_bits",))
 def _gpus_disagree(facts: TrainingFacts) -> Iterator[Judgement]:
     """If one GPU differs from its equals, it is the broken one."""
     # compare the bits of the same kernels on GPUs of one model

@@ -106,7 +106,7 @@ OWNERS: dict[str, dict[str, str]] = {
         "base/process.py": "lines of a child process, of which an incomplete one is ignored",
         "machine/evidence.py": "lines of a child process",
         "verify/machine/facts.py": "lines of a child process",
-        "verify/training/envforge_measures/main.py": "runs without envforge",
+        "verify/training/envforge_measures/__init__.py": "runs without envforge",
         **dict.fromkeys(_NOT_CONVERTED, "its package is not converted to documents.py yet"),
     },
 }

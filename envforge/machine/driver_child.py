@@ -286,10 +286,6 @@ SIGNALS: dict[str, tuple[str, _Ask]] = {
         "nvmlDeviceGetEnforcedPowerLimit",
         _pair("nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetPowerManagementDefaultLimit"),
     ),
-    "clocks_mhz": (
-        "nvmlDeviceGetClockInfo(SM)",
-        _pair("nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo", "NVML_CLOCK_SM"),
-    ),
     "application_clocks_mhz": (
         "nvmlDeviceGetApplicationsClock",
         _pair("nvmlDeviceGetApplicationsClock", "nvmlDeviceGetDefaultApplicationsClock", "NVML_CLOCK_GRAPHICS"),

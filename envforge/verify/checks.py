@@ -23,7 +23,7 @@ GROUP = "envforge.checks"
 _MODULES: dict[Question, tuple[str, ...]] = {
     "machine": ("driver", "compatibility", "gpus", "resources"),
     "environment": ("packages", "pytorch"),
-    "training": ("devices", "learning", "updates", "speed"),
+    "training": ("devices", "learning", "speed"),
 }
 
 

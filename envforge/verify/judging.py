@@ -27,10 +27,12 @@ class View(Generic[S]):
     """What a judge receives: the part of the record that answers a question, once or once for each device.
 
     ``judged`` calls the judge with each part. It can complete the judgements, for example with the name of the device.
+    ``needs`` names the expensive facts that it reads.
     """
 
     question: Question
     judged: Callable[[Record, Callable[[S], Judged]], Iterable[Judgement]]
+    needs: tuple[str, ...] = ()
 
 
 def record_of(question: Question) -> View[Record]:
@@ -69,7 +71,7 @@ def check(  # noqa: PLR0913 - these are the columns of the table of checks
             cost=cost,
             required=required,
             row=row,
-            needs=needs,
+            needs=needs or of.needs,
             observe=observe,
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -133,8 +132,9 @@ def _version_of(library: str, names: dict[str, str]) -> str | None:
 
 
 KEPT = 50
+PROGRAMS = Path(__file__).parents[1] / "training"
 _NOT_WANTED = "no selected check needs it"
-_OUTPUT = Document(damaged="the output of the process is invalid", error=EnvforgeError, code="process-output")
+OUTPUT = Document(damaged="invalid output of the process", error=EnvforgeError, code="process-output")
 T = TypeVar("T")
 
 
@@ -198,16 +198,21 @@ def child_environment(prefix: Path, environment: Mapping[str, str]) -> dict[str,
     return changed
 
 
+def measuring_command(python: Path, module: str, argument: str, *flags: str) -> tuple[str, ...]:
+    """Return the command that runs ``main`` of a module in another environment's Python, without envforge."""
+    # the directory must not stay in `sys.path`, which is one of the facts
+    start = f"import sys; sys.path.append(sys.argv[1]); from {module} import main; sys.path.pop(); main(sys.argv[2])"
+    return (str(python), *flags, "-c", start, str(PROGRAMS), argument)
+
+
 def _ask(situation: Situation, prefix: Path, python: Path) -> dict[str, Any]:
     """Return what the environment's Python loads if a user starts it, and which torch it finds with ``-I``."""
-    source = (files("envforge") / "verify" / "environment" / "child.py").read_text(encoding="utf-8")
     environment = child_environment(prefix, situation.world.environment)
     folder = situation.project or situation.folder
 
     def start(mode: str, *flags: str) -> Child:
-        command = (str(python), *flags, "-c", source, mode)
         return Child(
-            command=command,
+            command=measuring_command(python, "envforge_measures.imports", mode, *flags),
             environment=environment,
             folder=folder,
             limit_s=situation.limit_s,
@@ -216,7 +221,7 @@ def _ask(situation: Situation, prefix: Path, python: Path) -> dict[str, Any]:
 
     situation.say("importing torch")
     end, lines = run_child(start("plain"))
-    isolated_end, isolated = run_child(start("isolated", "-I"))
+    isolated_end, isolated = run_child(start("isolated", "-I", "-B"))
     said = {str(line.get("part")): line for line in (*lines, *isolated)}
     missing = end.in_words if not end.is_good else "the process did not report it"
     if end.stderr and not end.is_good:
@@ -250,8 +255,13 @@ def _signal(line: dict[str, Any] | None, kind: type[T], *, source: str, why: str
         return Signal(source=source, unreadable=str(line["error"])[:2000], code=line.get("code"))
     if line.get("value") is None:
         return Signal(source=source, unreadable="not found", code="not-found")
+    return converted(line["value"], kind, source)
+
+
+def converted(value: Any, kind: type[T], source: str) -> Signal[T]:
+    """Return a value that a process printed as a signal of this type; one of another type is unreadable."""
     try:
-        return Signal(value=_OUTPUT.convert(line["value"], kind), source=source)
+        return Signal(value=OUTPUT.convert(value, kind), source=source)
     except EnvforgeError as error:
         return Signal(source=source, unreadable=error.message)
 

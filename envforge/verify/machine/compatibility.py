@@ -9,7 +9,7 @@ from functools import partial
 from packaging.version import Version
 
 from envforge.base.redact import lock_command
-from envforge.base.terms import ComputeCapability, WheelTag
+from envforge.base.terms import CPU, ComputeCapability
 from envforge.machine.values import Gpu, driver_text
 from envforge.pytorch.fit import Facts, Misfit, driver_grade, has_cubin, has_ptx, read_facts
 from envforge.pytorch.selection import Build, Grade
@@ -133,7 +133,7 @@ def _kernel(case: Case, needs: LockNeeds, gpu: Gpu) -> Judgement:
     wanted = f"a kernel for {capability}"
     words = (
         f"{gpu.name} has compute capability {capability}; "
-        f"torch {needs.torch} ({needs.tag}) contains kernels for {', '.join(needs.capabilities)}"
+        f"torch {needs.torch} ({needs.tag}) contains kernels for {', '.join(map(str, needs.capabilities))}"
     )
     if has_cubin(build, capability, matrix()):
         return passed(words)
@@ -152,14 +152,11 @@ def _build(needs: LockNeeds) -> Build:
     """Return the build in the record; only its kernels are used."""
     return Build(
         torch=Version(needs.torch or "0"),
-        torchvision=None,
-        torchaudio=None,
-        tag=WheelTag.parse(needs.tag or "cpu"),
+        tag=needs.tag or CPU,
         platform=needs.platform,
         pythons=(),
-        glibc=None,
-        capabilities=tuple(map(ComputeCapability.parse, needs.capabilities)),
-        ptx=tuple(map(ComputeCapability.parse, needs.ptx)),
+        capabilities=needs.capabilities,
+        ptx=needs.ptx,
     )
 
 

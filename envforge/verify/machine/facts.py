@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
+from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.lock.needs import Needed
 from envforge.machine.driver_child import SOURCES
 from envforge.machine.evidence import NvmlCode
@@ -108,7 +109,6 @@ class GpuFacts:
     persistence: Signal[bool] = field(default_factory=Signal)
     event_reasons: Signal[int] = field(default_factory=Signal)
     power_mw: Signal[Reading] = field(default_factory=Signal)
-    clocks_mhz: Signal[Reading] = field(default_factory=Signal)
     application_clocks_mhz: Signal[Reading] = field(default_factory=Signal)
     pcie_width: Signal[Reading] = field(default_factory=Signal)
     pcie_generation: Signal[Reading] = field(default_factory=Signal)
@@ -150,7 +150,6 @@ class DriverFacts:
 
     kernel_module: Signal[str] = field(default_factory=Signal)
     nvml: Signal[str] = field(default_factory=Signal)
-    nvml_code: int | None = None
     libcuda: Signal[str] = field(default_factory=Signal)
     libcuda_is_compat: bool = False
     is_jetson: bool = False
@@ -232,21 +231,21 @@ class SystemFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockNeeds:
-    """What the lock needs of a machine, read before anything is installed.
+    """What the lockfile requires of a machine, read before anything is installed.
 
-    ``platforms`` are those of the lock, ``platform`` the one of this machine. ``capabilities`` and ``ptx`` are the
-    kernels of the locked torch, where its build is known. ``misplaced`` names wheels that fit no Python of the lock.
+    ``platforms`` are those of the lockfile, and ``platform`` is this machine's. ``capabilities`` and ``ptx`` are the
+    kernels of the locked torch, if its build is known. ``misplaced`` names wheels that no locked Python supports.
     """
 
     platform: str
     platforms: tuple[str, ...]
     words: str
     torch: str | None = None
-    tag: str | None = None
+    tag: WheelTag | None = None
     glibc: Needed | None = None
     cuda: Needed | None = None
-    capabilities: tuple[str, ...] = ()
-    ptx: tuple[str, ...] = ()
+    capabilities: tuple[ComputeCapability, ...] = ()
+    ptx: tuple[ComputeCapability, ...] = ()
     misplaced: tuple[str, ...] = ()
     download_bytes: int = 0
     files: int = 0

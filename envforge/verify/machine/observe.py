@@ -63,11 +63,11 @@ def _needs(lock: Path, lockfile: Lockfile, platform: str) -> LockNeeds:
         platforms=lockfile.platforms,
         words=requirements.words,
         torch=str(build.torch) if build else _torch(plan),
-        tag=str(build.tag) if build else None,
+        tag=build.tag if build else None,
         glibc=found.glibc,
         cuda=found.cuda,
-        capabilities=tuple(map(str, build.capabilities)) if build else (),
-        ptx=tuple(map(str, build.ptx)) if build else (),
+        capabilities=build.capabilities if build else (),
+        ptx=build.ptx if build else (),
         misplaced=found.misplaced,
         download_bytes=requirements.download_bytes,
         files=requirements.files,
@@ -134,7 +134,6 @@ def _driver(world: World, probed: Probed) -> DriverFacts:
         nvml=Signal(value=nvml.file, source="NVML nvmlInit")
         if nvml.error is None
         else Signal(source="NVML nvmlInit", unreadable=nvml.error.text),
-        nvml_code=nvml.error.code if nvml.error else None,
         libcuda=_libcuda(libcuda),
         libcuda_is_compat=libcuda.is_compat,
         is_jetson=evidence.system.jetson is not None,

@@ -60,7 +60,7 @@ def measured(name: str, _kind: type[T], *, leads: bool = False) -> View[T]:
 
         return _judged_devices(record, one_device)
 
-    return View(question="training", judged=judged)
+    return View(question="training", judged=judged, needs=(name,))
 
 
 def absent(device: DeviceFacts, name: str, *, leads: bool = False) -> Judgement:
@@ -172,7 +172,7 @@ _MACHINE = "envforge verify machine"
 
 
 def _kernel_check(name: str, title: str) -> Check:
-    @_numerics(f"{name}-wrong", title, of=measured(name, KernelFacts, leads=True), required=True, row=9, needs=(name,))
+    @_numerics(f"{name}-wrong", title, of=measured(name, KernelFacts, leads=True), required=True, row=9)
     def judge(kernel: KernelFacts) -> Judgement:
         """Only running a kernel, forward and backward, shows that this build computes correctly on this GPU."""
         return _kernel(f"measurement `{name}`", kernel)

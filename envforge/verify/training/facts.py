@@ -158,7 +158,6 @@ class SpeedRun:
     precision: str
     fp32: str | None
     step_s: float
-    slowest_step_s: float
     steps: int
     batch: int
     peak_memory_bytes: int | None
@@ -189,14 +188,12 @@ class ThroughputFacts:
     size: int
     low_tflops: float
     fp32_tflops: float
-    load_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransferFacts:
     """Copies of pinned memory."""
 
-    bytes: int
     to_device_bytes_per_s: float
     from_device_bytes_per_s: float
 
@@ -278,7 +275,20 @@ class SpeedFloor:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DeviceFacts:
+class Properties:
+    """What the measurement ``device`` returns."""
+
+    name: str = ""
+    torch: str | None = None
+    cuda: str | None = None
+    capability: str | None = None
+    memory_bytes: int | None = None
+    native_bf16: bool | None = None
+    low: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceFacts(Properties):
     """One device, measured in a process of its own. ``asked`` are the measures, ``running`` the one it died in."""
 
     device: str
@@ -287,14 +297,6 @@ class DeviceFacts:
     asked: tuple[str, ...]
     running: str | None = None
     raised: dict[str, str] = field(default_factory=dict)
-    name: str = ""
-    torch: str | None = None
-    cuda: str | None = None
-    capability: str | None = None
-    memory_bytes: int | None = None
-    native_bf16: bool | None = None
-    low: str | None = None
-    threads: int | None = None
     project: Signal[str] = field(default_factory=Signal)
     matmul: Signal[KernelFacts] = field(default_factory=Signal)
     convolution: Signal[KernelFacts] = field(default_factory=Signal)
@@ -321,7 +323,6 @@ class CollectiveFacts:
     backend: str
     ranks: int
     sums: tuple[Number, ...]
-    bytes: int
     bus_bytes_per_s: float
 
 

@@ -93,7 +93,6 @@ AMP = SpeedRun(
     precision="bf16",
     fp32=None,
     step_s=0.010,
-    slowest_step_s=0.011,
     steps=57,
     batch=24,
     peak_memory_bytes=2**29,
@@ -103,7 +102,6 @@ FP32 = SpeedRun(
     precision="fp32",
     fp32="ieee",
     step_s=0.020,
-    slowest_step_s=0.021,
     steps=57,
     batch=24,
     peak_memory_bytes=2**30,
@@ -148,13 +146,9 @@ DEVICE: Mapping[str, Any] = {
     "control": Signal(value=CONTROL),
     "scaler": Signal(value=SCALER),
     "compare": Signal(value=CompareFacts(runs=(AMP, FP32))),
-    "throughput": Signal(
-        value=ThroughputFacts(dtype="bf16", size=8192, low_tflops=240.0, fp32_tflops=18.0, load_s=3.0)
-    ),
+    "throughput": Signal(value=ThroughputFacts(dtype="bf16", size=8192, low_tflops=240.0, fp32_tflops=18.0)),
     "floor": Signal(value=FLOOR),
-    "transfer": Signal(
-        value=TransferFacts(bytes=2**28, to_device_bytes_per_s=25e9, from_device_bytes_per_s=25e9), source="copies"
-    ),
+    "transfer": Signal(value=TransferFacts(to_device_bytes_per_s=25e9, from_device_bytes_per_s=25e9), source="copies"),
     "load": Signal(value=LOAD, source="NVML"),
     "repeat": Signal(value=REPEAT),
     "same_bits": Signal(value=SameBitsFacts(times=50, different=0, digests=("aa", "bb"))),
@@ -162,7 +156,7 @@ DEVICE: Mapping[str, Any] = {
     "models": Signal(value=ModelsFacts(runs=(ModelRun(model="vit-b-size", batch=64, precision="bf16", step_s=0.1),))),
 }
 LOCKED = LockedTorch(version="2.13.0", build="torch.whl", cuda="13.0")
-COLLECTIVE = CollectiveFacts(backend="nccl", ranks=2, sums=(3.0, 3.0), bytes=2**28, bus_bytes_per_s=2e11)
+COLLECTIVE = CollectiveFacts(backend="nccl", ranks=2, sums=(3.0, 3.0), bus_bytes_per_s=2e11)
 
 
 def device(**changes: Any) -> DeviceFacts:

@@ -44,8 +44,8 @@ from tests.verify.training.records import (
 )
 
 FAIL, WARN, UNKNOWN = Verdict.FAIL, Verdict.WARN, Verdict.UNKNOWN
-SLOW = ThroughputFacts(dtype="bf16", size=8192, low_tflops=100.0, fp32_tflops=18.0, load_s=3.0)
-HALF = TransferFacts(bytes=2**28, to_device_bytes_per_s=12e9, from_device_bytes_per_s=12e9)
+SLOW = ThroughputFacts(dtype="bf16", size=8192, low_tflops=100.0, fp32_tflops=18.0)
+HALF = TransferFacts(to_device_bytes_per_s=12e9, from_device_bytes_per_s=12e9)
 NAMES = tuple(f"weight{number}" for number in range(29))
 
 

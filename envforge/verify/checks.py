@@ -11,7 +11,6 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from types import ModuleType
 
-from envforge.base.suggest import nearest
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.verify.judging import check, checks_in, failed, passed, record_of, skipped, unknown
 from envforge.verify.record import Asked, NotObserved, Record
@@ -230,6 +229,8 @@ def _refuse_unknown(option: str, word: str, checks: Sequence[Check]) -> None:
     known = [*(check.id for check in checks), *GROUPS]
     if word in known:
         return
+    from envforge.base.suggest import nearest  # noqa: PLC0415 - only errors need it
+
     near = nearest(word, known, alike=0.6)
     raise RequestError(
         f"unknown check or group `{word}` for `{option}`",

@@ -17,11 +17,9 @@ from pathlib import Path
 from envforge import __version__
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.lockfile import LOCK_NAME, VARIANTS_DIRECTORY, Lockfile, LockfileError, list_variants, repair_hints
-from envforge.lock.lockfile import VARIANTS_DIRECTORY as VARIANTS
 from envforge.lock.needs import requirements_of
 from envforge.lock.plan import parse_any_lock
 from envforge.lock.project import lock_command, platform_hints, project_folder
-from envforge.lock.variant_choice import choose_variant, variant_lock
 from envforge.machine.evidence import conda_subdir
 from envforge.machine.values import Machine
 from envforge.machine.world import World
@@ -104,6 +102,8 @@ def _lock(place: Place, project: Path | None, meant: Meant | None, platform: str
     if place.lock is not None:
         return place.lock
     if place.variant is not None:
+        from envforge.lock.variant_choice import variant_lock  # noqa: PLC0415 - only variants need it
+
         return variant_lock(project or place.folder, place.variant, platform)
     made_from = _made_from(meant)
     if made_from is not None:
@@ -112,7 +112,7 @@ def _lock(place: Place, project: Path | None, meant: Meant | None, platform: str
         return None
     variants = list_variants(project)
     if not (project / LOCK_NAME).exists() and len(variants) == 1:
-        return project / VARIANTS / variants[0] / LOCK_NAME
+        return project / VARIANTS_DIRECTORY / variants[0] / LOCK_NAME
     return project / LOCK_NAME
 
 
@@ -133,7 +133,9 @@ def project_facts(project: Path | None, lock: Path | None, platform: str) -> Pro
     if lock is None:
         return facts
     shown = _shown(lock, project)
-    facts = replace(facts, lock_file=shown, variant=lock.parent.name if lock.parent.parent.name == VARIANTS else None)
+    facts = replace(
+        facts, lock_file=shown, variant=lock.parent.name if lock.parent.parent.name == VARIANTS_DIRECTORY else None
+    )
     try:
         data = _read_bytes(lock)
         locked = parse_any_lock(data.decode("utf-8"), shown, platform, lock)
@@ -304,6 +306,8 @@ def _lock_for(project: Path, machine: Machine) -> Path | None:
     variants = list_variants(project)
     if not variants:
         return None
+    from envforge.lock.variant_choice import choose_variant  # noqa: PLC0415 - only variants need it
+
     try:
         return choose_variant(project, machine).lockfile
     except EnvforgeError:

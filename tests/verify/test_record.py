@@ -12,7 +12,7 @@ from envforge.base.distribution import upgrade_command
 from envforge.base.envelope import success
 from envforge.machine.record import machine_to_json
 from envforge.verify.record import NotObserved, RecordError, read_record, read_record_file, record_to_json
-from envforge.verify.reports.formats import report_to_json
+from envforge.verify.reports import report_to_json
 from tests.verify.made_up import T4, asked, every_verdict, record
 
 AGAIN = "envforge verify --json > record.json"

@@ -27,6 +27,7 @@ from envforge.verify.judging import (
     unread,
     warned,
 )
+from envforge.verify.machine.reference_data import matrix
 from envforge.verify.record import Record
 from envforge.verify.values import Judgement, Verdict
 
@@ -36,7 +37,6 @@ _CUDA_LIBRARIES = (
     "libcufft", "libcurand", "libtorch", "libc10",
 )  # fmt: skip
 _MAPS = "/proc/self/maps after import torch"
-_TEGRA = ("5.3", "6.2", "7.2", "8.7")  # compute capabilities of Jetson chips
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -282,7 +282,7 @@ def serves(arch_list: tuple[str, ...], capability: ComputeCapability) -> bool:
         if not number.isdigit() or len(number) < 2:
             continue
         built = ComputeCapability(int(number[:-1]), int(number[-1]))
-        if str(capability) in _TEGRA or str(built) in _TEGRA or digits.endswith("a"):
+        if {capability, built} & {*matrix().tegra} or digits.endswith("a"):
             fits = built == capability
         elif kind == "compute":
             fits = built <= capability

@@ -108,17 +108,13 @@ def _case(record: Record) -> Case:
     return Case(facts=facts, described_as=record.asked.machine)
 
 
-def _of_machine(record: Record, judge: Callable[[Case], Judged]) -> Iterator[Judgement]:
-    yield from as_judgements(judge(_case(record)))
-
-
 def _of_driver(record: Record, judge: Callable[[Case], Judged]) -> Iterator[Judgement]:
     case = _case(record)
     for judgement in as_judgements(judge(case)):
         yield _weighed(case, judgement)
 
 
-MACHINE = View(question="machine", judged=_of_machine)
+MACHINE: View[Case] = View(question="machine", judged=lambda record, judge: as_judgements(judge(_case(record))))
 DRIVER = View(question="machine", judged=_of_driver)
 """Like ``MACHINE``, for checks of GPUs and their driver: if the lockfile needs none, a problem is only a fact."""
 

@@ -5,7 +5,6 @@ A missing line is a timeout or a crash; they can't be distinguished (docs/decisi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime
@@ -16,7 +15,7 @@ import msgspec
 from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.lock.needs import Needed
 from envforge.machine.driver_child import SOURCES
-from envforge.machine.evidence import NvmlCode
+from envforge.machine.evidence import NvmlCode, PciDevice, read_lines
 from envforge.machine.nvidia_text import clean
 from envforge.machine.values import Gpu, Machine
 from envforge.verify.values import Signal, SignalCode
@@ -120,15 +119,6 @@ NO_LOCK = "no lockfile"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PciGpu:
-    """One NVIDIA GPU on the PCI bus; ``driver`` is the kernel driver that holds it."""
-
-    bus_id: str
-    device_id: str
-    driver: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceFile:
     """One of the driver's files in ``/dev``, and whether this user may read and write it."""
 
@@ -154,7 +144,7 @@ class DriverFacts:
     libcuda_is_compat: bool = False
     is_jetson: bool = False
     has_nouveau: bool = False
-    pci: tuple[PciGpu, ...] = ()
+    pci: tuple[PciDevice, ...] = ()
     nvswitches: int = 0
     device_files: tuple[DeviceFile, ...] = ()
     fabric_manager: Signal[FabricManager] = field(default_factory=Signal)
@@ -279,16 +269,8 @@ Answers = Mapping[tuple[int, str], Mapping[str, Any]]
 
 
 def read_answers(lines: str) -> Answers:
-    """Return the answers by GPU and key; a line that isn't JSON was cut by a crash or written by a library."""
-    answers: dict[tuple[int, str], dict[str, Any]] = {}
-    for line in lines.splitlines():
-        try:
-            answer = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(answer, dict) and answer.get("library") == "health":
-            answers[answer["gpu"], answer["key"]] = answer
-    return answers
+    """Return the answers about health by GPU and key."""
+    return {(answer["gpu"], answer["key"]): answer for answer in read_lines(lines) if answer["library"] == "health"}
 
 
 def gpu_facts(gpu: Gpu, answers: Answers) -> GpuFacts:

@@ -23,7 +23,6 @@ from envforge.verify.machine.facts import (
     FabricManager,
     LockNeeds,
     MachineFacts,
-    PciGpu,
     gpu_facts,
     read_answers,
 )
@@ -138,7 +137,7 @@ def _driver(world: World, probed: Probed) -> DriverFacts:
         libcuda_is_compat=libcuda.is_compat,
         is_jetson=evidence.system.jetson is not None,
         has_nouveau=evidence.system.has_nouveau,
-        pci=tuple(PciGpu(bus_id=p.bus_id, device_id=p.device_id, driver=p.driver) for p in evidence.system.pci),
+        pci=evidence.system.pci,
         nvswitches=switches,
         device_files=_device_files(world),
         fabric_manager=_fabric_manager(world, probed.machine, switches),

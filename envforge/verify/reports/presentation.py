@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from envforge import errors
 from envforge.base.redact import change_texts
@@ -16,9 +17,11 @@ from envforge.machine.values import Machine, driver_text
 from envforge.verify.environment.facts import EnvironmentFacts
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.record import ProjectFacts, Record
-from envforge.verify.reports.charts import Chart, charts
 from envforge.verify.training.facts import TrainingFacts
 from envforge.verify.values import QUESTIONS, Finding, Question, Report, Verdict
+
+if TYPE_CHECKING:
+    from envforge.verify.reports.charts import Chart
 
 # each verdict in the order of reports, with the word for its count
 COUNTED = {
@@ -127,6 +130,8 @@ class Presentation:
     @property
     def charts(self) -> tuple[Chart, ...]:
         """The charts of the training."""
+        from envforge.verify.reports.charts import charts  # noqa: PLC0415 - only pages need it
+
         return charts(self.report.record)
 
 

@@ -17,16 +17,15 @@ from typing import Any
 from packaging.version import Version
 
 from envforge.machine.world import Calls, Limits, ProgramResult, Space, World
-from envforge.verify.checks import all_checks, judge
+from envforge.verify.checks import judge
 from envforge.verify.machine.observe import observe_machine
 from envforge.verify.observe import Situation
 from envforge.verify.record import Record
 from envforge.verify.values import Finding
 from tests.support.nvml_stub import GIB, HEALTHY, StubGpu, StubMachine, gpu, stub_environment
+from tests.verify.made_up import checks_of
 
-CHECKS = tuple(check for check in all_checks() if check.question == "machine" and check.group != "observation")
-
-
+CHECKS = checks_of("machine")
 LIBRARIES = ("libnvidia-ml.so.1", "libcuda.so.1")
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 LOCKS = Path(__file__).parents[3] / "lockfiles" / "image-classification"

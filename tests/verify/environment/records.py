@@ -40,10 +40,7 @@ LIBRARIES = (
     Library(family="libgomp", path=f"{SITE}/torch/lib/libgomp.so.1", inside=True),
 )
 PYTHON = PythonFacts(
-    version="3.12.4",
-    executable=f"{PREFIX}/bin/python",
-    prefix=PREFIX,
-    torch_origin=f"{SITE}/torch/__init__.py",
+    version="3.12.4", executable=f"{PREFIX}/bin/python", prefix=PREFIX, torch_origin=f"{SITE}/torch/__init__.py"
 )
 AUDIT = AuditFacts(lockfile="/srv/net/conda-lock.yml", platform="linux-64", digest="ab" * 32, packages=90, files=20000)
 LOCKED = LockedTorch(

@@ -32,7 +32,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mode:
-    """A mode of the GPU and the one that it gets with the next reset."""
+    """A mode of the GPU, now and after the next reset."""
 
     current: bool
     pending: bool
@@ -72,7 +72,7 @@ class Fabric:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """A value as it is now and the one to compare it with (the most, or the default)."""
+    """A current value, and the maximum or default to compare it with."""
 
     now: int
     reference: int
@@ -80,7 +80,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Process:
-    """A process on the GPU; the driver does not tell every user how much memory it holds."""
+    """A process on the GPU; ``memory_bytes`` is None if the driver does not report it to this user."""
 
     pid: int
     memory_bytes: int | None = None
@@ -88,7 +88,7 @@ class Process:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GpuFacts:
-    """One GPU as the driver numbers it, each signal with its source or with the reason why it is not known."""
+    """One GPU by the driver's number. Each signal has its source, or the reason why it is not known."""
 
     index: int
     name: str
@@ -136,7 +136,7 @@ class FabricManager:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DriverFacts:
-    """What the driver's parts said, below what ``detect`` concludes. Codes are NVML's own."""
+    """What the parts of the driver report, before ``envforge detect`` draws its conclusions."""
 
     kernel_module: Signal[str] = field(default_factory=Signal)
     nvml: Signal[str] = field(default_factory=Signal)
@@ -152,7 +152,7 @@ class DriverFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class XidEvent:
-    """Xid errors of one kind in the kernel's log: the last line of ``count`` is kept."""
+    """Xid errors with one code on one GPU in the kernel log; ``line`` is the last of ``count``."""
 
     code: int
     bus_id: str
@@ -162,9 +162,9 @@ class XidEvent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Room:
-    """The room on the disk of one place: the prefix, the cache, temporary files.
+    """The free space for an environment, the package cache, or temporary files.
 
-    ``folder`` is the nearest one to ``path`` that is there.
+    ``folder`` is the nearest existing directory to ``path``.
     """
 
     role: str
@@ -176,14 +176,14 @@ class Room:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bound:
-    """A number with a limit that may be missing: None is unlimited."""
+    """A limit; None is unlimited."""
 
     limit: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Share:
-    """The processors that this process may use: by affinity, and by the quota of its cgroup (None is none)."""
+    """The CPUs that this process may use: by affinity, and by the quota of its control group (None: no quota)."""
 
     processors: int
     quota: float | None = None
@@ -191,7 +191,7 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cpu:
-    """The processor, with the instruction sets that its kernel names."""
+    """The model of the CPU, and the instruction sets that the kernel reports."""
 
     model: str
     flags: tuple[str, ...]
@@ -199,7 +199,7 @@ class Cpu:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SystemFacts:
-    """What the operating system gives to a training run."""
+    """The limits and resources that the operating system gives a training run."""
 
     container: str | None = None
     is_wsl: bool = False
@@ -245,9 +245,9 @@ class LockNeeds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineFacts:
-    """The machine record of ``detect`` and what goes beyond it.
+    """The record of ``envforge detect``, and the facts that only ``verify`` reads.
 
-    ``variables`` holds those that the checks look at and that are set, no others.
+    ``variables`` has the environment variables that checks use, if they are set.
     """
 
     machine: Machine

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from envforge.base.documents import Document
 from envforge.base.process import Child, run_child
 from envforge.errors import EnvforgeError
-from envforge.lock.lockfile import LockedPackage
+from envforge.lock.needs import locked_cuda
 from envforge.lock.plan import read_any_lock
 from envforge.lock.project import is_prefix
 from envforge.machine.probe import probe
@@ -68,7 +68,6 @@ def python_of(prefix: Path) -> Path | None:
     return next((prefix / place for place in places if (prefix / place).is_file()), None)
 
 
-_TAG = re.compile(r"(?:\+|%2B|/)cu(\d{2,3})(?:[-./]|$)")
 _CONDA_CUDA = re.compile(r"cuda_?(\d{2})(\d)|cuda(\d+)\.(\d+)")
 _NAMED = ("cudnn", "nccl", "numpy")
 
@@ -78,43 +77,25 @@ def locked_torch(lock: Path | None, platform: str) -> Signal[LockedTorch]:
     if lock is None:
         return Signal(unreadable="no lockfile")
     try:
-        packages = read_any_lock(lock, platform).for_platform(platform)
+        lockfile = read_any_lock(lock, platform)
     except EnvforgeError as error:
         return Signal(source=str(lock), unreadable=error.message)
-    if not packages:
-        return Signal(source=str(lock), unreadable=f"the lockfile `{lock}` has no packages for `{platform}`")
-    found = next((package for package in packages if package.name in ("torch", "pytorch")), None)
-    if found is None:
-        return Signal(source=str(lock), unreadable=f"the lockfile `{lock}` has no torch for `{platform}`")
-    return Signal(value=read_torch(found, packages), source=str(lock))
-
-
-def read_torch(torch: LockedPackage, packages: Iterable[LockedPackage]) -> LockedTorch:
-    """Return the build of a locked torch, by its tag, its build string, or the libraries next to it."""
-    names = {package.name: package.version for package in packages}
-    build = torch.file_name
-    return LockedTorch(
+    names = {package.name: package for package in lockfile.for_platform(platform)}
+    torch = names.get("torch") or names.get("pytorch")
+    if torch is None:
+        lack = "has no torch" if names else "has no packages"
+        return Signal(source=str(lock), unreadable=f"the lockfile `{lock}` {lack} for `{platform}`")
+    cuda = locked_cuda(lockfile, platform)
+    wheel_cuda = str(cuda.version) if cuda else None
+    versions = {name: package.version for name, package in names.items()}
+    found = LockedTorch(
         version=torch.version,
-        build=build,
-        cuda=_conda_cuda(build, names) if torch.manager == "conda" else _wheel_cuda(torch, names),
-        packages={key: version for key in _NAMED if (version := _version_of(key, names)) is not None},
+        build=torch.file_name,
+        # a CPU build of conda may be next to a CUDA runtime, or a build for CUDA 12.0 next to the runtime of 12.5
+        cuda=_conda_cuda(torch.file_name, versions) if torch.manager == "conda" else wheel_cuda,
+        packages={key: version for key in _NAMED if (version := _version_of(key, versions)) is not None},
     )
-
-
-def _wheel_cuda(torch: LockedPackage, names: dict[str, str]) -> str | None:
-    """Return the CUDA version of a wheel. A wheel of PyPI has no tag, but requires NVIDIA's libraries."""
-    match = _TAG.search(torch.version) or _TAG.search(torch.url)
-    if match is not None:
-        return f"{match[1][:-1]}.{match[1][-1]}"
-    if "+cpu" in torch.version or "%2Bcpu" in torch.url or "/cpu/" in torch.url:
-        return None
-    if "cuda-toolkit" in names:
-        return ".".join(names["cuda-toolkit"].split(".")[:2])
-    runtime = next((v for n, v in sorted(names.items()) if n.startswith("nvidia-cuda-runtime")), None)
-    if runtime is not None:
-        return ".".join(runtime.split(".")[:2])
-    # a CUDA build of unknown CUDA version
-    return "" if any(name.startswith("nvidia-") for name in names) else None
+    return Signal(value=found, source=str(lock))
 
 
 def _conda_cuda(build: str, names: dict[str, str]) -> str | None:

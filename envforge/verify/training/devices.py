@@ -1,4 +1,4 @@
-"""Check the devices: which were trained on, how their processes exited, and whether their kernels compute correctly."""
+"""Check the devices: which were used, how their processes exited, their kernels, and the precision of training."""
 
 from __future__ import annotations
 
@@ -19,9 +19,17 @@ from envforge.verify.judging import (
     skipped,
     unknown,
     unread,
+    warned,
 )
 from envforge.verify.record import Record
-from envforge.verify.training.facts import MEASUREMENTS, DeviceFacts, KernelFacts, SameBitsFacts, TrainingFacts
+from envforge.verify.training.facts import (
+    MEASUREMENTS,
+    DeviceFacts,
+    KernelFacts,
+    LearningFacts,
+    SameBitsFacts,
+    TrainingFacts,
+)
 from envforge.verify.values import Check, Judgement, Signal, Verdict
 
 T = TypeVar("T")
@@ -167,7 +175,7 @@ def _project_not_importable(device: DeviceFacts) -> Judgement:
 # four to five times the rounding error of the dtype; a wrong kernel is off by orders of magnitude
 # attention keeps its probabilities in low precision, so it is less exact
 _BOUNDS = {"bf16": 0.02, "fp16": 0.004}
-DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 _MACHINE = "envforge verify machine"
 
 
@@ -186,7 +194,7 @@ def _kernel(source: str, kernel: KernelFacts) -> Judgement:
     wanted = f"result and gradients within {bound:g} of float64"
     if len(errors) < len(kernel.errors):
         return failed(f"{what}a result or gradient is not finite", wanted, source, command=_MACHINE)
-    if kernel.result_dtype != DTYPES[kernel.dtype]:
+    if kernel.result_dtype != _DTYPES[kernel.dtype]:
         return failed(f"{what}the result is {kernel.result_dtype}", f"{kernel.dtype}, like the inputs", source)
     if max(errors) > bound:
         return failed(f"{what}off by {max(errors):.2g}", wanted, source, command=_MACHINE)
@@ -240,3 +248,65 @@ def _gpus_disagree(facts: TrainingFacts) -> Iterator[Judgement]:
             yield failed(f"different results on {others}", wanted, subject=model, command=_MACHINE)
         else:
             yield passed(f"{len(most)} GPUs compute bit-identical results", subject=model)
+
+
+LEARNING = measured("learning", LearningFacts)
+_MODEL = "a hook on the model, in the first update"
+_FIRST_UPDATE = "operations of the first update"
+
+
+@_learning("low-precision", "Low precision of this device", of=EACH_DEVICE, severity=Verdict.INFO, needs=("device",))
+def _low_precision(device: DeviceFacts) -> Judgement:
+    """torch reports bf16 as supported even if it is emulated and slow."""
+    if device.low is None:
+        return skipped("the device did not report its capabilities")
+    if not device.is_gpu:
+        return info("bf16 on the CPU; without a GPU, its precision is not measured")
+    if device.low == "bf16":
+        return info(f"compute capability {device.capability}: bf16 in hardware, without loss scaling")
+    return info(f"compute capability {device.capability}: bf16 is only emulated, so fp16 with a GradScaler")
+
+
+@_learning("autocast-off", "Autocast in the forward pass", of=LEARNING)
+def _autocast_off(facts: LearningFacts) -> Judgement:
+    """Without autocast, training runs in fp32: correct, but slower, and without a message."""
+    dtype = _DTYPES.get(facts.precision)
+    wanted = f"a forward pass inside autocast to {dtype or facts.precision}"
+    if facts.autocast_forward is None:
+        return skipped("the model was not called as a module, so autocast could not be observed")
+    # torch only warns when it disables autocast for a dtype that the device lacks
+    if not facts.autocast_forward:
+        observed = f"precision {facts.precision} was requested, but autocast is off in the forward pass"
+        return failed(observed, wanted, _MODEL)
+    if facts.autocast_dtype != dtype:
+        return failed(f"autocast casts to {facts.autocast_dtype}", wanted, _MODEL)
+    return passed(f"autocast to {facts.autocast_dtype} in the forward pass", source=_MODEL)
+
+
+@_learning("low-precision-unused", "Precision of heavy operations", of=LEARNING)
+def _low_precision_unused(facts: LearningFacts) -> Judgement:
+    """A model that disables autocast inside itself doesn't get its speed."""
+    if facts.autocast_forward is False:
+        return skipped("nothing to judge: see `autocast-off`")
+    if facts.heavy is None or facts.low is None:
+        return skipped("the first update did not finish")
+    if facts.heavy == 0:
+        return skipped("the model has no matrix products or convolutions")
+    wanted = f"matrix products and convolutions in {facts.precision}"
+    observed = ", ".join(f"{count} in {dtype}" for dtype, count in sorted(facts.dtypes.items()))
+    if facts.low == 0:
+        return failed(f"autocast is on, but {observed}", wanted, _FIRST_UPDATE)
+    # a model can keep some operations in fp32 on purpose, but not most of them
+    if facts.low < facts.heavy / 2:
+        return warned(observed, wanted, _FIRST_UPDATE, command="envforge verify train --json")
+    return passed(observed, wanted, _FIRST_UPDATE)
+
+
+@_learning("backward-in-autocast", "Autocast in the backward pass", of=LEARNING, severity=Verdict.WARN)
+def _backward_in_autocast(facts: LearningFacts) -> Judgement:
+    """The backward pass uses the dtypes of the forward pass; PyTorch recommends against autocast around it."""
+    if facts.autocast_backward is None:
+        return skipped("no gradient was observed")
+    if facts.autocast_backward:
+        return warned("the backward pass runs inside autocast", "a backward pass outside autocast", _MODEL)
+    return passed("the backward pass runs outside autocast", source=_MODEL)

@@ -1,4 +1,4 @@
-"""Check the project's own training: its precision, that the model learns, the GradScaler, and repeated runs.
+"""Check the project's own training: that the model learns, the GradScaler, and repeated runs.
 
 One problem explains others: if the loss is NaN, the gradients can't be judged. ``earlier_problem`` returns the first
 problem in the order of causes; the checks that it explains are skipped.
@@ -10,22 +10,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from envforge.verify.judging import Judged, View, check, counted, failed, info, passed, skipped, warned
+from envforge.verify.judging import Judged, View, check, counted, failed, passed, skipped, warned
 from envforge.verify.record import Record
-from envforge.verify.training.devices import DTYPES, EACH_DEVICE, absent, measured
+from envforge.verify.training.devices import EACH_DEVICE, LEARNING, absent, measured
 from envforge.verify.training.facts import DeviceFacts, LearningFacts, RepeatFacts, ScalerFacts
-from envforge.verify.values import Check, Judgement, Verdict
+from envforge.verify.values import Check, Judgement
 
 _SHOWN = 3
 _LEAST_FALL = 0.9  # of the first loss, even if the project's own threshold is higher
 _PART = 10  # the first and the last tenth of the run are compared
-_MODEL = "a hook on the model, in the first update"
-_FIRST_UPDATE = "operations of the first update"
 _LARGEST_ERROR = 0.25  # without scaling, or with clipping before unscaling, gradients are off by factors
 _SCALER_SOURCE = "fp16, three updates"
 
 _check = partial(check, group="learning", cost="default")
-_LEARNING = measured("learning", LearningFacts)
 
 
 def _is_not_finite(facts: LearningFacts) -> bool:
@@ -98,66 +95,9 @@ def _check_of_run(check_id: str, title: str) -> Callable[[Callable[[LearningFact
     """Return the decorator of a check that is skipped after an earlier problem."""
 
     def judged(record: Record, judge: Callable[[LearningFacts], Judged]) -> Iterable[Judgement]:
-        return _LEARNING.judged(record, lambda facts: earlier_problem(facts, check_id) or judge(facts))
+        return LEARNING.judged(record, lambda facts: earlier_problem(facts, check_id) or judge(facts))
 
     return _check(check_id, title, of=View(question="training", judged=judged, needs=("learning",)))
-
-
-@_check("low-precision", "Low precision of this device", of=EACH_DEVICE, severity=Verdict.INFO, needs=("device",))
-def _low_precision(device: DeviceFacts) -> Judgement:
-    """torch reports bf16 as supported even if it is emulated and slow."""
-    if device.low is None:
-        return skipped("the device did not report its capabilities")
-    if not device.is_gpu:
-        return info("bf16 on the CPU; without a GPU, its precision is not measured")
-    if device.low == "bf16":
-        return info(f"compute capability {device.capability}: bf16 in hardware, without loss scaling")
-    return info(f"compute capability {device.capability}: bf16 is only emulated, so fp16 with a GradScaler")
-
-
-@_check("autocast-off", "Autocast in the forward pass", of=_LEARNING)
-def _autocast_off(facts: LearningFacts) -> Judgement:
-    """Without autocast, training runs in fp32: correct, but slower, and without a message."""
-    dtype = DTYPES.get(facts.precision)
-    wanted = f"a forward pass inside autocast to {dtype or facts.precision}"
-    if facts.autocast_forward is None:
-        return skipped("the model was not called as a module, so autocast could not be observed")
-    # torch only warns when it disables autocast for a dtype that the device lacks
-    if not facts.autocast_forward:
-        observed = f"precision {facts.precision} was requested, but autocast is off in the forward pass"
-        return failed(observed, wanted, _MODEL)
-    if facts.autocast_dtype != dtype:
-        return failed(f"autocast casts to {facts.autocast_dtype}", wanted, _MODEL)
-    return passed(f"autocast to {facts.autocast_dtype} in the forward pass", source=_MODEL)
-
-
-@_check("low-precision-unused", "Precision of heavy operations", of=_LEARNING)
-def _low_precision_unused(facts: LearningFacts) -> Judgement:
-    """A model that disables autocast inside itself doesn't get its speed."""
-    if facts.autocast_forward is False:
-        return skipped("nothing to judge: see `autocast-off`")
-    if facts.heavy is None or facts.low is None:
-        return skipped("the first update did not finish")
-    if facts.heavy == 0:
-        return skipped("the model has no matrix products or convolutions")
-    wanted = f"matrix products and convolutions in {facts.precision}"
-    observed = ", ".join(f"{count} in {dtype}" for dtype, count in sorted(facts.dtypes.items()))
-    if facts.low == 0:
-        return failed(f"autocast is on, but {observed}", wanted, _FIRST_UPDATE)
-    # a model can keep some operations in fp32 on purpose, but not most of them
-    if facts.low < facts.heavy / 2:
-        return warned(observed, wanted, _FIRST_UPDATE, command="envforge verify train --json")
-    return passed(observed, wanted, _FIRST_UPDATE)
-
-
-@_check("backward-in-autocast", "Autocast in the backward pass", of=_LEARNING, severity=Verdict.WARN)
-def _backward_in_autocast(facts: LearningFacts) -> Judgement:
-    """The backward pass uses the dtypes of the forward pass; PyTorch recommends against autocast around it."""
-    if facts.autocast_backward is None:
-        return skipped("no gradient was observed")
-    if facts.autocast_backward:
-        return warned("the backward pass runs inside autocast", "a backward pass outside autocast", _MODEL)
-    return passed("the backward pass runs outside autocast", source=_MODEL)
 
 
 @_check(

@@ -174,7 +174,11 @@ def choose(asked: Asked, checks: Sequence[Check]) -> Chosen:
         for word in words:
             _refuse_unknown(option, word, checks)
     wanted = asked.explicit or QUESTIONS
-    open_to = [check for check in checks if check.question in wanted and not _is_skipped(check, asked)]
+    open_to = [
+        check
+        for check in checks
+        if check.question in wanted and (_is_about_the_run(check) or not _matches(check, asked.skip))
+    ]
     if asked.only:
         kept = [check for check in open_to if _matches(check, asked.only)]
         depth: Cost = max((asked.depth, *(check.cost for check in kept)), key=COSTS.index)
@@ -211,10 +215,6 @@ def _refuse_empty(asked: Asked, questions: Sequence[Question]) -> None:
 
 def _questions(checks: Sequence[Check]) -> tuple[Question, ...]:
     return tuple(question for question in QUESTIONS if any(check.question == question for check in checks))
-
-
-def _is_skipped(check: Check, asked: Asked) -> bool:
-    return not _is_about_the_run(check) and _matches(check, asked.skip)
 
 
 def _is_about_the_run(check: Check) -> bool:

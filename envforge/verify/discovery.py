@@ -9,7 +9,7 @@ names the machine and the checks that a description can answer; signals that onl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -83,12 +83,6 @@ def find_situation(place: Place, asked: Asked, chosen: Chosen, means: Means) -> 
         say=means.say,
     )
     return situation, Surroundings(asked=asked, project=facts, absent=absent)
-
-
-def project_and_lock(place: Place, platform: str) -> tuple[Path | None, Path | None]:
-    """Return the project around the current directory and the lockfile to compare with, whether or not it exists."""
-    project = project_folder(place.folder)
-    return project, _lock(place, project, _meant(place, project), platform)
 
 
 def _meant(place: Place, project: Path | None) -> Meant | None:
@@ -250,10 +244,12 @@ def plan_for(
 
     Raises ``RequestError`` if there is no lockfile, or if ``--only`` names a check that needs the machine itself.
     """
-    possible = _possible(machine, checks)
+    named = {CONDITION_CHECKS[found.code] for found in machine.conditions if found.code in CONDITION_CHECKS}
+    possible = tuple(check.id for check in checks if check.group == _GROUP or check.id in {*_ALWAYS, *named})
     only = _only(asked, possible, checks)
     asked = replace(asked, explicit=("machine",), depth="default", only=only)
-    project, lock = project_and_lock(place, machine.platform)
+    project = project_folder(place.folder)
+    lock = _lock(place, project, _meant(place, project), machine.platform)
     if place.lock is None and place.variant is None and project is not None:
         lock = _lock_for(project, machine) or lock
     if lock is None:
@@ -274,11 +270,6 @@ def plan_for(
         machine=_described(machine, read_lock_needs(lock if is_usable else None, machine.platform)),
     )
     return choose(asked, checks).checks, record
-
-
-def _possible(machine: Machine, checks: Iterable[Check]) -> tuple[str, ...]:
-    named = {CONDITION_CHECKS[found.code] for found in machine.conditions if found.code in CONDITION_CHECKS}
-    return tuple(check.id for check in checks if check.group == _GROUP or check.id in {*_ALWAYS, *named})
 
 
 def _only(asked: Asked, possible: tuple[str, ...], checks: Sequence[Check]) -> tuple[str, ...]:

@@ -40,6 +40,11 @@ def record_of(question: Question) -> View[Record]:
     return View(question=question, judged=lambda record, judge: as_judgements(judge(record)))
 
 
+def facts_of(question: Question) -> View[Any]:
+    """Return the view of the facts of a question; the engine skips its checks if there are none."""
+    return View(question=question, judged=lambda record, judge: as_judgements(judge(getattr(record, question))))
+
+
 def check(  # noqa: PLR0913 - these are the columns of the table of checks
     check_id: str,
     title: str,

@@ -112,7 +112,8 @@ def record_to_json(record: Record) -> dict[str, Json]:
 
 def read_record(text: str | bytes, where: str) -> Record:
     """Read a record, or the output of ``verify --json``; ``where`` is its name in errors."""
-    document = _document(where)
+    damaged = f"the record `{where}` is invalid"
+    document = Document(damaged=damaged, error=RecordError, code="record-damaged", hint=_AGAIN, command=_RECORD_COMMAND)
     value = document.read_json(text, dict[str, Any])
     if "schema_version" in value and "record" not in value:
         value = _mapping(_mapping(value.get("result")).get("record"))
@@ -155,16 +156,6 @@ def read_record_file(path: Path) -> Record:
             code="record-unreadable",
         ) from error
     return read_record(text, str(path))
-
-
-def _document(where: str) -> Document:
-    return Document(
-        damaged=f"the record `{where}` is invalid",
-        error=RecordError,
-        code="record-damaged",
-        hint=_AGAIN,
-        command=_RECORD_COMMAND,
-    )
 
 
 def _check_version(version: object, where: str) -> None:

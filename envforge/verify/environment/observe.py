@@ -115,6 +115,14 @@ def _version_of(library: str, names: dict[str, str]) -> str | None:
 KEPT = 50
 PROGRAMS = Path(__file__).parents[1] / "training"
 _NOT_WANTED = "no selected check needs it"
+_PARTS: dict[str, Any] = {  # what the process reports, and its type
+    "python": PythonFacts,
+    "torch": TorchFacts,
+    "cuda": CudaFacts,
+    "numpy": NumpyFacts,
+    "libraries": tuple[Library, ...],
+    "toolchain": Toolchain,
+}
 OUTPUT = Document(damaged="invalid output of the process", error=EnvforgeError, code="process-output")
 T = TypeVar("T")
 
@@ -211,21 +219,12 @@ def _ask(situation: Situation, prefix: Path, python: Path) -> dict[str, Any]:
     def signal(part: str, kind: type[T], why: str = missing) -> Signal[T]:
         return _signal(said.get(part), kind, source=f"{python}, {part}", why=why)
 
-    return {
-        "process": end,
-        "python": signal("python", PythonFacts),
-        "torch": signal("torch", TorchFacts),
-        "cuda": signal("cuda", CudaFacts),
-        "numpy": signal("numpy", NumpyFacts),
-        "libraries": signal("libraries", tuple[Library, ...]),
-        "toolchain": signal("toolchain", Toolchain),
-        "isolated_torch": signal("isolated", str, isolated_end.in_words),
-    }
+    facts: dict[str, Any] = {part: signal(part, kind) for part, kind in _PARTS.items()}
+    return {**facts, "process": end, "isolated_torch": signal("isolated", str, isolated_end.in_words)}
 
 
 def _without_python(why: str, code: SignalCode | None = None) -> dict[str, Any]:
-    names = ("python", "torch", "cuda", "numpy", "libraries", "toolchain", "isolated_torch")
-    return {name: Signal(unreadable=why, code=code) for name in names}
+    return {name: Signal(unreadable=why, code=code) for name in (*_PARTS, "isolated_torch")}
 
 
 def _signal(line: dict[str, Any] | None, kind: type[T], *, source: str, why: str) -> Signal[T]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import cast
 
 from envforge.base.redact import quoted
 from envforge.verify.environment.facts import AuditFinding, EnvironmentFacts, PythonFacts
-from envforge.verify.judging import View, as_judgements, check, counted, failed, info, passed, skipped, unread, warned
+from envforge.verify.judging import View, check, counted, facts_of, failed, info, passed, skipped, unread, warned
 from envforge.verify.values import Judgement, Verdict
 
 _FILES = ("file-changed", "file-missing", "file-stray")
@@ -16,11 +15,7 @@ _SHOWN = 3
 _IGNORE_PYTHONPATH = "unset PYTHONPATH"
 _IGNORE_USER_SITE = "export PYTHONNOUSERSITE=1"
 
-ENVIRONMENT: View[EnvironmentFacts] = View(
-    question="environment",
-    # the engine skips the checks of a question without facts
-    judged=lambda record, judge: as_judgements(judge(cast("EnvironmentFacts", record.environment))),
-)
+ENVIRONMENT: View[EnvironmentFacts] = facts_of("environment")
 
 _packages = partial(check, of=ENVIRONMENT, group="packages")
 _audited_packages = partial(_packages, cost="default", needs=("audit",))

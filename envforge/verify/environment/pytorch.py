@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 from packaging.version import InvalidVersion, Version
 
@@ -13,20 +12,7 @@ from envforge.base.redact import quoted
 from envforge.base.terms import ComputeCapability
 from envforge.verify.environment.facts import EnvironmentFacts, LockedTorch, TorchFacts
 from envforge.verify.environment.packages import ENVIRONMENT
-from envforge.verify.judging import (
-    Judged,
-    View,
-    as_judgements,
-    check,
-    counted,
-    failed,
-    info,
-    passed,
-    skipped,
-    unknown,
-    unread,
-    warned,
-)
+from envforge.verify.judging import Judged, View, check, counted, failed, info, passed, skipped, unknown, unread, warned
 from envforge.verify.machine.reference_data import matrix
 from envforge.verify.record import Record
 from envforge.verify.values import Judgement, Verdict
@@ -48,10 +34,12 @@ class TorchCase:
 
 
 def _of_torch(record: Record, judge: Callable[[TorchCase], Judged]) -> Iterable[Judgement]:
-    facts = cast("EnvironmentFacts", record.environment)  # the engine skips the checks of a question without facts
-    if facts.torch.value is None:
-        return (skipped("torch was not imported: see `torch-import-failed`"),)
-    return as_judgements(judge(TorchCase(facts=facts, torch=facts.torch.value)))
+    def with_torch(facts: EnvironmentFacts) -> Judged:
+        if facts.torch.value is None:
+            return skipped("torch was not imported: see `torch-import-failed`")
+        return judge(TorchCase(facts=facts, torch=facts.torch.value))
+
+    return ENVIRONMENT.judged(record, with_torch)
 
 
 TORCH = View(question="environment", judged=_of_torch)

@@ -145,7 +145,8 @@ def _xids(case: Case, *, hardware: bool) -> Iterator[Judgement]:
 
 
 def _xid(case: Case, event: XidEvent, row: Xid | None, source: str) -> Judgement:
-    gpu = _gpu_at(case, event.bus_id)
+    place_of_event = _place(event.bus_id)
+    gpu = next((gpu for gpu in case.facts.gpus if gpu.bus_id and _place(gpu.bus_id) == place_of_event), None)
     place = {"source": source, "command": _LOG, "subject": subject(gpu) if gpu else f"PCI {event.bus_id}"}
     times = "once" if event.count == 1 else f"{event.count} times"
     words = f"Xid {event.code} {times} since the machine started: {row.meaning if row else 'not in the Xid table'}"
@@ -162,10 +163,6 @@ def _weight(row: Xid | None) -> Verdict:
     if row.action == "none":
         return Verdict.INFO
     return Verdict.FAIL if row.kind == "hardware" else Verdict.WARN
-
-
-def _gpu_at(case: Case, bus_id: str) -> GpuFacts | None:
-    return next((gpu for gpu in case.facts.gpus if gpu.bus_id and _place(gpu.bus_id) == _place(bus_id)), None)
 
 
 def _place(bus_id: str) -> str:

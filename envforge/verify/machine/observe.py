@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,12 +31,6 @@ from envforge.verify.machine.reference_data import matrix, watched_variables
 from envforge.verify.machine.system import observe_system
 from envforge.verify.observe import Situation
 from envforge.verify.values import Signal, SignalCode
-
-
-def observe_lock(situation: Situation, platform: str) -> Signal[LockNeeds]:
-    """Read the requirements of the situation's lockfile."""
-    is_installed = situation.prefix is not None and (situation.prefix / "conda-meta").is_dir()
-    return read_lock_needs(situation.lock, platform, is_installed=is_installed)
 
 
 def read_lock_needs(lock: Path | None, platform: str, *, is_installed: bool = False) -> Signal[LockNeeds]:
@@ -103,13 +98,14 @@ def observe_machine(situation: Situation) -> MachineFacts:
     probed = probe_all(world)
     answers = read_answers(probed.lines)
     asked = probed.evidence.libraries.nvml.gpus
+    is_installed = situation.prefix is not None and (situation.prefix / "conda-meta").is_dir()
     return MachineFacts(
         machine=probed.machine,
         driver=_driver(world, probed),
         gpus=tuple(gpu_facts(gpu, answers) for gpu in asked),
         system=observe_system(situation, probed.evidence),
         variables=_variables(situation.world),
-        lock=observe_lock(situation, probed.machine.platform),
+        lock=read_lock_needs(situation.lock, probed.machine.platform, is_installed=is_installed),
     )
 
 
@@ -173,14 +169,10 @@ def _switches(world: World) -> int:
 
 
 def _device_files(world: World) -> tuple[DeviceFile, ...]:
-    names = [name for name in world.entries("/dev") if name in ("nvidiactl", "nvidia-uvm") or _is_gpu_file(name)]
+    names = [name for name in world.entries("/dev") if re.fullmatch(r"nvidia(ctl|-uvm|\d+)", name)]
     return tuple(
         DeviceFile(path=f"/dev/{name}", usable=world.calls.may_use(world.root / "dev" / name)) for name in names
     )
-
-
-def _is_gpu_file(name: str) -> bool:
-    return name.startswith("nvidia") and name.removeprefix("nvidia").isdigit()
 
 
 def _fabric_manager(world: World, machine: Machine, switches: int) -> Signal[FabricManager]:

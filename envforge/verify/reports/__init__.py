@@ -21,7 +21,7 @@ import msgspec
 from envforge.base.data_files import data_folder
 from envforge.base.envelope import Json
 from envforge.verify.record import record_to_json
-from envforge.verify.reports.presentation import PROBLEMS, Presentation, outcome, printable
+from envforge.verify.reports.presentation import PROBLEMS, Presentation, printable
 from envforge.verify.values import QUESTIONS, Check, Finding, Report, Verdict
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _STYLES = {"FAIL": "bold red", "UNKNOWN": "bold magenta", "WARN": "bold yellow",
 def report_to_json(report: Report, *, strict: bool = False) -> dict[str, Json]:
     """Return the result of ``verify --json``: verdict, counts, findings, and the record to judge again."""
     return {
-        "outcome": outcome(report, strict=strict).lower(),
+        "outcome": Presentation(report=report, strict=strict).outcome.lower(),
         "strict": strict,
         # zeros included, so that programs need no default
         "counts": {verdict.value: count for verdict, count in report.counts.items()},

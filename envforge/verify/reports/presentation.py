@@ -57,7 +57,9 @@ class Presentation:
     @property
     def outcome(self) -> str:
         """``PASS``, ``FAIL``, or ``WARN`` if nothing fails but something warns."""
-        return outcome(self.report, strict=self.strict)
+        if not self.report.passed(strict=self.strict):
+            return "FAIL"
+        return "WARN" if self.report.counts[Verdict.WARN] else "PASS"
 
     @property
     def headline(self) -> str:
@@ -143,13 +145,6 @@ def present(report: Report, *, strict: bool = False) -> Presentation:
 def printable(text: str) -> str:
     """Escape control characters, which a terminal or a page would interpret; line breaks and tabs become spaces."""
     return errors.printable(re.sub(r"\r\n|[\n\t]", " ", text)).strip()
-
-
-def outcome(report: Report, *, strict: bool) -> str:
-    """Return ``PASS``, ``FAIL``, or ``WARN`` if nothing fails but something warns."""
-    if not report.passed(strict=strict):
-        return "FAIL"
-    return "WARN" if report.counts[Verdict.WARN] else "PASS"
 
 
 def facts(record: Record) -> tuple[Section, ...]:

@@ -13,6 +13,7 @@ from envforge.verify.judging import (
     as_judgements,
     check,
     counted,
+    facts_of,
     failed,
     info,
     passed,
@@ -36,12 +37,9 @@ T = TypeVar("T")
 
 
 def _judged(record: Record, judge: Callable[[TrainingFacts], Judged]) -> Iterator[Judgement]:
-    if record.training is None:
-        yield skipped("nothing was trained")
-    else:
-        for judgement in as_judgements(judge(record.training)):
-            needs_command = judgement.verdict is Verdict.FAIL and not judgement.command
-            yield replace(judgement, command="envforge verify train --deep") if needs_command else judgement
+    for judgement in facts_of("training").judged(record, judge):
+        needs_command = judgement.verdict is Verdict.FAIL and not judgement.command
+        yield replace(judgement, command="envforge verify train --deep") if needs_command else judgement
 
 
 def _judged_devices(record: Record, judge: Callable[[DeviceFacts], Judged]) -> Iterable[Judgement]:

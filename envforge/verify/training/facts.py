@@ -152,25 +152,27 @@ class RepeatFacts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SpeedRun:
-    """The project's step in one precision; ``fp32`` is ``ieee``, ``tf32``, or None. ``step_s`` is the median."""
+class _InPrecision:
+    """A run in one precision; ``fp32`` is ``ieee``, ``tf32``, or None for AMP."""
 
     precision: str
-    fp32: str | None
+    fp32: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The precision, such as ``AMP bf16`` or ``fp32 (tf32)``."""
+        return f"fp32 ({self.fp32})" if self.fp32 else f"AMP {self.precision}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeedRun(_InPrecision):
+    """The project's step in one precision; ``fp32`` is ``ieee``, ``tf32``, or None. ``step_s`` is the median."""
+
     step_s: float
     steps: int
     batch: int
     peak_memory_bytes: int | None
     losses: tuple[Number, ...]
-
-    @property
-    def label(self) -> str:
-        """The precision, such as ``AMP bf16`` or ``fp32 (tf32)``."""
-        return _label(self.precision, self.fp32)
-
-
-def _label(precision: str, fp32: str | None) -> str:
-    return f"fp32 ({fp32})" if fp32 else f"AMP {precision}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,21 +212,14 @@ class CompiledFacts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelRun:
+class ModelRun(_InPrecision):
     """A model of the size of those in published figures, in one precision; ``error`` if it did not fit into memory."""
 
     model: str
     batch: int
-    precision: str
-    fp32: str | None = None
     step_s: float | None = None
     peak_memory_bytes: int | None = None
     error: str | None = None
-
-    @property
-    def label(self) -> str:
-        """The precision, such as ``AMP bf16`` or ``fp32 (tf32)``."""
-        return _label(self.precision, self.fp32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

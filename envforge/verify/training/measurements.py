@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from envforge.base.data_files import read_data
 from envforge.base.process import ProcessEnd, marked_lines
+from envforge.machine.driver_child import SIGNALS, call
 from envforge.verify.environment.observe import OUTPUT, converted
 from envforge.verify.machine.reference_data import event_reasons
 from envforge.verify.training.facts import MEASUREMENTS, DeviceFacts, LoadFacts, Properties, SpeedFloor
@@ -112,31 +113,27 @@ def _uuid(pynvml: Any, handle: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-# the values of a sample: the functions of NVML, and their arguments after the handle
-_NVML: dict[str, tuple[str, ...]] = {
-    "reasons": ("nvmlDeviceGetCurrentClocksEventReasons",),
-    "sm_clock_mhz": ("nvmlDeviceGetClockInfo", "NVML_CLOCK_SM"),
-    "max_sm_clock_mhz": ("nvmlDeviceGetMaxClockInfo", "NVML_CLOCK_SM"),
-    "power_mw": ("nvmlDeviceGetPowerUsage",),
-    "power_limit_mw": ("nvmlDeviceGetEnforcedPowerLimit",),
-    "temperature_c": ("nvmlDeviceGetTemperature", "NVML_TEMPERATURE_GPU"),
-    "pcie_generation": ("nvmlDeviceGetCurrPcieLinkGeneration",),
-    "pcie_width": ("nvmlDeviceGetCurrPcieLinkWidth",),
-    "pcie_max_generation": ("nvmlDeviceGetMaxPcieLinkGeneration",),
-    "pcie_max_width": ("nvmlDeviceGetMaxPcieLinkWidth",),
+# the values of a sample
+_NVML = {
+    "reasons": SIGNALS["event_reasons"][1],
+    "sm_clock_mhz": call("nvmlDeviceGetClockInfo", "NVML_CLOCK_SM"),
+    "max_sm_clock_mhz": call("nvmlDeviceGetMaxClockInfo", "NVML_CLOCK_SM"),
+    "power_mw": call("nvmlDeviceGetPowerUsage"),
+    "power_limit_mw": call("nvmlDeviceGetEnforcedPowerLimit"),
+    "temperature_c": SIGNALS["temperature_c"][1],
+    "pcie_generation": call("nvmlDeviceGetCurrPcieLinkGeneration"),
+    "pcie_width": call("nvmlDeviceGetCurrPcieLinkWidth"),
+    "pcie_max_generation": call("nvmlDeviceGetMaxPcieLinkGeneration"),
+    "pcie_max_width": call("nvmlDeviceGetMaxPcieLinkWidth"),
 }
 
 
 def _read(pynvml: Any, handle: Any) -> dict[str, int]:
     """Return the values of one GPU; those that it or its driver lacks are omitted."""
     found = {}
-    for name, (function, *constants) in _NVML.items():
+    for name, ask in _NVML.items():
         with contextlib.suppress(pynvml.NVMLError):  # most GPUs lack some of them
-            arguments = [getattr(pynvml, constant) for constant in constants]
-            found[name] = int(getattr(pynvml, function)(handle, *arguments))
-    if "reasons" not in found:  # the name of this call before driver 535
-        with contextlib.suppress(pynvml.NVMLError):
-            found["reasons"] = int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+            found[name] = int(ask(pynvml, handle))
     return found
 
 

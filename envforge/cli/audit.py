@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from envforge.base.envelope import Json
+from envforge.base.envelope import Json, fields_to_json
 from envforge.cli import print_result
 from envforge.cli.options import (
     DIRECTORY,
@@ -107,13 +107,6 @@ def audit(options: AuditOptions) -> None:
     LOCK, by default the lockfile that the environment was created from. To compare two machines, compare the digest:
     the same lockfile produces the same digest.
     """
-    is_adopted = options.adopt and not report.drift
-    result: dict[str, Json] = {**_to_json(report, done), "adopted": is_adopted}
-    lines = [*_to_words(report, done)]
-    if is_adopted:
-        lines.append(f"envforge manages {report.prefix} from now on; no file of it was changed")
-    hint = _way_out(options, report) if report.drift and not options.fix else None
-    print_result("audit", result, "\n".join(lines), as_json=options.as_json, is_ok=not report.drift, hint=hint)
     from envforge.prefix.audit import audit as run
     from envforge.prefix.locate import check_exists
 
@@ -132,9 +125,13 @@ def audit(options: AuditOptions) -> None:
             report = run(options.request(), progress)
         for note in report.notes:
             progress.note(f"note: {note}")
-    result, text = _to_json(report, done), "\n".join(_to_words(report, done))
-    hint = None if options.fix else Hint("to restore what the lockfile contains", _fix_command(options))
-    print_result("audit", result, text, as_json=options.as_json, is_ok=not report.drift, hint=hint)
+    is_adopted = options.adopt and not report.drift
+    result: dict[str, Json] = {**_to_json(report, done), "adopted": is_adopted}
+    lines = [*_to_words(report, done)]
+    if is_adopted:
+        lines.append(f"envforge manages {report.prefix} from now on; no file of it was changed")
+    hint = _way_out(options, report) if report.drift and not options.fix else None
+    print_result("audit", result, "\n".join(lines), as_json=options.as_json, is_ok=not report.drift, hint=hint)
 
 
 def _fixed(options: AuditOptions, progress: Progress) -> tuple[AuditReport, Repair | None]:
@@ -175,7 +172,6 @@ def _refuse_adopted(prefix: Path) -> None:
 
 def _way_out(options: AuditOptions, report: AuditReport) -> Hint:
     """Return how to restore the environment; ``--fix`` changes only those that envforge manages."""
-    from envforge.errors import Hint
     from envforge.prefix.journal import read_journal
 
     if read_journal(report.prefix) is not None:
@@ -230,3 +226,8 @@ def _grouped(findings: tuple[Finding, ...]) -> Iterator[str]:
             yield from (f"  {found.text}" for found in chosen[:_SHOWN])
             if len(chosen) > _SHOWN:
                 yield f"  and {len(chosen) - _SHOWN} more; to list all, pass `--json`"
+
+
+def _to_json(report: AuditReport, done: Repair | None) -> dict[str, Json]:
+    repair = None if done is None else fields_to_json(done, "after")
+    return {**fields_to_json(report), "digest": f"sha256:{report.digest}", "repair": repair}

@@ -64,23 +64,24 @@ _OF_INSTALLERS = {"INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"}
 # uv, rattler, and pip start a path through sh if it is too long for a first line or contains a space
 _LONG_FIRST_LINE = re.compile(rb"\A#!/bin/sh\n'''exec' [\"']?([^\"'\n]+?)[\"']? \"\$0\" \"\$@\"(?: #'''|\n' ''')\n")
 
-# what the programs consist of that conda, mamba, rattler, pip, and uv write for entry points, besides the entry point
-_LAUNCHER_LINES = {
-    "# -*- coding: utf-8 -*-",
-    "import re",
-    "import sys",
-    "if __name__ == '__main__':",
-    'if __name__ == "__main__":',
-    r"sys.argv[0] = re.sub(r'(-script\.pyw?|\.exe)?$', '', sys.argv[0])",
-    r"sys.argv[0] = re.sub(r'(-script\.pyw|\.exe)?$', '', sys.argv[0])",
-    'if sys.argv[0].endswith("-script.pyw"):',
-    "if sys.argv[0].endswith('.exe'):",
-    'elif sys.argv[0].endswith(".exe"):',
-    "sys.argv[0] = sys.argv[0][:-11]",
-    "sys.argv[0] = sys.argv[0][:-4]",
-}
-_FIRST_LINE = re.compile(r"#!(?P<prefix>\S+)/bin/python[\d.]*")
-_ENTRY = re.compile(r"from [\w.]+ import \w+|(sys\.exit|raise SystemExit)\([\w.]+\(\)\)")
+# the programs that conda, mamba, and rattler (with a tab), pip, and uv write for an entry point, byte for byte
+_START = r"#!(?P<prefix>.+)/bin/python[\d.]*\n# -\*- coding: utf-8 -\*-\n"
+_ENTRY = r"(?P<entry>from [\w.]+ import \w+)\n"
+_EXIT = r"sys\.exit\((?P<call>[\w.]+)\(\)\)\n?"
+_SUB = r"sys\.argv\[0\] = re\.sub\(r'\(-script\\\.pyw\??\|\\\.exe\)\?\$', '', sys\.argv\[0\]\)\n"
+_UV = (
+    r'    if sys\.argv\[0\]\.endswith\("-script\.pyw"\):\n        sys\.argv\[0\] = sys\.argv\[0\]\[:-11\]\n'
+    r'    elif sys\.argv\[0\]\.endswith\("\.exe"\):\n        sys\.argv\[0\] = sys\.argv\[0\]\[:-4\]\n    '
+)
+_MAIN = r"if __name__ == ['\"]__main__['\"]:\n"
+_LAUNCHERS = tuple(
+    re.compile(text)
+    for text in (
+        rf"{_START}import re\nimport sys\n\n{_ENTRY}\n{_MAIN}(?P<tab>\t|    ){_SUB}(?P=tab){_EXIT}",
+        rf"{_START}import re\nimport sys\n{_ENTRY}{_MAIN}    {_SUB}    {_EXIT}",
+        rf"{_START}import sys\n{_ENTRY}{_MAIN}{_UV}{_EXIT}",
+    )
+)
 
 
 def is_installers_note(path: str) -> bool:
@@ -100,14 +101,15 @@ def normal_sha256(content: bytes, prefix: str, placeholder: str) -> str:
 
 
 def _normal_launcher(content: bytes) -> bytes:
-    """Return the first line and the entry point of a generated launcher; any other content is unchanged."""
+    """Return the prefix and the entry point of a generated launcher; any other content is unchanged."""
     if not content.startswith(b"#!") or len(content) > _LONGEST_LAUNCHER:
         return content
-    first, *lines = filter(None, map(str.strip, content.decode("utf-8", "surrogateescape").splitlines()))
-    match, entry = _FIRST_LINE.fullmatch(first), [line for line in lines if line not in _LAUNCHER_LINES]
-    if match is None or len(entry) != 2 or not all(map(_ENTRY.fullmatch, entry)):
+    text = content.decode("utf-8", "surrogateescape")
+    match = next((found for launcher in _LAUNCHERS if (found := launcher.fullmatch(text))), None)
+    if match is None:
         return content
-    return "\n".join([f"#!{match['prefix']}/bin/python", *entry]).encode("utf-8", "surrogateescape")
+    lines = (f"#!{match['prefix']}/bin/python", match["entry"], match["call"])
+    return "\n".join(lines).encode("utf-8", "surrogateescape")
 
 
 def _unpadded(content: bytes, old: bytes, new: bytes) -> bytes:

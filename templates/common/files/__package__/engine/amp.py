@@ -1,8 +1,8 @@
 """Train in mixed precision. Only ``Amp`` defines the order: autocast, scale, backward, unscale, clip, step, update.
 
-If the loss or a gradient of an update is not finite, weights, optimizer, and BatchNorm statistics keep their values,
-and the update counts as skipped. The host waits for the GPU only to read whether the update before the last one was
-skipped; see ``_Verdict``.
+If the loss or a gradient of a step is not finite, weights, optimizer, and BatchNorm statistics keep their values, and
+the step counts as skipped. The host waits for the GPU only to read whether the step before the last one was skipped;
+see ``_Verdict``.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import compat, distributed, parallel
+from . import compat, distributed
 from .device import Precision
 from .errors import Hint, ProjectError
 
 Batch = tuple[Tensor, ...]
-LOWER_RATE = Hint("to lower the learning rate", option="--learning-rate RATE")
+LOWER_RATE = Hint("to lower the learning rate", option="--lr RATE")
 
 
 class Amp:
-    """Apply updates to one model with one optimizer. ``applied`` counts the updates that were not skipped."""
+    """Apply steps to one model with one optimizer. ``applied`` counts the steps that were not skipped."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Amp:
         optimizer: torch.optim.Optimizer,
         precision: Precision,
         *,
-        clip_norm: float = 0.0,
+        clip_grad: float = 0.0,
         max_skips: int = 20,
         init_scale: float = 2.0**16,
         growth_interval: int = 2000,
@@ -44,8 +44,8 @@ class Amp:
         self.started = 0
         self.skipped = 0
         self.skipped_in_row = 0
-        self.newest_skipped = torch.zeros((), dtype=torch.bool)  # on the device after the first update
-        self._clip_norm = clip_norm or math.inf
+        self.newest_skipped = torch.zeros((), dtype=torch.bool)  # on the device after the first step
+        self._clip_grad = clip_grad or math.inf
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._device = self._parameters[0].device
         self._statistics = _Statistics(model)
@@ -58,7 +58,7 @@ class Amp:
 
     @property
     def applied(self) -> int:
-        """How many updates changed the weights, as far as the host knows. The learning rate depends on it."""
+        """How many steps changed the weights, as far as the host knows. The learning rate depends on it."""
         return self.started - self.skipped
 
     def autocast(self) -> Any:
@@ -70,29 +70,33 @@ class Amp:
         loss_of: Callable[[Batch], Tensor],
         batches: Sequence[Batch],
         *,
-        samples: int = 0,
+        weight_of: Callable[[Batch], float | Tensor] = lambda batch: len(batch[0]),
         without_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> Tensor:
-        """Make one update from one or more micro-batches, equal to one from their union; return its mean loss.
+        """Make one step from one or more micro-batches, equal to one from their union; return its mean loss.
 
-        ``loss_of`` returns the mean loss over the first dimension of a batch. Each micro-batch is weighted by its
-        number of samples, because the last one may be short. The loss stays on the device. With several ranks,
-        ``samples`` is the total over all ranks, and ``without_sync`` returns a context without gradient exchange.
+        ``loss_of`` returns the mean loss of a micro-batch, and ``weight_of`` the number of samples, pixels, or tokens
+        that this is the mean of: the last micro-batch may be short, and those of other ranks may have more that count.
+        The loss stays on the device. ``without_sync`` returns a context without gradient exchange between ranks.
         """
-        total = samples or sum(len(batch[0]) for batch in batches)
         self.optimizer.zero_grad(set_to_none=True)
         self._statistics.remember()
+        weights = [weight_of(batch) for batch in batches]
+        total = distributed.sum_of(sum(weights), self._device)
+        if isinstance(total, Tensor):
+            total = total.clamp(min=1e-8)  # a step without anything that counts has the loss 0, not NaN
         mean_loss = torch.zeros((), device=self._device)
-        for batch in batches:
+        for batch, weight in zip(batches, weights):
             with nullcontext() if batch is batches[-1] else without_sync():
                 with self.autocast():
-                    loss = loss_of(batch) * (len(batch[0]) * distributed.ranks() / total)
+                    loss = loss_of(batch) * (weight * distributed.ranks() / total)
                 mean_loss += loss.detach()
                 self._scaled(loss).backward()
         distributed.average(mean_loss)
         if self._scaler is not None:
+            self._spoil_gradient_if_bad(mean_loss)
             self._scaler.unscale_(self.optimizer)
-        norm = parallel.whole(nn.utils.clip_grad_norm_(self._parameters, self._clip_norm))
+        norm = distributed.whole(nn.utils.clip_grad_norm_(self._parameters, self._clip_grad))
         verdict = mean_loss + norm
         bad = verdict - verdict != 0  # finite: 0; else: NaN. Three small kernels, not isfinite's ten
         self._step_unless(bad)
@@ -112,7 +116,7 @@ class Amp:
         scale = self.scale()
         if scale < 1.0:
             raise ProjectError(
-                f"the loss scale is {scale:g} (below 1) after {self.started} updates, because gradients keep "
+                f"the loss scale is {scale:g} (below 1) after {self.started} steps, because gradients keep "
                 f"overflowing fp16{self._culprit()}",
                 hint=(LOWER_RATE, Hint("to train without loss scaling", option="--precision fp32")),
             )
@@ -129,7 +133,7 @@ class Amp:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        if self._scaler is not None:
+        if self._scaler is not None and state["scaler"]:  # empty after a run in another precision
             self._scaler.load_state_dict(state["scaler"])
         self.started = state["started"]
         self.skipped = state["skipped"]
@@ -140,6 +144,11 @@ class Amp:
 
     def _scaled(self, loss: Tensor) -> Tensor:
         return loss if self._scaler is None else self._scaler.scale(loss)
+
+    def _spoil_gradient_if_bad(self, mean_loss: Tensor) -> None:
+        """Make a gradient NaN if the loss is not finite, because GradScaler judges by gradients only."""
+        gradient = next(parameter.grad for parameter in self._parameters if parameter.grad is not None)
+        gradient += mean_loss - mean_loss
 
     def _step_unless(self, bad: Tensor) -> None:
         """Step if everything is finite. A fused optimizer decides on the device; with others, the host waits."""
@@ -155,7 +164,7 @@ class Amp:
             self.optimizer.step()
 
     def _judge(self, bad: Tensor, loss: Tensor, batches: Sequence[Batch]) -> None:
-        """Count a skip. On CUDA, the host reads the verdict one update later, so that the queue never runs empty."""
+        """Count a skip. On CUDA, the host reads the verdict one step later, so that the queue never runs empty."""
         verdict: _Verdict | None = _Verdict(bad)
         if self._device.type == "cuda":
             self._pending, verdict = verdict, self._pending
@@ -168,8 +177,8 @@ class Amp:
         self.skipped_in_row += 1
         if self.skipped_in_row >= self.max_skips:
             raise ProjectError(
-                f"{self.skipped_in_row} updates in a row were skipped because loss or gradients were not finite; "
-                f"at update {self.started} the loss is {float(loss):g}{self._culprit()}{_bad_data(batches)}",
+                f"{self.skipped_in_row} steps in a row were skipped because loss or gradients were not finite; "
+                f"at step {self.started} the loss is {float(loss):g}{self._culprit()}{_bad_data(batches)}",
                 hint=(LOWER_RATE, Hint("to compare with full precision", option="--precision fp32")),
             )
 
@@ -189,7 +198,7 @@ def _bad_data(batches: Sequence[Batch]) -> str:
     """Return which tensor of the data is not finite, if one is."""
     for batch in batches:
         for number, tensor in enumerate(batch, start=1):
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 return f"; the data contains values that are not finite (tensor {number} of the batch)"
     return ""
 

@@ -89,16 +89,6 @@ def nccl_version() -> str | None:
     return ".".join(str(part) for part in torch.cuda.nccl.version())
 
 
-def fsdp2() -> tuple[Any, Any]:
-    """Return ``fully_shard`` and ``MixedPrecisionPolicy``, which are in a private module before torch 2.6."""
-    if TORCH >= (2, 6):
-        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
-        return fully_shard, MixedPrecisionPolicy
-    private = importlib.import_module("torch.distributed._composable.fsdp")
-    return private.fully_shard, private.MixedPrecisionPolicy
-
-
 def load(path: Path) -> dict[str, Any]:
     """Load a file of ``torch.save`` onto the CPU, without executing pickled code."""
     with warnings.catch_warnings():  # torch 2.0 warns about a storage class that its own loader uses

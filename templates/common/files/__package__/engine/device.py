@@ -1,20 +1,25 @@
-"""Choose the device and the precision of a training, each with its reason."""
+"""Choose the device and the precision of a training, each with its reason, and configure torch."""
 
 from __future__ import annotations
 
+import ctypes.util
 import os
 import re
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 
-from . import compat
+from . import compat, distributed
+from .checkpoint import seed_everything
 from .errors import Hint, ProjectError, UnsupportedError
+from .options import TrainOptions
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16", "fp8")
+BEST_PRECISION = Hint("to use the best supported precision", option="--precision auto")
 _CPU_BF16 = ("avx512_bf16", "amx_bf16")
 
 
@@ -22,7 +27,7 @@ _CPU_BF16 = ("avx512_bf16", "amx_bf16")
 class Precision:
     """``dtype`` is the dtype of autocast, None without autocast; only fp16 needs a GradScaler.
 
-    fp8 is bf16 with large linear layers converted by ``fp8.py``.
+    fp8 is bf16 with large linear layers in float8, which only some projects have.
     """
 
     name: str
@@ -45,6 +50,26 @@ class Ability:
     name: str
     bf16: bool
     capability: tuple[int, int] = (0, 0)
+
+
+def prepare(config: TrainOptions, say: Callable[[str], None]) -> tuple[torch.device, Precision]:
+    """Choose device and precision, print the reason, and configure torch. Call it before the model: it seeds."""
+    if config.deterministic:
+        compat.make_deterministic()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    distributed.join(config.device)
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, ability_of(device))
+    compat.set_tf32(precision.name != "fp32" or config.precision == "auto")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = not config.deterministic
+    torch.autograd.set_detect_anomaly(config.detect_anomaly)
+    seed_everything(config.seed)
+    processes = f", {distributed.ranks()} processes" if distributed.ranks() > 1 else ""
+    say(f"device {device}{processes}, precision {precision.name}: {precision.reason}")
+    return device, precision
 
 
 def choose_device(request: str) -> torch.device:
@@ -115,21 +140,18 @@ def choose_precision(request: str, ability: Ability) -> Precision:
     if request == "tf32" and (ability.kind != "cuda" or ability.capability < (8, 0)):
         raise UnsupportedError(
             f"tf32 requires a GPU with compute capability 8.0 or higher, found {where}",
-            hint="to use the best supported precision",
-            option="--precision auto",
+            hint=[BEST_PRECISION],
         )
     if request == "fp16" and ability.kind == "cpu":
         raise UnsupportedError(
             "fp16 on a CPU is several times slower than fp32",
-            hint="to use the best supported precision",
-            option="--precision auto",
+            hint=[BEST_PRECISION],
         )
     if request == "fp8":
         if ability.kind != "cuda" or ability.capability < (8, 9):
             raise UnsupportedError(
                 f"fp8 requires a GPU with compute capability 8.9 or higher, found {where}",
-                hint="to use the best supported precision",
-                option="--precision auto",
+                hint=[BEST_PRECISION],
             )
         return Precision(
             "fp8", "requested; large linear layers in float8, the rest in bf16; faster only with --compile"
@@ -180,3 +202,27 @@ def _cgroup_quota(root: Path) -> float:
         quota, period = (int((folder / name).read_text()) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
         return quota / period if quota > 0 else 0
     return 0
+
+
+def nvidia_signs(root: Path = Path("/")) -> tuple[str, ...]:
+    """Return each sign of an NVIDIA device or driver with its source, without torch; empty if there is none."""
+    signs = ["kernel driver (/proc/driver/nvidia)"] if (root / "proc/driver/nvidia").exists() else []
+    if nodes := sorted(path.name for path in (root / "dev").glob("nvidia*")):
+        signs.append(f"device nodes (/dev/{', /dev/'.join(nodes[:3])})")
+    if gpus := [path.name for path in sorted((root / "sys/bus/pci/devices").glob("*")) if _is_nvidia_gpu(path)]:
+        signs.append(f"PCI device {', '.join(gpus)}")
+    if (root / "dev/dxg").exists() and (root / "usr/lib/wsl/lib/libcuda.so.1").exists():
+        signs.append("driver of Windows (/usr/lib/wsl/lib/libcuda.so.1)")
+    if program := shutil.which("nvidia-smi"):
+        signs.append(f"nvidia-smi ({program})")
+    if nvml := ctypes.util.find_library("nvml" if os.name == "nt" else "nvidia-ml"):
+        signs.append(f"NVML ({nvml})")
+    return tuple(signs)
+
+
+def _is_nvidia_gpu(device: Path) -> bool:
+    """Return whether the PCI device is a display controller (class 0x03....) by NVIDIA (vendor 0x10de)."""
+    try:
+        return (device / "vendor").read_text().strip() == "0x10de" and (device / "class").read_text().startswith("0x03")
+    except OSError:  # an unreadable device is no sign
+        return False

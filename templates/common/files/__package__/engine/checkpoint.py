@@ -1,4 +1,4 @@
-"""Save and load checkpoints that survive a crash, a full disk, and a power failure.
+"""Save and load checkpoints that survive a crash, a full disk, and a power failure, and the finished model.
 
 ``step-00000120.pt`` is valid only with a matching ``step-00000120.pt.sha256``, which is written after it.
 """
@@ -14,16 +14,21 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy
 import torch
+from torch import nn
 
 from . import compat
 from .errors import DiskError, Hint, ProjectError
+from .options import from_echo
 
-FORMAT = 2
-BEST = "best.pt"
+Config = TypeVar("Config")
+
+FORMAT = 3
+BEST, LAST, MODEL = "best.pt", "last.pt", "model.pt"
+OTHER_RUN = Hint("to start another run", option="--run-dir runs/NAME")
 
 
 class Checkpoints:
@@ -50,13 +55,14 @@ class Checkpoints:
         for old in self.complete()[: -self.keep]:
             _mark(old).unlink(missing_ok=True)
             old.unlink(missing_ok=True)
+        self.keep_as(path, LAST)
         return path
 
-    def keep_as_best(self, path: Path) -> None:
-        """Make ``best.pt`` the checkpoint at ``path``, which may be deleted later."""
-        best = self.folder / BEST
-        _mark(best).unlink(missing_ok=True)
-        for source, target in ((path, best), (_mark(path), _mark(best))):
+    def keep_as(self, path: Path, name: str) -> None:
+        """Give the checkpoint at ``path``, which may be deleted later, a second name."""
+        kept = self.folder / name
+        _mark(kept).unlink(missing_ok=True)
+        for source, target in ((path, kept), (_mark(path), _mark(kept))):
             aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
             _same_file(source, aside)
             os.replace(aside, target)
@@ -75,31 +81,66 @@ class Checkpoints:
                 hashes = f"expected sha256 {wanted[:12]}…, found {actual[:12]}…"
                 say(f"checkpoint `{path}` is corrupt ({hashes}): using the previous one")
                 continue
-            return self._load(path)
+            return load(path)
         if found:
             raise ProjectError(
                 f"every checkpoint in `{self.folder}` is corrupt ({len(found)} found)",
-                hint="to start another run",
-                option="--run-dir runs/NAME",
+                hint=[OTHER_RUN],
             )
         return None
 
-    def _load(self, path: Path) -> dict[str, Any]:
-        try:
-            state = compat.load(path)
-        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-            raise ProjectError(f"cannot read the checkpoint `{path}`: {error}") from error
-        found = state.get("format", 0)
-        if found != FORMAT:
-            age = "a newer version" if found > FORMAT else "an older version"
-            raise ProjectError(
-                f"checkpoint `{path}` was written by {age} of this code: expected format {FORMAT}, found {found}",
-                hint=(
-                    Hint("to resume it, check out the version of the project that wrote it"),
-                    Hint("to start another run", option="--run-dir runs/NAME"),
-                ),
-            )
-        return state
+
+def load(path: Path) -> dict[str, Any]:
+    """Load a file that this code wrote, without executing pickled code."""
+    try:
+        state = compat.load(path)
+    except FileNotFoundError as error:
+        raise ProjectError(f"there is no file `{path}`", hint="check its path") from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ProjectError(f"cannot read `{path}`: {str(error).splitlines()[0]}") from error
+    found = state.get("format", 0) if isinstance(state, dict) else 0
+    if found != FORMAT:
+        age = "a newer version" if found > FORMAT else "an older version"
+        raise ProjectError(
+            f"`{path}` was written by {age} of this code: expected format {FORMAT}, found {found}",
+            hint=(Hint("to read it, check out the version of the project that wrote it"), OTHER_RUN),
+        )
+    return state
+
+
+def model_file(run: Path) -> Path:
+    """Return the file with the weights of a run: ``run`` itself, or the best model in that directory."""
+    if run.is_dir():
+        found = [run / MODEL, run / "checkpoints" / LAST]
+        run = next((path for path in found if path.is_file()), run / MODEL)
+    if not run.is_file():
+        raise ProjectError(
+            f"there is no trained model at `{run}`",
+            hint="to train one",
+            command=f"python -m {__package__.rpartition('.')[0]}.train",
+        )
+    return run
+
+
+def load_model(run: Path) -> dict[str, Any]:
+    """Return the content of a model or checkpoint: ``model``, ``config``, and ``about``; averaged weights if any."""
+    state = load(model_file(run))
+    return {**state, "model": {**state["model"], **state.get("ema", {})}}
+
+
+def restore(
+    run: Path, config_type: type[Config], make_model: Callable[[Config, dict[str, Any]], nn.Module]
+) -> tuple[nn.Module, Config, dict[str, Any]]:
+    """Return the trained model of a run on the CPU in evaluation mode, its configuration, and ``about``."""
+    state = load_model(run)
+    changes = {"pretrained": False} if "pretrained" in state["config"] else {}  # the weights are in the file
+    config = from_echo(config_type, state["config"], **changes)
+    model = make_model(config, state["about"])
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise ProjectError(f"`{run}` is of another model than `model.py` makes: {error}") from error
+    return model.eval(), config, state["about"]
 
 
 def write_aside(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -134,7 +175,7 @@ def make_run_dir(folder: Path) -> None:
         ) from error
 
 
-def random_state() -> dict[str, Any]:
+def random_state(*, cuda: bool = True) -> dict[str, Any]:
     """Return the state of every global random generator, in types that ``weights_only`` loading accepts."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
@@ -142,7 +183,7 @@ def random_state() -> dict[str, Any]:
         "python": [version, list(words), gauss],
         "numpy": [str(name), [int(key) for key in keys], int(position), int(has_gauss), float(cached)],
         "torch": torch.get_rng_state(),
-        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],
+        "cuda": [torch.cuda.get_rng_state()] if cuda and torch.cuda.is_initialized() else [],
     }
 
 
@@ -156,10 +197,13 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"][0])
 
 
-def seed_everything(seed: int) -> None:
+def seed_everything(seed: int, *, cuda: bool = True) -> None:
     random.seed(seed)
-    numpy.random.seed(seed)
-    torch.manual_seed(seed)
+    numpy.random.seed(seed % 2**32)
+    if cuda:
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 def _mark(path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -76,7 +77,7 @@ def exit_code(command: Callable[[], int], *, resumable: bool = False) -> int:
         failure = _failure(error)
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":  # torchrun interrupts all ranks
-            print(f"interrupted; {RESUME}" if resumable else "interrupted", file=sys.stderr)
+            print("interrupted", file=sys.stderr)
         return 130
     if resumable and isinstance(failure, DiskError):
         failure.hints += (RESUME,)
@@ -123,10 +124,19 @@ class _Stdout:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, 1)  # Python writes what is left in the buffer when it exits
             os.close(null)
-            raise ProjectError(
-                f"cannot write to stdout: {error.strerror or error}",
-                hint="redirect stdout to a file on a disk with space",
-            ) from error
+            reason = error.strerror or error
+            hint = "redirect stdout to a file on a disk with space"
+            raise ProjectError(f"cannot write to stdout: {reason}", hint=hint) from error
+
+
+def library(module: str, wish: str, *, hint: Sequence[Hint] = ()) -> Any:
+    """Import and return an optional module; ``wish`` is what requires it, such as an option."""
+    name = module.partition(".")[0]
+    hint = hint or [Hint(f"to add `{name}` to the environment", f"envforge add --pip {name} && envforge install")]
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError, RuntimeError) as error:  # torchvision raises RuntimeError for another torch
+        raise ProjectError(f"{wish} requires `{name}`, which cannot be imported: {error}", hint=hint) from error
 
 
 def hide_interrupt_traceback() -> None:

@@ -7,10 +7,9 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .network import Network
-
-SIZES = {  # width, depth, heads: the vision transformers of the same names, and three smaller ones for a CPU
+SIZES = {  # width, depth, heads: the vision transformers of the same names, and four smaller ones for a CPU
     "nano": (32, 1, 2),
+    "pico": (64, 1, 4),
     "micro": (96, 2, 4),
     "mini": (192, 4, 4),
     "tiny": (192, 12, 3),
@@ -18,6 +17,20 @@ SIZES = {  # width, depth, heads: the vision transformers of the same names, and
     "base": (768, 12, 12),  # as GPT-2 and BERT
     "large": (1024, 24, 16),
 }
+
+
+class Network(nn.Module):
+    """Norm, widen, and narrow, with a residual connection."""
+
+    def __init__(self, width: int, inner: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.norm = nn.LayerNorm(width)
+        self.widen, self.narrow = nn.Linear(width, inner), nn.Linear(inner, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        wide = functional.gelu(self.widen(self.norm(hidden)), approximate="tanh")
+        return hidden + functional.dropout(cast(Tensor, self.narrow(wide)), self.dropout, self.training)
 
 
 class Block(nn.Module):

@@ -159,7 +159,6 @@ def save_figure(figure: Any, picture: Path) -> None:
     """Write the figure as PNG, atomically, and close it."""
     from matplotlib import pyplot
 
-    figure.tight_layout()
     picture.parent.mkdir(parents=True, exist_ok=True)
     write_aside(picture, lambda file: figure.savefig(file, format="png", dpi=120))
     pyplot.close(figure)
@@ -171,7 +170,7 @@ def draw_curves(run_dir: Path) -> bool:
     if plot is None:
         return False
     panels = _panels(read(run_dir / "metrics.jsonl"))
-    figure, axes = plot.subplots(len(panels), 1, figsize=(8, 2.4 * len(panels)), sharex=True, squeeze=False)
+    figure, axes = plot.subplots(len(panels), 1, figsize=(8, 2.4 * len(panels)), sharex=True, layout="constrained", squeeze=False)
     for axis, (title, curves) in zip(axes[:, 0], panels.items()):
         for event, points in curves.items():
             steps, values = zip(*points)

@@ -108,7 +108,7 @@ def draw_confusion(table: Tensor, classes: Sequence[str], picture: Path) -> bool
         return False
     parts = table / table.sum(dim=1, keepdim=True).clamp(min=1)
     side = min(12.0, 3 + 0.5 * len(classes))
-    figure, axis = plot.subplots(figsize=(side + 1, side))
+    figure, axis = plot.subplots(figsize=(side + 1, side), layout="constrained")
     image = axis.imshow(parts.tolist(), cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="part of the true class", shrink=0.8)
     names = [name if len(name) <= 24 else f"{name[:23]}…" for name in classes]

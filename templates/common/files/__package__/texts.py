@@ -1,20 +1,20 @@
 """Convert text to token numbers and back, by bytes or by the tokenizer of an installed library.
 
 A tokenizer is ``bytes``, ``tiktoken:NAME``, the path of a ``tokenizer.json``, or ``hf:NAME`` (a Hugging Face model or a
-directory).
+directory). Its ``block`` in ``about`` is all that ``predict`` needs to make it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import Hint, ProjectError
-from .library import library
+from .engine.errors import Hint, ProjectError, library
 
 BYTES, TIKTOKEN, HUGGING_FACE = "bytes", "tiktoken:", "hf:"
+PROBE = "The 3 naïve tests (a_b) passed!\n"
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,29 @@ class Tokenizer:
 
     size: int
     encode: Callable[[str], list[int]]
-    decode: Callable[[list[int]], str]
+    decode: Callable[[Sequence[int]], str]
 
 
-def make_tokenizer(name: str) -> Tokenizer:
+def tokenizer_block(name: str) -> dict[str, Any]:
+    """Return the description of a tokenizer as plain values, with the content of its file and a probe."""
+    is_file = name != BYTES and not name.startswith((TIKTOKEN, HUGGING_FACE))
+    content = _read(Path(name)) if is_file else ""
+    made = _make(name, content)
+    return {"name": name, "content": content, "size": made.size, "probe": made.encode(PROBE)}
+
+
+def open_tokenizer(block: dict[str, Any]) -> Tokenizer:
+    """Return the tokenizer of a description; raise if it isn't the one that the model was trained with."""
+    made = _make(block["name"], block["content"])
+    if made.encode(PROBE) != block["probe"] or made.size != block["size"]:
+        raise ProjectError(
+            f"the tokenizer `{block['name']}` returns other numbers than in the training",
+            hint="install the version of its library that the model was trained with",
+        )
+    return made
+
+
+def _make(name: str, content: str) -> Tokenizer:
     if name == BYTES:
         return Tokenizer(256, _to_bytes, lambda numbers: bytes(numbers).decode(errors="replace"))
     if name.startswith(TIKTOKEN):
@@ -34,7 +53,18 @@ def make_tokenizer(name: str) -> Tokenizer:
     if name.startswith(HUGGING_FACE):
         tokenizer = from_hugging_face("AutoTokenizer", name, option="--tokenizer")
         return Tokenizer(len(tokenizer), lambda text: list(_plain(tokenizer, text)), tokenizer.decode)
-    return _file(Path(name))
+    tokenizers = _library("tokenizers", f"--tokenizer {name}")
+    try:
+        made = tokenizers.Tokenizer.from_str(content)
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ProjectError(
+            f"cannot read `--tokenizer {name}`: {error}",
+            hint="to use a file of the library tokenizers",
+            option="--tokenizer DIR/tokenizer.json",
+        ) from error
+    return Tokenizer(
+        made.get_vocab_size(), lambda text: list(made.encode(text, add_special_tokens=False).ids), made.decode
+    )
 
 
 def from_hugging_face(kind: str, name: str, *, option: str, **settings: Any) -> Any:
@@ -85,7 +115,7 @@ def _tiktoken(name: str) -> Tokenizer:
     return Tokenizer(encoding.n_vocab, encoding.encode_ordinary, encoding.decode)
 
 
-def _file(path: Path) -> Tokenizer:
+def _read(path: Path) -> str:
     if not path.is_file():
         raise ProjectError(
             f"`--tokenizer {path}` is neither a known name nor a file",
@@ -95,14 +125,4 @@ def _file(path: Path) -> Tokenizer:
                 Hint("to use a file of the library tokenizers", option="--tokenizer DIR/tokenizer.json"),
             ),
         )
-    tokenizers = _library("tokenizers", f"--tokenizer {path}")
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise ProjectError(
-            f"cannot read `--tokenizer {path}`: {error}",
-            hint="to use a file of the library tokenizers",
-            option="--tokenizer DIR/tokenizer.json",
-        ) from error
-    size = tokenizer.get_vocab_size()
-    return Tokenizer(size, lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids), tokenizer.decode)
+    return path.read_text(encoding="utf-8")

@@ -65,9 +65,10 @@ def load_data(config: Config) -> Data:
     about: dict[str, Any] = {"classes": classes, "tokenizer": block, "context": config.context}
     about |= {"pad": block.get("pad", PAD), "vocabulary": block["size"] + ("pad" not in block)}
     about |= {"text_column": config.text_column, "encoding": config.encoding}
+    encode = encoder(about)
     sides = []
     for rows in (train, validation):
-        tokens = [encode(text) for encode in [encoder(about)] for text, _ in rows]
+        tokens = [encode(text) for text, _ in rows]
         sides.append(Texts(tokens, [classes.index(label) for _, label in rows], about["pad"]))
     about["counts"] = torch.bincount(sides[0].labels, minlength=len(classes)).tolist()
     _warn_about_cuts(config, [text for rows in (train, validation) for text, _ in rows], sides)
@@ -81,7 +82,8 @@ def encoder(about: dict[str, Any]) -> Callable[[str], list[int]]:
         tokenizer = from_hugging_face("AutoTokenizer", block["name"], option="--model")
         return lambda text: list(tokenizer(text, truncation=True, max_length=context)["input_ids"])
     own = open_tokenizer(block)
-    return lambda text: [number + 1 for number in own.encode(text[: 64 * context])[:context]]
+    longest = 64 * context  # no token is longer than that: encoding the rest of a book would be in vain
+    return lambda text: [number + 1 for number in own.encode(text[:longest])[:context]]
 
 
 def _hugging_face(config: Config) -> dict[str, Any]:

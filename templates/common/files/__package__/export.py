@@ -49,7 +49,8 @@ def check(expected: Tensor, found: Tensor, path: Path) -> None:
     difference = float((expected - found).abs().max() / expected.abs().max().clamp(min=1e-12))
     if not difference < TOLERANCE:
         path.unlink(missing_ok=True)
-        raise ProjectError(f"the exported model returns other outputs: expected at most {TOLERANCE:g}, found {difference:g}")
+        message = f"expected a difference of at most {TOLERANCE:g}, found {difference:g}"
+        raise ProjectError(f"the exported model returns other outputs: {message}")
 
 
 def to_torch(model: nn.Module, inputs: Inputs, path: Path, _: Callable[[], nn.Module]) -> Callable[..., Tensor]:
@@ -82,9 +83,7 @@ def to_onnx(model: nn.Module, inputs: Inputs, path: Path, _: Callable[[], nn.Mod
     return call
 
 
-def to_safetensors(
-    model: nn.Module, _: Inputs, path: Path, make: Callable[[], nn.Module]
-) -> Callable[..., Tensor]:
+def to_safetensors(model: nn.Module, _: Inputs, path: Path, make: Callable[[], nn.Module]) -> Callable[..., Tensor]:
     """Write the weights only; the model is made by ``model.py``."""
     files = library("safetensors.torch", "`--format safetensors`")
     files.save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .engine.errors import ProjectError
-from .engine.loader import SkipSample
+from .engine.loader import UnreadableError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,7 +61,7 @@ def decode(path: Path, mode: str = "") -> Image.Image:
                 image = Image.fromarray((values / (257 if values.max() > 255 else 1)).round().astype(numpy.uint8))
             return image.convert(mode) if mode else image.copy()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise SkipSample(f"cannot read the image `{path}`: {error}", hint="remove or replace it") from error
+        raise UnreadableError(f"cannot read the image `{path}`: {error}", hint="remove or replace it") from error
 
 
 def square(image: Image.Image, size: int, *, mixing: bool = True) -> Tensor:

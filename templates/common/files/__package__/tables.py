@@ -37,7 +37,7 @@ class Table:
         column = self.columns[name]
         if isinstance(column, list):
             return column
-        return ["" if value != value else f"{value:g}" if value == int(value) else repr(value) for value in column.tolist()]
+        return [_text(value) for value in column.tolist()]
 
     def numbers(self, name: str, *, hint: Sequence[Hint]) -> Numbers:
         """Return the numbers of a column; raise if a cell is neither a number nor empty."""
@@ -52,6 +52,12 @@ class Table:
 
     def place(self, name: str, row: int) -> str:
         return f"column `{name}`, line {row + self.first_line} of `{self.source}`"
+
+
+def _text(value: float) -> str:
+    if value != value:
+        return ""
+    return str(int(value)) if value == int(value) else repr(value)
 
 
 def is_empty(cell: str) -> bool:
@@ -90,9 +96,9 @@ def _read_csv(path: Path, encoding: str) -> Table:
                     if isinstance(column, list):
                         column.extend(cells)
         if len(texts) == before:
+            found = {name: columns.get(name, []) for name in names}
             return Table(
-                str(path),
-                {name: columns.get(name, []) if name in texts else numpy.array(columns.get(name, ())) for name in names},
+                str(path), {name: each if name in texts else numpy.array(each) for name, each in found.items()}
             )
 
 
@@ -194,4 +200,6 @@ def read_text(path: Path, encoding: str) -> str:
             option="--encoding latin-1",
         ) from error
     except OSError as error:
-        raise ProjectError(f"cannot read `{path}`: {error}", hint="to read another file", option="--data FILE") from error
+        raise ProjectError(
+            f"cannot read `{path}`: {error}", hint="to read another file", option="--data FILE"
+        ) from error

@@ -34,12 +34,8 @@ class Config(TrainOptions):
     random_crop: bool = option(True, "Train on random crops of the images of --data.")
     shift: int = option(1, "Shift training images at random by up to this many pixels.")
     flip: bool = option(False, "Mirror training images at random (for photos, not for digits).")
-    mixup: float = option(
-        0.0, "Blend pairs of images with weights from Beta(A, A), such as 0.2; 0 for none."
-    )
-    cutmix: float = option(
-        0.0, "Paste boxes between pairs of images, sized by Beta(A, A), such as 1; 0 for none."
-    )
+    mixup: float = option(0.0, "Blend pairs of images with weights from Beta(A, A), such as 0.2; 0 for none.")
+    cutmix: float = option(0.0, "Paste boxes between pairs of images, sized by Beta(A, A), such as 1; 0 for none.")
     label_smoothing: float = option(0.0, "Spread this fraction of the target over all classes.")
     class_weights: bool = option(False, "Weight each class by the inverse of its frequency.")
 

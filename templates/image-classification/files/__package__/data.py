@@ -12,8 +12,18 @@ from torch.utils.data import Dataset
 
 from .config import Config
 from .engine.errors import Hint, ProjectError, library
-from .engine.loader import Data, SkipSample, Tensors, fingerprint, split
-from .images import SUFFIXES, decode, image_files, mirror, pixels, random_box, square, subfolders, training_and_validation
+from .engine.loader import Data, UnreadableError, Tensors, fingerprint, split
+from .images import (
+    SUFFIXES,
+    decode,
+    image_files,
+    mirror,
+    pixels,
+    random_box,
+    square,
+    subfolders,
+    training_and_validation,
+)
 
 Found = list[tuple[Path, int]]  # files with their labels
 
@@ -70,7 +80,7 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
 
 def _folder(folder: Path, config: Config) -> Data:
     """Use ``train`` and ``val`` (or ``validation``, ``test``) if the directory contains both, else split at random."""
-    SkipSample.limit = config.max_corrupt
+    UnreadableError.limit = config.max_corrupt
     parts = training_and_validation(folder, holds="one subdirectory of images per class")
     if parts:
         classes = _classes(parts[0])
@@ -85,7 +95,9 @@ def _folder(folder: Path, config: Config) -> Data:
         train=ImageFiles(train, config.image_size, random_crop=config.random_crop),
         validation=ImageFiles(validation, config.image_size, random_crop=False),
         about=about(config, classes, [label for _, label in train], config.image_size, 3),
-        fingerprint=fingerprint([(str(path.relative_to(folder)), path.stat().st_size) for path, _ in train + validation]),
+        fingerprint=fingerprint(
+            [(str(path.relative_to(folder)), path.stat().st_size) for path, _ in train + validation]
+        ),
     )
 
 

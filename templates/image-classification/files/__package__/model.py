@@ -78,6 +78,8 @@ class Normalized(nn.Module):
     def __init__(self, network: nn.Module, mean: Sequence[float], deviation: Sequence[float]) -> None:
         super().__init__()
         self.network = network
+        self.mean: Tensor
+        self.deviation: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("deviation", torch.tensor(deviation).view(1, -1, 1, 1))
 
@@ -101,7 +103,8 @@ def make_model(config: Config, about: dict[str, Any]) -> nn.Module:
         return ViT(channels, classes, 4 * config.width, size=size, patch=patch, depth=config.depth)
     source, _, name = config.model.partition(":")
     try:
-        model, wanted = (_torchvision if source == "torchvision" else _timm)(name, classes, pretrained=config.pretrained)
+        make = _torchvision if source == "torchvision" else _timm
+        model, wanted = make(name, classes, pretrained=config.pretrained)
     except (OSError, RuntimeError) as error:
         if not config.pretrained:
             raise

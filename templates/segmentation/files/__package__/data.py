@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from .config import IGNORED, Config
 from .engine.errors import Hint, ProjectError, library
-from .engine.loader import Data, SkipSample, Tensors, fingerprint, split
+from .engine.loader import Data, UnreadableError, Tensors, fingerprint, split
 from .images import SUFFIXES, decode, image_files, mirror, pixels, random_box, square, training_and_validation
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class ImagePairs(Dataset[tuple[Tensor, Tensor]]):
 
 def _folder(folder: Path, config: Config) -> Data:
     """Use ``train`` and ``val`` (or ``validation``, ``test``) if the directory contains both, else split at random."""
-    SkipSample.limit = config.max_corrupt
+    UnreadableError.limit = config.max_corrupt
     classes = len(config.class_names)
     parts = training_and_validation(folder, holds="images/ and masks/")
     if parts:
@@ -147,8 +147,7 @@ def _list_pairs(folder: Path, classes: int) -> Pairs:
     seen = {value for _, mask in pairs[:CHECKED] for value in set(read_mask(mask, classes).tobytes())} - {IGNORED}
     if len(seen) == 1 and len(pairs) <= CHECKED:
         raise ProjectError(
-            f"all masks in `{masks}` have only one class, {seen.pop()}",
-            hint="number the classes from 0 in the masks",
+            f"all masks in `{masks}` have only one class, {seen.pop()}", hint="number the classes from 0 in the masks"
         )
     return pairs
 

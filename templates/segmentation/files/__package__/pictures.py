@@ -22,11 +22,9 @@ def draw_masks(images: Tensor, masks: Tensor, predicted: Tensor, classes: Sequen
     for row, (image, mask, guess) in enumerate(zip(images, masks, predicted)):
         pixels = image.permute(1, 2, 0).squeeze(-1)
         axes[row, 0].imshow(pixels.tolist(), cmap="gray" if pixels.dim() == 2 else None, vmin=0, vmax=1)
-        for column, classes in ((1, mask), (2, guess)):
-            shown = classes.double().masked_fill(mask == IGNORED, float("nan"))
-            colors = axes[row, column].imshow(
-                shown.tolist(), cmap="viridis", vmin=0, vmax=top, interpolation="nearest"
-            )
+        for column, numbers in ((1, mask), (2, guess)):
+            shown = numbers.double().masked_fill(mask == IGNORED, float("nan"))
+            colors = axes[row, column].imshow(shown.tolist(), cmap="viridis", vmin=0, vmax=top, interpolation="nearest")
     for axis, title in zip(axes[0], ("image", "true", "predicted")):
         axis.set_title(title)
     for axis in axes.flat:

@@ -52,7 +52,7 @@ def predict(model: nn.Module, about: dict[str, Any], files: Sequence[Path], fold
 
 @torch.no_grad()
 def label(model: nn.Module, image: Image.Image, side: int) -> Tensor:
-    """Return the classes of an image; its shorter side is scaled to ``side`` first, as in training, unless that is 0."""
+    """Return the classes of an image, whose shorter side is scaled to ``side`` first, as in training; 0: not scaled."""
     factor = side / min(image.size) if side else 1.0
     scaled = image.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))))
     scores = model(as_float(pixels(scaled)[None]).to(next(model.parameters()).device)).float()

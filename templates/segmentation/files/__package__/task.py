@@ -36,9 +36,7 @@ class Task(run.Task):
         if self.config.flip:
             images, masks = augment(images, masks)
         scores = model(images)
-        total = functional.cross_entropy(
-            scores, masks, self.class_weights, ignore_index=IGNORED, reduction="sum"
-        )
+        total = functional.cross_entropy(scores, masks, self.class_weights, ignore_index=IGNORED, reduction="sum")
         value = total / self.weight((images, masks)).clamp(min=1)
         return value + self.config.dice * dice_loss(scores, masks) if self.config.dice else value
 

@@ -36,9 +36,7 @@ class Task(run.Task):
         outputs = model(numbers, classes)
         targets = targets.repeat_interleave(outputs.shape[1])
         if self.labels:
-            return functional.cross_entropy(
-                outputs.flatten(0, 1), targets, self.class_weights, reduction="none"
-            ).mean()
+            return functional.cross_entropy(outputs.flatten(0, 1), targets, self.class_weights, reduction="none").mean()
         return functional.mse_loss(outputs.flatten().float(), targets)
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:

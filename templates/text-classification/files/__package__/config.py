@@ -24,7 +24,9 @@ class Config(TrainOptions):
     val_fraction: float = option(0.2, "Hold back this fraction of the texts for validation.", resume="same")
     model: str = option("pico", f"Train {', '.join(SIZES)}, or {HUGGING_FACE}NAME.", resume="same")
     pretrained: bool = option(True, "Start a Hugging Face model with its own weights.")
-    tokenizer: str = option(BYTES, f"Use {BYTES}, {TIKTOKEN}NAME, {HUGGING_FACE}NAME, or a tokenizer.json.", resume="same")
+    tokenizer: str = option(
+        BYTES, f"Use {BYTES}, {TIKTOKEN}NAME, {HUGGING_FACE}NAME, or a tokenizer.json.", resume="same"
+    )
     context: int = option(128, "Cut texts to this many bytes or tokens.", resume="same")
     dropout: float = option(0.3, "Drop this fraction of the activations in training.")
     class_weights: bool = option(False, "Weight each class by the inverse of its frequency.")

@@ -72,7 +72,9 @@ def load_data(config: Config) -> Data:
         sides.append(Texts(tokens, [classes.index(label) for _, label in rows], about["pad"]))
     about["counts"] = torch.bincount(sides[0].labels, minlength=len(classes)).tolist()
     _warn_about_cuts(config, [text for rows in (train, validation) for text, _ in rows], sides)
-    return Data(train=sides[0], validation=sides[1], about=about, lazy=False, fingerprint=fingerprint([train, validation]))
+    return Data(
+        train=sides[0], validation=sides[1], about=about, lazy=False, fingerprint=fingerprint([train, validation])
+    )
 
 
 def encoder(about: dict[str, Any]) -> Callable[[str], list[int]]:

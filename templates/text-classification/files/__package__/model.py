@@ -42,8 +42,9 @@ class TextTransformer(nn.Module):
         mask = tokens != PAD
         if self.training and self.token_dropout:
             tokens = tokens.masked_fill(torch.rand(tokens.shape, device=tokens.device) < self.token_dropout, PAD)
-        ngrams = torch.stack([table(hash_ngrams(tokens, order)) for table, order in zip(self.ngrams, ORDERS)]).sum(dim=0)
-        hidden = self.tokens(tokens) + functional.dropout(ngrams, self.ngram_dropout, self.training)
+        ngrams = [table(hash_ngrams(tokens, order)) for table, order in zip(self.ngrams, ORDERS)]
+        summed = functional.dropout(torch.stack(ngrams).sum(dim=0), self.ngram_dropout, self.training)
+        hidden = self.tokens(tokens) + summed
         hidden = hidden + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
         hidden = functional.dropout(hidden, self.dropout, self.training)
         for block in self.blocks:

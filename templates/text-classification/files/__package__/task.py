@@ -29,9 +29,7 @@ class Task(run.Task):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean over the texts."""
         tokens, labels = batch
-        losses = functional.cross_entropy(
-            model(tokens), labels, label_smoothing=self.label_smoothing, reduction="none"
-        )
+        losses = functional.cross_entropy(model(tokens), labels, label_smoothing=self.label_smoothing, reduction="none")
         return (losses * self.class_weights[labels]).mean()
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:

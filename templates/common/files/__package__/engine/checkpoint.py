@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import pickle
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -21,7 +20,7 @@ import torch
 from torch import nn
 
 from . import compat
-from .errors import DiskError, Hint, ProjectError
+from .errors import DiskError, Hint, ProjectError, naming
 from .options import from_echo
 
 Config = TypeVar("Config")
@@ -83,10 +82,7 @@ class Checkpoints:
                 continue
             return load(path)
         if found:
-            raise ProjectError(
-                f"every checkpoint in `{self.folder}` is corrupt ({len(found)} found)",
-                hint=[OTHER_RUN],
-            )
+            raise ProjectError(f"every checkpoint in `{self.folder}` is corrupt ({len(found)} found)", hint=[OTHER_RUN])
         return None
 
 
@@ -147,16 +143,19 @@ def write_aside(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file atomically: write a temporary file next to it, sync, rename, and sync the directory."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("wb") as file:
+        with naming(path), aside.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
-    with _folder_handle(path.parent) as handle:
-        if handle is not None:
-            os.fsync(handle)
+    if os.name != "nt":  # Windows can't sync a directory
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def make_run_dir(folder: Path) -> None:
@@ -225,16 +224,3 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _folder_handle(folder: Path) -> Iterator[int | None]:
-    """Open a directory, so that a rename in it can be synced; None on Windows, which can't."""
-    if os.name == "nt":
-        yield None
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        yield handle
-    finally:
-        os.close(handle)

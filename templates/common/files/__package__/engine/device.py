@@ -139,19 +139,14 @@ def choose_precision(request: str, ability: Ability) -> Precision:
     where = _describe(ability)
     if request == "tf32" and (ability.kind != "cuda" or ability.capability < (8, 0)):
         raise UnsupportedError(
-            f"tf32 requires a GPU with compute capability 8.0 or higher, found {where}",
-            hint=[BEST_PRECISION],
+            f"tf32 requires a GPU with compute capability 8.0 or higher, found {where}", hint=[BEST_PRECISION]
         )
     if request == "fp16" and ability.kind == "cpu":
-        raise UnsupportedError(
-            "fp16 on a CPU is several times slower than fp32",
-            hint=[BEST_PRECISION],
-        )
+        raise UnsupportedError("fp16 on a CPU is several times slower than fp32", hint=[BEST_PRECISION])
     if request == "fp8":
         if ability.kind != "cuda" or ability.capability < (8, 9):
             raise UnsupportedError(
-                f"fp8 requires a GPU with compute capability 8.9 or higher, found {where}",
-                hint=[BEST_PRECISION],
+                f"fp8 requires a GPU with compute capability 8.9 or higher, found {where}", hint=[BEST_PRECISION]
             )
         return Precision(
             "fp8", "requested; large linear layers in float8, the rest in bf16; faster only with --compile"

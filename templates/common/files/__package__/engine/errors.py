@@ -6,10 +6,11 @@ import contextlib
 import errno
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
+from pathlib import Path
 from typing import Any
 
 
@@ -65,12 +66,11 @@ def exit_code(command: Callable[[], int], *, resumable: bool = False) -> int:
 
     ``resumable``: the command accepts ``--resume``.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with contextlib.redirect_stdout(_Stdout(sys.stdout)):
-            try:
-                return command()
-            finally:
-                print(end="", flush=True)
+        code = command()
+        print(end="", flush=True)
+        return code
     except ProjectError as error:
         failure = error
     except OSError as error:
@@ -88,9 +88,12 @@ def exit_code(command: Callable[[], int], *, resumable: bool = False) -> int:
 def _failure(error: OSError) -> ProjectError:
     """Return what to report; raise ``error`` again if it is more likely a mistake in the code."""
     reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EPIPE) and error.filename is None:  # all files are named
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)  # Python writes what is left in the buffer when it exits
+        return ProjectError(f"cannot write to stdout: {reason}", hint="redirect stdout to a file on a disk with space")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f"cannot write `{error.filename}`: " if error.filename else ""
-        return DiskError(f"{where}{reason}", hint="free some disk space")
+        return DiskError(f"cannot write `{error.filename}`: {reason}", hint="free some disk space")
     if isinstance(error, FileNotFoundError) and error.filename is None:  # from tempfile
         return ProjectError(reason, hint="set the variable TMPDIR to a directory on a disk with space")
     if error.filename is None or isinstance(error, FileNotFoundError):
@@ -98,35 +101,14 @@ def _failure(error: OSError) -> ProjectError:
     return ProjectError(f"cannot access `{error.filename}`: {reason}", hint="check its type, owner, and permissions")
 
 
-class _Stdout:
-    """Stdout, with errors that a full disk or a missing file can't be taken for."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream  # None if stdout is closed; print() discards its text then
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        with self._as_project_error():
-            return self._stream.write(text) if self._stream is not None else len(text)
-
-    def flush(self) -> None:
-        with self._as_project_error():
-            if self._stream is not None:
-                self._stream.flush()
-
-    @contextlib.contextmanager
-    def _as_project_error(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 1)  # Python writes what is left in the buffer when it exits
-            os.close(null)
-            reason = error.strerror or error
-            hint = "redirect stdout to a file on a disk with space"
-            raise ProjectError(f"cannot write to stdout: {reason}", hint=hint) from error
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of a write name its file, which Python doesn't do after the file was opened."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def library(module: str, wish: str, *, hint: Sequence[Hint] = ()) -> Any:
@@ -140,13 +122,6 @@ def library(module: str, wish: str, *, hint: Sequence[Hint] = ()) -> Any:
 
 
 def hide_interrupt_traceback() -> None:
-    """Let Ctrl-C during the imports of ``python -m`` end in one line; ``exit_code`` handles it afterwards."""
+    """Let Ctrl-C during the imports of ``python -m`` end without a traceback; ``exit_code`` handles it afterwards."""
     if sys.argv[:1] == ["-m"]:  # what Python sets while it looks for the module to run
-        sys.excepthook = _report
-
-
-def _report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    if issubclass(kind, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, traceback)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

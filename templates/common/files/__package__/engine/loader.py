@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ class Data:
     fingerprint: str = ""
 
 
-class SkipSample(ProjectError):
+class UnreadableError(ProjectError):
     """A sample cannot be read; it is reported and left out, up to ``limit`` of them in each process."""
 
     limit = 10
@@ -81,8 +82,9 @@ class Control(Dataset[Any]):
         return (*self.dataset[index][:-1], self.dataset[self.answer_of[index]][-1])
 
     def _getitems(self, indices: list[int]) -> Any:
-        mine, others = self.dataset.__getitems__(indices), self.dataset.__getitems__(
-            [self.answer_of[index] for index in indices]
+        mine, others = (
+            self.dataset.__getitems__(indices),
+            self.dataset.__getitems__([self.answer_of[index] for index in indices]),
         )
         if isinstance(mine, tuple):
             return (*mine[:-1], others[-1])
@@ -165,7 +167,7 @@ class MicroBatches(Dataset[Any]):
     def _collated(self, indices: list[int]) -> Any:
         try:
             items = self._items(indices)
-        except SkipSample:
+        except UnreadableError:
             items = [item for index in indices for item in self._readable(index)]
         if isinstance(items, tuple):
             return items
@@ -177,10 +179,10 @@ class MicroBatches(Dataset[Any]):
             return self.dataset.__getitems__(indices)
         return [self.dataset[index] for index in indices]
 
-    def _readable(self, index: int) -> Sequence[Any]:
+    def _readable(self, index: int) -> Any:
         try:
             return self._items([index])
-        except SkipSample as error:
+        except UnreadableError as error:
             if index not in self.skipped:
                 self.skipped.add(index)
                 print(f"skipped: {error.args[0]}", file=sys.stderr)
@@ -234,7 +236,9 @@ def read(loader: DataLoader[Any]) -> Iterator[Any]:
             raise ProjectError(
                 f"a worker process that loads data died: {str(error).splitlines()[0]}",
                 hint=(
-                    Hint("after a bus error in a container, to enlarge /dev/shm", command="docker run --ipc=host IMAGE"),
+                    Hint(
+                        "after a bus error in a container, to enlarge /dev/shm", command="docker run --ipc=host IMAGE"
+                    ),
                     Hint("if the machine ran out of memory, to load in the training process", option="--workers 0"),
                 ),
             ) from error
@@ -252,7 +256,7 @@ def in_order(size: int, batch_size: int) -> list[Draw]:
     """
     rank, ranks = distributed.rank(), distributed.ranks()
     mine = list(range(rank, size, ranks))
-    count = -(-(-(-size // ranks)) // batch_size)
+    count = math.ceil(math.ceil(size / ranks) / batch_size)
     return [Draw(mine[len(mine) * n // count : len(mine) * (n + 1) // count], 0) for n in range(count)]
 
 

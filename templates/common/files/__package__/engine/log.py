@@ -29,10 +29,9 @@ from torch import Tensor
 
 from . import compat, distributed
 from .checkpoint import write_aside
-from .errors import library
+from .errors import library, naming
 
 PROJECT = Path(__file__).resolve().parents[2]
-_SYSTEMS = {"Linux": "linux", "Darwin": "osx", "Windows": "win"}
 
 
 class Metrics:
@@ -40,7 +39,7 @@ class Metrics:
 
     def __init__(self, run_dir: Path, *, resumed_at: int | None, report_to: list[str]) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
-        path = run_dir / "metrics.jsonl"
+        self._path = path = run_dir / "metrics.jsonl"
         kept = [line for line in read(path) if line["step"] <= resumed_at] if resumed_at is not None else []
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_aside(path, lambda file: file.write(text.encode()))
@@ -50,8 +49,9 @@ class Metrics:
 
     def write(self, event: str, step: int, **values: Any) -> None:
         plain = {name: None if _is_nan(value) else value for name, value in values.items()}  # JSON has no NaN
-        self._file.write(json.dumps({"event": event, "step": step, **plain}) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps({"event": event, "step": step, **plain}) + "\n")
+            self._file.flush()
         numbers = {f"{event}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
@@ -170,7 +170,9 @@ def draw_curves(run_dir: Path) -> bool:
     if plot is None:
         return False
     panels = _panels(read(run_dir / "metrics.jsonl"))
-    figure, axes = plot.subplots(len(panels), 1, figsize=(8, 2.4 * len(panels)), sharex=True, layout="constrained", squeeze=False)
+    figure, axes = plot.subplots(
+        len(panels), 1, figsize=(8, 2.4 * len(panels)), sharex=True, layout="constrained", squeeze=False
+    )
     for axis, (title, curves) in zip(axes[:, 0], panels.items()):
         for event, points in curves.items():
             steps, values = zip(*points)
@@ -227,48 +229,36 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def installed_lockfile(project: Path, prefix: Path) -> Path | None:
-    """Return the lockfile of the project that the environment at ``prefix`` was made from, or None."""
-    lockfiles = [project / "conda-lock.yml", *sorted(project.glob("lockfiles/*/conda-lock.yml"))]
-    return next((path for path in lockfiles if path.is_file() and _is_installed(path, prefix)), None)
+    """Return the lockfile of the project that the environment at ``prefix`` was made from, or None.
 
-
-def _is_installed(lockfile: Path, prefix: Path) -> bool:
-    """Compare the lockfile with the installed packages.
-
-    The conda packages of ``prefix`` must be exactly the locked ones, and each locked wheel must be installed in its
-    locked version. Other wheels are ignored.
+    The conda packages of ``prefix`` must be exactly those that are locked for a platform, and each wheel must be
+    installed in its locked version. Other wheels are ignored.
     """
-    conda, wheels = _locked(lockfile.read_text(encoding="utf-8"), _platform())
-    if not conda or conda != {path.stem for path in (prefix / "conda-meta").glob("*.json")}:
-        return False
-    return all(_installed_version(name) == version for name, version in wheels)
+    installed = {path.stem for path in (prefix / "conda-meta").glob("*.json")}
+    for lockfile in (project / "conda-lock.yml", *sorted(project.glob("lockfiles/*/conda-lock.yml"))):
+        locked = _locked(lockfile.read_text(encoding="utf-8")) if lockfile.is_file() and installed else {}
+        for conda, wheels in locked.values():
+            if conda == installed and all(_installed_version(name) == version for name, version in wheels):
+                return lockfile
+    return None
 
 
-def _locked(text: str, subdir: str) -> tuple[set[str], set[tuple[str, str]]]:
-    """Return conda packages as ``NAME-VERSION-BUILD``, and wheels as name and version.
+def _locked(text: str) -> dict[str, tuple[set[str], set[tuple[str, str]]]]:
+    """Return conda packages as ``NAME-VERSION-BUILD``, and wheels as name and version, for each platform.
 
     The environment needs no YAML library for this: conda-lock writes each field of a package on a line of its own.
     """
-    conda, wheels = set(), set()
+    platforms: dict[str, tuple[set[str], set[tuple[str, str]]]] = {}
     for block in re.split(r"^- name:", text, flags=re.MULTILINE)[1:]:
         fields = dict(re.findall(r"^  (manager|platform|url): *['\"]?([^'\"\s]+)", block, flags=re.MULTILINE))
-        if fields.get("platform") != subdir:
-            continue
+        conda, wheels = platforms.setdefault(fields.get("platform", ""), (set(), set()))
         file_name = unquote(fields.get("url", "").partition("#")[0].rpartition("/")[2])
         if fields.get("manager") == "conda":
             conda.add(re.sub(r"(\.conda|\.tar\.bz2)$", "", file_name))
         elif file_name.endswith(".whl"):
             name, version = file_name.split("-")[:2]
             wheels.add((name, version))
-    return conda, wheels
-
-
-def _platform() -> str:
-    """Return conda's name of this platform, such as ``linux-64``."""
-    machine = platform.machine().lower()
-    arm = {"osx": "arm64", "win": "arm64"}
-    system = _SYSTEMS.get(platform.system(), "")
-    return f"{system}-{arm.get(system, 'aarch64') if machine in ('arm64', 'aarch64') else '64'}"
+    return platforms
 
 
 def _installed_version(name: str) -> str | None:

@@ -64,9 +64,7 @@ class TrainOptions:
     init_scale: float = option(2.0**16, "Start with this loss scale (fp16 only).")
     growth_interval: int = option(2000, "Double the loss scale after this many steps without overflow (fp16 only).")
     max_skips: int = option(20, "Stop after this many consecutive steps that are not finite.", resume="free")
-    detect_anomaly: bool = option(
-        False, "Report the operation whose gradient is NaN first (slow).", resume="free"
-    )
+    detect_anomaly: bool = option(False, "Report the operation whose gradient is NaN first (slow).", resume="free")
     compile: bool = option(False, "Use torch.compile, which takes a minute or more and requires a C++ compiler.")
     find_unused_parameters: bool = option(False, "Allow parameters without a gradient on several GPUs.", resume="free")
     profile: int = option(0, "Record this many steps into trace.json.", resume="free")
@@ -78,9 +76,7 @@ class TrainOptions:
     save_every: int = option(500, "Save a checkpoint after this many steps, and after each epoch.", resume="free")
     keep: int = option(3, "Keep this many checkpoints in addition to the best one.", resume="free")
     report_to: str = option("", "Also report to tensorboard, wandb, or both: a,b.", resume="free")
-    control: bool = option(
-        False, "Train on shuffled answers, as the control that must not learn.", resume="same"
-    )
+    control: bool = option(False, "Train on shuffled answers, as the control that must not learn.", resume="same")
 
     def __post_init__(self) -> None:
         counts = ("epochs", "batch_size", "grad_accum_steps", "log_every", "save_every", "keep", "max_skips")
@@ -119,9 +115,7 @@ class Parser(argparse.ArgumentParser):
     """Report a usage error as one line and a hint, without the list of all options."""
 
     def __init__(self, *, program: str, description: str) -> None:
-        super().__init__(
-            prog=program, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        super().__init__(prog=program, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
     def error(self, message: str, hint: Hint | None = None) -> NoReturn:
         hint = hint or Hint("to list the options", option="--help")
@@ -201,8 +195,8 @@ def read_config(path: Path, config: type[Any], parser: argparse.ArgumentParser) 
             parser.error(f"`{path}`, line {number}: expected `name: value`, found `{line.strip()}`")
         if name not in types:
             near = _similar(name, [known.replace("_", "-") for known in types])
-            hint = Hint(f"did you mean `{near.replace('-', '_')}`?") if near else None
-            parser.error(f"`{path}`, line {number}: unknown option `{name}`", hint)
+            meant = f"; did you mean `{near.replace('-', '_')}`?" if near else ""
+            parser.error(f"`{path}`, line {number}: unknown option `{name}`{meant}")
         value = _scalar(text)
         if types[name] is bool and not isinstance(value, bool):
             parser.error(f"`{path}`, line {number}: expected true or false for `{name}`, found `{text}`")

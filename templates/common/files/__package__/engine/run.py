@@ -1,7 +1,7 @@
 """Hold the objects of a training, and do what the loop in ``train.py`` needs besides its steps.
 
-A ``Training`` has model, optimizer, and data order, and the complete state of a run. A ``Run`` resumes, logs, evaluates,
-saves, and stops.
+A ``Training`` has model, optimizer, and data order, and the complete state of a run. A ``Run`` resumes, logs,
+evaluates, saves, and stops.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -40,10 +40,11 @@ GIB = 2**30
 class Task:
     """What a project learns; ``task.py`` extends it.
 
-    ``loss(model, batch)`` is the mean loss over what counts in a batch, and ``weight(batch)`` how much that is: samples,
-    or the pixels or tokens that are not ignored. ``evaluate(model, batches)`` is called without gradients, in evaluation
-    mode and autocast, on every rank with its share; ``distributed.total`` adds up the shares. ``show`` is called once at
-    the end with all validation data, on the first rank: it writes pictures into the directory and returns lines to print.
+    ``loss(model, batch)`` is the mean loss over what counts in a batch, and ``weight(batch)`` how much that is:
+    samples, or the pixels or tokens that are not ignored. ``evaluate(model, batches)`` is called without gradients, in
+    evaluation mode and autocast, on every rank with its share; ``distributed.total`` adds up the shares. ``show`` is
+    called once at the end, on the first rank with its share: it writes pictures into the directory, and returns lines
+    to print.
     """
 
     metric = Metric.named("loss")
@@ -115,10 +116,10 @@ class Training:
         self.worse = 0  # evaluations since the best one
         self.step = 0
         self.samples = 0  # of all ranks, since the start of this process
-        self.order = make_order(config, len(self.train_data))
+        self.order = make_order(config, len(cast(Sized, self.train_data)))
         workers = config.workers if config.workers >= 0 else (min(8, max(1, usable_cpus() - 1)) if data.lazy else 0)
         self.loader = make_loader(data, self.train_data, self.order, device, workers)
-        draws = in_order(len(cast(Any, data.validation)), config.batch_size)
+        draws = in_order(len(cast(Sized, data.validation)), config.batch_size)
         self.validation_loader = make_loader(data, data.validation, draws, device, workers)
         self.mean_loss = log.MeanLoss(device)
         seed_everything(config.seed + distributed.rank())  # the models are equal; from here on, each rank draws its own
@@ -226,12 +227,9 @@ class Training:
         if state["fingerprint"] != self.data.fingerprint:
             raise ProjectError(
                 "the data have changed since the checkpoint, so validation samples could get into the training",
-                hint=(
-                    Hint("to train on the new data from the weights of this run, pass its directory for DIR, and another "
-                         "one for the new run", option="--init-from DIR --run-dir runs/NAME"),
-                    Hint("restore the data"),
-                ),
-            )  # fmt: skip
+                hint="to train on the new data from the weights of the run in DIR",
+                option="--init-from DIR --run-dir runs/NAME",
+            )
         then, now = state["config"], echo(self.config)
         differs = {name: then.get(name) for name in now if then.get(name) != now[name]}
         refused = [name for name in names_of(self.config, "same") if name in differs]
@@ -242,7 +240,9 @@ class Training:
                 f"cannot resume with other options: {found}",
                 hint=(Hint("to resume it", option=options) if options else Hint("to resume it, omit them"), OTHER_RUN),
             )
-        changes = [f"{name} {differs[name]} → {now[name]}" for name in names_of(self.config, "changes") if name in differs]
+        changes = [
+            f"{name} {differs[name]} → {now[name]}" for name in names_of(self.config, "changes") if name in differs
+        ]
         for name, before, after in (
             ("precision", state["precision"], self.amp.precision.name),
             ("processes", len(state["random"]), distributed.ranks()),
@@ -287,7 +287,7 @@ class Training:
 
 
 class Run:
-    """While entered, a training that resumes first if requested, and stops after a signal. ``losses`` are its readings."""
+    """While entered, a training that was resumed if requested, and that stops after a signal."""
 
     def __init__(self, training: Training, say: Say = distributed.say) -> None:
         self.training, self.config, self.say = training, training.config, say
@@ -303,7 +303,9 @@ class Run:
         if is_first:
             checkpoint.make_run_dir(config.run_dir)
         if training.device.type != "cuda" and (signs := nvidia_signs()):
-            print(f"warning: training on {training.device}, although the machine has {'; '.join(signs)}", file=sys.stderr)
+            print(
+                f"warning: training on {training.device}, although the machine has {'; '.join(signs)}", file=sys.stderr
+            )
         if config.init_from:
             self.say(training.initialized)
         if training.frozen:
@@ -312,7 +314,9 @@ class Run:
         self._metrics = None
         if is_first:
             self._metrics = log.Metrics(config.run_dir, resumed_at=resumed_at, report_to=words(config.report_to))
-            checkpoint.write_aside(config.run_dir / "config.yaml", lambda file: file.write(config_text(config).encode()))
+            checkpoint.write_aside(
+                config.run_dir / "config.yaml", lambda file: file.write(config_text(config).encode())
+            )
         self._write_run_json()
         self._total = training.total_steps
         self._bar = tqdm(
@@ -423,10 +427,14 @@ class Run:
             for line in training.show():
                 self.say(line)
             is_drawn = log.draw_curves(self.config.run_dir)
-            self.say(f"curves: {self.config.run_dir / 'curves.png'}" if is_drawn else "no curves: matplotlib is missing")
+            self.say(
+                f"curves: {self.config.run_dir / 'curves.png'}" if is_drawn else "no curves: matplotlib is missing"
+            )
         patience = "patience" if self._is_out_of_patience() else ""
         if patience and not signal_name:
-            self.say(f"stopped: no better {training.metric.name} than {training.best:.4f} in {training.worse} evaluations")
+            self.say(
+                f"stopped: no better {training.metric.name} than {training.best:.4f} in {training.worse} evaluations"
+            )
         return Outcome(
             losses=tuple(self.losses),
             evaluation=self.evaluation,
@@ -459,8 +467,11 @@ class Run:
             self.say(f"no checkpoint in `{self._checkpoints.folder}`: starting from the beginning")
             return None
         if "optimizer" not in state:
-            hint = Hint("to start a new run from its weights", option="--init-from FILE")
-            raise ProjectError(f"`{request}` has the weights of a run, but not its state", hint=[hint])
+            raise ProjectError(
+                f"`{request}` has the weights of a run, but not its state",
+                hint="to start a new run from its weights",
+                option="--init-from FILE",
+            )
         training = self.training
         training.load_state(state, self.say)
         is_done = training.step >= training.total_steps

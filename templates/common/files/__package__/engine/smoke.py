@@ -144,9 +144,11 @@ class Observer(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        first = next((each for each in result if each is not None), None) if isinstance(result, (tuple, list)) else result
+        several = isinstance(result, (tuple, list))
+        first = next((each for each in result if each is not None), None) if several else result
         if self._is_stepping and isinstance(first, Tensor):
-            self.flops[first.dtype] += flops_of(str(function), [each for each in args if isinstance(each, Tensor)], first)
+            tensors = [each for each in args if isinstance(each, Tensor)]
+            self.flops[first.dtype] += flops_of(str(function), tensors, first)
         return result
 
     def moved(self) -> list[float]:
@@ -327,7 +329,7 @@ def _evaluation(run: Observed) -> list[Check]:
             "evaluation is on unseen data only",
             passed and known <= 0.02 * rows,
             f"all {size} validation samples each time, evaluation mode, and the same result again",
-            f"{rows} samples, {known} of them from the training data, {mode}, {'the same' if same else 'another'} result",
+            f"{rows} samples, {known} of them trained on, {mode}, {'the same' if same else 'another'} result",
         )
     ]
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from .config import Config
 from .engine.errors import Hint, ProjectError, library
-from .engine.loader import Data, UnreadableError, Tensors, fingerprint, split
+from .engine.loader import Data, Tensors, UnreadableError, fingerprint, split
 from .images import (
     SUFFIXES,
     decode,

@@ -1,8 +1,8 @@
 """Train a model that doesn't fit on one GPU (``--fsdp``), or faster with large linear layers (``--precision fp8``).
 
 fp8 converts large linear layers to float8 with torchao; everything else computes in bf16. It is faster only for layers
-of several thousand features, and only with ``--compile``. Smaller layers get slower: by torchao's own figures, a product
-of 1024 x 2048 x 1024 takes 1.25 times as long as in bf16. ``auto`` never selects it.
+of several thousand features, and only with ``--compile``. Smaller layers get slower: by torchao's own figures, a
+product of 1024 x 2048 x 1024 takes 1.25 times as long as in bf16. ``auto`` never selects it.
 """
 
 from __future__ import annotations

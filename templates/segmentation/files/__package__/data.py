@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from .config import IGNORED, Config
 from .engine.errors import Hint, ProjectError, library
-from .engine.loader import Data, UnreadableError, Tensors, fingerprint, split
+from .engine.loader import Data, Tensors, UnreadableError, fingerprint, split
 from .images import SUFFIXES, decode, image_files, mirror, pixels, random_box, square, training_and_validation
 
 if TYPE_CHECKING:

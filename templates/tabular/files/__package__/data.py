@@ -24,7 +24,7 @@ MOST_CLASSES = 10  # more different whole numbers are a target to predict as a n
 
 
 def load_data(config: Config) -> Data:
-    """Load the configured table. Any ``Dataset`` of numbers, classes, and targets works here, with ``about`` as below."""
+    """Load the configured table. Any ``Dataset`` of numbers, classes, and targets works here, with ``about``."""
     table = tumors() if config.data is None else read_table(config.data, config.encoding)
     features, target = _choose_columns(table, config)
     held_back, kept = split_rows(table.rows, config)
@@ -129,7 +129,7 @@ def _numeric(table: Table, name: str, kept: list[int], config: Config) -> dict[s
 
 
 def _target(table: Table, name: str, kept: list[int], config: Config) -> tuple[Tensor, dict[str, Any]]:
-    """Return targets with the names of their classes, or scaled targets with mean and deviation of the training rows."""
+    """Return targets with the names of their classes, or scaled targets with mean and deviation of training rows."""
     cells = table.cells(name)
     empty = next((row for row, cell in enumerate(cells) if is_empty(cell)), None)
     if empty is not None:

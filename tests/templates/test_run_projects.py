@@ -10,7 +10,7 @@ import pytest
 
 from tools.run_projects import main, render, run_tests
 
-FEW = "tests/test_metrics.py"
+FEW = "tests/test_data.py"
 
 
 def test_a_rendered_project_runs_its_tests_with_the_interpreter_that_is_named(

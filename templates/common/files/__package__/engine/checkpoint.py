@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from . import compat
-from .errors import DiskError, Hint, ProjectError, naming
+from .errors import PACKAGE, DiskError, Hint, ProjectError, naming
 from .options import from_echo
 
 Config = TypeVar("Config")
@@ -113,7 +113,7 @@ def model_file(run: Path) -> Path:
         raise ProjectError(
             f"there is no trained model at `{run}`",
             hint="to train one",
-            command=f"python -m {__package__.rpartition('.')[0]}.train",
+            command=f"python -m {PACKAGE}.train",
         )
     return run
 

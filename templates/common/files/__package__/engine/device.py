@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from . import compat, distributed
-from .checkpoint import seed_everything
+from .checkpoint import make_run_dir, seed_everything
 from .errors import Hint, ProjectError, UnsupportedError
 from .options import TrainOptions
 
@@ -53,7 +53,7 @@ class Ability:
 
 
 def prepare(config: TrainOptions, say: Callable[[str], None]) -> tuple[torch.device, Precision]:
-    """Choose device and precision, print the reason, and configure torch. Call it before the model: it seeds."""
+    """Choose device and precision, print the reason, configure torch, and seed. Call it before the model is made."""
     if config.deterministic:
         compat.make_deterministic()
     if config.threads:
@@ -66,6 +66,8 @@ def prepare(config: TrainOptions, say: Callable[[str], None]) -> tuple[torch.dev
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = not config.deterministic
     torch.autograd.set_detect_anomaly(config.detect_anomaly)
+    if distributed.rank() == 0:
+        make_run_dir(config.run_dir)
     seed_everything(config.seed)
     processes = f", {distributed.ranks()} processes" if distributed.ranks() > 1 else ""
     say(f"device {device}{processes}, precision {precision.name}: {precision.reason}")

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from . import compat
-from .errors import ProjectError
+from .errors import PACKAGE, ProjectError
 
-PACKAGE = __package__.rpartition(".")[0]
 _control: list[Any] = []  # the gloo group for plain values, if there is one
 
 

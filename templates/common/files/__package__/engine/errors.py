@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 
+PACKAGE = __package__.rpartition(".")[0]
+
+
 @dataclass(frozen=True)
 class Hint:
     """One way out of an error: its purpose, and the command or the option that achieves it.

@@ -300,8 +300,6 @@ class Run:
     def __enter__(self) -> Run:
         training, config = self.training, self.config
         is_first = distributed.rank() == 0
-        if is_first:
-            checkpoint.make_run_dir(config.run_dir)
         if training.device.type != "cuda" and (signs := nvidia_signs()):
             print(
                 f"warning: training on {training.device}, although the machine has {'; '.join(signs)}", file=sys.stderr

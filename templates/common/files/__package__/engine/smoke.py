@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .device import ability_of, choose_precision, nvidia_signs, prepare
+from .errors import PACKAGE
 from .options import Parser
 from .run import Outcome, Training
 
-PACKAGE = __package__.rpartition(".")[0]
 NO_GPU = "this machine has no NVIDIA device or driver"
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 LOW_SHARE = 0.98  # of the FLOPs of all matrix products and convolutions
@@ -140,7 +140,7 @@ class Observer(TorchDispatchMode):
         self._start = [parameter.detach().clone() for parameter in training.model.parameters()]
         training.model.register_forward_pre_hook(self._before)
         training.model.register_forward_hook(self._after)
-        training.optimizer.register_step_pre_hook(self._step)
+        training.optimizer.register_step_post_hook(self._step)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
@@ -168,11 +168,11 @@ class Observer(TorchDispatchMode):
 
     def _after(self, model: Any, inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.requires_grad and len(self.rates) < EARLY:
+            self.gradients[1] += output.numel()
             output.register_hook(self._count)
 
     def _count(self, gradient: Tensor) -> None:
         self.gradients[0] += int(gradient.count_nonzero())
-        self.gradients[1] += gradient.numel()
 
     def _step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self._is_stepping = False
@@ -201,6 +201,7 @@ class Observed:
     training: Training
     outcome: Outcome
     again: dict[str, float]  # another evaluation of the same model
+    is_unchanged: bool  # the model, by that evaluation
     seen: Observer
     moved: list[float]
 
@@ -213,7 +214,8 @@ def observe(project: Project, device: torch.device, folder: Path, say: Say, *, s
     seen = Observer(training)
     with seen:
         outcome = project.fit(training, say=lambda line: None, draw=False)
-    return Observed(training, outcome, training.evaluate(), seen, seen.moved())
+    again = training.evaluate()
+    return Observed(training, outcome, again, training.state_hash() == outcome.state_hash, seen, seen.moved())
 
 
 def judge(run: Observed, limits: Limits) -> list[Check]:
@@ -321,7 +323,8 @@ def _evaluation(run: Observed) -> list[Check]:
     evaluations = 2  # by the loop, and again
     known = sum(count for row, count in seen.val_rows.items() if row in seen.train_rows)
     rows = sum(seen.val_rows.values())
-    same = all(math.isclose(run.again[name], value, rel_tol=1e-5) for name, value in run.outcome.evaluation.items())
+    close = [math.isclose(run.again[name], value, rel_tol=1e-5) for name, value in run.outcome.evaluation.items()]
+    same = all(close) and run.is_unchanged
     passed = rows % size == 0 and rows >= evaluations * size and not seen.not_evaluating and same
     mode = "another mode in some calls" if seen.not_evaluating else "evaluation mode"
     return [

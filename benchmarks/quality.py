@@ -170,9 +170,7 @@ def measure(case: Case, seeds: int, threads: int) -> list[Row]:
         Row(
             name=case.template + suffix,
             metric=case.metric,
-            scores=tuple(
-                statistics.mean(found[split, seed][0] for split in splits) for seed in range(seeds)
-            ),
+            scores=tuple(statistics.mean(found[split, seed][0] for split in splits) for seed in range(seeds)),
             baselines={
                 baseline: statistics.mean(baselines[split][baseline] for split in splits)
                 for baseline in baselines[splits[0]]

@@ -10,7 +10,9 @@ from tests.templates.conftest import PACKAGE, write_project
 from tests.templates.faults import Fault, Job, Outcome, copy, job, run_jobs
 from tests.templates.test_project import run
 
-DATA, MODEL, PREDICT, TRAIN, SMOKE = (f"tests/test_{name}.py" for name in ("data", "model", "predict", "train", "smoke"))
+DATA, MODEL, PREDICT, TRAIN, SMOKE = (
+    f"tests/test_{name}.py" for name in ("data", "model", "predict", "train", "smoke")
+)
 TEMPLATES = ("text-classification", "language-model", "segmentation", "tabular")
 
 FAULTS = {
@@ -18,9 +20,23 @@ FAULTS = {
         Fault("padding attended to", "layers", "attn_mask=mask,", "attn_mask=None,", MODEL),
         Fault("padding in the mean", "model", "mask[:, :, None].to(hidden.dtype)", "torch.ones_like(hidden)", MODEL),
         Fault("places forgotten", "model", "hidden + self.positions(", "hidden + 0 * self.positions(", MODEL),
-        Fault("no place for what fills up a batch", "model", "config.context + -config.context % 16", "config.context", MODEL),
-        Fault("weights of classes, not of texts", "engine/metrics", "(len(counts) * counts.clamp(min=1))", "counts", MODEL),
-        Fault("loss summed over the batch", "task", "self.class_weights[labels]).mean()", "self.class_weights[labels]).sum()", SMOKE),
+        Fault(
+            "no place for what fills up a batch",
+            "model",
+            "config.context + -config.context % 16",
+            "config.context",
+            MODEL,
+        ),
+        Fault(
+            "weights of classes, not of texts", "engine/metrics", "(len(counts) * counts.clamp(min=1))", "counts", MODEL
+        ),
+        Fault(
+            "loss summed over the batch",
+            "task",
+            "self.class_weights[labels]).mean()",
+            "self.class_weights[labels]).sum()",
+            SMOKE,
+        ),
         Fault("long texts kept", "data", "own.encode(text[:longest])[:context]", "own.encode(text)", DATA),
         Fault("validation texts in training", "data", "if row[0] not in held_back]", "]", DATA),
         Fault("pieces of the library on both sides", "data", "and text not in seen", "", DATA),
@@ -39,10 +55,18 @@ FAULTS = {
         Fault("writes on behind the end", "predict", "if number == end:", "if False:", MODEL),
         Fault("same choices for every seed", "predict", "manual_seed(seed)", "manual_seed(1)", MODEL),
         Fault("nats for bits", "task", "tokens / math.log(2) /", "tokens /", MODEL),
-        Fault("mean of means", "task", 'next_token_loss(model, batch, "sum").to(sums)', 'next_token_loss(model, batch, "mean").to(sums) * 96', MODEL),
+        Fault(
+            "mean of means",
+            "task",
+            'next_token_loss(model, batch, "sum").to(sums)',
+            'next_token_loss(model, batch, "mean").to(sums) * 96',
+            MODEL,
+        ),
         Fault("targets are the tokens themselves", "data", "row[1:]", "row[:-1]", DATA),
         Fault("windows overlap", "data", "// self.count * self.context", "// self.count", DATA),
-        Fault("no end of a document", "data", "(torch.from_numpy(document), end)", "(torch.from_numpy(document),)", DATA),
+        Fault(
+            "no end of a document", "data", "(torch.from_numpy(document), end)", "(torch.from_numpy(document),)", DATA
+        ),
         Fault("validation text in training", "data", "if number not in chosen]", "]", DATA),
         Fault("copies count twice", "data", "if digest not in seen:", "if True:", DATA),
         Fault("paragraphs on both sides", "data", "and text not in seen", "", DATA),
@@ -51,25 +75,63 @@ FAULTS = {
     "segmentation": (
         Fault("skips of another level", "model", "seen.pop()", "seen.pop(0)", DATA),
         Fault("padding left on", "model", "[..., :height, :width]", "", DATA),
-        Fault("images mirrored without masks", "data", "images, masks = mirror(images, masks, axis=axis)", "(images,) = mirror(images, axis=axis)", DATA),
+        Fault(
+            "images mirrored without masks",
+            "data",
+            "images, masks = mirror(images, masks, axis=axis)",
+            "(images,) = mirror(images, axis=axis)",
+            DATA,
+        ),
         Fault("mirrored in one direction", "data", "for axis in (-1, -2)", "for axis in (-1, -1)", DATA),
-        Fault("masks cut elsewhere", "data", "mask.resize(shape, resample=0, box=box)", "mask.resize(shape, resample=0)", DATA),
+        Fault(
+            "masks cut elsewhere",
+            "data",
+            "mask.resize(shape, resample=0, box=box)",
+            "mask.resize(shape, resample=0)",
+            DATA,
+        ),
         Fault("masks of another size", "data", "(width, height) != found and", "False and", DATA),
         Fault("labels out of range", "data", "    if unknown:", "    if False:", DATA),
         Fault("one class", "data", "if len(seen) == 1 and", "if False and", DATA),
         Fault("absent classes score 0", "task", "if whole > 0}", "}", DATA),
         Fault("union counts hits twice", "task", "table.sum(dim=1) - hits", "table.sum(dim=1)", DATA),
         Fault("dice of ignored pixels", "task", "softmax(dim=1) * counted", "softmax(dim=1)", DATA),
-        Fault("ignored pixels weigh", "task", "return (batch[1] != IGNORED).sum()", "return batch[1].numel() + 0 * batch[1].sum()", DATA),
-        Fault("ignored pixels in the loss", "task", "ignore_index=IGNORED, reduction", "ignore_index=0, reduction", DATA),
+        Fault(
+            "ignored pixels weigh",
+            "task",
+            "return (batch[1] != IGNORED).sum()",
+            "return batch[1].numel() + 0 * batch[1].sum()",
+            DATA,
+        ),
+        Fault(
+            "ignored pixels in the loss", "task", "ignore_index=IGNORED, reduction", "ignore_index=0, reduction", DATA
+        ),
         Fault("mask of another size predicted", "predict", "size=original", "size=(8, 8)", PREDICT),
     ),
     "tabular": (
-        Fault("embeddings forgotten", "model", "torch.cat([numbers, *embedded]", "torch.cat([numbers, *(0 * e for e in embedded)]", PREDICT),
+        Fault(
+            "embeddings forgotten",
+            "model",
+            "torch.cat([numbers, *embedded]",
+            "torch.cat([numbers, *(0 * e for e in embedded)]",
+            PREDICT,
+        ),
         Fault("scaled by all rows", "data", "values[kept][~empty[kept]]", "values[~empty]", DATA),
         Fault("unknown classes known", "data", "known.get(cell, UNKNOWN)", "known.get(cell, 1)", DATA),
-        Fault("empty cells not marked", "data", '[scaled, empty] if column["may_be_empty"]', '[scaled, 0 * empty] if column["may_be_empty"]', DATA),
-        Fault("empty cells taken for 0", "data", "numpy.where(empty, 0.0, (values", "numpy.where(empty, -1.0, (values", DATA),
+        Fault(
+            "empty cells not marked",
+            "data",
+            '[scaled, empty] if column["may_be_empty"]',
+            '[scaled, 0 * empty] if column["may_be_empty"]',
+            DATA,
+        ),
+        Fault(
+            "empty cells taken for 0",
+            "data",
+            "numpy.where(empty, 0.0, (values",
+            "numpy.where(empty, -1.0, (values",
+            DATA,
+        ),
         Fault("words taken for numbers", "tables", "        if None in values:", "        if False:", DATA),
         Fault("one class", "data", "if len(labels) < 2:", "if False:", DATA),
         Fault("whole numbers are classes", "data", "or len(numpy.unique(column)) > MOST_CLASSES", "", DATA),
@@ -77,7 +139,13 @@ FAULTS = {
         Fault("two columns of one name", "tables", "    if repeated:", "    if False:", DATA),
         Fault("error in deviations", "task", "* self.deviation, ", "* 0, ", PREDICT),
         Fault("r2 without the mean", "task", "target_squares - target_sum**2 / count", "squares", PREDICT),
-        Fault("predictions stay scaled", "predict", 'float(value) * about["deviation"] + about["mean"]', "float(value)", PREDICT),
+        Fault(
+            "predictions stay scaled",
+            "predict",
+            'float(value) * about["deviation"] + about["mean"]',
+            "float(value)",
+            PREDICT,
+        ),
         Fault("unknown values in silence", "predict", "    _count_unknown(about, classes)\n", "", PREDICT),
     ),
 }

@@ -60,7 +60,7 @@ for name in ("train", "smoke", "benchmark", "predict", "export"):
     except ModuleNotFoundError:
         continue
     try:
-        module.main([])
+        module.main({"predict": ["RUN", "FILE"], "export": ["RUN"]}.get(name, []))
     except Parsed:
         pass
 for place, name, arguments in cases:

@@ -62,7 +62,8 @@ def added(template: str, groups: Iterable[str], *selections: Selection, name: st
     """The files that a project has on top with these groups."""
     selections = selections or (builds.CPU_LINUX,)
     without = rendered(template, (), selections, name)
-    return {path: text for path, text in rendered(template, groups, selections, name).items() if path not in without}
+    both = rendered(template, groups, selections, name)
+    return {path: text for path, text in both.items() if path not in without}
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:
@@ -120,7 +121,8 @@ def test_names_and_paths_are_those_of_the_project(selection: Selection) -> None:
         path: text.replace("Ada-Net_2", "brook").replace("ada_net_2", "brook").replace("ada-net-2", "brook")
         for path, text in ours.items()
     }
-    assert {path: text.replace("ada-net_2", "brook") for path, text in renamed.items()} == other
+    moved = {path.replace("ada_net_2", "brook"): text for path, text in renamed.items()}
+    assert {path: text.replace("ada-net_2", "brook") for path, text in moved.items()} == other
     assert [path for path, text in ours.items() if "{%" in text or "{{" in text.replace("${{", "")] == []
     python = ".conda/python.exe" if selection.build.platform == "win-64" else ".conda/bin/python"
     assert json.loads(ours[".vscode/settings.json"])["python.defaultInterpreterPath"].endswith(python)

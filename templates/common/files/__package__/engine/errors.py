@@ -70,9 +70,10 @@ def exit_code(command: Callable[[], int], *, resumable: bool = False) -> int:
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        code = command()
-        print(end="", flush=True)
-        return code
+        try:
+            return command()
+        finally:
+            print(end="", flush=True)  # here, so that an error of stdout is reported
     except ProjectError as error:
         failure = error
     except OSError as error:
@@ -90,7 +91,7 @@ def exit_code(command: Callable[[], int], *, resumable: bool = False) -> int:
 def _failure(error: OSError) -> ProjectError:
     """Return what to report; raise ``error`` again if it is more likely a mistake in the code."""
     reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EPIPE) and error.filename is None:  # all files are named
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE) and not error.filename:  # files are named
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)  # Python writes what is left in the buffer when it exits
         return ProjectError(f"cannot write to stdout: {reason}", hint="redirect stdout to a file on a disk with space")

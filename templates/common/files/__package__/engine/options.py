@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import json
 import shlex
+import sys
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -120,6 +121,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str, hint: Hint | None = None) -> NoReturn:
         hint = hint or Hint("to list the options", option="--help")
         self.exit(2, f"error: {message}\n\nhint: {hint}\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        (file or sys.stderr).write(message)  # argparse ignores errors of the file
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Raise for the first unknown argument, with the most similar option as a hint."""

@@ -27,7 +27,7 @@ BEST = f"{LOOP}::test_the_best_checkpoint_is_kept_besides_the_last_ones"
 RESUME = f"{TRAIN}::test_a_stopped_run_resumes_to_the_same_bits"
 HEAD = f"{LOG}::test_the_head_is_the_last_part_and_the_rest_can_be_frozen_or_slower"
 FREEZE = f"{TRAIN}::test_weights_start_another_run_and_parts_can_be_frozen"
-REFUSED = f"{TRAIN}::test_a_run_is_not_overwritten_and_other_data_are_refused"
+REFUSED = f"{LOOP}::test_a_run_is_not_overwritten_and_other_data_are_refused"
 SOUND = (AMP, CHECKPOINT, LOADER, DEVICE, LOG, LOOP, RANKS, TRAIN, DATA, PREDICT, BENCHMARK)
 
 GUARD = "        if self._scaler is not None:\n"
@@ -243,7 +243,7 @@ FAULTS = (
         "engine/run",
         "0 < self.config.patience <= self.training.worse",
         "False",
-        f"{TRAIN}::test_patience_ends_a_run",
+        f"{LOOP}::test_patience_ends_a_run_and_the_best_model_is_kept",
     ),
     Fault(
         "gradients travel with each micro-batch",

@@ -23,7 +23,7 @@ from junitparser import JUnitXml
 
 from envforge.base.data_files import templates_root
 from envforge.lock.environment_spec import render_texts
-from envforge.machine.profiles import load_machine
+from envforge.machine.record import load_machine
 from envforge.project.place import place
 from envforge.project.plan import Project, plan_project
 from envforge.project.templates import list_templates, load_template

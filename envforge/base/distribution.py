@@ -23,8 +23,6 @@ REQUIREMENT_VARIABLE = "ENVFORGE_REQUIREMENT"
 _ENTRY_POINT = "envforge.__main__:run"
 _ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _NAME_AT = re.compile(r"[A-Za-z0-9][\w.-]*\s*(?:\[[^\]]*\])?\s*@")
-# ssh has the user name `git` for everyone, and never a password in the URL
-_USER_IN_URL = re.compile(r"(?<!ssh)://[^/\s@]+@")
 
 
 def distribution_name() -> str:
@@ -131,10 +129,10 @@ def reinstall_command() -> str:
 
 def _checked(text: str, place: str, example: str) -> str:
     """Return a requirement of envforge in the form that pip accepts; a version becomes ``NAME==VERSION``."""
-    from envforge.base.net import CREDENTIALS  # noqa: PLC0415 - only generated files need it
+    from envforge.base.urls import has_secrets  # noqa: PLC0415 - only generated files need it
 
     value = text.strip(" ")
-    if CREDENTIALS.search(value) or _USER_IN_URL.search(value):
+    if has_secrets(value):
         raise RequestError(
             f"the URL in {place} contains a user name, a password, or a token, which generated files would spread",
             hint="remove it from the URL; pip reads `~/.netrc` on the machine that installs envforge",
@@ -193,18 +191,18 @@ def _is_place(value: str) -> bool:
 
 
 def _is_url(url: str) -> bool:
-    from urllib.parse import unquote, urlsplit  # noqa: PLC0415 - only generated files need it
+    from envforge.base.urls import Url  # noqa: PLC0415 - only generated files need it
 
     try:
-        parts = urlsplit(url)
+        parts = Url.parse(url)
     except ValueError:
         return False
-    if " " in url or not (parts.netloc or parts.scheme.endswith("file")) or not parts.path.strip("/"):
+    if " " in url or "://" not in url or not (parts.host or parts.scheme.endswith("file")) or not parts.path.strip("/"):
         return False
     if parts.scheme.startswith("git+"):
         return parts.scheme in ("git+https", "git+http", "git+ssh", "git+git", "git+file")
     is_archive = parts.path.endswith(_ARCHIVES)
-    return (parts.scheme == "file" or (parts.scheme in ("https", "http") and is_archive)) and _fits(unquote(parts.path))
+    return (parts.scheme == "file" or (parts.scheme in ("https", "http") and is_archive)) and _fits(parts.file_name)
 
 
 def _is_path(path: str) -> bool:

@@ -6,8 +6,10 @@ number is not accepted as a string. Every reader is total: any bytes end in a va
 
 from __future__ import annotations
 
+import enum
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
@@ -15,7 +17,6 @@ from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-import msgspec
 from packaging.version import InvalidVersion, Version
 
 from envforge.base.terms import ComputeCapability, WheelTag
@@ -24,13 +25,24 @@ from envforge.errors import EnvforgeError, Hint, printable
 if TYPE_CHECKING:
     import yaml
 
+# msgspec reads three names from typing_extensions, or from typing without it; importing it takes longer than reading
+if "typing_extensions" in sys.modules:
+    import msgspec
+else:
+    sys.modules["typing_extensions"] = None  # type: ignore[assignment]
+    try:
+        import msgspec
+    finally:
+        del sys.modules["typing_extensions"]
+
 _T = TypeVar("_T")
 _LONGEST = 120  # characters of a found value that an error shows
 _MOST_NODES = 2_000_000  # of a YAML document with its aliases expanded; the largest real lockfiles have 200,000
 _DEEPEST = 100  # levels of a YAML document, because PyYAML recurses
 
 # strings with a rule; `_EXPECTED` says in words what each regular expression means
-_PRINTABLE = r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+\Z"
+# no control characters, and no invisible ones, which could reverse or hide the rest of a line
+_PRINTABLE = r"\A[^\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]+\Z"
 _SHA256 = r"\A[0-9a-f]{64}\Z"
 Printable = Annotated[str, msgspec.Meta(pattern=_PRINTABLE)]
 """A string for a terminal, from a document that anyone may have written: not empty, and without control characters."""
@@ -156,6 +168,11 @@ class Document:
         return converted
 
 
+def to_json(value: object) -> Any:
+    """Return a frozen value as JSON values; paths, versions, and other values that JSON lacks are strings."""
+    return msgspec.to_builtins(value, enc_hook=str)
+
+
 def load_yaml(text: str | bytes) -> Any:
     """Return the values of a YAML document; raise ``ValueError`` for anything that isn't one.
 
@@ -223,7 +240,7 @@ def _parse_once(parse: Callable[[str], Any], text: str) -> Any:
 
 
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|(\[\.\.\.\])")
-_MESSAGE = re.compile(r"(?P<expected>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?", re.DOTALL)
+_MESSAGE = re.compile(r"(?P<expected>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>.*)`)?", re.DOTALL)
 
 
 def _locate(error: msgspec.ValidationError, top: object, type_: Any) -> tuple[str, str, object]:
@@ -237,6 +254,9 @@ def _locate(error: msgspec.ValidationError, top: object, type_: Any) -> tuple[st
         elif isinstance(value, (list, tuple)) and index:
             value, path = value[int(index)], f"{path}[{index}]"
         types = [inner for each in types for inner in _types_inside(each, name)]
+    if match["key"] and isinstance(value, dict):
+        key = _failing_key(value, error, top, type_)
+        return _join(path, str(key)), _in_words(match["expected"], [get_args(each)[0] for each in types]), key
     missing = re.fullmatch(r"Object missing required field `(.*)`", match["expected"])
     if missing:
         types = [inner for each in types for inner in _types_inside(each, missing[1])]
@@ -285,6 +305,8 @@ def _described(types: list[Any]) -> str:
             words += [_EXPECTED[pattern] for pattern in patterns if pattern in _EXPECTED]
         elif get_origin(each) is Literal:
             words.append(", ".join(f"`{choice}`" for choice in get_args(each)))
+        elif isinstance(each, type) and issubclass(each, enum.Enum):
+            words.append("one of " + ", ".join(f"`{choice.value}`" for choice in each))
         elif each in _PARSERS:
             words.append(_PARSERS[each][1])
     return " or ".join(filter(None, words))

@@ -1,14 +1,35 @@
-"""Write the versioned JSON envelope that every command prints with ``--json``."""
+"""Convert values to JSON, and write the versioned envelope that every command prints with ``--json``."""
 
 from __future__ import annotations
 
+import enum
 import json
+from dataclasses import fields, is_dataclass
 
 from envforge.errors import EnvforgeError
 
 SCHEMA_VERSION = 1
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+
+def to_json(value: object, *, omit_none: bool = False) -> Json:
+    """Return a value as JSON: dataclasses as objects, tuples as lists, enums by value, versions and paths as strings.
+
+    ``omit_none`` leaves out fields that are ``None``, because TOML has no null.
+    """
+    if is_dataclass(value):
+        stated = {each.name: getattr(value, each.name) for each in fields(value)}
+        return {
+            name: to_json(item, omit_none=omit_none)
+            for name, item in stated.items()
+            if not (omit_none and item is None)
+        }
+    if isinstance(value, tuple):
+        return [to_json(item, omit_none=omit_none) for item in value]
+    if isinstance(value, enum.Enum):
+        return to_json(value.value)
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def success(command: str, result: Json) -> str:

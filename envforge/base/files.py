@@ -1,4 +1,4 @@
-"""Run one lock at a time, in a private temporary directory, and write files atomically."""
+"""Write files atomically, hold the lock of a file, and provide private temporary directories."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-
-from filelock import FileLock, Timeout
-from platformdirs import user_cache_path
+from typing import BinaryIO
 
 from envforge.errors import OutsideError
 
@@ -19,6 +19,9 @@ from envforge.errors import OutsideError
 @contextlib.contextmanager
 def exclusive_lock(lockfile: Path) -> Iterator[None]:
     """Hold the lock of a lockfile; raise ``OutsideError`` if another process holds it."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - slow to import, and most commands write without a lock
+    from platformdirs import user_cache_path  # noqa: PLC0415 - as above
+
     name = hashlib.sha256(str(lockfile.resolve()).encode()).hexdigest()[:24]
     folder = user_cache_path("envforge", appauthor=False) / "running"
     try:
@@ -50,16 +53,59 @@ def workshop() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file atomically: to a temporary file that is flushed to disk and then renamed."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+def write_atomic(path: Path, content: str | bytes, *, synced: bool = True, through_links: bool = True) -> None:
+    """Replace a file by ``content`` atomically; see ``replacing``."""
+    with replacing(path, synced=synced, through_links=through_links) as stream:
+        stream.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, synced: bool = True, through_links: bool = True) -> Iterator[BinaryIO]:
+    """Yield a temporary file, and rename it to ``path`` at the end; after an error, ``path`` is unchanged.
+
+    A symbolic link is kept, and the file that it leads to is replaced. Pass ``through_links=False`` for files in a
+    directory that other people can write links into. A new file gets the mode that the umask allows; an existing file
+    keeps its mode. Pass ``synced=False`` if losing the file in a power failure is harmless. Raises ``OutsideError``.
+    """
+    target = Path(os.path.realpath(path)) if through_links else path
+    # threads of one process may write the same file; a name has at most 255 bytes
+    aside = target.with_name(f".{target.name[:50]}.{os.getpid()}.{threading.get_native_id()}")
+    is_stream = target.exists() and not target.is_file()  # a pipe or a device, which a rename would replace
     try:
-        with aside.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (target if is_stream else aside).open("wb") as stream:
+            yield stream
             stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(path)
+            if synced and not is_stream:
+                os.fsync(stream.fileno())
+        if is_stream:
+            return
+        if target.is_file() and not target.is_symlink():
+            aside.chmod(stat.S_IMODE(target.stat().st_mode))
+        aside.replace(target)
+        if synced:
+            sync_folder(target.parent)
     except OSError as error:
-        raise OutsideError(f"cannot write `{path}`: {error}", code="unwritable") from error
+        raise OutsideError(f"cannot write `{path}`: {error.strerror or error}", code="unwritable") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the directory may be read-only, or gone
+            aside.unlink(missing_ok=True)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file that no one reads yet, and flush it to disk."""
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush renames in a directory to disk."""
+    if os.name == "nt":  # Windows can't open a directory
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,16 +1,107 @@
-"""Read a file of the project at a git revision."""
+"""Run git without prompts, hooks, and links, and read a file of the project at a git revision."""
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 
 GIT_PREFIX = "git:"
 DEFAULT_PATH = "conda-lock.yml"
 _TIMEOUT_S = 60
+NETWORK_TIMEOUT_S = 900
+_SETTINGS = (
+    "core.hooksPath=/dev/null",
+    "core.symlinks=false",
+    "core.autocrlf=false",
+    "core.fsmonitor=false",
+    "protocol.allow=never",
+    "protocol.https.allow=always",
+    "protocol.http.allow=always",
+    "protocol.ssh.allow=always",
+    "protocol.file.allow=always",
+    "submodule.recurse=false",
+    "commit.gpgSign=false",
+    "gc.auto=0",
+    "advice.detachedHead=false",
+)
+# a hook of git sets these, and git would use that repository (`git rev-parse --local-env-vars`)
+_OF_A_HOOK = {
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_COMMON_DIR",
+    "GIT_NAMESPACE",
+    "GIT_PREFIX",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GitEnd:
+    """How git ended; ``stderr`` contains no secret of a URL."""
+
+    code: int
+    stdout: bytes
+    stderr: str
+
+    @property
+    def text(self) -> str:
+        """The output as text, without white space around it."""
+        return self.stdout.decode("utf-8", errors="replace").strip()
+
+    @property
+    def reason(self) -> str:
+        """The lines of stderr that state the error."""
+        lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
+        telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "!"))]
+        return "; ".join(telling[:3] or lines[-2:]) or f"exit status {self.code}"
+
+
+def has_git() -> bool:
+    """Return whether git is installed."""
+    return shutil.which("git") is not None
+
+
+def run_git(folder: Path, *words: str, timeout_s: float = _TIMEOUT_S, isolated: bool = False) -> GitEnd:
+    """Run git in ``folder``; raise ``OutsideError`` if it can't be started, or doesn't end in time.
+
+    With ``isolated``, neither the settings of the user nor the environment change the result. git, and the ssh that it
+    starts, can't prompt, because they have no terminal.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in _OF_A_HOOK}
+    if isolated:
+        environment = {name: value for name, value in environment.items() if not name.startswith("GIT_")}
+        environment |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+        environment |= {"GIT_CEILING_DIRECTORIES": str(folder)}
+    environment |= {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            ["git", *(word for setting in _SETTINGS for word in ("-c", setting)), *words],  # noqa: S607 - of PATH
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=timeout_s,
+            start_new_session=sys.platform != "win32",
+        )
+    except FileNotFoundError as error:
+        raise OutsideError(
+            "git is required, but is not on `PATH`", hint="install git, then run the command again", code="no-git"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise OutsideError(f"`git {words[0]}` didn't end within {timeout_s:.0f} s", code="git-failed") from error
+    except OSError as error:
+        raise OutsideError(f"cannot start git: {error.strerror or error}", code="git-failed") from error
+    return GitEnd(code=done.returncode, stdout=done.stdout, stderr=hide_secrets(done.stderr.decode(errors="replace")))
 
 
 def read_revision(spec: str, folder: Path) -> str:
@@ -23,19 +114,10 @@ def read_revision(spec: str, folder: Path) -> str:
             command="envforge diff git:HEAD",
             code="bad-revision",
         )
-    command = ["git", "-C", str(folder), "show", f"{revision}:./{path or DEFAULT_PATH}"]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False, stdin=subprocess.DEVNULL)
-    except FileNotFoundError as error:
-        raise OutsideError(
-            f"`{spec}` requires git, which is not on `PATH`", hint="install git, or pass a file", code="no-git"
-        ) from error
-    except subprocess.TimeoutExpired as error:
-        raise OutsideError(f"git didn't return `{spec}` within {_TIMEOUT_S} s", code="git-failed") from error
-    if done.returncode != 0:
-        reason = " ".join(done.stderr.decode("utf-8", errors="replace").split())
+    done = run_git(folder, "show", f"{revision}:./{path or DEFAULT_PATH}")
+    if done.code:
         raise EnvforgeError(
-            f"git can't read `{spec}`: {reason}",
+            f"git can't read `{spec}`: {' '.join(done.stderr.split())}",
             hint=_revisions(folder / (path or DEFAULT_PATH), folder),
             code="no-such-revision",
         )
@@ -59,9 +141,7 @@ def _revisions(path: Path, folder: Path) -> tuple[Hint, ...]:
     files = Hint("to compare two files", "envforge diff OLD NEW")
     if not _succeeds(folder, "rev-parse", "--git-dir"):
         return (files,)
-    command = ["git", "-C", str(folder), "log", "-1", "--format=%h", "--", str(path.absolute())]
-    done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
-    if done.stdout.strip():
+    if run_git(folder, "log", "-1", "--format=%h", "--", str(path.absolute())).text:
         return (Hint(f"to list the revisions of `{path}`", shlex.join(["git", "log", "--oneline", "--", str(path)])),)
     if not path.is_file():
         return (files,)
@@ -74,8 +154,6 @@ def _revisions(path: Path, folder: Path) -> tuple[Hint, ...]:
 
 def _succeeds(folder: Path, *words: str) -> bool:
     try:
-        command = ["git", "-C", str(folder), *words]
-        done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=_TIMEOUT_S)
-    except (OSError, subprocess.TimeoutExpired):
+        return run_git(folder, *words).code == 0
+    except OutsideError:
         return False
-    return done.returncode == 0

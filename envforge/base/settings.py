@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from envforge.base import toml
+from envforge.base.documents import Document
 from envforge.errors import EnvforgeError
-
-USER_FILE = "config.toml"
-
 
 USER_FILE = "config.toml"
 
@@ -28,18 +25,14 @@ def user_setting(table: str, key: str) -> str | None:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Return the document of a settings file; empty if there is none."""
-    try:
-        return toml.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    document = _document(path)
+    if not path.exists():
         return {}
-    except OSError as error:
-        raise EnvforgeError(f"cannot read `{path}`: {error.strerror or error}", code="settings-damaged") from error
-    except (UnicodeDecodeError, toml.TOMLDecodeError) as error:
-        raise EnvforgeError(
-            f"`{path}` is not valid TOML: {error}",
-            hint=f"correct the syntax of `{path}` at that place",
-            code="settings-damaged",
-        ) from error
+    try:
+        text = document.read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise document.fault("", "UTF-8", str(error)) from error
+    return document.read_toml(text, dict[str, Any])
 
 
 def read_settings_table(path: Path, name: str, keys: tuple[str, ...]) -> dict[str, str]:
@@ -58,9 +51,13 @@ def read_settings_table(path: Path, name: str, keys: tuple[str, ...]) -> dict[st
 
 def settings_error(path: Path, place: str, wanted: str, found: object) -> EnvforgeError:
     """Return the error for an invalid value in a settings file."""
-    at = f" at `{place}`" if place else ""
-    return EnvforgeError(
-        f"cannot read `{path}`{at}: expected {wanted}, found `{found}`",
-        hint=f"correct this value in `{path}`",
+    return _document(path).fault(place, wanted, found)
+
+
+def _document(path: Path) -> Document:
+    return Document(
+        damaged=f"`{path}` is invalid",
+        error=EnvforgeError,
         code="settings-damaged",
+        hint=f"correct this value in `{path}`",
     )

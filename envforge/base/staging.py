@@ -16,11 +16,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 
+from envforge.base.documents import Document
+from envforge.base.files import sync_folder, write_synced
 from envforge.errors import EnvforgeError, OutsideError
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ def perform(swap: Swap, stage: Path, target: Path, interrupts: Interrupts) -> No
     for folder in {target / path.parent for path in (*swap.removed, *(file.path for file in swap.files))}:
         sync_folder(folder)
     interrupts.check()
-    _write(stage / _COMMITTED, b"")
+    write_synced(stage / _COMMITTED, b"")
 
 
 def settle_interrupted(target: Path) -> bool:
@@ -161,17 +163,44 @@ def staging(target: Path) -> Iterator[Path]:
         ) from error
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Journal:
+    """What a change does to the target, as paths relative to it; ``folders`` are those that it creates."""
+
+    created: tuple[str, ...]
+    replaced: tuple[str, ...]
+    folders: tuple[str, ...]
+    kept: dict[str, str]
+    removed: tuple[str, ...] = ()
+
+
+def _read_journal(path: Path) -> _Journal:
+    document = Document(
+        damaged=f"the journal `{path}` of an interrupted change is invalid",
+        error=TargetError,
+        code="bad-journal",
+        hint="to move it out of the way",
+        command=f"mv {shlex.quote(str(path.parent))} {shlex.quote(f'{path.parent}.orig')}",
+    )
+    journal = document.read_json(document.read_bytes(path), _Journal)
+    # a cloned repository may contain a journal, so undoing it must not reach files outside
+    for text in (*journal.created, *journal.replaced, *journal.folders, *journal.removed, *journal.kept.values()):
+        if PurePosixPath(text).is_absolute() or {"..", ".git"} & set(PurePosixPath(text).parts) or "\0" in text:
+            raise document.fault("", "paths inside the project", text)
+    return journal
+
+
 def _write_journal(swap: Swap, stage: Path, target: Path) -> None:
     folders = {parent for file in swap.files for parent in file.path.parents if not (target / parent).is_dir()}
     there = {file.path: os.path.lexists(target / file.path) for file in swap.files}
-    journal = {
-        "created": [str(path) for path, exists in there.items() if not exists],
-        "replaced": [str(path) for path in (*swap.removed, *(path for path, exists in there.items() if exists))],
-        "removed": [str(path) for path in swap.removed],
-        "folders": sorted(str(folder) for folder in folders),
-        "kept": {str(path): str(name) for path, name in swap.kept},
-    }
-    _write(stage / f"{_JOURNAL}.tmp", json.dumps(journal).encode())
+    journal = _Journal(
+        created=tuple(str(path) for path, exists in there.items() if not exists),
+        replaced=tuple(str(path) for path in (*swap.removed, *(path for path, exists in there.items() if exists))),
+        removed=tuple(str(path) for path in swap.removed),
+        folders=tuple(sorted(str(folder) for folder in folders)),
+        kept={str(path): str(name) for path, name in swap.kept},
+    )
+    write_synced(stage / f"{_JOURNAL}.tmp", json.dumps(asdict(journal)).encode())
     (stage / f"{_JOURNAL}.tmp").rename(stage / _JOURNAL)
     sync_folder(stage)
 
@@ -190,10 +219,10 @@ def _settle(stage: Path, target: Path) -> None:
     """Complete what was committed, undo what wasn't, and empty the staging directory except for its lock."""
     journal_file = stage / _JOURNAL
     if journal_file.exists():
-        journal = json.loads(journal_file.read_bytes())
+        journal = _read_journal(journal_file)
         if (stage / _COMMITTED).exists():
-            _keep_originals(journal["kept"], stage, target)
-            _leave_empty_folders(journal.get("removed", []), target)
+            _keep_originals(journal.kept, stage, target)
+            _leave_empty_folders(journal.removed, target)
         else:
             _undo(journal, stage, target)
         journal_file.unlink()
@@ -210,7 +239,7 @@ def _keep_originals(kept: dict[str, str], stage: Path, target: Path) -> None:
             (stage / "old" / path).rename(target / name)
 
 
-def _leave_empty_folders(removed: list[str], target: Path) -> None:
+def _leave_empty_folders(removed: tuple[str, ...], target: Path) -> None:
     """Remove directories that are empty now, innermost first."""
     folders = {parent for path in removed for parent in PurePosixPath(path).parents if parent.parts}
     for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
@@ -218,15 +247,15 @@ def _leave_empty_folders(removed: list[str], target: Path) -> None:
             (target / folder).rmdir()
 
 
-def _undo(journal: dict[str, list[str]], stage: Path, target: Path) -> None:
+def _undo(journal: _Journal, stage: Path, target: Path) -> None:
     """Restore every file. An undo can be interrupted too, so each step does nothing if it was done before."""
-    for path in journal["replaced"]:
+    for path in journal.replaced:
         if os.path.lexists(stage / "old" / path):
             (stage / "old" / path).replace(target / path)
-    for path in journal["created"]:
+    for path in journal.created:
         if not (stage / "new" / path).exists():
             (target / path).unlink(missing_ok=True)
-    for folder in sorted(journal["folders"], key=len, reverse=True):
+    for folder in sorted(journal.folders, key=len, reverse=True):
         if (target / folder).is_dir() and not any((target / folder).iterdir()):
             (target / folder).rmdir()
 
@@ -262,21 +291,3 @@ def _new_file(path: Path, *, executable: bool) -> BinaryIO:
     """Create a file and open it for writing, with the permissions that the umask allows; raise if it exists."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     return os.fdopen(os.open(path, flags, 0o777 if executable else 0o666), "wb")
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("xb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush renames in a directory to disk."""
-    if os.name == "nt":  # Windows can't open a directory
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

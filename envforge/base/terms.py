@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from functools import total_ordering
 
 from packaging.version import Version
 
@@ -12,12 +12,41 @@ _TAG = re.compile(r"cu(\d{1,2})(\d)")
 _CUDA = re.compile(r"(\d{1,2})\.(\d)(?:\.\d+)?")
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class ComputeCapability:
+class _Term:
+    """A value that is equal to another one with the same text."""
+
+    # a dataclass would be shorter, but msgspec reads one from a mapping, and documents have these as strings
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}.parse({self._text!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Term) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+@total_ordering
+class ComputeCapability(_Term):
     """The compute capability of a GPU, for example 8.6, which NVIDIA also writes as ``sm_86``."""
 
-    major: int
-    minor: int
+    __slots__ = ("major", "minor")
+
+    def __init__(self, major: int, minor: int) -> None:
+        super().__init__(f"{major}.{minor}")
+        self.major = major
+        self.minor = minor
+
+    def __lt__(self, other: ComputeCapability) -> bool:
+        return (self.major, self.minor) < (other.major, other.minor)
 
     @classmethod
     def parse(cls, text: str) -> ComputeCapability:
@@ -27,15 +56,15 @@ class ComputeCapability:
             raise ValueError(f"`{text}` is not a compute capability such as `8.6`")
         return cls(int(match[1]), int(match[2]))
 
-    def __str__(self) -> str:
-        return f"{self.major}.{self.minor}"
 
-
-@dataclass(frozen=True, slots=True)
-class WheelTag:
+class WheelTag(_Term):
     """The name of a PyTorch wheel index: ``cpu``, or ``cu118`` for CUDA 11.8."""
 
-    cuda: Version | None
+    __slots__ = ("cuda",)
+
+    def __init__(self, cuda: Version | None) -> None:
+        super().__init__("cpu" if cuda is None else f"cu{cuda.major}{cuda.minor}")
+        self.cuda = cuda
 
     @classmethod
     def parse(cls, text: str) -> WheelTag:
@@ -52,9 +81,6 @@ class WheelTag:
     def is_cpu(self) -> bool:
         """Whether this is the build without CUDA."""
         return self.cuda is None
-
-    def __str__(self) -> str:
-        return "cpu" if self.cuda is None else f"cu{self.cuda.major}{self.cuda.minor}"
 
 
 CPU = WheelTag(None)

@@ -1,4 +1,4 @@
-"""Parse catalogue URLs, and find the configured catalogue.
+"""Parse catalogue URLs, and find the configured catalogue and its key.
 
 ``Address.public`` contains no user and no password.
 
@@ -9,24 +9,26 @@ public-key = "RW…"      # minisign; if set, every lockfile must be signed with
 
 from __future__ import annotations
 
+import os
+import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path, PurePosixPath
 from typing import Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-from envforge.base.settings import (
-    read_settings,
-    read_settings_table,
-    user_file,
-)
+from envforge.base.settings import read_settings, read_settings_table, settings_error, user_file
+from envforge.base.urls import Url, show_url
 from envforge.errors import Hint, RequestError
 
 Kind = Literal["folder", "git", "web", "objects"]
 _EXAMPLES = (
     "a directory, git+https://host.example/team/locks.git@main, https://host.example/locks, or s3://bucket/locks"
 )
+_SAME_STORE = {"gcs": "gs", "az": "abfs", "s3a": "s3"}  # fsspec accepts several names of a store
+_USUAL_PORTS = {None, 22, 80, 443}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,11 +43,31 @@ class Address:
     @property
     def public(self) -> str:
         """The URL without credentials."""
-        from envforge.base.net import without_credentials  # noqa: PLC0415 - imports an HTTP client
-
         at = f"@{self.rev}" if self.rev else ""
         part = f"#subdirectory={self.subdirectory}" if self.subdirectory.parts else ""
-        return ("git+" if self.kind == "git" else "") + without_credentials(self.location) + at + part
+        return ("git+" if self.kind == "git" else "") + show_url(self.location) + at + part
+
+    @property
+    def place(self) -> str:
+        """The place that the URL leads to, equal for all its spellings.
+
+        A key protects a place, so what could be two places is one here: the scheme, the user, the usual ports, the
+        case, and the revision of a repository don't matter, and links and ``..`` are resolved.
+        """
+        url = None if self.kind == "folder" else Url.parse(self.location)
+        folder = Path(self.location) if url is None else url.file_path
+        if url is None or folder is not None:
+            path = os.path.realpath(folder or "")
+            return f"{path.removesuffix('.git').rstrip('/')}/{self.subdirectory}".casefold()
+        scheme = _SAME_STORE.get(url.scheme, url.scheme) if self.kind == "objects" else ""
+        port = "" if url.port in _USUAL_PORTS else f":{url.port}"
+        path = posixpath.normpath(f"/{unquote(url.path)}").lstrip("/").removesuffix(".git")
+        host = url.host.rstrip(".")
+        try:
+            host = host.encode("idna").decode()
+        except UnicodeError:  # a label that is too long, which no server has
+            host = host.casefold()
+        return f"{scheme}//{host}{port}/{path}/{self.subdirectory}".casefold()
 
 
 def parse_address(text: str, base: Path, what: str = "catalogue") -> Address:
@@ -54,59 +76,59 @@ def parse_address(text: str, base: Path, what: str = "catalogue") -> Address:
     ``what`` names the kind of content in errors. Raises ``RequestError`` if the URL is invalid.
     """
     try:
-        return _parse(text, base)
-    except _NoAddressError as fault:
-        raise _refusal(text.strip(), str(fault), what) from fault
-
-
-class _NoAddressError(ValueError):
-    """The reason why a text is not a valid URL of a catalogue."""
+        return _parse(text.strip(), base)
+    except ValueError as fault:
+        raise RequestError(
+            f"invalid address `{show_url(text.strip())}` of a {what}: {fault}",
+            hint=f"use {_EXAMPLES}" if what == "catalogue" else "use git+https://host.example/team/template.git@v1",
+            code=f"bad-{what}-address",
+        ) from fault
 
 
 def _parse(text: str, base: Path) -> Address:
-    text = text.strip()
-    if not text or text.startswith("-") or any(ord(c) < 32 for c in text):
-        raise _NoAddressError("it is empty, starts with `-`, or contains a control character")
+    """Parse an address; raise ``ValueError`` with the reason."""
+    if not text or text.startswith("-") or not text.isprintable():
+        raise ValueError("it is empty, starts with `-`, or contains a control character")
     if text.startswith("git+"):
-        return _git(text)
-    scheme = text.split("://", 1)[0] if "://" in text else ""
-    if scheme in {"http", "https"}:
-        return Address(kind="web", location=text.rstrip("/"))
-    if scheme == "file":
-        parts = urlsplit(text)
-        if parts.netloc not in {"", "localhost"}:
-            raise _NoAddressError(f"`{parts.netloc}` is another machine; expected `file:///DIR`")
-        return Address(kind="folder", location=unquote(parts.path))
-    if scheme:
-        return Address(kind="objects", location=text.rstrip("/"))
-    return Address(kind="folder", location=str(base / Path(text).expanduser()))
+        return _git(text.removeprefix("git+"))
+    if "://" not in text:
+        return Address(kind="folder", location=str(base / Path(text).expanduser()))
+    url = _url(text)
+    if url.scheme == "file":
+        if url.file_path is None:
+            raise ValueError(f"`{url.host}` is another machine; expected `file:///DIR`")
+        return Address(kind="folder", location=str(url.file_path))
+    if not url.host or "?" in text or "#" in text:
+        raise ValueError("it has no host, or has a query or a fragment")
+    if url.scheme in {"local", "localfs"}:  # of fsspec; it would be another spelling of a directory
+        raise ValueError("expected a directory or `file:///DIR`")
+    return Address(kind="web" if url.scheme in {"http", "https"} else "objects", location=text.rstrip("/"))
+
+
+def _url(text: str) -> Url:
+    url = Url.parse(text)
+    # `127.1` and `0x7f000001` are other spellings of an address, which only the resolver knows
+    if re.fullmatch(r"[0-9.]+|(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*\.?", url.host):
+        IPv4Address(url.host)
+    return url
 
 
 def _git(text: str) -> Address:
-    url, _, fragment = text.removeprefix("git+").partition("#")
-    if urlsplit(url).scheme not in {"https", "http", "ssh", "file"}:
-        raise _NoAddressError("expected `git+` followed by an https, http, ssh, or file URL")
-    head, slash, last = url.rpartition("/")
+    location, _, fragment = text.partition("#")
+    head, slash, last = location.rpartition("/")
     last, _, rev = last.partition("@")
+    url = _url(head + slash + last)
+    if url.scheme not in {"https", "http", "ssh", "file"} or "://" not in location or "?" in location:
+        raise ValueError("expected `git+` followed by an https, http, ssh, or file URL")
     if rev and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", rev) is None:
-        raise _NoAddressError(f"`{rev}` is not a valid branch, tag, or commit")
+        raise ValueError("the text after `@` is not a valid branch, tag, or commit")
     name, _, value = fragment.partition("=")
     if fragment and name != "subdirectory":
-        raise _NoAddressError(f"unknown fragment `#{fragment}`; expected `#subdirectory=DIR`")
+        raise ValueError("unknown fragment; expected `#subdirectory=DIR`")
     folder = PurePosixPath(value)
     if folder.is_absolute() or ".." in folder.parts or ".git" in folder.parts:
-        raise _NoAddressError(f"`{value}` is not a directory inside the repository")
-    return Address(kind="git", location=head + slash + last, rev=rev or None, subdirectory=folder)
-
-
-def _refusal(text: str, reason: str, what: str) -> RequestError:
-    from envforge.base.net import without_credentials  # noqa: PLC0415 - as above
-
-    return RequestError(
-        f"invalid address `{without_credentials(text)}` of a {what}: {reason}",
-        hint=f"use {_EXAMPLES}" if what == "catalogue" else "use git+https://host.example/team/template.git@v1",
-        code=f"bad-{what}-address",
-    )
+        raise ValueError(f"`{value}` is not a directory inside the repository")
+    return Address(kind="git", location=url.reveal(), rev=rev or None, subdirectory=folder)
 
 
 CATALOGUE_VARIABLE = "ENVFORGE_CATALOGUE"
@@ -123,13 +145,27 @@ class Chosen:
 
 
 def chosen_catalogue(option: str | None, folder: Path, environment: Mapping[str, str]) -> Chosen | None:
-    """Return the first configured catalogue, or None. A key is used only for the URL that it is configured with."""
-    stated = [(option, "--catalogue"), (environment.get(CATALOGUE_VARIABLE), CATALOGUE_VARIABLE)]
-    for text, source in stated:
-        if text:
-            address = parse_address(text, folder)
-            return Chosen(address=address, source=source, public_key=_key_for(address, folder))
-    return next(_configured(folder), None)
+    """Return the first configured catalogue with the key of its place, or None.
+
+    Raises ``RequestError`` if two files configure different keys for one place.
+    """
+    configured = tuple(_configured(folder))
+    stated = ((option, "--catalogue"), (environment.get(CATALOGUE_VARIABLE), CATALOGUE_VARIABLE))
+    typed = next(((parse_address(text, folder), source) for text, source in stated if text), None)
+    first = typed or next(((each.address, each.source) for each in configured), None)
+    if first is None:
+        return None
+    address, source = first
+    keys = {each.public_key: each.source for each in configured if each.address.place == address.place}
+    keys.pop(None, None)  # a file without a key doesn't disable the key of another
+    if len(keys) > 1:
+        raise RequestError(
+            f"{' and '.join(f'`{where}`' for where in keys.values())} have different keys for the catalogue "
+            f"`{address.public}`",
+            hint="remove one `public-key` below `[catalogue]`",
+            code="two-keys",
+        )
+    return Chosen(address=address, source=source, public_key=next(iter(keys), None))
 
 
 def need_catalogue(option: str | None, folder: Path, environment: Mapping[str, str]) -> Chosen:
@@ -161,7 +197,5 @@ def _configured(folder: Path) -> Iterator[Chosen]:
         if "address" in table:
             address = parse_address(table["address"], path.parent)
             yield Chosen(address=address, source=str(path), public_key=table.get("public-key"))
-
-
-def _key_for(address: Address, folder: Path) -> str | None:
-    return next((each.public_key for each in _configured(folder) if each.address == address), None)
+        elif table:
+            raise settings_error(path, "catalogue", "`address` next to `public-key`", "only `public-key`")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,13 +16,13 @@ from typing import Any, Protocol
 
 from filelock import FileLock
 
+from envforge.base.files import write_atomic
 from envforge.base.suggest import nearest
 from envforge.catalogue.address import Address
-from envforge.catalogue.index import INDEX_FILE, Entry, list_entries, read_row
+from envforge.catalogue.index import INDEX_FILE, Entry, list_entries, read_document, read_row
 from envforge.catalogue.signing import Signer, index_bytes, signed
 from envforge.catalogue.stored import verified_text
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
-from envforge.prefix.journal import write_atomic_bytes
 
 _LOCK = ".index.lock"
 
@@ -73,9 +72,7 @@ def add(root: Path, addition: Addition) -> bool:
         if same.sha256 == entry.sha256 and (entry.signed_by is None or same.signed_by == entry.signed_by):
             return False
         raise _taken(same, entry)
-    document: dict[str, Any] = {"schema_version": 1, "entries": []}
-    if index.exists():
-        document = json.loads(index.read_text(encoding="utf-8"))
+    document = read_document(root) if index.exists() else {"schema_version": 1, "entries": []}
     document = signed(root, addition.row, document, addition.signer)
     for name, data in addition.files.items():
         path = root / name
@@ -83,8 +80,8 @@ def add(root: Path, addition: Addition) -> bool:
             raise EnvforgeError(
                 f"`{path.parent}` is a link to a path outside the catalogue `{root}`", code="catalogue-damaged"
             )
-        write_atomic_bytes(path, data)
-    write_atomic_bytes(index, index_bytes(document))
+        write_atomic(path, data, through_links=False)
+    write_atomic(index, index_bytes(document), through_links=False)
     return True
 
 
@@ -136,9 +133,9 @@ def open_catalogue(address: Address, public_key: str | None = None) -> Iterator[
         catalogue.bring(INDEX_FILE)
         _need_index(catalogue)
         if public_key is not None:
-            from envforge.catalogue.signing import verify_index  # noqa: PLC0415 - only with a key
+            from envforge.catalogue.signing import refuse_rollback, verify_index  # noqa: PLC0415 - only with a key
 
-            verify_index(catalogue.root, public_key)
+            refuse_rollback(address, public_key, verify_index(catalogue.root, public_key))
         yield catalogue
 
 

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 from packaging.version import Version
 
 from envforge.base.data_files import lockfiles_root
-from envforge.base.records import (
-    Document,
-    Fields,
-    WrongValue,
-    parsed,
-    read_capabilities,
-    read_digest,
-    read_natural,
-    read_tag,
-    read_text,
-    read_version,
-    show_as_json,
-    show_plainly,
-)
+from envforge.base.documents import Document, Natural, Printable, Sha256, matching
 from envforge.base.terms import WheelTag
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.needs import Requirements
 
 INDEX_FILE = "index.json"
-SCHEMA_VERSION = 1
 LOCK_SUFFIX = ".conda-lock.yml"
 PLACEHOLDER = "https://python-index.invalid/packages/"
 """Replaces the root URL of the package index's files in a stored lockfile. ``.invalid`` never resolves (RFC 2606)."""
@@ -43,18 +29,18 @@ class Selected:
     """The PyTorch build in a stored lockfile."""
 
     torch: Version
-    torchvision: Version | None
+    torchvision: Version | None = None
     tag: WheelTag
     python: Version
-    index_url: str
+    index_url: Printable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Publication:
     """Who added an entry to a team's catalogue, and when (UTC). Both are stated by the publisher, not verified."""
 
-    by: str
-    at: dt.datetime
+    by: Printable
+    at: Annotated[dt.datetime, msgspec.Meta(tz=True)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,19 +51,19 @@ class Entry:
     to the lockfile.
     """
 
-    root: Path
-    template: str
-    variant: str
-    platforms: tuple[str, ...]
+    template: Printable
+    variant: Printable
+    platforms: tuple[Printable, ...]
     file: PurePosixPath
-    sha256: str
-    input_sha256: str
+    sha256: Sha256
+    input_sha256: Sha256
     date: dt.date
     selection: Selected
     requirements: Requirements
-    size_bytes: int | None = None
+    size_bytes: Natural | None = None
     published: Publication | None = None
-    signed_by: str | None = None
+    signed_by: Annotated[str, matching("[0-9A-F]{16}", "the id of a minisign key, 16 hexadecimal digits")] | None = None
+    root: Path = Path()
 
     @property
     def name(self) -> str:
@@ -93,6 +79,15 @@ class Entry:
     def path(self) -> Path:
         """The path of the stored lockfile."""
         return self.root / self.file
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Index:
+    """The index of a catalogue. ``serial`` counts the signed publications, so that an older index is recognized."""
+
+    schema_version: Literal[1]
+    entries: tuple[Entry, ...]
+    serial: Natural = 0
 
 
 class CatalogueError(EnvforgeError):
@@ -119,17 +114,15 @@ def _hints(path: Path) -> tuple[Hint, ...]:
 
 def fault(where: Path, path: str, wanted: str, found: object) -> EnvforgeError:
     """Return the error for an invalid value in a file of a catalogue; ``path`` is the place inside the file."""
-    return replace(document_at(where), show=show_plainly).fault(path, wanted, str(found))
+    return _document(where).fault(path, wanted, str(found))
 
 
-def document_at(where: Path) -> Document:
-    """Return how errors describe a file of a catalogue."""
+def _document(where: Path) -> Document:
     return Document(
         damaged=f"the lockfile catalogue is invalid: `{where}`",
         error=CatalogueError,
         code="catalogue-damaged",
         hints=partial(_hints, where),
-        show=show_as_json,
     )
 
 
@@ -150,31 +143,46 @@ def _when(entry: Entry) -> tuple[dt.datetime, dt.date]:
 
 def list_entries(root: Path) -> tuple[Entry, ...]:
     """Return all entries of a catalogue in the order of its index; raise ``CatalogueError`` for an invalid index."""
+    return read_index(root).entries
+
+
+def read_index(root: Path) -> Index:
+    """Return the index of a catalogue; raise ``CatalogueError`` if it is missing or invalid."""
+    return _placed(_document(root / INDEX_FILE).read_json(_content(root), Index), root)
+
+
+def read_document(root: Path) -> dict[str, Any]:
+    """Return the index as it is, with the fields that this version doesn't know, to extend it or to verify it."""
+    return _document(root / INDEX_FILE).read_json(_content(root), dict[str, Any])
+
+
+def _content(root: Path) -> bytes:
     where = root / INDEX_FILE
     try:
-        text = where.read_text(encoding="utf-8")
+        return where.read_bytes()
     except OSError as error:
         raise unreadable(where, error) from error
-    except UnicodeDecodeError as error:
-        raise fault(where, "", "UTF-8", error) from error
-    top = document_at(where).read_json(text)
-    if top.raw("schema_version") != SCHEMA_VERSION:
-        raise top.fault("schema_version", str(SCHEMA_VERSION), top.raw("schema_version"))
-    found = tuple(_entry(row, root) for row in top.items("entries"))
-    _refuse_twins(where, found)
-    return found
 
 
 def read_row(row: Mapping[str, Any], root: Path) -> Entry:
     """Read a row that is about to be added to the index, as strictly as an existing one."""
-    return _entry(Fields(document_at(root / INDEX_FILE), "entries[new]", dict(row)), root)
+    entry = _document(root / INDEX_FILE).convert(dict(row), Entry, "entries[new]")
+    return _placed(Index(schema_version=1, entries=(entry,)), root).entries[0]
 
 
-def _refuse_twins(where: Path, found: tuple[Entry, ...]) -> None:
-    """Raise ``CatalogueError`` for a file or an input that is listed twice; publications may share an input."""
+def _placed(index: Index, root: Path) -> Index:
+    """Return the index with the directory of its entries.
+
+    Raises ``CatalogueError`` for a path that leads outside, and for a file or an input that is listed twice;
+    publications may share an input.
+    """
+    where = root / INDEX_FILE
     files: dict[PurePosixPath, int] = {}
     inputs: dict[str, int] = {}
-    for number, entry in enumerate(found):
+    for number, entry in enumerate(index.entries):
+        text = str(entry.file)
+        if entry.file.is_absolute() or ".." in entry.file.parts or not text.isprintable() or {"\\", ":"} & set(text):
+            raise fault(where, f"entries[{number}].file", "a path inside the catalogue", text)
         if entry.published is None and entry.input_sha256 in inputs:
             wanted = f"a hash that differs from the one of entries[{inputs[entry.input_sha256]}]"
             raise fault(where, f"entries[{number}].input_sha256", wanted, entry.input_sha256)
@@ -182,82 +190,4 @@ def _refuse_twins(where: Path, found: tuple[Entry, ...]) -> None:
             wanted = f"a file that differs from the one of entries[{files[entry.file]}]"
             raise fault(where, f"entries[{number}].file", wanted, entry.file)
         files[entry.file] = inputs[entry.input_sha256] = number
-
-
-def _entry(row: Fields, root: Path) -> Entry:
-    published = row.optional("published")
-    return Entry(
-        root=root,
-        template=row.need("template", _read_plain),
-        variant=row.need("variant", _read_plain),
-        platforms=row.list_of("platforms", _read_plain),
-        file=row.need("file", _read_file),
-        sha256=row.need("sha256", read_digest),
-        input_sha256=row.need("input_sha256", read_digest),
-        date=row.need("date", _read_date),
-        selection=_selection(row.inner("selection")),
-        requirements=_requirements(row.inner("requirements")),
-        size_bytes=row.get("size_bytes", read_natural),
-        published=None if published is None else _publication(published),
-        signed_by=row.get("signed_by", _read_key),
-    )
-
-
-def _publication(row: Fields) -> Publication:
-    return Publication(by=row.need("by", _read_plain), at=row.need("at", _read_time))
-
-
-def _selection(row: Fields) -> Selected:
-    return Selected(
-        torch=row.need("torch", read_version),
-        torchvision=row.get("torchvision", read_version),
-        tag=row.need("tag", read_tag),
-        python=row.need("python", read_version),
-        index_url=row.need("index_url", _read_plain),
-    )
-
-
-def _requirements(row: Fields) -> Requirements:
-    return Requirements(
-        driver_direct=row.get("driver_direct", read_version),
-        driver_minor_compatible=row.get("driver_minor_compatible", read_version),
-        compute_capabilities=row.need("compute_capabilities", read_capabilities),
-        ptx=row.need("ptx", read_capabilities),
-        glibc=row.get("glibc", read_version),
-        macos=row.get("macos", read_version),
-        download_bytes=row.need("download_bytes", read_natural),
-        files=row.need("files", read_natural),
-        files_sized=row.need("files_sized", read_natural),
-        words=row.need("words", _read_plain),
-    )
-
-
-def _read_plain(value: object) -> str:
-    text = read_text(value)
-    # an index can come from anyone, and these strings are printed to the terminal
-    if not text.isprintable():
-        raise WrongValue("a string without control characters")
-    return text
-
-
-def _read_file(value: object) -> PurePosixPath:
-    text = _read_plain(value)
-    name = PurePosixPath(text)
-    if name.is_absolute() or ".." in name.parts or "\\" in text or ":" in text:
-        raise WrongValue("a path inside the catalogue")
-    return name
-
-
-def _read_key(value: object) -> str:
-    text = read_text(value)
-    if re.fullmatch(r"[0-9A-F]{16}", text) is None:
-        raise WrongValue("the id of a minisign key, 16 hexadecimal digits")
-    return text
-
-
-def _time(text: str) -> dt.datetime:
-    return dt.datetime.strptime(text, TIME_FORMAT).replace(tzinfo=dt.timezone.utc)
-
-
-_read_date = parsed(dt.date.fromisoformat, "a date such as 2026-08-11")
-_read_time = parsed(_time, "a time such as 2026-08-11T09:30:00Z")
+    return replace(index, entries=tuple(replace(entry, root=root) for entry in index.entries))

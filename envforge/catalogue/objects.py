@@ -9,23 +9,20 @@ It uses the same HTTP client as packages: proxies, ``SSL_CERT_FILE``, and creden
 from __future__ import annotations
 
 import importlib
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from urllib3.exceptions import HTTPError
-
+from envforge.base.net import Client, NetworkError
 from envforge.catalogue.address import Address
 from envforge.catalogue.directory import Addition, add
 from envforge.catalogue.index import INDEX_FILE
 from envforge.errors import EnvforgeError, OutsideError, RequestError
-from envforge.prefix.transfer import Wire
-from envforge.prefix.values import Retry, Silent
 
 _MARKER = ".index.lock"
 _DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs", "sftp": "paramiko"}
@@ -139,7 +136,6 @@ def _failed(what: str, address: Address, error: Exception) -> EnvforgeError:
     )
 
 
-_PASSING = {408, 425, 429, 500, 502, 503, 504}
 _LONGEST_BYTES = 1 << 28
 
 
@@ -149,7 +145,7 @@ class WebCatalogue:
 
     address: Address
     root: Path
-    retry: Retry = Retry(delays_s=(0.5, 1.0), timeout_s=10.0)  # noqa: RUF009 - frozen
+    client: Client = field(default_factory=lambda: Client(timeout_s=10.0, delays_s=(0.5, 1.0)))
 
     def bring(self, name: str) -> None:
         """Copy one file to ``root``."""
@@ -167,25 +163,16 @@ class WebCatalogue:
         )
 
     def _get(self, url: str, name: str) -> bytes:
-        wire = Wire(
-            address=str, retry=self.retry, progress=Silent(), stop=threading.Event(), pools={}, guard=threading.Lock()
-        )
-        reason = ""
-        for delay in (0.0, *self.retry.delays_s):
-            wire.stop.wait(delay)
-            try:
-                response = wire.get(url, {})
-                data = response.read(_LONGEST_BYTES + 1, decode_content=False)
-                response.release_conn()
-            except HTTPError as error:
-                reason = f"could not connect ({type(error).__name__})"
-                continue
-            if response.status == 200 and len(data) <= _LONGEST_BYTES:
-                return data
-            reason = f"the server returned {response.status} {response.reason or ''}".rstrip()
-            if response.status not in _PASSING:
-                break
-        raise self._failed(name, reason)
+        try:
+            with self.client.send(url) as response:
+                data = response.read(_LONGEST_BYTES + 1)
+        except (NetworkError, ValueError) as error:
+            raise self._failed(name, str(error)) from error
+        if response.status != HTTPStatus.OK:
+            raise self._failed(name, f"the server returned {response.summary}")
+        if len(data) > _LONGEST_BYTES:
+            raise self._failed(name, f"the file has more than {_LONGEST_BYTES >> 20} MB")
+        return data
 
     def _failed(self, name: str, reason: str) -> EnvforgeError:
         return OutsideError(

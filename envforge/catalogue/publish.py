@@ -14,7 +14,7 @@ from typing import Any
 from packaging.version import Version
 
 from envforge.base.envelope import Json
-from envforge.base.net import without_credentials
+from envforge.base.urls import has_secrets
 from envforge.catalogue.directory import Addition
 from envforge.catalogue.index import LOCK_SUFFIX, TIME_FORMAT, read_row
 from envforge.catalogue.signing import Signer, sign_lock
@@ -109,7 +109,7 @@ def _read(path: Path) -> bytes:
 
 
 def _refuse_credentials(lock: Lockfile, where: Path) -> None:
-    named = [package.name for package in lock.packages if without_credentials(package.url) != package.url]
+    named = [package.name for package in lock.packages if has_secrets(package.url)]
     if named:
         raise EnvforgeError(
             f"`{where}` can't be published: the URL of `{named[0]}` contains a user name, a password, or a token",

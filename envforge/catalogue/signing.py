@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import importlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from envforge.catalogue.index import INDEX_FILE, Entry, list_entries
+from envforge.base.documents import Document, Natural
+from envforge.base.files import write_atomic
+from envforge.catalogue.address import Address
+from envforge.catalogue.index import INDEX_FILE, Entry, read_document, read_index
 from envforge.errors import EnvforgeError, Hint, RequestError
 
 
@@ -191,20 +196,60 @@ def index_bytes(document: Mapping[str, Any]) -> bytes:
     return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def verify_index(root: Path, public_key: str) -> None:
-    """Raise ``EnvforgeError`` unless the owner of ``public_key`` has signed this index."""
-    list_entries(root)  # reports an invalid index as such
-    document = json.loads((root / INDEX_FILE).read_text(encoding="utf-8"))
+def verify_index(root: Path, public_key: str) -> int:
+    """Return the serial of an index; raise ``EnvforgeError`` unless the owner of ``public_key`` has signed it."""
+    serial = read_index(root).serial
+    document = read_document(root)
     signature = document.pop(FIELD, None)
     what = f"`{INDEX_FILE}`"
     if not isinstance(signature, str):
         raise refused(what, f"expected a signature by the key `{key_id(public_key)}`, found none")
     signed = Signed(data=index_bytes(document), comment=_COMMENT, signature=signature.encode())
     verify(what, signed, public_key)
+    return serial
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Seen:
+    """The newest index of a signed catalogue that this computer has read."""
+
+    catalogue: str
+    serial: Natural
+
+
+def refuse_rollback(address: Address, public_key: str, serial: int) -> None:
+    """Raise ``EnvforgeError`` if an index is older than the last one that was read, else remember its serial.
+
+    The serial grows with each signed publication. Without it, whoever controls the server could present an old state
+    of the catalogue, whose signature is valid.
+    """
+    from platformdirs import user_data_path  # noqa: PLC0415 - only with a key
+
+    # another key starts again, because the owner of the catalogue may have lost the old one
+    name = hashlib.sha256(f"{address.place}\n{public_key}".encode()).hexdigest()[:24]
+    path = user_data_path("envforge", appauthor=False) / "catalogues" / f"{name}.json"
+    document = Document(
+        damaged=f"the record `{path}` of a signed catalogue is invalid",
+        error=EnvforgeError,
+        code="catalogue-record-damaged",
+        hint="to accept the current state of the catalogue",
+        command=shlex.join(["rm", str(path)]),
+    )
+    seen = document.read_json(document.read_bytes(path), _Seen).serial if path.exists() else 0
+    if serial < seen:
+        raise EnvforgeError(
+            f"the index of `{address.public}` is older than the last one read here: expected serial {seen} or newer, "
+            f"found {serial}",
+            hint="ask the owner of the catalogue; if it was restored from an old copy on purpose",
+            command=shlex.join(["rm", str(path)]),
+            code="catalogue-rolled-back",
+        )
+    if serial > seen:
+        write_atomic(path, json.dumps({"catalogue": address.public, "serial": serial}, indent=1) + "\n")
 
 
 def signed(root: Path, row: Mapping[str, Any], document: dict[str, Any], signer: Signer | None) -> dict[str, Any]:
-    """Return the index ``document``, which is in ``root``, with one more row and a new signature.
+    """Return the index ``document``, which is in ``root``, with one more row, and a new serial and signature.
 
     A signature covers every row, so ``EnvforgeError`` is raised if the current index isn't the one that this key
     signed.
@@ -220,11 +265,12 @@ def signed(root: Path, row: Mapping[str, Any], document: dict[str, Any], signer:
             )
         return {**document, "entries": [*document["entries"], dict(row)]}
     _, public_key = signer.sign(b"", _COMMENT)
+    serial = read_index(root).serial if (root / INDEX_FILE).exists() else 0
     if was_signed:
         verify_index(root, public_key)
     elif any(entry.get("signed_by") == key_id(public_key) for entry in document["entries"]):
         raise refused(f"`{INDEX_FILE}`", "it lists lockfiles signed by this key, but its own signature is missing")
     whole = {name: value for name, value in document.items() if name != FIELD}
-    whole["entries"] = [*whole["entries"], dict(row)]
+    whole |= {"entries": [*whole["entries"], dict(row)], "serial": serial + 1}
     signature, _ = signer.sign(index_bytes(whole), _COMMENT)
     return {**whole, FIELD: signature.decode()}

@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import gc
 import importlib
+import io
+import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
+from click.exceptions import MissingParameter, NoSuchOption, UsageError
 
 from envforge import __version__
 from envforge.base.envelope import failure
 from envforge.base.process import exit_process
-from envforge.cli.streams import StdoutError, discard_stdout, prepare_streams, write_stderr
-from envforge.errors import EnvforgeError, OutsideError
+from envforge.errors import EnvforgeError, Hint, OutsideError
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class _LazyCommand:
     """A command that isn't imported yet: ``module:attribute``, and its line in the help."""
 
     target: str
@@ -30,27 +34,31 @@ class _Entry:
 
 
 COMMANDS = {
-    "detect": _Entry("envforge.cli.detect:detect", "Show the GPU, the driver, and what a PyTorch build must support."),
-    "explain": _Entry("envforge.cli.explain:explain", "Show which PyTorch build this machine supports, and why."),
-    "new": _Entry("envforge.cli.new:new", "Create a project: environment, lockfile, training code, tests."),
-    "update": _Entry("envforge.cli.update:update", "Update a project to its template, and keep your edits."),
-    "templates": _Entry("envforge.cli.templates:templates", "List the templates, or create and test your own."),
-    "lock": _Entry("envforge.cli.lock:lock", "Lock environment.yml into conda-lock.yml, or check the lockfile."),
-    "add": _Entry("envforge.cli.change:add", "Add packages to environment.yml and update the lockfile."),
-    "remove": _Entry("envforge.cli.change:remove", "Remove packages from environment.yml and update the lockfile."),
-    "install": _Entry("envforge.cli.install:install", "Install the locked environment and verify every file."),
-    "audit": _Entry("envforge.cli.audit:audit", "Check that the environment matches its lockfile."),
-    "verify": _Entry("envforge.cli.verify:verify", "Check that the machine and the environment can train."),
-    "compare": _Entry("envforge.cli.compare:compare", "Compare verify records of two machines or a fleet."),
-    "diff": _Entry("envforge.cli.diff:diff", "Show the differences between two lockfiles."),
-    "export": _Entry("envforge.cli.export:export", "Convert a lockfile for conda, pip, uv, pixi, or Docker."),
-    "run": _Entry("envforge.cli.shell:run", "Run a command in the environment."),
-    "shell": _Entry("envforge.cli.shell:shell", "Start a shell in which the environment is active."),
-    "info": _Entry("envforge.cli.info:info", "Show paths, versions, settings, and the machine for a bug report."),
-    "kernel": _Entry("envforge.cli.kernel:kernel", "Register the environment with Jupyter."),
-    "clean": _Entry("envforge.cli.clean:clean", "Remove caches and leftovers of interrupted commands."),
-    "bundle": _Entry("envforge.cli.bundle:bundle", "Pack a lockfile and all its packages into one archive."),
-    "lockfiles": _Entry("envforge.cli.lockfiles:lockfiles", "Share lockfiles in a catalogue of your team."),
+    "detect": _LazyCommand(
+        "envforge.cli.detect:detect", "Show the GPU, the driver, and what a PyTorch build must support."
+    ),
+    "explain": _LazyCommand("envforge.cli.explain:explain", "Show which PyTorch build this machine supports, and why."),
+    "new": _LazyCommand("envforge.cli.new:new", "Create a project: environment, lockfile, training code, tests."),
+    "update": _LazyCommand("envforge.cli.update:update", "Update a project to its template, and keep your edits."),
+    "templates": _LazyCommand("envforge.cli.templates:templates", "List the templates, or create and test your own."),
+    "lock": _LazyCommand("envforge.cli.lock:lock", "Lock environment.yml into conda-lock.yml, or check the lockfile."),
+    "add": _LazyCommand("envforge.cli.change:add", "Add packages to environment.yml and update the lockfile."),
+    "remove": _LazyCommand(
+        "envforge.cli.change:remove", "Remove packages from environment.yml and update the lockfile."
+    ),
+    "install": _LazyCommand("envforge.cli.install:install", "Install the locked environment and verify every file."),
+    "audit": _LazyCommand("envforge.cli.audit:audit", "Check that the environment matches its lockfile."),
+    "verify": _LazyCommand("envforge.cli.verify:verify", "Check that the machine and the environment can train."),
+    "compare": _LazyCommand("envforge.cli.compare:compare", "Compare verify records of two machines or a fleet."),
+    "diff": _LazyCommand("envforge.cli.diff:diff", "Show the differences between two lockfiles."),
+    "export": _LazyCommand("envforge.cli.export:export", "Convert a lockfile for conda, pip, uv, pixi, or Docker."),
+    "run": _LazyCommand("envforge.cli.shell:run", "Run a command in the environment."),
+    "shell": _LazyCommand("envforge.cli.shell:shell", "Start a shell in which the environment is active."),
+    "info": _LazyCommand("envforge.cli.info:info", "Show paths, versions, settings, and the machine for a bug report."),
+    "kernel": _LazyCommand("envforge.cli.shell:kernel", "Register the environment with Jupyter."),
+    "clean": _LazyCommand("envforge.cli.clean:clean", "Remove caches and leftovers of interrupted commands."),
+    "bundle": _LazyCommand("envforge.cli.bundle:bundle", "Pack a lockfile and all its packages into one archive."),
+    "lockfiles": _LazyCommand("envforge.cli.lockfiles:lockfiles", "Share lockfiles in a catalogue of your team."),
 }
 
 
@@ -78,10 +86,75 @@ def cli() -> None:
     """Create, lock, install, and verify PyTorch environments and mixed-precision projects for NVIDIA GPUs."""
 
 
+class StdoutError(Exception):
+    """A failure to write to stdout. ``is_pipe_closed`` is true if its reader has exited, as in ``| head``.
+
+    It isn't an ``OSError``, so that no handler for files or pipes of other programs catches it.
+    """
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(cause.strerror or str(cause))
+        self.is_pipe_closed = isinstance(cause, BrokenPipeError)
+
+
+class _Stdout(io.TextIOWrapper):
+    def write(self, text: str, /) -> int:
+        with _as_stdout_error():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _as_stdout_error():
+            super().flush()
+
+
+def _prepare_streams() -> bool:
+    """Make failures of stdout recognizable, open streams that are closed, and return whether stdout was open.
+
+    Python sets a closed stream to None, and the next file that is opened gets its descriptor.
+    """
+    is_stdout_open = sys.stdout is not None
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - open until the end
+    former: Any = sys.stdout
+    options = {name: getattr(former, name) for name in ("encoding", "errors", "line_buffering", "write_through")}
+    sys.stdout = _Stdout(former.detach(), newline=None if os.name == "nt" else "\n", **options)
+    return is_stdout_open
+
+
+def _discard_stdout() -> None:
+    """Send the remaining output to ``/dev/null``, so that the interpreter can flush it when it exits."""
+    _discard(1)
+
+
+def _write_stderr(text: str) -> None:
+    """Write a line to stderr; if that fails too, no stream is left to report it on."""
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        _discard(2)
+
+
+def _discard(descriptor: int) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
+
+
+@contextmanager
+def _as_stdout_error() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StdoutError(error) from error
+
+
 def run_process() -> NoReturn:
     """Run the command line of this process, and exit."""
     gc.set_threshold(50_000)  # in a short run, frequent garbage collection costs a tenth of the time
-    if not prepare_streams() and sys.argv[1:2] != ["run"]:  # `envforge run` passes its streams to the command unchanged
+    if not _prepare_streams() and sys.argv[1:2] != [
+        "run"
+    ]:  # `envforge run` passes its streams to the command unchanged
         error = OutsideError(
             "stdout is closed", hint="to discard the output, redirect it to `/dev/null`", code="stdout"
         )
@@ -108,10 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.exceptions.NoArgsIsHelpError as stop:
-        write_stderr(stop.format_message())
+        _write_stderr(stop.format_message())
         return stop.exit_code
     except (click.Abort, KeyboardInterrupt):
-        write_stderr("error: interrupted")
+        _write_stderr("error: interrupted")
         return 130
     except StdoutError as error:
         return _report_stdout(error)
@@ -131,9 +204,7 @@ def _as_envforge_error(error: Exception, command: str) -> EnvforgeError:
     if isinstance(error, EnvforgeError):
         return error
     if isinstance(error, click.ClickException):
-        from envforge.cli.usage import usage_error
-
-        return usage_error(error, command)
+        return _usage_error(error, command)
     if isinstance(error, OSError):
         return _system_error(error)
     import traceback
@@ -153,8 +224,6 @@ def _system_error(error: OSError) -> OutsideError:
 
 
 def _has_working_directory() -> bool:
-    import os
-
     try:
         os.getcwd()  # noqa: PTH109 - only whether it exists
     except FileNotFoundError:
@@ -164,9 +233,9 @@ def _has_working_directory() -> bool:
 
 def _report_stdout(error: StdoutError) -> int:
     """Report that stdout can't be written; stay silent if its reader closed the pipe, as ``| head`` does."""
-    discard_stdout()
+    _discard_stdout()
     if not error.is_pipe_closed:
-        write_stderr(f"error: can't write to stdout: {error}")
+        _write_stderr(f"error: can't write to stdout: {error}")
     return OutsideError.exit_code
 
 
@@ -175,7 +244,72 @@ def _complain(command: str, error: EnvforgeError, *, as_json: bool) -> None:
         try:
             click.echo(failure(command, error))
         except StdoutError:
-            discard_stdout()
-    write_stderr(f"error: {error.message}")
+            _discard_stdout()
+    _write_stderr(f"error: {error.message}")
     if error.hint:
-        write_stderr(f"\nhint: {error.hint}")
+        _write_stderr(f"\nhint: {error.hint}")
+
+
+class _InvalidUsageError(EnvforgeError):
+    """A command line that click can't parse."""
+
+    exit_code = 2
+
+
+def _usage_error(error: click.ClickException, command: str) -> _InvalidUsageError:
+    """Return the error to report for an exception of click that was raised in ``command``."""
+    context = error.ctx if isinstance(error, UsageError) else None
+    path = context.command_path if context is not None else f"envforge {command}" if command in COMMANDS else "envforge"
+    command_name = getattr(error, "command_name", None)  # NoSuchCommand of click 8.4 or later
+    hints: list[Hint] = []
+    if isinstance(error, NoSuchOption):
+        message = f"no such option `{error.option_name}` for `{path}`"
+        hints += _did_you_mean(error.option_name, _options(context))
+    elif command_name is not None:
+        message = f"no such command `{path} {command_name}`"
+        hints += _did_you_mean(command_name, _commands(context), before=f"{path} ")
+    elif isinstance(error, MissingParameter):
+        message = _missing(error)
+    else:
+        message = _plain(error.format_message())
+    is_group = path == "envforge" or (context is not None and isinstance(context.command, click.Group))
+    help_command = f"{path} --help"
+    hints.append(Hint("to list the commands" if is_group else "to see the usage", help_command))
+    return _InvalidUsageError(message, hint=hints, code="usage")
+
+
+def _did_you_mean(name: str, known: list[str], *, before: str = "") -> list[Hint]:
+    from envforge.base.suggest import nearest
+
+    by_word = {each.lstrip("-"): each for each in known}
+    near = nearest(name.lstrip("-"), by_word, alike=0.6)
+    return [Hint(f"did you mean `{before}{by_word[near]}`?")] if near is not None else []
+
+
+def _options(context: click.Context | None) -> list[str]:
+    parameters = context.command.get_params(context) if context is not None else []
+    return [name for each in parameters for name in (*each.opts, *each.secondary_opts) if name.startswith("-")]
+
+
+def _commands(context: click.Context | None) -> list[str]:
+    if context is None or not isinstance(context.command, click.Group):
+        return list(COMMANDS)
+    return context.command.list_commands(context)
+
+
+def _missing(error: MissingParameter) -> str:
+    parameter = error.param
+    if parameter is None:
+        return _plain(error.format_message())
+    if isinstance(parameter, click.Argument):
+        return f"missing argument `{parameter.make_metavar(error.ctx)}`" if error.ctx else "missing argument"
+    return f"missing option `{'` or `'.join(parameter.opts)}`"
+
+
+def _plain(message: str) -> str:
+    """Return a message of click in envforge's style: lower-case start, values in backticks, no period at its end."""
+    extra = re.fullmatch(r"Got unexpected extra arguments? \((.*)\)\.?", message)
+    if extra is not None:
+        return f"unexpected argument: `{extra[1]}`"
+    text = re.sub(r"(?<!\w)'([^']*)'(?!\w)", r"`\1`", message.strip().removesuffix("."))
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text

@@ -7,17 +7,25 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from envforge.cli.options import json_option, meant, platform_here, prefix_options, tell_change_of
+from envforge.cli.options import (
+    DIRECTORY,
+    Argument,
+    EnvironmentOptions,
+    JsonOption,
+    Option,
+    platform_here,
+    takes,
+    tell_change_of,
+)
 from envforge.cli.progress import counted, megabytes, shown_progress
 
 if TYPE_CHECKING:
     from envforge.base.envelope import Json
-    from envforge.prefix.audit_report import AuditReport, AuditRequest, Finding, Repair
-    from envforge.prefix.values import InstallRequest, Progress
+    from envforge.prefix.values import AuditReport, AuditRequest, Finding, InstallRequest, Progress, Repair
 
 _SHOWN = 20
 _HEADINGS = {
@@ -36,36 +44,45 @@ _HEADINGS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Options:
-    lock: Path | None
-    prefix: Path | None
-    name: str | None
-    fix: bool
-    full: bool
-    offline: bool
-    allow_builds: bool
-    cache: Path | None
+class AuditOptions:
+    """The command line of ``envforge audit``."""
 
-    def where(self) -> Path:
-        return meant(self.prefix, self.name).prefix
+    lock: Annotated[Path | None, Argument()] = None
+    environment: EnvironmentOptions
+    fix: Annotated[bool, Option("Reinstall packages that differ, and move stray files to .envforge/moved.")]
+    full: Annotated[bool, Option("Read every file, even those unchanged since the last audit.")]
+    offline: Annotated[bool, Option("With --fix: use only the cache and local mirrors.")]
+    allow_builds: Annotated[bool, Option("With --fix: build source distributions, which runs their code.")]
+    cache: Annotated[
+        Path | None,
+        Option(
+            "With --fix: directory of downloaded and unpacked packages.",
+            type=DIRECTORY,
+            envvar="ENVFORGE_CACHE",
+            show_envvar=True,
+        ),
+    ]
+    as_json: JsonOption
 
     def request(self) -> AuditRequest:
-        from envforge.prefix.audit_report import AuditRequest
+        """Return the request to audit the environment."""
+        from envforge.prefix.values import AuditRequest
 
         return AuditRequest(
-            prefix=self.where(),
+            prefix=self.environment.meant().prefix,
             platform=platform_here(),
             lockfile=self.lock,
             full=self.full,
         )
 
     def installation(self, lockfile: Path, platform: str) -> InstallRequest:
+        """Return the request to install the environment again."""
         from envforge.base.net import Mirrors
         from envforge.prefix.values import InstallRequest
 
         return InstallRequest(
             lockfile=lockfile,
-            prefix=self.where(),
+            prefix=self.environment.meant().prefix,
             platform=platform,
             offline=self.offline,
             mirrors=Mirrors.from_environment(os.environ),
@@ -75,21 +92,8 @@ class _Options:
 
 
 @click.command("audit")
-@click.argument("lock", type=click.Path(path_type=Path, dir_okay=False), required=False)
-@prefix_options
-@click.option("--fix", is_flag=True, help="Reinstall packages that differ, and move stray files to .envforge/moved.")
-@click.option("--full", is_flag=True, help="Read every file, even those unchanged since the last audit.")
-@click.option("--offline", is_flag=True, help="With --fix: use only the cache and local mirrors.")
-@click.option("--allow-builds", is_flag=True, help="With --fix: build source distributions, which runs their code.")
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="ENVFORGE_CACHE",
-    show_envvar=True,
-    help="With --fix: directory of downloaded and unpacked packages.",
-)
-@json_option()
-def audit(*, as_json: bool, **options: object) -> None:
+@takes(AuditOptions)
+def audit(options: AuditOptions) -> None:
     """Check that the environment matches its lockfile. Exits with 1 if it doesn't.
 
     Compares packages (missing, extra, another version, build, or source) and every file (changed, missing, stray) with
@@ -101,53 +105,55 @@ def audit(*, as_json: bool, **options: object) -> None:
     from envforge.prefix.audit import audit as run
     from envforge.prefix.locate import check_exists
 
-    chosen = _Options(**options)  # type: ignore[arg-type] # click gives each field its type
-    environment = meant(chosen.prefix, chosen.name)
+    environment = options.environment.meant()
     check_exists(environment)
     tell_change_of(environment.prefix)
     done: Repair | None = None
-    with shown_progress(quiet=as_json) as progress:
-        if chosen.fix:
-            report, done = _fixed(chosen, progress)
+    with shown_progress(quiet=options.as_json) as progress:
+        if options.fix:
+            report, done = _fixed(options, progress)
         else:
-            report = run(chosen.request(), progress)
+            report = run(options.request(), progress)
         for note in report.notes:
             progress.note(f"note: {note}")
-    if as_json:
+    if options.as_json:
         result = _to_json(report, done)
         click.echo(finding("audit", result) if report.drift else success("audit", result))
     else:
         click.echo("\n".join(_to_words(report, done)))
-        if report.drift and not chosen.fix:
-            hint = Hint("to restore what the lockfile contains", _fix_command(chosen))
+        if report.drift and not options.fix:
+            hint = Hint("to restore what the lockfile contains", _fix_command(options))
             click.echo(f"\nhint: {hint}", err=True)
     if report.drift:
         raise click.exceptions.Exit(1)
 
 
-def _fixed(chosen: _Options, progress: Progress) -> tuple[AuditReport, Repair | None]:
-    """Repair the environment, then audit it again; an incomplete environment is completed first."""
+def _fixed(options: AuditOptions, progress: Progress) -> tuple[AuditReport, Repair | None]:
+    """Repair the environment, then audit it again; an incomplete or moved environment is installed first."""
     from envforge.prefix.audit import audit as run
+    from envforge.prefix.audit import own_lock, repair
     from envforge.prefix.install import install
-    from envforge.prefix.journal import read_journal, unfinished
-    from envforge.prefix.repair import repair
+    from envforge.prefix.journal import read_journal
 
-    request = chosen.request()
+    request = options.request()
     journal = read_journal(request.prefix)
-    if journal is not None and unfinished(request.prefix) is not None:
-        lockfile = chosen.lock or Path(journal.lockfile)
-        progress.note(f"{request.prefix} is {journal.unfinished}; completing it")
-        install(chosen.installation(lockfile, journal.platform), progress)
+    was_moved = journal is not None and journal.was_moved(request.prefix)
+    if journal is not None and (was_moved or journal.step != "verified"):
+        lockfile = options.lock or own_lock(request.prefix, journal)
+        what = "was moved; creating it again" if was_moved else f"is {journal.unfinished}; completing it"
+        progress.note(f"{request.prefix} {what}")
+        install(options.installation(lockfile, journal.platform), progress)
     report = run(request, progress)
     if not report.drift:
         return report, None
-    done = repair(report, request, chosen.installation(report.lockfile, report.platform), progress)
+    done = repair(report, request, options.installation(report.lockfile, report.platform), progress)
     return done.after, done
 
 
-def _fix_command(chosen: _Options) -> str:
-    words = ["envforge", "audit", "--fix", *([str(chosen.lock)] if chosen.lock else [])]
-    words += ["--prefix", str(chosen.prefix)] if chosen.prefix else ["--name", chosen.name] if chosen.name else []
+def _fix_command(options: AuditOptions) -> str:
+    use = options.environment
+    words = ["envforge", "audit", "--fix", *([str(options.lock)] if options.lock else [])]
+    words += ["--prefix", str(use.prefix)] if use.prefix else ["--name", use.name] if use.name else []
     return shlex.join(words)
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
 from envforge.cli.options import (
-    cache_option,
+    Argument,
+    CacheOption,
+    JsonOption,
+    MirrorsOption,
+    Option,
     chosen_mirrors,
-    json_option,
-    mirror_option,
     need_lock,
     platform_here,
-    variant_option,
+    takes,
+    variant,
 )
 from envforge.cli.progress import counted, megabytes, shown_progress
 
@@ -33,16 +36,29 @@ class _Made:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Options:
-    lock: Path | None
-    variant: str | None
-    output: Path | None
-    platform: str | None
-    offline: bool
-    mirrors: tuple[str, ...]
-    cache: Path | None
+class BundleOptions:
+    """The command line of ``envforge bundle``."""
+
+    lock: Annotated[Path | None, Argument()] = None
+    variant: Annotated[str | None, variant("Bundle")]
+    output: Annotated[
+        Path | None,
+        Option(
+            "Write the bundle to this file.  [default: bundle-PLATFORM.tar, or bundle-VARIANT-PLATFORM.tar]",
+            "-o",
+            "--output",
+        ),
+    ]
+    platform: Annotated[
+        str | None, Option("Bundle the packages of this platform.  [default: this machine's]", "-p", "--platform")
+    ]
+    offline: Annotated[bool, Option("Use only the cache and local mirrors.")]
+    mirrors: MirrorsOption
+    cache: CacheOption
+    as_json: JsonOption
 
     def make(self, progress: Progress) -> _Made:
+        """Write the bundle, with what the cache lacks downloaded first."""
         from envforge.lock.plan import make_plan, read_any_lock
         from envforge.prefix.bundle import member_name, write_bundle
         from envforge.prefix.cache import Store, default_root, in_use
@@ -75,20 +91,8 @@ class _Options:
 
 
 @click.command("bundle")
-@click.argument("lock", type=click.Path(path_type=Path, dir_okay=False), required=False)
-@variant_option("Bundle")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the bundle to this file.  [default: bundle-PLATFORM.tar, or bundle-VARIANT-PLATFORM.tar]",
-)
-@click.option("-p", "--platform", help="Bundle the packages of this platform.  [default: this machine's]")
-@click.option("--offline", is_flag=True, help="Use only the cache and local mirrors.")
-@mirror_option()
-@cache_option()
-@json_option()
-def bundle(*, as_json: bool, **options: object) -> None:
+@takes(BundleOptions)
+def bundle(options: BundleOptions) -> None:
     """Write every package of LOCK, the lockfile, and the checksums to one archive.
 
     LOCK defaults to the project's conda-lock.yml. To install the archive on a machine without a network, run
@@ -96,10 +100,9 @@ def bundle(*, as_json: bool, **options: object) -> None:
     """
     from envforge.base.envelope import success
 
-    chosen = _Options(**options)  # type: ignore[arg-type] # click gives each field its type
-    with shown_progress(quiet=as_json) as progress:
-        made = chosen.make(progress)
-    if as_json:
+    with shown_progress(quiet=options.as_json) as progress:
+        made = options.make(progress)
+    if options.as_json:
         rows: Json = {
             "file": str(made.output),
             "platform": made.platform,

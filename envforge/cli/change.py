@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
 from envforge.cli.options import (
+    Argument,
+    FileOptions,
+    JsonOption,
+    MirrorsOption,
+    Option,
     chosen_mirrors,
-    environment_of,
-    file_options,
-    json_option,
-    mirror_option,
+    takes,
     warn_of_incomplete_environment,
 )
 
 if TYPE_CHECKING:
-    from envforge.lock.environment_file import Edit
+    from envforge.lock.edit import Edit
     from envforge.lock.request import LockReport, LockRequest
 
 
@@ -27,17 +28,27 @@ if TYPE_CHECKING:
 class ChangeOptions:
     """The files to change, and how."""
 
-    file: Path | None
-    lockfile: Path | None
-    mirrors: tuple[str, ...]
-    dry_run: bool
-    as_json: bool
+    sources: FileOptions
+    dry_run: Annotated[bool, Option("Show what would change, and write nothing.")]
+    mirrors: MirrorsOption
+    as_json: JsonOption
 
 
-def change_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add ``--file``, ``--lockfile``, ``--dry-run``, and ``--mirror``."""
-    dry_run = click.option("--dry-run", is_flag=True, help="Show what would change, and write nothing.")
-    return file_options(dry_run(mirror_option()(command)))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AddOptions:
+    """The command line of ``envforge add``."""
+
+    packages: Annotated[tuple[str, ...], Argument(metavar="PACKAGE...")]
+    is_pip: Annotated[bool, Option("Add wheels from the package index (PyPI or a mirror).", "--pip")]
+    change: ChangeOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RemoveOptions:
+    """The command line of ``envforge remove``."""
+
+    packages: Annotated[tuple[str, ...], Argument(metavar="PACKAGE...")]
+    change: ChangeOptions
 
 
 def run_change(command: str, options: ChangeOptions, edit: Callable[[str, str], Edit]) -> None:
@@ -46,10 +57,11 @@ def run_change(command: str, options: ChangeOptions, edit: Callable[[str, str], 
     from envforge.lock.locking import change
     from envforge.lock.request import LockRequest
 
-    environment = environment_of(options.file)
+    environment, *others = options.sources.files()
     request = LockRequest(
         environment=environment,
-        lockfile=options.lockfile or environment.with_name("conda-lock.yml"),
+        others=tuple(others),
+        lockfile=options.sources.lockfile or environment.with_name("conda-lock.yml"),
         mirrors=chosen_mirrors(options.mirrors),
     )
     warn_of_incomplete_environment()
@@ -84,35 +96,29 @@ def _report(command: str, options: ChangeOptions, request: LockRequest, edited: 
 
 
 @click.command("add")
-@click.argument("packages", nargs=-1, required=True, metavar="PACKAGE...")
-@click.option("--pip", "is_pip", is_flag=True, help="Add wheels from the package index (PyPI or a mirror).")
-@change_options
-@json_option()
-def add(*, packages: tuple[str, ...], is_pip: bool, **options: object) -> None:
+@takes(AddOptions)
+def add(options: AddOptions) -> None:
     """Add packages to environment.yml, and update the lockfile in one transaction.
 
     PACKAGE is a conda package such as "scipy" or "numpy >=2", or, with --pip, a requirement such as "wandb>=0.19". If
     environment.yml already lists the package, its version constraint is replaced. Comments and order are preserved, and
     locked versions are kept if possible. If the lock fails, neither file changes.
     """
-    from envforge.lock import environment_file
+    from envforge.lock import edit
 
-    chosen = ChangeOptions(**options)  # type: ignore[arg-type] # click gives each field its type
-    wanted = environment_file.parse_wanted(packages, "pip" if is_pip else "conda")
-    run_change("add", chosen, lambda text, where: environment_file.add(text, wanted, where))
+    new = edit.parse_packages(options.packages, "pip" if options.is_pip else "conda")
+    run_change("add", options.change, lambda text, where: edit.add(text, new, where))
 
 
 @click.command("remove")
-@click.argument("packages", nargs=-1, required=True, metavar="PACKAGE...")
-@change_options
-@json_option()
-def remove(*, packages: tuple[str, ...], **options: object) -> None:
+@takes(RemoveOptions)
+def remove(options: RemoveOptions) -> None:
     """Remove packages from environment.yml, and update the lockfile in one transaction.
 
     PACKAGE is the name of a conda package or of a wheel under `pip:`. Dependencies that no other package needs are
     removed from the lockfile; all other versions are kept. If the lock fails, neither file changes.
     """
-    from envforge.lock import environment_file
+    from envforge.lock import edit
 
-    chosen = ChangeOptions(**options)  # type: ignore[arg-type] # click gives each field its type
-    run_change("remove", chosen, lambda text, where: environment_file.remove(text, packages, where))
+    others = options.change.sources.files()[1:]
+    run_change("remove", options.change, lambda text, where: edit.remove(text, options.packages, where, others))

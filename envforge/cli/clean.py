@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from envforge.cli.options import json_option
+from envforge.cli.options import CacheOption, JsonOption, Option, takes
 from envforge.cli.progress import megabytes
 
 if TYPE_CHECKING:
@@ -15,17 +16,18 @@ if TYPE_CHECKING:
     from envforge.prefix.clean import Cleaning, Places
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CleanOptions:
+    """The command line of ``envforge clean``."""
+
+    dry_run: Annotated[bool, Option("Show what would be removed, without removing it.")]
+    cache: CacheOption
+    as_json: JsonOption
+
+
 @click.command("clean")
-@click.option("--dry-run", "is_dry", is_flag=True, help="Show what would be removed, without removing it.")
-@click.option(
-    "--cache",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="ENVFORGE_CACHE",
-    show_envvar=True,
-    help="Directory of downloaded and unpacked packages.",
-)
-@json_option()
-def clean(*, is_dry: bool, cache: Path | None, as_json: bool) -> None:
+@takes(CleanOptions)
+def clean(options: CleanOptions) -> None:
     """Remove caches, leftovers of interrupted commands, and incomplete environments.
 
     Incomplete environments are removed if they belong to this project or have a name. Complete environments are kept,
@@ -34,10 +36,10 @@ def clean(*, is_dry: bool, cache: Path | None, as_json: bool) -> None:
     from envforge.base.envelope import success
     from envforge.prefix.clean import clean as run
 
-    done = run(_places(cache), is_dry=is_dry)
-    click.echo(
-        success("clean", _to_json(done, is_dry=is_dry)) if as_json else "\n".join(_to_words(done, is_dry=is_dry))
-    )
+    is_dry = options.dry_run
+    done = run(_places(options.cache), is_dry=is_dry)
+    words = "\n".join(_to_words(done, is_dry=is_dry))
+    click.echo(success("clean", _to_json(done, is_dry=is_dry)) if options.as_json else words)
 
 
 def _places(cache: Path | None) -> Places:

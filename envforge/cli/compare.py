@@ -4,50 +4,37 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from envforge.cli.options import json_option
+from envforge.cli.options import FILE, Argument, JsonOption, Option, takes
+from envforge.cli.verify import STDOUT, markdown_option, print_lines, write_reports
 
 if TYPE_CHECKING:
-    from envforge.verify.compare import Comparison
+    from envforge.verify.reports.compare import Comparison
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
-_STDOUT = Path("-")
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareOptions:
+    """The command line of ``envforge compare``."""
+
+    records: Annotated[tuple[Path, ...], Argument(metavar="A.json B.json ...", type=FILE)]
+    tolerance: Annotated[
+        float,
+        Option("Report speeds that differ by more than this.", type=click.FloatRange(min=0), metavar="PERCENT"),
+    ] = 10.0
+    markdown: Annotated[Path | None, markdown_option("Write a Markdown report, to stdout unless you name a FILE.")]
+    html: Annotated[Path | None, Option("Write an HTML report.", metavar="FILE")]
+    verbose: Annotated[bool, Option("Also show equal values.", "-v", "--verbose")]
+    as_json: JsonOption
 
 
 @click.command("compare")
-@click.argument("records", metavar="A.json B.json ...", nargs=-1, type=_FILE, required=True)
-@click.option(
-    "--tolerance",
-    type=click.FloatRange(min=0),
-    default=10.0,
-    show_default=True,
-    metavar="PERCENT",
-    help="Report speeds that differ by more than this.",
-)
-@click.option(
-    "--markdown",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    is_flag=False,
-    flag_value=_STDOUT,
-    metavar="[FILE]",
-    help="Write a Markdown report, to stdout unless you name a FILE.",
-)
-@click.option("--html", type=_FILE, metavar="FILE", help="Write an HTML report.")
-@click.option("-v", "--verbose", is_flag=True, help="Also show equal values.")
-@json_option()
-def compare(
-    *,
-    records: tuple[Path, ...],
-    tolerance: float,
-    markdown: Path | None,
-    html: Path | None,
-    verbose: bool,
-    as_json: bool,
-) -> None:
+@takes(CompareOptions)
+def compare(options: CompareOptions) -> None:
     """Compare the output of `envforge verify --json` from two machines or a fleet.
 
     Compares facts, speeds, and the verdicts of the checks. With three or more machines, envforge names those that
@@ -56,21 +43,18 @@ def compare(
     Exits with 0 if the machines match, and with 1 if they differ.
     """
     from envforge.base.envelope import finding, success
-    from envforge.cli.verify import write_report
-    from envforge.verify.reports import comparison as shown
+    from envforge.verify.reports import formats
 
-    found = _compared(records, tolerance / 100)
-    if markdown not in (None, _STDOUT):
-        write_report(markdown, shown.to_markdown(found).encode())
-    if html is not None:
-        write_report(html, shown.to_html(found).encode())
-    if as_json:
-        result = shown.to_json(found)
+    found = _compared(options.records, options.tolerance / 100)
+    markdown, html = formats.comparison_markdown, formats.comparison_html
+    write_reports(found, [(options.markdown, markdown), (options.html, html)])
+    if options.as_json:
+        result = formats.comparison_to_json(found)
         click.echo(finding("compare", result) if found.different else success("compare", result))
-    elif markdown == _STDOUT:
-        click.echo(shown.to_markdown(found), nl=False)
+    elif options.markdown == STDOUT:
+        click.echo(markdown(found), nl=False)
     else:
-        click.echo("\n".join(shown.to_words(found, 80, verbose=verbose)))
+        print_lines(lambda width: formats.comparison_lines(found, width, verbose=options.verbose))
     # as `diff` does; durations, depths, and questions that one machine wasn't asked are no difference
     if found.different:
         raise click.exceptions.Exit(1)
@@ -79,9 +63,8 @@ def compare(
 def _compared(records: Sequence[Path], tolerance: float) -> Comparison:
     from envforge.errors import RequestError
     from envforge.verify.checks import all_checks, choose, judge
-    from envforge.verify.compare import Machine
-    from envforge.verify.compare import compare as run
     from envforge.verify.record import read_record_file
+    from envforge.verify.reports.compare import compare as run
 
     records = tuple({path.resolve(): path for path in reversed(records)}.values())[::-1]
     if len(records) < 2:
@@ -92,11 +75,11 @@ def _compared(records: Sequence[Path], tolerance: float) -> Comparison:
             code="one-record",
         )
     checks = all_checks()
-    machines = []
+    reports = {}
     for name, path in zip(_names(records), records, strict=True):
         record = read_record_file(path)
-        machines.append(Machine(name=name, report=judge(record, choose(record.asked, checks).checks)))
-    return run(machines, tolerance=tolerance)
+        reports[name] = judge(record, choose(record.asked, checks).checks)
+    return run(reports, tolerance=tolerance)
 
 
 def _names(records: Sequence[Path]) -> list[str]:

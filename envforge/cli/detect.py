@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 import textwrap
+from dataclasses import dataclass
+from typing import Annotated
 
 import click
 
 from envforge.base.envelope import success
-from envforge.cli.options import chosen_machine, json_option, machine_option
+from envforge.cli.options import JsonOption, MachineOption, Option, chosen_machine, takes
 from envforge.machine.record import machine_to_json, redact
 from envforge.machine.values import Condition, Gpu, Machine, driver_text
 
@@ -17,11 +19,18 @@ _LABEL = 16
 _VALUE = 22
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DetectOptions:
+    """The command line of ``envforge detect``."""
+
+    machine: MachineOption
+    is_redacted: Annotated[bool, Option("Remove UUIDs, the host name, and user names.", "--redact")]
+    as_json: JsonOption
+
+
 @click.command()
-@machine_option()
-@click.option("--redact", "is_redacted", is_flag=True, help="Remove UUIDs, the host name, and user names.")
-@json_option()
-def detect(machine: str | None, is_redacted: bool, as_json: bool) -> None:
+@takes(DetectOptions)
+def detect(options: DetectOptions) -> None:
     """Show the GPU, the driver, and what PyTorch can use of them.
 
     Each value is listed with its source. Exits with 0 even if there is no GPU or the driver doesn't work; the output
@@ -29,13 +38,13 @@ def detect(machine: str | None, is_redacted: bool, as_json: bool) -> None:
 
     With --json, the output is a machine record for --machine: save it on the GPU machine, and plan on your own.
     """
-    found = chosen_machine(machine)
-    if is_redacted:
+    found = chosen_machine(options.machine)
+    if options.is_redacted:
         found = redact(found)
-    if as_json:
+    if options.as_json:
         click.echo(success("detect", machine_to_json(found)))
         return
-    option = "" if machine is None else f" --machine {shlex.quote(machine)}"
+    option = "" if options.machine is None else f" --machine {shlex.quote(options.machine)}"
     click.echo(render(found, f"envforge explain{option}"))
 
 

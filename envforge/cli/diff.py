@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from envforge.cli.options import json_option, platform_here
+from envforge.cli.options import Argument, JsonOption, Option, platform_here, takes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,12 +19,19 @@ if TYPE_CHECKING:
 _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiffOptions:
+    """The command line of ``envforge diff``."""
+
+    before: Annotated[str, Argument(metavar="A")]
+    after: Annotated[str | None, Argument(metavar="[B]")] = None
+    as_markdown: Annotated[bool, Option("Print Markdown for a pull request.", "--markdown")]
+    as_json: JsonOption
+
+
 @click.command("diff")
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="[B]", required=False)
-@click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown for a pull request.")
-@json_option()
-def diff(*, before: str, after: str | None, as_markdown: bool, as_json: bool) -> None:
+@takes(DiffOptions)
+def diff(options: DiffOptions) -> None:
     """Show what changes from lockfile A to lockfile B: packages, downloads, and machine requirements.
 
     A and B are files (conda-lock.yml or @EXPLICIT), git:REV for the project's conda-lock.yml at that revision, or
@@ -40,13 +48,13 @@ def diff(*, before: str, after: str | None, as_markdown: bool, as_json: bool) ->
     from envforge.pytorch.matrix import load_matrix
 
     warn_of_incomplete_environment()
-    after = after or str(find_lockfile(Path()))
+    before, after = options.before, options.after or str(find_lockfile(Path()))
     locks = [_read(spec) for spec in (before, after)]
     comparison = compare(locks[0], locks[1], load_matrix(), _known_sizes(locks))
-    if as_json:
+    if options.as_json:
         result = _to_json(comparison)
         click.echo(success("diff", result) if comparison.is_same else finding("diff", result))
-    elif as_markdown:
+    elif options.as_markdown:
         click.echo(_to_markdown(comparison, before, after))
     else:
         click.echo(_to_words(comparison, before, after))
@@ -122,14 +130,10 @@ def _sides(change: Change) -> tuple[str, str]:
 
 
 def _side(what: str, pinned: Pinned) -> str:
-    more = {"file": f" (checksum {pinned.checksum[:12]}…)", "address": f" from {_public(pinned.url)}"}
+    from envforge.base.urls import show_url
+
+    more = {"file": f" (checksum {pinned.checksum[:12]}…)", "address": f" from {show_url(pinned.url)}"}
     return f"{pinned}{more.get(what, f' ({pinned.category})' if what == 'category' else '')}"
-
-
-def _public(url: str) -> str:
-    from envforge.base.net import without_credentials
-
-    return without_credentials(url)
 
 
 def _from_to(before: str, after: str) -> str:
@@ -207,12 +211,14 @@ def _change_json(change: Change) -> Json:
 
 
 def _pinned_json(pinned: Pinned | None) -> Json:
+    from envforge.base.urls import show_url
+
     if pinned is None:
         return None
     return {
         "version": pinned.version,
         "build": pinned.build,
-        "url": _public(pinned.url),
+        "url": show_url(pinned.url),
         "sha256": pinned.sha256,
         "category": pinned.category,
     }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from envforge.cli.options import chosen_machine, json_option, machine_option
-from envforge.cli.project_options import SelectionOptions, selection_options
+from envforge.cli.options import JsonOption, MachineOption, Option, chosen_machine, takes
+from envforge.cli.project_options import SelectionOptions
 
 if TYPE_CHECKING:
     from packaging.version import Version
@@ -20,12 +21,19 @@ _SHOWN = 8
 _WIDTH = 80
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExplainOptions:
+    """The command line of ``envforge explain``."""
+
+    selection: SelectionOptions
+    machine: MachineOption
+    show_all: Annotated[bool, Option("List every known build with its reason.", "--all")]
+    as_json: JsonOption
+
+
 @click.command("explain")
-@selection_options()
-@machine_option()
-@click.option("--all", "show_all", is_flag=True, help="List every known build with its reason.")
-@json_option()
-def explain(selection_options: SelectionOptions, machine: str | None, show_all: bool, as_json: bool) -> None:
+@takes(ExplainOptions)
+def explain(options: ExplainOptions) -> None:
     """Show which PyTorch builds fit this machine, and why.
 
     Nothing is installed or written. `envforge new` selects the same build for the same options.
@@ -37,18 +45,18 @@ def explain(selection_options: SelectionOptions, machine: str | None, show_all: 
     from envforge.pytorch.selection import PYTORCH_INDEX, selection_to_json
 
     matrix = load_matrix()
-    request, platforms = selection_options.to_request(matrix), selection_options.known_platforms(matrix)
+    request, platforms = options.selection.to_request(matrix), options.selection.known_platforms(matrix)
     try:
-        selections = select_platforms(chosen_machine(machine), request, platforms, matrix)
+        selections = select_platforms(chosen_machine(options.machine), request, platforms, matrix)
     except NoBuildError as error:
-        _explain_nothing(error, show_all=show_all, as_json=as_json)
+        _explain_nothing(error, show_all=options.show_all, as_json=options.as_json)
         raise
-    if as_json:
+    if options.as_json:
         click.echo(success("explain", {"selections": [selection_to_json(each) for each in selections]}))
         return
     if request.torch_index != PYTORCH_INDEX:
         click.echo(f"note: the builds are those of {PYTORCH_INDEX}; {request.torch_index} was not contacted", err=True)
-    click.echo("\n\n".join("\n".join(_lines(each, show_all=show_all)) for each in selections))
+    click.echo("\n\n".join("\n".join(_lines(each, show_all=options.show_all)) for each in selections))
 
 
 def _explain_nothing(error: NoBuildError, *, show_all: bool, as_json: bool) -> None:

@@ -3,53 +3,50 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import click
 
-from envforge.cli.options import json_option, need_lock, platform_here, variant_option
+from envforge.cli.options import Argument, JsonOption, Option, need_lock, platform_here, takes, variant
 
 if TYPE_CHECKING:
     from envforge.base.envelope import Json
 
-KINDS = (
-    "explicit",
-    "requirements",
-    "pylock",
-    "pixi",
-    "dockerfile",
-    "slurm",
-    "skypilot",
-    "kubernetes",
-    "environment",
-)
+FormatName = Literal[
+    "explicit", "requirements", "pylock", "pixi", "dockerfile", "slurm", "skypilot", "kubernetes", "environment"
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportOptions:
+    """The command line of ``envforge export``."""
+
+    kind: Annotated[FormatName, Argument(metavar="KIND")]
+    lockfile: Annotated[Path | None, Option("Export this lockfile.  [default: the project's conda-lock.yml]")]
+    variant: Annotated[str | None, variant("Export")]
+    platform: Annotated[
+        str | None,
+        Option("Export this platform.  [default: this machine's; pixi, dockerfile, and jobs: all]", "-p", "--platform"),
+    ]
+    output: Annotated[Path | None, Option("Write to this file instead of stdout.", "-o", "--output")]
+    requirement: Annotated[
+        str | None,
+        Option(
+            "Make skypilot and kubernetes install envforge from this: a version, a git URL, or a wheel.  "
+            "[env var: ENVFORGE_REQUIREMENT; default: this version]",
+            "--envforge",
+            metavar="REQUIREMENT",
+        ),
+    ]
+    force: Annotated[bool, Option("Replace a file that `envforge export` did not create.")]
+    as_json: JsonOption
 
 
 @click.command("export")
-@click.argument("kind", metavar="KIND", type=click.Choice(KINDS))
-@click.option(
-    "--lockfile",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Export this lockfile.  [default: the project's conda-lock.yml]",
-)
-@variant_option("Export")
-@click.option(
-    "-p", "--platform", help="Export this platform.  [default: this machine's; pixi, dockerfile, and jobs: all]"
-)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to this file instead of stdout."
-)
-@click.option(
-    "--envforge",
-    "requirement",
-    metavar="REQUIREMENT",
-    help="Make skypilot and kubernetes install envforge from this: a version, a git URL, or a wheel.  "
-    "[env var: ENVFORGE_REQUIREMENT; default: this version]",
-)
-@click.option("--force", is_flag=True, help="Replace a file that `envforge export` did not create.")
-@json_option()
-def export(*, kind: str, platform: str | None, output: Path | None, force: bool, as_json: bool, **lock: Any) -> None:
+@takes(ExportOptions)
+def export(options: ExportOptions) -> None:
     """Export the lockfile to the format of another tool.
 
     KIND is explicit (conda, mamba, micromamba), requirements (pip, uv), pylock (pylock.toml), pixi (pixi.toml and
@@ -61,21 +58,20 @@ def export(*, kind: str, platform: str | None, output: Path | None, force: bool,
     The same lockfile always produces the same bytes. Every URL has its checksum. URLs with credentials are rejected.
     """
     from envforge.base.envelope import success
-    from envforge.export import FORMATS
+    from envforge.export import FORMATS, check_name, write_export
     from envforge.export.source import choose_platforms, read_source
-    from envforge.export.write import check_name, write_export
     from envforge.lock.plan import read_any_lock
 
-    here = platform_here()
+    kind, platform, output, here = options.kind, options.platform, options.output, platform_here()
     check_name(kind, output)
     words = ["envforge", "export", kind]
     words += [*(["-p", platform] if platform else []), *(["-o", str(output)] if output else [])]
-    path = need_lock(lock["lockfile"], lock["variant"], shlex.join(words))
+    path = need_lock(options.lockfile, options.variant, shlex.join(words))
     read = read_any_lock(path, platform or here)
     platforms = choose_platforms(read, platform, here, whole=FORMATS[kind].whole)
-    exported = FORMATS[kind].render(read_source(read, path, platforms, _requirement(kind, lock["requirement"])))
-    written = write_export(exported, output, force=force) if output is not None else ()
-    if as_json:
+    exported = FORMATS[kind].render(read_source(read, path, platforms, _requirement(kind, options.requirement)))
+    written = write_export(exported, output, force=options.force) if output is not None else ()
+    if options.as_json:
         text = None if written else exported.text
         click.echo(success("export", _to_json(kind, platforms, written, text)))
     elif written:

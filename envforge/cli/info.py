@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,9 +19,11 @@ import click
 
 from envforge import __version__
 from envforge.base.distribution import distribution_name, installed_by, upgrade_command
+from envforge.base.documents import to_json
+from envforge.base.urls import hide_secrets
 from envforge.catalogue.address import chosen_catalogue
 from envforge.catalogue.signing import key_id
-from envforge.cli.options import chosen_machine, json_option, prefix_options
+from envforge.cli.options import EnvironmentOptions, JsonOption, chosen_machine, takes
 from envforge.cli.progress import counted
 from envforge.errors import EnvforgeError
 from envforge.lock.lockfile import list_variants
@@ -40,38 +41,45 @@ if TYPE_CHECKING:
 _LABEL = 20
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InfoOptions:
+    """The command line of ``envforge info``."""
+
+    environment: EnvironmentOptions
+    as_json: JsonOption
+
+
 @click.command("info")
-@prefix_options
-@json_option()
-def info(prefix: Path | None, name: str | None, as_json: bool) -> None:
+@takes(InfoOptions)
+def info(options: InfoOptions) -> None:
     """Show paths, versions, configuration, and a summary of the machine.
 
-    Include the output in bug reports. It contains no user names or passwords of URLs, and shows your home directory as
-    `~`. To show the machine in detail, run `envforge detect`.
+    Include the output in bug reports. It contains no credentials, user names, host names, or addresses, and shows your
+    home directory as `~`; `--json` shows complete paths. To show the machine in detail, run `envforge detect`.
     """
     from envforge.base.envelope import success
-    from envforge.lock.project import project_folder
-    from envforge.prefix.locate import meant_prefix
 
     here, home = Path.cwd(), Path.home()
-    named = prefix is not None or name is not None or project_folder(here) is not None
+    named = options.environment != EnvironmentOptions() or project_folder(here) is not None
     machine = chosen_machine(None)
-    found = read_info(meant_prefix(prefix, name, here) if named else None, os.environ, here, home, machine)
-    if as_json:
+    found = read_info(options.environment.meant() if named else None, os.environ, here, home, machine)
+    if options.as_json:
         click.echo(success("info", _to_json(found, machine)))
     else:
-        click.echo(_without_home("\n".join(_to_words(found, machine)), home))
+        click.echo(_redacted("\n".join(_to_words(found, machine))))
 
 
-def _without_home(text: str, home: Path) -> str:
-    import re
+def _redacted(text: str) -> str:
+    import socket
 
-    return text if home == Path(home.anchor) else re.sub(rf"{re.escape(str(home))}(?![\w.-])", "~", text)
+    from envforge.base.redact import Identity, redactor
+
+    return redactor(Identity.of(os.environ, socket.gethostname()))(text)
 
 
 def _to_words(found: Info, machine: Machine) -> list[str]:
     system, gpus = machine_lines(machine)
-    tools = ", ".join(f"{name} {version}" for name, version in found.tools)
+    tools = ", ".join(f"{name} {version}" for name, version in found.tools.items())
     return [
         *_row("envforge", f"{found.version} in {found.package}"),
         *_row("distribution", f"{found.distribution}, installed by {found.installed_by}"),
@@ -86,7 +94,7 @@ def _to_words(found: Info, machine: Machine) -> list[str]:
         *_row("catalogue", found.catalogue),
         *(
             line
-            for name, path in found.places
+            for name, path in found.places.items()
             for line in _row(name, f"{path}{'' if path.exists() else ' (does not exist)'}")
         ),
         *(line for name, value in found.configuration for line in _row(name, value)),
@@ -101,7 +109,7 @@ def _environment(found: EnvironmentInfo) -> list[str]:
         *_row("environment", f"{found.prefix} ({found.state})"),
         *(_row("", ", ".join([*python, *counts])) if counts else []),
         *(_row("", f"lockfile: {found.lockfile}") if found.lockfile else []),
-        *(_row("", found.change) if found.change else []),
+        *(_row("", found.unfinished_change) if found.unfinished_change else []),
     ]
 
 
@@ -132,37 +140,8 @@ def _row(name: str, value: str) -> list[str]:
 def _to_json(found: Info, machine: Machine) -> Json:
     from envforge.machine.record import machine_to_json, redact
 
-    place = found.environment
-    environment: Json = None
-    if place is not None:
-        environment = {
-            "prefix": str(place.prefix),
-            "state": place.state,
-            "python": place.python,
-            "conda_packages": place.conda_packages,
-            "wheels": place.wheels,
-            "lockfile": place.lockfile,
-            "unfinished_change": place.change,
-        }
     configuration: list[Json] = [{"name": name, "value": value} for name, value in found.configuration]
-    return {
-        "version": found.version,
-        "package": str(found.package),
-        "distribution": found.distribution,
-        "installed_by": found.installed_by,
-        "upgrade_command": found.upgrade_command,
-        "python": found.python,
-        "executable": found.executable,
-        "system": found.system,
-        "tools": dict(found.tools),
-        "project": str(found.project) if found.project else None,
-        "environment": environment,
-        "variants": found.variants,
-        "catalogue": found.catalogue,
-        "places": {name: str(path) for name, path in found.places},
-        "configuration": configuration,
-        "machine": machine_to_json(redact(machine)),
-    }
+    return {**to_json(found), "configuration": configuration, "machine": machine_to_json(redact(machine))}
 
 
 TOOLS = ("conda-lock", "py-rattler", "uv")
@@ -172,12 +151,11 @@ _ALSO_READ = (
     "RATTLER_CACHE_DIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME",
 )  # fmt: skip
 _ADDRESSES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "PIP_INDEX_URL")
-_CREDENTIALS = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)[^/@\s]*@")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnvironmentInfo:
-    """One prefix. ``state`` and ``change`` are descriptions; ``change`` is an incomplete change of its lockfile.
+    """One prefix. ``state`` and ``unfinished_change`` are descriptions; the latter is of a change of its lockfile.
 
     Counts are None if they are unknown.
     """
@@ -188,12 +166,12 @@ class EnvironmentInfo:
     conda_packages: int | None = None
     wheels: int | None = None
     lockfile: str | None = None
-    change: str | None = None
+    unfinished_change: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Info:
-    """What is known without a network connection. ``places`` and ``configuration`` are pairs of name and value."""
+    """What is known without a network connection. ``configuration`` is pairs of name and value."""
 
     version: str
     package: Path
@@ -203,12 +181,12 @@ class Info:
     python: str
     executable: str
     system: str
-    tools: tuple[tuple[str, str], ...]
+    tools: Mapping[str, str]
     project: Path | None
     environment: EnvironmentInfo | None
     variants: str | None
     catalogue: str
-    places: tuple[tuple[str, Path], ...]
+    places: Mapping[str, Path]
     configuration: tuple[tuple[str, str], ...]
 
 
@@ -220,17 +198,17 @@ def read_info(meant: Meant | None, environment: Mapping[str, str], here: Path, h
         version=__version__,
         package=Path(__file__).resolve().parents[1],
         distribution=distribution_name(),
-        installed_by=shown_address(installed_by()),
-        upgrade_command=shown_address(upgrade_command()),
+        installed_by=hide_secrets(installed_by()),
+        upgrade_command=hide_secrets(upgrade_command()),
         python=platform.python_version(),
         executable=sys.executable,
         system=platform.platform(),
-        tools=tuple((name, _version(name)) for name in TOOLS),
+        tools={name: _version(name) for name in TOOLS},
         project=project,
         environment=None if meant is None else _info_environment(meant),
         variants=None if project is None else _variants(project, machine),
         catalogue=_catalogue(project or here, environment),
-        places=(("package cache", root), ("named environments", named_prefix("x").parent)),
+        places={"package cache": root, "named environments": named_prefix("x").parent},
         configuration=(*_variables(environment), *_files(environment, home)),
     )
 
@@ -261,7 +239,7 @@ def _info_environment(meant: Meant) -> EnvironmentInfo:
     return replace(
         known,
         state="complete" if half is None else f"{half.state}; to complete it, run `{half.command}`",
-        change=None if change is None else str(change),
+        unfinished_change=None if change is None else str(change),
         wheels=len(journal.wheels),
         lockfile=journal.lockfile,
     )
@@ -300,15 +278,10 @@ def _variables(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Return the variables that envforge and its tools read, with URLs without credentials."""
     addresses = {*_ADDRESSES, *(name.upper() for name in _ADDRESSES)}
     return tuple(
-        (name, shown_address(value) if name in addresses or "://" in value else value)
+        (name, hide_secrets(value) if name in addresses or "://" in value else value)
         for name, value in sorted(environment.items())
         if name.startswith(_READ) or name in _ALSO_READ or name in addresses
     )
-
-
-def shown_address(text: str) -> str:
-    """Return a text with all URLs without user names and passwords."""
-    return _CREDENTIALS.sub(r"\1", text)
 
 
 def _files(environment: Mapping[str, str], home: Path) -> tuple[tuple[str, str], ...]:

@@ -6,50 +6,67 @@ import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
 from envforge.cli.options import (
-    cache_option,
+    DIRECTORY,
+    Argument,
+    CacheOption,
+    JsonOption,
+    MirrorsOption,
+    Option,
     chosen_machine,
     chosen_mirrors,
     default_lock,
     fail_on_incomplete_change,
-    json_option,
-    mirror_option,
+    machine_here,
     platform_here,
     stated_lock,
-    variant_option,
+    takes,
+    variant,
 )
 from envforge.cli.progress import counted, megabytes, shown_progress
 
 if TYPE_CHECKING:
     from envforge.base.envelope import Json
-    from envforge.machine.values import Machine
     from envforge.prefix.bundle import Bundle
     from envforge.prefix.values import InstallReport, InstallRequest, PlannedFile, Preview
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Options:
-    lock: Path | None
-    variant: str | None
-    prefix: Path | None
-    name: str | None
-    offline: bool
-    force: bool
-    run_scripts: bool
-    mirrors: tuple[str, ...]
-    cache: Path | None
-    ignore_machine: bool
-    allow_builds: bool
-    locked: bool
-    frozen: bool
-    bundle: Path | None
-    dry_run: bool
+class InstallOptions:
+    """The command line of ``envforge install``."""
+
+    lock: Annotated[Path | None, Argument()] = None
+    variant: Annotated[str | None, variant("Install")]
+    prefix: Annotated[
+        Path | None, Option("Install into this directory.  [default: .conda of the project]", type=DIRECTORY)
+    ]
+    name: Annotated[str | None, Option("Install into your user data directory, under this name.")]
+    bundle: Annotated[
+        Path | None,
+        Option(
+            "Install the lockfile and packages of an archive made by `envforge bundle`, without a network.",
+            type=click.Path(path_type=Path, dir_okay=False, exists=True),
+            metavar="FILE",
+        ),
+    ]
+    dry_run: Annotated[bool, Option("Show what would be downloaded, linked, and removed, without writing.")]
+    offline: Annotated[bool, Option("Use only the cache and local mirrors.")]
+    force: Annotated[bool, Option("Install into a directory that envforge did not create.")]
+    run_scripts: Annotated[bool, Option("Run the packages' link scripts, which can run any code.")]
+    mirrors: MirrorsOption
+    cache: CacheOption
+    ignore_machine: Annotated[bool, Option("Install even if this machine can't run the packages.")]
+    allow_builds: Annotated[bool, Option("Build source distributions, which runs their code.")]
+    locked: Annotated[bool, Option("Exit with an error if the lockfile is not up to date with environment.yml.")]
+    frozen: Annotated[bool, Option("Don't compare the lockfile with environment.yml.")]
+    as_json: JsonOption
 
     def request(self, lockfile: Path, supply: Bundle | None) -> InstallRequest:
+        """Return the request to install ``lockfile``, with the packages of a bundle if there is one."""
         from envforge.prefix.values import InstallRequest
 
         return InstallRequest(
@@ -61,7 +78,7 @@ class _Options:
             mirrors=chosen_mirrors(self.mirrors),
             run_scripts=self.run_scripts,
             cache=self.cache,
-            machine=_here,
+            machine=machine_here,
             ignore_machine=self.ignore_machine,
             allow_builds=self.allow_builds,
             supply=supply,
@@ -70,9 +87,9 @@ class _Options:
 
     def bundled_lock(self, bundle: Bundle) -> tuple[Path, str]:
         """Return the bundle's lockfile: the project's own if it is the same, else a copy in the cache, and a note."""
+        from envforge.base.files import write_atomic
         from envforge.errors import Hint, RequestError
         from envforge.prefix.cache import Store, default_root
-        from envforge.prefix.journal import write_atomic_bytes
 
         if self.variant is not None:
             raise RequestError(
@@ -94,7 +111,7 @@ class _Options:
                 code="two-locks",
             )
         kept = Store((self.cache or default_root()).absolute()).bundled_lock(bundle.lock)
-        write_atomic_bytes(kept, bundle.lock)
+        write_atomic(kept, bundle.lock)
         note = f"note: installing the lockfile of {bundle.path}, which differs from {near}"
         return kept, note if near.exists() else ""
 
@@ -112,6 +129,7 @@ class _Options:
         return choice.lockfile, f"variant {choice.name}: {choice.reason}"
 
     def where(self) -> Path:
+        """Return the directory of the environment."""
         from envforge.errors import RequestError
         from envforge.lock.project import IN_PROJECT, project_here
         from envforge.prefix.locate import named_prefix
@@ -125,46 +143,9 @@ class _Options:
         return named_prefix(self.name) if self.name is not None else self.prefix or project_here() / IN_PROJECT
 
 
-def _here(*, driver: bool) -> Machine:
-    if driver:
-        return chosen_machine(None)
-    import os
-
-    from envforge.machine.probe import probe_system
-    from envforge.machine.world import World
-
-    return probe_system(World.here(os.environ))
-
-
 @click.command("install")
-@click.argument("lock", type=click.Path(path_type=Path, dir_okay=False), required=False)
-@variant_option("Install")
-@click.option(
-    "--prefix",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Install into this directory.  [default: .conda of the project]",
-)
-@click.option("--name", help="Install into your user data directory, under this name.")
-@click.option(
-    "--bundle",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    metavar="FILE",
-    help="Install the lockfile and packages of an archive made by `envforge bundle`, without a network.",
-)
-@click.option("--dry-run", is_flag=True, help="Show what would be downloaded, linked, and removed, without writing.")
-@click.option("--offline", is_flag=True, help="Use only the cache and local mirrors.")
-@click.option("--force", is_flag=True, help="Install into a directory that envforge did not create.")
-@click.option("--run-scripts", is_flag=True, help="Run the packages' link scripts, which can run any code.")
-@mirror_option()
-@cache_option()
-@click.option("--ignore-machine", is_flag=True, help="Install even if this machine can't run the packages.")
-@click.option("--allow-builds", is_flag=True, help="Build source distributions, which runs their code.")
-@click.option(
-    "--locked", is_flag=True, help="Exit with an error if the lockfile is not up to date with environment.yml."
-)
-@click.option("--frozen", is_flag=True, help="Don't compare the lockfile with environment.yml.")
-@json_option()
-def install(*, as_json: bool, **options: object) -> None:
+@takes(InstallOptions)
+def install(options: InstallOptions) -> None:
     """Install the environment of a lockfile exactly. LOCK is a conda-lock.yml or an @EXPLICIT file.
 
     LOCK defaults to the project's conda-lock.yml. If the project has variants in lockfiles/, envforge installs the
@@ -178,20 +159,19 @@ def install(*, as_json: bool, **options: object) -> None:
     from envforge.prefix.install import preview
     from envforge.prefix.journal import unfinished
 
-    chosen = _Options(**options)  # type: ignore[arg-type] # click gives each field its type
     began_s = time.monotonic()
-    with shown_progress(quiet=as_json) as progress:
-        bundle = _opened(chosen.bundle)
-        lockfile, reason = chosen.bundled_lock(bundle) if bundle is not None else chosen.chosen_lock()
+    with shown_progress(quiet=options.as_json) as progress:
+        bundle = _opened(options.bundle)
+        lockfile, reason = options.bundled_lock(bundle) if bundle is not None else options.chosen_lock()
         if reason:
             progress.note(reason)
         fail_on_incomplete_change(lockfile)
-        if chosen.locked:
+        if options.locked:
             _require_agreement(lockfile)
-        elif not chosen.frozen and (warning := _staleness(lockfile)):
+        elif not options.frozen and (warning := _staleness(lockfile)):
             progress.note(f"warning: {warning}")
-        request = chosen.request(lockfile, bundle)
-        if chosen.dry_run:
+        request = options.request(lockfile, bundle)
+        if options.dry_run:
             ahead = preview(request, progress)
         else:
             try:
@@ -201,14 +181,16 @@ def install(*, as_json: bool, **options: object) -> None:
                     state = f"{request.prefix} is incomplete (last step: `{step}`)"
                     progress.note(f"{state}; to complete it, run this command again")
                 raise
-    if chosen.dry_run:
+    if options.dry_run:
         text = (
             success("install", _preview_to_json(ahead))
-            if as_json
+            if options.as_json
             else "\n".join(_preview_to_words(ahead, offline=request.offline))
         )
     else:
-        text = success("install", _to_json(report)) if as_json else _to_words(report, time.monotonic() - began_s)
+        text = (
+            success("install", _to_json(report)) if options.as_json else _to_words(report, time.monotonic() - began_s)
+        )
     click.echo(text)
 
 
@@ -224,16 +206,18 @@ def _require_agreement(lockfile: Path) -> None:
     """Raise ``EnvforgeError`` if the environment.yml next to the lockfile requires something else than is locked."""
     from envforge.errors import EnvforgeError, Hint
     from envforge.lock.check import check_lock
-    from envforge.lock.project import lock_command
+    from envforge.lock.lockfile import read_lockfile
+    from envforge.lock.project import lock_command, recorded_sources
 
-    environment = lockfile.with_name("environment.yml")
+    environment, *others = recorded_sources(lockfile)
     if not environment.exists():
         raise EnvforgeError(
             f"`{environment}` does not exist, so `{lockfile}` can't be compared with it, but `--locked` was provided",
             hint="to install the lockfile as it is, omit `--locked`",
             code="unreadable-input",
         )
-    differences = check_lock(environment, lockfile)
+    categories = read_lockfile(lockfile).categories
+    differences = check_lock(environment, lockfile, others=tuple(others), categories=categories)
     if differences:
         raise EnvforgeError(
             f"the lockfile `{lockfile}` needs to be updated to match `{environment}`, but `--locked` was provided:"
@@ -249,11 +233,12 @@ def _require_agreement(lockfile: Path) -> None:
 def _staleness(lockfile: Path) -> str:
     """Return a warning if envforge made the lockfile from another environment.yml than the one next to it."""
     from envforge.errors import EnvforgeError, Hint
-    from envforge.lock.inputs import read_inputs
+    from envforge.lock.inputs import recorded_sha256
     from envforge.lock.lockfile import INPUT_SHA256, LockfileError, read_lockfile
-    from envforge.lock.project import lock_command
+    from envforge.lock.project import lock_command, recorded_sources
 
-    environment = lockfile.with_name("environment.yml")
+    files = recorded_sources(lockfile)
+    environment = files[0]
     if not environment.is_file():
         return ""
     try:
@@ -263,7 +248,7 @@ def _staleness(lockfile: Path) -> str:
     if made_from is None:
         return ""
     try:
-        if read_inputs(environment, None).sha256 == made_from:
+        if recorded_sha256(files) == made_from:
             return ""
     except EnvforgeError as error:
         return f"{error.message}; the lockfile can't be compared with it, and is installed as it is"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
 from envforge.cli.options import (
+    FileOptions,
+    JsonOption,
+    MirrorsOption,
+    Option,
     chosen_mirrors,
-    environment_of,
-    file_options,
-    json_option,
-    mirror_option,
+    takes,
     warn_of_incomplete_environment,
 )
 from envforge.cli.progress import show_progress
@@ -28,29 +29,77 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Options:
-    file: Path | None
-    lockfile: Path | None
-    platforms: tuple[str, ...]
-    conda_exe: Path | None
-    mirrors: tuple[str, ...]
-    verify_hashes: bool
-    upgrade: bool
-    upgrade_packages: tuple[str, ...]
-    exclude_newer: str | None
-    variants: tuple[str, ...]
+class LockOptions:
+    """The command line of ``envforge lock``."""
 
-    @property
-    def environment(self) -> Path:
-        return environment_of(self.file)
+    sources: FileOptions
+    platforms: Annotated[
+        tuple[str, ...],
+        Option("Lock for this platform instead of those in FILE. May be provided more than once.", "-p", "--platform"),
+    ]
+    categories: Annotated[
+        tuple[str, ...],
+        Option(
+            "Lock only the environment files of this category. May be provided more than once.  [default: all]",
+            "--category",
+            metavar="NAME",
+        ),
+    ]
+    is_check: Annotated[
+        bool,
+        Option(
+            "Check that the lockfile is up to date with FILE, without writing it. Exits with 1 if it isn't.", "--check"
+        ),
+    ]
+    variants: Annotated[
+        tuple[str, ...],
+        Option(
+            "Lock a variant for this wheel tag (cpu, cu118, …) in lockfiles/TAG/. May be provided more than once.",
+            "--variant",
+            metavar="TAG",
+        ),
+    ]
+    upgrade: Annotated[bool, Option("Upgrade all packages to the newest versions allowed.")]
+    upgrade_packages: Annotated[
+        tuple[str, ...],
+        Option(
+            "Upgrade this package, and keep the other versions if possible. May be provided more than once.",
+            "--upgrade-package",
+            metavar="NAME",
+        ),
+    ]
+    exclude_newer: Annotated[
+        str | None,
+        Option(
+            "Ignore packages newer than a date (2026-01-31), a time, or a time span (12h, 7d, 2w). The lockfile "
+            "records the date for later runs; `none` removes it.",
+            metavar="DATE|SPAN",
+        ),
+    ]
+    conda_exe: Annotated[
+        Path | None,
+        Option(
+            "Solve with this conda, mamba, or micromamba instead of the embedded solver.",
+            type=click.Path(path_type=Path),
+            envvar="ENVFORGE_CONDA_EXE",
+            show_envvar=True,
+        ),
+    ]
+    mirrors: MirrorsOption
+    verify_hashes: Annotated[bool, Option("Download every wheel and verify the SHA-256 that its index states.")]
+    as_json: JsonOption
 
     def request(self) -> LockRequest:
+        """Return the request to lock the environment files."""
         from envforge.lock.request import LockRequest
 
+        environment, *others = self.sources.files()
         return LockRequest(
-            environment=self.environment,
-            lockfile=self.lockfile or self.environment.with_name("conda-lock.yml"),
+            environment=environment,
+            others=tuple(others),
+            lockfile=self.sources.lockfile or environment.with_name("conda-lock.yml"),
             platforms=self.platforms,
+            categories=self.categories,
             conda_exe=self.conda_exe,
             mirrors=chosen_mirrors(self.mirrors),
             verify_hashes=self.verify_hashes,
@@ -69,7 +118,7 @@ class _Options:
         """Return the tag of a variant, which excludes ``--lockfile`` because each variant has its own path."""
         from envforge.lock.variants import parse_variant
 
-        if self.lockfile is not None:
+        if self.sources.lockfile is not None:
             raise click.UsageError("`--variant` can't be combined with `--lockfile`")
         return parse_variant(name)
 
@@ -83,54 +132,8 @@ class _Options:
 
 
 @click.command("lock")
-@file_options
-@click.option(
-    "-p",
-    "--platform",
-    "platforms",
-    multiple=True,
-    help="Lock for this platform instead of those in FILE. May be provided more than once.",
-)
-@click.option(
-    "--check",
-    "is_check",
-    is_flag=True,
-    help="Check that the lockfile is up to date with FILE, without writing it. Exits with 1 if it isn't.",
-)
-@click.option(
-    "--variant",
-    "variants",
-    multiple=True,
-    metavar="TAG",
-    help="Lock a variant for this wheel tag (cpu, cu118, …) in lockfiles/TAG/. May be provided more than once.",
-)
-@click.option("--upgrade", is_flag=True, help="Upgrade all packages to the newest versions allowed.")
-@click.option(
-    "--upgrade-package",
-    "upgrade_packages",
-    multiple=True,
-    metavar="NAME",
-    help="Upgrade this package, and keep the other versions if possible. May be provided more than once.",
-)
-@click.option(
-    "--exclude-newer",
-    metavar="DATE|SPAN",
-    help="Ignore packages newer than a date (2026-01-31), a time, or a time span (12h, 7d, 2w). The lockfile records "
-    "the date for later runs; `none` removes it.",
-)
-@click.option(
-    "--conda-exe",
-    type=click.Path(path_type=Path),
-    envvar="ENVFORGE_CONDA_EXE",
-    show_envvar=True,
-    help="Solve with this conda, mamba, or micromamba instead of the embedded solver.",
-)
-@mirror_option()
-@click.option(
-    "--verify-hashes", is_flag=True, help="Download every wheel and verify the SHA-256 that its index states."
-)
-@json_option()
-def lock(*, is_check: bool, as_json: bool, **options: object) -> None:
+@takes(LockOptions)
+def lock(options: LockOptions) -> None:
     """Lock environment.yml into conda-lock.yml, or check that the lockfile is up to date.
 
     The lockfile has a URL and a verified SHA-256 for every package of every platform. If the lock fails, the existing
@@ -138,28 +141,27 @@ def lock(*, is_check: bool, as_json: bool, **options: object) -> None:
 
     A lockfile that is up to date is left alone. Otherwise, locked versions are kept if the new requirements allow.
     """
-    chosen = _Options(**options)  # type: ignore[arg-type] # click gives each field its type
     warn_of_incomplete_environment()
-    if is_check and (chosen.upgrade or chosen.upgrade_packages):
+    if options.is_check and (options.upgrade or options.upgrade_packages):
         raise click.UsageError("`--check` can't be combined with `--upgrade` or `--upgrade-package`")
-    if is_check:
-        _check(chosen, as_json=as_json)
+    if options.is_check:
+        _check(options)
     else:
-        _lock(chosen, as_json=as_json)
+        _lock(options)
 
 
-def _lock(options: _Options, *, as_json: bool) -> None:
+def _lock(options: LockOptions) -> None:
     from envforge.base.envelope import success
     from envforge.lock.locking import lock as make_lock
 
     if options.variants:
-        _lock_variants(options, as_json=as_json)
+        _lock_variants(options)
         return
     request = options.request()
     with show_progress() as show:
         report = make_lock(request, show)
     warnings = (*report.warnings, *stale_warnings(request.environment))
-    if as_json:
+    if options.as_json:
         click.echo(success("lock", {**report_json(report), "warnings": list(warnings)}))
     else:
         click.echo(report_words(report))
@@ -167,7 +169,7 @@ def _lock(options: _Options, *, as_json: bool) -> None:
         click.echo(f"warning: {warning}", err=True)
 
 
-def _lock_variants(options: _Options, *, as_json: bool) -> None:
+def _lock_variants(options: LockOptions) -> None:
     from envforge.base.envelope import success
     from envforge.lock.variants import lock_variant
 
@@ -176,12 +178,12 @@ def _lock_variants(options: _Options, *, as_json: bool) -> None:
         with show_progress() as show:
             made = lock_variant(options.request(), options.tag(name), show)
         rows.append({"variant": made.name, "needs": list(made.needs), **report_json(made.report)})
-        if not as_json:
+        if not options.as_json:
             lines = [f"variant {made.name}: {report_words(made.report)}", *(f"requires: {one}" for one in made.needs)]
             click.echo("\n".join(lines))
         for warning in made.report.warnings:
             click.echo(f"warning: variant {made.name}: {warning}", err=True)
-    if as_json:
+    if options.as_json:
         click.echo(success("lock", {"variants": rows}))
 
 
@@ -203,7 +205,7 @@ def stale_warnings(environment: Path) -> tuple[str, ...]:
     return (f"{subject} not up to date with {environment}; to update {'it' if is_one else 'them'}, run `{command}`",)
 
 
-def _check(options: _Options, *, as_json: bool) -> None:
+def _check(options: LockOptions) -> None:
     from envforge.base.envelope import finding, success
     from envforge.errors import EnvforgeError, Hint
     from envforge.lock.check import check_lock
@@ -225,9 +227,14 @@ def _check(options: _Options, *, as_json: bool) -> None:
                 code="lockfile-unreadable",
             )
         differences = check_lock(
-            request.environment, request.lockfile, platforms=request.platforms, exclude_newer=request.exclude_newer
+            request.environment,
+            request.lockfile,
+            platforms=request.platforms,
+            exclude_newer=request.exclude_newer,
+            others=request.others,
+            categories=request.categories,
         )
-    if as_json:
+    if options.as_json:
         result: Json = {"differences": [_difference(difference) for difference in differences]}
         click.echo(finding("lock", result) if differences else success("lock", result))
     elif differences:

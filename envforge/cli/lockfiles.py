@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from envforge.cli.options import Decorator, fail_on_incomplete_change, json_option, warn_of_incomplete_environment
+from envforge.cli.options import (
+    Argument,
+    JsonOption,
+    Option,
+    fail_on_incomplete_change,
+    takes,
+    warn_of_incomplete_environment,
+)
 from envforge.cli.progress import counted
 
 if TYPE_CHECKING:
@@ -19,25 +27,100 @@ if TYPE_CHECKING:
     from envforge.catalogue.signing import Signer
     from envforge.lock.plan import Artifact
 
-_CATALOGUE_HELP = (
-    "Use this catalogue: a directory, git+https://…@BRANCH, https://…, s3://…, gs://…, or another URL that fsspec "
-    "supports.  [default: [catalogue] address in envforge.toml, then in your config.toml]"
-)
+_PublicKeyOption = Annotated[
+    str | None,
+    Option("Require signatures by this minisign key.  [default: [catalogue] public-key]", metavar="KEY|FILE"),
+]
 
 
-def catalogue_option() -> Decorator:
-    """Add ``--catalogue URL``."""
-    return click.option(
-        "--catalogue", metavar="URL", envvar="ENVFORGE_CATALOGUE", show_envvar=True, help=_CATALOGUE_HELP
-    )
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CatalogueOptions:
+    """The catalogue that a command reads or changes, and the format of its output."""
+
+    catalogue: Annotated[
+        str | None,
+        Option(
+            "Use this catalogue: a directory, git+https://…@BRANCH, https://…, s3://…, gs://…, or another URL that "
+            "fsspec supports.  [default: [catalogue] address in envforge.toml, then in your config.toml]",
+            metavar="URL",
+            envvar="ENVFORGE_CATALOGUE",
+            show_envvar=True,
+        ),
+    ]
+    as_json: JsonOption
+
+    def chosen(self) -> Chosen:
+        """Return the catalogue that the option, or else a configuration file, names."""
+        from envforge.catalogue.address import need_catalogue
+
+        return need_catalogue(self.catalogue, Path(), os.environ)
 
 
-def _key_option() -> Decorator:
-    return click.option(
-        "--public-key",
-        metavar="KEY|FILE",
-        help="Require signatures by this minisign key.  [default: [catalogue] public-key]",
-    )
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShowEntryOptions:
+    """The command line of ``envforge lockfiles show``."""
+
+    name: Annotated[str, Argument()]
+    source: CatalogueOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PullOptions:
+    """The command line of ``envforge lockfiles pull``."""
+
+    name: Annotated[str, Argument()]
+    output: Annotated[Path, Option("Write to this file.", "-o", "--output")] = Path("conda-lock.yml")
+    force: Annotated[bool, Option("Overwrite a file with other content.")]
+    public_key: _PublicKeyOption
+    source: CatalogueOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishOptions:
+    """The command line of ``envforge lockfiles publish``."""
+
+    lock: Annotated[Path, Argument()] = Path("conda-lock.yml")
+    name: Annotated[str | None, Option("Publish under this name.  [default: TEMPLATE/VARIANT-PLATFORM]")]
+    publisher: Annotated[str | None, Option("Record this publisher.  [default: git's user.name, then your user name]")]
+    secret_key: Annotated[
+        Path | None,
+        Option(
+            "Sign with this minisign secret key. Prompts for its password, or reads ENVFORGE_SIGNING_PASSWORD.",
+            "--sign",
+            type=click.Path(path_type=Path, dir_okay=False, exists=True),
+            metavar="KEY",
+        ),
+    ]
+    target: CatalogueOptions
+
+    def request(self) -> PublishRequest:
+        """Return the request to publish; raise ``EnvforgeError`` if a change of the lockfile is incomplete."""
+        import datetime as dt
+        import getpass
+
+        from envforge.catalogue.address import project_template
+        from envforge.catalogue.git import identity
+        from envforge.catalogue.publish import PublishRequest
+
+        fail_on_incomplete_change(self.lock)
+        warn_of_incomplete_environment()
+        return PublishRequest(
+            lockfile=self.lock,
+            template=project_template(self.lock.parent) or self.lock.absolute().parent.name,
+            name=self.name,
+            publisher=self.publisher or identity() or getpass.getuser(),
+            at=dt.datetime.now(dt.timezone.utc),
+            size_of=_cached_size,
+            signer=_signer(self.secret_key),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyOptions:
+    """The command line of ``envforge lockfiles verify``."""
+
+    public_key: _PublicKeyOption
+    source: CatalogueOptions
 
 
 @click.group("lockfiles")
@@ -46,18 +129,17 @@ def lockfiles() -> None:
 
 
 @lockfiles.command("list")
-@catalogue_option()
-@json_option()
-def list_entries(*, catalogue: str | None, as_json: bool) -> None:
+@takes(CatalogueOptions)
+def list_entries(options: CatalogueOptions) -> None:
     """List the lockfiles of the catalogue."""
     from envforge.base.envelope import success
     from envforge.catalogue.directory import open_catalogue
     from envforge.catalogue.index import list_entries
 
-    chosen = _chosen(catalogue)
+    chosen = options.chosen()
     with open_catalogue(chosen.address, chosen.public_key) as source:
         found = list_entries(source.root)
-    if as_json:
+    if options.as_json:
         click.echo(success("lockfiles list", {"catalogue": chosen.address.public, "entries": [_row(e) for e in found]}))
         return
     click.echo(f"{chosen.address.public} (from {chosen.source}): {_count(len(found))}")
@@ -68,18 +150,16 @@ def list_entries(*, catalogue: str | None, as_json: bool) -> None:
 
 
 @lockfiles.command("show", short_help="Show the contents, requirements, and publisher of a lockfile.")
-@click.argument("name")
-@catalogue_option()
-@json_option()
-def show_entry(*, name: str, catalogue: str | None, as_json: bool) -> None:
+@takes(ShowEntryOptions)
+def show_entry(options: ShowEntryOptions) -> None:
     """Show the contents of the lockfile NAME, its requirements, and its publisher."""
     from envforge.base.envelope import success
     from envforge.catalogue.directory import entry_named, open_catalogue
 
-    chosen = _chosen(catalogue)
+    chosen = options.source.chosen()
     with open_catalogue(chosen.address, chosen.public_key) as source:
-        entry = entry_named(source, name)
-    if as_json:
+        entry = entry_named(source, options.name)
+    if options.source.as_json:
         click.echo(success("lockfiles show", _row(entry)))
         return
     build = entry.selection
@@ -98,34 +178,30 @@ def show_entry(*, name: str, catalogue: str | None, as_json: bool) -> None:
 
 
 @lockfiles.command("pull", short_help="Verify a lockfile and copy it to conda-lock.yml.")
-@click.argument("name")
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default=Path("conda-lock.yml"))
-@click.option("--force", is_flag=True, help="Overwrite a file with other content.")
-@_key_option()
-@catalogue_option()
-@json_option()
-def pull(*, name: str, output: Path, force: bool, public_key: str | None, catalogue: str | None, as_json: bool) -> None:
+@takes(PullOptions)
+def pull(options: PullOptions) -> None:
     """Verify the lockfile NAME against the index, and copy it to conda-lock.yml."""
     from envforge.base.envelope import success
+    from envforge.base.files import write_atomic
     from envforge.catalogue.directory import entry_named, lock_text, open_catalogue
     from envforge.errors import RequestError
-    from envforge.prefix.journal import write_atomic_bytes
 
+    output = options.output
     fail_on_incomplete_change(output)
-    chosen = _chosen(catalogue)
-    key = _key(public_key, chosen)
+    chosen = options.source.chosen()
+    key = _key(options.public_key, chosen)
     with open_catalogue(chosen.address, key) as source:
-        entry = entry_named(source, name)
+        entry = entry_named(source, options.name)
         text = _filled(lock_text(source, entry, key), entry)
     data = text.encode()
-    if output.exists() and output.read_bytes() != data and not force:
+    if output.exists() and output.read_bytes() != data and not options.force:
         raise RequestError(
             f"`{output}` already exists, with other content",
             hint=f"to overwrite it, pass `--force`; to write another file, pass `--output {output.stem}-new.yml`",
             code="file-exists",
         )
-    write_atomic_bytes(output, data)
-    if as_json:
+    write_atomic(output, data)
+    if options.source.as_json:
         click.echo(success("lockfiles pull", {"file": str(output), **_row(entry)}))
         return
     click.echo(f"wrote {entry.name} to {output}, with the SHA-256 of the index: {entry.sha256}")
@@ -133,25 +209,13 @@ def pull(*, name: str, output: Path, force: bool, public_key: str | None, catalo
 
 
 @lockfiles.command("publish", short_help="Add a lockfile to the catalogue.")
-@click.argument("lock", type=click.Path(path_type=Path, dir_okay=False), default=Path("conda-lock.yml"))
-@click.option("--name", help="Publish under this name.  [default: TEMPLATE/VARIANT-PLATFORM]")
-@click.option("--publisher", help="Record this publisher.  [default: git's user.name, then your user name]")
-@click.option(
-    "--sign",
-    "secret_key",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    metavar="KEY",
-    help="Sign with this minisign secret key. Prompts for its password, or reads ENVFORGE_SIGNING_PASSWORD.",
-)
-@catalogue_option()
-@json_option()
-def publish(*, catalogue: str | None, as_json: bool, **options: object) -> None:
+@takes(PublishOptions)
+def publish(options: PublishOptions) -> None:
     """Add LOCK to the catalogue. An existing entry with other content is never overwritten."""
     from envforge.base.envelope import success
     from envforge.catalogue.directory import opened_to_publish
 
-    chosen = _chosen(catalogue)
-    request = _publish_request(**options)  # type: ignore[arg-type] # click gives each its type
+    chosen, request = options.target.chosen(), options.request()
     if request.signer is not None and chosen.public_key is not None:
         request.signer.check_is(chosen.public_key)
     from envforge.catalogue.publish import make_addition
@@ -160,7 +224,7 @@ def publish(*, catalogue: str | None, as_json: bool, **options: object) -> None:
     with opened_to_publish(chosen.address) as source:
         added = source.publish(addition)
     name = str(addition.row["file"]).removesuffix(".conda-lock.yml")
-    if as_json:
+    if options.target.as_json:
         click.echo(success("lockfiles publish", {"name": name, "added": added, "sha256": str(addition.row["sha256"])}))
     elif added:
         click.echo(f"published {name} to {chosen.address.public} as {request.publisher}")
@@ -169,10 +233,8 @@ def publish(*, catalogue: str | None, as_json: bool, **options: object) -> None:
 
 
 @lockfiles.command("verify", short_help="Compare every lockfile of the catalogue with the index.")
-@_key_option()
-@catalogue_option()
-@json_option()
-def verify(*, public_key: str | None, catalogue: str | None, as_json: bool) -> None:
+@takes(VerifyOptions)
+def verify(options: VerifyOptions) -> None:
     """Compare every lockfile of the catalogue with the index. Exits with 1 if one differs."""
     from envforge.base.envelope import finding, success
     from envforge.catalogue.directory import lock_text, open_catalogue
@@ -180,8 +242,8 @@ def verify(*, public_key: str | None, catalogue: str | None, as_json: bool) -> N
     from envforge.errors import EnvforgeError
     from envforge.lock.lockfile import parse_lockfile
 
-    chosen = _chosen(catalogue)
-    key = _key(public_key, chosen)
+    chosen = options.source.chosen()
+    key = _key(options.public_key, chosen)
     faults = []
     with open_catalogue(chosen.address, key) as source:
         found = list_entries(source.root)
@@ -190,7 +252,7 @@ def verify(*, public_key: str | None, catalogue: str | None, as_json: bool) -> N
                 parse_lockfile(lock_text(source, entry, key), str(entry.file))
             except EnvforgeError as error:  # noqa: PERF203 - every lockfile is checked
                 faults.append((entry.name, error.message))
-    if as_json:
+    if options.source.as_json:
         listed: list[Json] = [{"name": name, "message": message} for name, message in faults]
         body: Json = {"entries": len(found), "signatures_checked": key is not None, "faults": listed}
         click.echo((finding if faults else success)("lockfiles verify", body))
@@ -201,12 +263,6 @@ def verify(*, public_key: str | None, catalogue: str | None, as_json: bool) -> N
         click.echo(f"{chosen.address.public}: {len(found) - len(faults)} of {_count(len(found))} valid (checked {how})")
     if faults:
         raise click.exceptions.Exit(1)
-
-
-def _chosen(catalogue: str | None) -> Chosen:
-    from envforge.catalogue.address import need_catalogue
-
-    return need_catalogue(catalogue, Path(), os.environ)
 
 
 def _key(option: str | None, chosen: Chosen) -> str | None:
@@ -224,27 +280,6 @@ def _filled(text: str, entry: Entry) -> str:
     from envforge.catalogue.stored import filled
 
     return filled(text, str(entry.file), lambda said: click.echo(said, err=True))
-
-
-def _publish_request(*, lock: Path, name: str | None, publisher: str | None, secret_key: Path | None) -> PublishRequest:
-    import datetime as dt
-    import getpass
-
-    from envforge.catalogue.address import project_template
-    from envforge.catalogue.git import identity
-    from envforge.catalogue.publish import PublishRequest
-
-    fail_on_incomplete_change(lock)
-    warn_of_incomplete_environment()
-    return PublishRequest(
-        lockfile=lock,
-        template=project_template(lock.parent) or lock.absolute().parent.name,
-        name=name,
-        publisher=publisher or identity() or getpass.getuser(),
-        at=dt.datetime.now(dt.timezone.utc),
-        size_of=_cached_size,
-        signer=_signer(secret_key),
-    )
 
 
 def _signer(path: Path | None) -> Signer | None:

@@ -1,239 +1,165 @@
-"""Create a project from a template."""
+"""Create a project from a template, and install and test it."""
 
 from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import click
 
 from envforge.base.data_files import templates_root
 from envforge.base.distribution import stated_requirement
-from envforge.base.staging import settle_interrupted
-from envforge.cli import new_report
-from envforge.cli.new_report import locked
+from envforge.base.envelope import Json, success
+from envforge.base.staging import PlannedFile, settle_interrupted
 from envforge.cli.options import (
     DEFAULT_PREFIX,
-    Decorator,
+    Argument,
+    JsonOption,
+    MachineOption,
+    Option,
     chosen_machine,
     chosen_mirrors,
     hints_inside,
-    json_option,
     machine_here,
-    machine_option,
     platform_here,
     repeated_command,
+    takes,
 )
-from envforge.cli.project_options import (
-    LockOptions,
-    SelectionOptions,
-    TemplateOptions,
-    lock_options,
-    requirement_option,
-    selection_options,
-    template_options,
-)
+from envforge.cli.progress import show_progress
+from envforge.cli.project_options import LockSourceOptions, RequirementOption, SelectionOptions, TemplateOptions
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError, printable
-from envforge.lock.environment_spec import (
-    LOCK_FILE,
-    TORCH_FAMILY,
-    render_texts,
-    split_conda_spec,
-    torch_requirement_names,
+from envforge.lock.environment_spec import LOCK_FILE
+from envforge.project.create import Created, NewRequest, draft_project, require_platform, write_project
+from envforge.project.locking import (
+    BuildQuery,
+    LockedProject,
+    NoNetworkError,
+    ProjectLock,
+    find_locked,
+    locked_projects,
+    obtain_lock,
 )
-from envforge.machine.record import machine_to_json, redact
-from envforge.project.locking import BuildQuery
-from envforge.project.names import check_folder_name, check_project_name, package_name
-from envforge.project.place import abandoned, check_target, enclosing_repository, place, plan_placement
-from envforge.project.plan import Project, plan_project
-from envforge.project.questions import Answer, Question, choose_groups, shown
-from envforge.project.record import written_files
-from envforge.project.template_source import Opened, open_template, source_from
-from envforge.project.templates import Template, gather_answers, list_templates
+from envforge.project.place import Placement, check_target
+from envforge.project.plan import Project, check_folder_name
+from envforge.project.questions import Answer, Question, shown
+from envforge.project.template_source import Opened, open_template
+from envforge.project.templates import list_templates
 from envforge.pytorch.matrix import load_matrix
+from envforge.pytorch.selection import selection_to_json
 
-
-def run_hooks(outcome: new_report.Outcome, *, trust: bool) -> None:
-    """Print the commands that the template requests, and run them with ``--trust``."""
-    commands = outcome.project.template.hooks
-    if not commands:
-        return
-    from envforge.project.smoke import run_hook, shown_hook
-
-    head = (
-        "Running the commands that the template requests:"
-        if trust
-        else "The template requests these commands; to run them, pass --trust:"
-    )
-    click.echo(f"\n{head}", err=True)
-    for command in commands:
-        click.echo(f"  {shown_hook(command)}", err=True)
-    if trust:
-        for command in commands:
-            run_hook(command, outcome.target)
-
-
-def check_platform(project: Project) -> None:
-    """Raise if the project has no packages for the platform of this computer."""
-    here = platform_here()
-    if here not in {each.build.platform for each in project.selections}:
-        platforms = ", ".join(f"`{each.build.platform}`" for each in project.selections)
-        raise RequestError(
-            f"`--install` requires a project for `{here}`, the platform of this computer, but it is for {platforms}",
-            hint="to create the project without its environment, omit `--install`",
-            code="no-platform-to-install",
-        )
-
-
-def install_lock(request: NewRequest, outcome: new_report.Outcome) -> new_report.Installed:
-    """Install the lockfile into the project; a failure keeps the project."""
-    from envforge.base.net import without_credentials
-    from envforge.cli.progress import shown_progress
-    from envforge.prefix.install import install
-    from envforge.prefix.values import InstallRequest
-
-    enter = f"cd {shlex.quote(str(outcome.target))} &&"
-    options = "".join(f" --mirror {shlex.quote(without_credentials(rule))}" for rule in request.lock.mirrors)
-    later = f"{enter} envforge install{options}"
-    cache = os.environ.get("ENVFORGE_CACHE")
-    if not request.as_json:
-        click.echo("\nInstall:")
-        sys.stdout.flush()
-    wanted = InstallRequest(
-        lockfile=outcome.target / LOCK_FILE,
-        prefix=outcome.target / DEFAULT_PREFIX,
-        platform=platform_here(),
-        mirrors=chosen_mirrors(request.lock.mirrors),
-        cache=Path(cache) if cache else None,
-        machine=machine_here,
-    )
-    again = Hint("the project is complete; to install its environment later", later)
-    try:
-        with shown_progress(quiet=request.as_json) as progress:
-            report = install(wanted, progress)
-    except KeyboardInterrupt:
-        click.echo(f"note: the project is complete; to complete its environment, run `{later}`", err=True)
-        raise
-    except EnvforgeError as error:
-        error.hints = (again, *(hint for hint in hints_inside(outcome.target, error.hints) if hint.command != later))
-        raise
-    except OSError as error:
-        raise OutsideError(f"the installation failed: {error}", hint=(again,), code="operating-system") from error
-    installed = new_report.Installed(prefix=report.prefix, packages=len(report.linked), outcome=report.outcome)
-    if not request.as_json:
-        click.echo(f"  {new_report.installed_text(installed)}")
-    return installed
-
-
-def run_smoke_test(request: NewRequest, outcome: new_report.Outcome) -> new_report.Smoke:
-    """Run the smoke test in the environment or in this interpreter; a GPU is used only by the lockfile's own build."""
-    from envforge.machine.profiles import load_machine
-    from envforge.project.smoke import (
-        SmokeRun,
-        can_skip_gpu,
-        gpu_skip_reason,
-        interpreter_torch,
-        is_other_build,
-        run_smoke,
-    )
-
-    real = {name: value for name, value in os.environ.items() if not name.startswith("CONDA_OVERRIDE_")}
-    here, project = load_machine(None, real), outcome.project
-    selection = next((s for s in project.selections if s.build.platform == here.platform), project.selections[0])
-    lock_name = "the lockfile" if outcome.lock.text is not None else "environment.yml"
-    found = None if request.install else interpreter_torch()
-    reason = gpu_skip_reason(selection, here, load_matrix(), lock_name, found)
-    can_skip = can_skip_gpu(outcome.files, project.package)
-    is_other = found is not None and not selection.build.tag.is_cpu and is_other_build(found, selection)
-    run = SmokeRun(
-        python=str(outcome.python) if request.install else sys.executable,
-        folder=outcome.target,
-        package=project.package,
-        require_gpu=not reason,
-        skip_reason=reason if can_skip else "",
-    )
-    result = new_report.Smoke(
-        ran=not reason or can_skip or not here.visible_gpus,
-        gpu="not-run" if reason else "passed",
-        reason=reason,
-        shows_commands=is_other and bool(here.visible_gpus),
-    )
-    click.echo("\nSmoke test:", err=request.as_json)
-    sys.stdout.flush()
-    if result.ran:
-        run_smoke(run, sys.stderr if request.as_json else None)
-    if not request.as_json:
-        new_report.say_smoke(outcome, result)
-    return result
-
-
-Answers = tuple[tuple[str, Answer], ...]
-
-_HELP = {
-    "name": "Name of the project; its package has the same name in lowercase, with `_`.  [default: the name of DIR]",
-    "defaults": "Don't prompt: use the default answer to every question that --var leaves open.",
-    "force": "Write into a directory that isn't empty; files of yours in the way are kept as NAME.orig.",
-    "dry_run": "List every file with its size, without writing, solving, or installing anything.",
-    "trust": "Run the commands that a third-party template requests, after printing them.",
-    "install": "Install the locked environment into DIR/.conda.",
-    "smoke": "Run the smoke test: with --install in the environment, else with this Python. Exits with 1 if it fails.",
-}
+_PYTHON = DEFAULT_PREFIX / "python.exe" if os.name == "nt" else DEFAULT_PREFIX / "bin" / "python"
+_LABEL = 12
+_WIDEST = 100
+_MOST_OFFERED = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class NewRequest:
+class NewOptions:
     """The command line of ``envforge new``."""
 
-    machine: str | None
+    template: Annotated[str | None, Argument()] = None
+    directory: Annotated[str | None, Argument(metavar="[DIR]")] = None
     selection: SelectionOptions
-    wishes: TemplateOptions
-    lock: LockOptions
-    template: str | None
-    directory: str | None
-    name: str | None
-    envforge: str | None
-    defaults: bool
-    force: bool
-    dry_run: bool
-    install: bool
-    smoke: bool
-    trust: bool
-    as_json: bool
-
-
-def _own_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    options: list[Decorator] = [
-        click.option("--defaults", is_flag=True, help=_HELP["defaults"]),
-        click.option("--force", is_flag=True, help=_HELP["force"]),
-        click.option("--dry-run", is_flag=True, help=_HELP["dry_run"]),
-        click.option("--install", is_flag=True, help=_HELP["install"]),
-        click.option("--smoke", is_flag=True, help=_HELP["smoke"]),
-        click.option("--trust", is_flag=True, help=_HELP["trust"]),
+    machine: MachineOption
+    name: Annotated[
+        str | None,
+        Option(
+            "Name of the project; its package has the same name in lowercase, with `_`.  [default: the name of DIR]"
+        ),
     ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+    wishes: TemplateOptions
+    envforge: RequirementOption
+    defaults: Annotated[bool, Option("Don't prompt: use the default answer to every question that --var leaves open.")]
+    force: Annotated[
+        bool, Option("Write into a directory that isn't empty; files of yours in the way are kept as NAME.orig.")
+    ]
+    dry_run: Annotated[bool, Option("List every file with its size, without writing, solving, or installing anything.")]
+    install: Annotated[bool, Option("Install the locked environment into DIR/.conda.")]
+    smoke: Annotated[
+        bool,
+        Option(
+            "Run the smoke test: with --install in the environment, else with this Python. Exits with 1 if it fails."
+        ),
+    ]
+    trust: Annotated[bool, Option("Run the commands that a third-party template requests, after printing them.")]
+    lock: LockSourceOptions
+    as_json: JsonOption
+
+    def request(self, target: Path) -> NewRequest:
+        """Return the project to create in ``target``."""
+        matrix = load_matrix()
+        query = BuildQuery(
+            machine=chosen_machine(self.machine),
+            request=self.selection.to_request(matrix),
+            platforms=self.selection.known_platforms(matrix),
+            matrix=matrix,
+        )
+        return NewRequest(
+            target=target,
+            query=query,
+            name=self.name,
+            variables=self.wishes.var,
+            with_groups=self.wishes.with_groups,
+            without_groups=self.wishes.without_groups,
+            way=self.lock.way(Path(), dry_run=self.dry_run),
+            envforge_requirement=stated_requirement(self.envforge, os.environ) or "",
+            force=self.force,
+            dry_run=self.dry_run,
+        )
+
+    @property
+    def is_quiet(self) -> bool:
+        """True if nobody can or should answer questions."""
+        return self.defaults or self.as_json or not (sys.stdin.isatty() and sys.stderr.isatty())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Installed:
+    """The environment that ``--install`` created."""
+
+    prefix: Path
+    packages: int
+    outcome: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Smoke:
+    """The result of ``--smoke``. ``ran`` is false if nothing was run; ``gpu`` is ``passed`` or ``not-run``.
+
+    ``reason`` says why the GPU part was not run. ``shows_commands``: the report of the test ends with the commands that
+    run the GPU part in the locked environment.
+    """
+
+    ran: bool
+    gpu: str
+    reason: str
+    shows_commands: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewResult:
+    """What ``new`` did: the project, and what ``--install`` and ``--smoke`` did with it."""
+
+    created: Created
+    installed: Installed | None = None
+    smoke: Smoke | None = None
+
+    @property
+    def python(self) -> Path:
+        """The Python of the project's environment."""
+        return (self.created.target / _PYTHON).absolute()
 
 
 @click.command()
-@click.argument("template", required=False)
-@click.argument("directory", required=False, metavar="[DIR]")
-@selection_options()
-@machine_option()
-@click.option("--name", help=_HELP["name"])
-@template_options()
-@requirement_option()
-@_own_options
-@lock_options()
-@json_option()
-def new(
-    selection_options: SelectionOptions, template_options: TemplateOptions, lock_options: LockOptions, **options: Any
-) -> None:
+@takes(NewOptions)
+def new(options: NewOptions) -> None:
     """Create a project: environment, lockfile, mixed-precision training code, tests.
 
     TEMPLATE is a built-in template (see `envforge templates`), a directory (./DIR), or a git repository
@@ -242,74 +168,69 @@ def new(
     Nothing is written until the builds, the answers, and the lockfile are known. Then all files are written in one
     transaction.
     """
-    request = NewRequest(selection=selection_options, wishes=template_options, lock=lock_options, **options)
-    with open_template(_named(request.template), Path()) as opened:
-        outcome = _create(request, opened)
-    if not request.as_json:
-        new_report.print_new(outcome)
-    if not request.dry_run:
-        run_hooks(outcome, trust=request.trust)
-        if request.install:
-            outcome = replace(outcome, installed=install_lock(request, outcome))
-        if request.smoke:
-            outcome = replace(outcome, smoke=run_smoke_test(request, outcome))
-    if request.as_json:
-        click.echo(new_report.as_json(outcome))
+    with open_template(_named(options.template), Path()) as opened:
+        outcome = NewResult(created=_create(options, opened))
+    if not options.as_json:
+        _print_created(options, outcome.created)
+    if not options.dry_run:
+        _run_hooks(outcome.created, trust=options.trust)
+        if options.install:
+            outcome = replace(outcome, installed=_install(options, outcome.created))
+        if options.smoke:
+            outcome = replace(outcome, smoke=_run_smoke_test(options, outcome))
+    if options.as_json:
+        click.echo(success("new", _to_json(outcome)))
     else:
-        new_report.say_next(outcome)
+        _print_next(outcome)
 
 
-def _create(request: NewRequest, opened: Opened) -> new_report.Outcome:
-    template = opened.template
-    _check_options(request, opened)
-    target = _target(template.name if request.directory is None else request.directory)
-    name = _name(request, target)
-    package = package_name(name, _name_option(request), _installed(template))
-    if not request.dry_run and settle_interrupted(target):
+def _create(options: NewOptions, opened: Opened) -> Created:
+    _check_options(options, opened)
+    target = _target(opened.template.name if options.directory is None else options.directory)
+    if not options.dry_run and settle_interrupted(target):
         click.echo(f"note: completed or undid an interrupted run in {target} first", err=True)
-    check_target(target, force=request.force, can_force=True)
-    answers = gather_answers(template, request.wishes.var, None if _is_quiet(request) else _ask)
-    groups = choose_groups(template.groups, dict(answers), request.wishes.with_groups, request.wishes.without_groups)
-    query = _query(request)
-    project = _project(request, opened, (name, package), (answers, groups), query)
-    if request.install:
-        check_platform(project)
-    project, lock, notes = locked(request, project, query)
-    files = plan_project(project, lock.text)
-    written_before = written_files(target)
-    if request.dry_run:
-        placement = plan_placement(files, target, written_before)
-    else:
-        placement = place(files, target, force=request.force, written_before=written_before)
-        _mention_abandoned(target)
-    return new_report.Outcome(
-        project=project,
-        target=target,
-        files=files,
-        placement=placement,
-        lock=lock,
-        notes=(*notes, *_repository_note(target)),
-        dry_run=request.dry_run,
-        wants_install=request.install,
-        wants_smoke=request.smoke,
-    )
+    check_target(target, force=options.force, can_force=True)
+    request = options.request(target)
+    project = draft_project(opened, request, None if options.is_quiet else _ask)
+    if options.install:
+        require_platform(project, platform_here())
+    return write_project(project, _lock(options, project, request), request)
 
 
-def _check_options(request: NewRequest, opened: Opened) -> None:
+def _lock(options: NewOptions, project: Project, request: NewRequest) -> LockedProject:
+    """Return the project with its lock; the hints of an error are variations of the command line."""
+    with show_progress() as show:
+        try:
+            found = find_locked(project, request.query, request.way, show)
+        except NoNetworkError as error:
+            error.hints = _ways_without_solve(options, project, request.query)
+            raise
+        if found is not None:
+            return found
+        try:
+            return LockedProject(project=project, lock=obtain_lock(project.texts, request.way, show))
+        except EnvforgeError as error:
+            # the project isn't written, so hints of the lock apply once it was created without a lockfile
+            inside = hints_inside(request.target, error.hints, "then, in the project, ")
+            error.hints = (*_ways_without_solve(options, project, request.query), *inside)
+            raise
+
+
+def _check_options(options: NewOptions, opened: Opened) -> None:
     """Raise for options that contradict each other or can't be followed, before anything is written."""
-    if request.smoke and opened.is_foreign and not request.trust:
+    if options.smoke and opened.is_foreign and not options.trust:
         raise RequestError(
-            f"`--smoke` runs code of the template `{request.template}`, which isn't built into envforge",
+            f"`--smoke` runs code of the template `{options.template}`, which isn't built into envforge",
             hint="to run it after you have read the template, add `--trust`",
             code="template-not-trusted",
         )
-    if request.install and request.lock.no_lock:
+    if options.install and options.lock.no_lock:
         raise RequestError(
             "`--install` requires a lockfile, but `--no-lock` was provided",
             hint="to install the environment, omit `--no-lock`; to create only the project, omit `--install`",
             code="no-lock-to-install",
         )
-    if request.smoke and not request.install:
+    if options.smoke and not options.install:
         from envforge.project.smoke import require_torch
 
         require_torch()
@@ -325,12 +246,6 @@ def _named(name: str | None) -> str:
             code="no-template-named",
         )
     return name
-
-
-def _recorded_source(opened: Opened, request: NewRequest) -> str:
-    if not opened.is_foreign:
-        return ""
-    return source_from(opened.origin.source, _target(request.directory or opened.template.name))
 
 
 def _target(directory: str) -> Path:
@@ -349,25 +264,6 @@ def _target(directory: str) -> Path:
     return target
 
 
-def _name_option(request: NewRequest) -> str:
-    return "--name" if request.name is not None else "DIR"
-
-
-def _name(request: NewRequest, target: Path) -> str:
-    name = request.name if request.name is not None else target.absolute().name
-    return check_project_name(name, _name_option(request))
-
-
-def _installed(template: Template) -> tuple[str, ...]:
-    """Return the names that the environment's packages are imported by; ``names`` knows those that differ."""
-    needs = template.needs_with([group.name for group in template.groups])
-    return (*TORCH_FAMILY, *torch_requirement_names(), *(split_conda_spec(spec)[0] for spec in needs.conda))
-
-
-def _is_quiet(request: NewRequest) -> bool:
-    return request.defaults or request.as_json or not (sys.stdin.isatty() and sys.stderr.isatty())
-
-
 def _ask(question: Question) -> Answer:
     def parse(text: str) -> Answer:
         try:
@@ -380,50 +276,304 @@ def _ask(question: Question) -> Answer:
     return answer
 
 
-def _query(request: NewRequest) -> BuildQuery:
-    matrix = load_matrix()
-    return BuildQuery(
-        machine=chosen_machine(request.machine),
-        request=request.selection.to_request(matrix),
-        platforms=request.selection.known_platforms(matrix),
-        matrix=matrix,
+def _ways_without_solve(options: NewOptions, project: Project, query: BuildQuery) -> tuple[Hint, ...]:
+    """Return the ways to a lockfile of the catalogue, as commands; then ``--no-lock``."""
+    without = repeated_command({"no_lock": True, "fresh": None, "install": None})
+    return (
+        *ways_in_catalogue(project, query, python=options.selection.python is not None),
+        *_ways_for_one_platform(project, query),
+        Hint("to create the project without a lockfile", without),
     )
 
 
-def _project(
-    request: NewRequest,
-    opened: Opened,
-    names: tuple[str, str],
-    chosen: tuple[Answers, tuple[str, ...]],
-    query: BuildQuery,
-) -> Project:
-    (answers, groups), template, selections = chosen, opened.template, query.select()
-    return Project(
-        template=template,
-        name=names[0],
-        package=names[1],
-        answers=answers,
-        selections=selections,
-        texts=render_texts(selections, template.needs_with(groups), templates_root()),
-        machine=machine_to_json(redact(query.machine)),
-        groups=groups,
-        origin=replace(opened.origin, source=_recorded_source(opened, request)),
-        envforge_requirement=stated_requirement(request.envforge, os.environ) or "",
-    )
+def ways_in_catalogue(project: Project, query: BuildQuery, *, python: bool) -> tuple[Hint, ...]:
+    """Return the builds that fit the machine and have a lockfile in the catalogue, as variations of the command line.
 
-
-def _repository_note(target: Path) -> tuple[str, ...]:
-    repository = enclosing_repository(target)
-    if repository is None:
-        return ()
-    note = f"{target} is inside another git repository, which begins at {repository}"
-    return (f"{note}; to keep the project out of it, choose a DIR outside",)
-
-
-def _mention_abandoned(target: Path) -> None:
-    for folder in abandoned(target):
-        click.echo(
-            f"note: an interrupted run left `{folder}`, which nothing uses; to remove it, run "
-            f"`rm -r {shlex.quote(str(folder))}`",
-            err=True,
+    ``python``: the command line has ``--python``.
+    """
+    ways = []
+    relaxed = (query.without("torch", "python"), query.without("cuda", "torch", "python"))
+    others = {each.texts.sha256: each for wider in relaxed for each in locked_projects(project, wider)}
+    for other in [*others.values()][:_MOST_OFFERED]:
+        selection = other.selections[0]
+        command = repeated_command(
+            {
+                "cuda": str(selection.build.tag.cuda or "cpu"),
+                "torch": str(selection.build.torch),
+                "python": str(selection.python) if python else None,
+                "fresh": None,
+            }
         )
+        ways.append(Hint(f"to use {other.torch}, whose lockfile is in the catalogue", command))
+    return tuple(ways)
+
+
+def _ways_for_one_platform(project: Project, query: BuildQuery) -> Iterator[Hint]:
+    """Yield the platforms whose lockfile is in the catalogue, if the catalogue lacks their combination."""
+    for platform in query.platforms if len(query.platforms) > 1 else ():
+        if next(locked_projects(project, replace(query, platforms=(platform,))), None) is not None:
+            command = repeated_command({"platforms": platform, "fresh": None})
+            yield Hint(f"to create it only for {platform}, whose lockfile is in the catalogue", command)
+
+
+def _run_hooks(created: Created, *, trust: bool) -> None:
+    """Print the commands that the template requests, and run them with ``--trust``."""
+    commands = created.project.template.hooks
+    if not commands:
+        return
+    from envforge.project.smoke import run_hook, shown_hook
+
+    head = (
+        "Running the commands that the template requests:"
+        if trust
+        else "The template requests these commands; to run them, pass --trust:"
+    )
+    click.echo(f"\n{head}", err=True)
+    for command in commands:
+        click.echo(f"  {shown_hook(command)}", err=True)
+    if trust:
+        for command in commands:
+            run_hook(command, created.target)
+
+
+def _install(options: NewOptions, created: Created) -> Installed:
+    """Install the lockfile into the project; a failure keeps the project."""
+    from envforge.base.urls import show_url
+    from envforge.cli.progress import shown_progress
+    from envforge.prefix.install import install
+    from envforge.prefix.values import InstallRequest
+
+    enter = f"cd {shlex.quote(str(created.target))} &&"
+    mirrors = "".join(f" --mirror {shlex.quote(show_url(rule))}" for rule in options.lock.mirrors)
+    later = f"{enter} envforge install{mirrors}"
+    cache = os.environ.get("ENVFORGE_CACHE")
+    if not options.as_json:
+        click.echo("\nInstall:")
+        sys.stdout.flush()
+    wanted = InstallRequest(
+        lockfile=created.target / LOCK_FILE,
+        prefix=created.target / DEFAULT_PREFIX,
+        platform=platform_here(),
+        mirrors=chosen_mirrors(options.lock.mirrors),
+        cache=Path(cache) if cache else None,
+        machine=machine_here,
+    )
+    again = Hint("the project is complete; to install its environment later", later)
+    try:
+        with shown_progress(quiet=options.as_json) as progress:
+            report = install(wanted, progress)
+    except KeyboardInterrupt:
+        click.echo(f"note: the project is complete; to complete its environment, run `{later}`", err=True)
+        raise
+    except EnvforgeError as error:
+        error.hints = (again, *(hint for hint in hints_inside(created.target, error.hints) if hint.command != later))
+        raise
+    except OSError as error:
+        raise OutsideError(f"the installation failed: {error}", hint=(again,), code="operating-system") from error
+    installed = Installed(prefix=report.prefix, packages=len(report.linked), outcome=report.outcome)
+    if not options.as_json:
+        click.echo(f"  {_installed_text(installed)}")
+    return installed
+
+
+def _run_smoke_test(options: NewOptions, outcome: NewResult) -> Smoke:
+    """Run the smoke test in the environment or in this interpreter; a GPU is used only by the lockfile's own build."""
+    from envforge.machine.record import load_machine
+    from envforge.project.smoke import (
+        SmokeRun,
+        can_skip_gpu,
+        gpu_skip_reason,
+        interpreter_torch,
+        is_other_build,
+        run_smoke,
+    )
+
+    real = {name: value for name, value in os.environ.items() if not name.startswith("CONDA_OVERRIDE_")}
+    here, created = load_machine(None, real), outcome.created
+    project = created.project
+    selection = next((s for s in project.selections if s.build.platform == here.platform), project.selections[0])
+    lock_name = "the lockfile" if created.lock.text is not None else "environment.yml"
+    found = None if options.install else interpreter_torch()
+    reason = gpu_skip_reason(selection, here, load_matrix(), lock_name, found)
+    can_skip = can_skip_gpu(created.files, project.package)
+    is_other = found is not None and not selection.build.tag.is_cpu and is_other_build(found, selection)
+    run = SmokeRun(
+        python=str(outcome.python) if options.install else sys.executable,
+        folder=created.target,
+        package=project.package,
+        require_gpu=not reason,
+        skip_reason=reason if can_skip else "",
+    )
+    result = Smoke(
+        ran=not reason or can_skip or not here.visible_gpus,
+        gpu="not-run" if reason else "passed",
+        reason=reason,
+        shows_commands=is_other and bool(here.visible_gpus),
+    )
+    click.echo("\nSmoke test:", err=options.as_json)
+    sys.stdout.flush()
+    if result.ran:
+        run_smoke(run, sys.stderr if options.as_json else None)
+    if not options.as_json:
+        _print_smoke(created, result)
+    return result
+
+
+def _next_commands(outcome: NewResult) -> tuple[str, ...]:
+    """Return the commands that come next, ready to be pasted."""
+    created = outcome.created
+    commands = [f"cd {shlex.quote(str(created.target))}"]
+    if created.lock.text is None:
+        return (*commands, "envforge lock", "envforge install")
+    if outcome.installed is None:
+        commands.append("envforge install")
+    tested = outcome.smoke is not None and outcome.smoke.ran and outcome.installed is not None
+    module = next((name for name in ("smoke", "train")[tested:] if created.has_module(name)), None)
+    if module is not None:
+        commands.append(f"{_PYTHON} -m {created.project.package}.{module}")
+    return tuple(commands)
+
+
+def _print_created(options: NewOptions, created: Created) -> None:
+    """Print the result to stdout, warnings to stderr."""
+    project, files = created.project, created.files
+    size = sum(len(file.content) for file in files) / 1024
+    verb = "Would create" if created.dry_run else "Created"
+    template = f"{project.template.name} {project.template.version}"
+    click.echo(f"{verb} {project.name} in {created.target}: {len(files)} files, {size:.0f} KiB, from {template}\n")
+    for selection in project.selections:
+        pins = [f"{name} {pin}" for name, pin in selection.build.pins if name in project.template.needs.torch_family]
+        _fact(selection.build.platform, ", ".join([*pins, f"Python {selection.python}"]))
+        _fact("why", selection.reason)
+        _fact("grade", selection.grade.value)
+    if project.chosen:
+        _fact("groups", _group_text(project))
+    _fact("lockfile", _lock_text(created.lock))
+    if created.lock.requirements:
+        _fact("requires", created.lock.requirements)
+    if created.dry_run and options.install:
+        _fact("install", f"would install the lockfile into {created.target / DEFAULT_PREFIX}")
+    if created.dry_run and options.smoke:
+        where = f"with {created.target / _PYTHON}" if options.install else "with this Python"
+        _fact("smoke test", f"would run {where}")
+    _print_files(created)
+    sys.stdout.flush()
+    for note in created.notes:
+        click.echo(f"note: {note}", err=True)
+    for warning in created.warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _print_next(outcome: NewResult) -> None:
+    """Print the commands that come next."""
+    if outcome.created.dry_run or (outcome.smoke is not None and outcome.smoke.shows_commands):
+        return  # the report of the smoke test ends with the same commands
+    click.echo("\nNext:")
+    for command in _next_commands(outcome):
+        click.echo(f"  {command}")
+
+
+def _installed_text(installed: Installed) -> str:
+    """Return the line about a finished installation."""
+    if installed.outcome == "unchanged":
+        return f"{installed.prefix} already matches the lockfile"
+    return f"{installed.outcome} {installed.packages} packages in {installed.prefix}"
+
+
+def _print_smoke(created: Created, smoke: Smoke) -> None:
+    """Print why nothing was run, and the commands that run it; the smoke module itself reports a skipped GPU part."""
+    if smoke.ran:
+        return
+    click.echo(f"not run, because {smoke.reason}")
+    if smoke.shows_commands:
+        make = "envforge install" if created.lock.text is not None else "envforge lock && envforge install"
+        click.echo("To run it in the locked environment:")
+        click.echo(f"  cd {shlex.quote(str(created.target))} && {make}")
+        click.echo(f"  {_PYTHON} -m {created.project.package}.smoke")
+
+
+def _fact(label: str, text: str) -> None:
+    indent = " " * (_LABEL + 2)
+    width = min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST)
+    lines = textwrap.wrap(text, max(width - len(indent), 40), break_long_words=False, break_on_hyphens=False)
+    click.echo(f"  {label:<{_LABEL}}" + f"\n{indent}".join(lines))
+
+
+def _lock_text(lock: ProjectLock) -> str:
+    if lock.publisher:
+        return f"from your team's catalogue: {lock.entry}, published {lock.date} by {lock.publisher}"
+    if lock.origin == "catalogue":
+        return f"from the catalogue: {lock.entry}, with the packages of {lock.date}; --fresh solves again"
+    return {
+        "solved": "solved now",
+        "to-solve": f"{LOCK_FILE} would be solved now: the catalogue has none of exactly this environment",
+        "none": "none, because --no-lock was provided; to create it, run envforge lock",
+    }[lock.origin]
+
+
+def _group_text(project: Project) -> str:
+    left_out = [name for name, taken in project.chosen if not taken]
+    taken = f"with {', '.join(project.groups)}" if project.groups else "none"
+    return f"{taken}; left out: {', '.join(left_out)}" if left_out else taken
+
+
+def _print_files(created: Created) -> None:
+    placement = created.placement
+    if created.dry_run:
+        click.echo("")
+        for file in created.files:
+            click.echo(f"  {len(file.content):>9,}  {_action(file, placement):<9}  {file.path}")
+    elif placement.replaced:
+        _fact("replaced", ", ".join(str(path) for path in placement.replaced))
+    for path, kept in placement.kept:
+        _fact("kept", f"your {path}, {'as' if created.dry_run else 'now'} {kept}")
+
+
+def _action(file: PlannedFile, placement: Placement) -> str:
+    if file.path in placement.replaced:
+        return "replace"
+    return "unchanged" if file.path in placement.unchanged else "create"
+
+
+def _to_json(outcome: NewResult) -> Json:
+    created = outcome.created
+    project = created.project
+    selections: list[Json] = [dict(selection_to_json(selection, candidates=False)) for selection in project.selections]
+    files: list[Json] = [
+        {"path": str(f.path), "bytes": len(f.content), "action": _action(f, created.placement)} for f in created.files
+    ]
+    return {
+        "dry_run": created.dry_run,
+        "directory": str(created.target.absolute()),
+        "project": project.name,
+        "package": project.package,
+        "template": {"name": project.template.name, "version": project.template.version},
+        "answers": dict(project.answers),
+        "groups": dict(project.chosen),
+        "selections": selections,
+        "lock": {
+            "origin": created.lock.origin,
+            "entry": created.lock.entry or None,
+            "date": created.lock.date.isoformat() if created.lock.date else None,
+            "input_sha256": project.texts.sha256,
+        },
+        "files": files,
+        "kept": [{"path": str(path), "kept_as": str(kept)} for path, kept in created.placement.kept],
+        "notes": list(created.notes),
+        "warnings": list(created.warnings),
+        "install": _install_json(outcome),
+        "smoke": _smoke_json(outcome),
+        "next": list(_next_commands(outcome)),
+    }
+
+
+def _install_json(outcome: NewResult) -> Json:
+    installed = outcome.installed
+    if installed is None:
+        return None
+    return {"prefix": str(installed.prefix), "packages": installed.packages, "outcome": installed.outcome}
+
+
+def _smoke_json(outcome: NewResult) -> Json:
+    smoke = outcome.smoke
+    return None if smoke is None else {"ran": smoke.ran, "gpu": smoke.gpu, "reason": smoke.reason or None}

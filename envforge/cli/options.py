@@ -1,12 +1,17 @@
-"""Define the options that several commands share."""
+"""Build the options of a command from one dataclass, and define the options that several commands share.
+
+Each field is declared once: its annotation is ``Annotated[TYPE, Option(HELP)]`` or ``Annotated[TYPE, Argument()]``.
+``takes`` adds them to a command, which receives one value of the dataclass.
+"""
 
 from __future__ import annotations
 
 import functools
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
@@ -18,23 +23,175 @@ if TYPE_CHECKING:
     from envforge.prefix.locate import Meant
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+_T = TypeVar("_T")
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
+DEFAULT_PREFIX = Path(".conda")
 
 
-def collected(options: Sequence[Decorator], kind: type[Any], name: str) -> Decorator:
-    """Pass the values of options to the command together: as one ``kind``, a dataclass, under ``name``."""
+class Argument:
+    """A field that is a positional argument; ``settings`` are those of ``click.argument``."""
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
+
+    def parameter(self, name: str, type_: Any, default: Any) -> Decorator:
+        """Return the decorator that adds the parameter; it is required if the field has no default."""
+        many = {"nargs": -1} if get_origin(type_) is tuple else {}
+        required = {"required": default is MISSING}
+        return click.argument(name, **{**required, **_settings(type_, default), **many, **self._settings})
+
+
+class Option:
+    """A field that is an option with this help; ``names`` defaults to the field's name (``--dry-run`` of ``dry_run``).
+
+    The field's type decides what the option accepts: ``bool`` makes a flag, a tuple an option that may be repeated, and
+    ``Literal`` a choice. A default other than None is shown. ``settings`` of ``click.option`` replace these.
+    """
+
+    def __init__(self, help: str, *names: str, **settings: Any) -> None:  # noqa: A002 - as click names it
+        self._names, self._settings = names, {"help": help, **settings}
+
+    def parameter(self, name: str, type_: Any, default: Any) -> Decorator:
+        """Return the decorator that adds the parameter."""
+        names = self._names or (f"--{name.replace('_', '-')}",)
+        settings = _settings(type_, default)
+        settings |= {"show_default": True} if "default" in settings else {}
+        settings |= {"is_flag": True} if type_ is bool else {}
+        settings |= {"multiple": True} if get_origin(type_) is tuple else {}
+        return click.option(*names, name, **{**settings, **self._settings})
+
+
+def _settings(type_: Any, default: Any) -> dict[str, Any]:
+    """Return the settings of click that follow from the type and the default of a field."""
+    settings: dict[str, Any] = {} if default in (MISSING, None, False, ()) else {"default": default}
+    for each in (type_, *get_args(type_)):  # the alternatives of `Path | None`
+        if get_origin(each) is Literal:
+            return {"type": click.Choice(get_args(each)), **settings}
+        if each is Path:
+            return {"type": FILE, **settings}
+    return settings
+
+
+def takes(kind: type[_T]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the options and arguments of ``kind``, a dataclass, to a command, and call it with one value of ``kind``.
+
+    A field whose type is a dataclass adds the options of that dataclass in its place.
+    """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
-        def with_options(*arguments: Any, **keywords: Any) -> Any:
-            values = {field: keywords.pop(field) for field in kind.__dataclass_fields__}
-            return command(*arguments, **{name: kind(**values)}, **keywords)
+        def with_options(*context: Any, **values: Any) -> Any:
+            return command(*context, _collect(kind, values))
 
-        decorated: Callable[..., Any] = with_options
-        for option in reversed(options):
-            decorated = option(decorated)
-        return decorated
+        return _add(kind, with_options)
 
     return decorate
+
+
+def _add(kind: Any, command: Callable[..., Any]) -> Callable[..., Any]:
+    for parameter in reversed([*_parameters(kind)]):
+        command = parameter(command)
+    return command
+
+
+def _parameters(kind: Any) -> Iterator[Decorator]:
+    for field, hint in _annotated(kind):
+        if is_dataclass(hint):
+            yield from _parameters(hint)
+        else:
+            type_, declared = get_args(hint)
+            yield declared.parameter(field.name, type_, field.default)
+
+
+def _collect(kind: Any, values: Mapping[str, Any]) -> Any:
+    return kind(
+        **{
+            field.name: _collect(hint, values) if is_dataclass(hint) else values[field.name]
+            for field, hint in _annotated(kind)
+        }
+    )
+
+
+@functools.cache
+def _annotated(kind: Any) -> tuple[tuple[Field[Any], Any], ...]:
+    hints = get_type_hints(kind, include_extras=True)
+    return tuple((field, hints[field.name]) for field in fields(kind))
+
+
+JsonOption = Annotated[bool, Option("Print one JSON document to stdout.", "--json")]
+MachineOption = Annotated[
+    str | None,
+    Option(
+        "Plan for another machine: a record written by `envforge detect --json`, or a profile such as t4, h100, or "
+        "rtx-4090.",
+        metavar="FILE|PROFILE",
+    ),
+]
+MirrorsOption = Annotated[
+    tuple[str, ...],
+    Option(
+        "Download URLs that start with FROM from TO instead. May be provided more than once.  "
+        "[env var: ENVFORGE_MIRRORS]",
+        "--mirror",
+        metavar="FROM=TO",
+    ),
+]
+CacheOption = Annotated[
+    Path | None,
+    Option("Directory of downloaded and unpacked packages.", type=DIRECTORY, envvar="ENVFORGE_CACHE", show_envvar=True),
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnvironmentOptions:
+    """The environment that a command uses: by default, the one of the project around the current directory."""
+
+    prefix: Annotated[
+        Path | None, Option("Use the environment in this directory.  [default: .conda of the project]", type=DIRECTORY)
+    ] = None
+    name: Annotated[str | None, Option("Use the environment installed under this name.")] = None
+
+    def meant(self) -> Meant:
+        """Return the environment that the options select; it may be missing or incomplete."""
+        from envforge.prefix.locate import meant_prefix
+
+        return meant_prefix(self.prefix, self.name, Path.cwd())
+
+    def usable(self) -> Meant:
+        """Return the environment that the options select; raise ``EnvforgeError`` if it is missing or incomplete.
+
+        An incomplete change of environment.yml doesn't affect the environment, so it is only a warning.
+        """
+        from envforge.prefix.locate import check_usable
+
+        environment = self.meant()
+        check_usable(environment)
+        tell_change_of(environment.prefix)
+        return environment
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileOptions:
+    """The environment files that a command locks, and their lockfile."""
+
+    file: Annotated[
+        tuple[Path, ...],
+        Option(
+            "Use this environment file. May be provided more than once, to merge several.  "
+            "[default: environment.yml of the project, or the files that its lockfile records]",
+            "-f",
+            "--file",
+        ),
+    ] = ()
+    lockfile: Annotated[Path | None, Option("Use this lockfile.  [default: conda-lock.yml next to FILE]")] = None
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the files of ``--file``, or else those of the project around the current directory."""
+        from envforge.lock.project import find_sources
+
+        return tuple(dict.fromkeys(self.file)) or find_sources(Path())
 
 
 def repeated_command(changes: Mapping[str, str | bool | None]) -> str:
@@ -44,7 +201,7 @@ def repeated_command(changes: Mapping[str, str | bool | None]) -> str:
     """
     from click.core import ParameterSource
 
-    from envforge.base.net import without_credentials
+    from envforge.base.urls import show_url
 
     context = click.get_current_context()
     words = context.command_path.split()
@@ -58,7 +215,7 @@ def repeated_command(changes: Mapping[str, str | bool | None]) -> str:
             if each is None or each is False:
                 continue
             words += [] if isinstance(parameter, click.Argument) else [max(parameter.opts, key=len)]
-            words += [] if each is True else [without_credentials(str(each))]
+            words += [] if each is True else [show_url(str(each))]
     return shlex.join(["envforge", *words[1:]])
 
 
@@ -71,27 +228,12 @@ def hints_inside(directory: Path, hints: Iterable[Hint], purpose: str = "") -> t
     return tuple(Hint(f"{purpose}{h.purpose}", f"{enter}{h.command}") if h.command else h for h in hints)
 
 
-def json_option() -> Decorator:
-    """Add ``--json``: one versioned envelope on stdout, failures included."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document to stdout.")
-
-
-def machine_option() -> Decorator:
-    """Add ``--machine FILE|PROFILE``, whose value ``chosen_machine`` accepts."""
-    return click.option(
-        "--machine",
-        metavar="FILE|PROFILE",
-        help="Plan for another machine: a record written by `envforge detect --json`, or a profile such as t4, h100, "
-        "or rtx-4090.",
-    )
-
-
 def chosen_machine(spec: str | None) -> Machine:
     """Return the machine that ``--machine`` names, or this computer; print the variables that don't apply to it."""
     import os
 
-    from envforge.machine.profiles import load_machine
-    from envforge.machine.variables import VARIABLES
+    from envforge.machine.record import load_machine
+    from envforge.machine.values import VARIABLES
 
     machine = load_machine(spec, os.environ)
     # these variables describe the computer on which they are set; a record contains those that were set on the
@@ -100,18 +242,6 @@ def chosen_machine(spec: str | None) -> Machine:
     if ignored:
         click.echo(f"note: ignoring {', '.join(ignored)}, because `--machine {spec}` is another computer", err=True)
     return machine
-
-
-def mirror_option() -> Decorator:
-    """Add ``--mirror FROM=TO`` as ``mirrors``, whose value ``chosen_mirrors`` accepts."""
-    return click.option(
-        "--mirror",
-        "mirrors",
-        multiple=True,
-        metavar="FROM=TO",
-        help="Download URLs that start with FROM from TO instead. May be provided more than once.  "
-        "[env var: ENVFORGE_MIRRORS]",
-    )
 
 
 def chosen_mirrors(rules: tuple[str, ...]) -> Mirrors:
@@ -139,55 +269,9 @@ def platform_here() -> str:
     """Return the conda subdir of this computer."""
     import platform
 
-    from envforge.machine.system import conda_subdir
+    from envforge.machine.evidence import conda_subdir
 
     return conda_subdir(platform.system(), platform.machine())
-
-
-def cache_option() -> Decorator:
-    """Add ``--cache DIR``; ``None`` means the cache directory of the user."""
-    return click.option(
-        "--cache",
-        type=click.Path(path_type=Path, file_okay=False),
-        envvar="ENVFORGE_CACHE",
-        show_envvar=True,
-        help="Directory of downloaded and unpacked packages.",
-    )
-
-
-Command = Callable[..., Any]
-DEFAULT_PREFIX = Path(".conda")
-
-
-def prefix_options(command: Command) -> Command:
-    """Add ``--prefix`` and ``--name``, whose values ``meant`` and ``usable`` accept."""
-    name = click.option("--name", help="Use the environment installed under this name.")
-    prefix = click.option(
-        "--prefix",
-        type=click.Path(path_type=Path, file_okay=False),
-        help="Use the environment in this directory.  [default: .conda of the project]",
-    )
-    return prefix(name(command))
-
-
-def meant(prefix: Path | None, name: str | None) -> Meant:
-    """Return the environment that the options select; it may be missing or incomplete."""
-    from envforge.prefix.locate import meant_prefix
-
-    return meant_prefix(prefix, name, Path.cwd())
-
-
-def usable(prefix: Path | None, name: str | None) -> Meant:
-    """Return the environment that the options select; raise ``EnvforgeError`` if it is missing or incomplete.
-
-    An incomplete change of environment.yml doesn't affect the environment, so it is only a warning.
-    """
-    from envforge.prefix.locate import check_usable
-
-    environment = meant(prefix, name)
-    check_usable(environment)
-    tell_change_of(environment.prefix)
-    return environment
 
 
 def fail_on_incomplete_change(lockfile: Path) -> None:
@@ -237,32 +321,9 @@ def default_lock() -> Path:
     return project_here() / LOCK_NAME
 
 
-def file_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add ``--file`` and ``--lockfile``; pass their values to ``environment_of`` and ``lockfile_of``."""
-    lockfile = click.option(
-        "--lockfile",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="Use this lockfile.  [default: conda-lock.yml next to FILE]",
-    )
-    file = click.option(
-        "-f",
-        "--file",
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="Use this environment file.  [default: environment.yml of the project]",
-    )
-    return file(lockfile(command))
-
-
-def environment_of(file: Path | None) -> Path:
-    """Return the file of ``--file``, or else environment.yml of the project around the current directory."""
-    from envforge.lock.project import find_environment
-
-    return file or find_environment(Path())
-
-
-def variant_option(what: str) -> Decorator:
-    """Add ``--variant NAME``, whose value ``stated_lock`` accepts; ``what`` is the verb of its help."""
-    return click.option("--variant", metavar="NAME", help=f"{what} lockfiles/NAME/conda-lock.yml.")
+def variant(what: str) -> Option:
+    """Return ``--variant NAME``, whose value ``stated_lock`` accepts; ``what`` is the verb of its help."""
+    return Option(f"{what} lockfiles/NAME/conda-lock.yml.", metavar="NAME")
 
 
 def stated_lock(lock: Path | None, variant: str | None) -> Path | None:

@@ -1,30 +1,35 @@
-"""Run a command or a shell in the environment."""
+"""Run a command or a shell in the environment, or register it as a Jupyter kernel."""
 
 from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import click
 
-from envforge.cli.options import prefix_options, usable
+from envforge.cli.options import Argument, EnvironmentOptions, JsonOption, Option, takes
 
 if TYPE_CHECKING:
     from envforge.prefix.locate import Meant
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShellOptions:
+    """The command line of ``envforge shell``."""
+
+    environment: EnvironmentOptions
+    shell: Annotated[
+        Literal["bash", "zsh", "fish", "dash", "sh"] | None, Option("Start this shell.  [default: the shell in SHELL]")
+    ]
+    is_printed: Annotated[bool, Option("Print an activation script for `eval` instead.", "--print")]
+
+
 @click.command("shell")
-@prefix_options
-@click.option(
-    "--shell",
-    "wanted",
-    type=click.Choice(["bash", "zsh", "fish", "dash", "sh"]),
-    help="Start this shell.  [default: the shell in SHELL]",
-)
-@click.option("--print", "is_printed", is_flag=True, help="Print an activation script for `eval` instead.")
-def shell(prefix: Path | None, name: str | None, wanted: str | None, is_printed: bool) -> None:
+@takes(ShellOptions)
+def shell(options: ShellOptions) -> None:
     """Start your shell, with your own settings, in the environment.
 
     To leave it, run `exit` or press Ctrl-D. To activate the environment in a running shell, run
@@ -32,9 +37,9 @@ def shell(prefix: Path | None, name: str | None, wanted: str | None, is_printed:
     """
     from envforge.prefix.activation import script_suffix, shell_of
 
-    environment = usable(prefix, name)
-    chosen = wanted or shell_of(os.environ)
-    if is_printed:
+    environment = options.environment.usable()
+    chosen = options.shell or shell_of(os.environ)
+    if options.is_printed:
         from envforge.prefix.activation import activation, activation_text
 
         active = activation(environment.prefix, environment.label, os.environ, suffix=script_suffix(chosen))
@@ -78,10 +83,17 @@ def _enter(environment: Meant, shell: str) -> None:
     start(shell_start(shell, program, environment.prefix, os.environ))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOptions:
+    """The command line of ``envforge run``."""
+
+    environment: EnvironmentOptions
+    command: Annotated[tuple[str, ...], Argument(type=click.UNPROCESSED, metavar="CMD [ARGUMENT]...")]
+
+
 @click.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@prefix_options
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="CMD [ARGUMENT]...")
-def run(prefix: Path | None, name: str | None, command: tuple[str, ...]) -> None:
+@takes(RunOptions)
+def run(options: RunOptions) -> None:
     """Run a command in the environment, activated as conda activates it.
 
     Exits with the exit code of CMD, with 126 if CMD can't be started, or with 127 if it isn't found. Write options of
@@ -89,6 +101,52 @@ def run(prefix: Path | None, name: str | None, command: tuple[str, ...]) -> None
     """
     from envforge.prefix.activation import activation, become
 
-    environment = usable(prefix, name)
+    environment, command = options.environment.usable(), options.command
     words = command[1:] if command[0] == "--" else command
     become(words, activation(environment.prefix, environment.label, os.environ), os.environ)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KernelOptions:
+    """The command line of ``envforge kernel``."""
+
+    environment: EnvironmentOptions
+    kernel: Annotated[str | None, Option("Name of the kernel.  [default: from the project's name]", metavar="NAME")]
+    display_name: Annotated[str | None, Option("Name that Jupyter shows.  [default: Python (PROJECT)]", metavar="TEXT")]
+    is_removed: Annotated[bool, Option("Remove the kernel of this environment.", "--remove")]
+    as_json: JsonOption
+
+
+@click.command("kernel")
+@takes(KernelOptions)
+def kernel(options: KernelOptions) -> None:
+    """Register the environment as a Jupyter kernel.
+
+    Requires ipykernel in the environment; Jupyter can be installed elsewhere. Run it again after an install that
+    changes the environment's variables or activation scripts.
+    """
+    from envforge.base.envelope import success
+    from envforge.prefix import kernel as kernels
+
+    name, use = options.kernel, options.environment
+    environment = use.meant() if options.is_removed else use.usable()
+    folder = kernels.kernels_folder(os.environ, Path.home()) / kernels.kernel_name(name, environment)
+    if options.is_removed:
+        kernels.remove(environment, folder)
+        words = f"removed kernel {folder.name} ({folder})"
+    else:
+        title = options.display_name or f"Python ({environment.label})"
+        kernels.register(environment, kernels.Kernel(folder=folder, display_name=title), os.environ)
+        undo = " ".join(filter(None, ["envforge kernel --remove", environment.option, name and f"--kernel {name}"]))
+        words = f"registered kernel {folder.name} ({title}) in {folder}\nto remove it, run `{undo}`"
+    if options.as_json:
+        words = success(
+            "kernel",
+            {
+                "kernel": folder.name,
+                "folder": str(folder),
+                "prefix": str(environment.prefix),
+                "removed": options.is_removed,
+            },
+        )
+    click.echo(words)

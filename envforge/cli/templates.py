@@ -5,17 +5,18 @@ from __future__ import annotations
 import shlex
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
 from envforge.base.data_files import lockfiles_root
 from envforge.base.envelope import Json, success
 from envforge.catalogue.index import list_entries
-from envforge.cli.options import json_option
+from envforge.cli.options import Argument, JsonOption, Option, takes
 from envforge.errors import printable
-from envforge.project.questions import Question, shown
+from envforge.project.questions import Question, When, answers_of, conditions, shown
 from envforge.project.smoke import shown_hook
 from envforge.project.template_source import Opened, group_sources, project_sources
 from envforge.project.templates import Template
@@ -24,49 +25,80 @@ if TYPE_CHECKING:
     from envforge.project.trial import Trial
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListOptions:
+    """The command line of ``envforge templates``."""
+
+    as_json: JsonOption
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShowTemplateOptions:
+    """The command line of ``envforge templates show``."""
+
+    name: Annotated[str, Argument()]
+    as_json: JsonOption
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StartOptions:
+    """The command line of ``envforge templates new``."""
+
+    folder: Annotated[Path, Argument(metavar="DIR", type=click.Path(path_type=Path))]
+    as_json: JsonOption
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialOptions:
+    """The command line of ``envforge templates test``."""
+
+    folder: Annotated[str, Argument(metavar="[DIR]")] = "."
+    no_smoke: Annotated[bool, Option("Only render and check the template, without running its code.")]
+    as_json: JsonOption
+
+
 @click.group("templates", invoke_without_command=True)
-@json_option()
 @click.pass_context
-def templates(context: click.Context, /, *, as_json: bool) -> None:
+@takes(ListOptions)
+def templates(context: click.Context, options: ListOptions) -> None:
     """List the built-in templates; describe, start, and test templates.
 
     Without a command, each built-in template is listed with its groups.
     """
     if context.invoked_subcommand is None:
-        _list(as_json=as_json)
+        _list(as_json=options.as_json)
 
 
 @templates.command("show")
-@click.argument("name")
-@json_option()
-def show(*, name: str, as_json: bool) -> None:
+@takes(ShowTemplateOptions)
+def show(options: ShowTemplateOptions) -> None:
     """Show the questions, groups, files, packages, and lockfiles of a template.
 
     NAME is a built-in template, a directory (./DIR), or a git repository (git+https://…@REV). No code of it is run.
     """
     from envforge.project.template_source import open_template
 
-    with open_template(name, Path()) as opened:
-        click.echo(describe_json(opened) if as_json else describe(opened))
+    with open_template(options.name, Path()) as opened:
+        click.echo(describe_json(opened) if options.as_json else describe(opened))
 
 
 @templates.command("new")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@json_option()
-def new(*, folder: Path, as_json: bool) -> None:
+@takes(StartOptions)
+def new(options: StartOptions) -> None:
     """Create a template in DIR: a manifest, code that trains, and its smoke test."""
     from envforge.base.envelope import success
     from envforge.base.staging import settle_interrupted
     from envforge.project.place import place
     from envforge.project.template_source import plan_starter
 
+    folder = options.folder
     files = plan_starter(folder.absolute().name)
     settle_interrupted(folder)
     place(files, folder, force=False, written_before={})
     where = shlex.quote(str(folder))
     place_named = where if folder.is_absolute() or str(folder).startswith(".") else f"./{where}"
     commands = (f"envforge templates test {where}", f"envforge new {place_named} my-project")
-    if as_json:
+    if options.as_json:
         listed = [str(file.path) for file in files]
         click.echo(success("templates new", {"folder": str(folder), "files": [*listed], "next": [*commands]}))
         return
@@ -76,17 +108,15 @@ def new(*, folder: Path, as_json: bool) -> None:
 
 
 @templates.command("test")
-@click.argument("folder", metavar="[DIR]", default=".")
-@click.option("--no-smoke", is_flag=True, help="Only render and check the template, without running its code.")
-@json_option()
-def test(*, folder: str, no_smoke: bool, as_json: bool) -> None:
+@takes(TrialOptions)
+def test(options: TrialOptions) -> None:
     """Render the variants of the template in DIR, check the files, and run the smoke tests.
 
     Each pair of answers and groups occurs in at least one variant. Rendered Python is compiled and, if ruff is
     installed, linted; YAML, TOML, and JSON are parsed. The smoke tests are code of the template; they run with this
     Python, which needs torch. DIR may also be the name of a built-in template. Exits with 1 if a check fails.
     """
-    from envforge.machine.profiles import load_machine
+    from envforge.machine.record import load_machine
     from envforge.project.template_source import is_source, open_template
     from envforge.project.trial import has_torch, try_template
     from envforge.pytorch.matrix import load_matrix
@@ -94,15 +124,16 @@ def test(*, folder: str, no_smoke: bool, as_json: bool) -> None:
     from envforge.pytorch.selection import Request
 
     selection = select_platforms(load_machine("cpu", {}), Request(), (), load_matrix())[0]
-    smoke = not no_smoke and has_torch()
+    smoke = not options.no_smoke and has_torch()
     trials: list[Trial] = []
+    folder = options.folder
     name = f"./{folder}" if not is_source(folder) and Path(folder).is_dir() else folder
     with open_template(name, Path()) as opened:
         for trial in try_template(opened.template, selection, smoke=smoke):
             trials.append(trial)
-            if not as_json:
+            if not options.as_json:
                 _say(trial, opened.template)
-        _sum_up(trials, opened.template, asked=not no_smoke, as_json=as_json)
+        _sum_up(trials, opened.template, asked=not options.no_smoke, as_json=options.as_json)
     if any(trial.problems for trial in trials):
         raise click.exceptions.Exit(1)
 
@@ -218,12 +249,12 @@ def describe_json(opened: Opened) -> str:
     questions: list[Json] = [
         {
             "name": question.name,
-            "type": question.kind,
+            "type": question.type,
             "default": question.default,
             "help": question.help,
             "choices": list(question.choices),
             "pattern": question.pattern,
-            "when": {condition.question: list(condition.values) for condition in question.when},
+            "when": {name: list(answers_of(value)) for name, value in question.when.items()},
         }
         for question in template.questions
     ]
@@ -234,7 +265,7 @@ def describe_json(opened: Opened) -> str:
             "help": group.help,
             "files": [str(path) for path in _group_places(template, group.name)],
             "conda": list(group.conda),
-            "when": {condition.question: list(condition.values) for condition in group.when},
+            "when": {name: list(answers_of(value)) for name, value in group.when.items()},
         }
         for group in template.groups
     ]
@@ -255,9 +286,9 @@ def describe_json(opened: Opened) -> str:
 
 
 def _question(question: Question) -> str:
-    asked = f"{', '.join(question.choices)}; " if question.choices else f"{question.kind}; "
+    asked = f"{', '.join(question.choices)}; " if question.choices else f"{question.type}; "
     text = f"{question.name}  {question.help} ({asked}default {shown(question.default)})"
-    return text + _only(tuple(condition.words for condition in question.when))
+    return text + _only(question.when)
 
 
 def _groups(template: Template) -> list[str]:
@@ -265,13 +296,13 @@ def _groups(template: Template) -> list[str]:
     for group in template.groups:
         files = ", ".join(str(path) for path in _group_places(template, group.name))
         text = f"{group.name}  {group.help}{' (default)' if group.default else ''}"
-        text += _only(tuple(condition.words for condition in group.when))
+        text += _only(group.when)
         lines.append(f"{text}: {files}" + (f"; needs {', '.join(group.conda)}" if group.conda else ""))
     return lines
 
 
-def _only(conditions: tuple[str, ...]) -> str:
-    return f", only with {' and '.join(conditions)}" if conditions else ""
+def _only(when: When) -> str:
+    return f", only with {' and '.join(conditions(when))}" if when else ""
 
 
 def _places(template: Template) -> tuple[PurePosixPath, ...]:

@@ -6,98 +6,84 @@ import difflib
 import os
 import re
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import click
 from click.core import ParameterSource
 
 from envforge.base.envelope import Json, success
 from envforge.base.staging import PlannedFile
-from envforge.cli.options import Decorator, chosen_machine, hints_inside, json_option, machine_option, repeated_command
-from envforge.cli.project_options import (
-    LockOptions,
-    SelectionOptions,
-    TemplateOptions,
-    lock_options,
-    requirement_option,
-    selection_options,
-    template_options,
+from envforge.cli.options import (
+    DIRECTORY,
+    JsonOption,
+    MachineOption,
+    Option,
+    chosen_machine,
+    hints_inside,
+    repeated_command,
+    takes,
 )
+from envforge.cli.project_options import LockSourceOptions, RequirementOption, SelectionOptions, TemplateOptions
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.environment_spec import LOCK_FILE
-from envforge.project.changes import Change, is_text
+from envforge.project.changes import FileChange, is_text
 from envforge.project.update import Locks, Update
 
 if TYPE_CHECKING:
     from envforge.machine.values import Machine
     from envforge.project.locking import BuildQuery
     from envforge.project.record import ProjectRecord
-    from envforge.project.update import Locks, Update, Wishes
+    from envforge.project.update import Locks, Update, UpdateRequest
     from envforge.pytorch.selection import Request
 
-_HELP = {
-    "directory": "Directory of the project.  [default: the nearest with an envforge.toml, from here upward]",
-    "template_version": "Update to this version of the template; for git, a branch, tag, or commit.",
-    "on_conflict": "If both sides changed the same lines, write markers, or keep yours and write NAME.rej.",
-    "dry_run": "Show the changes as a diff, without writing anything.",
-    "check": "Check for a newer template, without writing anything. Exits with 1 if there is one.",
-}
 _SELECTION = ("cuda", "torch", "python", "platforms", "prefer", "torch_index")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UpdateOptions:
-    """The command line of ``envforge update``; ``typed`` names the options of the selection that were typed."""
+    """The command line of ``envforge update``."""
 
-    machine: str | None
     selection: SelectionOptions
-    typed: frozenset[str]
+    machine: MachineOption
     wishes: TemplateOptions
-    lock: LockOptions
-    envforge: str | None
-    directory: Path | None
-    template_version: str | None
-    on_conflict: str
-    dry_run: bool
-    check: bool
-    as_json: bool
-
-
-def _own_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    folder = click.Path(path_type=Path, file_okay=False)
-    options: list[Decorator] = [
-        click.option("--directory", type=folder, metavar="DIR", help=_HELP["directory"]),
-        click.option("--template-version", metavar="VERSION", help=_HELP["template_version"]),
-        click.option(
-            "--conflict",
-            "on_conflict",
-            type=click.Choice(["inline", "rej"]),
-            default="inline",
-            show_default=True,
-            help=_HELP["on_conflict"],
+    envforge: RequirementOption
+    directory: Annotated[
+        Path | None,
+        Option(
+            "Directory of the project.  [default: the nearest with an envforge.toml, from here upward]",
+            type=DIRECTORY,
+            metavar="DIR",
         ),
-        click.option("--dry-run", is_flag=True, help=_HELP["dry_run"]),
-        click.option("--check", is_flag=True, help=_HELP["check"]),
     ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+    template_version: Annotated[
+        str | None,
+        Option("Update to this version of the template; for git, a branch, tag, or commit.", metavar="VERSION"),
+    ]
+    on_conflict: Annotated[
+        Literal["inline", "rej"],
+        Option("If both sides changed the same lines, write markers, or keep yours and write NAME.rej.", "--conflict"),
+    ] = "inline"
+    dry_run: Annotated[bool, Option("Show the changes as a diff, without writing anything.")]
+    check: Annotated[
+        bool, Option("Check for a newer template, without writing anything. Exits with 1 if there is one.")
+    ]
+    lock: LockSourceOptions
+    as_json: JsonOption
+
+    @property
+    def typed(self) -> frozenset[str]:
+        """The options of the selection that the command line has; all others are kept as recorded."""
+        context = click.get_current_context()
+        return frozenset(
+            name for name in _SELECTION if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        )
 
 
 @click.command()
-@selection_options()
-@machine_option()
-@template_options()
-@requirement_option()
-@_own_options
-@lock_options()
-@json_option()
-def update(
-    selection_options: SelectionOptions, template_options: TemplateOptions, lock_options: LockOptions, **options: Any
-) -> None:
+@takes(UpdateOptions)
+def update(options: UpdateOptions) -> None:
     """Update a project to its template, and keep your edits.
 
     The template is rendered again with the recorded answers, and its changes are merged into your files. If both sides
@@ -106,20 +92,11 @@ def update(
 
     Exits with 1 if conflicts remain, or if --check finds a newer template.
     """
-    context = click.get_current_context()
-    typed = {name for name in _SELECTION if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    request = UpdateOptions(
-        selection=selection_options,
-        typed=frozenset(typed),
-        wishes=template_options,
-        lock=lock_options,
-        **options,
-    )
-    if _run(request):
+    if _run(options):
         raise click.exceptions.Exit(1)
 
 
-def _run(request: UpdateOptions) -> bool:
+def _run(options: UpdateOptions) -> bool:
     """Run the update; return whether something remains to be done."""
     from envforge.base.staging import settle_interrupted
     from envforge.cli.options import fail_on_incomplete_change, warn_of_incomplete_environment
@@ -128,101 +105,100 @@ def _run(request: UpdateOptions) -> bool:
     from envforge.project.template_source import open_template
     from envforge.project.update import Locks, apply, plan_update
 
-    folder = request.directory or find_project(Path.cwd()) or Path()
+    folder = options.directory or find_project(Path.cwd()) or Path()
     for lockfile in (folder / LOCK_FILE, *folder.glob(f"lockfiles/*/{LOCK_FILE}")):
         fail_on_incomplete_change(lockfile)
     warn_of_incomplete_environment()
-    if not (request.dry_run or request.check) and settle_interrupted(folder):
+    if not (options.dry_run or options.check) and settle_interrupted(folder):
         click.echo(f"note: completed or undid an interrupted run in {folder} first", err=True)
-    record = _record(request, folder)
+    record = _record(options, folder)
     name = record.origin.source or record.template
-    with open_template(name, folder, version=request.template_version) as opened:
-        wishes, query = _wishes(request, record, folder)
+    with open_template(name, folder, version=options.template_version) as opened:
+        wishes, query = _wishes(options, record, folder)
         planned = plan_update(folder, record, opened, wishes)
-    if request.check:
-        say_check(planned, as_json=request.as_json)
+    if options.check:
+        _print_check(planned, as_json=options.as_json)
         return planned.is_newer
-    locks = Locks() if request.dry_run else _lock(request, planned, query)
-    written = not request.dry_run and apply(planned, locks)
-    told = Told(written=written, dry_run=request.dry_run, no_lock=request.lock.no_lock, as_json=request.as_json)
-    print_update(planned, locks, told)
+    locks = Locks() if options.dry_run else _lock(options, planned, query)
+    written = not options.dry_run and apply(planned, locks)
+    _print_update(options, planned, locks, written=written)
     return bool(planned.unresolved) or any(change.conflicts for change in planned.changes)
 
 
-def _record(request: UpdateOptions, folder: Path) -> ProjectRecord:
+def _record(options: UpdateOptions, folder: Path) -> ProjectRecord:
     from envforge.project.record import PROJECT_FILE, need_project_file, no_project
 
-    if request.directory is None and not (folder / PROJECT_FILE).is_file():
+    if options.directory is None and not (folder / PROJECT_FILE).is_file():
         raise no_project(f"neither `{folder.absolute()}` nor a parent directory has an `{PROJECT_FILE}`")
     return need_project_file(folder)
 
 
-def _wishes(request: UpdateOptions, record: ProjectRecord, folder: Path) -> tuple[Wishes, BuildQuery | None]:
+def _wishes(options: UpdateOptions, record: ProjectRecord, folder: Path) -> tuple[UpdateRequest, BuildQuery | None]:
     """Return the wishes, and what their builds are selected from, unless the builds are kept."""
     from envforge.machine.record import machine_to_json, redact
     from envforge.project.locking import BuildQuery
-    from envforge.project.update import Wishes
+    from envforge.project.update import UpdateRequest
     from envforge.pytorch.matrix import load_matrix
 
-    wishes = Wishes(
-        variables=request.wishes.var,
-        with_groups=request.wishes.with_groups,
-        without_groups=request.wishes.without_groups,
-        on_conflict="rej" if request.on_conflict == "rej" else "inline",
-        envforge_requirement=_requirement(request, record, folder),
+    wishes = UpdateRequest(
+        variables=options.wishes.var,
+        with_groups=options.wishes.with_groups,
+        without_groups=options.wishes.without_groups,
+        on_conflict=options.on_conflict,
+        envforge_requirement=_requirement(options, record, folder),
     )
-    if not request.typed and request.machine is None:
+    if not options.typed and options.machine is None:
         return wishes, None
-    machine, matrix = _machine(request, record, folder), load_matrix()
+    machine, matrix = _machine(options, record, folder), load_matrix()
     recorded = tuple(selection.build.platform for selection in record.selections)
-    platforms = request.selection.known_platforms(matrix) if "platforms" in request.typed else recorded
-    typed = request.selection.to_request(matrix)
-    chosen = {name: getattr(typed, name) for name in request.typed - {"platforms"}}
+    platforms = options.selection.known_platforms(matrix) if "platforms" in options.typed else recorded
+    typed = options.selection.to_request(matrix)
+    chosen = {name: getattr(typed, name) for name in options.typed - {"platforms"}}
     former: Request = replace(record.selections[0].request, platform=None)
     query = BuildQuery(machine=machine, request=replace(former, **chosen), platforms=platforms, matrix=matrix)
     return replace(wishes, selections=query.select(), machine=machine_to_json(redact(machine))), query
 
 
-def _requirement(request: UpdateOptions, record: ProjectRecord, folder: Path) -> str:
+def _requirement(options: UpdateOptions, record: ProjectRecord, folder: Path) -> str:
     from envforge.base.distribution import stated_requirement
     from envforge.project.record import PROJECT_FILE
 
     recorded = record.envforge_requirement
     return (
-        stated_requirement(request.envforge, os.environ, (recorded, str(folder / PROJECT_FILE)) if recorded else None)
+        stated_requirement(options.envforge, os.environ, (recorded, str(folder / PROJECT_FILE)) if recorded else None)
         or ""
     )
 
 
-def _machine(request: UpdateOptions, record: ProjectRecord, folder: Path) -> Machine:
+def _machine(options: UpdateOptions, record: ProjectRecord, folder: Path) -> Machine:
     """Return the machine of ``--machine``, else the one that the project was created for, else this one."""
     from envforge.machine.record import machine_from_json
     from envforge.project.record import PROJECT_FILE
 
-    if request.machine is not None or record.machine is None:
-        return chosen_machine(request.machine)
+    if options.machine is not None or record.machine is None:
+        return chosen_machine(options.machine)
     return machine_from_json(record.machine, f"{folder / PROJECT_FILE}, machine")
 
 
-def _lock(request: UpdateOptions, planned: Update, query: BuildQuery | None) -> Locks:
+def _lock(options: UpdateOptions, planned: Update, query: BuildQuery | None) -> Locks:
     """Return the new locks of the project and its variants; none if the environment is unchanged."""
     from envforge.project.update import Locks
 
     texts = planned.changed_texts
-    if texts is None or request.lock.no_lock:
+    if texts is None or options.lock.no_lock:
         return Locks()
     from envforge.cli.progress import show_progress
     from envforge.project.locking import obtain_lock
     from envforge.project.update import relock_variants
 
-    way = request.lock.way(planned.folder)
+    way = options.lock.way(planned.folder)
     try:
         with show_progress() as show:
             own = None if planned.lock_texts is None else obtain_lock(texts, way, show)
             variants = relock_variants(planned.folder, texts, way, show)
     except EnvforgeError as error:
         error.hints = (
-            *_ways_in_catalogue(request, planned, query),
+            *_ways_in_catalogue(options, planned, query),
             Hint("to update the project without its lockfile", repeated_command({"no_lock": True, "fresh": None})),
             *hints_inside(planned.folder, error.hints, "then, in the project, "),
         )
@@ -234,9 +210,9 @@ def _lock(request: UpdateOptions, planned: Update, query: BuildQuery | None) -> 
     return Locks(own=None if own is None else own.text, variants=variants)
 
 
-def _ways_in_catalogue(request: UpdateOptions, planned: Update, query: BuildQuery | None) -> tuple[Hint, ...]:
+def _ways_in_catalogue(options: UpdateOptions, planned: Update, query: BuildQuery | None) -> tuple[Hint, ...]:
     """Return the builds whose lockfile is in the catalogue; it has none for an environment.yml that was edited."""
-    from envforge.cli.new_report import ways_in_catalogue
+    from envforge.cli.new import ways_in_catalogue
     from envforge.project.update import derived_variants
 
     texts = planned.changed_texts
@@ -247,20 +223,10 @@ def _ways_in_catalogue(request: UpdateOptions, planned: Update, query: BuildQuer
         or derived_variants(planned.folder)
     ):
         return ()
-    return ways_in_catalogue(planned.project, query, python=request.selection.python is not None)
+    return ways_in_catalogue(planned.project, query, python=options.selection.python is not None)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Told:
-    """What was done, and the values that its report needs."""
-
-    written: bool
-    dry_run: bool
-    no_lock: bool
-    as_json: bool
-
-
-def say_check(update: Update, *, as_json: bool) -> None:
+def _print_check(update: Update, *, as_json: bool) -> None:
     """Print whether the template is newer."""
     if as_json:
         click.echo(success("update", {"newer": update.is_newer, **_facts(update)}))
@@ -273,13 +239,13 @@ def say_check(update: Update, *, as_json: bool) -> None:
         click.echo(f"{_head(update)}: up to date")
 
 
-def print_update(update: Update, locks: Locks, told: Told) -> None:
+def _print_update(options: UpdateOptions, update: Update, locks: Locks, *, written: bool) -> None:
     """Print what changed, or with ``dry_run`` would change."""
-    if told.as_json:
+    if options.as_json:
         stale = tuple(path for path in update.stale_locks if path not in locks.paths)
         result: Json = {
-            "dry_run": told.dry_run,
-            "written": told.written,
+            "dry_run": options.dry_run,
+            "written": written,
             "lock": "renewed" if LOCK_FILE in locks.paths else "to-renew" if LOCK_FILE in stale else "kept",
             "locks_renewed": [*locks.paths],
             "locks_to_renew": [*stale],
@@ -288,27 +254,27 @@ def print_update(update: Update, locks: Locks, told: Told) -> None:
         }
         click.echo(success("update", result))
         return
-    if not told.written and not (told.dry_run and (update.is_newer or update.changes)):
+    if not written and not (options.dry_run and (update.is_newer or update.changes)):
         click.echo(f"{_head(update)}: up to date, nothing changed")
-        _say_changes(update)
+        _print_changes(update)
         for path in update.unresolved:
             click.echo(f"warning: `{path}` still has both sides of a conflict; search for <<<<<<<", err=True)
         return
-    verb = "would be updated" if told.dry_run else "updated"
+    verb = "would be updated" if options.dry_run else "updated"
     click.echo(f"{_head(update)}: {verb}\n")
-    _say_changes(update)
-    _say_locks(update, locks, told)
-    if told.dry_run:
+    _print_changes(update)
+    _print_locks(options, update, locks)
+    if options.dry_run:
         for change in update.changes:
-            click.echo(diff_of(change), nl=False)
+            click.echo(_diff_of(change), nl=False)
     for note in update.notes:
         click.echo(f"note: {note}", err=True)
     conflicts = [change for change in update.changes if change.conflicts]
-    if conflicts and not told.dry_run:
+    if conflicts and not options.dry_run:
         click.echo(f"\n{_files(len(conflicts))} with conflicts; resolve them, then commit", err=True)
 
 
-def diff_of(change: Change) -> str:
+def _diff_of(change: FileChange) -> str:
     """Return a change as a unified diff; for a binary file, only that it differs."""
     if not change.writes:
         return ""
@@ -331,20 +297,20 @@ def _lines(file: PlannedFile | None) -> list[str]:
     return [] if file is None else re.findall(r"[^\n]*\n|[^\n]+", file.content.decode())
 
 
-def _say_changes(update: Update) -> None:
+def _print_changes(update: Update) -> None:
     for change in update.changes:
         moved = f"{change.moved_from} → " if change.moved_from else ""
         note = f"  ({change.note})" if change.note else ""
         click.echo(f"  {change.action:<9} {moved}{change.path}{note}")
 
 
-def _say_locks(update: Update, locks: Locks, told: Told) -> None:
+def _print_locks(options: UpdateOptions, update: Update, locks: Locks) -> None:
     for path in locks.paths:
         click.echo(f"  {'lock':<9} {path}")
     for path in update.stale_locks:
         if path in locks.paths:
             continue
-        if told.dry_run and not told.no_lock and update.changed_texts is not None:
+        if options.dry_run and not options.lock.no_lock and update.changed_texts is not None:
             click.echo(f"  {'lock':<9} {path} would be updated")
         else:
             variant = "" if path == LOCK_FILE else f" --variant {path.split('/')[1]}"

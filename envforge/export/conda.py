@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from envforge.export.source import Exported, Source, build_of, header
+from envforge.export.source import Exported, LockSource, build_of, header
 from envforge.lock.plan import Artifact
 
 _WEAKER = "This file pins conda packages by build, not by checksum; conda-lock.yml has the checksums."
 _NO_PIP = "The lockfile has no pip, which conda needs to install wheels, so conda installs the newest."
 
 
-def explicit(source: Source) -> Exported:
+def explicit(source: LockSource) -> Exported:
     """Return an ``@EXPLICIT`` file with one URL per line, and wheels as comments in the format of conda-lock."""
     plan = source.plan
     use = ["conda create -n NAME --file FILE        or: micromamba create -n NAME -f FILE"]
@@ -26,7 +26,7 @@ def explicit(source: Source) -> Exported:
     return Exported(text=header(source, *use) + "\n".join(lines) + "\n")
 
 
-def environment(source: Source) -> Exported:
+def environment(source: LockSource) -> Exported:
     """Return an environment.yml with conda packages by version and build, and wheels by URL and SHA-256."""
     import yaml  # noqa: PLC0415 - slow to import
 

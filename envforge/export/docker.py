@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from envforge.base.distribution import python_image
 from envforge.errors import EnvforgeError
-from envforge.export.source import Exported, Source, header
+from envforge.export.source import Exported, LockSource, header, need_sha256
 from envforge.lock.needs import requirements_of
 from envforge.lock.plan import Plan
 from envforge.lock.project import platform_hints
@@ -25,7 +25,7 @@ _BASES = ((Version("2.36"), "bookworm", 12), (Version("2.41"), "trixie", 13))
 _MICROMAMBA = "2.8.1"
 
 
-def dockerfile(source: Source) -> Exported:
+def dockerfile(source: LockSource) -> Exported:
     """Return a Dockerfile of two stages: the first creates ``/opt/env``, the second copies only that directory."""
     linux = [plan for plan in source.plans if plan.platform.startswith("linux-")]
     if not linux:
@@ -69,7 +69,7 @@ def _has_dev(plans: list[Plan]) -> bool:
     return any(artifact.package.category == "dev" for plan in plans for artifact in (*plan.conda, *plan.wheels))
 
 
-def _check_wheels(source: Source, plan: Plan, *, is_explicit: bool) -> None:
+def _check_wheels(source: LockSource, plan: Plan, *, is_explicit: bool) -> None:
     """Raise ``EnvforgeError`` if micromamba would not install and verify the wheels of a plan."""
     if not plan.wheels:
         return
@@ -80,14 +80,7 @@ def _check_wheels(source: Source, plan: Plan, *, is_explicit: bool) -> None:
             command="envforge export dockerfile --lockfile conda-lock.yml",
             code="explicit-wheels",
         )
-    weak = [f"`{artifact.label}`" for artifact in plan.wheels if artifact.digest.algorithm != "sha256"]
-    if weak:
-        raise EnvforgeError(
-            f"`{source.name}` has no SHA-256 for {', '.join(weak)}, so micromamba and pip can't verify them",
-            hint="to record the SHA-256 of every file",
-            command="envforge lock",
-            code="no-sha256",
-        )
+    need_sha256(source, plan, "so micromamba and pip can't verify them")
     if not any(artifact.package.name == "pip" for artifact in plan.conda):
         raise EnvforgeError(
             f"`{source.name}` has wheels for `{plan.platform}`, but not the conda package `pip`, which micromamba "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from envforge.base.distribution import python_image
-from envforge.export.source import Exported, Source, header
+from envforge.export.source import Exported, LockSource, header
 from envforge.lock.needs import requirements_of
 from envforge.pytorch.matrix import load_matrix
 
@@ -20,7 +20,7 @@ PORT = 29500
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Needs:
+class NodeNeeds:
     """Requirements of the lockfile for the nodes: whether they need a GPU, and a description."""
 
     has_gpu: bool
@@ -32,12 +32,12 @@ class Needs:
         return "nccl" if self.has_gpu else "gloo"
 
 
-def needs_of(source: Source) -> Needs:
+def needs_of(source: LockSource) -> NodeNeeds:
     """Return the requirements of the lockfile's first Linux platform, because clusters run Linux."""
     platforms = [plan.platform for plan in source.plans]
     platform = next((name for name in platforms if name.startswith("linux-")), platforms[0])
     found = requirements_of(source.lockfile, platform, load_matrix())
-    return Needs(has_gpu=bool(found.driver_direct or found.driver_minor_compatible), words=found.words)
+    return NodeNeeds(has_gpu=bool(found.driver_direct or found.driver_minor_compatible), words=found.words)
 
 
 def program() -> str:
@@ -45,7 +45,7 @@ def program() -> str:
     return (files("envforge") / "verify" / "training" / "envforge_measures" / "collective.py").read_text("utf-8")
 
 
-def head_comments(source: Source, needs: Needs, *lines: str) -> str:
+def head_comments(source: LockSource, needs: NodeNeeds, *lines: str) -> str:
     """Return the comment at the top of a job."""
     return header(
         source,
@@ -55,7 +55,7 @@ def head_comments(source: Source, needs: Needs, *lines: str) -> str:
     )
 
 
-def all_reduce(needs: Needs, prefix: str) -> str:
+def all_reduce(needs: NodeNeeds, prefix: str) -> str:
     """Return the command for each node; it uses the shell variables nodes, gpus, run, rank, head, and address.
 
     ``address`` is where other nodes reach this one. Without it, torchrun uses a host name that they may not resolve.
@@ -68,7 +68,7 @@ def all_reduce(needs: Needs, prefix: str) -> str:
     )
 
 
-def node_script(needs: Needs, prefix: str = "") -> str:
+def node_script(needs: NodeNeeds, prefix: str = "") -> str:
     """Return the script for each node, which also uses the shell variables node and results.
 
     Its exit code is 0 only if all steps succeeded.
@@ -94,7 +94,7 @@ def indented(text: str, spaces: int) -> str:
     return "".join(f"{' ' * spaces}{line}\n" if line else "\n" for line in text.splitlines())
 
 
-def kubernetes(source: Source) -> Exported:
+def kubernetes(source: LockSource) -> Exported:
     """Return the YAML of the job and the service, and the all-reduce program."""
     needs = needs_of(source)
     head = head_comments(
@@ -199,7 +199,7 @@ spec:
 """
 
 
-def skypilot(source: Source) -> Exported:
+def skypilot(source: LockSource) -> Exported:
     """Return the YAML of the task, and the all-reduce program."""
     needs = needs_of(source)
     gpus = "--gpus A10G:1 " if needs.has_gpu else ""
@@ -251,7 +251,7 @@ run: |
 {node}"""
 
 
-def slurm(source: Source) -> Exported:
+def slurm(source: LockSource) -> Exported:
     """Return the script for ``sbatch``, and the all-reduce program."""
     needs = needs_of(source)
     head = head_comments(

@@ -9,7 +9,7 @@ import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 
 from envforge.errors import EnvforgeError
-from envforge.export.source import Exported, Source, build_of, channel_of, header, python_of, subdir_of
+from envforge.export.source import Exported, LockSource, build_of, channel_of, header, need_sha256, python_of, subdir_of
 from envforge.lock.needs import requirements_of
 from envforge.lock.plan import Artifact, Plan, wheel_of
 from envforge.pytorch.matrix import load_matrix
@@ -18,14 +18,14 @@ from envforge.pytorch.matrix import load_matrix
 _LOCK_VERSION = 6  # read by pixi 0.39 and later; newer versions upgrade it
 
 
-def pixi(source: Source) -> Exported:
+def pixi(source: LockSource) -> Exported:
     """Return pixi.toml and pixi.lock; both contain all platforms of the source."""
     for plan in source.plans:
         _refuse(source, plan)
     return Exported(text=_manifest(source), beside=(("pixi.lock", _lock(source)),))
 
 
-def _manifest(source: Source) -> str:
+def _manifest(source: LockSource) -> str:
     import tomlkit  # noqa: PLC0415 - only for this format
 
     document = tomlkit.document()
@@ -63,7 +63,7 @@ def _inline(**values: str) -> Any:
     return table
 
 
-def _system_requirements(source: Source) -> dict[str, Any]:
+def _system_requirements(source: LockSource) -> dict[str, Any]:
     """Return the required glibc and macOS; CUDA is left to the wheels, so that ``pixi`` can solve on any machine."""
     matrix = load_matrix()
     needs = [requirements_of(source.lockfile, plan.platform, matrix) for plan in source.plans]
@@ -77,7 +77,7 @@ def _system_requirements(source: Source) -> dict[str, Any]:
     return found
 
 
-def _lock(source: Source) -> str:
+def _lock(source: LockSource) -> str:
     environment: dict[str, Any] = {
         "channels": [{"url": f"{url.rstrip('/')}/"} for url in _channel_urls(source)],
         "packages": {
@@ -99,7 +99,7 @@ def _sorted(plan: Plan) -> list[Artifact]:
     return sorted((*plan.conda, *plan.wheels), key=lambda a: (a.package.manager, a.package.url))
 
 
-def _channel_urls(source: Source) -> list[str]:
+def _channel_urls(source: LockSource) -> list[str]:
     """Return the channels by URL, because a pixi.lock doesn't use short names."""
     used = [channel_of(a.package.url) for plan in source.plans for a in plan.conda]
     named = [next((url for url in used if url.endswith(f"/{name}")), name) for name in source.channels]
@@ -147,7 +147,7 @@ def _requirement(name: str, wanted: str) -> str:
         return name
 
 
-def _refuse(source: Source, plan: Plan) -> None:
+def _refuse(source: LockSource, plan: Plan) -> None:
     if plan.wheels and python_of(plan) is None:
         raise EnvforgeError(
             f"`{source.name}` has wheels for `{plan.platform}`, but no Python to install them for",
@@ -155,11 +155,4 @@ def _refuse(source: Source, plan: Plan) -> None:
             command="envforge add python",
             code="no-python",
         )
-    weak = [f"`{artifact.label}`" for artifact in plan.wheels if artifact.digest.algorithm != "sha256"]
-    if weak:
-        raise EnvforgeError(
-            f"`{source.name}` has no SHA-256 for {', '.join(weak)}, and pixi doesn't accept MD5 for wheels",
-            hint="to record the SHA-256 of every file",
-            command="envforge lock",
-            code="no-sha256",
-        )
+    need_sha256(source, plan, "and pixi doesn't accept MD5 for wheels")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 
 from envforge.errors import EnvforgeError
-from envforge.export.source import Exported, Source, header, python_of
+from envforge.export.source import Exported, LockSource, header, need_sha256, python_of
 from envforge.lock.names import NameMapping
 from envforge.lock.plan import Artifact, Plan, wheel_of
 
@@ -30,7 +30,7 @@ _MARKERS = {
 
 # a wheel of the same version as a conda package would be another build without a locked checksum, so only wheels are
 # listed; they are named by URL, because a requirements file can't bind a package to one index
-def requirements(source: Source) -> Exported:
+def requirements(source: LockSource) -> Exported:
     """Return a requirements file with every wheel by URL and ``--hash``, for the hash-checking mode of pip and uv."""
     plan = source.plan
     _refuse_weak(source, plan)
@@ -43,7 +43,7 @@ def requirements(source: Source) -> Exported:
     return Exported(text=header(source, *use) + "\n" + "\n".join(lines) + "\n")
 
 
-def pylock(source: Source) -> Exported:
+def pylock(source: LockSource) -> Exported:
     """Return a pylock.toml with the URL and SHA-256 of every wheel."""
     import tomlkit  # noqa: PLC0415 - only for this format
 
@@ -108,7 +108,7 @@ def _provided_by_conda(plan: Plan) -> list[str]:
     return ["conda provides these packages; they are not in this file:", *(f"    {name}" for name in names)]
 
 
-def _refuse_weak(source: Source, plan: Plan) -> None:
+def _refuse_weak(source: LockSource, plan: Plan) -> None:
     """Raise ``EnvforgeError`` if there are no wheels, or one has only an MD5, which pip and uv don't accept."""
     if not plan.wheels:
         raise EnvforgeError(
@@ -117,14 +117,7 @@ def _refuse_weak(source: Source, plan: Plan) -> None:
             command=f"envforge export explicit --platform {plan.platform}",
             code="no-wheels",
         )
-    weak = [f"`{artifact.label}`" for artifact in plan.wheels if artifact.digest.algorithm != "sha256"]
-    if weak:
-        raise EnvforgeError(
-            f"`{source.name}` has no SHA-256 for {', '.join(weak)}, and pip and uv don't accept MD5",
-            hint="to record the SHA-256 of every file",
-            command="envforge lock",
-            code="no-sha256",
-        )
+    need_sha256(source, plan, "and pip and uv don't accept MD5")
 
 
 def _minor(python: str) -> str:

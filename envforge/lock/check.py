@@ -1,23 +1,34 @@
-"""Check whether a lockfile is up to date with environment.yml and virtual-packages.yml.
+"""Compare a lockfile with the requests of its environment files, and check what must be true of every lockfile.
 
-Nothing is solved or downloaded. The lockfile records the SHA-256 of its input, so the usual case needs no conda-lock;
-if the bytes differ, conda-lock's own parser and content hash decide whether the meaning does.
+Nothing is solved or downloaded. A lockfile records the SHA-256 of its input. If that differs, conda-lock's content hash
+of the requests decides whether their meaning does, too.
 """
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
-from envforge.lock.condalock import Specification, specification
-from envforge.lock.inputs import Inputs, read_inputs, virtual_packages_of
-from envforge.lock.lockfile import INPUT_SHA256, LockedPackage, Lockfile, read_lockfile
+from envforge.base.urls import has_secrets, show_url, without_user
+from envforge.lock.condalock import content_hashes
+from envforge.lock.inputs import Inputs, Requested, matches, read_inputs, virtual_packages_of
+from envforge.lock.lockfile import (
+    INPUT_SHA256,
+    LockedPackage,
+    Lockfile,
+    read_lockfile,
+    variables_text,
+)
+from envforge.lock.names import NameMapping
 from envforge.lock.previous_lock import recorded_cutoff
 from envforge.lock.request import Cutoff
 
@@ -36,23 +47,25 @@ class Difference:
         return f"{self.wanted}{where}, but {self.found}"
 
 
-def check_lock(
+def check_lock(  # noqa: PLR0913 - the options of `lock --check`
     environment: Path,
     lockfile: Path,
     *,
     virtual_packages: Path | None = None,
     platforms: tuple[str, ...] = (),
     exclude_newer: Cutoff | None = None,
+    others: tuple[Path, ...] = (),
+    categories: tuple[str, ...] = (),
 ) -> tuple[Difference, ...]:
     """Return every difference; empty if the lockfile is up to date. Raises ``EnvforgeError`` for unreadable files."""
-    inputs = read_inputs(environment, virtual_packages, platforms)
+    inputs = read_inputs(environment, virtual_packages, platforms, others=others, categories=categories)
     lock = read_lockfile(lockfile)
     return (*_dates(exclude_newer, lock), *check_inputs(inputs, lock))
 
 
 def check_inputs(inputs: Inputs, lock: Lockfile) -> tuple[Difference, ...]:
     """Return every difference between a lockfile and its input."""
-    differences = tuple(_platforms(inputs, lock))
+    differences = (*_platforms(inputs, lock), *_categories(inputs, lock), *_sources(inputs, lock))
     if differences or dict(lock.custom_metadata).get(INPUT_SHA256) == inputs.sha256:
         return differences
     return tuple(_meaning(inputs, lock))
@@ -77,6 +90,32 @@ def _platforms(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
             )
 
 
+def _categories(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
+    if inputs.categories != lock.categories:
+        yield Difference(
+            code="categories",
+            platform=None,
+            wanted=f"{_named(inputs.categories)} requested",
+            found=f"{_named(lock.categories)} locked",
+        )
+
+
+def _sources(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
+    # the number, because conda-lock and a moved lockfile have other paths
+    if INPUT_SHA256 in dict(lock.custom_metadata) and lock.sources and len(lock.sources) != len(inputs.files):
+        names = ", ".join(f"`{file.path}`" for file in inputs.files)
+        yield Difference(
+            code="sources",
+            platform=None,
+            wanted=f"the environment files {names} are requested",
+            found=f"the lockfile was created from {', '.join(f'`{source}`' for source in lock.sources)}",
+        )
+
+
+def _named(categories: Sequence[str]) -> str:
+    return f"only the categories {', '.join(categories)} are" if categories else "all categories are"
+
+
 def _dates(exclude_newer: Cutoff | None, lock: Lockfile) -> Iterator[Difference]:
     # a lockfile with an earlier date contains nothing that a later date excludes
     recorded = recorded_cutoff(lock)
@@ -91,23 +130,18 @@ def _dates(exclude_newer: Cutoff | None, lock: Lockfile) -> Iterator[Difference]
     )
 
 
-def unmet_requests(platform: str, read: Specification, lock: Lockfile) -> tuple[Difference, ...]:
-    """Return the packages whose locked version doesn't match the input."""
-    return tuple(one for one in _requests(platform, read, lock) if one.code == "other-version")
-
-
 def _meaning(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
-    pip = {platform: inputs.pip_for(platform) for platform in inputs.platforms}
-    virtual = virtual_packages_of(inputs, pip)
+    virtual = virtual_packages_of(inputs)
+    pythons = {platform: python_of(lock.for_platform(platform)) for platform in inputs.platforms}
     with tempfile.TemporaryDirectory(prefix="envforge-check-") as folder:
-        read = specification(inputs, virtual.text(), Path(folder))
+        hashes = content_hashes(inputs, virtual.text(), pythons, Path(folder))
     recorded = dict(lock.content_hash)
-    for platform, content_hash in read.content_hash:
-        if recorded.get(platform) == content_hash:
-            continue
-        found = [*_channels(inputs, lock), *_requests(platform, read, lock)]
-        # the content hash also covers what the lockfile doesn't list, such as a looser constraint
-        yield from found or [_unnamed(platform, virtual.source)]
+    changed = [platform for platform, found in hashes.items() if recorded.get(platform) != found]
+    yield from _variables(inputs, lock)
+    if changed:
+        found = [*_channels(inputs, lock), *(d for p in changed for d in unmet_requests(inputs, lock, p))]
+        # the hashes also cover what the lockfile doesn't list, such as a looser constraint
+        yield from found or [_unnamed(platform, virtual.source) for platform in changed]
 
 
 def _unnamed(platform: str, virtual_source: str) -> Difference:
@@ -129,42 +163,220 @@ def _channels(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
         )
 
 
-def _requests(platform: str, read: Specification, lock: Lockfile) -> Iterator[Difference]:
-    locked = {(p.manager, _key(p.manager, p.name)): p for p in lock.for_platform(platform)}
-    for request in dict(read.requests)[platform]:
-        manager, name = request["manager"], request["name"]
-        package = locked.get((manager, _key(manager, name)))
-        # a requirement under `pip:` may be met by a conda package, which conda-lock doesn't lock twice
-        if package is None and manager == "pip":
-            package = locked.get(("conda", _key("conda", name)))
-        wanted = f"`{_words(request)}` ({manager}) is requested"
+def _variables(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
+    if inputs.variables != lock.variables:
+        yield Difference(
+            code="variables",
+            platform=None,
+            wanted=f"the variables `{variables_text(inputs.variables)}` are requested",
+            found=f"the lockfile has `{variables_text(lock.variables)}`",
+        )
+
+
+def unmet_requests(inputs: Inputs, lock: Lockfile, platform: str) -> Iterator[Difference]:
+    """Yield the requests that no package of the lockfile satisfies, and the packages that no request explains."""
+    packages = lock.for_platform(platform)
+    locked: dict[tuple[str, str], LockedPackage] = {}
+    for each in packages:
+        locked.setdefault((each.manager, _key(each.manager, each.name)), each)
+    wanted = [one for one in inputs.wanted(platform, python_of(packages)) if not one.entries[0].is_virtual]
+    mapping = NameMapping.bundled()
+    conda = [package for package in packages if package.manager == "conda"]
+    for one in wanted:
+        package = locked.get((one.entries[0].section, one.name))
+        if package is None and one.requirement is not None:
+            # conda-lock doesn't lock a wheel of a package that conda provides
+            package = next((p for p in conda if mapping.to_python(p.name) == one.name), None)
+        text = f"`{one.spec or one.requirement}` ({one.entries[0].section}) is requested"
         if package is None:
-            yield Difference(code="not-locked", platform=platform, wanted=wanted, found="it is not locked")
-        elif not _satisfied(request, package):
-            yield Difference(
-                code="other-version", platform=platform, wanted=wanted, found=f"`{package.version}` is locked"
-            )
+            yield Difference(code="not-locked", platform=platform, wanted=text, found="it is not locked")
+        elif not _is_met(one, package):
+            found = f"`{_label(one, package)}` is locked"
+            yield Difference(code="other-version", platform=platform, wanted=text, found=found)
+    for extra in _unexplained(packages, wanted, mapping):
+        text = f"neither a request nor a dependency needs `{extra.name}` ({extra.manager})"
+        yield Difference(code="not-requested", platform=platform, wanted=text, found=f"`{extra.version}` is locked")
+
+
+def python_of(packages: Sequence[LockedPackage]) -> Version | None:
+    """Return the locked version of Python, for which markers are evaluated."""
+    for package in packages:
+        if package.manager == "conda" and package.name == "python":
+            try:
+                return Version(package.version)
+            except InvalidVersion:
+                return None
+    return None
 
 
 def _key(manager: str, name: str) -> str:
     return name.lower() if manager == "conda" else canonicalize_name(name)
 
 
-def _words(request: Mapping[str, Any]) -> str:
-    version = request.get("version") or request.get("url") or ""
-    separator = "" if request["manager"] == "pip" else " "
-    return f"{request['name']}{separator}{version}".strip()
+def _label(one: Requested, package: LockedPackage) -> str:
+    if one.requirement is not None and one.requirement.url:
+        return package.url
+    if one.spec is not None and one.spec.channel:
+        return package.url
+    return f"{package.version} {_build(package)}" if one.spec is not None and one.spec.build else package.version
 
 
-def _satisfied(request: Mapping[str, Any], package: LockedPackage) -> bool:
-    version = request.get("version") or ""
-    if version in {"", "*"}:
+def _build(package: LockedPackage) -> str:
+    stem = unquote(package.file_name).removesuffix(".conda").removesuffix(".tar.bz2")
+    return stem.rpartition("-")[2]
+
+
+def _is_met(one: Requested, package: LockedPackage) -> bool:
+    if one.requirement is not None:
+        return _is_met_by(one.requirement, package)
+    if one.spec is None or not matches(one.spec, package.version, _build(package)):
+        return False
+    # a mirror or an alias changes the URL of a channel, but not its last part
+    channel = one.spec.channel.rstrip("/").rpartition("/")[2]
+    return not channel or f"/{channel}/" in package.url
+
+
+def _is_met_by(requirement: Requirement, package: LockedPackage) -> bool:
+    if requirement.url and package.manager == "pip":
+        return requirement.url.split("#", 1)[0] == package.url.split("#", 1)[0]
+    try:
+        return requirement.specifier.contains(Version(package.version), prereleases=True)
+    except InvalidVersion:  # of a conda package
+        return not str(requirement.specifier)
+
+
+def _unexplained(
+    packages: Sequence[LockedPackage], wanted: Sequence[Requested], mapping: NameMapping
+) -> list[LockedPackage]:
+    """Return the packages that no request leads to, through any number of dependencies."""
+    by_name: dict[str, list[LockedPackage]] = {}
+    for package in packages:
+        # the name of a wheel's dependency is a Python name, whoever provides it
+        is_conda = package.manager == "conda"
+        for name in {package.name, mapping.to_python(package.name)} if is_conda else {canonicalize_name(package.name)}:
+            by_name.setdefault(name, []).append(package)
+    # conda-lock adds pip if there are wheels
+    names = [one.name for one in wanted] + ["pip"] * any(one.requirement for one in wanted)
+    seen: set[str] = set()
+    explained: set[int] = set()
+    while names:
+        name = names.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for package in by_name.get(name, ()):
+            explained.add(id(package))
+            names += [one if package.manager == "conda" else canonicalize_name(one) for one, _ in package.dependencies]
+    return [package for package in packages if id(package) not in explained]
+
+
+_LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expectations:
+    """What the indexes list.
+
+    ``torch_urls`` has every URL on the PyTorch index, and ``family`` the names that may come only from there.
+    ``digests`` has the SHA-256 of each offered wheel by URL, ``optional`` the names that a wheel needs only for an
+    extra, and ``asked`` the URLs that the user specified.
+    """
+
+    digests: Mapping[str, str]
+    torch_urls: frozenset[str]
+    family: frozenset[str]
+    optional: Mapping[str, frozenset[str]]
+    asked: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """One invalid property of a lockfile."""
+
+    code: str
+    message: str
+
+
+def audit(lock: Lockfile, inputs: Inputs, expected: Expectations, mapping: NameMapping) -> tuple[Problem, ...]:
+    """Return every problem of a new lockfile; if there is none, it may be written."""
+    problems: list[Problem] = []
+    for platform in inputs.platforms:
+        packages = lock.for_platform(platform)
+        if platform not in lock.platforms or not any(package.manager == "conda" for package in packages):
+            problems.append(Problem(code="platform-missing", message=f"no packages for `{platform}`"))
+        problems += [Problem(code=one.code, message=str(one)) for one in unmet_requests(inputs, lock, platform)]
+        problems += _owners(platform, packages, mapping)
+        problems += _dependencies(packages, expected.optional, mapping)
+    for package in lock.packages:
+        problems += _file(package, expected)
+    return tuple(problems)
+
+
+def _owners(platform: str, packages: tuple[LockedPackage, ...], mapping: NameMapping) -> Iterator[Problem]:
+    # a package that several categories need is listed once for each
+    counted = Counter((p.manager, _key(p.manager, p.name), p.category) for p in packages)
+    for (manager, name, _), number in counted.items():
+        if number > 1:
+            yield Problem(
+                code="twice", message=f"`{name}` is listed {number} times among the {manager} packages of {platform}"
+            )
+    # a conda package without Python may share its name with an unrelated Python package
+    python_packages = {mapping.to_python(p.name): p for p in packages if p.manager == "conda" and _needs_python(p)}
+    for package in packages:
+        owner = python_packages.get(canonicalize_name(package.name)) if package.manager == "pip" else None
+        if owner is not None:
+            names = f"pip {package.version} and conda `{owner.name} {owner.version}`"
+            text = f"`{package.name}` has two owners on {platform}: {names}"
+            yield Problem(code="two-owners", message=text)
+
+
+def _dependencies(
+    packages: tuple[LockedPackage, ...], optional: Mapping[str, frozenset[str]], mapping: NameMapping
+) -> Iterator[Problem]:
+    conda = {p.name for p in packages if p.manager == "conda"}
+    python = {canonicalize_name(p.name) for p in packages if p.manager == "pip"} | {mapping.to_python(n) for n in conda}
+    for package in packages:
+        for name, wanted in package.dependencies:
+            if name.startswith("__"):  # virtual packages are properties of the machine
+                continue
+            is_there = name in conda if package.manager == "conda" else canonicalize_name(name) in python
+            if not is_there and canonicalize_name(name) not in optional.get(package.name, frozenset()):
+                label = f"`{package.name} {package.version}` ({package.platform})"
+                text = f"{label} needs `{name} {wanted}`, which is not locked"
+                yield Problem(code="dependency-missing", message=text)
+
+
+def _file(package: LockedPackage, expected: Expectations) -> Iterator[Problem]:
+    label = f"`{package.name} {package.version}` ({package.platform})"
+    if package.sha256 is None or set(package.sha256) == {"0"}:  # zeros are `index.UNKNOWN_SHA256`
+        yield Problem(code="no-sha256", message=f"{label} has no SHA-256")
+    if has_secrets(package.url):
+        yield Problem(code="credentials", message=f"the URL of {label} contains credentials")
+    elif not _is_public(package.url, expected.asked):
+        yield Problem(
+            code="address", message=f"{label} comes from `{show_url(package.url)}`, which other machines can't reach"
+        )
+    if package.manager != "pip":
+        return
+    stated = expected.digests.get(package.url)
+    if stated != package.sha256:
+        yield Problem(
+            code="hash-mismatch",
+            message=f"{label}: expected SHA-256 `{stated}` (package index), found `{package.sha256}` (lockfile)",
+        )
+    if canonicalize_name(package.name) in expected.family and package.url not in expected.torch_urls:
+        text = f"{label} comes from `{show_url(package.url)}`, which the PyTorch index doesn't list"
+        yield Problem(code="torch-index", message=text)
+
+
+def _is_public(url: str, asked: tuple[str, ...]) -> bool:
+    # other machines can reach https URLs, and any URL that the user specified for them
+    parts = urlsplit(url)
+    if parts.scheme == "https" and _LOOPBACK.fullmatch(parts.netloc) is None:
         return True
-    if package.manager == "pip":
-        try:
-            return SpecifierSet(version).contains(package.version, prereleases=True)
-        except InvalidSpecifier:
-            return version == package.version
-    from rattler import Version, VersionSpec  # noqa: PLC0415 - 0.1 s, needed only if the input has changed
+    origins = {urlsplit(without_user(address))[:2] for address in asked if address.startswith("http")}
+    return parts[:2] in origins or any(url.startswith(f"{address.rstrip('/')}/") for address in asked)
 
-    return VersionSpec(version).matches(Version(package.version))
+
+def _needs_python(package: LockedPackage) -> bool:
+    return any(name == "python" for name, _ in package.dependencies)

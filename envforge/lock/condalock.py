@@ -1,4 +1,4 @@
-"""Run conda-lock in child processes, and reduce its output to the cause of a failure.
+"""Run conda-lock in child processes, and reduce its output to its warnings, or to the cause of a failure.
 
 All processes have ended when a function returns or raises, and all files are in the directories of the jobs.
 """
@@ -6,9 +6,12 @@ All processes have ended when a function returns or raises, and all files are in
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,9 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
+
+from envforge.base.files import write_atomic
 from envforge.base.net import MIRRORS_VARIABLE, Mirrors
 from envforge.errors import EnvforgeError, Hint, OutsideError
-from envforge.lock.inputs import Inputs, conda_lock_copy
+from envforge.lock.inputs import Inputs, conda_lock_files
 from envforge.lock.names import NameMapping
 from envforge.lock.solver.request import PREFERENCES_VARIABLE as WISHES
 from envforge.lock.solver.request import Wishes
@@ -34,6 +40,8 @@ _UNREACHED = "channel-unreachable"
 _UNREAD = frozenset({"repodata-unreadable", "CondaHTTPError", "CondaSSLError", "UnavailableInvalidChannel"})
 _UNSATISFIABLE = frozenset({"unsatisfiable", "UnsatisfiableError", "LibMambaUnsatisfiableError"})
 _NOT_FOUND = frozenset({"packages-not-found", "PackagesNotFoundError", "PackagesNotFoundInChannelsError"})
+# of the `logging` and the `warnings` of Python
+_WARNING = re.compile(r"^(?:WARNING:[\w.]+:|\S+:\d+: (?:User|Runtime)Warning: |Warning: )\s*(.+)", re.MULTILINE)
 _LOOSEN = Hint("loosen one of the conflicting constraints in `environment.yml`")
 
 
@@ -100,6 +108,7 @@ class Job:
     """One platform: its private directory, the conda executable for conda-lock, and the URL of its lock-time index.
 
     ``wishes`` are passed to the embedded solver. ``seed`` is the lockfile whose wheels Poetry keeps if possible.
+    ``python`` is the version for which markers are evaluated; ``None`` before the conda packages are solved.
     """
 
     platform: str
@@ -109,6 +118,7 @@ class Job:
     index: str
     wishes: Wishes = field(default_factory=Wishes)
     seed: str | None = None
+    python: Version | None = None
 
     @property
     def records(self) -> Path:
@@ -121,62 +131,65 @@ class Job:
         return self.folder / "out" / "conda-lock.yml"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Specification:
-    """What conda-lock reads in an environment.yml: the content hash and the requested packages of each platform."""
-
-    content_hash: tuple[tuple[str, str], ...]
-    requests: tuple[tuple[str, tuple[Mapping[str, Any], ...]], ...]
-
-
-def specification(inputs: Inputs, virtual_packages: str, folder: Path) -> Specification:
-    """Read the environment with conda-lock's parser, without solving or downloading."""
-    job = _write_inputs(inputs, virtual_packages, folder, inputs.platforms)
+def content_hashes(
+    inputs: Inputs, virtual_packages: str, pythons: Mapping[str, Version | None], folder: Path
+) -> dict[str, str]:
+    """Return conda-lock's hash of the input of each platform with a Python, without solving or downloading."""
+    job = _write_inputs(inputs, virtual_packages, folder, pythons)
     with _running([(job, dict(os.environ), folder)]) as processes:
-        _wait(processes[0], folder, inputs.platforms[0])
-    return _read_specification(folder)
+        _wait(processes[0], folder, next(iter(pythons)))
+    return _read_hashes(folder)
 
 
-def run_conda_lock(inputs: Inputs, virtual_packages: str, jobs: Sequence[Job]) -> dict[str, Path]:
-    """Run conda-lock for every job and return its files; raise ``EnvforgeError`` with the solver's explanation."""
+def run_conda_lock(inputs: Inputs, virtual_packages: str, jobs: Sequence[Job]) -> tuple[str, ...]:
+    """Run conda-lock for every job and return its warnings; raise ``EnvforgeError`` with the solver's explanation."""
     # one process per platform, because Poetry caches the metadata of `name:version` for all platforms of a run, and the
     # wheels of one version differ (decision 0040)
     prepared = [(_prepare(inputs, virtual_packages, job), _environment(job), job.folder) for job in jobs]
     with _running(prepared) as processes:
-        for process, job in zip(processes, jobs, strict=True):
-            _wait(process, job.folder, job.platform)
-    return {job.platform: job.output for job in jobs}
+        logs = [_wait(process, job.folder, job.platform) for process, job in zip(processes, jobs, strict=True)]
+    return tuple(dict.fromkeys(line for log in logs for line in warnings_in(log)))
 
 
-def specification_of(jobs: Sequence[Job]) -> Specification:
-    """Return what conda-lock read for all jobs, joined."""
-    parts = [_read_specification(job.folder) for job in jobs]
-    return Specification(
-        content_hash=tuple(pair for part in parts for pair in part.content_hash),
-        requests=tuple(pair for part in parts for pair in part.requests),
-    )
+def hashes_of(jobs: Sequence[Job]) -> tuple[tuple[str, str], ...]:
+    """Return conda-lock's hashes of the inputs of all jobs."""
+    return tuple(pair for job in jobs for pair in sorted(_read_hashes(job.folder).items()))
 
 
-def _write_inputs(inputs: Inputs, virtual_packages: str, folder: Path, platforms: Sequence[str]) -> dict[str, Any]:
-    for name in ("full", "out", "records", "config", "cache", "temporary"):
+def warnings_in(log: str) -> tuple[str, ...]:
+    """Return the warnings in a log of conda-lock."""
+    return tuple(f"conda-lock: {text}" for text in _WARNING.findall(log))
+
+
+def _write_inputs(
+    inputs: Inputs, virtual_packages: str, folder: Path, pythons: Mapping[str, Version | None]
+) -> dict[str, Any]:
+    for name in ("hashed", "out", "records", "config", "cache", "temporary"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    environment, mapping, virtual = folder / "full" / "environment.yml", folder / "mapping.json", folder / "virtual.yml"
-    environment.write_text(inputs.text, encoding="utf-8")
+    mapping, virtual = folder / "mapping.json", folder / "virtual.yml"
     virtual.write_text(virtual_packages, encoding="utf-8")
     NameMapping.bundled().write(mapping)
     return {
-        "environment": str(environment),
-        "platforms": list(platforms),
+        "hashed": {
+            platform: _write(folder / "hashed", platform, conda_lock_files(inputs, platform, python, is_complete=True))
+            for platform, python in pythons.items()
+        },
         "virtual_packages": str(virtual),
         "mapping": str(mapping),
-        "specification": str(folder / "specification.json"),
+        "hashes": str(folder / "hashes.json"),
     }
 
 
+def _write(folder: Path, name: str, texts: Sequence[str]) -> list[str]:
+    paths = [folder / f"{name}-{number}.yml" for number in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text, encoding="utf-8")
+    return list(map(str, paths))
+
+
 def _prepare(inputs: Inputs, virtual_packages: str, job: Job) -> dict[str, Any]:
-    document = _write_inputs(inputs, virtual_packages, job.folder, [job.platform])
-    copy = job.folder / "out" / "environment.yml"
-    copy.write_text(conda_lock_copy(inputs), encoding="utf-8")
+    document = _write_inputs(inputs, virtual_packages, job.folder, {job.platform: job.python})
+    files = _write(job.folder / "out", "environment", conda_lock_files(inputs, job.platform, job.python))
     (job.folder / "wishes.json").write_text(job.wishes.to_json(), encoding="utf-8")
     job.output.unlink(missing_ok=True)
     if job.seed is not None:
@@ -187,7 +200,7 @@ def _prepare(inputs: Inputs, virtual_packages: str, job: Job) -> dict[str, Any]:
     document["arguments"] = [
         "lock",
         *("--conda", str(job.conda)),
-        *("--file", str(copy)),
+        *(word for path in files for word in ("--file", path)),
         *("--platform", job.platform),
         *("--lockfile", str(job.output)),
         *("--virtual-package-spec", document["virtual_packages"]),
@@ -203,7 +216,7 @@ def _environment(job: Job) -> dict[str, str]:
     return {
         **kept,
         MIRRORS_VARIABLE: job.mirrors.to_environment(),
-        "ENVFORGE_SOLVE_RECORDS": str(job.records),
+        RECORDS_VARIABLE: str(job.records),
         WISHES: str(job.folder / "wishes.json"),
         "NO_PROXY": direct,
         "no_proxy": direct,
@@ -228,9 +241,8 @@ def _running(prepared: Sequence[Prepared]) -> Iterator[list[subprocess.Popen[byt
         for document, environment, folder in prepared:
             job_file = folder / "job.json"
             job_file.write_text(json.dumps(document), encoding="utf-8")
-            program = (
-                f"import sys; sys.path[:] = {sys.path!r}; from envforge.lock.child import main; main({str(job_file)!r})"
-            )
+            call = f"child({str(job_file)!r})"
+            program = f"import sys; sys.path[:] = {sys.path!r}; from envforge.lock.condalock import child; {call}"
             with (folder / "log.txt").open("wb") as log:
                 processes.append(
                     subprocess.Popen(
@@ -259,15 +271,84 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _wait(process: subprocess.Popen[bytes], folder: Path, platform: str) -> None:
-    if process.wait() != 0:
-        log = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+def _wait(process: subprocess.Popen[bytes], folder: Path, platform: str) -> str:
+    code = process.wait()
+    log = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+    if code != 0:
         raise explain(log, platform)
+    return log
 
 
-def _read_specification(folder: Path) -> Specification:
-    document = json.loads((folder / "specification.json").read_text(encoding="utf-8"))
-    return Specification(
-        content_hash=tuple(sorted(document["content_hash"].items())),
-        requests=tuple((platform, tuple(entries)) for platform, entries in sorted(document["requests"].items())),
+def _read_hashes(folder: Path) -> dict[str, str]:
+    hashes: dict[str, str] = json.loads((folder / "hashes.json").read_text(encoding="utf-8"))
+    return hashes
+
+
+def child(job_file: str) -> None:
+    """Run one job in a process of its own: hash its input with conda-lock's parser, then run conda-lock.
+
+    ``job_file`` is a JSON file with ``hashed`` (files by platform), ``virtual_packages``, ``mapping``, ``hashes`` (the
+    file to write), and ``arguments`` (conda-lock's command line; without it, only the hashes are written).
+    """
+    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    # of the markers of which conda-lock warns here, none is in the files that it solves
+    with contextlib.redirect_stderr(io.StringIO()):
+        hashes = {platform: _hash(job, platform, files) for platform, files in job["hashed"].items()}
+    Path(job["hashes"]).write_text(json.dumps(hashes), encoding="utf-8")
+    if job.get("arguments"):
+        from conda_lock.conda_lock import main as conda_lock  # noqa: PLC0415 - only a lock needs it, not a check
+
+        sys.argv = ["conda-lock", *job["arguments"]]
+        conda_lock()
+
+
+def _hash(job: Mapping[str, Any], platform: str, files: Sequence[str]) -> str:
+    from conda_lock.content_hash import compute_content_hashes  # noqa: PLC0415 - conda-lock takes a second to import
+    from conda_lock.src_parser import make_lock_spec  # noqa: PLC0415
+    from conda_lock.virtual_package import virtual_package_repo_from_specification  # noqa: PLC0415
+
+    specification = make_lock_spec(
+        src_files=list(map(Path, files)), platform_overrides=[platform], mapping_url=job["mapping"]
     )
+    virtual = virtual_package_repo_from_specification(Path(job["virtual_packages"]))
+    return str(compute_content_hashes(specification, virtual)[platform])
+
+
+RECORDS_VARIABLE = "ENVFORGE_SOLVE_RECORDS"
+
+
+def write_launcher(directory: Path, conda_exe: Path) -> Path:
+    """Write an executable into ``directory`` that runs ``conda_exe`` and records the packages of each solve.
+
+    ``envforge.lock.previous_lock`` reads the record.
+    """
+    # conda-lock recognizes micromamba by the name of the file, so the launcher has the same name
+    call = f"run_conda({str(conda_exe)!r}, sys.argv[1:])"
+    program = f"import sys; sys.path[:] = {sys.path!r}; from envforge.lock.condalock import run_conda; {call}"
+    if os.name == "nt":
+        path = directory / f"{conda_exe.stem}.bat"
+        path.write_text(f'@"{sys.executable}" -c "{program.replace("%", "%%")}" %*\r\n', encoding="utf-8")
+        return path
+    path = directory / conda_exe.name
+    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c {shlex.quote(program)} "$@"\n', encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def run_conda(conda_exe: str, words: Sequence[str]) -> None:
+    """Run one call of the user's own conda, with its output, and exit with its code."""
+    answer = subprocess.run([conda_exe, *words], stdout=subprocess.PIPE, check=False)
+    folder = os.environ.get(RECORDS_VARIABLE)
+    if folder and "--json" in words and words[0] in {"create", "install", "update"} and answer.returncode == 0:
+        _record(Path(folder), answer.stdout.decode("utf-8", "replace"))
+    sys.stdout.buffer.write(answer.stdout)
+    sys.stdout.flush()
+    raise SystemExit(answer.returncode)
+
+
+def _record(folder: Path, text: str) -> None:
+    # conda and mamba may print other text before and after the JSON document
+    actions = json.loads(text[text.index("{") : text.rindex("}") + 1]).get("actions", {})
+    document = json.dumps({"version": 1, "packages": actions.get("FETCH", [])})
+    name = hashlib.sha256(document.encode()).hexdigest()[:16]
+    write_atomic(folder / f"{name}.json", document)

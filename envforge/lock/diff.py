@@ -15,7 +15,7 @@ from packaging.version import Version
 
 from envforge.lock.lockfile import LockedPackage, Lockfile, Manager
 from envforge.lock.needs import Requirements, requirements_of
-from envforge.pytorch.fit import driver_text
+from envforge.machine.values import driver_text
 from envforge.pytorch.matrix import Matrix
 
 Kind = Literal["added", "removed", "changed"]

@@ -11,13 +11,12 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 from packaging.version import Version
 
 from envforge.base.data_files import read_data
 from envforge.base.jinja import TemplateError, render_template
+from envforge.base.urls import has_secrets
 from envforge.errors import Hint, RequestError
 from envforge.pytorch.selection import Selection
 
@@ -27,7 +26,6 @@ LOCK_FILE = "conda-lock.yml"
 TORCH_FAMILY = ("torch", "torchvision", "torchaudio")
 
 _CONDA_SPEC = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]*)(?: +(?P<version>[0-9a-zA-Z.*+!=<>,|_-]+))?")
-_VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*\}?")
 # the selectors that conda-lock reads in comments, from conda_lock/src_parser/selectors.py of conda-lock 4.0.3
 _SELECTORS = {
     "linux-64": "linux64",
@@ -140,19 +138,34 @@ def virtual_packages(selection: Selection) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(packages.items()))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Requirement:
+    """A conda spec, and the torch releases that it applies to: ``since`` <= release < ``before``."""
+
+    conda: str
+    since: Version | None = None
+    before: Version | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _TorchRequirements:
+    """``torch_requirements.json``."""
+
+    requirements: tuple[_Requirement, ...]
+
+
 def torch_requirements(release: Version) -> tuple[str, ...]:
     """Return the conda specs of the packages that this torch release and its family need besides their own wheels."""
     return tuple(
-        spec
-        for row in _requirement_rows()
-        if Version(row.get("since", "0")) <= release and ("before" not in row or release < Version(row["before"]))
-        for spec in row["conda"]
+        row.conda
+        for row in _torch_requirements().requirements
+        if (row.since is None or row.since <= release) and (row.before is None or release < row.before)
     )
 
 
 def torch_requirement_names() -> tuple[str, ...]:
     """Return the conda names of all packages that any torch release needs."""
-    return tuple(sorted({split_conda_spec(spec)[0] for row in _requirement_rows() for spec in row["conda"]}))
+    return tuple(sorted({split_conda_spec(row.conda)[0] for row in _torch_requirements().requirements}))
 
 
 def split_conda_spec(spec: str) -> tuple[str, str]:
@@ -164,9 +177,8 @@ def split_conda_spec(spec: str) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=1)
-def _requirement_rows() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = read_data("torch_requirements.toml")["row"]
-    return rows
+def _torch_requirements() -> _TorchRequirements:
+    return read_data("torch_requirements.json", _TorchRequirements)
 
 
 def _sorted(selections: tuple[Selection, ...]) -> tuple[Selection, ...]:
@@ -191,8 +203,7 @@ def _check(selections: tuple[Selection, ...], needs: Needs) -> None:
 
 
 def _refuse_credentials(url: str) -> None:
-    user = urlsplit(url).netloc.rpartition("@")[0]
-    if user and _VARIABLE.sub("", user).strip(":"):
+    if has_secrets(url):
         raise RequestError(
             "`--torch-index` contains credentials, but environment.yml is shared",
             hint="refer to environment variables instead, which are expanded when the project is locked: pass "

@@ -30,9 +30,11 @@ from packaging.tags import Tag, compatible_tags, cpython_tags, mac_platforms
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
+from envforge.base.urls import without_user
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.names import NameMapping, Sources
-from envforge.lock.pages import Downloads, IndexFile, Link, Page, public, quoted, render_page
+from envforge.lock.pages import Downloads, IndexFile, Link, Page, quoted, render_page
+from envforge.lock.platforms import MACHINES, marker_environment
 from envforge.lock.previous_lock import Solve, SolvedPackage, read_solve
 from envforge.lock.request import Cutoff
 
@@ -40,19 +42,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _LEGACY_MANYLINUX = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
-_SYSTEMS = {
-    "linux": ("posix", "linux", "Linux"),
-    "osx": ("posix", "darwin", "Darwin"),
-    "win": ("nt", "win32", "Windows"),
-}
-_MACHINES = {
-    "linux-64": "x86_64",
-    "linux-aarch64": "aarch64",
-    "linux-ppc64le": "ppc64le",
-    "osx-64": "x86_64",
-    "osx-arm64": "arm64",
-    "win-64": "AMD64",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +72,10 @@ class Target:
 
     def counts(self, marker: Marker | None, extra: str = "") -> bool:
         """Return whether a requirement with this marker applies on the platform."""
-        return marker is None or marker.evaluate({**self._markers(), "extra": extra})
+        return marker is None or marker.evaluate({**marker_environment(self.platform, self.python), "extra": extra})
 
     def _platform_tags(self) -> list[str]:
-        machine = _MACHINES[self.platform]
+        machine = MACHINES[self.platform]
         system = self.platform.split("-")[0]
         if system == "win":
             return ["win_amd64"]
@@ -101,22 +90,6 @@ class Target:
             if minor in _LEGACY_MANYLINUX:
                 tags.append(f"{_LEGACY_MANYLINUX[minor]}_{machine}")
         return [*tags, f"linux_{machine}"]
-
-    def _markers(self) -> dict[str, str]:
-        os_name, sys_platform, platform_system = _SYSTEMS[self.platform.split("-")[0]]
-        return {
-            "implementation_name": "cpython",
-            "implementation_version": str(self.python),
-            "os_name": os_name,
-            "platform_machine": _MACHINES[self.platform],
-            "platform_python_implementation": "CPython",
-            "platform_release": "",
-            "platform_system": platform_system,
-            "platform_version": "",
-            "python_full_version": str(self.python),
-            "python_version": f"{self.python.major}.{self.python.minor}",
-            "sys_platform": sys_platform,
-        }
 
 
 UNKNOWN_SHA256 = "0" * 64
@@ -293,7 +266,7 @@ class PlatformIndex:
         if file.is_yanked and not any(f"=={version}" in str(r) for r in self.wanted.pip):
             return None
         token = hashlib.sha256(file.url.encode()).hexdigest()[:16]
-        return rank, Offer(token=token, name=name, version=version, index=public(index), file=file)
+        return rank, Offer(token=token, name=name, version=version, index=without_user(index), file=file)
 
     def _python_fits(self, requires_python: str | None) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""Read environment.yml and virtual-packages.yml into the complete input of a lock.
+"""Read environment files and virtual-packages.yml into the complete input of a lock.
 
 conda-lock's own default, CUDA 11.4 for every project, is never used.
 """
@@ -6,66 +6,248 @@ conda-lock's own default, CUDA 11.4 for every project, is never used.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
-from envforge.base.net import CREDENTIALS
+from envforge.base.documents import Document
 from envforge.base.suggest import nearest
 from envforge.base.terms import WheelTag
+from envforge.base.urls import has_secrets, hide_secrets
 from envforge.errors import EnvforgeError, Hint, RequestError
+from envforge.lock.environment import Entry, Environment, Spec, parse_environment
+from envforge.lock.platforms import KNOWN_PLATFORMS, marker_environment
 from envforge.lock.request import VIRTUAL_PACKAGES
-
-KNOWN_PLATFORMS = ("linux-64", "linux-aarch64", "linux-ppc64le", "osx-64", "osx-arm64", "win-64")
-_SELECTOR = re.compile(r"#.*\[([^\[\]]+)\][^()]*$")
-_DIRECT = re.compile(r"https://\S+#sha256=[0-9a-f]{64}")
-_SELECTORS = {
-    "linux-64": {"linux64", "linux", "unix"},
-    "linux-aarch64": {"aarch64", "linux", "unix"},
-    "linux-ppc64le": {"ppc64le", "linux", "unix"},
-    "osx-64": {"osx64", "osx", "unix"},
-    "osx-arm64": {"arm64", "osx", "unix"},
-    "win-64": {"win64", "win"},
-}
-_PIP_OPTION = re.compile(r"--?[A-Za-z]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Inputs:
-    """The contents of both files. ``virtual_packages`` is ``None`` if there is no such file."""
+class Requested:
+    """All entries for one package on one platform: the bounds of ``spec`` or ``requirement`` are joined."""
 
-    path: Path
-    text: str
+    entries: tuple[Entry, ...]
+    spec: Spec | None = None
+    requirement: Requirement | None = None
+
+    @property
+    def name(self) -> str:
+        """The name in its package manager."""
+        return self.entries[0].name
+
+    @property
+    def category(self) -> str:
+        """The category of the package: ``main`` if one of the entries is in it, or else that of the first."""
+        names = [entry.category for entry in self.entries]
+        return "main" if "main" in names else names[0]
+
+    def __str__(self) -> str:
+        places = ", ".join(str(entry.line) for entry in self.entries)
+        return f"`{self.spec or self.requirement}` ({places})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The merged content of all files. ``virtual_packages`` is ``None`` if there is no such file.
+
+    ``categories`` are those to lock; empty for all.
+    """
+
+    files: tuple[Environment, ...]
     virtual_packages_path: Path
     virtual_packages: str | None
     platforms: tuple[str, ...]
-    channels: tuple[str, ...]
-    pip_repositories: tuple[str, ...]
-    allow_registry: bool
-    pip: tuple[str, ...]
+    categories: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """The first environment file."""
+        return self.files[0].path
+
+    @property
+    def text(self) -> str:
+        """The text of the first environment file."""
+        return self.files[0].text
+
+    @cached_property
+    def channels(self) -> tuple[str, ...]:
+        """The channels of all files."""
+        return _longest(self.files, "channels")
+
+    @cached_property
+    def pip_repositories(self) -> tuple[str, ...]:
+        """The package indexes of all files."""
+        return _longest(self.files, "pip_repositories")
+
+    @property
+    def allow_registry(self) -> bool:
+        """Whether packages may come from the package index that uv or pip is configured for."""
+        return all(file.allow_registry for file in self.files)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The requested packages of the categories to lock."""
+        return tuple(entry for file in self.files for entry in file.entries if _is_in(entry, self))
+
+    @property
+    def left_out(self) -> Mapping[str, tuple[str, ...]]:
+        """The names of the packages that the choice of categories leaves out, by category."""
+        found: dict[str, tuple[str, ...]] = {}
+        for entry in (entry for file in self.files for entry in file.entries if not _is_in(entry, self)):
+            found[entry.category] = (*found.get(entry.category, ()), entry.name)
+        return found
+
+    @cached_property
+    def variables(self) -> tuple[tuple[str, str], ...]:
+        """The environment variables of all files, sorted by name."""
+        found: dict[str, tuple[str, Path]] = {}
+        for file in self.files:
+            for name, value in file.variables:
+                if found.setdefault(name, (value, file.path))[0] != value:
+                    raise EnvforgeError(
+                        f"the variable `{name}` is `{found[name][0]}` in `{found[name][1]}`, but `{value}` in "
+                        f"`{file.path}`",
+                        hint="write the same value in both files",
+                        code="conflicting-files",
+                    )
+        return tuple(sorted((name, value) for name, (value, _) in found.items()))
+
+    def wanted(self, platform: str, python: Version | None = None) -> tuple[Requested, ...]:
+        """Return the packages to lock on a platform, sorted, with the markers evaluated for this Python.
+
+        Without ``python``, entries whose marker depends on the version of Python are left out.
+        """
+        versions = (python,) if python is not None else self._pythons(platform)
+        found: dict[tuple[str, str], list[Entry]] = {}
+        for entry in self.entries:
+            if all(applies(entry, platform, version) for version in versions):
+                found.setdefault((entry.section, entry.name), []).append(entry)
+        return tuple(_join(tuple(entries)) for _, entries in sorted(found.items()))
+
+    def is_undecided(self, platform: str) -> bool:
+        """Return whether the marker of an entry depends on the version of Python that is selected."""
+        versions = self._pythons(platform)
+        return any(len({applies(e, platform, v) for v in versions}) > 1 for e in self.entries if e.section == "pip")
 
     def pip_for(self, platform: str) -> tuple[Requirement, ...]:
-        """Return the requirements under ``pip:`` for one platform, by the selectors (``# [linux64]``, ``# [osx]``)."""
-        text = "\n".join(line for line in self.text.splitlines() if is_for(line, platform))
-        document = _mapping(_load(text, self.path), self.path, "")
-        return tuple(_requirement(line, self.path) for line in _pip_lines(document, self.path))
+        """Return the requirements under ``pip:`` for one platform, by their selectors; markers are not evaluated."""
+        return tuple(e.requirement for e in self.entries if e.requirement is not None and platform in e.platforms)
+
+    def unused(self) -> Iterator[Entry]:
+        """Yield the entries of packages that apply to none of the platforms."""
+        used = {
+            (e.section, e.name)
+            for p in self.platforms
+            for v in self._pythons(p)
+            for e in self.entries
+            if applies(e, p, v)
+        }
+        yield from (entry for entry in self.entries if (entry.section, entry.name) not in used)
+
+    def _pythons(self, platform: str) -> tuple[Version, ...]:
+        """Return versions of Python that the entries allow: enough of them to tell what a marker can depend on."""
+        specs = [e.spec for e in self.entries if e.spec and e.name == "python" and platform in e.platforms]
+        if not any(entry.requirement and entry.requirement.marker for entry in self.entries):
+            return (_PYTHONS[-1],)  # no marker, so any version does
+        from rattler import Version as CondaVersion  # noqa: PLC0415 - 0.1 s, and most files have no markers
+        from rattler import VersionSpec  # noqa: PLC0415
+
+        bounds = [VersionSpec(spec.version) for spec in specs if spec.version]
+        allowed = [v for v in _PYTHONS if all(bound.matches(CondaVersion(str(v))) for bound in bounds)]
+        return tuple(allowed) or _PYTHONS
 
     @property
     def sha256(self) -> str:
         """The SHA-256 that a lockfile records of its input."""
-        return input_sha256(self.text, self.virtual_packages)
+        return input_sha256(self.files[0].text, self.virtual_packages, [file.text for file in self.files[1:]])
 
 
-def input_sha256(environment: str, virtual_packages: str | None) -> str:
-    """Return the SHA-256 of both files, independent of line endings; a missing file differs from an empty one."""
+_PYTHONS = tuple(Version(f"3.{minor}.{patch}") for minor in range(6, 20) for patch in range(25))
+
+
+def _is_in(entry: Entry, inputs: Inputs) -> bool:
+    return not inputs.categories or entry.category in inputs.categories
+
+
+def applies(entry: Entry, platform: str, python: Version) -> bool:
+    """Return whether the selectors and the marker of an entry allow a platform."""
+    marker = entry.requirement.marker if entry.requirement else None
+    is_selected = platform in entry.platforms
+    if marker is None or not is_selected:
+        return is_selected
+    return bool(marker.evaluate({**marker_environment(platform, python), "extra": ""}))
+
+
+def _join(entries: tuple[Entry, ...]) -> Requested:
+    if entries[0].spec is not None:
+        return Requested(entries=entries, spec=_join_specs(entries))
+    requirements = [entry.requirement for entry in entries if entry.requirement is not None]
+    urls = {requirement.url for requirement in requirements}
+    if len(urls) > 1:
+        raise _conflict(entries, "have different URLs")
+    joined = Requirement(requirements[0].name)
+    joined.url = urls.pop()
+    joined.extras = {extra for requirement in requirements for extra in requirement.extras}
+    joined.specifier = SpecifierSet(",".join(sorted(str(r.specifier) for r in requirements if str(r.specifier))))
+    return Requested(entries=entries, requirement=joined)
+
+
+def _join_specs(entries: tuple[Entry, ...]) -> Spec:
+    specs = [entry.spec for entry in entries if entry.spec is not None]
+    builds = {spec.build for spec in specs} - {"", "*"}
+    channels = {spec.channel for spec in specs} - {""}
+    if len(builds) > 1 or len(channels) > 1:
+        raise _conflict(entries, "have different builds" if len(builds) > 1 else "have different channels")
+    versions = sorted({spec.version for spec in specs if spec.version not in {"", "*"}})
+    if len(versions) > 1 and any("(" in version for version in versions):
+        raise _conflict(entries, "can't be joined because of their parentheses")
+    # `,` binds tighter than `|`, and conda-lock reads no parentheses: `a|b` and `c` is `a,c|b,c`
+    alternatives = itertools.product(*(version.split("|") for version in versions))
+    return Spec(
+        name=specs[0].name,
+        version="|".join(map(",".join, alternatives)),
+        build=next(iter(builds), ""),
+        channel=next(iter(channels), ""),
+    )
+
+
+def _conflict(entries: Sequence[Entry], what: str) -> EnvforgeError:
+    places = " and ".join(f"`{entry.text}` ({entry.line})" for entry in entries)
+    return EnvforgeError(
+        f"{places} {what}",
+        hint="remove one of the lines, or write selectors for different platforms, such as `# [linux64]`",
+        code="conflicting-requests",
+    )
+
+
+def _longest(files: Sequence[Environment], key: str) -> tuple[str, ...]:
+    """Merge the channels or indexes of several files as conda-lock does: each must be the end of the longest list."""
+    lists: list[tuple[tuple[str, ...], Path]] = [(getattr(file, key), file.path) for file in files]
+    longest, of = max(lists, key=lambda pair: len(pair[0]))
+    for values, path in lists:
+        if values and longest[-len(values) :] != values:
+            name = key.replace("_", "-")
+            raise EnvforgeError(
+                f"`{name}` of `{path}` ({', '.join(values)}) conflicts with `{name}` of `{of}` ({', '.join(longest)})",
+                hint="list the same values in the same order in all files",
+                code="conflicting-files",
+            )
+    return longest
+
+
+def input_sha256(environment: str, virtual_packages: str | None, others: Sequence[str] = ()) -> str:
+    """Return the SHA-256 of all files, independent of line endings; a missing file differs from an empty one."""
     digest = hashlib.sha256()
-    for name, text in (("environment.yml", environment), (VIRTUAL_PACKAGES, virtual_packages)):
+    files = [("environment.yml", environment), (VIRTUAL_PACKAGES, virtual_packages)]
+    for name, text in [*files, *(("environment.yml", other) for other in others)]:
         if text is not None:
             data = text.replace("\r\n", "\n").encode()
             digest.update(f"{name} {len(data)}\n".encode() + data)
@@ -73,71 +255,37 @@ def input_sha256(environment: str, virtual_packages: str | None) -> str:
 
 
 def read_inputs(
-    environment: Path, virtual_packages: Path | None, platforms: Sequence[str] = (), text: str | None = None
+    environment: Path,
+    virtual_packages: Path | None,
+    platforms: Sequence[str] = (),
+    text: str | None = None,
+    *,
+    others: Sequence[Path] = (),
+    categories: Sequence[str] = (),
 ) -> Inputs:
-    """Read and check both files; ``text`` replaces the first. Raises ``EnvforgeError`` with the path of an error."""
-    if text is None:
-        text = read_text(environment, newline=None)
-    document = _mapping(_load(text, environment), environment, "")
-    beside = environment.with_name(VIRTUAL_PACKAGES)
-    virtual_path = virtual_packages or beside
+    """Read and check all files; ``text`` replaces the first. Raises ``EnvforgeError`` with the line of an error."""
+    first = read_text(environment, newline=None) if text is None else text
+    files = [parse_environment(first, environment)]
+    files += [parse_environment(read_text(path, newline=None), path) for path in others]
+    virtual_path = virtual_packages or environment.with_name(VIRTUAL_PACKAGES)
     virtual = _read(virtual_path) if virtual_packages is not None or virtual_path.is_file() else None
+    listed = tuple(dict.fromkeys(platform for file in files for platform in file.platforms))
     inputs = Inputs(
-        path=environment,
-        text=text,
+        files=tuple(files),
         virtual_packages_path=virtual_path,
         virtual_packages=virtual,
-        platforms=tuple(dict.fromkeys(platforms)) or tuple(dict.fromkeys(_texts(document, "platforms", environment))),
-        channels=_texts(document, "channels", environment),
-        pip_repositories=_texts(document, "pip-repositories", environment),
-        allow_registry=document.get("allow-pypi-requests", True) is not False,
-        pip=tuple(_pip_lines(document, environment)),
+        platforms=tuple(dict.fromkeys(platforms)) or listed,
+        categories=tuple(sorted(set(categories))),
     )
     _refuse(inputs)
     return inputs
 
 
-def conda_lock_copy(inputs: Inputs) -> str:
-    """Return the environment.yml for conda-lock: the same lines, but without indexes other than the lock-time index."""
-    import yaml  # noqa: PLC0415 - slow to import
-
-    # conda-lock would query the indexes of `pip-repositories` in addition to the lock-time index (decision 0040)
-    root = yaml.compose(inputs.text, Loader=yaml.SafeLoader)
-    kept, position = [], 0
-    for key, value in root.value if root is not None else ():
-        if key.value in {"pip-repositories", "allow-pypi-requests"}:
-            kept.append(inputs.text[position : key.start_mark.index])
-            position = value.end_mark.index
-    kept.append(inputs.text[position:])
-    return "".join(kept).rstrip("\n") + "\nallow-pypi-requests: false\n"
-
-
-def is_for(line: str, platform: str) -> bool:
-    """Return whether a line applies to a platform, by conda-lock's rule for selectors; comment lines never do."""
-    match = _SELECTOR.search(line)
-    if line.lstrip().startswith("#"):
-        return False
-    return match is None or match[1] in _SELECTORS[platform]
-
-
-def _requirement(line: str, path: Path) -> Requirement:
-    try:
-        requirement = Requirement(line)
-    except InvalidRequirement as error:
-        raise EnvforgeError(
-            f"`{path}` has `{line}` under `pip:`, which is not a valid requirement: {str(error).splitlines()[0]}",
-            hint='write a requirement such as `"rich>=13"`',
-            code="bad-requirement",
-        ) from error
-    # no index states the hash of a direct URL, so the URL must contain it
-    if requirement.url is not None and not _DIRECT.fullmatch(requirement.url):
-        raise EnvforgeError(
-            f"`{path}` has `{line}` under `pip:`, but the URL of a wheel must start with `https://` and end with its "
-            "SHA-256",
-            hint=f'write it as `"{requirement.name} @ https://HOST/{requirement.name}.whl#sha256=DIGEST"`',
-            code="bad-requirement",
-        )
-    return requirement
+def recorded_sha256(files: Sequence[Path]) -> str:
+    """Return the SHA-256 that a lockfile of these environment files records, without parsing them."""
+    virtual = files[0].with_name(VIRTUAL_PACKAGES)
+    texts = [read_text(path, newline=None) for path in files]
+    return input_sha256(texts[0], _read(virtual) if virtual.is_file() else None, texts[1:])
 
 
 def read_text(path: Path, newline: str | None = "") -> str:
@@ -169,53 +317,6 @@ def _read(path: Path, hints: tuple[Hint, ...] = (), newline: str | None = None) 
         raise EnvforgeError(f"cannot read `{path}`: {why}", hint=hints, code="unreadable-input") from error
 
 
-def _load(text: str, path: Path) -> Any:
-    import yaml  # noqa: PLC0415 - slow to import
-
-    try:
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - a safe loader
-    except yaml.YAMLError as error:
-        raise EnvforgeError(
-            f"`{path}` is not valid YAML: {' '.join(str(error).split())}", code="bad-environment"
-        ) from error
-
-
-def _mapping(value: object, path: Path, at: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _fault(path, at, "a mapping", value)
-    return value
-
-
-def _texts(document: dict[str, Any], key: str, path: Path) -> tuple[str, ...]:
-    value = document.get(key) or []
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise _fault(path, key, "a list of strings", value)
-    return tuple(value)
-
-
-def _fault(path: Path, at: str, wanted: str, found: object) -> EnvforgeError:
-    where = f" at `{at}`" if at else ""
-    shown = "nothing" if found is None else f"`{found}`"
-    return EnvforgeError(f"`{path}` is invalid{where}: expected {wanted}, found {shown}", code="bad-environment")
-
-
-def _pip_lines(document: dict[str, Any], path: Path) -> Iterator[str]:
-    dependencies = document.get("dependencies")
-    if not isinstance(dependencies, list):
-        raise _fault(path, "dependencies", "a list", dependencies)
-    for number, entry in enumerate(dependencies):
-        at = f"dependencies[{number}]"
-        if isinstance(entry, str):
-            continue
-        lines = _mapping(entry, path, at).get("pip") or []
-        if not isinstance(lines, list):
-            raise _fault(path, f"{at}.pip", "a list", lines)
-        for line_number, line in enumerate(lines):
-            if not isinstance(line, str):
-                raise _fault(path, f"{at}.pip[{line_number}]", "a string", line)
-            yield line
-
-
 def _refuse(inputs: Inputs) -> None:
     if not inputs.platforms:
         raise RequestError(
@@ -231,43 +332,27 @@ def _refuse(inputs: Inputs) -> None:
                 hint=f"did you mean `{near}`?" if near else "",
                 code="no-such-platform",
             )
-    for line in inputs.pip:
-        if line.startswith(("-e ", "--editable")):
-            raise EnvforgeError(
-                f"`{inputs.path}` has `{line}` under `pip:`, but a lockfile can't contain a local directory",
-                hint=(
-                    Hint("remove the line"),
-                    Hint(
-                        "to install the directory into the environment",
-                        f"envforge install && envforge run -- pip install --no-deps {_editable(line)}",
-                    ),
-                ),
-                code="pip-option",
+    known = {file.category for file in inputs.files}
+    for category in inputs.categories:
+        if category not in known:
+            raise RequestError(
+                f"no environment file has the category `{category}`; found: {', '.join(sorted(known))}",
+                hint="write `category: NAME` at the top level of a file, and pass each file with `--file`",
+                code="no-such-category",
             )
-        if _PIP_OPTION.match(line):
-            raise EnvforgeError(
-                f"`{inputs.path}` has the option `{line}` under `pip:`, which is not supported there",
-                hint="remove the line; to add a package index, list it at the top level of the file, such as "
-                "`pip-repositories: [https://download.pytorch.org/whl/cu118]`",
-                code="pip-option",
-            )
-    refuse_credentials(str(inputs.path), (*inputs.channels, *inputs.pip_repositories, *inputs.pip))
-
-
-def _editable(line: str) -> str:
-    """Return ``-e DIR`` as shell words."""
-    return f"-e {shlex.quote(re.split(r'[ =]+', line, maxsplit=1)[-1].strip())}"
+    for file in inputs.files:
+        refuse_credentials(
+            str(file.path), (*file.channels, *file.pip_repositories, *(entry.text for entry in file.entries))
+        )
+    _ = inputs.channels, inputs.pip_repositories, inputs.variables  # raise if the files conflict
 
 
 def refuse_credentials(where: str, texts: Sequence[str]) -> None:
     """Raise ``EnvforgeError`` if a URL contains a password or a token, without repeating it."""
     for text in texts:
-        match = CREDENTIALS.search(text)
-        if match is not None:
-            words = text[: match.start()].split()
-            start = f" (`{words[-1]}…`)" if words else ""
+        if has_secrets(text):
             raise EnvforgeError(
-                f"a URL in `{where}`{start} contains credentials, which a lockfile would spread",
+                f"`{hide_secrets(text)}` in `{where}` contains credentials, which a lockfile would spread",
                 hint="move them to `~/.netrc`, or refer to environment variables, such as `https://$USER:$TOKEN@HOST`",
                 code="credentials",
             )
@@ -309,48 +394,140 @@ class VirtualPackages:
         return "\n".join(lines) + "\n"
 
 
-def virtual_packages_of(inputs: Inputs, pip: Mapping[str, tuple[Requirement, ...]]) -> VirtualPackages:
-    """Return what virtual-packages.yml states; for platforms that it lacks, what their torch version requires."""
+@dataclass(frozen=True, slots=True)
+class _Subdir:
+    packages: dict[str, str | int | float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _VirtualDocument:
+    subdirs: dict[str, _Subdir] | None = None
+
+
+def virtual_packages_of(inputs: Inputs) -> VirtualPackages:
+    """Return what virtual-packages.yml states; for platforms that it lacks, what their torch version requires.
+
+    Raises ``EnvforgeError`` if an environment file requests another version of one.
+    """
     stated = _virtual_read(inputs)
     missing = [name for name in inputs.platforms if stated is None or name not in dict(stated.subdirs)]
-    derived = _derive(missing, pip)
-    if stated is None:
-        return derived
-    if not missing:
-        return stated
-    source = f"{stated.source}, and from {derived.source} for {', '.join(missing)}"
-    return VirtualPackages(subdirs=(*stated.subdirs, *derived.subdirs), source=source)
+    found = _derive(missing, inputs)
+    if stated is not None:
+        source = f"{stated.source}, and from {found.source} for {', '.join(missing)}" if missing else stated.source
+        found = replace(stated, subdirs=(*stated.subdirs, *found.subdirs), source=source)
+    for platform in inputs.platforms:
+        _refuse_other_machine(inputs, platform, found.of(platform))
+    return found
+
+
+def conda_lock_files(
+    inputs: Inputs, platform: str, python: Version | None = None, *, is_complete: bool = False
+) -> tuple[str, ...]:
+    """Return the environment files for conda-lock, which contain the requests of one platform, in a fixed order.
+
+    They name no index but the lock-time index. If they are ``is_complete``, conda-lock can hash them, but not solve:
+    they have all indexes, markers, and virtual packages.
+    """
+    packages = [one for one in inputs.wanted(platform, python) if is_complete or not one.entries[0].is_virtual]
+    if not packages:
+        raise EnvforgeError(
+            f"`{inputs.path}` requests no package for {platform}",
+            hint=f"add a package, or remove `{platform}` from `platforms:`",
+            code="no-package",
+        )
+    has_wheels = any(one.requirement for one in packages)
+    # conda-lock adds `pip *` after the packages of a file with wheels, and the last line for a name replaces the others
+    last = [one for one in packages if has_wheels and one.spec and one.name == "pip" and str(one.spec) != "pip"]
+    groups = [[one for one in packages if one.category == name and one not in last] for name in _categories(packages)]
+    documents = [_conda_lock_document(inputs, platform, group, is_complete) for group in (*groups, last) if group]
+    # JSON is YAML; conda-lock looks for selectors in each line, so each package has its own
+    return tuple(json.dumps(document, indent=1) + "\n" for document in documents)
+
+
+def _categories(packages: Iterable[Requested]) -> list[str]:
+    return sorted({one.category for one in packages}, key=lambda name: (name != "main", name))
+
+
+def _conda_lock_document(
+    inputs: Inputs, platform: str, packages: Sequence[Requested], is_complete: bool
+) -> dict[str, object]:
+    # a marker of a single line is kept for the hash, so that conda-lock finds its own hash again
+    wheels = [
+        str(one.entries[0].requirement if is_complete and len(one.entries) == 1 else one.requirement)
+        for one in packages
+        if one.requirement is not None
+    ]
+    return {
+        "channels": [channel for channel in inputs.channels if channel != "nodefaults"],
+        "platforms": [platform],
+        "category": packages[0].category,
+        "dependencies": [*(str(one.spec) for one in packages if one.spec), *([{"pip": wheels}] if wheels else [])],
+        # conda-lock would query other indexes in addition to the lock-time index (decision 0040)
+        "pip-repositories": list(inputs.pip_repositories) if is_complete else [],
+        "allow-pypi-requests": False,
+    }
+
+
+def _refuse_other_machine(inputs: Inputs, platform: str, virtual: Mapping[str, str]) -> None:
+    """Raise ``EnvforgeError`` if the packages are solved for a machine that ``dependencies:`` excludes."""
+    for wanted in inputs.wanted(platform):
+        if not wanted.entries[0].is_virtual or wanted.spec is None:
+            continue
+        stated = virtual.get(wanted.name)
+        if stated is not None and matches(wanted.spec, *(*stated.split(" "), "")[:2]):
+            continue
+        raise EnvforgeError(
+            f"{wanted} is requested on {platform}, but the lock is for "
+            + (f"a machine with `{wanted.name} {stated}`" if stated else f"machines without `{wanted.name}`"),
+            hint=_other_machine(inputs, platform, wanted.spec, virtual),
+            code="virtual-package",
+        )
+
+
+def _other_machine(inputs: Inputs, platform: str, spec: Spec, virtual: Mapping[str, str]) -> str:
+    """Return the hint for a virtual package: a line of virtual-packages.yml, or the complete file."""
+    number = re.search(r"\d[\w.]*", spec.version)
+    version = number[0] if number else "0"
+    line = f'{spec.name}: "{version}"'
+    if inputs.virtual_packages is None:  # a file replaces all virtual packages of its platforms
+        packages = ", ".join(f'{name}: "{value}"' for name, value in {**virtual, spec.name: version}.items())
+        line = f"subdirs: {{{platform}: {{packages: {{{packages}}}}}}}"
+    return f"to lock for machines that have it, write `{line}` in `{inputs.virtual_packages_path}`"
+
+
+def matches(spec: Spec, version: str, build: str) -> bool:
+    """Return whether a version and a build satisfy a spec."""
+    from fnmatch import fnmatchcase  # noqa: PLC0415 - as below
+
+    from rattler import Version as CondaVersion  # noqa: PLC0415 - 0.1 s, and reading needs no comparison
+    from rattler import VersionSpec  # noqa: PLC0415
+
+    if spec.version not in {"", "*"} and not VersionSpec(spec.version).matches(CondaVersion(version)):
+        return False
+    if spec.build.startswith("^"):
+        return re.fullmatch(spec.build, build) is not None
+    return spec.build in {"", "*"} or fnmatchcase(build, spec.build)
 
 
 def _virtual_read(inputs: Inputs) -> VirtualPackages | None:
     if inputs.virtual_packages is None:
         return None
-    import yaml  # noqa: PLC0415 - slow to import
-
     path = str(inputs.virtual_packages_path)
-    try:
-        document = yaml.safe_load(inputs.virtual_packages)
-    except yaml.YAMLError as error:
-        raise EnvforgeError(
-            f"`{path}` is not valid YAML: {' '.join(str(error).split())}", code="bad-virtual-packages"
-        ) from error
-    subdirs = _virtual_mapping(_virtual_mapping(document, path, "").get("subdirs"), path, "subdirs")
-    found = []
-    for platform, entry in subdirs.items():
-        at = f"subdirs.{platform}.packages"
-        packages = _virtual_mapping(
-            _virtual_mapping(entry, path, f"subdirs.{platform}").get("packages") or {}, path, at
-        )
-        found.append((str(platform), tuple((str(name), str(version)) for name, version in packages.items())))
-    return VirtualPackages(subdirs=tuple(found), source=path)
+    document = Document(damaged=f"`{path}` is invalid", error=EnvforgeError, code="bad-virtual-packages")
+    read = document.read_yaml(inputs.virtual_packages or "{}", _VirtualDocument)
+    subdirs = (read.subdirs or {}).items()
+    return VirtualPackages(
+        subdirs=tuple((p, tuple((n, str(v)) for n, v in (one.packages or {}).items())) for p, one in subdirs),
+        source=path,
+    )
 
 
-def _derive(platforms: Iterable[str], pip: Mapping[str, tuple[Requirement, ...]]) -> VirtualPackages:
+def _derive(platforms: Iterable[str], inputs: Inputs) -> VirtualPackages:
     """Return the virtual packages for the torch pin of each platform; ``__cuda`` is absent for a CPU build."""
     subdirs = []
     for platform in platforms:
         packages = dict(_BASE[platform])
-        tag = _torch_tag(pip.get(platform, ()))
+        tag = _torch_tag(inputs.pip_for(platform))
         if tag is not None and tag.cuda is not None:
             packages["__cuda"] = str(tag.cuda)
         subdirs.append((platform, tuple(sorted(packages.items()))))
@@ -363,12 +540,3 @@ def _torch_tag(requirements: Iterable[Requirement]) -> WheelTag | None:
         if canonicalize_name(requirement.name) == "torch" and match is not None:
             return WheelTag.parse(match[1])
     return None
-
-
-def _virtual_mapping(value: object, path: str, at: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        where = f" at `{at}`" if at else ""
-        raise EnvforgeError(
-            f"`{path}` is invalid{where}: expected a mapping, found `{value}`", code="bad-virtual-packages"
-        )
-    return value

@@ -7,16 +7,18 @@ The same packages always produce the same bytes.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from packaging.version import Version
 
-from envforge.base.records import Document, Fields, WrongValue, one_of, read_digest, read_text
+from envforge.base.documents import Document, NonEmpty, matching
 from envforge.base.terms import WheelTag
 from envforge.errors import EnvforgeError, Hint
 
@@ -57,6 +59,35 @@ class Lockfile:
     content_hash: tuple[tuple[str, str], ...]
     packages: tuple[LockedPackage, ...]
     custom_metadata: tuple[tuple[str, str], ...] = ()
+    sources: tuple[str, ...] = ()
+
+    @property
+    def variables(self) -> tuple[tuple[str, str], ...]:
+        """The environment variables that ``variables:`` of environment.yml sets, sorted by name."""
+        return self._recorded(VARIABLES)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The categories to which ``--category`` limited the lock; empty for all."""
+        return tuple(filter(None, dict(self.custom_metadata).get(CATEGORIES, "").split(",")))
+
+    def source_files(self, lockfile: Path) -> tuple[Path, ...]:
+        """Return the environment files that the lockfile at ``lockfile`` was made from, relative as that path is.
+
+        Empty if conda-lock made it from other kinds of files, such as pyproject.toml.
+        """
+        if not all(source.endswith((".yml", ".yaml")) for source in self.sources):
+            return ()
+        return tuple(Path(os.path.normpath(lockfile.parent / source)) for source in self.sources)
+
+    def _recorded(self, key: str) -> tuple[tuple[str, str], ...]:
+        text = dict(self.custom_metadata).get(key, "{}")
+        document = Document(
+            damaged=f"the lockfile is invalid at `metadata.custom_metadata.{key}`",
+            error=LockfileError,
+            code="lockfile-damaged",
+        )
+        return tuple(sorted(document.read_json(text, dict[str, str]).items()))
 
     def for_platform(self, platform: str, manager: Manager | None = None) -> tuple[LockedPackage, ...]:
         """Return the packages of one conda subdir, optionally only those of one package manager."""
@@ -95,7 +126,7 @@ def parse_lockfile(text: str, where: str, path: Path | None = None) -> Lockfile:
         hints=lambda: repair_hints(path),
     )
     try:
-        return _lockfile(document.read_yaml(text))
+        return _lockfile(document, text)
     except LockfileError as error:
         if _resembles_lockfile(text):
             raise
@@ -137,65 +168,93 @@ def _instead(path: Path, text: str) -> tuple[Hint, ...]:
     return (create, Hint("then pass the lockfile"))
 
 
-def _lockfile(top: Fields) -> Lockfile:
-    if top.raw("version") != 1:
-        raise top.fault("version", "1", top.raw("version"))
-    metadata = top.inner("metadata")
-    hashes = metadata.inner("content_hash")
-    custom = metadata.inner("custom_metadata").value if metadata.raw("custom_metadata") else {}
+_Sha256 = Annotated[str, matching(r"[0-9a-fA-F]{64}|", "64 hexadecimal digits")]
+_Md5 = Annotated[str, matching(r"[0-9a-fA-F]{32}|", "32 hexadecimal digits")]
+
+
+# these classes are the format of the file, which has more fields than envforge reads
+@dataclass(frozen=True, slots=True)
+class _Hashes:
+    sha256: _Sha256 | None = None
+    md5: _Md5 | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _GitHashes:
+    sha256: str | None = None  # conda-lock records the commit in place of the SHA-256
+    md5: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Package:
+    name: NonEmpty
+    version: NonEmpty
+    manager: Manager
+    platform: NonEmpty
+    url: NonEmpty
+    hash: dict[str, Any]
+    category: str = "main"
+    optional: bool = False
+    dependencies: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Channel:
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Metadata:
+    content_hash: dict[str, str]
+    channels: tuple[str | _Channel, ...]
+    platforms: tuple[str, ...]
+    sources: tuple[str, ...] = ()
+    custom_metadata: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    version: Literal[1]
+    metadata: _Metadata
+    package: tuple[_Package, ...]
+
+
+def _lockfile(document: Document, text: str) -> Lockfile:
+    read = document.read_yaml(text, _Document)
+    metadata = read.metadata
     return Lockfile(
-        platforms=metadata.list_of("platforms", read_text),
-        channels=metadata.list_of("channels", _read_channel),
-        content_hash=tuple((name, hashes.need(name, read_text)) for name in sorted(hashes.value)),
-        packages=tuple(_package(entry) for entry in top.items("package")),
-        custom_metadata=tuple((str(name), str(value)) for name, value in custom.items()),
+        platforms=metadata.platforms,
+        channels=tuple(channel if isinstance(channel, str) else channel.url for channel in metadata.channels),
+        content_hash=tuple(sorted(metadata.content_hash.items())),
+        packages=tuple(_package(document, number, package) for number, package in enumerate(read.package)),
+        custom_metadata=tuple((name, str(value)) for name, value in (metadata.custom_metadata or {}).items()),
+        sources=metadata.sources,
     )
 
 
-def _package(entry: Fields) -> LockedPackage:
-    digests = entry.inner("hash")
-    url = entry.need("url", read_text)
-    is_git = url.startswith("git+")  # conda-lock records the commit in place of the SHA-256
-    dependencies = entry.inner("dependencies").value if entry.raw("dependencies") else {}
+def _package(document: Document, number: int, entry: _Package) -> LockedPackage:
+    is_git = entry.url.startswith("git+")
+    kind: type[_GitHashes | _Hashes] = _GitHashes if is_git else _Hashes
+    digests = document.convert(entry.hash, kind, f"package[{number}].hash")
     return LockedPackage(
-        name=entry.need("name", read_text),
-        version=entry.need("version", read_text),
-        manager=entry.need("manager", _read_manager),
-        platform=entry.need("platform", read_text),
-        url=url,
-        sha256=None if is_git else digests.get("sha256", _read_sha256),
-        md5=digests.get("md5", _read_md5),
-        category=str(entry.value.get("category", "main")),
-        optional=bool(entry.value.get("optional", False)),
-        dependencies=tuple((str(name), str(wanted)) for name, wanted in dependencies.items()),
+        name=entry.name,
+        version=entry.version,
+        manager=entry.manager,
+        platform=entry.platform,
+        url=entry.url,
+        # a digest may be in upper case; an empty string means that the lockfile has none
+        sha256=None if is_git else (digests.sha256 or "").lower() or None,
+        md5=(digests.md5 or "").lower() or None,
+        category=entry.category,
+        optional=entry.optional,
+        dependencies=tuple((name, str(wanted)) for name, wanted in (entry.dependencies or {}).items()),
     )
-
-
-def _read_channel(value: object) -> str:
-    url = value.get("url") if isinstance(value, dict) else value
-    if not isinstance(url, str):
-        raise WrongValue("a string, or a mapping with the string `url`")
-    return url
-
-
-_read_manager = one_of(get_args(Manager))
-
-
-def _read_sha256(value: object) -> str | None:
-    return _read_digest(value, 64)
-
-
-def _read_md5(value: object) -> str | None:
-    return _read_digest(value, 32)
-
-
-def _read_digest(value: object, digits: int) -> str | None:
-    # a digest may be in upper case; an empty string means that the lockfile has none
-    return None if value == "" else read_digest(read_text(value).lower(), digits)
 
 
 INPUT_SHA256 = "envforge_input_sha256"
 EXCLUDE_NEWER = "envforge_exclude_newer"
+VARIABLES = "envforge_variables"
+CATEGORIES = "envforge_categories"
 _HEADER = """\
 # Generated by envforge with conda-lock (https://github.com/conda/conda-lock).
 # To change it, edit environment.yml, then run
@@ -216,14 +275,13 @@ class Resolved:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
-    """The metadata of a lockfile."""
+    """The metadata of a lockfile; ``custom`` are the fields of envforge, of which empty ones are left out."""
 
     content_hash: tuple[tuple[str, str], ...]
     channels: Sequence[Any]
     platforms: tuple[str, ...]
-    source: str
-    input_sha256: str
-    exclude_newer: str | None = None
+    sources: tuple[str, ...]
+    custom: Mapping[str, str]
 
 
 def load_documents(path: Path) -> tuple[list[Any], list[dict[str, Any]]]:
@@ -233,6 +291,11 @@ def load_documents(path: Path) -> tuple[list[Any], list[dict[str, Any]]]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     document = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506 - a safe loader in either case
     return document["metadata"]["channels"], list(document["package"])
+
+
+def variables_text(variables: Sequence[tuple[str, str]]) -> str:
+    """Return the text in which a lockfile records environment variables; empty if there are none."""
+    return json.dumps(dict(variables), sort_keys=True) if variables else ""
 
 
 def with_public_addresses(
@@ -253,19 +316,16 @@ def render_lockfile(frame: Frame, rows: Sequence[Mapping[str, Any]], lockfile_na
     """Return the text of the lockfile, in conda-lock's format v1 and order."""
     import yaml  # noqa: PLC0415 - slow to import
 
-    custom = {INPUT_SHA256: frame.input_sha256}
-    if frame.exclude_newer is not None:
-        custom[EXCLUDE_NEWER] = frame.exclude_newer
     document = {
         "version": 1,
         "metadata": {
             "content_hash": dict(sorted(frame.content_hash)),
             "channels": list(frame.channels),
             "platforms": list(frame.platforms),
-            "sources": [frame.source],
-            "custom_metadata": custom,
+            "sources": list(frame.sources),
+            "custom_metadata": {name: value for name, value in frame.custom.items() if value},
         },
-        "package": sorted(rows, key=lambda row: (row["manager"], row["name"], row["platform"])),
+        "package": sorted(rows, key=lambda row: (row["manager"], row["name"], row["platform"], row["category"])),
     }
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     # 4096: a line is never folded, so a diff shows each URL as one line

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from envforge.base.files import exclusive_lock, workshop, write_atomic
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.check import check_inputs
-from envforge.lock.environment_file import Edit
+from envforge.lock.edit import Edit
 from envforge.lock.inputs import Inputs, read_inputs, read_text
 from envforge.lock.lockfile import INPUT_SHA256
 from envforge.lock.previous_lock import Keeping, Old, list_changes, read_old, refuse_unknown
@@ -44,7 +44,14 @@ def lock(request: LockRequest, progress: Progress = repr) -> LockReport:
 def make_lock(request: LockRequest, progress: Progress = repr) -> Made:
     """Return the lockfile that ``request`` specifies without writing it; the caller must hold ``alone``."""
     started = time.monotonic()
-    inputs = read_inputs(request.environment, request.virtual_packages, request.platforms, request.environment_text)
+    inputs = read_inputs(
+        request.environment,
+        request.virtual_packages,
+        request.platforms,
+        request.environment_text,
+        others=request.others,
+        categories=request.categories,
+    )
     if not request.lockfile.absolute().parent.is_dir():
         raise RequestError(
             f"directory `{request.lockfile.parent}` does not exist",

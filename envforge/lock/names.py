@@ -1,6 +1,6 @@
 """Map package names between conda and the Python package index, and assign each package one index.
 
-``envforge/data/name_mapping.toml`` lists the few that differ; all other names are the same. conda-lock reads the same
+``envforge/data/name_mapping.json`` lists the few that differ; all other names are the same. conda-lock reads the same
 mapping from the JSON that ``write`` creates.
 
 Decision 0042 has the reasons.
@@ -12,7 +12,6 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from packaging.utils import canonicalize_name
 
@@ -29,8 +28,7 @@ class NameMapping:
     @classmethod
     def bundled(cls) -> NameMapping:
         """Return the built-in mapping."""
-        rows = read_data("name_mapping.toml")["package"]
-        return cls(tuple((row["python"], row["conda"]) for row in rows))
+        return read_data("name_mapping.json", cls)
 
     def to_python(self, conda: str) -> str:
         """Return the normalized Python name of a conda package."""
@@ -61,7 +59,7 @@ def is_torch_family(name: str, requested: str = "") -> bool:
 
 def torch_indexes(pip_repositories: tuple[str, ...]) -> tuple[str, ...]:
     """Return the ``pip-repositories`` in PyTorch's layout: their URLs end in a wheel tag or in ``whl``."""
-    return tuple(url for url in pip_repositories if _TORCH_INDEX.search(urlsplit(url).path))
+    return tuple(url for url in pip_repositories if _TORCH_INDEX.search(re.split("[?#]", url)[0]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

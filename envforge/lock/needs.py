@@ -15,12 +15,13 @@ from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
+from envforge.base.documents import Natural, Printable
 from envforge.base.envelope import Json
 from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.lock.lockfile import LockedPackage, Lockfile
 from envforge.lock.plan import Artifact, Digest, Plan
-from envforge.machine.values import Machine
-from envforge.pytorch.fit import Facts, Misfit, driver_grade, driver_text, fit, read_facts
+from envforge.machine.values import Machine, driver_text
+from envforge.pytorch.fit import Facts, Misfit, driver_grade, fit, read_facts
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.selection import Build
 
@@ -236,16 +237,16 @@ class Requirements:
     ``download_bytes`` is the size of the ``files_sized`` files whose size is known, out of ``files``.
     """
 
-    driver_direct: Version | None
-    driver_minor_compatible: Version | None
+    driver_direct: Version | None = None
+    driver_minor_compatible: Version | None = None
     compute_capabilities: tuple[ComputeCapability, ...]
     ptx: tuple[ComputeCapability, ...]
-    glibc: Version | None
-    macos: Version | None
-    download_bytes: int
-    files: int
-    files_sized: int
-    words: str
+    glibc: Version | None = None
+    macos: Version | None = None
+    download_bytes: Natural
+    files: Natural
+    files_sized: Natural
+    words: Printable
 
 
 # the catalogue, `install`, and `diff` all use this function, so that they never disagree

@@ -11,8 +11,6 @@ import datetime as dt
 import hashlib
 import html
 import io
-import json
-import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,15 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit
+from typing import Any
+from urllib.parse import quote, unquote, urldefrag, urljoin
 
-from envforge.base.net import Mirrors, unreachable_hints
+from envforge.base.documents import Document
+from envforge.base.net import TRANSIENT, Client, Mirrors, NetworkError, Response, unreachable_hints
+from envforge.base.urls import show_url, without_user
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.request import Progress, Step, read_moment
-
-if TYPE_CHECKING:
-    import requests
 
 _FRAGMENT = re.compile(r"(?:^|&)(sha512|sha384|sha256|sha224|sha1|md5)=([0-9A-Fa-f]+)")
 _METADATA_KEYS = ("data-core-metadata", "data-dist-info-metadata")
@@ -99,7 +96,7 @@ def quoted(file_name: str) -> str:
 
 def name_in(url: str) -> str:
     """Return the file name at the end of a URL."""
-    return unquote(urlsplit(url).path.rsplit("/", 1)[-1])
+    return unquote(re.split("[?#]", url)[0].rsplit("/", 1)[-1])
 
 
 class _Anchors(HTMLParser):
@@ -132,12 +129,24 @@ class _Anchors(HTMLParser):
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Listing:
+    """A page as JSON (PEP 691); the fields of a file have names that aren't Python names."""
+
+    files: tuple[dict[str, Any], ...]
+
+
 def _parse_json(text: str, base: str) -> tuple[IndexFile, ...]:
+    document = Document(
+        damaged=f"`{show_url(base)}` is not a page of a package index", error=OutsideError, code="bad-index-page"
+    )
+    page = document.read_json(text, _Listing)
     try:
-        entries = json.loads(text)["files"]
-        return tuple(_json_file(entry, base) for entry in entries)
+        return tuple(_json_file(entry, base) for entry in page.files)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OutsideError(f"`{base}` is not a page of a package index: {error!r}", code="bad-index-page") from error
+        raise OutsideError(
+            f"`{show_url(base)}` is not a page of a package index: {error!r}", code="bad-index-page"
+        ) from error
 
 
 def _json_file(entry: Mapping[str, Any], base: str) -> IndexFile:
@@ -162,7 +171,7 @@ _HEAD_TIMEOUT_S = (3, 5)
 _PARALLEL = 8
 _CHUNK = 1 << 20
 _TAIL = 1 << 16
-_RETRIED = (429, 500, 502, 503, 504)
+_DELAYS_S = (0.2, 0.4, 0.8)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,23 +189,24 @@ class Downloads:
     def __init__(self, mirrors: Mirrors, progress: Progress) -> None:
         self._mirrors = mirrors
         self._progress = progress
-        self._session = _session()
-        self._accounts: dict[str, tuple[str, str]] = {}
+        self._client = Client(timeout_s=_TIMEOUT_S, delays_s=_DELAYS_S)
+        self._quick = self._client.without_retries(_HEAD_TIMEOUT_S)
 
     def close(self) -> None:
-        """Close the session."""
-        self._session.close()
+        """Close the connections."""
+        self._client.close()
 
     def page(self, index: str, name: str) -> Page:
         """Read the page of a project; ``index`` is the URL as the user wrote it, with environment variables."""
-        url = f"{self._without_account(os.path.expandvars(index)).rstrip('/')}/{name}/"
-        with self._get(url, headers={"Accept": _ACCEPT}) as response:
+        asked = f"{index.rstrip('/')}/{name}/"
+        url = without_user(asked)
+        with self._get(asked, headers={"Accept": _ACCEPT, "Accept-Encoding": "gzip"}) as response:
             # download.pytorch.org returns 403 if a tag or a project doesn't exist
-            if response.status_code in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}:
-                return Page(url=url, status=response.status_code)
+            if response.status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}:
+                return Page(url=url, status=response.status)
             _refuse_status(response, url)
-            base = self._mirrors.to_original(response.url)
-            files = parse_page(response.text, response.headers.get("Content-Type", ""), base)
+            base = self._mirrors.to_original(response.url.without_user().reveal())
+            files = parse_page(_text(response, url), response.header("Content-Type"), base)
         return Page(url=url, status=200, files=tuple(self._original(file) for file in files))
 
     def metadata(self, file: IndexFile) -> bytes:
@@ -222,9 +232,9 @@ class Downloads:
         wanted = {kind: hashlib.new(kind) for kind, _ in file.digests if kind in hashlib.algorithms_available}
         wanted.setdefault("sha256", hashlib.sha256())
         done = 0
-        with self._get(file.url, stream=True) as response:
+        with self._get(file.url) as response:
             _refuse_status(response, file.url)
-            total = int(response.headers.get("Content-Length") or 0) or file.size
+            total = response.length or file.size
             for chunk in _chunks(response, file.url):
                 for digest in wanted.values():
                     digest.update(chunk)
@@ -233,7 +243,7 @@ class Downloads:
                 self._progress(Step(text=f"hashing {file.file_name}", done_bytes=done, total_bytes=total))
         if total is not None and done != total:
             raise OutsideError(
-                f"the download of `{file.url}` ended after {done} of {total} bytes",
+                f"the download of `{show_url(file.url)}` ended after {done} of {total} bytes",
                 hint="run this command again",
                 code="cut-off",
             )
@@ -250,63 +260,39 @@ class Downloads:
             return {url: size for url, size in found if size is not None}
 
     def _size(self, url: str) -> int | None:
-        import requests  # noqa: PLC0415 - slow to import
-
-        source = self._mirrors.to_mirror(url)
-        account = self._accounts.get(urlsplit(source).hostname or "")
-        headers = {"Accept-Encoding": "identity"}  # with compression, the length would not be the size of the file
         try:
-            with self._session.head(
-                source, headers=headers, timeout=_HEAD_TIMEOUT_S, auth=account, allow_redirects=True
-            ) as response:
-                length = response.headers.get("Content-Length", "")
-                return int(length) if response.status_code == HTTPStatus.OK and length.isdecimal() else None
-        except requests.RequestException:
+            with self._quick.send(self._mirrors.to_mirror(url), method="HEAD") as response:
+                return response.length if response.status == HTTPStatus.OK else None
+        except (NetworkError, ValueError):
             return None
 
     def _beside(self, file: IndexFile) -> bytes | None:
         url = f"{file.url}.metadata"
         with self._get(url) as response:
-            if response.status_code in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}:
+            if response.status in {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}:
                 return None
             _refuse_status(response, url)
-            data: bytes = response.content
+            data = _content(response, url)
         found = hashlib.sha256(data).hexdigest()
         if file.metadata_sha256 not in {None, found}:
             raise _mismatch(url, "sha256", str(file.metadata_sha256), found)
         return data
 
-    def _without_account(self, index: str) -> str:
-        """Return the URL without user and password, and remember them for all URLs of its host."""
-        parts = urlsplit(index)
-        if parts.username is not None and parts.hostname is not None:
-            self._accounts[parts.hostname] = (unquote(parts.username), unquote(parts.password or ""))
-        return public(index)
-
     def _original(self, file: IndexFile) -> IndexFile:
         return replace(file, url=self._mirrors.to_original(file.url))
 
-    def _get(self, url: str, *, headers: dict[str, str] | None = None, stream: bool = False) -> requests.Response:
-        import requests  # noqa: PLC0415 - slow to import
-
+    def _get(self, url: str, *, headers: dict[str, str] | None = None) -> Response:
         source = self._mirrors.to_mirror(url)
-        account = self._accounts.get(urlsplit(source).hostname or "")
         try:
-            return self._session.get(source, headers=headers, stream=stream, timeout=_TIMEOUT_S, auth=account)
-        except requests.RequestException as error:
-            raise self._unreached(url, source, error) from error
-
-    def _unreached(self, url: str, source: str, error: requests.RequestException) -> OutsideError:
-        from requests.exceptions import InvalidSchema, InvalidURL, MissingSchema  # noqa: PLC0415 - slow to import
-
-        if isinstance(error, (InvalidSchema, InvalidURL, MissingSchema)):
-            hints = unreachable_hints(public(url), public(source)) if source != url else ()
-            return OutsideError(f"`{public(source)}` is not a valid http or https URL", hint=hints, code="bad-url")
-        return OutsideError(
-            f"cannot reach `{public(url)}`: {_reason(error)}",
-            hint=unreachable_hints(public(url), public(source)),
-            code="unreachable",
-        )
+            return self._client.send(source, headers)
+        except ValueError as error:
+            hints = unreachable_hints(url, source) if source != url else ()
+            message = f"`{show_url(source)}` is not a valid http or https URL: {error}"
+            raise OutsideError(message, hint=hints, code="bad-url") from error
+        except NetworkError as error:
+            raise OutsideError(
+                f"cannot reach `{show_url(url)}`: {error}", hint=unreachable_hints(url, source), code="unreachable"
+            ) from error
 
 
 class _NoRangesError(Exception):
@@ -319,16 +305,17 @@ class _RangeReader(io.RawIOBase):
     The first request fetches the end, which contains the directory of a zip file, and usually its METADATA too.
     """
 
-    def __init__(self, get: Callable[..., requests.Response], url: str) -> None:
+    def __init__(self, get: Callable[..., Response], url: str) -> None:
         self._get = get
         self._url = url
         self._position = 0
-        with get(url, headers={"Range": f"bytes=-{_TAIL}"}, stream=True) as response:
-            if response.status_code != HTTPStatus.PARTIAL_CONTENT:
+        with get(url, headers={"Range": f"bytes=-{_TAIL}"}) as response:
+            size = response.header("Content-Range").rsplit("/", 1)[-1]
+            if response.status != HTTPStatus.PARTIAL_CONTENT or not size.isdecimal():
                 _refuse_status(response, url)
                 raise _NoRangesError
-            self._size = int(response.headers["Content-Range"].rsplit("/", 1)[1])
-            self._tail: bytes = response.content
+            self._size = int(size)
+            self._tail = _content(response, url)
 
     def seekable(self) -> bool:
         return True
@@ -357,10 +344,9 @@ class _RangeReader(io.RawIOBase):
         if in_tail >= 0:
             return self._tail[in_tail : in_tail + length]
         with self._get(self._url, headers={"Range": f"bytes={start}-{start + length - 1}"}) as response:
-            if response.status_code != HTTPStatus.PARTIAL_CONTENT:
+            if response.status != HTTPStatus.PARTIAL_CONTENT:
                 raise _NoRangesError
-            data: bytes = response.content
-        return data
+            return _content(response, self._url)
 
 
 def _metadata_in(stream: io.IOBase, file: IndexFile) -> bytes:
@@ -369,61 +355,47 @@ def _metadata_in(stream: io.IOBase, file: IndexFile) -> bytes:
             name = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA") and n.count("/") == 1)
             return archive.read(name)
     except (zipfile.BadZipFile, StopIteration) as error:
-        raise EnvforgeError(f"`{file.url}` is not a valid wheel: it has no METADATA", code="bad-wheel") from error
-
-
-def public(url: str) -> str:
-    """Return a URL without user and password."""
-    scheme, separator, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
-
-
-def _session() -> requests.Session:
-    import requests  # noqa: PLC0415 - slow to import
-    from requests.adapters import HTTPAdapter  # noqa: PLC0415
-    from urllib3.util.retry import Retry  # noqa: PLC0415
-
-    session = requests.Session()
-    certificates = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
-    if certificates and not os.environ.get("REQUESTS_CA_BUNDLE"):
-        session.verify = certificates
-    retry = Retry(total=3, backoff_factor=0.2, status_forcelist=_RETRIED, raise_on_status=False)
-    session.mount("http://", HTTPAdapter(max_retries=retry))
-    session.mount("https://", HTTPAdapter(max_retries=retry))
-    return session
-
-
-def _chunks(response: requests.Response, url: str) -> Iterator[bytes]:
-    import requests  # noqa: PLC0415
-
-    try:
-        yield from response.iter_content(_CHUNK)
-    except requests.RequestException as error:
-        raise OutsideError(
-            f"the download of `{url}` was interrupted: {_reason(error)}", hint="run this command again", code="cut-off"
+        raise EnvforgeError(
+            f"`{show_url(file.url)}` is not a valid wheel: it has no METADATA", code="bad-wheel"
         ) from error
 
 
-def _refuse_status(response: requests.Response, url: str) -> None:
-    status = response.status_code
-    if status < HTTPStatus.BAD_REQUEST:
+def _text(response: Response, url: str) -> str:
+    try:
+        return response.text()
+    except NetworkError as error:
+        raise _cut_off(url, error) from error
+
+
+def _content(response: Response, url: str) -> bytes:
+    return b"".join(_chunks(response, url))
+
+
+def _chunks(response: Response, url: str) -> Iterator[bytes]:
+    try:
+        yield from response.chunks(_CHUNK)
+    except NetworkError as error:
+        raise _cut_off(url, error) from error
+
+
+def _cut_off(url: str, error: NetworkError) -> OutsideError:
+    return OutsideError(
+        f"the download of `{show_url(url)}` was interrupted: {error}", hint="run this command again", code="cut-off"
+    )
+
+
+def _refuse_status(response: Response, url: str) -> None:
+    if response.status < HTTPStatus.BAD_REQUEST:
         return
-    hint = "try again later" if status in _RETRIED else ""
-    if status == HTTPStatus.UNAUTHORIZED:
-        hint = f"add the user name and password for `{urlsplit(response.url).hostname}` to `~/.netrc`"
-    raise OutsideError(f"`{public(url)}` returned HTTP {status} {response.reason}", hint=hint, code="http-status")
+    hint = "try again later" if response.status in TRANSIENT else ""
+    if response.status == HTTPStatus.UNAUTHORIZED:
+        hint = f"add the user name and password for `{response.url.host}` to `~/.netrc`"
+    raise OutsideError(f"`{show_url(url)}` returned HTTP {response.summary}", hint=hint, code="http-status")
 
 
 def _mismatch(url: str, kind: str, stated: str, found: str) -> EnvforgeError:
     return EnvforgeError(
-        f"checksum mismatch for `{url}`: expected {kind} `{stated}` (package index), found `{found}`",
+        f"checksum mismatch for `{show_url(url)}`: expected {kind} `{stated}` (package index), found `{found}`",
         hint="run this command again; if the mismatch persists, report it to the owner of the index",
         code="hash-mismatch",
     )
-
-
-def _reason(error: Exception) -> str:
-    """Return the innermost reason of a network error, such as ``[Errno 111] Connection refused``."""
-    cause = getattr(error.args[0], "reason", None) if error.args else None
-    return " ".join(str(cause or error).split()).rsplit(": ", 1)[-1]

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from envforge.base.git import restore_hints
-from envforge.errors import EnvforgeError, Hint
+from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.environment_spec import ENVIRONMENT_FILE
 from envforge.lock.lockfile import LOCK_NAME, LockedPackage, Lockfile, LockfileError, Manager, parse_lockfile
 
@@ -66,7 +66,7 @@ class Wheel:
     sha256: str
 
 
-_INSTALLED_CATEGORIES = {"main", "dev"}
+DEFAULT_CATEGORIES = frozenset({"main", "dev"})  # those of `conda-lock install`
 _ARCHIVES = (".conda", ".tar.bz2")
 _SOURCES = (".tar.gz", ".zip", ".tgz")
 
@@ -97,10 +97,18 @@ class Plan:
         return tuple(sorted((wheel_of(artifact) for artifact in self.wheels), key=lambda wheel: wheel.name))
 
 
-def make_plan(lockfile: Lockfile, platform: str, where: Path, *, allow_builds: bool = False) -> Plan:
-    """Select the packages of ``platform``.
+def make_plan(
+    lockfile: Lockfile,
+    platform: str,
+    where: Path,
+    *,
+    allow_builds: bool = False,
+    categories: Collection[str] = (),
+) -> Plan:
+    """Select the packages of ``platform`` in ``categories``, by default those of ``DEFAULT_CATEGORIES``.
 
-    Raises ``EnvforgeError`` that lists each package that can't be installed and verified.
+    ``warnings`` name what is left out. Raises ``EnvforgeError`` that lists each package that can't be installed and
+    verified, and for categories that the lockfile doesn't have.
     """
     if platform not in lockfile.platforms:
         from envforge.lock.project import platform_hints  # noqa: PLC0415 - only errors need it
@@ -111,7 +119,9 @@ def make_plan(lockfile: Lockfile, platform: str, where: Path, *, allow_builds: b
             hint=platform_hints(where, lockfile.platforms, platform),
             code="platform-not-locked",
         )
-    chosen = _chosen(lockfile.for_platform(platform))
+    packages = lockfile.for_platform(platform)
+    _refuse_unknown(packages, categories, where)
+    chosen = _chosen(packages, categories or DEFAULT_CATEGORIES)
     _refuse(chosen, allow_builds=allow_builds)
     artifacts = [Artifact(package=package, digest=_digest(package)) for package in chosen]
     names = {artifact.package.name for artifact in artifacts if artifact.package.manager == "conda"}
@@ -126,17 +136,39 @@ def make_plan(lockfile: Lockfile, platform: str, where: Path, *, allow_builds: b
         platform=platform,
         conda=tuple(a for a in artifacts if a.package.manager == "conda"),
         wheels=tuple(a for a in artifacts if a.package.manager == "pip"),
-        warnings=_warnings(artifacts),
+        warnings=(*_left_out(packages, chosen), *_warnings(artifacts)),
     )
 
 
-def _chosen(packages: Iterable[LockedPackage]) -> tuple[LockedPackage, ...]:
-    """Return the packages that ``conda-lock install`` installs too: categories main and dev, each name once."""
+def _chosen(packages: Iterable[LockedPackage], categories: Collection[str]) -> tuple[LockedPackage, ...]:
+    """Return the packages of the categories, each name once."""
     chosen: dict[tuple[str, str], LockedPackage] = {}
     for package in packages:
-        if package.category in _INSTALLED_CATEGORIES:
+        if package.category in categories:
             chosen.setdefault((package.manager, package.name), package)
     return tuple(chosen.values())
+
+
+def _refuse_unknown(packages: Iterable[LockedPackage], categories: Collection[str], where: Path) -> None:
+    known = sorted({package.category for package in packages})
+    unknown = [name for name in categories if name not in known]
+    if unknown:
+        raise RequestError(
+            f"the lockfile `{where}` has no category `{unknown[0]}`; it has {', '.join(f'`{name}`' for name in known)}",
+            hint="pass a category of the lockfile",
+            code="no-such-category",
+        )
+
+
+def _left_out(packages: Iterable[LockedPackage], chosen: Iterable[LockedPackage]) -> Iterator[str]:
+    """Yield a warning for each category of which packages are not installed."""
+    installed = {(package.manager, package.name) for package in chosen}
+    names: dict[str, list[str]] = {}
+    for package in packages:
+        if (package.manager, package.name) not in installed:
+            names.setdefault(package.category, []).append(package.name)
+    for category, found in sorted(names.items()):
+        yield f"category `{category}` is left out: {', '.join(sorted(found))}"
 
 
 def _refuse(packages: Iterable[LockedPackage], *, allow_builds: bool) -> None:

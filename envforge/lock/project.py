@@ -20,9 +20,35 @@ def find_environment(here: Path) -> Path:
     start = here.absolute()
     project = project_folder(start)
     for folder in (start, *start.parents):
-        if (folder / ENVIRONMENT).is_file() or folder == project:
-            return _from(start, folder / ENVIRONMENT)
+        found = environment_in(folder)
+        if found.is_file() or folder == project:
+            return _from(start, found)
     return Path(ENVIRONMENT)
+
+
+def environment_in(folder: Path) -> Path:
+    """Return the environment file of a directory: ``environment.yml``, or ``environment.yaml`` if only that exists."""
+    other = (folder / ENVIRONMENT).with_suffix(".yaml")
+    return other if other.is_file() and not (folder / ENVIRONMENT).is_file() else folder / ENVIRONMENT
+
+
+def find_sources(here: Path) -> tuple[Path, ...]:
+    """Return the environment files of the project around ``here``: several if its lockfile was made from several."""
+    default = find_environment(here)
+    recorded = recorded_sources(default.with_name(LOCKFILE))
+    return recorded if len(recorded) > 1 or not default.is_file() else (default,)
+
+
+def recorded_sources(lockfile: Path) -> tuple[Path, ...]:
+    """Return the environment files that a lockfile records; if one doesn't exist, the one next to the lockfile."""
+    from envforge.errors import EnvforgeError  # noqa: PLC0415 - most callers need only a path
+    from envforge.lock.lockfile import read_lockfile  # noqa: PLC0415 - as above
+
+    try:
+        found = read_lockfile(lockfile).source_files(lockfile) if lockfile.is_file() else ()
+    except EnvforgeError:  # an explicit file, or an error that the command reports with its own hints
+        found = ()
+    return found if found and all(path.is_file() for path in found) else (environment_in(lockfile.parent),)
 
 
 def find_lockfile(here: Path) -> Path:
@@ -36,9 +62,12 @@ def _from(start: Path, path: Path) -> Path:
     return Path(path.name) if path.parent == start else Path(os.path.relpath(path, start))
 
 
-def project_command(name: str, environment: Path, lockfile: Path | None, words: Sequence[str] = ()) -> str:
+def project_command(
+    name: str, environment: Path, lockfile: Path | None, words: Sequence[str] = (), others: Sequence[Path] = ()
+) -> str:
     """Return ``envforge NAME`` with the options that select these files, if the command doesn't find them itself."""
-    files = [] if _is_same(environment, find_environment(Path())) else ["-f", str(environment)]
+    is_default = not others and _is_same(environment, find_environment(Path()))
+    files = [] if is_default else [word for path in (environment, *others) for word in ("-f", str(path))]
     if lockfile is not None and not _is_same(lockfile, environment.with_name(LOCKFILE)):
         files += ["--lockfile", str(lockfile)]
     return shlex.join(["envforge", name, *files, *words])
@@ -47,10 +76,10 @@ def project_command(name: str, environment: Path, lockfile: Path | None, words: 
 def lock_command(lockfile: Path) -> str:
     """Return the command that creates or updates a lockfile; empty without its environment.yml."""
     project = project_of(lockfile)
-    if project != lockfile.parent and (project / ENVIRONMENT).is_file():
-        return project_command("lock", project / ENVIRONMENT, None, ["--variant", lockfile.absolute().parent.name])
-    if lockfile.with_name(ENVIRONMENT).is_file():
-        return project_command("lock", lockfile.with_name(ENVIRONMENT), lockfile)
+    if project != lockfile.parent and environment_in(project).is_file():
+        return project_command("lock", environment_in(project), None, ["--variant", lockfile.absolute().parent.name])
+    if environment_in(lockfile.parent).is_file():
+        return project_command("lock", environment_in(lockfile.parent), lockfile)
     return ""
 
 
@@ -63,7 +92,7 @@ def project_of(lockfile: Path) -> Path:
 def platform_hints(lockfile: Path, locked: Sequence[str], platform: str) -> tuple[Hint, ...]:
     """Return how to lock one more platform: a project of a template plans its build, another file only lists it."""
     from envforge.base.suggest import nearest  # noqa: PLC0415 - as above
-    from envforge.lock.inputs import KNOWN_PLATFORMS  # noqa: PLC0415 - only errors need it
+    from envforge.lock.platforms import KNOWN_PLATFORMS  # noqa: PLC0415 - only errors need it
 
     if platform not in KNOWN_PLATFORMS:
         near = nearest(platform, KNOWN_PLATFORMS, alike=0.6)
@@ -100,13 +129,6 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 ENVFORGE_DIRECTORY = ".envforge"
-
-
-ENVFORGE_DIRECTORY = ".envforge"
-
-
-IN_PROJECT = ".conda"
-_PROJECT_FILES = ("envforge.toml", "conda-lock.yml")
 
 
 # editors find an environment in the workspace, and deleting the project deletes it, too

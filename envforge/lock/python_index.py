@@ -6,22 +6,23 @@ import configparser
 import importlib.util
 import os
 import sys
-import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from html.parser import HTMLParser
+from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
 
 from envforge.base import toml
+from envforge.base.net import Client, NetworkError
+from envforge.base.urls import show_url, without_user
 from envforge.errors import EnvforgeError, Hint, OutsideError
 
 if TYPE_CHECKING:
-    from urllib.request import Request
+    from envforge.lock.pages import IndexFile
 
 VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
 _TIMEOUT_S = 20.0
-_PAGE_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +39,7 @@ class PythonIndex:
     @property
     def public_url(self) -> str:
         """Return the URL of the simple index without user name and password."""
-        return without_credentials(self.simple_url)
+        return show_url(self.simple_url)
 
     @property
     def other_index_hint(self) -> Hint:
@@ -53,12 +54,6 @@ class Located:
 
     url: str
     how: str
-
-
-def without_credentials(url: str) -> str:
-    """Return a URL without user name and password, for lockfiles and messages."""
-    parts = urllib.parse.urlsplit(url)
-    return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def configured_index(environment: Mapping[str, str], home: Path, prefix: Path) -> PythonIndex:
@@ -78,6 +73,20 @@ def configured_index(environment: Mapping[str, str], home: Path, prefix: Path) -
         if url:
             return _stated(url, str(path))
     return _default_index()
+
+
+def extra_indexes(environment: Mapping[str, str], home: Path, prefix: Path) -> tuple[PythonIndex, ...]:
+    """Return the further indexes that uv and pip are configured for, in order; those of variables come first."""
+    found = [
+        _stated(word, variable)
+        for variable in ("UV_INDEX", "UV_EXTRA_INDEX_URL", "PIP_EXTRA_INDEX_URL")
+        for word in environment.get(variable, "").split()
+    ]
+    for path in uv_configuration_files(environment, home):
+        found += [_stated(url, str(path)) for url in _extra_of_uv(path)]
+    for path in pip_configuration_files(environment, home, prefix):
+        found += [_stated(url, str(path)) for url in _extra_of_pip(path)]
+    return tuple({index.simple_url: index for index in reversed(found)}.values())[::-1]
 
 
 def uv_configuration_files(environment: Mapping[str, str], home: Path) -> tuple[Path, ...]:
@@ -131,61 +140,56 @@ def locate(relative: str, sha256: str, index: PythonIndex, pages: SimplePages) -
     """
     if index.files_url is not None:
         return Located(url=index.files_url + relative, how="its known layout")
-    common = urllib.parse.urljoin(index.public_url.rstrip("/") + "/", f"../packages/{relative}")
+    common = urljoin(without_user(index.simple_url).rstrip("/") + "/", f"../packages/{relative}")
     file_name = relative.rsplit("/", 1)[-1]
     try:
-        links = pages.links(index, _project(file_name))
+        files = pages.files(index, _project(file_name))
     except OutsideError as error:
         return Located(url=common, how=f"the usual layout of mirrors, not checked: {error.message}")
-    link = links.get(file_name)
-    if link is None:
+    found = files.get(file_name)
+    if found is None:
         return Located(url=common, how=f"the usual layout of mirrors, because it doesn't list `{file_name}`")
-    digest = urllib.parse.parse_qs(urllib.parse.urlsplit(link).fragment).get("sha256", [""])[0].lower()
-    if digest and digest != sha256:
+    if found.sha256 not in {None, sha256}:
         raise EnvforgeError(
-            f"`{file_name}` differs between the catalogue and the package index {index.public_url} (configured in "
-            f"{index.source}): expected SHA-256 `{sha256}`, found `{digest}`",
+            f"`{file_name}` differs between the catalogue and the package index {index.public_url} "
+            f"(configured in {index.source}): expected SHA-256 `{sha256}`, found `{found.sha256}`",
             hint=(index.other_index_hint,),
             code="index-disagrees",
         )
-    return Located(url=without_credentials(urllib.parse.urldefrag(link).url), how="its pages")
+    return Located(url=without_user(found.url), how="its pages")
 
 
 class SimplePages:
     """Read the simple pages of projects, each once; an index that didn't respond is not requested again."""
 
     def __init__(self, timeout_s: float = _TIMEOUT_S) -> None:
-        self._timeout_s = timeout_s
-        self._links: dict[tuple[str, str], dict[str, str]] = {}
+        self._client = Client(timeout_s=timeout_s)
+        self._files: dict[tuple[str, str], Mapping[str, IndexFile]] = {}
         self._silent: dict[str, OutsideError] = {}
 
-    def links(self, index: PythonIndex, project: str) -> Mapping[str, str]:
-        """Return the complete URL of each file name on the page of ``project``; raise ``OutsideError`` on failure."""
+    def files(self, index: PythonIndex, project: str) -> Mapping[str, IndexFile]:
+        """Return the files on the page of ``project`` by their names; raise ``OutsideError`` on failure."""
         if index.simple_url in self._silent:
             raise self._silent[index.simple_url]
         key = (index.simple_url, project)
-        if key not in self._links:
-            self._links[key] = self._read(index, project)
-        return self._links[key]
+        if key not in self._files:
+            self._files[key] = self._read(index, project)
+        return self._files[key]
 
-    def _read(self, index: PythonIndex, project: str) -> dict[str, str]:
-        from urllib.error import HTTPError  # noqa: PLC0415 - slow to import, and most lockfiles need no page
-        from urllib.request import urlopen  # noqa: PLC0415 - as above
+    def _read(self, index: PythonIndex, project: str) -> Mapping[str, IndexFile]:
+        from envforge.lock.pages import parse_page  # noqa: PLC0415 - most lockfiles need no page
 
-        url = f"{index.simple_url.rstrip('/')}/{project}/"
         try:
-            with urlopen(_request(url), timeout=self._timeout_s) as answer:  # noqa: S310 - see _request
-                text = answer.read(_PAGE_BYTES).decode("utf-8", errors="replace")
-                base = answer.url
-        except HTTPError as error:  # the index responds, so its other pages are still worth a request
-            raise self._no_answer(index, project, f"HTTP {error.code}") from error
-        except (OSError, ValueError) as error:
-            failure = self._no_answer(index, project, str(getattr(error, "reason", error)))
+            with self._client.send(f"{index.simple_url.rstrip('/')}/{project}/", {"Accept": "text/html"}) as answer:
+                if answer.status != HTTPStatus.OK:  # the index responds, so its other pages are still worth a request
+                    raise self._no_answer(index, project, f"HTTP {answer.status}")
+                base = answer.url.without_user().reveal()
+                found = parse_page(answer.text(), answer.header("Content-Type"), base)
+        except (NetworkError, ValueError) as error:
+            failure = self._no_answer(index, project, str(error))
             self._silent[index.simple_url] = failure
             raise failure from error
-        page = _Links()
-        page.feed(text)
-        return {_file_name(link): urllib.parse.urljoin(base, link) for link in page.found}
+        return {file.file_name: file for file in found}
 
     def _no_answer(self, index: PythonIndex, project: str, why: str) -> OutsideError:
         return OutsideError(
@@ -196,59 +200,49 @@ class SimplePages:
         )
 
 
-class _Links(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "a":
-            self.found += [value for name, value in attrs if name == "href" and value]
-
-
-def _request(url: str) -> Request:
-    """Return the request for a page, with the credentials of the URL as a header."""
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in {"http", "https", "file"}:
-        raise ValueError(f"`{without_credentials(url)}` is not an http, https, or file URL")
-    from urllib.request import Request  # noqa: PLC0415 - as above
-
-    request = Request(without_credentials(url), headers={"Accept": "text/html"})  # noqa: S310
-    if parts.username:
-        import base64  # noqa: PLC0415 - only private indexes need it
-
-        pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
-        request.add_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
-    return request
-
-
 def _index_of_uv(path: Path) -> str | None:
     """Return the default ``[[index]]`` in a configuration file of uv, or the older ``index-url``."""
-    if not path.is_file():
-        return None
-    try:
-        document = toml.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, toml.TOMLDecodeError) as error:
-        raise _unreadable(path, error) from error
+    document = _document_of_uv(path)
     defaults = [entry.get("url", "") for entry in document.get("index", []) if entry.get("default")]
     return _first([*defaults, document.get("index-url", ""), document.get("pip", {}).get("index-url", "")])
 
 
+def _extra_of_uv(path: Path) -> list[str]:
+    """Return each other ``[[index]]`` in a configuration file of uv, and the older ``extra-index-url``."""
+    document = _document_of_uv(path)
+    named = [e.get("url", "") for e in document.get("index", []) if not e.get("default") and not e.get("explicit")]
+    older = [*document.get("extra-index-url", []), *document.get("pip", {}).get("extra-index-url", [])]
+    return [url for url in (*named, *older) if url]
+
+
+def _document_of_uv(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return toml.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, toml.TOMLDecodeError) as error:
+        raise _unreadable(path, error) from error
+
+
 def _index_of_pip(path: Path) -> str | None:
     """Return ``index-url`` in a configuration file of pip: ``[install]`` overrides ``[global]``."""
+    return _first(_values_of_pip(path, "index-url"))
+
+
+def _extra_of_pip(path: Path) -> list[str]:
+    return " ".join(_values_of_pip(path, "extra-index-url")).split()
+
+
+def _values_of_pip(path: Path, key: str) -> list[str]:
     if not path.is_file():
-        return None
+        return []
     parser = configparser.RawConfigParser()
     try:
         parser.read_string(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, configparser.Error) as error:
         raise _unreadable(path, error) from error
-    return _first(
-        parser.get(section, key)
-        for section in ("install", "global")
-        for key in ("index-url", "index_url")
-        if parser.has_option(section, key)
-    )
+    names = (key, key.replace("-", "_"))
+    return [parser.get(s, name) for s in ("install", "global") for name in names if parser.has_option(s, name)]
 
 
 def _first(values: Iterable[str]) -> str | None:
@@ -299,7 +293,3 @@ def _registry_of_poetry() -> str:
 
 def _project(file_name: str) -> str:
     return file_name.split("-", 1)[0].lower().replace("_", "-").replace(".", "-")
-
-
-def _file_name(link: str) -> str:
-    return urllib.parse.unquote(urllib.parse.urlsplit(link).path.rsplit("/", 1)[-1])

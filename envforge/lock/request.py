@@ -94,12 +94,15 @@ class LockRequest:
     environment. ``conda_exe`` replaces the embedded solver, ``python_index`` the configured package index.
     ``verify_hashes`` downloads every wheel, even if the index states its SHA-256. ``upgrade`` selects all versions
     again, ``upgrade_packages`` those of the named packages. ``exclude_newer`` defaults to the date in the lockfile.
-    ``environment_text`` replaces the contents of ``environment``. ``source`` is the file to edit if ``environment`` is
-    derived from it; ``is_aside`` marks temporary files, which no hint may name.
+    ``others`` are further environment files, which are merged with the first. ``categories`` limits the lock to the
+    files of these categories. ``environment_text`` replaces the contents of ``environment``. ``source`` is the file to
+    edit if ``environment`` is derived from it; ``is_aside`` marks temporary files, which no hint may name.
     """
 
     environment: Path
     lockfile: Path
+    others: tuple[Path, ...] = ()
+    categories: tuple[str, ...] = ()
     platforms: tuple[str, ...] = ()
     virtual_packages: Path | None = None
     conda_exe: Path | None = None
@@ -119,7 +122,9 @@ class LockRequest:
 
         if self.is_aside:
             return ""
-        return project_command(name, self.source or self.environment, None if self.source else self.lockfile, words)
+        lockfile = None if self.source else self.lockfile
+        words = (*(word for category in self.categories for word in ("--category", category)), *words)
+        return project_command(name, self.source or self.environment, lockfile, words, self.others)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

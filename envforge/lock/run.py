@@ -10,27 +10,28 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
+from envforge.base.urls import without_user
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
-from envforge.lock import condalock, tee
+from envforge.lock import condalock
 from envforge.lock import lockfile as document
-from envforge.lock.check import unmet_requests
+from envforge.lock.check import Expectations, audit
 from envforge.lock.condalock import Job
 from envforge.lock.index import LockTimeIndex, Offer, PlatformIndex, Wanted
 from envforge.lock.inputs import Inputs, VirtualPackages, refuse_credentials, virtual_packages_of
-from envforge.lock.invariants import Expectations, audit
 from envforge.lock.lockfile import Frame, Lockfile, Resolved, parse_lockfile
 from envforge.lock.names import NameMapping, Sources, is_torch_family, torch_indexes
-from envforge.lock.pages import Downloads, public
+from envforge.lock.pages import Downloads
 from envforge.lock.previous_lock import Keeping, Old, list_changes, read_solve
-from envforge.lock.python_index import PythonIndex, configured_index
+from envforge.lock.python_index import PythonIndex, configured_index, extra_indexes
 from envforge.lock.reasons import with_reasons
 from envforge.lock.request import LockReport, LockRequest, PlatformSummary, Progress, Step
 from envforge.lock.solver import executable
@@ -41,6 +42,10 @@ def _registry(stated: str | None) -> PythonIndex:
     if stated is not None:
         return PythonIndex(simple_url=stated, source="the request")
     return configured_index(os.environ, Path.home(), Path(sys.prefix))
+
+
+def _is_served(index: PythonIndex) -> bool:
+    return index.simple_url.startswith(("https://", "http://"))
 
 
 @dataclass
@@ -58,30 +63,24 @@ class Run:
 
     def run(self, started: float, old: Old | None) -> tuple[LockReport, str]:
         """Return the report and the text of the lockfile; raise ``EnvforgeError`` if there is no solution."""
-        pip = {platform: self.inputs.pip_for(platform) for platform in self.inputs.platforms}
-        virtual = virtual_packages_of(self.inputs, pip)
+        virtual = virtual_packages_of(self.inputs)
         downloads = Downloads(self.request.mirrors, self.progress)
-        indexes = {p: self._index(p, pip[p], virtual, downloads) for p in self.inputs.platforms}
-        try:
-            with LockTimeIndex(indexes) as server:
-                jobs = self._jobs(server)
-                self.progress(Step(text=f"solving for {', '.join(self.inputs.platforms)}"))
-                outputs = self._solved(server, jobs, virtual, indexes)
-                channels, rows = self._rows(outputs, server, downloads)
-            text = document.render_lockfile(self._frame(jobs, channels), rows, self.request.lockfile.name)
-            lock = parse_lockfile(text, str(self.request.lockfile))
-            self._audit(lock, text, indexes, pip)
-            self._audit_requests(jobs, lock)
-            sizes = self._sizes(lock, indexes, downloads)
-        finally:
-            downloads.close()
+        indexes = {platform: self._index(platform, virtual, downloads) for platform in self.inputs.platforms}
+        with LockTimeIndex(indexes) as server:
+            jobs = self._jobs(server)
+            self.progress(Step(text=f"solving for {', '.join(self.inputs.platforms)}"))
+            warnings = self._solve(server, jobs, virtual, indexes)
+            channels, rows = self._rows(jobs, server, downloads)
+        text = document.render_lockfile(self._frame(jobs, channels), rows, self.request.lockfile.name)
+        lock = parse_lockfile(text, str(self.request.lockfile))
+        self._audit(lock, text, indexes)
+        sizes = self._sizes(lock, indexes, downloads)
         report = self._report(lock, virtual, sizes, time.monotonic() - started)
-        report = replace(report, warnings=(*report.warnings, *self._undated(lock, indexes)))
+        report = replace(report, warnings=(*warnings, *self._warnings(indexes.values()), *self._undated(lock, indexes)))
         return replace(report, changes=list_changes(old.lock if old else None, lock)), text
 
-    def _index(
-        self, platform: str, pip: tuple[Requirement, ...], virtual: VirtualPackages, downloads: Downloads
-    ) -> PlatformIndex:
+    def _index(self, platform: str, virtual: VirtualPackages, downloads: Downloads) -> PlatformIndex:
+        pip = self.inputs.pip_for(platform)
         repositories = self.inputs.pip_repositories
         torch = torch_indexes(repositories)
         family = frozenset(canonicalize_name(r.name) for r in pip if is_torch_family(r.name, str(r.specifier)))
@@ -89,7 +88,9 @@ class Run:
         registry = None
         if self.inputs.allow_registry and any(canonicalize_name(r.name) not in family and not r.url for r in pip):
             registry = _registry(self.request.python_index)
-            other = (*other, registry.simple_url)
+            extra = tuple(index.simple_url for index in self.extra if _is_served(index))
+            other = tuple(dict.fromkeys((*other, *extra, registry.simple_url)))
+            torch = torch or torch_indexes(extra)
         records = self.folder / platform / "records"
         return PlatformIndex(
             wanted=Wanted(
@@ -99,6 +100,12 @@ class Run:
             downloads=downloads,
             mapping=self.mapping,
         )
+
+    @cached_property
+    def extra(self) -> tuple[PythonIndex, ...]:
+        """The further indexes that uv and pip are configured for, unless the request names the only one."""
+        is_configured = self.inputs.allow_registry and self.request.python_index is None
+        return extra_indexes(os.environ, Path.home(), Path(sys.prefix)) if is_configured else ()
 
     def _jobs(self, server: LockTimeIndex) -> list[Job]:
         tools = self.folder / "bin"
@@ -129,7 +136,7 @@ class Run:
                     hint="to use the embedded solver, omit `--conda-exe` and unset `ENVFORGE_CONDA_EXE`",
                     code="no-conda-exe",
                 )
-            launcher = tee.write_launcher(tools, Path(found).absolute())
+            launcher = condalock.write_launcher(tools, Path(found).absolute())
         if not os.access(launcher, os.X_OK):
             folder = self.folder.parent
             raise OutsideError(
@@ -139,9 +146,25 @@ class Run:
             )
         return launcher
 
-    def _solved(
+    def _solve(
         self, server: LockTimeIndex, jobs: list[Job], virtual: VirtualPackages, indexes: Mapping[str, PlatformIndex]
-    ) -> dict[str, Path]:
+    ) -> tuple[str, ...]:
+        """Run conda-lock until every marker is evaluated for the version of Python that it selects."""
+        warnings = self._solve_keeping(server, jobs, virtual, indexes)
+        undecided = [job for job in jobs if self.inputs.is_undecided(job.platform)]
+        if undecided:
+            self.progress(Step(text="solving again: markers depend on the version of Python"))
+            again = [replace(job, python=self._python(job)) for job in undecided]
+            warnings += self._solve_keeping(server, again, virtual, indexes)
+        return tuple(dict.fromkeys(warnings))
+
+    def _python(self, job: Job) -> Version | None:
+        solve = read_solve(job.records)
+        return solve.python if solve else None
+
+    def _solve_keeping(
+        self, server: LockTimeIndex, jobs: list[Job], virtual: VirtualPackages, indexes: Mapping[str, PlatformIndex]
+    ) -> tuple[str, ...]:
         try:
             return condalock.run_conda_lock(self.inputs, virtual.text(), jobs)
         except EnvforgeError as error:
@@ -151,15 +174,15 @@ class Run:
             if not any(job.seed is not None and read_solve(job.records) is not None for job in jobs):
                 raise with_reasons(error, self.request, self.inputs, indexes) from error
         self.progress(Step(text="solving again: the locked wheels conflict with the requirements"))
-        return self._solved(server, [replace(job, seed=None) for job in jobs], virtual, indexes)
+        return self._solve_keeping(server, [replace(job, seed=None) for job in jobs], virtual, indexes)
 
     def _rows(
-        self, outputs: Mapping[str, Path], server: LockTimeIndex, downloads: Downloads
+        self, jobs: Sequence[Job], server: LockTimeIndex, downloads: Downloads
     ) -> tuple[list[Any], list[dict[str, Any]]]:
         channels: list[Any] = []
         rows: list[dict[str, Any]] = []
-        for path in outputs.values():
-            channels, found = document.load_documents(path)
+        for job in jobs:
+            channels, found = document.load_documents(job.output)
             rows += document.with_public_addresses(found, lambda url: self._resolve(url, server, downloads))
         return channels, rows
 
@@ -194,52 +217,45 @@ class Run:
         return self.hashed.get(url) or offer.file.sha256 or self.known.get(url) or ""
 
     def _frame(self, jobs: list[Job], channels: list[Any]) -> Frame:
-        source = os.path.relpath(self.inputs.path.resolve(), self.request.lockfile.resolve().parent)
+        folder = self.request.lockfile.resolve().parent
         return Frame(
-            content_hash=condalock.specification_of(jobs).content_hash,
+            content_hash=condalock.hashes_of(jobs),
             channels=channels,
             platforms=self.inputs.platforms,
-            source=Path(source).as_posix(),
-            input_sha256=self.inputs.sha256,
-            exclude_newer=None if self.keeping.cutoff.at is None else str(self.keeping.cutoff),
+            sources=tuple(Path(os.path.relpath(file.path.resolve(), folder)).as_posix() for file in self.inputs.files),
+            custom={
+                document.INPUT_SHA256: self.inputs.sha256,
+                document.EXCLUDE_NEWER: "" if self.keeping.cutoff.at is None else str(self.keeping.cutoff),
+                document.VARIABLES: document.variables_text(self.inputs.variables),
+                document.CATEGORIES: ",".join(self.inputs.categories),
+            },
         )
 
-    def _audit(
-        self,
-        lock: Lockfile,
-        text: str,
-        indexes: Mapping[str, PlatformIndex],
-        pip: Mapping[str, tuple[Requirement, ...]],
-    ) -> None:
+    def _audit(self, lock: Lockfile, text: str, indexes: Mapping[str, PlatformIndex]) -> None:
+        """Raise ``EnvforgeError`` if the lockfile is invalid, or isn't what the environment files request."""
         refuse_credentials(str(self.request.lockfile), text.splitlines())
         offers = [offer for index in indexes.values() for offer in index.offers.values()]
+        direct = [r.url for p in self.inputs.platforms for r in self.inputs.pip_for(p) if r.url]
         expected = Expectations(
-            platforms=self.inputs.platforms,
-            pip=tuple((p, tuple(r for r in pip[p] if indexes[p].counts(r))) for p in self.inputs.platforms),
-            digests=tuple((offer.file.url, self._sha256(offer)) for offer in offers) + _stated_digests(pip),
+            digests={
+                **{offer.file.url: self._sha256(offer) for offer in offers},
+                **{url.split("#", 1)[0]: url.rpartition("#sha256=")[2] for url in direct},
+            },
             torch_urls=frozenset(o.file.url for o in offers if o.index in _addresses(indexes)),
             family=frozenset(o.name for o in offers if is_torch_family(o.name)),
-            optional=tuple((name, names) for index in indexes.values() for name, names in index.optional.items()),
-            asked=(*self.inputs.channels, *self.inputs.pip_repositories, *_other_addresses(indexes), *_direct(pip)),
+            optional={name: names for index in indexes.values() for name, names in index.optional.items()},
+            asked=(*self.inputs.channels, *self.inputs.pip_repositories, *_other_addresses(indexes), *direct),
         )
-        problems = audit(lock, expected, self.mapping)
+        problems = audit(lock, self.inputs, expected, self.mapping)
         if problems:
             lines = "\n".join(f"- {problem.message}" for problem in problems)
-            raise EnvforgeError(f"the new lockfile is invalid and was not written:\n{lines}", code=problems[0].code)
-
-    def _audit_requests(self, jobs: Sequence[Job], lock: Lockfile) -> None:
-        """Raise ``EnvforgeError`` if a version that was kept doesn't match the input."""
-        if self.keeping.old is None:
-            return
-        read = condalock.specification_of(jobs)
-        found = [str(difference) for p in self.inputs.platforms for difference in unmet_requests(p, read, lock)]
-        if found:
-            lines = "\n".join(f"- {line}" for line in found)
+            # a version that was kept can conflict with a new request
+            is_kept = self.keeping.old is not None and any(problem.code in _OF_REQUESTS for problem in problems)
             raise EnvforgeError(
-                f"the new lockfile doesn't match `{self.request.environment}` and was not written:\n{lines}",
-                hint="to select all versions again",
-                command=self.request.command("lock", "--upgrade"),
-                code="other-version",
+                f"the new lockfile is invalid and was not written:\n{lines}",
+                hint="to select all versions again" if is_kept else "",
+                command=self.request.command("lock", "--upgrade") if is_kept else "",
+                code=problems[0].code,
             )
 
     def _sizes(self, lock: Lockfile, indexes: Mapping[str, PlatformIndex], downloads: Downloads) -> dict[str, int]:
@@ -262,12 +278,22 @@ class Run:
             virtual_packages=virtual.words(),
             virtual_packages_source=virtual.source,
             hashed=tuple(self.hashed),
-            warnings=tuple(self._warnings()),
+            warnings=(),
             seconds=seconds,
             exclude_newer=self.keeping.cutoff,
         )
 
-    def _warnings(self) -> Iterator[str]:
+    def _warnings(self, indexes: Iterable[PlatformIndex]) -> Iterator[str]:
+        for index in self.extra if any(one.sources.registry for one in indexes) else ():
+            if not _is_served(index):
+                yield (
+                    f"the package index `{index.public_url}` (configured in {index.source}) is not used, because other "
+                    "machines can't reach it"
+                )
+        for category, names in self.inputs.left_out.items():
+            yield f"category `{category}` is left out: {', '.join(dict.fromkeys(names))}"
+        for entry in self.inputs.unused():
+            yield f"{entry.line}: `{entry.text}` applies to none of the platforms {', '.join(self.inputs.platforms)}"
         if self.request.conda_exe is None:
             return
         name = self.request.conda_exe.name
@@ -288,20 +314,14 @@ class Run:
 
 
 def _addresses(indexes: Mapping[str, PlatformIndex]) -> set[str]:
-    return {public(url) for index in indexes.values() for url in index.sources.torch}
+    return {without_user(url) for index in indexes.values() for url in index.sources.torch}
 
 
 def _other_addresses(indexes: Mapping[str, PlatformIndex]) -> tuple[str, ...]:
     return tuple({url for index in indexes.values() for url in index.sources.other})
 
 
-def _direct(pip: Mapping[str, tuple[Requirement, ...]]) -> tuple[str, ...]:
-    return tuple(requirement.url for requirements in pip.values() for requirement in requirements if requirement.url)
-
-
-def _stated_digests(pip: Mapping[str, tuple[Requirement, ...]]) -> tuple[tuple[str, str], ...]:
-    """Return the SHA-256 that the user wrote at the end of each URL under ``pip:``."""
-    return tuple((url.split("#", 1)[0], url.rpartition("#sha256=")[2]) for url in _direct(pip))
+_OF_REQUESTS = {"not-locked", "other-version", "not-requested"}
 
 
 def summary(lock: Lockfile, platform: str, sizes: Mapping[str, int]) -> PlatformSummary:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from envforge.base.files import sync_folder, write_synced
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.project import project_command
 
@@ -27,15 +28,16 @@ def replace_together(anchor: Path, files: Mapping[Path, bytes]) -> None:
 
     Raises ``OutsideError`` and leaves the old files unchanged if a file can't be written.
     """
+    files = {Path(os.path.realpath(path)): data for path, data in files.items()}  # a link is written through
     rows = [_row(anchor, path, data) for path, data in files.items()]
     journal = _journal(anchor)
     try:
         for path, data in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(_aside(path), data)
-        _write(_aside(journal), json.dumps({"version": _VERSION, "files": rows}, indent=1).encode())
+            write_synced(_aside(path), data)
+        write_synced(_aside(journal), json.dumps({"version": _VERSION, "files": rows}, indent=1).encode())
         _aside(journal).replace(journal)
-        _flush_folder(journal.parent)
+        sync_folder(journal.parent)
     except OSError as error:
         for path in (*files, journal):
             with contextlib.suppress(OSError):  # a leftover file is harmless: the next change overwrites it
@@ -68,7 +70,7 @@ def complete_transaction(anchor: Path) -> bool:
             path = anchor.parent / row["path"]
             if _digest(path) != row["new"]:
                 _aside(path).replace(path)
-        _flush_folder(journal.parent)
+        sync_folder(journal.parent)
         for row in rows:
             _aside(anchor.parent / row["path"]).unlink(missing_ok=True)
         journal.unlink()
@@ -116,7 +118,7 @@ def _refuse_edited(path: Path, row: Mapping[str, Any], anchor: Path) -> None:
 
 
 def _row(anchor: Path, path: Path, data: bytes) -> dict[str, Any]:
-    place = Path(os.path.relpath(path.absolute(), anchor.absolute().parent)).as_posix()
+    place = Path(os.path.relpath(path, os.path.realpath(anchor.parent))).as_posix()
     return {"path": place, "old": _digest(path), "new": hashlib.sha256(data).hexdigest()}
 
 
@@ -133,21 +135,3 @@ def _journal(anchor: Path) -> Path:
 
 def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name.lstrip('.')}.envforge-new")
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    # renames must reach the disk before the journal is removed; Windows can't sync a directory
-    if os.name == "nt":
-        return
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -23,7 +23,8 @@ from envforge.base.suggest import nearest
 from envforge.base.terms import CPU, WheelTag
 from envforge.errors import EnvforgeError, RequestError
 from envforge.lock.check import Difference, check_lock
-from envforge.lock.environment_file import Wanted, add, after_line, delete_lines, quoted, read_entries, replace_scalar
+from envforge.lock.edit import NewPackage, add, after_line, delete_lines, quoted, replace_scalar
+from envforge.lock.environment import parse_environment
 from envforge.lock.environment_spec import (
     ENVIRONMENT_FILE,
     TORCH_FAMILY,
@@ -31,7 +32,7 @@ from envforge.lock.environment_spec import (
     split_conda_spec,
     torch_requirements,
 )
-from envforge.lock.inputs import Inputs, is_for, read_inputs
+from envforge.lock.inputs import Inputs, read_inputs
 from envforge.lock.lockfile import LOCK_NAME, VARIANTS_DIRECTORY, Lockfile, list_variants
 from envforge.lock.locking import make_lock
 from envforge.lock.names import torch_indexes
@@ -89,8 +90,8 @@ def derive_variant(environment: Path, tag: WheelTag, matrix: Matrix) -> VariantT
     torch = _torch(inputs)
     builds = _builds(inputs, tag, torch, matrix)
     text = _REMARKS.sub("", inputs.text)
-    text = _with_bounds(text, torch, next(iter(builds.values())).torch, str(environment))
-    text = _with_pins(text, builds, str(environment))
+    text = _with_bounds(text, torch, next(iter(builds.values())).torch, environment)
+    text = _with_pins(text, builds, environment)
     text = _with_indexes(text, inputs, builds)
     selections = tuple(_selection(build, inputs) for build in builds.values())
     return VariantTexts(
@@ -178,24 +179,25 @@ def _of_platform(platform: str, inputs: Inputs, tag: WheelTag, matrix: Matrix) -
 
 
 def _python(inputs: Inputs) -> Version | None:
-    for entry in read_entries(inputs.text, str(inputs.path)):
+    for entry in inputs.entries:
         match = _PYTHON.match(entry.text) if entry.name == "python" else None
         if match:
             return Version(match[1])
     return None
 
 
-def _with_bounds(text: str, old: Version, new: Version, where: str) -> str:
+def _with_bounds(text: str, old: Version, new: Version, path: Path) -> str:
     """Replace the constraints of the project's torch release with those of the variant's, and keep the user's own."""
     before, after = _bounds(old), _bounds(new)
     for name in sorted(after):
         if before.get(name) == after[name]:
             continue
-        entry = next((one for one in read_entries(text, where) if one.section == "conda" and one.name == name), None)
-        own = split_conda_spec(entry.text)[1].split(",") if entry else []
+        entries = parse_environment(text, path).entries
+        spec = next((one.spec for one in entries if one.spec is not None and one.name == name), None)
+        own = spec.version.split(",") if spec else []
         bounds = [bound for bound in own if bound and bound not in before.get(name, ())]
-        spec = f"{name} {','.join(dict.fromkeys([*after[name], *bounds]))}".strip()
-        text = add(text, [Wanted(text=spec, name=name, section="conda")], where).text
+        line = f"{name} {','.join(dict.fromkeys([*after[name], *bounds]))}".strip()
+        text = add(text, [NewPackage(text=line, name=name, section="conda")], str(path)).text
     return text
 
 
@@ -207,20 +209,19 @@ def _bounds(torch: Version) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _with_pins(text: str, builds: Mapping[str, Build], where: str) -> str:
+def _with_pins(text: str, builds: Mapping[str, Build], path: Path) -> str:
     """Set the version of each line of the torch family to the one of the platforms that its selector covers."""
-    for number, entry in enumerate(read_entries(text, where)):
+    for number, entry in enumerate(parse_environment(text, path).entries):
         if entry.section != "pip" or entry.name not in TORCH_FAMILY:
             continue
-        line = text.splitlines()[entry.node.start_mark.line]
-        versions = {dict(b.pins)[entry.name] for platform, b in builds.items() if is_for(line, platform)}
+        versions = {dict(b.pins)[entry.name] for platform, b in builds.items() if platform in entry.platforms}
         if len(versions) != 1:
             raise EnvforgeError(
-                f"`{where}` lists `{entry.text}` on one line, but its platforms need {', '.join(sorted(versions))}",
+                f"`{path}` lists `{entry.text}` on one line, but its platforms need {', '.join(sorted(versions))}",
                 hint=f'write one line for each platform, such as `"{entry.text}"  # [linux64]`',
                 code="several-lines",
             )
-        node = read_entries(text, where)[number].node
+        node = parse_environment(text, path).entries[number].node
         text = replace_scalar(text, node, f"{entry.name}=={versions.pop()}")
     return text
 
@@ -230,7 +231,7 @@ def _with_indexes(text: str, inputs: Inputs, builds: Mapping[str, Build]) -> str
     old = torch_indexes(inputs.pip_repositories)
     base = old[0].rstrip("/").rpartition("/")[0] if old else PYTORCH_INDEX
     new = list(dict.fromkeys(f"{base}/{build.tag}" for build in builds.values()))
-    nodes = _index_nodes(text, old)
+    nodes = _index_nodes(text, inputs.path, old)
     if not nodes:
         return f"{text.rstrip()}\npip-repositories:\n" + "".join(f"  - {quoted(url)}\n" for url in new)
     # from the last to the first, because an edit moves the nodes after it
@@ -244,10 +245,8 @@ def _with_indexes(text: str, inputs: Inputs, builds: Mapping[str, Build]) -> str
     return text
 
 
-def _index_nodes(text: str, addresses: Sequence[str]) -> list[yaml.Node]:
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    pairs = root.value if isinstance(root, yaml.MappingNode) else []
-    listed = next((value for key, value in pairs if key.value == "pip-repositories"), None)
+def _index_nodes(text: str, path: Path, addresses: Sequence[str]) -> list[yaml.Node]:
+    listed = parse_environment(text, path).indexes
     return [node for node in (listed.value if listed else ()) if node.value in addresses]
 
 
@@ -274,6 +273,7 @@ class VariantReport:
 
 def lock_variant(request: LockRequest, tag: WheelTag, progress: Progress = repr) -> VariantReport:
     """Derive and lock one variant; on errors, raise ``EnvforgeError`` and leave its files unchanged."""
+    _refuse_several(request)
     matrix = load_matrix()
     texts = derive_variant(request.environment, tag, matrix)
     folder = variant_folder(request.environment, tag)
@@ -299,6 +299,7 @@ def lock_variant(request: LockRequest, tag: WheelTag, progress: Progress = repr)
 
 def check_variant(request: LockRequest, tag: WheelTag) -> tuple[Difference, ...]:
     """Return the differences between a variant and the project's current environment.yml."""
+    _refuse_several(request)
     folder = variant_folder(request.environment, tag)
     texts = derive_variant(request.environment, tag, load_matrix())
     if not _is_current(folder, texts):
@@ -326,6 +327,17 @@ def stale_variants(environment: Path) -> tuple[str, ...]:
                 continue
         found.append(name)
     return tuple(found)
+
+
+def _refuse_several(request: LockRequest) -> None:
+    if request.others:
+        names = ", ".join(f"`{path}`" for path in (request.environment, *request.others))
+        raise RequestError(
+            f"a variant is derived from one environment file, but there are several: {names}",
+            hint="to derive it from one of them",
+            command=shlex.join(["envforge", "lock", "-f", str(request.environment), "--variant", "TAG"]),
+            code="several-files",
+        )
 
 
 def variant_folder(environment: Path, tag: WheelTag) -> Path:

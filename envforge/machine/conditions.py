@@ -6,21 +6,9 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from envforge.machine import libraries
-from envforge.machine.libraries import LibraryReport
-from envforge.machine.nvidia_text import SmiAnswer, parse_library_file
-from envforge.machine.system import SystemReport
-from envforge.machine.values import Condition, Driver, Gpu, driver_text
-from envforge.machine.variables import Visible
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Evidence:
-    """Everything that was read."""
-
-    system: SystemReport
-    libraries: LibraryReport
-    smi: SmiAnswer | None
+from envforge.machine.evidence import Evidence, NvmlCode
+from envforge.machine.nvidia_text import driver_support, parse_library_file, pci_gpu
+from envforge.machine.values import UNREADABLE_SMI, Condition, Driver, Gpu, Visible, driver_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +29,7 @@ def driver_state(case: Conclusion) -> Condition | None:
     error = case.evidence.libraries.nvml.error
     if error is None:
         return None if case.evidence.libraries.nvml.gpus else _no_gpu_in_driver(case)
-    if error.code in (libraries.HUNG, libraries.CRASHED):
+    if error.code in (NvmlCode.HUNG, NvmlCode.CRASHED):
         return _broken_library(case)
     if _is_mismatch(case):
         return _mismatch(case)
@@ -61,11 +49,37 @@ def _bare_metal(case: Conclusion) -> Condition:
     system, nvml = case.evidence.system, case.evidence.libraries.nvml
     if system.kernel_module is None and case.driver is None:
         if not system.pci:
-            return _no_device(case)
+            return _unreadable_smi(case) or _no_device(case)
         return _nouveau(case) or _held(case) or _no_module(case)
-    if nvml.error is not None and nvml.error.code == libraries.NOT_FOUND:
+    if nvml.error is not None and nvml.error.code == NvmlCode.LIBRARY_NOT_FOUND:
         return _nvml_missing(case)
     return _nvml_failed(case)
+
+
+def _unreadable_smi(case: Conclusion) -> Condition | None:
+    smi = case.evidence.smi
+    if smi is None or smi.failure != "unknown-format":
+        return None
+    return Condition(
+        code=UNREADABLE_SMI,
+        symptom=f"the output of `nvidia-smi` has an unknown format: {smi.text or 'it is empty'}",
+        cause="the driver is older or newer than those that envforge knows, or another program has this name",
+        remedy="to check whether there is a GPU, run `nvidia-smi -L`; to state what it has, run "
+        "`export CONDA_OVERRIDE_CUDA=VERSION CONDA_OVERRIDE_CUDA_ARCH=CAPABILITY`",
+    )
+
+
+def _dropped(case: Conclusion) -> tuple[str, str] | None:
+    """Return cause and remedy if the installed driver ignores a GPU on the PCI bus because the GPU is too old."""
+    version = case.evidence.libraries.nvml.library_version or (case.driver.version if case.driver else None)
+    for device in case.evidence.system.pci:
+        gpu = pci_gpu(device.device_id)
+        last = driver_support(gpu.compute_capability).last if gpu else None
+        if gpu and last and version and version.major > last:
+            name = f"{gpu.name or gpu.chip} ({gpu.compute_capability})"
+            cause = f"the driver {driver_text(version)} doesn't support {name}: {last} is the last branch that does"
+            return cause, f"install an NVIDIA driver of the {last} branch"
+    return None
 
 
 def _no_device(case: Conclusion) -> Condition:
@@ -82,17 +96,21 @@ def _no_device(case: Conclusion) -> Condition:
 def _no_gpu_in_driver(case: Conclusion) -> Condition:
     if case.evidence.system.container is not None:
         return _container(case)
+    cause, remedy = _dropped(case) or (
+        "no GPU is assigned to this job (Slurm without --gres=gpu), the GPU failed, or another driver holds it",
+        "request a GPU from the scheduler; on your own machine, search the output of `sudo dmesg` for NVRM",
+    )
     return Condition(
         code="driver-sees-no-gpu",
         symptom="the NVIDIA driver runs, but lists no GPU (nvidia-smi: `No devices were found`)",
-        cause="no GPU is assigned to this job (Slurm without --gres=gpu), the GPU failed, or another driver holds it",
-        remedy="request a GPU from the scheduler; on your own machine, search the output of `sudo dmesg` for NVRM",
+        cause=cause,
+        remedy=remedy,
     )
 
 
 def _broken_library(case: Conclusion) -> Condition:
     error = case.evidence.libraries.nvml.error
-    hung = error is not None and error.code == libraries.HUNG
+    hung = error is not None and error.code == NvmlCode.HUNG
     return Condition(
         code="nvml-hangs" if hung else "nvml-crashes",
         symptom="the driver's management library, NVML, doesn't respond in time"
@@ -106,7 +124,7 @@ def _broken_library(case: Conclusion) -> Condition:
 
 def _is_mismatch(case: Conclusion) -> bool:
     error, smi = case.evidence.libraries.nvml.error, case.evidence.smi
-    told = (error is not None and error.code == libraries.MISMATCH) or (
+    told = (error is not None and error.code == NvmlCode.VERSION_MISMATCH) or (
         smi is not None and smi.failure == "driver-library-mismatch"
     )
     return told or not _same_driver(case)
@@ -155,7 +173,7 @@ def _lost_container(case: Conclusion) -> Condition | None:
     Source: NVIDIA/nvidia-container-toolkit issue 48: NVML 999, "Unknown Error", after ``systemctl daemon-reload``.
     """
     error = case.evidence.libraries.nvml.error
-    if error is None or error.code != libraries.UNKNOWN or not case.evidence.system.has_device_nodes:
+    if error is None or error.code != NvmlCode.UNKNOWN or not case.evidence.system.has_device_nodes:
         return None
     return Condition(
         code="container-lost-gpus",
@@ -201,13 +219,17 @@ def _held(case: Conclusion) -> Condition | None:
 def _no_module(case: Conclusion) -> Condition:
     smi = case.evidence.smi
     installed = smi is not None and smi.failure == "driver-not-loaded"
+    cause, remedy = _dropped(case) or (
+        "the driver is installed, but its module wasn't built for this kernel, or Secure Boot blocks it"
+        if installed
+        else "the NVIDIA driver isn't installed, or its module wasn't built for this kernel",
+        "install or rebuild the driver (for Secure Boot, enroll its key), then run `sudo modprobe nvidia`",
+    )
     return Condition(
         code="no-kernel-module",
         symptom="an NVIDIA GPU is on the PCI bus, but the nvidia kernel module isn't loaded",
-        cause="the driver is installed, but its module wasn't built for this kernel, or Secure Boot blocks it"
-        if installed
-        else "the NVIDIA driver isn't installed, or its module wasn't built for this kernel",
-        remedy="install or rebuild the driver (for Secure Boot, enroll its key), then run `sudo modprobe nvidia`",
+        cause=cause,
+        remedy=remedy,
     )
 
 
@@ -263,11 +285,13 @@ def _jetson(case: Conclusion) -> Condition | None:
     jetson = case.evidence.system.jetson
     if jetson is None:
         return None
+    cuda = case.driver.cuda if case.driver else None
+    newer = ", or a JetPack with CUDA 13 or later" if cuda is None or cuda.major < 13 else ""
     return Condition(
         code="jetson",
         symptom=f"this is {jetson.model}: its GPU is part of the chip, and NVML reports little or nothing about it",
         cause="Jetson has its own driver (JetPack), and PyTorch's aarch64 wheels are built for servers",
-        remedy="use the PyTorch wheels that NVIDIA builds for your JetPack, or a JetPack with CUDA 13 or later",
+        remedy="use the PyTorch wheels that NVIDIA builds for your JetPack" + newer,
     )
 
 

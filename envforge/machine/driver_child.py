@@ -11,9 +11,11 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+_Ask: TypeAlias = Callable[[Any, Any], Any]  # (pynvml, the handle of a GPU) -> the value in JSON types
 
 
 def main(*, health: bool = False) -> None:
@@ -21,8 +23,6 @@ def main(*, health: bool = False) -> None:
     nvml = ask_nvml()
     _say("nvml", nvml)
     if health and "error" not in nvml:
-        from envforge.machine.driver_health import ask_health  # noqa: PLC0415 - `detect` does not need it
-
         for answer in ask_health(len(nvml["gpus"])):
             _say("health", answer)
     _say("libcuda", ask_libcuda())
@@ -141,3 +141,178 @@ def _loaded_file(name: str) -> str | None:
         if path.rpartition("/")[2].startswith(name):
             return f"/{path}"
     return None
+
+
+RECOVERY_ACTION = 230  # NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
+_MOST_LINKS = 36  # NVML_NVLINK_MAX_LINKS of NVML 13
+
+
+class _Fabric(ctypes.Structure):
+    """``nvmlGpuFabricInfo_v2_t`` of nvml.h, defined here because nvidia-ml-py before 12.570 can't create one."""
+
+    _fields_ = (
+        ("version", ctypes.c_uint),
+        ("cluster_uuid", ctypes.c_uint8 * 16),
+        ("status", ctypes.c_uint),
+        ("clique", ctypes.c_uint32),
+        ("state", ctypes.c_uint8),
+        ("health_mask", ctypes.c_uint32),
+    )
+
+
+_FABRIC_VERSION = ctypes.sizeof(_Fabric) | 2 << 24  # NVML_STRUCT_VERSION: the size, and version 2 in the top byte
+
+
+def ask_health(gpus: int) -> Iterator[dict[str, Any]]:
+    """Yield one result for each signal of each GPU: its value in JSON types, or NVML's error code and message."""
+    import pynvml  # noqa: PLC0415 - the child has it; other importers may not
+
+    for index in range(gpus):
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        except pynvml.NVMLError as error:
+            yield {"gpu": index, "key": "handle", "error": {"code": error.value, "text": str(error)}}
+            continue
+        yield {"gpu": index, "key": "handle", "value": True}
+        for key, (_, ask) in SIGNALS.items():
+            yield {"gpu": index, "key": key, **_answer(pynvml, ask, handle)}
+
+
+def _answer(pynvml: Any, ask: _Ask, handle: Any) -> dict[str, Any]:
+    try:
+        return {"value": ask(pynvml, handle)}
+    except pynvml.NVMLError as error:
+        return {"error": {"code": error.value, "text": str(error)}}
+    except (AttributeError, pynvml.NVMLLibraryMismatchError) as error:  # nvidia-ml-py or the driver lacks the call
+        return {"error": {"code": pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, "text": str(error)}}
+
+
+def _either(new: _Ask, old: _Ask) -> _Ask:
+    """Return a call of the newer function, or of the older one if this driver or nvidia-ml-py lacks the newer."""
+
+    def ask(pynvml: Any, handle: Any) -> Any:
+        try:
+            return new(pynvml, handle)
+        except (AttributeError, pynvml.NVMLLibraryMismatchError):
+            return old(pynvml, handle)
+        except pynvml.NVMLError as error:
+            if error.value != pynvml.NVML_ERROR_FUNCTION_NOT_FOUND:
+                raise
+            return old(pynvml, handle)
+
+    return ask
+
+
+def _memory(pynvml: Any, handle: Any) -> Any:
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    return {"total": memory.total, "free": memory.free, "used": memory.used}
+
+
+def _retired_pages(pynvml: Any, handle: Any) -> Any:
+    cause = pynvml.NVML_PAGE_RETIREMENT_CAUSE_DOUBLE_BIT_ECC_ERROR
+    return {
+        "double_bit": len(pynvml.nvmlDeviceGetRetiredPages(handle, cause)),
+        "pending": bool(pynvml.nvmlDeviceGetRetiredPagesPendingStatus(handle)),
+    }
+
+
+def _recovery(pynvml: Any, handle: Any) -> Any:
+    """Return the recovery action; NVML reports the error of each field in the field itself."""
+    (field,) = pynvml.nvmlDeviceGetFieldValues(handle, [RECOVERY_ACTION])
+    if field.nvmlReturn != pynvml.NVML_SUCCESS:
+        raise pynvml.NVMLError(field.nvmlReturn)
+    return field.value.uiVal
+
+
+def _fabric(pynvml: Any, handle: Any) -> Any:
+    info = _Fabric(version=_FABRIC_VERSION)
+    pynvml.nvmlDeviceGetGpuFabricInfoV(handle, ctypes.byref(info))
+    return {"state": info.state, "status": info.status, "health_mask": info.health_mask}
+
+
+def _links(pynvml: Any, handle: Any) -> Any:
+    states: list[bool] = []
+    for link in range(_MOST_LINKS):
+        try:
+            states.append(bool(pynvml.nvmlDeviceGetNvLinkState(handle, link)))
+        except pynvml.NVMLError as error:  # noqa: PERF203 - NVML reports the number of links only by an error
+            beyond = error.value in (pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_NOT_SUPPORTED)
+            if beyond and states:
+                break
+            raise
+    return states
+
+
+def _processes(function: str) -> _Ask:
+    def ask(pynvml: Any, handle: Any) -> Any:
+        found = getattr(pynvml, function)(handle)
+        return [{"pid": process.pid, "memory_bytes": process.usedGpuMemory} for process in found]
+
+    return ask
+
+
+def _call(function: str, *arguments: str) -> _Ask:
+    return lambda pynvml, handle: getattr(pynvml, function)(handle, *(getattr(pynvml, name) for name in arguments))
+
+
+def _pair(first: str, second: str, *arguments: str) -> _Ask:
+    return lambda pynvml, handle: [_call(function, *arguments)(pynvml, handle) for function in (first, second)]
+
+
+SIGNALS: dict[str, tuple[str, _Ask]] = {
+    "memory": ("nvmlDeviceGetMemoryInfo", _memory),
+    "recovery": (f"nvmlDeviceGetFieldValues({RECOVERY_ACTION})", _recovery),
+    "ecc": ("nvmlDeviceGetEccMode", _call("nvmlDeviceGetEccMode")),
+    "ecc_uncorrected": (
+        "nvmlDeviceGetTotalEccErrors(uncorrected, volatile)",
+        _call("nvmlDeviceGetTotalEccErrors", "NVML_MEMORY_ERROR_TYPE_UNCORRECTED", "NVML_VOLATILE_ECC"),
+    ),
+    "ecc_uncorrected_ever": (
+        "nvmlDeviceGetTotalEccErrors(uncorrected, aggregate)",
+        _call("nvmlDeviceGetTotalEccErrors", "NVML_MEMORY_ERROR_TYPE_UNCORRECTED", "NVML_AGGREGATE_ECC"),
+    ),
+    "rows": ("nvmlDeviceGetRemappedRows", _call("nvmlDeviceGetRemappedRows")),
+    "retired_pages": ("nvmlDeviceGetRetiredPages", _retired_pages),
+    "fabric": ("nvmlDeviceGetGpuFabricInfoV", _fabric),
+    "links": ("nvmlDeviceGetNvLinkState", _links),
+    "mig": ("nvmlDeviceGetMigMode", _call("nvmlDeviceGetMigMode")),
+    "compute_mode": ("nvmlDeviceGetComputeMode", _call("nvmlDeviceGetComputeMode")),
+    "persistence": ("nvmlDeviceGetPersistenceMode", _call("nvmlDeviceGetPersistenceMode")),
+    "event_reasons": (
+        "nvmlDeviceGetCurrentClocksEventReasons",
+        _either(_call("nvmlDeviceGetCurrentClocksEventReasons"), _call("nvmlDeviceGetCurrentClocksThrottleReasons")),
+    ),
+    "power_mw": (
+        "nvmlDeviceGetEnforcedPowerLimit",
+        _pair("nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetPowerManagementDefaultLimit"),
+    ),
+    "clocks_mhz": (
+        "nvmlDeviceGetClockInfo(SM)",
+        _pair("nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo", "NVML_CLOCK_SM"),
+    ),
+    "application_clocks_mhz": (
+        "nvmlDeviceGetApplicationsClock",
+        _pair("nvmlDeviceGetApplicationsClock", "nvmlDeviceGetDefaultApplicationsClock", "NVML_CLOCK_GRAPHICS"),
+    ),
+    "pcie_width": (
+        "nvmlDeviceGetCurrPcieLinkWidth",
+        _pair("nvmlDeviceGetCurrPcieLinkWidth", "nvmlDeviceGetMaxPcieLinkWidth"),
+    ),
+    "pcie_generation": (
+        "nvmlDeviceGetCurrPcieLinkGeneration",
+        _pair("nvmlDeviceGetCurrPcieLinkGeneration", "nvmlDeviceGetMaxPcieLinkGeneration"),
+    ),
+    "temperature_c": ("nvmlDeviceGetTemperature", _call("nvmlDeviceGetTemperature", "NVML_TEMPERATURE_GPU")),
+    "processes": (
+        "nvmlDeviceGetComputeRunningProcesses",
+        _either(
+            _processes("nvmlDeviceGetComputeRunningProcesses_v3"), _processes("nvmlDeviceGetComputeRunningProcesses_v2")
+        ),
+    ),
+}
+"""Each signal with the NVML call that returns it, as findings name it, and the function that calls it."""
+
+SOURCES = {
+    "handle": "NVML nvmlDeviceGetHandleByIndex",
+    **{key: f"NVML {call}" for key, (call, _) in SIGNALS.items()},
+}

@@ -5,18 +5,16 @@ Formats seen: drivers 418 to 610, on Linux, Windows, WSL, and Jetson.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
 from envforge.base.data_files import read_data
 from envforge.base.terms import ComputeCapability
 from envforge.machine.values import Gpu, MigDevice
-from envforge.machine.world import ProgramResult, World
 
 if TYPE_CHECKING:
     from xml.etree import ElementTree as ET
@@ -98,7 +96,10 @@ def parse_nvml_version(text: str) -> Version | None:
 
 
 def parse_smi_xml(text: str) -> SmiReport:
-    """Parse the output of ``nvidia-smi -q -x``, which has no compute capability; raise ``TextFormatError``."""
+    """Parse the output of ``nvidia-smi -q -x``, which has no compute capability; raise ``TextFormatError``.
+
+    The capability is that of the PCI device ID.
+    """
     from xml.etree import ElementTree as ET  # noqa: PLC0415 - needed only if NVML does not respond
 
     try:
@@ -116,10 +117,12 @@ def parse_smi_xml(text: str) -> SmiReport:
 
 def _xml_gpu(index: int, element: ET.Element) -> Gpu:
     mig = _value(element.findtext("mig_mode/current_mig"))
+    # the device's number and the vendor's, such as 1F0210DE; virtual machines may have zeros
+    known = pci_gpu((element.findtext("pci/pci_device_id") or "").removeprefix("0x")[:4])
     return Gpu(
         index=index,
         name=clean(element.findtext("product_name") or "") or "unknown",
-        compute_capability=None,
+        compute_capability=known.compute_capability if known else None,
         uuid=_value(element.findtext("uuid")),
         memory_bytes=_memory(element.findtext("fb_memory_usage/total")),
         mig_enabled=None if mig is None else mig == "Enabled",
@@ -189,7 +192,7 @@ def smi_failure(exit_code: int, output: str) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PciGpu:
+class PciRow:
     """A GPU known by its PCI device ID."""
 
     chip: str
@@ -197,95 +200,83 @@ class PciGpu:
     compute_capability: ComputeCapability
 
 
-@cache
-def _drivers() -> dict[str, Any]:
-    return read_data("nvidia-drivers.toml")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _PciTable:
+    """``nvidia-pci.toml``: the capability of each chip, and the chip and product of each device ID."""
+
+    chips: dict[str, ComputeCapability]
+    devices: dict[str, tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Branch:
+    """A driver branch, and the newest CUDA that it supports."""
+
+    driver: int
+    cuda: Version
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DriverSupport:
+    """The first and the last driver branch that support a compute capability, as far as they are known."""
+
+    capability: ComputeCapability
+    first: int | None = None
+    last: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _DriverTable:
+    """``nvidia-drivers.json``: the branches, oldest first, and the capability of each Tegra chip."""
+
+    branches: tuple[_Branch, ...]
+    supports: tuple[DriverSupport, ...]
+    tegra: dict[str, ComputeCapability]
 
 
 @cache
-def _pci() -> dict[str, Any]:
-    return read_data("nvidia-pci.toml")
+def _drivers() -> _DriverTable:
+    return read_data("nvidia-drivers.json", _DriverTable)
+
+
+@cache
+def _pci() -> _PciTable:
+    return read_data("nvidia-pci.toml", _PciTable)
 
 
 def branch_cuda(driver: Version) -> Version | None:
     """Return the newest CUDA that the driver supports without a compatibility library; None for an unknown branch."""
-    cuda = _drivers()["branches"].get(str(driver.major))
-    return Version(cuda) if cuda else None
+    return next((row.cuda for row in _drivers().branches if row.driver == driver.major), None)
 
 
 def nearest_branch_cuda(driver: Version) -> Version | None:
     """Return the newest CUDA of the driver's branch, or of the nearest older branch in the table; None without one."""
-    older = [int(branch) for branch in _drivers()["branches"] if int(branch) <= driver.major]
-    return Version(_drivers()["branches"][str(max(older))]) if older else None
+    older = [row for row in _drivers().branches if row.driver <= driver.major]
+    return older[-1].cuda if older else None
+
+
+def driver_support(capability: ComputeCapability) -> DriverSupport:
+    """Return the driver branches that support a GPU."""
+    rows = _drivers().supports
+    return next((row for row in rows if row.capability == capability), DriverSupport(capability=capability))
 
 
 def tegra_capability(compatible: str) -> ComputeCapability | None:
     """Return the compute capability of a Jetson, from the contents of ``/proc/device-tree/compatible``."""
-    for chip, capability in _drivers()["tegra"].items():
-        if f"nvidia,{chip}" in compatible:
-            return ComputeCapability.parse(capability)
-    return None
+    return next((each for chip, each in _drivers().tegra.items() if f"nvidia,{chip}" in compatible), None)
 
 
-def pci_gpu(device_id: str) -> PciGpu | None:
+def pci_gpu(device_id: str) -> PciRow | None:
     """Return the GPU with a PCI device ID of vendor NVIDIA, such as ``0x2237``; None if it isn't in the table."""
-    row = _pci()["devices"].get(device_id.removeprefix("0x").lower())
+    row = _pci().devices.get(device_id.removeprefix("0x").lower())
     if row is None:
         return None
     chip, name = row
-    return PciGpu(chip=chip, name=name, compute_capability=ComputeCapability.parse(_pci()["chips"][chip]))
+    return PciRow(chip=chip, name=name, compute_capability=_pci().chips[chip])
 
 
-_PROGRAMS = ("nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi")  # WSL's directory isn't always on PATH
-_QUERY_CAPABILITY = ("--query-gpu=index,compute_cap", "--format=csv,noheader")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SmiAnswer:
-    """A report and the command that produced it, or the failure as a keyword with the output."""
-
-    source: str
-    report: SmiReport | None = None
-    failure: str | None = None
-    text: str = ""
-
-
-def ask_smi(world: World) -> SmiAnswer:
-    """Query ``nvidia-smi`` for the driver and the GPUs."""
-    for program in _PROGRAMS:
-        xml = world.run((program, "-q", "-x"))
-        if xml is not None:
-            return _answer(world, program, xml)
-    return SmiAnswer(source="nvidia-smi", failure="not-installed", text="`nvidia-smi` isn't installed")
-
-
-def _answer(world: World, program: str, xml: ProgramResult) -> SmiAnswer:
-    if xml.exit_code is None:
-        return SmiAnswer(source="nvidia-smi -q -x", failure="hung", text="no response in time")
-    failure = smi_failure(xml.exit_code, xml.stdout + xml.stderr)
-    if failure is None:
-        try:
-            return SmiAnswer(
-                source="nvidia-smi -q -x", report=_with_capabilities(world, program, parse_smi_xml(xml.stdout))
-            )
-        except TextFormatError:
-            failure = "unknown-format"
-    table = world.run((program,))
-    if table is not None and table.exit_code == 0:
-        try:
-            return SmiAnswer(
-                source="nvidia-smi", report=_with_capabilities(world, program, parse_smi_table(table.stdout))
-            )
-        except TextFormatError:
-            failure = "unknown-format"
-    said = (xml.stdout.strip() or xml.stderr.strip()).partition("\n")[0]
-    return SmiAnswer(source="nvidia-smi", failure=failure, text=clean(said)[:200])
-
-
-def _with_capabilities(world: World, program: str, report: SmiReport) -> SmiReport:
-    if not report.gpus:
-        return report
-    result = world.run((program, *_QUERY_CAPABILITY))
-    known = parse_compute_capabilities(result.stdout) if result is not None and result.exit_code == 0 else {}
-    gpus = tuple(dataclasses.replace(gpu, compute_capability=known.get(gpu.index)) for gpu in report.gpus)
-    return dataclasses.replace(report, gpus=gpus)
+def named_capability(name: str) -> ComputeCapability | None:
+    """Return the compute capability of a GPU by its name; None unless it is the product of one kind of chip."""
+    product = name.removeprefix("NVIDIA ")
+    found = {_pci().chips[chip] for chip, known in _pci().devices.values() if known and known == product}
+    return found.pop() if len(found) == 1 else None

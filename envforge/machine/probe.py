@@ -11,14 +11,11 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from envforge.machine import libraries
-from envforge.machine.conditions import Conclusion, Evidence, find_conditions
-from envforge.machine.libraries import LibcudaReport, LibraryError, LibraryReport, NvmlReport, read_report
-from envforge.machine.nvidia_text import ask_smi, branch_cuda, nearest_branch_cuda, parse_library_file, pci_gpu
-from envforge.machine.system import gpus_from_pci, read_system
-from envforge.machine.values import Driver, Gpu, Machine
-from envforge.machine.variables import apply_overrides, resolve_visible
-from envforge.machine.world import ProgramResult, World
+from envforge.machine.conditions import Conclusion, find_conditions
+from envforge.machine.evidence import Evidence, NvmlCode, ask_libraries, gather, gpus_from_pci
+from envforge.machine.nvidia_text import branch_cuda, named_capability, nearest_branch_cuda, parse_library_file, pci_gpu
+from envforge.machine.values import Driver, Gpu, Machine, apply_overrides, resolve_visible
+from envforge.machine.world import World
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -45,18 +42,18 @@ class Probed:
 
 def probe(world: World) -> Machine:
     """Read the computer; a GPU that can't be used becomes a condition of the machine, not an error."""
-    return _conclude(world, _gather(world, _ask(world, health=False)))
+    return _conclude(world, gather(world, ask_libraries(world, health=False)))
 
 
 def probe_system(world: World) -> Machine:
     """Read the computer without querying the driver; GPUs are known only as far as files list them."""
-    return _conclude(world, _gather(world, None))
+    return _conclude(world, gather(world, None))
 
 
 def probe_all(world: World) -> Probed:
     """Read the computer with its evidence and the health of every GPU, in one query of the driver."""
-    answer = _ask(world, health=True)
-    evidence = _gather(world, answer)
+    answer = ask_libraries(world, health=True)
+    evidence = gather(world, answer)
     return Probed(machine=_conclude(world, evidence), evidence=evidence, lines=answer.stdout if answer else "")
 
 
@@ -108,24 +105,6 @@ def _conclude(world: World, evidence: Evidence) -> Machine:
     return apply_overrides(machine, world.environment)
 
 
-def _ask(world: World, *, health: bool) -> ProgramResult | None:
-    if world.system == "Darwin":
-        return None
-    return (world.ask_health if health and world.ask_health else world.ask_libraries)()
-
-
-def _gather(world: World, answer: ProgramResult | None) -> Evidence:
-    system = read_system(world)
-    if answer is None:
-        absent = LibraryError(code=libraries.NOT_FOUND, text="the NVIDIA driver wasn't queried")
-        report = LibraryReport(nvml=NvmlReport(error=absent), libcuda=LibcudaReport(error=absent))
-        return Evidence(system=system, libraries=report, smi=None)
-    report = read_report(answer)
-    error = report.nvml.error
-    needs_smi = error is not None and error.code != libraries.HUNG
-    return Evidence(system=system, libraries=report, smi=ask_smi(world) if needs_smi else None)
-
-
 def _kernel(evidence: Evidence) -> _Read:
     module, nvml, smi = evidence.system.kernel_module, evidence.libraries.nvml, evidence.smi
     if module is not None and module.version is not None:
@@ -155,7 +134,7 @@ def _has_driver(evidence: Evidence, kernel: _Read) -> bool:
     Libraries don't prove one, because many container images contain them without a driver.
     """
     error = evidence.libraries.nvml.error
-    broken = error is not None and error.code in (libraries.MISMATCH, libraries.HUNG, libraries.CRASHED)
+    broken = error is not None and error.code in (NvmlCode.VERSION_MISMATCH, NvmlCode.HUNG, NvmlCode.CRASHED)
     on_jetson = evidence.system.jetson is not None and evidence.libraries.libcuda.cuda is not None
     return kernel.value is not None or evidence.system.kernel_module is not None or broken or on_jetson
 
@@ -199,7 +178,7 @@ def _gpus(evidence: Evidence) -> tuple[tuple[Gpu, ...], str]:
 
 
 def _completed(evidence: Evidence, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
-    """Fill in compute capabilities that the driver didn't report, from the PCI and Jetson tables."""
+    """Fill in compute capabilities that the driver didn't report, from the tables of PCI IDs, names, and Jetsons."""
     by_bus = {_short_bus(device.bus_id): device.device_id for device in evidence.system.pci}
     ids = dict(enumerate(evidence.libraries.nvml.pci_ids))
     completed = []
@@ -207,7 +186,7 @@ def _completed(evidence: Evidence, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
         if gpu.compute_capability is None:
             device_id = ids.get(gpu.index) or by_bus.get(_short_bus(gpu.pci_bus_id or ""))
             known = pci_gpu(device_id) if device_id else None
-            capability = known.compute_capability if known else None
+            capability = known.compute_capability if known else named_capability(gpu.name)
             if capability is None and evidence.system.jetson is not None:
                 capability = evidence.system.jetson.compute_capability
             completed.append(dataclasses.replace(gpu, compute_capability=capability))

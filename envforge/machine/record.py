@@ -1,4 +1,4 @@
-"""Read and write machine records, and redact them for publication.
+"""Load a machine: this computer, a record in a file, or a built-in profile; write records, and redact them.
 
 An invalid record raises ``MachineRecordError`` with its file and the path inside it. A missing field is unknown.
 """
@@ -6,33 +6,31 @@ An invalid record raises ``MachineRecordError`` with its file and the path insid
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
-from envforge.base.envelope import Json
-from envforge.base.records import (
-    Document,
-    Fields,
-    WrongValue,
-    read_boolean,
-    read_capability,
-    read_integer,
-    read_natural,
-    read_string,
-    read_texts,
-    read_version,
-    show_as_json,
-)
+from envforge.base.data_files import read_data
+from envforge.base.envelope import Json, to_json
+from envforge.base.redact import Identity, change_texts, redactor
 from envforge.base.terms import ComputeCapability
-from envforge.errors import EnvforgeError, Hint
-from envforge.machine.values import Condition, Driver, Gpu, Machine, MigDevice, Override, driver_text
+from envforge.errors import EnvforgeError, Hint, RequestError
+from envforge.machine.nvidia_text import branch_cuda, named_capability
+from envforge.machine.values import Driver, Gpu, Machine, driver_text
+
+if TYPE_CHECKING:
+    from envforge.base.documents import Document
 
 RECORD = "envforge-machine"
 RECORD_VERSION = 1
 RECORD_COMMAND = "envforge detect --json > machine.json"
+
+PYTHON = Version("3.12")
+GLIBC = Version("2.35")
 
 _PLATFORM = re.compile(r"[a-z]+-[a-z0-9_]+")
 
@@ -43,57 +41,17 @@ class MachineRecordError(EnvforgeError):
 
 def machine_to_json(machine: Machine) -> dict[str, Json]:
     """Return the record of a machine; the same machine produces the same bytes."""
-    driver = machine.driver
-    return {
-        "record": RECORD,
-        "record_version": RECORD_VERSION,
-        "platform": machine.platform,
-        "python": str(machine.python),
-        "glibc": _text(machine.glibc),
-        "driver": None
-        if driver is None
-        else {
-            "kernel_version": _driver(driver.kernel_version),
-            "user_version": _driver(driver.user_version),
-            "cuda": _text(driver.cuda),
-        },
-        "gpus": [_gpu_to_json(gpu) for gpu in machine.gpus],
-        "visible": None if machine.visible is None else list(machine.visible),
-        "capability_override": _text(machine.capability_override),
-        "container": machine.container,
-        "is_wsl": machine.is_wsl,
-        "hostname": machine.hostname,
-        "overrides": [{"variable": item.variable, "value": item.value} for item in machine.overrides],
-        "conditions": [
-            {"code": item.code, "symptom": item.symptom, "cause": item.cause, "remedy": item.remedy}
-            for item in machine.conditions
-        ],
-        "sources": dict(machine.sources),
-    }
-
-
-def _gpu_to_json(gpu: Gpu) -> dict[str, Json]:
-    return {
-        "index": gpu.index,
-        "name": gpu.name,
-        "compute_capability": _text(gpu.compute_capability),
-        "uuid": gpu.uuid,
-        "memory_bytes": gpu.memory_bytes,
-        "mig_enabled": gpu.mig_enabled,
-        "pci_bus_id": gpu.pci_bus_id,
-        "mig_devices": [
-            {"name": device.name, "uuid": device.uuid, "memory_bytes": device.memory_bytes}
-            for device in gpu.mig_devices
-        ],
-    }
-
-
-def _text(value: Version | ComputeCapability | None) -> str | None:
-    return None if value is None else str(value)
-
-
-def _driver(version: Version | None) -> str | None:
-    return None if version is None else driver_text(version)
+    document: dict[str, Json] = {"record": RECORD, "record_version": RECORD_VERSION}
+    document |= {each.name: to_json(getattr(machine, each.name)) for each in dataclasses.fields(machine)}
+    if machine.driver is not None:
+        kernel, user = machine.driver.kernel_version, machine.driver.user_version
+        document["driver"] = {
+            "kernel_version": driver_text(kernel) if kernel else None,
+            "user_version": driver_text(user) if user else None,
+            "cuda": to_json(machine.driver.cuda),
+        }
+    document["sources"] = dict(machine.sources)
+    return document
 
 
 def read_machine(path: Path) -> Machine:
@@ -107,171 +65,155 @@ def read_machine(path: Path) -> Machine:
             command=RECORD_COMMAND,
             code="machine-unreadable",
         ) from error
-    try:
-        value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise _document(str(path)).fault("", "JSON", str(error)) from error
-    if isinstance(value, dict) and "record" not in value and "schema_version" in value:
-        if value.get("ok") is not True:
-            raise _document(str(path)).fault("ok", "true (the output of a successful detection)", value.get("ok"))
-        value = value.get("result")
-    return machine_from_json(value, str(path))
+    document = _document(str(path))
+    value = document.read_json(text, dict[str, Any])
+    if "record" in value or "schema_version" not in value:
+        return machine_from_json(value, str(path))
+    if value.get("ok") is not True:
+        raise document.fault("ok", "true (the output of a successful detection)", value.get("ok"))
+    return machine_from_json(value.get("result"), str(path))
 
 
 def machine_from_json(value: object, where: str) -> Machine:
     """Parse a record; ``where`` names it in errors. Raise ``MachineRecordError`` if it is invalid."""
-    top = Fields(_document(where), "", value)
-    if top.get("record", read_string) != RECORD:
-        raise top.fault("record", f"`{RECORD}`", top.raw("record"))
-    version = top.get("record_version", read_integer)
-    if version != RECORD_VERSION:
-        from envforge.base.distribution import upgrade_command  # noqa: PLC0415 - slow to import, and only errors need it
-
-        newer = isinstance(version, int) and version > RECORD_VERSION
-        raise MachineRecordError(
-            f"unknown `record_version` in the machine record `{where}`: expected `{RECORD_VERSION}`, found `{version}`",
-            hint="to read records of newer versions" if newer else "to create the record again on that machine",
-            command=upgrade_command() if newer else RECORD_COMMAND,
-            code="machine-record-version",
-        )
-    driver = top.optional("driver")
-    machine = Machine(
-        platform=top.need("platform", _platform),
-        python=top.need("python", read_version),
-        glibc=top.get("glibc", read_version),
-        driver=None if driver is None else _driver_from_json(driver),
-        gpus=tuple(_gpu_from_json(item) for item in top.items("gpus", optional=True)),
-        visible=top.get("visible", _indices),
-        capability_override=top.get("capability_override", read_capability),
-        container=top.get("container", read_string),
-        is_wsl=top.get("is_wsl", read_boolean) or False,
-        hostname=top.get("hostname", read_string),
-        overrides=tuple(_override_from_json(item) for item in top.items("overrides", optional=True)),
-        conditions=tuple(_condition_from_json(item) for item in top.items("conditions", optional=True)),
-        sources=top.get("sources", read_texts) or (),
-    )
-    top.refuse_others()
-    _check_indices(machine, top)
+    document = _document(where)
+    # null is the same as a missing field
+    top = {name: item for name, item in document.convert(value, dict[str, Any]).items() if item is not None}
+    if top.get("record") != RECORD:
+        raise document.fault("record", f"`{RECORD}`", top.get("record"))
+    _check_version(top.get("record_version"), where)
+    sources = document.convert(top.get("sources", {}), dict[str, str], "sources")
+    fields = {name: item for name, item in top.items() if name not in ("record", "record_version")}
+    machine = document.convert({**fields, "sources": [[*item] for item in sources.items()]}, Machine)
+    _check(machine, document)
     return machine
 
 
-def _check_indices(machine: Machine, top: Fields) -> None:
+def _with_capabilities(machine: Machine) -> Machine:
+    """Return the machine with the compute capabilities that the names of its GPUs imply."""
+    capabilities = [gpu.compute_capability or named_capability(gpu.name) for gpu in machine.gpus]
+    gpus = zip(machine.gpus, capabilities, strict=True)
+    return dataclasses.replace(
+        machine, gpus=tuple(dataclasses.replace(gpu, compute_capability=known) for gpu, known in gpus)
+    )
+
+
+def _check_version(version: object, where: str) -> None:
+    if version == RECORD_VERSION:
+        return
+    from envforge.base.distribution import upgrade_command  # noqa: PLC0415 - slow to import, and only errors need it
+
+    newer = isinstance(version, int) and version > RECORD_VERSION
+    raise MachineRecordError(
+        f"unknown `record_version` in the machine record `{where}`: expected `{RECORD_VERSION}`, found `{version}`",
+        hint="to read records of newer versions" if newer else "to create the record again on that machine",
+        command=upgrade_command() if newer else RECORD_COMMAND,
+        code="machine-record-version",
+    )
+
+
+def _check(machine: Machine, document: Document) -> None:
+    """Check what types don't say; ``Machine`` states no patterns, because `detect` starts faster without msgspec."""
+    if not _PLATFORM.fullmatch(machine.platform):
+        raise document.fault("platform", "a conda platform such as `linux-64`", machine.platform)
     known = [gpu.index for gpu in machine.gpus]
-    for position, index in enumerate(known):
-        if index in known[:position]:
-            raise top.fault(f"gpus[{position}].index", "a unique GPU number", index)
+    for position, gpu in enumerate(machine.gpus):
+        if gpu.index < 0 or gpu.index in known[:position]:
+            raise document.fault(f"gpus[{position}].index", "a unique GPU number", gpu.index)
+        if (gpu.memory_bytes or 0) < 0:
+            raise document.fault(f"gpus[{position}].memory_bytes", "a number that is not negative", gpu.memory_bytes)
     for position, index in enumerate(machine.visible or ()):
         if index not in known:
-            raise top.fault(f"visible[{position}]", "the index of a GPU in `gpus`", index)
-
-
-def _driver_from_json(fields: Fields) -> Driver:
-    driver = Driver(
-        kernel_version=fields.get("kernel_version", read_version),
-        user_version=fields.get("user_version", read_version),
-        cuda=fields.get("cuda", read_version),
-    )
-    fields.refuse_others()
-    return driver
-
-
-def _gpu_from_json(fields: Fields) -> Gpu:
-    gpu = Gpu(
-        index=fields.need("index", read_natural),
-        name=fields.need("name", read_string),
-        compute_capability=fields.get("compute_capability", read_capability),
-        uuid=fields.get("uuid", read_string),
-        memory_bytes=fields.get("memory_bytes", read_natural),
-        mig_enabled=fields.get("mig_enabled", read_boolean),
-        pci_bus_id=fields.get("pci_bus_id", read_string),
-        mig_devices=tuple(_mig_from_json(item) for item in fields.items("mig_devices", optional=True)),
-    )
-    fields.refuse_others()
-    return gpu
-
-
-def _mig_from_json(fields: Fields) -> MigDevice:
-    device = MigDevice(
-        name=fields.get("name", read_string),
-        uuid=fields.get("uuid", read_string),
-        memory_bytes=fields.get("memory_bytes", read_natural),
-    )
-    fields.refuse_others()
-    return device
-
-
-def _override_from_json(fields: Fields) -> Override:
-    override = Override(variable=fields.need("variable", read_string), value=fields.need("value", read_string))
-    fields.refuse_others()
-    return override
-
-
-def _condition_from_json(fields: Fields) -> Condition:
-    condition = Condition(
-        code=fields.need("code", read_string),
-        symptom=fields.need("symptom", read_string),
-        cause=fields.need("cause", read_string),
-        remedy=fields.need("remedy", read_string),
-    )
-    fields.refuse_others()
-    return condition
+            raise document.fault(f"visible[{position}]", "the index of a GPU in `gpus`", index)
 
 
 def _document(where: str) -> Document:
+    from envforge.base.documents import Document  # noqa: PLC0415 - slow to import, and `detect` only writes records
+
     return Document(
         damaged=f"the machine record `{where}` is invalid",
         error=MachineRecordError,
         code="machine-damaged",
-        hints=lambda: (Hint("to create the record again on that machine", RECORD_COMMAND),),
-        mapping="an object",
-        show=show_as_json,
+        hint="to create the record again on that machine",
+        command=RECORD_COMMAND,
+        closed=True,
     )
 
 
-def _platform(value: object) -> str:
-    if not isinstance(value, str) or not _PLATFORM.fullmatch(value):
-        raise WrongValue("a conda platform such as `linux-64`")
-    return value
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Profile:
+    """A table of ``profiles.toml``; without ``driver`` it describes a machine without a GPU."""
+
+    platform: str = "linux-64"
+    name: str = ""
+    compute_capability: ComputeCapability | None = None
+    memory_mib: int = 0
+    driver: Version | None = None
+    driver_source: str = ""
 
 
-def _indices(value: object) -> tuple[int, ...]:
-    if not isinstance(value, list):
-        raise WrongValue("a list of GPU numbers")
-    return tuple(read_natural(item) for item in value)
+def load_machine(spec: str | None, environment: Mapping[str, str]) -> Machine:
+    """Return the machine that ``--machine`` names; ``None`` probes this computer.
+
+    The variables of ``environment`` describe this computer and don't apply to a record or a profile. A name with a
+    path separator or the ending ``.json`` is a file, and so is every name of an existing file that is no profile.
+    Raises RequestError for a name that is neither, MachineRecordError for an invalid file.
+    """
+    if spec is None:
+        from envforge.machine.probe import probe  # noqa: PLC0415 - a record needs no probing
+        from envforge.machine.world import World  # noqa: PLC0415 - a record needs no probing
+
+        return probe(World.here(environment))
+    profiles = read_data("profiles.toml", dict[str, _Profile])
+    if spec in profiles:
+        return _profile_machine(spec, profiles[spec])
+    path = Path(spec)
+    if path.is_file() or "/" in spec or "\\" in spec or spec.lower().endswith(".json"):
+        return _with_capabilities(read_machine(path))
+    from envforge.base.suggest import nearest  # noqa: PLC0415 - only the error needs it
+
+    near = nearest(spec.lower(), profiles)
+    record = Hint("to create a record on that machine", RECORD_COMMAND)
+    raise RequestError(
+        f"`{spec}` is not a machine record or a known profile; available profiles: {', '.join(profiles)}",
+        hint=(Hint(f"did you mean `--machine {near}`?") if near else record,),
+        code="no-such-machine",
+    )
 
 
-_UUID = re.compile(r"\b(GPU|MIG)-[0-9a-fA-F][0-9a-fA-F/-]*")
-_HOME = re.compile(r"(/home|/Users|[A-Z]:\\Users)[/\\][^/\\\s]+")
+def _profile_machine(name: str, row: _Profile) -> Machine:
+    source = f"profile {name}"
+    facts = {"platform": source, "python": source, "glibc": source}
+    driver: Driver | None = None
+    gpus: tuple[Gpu, ...] = ()
+    if row.driver is not None:
+        driver = Driver(kernel_version=row.driver, user_version=row.driver, cuda=branch_cuda(row.driver))
+        gpus = (
+            Gpu(
+                index=0,
+                name=row.name,
+                compute_capability=row.compute_capability,
+                memory_bytes=row.memory_mib * 1024 * 1024,
+            ),
+        )
+        facts |= {
+            "driver.cuda": "table of driver branches",
+            "driver.kernel_version": f"{source}: {row.driver_source}",
+            "driver.user_version": source,
+            "gpus": source,
+        }
+    return Machine(
+        platform=row.platform,
+        python=PYTHON,
+        glibc=GLIBC,
+        driver=driver,
+        gpus=gpus,
+        sources=tuple(sorted(facts.items())),
+    )
 
 
 def redact(machine: Machine) -> Machine:
     """Return the machine without what identifies it; every fact that a build depends on is kept."""
-    return dataclasses.replace(
-        machine,
-        hostname=None,
-        gpus=tuple(_gpu(gpu) for gpu in machine.gpus),
-        overrides=tuple(
-            Override(variable=item.variable, value=_redact_text(machine, item.value)) for item in machine.overrides
-        ),
-        conditions=tuple(_condition(machine, item) for item in machine.conditions),
-        sources=tuple((fact, _redact_text(machine, source)) for fact, source in machine.sources if fact != "hostname"),
-    )
-
-
-def _gpu(gpu: Gpu) -> Gpu:
-    slices = tuple(dataclasses.replace(device, uuid=None) for device in gpu.mig_devices)
-    return dataclasses.replace(gpu, uuid=None, mig_devices=slices)
-
-
-def _condition(machine: Machine, condition: Condition) -> Condition:
-    return Condition(
-        code=condition.code,
-        symptom=_redact_text(machine, condition.symptom),
-        cause=_redact_text(machine, condition.cause),
-        remedy=_redact_text(machine, condition.remedy),
-    )
-
-
-def _redact_text(machine: Machine, text: str) -> str:
-    text = _HOME.sub("~", _UUID.sub(r"\1-...", text))
-    return re.sub(rf"\b{re.escape(machine.hostname)}\b", "...", text) if machine.hostname else text
+    cleaned = change_texts(machine, redactor(Identity(hosts=(machine.hostname or "",))))
+    sources = tuple((fact, source) for fact, source in cleaned.sources if fact != "hostname")
+    return dataclasses.replace(cleaned, hostname=None, sources=sources)

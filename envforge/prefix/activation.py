@@ -11,25 +11,32 @@ is then replaced by the command.
 from __future__ import annotations
 
 import errno
-import json
 import os
-import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, NoReturn
 
 from envforge.base.data_files import data_folder
-from envforge.errors import EnvforgeError, RequestError, printable
+from envforge.base.documents import Document, matching
+from envforge.errors import EnvforgeError, RequestError
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_Name = Annotated[str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "a variable name")]
+_Value = Annotated[str, matching(r"[^\0]*", "a string without a NUL character")]
 _UNSET = "***unset***"
 _WINDOWS_FOLDERS = ("", "Library/mingw-w64/bin", "Library/usr/bin", "Library/bin", "Scripts", "bin")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _State:
+    """The file ``conda-meta/state`` of conda."""
+
+    env_vars: dict[_Name, _Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,15 +110,15 @@ def variables(prefix: Path) -> dict[str, str | None]:
 
     The user sets those in ``conda-meta/state`` with ``conda env config vars set``.
     """
-    found: dict[str, str | None] = {}
+    found: dict[str, str] = {}
     for path in sorted((prefix / "etc" / "conda" / "env_vars.d").glob("*.json")):
-        found |= _checked(_read(path), path, "")
+        document = _document(path)
+        found |= document.read_json(document.read_bytes(path), dict[_Name, _Value])
     state = prefix / "conda-meta" / "state"
-    if state.is_file():
-        document = _read(state)
-        rows = document.get("env_vars", {}) if isinstance(document, dict) else document
-        found |= _checked(rows, state, "env_vars")
-    return found
+    if state.exists():
+        document = _document(state)
+        found |= document.read_json(document.read_bytes(state), _State).env_vars
+    return {name: None if value == _UNSET else value for name, value in found.items()}
 
 
 def bin_folders(prefix: Path) -> tuple[Path, ...]:
@@ -121,31 +128,13 @@ def bin_folders(prefix: Path) -> tuple[Path, ...]:
     return (prefix / "bin",)
 
 
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
-
-
-def _checked(rows: Any, path: Path, place: str) -> dict[str, str | None]:
-    if not isinstance(rows, dict):
-        raise _damaged(path, f"{place or 'the document'}: expected a table of variables, found `{type(rows).__name__}`")
-    for name, value in rows.items():
-        where = f"{place}.{name}" if place else name
-        if not _NAME.fullmatch(name):
-            raise _damaged(path, f"`{where}` is not a valid variable name")
-        if not isinstance(value, str) or "\0" in value:
-            raise _damaged(path, f"{where}: expected a string, found `{printable(str(value))}`")
-    return {name: None if value == _UNSET else value for name, value in rows.items()}
-
-
-def _damaged(path: Path, why: str) -> EnvforgeError:
-    return EnvforgeError(
-        f"cannot read the environment variables in `{path}`: {why}",
+def _document(path: Path) -> Document:
+    return Document(
+        damaged=f"cannot read the environment variables in `{path}`",
+        error=EnvforgeError,
+        code="variables-damaged",
         hint="fix the file; to remove it",
         command=f"rm {shlex.quote(str(path))}",
-        code="variables-damaged",
     )
 
 

@@ -1,22 +1,46 @@
-"""Run one audit: read the prefix, compare it with its lockfile, and cache the hashes."""
+"""Compare a prefix with its lockfile, and restore it: reinstall what differs, and move away files of no package."""
 
 from __future__ import annotations
 
 import os
+import posixpath
+import re
 import shlex
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint
-from envforge.lock.plan import Plan, make_plan, read_any_lock, wheel_of
+from envforge.lock.plan import Artifact, Plan, Wheel, make_plan, read_any_lock, record_name, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.audit_files import Files, digest_of, hash_files, read_inventory
-from envforge.prefix.audit_packages import compare_conda, compare_wheels, openmp_runtimes, owned_twice, split_by_lock
-from envforge.prefix.audit_report import AuditReport, AuditRequest, Counts, Finding
-from envforge.prefix.installed import read_conda, read_distributions, site_packages_of
-from envforge.prefix.journal import Journal, read_journal
-from envforge.prefix.locate import Meant, check_exists
-from envforge.prefix.values import Progress, Silent
+from envforge.prefix.installed import (
+    CondaPackage,
+    Distribution,
+    conda_owners,
+    read_conda,
+    read_distributions,
+    site_packages_of,
+)
+from envforge.prefix.journal import Journal, journal_path, lock_prefix, read_journal
+from envforge.prefix.locate import Meant, check_exists, check_in_place
+from envforge.prefix.values import (
+    AuditReport,
+    AuditRequest,
+    Counts,
+    Finding,
+    InstallRequest,
+    Kind,
+    Progress,
+    Repair,
+    Silent,
+    owners,
+)
 
 _PROGRESS = Silent()
 
@@ -25,7 +49,7 @@ def audit(request: AuditRequest, progress: Progress = _PROGRESS) -> AuditReport:
     """Compare a prefix with its lockfile; raise ``EnvforgeError`` if the prefix doesn't exist or is incomplete."""
     request = replace(request, prefix=Path(os.path.abspath(request.prefix)))  # noqa: PTH100 - keep symbolic links
     journal = _journal(request.prefix)
-    lockfile = request.lockfile or _own_lock(request.prefix, journal)
+    lockfile = request.lockfile or own_lock(request.prefix, journal)
     platform = journal.platform if journal else request.platform
     plan = make_plan(read_any_lock(lockfile, platform), platform, lockfile, allow_builds=True)
     files = read_files(request.prefix)
@@ -71,8 +95,10 @@ def _packages(plan: Plan, files: Files, journal: Journal | None) -> tuple[Findin
 
 def _journal(prefix: Path) -> Journal | None:
     """Return the journal of a prefix; raise ``EnvforgeError`` if the prefix doesn't exist or is incomplete."""
-    check_exists(Meant(prefix=prefix, option=f"--prefix {shlex.quote(str(prefix))}"))
+    meant = Meant(prefix=prefix, option=f"--prefix {shlex.quote(str(prefix))}")
+    check_exists(meant)
     journal = read_journal(prefix)
+    check_in_place(meant, journal)
     if journal is not None and journal.step != "verified":
         raise EnvforgeError(
             f"the environment in `{prefix}` is incomplete: an earlier command was interrupted "
@@ -86,7 +112,7 @@ def _journal(prefix: Path) -> Journal | None:
     return journal
 
 
-def _own_lock(prefix: Path, journal: Journal | None) -> Path:
+def own_lock(prefix: Path, journal: Journal | None) -> Path:
     """Return the lockfile that a prefix was created from, or its copy in the prefix if it no longer exists."""
     if journal is None:
         raise EnvforgeError(
@@ -96,4 +122,238 @@ def _own_lock(prefix: Path, journal: Journal | None) -> Path:
             code="no-lock-known",
         )
     stated = Path(journal.lockfile)
+    if journal.was_moved(prefix):  # with its project, which contains the lockfile
+        stated = Path(os.path.normpath(prefix / os.path.relpath(stated, journal.prefix)))
     return stated if stated.exists() else prefix / ENVFORGE_DIRECTORY / "conda-lock.yml"
+
+
+def compare_conda(plan: Plan, installed: Iterable[CondaPackage]) -> Iterator[Finding]:
+    """Yield the differences between the locked conda packages and ``conda-meta``."""
+    found = {package.name: package for package in installed}
+    wanted = {artifact.package.name: artifact for artifact in plan.conda}
+    for name, artifact in wanted.items():
+        if name not in found:
+            yield _missing(artifact)
+        else:
+            yield from _conda_differs(artifact, found[name])
+    for name in sorted(found.keys() - wanted.keys()):
+        package = found[name]
+        yield Finding(
+            kind="package-extra",
+            text=f"`{package.stem}` is not in the lockfile",
+            package=name,
+            manager="conda",
+            found=package.version,
+        )
+
+
+def _conda_differs(artifact: Artifact, found: CondaPackage) -> Iterator[Finding]:
+    locked = artifact.package
+    if found.version != locked.version:
+        yield _other(artifact, "package-version", locked.version, found.version)
+    elif found.stem != record_name(artifact):
+        head = f"{found.name}-{found.version}-"
+        builds = (text.removeprefix(head) for text in (record_name(artifact), found.stem))
+        yield _other(artifact, "package-build", *builds)
+    else:
+        stated = found.sha256 if artifact.digest.algorithm == "sha256" else found.md5
+        if stated and stated != artifact.digest.hex:
+            algorithm = artifact.digest.algorithm
+            yield _other(artifact, "package-origin", str(artifact.digest), f"{algorithm}:{stated}")
+        elif not stated and show_url(locked.url) != found.url:
+            yield _other(artifact, "package-origin", show_url(locked.url), found.url)
+
+
+def compare_wheels(plan: Plan, installed: Iterable[Distribution], kept: Iterable[Wheel]) -> Iterator[Finding]:
+    """Yield the differences between the locked wheels and what is installed; ``kept`` is what envforge installed."""
+    found: dict[str, list[Distribution]] = {}
+    for distribution in installed:
+        found.setdefault(distribution.name, []).append(distribution)
+    wanted: dict[str, Artifact] = {_name(artifact): artifact for artifact in plan.wheels}
+    known = {wheel.name: wheel for wheel in kept}
+    for name, artifact in wanted.items():
+        here = found.get(name, [])
+        if not here:
+            yield _missing(artifact)
+        for distribution in here:
+            yield from _wheel_differs(artifact, distribution, known.get(name))
+    for name in sorted(found.keys() - wanted.keys()):
+        for distribution in found[name]:
+            yield _stray_install(distribution)
+
+
+def _wheel_differs(artifact: Artifact, found: Distribution, kept: Wheel | None) -> Iterator[Finding]:
+    wanted = wheel_of(artifact)
+    if not _same_version(wanted.version, found.version):
+        yield _other(artifact, "package-version", wanted.version, found.version)
+    elif found.origin is not None and found.origin.sha256 != artifact.digest.hex:
+        yield _other(artifact, "package-origin", show_url(artifact.package.url), _of(found))
+    elif kept is not None and found.installer != "uv":
+        yield _other(artifact, "package-origin", "the wheel that envforge installed", _of(found))
+    elif kept is not None and kept.sha256 != wanted.sha256:
+        yield _other(artifact, "package-origin", f"sha256:{wanted.sha256}", f"sha256:{kept.sha256}")
+
+
+def _same_version(one: str, other: str) -> bool:
+    try:
+        return Version(one) == Version(other)
+    except InvalidVersion:
+        return one == other
+
+
+def _stray_install(found: Distribution) -> Finding:
+    editable = found.origin is not None and found.origin.is_editable
+    return Finding(
+        kind="package-editable" if editable else "package-extra",
+        text=f"`{found.name} {found.version}` is not in the lockfile; it was installed by {_of(found)}",
+        package=found.name,
+        manager="pip",
+        found=found.version,
+    )
+
+
+def _of(found: Distribution) -> str:
+    """Return who installed a distribution, and from which URL if not from a package index."""
+    who = found.installer or "an unknown installer"
+    if found.origin is None:
+        return who
+    return f"{who} from {show_url(found.origin.url)}" + (" (editable)" if found.origin.is_editable else "")
+
+
+def _missing(artifact: Artifact) -> Finding:
+    package = artifact.package
+    return Finding(
+        kind="package-missing",
+        text=f"`{artifact.label}` is not installed",
+        package=_name(artifact),
+        manager=package.manager,
+        wanted=package.version,
+    )
+
+
+def _other(artifact: Artifact, kind: Kind, wanted: str, found: str) -> Finding:
+    return Finding(
+        kind=kind,
+        text=f"`{artifact.label}`: another {kind.removeprefix('package-')}: expected `{wanted}`, found `{found}`",
+        package=_name(artifact),
+        manager=artifact.package.manager,
+        wanted=wanted,
+        found=found,
+    )
+
+
+def _name(artifact: Artifact) -> str:
+    name = artifact.package.name
+    return name if artifact.package.manager == "conda" else canonicalize_name(name)
+
+
+# GNU (libgomp), Intel (libiomp5), LLVM (libomp), Microsoft (vcomp); wheels add a hash to the name of a bundled one
+_OPENMP = re.compile(
+    r"(lib(gomp|iomp5|omp)(-[0-9a-f]+)?(\.so[.\d]*|[.\d]*\.dylib)|(libiomp5md|libomp[\w.]*|vcomp\d+)\.dll)"
+)
+
+
+def owned_twice(files: Files) -> Iterator[Finding]:
+    """Yield the wheels that conda also owns, by the name in their metadata or because they share files."""
+    owners = conda_owners(files.conda, files.wheels)
+    for wheel in files.wheels:
+        if wheel.name in owners:
+            names = ", ".join(f"`{name}`" for name in sorted(owners[wheel.name]))
+            yield Finding(
+                kind="owned-twice",
+                text=f"the wheel `{wheel.name} {wheel.version}` is also installed as the conda package {names}",
+                package=wheel.name,
+                manager="pip",
+                found=wheel.version,
+            )
+
+
+def openmp_runtimes(files: Files, sha256: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield one finding if a prefix has more than one OpenMP runtime; copies of one runtime count once."""
+    # a warning, not drift: `--fix` can't repair it, and every environment with a torch wheel and conda's numpy has two
+    different: dict[str, str] = {}
+    for path, entry in sorted(files.inventory.items()):
+        if entry.target is None and _OPENMP.fullmatch(posixpath.basename(path)):
+            different.setdefault(sha256.get(path, path), path)
+    if len(different) > 1:
+        places = [f"`{path}` ({_owner(files, path)})" for path in different.values()]
+        yield Finding(
+            kind="openmp",
+            text=f"{len(places)} OpenMP runtimes, which can slow down or crash a process that loads more than one: "
+            + ", ".join(places),
+        )
+
+
+def _owner(files: Files, path: str) -> str:
+    claims = files.owned.get(path)
+    return claims[-1].label if claims else "no package"
+
+
+def split_by_lock(found: Iterable[Finding], locked: frozenset[str]) -> tuple[list[Finding], list[Finding]]:
+    """Separate findings whose wheel is not locked (drift) from those that the lockfile itself causes."""
+    chosen = list(found)
+    return [f for f in chosen if f.package not in locked], [f for f in chosen if f.package in locked]
+
+
+MOVED = f"{ENVFORGE_DIRECTORY}/moved"
+_ROUNDS = 2
+
+
+def repair(report: AuditReport, audited: AuditRequest, request: InstallRequest, progress: Progress) -> Repair:
+    """Undo the drift of ``report`` with ``install``, which downloads, verifies, and links only what differs.
+
+    A second round repairs what the first one uncovered: files that an uninstalled package left behind, and files that
+    it shared with another package.
+    """
+    if not journal_path(report.prefix).exists():
+        raise EnvforgeError(
+            f"envforge did not create `{report.prefix}`, so `--fix` does not change it",
+            hint="to install the lockfile into it anyway",
+            command=shlex.join(
+                ["envforge", "install", str(report.lockfile), "--prefix", str(report.prefix), "--force"]
+            ),
+            code="prefix-foreign",
+        )
+    from envforge.prefix.install import install  # noqa: PLC0415 - an audit alone needs no installer
+
+    linked: dict[str, None] = {}
+    removed: dict[str, None] = {}
+    moved: list[str] = []
+    for _ in range(_ROUNDS):
+        if not report.drift:
+            break
+        with lock_prefix(report.prefix):
+            moved += _move_aside(report.prefix, [found.path for found in report.drift if found.kind == "file-stray"])
+        done = install(replace(request, reinstall=owners(report.drift), reread=True), progress)
+        linked |= dict.fromkeys(done.linked)
+        removed |= dict.fromkeys(done.removed)
+        report = audit(audited, progress)
+    return Repair(
+        linked=tuple(linked),
+        removed=tuple(removed),
+        moved=tuple(moved),
+        moved_to=report.prefix / MOVED,
+        after=report,
+    )
+
+
+def _move_aside(prefix: Path, paths: Iterable[str]) -> Iterator[str]:
+    """Move files to ``MOVED`` and yield their paths; files that were moved earlier are not replaced."""
+    for path in sorted(paths):
+        # a file that belongs to no package may be someone's work, so it is moved and never deleted
+        target = prefix / MOVED / path
+        number = 1
+        while target.exists() or target.is_symlink():
+            number += 1
+            target = (prefix / MOVED / path).with_name(f"{Path(path).name}.{number}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (prefix / path).rename(target)
+        _remove_empty((prefix / path).parent)
+        yield path
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove directories that contain only bytecode."""
+    while folder.name != "site-packages" and all(entry.name == "__pycache__" for entry in folder.iterdir()):
+        shutil.rmtree(folder)
+        folder = folder.parent

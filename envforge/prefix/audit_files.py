@@ -13,9 +13,7 @@ two seconds before it was read isn't stored, because another change within the s
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 import posixpath
@@ -26,16 +24,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from stat import S_ISDIR, S_ISLNK, S_ISREG
-from typing import Any, NamedTuple
+from stat import S_ISLNK, S_ISREG
+from typing import NamedTuple
 
-from envforge.errors import OutsideError
+from envforge.base.documents import Document
+from envforge.base.files import write_atomic
+from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.lockfile import Manager
 from envforge.lock.project import ENVFORGE_DIRECTORY
-from envforge.prefix.audit_report import Finding
-from envforge.prefix.installed import Claim, CondaPackage, Distribution
-from envforge.prefix.journal import write_atomic_bytes
-from envforge.prefix.values import Progress
+from envforge.prefix.cache import hash_file, walk
+from envforge.prefix.installed import Claim, CondaPackage, Distribution, read_record
+from envforge.prefix.values import Finding, Progress
 
 
 class Entry(NamedTuple):
@@ -50,21 +49,11 @@ class Entry(NamedTuple):
 def read_inventory(prefix: Path) -> dict[str, Entry]:
     """Return every file and link by its path in the prefix; links to directories are not followed."""
     found: dict[str, Entry] = {}
-    waiting = [("", str(prefix))]
-    while waiting:
-        beginning, folder = waiting.pop()
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = beginning + entry.name
-                if name == ENVFORGE_DIRECTORY or entry.name == "__pycache__":
-                    continue
-                state = entry.stat(follow_symlinks=False)
-                if S_ISDIR(state.st_mode):
-                    waiting.append((f"{name}/", entry.path))
-                elif S_ISLNK(state.st_mode):
-                    found[name] = Entry(0, 0, 0, os.readlink(entry.path))  # noqa: PTH115 - a Path for each file is slow
-                elif S_ISREG(state.st_mode):
-                    found[name] = Entry(state.st_size, state.st_mtime_ns, state.st_ino, None)
+    for name, entry, state in walk(prefix, skip={ENVFORGE_DIRECTORY, "__pycache__"}):
+        if S_ISLNK(state.st_mode):
+            found[name] = Entry(0, 0, 0, os.readlink(entry.path))  # noqa: PTH115 - a Path for each file is slow
+        elif S_ISREG(state.st_mode):
+            found[name] = Entry(state.st_size, state.st_mtime_ns, state.st_ino, None)
     return found
 
 
@@ -108,7 +97,7 @@ def _unpadded(content: bytes, old: bytes, new: bytes) -> bytes:
 def normal_record(content: bytes) -> str:
     """Return the SHA-256 of a ``RECORD`` without rows written at install: checksums of scripts, bytecode, notes."""
     rows = []
-    for row in csv.reader(io.StringIO(content.decode("utf-8"))):
+    for row in read_record(content):
         if "__pycache__" in row[0] or is_installers_note(row[0]):
             continue
         rows.append(row[0] if row[0].startswith("..") else ",".join(row))
@@ -349,10 +338,9 @@ def _is_bytecode(path: str) -> bool:
 SCHEMA_VERSION = 1
 _BATCH_FILES = 128
 _BATCH_BYTES = 1 << 25
-_BLOCK = 1 << 20
 _SETTLED_NS = 2_000_000_000
 
-Known = dict[str, list[Any]]
+Known = dict[str, tuple[int, int, int, str]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -373,13 +361,13 @@ def hash_files(
     known: Known = {}
     for path in wanted:
         row, entry = kept.get(path), inventory[path]
-        if row is not None and not full and row[:3] == [entry.size, entry.mtime_ns, entry.inode]:
+        if row is not None and not full and row[:3] == entry[:3]:
             known[path] = row
     unknown = [path for path in wanted if path not in known]
     latest_ns = time.time_ns() - _SETTLED_NS
     fresh = _read_all(prefix, unknown, inventory, progress)
     settled = {
-        path: [*inventory[path][:3], digest] for path, digest in fresh.items() if inventory[path].mtime_ns < latest_ns
+        path: (*inventory[path][:3], digest) for path, digest in fresh.items() if inventory[path].mtime_ns < latest_ns
     }
     if settled or len(known) != len(kept):
         notes += _save(prefix, known | settled)
@@ -420,41 +408,36 @@ def _batches(paths: Iterable[str], inventory: Mapping[str, Entry]) -> list[list[
 
 
 def _hash_batch(prefix: Path, batch: list[str]) -> dict[str, str]:
-    found, buffer = {}, memoryview(bytearray(_BLOCK))
-    for name in batch:
-        hasher = hashlib.sha256()
-        try:
-            with open(f"{prefix}/{name}", "rb", buffering=0) as stream:  # noqa: PTH123 - a Path for each file is slow
-                while count := stream.readinto(buffer):
-                    hasher.update(buffer[:count])
-        except OSError as error:
-            raise OutsideError(
-                f"cannot read `{prefix}/{name}`: {error.strerror}",
-                hint="run this command as the user who owns the environment, and while no other command changes it",
-                code="file-unreadable",
-            ) from error
-        found[name] = hasher.hexdigest()
-    return found
+    try:
+        return {name: hash_file(f"{prefix}/{name}", hashlib.sha256()) for name in batch}
+    except OSError as error:
+        raise OutsideError(
+            f"cannot read `{error.filename or prefix}`: {error.strerror}",
+            hint="run this command as the user who owns the environment, and while no other command changes it",
+            code="file-unreadable",
+        ) from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Cached:
+    """The file ``audit.json``: size, mtime in nanoseconds, inode, and SHA-256 of each file."""
+
+    files: dict[str, tuple[int, int, int, str]]
+    schema_version: int = SCHEMA_VERSION
 
 
 def _load(prefix: Path) -> tuple[Known, tuple[str, ...]]:
     """Return the hashes of the last audit, or a note if their file is invalid."""
     path = prefix / ENVFORGE_DIRECTORY / "audit.json"
-    try:
-        return _parse(json.loads(path.read_bytes())), ()
-    except FileNotFoundError:
+    if not path.exists():
         return {}, ()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return {}, (f"`{path}` is invalid ({error}); reading every file again",)
-
-
-def _parse(document: Any) -> Known:
-    if document["schema_version"] != SCHEMA_VERSION:
-        return {}  # written by another version of envforge, so neither corrupt nor usable
-    files: Known = document["files"]
-    if not all(len(row) == 4 and isinstance(row[3], str) for row in files.values()):
-        raise ValueError("files: expected size, time, inode, and sha256 of each")
-    return files
+    document = Document(damaged=f"`{path}` is invalid", error=EnvforgeError, code="cache-damaged")
+    try:
+        cached = document.read_json(document.read_bytes(path), _Cached)
+    except EnvforgeError as error:
+        return {}, (f"{error.message}; reading every file again",)
+    # written by another version of envforge, so neither corrupt nor usable
+    return cached.files if cached.schema_version == SCHEMA_VERSION else {}, ()
 
 
 def _save(prefix: Path, rows: Known) -> tuple[str, ...]:
@@ -465,5 +448,5 @@ def _save(prefix: Path, rows: Known) -> tuple[str, ...]:
     if not os.access(folder, os.W_OK):
         return (f"`{folder}` is not writable, so the next audit reads every file again",)
     document = {"schema_version": SCHEMA_VERSION, "files": dict(sorted(rows.items()))}
-    write_atomic_bytes(folder / "audit.json", json.dumps(document, separators=(",", ":")).encode())
+    write_atomic(folder / "audit.json", json.dumps(document, separators=(",", ":")), through_links=False)
     return ()

@@ -14,27 +14,38 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
-from envforge.errors import EnvforgeError, OutsideError
+from envforge.base.documents import Document, Printable, Sha256
+from envforge.base.files import replacing
+from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest
+from envforge.prefix.cache import digest_of
 from envforge.prefix.values import Progress
 
-SCHEMA_VERSION = 1
 ABOUT = "bundle.json"
 LOCK = "conda-lock.yml"
 SUMS = "SHA256SUMS"
 _PACKAGE = re.compile(r"packages/(?:[0-9a-f]{64}|md5-[0-9a-f]{32})/[^/\\\0]+")
 _LONGEST_TEXT = 1 << 28
 _BLOCK = 1 << 20
+_MAKE_AGAIN = Hint("nothing was installed; to make it again on a machine with a network", "envforge bundle")
 _MODIFIED_S = 315_532_800  # 1980-01-01, as in the cache: no clock in the bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _About:
+    """The member ``bundle.json``."""
+
+    schema_version: Literal[1] = 1
+    platform: Printable
+    lock_sha256: Sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,32 +115,27 @@ def write_bundle(
     output: Path, lock: bytes, platform: str, files: Mapping[str, tuple[Path, Digest]], progress: Progress
 ) -> None:
     """Write a bundle of ``files`` (by name in the archive) atomically, and verify each file on the way."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    aside = output.with_name(f".{output.name}.{os.getpid()}")
     names = sorted(files)
     progress.begin("bundling", sum(files[name][0].stat().st_size for name in names), "bytes")
     try:
-        with aside.open("wb") as stream:
-            with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
-                about = {"schema_version": SCHEMA_VERSION, "platform": platform, "lock_sha256": _sha256(lock)}
-                _add_text(archive, ABOUT, (json.dumps(about, indent=1) + "\n").encode())
-                _add_text(archive, LOCK, lock)
-                _add_text(archive, SUMS, _sums(names, files).encode())
-                for name in names:
-                    _add_file(archive, name, files[name], progress)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(output)
-    except OSError as error:
-        raise OutsideError(f"cannot write `{output}`: {error.strerror or error}", code="write-failed") from error
+        with (
+            replacing(output) as stream,
+            tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            about = _About(platform=platform, lock_sha256=_sha256(lock))
+            _add_text(archive, ABOUT, (json.dumps(asdict(about), indent=1) + "\n").encode())
+            _add_text(archive, LOCK, lock)
+            _add_text(archive, SUMS, _sums(names, files).encode())
+            for name in names:
+                _add_file(archive, name, files[name], progress)
     finally:
         progress.end()
-        with suppress(FileNotFoundError):
-            aside.unlink()
 
 
 def read_bundle(path: Path) -> Bundle:
     """Read a bundle; raise ``EnvforgeError`` if it is invalid. Packages are verified when they are used."""
+    if path.exists() and not path.is_file():  # reading a pipe would block
+        raise _fault(path, "it is not a regular file")
     texts: dict[str, bytes] = {}
     members: dict[str, Span] = {}
     try:
@@ -141,7 +147,7 @@ def read_bundle(path: Path) -> Bundle:
                 else:
                     stream = archive.extractfile(member)
                     texts[member.name] = stream.read() if stream is not None else b""
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise _fault(path, f"it is not a complete tar archive: {error}") from error
     except OSError as error:
         raise OutsideError(f"cannot read the bundle `{path}`: {error.strerror or error}", code="unreadable") from error
@@ -152,18 +158,18 @@ def _assembled(path: Path, texts: Mapping[str, bytes], members: Mapping[str, Spa
     missing = [name for name in (ABOUT, LOCK, SUMS) if name not in texts]
     if missing:
         raise _fault(path, f"it has no `{missing[0]}`")
-    try:
-        about = json.loads(texts[ABOUT])
-        version, platform, wanted = about["schema_version"], str(about["platform"]), about["lock_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise _fault(path, f"its `{ABOUT}` is not readable: {error}") from error
-    if version != SCHEMA_VERSION:
-        raise _fault(path, f"its `{ABOUT}` at `schema_version`: expected {SCHEMA_VERSION}, found `{version}`")
+    document = Document(
+        damaged=f"the bundle `{path}` is invalid: its `{ABOUT}`",
+        error=EnvforgeError,
+        code="bundle-damaged",
+        hints=lambda: (_MAKE_AGAIN,),
+    )
+    about = document.read_json(texts[ABOUT], _About)
     found = _sha256(texts[LOCK])
-    if found != wanted:
-        raise _fault(path, f"its `{LOCK}`: expected SHA-256 `{wanted}`, found `{found}`")
+    if found != about.lock_sha256:
+        raise _fault(path, f"its `{LOCK}`: expected SHA-256 `{about.lock_sha256}`, found `{found}`")
     _refuse_incomplete(path, texts[SUMS], members)
-    return Bundle(path=path, platform=platform, lock=texts[LOCK], members=members)
+    return Bundle(path=path, platform=about.platform, lock=texts[LOCK], members=members)
 
 
 def _refuse_stranger(path: Path, member: tarfile.TarInfo, seen: set[str]) -> None:
@@ -196,7 +202,9 @@ def _sums(names: list[str], files: Mapping[str, tuple[Path, Digest]]) -> str:
     lines = []
     for name in names:
         path, digest = files[name]
-        lines.append(f"{digest.hex if digest.algorithm == 'sha256' else _sha256_of(path)}  {name}\n")
+        if digest.algorithm != "sha256":
+            digest = digest_of(path, Digest(algorithm="sha256", hex=""))
+        lines.append(f"{digest.hex}  {name}\n")
     return "".join(lines)
 
 
@@ -241,18 +249,7 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as stream:
-        hasher = hashlib.sha256()
-        while block := stream.read(_BLOCK):
-            hasher.update(block)
-    return hasher.hexdigest()
-
-
 def _fault(path: Path, reason: str) -> EnvforgeError:
     return EnvforgeError(
-        f"the bundle `{path}` is invalid: {reason}",
-        hint="nothing was installed; to make it again on a machine with a network",
-        command="envforge bundle",
-        code="bundle-damaged",
+        f"the bundle `{path}` is invalid: {printable(reason)}", hint=(_MAKE_AGAIN,), code="bundle-damaged"
     )

@@ -1,13 +1,18 @@
-"""Store downloaded packages by checksum, and coordinate the processes that use the store.
+"""Store downloaded packages by checksum, recognize unchanged files, and coordinate the processes that use the store.
 
 CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda
 CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda.part      an incomplete download
+CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda.verified  its size, times, and inode when it was verified
+CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda.seen      what was unpacked from it when it was verified
 CACHE/pkgs/                                                      conda packages, unpacked by rattler
 CACHE/uv/                                                        wheels, unpacked by uv
 CACHE/bundles/abcdef…/conda-lock.yml                             the lockfile of an installed bundle
 
 Each process that uses the cache holds ``CACHE/in-use/PID-….lock``. A cleaning holds ``CACHE/cleaning.lock``. An install
 acquires that lock for a moment when it starts, so none starts during a cleaning.
+
+``ARCHIVE.seen`` contains one checksum over the listing of an unpacked conda package, or one line for each file of a
+wheel. It doesn't contain the ctime, which each hard link changes. Docs: decisions/0115.
 """
 
 from __future__ import annotations
@@ -15,22 +20,18 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from stat import S_ISDIR
+from typing import NamedTuple
 
-from envforge.base.net import without_credentials
-from envforge.errors import EnvforgeError, OutsideError
+from envforge.base.files import write_atomic
+from envforge.base.urls import show_url
+from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.plan import Artifact, Digest
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 VARIABLE = "ENVFORGE_CACHE"
 _BLOCK = 1 << 20
@@ -75,8 +76,7 @@ class Store:
         name = artifact.file_name
         if name in {"", ".", ".."} or "/" in name or "\\" in name or "\0" in name:
             raise EnvforgeError(
-                f"the URL of `{artifact.label}` does not end in a file name: "
-                f"`{without_credentials(artifact.package.url)}`",
+                f"the URL of `{artifact.label}` does not end in a file name: `{show_url(artifact.package.url)}`",
                 hint="to create the lockfile again",
                 command="envforge lock",
                 code="bad-address",
@@ -89,14 +89,42 @@ class Store:
         """Return the path of the lockfile of a bundle."""
         return self.root / "bundles" / hashlib.sha256(lock).hexdigest() / "conda-lock.yml"
 
-    def keep(self, partial: Path, path: Path) -> None:
-        """Move a verified download to its place in the cache."""
+    def keep(self, partial: Path, artifact: Artifact) -> Path:
+        """Move a verified file to its place in the cache, and return that place."""
+        path = self.path(artifact)
+        path.parent.mkdir(parents=True, exist_ok=True)
         os.utime(partial, (_MODIFIED_S, _MODIFIED_S))
         partial.replace(path)
+        write_atomic(_verified(path), _identity(path, artifact.digest), synced=False)
+        return path
+
+    def holds(self, artifact: Artifact, *, reread: bool = False) -> bool:
+        """Return whether the verified file of a package is in the cache.
+
+        A file that is unchanged since it was verified isn't read again, unless ``reread`` is given.
+        """
+        path = self.path(artifact)
+        if not path.is_file():
+            return False
+        noted = _verified(path)
+        if not reread and noted.is_file() and noted.read_bytes() == _identity(path, artifact.digest):
+            return True
+        before = _identity(path, artifact.digest)
+        if digest_of(path, artifact.digest) != artifact.digest:
+            return False
+        if os.access(path.parent, os.W_OK):
+            write_atomic(noted, before, synced=False)
+        return True
 
     def evict(self, artifact: Artifact) -> None:
         """Remove the file of a package and its partial download."""
         shutil.rmtree(self.path(artifact).parent, ignore_errors=True)
+
+
+CACHE_HINTS = (
+    Hint("to remove cached packages", "envforge clean"),
+    Hint("to put the cache on another disk, pass `--cache DIR`"),
+)
 
 
 def default_root() -> Path:
@@ -106,19 +134,125 @@ def default_root() -> Path:
     return Path(platformdirs.user_cache_dir("envforge", appauthor=False)) / "packages"
 
 
+def _verified(path: Path) -> Path:
+    return path.with_name(f"{path.name}.verified")
+
+
+def _identity(path: Path, digest: Digest) -> bytes:
+    """Return what changes whenever the content of a file does; nothing but a change of the clock fakes the ctime."""
+    state = path.stat()
+    return f"{digest} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}\n".encode()
+
+
 def digest_of(path: Path, wanted: Digest) -> Digest:
     """Return the checksum of a file, using the algorithm of ``wanted``."""
-    hasher, block = new_hasher(wanted), bytearray(_BLOCK)
-    view = memoryview(block)
-    with path.open("rb", buffering=0) as stream:
-        while length := stream.readinto(block):
+    return Digest(algorithm=wanted.algorithm, hex=hash_file(str(path), new_hasher(wanted)))
+
+
+def hash_file(path: str, hasher: hashlib._Hash) -> str:
+    """Feed a file to ``hasher``, and return the hexadecimal result."""
+    view = memoryview(bytearray(_BLOCK))
+    with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - a Path for each file is slow
+        while length := stream.readinto(view):
             hasher.update(view[:length])
-    return Digest(algorithm=wanted.algorithm, hex=hasher.hexdigest())
+    return hasher.hexdigest()
 
 
 def new_hasher(wanted: Digest) -> hashlib._Hash:
     """Return a hash object for the algorithm of ``wanted``."""
     return hashlib.sha256() if wanted.algorithm == "sha256" else hashlib.md5(usedforsecurity=False)
+
+
+def walk(folder: Path, *, skip: Collection[str] = ()) -> Iterator[tuple[str, os.DirEntry[str], os.stat_result]]:
+    """Yield everything below a directory: its path relative to the directory, and its state; links aren't followed.
+
+    Directories whose names are in ``skip`` are omitted with their content. Paths are strings, because an environment
+    has tens of thousands of files.
+    """
+    waiting = [("", str(folder))]
+    while waiting:
+        beginning, place = waiting.pop()
+        with os.scandir(place) as entries:
+            for entry in entries:
+                state = entry.stat(follow_symlinks=False)
+                if not S_ISDIR(state.st_mode):
+                    yield beginning + entry.name, entry, state
+                elif entry.name not in skip:
+                    yield beginning + entry.name, entry, state
+                    waiting.append((f"{beginning}{entry.name}/", entry.path))
+
+
+_TICK_NS = 20_000_000  # twice the longest clock tick of Linux (HZ=100)
+_COARSE_NS = 2_000_000_000  # for file systems that store whole seconds
+_SECOND_NS = 1_000_000_000
+SEEN_SCHEMA = "envforge seen 3"  # raised when a new check must read what an earlier envforge accepted
+
+
+class Seen(NamedTuple):
+    """Identity of a file's content. A tuple, because a wheel has tens of thousands of files."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+def settled_before(mtimes_ns: Iterable[int], now_ns: int) -> int:
+    """Return the limit below which an mtime can't come from a change after ``now_ns``, in nanoseconds.
+
+    A later change could fall into the same clock tick as the previous one, and leave the mtime as it was.
+    """
+    fine = any(mtime_ns % _SECOND_NS for mtime_ns in mtimes_ns)
+    return now_ns - (_TICK_NS if fine else _COARSE_NS)
+
+
+def mark(archive: Path) -> Path:
+    """Return the path of the ``.seen`` file of an archive."""
+    return archive.with_name(f"{archive.name}.seen")
+
+
+def read_files(archive: Path) -> dict[str, Seen]:
+    """Return the recorded files of a wheel by their names in it; empty if there is no valid record."""
+    try:
+        head, *lines = mark(archive).read_text(encoding="utf-8").split("\n")
+        if head != SEEN_SCHEMA:
+            return {}
+        rows = (line.split(" ", 3) for line in lines if line)
+        return {name: Seen(int(size), int(mtime_ns), int(inode)) for size, mtime_ns, inode, name in rows}
+    except (OSError, ValueError):
+        return {}
+
+
+def note_files(archive: Path, files: Mapping[str, Seen], whole_at_ns: int) -> None:
+    """Record the files of a wheel that were intact at ``whole_at_ns``.
+
+    A file that may have changed since then is recorded with values that never match.
+    """
+    latest = settled_before((seen.mtime_ns for seen in files.values()), whole_at_ns)
+    rows = (seen if seen.mtime_ns < latest else Seen(seen.size, -1, -1) for seen in files.values())
+    lines = (f"{seen.size} {seen.mtime_ns} {seen.inode} {name}\n" for name, seen in zip(files, rows, strict=True))
+    write_mark(archive, "".join(lines))
+
+
+def write_mark(archive: Path, text: str) -> None:
+    """Write a ``.seen`` file if the cache is writable; if a crash loses it, the files are read again."""
+    if os.access(archive.parent, os.W_OK):
+        write_atomic(mark(archive), f"{SEEN_SCHEMA}\n{text}".encode(), synced=False)
+
+
+def existing(path: Path) -> Path:
+    """Return the first existing directory among a path and its parents."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def need_room(path: Path, wanted: int, purpose: str) -> None:
+    """Raise ``OutsideError`` unless the disk of ``path`` has ``wanted`` bytes of free space."""
+    free = shutil.disk_usage(existing(path)).free
+    if free < wanted:
+        raise OutsideError(
+            f"not enough disk space {purpose}: expected {wanted / 1e6:.0f} MB, found {free / 1e6:.0f} MB",
+            hint=CACHE_HINTS,
+            code="disk-full",
+        )
 
 
 # `clean` must know of installs into any prefix; the system releases these locks when a process dies
@@ -189,56 +323,3 @@ def _writable(folder: Path) -> bool:
     except OSError:
         return False
     return os.access(folder, os.W_OK)
-
-
-_T = TypeVar("_T")
-_SWITCH_S = 0.0005  # with the default interval, a reader would wait for the GIL behind busy imports after each block
-
-
-class Reader:
-    """Read cached files in threads for the duration of a ``with`` block; ``begin`` starts reading before ``digest``."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self._pool = ThreadPoolExecutor(1 + (os.cpu_count() or 1), thread_name_prefix="read")
-        self._digests: dict[Artifact, Future[Digest | None]] = {}
-        self._switch_s = _SWITCH_S
-
-    def begin(self, artifacts: Iterable[Artifact]) -> None:
-        """Start to hash files, largest first, so that no large file is left for the end."""
-        fresh = [artifact for artifact in artifacts if artifact not in self._digests]
-        sizes = {artifact: self._size(artifact) for artifact in fresh}
-        for artifact in sorted(fresh, key=lambda artifact: -sizes[artifact]):
-            if sizes[artifact] >= 0:
-                self._digests[artifact] = self._pool.submit(self._read, artifact)
-
-    def digest(self, artifact: Artifact) -> Digest | None:
-        """Return the checksum of the cached file of a package, or None if it is not cached."""
-        self.begin([artifact])
-        known = self._digests.pop(artifact, None)
-        return known.result() if known is not None else None
-
-    def beside(self, work: Callable[[], _T]) -> Callable[[], _T]:
-        """Start ``work`` in a thread and return a function that waits for its result."""
-        return self._pool.submit(work).result
-
-    def _size(self, artifact: Artifact) -> int:
-        path = self.store.path(artifact)
-        return path.stat().st_size if path.is_file() else -1
-
-    def _read(self, artifact: Artifact) -> Digest | None:
-        try:
-            return digest_of(self.store.path(artifact), artifact.digest)
-        except FileNotFoundError:
-            return None
-
-    def __enter__(self) -> Self:
-        self._switch_s = sys.getswitchinterval()
-        sys.setswitchinterval(_SWITCH_S)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        sys.setswitchinterval(self._switch_s)
-        self._pool.shutdown(wait=kind is None, cancel_futures=True)

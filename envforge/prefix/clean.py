@@ -19,7 +19,7 @@ from typing import Literal
 
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.project import ENVFORGE_DIRECTORY
-from envforge.prefix.cache import exclusive_cache
+from envforge.prefix.cache import exclusive_cache, walk
 from envforge.prefix.journal import journal_path, lock_prefix, read_journal
 
 
@@ -43,7 +43,14 @@ def measure(path: Path) -> Size:
     """Return the size of a file or directory. Links are not followed."""
     links: dict[tuple[int, int], int] = {}
     sizes: dict[tuple[int, int], tuple[int, int]] = {}
-    for status in _statuses(path):
+    is_folder = path.is_dir() and not path.is_symlink()
+    try:  # not the states of `walk`, which have no number of links on Windows
+        states = [os.lstat(entry.path) for _, entry, _ in walk(path)] if is_folder else [path.lstat()]
+    except FileNotFoundError:  # another process has removed it
+        return Size()
+    for status in states:
+        if stat.S_ISDIR(status.st_mode):
+            continue
         key = (status.st_dev, status.st_ino)
         links[key] = links.get(key, 0) + 1
         sizes[key] = (status.st_size, status.st_nlink)
@@ -51,24 +58,6 @@ def measure(path: Path) -> Size:
         bytes=sum(size for size, _ in sizes.values()),
         freed_bytes=sum(size for key, (size, count) in sizes.items() if links[key] >= count),
     )
-
-
-def _statuses(path: Path) -> Iterator[os.stat_result]:
-    try:
-        status = path.lstat()
-    except FileNotFoundError:  # another process has removed it
-        return
-    if not stat.S_ISDIR(status.st_mode):
-        yield status
-        return
-    waiting = [path]
-    while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(Path(entry.path))
-                else:
-                    yield os.lstat(entry.path)
 
 
 Kind = Literal["package cache", "repodata", "leftover", "unfinished environment"]

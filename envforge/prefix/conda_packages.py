@@ -1,12 +1,7 @@
-"""Link conda packages into a prefix, and recognize unpacked files that are unchanged.
+"""Unpack conda packages, check what was unpacked, and link it into a prefix.
 
-Each archive in the cache has a file ``ARCHIVE.seen`` next to it. For a conda package, it contains one checksum over the
-listing of the unpacked files; for a wheel, one line per file. The listing doesn't contain the ctime, which each hard
-link changes. Docs: decisions/0115.
-
-rattler unpacks each archive once into its own cache. A package that was unpacked earlier is verified against the file
-list of its archive, and is unpacked again if it differs. It isn't read if all its files are unchanged since they were
-last verified (``seen``).
+rattler unpacks an archive into a directory of the cache. The list of files that rattler will link, as rattler parses
+it, and the unpacked files are checked there, before the prefix changes. They are checked again only if they changed.
 """
 
 from __future__ import annotations
@@ -15,206 +10,383 @@ import asyncio
 import hashlib
 import json
 import os
+import posixpath
 import re
+import shutil
+import stat
+import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import rattler
-from rattler.exceptions import ExtractError, InstallerError, LinkError
+from filelock import FileLock
+from rattler.exceptions import ExtractError, InstallerError, IoError, LinkError
 from rattler.package_cache import PackageCache, PackageCacheLayer, ValidationMode
+from rattler.package_streaming import extract
 
-from envforge.base.net import without_credentials
-from envforge.errors import EnvforgeError, OutsideError
-from envforge.lock.plan import record_name
-from envforge.prefix.cache import Store
+from envforge.base.documents import Document
+from envforge.base.files import write_atomic
+from envforge.base.urls import show_url
+from envforge.errors import EnvforgeError, Hint, OutsideError, printable
+from envforge.lock.plan import Artifact, Digest, record_name
+from envforge.lock.project import ENVFORGE_DIRECTORY
+from envforge.prefix.cache import CACHE_HINTS, SEEN_SCHEMA, Store, digest_of, mark, settled_before, walk, write_mark
 from envforge.prefix.fetch import Fetched
-from envforge.prefix.journal import write_atomic_bytes
+from envforge.prefix.installed import check_inside, conda_records
+from envforge.prefix.journal import record_fault
 from envforge.prefix.values import InstallRequest, Progress
 
-_TICK_NS = 20_000_000  # twice the longest clock tick of Linux (HZ=100)
-_COARSE_NS = 2_000_000_000  # for file systems that store whole seconds
-_SECOND_NS = 1_000_000_000
-_SCHEMA = "envforge seen 2"
+_RESERVED = {"conda-meta", ENVFORGE_DIRECTORY}
+_INFO = "info"
+_MOST_LINKS = 40  # as the kernel of Linux follows, path_resolution(7)
+_PROBE_BYTES = 1 << 20
 
 
-class Seen(NamedTuple):
-    """Identity of a file's content. A tuple, because a wheel has tens of thousands of files."""
+@dataclass(kw_only=True, slots=True)
+class Tree:
+    """The unpacked files of a package: a row for each, directories, links with their targets, and mtimes."""
 
-    size: int
-    mtime_ns: int
-    inode: int
+    rows: list[str] = field(default_factory=list)
+    files: set[str] = field(default_factory=set)
+    folders: list[str] = field(default_factory=list)
+    links: dict[str, str] = field(default_factory=dict)
+    strange: list[str] = field(default_factory=list)
+    mtimes_ns: list[int] = field(default_factory=list)
 
-
-def settled_before(mtimes_ns: Iterable[int], now_ns: int) -> int:
-    """Return the limit below which an mtime can't come from a change after ``now_ns``, in nanoseconds.
-
-    A later change could fall into the same clock tick as the previous one, and leave the mtime as it was.
-    """
-    fine = any(mtime_ns % _SECOND_NS for mtime_ns in mtimes_ns)
-    return now_ns - (_TICK_NS if fine else _COARSE_NS)
-
-
-def mark(archive: Path) -> Path:
-    """Return the path of the ``.seen`` file of an archive."""
-    return archive.with_name(f"{archive.name}.seen")
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the listing: path, target, size, mtime, inode, and mode of each file."""
+        text = "\0\0".join(sorted(self.rows))
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def folder_stands(folder: Path, archive: Path) -> bool:
-    """Return whether all files of an unpacked conda package are unchanged since they were last verified."""
+def read_tree(folder: Path) -> Tree:
+    """List the files below a directory."""
+    tree = Tree()
+    for name, entry, state in walk(folder):
+        if stat.S_ISDIR(state.st_mode):
+            tree.folders.append(name)
+            continue
+        target = ""
+        if stat.S_ISLNK(state.st_mode):
+            target = tree.links[name] = os.readlink(entry.path)  # noqa: PTH115 - a Path for each file is slow
+        elif not stat.S_ISREG(state.st_mode) or state.st_mode & (stat.S_ISUID | stat.S_ISGID):
+            tree.strange.append(name)
+        tree.files.add(name)
+        tree.rows.append(f"{name}\0{target}\0{state.st_size} {state.st_mtime_ns} {state.st_ino} {state.st_mode}")
+        tree.mtimes_ns.append(state.st_mtime_ns)
+    return tree
+
+
+def standing_tree(folder: Path, archive: Path) -> Tree | None:
+    """Return the unpacked files of a conda package if all are unchanged since they were checked, else None."""
     try:
         noted = mark(archive).read_text(encoding="ascii")
-        return noted == _noted(_listing(folder)[0])
+        tree = read_tree(folder)
     except (OSError, UnicodeDecodeError):
-        return False
+        return None
+    return tree if noted == f"{SEEN_SCHEMA}\n{tree.digest}\n" else None
 
 
-def note_folder(folder: Path, archive: Path, whole_at_ns: int) -> None:
-    """Record an unpacked package that was intact at ``whole_at_ns``, unless a file may have changed since then."""
-    rows, times_ns = _listing(folder)
-    if max(times_ns, default=0) < settled_before(times_ns, whole_at_ns):
-        _write(mark(archive), _noted(rows))
-
-
-def _listing(folder: Path) -> tuple[list[str], list[int]]:
-    """Return a row for each file below a directory (path, target, size, mtime, inode, mode), and all mtimes.
-
-    Uses plain strings instead of ``Path``, because an environment has tens of thousands of files.
-    """
-    rows, times_ns, waiting = [], [], [("", str(folder))]
-    while waiting:
-        beginning, place = waiting.pop()
-        with os.scandir(place) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append((f"{beginning}{entry.name}/", entry.path))
-                    continue
-                state = entry.stat(follow_symlinks=False)
-                target = os.readlink(entry.path) if entry.is_symlink() else ""  # noqa: PTH115 - Path is slow
-                facts = f"{state.st_size} {state.st_mtime_ns} {state.st_ino} {state.st_mode}"
-                rows.append(f"{beginning}{entry.name}\0{target}\0{facts}")
-                times_ns.append(state.st_mtime_ns)
-    return rows, times_ns
-
-
-def _noted(rows: list[str]) -> str:
-    text = "\0\0".join(sorted(rows))
-    return f"{_SCHEMA}\n{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()}\n"
-
-
-def read_files(archive: Path) -> dict[str, Seen]:
-    """Return the recorded files of a wheel by their names in it; empty if there is no valid record."""
-    try:
-        head, *lines = mark(archive).read_text(encoding="utf-8").split("\n")
-        if head != _SCHEMA:
-            return {}
-        rows = (line.split(" ", 3) for line in lines if line)
-        return {name: Seen(int(size), int(mtime_ns), int(inode)) for size, mtime_ns, inode, name in rows}
-    except (OSError, ValueError):
-        return {}
-
-
-def note_files(archive: Path, files: Mapping[str, Seen], whole_at_ns: int) -> None:
-    """Record the files of a wheel that were intact at ``whole_at_ns``.
-
-    A file that may have changed since then is recorded with values that never match.
-    """
-    latest = settled_before((seen.mtime_ns for seen in files.values()), whole_at_ns)
-    rows = (seen if seen.mtime_ns < latest else Seen(seen.size, -1, -1) for seen in files.values())
-    lines = (f"{seen.size} {seen.mtime_ns} {seen.inode} {name}\n" for name, seen in zip(files, rows, strict=True))
-    _write(mark(archive), f"{_SCHEMA}\n{''.join(lines)}")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write the record if the cache is writable; if a crash loses it, the files are read again."""
-    if os.access(path.parent, os.W_OK):
-        write_atomic_bytes(path, text.encode("utf-8"), synced=False)
+def note_tree(tree: Tree, archive: Path, whole_at_ns: int) -> None:
+    """Record unpacked files that were intact at ``whole_at_ns``, unless one may have changed since then."""
+    if max(tree.mtimes_ns, default=0) < settled_before(tree.mtimes_ns, whole_at_ns):
+        write_mark(archive, f"{tree.digest}\n")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Archive:
-    """A verified conda archive with its record.
+    """A verified conda archive with its record, and what was unpacked from it and checked.
 
-    rattler unpacks it to ``unpacked``. ``is_claimed`` means that the record was read there, before the unpacked files
-    were checked. ``stands`` means that they were checked and are unchanged since they were last verified.
+    The modules of an archive with ``is_noarch`` are linked into the site-packages of any Python.
     """
 
     item: Fetched
     record: rattler.RepoDataRecord
-    unpacked: Path
-    is_claimed: bool
-    stands: bool = False
+    is_noarch: bool
+    tree: Tree
 
 
-def read_archives(fetched: Iterable[Fetched], store: Store, *, reread: bool = False) -> tuple[Archive, ...]:
-    """Read the record of each archive; raise ``EnvforgeError`` if it is not the locked package."""
+def unpack(
+    fetched: Iterable[Fetched], store: Store, platform: str, progress: Progress, *, reread: bool = False
+) -> tuple[Archive, ...]:
+    """Unpack archives into the cache, and check what was unpacked.
 
-    async def read_all() -> tuple[Archive, ...]:
-        return tuple(await asyncio.gather(*(_read(item, store, reread=reread) for item in fetched)))
+    Raises ``EnvforgeError`` if an archive is not the locked package, or not safe to link.
+    """
+    items = tuple(fetched)
+    if not items:
+        return ()
+    progress.begin("unpacking", len(items), "packages")
+    try:
+        store.conda.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor() as pool:
+            work = partial(_unpack, store=store, platform=platform, progress=progress, reread=reread)
+            return tuple(pool.map(work, items))
+    except OSError as error:
+        raise _unwritable(store.conda, error) from error
+    finally:
+        progress.end()
 
-    return asyncio.run(read_all())
+
+def _unpack(item: Fetched, *, store: Store, platform: str, progress: Progress, reread: bool) -> Archive:
+    folder = store.conda / record_name(item.artifact)
+    tree = None if reread else standing_tree(folder, item.path)
+    if tree is None:
+        with FileLock(store.conda / f".{folder.name}.unpacking"):
+            tree = None if reread else standing_tree(folder, item.path)  # another install may have unpacked it
+            if tree is None:
+                tree = _unpack_again(item, folder, platform, store)
+    progress.advance(1)
+    record = _read_record(item, folder)
+    return Archive(item=item, record=record, is_noarch=record.noarch.python, tree=tree)
 
 
-async def _read(item: Fetched, store: Store, *, reread: bool) -> Archive:
-    unpacked = store.conda / record_name(item.artifact)
-    claimed = None if reread else _claimed_record(item, unpacked)
-    if claimed is not None and _is_locked(claimed, item):
-        return Archive(item=item, record=claimed, unpacked=unpacked, is_claimed=True)
-    return Archive(item=item, record=await _own_record(item), unpacked=unpacked, is_claimed=False)
+def _unpack_again(item: Fetched, folder: Path, platform: str, store: Store) -> Tree:
+    """Unpack next to ``folder``, check, and rename, so that ``folder`` contains nothing unchecked."""
+    fresh = folder.with_name(f".{folder.name}.fresh")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        extract(item.path, fresh)
+        now_ns = time.time_ns()
+        tree = read_tree(fresh)
+        _check_unpacked(item, fresh, tree, platform)
+        _replace(folder, fresh)
+    except (ExtractError, IoError, OSError, ValueError) as error:
+        _check_writable(store.conda)
+        store.evict(item.artifact)
+        raise archive_damaged(item.artifact, _causes(error)) from error
+    except EnvforgeError:
+        store.evict(item.artifact)
+        raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    note_tree(tree, item.path, now_ns)
+    return tree
 
 
-def _claimed_record(item: Fetched, unpacked: Path) -> rattler.RepoDataRecord | None:
-    """Return the record of the unpacked package; None if it can't be read or the lockfile has no SHA-256."""
-    digest = item.artifact.digest
-    if digest.algorithm != "sha256":
-        return None
+def _replace(folder: Path, fresh: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    fresh.rename(folder)
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise ``OutsideError`` if a directory can't be written; rattler's errors have no code that tells it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(_PROBE_BYTES))
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> OutsideError:
+    return OutsideError(
+        f"cannot unpack packages into `{folder}`: {error.strerror or error}", hint=CACHE_HINTS, code="unpack-failed"
+    )
+
+
+def _check_unpacked(item: Fetched, folder: Path, tree: Tree, platform: str) -> None:
+    """Raise ``EnvforgeError`` if a file that rattler will link, or an unpacked file, is not safe."""
+    for name in tree.strange:
+        raise refused(item.artifact, name, "is a device, a pipe, or a program that changes its user")
+    top = folder.resolve()
+    for name, target in tree.links.items():
+        arrived = Path(os.path.realpath(folder / name))
+        if not arrived.is_relative_to(top) or not _RESERVED.isdisjoint(arrived.relative_to(top).parts[:1]):
+            raise refused(item.artifact, name, f"is a link to a path outside the package: `{printable(target)}`")
+    folds = platform.startswith(("win-", "osx-"))
+    seen: dict[str, str] = {}
+    # rattler's own parse, which accepts the older `info/files`, too, and is what it will link
+    for entry in rattler.PathsJson.from_package_directory_with_deprecated_fallback(folder).paths:
+        name = entry.relative_path.as_posix()
+        check_path(item.artifact, name)
+        key = name.casefold() if folds else name
+        if seen.setdefault(key, name) != name:
+            raise refused(item.artifact, name, f"has the same name as `{seen[key]}` on a disk that ignores case")
+        if name not in tree.files and not entry.path_type.directory:
+            raise archive_damaged(item.artifact, f"it lists `{printable(name)}`, but does not contain it")
+    record = _read_record(item, folder)
+    for program in _programs(item, folder) if record.noarch.python else ():
+        if program in {"", ".", ".."} or re.search(r"[/\\\0]", program):
+            raise refused(item.artifact, program, "is a program outside the directory of programs")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Noarch:
+    entry_points: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Link:
+    noarch: _Noarch
+
+
+def _programs(item: Fetched, folder: Path) -> Iterator[str]:
+    """Yield the names of the programs that rattler will write for the entry points of a package."""
+    path = folder / _INFO / "link.json"
+    if not path.exists():
+        return
+    document = Document(
+        damaged=f"the file `info/link.json` of `{item.artifact.file_name}` is invalid",
+        error=EnvforgeError,
+        code="archive-damaged",
+        hints=lambda: (_EXCLUDE,),
+    )
+    for point in document.read_json(document.read_bytes(path), _Link).noarch.entry_points:
+        yield point.partition("=")[0].strip()
+
+
+def check_path(artifact: Artifact, name: str, *, reserved: bool = True) -> None:
+    """Raise ``EnvforgeError`` unless a path of a package is relative and inside.
+
+    With ``reserved``, it may not be in the directories of conda's and envforge's own records either.
+    """
+    parts = re.split(r"[/\\]", name)
+    if "\0" in name or name[1:2] == ":" or not {"", ".", ".."}.isdisjoint(parts):
+        raise refused(artifact, name, "is a path outside the package")
+    if reserved and parts[0].lower() in _RESERVED:
+        raise refused(artifact, name, f"is in `{parts[0]}`, whose files only the installer writes")
+
+
+_EXCLUDE = Hint("once environment.yml excludes this build", "envforge lock")
+
+
+def refused(artifact: Artifact, member: str, reason: str) -> EnvforgeError:
+    """Return the error for a package that must not be installed because of one of its files."""
+    return EnvforgeError(
+        f"`{artifact.file_name}` is not safe to install: its file `{printable(member)}` {reason}",
+        hint=(Hint("nothing was installed; report this to the publisher"), _EXCLUDE),
+        code="archive-refused",
+    )
+
+
+def archive_damaged(artifact: Artifact, reason: str) -> EnvforgeError:
+    """Return the error for a package that has the locked checksum, but can't be read."""
+    return EnvforgeError(
+        f"`{artifact.file_name}` has the locked checksum, but is not a readable package: {reason}",
+        hint=(_EXCLUDE,),
+        code="archive-damaged",
+    )
+
+
+def _read_record(item: Fetched, folder: Path) -> rattler.RepoDataRecord:
+    """Return the record of an unpacked package; raise ``EnvforgeError`` if it is not the locked package."""
+    locked = item.artifact.package
+    digests = {item.artifact.digest.algorithm: item.artifact.digest.hex}
+    if "sha256" not in digests:
+        digests["sha256"] = digest_of(item.path, Digest(algorithm="sha256", hex="")).hex
     size = item.path.stat().st_size
     try:
-        record = rattler.PackageRecord.from_index_json(unpacked / "info" / "index.json", size=size, sha256=digest.hex)
-    except (OSError, ValueError):
-        return None
-    return rattler.RepoDataRecord(record, item.path.name, item.path.as_uri(), item.path.parent.as_uri())
-
-
-async def _own_record(item: Fetched) -> rattler.RepoDataRecord:
-    """Return the record in the archive; raise ``EnvforgeError`` if it is not the locked package."""
-    try:
-        record = await rattler.RepoDataRecord.from_package_archive(item.path)
-    except (ExtractError, OSError, ValueError) as error:
-        raise EnvforgeError(
-            f"`{item.artifact.file_name}` has the locked checksum, but its record is not readable: {_causes(error)}",
-            hint="once environment.yml excludes this build",
-            command="envforge lock",
-            code="archive-damaged",
-        ) from error
-    if not _is_locked(record, item):
-        locked = item.artifact.package
+        record = rattler.PackageRecord.from_index_json(folder / _INFO / "index.json", size=size, **digests)
+    except (IoError, OSError, ValueError) as error:
+        raise archive_damaged(item.artifact, f"its record is not readable: {_causes(error)}") from error
+    found = (record.name.normalized, str(record.version))
+    # rattler derives paths in its cache and in conda-meta from name, version, and build
+    if found != (locked.name, locked.version) or f"{'-'.join(found)}-{record.build}" != record_name(item.artifact):
         raise EnvforgeError(
             f"`{item.artifact.file_name}` contains another package than the lockfile states: expected "
-            f"`{locked.name} {locked.version}`, found `{record.name.normalized} {record.version}`",
+            f"`{locked.name} {locked.version}`, found `{' '.join(found)}`, build `{printable(str(record.build))}`",
             hint="to lock again",
             command="envforge lock",
             code="archive-differs",
         )
-    if item.artifact.digest.algorithm == "md5":
-        record.md5 = bytes.fromhex(item.artifact.digest.hex)
-    return record
+    return rattler.RepoDataRecord(record, item.path.name, item.path.as_uri(), item.path.parent.as_uri())
 
 
-def _is_locked(record: rattler.RepoDataRecord, item: Fetched) -> bool:
-    locked = item.artifact.package
-    return (record.name.normalized, str(record.version)) == (locked.name, locked.version)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Joined:
+    """The files of packages in one prefix, to find what links make of their paths.
+
+    ``site_packages`` is the path of site-packages in the prefix. Links of ``prefix`` count, too, unless it is None.
+    """
+
+    archives: tuple[Archive, ...]
+    site_packages: str
+    prefix: Path | None
+    links: dict[str, str] = field(default_factory=dict)
+    known: dict[str, str | None] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise ``EnvforgeError`` if a package would write, or has a link to, a path outside the prefix."""
+        for archive in self.archives:
+            self.links.update({self._placed(archive, name): target for name, target in archive.tree.links.items()})
+        for archive in self.archives:
+            for name in filter(_is_linked, archive.tree.folders):
+                if self._resolve(self._placed(archive, name)) is None:
+                    raise refused(archive.item.artifact, name, "is a directory outside the environment, through a link")
+            for name in filter(_is_linked, archive.tree.links):
+                target = archive.tree.links[name]
+                if self._resolve(posixpath.join(posixpath.dirname(self._placed(archive, name)), target)) is None:
+                    raise refused(
+                        archive.item.artifact, name, f"is a link to a path outside the package: `{printable(target)}`"
+                    )
+
+    def shared(self, kept: Mapping[str, Iterable[str]]) -> Iterator[str]:
+        """Yield a warning for two conda packages with a common path; ``kept`` are the paths of other packages."""
+        owners = {path: name for name, paths in kept.items() for path in paths}
+        common: dict[tuple[str, str], list[str]] = {}
+        for archive in self.archives:
+            name = archive.record.name.normalized
+            for path in filter(_is_linked, archive.tree.files):
+                owner = owners.setdefault(self._placed(archive, path), name)
+                if owner != name:
+                    common.setdefault((owner, name), []).append(path)
+        for (one, other), paths in sorted(common.items()):
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            yield f"the conda packages `{one}` and `{other}` both contain `{printable(min(paths))}`{more}"
+
+    def _placed(self, archive: Archive, name: str) -> str:
+        """Return the path in the prefix of a path in a package."""
+        if archive.is_noarch:
+            for top, place in (("site-packages", self.site_packages), ("python-scripts", "bin")):
+                if name == top or name.startswith(f"{top}/"):
+                    return f"{place}{name.removeprefix(top)}"
+        return name
+
+    def _resolve(self, path: str) -> str | None:
+        """Return the path to which links lead, relative to the prefix; None if it is outside or reserved."""
+        if path.startswith("/"):
+            return None
+        waiting, done, followed = path.split("/")[::-1], "", 0
+        while waiting:
+            part = waiting.pop()
+            if part in {"", "."}:
+                continue
+            if part == "..":
+                if not done:
+                    return None
+                done = posixpath.dirname(done)
+                continue
+            here = f"{done}/{part}" if done else part
+            target = self._target(here)
+            if target is None:
+                done = here
+                continue
+            followed += 1
+            if followed > _MOST_LINKS or target.startswith("/"):
+                return None
+            waiting += target.split("/")[::-1]
+        return None if done.split("/")[0].lower() in _RESERVED else done
+
+    def _target(self, path: str) -> str | None:
+        if path in self.links:
+            return self.links[path]
+        if self.prefix is None:
+            return None
+        if path not in self.known:
+            place = self.prefix / path
+            self.known[path] = str(place.readlink()) if place.is_symlink() else None
+        return self.known[path]
 
 
-async def _looked_at(archive: Archive, request: InstallRequest) -> Archive:
-    """Check the unpacked files of an archive; if they can't be trusted, use the record in the archive."""
-    stands = not request.reread and folder_stands(archive.unpacked, archive.item.path)
-    if stands or not archive.is_claimed:
-        return replace(archive, stands=stands)
-    return replace(archive, record=await _own_record(archive.item), is_claimed=False)
+def _is_linked(name: str) -> bool:
+    """Return whether rattler links an unpacked file into the prefix; it doesn't link the metadata."""
+    return name.split("/", 1)[0] != _INFO
 
 
 def link(
@@ -224,32 +396,30 @@ def link(
 
     ``progress`` must be in a step that counts packages.
     """
-    began_ns = time.time_ns()
+    chosen = tuple(archives)
     try:
-        chosen = asyncio.run(_link(tuple(archives), frozenset(removed), store, request, progress))
-    except (InstallerError, LinkError, OSError) as error:
+        asyncio.run(_link(chosen, frozenset(removed), store, request, progress))
+    except (InstallerError, LinkError, IoError, OSError) as error:
         raise OutsideError(
             f"failed to link packages into `{request.prefix}`: {_causes(error)}",
             hint="fix the cause; the next attempt reuses the downloaded files",
             code="link-failed",
         ) from error
     _record_origins(chosen, request.prefix)
-    for archive in chosen:
-        if not archive.stands:
-            note_folder(archive.unpacked, archive.item.path, began_ns)
 
 
 async def _link(
-    claimed: tuple[Archive, ...], removed: frozenset[str], store: Store, request: InstallRequest, progress: Progress
-) -> tuple[Archive, ...]:
-    """Link the archives and return them with the result of the check of their unpacked files."""
-    archives = tuple([await _looked_at(archive, request) for archive in claimed])
+    archives: tuple[Archive, ...], removed: frozenset[str], store: Store, request: InstallRequest, progress: Progress
+) -> None:
     names = {archive.record.name.normalized for archive in archives}
     installed = read_records(request.prefix)
     kept = [record for record in installed if record.name.normalized not in names | removed]
-    to_read = any(archive.unpacked.exists() and not archive.stands for archive in archives)
-    mode = ValidationMode.full() if to_read else ValidationMode.skip()
-    cache = PackageCache.from_layers([PackageCacheLayer(store.conda).with_validation_mode(mode)])
+    for record in installed:
+        if record not in kept:  # rattler deletes its files
+            listed = f"the record of `{record.name.normalized}` in `conda-meta`"
+            check_inside(request.prefix, map(Path.as_posix, record.files), listed)
+    # everything was unpacked and checked before, so rattler needn't read it again
+    cache = PackageCache.from_layers([PackageCacheLayer(store.conda).with_validation_mode(ValidationMode.skip())])
     await rattler.install(
         [*(archive.record for archive in archives), *kept],
         request.prefix,
@@ -261,26 +431,42 @@ async def _link(
         reporter=_Reporter(progress),  # type: ignore[abstract] # its methods are optional
         show_progress=False,
     )
-    return archives
+
+
+def site_packages_of(python: rattler.PackageRecord, platform: str) -> str:
+    """Return the path of site-packages in a prefix with this Python."""
+    minor = ".".join(str(python.version).split(".")[:2])
+    default = "Lib/site-packages" if platform.startswith("win-") else f"lib/python{minor}/site-packages"
+    return python.python_site_packages_path or default
 
 
 def read_records(prefix: Path, name: str = "") -> tuple[rattler.PrefixRecord, ...]:
-    """Return the conda packages of a prefix; with ``name``, only those whose names start with it."""
-    paths = sorted((prefix / "conda-meta").glob(f"{name}*.json"))
+    """Return the conda packages of a prefix; with ``name``, only those whose names start with it.
+
+    Raises ``EnvforgeError`` that names the first invalid record.
+    """
+
+    def read(path: Path) -> rattler.PrefixRecord:
+        try:
+            return rattler.PrefixRecord.from_path(path)
+        except (IoError, OSError, ValueError) as error:
+            raise record_fault(path, prefix, _causes(error)) from error
+
     with ThreadPoolExecutor() as pool:
-        return tuple(pool.map(rattler.PrefixRecord.from_path, paths))
+        return tuple(pool.map(read, conda_records(prefix, name)))
 
 
 def _record_origins(archives: tuple[Archive, ...], prefix: Path) -> None:
     """Write the locked URLs into conda-meta, where rattler has recorded the paths in the cache."""
     for item in (archive.item for archive in archives):
         path = prefix / "conda-meta" / f"{record_name(item.artifact)}.json"
-        url = without_credentials(item.artifact.package.url)
-        head, mark, rest = path.read_bytes().partition(b'\n  "files": [')
+        url = show_url(item.artifact.package.url)
+        head, mark_, rest = path.read_bytes().partition(b'\n  "files": [')
         text = head.decode("utf-8")
         for key, value in (("fn", item.artifact.file_name), ("url", url), ("channel", url.rsplit("/", 2)[0])):
             text = _with_value(text, key, value)
-        path.write_bytes(text.encode("utf-8") + mark + rest)
+        path.unlink()  # for its mode is 0600, and other users of the prefix must read it
+        write_atomic(path, text.encode("utf-8") + mark_ + rest, synced=False)
 
 
 def _with_value(text: str, key: str, value: str) -> str:

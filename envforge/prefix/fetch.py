@@ -1,7 +1,5 @@
 """Download the files of a plan that the cache lacks, and check the disk space that they need.
 
-Cached files are hashed again. A file whose checksum differs is removed and downloaded again.
-
 A file whose checksum differs is downloaded once more. A second mismatch stops the install and all other downloads.
 """
 
@@ -9,26 +7,26 @@ from __future__ import annotations
 
 import shutil
 import threading
+import zipfile
 from collections.abc import Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
-from envforge.base.net import without_credentials
+from envforge.base.net import Client
+from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError
-from envforge.lock.plan import Artifact, Digest
-from envforge.prefix.archive import check_archive, unpacked_bytes
-from envforge.prefix.cache import Reader, Store, digest_of
+from envforge.lock.plan import Artifact, Digest, record_name
+from envforge.prefix.cache import Store, digest_of, existing, need_room
 from envforge.prefix.transfer import WORKERS, Stopped, Wire, download, size_of
 from envforge.prefix.values import InstallRequest, Progress, Silent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
-    """A file with the locked checksum and no member that leads outside its directory."""
+    """A file with the locked checksum."""
 
     artifact: Artifact
     path: Path
@@ -40,13 +38,11 @@ def fetch_all(
     store: Store,
     request: InstallRequest,
     progress: Progress,
-    reader: Reader | None = None,
 ) -> tuple[Fetched, ...]:
-    """Bring every file into the cache; ``reader`` may already be hashing cached files."""
+    """Bring every file into the cache."""
     progress.begin("downloading", None, "bytes")
     try:
-        with Reader(store) if reader is None else nullcontext(reader) as reading:
-            missing = tuple(_missing(artifacts, store, reading, progress))
+        missing = tuple(_missing(artifacts, store, request, progress))
         fetched: dict[Artifact, int] = {}
         if missing:
             fetched = download_all(missing, store, request, progress)
@@ -58,17 +54,19 @@ def fetch_all(
     )
 
 
-def _missing(artifacts: tuple[Artifact, ...], store: Store, reader: Reader, progress: Progress) -> Iterable[Artifact]:
+def _missing(
+    artifacts: tuple[Artifact, ...], store: Store, request: InstallRequest, progress: Progress
+) -> Iterable[Artifact]:
     """Yield what must be downloaded, and evict corrupt files."""
-    reader.begin(artifacts)
-    for artifact in artifacts:
-        found = reader.digest(artifact)
-        if found == artifact.digest:
-            continue
-        if found is not None:
-            progress.note(f"the cached file of `{artifact.label}` is corrupt; downloading it again")
-            store.evict(artifact)
-        yield artifact
+    with ThreadPoolExecutor(thread_name_prefix="hash") as pool:
+        held = pool.map(lambda artifact: store.holds(artifact, reread=request.reread), artifacts)
+        for artifact, is_held in zip(artifacts, held, strict=True):
+            if is_held:
+                continue
+            if store.path(artifact).is_file():
+                progress.note(f"the cached file of `{artifact.label}` is corrupt; downloading it again")
+                store.evict(artifact)
+            yield artifact
 
 
 _SIZE_WORKERS = 4
@@ -134,8 +132,7 @@ def open_wire(request: InstallRequest, progress: Progress) -> Wire:
         retry=request.retry,
         progress=progress,
         stop=threading.Event(),
-        pools={},
-        guard=threading.Lock(),
+        client=Client(timeout_s=request.retry.timeout_s, connections=WORKERS),
         supply=request.supply,
     )
 
@@ -164,9 +161,9 @@ class _Job:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.part")
         with FileLock(path.with_name(f"{path.name}.lock")):
-            if not (path.is_file() and digest_of(path, artifact.digest) == artifact.digest):  # another install's
-                self._checked(artifact, partial)
-                self.store.keep(partial, path)
+            if not self.store.holds(artifact):  # another install may have downloaded it
+                self._download(artifact, partial)
+                self.store.keep(partial, artifact)
         return path.stat().st_size
 
     def _is_near(self, artifact: Artifact) -> bool:
@@ -174,28 +171,24 @@ class _Job:
         held = supply is not None and supply.holds(artifact)
         return held or self.wire.address(artifact.package.url).startswith("file:")
 
-    def _checked(self, artifact: Artifact, partial: Path) -> None:
-        """Download until ``partial`` is the locked file, and remove it if a check fails."""
-        if not (partial.is_file() and digest_of(partial, artifact.digest) == artifact.digest):
-            found = download(artifact, partial, self.wire)
-            if found != artifact.digest:
-                self.wire.progress.note(f"checksum mismatch for `{artifact.label}`; downloading it again")
-                partial.unlink()
-                found = download(artifact, partial, self.wire)
-            if found != artifact.digest:
-                partial.unlink()
-                raise _mismatch(artifact, found)
-        try:
-            check_archive(partial, artifact)
-        except EnvforgeError:
+    def _download(self, artifact: Artifact, partial: Path) -> None:
+        """Download until ``partial`` is the locked file, and remove it if it isn't."""
+        if partial.is_file() and digest_of(partial, artifact.digest) == artifact.digest:
+            return
+        found = download(artifact, partial, self.wire)
+        if found != artifact.digest:
+            self.wire.progress.note(f"checksum mismatch for `{artifact.label}`; downloading it again")
             partial.unlink()
-            raise
+            found = download(artifact, partial, self.wire)
+        if found != artifact.digest:
+            partial.unlink()
+            raise _mismatch(artifact, found)
 
 
 def _not_cached(artifact: Artifact) -> EnvforgeError:
     return OutsideError(
         f"`{artifact.label}` is not in the cache, and can't be downloaded from "
-        f"`{without_credentials(artifact.package.url)}` because `--offline` was provided",
+        f"`{show_url(artifact.package.url)}` because `--offline` was provided",
         hint=(
             Hint("to download it, omit `--offline`"),
             Hint("to read it from a directory that contains it, pass `--mirror FROM=file:///DIR`"),
@@ -207,7 +200,7 @@ def _not_cached(artifact: Artifact) -> EnvforgeError:
 def _mismatch(artifact: Artifact, found: Digest) -> EnvforgeError:
     return OutsideError(
         f"checksum mismatch for `{artifact.label}`\n"
-        f"  URL:      `{without_credentials(artifact.package.url)}`\n"
+        f"  URL:      `{show_url(artifact.package.url)}`\n"
         f"  expected: `{artifact.digest}` (lockfile)\n"
         f"  found:    `{found}` (downloaded twice)",
         hint=(
@@ -230,36 +223,31 @@ def check_room(fetched: Iterable[Fetched], prefix: Path, store: Store) -> None:
     """
     chosen = tuple(fetched)
     plenty = _PLENTY * sum(item.path.stat().st_size for item in chosen)
-    if min(shutil.disk_usage(_existing(place)).free for place in (store.root, prefix)) > plenty:
+    if min(shutil.disk_usage(existing(place)).free for place in (store.root, prefix)) > plenty:
         return
-    fresh = (item for item in chosen if not (store.conda / _stem(item)).is_dir())
-    _need(store.root, sum(unpacked_bytes(item.path) for item in fresh), "to unpack the packages")
+    fresh = (item for item in chosen if not (store.conda / record_name(item.artifact)).is_dir())
+    total = sum(_unpacked_bytes(item.path) for item in fresh)
+    need_room(store.root, total, f"in `{existing(store.root)}` to unpack the packages")
     if _device(store.root) != _device(prefix):
-        total = sum(unpacked_bytes(item.path) for item in chosen)
-        _need(prefix, total, "to copy the packages into the environment, which is on another disk than the cache")
+        total = sum(_unpacked_bytes(item.path) for item in chosen)
+        where = f"in `{existing(prefix)}` to copy the packages into the environment"
+        need_room(prefix, total, f"{where}, which is on another disk than the cache")
 
 
-def _stem(item: Fetched) -> str:
-    return item.path.name.removesuffix(".conda").removesuffix(".tar.bz2")
+def _unpacked_bytes(path: Path) -> int:
+    """Return the unpacked size of a package in bytes, or its own size if it doesn't state one."""
+    try:
+        if path.name.endswith(".whl"):
+            with zipfile.ZipFile(path) as archive:
+                return sum(member.file_size for member in archive.infolist())
+        if path.name.endswith(".conda"):
+            import rattler  # noqa: PLC0415 - only if the disk is almost full
+
+            return sum(entry.size_in_bytes or 0 for entry in rattler.PathsJson.from_package_archive(path).paths)
+    except Exception:  # noqa: BLE001, S110 - unpacking reports why a package is not readable
+        pass
+    return path.stat().st_size
 
 
 def _device(path: Path) -> int:
-    return _existing(path).stat().st_dev
-
-
-def _existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.exists())
-
-
-def _need(path: Path, wanted: int, purpose: str) -> None:
-    folder = _existing(path)
-    free = shutil.disk_usage(folder).free
-    if free < wanted:
-        raise OutsideError(
-            f"not enough disk space in `{folder}` {purpose}: expected {wanted / 1e6:.0f} MB, found {free / 1e6:.0f} MB",
-            hint=(
-                Hint("to remove cached packages", "envforge clean"),
-                Hint("to put the cache on another disk, pass `--cache DIR`"),
-            ),
-            code="disk-full",
-        )
+    return existing(path).stat().st_dev

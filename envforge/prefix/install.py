@@ -9,34 +9,29 @@ from __future__ import annotations
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 from packaging.utils import canonicalize_name
-from rattler import PrefixRecord
 
+from envforge.base.files import write_atomic
+from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.needs import asks_driver, concerns, describe, read_needs, unmet
 from envforge.lock.plan import Plan, make_plan, read_any_lock, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
-from envforge.machine.values import Machine
-from envforge.prefix.cache import Reader, Store, default_root, in_use
-from envforge.prefix.conda_packages import Archive, link, read_archives, read_records
+from envforge.prefix.cache import Store, default_root, in_use
+from envforge.prefix.changes import Changes, is_created, matches, needed_changes
+from envforge.prefix.conda_packages import Archive, Joined, link, read_records, site_packages_of, unpack
 from envforge.prefix.fetch import Fetched, check_room, fetch_all
+from envforge.prefix.installed import editable_installs
 from envforge.prefix.journal import (
-    Changes,
     Journal,
-    compute_changes,
     journal_path,
     lock_prefix,
     read_journal,
-    write_atomic_bytes,
     write_journal,
 )
 from envforge.prefix.values import InstallReport, InstallRequest, Outcome, PlannedFile, Preview, Progress, Silent, Step
@@ -44,19 +39,14 @@ from envforge.prefix.wheels import (
     Batch,
     Site,
     build_wheels,
+    check_wheels,
     find_site,
     install_wheels,
-    pip_installed,
     stand_alone,
     uninstall,
     verify_wheels,
 )
 from envforge.pytorch.matrix import Matrix, load_matrix
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from envforge.prefix.conda_packages import Archive
 
 
 def install(request: InstallRequest, progress: Progress | None = None) -> InstallReport:
@@ -65,17 +55,18 @@ def install(request: InstallRequest, progress: Progress | None = None) -> Instal
     request, plan = _planned(request, progress)
     prefix = request.prefix
     existed = prefix.exists()
-    with _reader(request, plan) as reader:
-        try:
-            with lock_prefix(prefix, progress):
-                before = read_journal(prefix)
-                if before is not None and not request.reinstall and _matches(before, plan, prefix):
-                    return _unchanged(request, plan)
-                with in_use(reader.store.root):
-                    return _installation(request, plan, progress, before, reader).run()
-        except BaseException:
-            _leave_no_trace(prefix, existed=existed)
-            raise
+    try:
+        with lock_prefix(prefix, progress):
+            before = read_journal(prefix)
+            if before is not None and not request.reinstall and matches(before, plan, prefix):
+                _name_editables(editable_installs(prefix).items(), progress)
+                return _unchanged(request, plan)
+            work = Installation(request=request, plan=plan, progress=progress, before=before)
+            with in_use(work.store.root):
+                return work.run()
+    except BaseException:
+        _leave_no_trace(prefix, existed=existed)
+        raise
 
 
 def preview(request: InstallRequest, progress: Progress | None = None) -> Preview:
@@ -83,7 +74,7 @@ def preview(request: InstallRequest, progress: Progress | None = None) -> Previe
     progress = progress or Silent()
     request, plan = _planned(request, progress)
     before = read_journal(request.prefix)
-    if before is not None and not request.reinstall and _matches(before, plan, request.prefix):
+    if before is not None and not request.reinstall and matches(before, plan, request.prefix):
         return Preview(
             prefix=request.prefix,
             lockfile=request.lockfile,
@@ -91,8 +82,7 @@ def preview(request: InstallRequest, progress: Progress | None = None) -> Previe
             unchanged=len(plan.conda) + len(plan.wheels),
             warnings=plan.warnings,
         )
-    with _reader(request, plan) as reader:
-        return _installation(request, plan, progress, before, reader).preview()
+    return Installation(request=request, plan=plan, progress=progress, before=before).preview()
 
 
 def _planned(request: InstallRequest, progress: Progress) -> tuple[InstallRequest, Plan]:
@@ -109,26 +99,6 @@ def _planned(request: InstallRequest, progress: Progress) -> tuple[InstallReques
         progress.note(f"warning: {warning}")
     _refuse_foreign(request)
     return request, plan
-
-
-def _reader(request: InstallRequest, plan: Plan) -> Reader:
-    """Return a reader for cached files, which starts at once in a new prefix, in parallel with slow imports."""
-    reader = Reader(Store((request.cache or default_root()).absolute()))
-    if not journal_path(request.prefix).exists():
-        reader.begin((*plan.conda, *plan.wheels))
-    return reader
-
-
-def _installation(
-    request: InstallRequest, plan: Plan, progress: Progress, before: Journal | None, reader: Reader
-) -> Installation:
-    machine = None
-    if request.machine is not None:
-        from envforge.lock.needs import asks_driver  # noqa: PLC0415 - not needed if the prefix matches
-
-        machine = reader.beside(partial(request.machine, driver=asks_driver(plan)))
-
-    return Installation(request=request, plan=plan, progress=progress, before=before, reader=reader, machine=machine)
 
 
 def _leave_no_trace(prefix: Path, *, existed: bool) -> None:
@@ -159,13 +129,10 @@ def _refuse_foreign(request: InstallRequest) -> None:
         )
 
 
-def _matches(journal: Journal, plan: Plan, prefix: Path) -> bool:
-    """Return whether a complete prefix has the planned packages, judged by names only; ``audit`` reads the files."""
-    if journal.step != "verified" or journal.fingerprint != plan.fingerprint:
-        return False
-    if tuple(sorted(path.stem for path in (prefix / "conda-meta").glob("*.json"))) != plan.records:
-        return False
-    return frozenset(wheel.name for wheel in journal.wheels) == pip_installed(prefix)
+def _name_editables(editable: Iterable[tuple[str, str]], progress: Progress, *, kept: bool = True) -> None:
+    for name, url in editable:
+        what = "kept" if kept else "the environment is created again, which removes"
+        progress.note(f"{what} the editable install of `{name}` (`{show_url(url)}`), which is not locked")
 
 
 def _unchanged(request: InstallRequest, plan: Plan) -> InstallReport:
@@ -192,55 +159,35 @@ def split_python(archives: Iterable[Archive]) -> tuple[tuple[Archive, ...], tupl
     return tuple(needed.values()), tuple(archive for name, archive in named.items() if name not in needed)
 
 
-class Early(AbstractContextManager["Early"]):
-    """Run work in a thread during a ``with`` block, which waits for it at the end."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="wheels")
-        self._done = self._pool.submit(work)
-
-    def succeeded(self) -> bool:
-        """Return whether the work completed; False if it raised an ``EnvforgeError``. Other exceptions are raised."""
-        failure = self._done.exception()
-        if failure is not None and not isinstance(failure, EnvforgeError):
-            raise failure
-        return failure is None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._pool.shutdown(wait=True)
-
-
 _SCRIPTS = ("post-link", "pre-link")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Installation:
-    """One install into a locked prefix. ``before`` is the journal of the existing prefix.
-
-    The requirements are compared with ``machine``; if it is None, they aren't checked.
-    """
+    """One install into a locked prefix. ``before`` is the journal of the existing prefix."""
 
     request: InstallRequest
     plan: Plan
     progress: Progress
     before: Journal | None
-    reader: Reader
-    machine: Callable[[], Machine] | None
+
+    @property
+    def store(self) -> Store:
+        """The cache of this install."""
+        return Store((self.request.cache or default_root()).absolute())
 
     def run(self) -> InstallReport:
         """Run every step; if one fails before the journal records ``planned``, the prefix is unchanged."""
         self._check_machine()
-        store = Store((self.request.cache or default_root()).absolute())
-        todo = self._changes()
-        fetched = fetch_all((*todo.conda, *todo.wheels), store, self.request, self.progress, self.reader)
-        check_room(fetched, self.request.prefix, store)
-        archives = read_archives(fetched[: len(todo.conda)], store, reread=self.request.reread)
-        wheels = fetched[len(todo.conda) :]
+        request, progress, store = self.request, self.progress, self.store
+        todo = needed_changes(self.plan, self.before, request)
+        fetched = fetch_all((*todo.conda, *todo.wheels), store, request, progress)
+        check_room(fetched, request.prefix, store)
+        conda, wheels = fetched[: len(todo.conda)], fetched[len(todo.conda) :]
+        check_wheels(wheels, store)
+        archives = unpack(conda, store, self.plan.platform, progress, reread=request.reread)
+        self._check_joined(archives, todo)
+        _name_editables(todo.editable, progress, kept=not self._empties(todo))
         journal = self._begin(todo)
         if "python" in todo.conda_kept:  # first, because the new conda packages may contain the same libraries
             self._uninstall(todo, store)
@@ -254,10 +201,10 @@ class Installation:
     def preview(self) -> Preview:
         """Return what ``run`` would do, without writing anything; the network is used only for file sizes."""
         self._check_machine()
-        todo = self._changes()
+        todo = needed_changes(self.plan, self.before, self.request)
         artifacts = (*todo.conda, *todo.wheels)
-        cached = {artifact for artifact in artifacts if self.reader.digest(artifact) == artifact.digest}
-        sizes = {artifact: self.reader.store.path(artifact).stat().st_size for artifact in cached}
+        cached = {artifact for artifact in artifacts if self.store.holds(artifact)}
+        sizes = {artifact: self.store.path(artifact).stat().st_size for artifact in cached}
         missing = tuple(artifact for artifact in artifacts if artifact not in cached)
         if missing:
             from envforge.prefix.fetch import sizes_of  # noqa: PLC0415 - imports an HTTP client
@@ -278,10 +225,11 @@ class Installation:
 
     def _check_machine(self) -> None:
         """Raise ``EnvforgeError`` if the machine doesn't meet the requirements, before anything is downloaded."""
-        if self.machine is None:
+        if self.request.machine is None:
             return
-        matrix = load_matrix() if asks_driver(self.plan) else Matrix.without_builds()
-        machine = self.machine()
+        driver = asks_driver(self.plan)
+        matrix = load_matrix() if driver else Matrix.without_builds()
+        machine = self.request.machine(driver=driver)
         needs = read_needs(self.plan, matrix)
         reasons = unmet(needs, machine, matrix)
         for text in (*concerns(needs, machine), *(reasons if self.request.ignore_machine else ())):
@@ -316,11 +264,16 @@ class Installation:
             python, rest = split_python(archives)
             link(python, (), store, self.request, self.progress)
             batch = self._batch(wheels, find_site(self.request.prefix, self.plan.platform), store)
-            with Early(lambda: install_wheels(replace(batch, progress=Silent()))) as early:
+            with ThreadPoolExecutor(1, thread_name_prefix="wheels") as pool:
+                early = pool.submit(install_wheels, replace(batch, progress=Silent()))
                 link(rest, (), store, self.request, self.progress)
         finally:
             self.progress.end()
-        return batch if early.succeeded() and stand_alone(batch) else None
+        try:
+            early.result()
+        except EnvforgeError:  # the second attempt, after all conda packages, reports it
+            return None
+        return batch if stand_alone(batch) else None
 
     def _halves_are_apart(self, todo: Changes, wheels: tuple[Fetched, ...]) -> bool:
         """Return whether wheels may be installed while conda packages are linked: a new prefix and no common name."""
@@ -330,8 +283,7 @@ class Installation:
         return (
             bool(wheels)
             and "python" in conda
-            and self._created()
-            and not todo.conda_kept
+            and self._empties(todo)
             and not self.request.run_scripts
             and not any(item.artifact.is_source or wheel_of(item.artifact).name in conda for item in wheels)
         )
@@ -353,40 +305,35 @@ class Installation:
         verify_wheels(batch)
 
     def _uninstall(self, todo: Changes, store: Store) -> None:
-        if todo.wheels_removed:
-            uninstall(todo.wheels_removed, find_site(self.request.prefix, self.plan.platform), store)
+        gone = (*todo.wheels_removed, *todo.wheels_replaced)
+        if gone:
+            uninstall(gone, find_site(self.request.prefix, self.plan.platform), store)
 
-    def _changes(self) -> Changes:
-        """Return what must change, given what the prefix can be trusted to contain."""
-        everything = compute_changes(self.plan, None, {}, frozenset())
-        # an environment that envforge began is emptied and linked again, which takes seconds with a cache and leaves
-        # nothing half-linked; in a directory taken with `--force`, files of no package are kept
-        if self._created() and not self._conda_half_stands():
-            return everything
-        prefix = self.request.prefix
-        installed = {record.name.normalized: record for record in read_records(prefix)}
-        if self._created() and _minor(self._locked_python()) != _minor(_version(installed.get("python"))):
-            return everything
-        stands = self.before is None or self._conda_half_stands()
-        conda = {name: _checksums(record) if stands else frozenset() for name, record in installed.items()}
-        trusted = self.before if self.before is not None and self.before.step == "verified" else None
-        return compute_changes(self.plan, trusted, conda, pip_installed(prefix), self.request.reinstall)
-
-    def _conda_half_stands(self) -> bool:
-        """Return whether the journal shows that the conda packages are intact, those of this lockfile or of any."""
-        if self.before is None or self.before.step == "planned":
-            return False
-        return self.before.step == "verified" or self.before.fingerprint == self.plan.fingerprint
-
-    def _locked_python(self) -> str | None:
-        return next((a.package.version for a in self.plan.conda if a.package.name == "python"), None)
+    def _check_joined(self, archives: tuple[Archive, ...], todo: Changes) -> None:
+        """Raise ``EnvforgeError`` if packages write outside the prefix through links; report common files."""
+        if not archives:
+            return
+        emptied = self._empties(todo)
+        records = () if emptied else read_records(self.request.prefix)
+        every = [*records, *(archive.record for archive in archives)]
+        python = next((record for record in reversed(every) if record.name.normalized == "python"), None)
+        joined = Joined(
+            archives=archives,
+            site_packages=site_packages_of(python, self.plan.platform) if python else "site-packages",
+            prefix=None if emptied else self.request.prefix,
+        )
+        joined.check()
+        kept = {record.name.normalized: map(Path.as_posix, record.files) for record in records}
+        linked = {archive.record.name.normalized for archive in archives}
+        for warning in joined.shared({name: files for name, files in kept.items() if name not in linked}):
+            self.progress.note(f"warning: {warning}")
 
     def _created(self) -> bool:
-        """Return whether the prefix belongs to envforge: it created the prefix, or the prefix is new or empty."""
-        if self.before is not None:
-            return self.before.created
-        prefix = self.request.prefix
-        return not prefix.exists() or all(path.name == ENVFORGE_DIRECTORY for path in prefix.iterdir())
+        return is_created(self.before, self.request.prefix)
+
+    def _empties(self, todo: Changes) -> bool:
+        """Return whether the prefix is emptied first: envforge created it, and no package of it is kept."""
+        return self._created() and not todo.conda_kept
 
     def _begin(self, todo: Changes) -> Journal:
         """Write the journal before the prefix changes; empty the prefix if all packages are linked again."""
@@ -399,10 +346,13 @@ class Installation:
             created=self._created(),
             conda=self.plan.records,
             wheels=self.plan.wheel_names,
+            prefix=str(prefix),
         )
         write_journal(prefix, journal)
-        write_atomic_bytes(prefix / ENVFORGE_DIRECTORY / "conda-lock.yml", self.request.lockfile.read_bytes())
-        if journal.created and not todo.conda_kept:
+        write_atomic(
+            prefix / ENVFORGE_DIRECTORY / "conda-lock.yml", self.request.lockfile.read_bytes(), through_links=False
+        )
+        if self._empties(todo):
             for path in prefix.iterdir():
                 if path.name == ENVFORGE_DIRECTORY:
                     continue
@@ -429,19 +379,6 @@ class Installation:
             warnings=self.plan.warnings,
             scripts=() if self.request.run_scripts else _scripts(self.request.prefix, todo),
         )
-
-
-def _checksums(record: PrefixRecord) -> frozenset[str]:
-    """Return the checksums that a lockfile may state for a linked archive."""
-    return frozenset(digest.hex() for digest in (record.sha256, record.md5) if digest)
-
-
-def _version(record: PrefixRecord | None) -> str | None:
-    return None if record is None else str(record.version)
-
-
-def _minor(version: str | None) -> tuple[str, ...]:
-    return tuple((version or "").split(".")[:2])
 
 
 def _scripts(prefix: Path, todo: Changes) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Read the records of a prefix: ``conda-meta`` of conda and the ``RECORD`` of every wheel.
 
-A record that can't be read raises ``EnvforgeError``.
+A record that can't be read raises ``EnvforgeError`` that names its file.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ import base64
 import csv
 import hashlib
 import io
-import json
+import os
 import posixpath
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from packaging.utils import canonicalize_name
 
-from envforge.errors import EnvforgeError
-from envforge.prefix.journal import recreate_command
+from envforge.base.documents import Document
+from envforge.errors import EnvforgeError, printable
+from envforge.prefix.journal import record_fault, recreate_command
 
-_T = TypeVar("_T")
 _UNCHECKED_KINDS = {"directory", "pyc_file"}
 
 
@@ -77,9 +77,78 @@ class Distribution:
     claims: tuple[Claim, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Path:
+    """One file in the record of a conda package."""
+
+    _path: str
+    path_type: str | None = None
+    sha256: str | None = None
+    sha256_in_prefix: str | None = None
+    prefix_placeholder: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _PathsData:
+    paths: tuple[_Path, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _CondaRecord:
+    """The fields that envforge reads of ``conda-meta/NAME.json``."""
+
+    name: str
+    version: str
+    url: str = ""
+    sha256: str | None = None
+    md5: str | None = None
+    python_site_packages_path: str | None = None
+    paths_data: _PathsData | None = None
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _DirInfo:
+    editable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _ArchiveInfo:
+    hash: str = ""
+    hashes: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _DirectUrl:
+    """``direct_url.json``, https://packaging.python.org/en/latest/specifications/direct-url/."""
+
+    url: str
+    dir_info: _DirInfo | None = None
+    archive_info: _ArchiveInfo | None = None
+
+
+def _document(path: Path) -> Document:
+    return Document(
+        damaged=f"the record `{path}` is invalid",
+        error=EnvforgeError,
+        code="record-damaged",
+        hint="to create the environment again",
+        command=recreate_command(_prefix_of(path)),
+    )
+
+
+def conda_records(prefix: Path, name: str = "") -> list[Path]:
+    """Return the records of conda packages; with ``name``, only those whose names start with it."""
+    found = sorted((prefix / "conda-meta").glob(f"{name}*.json"))
+    for path in found:
+        if not path.is_file():  # reading a pipe would block
+            raise record_fault(path, prefix, "it is not a regular file")
+    return found
+
+
 def read_conda(prefix: Path) -> tuple[CondaPackage, ...]:
     """Return the conda packages of a prefix, by name."""
-    found = [_read(path, _conda_package) for path in (prefix / "conda-meta").glob("*.json")]
+    found = [_conda_package(path) for path in conda_records(prefix)]
     return tuple(sorted(found, key=lambda package: package.name))
 
 
@@ -119,68 +188,129 @@ def _is_of_conda(info: Path, folder: str, of_conda: Mapping[str, str | None]) ->
     return of_conda.get(f"{folder}/INSTALLER", "") in {hashlib.sha256(note.read_bytes()).hexdigest(), None}
 
 
+def conda_owners(conda: Iterable[CondaPackage], wheels: Iterable[Distribution]) -> dict[str, frozenset[str]]:
+    """Return the conda packages that contain the library of each wheel, by its metadata, or one of its files."""
+    by_path: dict[str, str] = {}
+    by_name: dict[str, str] = {}
+    for package in conda:
+        for claim in package.claims:
+            by_path[claim.path] = package.name
+        by_name |= dict.fromkeys(_python_names(package), package.name)
+    found = {}
+    for wheel in wheels:
+        owners = {by_path[claim.path] for claim in wheel.claims if claim.path in by_path}
+        owners |= {by_name[wheel.name]} if wheel.name in by_name else set()
+        if owners:
+            found[wheel.name] = frozenset(owners)
+    return found
+
+
+def _python_names(package: CondaPackage) -> Iterator[str]:
+    """Yield the distributions that a conda package contains, by their metadata."""
+    for claim in package.claims:
+        folder, _, name = claim.path.rpartition("/")
+        if name in {"METADATA", "PKG-INFO"} and folder.endswith((".dist-info", ".egg-info")):
+            stem = posixpath.basename(folder).rsplit(".", 1)[0]
+            yield canonicalize_name(stem.split("-", 1)[0])
+
+
 def _conda_package(path: Path) -> CondaPackage:
-    document = json.loads(path.read_bytes())
-    rows = (document.get("paths_data") or {}).get("paths")
+    document = _document(path)
+    record = document.read_json(document.read_bytes(path), _CondaRecord)
+    rows = record.paths_data.paths if record.paths_data is not None else None
     if rows is None:  # conda before 4.3 recorded only the paths
-        rows = [{"_path": name, "path_type": "unknown"} for name in document.get("files", ())]
+        rows = tuple(_Path(_path=name, path_type="unknown") for name in record.files)
     return CondaPackage(
-        name=str(document["name"]),
-        version=str(document["version"]),
+        name=record.name,
+        version=record.version,
         stem=path.stem,
-        url=str(document.get("url", "")),
-        sha256=document.get("sha256"),
-        md5=document.get("md5"),
-        site_packages=document.get("python_site_packages_path"),
-        claims=tuple(_claim(row) for row in rows if row.get("path_type") not in _UNCHECKED_KINDS),
+        url=record.url,
+        sha256=record.sha256,
+        md5=record.md5,
+        site_packages=record.python_site_packages_path,
+        claims=tuple(_claim(row) for row in rows if row.path_type not in _UNCHECKED_KINDS),
     )
 
 
-def _claim(row: dict[str, Any]) -> Claim:
-    kind, archived = row.get("path_type"), row.get("sha256")
+def _claim(row: _Path) -> Claim:
     return Claim(
-        path=row["_path"],
-        is_link=kind == "softlink",
-        sha256=row.get("sha256_in_prefix") or archived,
-        archived=archived,
-        placeholder=row.get("prefix_placeholder") or "",
-        holds_prefix=kind not in {"softlink", "hardlink", "unknown"},  # a launcher, written when it was linked
+        path=row._path,  # noqa: SLF001 - the name of the field in conda's record
+        is_link=row.path_type == "softlink",
+        sha256=row.sha256_in_prefix or row.sha256,
+        archived=row.sha256,
+        placeholder=row.prefix_placeholder or "",
+        # other kinds are launchers, written when they were linked
+        holds_prefix=row.path_type not in {"softlink", "hardlink", "unknown"},
     )
 
 
 def _distribution(info: Path, folder: str, site_packages: str) -> Distribution:
-    name, _, version = info.name.removesuffix(".dist-info").rpartition("-")
-    record, installer, origin = info / "RECORD", info / "INSTALLER", info / "direct_url.json"
+    version = info.name.removesuffix(".dist-info").rpartition("-")[2]
+    record = info / "RECORD"
     return Distribution(
-        name=canonicalize_name(name or version),
+        name=_name(info),
         version=version,
         folder=folder,
-        installer=installer.read_text(encoding="utf-8").strip() if installer.is_file() else "",
-        origin=_read(origin, _origin) if origin.is_file() else None,
+        installer=_installer(info),
+        origin=_origin(info),
         has_record=record.is_file(),
-        claims=_read(record, lambda path: tuple(_rows(path, site_packages))) if record.is_file() else (),
+        claims=tuple(_rows(record, site_packages)) if record.is_file() else (),
     )
 
 
+def _name(info: Path) -> str:
+    name, _, version = info.name.removesuffix(".dist-info").rpartition("-")
+    return canonicalize_name(name or version)
+
+
+def _installer(info: Path) -> str:
+    note = info / "INSTALLER"
+    return note.read_text(encoding="utf-8", errors="replace").strip() if note.is_file() else ""
+
+
+def read_record(text: bytes) -> list[list[str]]:
+    """Return the rows of a ``RECORD``, each with path, checksum, and size; raise ``ValueError`` if it is invalid."""
+    if b"\0" in text:
+        raise ValueError("it contains a NUL character")
+    try:
+        return [[*row, "", ""][:3] for row in csv.reader(io.StringIO(text.decode("utf-8"))) if row]
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+
+
+def sha256_of_row(digest: str) -> str | None:
+    """Return the hexadecimal SHA-256 in a row of a ``RECORD``, or None if the row has none.
+
+    Raises ``ValueError`` if it is invalid.
+    """
+    algorithm, _, value = digest.partition("=")
+    return base64.urlsafe_b64decode(f"{value}==").hex() if algorithm == "sha256" else None
+
+
 def _rows(record: Path, site_packages: str) -> Iterator[Claim]:
-    for row in csv.reader(io.StringIO(record.read_text(encoding="utf-8"))):
-        path = posixpath.normpath(f"{site_packages}/{row[0]}")
-        if path.startswith("../") or posixpath.isabs(row[0]):
-            continue  # outside the prefix, so not part of its audit
-        algorithm, _, digest = row[1].partition("=")
-        sha256 = base64.urlsafe_b64decode(digest + "==").hex() if algorithm == "sha256" else None
-        outside = not path.startswith(f"{site_packages}/")
-        yield Claim(path, is_link=False, sha256=sha256, archived=None, placeholder="", holds_prefix=outside)
+    try:
+        for name, digest, _ in read_record(record.read_bytes()):
+            path = posixpath.normpath(f"{site_packages}/{name}")
+            if path.startswith("../") or posixpath.isabs(name):
+                continue  # outside the prefix, so not part of its audit
+            outside = not path.startswith(f"{site_packages}/")
+            sha256 = sha256_of_row(digest)
+            yield Claim(path, is_link=False, sha256=sha256, archived=None, placeholder="", holds_prefix=outside)
+    except (OSError, ValueError) as error:
+        raise record_fault(record, _prefix_of(record), str(error)) from error
 
 
-def _origin(path: Path) -> Origin:
-    document = json.loads(path.read_bytes())
-    archive = document.get("archive_info") or {}
-    stated = (archive.get("hashes") or {}).get("sha256") or str(archive.get("hash", "")).removeprefix("sha256=")
+def _origin(info: Path) -> Origin | None:
+    path = info / "direct_url.json"
+    if not path.is_file():
+        return None
+    document = _document(path)
+    found = document.read_json(document.read_bytes(path), _DirectUrl)
+    archive = found.archive_info or _ArchiveInfo()
     return Origin(
-        url=str(document["url"]),
-        is_editable=bool((document.get("dir_info") or {}).get("editable", False)),
-        sha256=stated or None,
+        url=found.url,
+        is_editable=found.dir_info is not None and found.dir_info.editable,
+        sha256=(archive.hashes or {}).get("sha256") or archive.hash.removeprefix("sha256=") or None,
     )
 
 
@@ -188,13 +318,70 @@ def _prefix_of(record: Path) -> Path:
     return next((folder for folder in record.parents if (folder / "conda-meta").is_dir()), record.parent)
 
 
-def _read(path: Path, reader: Callable[[Path], _T]) -> _T:
-    try:
-        return reader(path)
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise EnvforgeError(
-            f"the record `{path}` is invalid: {error!r}",
-            hint="to create the environment again",
-            command=recreate_command(_prefix_of(path)),
-            code="record-damaged",
-        ) from error
+def installed(prefix: Path) -> frozenset[str]:
+    """Return the normalized names of all distributions, regardless of their installer."""
+    return frozenset(map(_name, _infos(prefix)))
+
+
+def pip_installed(prefix: Path) -> frozenset[str]:
+    """Return the normalized names of the distributions that pip or uv installed.
+
+    A distribution without an installer belongs to conda if a record in ``conda-meta`` lists its files.
+    """
+    named = {info: _installer(info) for info in _infos(prefix)}
+    silent = [info for info, who in named.items() if not who]
+    records = [path.read_bytes() for path in conda_records(prefix)] if silent else []
+    of_conda = {info for info in silent if _is_recorded(info, prefix, records)}
+    return frozenset(_name(info) for info, who in named.items() if who != "conda" and info not in of_conda)
+
+
+def _is_recorded(info: Path, prefix: Path, records: Iterable[bytes]) -> bool:
+    text = f'"{info.relative_to(prefix).as_posix()}/'.encode()
+    return any(text in record for record in records)
+
+
+def editable_installs(prefix: Path) -> dict[str, str]:
+    """Return the URL of each distribution that is installed in editable mode, by its normalized name."""
+    origins = {_name(info): _origin(info) for info in _infos(prefix)}
+    return {name: origin.url for name, origin in origins.items() if origin is not None and origin.is_editable}
+
+
+def distributions(site_packages: Path) -> Iterator[tuple[str, str]]:
+    """Yield the normalized name and the installer of every distribution in a site-packages directory."""
+    for info in sorted(site_packages.glob("*.dist-info")):
+        yield _name(info), _installer(info)
+
+
+def _infos(prefix: Path) -> list[Path]:
+    places = ("lib/python*/site-packages", "Lib/site-packages")
+    return [info for place in places for info in sorted(prefix.glob(f"{place}/*.dist-info"))]
+
+
+def check_removable(prefix: Path, names: Collection[str]) -> None:
+    """Raise ``EnvforgeError`` if a distribution to uninstall lists a file outside the prefix, which uv would delete."""
+    for info in _infos(prefix):
+        record = info / "RECORD"
+        if _name(info) in names and record.is_file():
+            site_packages = info.parent.relative_to(prefix).as_posix()
+            try:
+                rows = read_record(record.read_bytes())
+            except ValueError as error:
+                raise record_fault(record, prefix, str(error)) from error
+            check_inside(prefix, (posixpath.join(site_packages, name) for name, _, _ in rows), f"`{record}`")
+
+
+def check_inside(prefix: Path, paths: Iterable[str], listed: str) -> None:
+    """Raise ``EnvforgeError`` if a path that ``listed`` contains leads outside the prefix."""
+    root = os.path.realpath(prefix)
+    known: set[str] = set()
+    for path in paths:
+        folder = posixpath.dirname(posixpath.join(root, path))
+        if folder not in known:
+            known.add(folder)
+            if not f"{os.path.realpath(folder)}/".startswith(f"{root}/"):
+                raise EnvforgeError(
+                    f"{listed} contains `{printable(path)}`, which is outside the environment, so it is not removed",
+                    hint="to create the environment again",
+                    command=recreate_command(prefix),
+                    code="record-damaged",
+                )

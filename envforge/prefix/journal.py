@@ -1,4 +1,4 @@
-"""Record the state of a prefix, lock it, and compute the changes to it.
+"""Record the state of a prefix, and lock it.
 
 The journal is ``PREFIX/.envforge/journal.json`` and is replaced atomically. Until its step is ``verified``, the prefix
 is incomplete.
@@ -13,25 +13,18 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Literal
 
-from envforge.base.records import Document, Fields, one_of, read_boolean, read_string, show_as_json
+from envforge.base.documents import Document, Printable
+from envforge.base.files import write_atomic
 from envforge.errors import EnvforgeError, OutsideError
-from envforge.lock.lockfile import Manager
-from envforge.lock.plan import (
-    Artifact,
-    Plan,
-    Wheel,
-    wheel_of,
-)
+from envforge.lock.plan import Wheel
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.values import Progress, Silent, Step
-
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,21 +33,28 @@ class Journal:
 
     ``fingerprint`` identifies the packages of the lockfile. ``created`` means that the directory was empty before the
     first install, so an incomplete prefix may be emptied again. ``conda`` contains the names of the records in
-    conda-meta, ``wheels`` what uv has installed or is about to install.
+    conda-meta, ``wheels`` what uv has installed or is about to install. ``prefix`` is the path that the installed files
+    contain; it is empty in the journals of earlier versions.
     """
 
     step: Step
     fingerprint: str
-    lockfile: str
-    platform: str
+    lockfile: Printable
+    platform: Printable
     created: bool
     conda: tuple[str, ...] = ()
     wheels: tuple[Wheel, ...] = ()
+    prefix: str = ""
+    schema_version: Literal[1] = 1
 
     @property
     def unfinished(self) -> str:
         """Description of an incomplete prefix, the same for every command."""
         return f"incomplete (last step: `{self.step}`)"
+
+    def was_moved(self, prefix: Path) -> bool:
+        """Return whether the environment was created in another directory than ``prefix``, and then moved or copied."""
+        return bool(self.prefix) and os.path.realpath(self.prefix) != os.path.realpath(prefix)
 
     def at(self, step: Step) -> Journal:
         """Return the journal with another step."""
@@ -69,49 +69,22 @@ def journal_path(prefix: Path) -> Path:
 def read_journal(prefix: Path) -> Journal | None:
     """Return the journal of a prefix, or None if it has none; raise ``EnvforgeError`` if it is invalid."""
     path = journal_path(prefix)
+    if not path.exists():
+        return None
     document = Document(
         damaged=f"the journal `{path}` is invalid",
         error=EnvforgeError,
         code="journal-damaged",
         hint="to create the environment again",
         command=recreate_command(prefix),
-        mapping="an object",
-        show=show_as_json,
     )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise document.fault("", "a text file", str(error)) from error
-    return _journal(document.read_json(text))
-
-
-def _journal(top: Fields) -> Journal:
-    if top.raw("schema_version") != SCHEMA_VERSION:
-        raise top.fault("schema_version", str(SCHEMA_VERSION), top.raw("schema_version"))
-    return Journal(
-        step=top.need("step", one_of(get_args(Step))),
-        fingerprint=top.need("fingerprint", read_string),
-        lockfile=top.need("lockfile", read_string),
-        platform=top.need("platform", read_string),
-        created=top.need("created", read_boolean),
-        conda=top.list_of("conda", read_string),
-        wheels=tuple(
-            Wheel(
-                name=wheel.need("name", read_string),
-                version=wheel.need("version", read_string),
-                sha256=wheel.need("sha256", read_string),
-            )
-            for wheel in top.items("wheels")
-        ),
-    )
+    return document.read_json(document.read_bytes(path), Journal)
 
 
 def write_journal(prefix: Path, journal: Journal) -> None:
     """Record a step; after a crash, the file is either the old or the new journal."""
-    text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(journal)}, indent=1, sort_keys=True) + "\n"
-    write_atomic_bytes(journal_path(prefix), text.encode())
+    text = json.dumps(asdict(journal), indent=1, sort_keys=True) + "\n"
+    write_atomic(journal_path(prefix), text, through_links=False)
 
 
 def recreate_command(prefix: Path) -> str:
@@ -120,20 +93,14 @@ def recreate_command(prefix: Path) -> str:
     return f"rm -r {place} && envforge install --prefix {place}"
 
 
-def write_atomic_bytes(path: Path, data: bytes, *, synced: bool = True) -> None:
-    """Write a temporary file and rename it to ``path``; ``synced=False`` if losing it in a crash is harmless."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            if synced:
-                os.fsync(stream.fileno())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OutsideError(f"cannot write `{path}`: {error}", code="write-failed") from error
+def record_fault(path: Path, prefix: Path, reason: str) -> EnvforgeError:
+    """Return the error for a record in a prefix, of conda or of an installer, that can't be read."""
+    return EnvforgeError(
+        f"the record `{path}` is invalid: {reason}",
+        hint="to create the environment again",
+        command=recreate_command(prefix),
+        code="record-damaged",
+    )
 
 
 def unfinished(prefix: Path) -> Step | None:
@@ -198,43 +165,3 @@ def _holder(path: Path) -> str:
         return path.read_text(encoding="utf-8").strip() or "unknown"
     except OSError:
         return "unknown"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Changes:
-    """The smallest set of changes that makes a complete prefix match a plan."""
-
-    conda: tuple[Artifact, ...]
-    conda_kept: tuple[str, ...]
-    conda_removed: tuple[str, ...]
-    wheels: tuple[Artifact, ...]
-    wheels_removed: tuple[str, ...]
-
-
-def compute_changes(
-    plan: Plan,
-    journal: Journal | None,
-    conda: Mapping[str, Collection[str]],
-    wheels: frozenset[str],
-    reinstall: frozenset[tuple[Manager, str]] = frozenset(),
-) -> Changes:
-    """Compare a plan with a prefix.
-
-    ``conda`` maps the names of the prefix's conda packages to the checksums of their archives. ``wheels`` are the
-    normalized names of the distributions that pip or uv installed. ``reinstall`` lists packages to install again even
-    if they match.
-    """
-    wanted = {artifact.package.name: artifact for artifact in plan.conda}
-    same = {name for name, a in wanted.items() if a.digest.hex in conda.get(name, ())}
-    kept = {name for name in same if ("conda", name) not in reinstall}
-    trusted = {name for name in wheels if ("pip", name) not in reinstall}
-    known = {wheel.name: wheel for wheel in (journal.wheels if journal else ()) if wheel.name in trusted}
-    python_kept = "python" in same or "python" not in wanted
-    names = {wheel_of(artifact).name for artifact in plan.wheels}
-    return Changes(
-        conda=tuple(artifact for name, artifact in wanted.items() if name not in kept),
-        conda_kept=tuple(sorted(kept)),
-        conda_removed=tuple(sorted(set(conda) - set(wanted))),
-        wheels=tuple(a for a in plan.wheels if not python_kept or known.get(wheel_of(a).name) != wheel_of(a)),
-        wheels_removed=tuple(sorted(wheels - names)),
-    )

@@ -16,18 +16,36 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from envforge.base.documents import Document
 from envforge.base.envelope import Json
+from envforge.base.files import write_atomic
 from envforge.errors import EnvforgeError, OutsideError, RequestError
 from envforge.lock.environment_spec import ENVIRONMENT_FILE
 from envforge.lock.lockfile import VARIANTS_DIRECTORY as VARIANTS
 from envforge.prefix.activation import activation, bin_folders, with_scripts
-from envforge.prefix.journal import read_journal, write_atomic_bytes
+from envforge.prefix.journal import read_journal
 from envforge.prefix.locate import Meant
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FILE = "kernel.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Of:
+    prefix: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Metadata:
+    envforge: _Of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _KernelFile:
+    """What envforge reads of a ``kernel.json``."""
+
+    metadata: _Metadata
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +97,7 @@ def register(meant: Meant, kernel: Kernel, environment: Mapping[str, str]) -> No
             code="kernel-taken",
         )
     document = _document(meant, kernel.display_name, environment)
-    write_atomic_bytes(kernel.folder / _FILE, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
+    write_atomic(kernel.folder / _FILE, (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def remove(meant: Meant, folder: Path) -> None:
@@ -149,8 +167,9 @@ def _file_option(meant: Meant) -> str:
 
 def _owner(folder: Path) -> str | None:
     """Return the prefix that a kernel of envforge runs; None for any other kernel."""
+    path = folder / _FILE
+    document = Document(damaged=f"the kernel `{path}` is invalid", error=EnvforgeError, code="kernel-damaged")
     try:
-        document: Any = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-        return str(document["metadata"]["envforge"]["prefix"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return document.read_json(document.read_bytes(path), _KernelFile).metadata.envforge.prefix
+    except EnvforgeError:  # another program's, or damaged: not one that envforge may replace
         return None

@@ -17,7 +17,7 @@ from envforge.lock.project import (
     project_folder,
 )
 from envforge.lock.transaction import unfinished_beside
-from envforge.prefix.journal import lock_prefix, read_journal
+from envforge.prefix.journal import Journal, lock_prefix, read_journal
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -152,11 +152,24 @@ def check_exists(meant: Meant) -> None:
         )
 
 
+def check_in_place(meant: Meant, journal: Journal | None) -> None:
+    """Raise ``EnvforgeError`` if an environment was moved, because its programs contain the path of its Python."""
+    if journal is not None and journal.was_moved(meant.prefix):
+        raise EnvforgeError(
+            f"the environment in `{meant.prefix}` was created in `{journal.prefix}` and then moved or copied, but its "
+            "programs contain the old path",
+            hint="to create it again in its new place",
+            command=meant.install_command,
+            code="prefix-moved",
+        )
+
+
 def check_usable(meant: Meant) -> None:
-    """Raise ``EnvforgeError`` for a prefix that does not exist, is not an environment, or is incomplete."""
+    """Raise ``EnvforgeError`` for a prefix that is missing, not an environment, moved, or incomplete."""
     check_exists(meant)
     found = unfinished_install(meant)
     if found is None:
+        check_in_place(meant, read_journal(meant.prefix))
         return
     with lock_prefix(meant.prefix):  # raises another error if an install is running
         pass

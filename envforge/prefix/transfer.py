@@ -5,7 +5,6 @@ Errors name the locked URL; requests go to the mirror.
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable
@@ -13,47 +12,24 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import unquote, urlsplit
-
-import urllib3
-from urllib3.exceptions import (
-    HTTPError,
-    MaxRetryError,
-    NameResolutionError,
-    NewConnectionError,
-    ProtocolError,
-    ProxyError,
-    TimeoutError,  # noqa: A004 - the library's own name
-)
-from urllib3.response import BaseHTTPResponse
 
 from envforge.base.net import (
-    basic,
-    expand,
-    from_keyring,
-    from_netrc,
-    open_pool,
-    split_credentials,
+    REJECTED,
+    TRANSIENT,
+    Client,
+    ConnectionLostError,
+    NetworkError,
+    Response,
     unreachable_hints,
-    without_credentials,
 )
+from envforge.base.urls import Url, show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.plan import Artifact, Digest
-from envforge.prefix.cache import new_hasher
+from envforge.prefix.cache import need_room, new_hasher
 from envforge.prefix.values import Progress, Retry, Supply
 
 WORKERS = 8
 _BLOCK = 1 << 18
-_REPEATED = {304, 408, 425, 429, 500, 502, 503, 504}
-_REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
-_LONGEST_WAIT_S = 60.0
-_REASONS: dict[type[Exception], str] = {  # the first that matches is used, so a subclass comes before its base
-    ProxyError: "could not connect to the proxy",
-    NameResolutionError: "could not find the host (no DNS response for its name)",
-    NewConnectionError: "could not connect to the host",
-    TimeoutError: "the server did not respond in time",
-    ProtocolError: "the connection was closed before the server responded",
-}
 _MOVED = Hint("if the file was removed or moved", "envforge lock")
 
 
@@ -80,8 +56,8 @@ class Wire:
     retry: Retry
     progress: Progress
     stop: threading.Event
-    pools: dict[str, urllib3.PoolManager]
-    guard: threading.Lock
+    client: Client
+    guard: threading.Lock = field(default_factory=threading.Lock)
     supply: Supply | None = None
     expected: dict[Artifact, int] = field(default_factory=dict)
     received: dict[Artifact, int] = field(default_factory=dict)
@@ -106,31 +82,12 @@ class Wire:
         self.received[artifact] = self.received.get(artifact, 0) + amount
         self.progress.advance(amount)
 
-    def get(self, url: str, headers: dict[str, str], method: str = "GET") -> BaseHTTPResponse:
-        """Request a file; if the server rejects the request, repeat it with credentials from the keyring."""
-        clean, given = split_credentials(expand(url, os.environ))
-        parts = urlsplit(clean)
-        known = given or from_netrc(parts.hostname or "", os.environ)
-        response = self._send(method, clean, {**headers, **basic(known)})
-        if known is None and response.status in _REFUSED and (known := from_keyring(parts)) is not None:
-            response.drain_conn()
-            response = self._send(method, clean, {**headers, **basic(known)})
-        return response
-
-    def _send(self, method: str, url: str, headers: dict[str, str]) -> BaseHTTPResponse:
-        parts = urlsplit(url)
-        with self.guard:
-            key = f"{parts.scheme}://{parts.netloc}"
-            pool = self.pools.get(key) or self.pools.setdefault(key, open_pool(url, WORKERS))
-        return pool.request(
-            method,
-            url,
-            headers={"Accept-Encoding": "identity", "User-Agent": "envforge", **headers},
-            preload_content=False,
-            redirect=True,
-            retries=urllib3.Retry(total=None, connect=0, read=0, redirect=5, status=0, other=0),
-            timeout=self.retry.timeout_s,
-        )
+    def get(self, url: str, headers: dict[str, str], method: str = "GET") -> Response:
+        """Request a file; raise ``NetworkError`` if there is no response."""
+        try:
+            return self.client.send(url, headers, method)
+        except ValueError as error:
+            raise NetworkError(f"the URL is not valid: {error}") from error
 
 
 def size_of(artifact: Artifact, wire: Wire, *, offline: bool = False) -> int | None:
@@ -139,19 +96,35 @@ def size_of(artifact: Artifact, wire: Wire, *, offline: bool = False) -> int | N
         with wire.supply.open(artifact) as (_, size):
             return size
     url = wire.address(artifact.package.url)
-    if url.startswith("file:"):
-        path = Path(unquote(urlsplit(url).path))
-        return path.stat().st_size if path.is_file() else None
-    host = urlsplit(url).netloc.rpartition("@")[2]
+    local = _local(url)
+    if local is not None:
+        return local.stat().st_size if local.is_file() else None
+    host = _host(url)
     if offline or wire.stop.is_set() or host in wire.silent:
         return None
     try:
         response = wire.get(url, {}, "HEAD")
-    except HTTPError as error:
-        wire.silent[host] = _reason(error)
+    except NetworkError as error:
+        wire.silent[host] = str(error)
         return None
-    response.release_conn()
-    return _promised(response) if response.status == HTTPStatus.OK else None
+    response.close()
+    return response.length if response.status == HTTPStatus.OK else None
+
+
+def _local(url: str) -> Path | None:
+    """Return the path of a ``file:`` URL; None for any other."""
+    try:
+        return Url.parse(url).file_path
+    except ValueError:
+        return None
+
+
+def _host(url: str) -> str:
+    """Return the host and the port of a URL, for messages."""
+    try:
+        return Url.parse(url).origin.partition("://")[2]
+    except ValueError:
+        return show_url(url)
 
 
 def download(artifact: Artifact, partial: Path, wire: Wire) -> Digest:
@@ -166,23 +139,21 @@ def download(artifact: Artifact, partial: Path, wire: Wire) -> Digest:
     delays = iter(wire.retry.delays_s)
     while True:
         try:
-            return (
-                _copy(url, artifact, partial, wire) if url.startswith("file:") else _ask(url, artifact, partial, wire)
-            )
-        except (_Again, HTTPError) as error:  # noqa: PERF203 - the network is slower
-            reason = _reason(error)
+            local = _local(url)
+            return _ask(url, artifact, partial, wire) if local is None else _copy(local, url, artifact, partial, wire)
+        except (_Again, NetworkError) as error:  # noqa: PERF203 - the network is slower
+            reason = str(error)
             delay = next(delays, None)
             if delay is None:
                 times = 1 + len(wire.retry.delays_s)
                 reason += f" (tried {times} times)" * (times > 1)
                 raise _failed(artifact, url, reason, _hints_interrupted(error, partial)) from error
             wait_s = delay if delay == 0 or not isinstance(error, _Again) else max(delay, error.wait_s)
-            if wire.stop.wait(min(wait_s, _LONGEST_WAIT_S)):
+            if wire.stop.wait(wait_s):
                 raise Stopped from error
 
 
-def _copy(url: str, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
-    source = Path(unquote(urlsplit(url).path))
+def _copy(source: Path, url: str, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
     try:
         with source.open("rb") as stream:
             return _write(stream, source.stat().st_size, artifact, partial, wire)
@@ -215,7 +186,7 @@ def _ask(url: str, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
         _accept(response, artifact, url)
         if have and not _continues(response, have):
             partial.unlink()
-        promised = _promised(response) or 0
+        promised = response.length or 0
         _need_room(partial, promised)
         wire.expect(artifact, promised)
         return _receive(response, artifact, partial, wire)
@@ -224,51 +195,32 @@ def _ask(url: str, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
 
 
 def _need_room(partial: Path, wanted: int) -> None:
-    free = shutil.disk_usage(partial.parent).free
-    if free < wanted:
-        raise OutsideError(
-            f"not enough disk space for `{partial.name.removesuffix('.part')}` in the cache `{partial.parents[3]}`: "
-            f"expected {wanted / 1e6:.0f} MB, found {free / 1e6:.0f} MB",
-            hint=(
-                Hint("to remove cached packages", "envforge clean"),
-                Hint("to put the cache on another disk, pass `--cache DIR`"),
-            ),
-            code="disk-full",
-        )
+    name = partial.name.removesuffix(".part")
+    need_room(partial.parent, wanted, f"for `{name}` in the cache `{partial.parents[3]}`")
 
 
-def _accept(response: BaseHTTPResponse, artifact: Artifact, url: str) -> None:
+def _accept(response: Response, artifact: Artifact, url: str) -> None:
     """Raise if a response is not the requested file."""
-    said = f"the server returned {response.status} {response.reason or ''}".rstrip()
-    if response.status in _REPEATED:
-        raise _Again(said, _retry_after(response))
+    said = f"the server returned {response.summary}"
+    if response.status in TRANSIENT:
+        raise _Again(said, response.retry_after_s)
     if response.status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
         raise _failed(artifact, url, said, _hints_refused(response.status, artifact, url))
-    if "text/html" in response.headers.get("Content-Type", ""):
+    if "text/html" in response.header("Content-Type"):
         said = "the server returned a web page (text/html) instead of the file"
         raise _failed(artifact, url, said, _hints_refused(response.status, artifact, url))
 
 
-def _continues(response: BaseHTTPResponse, have: int) -> bool:
+def _continues(response: Response, have: int) -> bool:
     if response.status == HTTPStatus.OK:
         return False
-    found = response.headers.get("Content-Range", "")
+    found = response.header("Content-Range")
     if not found.startswith(f"bytes {have}-"):
         raise _Again(f"the server returned another part of the file than requested: `{found}`")
     return True
 
 
-def _retry_after(response: BaseHTTPResponse) -> float:
-    text = response.headers.get("Retry-After", "")
-    return float(text) if text.isdigit() else 0.0
-
-
-def _promised(response: BaseHTTPResponse) -> int | None:
-    text = response.headers.get("Content-Length", "")
-    return int(text) if text.isdigit() else None
-
-
-def _receive(response: BaseHTTPResponse, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
+def _receive(response: Response, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
     """Append the body to ``partial``; a short body is accepted only if it completes the file."""
     hasher, received, broken = new_hasher(artifact.digest), 0, False
     with partial.open("ab") as target:
@@ -276,16 +228,16 @@ def _receive(response: BaseHTTPResponse, artifact: Artifact, partial: Path, wire
             with partial.open("rb") as before:
                 shutil.copyfileobj(before, _Sink(hasher), _BLOCK)
         try:
-            while block := response.read(_BLOCK, decode_content=False):
+            while block := response.read(_BLOCK):
                 _go_on(wire)
                 target.write(block)
                 hasher.update(block)
                 received += len(block)
                 wire.receive(artifact, len(block))
-        except ProtocolError:
+        except ConnectionLostError:
             broken = True
     found = Digest(algorithm=artifact.digest.algorithm, hex=hasher.hexdigest())
-    promised = _promised(response)
+    promised = response.length
     if found != artifact.digest and (broken or promised not in {None, received}):
         raise _Again(f"the connection was closed after {received} of {promised or 'unknown'} bytes")
     return found
@@ -307,18 +259,9 @@ def _go_on(wire: Wire) -> None:
         raise Stopped
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, _Again):
-        return str(error)
-    if isinstance(error, MaxRetryError) and error.reason is not None:
-        return _reason(error.reason)
-    found = next((text for kind, text in _REASONS.items() if isinstance(error, kind)), None)
-    return found or f"could not connect ({type(error).__name__})"
-
-
 def _failed(artifact: Artifact, url: str, reason: str, hints: Iterable[Hint] = ()) -> EnvforgeError:
-    shown = without_credentials(artifact.package.url)
-    asked = without_credentials(url)
+    shown = show_url(artifact.package.url)
+    asked = show_url(url)
     through = f" (through `{asked}`)" if asked != shown else ""
     return OutsideError(
         f"failed to download `{artifact.label}` from `{shown}`{through}: {reason}",
@@ -330,8 +273,8 @@ def _failed(artifact: Artifact, url: str, reason: str, hints: Iterable[Hint] = (
 def _hints_refused(status: int, artifact: Artifact, url: str) -> tuple[Hint, ...]:
     """Return what helps if the server responded, but not with the file; nothing if a mirror lacks it."""
     mirror = Hint("to download it from a mirror, pass `--mirror FROM=TO`")
-    if status in _REFUSED:
-        return (Hint(f"add credentials for `{urlsplit(url).hostname}` to `~/.netrc` or the keyring"),)
+    if status in REJECTED:
+        return (Hint(f"add credentials for `{_host(url).partition(':')[0]}` to `~/.netrc` or the keyring"),)
     if url != artifact.package.url:
         return ()
     if status == HTTPStatus.NOT_FOUND:

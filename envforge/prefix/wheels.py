@@ -5,21 +5,23 @@ with the checksums inside the locked wheel. If a file differs, it removes the wh
 again. It doesn't read files that uv has just unpacked from the verified wheel, or that are unchanged since they were
 last verified (``seen``).
 
+uv rejects entry points and members outside their directories, and rewrites ``RECORD``. A wheel is checked before that,
+so that it fails before the prefix changes, and because of the data files, which uv copies anywhere in the prefix.
+
 Build requirements come from the user's package index and are not locked, so the result can differ between machines.
 """
 
 from __future__ import annotations
 
-import base64
-import csv
 import hashlib
-import io
 import os
 import re
+import stat
 import subprocess
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -28,58 +30,19 @@ from typing import NamedTuple
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from envforge.errors import Hint, OutsideError
+from envforge.base.files import write_atomic
+from envforge.base.urls import hide_secrets
+from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, wheel_of
-from envforge.prefix.archive import check_archive
-from envforge.prefix.cache import Store, digest_of
-from envforge.prefix.conda_packages import Seen, note_files, read_files, read_records
+from envforge.lock.project import ENVFORGE_DIRECTORY
+from envforge.prefix.cache import Seen, Store, digest_of, hash_file, note_files, read_files
+from envforge.prefix.conda_packages import archive_damaged, check_path, read_records, refused, site_packages_of
 from envforge.prefix.fetch import Fetched
-from envforge.prefix.journal import mark_writing, recreate_command, write_atomic_bytes
+from envforge.prefix.installed import check_removable, distributions, installed, read_record, sha256_of_row
+from envforge.prefix.journal import mark_writing, recreate_command
 from envforge.prefix.values import Progress
 
-
-def installed(prefix: Path) -> frozenset[str]:
-    """Return the normalized names of all distributions, regardless of their installer."""
-    return frozenset(name for folder in _folders(prefix) for name, _ in distributions(folder))
-
-
-def pip_installed(prefix: Path) -> frozenset[str]:
-    """Return the normalized names of the distributions that pip or uv installed.
-
-    A distribution without an installer belongs to conda if a record in ``conda-meta`` lists its files.
-    """
-    found = [(folder, name, who) for folder in _folders(prefix) for name, who in distributions(folder)]
-    named = {name for _, name, who in found if who not in {"", "conda"}}
-    silent = [(folder, name) for folder, name, who in found if not who]
-    return frozenset(named | {name for folder, name in silent if not _is_of_conda(name, folder, prefix)})
-
-
-def _is_of_conda(name: str, site_packages: Path, prefix: Path) -> bool:
-    """Return whether the records in ``conda-meta`` list the metadata of every directory of a distribution."""
-    folders = [folder for folder in site_packages.glob("*.dist-info") if _name(folder) == name]
-    wanted = [f'"{folder.relative_to(prefix).as_posix()}/'.encode() for folder in folders]
-    records = [path.read_bytes() for path in (prefix / "conda-meta").glob("*.json")]
-    return all(any(text in record for record in records) for text in wanted)
-
-
-def _folders(prefix: Path) -> tuple[Path, ...]:
-    return (*prefix.glob("lib/python*/site-packages"), *prefix.glob("Lib/site-packages"))
-
-
-def distributions(site_packages: Path) -> Iterator[tuple[str, str]]:
-    """Yield the normalized name and the installer of every distribution in a site-packages directory."""
-    for folder in sorted(site_packages.glob("*.dist-info")):
-        note = folder / "INSTALLER"
-        installer = note.read_text(encoding="utf-8").strip() if note.is_file() else ""
-        yield _name(folder), installer
-
-
-def _name(folder: Path) -> str:
-    return canonicalize_name(folder.name.removesuffix(".dist-info").rsplit("-", 1)[0])
-
-
 _BATCH = 200
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,8 +56,7 @@ class Site:
 
 def find_site(prefix: Path, platform: str) -> Site:
     """Return the site-packages of the prefix's Python, from conda-meta; raise ``OutsideError`` if it has no Python."""
-    windows = platform.startswith("win-")
-    program = prefix / ("python.exe" if windows else "bin/python")
+    program = prefix / ("python.exe" if platform.startswith("win-") else "bin/python")
     python = next((record for record in read_records(prefix, "python-") if record.name.normalized == "python"), None)
     if python is None or not program.exists():
         raise OutsideError(
@@ -103,9 +65,84 @@ def find_site(prefix: Path, platform: str) -> Site:
             command="envforge add python",
             code="no-python",
         )
-    minor = ".".join(str(python.version).split(".")[:2])
-    default = "Lib/site-packages" if windows else f"lib/python{minor}/site-packages"
-    return Site(prefix=prefix, packages=prefix / (python.python_site_packages_path or default), program=program)
+    return Site(prefix=prefix, packages=prefix / site_packages_of(python, platform), program=program)
+
+
+_DATA_KINDS = {"purelib", "platlib", "headers", "scripts", "data"}
+_PROGRAMS = {"[console_scripts]", "[gui_scripts]"}
+
+
+def check_wheels(fetched: Iterable[Fetched], store: Store) -> None:
+    """Raise ``EnvforgeError`` for a wheel that is not safe to install, unless its files were verified before."""
+    for item in fetched:
+        if not item.artifact.is_source and not read_files(item.path):
+            try:
+                check_wheel(item.path, item.artifact)
+            except EnvforgeError:
+                store.evict(item.artifact)
+                raise
+
+
+def check_wheel(path: Path, artifact: Artifact) -> None:
+    """Raise ``EnvforgeError`` if a member, a row of ``RECORD``, or an entry point of a wheel is not safe."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            _check_members(members, artifact)
+            record = _metadata_name(archive, "RECORD")
+            if record is None:
+                raise archive_damaged(artifact, "it has no file `RECORD`")
+            for name, digest, _ in read_record(archive.read(record)):
+                _check_member(name, artifact)
+                sha256_of_row(digest)
+            points = _metadata_name(archive, "entry_points.txt")
+            text = archive.read(points).decode("utf-8") if points is not None else ""
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, zlib.error) as error:
+        raise archive_damaged(artifact, str(error)) from error
+    for program in _programs(text):
+        if program in {"", ".", ".."} or re.search(r"[/\\\0]", program):
+            raise refused(artifact, program, "is a program outside the directory of programs")
+
+
+def _check_members(members: Iterable[zipfile.ZipInfo], artifact: Artifact) -> None:
+    names: set[str] = set()
+    for member in members:
+        name = member.orig_filename.removesuffix("/")
+        _check_member(name, artifact)
+        mode = member.external_attr >> 16
+        if stat.S_IFMT(mode) not in {0, stat.S_IFREG, stat.S_IFDIR} or mode & (stat.S_ISUID | stat.S_ISGID):
+            raise refused(artifact, name, "is a link, a device, or a program that changes its user")
+        if name in names:  # readers of zip files disagree about which of them counts
+            raise refused(artifact, name, "is in the wheel twice")
+        names.add(name)
+
+
+def _check_member(name: str, artifact: Artifact) -> None:
+    """Raise ``EnvforgeError`` if a file of a wheel would be installed outside, or where only installers write."""
+    check_path(artifact, name, reserved=False)
+    top, _, rest = name.partition("/")
+    kind, _, path = rest.partition("/")
+    if top.endswith(".data"):
+        if rest and kind not in _DATA_KINDS:
+            raise archive_damaged(artifact, f"`{printable(name)}` is not in a directory of the wheel format")
+        if kind == "data" and path:
+            check_path(artifact, path)
+
+
+def _metadata_name(archive: zipfile.ZipFile, name: str) -> str | None:
+    """Return the name of a member in the ``.dist-info`` of a wheel; None if there is none."""
+    ends = (member for member in archive.namelist() if member.endswith(f".dist-info/{name}"))
+    return next((member for member in ends if member.count("/") == 1), None)
+
+
+def _programs(text: str) -> Iterator[str]:
+    """Yield the names of the programs in ``entry_points.txt``."""
+    is_program = False
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("["):
+            is_program = line in _PROGRAMS
+        elif is_program and line and not line.startswith(("#", ";")):
+            yield line.partition("=")[0].strip()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,10 +164,32 @@ def install_wheels(batch: Batch) -> None:
     """Install wheels over existing distributions of the same names."""
     if not batch.wheels:
         return
+    _check_places(batch)
     batch.progress.begin("installing wheels", len(batch.wheels), "packages")
     _uv_install(batch.wheels, batch.site, batch.store)
     batch.progress.advance(len(batch.wheels))
     batch.progress.end()
+
+
+def _check_places(batch: Batch) -> None:
+    """Raise ``EnvforgeError`` if a link in the prefix leads files of a wheel to a place outside."""
+    root = os.path.realpath(batch.site.prefix)
+    reserved = {f"{root}/conda-meta", f"{root}/{ENVFORGE_DIRECTORY}"}
+    known: set[str] = set()
+    for item in batch.wheels:
+        names = read_files(item.path) or _names(item.path)
+        places = {str(batch.site.program.parent), *(place for name in names if (place := _place(name, batch.site)))}
+        for folder in {os.path.dirname(place) for place in places} - known:  # noqa: PTH120 - a Path for each is slow
+            known.add(folder)
+            arrived = os.path.realpath(folder)
+            if not f"{arrived}/".startswith(f"{root}/") or f"{arrived}/".startswith(tuple(f"{r}/" for r in reserved)):
+                name = os.path.relpath(folder, batch.site.prefix)
+                raise refused(item.artifact, name, f"is a directory that leads outside the environment, to `{arrived}`")
+
+
+def _names(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
 
 
 def stand_alone(batch: Batch) -> bool:
@@ -144,6 +203,7 @@ def uninstall(names: Iterable[str], site: Site, store: Store) -> None:
     """Remove distributions that pip or uv installed."""
     chosen = sorted(names)
     if chosen:
+        check_removable(site.prefix, chosen)
         words = ["pip", "uninstall", "--break-system-packages", "--python", str(site.program), *chosen]
         with mark_writing(site.prefix) as inherited:
             _uv(words, store, inherited)
@@ -208,7 +268,7 @@ class Row(NamedTuple):
 
     name: str
     place: str
-    sha256: bytes
+    sha256: str
     size: int
 
 
@@ -235,20 +295,12 @@ def _is_trusted(row: Row, look: tuple[Seen | None, int], known: dict[str, Seen],
 
 def _expected(wheel: Path, site: Site) -> Iterator[Row]:
     """Yield each file that the wheel installs unchanged."""
-    for name, digest, size in wheel_rows(wheel):
-        place = _place(name, site)
-        if place is not None and digest.startswith("sha256="):
-            sha256 = base64.urlsafe_b64decode(digest.removeprefix("sha256=") + "==")
-            yield Row(name, place, sha256, int(size) if size.isdigit() else -1)
-
-
-def wheel_rows(wheel: Path) -> list[tuple[str, str, str]]:
-    """Return the rows of a wheel's ``RECORD``: path, checksum, and size."""
     with zipfile.ZipFile(wheel) as archive:
-        name = next(n for n in archive.namelist() if n.endswith(".dist-info/RECORD") and n.count("/") == 1)
-        text = archive.read(name).decode("utf-8")
-    rows = ([*row, "", ""] for row in csv.reader(io.StringIO(text)) if row)
-    return [(row[0], row[1], row[2]) for row in rows]
+        rows = read_record(archive.read(_metadata_name(archive, "RECORD") or ""))
+    for name, digest, size in rows:
+        place, sha256 = _place(name, site), sha256_of_row(digest)
+        if place is not None and sha256 is not None:
+            yield Row(name, place, sha256, int(size) if size.isdecimal() else -1)
 
 
 def _place(name: str, site: Site) -> str | None:
@@ -262,19 +314,9 @@ def _place(name: str, site: Site) -> str | None:
 
 
 def _first_difference(rows: list[Row]) -> str | None:
-    """Return the first path whose file is missing or has another SHA-256.
-
-    Uses ``open`` instead of ``Path``, because a wheel has thousands of small files.
-    """
+    """Return the first path whose file is missing or has another SHA-256."""
     for _, path, wanted, _ in rows:
-        try:
-            with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - as above
-                hasher = hashlib.sha256()
-                while block := stream.read(_BLOCK):
-                    hasher.update(block)
-        except OSError:
-            return path
-        if hasher.digest() != wanted:
+        if not Path(path).is_file() or hash_file(path, hashlib.sha256()) != wanted:
             return path
     return None
 
@@ -289,7 +331,9 @@ def _uv_install(fetched: tuple[Fetched, ...], site: Site, store: Store) -> None:
         requirements.write_text("".join(lines), encoding="utf-8")
         options = ["--offline", "--no-index", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
         options += ["--break-system-packages", "--python", str(site.program)]
-        if installed(site.prefix) & {wheel_of(item.artifact).name for item in fetched}:
+        replaced = installed(site.prefix) & {wheel_of(item.artifact).name for item in fetched}
+        if replaced:
+            check_removable(site.prefix, replaced)
             options.append("--reinstall")  # uv hashes every wheel again with it, so use it only if needed
         with mark_writing(site.prefix) as inherited:
             _uv(["pip", "install", *options, "--requirements", str(requirements)], store, inherited)
@@ -304,7 +348,9 @@ def _forget_origin(site: Site, item: Fetched) -> None:
     if not note.exists():
         return
     row = re.compile(rf"^{re.escape(info.name)}/uv_cache\.json,.*\r?\n".encode(), re.MULTILINE)
-    write_atomic_bytes(record, row.sub(b"", record.read_bytes(), count=1), synced=False)  # as uv writes its files
+    write_atomic(
+        record, row.sub(b"", record.read_bytes(), count=1), synced=False, through_links=False
+    )  # as uv writes its files
     note.unlink()
 
 
@@ -319,7 +365,7 @@ def _uv(words: list[str], store: Store, inherited: tuple[int, ...] = ()) -> None
     done = subprocess.run(command, env=environment, pass_fds=inherited, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise OutsideError(
-            f"`uv {' '.join(words[:2])}` failed with exit code {done.returncode}:\n{done.stderr.strip()}",
+            f"`uv {' '.join(words[:2])}` failed with exit code {done.returncode}:\n{hide_secrets(done.stderr.strip())}",
             hint="fix the cause; the next attempt continues after the conda packages",
             code="wheels-failed",
         )
@@ -355,7 +401,7 @@ def _build(item: Fetched, site: Site, store: Store, *, offline: bool) -> Fetched
         wheels = sorted(Path(folder).glob("*.whl"))
         if done.returncode != 0 or len(wheels) != 1:
             raise OutsideError(
-                f"failed to build `{item.artifact.label}` from source:\n{done.stderr.strip()[-4000:]}",
+                f"failed to build `{item.artifact.label}` from source:\n{hide_secrets(done.stderr.strip()[-4000:])}",
                 hint=(
                     Hint("install what the build requires, such as a compiler"),
                     Hint("once environment.yml requires a version that is published as a wheel", "envforge lock"),
@@ -378,8 +424,5 @@ def _keep(artifact: Artifact, wheel: Path, store: Store) -> Fetched:
     digest = digest_of(wheel, Digest(algorithm="sha256", hex=""))
     package = replace(artifact.package, url=wheel.as_uri(), sha256=digest.hex)
     made = Artifact(package=package, digest=digest)
-    check_archive(wheel, made)
-    path = store.path(made)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    store.keep(wheel, path)
-    return Fetched(artifact=made, path=path, downloaded_bytes=0)
+    check_wheel(wheel, made)
+    return Fetched(artifact=made, path=store.keep(wheel, made), downloaded_bytes=0)

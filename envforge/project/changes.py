@@ -10,14 +10,13 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
 
+from envforge.base.git import has_git, run_git
 from envforge.base.staging import PlannedFile
 from envforge.errors import OutsideError
 
@@ -32,11 +31,6 @@ class Merged:
     content: bytes
     conflicts: int = 0
     rejected: bytes | None = None
-
-
-def can_merge() -> bool:
-    """Return whether git is installed."""
-    return shutil.which("git") is not None
 
 
 def is_text(content: bytes) -> bool:
@@ -83,17 +77,11 @@ def _has_other_line_ends(mine: bytes, base: bytes) -> bool:
 
 def _merge_file(folder: Path, *options: str) -> tuple[int, bytes]:
     labels = [word for label in _LABELS for word in ("-L", label)]
-    command = ["git", "merge-file", "-p", "-q", *options, *labels, "mine", "base", "new"]
-    # settings of the user or of a running git hook must not change the result
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    environment |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CEILING_DIRECTORIES": str(folder)}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, check=False, stdin=subprocess.DEVNULL
-    )
-    if not 0 <= done.returncode <= 127:  # git's manual: the number of conflicts, at most 127; above, an error
-        said = " ".join(done.stderr.decode(errors="replace").split())
-        raise OutsideError(f"`git merge-file` failed with exit code {done.returncode}: {said}", code="git-failed")
-    return done.returncode, done.stdout
+    words = ["merge-file", "-p", "-q", *options, *labels, "mine", "base", "new"]
+    done = run_git(folder, *words, isolated=True)  # the settings of a user must not change the result
+    if not 0 <= done.code <= 127:  # git's manual: the number of conflicts, at most 127; above, an error
+        raise OutsideError(f"`git merge-file` failed with exit code {done.code}: {done.reason}", code="git-failed")
+    return done.code, done.stdout
 
 
 def _patch(ours: bytes, theirs: bytes) -> bytes:
@@ -170,7 +158,7 @@ Action = Literal["add", "update", "merge", "conflict", "move", "remove", "yours"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Change:
+class FileChange:
     """One file: ``before`` is its content at ``path`` or ``moved_from``, ``after`` the content that it gets.
 
     ``beside`` is a second file, with what couldn't be merged. ``note`` adds what the action doesn't express.
@@ -199,7 +187,7 @@ class _Sides:
     on_conflict: OnConflict
 
 
-def plan_changes(base: Files, new: Files, folder: Path, on_conflict: OnConflict) -> tuple[Change, ...]:
+def plan_changes(base: Files, new: Files, folder: Path, on_conflict: OnConflict) -> tuple[FileChange, ...]:
     """Return the changes, sorted by path; files that only the user or neither side changed have none."""
     sides = _Sides(base=base, new=new, folder=folder, on_conflict=on_conflict)
     moves = {old: there for old, there in moved_by_template(base, new).items() if not os.path.lexists(folder / there)}
@@ -234,7 +222,7 @@ def _obstacle(folder: Path, path: PurePosixPath) -> str:
     return f"`{parent}` isn't a directory" if parent else ""
 
 
-def _all_changed(sides: _Sides) -> list[Change]:
+def _all_changed(sides: _Sides) -> list[FileChange]:
     """Return the changes of files that both versions of the template have.
 
     A file that the user moved is matched to at most one of them.
@@ -248,84 +236,86 @@ def _all_changed(sides: _Sides) -> list[Change]:
     return found
 
 
-def _changed(sides: _Sides, path: PurePosixPath, known: Collection[PurePosixPath]) -> Change | None:
+def _changed(sides: _Sides, path: PurePosixPath, known: Collection[PurePosixPath]) -> FileChange | None:
     base, new = sides.base[path], sides.new[path]
     if base.content == new.content and base.executable == new.executable:
         return None
     obstacle = _obstacle(sides.folder, path)
     if obstacle:
-        return Change(path=path, action="yours", note=f"{obstacle}; the template changed this file")
+        return FileChange(path=path, action="yours", note=f"{obstacle}; the template changed this file")
     mine = read_there(sides.folder, path)
     if mine is not None:
         return _three_way(sides, base, mine, new)
     place = moved_by_user(sides.folder, base, known)
     moved = None if place is None else read_there(sides.folder, place)
     if place is None or moved is None:
-        return Change(path=path, action="yours", note="you removed it, so it remains removed; the template changed it")
+        return FileChange(
+            path=path, action="yours", note="you removed it, so it remains removed; the template changed it"
+        )
     change = _three_way(sides, base, moved, replace(new, path=place))
     return None if change is None else replace(change, note=f"the template's `{path}`, which you moved here")
 
 
-def _dropped(sides: _Sides, path: PurePosixPath) -> Change | None:
+def _dropped(sides: _Sides, path: PurePosixPath) -> FileChange | None:
     mine = read_there(sides.folder, path)
     if mine is None:
         return None
     if same_text(mine.content, sides.base[path].content):
-        return Change(path=path, action="remove", before=mine)
-    return Change(path=path, action="yours", note="the template no longer has it; your edited file is kept")
+        return FileChange(path=path, action="remove", before=mine)
+    return FileChange(path=path, action="yours", note="the template no longer has it; your edited file is kept")
 
 
-def _added(sides: _Sides, path: PurePosixPath) -> Change | None:
+def _added(sides: _Sides, path: PurePosixPath) -> FileChange | None:
     new, mine = sides.new[path], read_there(sides.folder, path)
     obstacle = _obstacle(sides.folder, path)
     if obstacle:
-        return Change(path=path, action="yours", note=f"{obstacle}; the template now has a file of this name")
+        return FileChange(path=path, action="yours", note=f"{obstacle}; the template now has a file of this name")
     if mine is None:
-        return Change(path=path, action="add", after=new)
+        return FileChange(path=path, action="add", after=new)
     if same_text(mine.content, new.content):
         return None
     beside = _beside(sides.folder, path, ".new", new.content)
     note = f"your file is kept; the template's new file of this name is `{beside.path}`"
-    return Change(path=path, action="conflict", before=mine, after=mine, beside=beside, conflicts=1, note=note)
+    return FileChange(path=path, action="conflict", before=mine, after=mine, beside=beside, conflicts=1, note=note)
 
 
-def _moved(sides: _Sides, old: PurePosixPath, there: PurePosixPath) -> Change | None:
+def _moved(sides: _Sides, old: PurePosixPath, there: PurePosixPath) -> FileChange | None:
     """Move a file as the template did, with the user's edits in it."""
     mine, obstacle = read_there(sides.folder, old), _obstacle(sides.folder, there)
     if mine is None or obstacle:
         note = obstacle or f"you removed it as `{old}`, so it remains removed; the template moved it"
-        return Change(path=there, action="yours", note=note)
+        return FileChange(path=there, action="yours", note=note)
     new = sides.new[there]
     change = _three_way(sides, sides.base[old], mine, new)
     if change is None:
-        change = Change(path=there, action="move", before=mine, after=replace(mine, path=there))
+        change = FileChange(path=there, action="move", before=mine, after=replace(mine, path=there))
     return replace(change, moved_from=old, action="move" if change.action == "update" else change.action)
 
 
-def _three_way(sides: _Sides, base: PlannedFile, mine: PlannedFile, new: PlannedFile) -> Change | None:
+def _three_way(sides: _Sides, base: PlannedFile, mine: PlannedFile, new: PlannedFile) -> FileChange | None:
     """Apply the change from ``base`` to ``new`` to ``mine``; the result is at the path of ``new``."""
     executable = new.executable if new.executable != base.executable else mine.executable
     if same_text(mine.content, new.content) or base.content == new.content:
         content = mine.content
     elif same_text(mine.content, base.content):
         content = _with_line_ends_of(mine.content, base.content, new.content)
-    elif all(is_text(file.content) for file in (base, mine, new)) and can_merge():
+    elif all(is_text(file.content) for file in (base, mine, new)) and has_git():
         return _merged(sides, (base.content, mine, new), executable=executable)
     else:
         return _unmerged(sides, mine, new)
     after = PlannedFile(path=new.path, content=content, executable=executable)
     if (after.content, after.executable) == (mine.content, mine.executable):
         return None
-    return Change(path=new.path, action="update", before=mine, after=after)
+    return FileChange(path=new.path, action="update", before=mine, after=after)
 
 
-def _merged(sides: _Sides, texts: tuple[bytes, PlannedFile, PlannedFile], *, executable: bool) -> Change | None:
+def _merged(sides: _Sides, texts: tuple[bytes, PlannedFile, PlannedFile], *, executable: bool) -> FileChange | None:
     base, mine, new = texts
     merged = merge_text(base, mine.content, new.content, sides.on_conflict)
     after = PlannedFile(path=new.path, content=merged.content, executable=executable)
     if not merged.conflicts:
         same = (after.content, after.executable) == (mine.content, mine.executable)
-        return None if same else Change(path=new.path, action="merge", before=mine, after=after)
+        return None if same else FileChange(path=new.path, action="merge", before=mine, after=after)
     beside = None
     note = f"{merged.conflicts} conflict{'s' if merged.conflicts > 1 else ''}"
     if merged.rejected is None:
@@ -333,17 +323,17 @@ def _merged(sides: _Sides, texts: tuple[bytes, PlannedFile, PlannedFile], *, exe
     else:
         beside = _beside(sides.folder, new.path, ".rej", merged.rejected)
         note += f": the rejected changes are in `{beside.path}`"
-    return Change(
+    return FileChange(
         path=new.path, action="conflict", before=mine, after=after, beside=beside, conflicts=merged.conflicts, note=note
     )
 
 
-def _unmerged(sides: _Sides, mine: PlannedFile, new: PlannedFile) -> Change:
+def _unmerged(sides: _Sides, mine: PlannedFile, new: PlannedFile) -> FileChange:
     beside = _beside(sides.folder, new.path, ".new", new.content)
-    why = "it isn't a text file" if can_merge() else "merging requires git, which isn't on PATH"
+    why = "it isn't a text file" if has_git() else "merging requires git, which isn't on PATH"
     note = f"both sides changed it, and {why}: your file is kept, the template's is `{beside.path}`"
     after = replace(mine, path=new.path)
-    return Change(path=new.path, action="conflict", before=mine, after=after, beside=beside, conflicts=1, note=note)
+    return FileChange(path=new.path, action="conflict", before=mine, after=after, beside=beside, conflicts=1, note=note)
 
 
 def _with_line_ends_of(mine: bytes, base: bytes, new: bytes) -> bytes:

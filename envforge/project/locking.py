@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import unquote, urlsplit
 
 from envforge.base.data_files import lockfiles_root, templates_root
-from envforge.base.net import Mirrors
+from envforge.base.net import Client, Mirrors, NetworkError
+from envforge.base.urls import Url, show_url
 from envforge.catalogue import stored as catalogue
 from envforge.catalogue.index import Entry, find_entry, list_entries
 from envforge.errors import OutsideError, RequestError
@@ -24,7 +24,6 @@ from envforge.lock.environment_spec import (
     EnvironmentTexts,
     render_texts,
 )
-from envforge.lock.solver.channels import ALIAS
 from envforge.machine.values import Machine
 from envforge.project.plan import Project
 from envforge.pytorch.matrix import Matrix
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from envforge.catalogue.address import Chosen
     from envforge.lock.request import LockRequest, Step
 
-Origin = Literal["catalogue", "solved", "to-solve", "none"]
+LockOrigin = Literal["catalogue", "solved", "to-solve", "none"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,13 +58,66 @@ class ProjectLock:
     catalogue, it is the date of the newest record in the lock.
     """
 
-    origin: Origin
+    origin: LockOrigin
     text: str | None = None
     entry: str = ""
     publisher: str = ""
     date: dt.date | None = None
     requirements: str = ""
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockedProject:
+    """A project with its lock.
+
+    ``silent_host`` is a server that didn't answer, so that the project has another build, whose lockfile is in the
+    catalogue; empty if the project has the build that was selected.
+    """
+
+    project: Project
+    lock: ProjectLock
+    silent_host: str = ""
+
+
+class NoNetworkError(OutsideError):
+    """The catalogue has no lockfile for a project, and a server that a solve requires can't be reached."""
+
+
+def find_locked(
+    project: Project, query: BuildQuery, way: LockWay, progress: Callable[[Step], None]
+) -> LockedProject | None:
+    """Return the project with a lock of a catalogue; None if it must be solved.
+
+    Without a network, it is the project on the best build whose lockfile is in the catalogue. Raises ``NoNetworkError``
+    if there is none.
+    """
+    if not way.wanted:
+        return LockedProject(project=project, lock=ProjectLock(origin="none"))
+    found = find_lock(project.texts, way, progress)
+    if found is not None:
+        return LockedProject(project=project, lock=found)
+    host = None if way.fresh or way.conda_exe is not None else unreachable_host(project, way.mirrors)
+    if host is None:
+        return None
+    other = next(locked_projects(project, query), None)
+    if other is None:
+        raise _no_network(project, host)
+    return LockedProject(project=other, lock=obtain_lock(other.texts, way, progress), silent_host=host)
+
+
+def _no_network(project: Project, host: str) -> NoNetworkError:
+    builds = [
+        f"torch {each.build.pin(each.build.torch)} with Python {each.python} on {each.build.platform}"
+        for each in project.selections
+    ]
+    needs = builds[0] if len(builds) == 1 else f"the combination of {' and '.join(builds)}"
+    packages = [spec for group in project.template.groups if group.name in project.groups for spec in group.conda]
+    needs += f" and {', '.join(packages)}" if packages else ""
+    return NoNetworkError(
+        f"the catalogue has no lockfile for {needs}, and `{host}`, which a solve requires, can't be reached",
+        code="no-network",
+    )
 
 
 def obtain_lock(texts: EnvironmentTexts, way: LockWay, progress: Callable[[Step], None]) -> ProjectLock:
@@ -153,7 +205,6 @@ def request_aside(texts: EnvironmentTexts, way: LockWay) -> Iterator[LockRequest
         )
 
 
-_CHANNEL = f"{ALIAS}/conda-forge"
 _ANSWER_S = 4.0
 _PREFERRED = "is the best build with a lockfile in the catalogue"
 
@@ -217,7 +268,9 @@ def _with_build(project: Project, query: BuildQuery, build: Build) -> Project | 
 
 def unreachable_host(project: Project, mirrors: Mirrors) -> str | None:
     """Return the first server needed for a solve that doesn't answer within a few seconds; None if all answer."""
-    urls = [_CHANNEL, *dict.fromkeys(selection.index_url for selection in project.selections)]
+    from envforge.lock.solver.channels import ALIAS  # noqa: PLC0415 - imports rattler, and only a solve needs it
+
+    urls = [f"{ALIAS}/conda-forge", *dict.fromkeys(selection.index_url for selection in project.selections)]
     return _first_silent([mirrors.to_mirror(url) for url in urls])
 
 
@@ -236,23 +289,18 @@ def _first_silent(urls: Iterable[str]) -> str | None:
 
 def _ask(url: str, answered: threading.Event) -> None:
     """Set ``answered`` if the server sends any HTTP response; a proxy that rejects the connection doesn't count."""
-    import os  # noqa: PLC0415 - with the HTTP client, which only a solve needs
-
-    import urllib3  # noqa: PLC0415 - as above
-
-    from envforge.base.net import expand, open_pool, split_credentials  # noqa: PLC0415 - as above
-
-    if url.startswith("file:"):
-        if Path(unquote(urlsplit(url).path)).exists():
-            answered.set()
-        return
-    clean, _ = split_credentials(expand(url, os.environ))
     try:
-        open_pool(clean, 1).request("HEAD", f"{clean.rstrip('/')}/", timeout=_ANSWER_S, redirect=False)
-    except (urllib3.exceptions.HTTPError, OSError, ValueError):
+        folder = Url.parse(url).file_path
+        if folder is None:
+            Client(timeout_s=_ANSWER_S).send(f"{url.rstrip('/')}/", method="HEAD", redirect=False).close()
+    except (NetworkError, ValueError):
         return
-    answered.set()
+    if folder is None or folder.exists():
+        answered.set()
 
 
 def _host(url: str) -> str:
-    return urlsplit(url).hostname or url
+    try:
+        return Url.parse(url).host
+    except ValueError:
+        return show_url(url)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
+from envforge.base.files import sync_folder
 from envforge.base.staging import (
     STAGING,
     Interrupts,
@@ -25,7 +26,6 @@ from envforge.base.staging import (
     disk_errors,
     perform,
     staging,
-    sync_folder,
     write_tree,
 )
 from envforge.errors import Hint

@@ -1,4 +1,4 @@
-"""Plan the files of a project in memory.
+"""Plan the files of a project in memory, and check the names of projects and paths on every file system.
 
 Templates see it as ``selection``, and have no access to other objects of envforge.
 
@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import keyword
+import re
 import shlex
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import PurePosixPath
@@ -18,11 +22,11 @@ from typing import Any
 from envforge import __version__
 from envforge.base.envelope import Json
 from envforge.base.jinja import TemplateError, render_template
-from envforge.base.staging import PlannedFile
+from envforge.base.staging import STAGING, PlannedFile
+from envforge.errors import RequestError, printable
 from envforge.lock.environment_spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE, EnvironmentTexts
-from envforge.project.names import refuse_paths
 from envforge.project.questions import Answer
-from envforge.project.record import PROJECT_FILE, Origin, ProjectRecord, dump_baseline, dump_record
+from envforge.project.record import NOT_HELD, PROJECT_FILE, Origin, ProjectRecord, dump_baseline, dump_record
 from envforge.project.template_source import Source, project_sources
 from envforge.project.templates import Template
 from envforge.pytorch.selection import Selection
@@ -81,6 +85,12 @@ class Project:
     envforge_requirement: str = ""
 
     @property
+    def torch(self) -> str:
+        """The torch build of the first platform, such as ``torch 2.7.1+cu118``."""
+        build = self.selections[0].build
+        return f"torch {build.pin(build.torch)}"
+
+    @property
     def chosen(self) -> tuple[tuple[str, bool], ...]:
         """Every group of the template, and whether the project has it."""
         return tuple((group.name, group.name in self.groups) for group in self.template.groups)
@@ -105,7 +115,7 @@ def render_project(project: Project) -> tuple[PlannedFile, ...]:
     }
     files = _template_files(project)
     files += [PlannedFile(path=path, content=text.encode()) for path, text in generated.items()]
-    refuse_paths(files, project.template)
+    _refuse_paths(files, project.template)
     return tuple(sorted(files, key=lambda file: file.path))
 
 
@@ -160,3 +170,119 @@ def _planned(found: Source, variables: dict[str, object], package: str) -> Plann
         raise TemplateError(f"cannot read the template file `{source}`: {error}", code="template-damaged") from error
     place = PurePosixPath(*(part.replace(_PACKAGE, package) for part in path.parts))
     return PlannedFile(path=place, content=content, executable=executable)
+
+
+LONGEST = 64
+LONGEST_FOLDER = 200
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_][A-Za-z0-9]+)*")
+# learn.microsoft.com, "Naming Files, Paths, and Namespaces": device names that no file may have, with any extension.
+_WINDOWS_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
+)
+# imports that a project already has, in addition to the standard library (whose list leaves `test` out)
+_TAKEN = frozenset({
+    *("PIL", "conda", "envforge", "matplotlib", "mpl_toolkits", "pip", "pytest", "site_packages", "sklearn", "src"),
+    *("test", "tests", "tqdm", "triton", "yaml", "functorch", "torchgen", "pkg_resources", "mpmath", "markupsafe"),
+})  # fmt: skip
+
+
+def check_project_name(name: str, option: str) -> str:
+    """Return the name if every file system accepts it; ``option`` is its source, for errors."""
+    if len(name) > LONGEST:
+        raise _refusal(option, name[:20] + "…", f"expected at most {LONGEST} characters, found {len(name)}")
+    if not _NAME.fullmatch(name):
+        raise _refusal(
+            option, name, "expected a letter, then ASCII letters and digits, with single `-` or `_` between them"
+        )
+    if name.lower() in _WINDOWS_DEVICES:
+        raise _refusal(option, name, "Windows reserves this name for a device")
+    return name
+
+
+def check_folder_name(name: str, option: str) -> str:
+    """Return the name if every file system accepts it for a directory, even with the suffix that ``place`` adds."""
+    if not name.isprintable():
+        raise _bad_folder(option, name, "it contains invisible characters")
+    if len(name.encode()) > LONGEST_FOLDER:
+        raise _bad_folder(
+            option, name[:20] + "…", f"expected at most {LONGEST_FOLDER} bytes, found {len(name.encode())}"
+        )
+    if is_windows_device(name):
+        raise _bad_folder(option, name, "Windows reserves this name for a device")
+    return name
+
+
+def is_windows_device(name: str) -> bool:
+    """Return whether Windows reserves a file name for a device, with any extension."""
+    return name.partition(".")[0].rstrip(" ").lower() in _WINDOWS_DEVICES
+
+
+def package_name(project: str, option: str, installed: Iterable[str]) -> str:
+    """Return the import name of the project; ``installed`` are conda and pip names of its environment."""
+    package = project.replace("-", "_").lower()
+    if keyword.iskeyword(package) or keyword.issoftkeyword(package) or package in ("true", "false", "none"):
+        raise _refusal(option, project, f"`{package}` is a keyword of Python")
+    if package in sys.stdlib_module_names:
+        raise _refusal(option, project, f"`import {package}` is a module of Python's standard library")
+    taken = {name.replace("-", "_").lower() for name in (*installed, *_TAKEN)}
+    if package in taken:
+        raise _refusal(option, project, f"`import {package}` already imports another package in such a project")
+    return package
+
+
+def _bad_folder(option: str, name: str, rule: str) -> RequestError:
+    return RequestError(
+        f"{option} `{printable(name)}` can't be the name of a directory: {rule}",
+        hint="to create the project elsewhere, choose another DIR",
+        code="bad-target",
+    )
+
+
+def _refusal(option: str, name: str, rule: str) -> RequestError:
+    return RequestError(
+        f"{option} `{printable(name)}` can't be the name of a project: {rule}",
+        hint="to name the project differently from its directory, pass `--name NAME`, such as `--name my-project`",
+        code="bad-project-name",
+    )
+
+
+_LONGEST_PART = 200
+# learn.microsoft.com, "Naming Files, Paths, and Namespaces": characters that no name may have
+_FORBIDDEN = frozenset('<>:"|?*\\')
+_OTHERS = (".git", ".hg", ".svn", ".envforge", ".conda", STAGING)  # git runs files there, or envforge owns it
+
+
+def _refuse_paths(files: Iterable[PlannedFile], template: Template) -> None:
+    """Raise ``TemplateError`` if two files have one path, or a path is reserved by a file system or another tool."""
+    seen = {name.lower() for name in NOT_HELD}
+    for file in files:
+        for part in file.path.parts:
+            fault = _fault(part)
+            if fault:
+                raise TemplateError(
+                    f"the template `{template.name}` writes `{printable(str(file.path))}`, "
+                    f"but `{printable(part)}` {fault}",
+                    code="template-path-refused",
+                )
+        key = str(file.path).lower()  # two names that differ in case are one file on macOS and Windows
+        if key in seen or file.path.is_absolute():
+            raise TemplateError(
+                f"the template `{template.name}` writes `{file.path}` twice, or envforge writes that file itself",
+                code="template-damaged",
+            )
+        seen.add(key)
+
+
+def _fault(part: str) -> str:
+    if part in ("..", "."):
+        return "leads outside the project"
+    if part.lower() in _OTHERS:
+        return "is a directory of another tool"
+    if not part.isprintable() or _FORBIDDEN & set(part):
+        return "contains characters that some file systems reject"
+    if part != part.rstrip(" ."):
+        return "ends with a space or a dot, which Windows removes"
+    if is_windows_device(part):
+        return "is a device name on Windows"
+    return f"is longer than {_LONGEST_PART} bytes" if len(part.encode()) > _LONGEST_PART else ""

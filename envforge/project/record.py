@@ -9,14 +9,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from envforge.base import toml
+from envforge.base.documents import Document
 from envforge.base.envelope import Json
 from envforge.base.git import restore_hints
-from envforge.base.records import Document, Fields, WrongValue, read_boolean, read_string
 from envforge.base.staging import PlannedFile
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.environment_spec import LOCK_FILE
@@ -26,10 +26,6 @@ from envforge.pytorch.selection import Selection, selection_from_json, selection
 PROJECT_FILE = "envforge.toml"
 SCHEMA_VERSION = 1
 
-_OURS = {
-    *("schema_version", "envforge", "template", "project", "answers", "groups", "environment", "selection"),
-    *("machine", "files", "envforge_requirement"),
-}
 _HEADER = "# How envforge created this project. envforge reads this file; the training code doesn't need it.\n"
 
 
@@ -71,6 +67,42 @@ class ProjectRecord:
     envforge_requirement: str = ""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _TemplateTable:
+    name: str
+    version: str
+    source: str = ""
+    commit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _ProjectTable:
+    name: str
+    package: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _EnvironmentTable:
+    input_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _ProjectFile:
+    """The tables of ``envforge.toml``; others are settings of the user, which other modules read."""
+
+    schema_version: Literal[1]
+    envforge: str
+    template: _TemplateTable
+    project: _ProjectTable
+    answers: dict[str, Answer]
+    environment: _EnvironmentTable
+    selection: tuple[Any, ...]
+    files: dict[str, str]
+    groups: dict[str, bool] = field(default_factory=dict)
+    machine: Any = None
+    envforge_requirement: str = ""
+
+
 def dump_record(record: ProjectRecord) -> str:
     """Return the text of ``envforge.toml``; the same record produces the same bytes."""
     document: dict[str, Any] = {
@@ -95,9 +127,10 @@ def dump_into(text: str, record: ProjectRecord) -> str:
     import tomlkit  # noqa: PLC0415 - slow to import, and only `update` rewrites this file
 
     document, fresh = tomlkit.parse(text), tomlkit.parse(dump_record(record))
-    if not document.keys() - _OURS:
+    ours = {each.name for each in fields(_ProjectFile)}
+    if not document.keys() - ours:
         return dump_record(record)
-    for key in _OURS & document.keys() - fresh.keys():
+    for key in ours & document.keys() - fresh.keys():
         del document[key]
     for key, value in fresh.items():
         document[key] = value
@@ -161,15 +194,26 @@ def parse_project_file(text: str, where: str) -> ProjectRecord:
             Hint(f"correct `{where}` at the place that the error names"),
             *restore_hints(Path(where).parent, PROJECT_FILE),
         ),
-        mapping="a table",
     )
-    try:
-        top = Fields(document, "", toml.loads(text))
-    except toml.TOMLDecodeError as error:
-        raise document.fault("", "TOML", str(error)) from error
-    if top.raw("schema_version") != SCHEMA_VERSION:
-        raise top.fault("schema_version", str(SCHEMA_VERSION), top.raw("schema_version"))
-    return _record(top, where)
+    top = document.read_toml(text, _ProjectFile)
+    selections = enumerate(top.selection)
+    return ProjectRecord(
+        envforge_version=top.envforge,
+        template=top.template.name,
+        template_version=top.template.version,
+        project=top.project.name,
+        package=top.project.package,
+        answers=tuple(top.answers.items()),
+        selections=tuple(
+            selection_from_json(each, f"{where}, selection[{number}]", document.hints) for number, each in selections
+        ),
+        input_sha256=top.environment.input_sha256,
+        files=tuple(sorted(top.files.items())),
+        machine=top.machine,
+        envforge_requirement=top.envforge_requirement,
+        origin=Origin(source=top.template.source, commit=top.template.commit),
+        groups=tuple(top.groups.items()),
+    )
 
 
 def _requirement(record: ProjectRecord) -> dict[str, str]:
@@ -189,36 +233,15 @@ def _without_null(value: Json) -> Any:
     return value
 
 
-def _record(top: Fields, where: str) -> ProjectRecord:
-    template, project, answers, files = (top.inner(name) for name in ("template", "project", "answers", "files"))
-    selections, groups = top.items("selection"), top.optional("groups")
-    return ProjectRecord(
-        envforge_version=top.need("envforge", read_string),
-        template=template.need("name", read_string),
-        template_version=template.need("version", read_string),
-        project=project.need("name", read_string),
-        package=project.need("package", read_string),
-        answers=tuple((name, answers.need(name, _read_answer)) for name in answers.value),
-        selections=tuple(selection_from_json(s.value, f"{where}, {s.path}", top.document.hints) for s in selections),
-        input_sha256=top.inner("environment").need("input_sha256", read_string),
-        files=tuple((path, files.need(path, read_string)) for path in sorted(files.value)),
-        machine=top.raw("machine"),
-        envforge_requirement=top.get("envforge_requirement", read_string) or "",
-        origin=Origin(
-            source=template.get("source", read_string) or "", commit=template.get("commit", read_string) or ""
-        ),
-        groups=tuple((name, groups.need(name, read_boolean)) for name in groups.value) if groups else (),
-    )
-
-
-def _read_answer(value: object) -> Answer:
-    if not isinstance(value, (str, int, bool)):
-        raise WrongValue("a string, an integer, or a boolean")
-    return value
-
-
 BASELINE = ".envforge/baseline.json"
 NOT_HELD = (LOCK_FILE, BASELINE, PROJECT_FILE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _HeldFile:
+    text: str | None = None
+    base64: str | None = None
+    executable: bool = False
 
 
 class BaselineError(EnvforgeError):
@@ -251,8 +274,8 @@ def read_baseline(folder: Path, record: ProjectRecord) -> dict[PurePosixPath, Pl
         code="baseline-damaged",
         hints=lambda: _restore(folder),
     )
-    files = document.read_json(text)
-    found = {PurePosixPath(name): _file(files.inner(name), name) for name in files.value}
+    held = document.read_json(text, dict[str, _HeldFile])
+    found = {PurePosixPath(name): _file(document, name, each) for name, each in held.items()}
     _compare(found, record, path)
     return found
 
@@ -275,19 +298,15 @@ def _held(file: PlannedFile) -> dict[str, str | bool]:
         return {"base64": base64.b64encode(file.content).decode(), **held}
 
 
-def _file(entry: Fields, name: str) -> PlannedFile:
-    encoded = entry.get("base64", _read_base64)
-    content = entry.need("text", read_string).encode() if encoded is None else encoded
-    return PlannedFile(
-        path=PurePosixPath(name), content=content, executable=entry.get("executable", read_boolean) or False
-    )
-
-
-def _read_base64(value: object) -> bytes:
+def _file(document: Document, name: str, held: _HeldFile) -> PlannedFile:
     try:
-        return base64.b64decode(read_string(value), validate=True)
+        decoded = None if held.base64 is None else base64.b64decode(held.base64, validate=True)
     except ValueError as error:
-        raise WrongValue("bytes in base64") from error
+        raise document.fault(f"{name}.base64", "bytes in base64", held.base64) from error
+    content = decoded if held.text is None else held.text.encode()
+    if content is None:
+        raise document.fault(f"{name}.text", "a string", None)
+    return PlannedFile(path=PurePosixPath(name), content=content, executable=held.executable)
 
 
 def _compare(found: dict[PurePosixPath, PlannedFile], record: ProjectRecord, path: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from envforge.base.data_files import data_folder, templates_root
 from envforge.base.jinja import TemplateError, render_template
 from envforge.base.staging import PlannedFile
+from envforge.base.urls import has_secrets, show_url
 from envforge.errors import Hint, RequestError, printable
 from envforge.project.questions import Group
 from envforge.project.record import Origin
@@ -213,13 +214,11 @@ def _checked(folder: Path) -> Template:
 
 @contextmanager
 def _cloned(name: str, base: Path) -> Iterator[Opened]:
-    from envforge.base.net import without_credentials  # noqa: PLC0415 - brings an HTTP client
     from envforge.catalogue.address import parse_address  # noqa: PLC0415 - only a git template needs it
     from envforge.catalogue.git import clone, commit_of, links_of  # noqa: PLC0415 - as above
 
     address = parse_address(name, base, "template")
-    is_web = address.location.startswith(("http://", "https://"))  # an ssh URL needs its user
-    if is_web and without_credentials(address.location) != address.location:
+    if has_secrets(address.location):
         raise RequestError(
             f"the URL `{address.public}` contains a user or a password, which the project would record",
             hint="to let git store the credentials",
@@ -233,7 +232,7 @@ def _cloned(name: str, base: Path) -> Iterator[Opened]:
             raise RequestError(
                 f"`{address.public}` has no commits: it is an empty repository, or not a repository",
                 hint="to check the URL",
-                command=f"git ls-remote {shlex.quote(without_credentials(address.location))}",
+                command=f"git ls-remote {shlex.quote(show_url(address.location))}",
                 code="no-such-template",
             )
         links = links_of(work)

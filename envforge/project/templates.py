@@ -1,83 +1,71 @@
-"""Read the manifests of templates, and check the answers to their questions."""
+"""Read the manifests of templates."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
+
+from envforge.base.documents import Document, NonEmpty, Printable, matching
 from envforge.base.jinja import TemplateError
-from envforge.base.records import Document, Fields, one_of
 from envforge.base.suggest import nearest
 from envforge.errors import Hint, RequestError, printable
-from envforge.lock.environment_spec import TORCH_FAMILY, Needs
-from envforge.project.questions import (
-    Answer,
-    Group,
-    Question,
-    choose_groups,
-    hold,
-    read_command,
-    read_common_groups,
-    read_conda_spec,
-    read_groups,
-    read_line,
-    read_questions,
-    read_relative,
-    refuse_keys,
-    shown,
-)
-
-_TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
-
-
-def refuse_tricks(text: str, document: Document) -> None:
-    """Raise for the first such feature, without converting the text to values."""
-    import yaml  # noqa: PLC0415 - slow to import
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        top = yaml.compose(text, Loader=loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise document.fault("", "YAML", " ".join(str(error).split())) from error
-    seen: set[int] = set()
-    for node in _nodes(top):
-        line = f"line {node.start_mark.line + 1}"
-        if id(node) in seen:
-            raise document.fault(line, "no anchors or aliases", "a reference to another value")
-        seen.add(id(node))
-        if node.tag.removeprefix("tag:yaml.org,2002:") not in _TAGS:
-            raise document.fault(line, "plain values", node.tag)
-        if isinstance(node, yaml.MappingNode):
-            keys = [str(key.value) for key, _ in node.value]
-            twice = next((key for key in keys if keys.count(key) > 1), None)
-            if twice is not None:
-                raise document.fault(line, "each key once", twice)
-
-
-def _nodes(top: Any) -> Iterator[Any]:
-    """Yield every node: a shared node each time it is referenced, but its children only once."""
-    left, inside = [top], set()
-    while left:
-        node = left.pop()
-        if node is None:
-            continue
-        yield node
-        value = getattr(node, "value", None)
-        if isinstance(value, list) and id(node) not in inside:
-            inside.add(id(node))
-            left += [each for item in value for each in (item if isinstance(item, tuple) else (item,))]
-
+from envforge.lock.environment_spec import TORCH_FAMILY, Needs, split_conda_spec
+from envforge.project.questions import Answer, Group, GroupName, Question, When, answers_of, choose_groups
 
 MANIFEST = "template.yml"
 COMMON = "common"
+COMMON_GROUPS = "groups.yml"
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,63}")
-
-_MANIFEST_KEYS = {"name", "version", "summary", "questions", "groups", "common", "not_common", "environment"}
 _LONGEST_MANIFEST = 200_000
-_ENVIRONMENT_KEYS = {"torch", "conda"}
+_TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
+_TEMPLATE_NAME = matching(
+    rf"(?!{COMMON}$){NAME_PATTERN.pattern}", "lowercase letters, digits, and `-`, and not `common`"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Environment:
+    torch: tuple[Literal["torch", "torchvision", "torchaudio"], ...] = ("torch", "torchvision")
+    conda: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _GroupEntry:
+    """A group of a manifest: with ``help`` a new one, without it additions to the common group of that name."""
+
+    name: GroupName
+    help: Printable | None = None
+    default: bool | None = None
+    files: tuple[PurePosixPath, ...] = ()
+    conda: tuple[str, ...] = ()
+    when: When = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Manifest:
+    name: Annotated[str, _TEMPLATE_NAME]
+    version: int | Printable
+    summary: Printable
+    questions: tuple[Question, ...] = ()
+    common: tuple[PurePosixPath, ...] = ()
+    not_common: tuple[PurePosixPath, ...] = ()
+    environment: _Environment = _Environment()
+    groups: tuple[GroupName | _GroupEntry, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _ForeignManifest(_Manifest):
+    hooks: tuple[Annotated[tuple[NonEmpty, ...], msgspec.Meta(min_length=1)], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _CommonGroups:
+    groups: tuple[_GroupEntry, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,26 +126,42 @@ def parse_manifest(text: str, path: Path, common_root: Path | None = None) -> Te
 
     ``common_root`` has the files that templates share; by default, it is next to the template's directory.
     """
-    return _template(
-        _document(path).read_yaml(text), path.parent, common_root or path.parent.parent / COMMON, named=True
-    )
+    manifest, document = _document(path).read_yaml(text, _Manifest), _document(path)
+    if manifest.name != path.parent.name:
+        raise document.fault("name", f"the name of its directory, `{path.parent.name}`", manifest.name)
+    return _template(document, manifest, path.parent, common_root or path.parent.parent / COMMON)
 
 
 def load_foreign(root: Path, common_root: Path) -> Template:
-    """Read a template in a directory of any name; its ``common`` files and groups are from ``common_root``."""
+    """Read a template in a directory of any name; its ``common`` files and groups are from ``common_root``.
+
+    Only such a template may have ``hooks``.
+    """
     path = root / MANIFEST
-    text = _read(path)
+    text, document = _read(path), _document(path)
     if len(text) > _LONGEST_MANIFEST:
-        raise TemplateError(
-            f"the template `{path}` has {len(text):,} characters, expected at most {_LONGEST_MANIFEST:,}",
-            code="template-damaged",
-        )
-    refuse_tricks(text, _document(path))
-    return _template(_document(path).read_yaml(text), root, common_root, named=False)
+        raise document.fault("", f"at most {_LONGEST_MANIFEST:,} characters", f"{len(text):,}")
+    _refuse_tricks(text, document)
+    manifest = document.read_yaml(text, _ForeignManifest)
+    return replace(_template(document, manifest, root, common_root), hooks=manifest.hooks)
+
+
+def read_common_groups(common: Path) -> tuple[Group, ...]:
+    """Read the groups that every template may use: ``groups.yml`` in the common directory."""
+    path = common / COMMON_GROUPS
+    if not path.exists():
+        return ()
+    document = replace(_document(path), damaged=f"the groups `{path}` are invalid")
+    found = document.read_yaml(_read(path), _CommonGroups).groups
+    groups = tuple(_group(document, number, entry, {}) for number, entry in enumerate(found))
+    _check_groups(document, groups, ())
+    return groups
 
 
 def _document(path: Path) -> Document:
-    return Document(damaged=f"the template `{path}` is invalid", error=TemplateError, code="template-damaged")
+    return Document(
+        damaged=f"the template `{path}` is invalid", error=TemplateError, code="template-damaged", closed=True
+    )
 
 
 def _read(path: Path) -> str:
@@ -167,120 +171,150 @@ def _read(path: Path) -> str:
         raise TemplateError(f"cannot read the template `{path}`: {error}", code="template-damaged") from error
 
 
-def _template(top: Fields, root: Path, common_root: Path, *, named: bool) -> Template:
-    """Read a manifest; with ``named``, the directory has the template's name, and hooks are rejected."""
-    refuse_keys(top, _MANIFEST_KEYS if named else _MANIFEST_KEYS | {"hooks"})
-    name = top.need("name", read_line)
-    if not NAME_PATTERN.fullmatch(name) or name == COMMON:
-        raise top.fault("name", "lowercase letters, digits, and `-`, and not `common`", name)
-    if named and name != root.name:
-        raise top.fault("name", f"the name of its directory, `{root.name}`", name)
-    questions = read_questions(top.items("questions", optional=True))
+def _template(document: Document, manifest: _Manifest, root: Path, common_root: Path) -> Template:
+    _check_questions(document, manifest.questions)
+    _check_paths(document, "common", manifest.common)
+    _check_paths(document, "not_common", manifest.not_common)
+    _check_conda(document, "environment.conda", manifest.environment.conda)
+    known = {group.name: group for group in read_common_groups(common_root)}
+    groups = tuple(_group(document, number, entry, known) for number, entry in enumerate(manifest.groups))
+    _check_groups(document, groups, manifest.questions)
+    family = ("torch", *manifest.environment.torch)
     return Template(
-        name=name,
-        version=top.need("version", _read_version),
-        summary=top.need("summary", read_line),
+        name=manifest.name,
+        version=str(manifest.version),
+        summary=manifest.summary,
         root=root,
         common_root=common_root,
-        questions=questions,
-        common=top.list_of("common", read_relative, optional=True),
-        not_common=top.list_of("not_common", read_relative, optional=True),
-        needs=_needs(top.inner("environment")) if "environment" in top.value else Needs(),
-        groups=read_groups(top, questions, read_common_groups(common_root)),
-        hooks=top.list_of("hooks", read_command, optional=True),
-    )
-
-
-def _needs(entry: Fields) -> Needs:
-    refuse_keys(entry, _ENVIRONMENT_KEYS)
-    family = entry.list_of("torch", one_of(TORCH_FAMILY), optional=True)
-    if "torch" not in entry.value:
-        family = Needs().torch_family
-    return Needs(
-        torch_family=tuple(name for name in TORCH_FAMILY if name in ("torch", *family)),
-        conda=entry.list_of("conda", read_conda_spec, optional=True),
-    )
-
-
-def _read_version(value: object) -> str:
-    return str(value) if type(value) is int else read_line(value)
-
-
-def gather_answers(
-    template: Template, variables: tuple[str, ...], ask: Callable[[Question], Answer] | None
-) -> tuple[tuple[str, Answer], ...]:
-    """Answer every question: from ``variables``, else with ``ask``, else with its default.
-
-    A question whose condition is false gets its default, and an answer to it raises ``RequestError``.
-    """
-    given = _given(template, variables)
-    answers: dict[str, Answer] = {}
-    for question in template.questions:
-        asked = hold(question.when, answers)
-        if question.name in given and not asked:
-            raise _not_asked(question)
-        if question.name in given:
-            answers[question.name] = given[question.name]
-        else:
-            answers[question.name] = ask(question) if ask and asked else question.default
-    return tuple(answers.items())
-
-
-def _given(template: Template, variables: tuple[str, ...]) -> dict[str, Answer]:
-    questions = {question.name: question for question in template.questions}
-    given: dict[str, Answer] = {}
-    for variable in variables:
-        key, equals, text = variable.partition("=")
-        if not equals:
-            raise RequestError(
-                f"`--var {printable(variable)}` is not of the form `KEY=VALUE`",
-                hint=_example(template),
-                code="bad-variable",
-            )
-        if key not in questions:
-            raise _unknown(key, template)
-        if key in given:
-            raise RequestError(
-                f"`--var {key}` was provided twice",
-                hint=f"to answer the question, pass `--var {key}=VALUE` once",
-                code="bad-variable",
-            )
-        try:
-            given[key] = questions[key].parse(text)
-        except ValueError as rule:
-            raise RequestError(
-                f"invalid answer `{printable(text)}` for `--var {key}`; expected {rule}",
-                hint=f"to use the default, pass `--var {key}={shown(questions[key].default)}`",
-                code="bad-answer",
-            ) from rule
-    return given
-
-
-def _unknown(key: str, template: Template) -> RequestError:
-    names = [question.name for question in template.questions]
-    near = nearest(key, names)
-    known = ", ".join(f"`{name}`" for name in names) or "none"
-    return RequestError(
-        f"unknown question `{printable(key)}` for `--var`; the template `{template.name}` has the questions: {known}",
-        hint=f"did you mean `--var {near}=VALUE`?" if near else _example(template),
-        code="no-such-question",
-    )
-
-
-def _not_asked(question: Question) -> RequestError:
-    conditions = " and ".join(f"`{condition.words}`" for condition in question.when)
-    return RequestError(
-        f"`--var {question.name}` applies only with {conditions}",
-        hint=(
-            Hint(f"to answer it, add `--var {question.when[0].words.split('|')[0]}`"),
-            Hint(f"to create the project without it, omit `--var {question.name}`"),
+        questions=manifest.questions,
+        common=manifest.common,
+        not_common=manifest.not_common,
+        needs=Needs(
+            torch_family=tuple(name for name in TORCH_FAMILY if name in family), conda=manifest.environment.conda
         ),
-        code="question-not-asked",
+        groups=groups,
     )
 
 
-def _example(template: Template) -> str:
-    if not template.questions:
-        return f"the template `{template.name}` has no questions; omit `--var`"
-    first = template.questions[0]
-    return f"to answer a question, pass for example `--var {first.name}={shown(first.default)}`"
+def _group(document: Document, number: int, entry: str | _GroupEntry, common: Mapping[str, Group]) -> Group:
+    entry = _GroupEntry(name=entry) if isinstance(entry, str) else entry
+    _check_paths(document, f"groups[{number}].files", entry.files)
+    _check_conda(document, f"groups[{number}].conda", entry.conda)
+    if entry.help is not None:
+        return Group(
+            name=entry.name,
+            help=entry.help,
+            default=bool(entry.default),
+            files=entry.files,
+            conda=entry.conda,
+            when=entry.when,
+        )
+    base = common.get(entry.name)
+    if base is None:
+        known = ", ".join(f"`{name}`" for name in common) or "none"
+        expected = f"a common group ({known}), or a `help` for a group of the template itself"
+        raise document.fault(f"groups[{number}].name", expected, entry.name)
+    return replace(
+        base,
+        default=base.default if entry.default is None else entry.default,
+        files=(*base.files, *entry.files),
+        conda=(*base.conda, *entry.conda),
+        when=entry.when,
+    )
+
+
+def _check_questions(document: Document, questions: tuple[Question, ...]) -> None:
+    for number, question in enumerate(questions):
+        path, before = f"questions[{number}]", questions[:number]
+        if question.name in [each.name for each in before]:
+            raise document.fault(f"{path}.name", "each name once", question.name)
+        if hasattr(dict, question.name):  # `answers.items` would be the method of the mapping
+            raise document.fault(f"{path}.name", "no method of a mapping", question.name)
+        if bool(question.choices) != (question.type == "choice"):
+            expected = "choices for the type `choice`, and only for it"
+            raise document.fault(f"{path}.choices", expected, question.type)
+        _check_pattern(document, f"{path}.pattern", question.pattern)
+        if not question.accepts(question.default):
+            raise document.fault(f"{path}.default", question.rule, question.default)
+        _check_when(document, path, question.when, before)
+
+
+def _check_pattern(document: Document, path: str, pattern: str | None) -> None:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise document.fault(path, f"a regular expression ({error})", pattern) from error
+
+
+def _check_when(document: Document, path: str, when: When, questions: Sequence[Question]) -> None:
+    by_name = {question.name: question for question in questions}
+    for name, value in when.items():
+        question = by_name.get(name)
+        if question is None:
+            raise document.fault(f"{path}.when.{name}", "an earlier question", name)
+        if not answers_of(value) or not all(question.accepts(each) for each in answers_of(value)):
+            raise document.fault(f"{path}.when.{name}", f"answers to `{name}`: {question.rule}", value)
+
+
+def _check_groups(document: Document, groups: tuple[Group, ...], questions: Sequence[Question]) -> None:
+    for number, group in enumerate(groups):
+        path = f"groups[{number}]"
+        if group.name in [each.name for each in groups[:number]]:
+            raise document.fault(f"{path}.name", "each name once", group.name)
+        _check_when(document, path, group.when, questions)
+
+
+def _check_paths(document: Document, path: str, places: Sequence[PurePosixPath]) -> None:
+    for number, place in enumerate(places):
+        text = str(place)
+        if place.is_absolute() or not place.parts or ".." in place.parts or "\\" in text or not text.isprintable():
+            raise document.fault(f"{path}[{number}]", "a path inside `files`", text)
+
+
+def _check_conda(document: Document, path: str, specs: Sequence[str]) -> None:
+    for number, spec in enumerate(specs):
+        try:
+            name, _ = split_conda_spec(spec)
+        except ValueError as error:
+            raise document.fault(f"{path}[{number}]", "a conda spec such as `numpy >=1.26`", spec) from error
+        if name in ("python", *TORCH_FAMILY):
+            expected = "a package other than Python and the torch family, which the selection pins"
+            raise document.fault(f"{path}[{number}]", expected, spec)
+
+
+def _refuse_tricks(text: str, document: Document) -> None:
+    """Raise for an anchor, an alias, a tag, or a key that is there twice, without converting the text to values."""
+    import yaml  # noqa: PLC0415 - slow to import
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        top = yaml.compose(text, Loader=loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise document.fault("", "YAML", " ".join(str(error).split())) from error
+    seen: set[int] = set()
+    for node in _nodes(top):
+        line = f"line {node.start_mark.line + 1}"
+        if id(node) in seen:
+            raise document.fault(line, "no anchors or aliases", "a reference to another value")
+        seen.add(id(node))
+        if node.tag.removeprefix("tag:yaml.org,2002:") not in _TAGS:
+            raise document.fault(line, "plain values", node.tag)
+        if isinstance(node, yaml.MappingNode):
+            keys = [str(key.value) for key, _ in node.value]
+            twice = next((key for key in keys if keys.count(key) > 1), None)
+            if twice is not None:
+                raise document.fault(line, "each key once", twice)
+
+
+def _nodes(top: Any) -> Iterator[Any]:
+    """Yield every node: a shared node each time it is referenced, but its children only once."""
+    left, inside = [top], set()
+    while left:
+        node = left.pop()
+        if node is None:
+            continue
+        yield node
+        value = getattr(node, "value", None)
+        if isinstance(value, list) and id(node) not in inside:
+            inside.add(id(node))
+            left += [each for item in value for each in (item if isinstance(item, tuple) else (item,))]

@@ -25,7 +25,7 @@ from envforge.errors import EnvforgeError
 from envforge.lock.environment_spec import render_texts
 from envforge.project.place import place
 from envforge.project.plan import Project, plan_project
-from envforge.project.questions import Answer, Condition, Question, shown
+from envforge.project.questions import Answer, Question, When, answers_of, shown
 from envforge.project.smoke import can_skip_gpu, interpreter_torch
 from envforge.project.templates import Template
 from envforge.pytorch.selection import Selection
@@ -58,7 +58,7 @@ class _Choice:
 
     name: str
     values: tuple[Answer, ...]
-    when: tuple[Condition, ...]
+    when: When
 
 
 def pairwise(template: Template) -> tuple[Variant, ...]:
@@ -94,8 +94,8 @@ def _choices(template: Template) -> tuple[_Choice, ...]:
 
 
 def _values(question: Question) -> tuple[Answer, ...]:
-    others: tuple[Answer, ...] = question.choices if question.kind == "choice" else ()
-    if question.kind == "bool":
+    others: tuple[Answer, ...] = question.choices if question.type == "choice" else ()
+    if question.type == "bool":
         others = (False, True)
     return (question.default, *(value for value in others if value != question.default))
 
@@ -119,11 +119,11 @@ def _complete(fixed: _Pair, choices: tuple[_Choice, ...], wanted: set[_Pair]) ->
     open_names = list(row)
     while open_names:
         choice = by_name[open_names.pop()]
-        for condition in choice.when if row[choice.name] != choice.values[0] else ():
-            if condition.question not in row:
-                row[condition.question] = condition.values[0]
-                open_names.append(condition.question)
-            elif row[condition.question] not in condition.values:
+        for name, value in choice.when.items() if row[choice.name] != choice.values[0] else ():
+            if name not in row:
+                row[name] = answers_of(value)[0]
+                open_names.append(name)
+            elif row[name] not in answers_of(value):
                 return None
     for choice in choices:
         if choice.name not in row:
@@ -133,7 +133,7 @@ def _complete(fixed: _Pair, choices: tuple[_Choice, ...], wanted: set[_Pair]) ->
 
 def _best(choice: _Choice, row: Mapping[str, Answer], wanted: set[_Pair]) -> Answer:
     """Return the possible value that covers most of the ``wanted`` pairs in the row so far."""
-    holds = all(row.get(condition.question) in condition.values for condition in choice.when)
+    holds = all(row.get(name) in answers_of(value) for name, value in choice.when.items())
     possible = choice.values if holds else choice.values[:1]
     return max(possible, key=lambda value: len(_pairs({**row, choice.name: value}) & wanted))
 

@@ -25,13 +25,13 @@ from envforge.lock.environment_spec import (
     render_texts,
 )
 from envforge.lock.lockfile import VARIANTS_DIRECTORY, list_variants
-from envforge.project.changes import Change, OnConflict, has_conflict, plan_changes, read_there
+from envforge.project.changes import FileChange, OnConflict, has_conflict, plan_changes, read_there
 from envforge.project.locking import LockWay, request_aside
 from envforge.project.plan import Project, record_of, render_project
-from envforge.project.questions import Answer, Question, choose_groups, shown
+from envforge.project.questions import Answer, Question, choose_groups, gather_answers, shown
 from envforge.project.record import BASELINE, PROJECT_FILE, ProjectRecord, dump_baseline, dump_into, read_baseline
 from envforge.project.template_source import Opened
-from envforge.project.templates import Template, gather_answers
+from envforge.project.templates import Template
 from envforge.pytorch.selection import Selection
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ _LOCKED_FROM = (PurePosixPath(ENVIRONMENT_FILE), PurePosixPath(VIRTUAL_PACKAGES_
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wishes:
+class UpdateRequest:
     """What the user requests instead of what is recorded; ``selections`` is ``None`` to keep the builds."""
 
     variables: tuple[str, ...] = ()
@@ -108,7 +108,7 @@ class Update:
     before: ProjectRecord
     project: Project
     rendered: tuple[PlannedFile, ...]
-    changes: tuple[Change, ...]
+    changes: tuple[FileChange, ...]
     notes: tuple[str, ...] = ()
 
     @property
@@ -178,7 +178,7 @@ class Locks:
         return own + tuple(str(variant.files[-1].path) for variant in self.variants)
 
 
-def plan_update(folder: Path, record: ProjectRecord, opened: Opened, wishes: Wishes) -> Update:
+def plan_update(folder: Path, record: ProjectRecord, opened: Opened, wishes: UpdateRequest) -> Update:
     """Render the project again and compare; raise ``EnvforgeError`` if the baseline or an answer is invalid."""
     template = opened.template
     if not opened.is_foreign:
@@ -240,7 +240,7 @@ def carried_answers(
     def again(question: Question) -> Answer:
         return _still_valid(question, recorded[question.name]) if question.name in recorded else question.default
 
-    answers = gather_answers(template, variables, again)
+    answers = gather_answers(template.questions, variables, again)
     asked = {question.name for question in template.questions}
     notes = [
         f"the template has a new question, `{name}`, which gets its default, `{shown(answer)}`"
@@ -290,7 +290,7 @@ def apply(update: Update, locks: Locks) -> bool:
 
 
 def _carried_groups(
-    template: Template, record: ProjectRecord, answers: Mapping[str, Answer], wishes: Wishes
+    template: Template, record: ProjectRecord, answers: Mapping[str, Answer], wishes: UpdateRequest
 ) -> tuple[str, ...]:
     """Return the recorded groups, new groups of the template by their default, and the user's changes."""
     recorded = dict(record.groups)

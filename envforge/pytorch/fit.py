@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
-from envforge.machine.values import Condition, Machine
+from envforge.machine.nvidia_text import driver_support
+from envforge.machine.values import Condition, Machine, driver_text
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.selection import Build, Grade
 
@@ -16,11 +18,22 @@ _HARMLESS = ("wsl", "different-gpus", "gpus-hidden", "mig", "no-nvidia-device")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Misfit:
+    """The reason why a build doesn't fit, with what it requires and what was found."""
+
+    code: str
+    wanted: str
+    found: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
     """What constrains the selection on one platform. ``is_known`` is false if the platform's machine is unknown.
 
     ``gpus`` holds each GPU with its name; ``stated_cuda`` is the CUDA version that the user set for the driver;
-    ``troubles`` are conditions that keep CUDA programs from the GPU.
+    ``troubles`` are conditions that keep CUDA programs from the GPU. ``unsupported`` holds the GPUs that the driver
+    doesn't support, whatever the build.
     """
 
     platform: str
@@ -37,16 +50,7 @@ class Facts:
     hidden_gpus: int = 0
     has_no_glibc: bool = False
     troubles: tuple[Condition, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Misfit:
-    """The reason why a build doesn't fit, with what it requires and what was found."""
-
-    code: str
-    wanted: str
-    found: str
-    reason: str
+    unsupported: tuple[Misfit, ...] = ()
 
 
 def read_facts(machine: Machine, platform: str) -> Facts:
@@ -61,13 +65,16 @@ def read_facts(machine: Machine, platform: str) -> Facts:
     if machine.capability_override is not None:
         known = (("the GPU set by CONDA_OVERRIDE_CUDA_ARCH", machine.capability_override),)
     unknown = () if machine.capability_override else tuple(g.name for g in gpus if g.compute_capability is None)
+    # the numbers of Tegra drivers have nothing to do with those of server drivers: only their CUDA says what they run
+    is_tegra = any(condition.code == "jetson" for condition in machine.conditions)
+    version = driver.version if driver and not is_tegra else None
     return Facts(
         platform=platform,
         is_known=True,
         has_nvidia=machine.has_nvidia,
         windows_driver=is_windows or machine.is_wsl,
         glibc=machine.glibc,
-        driver=driver.version if driver else None,
+        driver=version,
         driver_cuda=driver.cuda if driver else None,
         has_driver=driver is not None,
         stated_cuda=driver.cuda if driver and machine.cuda_is_stated else None,
@@ -76,7 +83,30 @@ def read_facts(machine: Machine, platform: str) -> Facts:
         hidden_gpus=len(machine.gpus) if hides_all else 0,
         has_no_glibc=any(condition.code == "no-glibc" for condition in machine.conditions),
         troubles=tuple(condition for condition in machine.conditions if condition.code not in _HARMLESS),
+        unsupported=() if version is None or machine.cuda_is_stated else tuple(_unsupported(version, known)),
     )
+
+
+def _unsupported(driver: Version, gpus: Iterable[tuple[str, ComputeCapability]]) -> Iterator[Misfit]:
+    """Yield the GPUs that the driver's branch doesn't support yet or doesn't support anymore.
+
+    Source: NVIDIA data center drivers, "CUDA Toolkit, Driver, and Architecture Matrix".
+    """
+    for name, capability in gpus:
+        support = driver_support(capability)
+        if support.last is not None and driver.major > support.last:
+            code, wanted, text = "driver-dropped", f"{support.last} or older", f"{support.last} is the last branch"
+        elif support.first is not None and driver.major < support.first:
+            code, wanted, text = "driver", f"{support.first} or newer", f"{support.first} is the first branch"
+        else:
+            continue
+        found = f"driver {driver_text(driver)}"
+        yield Misfit(
+            code=code,
+            wanted=f"NVIDIA driver {wanted}, for {name} ({capability})",
+            found=found,
+            reason=f"{found} doesn't support {name} ({capability}): {text} that does",
+        )
 
 
 def fit(build: Build, facts: Facts, matrix: Matrix) -> Grade | Misfit:
@@ -92,6 +122,8 @@ def fit(build: Build, facts: Facts, matrix: Matrix) -> Grade | Misfit:
 
 
 def _fit_cuda(build: Build, cuda: Version, facts: Facts, matrix: Matrix) -> Grade | Misfit:
+    if facts.unsupported:
+        return facts.unsupported[0]
     refused = next((m for gpu in facts.gpus if (m := _no_kernel(build, gpu, matrix)) is not None), None)
     if refused is not None:
         return refused
@@ -103,7 +135,8 @@ def _fit_cuda(build: Build, cuda: Version, facts: Facts, matrix: Matrix) -> Grad
     if jit and grade is Grade.MINOR_COMPATIBLE:
         return _no_jit(build, jit[0], facts, matrix)
     is_future = any(capability not in matrix.known_capabilities for _, capability in facts.gpus)
-    return grade if build.confirmed and not is_future else Grade.UNVERIFIED
+    is_certain = build.confirmed and not is_future and not jit and not facts.unknown_gpus
+    return grade if is_certain else Grade.UNVERIFIED
 
 
 def has_cubin(build: Build, capability: ComputeCapability, matrix: Matrix) -> bool:
@@ -138,12 +171,6 @@ def driver_grade(cuda: Version, facts: Facts, matrix: Matrix) -> Grade | Misfit:
         reason = f"CUDA {cuda.major}.x requires {wanted}, found {found}"
         return Misfit(code="driver", wanted=wanted, found=found, reason=reason)
     return Grade.UNVERIFIED if direct is None else Grade.MINOR_COMPATIBLE
-
-
-def driver_text(version: Version) -> str:
-    """Return a driver version as NVIDIA writes it: ``450.80.02``, which ``str`` would shorten to ``450.80.2``."""
-    first, *rest = version.release
-    return ".".join([str(first), *(f"{part:02d}" for part in rest)])
 
 
 def _grade_by_cuda(cuda: Version, served: Version | None) -> Grade | Misfit:

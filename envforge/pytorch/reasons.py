@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from envforge.errors import EnvforgeError, Hint
-from envforge.pytorch.fit import Facts, driver_text, has_cubin
+from envforge.machine.values import driver_text
+from envforge.pytorch.fit import Facts, has_cubin
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.selection import Build, Candidate, Grade, Preference, Refusal, Request, Selection
 
@@ -77,6 +78,8 @@ def no_build(
         return NoBuildError(message, hint=hints, refused=tuple(refused))
     if any(r.code == "driver" for r in asked):
         hints.append(Hint("to use the builds that require it, install a newer NVIDIA driver"))
+    if any(r.code == "driver-dropped" for r in asked):
+        hints.append(Hint("to use the GPU, install an NVIDIA driver of the last branch that supports it"))
     hints += [Hint(trouble.remedy) for trouble in facts.troubles]
     hints.append(Hint("to plan for another machine, pass `--machine PROFILE`"))
     lines = "\n".join(f"  {line}" for line in grouped(asked))

@@ -10,7 +10,7 @@ from packaging.version import Version
 
 from envforge.base.terms import CPU, WheelTag
 from envforge.machine.values import Machine
-from envforge.pytorch.fit import Facts, Misfit, fit, read_facts
+from envforge.pytorch.fit import Facts, Misfit, driver_grade, fit, read_facts
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.reasons import VERSIONS, NoBuildError, WayOut, no_build, no_common_torch, warn, why
 from envforge.pytorch.selection import (
@@ -171,7 +171,7 @@ def _not_automatic(build: Build, facts: Facts) -> Misfit | None:
         return Misfit(code="no-gpu", wanted="an NVIDIA driver and GPU", found=found, reason=reason)
     # a CPU build for a GPU without a driver would hide the problem until the first slow epoch, so `auto` fails here
     if not build.tag.is_cpu and not facts.has_driver:
-        gpus = ", ".join([*(name for name, _ in facts.gpus), *facts.unknown_gpus])
+        gpus = ", ".join([*(name for name, _ in facts.gpus), *facts.unknown_gpus]) or "this machine"
         found = f"{gpus} without an NVIDIA driver"
         return Misfit(code="no-driver", wanted="an NVIDIA driver", found=found, reason=f"{gpus} has no NVIDIA driver")
     return None
@@ -194,9 +194,11 @@ def _rank(candidate: Candidate, prefer: Preference, facts: Facts, matrix: Matrix
 
     A verified build always comes before an unverified one (docs/decisions/0022).
     """
-    build, grade = candidate.build, _GRADES.index(candidate.grade)
+    build, cuda = candidate.build, candidate.build.tag.cuda or Version("0")
     verified = build.confirmed and candidate.grade is not Grade.UNVERIFIED
-    cuda = build.tag.cuda or Version("0")
+    # among unverified builds, one that the driver supports directly is still the safer one
+    served = driver_grade(cuda, facts, matrix) if candidate.grade is Grade.UNVERIFIED else candidate.grade
+    grade = _GRADES.index(served) if isinstance(served, Grade) else 0
     if prefer is Preference.DIRECT:
         return (verified, build.confirmed, grade, build.torch, cuda)
     if prefer is Preference.WIDEST:

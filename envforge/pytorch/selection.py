@@ -8,23 +8,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
-from typing import TypeVar
+from typing import Any, cast
 
 from packaging.version import Version
 
-from envforge.base.envelope import Json
-from envforge.base.records import (
-    Document,
-    Fields,
-    parsed,
-    read_boolean,
-    read_capabilities,
-    read_string,
-    read_tag,
-    read_text,
-    read_version,
-)
+from envforge.base.documents import Document
+from envforge.base.envelope import Json, to_json
 from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.errors import EnvforgeError, Hint
 
@@ -69,16 +58,16 @@ class Build:
     """
 
     torch: Version
-    torchvision: Version | None
-    torchaudio: Version | None
     tag: WheelTag
     platform: str
+    torchvision: Version | None = None
+    torchaudio: Version | None = None
+    glibc: Version | None = None
     pythons: tuple[Version, ...]
-    glibc: Version | None
     capabilities: tuple[ComputeCapability, ...]
     ptx: tuple[ComputeCapability, ...]
-    local_version: bool = True
     plain: tuple[str, ...] = ()
+    local_version: bool = True
     confirmed: bool = True
     capabilities_stated: bool = True
 
@@ -134,9 +123,6 @@ class Selection:
     refused: tuple[Refusal, ...] = ()
 
 
-_E = TypeVar("_E", bound=Enum)
-
-
 class SelectionError(EnvforgeError):
     """A recorded selection that can't be parsed."""
 
@@ -144,7 +130,7 @@ class SelectionError(EnvforgeError):
 def selection_to_json(selection: Selection, *, candidates: bool = True) -> dict[str, Json]:
     """Return the selection as JSON values; ``candidates=False`` omits all builds but the selected one."""
     document: dict[str, Json] = {
-        "request": request_to_json(selection.request),
+        "request": {"cuda": "auto", **_to_json(selection.request)},
         "build": _build_to_json(selection.build),
         "python": str(selection.python),
         "grade": selection.grade.value,
@@ -153,132 +139,37 @@ def selection_to_json(selection: Selection, *, candidates: bool = True) -> dict[
         "warnings": list(selection.warnings),
     }
     if candidates:
-        document["accepted"] = [_candidate_to_json(candidate) for candidate in selection.accepted]
+        document["accepted"] = [
+            _to_json(candidate) | {"build": _build_to_json(candidate.build)} for candidate in selection.accepted
+        ]
         document["refused"] = refusals_to_json(selection.refused)
     return document
 
 
 def refusals_to_json(refused: tuple[Refusal, ...]) -> Json:
     """Return every rejected build with its reason."""
-    return [
-        {
-            "build": _build_to_json(refusal.build),
-            "code": refusal.code,
-            "wanted": refusal.wanted,
-            "found": refusal.found,
-            "reason": refusal.reason,
-        }
-        for refusal in refused
-    ]
+    return [_to_json(refusal) | {"build": _build_to_json(refusal.build)} for refusal in refused]
+
+
+def _build_to_json(build: Build) -> dict[str, Json]:
+    return _to_json(build) | {"pins": dict[str, Json](build.pins)}
+
+
+def _to_json(value: Request | Build | Candidate | Refusal) -> dict[str, Json]:
+    return cast("dict[str, Json]", to_json(value, omit_none=True))
 
 
 def selection_from_json(value: object, where: str, hints: Callable[[], tuple[Hint, ...]] | None = None) -> Selection:
     """Parse the output of ``selection_to_json``; ``where`` names the file, and the table inside it, in errors."""
     document = Document(
-        damaged=f"the selection in `{where}` is invalid",
-        error=SelectionError,
-        code="selection-damaged",
-        hints=hints,
-        mapping="a table",
+        damaged=f"the selection in `{where}` is invalid", error=SelectionError, code="selection-damaged", hints=hints
     )
-    top = Fields(document, "", value)
-    return Selection(
-        request=_request(top.inner("request")),
-        build=_build(top.inner("build")),
-        python=top.need("python", read_version),
-        grade=top.need("grade", _choice(Grade)),
-        index_url=top.need("index_url", read_text),
-        reason=top.need("reason", read_text),
-        warnings=top.list_of("warnings", read_string),
-        accepted=tuple(_candidate(row) for row in top.items("accepted", optional=True)),
-        refused=tuple(_refusal(row) for row in top.items("refused", optional=True)),
-    )
-
-
-def request_to_json(request: Request) -> dict[str, Json]:
-    """Return what was requested; options that were left to ``select`` are omitted."""
-    stated = {"torch": request.torch, "python": request.python, "platform": request.platform}
-    document: dict[str, Json] = {"cuda": "auto" if request.cuda is None else str(request.cuda)}
-    document |= {key: str(value) for key, value in stated.items() if value is not None}
-    return document | {"prefer": request.prefer.value, "torch_index": request.torch_index}
-
-
-def _build_to_json(build: Build) -> dict[str, Json]:
-    versions = {"torchvision": build.torchvision, "torchaudio": build.torchaudio, "glibc": build.glibc}
-    return {
-        "torch": str(build.torch),
-        "tag": str(build.tag),
-        "platform": build.platform,
-        **{key: str(value) for key, value in versions.items() if value is not None},
-        "pythons": [str(python) for python in build.pythons],
-        "capabilities": [str(capability) for capability in build.capabilities],
-        "ptx": [str(capability) for capability in build.ptx],
-        "plain": list(build.plain),
-        "local_version": build.local_version,
-        "confirmed": build.confirmed,
-        "capabilities_stated": build.capabilities_stated,
-        "pins": dict(build.pins),
-    }
-
-
-def _candidate_to_json(candidate: Candidate) -> Json:
-    python, grade = str(candidate.python), candidate.grade.value
-    return {"build": _build_to_json(candidate.build), "python": python, "grade": grade}
-
-
-def _candidate(row: Fields) -> Candidate:
-    return Candidate(
-        build=_build(row.inner("build")),
-        python=row.need("python", read_version),
-        grade=row.need("grade", _choice(Grade)),
-    )
-
-
-def _refusal(row: Fields) -> Refusal:
-    return Refusal(
-        build=_build(row.inner("build")),
-        code=row.need("code", read_text),
-        wanted=row.need("wanted", read_text),
-        found=row.need("found", read_text),
-        reason=row.need("reason", read_text),
-    )
-
-
-def _request(table: Fields) -> Request:
-    return Request(
-        cuda=table.need("cuda", parsed(_parse_cuda, "`auto`, `cpu` or a CUDA tag")),
-        torch=table.get("torch", read_version),
-        python=table.get("python", read_version),
-        platform=table.get("platform", read_text),
-        prefer=table.need("prefer", _choice(Preference)),
-        torch_index=table.need("torch_index", read_text),
-    )
-
-
-def _build(table: Fields) -> Build:
-    build = Build(
-        torch=table.need("torch", read_version),
-        torchvision=table.get("torchvision", read_version),
-        torchaudio=table.get("torchaudio", read_version),
-        tag=table.need("tag", read_tag),
-        platform=table.need("platform", read_text),
-        pythons=table.list_of("pythons", read_version),
-        glibc=table.get("glibc", read_version),
-        capabilities=table.need("capabilities", read_capabilities),
-        ptx=table.need("ptx", read_capabilities),
-        local_version=table.need("local_version", read_boolean),
-        plain=table.list_of("plain", read_string),
-        confirmed=table.need("confirmed", read_boolean),
-        capabilities_stated=table.need("capabilities_stated", read_boolean),
-    )
-    if table.has("pins") and table.raw("pins") != dict(build.pins):
-        raise table.fault("pins", f"{dict(build.pins)} as the versions of this build give", table.raw("pins"))
-    return build
-
-
-def _parse_cuda(text: str) -> WheelTag | None:
-    return None if text == "auto" else WheelTag.parse(text)
-
-
-def _choice(kind: type[_E]) -> Callable[[object], _E]:
-    return parsed(kind, "one of " + ", ".join(str(member.value) for member in kind))
+    table = document.convert(value, dict[str, Any])
+    request = table.get("request")
+    if isinstance(request, dict) and request.get("cuda") == "auto":
+        table["request"] = {name: item for name, item in request.items() if name != "cuda"}
+    selection = document.convert(table, Selection)
+    pins, expected = table["build"].get("pins"), dict(selection.build.pins)
+    if pins not in (None, expected):
+        raise document.fault("build.pins", f"{expected} as the versions of this build give", pins)
+    return selection

@@ -5,31 +5,34 @@ These checks come first and can't be skipped, so a report never passes for lack 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from importlib import import_module
 from importlib.metadata import entry_points
+from types import ModuleType
 
 from envforge.base.suggest import nearest
 from envforge.errors import EnvforgeError, Hint, RequestError
+from envforge.verify.judging import check, checks_in, failed, passed, record_of, skipped, unknown
 from envforge.verify.record import Asked, NotObserved, Record
 from envforge.verify.values import COSTS, GROUPS, QUESTIONS, Check, Cost, Finding, Judgement, Question, Report, Verdict
 
 _NAMES = {"machine": "the machine", "environment": "the environment", "training": "training"}
+GROUP = "envforge.checks"
+# the modules that define checks, in the order of reports; each is imported only for its question
+_MODULES: dict[Question, tuple[str, ...]] = {
+    "machine": ("presence", "driver", "compatibility", "gpus", "resources"),
+    "environment": ("packages", "pytorch"),
+    "training": ("devices", "learning", "updates", "speed"),
+}
 
 
-def _lack(record: Record, question: Question) -> NotObserved | None:
-    return next((lack for lack in record.not_observed if lack.what == question), None)
-
-
-def _observed(record: Record, question: Question) -> Iterable[Judgement]:
+def _observed(question: Question, record: Record) -> Judgement:
     lack = _lack(record, question)
     if lack is None and getattr(record, question) is None:
-        yield Judgement(verdict=Verdict.SKIP, observed="not included in the record")
-        return
+        return skipped("not included in the record")
     if lack is None:
-        yield Judgement(verdict=Verdict.PASS, observed=_how(record, question))
-        return
+        return passed(_how(record, question))
     if lack.why in ("broken", "late"):
         verdict = Verdict.UNKNOWN
     elif lack.why == "unfinished" or question in record.asked.explicit:
@@ -37,7 +40,11 @@ def _observed(record: Record, question: Question) -> Iterable[Judgement]:
     else:
         verdict = Verdict.SKIP
     wanted = "an installed environment" if question != "machine" else "facts about the machine"
-    yield Judgement(verdict=verdict, observed=lack.reason, wanted=wanted, command=lack.command)
+    return Judgement(verdict=verdict, observed=lack.reason, wanted=wanted, command=lack.command)
+
+
+def _lack(record: Record, what: str) -> NotObserved | None:
+    return next((lack for lack in record.not_observed if lack.what == what), None)
 
 
 def _how(record: Record, question: Question) -> str:
@@ -48,93 +55,84 @@ def _how(record: Record, question: Question) -> str:
     return f"{_NAMES[question]} was observed{took}"
 
 
-def _lock(record: Record) -> Iterable[Judgement]:
-    project = record.project
+@check("machine-observed", "Observation of the machine", of=record_of("machine"), group="observation", required=True)
+def _machine(record: Record) -> Judgement:
+    """Without facts, no check of the machine can decide anything."""
+    return _observed("machine", record)
+
+
+@check("lock-usable", "Lockfile for this platform", of=record_of("machine"), group="observation")
+def _lock(record: Record) -> Judgement:
+    """Without a lockfile for this platform, there is nothing to compare the machine and environment with."""
+    project, wanted = record.project, "a valid lockfile for this platform"
     if project is None or project.lock_file is None:
-        yield Judgement(verdict=Verdict.SKIP, observed="no project and no lockfile")
-    elif project.lock_unreadable is not None:
-        yield Judgement(
-            verdict=Verdict.FAIL,
-            observed=project.lock_unreadable,
-            wanted="a valid lockfile for this platform",
-            source=project.lock_file,
-            command=project.lock_command,
-        )
-    else:
-        needs = f"; it requires {project.lock_needs}" if project.lock_needs else ""
-        platforms = ", ".join(project.lock_platforms)
-        yield Judgement(
-            verdict=Verdict.PASS,
-            observed=f"valid, for {platforms}{needs}",
-            wanted="a valid lockfile for this platform",
-            source=project.lock_file,
-        )
+        return skipped("no project and no lockfile")
+    if project.lock_unreadable is not None:
+        return failed(project.lock_unreadable, wanted, project.lock_file, command=project.lock_command)
+    needs = f"; it requires {project.lock_needs}" if project.lock_needs else ""
+    return passed(f"valid, for {', '.join(project.lock_platforms)}{needs}", wanted, project.lock_file)
 
 
-def _check(question: Question, why: str) -> Check:
-    judge: Callable[[Record], Iterable[Judgement]] = partial(_observed, question=question)
-    return Check(
-        id=f"{question}-observed",
-        question=question,
-        group="observation",
-        title=f"Observation of {_NAMES[question]}",
-        why=why,
-        severity=Verdict.FAIL,
-        judge=judge,
-        required=True,
-    )
-
-
-CHECKS: tuple[Check, ...] = (
-    _check("machine", "Without facts, no check of the machine can decide anything."),
-    Check(
-        id="lock-usable",
-        question="machine",
-        group="observation",
-        title="Lockfile for this platform",
-        why="Without a lockfile for this platform, there is nothing to compare the machine and environment with.",
-        severity=Verdict.FAIL,
-        judge=_lock,
-    ),
-    _check("environment", "Only an installed environment can be compared with its lockfile."),
-    _check("training", "Only a completed training run shows that this machine can train."),
+@check(
+    "environment-observed",
+    "Observation of the environment",
+    of=record_of("environment"),
+    group="observation",
+    required=True,
 )
+def _environment(record: Record) -> Judgement:
+    """Only an installed environment can be compared with its lockfile."""
+    return _observed("environment", record)
 
 
-GROUP = "envforge.checks"
+@check("training-observed", "Observation of training", of=record_of("training"), group="observation", required=True)
+def _training(record: Record) -> Judgement:
+    """Only a completed training run shows that this machine can train."""
+    return _observed("training", record)
 
 
-def all_checks() -> tuple[Check, ...]:
-    """Return the checks by question, built-in ones first. Raise if one can't be loaded or two have the same id."""
+CHECKS = (_machine, _lock, _environment, _training)
+
+
+def checks_for(asked: Asked) -> tuple[Check, ...]:
+    """Return the checks that a request can select; if it names some, all, because a name can be of any question."""
+    return all_checks(QUESTIONS if asked.only or asked.skip or not asked.explicit else asked.explicit)
+
+
+def all_checks(questions: Sequence[Question] = QUESTIONS) -> tuple[Check, ...]:
+    """Return the checks of these questions, built-in ones first.
+
+    Raises ``EnvforgeError`` if one can't be loaded or two have the same id.
+    """
     origins: dict[str, str] = {}
     checks = []
-    for check, origin in (*_ours(), *_offered()):
-        if check.id in origins:
+    for found, origin in (*_built_in(questions), *_offered()):
+        if found.id in origins:
             raise EnvforgeError(
-                f"two checks have the id `{check.id}`: from `{origins[check.id]}` and from `{origin}`",
+                f"two checks have the id `{found.id}`: from `{origins[found.id]}` and from `{origin}`",
                 hint="change one of the two ids, or uninstall the package that provides it",
                 code="checks-broken",
             )
-        origins[check.id] = origin
-        checks.append(check)
-    return tuple(sorted(checks, key=lambda check: QUESTIONS.index(check.question)))
+        origins[found.id] = origin
+        checks.append(found)
+    return tuple(sorted(checks, key=lambda found: QUESTIONS.index(found.question)))
 
 
-def _ours() -> Iterator[tuple[Check, str]]:
-    from envforge.verify.environment import checks as environment  # noqa: PLC0415 - imports all that checks need
-    from envforge.verify.machine import checks as machine  # noqa: PLC0415
-    from envforge.verify.training import checks as training  # noqa: PLC0415
-
-    yield from ((check, __name__) for check in CHECKS)
-    for module in (machine, environment, training):
-        yield from ((check, module.__name__) for check in module.CHECKS)
+def _built_in(questions: Sequence[Question]) -> Iterator[tuple[Check, str]]:
+    """Yield the checks of envforge in the order of reports."""
+    yield from ((found, __name__) for found in CHECKS)
+    modules = [f"envforge.verify.{question}.{name}" for question in questions for name in _MODULES[question]]
+    for module in modules:
+        yield from ((found, module) for found in checks_in(import_module(module)))
 
 
 def _offered() -> Iterator[tuple[Check, str]]:
-    """Yield the checks of entry points; each names a ``Check`` or a sequence of them."""
+    """Yield the checks of entry points; each names a module with checks, a check, or a sequence of checks."""
     for entry in entry_points(group=GROUP):
         try:
             offered = entry.load()
+            if isinstance(offered, ModuleType):
+                offered = checks_in(offered)
             checks = (offered,) if isinstance(offered, Check) else tuple(offered)
         except Exception as error:
             raise EnvforgeError(
@@ -142,14 +140,14 @@ def _offered() -> Iterator[tuple[Check, str]]:
                 hint=f"fix or uninstall the package with the entry point `{entry.name}` in `{GROUP}`",
                 code="checks-broken",
             ) from error
-        for check in checks:
-            if not isinstance(check, Check):
+        for found in checks:
+            if not isinstance(found, Check):
                 raise EnvforgeError(
-                    f"the entry point `{entry.value}` in `{GROUP}` is invalid: expected a Check, found `{check!r}`",
-                    hint="let the entry point name a `Check`, or a sequence of `Check` values",
+                    f"the entry point `{entry.value}` in `{GROUP}` is invalid: expected a Check, found `{found!r}`",
+                    hint="let the entry point name a module with checks, a `Check`, or a sequence of them",
                     code="checks-broken",
                 )
-            yield check, entry.value
+            yield found, entry.value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,6 +157,13 @@ class Chosen:
     checks: tuple[Check, ...]
     questions: tuple[Question, ...]
     depth: Cost
+
+    @property
+    def needs(self) -> frozenset[str] | None:
+        """The facts that the checks need; None, which is all, if a team's check doesn't declare them."""
+        if any(check.group == "own" and check.observe is None and not check.needs for check in self.checks):
+            return None
+        return frozenset(need for check in self.checks for need in check.needs)
 
 
 def choose(asked: Asked, checks: Sequence[Check]) -> Chosen:
@@ -265,21 +270,14 @@ def _findings(check: Check, record: Record) -> Iterator[Finding]:
 
 
 def _judgements(check: Check, record: Record) -> tuple[Judgement, ...]:
-    lack = _own_lack(check, record)
-    if lack is not None:
-        observed = f"the required facts could not be observed: {lack.reason}"
-        return (Judgement(verdict=Verdict.UNKNOWN, observed=observed, command=lack.command),)
-    if check.observe is not None and check.id not in record.own:
-        return (Judgement(verdict=Verdict.SKIP, observed="not included in the record"),)
+    if check.observe is not None:
+        lack = _lack(record, check.id)
+        if lack is not None:
+            return (unknown(f"the required facts could not be observed: {lack.reason}", command=lack.command),)
+        if check.id not in record.own:
+            return (skipped("not included in the record"),)
     try:
         judgements = tuple(check.judge(record))
     except Exception as error:  # noqa: BLE001 - checks of other packages may raise anything, and must not hide the rest
-        observed = f"the check raised {type(error).__name__}: {error}"
-        return (Judgement(verdict=Verdict.UNKNOWN, observed=observed),)
-    return judgements or (Judgement(verdict=Verdict.UNKNOWN, observed="the check returned nothing"),)
-
-
-def _own_lack(check: Check, record: Record) -> NotObserved | None:
-    if check.observe is None:
-        return None
-    return next((lack for lack in record.not_observed if lack.what == check.id), None)
+        return (unknown(f"the check raised {type(error).__name__}: {error}"),)
+    return judgements or (unknown("the check returned nothing"),)

@@ -22,17 +22,15 @@ from envforge.lock.needs import requirements_of
 from envforge.lock.plan import parse_any_lock
 from envforge.lock.project import lock_command, platform_hints, project_folder
 from envforge.lock.variant_choice import choose_variant, variant_lock
-from envforge.machine.record import machine_to_json
-from envforge.machine.system import conda_subdir
+from envforge.machine.evidence import conda_subdir
 from envforge.machine.values import Machine
 from envforge.machine.world import World
 from envforge.prefix.journal import read_journal
 from envforge.prefix.locate import Meant, check_usable, meant_prefix
-from envforge.project.record import read_project_file
 from envforge.verify.checks import Chosen, choose
 from envforge.verify.environment.observe import prefix_state
+from envforge.verify.machine.case import CONDITION_CHECKS
 from envforge.verify.machine.facts import DriverFacts, LockNeeds, MachineFacts, SystemFacts
-from envforge.verify.machine.judging import CONDITION_CHECKS
 from envforge.verify.machine.observe import read_lock_needs
 from envforge.verify.machine.reference_data import matrix
 from envforge.verify.observe import Situation, Surroundings
@@ -83,7 +81,7 @@ def find_situation(place: Place, asked: Asked, chosen: Chosen, means: Means) -> 
         questions=tuple(question for question in chosen.questions if question not in missing),
         depth=chosen.depth,
         limit_s=means.limit_s,
-        only=_ids(chosen),
+        needs=chosen.needs,
         say=means.say,
     )
     return situation, Surroundings(asked=asked, project=facts, absent=absent)
@@ -93,13 +91,6 @@ def project_and_lock(place: Place, platform: str) -> tuple[Path | None, Path | N
     """Return the project around the current directory and the lockfile to compare with, whether or not it exists."""
     project = project_folder(place.folder)
     return project, _lock(place, project, _meant(place, project), platform)
-
-
-def _ids(chosen: Chosen) -> frozenset[str] | None:
-    """Return the ids of the chosen checks; None, which is all, if a team's check doesn't declare what it needs."""
-    if any(check.group == "own" and check.observe is None for check in chosen.checks):
-        return None
-    return frozenset(check.id for check in chosen.checks)
 
 
 def _meant(place: Place, project: Path | None) -> Meant | None:
@@ -161,6 +152,8 @@ def project_facts(project: Path | None, lock: Path | None, platform: str) -> Pro
 def _of_project(project: Path | None) -> ProjectFacts:
     if project is None:
         return ProjectFacts()
+    from envforge.project.record import read_project_file  # noqa: PLC0415 - imports all of templates' questions
+
     try:
         record = read_project_file(project)
     except EnvforgeError:
@@ -331,4 +324,4 @@ def _described(machine: Machine, lock: Signal[LockNeeds]) -> MachineFacts:
         nvml=Signal(unreadable=reason),
         libcuda=Signal(unreadable=reason),
     )
-    return MachineFacts(machine=dict(machine_to_json(machine)), driver=driver, system=system, lock=lock)
+    return MachineFacts(machine=machine, driver=driver, system=system, lock=lock)

@@ -37,8 +37,8 @@ def _silent(_text: str) -> None:
 class Situation:
     """What ``verify`` can observe: the machine, and the project, lockfile, and environment if they exist.
 
-    ``depth`` is the highest permitted cost. ``only`` holds the ids of the checks to judge; None stands for all of them.
-    ``limit_s`` is the time limit of each child process. ``say`` receives progress messages.
+    ``depth`` is the highest permitted cost. ``needs`` holds the facts that the selected checks need; None stands for
+    all. ``limit_s`` is the time limit of each child process. ``say`` receives progress messages.
     """
 
     world: World
@@ -50,12 +50,12 @@ class Situation:
     questions: tuple[Question, ...]
     depth: Cost = "default"
     limit_s: float = 120.0
-    only: frozenset[str] | None = None
+    needs: frozenset[str] | None = None
     say: Callable[[str], None] = field(default=_silent, compare=False)
 
-    def wants(self, *checks: str) -> bool:
-        """Return whether one of these checks will be judged, so that its facts are worth the time."""
-        return self.only is None or not self.only.isdisjoint(checks)
+    def wants(self, fact: str) -> bool:
+        """Return whether a selected check needs this fact, so that it is worth the time."""
+        return self.needs is None or fact in self.needs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,33 +1,31 @@
 """Write everything that was observed to one versioned JSON document, and read it back.
 
-pydantic reads the dataclasses and provides the JSON Schema. An invalid record raises ``RecordError`` with the path of
-the first invalid value.
+An invalid record raises ``RecordError`` with its file and the path of the first invalid value.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import datetime
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
-from envforge.base.distribution import upgrade_command
+from packaging.version import Version
+
+from envforge.base.documents import Document
 from envforge.base.envelope import Json
+from envforge.base.redact import Identity, change_texts, redactor
 from envforge.errors import EnvforgeError
+from envforge.machine.record import MachineRecordError, machine_from_json, machine_to_json
+from envforge.machine.values import Machine
 from envforge.verify.environment.facts import EnvironmentFacts
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.training.facts import TrainingFacts
-from envforge.verify.values import Cost, Question
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+from envforge.verify.values import Cost, Question, Report
 
 RECORD = "envforge-verify"
 RECORD_VERSION = 1
-_NO_NUMBERS = ("NaN", "Infinity", "-Infinity")
 _AGAIN = "to create the record on that machine"
 _RECORD_COMMAND = "envforge verify --json > record.json"
 
@@ -108,58 +106,33 @@ class Record:
 
 
 def record_to_json(record: Record) -> dict[str, Json]:
-    """Return the record as JSON values; numbers that JSON lacks become the strings NaN, Infinity, and -Infinity."""
+    """Return the record as JSON values. A number that isn't finite becomes null, as everywhere in the facts."""
     return cast("dict[str, Json]", _as_json(record))
 
 
 def _as_json(value: Any) -> Json:
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Machine):
+        return machine_to_json(value)
     if isinstance(value, dict):
         return {str(key): _as_json(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [_as_json(item) for item in value]
-    if isinstance(value, datetime):
-        return value.isoformat()
+    if isinstance(value, (datetime, Version)):
+        return value.isoformat() if isinstance(value, datetime) else str(value)
     if is_dataclass(value) and not isinstance(value, type):
         return {each.name: _as_json(getattr(value, each.name)) for each in fields(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
-        return value
+        return None if isinstance(value, float) and not math.isfinite(value) else value
     raise TypeError(f"a record can't contain a `{type(value).__name__}`")
 
 
-def record_schema() -> dict[str, Any]:
-    """Return the JSON Schema of the record as ``record_to_json`` writes it."""
-    return cast("dict[str, Any]", _with_texts_for_numbers(_adapter().json_schema(mode="serialization")))
-
-
-def _with_texts_for_numbers(value: Any) -> Any:
-    """Let every number be one of the strings that represent numbers that JSON lacks."""
-    if isinstance(value, dict):
-        changed = {key: _with_texts_for_numbers(item) for key, item in value.items()}
-        if value.get("type") != "number":
-            return changed
-        return {"anyOf": [{"type": "number"}, {"enum": list(_NO_NUMBERS)}]} | {
-            key: changed[key] for key in ("title", "default") if key in changed
-        }
-    return [_with_texts_for_numbers(item) for item in value] if isinstance(value, list) else value
-
-
-def read_record(text: str, where: str) -> Record:
+def read_record(text: str | bytes, where: str) -> Record:
     """Read a record, or the output of ``verify --json``; ``where`` is its name in errors."""
-    try:
-        value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise RecordError(
-            f"invalid record `{where}`: expected JSON, found: {error}",
-            hint=_AGAIN,
-            command=_RECORD_COMMAND,
-            code="record-damaged",
-        ) from error
-    if isinstance(value, dict) and "schema_version" in value and "record" not in value:
-        result = value.get("result")
-        value = result.get("record") if isinstance(result, dict) else result
-    if not isinstance(value, dict) or value.get("record") != RECORD:
+    document = _document(where)
+    value = document.read_json(text, dict[str, Any])
+    if "schema_version" in value and "record" not in value:
+        value = _mapping(_mapping(value.get("result")).get("record"))
+    if value.get("record") != RECORD:
         raise RecordError(
             f"`{where}` is not a record of `verify`: expected `record` to be `{RECORD}`",
             hint=_AGAIN,
@@ -167,24 +140,23 @@ def read_record(text: str, where: str) -> Record:
             code="record-foreign",
         )
     _check_version(value.get("record_version"), where)
-    return record_from_json(value, where)
+    return document.convert(_with_machine(value, where), Record)
 
 
-def record_from_json(value: object, where: str) -> Record:
-    """Return a record from its JSON values; raise ``RecordError`` with the path of the first invalid value."""
-    from pydantic import ValidationError  # noqa: PLC0415 - heavy, and only `verify` needs it
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
+
+def _with_machine(value: dict[str, Any], where: str) -> dict[str, Any]:
+    """Replace the record of ``detect`` in a record by its ``Machine``, because that record has its own reader."""
+    facts = _mapping(value.get("machine"))
+    if "machine" not in facts:
+        return value
     try:
-        return _adapter().validate_python(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = ".".join(map(str, first["loc"]))
-        raise RecordError(
-            f"invalid record `{where}` at `{path}`: {first['msg']}, found `{str(first['input'])[:80]}`",
-            hint=_AGAIN,
-            command=_RECORD_COMMAND,
-            code="record-damaged",
-        ) from error
+        machine = machine_from_json(facts["machine"], f"{where}: machine.machine")
+    except MachineRecordError as error:
+        raise RecordError(error.message, hint=_AGAIN, command=_RECORD_COMMAND, code="record-damaged") from error
+    return {**value, "machine": {**facts, "machine": machine}}
 
 
 def read_record_file(path: Path) -> Record:
@@ -201,9 +173,21 @@ def read_record_file(path: Path) -> Record:
     return read_record(text, str(path))
 
 
+def _document(where: str) -> Document:
+    return Document(
+        damaged=f"the record `{where}` is invalid",
+        error=RecordError,
+        code="record-damaged",
+        hint=_AGAIN,
+        command=_RECORD_COMMAND,
+    )
+
+
 def _check_version(version: object, where: str) -> None:
     if version == RECORD_VERSION and type(version) is int:
         return
+    from envforge.base.distribution import upgrade_command  # noqa: PLC0415 - slow to import, and only errors need it
+
     newer = type(version) is int and version > RECORD_VERSION
     raise RecordError(
         f"unsupported version of the record `{where}`: expected record_version `{RECORD_VERSION}`, found "
@@ -214,8 +198,14 @@ def _check_version(version: object, where: str) -> None:
     )
 
 
-@cache
-def _adapter() -> TypeAdapter[Record]:
-    from pydantic import TypeAdapter  # noqa: PLC0415 - heavy, and only `verify` needs it
-
-    return TypeAdapter(Record)
+def redact(report: Report, identity: Identity) -> Report:
+    """Return the report without what identifies people and computers; its verdicts stay. See ``base.redact``."""
+    machine = report.record.machine
+    # the observed computer can be another one than this, which writes the report
+    observed = machine.machine.hostname if machine is not None else None
+    clean = redactor(replace(identity, hosts=(*identity.hosts, observed or "")))
+    record, findings = change_texts((report.record, report.findings), clean)
+    if record.machine is not None:
+        facts = replace(record.machine, machine=replace(record.machine.machine, hostname=None))
+        record = replace(record, machine=facts)
+    return Report(record=replace(record, redacted=True), findings=findings)

@@ -54,13 +54,30 @@ class Verdict(str, Enum):
     UNKNOWN = "unknown"
 
 
+Severity = Literal[Verdict.FAIL, Verdict.WARN, Verdict.INFO]
+SignalCode = Literal[
+    "not-wanted",  # no selected check needs it
+    "not-found",  # the file, library, or package doesn't exist
+    "not-supported",  # the hardware or the driver doesn't have it
+    "no-permission",
+    "no-answer",  # the process or the driver hung or crashed
+    "gpu-lost",  # NVML_ERROR_GPU_IS_LOST or NVML_ERROR_RESET_REQUIRED
+    "undefined-symbol",  # a library was loaded that another one doesn't fit
+]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signal(Generic[T]):
-    """One fact with the place where it was read; ``unreadable`` says why there is no ``value``."""
+    """One fact with the place where it was read.
+
+    ``unreadable`` is the reason for people why there is no ``value``, and ``code`` the reason for checks, if it is one
+    that they distinguish.
+    """
 
     value: T | None = None
     source: str = ""
     unreadable: str | None = None
+    code: SignalCode | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,11 +95,12 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """One check. ``judge`` does no I/O and always returns a judgement, because no finding is not a pass.
+    """One check, made by the decorator ``check``.
 
-    ``severity`` is the worst verdict on a problem. If ``required`` is set, UNKNOWN also fails the run. ``row`` is the
-    row of the check table in docs/verify.md. ``observe`` is for checks of other packages, which find its result in
-    ``record.own[id]``; built-in checks share the observers of their question.
+    ``why`` tells the reader of a finding why it matters. ``severity`` is the worst verdict on a problem. If
+    ``required`` is set, UNKNOWN also fails the run. ``row`` is the row of the table in docs/verify-machine.md.
+    ``needs`` names the expensive facts that it reads: observers omit those that no selected check needs. ``observe``
+    is for checks of other packages, which find its result in ``record.own[id]``.
     """
 
     id: str
@@ -90,11 +108,12 @@ class Check:
     group: Group
     title: str
     why: str
-    severity: Literal[Verdict.FAIL, Verdict.WARN, Verdict.INFO]
+    severity: Severity
     judge: Callable[[Record], Iterable[Judgement]]
     cost: Cost = "fast"
     required: bool = False
     row: int | None = None
+    needs: tuple[str, ...] = ()
     observe: Callable[[Situation], Json] | None = None
 
 

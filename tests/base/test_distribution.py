@@ -333,9 +333,9 @@ def test_requirement_with_credentials_is_rejected_without_them(installed: Instal
     [
         ('[envforge]\nrequirement = "tool==1"', "`requirement` in `FILE` is not"),
         ('[envforge]\nrequirement = ""', "`requirement` in `FILE` is not"),
-        ("[envforge]\nrequirement = 1", "`FILE` at `envforge.requirement`: expected a string, found `1`"),
-        ('[envforge]\nrequire = "1"', "`FILE` at `envforge.require`: expected only `requirement`, found"),
-        ('envforge = "1"', "`FILE` at `envforge`: expected a table, found `1`"),
+        ("[envforge]\nrequirement = 1", "`FILE` is invalid at `envforge.requirement`: expected a string, found `1`"),
+        ('[envforge]\nrequire = "1"', "`FILE` is invalid at `envforge.require`: expected only `requirement`, found"),
+        ('envforge = "1"', "`FILE` is invalid at `envforge`: expected a table, found `1`"),
     ],
 )
 def test_settings_that_state_no_requirement_are_named(

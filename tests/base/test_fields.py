@@ -19,22 +19,8 @@ from envforge.base.records import (
     show_as_json,
 )
 from envforge.errors import EnvforgeError
-from envforge.lock.lockfile import parse_lockfile
 
 DOCUMENT = Document(damaged="the note `x` is damaged", error=EnvforgeError, code="note-damaged", hint="write it again")
-PACKAGE = """\
-- name: a
-  version: '1'
-  manager: conda
-  platform: linux-64
-  url: https://example.org/a.conda
-  hash: {md5: '00000000000000000000000000000000'}
-  dependencies: {}
-"""
-LOCK = (
-    "version: 1\nmetadata:\n  content_hash: {linux-64: x}\n  channels: [{url: conda-forge}]\n  platforms: [linux-64]\n"
-    "package:\n" + PACKAGE
-)
 
 
 @pytest.mark.parametrize(
@@ -86,31 +72,3 @@ def test_an_optional_list_may_be_missing_and_still_must_be_a_list() -> None:
 def test_a_long_value_is_cut_in_the_message() -> None:
     assert len(DOCUMENT.fault("a", "a text", ["x"] * 500).message) < 200
     assert show_as_json(["x"] * 500).endswith("...`")
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "fault"),
-    [
-        ("version: 1\n", "version: 2\n", " at `version`: expected 1, found `2`"),
-        ("manager: conda", "manager: cargo", " at `package[0].manager`: expected one of `conda`, `pip`, found `cargo`"),
-        ("name: a", "name: 12", " at `package[0].name`: expected a string, found `12`"),
-        ("{md5: '0", "{md5: 'z", " at `package[0].hash.md5`: expected 32 lowercase hexadecimal digits, found `z00"),
-        ("{linux-64: x}", "{linux-64: 3}", " at `metadata.content_hash.linux-64`: expected a string, found `3`"),
-        ("[{url: conda-forge}]", "[[]]", " at `metadata.channels[0]`: expected a string, or a mapping with"),
-        ("platforms: [linux-64]", "platforms: linux-64", " at `metadata.platforms`: expected a list, found `linux-64`"),
-        ("dependencies: {}", "dependencies: [b]", " at `package[0].dependencies`: expected a mapping, found `['b']`"),
-        ("version: 1\n", "[", ": expected YAML, found `while parsing"),
-    ],
-)
-def test_a_damaged_lockfile_names_file_and_place(old: str, new: str, fault: str) -> None:
-    assert parse_lockfile(LOCK, "my.yml").packages[0].md5 == "0" * 32
-    assert old in LOCK
-    with pytest.raises(EnvforgeError) as caught:
-        parse_lockfile(LOCK.replace(old, new, 1), "my.yml")
-    assert caught.value.message.startswith(f"the lockfile `my.yml` is invalid{fault}")
-    assert caught.value.code == "lockfile-damaged"
-
-
-def test_an_empty_file_is_not_a_lockfile() -> None:
-    with pytest.raises(EnvforgeError, match=r"`my\.yml` is not a lockfile"):
-        parse_lockfile("", "my.yml")

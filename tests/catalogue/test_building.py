@@ -25,7 +25,7 @@ from tools.catalogue.requirements import Requires
 from tools.catalogue.select_target import Target, plan, read_targets
 from tools.catalogue.torch_index import CHANNEL, FolderServer, mirrors_to, write_torch_index
 from tools.catalogue.wheels import UnknownFactError, Wheel, WheelFacts
-from tools.facts.read import FACTS
+from tools.facts.read import FACTS, FactError
 from tools.facts.rows import CondaRecord
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +97,7 @@ RECORD = CondaRecord(
     version="4.0",
     build="0",
     build_number=0,
-    depends=[],
+    depends=(),
     md5="b" * 32,
     sha256="a" * 64,
     source="a test",
@@ -114,8 +114,8 @@ def test_conda_package_that_is_not_the_recorded_one_is_refused(changes: dict[str
 
 
 def channel(folder: Path, **changes: str | None) -> Channel:
-    row = RECORD.model_dump(include={"name", "version", "build", "build_number", "depends", "md5", "sha256"}) | changes
-    row = {name: value for name, value in row.items() if value is not None}
+    names = ("name", "version", "build", "build_number", "depends", "md5", "sha256")
+    row = {name: changes.get(name, getattr(RECORD, name)) for name in names if changes.get(name, "") is not None}
     (folder / "noarch").mkdir(parents=True)
     text = json.dumps({"packages.conda": {RECORD.file: row}})
     (folder / "noarch" / "repodata.json.zst").write_bytes(zstandard.compress(text.encode()))
@@ -123,7 +123,7 @@ def channel(folder: Path, **changes: str | None) -> Channel:
 
 
 def test_record_of_a_channel_without_a_hash_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match="the record is incomplete"):
+    with pytest.raises(FactError, match="`sha256`: expected 64 lowercase hexadecimal digits"):
         channel(tmp_path, sha256=None).records_of([conda_package()], CondaRecords({}))
 
 

@@ -307,8 +307,8 @@ def test_without_a_catalogue_the_ways_to_name_one_are_told(home: Path, capsys: p
 def test_damaged_settings_are_named(home: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "envforge.toml").write_text(text)
     assert main(["lockfiles", "list"]) == 1
-    wanted = "`envforge.toml` is not valid TOML: " if text == "[catalogue" else "cannot read `envforge.toml` at `"
-    assert wanted in capsys.readouterr().err
+    wanted = ": expected TOML, found " if text == "[catalogue" else " at `"
+    assert f"`envforge.toml` is invalid{wanted}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_missing_index_is_an_error_and_not_an_empty_catalogue(tmp_path: Path) ->
         ("selection.python", None, "entries[0].selection.python"),
         ("selection.tag", "rocm6", "entries[0].selection.tag"),
         ("requirements.glibc", 2.28, "entries[0].requirements.glibc"),
-        ("requirements.compute_capabilities", ["sm_80"], "entries[0].requirements.compute_capabilities"),
+        ("requirements.compute_capabilities", ["sm_80"], "entries[0].requirements.compute_capabilities[0]"),
         ("requirements.download_bytes", -1, "entries[0].requirements.download_bytes"),
         ("requirements.words", "", "entries[0].requirements.words"),
     ],
@@ -193,7 +193,7 @@ def test_fault_of_an_index_is_named_with_its_path(tmp_path: Path, path: str, val
 
 def test_index_of_another_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text('{"schema_version": 2, "entries": []}', encoding="utf-8")
-    with pytest.raises(CatalogueError, match="at `schema_version`: expected 1, found `2`"):
+    with pytest.raises(CatalogueError, match="at `schema_version`: expected `1`, found `2`"):
         list_entries(tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from envforge.catalogue.address import parse_address
+from envforge.base.settings import user_file
+from envforge.catalogue.address import chosen_catalogue, parse_address
 from envforge.catalogue.directory import lock_text, open_catalogue
 from envforge.catalogue.index import list_entries
 from envforge.catalogue.signing import key_id
 from envforge.cli import main
-from envforge.errors import EnvforgeError
+from envforge.errors import EnvforgeError, RequestError
 from tests.catalogue.support import project
 
 minisign = pytest.importorskip("minisign", reason="py-minisign (the extra `sign`) is not installed")
@@ -41,6 +43,7 @@ class Keys:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("ENVFORGE_CATALOGUE", str(tmp_path / "catalogue"))
     folder = project(tmp_path / "demo")
     monkeypatch.chdir(folder)
@@ -210,6 +213,98 @@ def test_the_key_of_the_settings_counts_for_its_own_catalogue(home: Path, tmp_pa
         f'[catalogue]\naddress = "{tmp_path}/catalogue"\npublic-key = "{keys.public_text}"\n'
     )
     assert main(["lockfiles", "pull", NAME, "-o", "pulled.yml"]) == 1
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    ["../catalogue", "{root}/", "{root}/../catalogue", "file://{root}", "file://localhost{root}/", "{root}/../link",
+     "file://{parent}/c%61talogue", "git+file://{root}/.git/.."],
+)  # fmt: skip
+@pytest.mark.parametrize("source", ["option", "variable", "project"])
+def test_key_applies_to_every_spelling_of_its_catalogue(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelling: str, source: str
+) -> None:
+    keys, root = Keys(tmp_path, "team"), tmp_path / "catalogue"
+    assert main(["lockfiles", "publish"]) == 0
+    (tmp_path / "link").symlink_to(root)
+    _configure(user_file(), root, keys)
+    address = spelling.format(root=root, parent=tmp_path)
+    monkeypatch.setenv("ENVFORGE_CATALOGUE", address if source == "variable" else "")
+    if source == "project":  # without a key, it doesn't disable the one of the user
+        (home / "envforge.toml").write_text(f'[catalogue]\naddress = "{address}"\n')
+
+    chosen = chosen_catalogue(address if source == "option" else None, home, os.environ)
+    assert chosen is not None
+    assert chosen.public_key == keys.public_text
+    option = ["--catalogue", address] if source == "option" else []
+    assert main(["lockfiles", "pull", NAME, "-o", "pulled.yml", *option]) != 0
+    assert not (home / "pulled.yml").exists()
+
+
+@pytest.mark.parametrize(
+    ("configured", "spelling"),
+    [
+        ("https://host.example/locks", "HTTPS://user:pw@HOST.example.:443//team/../locks/"),
+        ("https://host.example/locks", "http://host.example/lock%73"),
+        ("https://xn--hst-sna.example/locks", "https://h\u00f6st.example/locks"),
+        ("git+https://host.example/team/locks.git@main", "git+ssh://git@host.example/team/locks"),
+        (
+            "git+https://host.example/team/locks.git#subdirectory=a",
+            "git+http://host.example/Team/locks@v1#subdirectory=a",
+        ),
+        ("gs://bucket/locks", "gcs://bucket/locks/"),
+    ],
+)
+def test_place_is_the_same_for_every_spelling_of_a_url(tmp_path: Path, configured: str, spelling: str) -> None:
+    assert parse_address(configured, tmp_path).place == parse_address(spelling, tmp_path).place
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["https://2130706433/locks", "https://0x7f.1/locks", "https://host/locks?x", "https://host/locks#x", "local:///locks",
+     "simplecache::s3://bucket/locks", "git+https://host/x?y", "http://[::1", "git+http://[::1", "https://h/\ud800"],
+)  # fmt: skip
+def test_ambiguous_address_is_rejected(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_address(text, tmp_path)
+    assert caught.value.code == "bad-catalogue-address"
+
+
+def test_two_keys_for_one_catalogue_are_rejected(home: Path, tmp_path: Path) -> None:
+    _configure(user_file(), tmp_path / "catalogue", Keys(tmp_path, "team"))
+    _configure(home / "envforge.toml", tmp_path / "catalogue", Keys(tmp_path, "other"))
+    with pytest.raises(RequestError, match="have different keys"):
+        chosen_catalogue("../catalogue", home, {})
+
+
+def test_key_without_an_address_is_rejected(home: Path) -> None:
+    (home / "envforge.toml").write_text('[catalogue]\npublic-key = "RW"\n')
+    with pytest.raises(EnvforgeError, match="expected `address`"):
+        chosen_catalogue(None, home, {})
+
+
+def test_older_index_of_a_signed_catalogue_is_rejected(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys, root = Keys(tmp_path, "team"), tmp_path / "catalogue"
+    assert main(["lockfiles", "publish", "--sign", str(keys.secret)]) == 0
+    older = (root / "index.json").read_bytes()
+    assert main(["lockfiles", "publish", "--sign", str(keys.secret), "--name", "demo/newer"]) == 0
+    assert _pull(keys) == 0
+
+    (root / "index.json").write_bytes(older)
+    assert _pull(keys) == 1
+    said = capsys.readouterr().err
+    assert "is older than the last one read here: expected serial 2 or newer, found 1" in said
+    assert _pull(Keys(tmp_path, "another")) == 1
+    (record,) = (tmp_path / "data" / "envforge" / "catalogues").iterdir()
+    record.unlink()
+    assert _pull(keys) == 0
+
+
+def _configure(path: Path, root: Path, keys: Keys) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'[catalogue]\naddress = "{root}"\npublic-key = "{keys.public_text}"\n')
 
 
 def test_an_encrypted_key_asks_for_its_password(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,8 @@ from envforge.catalogue.stored import read_stored
 from envforge.lock.lockfile import Lockfile, read_lockfile
 from envforge.lock.names import NameMapping
 from envforge.lock.python_index import PythonIndex
+from envforge.machine.values import driver_text
 from envforge.project.templates import list_templates
-from envforge.pytorch.fit import driver_text
 from envforge.pytorch.matrix import load_matrix
 from tools.catalogue.select_target import plan, read_targets
 

@@ -41,7 +41,6 @@ def test_help_imports_only_click_and_our_own_command_line() -> None:
     assert {name for name in ours if name.startswith("envforge")} == {
         "envforge",
         "envforge.cli",
-        "envforge.cli.streams",
         "envforge.errors",
         "envforge.base",
         "envforge.base.process",

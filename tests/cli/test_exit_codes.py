@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
 
 import click
 import pytest
 
-from envforge.cli import COMMANDS, _Entry, main
-from envforge.cli.options import json_option
+from envforge.cli import COMMANDS, _LazyCommand, main
+from envforge.cli.options import Argument, JsonOption, takes
 from envforge.errors import EnvforgeError, OutsideError, RequestError
 
 FAULTS = {
@@ -22,17 +24,22 @@ FAULTS = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class FailingOptions:
+    fault: Annotated[str, Argument()]
+    as_json: JsonOption
+
+
 @click.command()
-@click.argument("fault")
-@json_option()
-def failing(fault: str, as_json: bool) -> None:
+@takes(FailingOptions)
+def failing(options: FailingOptions) -> None:
     """Fail in the way that is named."""
-    raise FAULTS[fault][0]
+    raise FAULTS[options.fault][0]
 
 
 @pytest.fixture
 def with_failing_command() -> Iterator[None]:
-    COMMANDS["failing"] = _Entry("tests.cli.test_exit_codes:failing", "Fail.")
+    COMMANDS["failing"] = _LazyCommand("tests.cli.test_exit_codes:failing", "Fail.")
     yield
     del COMMANDS["failing"]
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -23,10 +23,10 @@ from envforge.base.distribution import distribution_name, pinned_requirement
 from envforge.base.settings import user_file
 from envforge.catalogue.index import PLACEHOLDER, list_entries
 from envforge.cli import main
-from envforge.cli.export import KINDS
+from envforge.cli.export import FormatName
 from envforge.errors import EnvforgeError
 from envforge.export import FORMATS
-from envforge.export.source import Source, read_source
+from envforge.export.source import LockSource, read_source
 from envforge.lock.lockfile import LockedPackage, Lockfile, parse_lockfile, read_lockfile
 from envforge.lock.names import NameMapping
 from envforge.lock.plan import make_plan, parse_explicit
@@ -37,7 +37,7 @@ CU118_LOCK = CATALOGUE / "image-classification" / "cu118-linux-64.conda-lock.yml
 WHERE = Path("conda-lock.yml")
 
 
-def _source(lockfile: Lockfile, *platforms: str) -> Source:
+def _source(lockfile: Lockfile, *platforms: str) -> LockSource:
     return read_source(lockfile, WHERE, platforms or lockfile.platforms)
 
 
@@ -326,14 +326,14 @@ def test_requirement_that_no_file_may_contain_is_rejected(
     assert "secret" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", get_args(FormatName))
 def test_the_same_lock_gives_the_same_bytes(kind: str) -> None:
     renders = [FORMATS[kind].render(_source(read_lockfile(CU118_LOCK))) for _ in range(2)]
     assert renders[0] == renders[1]
 
 
 def test_the_command_offers_every_format() -> None:
-    assert set(FORMATS) == set(KINDS)
+    assert set(FORMATS) == set(get_args(FormatName))
 
 
 @pytest.mark.parametrize(
@@ -383,13 +383,13 @@ def _run(*words: str) -> int:
 
 
 def test_the_export_goes_to_stdout_unless_a_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "requirements.txt"
+    output = tmp_path / "new" / "folder" / "requirements.txt"
     assert _run("requirements") == 0
     printed = capsys.readouterr().out
     assert _run("requirements", "-o", str(output)) == 0
     assert output.read_text(encoding="utf-8") == printed
     assert capsys.readouterr().out == f"wrote {output}\n"
-    assert [path.name for path in tmp_path.iterdir()] == ["requirements.txt"]
+    assert [path.name for path in output.parent.iterdir()] == ["requirements.txt"]
 
 
 def test_a_variant_is_exported_by_its_name(
@@ -430,8 +430,9 @@ def test_a_pixi_lock_of_others_stays(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_an_error_that_names_the_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _run("explicit", "-o", str(tmp_path / "missing" / "x.txt")) == 3
-    assert str(tmp_path / "missing" / "x.txt") in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert _run("explicit", "-o", str(tmp_path / "file" / "x.txt")) == 3
+    assert str(tmp_path / "file") in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

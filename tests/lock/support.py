@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,6 +71,8 @@ def at_work(one: _Folder, text: str) -> Iterator[_Folder]:
     (world / "tmp").mkdir()
     one.write(text)
     with Loopback(one.answer) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIP_CONFIG_FILE", os.devnull)  # no index but those of the test
+        patch.setenv("UV_NO_CONFIG", "1")
         patch.setenv("XDG_CACHE_HOME", str(world / "cache"))
         patch.setattr("tempfile.tempdir", str(world / "tmp"))
         one.server = server

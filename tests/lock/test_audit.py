@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
-from envforge.lock.invariants import Expectations, audit
+from envforge.lock.check import Expectations, audit
+from envforge.lock.environment import parse_environment
+from envforge.lock.inputs import Inputs
 from envforge.lock.lockfile import LockedPackage, Lockfile
 from envforge.lock.names import NameMapping
 
@@ -41,20 +43,31 @@ TORCH = replace(
     sha256="22" * 32,
     dependencies=(("sympy", ">=1.13.3"), ("optree", ">=0.13.0")),
 )
+ENVIRONMENT = """\
+channels: [conda-forge]
+platforms: [linux-64]
+dependencies: [python, sympy, {pip: [torch==2.7.1+cu118]}]
+"""
 EXPECTED = Expectations(
-    platforms=("linux-64",),
-    pip=(("linux-64", (Requirement("torch==2.7.1+cu118"),)),),
-    digests=((TORCH_URL, "22" * 32),),
+    digests={TORCH_URL: "22" * 32},
     torch_urls=frozenset({TORCH_URL}),
     family=frozenset({"torch"}),
-    optional=(("torch", frozenset({"optree"})),),
+    optional={"torch": frozenset({"optree"})},
     asked=("https://download.pytorch.org/whl/cu118", "file:///srv/channel"),
 )
 
 
-def problems(*packages: LockedPackage, expected: Expectations = EXPECTED) -> list[str]:
+def inputs(text: str = ENVIRONMENT) -> Inputs:
+    path = Path("environment.yml")
+    environment = parse_environment(text, path)
+    return Inputs(
+        files=(environment,), platforms=environment.platforms, virtual_packages_path=path, virtual_packages=None
+    )
+
+
+def problems(*packages: LockedPackage, text: str = ENVIRONMENT) -> list[str]:
     lock = Lockfile(platforms=("linux-64",), channels=("conda-forge",), content_hash=(), packages=packages)
-    return [problem.code for problem in audit(lock, expected, MAPPING)]
+    return [problem.code for problem in audit(lock, inputs(text), EXPECTED, MAPPING)]
 
 
 def test_a_sound_lock_has_no_problem() -> None:
@@ -101,8 +114,35 @@ def test_a_folder_named_t_is_not_a_token() -> None:
 
 def test_a_missing_package_platform_or_a_second_owner_is_found() -> None:
     pytorch = replace(SYMPY, name="pytorch", version="2.5.1")
-    assert problems(PYTHON, SYMPY) == ["missing"]
+    assert problems(PYTHON, SYMPY) == ["not-locked"]
     assert problems(PYTHON, SYMPY, TORCH, pytorch) == ["two-owners"]
     assert problems(PYTHON, SYMPY, SYMPY, TORCH) == ["twice"]
-    other = replace(EXPECTED, platforms=("linux-64", "osx-arm64"))
-    assert problems(PYTHON, SYMPY, TORCH, expected=other) == ["platform-missing"]
+    assert problems(PYTHON, SYMPY, TORCH, text=ENVIRONMENT.replace("[linux-64]", "[linux-64, osx-arm64]")) == [
+        "platform-missing",
+        *["not-locked"] * 3,
+    ]
+
+
+def test_package_that_nothing_explains_is_found() -> None:
+    stray = replace(SYMPY, name="stray", dependencies=(("also-stray", ""),))
+    also = replace(SYMPY, name="also-stray")
+    assert problems(PYTHON, SYMPY, TORCH, stray, also) == ["not-requested", "not-requested"]
+    assert problems(PYTHON, SYMPY, TORCH, stray, also, text=ENVIRONMENT.replace("sympy", "sympy, stray")) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "is_met"),
+    [
+        ("sympy 1.14.0", True),
+        ("sympy 1.13", False),
+        ("sympy =1.14", True),
+        ("sympy >=1 pyh*", True),
+        ("sympy * py312*", False),
+        ("conda-forge::sympy", True),
+        ("bioconda::sympy", False),
+        ("sympy[version='>=2']", False),
+    ],
+)
+def test_request_is_compared_with_version_build_and_channel(entry: str, is_met: bool) -> None:
+    found = problems(PYTHON, SYMPY, TORCH, text=ENVIRONMENT.replace("sympy", f'"{entry}"'))
+    assert found == ([] if is_met else ["other-version"])

@@ -12,10 +12,9 @@ from packaging.version import Version
 from envforge.base.net import Mirrors
 from envforge.errors import EnvforgeError
 from envforge.lock.index import PlatformIndex, Target, Wanted
-from envforge.lock.inputs import conda_lock_copy, read_inputs
 from envforge.lock.names import NameMapping, Sources, is_torch_family, torch_indexes
 from envforge.lock.pages import Downloads, IndexFile, parse_page
-from tests.lock.conftest import TORCH, VISION, environment_text, torch_index
+from tests.lock.conftest import TORCH, VISION, torch_index
 from tests.lock.torchindex import PUBLIC, SHARED, TorchIndex, wheel
 from tests.support.loopback import Fault, Loopback
 
@@ -107,7 +106,6 @@ def test_metadata_of_a_server_without_ranges_comes_from_the_whole_file_and_is_ch
         wrong = IndexFile(file_name=file.file_name, url=url, digests=(("sha256", "ab" * 32),))
         with pytest.raises(EnvforgeError) as caught:
             downloads.metadata(wrong)
-        downloads.close()
     assert caught.value.code == "hash-mismatch"
 
 
@@ -118,7 +116,6 @@ def test_a_wheel_that_is_cut_off_is_not_hashed() -> None:
         downloads = Downloads(Mirrors((("https://download.pytorch.org", server.url),)), repr)
         with pytest.raises(EnvforgeError) as caught:
             downloads.sha256(IndexFile(file_name=VISION.file_name, url=url))
-        downloads.close()
     assert (caught.value.code, caught.value.exit_code) == ("cut-off", 3)
 
 
@@ -129,7 +126,6 @@ def test_metadata_that_is_not_what_the_page_states_stops() -> None:
         downloads = Downloads(Mirrors((("https://download.pytorch.org", server.url),)), repr)
         with pytest.raises(EnvforgeError) as caught:
             downloads.metadata(file)
-        downloads.close()
     assert caught.value.code == "hash-mismatch"
 
 
@@ -160,16 +156,7 @@ def test_metadata_is_served_with_its_markers_decided(tmp_path: Path) -> None:
         assert served.page("cuda-toolkit") is not None
         (token,) = served.offers
         text = (served.metadata(token) or b"").decode()
-        downloads.close()
     assert [line for line in text.splitlines() if line.startswith("Requires-Dist")] == [
         'Requires-Dist: nvidia-cublas==13.1.0.3 ; extra == "cublas"',
         "Requires-Dist: numpy>=1",
     ]
-
-
-def test_conda_lock_gets_the_same_lines_without_other_indexes(tmp_path: Path) -> None:
-    path = tmp_path / "environment.yml"
-    text = environment_text(pip=('"torch==2.7.1+cu118"  # [linux64]', '"torch==2.7.1"  # [osx]'))
-    path.write_text(text + "allow-pypi-requests: true\nname: kept\n", encoding="utf-8")
-    expected = text[: text.index("pip-repositories:")] + "\nname: kept\nallow-pypi-requests: false\n"
-    assert conda_lock_copy(read_inputs(path, None)) == expected

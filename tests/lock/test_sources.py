@@ -98,3 +98,25 @@ def test_the_configured_registry_is_asked_with_its_password_which_no_address_kee
         assert world.package("wanted").url == f"{server.url}/files/{WANTED.file_name}"
     assert accounts == {"Basic bWU6c2VjcmV0"}
     assert "secret" not in world.lockfile.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("variable", ["UV_INDEX", "UV_EXTRA_INDEX_URL", "PIP_EXTRA_INDEX_URL", "pip.conf", "uv.toml"])
+def test_extra_index_of_the_user_is_read(world: World, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    world.write(environment_text(pip=("torch==2.7.1+cu118", "wanted")))
+    with registry(HELPER) as default, registry(WANTED) as extra:
+        monkeypatch.setenv("UV_DEFAULT_INDEX", f"{default.url}/simple")
+        url, settings = f"{extra.url}/simple", world.folder.parent / variable
+        if variable == "pip.conf":
+            settings.write_text(f"[global]\nextra-index-url = file:///nowhere\n  {url}\n", encoding="utf-8")
+            monkeypatch.setenv("PIP_CONFIG_FILE", str(settings))
+        elif variable == "uv.toml":
+            settings.write_text(f'[[index]]\nname = "lab"\nurl = "{url}"\n', encoding="utf-8")
+            monkeypatch.delenv("UV_NO_CONFIG")
+            monkeypatch.setenv("UV_CONFIG_FILE", str(settings))
+        else:
+            monkeypatch.setenv(variable, f"lab={url}" if variable == "UV_INDEX" else url)
+        report = world.lock()
+        assert world.package("wanted").url == f"{extra.url}/files/{WANTED.file_name}"
+        assert world.package("helper").url == f"{default.url}/files/{HELPER.file_name}"
+    unused = f"the package index `file:///nowhere` (configured in {settings}) is not used, because other machines can't"
+    assert [line[: len(unused)] for line in report.warnings] == ([unused] if variable == "pip.conf" else [])

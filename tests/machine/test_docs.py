@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from envforge.machine.profiles import load_machine, profile_titles
-from envforge.machine.values import driver_text
-from envforge.machine.variables import VARIABLES
+from envforge.base.data_files import read_data
+from envforge.machine.record import load_machine
+from envforge.machine.values import VARIABLES, driver_text
 from envforge.machine.world import TIMEOUT_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +32,7 @@ def test_every_variable_is_documented() -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("name", [name for name, _ in profile_titles()])
+@pytest.mark.parametrize("name", read_data("profiles.toml", dict[str, Any]))
 def test_every_profile_is_documented_with_its_driver(name: str) -> None:
     machine = load_machine(name, {})
     (row,) = re.findall(rf"^\| `{re.escape(name)}` .*$", DOCS, re.MULTILINE)

@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from envforge.base.envelope import failure, success
 from envforge.base.terms import ComputeCapability
-from envforge.machine.record import MachineRecordError, machine_from_json, machine_to_json, read_machine
+from envforge.machine.record import MachineRecordError, load_machine, machine_from_json, machine_to_json, read_machine
 from envforge.machine.values import Condition, Driver, Gpu, Machine, MigDevice, Override
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -78,35 +78,41 @@ def test_driver_versions_keep_their_zeros() -> None:
 @pytest.mark.parametrize(
     ("changes", "path", "wanted", "found"),
     [
-        ({"record": "other"}, "record", "`envforge-machine`", '"other"'),
-        ({"platform": 64}, "platform", "a conda platform", "64"),
-        ({"platform": None}, "platform", "a conda platform", "null"),
-        ({"python": "new"}, "python", "a version", '"new"'),
-        ({"python": 3.12}, "python", "a string", "3.12"),
-        ({"glibc": []}, "glibc", "a string", "[]"),
-        ({"driver": []}, "driver", "an object", "[]"),
-        ({"driver": {"cuda": "12,2"}}, "driver.cuda", "a version", '"12,2"'),
-        ({"driver": {"version": "535"}}, "driver.version", "one of the fields", '"version"'),
-        ({"gpus": {}}, "gpus", "a list", "{}"),
-        ({"gpus": ["A10G"]}, "gpus[0]", "an object", '"A10G"'),
-        ({"gpus": [{"name": "A10G"}]}, "gpus[0].index", "an integer", "null"),
-        ({"gpus": [{"index": 0}]}, "gpus[0].name", "a string", "null"),
-        ({"gpus": [{"index": True, "name": "A10G"}]}, "gpus[0].index", "an integer", "true"),
-        ({"gpus": [{"index": 0, "name": "A", "memory_bytes": -1}]}, "gpus[0].memory_bytes", "not negative", "-1"),
+        ({"record": "other"}, "record", "`envforge-machine`", "`other`"),
+        ({"platform": 64}, "platform", "a string", "`64`"),
+        ({"platform": "linux"}, "platform", "a conda platform such as `linux-64`", "`linux`"),
+        ({"platform": None}, "platform", "a value", "nothing"),
+        ({"python": "new"}, "python", "a version", "`new`"),
+        ({"python": 3.12}, "python", "a version such as `12.4`, as a string", "`3.12`"),
+        ({"glibc": []}, "glibc", "a version such as `12.4`, as a string", "`[]`"),
+        ({"driver": []}, "driver", "a mapping or null", "`[]`"),
+        ({"driver": {"cuda": "12,2"}}, "driver.cuda", "a version", "`12,2`"),
+        ({"driver": {"version": "535"}}, "driver", "one of the fields", "`version`"),
+        ({"gpus": {}}, "gpus", "a list", "`{}`"),
+        ({"gpus": ["A10G"]}, "gpus[0]", "a mapping", "`A10G`"),
+        ({"gpus": [{"name": "A10G"}]}, "gpus[0].index", "a value", "nothing"),
+        ({"gpus": [{"index": 0}]}, "gpus[0].name", "a value", "nothing"),
+        ({"gpus": [{"index": True, "name": "A10G"}]}, "gpus[0].index", "an integer", "`true`"),
+        ({"gpus": [{"index": 0, "name": "A", "memory_bytes": -1}]}, "gpus[0].memory_bytes", "not negative", "`-1`"),
         (
             {"gpus": [{"index": 0, "name": "A10G", "compute_capability": "sm_86"}]},
             "gpus[0].compute_capability",
             "a compute capability such as `8.6`",
-            '"sm_86"',
+            "`sm_86`",
         ),
-        ({"gpus": [{"index": 0, "name": "A"}, {"index": 0, "name": "B"}]}, "gpus[1].index", "a unique GPU number", "0"),
-        ({"gpus": [{"index": 0, "name": "A", "memory": 1}]}, "gpus[0].memory", "one of the fields", '"memory"'),
-        ({"visible": [1]}, "visible[0]", "the index of a GPU", "1"),
-        ({"visible": "0"}, "visible", "a list of GPU numbers", '"0"'),
-        ({"is_wsl": "no"}, "is_wsl", "true or false", '"no"'),
-        ({"sources": {"platform": 1}}, "sources", "an object of strings", '{"platform": 1}'),
-        ({"compute_capability": "8.6"}, "compute_capability", "one of the fields", '"compute_capability"'),
-        ({"conditions": [{"code": "x"}]}, "conditions[0].symptom", "a string", "null"),
+        (
+            {"gpus": [{"index": 0, "name": "A"}, {"index": 0, "name": "B"}]},
+            "gpus[1].index",
+            "a unique GPU number",
+            "`0`",
+        ),
+        ({"gpus": [{"index": 0, "name": "A", "memory": 1}]}, "gpus[0]", "one of the fields", "`memory`"),
+        ({"visible": [1]}, "visible[0]", "the index of a GPU", "`1`"),
+        ({"visible": "0"}, "visible", "a list", "`0`"),
+        ({"is_wsl": "no"}, "is_wsl", "true or false", "`no`"),
+        ({"sources": {"platform": 1}}, "sources.platform", "a string", "`1`"),
+        ({"compute_capability": "8.6"}, "", "one of the fields", "`compute_capability`"),
+        ({"conditions": [{"code": "x"}]}, "conditions[0].symptom", "a value", "nothing"),
     ],
 )
 def test_a_damaged_record_names_file_path_wanted_and_found(
@@ -115,9 +121,10 @@ def test_a_damaged_record_names_file_path_wanted_and_found(
     with pytest.raises(MachineRecordError) as caught:
         machine_from_json(record(**changes), "box.json")
     message = caught.value.message
-    assert message.startswith(f"the machine record `box.json` is invalid at `{path}`: expected ")
+    at = f" at `{path}`" if path else ""
+    assert message.startswith(f"the machine record `box.json` is invalid{at}: expected ")
     assert wanted in message
-    assert message.endswith(f"found `{found}`")
+    assert message.endswith(f"found {found}")
     assert caught.value.exit_code == 1
 
 
@@ -149,6 +156,12 @@ def test_what_is_no_json_object_is_refused_with_the_file(tmp_path: Path, content
     file.write_bytes(content)
     with pytest.raises(MachineRecordError, match=r"box\.json"):
         read_machine(file)
+
+
+def test_name_gives_the_capability_that_a_record_lacks(tmp_path: Path) -> None:
+    file = tmp_path / "box.json"
+    file.write_text(json.dumps(record(gpus=[{"index": 0, "name": "NVIDIA GeForce RTX 5070"}])), encoding="utf-8")
+    assert load_machine(str(file), {}).capabilities == (ComputeCapability(12, 0),)
 
 
 def test_a_record_saved_by_windows_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:

@@ -167,6 +167,13 @@ def test_every_real_xml_gives_driver_and_gpus(path: Path) -> None:
     assert all(gpu.memory_bytes and gpu.memory_bytes > 1024 * MIB for gpu in report.gpus)
 
 
+def test_pci_device_id_of_the_xml_gives_the_capability() -> None:
+    gpu = "<gpu id='1'><pci><pci_device_id>{}</pci_device_id></pci></gpu>"
+    ids = ("1F0210DE", "0x223710DE", "000000DE")  # the last as in a virtual machine
+    report = parse_smi_xml(f"<nvidia_smi_log>{''.join(map(gpu.format, ids))}</nvidia_smi_log>")
+    assert [gpu.compute_capability for gpu in report.gpus] == [ComputeCapability(7, 5), ComputeCapability(8, 6), None]
+
+
 @needs_captures
 @pytest.mark.parametrize("path", captures("captures", "*.txt"), ids=lambda path: path.stem)
 def test_every_real_table_agrees_with_the_name_of_its_capture(path: Path) -> None:

@@ -122,6 +122,39 @@ def test_a_gpu_set_aside_for_a_virtual_machine_is_told_apart(tmp_path: Path) -> 
     assert "vfio-pci" in machine.conditions[0].symptom
 
 
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ({"error": {"code": 9, "text": "Driver Not Loaded"}}, "no-kernel-module"),
+        ({"driver_version": "595.71.05", "gpus": []}, "driver-sees-no-gpu"),
+    ],
+)
+def test_gpu_that_the_driver_dropped_is_the_cause(tmp_path: Path, answer: dict[str, object], code: str) -> None:
+    libraries = (nvml(file="/usr/lib/libnvidia-ml.so.595.71.05", **answer), NO_LIBCUDA)
+    machine = probe(Recorded(files=pci_gpu_files("0x1c81"), libraries=libraries).world(tmp_path))
+    assert codes(machine)[0] == code
+    expected = "the driver 595.71.05 doesn't support GeForce GTX 1050 (6.1): 580 is the last branch that does"
+    assert machine.conditions[0].cause == expected
+    assert machine.conditions[0].remedy == "install an NVIDIA driver of the 580 branch"
+
+
+def test_unknown_format_of_nvidia_smi_is_not_a_missing_gpu(tmp_path: Path) -> None:
+    programs = {NVIDIA_SMI: (0, "<html>"), ("nvidia-smi",): (0, "GPU 0 is fine\n")}
+    machine = probe(Recorded(programs=programs).world(tmp_path))
+    assert codes(machine) == ("nvidia-smi-unreadable",)
+    assert "`nvidia-smi` has an unknown format: <html>" in machine.conditions[0].symptom
+    assert machine.has_nvidia
+
+
+@pytest.mark.parametrize(
+    ("name", "capability"), [("NVIDIA GeForce RTX 5070", "12.0"), ("NVIDIA GeForce GT 730", None), ("Tesla T4", "7.5")]
+)
+def test_name_gives_the_capability_that_is_missing(tmp_path: Path, name: str, capability: str | None) -> None:
+    answer = nvml(driver_version="575.64.03", gpus=[nvml_gpu(0, name, None)])
+    (gpu,) = probe(Recorded(libraries=(answer, NO_LIBCUDA)).world(tmp_path)).gpus
+    assert (str(gpu.compute_capability) if gpu.compute_capability else None) == capability
+
+
 @pytest.mark.parametrize("code", [18, 9])
 def test_differing_module_and_library_are_named_with_both_versions(tmp_path: Path, code: int) -> None:
     failing = nvml(error={"code": code, "text": "x"}, file="/usr/lib/libnvidia-ml.so.550.54.15")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from packaging.version import Version
 
@@ -9,8 +11,7 @@ from envforge.base.data_files import read_data
 from envforge.base.terms import ComputeCapability
 from envforge.errors import RequestError
 from envforge.machine.nvidia_text import branch_cuda, nearest_branch_cuda, pci_gpu, tegra_capability
-from envforge.machine.profiles import load_machine, profile_titles
-from envforge.machine.record import MachineRecordError
+from envforge.machine.record import MachineRecordError, load_machine
 from envforge.machine.values import Machine
 
 NAMES = [
@@ -33,7 +34,7 @@ CAPABILITIES = ["7.5", "7.0", "8.6", "8.9", "8.0", "8.0", "9.0", "9.0", "10.0", 
 
 
 def test_the_profiles_are_those_that_are_documented() -> None:
-    assert [name for name, _ in profile_titles()] == NAMES
+    assert list(read_data("profiles.toml", dict[str, Any])) == NAMES
 
 
 @pytest.mark.parametrize(("name", "capability"), list(zip(NAMES, CAPABILITIES, strict=False)))
@@ -45,7 +46,7 @@ def test_a_gpu_profile_has_one_gpu_and_a_driver_with_its_source(name: str, capab
     assert machine.driver.version is not None
     assert machine.driver.cuda == branch_cuda(machine.driver.version)
     assert len(machine.source("driver.kernel_version") or "") > len(f"profile {name}: ")
-    row = read_data("profiles.toml")[name]
+    row = read_data("profiles.toml", dict[str, Any])[name]
     assert row["driver_source"]
     assert row["memory_source"]
 
@@ -82,7 +83,7 @@ def test_this_computer_is_probed_where_no_machine_is_named() -> None:
 
 
 def test_every_pci_row_has_a_chip_with_a_compute_capability() -> None:
-    table = read_data("nvidia-pci.toml")
+    table = read_data("nvidia-pci.toml", dict[str, Any])
     assert len(table["devices"]) > 800
     for device_id, (chip, _name) in table["devices"].items():
         gpu = pci_gpu(f"0x{device_id}")
@@ -116,7 +117,7 @@ def test_the_gpus_of_the_profiles_are_in_the_pci_table(device_id: str, capabilit
 
 @pytest.mark.parametrize(
     ("driver", "exact", "nearest"),
-    [("535.216.01", "12.2", "12.2"), ("540.4.0", None, "12.2"), ("640.1.1", None, "13.4"), ("340.108", None, None)],
+    [("535.216.01", "12.2", "12.2"), ("540.4.0", None, "12.2"), ("588.10", None, "13.0"), ("340.108", None, None)],
 )
 def test_a_driver_between_two_branches_is_taken_for_the_older(
     driver: str, exact: str | None, nearest: str | None
@@ -126,10 +127,8 @@ def test_a_driver_between_two_branches_is_taken_for_the_older(
 
 
 def test_newer_branches_never_serve_an_older_cuda() -> None:
-    served = [
-        Version(cuda)
-        for _, cuda in sorted(read_data("nvidia-drivers.toml")["branches"].items(), key=lambda r: int(r[0]))
-    ]
+    branches = read_data("nvidia-drivers.json", dict[str, Any])["branches"]
+    served = [Version(row["cuda"]) for row in sorted(branches, key=lambda row: row["driver"])]
     assert served == sorted(served)
 
 

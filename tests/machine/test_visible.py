@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from envforge.machine.values import Gpu, MigDevice
-from envforge.machine.variables import resolve_visible
+from envforge.machine.values import Gpu, MigDevice, resolve_visible
 from tests.support.nvml_stub import StubGpu, StubMachine, build_stub, has_compiler, stub_environment
 
 UUIDS = ("GPU-aaaa1111-0000", "GPU-aaaa2222-0000", "GPU-bbbb3333-0000")

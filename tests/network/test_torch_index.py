@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from email.parser import BytesHeaderParser
 from functools import cache
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import parse_wheel_filename
 from packaging.version import Version
 
+from envforge.base.data_files import read_data
 from envforge.base.net import Mirrors
 from envforge.lock.pages import Downloads, IndexFile
-from envforge.machine.profiles import load_machine, profile_titles
+from envforge.machine.record import load_machine
 from envforge.pytorch.matrix import load_matrix
 from envforge.pytorch.select import select
 from envforge.pytorch.selection import Build, Request
@@ -111,7 +113,7 @@ def test_metadata_of_the_newest_wheel_is_readable(tag: str, downloads: Downloads
     assert {"filelock", "sympy", "jinja2"} <= names
 
 
-@pytest.mark.parametrize("profile", [name for name, _ in profile_titles()])
+@pytest.mark.parametrize("profile", read_data("profiles.toml", dict[str, Any]))
 def test_index_has_the_build_that_is_selected_for_each_profile(profile: str) -> None:
     build = select(load_machine(profile, {}), Request(), MATRIX).build
     for name, version in build.pins:

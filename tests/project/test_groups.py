@@ -14,9 +14,9 @@ from envforge.base.jinja import TemplateError
 from envforge.errors import RequestError
 from envforge.lock.environment_spec import EnvironmentTexts
 from envforge.project.plan import Project, plan_project
-from envforge.project.questions import choose_groups
+from envforge.project.questions import choose_groups, gather_answers
 from envforge.project.record import PROJECT_FILE, parse_project_file
-from envforge.project.templates import Template, gather_answers, load_template
+from envforge.project.templates import Template, load_template
 from tests.project import builds
 
 COMMON = """
@@ -237,16 +237,16 @@ def test_a_file_that_a_group_names_and_nobody_has_is_a_fault_of_the_template(roo
 def test_a_question_whose_condition_does_not_hold_is_not_asked(root: Path) -> None:
     template = load_template(root, "demo")
 
-    assert dict(gather_answers(template, (), lambda _: 9 if _.name == "nodes" else "small"))["nodes"] == 2
-    assert dict(gather_answers(template, ("size=large",), lambda _: 9))["nodes"] == 9
+    assert dict(gather_answers(template.questions, (), lambda _: 9 if _.name == "nodes" else "small"))["nodes"] == 2
+    assert dict(gather_answers(template.questions, ("size=large",), lambda _: 9))["nodes"] == 9
 
 
 def test_an_answer_to_a_question_that_is_not_asked_is_refused(root: Path) -> None:
     template = load_template(root, "demo")
 
     with pytest.raises(RequestError, match="applies only with `size=large`"):
-        gather_answers(template, ("nodes=4",), None)
-    assert dict(gather_answers(template, ("nodes=4", "size=large"), None))["nodes"] == 4
+        gather_answers(template.questions, ("nodes=4",), None)
+    assert dict(gather_answers(template.questions, ("nodes=4", "size=large"), None))["nodes"] == 4
 
 
 @pytest.mark.parametrize("name", [path.parent.name for path in sorted(templates_root().glob("*/template.yml"))])

@@ -16,7 +16,7 @@ from envforge.base.distribution import distribution_name, pinned_requirement
 from envforge.catalogue.index import INDEX_FILE, list_entries
 from envforge.cli import main
 from envforge.errors import EnvforgeError, Hint, OutsideError
-from envforge.machine.profiles import load_machine
+from envforge.machine.record import load_machine
 from envforge.project.record import read_project_file
 from envforge.project.smoke import interpreter_torch
 from tests.project.trees import tree
@@ -280,9 +280,9 @@ def test_hints_of_lock_enter_the_project(
     words = ("--machine", "cpu", "--cuda", "cpu")
     assert command == "new" or _new(TEMPLATE, "net", *words) == 0
     monkeypatch.setattr("envforge.project.locking.obtain_lock", fail)
-    monkeypatch.setattr("envforge.cli.new_report.obtain_lock", fail)
-    monkeypatch.setattr("envforge.cli.new_report.unreachable_host", lambda *_: None)
-    monkeypatch.setattr("envforge.cli.new_report.find_lock", lambda *_: None)
+    monkeypatch.setattr("envforge.cli.new.obtain_lock", fail)
+    monkeypatch.setattr("envforge.project.locking.unreachable_host", lambda *_: None)
+    monkeypatch.setattr("envforge.project.locking.find_lock", lambda *_: None)
     capsys.readouterr()
     if command == "new":
         assert _new(TEMPLATE, "net", *words) == 1
@@ -333,7 +333,7 @@ def test_smoke_with_other_build_never_fails_or_passes_the_gpu(
 ) -> None:
     _write_smoke_template(here, "--skip-gpu" if supports_skip else "")
     gpu_machine = load_machine("t4", {})
-    monkeypatch.setattr("envforge.machine.profiles.load_machine", lambda spec, environment: gpu_machine)
+    monkeypatch.setattr("envforge.machine.record.load_machine", lambda spec, environment: gpu_machine)
     found = interpreter_torch()
 
     assert _new("./demo", "net", "--cuda", "11.8", "--no-lock", "--smoke", "--trust", "--json") == 0
@@ -350,7 +350,7 @@ def test_smoke_that_cannot_skip_gpu_shows_commands(
 ) -> None:
     _write_smoke_template(here)
     gpu_machine = load_machine("t4", {})
-    monkeypatch.setattr("envforge.machine.profiles.load_machine", lambda spec, environment: gpu_machine)
+    monkeypatch.setattr("envforge.machine.record.load_machine", lambda spec, environment: gpu_machine)
 
     assert _new("./demo", "net", "--cuda", "11.8", "--no-lock", "--smoke", "--trust") == 0
 

@@ -14,7 +14,7 @@ from packaging.version import Version
 from envforge.base.staging import PlannedFile
 from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.errors import EnvforgeError
-from envforge.machine.profiles import load_machine
+from envforge.machine.record import load_machine
 from envforge.machine.values import Driver, Gpu, Machine
 from envforge.project.smoke import (
     SmokeRun,

@@ -8,9 +8,9 @@ import yaml
 from envforge.base.data_files import templates_root
 from envforge.base.jinja import TemplateError, render_template
 from envforge.errors import RequestError
-from envforge.project.names import check_project_name, package_name
-from envforge.project.questions import Question
-from envforge.project.templates import gather_answers, list_templates, load_template, parse_manifest
+from envforge.project.plan import check_project_name, package_name
+from envforge.project.questions import Question, gather_answers
+from envforge.project.templates import list_templates, load_template, parse_manifest
 
 MANIFEST = """
 name: demo
@@ -56,7 +56,7 @@ def test_a_manifest_is_read_into_values() -> None:
         (_damaged(name="other"), "`name`"),
         (_damaged(version=None), "`version`"),
         (_damaged(summary=7), "`summary`"),
-        (_damaged(surprise=1), "only the keys"),
+        (_damaged(surprise=1), "expected one of the fields"),
         (_damaged(questions="epochs"), "`questions`"),
         (_damaged(common=["../../etc/passwd"]), "`common[0]`"),
         (_damaged(common=["tests", "/etc/passwd"]), "`common[1]`"),
@@ -125,7 +125,7 @@ def test_every_template_that_ships_has_a_sound_manifest(name: str) -> None:
     ],
 )
 def test_answers_are_typed(variables: tuple[str, ...], answers: dict[str, object]) -> None:
-    assert dict(gather_answers(parse_manifest(MANIFEST, WHERE), variables, None)) == answers
+    assert dict(gather_answers(parse_manifest(MANIFEST, WHERE).questions, variables, None)) == answers
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_answers_are_typed(variables: tuple[str, ...], answers: dict[str, object
 )
 def test_a_bad_answer_names_option_and_rule(variable: str, words: str) -> None:
     with pytest.raises(RequestError) as refusal:
-        gather_answers(parse_manifest(MANIFEST, WHERE), (variable,), None)
+        gather_answers(parse_manifest(MANIFEST, WHERE).questions, (variable,), None)
 
     assert refusal.value.message.count("`--var")
     assert words in refusal.value.message
@@ -153,7 +153,7 @@ def test_a_bad_answer_names_option_and_rule(variable: str, words: str) -> None:
 
 def test_an_answer_is_given_once() -> None:
     with pytest.raises(RequestError, match="provided twice"):
-        gather_answers(parse_manifest(MANIFEST, WHERE), ("epochs=1", "epochs=2"), None)
+        gather_answers(parse_manifest(MANIFEST, WHERE).questions, ("epochs=1", "epochs=2"), None)
 
 
 def test_only_what_was_not_answered_is_asked() -> None:
@@ -163,7 +163,7 @@ def test_only_what_was_not_answered_is_asked() -> None:
         asked.append(question.name)
         return question.default
 
-    gather_answers(parse_manifest(MANIFEST, WHERE), ("epochs=1", "flip=no"), ask)
+    gather_answers(parse_manifest(MANIFEST, WHERE).questions, ("epochs=1", "flip=no"), ask)
 
     assert asked == ["model", "title"]
 

@@ -22,6 +22,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("envforge.pytorch.matrix.load_matrix", lambda: MATRIX)
     for variable in ("CONDA_OVERRIDE_CUDA", "CONDA_OVERRIDE_CUDA_ARCH", "CONDA_OVERRIDE_GLIBC", "ENVFORGE_TORCH_INDEX"):
         monkeypatch.delenv(variable, raising=False)
 

@@ -3,52 +3,46 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 from packaging.version import Version
 
-import envforge
-from envforge.pytorch.matrix import MatrixError, load_matrix
+from envforge.base.data_files import DataFileError, data_folder
+from envforge.base.distribution import reinstall_command
+from envforge.pytorch.matrix import load_matrix
 from tests.pytorch.machines import MATRIX
 
-DATA = Path(envforge.__file__).parent / "data"
+BUILT_IN = load_matrix()
 FACTS = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-FILES = ("torch_releases.toml", "torch_wheels.toml", "architectures.toml", "drivers.toml")
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new", "fault"),
+    ("old", "new", "fault"),
     [
-        ("torch_wheels.toml", 'tag = "cpu"', 'tag = "cuda"', "wheel[0].tag`: expected `cpu` or a tag"),
-        ("torch_wheels.toml", '"3.8"', "3.8", "wheel[0].pythons[0]`: expected a version such as `3.12`, found `3.8`"),
-        ("torch_wheels.toml", 'torch = "2.0.0"', 'torch = "9.9"', "wheel[0].torch`: expected a release of torch_rel"),
-        ("torch_wheels.toml", '"index-page"', '"hearsay"', "wheel[0].evidence`: expected a name under"),
-        ("torch_releases.toml", 'torchvision = "0', 'torchvision = "v0', "release[0].torchvision`: expected a version"),
-        ("architectures.toml", 'ies = ["3.7"', 'ies = ["37"', "architecture[0].capabilities[0]`: expected a compute"),
-        ("drivers.toml", 'linux = "450.80.02"', 'linux = ""', "family[0].linux`: expected a version such as"),
-        ("drivers.toml", "major = 11", 'major = "11"', "family[0].major`: expected a number, found `11`"),
-        ("drivers.toml", "[[toolkit]]", "[toolkit", "cannot read the data file"),
+        ('"tag": "cpu"', '"tag": "cuda"', "builds[0].tag`: expected `cpu` or a CUDA tag, found `cuda`"),
+        ('"3.8"', "3.8", "builds[0].pythons[0]`: expected a version such as `12.4`, as a string, found `3.8`"),
+        ('"torchvision": "0', '"torchvision": "v-0', "builds[0].torchvision`: expected a version"),
+        ('ies": ["3.7"', 'ies": ["37"', "capabilities[0]`: expected a compute capability such as `8.6`, as a string"),
+        ('"linux": "450.80.02"', '"linux": ""', "families[0].linux`: expected a version such as"),
+        ('"families"', '"family"', "`families`: expected a value, found nothing"),
+        ('"toolkits": [', '"toolkits": ', "expected JSON, found"),
     ],
 )
-def test_a_damaged_data_file_stops_with_file_and_path(
-    tmp_path: Path, name: str, old: str, new: str, fault: str
-) -> None:
-    for file in FILES:
-        shutil.copy(DATA / file, tmp_path)
-    text = (tmp_path / name).read_text(encoding="utf-8")
+def test_a_damaged_data_file_stops_with_file_and_path(tmp_path: Path, old: str, new: str, fault: str) -> None:
+    text = (data_folder() / "matrix.json").read_text(encoding="utf-8")
     assert old in text
-    (tmp_path / name).write_text(text.replace(old, new, 1), encoding="utf-8")
-    with pytest.raises(MatrixError) as caught:
+    file = tmp_path / "matrix.json"
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(DataFileError) as caught:
         load_matrix(tmp_path)
     assert fault in caught.value.message
-    assert str(tmp_path / name) in caught.value.message
-    assert caught.value.code == "matrix-damaged"
+    assert str(file) in caught.value.message
+    assert caught.value.commands == (reinstall_command(),)
 
 
 def test_a_missing_data_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MatrixError, match=r"torch_releases\.toml"):
+    with pytest.raises(DataFileError, match=r"matrix\.json"):
         load_matrix(tmp_path)
 
 
@@ -59,16 +53,16 @@ def test_the_matrix_goes_from_torch_20_to_215() -> None:
 
 
 def test_every_cuda_build_has_kernels_and_drivers() -> None:
-    for build in MATRIX.builds:
+    for build in BUILT_IN.builds:
         if build.tag.cuda is not None:
             assert build.capabilities
-            assert MATRIX.direct_minimum(build.tag.cuda) is not None
-            assert MATRIX.family_minimum(build.tag.cuda) is not None
+            assert BUILT_IN.direct_minimum(build.tag.cuda) is not None
+            assert BUILT_IN.family_minimum(build.tag.cuda) is not None
 
 
 def test_every_platform_of_a_release_has_a_python_in_common() -> None:
-    for torch in MATRIX.torches:
-        builds = [build for build in MATRIX.builds if build.torch == torch]
+    for torch in BUILT_IN.torches:
+        builds = [build for build in BUILT_IN.builds if build.torch == torch]
         assert set.intersection(*(set(build.pythons) for build in builds))
 
 

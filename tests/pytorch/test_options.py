@@ -8,7 +8,8 @@ from click.testing import CliRunner
 from packaging.version import Version
 
 from envforge.base.terms import CPU, WheelTag
-from envforge.cli.project_options import SelectionOptions, selection_options
+from envforge.cli.options import takes
+from envforge.cli.project_options import SelectionOptions
 from envforge.errors import RequestError
 from envforge.pytorch.selection import PYTORCH_INDEX, Preference, Request
 from tests.pytorch.machines import CU118, MATRIX
@@ -95,9 +96,9 @@ def test_an_unknown_platform_lists_the_known_ones() -> None:
 
 
 @click.command()
-@selection_options()
-def _echo(selection_options: SelectionOptions) -> None:
-    click.echo(repr((selection_options.to_request(MATRIX), selection_options.known_platforms(MATRIX))))
+@takes(SelectionOptions)
+def _echo(options: SelectionOptions) -> None:
+    click.echo(repr((options.to_request(MATRIX), options.known_platforms(MATRIX))))
 
 
 def test_the_options_reach_the_command_as_one_value() -> None:

@@ -59,6 +59,14 @@ drivers = st.one_of(
 ).map(Version)
 
 
+# docs.nvidia.com/datacenter/tesla/drivers/cuda-toolkit-driver-and-architecture-matrix.html
+FIRST_DRIVER = {(7, 0): 384, (7, 5): 410, (8, 0): 450, (8, 6): 455} | {
+    **dict.fromkeys([(8, 9), (9, 0)], 520),
+    **dict.fromkeys([(10, 0), (12, 0)], 570),
+}
+LAST_DRIVER = dict.fromkeys([(3, 5), (3, 7)], 470) | dict.fromkeys([(5, 0), (5, 2), (6, 0), (6, 1), (7, 0)], 580)
+
+
 @st.composite
 def machines(draw: st.DrawFn) -> Machine:
     found = draw(st.lists(st.one_of(st.none(), capabilities), max_size=4))
@@ -137,14 +145,16 @@ def expected_cuda_grade(build: Build, cuda: Version, machine: Machine) -> Grade 
         return Grade.UNVERIFIED
     version = machine.driver.version
     assert version is not None
+    ranges = [(FIRST_DRIVER.get(pair, 0), LAST_DRIVER.get(pair, version.major)) for pair in pairs]
     system = "windows" if machine.is_wsl or build.platform == "win-64" else "linux"
     release = (*version.release, 0, 0)[:3]
     if release < (*FLOOR[system][cuda.major], 0, 0)[:3] and release < (*OWN[system][str(cuda)], 0, 0)[:3]:
         return None
     direct = release >= (*OWN[system][str(cuda)], 0, 0)[:3]
-    if lacking and not direct:
+    if (lacking and not direct) or not all(first <= version.major <= last for first, last in ranges):
         return None
-    if not build.confirmed or any(pair > NEWEST_KNOWN for pair in pairs):
+    is_uncertain = lacking or len(pairs) < len(bound(machine)) or any(pair > NEWEST_KNOWN for pair in pairs)
+    if not build.confirmed or is_uncertain:
         return Grade.UNVERIFIED
     return Grade.DIRECT if direct else Grade.MINOR_COMPATIBLE
 

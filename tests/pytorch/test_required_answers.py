@@ -180,10 +180,16 @@ def test_jetson_is_refused_although_its_major_version_has_kernels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "tag"), [("10.3", "cu132"), ("12.1", "cu132"), ("8.9", "cu132"), ("6.1", "cu126")]
+    ("capability", "driver", "tag"),
+    [
+        ("10.3", "595.71.05", "cu132"),
+        ("12.1", "595.71.05", "cu132"),
+        ("8.9", "595.71.05", "cu132"),
+        ("6.1", "580.126.09", "cu126"),
+    ],
 )
-def test_a_kernel_serves_higher_minor_versions_of_its_major(capability: str, tag: str) -> None:
-    selection = choose(machine(capability, driver="595.71.05"))
+def test_a_kernel_serves_higher_minor_versions_of_its_major(capability: str, driver: str, tag: str) -> None:
+    selection = choose(machine(capability, driver=driver))
     assert (str(selection.build.tag), selection.grade) == (tag, Grade.DIRECT)
 
 
@@ -224,9 +230,43 @@ def test_only_the_cuda_of_the_driver_known_is_enough() -> None:
     assert choose(machine("8.6", serves="12.2")).grade is Grade.MINOR_COMPATIBLE
 
 
-def test_an_unknown_compute_capability_warns_and_does_not_refuse() -> None:
+@pytest.mark.parametrize(
+    ("capability", "driver", "reason"),
+    [
+        ("6.1", "595.71.05", r"driver 595\.71\.05 doesn't support GPU-0 \(6\.1\): 580 is the last branch that does"),
+        ("3.7", "525.60.13", "470 is the last branch that does"),
+        ("7.0", "590.44.01", "580 is the last branch that does"),
+        ("10.0", "525.60.13", "570 is the first branch that does"),
+    ],
+)
+def test_driver_that_lacks_a_gpu_fits_no_cuda_build(capability: str, driver: str, reason: str) -> None:
+    with pytest.raises(NoBuildError, match=reason) as caught:
+        choose(machine(capability, driver=driver))
+    assert ("newer NVIDIA driver" in caught.value.hint) is ("first" in reason)
+    assert choose(machine(capability, driver=driver), cuda=CPU).grade is Grade.CPU
+
+
+def test_stated_cuda_counts_instead_of_the_branch() -> None:
+    assert choose(stated("12.6", "6.1", driver="595.71.05")).grade is Grade.DIRECT
+
+
+def test_ptx_only_build_is_unverified() -> None:
+    selection = choose(machine("12.0", driver="591.86", platform="win-64"), cuda=CU118)
+    assert selection.grade is Grade.UNVERIFIED
+    assert any("only PTX" in warning for warning in selection.warnings)
+
+
+def test_jetson_driver_is_judged_by_its_cuda() -> None:
+    jetson = Condition(code="jetson", symptom="s", cause="c", remedy="r")
+    thor = replace(machine("11.0", driver="540.4.0", serves="13.0", platform="linux-aarch64"), conditions=(jetson,))
+    selection = choose(thor)
+    assert (str(selection.build.tag), selection.grade) == ("cu130", Grade.DIRECT)
+    assert not any("forward-compatibility" in warning for warning in selection.warnings)
+
+
+def test_unknown_compute_capability_makes_the_build_unverified() -> None:
     selection = choose(machine("8.6", "?", driver="580.65.06"))
-    assert selection.grade is Grade.DIRECT
+    assert (str(selection.build.tag), selection.grade) == ("cu130", Grade.UNVERIFIED)
     assert selection.warnings[0].startswith("the compute capability of GPU-1 is unknown")
 
 

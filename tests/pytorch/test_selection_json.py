@@ -29,13 +29,18 @@ def test_the_short_form_leaves_out_candidates_and_holds_no_null() -> None:
 @pytest.mark.parametrize(
     ("table", "key", "value", "fault"),
     [
-        (None, "grade", "good", "`grade`: expected one of direct, minor-compatible, unverified, cpu, found `good`"),
-        (None, "python", 3.1, "`python`: expected a string, found `3.1`"),
-        (None, "build", [], "`build`: expected a table, found `[]`"),
+        (
+            None,
+            "grade",
+            "good",
+            "`grade`: expected one of `direct`, `minor-compatible`, `unverified`, `cpu`, found",
+        ),
+        (None, "python", 3.1, "`python`: expected a version such as `12.4`, as a string, found `3.1`"),
+        (None, "build", [], "`build`: expected a mapping, found `[]`"),
         ("build", "tag", "cu", "`build.tag`: expected `cpu` or a CUDA tag, found `cu`"),
         ("build", "pins", {"torch": "9"}, "`build.pins`: expected {'torch': '2.7.1+cu118'"),
-        ("build", "capabilities", ["x"], "`build.capabilities`: expected a list of compute capabilities"),
-        ("request", "prefer", "best", "`request.prefer`: expected one of newest-torch"),
+        ("build", "capabilities", ["x"], "`build.capabilities[0]`: expected a compute capability"),
+        ("request", "prefer", "best", "`request.prefer`: expected one of `newest-torch`"),
     ],
 )
 def test_a_damaged_selection_is_refused_with_its_place(table: str | None, key: str, value: object, fault: str) -> None:

@@ -26,8 +26,8 @@ from envforge.export import FORMATS
 from envforge.export.source import read_source
 from envforge.lock.environment_spec import EnvironmentTexts
 from envforge.project.plan import Project, plan_project
-from envforge.project.questions import read_common_groups
-from envforge.project.templates import gather_answers, list_templates, load_template
+from envforge.project.questions import gather_answers
+from envforge.project.templates import list_templates, load_template, read_common_groups
 from envforge.pytorch.selection import Selection
 from tests.export.locks import PYTHON, lock
 from tests.project import builds
@@ -50,7 +50,7 @@ def rendered(
         template=loaded,
         name=name,
         package=name.lower().replace("-", "_"),
-        answers=gather_answers(loaded, (), None),
+        answers=gather_answers(loaded.questions, (), None),
         selections=selections,
         texts=EnvironmentTexts(environment="", virtual_packages=""),
         groups=tuple(groups),

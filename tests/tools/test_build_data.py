@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -100,15 +101,15 @@ def built_matrix(facts: Path) -> Matrix:
 
 
 def _current_requirements(folder: Path) -> dict[str, str]:
-    rows = toml.loads((folder / "torch_requirements.toml").read_text(encoding="utf-8"))["row"]
-    return {split_conda_spec(row["conda"][0])[0]: row["conda"][0] for row in rows if "before" not in row}
+    rows = json.loads((folder / "torch_requirements.json").read_text(encoding="utf-8"))["requirements"]
+    return {split_conda_spec(row["conda"])[0]: row["conda"] for row in rows if "before" not in row}
 
 
 def test_rebuilt_files_equal_the_committed_ones(facts: Path) -> None:
     assert build(facts) == 0
 
     built = {path.name: path.read_bytes() for path in (facts.parent / "data").iterdir()}
-    assert len(built) == 7
+    assert len(built) == 4
     assert built == {name: (data_folder() / name).read_bytes() for name in built}
 
 
@@ -122,7 +123,7 @@ def test_check_names_a_file_that_differs(
     facts: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Path], object]
 ) -> None:
     build(facts)
-    changed = facts.parent / "data" / "drivers.toml"
+    changed = facts.parent / "data" / "matrix.json"
     change(changed)
 
     assert main(["--check", "--facts", str(facts), "--output", str(changed.parent)]) == 1
@@ -152,7 +153,7 @@ def test_release_with_new_tag_is_one_file(facts: Path) -> None:
 
     assert matrix.torches[-1] == Version("99.0.0")
     assert str(matrix.tags[-1]) == "cu990"
-    assert len(matrix.builds) == len(MATRIX.builds) + 2
+    assert len(matrix.builds) == len(load_matrix().builds) + 2
     assert matrix.checked == "2099-01-14"
 
 
@@ -187,17 +188,25 @@ def test_cuda_version_is_one_file(facts: Path) -> None:
     assert minimum.linux == Version("9900.10")
     data = facts.parent / "data"
     changed = {p.name for p in data.iterdir() if p.read_bytes() != (data_folder() / p.name).read_bytes()}
-    assert changed == {"drivers.toml", "nvidia-drivers.toml"}
+    assert changed == {"matrix.json", "nvidia-drivers.json"}
 
 
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
-        ('torch = "99.0.0"', 'torch = "99.0.1"', "release.torch: expected `99.0.0`, found `99.0.1`"),
-        ('glibc = "2.28"', "glibc = 2.28", "wheels[0].glibc: Input should be a valid string, found `2.28`"),
-        ('glibc = "2.28"', 'glib = "2.28"', "wheels[0].glib: Extra inputs are not permitted"),
-        ("checked = 2099-01-14", "", "release.checked: Field required"),
-        ('"cu990"]', '"cuda990"]', "wheels[0].tags[1]: String should match pattern"),
+        (
+            'torch = "99.0.0"',
+            'torch = "99.0.1"',
+            "toml is invalid at `release.torch`: expected `99.0.0`, found `99.0.1`",
+        ),
+        (
+            'glibc = "2.28"',
+            "glibc = 2.28",
+            "at `wheels[0].glibc`: expected a version such as `12.4`, as a string, found `2.28`",
+        ),
+        ('glibc = "2.28"', 'glib = "2.28"', "at `wheels[0]`: expected one of the fields checked, evidence, glibc, "),
+        ("checked = 2099-01-14", "", "at `release.checked`: expected a value, found nothing"),
+        ('"cu990"]', '"cuda990"]', "at `wheels[0].tags[1]`: expected `cpu` or a tag such as `cu118`, found `cuda990`"),
         ('"cpu", "cu990"', '"cu990", "cu990"', "`[[wheels]]` has torch 99.0.0, cu990, linux-64 twice"),
         ('tag = "cu990"', 'tag = "cu132"', "no file in torch/ has `[[kernels]]` for torch 99.0, cu990, linux-64"),
         ('["linux-64"]', '["linux-64", "win-64"]', "`[[kernels]]` for torch 99.0, cu990, win-64, but no `[[wheels]]`"),
@@ -206,7 +215,7 @@ def test_cuda_version_is_one_file(facts: Path) -> None:
         ('cuda = "99.0"\nlinux', 'cuda = "99.1"\nlinux', "has a `[[toolkit]]` for CUDA 99.0 (`cu990`)"),
         ("major = 99", "major = 98", "has a `[[family]]` for CUDA 99 (`cu990`)"),
         ('cuda = "99.0"\nlinux', 'cuda = "13.0"\nlinux', "`[[toolkit]]` has 13.0 twice"),
-        ("[release]", "[release", "99.0.0.toml: "),
+        ("[release]", "[release", "99.0.0.toml is invalid: expected TOML, found "),
     ],
 )
 def test_invalid_fact_fails_with_file_and_key(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from packaging.version import Version
 
+from envforge.base.data_files import data_folder
 from envforge.base.terms import ComputeCapability
-from envforge.machine.record import machine_to_json
 from envforge.machine.values import Driver, Gpu, Machine
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.record import Asked, Observed, ProjectFacts, Record
@@ -26,13 +27,19 @@ NOW = dt.datetime(2026, 11, 22, 16, 0, tzinfo=dt.timezone.utc)
 EVIL = "<img src=x onerror=alert(1)>\x1b[31m|`**@you**\u202e& \x00"
 
 
+def published_schema(name: str = "verify-report") -> dict[str, Any]:
+    """The JSON Schema that the package contains."""
+    value: dict[str, Any] = json.loads((data_folder() / f"{name}.schema.json").read_text(encoding="utf-8"))
+    return value
+
+
 def record(**changes: Any) -> Record:
     """A machine in a project, observed."""
     values: dict[str, Any] = {
         "envforge": "0.1.0",
         "created_at": NOW,
         "observed": (Observed(what="machine", seconds=0.4),),
-        "machine": MachineFacts(machine=dict(machine_to_json(T4))),
+        "machine": MachineFacts(machine=T4),
         "project": ProjectFacts(
             name="cats",
             template="image-classification 1.0",

@@ -9,24 +9,22 @@ from typing import Any
 
 import jsonschema
 import pytest
+from packaging.version import Version
 
-from envforge.base.data_files import data_folder
 from envforge.cli import main
-from envforge.machine.record import machine_to_json
-from envforge.verify.compare import Comparison, Machine, compare
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.record import record_to_json
-from envforge.verify.reports import comparison
+from envforge.verify.reports import formats
+from envforge.verify.reports.compare import Comparison, compare
 from envforge.verify.values import Report, Verdict
-from tests.verify.made_up import T4, finding, record, report
+from tests.verify.made_up import T4, finding, published_schema, record, report
 from tests.verify.trained import facts
 
 Captured = pytest.CaptureFixture[str]
 
 
 def compared(*reports: Report) -> Comparison:
-    machines = [Machine(name=name, report=each) for name, each in zip("abcdef", reports, strict=False)]
-    return compare(machines, tolerance=0.1)
+    return compare(dict(zip("abcdef", reports, strict=False)), tolerance=0.1)
 
 
 def different(found: Comparison) -> list[str]:
@@ -34,7 +32,7 @@ def different(found: Comparison) -> list[str]:
 
 
 def on_glibc(version: str) -> MachineFacts:
-    return MachineFacts(machine={**machine_to_json(T4), "glibc": version})
+    return MachineFacts(machine=replace(T4, glibc=Version(version)))
 
 
 def test_alike_machines_do_not_differ() -> None:
@@ -109,20 +107,18 @@ def test_machines_that_agree_exit_with_0(files: Path, capsys: Captured) -> None:
 
 
 def test_equal_machines_of_a_fleet_are_counted_not_named() -> None:
-    fleet = [Machine(name=f"n{number}", report=report()) for number in range(40)]
-    fleet[7] = Machine(name="n7", report=report(machine=on_glibc("2.17")))
-    found = compare(fleet, tolerance=0.1)
-    lines = list(comparison.to_words(found, 80, verbose=False))
+    fleet = {f"n{number}": report() for number in range(40)}
+    found = compare({**fleet, "n7": report(machine=on_glibc("2.17"))}, tolerance=0.1)
+    lines = [line.plain for line in formats.comparison_lines(found, 80, verbose=False)]
     assert lines[-2:] == ["    n7: 2.17  <- different from the majority", "    39 others: 2.36"]
-    assert "| Machine: glibc | 2.36 | 39 others |" in comparison.to_markdown(found)
-    assert "39 others" in comparison.to_html(found)
-    assert "    all 40: 535.216.01" in comparison.to_words(found, 80, verbose=True)
+    assert "| Machine: glibc | 2.36 | 39 others |" in formats.comparison_markdown(found)
+    assert "39 others" in formats.comparison_html(found)
+    assert "    all 40: 535.216.01" in [line.plain for line in formats.comparison_lines(found, 80, verbose=True)]
 
 
 def test_the_json_fits_its_published_schema(files: Path, capsys: Captured) -> None:
     assert main(["compare", "a.json", "c.json", "--json"]) == 1
-    schema = json.loads((data_folder() / "verify-compare.schema.json").read_text(encoding="utf-8"))
-    jsonschema.validate(json.loads(capsys.readouterr().out), schema)
+    jsonschema.validate(json.loads(capsys.readouterr().out), published_schema("verify-compare"))
 
 
 def test_every_form_is_written(files: Path, capsys: Captured) -> None:
@@ -152,8 +148,3 @@ def test_records_of_one_name_are_told_apart_by_their_folders(files: Path, capsys
         Path(folder, "r.json").write_bytes(Path(f"{source}.json").read_bytes())
     main(["compare", "x/r.json", "y/r.json", "--json"])
     assert json.loads(capsys.readouterr().out)["result"]["machines"] == ["x/r", "y/r"]
-
-
-def test_a_machine_is_compared_under_its_own_name_only() -> None:
-    one = Machine(name="a", report=report())
-    assert compare([one, replace(one, name="b")], tolerance=0.1).names == ("a", "b")

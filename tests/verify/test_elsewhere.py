@@ -15,8 +15,7 @@ from envforge.base.data_files import lockfiles_root
 from envforge.cli import main
 from envforge.machine.record import machine_to_json
 from envforge.machine.values import Condition, Machine
-from envforge.verify.reports.machine_readable import published_schema
-from tests.verify.made_up import T4
+from tests.verify.made_up import T4, published_schema
 
 Captured = pytest.CaptureFixture[str]
 LOCKS = lockfiles_root() / "image-classification"
@@ -71,7 +70,8 @@ def test_machine_works_before_and_without_the_subcommand(capsys: Captured) -> No
 
 
 def test_facts_that_the_record_lacks_are_unknown(capsys: Captured) -> None:
-    bare = replace(T4, glibc=None, driver=None, gpus=(replace(T4.gpus[0], compute_capability=None),))
+    unnamed = replace(T4.gpus[0], name="NVIDIA Graphics Device", compute_capability=None)
+    bare = replace(T4, glibc=None, driver=None, gpus=(unnamed,))
     found = verdicts(capsys, "--machine", described(bare), "--lock", lock("cu126"))
     unknown = {check for check, verdict in found.items() if verdict == "unknown"}
     assert unknown >= {"glibc-too-old", "driver-too-old", "no-kernel-for-gpu", "cpu-too-old"}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import envforge.verify
 from envforge.verify.checks import CHECKS, all_checks, judge
 from envforge.verify.record import NotObserved, Observed, ProjectFacts, Record
 from envforge.verify.values import Check, Finding, Judgement, Report, Verdict
@@ -123,3 +125,15 @@ def test_titles_are_nouns_that_fit_every_verdict() -> None:
         name for name, title in titles.items() if title[0].islower() and not title.startswith(("glibc", "torch"))
     ] == []
     assert len(set(titles.values())) == len(titles)
+
+
+def test_each_check_says_why_it_matters() -> None:
+    assert [check.id for check in all_checks() if not re.fullmatch(r"[^\n]{20,160}\.", check.why)] == []
+
+
+def test_no_check_looks_into_a_message() -> None:
+    words = r"\b(?:unreadable|observed|message|stderr)\b"
+    look = re.compile(rf"{words}(?: or \"\"\))?(?:\.startswith|\.endswith| [!=]= \")|\bin [\w.]*\.unreadable\b")
+    package = Path(envforge.verify.__file__).parent
+    found = {path.name: look.findall(path.read_text(encoding="utf-8")) for path in package.rglob("*.py")}
+    assert {name: parts for name, parts in found.items() if parts} == {}

@@ -15,7 +15,7 @@ from tests.support.recorded import Recorded
 from tests.verify.made_up import NOW, asked, check
 
 
-def situation(folder: Path, *, limit_s: float = 30.0, only: frozenset[str] | None = None) -> Situation:
+def situation(folder: Path, *, limit_s: float = 30.0, needs: frozenset[str] | None = None) -> Situation:
     return Situation(
         world=Recorded().world(folder),
         now=NOW,
@@ -25,7 +25,7 @@ def situation(folder: Path, *, limit_s: float = 30.0, only: frozenset[str] | Non
         prefix=None,
         questions=("machine",),
         limit_s=limit_s,
-        only=only,
+        needs=needs,
     )
 
 
@@ -88,5 +88,5 @@ def test_what_is_no_json_is_refused(tmp_path: Path, value: object) -> None:
 
 def test_a_situation_says_what_is_worth_its_time(tmp_path: Path) -> None:
     assert situation(tmp_path).wants("anything")
-    chosen = situation(tmp_path, only=frozenset({"speed-floor"}))
-    assert (chosen.wants("speed-floor", "x"), chosen.wants("x")) == (True, False)
+    chosen = situation(tmp_path, needs=frozenset({"throughput"}))
+    assert (chosen.wants("throughput"), chosen.wants("x")) == (True, False)

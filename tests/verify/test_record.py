@@ -10,9 +10,10 @@ import pytest
 
 from envforge.base.distribution import upgrade_command
 from envforge.base.envelope import success
+from envforge.machine.record import machine_to_json
 from envforge.verify.record import NotObserved, RecordError, read_record, read_record_file, record_to_json
-from envforge.verify.reports.machine_readable import report_to_json
-from tests.verify.made_up import asked, every_verdict, record
+from envforge.verify.reports.formats import report_to_json
+from tests.verify.made_up import T4, asked, every_verdict, record
 
 AGAIN = "envforge verify --json > record.json"
 
@@ -26,9 +27,9 @@ def test_a_record_comes_back_as_it_was() -> None:
     assert read_record(json.dumps(record_to_json(one)), "r.json") == one
 
 
-def test_numbers_that_json_does_not_have_are_texts_in_it() -> None:
+def test_numbers_that_json_does_not_have_are_null_in_it() -> None:
     value = record_to_json(record(own={"loss": [float("nan"), float("inf"), -float("inf"), 1.5]}))
-    assert json.loads(json.dumps(value, allow_nan=False))["own"] == {"loss": ["NaN", "Infinity", "-Infinity", 1.5]}
+    assert json.loads(json.dumps(value, allow_nan=False))["own"] == {"loss": [None, None, None, 1.5]}
 
 
 def test_what_verify_prints_is_read_as_the_record_in_it() -> None:
@@ -42,7 +43,7 @@ def test_what_verify_prints_is_read_as_the_record_in_it() -> None:
         ("", "record-damaged"),
         ("{", "record-damaged"),
         ("[" * 100_000, "record-damaged"),
-        ("[]", "record-foreign"),
+        ("[]", "record-damaged"),
         ('{"record": "envforge-machine", "record_version": 1}', "record-foreign"),
         ('{"schema_version": 1, "command": "detect", "ok": true, "result": {}}', "record-foreign"),
         ('{"schema_version": 1, "command": "verify", "ok": false, "error": {}}', "record-foreign"),
@@ -70,11 +71,13 @@ def test_a_record_of_another_version_is_refused(version: object, command: str) -
     ("change", "path"),
     [
         ({"created_at": "yesterday"}, "created_at"),
-        ({"observed": [{"what": "weather", "seconds": 1}]}, "observed.0.what"),
+        ({"observed": [{"what": "weather", "seconds": 1}]}, r"observed\[0\]\.what"),
+        ({"machine": {"machine": {**machine_to_json(T4), "gpus": [{"index": "0"}]}}}, r"machine.*gpus\[0\]"),
+        ({"machine": {"machine": machine_to_json(T4), "gpus": [{"index": "0"}]}}, r"machine\.gpus\[0\]\.index"),
     ],
 )
 def test_a_damaged_field_is_named(change: dict[str, Any], path: str) -> None:
-    with pytest.raises(RecordError, match=path):
+    with pytest.raises(RecordError, match=f"`r.json.*{path}"):
         read_record(json.dumps({**record_to_json(record()), **change}), "r.json")
 
 

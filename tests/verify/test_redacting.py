@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from envforge.verify.redact import Identity, redact
+from envforge.base.redact import Identity
+from envforge.verify.record import redact
 from envforge.verify.values import Verdict
 from tests.verify.made_up import finding, report
 
-WHO = Identity(user="elvira", host="gpu-box-7.lab.example", home="/data/people/elvira")
+WHO = Identity(user="elvira", hosts=("gpu-box-7.lab.example",), home="/data/people/elvira")
 FIRST = "GPU-12345678-aaaa-bbbb-cccc-1234567890ab"
 SECOND = "GPU-87654321-aaaa-bbbb-cccc-1234567890ab"
 
@@ -27,7 +28,7 @@ def test_identifiers_stay_distinct() -> None:
 
 
 def test_common_names_do_not_maim_texts() -> None:
-    common = Identity(user="root", host="localhost", home="/root")
+    common = Identity(user="root", hosts=("localhost",), home="/root")
     (found,) = redact(report(finding("x", Verdict.FAIL, observed="only root may, on localhost")), common).findings
     assert found.observed == "only root may, on localhost"
 

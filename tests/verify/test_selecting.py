@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from envforge.errors import RequestError
-from envforge.verify.checks import CHECKS, Chosen, choose
+from envforge.verify.checks import CHECKS, Chosen, checks_for, choose
 from envforge.verify.values import Check
 from tests.verify.made_up import asked, check
 
@@ -73,3 +73,10 @@ def test_a_name_that_is_none_is_refused_with_the_nearest(option: str) -> None:
 def test_a_choice_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(RequestError, match="no checks left"):
         choose(asked("machine", only=("learns",)), OURS)
+
+
+def test_a_request_of_one_question_collects_only_its_checks() -> None:
+    found = [each for each in checks_for(asked("machine")) if each.group != "observation"]
+    assert {each.question for each in found} == {"machine"}
+    named = checks_for(asked("machine", only=("learning",)))
+    assert {each.question for each in named} == {"machine", "environment", "training"}

@@ -18,15 +18,13 @@ import pytest
 from junitparser import JUnitXml
 
 from envforge.cli import main
-from envforge.machine.record import machine_to_json
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.record import ProjectFacts, record_to_json
-from envforge.verify.reports.machine_readable import published_schema
 from envforge.verify.training.facts import TrainingFacts
 from tests.prefix.install.support import LockWriter
 from tests.support.wheel import text_wheel
 from tests.verify.environment import torches
-from tests.verify.made_up import T4, record
+from tests.verify.made_up import T4, published_schema, record
 
 assert sys.platform != "win32"
 
@@ -208,9 +206,15 @@ def test_verify_rejects_what_is_no_subcommand(capsys: Captured, arguments: tuple
     assert main(["verify", *arguments]) == 2
 
 
+@pytest.mark.parametrize(("word", "near"), [("enviroment", "env"), ("machin", "machine"), ("training", "train")])
+def test_verify_suggests_the_nearest_subcommand(capsys: Captured, word: str, near: str) -> None:
+    assert main(["verify", word]) == 2
+    assert f"did you mean `envforge verify {near}`?" in capsys.readouterr().err
+
+
 def test_verify_suggests_the_subcommand_for_an_option_of_its_name(capsys: Captured) -> None:
     assert main(["verify", "--env", "--fast"]) == 2
-    assert "Did you mean `envforge verify env`?" in capsys.readouterr().err
+    assert "run `envforge verify env`" in capsys.readouterr().err
 
 
 def test_verify_help_shows_its_exit_codes_on_lines_of_their_own(capsys: Captured) -> None:
@@ -285,7 +289,7 @@ def written(folder: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, *mo
     """Every report of a record that tells who and where in a finding, in its facts and in what a team added."""
     monkeypatch.setenv("HOME", "/data/people/elvira")
     monkeypatch.setenv("USER", "elvira")
-    machine = MachineFacts(machine=dict(machine_to_json(replace(T4, hostname="gpu-box-7.lab.example"))))
+    machine = MachineFacts(machine=replace(T4, hostname="gpu-box-7.lab.example"))
     lock = ProjectFacts(name="cats", lock_file="conda-lock.yml", lock_unreadable=TELLING)
     training = TrainingFacts(python="/data/people/elvira/.conda/bin/python", unreadable=TELLING)
     telling = record(machine=machine, project=lock, training=training, own={"team": [TELLING]})
@@ -316,23 +320,24 @@ def test_every_report_tells_all_of_it_where_that_is_asked_for(
 
 
 TEAM = """
-from envforge.verify.values import Check, Judgement, Verdict
+from envforge.verify.judging import check, failed, passed, record_of
 
-def judge(record):
+def observe(situation):
+    return {"free": 3, "folder": situation.folder.name}
+
+@check("team-scratch", "Free scratch space", of=record_of("machine"), group="own", observe=observe)
+def scratch(record):
+    '''Runs write there.'''
     size = record.own["team-scratch"]["free"]
-    verdict = Verdict.FAIL if size < 10 else Verdict.PASS
-    yield Judgement(verdict=verdict, observed=f"{size} free", command="rm -r /scratch/old")
-
-CHECKS = [
-    Check(id="team-scratch", question="machine", group="own", title="there is room", why="runs write there",
-          severity=Verdict.FAIL, judge=judge, observe=lambda situation: {"free": 3, "folder": situation.folder.name}),
-]
+    if size > 10:
+        return passed(f"{size} free")
+    return failed(f"{size} free", "10", command="rm -r /scratch/old")
 """
 
 
 def installed(folder: Path, code: str) -> dict[str, str]:
     """The variables of a process in which a tiny distribution is installed, with one entry point of checks."""
-    points = "[envforge.checks]\nteam = teamchecks:CHECKS\n"
+    points = f"[envforge.checks]\nteam = {'teamchecks:CHECKS' if 'CHECKS' in code else 'teamchecks'}\n"
     texts = {"teamchecks.py": code, "teamchecks-1.0.dist-info/entry_points.txt": points}
     wheel = text_wheel("teamchecks", "1.0", texts, folder)
     target = folder / "site"

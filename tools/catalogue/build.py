@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from envforge.base import toml
 from envforge.lock.environment_spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
 from envforge.lock.lockfile import LockedPackage, Lockfile, parse_lockfile
 from envforge.lock.locking import lock
@@ -29,7 +28,7 @@ from tools.catalogue.records import Channel, CondaRecords
 from tools.catalogue.select_target import Plan, plan, read_targets
 from tools.catalogue.torch_index import FolderServer, mirrors_to, write_torch_index
 from tools.catalogue.wheels import Wheel, WheelFacts
-from tools.facts.read import FACTS
+from tools.facts.read import FACTS, read_releases
 from tools.facts.rows import CondaRecord
 
 INDEX_FILE = "index.json"
@@ -119,10 +118,8 @@ class Builder:
     def _date(self, selection: Selection, found: Iterable[CondaRecord | Wheel]) -> dt.date:
         """Return the date of the newest conda record, or of the torch release if it is newer."""
         dates = [each.date for each in found if isinstance(each, CondaRecord) and each.date is not None]
-        folder = self.root / "envforge" / "data"
-        releases = toml.loads((folder / "torch_releases.toml").read_text(encoding="utf-8"))["release"]
-        stated = next(row.get("date") for row in releases if row["torch"] == str(selection.build.torch))
-        return max([*dates, dt.date.fromisoformat(stated)] if stated else dates)
+        releases = {file.release.torch: file.release.date for file in read_releases(self.facts)}
+        return max([*dates, releases[str(selection.build.torch)]])
 
 
 def entry_of(

@@ -30,7 +30,7 @@ from envforge.lock.python_index import PythonIndex, configured_index
 from tools.catalogue.remote_zip import remote_size, wheel_metadata
 from tools.catalogue.requirements import mandatory, torch_requires
 from tools.catalogue.wheels import WheelFacts
-from tools.facts.read import FACTS
+from tools.facts.read import FACTS, to_row
 from tools.facts.rows import Metadata, RegistryWheel, TorchWheel
 from tools.facts.write import write_rows
 
@@ -143,7 +143,8 @@ def main() -> int:
             continue  # the PyTorch index itself has the libraries
         lines = torch_requires(build, facts.metadata_of("torch", build.like)).lines
         for project, name in wheels_for(reader, lines).items():
-            rows[name] = RegistryWheel(**_stated(reader.row(project, name)), source=WHEEL_SOURCE, checked=today)
+            row = _stated(reader.row(project, name)) | {"source": WHEEL_SOURCE, "checked": today}
+            rows[name] = to_row(row, RegistryWheel, name)
             print(f"{build.version}: {name}", file=sys.stderr)
     metadata = [_read_again(reader, row, facts.libraries, today) for row in facts.metadata]
     write_registry(FOLDER, [rows[name] for name in sorted(rows)])
@@ -182,7 +183,8 @@ def _read_again(reader: _Reader, known: Metadata, libraries: Iterable[TorchWheel
     if library and row["sha256"] != library.sha256:
         raise SystemExit(f"{name}: expected sha256 {library.sha256}, found {row['sha256']} on the registry")
     fields = {key: row[key] for key in ("package", "requires", "requires_python")}
-    return Metadata(version=known.version, source=METADATA_SOURCE, checked=today, **fields)
+    stated = {"version": known.version, "source": METADATA_SOURCE, "checked": today, **fields}
+    return to_row(stated, Metadata, name)
 
 
 def _active(line: str, extras: frozenset[str]) -> Requirement | None:

@@ -5,21 +5,20 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import zstandard
-from pydantic import ValidationError
 
 from envforge.lock.lockfile import LockedPackage
 from tools.catalogue.torch_index import CHANNEL
-from tools.facts.read import FactError, read_file
+from tools.facts.read import FactError, read_file, to_row
 from tools.facts.rows import CondaFile, CondaRecord
 from tools.facts.write import write_rows
 
 REPODATA = "repodata.json.zst"
-_STATED = set(CondaRecord.model_fields) - {"file", "source", "checked"}
+_STATED = {field.name for field in fields(CondaRecord)} - {"file", "source", "checked"}
 
 
 class RecordError(Exception):
@@ -58,7 +57,8 @@ class CondaRecords:
         subdirs: dict[str, dict[str, dict[str, Any]]] = {}
         for url, record in self.by_url.items():
             subdir = url.split("/")[-2]
-            row = record.model_dump(include=_STATED, exclude_none=True) | {"subdir": subdir}
+            stated = {name: getattr(record, name) for name in _STATED}
+            row = {name: value for name, value in stated.items() if value is not None} | {"subdir": subdir}
             section = "packages.conda" if record.file.endswith(".conda") else "packages"
             tables = subdirs.setdefault(subdir, {"packages": {}, "packages.conda": {}})
             tables[section][record.file] = row
@@ -107,10 +107,7 @@ class Channel:
 
     def _record(self, file: str, row: Mapping[str, Any]) -> CondaRecord:
         stated = {key: value for key, value in row.items() if key in _STATED and value is not None}
-        try:
-            return CondaRecord(file=file, source=self.source, checked=self.checked, **stated)
-        except ValidationError as error:
-            raise RecordError(f"{file}: the record is incomplete: {error}") from error
+        return to_row({"file": file, "source": self.source, "checked": self.checked, **stated}, CondaRecord, file)
 
 
 def _url(subdir: str, file: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from packaging.version import Version
@@ -11,75 +10,54 @@ from packaging.version import Version
 from envforge.base.terms import WheelTag
 from envforge.lock.environment_spec import split_conda_spec
 from tools.facts.read import FactError, Facts
-from tools.facts.rows import Cited, Family, Kernels, Toolkit, Wheels
+from tools.facts.rows import Capability, Cited, Kernels, Release, Row, Wheels
 
 Document = dict[str, Any]
 _Row = TypeVar("_Row")
 _Build = tuple[str, str, str]  # torch (a release or a minor version), tag, platform
 
 
-def releases(facts: Facts) -> Document:
-    """Return `torch_releases.toml`."""
-    rows = [file.release for file in facts.releases]
-    fields = ("torch", "date", "torchvision", "torchaudio", "evidence", "note")
+def matrix(facts: Facts) -> Document:
+    """Return `matrix.json`, which `envforge.pytorch.matrix` reads as its `Matrix`."""
+    confirmed = _confirmed(facts)
+    stated = {file.release.torch: file.release for file in facts.releases}
+    builds, kernels = _builds(facts), _used_kernels(facts)
     return {
-        "evidence": _evidence(facts, [*rows, *facts.python_defaults]),
-        "python_default": [_table(row, ("tag", "at_most", "reason", "evidence")) for row in facts.python_defaults],
-        "release": [_table(row, fields) for row in rows],
-    }
-
-
-def wheels(facts: Facts) -> Document:
-    """Return `torch_wheels.toml`, sorted by release, tag, and platform."""
-    builds = _builds(facts)
-    rows = [
-        {
-            "torch": torch,
-            "tag": tag,
-            "platform": platform,
-            "pythons": row.pythons,
-            "glibc": row.glibc,
-            "plain": row.plain or None,
-            "torchaudio": None if row.torchaudio else False,
-            "evidence": row.evidence,
-        }
-        for (torch, tag, platform), row in builds.items()
-    ]
-    return {"evidence": _evidence(facts, builds.values()), "wheel": rows}
-
-
-def architectures(facts: Facts) -> Document:
-    """Return `architectures.toml`, which has a row for each minor version, CUDA tag, and platform that has a build."""
-    stated = _kernels(facts)
-    needed = [(_minor(torch), tag, platform) for torch, tag, platform in _builds(facts) if tag != "cpu"]
-    used = {}
-    for build in sorted(set(needed), key=_order):
-        if build not in stated:
-            raise FactError(f"no file in torch/ has `[[kernels]]` for {_name(build)}")
-        used[build] = stated.pop(build)
-    if stated:
-        raise FactError(f"`[[kernels]]` for {_name(next(iter(stated)))}, but no `[[wheels]]` row has this build")
-    rows = [
-        {
-            "torch": minor,
-            "tag": tag,
-            "platform": platform,
-            "capabilities": row.capabilities,
-            "ptx": row.ptx,
-            "evidence": row.evidence,
-        }
-        for (minor, tag, platform), row in used.items()
-    ]
-    return {
-        "known": [row.capability for row in facts.capabilities],
+        "checked": max(row.checked for row in builds.values()),
+        "known_capabilities": [row.capability for row in facts.capabilities],
         "tegra": [row.capability for row in facts.capabilities if row.exact],
-        "evidence": _evidence(facts, used.values()),
-        "architecture": rows,
+        "python_defaults": [_table(row, ("tag", "at_most", "reason")) for row in facts.python_defaults],
+        **_drivers(facts),
+        "builds": [
+            _build(build, row, stated[build[0]], kernels.get((_minor(build[0]), *build[1:])), confirmed)
+            for build, row in builds.items()
+        ],
     }
 
 
-def drivers(facts: Facts) -> Document:
-    """Return `drivers.toml`; every CUDA tag of a build has a toolkit and a family."""
+def _build(
+    build: _Build, row: Wheels, release: Release, kernels: Kernels | None, confirmed: Mapping[str, bool]
+) -> Document:
+    torch, tag, platform = build
+    return {
+        "torch": torch,
+        "tag": tag,
+        "platform": platform,
+        "torchvision": release.torchvision,
+        "torchaudio": release.torchaudio if row.torchaudio else None,
+        "glibc": row.glibc,
+        "pythons": row.pythons,
+        "capabilities": kernels.capabilities if kernels else (),
+        "ptx": kernels.ptx if kernels else (),
+        "plain": row.plain,
+        "local_version": "torch" not in row.plain,
+        "confirmed": confirmed[row.evidence],
+        "capabilities_stated": kernels is None or confirmed[kernels.evidence],
+    }
+
+
+def _drivers(facts: Facts) -> Document:
+    """Return the oldest drivers; every CUDA tag of a build has a toolkit and a family."""
     toolkits = _unique([(row.cuda, row) for row in facts.toolkits], "toolkit")
     families = _unique([(row.major, row) for row in facts.families], "family")
     for _, tag, _ in _builds(facts):
@@ -88,23 +66,35 @@ def drivers(facts: Facts) -> Document:
             raise FactError(f"no file in cuda/ or torch/ has a `[[toolkit]]` for CUDA {cuda} (`{tag}`)")
         if cuda is not None and cuda.major not in families:
             raise FactError(f"no file in cuda/ or torch/ has a `[[family]]` for CUDA {cuda.major} (`{tag}`)")
-    rows: list[Toolkit | Family] = [*families.values(), *toolkits.values()]
-    fields = ("linux", "windows", "evidence")
     return {
-        "evidence": _evidence(facts, rows),
-        "family": [_table(row, ("major", *fields)) for row in families.values()],
-        "toolkit": [_table(row, ("cuda", *fields)) for row in toolkits.values()],
+        "families": [{"cuda": str(row.major), "linux": row.linux, "windows": row.windows} for row in families.values()],
+        "toolkits": [_table(row, ("cuda", "linux", "windows")) for row in toolkits.values()],
     }
 
 
 def nvidia_drivers(facts: Facts) -> Document:
-    """Return `nvidia-drivers.toml`."""
-    branches = _unique([(row.driver, row.cuda) for row in facts.branches], "branch")
-    return {"branches": branches, "tegra": {row.chip: row.capability for row in facts.tegra}}
+    """Return `nvidia-drivers.json`."""
+    _unique([(row.driver, row) for row in facts.branches], "branch")
+    return {
+        "branches": [_table(row, ("driver", "cuda")) for row in facts.branches],
+        "supports": [_support(row, facts) for row in facts.capabilities],
+        "tegra": {row.chip: row.capability for row in facts.tegra},
+    }
+
+
+def _support(row: Capability, facts: Facts) -> Document:
+    """Return the driver branches of a GPU: the first is that of the first toolkit, if `cuda/` has this toolkit."""
+    first = next((each.driver for each in facts.branches if each.cuda == row.first_cuda), None)
+    return {"capability": row.capability, "first": first, "last": row.last_driver}
+
+
+def names(facts: Facts) -> Document:
+    """Return `name_mapping.json`."""
+    return {"pairs": [[row.python, row.conda] for row in facts.names]}
 
 
 def requirements(facts: Facts) -> Document:
-    """Return `torch_requirements.toml`: for each package, its constraint and the releases that it applies to."""
+    """Return `torch_requirements.json`: for each package, its constraint and the releases that it applies to."""
     rows: list[Document] = []
     current: dict[str, Document] = {}
     for number, file in enumerate(facts.releases):
@@ -119,10 +109,9 @@ def requirements(facts: Facts) -> Document:
                 name, _ = split_conda_spec(spec)
                 if name in current:
                     current[name]["before"] = torch
-                current[name] = {"conda": [spec], "since": torch if number else None, "before": None}
-                current[name] |= {"source": fact.source, "checked": fact.checked}
+                current[name] = {"conda": spec, "since": torch if number else None, "before": None}
                 rows.append(current[name])
-    return {"row": rows}
+    return {"requirements": rows}
 
 
 def _builds(facts: Facts) -> dict[_Build, Wheels]:
@@ -136,34 +125,42 @@ def _builds(facts: Facts) -> dict[_Build, Wheels]:
     return dict(sorted(unique.values(), key=lambda pair: _order(pair[0])))
 
 
-def _kernels(facts: Facts) -> dict[_Build, Kernels]:
-    """Return the stated lists; one list applies to all releases of a minor version."""
+def _used_kernels(facts: Facts) -> dict[_Build, Kernels]:
+    """Return the list of each minor version, CUDA tag, and platform that has a build."""
     rows = [
         ((_minor(file.release.torch), row.tag, platform), row)
         for file in facts.releases
         for row in file.kernels
         for platform in row.platforms
     ]
-    return dict(_unique([(_name(build), (build, row)) for build, row in rows], "kernels").values())
+    stated = dict(_unique([(_name(build), (build, row)) for build, row in rows], "kernels").values())
+    used = {}
+    for torch, tag, platform in _builds(facts):
+        build = (_minor(torch), tag, platform)
+        if tag != "cpu" and build not in stated:
+            raise FactError(f"no file in torch/ has `[[kernels]]` for {_name(build)}")
+        if tag != "cpu":
+            used[build] = stated[build]
+    for build in stated:
+        if build not in used:
+            raise FactError(f"`[[kernels]]` for {_name(build)}, but no `[[wheels]]` row has this build")
+    return used
 
 
-def _evidence(facts: Facts, rows: Iterable[Cited]) -> Document:
-    """Return the kinds of evidence that rows cite, each with the newest date of these rows."""
-    newest: dict[str, dt.date] = {}
+def _confirmed(facts: Facts) -> dict[str, bool]:
+    """Return whether each kind of evidence confirms a row; raise `FactError` if a row cites an unknown kind."""
+    known = {kind.name: kind.confirmed for kind in facts.evidence}
+    rows: list[Cited] = [*facts.toolkits, *facts.families, *facts.python_defaults]
+    for file in facts.releases:
+        rows += [file.release, *file.wheels, *file.kernels]
     for row in rows:
-        newest[row.evidence] = max(row.checked, newest.get(row.evidence, row.checked))
-    known = [kind.name for kind in facts.evidence]
-    unknown = sorted(set(newest) - set(known))
-    if unknown:
-        raise FactError(f"evidence.toml has no `{unknown[0]}`; it has {', '.join(f'`{name}`' for name in known)}")
-    return {
-        kind.name: {"source": kind.source, "checked": newest[kind.name], "confirmed": kind.confirmed}
-        for kind in facts.evidence
-        if kind.name in newest
-    }
+        if row.evidence not in known:
+            names = ", ".join(f"`{name}`" for name in known)
+            raise FactError(f"evidence.toml has no `{row.evidence}`; it has {names}")
+    return known
 
 
-def _table(row: Cited, fields: Sequence[str]) -> Document:
+def _table(row: Row, fields: Sequence[str]) -> Document:
     return {name: getattr(row, name) for name in fields}
 
 
@@ -176,9 +173,9 @@ def _unique(rows: Sequence[tuple[Any, _Row]], table: str) -> dict[Any, _Row]:
     return found
 
 
-def _order(build: _Build) -> tuple[Version, Version, str]:
+def _order(build: _Build) -> tuple[Version, str, str]:
     torch, tag, platform = build
-    return Version(torch), WheelTag.parse(tag).cuda or Version("0"), platform
+    return Version(torch), tag, platform
 
 
 def _minor(torch: str) -> str:

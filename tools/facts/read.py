@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from packaging.version import Version
-from pydantic import ValidationError
 
-from envforge.base import toml
+from envforge.base.documents import Document
+from envforge.errors import EnvforgeError, Hint
 from tools.facts.rows import (
     Branch,
     Capability,
@@ -34,8 +34,13 @@ FACTS = Path(__file__).resolve().parents[2] / "data" / "facts"
 _File = TypeVar("_File", bound=Row)
 
 
-class FactError(Exception):
+class FactError(EnvforgeError):
     """A file of `data/facts/` that is invalid or contradicts another."""
+
+    def __init__(
+        self, message: str, *, hint: str | Iterable[Hint] = "", command: str = "", code: str = "invalid-fact"
+    ) -> None:
+        super().__init__(message, hint=hint, command=command, code=code)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,15 +64,15 @@ def read_facts(folder: Path = FACTS) -> Facts:
     cuda = [*_read_cuda(folder), *releases]
     gpus = read_file(folder / "gpus.toml", GpuFile)
     return Facts(
-        evidence=tuple(read_file(folder / "evidence.toml", EvidenceFile).evidence),
+        evidence=read_file(folder / "evidence.toml", EvidenceFile).evidence,
         releases=releases,
         toolkits=tuple(sorted((row for file in cuda for row in file.toolkit), key=lambda row: Version(row.cuda))),
         families=tuple(sorted((row for file in cuda for row in file.family), key=lambda row: row.major)),
         branches=tuple(sorted((row for file in cuda for row in file.branch), key=lambda row: row.driver)),
-        capabilities=tuple(gpus.capability),
-        tegra=tuple(gpus.tegra),
-        python_defaults=tuple(read_file(folder / "pythons.toml", PythonFile).python_default),
-        names=tuple(read_file(folder / "names.toml", NameFile).package),
+        capabilities=gpus.capability,
+        tegra=gpus.tegra,
+        python_defaults=read_file(folder / "pythons.toml", PythonFile).python_default,
+        names=read_file(folder / "names.toml", NameFile).package,
     )
 
 
@@ -77,21 +82,24 @@ def read_releases(folder: Path) -> tuple[ReleaseFile, ...]:
     for path in _files(folder / "torch"):
         file = read_file(path, ReleaseFile)
         if file.release.torch != path.stem:
-            raise FactError(f"{path}: release.torch: expected `{path.stem}`, found `{file.release.torch}`")
+            raise _document(path).fault("release.torch", f"`{path.stem}`", file.release.torch)
         files.append(file)
     return tuple(sorted(files, key=lambda file: Version(file.release.torch)))
 
 
 def read_file(path: Path, kind: type[_File]) -> _File:
     """Read one file as the given kind; raise `FactError` with the path and the first invalid key."""
-    try:
-        return kind.model_validate(toml.loads(path.read_text(encoding="utf-8")))
-    except (OSError, toml.TOMLDecodeError) as error:
-        raise FactError(f"{path}: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        raise FactError(f"{path}: {where}: {first['msg']}, found `{first['input']}`") from error
+    document = _document(path)
+    return document.read_toml(document.read_bytes(path).decode("utf-8", "replace"), kind)
+
+
+def to_row(values: Mapping[str, Any], kind: type[_File], where: str) -> _File:
+    """Return values that a tool has read as a row; `where` names their place in the `FactError` for an invalid one."""
+    return _document(where).convert(dict(values), kind)
+
+
+def _document(where: Path | str) -> Document:
+    return Document(damaged=f"{where} is invalid", error=FactError, code="invalid-fact", closed=True)
 
 
 def _read_cuda(folder: Path) -> Iterable[CudaFile]:

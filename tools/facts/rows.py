@@ -1,29 +1,31 @@
-"""Define the rows of `data/facts/`: one fact each, with its source and the date when it was checked.
-
-pydantic rejects unknown keys and wrong types, so a typing error in a row never reaches the data.
-"""
+"""Define the rows of `data/facts/`: one fact each, with its source and the date when it was checked."""
 
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+import msgspec
 
-Text = Annotated[str, Field(min_length=1)]
-Dotted = Annotated[str, Field(pattern=r"^\d+(\.\d+)*$")]
-Tag = Annotated[str, Field(pattern=r"^(cpu|cu\d{2,})$")]
-Subdir = Annotated[str, Field(pattern=r"^[a-z]+-[a-z0-9]+$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+from envforge.base.documents import NonEmpty as Text
+from envforge.base.documents import Sha256, matching
+
+Dotted = Annotated[str, matching(r"\d+(\.\d+)*", "a version such as `12.4`, as a string")]
+Tag = Annotated[str, matching(r"cpu|cu\d{2,}", "`cpu` or a tag such as `cu118`")]
+Subdir = Annotated[str, matching(r"[a-z]+-[a-z0-9]+", "a platform such as `linux-64`")]
+Md5 = Annotated[str, matching(r"[0-9a-f]{32}", "32 lowercase hexadecimal digits")]
+
+_T = TypeVar("_T")
+Some = Annotated[tuple[_T, ...], msgspec.Meta(min_length=1)]
 
 
-class Row(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Row:
     """A TOML table without unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-
+@dataclass(frozen=True, kw_only=True)
 class Fact(Row):
     """A row with its origin."""
 
@@ -31,12 +33,14 @@ class Fact(Row):
     checked: dt.date
 
 
+@dataclass(frozen=True, kw_only=True)
 class Cited(Fact):
     """A fact whose row names its kind of evidence, a row of `evidence.toml`."""
 
     evidence: Text
 
 
+@dataclass(frozen=True, kw_only=True)
 class Evidence(Row):
     """A kind of evidence; `confirmed` is false if a row of this kind was announced, reported, or inferred."""
 
@@ -45,6 +49,7 @@ class Evidence(Row):
     confirmed: bool
 
 
+@dataclass(frozen=True, kw_only=True)
 class Release(Cited):
     """A torch release and the versions that belong to it."""
 
@@ -55,38 +60,43 @@ class Release(Cited):
     note: Text | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
 class Wheels(Cited):
     """The builds of one release for one platform that have the same properties."""
 
     platform: Subdir
-    tags: list[Tag] = Field(min_length=1)
-    pythons: list[Dotted] = Field(min_length=1)
+    tags: Some[Tag]
+    pythons: Some[Dotted]
     glibc: Dotted | None = None
-    plain: list[Text] = []
+    plain: tuple[Text, ...] = ()
     torchaudio: bool = True
 
 
+@dataclass(frozen=True, kw_only=True)
 class Kernels(Cited):
     """The compute capabilities that a tag has kernels (and PTX) for, in every release of the same minor version."""
 
     tag: Tag
-    platforms: list[Subdir] = Field(min_length=1)
-    capabilities: list[Dotted] = Field(min_length=1)
-    ptx: list[Dotted]
+    platforms: Some[Subdir]
+    capabilities: Some[Dotted]
+    ptx: tuple[Dotted, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Requires(Fact):
     """Conda packages that this release and later ones need, until a later release changes the same package."""
 
-    conda: list[Text] = Field(min_length=1)
+    conda: Some[Text]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Drops(Fact):
     """Conda packages that this release and later ones no longer need."""
 
-    conda: list[Text] = Field(min_length=1)
+    conda: Some[Text]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Toolkit(Cited):
     """The driver that comes with a CUDA toolkit."""
 
@@ -95,6 +105,7 @@ class Toolkit(Cited):
     windows: Dotted
 
 
+@dataclass(frozen=True, kw_only=True)
 class Family(Cited):
     """The oldest driver that runs every toolkit of a major version."""
 
@@ -103,6 +114,7 @@ class Family(Cited):
     windows: Dotted
 
 
+@dataclass(frozen=True, kw_only=True)
 class Branch(Fact):
     """A driver branch (the first number of the driver version) and the newest CUDA version that it supports."""
 
@@ -110,32 +122,41 @@ class Branch(Fact):
     cuda: Dotted
 
 
+@dataclass(frozen=True, kw_only=True)
 class CudaFile(Row):
     """A file of `data/facts/cuda`."""
 
-    toolkit: list[Toolkit] = []
-    family: list[Family] = []
-    branch: list[Branch] = []
+    toolkit: tuple[Toolkit, ...] = ()
+    family: tuple[Family, ...] = ()
+    branch: tuple[Branch, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
 class ReleaseFile(CudaFile):
     """A file of `data/facts/torch`; it may state the CUDA version that the release introduces, too."""
 
     release: Release
-    wheels: list[Wheels] = Field(min_length=1)
-    kernels: list[Kernels] = []
-    requires: list[Requires] = []
-    drops: list[Drops] = []
+    wheels: Some[Wheels]
+    kernels: tuple[Kernels, ...] = ()
+    requires: tuple[Requires, ...] = ()
+    drops: tuple[Drops, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
 class Capability(Fact):
-    """A compute capability; `exact` is true if only a kernel built for exactly this chip runs on it."""
+    """A compute capability; `exact` is true if only a kernel built for exactly this chip runs on it.
+
+    `first_cuda` is the first toolkit that supports it, and `last_driver` the last driver branch, if they are known.
+    """
 
     capability: Dotted
-    gpus: list[Text] = Field(min_length=1)
+    first_cuda: Dotted | None = None
+    last_driver: int | None = None
+    gpus: Some[Text]
     exact: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
 class Tegra(Fact):
     """A Tegra chip as `/proc/device-tree/compatible` names it."""
 
@@ -143,6 +164,7 @@ class Tegra(Fact):
     capability: Dotted
 
 
+@dataclass(frozen=True, kw_only=True)
 class PythonDefault(Cited):
     """The newest Python that a new environment gets if the user names none; no tag means every build."""
 
@@ -151,6 +173,7 @@ class PythonDefault(Cited):
     reason: Text
 
 
+@dataclass(frozen=True, kw_only=True)
 class Name(Fact):
     """A package whose name on PyPI differs from its name on conda-forge."""
 
@@ -158,31 +181,36 @@ class Name(Fact):
     conda: Text
 
 
+@dataclass(frozen=True, kw_only=True)
 class EvidenceFile(Row):
     """`evidence.toml`."""
 
-    evidence: list[Evidence]
+    evidence: tuple[Evidence, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
 class GpuFile(Row):
     """`gpus.toml`."""
 
-    capability: list[Capability]
-    tegra: list[Tegra]
+    capability: tuple[Capability, ...]
+    tegra: tuple[Tegra, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
 class PythonFile(Row):
     """`pythons.toml`; the first rule whose tag matches applies."""
 
-    python_default: list[PythonDefault]
+    python_default: tuple[PythonDefault, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
 class NameFile(Row):
     """`names.toml`."""
 
-    package: list[Name]
+    package: tuple[Name, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
 class TorchWheel(Row):
     """A wheel on the PyTorch index: torch, torchvision, or a CUDA library, which the index of the tag `index` lists."""
 
@@ -197,25 +225,28 @@ class TorchWheel(Row):
     checked: dt.date
 
 
+@dataclass(frozen=True, kw_only=True)
 class Build(Fact):
     """How the requirements of one torch build differ from the index's build of the same release."""
 
     version: Text
     like: Text
     without: Text | None = None
-    add: list[Text] = []
+    add: tuple[Text, ...] = ()
     add_marker: Text | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
 class Metadata(Fact):
     """The mandatory requirements in the metadata of a wheel on the Python package index."""
 
     package: Text
     version: Text
-    requires: list[Text]
+    requires: tuple[Text, ...]
     requires_python: Text | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
 class RegistryWheel(Fact):
     """A wheel on the Python package index; `path` is relative to the root of the index's files."""
 
@@ -224,29 +255,33 @@ class RegistryWheel(Fact):
     path: Text
     sha256: Sha256
     size: int
-    requires: list[Text]
+    requires: tuple[Text, ...]
     requires_python: Text | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
 class TorchWheelFile(Row):
     """`wheels/torch.toml`."""
 
-    wheel: list[TorchWheel]
-    build: list[Build]
+    wheel: tuple[TorchWheel, ...]
+    build: tuple[Build, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
 class MetadataFile(Row):
     """`wheels/metadata.toml`."""
 
-    metadata: list[Metadata]
+    metadata: tuple[Metadata, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
 class RegistryFile(Row):
     """`wheels/registry.toml`, which `python -m tools.catalogue.read_registry` writes."""
 
-    wheel: list[RegistryWheel]
+    wheel: tuple[RegistryWheel, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
 class CondaRecord(Fact):
     """A package file of conda-forge: what its `repodata.json` states that a solver and a lockfile need."""
 
@@ -256,8 +291,8 @@ class CondaRecord(Fact):
     build: Text
     build_number: int
     noarch: Text | None = None
-    depends: list[Text]
-    constrains: list[Text] = []
+    depends: tuple[Text, ...]
+    constrains: tuple[Text, ...] = ()
     license: Text | None = None
     md5: Md5
     sha256: Sha256
@@ -272,7 +307,8 @@ class CondaRecord(Fact):
         return dt.datetime.fromtimestamp(self.timestamp / 1000, tz=dt.timezone.utc).date()
 
 
+@dataclass(frozen=True, kw_only=True)
 class CondaFile(Row):
     """`conda-forge/<subdir>.toml`."""
 
-    record: list[CondaRecord]
+    record: tuple[CondaRecord, ...]

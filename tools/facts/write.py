@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 from tools.facts.rows import Row
@@ -19,7 +20,8 @@ def write_rows(path: Path, comment: str, tables: Mapping[str, Iterable[Row]]) ->
     for name, rows in tables.items():
         for row in rows:
             lines += [f"[[{name}]]"]
-            values = row.model_dump(exclude_defaults=True)
+            stated = [(each, getattr(row, each.name)) for each in fields(row)]
+            values = {each.name: value for each, value in stated if value != each.default}
             for key in sorted(values, key=_ORIGIN.__contains__):
                 lines += _entry(key, values[key])
             lines += [""]
@@ -29,7 +31,7 @@ def write_rows(path: Path, comment: str, tables: Mapping[str, Iterable[Row]]) ->
 
 def _entry(key: str, value: object) -> Iterator[str]:
     text = _value(value)
-    if isinstance(value, list) and len(key) + len(text) > _WIDTH:
+    if isinstance(value, tuple) and len(key) + len(text) > _WIDTH:
         yield f"{key} = ["
         yield from (f"    {_value(each)}," for each in value)
         yield "]"

@@ -11,21 +11,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform as python_platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from envforge.base.files import write_atomic
 from envforge.base.net import Mirrors
-from envforge.errors import EnvforgeError, Hint, OutsideError
-from envforge.lock.solver.call import Call
-from envforge.lock.solver.channels import ALIAS, Naming, hide_url_secrets
+from envforge.base.urls import hide_secrets
+from envforge.errors import EnvforgeError, Hint
+from envforge.lock.solver.channels import ALIAS, Naming, Priority
 from envforge.lock.solver.request import Record
 from envforge.lock.solver.request import read_preferences as read_wishes
 
 Json = dict[str, Any]
+Command = Literal["info", "config", "list", "create", "install", "update"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """One call of the executable; ``words`` are the match specs of a solve or the keys of ``config``.
+
+    ``notes`` lists settings of the user that are not supported.
+    """
+
+    command: Command
+    words: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    prefix: Path | None = None
+    priority: Priority = "strict"
+    notes: tuple[str, ...] = ()
+
 
 # conda's own names of these errors
 _EXCEPTIONS = {
@@ -82,8 +99,8 @@ def installed(records: Iterable[Record]) -> list[Json]:
 
 def failure(error: EnvforgeError) -> Json:
     """Return the error with its text in ``message``, where conda-lock reads it, and its parts for ``envforge.lock``."""
-    reason, name = hide_url_secrets(error.message), _EXCEPTIONS.get(error.code, "CondaError")
-    message = f"{reason}\n\nhint: {hide_url_secrets(error.hint)}" if error.hint else reason
+    reason, name = hide_secrets(error.message), _EXCEPTIONS.get(error.code, "CondaError")
+    message = f"{reason}\n\nhint: {hide_secrets(error.hint)}" if error.hint else reason
     return {
         "success": False,
         "error": f"{name}: {message}",
@@ -92,8 +109,7 @@ def failure(error: EnvforgeError) -> Json:
         "code": error.code,
         "reason": reason,
         "hints": [
-            {"purpose": hide_url_secrets(hint.purpose), "command": hide_url_secrets(hint.command)}
-            for hint in error.hints
+            {"purpose": hide_secrets(hint.purpose), "command": hide_secrets(hint.command)} for hint in error.hints
         ],
         "unknown": list(error.unknown) if isinstance(error, PackagesNotFoundError) else [],
     }
@@ -176,27 +192,14 @@ def write_solve_record(folder: Path, platform: str, specs: tuple[str, ...], reco
     document = {
         "version": 1,
         "platform": platform,
-        "specs": [hide_url_secrets(spec) for spec in specs],
+        "specs": [hide_secrets(spec) for spec in specs],
         "packages": [_package(record) for record in sorted(records, key=lambda record: record.name)],
     }
     text = json.dumps(document, indent=1) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     path = folder / f"{platform}-{digest}.json"
-    try:
-        _write(path, text)
-    except OSError as error:
-        raise OutsideError(f"cannot write the record of the solve `{path}`: {error}", code="disk") from error
+    write_atomic(path, text)
     return path
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def _package(record: Record) -> dict[str, object]:
@@ -204,7 +207,7 @@ def _package(record: Record) -> dict[str, object]:
         "name": record.name,
         "version": record.version,
         "build": record.build,
-        "url": hide_url_secrets(record.url),
+        "url": hide_secrets(record.url),
         "sha256": record.sha256,
         "md5": record.md5,
         "depends": list(record.depends),

@@ -9,24 +9,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from platformdirs import user_cache_path
 from rattler import Gateway, SourceConfig
 from rattler.exceptions import CacheDirError, FetchRepoDataError, GatewayError, IoError
 
-from envforge.base.net import Mirrors, unreachable_hints
+from envforge.base.net import Mirrors, unreachable_hints, with_credentials
 from envforge.base.suggest import nearest
+from envforge.base.urls import hide_secrets
 from envforge.errors import Hint, OutsideError, RequestError
+
+Priority = Literal["strict", "disabled"]
 
 ALIAS = "https://conda.anaconda.org"
 _DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
 _DEFAULTS_WINDOWS = "https://repo.anaconda.com/pkgs/msys2"
 _HINT = "use a name such as `conda-forge`, a URL, or a path"
 _DRIVE = re.compile(r"/[A-Za-z]:(/|$)")
-_USER = re.compile(r"(?<=://)[^/@\s]+@")
-_TOKEN = re.compile(r"/t/[^/\s]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +67,7 @@ class Naming:
             address = f"{self.alias}/{word}"
         else:
             raise RequestError(
-                f"channel `{hide_url_secrets(word)}` is not a name, a URL, or a path",
+                f"channel `{hide_secrets(word)}` is not a name, a URL, or a path",
                 hint=_HINT,
                 code="bad-channel",
             )
@@ -74,9 +75,9 @@ class Naming:
             name = self._name(address)
         except ValueError as error:
             raise RequestError(
-                f"channel `{hide_url_secrets(word)}` is not a valid URL: {error}", hint=_HINT, code="bad-channel"
+                f"channel `{hide_secrets(word)}` is not a valid URL: {error}", hint=_HINT, code="bad-channel"
             ) from error
-        return Channel(name=name, address=address, source=self.mirrors.to_mirror(address).rstrip("/"))
+        return Channel(name=name, address=address, source=with_credentials(self.mirrors.to_mirror(address).rstrip("/")))
 
     def _expand(self, word: str) -> tuple[Channel, ...]:
         # only if a file names it: Anaconda's channels have terms of use that a user should accept on purpose
@@ -98,11 +99,6 @@ def folder_of(address: str) -> Path | None:
         return None
     path = unquote(parts.path)
     return Path(path[1:] if _DRIVE.match(path) else path)  # `file:///C:/…` on Windows
-
-
-def hide_url_secrets(text: str) -> str:
-    """Return ``text`` without user names, passwords, and tokens in URLs."""
-    return _TOKEN.sub("/t/<TOKEN>", _USER.sub("", text))
 
 
 def _is_path(word: str) -> bool:
@@ -165,7 +161,7 @@ async def read(channels: tuple[Channel, ...], folder: Path, ask: Callable[[Gatew
 def _failure(channels: tuple[Channel, ...], faults: dict[str, str], *, is_reached: bool) -> OutsideError:
     text = "".join(faults.values())
     concerned = tuple(channel for channel in channels if channel.source in text) or channels
-    named = ", ".join(f"`{hide_url_secrets(channel.address)}`" for channel in concerned)
+    named = ", ".join(f"`{hide_secrets(channel.address)}`" for channel in concerned)
     lines = {
         fault: f"  - {fault}" if "://" in fault else f"  - {kind} repodata: {fault}"
         for kind, fault in reversed(faults.items())
@@ -186,12 +182,12 @@ def in_addresses(text: str, channels: tuple[Channel, ...]) -> str:
     """Return a message of rattler with the URLs of the channels instead of their mirrors, and without credentials."""
     for channel in channels:
         text = text.replace(channel.source, channel.address)
-    return hide_url_secrets(text)
+    return hide_secrets(text)
 
 
 def _hints_unreached(channels: tuple[Channel, ...]) -> tuple[Hint, ...]:
     first = _mirrored(channels) or channels[0]
-    return unreachable_hints(hide_url_secrets(first.address), hide_url_secrets(first.source))
+    return unreachable_hints(hide_secrets(first.address), hide_secrets(first.source))
 
 
 def _hints_unread(channels: tuple[Channel, ...]) -> tuple[Hint, ...]:
@@ -200,8 +196,8 @@ def _hints_unread(channels: tuple[Channel, ...]) -> tuple[Hint, ...]:
         return (Hint(f"did you mean channel `{near}`?"),)
     mirrored = _mirrored(channels)
     if mirrored is not None:
-        return unreachable_hints(hide_url_secrets(mirrored.address), hide_url_secrets(mirrored.source))
-    return (Hint(f"check the URL `{hide_url_secrets(channels[0].address)}`, or try again later"),)
+        return unreachable_hints(hide_secrets(mirrored.address), hide_secrets(mirrored.source))
+    return (Hint(f"check the URL `{hide_secrets(channels[0].address)}`, or try again later"),)
 
 
 def _mirrored(channels: tuple[Channel, ...]) -> Channel | None:

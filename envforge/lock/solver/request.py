@@ -27,9 +27,9 @@ from rattler.exceptions import (
 )
 from rattler.platform import Subdir
 
+from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, RequestError
-from envforge.lock.solver.call import Priority
-from envforge.lock.solver.channels import Channel, Naming, hide_url_secrets
+from envforge.lock.solver.channels import Channel, Naming, Priority
 
 if TYPE_CHECKING:
     from rattler import GenericVirtualPackage, PackageRecord, RepoDataRecord
@@ -260,7 +260,7 @@ class Request:
             return MatchSpec(f"{channel.source}::{rest}" if channel else rest)
         except _UNREADABLE as error:
             raise RequestError(
-                f"`{hide_url_secrets(text)}` is not a valid package spec: {hide_url_secrets(str(error))}",
+                f"`{hide_secrets(text)}` is not a valid package spec: {hide_secrets(str(error))}",
                 hint='write a name and a version constraint, such as `"numpy >=2,<3"`',
                 code="bad-spec",
             ) from error
@@ -320,7 +320,7 @@ def _source(channel: Channel) -> Source:
         return Source(channel.source)
     except (InvalidChannelError, InvalidUrlError) as error:
         raise RequestError(
-            f"channel `{hide_url_secrets(channel.source)}` is not a valid URL: {hide_url_secrets(str(error))}",
+            f"channel `{hide_secrets(channel.source)}` is not a valid URL: {hide_secrets(str(error))}",
             hint="use a name such as `conda-forge`, a URL, or a path",
             code="bad-channel",
         ) from error

@@ -19,11 +19,12 @@ from rattler.exceptions import SolverError
 
 from envforge.base.net import Mirrors
 from envforge.base.suggest import nearest
+from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.names import NameMapping
 from envforge.lock.solver import channels
 from envforge.lock.solver.answers import PackagesNotFoundError
-from envforge.lock.solver.channels import ALIAS, Naming, cache, hide_url_secrets, in_addresses, read
+from envforge.lock.solver.channels import ALIAS, Naming, cache, in_addresses, read
 from envforge.lock.solver.request import Kept, Record, Request
 
 
@@ -115,8 +116,8 @@ async def explained(error: SolverError, request: Request, folder: Path) -> Envfo
         facts = _facts(reason, request)
         hint = "if your machines have newer versions, state them in `virtual-packages.yml`" if facts else ""
         return EnvforgeError(f"{reason}{facts}", hint=hint, code="unsatisfiable")
-    names = "".join(f"\n  - {hide_url_secrets(text)}{note}" for text, _, note in missing)
-    searched = "".join(f"\n  - {hide_url_secrets(channel.address)}" for channel in request.channels)
+    names = "".join(f"\n  - {hide_secrets(text)}{note}" for text, _, note in missing)
+    searched = "".join(f"\n  - {hide_secrets(channel.address)}" for channel in request.channels)
     unknown = tuple(dict.fromkeys(name for _, name, note in missing if not note))
     return PackagesNotFoundError(
         f"these packages are not available for {request.naming.platform}:{names}\n"

@@ -38,7 +38,7 @@ def main(mode: str) -> None:
         try:
             line = {"part": part, "value": ask()}
         except BaseException as error:
-            line = {"part": part, "error": f"{type(error).__name__}: {error}"}
+            line = {"part": part, "error": f"{type(error).__name__}: {error}", "code": _code(error)}
         talk.write(MARK + json.dumps(line) + "\n")
         talk.flush()
 
@@ -52,6 +52,15 @@ def main(mode: str) -> None:
         say("numpy", _numpy)
         say("libraries", _libraries)
         say("cuda", _cuda)
+
+
+def _code(error: BaseException) -> str | None:
+    """Return the kind of an error that checks distinguish."""
+    # the dynamic linker has no error codes
+    of_linker = isinstance(error, (ImportError, OSError)) and (
+        "undefined symbol" in str(error) or "nvJitLink" in str(error)
+    )
+    return "undefined-symbol" if of_linker else None
 
 
 def _origin(name: str) -> str | None:
@@ -124,13 +133,12 @@ def _torch() -> dict[str, Any]:
         "cudnn": _cudnn(torch),
         "nccl": _nccl(torch),
         "seconds": round(time.monotonic() - started, 2),
-        "warnings": _texts(caught, "umpy", "ARRAY_API", "OMP"),
+        "numpy_warning": next((text for text in _texts(caught) if "umpy" in text or "ARRAY_API" in text), None),
     }
 
 
-def _texts(caught: Any, *parts: str) -> list[str]:
-    texts = [str(warning.message) for warning in caught]
-    return [text[:1000] for text in texts if not parts or any(part in text for part in parts)]
+def _texts(caught: Any) -> list[str]:
+    return [str(warning.message)[:1000] for warning in caught]
 
 
 def _cudnn(torch: Any) -> str | None:

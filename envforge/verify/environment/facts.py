@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from envforge.base.process import ProcessEnd
+from envforge.base.redact import quoted
 from envforge.verify.values import Signal
-
-NOT_FOUND = "it is not there"  # older records contain this string
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +69,7 @@ class PythonFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TorchFacts:
-    """What torch says of itself after the import."""
+    """What torch reports after the import; ``numpy_warning`` is its warning about an incompatible NumPy."""
 
     version: str
     file: str
@@ -80,7 +79,7 @@ class TorchFacts:
     cudnn: str | None = None
     nccl: str | None = None
     seconds: float = 0.0
-    warnings: tuple[str, ...] = ()
+    numpy_warning: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,3 +156,19 @@ class EnvironmentFacts:
     numpy: Signal[NumpyFacts] = field(default_factory=Signal)
     libraries: Signal[tuple[Library, ...]] = field(default_factory=Signal)
     toolchain: Signal[Toolchain] = field(default_factory=Signal)
+
+    def with_prefix(self, command: str) -> str:
+        """Return a command with this environment's prefix."""
+        return command if self.prefix is None else f"{command} --prefix {quoted(self.prefix)}"
+
+    @property
+    def repair_command(self) -> str:
+        """The command that repairs this environment; one that envforge can't audit is only checked."""
+        if self.state == "virtual" and self.prefix is not None:
+            return f"{quoted(self.prefix)}/bin/python -m pip check"
+        return self.with_prefix("envforge audit --fix")
+
+    @property
+    def command_without_library_path(self) -> str:
+        """The command that shows whether LD_LIBRARY_PATH or LD_PRELOAD is the cause."""
+        return f"env -u LD_LIBRARY_PATH -u LD_PRELOAD {self.with_prefix('envforge verify env')}"

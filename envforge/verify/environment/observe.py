@@ -1,7 +1,4 @@
-"""Observe the environment: its prefix, its audit, and what its Python loads.
-
-A test compares the lists with the checks.
-"""
+"""Observe the environment: its prefix, its audit, and what its Python loads."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from envforge.base.documents import Document
 from envforge.base.process import Child, run_child
 from envforge.errors import EnvforgeError
 from envforge.lock.lockfile import LockedPackage
@@ -19,12 +17,8 @@ from envforge.lock.plan import read_any_lock
 from envforge.lock.project import is_prefix
 from envforge.machine.probe import probe
 from envforge.machine.values import Machine, driver_text
-from envforge.prefix.activation import activation
-from envforge.prefix.audit import audit
-from envforge.prefix.audit_report import AuditRequest, Finding
 from envforge.prefix.journal import read_journal
 from envforge.verify.environment.facts import (
-    NOT_FOUND,
     AuditFacts,
     AuditFinding,
     CudaFacts,
@@ -37,26 +31,11 @@ from envforge.verify.environment.facts import (
     Toolchain,
     TorchFacts,
 )
-from envforge.verify.values import Signal
+from envforge.verify.values import Signal, SignalCode
 
 if TYPE_CHECKING:
+    from envforge.prefix.values import Finding
     from envforge.verify.observe import Situation
-
-AUDIT = ("environment-drift", "files-changed", "packages-twice")
-PYTHON = (
-    "torch-import-failed",
-    "import-isolation",
-    "library-from-outside",
-    "openmp-twice",
-    "numpy-abi",
-    "cpu-build-in-gpu-lock",
-    "torch-version",
-    "library-versions",
-    "torch-sees-no-gpu",
-    "torch-gpu-count",
-    "arch-not-in-torch",
-    "compile-toolchain",
-)
 
 
 def prefix_state(prefix: Path | None) -> tuple[str, str]:  # noqa: PLR0911 - one line for each state
@@ -155,6 +134,7 @@ def _version_of(library: str, names: dict[str, str]) -> str | None:
 
 KEPT = 50
 _NOT_WANTED = "no selected check needs it"
+_OUTPUT = Document(damaged="the output of the process is invalid", error=EnvforgeError, code="process-output")
 T = TypeVar("T")
 
 
@@ -163,16 +143,16 @@ def observe_environment(situation: Situation) -> EnvironmentFacts:
     machine = probe(situation.world)
     state, text = prefix_state(situation.prefix)
     parts: dict[str, Any] = {}
-    if not situation.wants(*PYTHON):
-        parts = _without_python(_NOT_WANTED)
+    if not situation.wants("python"):
+        parts = _without_python(_NOT_WANTED, "not-wanted")
     elif situation.prefix is not None and (python := python_of(situation.prefix)) is not None:
         parts = _ask(situation, situation.prefix, python)
     elif situation.prefix is not None:
         parts = _without_python(f"no Python in `{situation.prefix}`")
     else:
         parts = _without_python(text)
-    if not situation.wants(*AUDIT):
-        parts["audit"] = Signal(unreadable=_NOT_WANTED)
+    if not situation.wants("audit"):
+        parts["audit"] = Signal(unreadable=_NOT_WANTED, code="not-wanted")
     elif situation.prefix is not None and state in ("finished", "foreign"):
         situation.say("comparing the environment with its lockfile")
         parts["audit"] = _audit(situation.prefix, situation.lock, machine.platform)
@@ -206,6 +186,8 @@ def machine_facts(machine: Machine) -> dict[str, Any]:
 
 def child_environment(prefix: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the user's variables with the environment activated; no bytecode is written to the project."""
+    from envforge.prefix.activation import activation  # noqa: PLC0415 - checks of the machine don't need it
+
     changed = dict(environment)
     if is_prefix(prefix):
         try:
@@ -255,28 +237,29 @@ def _ask(situation: Situation, prefix: Path, python: Path) -> dict[str, Any]:
     }
 
 
-def _without_python(why: str) -> dict[str, Any]:
+def _without_python(why: str, code: SignalCode | None = None) -> dict[str, Any]:
     names = ("python", "torch", "cuda", "numpy", "libraries", "toolchain", "isolated_torch")
-    return {name: Signal(unreadable=why) for name in names}
+    return {name: Signal(unreadable=why, code=code) for name in names}
 
 
 def _signal(line: dict[str, Any] | None, kind: type[T], *, source: str, why: str) -> Signal[T]:
     """Convert a line of the child to a typed value."""
-    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - heavy, and only `verify` needs it
-
     if line is None:
         return Signal(source=source, unreadable=why)
     if "error" in line:
-        return Signal(source=source, unreadable=str(line["error"])[:2000])
+        return Signal(source=source, unreadable=str(line["error"])[:2000], code=line.get("code"))
     if line.get("value") is None:
-        return Signal(source=source, unreadable=NOT_FOUND)
+        return Signal(source=source, unreadable="not found", code="not-found")
     try:
-        return Signal(value=TypeAdapter(kind).validate_python(line["value"]), source=source)
-    except ValidationError as error:
-        return Signal(source=source, unreadable=f"invalid output of the process: {error.errors()[0]['msg']}")
+        return Signal(value=_OUTPUT.convert(line["value"], kind), source=source)
+    except EnvforgeError as error:
+        return Signal(source=source, unreadable=error.message)
 
 
 def _audit(prefix: Path, lock: Path | None, platform: str) -> Signal[AuditFacts]:
+    from envforge.prefix.audit import audit  # noqa: PLC0415 - checks of the machine don't need it
+    from envforge.prefix.values import AuditRequest  # noqa: PLC0415 - as above
+
     source = f"envforge audit --prefix {prefix}"
     try:
         report = audit(AuditRequest(prefix=prefix, platform=platform, lockfile=lock))

@@ -2,119 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 
 from envforge.machine.values import driver_text
-from envforge.verify.machine.facts import Fabric, GpuFacts, Mode
-from envforge.verify.machine.judging import (
-    Case,
-    counted,
-    each_gpu,
-    fail,
-    from_condition,
-    info,
-    judged_of_gpu,
-    no_gpus,
-    passed,
-    skip,
-    sources,
-    subject,
-    unread,
-    warn,
-)
+from envforge.verify.judging import check, counted, failed, info, passed, skipped, unread, warned
+from envforge.verify.machine.case import DRIVER, Case, GpuCase, each_gpu, from_condition, judge_gpus, no_gpus, sources
+from envforge.verify.machine.facts import Fabric, FabricManager, Mode
 from envforge.verify.machine.reference_data import name_of
-from envforge.verify.values import Check, Judgement, Verdict
+from envforge.verify.values import Judgement, Verdict
 
 _FABRIC_COMPLETED = 3  # NVML_GPU_FABRIC_STATE_COMPLETED
 _FABRIC_NOT_SUPPORTED = 0  # NVML_GPU_FABRIC_STATE_NOT_SUPPORTED
 _FABRIC_SERVICE = "systemctl status nvidia-fabricmanager --no-pager"
+_WSL_LIBRARIES = "/usr/lib/wsl/lib/"
 
 
-def _mismatch(case: Case) -> Iterator[Judgement]:
-    state = case.condition("driver-library-mismatch")
-    driver = case.machine.driver
+@check(
+    "driver-library-mismatch",
+    "Versions of the kernel module and the driver libraries",
+    of=DRIVER,
+    group="driver",
+    row=4,
+)
+def _mismatch(case: Case) -> Judgement:
+    """After an unattended upgrade, the old module runs with new libraries, and every CUDA program fails."""
+    state, driver = case.condition("driver-library-mismatch"), case.machine.driver
     if state is not None:
-        yield from_condition(state, "cat /sys/module/nvidia/version; ldconfig -p | grep libnvidia-ml")
-    elif driver is None:
-        yield no_gpus(case)
-    elif driver.kernel_version is None or driver.user_version is None:
+        return from_condition(state, "cat /sys/module/nvidia/version; ldconfig -p | grep libnvidia-ml")
+    if driver is None:
+        return no_gpus(case)
+    if driver.kernel_version is None or driver.user_version is None:
         part = "user-space libraries" if driver.kernel_version else "kernel module"
         wsl = " (WSL uses the Windows driver)" if case.facts.system.is_wsl else ""
-        yield skip(f"the version of the driver's {part} is unknown{wsl}")
-    else:
-        words = f"kernel module {driver_text(driver.kernel_version)}, libraries {driver_text(driver.user_version)}"
-        yield passed(
-            words,
-            source=sources(case.machine.source("driver.kernel_version"), case.machine.source("driver.user_version")),
-        )
+        return skipped(f"the version of the driver's {part} is unknown{wsl}")
+    words = f"kernel module {driver_text(driver.kernel_version)}, libraries {driver_text(driver.user_version)}"
+    source = sources(case.machine.source("driver.kernel_version"), case.machine.source("driver.user_version"))
+    return passed(words, source=source)
 
 
-def _libcuda(case: Case) -> Iterator[Judgement]:
+@check("libcuda-missing", "CUDA driver library (libcuda)", of=DRIVER, group="driver", required=True, row=5)
+def _libcuda(case: Case) -> Judgement:
+    """Without it, torch reports `Found no NVIDIA driver on your system`, although nvidia-smi works."""
     libcuda = case.facts.driver.libcuda
     if libcuda.unreadable is None:
-        yield passed(f"found {libcuda.value}", source=libcuda.source)
-    elif case.silence is not None or case.machine.driver is None:
-        yield no_gpus(case)
-    elif "cannot open shared object file" in libcuda.unreadable:
-        yield fail(
+        return passed(f"found {libcuda.value}", source=libcuda.source)
+    if case.silence is not None or case.machine.driver is None:
+        return no_gpus(case)
+    if libcuda.code == "not-found":
+        return failed(
             f"the driver runs, but its CUDA library was not found: {libcuda.unreadable}",
-            wanted="libcuda.so.1 of the same driver in the loader's search path",
-            source=libcuda.source,
+            "libcuda.so.1 of the same driver in the loader's search path",
+            libcuda.source,
             command="ldconfig -p | grep libcuda",
         )
-    else:
-        yield unread(libcuda)
+    return unread(libcuda)
 
 
-def _compat(case: Case) -> Iterator[Judgement]:
-    foreign, compat = case.condition("libcuda-mismatch"), case.condition("cuda-compat")
-    file = case.facts.driver.libcuda.value or ""
+@check("cuda-compat-misused", "Origin of libcuda", of=DRIVER, group="driver", row=12)
+def _compat(case: Case) -> Judgement:
+    """A compatibility library on the wrong GPU, or the libcuda of another driver, causes CUDA error 803 or 804."""
+    foreign, libcuda = case.condition("libcuda-mismatch"), case.facts.driver.libcuda
     source = "/proc/self/maps of a process with libcuda.so.1"
     if foreign is not None:
-        yield from_condition(foreign, "ldconfig -p | grep libcuda; echo $LD_LIBRARY_PATH")
-    elif compat is not None or case.facts.driver.libcuda_is_compat:
-        yield _compat_found(case, file, source)
-    elif case.facts.driver.libcuda.value is None:
-        yield no_gpus(case) if case.is_bare else skip("no libcuda", source=source)
-    else:
-        yield passed("the driver's own libcuda is loaded", source=source)
+        return from_condition(foreign, "ldconfig -p | grep libcuda; echo $LD_LIBRARY_PATH")
+    if case.condition("cuda-compat") is not None or case.facts.driver.libcuda_is_compat:
+        return replace(_compat_found(case, libcuda.value or ""), source=source)
+    if libcuda.value is None:
+        return no_gpus(case) if case.is_bare else skipped("no libcuda", source)
+    return passed("the driver's own libcuda is loaded", source=source)
 
 
-def _compat_found(case: Case, file: str, source: str) -> Judgement:
+def _compat_found(case: Case, file: str) -> Judgement:
     """Judge a compatibility library, which NVIDIA supports on data center GPUs, some RTX boards, and Jetson."""
     consumer = [gpu.name for gpu in case.machine.gpus if "GeForce" in gpu.name or "TITAN" in gpu.name]
     words = f"a CUDA compatibility library is loaded: {file}"
     if consumer:
-        words += (
-            f"; on {consumer[0]} it fails with `Error 804: forward compatibility was attempted on non supported HW`"
-        )
+        error = "`Error 804: forward compatibility was attempted on non supported HW`"
         wanted = "the driver's own libcuda on GeForce"
-        return fail(words, wanted=wanted, source=source, command="echo $LD_LIBRARY_PATH")
-    return info(words + "; it works on data center GPUs, in programs that load it", source=source)
+        return failed(f"{words}; on {consumer[0]} it fails with {error}", wanted, command="echo $LD_LIBRARY_PATH")
+    return info(f"{words}; it works on data center GPUs, in programs that load it")
 
 
+@check("fabric-not-ready", "State of the NVSwitch fabric", of=DRIVER, group="driver", row=11)
 def _fabric(case: Case) -> Iterator[Judgement]:
+    """On HGX and DGX, CUDA programs need a running nvidia-fabricmanager of the same version as the driver."""
     manager = case.facts.driver.fabric_manager
-    yield from _fabric_service(case)
+    if manager.value is not None:
+        yield replace(_fabric_service(case, manager.value), subject="fabric manager", source=manager.source)
+    elif case.facts.driver.nvswitches:
+        yield unread(manager, subject="fabric manager")
     if case.facts.gpus:
-        yield from each_gpu(case, lambda gpu: gpu.fabric, _fabric_state)
+        yield from judge_gpus(case, lambda gpu: gpu.fabric, _fabric_state)
     elif manager.value is None:
         yield no_gpus(case)
 
 
-def _fabric_service(case: Case) -> Iterator[Judgement]:
-    manager, driver = case.facts.driver.fabric_manager, case.machine.driver
-    found = manager.value
-    if found is None:
-        if case.facts.driver.nvswitches:
-            yield (
-                unread(manager, subject="fabric manager")
-                if case.facts.system.container is None
-                else skip(manager.unreadable or "", source=manager.source, subject="fabric manager")
-            )
-        return
+def _fabric_service(case: Case, found: FabricManager) -> Judgement:
+    driver = case.machine.driver
     version = driver_text(driver.kernel_version) if driver and driver.kernel_version else None
-    wanted = f"nvidia-fabricmanager {version or 'of the driver'}, active"
     faults = []
     if found.active is False:
         faults.append("the service nvidia-fabricmanager is not active")
@@ -122,100 +108,39 @@ def _fabric_service(case: Case) -> Iterator[Judgement]:
         faults.append(f"it has version {found.version}, but the driver has {version}")
     if faults:
         words = "; ".join(faults) + ", so CUDA fails with `Error 802: system not yet initialized`"
-        judgement = fail(words, wanted=wanted, source=manager.source, subject="fabric manager", command=_FABRIC_SERVICE)
-        yield judgement
-    elif found.active is None or found.version is None:
-        yield info(
-            f"version {found.version or 'unknown'}, active: {_yes(found.active)}",
-            source=manager.source,
-            subject="fabric manager",
-        )
-    else:
-        yield passed(f"nvidia-fabricmanager {found.version} is active", source=manager.source, subject="fabric manager")
+        return failed(words, f"nvidia-fabricmanager {version or 'of the driver'}, active", command=_FABRIC_SERVICE)
+    if found.active is None or found.version is None:
+        active = "unknown" if found.active is None else "yes" if found.active else "no"
+        return info(f"version {found.version or 'unknown'}, active: {active}")
+    return passed(f"nvidia-fabricmanager {found.version} is active")
 
 
-def _yes(value: bool | None) -> str:
-    return "unknown" if value is None else "yes" if value else "no"
-
-
-def _fabric_state(gpu: GpuFacts, fabric: Fabric) -> Judgement:
-    place = {"source": gpu.fabric.source, "subject": subject(gpu)}
-    state = name_of("fabric_states", fabric.state)
+def _fabric_state(gpu: GpuCase[Fabric]) -> Judgement:
+    fabric = gpu.value
     if fabric.state == _FABRIC_NOT_SUPPORTED:
-        return skip("the GPU is not part of an NVSwitch fabric", **place)
+        return skipped("the GPU is not part of an NVSwitch fabric")
     if fabric.state != _FABRIC_COMPLETED or fabric.status != 0:
-        words = f"the NVSwitch fabric is in state `{state}` with status {fabric.status}"
-        wanted = "state `completed`, status 0"
-        return fail(words, wanted=wanted, command=_FABRIC_SERVICE, **place)
+        words = (
+            f"the NVSwitch fabric is in state `{name_of('fabric_states', fabric.state)}` with status {fabric.status}"
+        )
+        return failed(words, "state `completed`, status 0", command=_FABRIC_SERVICE)
     if fabric.health_mask & 3 == 1:  # NVML_GPU_FABRIC_HEALTH_MASK_DEGRADED_BW_TRUE
-        return warn(
-            "the NVSwitch fabric runs with reduced bandwidth", wanted="full bandwidth", command="nvidia-smi -q", **place
-        )
-    return passed("the NVSwitch fabric is set up", **place)
+        return warned("the NVSwitch fabric runs with reduced bandwidth", "full bandwidth", command="nvidia-smi -q")
+    return passed("the NVSwitch fabric is set up")
 
 
-CHECKS = (
-    Check(
-        id="driver-library-mismatch",
-        question="machine",
-        group="driver",
-        title="Versions of the kernel module and the driver libraries",
-        why="After an unattended upgrade, the old module runs with new libraries, and every CUDA program fails.",
-        severity=Verdict.FAIL,
-        judge=judged_of_gpu(_mismatch),
-        row=4,
-    ),
-    Check(
-        id="libcuda-missing",
-        question="machine",
-        group="driver",
-        title="CUDA driver library (libcuda)",
-        why="Without it, torch reports `Found no NVIDIA driver on your system`, although nvidia-smi works.",
-        severity=Verdict.FAIL,
-        judge=judged_of_gpu(_libcuda),
-        required=True,
-        row=5,
-    ),
-    Check(
-        id="cuda-compat-misused",
-        question="machine",
-        group="driver",
-        title="Origin of libcuda",
-        why="A compatibility library on the wrong GPU, or the libcuda of another driver, causes CUDA error 803 or 804.",
-        severity=Verdict.FAIL,
-        judge=judged_of_gpu(_compat),
-        row=12,
-    ),
-    Check(
-        id="fabric-not-ready",
-        question="machine",
-        group="driver",
-        title="State of the NVSwitch fabric",
-        why="On HGX and DGX, CUDA programs need a running nvidia-fabricmanager of the same version as the driver.",
-        severity=Verdict.FAIL,
-        judge=judged_of_gpu(_fabric),
-        row=11,
-    ),
-)
-
-
-_WSL_LIBRARIES = "/usr/lib/wsl/lib/"
-
-
-def _without(case: Case) -> Iterator[Judgement]:
-    kind = case.facts.system.container
-    state = case.condition("container-without-gpus")
+@check("container-without-gpus", "GPU access of the container", of=DRIVER, group="container", row=13)
+def _without(case: Case) -> Judgement:
+    """If the host has a GPU that the container can't use, training runs on the CPU."""
+    kind, state = case.facts.system.container, case.condition("container-without-gpus")
     if kind is None:
-        yield skip("not a container")
-    elif state is not None:
-        verdict = Verdict.FAIL if case.wants_gpu else Verdict.WARN
-        yield from_condition(state, _start(kind), verdict)
-    elif case.facts.gpus:
-        yield passed(
-            f"this container ({kind}) has {counted(len(case.facts.gpus), 'GPU')}", source="NVML nvmlDeviceGetCount"
-        )
-    else:
-        yield skip(f"neither this container ({kind}) nor its host has an NVIDIA GPU", source="/sys/bus/pci/devices")
+        return skipped("not a container")
+    if state is not None:
+        return from_condition(state, _start(kind), Verdict.FAIL if case.wants_gpu else Verdict.WARN)
+    if case.facts.gpus:
+        words = f"this container ({kind}) has {counted(len(case.facts.gpus), 'GPU')}"
+        return passed(words, source="NVML nvmlDeviceGetCount")
+    return skipped(f"neither this container ({kind}) nor its host has an NVIDIA GPU", "/sys/bus/pci/devices")
 
 
 def _start(kind: str) -> str:
@@ -228,112 +153,48 @@ def _start(kind: str) -> str:
     return "docker run --rm --gpus all IMAGE nvidia-smi"
 
 
-def _lost(case: Case) -> Iterator[Judgement]:
+@check("container-lost-gpu", "GPUs of a running container", of=DRIVER, group="container", row=14)
+def _lost(case: Case) -> Judgement:
+    """`Failed to initialize NVML: Unknown Error`: the host removed the devices while the container was running."""
+    state, source = case.condition("container-lost-gpus"), "NVML nvmlInit"
     if case.facts.system.container is None:
-        yield skip("not a container")
-        return
-    state = case.condition("container-lost-gpus")
+        return skipped("not a container")
     if state is not None:
-        yield from_condition(state, "ls -l /dev/nvidia* /dev/char | grep -i nvidia")
-    elif case.facts.gpus:
-        yield passed("NVML works in this container", source="NVML nvmlInit")
-    else:
-        yield skip("this container has no GPU", source="NVML nvmlInit")
+        return from_condition(state, "ls -l /dev/nvidia* /dev/char | grep -i nvidia")
+    if case.facts.gpus:
+        return passed("NVML works in this container", source=source)
+    return skipped("this container has no GPU", source)
 
 
-def _mig(case: Case) -> Iterator[Judgement]:
-    empty = case.condition("mig-without-devices")
-
-    def say(gpu: GpuFacts, mode: Mode) -> Iterable[Judgement]:
-        place = {"source": gpu.mig.source, "subject": subject(gpu)}
-        if mode.current != mode.pending:
-            words = f"MIG is {_word(mode.current)} now, and {_word(mode.pending)} after the next reset"
-            yield warn(
-                words,
-                wanted="the same mode now and after the reset",
-                command="nvidia-smi --query-gpu=mig.mode.current,mig.mode.pending --format=csv",
-                **place,
-            )
-        elif not mode.current:
-            yield passed("MIG is off", **place)
-        elif empty is not None and not _devices(case, gpu):
-            words = "MIG is on, but there is no MIG device: torch reports `No CUDA GPUs are available`"
-            yield fail(words, wanted=empty.remedy, command="nvidia-smi mig -lgip", **place)
-        else:
-            words = f"MIG is on with {counted(_devices(case, gpu), 'device')}; NCCL can't connect MIG devices"
-            yield info(words, command="nvidia-smi -L", **place)
-
-    yield from each_gpu(case, lambda gpu: gpu.mig, say)
+@check("mig-unusable", "MIG mode and devices", of=each_gpu(lambda gpu: gpu.mig), group="container", row=17)
+def _mig(gpu: GpuCase[Mode]) -> Judgement:
+    """Without MIG devices, a GPU in MIG mode is unusable. With them, a program gets a slice of the GPU."""
+    mode, empty = gpu.value, gpu.case.condition("mig-without-devices")
+    known = (found for found in gpu.case.machine.gpus if found.index == gpu.facts.index)
+    devices = next((len(found.mig_devices) for found in known), 0)
+    if mode.current != mode.pending:
+        command = "nvidia-smi --query-gpu=mig.mode.current,mig.mode.pending --format=csv"
+        return warned(f"MIG is {mode.words}", "the same mode now and after the reset", command=command)
+    if not mode.current:
+        return passed("MIG is off")
+    if empty is not None and not devices:
+        words = "MIG is on, but there is no MIG device: torch reports `No CUDA GPUs are available`"
+        return failed(words, empty.remedy, command="nvidia-smi mig -lgip")
+    return info(f"MIG is on with {counted(devices, 'device')}; NCCL can't connect MIG devices", command="nvidia-smi -L")
 
 
-def _devices(case: Case, gpu: GpuFacts) -> int:
-    return next((len(known.mig_devices) for known in case.machine.gpus if known.index == gpu.index), 0)
-
-
-def _word(on: bool) -> str:
-    return "on" if on else "off"
-
-
-def _wsl(case: Case) -> Iterator[Judgement]:
+@check("wsl-driver", "NVIDIA driver in WSL", of=DRIVER, group="container", row=43)
+def _wsl(case: Case) -> Judgement:
+    """A Linux driver installed inside WSL hides the Windows driver, which is the one that works."""
+    state, file = case.condition("wsl-without-driver"), case.facts.driver.libcuda.value or ""
     if not case.facts.system.is_wsl:
-        yield skip("not WSL")
-        return
-    state = case.condition("wsl-without-driver")
-    file = case.facts.driver.libcuda.value or ""
+        return skipped("not WSL")
     if state is not None:
         verdict = Verdict.FAIL if case.wants_gpu else Verdict.WARN
-        yield from_condition(state, "ls /usr/lib/wsl/lib/ /dev/dxg", verdict)
-    elif file.startswith("/") and _WSL_LIBRARIES not in file:
+        return from_condition(state, "ls /usr/lib/wsl/lib/ /dev/dxg", verdict)
+    if file.startswith("/") and _WSL_LIBRARIES not in file:
         words = f"libcuda is `{file}`, from a Linux driver that was installed inside WSL"
         wanted = f"the library in {_WSL_LIBRARIES}, without a Linux driver inside WSL"
-        judgement = fail(words, wanted=wanted, source="/proc/self/maps", command="ldconfig -p | grep libcuda")
-        yield judgement
-    else:
-        yield passed(
-            "WSL with the Windows driver, which does not support all signals",
-            source="/proc/sys/kernel/osrelease",
-        )
-
-
-CONTAINER_CHECKS = (
-    Check(
-        id="container-without-gpus",
-        question="machine",
-        group="container",
-        title="GPU access of the container",
-        why="If the host has a GPU that the container can't use, training runs on the CPU.",
-        severity=Verdict.FAIL,
-        judge=judged_of_gpu(_without),
-        row=13,
-    ),
-    Check(
-        id="container-lost-gpu",
-        question="machine",
-        group="container",
-        title="GPUs of a running container",
-        why="`Failed to initialize NVML: Unknown Error`: the host removed the devices while the container was running.",
-        severity=Verdict.FAIL,
-        judge=judged_of_gpu(_lost),
-        row=14,
-    ),
-    Check(
-        id="mig-unusable",
-        question="machine",
-        group="container",
-        title="MIG mode and devices",
-        why="Without MIG devices, a GPU in MIG mode is unusable. With them, a program gets a slice of the GPU.",
-        severity=Verdict.FAIL,
-        judge=judged_of_gpu(_mig),
-        row=17,
-    ),
-    Check(
-        id="wsl-driver",
-        question="machine",
-        group="container",
-        title="NVIDIA driver in WSL",
-        why="A Linux driver installed inside WSL hides the Windows driver, which is the one that works.",
-        severity=Verdict.FAIL,
-        judge=judged_of_gpu(_wsl),
-        row=43,
-    ),
-)
+        return failed(words, wanted, "/proc/self/maps", command="ldconfig -p | grep libcuda")
+    words = "WSL with the Windows driver, which does not support all signals"
+    return passed(words, source="/proc/sys/kernel/osrelease")

@@ -6,14 +6,19 @@ A missing line is a timeout or a crash; they can't be distinguished (docs/decisi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from datetime import datetime
+from typing import Any, get_args, get_type_hints
 
-from envforge.machine.driver_health import SOURCES
+import msgspec
+
+from envforge.lock.needs import Needed
+from envforge.machine.driver_child import SOURCES
+from envforge.machine.evidence import NvmlCode
 from envforge.machine.nvidia_text import clean
-from envforge.machine.values import Gpu
-from envforge.verify.values import Signal
+from envforge.machine.values import Gpu, Machine
+from envforge.verify.values import Signal, SignalCode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +36,11 @@ class Mode:
 
     current: bool
     pending: bool
+
+    @property
+    def words(self) -> str:
+        """Both modes, such as ``on now, and off after the next reset``."""
+        return f"{'on' if self.current else 'off'} now, and {'on' if self.pending else 'off'} after the next reset"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +117,6 @@ class GpuFacts:
 
 
 NO_LOCK = "no lockfile"
-OLD_NO_LOCK = "there is no lock here"  # records of envforge 0.1.0 contain this string
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,17 +225,9 @@ class SystemFacts:
     locked_memory: Signal[Bound] = field(default_factory=Signal)
     cpu: Signal[Cpu] = field(default_factory=Signal)
     clock_kept: Signal[bool] = field(default_factory=Signal)
-    now: Signal[str] = field(default_factory=Signal)
-    newest_file: Signal[str] = field(default_factory=Signal)
+    now: Signal[datetime] = field(default_factory=Signal)
+    newest_file: Signal[datetime] = field(default_factory=Signal)
     xids: Signal[tuple[XidEvent, ...]] = field(default_factory=Signal)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Needed:
-    """A version that the lock needs, and the package that says so."""
-
-    version: str
-    package: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -260,7 +261,7 @@ class MachineFacts:
     ``variables`` holds those that the checks look at and that are set, no others.
     """
 
-    machine: dict[str, Any]
+    machine: Machine
     driver: DriverFacts = field(default_factory=DriverFacts)
     gpus: tuple[GpuFacts, ...] = ()
     system: SystemFacts = field(default_factory=SystemFacts)
@@ -268,16 +269,12 @@ class MachineFacts:
     lock: Signal[LockNeeds] = field(default_factory=Signal)
 
 
-T = TypeVar("T")
-
-NOT_SUPPORTED = "not supported by this GPU or its driver"
-NO_PERMISSION = "no permission to read it"
-NO_ANSWER = "the driver did not respond in time, or crashed the process that queried it"
-_MEANINGS = {
-    3: NOT_SUPPORTED,
-    13: NOT_SUPPORTED,
-    4: NO_PERMISSION,
-}  # NVML's codes: not supported, no function, no permission
+_REASONS: Mapping[int, tuple[str, SignalCode]] = {  # by NVML's number of the error
+    NvmlCode.NOT_SUPPORTED: ("not supported by this GPU or its driver", "not-supported"),
+    NvmlCode.FUNCTION_NOT_FOUND: ("not supported by this GPU or its driver", "not-supported"),
+    NvmlCode.NO_PERMISSION: ("no permission to read it", "no-permission"),
+}
+_NO_ANSWER = "the driver did not respond in time, or crashed the process that queried it"
 
 Answers = Mapping[tuple[int, str], Mapping[str, Any]]
 
@@ -297,63 +294,30 @@ def read_answers(lines: str) -> Answers:
 
 def gpu_facts(gpu: Gpu, answers: Answers) -> GpuFacts:
     """Return all signals of one GPU."""
-
-    def signal(key: str, read: Callable[[Any], T]) -> Signal[T]:
-        return _signal(gpu.index, key, read, answers)
-
-    return GpuFacts(
-        index=gpu.index,
-        name=gpu.name,
-        bus_id=gpu.pci_bus_id,
-        handle=signal("handle", bool),
-        memory=signal("memory", lambda value: Memory(**value)),
-        recovery=signal("recovery", int),
-        ecc=signal("ecc", _mode),
-        ecc_uncorrected=signal("ecc_uncorrected", int),
-        ecc_uncorrected_ever=signal("ecc_uncorrected_ever", int),
-        rows=signal("rows", _rows),
-        retired_pages=signal("retired_pages", lambda value: RetiredPages(**value)),
-        fabric=signal("fabric", lambda value: Fabric(**value)),
-        links=signal("links", tuple),
-        mig=signal("mig", _mode),
-        compute_mode=signal("compute_mode", int),
-        persistence=signal("persistence", bool),
-        event_reasons=signal("event_reasons", int),
-        power_mw=signal("power_mw", _reading),
-        clocks_mhz=signal("clocks_mhz", _reading),
-        application_clocks_mhz=signal("application_clocks_mhz", _reading),
-        pcie_width=signal("pcie_width", _reading),
-        pcie_generation=signal("pcie_generation", _reading),
-        temperature_c=signal("temperature_c", int),
-        processes=signal("processes", lambda value: tuple(Process(**process) for process in value)),
-    )
+    hints = get_type_hints(GpuFacts)
+    signals = {key: _signal(gpu.index, key, get_args(hints[key])[0], answers) for key in SOURCES}
+    return GpuFacts(index=gpu.index, name=gpu.name, bus_id=gpu.pci_bus_id, **signals)
 
 
-def _signal(gpu: int, key: str, read: Callable[[Any], T], answers: Answers) -> Signal[T]:
+def _signal(gpu: int, key: str, type_: Any, answers: Answers) -> Signal[Any]:
     source = SOURCES[key]
     answer = answers.get((gpu, key))
     if answer is not None and "error" not in answer:
-        return Signal(value=read(answer["value"]), source=source)
+        return Signal(value=_value(answer["value"], type_), source=source)
     handle = answers.get((gpu, "handle"), {})
     error = answer["error"] if answer is not None else handle.get("error")
-    return Signal(source=source, unreadable=_reason(error) if error else NO_ANSWER)
+    if not error:
+        return Signal(source=source, unreadable=_NO_ANSWER, code="no-answer")
+    number, text = error["code"], clean(str(error["text"]))
+    if number in _REASONS:
+        reason, code = _REASONS[number]
+        return Signal(source=source, unreadable=reason, code=code)
+    is_lost = number in (NvmlCode.GPU_IS_LOST, NvmlCode.RESET_REQUIRED)
+    return Signal(source=source, unreadable=f"NVML error {number}: {text}", code="gpu-lost" if is_lost else None)
 
 
-def _reason(error: Mapping[str, Any]) -> str:
-    code, text = error["code"], clean(str(error["text"]))
-    return _MEANINGS.get(code, f"NVML error {code}: {text}")
-
-
-def _mode(value: list[int]) -> Mode:
-    return Mode(current=bool(value[0]), pending=bool(value[1]))
-
-
-def _rows(value: list[int]) -> RemappedRows:
-    correctable, uncorrectable, pending, failed = value
-    return RemappedRows(
-        correctable=correctable, uncorrectable=uncorrectable, pending=bool(pending), failed=bool(failed)
-    )
-
-
-def _reading(value: list[int]) -> Reading:
-    return Reading(now=value[0], reference=value[1])
+def _value(value: Any, type_: Any) -> Any:
+    """Convert the value of a signal; NVML has numbers for truth, and lists for what is a dataclass here."""
+    if is_dataclass(type_) and isinstance(value, list):
+        value = dict(zip((each.name for each in fields(type_)), value, strict=True))
+    return msgspec.convert(value, type_, strict=False)

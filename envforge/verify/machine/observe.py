@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +11,10 @@ from envforge.lock import needs
 from envforge.lock.lockfile import Lockfile
 from envforge.lock.needs import Requirements, requirements_of
 from envforge.lock.plan import Plan, make_plan, read_any_lock
-from envforge.machine.conditions import Evidence
+from envforge.machine.evidence import Evidence, LibcudaReport, NvmlCode
 from envforge.machine.nvidia_text import clean
 from envforge.machine.probe import Probed, probe_all
-from envforge.machine.record import machine_to_json
-from envforge.machine.values import Machine, driver_text
-from envforge.machine.variables import VARIABLES
+from envforge.machine.values import VARIABLES, Machine, driver_text
 from envforge.machine.world import World
 from envforge.verify.machine.facts import (
     NO_LOCK,
@@ -26,7 +23,6 @@ from envforge.verify.machine.facts import (
     FabricManager,
     LockNeeds,
     MachineFacts,
-    Needed,
     PciGpu,
     gpu_facts,
     read_answers,
@@ -34,7 +30,7 @@ from envforge.verify.machine.facts import (
 from envforge.verify.machine.reference_data import matrix, watched_variables
 from envforge.verify.machine.system import observe_system
 from envforge.verify.observe import Situation
-from envforge.verify.values import Signal
+from envforge.verify.values import Signal, SignalCode
 
 
 def observe_lock(situation: Situation, platform: str) -> Signal[LockNeeds]:
@@ -46,7 +42,7 @@ def observe_lock(situation: Situation, platform: str) -> Signal[LockNeeds]:
 def read_lock_needs(lock: Path | None, platform: str, *, is_installed: bool = False) -> Signal[LockNeeds]:
     """Read the requirements of a lockfile. One that is invalid or can't be installed exactly is reported as such."""
     if lock is None:
-        return Signal(unreadable=NO_LOCK)
+        return Signal(unreadable=NO_LOCK, code="not-found")
     try:
         needs = _needs(lock, read_any_lock(lock, platform), platform)
     except EnvforgeError as error:
@@ -60,16 +56,16 @@ def _needs(lock: Path, lockfile: Lockfile, platform: str) -> LockNeeds:
     plan = make_plan(lockfile, platform, lock, allow_builds=True)
     found = needs.read_needs(plan, matrix())
     build = found.build
-    known = _known_sizes(lock)
-    requirements = known or _requirements(lockfile, platform)
+    # a lockfile has no sizes
+    requirements = _known_sizes(lock) or requirements_of(lockfile, platform, matrix(), {})
     return LockNeeds(
         platform=platform,
         platforms=lockfile.platforms,
         words=requirements.words,
         torch=str(build.torch) if build else _torch(plan),
         tag=str(build.tag) if build else None,
-        glibc=_needed(found.glibc),
-        cuda=_needed(found.cuda),
+        glibc=found.glibc,
+        cuda=found.cuda,
         capabilities=tuple(map(str, build.capabilities)) if build else (),
         ptx=tuple(map(str, build.ptx)) if build else (),
         misplaced=found.misplaced,
@@ -77,11 +73,6 @@ def _needs(lock: Path, lockfile: Lockfile, platform: str) -> LockNeeds:
         files=requirements.files,
         files_sized=requirements.files_sized,
     )
-
-
-def _requirements(lockfile: Lockfile, platform: str) -> Requirements:
-    sizes: Mapping[str, int] = {}  # a lockfile has no sizes
-    return requirements_of(lockfile, platform, matrix(), sizes)
 
 
 def _known_sizes(lock: Path) -> Requirements | None:
@@ -95,10 +86,6 @@ def _known_sizes(lock: Path) -> Requirements | None:
     except EnvforgeError:
         return None  # without the catalogue the sizes are unknown
     return next((entry.requirements for entry in stored if entry.sha256 == digest), None)
-
-
-def _needed(found: needs.Needed | None) -> Needed | None:
-    return None if found is None else Needed(version=str(found.version), package=found.package)
 
 
 def _torch(plan: Plan) -> str | None:
@@ -118,7 +105,7 @@ def observe_machine(situation: Situation) -> MachineFacts:
     answers = read_answers(probed.lines)
     asked = probed.evidence.libraries.nvml.gpus
     return MachineFacts(
-        machine=dict(machine_to_json(probed.machine)),
+        machine=probed.machine,
         driver=_driver(world, probed),
         gpus=tuple(gpu_facts(gpu, answers) for gpu in asked),
         system=observe_system(situation, probed.evidence),
@@ -148,9 +135,7 @@ def _driver(world: World, probed: Probed) -> DriverFacts:
         if nvml.error is None
         else Signal(source="NVML nvmlInit", unreadable=nvml.error.text),
         nvml_code=nvml.error.code if nvml.error else None,
-        libcuda=Signal(value=libcuda.file or "libcuda", source="dlopen libcuda.so.1")
-        if libcuda.error is None
-        else Signal(source="dlopen libcuda.so.1", unreadable=libcuda.error.text),
+        libcuda=_libcuda(libcuda),
         libcuda_is_compat=libcuda.is_compat,
         is_jetson=evidence.system.jetson is not None,
         has_nouveau=evidence.system.has_nouveau,
@@ -159,6 +144,15 @@ def _driver(world: World, probed: Probed) -> DriverFacts:
         device_files=_device_files(world),
         fabric_manager=_fabric_manager(world, probed.machine, switches),
     )
+
+
+def _libcuda(libcuda: LibcudaReport) -> Signal[str]:
+    source, error = "dlopen libcuda.so.1", libcuda.error
+    if error is None:
+        return Signal(value=libcuda.file or "libcuda", source=source)
+    # the loader has no error codes: without one, it could not load the file
+    codes: dict[int | None, SignalCode] = {None: "not-found", NvmlCode.HUNG: "no-answer", NvmlCode.CRASHED: "no-answer"}
+    return Signal(source=source, unreadable=error.text, code=codes.get(error.code))
 
 
 def _kernel_module(evidence: Evidence) -> Signal[str]:
@@ -197,7 +191,8 @@ def _fabric_manager(world: World, machine: Machine, switches: int) -> Signal[Fab
     if not switches:
         return Signal(source="/sys/bus/pci/devices", unreadable="no NVSwitch on the PCI bus")
     if machine.container is not None:
-        return Signal(source=source, unreadable="the service runs on the host, outside this container")
+        reason = "the service runs on the host, outside this container"
+        return Signal(source=source, unreadable=reason, code="no-permission")
     version, service = world.run(_FABRIC_MANAGER), world.run(_FABRIC_SERVICE)
     if version is None and service is None:
         return Signal(source=source, unreadable="neither nv-fabricmanager nor systemctl was found")

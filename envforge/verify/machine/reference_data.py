@@ -44,8 +44,16 @@ class EventReason:
 class Hurting:
     """The effect of an environment variable; ``only`` is the one value that has it."""
 
+    name: str
     effect: str
     only: str | None = None
+
+    def applies(self, value: str) -> bool:
+        """Return whether the variable has its effect with this value."""
+        if self.only is not None:
+            return value == self.only
+        # NVIDIA_TF32_OVERRIDE=0 forces TF32 off
+        return value.strip() not in ("", "0") or self.name == "NVIDIA_TF32_OVERRIDE"
 
 
 @cache
@@ -56,12 +64,12 @@ def matrix() -> Matrix:
 
 @cache
 def _xids() -> dict[str, Any]:
-    return read_data("xid.toml")
+    return read_data("xid.toml", dict[str, Any])
 
 
 @cache
 def _checks() -> dict[str, Any]:
-    return read_data("machine-checks.toml")
+    return read_data("machine-checks.toml", dict[str, Any])
 
 
 def xid(code: int) -> Xid | None:
@@ -93,7 +101,7 @@ def name_of(table: Literal["recovery_actions", "compute_modes", "fabric_states"]
 
 def hurting_variables() -> Mapping[str, Hurting]:
     """Return the variables that slow training or change its results."""
-    return {name: Hurting(**row) for name, row in _checks()["variables"].items()}
+    return {name: Hurting(name=name, **row) for name, row in _checks()["variables"].items()}
 
 
 def watched_variables() -> tuple[str, ...]:

@@ -3,58 +3,57 @@
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 
-from envforge.machine.variables import VARIABLES as OVERRIDES
-from envforge.verify.machine.facts import LockNeeds, Room
-from envforge.verify.machine.judging import Case, counted, fail, gib, info, judged, passed, skip, sources, unread, warn
+from envforge.base.redact import quoted
+from envforge.machine.values import VARIABLES as OVERRIDES
+from envforge.verify.judging import check, counted, failed, info, passed, skipped, unread, warned
+from envforge.verify.machine.case import MACHINE, Case, SystemCase, gib, of_system, sources
+from envforge.verify.machine.facts import Bound, LockNeeds, Room, Share
 from envforge.verify.machine.reference_data import hurting_variables, limit, share
-from envforge.verify.values import Check, Judgement, Signal, Verdict
+from envforge.verify.values import Judgement, Signal, Verdict
 
 _SHM = "/dev/shm"  # noqa: S108 - only its name and free space are used
+_LOOK_AT_CLOCK = "date -u; timedatectl"
+_ENVIRONMENT = "environment"
+_CUDA_FOLDER = re.compile(r"cuda|cudnn|nccl|tensorrt", re.IGNORECASE)
 
 
-def _shared_memory(case: Case) -> Iterator[Judgement]:
-    signal = case.facts.system.shared_memory
-    if not case.machine.platform.startswith("linux-"):
-        yield skip(f"only Linux has {_SHM}", source=signal.source)
-    elif signal.value is None:
-        yield unread(signal)
-    elif signal.value.free_bytes < limit("shared_memory_bytes"):
-        container = case.facts.system.container is not None
-        wanted = f"{gib(limit('shared_memory_bytes'))} or more" + (
-            "; with Docker, pass --shm-size=8g or --ipc=host" if container else ""
-        )
-        yield warn(
-            f"{_SHM} has {gib(signal.value.free_bytes)} free, so DataLoader workers crash with `Bus error`",
-            wanted=wanted,
-            source=signal.source,
-            command="df -h /dev/shm",
-        )
-    else:
-        yield passed(f"{_SHM} has {gib(signal.value.free_bytes)} free", source=signal.source)
+@check(
+    "shm-small",
+    f"Space in {_SHM}",
+    of=of_system(lambda system: system.shared_memory),
+    group="system",
+    severity=Verdict.WARN,
+    row=31,
+)
+def _shared_memory(system: SystemCase[Room]) -> Judgement:
+    """DataLoader workers pass batches through it. Docker provides 64 MiB by default."""
+    words, wanted = f"{_SHM} has {gib(system.value.free_bytes)} free", gib(limit("shared_memory_bytes"))
+    if system.value.free_bytes >= limit("shared_memory_bytes"):
+        return passed(words)
+    in_container = system.case.facts.system.container is not None
+    docker = "; with Docker, pass --shm-size=8g or --ipc=host" if in_container else ""
+    words += ", so DataLoader workers crash with `Bus error`"
+    return warned(words, f"{wanted} or more{docker}", command="df -h /dev/shm")
 
 
+@check("disk-full", "Disk space", of=MACHINE, group="system", row=41)
 def _disks(case: Case) -> Iterator[Judgement]:
+    """An installation that fails with `No space left on device` wastes its download."""
     for signal in case.facts.system.rooms:
         yield unread(signal) if signal.value is None else _disk(case, signal.value, signal)
 
 
 def _disk(case: Case, room: Room, signal: Signal[Room]) -> Judgement:
     wanted, reason = _wanted(case.needs, room.role)
-    place = {"source": signal.source, "subject": room.role, "command": f"df -h {_pasted(room.folder)}"}
     words = f"{gib(room.free_bytes)} free for {room.role} ({room.path})"
-    if room.free_bytes < wanted:
-        return (warn if room.role == "temporary files" else fail)(words, wanted=f"{gib(wanted)}: {reason}", **place)
-    return passed(f"{words}; {gib(wanted)} required", source=signal.source, subject=room.role)
-
-
-def _pasted(folder: str) -> str:
-    """Quote a directory for a shell; ``~`` in a redacted record keeps its meaning."""
-    home, slash, rest = folder.partition("/")
-    return f"~/{shlex.quote(rest)}" if home == "~" and slash else shlex.quote(folder)
+    if room.free_bytes >= wanted:
+        return passed(f"{words}; {gib(wanted)} required", source=signal.source, subject=room.role)
+    judgement = warned if room.role == "temporary files" else failed
+    command = f"df -h {quoted(room.folder)}"
+    return judgement(words, f"{gib(wanted)}: {reason}", signal.source, subject=room.role, command=command)
 
 
 def _wanted(needs: LockNeeds | None, role: str) -> tuple[int, str]:
@@ -70,277 +69,172 @@ def _wanted(needs: LockNeeds | None, role: str) -> tuple[int, str]:
     return limit(kind), "an estimate, because the lockfile has no sizes"
 
 
+@check("inodes-full", "Free inodes", of=MACHINE, group="system", row=41)
 def _inodes(case: Case) -> Iterator[Judgement]:
+    """A disk can run out of inodes although it has free space."""
     for signal in case.facts.system.rooms:
         room = signal.value
         if room is None:
             yield unread(signal)
         elif room.free_inodes is None:
-            yield skip("this file system has no inode limit", source=signal.source, subject=room.role)
+            yield skipped("this file system has no inode limit", signal.source, subject=room.role)
         elif room.free_inodes < limit("inodes") and case.needs is not None and not case.needs.is_installed:
-            yield fail(
-                f"{room.free_inodes} free inodes ({room.path})",
-                wanted=f"{limit('inodes')} or more",
-                source=signal.source,
-                subject=room.role,
-                command=f"df -i {_pasted(room.folder)}",
-            )
+            words, command = f"{room.free_inodes} free inodes ({room.path})", f"df -i {quoted(room.folder)}"
+            wanted = f"{limit('inodes')} or more"
+            yield failed(words, wanted, signal.source, subject=room.role, command=command)
         else:
             yield passed(f"{room.free_inodes} free inodes", source=signal.source, subject=room.role)
 
 
-def _clock(case: Case) -> Iterator[Judgement]:
-    kept, now, newest = case.facts.system.clock_kept, case.facts.system.now, case.facts.system.newest_file
-    if now.value is None:
-        yield unread(now)
-        return
-    if newest.value is not None:
-        behind = (datetime.fromisoformat(newest.value) - datetime.fromisoformat(now.value)).total_seconds()
-        if behind > limit("clock_ahead_s"):
-            yield warn(
-                f"the clock shows {now.value[:16]}, but a file of this project was written at {newest.value[:16]}",
-                wanted="a correct clock",
-                source=sources(now.source, newest.source),
-                command="date -u; timedatectl",
-            )
-            return
+@check(
+    "clock-wrong",
+    "System clock",
+    of=of_system(lambda system: system.now),
+    group="system",
+    severity=Verdict.WARN,
+    row=42,
+)
+def _clock(system: SystemCase[datetime]) -> Judgement:
+    """With a wrong clock, downloads fail with `certificate is not yet valid`."""
+    kept, newest = system.case.facts.system.clock_kept, system.case.facts.system.newest_file
+    words = f"the clock shows {_minute(system.value)}"
+    if newest.value is not None and (newest.value - system.value).total_seconds() > limit("clock_ahead_s"):
+        words += f", but a file of this project was written at {_minute(newest.value)}"
+        source = sources(system.case.facts.system.now.source, newest.source)
+        return warned(words, "a correct clock", source, command=_LOOK_AT_CLOCK)
     if kept.value is None:
-        yield unread(kept)
-    elif not kept.value:
-        words = f"the clock shows {now.value[:16]}; the kernel reports no synchronization"
-        yield info(
-            words,
-            wanted="NTP, unless the host synchronizes the clock",
-            source=kept.source,
-            command="date -u; timedatectl",
-        )
-    else:
-        yield passed("the clock is synchronized", source=kept.source)
+        return unread(kept)
+    if kept.value:
+        return passed("the clock is synchronized", source=kept.source)
+    words += "; the kernel reports no synchronization"
+    return info(words, "NTP, unless the host synchronizes the clock", kept.source, command=_LOOK_AT_CLOCK)
 
 
-def _memory(case: Case) -> Iterator[Judgement]:
-    total, bound = case.facts.system.memory_bytes, case.facts.system.memory_limit
-    if total.value is None:
-        yield unread(total) if case.machine.platform.startswith("linux-") else skip("checked only on Linux")
-        return
+def _minute(time: datetime) -> str:
+    return time.isoformat()[:16]
+
+
+@check(
+    "memory-small",
+    "System memory",
+    of=of_system(lambda system: system.memory_bytes),
+    group="system",
+    severity=Verdict.WARN,
+    row=44,
+)
+def _memory(system: SystemCase[int]) -> Judgement:
+    """The kernel kills processes that exceed the memory, without an error message."""
+    total, bound = system.value, system.case.facts.system.memory_limit
     capped = bound.value.limit if bound.value is not None else None
-    usable = min(total.value, capped) if capped is not None else total.value
+    usable = total if capped is None else min(total, capped)
     words = f"{gib(usable)} of memory"
-    if capped is not None and capped < total.value:
-        words += f" (limit of the control group; the machine has {gib(total.value)})"
-    source = sources(total.source, bound.source)
-    if usable < limit("memory_bytes"):
-        wanted = f"{gib(limit('memory_bytes'))} or more; torch with CUDA needs about 3 GB"
-        yield warn(words, wanted=wanted, source=source, command="free -h; cat /sys/fs/cgroup/memory.max")
-    else:
-        yield passed(words, source=source)
+    if usable < total:
+        words += f" (limit of the control group; the machine has {gib(total)})"
+    source = sources(system.case.facts.system.memory_bytes.source, bound.source)
+    if usable >= limit("memory_bytes"):
+        return passed(words, source=source)
+    wanted = f"{gib(limit('memory_bytes'))} or more; torch with CUDA needs about 3 GB"
+    return warned(words, wanted, source, command="free -h; cat /sys/fs/cgroup/memory.max")
 
 
-def _processors(case: Case) -> Iterator[Judgement]:
-    signal = case.facts.system.processors
-    if signal.value is None:
-        yield unread(signal)
-        return
-    processors, quota = signal.value.processors, signal.value.quota
+@check(
+    "cpu-quota",
+    "CPU quota",
+    of=of_system(lambda system: system.processors),
+    group="system",
+    severity=Verdict.WARN,
+    row=44,
+)
+def _processors(system: SystemCase[Share]) -> Judgement:
+    """torch starts one thread per CPU that it sees. With a quota, these threads wait for each other."""
+    processors, quota = system.value.processors, system.value.quota
     words = counted(processors, "CPU")
     if quota is not None and quota < processors:
         words += f", but the control group limits CPU time to {quota:g}"
         wanted = f"a larger quota, or at most {counted(max(1, int(quota)), 'DataLoader worker')}"
-        yield warn(words, wanted=wanted, source=signal.source, command="cat /sys/fs/cgroup/cpu.max; nproc")
-    elif processors == 1:
-        yield info(f"{words}: the training process also prepares the data", source=signal.source, command="nproc")
-    else:
-        yield passed(words, source=signal.source)
+        return warned(words, wanted, command="cat /sys/fs/cgroup/cpu.max; nproc")
+    if processors == 1:
+        return info(f"{words}: the training process also prepares the data", command="nproc")
+    return passed(words)
 
 
-def _open_files(case: Case) -> Iterator[Judgement]:
-    signal, hard = case.facts.system.open_files, case.facts.system.open_files_hard
-    if signal.value is None:
-        yield unread(signal) if not case.machine.platform.startswith("win-") else skip("Windows has no such limit")
-    elif case.machine.platform.startswith("osx-"):
-        yield info(
-            f"{signal.value.limit or 'unlimited'} open files; on macOS, workers share tensors by name",
-            source=signal.source,
-        )
-    elif signal.value.limit is not None and signal.value.limit < limit("open_files"):
-        most = hard.value.limit if hard.value is not None and hard.value.limit is not None else limit("open_files")
-        yield warn(
-            f"at most {signal.value.limit} open files, so DataLoader workers fail with `Too many open files`",
-            wanted=f"{limit('open_files')} or more",
-            source=signal.source,
-            command=f"ulimit -n {min(most, 65536)}",
-        )
-    else:
-        yield passed(f"{signal.value.limit or 'unlimited'} open files", source=signal.source)
-
-
-def _locked(case: Case) -> Iterator[Judgement]:
-    signal = case.facts.system.locked_memory
-    if signal.value is None:
-        yield unread(signal) if not case.machine.platform.startswith("win-") else skip("Windows has no such limit")
-    elif signal.value.limit is not None and len(case.facts.gpus) > 1:
-        words = f"{gib(signal.value.limit)} of locked memory; NCCL over InfiniBand needs more"
-        yield info(words, wanted="unlimited, for multi-node training", source=signal.source, command="ulimit -l")
-    else:
-        known = signal.value.limit
-        yield passed(f"{'unlimited' if known is None else gib(known)} of locked memory", source=signal.source)
-
-
-def _check(identity: str, title: str, why: str, say: Callable[[Case], Iterator[Judgement]], row: int) -> Check:
-    return Check(
-        id=identity,
-        question="machine",
-        group="system",
-        title=title,
-        why=why,
-        severity=Verdict.FAIL if identity in ("disk-full", "inodes-full") else Verdict.WARN,
-        judge=judged(say),
-        row=row,
-    )
-
-
-CHECKS = (
-    _check(
-        "shm-small",
-        f"Space in {_SHM}",
-        "DataLoader workers pass batches through it. Docker provides 64 MiB by default.",
-        _shared_memory,
-        31,
-    ),
-    _check(
-        "disk-full",
-        "Disk space",
-        "An installation that fails with `No space left on device` wastes its download.",
-        _disks,
-        41,
-    ),
-    _check("inodes-full", "Free inodes", "A disk can run out of inodes although it has free space.", _inodes, 41),
-    _check(
-        "clock-wrong",
-        "System clock",
-        "With a wrong clock, downloads fail with `certificate is not yet valid`.",
-        _clock,
-        42,
-    ),
-    _check(
-        "memory-small",
-        "System memory",
-        "The kernel kills processes that exceed the memory, without an error message.",
-        _memory,
-        44,
-    ),
-    _check(
-        "cpu-quota",
-        "CPU quota",
-        "torch starts one thread per CPU that it sees. With a quota, these threads wait for each other.",
-        _processors,
-        44,
-    ),
-    _check("open-files", "Limit on open files", "DataLoader workers share tensors as open files.", _open_files, 44),
-    Check(
-        id="locked-memory",
-        question="machine",
-        group="system",
-        title="Limit on locked memory",
-        why="NCCL locks memory for InfiniBand. With a low limit, it fails with `ibv_reg_mr failed`.",
-        severity=Verdict.INFO,
-        judge=judged(_locked),
-        row=44,
-    ),
+@check(
+    "open-files",
+    "Limit on open files",
+    of=of_system(lambda system: system.open_files),
+    group="system",
+    severity=Verdict.WARN,
+    row=44,
 )
+def _open_files(system: SystemCase[Bound]) -> Judgement:
+    """DataLoader workers share tensors as open files."""
+    soft, hard = system.value.limit, system.case.facts.system.open_files_hard.value
+    words = f"{soft or 'unlimited'} open files"
+    if system.case.machine.platform.startswith("osx-"):
+        return info(f"{words}; on macOS, workers share tensors by name")
+    if soft is None or soft >= limit("open_files"):
+        return passed(words)
+    most = hard.limit if hard is not None and hard.limit is not None else limit("open_files")
+    words = f"at most {soft} open files, so DataLoader workers fail with `Too many open files`"
+    return warned(words, f"{limit('open_files')} or more", command=f"ulimit -n {min(most, 65536)}")
 
 
-_ENVIRONMENT = "environment"
-_CUDA_FOLDER = re.compile(r"cuda|cudnn|nccl|tensorrt", re.IGNORECASE)
-_OFF = ("", "0")
+@check(
+    "locked-memory",
+    "Limit on locked memory",
+    of=of_system(lambda system: system.locked_memory),
+    group="system",
+    severity=Verdict.INFO,
+    row=44,
+)
+def _locked(system: SystemCase[Bound]) -> Judgement:
+    """NCCL locks memory for InfiniBand. With a low limit, it fails with `ibv_reg_mr failed`."""
+    bound = system.value.limit
+    words = f"{'unlimited' if bound is None else gib(bound)} of locked memory"
+    if bound is not None and len(system.case.facts.gpus) > 1:
+        words += "; NCCL over InfiniBand needs more"
+        return info(words, "unlimited, for multi-node training", command="ulimit -l")
+    return passed(words)
 
 
+@check("library-path", "LD_LIBRARY_PATH and LD_PRELOAD", of=MACHINE, group="variables", severity=Verdict.INFO, row=33)
 def _library_path(case: Case) -> Iterator[Judgement]:
-    """Report LD_LIBRARY_PATH as a fact, not a problem: the DT_RPATH of wheels has precedence."""
-    entries = [
-        entry for entry in case.facts.variables.get("LD_LIBRARY_PATH", "").split(":") if _CUDA_FOLDER.search(entry)
-    ]
+    """They can replace libraries of the lockfile. `envforge verify env` checks which ones are loaded."""
+    # report LD_LIBRARY_PATH as a fact, not a problem: the DT_RPATH of wheels has precedence
+    folders = case.facts.variables.get("LD_LIBRARY_PATH", "").split(":")
+    of_cuda = [folder for folder in folders if _CUDA_FOLDER.search(folder)]
     preload = case.facts.variables.get("LD_PRELOAD", "").strip()
-    if entries:
-        words = f"LD_LIBRARY_PATH contains {', '.join(entries)}; PyTorch wheels search their own libraries first"
-        yield info(
-            words,
-            source=_ENVIRONMENT,
-            subject="LD_LIBRARY_PATH",
-            command="env -u LD_LIBRARY_PATH envforge verify env",
-        )
+    if of_cuda:
+        words = f"LD_LIBRARY_PATH contains {', '.join(of_cuda)}; PyTorch wheels search their own libraries first"
+        command = "env -u LD_LIBRARY_PATH envforge verify env"
+        yield info(words, source=_ENVIRONMENT, subject="LD_LIBRARY_PATH", command=command)
     if preload:
         words = f"LD_PRELOAD loads {preload} into every program"
         yield info(words, source=_ENVIRONMENT, subject="LD_PRELOAD", command="env -u LD_PRELOAD envforge verify env")
-    if not entries and not preload:
+    if not of_cuda and not preload:
         yield passed("neither a CUDA library path nor LD_PRELOAD is set", source=_ENVIRONMENT)
 
 
+@check("slow-variables", "Variables that slow training", of=MACHINE, group="variables", severity=Verdict.WARN, row=47)
 def _hurting(case: Case) -> Iterator[Judgement]:
-    found = False
-    for name, row in hurting_variables().items():
-        value = case.facts.variables.get(name)
-        if value is None or (
-            value != row.only if row.only is not None else value.strip() in _OFF and not _counts_off(name)
-        ):
-            continue
-        found = True
-        yield warn(
-            f"{name}={value}: {row.effect}",
-            wanted="not set",
-            source=_ENVIRONMENT,
-            subject=name,
-            command=f"unset {name}",
-        )
-    if not found:
-        yield passed(
-            f"none of {len(hurting_variables())} variables that slow training or change its results is set",
-            source=_ENVIRONMENT,
-        )
+    """Left over from debugging, such variables slow every run or change its results, without a message."""
+    rows = hurting_variables()
+    values = {name: case.facts.variables[name] for name in rows if name in case.facts.variables}
+    hurting = {name: value for name, value in values.items() if rows[name].applies(value)}
+    for name, value in hurting.items():
+        words = f"{name}={value}: {rows[name].effect}"
+        yield warned(words, "not set", _ENVIRONMENT, subject=name, command=f"unset {name}")
+    if not hurting:
+        words = f"none of {len(rows)} variables that slow training or change its results is set"
+        yield passed(words, source=_ENVIRONMENT)
 
 
+@check("overrides-set", "Variables that override the machine", of=MACHINE, group="variables", severity=Verdict.INFO)
 def _overrides(case: Case) -> Iterator[Judgement]:
+    """With CONDA_OVERRIDE_CUDA and similar, a lockfile that this machine can't use seems to fit."""
     stated = [name for name in OVERRIDES if name in case.facts.variables]
     for name in stated:
         words = f"{name}={case.facts.variables[name]}: conda and `envforge lock` use it instead of the machine's value"
         yield info(words, source=_ENVIRONMENT, subject=name, command=f"unset {name}")
     if not stated:
         yield passed("no override is set", source=_ENVIRONMENT)
-
-
-def _counts_off(name: str) -> bool:
-    """Return whether the value 0 has an effect, too: NVIDIA_TF32_OVERRIDE=0 forces TF32 off."""
-    return name == "NVIDIA_TF32_OVERRIDE"
-
-
-VARIABLE_CHECKS = (
-    Check(
-        id="library-path",
-        question="machine",
-        group="variables",
-        title="LD_LIBRARY_PATH and LD_PRELOAD",
-        why="They can replace libraries of the lockfile. `envforge verify env` checks which ones are loaded.",
-        severity=Verdict.INFO,
-        judge=judged(_library_path),
-        row=33,
-    ),
-    Check(
-        id="slow-variables",
-        question="machine",
-        group="variables",
-        title="Variables that slow training",
-        why="Left over from debugging, such variables slow every run or change its results, without a message.",
-        severity=Verdict.WARN,
-        judge=judged(_hurting),
-        row=47,
-    ),
-    Check(
-        id="overrides-set",
-        question="machine",
-        group="variables",
-        title="Variables that override the machine",
-        why="With CONDA_OVERRIDE_CUDA and similar, a lockfile that this machine can't use seems to fit.",
-        severity=Verdict.INFO,
-        judge=judged(_overrides),
-    ),
-)

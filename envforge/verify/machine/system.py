@@ -16,14 +16,14 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from envforge.lock.project import IN_PROJECT
-from envforge.machine.conditions import Evidence
+from envforge.machine.evidence import Evidence
 from envforge.machine.nvidia_text import clean
 from envforge.machine.world import World
 from envforge.prefix.cache import default_root
-from envforge.verify.machine.facts import NO_PERMISSION, Bound, Cpu, Room, Share, SystemFacts, XidEvent
+from envforge.verify.machine.facts import Bound, Cpu, Room, Share, SystemFacts, XidEvent
 from envforge.verify.machine.reference_data import watched_instructions
 from envforge.verify.observe import Situation
-from envforge.verify.values import Signal
+from envforge.verify.values import Signal, SignalCode
 
 _ROOT = "/sys/fs/cgroup"
 _UNLIMITED_V1 = 1 << 60  # version 1 reports no limit as the largest multiple of the page size
@@ -93,7 +93,8 @@ def observe_xids(world: World) -> Signal[tuple[XidEvent, ...]]:
     journal = world.run((*_JOURNAL, "--grep=NVRM: Xid")) if _may_read_journal(world) else None
     if journal is not None and journal.exit_code in (0, _NO_LINE_MATCHES):
         return Signal(value=parse_xids(journal.stdout), source=" ".join(_JOURNAL[:3]))
-    return Signal(source=_KMSG, unreadable=f"{NO_PERMISSION}: the kernel log ({refused})")
+    reason = f"no permission to read the kernel log ({refused})"
+    return Signal(source=_KMSG, unreadable=reason, code="no-permission")
 
 
 def _may_read_journal(world: World) -> bool:
@@ -128,7 +129,9 @@ def observe_system(situation: Situation, evidence: Evidence) -> SystemFacts:
         container=evidence.system.container.value if evidence.system.container else None,
         is_wsl=evidence.system.wsl is not None,
         scheduler=_scheduler(world),
-        shared_memory=_room(world, "shared memory", Path(_SHM), f"statvfs {_SHM}"),
+        shared_memory=_room(world, "shared memory", Path(_SHM), f"statvfs {_SHM}")
+        if world.system == "Linux"
+        else Signal(source=_SHM, unreadable=f"only Linux has {_SHM}", code="not-supported"),
         rooms=tuple(_room(world, role, path, "statvfs") for role, path in _places(situation)),
         memory_bytes=_memory(world),
         memory_limit=memory_limit(world),
@@ -138,7 +141,7 @@ def observe_system(situation: Situation, evidence: Evidence) -> SystemFacts:
         locked_memory=_try("getrlimit RLIMIT_MEMLOCK", lambda: Bound(limit=limits("RLIMIT_MEMLOCK").soft)),
         cpu=_cpu(world),
         clock_kept=_try("adjtimex", world.calls.is_clock_kept),
-        now=Signal(value=situation.now.isoformat(), source="system clock"),
+        now=Signal(value=situation.now, source="system clock"),
         newest_file=_newest(situation),
         xids=observe_xids(world),
     )
@@ -148,7 +151,8 @@ def _try(source: str, read: Callable[[], T]) -> Signal[T]:
     try:
         return Signal(value=read(), source=source)
     except (OSError, AttributeError) as error:  # AttributeError: this system lacks the C function or limit
-        return Signal(source=source, unreadable=getattr(error, "strerror", None) or str(error))
+        code: SignalCode | None = None if getattr(error, "errno", None) else "not-supported"  # as `World` raises it
+        return Signal(source=source, unreadable=getattr(error, "strerror", None) or str(error), code=code)
 
 
 def _places(situation: Situation) -> tuple[tuple[str, Path], ...]:
@@ -177,7 +181,7 @@ def _memory(world: World) -> Signal[int]:
     for line in (world.read(source) or "").splitlines():
         if line.startswith("MemTotal:"):
             return Signal(value=int(line.split()[1]) * 1024, source=source)
-    return Signal(source=source, unreadable="no MemTotal")
+    return Signal(source=source, unreadable="no MemTotal", code=None if world.system == "Linux" else "not-supported")
 
 
 def _processors(world: World) -> Signal[Share]:
@@ -200,14 +204,14 @@ def _cpu(world: World) -> Signal[Cpu]:
     return Signal(value=Cpu(model=clean(found.get("model name", "")), flags=kept), source=source)
 
 
-def _newest(situation: Situation) -> Signal[str]:
+def _newest(situation: Situation) -> Signal[datetime]:
     """Return the modification time of the newest project file; a correct clock is never behind it."""
     folder = situation.project or situation.folder
     places = [situation.lock, folder / "environment.yml", folder / "envforge.toml"]
     times = [path.stat().st_mtime for path in places if path is not None and path.is_file()]
     if not times:
         return Signal(source="files of the project", unreadable="no project")
-    return Signal(value=datetime.fromtimestamp(max(times), timezone.utc).isoformat(), source="files of the project")
+    return Signal(value=datetime.fromtimestamp(max(times), timezone.utc), source="files of the project")
 
 
 def _scheduler(world: World) -> str | None:

@@ -42,6 +42,7 @@ class BarChart:
 
 
 def _percent(value: float, longest: float) -> float:
+    # a measured time can be zero or, in a record from elsewhere, not a number
     if not math.isfinite(value) or longest <= 0 or value <= 0:
         return 0.0
     return round(100 * value / longest, 2)
@@ -71,6 +72,7 @@ class CurveChart:
     @property
     def bottom(self) -> float:
         """The lower end of the axis: zero, or the lowest value if it is negative."""
+        # an axis that starts at the lowest loss would exaggerate differences
         return min([0.0, *self._finite()])
 
     @property
@@ -86,7 +88,7 @@ class CurveChart:
         return tuple(self._path(curve.values) for curve in self.curves)
 
     def _path(self, values: Sequence[float]) -> str:
-        height = (self.top - self.bottom) or 1.0
+        height = (self.top - self.bottom) or 1.0  # a constant loss has no height
         parts, pen_is_down = [], False
         for position in _thinned(len(values)):
             value = values[position]
@@ -94,7 +96,7 @@ class CurveChart:
                 x = 100 * position / max(self.steps - 1, 1)
                 y = 100 - 100 * (value - self.bottom) / height
                 parts.append(f"{'L' if pen_is_down else 'M'}{x:.2f} {y:.2f}")
-            pen_is_down = math.isfinite(value)
+            pen_is_down = math.isfinite(value)  # a gap shows that the loss was not finite
         return "".join(parts)
 
 
@@ -123,28 +125,23 @@ def measures(record: Record) -> tuple[Measure, ...]:
         return ()
     found = [measure for device in record.training.devices for measure in _of_device(device)]
     collective = record.training.collective.value
-    if collective is not None and collective.ranks > 1:
+    if collective is not None and collective.ranks > 1:  # a single process sends nothing
         found.append(_rate("all-reduce, bus bandwidth", collective.bus_bytes_per_s))
     return tuple(found)
 
 
 def _of_device(device: DeviceFacts) -> Iterator[Measure]:
-    for run in device.compare.value.runs if device.compare.value else ():
-        name = f"{device.device}, {_precision(run)}"
-        yield Measure(name=f"{name}: step", value=run.step_s, shown=_milliseconds(run.step_s))
-        if run.peak_memory_bytes:
-            yield Measure(
-                name=f"{name}: peak memory", value=run.peak_memory_bytes, shown=_gibibytes(run.peak_memory_bytes)
-            )
-    if (rate := device.throughput.value) is not None:
-        yield Measure(
-            name=f"{device.device}, {rate.dtype} products",
-            value=rate.low_tflops,
-            shown=f"{rate.low_tflops:.1f} TFLOP/s",
-        )
-    if (copies := device.transfer.value) is not None:
-        yield _rate(f"{device.device}, host to device", copies.to_device_bytes_per_s)
-        yield _rate(f"{device.device}, device to host", copies.from_device_bytes_per_s)
+    name, rate, copies = device.device, device.throughput.value, device.transfer.value
+    for run in _runs(device):
+        yield Measure(name=f"{name}, {run.label}: step", value=run.step_s, shown=_milliseconds(run.step_s))
+        if peak := run.peak_memory_bytes:
+            yield Measure(name=f"{name}, {run.label}: peak memory", value=peak, shown=_gibibytes(peak))
+    if rate is not None:
+        shown = f"{rate.low_tflops:.1f} TFLOP/s"
+        yield Measure(name=f"{name}, {rate.dtype} products", value=rate.low_tflops, shown=shown)
+    if copies is not None:
+        yield _rate(f"{name}, host to device", copies.to_device_bytes_per_s)
+        yield _rate(f"{name}, device to host", copies.from_device_bytes_per_s)
 
 
 def _rate(name: str, bytes_per_s: float) -> Measure:
@@ -160,12 +157,12 @@ def charts(record: Record) -> tuple[Chart, ...]:
 
 def _charts_of(device: DeviceFacts) -> Iterator[Chart]:
     name = f"{device.device} ({device.name})" if device.name else device.device
-    runs = device.compare.value.runs if device.compare.value else ()
-    if runs:
-        yield _step_times(name, runs)
+    if runs := _runs(device):
+        where = f"{name}, batch of {runs[0].batch}"
+        yield _step_times(where, runs)
         if any(run.peak_memory_bytes for run in runs):
-            yield _memory(name, runs)
-        yield _losses(f"Loss in each precision, {name}", [(_precision(run), run.losses) for run in runs])
+            yield _memory(where, runs)
+        yield _losses(f"Loss in each precision, {name}", [(run.label, run.losses) for run in runs])
     learning, control = device.learning.value, device.control.value
     if learning is not None:
         lines = [("true labels", learning.losses)]
@@ -173,40 +170,29 @@ def _charts_of(device: DeviceFacts) -> Iterator[Chart]:
         yield _losses(f"Loss of the smoke test, {name}", lines, learning)
 
 
-def _step_times(name: str, runs: Sequence[SpeedRun]) -> BarChart:
-    bars = tuple(
-        Bar(label=_precision(run), value=run.step_s, shown=_milliseconds(run.step_s), kind=_kind(run)) for run in runs
-    )
-    return BarChart(title=f"Step time, {name}, batch of {runs[0].batch}", said=_said_of_steps(runs), bars=bars)
+def _runs(device: DeviceFacts) -> tuple[SpeedRun, ...]:
+    return device.compare.value.runs if device.compare.value else ()
 
 
-def _said_of_steps(runs: Sequence[SpeedRun]) -> str:
-    first, others = runs[0], [run for run in runs[1:] if runs[0].step_s > 0]
-    against = " and ".join(f"{run.step_s / first.step_s:.2f} times the speed of {_precision(run)}" for run in others)
-    said = f"A step in {_precision(first)} takes {_milliseconds(first.step_s)} (the median of {first.steps})"
-    return f"{said}; that is {against}." if against else f"{said}."
+def _step_times(where: str, runs: Sequence[SpeedRun]) -> BarChart:
+    first, others = runs[0], runs[1:] if runs[0].step_s > 0 else ()
+    against = " and ".join(f"{run.step_s / first.step_s:.2f} times the speed of {run.label}" for run in others)
+    said = f"A step in {first.label} takes {_milliseconds(first.step_s)} (the median of {first.steps})"
+    bars = tuple(_bar(run, run.step_s, _milliseconds(run.step_s)) for run in runs)
+    return BarChart(title=f"Step time, {where}", said=said + (f"; that is {against}." if against else "."), bars=bars)
 
 
-def _memory(name: str, runs: Sequence[SpeedRun]) -> BarChart:
-    bars = tuple(
-        Bar(
-            label=_precision(run),
-            value=run.peak_memory_bytes or 0,
-            shown=_gibibytes(run.peak_memory_bytes) if run.peak_memory_bytes else "unknown",
-            kind=_kind(run),
-        )
-        for run in runs
-    )
-    first = runs[0].peak_memory_bytes
-    against = [
-        f"{1 - first / peak:.0%} less than {_precision(run)}"
-        for run in runs[1:]
-        if first and (peak := run.peak_memory_bytes)
-    ]
-    said = f"{_precision(runs[0])} allocates at most {bars[0].shown}" + (
-        f", {' and '.join(against)}" if against else ""
-    )
-    return BarChart(title=f"Peak memory, {name}, batch of {runs[0].batch}", said=f"{said}.", bars=bars)
+def _memory(where: str, runs: Sequence[SpeedRun]) -> BarChart:
+    peaks = [(run, run.peak_memory_bytes or 0) for run in runs]
+    bars = tuple(_bar(run, peak, _gibibytes(peak) if peak else "unknown") for run, peak in peaks)
+    first = peaks[0][1]
+    against = " and ".join(f"{1 - first / peak:.0%} less than {run.label}" for run, peak in peaks[1:] if first and peak)
+    said = f"{runs[0].label} allocates at most {bars[0].shown}" + (f", {against}." if against else ".")
+    return BarChart(title=f"Peak memory, {where}", said=said, bars=bars)
+
+
+def _bar(run: SpeedRun, value: float, shown: str) -> Bar:
+    return Bar(label=run.label, value=value, shown=shown, kind="fp32" if run.fp32 else "amp")
 
 
 def _losses(
@@ -227,14 +213,6 @@ def _course(values: Sequence[float]) -> str:
         return "no finite loss"
     gaps = len(values) - len(finite)
     return f"from {finite[0]:.3g} to {finite[-1]:.3g}" + (f", {gaps} not finite" if gaps else "")
-
-
-def _precision(run: SpeedRun) -> str:
-    return f"fp32 ({run.fp32})" if run.fp32 else f"AMP {run.precision}"
-
-
-def _kind(run: SpeedRun) -> str:
-    return "fp32" if run.fp32 else "amp"
 
 
 def _milliseconds(seconds: float) -> str:

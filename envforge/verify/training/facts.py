@@ -6,9 +6,48 @@ from dataclasses import dataclass, field
 
 from envforge.base.process import ProcessEnd
 from envforge.verify.environment.facts import LockedTorch, MachineGpu
-from envforge.verify.values import Signal
+from envforge.verify.values import Cost, Signal
 
 Number = float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """One measurement of a device: its text, and its typical duration relative to the others.
+
+    ``is_apart``: it gets its own process and time limit, because compilers hang and large models are slow.
+    """
+
+    text: str
+    typical_s: float
+    cost: Cost = "default"
+    of_project: bool = False
+    needs_gpu: bool = False
+    is_apart: bool = False
+
+
+# in the order in which a process takes them; durations are those of the smoke test of image-classification
+MEASUREMENTS = {
+    "device": Measurement(text="properties of the device", typical_s=3, cost="fast"),
+    "matmul": Measurement(text="matrix products compared with float64", typical_s=1, cost="fast"),
+    "convolution": Measurement(text="convolutions compared with float64", typical_s=1, cost="fast"),
+    "attention": Measurement(text="attention compared with float64", typical_s=1, cost="fast"),
+    "project": Measurement(text="import of the project", typical_s=1, of_project=True),
+    "learning": Measurement(text="training on true labels", typical_s=10, of_project=True),
+    "guard": Measurement(text="an update with a NaN inserted", typical_s=1, of_project=True),
+    "control": Measurement(text="training on shuffled labels", typical_s=10, of_project=True),
+    "scaler": Measurement(text="GradScaler with an overflow", typical_s=2, of_project=True),
+    "compare": Measurement(text="AMP and fp32", typical_s=8, of_project=True),
+    "throughput": Measurement(text="full load, with clocks and throttle reasons", typical_s=6, needs_gpu=True),
+    "transfer": Measurement(text="copies to the GPU and back", typical_s=1, needs_gpu=True),
+    "same_bits": Measurement(text="repeated runs of one kernel", typical_s=2, cost="deep"),
+    # last, because it makes torch deterministic
+    "repeat": Measurement(text="a repeated and a resumed run", typical_s=6, of_project=True),
+    "models": Measurement(
+        text="models of the size of ResNet-50 and ViT-B", typical_s=40, cost="deep", needs_gpu=True, is_apart=True
+    ),
+    "compiled": Measurement(text="torch.compile", typical_s=40, cost="deep", of_project=True, is_apart=True),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +164,15 @@ class SpeedRun:
     peak_memory_bytes: int | None
     losses: tuple[Number, ...]
 
+    @property
+    def label(self) -> str:
+        """The precision, such as ``AMP bf16`` or ``fp32 (tf32)``."""
+        return _label(self.precision, self.fp32)
+
+
+def _label(precision: str, fp32: str | None) -> str:
+    return f"fp32 ({fp32})" if fp32 else f"AMP {precision}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompareFacts:
@@ -175,6 +223,11 @@ class ModelRun:
     step_s: float | None = None
     peak_memory_bytes: int | None = None
     error: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The precision, such as ``AMP bf16`` or ``fp32 (tf32)``."""
+        return _label(self.precision, self.fp32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,6 @@ child runs ``main`` of this module, which prints one marked line per sample unti
 from __future__ import annotations
 
 import contextlib
-import importlib.resources
 import json
 import os
 import re
@@ -17,23 +16,26 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
-from envforge.base.process import ProcessEnd
-from envforge.base.records import Document, Fields, WrongValue, read_text
+from envforge.base.data_files import read_data
+from envforge.base.documents import Document
+from envforge.base.process import ProcessEnd, marked_lines
 from envforge.errors import EnvforgeError
 from envforge.verify.machine.reference_data import event_reasons
-from envforge.verify.training.facts import DeviceFacts, LoadFacts, SpeedFloor
+from envforge.verify.training.facts import MEASUREMENTS, DeviceFacts, LoadFacts, SpeedFloor
 from envforge.verify.values import Signal
 
 if TYPE_CHECKING:
     from envforge.machine.world import World
 
+T = TypeVar("T")
 INTERVAL_S = 0.2
+_OUTPUT = Document(damaged="invalid output of the process", error=EnvforgeError, code="measurement-damaged")
 _START = "import sys; sys.path[:] = sys.argv[1:]; from envforge.verify.training.measurements import main; main()"
 
 
@@ -61,9 +63,8 @@ def sampler_command() -> list[str]:
 @contextlib.contextmanager
 def sampling(world: World) -> Iterator[Samples]:
     """Sample while the block runs, and fill the samples when it ends."""
-    from envforge.base.process import marked_lines  # noqa: PLC0415 - the sampling process doesn't need it
-
     samples = Samples()
+    # a pipe that nobody reads would block the sampler
     with tempfile.TemporaryFile() as file:
         process = subprocess.Popen(
             sampler_command(),
@@ -80,9 +81,8 @@ def sampling(world: World) -> Iterator[Samples]:
                 process.wait(timeout=2.0)
             file.seek(0)
             lines = marked_lines(file.read().decode("utf-8", "replace"))
-            samples.said = tuple(
-                Sample(at=float(line["at"]), uuid=str(line["uuid"]), values=dict(line["values"])) for line in lines
-            )
+            # the last line can be incomplete, because the process was killed
+            samples.said = _OUTPUT.convert(lines, tuple[Sample, ...])
 
 
 def main() -> None:
@@ -114,25 +114,28 @@ def _uuid(pynvml: Any, handle: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+# the values of a sample: the functions of NVML, and their arguments after the handle
+_NVML: dict[str, tuple[str, ...]] = {
+    "reasons": ("nvmlDeviceGetCurrentClocksEventReasons",),
+    "sm_clock_mhz": ("nvmlDeviceGetClockInfo", "NVML_CLOCK_SM"),
+    "max_sm_clock_mhz": ("nvmlDeviceGetMaxClockInfo", "NVML_CLOCK_SM"),
+    "power_mw": ("nvmlDeviceGetPowerUsage",),
+    "power_limit_mw": ("nvmlDeviceGetEnforcedPowerLimit",),
+    "temperature_c": ("nvmlDeviceGetTemperature", "NVML_TEMPERATURE_GPU"),
+    "pcie_generation": ("nvmlDeviceGetCurrPcieLinkGeneration",),
+    "pcie_width": ("nvmlDeviceGetCurrPcieLinkWidth",),
+    "pcie_max_generation": ("nvmlDeviceGetMaxPcieLinkGeneration",),
+    "pcie_max_width": ("nvmlDeviceGetMaxPcieLinkWidth",),
+}
+
+
 def _read(pynvml: Any, handle: Any) -> dict[str, int]:
     """Return the values of one GPU; those that it or its driver lacks are omitted."""
-    sm = pynvml.NVML_CLOCK_SM
-    calls: dict[str, tuple[str, tuple[Any, ...]]] = {
-        "reasons": ("nvmlDeviceGetCurrentClocksEventReasons", (handle,)),
-        "sm_clock_mhz": ("nvmlDeviceGetClockInfo", (handle, sm)),
-        "max_sm_clock_mhz": ("nvmlDeviceGetMaxClockInfo", (handle, sm)),
-        "power_mw": ("nvmlDeviceGetPowerUsage", (handle,)),
-        "power_limit_mw": ("nvmlDeviceGetEnforcedPowerLimit", (handle,)),
-        "temperature_c": ("nvmlDeviceGetTemperature", (handle, pynvml.NVML_TEMPERATURE_GPU)),
-        "pcie_generation": ("nvmlDeviceGetCurrPcieLinkGeneration", (handle,)),
-        "pcie_width": ("nvmlDeviceGetCurrPcieLinkWidth", (handle,)),
-        "pcie_max_generation": ("nvmlDeviceGetMaxPcieLinkGeneration", (handle,)),
-        "pcie_max_width": ("nvmlDeviceGetMaxPcieLinkWidth", (handle,)),
-    }
     found = {}
-    for name, (function, arguments) in calls.items():
-        with contextlib.suppress(pynvml.NVMLError):
-            found[name] = int(getattr(pynvml, function)(*arguments))
+    for name, (function, *constants) in _NVML.items():
+        with contextlib.suppress(pynvml.NVMLError):  # most GPUs lack some of them
+            arguments = [getattr(pynvml, constant) for constant in constants]
+            found[name] = int(getattr(pynvml, function)(handle, *arguments))
     if "reasons" not in found:  # the name of this call before driver 535
         with contextlib.suppress(pynvml.NVMLError):
             found["reasons"] = int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
@@ -155,54 +158,34 @@ def under_load(samples: Sequence[Sample], uuid: str, spans: Sequence[tuple[float
     busy = [s for s in of_gpu if any(start <= s.at <= end for start, end in spans)]
     if not busy:
         return Signal(source=source, unreadable="no NVML sample while the GPU was under load")
-    masks = _values(busy, "reasons")
-    counted = Counter(reason.name for mask in masks for reason in event_reasons(mask))
-    return Signal(
-        value=LoadFacts(
-            samples=len(busy),
-            reasons=dict(sorted(counted.items())) if masks else None,
-            sm_clock_mhz=_middle(busy, "sm_clock_mhz"),
-            max_sm_clock_mhz=_largest(busy, "max_sm_clock_mhz"),
-            power_w=_watts(_middle(busy, "power_mw")),
-            power_limit_w=_watts(_largest(busy, "power_limit_mw")),
-            temperature_c=_largest(busy, "temperature_c"),
-            pcie_generation=_largest(busy, "pcie_generation"),
-            pcie_width=_largest(busy, "pcie_width"),
-            pcie_max_generation=_largest(busy, "pcie_max_generation"),
-            pcie_max_width=_largest(busy, "pcie_max_width"),
-        ),
-        source=source,
+    values = {name: [sample.values[name] for sample in busy if name in sample.values] for name in _NVML}
+    counted = Counter(reason.name for mask in values["reasons"] for reason in event_reasons(mask))
+    load = LoadFacts(
+        samples=len(busy),
+        reasons=dict(sorted(counted.items())) if values["reasons"] else None,
+        sm_clock_mhz=_middle(values["sm_clock_mhz"]),
+        max_sm_clock_mhz=max(values["max_sm_clock_mhz"], default=None),
+        power_w=_watts(_middle(values["power_mw"])),
+        power_limit_w=_watts(max(values["power_limit_mw"], default=None)),
+        temperature_c=max(values["temperature_c"], default=None),
+        pcie_generation=max(values["pcie_generation"], default=None),
+        pcie_width=max(values["pcie_width"], default=None),
+        pcie_max_generation=max(values["pcie_max_generation"], default=None),
+        pcie_max_width=max(values["pcie_max_width"], default=None),
     )
+    return Signal(value=load, source=source)
 
 
-def _values(samples: Sequence[Sample], name: str) -> list[int]:
-    return [sample.values[name] for sample in samples if name in sample.values]
-
-
-def _middle(samples: Sequence[Sample], name: str) -> int | None:
-    values = _values(samples, name)
+def _middle(values: Sequence[int]) -> int | None:
     return int(median(values)) if values else None
-
-
-def _largest(samples: Sequence[Sample], name: str) -> int | None:
-    return max(_values(samples, name), default=None)
 
 
 def _watts(milliwatts: int | None) -> float | None:
     return None if milliwatts is None else milliwatts / 1000
 
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 _SLICE = re.compile(r"MIG (\d)g\.")
 _SLICES = 7
-
-
-class SpeedTableError(EnvforgeError):
-    """The table of speeds is invalid."""
 
 
 def floor_of(name: str) -> Signal[SpeedFloor]:
@@ -215,56 +198,95 @@ def floor_of(name: str) -> Signal[SpeedFloor]:
     if part is None:
         return Signal(value=row, source=source)
     share = int(part[1]) / _SLICES
-    return Signal(
-        value=SpeedFloor(
-            model=f"{row.model}, MIG slice of {part[1]}/{_SLICES}",
-            reference_tflops=row.reference_tflops * share,
-            floor_tflops=row.floor_tflops * share,
-            source=row.source,
-            checked=row.checked,
-        ),
-        source=source,
+    value = replace(
+        row,
+        model=f"{row.model}, MIG slice of {part[1]}/{_SLICES}",
+        reference_tflops=row.reference_tflops * share,
+        floor_tflops=row.floor_tflops * share,
     )
+    return Signal(value=value, source=source)
 
 
 @cache
 def speed_table() -> tuple[tuple[re.Pattern[str], SpeedFloor], ...]:
     """Return each row and the pattern of GPU names that it is for, the most specific first."""
-    file = importlib.resources.files("envforge") / "data" / "gpu_speeds.toml"
-    document = Document(
-        damaged=f"invalid data file `{file}`",
-        error=SpeedTableError,
-        code="speed-table-damaged",
-        hint="install envforge again",
-        mapping="a table",
+    table = read_data("gpu_speeds.toml", dict[str, Any])
+    return tuple((re.compile(row["name"]), _floor(row, table["sources"])) for row in table["gpu"])
+
+
+def _floor(row: dict[str, Any], sources: dict[str, str]) -> SpeedFloor:
+    return SpeedFloor(
+        model=row["model"],
+        reference_tflops=float(row["reference_tflops"]),
+        floor_tflops=round(row["reference_tflops"] * row["floor_share"], 1),
+        source=sources[row["source"]],
+        checked=row["checked"],
     )
-    top = Fields(document, "", tomllib.loads(file.read_text(encoding="utf-8")))
-    sources = top.inner("sources")
-    return tuple(_row(row, sources) for row in top.items("gpu"))
 
 
-def _row(row: Fields, sources: Fields) -> tuple[re.Pattern[str], SpeedFloor]:
-    reference, share = row.need("reference_tflops", _read_number), row.need("floor_share", _read_number)
-    floor = SpeedFloor(
-        model=row.need("model", read_text),
-        reference_tflops=reference,
-        floor_tflops=round(reference * share, 1),
-        source=sources.need(row.need("source", read_text), read_text),
-        checked=row.need("checked", read_text),
-    )
-    return re.compile(row.need("name", read_text)), floor
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Properties:
+    """What the measurement ``device`` returns."""
+
+    name: str = ""
+    uuid: str = ""
+    torch: str | None = None
+    cuda: str | None = None
+    capability: str | None = None
+    memory_bytes: int | None = None
+    native_bf16: bool | None = None
+    low: str | None = None
+    threads: int | None = None
 
 
-def _read_number(value: object) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
-        raise WrongValue("a number above 0")
-    return float(value)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Import:
+    """What the measurement ``project`` returns."""
+
+    package: str
+    file: str
 
 
-MEASURES = (
-    "matmul", "convolution", "attention", "learning", "guard", "control", "scaler", "compare", "throughput",
-    "transfer", "repeat", "same_bits", "compiled", "models",
-)  # fmt: skip
+@dataclass(kw_only=True, slots=True)
+class _Lines:
+    """The output of one measuring process."""
+
+    asked: Sequence[str]
+    end: ProcessEnd
+    values: dict[str, Any] = field(default_factory=dict)
+    raised: dict[str, str] = field(default_factory=dict)
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    running: str | None = None
+
+    def hear(self, line: dict[str, Any]) -> None:
+        """Note a measurement that starts, ends, or fails, and when the GPU was under load."""
+        event, name = line.get("event"), str(line.get("measure", ""))
+        if event == "start":
+            self.running = name
+        elif event == "value":
+            self.values[name], self.running = line.get("value"), None
+        elif event == "raised":
+            # CUDA errors can contain pages of advice
+            self.raised[name], self.running = str(line.get("error"))[:2000], None
+        elif event in ("load", "copies"):
+            self.spans.append((float(line["from"]), float(line["to"])))
+
+    def signal(self, name: str, kind: type[T]) -> Signal[T]:
+        """Return the value of a measurement, or why there is none."""
+        source = f"measurement `{name}`"
+        if name not in self.values:
+            return Signal(source=source, unreadable=self.raised.get(name) or self._why_not(name))
+        try:
+            return Signal(value=_OUTPUT.convert(self.values[name], kind), source=source)
+        except EnvforgeError as error:
+            return Signal(source=source, unreadable=error.message)
+
+    def _why_not(self, name: str) -> str:
+        if name not in self.asked:
+            return "not measured at this depth"
+        if self.running == name:
+            return f"{self.end.in_words} in this measurement"
+        return f"not reached: {self.end.in_words}"
 
 
 def device_facts(
@@ -275,71 +297,33 @@ def device_facts(
     samples: Sequence[Sample] = (),
 ) -> DeviceFacts:
     """Return the measurements that finished, the one that ran when the process died, and why others are missing."""
-    values: dict[str, Any] = {}
-    raised: dict[str, str] = {}
-    spans: list[tuple[float, float]] = []
-    running: str | None = None
+    found = _Lines(asked=asked, end=end)
     for line in lines:
-        event, name = line.get("event"), str(line.get("measure", ""))
-        if event == "start":
-            running = name
-        elif event == "value":
-            values[name], running = line.get("value"), None
-        elif event == "raised":
-            raised[name], running = str(line.get("error"))[:2000], None
-        elif event in ("load", "copies"):
-            spans.append((float(line["from"]), float(line["to"])))
-    known = values.get("device") or {}
-    known_facts = ("torch", "cuda", "capability", "memory_bytes", "native_bf16", "low", "threads")
-    signals: dict[str, Any] = {name: known.get(name) for name in known_facts}
-    signals |= {name: _signal(name, values, raised, _why_not(name, asked, end, running)) for name in MEASURES}
+        found.hear(line)
+    known = found.signal("device", _Properties).value or _Properties()  # the process may have died before
+    properties: dict[str, Any] = {each.name: getattr(known, each.name) for each in fields(known) if each.name != "uuid"}
+    kinds = get_type_hints(DeviceFacts)
+    signals: dict[str, Any] = {
+        name: found.signal(name, get_args(kinds[name])[0]) for name in MEASUREMENTS if name not in ("device", "project")
+    }
     is_gpu = device.startswith("cuda")
-    uuid = str(known.get("uuid") or "")
-    load: Signal[LoadFacts] = Signal(unreadable="no GPU")
-    floor: Signal[SpeedFloor] = Signal(unreadable="no GPU")
-    if is_gpu:
-        load, floor = under_load(samples, uuid, spans), floor_of(str(known.get("name", "")))
+    no_gpu: Signal[Any] = Signal(unreadable="no GPU")
     return DeviceFacts(
         device=device,
         is_gpu=is_gpu,
         process=end,
         asked=tuple(asked),
-        running=running,
-        raised=raised,
-        load=load,
-        floor=floor,
-        project=_project(values, raised, _why_not("project", asked, end, running)),
-        name=str(known.get("name", "")),
+        running=found.running,
+        raised=found.raised,
+        load=under_load(samples, known.uuid, found.spans) if is_gpu else no_gpu,
+        floor=floor_of(known.name) if is_gpu else no_gpu,
+        project=_project(found.signal("project", _Import)),
+        **properties,
         **signals,
     )
 
 
-def _why_not(name: str, asked: Sequence[str], end: ProcessEnd, running: str | None) -> str:
-    if name not in asked:
-        return "not measured at this depth"
-    if running == name:
-        return f"{end.in_words} in this measurement"
-    return f"not reached: {end.in_words}"
-
-
-def _project(values: dict[str, Any], raised: dict[str, str], why_not: str) -> Signal[str]:
-    if "project" in values:
-        return Signal(value=str(values["project"]["package"]), source=str(values["project"]["file"]))
-    return Signal(unreadable=raised.get("project", why_not))
-
-
-def _signal(name: str, values: dict[str, Any], raised: dict[str, str], why_not: str) -> Signal[Any]:
-    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - heavy, and only `verify` needs it
-
-    source = f"measurement `{name}`"
-    if name in raised:
-        return Signal(source=source, unreadable=raised[name])
-    if name not in values:
-        return Signal(source=source, unreadable=why_not)
-    kind = get_args(get_type_hints(DeviceFacts)[name])[0]
-    try:
-        return Signal(value=TypeAdapter(kind).validate_python(values[name]), source=source)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        return Signal(source=source, unreadable=f"invalid output of the process: {place}: {first['msg']}")
+def _project(found: Signal[_Import]) -> Signal[str]:
+    if found.value is None:
+        return Signal(unreadable=found.unreadable)
+    return Signal(value=found.value.package, source=found.value.file)

@@ -20,40 +20,24 @@ from envforge.errors import EnvforgeError
 from envforge.machine.probe import probe
 from envforge.project.record import read_project_file
 from envforge.verify.environment.observe import child_environment, locked_torch, machine_facts, prefix_state, python_of
-from envforge.verify.findings import NEEDS, NEEDS_PROJECT
-from envforge.verify.training.facts import CollectiveFacts, DeviceFacts, TrainingFacts
+from envforge.verify.training.facts import MEASUREMENTS, CollectiveFacts, DeviceFacts, TrainingFacts
 from envforge.verify.training.measurements import Samples, device_facts, sampling
-from envforge.verify.values import Cost, Signal
+from envforge.verify.values import COSTS, Cost, Signal
 
 if TYPE_CHECKING:
     from envforge.verify.observe import Situation
 
-WORDS = {
-    "device": "properties of the device",
-    "matmul": "matrix products compared with float64",
-    "convolution": "convolutions compared with float64",
-    "attention": "attention compared with float64",
-    "project": "import of the project",
-    "learning": "training on true labels",
-    "guard": "an update with a NaN inserted",
-    "control": "training on shuffled labels",
-    "scaler": "GradScaler with an overflow",
-    "compare": "AMP and fp32",
-    "throughput": "full load, with clocks and throttle reasons",
-    "transfer": "copies to the GPU and back",
-    "same_bits": "repeated runs of one kernel",
-    "repeat": "a repeated and a resumed run",
-    "compiled": "torch.compile",
-    "models": "models of the size of ResNet-50 and ViT-B",
-}
-# typical relative durations, measured with the smoke test of image-classification; the scale follows from the run
-_TYPICAL_S = {
-    "device": 3.0, "matmul": 1.0, "convolution": 1.0, "attention": 1.0, "project": 1.0, "learning": 10.0, "guard": 1.0,
-    "control": 10.0, "scaler": 2.0, "compare": 8.0, "throughput": 6.0, "transfer": 1.0, "same_bits": 2.0, "repeat": 6.0,
-    "compiled": 40.0, "models": 40.0,
-}  # fmt: skip
 _QUIET_S = 2.0  # until then, the line that names the measurement is recent enough
 _ENOUGH_S = 8.0  # of typical durations must pass before the speed of this run is known
+_START = "import sys; sys.path.append(sys.argv[1]); from envforge_measures.main import main; main(sys.argv[2])"
+# in a child process, because CUDA can hang
+_COUNT_GPUS = """
+import json, torch, warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+print("@envforge " + json.dumps({"count": count, "warnings": [str(each.message) for each in caught]}))
+"""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -76,12 +60,12 @@ class Progress:
             self._running, self._since, self._share = name, self.clock(), 0.0
             self.say(self._line())
         elif event == "update":
-            self._share = line["number"] / max(line["of"], 1)
+            self._share = line["number"] / max(line["of"], 1)  # more exact than the typical duration
         elif event in ("value", "raised") and name == self._running:
             self._taken[name] = self.clock() - self._since
             self._running = ""
-        if event == "raised":
-            self.say(f"{self.device}: {WORDS.get(name, name)}: failed")
+        if event == "raised" and name in self.measures:
+            self.say(f"{self.device}: {MEASUREMENTS[name].text}: failed")
 
     def tick(self, _elapsed_s: float) -> None:
         """Report the measurement that is still running, its time, and the estimate of the time left."""
@@ -93,16 +77,14 @@ class Progress:
         self.say(f"{self._line()} ({elapsed_s:.0f} s{estimate})")
 
     def _line(self) -> str:
-        words = WORDS.get(self._running, self._running)
-        if len(self.measures) == 1:
-            return f"{self.device}: {words}"
-        return f"{self.device} {self.measures.index(self._running) + 1}/{len(self.measures)}: {words}"
+        position = f" {self.measures.index(self._running) + 1}/{len(self.measures)}" * (len(self.measures) > 1)
+        return f"{self.device}{position}: {MEASUREMENTS[self._running].text}"
 
     def _left(self, elapsed_s: float) -> float | None:
         """Return the estimated seconds until the process is done; None while nothing is known."""
         following = self.measures[self.measures.index(self._running) + 1 :]
-        typical_s, taken_s = sum(_TYPICAL_S.get(name, 5.0) for name in self._taken), sum(self._taken.values())
-        current_typical_s = _TYPICAL_S.get(self._running, 5.0)
+        typical_s, taken_s = sum(MEASUREMENTS[name].typical_s for name in self._taken), sum(self._taken.values())
+        current_typical_s = MEASUREMENTS[self._running].typical_s
         if self._share > 0:
             current_s = elapsed_s / self._share
             scale = (taken_s + current_s) / (typical_s + current_typical_s)
@@ -111,30 +93,67 @@ class Progress:
             current_s = scale * current_typical_s
         else:
             return None
-        return max(current_s - elapsed_s, 0.0) + scale * sum(_TYPICAL_S.get(name, 5.0) for name in following)
+        return max(current_s - elapsed_s, 0.0) + scale * sum(MEASUREMENTS[name].typical_s for name in following)
 
 
 def _rounded(seconds: float) -> str:
-    if seconds >= 90:
-        return f"{round(seconds / 60)} min"
-    return f"{max(5, 5 * round(seconds / 5))} s"
-
-
-KERNELS = ("device", "matmul", "convolution", "attention")
-TRAINING = ("project", "learning", "guard", "control", "scaler", "compare")
-START = "import sys; sys.path.append(sys.argv[1]); from envforge_measures.main import main; main(sys.argv[2])"
+    return f"{round(seconds / 60)} min" if seconds >= 90 else f"{max(5, 5 * round(seconds / 5))} s"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Plan:
-    """The values that are the same for all devices."""
+    """The values that are the same for all devices; ``no_package`` is the reason why there is no package."""
 
     situation: Situation
-    prefix: Path
     python: Path
     package: str | None
-    measures: Path
+    no_package: str
+    program: Path
     environment: Mapping[str, str]
+
+    def child(self, *arguments: str) -> Child:
+        """Return a process of the environment's Python."""
+        return Child(
+            command=(str(self.python), *arguments),
+            environment=self.environment,
+            folder=self.situation.project or self.situation.folder,
+            limit_s=self.situation.limit_s,
+        )
+
+    def measuring(self, device: str, measures: tuple[str, ...]) -> Child:
+        """Return the process that takes these measurements one after the other and reports its progress."""
+        specification = {
+            "device": device,
+            "measures": measures,
+            "package": self.package,
+            "project": str(self.situation.project) if self.situation.project else None,
+        }
+        progress = Progress(device=device, measures=measures, say=self.situation.say)
+        child = self.child("-c", _START, str(self.program), json.dumps(specification))
+        return replace(child, hear=progress.hear, tick=progress.tick)
+
+    def measures(self, *, on_gpu: bool, apart: bool) -> tuple[str, ...]:
+        """Return the measurements that a selected check needs and this device can take."""
+        possible = measures_of(self.situation.depth, has_project=self.package is not None, on_gpu=on_gpu, apart=apart)
+        wanted = {name for name in possible if self.situation.wants(name)}
+        if any(MEASUREMENTS[name].of_project for name in MEASUREMENTS if self.situation.wants(name)):
+            wanted.add("project")
+        if any(self.situation.wants(name) for name in MEASUREMENTS):
+            wanted.add("device")
+        return tuple(name for name in possible if name in wanted)
+
+
+def measures_of(depth: Cost, *, has_project: bool, on_gpu: bool, apart: bool = False) -> tuple[str, ...]:
+    """Return the measurements at a depth, either those of the main process or those that run apart."""
+    return tuple(
+        name
+        for name, each in MEASUREMENTS.items()
+        if each.is_apart == apart
+        # a deep run takes all of them
+        and COSTS.index(each.cost) <= COSTS.index(depth)
+        and (has_project or not each.of_project)
+        and (on_gpu or not each.needs_gpu)
+    )
 
 
 def observe_training(situation: Situation) -> TrainingFacts:
@@ -150,37 +169,35 @@ def observe_training(situation: Situation) -> TrainingFacts:
     state, text = prefix_state(situation.prefix)
     python = python_of(situation.prefix) if situation.prefix is not None else None
     if situation.prefix is None or python is None or state not in ("finished", "foreign", "virtual"):
-        return replace(
-            facts, unreadable=text if python is not None or state != "finished" else f"{text}, without Python"
-        )
-    package, why = package_of(situation.project)
+        reason = f"{text}, without Python" if python is None and state == "finished" else text
+        return replace(facts, unreadable=reason)
+    package, no_package = package_of(situation.project)
     facts = replace(facts, python=str(python), package=package)
     with ExitStack() as stack:
-        folder = stack.enter_context(as_file(files("envforge") / "verify" / "training"))
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="envforge-verify-"))
-        environment = {
-            **child_environment(situation.prefix, situation.world.environment),
-            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic runs require it; CUDA reads it only at startup
-            "TMPDIR": scratch,
-        }
-        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):  # set by a launcher, but each process here is independent
-            environment.pop(name, None)
         plan = _Plan(
             situation=situation,
-            prefix=situation.prefix,
             python=python,
             package=package,
-            measures=folder,
-            environment=environment,
+            no_package=no_package,
+            program=stack.enter_context(as_file(files("envforge") / "verify" / "training")),
+            environment=_variables(child_environment(situation.prefix, situation.world.environment), scratch),
         )
         gpus, no_gpu = _gpu_count(plan) if machine.has_nvidia else (0, None)
         names = [f"cuda:{index}" for index in range(gpus)] or ["cpu"]
         # one after the other, so that no device slows another
-        devices = tuple(filter(None, (_measure(plan, name, why) for name in names)))
+        devices = tuple(filter(None, (_measure(plan, name) for name in names)))
         facts = replace(facts, devices=devices, no_gpu=no_gpu)
-        if (gpus > 1 or situation.depth == "deep") and situation.wants("all-reduce-wrong"):
+        if (gpus > 1 or situation.depth == "deep") and situation.wants("collective"):
             facts = _with_collective(facts, plan, gpus)
     return facts
+
+
+def _variables(environment: Mapping[str, str], scratch: str) -> dict[str, str]:
+    # deterministic runs require the first; CUDA reads it only at startup
+    added = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TMPDIR": scratch}
+    launcher = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # set by a launcher, but each process here is independent
+    return {name: value for name, value in {**environment, **added}.items() if name not in launcher}
 
 
 def package_of(project: Path | None) -> tuple[str | None, str]:
@@ -196,114 +213,60 @@ def package_of(project: Path | None) -> tuple[str | None, str]:
     return record.package, ""
 
 
-def measures_of(depth: Cost, *, has_project: bool, on_gpu: bool) -> tuple[str, ...]:
-    """Return the measurements at a depth; ``repeat`` is last because it makes torch deterministic."""
-    if depth == "fast":
-        return KERNELS
-    speed = ("throughput", "transfer") if on_gpu else ()
-    deep = ("same_bits",) if depth == "deep" else ()
-    repeat = ("repeat",) if has_project else ()
-    return (*KERNELS, *(TRAINING if has_project else ()), *speed, *deep, *repeat)
-
-
-def wanted_measures(situation: Situation, measures: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the measurements that a selected check needs."""
-    wanted = {need for check, needs in NEEDS.items() if situation.wants(check) for need in needs}
-    if not wanted.isdisjoint(NEEDS_PROJECT):
-        wanted.add("project")
-    if wanted:
-        wanted.add("device")
-    return tuple(name for name in measures if name in wanted)
-
-
 def _gpu_count(plan: _Plan) -> tuple[int, str | None]:
     """Return the number of GPUs that torch can use, or why there are none."""
-    # in a child process, because CUDA can hang
-    program = (
-        "import torch; usable = torch.cuda.device_count() if torch.cuda.is_available() else 0; "
-        "print('@envforge {\"count\": %d}' % usable)"
-    )
     plan.situation.say("counting the GPUs that torch finds")
-    end, lines = run_child(_child(plan, (str(plan.python), "-c", program)))
+    end, lines = run_child(plan.child("-c", _COUNT_GPUS))
     if lines and lines[-1].get("count"):
         return int(lines[-1]["count"]), None
-    said = [line for line in end.stderr.splitlines() if "Warning" in line or "Error" in line]
-    why = "torch.cuda.is_available() is False" if end.is_good else end.in_words
-    return 0, ": ".join([why, *said[-1:]])[:1000]
+    if not lines:  # the import of torch failed, or CUDA crashed
+        return 0, ": ".join([end.in_words, *end.stderr.splitlines()[-1:]])[:1000]
+    return 0, ": ".join(["torch.cuda.is_available() is False", *lines[-1].get("warnings", [])[-1:]])[:1000]
 
 
-def _measure(plan: _Plan, device: str, why: str) -> DeviceFacts | None:
+def _measure(plan: _Plan, device: str) -> DeviceFacts | None:
     """Return the facts of one device that the selected checks need, or None if they need none."""
     on_gpu = device.startswith("cuda")
-    possible = measures_of(plan.situation.depth, has_project=plan.package is not None, on_gpu=on_gpu)
-    asked = wanted_measures(plan.situation, possible)
+    asked = plan.measures(on_gpu=on_gpu, apart=False)
     if not asked:
         return None
     with sampling(plan.situation.world) if on_gpu else nullcontext(Samples()) as samples:
-        end, lines = run_child(_measuring(plan, device, asked))
+        end, lines = run_child(plan.measuring(device, asked))
     facts = device_facts(device, asked, end, lines, samples.said)
     if plan.package is None:
-        facts = replace(facts, project=Signal(unreadable=why))
-    if plan.situation.depth == "deep" and end.is_good:
-        for measure in _apart(plan, on_gpu=on_gpu):
+        facts = replace(facts, project=Signal(unreadable=plan.no_package))
+    if end.is_good:  # a broken driver would cost the time limit again
+        for measure in plan.measures(on_gpu=on_gpu, apart=True):
             facts = _with_measure(facts, plan, measure)
     return facts
 
 
-def _apart(plan: _Plan, *, on_gpu: bool) -> tuple[str, ...]:
-    """Return the measurements that get their own process and time limit: compilers hang, large models are slow."""
-    possible = (*(("models",) if on_gpu else ()), *(("compiled",) if plan.package is not None else ()))
-    return tuple(name for name in wanted_measures(plan.situation, possible) if name in possible)
-
-
 def _with_measure(facts: DeviceFacts, plan: _Plan, measure: str) -> DeviceFacts:
     """Add one measurement in its own process, so that a crash doesn't affect the others."""
-    end, lines = run_child(_measuring(plan, facts.device, (measure,)))
+    end, lines = run_child(plan.measuring(facts.device, (measure,)))
     own = device_facts(facts.device, (measure,), end, lines)
     signal: Signal[Any] = getattr(own, measure)
     died = signal.value is None and not own.raised and not end.is_late  # a timeout doesn't prove an error
-    raised = {measure: end.in_words} if died else dict(own.raised)
+    raised = {measure: end.in_words} if died else own.raised
     added: dict[str, Any] = {measure: signal}
     return replace(facts, asked=(*facts.asked, measure), raised={**facts.raised, **raised}, **added)
-
-
-def _measuring(plan: _Plan, device: str, measures: tuple[str, ...]) -> Child:
-    """Return the process that takes these measurements one after the other and reports its progress."""
-    specification = {
-        "device": device,
-        "measures": measures,
-        "package": plan.package,
-        "project": str(plan.situation.project) if plan.situation.project else None,
-    }
-    command = (str(plan.python), "-c", START, str(plan.measures), json.dumps(specification))
-    progress = Progress(device=device, measures=tuple(measures), say=plan.situation.say)
-    return replace(_child(plan, command), hear=progress.hear, tick=progress.tick)
-
-
-def _child(plan: _Plan, command: tuple[str, ...]) -> Child:
-    return Child(
-        command=command,
-        environment=plan.environment,
-        folder=plan.situation.project or plan.situation.folder,
-        limit_s=plan.situation.limit_s,
-    )
 
 
 def _with_collective(facts: TrainingFacts, plan: _Plan, gpus: int) -> TrainingFacts:
     """Run an all-reduce with torchrun: over NCCL with two or more GPUs, else over gloo with two processes."""
     backend, ranks = ("nccl", gpus) if gpus > 1 else ("gloo", 2)
-    program = plan.measures / "envforge_measures" / "collective.py"
-    command = (str(plan.python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
     what = f"all-reduce over {ranks} processes with torchrun and {backend}"
     plan.situation.say(what)
-    child = _child(plan, (*command, str(program), backend))
+    child = plan.child(*torchrun, str(plan.program / "envforge_measures" / "collective.py"), backend)
     end, lines = run_child(replace(child, tick=lambda elapsed_s: plan.situation.say(f"{what} ({elapsed_s:.0f} s)")))
     source = f"torchrun --nproc-per-node {ranks}, {backend}"
-    said = [line for line in lines if line.get("event") == "rank"]
+    said = [line for line in lines if line.get("event") == "rank"]  # torchrun mixes the output of its processes
     if len(said) != ranks:
         last = end.stderr.splitlines()[-1] if end.stderr else "no output"
         why = f"{len(said)} of {ranks} processes finished: {end.in_words}: {last[:300]}"
         return replace(facts, collective=Signal(source=source, unreadable=why), collective_process=end)
+    # the slowest process decides when all have the sum
     size, seconds = int(said[0]["bytes"]), max(float(line["seconds"]) for line in said)
     value = CollectiveFacts(
         backend=backend,

@@ -44,11 +44,13 @@ dependencies:
 """
 
 
-def package(name: str, version: str, *depends: str, made: dt.datetime | None = OLD, build: str = "0") -> Package:
+def package(
+    name: str, version: str, *depends: str, made: dt.datetime | None = OLD, build: str = "0", subdir: str = "linux-64"
+) -> Package:
     """A package without files, made at a date."""
     stamp = None if made is None else int(made.timestamp() * 1000)
     return Package(
-        name=name, version=version, depends=depends, build=build, subdir="linux-64", timestamp_ms=stamp, license="MIT"
+        name=name, version=version, depends=depends, build=build, subdir=subdir, timestamp_ms=stamp, license="MIT"
     )
 
 

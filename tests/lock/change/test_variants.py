@@ -12,7 +12,7 @@ from envforge.errors import EnvforgeError
 from envforge.lock.lockfile import list_variants, read_lockfile
 from envforge.lock.variant_choice import choose_variant
 from envforge.lock.variants import derive_variant, parse_variant
-from envforge.machine.profiles import load_machine
+from envforge.machine.record import load_machine
 from envforge.pytorch.matrix import load_matrix
 from tests.lock.change.conftest import Project
 from tests.lock.torchindex import PUBLIC, wheel

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from envforge.base.net import Mirrors
-from envforge.lock.solver.channels import Naming, hide_url_secrets
+from envforge.lock.solver.channels import Naming
 from tests.lock.solver.channel import package
 from tests.lock.solver.conftest import Ask
 from tests.support.channel import Channel
@@ -63,18 +63,6 @@ def test_a_word_that_is_no_channel_is_refused_without_its_secrets(create: Ask, w
 
     assert reason in message
     assert "pw@" not in message
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("http://joe:pw@host/x and https://joe@host", "http://host/x and https://host"),
-        ("https://host/t/ab-12/channel", "https://host/t/<TOKEN>/channel"),
-        ("https://host/channel", "https://host/channel"),
-    ],
-)
-def test_credentials_are_hidden(text: str, shown: str) -> None:
-    assert hide_url_secrets(text) == shown
 
 
 @pytest.fixture

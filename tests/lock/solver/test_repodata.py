@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import socket
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.lock.solver.conftest import Ask
-from tests.support.loopback import Fault, Loopback
+from tests.support.loopback import Fault, Loopback, Request, Response
 
 SHARDS = "/linux-64/repodata_shards.msgpack.zst"
 COMPRESSED = "/linux-64/repodata.json.zst"
@@ -175,3 +176,33 @@ def test_misspelled_channel_gets_the_nearest_known_one(create: Ask, channel: Pat
         hints = create("conda-forg", "libb", ENVFORGE_MIRRORS=mirrors).json["hints"]
 
     assert hints == [{"purpose": "did you mean channel `conda-forge`?", "command": ""}]
+
+
+@pytest.mark.parametrize("source", ["netrc", "url", "variables", "wrong"])
+def test_channel_is_read_with_credentials(
+    create: Ask, channel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    expected = f"Basic {base64.b64encode(b'ada:s3cret').decode()}"
+
+    def guarded(request: Request) -> Response:
+        place = channel / request.path.lstrip("/")
+        if request.headers.get("authorization") != expected:
+            return Response(body=b"", status=401)
+        return Response(body=place) if place.is_file() else Response(body=b"", status=404)
+
+    with Loopback(guarded) as server:
+        host = server.url.partition("://")[2]
+        word = "s3cret" if source == "netrc" else "x"
+        (tmp_path / "netrc").write_text(f"machine 127.0.0.1 login ada password {word}\n")
+        (tmp_path / "netrc").chmod(0o600)
+        for name, value in (("NETRC", str(tmp_path / "netrc")), ("ADA", "ada"), ("WORD", "s3cret")):
+            monkeypatch.setenv(name, value)
+        user = {"url": "ada:s3cret@", "variables": "$ADA:${WORD}@"}.get(source, "")
+        answer = create(f"http://{user}{host}", "libb")
+
+    if source == "wrong":
+        assert "401" in answer.message
+    else:
+        assert answer.packages == WANTED
+    if source == "netrc":
+        assert "s3cret" not in str(answer.json)

@@ -7,10 +7,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from envforge.prefix.audit import audit
-from envforge.prefix.audit_report import AuditReport, AuditRequest, Repair
-from envforge.prefix.repair import repair
-from envforge.prefix.values import InstallRequest
+from envforge.prefix.audit import audit, repair
+from envforge.prefix.values import AuditReport, AuditRequest, InstallRequest, Repair
 from tests.prefix.install.support import NO_WAIT, Noted, Place
 from tests.support.channel import SITE_PACKAGES, SUBDIR
 

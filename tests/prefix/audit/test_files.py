@@ -10,8 +10,8 @@ import pytest
 
 from envforge.errors import EnvforgeError
 from envforge.prefix.audit import audit
-from envforge.prefix.audit_report import AuditRequest
 from envforge.prefix.journal import read_journal, write_journal
+from envforge.prefix.values import AuditRequest
 from tests.prefix.audit.support import Audited, age, edit
 from tests.support.channel import SITE_PACKAGES, SUBDIR
 

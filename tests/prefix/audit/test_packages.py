@@ -10,7 +10,7 @@ import yaml
 from uv import find_uv_bin
 
 from envforge.prefix.audit import audit
-from envforge.prefix.audit_report import AuditRequest
+from envforge.prefix.values import AuditRequest
 from tests.prefix.audit.support import Audited, edit
 from tests.prefix.install.support import LockWriter
 from tests.support.channel import SUBDIR, Channel

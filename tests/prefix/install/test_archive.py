@@ -1,190 +1,414 @@
-"""An archive with a member that leads outside the package is rejected before anything is unpacked."""
+"""A package can't write, link, or delete anything outside the prefix, whatever its archive contains."""
 
 from __future__ import annotations
 
+import bz2
+import hashlib
 import io
 import json
+import os
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import zstandard
 
 from envforge.errors import EnvforgeError
-from envforge.lock.lockfile import LockedPackage
-from envforge.lock.plan import Artifact, Digest
-from envforge.prefix.archive import check_archive
-from tests.prefix.install.support import LockWriter, Place
-from tests.support.channel import Channel, File, Package, Written, text_package, write_package
-from tests.support.loopback import Loopback
-from tests.support.wheel import sha256_of
+from envforge.lock.plan import make_plan, read_any_lock
+from envforge.prefix.conda_packages import check_path
+from tests.prefix.install.support import LockWriter, Noted, Place, tree
+from tests.support.channel import SITE_PACKAGES, Channel, File, Package, Written, text_package, write_package
+from tests.support.wheel import sha256_of, text_wheel
+
+Member = tuple[tarfile.TarInfo, bytes]
+REFUSED = {"archive-refused", "archive-damaged", "archive-differs"}
 
 
-def _artifact(name: str) -> Artifact:
-    package = LockedPackage(
-        name="evil",
-        version="1.0",
-        manager="conda",
-        platform="linux-64",
-        url=f"https://conda.example/{name}",
-        sha256="0" * 64,
-        md5=None,
-        category="main",
-        optional=False,
-        dependencies=(),
-    )
-    return Artifact(package=package, digest=Digest(algorithm="sha256", hex="0" * 64))
-
-
-def _member(name: str, **fields: object) -> tarfile.TarInfo:
+def _member(name: str, data: bytes = b"", **fields: Any) -> Member:
     member = tarfile.TarInfo(name)
+    member.size = len(data)
     for key, value in fields.items():
         setattr(member, key, value)
-    return member
+    return member, data
 
 
-EVIL = {
-    "parent": _member("../outside.txt"),
-    "inner parent": _member("share/../../outside.txt"),
-    "absolute": _member("/etc/outside.txt"),
-    "backslash parent": _member("share\\..\\..\\outside.txt"),
-    "drive": _member("C:/outside.txt"),
-    "symlink up": _member("share/link", type=tarfile.SYMTYPE, linkname="../../outside"),
-    "symlink absolute": _member("share/link", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
-    "hardlink up": _member("link", type=tarfile.LNKTYPE, linkname="../outside"),
-    "hardlink absolute": _member("link", type=tarfile.LNKTYPE, linkname="/etc/passwd"),
-    "device": _member("null", type=tarfile.CHRTYPE),
-    "pipe": _member("pipe", type=tarfile.FIFOTYPE),
-}
+def _symlink(name: str, target: str) -> Member:
+    return _member(name, type=tarfile.SYMTYPE, linkname=target)
 
 
-def _write(path: Path, members: list[tarfile.TarInfo]) -> Path:
+def _hardlink(name: str, target: str) -> Member:
+    return _member(name, type=tarfile.LNKTYPE, linkname=target)
+
+
+def _listed(*paths: str, kind: str = "hardlink") -> bytes:
+    rows = [{"_path": path, "path_type": kind} for path in paths]
+    return json.dumps({"paths": rows, "paths_version": 1}).encode()
+
+
+def _index(**changes: object) -> Member:
+    return _member("info/index.json", json.dumps(Package(name="evil", version="1.0").index() | changes).encode())
+
+
+def _tar(members: list[Member]) -> bytes:
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:bz2" if path.suffix == ".bz2" else "w") as archive:
-        for member in members:
-            archive.addfile(member, io.BytesIO(b""))
-    if path.suffix == ".bz2":
-        path.write_bytes(stream.getvalue())
-        return path
-    with zipfile.ZipFile(path, "w") as outer:
-        outer.writestr("metadata.json", '{"conda_pkg_format_version": 2}')
-        outer.writestr("pkg-evil.tar.zst", zstandard.compress(stream.getvalue()))
-    return path
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for member, data in members:
+            archive.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
 
 
-@pytest.mark.parametrize("kind", EVIL)
+def _write(folder: Path, members: list[Member], extension: str, stem: str = "evil-1.0-0") -> Written:
+    """Write an archive with exactly these members below ``folder``, which is a channel."""
+    path = folder / "linux-64" / f"{stem}{extension}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if extension == ".tar.bz2":
+        path.write_bytes(bz2.compress(_tar(members)))
+    else:
+        with zipfile.ZipFile(path, "w") as outer:
+            outer.writestr("metadata.json", '{"conda_pkg_format_version": 2}')
+            for part in ("pkg", "info"):
+                chosen = [each for each in members if ("info" in each[0].name.split("/")) == (part == "info")]
+                outer.writestr(f"{part}-{stem}.tar.zst", zstandard.compress(_tar(chosen)))
+    package = Package(name="evil", version="1.0")
+    md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    return Written(package=package, path=path, size=path.stat().st_size, sha256=sha256_of(path), md5=md5)
+
+
+def _lock(folder: Path, *written: Written) -> Path:
+    return LockWriter(folder.as_uri()).conda(*written).write(folder.parent / "conda-lock.yml")
+
+
+LIST = "info/paths.json"
+OUTSIDE = "../outside.txt"
+# each variant would make rattler write, link, or read outside the prefix, or in the directories of the records
+ATTACKS: dict[str, list[Member]] = {
+    "list": [_index(), _member(LIST, _listed(OUTSIDE)), _member("outside.txt", b"x")],
+    "list with a dot": [_index(), _member(f"./{LIST}", _listed(OUTSIDE))],
+    "list with two slashes": [_index(), _member("info//paths.json", _listed(OUTSIDE))],
+    "list that is a link": [_index(), _member("info/real.json", _listed(OUTSIDE)), _symlink(LIST, "real.json")],
+    "list that is a hard link": [
+        _index(),
+        _member("info/real.json", _listed(OUTSIDE)),
+        _hardlink(LIST, "info/real.json"),
+    ],
+    "list twice": [_index(), _member(LIST, _listed("a")), _member(LIST, _listed(OUTSIDE)), _member("a")],
+    "list in an array": [
+        _index(),
+        _member(LIST, json.dumps([[{"_path": OUTSIDE, "path_type": "softlink"}], 1]).encode()),
+    ],
+    "older list": [_index(), _member("info/files", f"{OUTSIDE}\n".encode())],
+    "list of an absolute path": [_index(), _member(LIST, _listed("/tmp/outside.txt"))],
+    "list of a directory": [_index(), _member(LIST, _listed("../outside", kind="directory"))],
+    "list up and down": [_index(), _member(LIST, _listed("share/../../outside.txt")), _member("share/a", b"x")],
+    "list of nothing": [_index(), _member(LIST, _listed(""))],
+    "list of a NUL": [_index(), _member(LIST, _listed("a\0b"))],
+    "list of conda's records": [
+        _index(),
+        _member(LIST, _listed("conda-meta/fake-1.0-0.json")),
+        _member("conda-meta/fake-1.0-0.json", b"{}"),
+    ],
+    "list of envforge's records": [
+        _index(),
+        _member(LIST, _listed(".envforge/journal.json")),
+        _member(".envforge/journal.json", b"{}"),
+    ],
+    "list of a missing file": [_index(), _member(LIST, _listed("share/missing"))],
+    "link up": [_index(), _member(LIST, _listed("share/l")), _symlink("share/l", "../../outside")],
+    "absolute link": [_index(), _member(LIST, _listed("share/l")), _symlink("share/l", "/etc")],
+    "link over two links": [
+        _index(),
+        _member(LIST, _listed("a/b/up", "s")),
+        _member("a/b/x", b"x"),
+        _symlink("a/b/up", "../.."),
+        _symlink("s", "a/b/up/../outside"),
+    ],
+    "hard link to a link": [
+        _index(),
+        _member(LIST, _listed("a/b/l", "l")),
+        _member("target/x", b"x"),
+        _symlink("a/b/l", "../../target"),
+        _hardlink("l", "a/b/l"),
+    ],
+    "hard link up": [_index(), _member(LIST, _listed("l")), _hardlink("l", "../outside")],
+    "file through a link": [_index(), _member(LIST, _listed("l/x")), _symlink("l", ".."), _member("l/x", b"x")],
+    "link to the records": [
+        _index(),
+        _member(LIST, _listed("l", "l2/x")),
+        _symlink("l", "conda-meta"),
+        _member("l2/x", b"x"),
+    ],
+    "metadata that is a device": [_index(), _symlink(LIST, "/dev/zero")],
+    "program up": [
+        _index(noarch="python", subdir="noarch"),
+        _member(LIST, _listed()),
+        _member("info/link.json", b'{"noarch": {"type": "python", "entry_points": ["../../x = a:b"]}}'),
+    ],
+    "absolute program": [
+        _index(noarch="python", subdir="noarch"),
+        _member(LIST, _listed()),
+        _member("info/link.json", b'{"noarch": {"type": "python", "entry_points": ["/tmp/x = a:b"]}}'),
+    ],
+    "programs in an array": [
+        _index(noarch="python", subdir="noarch"),
+        _member(LIST, _listed()),
+        _member("info/link.json", b'[{"type": "python", "entry_points": ["../x = a:b"]}, 1]'),
+    ],
+    "build up": [_index(build="0/../../../x"), _member(LIST, _listed())],
+}
+NOT_A_LIST = ("null", "[]", "7", '{"paths": null}', '{"paths": [7], "paths_version": 1}', "[" * 100_000, "\xff", "")
+
+
+@pytest.fixture
+def outside(place: Place) -> Callable[[], dict[str, str]]:
+    """What lies around the prefix, of which no package may change anything."""
+    place.prefix.parent.mkdir(exist_ok=True)
+    (place.folder / "outside.txt").write_text("mine\n")
+
+    def around() -> dict[str, str]:
+        return {name: held for name, held in tree(place.folder).items() if not name.startswith(("cache/", "own/"))}
+
+    return around
+
+
 @pytest.mark.parametrize("extension", [".conda", ".tar.bz2"])
-def test_a_member_that_leaves_the_package_is_refused(tmp_path: Path, kind: str, extension: str) -> None:
-    path = _write(tmp_path / f"evil-1.0-0{extension}", [_member("share/good.txt"), EVIL[kind]])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_package_is_refused_before_anything_changes(
+    place: Place, outside: Callable[[], dict[str, str]], attack: str, extension: str
+) -> None:
+    lock = _lock(place.folder / "own", _write(place.folder / "own", ATTACKS[attack], extension))
+    before = outside()
     with pytest.raises(EnvforgeError) as caught:
-        check_archive(path, _artifact(path.name))
+        place.install(lock)
+    assert caught.value.code in REFUSED
+    assert f"evil-1.0-0{extension}" in caught.value.message
+    assert outside() == before
+    assert not place.prefix.exists()
+    assert not list((place.cache / "files").rglob("*.conda*[!k]"))  # the next attempt downloads it again
+
+
+@pytest.mark.parametrize("text", NOT_A_LIST)
+@pytest.mark.parametrize("name", ["paths.json", "link.json", "index.json"])
+def test_package_with_invalid_metadata_is_refused(place: Place, name: str, text: str) -> None:
+    noarch = {"noarch": "python", "subdir": "noarch"}
+    members = {LIST: _member(LIST, _listed()), "info/index.json": _index(**noarch)}
+    members[f"info/{name}"] = _member(f"info/{name}", text.encode("latin1"))
+    with pytest.raises(EnvforgeError) as caught:
+        place.install(_lock(place.folder / "own", _write(place.folder / "own", list(members.values()), ".conda")))
+    assert caught.value.code == "archive-damaged"
+    assert caught.value.exit_code == 1
+    assert not place.prefix.exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.BLKTYPE])
+def test_devices_and_pipes_become_plain_files(place: Place, kind: bytes) -> None:
+    members = [_index(), _member(LIST, _listed("share/x")), _member("share/x", type=kind, devmajor=1, devminor=3)]
+    place.install(_lock(place.folder / "own", _write(place.folder / "own", members, ".conda")))
+    assert (place.prefix / "share" / "x").read_bytes() == b""
+
+
+def test_programs_lose_the_right_to_change_the_user(place: Place) -> None:
+    members = [_index(), _member(LIST, _listed("bin/x")), _member("bin/x", b"x", mode=0o6755)]
+    place.install(_lock(place.folder / "own", _write(place.folder / "own", members, ".conda")))
+    assert (place.prefix / "bin" / "x").stat().st_mode & 0o7777 == 0o755
+
+
+def test_names_that_differ_only_in_case_are_refused_on_macos(place: Place) -> None:
+    members = [_index(subdir="osx-64"), _member(LIST, _listed("share/A", "share/a"))]
+    members += [_member("share/A", b"1"), _member("share/a", b"2")]
+    lock = _lock(place.folder / "own", _write(place.folder / "own", members, ".conda"))
+    lock.write_text(
+        lock.read_text().replace("platform: linux-64", "platform: osx-64").replace("- linux-64", "- osx-64")
+    )
+    with pytest.raises(EnvforgeError, match="on a disk that ignores case"):
+        place.install(lock, platform="osx-64")
+
+
+def test_links_that_stay_inside_are_linked(place: Place) -> None:
+    files = (
+        File(path="lib/b/x", data=b"x"),
+        File(path="lib/a/link", link_to="../b"),
+        File(path="lib/..name/x..y", data=b"y"),
+    )
+    channel = Channel(place.folder / "own")
+    channel.add(Package(name="good", version="1.0", files=files))
+    place.install(
+        LockWriter(channel.folder.as_uri()).conda(*channel.packages.values()).write(place.folder / "lock.yml")
+    )
+    assert (place.prefix / "lib/a/link/x").read_bytes() == b"x"
+
+
+def test_two_packages_can_not_leave_through_each_other_s_links(place: Place) -> None:
+    channel = Channel(place.folder / "own")
+    inner = (File(path="d/e/f", data=b""), File(path="d/e/up", link_to="../.."))
+    channel.add(
+        Package(name="one", version="1.0", files=inner),
+        # inside the package, whose `d` is a directory; outside together with the link of the other
+        Package(name="two", version="1.0", files=(File(path="x/out", link_to="../d/e/up/../outside"),)),
+    )
+    lock = _lock(channel.folder, *channel.packages.values())
+    with pytest.raises(EnvforgeError, match="a link to a path outside"):
+        place.install(lock)
+    assert not place.prefix.exists()
+
+
+def test_package_is_not_linked_through_a_link_of_the_user(place: Place, channel: Channel) -> None:
+    own = Channel(place.folder / "own")
+    own.add(text_package("first", "1.0", {"etc/first.txt": "1"}), text_package("second", "1.0", {"share/x/a.txt": "2"}))
+    first, second = own.packages["first"], own.packages["second"]
+    place.install(LockWriter(own.folder.as_uri()).conda(first).write(place.folder / "first.yml"))
+    elsewhere = place.folder / "elsewhere"
+    elsewhere.mkdir()
+    (place.prefix / "share").symlink_to(elsewhere)
+    both = LockWriter(own.folder.as_uri()).conda(first, second).write(place.folder / "both.yml")
+    with pytest.raises(EnvforgeError) as caught:
+        place.install(both)
     assert caught.value.code == "archive-refused"
-    assert EVIL[kind].name in caught.value.message
+    assert not list(elsewhere.iterdir())
 
 
-@pytest.mark.parametrize("extension", [".conda", ".tar.bz2"])
-def test_links_that_stay_inside_are_accepted(tmp_path: Path, extension: str) -> None:
-    inside = _member("lib/a/link", type=tarfile.SYMTYPE, linkname="../b")
-    same = _member("link", type=tarfile.LNKTYPE, linkname="lib/b")
-    dots = _member("lib/..name/x..y")
-    path = _write(tmp_path / f"good-1.0-0{extension}", [_member("lib/b"), inside, same, dots])
-    check_archive(path, _artifact(path.name))
+def test_conda_packages_with_a_common_file_are_reported(place: Place) -> None:
+    own = Channel(place.folder / "own")
+    own.add(text_package("one", "1.0", {"share/same.txt": "1"}), text_package("two", "1.0", {"share/same.txt": "2"}))
+    progress = Noted()
+    place.install(_lock(own.folder, *own.packages.values()), progress)
+    assert any("`one` and `two` both contain `share/same.txt`" in note for note in progress.notes)
 
 
-@pytest.mark.parametrize("name", ["../x.py", "/x.py", "a/../../x.py"])
-def test_a_wheel_with_a_member_that_leaves_it_is_refused(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "evil-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("evil-1.0.dist-info/RECORD", "")
-        archive.writestr(name, "")
-    with pytest.raises(EnvforgeError, match="is a path outside the package"):
-        check_archive(path, _artifact(path.name))
+def test_records_have_the_mode_of_the_umask(place: Place) -> None:
+    own = Channel(place.folder / "own")
+    own.add(text_package("one", "1.0", {"share/one.txt": "1"}))
+    before = os.umask(0o022)
+    try:
+        place.install(_lock(own.folder, *own.packages.values()))
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (place.prefix / "conda-meta").iterdir()}
+    assert set(modes.values()) == {0o644}, modes
 
 
-def test_a_wheel_with_a_link_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "evil-1.0-py3-none-any.whl"
-    member = zipfile.ZipInfo("link")
-    member.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("evil-1.0.dist-info/RECORD", "")
-        archive.writestr(member, "/etc/passwd")
-    with pytest.raises(EnvforgeError, match="is a link"):
-        check_archive(path, _artifact(path.name))
-
-
-def test_a_list_of_files_that_names_one_outside_is_refused(tmp_path: Path) -> None:
-    document = {"paths": [{"_path": "../../outside", "path_type": "hardlink"}], "paths_version": 1}
-    package = text_package("evil", "1.0", {"share/a": "a"}, info={"paths.json": json.dumps(document).encode()})
-    path = write_package(package, tmp_path / "evil-1.0-0.conda").path
-    with pytest.raises(EnvforgeError) as caught:
-        check_archive(path, _artifact(path.name))
-    assert "../../outside" in caught.value.message
-
-
-def test_a_program_name_that_leaves_the_prefix_is_refused(tmp_path: Path) -> None:
-    package = Package(name="evil", version="1.0", noarch="python", subdir="noarch", entry_points=("../../x = a:b",))
-    path = write_package(package, tmp_path / "evil-1.0-0.conda").path
-    with pytest.raises(EnvforgeError) as caught:
-        check_archive(path, _artifact(path.name))
-    assert caught.value.code == "archive-refused"
-
-
-def test_a_file_that_is_no_archive_is_refused_with_its_name(tmp_path: Path) -> None:
-    path = tmp_path / "evil-1.0-0.conda"
+def test_file_that_is_no_archive_is_refused_with_its_name(place: Place) -> None:
+    written = write_package(text_package("evil", "1.0", {}), place.folder / "evil-1.0-0.conda")
+    folder = place.folder / "own" / "linux-64"
+    folder.mkdir(parents=True)
+    path = folder / written.path.name
     path.write_bytes(b"not a zip")
+    fake = Written(package=written.package, path=path, size=9, sha256=sha256_of(path), md5="0" * 32)
     with pytest.raises(EnvforgeError) as caught:
-        check_archive(path, _artifact(path.name))
+        place.install(_lock(place.folder / "own", fake))
     assert caught.value.code == "archive-damaged"
     assert path.name in caught.value.message
 
 
-def test_an_install_of_a_refused_archive_leaves_nothing(
-    server: Loopback, channel: Channel, place: Place, tmp_path: Path
-) -> None:
-    folder = tmp_path / "evil"
-    evil = Channel(folder)
-    evil.add(Package(name="evil", version="1.0", files=(File(path="share/link", link_to="../../../outside"),)))
-    with Loopback(folder) as other:
-        lock = LockWriter(other.url).conda(evil.packages["evil"]).write(tmp_path / "conda-lock.yml")
-        with pytest.raises(EnvforgeError) as caught:
-            place.install(lock)
-    assert caught.value.code == "archive-refused"
+@pytest.mark.parametrize("name", ["", ".", "..", "/x", "a//b", "./a", "a/../b", "a\\..\\b", "C:/x", "a\0b", "\\x"])
+def test_path_outside_is_refused(name: str, place: Place) -> None:
+    lock = _lock(place.folder / "own", _write(place.folder / "own", [_index()], ".conda"))
+    (artifact,) = make_plan(read_any_lock(lock, "linux-64"), "linux-64", lock).conda
+    check_path(artifact, "lib/..name/x..y")
+    with pytest.raises(EnvforgeError):
+        check_path(artifact, name)
+
+
+Wheel = dict[str, str]
+INFO = "evil-1.0.dist-info"
+EVIL_WHEELS: dict[str, Wheel] = {
+    "parent": {"../x.py": ""},
+    "absolute": {"/x.py": ""},
+    "inner parent": {"a/../../x.py": ""},
+    "backslash": {"a\\..\\..\\x.py": ""},
+    "two slashes": {"a//x.py": ""},
+    "conda's records": {"evil-1.0.data/data/conda-meta/fake-1.0-0.json": "{}"},
+    "conda's records in capitals": {"evil-1.0.data/data/Conda-Meta/fake-1.0-0.json": "{}"},
+    "envforge's records": {"evil-1.0.data/data/.envforge/journal.json": "{}"},
+    "data of another kind": {"evil-1.0.data/bogus/x": ""},
+    "program up": {f"{INFO}/entry_points.txt": "[console_scripts]\n../../x = evil:main\n"},
+    "absolute program": {f"{INFO}/entry_points.txt": "[gui_scripts]\n/tmp/x = evil:main\n"},
+    "record up": {f"{INFO}/RECORD": "../../../../outside.txt,,\n"},
+    "record of an absolute path": {f"{INFO}/RECORD": "/etc/passwd,,\n"},
+    "record with a NUL": {f"{INFO}/RECORD": "a\0b,,\n"},
+    "record with no checksum": {f"{INFO}/RECORD": "evil.py,sha256=abcde,1\n"},
+    "record with no text": {f"{INFO}/RECORD": "\udcff,,\n"},
+}
+
+
+def _evil_wheel(folder: Path, files: Wheel, *, attributes: int = 0, again: Literal["evil.py"] | None = None) -> Path:
+    path = folder / "evil-1.0-py3-none-any.whl"
+    texts = {
+        "evil.py": "",
+        f"{INFO}/METADATA": "Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n",
+        f"{INFO}/WHEEL": "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{name},,\n" for name in (*texts, f"{INFO}/RECORD"))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in {**texts, f"{INFO}/RECORD": record, **files}.items():
+            member = zipfile.ZipInfo(name)
+            member.filename = name
+            member.external_attr = attributes << 16 if name == "evil.py" else 0
+            archive.writestr(member, text.encode("utf-8", "surrogateescape"))
+    return path
+
+
+def _install_wheel(lock: LockWriter, channel: Channel, place: Place, wheel: Path) -> EnvforgeError:
+    lock.conda(channel.packages["python"]).rows.extend(LockWriter(wheel.parent.parent.as_uri()).wheel(wheel).rows)
+    with pytest.raises(EnvforgeError) as caught:
+        place.install(lock.write(place.folder / "conda-lock.yml"))
     assert not place.prefix.exists()
-    assert not list((place.cache / "files").rglob("*.conda*[!k]"))
+    return caught.value
 
 
-def test_a_wheel_without_a_record_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "evil-1.0-py3-none-any.whl"
+@pytest.fixture
+def wheels(place: Place) -> Path:
+    folder = place.folder / "own" / "wheels"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize("attack", EVIL_WHEELS)
+def test_wheel_is_refused_before_anything_changes(
+    lock: LockWriter, channel: Channel, place: Place, wheels: Path, attack: str
+) -> None:
+    error = _install_wheel(lock, channel, place, _evil_wheel(wheels, EVIL_WHEELS[attack]))
+    assert error.code in REFUSED
+    assert "evil-1.0-py3-none-any.whl" in error.message
+    assert not list((place.cache / "files").rglob("evil-*.whl"))
+
+
+@pytest.mark.parametrize("mode", [0o120777, 0o010644, 0o020644, 0o104755])
+def test_wheel_with_a_link_device_or_setuid_program_is_refused(
+    lock: LockWriter, channel: Channel, place: Place, wheels: Path, mode: int
+) -> None:
+    assert _install_wheel(lock, channel, place, _evil_wheel(wheels, {}, attributes=mode)).code == "archive-refused"
+
+
+def test_wheel_with_a_member_twice_is_refused(lock: LockWriter, channel: Channel, place: Place, wheels: Path) -> None:
+    path = _evil_wheel(wheels, {})
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("evil.py", "other")
+    assert "twice" in _install_wheel(lock, channel, place, path).message
+
+
+def test_wheel_without_a_record_is_refused(lock: LockWriter, channel: Channel, place: Place, wheels: Path) -> None:
+    path = wheels / "evil-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("evil.py", "")
-    with pytest.raises(EnvforgeError, match="RECORD") as caught:
-        check_archive(path, _artifact(path.name))
-    assert caught.value.code == "archive-damaged"
+    error = _install_wheel(lock, channel, place, path)
+    assert error.code == "archive-damaged"
+    assert "RECORD" in error.message
 
 
-@pytest.mark.parametrize("index", [None, "{", '{"name": 7}'])
-def test_an_archive_without_a_readable_record_does_not_touch_the_prefix(
-    tmp_path: Path, place: Place, index: str | None
+def test_wheel_is_not_installed_through_a_link_of_the_user(
+    lock: LockWriter, channel: Channel, place: Place, wheels: Path
 ) -> None:
-    folder = tmp_path / "channel" / "linux-64"
-    folder.mkdir(parents=True)
-    info = io.BytesIO()
-    with tarfile.open(fileobj=info, mode="w") as archive:
-        if index is not None:
-            member = tarfile.TarInfo("info/index.json")
-            member.size = len(index)
-            archive.addfile(member, io.BytesIO(index.encode()))
-    path = folder / "evil-1.0-0.conda"
-    with zipfile.ZipFile(path, "w") as outer:
-        outer.writestr("metadata.json", '{"conda_pkg_format_version": 2}')
-        outer.writestr("pkg-evil-1.0-0.tar.zst", zstandard.compress(info.getvalue()[:0] + b"\0" * 1024))
-        outer.writestr("info-evil-1.0-0.tar.zst", zstandard.compress(info.getvalue()))
-    package = Package(name="evil", version="1.0")
-    written = Written(package=package, path=path, size=path.stat().st_size, sha256=sha256_of(path), md5="0" * 32)
-    lock = LockWriter(folder.parent.as_uri()).conda(written).write(tmp_path / "conda-lock.yml")
+    lock.conda(channel.packages["python"])
+    place.install(lock.write(place.folder / "python.yml"))
+    elsewhere = place.folder / "elsewhere"
+    elsewhere.mkdir()
+    (place.prefix / SITE_PACKAGES / "mine").symlink_to(elsewhere)
+    wheel = text_wheel("mine", "1.0", {"mine/__init__.py": "", "mine/x.py": ""}, wheels)
+    lock.rows.extend(LockWriter(wheels.parent.as_uri()).wheel(wheel).rows)
     with pytest.raises(EnvforgeError) as caught:
-        place.install(lock)
-    assert caught.value.code == "archive-damaged"
-    assert "evil-1.0-0.conda" in caught.value.message
-    assert not place.prefix.exists()
+        place.install(lock.write(place.folder / "both.yml"))
+    assert caught.value.code == "archive-refused"
+    assert not list(elsewhere.iterdir())

@@ -11,11 +11,12 @@ import pytest
 
 from envforge.lock.plan import make_plan, read_any_lock
 from envforge.prefix.cache import Store
-from envforge.prefix.conda_packages import read_archives
+from envforge.prefix.conda_packages import unpack
 from envforge.prefix.fetch import Fetched
-from envforge.prefix.install import Early, split_python
+from envforge.prefix.install import split_python
+from envforge.prefix.installed import pip_installed
 from envforge.prefix.journal import lock_prefix, mark_writing
-from envforge.prefix.wheels import Batch, Site, pip_installed, stand_alone
+from envforge.prefix.wheels import Batch, Site, stand_alone
 from tests.prefix.install.support import LockWriter, Noted, Place, tree
 from tests.support.channel import SITE_PACKAGES, SUBDIR, Channel, text_package
 from tests.support.loopback import Loopback
@@ -106,19 +107,21 @@ def test_what_python_needs_comes_before_the_wheels(tmp_path: Path) -> None:
     lockfile = LockWriter("http://127.0.0.1").conda(*own.packages.values()).write(tmp_path / "conda-lock.yml")
     plan = make_plan(read_any_lock(lockfile, SUBDIR), SUBDIR, lockfile)
     fetched = [Fetched(artifact=a, path=own.packages[a.package.name].path, downloaded_bytes=0) for a in plan.conda]
-    python, rest = split_python(read_archives(fetched, Store(tmp_path / "cache")))
+    python, rest = split_python(unpack(fetched, Store(tmp_path / "cache"), SUBDIR, Noted()))
     assert {archive.record.name.normalized for archive in python} == {"python", "libz", "openssl"}
     assert [archive.record.name.normalized for archive in rest] == ["apart"]
 
 
-def test_an_early_attempt_that_ends_in_an_error_of_python_is_not_hidden() -> None:
-    def fail() -> None:
+def test_an_early_attempt_that_ends_in_an_error_of_python_is_not_hidden(
+    channel: Channel, lock: LockWriter, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(batch: Batch) -> None:
         raise ZeroDivisionError
 
-    with Early(fail) as early:
-        pass
+    monkeypatch.setattr("envforge.prefix.install.install_wheels", fail)
+    lock.conda(channel.packages["python"]).wheel(channel.folder / "wheels" / "tool-1.0-py3-none-any.whl")
     with pytest.raises(ZeroDivisionError):
-        early.succeeded()
+        place.install(lock.write(tmp_path / "conda-lock.yml"))
 
 
 def test_an_install_waits_for_the_uv_of_a_killed_one(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from envforge.prefix.wheels import pip_installed
+from envforge.prefix.installed import pip_installed
 from tests.prefix.install.support import LockWriter, Place
 from tests.support.channel import SITE_PACKAGES, Channel, text_package
 from tests.support.loopback import Loopback

@@ -14,7 +14,7 @@ from envforge.lock.lockfile import LockedPackage, Lockfile, list_variants
 from envforge.lock.needs import concerns, describe, read_needs, unmet
 from envforge.lock.plan import Plan, make_plan, read_any_lock
 from envforge.lock.variant_choice import choose_variant, variant_lock
-from envforge.machine.profiles import load_machine
+from envforge.machine.record import load_machine
 from envforge.machine.values import Driver, Machine
 from envforge.pytorch.matrix import load_matrix
 from tests.prefix.install.support import LockWriter, Noted, Place

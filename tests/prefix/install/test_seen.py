@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from envforge.errors import EnvforgeError
-from envforge.prefix.audit import audit
-from envforge.prefix.audit_report import AuditRequest
-from envforge.prefix.conda_packages import folder_stands, mark, note_folder
-from envforge.prefix.repair import repair
-from envforge.prefix.values import InstallRequest
+from envforge.prefix.audit import audit, repair
+from envforge.prefix.cache import mark
+from envforge.prefix.conda_packages import note_tree, read_tree, standing_tree
+from envforge.prefix.values import AuditRequest, InstallRequest
 from tests.prefix.install.support import LockWriter, Noted, Place, tree
 from tests.support.channel import SITE_PACKAGES, SUBDIR, Channel
 from tests.support.loopback import Loopback
@@ -141,8 +140,8 @@ def package(tmp_path: Path) -> Path:
         os.utime(folder / name, (1_700_000_000, 1_700_000_000))
     (folder / "c").symlink_to("a")
     os.utime(folder / "c", (1_700_000_000, 1_700_000_000), follow_symlinks=False)
-    note_folder(folder, _archive(folder), time.time_ns())
-    assert folder_stands(folder, _archive(folder))
+    note_tree(read_tree(folder), _archive(folder), time.time_ns())
+    assert standing_tree(folder, _archive(folder))
     return folder
 
 
@@ -181,20 +180,20 @@ def _relink(folder: Path) -> None:
 def test_an_unpacked_package_that_has_changed_does_not_stand(package: Path, change: object) -> None:
     assert callable(change)
     change(package)
-    assert not folder_stands(package, _archive(package))
+    assert standing_tree(package, _archive(package)) is None
 
 
 def test_a_hard_link_is_no_change(package: Path, tmp_path: Path) -> None:
     (tmp_path / "linked").hardlink_to(package / "a")
-    assert folder_stands(package, _archive(package))
+    assert standing_tree(package, _archive(package))
 
 
 def test_a_file_that_changed_since_it_was_whole_is_not_noted(package: Path) -> None:
     mark(_archive(package)).unlink()
     began_ns = time.time_ns()
     (package / "a").write_text("A")
-    note_folder(package, _archive(package), began_ns)
-    assert not folder_stands(package, _archive(package))
+    note_tree(read_tree(package), _archive(package), began_ns)
+    assert standing_tree(package, _archive(package)) is None
 
 
 def test_a_wheel_that_does_not_match_its_own_crc_is_not_taken_for_whole(

@@ -177,4 +177,4 @@ def test_damaged_variables_are_named_with_file_and_place(user: User, plain: Path
     state.write_text('{"env_vars": {"GOOD": "yes", "BAD NAME": "x"}}')
     run = user.envforge("run", "--prefix", str(plain), "hello")
     assert run.returncode == 1
-    assert f"`{state}`: `env_vars.BAD NAME` is not a valid variable name" in run.stderr
+    assert f"`{state}` at `env_vars.BAD NAME`: expected a variable name" in run.stderr

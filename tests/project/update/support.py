@@ -12,7 +12,7 @@ from envforge.project.place import place
 from envforge.project.plan import Project, plan_project
 from envforge.project.record import Origin, need_project_file
 from envforge.project.template_source import open_template
-from envforge.project.update import Locks, Update, Wishes, apply, plan_update
+from envforge.project.update import Locks, Update, UpdateRequest, apply, plan_update
 from tests.project import builds
 
 MANIFEST = """
@@ -75,13 +75,13 @@ class World:
             )
             place(plan_project(project, None), self.project, force=False, written_before={})
 
-    def plan(self, wishes: Wishes | None = None) -> Update:
+    def plan(self, wishes: UpdateRequest | None = None) -> Update:
         """What an update would do."""
         record = need_project_file(self.project)
         with open_template(record.origin.source, self.project) as opened:
-            return plan_update(self.project, record, opened, wishes or Wishes())
+            return plan_update(self.project, record, opened, wishes or UpdateRequest())
 
-    def update(self, wishes: Wishes | None = None) -> Update:
+    def update(self, wishes: UpdateRequest | None = None) -> Update:
         """Plan an update and apply it."""
         planned = self.plan(wishes)
         apply(planned, Locks())

@@ -301,7 +301,7 @@ BOMB = "a: &a [x, x]\n" + "".join(
         ("[" * 5000, "expected"),
         ("name: 'x\n", "expected YAML"),
         ("x: " + "y" * 300_000, "at most 200,000"),
-        (MANIFEST.format(version=1) + "surprise: 1\n", "only the keys"),
+        (MANIFEST.format(version=1) + "surprise: 1\n", "expected one of the fields"),
         (MANIFEST.format(version=1).replace("name: demo", "name: ../demo"), "`name`"),
         (MANIFEST.format(version=1).replace("[NOTES]", "[../../etc/passwd]"), "`groups[0].files[0]`"),
         (MANIFEST.format(version=1).replace("name: size", "name: items"), "`questions[0].name`"),

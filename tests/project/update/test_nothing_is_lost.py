@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envforge.project.changes import OnConflict
-from envforge.project.update import Wishes
+from envforge.project.update import UpdateRequest
 from tests.project.update.support import World, made
 
 NAMES = ("a.txt", "b.txt", "sub/c.txt")
@@ -73,7 +73,7 @@ def test_every_line_of_the_user_survives_or_is_in_a_conflict(
         theirs = _after(template, "template", last=True)
         world.write_template(theirs, version=2)
 
-        world.update(Wishes(on_conflict=how))
+        world.update(UpdateRequest(on_conflict=how))
         once = world.contents()
 
         there = _lines(once) | {line[1:] for line in _lines(once) if line.startswith("+")}  # lines of a patch
@@ -89,7 +89,7 @@ def test_every_line_of_the_user_survives_or_is_in_a_conflict(
                 wanted = {line for line in _lines({name: theirs[name]}) if line.startswith("template")}
                 assert wanted <= there
 
-        assert world.update(Wishes(on_conflict=how)).changes == ()
+        assert world.update(UpdateRequest(on_conflict=how)).changes == ()
         assert world.contents() == once
 
 

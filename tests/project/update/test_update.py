@@ -12,7 +12,7 @@ from envforge.base.staging import TargetError, settle_interrupted
 from envforge.cli import main
 from envforge.errors import RequestError
 from envforge.project.record import BASELINE, PROJECT_FILE, BaselineError, ProjectFileError, need_project_file
-from envforge.project.update import Locks, Wishes, apply
+from envforge.project.update import Locks, UpdateRequest, apply
 from tests.project import builds
 from tests.project.trees import in_child, send, trap
 from tests.project.update.support import FILES, LINES, World, actions, made
@@ -104,7 +104,7 @@ def test_with_rej_the_file_stays_yours_and_the_rest_is_a_patch(world: World) -> 
     world.write("README", mine)
     world.write_template({**FILES, "README": NEWER["README"].replace(b"line 9\n", b"line nine\n")}, version=2)
 
-    world.update(Wishes(on_conflict="rej"))
+    world.update(UpdateRequest(on_conflict="rej"))
 
     assert world.read("README") == mine.replace("line 9\n", "line nine\n")
     rejected = world.read("README.rej")
@@ -269,7 +269,7 @@ def test_a_file_becomes_executable_with_the_template_and_stays_so_for_the_user(w
 
 
 def test_groups_come_and_go_and_new_answers_are_rendered(world: World) -> None:
-    assert actions(world.update(Wishes(with_groups=("notes",), variables=("size=large",)))) == {
+    assert actions(world.update(UpdateRequest(with_groups=("notes",), variables=("size=large",)))) == {
         "NOTES": "add",
         "size": "update",
     }
@@ -278,7 +278,7 @@ def test_groups_come_and_go_and_new_answers_are_rendered(world: World) -> None:
     assert dict(record.answers) == {"size": "large"}
 
     assert world.update().changes == ()
-    assert actions(world.update(Wishes(without_groups=("notes",)))) == {"NOTES": "remove"}
+    assert actions(world.update(UpdateRequest(without_groups=("notes",)))) == {"NOTES": "remove"}
 
 
 def test_recorded_answers_are_kept_and_new_questions_take_their_default(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_another_build_changes_the_environment_and_keeps_packages_of_the_users(w
     environment = world.read("environment.yml")
     world.write("environment.yml", environment.replace('  - "numpy"\n', '  - "numpy"\n  - "pandas"\n'))
 
-    update = world.update(Wishes(selections=(builds.CU118,)))
+    update = world.update(UpdateRequest(selections=(builds.CU118,)))
 
     assert actions(update) == {"environment.yml": "merge", "virtual-packages.yml": "update"}
     text = world.read("environment.yml")
@@ -324,11 +324,11 @@ def test_another_build_changes_the_environment_and_keeps_packages_of_the_users(w
 
 
 def test_a_lock_is_made_anew_from_the_merged_environment_only(world: World) -> None:
-    assert world.plan(Wishes(selections=(builds.CU118,))).lock_texts is None  # the project has no lock
+    assert world.plan(UpdateRequest(selections=(builds.CU118,))).lock_texts is None  # the project has no lock
 
     world.write("conda-lock.yml", "the lock\n")
     assert world.plan().lock_texts is None
-    update = world.plan(Wishes(selections=(builds.CU118,)))
+    update = world.plan(UpdateRequest(selections=(builds.CU118,)))
     assert update.lock_texts is not None
     assert update.lock_texts.sha256 == update.project.texts.sha256
     apply(update, Locks(own="another lock\n"))

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from envforge.base.process import ProcessEnd
-from envforge.verify.checks import judge
-from envforge.verify.environment.checks import CHECKS
+from envforge.verify.checks import all_checks, judge
 from envforge.verify.environment.facts import (
     AuditFacts,
     CudaFacts,
@@ -24,6 +23,9 @@ from envforge.verify.environment.facts import (
 from envforge.verify.record import Record
 from envforge.verify.values import Finding, Signal, Verdict
 from tests.verify.environment.support import NOW
+
+CHECKS = tuple(check for check in all_checks() if check.question == "environment" and check.group != "observation")
+
 
 PREFIX = "/srv/net/.conda"
 SITE = f"{PREFIX}/lib/python3.12/site-packages"

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from envforge.machine.world import World
+from envforge.verify.checks import all_checks
 from envforge.verify.observe import Situation
 from envforge.verify.values import Cost
 
@@ -38,6 +39,11 @@ def situation(
         questions=("environment", "training"),
         depth=depth,
         limit_s=limit_s,
-        only=None if only is None else frozenset(only),
+        needs=None if only is None else needs_of(only),
         say=say,
     )
+
+
+def needs_of(only: Iterable[str]) -> frozenset[str]:
+    """The needs of the checks with these ids."""
+    return frozenset(need for check in all_checks() if check.id in only for need in check.needs)

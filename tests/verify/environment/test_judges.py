@@ -9,13 +9,14 @@ import pytest
 
 from envforge.base.process import ProcessEnd
 from envforge.base.terms import ComputeCapability
-from envforge.verify.environment.checks import CHECKS
+from envforge.verify.checks import judge
 from envforge.verify.environment.facts import AuditFinding, CudaFacts, Library, MachineGpu, NumpyFacts, Toolchain
-from envforge.verify.environment.gpus import serves
+from envforge.verify.environment.pytorch import serves
 from envforge.verify.record import Record
 from envforge.verify.values import Signal, Verdict
 from tests.verify.environment.records import (
     AUDIT,
+    CHECKS,
     GPU,
     LIBRARIES,
     LOCKED,
@@ -54,7 +55,7 @@ TRIGGERS: tuple[tuple[str, Verdict, dict[str, Any]], ...] = (
     ("library-from-outside", UNKNOWN, {"libraries": Signal(unreadable="no /proc")}),
     ("openmp-twice", WARN, {"libraries": Signal(value=(*LIBRARIES, SECOND))}),
     ("numpy-abi", FAIL, {"numpy": Signal(value=NumpyFacts(version="2.3.0", works=False, error="RuntimeError: x"))}),
-    ("numpy-abi", FAIL, {"torch": Signal(value=replace(TORCH, warnings=("Failed to initialize NumPy: _ARRAY_API",)))}),
+    ("numpy-abi", FAIL, {"torch": Signal(value=replace(TORCH, numpy_warning="_ARRAY_API not found"))}),
     ("cpu-build-in-gpu-lock", FAIL, {"torch": Signal(value=CPU_TORCH), "cuda": Signal(), "machine_gpus": ()}),
     ("torch-version", FAIL, {"torch": Signal(value=replace(TORCH, version="2.12.0+cu130"))}),
     ("torch-version", FAIL, {"torch": Signal(value=replace(TORCH, version="2.13.0+cu126", cuda="12.6"))}),
@@ -112,9 +113,8 @@ def test_a_fault_comes_with_all_that_is_needed_to_mend_it() -> None:
             assert finding.command, check
 
 
-def test_a_record_without_an_environment_is_skipped() -> None:
-    record = Record(envforge="0", created_at=NOW)
-    assert {judgement.verdict for check in CHECKS for judgement in check.judge(record)} == {Verdict.SKIP}
+def test_a_record_without_an_environment_is_not_judged() -> None:
+    assert judge(Record(envforge="0", created_at=NOW), CHECKS).findings == ()
 
 
 def test_a_cpu_lock_on_a_machine_without_gpu_passes() -> None:

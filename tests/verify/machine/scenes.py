@@ -17,13 +17,15 @@ from typing import Any
 from packaging.version import Version
 
 from envforge.machine.world import Calls, Limits, ProgramResult, Space, World
-from envforge.verify.checks import judge
-from envforge.verify.machine.checks import CHECKS
+from envforge.verify.checks import all_checks, judge
 from envforge.verify.machine.observe import observe_machine
 from envforge.verify.observe import Situation
 from envforge.verify.record import Record
 from envforge.verify.values import Finding
 from tests.support.nvml_stub import GIB, HEALTHY, StubGpu, StubMachine, gpu, stub_environment
+
+CHECKS = tuple(check for check in all_checks() if check.question == "machine" and check.group != "observation")
+
 
 LIBRARIES = ("libnvidia-ml.so.1", "libcuda.so.1")
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from envforge.verify.checks import judge
-from envforge.verify.machine.checks import CHECKS
 from envforge.verify.record import Record
 from envforge.verify.values import Verdict
-from tests.verify.machine.scenes import CUDA_LOCK, MODULE, Scene, pci
+from tests.verify.machine.scenes import CHECKS, CUDA_LOCK, MODULE, Scene, pci
 
 DATA = Path(__file__).parents[3].parent / "shared" / "data" / "nvidia-smi"
 Programs = dict[tuple[str, ...], tuple[int, str]]
@@ -39,7 +38,7 @@ def test_the_gpus_of_a_real_capture_are_judged_against_the_lock(path: Path, tmp_
     record = _scene(programs).record(tmp_path, stub)
     report = judge(record, CHECKS)
     assert record.machine is not None
-    assert record.machine.machine["gpus"]
+    assert record.machine.machine.gpus
     assert not [f.observed for f in report.findings if "the check broke" in f.observed]
     # NVML said nothing, so that no signal of a GPU may pass.
     signals = {f.verdict for f in report.findings if f.check in ("ecc-uncorrectable", "row-remap", "throttled")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from envforge.verify.machine.checks import CHECKS
+from tests.verify.machine.scenes import CHECKS
 
 TEXT = (Path(__file__).parents[3] / "docs" / "verify-machine.md").read_text(encoding="utf-8")
 

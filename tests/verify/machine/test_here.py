@@ -7,15 +7,14 @@ from datetime import datetime, timezone
 
 import pytest
 
-from envforge.machine.driver_health import SIGNALS
+from envforge.machine.driver_child import SIGNALS
 from envforge.machine.world import World
 from envforge.verify.checks import judge
-from envforge.verify.machine.checks import CHECKS
-from envforge.verify.machine.facts import NO_ANSWER
 from envforge.verify.machine.observe import observe_machine
 from envforge.verify.observe import Situation
 from envforge.verify.record import Record, read_record, record_to_json
 from envforge.verify.values import Report, Verdict
+from tests.verify.machine.scenes import CHECKS
 
 NOW = datetime(2026, 11, 22, tzinfo=timezone.utc)
 
@@ -48,7 +47,7 @@ def test_every_check_says_something_of_this_computer(report: Report) -> None:
 
 def test_without_a_lock_and_a_gpu_nothing_fails(report: Report) -> None:
     facts = report.record.machine
-    if facts is not None and (facts.driver.pci or facts.machine["driver"] is not None):
+    if facts is not None and (facts.driver.pci or facts.machine.driver is not None):
         pytest.skip("this computer has an NVIDIA GPU or driver")
     assert [f.check for f in report.findings if f.verdict in (Verdict.FAIL, Verdict.UNKNOWN)] == []
 
@@ -67,5 +66,5 @@ def test_a_real_gpu_answers_for_its_signals(report: Report) -> None:
         assert gpu.handle.value is True
         assert gpu.memory.value is not None
         assert gpu.event_reasons.value is not None
-        silent = [name for name in SIGNALS if (getattr(gpu, name).unreadable or "").startswith(NO_ANSWER)]
+        silent = [name for name in SIGNALS if getattr(gpu, name).code == "no-answer"]
         assert silent == []

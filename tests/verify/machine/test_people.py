@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from envforge.verify.checks import judge
-from envforge.verify.machine.checks import CHECKS
 from envforge.verify.record import Record
 from envforge.verify.values import Report, Verdict
 from tests.support.nvml_stub import StubMachine, gpu
 from tests.verify.machine.scenarios import FABRIC_READY, HEALTHY, SCENARIOS, WSL_WELL, Scenario
 from tests.verify.machine.scenes import (
+    CHECKS,
     CPU_LOCK,
     CUDA_LOCK,
     DRIVER,

@@ -6,13 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from envforge.base.redact import Identity
 from envforge.machine.world import Space
 from envforge.verify.checks import judge
-from envforge.verify.machine.checks import CHECKS
-from envforge.verify.machine.redact import redacted
-from envforge.verify.record import Record, record_to_json
+from envforge.verify.record import Record, record_to_json, redact
+from envforge.verify.values import Report
 from tests.verify.machine.scenarios import HEALTHY
-from tests.verify.machine.scenes import FakeCalls, Scene, a100, findings, machine
+from tests.verify.machine.scenes import CHECKS, FakeCalls, Scene, a100, findings, machine
 
 UUID = "GPU-00000000-1111-2222-3333-444444444444"
 TELLING: Scene = replace(
@@ -26,42 +26,45 @@ TELLING: Scene = replace(
 )
 
 
+def hidden(record: Record) -> Record:
+    return redact(Report(record=record, findings=()), Identity()).record
+
+
 def _record(scene: Scene, folder: Path, stub: Path) -> tuple[Record, Record]:
     record = scene.record(folder, stub)
     assert record.machine is not None
-    return record, replace(record, machine=redacted(record.machine))
+    return record, hidden(record)
 
 
 def test_nothing_that_tells_this_machine_from_others_is_left(tmp_path: Path, stub: Path) -> None:
-    record, hidden = _record(TELLING, tmp_path, stub)
-    before, after = (json.dumps(record_to_json(r)) for r in (record, hidden))
+    record, once = _record(TELLING, tmp_path, stub)
+    before, after = (json.dumps(record_to_json(r)) for r in (record, once))
     for word in ("gpu-box", "ada.lovelace", UUID, "/root/secret.so"):
         assert word in before, word
         assert word not in after, word
 
 
 def test_the_verdicts_stay(tmp_path: Path, stub: Path) -> None:
-    record, hidden = _record(TELLING, tmp_path, stub)
-    verdicts = [[(f.check, f.subject, f.verdict) for f in judge(r, CHECKS).findings] for r in (record, hidden)]
+    record, once = _record(TELLING, tmp_path, stub)
+    verdicts = [[(f.check, f.subject, f.verdict) for f in judge(r, CHECKS).findings] for r in (record, once)]
     assert verdicts[0] == verdicts[1]
 
 
 def test_a_command_of_a_redacted_record_can_still_be_pasted(tmp_path: Path, stub: Path) -> None:
     space = Space(total_bytes=1, free_bytes=1, total_inodes=1, free_inodes=1)
     full = replace(HEALTHY, calls=FakeCalls(spaces={"/": space}))
-    _, hidden = _record(full, tmp_path, stub)
-    assert hidden.machine is not None
+    _, once = _record(full, tmp_path, stub)
+    assert once.machine is not None
     rooms = tuple(
         replace(room, value=replace(room.value, path="~/my project/.conda", folder="~/my project"))
-        for room in hidden.machine.system.rooms
+        for room in once.machine.system.rooms
         if room.value is not None
     )
-    there = replace(hidden.machine, system=replace(hidden.machine.system, rooms=rooms))
-    commands = {finding.command for finding in findings(replace(hidden, machine=there), "disk-full")}
+    there = replace(once.machine, system=replace(once.machine.system, rooms=rooms))
+    commands = {finding.command for finding in findings(replace(once, machine=there), "disk-full")}
     assert commands == {"df -h ~/'my project'"}
 
 
 def test_it_is_the_same_the_second_time(tmp_path: Path, stub: Path) -> None:
-    _, hidden = _record(HEALTHY, tmp_path, stub)
-    assert hidden.machine is not None
-    assert redacted(hidden.machine) == hidden.machine
+    _, once = _record(HEALTHY, tmp_path, stub)
+    assert hidden(once) == once

@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from envforge.verify.machine.checks import CHECKS
 from envforge.verify.record import Record
 from envforge.verify.values import Verdict
 from tests.verify.machine.scenarios import SCENARIOS, Scenario
-from tests.verify.machine.scenes import Scene, findings
+from tests.verify.machine.scenes import CHECKS, Scene, findings
 
 Observed = Callable[[Scene], Record]
 

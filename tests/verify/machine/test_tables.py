@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from envforge.verify.machine.reference_data import event_reasons, hurting_variab
 
 APPLICATION = (13, 31, 43, 45, 68, 69)
 HARDWARE = (48, 61, 62, 64, 74, 79, 92, 94, 95, 109, 119, 120, 140, 143)
-XIDS = read_data("xid.toml")
+XIDS = read_data("xid.toml", dict[str, Any])
 
 
 @pytest.mark.parametrize("code", sorted(XIDS["xid"]))
@@ -49,7 +50,7 @@ def test_the_numbers_agree_with_nvidia_ml_py() -> None:
 
     names = [name for name in dir(pynvml) if name.startswith("nvmlClocksEventReason")]
     bits = {getattr(pynvml, name) for name in names} - {0, pynvml.nvmlClocksEventReasonAll}
-    assert {str(bit) for bit in bits} <= set(read_data("machine-checks.toml")["event_reasons"])
+    assert {str(bit) for bit in bits} <= set(read_data("machine-checks.toml", dict[str, Any])["event_reasons"])
     assert tables.name_of("recovery_actions", pynvml.NVML_GPU_RECOVERY_ACTION_NODE_REBOOT) == "reboot the machine"
     assert tables.name_of("compute_modes", pynvml.NVML_COMPUTEMODE_PROHIBITED) == "prohibited"
     assert tables.name_of("fabric_states", pynvml.NVML_GPU_FABRIC_STATE_COMPLETED) == "completed"

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from envforge.verify.compare import Machine, compare
-from envforge.verify.reports import comparison, html
+from envforge.verify.reports.compare import compare
+from envforge.verify.reports.formats import comparison_html, report_html
+from envforge.verify.reports.presentation import present
 from envforge.verify.values import Report, Verdict
 from tests.verify.made_up import every_verdict, finding
 from tests.verify.trained import trained
@@ -64,7 +65,7 @@ def browser() -> Iterator[Browser]:
 def opened(browser: Browser, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Opened]:
     """The page of ``whole``, or the text that the test's parameter is."""
     path = tmp_path / "page.html"
-    path.write_text(getattr(request, "param", None) or html.render_html(whole()), encoding="utf-8")
+    path.write_text(getattr(request, "param", None) or report_html(present(whole())), encoding="utf-8")
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     found = Opened(context.new_page())
     found.page.on("console", lambda message: found.console.append(message.text))
@@ -142,9 +143,7 @@ def test_a_command_is_copied(opened: Opened) -> None:
     assert str(opened.page.evaluate("getSelection().toString()")).strip() == "envforge lock --cuda 11.3"
 
 
-COMPARED = comparison.to_html(
-    compare([Machine(name=str(n), report=whole() if n else every_verdict()) for n in range(3)], tolerance=0.1)
-)
+COMPARED = comparison_html(compare({str(n): whole() if n else every_verdict() for n in range(3)}, tolerance=0.1))
 
 
 @pytest.mark.parametrize("opened", [None, COMPARED], indirect=True, ids=["verify", "compare"])
@@ -227,7 +226,7 @@ def test_on_a_phone_a_command_is_wrapped_and_not_cut_off(opened: Opened) -> None
 
 def test_without_a_script_everything_can_be_read(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
-    path.write_text(html.render_html(whole()), encoding="utf-8")
+    path.write_text(report_html(present(whole())), encoding="utf-8")
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(path.as_uri())

@@ -10,8 +10,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from envforge.verify.compare import Machine, compare
-from envforge.verify.reports import charts, comparison, html
+from envforge.verify.reports import charts
+from envforge.verify.reports.compare import compare
+from envforge.verify.reports.formats import comparison_html, report_html
+from envforge.verify.reports.presentation import present
 from envforge.verify.values import Report, Verdict
 from tests.verify.made_up import EVIL, every_verdict, finding, report
 from tests.verify.trained import trained
@@ -46,11 +48,14 @@ class Page(HTMLParser):
 
 
 def of_two(one: Report) -> str:
-    machines = [Machine(name=EVIL, report=one), Machine(name="b", report=every_verdict())]
-    return comparison.to_html(compare(machines, tolerance=0.1))
+    return comparison_html(compare({EVIL: one, "b": every_verdict()}, tolerance=0.1))
 
 
-PAGES = [html.render_html(every_verdict()), html.render_html(trained()), of_two(report(finding("x", Verdict.FAIL)))]
+def html(one: Report) -> str:
+    return report_html(present(one))
+
+
+PAGES = [html(every_verdict()), html(trained()), of_two(report(finding("x", Verdict.FAIL)))]
 
 
 @pytest.mark.parametrize("text", PAGES)
@@ -94,13 +99,13 @@ def test_no_text_becomes_markup(text: str) -> None:
 
 
 def test_backticks_are_code_and_half_a_pair_is_not() -> None:
-    text = html.render_html(report(finding("x", Verdict.FAIL, observed="`a<b` and `c`", why="a ` alone <i>")))
+    text = html(report(finding("x", Verdict.FAIL, observed="`a<b` and `c`", why="a ` alone <i>")))
     assert "<code>a&lt;b</code> and <code>c</code>" in text
     assert "a ` alone &lt;i&gt;" in text
 
 
 def test_the_charts_are_there_with_their_words_and_numbers() -> None:
-    text = html.render_html(trained())
+    text = html(trained())
     assert text.count('<figure class="chart') == 4
     labels = [a["aria-label"] or "" for tag, a in Page(text).tags if a.get("role") == "img"]
     assert labels == [
@@ -115,7 +120,7 @@ def test_the_charts_are_there_with_their_words_and_numbers() -> None:
 
 
 def test_a_report_without_a_training_has_no_charts() -> None:
-    assert 'id="charts"' not in html.render_html(every_verdict())
+    assert 'id="charts"' not in html(every_verdict())
 
 
 def test_bars_start_at_zero_and_the_longest_fills_the_chart() -> None:

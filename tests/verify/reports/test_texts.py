@@ -9,23 +9,30 @@ from xml.etree import ElementTree as ET
 import pytest
 from junitparser import Failure, JUnitXml, Skipped
 
-from envforge.verify.reports import machine_readable as junit
-from envforge.verify.reports import text as markdown
-from envforge.verify.reports import text as terminal
-from envforge.verify.reports.facts import headline, printable
-from envforge.verify.reports.machine_readable import report_to_json
+from envforge.base.redact import change_texts
+from envforge.verify.checks import all_checks, judge
+from envforge.verify.reports import formats
+from envforge.verify.reports.compare import compare
+from envforge.verify.reports.presentation import present, printable
 from envforge.verify.values import Report, Verdict
 from tests.verify.made_up import EVIL, every_verdict, finding, report
+from tests.verify.trained import trained
 
 GOLDEN = Path(__file__).with_name("golden")
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def words(one: Report, *, width: int = 80, strict: bool = False, verbose: bool = False) -> str:
-    return (
-        "\n".join(line.plain for line in terminal.render_terminal(one, width=width, strict=strict, verbose=verbose))
-        + "\n"
-    )
+    lines = formats.report_lines(present(one, strict=strict), width=width, verbose=verbose)
+    return "".join(f"{line.plain}\n" for line in lines)
+
+
+def markdown(one: Report) -> str:
+    return formats.report_markdown(present(one))
+
+
+def junit(one: Report, *, strict: bool = False) -> str:
+    return formats.report_junit(present(one, strict=strict))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +40,7 @@ def words(one: Report, *, width: int = 80, strict: bool = False, verbose: bool =
     [
         ("terminal.txt", words(every_verdict())),
         ("terminal-verbose.txt", words(every_verdict(), verbose=True)),
-        ("report.md", markdown.render_markdown(every_verdict())),
+        ("report.md", markdown(every_verdict())),
     ],
 )
 def test_what_people_read(name: str, text: str) -> None:
@@ -55,15 +62,38 @@ def test_failures_stand_before_all_else() -> None:
     assert shown == ["FAIL", "FAIL", "UNKNOWN", "WARN", "WARN", "INFO", "PASS", "SKIP"]
 
 
-@pytest.mark.parametrize("text", [words(every_verdict(), verbose=True), markdown.render_markdown(every_verdict())])
-def test_no_control_character_reaches_a_terminal_or_an_issue(text: str) -> None:
-    assert CONTROL.search(text) is None
+def without_commands(text: str) -> str:
+    return re.sub(r"^(```+)sh\n.*?\n\1$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def planted() -> dict[str, str]:
+    """Every report of a record with control characters and markup in each of its strings."""
+    evil = change_texts(trained().record, lambda text: text + EVIL)
+    one = judge(evil, all_checks())
+    shown, compared = present(one), compare({EVIL: one, "b": every_verdict()}, tolerance=0.1)
+    lines = (
+        *formats.report_lines(shown, width=80, verbose=True),
+        *formats.comparison_lines(compared, 80, verbose=True),
+    )
+    return {
+        "terminal": "\n".join(line.plain for line in lines),
+        "markdown": formats.report_markdown(shown) + formats.comparison_markdown(compared),
+        "html": formats.report_html(shown) + formats.comparison_html(compared),
+        "junit": formats.report_junit(shown),
+    }
+
+
+def test_no_control_character_of_a_record_reaches_a_report() -> None:
+    for name, text in planted().items():
+        assert (name, CONTROL.search(text)) == (name, None)
+        assert "\\x1b" in text
+        assert name == "terminal" or "<img" not in re.sub(
+            r"^(```+)sh\n.*?\n\1$", "", text, flags=re.MULTILINE | re.DOTALL
+        )
 
 
 def test_markdown_shows_markup_as_text() -> None:
-    outside_commands = re.sub(
-        r"^(```+)sh\n.*?\n\1$", "", markdown.render_markdown(every_verdict()), flags=re.MULTILINE | re.DOTALL
-    )
+    outside_commands = re.sub(r"^(```+)sh\n.*?\n\1$", "", markdown(every_verdict()), flags=re.MULTILINE | re.DOTALL)
     assert "<img" not in outside_commands
     assert "@you" not in outside_commands
     assert "&lt;img" in outside_commands
@@ -71,12 +101,12 @@ def test_markdown_shows_markup_as_text() -> None:
 
 
 def test_a_command_cannot_end_its_own_fence() -> None:
-    text = markdown.render_markdown(report(finding("x", Verdict.FAIL, command="echo ``` `whoami`")))
+    text = markdown(report(finding("x", Verdict.FAIL, command="echo ``` `whoami`")))
     assert "\n````sh\necho ``` `whoami`\n````\n" in text
 
 
 def test_junit_has_a_case_for_each_finding_and_fails_what_fails(tmp_path: Path) -> None:
-    (tmp_path / "j.xml").write_bytes(junit.render_junit(every_verdict()))
+    (tmp_path / "j.xml").write_text(junit(every_verdict()))
     suites = JUnitXml.fromfile(str(tmp_path / "j.xml"))
     cases = {case.name.partition(" ")[0]: case for suite in suites for case in suite}
     assert list(cases) == ["well", "driver-too-old", "power-cap", "kernel-log", "nvlink", "gpu-name", "speed"]
@@ -87,7 +117,7 @@ def test_junit_has_a_case_for_each_finding_and_fails_what_fails(tmp_path: Path) 
 
 
 def test_junit_fails_warnings_where_they_fail_the_run() -> None:
-    root = ET.fromstring(junit.render_junit(every_verdict(), strict=True))
+    root = ET.fromstring(junit(every_verdict(), strict=True))
     assert {case.get("name", "").split()[0] for case in root.iter("testcase") if case.find("failure") is not None} == {
         "driver-too-old",
         "kernel-log",
@@ -97,7 +127,7 @@ def test_junit_fails_warnings_where_they_fail_the_run() -> None:
 
 
 def test_junit_is_xml_whatever_the_names_hold() -> None:
-    ET.fromstring(junit.render_junit(report(finding("x", Verdict.FAIL, observed=EVIL, subject=EVIL))))
+    ET.fromstring(junit(report(finding("x", Verdict.FAIL, observed=EVIL, subject=EVIL))))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +140,7 @@ def test_junit_is_xml_whatever_the_names_hold() -> None:
     ],
 )
 def test_the_outcome_is_one_word(one: Report, strict: bool, outcome: str) -> None:
-    assert report_to_json(one, strict=strict)["outcome"] == outcome
+    assert formats.report_to_json(one, strict=strict)["outcome"] == outcome
     assert words(one, strict=strict).startswith(outcome.upper())
 
 
@@ -119,8 +149,8 @@ def test_strictness_says_that_it_failed_the_run() -> None:
 
 
 def test_the_headline_names_what_was_looked_at() -> None:
-    assert headline(report(finding("x", Verdict.PASS)), strict=False) == "Machine checks passed"
-    assert headline(report(observed=()), strict=False) == "Nothing could be observed"
+    assert present(report(finding("x", Verdict.PASS))).headline == "Machine checks passed"
+    assert present(report(observed=())).headline == "Nothing could be observed"
 
 
 def test_printable_keeps_words_and_shows_what_a_terminal_would_obey() -> None:

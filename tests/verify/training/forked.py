@@ -15,15 +15,11 @@ import sklearn.datasets  # type: ignore[import-untyped]  # noqa: F401 - imported
 import torch
 
 from envforge.verify.training.envforge_measures import (  # noqa: F401 - imported once for all forks
-    compiled,
     context,
-    kernels,
+    device,
     learning,
     main,
-    repeat,
-    scaler,
-    speed,
-    watch,
+    steps,
 )
 from tests.templates.conftest import PACKAGE
 

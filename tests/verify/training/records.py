@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from envforge.base.process import ProcessEnd
-from envforge.verify.checks import judge
+from envforge.verify.checks import all_checks, judge
 from envforge.verify.environment.facts import LockedTorch, MachineGpu
 from envforge.verify.record import Record
-from envforge.verify.training.checks import CHECKS
 from envforge.verify.training.facts import (
+    MEASUREMENTS,
     CollectiveFacts,
     CompareFacts,
     CompiledFacts,
@@ -31,10 +31,10 @@ from envforge.verify.training.facts import (
     TrainingFacts,
     TransferFacts,
 )
-from envforge.verify.training.measurements import MEASURES
 from envforge.verify.values import Finding, Signal, Verdict
 from tests.verify.environment.support import NOW
 
+CHECKS = tuple(check for check in all_checks() if check.question == "training" and check.group != "observation")
 FALLING = tuple(2.4 * 0.95**update for update in range(60))
 KERNEL = KernelFacts(dtype="bf16", result_dtype="bfloat16", shapes=("512x768", "768x640"), errors=(0.002, 0.002, 0.003))
 LEARNING = LearningFacts(
@@ -128,7 +128,7 @@ LOAD = LoadFacts(
 COMPILED = CompiledFacts(
     seconds=21.0, eager_loss=2.4, compiled_loss=2.4, eager_gradient_norm=1.5, compiled_gradient_norm=1.5
 )
-ASKED = ("device", "project", *MEASURES)
+ASKED = tuple(MEASUREMENTS)
 DEVICE: Mapping[str, Any] = {
     "device": "cuda:0",
     "is_gpu": True,

@@ -9,15 +9,21 @@ import pytest
 
 from envforge.base.process import ProcessEnd
 from envforge.verify.environment.facts import MachineGpu
-from envforge.verify.findings import NEEDS_PROJECT
 from envforge.verify.record import Record
-from envforge.verify.training.checks import CHECKS
-from envforge.verify.training.facts import CompareFacts, GuardFacts, SameBitsFacts, ThroughputFacts, TransferFacts
+from envforge.verify.training.facts import (
+    MEASUREMENTS,
+    CompareFacts,
+    GuardFacts,
+    SameBitsFacts,
+    ThroughputFacts,
+    TransferFacts,
+)
 from envforge.verify.values import Signal, Verdict
 from tests.verify.environment.support import NOW
 from tests.verify.training.records import (
     AMP,
     ASKED,
+    CHECKS,
     CLEAN,
     COLLECTIVE,
     COMPILED,
@@ -220,9 +226,10 @@ def test_what_was_not_asked_for_is_skipped_and_what_was_not_reached_is_unknown()
 
 
 def test_without_a_project_its_checks_are_skipped_with_the_reason() -> None:
-    nothing: dict[str, Any] = {name: Signal() for name in NEEDS_PROJECT}
-    asked = tuple(name for name in ASKED if name not in ("project", *NEEDS_PROJECT))
-    alone = training(device(project=Signal(unreadable="there is no project here"), asked=asked, **nothing))
+    nothing: dict[str, Any] = {name: Signal() for name, each in MEASUREMENTS.items() if each.of_project}
+    asked = tuple(name for name in ASKED if name not in nothing)
+    nothing["project"] = Signal(unreadable="there is no project here")
+    alone = training(device(asked=asked, **nothing))
     assert complaints(alone) == {}
     assert "no project here" in findings(alone)["project-not-importable"].observed
 

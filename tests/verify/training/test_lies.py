@@ -16,12 +16,12 @@ import pytest
 from envforge.base.process import ProcessEnd
 from envforge.verify.checks import judge
 from envforge.verify.record import Record
-from envforge.verify.training.checks import CHECKS
 from envforge.verify.training.facts import TrainingFacts
 from envforge.verify.training.measurements import device_facts
 from envforge.verify.values import Verdict
 from tests.templates.conftest import PACKAGE, write_project
 from tests.verify.environment.support import NOW
+from tests.verify.training.records import CHECKS
 
 LEARN = ("device", "project", "learning")
 CONTROL = (*LEARN, "control")

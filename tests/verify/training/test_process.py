@@ -18,20 +18,19 @@ import pytest
 
 from envforge.base.process import Child, ProcessEnd, marked_lines, run_child
 from envforge.machine.world import World
-from envforge.verify.findings import NEEDS
-from envforge.verify.training.checks import CHECKS
-from envforge.verify.training.facts import DeviceFacts, TrainingFacts
-from envforge.verify.training.measurements import MEASURES, Sample, device_facts, floor_of, speed_table, under_load
-from envforge.verify.training.observe import WORDS, measures_of, observe_training
+from envforge.verify.training.facts import MEASUREMENTS, DeviceFacts, TrainingFacts
+from envforge.verify.training.measurements import Sample, device_facts, floor_of, speed_table, under_load
+from envforge.verify.training.observe import measures_of, observe_training
 from envforge.verify.values import Cost, Signal, Verdict
 from tests.support.nvml_stub import A10G, build_stub, has_compiler, stub_environment
 from tests.templates.conftest import PACKAGE, write_project
 from tests.verify.environment import torches
 from tests.verify.environment.support import situation
-from tests.verify.training.records import complaints, findings
+from tests.verify.training.records import CHECKS, complaints, findings
 
 assert sys.platform == "linux"
 
+MEASURES = [name for name in MEASUREMENTS if name not in ("device", "project")]
 GOOD = ProcessEnd(seconds=1.0, exit_code=0)
 
 
@@ -248,10 +247,9 @@ def test_an_interrupted_run_leaves_no_process_behind(tmp_path: Path) -> None:
     assert has_ended(int(done.stdout), 10.0)
 
 
-def test_every_measure_is_known_to_the_checks() -> None:
-    assert {need for needs in NEEDS.values() for need in needs} == {"device", "project", *MEASURES}
-    assert set(NEEDS) == {check.id for check in CHECKS} - {"all-reduce-wrong"}
-    assert set(WORDS) == {"device", "project", *MEASURES}
+def test_every_measure_is_needed_by_a_check() -> None:
+    assert {need for check in CHECKS for need in check.needs} == {"collective", *MEASUREMENTS}
+    assert [check.id for check in CHECKS if not check.needs] == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from envforge.verify.training.observe import WORDS, Progress
+from envforge.verify.training.facts import MEASUREMENTS
+from envforge.verify.training.observe import Progress
 
 MEASURES = ("device", "matmul", "learning", "control")
 
@@ -31,7 +32,7 @@ def test_progress_names_each_measurement_once() -> None:
     run = Run()
     run.measure("device", 1)
     run.measure("matmul", 1)
-    assert run.lines == [f"cpu 1/4: {WORDS['device']}", f"cpu 2/4: {WORDS['matmul']}"]
+    assert run.lines == [f"cpu 1/4: {MEASUREMENTS['device'].text}", f"cpu 2/4: {MEASUREMENTS['matmul'].text}"]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_progress_estimates_the_time_left_from_the_updates(share: float, line: s
         run.progress.hear({"event": "update", "number": int(100 * share), "of": 100})
     run.now += 10
     run.progress.tick(14)
-    assert run.lines[-1] == f"cpu 3/4: {WORDS['learning']} {line}"
+    assert run.lines[-1] == f"cpu 3/4: {MEASUREMENTS['learning'].text} {line}"
 
 
 def test_progress_is_quiet_right_after_a_line() -> None:
@@ -62,4 +63,4 @@ def test_progress_reports_a_measurement_that_fails() -> None:
     run = Run()
     run.progress.hear({"event": "start", "measure": "matmul"})
     run.progress.hear({"event": "raised", "measure": "matmul", "error": "x"})
-    assert run.lines[-1] == f"cpu: {WORDS['matmul']}: failed"
+    assert run.lines[-1] == f"cpu: {MEASUREMENTS['matmul'].text}: failed"

@@ -13,13 +13,12 @@ from envforge.verify.checks import judge
 from envforge.verify.environment.facts import EnvironmentFacts
 from envforge.verify.environment.observe import observe_environment
 from envforge.verify.record import Record, read_record, record_to_json
-from envforge.verify.training import redacted
-from envforge.verify.training.checks import CHECKS
 from envforge.verify.training.facts import TrainingFacts
 from envforge.verify.training.observe import observe_training
 from envforge.verify.values import Verdict
 from tests.templates.conftest import write_project
 from tests.verify.environment.support import NOW, situation
+from tests.verify.training.records import CHECKS
 
 PREFIX = Path(sys.prefix)
 
@@ -53,7 +52,7 @@ def test_a_sound_project_on_a_cpu_passes_what_was_asked(training: TrainingFacts)
 def test_two_processes_on_a_cpu_add_up_by_torchrun(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     asked = situation(folder=tmp_path, prefix=PREFIX, depth="deep")
-    facts = observe_training(replace(asked, only=frozenset({"all-reduce-wrong"})))
+    facts = observe_training(replace(asked, needs=frozenset({"collective"})))
     assert facts.collective.value is not None, facts.collective.unreadable
     assert (facts.collective.value.backend, facts.collective.value.sums) == ("gloo", (3.0, 3.0))
 
@@ -68,7 +67,7 @@ def test_a_cpu_run_is_never_passed_off_as_a_gpu_run(training: TrainingFacts) -> 
 
 @pytest.mark.slow
 def test_the_record_survives_json(training: TrainingFacts, environment: EnvironmentFacts) -> None:
-    record = Record(envforge="0", created_at=NOW, training=redacted(training), environment=environment)
+    record = Record(envforge="0", created_at=NOW, training=training, environment=environment)
     text = json.dumps(record_to_json(record), allow_nan=False)
     assert read_record(text, "here") == record
 

@@ -1,5 +1,6 @@
 """Provide what every measurement needs: the device, its low precision, and the project's training."""
 
+# ruff: noqa: B905 - runs without envforge, also on older Pythons
 from __future__ import annotations
 
 import dataclasses
@@ -29,27 +30,47 @@ class Context:
         self.scratch = scratch
         self.say = say
         self.device = torch.device(specification["device"])
-        if self.device.type == "cuda":
+        if self.on_gpu:
             torch.cuda.set_device(self.device)
         else:
-            torch.set_num_threads(specification.get("threads") or 1)
+            torch.set_num_threads(1)
         self._project: Project | None = None
 
     @property
     def low(self) -> str:
         """The low precision of this device: bf16 on a CPU or if the GPU supports it in hardware, else fp16."""
-        if self.device.type == "cpu" or self.native_bf16:
-            return "bf16"
-        return "fp16"
+        return "bf16" if not self.on_gpu or self.native_bf16 else "fp16"
 
     @property
     def native_bf16(self) -> bool | None:
         """Whether a GPU computes bf16 in hardware; ``torch.cuda.is_bf16_supported`` includes emulation."""
-        if self.device.type != "cuda":
+        if not self.on_gpu:
             return None
         if getattr(torch.version, "hip", None) is not None:
             return True
         return torch.cuda.get_device_capability(self.device) >= (8, 0)
+
+    @property
+    def precisions(self) -> list[tuple[str, str | None]]:
+        """The precisions to compare, the low one first, each with the kind of fp32 if it is one."""
+        found: list[tuple[str, str | None]] = [(self.low, None), ("fp32", "ieee")]
+        if self.on_gpu and torch.cuda.get_device_capability(self.device) >= (8, 0):
+            found.append(("tf32", "tf32"))
+        return found
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the device is a GPU."""
+        return self.device.type == "cuda"
+
+    def forget_peak_memory(self) -> None:
+        """Measure the peak of allocated memory from now on."""
+        if self.on_gpu:
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def peak_memory(self) -> int | None:
+        """Return the most bytes that were allocated on a GPU."""
+        return int(torch.cuda.max_memory_allocated(self.device)) if self.on_gpu else None
 
     @property
     def project(self) -> Project:
@@ -60,7 +81,7 @@ class Context:
 
     def synchronize(self) -> None:
         """Wait for the device."""
-        if self.device.type == "cuda":
+        if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
 
@@ -98,9 +119,10 @@ class Project:
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
         # projects reject fp16 on a CPU, but the GradScaler measurement needs it there
         asked = "bf16" if precision == "fp16" and self.device.type == "cpu" else precision
+        # the configuration of the project's own smoke test, so that its thresholds apply
         config = self.train.smoke_config(device=str(self.device), precision=asked, run_dir=folder, shuffled=shuffled)
         config = dataclasses.replace(config, **changes)
-        device, chosen = self.prepare(config, _quiet)
+        device, chosen = self.prepare(config, quiet)
         if asked != precision:
             chosen = self.precision_type(precision, "asked for by envforge verify")
         training = self.train.build(config, device, chosen)
@@ -141,7 +163,7 @@ def batches(training: Any, count: int) -> Any:
                 return
         if given == before:
             raise RuntimeError("the training gave no batches")
-        training.order.next_epoch()
+        training.order.next_epoch()  # an epoch may have fewer batches than the smoke test has updates
 
 
 def finite(values: Any) -> Any:
@@ -156,8 +178,29 @@ def _number(value: Any) -> float | None:
     return number if number - number == 0 else None  # inf - inf and nan - nan are nan
 
 
-def _quiet(line: str) -> None:
-    """Ignore the project's message about its device, because ``verify`` reports the device itself."""
+def quiet(line: str) -> None:
+    """Ignore a message of the project, such as the one about its device, which ``verify`` reports itself."""
+
+
+def words(error: BaseException, most: int = 500) -> str:
+    """Return the type and the message of an error, shortened."""
+    return f"{type(error).__name__}: {str(error)[:most]}"
+
+
+class Weights:
+    """The parameters of a model before a run, to count those that changed."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.before = [parameter.detach().clone() for parameter in model.parameters()]
+
+    def moved(self) -> int:
+        """Return how many changed."""
+        return sum(not torch.equal(old, new) for old, new in zip(self.before, self.model.parameters()))
+
+    def wild(self) -> int:
+        """Return how many have a value that isn't finite."""
+        return sum(not bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters())
 
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # projects may plot, and this process has no display

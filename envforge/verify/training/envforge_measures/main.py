@@ -25,7 +25,7 @@ MARK = "@envforge "
 def main(text: str) -> None:
     """Parse the specification and run it; the output of libraries goes to stderr."""
     talk = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    os.dup2(2, 1)  # libraries print to stdout, even from C
 
     def say(line: dict[str, Any]) -> None:
         talk.write(MARK + json.dumps(line) + "\n")
@@ -45,8 +45,10 @@ def run(specification: dict[str, Any], say: Say) -> None:
             say({"event": "start", "measure": name})
             started = time.monotonic()
             try:
-                if context is None:
-                    context = _context(specification, scratch, say)
+                if context is None:  # importing torch can fail, which each measurement reports
+                    from .context import Context
+
+                    context = Context(specification, scratch, say)
                 value = _measures()[name](context)
             except Exception as error:
                 say({"event": "raised", "measure": name, "error": _words(error)})
@@ -56,31 +58,25 @@ def run(specification: dict[str, Any], say: Say) -> None:
     say({"event": "end"})
 
 
-def _context(specification: dict[str, Any], scratch: str, say: Say) -> Any:
-    from .context import Context
-
-    return Context(specification, scratch, say)
-
-
 def _measures() -> dict[str, Callable[[Any], Any]]:
-    from . import compiled, kernels, learning, models, repeat, scaler, speed
+    from . import device, learning, models, steps
 
     return {
-        "device": kernels.device,
-        "matmul": kernels.matmul,
-        "convolution": kernels.convolution,
-        "attention": kernels.attention,
+        "device": device.device,
+        "matmul": device.matmul,
+        "convolution": device.convolution,
+        "attention": device.attention,
         "project": learning.project,
         "learning": learning.learning,
         "guard": learning.guard,
         "control": learning.control,
-        "scaler": scaler.scaler,
-        "compare": speed.compare,
-        "throughput": speed.throughput,
-        "transfer": speed.transfer,
-        "repeat": repeat.repeat,
-        "same_bits": repeat.same_bits,
-        "compiled": compiled.compiled,
+        "scaler": steps.scaler,
+        "compare": steps.compare,
+        "compiled": steps.compiled,
+        "throughput": device.throughput,
+        "transfer": device.transfer,
+        "same_bits": device.same_bits,
+        "repeat": learning.repeat,
         "models": models.models,
     }
 

@@ -6,6 +6,7 @@ Published figures are about models of these sizes. Nothing is learned.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .context import DTYPES, Context
+from .context import DTYPES, Context, words
 
 BATCHES = (64, 256)
 WARM, STEPS = 3, 7
@@ -62,95 +63,64 @@ def residual(depths: tuple[int, ...] = (3, 4, 6, 3), width: int = 64) -> nn.Modu
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 1000))
 
 
-class Attention(nn.Module):
-    """Scaled dot product attention and two linear layers, each after a layer norm."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.mix, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Add the output of both parts to the tokens."""
-        batch, length, width = tokens.shape
-        mixed = self.mix(self.first(tokens)).view(batch, length, 3, self.heads, width // self.heads)
-        query, key, value = mixed.permute(2, 0, 3, 1, 4).unbind(0)
-        seen = functional.scaled_dot_product_attention(query, key, value)
-        tokens = tokens + self.out(seen.transpose(1, 2).reshape(batch, length, width))
-        fed: Tensor = self.feed(self.second(tokens))
-        return tokens + fed
-
-
 class Transformer(nn.Module):
     """A vision transformer over 16 by 16 patches, by default the size of ViT-B (86 million parameters)."""
 
     def __init__(self, depth: int = 12, width: int = 768, heads: int = 12, size: int = 224) -> None:
         super().__init__()
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
         self.patches = nn.Conv2d(3, width, 16, 16)
         self.places = nn.Parameter(torch.zeros(1, (size // 16) ** 2, width))
-        self.layers = nn.Sequential(*[Attention(width, heads) for _ in range(depth)])
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 1000)
+        self.layers = nn.TransformerEncoder(layer, depth, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.head = nn.Linear(width, 1000)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the scores of 1000 classes."""
         tokens = self.patches(images).flatten(2).transpose(1, 2) + self.places
-        scores: Tensor = self.head(self.norm(self.layers(tokens)).mean(dim=1))
+        scores: Tensor = self.head(self.layers(tokens).mean(dim=1))
         return scores
 
 
 def models(context: Context) -> dict[str, Any]:
     """Measure each model, batch size, and precision; a run that doesn't fit into memory has an error."""
-    small = bool(context.specification.get("small"))
-    size = 32 if small else 224
-    names = [context.low, "fp32"]
-    if context.device.type == "cuda" and torch.cuda.get_device_capability(context.device) >= (8, 0):
-        names.append("tf32")
     runs = []
-    for model in ("resnet50-size", "vit-b-size"):
-        for batch in (2,) if small else BATCHES:
-            for precision in names:
-                runs.append(_run(context, model, batch, precision, size))
-                if context.device.type == "cuda":
+    for name, build in (("resnet50-size", residual), ("vit-b-size", Transformer)):
+        for batch in BATCHES:
+            for precision, fp32 in context.precisions:
+                facts = {"model": name, "batch": batch, "precision": precision, "fp32": fp32}
+                runs.append({**facts, **run(context, build, batch, precision)})
+                if context.on_gpu:
                     torch.cuda.empty_cache()
     torch.set_float32_matmul_precision("highest")  # the default, so that later fp32 measurements don't use TF32
     return {"runs": runs}
 
 
-def _make(name: str, size: int) -> nn.Module:
-    if name == "resnet50-size":
-        return residual() if size == 224 else residual((1, 1), 8)
-    return Transformer() if size == 224 else Transformer(depth=1, width=32, heads=2, size=size)
-
-
-def _run(context: Context, name: str, batch: int, precision: str, size: int) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "model": name,
-        "batch": batch,
-        "precision": precision,
-        "fp32": {"fp32": "ieee", "tf32": "tf32"}.get(precision),
-    }
+def run(
+    context: Context, build: Callable[[], nn.Module], batch: int, precision: str, size: int = 224
+) -> dict[str, Any]:
+    """Measure one model on images of this size; return its error if it doesn't fit into memory."""
     try:
-        return {**facts, **_measure(context, _make(name, size), batch, precision, size)}
+        return _measure(context, build(), batch, precision, size)
     except RuntimeError as error:  # OutOfMemoryError is a subclass
-        return {**facts, "error": f"{type(error).__name__}: {str(error)[:300]}"}
+        return {"error": words(error, most=300)}
 
 
 def _measure(context: Context, model: nn.Module, batch: int, precision: str, size: int) -> dict[str, Any]:
     """Time forward, backward, and AdamW on one batch; return the median and the peak of allocated memory."""
-    on_gpu = context.device.type == "cuda"
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    if on_gpu:
+    if context.on_gpu:
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.benchmark = True
-        torch.cuda.reset_peak_memory_stats(context.device)
+    context.forget_peak_memory()
+    # channels last is the fast layout of convolutions on tensor cores
     layout = torch.contiguous_format if isinstance(model, Transformer) else torch.channels_last
     placed: Any = model
     placed = placed.to(device=context.device, memory_format=layout)
     images = torch.randn(batch, 3, size, size, device=context.device).contiguous(memory_format=layout)
     labels = torch.randint(1000, (batch,), device=context.device)
-    optimizer = torch.optim.AdamW(placed.parameters(), lr=1e-4, fused=on_gpu or None)
+    optimizer = torch.optim.AdamW(placed.parameters(), lr=1e-4, fused=context.on_gpu or None)
     times = []
     for _ in range(WARM + STEPS):
         context.synchronize()
@@ -159,8 +129,7 @@ def _measure(context: Context, model: nn.Module, batch: int, precision: str, siz
         context.synchronize()
         times.append(time.perf_counter() - started)
     kept = sorted(times[WARM:])
-    peak = int(torch.cuda.max_memory_allocated(context.device)) if on_gpu else None
-    return {"step_s": kept[len(kept) // 2], "peak_memory_bytes": peak}
+    return {"step_s": kept[len(kept) // 2], "peak_memory_bytes": context.peak_memory()}
 
 
 def _step(context: Context, model: nn.Module, optimizer: Any, images: Tensor, labels: Tensor, precision: str) -> None:

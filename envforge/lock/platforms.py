@@ -1,0 +1,194 @@
+"""Evaluate the selectors and markers that limit a request to some platforms.
+
+Selectors are those of conda-build (``linux``, ``x86_64``) and conda-lock (``linux64``), and the platforms themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from packaging.version import Version
+
+from envforge.base.suggest import nearest
+
+KNOWN_PLATFORMS = ("linux-64", "linux-aarch64", "linux-ppc64le", "osx-64", "osx-arm64", "win-64")
+EVERYWHERE = frozenset(KNOWN_PLATFORMS)
+_UNIX = frozenset(name for name in KNOWN_PLATFORMS if not name.startswith("win"))
+_INTEL = frozenset({"linux-64", "osx-64", "win-64"})
+SELECTORS: Mapping[str, frozenset[str]] = {
+    **{name: frozenset({name}) for name in KNOWN_PLATFORMS},
+    "linux": frozenset(name for name in KNOWN_PLATFORMS if name.startswith("linux")),
+    "osx": frozenset(name for name in KNOWN_PLATFORMS if name.startswith("osx")),
+    "win": frozenset({"win-64"}),
+    "unix": _UNIX,
+    "linux64": frozenset({"linux-64"}),
+    "osx64": frozenset({"osx-64"}),
+    "win64": frozenset({"win-64"}),
+    "x86": _INTEL,
+    "x86_64": _INTEL,
+    "aarch64": frozenset({"linux-aarch64"}),
+    "arm64": frozenset({"osx-arm64"}),
+    "ppc64le": frozenset({"linux-ppc64le"}),
+    # names of conda-build for platforms that envforge doesn't lock
+    **dict.fromkeys(("linux32", "win32", "s390x", "armv6l", "armv7l", "emscripten", "wasi", "wasm32"), frozenset()),
+}
+_FOREIGN = {"windows": "win", "mac": "osx", "macos": "osx", "darwin": "osx", "amd64": "x86_64", "x64": "x86_64"}
+# variables of conda-build that are no platforms; a sentence may contain the words, but no comparison of them
+_BUILD_VARIABLE = re.compile(r"(?:not\s+)?(?:py\d+|py[23]k|(?:py|np|vc|python|\w+_platform|\w+_version)\s*[<>=!]=?.+)$")
+_TOKEN = re.compile(r"\s*([A-Za-z0-9_]+(?:-[A-Za-z0-9_]+)*|[()])")
+_ALIKE = 0.75
+
+
+class SelectorError(Exception):
+    """A selector that can't be honored; ``hint`` is the spelling that works."""
+
+    def __init__(self, reason: str, hint: str) -> None:
+        super().__init__(reason)
+        self.hint = hint
+
+
+def parse_selector(text: str) -> frozenset[str]:
+    """Return the platforms for which a selector is true; raise ``SelectorError`` if it is invalid or unknown."""
+    tokens = _tokens(text)
+    parser = _Parser(tokens or [])
+    shape_is_valid = tokens is not None and parser.is_expression()
+    unknown = [name for name in _names(tokens or []) if name not in SELECTORS]
+    if _BUILD_VARIABLE.match(text.strip()):
+        raise SelectorError(
+            f"the selector `{text.strip()}` depends on more than the platform",
+            "use a platform such as `linux`; for a wheel, write a marker such as `; python_version >= '3.10'`",
+        )
+    if not shape_is_valid and (tokens is None or not unknown):
+        raise SelectorError(f"`{text}` is not a valid selector", "write it as in `linux and not aarch64`")
+    if unknown:
+        near = _FOREIGN.get(unknown[0]) or nearest(unknown[0], SELECTORS, alike=_ALIKE)
+        known = "use `linux`, `osx`, `win`, `unix`, `x86_64`, or a platform such as `linux-64`"
+        raise SelectorError(f"the selector `{unknown[0]}` is unknown", f"did you mean `{near}`?" if near else known)
+    return parser.platforms()
+
+
+def selector_of_comment(comment: str) -> frozenset[str] | None:
+    """Return the platforms that a comment selects, or ``None`` if it contains no selector.
+
+    Brackets are a selector if an expression of known names is in them, whatever surrounds them. Other brackets belong
+    to the comment, unless they can only be a misspelled selector: those raise ``SelectorError``.
+    """
+    found = [parse_selector(text) for text in re.findall(r"\[([^\[\]]+)\]", comment) if _is_meant(text)]
+    if len(found) > 1:
+        raise SelectorError("the comment contains several selectors", "join them with `and` or `or` in one bracket")
+    return found[0] if found else None
+
+
+def _is_meant(text: str) -> bool:
+    """Return whether brackets contain a selector, right or wrong, and not a note such as ``[12]`` or ``[TODO]``."""
+    if _BUILD_VARIABLE.match(text.strip()):
+        return True
+    tokens = _tokens(text)
+    names = _names(tokens or [])
+    if tokens is None or not names:
+        return False
+    unknown = [name for name in names if name not in SELECTORS]
+    if not _Parser(tokens).is_expression():
+        return not unknown  # words around a known name are a sentence
+    if len(unknown) < len(names):
+        return True
+    return any(name in _FOREIGN or nearest(name, SELECTORS, alike=_ALIKE) for name in unknown)
+
+
+def _tokens(text: str) -> list[str] | None:
+    tokens, position = [], 0
+    text = text.strip()
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            return None
+        tokens.append(match[1].lower())
+        position = match.end()
+    return tokens
+
+
+def _names(tokens: Iterable[str]) -> list[str]:
+    return [token for token in tokens if token not in {"and", "or", "not", "(", ")"}]
+
+
+class _Parser:
+    """Parse ``or``, ``and``, ``not``, and parentheses, with Python's precedence."""
+
+    def __init__(self, tokens: list[str]) -> None:
+        self._tokens = tokens
+        self._rest: list[str] = []
+
+    def platforms(self) -> frozenset[str]:
+        self._rest = list(self._tokens)
+        found = self._any()
+        if self._rest:
+            raise ValueError(self._rest[0])
+        return found
+
+    def is_expression(self) -> bool:
+        try:
+            self.platforms()
+        except (ValueError, IndexError, RecursionError):
+            return False
+        return True
+
+    def _any(self) -> frozenset[str]:
+        found = self._all()
+        while self._rest and self._rest[0] == "or":
+            self._rest.pop(0)
+            found |= self._all()
+        return found
+
+    def _all(self) -> frozenset[str]:
+        found = self._one()
+        while self._rest and self._rest[0] == "and":
+            self._rest.pop(0)
+            found &= self._one()
+        return found
+
+    def _one(self) -> frozenset[str]:
+        token = self._rest.pop(0)
+        if token == "not":  # noqa: S105 - a word of the grammar
+            return EVERYWHERE - self._one()
+        if token == "(":  # noqa: S105 - as above
+            found = self._any()
+            if self._rest.pop(0) != ")":
+                raise ValueError(token)
+            return found
+        if token in {"and", "or", ")"}:
+            raise ValueError(token)
+        return SELECTORS.get(token, frozenset())
+
+
+_SYSTEMS = {
+    "linux": ("posix", "linux", "Linux"),
+    "osx": ("posix", "darwin", "Darwin"),
+    "win": ("nt", "win32", "Windows"),
+}
+MACHINES = {
+    "linux-64": "x86_64",
+    "linux-aarch64": "aarch64",
+    "linux-ppc64le": "ppc64le",
+    "osx-64": "x86_64",
+    "osx-arm64": "arm64",
+    "win-64": "AMD64",
+}
+
+
+def marker_environment(platform: str, python: Version) -> dict[str, str]:
+    """Return the values of the marker variables (PEP 508) on a platform with this version of CPython."""
+    os_name, sys_platform, platform_system = _SYSTEMS[platform.split("-", maxsplit=1)[0]]
+    return {
+        "implementation_name": "cpython",
+        "implementation_version": str(python),
+        "os_name": os_name,
+        "platform_machine": MACHINES[platform],
+        "platform_python_implementation": "CPython",
+        "platform_release": "",
+        "platform_system": platform_system,
+        "platform_version": "",
+        "python_full_version": str(python),
+        "python_version": f"{python.major}.{python.minor}",
+        "sys_platform": sys_platform,
+    }

@@ -1,0 +1,347 @@
+"""Check the imported torch: its libraries, its build, the GPUs that it finds, and its kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from packaging.version import InvalidVersion, Version
+
+from envforge.base.redact import quoted
+from envforge.base.terms import ComputeCapability
+from envforge.verify.environment.facts import EnvironmentFacts, LockedTorch, TorchFacts
+from envforge.verify.environment.packages import ENVIRONMENT
+from envforge.verify.judging import (
+    Judged,
+    View,
+    as_judgements,
+    check,
+    counted,
+    failed,
+    info,
+    passed,
+    skipped,
+    unknown,
+    unread,
+    warned,
+)
+from envforge.verify.record import Record
+from envforge.verify.values import Judgement, Verdict
+
+_OPENMP = ("libgomp", "libiomp5", "libomp")
+_CUDA_LIBRARIES = (
+    "libcudnn", "libcublas", "libnccl", "libnvrtc", "libnvJitLink", "libcudart", "libcusparse", "libcusolver",
+    "libcufft", "libcurand", "libtorch", "libc10",
+)  # fmt: skip
+_MAPS = "/proc/self/maps after import torch"
+_TEGRA = ("5.3", "6.2", "7.2", "8.7")  # compute capabilities of Jetson chips
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TorchCase:
+    """An environment whose torch was imported."""
+
+    facts: EnvironmentFacts
+    torch: TorchFacts
+
+
+def _of_torch(record: Record, judge: Callable[[TorchCase], Judged]) -> Iterable[Judgement]:
+    facts = cast("EnvironmentFacts", record.environment)  # the engine skips the checks of a question without facts
+    if facts.torch.value is None:
+        return (skipped("torch was not imported: see `torch-import-failed`"),)
+    return as_judgements(judge(TorchCase(facts=facts, torch=facts.torch.value)))
+
+
+TORCH = View(question="environment", judged=_of_torch)
+"""The environment, for checks that are skipped if torch was not imported."""
+
+
+@check(
+    "library-from-outside", "Origin of CUDA and torch libraries", of=TORCH, group="libraries", row=32, needs=("python",)
+)
+def _outside(case: TorchCase) -> Iterator[Judgement]:
+    """Another version of cuDNN or cuBLAS causes undefined symbols, or different results without an error."""
+    facts, libraries = case.facts, case.facts.libraries.value
+    if libraries is None:
+        yield unread(facts.libraries, "the loaded libraries are unknown")
+        return
+    outside = [library for library in libraries if not library.inside and library.family in _CUDA_LIBRARIES]
+    for library in outside:
+        words, command = f"`{library.path}` is loaded", facts.command_without_library_path
+        if added_by := _added_by(facts, library.path):
+            words += f", because `{added_by}` adds its directory"
+            command = f"find {quoted(facts.prefix or '.')} -name {quoted(added_by)}"
+        wanted = f"{library.family} of the environment `{facts.prefix}`"
+        yield failed(words, wanted, _MAPS, subject=library.family, command=command)
+    if not outside:
+        yield passed(f"{len(libraries)} libraries, all from this environment", source=_MAPS)
+
+
+def _added_by(facts: EnvironmentFacts, path: str) -> str:
+    """Return the ``.pth`` file that makes Python import from the directory of a library; empty if there is none."""
+    entries = facts.python.value.pth if facts.python.value is not None else ()
+    named = (entry.partition(": ") for entry in entries)
+    return next((name for name, _, folder in named if folder and path.startswith(folder.rstrip("/") + "/")), "")
+
+
+@check(
+    "openmp-twice",
+    "OpenMP runtimes in the process",
+    of=TORCH,
+    group="libraries",
+    severity=Verdict.WARN,
+    row=34,
+    needs=("python",),
+)
+def _openmp(case: TorchCase) -> Judgement:
+    """Two runtimes compete for threads: slow runs, `OMP: Error #15`, or crashes."""
+    libraries = case.facts.libraries.value
+    if libraries is None:
+        return skipped(f"the loaded libraries are unknown: {case.facts.libraries.unreadable}")
+    runtimes = [library for library in libraries if library.family in _OPENMP]
+    if len({library.path for library in runtimes}) > 1:
+        words = f"{len(runtimes)} OpenMP runtimes in one process: " + ", ".join(f"`{r.path}`" for r in runtimes)
+        return warned(words, "one OpenMP runtime", _MAPS, command=case.facts.with_prefix("envforge audit"))
+    return passed(f"OpenMP: {runtimes[0].path if runtimes else 'none'}", source=_MAPS)
+
+
+@check("numpy-abi", "Compatibility of NumPy and torch", of=TORCH, group="libraries", row=35, needs=("python",))
+def _numpy(case: TorchCase) -> Judgement:
+    """A torch built for NumPy 1 can't use arrays of NumPy 2, and fails only at the first array."""
+    signal, torch = case.facts.numpy, case.torch
+    numpy, complaint = signal.value, torch.numpy_warning
+    if numpy is None and signal.code == "not-found" and complaint is None:
+        return skipped("the environment has no NumPy")
+    if numpy is None:
+        return unread(signal, "NumPy was not tested")
+    if not numpy.works or complaint is not None:
+        words = f"NumPy {numpy.version} and torch {torch.version} are not compatible: {numpy.error or complaint}"
+        wanted = "conversion of an array to a tensor and back"
+        return failed(words, wanted, signal.source, command=case.facts.repair_command)
+    return passed(f"NumPy {numpy.version}: an array was converted to a tensor and back", source=signal.source)
+
+
+@check("cpu-build-in-gpu-lock", "CUDA or CPU build of torch", of=TORCH, group="libraries", row=10, needs=("python",))
+def _cpu_build(case: TorchCase) -> Judgement:
+    """A later `pip install` can replace the CUDA build with a CPU build, without a message."""
+    torch, locked, source = case.torch, case.facts.locked.value, case.facts.locked.source
+    if locked is None:
+        return _not_locked(case)
+    if locked.cuda is None:
+        return passed(f"torch {torch.version}; the lockfile contains a CPU build", source=source)
+    if torch.cuda is None and torch.hip is None:
+        wanted = f"torch {locked.version} for CUDA{f' {locked.cuda}' if locked.cuda else ''} (`{locked.build}`)"
+        source = f"torch.version.cuda in {torch.file}; {source}"
+        return failed(f"torch {torch.version} is a CPU build", wanted, source, command=case.facts.repair_command)
+    return passed(f"torch {torch.version} for CUDA {torch.cuda}", source=torch.file)
+
+
+def _not_locked(case: TorchCase) -> Judgement:
+    return skipped(f"the locked torch is unknown: {case.facts.locked.unreadable}")
+
+
+@check("torch-version", "Version of the imported torch", of=TORCH, group="libraries", row=38, needs=("python",))
+def _version(case: TorchCase) -> Judgement:
+    """The imported version is what runs, whatever the package manager's records contain."""
+    torch, locked = case.torch, case.facts.locked.value
+    source = f"{torch.file}; {case.facts.locked.source}"
+    if locked is None:
+        return _not_locked(case)
+    if wanted := _difference(torch, locked):
+        words = f"torch {torch.version}" + (f" for CUDA {torch.cuda}" if torch.cuda else "")
+        return failed(words, wanted, source, command=case.facts.repair_command)
+    return passed(f"torch {torch.version}", locked.version, source)
+
+
+def _difference(torch: TorchFacts, locked: LockedTorch) -> str:
+    """Return the expected build if it differs; a CPU build instead of a CUDA build has its own check."""
+    if _public(torch.version) != _public(locked.version):
+        return f"torch {locked.version}"
+    if locked.cuda and torch.cuda and torch.cuda != locked.cuda:
+        return f"torch {locked.version} for CUDA {locked.cuda}"
+    return ""
+
+
+def _public(text: str) -> str:
+    try:
+        return Version(text).public
+    except InvalidVersion:
+        return text.split("+", 1)[0]
+
+
+@check(
+    "library-versions",
+    "Versions of cuDNN and NCCL",
+    of=TORCH,
+    group="libraries",
+    severity=Verdict.WARN,
+    row=32,
+    needs=("python",),
+)
+def _libraries(case: TorchCase) -> Iterator[Judgement]:
+    """Other versions can be slower, return slightly different results, or fail to start."""
+    # compare the loaded cuDNN and NCCL with the locked versions, if both are known
+    locked = case.facts.locked.value
+    if locked is None:
+        yield _not_locked(case)
+        return
+    pairs = (("cudnn", case.torch.cudnn), ("nccl", case.torch.nccl))
+    known = [(name, found, wanted) for name, found in pairs if found and (wanted := locked.packages.get(name))]
+    if not known:
+        yield skipped("neither cuDNN nor NCCL is both locked and loaded")
+    for name, found, wanted in known:
+        if _numbers(found)[:2] == _numbers(wanted)[:2]:
+            yield passed(f"{name} {found}", wanted, "torch", subject=name)
+        else:
+            source, command = f"torch; {case.facts.locked.source}", case.facts.command_without_library_path
+            yield warned(f"{name} {found} is loaded", f"{name} {wanted}", source, subject=name, command=command)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+
+@check("torch-sees-no-gpu", "GPU availability in torch", of=TORCH, group="libraries", required=True, needs=("python",))
+def _sees_none(case: TorchCase) -> Judgement:
+    """Without a GPU in torch, training runs on the CPU, tens of times slower, mostly without an error."""
+    facts, torch, cuda = case.facts, case.torch, case.facts.cuda.value
+    if cuda is None and torch.cuda is None:
+        return skipped("this torch is a CPU build")
+    if cuda is None and facts.process is not None and not facts.process.is_good:
+        words, wanted = f"torch.cuda failed to start: {facts.cuda.unreadable}", "a result of torch.cuda.is_available()"
+        return failed(words, wanted, facts.cuda.source, command="envforge verify machine")
+    if cuda is None:
+        return unread(facts.cuda, "torch did not report its GPUs")
+    if cuda.available:
+        names = ", ".join(gpu.name for gpu in cuda.gpus)
+        return passed(f"torch finds {counted(len(cuda.gpus), 'GPU')}: {names}", source="torch.cuda.is_available()")
+    said = "; ".join((*cuda.warnings, *([cuda.error] if cuda.error else []))) or "torch reports no reason"
+    return _blind(case, said[:600])
+
+
+def _blind(case: TorchCase, said: str) -> Judgement:
+    """Judge a torch that finds no GPU; ``said`` is its own reason."""
+    facts, locked = case.facts, case.facts.locked.value
+    wants_gpu = locked is not None and locked.cuda is not None
+    gpus, command = ", ".join(gpu.name for gpu in facts.machine_gpus), "envforge verify machine"
+    if facts.driver is None or not facts.machine_gpus:
+        if not wants_gpu:
+            return passed("no GPU, and none is required", source="torch.cuda.is_available()")
+        said = "no NVIDIA driver responds on this machine"
+    elif case.torch.cuda is None:
+        if locked is not None and not wants_gpu:
+            return info(f"the lockfile contains a CPU build of torch, although driver {facts.driver} reports {gpus}")
+        said, command = "this torch is a CPU build", facts.repair_command
+    wanted = f"{gpus}, as reported by driver {facts.driver}" if gpus else "a GPU, as in the lockfile"
+    source = f"torch; {facts.driver_source or 'driver'}"
+    return failed(f"torch.cuda.is_available() is False: {said}", wanted, source, command=command)
+
+
+@check("torch-gpu-count", "Number of GPUs in torch", of=ENVIRONMENT, group="libraries", row=15, needs=("python",))
+def _count(facts: EnvironmentFacts) -> Judgement:
+    """A GPU that is missing in torch has failed, is hidden, or is partitioned."""
+    cuda, source = facts.cuda.value, f"torch.cuda.device_count(); {facts.driver_source}"
+    if cuda is None or not cuda.available:
+        return skipped("torch finds no GPU: see `torch-sees-no-gpu`")
+    if not facts.machine_gpus:
+        return unknown("the driver did not report the number of GPUs", source=facts.driver_source)
+    if len(cuda.gpus) != len(facts.machine_gpus):
+        wanted = f"{len(facts.machine_gpus)}: {', '.join(gpu.name for gpu in facts.machine_gpus)}"
+        words = f"torch finds {counted(len(cuda.gpus), 'GPU')}"
+        return failed(words, wanted, source, command="envforge verify machine")
+    return passed(counted(len(cuda.gpus), "GPU"), source=source)
+
+
+@check(
+    "arch-not-in-torch",
+    "Kernels of the installed torch for each GPU",
+    of=TORCH,
+    group="libraries",
+    row=8,
+    needs=("python",),
+)
+def _arch(case: TorchCase) -> Iterator[Judgement]:
+    """Without a kernel for the GPU: `CUDA error: no kernel image is available for execution on the device`."""
+    # compare the kernels in this torch with each GPU that torch or, if it finds none, the driver reports
+    if case.torch.cuda is None:
+        yield skipped("this torch is a CPU build")
+        return
+    seen = case.facts.cuda.value.gpus if case.facts.cuda.value is not None else ()
+    gpus = [(gpu.index, gpu.name, gpu.capability) for gpu in seen]
+    gpus = gpus or [(gpu.index, gpu.name, gpu.capability or "") for gpu in case.facts.machine_gpus]
+    if not gpus:
+        yield skipped("no GPU")
+    for index, name, capability in gpus:
+        yield _kernels(case.torch, capability, subject=f"GPU {index} {name}")
+
+
+def _kernels(torch: TorchFacts, capability: str, subject: str) -> Judgement:
+    kernels = " ".join(torch.arch_list)
+    if not torch.arch_list or not capability:
+        missing = "torch's list of kernels" if capability else "the compute capability of the GPU"
+        return unknown(f"{missing} is unknown", subject=subject)
+    if serves(torch.arch_list, ComputeCapability.parse(capability)):
+        return passed(f"compute capability {capability}", kernels, subject=subject)
+    return failed(
+        f"compute capability {capability}; torch {torch.version} contains {kernels}",
+        f"a kernel for sm_{capability.replace('.', '')}",
+        "torch.cuda.get_arch_list()",
+        subject=subject,
+        command="envforge explain",
+    )
+
+
+def serves(arch_list: tuple[str, ...], capability: ComputeCapability) -> bool:
+    """Return whether a build has a kernel for a GPU: same major version and no higher minor, or PTX of at most that.
+
+    Source: CUDA C++ programming guide, binary and PTX compatibility. Jetson chips run only their own code; ``sm_90a``
+    runs only on 9.0.
+    """
+    for entry in arch_list:
+        kind, _, digits = entry.partition("_")
+        number = digits.rstrip("af")
+        if not number.isdigit() or len(number) < 2:
+            continue
+        built = ComputeCapability(int(number[:-1]), int(number[-1]))
+        if str(capability) in _TEGRA or str(built) in _TEGRA or digits.endswith("a"):
+            fits = built == capability
+        elif kind == "compute":
+            fits = built <= capability
+        else:
+            fits = built.major == capability.major and built.minor <= capability.minor
+        if fits:
+            return True
+    return False
+
+
+@check(
+    "compile-toolchain",
+    "Toolchain for torch.compile",
+    of=ENVIRONMENT,
+    group="libraries",
+    severity=Verdict.WARN,
+    cost="deep",
+    row=48,
+    needs=("python",),
+)
+def _toolchain(facts: EnvironmentFacts) -> Judgement:
+    """torch.compile compiles code at run time: `Failed to find C compiler`, `cannot find -lcuda`."""
+    tools, torch = facts.toolchain.value, facts.torch.value
+    if tools is None:
+        return skipped(f"nothing was imported: {facts.toolchain.unreadable}")
+    needed = {"a C compiler (cc, gcc or clang)": tools.compiler, "Python.h": tools.python_header}
+    if torch is not None and torch.cuda is not None:
+        needed["triton"] = tools.triton
+    missing = [name for name, found in needed.items() if found is None]
+    if not missing:
+        return passed(f"{tools.compiler}, Python.h" + (", triton" if tools.triton else ""))
+    command, source = _toolchain_command(facts, missing), facts.toolchain.source
+    return warned(f"missing: {', '.join(missing)}", ", ".join(needed), source, command=command)
+
+
+def _toolchain_command(facts: EnvironmentFacts, missing: Sequence[str]) -> str:
+    if list(missing) == ["triton"]:
+        return facts.repair_command
+    platform = facts.platform if facts.platform.startswith("linux-") else "linux-64"
+    return f"envforge add gcc_{platform} gxx_{platform}"

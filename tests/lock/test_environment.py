@@ -1,0 +1,265 @@
+"""Test the grammar of environment.yml: each construct is honored, or an error that names its line and what works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from packaging.version import Version
+
+from envforge.errors import EnvforgeError, RequestError
+from envforge.lock.inputs import Inputs, conda_lock_files, read_inputs, virtual_packages_of
+from envforge.lock.platforms import KNOWN_PLATFORMS, SelectorError, parse_selector, selector_of_comment
+
+HEAD = "channels: [conda-forge]\nplatforms: [linux-64, osx-arm64, win-64]\ndependencies:\n  - python 3.11.*\n"
+FIRST = 5  # the line after HEAD
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def read(text: str, *others: str, name: str = "environment.yml", categories: tuple[str, ...] = ()) -> Inputs:
+    paths = [Path(name), *(Path(f"{number}.yml") for number in range(len(others)))]
+    for path, content in zip(paths, (text, *others), strict=True):
+        path.write_text(content, encoding="utf-8")
+    return read_inputs(paths[0], None, others=paths[1:], categories=categories)
+
+
+def names(inputs: Inputs, platform: str, python: str = "3.11.7") -> set[str]:
+    found = {str(one.spec or one.requirement) for one in inputs.wanted(platform, Version(python))}
+    return found - {"python 3.11.*"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "on_linux", "on_mac"),
+    [
+        ("- a  # [not win]", {"a"}, {"a"}),
+        ("- a  # [linux or osx]", {"a"}, {"a"}),
+        ("- a  # [linux and x86_64]", {"a"}, set()),
+        ("- a  # [unix and not (linux or arm64)]", set(), set()),
+        ("- a  # [linux-64]", {"a"}, set()),
+        ("- a  # [osx-arm64 or win-64]", set(), {"a"}),
+        ("- a  # [Linux64]", {"a"}, set()),
+        ("- a  #[arm64]", set(), {"a"}),
+        ("- a  # only there [linux] (see y)", {"a"}, set()),
+        ("- a  # needed by the loader, see [12]", {"a"}, {"a"}),
+        ("- a  # [TODO] drop this", {"a"}, {"a"}),
+        ("- a  # [needed on linux]", {"a"}, {"a"}),
+        ("- a>=1 # pin because of [foo]", {"a >=1"}, {"a >=1"}),
+        ("- pip: [red]  # not red[fast]", {"red"}, {"red"}),
+        ("- sel(linux): a", {"a"}, set()),
+        ("- sel(not win): [a, b <2]", {"a", "b <2"}, {"a", "b <2"}),
+        ("- {sel(osx): a}  # [arm64]", set(), {"a"}),
+        ("- pip:  # [osx]\n      - red", set(), {"red"}),
+        ("- pip:\n      - red\n  - a\n  - pip:\n      - blue", {"a", "red", "blue"}, {"a", "red", "blue"}),
+        ("- pip:", set(), set()),
+        ("- pip:\n      - red  # [win]", set(), set()),
+        ("- a >=2\n  - a <3  # [linux]", {"a <3,>=2"}, {"a >=2"}),
+        ("- a >=2|=1\n  - a <3", {"a <3,>=2|<3,=1"}, {"a <3,>=2|<3,=1"}),
+        (
+            "- a=1.2\n  - b=1.2=py_0\n  - c==1.2",
+            {"a =1.2", "b 1.2 py_0", "c ==1.2"},
+            {"a =1.2", "b 1.2 py_0", "c ==1.2"},
+        ),
+        ("- A >= 1 , < 2", {"a >=1,<2"}, {"a >=1,<2"}),
+        ("- lab::a 1.* py*", {"lab::a 1.* py*"}, {"lab::a 1.* py*"}),
+        ("- a[version='>=1,<2', build=py*, channel=lab]", {"lab::a >=1,<2 py*"}, {"lab::a >=1,<2 py*"}),
+        ("- pip:\n    - red>=1; python_version < '3.9'\n    - red==2", {"red==2"}, {"red==2"}),
+        ("- pip:\n    - red>=1\n    - Red[fast]<2", {"red[fast]<2,>=1"}, {"red[fast]<2,>=1"}),
+        ("- pip:\n    - red; sys_platform == 'darwin' and platform_machine == 'arm64'", set(), {"red"}),
+        ("- pip:\n    - red; extra == 'x' or implementation_name == 'pypy'", set(), set()),
+        ("- |-\n    a\n  - b", {"a", "b"}, {"a", "b"}),
+        ("# - a\n  - b", {"b"}, {"b"}),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_construct_is_honored(lines: str, on_linux: set[str], on_mac: set[str]) -> None:
+    inputs = read(f"{HEAD}  {lines}\n")
+    assert on_linux == names(inputs, "linux-64")
+    assert on_mac == names(inputs, "osx-arm64")
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason", "hint"),
+    [
+        ("- python: 3.10", "`python: 3.10` is a mapping, not a package", "write `- python =3.10`"),
+        ("- a: '>=2'", "`a: >=2` is a mapping, not a package", "write `- a >=2`"),
+        (
+            "- npm: [left-pad]",
+            "the key `npm:` is unknown among the dependencies",
+            "remove it: a lockfile",
+        ),
+        ("- PIP: [red]", "the key `PIP:` is unknown among the dependencies", "write `pip:`"),
+        ("- pypi: [red]", "the key `pypi:` is unknown among the dependencies", "write `pip:`"),
+        ("- pip: [red]\n    a: 1", "the key `a:` shares an entry with `pip:`", "write `- a =1` as an entry of its own"),
+        ("- pip: red", "the value of `pip:` is not a list", "write each package as `- NAME` on its own line"),
+        ("- pip: [[red]]", "expected a requirement such as `rich>=13`, found a list", "remove it"),
+        ("- pip: [{sel(linux): red>=1}]", "a mapping below `pip:` is not a requirement", "write `- red>=1`, and"),
+        ("- 3.11", "expected a package such as `numpy >=2,<3`, found the number `3.11`", 'write `"3.11"`'),
+        ("- yes", "expected a package such as `numpy >=2,<3`, found the boolean `yes`", 'write `"yes"`'),
+        ("-", "expected a package such as `numpy >=2,<3`, found nothing", "remove it"),
+        ("- [a, b]", "expected a package such as `numpy >=2,<3`, found a list", "remove it"),
+        ("- a  # [lunix]", "the selector `lunix` is unknown", "did you mean `unix`?"),
+        ("- a  # [windows]", "the selector `windows` is unknown", "did you mean `win`?"),
+        ("- a  # [linux or]", "`linux or` is not a valid selector", "write it as in `linux and not aarch64`"),
+        ("- a  # [py>=310]", "the selector `py>=310` depends on more than the platform", "use a platform such as"),
+        ("- a  # [linux] [x86_64]", "the comment contains several selectors", "join them with `and` or `or`"),
+        ("- sel(beos): a", "the selector `beos` is unknown", "use `linux`, `osx`, `win`, `unix`"),
+        ("- a[md5=00]", "the key `md5` in `[md5=00]` is not supported", "select the file by its version and build"),
+        ("- a[build_number=0]", "the key `build_number` in `[build_number=0]` is not supported", "select the file by"),
+        ("- a[subdir=win-64]", "the key `subdir` in `[subdir=win-64]` is not supported", "write a selector at the end"),
+        ("- conda-forge/linux-64::a", "the channel `conda-forge/linux-64` contains a platform", "write a selector"),
+        ("- a >=1 <2", "`a >=1 <2` has version constraints without a comma", "write them as in `numpy >=2,<3`"),
+        ("- a 1 b c", "`a 1 b c` is not a conda package", "write a name, a version, and a build"),
+        ("- https://host.example/a-1-0.conda", "is not a conda package", "write a name and a version"),
+        ("- a; sys_platform == 'linux'", "has a marker, which only packages below `pip:` can have", "write a selector"),
+        ("- pip: [-r more.txt]", "`-r more.txt` below `pip:` is a file", "list the requirements of that file"),
+        ("- pip: [-c more.txt]", "`-c more.txt` below `pip:` is a file", "write each constraint at its package"),
+        ("- pip: [--pre]", "`--pre` below `pip:` is an option", "pin the pre-release, such as `rich==14.0rc1`"),
+        ("- pip: [--find-links=x]", "below `pip:` is an option", "list the index at the top level of the file"),
+        ("- pip: [red --hash=sha256:0]", "below `pip:` has a hash", "remove `--hash`"),
+        ("- pip: [./lib]", "below `pip:` is a local directory", "remove the line; to install the directory"),
+        ("- pip: [git+https://host.example/x]", "is a repository, which has no checksum", "publish a wheel of it"),
+        ("- pip: [a b]", "is not a valid requirement", "write a requirement such as"),
+        ("- a\ndependancies: []", "the key `dependancies:` is unknown", "did you mean `dependencies:`?"),
+        ("- a\npip_repositories: []", "the key `pip_repositories:` is unknown", "did you mean `pip-repositories:`?"),
+        ("- a\ndependencies: []", "the key `dependencies:` is already on line 3", "merge the two into one"),
+        ("- a\nvariables: {A: [1]}", "expected a value, found a list", "remove it"),
+        ("- a\nvariables: {A: 1, A: 2}", "the key `A:` is already on line 6", "merge the two into one"),
+        ("- a\nvariables: {1A: 1}", "`1A` is not the name of an environment variable", "use letters"),
+        ("- a\ncategory: [a]", "expected a string, found a list", "remove it"),
+        ("- a\nallow-pypi-requests: 1", "the value of `allow-pypi-requests:` is not a boolean", "write `true` or"),
+        ("- a\npip-repositories:\n  - https://x.example  # [linux]", "has a selector, but applies to all", "write"),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_construct_is_rejected_with_line_and_spelling(lines: str, reason: str, hint: str) -> None:
+    text = f"{HEAD}  {lines}\n"
+    with pytest.raises(EnvforgeError) as caught:
+        read(text)
+    found, _, message = caught.value.message.partition(": ")
+    assert (
+        reason.replace("the key `dependancies:`", "the key `dependancies`").replace(
+            "the key `pip_repositories:`", "the key `pip_repositories`"
+        )
+        in message
+    )
+    assert caught.value.hint.startswith(hint)
+    assert found.startswith("`environment.yml`, line ")
+    assert FIRST <= int(found.rpartition(" ")[2]) <= len(text.splitlines())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]\n", "a: [\n", "channels: []\n", "dependencies: {a: 1}\n", "dependencies:\n", "[" * 5000]
+)
+@pytest.mark.usefixtures("project")
+def test_file_of_another_shape_is_rejected(text: str) -> None:
+    with pytest.raises(EnvforgeError) as caught:
+        read(text)
+    assert (caught.value.code, caught.value.exit_code) == ("bad-environment", 1)
+
+
+@pytest.mark.parametrize("platform", KNOWN_PLATFORMS)
+def test_each_platform_is_the_selector_of_itself_only(platform: str) -> None:
+    assert parse_selector(platform) == {platform}
+    assert selector_of_comment(f"# [not {platform}]") == frozenset(KNOWN_PLATFORMS) - {platform}
+
+
+def test_selector_in_two_brackets_is_ambiguous() -> None:
+    with pytest.raises(SelectorError):
+        selector_of_comment("# [linux] or [osx]")
+
+
+@pytest.mark.usefixtures("project")
+def test_json_flow_and_document_end_are_read() -> None:
+    flow = "{channels: [c], platforms: [linux-64], dependencies: [python 3.11.*, a >=1, {pip: [red]}]}\n...\n"
+    json = '{"channels": ["c"],\n "platforms": ["linux-64"],\n "dependencies": ["a >=1", {"pip": ["red"]}]}'
+    assert names(read(flow), "linux-64") == names(read(json), "linux-64") == {"a >=1", "red"}
+
+
+@pytest.mark.usefixtures("project")
+def test_files_are_merged_as_conda_lock_merges_them() -> None:
+    first = f"{HEAD}  - a >=1\npip-repositories: [https://x.example/whl]\nvariables: {{A: 1}}\n"
+    second = "channels: [conda-forge]\ncategory: dev\ndependencies: [a <2, tests]\nvariables: {B: 2}\n"
+    inputs = read(first, second)
+    assert inputs.platforms == ("linux-64", "osx-arm64", "win-64")
+    assert names(inputs, "osx-arm64") == {"a <2,>=1", "tests"}
+    assert inputs.variables == (("A", "1"), ("B", "2"))
+    assert {one.name: one.category for one in inputs.wanted("linux-64")} == {
+        "a": "main",
+        "python": "main",
+        "tests": "dev",
+    }
+    assert [text.count('"category": "dev"') for text in conda_lock_files(inputs, "linux-64")] == [0, 1]
+    chosen = read(first, second, categories=("dev",))
+    assert names(chosen, "linux-64") == {"a <2", "tests"}
+    assert chosen.left_out == {"main": ("python", "a")}
+    with pytest.raises(RequestError, match="no environment file has the category `docs`; found: dev, main"):
+        read(first, second, categories=("docs",))
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (
+            "channels: [lab]\n",
+            "`channels` of `0.yml` (lab) conflicts with `channels` of `environment.yml` (conda-forge)",
+        ),
+        ("variables: {A: 2}\n", "the variable `A` is `1` in `environment.yml`, but `2` in `0.yml`"),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_conflicting_files_are_named(second: str, message: str) -> None:
+    with pytest.raises(EnvforgeError) as caught:
+        read(f"{HEAD}variables: {{A: 1}}\n", f"{second}dependencies: [a]\n")
+    assert (caught.value.code, message in caught.value.message) == ("conflicting-files", True)
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        ("- a 1 py_0\n  - a 1 py_1", "have different builds"),
+        ("- x::a\n  - y::a", "have different channels"),
+        (f"- pip: ['a @ https://h/a.whl#sha256={'0' * 64}', a]", "have different URLs"),
+        ("- a (>=1)\n  - a <3", "can't be joined because of their parentheses"),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_lines_for_one_package_that_exclude_each_other_are_named(lines: str, what: str) -> None:
+    with pytest.raises(EnvforgeError, match=r"line 5.* and .*line") as caught:
+        conda_lock_files(read(f"{HEAD}  {lines}\n"), "linux-64")
+    assert caught.value.message.endswith(what)
+
+
+@pytest.mark.usefixtures("project")
+def test_virtual_package_must_be_one_of_the_machine() -> None:
+    virtual_packages_of(read(f"{HEAD}  - __glibc >=2.17  # [linux]\n  - __unix  # [not win]\n"))
+    with pytest.raises(EnvforgeError) as caught:
+        virtual_packages_of(read(f"{HEAD}  - __glibc >=2.34  # [linux]\n"))
+    assert "`__glibc >=2.34` (`environment.yml`, line 5) is requested on linux-64, but" in caught.value.message
+    stated = caught.value.hint.split("`")[1]
+    assert '__glibc: "2.34"' in stated
+    Path("virtual-packages.yml").write_text(stated, encoding="utf-8")
+    inputs = read(f"{HEAD}  - __glibc >=2.34  # [linux]\n  - a\n")
+    assert virtual_packages_of(inputs).of("linux-64")["__glibc"] == "2.34"
+    assert "__glibc" not in "".join(conda_lock_files(inputs, "linux-64"))
+
+
+@pytest.mark.usefixtures("project")
+def test_marker_of_python_is_undecided_until_python_is_selected() -> None:
+    lines = "  - pip:\n    - red; python_version < '3.12'\n    - blue; python_full_version >= '3.11.5'\n"
+    minor = read(f"{HEAD}{lines}")
+    assert minor.is_undecided("linux-64")
+    assert {one.name for one in minor.wanted("linux-64")} == {"python", "red"}
+    assert names(minor, "linux-64", "3.11.4") == {"red"}
+    assert not read(f"{HEAD}{lines}".replace("'3.11.5'", "'3.11'")).is_undecided("linux-64")
+    assert read(f"{HEAD}{lines}".replace("3.11.*", ">=3.10")).is_undecided("linux-64")
+
+
+@pytest.mark.usefixtures("project")
+def test_entries_that_apply_nowhere_are_named() -> None:
+    text = f"{HEAD}  - a  # [linux-aarch64]\n  - pip:\n    - red==1; python_version < '3'\n    - red==2\n"
+    assert [entry.text for entry in read(text).unused()] == ["a"]

@@ -19,7 +19,7 @@ def test_update_from_version_2_explains_the_new_layout(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('version = "3"', 'version = "2"'))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with open_template("image-classification", tmp_path) as opened, pytest.raises(EnvforgeError) as refusal:
-        update.plan_update(tmp_path, need_project_file(tmp_path), opened, update.Wishes())
+        update.plan_update(tmp_path, need_project_file(tmp_path), opened, update.UpdateRequest())
     assert refusal.value.code == "other-layout"
     assert "was created from version 2 of the template" in str(refusal.value)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -28,5 +28,5 @@ def test_update_from_version_2_explains_the_new_layout(tmp_path: Path) -> None:
 def test_update_from_version_3_goes_on(tmp_path: Path) -> None:
     write_project(tmp_path)
     with open_template("image-classification", tmp_path) as opened:
-        planned = update.plan_update(tmp_path, need_project_file(tmp_path), opened, update.Wishes())
+        planned = update.plan_update(tmp_path, need_project_file(tmp_path), opened, update.UpdateRequest())
     assert all("engine" not in str(change.path) for change in planned.changes if change.writes)

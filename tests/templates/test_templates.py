@@ -35,7 +35,7 @@ FAULTS = {
             "task",
             "self.class_weights[labels]).mean()",
             "self.class_weights[labels]).sum()",
-            SMOKE,
+            MODEL,
         ),
         Fault("long texts kept", "data", "own.encode(text[:longest])[:context]", "own.encode(text)", DATA),
         Fault("validation texts in training", "data", "if row[0] not in held_back]", "]", DATA),

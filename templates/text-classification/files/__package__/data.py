@@ -59,7 +59,7 @@ def pad_batch(rows: list[list[int]], pad: int) -> Tensor:
 
 def load_data(config: Config) -> Data:
     """Load the configured data. Any ``Dataset`` of tokens and labels works here, with ``about`` as below."""
-    train, validation = _python_pieces() if config.data is None else _split(_read(config.data, config), config)
+    train, validation = python_pieces() if config.data is None else _split(_read(config.data, config), config)
     classes = sorted({label for _, label in train})
     block = _hugging_face(config) if config.model.startswith(HUGGING_FACE) else tokenizer_block(config.tokenizer)
     about: dict[str, Any] = {"classes": classes, "tokenizer": block, "context": config.context}
@@ -216,7 +216,7 @@ def _check_classes(counts: Counter[str], by_class: dict[str, list[str]]) -> None
 
 
 @functools.cache
-def _python_pieces(train_each: int = 1000, validation_each: int = 200) -> tuple[Rows, Rows]:
+def python_pieces(train_each: int = 1000, validation_each: int = 200) -> tuple[Rows, Rows]:
     """Collect code, comments, docstrings, and messages in equal numbers, with separate files for validation."""
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     order = by_chance(len(files)).tolist()

@@ -85,7 +85,7 @@ def support_vectors(data: Any) -> Scores:
 
 def otsu(data: Any) -> Scores:
     """Label the pixels by one threshold, computed from the training pixels."""
-    from skimage.filters import threshold_otsu  # type: ignore[import-untyped]  # noqa: PLC0415 - slow
+    threshold_otsu: Any = importlib.import_module("skimage.filters").threshold_otsu
 
     found = data.validation.columns[0][:, 0] > float(threshold_otsu(data.train.columns[0].numpy()))
     true = data.validation.columns[1] == 1

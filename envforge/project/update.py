@@ -220,12 +220,11 @@ def _refuse_other_layout(folder: Path, record: ProjectRecord, template: Template
     if not all(version.isdecimal() for version in versions) or not int(versions[0]) < _LAYOUT <= int(versions[1]):
         return
     raise EnvforgeError(
-        f"`{folder}` was created from version {versions[0]} of the template `{template.name}`; since version {_LAYOUT}, "
-        f"a project has a few files of its own and `{record.package}/engine/`, so its files can't be merged; nothing was "
-        "changed",
+        f"`{folder}` was created from version {versions[0]} of the template `{template.name}`; since {_LAYOUT}, a "
+        f"project has few files of its own and `{record.package}/engine/`, so files can't be merged; nothing changed",
         hint=(
             Hint("to create a new project in another directory", f"envforge new {template.name} DIR"),
-            Hint("carry your changes of config.py, data.py, and model.py over, and your loss and evaluation to task.py"),
+            Hint("carry your changes of config.py, data.py, and model.py over, and loss and evaluation to task.py"),
         ),
         code="other-layout",
     )

@@ -10,7 +10,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from .engine.errors import ProjectError
+from .engine.errors import Hint, ProjectError
 from .engine.loader import UnreadableError
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def decode(path: Path, mode: str = "") -> Image.Image:
                 image = Image.fromarray((values / (257 if values.max() > 255 else 1)).round().astype(numpy.uint8))
             return image.convert(mode) if mode else image.copy()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableError(f"cannot read the image `{path}`: {error}", hint="remove or replace it") from error
+        hint = (Hint("remove or replace it"), Hint("to skip more of them", option="--max-corrupt COUNT"))
+        raise UnreadableError(f"cannot read the image `{path}`: {error}", hint=hint) from error
 
 
 def square(image: Image.Image, size: int, *, mixing: bool = True) -> Tensor:

@@ -188,9 +188,7 @@ class MicroBatches(Dataset[Any]):
                 print(f"skipped: {error.args[0]}", file=sys.stderr)
             if len(self.skipped) > error.limit:
                 raise ProjectError(
-                    f"cannot read more than {error.limit} samples; the last error: {error.args[0]}",
-                    hint="remove them, or, to skip more of them",
-                    option="--max-corrupt COUNT",
+                    f"cannot read more than {error.limit} samples; the last error: {error.args[0]}", hint=error.hints
                 ) from error
             return ()
 

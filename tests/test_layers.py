@@ -58,7 +58,6 @@ def test_every_package_has_a_layer() -> None:
 
 
 _NOT_CONVERTED = (
-    "base/records.py",
     "cli/info.py",
     "lock/condalock.py",
     "lock/edit.py",

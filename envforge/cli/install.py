@@ -206,8 +206,8 @@ def _require_agreement(lockfile: Path) -> None:
     """Raise ``EnvforgeError`` if the environment.yml next to the lockfile requires something else than is locked."""
     from envforge.errors import EnvforgeError, Hint
     from envforge.lock.check import check_lock
-    from envforge.lock.lockfile import read_lockfile
-    from envforge.lock.project import lock_command, recorded_sources
+    from envforge.lock.lockfile import read_lockfile, recorded_sources
+    from envforge.lock.project import lock_command
 
     environment, *others = recorded_sources(lockfile)
     if not environment.exists():
@@ -234,8 +234,8 @@ def _staleness(lockfile: Path) -> str:
     """Return a warning if envforge made the lockfile from another environment.yml than the one next to it."""
     from envforge.errors import EnvforgeError, Hint
     from envforge.lock.inputs import recorded_sha256
-    from envforge.lock.lockfile import INPUT_SHA256, LockfileError, read_lockfile
-    from envforge.lock.project import lock_command, recorded_sources
+    from envforge.lock.lockfile import INPUT_SHA256, LockfileError, read_lockfile, recorded_sources
+    from envforge.lock.project import lock_command
 
     files = recorded_sources(lockfile)
     environment = files[0]

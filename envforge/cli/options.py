@@ -189,7 +189,7 @@ class FileOptions:
 
     def files(self) -> tuple[Path, ...]:
         """Return the files of ``--file``, or else those of the project around the current directory."""
-        from envforge.lock.project import find_sources
+        from envforge.lock.lockfile import find_sources
 
         return tuple(dict.fromkeys(self.file)) or find_sources(Path())
 
@@ -315,10 +315,9 @@ def _tell(found: object) -> None:
 
 def default_lock() -> Path:
     """Return ``conda-lock.yml`` of the project around the current directory; it may not exist."""
-    from envforge.lock.lockfile import LOCK_NAME
-    from envforge.lock.project import project_here
+    from envforge.lock.project import LOCK_FILE, project_here
 
-    return project_here() / LOCK_NAME
+    return project_here() / LOCK_FILE
 
 
 def variant(what: str) -> Option:

@@ -27,7 +27,7 @@ from envforge.cli.options import (
 )
 from envforge.cli.project_options import LockSourceOptions, RequirementOption, SelectionOptions, TemplateOptions
 from envforge.errors import EnvforgeError, Hint
-from envforge.lock.environment_spec import LOCK_FILE
+from envforge.lock.project import LOCK_FILE
 from envforge.project.changes import FileChange, is_text
 from envforge.project.update import Locks, Update
 
@@ -100,7 +100,7 @@ def _run(options: UpdateOptions) -> bool:
     """Run the update; return whether something remains to be done."""
     from envforge.base.staging import settle_interrupted
     from envforge.cli.options import fail_on_incomplete_change, warn_of_incomplete_environment
-    from envforge.lock.environment_spec import LOCK_FILE
+    from envforge.lock.project import LOCK_FILE
     from envforge.project.record import find_project
     from envforge.project.template_source import open_template
     from envforge.project.update import Locks, apply, plan_update

@@ -27,7 +27,7 @@ from envforge.base.urls import has_secrets, hide_secrets
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.environment import Entry, Environment, Spec, parse_environment
 from envforge.lock.platforms import KNOWN_PLATFORMS, marker_environment
-from envforge.lock.request import VIRTUAL_PACKAGES
+from envforge.lock.project import ENVIRONMENT_FILE, VIRTUAL_PACKAGES_FILE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,8 +246,8 @@ def _longest(files: Sequence[Environment], key: str) -> tuple[str, ...]:
 def input_sha256(environment: str, virtual_packages: str | None, others: Sequence[str] = ()) -> str:
     """Return the SHA-256 of all files, independent of line endings; a missing file differs from an empty one."""
     digest = hashlib.sha256()
-    files = [("environment.yml", environment), (VIRTUAL_PACKAGES, virtual_packages)]
-    for name, text in [*files, *(("environment.yml", other) for other in others)]:
+    files = [(ENVIRONMENT_FILE, environment), (VIRTUAL_PACKAGES_FILE, virtual_packages)]
+    for name, text in [*files, *((ENVIRONMENT_FILE, other) for other in others)]:
         if text is not None:
             data = text.replace("\r\n", "\n").encode()
             digest.update(f"{name} {len(data)}\n".encode() + data)
@@ -267,7 +267,7 @@ def read_inputs(
     first = read_text(environment, newline=None) if text is None else text
     files = [parse_environment(first, environment)]
     files += [parse_environment(read_text(path, newline=None), path) for path in others]
-    virtual_path = virtual_packages or environment.with_name(VIRTUAL_PACKAGES)
+    virtual_path = virtual_packages or environment.with_name(VIRTUAL_PACKAGES_FILE)
     virtual = _read(virtual_path) if virtual_packages is not None or virtual_path.is_file() else None
     listed = tuple(dict.fromkeys(platform for file in files for platform in file.platforms))
     inputs = Inputs(
@@ -283,7 +283,7 @@ def read_inputs(
 
 def recorded_sha256(files: Sequence[Path]) -> str:
     """Return the SHA-256 that a lockfile of these environment files records, without parsing them."""
-    virtual = files[0].with_name(VIRTUAL_PACKAGES)
+    virtual = files[0].with_name(VIRTUAL_PACKAGES_FILE)
     texts = [read_text(path, newline=None) for path in files]
     return input_sha256(texts[0], _read(virtual) if virtual.is_file() else None, texts[1:])
 
@@ -295,12 +295,10 @@ def read_text(path: Path, newline: str | None = "") -> str:
 
 def _hints_missing(path: Path) -> tuple[Hint, ...]:
     """Return what helps if an environment file doesn't exist; the commands that read one have `--file`."""
-    from envforge.lock.project import ENVIRONMENT  # noqa: PLC0415 - only errors need it
-
     other = path.with_suffix(".yaml" if path.suffix == ".yml" else ".yml")
     if other.is_file():
         return (Hint(f"to use `{other}` instead, pass `--file {shlex.quote(str(other))}`"),)
-    if path.name != ENVIRONMENT:
+    if path.name != ENVIRONMENT_FILE:
         return (Hint("check the path in `--file`"),)
     return (
         Hint("to create a project", "envforge new TEMPLATE DIR"),

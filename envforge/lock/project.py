@@ -9,7 +9,14 @@ from pathlib import Path
 
 from envforge.errors import Hint
 
-ENVIRONMENT, LOCKFILE, VARIANTS = "environment.yml", "conda-lock.yml", "lockfiles"
+ENVIRONMENT_FILE = "environment.yml"
+VIRTUAL_PACKAGES_FILE = "virtual-packages.yml"
+LOCK_FILE = "conda-lock.yml"
+VARIANTS_DIRECTORY = "lockfiles"
+ENVFORGE_DIRECTORY = ".envforge"
+# editors find an environment in the workspace, and deleting the project deletes it, too
+IN_PROJECT = ".conda"
+_PROJECT_FILES = ("envforge.toml", LOCK_FILE)
 
 
 def find_environment(here: Path) -> Path:
@@ -23,39 +30,20 @@ def find_environment(here: Path) -> Path:
         found = environment_in(folder)
         if found.is_file() or folder == project:
             return _from(start, found)
-    return Path(ENVIRONMENT)
+    return Path(ENVIRONMENT_FILE)
 
 
 def environment_in(folder: Path) -> Path:
     """Return the environment file of a directory: ``environment.yml``, or ``environment.yaml`` if only that exists."""
-    other = (folder / ENVIRONMENT).with_suffix(".yaml")
-    return other if other.is_file() and not (folder / ENVIRONMENT).is_file() else folder / ENVIRONMENT
-
-
-def find_sources(here: Path) -> tuple[Path, ...]:
-    """Return the environment files of the project around ``here``: several if its lockfile was made from several."""
-    default = find_environment(here)
-    recorded = recorded_sources(default.with_name(LOCKFILE))
-    return recorded if len(recorded) > 1 or not default.is_file() else (default,)
-
-
-def recorded_sources(lockfile: Path) -> tuple[Path, ...]:
-    """Return the environment files that a lockfile records; if one doesn't exist, the one next to the lockfile."""
-    from envforge.errors import EnvforgeError  # noqa: PLC0415 - most callers need only a path
-    from envforge.lock.lockfile import read_lockfile  # noqa: PLC0415 - as above
-
-    try:
-        found = read_lockfile(lockfile).source_files(lockfile) if lockfile.is_file() else ()
-    except EnvforgeError:  # an explicit file, or an error that the command reports with its own hints
-        found = ()
-    return found if found and all(path.is_file() for path in found) else (environment_in(lockfile.parent),)
+    other = (folder / ENVIRONMENT_FILE).with_suffix(".yaml")
+    return other if other.is_file() and not (folder / ENVIRONMENT_FILE).is_file() else folder / ENVIRONMENT_FILE
 
 
 def find_lockfile(here: Path) -> Path:
     """Return ``conda-lock.yml`` of the project around ``here``, relative to ``here``; it may not exist."""
-    if (here / LOCKFILE).is_file():
-        return Path(LOCKFILE)
-    return find_environment(here).with_name(LOCKFILE)
+    if (here / LOCK_FILE).is_file():
+        return Path(LOCK_FILE)
+    return find_environment(here).with_name(LOCK_FILE)
 
 
 def _from(start: Path, path: Path) -> Path:
@@ -68,7 +56,7 @@ def project_command(
     """Return ``envforge NAME`` with the options that select these files, if the command doesn't find them itself."""
     is_default = not others and _is_same(environment, find_environment(Path()))
     files = [] if is_default else [word for path in (environment, *others) for word in ("-f", str(path))]
-    if lockfile is not None and not _is_same(lockfile, environment.with_name(LOCKFILE)):
+    if lockfile is not None and not _is_same(lockfile, environment.with_name(LOCK_FILE)):
         files += ["--lockfile", str(lockfile)]
     return shlex.join(["envforge", name, *files, *words])
 
@@ -86,7 +74,7 @@ def lock_command(lockfile: Path) -> str:
 def project_of(lockfile: Path) -> Path:
     """Return the directory of the project that a lockfile, or the lockfile of a variant, belongs to."""
     absolute = lockfile.absolute()
-    return absolute.parents[2] if absolute.parent.parent.name == VARIANTS else lockfile.parent
+    return absolute.parents[2] if absolute.parent.parent.name == VARIANTS_DIRECTORY else lockfile.parent
 
 
 def platform_hints(lockfile: Path, locked: Sequence[str], platform: str) -> tuple[Hint, ...]:
@@ -104,7 +92,7 @@ def platform_hints(lockfile: Path, locked: Sequence[str], platform: str) -> tupl
     command = lock_command(lockfile)
     if not command:
         return (Hint(f"use a lockfile that has packages for `{platform}`"),)
-    return (Hint(f"once `platforms` in `{project / ENVIRONMENT}` lists `{platform}`", command),)
+    return (Hint(f"once `platforms` in `{project / ENVIRONMENT_FILE}` lists `{platform}`", command),)
 
 
 def update_command(project: Path, platforms: Sequence[str]) -> str:
@@ -126,16 +114,6 @@ def update_command(project: Path, platforms: Sequence[str]) -> str:
 
 def _is_same(one: Path, other: Path) -> bool:
     return os.path.abspath(one) == os.path.abspath(other)  # noqa: PTH100 - as the shell sees it, symlinks included
-
-
-ENVFORGE_DIRECTORY = ".envforge"
-
-
-# editors find an environment in the workspace, and deleting the project deletes it, too
-IN_PROJECT = ".conda"
-
-
-_PROJECT_FILES = ("envforge.toml", "conda-lock.yml")
 
 
 def project_folder(here: Path) -> Path | None:

@@ -83,9 +83,6 @@ def _utc(moment: dt.datetime) -> dt.datetime:
     return aware.replace(microsecond=0)
 
 
-VIRTUAL_PACKAGES = "virtual-packages.yml"
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockRequest:
     """One run of ``envforge lock``.

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from envforge.base.terms import WheelTag
 from envforge.errors import EnvforgeError, Hint, RequestError
-from envforge.lock.lockfile import LOCK_NAME, VARIANTS_DIRECTORY, list_variants, order_of
+from envforge.lock.lockfile import list_variants, order_of
 from envforge.lock.needs import Needs, concerns, describe, read_needs, unmet
 from envforge.lock.plan import make_plan, read_any_lock
+from envforge.lock.project import LOCK_FILE, VARIANTS_DIRECTORY
 from envforge.machine.values import Machine
 from envforge.pytorch.matrix import Matrix, load_matrix
 
@@ -39,8 +40,8 @@ class _Candidate:
     @property
     def label(self) -> str:
         """Name of the variant, followed by the file name for the project's own lockfile."""
-        own = self.lockfile.parent.parent.name != VARIANTS_DIRECTORY and self.name != LOCK_NAME
-        return f"{self.name} ({LOCK_NAME})" if own else self.name
+        own = self.lockfile.parent.parent.name != VARIANTS_DIRECTORY and self.name != LOCK_FILE
+        return f"{self.name} ({LOCK_FILE})" if own else self.name
 
 
 def list_locks(project: Path, platform: str) -> tuple[str, ...]:
@@ -52,8 +53,8 @@ def variant_lock(project: Path, name: str, platform: str) -> Path:
     """Return the lockfile of a variant; raise ``RequestError`` if there is none of that name."""
     names = list_variants(project)
     if name in names:
-        return project / VARIANTS_DIRECTORY / name / LOCK_NAME
-    own = [_candidate(None, project / LOCK_NAME, platform, load_matrix())] if (project / LOCK_NAME).exists() else []
+        return project / VARIANTS_DIRECTORY / name / LOCK_FILE
+    own = [_candidate(None, project / LOCK_FILE, platform, load_matrix())] if (project / LOCK_FILE).exists() else []
     if own and own[0].name == name:
         return own[0].lockfile
     known = ", ".join(f"`{other}`" for other in (*(one.label for one in own), *names)) or "none"
@@ -98,11 +99,11 @@ def choose_variant(project: Path, machine: Machine) -> Choice:
 
 def _candidates(project: Path, platform: str, matrix: Matrix) -> Iterator[_Candidate]:
     """Yield the lockfiles in order of preference, each read on demand; the project's own is first of its name."""
-    own = project / LOCK_NAME
+    own = project / LOCK_FILE
     known = [_candidate(None, own, platform, matrix)] if own.exists() else []
     names = [*((one.name, one) for one in known), *((name, None) for name in list_variants(project))]
     for name, read in sorted(names, key=lambda each: order_of(each[0])):
-        yield read or _candidate(name, project / VARIANTS_DIRECTORY / name / LOCK_NAME, platform, matrix)
+        yield read or _candidate(name, project / VARIANTS_DIRECTORY / name / LOCK_FILE, platform, matrix)
 
 
 def _candidate(name: str | None, lockfile: Path, platform: str, matrix: Matrix) -> _Candidate:
@@ -110,9 +111,9 @@ def _candidate(name: str | None, lockfile: Path, platform: str, matrix: Matrix) 
     try:
         plan = make_plan(read_any_lock(lockfile, platform), platform, lockfile, allow_builds=True)
     except EnvforgeError as error:
-        return _Candidate(name=name or LOCK_NAME, lockfile=lockfile, needs=error.message)
+        return _Candidate(name=name or LOCK_FILE, lockfile=lockfile, needs=error.message)
     needs = read_needs(plan, matrix)
-    return _Candidate(name=name or _build_name(needs) or LOCK_NAME, lockfile=lockfile, needs=needs)
+    return _Candidate(name=name or _build_name(needs) or LOCK_FILE, lockfile=lockfile, needs=needs)
 
 
 def _build_name(needs: Needs) -> str | None:

@@ -17,13 +17,8 @@ from envforge.base.urls import Url, show_url
 from envforge.catalogue import stored as catalogue
 from envforge.catalogue.index import Entry, find_entry, list_entries
 from envforge.errors import OutsideError, RequestError
-from envforge.lock.environment_spec import (
-    ENVIRONMENT_FILE,
-    LOCK_FILE,
-    VIRTUAL_PACKAGES_FILE,
-    EnvironmentTexts,
-    render_texts,
-)
+from envforge.lock.environment_spec import EnvironmentTexts, render_texts
+from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
 from envforge.machine.values import Machine
 from envforge.project.plan import Project
 from envforge.pytorch.matrix import Matrix

@@ -16,11 +16,10 @@ from pathlib import Path
 
 from envforge import __version__
 from envforge.errors import EnvforgeError, Hint, RequestError
-from envforge.lock.lockfile import LOCK_NAME, VARIANTS_DIRECTORY, Lockfile, LockfileError, list_variants, repair_hints
-from envforge.lock.lockfile import VARIANTS_DIRECTORY as VARIANTS
+from envforge.lock.lockfile import Lockfile, LockfileError, list_variants, repair_hints
 from envforge.lock.needs import requirements_of
 from envforge.lock.plan import parse_any_lock
-from envforge.lock.project import lock_command, platform_hints, project_folder
+from envforge.lock.project import LOCK_FILE, VARIANTS_DIRECTORY, lock_command, platform_hints, project_folder
 from envforge.lock.variant_choice import choose_variant, variant_lock
 from envforge.machine.evidence import conda_subdir
 from envforge.machine.values import Machine
@@ -111,9 +110,9 @@ def _lock(place: Place, project: Path | None, meant: Meant | None, platform: str
     if project is None:
         return None
     variants = list_variants(project)
-    if not (project / LOCK_NAME).exists() and len(variants) == 1:
-        return project / VARIANTS / variants[0] / LOCK_NAME
-    return project / LOCK_NAME
+    if not (project / LOCK_FILE).exists() and len(variants) == 1:
+        return project / VARIANTS_DIRECTORY / variants[0] / LOCK_FILE
+    return project / LOCK_FILE
 
 
 def _made_from(meant: Meant | None) -> Path | None:
@@ -133,7 +132,9 @@ def project_facts(project: Path | None, lock: Path | None, platform: str) -> Pro
     if lock is None:
         return facts
     shown = _shown(lock, project)
-    facts = replace(facts, lock_file=shown, variant=lock.parent.name if lock.parent.parent.name == VARIANTS else None)
+    facts = replace(
+        facts, lock_file=shown, variant=lock.parent.name if lock.parent.parent.name == VARIANTS_DIRECTORY else None
+    )
     try:
         data = _read_bytes(lock)
         locked = parse_any_lock(data.decode("utf-8"), shown, platform, lock)
@@ -307,8 +308,8 @@ def _lock_for(project: Path, machine: Machine) -> Path | None:
     try:
         return choose_variant(project, machine).lockfile
     except EnvforgeError:
-        own = project / LOCK_NAME
-        return own if own.exists() else project / VARIANTS_DIRECTORY / variants[0] / LOCK_NAME
+        own = project / LOCK_FILE
+        return own if own.exists() else project / VARIANTS_DIRECTORY / variants[0] / LOCK_FILE
 
 
 def _described(machine: Machine, lock: Signal[LockNeeds]) -> MachineFacts:

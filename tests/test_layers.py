@@ -66,7 +66,7 @@ _NOT_CONVERTED = (
     "lock/previous_lock.py",
     "lock/project.py",
     "lock/python_index.py",
-    "lock/solver/answers.py",
+    "lock/solver/__main__.py",
     "lock/solver/request.py",
     "lock/transaction.py",
     "machine/record.py",

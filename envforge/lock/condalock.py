@@ -22,13 +22,13 @@ from typing import Any
 
 from packaging.version import Version
 
+from envforge.base.documents import to_json
 from envforge.base.files import write_atomic
 from envforge.base.net import MIRRORS_VARIABLE, Mirrors
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.inputs import Inputs, conda_lock_files
 from envforge.lock.names import NameMapping
-from envforge.lock.solver.request import PREFERENCES_VARIABLE as WISHES
-from envforge.lock.solver.request import Wishes
+from envforge.lock.solver import PREFERENCES_VARIABLE, RECORDS_VARIABLE, Wishes
 
 _CONDA = re.compile(r"^ {4}STDOUT:\n(?P<answer>\{.*?^\})", re.MULTILINE | re.DOTALL)
 _PYTHON = re.compile(r"^\S*(?:SolverProblemError|ResolutionError): (?P<why>.+)", re.MULTILINE | re.DOTALL)
@@ -190,7 +190,7 @@ def _write(folder: Path, name: str, texts: Sequence[str]) -> list[str]:
 def _prepare(inputs: Inputs, virtual_packages: str, job: Job) -> dict[str, Any]:
     document = _write_inputs(inputs, virtual_packages, job.folder, {job.platform: job.python})
     files = _write(job.folder / "out", "environment", conda_lock_files(inputs, job.platform, job.python))
-    (job.folder / "wishes.json").write_text(job.wishes.to_json(), encoding="utf-8")
+    (job.folder / "wishes.json").write_text(json.dumps(to_json(job.wishes)), encoding="utf-8")
     job.output.unlink(missing_ok=True)
     if job.seed is not None:
         job.output.write_text(job.seed, encoding="utf-8")
@@ -217,7 +217,7 @@ def _environment(job: Job) -> dict[str, str]:
         **kept,
         MIRRORS_VARIABLE: job.mirrors.to_environment(),
         RECORDS_VARIABLE: str(job.records),
-        WISHES: str(job.folder / "wishes.json"),
+        PREFERENCES_VARIABLE: str(job.folder / "wishes.json"),
         "NO_PROXY": direct,
         "no_proxy": direct,
         "POETRY_CACHE_DIR": str(job.folder / "cache"),
@@ -242,7 +242,7 @@ def _running(prepared: Sequence[Prepared]) -> Iterator[list[subprocess.Popen[byt
             job_file = folder / "job.json"
             job_file.write_text(json.dumps(document), encoding="utf-8")
             call = f"child({str(job_file)!r})"
-            program = f"import sys; sys.path[:] = {sys.path!r}; from envforge.lock.condalock import child; {call}"
+            program = _with_modules(f"from envforge.lock.condalock import child; {call}")
             with (folder / "log.txt").open("wb") as log:
                 processes.append(
                     subprocess.Popen(
@@ -314,25 +314,37 @@ def _hash(job: Mapping[str, Any], platform: str, files: Sequence[str]) -> str:
     return str(compute_content_hashes(specification, virtual)[platform])
 
 
-RECORDS_VARIABLE = "ENVFORGE_SOLVE_RECORDS"
+def solver_launcher(directory: Path) -> Path:
+    """Write the executable ``conda`` into ``directory``, which runs the embedded solver."""
+    run = "runpy.run_module('envforge.lock.solver', run_name='__main__', alter_sys=True)"
+    return _write_launcher(directory, "conda", f"import runpy; {run}")
 
 
-def write_launcher(directory: Path, conda_exe: Path) -> Path:
-    """Write an executable into ``directory`` that runs ``conda_exe`` and records the packages of each solve.
-
-    ``envforge.lock.previous_lock`` reads the record.
-    """
-    # conda-lock recognizes micromamba by the name of the file, so the launcher has the same name
+def conda_launcher(directory: Path, conda_exe: Path) -> Path:
+    """Write an executable that runs ``conda_exe`` and records the packages of each solve, as the solver does."""
     call = f"run_conda({str(conda_exe)!r}, sys.argv[1:])"
-    program = f"import sys; sys.path[:] = {sys.path!r}; from envforge.lock.condalock import run_conda; {call}"
+    # conda-lock recognizes micromamba by the name of the file, so the launcher has the same name
+    name = conda_exe.stem if os.name == "nt" else conda_exe.name
+    return _write_launcher(directory, name, f"from envforge.lock.condalock import run_conda; {call}")
+
+
+def _write_launcher(directory: Path, name: str, statements: str) -> Path:
+    """Write a program for this interpreter in isolated mode, so that ``PYTHONPATH`` can't replace a module."""
+    program = _with_modules(statements)
     if os.name == "nt":
-        path = directory / f"{conda_exe.stem}.bat"
-        path.write_text(f'@"{sys.executable}" -c "{program.replace("%", "%%")}" %*\r\n', encoding="utf-8")
-        return path
-    path = directory / conda_exe.name
-    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c {shlex.quote(program)} "$@"\n', encoding="utf-8")
+        path, text = directory / f"{name}.bat", f'@"{sys.executable}" -I -c "{program.replace("%", "%%")}" %*\r\n'
+    else:
+        path = directory / name
+        text = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -c {shlex.quote(program)} "$@"\n'
+    path.write_text(text, encoding="utf-8")
     path.chmod(0o755)
     return path
+
+
+def _with_modules(statements: str) -> str:
+    """Return a program that imports from where this process does, from any directory and from a source checkout."""
+    places = [*filter(None, sys.path), str(Path(__file__).resolve().parents[2])]
+    return f"import sys; sys.path[:] = {places!r}; {statements}"
 
 
 def run_conda(conda_exe: str, words: Sequence[str]) -> None:

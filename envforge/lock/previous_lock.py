@@ -19,7 +19,7 @@ from envforge.lock.inputs import Inputs
 from envforge.lock.lockfile import EXCLUDE_NEWER, LockedPackage, Lockfile, parse_lockfile
 from envforge.lock.names import NameMapping
 from envforge.lock.request import Cutoff, LockRequest, read_moment
-from envforge.lock.solver.request import Kept, Wishes
+from envforge.lock.solver import Kept, Wishes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

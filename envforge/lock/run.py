@@ -34,7 +34,6 @@ from envforge.lock.previous_lock import Keeping, Old, list_changes, read_solve
 from envforge.lock.python_index import PythonIndex, configured_index, extra_indexes
 from envforge.lock.reasons import with_reasons
 from envforge.lock.request import LockReport, LockRequest, PlatformSummary, Progress, Step
-from envforge.lock.solver import executable
 
 
 def _registry(stated: str | None) -> PythonIndex:
@@ -127,7 +126,7 @@ class Run:
     def _conda(self, tools: Path) -> Path:
         stated = self.request.conda_exe
         if stated is None:
-            launcher = executable(tools)
+            launcher = condalock.solver_launcher(tools)
         else:
             found = shutil.which(str(stated))
             if found is None:
@@ -136,7 +135,7 @@ class Run:
                     hint="to use the embedded solver, omit `--conda-exe` and unset `ENVFORGE_CONDA_EXE`",
                     code="no-conda-exe",
                 )
-            launcher = condalock.write_launcher(tools, Path(found).absolute())
+            launcher = condalock.conda_launcher(tools, Path(found).absolute())
         if not os.access(launcher, os.X_OK):
             folder = self.folder.parent
             raise OutsideError(

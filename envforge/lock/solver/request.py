@@ -1,13 +1,7 @@
-"""Describe a solve: specs, packages, virtual packages, and preferences.
-
-conda-lock 4 writes them as a separate channel with ``package_type: virtual_system`` (its ``virtual_package.py``).
-
-``envforge.lock.previous_lock`` writes the JSON file, and ``ENVFORGE_SOLVE_WISHES`` is its path.
-"""
+"""Describe a solve: specs, packages, virtual packages, and preferences."""
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,8 +21,10 @@ from rattler.exceptions import (
 )
 from rattler.platform import Subdir
 
+from envforge.base.documents import Document
 from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, RequestError
+from envforge.lock.solver import PREFERENCES_VARIABLE, Wishes
 from envforge.lock.solver.channels import Channel, Naming, Priority
 
 if TYPE_CHECKING:
@@ -111,7 +107,7 @@ class Record:
         return RepoDataRecord(record, self.fn, self.url, self.channel)
 
 
-_KIND = "virtual_system"
+_KIND = "virtual_system"  # of the channel that conda-lock 4 writes (its `virtual_package.py`)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -179,51 +175,15 @@ def _packages(path: Path) -> list[dict[str, Any]]:
         raise EnvforgeError(f"`{path}` is not valid repodata: {error}", code="bad-repodata") from error
 
 
-PREFERENCES_VARIABLE = "ENVFORGE_SOLVE_WISHES"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Kept:
-    """A package of the old lockfile, identified by file name and digest, so that its mirror doesn't matter."""
-
-    name: str
-    file_name: str
-    sha256: str | None
-    md5: str | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wishes:
-    """What a solve should prefer. ``renew`` names packages to upgrade; ``exclude_newer`` is in UTC."""
-
-    keep: tuple[Kept, ...] = ()
-    renew: tuple[str, ...] = ()
-    exclude_newer: dt.datetime | None = None
-
-    def to_json(self) -> str:
-        """Return the contents of the file."""
-        keep = [{"name": k.name, "file_name": k.file_name, "sha256": k.sha256, "md5": k.md5} for k in self.keep]
-        moment = self.exclude_newer.isoformat() if self.exclude_newer else None
-        return json.dumps({"version": 1, "keep": keep, "renew": list(self.renew), "exclude_newer": moment})
-
-
 def read_preferences(environment: Mapping[str, str]) -> Wishes:
     """Return the preferences for this call; empty if the variable is not set."""
     path = environment.get(PREFERENCES_VARIABLE)
     if not path:
         return Wishes()
-    try:
-        document: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-        moment = document["exclude_newer"]
-        return Wishes(
-            keep=tuple(Kept(**entry) for entry in document["keep"]),
-            renew=tuple(document["renew"]),
-            exclude_newer=dt.datetime.fromisoformat(moment).astimezone(dt.timezone.utc) if moment else None,
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EnvforgeError(
-            f"cannot read `{path}` (from `{PREFERENCES_VARIABLE}`): {error}", code="bad-wishes"
-        ) from error
+    document = Document(
+        damaged=f"`{path}` (from `{PREFERENCES_VARIABLE}`) is invalid", error=EnvforgeError, code="bad-wishes"
+    )
+    return document.read_json(document.read_bytes(Path(path)), Wishes)
 
 
 _PRIORITIES = {"strict": ChannelPriority.Strict, "disabled": ChannelPriority.Disabled}

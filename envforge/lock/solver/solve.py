@@ -22,10 +22,9 @@ from envforge.base.suggest import nearest
 from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.names import NameMapping
-from envforge.lock.solver import channels
-from envforge.lock.solver.answers import PackagesNotFoundError
+from envforge.lock.solver import Kept, PackagesNotFoundError, channels
 from envforge.lock.solver.channels import ALIAS, Naming, cache, in_addresses, read
-from envforge.lock.solver.request import Kept, Record, Request
+from envforge.lock.solver.request import Record, Request
 
 
 class Solve(Protocol):

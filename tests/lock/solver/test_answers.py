@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from envforge.lock.solver import executable
+from envforge.lock.condalock import solver_launcher
 from envforge.lock.solver.__main__ import main
 from tests.lock.solver.channel import package, virtual_channel
 from tests.lock.solver.conftest import Ask
@@ -363,7 +363,7 @@ def test_the_launcher_cannot_be_led_astray_by_the_users_python_path(tmp_path: Pa
     for name in ("json", "argparse", "envforge", "rattler"):
         (elsewhere / f"{name}.py").write_text("raise SystemExit('led astray')")
 
-    done = run(executable(elsewhere), "info", "--json", PYTHONPATH=str(elsewhere), PYTHONHOME="")
+    done = run(solver_launcher(elsewhere), "info", "--json", PYTHONPATH=str(elsewhere), PYTHONHOME="")
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "pkgs_dirs" in json.loads(done.stdout)

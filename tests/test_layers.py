@@ -63,7 +63,6 @@ _NOT_CONVERTED = (
     "lock/edit.py",
     "lock/inputs.py",
     "lock/lockfile.py",
-    "lock/previous_lock.py",
     "lock/project.py",
     "lock/python_index.py",
     "lock/solver/__main__.py",

@@ -29,8 +29,7 @@ from envforge.lock.lockfile import (
     variables_text,
 )
 from envforge.lock.names import NameMapping
-from envforge.lock.previous_lock import recorded_cutoff
-from envforge.lock.request import Cutoff
+from envforge.lock.request import Cutoff, recorded_cutoff
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

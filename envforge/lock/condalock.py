@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
-from envforge.base.documents import to_json
+from envforge.base.documents import Document, to_json
 from envforge.base.files import write_atomic
 from envforge.base.net import MIRRORS_VARIABLE, Mirrors
 from envforge.errors import EnvforgeError, Hint, OutsideError
@@ -364,3 +364,67 @@ def _record(folder: Path, text: str) -> None:
     document = json.dumps({"version": 1, "packages": actions.get("FETCH", [])})
     name = hashlib.sha256(document.encode()).hexdigest()[:16]
     write_atomic(folder / f"{name}.json", document)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SolvedPackage:
+    """One solved conda package, as the solver or conda records it."""
+
+    name: str
+    version: str
+    url: str
+    size: int | None = None
+    depends: tuple[str, ...] = ()
+    timestamp: float | None = None
+
+    @property
+    def is_python_package(self) -> bool:
+        """Return whether conda-lock treats it as a Python package, because it depends on Python."""
+        return any(wanted.split(" ", 1)[0] == "python" for wanted in self.depends)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Solve:
+    """The solved conda packages of one platform."""
+
+    packages: tuple[SolvedPackage, ...]
+
+    @property
+    def python(self) -> Version:
+        """The Python version of the environment; raises ``EnvforgeError`` if there is none."""
+        for package in self.packages:
+            if package.name == "python":
+                return Version(package.version)
+        raise EnvforgeError(
+            "`environment.yml` lists packages under `pip:`, but doesn't list `python`",
+            hint="add a line such as `- python 3.12.*` to `dependencies:`",
+            code="no-python",
+        )
+
+    def provided(self, mapping: NameMapping) -> dict[str, SolvedPackage]:
+        """Return the Python packages that conda installs, by their normalized Python name."""
+        found: dict[str, SolvedPackage] = {}
+        for package in self.packages:
+            if package.is_python_package and _is_version(package.version):
+                python_name = mapping.to_python(package.name)
+                # if two conda packages have one Python name, the one in the mapping wins
+                if python_name not in found or python_name != package.name:
+                    found[python_name] = package
+        return found
+
+
+def read_solve(folder: Path) -> Solve | None:
+    """Return the newest solve recorded in ``folder``, or ``None`` if no solve is complete."""
+    records = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    if not records:
+        return None
+    document = Document(damaged=f"the record `{records[-1]}` is invalid", error=EnvforgeError, code="bad-solve-record")
+    return document.read_json(document.read_bytes(records[-1]), Solve)
+
+
+def _is_version(text: str) -> bool:
+    try:
+        Version(text)
+    except InvalidVersion:
+        return False
+    return True

@@ -32,10 +32,10 @@ from packaging.version import Version
 
 from envforge.base.urls import without_user
 from envforge.errors import EnvforgeError, OutsideError
+from envforge.lock.condalock import Solve, SolvedPackage, read_solve
 from envforge.lock.names import NameMapping, Sources
 from envforge.lock.pages import Downloads, IndexFile, Link, Page, quoted, render_page
 from envforge.lock.platforms import MACHINES, marker_environment
-from envforge.lock.previous_lock import Solve, SolvedPackage, read_solve
 from envforge.lock.request import Cutoff
 
 if TYPE_CHECKING:

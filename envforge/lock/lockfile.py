@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -278,14 +278,6 @@ _HEADER = """\
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Resolved:
-    """The public URL and the checked SHA-256 of a wheel that conda-lock selected."""
-
-    url: str
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
     """The metadata of a lockfile; ``custom`` are the fields of envforge, of which empty ones are left out."""
 
@@ -308,20 +300,6 @@ def load_documents(path: Path) -> tuple[list[Any], list[dict[str, Any]]]:
 def variables_text(variables: Sequence[tuple[str, str]]) -> str:
     """Return the text in which a lockfile records environment variables; empty if there are none."""
     return json.dumps(dict(variables), sort_keys=True) if variables else ""
-
-
-def with_public_addresses(
-    rows: Sequence[Mapping[str, Any]], resolve: Callable[[str], Resolved | None]
-) -> list[dict[str, Any]]:
-    """Replace each loopback URL with the public URL; ``resolve`` returns ``None`` for other URLs."""
-    found = []
-    for row in rows:
-        resolved = resolve(row["url"])
-        if resolved is None:
-            found.append(dict(row))
-        else:
-            found.append({**row, "url": resolved.url, "hash": {"sha256": resolved.sha256}})
-    return found
 
 
 def render_lockfile(frame: Frame, rows: Sequence[Mapping[str, Any]], lockfile_name: str) -> str:

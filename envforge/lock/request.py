@@ -13,7 +13,7 @@ from pathlib import Path
 
 from envforge.base.net import Mirrors
 from envforge.errors import RequestError
-from envforge.lock.lockfile import Lockfile
+from envforge.lock.lockfile import EXCLUDE_NEWER, Lockfile
 
 _SPAN = re.compile(r"(\d{1,5})\s*(h|d|w)")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -70,6 +70,11 @@ def read_moment(text: str | None) -> dt.datetime | None:
         return _utc(dt.datetime.fromisoformat(_with_zone(text))) if text else None
     except ValueError:
         return None
+
+
+def recorded_cutoff(lock: Lockfile) -> Cutoff:
+    """Return the cutoff that a lockfile was created with."""
+    return Cutoff(at=read_moment(dict(lock.custom_metadata).get(EXCLUDE_NEWER)))
 
 
 def _with_zone(text: str) -> str:

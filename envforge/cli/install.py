@@ -123,7 +123,7 @@ class InstallOptions:
         stated = stated_lock(self.lock, self.variant)
         if stated is not None or not list_variants(project_here()):
             return stated or default_lock(), ""
-        from envforge.lock.variant_choice import choose_variant
+        from envforge.lock.needs import choose_variant
 
         choice = choose_variant(project_here(), chosen_machine(None))
         return choice.lockfile, f"variant {choice.name}: {choice.reason}"
@@ -233,9 +233,8 @@ def _require_agreement(lockfile: Path) -> None:
 def _staleness(lockfile: Path) -> str:
     """Return a warning if envforge made the lockfile from another environment.yml than the one next to it."""
     from envforge.errors import EnvforgeError, Hint
-    from envforge.lock.inputs import recorded_sha256
     from envforge.lock.lockfile import INPUT_SHA256, LockfileError, read_lockfile, recorded_sources
-    from envforge.lock.project import lock_command
+    from envforge.lock.project import lock_command, recorded_sha256
 
     files = recorded_sources(lockfile)
     environment = files[0]

@@ -328,8 +328,8 @@ def variant(what: str) -> Option:
 def stated_lock(lock: Path | None, variant: str | None) -> Path | None:
     """Return the lockfile that LOCK or ``--variant`` selects; None if neither is given."""
     from envforge.errors import RequestError
+    from envforge.lock.needs import variant_lock
     from envforge.lock.project import project_here
-    from envforge.lock.variant_choice import variant_lock
 
     if lock is not None and variant is not None:
         raise RequestError(

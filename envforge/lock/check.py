@@ -46,18 +46,17 @@ class Difference:
         return f"{self.wanted}{where}, but {self.found}"
 
 
-def check_lock(  # noqa: PLR0913 - the options of `lock --check`
+def check_lock(
     environment: Path,
     lockfile: Path,
     *,
-    virtual_packages: Path | None = None,
     platforms: tuple[str, ...] = (),
     exclude_newer: Cutoff | None = None,
     others: tuple[Path, ...] = (),
     categories: tuple[str, ...] = (),
 ) -> tuple[Difference, ...]:
     """Return every difference; empty if the lockfile is up to date. Raises ``EnvforgeError`` for unreadable files."""
-    inputs = read_inputs(environment, virtual_packages, platforms, others=others, categories=categories)
+    inputs = read_inputs(environment, None, platforms, others=others, categories=categories)
     lock = read_lockfile(lockfile)
     return (*_dates(exclude_newer, lock), *check_inputs(inputs, lock))
 

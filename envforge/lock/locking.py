@@ -31,17 +31,11 @@ from envforge.lock.condalock import Job, read_solve
 from envforge.lock.diff import list_changes
 from envforge.lock.edit import Edit
 from envforge.lock.index import LockTimeIndex, Offer, PlatformIndex, Wanted
-from envforge.lock.inputs import (
-    Inputs,
-    VirtualPackages,
-    read_inputs,
-    read_text,
-    refuse_credentials,
-    virtual_packages_of,
-)
+from envforge.lock.inputs import Inputs, VirtualPackages, read_inputs, refuse_credentials, virtual_packages_of
 from envforge.lock.lockfile import INPUT_SHA256, Frame, LockedPackage, Lockfile, parse_lockfile
 from envforge.lock.names import NameMapping, Sources, is_torch_family, torch_indexes
 from envforge.lock.pages import Downloads
+from envforge.lock.project import read_text
 from envforge.lock.python_index import PythonIndex, configured_index, extra_indexes
 from envforge.lock.reasons import with_reasons
 from envforge.lock.request import Cutoff, LockReport, LockRequest, PlatformSummary, Progress, Step, recorded_cutoff

@@ -1,13 +1,14 @@
-"""Find the project around a directory."""
+"""Find the project around a directory, and read the environment files that its lockfile is solved from."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from envforge.errors import Hint
+from envforge.errors import EnvforgeError, Hint
 
 ENVIRONMENT_FILE = "environment.yml"
 VIRTUAL_PACKAGES_FILE = "virtual-packages.yml"
@@ -138,3 +139,45 @@ def project_here() -> Path:
 def is_prefix(folder: Path) -> bool:
     """Return whether a directory is an environment of envforge or of a conda tool, complete or not."""
     return (folder / ENVFORGE_DIRECTORY).is_dir() or (folder / "conda-meta").is_dir()
+
+
+def input_sha256(environment: str, virtual_packages: str | None, others: Sequence[str] = ()) -> str:
+    """Return the SHA-256 of all files, independent of line endings; a missing file differs from an empty one."""
+    digest = hashlib.sha256()
+    files = [(ENVIRONMENT_FILE, environment), (VIRTUAL_PACKAGES_FILE, virtual_packages)]
+    for name, text in [*files, *((ENVIRONMENT_FILE, other) for other in others)]:
+        if text is not None:
+            data = text.replace("\r\n", "\n").encode()
+            digest.update(f"{name} {len(data)}\n".encode() + data)
+    return digest.hexdigest()
+
+
+def recorded_sha256(files: Sequence[Path]) -> str:
+    """Return the SHA-256 that a lockfile of these environment files records, without parsing them."""
+    virtual = files[0].with_name(VIRTUAL_PACKAGES_FILE)
+    texts = [read_text(path, newline=None) for path in files]
+    return input_sha256(texts[0], read_text(virtual, newline=None) if virtual.is_file() else None, texts[1:])
+
+
+def read_text(path: Path, newline: str | None = "") -> str:
+    """Read an environment file, by default with its line endings; raise ``EnvforgeError`` with what may be meant."""
+    try:
+        with path.open(encoding="utf-8", newline=newline) as stream:
+            return stream.read()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        hints = () if path.exists() else _hints_missing(path)
+        raise EnvforgeError(f"cannot read `{path}`: {why}", hint=hints, code="unreadable-input") from error
+
+
+def _hints_missing(path: Path) -> tuple[Hint, ...]:
+    """Return what helps if an environment file doesn't exist; the commands that read one have `--file`."""
+    other = path.with_suffix(".yaml" if path.suffix == ".yml" else ".yml")
+    if other.is_file():
+        return (Hint(f"to use `{other}` instead, pass `--file {shlex.quote(str(other))}`"),)
+    if path.name != ENVIRONMENT_FILE:
+        return (Hint("check the path in `--file`"),)
+    return (
+        Hint("to create a project", "envforge new TEMPLATE DIR"),
+        Hint("to use another environment file, pass `--file FILE`"),
+    )

@@ -92,13 +92,13 @@ def _utc(moment: dt.datetime) -> dt.datetime:
 class LockRequest:
     """One run of ``envforge lock``.
 
-    ``platforms`` replaces those of the file. ``virtual_packages`` defaults to ``virtual-packages.yml`` next to the
-    environment. ``conda_exe`` replaces the embedded solver, ``python_index`` the configured package index.
-    ``verify_hashes`` downloads every wheel, even if the index states its SHA-256. ``upgrade`` selects all versions
-    again, ``upgrade_packages`` those of the named packages. ``exclude_newer`` defaults to the date in the lockfile.
-    ``others`` are further environment files, which are merged with the first. ``categories`` limits the lock to the
-    files of these categories. ``environment_text`` replaces the contents of ``environment``. ``source`` is the file to
-    edit if ``environment`` is derived from it; ``is_aside`` marks temporary files, which no hint may name.
+    ``platforms`` replaces those of the file. ``conda_exe`` replaces the embedded solver, ``python_index`` the
+    configured package index. ``verify_hashes`` downloads every wheel, even if the index states its SHA-256. ``upgrade``
+    selects all versions again, ``upgrade_packages`` those of the named packages. ``exclude_newer`` defaults to the date
+    in the lockfile. ``others`` are further environment files, which are merged with the first. ``categories`` limits
+    the lock to the files of these categories. ``environment_text`` replaces the contents of ``environment``, and
+    ``virtual_packages`` those of virtual-packages.yml. ``source`` is the file to edit if ``environment`` is derived
+    from it; ``is_aside`` marks temporary files, which no hint may name.
     """
 
     environment: Path
@@ -106,7 +106,6 @@ class LockRequest:
     others: tuple[Path, ...] = ()
     categories: tuple[str, ...] = ()
     platforms: tuple[str, ...] = ()
-    virtual_packages: Path | None = None
     conda_exe: Path | None = None
     mirrors: Mirrors = field(default_factory=Mirrors)
     python_index: str | None = None
@@ -115,6 +114,7 @@ class LockRequest:
     upgrade_packages: tuple[str, ...] = ()
     exclude_newer: Cutoff | None = None
     environment_text: str | None = None
+    virtual_packages: str | None = None
     source: Path | None = None
     is_aside: bool = False
 

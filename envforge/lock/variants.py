@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -342,10 +341,8 @@ def variant_folder(environment: Path, tag: WheelTag) -> Path:
 
 def _make(request: LockRequest, texts: VariantTexts, progress: Progress) -> LockReport:
     beside = request.environment.with_name(VIRTUAL_PACKAGES_FILE)
-    with tempfile.TemporaryDirectory(prefix="envforge-variant-") as folder:
-        virtual = Path(folder) / VIRTUAL_PACKAGES_FILE
-        virtual.write_text(texts.virtual_packages, encoding="utf-8", newline="\n")
-        made = make_lock(replace(request, environment_text=texts.environment, virtual_packages=virtual), progress)
+    request = replace(request, environment_text=texts.environment, virtual_packages=texts.virtual_packages)
+    made = make_lock(request, progress)
     files = {
         request.environment: texts.environment.encode(),
         beside: texts.virtual_packages.encode(),
@@ -354,7 +351,7 @@ def _make(request: LockRequest, texts: VariantTexts, progress: Progress) -> Lock
     changed = {path: data for path, data in files.items() if not path.exists() or path.read_bytes() != data}
     if changed:
         replace_together(request.environment, changed)
-    return replace(made.report, virtual_packages_source=str(beside))
+    return made.report
 
 
 def _refuse_foreign(environment: Path) -> None:

@@ -17,10 +17,9 @@ from pathlib import Path
 from envforge import __version__
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.lockfile import Lockfile, LockfileError, list_variants, repair_hints
-from envforge.lock.needs import requirements_of
+from envforge.lock.needs import choose_variant, requirements_of, variant_lock
 from envforge.lock.plan import parse_any_lock
 from envforge.lock.project import LOCK_FILE, VARIANTS_DIRECTORY, lock_command, platform_hints, project_folder
-from envforge.lock.variant_choice import choose_variant, variant_lock
 from envforge.machine.evidence import conda_subdir
 from envforge.machine.values import Machine
 from envforge.machine.world import World

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
@@ -24,9 +25,10 @@ from envforge.lock.lockfile import LockedPackage, Lockfile, list_variants, order
 from envforge.lock.plan import Artifact, Digest, Plan, make_plan, read_any_lock
 from envforge.lock.project import LOCK_FILE, VARIANTS_DIRECTORY
 from envforge.machine.values import Machine, driver_text
-from envforge.pytorch.fit import Facts, Misfit, driver_grade, fit, read_facts
-from envforge.pytorch.matrix import Matrix, load_matrix
-from envforge.pytorch.selection import Build
+
+if TYPE_CHECKING:
+    from envforge.pytorch.matrix import Matrix
+    from envforge.pytorch.selection import Build
 
 # source: PEP 600, "Legacy manylinux tags"
 _LEGACY_GLIBC = {"manylinux1": "2.5", "manylinux2010": "2.12", "manylinux2014": "2.17"}
@@ -55,8 +57,8 @@ class Needs:
     misplaced: tuple[str, ...]
 
 
-def read_needs(plan: Plan, matrix: Matrix) -> Needs:
-    """Return what the packages of a plan require of the machine."""
+def read_needs(plan: Plan, matrix: Matrix | None) -> Needs:
+    """Return what the packages of a plan require of the machine; a plan without CUDA needs no matrix."""
     return Needs(
         platform=plan.platform,
         glibc=_glibc(plan),
@@ -71,12 +73,12 @@ def asks_driver(plan: Plan) -> bool:
     return _cuda(plan) is not None
 
 
-def describe(needs: Needs, matrix: Matrix) -> str:
+def describe(needs: Needs, matrix: Matrix | None) -> str:
     """Return the requirements on one line, such as ``linux-64, glibc 2.28, NVIDIA driver 450.80.02 (CUDA 11.8)``."""
     parts = [needs.platform]
     if needs.glibc is not None:
         parts.append(f"glibc {needs.glibc.version}")
-    if needs.cuda is not None:
+    if needs.cuda is not None and matrix is not None:
         cuda = needs.cuda.version
         minimum = matrix.family_minimum(cuda) or matrix.direct_minimum(cuda)
         driver = minimum.driver(windows=needs.platform.startswith("win-")) if minimum else None
@@ -86,16 +88,15 @@ def describe(needs: Needs, matrix: Matrix) -> str:
     return ", ".join(parts)
 
 
-def unmet(needs: Needs, machine: Machine, matrix: Matrix) -> tuple[str, ...]:
+def unmet(needs: Needs, machine: Machine, matrix: Matrix | None) -> tuple[str, ...]:
     """Return a reason for each requirement that the machine doesn't meet."""
     if needs.platform != machine.platform:
         return (f"the lockfile is for `{needs.platform}`, but this machine is `{machine.platform}`",)
-    facts = read_facts(machine, needs.platform)
     reasons = list(needs.misplaced)
     if needs.glibc is not None and machine.glibc is not None and machine.glibc < needs.glibc.version:
         found = f"this machine has glibc {machine.glibc}"
         reasons.append(f"`{needs.glibc.package}` requires glibc {needs.glibc.version} or later, but {found}")
-    reasons += _no_driver(needs, facts, matrix)
+    reasons += _no_driver(needs, machine, matrix)
     return tuple(reasons)
 
 
@@ -107,9 +108,12 @@ def concerns(needs: Needs, machine: Machine) -> tuple[str, ...]:
     return (f"no NVIDIA driver found; {brings}, so programs will run on the CPU",)
 
 
-def _no_driver(needs: Needs, facts: Facts, matrix: Matrix) -> list[str]:
-    if needs.cuda is None or not facts.has_nvidia:
+def _no_driver(needs: Needs, machine: Machine, matrix: Matrix | None) -> list[str]:
+    if needs.cuda is None or matrix is None or not machine.has_nvidia:
         return []
+    from envforge.pytorch.fit import Misfit, driver_grade, fit, read_facts  # noqa: PLC0415 - only CUDA needs it
+
+    facts = read_facts(machine, needs.platform)
     if needs.build is not None:
         misfit = fit(needs.build, facts, matrix)
         return [misfit.reason] if isinstance(misfit, Misfit) and misfit.code != "glibc" else []
@@ -117,9 +121,9 @@ def _no_driver(needs: Needs, facts: Facts, matrix: Matrix) -> list[str]:
     return [f"`{needs.cuda.package}`: {grade.reason}"] if isinstance(grade, Misfit) else []
 
 
-def _build(plan: Plan, matrix: Matrix) -> Build | None:
+def _build(plan: Plan, matrix: Matrix | None) -> Build | None:
     torch = next((a for a in plan.wheels if a.package.name == "torch" and not a.is_source), None)
-    if torch is None:
+    if torch is None or matrix is None:
         return None
     version = parse_wheel_filename(torch.file_name)[1]
     tag = _tag(version) or WheelTag(_cuda_of_runtime(plan))
@@ -256,9 +260,15 @@ class _Candidate:
         return f"{self.name} ({LOCK_FILE})" if own else self.name
 
 
+def _load_matrix() -> Matrix:
+    from envforge.pytorch.matrix import load_matrix  # noqa: PLC0415 - only a choice, and CUDA, need it
+
+    return load_matrix()
+
+
 def list_locks(project: Path, platform: str) -> tuple[str, ...]:
     """Return the names of all lockfiles that ``choose_variant`` considers, in its order."""
-    return tuple(one.label for one in _candidates(project, platform, load_matrix()))
+    return tuple(one.label for one in _candidates(project, platform))
 
 
 def variant_lock(project: Path, name: str, platform: str) -> Path:
@@ -266,7 +276,7 @@ def variant_lock(project: Path, name: str, platform: str) -> Path:
     names = list_variants(project)
     if name in names:
         return project / VARIANTS_DIRECTORY / name / LOCK_FILE
-    own = [_candidate(None, project / LOCK_FILE, platform, load_matrix())] if (project / LOCK_FILE).exists() else []
+    own = [_candidate(None, project / LOCK_FILE, platform)] if (project / LOCK_FILE).exists() else []
     if own and own[0].name == name:
         return own[0].lockfile
     known = ", ".join(f"`{other}`" for other in (*(one.label for one in own), *names)) or "none"
@@ -284,8 +294,8 @@ def choose_variant(project: Path, machine: Machine) -> Choice:
     Raises ``EnvforgeError`` with the reasons if there is none.
     """
     reasons, usable = [], []
-    matrix = load_matrix()
-    for one in _candidates(project, machine.platform, matrix):
+    matrix = _load_matrix()
+    for one in _candidates(project, machine.platform):
         if isinstance(one.needs, str):
             reasons.append(f"{one.label}: {one.needs}")
             continue
@@ -309,22 +319,22 @@ def choose_variant(project: Path, machine: Machine) -> Choice:
     )
 
 
-def _candidates(project: Path, platform: str, matrix: Matrix) -> Iterator[_Candidate]:
+def _candidates(project: Path, platform: str) -> Iterator[_Candidate]:
     """Yield the lockfiles in order of preference, each read on demand; the project's own is first of its name."""
     own = project / LOCK_FILE
-    known = [_candidate(None, own, platform, matrix)] if own.exists() else []
+    known = [_candidate(None, own, platform)] if own.exists() else []
     names = [*((one.name, one) for one in known), *((name, None) for name in list_variants(project))]
     for name, read in sorted(names, key=lambda each: order_of(each[0])):
-        yield read or _candidate(name, project / VARIANTS_DIRECTORY / name / LOCK_FILE, platform, matrix)
+        yield read or _candidate(name, project / VARIANTS_DIRECTORY / name / LOCK_FILE, platform)
 
 
-def _candidate(name: str | None, lockfile: Path, platform: str, matrix: Matrix) -> _Candidate:
+def _candidate(name: str | None, lockfile: Path, platform: str) -> _Candidate:
     """Read a lockfile; without ``name``, it is named after its PyTorch build, or its file if it has none."""
     try:
         plan = make_plan(read_any_lock(lockfile, platform), platform, lockfile, allow_builds=True)
     except EnvforgeError as error:
         return _Candidate(name=name or LOCK_FILE, lockfile=lockfile, needs=error.message)
-    needs = read_needs(plan, matrix)
+    needs = read_needs(plan, _load_matrix())
     return _Candidate(name=name or _build_name(needs) or LOCK_FILE, lockfile=lockfile, needs=needs)
 
 

@@ -17,7 +17,6 @@ from urllib.parse import unquote
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
-from envforge.base.git import restore_hints
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.lockfile import LockedPackage, Lockfile, LockfileError, Manager, parse_lockfile
 from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE
@@ -334,6 +333,8 @@ def _of_wheel(url: str, where: str, number: int) -> tuple[str, str]:
 
 
 def _explicit_fault(where: str, number: int, wanted: str, found: str) -> LockfileError:
+    from envforge.base.git import restore_hints  # noqa: PLC0415 - only errors need it
+
     return LockfileError(
         f"the explicit file `{where}` is invalid at line {number}: expected {wanted}, found `{found}`",
         hint=(

@@ -55,7 +55,6 @@ from envforge.prefix.wheels import (
     uninstall,
     verify_wheels,
 )
-from envforge.pytorch.matrix import Matrix, load_matrix
 
 if TYPE_CHECKING:
     from rattler import PrefixRecord
@@ -387,7 +386,11 @@ class Installation:
         if self.request.machine is None:
             return
         driver = asks_driver(self.plan)
-        matrix = load_matrix() if driver else Matrix.without_builds()
+        matrix = None
+        if driver:
+            from envforge.pytorch.matrix import load_matrix  # noqa: PLC0415 - only CUDA needs it
+
+            matrix = load_matrix()
         machine = self.request.machine(driver=driver)
         needs = read_needs(self.plan, matrix)
         reasons = unmet(needs, machine, matrix)

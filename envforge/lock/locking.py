@@ -35,12 +35,11 @@ from envforge.lock.inputs import Inputs, VirtualPackages, read_inputs, refuse_cr
 from envforge.lock.lockfile import INPUT_SHA256, Frame, LockedPackage, Lockfile, parse_lockfile
 from envforge.lock.names import NameMapping, Sources, is_torch_family, torch_indexes
 from envforge.lock.pages import Downloads
-from envforge.lock.project import read_text
+from envforge.lock.project import complete_transaction, read_text, refuse_unfinished, replace_together
 from envforge.lock.python_index import PythonIndex, configured_index, extra_indexes
 from envforge.lock.reasons import with_reasons
 from envforge.lock.request import Cutoff, LockReport, LockRequest, PlatformSummary, Progress, Step, recorded_cutoff
 from envforge.lock.solver import Kept, Wishes
-from envforge.lock.transaction import complete_transaction, refuse_unfinished, replace_together
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,14 +1,24 @@
-"""Find the project around a directory, and read the environment files that its lockfile is solved from."""
+"""Find the project around a directory, read its environment files, and change several files in one transaction.
+
+A transaction writes the new files under temporary names, then a journal that lists them, then renames each, then
+removes the journal. Without a journal the old state is valid; with one, the next run completes the new state.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
-from envforge.errors import EnvforgeError, Hint
+from envforge.base.documents import Document
+from envforge.base.files import sync_folder, write_synced
+from envforge.errors import EnvforgeError, Hint, OutsideError
 
 ENVIRONMENT_FILE = "environment.yml"
 VIRTUAL_PACKAGES_FILE = "virtual-packages.yml"
@@ -96,16 +106,24 @@ def platform_hints(lockfile: Path, locked: Sequence[str], platform: str) -> tupl
     return (Hint(f"once `platforms` in `{project / ENVIRONMENT_FILE}` lists `{platform}`", command),)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _OfTemplate:
+    """What envforge.toml has if a template made the project."""
+
+    template: object
+
+
 def update_command(project: Path, platforms: Sequence[str]) -> str:
     """Return the command that plans a project of a template for these platforms; empty if it can't."""
-    from envforge.base import toml  # noqa: PLC0415 - only errors need it
-    from envforge.pytorch.matrix import load_matrix  # noqa: PLC0415 - as above
+    from envforge.pytorch.matrix import load_matrix  # noqa: PLC0415 - only errors need it
 
+    document = Document(damaged="the record of the project is invalid", error=EnvforgeError, code="record-damaged")
     try:
-        record = toml.loads((project / "envforge.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        text = document.read_bytes(project / "envforge.toml").decode("utf-8")
+        document.read_toml(text, _OfTemplate)
+    except (EnvforgeError, ValueError):  # not a project of a template
         return ""
-    if "template" not in record or not set(platforms) <= set(load_matrix().platforms):
+    if not set(platforms) <= set(load_matrix().platforms):
         return ""
     here = project_folder(Path.cwd())
     words = [] if here is not None and _is_same(here, project) else ["--directory", str(project)]
@@ -181,3 +199,134 @@ def _hints_missing(path: Path) -> tuple[Hint, ...]:
         Hint("to create a project", "envforge new TEMPLATE DIR"),
         Hint("to use another environment file, pass `--file FILE`"),
     )
+
+
+_SUFFIX = ".envforge-change"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    """A file that a change replaces, and the SHA-256 of its old and its new content."""
+
+    path: str
+    old: str | None
+    new: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Journal:
+    files: tuple[_Row, ...]
+    version: Literal[1] = 1
+
+
+def replace_together(anchor: Path, files: Mapping[Path, bytes]) -> None:
+    """Replace all ``files`` in one transaction, with the journal next to ``anchor``.
+
+    Raises ``OutsideError`` and leaves the old files unchanged if a file can't be written.
+    """
+    files = {Path(os.path.realpath(path)): data for path, data in files.items()}  # a link is written through
+    rows = tuple(_row(anchor, path, data) for path, data in files.items())
+    journal = _journal(anchor)
+    try:
+        for path, data in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_synced(_aside(path), data)
+        write_synced(_aside(journal), json.dumps(asdict(_Journal(files=rows)), indent=1).encode())
+        _aside(journal).replace(journal)
+        sync_folder(journal.parent)
+    except OSError as error:
+        for path in (*files, journal):
+            with contextlib.suppress(OSError):  # a leftover file is harmless: the next change overwrites it
+                _aside(path).unlink(missing_ok=True)
+        raise OutsideError(f"cannot write to the directory of `{anchor}`: {error}", code="unwritable") from error
+    complete_transaction(anchor)
+
+
+def complete_transaction(anchor: Path) -> bool:
+    """Complete a change that a crash interrupted, and return whether there was one.
+
+    Raises ``EnvforgeError`` if a file was edited since.
+    """
+    journal = _journal(anchor)
+    if not journal.exists():
+        return False
+    document = Document(
+        damaged=f"the journal `{journal}` of an interrupted change is invalid",
+        error=EnvforgeError,
+        code="bad-journal",
+        hint="to keep the current files, and discard the change",
+        command=shlex.join(["rm", str(journal)]),
+    )
+    rows = document.read_json(document.read_bytes(journal), _Journal).files
+    for row in rows:
+        _refuse_edited(anchor.parent / row.path, row, anchor)
+    try:
+        for row in rows:
+            path = anchor.parent / row.path
+            if _digest(path) != row.new:
+                _aside(path).replace(path)
+        sync_folder(journal.parent)
+        for row in rows:
+            _aside(anchor.parent / row.path).unlink(missing_ok=True)
+        journal.unlink()
+    except OSError as error:
+        raise OutsideError(
+            f"cannot complete the interrupted change in `{journal}`: {error}",
+            hint="fix the cause, then run this command again",
+            code="unwritable",
+        ) from error
+    return True
+
+
+def refuse_unfinished(anchor: Path) -> None:
+    """Raise ``EnvforgeError`` if a crash has left a change incomplete."""
+    if is_unfinished(anchor):
+        raise EnvforgeError(
+            f"an earlier change of `{anchor}` is incomplete",
+            hint="to complete it",
+            command=project_command("lock", anchor, None),
+            code="half-changed",
+        )
+
+
+def is_unfinished(anchor: Path) -> bool:
+    """Return whether a change is incomplete."""
+    return _journal(anchor).exists()
+
+
+def unfinished_beside(file: Path) -> Path | None:
+    """Return the anchor of an incomplete change in the directory of ``file``, if there is one."""
+    journals = sorted(file.parent.glob(f".*{_SUFFIX}"))
+    return next((path.with_name(path.name[1 : -len(_SUFFIX)]) for path in journals), None)
+
+
+def _refuse_edited(path: Path, row: _Row, anchor: Path) -> None:
+    found, journal = _digest(path), _journal(anchor)
+    if found == row.new or (found == row.old and _digest(_aside(path)) == row.new):
+        return
+    raise EnvforgeError(
+        f"a change of `{path}` was interrupted, and the file was edited since",
+        hint="to keep the current files",
+        command=" && ".join((shlex.join(["rm", str(journal)]), project_command("lock", anchor, None))),
+        code="edited-since",
+    )
+
+
+def _row(anchor: Path, path: Path, data: bytes) -> _Row:
+    place = Path(os.path.relpath(path, os.path.realpath(anchor.parent))).as_posix()
+    return _Row(path=place, old=_digest(path), new=hashlib.sha256(data).hexdigest())
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def _journal(anchor: Path) -> Path:
+    return anchor.with_name(f".{anchor.name}{_SUFFIX}")
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name.lstrip('.')}.envforge-new")

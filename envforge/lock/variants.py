@@ -31,9 +31,15 @@ from envforge.lock.locking import make_lock
 from envforge.lock.names import torch_indexes
 from envforge.lock.needs import describe, read_needs
 from envforge.lock.plan import make_plan
-from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, VARIANTS_DIRECTORY, VIRTUAL_PACKAGES_FILE
+from envforge.lock.project import (
+    ENVIRONMENT_FILE,
+    LOCK_FILE,
+    VARIANTS_DIRECTORY,
+    VIRTUAL_PACKAGES_FILE,
+    complete_transaction,
+    replace_together,
+)
 from envforge.lock.request import LockReport, LockRequest, Progress
-from envforge.lock.transaction import complete_transaction, replace_together
 from envforge.pytorch.matrix import Matrix, load_matrix
 from envforge.pytorch.selection import PYTORCH_INDEX, Build, Grade, Request, Selection
 

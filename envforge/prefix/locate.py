@@ -17,8 +17,8 @@ from envforge.lock.project import (
     VARIANTS_DIRECTORY,
     is_prefix,
     project_folder,
+    unfinished_beside,
 )
-from envforge.lock.transaction import unfinished_beside
 from envforge.prefix.journal import Journal, lock_prefix, read_journal
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -263,7 +263,7 @@ def _with_build(project: Project, query: BuildQuery, build: Build) -> Project | 
 
 def unreachable_host(project: Project, mirrors: Mirrors) -> str | None:
     """Return the first server needed for a solve that doesn't answer within a few seconds; None if all answer."""
-    from envforge.lock.solver.channels import ALIAS  # noqa: PLC0415 - imports rattler, and only a solve needs it
+    from envforge.lock.solver.request import ALIAS  # noqa: PLC0415 - imports rattler, and only a solve needs it
 
     urls = [f"{ALIAS}/conda-forge", *dict.fromkeys(selection.index_url for selection in project.selections)]
     return _first_silent([mirrors.to_mirror(url) for url in urls])

@@ -27,8 +27,7 @@ from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.solver import RECORDS_VARIABLE, PackagesNotFoundError
 
 if TYPE_CHECKING:
-    from envforge.lock.solver.channels import Priority
-    from envforge.lock.solver.request import Record
+    from envforge.lock.solver.request import Priority, Record
 
 Json = dict[str, Any]
 Command = Literal["info", "config", "list", "create", "install", "update"]
@@ -294,7 +293,7 @@ def answer_call(call: Call, environment: Mapping[str, str]) -> object:
 def _solved(call: Call, environment: Mapping[str, str], platform: str) -> Json:
     from envforge.base.net import Mirrors  # noqa: PLC0415 - only a solve needs it
     from envforge.lock.solver import request, solve  # noqa: PLC0415 - imports rattler
-    from envforge.lock.solver.channels import ALIAS, Naming  # noqa: PLC0415 - as above
+    from envforge.lock.solver.request import ALIAS, Naming  # noqa: PLC0415 - as above
 
     naming = Naming(
         mirrors=Mirrors.from_environment(environment),

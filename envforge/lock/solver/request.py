@@ -1,15 +1,25 @@
-"""Describe a solve: specs, packages, virtual packages, and preferences."""
+"""Describe a solve: channels, specs, packages, virtual packages, and preferences."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from rattler import Channel as Source
-from rattler import ChannelPriority, GenericVirtualPackage, MatchSpec
+from rattler import (
+    ChannelPriority,
+    GenericVirtualPackage,
+    MatchSpec,
+    PackageName,
+    PackageRecord,
+    RepoDataRecord,
+    Version,
+)
 from rattler import VirtualPackage as HostVirtualPackage
 from rattler.exceptions import (
     ConversionError,
@@ -17,18 +27,100 @@ from rattler.exceptions import (
     InvalidMatchSpecError,
     InvalidPackageNameError,
     InvalidUrlError,
+    InvalidVersionError,
     ParseSubdirError,
 )
+from rattler.package import BuildString
 from rattler.platform import Subdir
 
 from envforge.base.documents import Document
+from envforge.base.net import Mirrors, with_credentials
 from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, RequestError
 from envforge.lock.solver import PREFERENCES_VARIABLE, Wishes
-from envforge.lock.solver.channels import Channel, Naming, Priority
 
-if TYPE_CHECKING:
-    from rattler import GenericVirtualPackage, PackageRecord, RepoDataRecord
+Priority = Literal["strict", "disabled"]
+
+ALIAS = "https://conda.anaconda.org"
+_DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
+_DEFAULTS_WINDOWS = "https://repo.anaconda.com/pkgs/msys2"
+_HINT = "use a name such as `conda-forge`, a URL, or a path"
+_DRIVE = re.compile(r"/[A-Za-z]:(/|$)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Channel:
+    """One channel. ``address`` is for lockfiles and messages, ``source`` is read; neither ends with a slash."""
+
+    name: str
+    address: str
+    source: str
+
+    @property
+    def folder(self) -> Path | None:
+        """The directory of a ``file://`` channel, or ``None``."""
+        return folder_of(self.source)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Naming:
+    """How channel names are resolved: the alias for plain names, the mirrors, and the platform to lock."""
+
+    mirrors: Mirrors
+    platform: str
+    alias: str = ALIAS
+
+    def channels(self, words: Iterable[str]) -> tuple[Channel, ...]:
+        """Return all channels of a call, in order, without duplicates."""
+        found = [channel for word in words for channel in self._expand(word)]
+        return tuple({channel.address: channel for channel in found}.values())
+
+    def channel(self, word: str) -> Channel:
+        """Return the channel for a URL, a path, or a name; raise ``RequestError`` for anything else."""
+        if "://" in word:
+            address = word.rstrip("/")
+        elif _is_path(word):
+            address = Path(word).expanduser().absolute().as_uri()
+        elif re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", word):
+            address = f"{self.alias}/{word}"
+        else:
+            raise RequestError(
+                f"channel `{hide_secrets(word)}` is not a name, a URL, or a path",
+                hint=_HINT,
+                code="bad-channel",
+            )
+        try:
+            name = self._name(address)
+        except ValueError as error:
+            raise RequestError(
+                f"channel `{hide_secrets(word)}` is not a valid URL: {error}", hint=_HINT, code="bad-channel"
+            ) from error
+        return Channel(name=name, address=address, source=with_credentials(self.mirrors.to_mirror(address).rstrip("/")))
+
+    def _expand(self, word: str) -> tuple[Channel, ...]:
+        # only if a file names it: Anaconda's channels have terms of use that a user should accept on purpose
+        if word != "defaults":
+            return (self.channel(word),)
+        windows = (_DEFAULTS_WINDOWS,) if self.platform.startswith("win-") else ()
+        return tuple(self.channel(address) for address in (*_DEFAULTS, *windows))
+
+    def _name(self, address: str) -> str:
+        if address.startswith(f"{self.alias}/"):
+            return address[len(self.alias) + 1 :]
+        return unquote(urlsplit(address).path.rpartition("/")[2]) or address
+
+
+def folder_of(address: str) -> Path | None:
+    """Return the directory of a ``file:`` URL, or ``None`` for any other URL."""
+    parts = urlsplit(address)
+    if parts.scheme != "file":
+        return None
+    path = unquote(parts.path)
+    return Path(path[1:] if _DRIVE.match(path) else path)  # `file:///C:/…` on Windows
+
+
+def _is_path(word: str) -> bool:
+    return word.startswith((".", "/", "\\", "~")) or Path(word).is_absolute()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,9 +181,6 @@ class Record:
 
     def to_rattler(self) -> RepoDataRecord:
         """Convert to a record of rattler."""
-        from rattler import PackageRecord, RepoDataRecord  # noqa: PLC0415 - 0.1 s, which `--version` doesn't need
-        from rattler.package import BuildString  # noqa: PLC0415
-
         record = PackageRecord(
             self.name,
             self.version,
@@ -120,10 +209,6 @@ class VirtualPackage:
 
     def to_rattler(self) -> GenericVirtualPackage:
         """Convert for rattler; raise ``RequestError`` if the name or the version is invalid."""
-        from rattler import GenericVirtualPackage, PackageName, Version  # noqa: PLC0415 - `--version` doesn't need it
-        from rattler.exceptions import InvalidPackageNameError, InvalidVersionError  # noqa: PLC0415
-        from rattler.package import BuildString  # noqa: PLC0415
-
         try:
             return GenericVirtualPackage(PackageName(self.name), Version(self.version), BuildString(self.build))
         except (InvalidPackageNameError, InvalidVersionError, ValueError) as error:
@@ -281,7 +366,7 @@ def _source(channel: Channel) -> Source:
     except (InvalidChannelError, InvalidUrlError) as error:
         raise RequestError(
             f"channel `{hide_secrets(channel.source)}` is not a valid URL: {hide_secrets(str(error))}",
-            hint="use a name such as `conda-forge`, a URL, or a path",
+            hint=_HINT,
             code="bad-channel",
         ) from error
 

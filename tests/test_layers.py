@@ -59,13 +59,6 @@ def test_every_package_has_a_layer() -> None:
 
 _NOT_CONVERTED = (
     "cli/info.py",
-    "lock/condalock.py",
-    "lock/edit.py",
-    "lock/inputs.py",
-    "lock/lockfile.py",
-    "lock/python_index.py",
-    "lock/solver/__main__.py",
-    "lock/solver/request.py",
     "machine/record.py",
     "project/trial.py",
     "verify/observe.py",
@@ -101,6 +94,7 @@ OWNERS: dict[str, dict[str, str]] = {
         "base/distribution.py": "a file of the installer (PEP 610), and pyproject.toml of this checkout",
         "base/process.py": "lines of a child process, of which an incomplete one is ignored",
         "machine/evidence.py": "lines of a child process",
+        "lock/python_index.py": "configuration files of uv, whose keys are not names of Python",
         "verify/machine/facts.py": "lines of a child process",
         "verify/training/envforge_measures/main.py": "runs without envforge",
         **dict.fromkeys(_NOT_CONVERTED, "its package is not converted to documents.py yet"),

@@ -42,6 +42,7 @@ _UNSATISFIABLE = frozenset({"unsatisfiable", "UnsatisfiableError", "LibMambaUnsa
 _NOT_FOUND = frozenset({"packages-not-found", "PackagesNotFoundError", "PackagesNotFoundInChannelsError"})
 # of the `logging` and the `warnings` of Python
 _WARNING = re.compile(r"^(?:WARNING:[\w.]+:|\S+:\d+: (?:User|Runtime)Warning: |Warning: )\s*(.+)", re.MULTILINE)
+_OUTPUT = Document(damaged="the output of conda-lock or conda is invalid", error=OutsideError, code="conda-lock-failed")
 _LOOSEN = Hint("loosen one of the conflicting constraints in `environment.yml`")
 
 
@@ -57,7 +58,7 @@ def explain(log: str, platform: str) -> EnvforgeError:
     """Return the reason from the solver, or else the last error in the log."""
     match = _CONDA.search(log)
     if match is not None:
-        return _conda(json.loads(match["answer"]), platform)
+        return _conda(_OUTPUT.read_json(match["answer"], dict[str, Any]), platform)
     match = _PYTHON.search(log)
     if match is not None:
         return _no_solution(platform, _ROOT.sub("environment.yml", match["why"]), (_LOOSEN,))
@@ -280,8 +281,7 @@ def _wait(process: subprocess.Popen[bytes], folder: Path, platform: str) -> str:
 
 
 def _read_hashes(folder: Path) -> dict[str, str]:
-    hashes: dict[str, str] = json.loads((folder / "hashes.json").read_text(encoding="utf-8"))
-    return hashes
+    return _OUTPUT.read_json((folder / "hashes.json").read_bytes(), dict[str, str])
 
 
 def child(job_file: str) -> None:
@@ -290,7 +290,7 @@ def child(job_file: str) -> None:
     ``job_file`` is a JSON file with ``hashed`` (files by platform), ``virtual_packages``, ``mapping``, ``hashes`` (the
     file to write), and ``arguments`` (conda-lock's command line; without it, only the hashes are written).
     """
-    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    job = _OUTPUT.read_json(Path(job_file).read_bytes(), dict[str, Any])
     # of the markers of which conda-lock warns here, none is in the files that it solves
     with contextlib.redirect_stderr(io.StringIO()):
         hashes = {platform: _hash(job, platform, files) for platform, files in job["hashed"].items()}
@@ -360,8 +360,8 @@ def run_conda(conda_exe: str, words: Sequence[str]) -> None:
 
 def _record(folder: Path, text: str) -> None:
     # conda and mamba may print other text before and after the JSON document
-    actions = json.loads(text[text.index("{") : text.rindex("}") + 1]).get("actions", {})
-    document = json.dumps({"version": 1, "packages": actions.get("FETCH", [])})
+    answer = _OUTPUT.read_json(text[text.index("{") : text.rindex("}") + 1], dict[str, Any])
+    document = json.dumps({"version": 1, "packages": answer.get("actions", {}).get("FETCH", [])})
     name = hashlib.sha256(document.encode()).hexdigest()[:16]
     write_atomic(folder / f"{name}.json", document)
 

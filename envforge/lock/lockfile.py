@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from packaging.version import Version
 
-from envforge.base.documents import Document, NonEmpty, matching
+from envforge.base.documents import Document, NonEmpty, load_yaml, matching
 from envforge.base.terms import WheelTag
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.project import LOCK_FILE, VARIANTS_DIRECTORY, environment_in, find_environment, lock_command
@@ -290,10 +290,7 @@ class Frame:
 
 def load_documents(path: Path) -> tuple[list[Any], list[dict[str, Any]]]:
     """Return the channels and the packages that conda-lock wrote for one platform."""
-    import yaml  # noqa: PLC0415 - slow to import
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    document = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506 - a safe loader in either case
+    document = load_yaml(path.read_bytes())
     return document["metadata"]["channels"], list(document["package"])
 
 

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 import yaml
 from packaging.utils import canonicalize_name
 
+from envforge.base.documents import load_yaml
 from envforge.base.files import exclusive_lock, workshop, write_atomic
 from envforge.base.suggest import nearest
 from envforge.base.urls import without_user
@@ -217,8 +218,7 @@ class Keeping:
         if self.old is None or [c for c in inputs.channels if c != "nodefaults"] != list(self.old.lock.channels):
             return None
         renewed = {p.url for p in self.old.lock.for_platform(platform, "pip") if _names(p, self.renew)}
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        document: dict[str, Any] = yaml.load(self.old.text, Loader=loader)  # noqa: S506 - a safe loader in either case
+        document = load_yaml(self.old.text)
         document["metadata"]["custom_metadata"] = None
         rows = [row for row in document["package"] if row["platform"] == platform and row["url"] not in renewed]
         if not any(row["manager"] == "pip" for row in rows):

@@ -232,18 +232,10 @@ def read_installed(prefix: Path) -> tuple[Record, ...]:
         raise EnvforgeError(
             f"`{prefix}` is not an environment: it has no directory `conda-meta`", code="not-an-environment"
         )
-    return tuple(sorted((_record(path) for path in folder.glob("*.json")), key=lambda record: record.name))
-
-
-def _record(path: Path) -> Record:
     from envforge.lock.solver.request import Record  # noqa: PLC0415 - imports rattler
 
-    try:
-        return Record.from_mapping(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
-        raise EnvforgeError(
-            f"`{path}` is not a package record: {type(error).__name__}: {error}", code="bad-prefix-record"
-        ) from error
+    records = [Record.read(path.read_bytes(), f"`{path}`") for path in folder.glob("*.json")]
+    return tuple(sorted(records, key=lambda record: record.name))
 
 
 def write_solve_record(folder: Path, platform: str, specs: tuple[str, ...], records: tuple[Record, ...]) -> Path:

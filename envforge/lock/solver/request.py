@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -130,7 +129,7 @@ class Record:
     name: str
     version: str
     build: str
-    build_number: int
+    build_number: int = 0
     subdir: str
     fn: str
     url: str
@@ -151,33 +150,12 @@ class Record:
         return f"{self.name}-{self.version}-{self.build}"
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Record:
-        """Parse a repodata or conda-meta entry; raise ``KeyError`` or ``ValueError`` if it is invalid."""
-        return cls(
-            name=values["name"],
-            version=values["version"],
-            build=values["build"],
-            build_number=int(values.get("build_number", 0)),
-            subdir=values["subdir"],
-            fn=values["fn"],
-            url=values["url"],
-            # conda-meta entries may name the channel with its subdir
-            channel=values["channel"].rstrip("/").removesuffix(f"/{values['subdir']}"),
-            depends=tuple(values.get("depends") or ()),
-            constrains=tuple(values.get("constrains") or ()),
-            md5=values.get("md5") or None,
-            sha256=values.get("sha256") or None,
-            size=values.get("size"),
-            timestamp=values.get("timestamp"),
-            indexed_timestamp=values.get("indexed_timestamp"),
-            license=values.get("license"),
-            noarch=values.get("noarch") or None,
-        )
-
-    @classmethod
-    def from_rattler(cls, record: PackageRecord) -> Record:
-        """Convert a solved record of rattler."""
-        return cls.from_mapping(json.loads(record.to_json()))
+    def read(cls, text: str | bytes, where: str) -> Record:
+        """Parse a repodata or conda-meta entry; raise ``EnvforgeError`` if it is invalid."""
+        document = Document(damaged=f"{where} is not a package record", error=EnvforgeError, code="bad-prefix-record")
+        record = document.read_json(text, cls)
+        # conda-meta entries may name the channel with its subdir
+        return replace(record, channel=record.channel.rstrip("/").removesuffix(f"/{record.subdir}"))
 
     def to_rattler(self) -> RepoDataRecord:
         """Convert to a record of rattler."""
@@ -234,14 +212,8 @@ def split_virtual_packages(
 
 def _virtual_in(path: Path) -> Iterator[VirtualPackage]:
     for entry in _packages(path):
-        if entry.get("package_type") != _KIND:
-            continue
-        try:
-            yield VirtualPackage(name=entry["name"], version=entry["version"], build=entry["build"])
-        except KeyError as error:
-            raise EnvforgeError(
-                f"`{path}` is not valid repodata: an entry has no {error}", code="bad-repodata"
-            ) from error
+        if entry.get("package_type") == _KIND:
+            yield _repodata(path).convert(entry, VirtualPackage)
 
 
 def _is_empty(folder: Path) -> bool:
@@ -253,11 +225,14 @@ def _is_empty(folder: Path) -> bool:
 def _packages(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    try:
-        repodata = json.loads(path.read_text(encoding="utf-8"))
-        return [*repodata.get("packages", {}).values(), *repodata.get("packages.conda", {}).values()]
-    except (ValueError, AttributeError) as error:
-        raise EnvforgeError(f"`{path}` is not valid repodata: {error}", code="bad-repodata") from error
+    read = _repodata(path).read_json(path.read_bytes(), dict[str, Any])
+    keys = ("packages", "packages.conda")
+    tables = [_repodata(path).convert(read.get(key, {}), dict[str, dict[str, Any]], key) for key in keys]
+    return [entry for table in tables for entry in table.values()]
+
+
+def _repodata(path: Path) -> Document:
+    return Document(damaged=f"`{path}` is not valid repodata", error=EnvforgeError, code="bad-repodata")
 
 
 def read_preferences(environment: Mapping[str, str]) -> Wishes:

@@ -228,7 +228,7 @@ def solve(request: Request) -> tuple[Record, ...]:
         found = asyncio.run(_solve(request, folder))
     by_name = sorted(found, key=lambda record: record.name.normalized)
     ordered = PackageRecord.sort_topologically(by_name)  # type: ignore[arg-type] # it takes any kind of record
-    return tuple(request.at_home(Record.from_rattler(record)) for record in ordered)
+    return tuple(request.at_home(Record.read(record.to_json(), "the solution")) for record in ordered)
 
 
 async def _solve(request: Request, folder: Path) -> list[RepoDataRecord]:

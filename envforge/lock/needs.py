@@ -17,7 +17,7 @@ from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from envforge.base.documents import Natural, Printable
+from envforge.base.documents import Natural, Printable, to_json
 from envforge.base.envelope import Json
 from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.errors import EnvforgeError, Hint, RequestError
@@ -301,7 +301,7 @@ def choose_variant(project: Path, machine: Machine) -> Choice:
             continue
         against, but = unmet(one.needs, machine, matrix), concerns(one.needs, machine)
         if not against and not but:
-            reason = _said(f"requires {describe(one.needs, matrix)}", reasons)
+            reason = "; ".join([f"requires {describe(one.needs, matrix)}", *(f"not {reason}" for reason in reasons)])
             return Choice(name=one.label, lockfile=one.lockfile, reason=reason)
         reasons.append(f"{one.label}: {'; '.join(against or but)}")
         if not against:
@@ -342,10 +342,6 @@ def _build_name(needs: Needs) -> str | None:
     if needs.build is not None:
         return str(needs.build.tag)
     return str(WheelTag(needs.cuda.version)) if needs.cuda is not None else None
-
-
-def _said(head: str, passed_over: Iterable[str]) -> str:
-    return "; ".join([head, *(f"not {reason}" for reason in passed_over)])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -402,26 +398,10 @@ def requirements_of(
 
 def requirements_json(needs: Requirements) -> dict[str, Json]:
     """Return the requirements as stored in the index of a catalogue."""
-    return {
-        "driver_direct": _driver(needs.driver_direct),
-        "driver_minor_compatible": _driver(needs.driver_minor_compatible),
-        "compute_capabilities": [str(capability) for capability in needs.compute_capabilities],
-        "ptx": [str(capability) for capability in needs.ptx],
-        "glibc": _text(needs.glibc),
-        "macos": _text(needs.macos),
-        "download_bytes": needs.download_bytes,
-        "files": needs.files,
-        "files_sized": needs.files_sized,
-        "words": needs.words,
-    }
-
-
-def _driver(version: Version | None) -> str | None:
-    return driver_text(version) if version is not None else None
-
-
-def _text(version: Version | None) -> str | None:
-    return str(version) if version is not None else None
+    drivers = {"driver_direct": needs.driver_direct, "driver_minor_compatible": needs.driver_minor_compatible}
+    texts = {name: driver_text(version) if version else None for name, version in drivers.items()}
+    found: dict[str, Json] = {**to_json(needs), **texts}
+    return found
 
 
 def machine_words(needs: Requirements, brings: str = "") -> str:

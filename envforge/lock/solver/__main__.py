@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import envforge
+from envforge.base.documents import to_json
 from envforge.base.files import write_atomic
 from envforge.base.process import exit_process
 from envforge.base.urls import hide_secrets
@@ -191,24 +192,7 @@ def settings_answer(environment: Mapping[str, str], platform: str) -> Json:
 
 
 def _fetch(record: Record) -> Json:
-    entry: Json = {
-        "name": record.name,
-        "version": record.version,
-        "build": record.build,
-        "build_number": record.build_number,
-        "channel": f"{record.channel}/{record.subdir}",
-        "subdir": record.subdir,
-        "fn": record.fn,
-        "md5": record.md5,
-        "url": record.url,
-        "sha256": record.sha256,
-        "depends": list(record.depends),
-        "constrains": list(record.constrains),
-        "license": record.license,
-        "noarch": record.noarch,
-        "timestamp": record.timestamp,
-        "size": record.size,
-    }
+    entry = {**to_json(record), "channel": f"{record.channel}/{record.subdir}", "indexed_timestamp": None}
     return {key: value for key, value in entry.items() if value is not None}
 
 
@@ -253,19 +237,9 @@ def write_solve_record(folder: Path, platform: str, specs: tuple[str, ...], reco
     return path
 
 
-def _package(record: Record) -> dict[str, object]:
-    return {
-        "name": record.name,
-        "version": record.version,
-        "build": record.build,
-        "url": hide_secrets(record.url),
-        "sha256": record.sha256,
-        "md5": record.md5,
-        "depends": list(record.depends),
-        "size": record.size,
-        "timestamp": record.indexed_timestamp or record.timestamp,
-        "noarch": record.noarch,
-    }
+def _package(record: Record) -> Json:
+    timestamp = record.indexed_timestamp or record.timestamp
+    return {**_fetch(record), "url": hide_secrets(record.url), "timestamp": timestamp}
 
 
 def answer_call(call: Call, environment: Mapping[str, str]) -> object:

@@ -246,7 +246,7 @@ def read_preferences(environment: Mapping[str, str]) -> Wishes:
     return document.read_json(document.read_bytes(Path(path)), Wishes)
 
 
-_PRIORITIES = {"strict": ChannelPriority.Strict, "disabled": ChannelPriority.Disabled}
+PRIORITIES = {"strict": ChannelPriority.Strict, "disabled": ChannelPriority.Disabled}
 _UNREADABLE = (InvalidMatchSpecError, InvalidPackageNameError, InvalidChannelError, ConversionError)
 
 
@@ -315,22 +315,22 @@ class Request:
         is_here = str(Subdir.current()) == self.naming.platform
         return [package.into_generic() for package in HostVirtualPackage.detect()] if is_here else []
 
-    def channel_priority(self) -> ChannelPriority:
-        """Return the channel priority for rattler."""
-        return _PRIORITIES[self.priority]
-
     def at_source(self, record: Record) -> Record:
         """Return a locked record with the URLs from which its channel is read."""
         for channel in self.channels:
             if record.url.startswith(f"{channel.address}/"):
-                return replace(record, url=_moved(record.url, channel.address, channel.source), channel=channel.source)
+                return replace(
+                    record, url=channel.source + record.url.removeprefix(channel.address), channel=channel.source
+                )
         return record
 
     def at_home(self, record: Record) -> Record:
         """Return a solved record with the URLs that a lockfile contains."""
         for channel in self.channels:
             if record.url.startswith(f"{channel.source}/"):
-                return replace(record, url=_moved(record.url, channel.source, channel.address), channel=channel.address)
+                return replace(
+                    record, url=channel.address + record.url.removeprefix(channel.source), channel=channel.address
+                )
         mirrors = self.naming.mirrors
         return replace(record, url=mirrors.to_original(record.url), channel=mirrors.to_original(record.channel))
 
@@ -344,7 +344,3 @@ def _source(channel: Channel) -> Source:
             hint=_HINT,
             code="bad-channel",
         ) from error
-
-
-def _moved(url: str, old: str, new: str) -> str:
-    return new + url[len(old) :]

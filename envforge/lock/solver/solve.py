@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from platformdirs import user_cache_path
@@ -28,16 +28,13 @@ from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 from envforge.lock.names import NameMapping
 from envforge.lock.solver import Kept, PackagesNotFoundError
-from envforge.lock.solver.request import ALIAS, Channel, Naming, Record, Request
+from envforge.lock.solver.request import ALIAS, PRIORITIES, Channel, Naming, Record, Request
 
 T = TypeVar("T")
 
 
-class Solve(Protocol):
-    """One solve of the request with preferred packages and additional version constraints."""
-
-    async def __call__(self, locked: Sequence[RepoDataRecord], constraints: Sequence[str]) -> list[RepoDataRecord]:
-        """Return the packages; raise ``SolverError`` if there is no solution."""
+# one solve with preferred packages and additional version constraints
+Solve = Callable[[Sequence[RepoDataRecord], Sequence[str]], Awaitable[list[RepoDataRecord]]]
 
 
 async def solve_keeping(
@@ -73,8 +70,11 @@ def _attempts(preferred: Sequence[RepoDataRecord], renewed: list[str]) -> Iterat
 
 def _keeping_python(records: Sequence[RepoDataRecord]) -> list[str]:
     # another minor version of Python changes nearly all packages, so it is the last constraint to be dropped
-    minors = [".".join(str(record.version).split(".")[:2]) for record in records if record.name.normalized == "python"]
-    return [f"python {minor}.*" for minor in minors]
+    return _minor_of_python((record.name.normalized, str(record.version)) for record in records)
+
+
+def _minor_of_python(versions: Iterable[tuple[str, str]]) -> list[str]:
+    return [f"python {'.'.join(version.split('.')[:2])}.*" for name, version in versions if name == "python"]
 
 
 async def _preferred(request: Request, specs: Sequence[MatchSpec], gateway: Gateway) -> list[RepoDataRecord]:
@@ -245,14 +245,16 @@ async def _solve(request: Request, folder: Path) -> list[RepoDataRecord]:
                 platforms=request.subdirs(),
                 locked_packages=locked,
                 virtual_packages=request.virtual_packages(),
-                channel_priority=request.channel_priority(),
+                channel_priority=PRIORITIES[request.priority],
                 constraints=constraints,
                 exclude_newer=request.wishes.exclude_newer,
                 timestamp_policy="allow-missing",
             )
 
         if request.installed:  # `install` and `update` keep an environment; only `create` follows the preferences
-            return await solve_once(await _locked(kept, request, gateway), _python(kept))
+            # as conda does: an installed Python keeps its minor version unless it is requested
+            constraints = _minor_of_python((record.name, record.version) for record in kept)
+            return await solve_once(await _locked(kept, request, gateway), constraints)
         return await solve_keeping(request, specs, gateway, solve_once)
 
     try:
@@ -269,12 +271,6 @@ async def _locked(kept: list[Record], request: Request, gateway: Gateway) -> lis
     found = await gateway.query(request.sources(), request.subdirs(), names, recursive=False)
     by_url = {record.url: record for records in found for record in records}
     return [by_url.get(record.url) or record.to_rattler() for record in kept]
-
-
-def _python(kept: list[Record]) -> list[str]:
-    # as conda does: an installed Python keeps its minor version unless it is requested
-    minors = [".".join(record.version.split(".")[:2]) for record in kept if record.name == "python"]
-    return [f"python {minor}.*" for minor in minors]
 
 
 _WAYS = {

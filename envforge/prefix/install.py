@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 
 def install(request: InstallRequest, progress: Progress | None = None) -> InstallReport:
-    """Install; see ``envforge.install.install``."""
+    """Make a prefix match its lockfile; an interrupted install is completed."""
     progress = progress or Silent()
     request, plan = _planned(request, progress)
     prefix = request.prefix
@@ -81,7 +81,7 @@ def install(request: InstallRequest, progress: Progress | None = None) -> Instal
 
 
 def preview(request: InstallRequest, progress: Progress | None = None) -> Preview:
-    """Preview; see ``envforge.install.preview``."""
+    """Return what ``install`` would do, without writing anything."""
     progress = progress or Silent()
     request, plan = _planned(request, progress)
     before = read_journal(request.prefix)

@@ -31,7 +31,7 @@ from envforge.base.urls import Url, show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.plan import Artifact, Digest, record_name
 from envforge.prefix.cache import Store, digest_of, existing, hash_file, need_room, new_hasher
-from envforge.prefix.values import InstallRequest, Progress, Retry, Silent, Supply
+from envforge.prefix.values import InstallRequest, Progress, Retry, Silent, Supply, progress_step
 
 WORKERS = 8
 _SIZE_WORKERS = 4
@@ -55,14 +55,9 @@ def fetch_all(
     progress: Progress,
 ) -> tuple[Fetched, ...]:
     """Bring every file into the cache."""
-    progress.begin("downloading", None, "bytes")
-    try:
+    with progress_step(progress, "downloading", None, "bytes"):
         missing = tuple(_missing(artifacts, store, request, progress))
-        fetched: dict[Artifact, int] = {}
-        if missing:
-            fetched = download_all(missing, store, request, progress)
-    finally:
-        progress.end()
+        fetched = download_all(missing, store, request, progress) if missing else {}
     return tuple(
         Fetched(artifact=artifact, path=store.path(artifact), downloaded_bytes=fetched.get(artifact, 0))
         for artifact in artifacts
@@ -115,16 +110,15 @@ def sizes_of(artifacts: tuple[Artifact, ...], request: InstallRequest, progress:
     """Return the sizes of files that the cache lacks, as far as the bundle, the mirror, or the server reports them."""
     wire = open_wire(request, Silent())
     pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="size")
-    progress.begin("reading file sizes", len(artifacts), "packages")
     found = {}
     try:
         answers = pool.map(lambda artifact: size_of(artifact, wire, offline=request.offline), artifacts)
-        for artifact, size in zip(artifacts, answers, strict=True):
-            progress.advance(1)
-            if size is not None:
-                found[artifact] = size
+        with progress_step(progress, "reading file sizes", len(artifacts), "packages"):
+            for artifact, size in zip(artifacts, answers, strict=True):
+                progress.advance(1)
+                if size is not None:
+                    found[artifact] = size
     finally:
-        progress.end()
         pool.shutdown(wait=False, cancel_futures=True)  # a server may be silent when the user interrupts
     for host, reason in sorted(wire.silent.items()):
         progress.note(f"warning: the sizes of files on `{host}` are unknown: {reason}")

@@ -43,7 +43,16 @@ from envforge.prefix.journal import (
     read_journal,
     write_journal,
 )
-from envforge.prefix.values import InstallReport, InstallRequest, Outcome, PlannedFile, Preview, Progress, Silent, Step
+from envforge.prefix.values import (
+    InstallReport,
+    InstallRequest,
+    Outcome,
+    PlannedFile,
+    Preview,
+    Progress,
+    Silent,
+    progress_step,
+)
 from envforge.prefix.wheels import (
     Batch,
     Site,
@@ -350,10 +359,10 @@ class Installation:
         if "python" in todo.conda_kept:  # first, because the new conda packages may contain the same libraries
             self._uninstall(todo, store)
         batch = self._conda(todo, archives, wheels, store)
-        self._reached(journal, "conda done")
+        write_journal(self.request.prefix, journal.at("conda done"))
         self._wheels(todo, wheels, store, batch)
-        self._reached(journal, "wheels done")
-        self._reached(journal, "verified")
+        write_journal(self.request.prefix, journal.at("wheels done"))
+        write_journal(self.request.prefix, journal.at("verified"))
         return self._report(self._outcome(journal), todo, fetched)
 
     def preview(self) -> Preview:
@@ -418,8 +427,7 @@ class Installation:
         """Link the conda packages, and return the wheels if they could be installed at the same time."""
         if not archives and not todo.conda_removed:
             return None
-        self.progress.begin("linking", len(archives), "packages")
-        try:
+        with progress_step(self.progress, "linking", len(archives), "packages"):
             if not self._halves_are_apart(todo, wheels):
                 link(archives, todo.conda_removed, store, self.request, self.progress)
                 return None
@@ -429,8 +437,6 @@ class Installation:
             with ThreadPoolExecutor(1, thread_name_prefix="wheels") as pool:
                 early = pool.submit(install_wheels, replace(batch, progress=Silent()))
                 link(rest, (), store, self.request, self.progress)
-        finally:
-            self.progress.end()
         try:
             early.result()
         except EnvforgeError:  # the second attempt, after all conda packages, reports it
@@ -490,12 +496,9 @@ class Installation:
         for warning in joined.shared({name: files for name, files in kept.items() if name not in linked}):
             self.progress.note(f"warning: {warning}")
 
-    def _created(self) -> bool:
-        return _is_created(self.before, self.request.prefix)
-
     def _empties(self, todo: Changes) -> bool:
         """Return whether the prefix is emptied first: envforge created it, and no package of it is kept."""
-        return self._created() and not todo.conda_kept
+        return _is_created(self.before, self.request.prefix) and not todo.conda_kept
 
     def _begin(self, todo: Changes) -> Journal:
         """Write the journal before the prefix changes; empty the prefix if all packages are linked again."""
@@ -505,7 +508,7 @@ class Installation:
             fingerprint=self.plan.fingerprint,
             lockfile=os.path.abspath(self.request.lockfile),  # noqa: PTH100 - keep symbolic links
             platform=self.plan.platform,
-            created=self._created(),
+            created=_is_created(self.before, self.request.prefix),
             conda=self.plan.records,
             wheels=self.plan.wheel_names,
             prefix=str(prefix),
@@ -523,9 +526,6 @@ class Installation:
                 else:
                     path.unlink()
         return journal
-
-    def _reached(self, journal: Journal, step: Step) -> None:
-        write_journal(self.request.prefix, journal.at(step))
 
     def _report(self, outcome: Outcome, todo: Changes, fetched: tuple[Fetched, ...]) -> InstallReport:
         done = (*todo.conda, *todo.wheels)

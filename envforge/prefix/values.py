@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
@@ -126,6 +127,18 @@ class Progress(Protocol):
 
     def note(self, text: str) -> None:
         """Report one line to the user."""
+
+
+@contextmanager
+def progress_step(
+    progress: Progress, step: str, total: int | None, unit: Literal["bytes", "packages"]
+) -> Iterator[None]:
+    """Report a step of ``total`` bytes or packages, which ends with the block."""
+    progress.begin(step, total, unit)
+    try:
+        yield
+    finally:
+        progress.end()
 
 
 class Silent:

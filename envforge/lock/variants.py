@@ -305,10 +305,9 @@ def check_variant(request: LockRequest, tag: WheelTag) -> tuple[Difference, ...]
     if not _is_current(folder, texts):
         return (
             Difference(
-                code="variant-changed",
-                platform=None,
-                wanted=f"variant {tag} of `{request.environment}` is requested",
-                found=f"`{folder}` {'was derived from another version of it' if folder.is_dir() else 'does not exist'}",
+                "variant-changed",
+                f"variant {tag} of `{request.environment}` is requested",
+                f"`{folder}` {'was derived from another version of it' if folder.is_dir() else 'does not exist'}",
             ),
         )
     return check_lock(folder / ENVIRONMENT_FILE, folder / LOCK_FILE, exclude_newer=request.exclude_newer)

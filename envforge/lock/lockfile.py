@@ -1,8 +1,6 @@
 """Read, write, and locate lockfiles (conda-lock.yml, format v1).
 
-Nothing is repaired.
-
-The same packages always produce the same bytes.
+Nothing is repaired. The same packages always produce the same bytes.
 """
 
 from __future__ import annotations

@@ -31,10 +31,10 @@ from envforge.lock.check import Expectations, audit, check_inputs
 from envforge.lock.condalock import Job, read_solve
 from envforge.lock.diff import list_changes
 from envforge.lock.edit import Edit
-from envforge.lock.index import LockTimeIndex, Offer, PlatformIndex, Wanted
+from envforge.lock.index import LockTimeIndex, Offer, PlatformIndex, Sources, Wanted
 from envforge.lock.inputs import Inputs, VirtualPackages, read_inputs, refuse_credentials, virtual_packages_of
 from envforge.lock.lockfile import INPUT_SHA256, Frame, LockedPackage, Lockfile, parse_lockfile
-from envforge.lock.names import NameMapping, Sources, is_torch_family, torch_indexes
+from envforge.lock.names import NameMapping, is_torch_family, torch_indexes
 from envforge.lock.pages import Downloads
 from envforge.lock.project import complete_transaction, read_text, refuse_unfinished, replace_together
 from envforge.lock.python_index import PythonIndex, configured_index, extra_indexes

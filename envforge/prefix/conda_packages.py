@@ -430,7 +430,7 @@ async def _link(
     )
 
 
-def site_packages_of(python: rattler.PackageRecord, platform: str) -> str:
+def site_packages_path(python: rattler.PackageRecord, platform: str) -> str:
     """Return the path of site-packages in a prefix with this Python."""
     minor = ".".join(str(python.version).split(".")[:2])
     default = "Lib/site-packages" if platform.startswith("win-") else f"lib/python{minor}/site-packages"

@@ -25,8 +25,7 @@ from envforge.lock.needs import asks_driver, concerns, describe, read_needs, unm
 from envforge.lock.plan import Artifact, Plan, make_plan, read_any_lock, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import Store, default_root, in_use
-from envforge.prefix.conda_packages import Archive, Joined, link, read_records, unpack
-from envforge.prefix.conda_packages import site_packages_of as site_packages_for
+from envforge.prefix.conda_packages import Archive, Joined, link, read_records, site_packages_path, unpack
 from envforge.prefix.fetch import Fetched, check_room, fetch_all
 from envforge.prefix.installed import (
     conda_owners,
@@ -487,7 +486,7 @@ class Installation:
         python = next((record for record in reversed(every) if record.name.normalized == "python"), None)
         joined = Joined(
             archives=archives,
-            site_packages=site_packages_for(python, self.plan.platform) if python else "site-packages",
+            site_packages=site_packages_path(python, self.plan.platform) if python else "site-packages",
             prefix=None if emptied else self.request.prefix,
         )
         joined.check()

@@ -36,7 +36,7 @@ from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import Seen, Store, digest_of, hash_file, note_files, read_files
-from envforge.prefix.conda_packages import archive_damaged, check_path, read_records, refused, site_packages_of
+from envforge.prefix.conda_packages import archive_damaged, check_path, read_records, refused, site_packages_path
 from envforge.prefix.fetch import Fetched
 from envforge.prefix.installed import check_removable, distributions, installed, read_record, sha256_of_row
 from envforge.prefix.journal import mark_writing, recreate_command
@@ -65,7 +65,7 @@ def find_site(prefix: Path, platform: str) -> Site:
             command="envforge add python",
             code="no-python",
         )
-    return Site(prefix=prefix, packages=prefix / site_packages_of(python, platform), program=program)
+    return Site(prefix=prefix, packages=prefix / site_packages_path(python, platform), program=program)
 
 
 _DATA_KINDS = {"purelib", "platlib", "headers", "scripts", "data"}

@@ -238,8 +238,19 @@ def write_solve_record(folder: Path, platform: str, specs: tuple[str, ...], reco
 
 
 def _package(record: Record) -> Json:
-    timestamp = record.indexed_timestamp or record.timestamp
-    return {**_fetch(record), "url": hide_secrets(record.url), "timestamp": timestamp}
+    # only these fields, because the URL of a channel may have credentials
+    return {
+        "name": record.name,
+        "version": record.version,
+        "build": record.build,
+        "url": hide_secrets(record.url),
+        "sha256": record.sha256,
+        "md5": record.md5,
+        "depends": list(record.depends),
+        "size": record.size,
+        "timestamp": record.indexed_timestamp or record.timestamp,
+        "noarch": record.noarch,
+    }
 
 
 def answer_call(call: Call, environment: Mapping[str, str]) -> object:

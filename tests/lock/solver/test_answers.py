@@ -318,7 +318,7 @@ def test_a_record_that_cannot_be_written_fails_the_solve(create: Ask, channel: P
 
     answer = create(channel.as_uri(), "libb", ENVFORGE_SOLVE_RECORDS=str(tmp_path / "file"))
 
-    assert answer.message.startswith(f"cannot write `{tmp_path / 'file'}/")
+    assert answer.message.startswith(f"cannot create the directory `{tmp_path / 'file'}`")
 
 
 def test_a_priority_that_is_not_followed_is_said(

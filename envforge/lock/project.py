@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from envforge.base.documents import Document
 from envforge.base.files import sync_folder, write_synced
@@ -110,7 +110,7 @@ def platform_hints(lockfile: Path, locked: Sequence[str], platform: str) -> tupl
 class _OfTemplate:
     """What envforge.toml has if a template made the project."""
 
-    template: object
+    template: Any
 
 
 def update_command(project: Path, platforms: Sequence[str]) -> str:

@@ -22,7 +22,8 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from envforge.base.documents import Document, to_json
+from envforge.base.documents import Document
+from envforge.base.envelope import fields_to_json
 from envforge.base.files import write_atomic
 from envforge.base.net import MIRRORS_VARIABLE, Mirrors
 from envforge.errors import EnvforgeError, Hint, OutsideError
@@ -191,7 +192,7 @@ def _write(folder: Path, name: str, texts: Sequence[str]) -> list[str]:
 def _prepare(inputs: Inputs, virtual_packages: str, job: Job) -> dict[str, Any]:
     document = _write_inputs(inputs, virtual_packages, job.folder, {job.platform: job.python})
     files = _write(job.folder / "out", "environment", conda_lock_files(inputs, job.platform, job.python))
-    (job.folder / "wishes.json").write_text(json.dumps(to_json(job.wishes)), encoding="utf-8")
+    (job.folder / "wishes.json").write_text(json.dumps(fields_to_json(job.wishes)), encoding="utf-8")
     job.output.unlink(missing_ok=True)
     if job.seed is not None:
         job.output.write_text(job.seed, encoding="utf-8")

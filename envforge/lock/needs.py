@@ -17,11 +17,10 @@ from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from envforge.base.documents import Natural, Printable, to_json
-from envforge.base.envelope import Json
-from envforge.base.terms import ComputeCapability, WheelTag
+from envforge.base.envelope import Json, fields_to_json
+from envforge.base.terms import WheelTag
 from envforge.errors import EnvforgeError, Hint, RequestError
-from envforge.lock.lockfile import LockedPackage, Lockfile, list_variants, order_of
+from envforge.lock.lockfile import LockedPackage, Lockfile, Requirements, list_variants, order_of
 from envforge.lock.plan import Artifact, Digest, Plan, make_plan, read_any_lock
 from envforge.lock.project import LOCK_FILE, VARIANTS_DIRECTORY
 from envforge.machine.values import Machine, driver_text
@@ -344,26 +343,6 @@ def _build_name(needs: Needs) -> str | None:
     return str(WheelTag(needs.cuda.version)) if needs.cuda is not None else None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Requirements:
-    """What a lockfile requires of a machine, as values and in one sentence.
-
-    The driver versions are the oldest on Linux for direct use and for CUDA minor-version compatibility.
-    ``download_bytes`` is the size of the ``files_sized`` files whose size is known, out of ``files``.
-    """
-
-    driver_direct: Version | None = None
-    driver_minor_compatible: Version | None = None
-    compute_capabilities: tuple[ComputeCapability, ...]
-    ptx: tuple[ComputeCapability, ...]
-    glibc: Version | None = None
-    macos: Version | None = None
-    download_bytes: Natural
-    files: Natural
-    files_sized: Natural
-    words: Printable
-
-
 # the catalogue, `install`, and `diff` all use this function, so that they never disagree
 def requirements_of(
     lockfile: Lockfile, platform: str, matrix: Matrix, sizes: Mapping[str, int] | None = None
@@ -400,8 +379,7 @@ def requirements_json(needs: Requirements) -> dict[str, Json]:
     """Return the requirements as stored in the index of a catalogue."""
     drivers = {"driver_direct": needs.driver_direct, "driver_minor_compatible": needs.driver_minor_compatible}
     texts = {name: driver_text(version) if version else None for name, version in drivers.items()}
-    found: dict[str, Json] = {**to_json(needs), **texts}
-    return found
+    return {**fields_to_json(needs), **texts}
 
 
 def machine_words(needs: Requirements, brings: str = "") -> str:

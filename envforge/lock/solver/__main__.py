@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import envforge
-from envforge.base.documents import to_json
+from envforge.base.envelope import fields_to_json
 from envforge.base.files import write_atomic
 from envforge.base.process import exit_process
 from envforge.base.urls import hide_secrets
@@ -192,7 +192,7 @@ def settings_answer(environment: Mapping[str, str], platform: str) -> Json:
 
 
 def _fetch(record: Record) -> Json:
-    entry = {**to_json(record), "channel": f"{record.channel}/{record.subdir}", "indexed_timestamp": None}
+    entry = {**fields_to_json(record), "channel": f"{record.channel}/{record.subdir}", "indexed_timestamp": None}
     return {key: value for key, value in entry.items() if value is not None}
 
 

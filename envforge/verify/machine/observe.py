@@ -8,8 +8,8 @@ from pathlib import Path
 
 from envforge.errors import EnvforgeError
 from envforge.lock import needs
-from envforge.lock.lockfile import Lockfile
-from envforge.lock.needs import Requirements, requirements_of
+from envforge.lock.lockfile import Lockfile, Requirements
+from envforge.lock.needs import requirements_of
 from envforge.lock.plan import Plan, make_plan, read_any_lock
 from envforge.machine.evidence import Evidence, LibcudaReport, NvmlCode
 from envforge.machine.nvidia_text import clean

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from datetime import datetime
 from typing import Any
 
 from envforge.errors import EnvforgeError
@@ -18,7 +20,8 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 def to_json(value: object, *, omit_none: bool = False) -> Json:
     """Return a value as JSON: dataclasses as objects, tuples as lists, enums by value, versions and paths as strings.
 
-    ``omit_none`` leaves out fields that are ``None``, because TOML has no null.
+    A number that isn't finite becomes None, because JSON has no such numbers. ``omit_none`` leaves out fields that are
+    ``None``, because TOML has no null.
     """
     if is_dataclass(value):
         value = {each.name: getattr(value, each.name) for each in fields(value)}
@@ -30,9 +33,11 @@ def to_json(value: object, *, omit_none: bool = False) -> Json:
         }
     if isinstance(value, (tuple, list)):
         return [to_json(item, omit_none=omit_none) for item in value]
-    if isinstance(value, enum.Enum):
-        return to_json(value.value)
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+    if isinstance(value, (datetime, enum.Enum)):
+        return value.isoformat() if isinstance(value, datetime) else to_json(value.value)
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def fields_to_json(value: Any, *without: str) -> dict[str, Json]:

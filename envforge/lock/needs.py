@@ -67,6 +67,11 @@ def read_needs(plan: Plan, matrix: Matrix | None) -> Needs:
     )
 
 
+def locked_cuda(lockfile: Lockfile, platform: str) -> Needed | None:
+    """Return the CUDA version that a locked torch wheel was built for; None for a CPU build."""
+    return _cuda(_readable(platform, lockfile.for_platform(platform)))
+
+
 def asks_driver(plan: Plan) -> bool:
     """Return whether a plan contains CUDA, so that the driver, the GPUs, and the matrix matter."""
     return _cuda(plan) is not None

@@ -36,7 +36,7 @@ from envforge.prefix.cache import CACHE_HINTS, SEEN_SCHEMA, Store, digest_of, ma
 from envforge.prefix.fetch import Fetched
 from envforge.prefix.installed import check_inside, conda_records, load_record, noarch_place, save_record
 from envforge.prefix.journal import record_fault
-from envforge.prefix.values import InstallRequest, Progress
+from envforge.prefix.values import InstallRequest, Progress, progress_step
 
 _RESERVED = {"conda-meta", ENVFORGE_DIRECTORY}
 _INFO = "info"
@@ -119,16 +119,13 @@ def unpack(
     items = tuple(fetched)
     if not items:
         return ()
-    progress.begin("unpacking", len(items), "packages")
     try:
         store.conda.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor() as pool:
+        with progress_step(progress, "unpacking", len(items), "packages"), ThreadPoolExecutor() as pool:
             work = partial(_unpack, store=store, platform=platform, progress=progress, reread=reread)
             return tuple(pool.map(work, items))
     except OSError as error:
         raise _unwritable(store.conda, error) from error
-    finally:
-        progress.end()
 
 
 def _unpack(item: Fetched, *, store: Store, platform: str, progress: Progress, reread: bool) -> Archive:
@@ -450,10 +447,10 @@ def _place_files(records: Iterable[rattler.PrefixRecord], prefix: Path, site_pac
 
 def _site_packages_in(installed: Iterable[rattler.PrefixRecord], platform: str) -> str:
     python = next((record for record in installed if record.name.normalized == "python"), None)
-    return site_packages_of(python, platform) if python is not None else "site-packages"
+    return site_packages_path(python, platform) if python is not None else "site-packages"
 
 
-def site_packages_of(python: rattler.PackageRecord, platform: str) -> str:
+def site_packages_path(python: rattler.PackageRecord, platform: str) -> str:
     """Return the path of site-packages in a prefix with this Python."""
     minor = ".".join(str(python.version).split(".")[:2])
     default = "Lib/site-packages" if platform.startswith("win-") else f"lib/python{minor}/site-packages"

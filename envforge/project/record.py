@@ -19,7 +19,7 @@ from envforge.base.documents import Document
 from envforge.base.envelope import Json, to_json
 from envforge.base.staging import PlannedFile
 from envforge.errors import EnvforgeError, Hint
-from envforge.lock.environment_spec import LOCK_FILE
+from envforge.lock.project import LOCK_FILE
 from envforge.project.questions import Answer
 from envforge.pytorch.selection import Selection, selection_from_json, selection_to_json
 

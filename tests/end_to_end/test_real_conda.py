@@ -19,9 +19,9 @@ from envforge.export.source import read_source
 from envforge.lock.lockfile import read_lockfile
 from envforge.lock.locking import lock
 from envforge.lock.request import LockRequest
-from envforge.prefix.audit import audit
+from envforge.prefix.audit import AuditRequest, audit
 from envforge.prefix.install import install
-from envforge.prefix.values import AuditRequest, InstallRequest
+from envforge.prefix.values import InstallRequest
 from tests.support.channel import (
     PLACEHOLDER,
     SITE_PACKAGES,

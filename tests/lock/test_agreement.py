@@ -12,9 +12,9 @@ import pytest
 
 from envforge.errors import EnvforgeError
 from envforge.lock.check import check_lock
-from envforge.lock.inputs import input_sha256
+from envforge.lock.condalock import solver_launcher
+from envforge.lock.project import input_sha256
 from envforge.lock.request import LockReport
-from envforge.lock.solver import executable
 from tests.lock.conftest import World, environment_text
 
 Differs = Callable[[str], list[str]]
@@ -73,7 +73,7 @@ def test_lock_of_conda_lock_itself_is_up_to_date(conda_channel: str, tmp_path: P
     text = f"channels: [{conda_channel}/conda-forge]\nplatforms: [linux-64, osx-arm64]\ndependencies: [python, sympy]\n"
     environment, lockfile = tmp_path / "environment.yml", tmp_path / "conda-lock.yml"
     environment.write_text(text, encoding="utf-8")
-    words = ["lock", "--conda", str(executable(tmp_path)), "-f", str(environment), "--lockfile", str(lockfile)]
+    words = ["lock", "--conda", str(solver_launcher(tmp_path)), "-f", str(environment), "--lockfile", str(lockfile)]
     words += [option] if option else []
     subprocess.run([sys.executable, "-m", "conda_lock", *words], cwd=tmp_path, check=True, capture_output=True)
     assert check_lock(environment, lockfile) == ()

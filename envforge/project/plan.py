@@ -13,13 +13,15 @@ import keyword
 import re
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import PurePosixPath
 from typing import Any
 
 from envforge import __version__
+from envforge.base.confined import Confined
 from envforge.base.envelope import Json
 from envforge.base.jinja import TemplateError, render_template
 from envforge.base.staging import STAGING, PlannedFile
@@ -155,17 +157,27 @@ def _template_files(project: Project) -> list[PlannedFile]:
         "envforge_requirement": shlex.quote(requirement),
         "envforge_image": python_image(requirement),
     }
-    return [_planned(source, variables, project.package) for source in project_sources(template, project.groups)]
+    sources = project_sources(template, project.groups)
+    with closing(Confined()) as confined:
+        render = confined.render if template.is_foreign else render_template
+        return [_planned(source, variables, project.package, render) for source in sources]
 
 
-def _planned(found: Source, variables: dict[str, object], package: str) -> PlannedFile:
+def _planned(
+    found: Source,
+    variables: dict[str, object],
+    package: str,
+    render: Callable[[str, Mapping[str, object], str], str],
+) -> PlannedFile:
     source, path = found.root / found.path, found.path
     try:
         content = source.read_bytes()
         executable = bool(source.stat().st_mode & 0o100)
+        if path.name == _SUFFIX:
+            raise TemplateError(f"the template file `{source}` has no name before `{_SUFFIX}`", code="template-damaged")
         if path.name.endswith(_SUFFIX):
             path = path.with_name(path.name.removesuffix(_SUFFIX))
-            content = render_template(content.decode(), variables, str(source)).encode()
+            content = render(content.decode(), variables, str(source)).encode()
     except (OSError, UnicodeDecodeError) as error:
         raise TemplateError(f"cannot read the template file `{source}`: {error}", code="template-damaged") from error
     place = PurePosixPath(*(part.replace(_PACKAGE, package) for part in path.parts))

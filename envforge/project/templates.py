@@ -10,12 +10,22 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from envforge.base.confined import LIMITS
 from envforge.base.documents import Document, NonEmpty, Printable, matching
 from envforge.base.jinja import TemplateError
 from envforge.base.suggest import nearest
 from envforge.errors import Hint, RequestError, printable
 from envforge.lock.environment_spec import TORCH_FAMILY, Needs, split_conda_spec
-from envforge.project.questions import Answer, Group, GroupName, Question, When, answers_of, choose_groups
+from envforge.project.questions import (
+    Answer,
+    ForeignQuestion,
+    Group,
+    GroupName,
+    Question,
+    When,
+    answers_of,
+    choose_groups,
+)
 
 MANIFEST = "template.yml"
 COMMON = "common"
@@ -60,6 +70,7 @@ class _Manifest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _ForeignManifest(_Manifest):
+    questions: tuple[ForeignQuestion, ...] = ()
     hooks: tuple[Annotated[tuple[NonEmpty, ...], msgspec.Meta(min_length=1)], ...] = ()
 
 
@@ -76,7 +87,7 @@ class Template:
     below them.
 
     ``needs`` are the requirements of every project; ``needs_with`` adds those of its groups. ``hooks`` are commands
-    that its author wants to run in a new project.
+    that its author wants to run in a new project. ``is_foreign``: its author is a third party, who may be hostile.
     """
 
     name: str
@@ -90,6 +101,7 @@ class Template:
     needs: Needs
     groups: tuple[Group, ...] = ()
     hooks: tuple[tuple[str, ...], ...] = ()
+    is_foreign: bool = False
 
     def needs_with(self, groups: Collection[str]) -> Needs:
         """Return what a project with these groups needs."""
@@ -143,7 +155,7 @@ def load_foreign(root: Path, common_root: Path) -> Template:
         raise document.fault("", f"at most {_LONGEST_MANIFEST:,} characters", f"{len(text):,}")
     _refuse_tricks(text, document)
     manifest = document.read_yaml(text, _ForeignManifest)
-    return replace(_template(document, manifest, root, common_root), hooks=manifest.hooks)
+    return replace(_template(document, manifest, root, common_root), hooks=manifest.hooks, is_foreign=True)
 
 
 def read_common_groups(common: Path) -> tuple[Group, ...]:
@@ -234,7 +246,11 @@ def _check_questions(document: Document, questions: tuple[Question, ...]) -> Non
             expected = "choices for the type `choice`, and only for it"
             raise document.fault(f"{path}.choices", expected, question.type)
         _check_pattern(document, f"{path}.pattern", question.pattern)
-        if not question.accepts(question.default):
+        try:
+            is_answer = question.accepts(question.default)
+        except TemplateError as error:
+            raise document.fault(f"{path}.pattern", f"a pattern that needs {LIMITS}", question.pattern) from error
+        if not is_answer:
             raise document.fault(f"{path}.default", question.rule, question.default)
         _check_when(document, path, question.when, before)
 
@@ -242,7 +258,7 @@ def _check_questions(document: Document, questions: tuple[Question, ...]) -> Non
 def _check_pattern(document: Document, path: str, pattern: str | None) -> None:
     try:
         re.compile(pattern or "")
-    except re.error as error:
+    except (re.error, ValueError, OverflowError, RecursionError) as error:
         raise document.fault(path, f"a regular expression ({error})", pattern) from error
 
 

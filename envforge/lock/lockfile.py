@@ -20,6 +20,7 @@ from packaging.version import Version
 
 from envforge.base.documents import Document, NonEmpty, matching
 from envforge.base.terms import WheelTag
+from envforge.base.urls import Url, show_url
 from envforge.errors import EnvforgeError, Hint
 
 Manager = Literal["conda", "pip"]
@@ -236,6 +237,10 @@ def _package(document: Document, number: int, entry: _Package) -> LockedPackage:
     is_git = entry.url.startswith("git+")
     kind: type[_GitHashes | _Hashes] = _GitHashes if is_git else _Hashes
     digests = document.convert(entry.hash, kind, f"package[{number}].hash")
+    try:
+        Url.parse(entry.url)
+    except ValueError as error:
+        raise document.fault(f"package[{number}].url", f"a URL ({error})", show_url(entry.url)) from error
     return LockedPackage(
         name=entry.name,
         version=entry.version,

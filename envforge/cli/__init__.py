@@ -107,19 +107,14 @@ class _Stdout(io.TextIOWrapper):
             super().flush()
 
 
-def _prepare_streams() -> bool:
-    """Make failures of stdout recognizable, open streams that are closed, and return whether stdout was open.
-
-    Python sets a closed stream to None, and the next file that is opened gets its descriptor.
-    """
-    is_stdout_open = sys.stdout is not None
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+def _prepare_streams() -> None:
+    """Make failures of stdout recognizable, and replace closed streams, which Python sets to None."""
+    for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - open until the end
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - open until the end
     former: Any = sys.stdout
     options = {name: getattr(former, name) for name in ("encoding", "errors", "line_buffering", "write_through")}
     sys.stdout = _Stdout(former.detach(), newline=None if os.name == "nt" else "\n", **options)
-    return is_stdout_open
 
 
 def _discard_stdout() -> None:
@@ -152,14 +147,7 @@ def _as_stdout_error() -> Iterator[None]:
 def run_process() -> NoReturn:
     """Run the command line of this process, and exit."""
     gc.set_threshold(50_000)  # in a short run, frequent garbage collection costs a tenth of the time
-    if not _prepare_streams() and sys.argv[1:2] != [
-        "run"
-    ]:  # `envforge run` passes its streams to the command unchanged
-        error = OutsideError(
-            "stdout is closed", hint="to discard the output, redirect it to `/dev/null`", code="stdout"
-        )
-        _complain("envforge", error, as_json=False)
-        exit_process(error.exit_code)
+    _prepare_streams()
     code = main()
     try:
         sys.stdout.flush()

@@ -14,6 +14,7 @@ from packaging.version import Version
 
 from envforge.base.data_files import lockfiles_root
 from envforge.base.documents import Document, Natural, Printable, Sha256, matching
+from envforge.base.files import regular
 from envforge.base.terms import WheelTag
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.needs import Requirements
@@ -159,7 +160,7 @@ def read_document(root: Path) -> dict[str, Any]:
 def _content(root: Path) -> bytes:
     where = root / INDEX_FILE
     try:
-        return where.read_bytes()
+        return regular(where).read_bytes()
     except OSError as error:
         raise unreadable(where, error) from error
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from envforge.base.files import regular
 from envforge.catalogue.index import (
     INDEX_FILE,
     PLACEHOLDER,
@@ -72,13 +73,16 @@ def verified_text(entry: Entry) -> str:
     if not entry.path.resolve().is_relative_to(entry.root.resolve()):
         raise fault(entry.path, "", "a file inside the catalogue", f"a symlink to {entry.path.resolve()}")
     try:
-        raw = entry.path.read_bytes()
+        raw = regular(entry.path).read_bytes()
     except OSError as error:
         raise unreadable(entry.path, error) from error
     found = hashlib.sha256(raw).hexdigest()
     if found != entry.sha256:
         raise fault(entry.path, "", f"SHA-256 {entry.sha256} from {where}", f"SHA-256 {found}")
-    return raw.decode("utf-8")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise fault(entry.path, "", "UTF-8", str(error)) from error
 
 
 def _registry_packages(text: str, where: str) -> tuple[LockedPackage, ...]:

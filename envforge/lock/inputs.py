@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from envforge.base.documents import Document
+from envforge.base.files import regular
 from envforge.base.suggest import nearest
 from envforge.base.terms import WheelTag
 from envforge.base.urls import has_secrets, hide_secrets
@@ -310,7 +311,7 @@ def _hints_missing(path: Path) -> tuple[Hint, ...]:
 
 def _read(path: Path, hints: tuple[Hint, ...] = (), newline: str | None = None) -> str:
     try:
-        with path.open(encoding="utf-8", newline=newline) as stream:
+        with regular(path).open(encoding="utf-8", newline=newline) as stream:
             return stream.read()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error

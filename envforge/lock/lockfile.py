@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from packaging.version import Version
 
 from envforge.base.documents import Document, NonEmpty, matching
+from envforge.base.files import regular
 from envforge.base.terms import WheelTag
 from envforge.base.urls import Url, show_url
 from envforge.errors import EnvforgeError, Hint
@@ -98,7 +99,7 @@ class Lockfile:
 def read_lockfile(path: Path) -> Lockfile:
     """Read a lockfile from disk; raise ``LockfileError`` if it is missing or invalid."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = regular(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise LockfileError(

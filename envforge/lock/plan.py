@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from envforge.base.files import regular
 from envforge.base.git import restore_hints
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.environment_spec import ENVIRONMENT_FILE
@@ -256,7 +257,7 @@ _HASH = re.compile(r"(?:(?P<kind>sha256|md5)[:=])?(?P<hex>[0-9a-fA-F]+)")
 def read_any_lock(path: Path, platform: str) -> Lockfile:
     """Read a conda-lock.yml or an explicit file, which is recognized by its line ``@EXPLICIT``."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = regular(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise LockfileError(
             f"cannot read the lockfile `{path}`: {getattr(error, 'strerror', None) or error}",

@@ -13,6 +13,7 @@ import yaml
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from envforge.base.files import regular
 from envforge.base.suggest import nearest
 from envforge.errors import EnvforgeError, OutsideError, RequestError
 from envforge.lock.inputs import Inputs
@@ -45,8 +46,8 @@ def read_old(path: Path) -> Old | None:
     if not path.exists():
         return None
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
+        text = regular(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise OutsideError(f"cannot read `{path}`: {error}", code="lockfile-unreadable") from error
     return Old(text=text, lock=parse_lockfile(text, str(path)))
 

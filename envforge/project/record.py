@@ -16,6 +16,7 @@ from typing import Any, Literal
 from envforge.base import toml
 from envforge.base.documents import Document
 from envforge.base.envelope import Json
+from envforge.base.files import regular
 from envforge.base.git import restore_hints
 from envforge.base.staging import PlannedFile
 from envforge.errors import EnvforgeError, Hint
@@ -168,7 +169,7 @@ def read_project_file(folder: Path) -> ProjectRecord | None:
     """Read ``envforge.toml`` of a project; return ``None`` if the directory has none."""
     path = folder / PROJECT_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        text = regular(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
@@ -259,7 +260,7 @@ def read_baseline(folder: Path, record: ProjectRecord) -> dict[PurePosixPath, Pl
     """Read the files of a project's baseline by path; raise ``BaselineError`` if they aren't those of the record."""
     path = folder / BASELINE
     try:
-        text = path.read_text(encoding="utf-8")
+        text = regular(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise BaselineError(
             f"`{path}` does not exist; without it, your changes can't be told from the template's",

@@ -12,6 +12,7 @@ import msgspec
 
 from envforge.base.confined import LIMITS
 from envforge.base.documents import Document, NonEmpty, Printable, matching
+from envforge.base.files import regular
 from envforge.base.jinja import TemplateError
 from envforge.base.suggest import nearest
 from envforge.errors import Hint, RequestError, printable
@@ -178,7 +179,7 @@ def _document(path: Path) -> Document:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return regular(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TemplateError(f"cannot read the template `{path}`: {error}", code="template-damaged") from error
 

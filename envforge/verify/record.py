@@ -15,6 +15,7 @@ from packaging.version import Version
 
 from envforge.base.documents import Document
 from envforge.base.envelope import Json
+from envforge.base.files import regular
 from envforge.base.redact import Identity, change_texts, redactor
 from envforge.errors import EnvforgeError
 from envforge.machine.record import MachineRecordError, machine_from_json, machine_to_json
@@ -162,7 +163,7 @@ def _with_machine(value: dict[str, Any], where: str) -> dict[str, Any]:
 def read_record_file(path: Path) -> Record:
     """Read a record from a file; raise ``RecordError`` if it can't be read."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = regular(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(
             f"failed to read the record `{path}`: {getattr(error, 'strerror', None) or error}",

@@ -176,7 +176,7 @@ DOCUMENTS = (
         accepted=EVERY,
     ),
     Case(path="home/.netrc", command=lambda _: from_netrc("example.org", os.environ), accepted=EVERY),
-    Case(path="key.pub", command=lambda path: key_id(read_public_key(str(path))), accepted=EVERY),
+    Case(path="key.pub", command=lambda path: key_id(read_public_key(str(path))), accepted=NOT_THERE),
 )
 
 

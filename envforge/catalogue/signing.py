@@ -26,7 +26,8 @@ from envforge.catalogue.address import Address
 from envforge.catalogue.index import INDEX_FILE, Entry, read_document, read_index
 from envforge.errors import EnvforgeError, Hint, RequestError, printable
 
-_LONGEST_KEY = 10_000  # bytes of a file with a public key
+_KEY_LENGTH = 56
+_KEY_HINT = "use the second line of the .pub file (56 characters that start with RW), or the path of the file"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,10 +151,16 @@ def read_public_key(text: str) -> str:
     path = Path(text)
     if not path.is_file():
         return text
-    # a file that isn't text is no key, and `key_id` rejects it
-    content = path.read_bytes()[:_LONGEST_KEY].decode("utf-8", "replace")
-    lines = [line.strip() for line in content.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    lines = [line.strip() for line in path.read_bytes().split(b"\n") if line.strip()]
+    key = lines[-1].decode("ascii", "replace") if lines else ""
+    if len(key) != _KEY_LENGTH:
+        raise EnvforgeError(
+            f"`{path}` is not a minisign public key: expected {_KEY_LENGTH} characters in its last line, "
+            f"found {len(key)}",
+            hint=_KEY_HINT,
+            code="bad-public-key",
+        )
+    return key
 
 
 def _comment(entry: Entry) -> str:
@@ -177,7 +184,7 @@ def _library() -> ModuleType:
 def _no_key(text: str) -> RequestError:
     return RequestError(
         f"`{printable(text)}` is not a minisign public key",
-        hint="use the second line of the .pub file (56 characters that start with RW), or the path of the file",
+        hint=_KEY_HINT,
         code="bad-public-key",
     )
 

@@ -18,7 +18,7 @@ from envforge.base.documents import Document
 from envforge.base.envelope import Json
 from envforge.base.files import regular
 from envforge.base.git import restore_hints
-from envforge.base.staging import PlannedFile
+from envforge.base.staging import PlannedFile, fault_of_name
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.environment_spec import LOCK_FILE
 from envforge.project.questions import Answer
@@ -276,6 +276,11 @@ def read_baseline(folder: Path, record: ProjectRecord) -> dict[PurePosixPath, Pl
         hints=lambda: _restore(folder),
     )
     held = document.read_json(text, dict[str, _HeldFile])
+    for name in held:
+        # `update` removes a file that the template no longer has, so a path must be one that `new` would write
+        place = PurePosixPath(name)
+        if place.is_absolute() or not place.parts or any(map(fault_of_name, place.parts)) or str(place) != name:
+            raise document.fault("", "paths that `envforge new` would write", name)
     found = {PurePosixPath(name): _file(document, name, each) for name, each in held.items()}
     _compare(found, record, path)
     return found

@@ -19,7 +19,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from envforge.base.urls import without_user
+from envforge.base.urls import show_url, without_user
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 from envforge.lock import condalock
 from envforge.lock import lockfile as document
@@ -197,8 +197,8 @@ class Run:
         sha256 = self._sha256(offer)
         if before and before != sha256:
             raise EnvforgeError(
-                f"`{file.url}` has changed: expected SHA-256 `{before}` (`{self.request.lockfile}`), found `{sha256}` "
-                "(package index)",
+                f"`{show_url(file.url)}` has changed: expected SHA-256 `{before}` (`{self.request.lockfile}`), "
+                f"found `{sha256}` (package index)",
                 hint=self._trust_change(),
                 code="hash-changed",
             )

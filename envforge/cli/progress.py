@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from envforge.cli import without_controls
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
@@ -67,7 +69,7 @@ def _bars() -> Bars:
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=Console(file=sys.__stderr__),
         transient=True,
     )
 
@@ -101,7 +103,7 @@ class _Terminal:
             self._task = None
 
     def note(self, text: str) -> None:
-        self._bars.console.print(text, markup=False, highlight=False)
+        self._bars.console.print(without_controls(text), markup=False, highlight=False)
 
 
 class _Lines:
@@ -190,12 +192,12 @@ def show_progress() -> Iterator[Callable[[Step], None]]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(file=sys.__stderr__), transient=True) as bar:
         tasks: dict[str, TaskID] = {}
 
         def draw(step: Step) -> None:
             if step.done_bytes is None:
-                bar.console.print(step.text, highlight=False, markup=False)
+                bar.console.print(without_controls(step.text), highlight=False, markup=False)
                 return
             if step.text not in tasks:
                 tasks[step.text] = bar.add_task(step.text, total=step.total_bytes)

@@ -255,7 +255,7 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[str], None]]:
         from rich.console import Console
         from rich.text import Text
 
-        with Console(stderr=True).status("checking this machine") as status:
+        with Console(file=sys.__stderr__).status("checking this machine") as status:
             yield lambda text: status.update(Text(text))
     else:
         yield lambda text: click.echo(text, err=True)

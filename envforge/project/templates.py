@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from envforge.base.confined import LIMITS
-from envforge.base.documents import Document, NonEmpty, Printable, matching
+from envforge.base.documents import Document, NonEmpty, Printable, check_yaml_depth, matching
 from envforge.base.files import regular
 from envforge.base.jinja import TemplateError
 from envforge.base.suggest import nearest
@@ -305,8 +305,9 @@ def _refuse_tricks(text: str, document: Document) -> None:
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
+        check_yaml_depth(text)
         top = yaml.compose(text, Loader=loader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise document.fault("", "YAML", " ".join(str(error).split())) from error
     seen: set[int] = set()
     for node in _nodes(top):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
+from envforge.base.envelope import Json, fields_to_json
+from envforge.cli import print_result
 from envforge.cli.options import (
     FileOptions,
     JsonOption,
@@ -17,12 +19,11 @@ from envforge.cli.options import (
     takes,
     warn_of_incomplete_environment,
 )
-from envforge.cli.progress import show_progress
+from envforge.cli.progress import counted, show_progress
+from envforge.errors import EnvforgeError, Hint
 
 if TYPE_CHECKING:
-    from envforge.base.envelope import Json
     from envforge.base.terms import WheelTag
-    from envforge.lock.check import Difference
     from envforge.lock.request import Cutoff, LockReport, LockRequest, PlatformSummary
 
 _SHOWN = 5
@@ -151,7 +152,6 @@ def lock(options: LockOptions) -> None:
 
 
 def _lock(options: LockOptions) -> None:
-    from envforge.base.envelope import success
     from envforge.lock.locking import lock as make_lock
 
     if options.variants:
@@ -161,10 +161,8 @@ def _lock(options: LockOptions) -> None:
     with show_progress() as show:
         report = make_lock(request, show)
     warnings = (*report.warnings, *stale_warnings(request.environment))
-    if options.as_json:
-        click.echo(success("lock", {**report_json(report), "warnings": list(warnings)}))
-    else:
-        click.echo(report_words(report))
+    result = {**report_json(report), "warnings": warnings}
+    print_result("lock", result, report_words(report), as_json=options.as_json)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
 
@@ -206,8 +204,6 @@ def stale_warnings(environment: Path) -> tuple[str, ...]:
 
 
 def _check(options: LockOptions) -> None:
-    from envforge.base.envelope import finding, success
-    from envforge.errors import EnvforgeError, Hint
     from envforge.lock.check import check_lock
 
     request = options.request()
@@ -234,17 +230,15 @@ def _check(options: LockOptions) -> None:
             others=request.others,
             categories=request.categories,
         )
-    if options.as_json:
-        result: Json = {"differences": [_difference(difference) for difference in differences]}
-        click.echo(finding("lock", result) if differences else success("lock", result))
-    elif differences:
-        click.echo(f"{what} is not up to date with {request.environment}:")
-        click.echo("\n".join(f"- {difference}" for difference in differences))
-        click.echo(f"\nhint: {Hint('to update it', options.command(request))}", err=True)
-    else:
-        click.echo(f"{what} is up to date with {request.environment}")
-    if differences:
-        raise click.exceptions.Exit(1)
+    verdict = "is not up to date with" if differences else "is up to date with"
+    print_result(
+        "lock",
+        {"differences": differences},
+        "\n- ".join([f"{what} {verdict} {request.environment}{':' if differences else ''}", *map(str, differences)]),
+        as_json=options.as_json,
+        is_ok=not differences,
+        hint=Hint("to update it", options.command(request)),
+    )
 
 
 def _finish(request: LockRequest) -> None:
@@ -257,31 +251,15 @@ def _finish(request: LockRequest) -> None:
             complete_transaction(request.environment)
 
 
-def _difference(difference: Difference) -> Json:
-    return {
-        "code": difference.code,
-        "platform": difference.platform,
-        "wanted": difference.wanted,
-        "found": difference.found,
-    }
-
-
 def report_json(report: LockReport) -> dict[str, Json]:
     """Return the report of a lock as JSON values."""
+    sizes = {"sized": "packages_of_known_size", "unsized": "packages_of_unknown_size"}
+    platforms: list[Json] = [
+        {sizes.get(name, name): value for name, value in fields_to_json(one).items()} for one in report.platforms
+    ]
     return {
         "lockfile": str(report.lockfile),
-        "platforms": [
-            {
-                "platform": one.platform,
-                "conda": one.conda,
-                "pip": one.pip,
-                "torch": one.torch,
-                "bytes": one.bytes,
-                "packages_of_known_size": one.sized,
-                "packages_of_unknown_size": list(one.unsized),
-            }
-            for one in report.platforms
-        ],
+        "platforms": platforms,
         "virtual_packages": list(report.virtual_packages),
         "virtual_packages_from": report.virtual_packages_source,
         "warnings": list(report.warnings),
@@ -303,7 +281,7 @@ def report_words(report: LockReport, *, dry_run: bool = False) -> str:
     lines = [f"{report.lockfile} {verb}, with a SHA-256 for every package ({report.seconds:.1f} s)"]
     for one in report.platforms:
         torch = f"torch {one.torch}" if one.torch else "no torch"
-        counts = f"{_count(one.conda, 'conda package')}, {_count(one.pip, 'wheel')}"
+        counts = f"{counted(one.conda, 'conda package')}, {counted(one.pip, 'wheel')}"
         lines.append(f"  {one.platform}: {torch}; {counts}; {_size(one)}")
     if report.virtual_packages:
         lines.append(f"solved against (from {report.virtual_packages_source}):")
@@ -328,8 +306,4 @@ def _size(one: PlatformSummary) -> str:
     if not one.unsized:
         return f"{known} to download"
     names = ", ".join(one.unsized[:_SHOWN]) + (", …" if len(one.unsized) > _SHOWN else "")
-    return f"{known} to download, plus {_count(len(one.unsized), 'file')} of unknown size ({names})"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{known} to download, plus {counted(len(one.unsized), 'file')} of unknown size ({names})"

@@ -13,8 +13,8 @@ from urllib.parse import unquote
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from envforge.lock.lockfile import LockedPackage, Lockfile, Manager
-from envforge.lock.needs import Requirements, requirements_of
+from envforge.lock.lockfile import LockedPackage, Lockfile, Manager, Requirements
+from envforge.lock.needs import requirements_of
 from envforge.machine.values import driver_text
 from envforge.pytorch.matrix import Matrix
 

@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal
 
 from packaging.version import Version
 
-from envforge.base.documents import Document, NonEmpty, matching
+from envforge.base.documents import Document, Natural, NonEmpty, Printable, matching
 from envforge.base.files import regular
-from envforge.base.terms import WheelTag
+from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.base.urls import Url, show_url
 from envforge.errors import EnvforgeError, Hint
 
@@ -359,3 +359,23 @@ def order_of(name: str) -> tuple[int, Version, str]:
     if tag.cuda is None:
         return (2, Version("0"), name)
     return (0, Version(f"{1000 - tag.cuda.major}.{1000 - tag.cuda.minor}"), name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Requirements:
+    """What a lockfile requires of a machine, as values and in one sentence.
+
+    The driver versions are the oldest on Linux for direct use and for CUDA minor-version compatibility.
+    ``download_bytes`` is the size of the ``files_sized`` files whose size is known, out of ``files``.
+    """
+
+    driver_direct: Version | None = None
+    driver_minor_compatible: Version | None = None
+    compute_capabilities: tuple[ComputeCapability, ...]
+    ptx: tuple[ComputeCapability, ...]
+    glibc: Version | None = None
+    macos: Version | None = None
+    download_bytes: Natural
+    files: Natural
+    files_sized: Natural
+    words: Printable

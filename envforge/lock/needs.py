@@ -15,10 +15,9 @@ from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from envforge.base.documents import Natural, Printable
 from envforge.base.envelope import Json
-from envforge.base.terms import ComputeCapability, WheelTag
-from envforge.lock.lockfile import LockedPackage, Lockfile
+from envforge.base.terms import WheelTag
+from envforge.lock.lockfile import LockedPackage, Lockfile, Requirements
 from envforge.lock.plan import Artifact, Digest, Plan
 from envforge.machine.values import Machine, driver_text
 from envforge.pytorch.fit import Facts, Misfit, driver_grade, fit, read_facts
@@ -61,6 +60,11 @@ def read_needs(plan: Plan, matrix: Matrix) -> Needs:
         build=_build(plan, matrix),
         misplaced=tuple(_misplaced(plan)),
     )
+
+
+def locked_cuda(lockfile: Lockfile, platform: str) -> Needed | None:
+    """Return the CUDA version that a locked torch wheel was built for; None for a CPU build."""
+    return _cuda(_readable(platform, lockfile.for_platform(platform)))
 
 
 def asks_driver(plan: Plan) -> bool:
@@ -227,26 +231,6 @@ def _serves_platform(tag: str, platform: str) -> bool:
         return False
     known = _ARM_ARCHITECTURES if architecture == "arm64" else _ARCHITECTURES.get(architecture, (architecture,))
     return tag.endswith(known)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Requirements:
-    """What a lockfile requires of a machine, as values and in one sentence.
-
-    The driver versions are the oldest on Linux for direct use and for CUDA minor-version compatibility.
-    ``download_bytes`` is the size of the ``files_sized`` files whose size is known, out of ``files``.
-    """
-
-    driver_direct: Version | None = None
-    driver_minor_compatible: Version | None = None
-    compute_capabilities: tuple[ComputeCapability, ...]
-    ptx: tuple[ComputeCapability, ...]
-    glibc: Version | None = None
-    macos: Version | None = None
-    download_bytes: Natural
-    files: Natural
-    files_sized: Natural
-    words: Printable
 
 
 # the catalogue, `install`, and `diff` all use this function, so that they never disagree

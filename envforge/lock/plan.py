@@ -21,7 +21,6 @@ from envforge.base.files import regular
 from envforge.base.git import restore_hints
 from envforge.base.urls import hide_secrets, show_url
 from envforge.errors import EnvforgeError, Hint, RequestError
-from envforge.lock.environment_spec import ENVIRONMENT_FILE
 from envforge.lock.lockfile import LOCK_NAME, LockedPackage, Lockfile, LockfileError, Manager, parse_lockfile
 
 
@@ -271,6 +270,8 @@ def read_any_lock(path: Path, platform: str) -> Lockfile:
 
 def _unread(path: Path) -> Hint:
     """Return the hint for a lockfile that can't be read: it may not exist yet, and neither may its project."""
+    from envforge.lock.environment_spec import ENVIRONMENT_FILE  # noqa: PLC0415 - imports jinja2
+
     environment = path.with_name(ENVIRONMENT_FILE)
     if path.exists() or path.name != LOCK_NAME:
         return Hint("check the path of the lockfile")

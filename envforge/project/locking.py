@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from envforge.base.data_files import lockfiles_root, templates_root
 from envforge.base.net import Client, Mirrors, NetworkError
 from envforge.base.urls import Url, show_url
-from envforge.catalogue import stored as catalogue
-from envforge.catalogue.index import Entry, find_entry, list_entries
+from envforge.catalogue.index import Entry, filled, find_entry, list_entries, verified_text
 from envforge.errors import OutsideError, RequestError
 from envforge.lock.environment_spec import (
     ENVIRONMENT_FILE,
@@ -155,13 +154,13 @@ def _from_team(input_sha256: str, team: Chosen, progress: Callable[[Step], None]
 
 
 def _from_catalogue(entry: Entry, progress: Callable[[Step], None]) -> ProjectLock:
-    return _filled(entry, catalogue.verified_text(entry), progress)
+    return _filled(entry, verified_text(entry), progress)
 
 
 def _filled(entry: Entry, text: str, progress: Callable[[Step], None]) -> ProjectLock:
     return ProjectLock(
         origin="catalogue",
-        text=catalogue.filled(text, str(entry.path), _telling(progress)),
+        text=filled(text, str(entry.path), _telling(progress)),
         entry=f"{entry.template} {entry.variant}" if entry.published is None else entry.name,
         publisher="" if entry.published is None else entry.published.by,
         date=entry.date,

@@ -14,7 +14,6 @@ from envforge.base.confined import LIMITS
 from envforge.base.documents import Document, NonEmpty, Printable, check_yaml_depth, matching
 from envforge.base.files import regular
 from envforge.base.jinja import TemplateError
-from envforge.base.suggest import nearest
 from envforge.errors import Hint, RequestError, printable
 from envforge.lock.environment_spec import TORCH_FAMILY, Needs, split_conda_spec
 from envforge.project.questions import (
@@ -123,6 +122,8 @@ def load_template(root: Path, name: str) -> Template:
     """Read one template; raise ``RequestError`` for an unknown name, ``TemplateError`` for an invalid manifest."""
     known = list_templates(root)
     if name not in known:
+        from envforge.base.suggest import nearest  # noqa: PLC0415 - only the error needs it
+
         near, listed = nearest(name, known), Hint("to describe the built-in templates", "envforge templates")
         raise RequestError(
             f"unknown template `{printable(name)}`; "

@@ -27,7 +27,9 @@ from envforge.cli.progress import counted, megabytes, shown_progress
 from envforge.errors import Hint
 
 if TYPE_CHECKING:
-    from envforge.prefix.values import AuditReport, AuditRequest, Finding, InstallRequest, Progress, Repair
+    from envforge.prefix.audit import AuditReport, AuditRequest, Repair
+    from envforge.prefix.audit_files import Finding
+    from envforge.prefix.values import InstallRequest, Progress
 
 _SHOWN = 20
 _HEADINGS = {
@@ -68,7 +70,7 @@ class AuditOptions:
 
     def request(self) -> AuditRequest:
         """Return the request to audit the environment."""
-        from envforge.prefix.values import AuditRequest
+        from envforge.prefix.audit import AuditRequest
 
         return AuditRequest(
             prefix=self.environment.meant().prefix,

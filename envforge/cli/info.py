@@ -28,9 +28,9 @@ from envforge.cli.options import EnvironmentOptions, JsonOption, chosen_machine,
 from envforge.cli.progress import counted
 from envforge.errors import EnvforgeError
 from envforge.lock.lockfile import list_variants
+from envforge.lock.needs import choose_variant, list_locks
 from envforge.lock.project import is_prefix, project_folder
 from envforge.lock.python_index import configured_index, pip_configuration_files, uv_configuration_files
-from envforge.lock.variant_choice import choose_variant, list_locks
 from envforge.machine.values import Machine
 from envforge.prefix.cache import default_root
 from envforge.prefix.journal import read_journal

@@ -124,7 +124,7 @@ class InstallOptions:
         stated = stated_lock(self.lock, self.variant)
         if stated is not None or not list_variants(project_here()):
             return stated or default_lock(), ""
-        from envforge.lock.variant_choice import choose_variant
+        from envforge.lock.needs import choose_variant
 
         choice = choose_variant(project_here(), chosen_machine(None))
         return choice.lockfile, f"variant {choice.name}: {choice.reason}"
@@ -197,8 +197,8 @@ def _opened(bundle: Path) -> Bundle:
 def _require_agreement(lockfile: Path) -> None:
     """Raise ``EnvforgeError`` if the environment.yml next to the lockfile requires something else than is locked."""
     from envforge.lock.check import check_lock
-    from envforge.lock.lockfile import read_lockfile
-    from envforge.lock.project import lock_command, recorded_sources
+    from envforge.lock.lockfile import read_lockfile, recorded_sources
+    from envforge.lock.project import lock_command
 
     environment, *others = recorded_sources(lockfile)
     if not environment.exists():
@@ -223,9 +223,8 @@ def _require_agreement(lockfile: Path) -> None:
 
 def _staleness(lockfile: Path) -> str:
     """Return a warning if envforge made the lockfile from another environment.yml than the one next to it."""
-    from envforge.lock.inputs import read_inputs, recorded_sha256
-    from envforge.lock.lockfile import INPUT_SHA256, LockfileError, read_lockfile
-    from envforge.lock.project import lock_command, recorded_sources
+    from envforge.lock.lockfile import INPUT_SHA256, LockfileError, read_lockfile, recorded_sources
+    from envforge.lock.project import lock_command, recorded_sha256
 
     files = recorded_sources(lockfile)
     environment = files[0]
@@ -240,6 +239,8 @@ def _staleness(lockfile: Path) -> str:
     try:
         if recorded_sha256(files) == made_from:
             return ""
+        from envforge.lock.inputs import read_inputs
+
         read_inputs(environment, None, others=files[1:])  # an invalid file has no content to update the lockfile to
     except EnvforgeError as error:
         return f"{error.message}; the lockfile can't be compared with it, and is installed as it is"

@@ -244,7 +244,7 @@ def _check(options: LockOptions) -> None:
 def _finish(request: LockRequest) -> None:
     """Complete an interrupted `add` or `remove`, because an incomplete change can't be compared."""
     from envforge.base.files import exclusive_lock
-    from envforge.lock.transaction import complete_transaction, is_unfinished
+    from envforge.lock.project import complete_transaction, is_unfinished
 
     if is_unfinished(request.environment):
         with exclusive_lock(request.lockfile):

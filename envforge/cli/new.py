@@ -35,7 +35,7 @@ from envforge.cli.options import (
 from envforge.cli.progress import show_progress
 from envforge.cli.project_options import LockSourceOptions, RequirementOption, SelectionOptions, TemplateOptions
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError, printable
-from envforge.lock.environment_spec import LOCK_FILE
+from envforge.lock.project import LOCK_FILE
 from envforge.project.create import Created, NewRequest, draft_project, require_platform, write_project
 from envforge.project.locking import (
     BuildQuery,

@@ -191,7 +191,7 @@ class FileOptions:
 
     def files(self) -> tuple[Path, ...]:
         """Return the files of ``--file``, or else those of the project around the current directory."""
-        from envforge.lock.project import find_sources
+        from envforge.lock.lockfile import find_sources
 
         return tuple(dict.fromkeys(self.file)) or find_sources(Path())
 
@@ -318,10 +318,9 @@ def _tell(found: object) -> None:
 
 def default_lock() -> Path:
     """Return ``conda-lock.yml`` of the project around the current directory; it may not exist."""
-    from envforge.lock.lockfile import LOCK_NAME
-    from envforge.lock.project import project_here
+    from envforge.lock.project import LOCK_FILE, project_here
 
-    return project_here() / LOCK_NAME
+    return project_here() / LOCK_FILE
 
 
 def variant(what: str) -> Option:
@@ -331,8 +330,8 @@ def variant(what: str) -> Option:
 
 def stated_lock(lock: Path | None, variant: str | None) -> Path | None:
     """Return the lockfile that LOCK or ``--variant`` selects; None if neither is given."""
+    from envforge.lock.needs import variant_lock
     from envforge.lock.project import project_here
-    from envforge.lock.variant_choice import variant_lock
 
     if lock is not None and variant is not None:
         raise RequestError(

@@ -30,7 +30,7 @@ from envforge.cli.options import (
 from envforge.cli.progress import counted, show_progress
 from envforge.cli.project_options import LockSourceOptions, RequirementOption, SelectionOptions, TemplateOptions
 from envforge.errors import EnvforgeError, Hint
-from envforge.lock.environment_spec import LOCK_FILE
+from envforge.lock.project import LOCK_FILE
 from envforge.machine.record import machine_from_json, machine_to_json, redact
 from envforge.machine.values import Machine
 from envforge.project import locking

@@ -43,6 +43,11 @@ class PythonIndex:
         return show_url(self.simple_url)
 
     @property
+    def is_served(self) -> bool:
+        """Return whether this is a server, which other machines can reach, and not a directory."""
+        return self.simple_url.startswith(("https://", "http://"))
+
+    @property
     def other_index_hint(self) -> Hint:
         """Return how to use another index: by the variable that is set, or by one that overrides the files."""
         variable = self.source if self.source in VARIABLES else "PIP_INDEX_URL"

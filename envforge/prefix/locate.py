@@ -12,11 +12,13 @@ from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.project import (
     _PROJECT_FILES,
     ENVFORGE_DIRECTORY,
+    ENVIRONMENT_FILE,
     IN_PROJECT,
+    VARIANTS_DIRECTORY,
     is_prefix,
     project_folder,
+    unfinished_beside,
 )
-from envforge.lock.transaction import unfinished_beside
 from envforge.prefix.journal import Journal, lock_prefix, read_journal
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -181,11 +183,8 @@ def unfinished_change(lockfile: Path) -> Unfinished | None:
     anchor = unfinished_beside(lockfile)
     if anchor is None:
         return None
-    from envforge.lock.environment_spec import ENVIRONMENT_FILE  # noqa: PLC0415 - as above
-    from envforge.lock.lockfile import VARIANTS_DIRECTORY as VARIANTS  # noqa: PLC0415 - only if a change is incomplete
-
     words = []
-    if anchor.parent.parent.name == VARIANTS:
+    if anchor.parent.parent.name == VARIANTS_DIRECTORY:
         words = ["--variant", anchor.parent.name]
     elif anchor.name != ENVIRONMENT_FILE or anchor.parent.absolute() != Path.cwd():
         words = ["--file", str(anchor)]

@@ -16,13 +16,8 @@ from envforge.base.net import Client, Mirrors, NetworkError
 from envforge.base.urls import Url, show_url
 from envforge.catalogue.index import Entry, filled, find_entry, list_entries, verified_text
 from envforge.errors import OutsideError, RequestError
-from envforge.lock.environment_spec import (
-    ENVIRONMENT_FILE,
-    LOCK_FILE,
-    VIRTUAL_PACKAGES_FILE,
-    EnvironmentTexts,
-    render_texts,
-)
+from envforge.lock.environment_spec import EnvironmentTexts, render_texts
+from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
 from envforge.machine.values import Machine
 from envforge.project.plan import Project
 from envforge.pytorch.matrix import Matrix
@@ -267,7 +262,7 @@ def _with_build(project: Project, query: BuildQuery, build: Build) -> Project | 
 
 def unreachable_host(project: Project, mirrors: Mirrors) -> str | None:
     """Return the first server needed for a solve that doesn't answer within a few seconds; None if all answer."""
-    from envforge.lock.solver.channels import ALIAS  # noqa: PLC0415 - imports rattler, and only a solve needs it
+    from envforge.lock.solver.request import ALIAS  # noqa: PLC0415 - imports rattler, and only a solve needs it
 
     urls = [f"{ALIAS}/conda-forge", *dict.fromkeys(selection.index_url for selection in project.selections)]
     return _first_silent([mirrors.to_mirror(url) for url in urls])

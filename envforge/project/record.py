@@ -20,7 +20,7 @@ from envforge.base.envelope import Json, to_json
 from envforge.base.files import regular
 from envforge.base.staging import PlannedFile, fault_of_name
 from envforge.errors import EnvforgeError, Hint
-from envforge.lock.environment_spec import LOCK_FILE
+from envforge.lock.project import LOCK_FILE
 from envforge.project.questions import Answer
 from envforge.pytorch.selection import Selection, selection_from_json, selection_to_json
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from envforge import __version__
 from envforge.base.files import regular
 from envforge.errors import EnvforgeError, Hint, RequestError
-from envforge.lock.lockfile import LOCK_NAME, VARIANTS_DIRECTORY, Lockfile, LockfileError, list_variants, repair_hints
-from envforge.lock.needs import requirements_of
+from envforge.lock.lockfile import Lockfile, LockfileError, list_variants, repair_hints
+from envforge.lock.needs import choose_variant, requirements_of
 from envforge.lock.plan import parse_any_lock
-from envforge.lock.project import lock_command, platform_hints, project_folder
+from envforge.lock.project import LOCK_FILE, VARIANTS_DIRECTORY, lock_command, platform_hints, project_folder
 from envforge.machine.evidence import conda_subdir
 from envforge.machine.values import Machine
 from envforge.machine.world import World
@@ -97,7 +97,7 @@ def _lock(place: Place, project: Path | None, meant: Meant | None, platform: str
     if place.lock is not None:
         return place.lock
     if place.variant is not None:
-        from envforge.lock.variant_choice import variant_lock  # noqa: PLC0415 - only variants need it
+        from envforge.lock.needs import variant_lock  # noqa: PLC0415 - only variants need it
 
         return variant_lock(project or place.folder, place.variant, platform)
     made_from = _made_from(meant)
@@ -106,9 +106,9 @@ def _lock(place: Place, project: Path | None, meant: Meant | None, platform: str
     if project is None:
         return None
     variants = list_variants(project)
-    if not (project / LOCK_NAME).exists() and len(variants) == 1:
-        return project / VARIANTS_DIRECTORY / variants[0] / LOCK_NAME
-    return project / LOCK_NAME
+    if not (project / LOCK_FILE).exists() and len(variants) == 1:
+        return project / VARIANTS_DIRECTORY / variants[0] / LOCK_FILE
+    return project / LOCK_FILE
 
 
 def _made_from(meant: Meant | None) -> Path | None:
@@ -298,13 +298,12 @@ def _lock_for(project: Path, machine: Machine) -> Path | None:
     variants = list_variants(project)
     if not variants:
         return None
-    from envforge.lock.variant_choice import choose_variant  # noqa: PLC0415 - only variants need it
 
     try:
         return choose_variant(project, machine).lockfile
     except EnvforgeError:
-        own = project / LOCK_NAME
-        return own if own.exists() else project / VARIANTS_DIRECTORY / variants[0] / LOCK_NAME
+        own = project / LOCK_FILE
+        return own if own.exists() else project / VARIANTS_DIRECTORY / variants[0] / LOCK_FILE
 
 
 def _described(machine: Machine, lock: Signal[LockNeeds]) -> MachineFacts:

@@ -33,7 +33,7 @@ from envforge.verify.environment.facts import (
 from envforge.verify.values import Signal, SignalCode
 
 if TYPE_CHECKING:
-    from envforge.prefix.values import Finding
+    from envforge.prefix.audit_files import Finding
     from envforge.verify.observe import Situation
 
 
@@ -247,8 +247,7 @@ def converted(value: Any, kind: type[T], source: str) -> Signal[T]:
 
 
 def _audit(prefix: Path, lock: Path | None, platform: str) -> Signal[AuditFacts]:
-    from envforge.prefix.audit import audit  # noqa: PLC0415 - checks of the machine don't need it
-    from envforge.prefix.values import AuditRequest  # noqa: PLC0415 - as above
+    from envforge.prefix.audit import AuditRequest, audit  # noqa: PLC0415 - as above
 
     source = f"envforge audit --prefix {prefix}"
     try:

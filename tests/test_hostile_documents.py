@@ -113,7 +113,7 @@ def _lockfile(folder: Path) -> None:
 
 
 def _virtual(path: Path) -> object:
-    return virtual_packages_of(read_inputs(Path("environment.yml"), path))
+    return virtual_packages_of(read_inputs(path.with_name("environment.yml"), None))
 
 
 def _prefix(folder: Path) -> None:
@@ -135,7 +135,7 @@ DOCUMENTS = (
         path="virtual-packages.yml",
         command=_virtual,
         prepare=_environment,
-        accepted=("empty", "null", "mapping", "wrong types"),
+        accepted=("empty", "null", "mapping", "wrong types", *NOT_THERE),
     ),
     Case(path="machine.json", command="explain --machine machine.json"),
     Case(path="machine.json", command="detect --machine machine.json"),

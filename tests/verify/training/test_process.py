@@ -78,11 +78,11 @@ def test_a_crash_in_the_training_keeps_what_was_measured_before(project: Path, t
     pytest.importorskip("torch")
     folder = tmp_path / "project"
     shutil.copytree(project, folder)
-    path = folder / PACKAGE / "training.py"
+    path = folder / PACKAGE / "engine" / "run.py"
     text = path.read_text(encoding="utf-8")
-    crash = "        self.update += 1\n        import os, signal; os.kill(os.getpid(), signal.SIGSEGV)\n"
-    assert "        self.update += 1\n" in text
-    path.write_text(text.replace("        self.update += 1\n", crash), encoding="utf-8")
+    crash = "        self.step += 1\n        import os, signal; os.kill(os.getpid(), signal.SIGSEGV)\n"
+    assert "        self.step += 1\n" in text
+    path.write_text(text.replace("        self.step += 1\n", crash), encoding="utf-8")
     facts = observe_training(situation(folder=folder, project=folder, prefix=Path(sys.prefix)))
     (device,) = facts.devices
     assert device.matmul.value is not None

@@ -60,6 +60,7 @@ class Lockfile:
     packages: tuple[LockedPackage, ...]
     custom_metadata: tuple[tuple[str, str], ...] = ()
     sources: tuple[str, ...] = ()
+    python: Version | None = None  # of a pylock.toml, which has no package `python`: its minor version
 
     @property
     def variables(self) -> tuple[tuple[str, str], ...]:

@@ -174,8 +174,8 @@ def _lock(options: LockOptions) -> None:
     if pylock is None:
         warnings = (*warnings, *_stale_pylock(request))
     if options.as_json:
-        rows = {**report_json(report), "warnings": list(warnings)}
-        click.echo(success("lock", rows if pylock is None else {**rows, "pylock": pylock_json(pylock)}))
+        rows = {**report_json(report), "warnings": list(warnings), **pylock_json(pylock)}
+        click.echo(success("lock", rows))
     else:
         click.echo(report_words(report))
         if pylock is not None:
@@ -195,8 +195,8 @@ def _lock_variants(options: LockOptions) -> None:
             made = lock_variant(options.request(), options.tag(name), show)
             of_variant = variant_request(options.request(), options.tag(name))
             pylock = lock_pylock(of_variant, show) if options.pylock else None
-        row = {"variant": made.name, "needs": list(made.needs), **report_json(made.report)}
-        rows.append(row if pylock is None else {**row, "pylock": pylock_json(pylock)})
+        row = {"variant": made.name, "needs": list(made.needs), **report_json(made.report), **pylock_json(pylock)}
+        rows.append(row)
         if not options.as_json:
             lines = [f"variant {made.name}: {report_words(made.report)}", *(f"requires: {one}" for one in made.needs)]
             lines += [] if pylock is None else [pylock_words(pylock)]
@@ -359,9 +359,11 @@ def report_json(report: LockReport) -> dict[str, Json]:
     }
 
 
-def pylock_json(report: PylockReport) -> dict[str, Json]:
-    """Return the report of a pylock.toml as JSON values."""
-    return {
+def pylock_json(report: PylockReport | None) -> dict[str, Json]:
+    """Return the field ``pylock`` of a report; no field without ``--pylock``."""
+    if report is None:
+        return {}
+    found: dict[str, Json] = {
         "file": str(report.path),
         "python": f"{report.python.major}.{report.python.minor}",
         "platforms": [
@@ -377,6 +379,7 @@ def pylock_json(report: PylockReport) -> dict[str, Json]:
         "unchanged": report.is_unchanged,
         "seconds": round(report.seconds, 2),
     }
+    return {"pylock": found}
 
 
 def pylock_words(report: PylockReport) -> str:

@@ -311,7 +311,7 @@ class _Compilation:
     def _locked(self, platform: str) -> dict[str, str]:
         """Return the locked version of each Python package, by its name on the package index."""
         mapping = NameMapping.bundled()
-        found = {}
+        found: dict[str, str] = {}
         for package in self.lock.for_platform(platform):
             if _is_python(package) and _version(package.version) is not None:
                 name = mapping.to_python(package.name) if package.manager == "conda" else package.name

@@ -27,7 +27,7 @@ from envforge.prefix.installed import (
     read_distributions,
     site_packages_of,
 )
-from envforge.prefix.journal import Journal, journal_path, lock_prefix, read_journal
+from envforge.prefix.journal import Journal, journal_path, kept_lock, lock_prefix, read_journal
 from envforge.prefix.locate import Meant, check_exists, check_in_place
 from envforge.prefix.values import (
     AuditReport,
@@ -41,6 +41,7 @@ from envforge.prefix.values import (
     Silent,
     owners,
 )
+from envforge.prefix.venv import venv_site_packages
 
 _PROGRESS = Silent()
 
@@ -78,7 +79,7 @@ def audit(request: AuditRequest, progress: Progress = _PROGRESS) -> AuditReport:
 def read_files(prefix: Path) -> Files:
     """Read the files of a prefix and the packages that own them."""
     conda = read_conda(prefix)
-    site_packages = site_packages_of(conda, prefix)
+    site_packages = site_packages_of(conda, prefix) or venv_site_packages(prefix)
     return Files(
         prefix=prefix,
         inventory=read_inventory(prefix),
@@ -124,7 +125,7 @@ def own_lock(prefix: Path, journal: Journal | None) -> Path:
     stated = Path(journal.lockfile)
     if journal.was_moved(prefix):  # with its project, which contains the lockfile
         stated = Path(os.path.normpath(prefix / os.path.relpath(stated, journal.prefix)))
-    return stated if stated.exists() else prefix / ENVFORGE_DIRECTORY / "conda-lock.yml"
+    return stated if stated.exists() else kept_lock(prefix, stated)
 
 
 def compare_conda(plan: Plan, installed: Iterable[CondaPackage]) -> Iterator[Finding]:

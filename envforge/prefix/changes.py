@@ -20,6 +20,7 @@ from envforge.prefix.installed import (
 )
 from envforge.prefix.journal import Journal
 from envforge.prefix.values import InstallRequest
+from envforge.prefix.venv import venv_python
 
 if TYPE_CHECKING:
     from rattler import PrefixRecord
@@ -42,6 +43,7 @@ class Changes:
     wheels_removed: tuple[str, ...]
     wheels_replaced: tuple[str, ...] = ()
     editable: tuple[tuple[str, str], ...] = ()
+    venv_kept: bool = False  # the prefix is a virtual environment with the Python of the lockfile
 
 
 def compute_changes(
@@ -102,6 +104,9 @@ def needed_changes(plan: Plan, journal: Journal | None, request: InstallRequest)
     # nothing half-linked; in a directory taken with `--force`, files of no package are kept
     if (created and not stands) or (journal is not None and journal.was_moved(prefix)):
         return everything
+    is_other_python = venv_python(prefix) != plan.python  # or a conda environment for a pylock.toml, or the reverse
+    if created and is_other_python:
+        return everything
     from envforge.prefix.conda_packages import read_records  # noqa: PLC0415 - imports rattler
 
     records = {record.name.normalized: record for record in read_records(prefix)}
@@ -111,7 +116,8 @@ def needed_changes(plan: Plan, journal: Journal | None, request: InstallRequest)
     conda = {name: _checksums(record) if journal is None or stands else frozenset() for name, record in records.items()}
     trusted = journal if journal is not None and journal.step == "verified" else None
     wheels = pip_installed(prefix) - {name for name, _ in found}
-    return replace(_with_shared_files(plan, trusted, conda, wheels, request), editable=kept)
+    changes = _with_shared_files(plan, trusted, conda, wheels, request)
+    return replace(changes, editable=kept, venv_kept=plan.python is not None and not is_other_python)
 
 
 def _with_shared_files(

@@ -30,11 +30,13 @@ from envforge.prefix.installed import editable_installs
 from envforge.prefix.journal import (
     Journal,
     journal_path,
+    kept_lock,
     lock_prefix,
     read_journal,
     write_journal,
 )
 from envforge.prefix.values import InstallReport, InstallRequest, Outcome, PlannedFile, Preview, Progress, Silent, Step
+from envforge.prefix.venv import create_venv
 from envforge.prefix.wheels import (
     Batch,
     Site,
@@ -181,6 +183,7 @@ class Installation:
         self._check_machine()
         request, progress, store = self.request, self.progress, self.store
         todo = needed_changes(self.plan, self.before, request)
+        self._refuse_other_venv(todo)
         fetched = fetch_all((*todo.conda, *todo.wheels), store, request, progress)
         check_room(fetched, request.prefix, store)
         conda, wheels = fetched[: len(todo.conda)], fetched[len(todo.conda) :]
@@ -191,6 +194,8 @@ class Installation:
         journal = self._begin(todo)
         if "python" in todo.conda_kept:  # first, because the new conda packages may contain the same libraries
             self._uninstall(todo, store)
+        if self.plan.python is not None and not todo.venv_kept:
+            create_venv(request.prefix, self.plan.python)
         batch = self._conda(todo, archives, wheels, store)
         self._reached(journal, "conda done")
         self._wheels(todo, wheels, store, batch)
@@ -222,6 +227,16 @@ class Installation:
             unchanged=len(self.plan.conda) + len(self.plan.wheels) - len(artifacts),
             warnings=self.plan.warnings,
         )
+
+    def _refuse_other_venv(self, todo: Changes) -> None:
+        """Raise ``EnvforgeError`` for a directory taken with ``--force`` that has no Python of the lockfile."""
+        if self.plan.python is not None and not todo.venv_kept and not self._created():
+            raise EnvforgeError(
+                f"`{self.request.prefix}` is not a virtual environment of Python {self.plan.python}, which "
+                f"`{self.request.lockfile}` requires",
+                hint="to create a virtual environment, pass `--prefix DIR` with a new directory",
+                code="prefix-foreign",
+            )
 
     def _check_machine(self) -> None:
         """Raise ``EnvforgeError`` if the machine doesn't meet the requirements, before anything is downloaded."""
@@ -333,7 +348,7 @@ class Installation:
 
     def _empties(self, todo: Changes) -> bool:
         """Return whether the prefix is emptied first: envforge created it, and no package of it is kept."""
-        return self._created() and not todo.conda_kept
+        return self._created() and not todo.conda_kept and not todo.venv_kept
 
     def _begin(self, todo: Changes) -> Journal:
         """Write the journal before the prefix changes; empty the prefix if all packages are linked again."""
@@ -349,9 +364,8 @@ class Installation:
             prefix=str(prefix),
         )
         write_journal(prefix, journal)
-        write_atomic(
-            prefix / ENVFORGE_DIRECTORY / "conda-lock.yml", self.request.lockfile.read_bytes(), through_links=False
-        )
+        copy = kept_lock(prefix, self.request.lockfile)
+        write_atomic(copy, self.request.lockfile.read_bytes(), through_links=False)
         if self._empties(todo):
             for path in prefix.iterdir():
                 if path.name == ENVFORGE_DIRECTORY:

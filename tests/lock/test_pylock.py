@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory, conda_channel: str) -> Iter
         yield one, lock_pylock(one.request())
 
 
-def packages(world: World) -> dict[str, dict[str, object]]:
+def packages(world: World) -> dict[str, dict[str, Any]]:
     document = toml.loads((world.folder / "pylock.toml").read_text(encoding="utf-8"))
     return {row["name"]: row for row in document["packages"]}
 
@@ -53,7 +54,7 @@ def test_pylock_contains_packages_of_conda_and_pip(locked: tuple[World, PylockRe
 
 
 def test_pylock_has_torch_only_from_the_torch_index(locked: tuple[World, PylockReport]) -> None:
-    (file,) = packages(locked[0])["torch"]["wheels"]  # type: ignore[misc]
+    (file,) = packages(locked[0])["torch"]["wheels"]
     torch = locked[0].package("torch")
     assert (file["url"], file["hashes"]) == (torch.url, {"sha256": torch.sha256})
     assert file["url"].startswith(f"{PUBLIC}/cu118/")
@@ -66,7 +67,7 @@ def test_pylock_names_versions_that_the_registry_lacks(locked: tuple[World, Pylo
 
 
 def test_pylock_has_a_sha256_for_every_file(locked: tuple[World, PylockReport]) -> None:
-    files = [file for row in packages(locked[0]).values() for file in row["wheels"]]  # type: ignore[attr-defined]
+    files = [file for row in packages(locked[0]).values() for file in row["wheels"]]
     assert files
     assert all(re.fullmatch("[0-9a-f]{64}", file["hashes"]["sha256"]) for file in files)
 
@@ -94,8 +95,7 @@ def test_check_pylock_finds_a_request_that_it_lacks(locked: tuple[World, PylockR
         path.write_text(text, encoding="utf-8")
         world.write(before.replace('"numpy"', '"numpy <2"'))
         assert [str(d) for d in check_pylock(world.request())] == [
-            "`numpy <2` (conda) is requested on linux-64, but `2.2.6` is locked in "
-            f"`{path}`"
+            f"`numpy <2` (conda) is requested on linux-64, but `2.2.6` is locked in `{path}`"
         ]
     finally:
         path.write_text(text, encoding="utf-8")
@@ -115,9 +115,7 @@ def test_check_pylock_finds_another_lockfile(tmp_path: Path, conda_channel: str)
 
 def test_pylock_has_a_marker_where_platforms_differ(tmp_path: Path, conda_channel: str) -> None:
     pip = ("torch==2.7.1+cu118  # [linux-64]", "torch==2.7.1  # [osx-arm64]")
-    text = environment_text(
-        pip=pip, platforms=("linux-64", "osx-arm64"), indexes=(f"{PUBLIC}/cu118", f"{PUBLIC}/cpu")
-    )
+    text = environment_text(pip=pip, platforms=("linux-64", "osx-arm64"), indexes=(f"{PUBLIC}/cu118", f"{PUBLIC}/cpu"))
     with world_with_registry(tmp_path, conda_channel, text) as world:
         world.lock()
         lock_pylock(world.request())
@@ -132,7 +130,7 @@ def test_pylock_names_a_package_that_the_registry_lacks(tmp_path: Path, conda_ch
     with world_with_registry(tmp_path, conda_channel) as world:
         world.index.pages.pop(("simple", "fsspec"))
         world.lock()
-        with pytest.raises(EnvforgeError, match="`fsspec`: .* returned HTTP 403") as caught:
+        with pytest.raises(EnvforgeError, match=r"`fsspec`: .* returned HTTP 403") as caught:
             lock_pylock(world.request())
         assert caught.value.code == "no-python-solution"
         assert not (world.folder / "pylock.toml").exists()

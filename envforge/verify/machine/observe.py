@@ -11,6 +11,7 @@ from envforge.lock import needs
 from envforge.lock.lockfile import Lockfile
 from envforge.lock.needs import Requirements, requirements_of
 from envforge.lock.plan import Plan, make_plan, read_any_lock
+from envforge.lock.project import is_prefix
 from envforge.machine.evidence import Evidence, LibcudaReport, NvmlCode
 from envforge.machine.nvidia_text import clean
 from envforge.machine.probe import Probed, probe_all
@@ -35,7 +36,7 @@ from envforge.verify.values import Signal, SignalCode
 
 def observe_lock(situation: Situation, platform: str) -> Signal[LockNeeds]:
     """Read the requirements of the situation's lockfile."""
-    is_installed = situation.prefix is not None and (situation.prefix / "conda-meta").is_dir()
+    is_installed = situation.prefix is not None and is_prefix(situation.prefix)
     return read_lock_needs(situation.lock, platform, is_installed=is_installed)
 
 

@@ -54,6 +54,8 @@ def create_venv(prefix: Path, python: Version) -> None:
             hint="install the module `venv` of this Python, which some systems package separately",
             code="venv-failed",
         )
+    # as uv and Python 3.13 do, because the project's own file may not list the directory
+    (prefix / ".gitignore").write_text("*\n", encoding="utf-8")
 
 
 def _program(python: Version) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from envforge.lock.lockfile import read_lockfile
 from tests.support.channel import PYTHON, SUBDIR, Channel, pip_package, python_package, renamed, requested_closure
 from tests.support.loopback import Loopback, Request, Response
 from tests.support.scripts import shebang
+from tests.support.transcripts import ROOT, steps_of
 from tests.support.wheel import rebuild_wheel, sha256_of, text_wheel
 
 pytestmark = pytest.mark.slow
@@ -233,8 +235,9 @@ def test_conda_lock_itself_installs_the_lock_with_the_same_packages(
 
 @pytest.fixture(scope="module")
 def venv(world: World, project: Path) -> Path:
-    world.envforge("lock", "--pylock", cwd=project)
-    world.envforge("install", "pylock.toml", cwd=project)
+    for step in steps_of((ROOT / "docs" / "guides" / "without-conda.md").read_text(encoding="utf-8")):
+        printed = world.run(sys.executable, "-m", *shlex.split(step.command), cwd=project).stdout
+        assert step.matches(printed), f"$ {step.command}\n{printed}\n--- expected ---\n{step.expected}"
     return project / ".venv"
 
 
@@ -258,8 +261,8 @@ def test_audit_and_verify_work_in_the_virtual_environment(world: World, project:
     audited = world.envforge("audit", "--prefix", str(venv), "--json", cwd=project)
     assert json.loads(audited.stdout)["result"]["drift"] == []
     verified = world.envforge("verify", "env", "--prefix", str(venv), "--json", cwd=project)
-    checks = {check["id"]: check["status"] for check in json.loads(verified.stdout)["result"]["findings"]}
-    assert checks["audit"] == "pass"
+    findings = {found["check"]: found["verdict"] for found in json.loads(verified.stdout)["result"]["findings"]}
+    assert (findings["environment-drift"], findings["files-changed"]) == ("PASS", "PASS")
 
 
 def test_uv_syncs_pylock_to_an_environment_that_trains(world: World, project: Path, venv: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from envforge.base import toml
+from envforge.cli import main
 from envforge.errors import EnvforgeError
 from envforge.lock.compile import PylockReport, check_pylock, lock_pylock
 from envforge.lock.pylock import parse_pylock
@@ -144,3 +146,29 @@ def test_pylock_of_another_tool_is_kept(tmp_path: Path, conda_channel: str) -> N
         with pytest.raises(EnvforgeError, match="envforge did not create it"):
             lock_pylock(world.request())
         assert 'created-by = "uv"' in path.read_text(encoding="utf-8")
+
+
+def test_command_locks_and_checks_both_files(
+    tmp_path: Path, conda_channel: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with world_with_registry(tmp_path, conda_channel) as world:
+        monkeypatch.setenv("ENVFORGE_MIRRORS", world.mirrors.to_environment())
+        monkeypatch.chdir(world.folder)
+        assert main(["lock", "--pylock", "--json"]) == 0
+        result = json.loads(capfd.readouterr().out)["result"]["pylock"]
+        assert [(one["platform"], one["packages"]) for one in result["platforms"]] == [
+            ("linux-64", len(packages(world)))
+        ]
+        assert main(["lock", "--check"]) == 0
+        assert capfd.readouterr().out == "conda-lock.yml with pylock.toml is up to date with environment.yml\n"
+        world.write(environment_text(pip=("torch==2.7.0+cu118",)))
+        assert main(["lock"]) == 0
+        assert "pylock.toml is not up to date with conda-lock.yml" in capfd.readouterr().err
+        assert main(["lock", "--check"]) == 1
+        assert "run `envforge lock --pylock`" in capfd.readouterr().err
+        assert main(["install", "pylock.toml", "--locked", "--ignore-machine"]) == 1
+        assert "run `envforge lock --pylock`" in capfd.readouterr().err
+        (world.folder / "pylock.toml").unlink()
+        assert main(["lock", "--check"]) == 0
+        assert main(["lock", "--check", "--pylock"]) == 1
+        assert "`pylock.toml` does not exist" in capfd.readouterr().out

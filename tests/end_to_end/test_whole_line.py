@@ -167,7 +167,7 @@ def project(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     world.envforge(
         *("new", "image-classification", "digits", "--cuda", "cpu", "--torch", RELEASE, "--python", PYTHON),
-        *("--fresh", "--defaults"),
+        *("--fresh", "--defaults", "--pylock"),
         cwd=folder,
     )
     return folder / "digits"
@@ -235,9 +235,12 @@ def test_conda_lock_itself_installs_the_lock_with_the_same_packages(
 
 @pytest.fixture(scope="module")
 def venv(world: World, project: Path) -> Path:
+    of_new = (project / "pylock.toml").read_bytes()
+    (project / "pylock.toml").unlink()
     for step in steps_of((ROOT / "docs" / "guides" / "without-conda.md").read_text(encoding="utf-8")):
         printed = world.run(sys.executable, "-m", *shlex.split(step.command), cwd=project).stdout
         assert step.matches(printed), f"$ {step.command}\n{printed}\n--- expected ---\n{step.expected}"
+    assert (project / "pylock.toml").read_bytes() == of_new
     return project / ".venv"
 
 
@@ -262,7 +265,7 @@ def test_audit_and_verify_work_in_the_virtual_environment(world: World, project:
     assert json.loads(audited.stdout)["result"]["drift"] == []
     verified = world.envforge("verify", "env", "--prefix", str(venv), "--json", cwd=project)
     findings = {found["check"]: found["verdict"] for found in json.loads(verified.stdout)["result"]["findings"]}
-    assert (findings["environment-drift"], findings["files-changed"]) == ("PASS", "PASS")
+    assert (findings["environment-drift"], findings["files-changed"]) == ("pass", "pass")
 
 
 def test_uv_syncs_pylock_to_an_environment_that_trains(world: World, project: Path, venv: Path, tmp_path: Path) -> None:

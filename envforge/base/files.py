@@ -73,6 +73,10 @@ def replacing(path: Path, *, synced: bool = True, through_links: bool = True) ->
     is_stream = target.exists() and not target.is_file()  # a pipe or a device, which a rename would replace
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"cannot create the directory `{path.parent}`: {error.strerror or error}"
+        raise OutsideError(message, code="unwritable") from error
+    try:
         with (target if is_stream else aside).open("wb") as stream:
             yield stream
             stream.flush()

@@ -174,8 +174,8 @@ def _lock(options: LockOptions) -> None:
     if pylock is None:
         warnings = (*warnings, *_stale_pylock(request))
     if options.as_json:
-        rows = {**report_json(report), "warnings": list(warnings), **pylock_json(pylock)}
-        click.echo(success("lock", rows))
+        result: dict[str, Json] = {**report_json(report), "warnings": list(warnings), **pylock_json(pylock)}
+        click.echo(success("lock", result))
     else:
         click.echo(report_words(report))
         if pylock is not None:
@@ -195,8 +195,8 @@ def _lock_variants(options: LockOptions) -> None:
             made = lock_variant(options.request(), options.tag(name), show)
             of_variant = variant_request(options.request(), options.tag(name))
             pylock = lock_pylock(of_variant, show) if options.pylock else None
-        row = {"variant": made.name, "needs": list(made.needs), **report_json(made.report), **pylock_json(pylock)}
-        rows.append(row)
+        row: dict[str, Json] = {"variant": made.name, "needs": list(made.needs), **report_json(made.report)}
+        rows.append({**row, **pylock_json(pylock)})
         if not options.as_json:
             lines = [f"variant {made.name}: {report_words(made.report)}", *(f"requires: {one}" for one in made.needs)]
             lines += [] if pylock is None else [pylock_words(pylock)]

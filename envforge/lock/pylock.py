@@ -18,7 +18,6 @@ from packaging.markers import InvalidMarker, Marker
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from envforge.base import toml
 from envforge.base.documents import Document, NonEmpty, Sha256
 from envforge.errors import Hint
 from envforge.lock.lockfile import LockedPackage, Lockfile, LockfileError
@@ -252,8 +251,5 @@ def _locked(package: _Package, platform: str, file: _File) -> LockedPackage:
 
 
 def is_own(text: str) -> bool:
-    """Return whether envforge wrote a pylock.toml; anything that can't be read is another tool's."""
-    try:
-        return toml.loads(text).get("created-by") == CREATED_BY
-    except (ValueError, RecursionError):
-        return False
+    """Return whether envforge wrote a pylock.toml, by ``lock --pylock`` or by ``export pylock``."""
+    return re.search(rf'^created-by = "{CREATED_BY}"$', text, re.MULTILINE) is not None

@@ -1,4 +1,4 @@
-"""Measure the solver's executable against a bare py-rattler solve of the same environment.
+"""Measure the solver's solver_launcher against a bare py-rattler solve of the same environment.
 
     python benchmarks/solver.py [--records FOLDER] [--rounds 7]
 
@@ -60,10 +60,10 @@ def main() -> None:
 
 def _candidates(folder: Path, url: str) -> dict[str, list[str]]:
     sys.path.insert(0, str(ROOT))
-    from envforge.lock.solver import executable  # noqa: PLC0415 - found through the line above
+    from envforge.lock.condalock import solver_launcher  # noqa: PLC0415 - found through the line above
 
     os.environ.update(ENVFORGE_MIRRORS=f"{PUBLIC}={url}", CONDA_SUBDIR="linux-64", HOME=str(folder))
-    conda = str(executable(folder))
+    conda = str(solver_launcher(folder))
     environment = folder / "environment.yml"
     specs = "".join(f"\n  - {spec}" for spec in SPECS)
     environment.write_text(f"channels: [conda-forge]\nplatforms: [linux-64]\ndependencies:{specs}\n", encoding="utf-8")
@@ -71,8 +71,8 @@ def _candidates(folder: Path, url: str) -> dict[str, list[str]]:
     lock = ["lock", "-f", str(environment), "--lockfile", str(folder / "conda-lock.yml")]
     return {
         "bare py-rattler solve": [sys.executable, "-I", "-c", BARE, url, *SPECS],
-        "executable: create": create,
-        "executable: --version": [conda, "--version"],
+        "solver_launcher: create": create,
+        "solver_launcher: --version": [conda, "--version"],
         "conda-lock: its own time": _with_conda(lock, _replayed(folder, create)),
         "conda-lock: total": _with_conda(lock, conda),
     }

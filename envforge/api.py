@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from envforge.lock.check import Difference
     from envforge.lock.request import LockReport
     from envforge.machine.values import Machine
-    from envforge.prefix.values import AuditReport, InstallReport
+    from envforge.prefix.audit import AuditReport
+    from envforge.prefix.values import InstallReport
     from envforge.project.create import Created
     from envforge.project.locking import BuildQuery
     from envforge.pytorch.selection import Selection
@@ -193,8 +194,7 @@ def audit_environment(
 
     ``full`` reads every file again, even those that are unchanged since the last audit.
     """
-    from envforge.prefix.audit import audit
-    from envforge.prefix.values import AuditRequest
+    from envforge.prefix.audit import AuditRequest, audit
 
     return audit(
         AuditRequest(

@@ -24,9 +24,9 @@ import requests
 
 from envforge.catalogue.index import PLACEHOLDER
 from envforge.errors import EnvforgeError
-from envforge.lock.environment_spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
 from envforge.lock.lockfile import parse_lockfile
 from envforge.lock.locking import lock
+from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
 from envforge.lock.request import LockRequest
 from envforge.pytorch.matrix import load_matrix
 from tools.catalogue.build import INDEX_FILE, PROVENANCE_FILE, Built, entry_of, write

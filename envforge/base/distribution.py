@@ -9,14 +9,19 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+from packaging.version import InvalidVersion, Version
 
 from envforge import __version__
+from envforge.base.urls import Url, has_secrets
 from envforge.errors import RequestError
 
 REQUIREMENT_VARIABLE = "ENVFORGE_REQUIREMENT"
@@ -30,7 +35,10 @@ def distribution_name() -> str:
     found = _distribution()
     if found is not None:
         return str(found.metadata["Name"])
-    return _name_in_checkout()
+    from envforge.base import toml  # noqa: PLC0415 - only a copy that was never installed needs it
+
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    return str(toml.loads(text)["project"]["name"])
 
 
 def pinned_requirement(extra: str = "") -> str:
@@ -57,13 +65,11 @@ def stated_requirement(
         return _checked(option, "`--envforge`", f"--envforge {__version__}")
     if recorded is not None:
         return _checked(recorded[0], f"`envforge_requirement` in `{recorded[1]}`", f"--envforge {__version__}")
-    variable = environment.get(REQUIREMENT_VARIABLE)
-    if variable:
+    if variable := environment.get(REQUIREMENT_VARIABLE):
         return _checked(variable, f"`{REQUIREMENT_VARIABLE}`", f"{REQUIREMENT_VARIABLE}={__version__}")
     setting = user_setting("envforge", "requirement")
-    if setting is None:
-        return None
-    return _checked(setting, f"`requirement` in `{user_file()}`", f'requirement = "{__version__}"')
+    place = f"`requirement` in `{user_file()}`"
+    return None if setting is None else _checked(setting, place, f'requirement = "{__version__}"')
 
 
 def python_image(requirement: str, release: str = "bookworm") -> str:
@@ -108,20 +114,18 @@ def upgrade_command() -> str:
 
 def extra_command(extra: str) -> str:
     """Return the command that adds an optional dependency group to this copy, in the way it was installed."""
-    source = _direct_url()
-    tool = _tool()
+    source, tool = _direct_url(), _tool()
     install = f"{tool} install --force" if tool is not None else _installer()
     return f"{install} {_editable(source)}{shlex.quote(_requirement_from(source, extra))}"
 
 
 def reinstall_command() -> str:
     """Return the command that installs this copy again, for files of envforge that are missing or invalid."""
-    source = _direct_url()
+    source, tool = _direct_url(), _tool()
     checkout = _checkout(source)
     if checkout is not None and _is_editable(source):
         return f"git -C {shlex.quote(checkout)} status"
     requirement = _editable(source) + shlex.quote(_requirement_from(source, "") if source else pinned_requirement())
-    tool = _tool()
     if tool is not None:
         return f"{tool} install --force {requirement}"
     return f"{_installer()} {'--reinstall' if _is_by_uv() else '--force-reinstall'} --no-deps {requirement}"
@@ -129,8 +133,6 @@ def reinstall_command() -> str:
 
 def _checked(text: str, place: str, example: str) -> str:
     """Return a requirement of envforge in the form that pip accepts; a version becomes ``NAME==VERSION``."""
-    from envforge.base.urls import has_secrets  # noqa: PLC0415 - only generated files need it
-
     value = text.strip(" ")
     if has_secrets(value):
         raise RequestError(
@@ -160,7 +162,8 @@ def _expected_instead(value: str) -> str:
     any_form = f"a version, {ours}, a git URL, or the URL or path of a wheel"
     if not value or not value.isprintable() or value.startswith(("-", "~")):
         return any_form
-    if _NAME_AT.match(value) is None and _is_place(value):
+    is_place = value in (".", "..") or "/" in value or "\\" in value or value.endswith(_ARCHIVES)
+    if _NAME_AT.match(value) is None and is_place:
         return "" if _is_url(value) or _is_path(value) else any_form
     try:
         requirement = Requirement(value)
@@ -172,8 +175,6 @@ def _expected_instead(value: str) -> str:
 
 
 def _version(value: str) -> str | None:
-    from packaging.version import InvalidVersion, Version  # noqa: PLC0415 - only generated files need it
-
     try:
         return str(Version(value))
     except InvalidVersion:
@@ -186,13 +187,7 @@ def _is_ours(name: str) -> bool:
     return canonicalize_name(name) == canonicalize_name(distribution_name())
 
 
-def _is_place(value: str) -> bool:
-    return value in (".", "..") or "/" in value or "\\" in value or value.endswith(_ARCHIVES)
-
-
 def _is_url(url: str) -> bool:
-    from envforge.base.urls import Url  # noqa: PLC0415 - only generated files need it
-
     try:
         parts = Url.parse(url)
     except ValueError:
@@ -250,13 +245,6 @@ def _distribution() -> metadata.Distribution | None:
     return None
 
 
-def _name_in_checkout() -> str:
-    from envforge.base import toml  # noqa: PLC0415 - only a copy that was never installed needs it
-
-    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
-    return str(toml.loads(text)["project"]["name"])
-
-
 def _direct_url() -> dict[str, Any]:
     """Return ``direct_url.json`` (PEP 610); empty if this copy came from a package index.
 
@@ -271,8 +259,7 @@ def _direct_url() -> dict[str, Any]:
 
 
 def _local_directory(source: Mapping[str, Any]) -> str | None:
-    from urllib.parse import urlsplit  # noqa: PLC0415 - only hints need it
-    from urllib.request import url2pathname  # noqa: PLC0415 - as above
+    from urllib.request import url2pathname  # noqa: PLC0415 - slow to import, and only hints need it
 
     if "dir_info" not in source:
         return None
@@ -315,8 +302,6 @@ def _is_by_uv() -> bool:
 
 def _installer() -> str:
     """Return the command that installs into the environment of this copy, even if another one is active."""
-    import shutil  # noqa: PLC0415 - only hints need it
-
     program = shlex.quote(sys.executable)
     if _is_by_uv():
         is_active = os.environ.get("VIRTUAL_ENV") == sys.prefix

@@ -168,11 +168,6 @@ class Document:
         return converted
 
 
-def to_json(value: object) -> Any:
-    """Return a frozen value as JSON values; paths, versions, and other values that JSON lacks are strings."""
-    return msgspec.to_builtins(value, enc_hook=str)
-
-
 def load_yaml(text: str | bytes) -> Any:
     """Return the values of a YAML document; raise ``ValueError`` for anything that isn't one.
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import enum
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from datetime import datetime
+from typing import Any
 
 from envforge.errors import EnvforgeError
 
@@ -16,20 +20,29 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 def to_json(value: object, *, omit_none: bool = False) -> Json:
     """Return a value as JSON: dataclasses as objects, tuples as lists, enums by value, versions and paths as strings.
 
-    ``omit_none`` leaves out fields that are ``None``, because TOML has no null.
+    A number that isn't finite becomes None, because JSON has no such numbers. ``omit_none`` leaves out fields that are
+    ``None``, because TOML has no null.
     """
     if is_dataclass(value):
-        stated = {each.name: getattr(value, each.name) for each in fields(value)}
+        value = {each.name: getattr(value, each.name) for each in fields(value)}
+    if isinstance(value, Mapping):
         return {
-            name: to_json(item, omit_none=omit_none)
-            for name, item in stated.items()
+            str(name): to_json(item, omit_none=omit_none)
+            for name, item in value.items()
             if not (omit_none and item is None)
         }
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return [to_json(item, omit_none=omit_none) for item in value]
-    if isinstance(value, enum.Enum):
-        return to_json(value.value)
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+    if isinstance(value, (datetime, enum.Enum)):
+        return value.isoformat() if isinstance(value, datetime) else to_json(value.value)
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def fields_to_json(value: Any, *without: str) -> dict[str, Json]:
+    """Return the fields of a dataclass as JSON, except those named in ``without``."""
+    return {each.name: to_json(getattr(value, each.name)) for each in fields(value) if each.name not in without}
 
 
 def success(command: str, result: Json) -> str:

@@ -14,7 +14,7 @@ from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 
 GIT_PREFIX = "git:"
-DEFAULT_PATH = "conda-lock.yml"
+_DEFAULT_PATH = "conda-lock.yml"
 _TIMEOUT_S = 60
 NETWORK_TIMEOUT_S = 900
 _SETTINGS = (
@@ -114,11 +114,11 @@ def read_revision(spec: str, folder: Path) -> str:
             command="envforge diff git:HEAD",
             code="bad-revision",
         )
-    done = run_git(folder, "show", f"{revision}:./{path or DEFAULT_PATH}")
+    done = run_git(folder, "show", f"{revision}:./{path or _DEFAULT_PATH}")
     if done.code:
         raise EnvforgeError(
             f"git can't read `{spec}`: {' '.join(done.stderr.split())}",
-            hint=_revisions(folder / (path or DEFAULT_PATH), folder),
+            hint=_revisions(folder / (path or _DEFAULT_PATH), folder),
             code="no-such-revision",
         )
     try:

@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -222,7 +222,10 @@ def _settle(stage: Path, target: Path) -> None:
         journal = _read_journal(journal_file)
         if (stage / _COMMITTED).exists():
             _keep_originals(journal.kept, stage, target)
-            _leave_empty_folders(journal.removed, target)
+            parents = {
+                str(parent) for path in journal.removed for parent in PurePosixPath(path).parents if parent.parts
+            }
+            _remove_empty(parents, target)
         else:
             _undo(journal, stage, target)
         journal_file.unlink()
@@ -239,10 +242,9 @@ def _keep_originals(kept: dict[str, str], stage: Path, target: Path) -> None:
             (stage / "old" / path).rename(target / name)
 
 
-def _leave_empty_folders(removed: tuple[str, ...], target: Path) -> None:
+def _remove_empty(folders: Iterable[str], target: Path) -> None:
     """Remove directories that are empty now, innermost first."""
-    folders = {parent for path in removed for parent in PurePosixPath(path).parents if parent.parts}
-    for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+    for folder in sorted(folders, key=len, reverse=True):
         if (target / folder).is_dir() and not any((target / folder).iterdir()):
             (target / folder).rmdir()
 
@@ -255,9 +257,7 @@ def _undo(journal: _Journal, stage: Path, target: Path) -> None:
     for path in journal.created:
         if not (stage / "new" / path).exists():
             (target / path).unlink(missing_ok=True)
-    for folder in sorted(journal.folders, key=len, reverse=True):
-        if (target / folder).is_dir() and not any((target / folder).iterdir()):
-            (target / folder).rmdir()
+    _remove_empty(journal.folders, target)
 
 
 def write_tree(files: tuple[PlannedFile, ...], root: Path, interrupts: Interrupts) -> None:

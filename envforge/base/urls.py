@@ -7,49 +7,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 from urllib.parse import unquote, urlsplit
 
 from envforge.errors import printable
 
 VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
-_HOST = r"(?:\[[\w:.%]+\]|localhost|[\w-]+(?:\.[\w-]+)+)"
-_END = r"(?:[/?#\"`<>]|$)"
-_QUOTES = '"`<>'
 _CONDA_TOKEN = re.compile(r"/t/[^/?#<>]+")
 _ISSUED_TOKEN = re.compile(r"^[^/]*/t/[^/$]+|/t/[a-z]{2}-[0-9a-f]{8}-[0-9a-f-]+", re.IGNORECASE)
 _FRAGMENT = re.compile(r"#subdirectory=[\w./-]+")  # commands with the URL of a template need it
 _SECRET_QUERY = re.compile(
     r"[?&;][\w.-]*(?:token|key|secret|passw|auth(?!or)|sig|credential|x-amz-)[\w.-]*=(?!\$)", re.IGNORECASE
 )
-
-
-def _user(space: str) -> str:
-    """Return the pattern of a user info and its ``@``; a password may contain any character but those in ``space``.
-
-    In the standard, a ``/`` ends the user info. People write passwords with it nevertheless, so what is ambiguous is a
-    password, unless the text that would be the host is an IP address or ``localhost``, or contains a dot.
-    """
-    # the bounds keep the time linear for long texts
-    return (
-        r"(?:git@|(?:"
-        rf"(?!{_HOST}:\d{{1,5}}{_END})[^{space}/?#@:]{{1,2048}}:(?!//)[^{space}@]{{0,2048}}@"
-        rf"|[^{space}/]{{0,2048}}@)"
-        rf"(?:(?!{_HOST}(?::\d{{1,5}})?{_END})[^{space}]{{0,2048}}@)?)"
-    )
-
-
-_IN_TEXT = re.compile(
-    rf"(?P<start>(?:(?<=[A-Za-z0-9]):|(?<![^\s\"'`=(]))//)(?P<user>{_user(chr(92) + 's')})?"
-    rf"(?P<place>(?:(?![A-Za-z0-9]://)[^\s?#{_QUOTES}])*)(?P<rest>[?#][^\s{_QUOTES}]*?(?=[.,;:!'\])}}]{{0,8}}(?:[\s{_QUOTES}]|$)))?"
-)
-_ALONE = re.compile(
-    rf"(?P<start>(?:[A-Za-z][\w+.-]*:)?//)(?P<user>{_user(chr(0))})?(?P<place>[^?#]*)(?P<rest>.*)", re.DOTALL
+_SCHEME = re.compile(r"(?:[A-Za-z][\w+.-]*:)?//")
+_SCHEME_IN_TEXT = re.compile(r"(?:(?<=[A-Za-z0-9]):|(?<![^\s\"'`=(]))//")
+_LONGEST_USER = 4096  # keeps the time linear for long texts
+_USER_AND_PASSWORD = re.compile(r"[^/?#@:]+:(?!//)")
+_HOST = re.compile(r"(?:\[[\w:.%]+\]|localhost|[\w-]+(?:\.[\w-]+)+)(?P<port>:\d{1,5})?(?:[/?#\"`<>]|$)")
+_PARTS = re.compile(r"(?P<place>[^?#]*)(?P<rest>.*)", re.DOTALL)
+_PARTS_IN_TEXT = re.compile(
+    r"(?P<place>(?:(?![A-Za-z0-9]://)[^\s?#\"`<>])*)"
+    r"(?P<rest>[?#][^\s\"`<>]*?(?=[.,;:!'\])}]{0,8}(?:[\s\"`<>]|$)))?"
 )
 _NO_SCHEME = re.compile(
-    rf"(?<![^\s=(,\"'`])(?!git@|[A-Za-z]:[/\\])[^\s/:='{_QUOTES}]{{1,256}}:(?!//)\S{{1,2048}}@(?!sha256:)(?=[\w\[$])"
+    r"(?<![^\s=(,\"'`])(?!git@|[A-Za-z]:[/\\])[^\s/:='\"`<>]{1,256}:(?!//)\S{1,2048}@(?!sha256:)(?=[\w\[$])"
 )
 _SCP = re.compile(r"(?P<user>[^/:@\s][^/\s]*)@(?P<host>[\w.-]+|\[[\w:.]+\]):(?!//)(?P<path>.+)", re.DOTALL)
 
@@ -155,8 +139,9 @@ def show_url(text: str) -> str:
     if git is not None and "://" not in text:
         return printable(hide_secrets(text if git["user"] == "git" else text[git.end("user") + 1 :]))
     shown = hide_secrets(text)
-    match = _ALONE.fullmatch(shown)  # again, for a password with spaces
-    return printable(_shown(match) if match else shown)
+    for alone in _alone(shown):  # again, for a password with spaces
+        shown = shown[: alone.start] + alone.shown
+    return printable(shown)
 
 
 def without_user(text: str) -> str:
@@ -172,27 +157,79 @@ def without_user(text: str) -> str:
 
 def hide_secrets(text: str) -> str:
     """Return a text, such as the output of another tool, with every URL in it shown without its secrets."""
-    return _NO_SCHEME.sub("", _IN_TEXT.sub(_shown, text))
+    shown, end = "", 0
+    for found in _in_text(text):
+        shown += text[end : found.start] + found.shown
+        end = found.end
+    return _NO_SCHEME.sub("", shown + text[end:])
 
 
 def has_secrets(text: str) -> bool:
     """Return whether a URL in ``text`` contains a secret that must not be stored; ``$VARIABLE`` is none."""
-    alone = _ALONE.fullmatch(text)  # its user info may contain spaces
-    for match in (*([alone] if alone else []), *_IN_TEXT.finditer(text)):
-        is_ssh = text.endswith("ssh://", 0, match.end("start"))
-        user, rest = (match["user"] or "")[:-1], match["rest"] or ""
+    for found in (*_alone(text), *_in_text(text)):
+        user, is_ssh = found.user[:-1], text.endswith("ssh://", 0, found.start)
         if user and not (is_ssh and ":" not in user) and _is_literal(user):
             return True
-        if _ISSUED_TOKEN.search(match["place"]) or _SECRET_QUERY.search(rest):
+        if _ISSUED_TOKEN.search(found.place) or _SECRET_QUERY.search(found.rest):
             return True
     return any(_is_literal(match[0][:-1]) for match in _NO_SCHEME.finditer(text))
 
 
-def _shown(match: re.Match[str]) -> str:
-    user = "git@" if match["user"] == "git@" else ""  # everyone's name for ssh, and the command needs it
-    place = _CONDA_TOKEN.sub("/t/<TOKEN>", match["place"])
-    rest = match["rest"] or ""
-    return match["start"] + user + place + (rest if _FRAGMENT.fullmatch(rest) else "")
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The parts of a URL between ``start``, after its ``//``, and ``end``; ``user`` has its ``@``."""
+
+    start: int
+    end: int
+    user: str
+    place: str
+    rest: str
+
+    @property
+    def shown(self) -> str:
+        user = "git@" if self.user == "git@" else ""  # everyone's name for ssh, and the command needs it
+        place = _CONDA_TOKEN.sub("/t/<TOKEN>", self.place)
+        return user + place + (self.rest if _FRAGMENT.fullmatch(self.rest) else "")
+
+
+def _alone(text: str) -> tuple[_Found, ...]:
+    """Return the parts of a text that is one URL, whose user info may contain spaces."""
+    scheme = _SCHEME.match(text)
+    return (_split(text, scheme.end(), text[scheme.end() :], _PARTS),) if scheme else ()
+
+
+def _in_text(text: str) -> Iterator[_Found]:
+    """Yield the parts of each URL in a text, in which white space, quotes, and brackets end a URL."""
+    end = 0
+    while scheme := _SCHEME_IN_TEXT.search(text, end):
+        word = text[scheme.end() : scheme.end() + _LONGEST_USER]
+        found = _split(text, scheme.end(), re.split(r"\s", word, maxsplit=1)[0], _PARTS_IN_TEXT)
+        yield found
+        end = found.end
+
+
+def _split(text: str, start: int, word: str, parts: re.Pattern[str]) -> _Found:
+    user = _user_info(word)
+    match = cast("re.Match[str]", parts.match(text, start + len(user)))  # the pattern matches every text
+    return _Found(start, match.end(), user, match["place"], match["rest"] or "")
+
+
+def _user_info(text: str) -> str:
+    """Return the user info at the start of ``text``, with its ``@``; empty if there is none.
+
+    In the standard, a ``/`` ends the user info. People write passwords with it nevertheless, so what is ambiguous is a
+    password, unless the text that would be the host is an IP address or ``localhost``, or contains a dot.
+    """
+    if text.startswith("git@"):
+        return "git@"
+    host = _HOST.match(text)
+    if _USER_AND_PASSWORD.match(text) and not (host and host["port"]):
+        end = text.find("@") + 1
+    else:
+        end = text.partition("/")[0].rfind("@") + 1
+    if end and not _HOST.match(text, end):
+        end = max(end, text.rfind("@") + 1)
+    return text[:end]
 
 
 def _is_literal(user_info: str) -> bool:

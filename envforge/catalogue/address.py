@@ -23,7 +23,6 @@ from envforge.base.settings import read_settings, read_settings_table, settings_
 from envforge.base.urls import Url, show_url
 from envforge.errors import Hint, RequestError
 
-Kind = Literal["folder", "git", "web", "objects"]
 _EXAMPLES = (
     "a directory, git+https://host.example/team/locks.git@main, https://host.example/locks, or s3://bucket/locks"
 )
@@ -35,7 +34,7 @@ _USUAL_PORTS = {None, 22, 80, 443}
 class Address:
     """The URL of a catalogue. ``rev`` (branch, tag, or commit) and ``subdirectory`` apply to git."""
 
-    kind: Kind
+    kind: Literal["folder", "git", "web", "objects"]
     location: str
     rev: str | None = None
     subdirectory: PurePosixPath = PurePosixPath()  # noqa: RUF009 - frozen

@@ -5,25 +5,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from filelock import FileLock
 
 from envforge.base.files import write_atomic
 from envforge.base.suggest import nearest
 from envforge.catalogue.address import Address
-from envforge.catalogue.index import INDEX_FILE, Entry, list_entries, read_document, read_row
+from envforge.catalogue.index import INDEX_FILE, Entry, list_entries, read_document, read_row, verified_text
 from envforge.catalogue.signing import Signer, index_bytes, signed
-from envforge.catalogue.stored import verified_text
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 
+if TYPE_CHECKING:
+    from envforge.catalogue.git import GitCatalogue
+    from envforge.catalogue.objects import ObjectCatalogue, WebCatalogue
+
+Catalogue: TypeAlias = "FolderCatalogue | GitCatalogue | ObjectCatalogue | WebCatalogue"
+"""A catalogue at ``address``, whose files ``bring`` makes available below ``root``, and ``publish`` extends."""
 _LOCK = ".index.lock"
 
 
@@ -85,11 +89,6 @@ def add(root: Path, addition: Addition) -> bool:
     return True
 
 
-def sha256(data: bytes) -> str:
-    """Return the SHA-256 in lowercase hex."""
-    return hashlib.sha256(data).hexdigest()
-
-
 def _taken(same: Entry, entry: Entry) -> EnvforgeError:
     by = f", published by {same.published.by} at {same.published.at:%Y-%m-%d %H:%M} UTC" if same.published else ""
     differs = (
@@ -106,24 +105,6 @@ def _taken(same: Entry, entry: Entry) -> EnvforgeError:
 
 class NoCatalogueError(EnvforgeError):
     """The URL is reachable, but has no catalogue."""
-
-
-class Catalogue(Protocol):
-    """A catalogue of any kind."""
-
-    @property
-    def address(self) -> Address:
-        """URL of the catalogue."""
-
-    @property
-    def root(self) -> Path:
-        """Local directory of the catalogue or its copy."""
-
-    def bring(self, name: str) -> None:
-        """Make a file available below ``root``."""
-
-    def publish(self, addition: Addition) -> bool:
-        """Add an entry; returns False if the same entry already exists."""
 
 
 @contextmanager

@@ -48,19 +48,11 @@ class GitCatalogue:
             name = str(addition.row["file"])
             _git(self.work, "add", "--all", "--", str(self.root))
             _git(self.work, *self._author(addition), "commit", "--quiet", "--no-verify", "-m", f"Publish {name}")
-            pushed = _run(
-                self.work,
-                "push",
-                "--quiet",
-                "--no-verify",
-                "origin",
-                f"HEAD:refs/heads/{branch}",
-                timeout_s=NETWORK_TIMEOUT_S,
-            )
+            pushed = _run(self.work, "push", "--quiet", "--no-verify", "origin", f"HEAD:refs/heads/{branch}")
             if pushed.code == 0:
                 return True
             if _REJECTED.search(pushed.stderr) is None or "hook declined" in pushed.stderr:
-                raise self._failed("push to", pushed)
+                raise _error("push to the catalogue", self.address, pushed)
             # start again from the other publisher's commit, because both changed the index
             _git(self.work, "fetch", "--quiet", "--depth", "1", "origin", f"refs/heads/{branch}")
             _git(self.work, "reset", "--quiet", "--hard", "FETCH_HEAD")
@@ -87,9 +79,6 @@ class GitCatalogue:
             return ()
         return ("-c", f"user.name={addition.row['published']['by']}", "-c", "user.email=publisher@envforge.invalid")
 
-    def _failed(self, what: str, done: GitEnd) -> EnvforgeError:
-        return _error(f"{what} the catalogue", self.address, done)
-
 
 def clone(address: Address, work: Path, what: str = "catalogue") -> GitCatalogue:
     """Clone one revision of a repository into ``work``, which must not exist; ``what`` names it in errors."""
@@ -103,18 +92,7 @@ def clone(address: Address, work: Path, what: str = "catalogue") -> GitCatalogue
     if address.rev is not None and re.fullmatch(r"[0-9a-f]{40}", address.rev):
         return _at_commit(address, work, what)
     branch = ("--branch", address.rev) if address.rev else ()
-    done = _run(
-        Path(),
-        "clone",
-        "--quiet",
-        "--depth",
-        "1",
-        *branch,
-        "--",
-        address.location,
-        str(work),
-        timeout_s=NETWORK_TIMEOUT_S,
-    )
+    done = _run(Path(), "clone", "--quiet", "--depth", "1", *branch, "--", address.location, str(work))
     if done.code:
         raise _error(f"read the {what}", address, done)
     return GitCatalogue(address=address, work=work)

@@ -1,13 +1,16 @@
-"""Read and write the index of a catalogue."""
+"""Read the index of a catalogue, and its lockfiles, which the index identifies by the hash of their input."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from packaging.version import Version
@@ -16,7 +19,10 @@ from envforge.base.data_files import lockfiles_root
 from envforge.base.documents import Document, Natural, Printable, Sha256, matching
 from envforge.base.terms import WheelTag
 from envforge.errors import EnvforgeError, Hint
-from envforge.lock.needs import Requirements
+from envforge.lock.lockfile import LockedPackage, Requirements, parse_lockfile
+
+if TYPE_CHECKING:
+    from envforge.lock.python_index import Located, PythonIndex, SimplePages
 
 INDEX_FILE = "index.json"
 LOCK_SUFFIX = ".conda-lock.yml"
@@ -191,3 +197,71 @@ def _placed(index: Index, root: Path) -> Index:
             raise fault(where, f"entries[{number}].file", wanted, entry.file)
         files[entry.file] = inputs[entry.input_sha256] = number
     return replace(index, entries=tuple(replace(entry, root=root) for entry in index.entries))
+
+
+def read_stored(entry: Entry, python_index: PythonIndex, say: Callable[[str], None] | None = None) -> str:
+    """Return the text of a stored lockfile with complete URLs; ``say`` receives where the wheels will come from.
+
+    Raises ``CatalogueError`` if the file differs from the one in the index, and ``EnvforgeError`` if the package index
+    has a file of the same name with another hash.
+    """
+    text = verified_text(entry)
+    return fill(text, str(entry.path), python_index, say)
+
+
+def filled(text: str, where: str, say: Callable[[str], None]) -> str:
+    """Return ``text`` with the URLs of the configured package index; without placeholders, return it unchanged."""
+    if PLACEHOLDER not in text:
+        return text
+    from envforge.lock.python_index import configured_index  # noqa: PLC0415 - many lockfiles have no wheel from it
+
+    return fill(text, where, configured_index(os.environ, Path.home(), Path(sys.prefix)), say)
+
+
+def fill(text: str, where: str, python_index: PythonIndex, say: Callable[[str], None] | None = None) -> str:
+    """Replace each placeholder URL in a lockfile with the URL of that file on ``python_index``."""
+    from envforge.lock.python_index import SimplePages  # noqa: PLC0415 - as above
+
+    packages = _registry_packages(text, where)
+    pages = SimplePages()
+    hows: dict[str, int] = {}
+    for package in packages:
+        located = _locate(package, where, python_index, pages)
+        # replaced in the text, not in parsed YAML, so that all other bytes of the lockfile are preserved
+        text = text.replace(package.url, located.url)
+        hows[located.how] = hows.get(located.how, 0) + 1
+    if say is not None:
+        for how, count in hows.items():
+            files = "1 file" if count == 1 else f"{count} files"
+            index = f"{python_index.public_url} ({python_index.source})"
+            say(f"{files} from the package index {index}; URLs from {how}")
+    return text
+
+
+def verified_text(entry: Entry) -> str:
+    """Return the text of a stored lockfile; raise ``CatalogueError`` if its SHA-256 differs from the index."""
+    where = entry.root / INDEX_FILE
+    # the index is checked for `..`, but a symlink can still lead outside
+    if not entry.path.resolve().is_relative_to(entry.root.resolve()):
+        raise fault(entry.path, "", "a file inside the catalogue", f"a symlink to {entry.path.resolve()}")
+    try:
+        raw = entry.path.read_bytes()
+    except OSError as error:
+        raise unreadable(entry.path, error) from error
+    found = hashlib.sha256(raw).hexdigest()
+    if found != entry.sha256:
+        raise fault(entry.path, "", f"SHA-256 {entry.sha256} from {where}", f"SHA-256 {found}")
+    return raw.decode("utf-8")
+
+
+def _registry_packages(text: str, where: str) -> tuple[LockedPackage, ...]:
+    lock = parse_lockfile(text, where)
+    return tuple({p.url: p for p in lock.packages if p.url.startswith(PLACEHOLDER)}.values())
+
+
+def _locate(package: LockedPackage, where: str, python_index: PythonIndex, pages: SimplePages) -> Located:
+    from envforge.lock.python_index import locate  # noqa: PLC0415 - as above
+
+    if package.sha256 is None:
+        raise fault(Path(where), f"package `{package.name}`", "a sha256", "none")
+    return locate(package.url.removeprefix(PLACEHOLDER), package.sha256, python_index, pages)

@@ -20,10 +20,11 @@ from envforge.catalogue.index import LOCK_SUFFIX, TIME_FORMAT, read_row
 from envforge.catalogue.signing import Signer, sign_lock
 from envforge.errors import EnvforgeError, RequestError
 from envforge.lock.check import check_lock
-from envforge.lock.environment_spec import ENVIRONMENT_FILE, VIRTUAL_PACKAGES_FILE, input_sha256
+from envforge.lock.environment_spec import input_sha256
 from envforge.lock.lockfile import Lockfile, parse_lockfile
 from envforge.lock.needs import Needs, read_needs, requirements_json, requirements_of
 from envforge.lock.plan import Artifact, Plan, make_plan
+from envforge.lock.project import ENVIRONMENT_FILE, VIRTUAL_PACKAGES_FILE
 from envforge.pytorch.matrix import load_matrix
 from envforge.pytorch.selection import PYTORCH_INDEX, Build
 

@@ -20,7 +20,7 @@ import click
 from click.exceptions import MissingParameter, NoSuchOption, UsageError
 
 from envforge import __version__
-from envforge.base.envelope import failure
+from envforge.base.envelope import failure, finding, success, to_json
 from envforge.base.process import exit_process
 from envforge.errors import EnvforgeError, Hint, OutsideError
 
@@ -34,31 +34,30 @@ class _LazyCommand:
 
 
 COMMANDS = {
-    "detect": _LazyCommand(
-        "envforge.cli.detect:detect", "Show the GPU, the driver, and what a PyTorch build must support."
-    ),
-    "explain": _LazyCommand("envforge.cli.explain:explain", "Show which PyTorch build this machine supports, and why."),
-    "new": _LazyCommand("envforge.cli.new:new", "Create a project: environment, lockfile, training code, tests."),
-    "update": _LazyCommand("envforge.cli.update:update", "Update a project to its template, and keep your edits."),
-    "templates": _LazyCommand("envforge.cli.templates:templates", "List the templates, or create and test your own."),
-    "lock": _LazyCommand("envforge.cli.lock:lock", "Lock environment.yml into conda-lock.yml, or check the lockfile."),
-    "add": _LazyCommand("envforge.cli.change:add", "Add packages to environment.yml and update the lockfile."),
-    "remove": _LazyCommand(
-        "envforge.cli.change:remove", "Remove packages from environment.yml and update the lockfile."
-    ),
-    "install": _LazyCommand("envforge.cli.install:install", "Install the locked environment and verify every file."),
-    "audit": _LazyCommand("envforge.cli.audit:audit", "Check that the environment matches its lockfile."),
-    "verify": _LazyCommand("envforge.cli.verify:verify", "Check that the machine and the environment can train."),
-    "compare": _LazyCommand("envforge.cli.compare:compare", "Compare verify records of two machines or a fleet."),
-    "diff": _LazyCommand("envforge.cli.diff:diff", "Show the differences between two lockfiles."),
-    "export": _LazyCommand("envforge.cli.export:export", "Convert a lockfile for conda, pip, uv, pixi, or Docker."),
-    "run": _LazyCommand("envforge.cli.shell:run", "Run a command in the environment."),
-    "shell": _LazyCommand("envforge.cli.shell:shell", "Start a shell in which the environment is active."),
-    "info": _LazyCommand("envforge.cli.info:info", "Show paths, versions, settings, and the machine for a bug report."),
-    "kernel": _LazyCommand("envforge.cli.shell:kernel", "Register the environment with Jupyter."),
-    "clean": _LazyCommand("envforge.cli.clean:clean", "Remove caches and leftovers of interrupted commands."),
-    "bundle": _LazyCommand("envforge.cli.bundle:bundle", "Pack a lockfile and all its packages into one archive."),
-    "lockfiles": _LazyCommand("envforge.cli.lockfiles:lockfiles", "Share lockfiles in a catalogue of your team."),
+    name: _LazyCommand(f"envforge.cli.{module}:{name}", short_help)
+    for name, module, short_help in (
+        ("detect", "detect", "Show the GPU, the driver, and what a PyTorch build must support."),
+        ("explain", "explain", "Show which PyTorch build this machine supports, and why."),
+        ("new", "new", "Create a project: environment, lockfile, training code, tests."),
+        ("update", "update", "Update a project to its template, and keep your edits."),
+        ("templates", "templates", "List the templates, or create and test your own."),
+        ("lock", "lock", "Lock environment.yml into conda-lock.yml, or check the lockfile."),
+        ("add", "change", "Add packages to environment.yml and update the lockfile."),
+        ("remove", "change", "Remove packages from environment.yml and update the lockfile."),
+        ("install", "install", "Install the locked environment and verify every file."),
+        ("audit", "audit", "Check that the environment matches its lockfile."),
+        ("verify", "verify", "Check that the machine and the environment can train."),
+        ("compare", "compare", "Compare verify records of two machines or a fleet."),
+        ("diff", "diff", "Show the differences between two lockfiles."),
+        ("export", "export", "Convert a lockfile for conda, pip, uv, pixi, or Docker."),
+        ("run", "shell", "Run a command in the environment."),
+        ("shell", "shell", "Start a shell in which the environment is active."),
+        ("info", "info", "Show paths, versions, settings, and the machine for a bug report."),
+        ("kernel", "shell", "Register the environment with Jupyter."),
+        ("clean", "clean", "Remove caches and leftovers of interrupted commands."),
+        ("bundle", "bundle", "Pack a lockfile and all its packages into one archive."),
+        ("lockfiles", "lockfiles", "Share lockfiles in a catalogue of your team."),
+    )
 }
 
 
@@ -84,6 +83,30 @@ class _LazyGroup(click.Group):
 @click.version_option(__version__, "-V", "--version", prog_name="envforge")
 def cli() -> None:
     """Create, lock, install, and verify PyTorch environments and mixed-precision projects for NVIDIA GPUs."""
+
+
+def print_result(
+    command: str, result: object, text: str, *, as_json: bool, is_ok: bool = True, hint: Hint | None = None
+) -> None:
+    """Print ``result`` as JSON or ``text``; without ``is_ok``, also print ``hint`` after a text, and exit with 1."""
+    if as_json:
+        click.echo((success if is_ok else finding)(command, to_json(result)))
+    else:
+        click.echo(text)
+    if is_ok:
+        return
+    if hint is not None and not as_json:
+        click.echo(f"\nhint: {hint}", err=True)
+    raise click.exceptions.Exit(1)
+
+
+def wrapped(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
+    """Return lines of at most ``width`` columns, which begin with ``first`` and ``rest``; no word is broken."""
+    import textwrap
+
+    return textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False
+    )
 
 
 class StdoutError(Exception):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
+from envforge.base.envelope import Json, fields_to_json
+from envforge.cli import print_result
 from envforge.cli.options import (
     DIRECTORY,
     Argument,
@@ -22,10 +24,12 @@ from envforge.cli.options import (
     tell_change_of,
 )
 from envforge.cli.progress import counted, megabytes, shown_progress
+from envforge.errors import Hint
 
 if TYPE_CHECKING:
-    from envforge.base.envelope import Json
-    from envforge.prefix.values import AuditReport, AuditRequest, Finding, InstallRequest, Progress, Repair
+    from envforge.prefix.audit import AuditReport, AuditRequest, Repair
+    from envforge.prefix.audit_files import Finding
+    from envforge.prefix.values import InstallRequest, Progress
 
 _SHOWN = 20
 _HEADINGS = {
@@ -66,7 +70,7 @@ class AuditOptions:
 
     def request(self) -> AuditRequest:
         """Return the request to audit the environment."""
-        from envforge.prefix.values import AuditRequest
+        from envforge.prefix.audit import AuditRequest
 
         return AuditRequest(
             prefix=self.environment.meant().prefix,
@@ -100,8 +104,6 @@ def audit(options: AuditOptions) -> None:
     LOCK, by default the lockfile that the environment was created from. To compare two machines, compare the digest:
     the same lockfile produces the same digest.
     """
-    from envforge.base.envelope import finding, success
-    from envforge.errors import Hint
     from envforge.prefix.audit import audit as run
     from envforge.prefix.locate import check_exists
 
@@ -116,16 +118,9 @@ def audit(options: AuditOptions) -> None:
             report = run(options.request(), progress)
         for note in report.notes:
             progress.note(f"note: {note}")
-    if options.as_json:
-        result = _to_json(report, done)
-        click.echo(finding("audit", result) if report.drift else success("audit", result))
-    else:
-        click.echo("\n".join(_to_words(report, done)))
-        if report.drift and not options.fix:
-            hint = Hint("to restore what the lockfile contains", _fix_command(options))
-            click.echo(f"\nhint: {hint}", err=True)
-    if report.drift:
-        raise click.exceptions.Exit(1)
+    result, text = _to_json(report, done), "\n".join(_to_words(report, done))
+    hint = None if options.fix else Hint("to restore what the lockfile contains", _fix_command(options))
+    print_result("audit", result, text, as_json=options.as_json, is_ok=not report.drift, hint=hint)
 
 
 def _fixed(options: AuditOptions, progress: Progress) -> tuple[AuditReport, Repair | None]:
@@ -198,24 +193,6 @@ def _grouped(findings: tuple[Finding, ...]) -> Iterator[str]:
                 yield f"  and {len(chosen) - _SHOWN} more; to list all, pass `--json`"
 
 
-def _to_json(report: AuditReport, done: Repair | None) -> Json:
-    from dataclasses import asdict
-
-    return {
-        "prefix": str(report.prefix),
-        "lockfile": str(report.lockfile),
-        "platform": report.platform,
-        "digest": f"sha256:{report.digest}",
-        "drift": [asdict(found) for found in report.drift],
-        "warnings": [asdict(found) for found in report.warnings],
-        "counts": asdict(report.counts),
-        "notes": list(report.notes),
-        "repair": None
-        if done is None
-        else {
-            "linked": list(done.linked),
-            "removed": list(done.removed),
-            "moved": list(done.moved),
-            "moved_to": str(done.moved_to),
-        },
-    }
+def _to_json(report: AuditReport, done: Repair | None) -> dict[str, Json]:
+    repair = None if done is None else fields_to_json(done, "after")
+    return {**fields_to_json(report), "digest": f"sha256:{report.digest}", "repair": repair}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
+from envforge.cli import print_result
 from envforge.cli.options import (
     Argument,
     CacheOption,
@@ -24,15 +25,15 @@ from envforge.cli.options import (
 from envforge.cli.progress import counted, megabytes, shown_progress
 
 if TYPE_CHECKING:
-    from envforge.base.envelope import Json
     from envforge.prefix.values import InstallRequest, Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Made:
-    output: Path
+class _Bundled:
+    file: Path
     platform: str
     packages: int
+    bytes: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +58,7 @@ class BundleOptions:
     cache: CacheOption
     as_json: JsonOption
 
-    def make(self, progress: Progress) -> _Made:
+    def make(self, progress: Progress) -> _Bundled:
         """Write the bundle, with what the cache lacks downloaded first."""
         from envforge.lock.plan import make_plan, read_any_lock
         from envforge.prefix.bundle import member_name, write_bundle
@@ -76,7 +77,7 @@ class BundleOptions:
             fetched = fetch_all((*plan.conda, *plan.wheels), store, self._request(lock, platform), progress)
             files = {member_name(each.artifact): (each.path, each.artifact.digest) for each in fetched}
             write_bundle(output, lock.read_bytes(), platform, files, progress)
-        return _Made(output=output, platform=platform, packages=len(files))
+        return _Bundled(file=output, platform=platform, packages=len(files), bytes=output.stat().st_size)
 
     def _request(self, lock: Path, platform: str) -> InstallRequest:
         from envforge.prefix.values import InstallRequest
@@ -98,19 +99,9 @@ def bundle(options: BundleOptions) -> None:
     LOCK defaults to the project's conda-lock.yml. To install the archive on a machine without a network, run
     `envforge install --bundle FILE` there. The same lockfile always produces the same bytes.
     """
-    from envforge.base.envelope import success
-
     with shown_progress(quiet=options.as_json) as progress:
         made = options.make(progress)
-    if options.as_json:
-        rows: Json = {
-            "file": str(made.output),
-            "platform": made.platform,
-            "packages": made.packages,
-            "bytes": made.output.stat().st_size,
-        }
-        click.echo(success("bundle", rows))
-        return
-    size = megabytes(made.output.stat().st_size)
-    click.echo(f"bundled {counted(made.packages, 'package')} for {made.platform} into {made.output} ({size})")
-    click.echo(f"to install it without a network, run `envforge install --bundle {shlex.quote(str(made.output))}`")
+    packages = counted(made.packages, "package")
+    text = f"bundled {packages} for {made.platform} into {made.file} ({megabytes(made.bytes)})\n"
+    text += f"to install it without a network, run `envforge install --bundle {shlex.quote(str(made.file))}`"
+    print_result("bundle", made, text, as_json=options.as_json)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
+from envforge.cli import print_result
+from envforge.cli.lock import report_json, report_words, stale_warnings
 from envforge.cli.options import (
     Argument,
     FileOptions,
@@ -18,6 +20,7 @@ from envforge.cli.options import (
     takes,
     warn_of_incomplete_environment,
 )
+from envforge.cli.progress import show_progress
 
 if TYPE_CHECKING:
     from envforge.lock.edit import Edit
@@ -53,7 +56,6 @@ class RemoveOptions:
 
 def run_change(command: str, options: ChangeOptions, edit: Callable[[str, str], Edit]) -> None:
     """Change both files and report the changes; ``edit`` receives the text and the path of the environment file."""
-    from envforge.cli.progress import show_progress
     from envforge.lock.locking import change
     from envforge.lock.request import LockRequest
 
@@ -71,26 +73,21 @@ def run_change(command: str, options: ChangeOptions, edit: Callable[[str, str], 
 
 
 def _report(command: str, options: ChangeOptions, request: LockRequest, edited: Edit, report: LockReport) -> None:
-    from envforge.base.envelope import success
-    from envforge.cli.lock import report_json, report_words, stale_warnings
-
     environment = request.environment
     warnings = report.warnings if options.dry_run else (*report.warnings, *stale_warnings(environment))
-    if options.as_json:
-        result: dict[str, Any] = {"environment": str(environment), "dry_run": options.dry_run}
-        result |= {
-            "added": list(edited.added),
-            "removed": list(edited.removed),
-            "lock": {**report_json(report), "warnings": list(warnings)},
-        }
-        click.echo(success(command, result))
-    else:
-        lines = [f"  - {text}" for text in edited.removed] + [f"  + {text}" for text in edited.added]
-        changes = "would change:" if options.dry_run else "changed:"
-        click.echo(f"{environment} {changes if lines else 'already lists these packages'}")
-        click.echo("\n".join([*lines, report_words(report, dry_run=options.dry_run)]))
-        if options.dry_run:
-            click.echo("dry run: nothing was written")
+    result = {
+        "environment": environment,
+        "dry_run": options.dry_run,
+        "added": edited.added,
+        "removed": edited.removed,
+        "lock": {**report_json(report), "warnings": warnings},
+    }
+    lines = [f"  - {text}" for text in edited.removed] + [f"  + {text}" for text in edited.added]
+    changes = "would change:" if options.dry_run else "changed:"
+    text = [f"{environment} {changes if lines else 'already lists these packages'}", *lines]
+    text.append(report_words(report, dry_run=options.dry_run))
+    text += ["dry run: nothing was written"] if options.dry_run else []
+    print_result(command, result, "\n".join(text), as_json=options.as_json)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
 

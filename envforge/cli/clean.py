@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
+from envforge.base.envelope import fields_to_json
+from envforge.cli import print_result
 from envforge.cli.options import CacheOption, JsonOption, Option, takes
 from envforge.cli.progress import megabytes
 
 if TYPE_CHECKING:
-    from envforge.base.envelope import Json
     from envforge.prefix.clean import Cleaning, Places
 
 
@@ -33,13 +34,13 @@ def clean(options: CleanOptions) -> None:
     Incomplete environments are removed if they belong to this project or have a name. Complete environments are kept,
     along with the files that they share with the cache. Files that a running command uses are kept, too.
     """
-    from envforge.base.envelope import success
     from envforge.prefix.clean import clean as run
 
     is_dry = options.dry_run
     done = run(_places(options.cache), is_dry=is_dry)
-    words = "\n".join(_to_words(done, is_dry=is_dry))
-    click.echo(success("clean", _to_json(done, is_dry=is_dry)) if options.as_json else words)
+    removed = [{**fields_to_json(item, "size"), **fields_to_json(item.size)} for item in done.removed]
+    text = "\n".join(_to_words(done, is_dry=is_dry))
+    print_result("clean", {"dry_run": is_dry, "removed": removed, "kept": done.kept}, text, as_json=options.as_json)
 
 
 def _places(cache: Path | None) -> Places:
@@ -76,19 +77,3 @@ def _to_words(done: Cleaning, *, is_dry: bool) -> list[str]:
     total, freed = (sum(getattr(item.size, name) for item in done.removed) for name in ("bytes", "freed_bytes"))
     shared = f"; {_amount(total - freed)} of it remains in use by environments" if freed < total else ""
     return [f"{'would remove' if is_dry else 'removed'} {_amount(total)}{shared}:", *rows, *kept]
-
-
-def _to_json(done: Cleaning, *, is_dry: bool) -> Json:
-    return {
-        "dry_run": is_dry,
-        "removed": [
-            {
-                "kind": item.kind,
-                "path": str(item.path),
-                "bytes": item.size.bytes,
-                "freed_bytes": item.size.freed_bytes,
-            }
-            for item in done.removed
-        ],
-        "kept": [{"path": str(item.path), "why": item.why} for item in done.kept],
-    }

@@ -43,18 +43,18 @@ def compare(options: CompareOptions) -> None:
     Exits with 0 if the machines match, and with 1 if they differ.
     """
     from envforge.base.envelope import finding, success
-    from envforge.verify.reports import formats
+    from envforge.verify import reports
 
     found = _compared(options.records, options.tolerance / 100)
-    markdown, html = formats.comparison_markdown, formats.comparison_html
+    markdown, html = reports.comparison_markdown, reports.comparison_html
     write_reports(found, [(options.markdown, markdown), (options.html, html)])
     if options.as_json:
-        result = formats.comparison_to_json(found)
+        result = reports.comparison_to_json(found)
         click.echo(finding("compare", result) if found.different else success("compare", result))
     elif options.markdown == STDOUT:
         click.echo(markdown(found), nl=False)
     else:
-        print_lines(lambda width: formats.comparison_lines(found, width, verbose=options.verbose))
+        print_lines(lambda width: reports.comparison_lines(found, width, verbose=options.verbose))
     # as `diff` does; durations, depths, and questions that one machine wasn't asked are no difference
     if found.different:
         raise click.exceptions.Exit(1)

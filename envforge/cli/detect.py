@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import textwrap
 from dataclasses import dataclass
 from typing import Annotated
 
 import click
 
-from envforge.base.envelope import success
+from envforge.cli import print_result, wrapped
 from envforge.cli.options import JsonOption, MachineOption, Option, chosen_machine, takes
 from envforge.machine.record import machine_to_json, redact
 from envforge.machine.values import Condition, Gpu, Machine, driver_text
@@ -41,11 +40,9 @@ def detect(options: DetectOptions) -> None:
     found = chosen_machine(options.machine)
     if options.is_redacted:
         found = redact(found)
-    if options.as_json:
-        click.echo(success("detect", machine_to_json(found)))
-        return
     option = "" if options.machine is None else f" --machine {shlex.quote(options.machine)}"
-    click.echo(render(found, f"envforge explain{option}"))
+    text = render(found, f"envforge explain{option}")
+    print_result("detect", machine_to_json(found), text, as_json=options.as_json)
 
 
 def render(machine: Machine, explain: str = "envforge explain") -> str:
@@ -100,17 +97,8 @@ def _fact(machine: Machine, fact: str, value: str, *, label: str | None = None) 
     column = 2 + _LABEL + _VALUE
     if len(line) >= column or max(len(word) for word in source.split()) > WIDTH - column:
         column = 2 + _LABEL
-        return [line, *_wrap(source, column)]
-    first, *others = _wrap(source, column)
-    return [line + first[len(line) :], *others]
-
-
-def _wrap(text: str, column: int) -> list[str]:
-    """Return lines of at most ``WIDTH`` that begin at a column; longer words aren't broken."""
-    space = " " * column
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=space, subsequent_indent=space, break_on_hyphens=False, break_long_words=False
-    )
+        return [line, *wrapped(source, WIDTH, " " * column, " " * column)]
+    return wrapped(source, WIDTH, line.ljust(column), " " * column)
 
 
 def _gpus(machine: Machine) -> list[str]:
@@ -129,12 +117,7 @@ def _gpu(gpu: Gpu) -> list[str]:
     capability = f"compute capability {gpu.compute_capability or 'unknown'}"
     memory = [f"{gpu.memory_bytes / 2**30:.1f} GiB"] if gpu.memory_bytes else []
     mig = ["MIG on" if gpu.mig_enabled else "MIG off"] if gpu.mig_enabled is not None else []
-    lines = textwrap.wrap(
-        ", ".join([gpu.name, capability, *memory, *mig]),
-        WIDTH,
-        initial_indent=f"  {gpu.index:<3}",
-        subsequent_indent="     ",
-    )
+    lines = wrapped(", ".join([gpu.name, capability, *memory, *mig]), WIDTH, f"  {gpu.index:<3}", " " * 5)
     identity = "  ".join(text for text in (gpu.uuid, gpu.pci_bus_id) if text)
     lines += [f"     {identity}"] if identity else []
     for device in gpu.mig_devices:
@@ -145,32 +128,19 @@ def _gpu(gpu: Gpu) -> list[str]:
 
 
 def _overrides(machine: Machine) -> list[str]:
-    if not machine.overrides:
-        return []
-    return [
-        "Overrides (values above that you set)",
-        *(f"  {item.variable}={item.value}" for item in machine.overrides),
-    ]
+    lines = [f"  {item.variable}={item.value}" for item in machine.overrides]
+    return ["Overrides (values above that you set)", *lines] if lines else []
 
 
 def _conditions(machine: Machine) -> list[str]:
-    lines = ["Conditions"] if machine.conditions else []
-    for condition in machine.conditions:
-        lines += _condition(condition)
-    return lines
+    lines = [line for each in machine.conditions for line in _condition(each)]
+    return ["Conditions", *lines] if lines else []
 
 
 def _condition(condition: Condition) -> list[str]:
     lines = [f"  {condition.code}"]
     for label, text in (("symptom", condition.symptom), ("cause", condition.cause), ("remedy", condition.remedy)):
-        lines += textwrap.wrap(
-            text,
-            WIDTH,
-            initial_indent=f"    {label + ':':<9}",
-            subsequent_indent=" " * 13,
-            break_on_hyphens=False,
-            break_long_words=False,
-        )
+        lines += wrapped(text, WIDTH, f"    {label + ':':<9}", " " * 13)
     return lines
 
 
@@ -183,6 +153,6 @@ def _sum(machine: Machine, explain: str) -> list[str]:
     capabilities = " and ".join(str(capability) for capability in machine.capabilities)
     gpus = f"compute capability {capabilities}" if capabilities else "no visible GPU"
     return [
-        *textwrap.wrap(f"A build must support: {machine.platform}{glibc}, {cuda}, {gpus}.", WIDTH),
+        *wrapped(f"A build must support: {machine.platform}{glibc}, {cuda}, {gpus}.", WIDTH),
         f"To see which builds do, and why: {explain}",
     ]

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from envforge.cli.options import Argument, JsonOption, Option, platform_here, takes
+from envforge.base.envelope import Json, fields_to_json
+from envforge.base.urls import show_url
+from envforge.cli import print_result
+from envforge.cli.options import (
+    Argument,
+    JsonOption,
+    Option,
+    cached_size,
+    platform_here,
+    takes,
+    warn_of_incomplete_change,
+    warn_of_incomplete_environment,
+)
+from envforge.cli.progress import counted, megabytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from envforge.base.envelope import Json
     from envforge.lock.diff import Change, Comparison, Pinned, PlatformDiff
     from envforge.lock.lockfile import Lockfile
 
@@ -39,10 +50,6 @@ def diff(options: DiffOptions) -> None:
 
     Exits with 0 if both install the same files, and with 1 if they differ or can't be read.
     """
-    from pathlib import Path
-
-    from envforge.base.envelope import finding, success
-    from envforge.cli.options import warn_of_incomplete_environment
     from envforge.lock.diff import compare
     from envforge.lock.project import find_lockfile
     from envforge.pytorch.matrix import load_matrix
@@ -51,22 +58,12 @@ def diff(options: DiffOptions) -> None:
     before, after = options.before, options.after or str(find_lockfile(Path()))
     locks = [_read(spec) for spec in (before, after)]
     comparison = compare(locks[0], locks[1], load_matrix(), _known_sizes(locks))
-    if options.as_json:
-        result = _to_json(comparison)
-        click.echo(success("diff", result) if comparison.is_same else finding("diff", result))
-    elif options.as_markdown:
-        click.echo(_to_markdown(comparison, before, after))
-    else:
-        click.echo(_to_words(comparison, before, after))
-    if not comparison.is_same:
-        raise click.exceptions.Exit(1)
+    text = (_to_markdown if options.as_markdown else _to_words)(comparison, before, after)
+    print_result("diff", _to_json(comparison), text, as_json=options.as_json, is_ok=comparison.is_same)
 
 
 def _read(spec: str) -> Lockfile:
-    from pathlib import Path
-
     from envforge.base.git import GIT_PREFIX, read_revision
-    from envforge.cli.options import warn_of_incomplete_change
     from envforge.lock.plan import parse_any_lock, read_any_lock
     from envforge.lock.project import find_lockfile
 
@@ -77,20 +74,14 @@ def _read(spec: str) -> Lockfile:
     return read_any_lock(Path(spec), platform_here())
 
 
-def _known_sizes(locks: list[Lockfile]) -> Mapping[str, int]:
+def _known_sizes(locks: list[Lockfile]) -> dict[str, int]:
     """Return the sizes of the files in this computer's package cache, by SHA-256."""
-    import os
-    from pathlib import Path
-
     from envforge.lock.plan import Artifact, Digest
-    from envforge.prefix.cache import Store, default_root
-    from envforge.prefix.clean import file_bytes
 
-    store = Store(Path(os.environ.get("ENVFORGE_CACHE") or default_root()))
     found = {}
     for package in (package for lock in locks for package in lock.packages if package.sha256 and package.file_name):
         digest = Digest(algorithm="sha256", hex=package.sha256 or "")
-        size = file_bytes(store.path(Artifact(package=package, digest=digest)))
+        size = cached_size(Artifact(package=package, digest=digest))
         if size is not None:
             found[digest.hex] = size
     return found
@@ -130,8 +121,6 @@ def _sides(change: Change) -> tuple[str, str]:
 
 
 def _side(what: str, pinned: Pinned) -> str:
-    from envforge.base.urls import show_url
-
     more = {"file": f" (checksum {pinned.checksum[:12]}…)", "address": f" from {show_url(pinned.url)}"}
     return f"{pinned}{more.get(what, f' ({pinned.category})' if what == 'category' else '')}"
 
@@ -141,15 +130,13 @@ def _from_to(before: str, after: str) -> str:
 
 
 def _fetch(one: PlatformDiff) -> str:
-    from envforge.cli.progress import megabytes
-
-    files = f"{one.new_files} file" + ("s" if one.new_files > 1 else "")
+    files = counted(one.new_files, "file")
     if one.sized == 0:
         return f"{files} of unknown size"
     if one.sized == one.new_files:
         return f"{files}, {megabytes(one.fetch_bytes)}"
-    unknown = one.new_files - one.sized
-    return f"{files}, {megabytes(one.fetch_bytes)} plus {unknown} file{'' if unknown == 1 else 's'} of unknown size"
+    unknown = counted(one.new_files - one.sized, "file")
+    return f"{files}, {megabytes(one.fetch_bytes)} plus {unknown} of unknown size"
 
 
 def _shown(text: str) -> str:
@@ -178,47 +165,21 @@ def _row(change: Change) -> str:
 
 def _code(text: str) -> str:
     """Return text as inline code that can't end its span or its table cell, whatever a lockfile contains."""
-    plain = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return "`" + plain.replace("`", "'").replace("|", "\\|") + "`"
+    return "`" + _shown(text).replace("`", "'").replace("|", "\\|") + "`"
 
 
-def _to_json(comparison: Comparison) -> Json:
-    return {
-        "platforms": [
-            {
-                "platform": one.platform,
-                "kind": one.kind,
-                "changes": [_change_json(change) for change in one.changes],
-                "machine": [{"what": s.what, "before": s.before, "after": s.after} for s in one.machine],
-                "new_files": one.new_files,
-                "new_files_of_known_size": one.sized,
-                "known_bytes": one.fetch_bytes,
-            }
-            for one in comparison.platforms
-        ]
-    }
+def _to_json(comparison: Comparison) -> dict[str, Json]:
+    return {"platforms": [_platform_json(one) for one in comparison.platforms]}
 
 
-def _change_json(change: Change) -> Json:
-    return {
-        "name": change.name,
-        "manager": change.manager,
-        "kind": change.kind,
-        "what": change.what,
-        "before": _pinned_json(change.before),
-        "after": _pinned_json(change.after),
-    }
+def _platform_json(one: PlatformDiff) -> dict[str, Json]:
+    changes: list[Json] = [
+        {**fields_to_json(change), "before": _pinned_json(change.before), "after": _pinned_json(change.after)}
+        for change in one.changes
+    ]
+    sizes: dict[str, Json] = {"new_files_of_known_size": one.sized, "known_bytes": one.fetch_bytes}
+    return {**fields_to_json(one, "sized", "fetch_bytes"), "changes": changes, **sizes}
 
 
 def _pinned_json(pinned: Pinned | None) -> Json:
-    from envforge.base.urls import show_url
-
-    if pinned is None:
-        return None
-    return {
-        "version": pinned.version,
-        "build": pinned.build,
-        "url": show_url(pinned.url),
-        "sha256": pinned.sha256,
-        "category": pinned.category,
-    }
+    return None if pinned is None else {**fields_to_json(pinned, "checksum"), "url": show_url(pinned.url)}

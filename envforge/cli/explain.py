@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
+from envforge.base.envelope import fault
+from envforge.cli import print_result, wrapped
 from envforge.cli.options import JsonOption, MachineOption, Option, chosen_machine, takes
 from envforge.cli.project_options import SelectionOptions
 
@@ -38,7 +40,6 @@ def explain(options: ExplainOptions) -> None:
 
     Nothing is installed or written. `envforge new` selects the same build for the same options.
     """
-    from envforge.base.envelope import success
     from envforge.pytorch.matrix import load_matrix
     from envforge.pytorch.reasons import NoBuildError
     from envforge.pytorch.select import select_platforms
@@ -51,17 +52,16 @@ def explain(options: ExplainOptions) -> None:
     except NoBuildError as error:
         _explain_nothing(error, show_all=options.show_all, as_json=options.as_json)
         raise
-    if options.as_json:
-        click.echo(success("explain", {"selections": [selection_to_json(each) for each in selections]}))
-        return
-    if request.torch_index != PYTORCH_INDEX:
+    if request.torch_index != PYTORCH_INDEX and not options.as_json:
         click.echo(f"note: the builds are those of {PYTORCH_INDEX}; {request.torch_index} was not contacted", err=True)
-    click.echo("\n\n".join("\n".join(_lines(each, show_all=options.show_all)) for each in selections))
+    result = {"selections": [selection_to_json(each) for each in selections]}
+    text = "\n\n".join("\n".join(_lines(each, show_all=options.show_all)) for each in selections)
+    print_result("explain", result, text, as_json=options.as_json)
 
 
 def _explain_nothing(error: NoBuildError, *, show_all: bool, as_json: bool) -> None:
     """Print the rejected builds if no build fits; with ``--json``, as the one document."""
-    from envforge.base.envelope import fault, finding
+    from envforge.base.envelope import finding
     from envforge.pytorch.selection import refusals_to_json
 
     if as_json:
@@ -83,9 +83,9 @@ def _lines(selection: Selection, *, show_all: bool) -> Iterator[str]:
 
 def _answer(selection: Selection) -> Iterator[str]:
     for part in selection.reason.split("; "):
-        yield from _wrapped(part, "")
+        yield from wrapped(part, _WIDTH, rest="  ")
     for warning in selection.warnings:
-        yield from _wrapped(f"warning: {warning}", "")
+        yield from wrapped(f"warning: {warning}", _WIDTH, rest="  ")
     yield ""
     rows = {**dict(selection.build.pins), "python": str(selection.python), "platform": selection.build.platform}
     rows |= {"grade": selection.grade.value, "index": selection.index_url}
@@ -111,10 +111,9 @@ def _grouped(refused: Sequence[Refusal]) -> Iterator[str]:
     told = [refusal for refusal in refused if refusal.code not in NOT_ASKED]
     yield f"{_builds(len(told))} fit:" if told else "All builds for this request fit."
     for line in grouped(told):
-        yield from _wrapped(line, "  ")
-    yield from _wrapped(
-        f"{len(refused) - len(told)} more are for another platform, release, CUDA, or Python (for all, pass --all).", ""
-    )
+        yield from wrapped(line, _WIDTH, "  ", " " * 4)
+    more = f"{len(refused) - len(told)} more are for another platform, release, CUDA, or Python (for all, pass --all)."
+    yield from wrapped(more, _WIDTH, rest="  ")
 
 
 def _builds(count: int) -> str:
@@ -135,12 +134,3 @@ def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 def _pythons(pythons: Sequence[Version]) -> str:
     return f"{pythons[0]} to {pythons[-1]}" if len(pythons) > 1 else str(pythons[0])
-
-
-def _wrapped(text: str, indent: str) -> list[str]:
-    import textwrap
-
-    hanging = f"{indent}  "
-    wrapper = textwrap.TextWrapper(_WIDTH, initial_indent=indent, subsequent_indent=hanging, break_on_hyphens=False)
-    wrapper.break_long_words = False
-    return wrapper.wrap(text)

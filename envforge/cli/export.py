@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import click
 
+from envforge.cli import print_result
 from envforge.cli.options import Argument, JsonOption, Option, need_lock, platform_here, takes, variant
-
-if TYPE_CHECKING:
-    from envforge.base.envelope import Json
+from envforge.errors import RequestError
 
 FormatName = Literal[
     "explicit", "requirements", "pylock", "pixi", "dockerfile", "slurm", "skypilot", "kubernetes", "environment"
@@ -57,7 +57,6 @@ def export(options: ExportOptions) -> None:
 
     The same lockfile always produces the same bytes. Every URL has its checksum. URLs with credentials are rejected.
     """
-    from envforge.base.envelope import success
     from envforge.export import FORMATS, check_name, write_export
     from envforge.export.source import choose_platforms, read_source
     from envforge.lock.plan import read_any_lock
@@ -71,21 +70,14 @@ def export(options: ExportOptions) -> None:
     platforms = choose_platforms(read, platform, here, whole=FORMATS[kind].whole)
     exported = FORMATS[kind].render(read_source(read, path, platforms, _requirement(kind, options.requirement)))
     written = write_export(exported, output, force=options.force) if output is not None else ()
-    if options.as_json:
-        text = None if written else exported.text
-        click.echo(success("export", _to_json(kind, platforms, written, text)))
-    elif written:
-        click.echo("\n".join(f"wrote {path}" for path in written))
-    else:
-        click.echo(exported.text, nl=False)
+    result = {"kind": kind, "platforms": platforms, "files": written, "text": None if written else exported.text}
+    text = "\n".join(f"wrote {path}" for path in written) if written else exported.text.removesuffix("\n")
+    print_result("export", result, text, as_json=options.as_json)
 
 
 def _requirement(kind: str, option: str | None) -> str:
     """Return what the exported file installs envforge by; empty for formats that don't need it."""
-    import os
-
     from envforge.base.distribution import fleet_requirement
-    from envforge.errors import RequestError
     from envforge.export import FORMATS
 
     if not FORMATS[kind].installs_envforge:
@@ -98,7 +90,3 @@ def _requirement(kind: str, option: str | None) -> str:
             )
         return ""
     return fleet_requirement(option, os.environ)
-
-
-def _to_json(kind: str, platforms: tuple[str, ...], written: tuple[Path, ...], text: str | None) -> Json:
-    return {"kind": kind, "platforms": list(platforms), "files": [str(path) for path in written], "text": text}

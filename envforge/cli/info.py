@@ -13,31 +13,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from envforge import __version__
 from envforge.base.distribution import distribution_name, installed_by, upgrade_command
-from envforge.base.documents import to_json
+from envforge.base.envelope import Json, fields_to_json
 from envforge.base.urls import hide_secrets
 from envforge.catalogue.address import chosen_catalogue
 from envforge.catalogue.signing import key_id
+from envforge.cli import print_result
 from envforge.cli.options import EnvironmentOptions, JsonOption, chosen_machine, takes
 from envforge.cli.progress import counted
 from envforge.errors import EnvforgeError
 from envforge.lock.lockfile import list_variants
+from envforge.lock.needs import choose_variant, list_locks
 from envforge.lock.project import is_prefix, project_folder
 from envforge.lock.python_index import configured_index, pip_configuration_files, uv_configuration_files
-from envforge.lock.variant_choice import choose_variant, list_locks
 from envforge.machine.values import Machine
 from envforge.prefix.cache import default_root
 from envforge.prefix.journal import read_journal
 from envforge.prefix.locate import Meant, named_prefix, unfinished_change, unfinished_install
 from envforge.prefix.venv import venv_python
-
-if TYPE_CHECKING:
-    from envforge.base.envelope import Json
 
 _LABEL = 20
 
@@ -58,16 +55,12 @@ def info(options: InfoOptions) -> None:
     Include the output in bug reports. It contains no credentials, user names, host names, or addresses, and shows your
     home directory as `~`; `--json` shows complete paths. To show the machine in detail, run `envforge detect`.
     """
-    from envforge.base.envelope import success
-
     here, home = Path.cwd(), Path.home()
     named = options.environment != EnvironmentOptions() or project_folder(here) is not None
     machine = chosen_machine(None)
     found = read_info(options.environment.meant() if named else None, os.environ, here, home, machine)
-    if options.as_json:
-        click.echo(success("info", _to_json(found, machine)))
-    else:
-        click.echo(_redacted("\n".join(_to_words(found, machine))))
+    text = _redacted("\n".join(_to_words(found, machine)))
+    print_result("info", _to_json(found, machine), text, as_json=options.as_json)
 
 
 def _redacted(text: str) -> str:
@@ -142,7 +135,7 @@ def _to_json(found: Info, machine: Machine) -> Json:
     from envforge.machine.record import machine_to_json, redact
 
     configuration: list[Json] = [{"name": name, "value": value} for name, value in found.configuration]
-    return {**to_json(found), "configuration": configuration, "machine": machine_to_json(redact(machine))}
+    return {**fields_to_json(found), "configuration": configuration, "machine": machine_to_json(redact(machine))}
 
 
 TOOLS = ("conda-lock", "py-rattler", "uv")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
+from envforge.base.envelope import Json, fields_to_json
+from envforge.cli import print_result
 from envforge.cli.options import (
     DIRECTORY,
     Argument,
@@ -28,9 +30,9 @@ from envforge.cli.options import (
     variant,
 )
 from envforge.cli.progress import counted, megabytes, shown_progress
+from envforge.errors import EnvforgeError, Hint, RequestError
 
 if TYPE_CHECKING:
-    from envforge.base.envelope import Json
     from envforge.prefix.bundle import Bundle
     from envforge.prefix.values import InstallReport, InstallRequest, PlannedFile, Preview
 
@@ -91,7 +93,6 @@ class InstallOptions:
     def bundled_lock(self, bundle: Bundle) -> tuple[Path, str]:
         """Return the bundle's lockfile: the project's own if it is the same, else a copy in the cache, and a note."""
         from envforge.base.files import write_atomic
-        from envforge.errors import Hint, RequestError
         from envforge.prefix.cache import Store, default_root
 
         if self.variant is not None:
@@ -126,14 +127,13 @@ class InstallOptions:
         stated = stated_lock(self.lock, self.variant)
         if stated is not None or not list_variants(project_here()):
             return stated or default_lock(), ""
-        from envforge.lock.variant_choice import choose_variant
+        from envforge.lock.needs import choose_variant
 
         choice = choose_variant(project_here(), chosen_machine(None))
         return choice.lockfile, f"variant {choice.name}: {choice.reason}"
 
     def where(self, lockfile: Path) -> Path:
         """Return the directory of the environment: by default ``.conda`` of the project, or ``.venv`` for a pylock."""
-        from envforge.errors import RequestError
         from envforge.lock.project import IN_PROJECT, VENV_IN_PROJECT, project_here
         from envforge.lock.pylock import is_pylock
         from envforge.prefix.locate import named_prefix
@@ -163,14 +163,13 @@ def install(options: InstallOptions) -> None:
     envforge verifies every file against the lockfile before it links it. If an install is interrupted, run the command
     again to complete it. An environment that already matches its lockfile is left unchanged.
     """
-    from envforge.base.envelope import success
     from envforge.prefix.install import install as run
     from envforge.prefix.install import preview
     from envforge.prefix.journal import unfinished
 
     began_s = time.monotonic()
     with shown_progress(quiet=options.as_json) as progress:
-        bundle = _opened(options.bundle)
+        bundle = None if options.bundle is None else _opened(options.bundle)
         lockfile, reason = options.bundled_lock(bundle) if bundle is not None else options.chosen_lock()
         if reason:
             progress.note(reason)
@@ -191,21 +190,14 @@ def install(options: InstallOptions) -> None:
                     progress.note(f"{state}; to complete it, run this command again")
                 raise
     if options.dry_run:
-        text = (
-            success("install", _preview_to_json(ahead))
-            if options.as_json
-            else "\n".join(_preview_to_words(ahead, offline=request.offline))
-        )
+        result, text = _preview_to_json(ahead), "\n".join(_preview_to_words(ahead, offline=request.offline))
     else:
-        text = (
-            success("install", _to_json(report)) if options.as_json else _to_words(report, time.monotonic() - began_s)
-        )
-    click.echo(text)
+        result = {**fields_to_json(report, "scripts"), "scripts_not_run": list(report.scripts)}
+        text = _to_words(report, time.monotonic() - began_s)
+    print_result("install", result, text, as_json=options.as_json)
 
 
-def _opened(bundle: Path | None) -> Bundle | None:
-    if bundle is None:
-        return None
+def _opened(bundle: Path) -> Bundle:
     from envforge.prefix.bundle import read_bundle
 
     return read_bundle(bundle)
@@ -213,13 +205,12 @@ def _opened(bundle: Path | None) -> Bundle | None:
 
 def _require_agreement(lockfile: Path) -> None:
     """Raise ``EnvforgeError`` if the environment.yml next to the lockfile requires something else than is locked."""
-    from envforge.errors import EnvforgeError, Hint
     from envforge.lock.check import check_lock
-    from envforge.lock.lockfile import LOCK_NAME, read_lockfile
-    from envforge.lock.project import lock_command, recorded_sources
+    from envforge.lock.lockfile import read_lockfile, recorded_sources
+    from envforge.lock.project import LOCK_FILE, lock_command
     from envforge.lock.pylock import is_pylock
 
-    made_from = lockfile.with_name(LOCK_NAME) if is_pylock(lockfile) else lockfile
+    made_from = lockfile.with_name(LOCK_FILE) if is_pylock(lockfile) else lockfile
     environment, *others = recorded_sources(made_from)
     if not environment.exists():
         raise EnvforgeError(
@@ -249,15 +240,14 @@ def _require_agreement(lockfile: Path) -> None:
 
 def _stale_warning(lockfile: Path) -> str:
     """Return a warning if a lockfile isn't up to date; a pylock.toml is compared with the conda-lock.yml beside it."""
-    from envforge.errors import Hint
-    from envforge.lock.lockfile import LOCK_NAME, read_lockfile
+    from envforge.lock.lockfile import read_lockfile
     from envforge.lock.plan import read_any_lock
-    from envforge.lock.project import lock_command
+    from envforge.lock.project import LOCK_FILE, lock_command
     from envforge.lock.pylock import LOCK_SHA256, is_pylock, lock_sha256
 
     if not is_pylock(lockfile):
         return _staleness(lockfile)
-    beside = lockfile.with_name(LOCK_NAME)
+    beside = lockfile.with_name(LOCK_FILE)
     made_from = dict(read_any_lock(lockfile, platform_here()).custom_metadata).get(LOCK_SHA256)
     if made_from is None or not beside.is_file():
         return ""
@@ -269,10 +259,8 @@ def _stale_warning(lockfile: Path) -> str:
 
 def _staleness(lockfile: Path) -> str:
     """Return a warning if envforge made the lockfile from another environment.yml than the one next to it."""
-    from envforge.errors import EnvforgeError, Hint
-    from envforge.lock.inputs import recorded_sha256
-    from envforge.lock.lockfile import INPUT_SHA256, LockfileError, read_lockfile
-    from envforge.lock.project import lock_command, recorded_sources
+    from envforge.lock.lockfile import INPUT_SHA256, LockfileError, read_lockfile, recorded_sources
+    from envforge.lock.project import lock_command, recorded_sha256
 
     files = recorded_sources(lockfile)
     environment = files[0]
@@ -287,6 +275,9 @@ def _staleness(lockfile: Path) -> str:
     try:
         if recorded_sha256(files) == made_from:
             return ""
+        from envforge.lock.inputs import read_inputs
+
+        read_inputs(environment, None, others=files[1:])  # an invalid file has no content to update the lockfile to
     except EnvforgeError as error:
         return f"{error.message}; the lockfile can't be compared with it, and is installed as it is"
     changed = f"`{environment}` has changed since `{lockfile}` was created"
@@ -355,7 +346,6 @@ def _of_catalogue(ahead: Preview) -> str:
     """Return the size of the complete download as the built-in catalogue has it, if the lockfile comes from there."""
     from envforge.base.data_files import lockfiles_root
     from envforge.catalogue.index import list_entries
-    from envforge.errors import EnvforgeError
     from envforge.lock.plan import read_any_lock
 
     def digests(path: Path) -> set[str | None]:
@@ -388,30 +378,6 @@ def _gigabytes(size: int | None) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
 
 
-def _preview_to_json(ahead: Preview) -> Json:
+def _preview_to_json(ahead: Preview) -> dict[str, Json]:
     files: list[Json] = [{"package": file.label, "cached": file.is_cached, "bytes": file.bytes} for file in ahead.files]
-    return {
-        "dry_run": True,
-        "prefix": str(ahead.prefix),
-        "lockfile": str(ahead.lockfile),
-        "platform": ahead.platform,
-        "files": files,
-        "removed": list(ahead.removed),
-        "unchanged": ahead.unchanged,
-        "warnings": list(ahead.warnings),
-    }
-
-
-def _to_json(report: InstallReport) -> Json:
-    return {
-        "prefix": str(report.prefix),
-        "lockfile": str(report.lockfile),
-        "platform": report.platform,
-        "outcome": report.outcome,
-        "linked": list(report.linked),
-        "removed": list(report.removed),
-        "unchanged": report.unchanged,
-        "downloaded_bytes": report.downloaded_bytes,
-        "warnings": list(report.warnings),
-        "scripts_not_run": list(report.scripts),
-    }
+    return {"dry_run": True, **fields_to_json(ahead), "files": files}

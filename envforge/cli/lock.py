@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
+from envforge.base.envelope import Json, fields_to_json
+from envforge.cli import print_result
 from envforge.cli.options import (
     FileOptions,
     JsonOption,
@@ -17,10 +19,10 @@ from envforge.cli.options import (
     takes,
     warn_of_incomplete_environment,
 )
-from envforge.cli.progress import show_progress
+from envforge.cli.progress import counted, show_progress
+from envforge.errors import EnvforgeError, Hint
 
 if TYPE_CHECKING:
-    from envforge.base.envelope import Json
     from envforge.base.terms import WheelTag
     from envforge.lock.check import Difference
     from envforge.lock.compile import PylockReport
@@ -160,7 +162,6 @@ def lock(options: LockOptions) -> None:
 
 
 def _lock(options: LockOptions) -> None:
-    from envforge.base.envelope import success
     from envforge.lock.locking import lock as make_lock
 
     if options.variants:
@@ -173,13 +174,9 @@ def _lock(options: LockOptions) -> None:
     warnings = (*report.warnings, *stale_warnings(request.environment))
     if pylock is None:
         warnings = (*warnings, *_stale_pylock(request))
-    if options.as_json:
-        result: dict[str, Json] = {**report_json(report), "warnings": list(warnings), **pylock_json(pylock)}
-        click.echo(success("lock", result))
-    else:
-        click.echo(report_words(report))
-        if pylock is not None:
-            click.echo(pylock_words(pylock))
+    result = {**report_json(report), "warnings": warnings, **pylock_json(pylock)}
+    text = "\n".join([report_words(report), *([pylock_words(pylock)] if pylock else [])])
+    print_result("lock", result, text, as_json=options.as_json)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
 
@@ -248,8 +245,6 @@ def stale_warnings(environment: Path) -> tuple[str, ...]:
 def _check(options: LockOptions) -> None:
     from dataclasses import replace
 
-    from envforge.base.envelope import finding, success
-    from envforge.errors import Hint
     from envforge.lock.pylock import PYLOCK, has_own_pylock
 
     request = options.request()
@@ -260,22 +255,19 @@ def _check(options: LockOptions) -> None:
         options = replace(options, pylock=True)
         what = what if differences else f"{what} with {PYLOCK}"
         differences = differences or check_pylock(request)
-    if options.as_json:
-        result: Json = {"differences": [_difference(difference) for difference in differences]}
-        click.echo(finding("lock", result) if differences else success("lock", result))
-    elif differences:
-        click.echo(f"{what} is not up to date with {request.environment}:")
-        click.echo("\n".join(f"- {difference}" for difference in differences))
-        click.echo(f"\nhint: {Hint('to update it', options.command(request))}", err=True)
-    else:
-        click.echo(f"{what} is up to date with {request.environment}")
-    if differences:
-        raise click.exceptions.Exit(1)
+    verdict = "is not up to date with" if differences else "is up to date with"
+    print_result(
+        "lock",
+        {"differences": differences},
+        "\n- ".join([f"{what} {verdict} {request.environment}{':' if differences else ''}", *map(str, differences)]),
+        as_json=options.as_json,
+        is_ok=not differences,
+        hint=Hint("to update it", options.command(request)),
+    )
 
 
 def _differences(options: LockOptions, request: LockRequest) -> tuple[str, tuple[Difference, ...]]:
     """Return the lockfile, and its differences from the environment files."""
-    from envforge.errors import EnvforgeError
     from envforge.lock.check import check_lock
 
     _finish(request)
@@ -316,38 +308,22 @@ def _variant_differences(options: LockOptions) -> tuple[str, tuple[Difference, .
 def _finish(request: LockRequest) -> None:
     """Complete an interrupted `add` or `remove`, because an incomplete change can't be compared."""
     from envforge.base.files import exclusive_lock
-    from envforge.lock.transaction import complete_transaction, is_unfinished
+    from envforge.lock.project import complete_transaction, is_unfinished
 
     if is_unfinished(request.environment):
         with exclusive_lock(request.lockfile):
             complete_transaction(request.environment)
 
 
-def _difference(difference: Difference) -> Json:
-    return {
-        "code": difference.code,
-        "platform": difference.platform,
-        "wanted": difference.wanted,
-        "found": difference.found,
-    }
-
-
 def report_json(report: LockReport) -> dict[str, Json]:
     """Return the report of a lock as JSON values."""
+    sizes = {"sized": "packages_of_known_size", "unsized": "packages_of_unknown_size"}
+    platforms: list[Json] = [
+        {sizes.get(name, name): value for name, value in fields_to_json(one).items()} for one in report.platforms
+    ]
     return {
         "lockfile": str(report.lockfile),
-        "platforms": [
-            {
-                "platform": one.platform,
-                "conda": one.conda,
-                "pip": one.pip,
-                "torch": one.torch,
-                "bytes": one.bytes,
-                "packages_of_known_size": one.sized,
-                "packages_of_unknown_size": list(one.unsized),
-            }
-            for one in report.platforms
-        ],
+        "platforms": platforms,
         "virtual_packages": list(report.virtual_packages),
         "virtual_packages_from": report.virtual_packages_source,
         "warnings": list(report.warnings),
@@ -388,7 +364,7 @@ def pylock_words(report: PylockReport) -> str:
         return f"{report.path} is up to date"
     lines = [f"{report.path} written, with a SHA-256 for every file ({report.seconds:.1f} s)"]
     python = f"Python {report.python.major}.{report.python.minor}"
-    lines += [f"  {one.platform}: {_count(len(one.packages), 'package')} for {python}" for one in report.platforms]
+    lines += [f"  {one.platform}: {counted(len(one.packages), 'package')} for {python}" for one in report.platforms]
     for one in report.platforms:
         if one.differences:
             lines += [f"other versions than conda has, for {one.platform}:", *(f"  {line}" for line in one.differences)]
@@ -407,7 +383,7 @@ def report_words(report: LockReport, *, dry_run: bool = False) -> str:
     lines = [f"{report.lockfile} {verb}, with a SHA-256 for every package ({report.seconds:.1f} s)"]
     for one in report.platforms:
         torch = f"torch {one.torch}" if one.torch else "no torch"
-        counts = f"{_count(one.conda, 'conda package')}, {_count(one.pip, 'wheel')}"
+        counts = f"{counted(one.conda, 'conda package')}, {counted(one.pip, 'wheel')}"
         lines.append(f"  {one.platform}: {torch}; {counts}; {_size(one)}")
     if report.virtual_packages:
         lines.append(f"solved against (from {report.virtual_packages_source}):")
@@ -432,8 +408,4 @@ def _size(one: PlatformSummary) -> str:
     if not one.unsized:
         return f"{known} to download"
     names = ", ".join(one.unsized[:_SHOWN]) + (", …" if len(one.unsized) > _SHOWN else "")
-    return f"{known} to download, plus {_count(len(one.unsized), 'file')} of unknown size ({names})"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{known} to download, plus {counted(len(one.unsized), 'file')} of unknown size ({names})"

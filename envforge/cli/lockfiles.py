@@ -9,23 +9,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
+from envforge.base.envelope import Json, fields_to_json
+from envforge.cli import print_result
 from envforge.cli.options import (
     Argument,
     JsonOption,
     Option,
+    cached_size,
     fail_on_incomplete_change,
     takes,
     warn_of_incomplete_environment,
 )
 from envforge.cli.progress import counted
+from envforge.errors import EnvforgeError, RequestError
 
 if TYPE_CHECKING:
-    from envforge.base.envelope import Json
     from envforge.catalogue.address import Chosen
     from envforge.catalogue.index import Entry
     from envforge.catalogue.publish import PublishRequest
     from envforge.catalogue.signing import Signer
-    from envforge.lock.plan import Artifact
 
 _PublicKeyOption = Annotated[
     str | None,
@@ -110,7 +112,7 @@ class PublishOptions:
             name=self.name,
             publisher=self.publisher or identity() or getpass.getuser(),
             at=dt.datetime.now(dt.timezone.utc),
-            size_of=_cached_size,
+            size_of=cached_size,
             signer=_signer(self.secret_key),
         )
 
@@ -132,36 +134,30 @@ def lockfiles() -> None:
 @takes(CatalogueOptions)
 def list_entries(options: CatalogueOptions) -> None:
     """List the lockfiles of the catalogue."""
-    from envforge.base.envelope import success
     from envforge.catalogue.directory import open_catalogue
     from envforge.catalogue.index import list_entries
 
     chosen = options.chosen()
     with open_catalogue(chosen.address, chosen.public_key) as source:
         found = list_entries(source.root)
-    if options.as_json:
-        click.echo(success("lockfiles list", {"catalogue": chosen.address.public, "entries": [_row(e) for e in found]}))
-        return
-    click.echo(f"{chosen.address.public} (from {chosen.source}): {_count(len(found))}")
+    lines = [f"{chosen.address.public} (from {chosen.source}): {counted(len(found), 'lockfile')}"]
     width = max((len(entry.name) for entry in found), default=0)
     for entry in found:
         torch = f"torch {entry.selection.torch} {entry.selection.tag}, Python {entry.selection.python}"
-        click.echo(f"  {entry.name:<{width}}  {torch}, {_when(entry)}")
+        lines.append(f"  {entry.name:<{width}}  {torch}, {_when(entry)}")
+    result = {"catalogue": chosen.address.public, "entries": [_row(entry) for entry in found]}
+    print_result("lockfiles list", result, "\n".join(lines), as_json=options.as_json)
 
 
 @lockfiles.command("show", short_help="Show the contents, requirements, and publisher of a lockfile.")
 @takes(ShowEntryOptions)
 def show_entry(options: ShowEntryOptions) -> None:
     """Show the contents of the lockfile NAME, its requirements, and its publisher."""
-    from envforge.base.envelope import success
     from envforge.catalogue.directory import entry_named, open_catalogue
 
     chosen = options.source.chosen()
     with open_catalogue(chosen.address, chosen.public_key) as source:
         entry = entry_named(source, options.name)
-    if options.source.as_json:
-        click.echo(success("lockfiles show", _row(entry)))
-        return
     build = entry.selection
     vision = f", torchvision {build.torchvision}" if build.torchvision else ""
     rows = {
@@ -173,18 +169,17 @@ def show_entry(options: ShowEntryOptions) -> None:
         "sha256": entry.sha256,
         "signed": f"by the minisign key {entry.signed_by}, not verified here" if entry.signed_by else "no",
     }
-    for label, text in rows.items():
-        click.echo(f"{label:<10} {text}")
+    text = "\n".join(f"{label:<10} {value}" for label, value in rows.items())
+    print_result("lockfiles show", _row(entry), text, as_json=options.source.as_json)
 
 
 @lockfiles.command("pull", short_help="Verify a lockfile and copy it to conda-lock.yml.")
 @takes(PullOptions)
 def pull(options: PullOptions) -> None:
     """Verify the lockfile NAME against the index, and copy it to conda-lock.yml."""
-    from envforge.base.envelope import success
     from envforge.base.files import write_atomic
     from envforge.catalogue.directory import entry_named, lock_text, open_catalogue
-    from envforge.errors import RequestError
+    from envforge.catalogue.index import filled
 
     output = options.output
     fail_on_incomplete_change(output)
@@ -192,8 +187,8 @@ def pull(options: PullOptions) -> None:
     key = _key(options.public_key, chosen)
     with open_catalogue(chosen.address, key) as source:
         entry = entry_named(source, options.name)
-        text = _filled(lock_text(source, entry, key), entry)
-    data = text.encode()
+        stored = lock_text(source, entry, key)
+        data = filled(stored, str(entry.file), lambda said: click.echo(said, err=True)).encode()
     if output.exists() and output.read_bytes() != data and not options.force:
         raise RequestError(
             f"`{output}` already exists, with other content",
@@ -201,45 +196,37 @@ def pull(options: PullOptions) -> None:
             code="file-exists",
         )
     write_atomic(output, data)
-    if options.source.as_json:
-        click.echo(success("lockfiles pull", {"file": str(output), **_row(entry)}))
-        return
-    click.echo(f"wrote {entry.name} to {output}, with the SHA-256 of the index: {entry.sha256}")
-    click.echo(f"requires: {entry.requirements.words}")
+    text = f"wrote {entry.name} to {output}, with the SHA-256 of the index: {entry.sha256}\n"
+    text += f"requires: {entry.requirements.words}"
+    print_result("lockfiles pull", {"file": output, **_row(entry)}, text, as_json=options.source.as_json)
 
 
 @lockfiles.command("publish", short_help="Add a lockfile to the catalogue.")
 @takes(PublishOptions)
 def publish(options: PublishOptions) -> None:
     """Add LOCK to the catalogue. An existing entry with other content is never overwritten."""
-    from envforge.base.envelope import success
     from envforge.catalogue.directory import opened_to_publish
+    from envforge.catalogue.publish import make_addition
 
     chosen, request = options.target.chosen(), options.request()
     if request.signer is not None and chosen.public_key is not None:
         request.signer.check_is(chosen.public_key)
-    from envforge.catalogue.publish import make_addition
-
     addition = make_addition(request)
     with opened_to_publish(chosen.address) as source:
         added = source.publish(addition)
     name = str(addition.row["file"]).removesuffix(".conda-lock.yml")
-    if options.target.as_json:
-        click.echo(success("lockfiles publish", {"name": name, "added": added, "sha256": str(addition.row["sha256"])}))
-    elif added:
-        click.echo(f"published {name} to {chosen.address.public} as {request.publisher}")
-    else:
-        click.echo(f"{chosen.address.public} already has this {name}")
+    public = chosen.address.public
+    text = f"published {name} to {public} as {request.publisher}" if added else f"{public} already has this {name}"
+    result = {"name": name, "added": added, "sha256": addition.row["sha256"]}
+    print_result("lockfiles publish", result, text, as_json=options.target.as_json)
 
 
 @lockfiles.command("verify", short_help="Compare every lockfile of the catalogue with the index.")
 @takes(VerifyOptions)
 def verify(options: VerifyOptions) -> None:
     """Compare every lockfile of the catalogue with the index. Exits with 1 if one differs."""
-    from envforge.base.envelope import finding, success
     from envforge.catalogue.directory import lock_text, open_catalogue
     from envforge.catalogue.index import list_entries
-    from envforge.errors import EnvforgeError
     from envforge.lock.lockfile import parse_lockfile
 
     chosen = options.source.chosen()
@@ -252,17 +239,12 @@ def verify(options: VerifyOptions) -> None:
                 parse_lockfile(lock_text(source, entry, key), str(entry.file))
             except EnvforgeError as error:  # noqa: PERF203 - every lockfile is checked
                 faults.append((entry.name, error.message))
-    if options.source.as_json:
-        listed: list[Json] = [{"name": name, "message": message} for name, message in faults]
-        body: Json = {"entries": len(found), "signatures_checked": key is not None, "faults": listed}
-        click.echo((finding if faults else success)("lockfiles verify", body))
-    else:
-        for name, message in faults:
-            click.echo(f"{name}: {message}")
-        how = "SHA-256 and signature" if key else "SHA-256"
-        click.echo(f"{chosen.address.public}: {len(found) - len(faults)} of {_count(len(found))} valid (checked {how})")
-    if faults:
-        raise click.exceptions.Exit(1)
+    listed = [{"name": name, "message": message} for name, message in faults]
+    result = {"entries": len(found), "signatures_checked": key is not None, "faults": listed}
+    how = "SHA-256 and signature" if key else "SHA-256"
+    count = f"{len(found) - len(faults)} of {counted(len(found), 'lockfile')} valid (checked {how})"
+    text = "\n".join([*(f"{name}: {message}" for name, message in faults), f"{chosen.address.public}: {count}"])
+    print_result("lockfiles verify", result, text, as_json=options.source.as_json, is_ok=not faults)
 
 
 def _key(option: str | None, chosen: Chosen) -> str | None:
@@ -273,13 +255,6 @@ def _key(option: str | None, chosen: Chosen) -> str | None:
     key = read_public_key(option)
     key_id(key)
     return key
-
-
-def _filled(text: str, entry: Entry) -> str:
-    """Return the lockfile with the URLs of the user's package index in place of placeholders."""
-    from envforge.catalogue.stored import filled
-
-    return filled(text, str(entry.file), lambda said: click.echo(said, err=True))
 
 
 def _signer(path: Path | None) -> Signer | None:
@@ -294,19 +269,6 @@ def _signer(path: Path | None) -> Signer | None:
     return Signer(secret_key=key, password=password)
 
 
-def _cached_size(artifact: Artifact) -> int | None:
-    """Return the size of a package's file in bytes; None if the cache doesn't have it."""
-    from envforge.prefix.cache import Store, default_root
-    from envforge.prefix.clean import file_bytes
-
-    root = os.environ.get("ENVFORGE_CACHE")
-    return file_bytes(Store(Path(root) if root else default_root()).path(artifact))
-
-
-def _count(number: int) -> str:
-    return counted(number, "lockfile")
-
-
 def _when(entry: Entry) -> str:
     if entry.published is None:
         return f"packages from {entry.date}"
@@ -314,21 +276,10 @@ def _when(entry: Entry) -> str:
 
 
 def _row(entry: Entry) -> dict[str, Json]:
-    build, published = entry.selection, entry.published
     return {
         "name": entry.name,
-        "template": entry.template,
-        "variant": entry.variant,
-        "platforms": list(entry.platforms),
-        "sha256": entry.sha256,
-        "size_bytes": entry.size_bytes,
-        "input_sha256": entry.input_sha256,
-        "date": entry.date.isoformat(),
-        "torch": str(build.torch),
-        "torchvision": str(build.torchvision) if build.torchvision else None,
-        "tag": str(build.tag),
-        "python": str(build.python),
+        **fields_to_json(entry, "file", "root", "selection"),
+        **fields_to_json(entry.selection, "index_url"),
         "requirements": entry.requirements.words,
-        "published": {"by": published.by, "at": published.at.isoformat()} if published else None,
-        "signed_by": entry.signed_by,
+        "published": {"by": entry.published.by, "at": entry.published.at.isoformat()} if entry.published else None,
     }

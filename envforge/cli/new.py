@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +15,9 @@ import click
 
 from envforge.base.data_files import templates_root
 from envforge.base.distribution import stated_requirement
-from envforge.base.envelope import Json, success
+from envforge.base.envelope import Json, fields_to_json
 from envforge.base.staging import PlannedFile, settle_interrupted
+from envforge.cli import print_result, wrapped
 from envforge.cli.options import (
     DEFAULT_PREFIX,
     Argument,
@@ -35,7 +35,7 @@ from envforge.cli.options import (
 from envforge.cli.progress import show_progress
 from envforge.cli.project_options import LockSourceOptions, RequirementOption, SelectionOptions, TemplateOptions
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError, printable
-from envforge.lock.environment_spec import ENVIRONMENT_FILE, LOCK_FILE
+from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE
 from envforge.project.create import Created, NewRequest, draft_project, require_platform, write_project
 from envforge.project.locking import (
     BuildQuery,
@@ -56,6 +56,7 @@ from envforge.pytorch.selection import selection_to_json
 
 if TYPE_CHECKING:
     from envforge.lock.compile import PylockReport
+    from envforge.prefix.values import InstallReport
 
 _PYTHON = DEFAULT_PREFIX / "python.exe" if os.name == "nt" else DEFAULT_PREFIX / "bin" / "python"
 _LABEL = 12
@@ -125,15 +126,6 @@ class NewOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Installed:
-    """The environment that ``--install`` created."""
-
-    prefix: Path
-    packages: int
-    outcome: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Smoke:
     """The result of ``--smoke``. ``ran`` is false if nothing was run; ``gpu`` is ``passed`` or ``not-run``.
 
@@ -153,7 +145,7 @@ class NewResult:
 
     created: Created
     pylock: PylockReport | None = None
-    installed: Installed | None = None
+    installed: InstallReport | None = None
     smoke: Smoke | None = None
 
     @property
@@ -186,7 +178,7 @@ def new(options: NewOptions) -> None:
         if options.smoke:
             outcome = replace(outcome, smoke=_run_smoke_test(options, outcome))
     if options.as_json:
-        click.echo(success("new", _to_json(outcome)))
+        print_result("new", _to_json(outcome), "", as_json=True)
     else:
         _print_next(outcome)
 
@@ -372,7 +364,7 @@ def _write_pylock(options: NewOptions, created: Created) -> PylockReport:
     return report
 
 
-def _install(options: NewOptions, created: Created) -> Installed:
+def _install(options: NewOptions, created: Created) -> InstallReport:
     """Install the lockfile into the project; a failure keeps the project."""
     from envforge.base.urls import show_url
     from envforge.cli.progress import shown_progress
@@ -406,10 +398,11 @@ def _install(options: NewOptions, created: Created) -> Installed:
         raise
     except OSError as error:
         raise OutsideError(f"the installation failed: {error}", hint=(again,), code="operating-system") from error
-    installed = Installed(prefix=report.prefix, packages=len(report.linked), outcome=report.outcome)
     if not options.as_json:
-        click.echo(f"  {_installed_text(installed)}")
-    return installed
+        is_new = report.outcome != "unchanged"
+        done = f"{report.outcome} {len(report.linked)} packages in {report.prefix}"
+        click.echo(f"  {done if is_new else f'{report.prefix} already matches the lockfile'}")
+    return report
 
 
 def _run_smoke_test(options: NewOptions, outcome: NewResult) -> Smoke:
@@ -509,13 +502,6 @@ def _print_next(outcome: NewResult) -> None:
         click.echo(f"  {command}")
 
 
-def _installed_text(installed: Installed) -> str:
-    """Return the line about a finished installation."""
-    if installed.outcome == "unchanged":
-        return f"{installed.prefix} already matches the lockfile"
-    return f"{installed.outcome} {installed.packages} packages in {installed.prefix}"
-
-
 def _print_smoke(created: Created, smoke: Smoke) -> None:
     """Print why nothing was run, and the commands that run it; the smoke module itself reports a skipped GPU part."""
     if smoke.ran:
@@ -529,10 +515,8 @@ def _print_smoke(created: Created, smoke: Smoke) -> None:
 
 
 def _fact(label: str, text: str) -> None:
-    indent = " " * (_LABEL + 2)
-    width = min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST)
-    lines = textwrap.wrap(text, max(width - len(indent), 40), break_long_words=False, break_on_hyphens=False)
-    click.echo(f"  {label:<{_LABEL}}" + f"\n{indent}".join(lines))
+    width = max(min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST), _LABEL + 42)
+    click.echo("\n".join(wrapped(text, width, f"  {label:<{_LABEL}}", " " * (_LABEL + 2))))
 
 
 def _lock_text(lock: ProjectLock) -> str:
@@ -600,19 +584,17 @@ def _to_json(outcome: NewResult) -> Json:
         "notes": list(created.notes),
         "warnings": list(created.warnings),
         **pylock_json(outcome.pylock),
-        "install": _install_json(outcome),
-        "smoke": _smoke_json(outcome),
+        "install": _install_json(outcome.installed),
+        "smoke": _smoke_json(outcome.smoke),
         "next": list(_next_commands(outcome)),
     }
 
 
-def _install_json(outcome: NewResult) -> Json:
-    installed = outcome.installed
-    if installed is None:
+def _install_json(report: InstallReport | None) -> Json:
+    if report is None:
         return None
-    return {"prefix": str(installed.prefix), "packages": installed.packages, "outcome": installed.outcome}
+    return {"prefix": str(report.prefix), "packages": len(report.linked), "outcome": report.outcome}
 
 
-def _smoke_json(outcome: NewResult) -> Json:
-    smoke = outcome.smoke
-    return None if smoke is None else {"ran": smoke.ran, "gpu": smoke.gpu, "reason": smoke.reason or None}
+def _smoke_json(smoke: Smoke | None) -> Json:
+    return None if smoke is None else {**fields_to_json(smoke, "shows_commands"), "reason": smoke.reason or None}

@@ -7,6 +7,7 @@ Each field is declared once: its annotation is ``Annotated[TYPE, Option(HELP)]``
 from __future__ import annotations
 
 import functools
+import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, ge
 
 import click
 
-from envforge.errors import Hint
+from envforge.errors import EnvforgeError, Hint, RequestError
 
 if TYPE_CHECKING:
     from envforge.base.net import Mirrors
+    from envforge.lock.plan import Artifact
     from envforge.machine.values import Machine
     from envforge.prefix.locate import Meant
 
@@ -189,7 +191,7 @@ class FileOptions:
 
     def files(self) -> tuple[Path, ...]:
         """Return the files of ``--file``, or else those of the project around the current directory."""
-        from envforge.lock.project import find_sources
+        from envforge.lock.lockfile import find_sources
 
         return tuple(dict.fromkeys(self.file)) or find_sources(Path())
 
@@ -230,8 +232,6 @@ def hints_inside(directory: Path, hints: Iterable[Hint], purpose: str = "") -> t
 
 def chosen_machine(spec: str | None) -> Machine:
     """Return the machine that ``--machine`` names, or this computer; print the variables that don't apply to it."""
-    import os
-
     from envforge.machine.record import load_machine
     from envforge.machine.values import VARIABLES
 
@@ -246,8 +246,6 @@ def chosen_machine(spec: str | None) -> Machine:
 
 def chosen_mirrors(rules: tuple[str, ...]) -> Mirrors:
     """Return the rules of ``--mirror``, then those of ``ENVFORGE_MIRRORS``."""
-    import os
-
     from envforge.base.net import Mirrors
 
     return Mirrors(Mirrors.parse(rules).rules + Mirrors.from_environment(os.environ).rules)
@@ -257,8 +255,6 @@ def machine_here(*, driver: bool) -> Machine:
     """Return this computer; without ``driver``, only what needs no query of the NVIDIA driver."""
     if driver:
         return chosen_machine(None)
-    import os
-
     from envforge.machine.probe import probe_system
     from envforge.machine.world import World
 
@@ -272,6 +268,14 @@ def platform_here() -> str:
     from envforge.machine.evidence import conda_subdir
 
     return conda_subdir(platform.system(), platform.machine())
+
+
+def cached_size(artifact: Artifact) -> int | None:
+    """Return the size of a package's file in bytes; None if the package cache doesn't have it."""
+    from envforge.prefix.cache import Store, default_root
+    from envforge.prefix.clean import file_bytes
+
+    return file_bytes(Store(Path(os.environ.get("ENVFORGE_CACHE") or default_root())).path(artifact))
 
 
 def fail_on_incomplete_change(lockfile: Path) -> None:
@@ -299,7 +303,6 @@ def tell_change_of(prefix: Path) -> None:
 
 def warn_of_incomplete_environment() -> None:
     """Print a warning if the environment of the project around the current directory is incomplete."""
-    from envforge.errors import EnvforgeError
     from envforge.prefix.locate import unfinished_around
 
     try:
@@ -315,10 +318,9 @@ def _tell(found: object) -> None:
 
 def default_lock() -> Path:
     """Return ``conda-lock.yml`` of the project around the current directory; it may not exist."""
-    from envforge.lock.lockfile import LOCK_NAME
-    from envforge.lock.project import project_here
+    from envforge.lock.project import LOCK_FILE, project_here
 
-    return project_here() / LOCK_NAME
+    return project_here() / LOCK_FILE
 
 
 def variant(what: str) -> Option:
@@ -328,9 +330,8 @@ def variant(what: str) -> Option:
 
 def stated_lock(lock: Path | None, variant: str | None) -> Path | None:
     """Return the lockfile that LOCK or ``--variant`` selects; None if neither is given."""
-    from envforge.errors import RequestError
+    from envforge.lock.needs import variant_lock
     from envforge.lock.project import project_here
-    from envforge.lock.variant_choice import variant_lock
 
     if lock is not None and variant is not None:
         raise RequestError(
@@ -347,7 +348,6 @@ def need_lock(lock: Path | None, variant: str | None, what: str) -> Path:
     ``what`` is the command that the hint repeats with a variant. Raises ``EnvforgeError`` if a change of the lockfile
     is incomplete, and prints a warning if the environment of the project is.
     """
-    from envforge.errors import RequestError
     from envforge.lock.lockfile import list_variants
 
     chosen = stated_lock(lock, variant) or default_lock()

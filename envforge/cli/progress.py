@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 Unit = Literal["bytes", "packages"]
 _LINE_EVERY_S = 5.0
+_LOOK_EVERY_S = 0.5
 
 
 @contextmanager
 def shown_progress(*, quiet: bool = False) -> Iterator[Progress]:
     """Return the progress that suits stderr, for the time of one command."""
     if not quiet and sys.stderr.isatty():
-        with _bars() as bars:
+        with _bars(shows_rate=True) as bars:
             yield _Terminal(bars)
         return
     lines = _Lines(quiet=quiet)
@@ -55,21 +56,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _bars() -> Bars:
+def _bars(*, shows_rate: bool) -> Bars:
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as RichProgress
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    return RichProgress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[count]}"),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
+    columns = [TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()]
+    if shows_rate:
+        columns[2:2] = [TextColumn("{task.fields[count]}")]
+        columns[4:4] = [TransferSpeedColumn()]
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 class _Terminal:
@@ -112,17 +107,14 @@ class _Lines:
         self._step, self._unit, self._total, self._done = "", "packages", 0, 0
         self._began_s = 0.0
         self._lock = threading.Lock()
-        self._ended = threading.Event()
-        self._clock: threading.Thread | None = None
+        self._clock: _Clock | None = None
 
     def begin(self, step: str, total: int | None, unit: Unit) -> None:
         self.stop()
         self._step, self._unit, self._total, self._done = step, unit, total or 0, 0
         self._began_s = time.monotonic()
         if not self._quiet:
-            self._ended = threading.Event()
-            self._clock = threading.Thread(target=self._tick, args=(self._ended,), daemon=True)
-            self._clock.start()
+            self._clock = _Clock(self._tick, self._every_s)
 
     def advance(self, amount: int) -> None:
         with self._lock:
@@ -145,14 +137,12 @@ class _Lines:
 
     def stop(self) -> None:
         """End the lines of the current step."""
-        self._ended.set()
         if self._clock is not None:
-            self._clock.join()
+            self._clock.stop()
             self._clock = None
 
-    def _tick(self, ended: threading.Event) -> None:
-        while not ended.wait(self._every_s):
-            self._say(self.line(time.monotonic() - self._began_s))
+    def _tick(self) -> None:
+        self._say(self.line(time.monotonic() - self._began_s))
 
     def line(self, lasted_s: float) -> str:
         """Return what is done of the total, the rate, and the time left, as far as they are known."""
@@ -174,8 +164,22 @@ class _Lines:
             click.echo(text, err=True)
 
 
-_LOCK_PROGRESS_LINE_EVERY_S = 5.0
-_LOOK_EVERY_S = 0.5
+class _Clock:
+    """Call ``tick`` in a thread every ``every_s`` seconds, until ``stop``."""
+
+    def __init__(self, tick: Callable[[], None], every_s: float) -> None:
+        self._ended = threading.Event()
+
+        def run() -> None:
+            while not self._ended.wait(every_s):
+                tick()
+
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
 
 
 @contextmanager
@@ -183,14 +187,14 @@ def show_progress() -> Iterator[Callable[[Step], None]]:
     """Show each step on stderr, and every few seconds how long it has taken."""
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retry would be a line
     if not sys.stderr.isatty():
-        with _ticking(PlainLines(_write)) as lines:
+        lines = PlainLines(lambda text: click.echo(text, err=True))
+        clock = _Clock(lines.tick, _LOOK_EVERY_S)
+        try:
             yield lines.step
+        finally:
+            clock.stop()
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _bars(shows_rate=False) as bar:
         tasks: dict[str, TaskID] = {}
 
         def draw(step: Step) -> None:
@@ -231,7 +235,7 @@ class PlainLines:
         """Write a line if the last one is old enough."""
         with self._lock:
             now = self._clock()
-            if self._step is None or now - self._written_s < _LOCK_PROGRESS_LINE_EVERY_S:
+            if self._step is None or now - self._written_s < _LINE_EVERY_S:
                 return
             self._written_s = now
             self._write(f"{self._step.text}{_amount(self._step)} ({now - self._began_s:.0f} s)")
@@ -240,28 +244,5 @@ class PlainLines:
 def _amount(step: Step) -> str:
     if step.done_bytes is None:
         return ""
-
     total = f" of {megabytes(step.total_bytes)}" if step.total_bytes else ""
     return f": {megabytes(step.done_bytes)}{total}"
-
-
-def _write(text: str) -> None:
-    click.echo(text, err=True)
-
-
-@contextmanager
-def _ticking(lines: PlainLines) -> Iterator[PlainLines]:
-    """Call ``tick`` from a thread while the block runs."""
-    done = threading.Event()
-
-    def run() -> None:
-        while not done.wait(_LOOK_EVERY_S):
-            lines.tick()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield lines
-    finally:
-        done.set()
-        thread.join()

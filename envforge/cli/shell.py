@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import click
 
+from envforge.cli import print_result
 from envforge.cli.options import Argument, EnvironmentOptions, JsonOption, Option, takes
+from envforge.errors import EnvforgeError, Hint, RequestError
 
 if TYPE_CHECKING:
     from envforge.prefix.locate import Meant
@@ -35,13 +37,11 @@ def shell(options: ShellOptions) -> None:
     To leave it, run `exit` or press Ctrl-D. To activate the environment in a running shell, run
     eval "$(envforge shell --print)", or in fish, envforge shell --print | source.
     """
-    from envforge.prefix.activation import script_suffix, shell_of
+    from envforge.prefix.activation import activation, activation_text, script_suffix, shell_of
 
     environment = options.environment.usable()
     chosen = options.shell or shell_of(os.environ)
     if options.is_printed:
-        from envforge.prefix.activation import activation, activation_text
-
         active = activation(environment.prefix, environment.label, os.environ, suffix=script_suffix(chosen))
         click.echo(activation_text(active, chosen), nl=False)
         return
@@ -49,7 +49,6 @@ def shell(options: ShellOptions) -> None:
 
 
 def _enter(environment: Meant, shell: str) -> None:
-    from envforge.errors import EnvforgeError, Hint, RequestError
     from envforge.prefix.activation import SHELL_VARIABLE, shell_start, start
 
     if os.name == "nt":
@@ -125,7 +124,6 @@ def kernel(options: KernelOptions) -> None:
     Requires ipykernel in the environment; Jupyter can be installed elsewhere. Run it again after an install that
     changes the environment's variables or activation scripts.
     """
-    from envforge.base.envelope import success
     from envforge.prefix import kernel as kernels
 
     name, use = options.kernel, options.environment
@@ -139,14 +137,5 @@ def kernel(options: KernelOptions) -> None:
         kernels.register(environment, kernels.Kernel(folder=folder, display_name=title), os.environ)
         undo = " ".join(filter(None, ["envforge kernel --remove", environment.option, name and f"--kernel {name}"]))
         words = f"registered kernel {folder.name} ({title}) in {folder}\nto remove it, run `{undo}`"
-    if options.as_json:
-        words = success(
-            "kernel",
-            {
-                "kernel": folder.name,
-                "folder": str(folder),
-                "prefix": str(environment.prefix),
-                "removed": options.is_removed,
-            },
-        )
-    click.echo(words)
+    result = {"kernel": folder.name, "folder": folder, "prefix": environment.prefix, "removed": options.is_removed}
+    print_result("kernel", result, words, as_json=options.as_json)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from envforge.base.data_files import lockfiles_root
-from envforge.base.envelope import Json, success
+from envforge.base.envelope import fields_to_json
 from envforge.catalogue.index import list_entries
+from envforge.cli import print_result, wrapped
 from envforge.cli.options import Argument, JsonOption, Option, takes
+from envforge.cli.progress import counted
 from envforge.errors import printable
-from envforge.project.questions import Question, When, answers_of, conditions, shown
+from envforge.project.questions import Answer, Question, When, answers_of, conditions, shown
 from envforge.project.smoke import shown_hook
 from envforge.project.template_source import Opened, group_sources, project_sources
 from envforge.project.templates import Template
@@ -79,14 +80,13 @@ def show(options: ShowTemplateOptions) -> None:
     from envforge.project.template_source import open_template
 
     with open_template(options.name, Path()) as opened:
-        click.echo(describe_json(opened) if options.as_json else describe(opened))
+        print_result("templates show", _described(opened), _describe(opened), as_json=options.as_json)
 
 
 @templates.command("new")
 @takes(StartOptions)
 def new(options: StartOptions) -> None:
     """Create a template in DIR: a manifest, code that trains, and its smoke test."""
-    from envforge.base.envelope import success
     from envforge.base.staging import settle_interrupted
     from envforge.project.place import place
     from envforge.project.template_source import plan_starter
@@ -98,13 +98,9 @@ def new(options: StartOptions) -> None:
     where = shlex.quote(str(folder))
     place_named = where if folder.is_absolute() or str(folder).startswith(".") else f"./{where}"
     commands = (f"envforge templates test {where}", f"envforge new {place_named} my-project")
-    if options.as_json:
-        listed = [str(file.path) for file in files]
-        click.echo(success("templates new", {"folder": str(folder), "files": [*listed], "next": [*commands]}))
-        return
-    click.echo(f"Created a template in {folder}: {len(files)} files\n\nNext:")
-    for command in commands:
-        click.echo(f"  {command}")
+    result = {"folder": folder, "files": [file.path for file in files], "next": commands}
+    text = "\n  ".join([f"Created a template in {folder}: {len(files)} files\n\nNext:", *commands])
+    print_result("templates new", result, text, as_json=options.as_json)
 
 
 @templates.command("test")
@@ -143,7 +139,16 @@ def _list(*, as_json: bool) -> None:
     from envforge.project.templates import list_templates, load_template
 
     found = [load_template(templates_root(), name) for name in list_templates(templates_root())]
-    click.echo(overview_json(found) if as_json else overview(found))
+    rows = [
+        {
+            "name": template.name,
+            "version": template.version,
+            "summary": template.summary,
+            "groups": [group.name for group in template.groups],
+        }
+        for template in found
+    ]
+    print_result("templates", {"templates": rows}, _overview(found), as_json=as_json)
 
 
 def _say(trial: Trial, template: Template) -> None:
@@ -158,7 +163,6 @@ _SMOKE = {"passed": "passed", "failed": "failed", "same": "passed before (same c
 
 
 def _sum_up(trials: list[Trial], template: Template, *, asked: bool, as_json: bool) -> None:
-    from envforge.base.envelope import success
     from envforge.project.trial import has_ruff, has_torch
 
     left_out = (
@@ -171,31 +175,27 @@ def _sum_up(trials: list[Trial], template: Template, *, asked: bool, as_json: bo
 
         torch = f"this Python has no torch; to install it, run `{extra_command('smoke')}`"
         left_out.append(f"no smoke test was run, because {torch}")
-    if as_json:
-        rows: list[Json] = [
-            {
-                "variant": trial.variant.words(template),
-                "answers": dict(trial.variant.answers),
-                "groups": list(trial.variant.groups),
-                "files": trial.files,
-                "smoke": trial.smoke,
-                "problems": list(trial.problems),
-            }
-            for trial in trials
-        ]
-        click.echo(success("templates test", {"template": template.name, "variants": rows, "left_out": [*left_out]}))
-        return
+    rows = [
+        {
+            **fields_to_json(trial),
+            "variant": trial.variant.words(template),
+            "answers": dict(trial.variant.answers),
+            "groups": trial.variant.groups,
+        }
+        for trial in trials
+    ]
     failed = sum(bool(trial.problems) for trial in trials)
-    variants = "1 variant" if len(trials) == 1 else f"{len(trials)} variants"
-    click.echo(f"\n{template.name} {template.version}: {variants}, {failed} failed")
-    for line in left_out:
+    text = f"\n{template.name} {template.version}: {counted(len(trials), 'variant')}, {failed} failed"
+    result = {"template": template.name, "variants": rows, "left_out": left_out}
+    print_result("templates test", result, text, as_json=as_json)
+    for line in () if as_json else left_out:
         click.echo(f"note: {line}", err=True)
 
 
 _WIDTH = 100
 
 
-def overview(templates: Sequence[Template]) -> str:
+def _overview(templates: Sequence[Template]) -> str:
     """Return every template with its summary and groups."""
     blocks = []
     for template in templates:
@@ -212,21 +212,7 @@ def overview(templates: Sequence[Template]) -> str:
     )
 
 
-def overview_json(templates: Sequence[Template]) -> str:
-    """Return the envelope of ``templates --json``."""
-    rows: list[Json] = [
-        {
-            "name": template.name,
-            "version": template.version,
-            "summary": template.summary,
-            "groups": [group.name for group in template.groups],
-        }
-        for template in templates
-    ]
-    return success("templates", {"templates": rows})
-
-
-def describe(opened: Opened) -> str:
+def _describe(opened: Opened) -> str:
     """Return the questions, groups, files, and packages of a template."""
     template = opened.template
     lines = [f"{template.name} {template.version}", *_wrapped(template.summary)]
@@ -243,33 +229,15 @@ def describe(opened: Opened) -> str:
     return "\n".join(lines)
 
 
-def describe_json(opened: Opened) -> str:
-    """Return the envelope of ``templates show --json``."""
+def _described(opened: Opened) -> dict[str, object]:
+    """Return the result of ``templates show --json``."""
     template = opened.template
-    questions: list[Json] = [
-        {
-            "name": question.name,
-            "type": question.type,
-            "default": question.default,
-            "help": question.help,
-            "choices": list(question.choices),
-            "pattern": question.pattern,
-            "when": {name: list(answers_of(value)) for name, value in question.when.items()},
-        }
-        for question in template.questions
-    ]
-    groups: list[Json] = [
-        {
-            "name": group.name,
-            "default": group.default,
-            "help": group.help,
-            "files": [str(path) for path in _group_places(template, group.name)],
-            "conda": list(group.conda),
-            "when": {name: list(answers_of(value)) for name, value in group.when.items()},
-        }
+    questions = [{**fields_to_json(question), "when": _when(question.when)} for question in template.questions]
+    groups = [
+        {**fields_to_json(group), "files": _group_places(template, group.name), "when": _when(group.when)}
         for group in template.groups
     ]
-    result: Json = {
+    return {
         "name": template.name,
         "version": template.version,
         "summary": template.summary,
@@ -277,12 +245,15 @@ def describe_json(opened: Opened) -> str:
         "commit": opened.origin.commit or None,
         "questions": questions,
         "groups": groups,
-        "files": [str(path) for path in _places(template)],
-        "needs": {"torch": list(template.needs.torch_family), "conda": list(template.needs.conda)},
-        "locks": [*_locks(template)] if not opened.is_foreign else [],
-        "hooks": [list(command) for command in template.hooks],
+        "files": _places(template),
+        "needs": {"torch": template.needs.torch_family, "conda": template.needs.conda},
+        "locks": [] if opened.is_foreign else _locks(template),
+        "hooks": template.hooks,
     }
-    return success("templates show", result)
+
+
+def _when(when: When) -> dict[str, tuple[Answer, ...]]:
+    return {name: answers_of(value) for name, value in when.items()}
 
 
 def _question(question: Question) -> str:
@@ -321,7 +292,6 @@ def _place(path: PurePosixPath) -> PurePosixPath:
 
 
 def _locks(template: Template) -> list[str]:
-
     return [
         f"{entry.variant}: torch {entry.selection.torch}, Python {entry.selection.python}, {', '.join(entry.platforms)}"
         for entry in list_entries(lockfiles_root())
@@ -336,6 +306,4 @@ def _section(title: str, lines: list[str]) -> list[str]:
 
 
 def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(
-        text, _WIDTH, initial_indent="  ", subsequent_indent="      ", break_long_words=False, break_on_hyphens=False
-    )
+    return wrapped(text, _WIDTH, "  ", " " * 6)

@@ -2,41 +2,53 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import click
 from click.core import ParameterSource
 
-from envforge.base.envelope import Json, success
-from envforge.base.staging import PlannedFile
+from envforge.base.distribution import stated_requirement
+from envforge.base.envelope import Json, fields_to_json
+from envforge.base.staging import PlannedFile, settle_interrupted
+from envforge.cli import print_result
 from envforge.cli.options import (
     DIRECTORY,
     JsonOption,
     MachineOption,
     Option,
     chosen_machine,
+    fail_on_incomplete_change,
     hints_inside,
     repeated_command,
     takes,
+    warn_of_incomplete_environment,
 )
+from envforge.cli.progress import counted, show_progress
 from envforge.cli.project_options import LockSourceOptions, RequirementOption, SelectionOptions, TemplateOptions
 from envforge.errors import EnvforgeError, Hint
-from envforge.lock.environment_spec import LOCK_FILE
-from envforge.project.changes import FileChange, is_text
-from envforge.project.update import Locks, Update
-
-if TYPE_CHECKING:
-    from envforge.machine.values import Machine
-    from envforge.project.locking import BuildQuery
-    from envforge.project.record import ProjectRecord
-    from envforge.project.update import Locks, Update, UpdateRequest
-    from envforge.pytorch.selection import Request
+from envforge.lock.project import LOCK_FILE
+from envforge.machine.record import machine_from_json, machine_to_json, redact
+from envforge.machine.values import Machine
+from envforge.project import locking
+from envforge.project.changes import FileChange, is_text, unified_diff
+from envforge.project.locking import BuildQuery
+from envforge.project.record import PROJECT_FILE, ProjectRecord, find_project, need_project_file, no_project
+from envforge.project.template_source import open_template
+from envforge.project.update import (
+    Locks,
+    Update,
+    UpdateRequest,
+    apply,
+    derived_variants,
+    plan_update,
+    relock_variants,
+)
+from envforge.pytorch.matrix import load_matrix
+from envforge.pytorch.selection import Request
 
 _SELECTION = ("cuda", "torch", "python", "platforms", "prefer", "torch_index")
 
@@ -98,13 +110,6 @@ def update(options: UpdateOptions) -> None:
 
 def _run(options: UpdateOptions) -> bool:
     """Run the update; return whether something remains to be done."""
-    from envforge.base.staging import settle_interrupted
-    from envforge.cli.options import fail_on_incomplete_change, warn_of_incomplete_environment
-    from envforge.lock.environment_spec import LOCK_FILE
-    from envforge.project.record import find_project
-    from envforge.project.template_source import open_template
-    from envforge.project.update import Locks, apply, plan_update
-
     folder = options.directory or find_project(Path.cwd()) or Path()
     for lockfile in (folder / LOCK_FILE, *folder.glob(f"lockfiles/*/{LOCK_FILE}")):
         fail_on_incomplete_change(lockfile)
@@ -126,8 +131,6 @@ def _run(options: UpdateOptions) -> bool:
 
 
 def _record(options: UpdateOptions, folder: Path) -> ProjectRecord:
-    from envforge.project.record import PROJECT_FILE, need_project_file, no_project
-
     if options.directory is None and not (folder / PROJECT_FILE).is_file():
         raise no_project(f"neither `{folder.absolute()}` nor a parent directory has an `{PROJECT_FILE}`")
     return need_project_file(folder)
@@ -135,11 +138,6 @@ def _record(options: UpdateOptions, folder: Path) -> ProjectRecord:
 
 def _wishes(options: UpdateOptions, record: ProjectRecord, folder: Path) -> tuple[UpdateRequest, BuildQuery | None]:
     """Return the wishes, and what their builds are selected from, unless the builds are kept."""
-    from envforge.machine.record import machine_to_json, redact
-    from envforge.project.locking import BuildQuery
-    from envforge.project.update import UpdateRequest
-    from envforge.pytorch.matrix import load_matrix
-
     wishes = UpdateRequest(
         variables=options.wishes.var,
         with_groups=options.wishes.with_groups,
@@ -160,9 +158,6 @@ def _wishes(options: UpdateOptions, record: ProjectRecord, folder: Path) -> tupl
 
 
 def _requirement(options: UpdateOptions, record: ProjectRecord, folder: Path) -> str:
-    from envforge.base.distribution import stated_requirement
-    from envforge.project.record import PROJECT_FILE
-
     recorded = record.envforge_requirement
     return (
         stated_requirement(options.envforge, os.environ, (recorded, str(folder / PROJECT_FILE)) if recorded else None)
@@ -172,9 +167,6 @@ def _requirement(options: UpdateOptions, record: ProjectRecord, folder: Path) ->
 
 def _machine(options: UpdateOptions, record: ProjectRecord, folder: Path) -> Machine:
     """Return the machine of ``--machine``, else the one that the project was created for, else this one."""
-    from envforge.machine.record import machine_from_json
-    from envforge.project.record import PROJECT_FILE
-
     if options.machine is not None or record.machine is None:
         return chosen_machine(options.machine)
     return machine_from_json(record.machine, f"{folder / PROJECT_FILE}, machine")
@@ -182,19 +174,13 @@ def _machine(options: UpdateOptions, record: ProjectRecord, folder: Path) -> Mac
 
 def _lock(options: UpdateOptions, planned: Update, query: BuildQuery | None) -> Locks:
     """Return the new locks of the project and its variants; none if the environment is unchanged."""
-    from envforge.project.update import Locks
-
     texts = planned.changed_texts
     if texts is None or options.lock.no_lock:
         return Locks()
-    from envforge.cli.progress import show_progress
-    from envforge.project.locking import obtain_lock
-    from envforge.project.update import relock_variants
-
     way = options.lock.way(planned.folder)
     try:
         with show_progress() as show:
-            own = None if planned.lock_texts is None else obtain_lock(texts, way, show)
+            own = None if planned.lock_texts is None else locking.obtain_lock(texts, way, show)
             variants = relock_variants(planned.folder, texts, way, show)
     except EnvforgeError as error:
         error.hints = (
@@ -213,7 +199,6 @@ def _lock(options: UpdateOptions, planned: Update, query: BuildQuery | None) -> 
 def _ways_in_catalogue(options: UpdateOptions, planned: Update, query: BuildQuery | None) -> tuple[Hint, ...]:
     """Return the builds whose lockfile is in the catalogue; it has none for an environment.yml that was edited."""
     from envforge.cli.new import ways_in_catalogue
-    from envforge.project.update import derived_variants
 
     texts = planned.changed_texts
     if (
@@ -228,31 +213,28 @@ def _ways_in_catalogue(options: UpdateOptions, planned: Update, query: BuildQuer
 
 def _print_check(update: Update, *, as_json: bool) -> None:
     """Print whether the template is newer."""
-    if as_json:
-        click.echo(success("update", {"newer": update.is_newer, **_facts(update)}))
-    elif update.is_newer:
-        touched = sum(change.writes for change in update.changes)
-        click.echo(
-            f"{_head(update)}: update available ({_files(touched)} would change); run `{_command(update, 'update')}`"
-        )
-    else:
-        click.echo(f"{_head(update)}: up to date")
+    text = f"{_head(update)}: up to date"
+    if update.is_newer:
+        touched = counted(sum(change.writes for change in update.changes), "file")
+        directory = "" if update.folder == Path() else f" --directory {shlex.quote(str(update.folder))}"
+        text = f"{_head(update)}: update available ({touched} would change); run `envforge update{directory}`"
+    print_result("update", {"newer": update.is_newer, **_facts(update)}, text, as_json=as_json)
 
 
 def _print_update(options: UpdateOptions, update: Update, locks: Locks, *, written: bool) -> None:
     """Print what changed, or with ``dry_run`` would change."""
     if options.as_json:
         stale = tuple(path for path in update.stale_locks if path not in locks.paths)
-        result: Json = {
+        result = {
             "dry_run": options.dry_run,
             "written": written,
             "lock": "renewed" if LOCK_FILE in locks.paths else "to-renew" if LOCK_FILE in stale else "kept",
-            "locks_renewed": [*locks.paths],
-            "locks_to_renew": [*stale],
-            "unresolved": [*update.unresolved],
+            "locks_renewed": locks.paths,
+            "locks_to_renew": stale,
+            "unresolved": update.unresolved,
             **_facts(update),
         }
-        click.echo(success("update", result))
+        print_result("update", result, "", as_json=True)
         return
     if not written and not (options.dry_run and (update.is_newer or update.changes)):
         click.echo(f"{_head(update)}: up to date, nothing changed")
@@ -271,7 +253,7 @@ def _print_update(options: UpdateOptions, update: Update, locks: Locks, *, writt
         click.echo(f"note: {note}", err=True)
     conflicts = [change for change in update.changes if change.conflicts]
     if conflicts and not options.dry_run:
-        click.echo(f"\n{_files(len(conflicts))} with conflicts; resolve them, then commit", err=True)
+        click.echo(f"\n{counted(len(conflicts), 'file')} with conflicts; resolve them, then commit", err=True)
 
 
 def _diff_of(change: FileChange) -> str:
@@ -287,14 +269,9 @@ def _diff_of(change: FileChange) -> str:
 def _diff(before: PlannedFile | None, after: PlannedFile | None, old: str, new: str) -> str:
     if any(file is not None and not is_text(file.content) for file in (before, after)):
         return f"Binary files a/{old} and b/{new} differ\n"
-    one, other = (_lines(file) for file in (before, after))
+    one, other = (b"" if file is None else file.content for file in (before, after))
     names = ("/dev/null" if before is None else f"a/{old}", "/dev/null" if after is None else f"b/{new}")
-    found = difflib.unified_diff(one, other, *names)
-    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in found)
-
-
-def _lines(file: PlannedFile | None) -> list[str]:
-    return [] if file is None else re.findall(r"[^\n]*\n|[^\n]+", file.content.decode())
+    return unified_diff(one, other, *names).decode()
 
 
 def _print_changes(update: Update) -> None:
@@ -314,7 +291,8 @@ def _print_locks(options: UpdateOptions, update: Update, locks: Locks) -> None:
             click.echo(f"  {'lock':<9} {path} would be updated")
         else:
             variant = "" if path == LOCK_FILE else f" --variant {path.split('/')[1]}"
-            command = _in_project(update, f"envforge lock{variant}")
+            enter = "" if update.folder == Path() else f"cd {shlex.quote(str(update.folder))} && "
+            command = f"{enter}envforge lock{variant}"
             click.echo(f"warning: {path} belongs to the previous environment; to update it, run `{command}`", err=True)
 
 
@@ -328,29 +306,11 @@ def _head(update: Update) -> str:
     return f"{before.project}, from {template.name} {versions}{commit}"
 
 
-def _command(update: Update, name: str) -> str:
-    """Return an envforge command for the project, from the working directory."""
-    directory = "" if update.folder == Path() else f" --directory {shlex.quote(str(update.folder))}"
-    return f"envforge {name}{directory}"
-
-
-def _in_project(update: Update, command: str) -> str:
-    return command if update.folder == Path() else f"cd {shlex.quote(str(update.folder))} && {command}"
-
-
-def _files(count: int) -> str:
-    return f"{count} file{'' if count == 1 else 's'}"
-
-
 def _facts(update: Update) -> dict[str, Json]:
     changes: list[Json] = [
         {
-            "path": str(change.path),
-            "action": change.action,
-            "conflicts": change.conflicts,
-            "moved_from": str(change.moved_from) if change.moved_from else None,
+            **fields_to_json(change, "before", "after", "beside"),
             "beside": str(change.beside.path) if change.beside else None,
-            "note": change.note,
         }
         for change in update.changes
     ]

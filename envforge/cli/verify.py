@@ -292,27 +292,27 @@ def _redacted(report: Report) -> Report:
 
 def _write(report: Report, options: VerifyOptions) -> None:
     """Write the report files, then the report on stdout."""
-    from envforge.verify.reports import formats
+    from envforge.verify import reports
     from envforge.verify.reports.presentation import present
 
     shown = present(report, strict=options.strict)
     write_reports(
         shown,
         [
-            (options.junit, formats.report_junit),
-            (options.markdown, formats.report_markdown),
-            (options.html, formats.report_html),
+            (options.junit, reports.report_junit),
+            (options.markdown, reports.report_markdown),
+            (options.html, reports.report_html),
         ],
     )
     if options.as_json:
         from envforge.base.envelope import finding, success
 
-        result = formats.report_to_json(report, strict=options.strict)
+        result = reports.report_to_json(report, strict=options.strict)
         click.echo(finding("verify", result) if shown.outcome == "FAIL" else success("verify", result))
     elif options.markdown == STDOUT:
-        click.echo(formats.report_markdown(shown), nl=False)
+        click.echo(reports.report_markdown(shown), nl=False)
     else:
-        print_lines(lambda width: formats.report_lines(shown, width=width, verbose=options.verbose))
+        print_lines(lambda width: reports.report_lines(shown, width=width, verbose=options.verbose))
 
 
 def write_reports(shown: T, files: Iterable[tuple[Path | None, Callable[[T], str]]]) -> None:
@@ -328,7 +328,7 @@ def write_reports(shown: T, files: Iterable[tuple[Path | None, Callable[[T], str
 
 def _show_list(checks: Sequence[Check], *, as_json: bool) -> None:
     from envforge.base.envelope import success
-    from envforge.verify.reports.formats import check_lines, check_to_json
+    from envforge.verify.reports import check_lines, check_to_json
 
     if as_json:
         click.echo(success("verify", {"checks": [check_to_json(check) for check in checks]}))

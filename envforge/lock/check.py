@@ -29,36 +29,34 @@ from envforge.lock.lockfile import (
     variables_text,
 )
 from envforge.lock.names import NameMapping
-from envforge.lock.previous_lock import recorded_cutoff
-from envforge.lock.request import Cutoff
+from envforge.lock.request import Cutoff, recorded_cutoff
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Difference:
     """One difference between a lockfile and its input: ``wanted`` describes the input, ``found`` the lockfile."""
 
     code: str
-    platform: str | None
     wanted: str
     found: str
+    platform: str | None = None
 
     def __str__(self) -> str:
         where = f" on {self.platform}" if self.platform else ""
         return f"{self.wanted}{where}, but {self.found}"
 
 
-def check_lock(  # noqa: PLR0913 - the options of `lock --check`
+def check_lock(
     environment: Path,
     lockfile: Path,
     *,
-    virtual_packages: Path | None = None,
     platforms: tuple[str, ...] = (),
     exclude_newer: Cutoff | None = None,
     others: tuple[Path, ...] = (),
     categories: tuple[str, ...] = (),
 ) -> tuple[Difference, ...]:
     """Return every difference; empty if the lockfile is up to date. Raises ``EnvforgeError`` for unreadable files."""
-    inputs = read_inputs(environment, virtual_packages, platforms, others=others, categories=categories)
+    inputs = read_inputs(environment, None, platforms, others=others, categories=categories)
     lock = read_lockfile(lockfile)
     return (*_dates(exclude_newer, lock), *check_inputs(inputs, lock))
 
@@ -74,30 +72,15 @@ def check_inputs(inputs: Inputs, lock: Lockfile) -> tuple[Difference, ...]:
 def _platforms(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
     for platform in inputs.platforms:
         if platform not in lock.platforms or not lock.for_platform(platform):
-            yield Difference(
-                code="platform-not-locked",
-                platform=None,
-                wanted=f"platform `{platform}` is requested",
-                found="it is not locked",
-            )
+            yield Difference("platform-not-locked", f"platform `{platform}` is requested", "it is not locked")
     for platform in lock.platforms:
         if platform not in inputs.platforms:
-            yield Difference(
-                code="platform-not-asked",
-                platform=None,
-                wanted=f"platform `{platform}` is not requested",
-                found="it is locked",
-            )
+            yield Difference("platform-not-asked", f"platform `{platform}` is not requested", "it is locked")
 
 
 def _categories(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
     if inputs.categories != lock.categories:
-        yield Difference(
-            code="categories",
-            platform=None,
-            wanted=f"{_named(inputs.categories)} requested",
-            found=f"{_named(lock.categories)} locked",
-        )
+        yield Difference("categories", f"{_named(inputs.categories)} requested", f"{_named(lock.categories)} locked")
 
 
 def _sources(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
@@ -105,10 +88,9 @@ def _sources(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
     if INPUT_SHA256 in dict(lock.custom_metadata) and lock.sources and len(lock.sources) != len(inputs.files):
         names = ", ".join(f"`{file.path}`" for file in inputs.files)
         yield Difference(
-            code="sources",
-            platform=None,
-            wanted=f"the environment files {names} are requested",
-            found=f"the lockfile was created from {', '.join(f'`{source}`' for source in lock.sources)}",
+            "sources",
+            f"the environment files {names} are requested",
+            f"the lockfile was created from {', '.join(f'`{source}`' for source in lock.sources)}",
         )
 
 
@@ -125,9 +107,7 @@ def _dates(exclude_newer: Cutoff | None, lock: Lockfile) -> Iterator[Difference]
         found = f"the lockfile was created with {recorded}"
     else:
         return
-    yield Difference(
-        code="exclude-newer", platform=None, wanted=f"packages newer than {exclude_newer} are excluded", found=found
-    )
+    yield Difference("exclude-newer", f"packages newer than {exclude_newer} are excluded", found)
 
 
 def _meaning(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
@@ -146,30 +126,28 @@ def _meaning(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
 
 def _unnamed(platform: str, virtual_source: str) -> Difference:
     return Difference(
-        code="input-changed",
-        platform=platform,
-        wanted="a version constraint, an index, or a virtual package has changed",
-        found=f"the lockfile was solved for the previous input (virtual packages from {virtual_source})",
+        "input-changed",
+        "a version constraint, an index, or a virtual package has changed",
+        f"the lockfile was solved for the previous input (virtual packages from {virtual_source})",
+        platform,
     )
 
 
 def _channels(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
     if [c for c in inputs.channels if c != "nodefaults"] != list(lock.channels):
         yield Difference(
-            code="channels",
-            platform=None,
-            wanted=f"channels `{' '.join(inputs.channels)}` are requested",
-            found=f"the lockfile uses `{' '.join(lock.channels)}`",
+            "channels",
+            f"channels `{' '.join(inputs.channels)}` are requested",
+            f"the lockfile uses `{' '.join(lock.channels)}`",
         )
 
 
 def _variables(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
     if inputs.variables != lock.variables:
         yield Difference(
-            code="variables",
-            platform=None,
-            wanted=f"the variables `{variables_text(inputs.variables)}` are requested",
-            found=f"the lockfile has `{variables_text(lock.variables)}`",
+            "variables",
+            f"the variables `{variables_text(inputs.variables)}` are requested",
+            f"the lockfile has `{variables_text(lock.variables)}`",
         )
 
 
@@ -189,13 +167,13 @@ def unmet_requests(inputs: Inputs, lock: Lockfile, platform: str) -> Iterator[Di
             package = next((p for p in conda if mapping.to_python(p.name) == one.name), None)
         text = f"`{one.spec or one.requirement}` ({one.entries[0].section}) is requested"
         if package is None:
-            yield Difference(code="not-locked", platform=platform, wanted=text, found="it is not locked")
+            yield Difference("not-locked", text, "it is not locked", platform)
         elif not _is_met(one, package):
             found = f"`{_label(one, package)}` is locked"
-            yield Difference(code="other-version", platform=platform, wanted=text, found=found)
+            yield Difference("other-version", text, found, platform)
     for extra in _unexplained(packages, wanted, mapping):
         text = f"neither a request nor a dependency needs `{extra.name}` ({extra.manager})"
-        yield Difference(code="not-requested", platform=platform, wanted=text, found=f"`{extra.version}` is locked")
+        yield Difference("not-requested", text, f"`{extra.version}` is locked", platform)
 
 
 def python_of(packages: Sequence[LockedPackage]) -> Version | None:
@@ -289,7 +267,7 @@ class Expectations:
     asked: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One invalid property of a lockfile."""
 
@@ -303,8 +281,8 @@ def audit(lock: Lockfile, inputs: Inputs, expected: Expectations, mapping: NameM
     for platform in inputs.platforms:
         packages = lock.for_platform(platform)
         if platform not in lock.platforms or not any(package.manager == "conda" for package in packages):
-            problems.append(Problem(code="platform-missing", message=f"no packages for `{platform}`"))
-        problems += [Problem(code=one.code, message=str(one)) for one in unmet_requests(inputs, lock, platform)]
+            problems.append(Problem("platform-missing", f"no packages for `{platform}`"))
+        problems += [Problem(one.code, str(one)) for one in unmet_requests(inputs, lock, platform)]
         problems += _owners(platform, packages, mapping)
         problems += _dependencies(packages, expected.optional, mapping)
     for package in lock.packages:
@@ -317,9 +295,7 @@ def _owners(platform: str, packages: tuple[LockedPackage, ...], mapping: NameMap
     counted = Counter((p.manager, _key(p.manager, p.name), p.category) for p in packages)
     for (manager, name, _), number in counted.items():
         if number > 1:
-            yield Problem(
-                code="twice", message=f"`{name}` is listed {number} times among the {manager} packages of {platform}"
-            )
+            yield Problem("twice", f"`{name}` is listed {number} times among the {manager} packages of {platform}")
     # a conda package without Python may share its name with an unrelated Python package
     python_packages = {mapping.to_python(p.name): p for p in packages if p.manager == "conda" and needs_python(p)}
     for package in packages:
@@ -327,7 +303,7 @@ def _owners(platform: str, packages: tuple[LockedPackage, ...], mapping: NameMap
         if owner is not None:
             names = f"pip {package.version} and conda `{owner.name} {owner.version}`"
             text = f"`{package.name}` has two owners on {platform}: {names}"
-            yield Problem(code="two-owners", message=text)
+            yield Problem("two-owners", text)
 
 
 def _dependencies(
@@ -343,30 +319,28 @@ def _dependencies(
             if not is_there and canonicalize_name(name) not in optional.get(package.name, frozenset()):
                 label = f"`{package.name} {package.version}` ({package.platform})"
                 text = f"{label} needs `{name} {wanted}`, which is not locked"
-                yield Problem(code="dependency-missing", message=text)
+                yield Problem("dependency-missing", text)
 
 
 def _file(package: LockedPackage, expected: Expectations) -> Iterator[Problem]:
     label = f"`{package.name} {package.version}` ({package.platform})"
     if package.sha256 is None or set(package.sha256) == {"0"}:  # zeros are `index.UNKNOWN_SHA256`
-        yield Problem(code="no-sha256", message=f"{label} has no SHA-256")
+        yield Problem("no-sha256", f"{label} has no SHA-256")
     if has_secrets(package.url):
-        yield Problem(code="credentials", message=f"the URL of {label} contains credentials")
+        yield Problem("credentials", f"the URL of {label} contains credentials")
     elif not _is_public(package.url, expected.asked):
-        yield Problem(
-            code="address", message=f"{label} comes from `{show_url(package.url)}`, which other machines can't reach"
-        )
+        yield Problem("address", f"{label} comes from `{show_url(package.url)}`, which other machines can't reach")
     if package.manager != "pip":
         return
     stated = expected.digests.get(package.url)
     if stated != package.sha256:
         yield Problem(
-            code="hash-mismatch",
-            message=f"{label}: expected SHA-256 `{stated}` (package index), found `{package.sha256}` (lockfile)",
+            "hash-mismatch",
+            f"{label}: expected SHA-256 `{stated}` (package index), found `{package.sha256}` (lockfile)",
         )
     if canonicalize_name(package.name) in expected.family and package.url not in expected.torch_urls:
         text = f"{label} comes from `{show_url(package.url)}`, which the PyTorch index doesn't list"
-        yield Problem(code="torch-index", message=text)
+        yield Problem("torch-index", text)
 
 
 def _is_public(url: str, asked: tuple[str, ...]) -> bool:

@@ -20,15 +20,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
+from envforge.base.documents import Document
+from envforge.base.envelope import fields_to_json
 from envforge.base.files import write_atomic
 from envforge.base.net import MIRRORS_VARIABLE, Mirrors
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.inputs import Inputs, conda_lock_files
 from envforge.lock.names import NameMapping
-from envforge.lock.solver.request import PREFERENCES_VARIABLE as WISHES
-from envforge.lock.solver.request import Wishes
+from envforge.lock.solver import PREFERENCES_VARIABLE, RECORDS_VARIABLE, Wishes
 
 _CONDA = re.compile(r"^ {4}STDOUT:\n(?P<answer>\{.*?^\})", re.MULTILINE | re.DOTALL)
 _PYTHON = re.compile(r"^\S*(?:SolverProblemError|ResolutionError): (?P<why>.+)", re.MULTILINE | re.DOTALL)
@@ -42,6 +43,7 @@ _UNSATISFIABLE = frozenset({"unsatisfiable", "UnsatisfiableError", "LibMambaUnsa
 _NOT_FOUND = frozenset({"packages-not-found", "PackagesNotFoundError", "PackagesNotFoundInChannelsError"})
 # of the `logging` and the `warnings` of Python
 _WARNING = re.compile(r"^(?:WARNING:[\w.]+:|\S+:\d+: (?:User|Runtime)Warning: |Warning: )\s*(.+)", re.MULTILINE)
+_OUTPUT = Document(damaged="the output of conda-lock or conda is invalid", error=OutsideError, code="conda-lock-failed")
 _LOOSEN = Hint("loosen one of the conflicting constraints in `environment.yml`")
 
 
@@ -57,7 +59,7 @@ def explain(log: str, platform: str) -> EnvforgeError:
     """Return the reason from the solver, or else the last error in the log."""
     match = _CONDA.search(log)
     if match is not None:
-        return _conda(json.loads(match["answer"]), platform)
+        return _conda(_OUTPUT.read_json(match["answer"], dict[str, Any]), platform)
     match = _PYTHON.search(log)
     if match is not None:
         return _no_solution(platform, _ROOT.sub("environment.yml", match["why"]), (_LOOSEN,))
@@ -190,7 +192,7 @@ def _write(folder: Path, name: str, texts: Sequence[str]) -> list[str]:
 def _prepare(inputs: Inputs, virtual_packages: str, job: Job) -> dict[str, Any]:
     document = _write_inputs(inputs, virtual_packages, job.folder, {job.platform: job.python})
     files = _write(job.folder / "out", "environment", conda_lock_files(inputs, job.platform, job.python))
-    (job.folder / "wishes.json").write_text(job.wishes.to_json(), encoding="utf-8")
+    (job.folder / "wishes.json").write_text(json.dumps(fields_to_json(job.wishes)), encoding="utf-8")
     job.output.unlink(missing_ok=True)
     if job.seed is not None:
         job.output.write_text(job.seed, encoding="utf-8")
@@ -217,7 +219,7 @@ def _environment(job: Job) -> dict[str, str]:
         **kept,
         MIRRORS_VARIABLE: job.mirrors.to_environment(),
         RECORDS_VARIABLE: str(job.records),
-        WISHES: str(job.folder / "wishes.json"),
+        PREFERENCES_VARIABLE: str(job.folder / "wishes.json"),
         "NO_PROXY": direct,
         "no_proxy": direct,
         "POETRY_CACHE_DIR": str(job.folder / "cache"),
@@ -242,7 +244,7 @@ def _running(prepared: Sequence[Prepared]) -> Iterator[list[subprocess.Popen[byt
             job_file = folder / "job.json"
             job_file.write_text(json.dumps(document), encoding="utf-8")
             call = f"child({str(job_file)!r})"
-            program = f"import sys; sys.path[:] = {sys.path!r}; from envforge.lock.condalock import child; {call}"
+            program = _with_modules(f"from envforge.lock.condalock import child; {call}")
             with (folder / "log.txt").open("wb") as log:
                 processes.append(
                     subprocess.Popen(
@@ -280,8 +282,7 @@ def _wait(process: subprocess.Popen[bytes], folder: Path, platform: str) -> str:
 
 
 def _read_hashes(folder: Path) -> dict[str, str]:
-    hashes: dict[str, str] = json.loads((folder / "hashes.json").read_text(encoding="utf-8"))
-    return hashes
+    return _OUTPUT.read_json((folder / "hashes.json").read_bytes(), dict[str, str])
 
 
 def child(job_file: str) -> None:
@@ -290,7 +291,7 @@ def child(job_file: str) -> None:
     ``job_file`` is a JSON file with ``hashed`` (files by platform), ``virtual_packages``, ``mapping``, ``hashes`` (the
     file to write), and ``arguments`` (conda-lock's command line; without it, only the hashes are written).
     """
-    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    job = _OUTPUT.read_json(Path(job_file).read_bytes(), dict[str, Any])
     # of the markers of which conda-lock warns here, none is in the files that it solves
     with contextlib.redirect_stderr(io.StringIO()):
         hashes = {platform: _hash(job, platform, files) for platform, files in job["hashed"].items()}
@@ -314,25 +315,37 @@ def _hash(job: Mapping[str, Any], platform: str, files: Sequence[str]) -> str:
     return str(compute_content_hashes(specification, virtual)[platform])
 
 
-RECORDS_VARIABLE = "ENVFORGE_SOLVE_RECORDS"
+def solver_launcher(directory: Path) -> Path:
+    """Write the executable ``conda`` into ``directory``, which runs the embedded solver."""
+    run = "runpy.run_module('envforge.lock.solver', run_name='__main__', alter_sys=True)"
+    return _write_launcher(directory, "conda", f"import runpy; {run}")
 
 
-def write_launcher(directory: Path, conda_exe: Path) -> Path:
-    """Write an executable into ``directory`` that runs ``conda_exe`` and records the packages of each solve.
-
-    ``envforge.lock.previous_lock`` reads the record.
-    """
-    # conda-lock recognizes micromamba by the name of the file, so the launcher has the same name
+def conda_launcher(directory: Path, conda_exe: Path) -> Path:
+    """Write an executable that runs ``conda_exe`` and records the packages of each solve, as the solver does."""
     call = f"run_conda({str(conda_exe)!r}, sys.argv[1:])"
-    program = f"import sys; sys.path[:] = {sys.path!r}; from envforge.lock.condalock import run_conda; {call}"
+    # conda-lock recognizes micromamba by the name of the file, so the launcher has the same name
+    name = conda_exe.stem if os.name == "nt" else conda_exe.name
+    return _write_launcher(directory, name, f"from envforge.lock.condalock import run_conda; {call}")
+
+
+def _write_launcher(directory: Path, name: str, statements: str) -> Path:
+    """Write a program for this interpreter in isolated mode, so that ``PYTHONPATH`` can't replace a module."""
+    program = _with_modules(statements)
     if os.name == "nt":
-        path = directory / f"{conda_exe.stem}.bat"
-        path.write_text(f'@"{sys.executable}" -c "{program.replace("%", "%%")}" %*\r\n', encoding="utf-8")
-        return path
-    path = directory / conda_exe.name
-    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c {shlex.quote(program)} "$@"\n', encoding="utf-8")
+        path, text = directory / f"{name}.bat", f'@"{sys.executable}" -I -c "{program.replace("%", "%%")}" %*\r\n'
+    else:
+        path = directory / name
+        text = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -c {shlex.quote(program)} "$@"\n'
+    path.write_text(text, encoding="utf-8")
     path.chmod(0o755)
     return path
+
+
+def _with_modules(statements: str) -> str:
+    """Return a program that imports from where this process does, from any directory and from a source checkout."""
+    places = [*filter(None, sys.path), str(Path(__file__).resolve().parents[2])]
+    return f"import sys; sys.path[:] = {places!r}; {statements}"
 
 
 def run_conda(conda_exe: str, words: Sequence[str]) -> None:
@@ -348,7 +361,71 @@ def run_conda(conda_exe: str, words: Sequence[str]) -> None:
 
 def _record(folder: Path, text: str) -> None:
     # conda and mamba may print other text before and after the JSON document
-    actions = json.loads(text[text.index("{") : text.rindex("}") + 1]).get("actions", {})
-    document = json.dumps({"version": 1, "packages": actions.get("FETCH", [])})
+    answer = _OUTPUT.read_json(text[text.index("{") : text.rindex("}") + 1], dict[str, Any])
+    document = json.dumps({"version": 1, "packages": answer.get("actions", {}).get("FETCH", [])})
     name = hashlib.sha256(document.encode()).hexdigest()[:16]
     write_atomic(folder / f"{name}.json", document)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SolvedPackage:
+    """One solved conda package, as the solver or conda records it."""
+
+    name: str
+    version: str
+    url: str
+    size: int | None = None
+    depends: tuple[str, ...] = ()
+    timestamp: float | None = None
+
+    @property
+    def is_python_package(self) -> bool:
+        """Return whether conda-lock treats it as a Python package, because it depends on Python."""
+        return any(wanted.split(" ", 1)[0] == "python" for wanted in self.depends)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Solve:
+    """The solved conda packages of one platform."""
+
+    packages: tuple[SolvedPackage, ...]
+
+    @property
+    def python(self) -> Version:
+        """The Python version of the environment; raises ``EnvforgeError`` if there is none."""
+        for package in self.packages:
+            if package.name == "python":
+                return Version(package.version)
+        raise EnvforgeError(
+            "`environment.yml` lists packages under `pip:`, but doesn't list `python`",
+            hint="add a line such as `- python 3.12.*` to `dependencies:`",
+            code="no-python",
+        )
+
+    def provided(self, mapping: NameMapping) -> dict[str, SolvedPackage]:
+        """Return the Python packages that conda installs, by their normalized Python name."""
+        found: dict[str, SolvedPackage] = {}
+        for package in self.packages:
+            if package.is_python_package and _is_version(package.version):
+                python_name = mapping.to_python(package.name)
+                # if two conda packages have one Python name, the one in the mapping wins
+                if python_name not in found or python_name != package.name:
+                    found[python_name] = package
+        return found
+
+
+def read_solve(folder: Path) -> Solve | None:
+    """Return the newest solve recorded in ``folder``, or ``None`` if no solve is complete."""
+    records = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    if not records:
+        return None
+    document = Document(damaged=f"the record `{records[-1]}` is invalid", error=EnvforgeError, code="bad-solve-record")
+    return document.read_json(document.read_bytes(records[-1]), Solve)
+
+
+def _is_version(text: str) -> bool:
+    try:
+        Version(text)
+    except InvalidVersion:
+        return False
+    return True

@@ -13,8 +13,8 @@ from urllib.parse import unquote
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from envforge.lock.lockfile import LockedPackage, Lockfile, Manager
-from envforge.lock.needs import Requirements, requirements_of
+from envforge.lock.lockfile import LockedPackage, Lockfile, Manager, Requirements
+from envforge.lock.needs import requirements_of
 from envforge.machine.values import driver_text
 from envforge.pytorch.matrix import Matrix
 
@@ -199,3 +199,26 @@ def _driver_text(version: Version | None) -> str:
 
 def _or_newer(version: Version | None) -> str:
     return f"{version} or newer" if version is not None else ""
+
+
+def list_changes(before: Lockfile, after: Lockfile) -> tuple[str, ...]:
+    """Return the differences between two lockfiles, one line per package and platform."""
+    found = [
+        (change.name, platform, change.manager, _line(change, f" ({platform})" if len(after.platforms) > 1 else ""))
+        for platform in {*before.platforms, *after.platforms}
+        for change in _changes(platform, before, after)
+    ]
+    return tuple(line for *_, line in sorted(found) if line)
+
+
+def _line(change: Change, where: str) -> str:
+    name, was, will = change.name, change.before, change.after
+    if was is None:
+        return f"+ {name} {will.version if will else ''}{where}"
+    if will is None:
+        return f"- {name} {was.version}{where}"
+    if was.version != will.version:
+        return f"~ {name} {was.version} -> {will.version}{where}"
+    if was.url != will.url:
+        return f"~ {name} {was.version}: {_file_name(was.url)} -> {_file_name(will.url)}{where}"
+    return ""

@@ -15,6 +15,7 @@ import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from envforge.base.documents import load_yaml
 from envforge.base.suggest import nearest
 from envforge.base.urls import has_secrets
 from envforge.errors import EnvforgeError, Hint, RequestError
@@ -68,7 +69,7 @@ def line_end(text: str) -> str:
 def quoted(text: str, *, is_json: bool = False) -> str:
     """Return a scalar that YAML reads as this string; JSON requires quotes."""
     # a plain `yes` or `null` would not be read as a string
-    is_plain = re.fullmatch(r"[A-Za-z_][\w.-]*", text) is not None and isinstance(yaml.safe_load(text), str)
+    is_plain = re.fullmatch(r"[A-Za-z_][\w.-]*", text) is not None and isinstance(load_yaml(text), str)
     return text if is_plain and not is_json else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 

@@ -20,9 +20,6 @@ from envforge.base.urls import has_secrets
 from envforge.errors import Hint, RequestError
 from envforge.pytorch.selection import Selection
 
-ENVIRONMENT_FILE = "environment.yml"
-VIRTUAL_PACKAGES_FILE = "virtual-packages.yml"
-LOCK_FILE = "conda-lock.yml"
 TORCH_FAMILY = ("torch", "torchvision", "torchaudio")
 
 _CONDA_SPEC = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]*)(?: +(?P<version>[0-9a-zA-Z.*+!=<>,|_-]+))?")

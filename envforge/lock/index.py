@@ -1,11 +1,9 @@
 """Serve the package index that conda-lock reads during a lock.
 
-They come from the platform, its Python, and its virtual packages, not from the machine that locks.
-
 Each index has PEP 503 pages and PEP 658 metadata, and one source for each name: the PyTorch index for the torch family,
 an empty stand-in for what conda provides, and the other indexes for other names. It offers one wheel per version: the
-one that fits the platform best, under a name that every resolver accepts. ``offers`` maps it to the public file.
-``server`` serves these indexes.
+one that fits the platform best, under a name that every resolver accepts. Tags and markers are those of the platform,
+its Python, and its virtual packages, not of the machine that locks.
 """
 
 from __future__ import annotations
@@ -33,10 +31,11 @@ from packaging.version import Version
 
 from envforge.base.urls import without_user
 from envforge.errors import EnvforgeError, OutsideError
-from envforge.lock.names import NameMapping, Sources
+from envforge.lock.condalock import Solve, SolvedPackage, read_solve
+from envforge.lock.names import NameMapping, is_torch_family
 from envforge.lock.pages import Downloads, IndexFile, Link, Page, quoted, render_page
 from envforge.lock.platforms import MACHINES, marker_environment
-from envforge.lock.previous_lock import Solve, SolvedPackage, read_solve
+from envforge.lock.python_index import PythonIndex
 from envforge.lock.request import Cutoff
 
 if TYPE_CHECKING:
@@ -91,6 +90,28 @@ class Target:
             if minor in _LEGACY_MANYLINUX:
                 tags.append(f"{_LEGACY_MANYLINUX[minor]}_{machine}")
         return [*tags, f"linux_{machine}"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sources:
+    """Where packages may come from.
+
+    ``family`` holds further names that only the torch index may provide; ``registry`` is the configured package index,
+    whose URL is then the last of ``other``.
+    """
+
+    torch: tuple[str, ...]
+    other: tuple[str, ...]
+    family: frozenset[str] = frozenset()
+    registry: PythonIndex | None = None
+
+    def of(self, name: str) -> tuple[str, ...]:
+        """Return the indexes for one package, in order."""
+        return self.torch if self.is_family(name) else self.other
+
+    def is_family(self, name: str) -> bool:
+        """Return whether a package may come only from the PyTorch index."""
+        return is_torch_family(name) or name in self.family
 
 
 UNKNOWN_SHA256 = "0" * 64

@@ -5,11 +5,9 @@ conda-lock's own default, CUDA 11.4 for every project, is never used.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,10 +22,10 @@ from envforge.base.documents import Document
 from envforge.base.suggest import nearest
 from envforge.base.terms import WheelTag
 from envforge.base.urls import has_secrets, hide_secrets
-from envforge.errors import EnvforgeError, Hint, RequestError
+from envforge.errors import EnvforgeError, RequestError
 from envforge.lock.environment import Entry, Environment, Spec, parse_environment
 from envforge.lock.platforms import KNOWN_PLATFORMS, marker_environment
-from envforge.lock.request import VIRTUAL_PACKAGES
+from envforge.lock.project import VIRTUAL_PACKAGES_FILE, input_sha256, read_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -243,78 +241,35 @@ def _longest(files: Sequence[Environment], key: str) -> tuple[str, ...]:
     return longest
 
 
-def input_sha256(environment: str, virtual_packages: str | None, others: Sequence[str] = ()) -> str:
-    """Return the SHA-256 of all files, independent of line endings; a missing file differs from an empty one."""
-    digest = hashlib.sha256()
-    files = [("environment.yml", environment), (VIRTUAL_PACKAGES, virtual_packages)]
-    for name, text in [*files, *(("environment.yml", other) for other in others)]:
-        if text is not None:
-            data = text.replace("\r\n", "\n").encode()
-            digest.update(f"{name} {len(data)}\n".encode() + data)
-    return digest.hexdigest()
-
-
 def read_inputs(
     environment: Path,
-    virtual_packages: Path | None,
+    virtual_packages: str | None,
     platforms: Sequence[str] = (),
     text: str | None = None,
     *,
     others: Sequence[Path] = (),
     categories: Sequence[str] = (),
 ) -> Inputs:
-    """Read and check all files; ``text`` replaces the first. Raises ``EnvforgeError`` with the line of an error."""
+    """Read and check all files; raise ``EnvforgeError`` with the line of an error.
+
+    ``text`` replaces the content of the first file, and ``virtual_packages`` that of virtual-packages.yml.
+    """
     first = read_text(environment, newline=None) if text is None else text
     files = [parse_environment(first, environment)]
     files += [parse_environment(read_text(path, newline=None), path) for path in others]
-    virtual_path = virtual_packages or environment.with_name(VIRTUAL_PACKAGES)
-    virtual = _read(virtual_path) if virtual_packages is not None or virtual_path.is_file() else None
+    virtual_path = environment.with_name(VIRTUAL_PACKAGES_FILE)
+    if virtual_packages is None and virtual_path.is_file():
+        virtual_packages = read_text(virtual_path, newline=None)
     listed = tuple(dict.fromkeys(platform for file in files for platform in file.platforms))
     inputs = Inputs(
         files=tuple(files),
         virtual_packages_path=virtual_path,
-        virtual_packages=virtual,
+        virtual_packages=virtual_packages,
         platforms=tuple(dict.fromkeys(platforms)) or listed,
         categories=tuple(sorted(set(categories))),
     )
     _refuse(inputs)
     return inputs
-
-
-def recorded_sha256(files: Sequence[Path]) -> str:
-    """Return the SHA-256 that a lockfile of these environment files records, without parsing them."""
-    virtual = files[0].with_name(VIRTUAL_PACKAGES)
-    texts = [read_text(path, newline=None) for path in files]
-    return input_sha256(texts[0], _read(virtual) if virtual.is_file() else None, texts[1:])
-
-
-def read_text(path: Path, newline: str | None = "") -> str:
-    """Read an environment.yml, by default with its line endings; raise ``EnvforgeError`` with what may be meant."""
-    return _read(path, () if path.exists() else _hints_missing(path), newline)
-
-
-def _hints_missing(path: Path) -> tuple[Hint, ...]:
-    """Return what helps if an environment file doesn't exist; the commands that read one have `--file`."""
-    from envforge.lock.project import ENVIRONMENT  # noqa: PLC0415 - only errors need it
-
-    other = path.with_suffix(".yaml" if path.suffix == ".yml" else ".yml")
-    if other.is_file():
-        return (Hint(f"to use `{other}` instead, pass `--file {shlex.quote(str(other))}`"),)
-    if path.name != ENVIRONMENT:
-        return (Hint("check the path in `--file`"),)
-    return (
-        Hint("to create a project", "envforge new TEMPLATE DIR"),
-        Hint("to use another environment file, pass `--file FILE`"),
-    )
-
-
-def _read(path: Path, hints: tuple[Hint, ...] = (), newline: str | None = None) -> str:
-    try:
-        with path.open(encoding="utf-8", newline=newline) as stream:
-            return stream.read()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise EnvforgeError(f"cannot read `{path}`: {why}", hint=hints, code="unreadable-input") from error
 
 
 def _refuse(inputs: Inputs) -> None:

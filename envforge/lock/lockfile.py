@@ -1,8 +1,6 @@
 """Read, write, and locate lockfiles (conda-lock.yml, format v1).
 
-Nothing is repaired.
-
-The same packages always produce the same bytes.
+Nothing is repaired. The same packages always produce the same bytes.
 """
 
 from __future__ import annotations
@@ -11,16 +9,17 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from packaging.version import Version
 
-from envforge.base.documents import Document, NonEmpty, matching
-from envforge.base.terms import WheelTag
+from envforge.base.documents import Document, Natural, NonEmpty, Printable, load_yaml, matching
+from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.errors import EnvforgeError, Hint
+from envforge.lock.project import LOCK_FILE, VARIANTS_DIRECTORY, environment_in, find_environment, lock_command
 
 Manager = Literal["conda", "pip"]
 
@@ -107,13 +106,27 @@ def read_lockfile(path: Path) -> Lockfile:
     return parse_lockfile(text, str(path))
 
 
+def find_sources(here: Path) -> tuple[Path, ...]:
+    """Return the environment files of the project around ``here``: several if its lockfile was made from several."""
+    default = find_environment(here)
+    recorded = recorded_sources(default.with_name(LOCK_FILE))
+    return recorded if len(recorded) > 1 or not default.is_file() else (default,)
+
+
+def recorded_sources(lockfile: Path) -> tuple[Path, ...]:
+    """Return the environment files that a lockfile records; if one doesn't exist, the one next to the lockfile."""
+    try:
+        found = read_lockfile(lockfile).source_files(lockfile) if lockfile.is_file() else ()
+    except EnvforgeError:  # an explicit file, or an error that the command reports with its own hints
+        found = ()
+    return found if found and all(path.is_file() for path in found) else (environment_in(lockfile.parent),)
+
+
 def _creation(path: Path) -> tuple[Hint, ...]:
     """Return the command that creates a missing lockfile, if the files that it is solved from are there."""
-    from envforge.lock.project import LOCKFILE, lock_command  # noqa: PLC0415 - only errors need it
-
     if path.exists():
         return ()
-    command = lock_command(path) if path.name == LOCKFILE else ""
+    command = lock_command(path) if path.name == LOCK_FILE else ""
     return (Hint("to create it", command),) if command else (Hint("check the path of the lockfile"),)
 
 
@@ -145,11 +158,10 @@ def repair_hints(path: Path) -> tuple[Hint, ...]:
     Only a file that has the name of a lockfile is ever removed.
     """
     from envforge.base.git import restore_hints  # noqa: PLC0415 - as above
-    from envforge.lock.project import LOCKFILE, lock_command  # noqa: PLC0415 - only errors need it
 
     if not path.is_file():
         return ()
-    again = lock_command(path) if path.name == LOCKFILE else ""
+    again = lock_command(path) if path.name == LOCK_FILE else ""
     remove = shlex.join(["rm", str(path)])
     replacement = (Hint("to replace it by a new lockfile", f"{remove} && {again}"),) if again else ()
     found = (*restore_hints(path.parent, path.name), *replacement)
@@ -158,11 +170,9 @@ def repair_hints(path: Path) -> tuple[Hint, ...]:
 
 def _instead(path: Path, text: str) -> tuple[Hint, ...]:
     """Return what to use instead of a file that is not a lockfile."""
-    from envforge.lock.project import LOCKFILE  # noqa: PLC0415 - only errors need it
-
-    lockfile = path.with_name(LOCKFILE)
+    lockfile = path.with_name(LOCK_FILE)
     if re.search(r"^dependencies:", text, re.MULTILINE) is None or not path.is_file():
-        return (Hint(f"check the path; lockfiles are named `{LOCKFILE}`"),)
+        return (Hint(f"check the path; lockfiles are named `{LOCK_FILE}`"),)
     if lockfile.is_file():
         return (Hint(f"to use the lockfile of this environment file, pass `{lockfile}`"),)
     create = Hint(f"to create the lockfile `{lockfile}` from it", shlex.join(["envforge", "lock", "-f", str(path)]))
@@ -267,14 +277,6 @@ _HEADER = """\
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Resolved:
-    """The public URL and the checked SHA-256 of a wheel that conda-lock selected."""
-
-    url: str
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
     """The metadata of a lockfile; ``custom`` are the fields of envforge, of which empty ones are left out."""
 
@@ -287,30 +289,13 @@ class Frame:
 
 def load_documents(path: Path) -> tuple[list[Any], list[dict[str, Any]]]:
     """Return the channels and the packages that conda-lock wrote for one platform."""
-    import yaml  # noqa: PLC0415 - slow to import
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    document = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506 - a safe loader in either case
+    document = load_yaml(path.read_bytes())
     return document["metadata"]["channels"], list(document["package"])
 
 
 def variables_text(variables: Sequence[tuple[str, str]]) -> str:
     """Return the text in which a lockfile records environment variables; empty if there are none."""
     return json.dumps(dict(variables), sort_keys=True) if variables else ""
-
-
-def with_public_addresses(
-    rows: Sequence[Mapping[str, Any]], resolve: Callable[[str], Resolved | None]
-) -> list[dict[str, Any]]:
-    """Replace each loopback URL with the public URL; ``resolve`` returns ``None`` for other URLs."""
-    found = []
-    for row in rows:
-        resolved = resolve(row["url"])
-        if resolved is None:
-            found.append(dict(row))
-        else:
-            found.append({**row, "url": resolved.url, "hash": {"sha256": resolved.sha256}})
-    return found
 
 
 def render_lockfile(frame: Frame, rows: Sequence[Mapping[str, Any]], lockfile_name: str) -> str:
@@ -334,14 +319,10 @@ def render_lockfile(frame: Frame, rows: Sequence[Mapping[str, Any]], lockfile_na
     return _HEADER.format(name=lockfile_name) + body
 
 
-VARIANTS_DIRECTORY = "lockfiles"
-LOCK_NAME = "conda-lock.yml"
-
-
 def list_variants(project: Path) -> tuple[str, ...]:
     """Return the names in ``lockfiles/``: CUDA newest first, then other names, ``cpu`` last."""
     return tuple(
-        sorted((path.parent.name for path in project.glob(f"{VARIANTS_DIRECTORY}/*/{LOCK_NAME}")), key=order_of)
+        sorted((path.parent.name for path in project.glob(f"{VARIANTS_DIRECTORY}/*/{LOCK_FILE}")), key=order_of)
     )
 
 
@@ -354,3 +335,23 @@ def order_of(name: str) -> tuple[int, Version, str]:
     if tag.cuda is None:
         return (2, Version("0"), name)
     return (0, Version(f"{1000 - tag.cuda.major}.{1000 - tag.cuda.minor}"), name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Requirements:
+    """What a lockfile requires of a machine, as values and in one sentence.
+
+    The driver versions are the oldest on Linux for direct use and for CUDA minor-version compatibility.
+    ``download_bytes`` is the size of the ``files_sized`` files whose size is known, out of ``files``.
+    """
+
+    driver_direct: Version | None = None
+    driver_minor_compatible: Version | None = None
+    compute_capabilities: tuple[ComputeCapability, ...]
+    ptx: tuple[ComputeCapability, ...]
+    glibc: Version | None = None
+    macos: Version | None = None
+    download_bytes: Natural
+    files: Natural
+    files_sized: Natural
+    words: Printable

@@ -5,21 +5,42 @@ A lockfile that is up to date is left unchanged; otherwise locked versions are k
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
+import yaml
+from packaging.utils import canonicalize_name
+
+from envforge.base.documents import load_yaml
 from envforge.base.files import exclusive_lock, workshop, write_atomic
-from envforge.errors import EnvforgeError, Hint, RequestError
-from envforge.lock.check import check_inputs
+from envforge.base.suggest import nearest
+from envforge.base.urls import without_user
+from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
+from envforge.lock import condalock
+from envforge.lock import lockfile as document
+from envforge.lock.check import Expectations, audit, check_inputs
+from envforge.lock.condalock import Job, read_solve
+from envforge.lock.diff import list_changes
 from envforge.lock.edit import Edit
-from envforge.lock.inputs import Inputs, read_inputs, read_text
-from envforge.lock.lockfile import INPUT_SHA256
-from envforge.lock.previous_lock import Keeping, Old, list_changes, read_old, refuse_unknown
-from envforge.lock.request import Cutoff, LockReport, LockRequest, Progress
-from envforge.lock.run import Run, summary
-from envforge.lock.transaction import complete_transaction, refuse_unfinished, replace_together
+from envforge.lock.index import LockTimeIndex, Offer, PlatformIndex, Sources, Wanted
+from envforge.lock.inputs import Inputs, VirtualPackages, read_inputs, refuse_credentials, virtual_packages_of
+from envforge.lock.lockfile import INPUT_SHA256, Frame, LockedPackage, Lockfile, parse_lockfile
+from envforge.lock.names import NameMapping, is_torch_family, torch_indexes
+from envforge.lock.pages import Downloads
+from envforge.lock.project import complete_transaction, read_text, refuse_unfinished, replace_together
+from envforge.lock.python_index import PythonIndex, configured_index, extra_indexes
+from envforge.lock.reasons import with_reasons
+from envforge.lock.request import Cutoff, LockReport, LockRequest, PlatformSummary, Progress, Step, recorded_cutoff
+from envforge.lock.solver import Kept, Wishes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +63,7 @@ def lock(request: LockRequest, progress: Progress = repr) -> LockReport:
 
 
 def make_lock(request: LockRequest, progress: Progress = repr) -> Made:
-    """Return the lockfile that ``request`` specifies without writing it; the caller must hold ``alone``."""
+    """Return the lockfile that ``request`` specifies without writing it; the caller must have locked the lockfile."""
     started = time.monotonic()
     inputs = read_inputs(
         request.environment,
@@ -66,10 +87,8 @@ def make_lock(request: LockRequest, progress: Progress = repr) -> Made:
     if old is not None and _still_fits(request, inputs, old, cutoff):
         return _kept(request, inputs, old, time.monotonic() - started)
     keeping = Keeping(old=None if request.upgrade else old, renew=request.upgrade_packages, cutoff=cutoff)
-    known = {package.url: package.sha256 or "" for package in old.lock.packages} if old else {}
     with workshop() as folder:
-        report, text = Run(request, inputs, keeping, folder, progress, known).run(started, old)
-    return Made(report=report, text=text)
+        return Run(request, inputs, keeping, folder, progress, old).run(started)
 
 
 def _refuse_other_solver(request: LockRequest, cutoff: Cutoff) -> None:
@@ -103,7 +122,7 @@ def _kept(request: LockRequest, inputs: Inputs, old: Old, seconds: float) -> Mad
     report = LockReport(
         lockfile=request.lockfile,
         lock=old.lock,
-        platforms=tuple(summary(old.lock, platform, {}) for platform in inputs.platforms),
+        platforms=summaries(old.lock, inputs.platforms, {}),
         virtual_packages=(),
         virtual_packages_source="",
         hashed=(),
@@ -111,7 +130,6 @@ def _kept(request: LockRequest, inputs: Inputs, old: Old, seconds: float) -> Mad
         seconds=seconds,
         is_unchanged=True,
         exclude_newer=old.cutoff,
-        changes=list_changes(old.lock, old.lock),
     )
     return Made(report=report, text=old.text.replace(recorded, inputs.sha256))
 
@@ -151,3 +169,396 @@ def change(
         if changed and not dry_run:
             replace_together(environment, changed)
     return edited, made.report
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Old:
+    """The lockfile that exists before a run."""
+
+    text: str
+    lock: Lockfile
+
+    @property
+    def cutoff(self) -> Cutoff:
+        """The cutoff that it was created with."""
+        return recorded_cutoff(self.lock)
+
+
+def read_old(path: Path) -> Old | None:
+    """Return the lockfile at ``path``, or ``None`` if there is none; raise ``LockfileError`` if it is invalid."""
+    if not path.exists():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise OutsideError(f"cannot read `{path}`: {error}", code="lockfile-unreadable") from error
+    return Old(text=text, lock=parse_lockfile(text, str(path)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Keeping:
+    """What to keep. ``old`` is ``None`` if all versions are selected again; ``renew`` names packages to upgrade."""
+
+    old: Old | None
+    renew: tuple[str, ...]
+    cutoff: Cutoff
+
+    def wishes(self, platform: str) -> Wishes:
+        """Return what the embedded solver should keep on a platform."""
+        packages = self.old.lock.for_platform(platform, "conda") if self.old else ()
+        keep = (Kept(name=p.name, file_name=unquote(p.file_name), sha256=p.sha256, md5=p.md5) for p in packages)
+        renew = tuple(p.name for p in packages if _names(p, self.renew))
+        return Wishes(keep=tuple(keep), renew=renew, exclude_newer=self.cutoff.at)
+
+    def seed(self, platform: str, inputs: Inputs) -> str | None:
+        """Return the old lockfile as the file from which conda-lock reads its locked wheels.
+
+        Return ``None`` if there are none, or if the channels have changed: conda-lock rejects such a file.
+        """
+        if self.old is None or [c for c in inputs.channels if c != "nodefaults"] != list(self.old.lock.channels):
+            return None
+        renewed = {p.url for p in self.old.lock.for_platform(platform, "pip") if _names(p, self.renew)}
+        document = load_yaml(self.old.text)
+        document["metadata"]["custom_metadata"] = None
+        rows = [row for row in document["package"] if row["platform"] == platform and row["url"] not in renewed]
+        if not any(row["manager"] == "pip" for row in rows):
+            return None
+        return yaml.safe_dump({**document, "package": rows}, sort_keys=False)
+
+
+def refuse_unknown(lock: Lockfile | None, request: LockRequest) -> None:
+    """Raise ``RequestError`` if a package to upgrade is not locked."""
+    if lock is None and request.upgrade_packages:
+        raise RequestError(
+            f"`--upgrade-package` requires a lockfile, but `{request.lockfile}` does not exist",
+            hint="to create it",
+            command=request.command("lock"),
+            code="not-locked",
+        )
+    known = {canonicalize_name(package.name) for package in lock.packages} if lock else set()
+    for name in request.upgrade_packages:
+        if canonicalize_name(name) in known:
+            continue
+        near = nearest(canonicalize_name(name), known, alike=0.6)
+        raise RequestError(
+            f"`--upgrade-package {name}`: `{request.lockfile}` does not contain `{name}`",
+            hint=f"did you mean `--upgrade-package {near}`?" if near else "to add the package",
+            command="" if near else request.command("add", name),
+            code="not-locked",
+        )
+
+
+def _names(package: LockedPackage, names: Sequence[str]) -> bool:
+    return canonicalize_name(package.name) in {canonicalize_name(name) for name in names}
+
+
+@dataclass
+class Run:
+    """One run. ``folder`` is its private directory."""
+
+    request: LockRequest
+    inputs: Inputs
+    keeping: Keeping
+    folder: Path
+    progress: Progress
+    old: Old | None
+    mapping: NameMapping = field(default_factory=NameMapping.bundled)
+    hashed: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def virtual(self) -> VirtualPackages:
+        """The virtual packages to lock for."""
+        return virtual_packages_of(self.inputs)
+
+    @cached_property
+    def downloads(self) -> Downloads:
+        """The HTTP session of this run."""
+        return Downloads(self.request.mirrors, self.progress)
+
+    @cached_property
+    def known(self) -> Mapping[str, str]:
+        """The SHA-256 of the old lockfile's files, by URL."""
+        return {package.url: package.sha256 or "" for package in self.old.lock.packages} if self.old else {}
+
+    @cached_property
+    def indexes(self) -> dict[str, PlatformIndex]:
+        """The lock-time index of each platform."""
+        return {platform: self._index(platform) for platform in self.inputs.platforms}
+
+    @property
+    def offers(self) -> list[Offer]:
+        """The wheels that conda-lock could select."""
+        return [offer for index in self.indexes.values() for offer in index.offers.values()]
+
+    def run(self, started: float) -> Made:
+        """Return the new lockfile; raise ``EnvforgeError`` if there is no solution."""
+        with LockTimeIndex(self.indexes) as server:
+            jobs = self._jobs(server)
+            self.progress(Step(text=f"solving for {', '.join(self.inputs.platforms)}"))
+            warnings = self._solve(server, jobs)
+            channels, rows = self._rows(jobs, server)
+        text = document.render_lockfile(self._frame(jobs, channels), rows, self.request.lockfile.name)
+        lock = parse_lockfile(text, str(self.request.lockfile))
+        self._audit(lock, text)
+        report = LockReport(
+            lockfile=self.request.lockfile,
+            lock=lock,
+            platforms=summaries(lock, self.inputs.platforms, self._sizes(lock)),
+            virtual_packages=self.virtual.words(),
+            virtual_packages_source=self.virtual.source,
+            hashed=tuple(self.hashed),
+            warnings=(*warnings, *self._warnings(), *self._undated(lock)),
+            seconds=time.monotonic() - started,
+            exclude_newer=self.keeping.cutoff,
+            changes=list_changes(self.old.lock, lock) if self.old else (),
+        )
+        return Made(report=report, text=text)
+
+    def _index(self, platform: str) -> PlatformIndex:
+        pip = self.inputs.pip_for(platform)
+        repositories = self.inputs.pip_repositories
+        torch = torch_indexes(repositories)
+        family = frozenset(canonicalize_name(r.name) for r in pip if is_torch_family(r.name, str(r.specifier)))
+        other = tuple(url for url in repositories if url not in torch)
+        registry = None
+        if self.inputs.allow_registry and any(canonicalize_name(r.name) not in family and not r.url for r in pip):
+            registry = self._registry()
+            extra = tuple(index.simple_url for index in self.extra if index.is_served)
+            other = tuple(dict.fromkeys((*other, *extra, registry.simple_url)))
+            torch = torch or torch_indexes(extra)
+        records = self.folder / platform / "records"
+        return PlatformIndex(
+            wanted=Wanted(
+                platform=platform,
+                pip=pip,
+                virtual=self.virtual.of(platform),
+                records=records,
+                cutoff=self.keeping.cutoff,
+            ),
+            sources=Sources(torch=torch or repositories, other=other, family=family, registry=registry),
+            downloads=self.downloads,
+            mapping=self.mapping,
+        )
+
+    def _registry(self) -> PythonIndex:
+        """Return the package index of the request, or else the one that uv or pip is configured for."""
+        if self.request.python_index is not None:
+            return PythonIndex(simple_url=self.request.python_index, source="the request")
+        return configured_index(os.environ, Path.home(), Path(sys.prefix))
+
+    @cached_property
+    def extra(self) -> tuple[PythonIndex, ...]:
+        """The further indexes that uv and pip are configured for, unless the request names the only one."""
+        is_configured = self.inputs.allow_registry and self.request.python_index is None
+        return extra_indexes(os.environ, Path.home(), Path(sys.prefix)) if is_configured else ()
+
+    def _jobs(self, server: LockTimeIndex) -> list[Job]:
+        conda = self._conda()
+        return [
+            Job(
+                platform=platform,
+                folder=self.folder / platform,
+                conda=conda,
+                mirrors=self.request.mirrors,
+                index=server.simple(platform),
+                wishes=self.keeping.wishes(platform),
+                seed=self.keeping.seed(platform, self.inputs),
+            )
+            for platform in self.inputs.platforms
+        ]
+
+    def _conda(self) -> Path:
+        tools = self.folder / "bin"
+        tools.mkdir()
+        stated = self.request.conda_exe
+        if stated is None:
+            launcher = condalock.solver_launcher(tools)
+        else:
+            found = shutil.which(str(stated))
+            if found is None:
+                raise RequestError(
+                    f"`{stated}` is not an executable file",
+                    hint="to use the embedded solver, omit `--conda-exe` and unset `ENVFORGE_CONDA_EXE`",
+                    code="no-conda-exe",
+                )
+            launcher = condalock.conda_launcher(tools, Path(found).absolute())
+        if not os.access(launcher, os.X_OK):
+            folder = self.folder.parent
+            raise OutsideError(
+                f"cannot run programs in the temporary directory `{folder}`: it is mounted with `noexec`",
+                hint="to use another directory for temporary files, set `TMPDIR=DIR`",
+                code="noexec-tmp",
+            )
+        return launcher
+
+    def _solve(self, server: LockTimeIndex, jobs: list[Job]) -> tuple[str, ...]:
+        """Run conda-lock until every marker is evaluated for the version of Python that it selects."""
+        warnings = self._solve_keeping(server, jobs)
+        undecided = [job for job in jobs if self.inputs.is_undecided(job.platform)]
+        if undecided:
+            self.progress(Step(text="solving again: markers depend on the version of Python"))
+            solved = [(job, read_solve(job.records)) for job in undecided]
+            again = [replace(job, python=solve.python if solve else None) for job, solve in solved]
+            warnings += self._solve_keeping(server, again)
+        return tuple(dict.fromkeys(warnings))
+
+    def _solve_keeping(self, server: LockTimeIndex, jobs: list[Job]) -> tuple[str, ...]:
+        try:
+            return condalock.run_conda_lock(self.inputs, self.virtual.text(), jobs)
+        except EnvforgeError as error:
+            if server.fault is not None:
+                raise server.fault from error
+            # only if the conda packages are solved can the locked wheels be the cause
+            if not any(job.seed is not None and read_solve(job.records) is not None for job in jobs):
+                raise with_reasons(error, self.request, self.inputs, self.indexes) from error
+        self.progress(Step(text="solving again: the locked wheels conflict with the requirements"))
+        return self._solve_keeping(server, [replace(job, seed=None) for job in jobs])
+
+    def _rows(self, jobs: Sequence[Job], server: LockTimeIndex) -> tuple[list[Any], list[dict[str, Any]]]:
+        """Return the channels and the packages of all platforms, with public URLs in place of loopback URLs."""
+        channels: list[Any] = []
+        rows: list[dict[str, Any]] = []
+        for job in jobs:
+            channels, found = document.load_documents(job.output)
+            for row in found:
+                offer = server.offer(row["url"])
+                # no offer is a conda package, or a direct URL under `pip:`
+                public = {"url": offer.file.url, "hash": {"sha256": self._checked_sha256(offer)}} if offer else {}
+                rows.append({**row, **public})
+        return channels, rows
+
+    def _checked_sha256(self, offer: Offer) -> str:
+        """Return the SHA-256 of a wheel; raise ``EnvforgeError`` if it differs from the old lockfile."""
+        file, before = offer.file, self.known.get(offer.file.url)
+        # a stated hash is trusted here, because a CUDA build is 3 GB; `install` verifies the bytes (decision 0041)
+        if file.url not in self.hashed and (self.request.verify_hashes or (file.sha256 or before) is None):
+            self.hashed[file.url] = self.downloads.sha256(file)
+        sha256 = self._sha256(offer)
+        if before and before != sha256:
+            raise EnvforgeError(
+                f"`{file.url}` has changed: expected SHA-256 `{before}` (`{self.request.lockfile}`), found `{sha256}` "
+                "(package index)",
+                hint=self._trust_change(),
+                code="hash-changed",
+            )
+        return sha256
+
+    def _trust_change(self) -> tuple[Hint, ...]:
+        again = self.request.command("lock", "--verify-hashes")
+        if not again:
+            return ()
+        remove = shlex.join(["rm", str(self.request.lockfile)])
+        return (Hint("if you trust the new file, to lock again from scratch", f"{remove} && {again}"),)
+
+    def _sha256(self, offer: Offer) -> str:
+        """Return the SHA-256 of the downloaded bytes, or else of the index, or else of the old lockfile."""
+        url = offer.file.url
+        return self.hashed.get(url) or offer.file.sha256 or self.known.get(url) or ""
+
+    def _frame(self, jobs: list[Job], channels: list[Any]) -> Frame:
+        folder = self.request.lockfile.resolve().parent
+        return Frame(
+            content_hash=condalock.hashes_of(jobs),
+            channels=channels,
+            platforms=self.inputs.platforms,
+            sources=tuple(Path(os.path.relpath(file.path.resolve(), folder)).as_posix() for file in self.inputs.files),
+            custom={
+                document.INPUT_SHA256: self.inputs.sha256,
+                document.EXCLUDE_NEWER: "" if self.keeping.cutoff.at is None else str(self.keeping.cutoff),
+                document.VARIABLES: document.variables_text(self.inputs.variables),
+                document.CATEGORIES: ",".join(self.inputs.categories),
+            },
+        )
+
+    def _audit(self, lock: Lockfile, text: str) -> None:
+        """Raise ``EnvforgeError`` if the lockfile is invalid, or isn't what the environment files request."""
+        refuse_credentials(str(self.request.lockfile), text.splitlines())
+        direct = [r.url for p in self.inputs.platforms for r in self.inputs.pip_for(p) if r.url]
+        torch = {without_user(url) for index in self.indexes.values() for url in index.sources.torch}
+        other = {url for index in self.indexes.values() for url in index.sources.other}
+        expected = Expectations(
+            digests={
+                **{offer.file.url: self._sha256(offer) for offer in self.offers},
+                **{url.split("#", 1)[0]: url.rpartition("#sha256=")[2] for url in direct},
+            },
+            torch_urls=frozenset(offer.file.url for offer in self.offers if offer.index in torch),
+            family=frozenset(offer.name for offer in self.offers if is_torch_family(offer.name)),
+            optional={name: names for index in self.indexes.values() for name, names in index.optional.items()},
+            asked=(*self.inputs.channels, *self.inputs.pip_repositories, *other, *direct),
+        )
+        problems = audit(lock, self.inputs, expected, self.mapping)
+        if problems:
+            lines = "\n".join(f"- {problem.message}" for problem in problems)
+            # a version that was kept can conflict with a new request
+            is_kept = self.keeping.old is not None and any(problem.code in _OF_REQUESTS for problem in problems)
+            raise EnvforgeError(
+                f"the new lockfile is invalid and was not written:\n{lines}",
+                hint="to select all versions again" if is_kept else "",
+                command=self.request.command("lock", "--upgrade") if is_kept else "",
+                code=problems[0].code,
+            )
+
+    def _sizes(self, lock: Lockfile) -> dict[str, int]:
+        """Return the size in bytes of each file whose index or server states it, by URL."""
+        sizes = {offer.file.url: offer.file.size for offer in self.offers if offer.file.size}
+        for index in self.indexes.values():
+            sizes.update({package.url: package.size for package in index.solve.packages if package.size})
+        missing = [package.url for package in lock.packages if package.url not in sizes]
+        missing = [url for url in missing if url.startswith(("https://", "http://"))]
+        if missing:
+            self.progress(Step(text="reading the sizes of wheels"))
+            sizes.update(self.downloads.sizes(missing))
+        return sizes
+
+    def _warnings(self) -> Iterator[str]:
+        for index in self.extra if any(one.sources.registry for one in self.indexes.values()) else ():
+            if not index.is_served:
+                yield (
+                    f"the package index `{index.public_url}` (configured in {index.source}) is not used, because other "
+                    "machines can't reach it"
+                )
+        for category, names in self.inputs.left_out.items():
+            yield f"category `{category}` is left out: {', '.join(dict.fromkeys(names))}"
+        for entry in self.inputs.unused():
+            yield f"{entry.line}: `{entry.text}` applies to none of the platforms {', '.join(self.inputs.platforms)}"
+        if self.request.conda_exe is None:
+            return
+        name = self.request.conda_exe.name
+        if self.request.mirrors.rules:
+            yield f"`{name}` ignores `--mirror` and `ENVFORGE_MIRRORS`; set up mirrors in its own configuration"
+        if self.keeping.old is not None:
+            yield f"`{name}` selected all conda packages again; only the embedded solver keeps locked versions"
+
+    def _undated(self, lock: Lockfile) -> Iterator[str]:
+        """Yield a warning for packages without a known date if there is a cutoff."""
+        if self.keeping.cutoff.at is None:
+            return
+        dated = {offer.file.url for offer in self.offers if offer.file.uploaded}
+        dated |= {
+            package.url for index in self.indexes.values() for package in index.solve.packages if package.timestamp
+        }
+        names = sorted({package.name for package in lock.packages if package.url not in dated})
+        if names:
+            yield f"no date is known for {', '.join(names)}; they may be newer than {self.keeping.cutoff}"
+
+
+_OF_REQUESTS = {"not-locked", "other-version", "not-requested"}
+
+
+def summaries(lock: Lockfile, platforms: Sequence[str], sizes: Mapping[str, int]) -> tuple[PlatformSummary, ...]:
+    """Count the packages of platforms and their bytes; ``sizes`` is by URL."""
+    return tuple(_summary(lock, platform, sizes) for platform in platforms)
+
+
+def _summary(lock: Lockfile, platform: str, sizes: Mapping[str, int]) -> PlatformSummary:
+    packages = lock.for_platform(platform)
+    known = [sizes[package.url] for package in packages if package.url in sizes]
+    return PlatformSummary(
+        platform=platform,
+        conda=len(lock.for_platform(platform, "conda")),
+        pip=len(lock.for_platform(platform, "pip")),
+        torch=next((p.version for p in packages if p.name == "torch"), None),
+        bytes=sum(known),
+        sized=len(known),
+        unsized=tuple(package.name for package in packages if package.url not in sizes),
+    )

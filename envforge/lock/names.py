@@ -1,9 +1,7 @@
-"""Map package names between conda and the Python package index, and assign each package one index.
+"""Map package names between conda and the Python package index, and recognize the packages of PyTorch.
 
 ``envforge/data/name_mapping.json`` lists the few that differ; all other names are the same. conda-lock reads the same
-mapping from the JSON that ``write`` creates.
-
-Decision 0042 has the reasons.
+mapping from the JSON that ``write`` creates. Decision 0042 has the reasons.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from envforge.base.data_files import read_data
-from envforge.lock.python_index import PythonIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +57,3 @@ def is_torch_family(name: str, requested: str = "") -> bool:
 def torch_indexes(pip_repositories: tuple[str, ...]) -> tuple[str, ...]:
     """Return the ``pip-repositories`` in PyTorch's layout: their URLs end in a wheel tag or in ``whl``."""
     return tuple(url for url in pip_repositories if _TORCH_INDEX.search(re.split("[?#]", url)[0]))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sources:
-    """Where packages may come from.
-
-    ``family`` holds further names that only the torch index may provide; ``registry`` is the configured package index,
-    whose URL is then the last of ``other``.
-    """
-
-    torch: tuple[str, ...]
-    other: tuple[str, ...]
-    family: frozenset[str] = frozenset()
-    registry: PythonIndex | None = None
-
-    def of(self, name: str) -> tuple[str, ...]:
-        """Return the indexes for one package, in order."""
-        return self.torch if self.is_family(name) else self.other
-
-    def is_family(self, name: str) -> bool:
-        """Return whether a package may come only from the PyTorch index."""
-        return is_torch_family(name) or name in self.family

@@ -1,29 +1,33 @@
-"""Determine what a lockfile requires of a machine, and whether a machine has it.
+"""Determine what a lockfile requires of a machine, and choose the lockfile of a project for a machine.
 
-The rules are those of ``envforge.pytorch.fit``, so that ``install`` and ``explain`` always agree.
-
-The rules are in ``install.needs``. Lockfiles made by other tools are supported.
+The rules are those of ``envforge.pytorch.fit``, so that ``install`` and ``explain`` always agree. Lockfiles made by
+other tools are supported.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from envforge.base.documents import Natural, Printable
-from envforge.base.envelope import Json
-from envforge.base.terms import ComputeCapability, WheelTag
-from envforge.lock.lockfile import LockedPackage, Lockfile
-from envforge.lock.plan import Artifact, Digest, Plan
+from envforge.base.envelope import Json, fields_to_json
+from envforge.base.terms import WheelTag
+from envforge.errors import EnvforgeError, Hint, RequestError
+from envforge.lock.lockfile import LockedPackage, Lockfile, Requirements, list_variants, order_of
+from envforge.lock.plan import Artifact, Digest, Plan, make_plan, read_any_lock
+from envforge.lock.project import LOCK_FILE, VARIANTS_DIRECTORY
 from envforge.machine.values import Machine, driver_text
-from envforge.pytorch.fit import Facts, Misfit, driver_grade, fit, read_facts
-from envforge.pytorch.matrix import Matrix
-from envforge.pytorch.selection import Build
+
+if TYPE_CHECKING:
+    from envforge.pytorch.matrix import Matrix
+    from envforge.pytorch.selection import Build
 
 # source: PEP 600, "Legacy manylinux tags"
 _LEGACY_GLIBC = {"manylinux1": "2.5", "manylinux2010": "2.12", "manylinux2014": "2.17"}
@@ -52,8 +56,8 @@ class Needs:
     misplaced: tuple[str, ...]
 
 
-def read_needs(plan: Plan, matrix: Matrix) -> Needs:
-    """Return what the packages of a plan require of the machine."""
+def read_needs(plan: Plan, matrix: Matrix | None) -> Needs:
+    """Return what the packages of a plan require of the machine; a plan without CUDA needs no matrix."""
     return Needs(
         platform=plan.platform,
         glibc=_glibc(plan),
@@ -63,17 +67,22 @@ def read_needs(plan: Plan, matrix: Matrix) -> Needs:
     )
 
 
+def locked_cuda(lockfile: Lockfile, platform: str) -> Needed | None:
+    """Return the CUDA version that a locked torch wheel was built for; None for a CPU build."""
+    return _cuda(_readable(platform, lockfile.for_platform(platform)))
+
+
 def asks_driver(plan: Plan) -> bool:
     """Return whether a plan contains CUDA, so that the driver, the GPUs, and the matrix matter."""
     return _cuda(plan) is not None
 
 
-def describe(needs: Needs, matrix: Matrix) -> str:
+def describe(needs: Needs, matrix: Matrix | None) -> str:
     """Return the requirements on one line, such as ``linux-64, glibc 2.28, NVIDIA driver 450.80.02 (CUDA 11.8)``."""
     parts = [needs.platform]
     if needs.glibc is not None:
         parts.append(f"glibc {needs.glibc.version}")
-    if needs.cuda is not None:
+    if needs.cuda is not None and matrix is not None:
         cuda = needs.cuda.version
         minimum = matrix.family_minimum(cuda) or matrix.direct_minimum(cuda)
         driver = minimum.driver(windows=needs.platform.startswith("win-")) if minimum else None
@@ -83,16 +92,15 @@ def describe(needs: Needs, matrix: Matrix) -> str:
     return ", ".join(parts)
 
 
-def unmet(needs: Needs, machine: Machine, matrix: Matrix) -> tuple[str, ...]:
+def unmet(needs: Needs, machine: Machine, matrix: Matrix | None) -> tuple[str, ...]:
     """Return a reason for each requirement that the machine doesn't meet."""
     if needs.platform != machine.platform:
         return (f"the lockfile is for `{needs.platform}`, but this machine is `{machine.platform}`",)
-    facts = read_facts(machine, needs.platform)
     reasons = list(needs.misplaced)
     if needs.glibc is not None and machine.glibc is not None and machine.glibc < needs.glibc.version:
         found = f"this machine has glibc {machine.glibc}"
         reasons.append(f"`{needs.glibc.package}` requires glibc {needs.glibc.version} or later, but {found}")
-    reasons += _no_driver(needs, facts, matrix)
+    reasons += _no_driver(needs, machine, matrix)
     return tuple(reasons)
 
 
@@ -104,9 +112,12 @@ def concerns(needs: Needs, machine: Machine) -> tuple[str, ...]:
     return (f"no NVIDIA driver found; {brings}, so programs will run on the CPU",)
 
 
-def _no_driver(needs: Needs, facts: Facts, matrix: Matrix) -> list[str]:
-    if needs.cuda is None or not facts.has_nvidia:
+def _no_driver(needs: Needs, machine: Machine, matrix: Matrix | None) -> list[str]:
+    if needs.cuda is None or matrix is None or not machine.has_nvidia:
         return []
+    from envforge.pytorch.fit import Misfit, driver_grade, fit, read_facts  # noqa: PLC0415 - only CUDA needs it
+
+    facts = read_facts(machine, needs.platform)
     if needs.build is not None:
         misfit = fit(needs.build, facts, matrix)
         return [misfit.reason] if isinstance(misfit, Misfit) and misfit.code != "glibc" else []
@@ -114,9 +125,9 @@ def _no_driver(needs: Needs, facts: Facts, matrix: Matrix) -> list[str]:
     return [f"`{needs.cuda.package}`: {grade.reason}"] if isinstance(grade, Misfit) else []
 
 
-def _build(plan: Plan, matrix: Matrix) -> Build | None:
+def _build(plan: Plan, matrix: Matrix | None) -> Build | None:
     torch = next((a for a in plan.wheels if a.package.name == "torch" and not a.is_source), None)
-    if torch is None:
+    if torch is None or matrix is None:
         return None
     version = parse_wheel_filename(torch.file_name)[1]
     tag = _tag(version) or WheelTag(_cuda_of_runtime(plan))
@@ -230,23 +241,111 @@ def _serves_platform(tag: str, platform: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Requirements:
-    """What a lockfile requires of a machine, as values and in one sentence.
+class Choice:
+    """The variant for a machine. ``reason`` includes why others were skipped."""
 
-    The driver versions are the oldest on Linux for direct use and for CUDA minor-version compatibility.
-    ``download_bytes`` is the size of the ``files_sized`` files whose size is known, out of ``files``.
+    name: str
+    lockfile: Path
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Candidate:
+    """A lockfile that may be chosen; ``needs`` is a message if the lockfile can't be read for this platform."""
+
+    name: str
+    lockfile: Path
+    needs: Needs | str
+
+    @property
+    def label(self) -> str:
+        """Name of the variant, followed by the file name for the project's own lockfile."""
+        own = self.lockfile.parent.parent.name != VARIANTS_DIRECTORY and self.name != LOCK_FILE
+        return f"{self.name} ({LOCK_FILE})" if own else self.name
+
+
+def _load_matrix() -> Matrix:
+    from envforge.pytorch.matrix import load_matrix  # noqa: PLC0415 - only a choice, and CUDA, need it
+
+    return load_matrix()
+
+
+def list_locks(project: Path, platform: str) -> tuple[str, ...]:
+    """Return the names of all lockfiles that ``choose_variant`` considers, in its order."""
+    return tuple(one.label for one in _candidates(project, platform))
+
+
+def variant_lock(project: Path, name: str, platform: str) -> Path:
+    """Return the lockfile of a variant; raise ``RequestError`` if there is none of that name."""
+    names = list_variants(project)
+    if name in names:
+        return project / VARIANTS_DIRECTORY / name / LOCK_FILE
+    own = [_candidate(None, project / LOCK_FILE, platform)] if (project / LOCK_FILE).exists() else []
+    if own and own[0].name == name:
+        return own[0].lockfile
+    known = ", ".join(f"`{other}`" for other in (*(one.label for one in own), *names)) or "none"
+    raise RequestError(
+        f"unknown variant `{name}` of `{project.absolute()}`; expected one of: {known}",
+        hint="to create it",
+        command=f"envforge lock --variant {shlex.quote(name)}",
+        code="no-such-variant",
+    )
+
+
+def choose_variant(project: Path, machine: Machine) -> Choice:
+    """Return the first lockfile that fits the machine without concerns, or else the first one that fits.
+
+    Raises ``EnvforgeError`` with the reasons if there is none.
     """
+    reasons, usable = [], []
+    matrix = _load_matrix()
+    for one in _candidates(project, machine.platform):
+        if isinstance(one.needs, str):
+            reasons.append(f"{one.label}: {one.needs}")
+            continue
+        against, but = unmet(one.needs, machine, matrix), concerns(one.needs, machine)
+        if not against and not but:
+            reason = "; ".join([f"requires {describe(one.needs, matrix)}", *(f"not {reason}" for reason in reasons)])
+            return Choice(name=one.label, lockfile=one.lockfile, reason=reason)
+        reasons.append(f"{one.label}: {'; '.join(against or but)}")
+        if not against:
+            usable.append(Choice(name=one.label, lockfile=one.lockfile, reason="; ".join(but)))
+    if usable:
+        return usable[0]
+    lines = "".join(f"\n  {reason}" for reason in reasons)
+    raise EnvforgeError(
+        f"no lockfile of `{project.absolute()}` supports this machine:{lines}",
+        hint=(
+            Hint("to see which builds this machine supports", "envforge explain"),
+            Hint("to install one anyway", "envforge install --variant NAME --ignore-machine"),
+        ),
+        code="no-variant-fits",
+    )
 
-    driver_direct: Version | None = None
-    driver_minor_compatible: Version | None = None
-    compute_capabilities: tuple[ComputeCapability, ...]
-    ptx: tuple[ComputeCapability, ...]
-    glibc: Version | None = None
-    macos: Version | None = None
-    download_bytes: Natural
-    files: Natural
-    files_sized: Natural
-    words: Printable
+
+def _candidates(project: Path, platform: str) -> Iterator[_Candidate]:
+    """Yield the lockfiles in order of preference, each read on demand; the project's own is first of its name."""
+    own = project / LOCK_FILE
+    known = [_candidate(None, own, platform)] if own.exists() else []
+    names = [*((one.name, one) for one in known), *((name, None) for name in list_variants(project))]
+    for name, read in sorted(names, key=lambda each: order_of(each[0])):
+        yield read or _candidate(name, project / VARIANTS_DIRECTORY / name / LOCK_FILE, platform)
+
+
+def _candidate(name: str | None, lockfile: Path, platform: str) -> _Candidate:
+    """Read a lockfile; without ``name``, it is named after its PyTorch build, or its file if it has none."""
+    try:
+        plan = make_plan(read_any_lock(lockfile, platform), platform, lockfile, allow_builds=True)
+    except EnvforgeError as error:
+        return _Candidate(name=name or LOCK_FILE, lockfile=lockfile, needs=error.message)
+    needs = read_needs(plan, _load_matrix())
+    return _Candidate(name=name or _build_name(needs) or LOCK_FILE, lockfile=lockfile, needs=needs)
+
+
+def _build_name(needs: Needs) -> str | None:
+    if needs.build is not None:
+        return str(needs.build.tag)
+    return str(WheelTag(needs.cuda.version)) if needs.cuda is not None else None
 
 
 # the catalogue, `install`, and `diff` all use this function, so that they never disagree
@@ -283,26 +382,9 @@ def requirements_of(
 
 def requirements_json(needs: Requirements) -> dict[str, Json]:
     """Return the requirements as stored in the index of a catalogue."""
-    return {
-        "driver_direct": _driver(needs.driver_direct),
-        "driver_minor_compatible": _driver(needs.driver_minor_compatible),
-        "compute_capabilities": [str(capability) for capability in needs.compute_capabilities],
-        "ptx": [str(capability) for capability in needs.ptx],
-        "glibc": _text(needs.glibc),
-        "macos": _text(needs.macos),
-        "download_bytes": needs.download_bytes,
-        "files": needs.files,
-        "files_sized": needs.files_sized,
-        "words": needs.words,
-    }
-
-
-def _driver(version: Version | None) -> str | None:
-    return driver_text(version) if version is not None else None
-
-
-def _text(version: Version | None) -> str | None:
-    return str(version) if version is not None else None
+    drivers = {"driver_direct": needs.driver_direct, "driver_minor_compatible": needs.driver_minor_compatible}
+    texts = {name: driver_text(version) if version else None for name, version in drivers.items()}
+    return {**fields_to_json(needs), **texts}
 
 
 def machine_words(needs: Requirements, brings: str = "") -> str:

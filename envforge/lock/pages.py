@@ -61,7 +61,6 @@ class Link:
     href: str
     file_name: str
     sha256: str
-    requires_python: str | None = None
     is_yanked: bool = False
 
 
@@ -78,12 +77,9 @@ def render_page(name: str, links: Iterable[Link]) -> str:
     """Return a page that offers metadata for every file (PEP 503, 658, 714)."""
     rows = []
     for link in links:
-        python = f' data-requires-python="{html.escape(link.requires_python)}"' if link.requires_python else ""
         yanked = ' data-yanked=""' if link.is_yanked else ""
         href = html.escape(f"{link.href}#sha256={link.sha256}")
-        rows.append(
-            f'<a href="{href}" data-core-metadata="true"{python}{yanked}>{html.escape(link.file_name)}</a><br/>'
-        )
+        rows.append(f'<a href="{href}" data-core-metadata="true"{yanked}>{html.escape(link.file_name)}</a><br/>')
     return "\n".join(
         ["<!DOCTYPE html>", f"<html><body><h1>Links for {html.escape(name)}</h1>", *rows, "</body></html>", ""]
     )

@@ -18,10 +18,9 @@ from urllib.parse import unquote
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from envforge.base.git import restore_hints
 from envforge.errors import EnvforgeError, Hint, RequestError
-from envforge.lock.environment_spec import ENVIRONMENT_FILE
-from envforge.lock.lockfile import LOCK_NAME, LockedPackage, Lockfile, LockfileError, Manager, parse_lockfile
+from envforge.lock.lockfile import LockedPackage, Lockfile, LockfileError, Manager, parse_lockfile
+from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE
 from envforge.lock.pylock import is_pylock, parse_pylock
 
 
@@ -274,11 +273,11 @@ def read_any_lock(path: Path, platform: str) -> Lockfile:
 def _unread(path: Path) -> Hint:
     """Return the hint for a lockfile that can't be read: it may not exist yet, and neither may its project."""
     environment = path.with_name(ENVIRONMENT_FILE)
-    if path.exists() or path.name != LOCK_NAME:
+    if path.exists() or path.name != LOCK_FILE:
         return Hint("check the path of the lockfile")
     if not environment.is_file():
         return Hint("change to a project directory; to create a project", "envforge new TEMPLATE DIR")
-    words = [] if path == Path(LOCK_NAME) else ["--file", str(environment)]
+    words = [] if path == Path(LOCK_FILE) else ["--file", str(environment)]
     return Hint("to create it from environment.yml", shlex.join(["envforge", "lock", *words]))
 
 
@@ -341,6 +340,8 @@ def _of_wheel(url: str, where: str, number: int) -> tuple[str, str]:
 
 
 def _explicit_fault(where: str, number: int, wanted: str, found: str) -> LockfileError:
+    from envforge.base.git import restore_hints  # noqa: PLC0415 - only errors need it
+
     return LockfileError(
         f"the explicit file `{where}` is invalid at line {number}: expected {wanted}, found `{found}`",
         hint=(

@@ -5,8 +5,9 @@ Selectors are those of conda-build (``linux``, ``x86_64``) and conda-lock (``lin
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from packaging.version import Version
 
@@ -37,6 +38,7 @@ _FOREIGN = {"windows": "win", "mac": "osx", "macos": "osx", "darwin": "osx", "am
 # variables of conda-build that are no platforms; a sentence may contain the words, but no comparison of them
 _BUILD_VARIABLE = re.compile(r"(?:not\s+)?(?:py\d+|py[23]k|(?:py|np|vc|python|\w+_platform|\w+_version)\s*[<>=!]=?.+)$")
 _TOKEN = re.compile(r"\s*([A-Za-z0-9_]+(?:-[A-Za-z0-9_]+)*|[()])")
+_OPERATORS = ("and", "or", "not", "(", ")")
 _ALIKE = 0.75
 
 
@@ -51,21 +53,20 @@ class SelectorError(Exception):
 def parse_selector(text: str) -> frozenset[str]:
     """Return the platforms for which a selector is true; raise ``SelectorError`` if it is invalid or unknown."""
     tokens = _tokens(text)
-    parser = _Parser(tokens or [])
-    shape_is_valid = tokens is not None and parser.is_expression()
+    found = _evaluate(tokens)
     unknown = [name for name in _names(tokens or []) if name not in SELECTORS]
     if _BUILD_VARIABLE.match(text.strip()):
         raise SelectorError(
             f"the selector `{text.strip()}` depends on more than the platform",
             "use a platform such as `linux`; for a wheel, write a marker such as `; python_version >= '3.10'`",
         )
-    if not shape_is_valid and (tokens is None or not unknown):
+    if found is None and (tokens is None or not unknown):
         raise SelectorError(f"`{text}` is not a valid selector", "write it as in `linux and not aarch64`")
     if unknown:
         near = _FOREIGN.get(unknown[0]) or nearest(unknown[0], SELECTORS, alike=_ALIKE)
         known = "use `linux`, `osx`, `win`, `unix`, `x86_64`, or a platform such as `linux-64`"
         raise SelectorError(f"the selector `{unknown[0]}` is unknown", f"did you mean `{near}`?" if near else known)
-    return parser.platforms()
+    return found or frozenset()
 
 
 def selector_of_comment(comment: str) -> frozenset[str] | None:
@@ -89,7 +90,7 @@ def _is_meant(text: str) -> bool:
     if tokens is None or not names:
         return False
     unknown = [name for name in names if name not in SELECTORS]
-    if not _Parser(tokens).is_expression():
+    if _evaluate(tokens) is None:
         return not unknown  # words around a known name are a sentence
     if len(unknown) < len(names):
         return True
@@ -109,56 +110,32 @@ def _tokens(text: str) -> list[str] | None:
 
 
 def _names(tokens: Iterable[str]) -> list[str]:
-    return [token for token in tokens if token not in {"and", "or", "not", "(", ")"}]
+    return [token for token in tokens if token not in _OPERATORS]
 
 
-class _Parser:
-    """Parse ``or``, ``and``, ``not``, and parentheses, with Python's precedence."""
+def _evaluate(tokens: list[str] | None) -> frozenset[str] | None:
+    """Return the platforms of an expression of ``or``, ``and``, ``not``, and parentheses; None if it is invalid."""
+    names = _names(tokens or [])
+    # a name may have a dash, or be a keyword of Python
+    words = iter(range(len(names)))
+    text = " ".join(token if token in _OPERATORS else f"_{next(words)}" for token in tokens or [])
+    try:
+        return _platforms(ast.parse(text, mode="eval").body, names)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
-    def __init__(self, tokens: list[str]) -> None:
-        self._tokens = tokens
-        self._rest: list[str] = []
 
-    def platforms(self) -> frozenset[str]:
-        self._rest = list(self._tokens)
-        found = self._any()
-        if self._rest:
-            raise ValueError(self._rest[0])
-        return found
-
-    def is_expression(self) -> bool:
-        try:
-            self.platforms()
-        except (ValueError, IndexError, RecursionError):
-            return False
-        return True
-
-    def _any(self) -> frozenset[str]:
-        found = self._all()
-        while self._rest and self._rest[0] == "or":
-            self._rest.pop(0)
-            found |= self._all()
-        return found
-
-    def _all(self) -> frozenset[str]:
-        found = self._one()
-        while self._rest and self._rest[0] == "and":
-            self._rest.pop(0)
-            found &= self._one()
-        return found
-
-    def _one(self) -> frozenset[str]:
-        token = self._rest.pop(0)
-        if token == "not":  # noqa: S105 - a word of the grammar
-            return EVERYWHERE - self._one()
-        if token == "(":  # noqa: S105 - as above
-            found = self._any()
-            if self._rest.pop(0) != ")":
-                raise ValueError(token)
-            return found
-        if token in {"and", "or", ")"}:
-            raise ValueError(token)
-        return SELECTORS.get(token, frozenset())
+def _platforms(node: ast.expr, names: Sequence[str]) -> frozenset[str]:
+    match node:
+        case ast.BoolOp(op=ast.Or()):
+            return frozenset().union(*(_platforms(value, names) for value in node.values))
+        case ast.BoolOp():
+            return EVERYWHERE.intersection(*(_platforms(value, names) for value in node.values))
+        case ast.UnaryOp(op=ast.Not()):
+            return EVERYWHERE - _platforms(node.operand, names)
+        case ast.Name():
+            return SELECTORS.get(names[int(node.id[1:])], frozenset())
+    raise ValueError(node)
 
 
 _SYSTEMS = {

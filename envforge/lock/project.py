@@ -1,15 +1,34 @@
-"""Find the project around a directory."""
+"""Find the project around a directory, read its environment files, and change several files in one transaction.
+
+A transaction writes the new files under temporary names, then a journal that lists them, then renames each, then
+removes the journal. Without a journal the old state is valid; with one, the next run completes the new state.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-from envforge.errors import Hint
+from envforge.base.documents import Document
+from envforge.base.files import sync_folder, write_synced
+from envforge.errors import EnvforgeError, Hint, OutsideError
 
-ENVIRONMENT, LOCKFILE, VARIANTS = "environment.yml", "conda-lock.yml", "lockfiles"
+ENVIRONMENT_FILE = "environment.yml"
+VIRTUAL_PACKAGES_FILE = "virtual-packages.yml"
+LOCK_FILE = "conda-lock.yml"
+VARIANTS_DIRECTORY = "lockfiles"
+ENVFORGE_DIRECTORY = ".envforge"
+# editors find an environment in the workspace, and deleting the project deletes it, too
+IN_PROJECT = ".conda"
+VENV_IN_PROJECT = ".venv"  # the environment of a pylock.toml, where editors and uv look for one
+_PROJECT_FILES = ("envforge.toml", LOCK_FILE)
 
 
 def find_environment(here: Path) -> Path:
@@ -23,39 +42,20 @@ def find_environment(here: Path) -> Path:
         found = environment_in(folder)
         if found.is_file() or folder == project:
             return _from(start, found)
-    return Path(ENVIRONMENT)
+    return Path(ENVIRONMENT_FILE)
 
 
 def environment_in(folder: Path) -> Path:
     """Return the environment file of a directory: ``environment.yml``, or ``environment.yaml`` if only that exists."""
-    other = (folder / ENVIRONMENT).with_suffix(".yaml")
-    return other if other.is_file() and not (folder / ENVIRONMENT).is_file() else folder / ENVIRONMENT
-
-
-def find_sources(here: Path) -> tuple[Path, ...]:
-    """Return the environment files of the project around ``here``: several if its lockfile was made from several."""
-    default = find_environment(here)
-    recorded = recorded_sources(default.with_name(LOCKFILE))
-    return recorded if len(recorded) > 1 or not default.is_file() else (default,)
-
-
-def recorded_sources(lockfile: Path) -> tuple[Path, ...]:
-    """Return the environment files that a lockfile records; if one doesn't exist, the one next to the lockfile."""
-    from envforge.errors import EnvforgeError  # noqa: PLC0415 - most callers need only a path
-    from envforge.lock.lockfile import read_lockfile  # noqa: PLC0415 - as above
-
-    try:
-        found = read_lockfile(lockfile).source_files(lockfile) if lockfile.is_file() else ()
-    except EnvforgeError:  # an explicit file, or an error that the command reports with its own hints
-        found = ()
-    return found if found and all(path.is_file() for path in found) else (environment_in(lockfile.parent),)
+    other = (folder / ENVIRONMENT_FILE).with_suffix(".yaml")
+    return other if other.is_file() and not (folder / ENVIRONMENT_FILE).is_file() else folder / ENVIRONMENT_FILE
 
 
 def find_lockfile(here: Path) -> Path:
     """Return ``conda-lock.yml`` of the project around ``here``, relative to ``here``; it may not exist."""
-    if (here / LOCKFILE).is_file():
-        return Path(LOCKFILE)
-    return find_environment(here).with_name(LOCKFILE)
+    if (here / LOCK_FILE).is_file():
+        return Path(LOCK_FILE)
+    return find_environment(here).with_name(LOCK_FILE)
 
 
 def _from(start: Path, path: Path) -> Path:
@@ -68,7 +68,7 @@ def project_command(
     """Return ``envforge NAME`` with the options that select these files, if the command doesn't find them itself."""
     is_default = not others and _is_same(environment, find_environment(Path()))
     files = [] if is_default else [word for path in (environment, *others) for word in ("-f", str(path))]
-    if lockfile is not None and not _is_same(lockfile, environment.with_name(LOCKFILE)):
+    if lockfile is not None and not _is_same(lockfile, environment.with_name(LOCK_FILE)):
         files += ["--lockfile", str(lockfile)]
     return shlex.join(["envforge", name, *files, *words])
 
@@ -78,7 +78,7 @@ def lock_command(lockfile: Path) -> str:
     from envforge.lock.pylock import is_pylock  # noqa: PLC0415 - only errors need it
 
     if is_pylock(lockfile):
-        command = lock_command(lockfile.with_name(LOCKFILE))
+        command = lock_command(lockfile.with_name(LOCK_FILE))
         return f"{command} --pylock" if command else ""
     project = project_of(lockfile)
     if project != lockfile.parent and environment_in(project).is_file():
@@ -91,7 +91,7 @@ def lock_command(lockfile: Path) -> str:
 def project_of(lockfile: Path) -> Path:
     """Return the directory of the project that a lockfile, or the lockfile of a variant, belongs to."""
     absolute = lockfile.absolute()
-    return absolute.parents[2] if absolute.parent.parent.name == VARIANTS else lockfile.parent
+    return absolute.parents[2] if absolute.parent.parent.name == VARIANTS_DIRECTORY else lockfile.parent
 
 
 def platform_hints(lockfile: Path, locked: Sequence[str], platform: str) -> tuple[Hint, ...]:
@@ -109,19 +109,27 @@ def platform_hints(lockfile: Path, locked: Sequence[str], platform: str) -> tupl
     command = lock_command(lockfile)
     if not command:
         return (Hint(f"use a lockfile that has packages for `{platform}`"),)
-    return (Hint(f"once `platforms` in `{project / ENVIRONMENT}` lists `{platform}`", command),)
+    return (Hint(f"once `platforms` in `{project / ENVIRONMENT_FILE}` lists `{platform}`", command),)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _OfTemplate:
+    """What envforge.toml has if a template made the project."""
+
+    template: Any
 
 
 def update_command(project: Path, platforms: Sequence[str]) -> str:
     """Return the command that plans a project of a template for these platforms; empty if it can't."""
-    from envforge.base import toml  # noqa: PLC0415 - only errors need it
-    from envforge.pytorch.matrix import load_matrix  # noqa: PLC0415 - as above
+    from envforge.pytorch.matrix import load_matrix  # noqa: PLC0415 - only errors need it
 
+    document = Document(damaged="the record of the project is invalid", error=EnvforgeError, code="record-damaged")
     try:
-        record = toml.loads((project / "envforge.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        text = document.read_bytes(project / "envforge.toml").decode("utf-8")
+        document.read_toml(text, _OfTemplate)
+    except (EnvforgeError, ValueError):  # not a project of a template
         return ""
-    if "template" not in record or not set(platforms) <= set(load_matrix().platforms):
+    if not set(platforms) <= set(load_matrix().platforms):
         return ""
     here = project_folder(Path.cwd())
     words = [] if here is not None and _is_same(here, project) else ["--directory", str(project)]
@@ -131,17 +139,6 @@ def update_command(project: Path, platforms: Sequence[str]) -> str:
 
 def _is_same(one: Path, other: Path) -> bool:
     return os.path.abspath(one) == os.path.abspath(other)  # noqa: PTH100 - as the shell sees it, symlinks included
-
-
-ENVFORGE_DIRECTORY = ".envforge"
-
-
-# editors find an environment in the workspace, and deleting the project deletes it, too
-IN_PROJECT = ".conda"
-VENV_IN_PROJECT = ".venv"  # the environment of a pylock.toml, where editors and uv look for one
-
-
-_PROJECT_FILES = ("envforge.toml", "conda-lock.yml")
 
 
 def project_folder(here: Path) -> Path | None:
@@ -172,3 +169,176 @@ def project_here() -> Path:
 def is_prefix(folder: Path) -> bool:
     """Return whether a directory is an environment of envforge or of a conda tool, complete or not."""
     return (folder / ENVFORGE_DIRECTORY).is_dir() or (folder / "conda-meta").is_dir()
+
+
+def input_sha256(environment: str, virtual_packages: str | None, others: Sequence[str] = ()) -> str:
+    """Return the SHA-256 of all files, independent of line endings; a missing file differs from an empty one."""
+    digest = hashlib.sha256()
+    files = [(ENVIRONMENT_FILE, environment), (VIRTUAL_PACKAGES_FILE, virtual_packages)]
+    for name, text in [*files, *((ENVIRONMENT_FILE, other) for other in others)]:
+        if text is not None:
+            data = text.replace("\r\n", "\n").encode()
+            digest.update(f"{name} {len(data)}\n".encode() + data)
+    return digest.hexdigest()
+
+
+def recorded_sha256(files: Sequence[Path]) -> str:
+    """Return the SHA-256 that a lockfile of these environment files records, without parsing them."""
+    virtual = files[0].with_name(VIRTUAL_PACKAGES_FILE)
+    texts = [read_text(path, newline=None) for path in files]
+    return input_sha256(texts[0], read_text(virtual, newline=None) if virtual.is_file() else None, texts[1:])
+
+
+def read_text(path: Path, newline: str | None = "") -> str:
+    """Read an environment file, by default with its line endings; raise ``EnvforgeError`` with what may be meant."""
+    try:
+        with path.open(encoding="utf-8", newline=newline) as stream:
+            return stream.read()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        hints = () if path.exists() else _hints_missing(path)
+        raise EnvforgeError(f"cannot read `{path}`: {why}", hint=hints, code="unreadable-input") from error
+
+
+def _hints_missing(path: Path) -> tuple[Hint, ...]:
+    """Return what helps if an environment file doesn't exist; the commands that read one have `--file`."""
+    other = path.with_suffix(".yaml" if path.suffix == ".yml" else ".yml")
+    if other.is_file():
+        return (Hint(f"to use `{other}` instead, pass `--file {shlex.quote(str(other))}`"),)
+    if path.name != ENVIRONMENT_FILE:
+        return (Hint("check the path in `--file`"),)
+    return (
+        Hint("to create a project", "envforge new TEMPLATE DIR"),
+        Hint("to use another environment file, pass `--file FILE`"),
+    )
+
+
+_SUFFIX = ".envforge-change"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    """A file that a change replaces, and the SHA-256 of its old and its new content."""
+
+    path: str
+    old: str | None
+    new: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Journal:
+    files: tuple[_Row, ...]
+    version: Literal[1] = 1
+
+
+def replace_together(anchor: Path, files: Mapping[Path, bytes]) -> None:
+    """Replace all ``files`` in one transaction, with the journal next to ``anchor``.
+
+    Raises ``OutsideError`` and leaves the old files unchanged if a file can't be written.
+    """
+    files = {Path(os.path.realpath(path)): data for path, data in files.items()}  # a link is written through
+    rows = tuple(_row(anchor, path, data) for path, data in files.items())
+    journal = _journal(anchor)
+    try:
+        for path, data in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_synced(_aside(path), data)
+        write_synced(_aside(journal), json.dumps(asdict(_Journal(files=rows)), indent=1).encode())
+        _aside(journal).replace(journal)
+        sync_folder(journal.parent)
+    except OSError as error:
+        for path in (*files, journal):
+            with contextlib.suppress(OSError):  # a leftover file is harmless: the next change overwrites it
+                _aside(path).unlink(missing_ok=True)
+        raise OutsideError(f"cannot write to the directory of `{anchor}`: {error}", code="unwritable") from error
+    complete_transaction(anchor)
+
+
+def complete_transaction(anchor: Path) -> bool:
+    """Complete a change that a crash interrupted, and return whether there was one.
+
+    Raises ``EnvforgeError`` if a file was edited since.
+    """
+    journal = _journal(anchor)
+    if not journal.exists():
+        return False
+    document = Document(
+        damaged=f"the journal `{journal}` of an interrupted change is invalid",
+        error=EnvforgeError,
+        code="bad-journal",
+        hint="to keep the current files, and discard the change",
+        command=shlex.join(["rm", str(journal)]),
+    )
+    rows = document.read_json(document.read_bytes(journal), _Journal).files
+    for row in rows:
+        _refuse_edited(anchor.parent / row.path, row, anchor)
+    try:
+        for row in rows:
+            path = anchor.parent / row.path
+            if _digest(path) != row.new:
+                _aside(path).replace(path)
+        sync_folder(journal.parent)
+        for row in rows:
+            _aside(anchor.parent / row.path).unlink(missing_ok=True)
+        journal.unlink()
+    except OSError as error:
+        raise OutsideError(
+            f"cannot complete the interrupted change in `{journal}`: {error}",
+            hint="fix the cause, then run this command again",
+            code="unwritable",
+        ) from error
+    return True
+
+
+def refuse_unfinished(anchor: Path) -> None:
+    """Raise ``EnvforgeError`` if a crash has left a change incomplete."""
+    if is_unfinished(anchor):
+        raise EnvforgeError(
+            f"an earlier change of `{anchor}` is incomplete",
+            hint="to complete it",
+            command=project_command("lock", anchor, None),
+            code="half-changed",
+        )
+
+
+def is_unfinished(anchor: Path) -> bool:
+    """Return whether a change is incomplete."""
+    return _journal(anchor).exists()
+
+
+def unfinished_beside(file: Path) -> Path | None:
+    """Return the anchor of an incomplete change in the directory of ``file``, if there is one."""
+    journals = sorted(file.parent.glob(f".*{_SUFFIX}"))
+    return next((path.with_name(path.name[1 : -len(_SUFFIX)]) for path in journals), None)
+
+
+def _refuse_edited(path: Path, row: _Row, anchor: Path) -> None:
+    found, journal = _digest(path), _journal(anchor)
+    if found == row.new or (found == row.old and _digest(_aside(path)) == row.new):
+        return
+    raise EnvforgeError(
+        f"a change of `{path}` was interrupted, and the file was edited since",
+        hint="to keep the current files",
+        command=" && ".join((shlex.join(["rm", str(journal)]), project_command("lock", anchor, None))),
+        code="edited-since",
+    )
+
+
+def _row(anchor: Path, path: Path, data: bytes) -> _Row:
+    place = Path(os.path.relpath(path, os.path.realpath(anchor.parent))).as_posix()
+    return _Row(path=place, old=_digest(path), new=hashlib.sha256(data).hexdigest())
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def _journal(anchor: Path) -> Path:
+    return anchor.with_name(f".{anchor.name}{_SUFFIX}")
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name.lstrip('.')}.envforge-new")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -40,6 +41,11 @@ class PythonIndex:
     def public_url(self) -> str:
         """Return the URL of the simple index without user name and password."""
         return show_url(self.simple_url)
+
+    @property
+    def is_served(self) -> bool:
+        """Return whether this is a server, which other machines can reach, and not a directory."""
+        return self.simple_url.startswith(("https://", "http://"))
 
     @property
     def other_index_hint(self) -> Hint:
@@ -279,16 +285,14 @@ def _default_index() -> PythonIndex:
 
 
 def _registry_of_poetry() -> str:
-    before = dict(os.environ)
-    try:
-        from conda_lock._vendor.poetry.repositories.pypi_repository import (  # noqa: PLC0415 - slow to import
-            PyPiRepository,
-        )
-
-        return str(PyPiRepository().url).rstrip("/")
-    finally:
-        os.environ.clear()  # importing conda-lock sets CONDA_ROOT
-        os.environ.update(before)
+    # read, not imported: the import takes a second, which `new` with a lockfile of the catalogue has no use for
+    found = importlib.util.find_spec("conda_lock")
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("conda_lock, which envforge requires, is not installed")
+    path = Path(found.origin).parent / "_vendor" / "poetry" / "repositories" / "pypi_repository.py"
+    source = path.read_text(encoding="utf-8")
+    (url,) = re.findall(r'url: str = "(https://[^"]+)"', source)
+    return f"{url.rstrip('/')}/simple"
 
 
 def _project(file_name: str) -> str:

@@ -68,9 +68,9 @@ class _Advice:
         """Suggest the wheel of an unknown conda package, if the package index has one."""
         if not self._is_wheel(name):
             return
-        add = self._command("add", "--pip", name)
+        add = self.request.command("add", "--pip", name)
         if add:
-            words = [self._command("remove", name), add] if self.is_written else [add]
+            words = [self.request.command("remove", name), add] if self.is_written else [add]
             yield Hint(f"to install `{name}` from the package index instead", " && ".join(words))
 
     def for_wheel(self, name: str, why: str) -> Iterator[Hint]:
@@ -83,8 +83,8 @@ class _Advice:
             yield from self._for_request(name)
         elif name in self.index.missing:
             yield from self._for_dependency(name)
-        if name in self.index.newer and self._command("lock"):
-            command = self._command("lock", "--exclude-newer", "none")
+        if name in self.index.newer and self.request.command("lock"):
+            command = self.request.command("lock", "--exclude-newer", "none")
             yield Hint(f"to allow packages newer than {self.index.wanted.cutoff}", command)
 
     def _for_request(self, name: str) -> Iterator[Hint]:
@@ -94,9 +94,9 @@ class _Advice:
         if near is not None:
             yield Hint(f"did you mean `{near}`?")
         conda = self.index.mapping.to_conda(name)
-        remove = self._command("remove", name)
+        remove = self.request.command("remove", name)
         if conda in self._conda_names() and remove:
-            add = self._command("add", conda)
+            add = self.request.command("add", conda)
             words = [remove, add] if self.is_written else [add]
             yield Hint(f"to install `{conda}` from conda instead", " && ".join(words))
         elif near is None and name in self.index.unlisted:
@@ -111,9 +111,9 @@ class _Advice:
     def _for_dependency(self, name: str) -> Iterator[Hint]:
         conda = self.index.mapping.to_conda(name)
         if conda in self._conda_names():
-            command = self._command("add", conda)
+            command = self.request.command("add", conda)
         elif self._is_wheel(name):
-            command = self._command("add", "--pip", name)
+            command = self.request.command("add", "--pip", name)
         else:
             return
         if command:
@@ -170,6 +170,3 @@ class _Advice:
             mirrors = self.request.mirrors
             self._names = known_names(self.inputs.channels, self.index.wanted.platform, mirrors, os.environ)
         return self._names
-
-    def _command(self, name: str, *words: str) -> str:
-        return self.request.command(name, *words)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from envforge.base.net import Mirrors
 from envforge.errors import RequestError
-from envforge.lock.lockfile import Lockfile
+from envforge.lock.lockfile import EXCLUDE_NEWER, Lockfile
 
 _SPAN = re.compile(r"(\d{1,5})\s*(h|d|w)")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -72,6 +72,11 @@ def read_moment(text: str | None) -> dt.datetime | None:
         return None
 
 
+def recorded_cutoff(lock: Lockfile) -> Cutoff:
+    """Return the cutoff that a lockfile was created with."""
+    return Cutoff(at=read_moment(dict(lock.custom_metadata).get(EXCLUDE_NEWER)))
+
+
 def _with_zone(text: str) -> str:
     # `fromisoformat` of Python 3.10 supports neither `Z` nor fractions other than three or six digits
     text = re.sub(r"[zZ]$", "+00:00", text)
@@ -83,20 +88,17 @@ def _utc(moment: dt.datetime) -> dt.datetime:
     return aware.replace(microsecond=0)
 
 
-VIRTUAL_PACKAGES = "virtual-packages.yml"
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockRequest:
     """One run of ``envforge lock``.
 
-    ``platforms`` replaces those of the file. ``virtual_packages`` defaults to ``virtual-packages.yml`` next to the
-    environment. ``conda_exe`` replaces the embedded solver, ``python_index`` the configured package index.
-    ``verify_hashes`` downloads every wheel, even if the index states its SHA-256. ``upgrade`` selects all versions
-    again, ``upgrade_packages`` those of the named packages. ``exclude_newer`` defaults to the date in the lockfile.
-    ``others`` are further environment files, which are merged with the first. ``categories`` limits the lock to the
-    files of these categories. ``environment_text`` replaces the contents of ``environment``. ``source`` is the file to
-    edit if ``environment`` is derived from it; ``is_aside`` marks temporary files, which no hint may name.
+    ``platforms`` replaces those of the file. ``conda_exe`` replaces the embedded solver, ``python_index`` the
+    configured package index. ``verify_hashes`` downloads every wheel, even if the index states its SHA-256. ``upgrade``
+    selects all versions again, ``upgrade_packages`` those of the named packages. ``exclude_newer`` defaults to the date
+    in the lockfile. ``others`` are further environment files, which are merged with the first. ``categories`` limits
+    the lock to the files of these categories. ``environment_text`` replaces the contents of ``environment``, and
+    ``virtual_packages`` those of virtual-packages.yml. ``source`` is the file to edit if ``environment`` is derived
+    from it; ``is_aside`` marks temporary files, which no hint may name.
     """
 
     environment: Path
@@ -104,7 +106,6 @@ class LockRequest:
     others: tuple[Path, ...] = ()
     categories: tuple[str, ...] = ()
     platforms: tuple[str, ...] = ()
-    virtual_packages: Path | None = None
     conda_exe: Path | None = None
     mirrors: Mirrors = field(default_factory=Mirrors)
     python_index: str | None = None
@@ -113,6 +114,7 @@ class LockRequest:
     upgrade_packages: tuple[str, ...] = ()
     exclude_newer: Cutoff | None = None
     environment_text: str | None = None
+    virtual_packages: str | None = None
     source: Path | None = None
     is_aside: bool = False
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,21 +24,22 @@ from envforge.errors import EnvforgeError, RequestError
 from envforge.lock.check import Difference, check_lock
 from envforge.lock.edit import NewPackage, add, after_line, delete_lines, quoted, replace_scalar
 from envforge.lock.environment import parse_environment
-from envforge.lock.environment_spec import (
-    ENVIRONMENT_FILE,
-    TORCH_FAMILY,
-    render_virtual_packages,
-    split_conda_spec,
-    torch_requirements,
-)
+from envforge.lock.environment_spec import TORCH_FAMILY, render_virtual_packages, split_conda_spec, torch_requirements
 from envforge.lock.inputs import Inputs, read_inputs
-from envforge.lock.lockfile import LOCK_NAME, VARIANTS_DIRECTORY, Lockfile, list_variants
+from envforge.lock.lockfile import Lockfile, list_variants
 from envforge.lock.locking import make_lock
 from envforge.lock.names import torch_indexes
 from envforge.lock.needs import describe, read_needs
 from envforge.lock.plan import make_plan
-from envforge.lock.request import VIRTUAL_PACKAGES, LockReport, LockRequest, Progress
-from envforge.lock.transaction import complete_transaction, replace_together
+from envforge.lock.project import (
+    ENVIRONMENT_FILE,
+    LOCK_FILE,
+    VARIANTS_DIRECTORY,
+    VIRTUAL_PACKAGES_FILE,
+    complete_transaction,
+    replace_together,
+)
+from envforge.lock.request import LockReport, LockRequest, Progress
 from envforge.pytorch.matrix import Matrix, load_matrix
 from envforge.pytorch.selection import PYTORCH_INDEX, Build, Grade, Request, Selection
 
@@ -296,7 +296,7 @@ def lock_variant(request: LockRequest, tag: WheelTag, progress: Progress = repr)
 def variant_request(request: LockRequest, tag: WheelTag) -> LockRequest:
     """Return the request for the files of a variant; hints name the environment file that it is derived from."""
     folder = variant_folder(request.environment, tag)
-    environment, lockfile = folder / ENVIRONMENT_FILE, folder / LOCK_NAME
+    environment, lockfile = folder / ENVIRONMENT_FILE, folder / LOCK_FILE
     return replace(request, environment=environment, lockfile=lockfile, source=request.environment)
 
 
@@ -308,13 +308,12 @@ def check_variant(request: LockRequest, tag: WheelTag) -> tuple[Difference, ...]
     if not _is_current(folder, texts):
         return (
             Difference(
-                code="variant-changed",
-                platform=None,
-                wanted=f"variant {tag} of `{request.environment}` is requested",
-                found=f"`{folder}` {'was derived from another version of it' if folder.is_dir() else 'does not exist'}",
+                "variant-changed",
+                f"variant {tag} of `{request.environment}` is requested",
+                f"`{folder}` {'was derived from another version of it' if folder.is_dir() else 'does not exist'}",
             ),
         )
-    return check_lock(folder / ENVIRONMENT_FILE, folder / LOCK_NAME, exclude_newer=request.exclude_newer)
+    return check_lock(folder / ENVIRONMENT_FILE, folder / LOCK_FILE, exclude_newer=request.exclude_newer)
 
 
 def stale_variants(environment: Path) -> tuple[str, ...]:
@@ -349,11 +348,9 @@ def variant_folder(environment: Path, tag: WheelTag) -> Path:
 
 
 def _make(request: LockRequest, texts: VariantTexts, progress: Progress) -> LockReport:
-    beside = request.environment.with_name(VIRTUAL_PACKAGES)
-    with tempfile.TemporaryDirectory(prefix="envforge-variant-") as folder:
-        virtual = Path(folder) / VIRTUAL_PACKAGES
-        virtual.write_text(texts.virtual_packages, encoding="utf-8", newline="\n")
-        made = make_lock(replace(request, environment_text=texts.environment, virtual_packages=virtual), progress)
+    beside = request.environment.with_name(VIRTUAL_PACKAGES_FILE)
+    request = replace(request, environment_text=texts.environment, virtual_packages=texts.virtual_packages)
+    made = make_lock(request, progress)
     files = {
         request.environment: texts.environment.encode(),
         beside: texts.virtual_packages.encode(),
@@ -362,7 +359,7 @@ def _make(request: LockRequest, texts: VariantTexts, progress: Progress) -> Lock
     changed = {path: data for path, data in files.items() if not path.exists() or path.read_bytes() != data}
     if changed:
         replace_together(request.environment, changed)
-    return replace(made.report, virtual_packages_source=str(beside))
+    return made.report
 
 
 def _refuse_foreign(environment: Path) -> None:
@@ -376,7 +373,7 @@ def _refuse_foreign(environment: Path) -> None:
 
 
 def _is_current(folder: Path, texts: VariantTexts) -> bool:
-    wanted = {ENVIRONMENT_FILE: texts.environment, VIRTUAL_PACKAGES: texts.virtual_packages}
+    wanted = {ENVIRONMENT_FILE: texts.environment, VIRTUAL_PACKAGES_FILE: texts.virtual_packages}
     files = {name: folder / name for name in wanted}
     return all(path.is_file() and path.read_text(encoding="utf-8") == wanted[name] for name, path in files.items())
 

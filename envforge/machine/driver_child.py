@@ -251,44 +251,41 @@ def _processes(function: str) -> _Ask:
     return ask
 
 
-def _call(function: str, *arguments: str) -> _Ask:
+def call(function: str, *arguments: str) -> _Ask:
+    """Return a call of a function of NVML with a handle, and with constants by their names."""
     return lambda pynvml, handle: getattr(pynvml, function)(handle, *(getattr(pynvml, name) for name in arguments))
 
 
 def _pair(first: str, second: str, *arguments: str) -> _Ask:
-    return lambda pynvml, handle: [_call(function, *arguments)(pynvml, handle) for function in (first, second)]
+    return lambda pynvml, handle: [call(function, *arguments)(pynvml, handle) for function in (first, second)]
 
 
 SIGNALS: dict[str, tuple[str, _Ask]] = {
     "memory": ("nvmlDeviceGetMemoryInfo", _memory),
     "recovery": (f"nvmlDeviceGetFieldValues({RECOVERY_ACTION})", _recovery),
-    "ecc": ("nvmlDeviceGetEccMode", _call("nvmlDeviceGetEccMode")),
+    "ecc": ("nvmlDeviceGetEccMode", call("nvmlDeviceGetEccMode")),
     "ecc_uncorrected": (
         "nvmlDeviceGetTotalEccErrors(uncorrected, volatile)",
-        _call("nvmlDeviceGetTotalEccErrors", "NVML_MEMORY_ERROR_TYPE_UNCORRECTED", "NVML_VOLATILE_ECC"),
+        call("nvmlDeviceGetTotalEccErrors", "NVML_MEMORY_ERROR_TYPE_UNCORRECTED", "NVML_VOLATILE_ECC"),
     ),
     "ecc_uncorrected_ever": (
         "nvmlDeviceGetTotalEccErrors(uncorrected, aggregate)",
-        _call("nvmlDeviceGetTotalEccErrors", "NVML_MEMORY_ERROR_TYPE_UNCORRECTED", "NVML_AGGREGATE_ECC"),
+        call("nvmlDeviceGetTotalEccErrors", "NVML_MEMORY_ERROR_TYPE_UNCORRECTED", "NVML_AGGREGATE_ECC"),
     ),
-    "rows": ("nvmlDeviceGetRemappedRows", _call("nvmlDeviceGetRemappedRows")),
+    "rows": ("nvmlDeviceGetRemappedRows", call("nvmlDeviceGetRemappedRows")),
     "retired_pages": ("nvmlDeviceGetRetiredPages", _retired_pages),
     "fabric": ("nvmlDeviceGetGpuFabricInfoV", _fabric),
     "links": ("nvmlDeviceGetNvLinkState", _links),
-    "mig": ("nvmlDeviceGetMigMode", _call("nvmlDeviceGetMigMode")),
-    "compute_mode": ("nvmlDeviceGetComputeMode", _call("nvmlDeviceGetComputeMode")),
-    "persistence": ("nvmlDeviceGetPersistenceMode", _call("nvmlDeviceGetPersistenceMode")),
+    "mig": ("nvmlDeviceGetMigMode", call("nvmlDeviceGetMigMode")),
+    "compute_mode": ("nvmlDeviceGetComputeMode", call("nvmlDeviceGetComputeMode")),
+    "persistence": ("nvmlDeviceGetPersistenceMode", call("nvmlDeviceGetPersistenceMode")),
     "event_reasons": (
         "nvmlDeviceGetCurrentClocksEventReasons",
-        _either(_call("nvmlDeviceGetCurrentClocksEventReasons"), _call("nvmlDeviceGetCurrentClocksThrottleReasons")),
+        _either(call("nvmlDeviceGetCurrentClocksEventReasons"), call("nvmlDeviceGetCurrentClocksThrottleReasons")),
     ),
     "power_mw": (
         "nvmlDeviceGetEnforcedPowerLimit",
         _pair("nvmlDeviceGetEnforcedPowerLimit", "nvmlDeviceGetPowerManagementDefaultLimit"),
-    ),
-    "clocks_mhz": (
-        "nvmlDeviceGetClockInfo(SM)",
-        _pair("nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo", "NVML_CLOCK_SM"),
     ),
     "application_clocks_mhz": (
         "nvmlDeviceGetApplicationsClock",
@@ -302,7 +299,7 @@ SIGNALS: dict[str, tuple[str, _Ask]] = {
         "nvmlDeviceGetCurrPcieLinkGeneration",
         _pair("nvmlDeviceGetCurrPcieLinkGeneration", "nvmlDeviceGetMaxPcieLinkGeneration"),
     ),
-    "temperature_c": ("nvmlDeviceGetTemperature", _call("nvmlDeviceGetTemperature", "NVML_TEMPERATURE_GPU")),
+    "temperature_c": ("nvmlDeviceGetTemperature", call("nvmlDeviceGetTemperature", "NVML_TEMPERATURE_GPU")),
     "processes": (
         "nvmlDeviceGetComputeRunningProcesses",
         _either(

@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -249,16 +250,20 @@ class LibraryReport:
     libcuda: LibcudaReport
 
 
-def read_report(result: ProgramResult) -> LibraryReport:
-    """Parse the child's lines; a library without a line is the one that crashed or blocked the child."""
-    answers: dict[str, dict[str, Any]] = {}
-    for line in result.stdout.splitlines():
+def read_lines(stdout: str) -> Iterator[dict[str, Any]]:
+    """Yield the lines that the child printed."""
+    for line in stdout.splitlines():
         try:
             answer = json.loads(line)
         except json.JSONDecodeError:  # a library that writes to stdout, or a line that a crash truncated
             continue
         if isinstance(answer, dict) and "library" in answer:
-            answers[answer["library"]] = answer
+            yield answer
+
+
+def read_report(result: ProgramResult) -> LibraryReport:
+    """Parse the child's lines; a library without a line is the one that crashed or blocked the child."""
+    answers = {answer["library"]: answer for answer in read_lines(result.stdout)}
     silent = _silence(result)
     return LibraryReport(
         nvml=_nvml(answers["nvml"]) if "nvml" in answers else NvmlReport(error=silent),

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
-from envforge.base.data_files import read_data
 from envforge.base.terms import ComputeCapability
 from envforge.machine.values import Gpu, MigDevice
 
@@ -236,11 +235,15 @@ class _DriverTable:
 
 @cache
 def _drivers() -> _DriverTable:
+    from envforge.base.data_files import read_data  # noqa: PLC0415 - only a machine with a driver needs it
+
     return read_data("nvidia-drivers.json", _DriverTable)
 
 
 @cache
 def _pci() -> _PciTable:
+    from envforge.base.data_files import read_data  # noqa: PLC0415 - as above
+
     return read_data("nvidia-pci.toml", _PciTable)
 
 

@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
-from envforge.base.data_files import read_data
 from envforge.base.envelope import Json, to_json
-from envforge.base.redact import Identity, change_texts, redactor
 from envforge.base.terms import ComputeCapability
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.machine.nvidia_text import branch_cuda, named_capability
@@ -164,6 +162,8 @@ def load_machine(spec: str | None, environment: Mapping[str, str]) -> Machine:
         from envforge.machine.world import World  # noqa: PLC0415 - a record needs no probing
 
         return probe(World.here(environment))
+    from envforge.base.data_files import read_data  # noqa: PLC0415 - only a profile needs it
+
     profiles = read_data("profiles.toml", dict[str, _Profile])
     if spec in profiles:
         return _profile_machine(spec, profiles[spec])
@@ -214,6 +214,8 @@ def _profile_machine(name: str, row: _Profile) -> Machine:
 
 def redact(machine: Machine) -> Machine:
     """Return the machine without what identifies it; every fact that a build depends on is kept."""
+    from envforge.base.redact import Identity, change_texts, redactor  # noqa: PLC0415 - `detect` shows its own machine
+
     cleaned = change_texts(machine, redactor(Identity(hosts=(machine.hostname or "",))))
     sources = tuple((fact, source) for fact, source in cleaned.sources if fact != "hostname")
     return dataclasses.replace(cleaned, hostname=None, sources=sources)

@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
@@ -16,9 +16,10 @@ from packaging.version import InvalidVersion, Version
 
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint
+from envforge.lock.lockfile import Manager
 from envforge.lock.plan import Artifact, Plan, Wheel, make_plan, read_any_lock, record_name, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
-from envforge.prefix.audit_files import Files, digest_of, hash_files, read_inventory
+from envforge.prefix.audit_files import Files, Finding, Kind, digest_of, hash_files, read_inventory
 from envforge.prefix.installed import (
     CondaPackage,
     Distribution,
@@ -29,21 +30,70 @@ from envforge.prefix.installed import (
 )
 from envforge.prefix.journal import Journal, journal_path, kept_lock, lock_prefix, read_journal
 from envforge.prefix.locate import Meant, check_exists, check_in_place
-from envforge.prefix.values import (
-    AuditReport,
-    AuditRequest,
-    Counts,
-    Finding,
-    InstallRequest,
-    Kind,
-    Progress,
-    Repair,
-    Silent,
-    owners,
-)
+from envforge.prefix.values import InstallRequest, Progress, Silent
 from envforge.prefix.venv import venv_site_packages
 
 _PROGRESS = Silent()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditRequest:
+    """One audit. ``lockfile`` None means the one that the prefix was created from; ``full`` reads every file again.
+
+    ``platform`` is used if the prefix has no journal that states its platform.
+    """
+
+    prefix: Path
+    platform: str
+    lockfile: Path | None = None
+    full: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """Number of checked packages and files. ``read_files`` and ``read_bytes`` were hashed now, the rest earlier.
+
+    ``unowned_files`` belong to no package and are outside the directories from which Python imports.
+    """
+
+    packages: int
+    files: int
+    bytes: int
+    read_files: int
+    read_bytes: int
+    unowned_files: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditReport:
+    """Result of an audit. ``drift`` differs from the lockfile; ``warnings`` are risks that the lockfile causes.
+
+    ``digest`` is one SHA-256 over the installed files, independent of the path of the prefix. ``notes`` report problems
+    of the audit itself.
+    """
+
+    prefix: Path
+    lockfile: Path
+    platform: str
+    drift: tuple[Finding, ...]
+    warnings: tuple[Finding, ...]
+    digest: str
+    counts: Counts
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repair:
+    """Result of ``--fix``: packages that were reinstalled or removed, and files that were moved away.
+
+    ``after`` is the audit that followed.
+    """
+
+    linked: tuple[str, ...]
+    removed: tuple[str, ...]
+    moved: tuple[str, ...]
+    moved_to: Path
+    after: AuditReport
 
 
 def audit(request: AuditRequest, progress: Progress = _PROGRESS) -> AuditReport:
@@ -325,7 +375,7 @@ def repair(report: AuditReport, audited: AuditRequest, request: InstallRequest, 
             break
         with lock_prefix(report.prefix):
             moved += _move_aside(report.prefix, [found.path for found in report.drift if found.kind == "file-stray"])
-        done = install(replace(request, reinstall=owners(report.drift), reread=True), progress)
+        done = install(replace(request, reinstall=_owners(report.drift), reread=True), progress)
         linked |= dict.fromkeys(done.linked)
         removed |= dict.fromkeys(done.removed)
         report = audit(audited, progress)
@@ -336,6 +386,11 @@ def repair(report: AuditReport, audited: AuditRequest, request: InstallRequest, 
         moved_to=report.prefix / MOVED,
         after=report,
     )
+
+
+def _owners(findings: Iterable[Finding]) -> frozenset[tuple[Manager, str]]:
+    """Return the packages that findings refer to, by manager and name."""
+    return frozenset((found.manager, found.package) for found in findings if found.manager is not None)
 
 
 def _move_aside(prefix: Path, paths: Iterable[str]) -> Iterator[str]:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from stat import S_ISLNK, S_ISREG
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from envforge.base.documents import Document
 from envforge.base.files import write_atomic
@@ -34,7 +34,34 @@ from envforge.lock.lockfile import Manager
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import hash_file, walk
 from envforge.prefix.installed import Claim, CondaPackage, Distribution, read_record
-from envforge.prefix.values import Finding, Progress
+from envforge.prefix.values import Progress, progress_step
+
+Kind = Literal[
+    "package-missing",
+    "package-extra",
+    "package-version",
+    "package-build",
+    "package-origin",
+    "package-editable",
+    "file-changed",
+    "file-missing",
+    "file-stray",
+    "owned-twice",
+    "openmp",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One difference or risk. ``package`` and ``manager`` identify the owner; they are empty if there is none."""
+
+    kind: Kind
+    text: str
+    package: str = ""
+    manager: Manager | None = None
+    path: str = ""
+    wanted: str = ""
+    found: str = ""
 
 
 class Entry(NamedTuple):
@@ -383,15 +410,12 @@ def _read_all(prefix: Path, paths: list[str], inventory: Mapping[str, Entry], pr
     """Read in batches of many small files or one large file, so that threads spend their time hashing."""
     if not paths:
         return {}
-    progress.begin("reading files", sum(inventory[path].size for path in paths), "bytes")
     found: dict[str, str] = {}
-    try:
-        with ThreadPoolExecutor() as pool:
-            for digests in pool.map(lambda batch: _hash_batch(prefix, batch), _batches(paths, inventory)):
-                found |= digests
-                progress.advance(sum(inventory[path].size for path in digests))
-    finally:
-        progress.end()
+    total = sum(inventory[path].size for path in paths)
+    with progress_step(progress, "reading files", total, "bytes"), ThreadPoolExecutor() as pool:
+        for digests in pool.map(lambda batch: _hash_batch(prefix, batch), _batches(paths, inventory)):
+            found |= digests
+            progress.advance(sum(inventory[path].size for path in digests))
     return found
 
 

@@ -27,7 +27,7 @@ from envforge.base.files import replacing
 from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest
 from envforge.prefix.cache import digest_of
-from envforge.prefix.values import Progress
+from envforge.prefix.values import Progress, progress_step
 
 ABOUT = "bundle.json"
 LOCK = "conda-lock.yml"
@@ -116,20 +116,17 @@ def write_bundle(
 ) -> None:
     """Write a bundle of ``files`` (by name in the archive) atomically, and verify each file on the way."""
     names = sorted(files)
-    progress.begin("bundling", sum(files[name][0].stat().st_size for name in names), "bytes")
-    try:
-        with (
-            replacing(output) as stream,
-            tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
-        ):
-            about = _About(platform=platform, lock_sha256=_sha256(lock))
-            _add_text(archive, ABOUT, (json.dumps(asdict(about), indent=1) + "\n").encode())
-            _add_text(archive, LOCK, lock)
-            _add_text(archive, SUMS, _sums(names, files).encode())
-            for name in names:
-                _add_file(archive, name, files[name], progress)
-    finally:
-        progress.end()
+    with (
+        progress_step(progress, "bundling", sum(files[name][0].stat().st_size for name in names), "bytes"),
+        replacing(output) as stream,
+        tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        about = _About(platform=platform, lock_sha256=_sha256(lock))
+        _add_text(archive, ABOUT, (json.dumps(asdict(about), indent=1) + "\n").encode())
+        _add_text(archive, LOCK, lock)
+        _add_text(archive, SUMS, _sums(names, files).encode())
+        for name in names:
+            _add_file(archive, name, files[name], progress)
 
 
 def read_bundle(path: Path) -> Bundle:

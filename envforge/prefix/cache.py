@@ -258,7 +258,6 @@ def need_room(path: Path, wanted: int, purpose: str) -> None:
 # `clean` must know of installs into any prefix; the system releases these locks when a process dies
 _USERS = "in-use"
 _CLEANING = "cleaning.lock"
-NAMES = (_USERS, _CLEANING)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from envforge.prefix.cache import CACHE_HINTS, SEEN_SCHEMA, Store, digest_of, ma
 from envforge.prefix.fetch import Fetched
 from envforge.prefix.installed import check_inside, conda_records
 from envforge.prefix.journal import record_fault
-from envforge.prefix.values import InstallRequest, Progress
+from envforge.prefix.values import InstallRequest, Progress, progress_step
 
 _RESERVED = {"conda-meta", ENVFORGE_DIRECTORY}
 _INFO = "info"
@@ -121,16 +121,13 @@ def unpack(
     items = tuple(fetched)
     if not items:
         return ()
-    progress.begin("unpacking", len(items), "packages")
     try:
         store.conda.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor() as pool:
+        with progress_step(progress, "unpacking", len(items), "packages"), ThreadPoolExecutor() as pool:
             work = partial(_unpack, store=store, platform=platform, progress=progress, reread=reread)
             return tuple(pool.map(work, items))
     except OSError as error:
         raise _unwritable(store.conda, error) from error
-    finally:
-        progress.end()
 
 
 def _unpack(item: Fetched, *, store: Store, platform: str, progress: Progress, reread: bool) -> Archive:
@@ -433,7 +430,7 @@ async def _link(
     )
 
 
-def site_packages_of(python: rattler.PackageRecord, platform: str) -> str:
+def site_packages_path(python: rattler.PackageRecord, platform: str) -> str:
     """Return the path of site-packages in a prefix with this Python."""
     minor = ".".join(str(python.version).split(".")[:2])
     default = "Lib/site-packages" if platform.startswith("win-") else f"lib/python{minor}/site-packages"

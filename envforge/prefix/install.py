@@ -9,24 +9,32 @@ from __future__ import annotations
 import os
 import shutil
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packaging.utils import canonicalize_name
 
 from envforge.base.files import write_atomic
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint
+from envforge.lock.lockfile import Manager
 from envforge.lock.needs import asks_driver, concerns, describe, read_needs, unmet
-from envforge.lock.plan import Plan, make_plan, read_any_lock, wheel_of
+from envforge.lock.plan import Artifact, Plan, make_plan, read_any_lock, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import Store, default_root, in_use
-from envforge.prefix.changes import Changes, is_created, matches, needed_changes
-from envforge.prefix.conda_packages import Archive, Joined, link, read_records, site_packages_of, unpack
+from envforge.prefix.conda_packages import Archive, Joined, link, read_records, site_packages_path, unpack
 from envforge.prefix.fetch import Fetched, check_room, fetch_all
-from envforge.prefix.installed import editable_installs
+from envforge.prefix.installed import (
+    conda_owners,
+    editable_installs,
+    pip_installed,
+    read_conda,
+    read_distributions,
+    site_packages_of,
+)
 from envforge.prefix.journal import (
     Journal,
     journal_path,
@@ -35,8 +43,17 @@ from envforge.prefix.journal import (
     read_journal,
     write_journal,
 )
-from envforge.prefix.values import InstallReport, InstallRequest, Outcome, PlannedFile, Preview, Progress, Silent, Step
-from envforge.prefix.venv import create_venv
+from envforge.prefix.values import (
+    InstallReport,
+    InstallRequest,
+    Outcome,
+    PlannedFile,
+    Preview,
+    Progress,
+    Silent,
+    progress_step,
+)
+from envforge.prefix.venv import create_venv, venv_python
 from envforge.prefix.wheels import (
     Batch,
     Site,
@@ -48,11 +65,13 @@ from envforge.prefix.wheels import (
     uninstall,
     verify_wheels,
 )
-from envforge.pytorch.matrix import Matrix, load_matrix
+
+if TYPE_CHECKING:
+    from rattler import PrefixRecord
 
 
 def install(request: InstallRequest, progress: Progress | None = None) -> InstallReport:
-    """Install; see ``envforge.install.install``."""
+    """Make a prefix match its lockfile; an interrupted install is completed."""
     progress = progress or Silent()
     request, plan = _planned(request, progress)
     prefix = request.prefix
@@ -60,7 +79,7 @@ def install(request: InstallRequest, progress: Progress | None = None) -> Instal
     try:
         with lock_prefix(prefix, progress):
             before = read_journal(prefix)
-            if before is not None and not request.reinstall and matches(before, plan, prefix):
+            if before is not None and not request.reinstall and _matches(before, plan, prefix):
                 _name_editables(editable_installs(prefix).items(), progress)
                 return _unchanged(request, plan)
             work = Installation(request=request, plan=plan, progress=progress, before=before)
@@ -72,11 +91,11 @@ def install(request: InstallRequest, progress: Progress | None = None) -> Instal
 
 
 def preview(request: InstallRequest, progress: Progress | None = None) -> Preview:
-    """Preview; see ``envforge.install.preview``."""
+    """Return what ``install`` would do, without writing anything."""
     progress = progress or Silent()
     request, plan = _planned(request, progress)
     before = read_journal(request.prefix)
-    if before is not None and not request.reinstall and matches(before, plan, request.prefix):
+    if before is not None and not request.reinstall and _matches(before, plan, request.prefix):
         return Preview(
             prefix=request.prefix,
             lockfile=request.lockfile,
@@ -148,6 +167,158 @@ def _unchanged(request: InstallRequest, plan: Plan) -> InstallReport:
     )
 
 
+Named = frozenset[tuple[Manager, str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Changes:
+    """The smallest set of changes that makes a prefix match a plan.
+
+    ``wheels_replaced`` are uninstalled before conda packages with the same files are linked. ``editable`` contains the
+    editable installs that the lockfile doesn't have, with their URLs: they are kept unless the prefix is emptied.
+    """
+
+    conda: tuple[Artifact, ...]
+    conda_kept: tuple[str, ...]
+    conda_removed: tuple[str, ...]
+    wheels: tuple[Artifact, ...]
+    wheels_removed: tuple[str, ...]
+    wheels_replaced: tuple[str, ...] = ()
+    editable: tuple[tuple[str, str], ...] = ()
+    venv_kept: bool = False  # the prefix is a virtual environment with the Python of the lockfile
+
+
+def _compute_changes(
+    plan: Plan,
+    journal: Journal | None,
+    conda: Mapping[str, Collection[str]],
+    wheels: frozenset[str],
+    reinstall: Named = frozenset(),
+) -> Changes:
+    """Compare a plan with a prefix.
+
+    ``conda`` maps the names of the prefix's conda packages to the checksums of their archives. ``wheels`` are the
+    normalized names of the distributions that pip or uv installed. ``reinstall`` lists packages to install again even
+    if they match.
+    """
+    wanted = {artifact.package.name: artifact for artifact in plan.conda}
+    same = {name for name, a in wanted.items() if a.digest.hex in conda.get(name, ())}
+    kept = {name for name in same if ("conda", name) not in reinstall}
+    trusted = {name for name in wheels if ("pip", name) not in reinstall}
+    known = {wheel.name: wheel for wheel in (journal.wheels if journal else ()) if wheel.name in trusted}
+    python_kept = "python" in same or "python" not in wanted
+    names = {wheel_of(artifact).name for artifact in plan.wheels}
+    return Changes(
+        conda=tuple(artifact for name, artifact in wanted.items() if name not in kept),
+        conda_kept=tuple(sorted(kept)),
+        conda_removed=tuple(sorted(set(conda) - set(wanted))),
+        wheels=tuple(a for a in plan.wheels if not python_kept or known.get(wheel_of(a).name) != wheel_of(a)),
+        wheels_removed=tuple(sorted(wheels - names)),
+    )
+
+
+def _matches(journal: Journal, plan: Plan, prefix: Path) -> bool:
+    """Return whether a complete prefix has the planned packages, judged by names only; ``audit`` reads the files."""
+    if journal.step != "verified" or journal.fingerprint != plan.fingerprint or journal.was_moved(prefix):
+        return False
+    if tuple(sorted(path.stem for path in (prefix / "conda-meta").glob("*.json"))) != plan.records:
+        return False
+    return frozenset(wheel.name for wheel in journal.wheels) == pip_installed(prefix) - editable_installs(prefix).keys()
+
+
+def _is_created(journal: Journal | None, prefix: Path) -> bool:
+    """Return whether the prefix belongs to envforge: it created the prefix, or the prefix is new or empty."""
+    if journal is not None:
+        return journal.created
+    return not prefix.exists() or all(path.name == ENVFORGE_DIRECTORY for path in prefix.iterdir())
+
+
+def _needed_changes(plan: Plan, journal: Journal | None, request: InstallRequest) -> Changes:
+    """Return what must change, given what the prefix can be trusted to contain."""
+    prefix = request.prefix
+    editable = editable_installs(prefix)
+    found = tuple(sorted((name, url) for name, url in editable.items() if ("pip", name) not in request.reinstall))
+    locked = {wheel_of(artifact).name for artifact in plan.wheels}
+    kept = tuple((name, url) for name, url in found if name not in locked)
+    everything = replace(_compute_changes(plan, None, {}, frozenset()), editable=kept)
+    created, stands = _is_created(journal, prefix), _conda_stands(journal, plan)
+    # an environment that envforge began is emptied and linked again, which takes seconds with a cache and leaves
+    # nothing half-linked; in a directory taken with `--force`, files of no package are kept
+    if (created and not stands) or (journal is not None and journal.was_moved(prefix)):
+        return everything
+    is_other_python = venv_python(prefix) != plan.python  # or a conda environment for a pylock.toml, or the reverse
+    if created and is_other_python:
+        return everything
+    records = {record.name.normalized: record for record in read_records(prefix)}
+    python = next((a.package.version for a in plan.conda if a.package.name == "python"), None)
+    if created and _minor(python) != _minor(_version(records.get("python"))):
+        return everything
+    conda = {name: _checksums(record) if journal is None or stands else frozenset() for name, record in records.items()}
+    trusted = journal if journal is not None and journal.step == "verified" else None
+    wheels = pip_installed(prefix) - {name for name, _ in found}
+    changes = _with_shared_files(plan, trusted, conda, wheels, request)
+    return replace(changes, editable=kept, venv_kept=plan.python is not None and not is_other_python)
+
+
+def _with_shared_files(
+    plan: Plan,
+    journal: Journal | None,
+    conda: Mapping[str, Collection[str]],
+    wheels: frozenset[str],
+    request: InstallRequest,
+) -> Changes:
+    """Compute the changes, and install again what a package of the other manager shares files with.
+
+    If a wheel that replaced files of a conda package leaves, the conda package is linked again. If such a conda package
+    changes, the wheel is.
+    """
+    again = request.reinstall
+    changes = _compute_changes(plan, journal, conda, wheels, again)
+    if not (changes.conda or changes.conda_removed or changes.wheels or changes.wheels_removed):
+        return changes
+    shared = _shared(request.prefix)
+    while True:
+        changing = {artifact.package.name for artifact in changes.conda} | set(changes.conda_removed)
+        leaving = {wheel_of(artifact).name for artifact in changes.wheels} | set(changes.wheels_removed)
+        more: set[tuple[Manager, str]] = set()
+        for wheel, owners in shared.items():
+            if wheel in leaving:
+                more |= {("conda", name) for name in owners}
+            elif not changing.isdisjoint(owners):
+                more.add(("pip", wheel))
+        if more <= again:
+            replaced = tuple(sorted(shared.keys() & leaving - set(changes.wheels_removed)))
+            return replace(changes, wheels_replaced=replaced)
+        again |= more
+        changes = _compute_changes(plan, journal, conda, wheels, again)
+
+
+def _shared(prefix: Path) -> dict[str, frozenset[str]]:
+    conda = read_conda(prefix)
+    site_packages = site_packages_of(conda, prefix)
+    return conda_owners(conda, read_distributions(prefix, site_packages, conda)) if site_packages else {}
+
+
+def _conda_stands(journal: Journal | None, plan: Plan) -> bool:
+    """Return whether the journal shows that the conda packages are intact, those of this lockfile or of any."""
+    if journal is None or journal.step == "planned":
+        return False
+    return journal.step == "verified" or journal.fingerprint == plan.fingerprint
+
+
+def _checksums(record: PrefixRecord) -> frozenset[str]:
+    """Return the checksums that a lockfile may state for a linked archive."""
+    return frozenset(digest.hex() for digest in (record.sha256, record.md5) if digest)
+
+
+def _version(record: PrefixRecord | None) -> str | None:
+    return None if record is None else str(record.version)
+
+
+def _minor(version: str | None) -> tuple[str, ...]:
+    return tuple((version or "").split(".")[:2])
+
+
 def split_python(archives: Iterable[Archive]) -> tuple[tuple[Archive, ...], tuple[Archive, ...]]:
     """Return Python with its dependencies, and all other packages; the first is empty if there is no Python."""
     named = {archive.record.name.normalized: archive for archive in archives}
@@ -182,7 +353,7 @@ class Installation:
         """Run every step; if one fails before the journal records ``planned``, the prefix is unchanged."""
         self._check_machine()
         request, progress, store = self.request, self.progress, self.store
-        todo = needed_changes(self.plan, self.before, request)
+        todo = _needed_changes(self.plan, self.before, request)
         self._refuse_other_venv(todo)
         fetched = fetch_all((*todo.conda, *todo.wheels), store, request, progress)
         check_room(fetched, request.prefix, store)
@@ -197,16 +368,16 @@ class Installation:
         if self.plan.python is not None and not todo.venv_kept:
             create_venv(request.prefix, self.plan.python)
         batch = self._conda(todo, archives, wheels, store)
-        self._reached(journal, "conda done")
+        write_journal(self.request.prefix, journal.at("conda done"))
         self._wheels(todo, wheels, store, batch)
-        self._reached(journal, "wheels done")
-        self._reached(journal, "verified")
+        write_journal(self.request.prefix, journal.at("wheels done"))
+        write_journal(self.request.prefix, journal.at("verified"))
         return self._report(self._outcome(journal), todo, fetched)
 
     def preview(self) -> Preview:
         """Return what ``run`` would do, without writing anything; the network is used only for file sizes."""
         self._check_machine()
-        todo = needed_changes(self.plan, self.before, self.request)
+        todo = _needed_changes(self.plan, self.before, self.request)
         artifacts = (*todo.conda, *todo.wheels)
         cached = {artifact for artifact in artifacts if self.store.holds(artifact)}
         sizes = {artifact: self.store.path(artifact).stat().st_size for artifact in cached}
@@ -230,7 +401,7 @@ class Installation:
 
     def _refuse_other_venv(self, todo: Changes) -> None:
         """Raise ``EnvforgeError`` for a directory taken with ``--force`` that has no Python of the lockfile."""
-        if self.plan.python is not None and not todo.venv_kept and not self._created():
+        if self.plan.python is not None and not todo.venv_kept and not _is_created(self.before, self.request.prefix):
             raise EnvforgeError(
                 f"`{self.request.prefix}` is not a virtual environment of Python {self.plan.python}, which "
                 f"`{self.request.lockfile}` requires",
@@ -243,7 +414,11 @@ class Installation:
         if self.request.machine is None:
             return
         driver = asks_driver(self.plan)
-        matrix = load_matrix() if driver else Matrix.without_builds()
+        matrix = None
+        if driver:
+            from envforge.pytorch.matrix import load_matrix  # noqa: PLC0415 - only CUDA needs it
+
+            matrix = load_matrix()
         machine = self.request.machine(driver=driver)
         needs = read_needs(self.plan, matrix)
         reasons = unmet(needs, machine, matrix)
@@ -271,8 +446,7 @@ class Installation:
         """Link the conda packages, and return the wheels if they could be installed at the same time."""
         if not archives and not todo.conda_removed:
             return None
-        self.progress.begin("linking", len(archives), "packages")
-        try:
+        with progress_step(self.progress, "linking", len(archives), "packages"):
             if not self._halves_are_apart(todo, wheels):
                 link(archives, todo.conda_removed, store, self.request, self.progress)
                 return None
@@ -282,8 +456,6 @@ class Installation:
             with ThreadPoolExecutor(1, thread_name_prefix="wheels") as pool:
                 early = pool.submit(install_wheels, replace(batch, progress=Silent()))
                 link(rest, (), store, self.request, self.progress)
-        finally:
-            self.progress.end()
         try:
             early.result()
         except EnvforgeError:  # the second attempt, after all conda packages, reports it
@@ -334,7 +506,7 @@ class Installation:
         python = next((record for record in reversed(every) if record.name.normalized == "python"), None)
         joined = Joined(
             archives=archives,
-            site_packages=site_packages_of(python, self.plan.platform) if python else "site-packages",
+            site_packages=site_packages_path(python, self.plan.platform) if python else "site-packages",
             prefix=None if emptied else self.request.prefix,
         )
         joined.check()
@@ -343,12 +515,9 @@ class Installation:
         for warning in joined.shared({name: files for name, files in kept.items() if name not in linked}):
             self.progress.note(f"warning: {warning}")
 
-    def _created(self) -> bool:
-        return is_created(self.before, self.request.prefix)
-
     def _empties(self, todo: Changes) -> bool:
         """Return whether the prefix is emptied first: envforge created it, and no package of it is kept."""
-        return self._created() and not todo.conda_kept and not todo.venv_kept
+        return _is_created(self.before, self.request.prefix) and not todo.conda_kept and not todo.venv_kept
 
     def _begin(self, todo: Changes) -> Journal:
         """Write the journal before the prefix changes; empty the prefix if all packages are linked again."""
@@ -358,7 +527,7 @@ class Installation:
             fingerprint=self.plan.fingerprint,
             lockfile=os.path.abspath(self.request.lockfile),  # noqa: PTH100 - keep symbolic links
             platform=self.plan.platform,
-            created=self._created(),
+            created=_is_created(self.before, self.request.prefix),
             conda=self.plan.records,
             wheels=self.plan.wheel_names,
             prefix=str(prefix),
@@ -375,9 +544,6 @@ class Installation:
                 else:
                     path.unlink()
         return journal
-
-    def _reached(self, journal: Journal, step: Step) -> None:
-        write_journal(self.request.prefix, journal.at(step))
 
     def _report(self, outcome: Outcome, todo: Changes, fetched: tuple[Fetched, ...]) -> InstallReport:
         done = (*todo.conda, *todo.wheels)

@@ -22,9 +22,8 @@ from typing import Literal
 from envforge.base.documents import Document, Printable
 from envforge.base.files import write_atomic
 from envforge.errors import EnvforgeError, OutsideError
-from envforge.lock.lockfile import LOCK_NAME
 from envforge.lock.plan import Wheel
-from envforge.lock.project import ENVFORGE_DIRECTORY
+from envforge.lock.project import ENVFORGE_DIRECTORY, LOCK_FILE
 from envforge.lock.pylock import PYLOCK, is_pylock
 from envforge.prefix.values import Progress, Silent, Step
 from envforge.prefix.venv import is_venv
@@ -99,7 +98,7 @@ def recreate_command(prefix: Path) -> str:
 
 def kept_lock(prefix: Path, lockfile: Path) -> Path:
     """Return the path of the copy of a lockfile in the prefix that was created from it."""
-    return prefix / ENVFORGE_DIRECTORY / (PYLOCK if is_pylock(lockfile) else LOCK_NAME)
+    return prefix / ENVFORGE_DIRECTORY / (PYLOCK if is_pylock(lockfile) else LOCK_FILE)
 
 
 def record_fault(path: Path, prefix: Path, reason: str) -> EnvforgeError:

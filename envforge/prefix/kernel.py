@@ -21,8 +21,7 @@ from envforge.base.documents import Document
 from envforge.base.envelope import Json
 from envforge.base.files import write_atomic
 from envforge.errors import EnvforgeError, OutsideError, RequestError
-from envforge.lock.environment_spec import ENVIRONMENT_FILE
-from envforge.lock.lockfile import VARIANTS_DIRECTORY as VARIANTS
+from envforge.lock.project import ENVIRONMENT_FILE, VARIANTS_DIRECTORY
 from envforge.prefix.activation import activation, bin_folders, with_scripts
 from envforge.prefix.journal import read_journal
 from envforge.prefix.locate import Meant
@@ -160,7 +159,7 @@ def _file_option(meant: Meant) -> str:
     """Return the option for the environment.yml of an environment, unless it is in the current directory."""
     journal = read_journal(meant.prefix)
     folder = Path(journal.lockfile).parent if journal is not None else Path.cwd()
-    project = folder.parents[1] if folder.parent.name == VARIANTS else folder
+    project = folder.parents[1] if folder.parent.name == VARIANTS_DIRECTORY else folder
     stated = project / ENVIRONMENT_FILE
     return f" --file {shlex.quote(str(stated))}" if stated.is_file() and project != Path.cwd() else ""
 

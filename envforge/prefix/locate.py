@@ -12,14 +12,16 @@ from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.project import (
     _PROJECT_FILES,
     ENVFORGE_DIRECTORY,
+    ENVIRONMENT_FILE,
     IN_PROJECT,
+    VARIANTS_DIRECTORY,
     VENV_IN_PROJECT,
     is_prefix,
     prefix_in,
     project_folder,
+    unfinished_beside,
 )
 from envforge.lock.pylock import PYLOCK
-from envforge.lock.transaction import unfinished_beside
 from envforge.prefix.journal import Journal, lock_prefix, read_journal
 from envforge.prefix.venv import is_venv
 
@@ -187,11 +189,8 @@ def unfinished_change(lockfile: Path) -> Unfinished | None:
     anchor = unfinished_beside(lockfile)
     if anchor is None:
         return None
-    from envforge.lock.environment_spec import ENVIRONMENT_FILE  # noqa: PLC0415 - as above
-    from envforge.lock.lockfile import VARIANTS_DIRECTORY as VARIANTS  # noqa: PLC0415 - only if a change is incomplete
-
     words = []
-    if anchor.parent.parent.name == VARIANTS:
+    if anchor.parent.parent.name == VARIANTS_DIRECTORY:
         words = ["--variant", anchor.parent.name]
     elif anchor.name != ENVIRONMENT_FILE or anchor.parent.absolute() != Path.cwd():
         words = ["--file", str(anchor)]

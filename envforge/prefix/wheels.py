@@ -36,11 +36,11 @@ from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import Seen, Store, digest_of, hash_file, note_files, read_files
-from envforge.prefix.conda_packages import archive_damaged, check_path, read_records, refused, site_packages_of
+from envforge.prefix.conda_packages import archive_damaged, check_path, read_records, refused, site_packages_path
 from envforge.prefix.fetch import Fetched
 from envforge.prefix.installed import check_removable, distributions, installed, read_record, sha256_of_row
 from envforge.prefix.journal import mark_writing, recreate_command
-from envforge.prefix.values import Progress
+from envforge.prefix.values import Progress, progress_step
 from envforge.prefix.venv import venv_program, venv_site_packages
 
 _BATCH = 200
@@ -69,7 +69,7 @@ def find_site(prefix: Path, platform: str) -> Site:
             command="envforge add python",
             code="no-python",
         )
-    return Site(prefix=prefix, packages=prefix / site_packages_of(python, platform), program=program)
+    return Site(prefix=prefix, packages=prefix / site_packages_path(python, platform), program=program)
 
 
 _DATA_KINDS = {"purelib", "platlib", "headers", "scripts", "data"}
@@ -169,10 +169,9 @@ def install_wheels(batch: Batch) -> None:
     if not batch.wheels:
         return
     _check_places(batch)
-    batch.progress.begin("installing wheels", len(batch.wheels), "packages")
-    _uv_install(batch.wheels, batch.site, batch.store)
-    batch.progress.advance(len(batch.wheels))
-    batch.progress.end()
+    with progress_step(batch.progress, "installing wheels", len(batch.wheels), "packages"):
+        _uv_install(batch.wheels, batch.site, batch.store)
+        batch.progress.advance(len(batch.wheels))
 
 
 def _check_places(batch: Batch) -> None:
@@ -239,15 +238,13 @@ def verify_wheels(batch: Batch) -> None:
 
 def damaged(batch: Batch) -> dict[Fetched, str]:
     """Return the wheels that have an installed file that differs, each with the first such file."""
-    batch.progress.begin("checking wheels", len(batch.wheels), "packages")
     found = {}
-    with ThreadPoolExecutor() as pool:
+    with progress_step(batch.progress, "checking wheels", len(batch.wheels), "packages"), ThreadPoolExecutor() as pool:
         for item in batch.wheels:
             wrong = _first_damaged(item, batch, pool)
             if wrong is not None:
                 found[item] = wrong
             batch.progress.advance(1)
-    batch.progress.end()
     return found
 
 
@@ -384,11 +381,10 @@ def build_wheels(
     if not sources:
         return list(chosen)
     built: dict[str, Fetched] = {}
-    progress.begin("building wheels", len(sources), "packages")
-    for item in sources:
-        built[item.artifact.package.name] = _build(item, site, store, offline=offline)
-        progress.advance(1)
-    progress.end()
+    with progress_step(progress, "building wheels", len(sources), "packages"):
+        for item in sources:
+            built[item.artifact.package.name] = _build(item, site, store, offline=offline)
+            progress.advance(1)
     return [built.get(item.artifact.package.name, item) for item in chosen]
 
 

@@ -56,7 +56,7 @@ def merge_text(base: bytes, mine: bytes, new: bytes, on_conflict: OnConflict) ->
         if conflicts == 0 or on_conflict == "inline":
             return Merged(content=content, conflicts=conflicts)
         ours, theirs = _merge_file(folder, "--ours")[1], _merge_file(folder, "--theirs")[1]
-    return Merged(content=ours, conflicts=conflicts, rejected=_patch(ours, theirs))
+    return Merged(content=ours, conflicts=conflicts, rejected=unified_diff(ours, theirs, "yours", "the template now"))
 
 
 def has_conflict(content: bytes) -> bool:
@@ -84,15 +84,12 @@ def _merge_file(folder: Path, *options: str) -> tuple[int, bytes]:
     return done.code, done.stdout
 
 
-def _patch(ours: bytes, theirs: bytes) -> bytes:
-    lines = difflib.diff_bytes(
-        difflib.unified_diff, _lines(ours), _lines(theirs), b"yours", b"the template now", lineterm=b"\n"
-    )
+def unified_diff(before: bytes, after: bytes, name_before: str, name_after: str) -> bytes:
+    """Return a unified diff, which `patch` accepts even if the last line of a file doesn't end."""
+    old, new = (re.findall(rb"[^\n]*\n|[^\n]+", content) for content in (before, after))
+    names = (name_before.encode(), name_after.encode())
+    lines = difflib.diff_bytes(difflib.unified_diff, old, new, *names, lineterm=b"\n")
     return b"".join(line if line.endswith(b"\n") else line + b"\n\\ No newline at end of file\n" for line in lines)
-
-
-def _lines(content: bytes) -> list[bytes]:
-    return re.findall(rb"[^\n]*\n|[^\n]+", content)
 
 
 _ALIKE = 0.6  # of the lines; git requires 50 % by default (`git diff --find-renames`)

@@ -10,14 +10,8 @@ from pathlib import Path, PurePosixPath
 from envforge.base.data_files import templates_root
 from envforge.base.staging import PlannedFile
 from envforge.errors import RequestError
-from envforge.lock.environment_spec import (
-    ENVIRONMENT_FILE,
-    LOCK_FILE,
-    TORCH_FAMILY,
-    render_texts,
-    split_conda_spec,
-    torch_requirement_names,
-)
+from envforge.lock.environment_spec import TORCH_FAMILY, render_texts, split_conda_spec, torch_requirement_names
+from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE
 from envforge.machine.record import machine_to_json, redact
 from envforge.project.locking import BuildQuery, LockedProject, LockWay, ProjectLock
 from envforge.project.place import Placement, abandoned, enclosing_repository, place, plan_placement

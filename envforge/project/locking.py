@@ -14,16 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from envforge.base.data_files import lockfiles_root, templates_root
 from envforge.base.net import Client, Mirrors, NetworkError
 from envforge.base.urls import Url, show_url
-from envforge.catalogue import stored as catalogue
-from envforge.catalogue.index import Entry, find_entry, list_entries
+from envforge.catalogue.index import Entry, filled, find_entry, list_entries, verified_text
 from envforge.errors import OutsideError, RequestError
-from envforge.lock.environment_spec import (
-    ENVIRONMENT_FILE,
-    LOCK_FILE,
-    VIRTUAL_PACKAGES_FILE,
-    EnvironmentTexts,
-    render_texts,
-)
+from envforge.lock.environment_spec import EnvironmentTexts, render_texts
+from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
 from envforge.machine.values import Machine
 from envforge.project.plan import Project
 from envforge.pytorch.matrix import Matrix
@@ -155,13 +149,13 @@ def _from_team(input_sha256: str, team: Chosen, progress: Callable[[Step], None]
 
 
 def _from_catalogue(entry: Entry, progress: Callable[[Step], None]) -> ProjectLock:
-    return _filled(entry, catalogue.verified_text(entry), progress)
+    return _filled(entry, verified_text(entry), progress)
 
 
 def _filled(entry: Entry, text: str, progress: Callable[[Step], None]) -> ProjectLock:
     return ProjectLock(
         origin="catalogue",
-        text=catalogue.filled(text, str(entry.path), _telling(progress)),
+        text=filled(text, str(entry.path), _telling(progress)),
         entry=f"{entry.template} {entry.variant}" if entry.published is None else entry.name,
         publisher="" if entry.published is None else entry.published.by,
         date=entry.date,
@@ -268,7 +262,7 @@ def _with_build(project: Project, query: BuildQuery, build: Build) -> Project | 
 
 def unreachable_host(project: Project, mirrors: Mirrors) -> str | None:
     """Return the first server needed for a solve that doesn't answer within a few seconds; None if all answer."""
-    from envforge.lock.solver.channels import ALIAS  # noqa: PLC0415 - imports rattler, and only a solve needs it
+    from envforge.lock.solver.request import ALIAS  # noqa: PLC0415 - imports rattler, and only a solve needs it
 
     urls = [f"{ALIAS}/conda-forge", *dict.fromkeys(selection.index_url for selection in project.selections)]
     return _first_silent([mirrors.to_mirror(url) for url in urls])

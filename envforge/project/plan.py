@@ -24,7 +24,8 @@ from envforge.base.envelope import Json
 from envforge.base.jinja import TemplateError, render_template
 from envforge.base.staging import STAGING, PlannedFile
 from envforge.errors import RequestError, printable
-from envforge.lock.environment_spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE, EnvironmentTexts
+from envforge.lock.environment_spec import EnvironmentTexts
+from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
 from envforge.project.questions import Answer
 from envforge.project.record import NOT_HELD, PROJECT_FILE, Origin, ProjectRecord, dump_baseline, dump_record
 from envforge.project.template_source import Source, project_sources

@@ -9,7 +9,6 @@ from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from envforge.base.documents import Printable, matching
-from envforge.base.suggest import nearest
 from envforge.errors import Hint, RequestError, printable
 
 Answer = str | int | bool
@@ -151,6 +150,8 @@ def _named(values: tuple[str, ...], option: str, groups: tuple[Group, ...]) -> f
     names = [name for name in _words(values) if name != ALL]
     for name in names:
         if name not in known:
+            from envforge.base.suggest import nearest  # noqa: PLC0415 - only errors need it
+
             near = nearest(name, known)
             there = ", ".join(f"`{each}`" for each in known) or "none"
             raise RequestError(
@@ -216,6 +217,8 @@ def _given(questions: tuple[Question, ...], variables: tuple[str, ...]) -> dict[
 
 
 def _unknown(key: str, questions: tuple[Question, ...]) -> RequestError:
+    from envforge.base.suggest import nearest  # noqa: PLC0415 - as above
+
     names = [question.name for question in questions]
     near = nearest(key, names)
     known = ", ".join(f"`{name}`" for name in names) or "none"

@@ -10,16 +10,16 @@ import base64
 import hashlib
 import json
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from envforge.base import toml
 from envforge.base.documents import Document
-from envforge.base.envelope import Json
-from envforge.base.git import restore_hints
+from envforge.base.envelope import Json, to_json
 from envforge.base.staging import PlannedFile
 from envforge.errors import EnvforgeError, Hint
-from envforge.lock.environment_spec import LOCK_FILE
+from envforge.lock.project import LOCK_FILE
 from envforge.project.questions import Answer
 from envforge.pytorch.selection import Selection, selection_from_json, selection_to_json
 
@@ -108,7 +108,7 @@ def dump_record(record: ProjectRecord) -> str:
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "envforge": record.envforge_version,
-        **_requirement(record),
+        **({"envforge_requirement": record.envforge_requirement} if record.envforge_requirement else {}),
         "template": {"name": record.template, "version": record.template_version, **_origin(record.origin)},
         "project": {"name": record.project, "package": record.package},
         "answers": dict(record.answers),
@@ -117,7 +117,7 @@ def dump_record(record: ProjectRecord) -> str:
         "selection": [selection_to_json(selection, candidates=False) for selection in record.selections],
     }
     if record.machine is not None:
-        document["machine"] = _without_null(record.machine)
+        document["machine"] = to_json(record.machine, omit_none=True)  # TOML has no null
     document["files"] = dict(record.files)
     return _HEADER + toml.dumps(document)
 
@@ -192,7 +192,7 @@ def parse_project_file(text: str, where: str) -> ProjectRecord:
         code="project-file-damaged",
         hints=lambda: (
             Hint(f"correct `{where}` at the place that the error names"),
-            *restore_hints(Path(where).parent, PROJECT_FILE),
+            *_git_hints(Path(where).parent, PROJECT_FILE),
         ),
     )
     top = document.read_toml(text, _ProjectFile)
@@ -216,21 +216,8 @@ def parse_project_file(text: str, where: str) -> ProjectRecord:
     )
 
 
-def _requirement(record: ProjectRecord) -> dict[str, str]:
-    return {"envforge_requirement": record.envforge_requirement} if record.envforge_requirement else {}
-
-
 def _origin(origin: Origin) -> dict[str, str]:
     return {name: value for name, value in (("source", origin.source), ("commit", origin.commit)) if value}
-
-
-def _without_null(value: Json) -> Any:
-    """Omit fields without a value, because TOML has no null."""
-    if isinstance(value, dict):
-        return {key: _without_null(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_without_null(item) for item in value]
-    return value
 
 
 BASELINE = ".envforge/baseline.json"
@@ -250,7 +237,10 @@ class BaselineError(EnvforgeError):
 
 def dump_baseline(files: tuple[PlannedFile, ...]) -> PlannedFile:
     """Return the file of the baseline; the same files produce the same bytes."""
-    lines = [f"{json.dumps(str(f.path))}: {json.dumps(_held(f), ensure_ascii=False)}" for f in sorted(files, key=_path)]
+    lines = [
+        f"{json.dumps(str(f.path))}: {json.dumps(_held(f), ensure_ascii=False)}"
+        for f in sorted(files, key=attrgetter("path"))
+    ]
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     return PlannedFile(path=PurePosixPath(BASELINE), content=text.encode())
 
@@ -283,11 +273,13 @@ def read_baseline(folder: Path, record: ProjectRecord) -> dict[PurePosixPath, Pl
 def _restore(folder: Path) -> tuple[Hint, ...]:
     """Return the command that restores baseline and project file if git has both, else one that makes them again."""
     again = Hint("to create the project again in another directory", "envforge new TEMPLATE DIR")
-    return restore_hints(folder, BASELINE, PROJECT_FILE) or (again,)
+    return _git_hints(folder, BASELINE, PROJECT_FILE) or (again,)
 
 
-def _path(file: PlannedFile) -> PurePosixPath:
-    return file.path
+def _git_hints(folder: Path, *names: str) -> tuple[Hint, ...]:
+    from envforge.base.git import restore_hints  # noqa: PLC0415 - only errors need it
+
+    return restore_hints(folder, *names)
 
 
 def _held(file: PlannedFile) -> dict[str, str | bool]:

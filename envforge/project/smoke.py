@@ -132,10 +132,7 @@ def can_skip_gpu(files: Iterable[PlannedFile], package: str) -> bool:
 def run_smoke(run: SmokeRun, output: IO[str] | None) -> None:
     """Stream the test to ``output`` (``None``: this process's own stdout); raise if it fails."""
     command = [run.python, "-m", f"{run.package}.smoke", *run.options]
-    # PYTHONSAFEPATH would keep the project, which is the working directory, out of sys.path
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "PYTHONPATH")}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # the project must remain as it was written
-    done = subprocess.run(command, cwd=run.folder, env=environment, stdout=output, check=False)
+    done = subprocess.run(command, cwd=run.folder, env=smoke_environment(), stdout=output, check=False)
     if done.returncode != 0:
         again = f"cd {shlex.quote(str(run.folder))} && {shlex.join(command)}"
         raise EnvforgeError(
@@ -145,6 +142,13 @@ def run_smoke(run: SmokeRun, output: IO[str] | None) -> None:
             command=again,
             code="smoke-failed",
         )
+
+
+def smoke_environment() -> dict[str, str]:
+    """Return the variables of a smoke test."""
+    # PYTHONSAFEPATH would keep the project, which is the working directory, out of sys.path
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "PYTHONPATH")}
+    return {**kept, "PYTHONDONTWRITEBYTECODE": "1"}  # the project must remain as it was written
 
 
 _STDERR = 2

@@ -82,11 +82,7 @@ def check_folder(root: Path) -> None:
         for name in (*folders, *names):
             found = (Path(where) / name).lstat()
             if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-                kind = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "not a regular file"
-                raise TemplateError(
-                    f"the template file `{Path(where) / name}` is {kind}; expected a regular file",
-                    code="template-damaged",
-                )
+                raise _irregular(Path(where) / name, found.st_mode)
             count, size = count + 1, size + (found.st_size if stat.S_ISREG(found.st_mode) else 0)
             if count > MOST_FILES or size > MOST_BYTES:
                 raise TemplateError(
@@ -94,6 +90,11 @@ def check_folder(root: Path) -> None:
                     f"{MOST_BYTES // 1_000_000} MB, found {count:,} and {size // 1_000_000} MB or more",
                     code="template-too-large",
                 )
+
+
+def _irregular(path: Path, mode: int) -> TemplateError:
+    kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
+    return TemplateError(f"the template file `{path}` is {kind}; expected a regular file", code="template-damaged")
 
 
 def _found(wanted: PurePosixPath, what: str, roots: tuple[Path, ...]) -> tuple[Source, ...]:
@@ -115,8 +116,7 @@ def _walk(root: Path, below: PurePosixPath) -> tuple[Source, ...]:
     if stat.S_ISREG(mode):
         return (Source(root=root, path=below),)
     if not stat.S_ISDIR(mode):
-        kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
-        raise TemplateError(f"the template file `{top}` is {kind}; expected a regular file", code="template-damaged")
+        raise _irregular(top, mode)
     names = sorted(name for name in os.listdir(top) if name not in _LITTER)  # noqa: PTH208 - only names are needed
     return tuple(source for name in names for source in _walk(root, below / name))
 
@@ -192,15 +192,11 @@ def source_from(name: str, project: Path) -> str:
 
 def _in_folder(name: str, base: Path) -> Opened:
     folder = base / Path(name).expanduser()
-    if not folder.is_dir():
-        raise RequestError(
-            f"template directory `{folder}` does not exist",
-            hint=(_LIST, Hint("to start a template of your own", "envforge templates new DIR")),
-            code="no-such-template",
-        )
     if not (folder / MANIFEST).is_file():
         raise RequestError(
-            f"`{folder}` is not a template: it has no `{MANIFEST}`",
+            f"`{folder}` is not a template: it has no `{MANIFEST}`"
+            if folder.is_dir()
+            else f"template directory `{folder}` does not exist",
             hint=(_LIST, Hint("to start a template of your own", "envforge templates new DIR")),
             code="no-such-template",
         )

@@ -12,7 +12,6 @@ import msgspec
 
 from envforge.base.documents import Document, NonEmpty, Printable, matching
 from envforge.base.jinja import TemplateError
-from envforge.base.suggest import nearest
 from envforge.errors import Hint, RequestError, printable
 from envforge.lock.environment_spec import TORCH_FAMILY, Needs, split_conda_spec
 from envforge.project.questions import Answer, Group, GroupName, Question, When, answers_of, choose_groups
@@ -110,6 +109,8 @@ def load_template(root: Path, name: str) -> Template:
     """Read one template; raise ``RequestError`` for an unknown name, ``TemplateError`` for an invalid manifest."""
     known = list_templates(root)
     if name not in known:
+        from envforge.base.suggest import nearest  # noqa: PLC0415 - only the error needs it
+
         near, listed = nearest(name, known), Hint("to describe the built-in templates", "envforge templates")
         raise RequestError(
             f"unknown template `{printable(name)}`; "

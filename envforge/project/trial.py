@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from envforge.lock.environment_spec import render_texts
 from envforge.project.place import place
 from envforge.project.plan import Project, plan_project
 from envforge.project.questions import Answer, Question, When, answers_of, shown
-from envforge.project.smoke import can_skip_gpu, interpreter_torch
+from envforge.project.smoke import can_skip_gpu, interpreter_torch, smoke_environment
 from envforge.project.templates import Template
 from envforge.pytorch.selection import Selection
 
@@ -201,10 +200,10 @@ def _project(template: Template, selection: Selection, variant: Variant) -> Proj
 def _problems(file: PlannedFile) -> list[str]:
     """Parse a file by its suffix, and return the errors."""
     readers: dict[str, Callable[[bytes], object]] = {
-        ".py": _compile,
+        ".py": lambda content: compile(content, NAME, "exec", dont_inherit=True),
         ".json": json.loads,
         ".ipynb": json.loads,
-        ".toml": _toml,
+        ".toml": lambda content: toml.loads(content.decode()),
         ".yml": _yaml,
         ".yaml": _yaml,
     }
@@ -216,14 +215,6 @@ def _problems(file: PlannedFile) -> list[str]:
     except (ValueError, SyntaxError) as error:
         return [f"{file.path}: {' '.join(str(error).split())}"]
     return []
-
-
-def _compile(content: bytes) -> object:
-    return compile(content, NAME, "exec", dont_inherit=True)
-
-
-def _toml(content: bytes) -> object:
-    return toml.loads(content.decode())
 
 
 def _yaml(content: bytes) -> object:
@@ -259,13 +250,11 @@ def _smoke(files: tuple[PlannedFile, ...], folder: Path, tried: set[str], *, wan
     if not wanted:
         return "skipped", []
     tried.add(code)
-    # PYTHONSAFEPATH would keep the project, which is the working directory, out of sys.path
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "PYTHONPATH")}
     try:
         done = subprocess.run(
             [sys.executable, "-m", f"{NAME}.smoke", *_gpu_options(files)],
             cwd=folder,
-            env={**environment, "PYTHONDONTWRITEBYTECODE": "1"},
+            env=smoke_environment(),
             capture_output=True,
             text=True,
             errors="replace",

@@ -17,14 +17,9 @@ from typing import TYPE_CHECKING
 from envforge.base.envelope import Json
 from envforge.base.staging import Interrupts, PlannedFile, Swap, TargetError, disk_errors, perform, staging
 from envforge.errors import RequestError
-from envforge.lock.environment_spec import (
-    ENVIRONMENT_FILE,
-    LOCK_FILE,
-    VIRTUAL_PACKAGES_FILE,
-    EnvironmentTexts,
-    render_texts,
-)
-from envforge.lock.lockfile import VARIANTS_DIRECTORY, list_variants
+from envforge.lock.environment_spec import EnvironmentTexts, render_texts
+from envforge.lock.lockfile import list_variants
+from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, VARIANTS_DIRECTORY, VIRTUAL_PACKAGES_FILE
 from envforge.project.changes import FileChange, OnConflict, has_conflict, plan_changes, read_there
 from envforge.project.locking import LockWay, request_aside
 from envforge.project.plan import Project, record_of, render_project

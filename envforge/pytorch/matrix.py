@@ -46,11 +46,6 @@ class Matrix:
     tegra: tuple[ComputeCapability, ...]
     checked: str
 
-    @classmethod
-    def without_builds(cls) -> Matrix:
-        """Return an empty matrix, which is enough without CUDA, and faster than reading the data files."""
-        return cls(builds=(), toolkits=(), families=(), python_defaults=(), known_capabilities=(), tegra=(), checked="")
-
     @property
     def tags(self) -> tuple[WheelTag, ...]:
         """The tags of all builds: cpu, then CUDA from oldest to newest."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from packaging.version import InvalidVersion, Version
 
-from envforge.base.suggest import nearest
 from envforge.base.terms import WheelTag
 from envforge.base.urls import Url, show_url
 from envforge.errors import Hint, RequestError
@@ -45,7 +44,7 @@ def known_platforms(matrix: Matrix, platforms: Iterable[str]) -> tuple[str, ...]
     """Return the platforms, each once; raise ``RequestError`` if one has no builds."""
     for platform in platforms:
         if platform not in matrix.platforms:
-            raise _unknown("platform", platform, matrix.platforms, nearest(platform.lower(), matrix.platforms))
+            raise _unknown("platform", platform, matrix.platforms, _nearest(platform.lower(), matrix.platforms, 0.5))
     return tuple(dict.fromkeys(platforms))
 
 
@@ -69,7 +68,7 @@ def _tag(text: str, matrix: Matrix) -> WheelTag | None:
     mistyped = re.match(r"\d{2}", number)  # such as `cu1118` or `12x`
     newest = _newest_of(mistyped[0], versions) if mistyped else None
     tagged = str(WheelTag(newest)) if newest is not None and not text[:1].isdecimal() else newest
-    near = tagged or nearest(text.strip().lower(), table.names, alike=_ALIKE)
+    near = tagged or _nearest(text.strip().lower(), table.names)
     raise _unknown("cuda", text, table.names, near)
 
 
@@ -157,7 +156,7 @@ def _unknown_version(text: str, asked: Version | None, table: _Table) -> Request
     if asked is None:
         series = re.match(r"\d+(\.\d+)*", text)
         newest = _newest_of(series[0], versions) if series else None
-        return _unknown(option, text, table.names, newest or nearest(text, table.names, alike=_ALIKE))
+        return _unknown(option, text, table.names, newest or _nearest(text, table.names))
     if asked > max(versions):
         end = table.names[-1]
         confirmed = "" if end == str(max(versions)) else ", whose builds aren't confirmed yet"
@@ -187,6 +186,12 @@ def _newest_of(series: str, versions: Sequence[Version]) -> Version | None:
 def _nearest_version(asked: Version, versions: Sequence[Version]) -> Version:
     """Return the newest version of a series such as ``12``, else the nearest version."""
     return _newest_of(str(asked), versions) or min(versions, key=lambda version: _distance(version, asked))
+
+
+def _nearest(text: str, names: Sequence[str], alike: float = _ALIKE) -> str | None:
+    from envforge.base.suggest import nearest  # noqa: PLC0415 - only errors need it
+
+    return nearest(text, names, alike=alike)
 
 
 def _distance(version: Version, asked: Version) -> tuple[int, int, int]:

@@ -11,7 +11,6 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from types import ModuleType
 
-from envforge.base.suggest import nearest
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.verify.judging import check, checks_in, failed, passed, record_of, skipped, unknown
 from envforge.verify.record import Asked, NotObserved, Record
@@ -21,9 +20,9 @@ _NAMES = {"machine": "the machine", "environment": "the environment", "training"
 GROUP = "envforge.checks"
 # the modules that define checks, in the order of reports; each is imported only for its question
 _MODULES: dict[Question, tuple[str, ...]] = {
-    "machine": ("presence", "driver", "compatibility", "gpus", "resources"),
+    "machine": ("driver", "compatibility", "gpus", "resources"),
     "environment": ("packages", "pytorch"),
-    "training": ("devices", "learning", "updates", "speed"),
+    "training": ("devices", "learning", "speed"),
 }
 
 
@@ -175,7 +174,11 @@ def choose(asked: Asked, checks: Sequence[Check]) -> Chosen:
         for word in words:
             _refuse_unknown(option, word, checks)
     wanted = asked.explicit or QUESTIONS
-    open_to = [check for check in checks if check.question in wanted and not _is_skipped(check, asked)]
+    open_to = [
+        check
+        for check in checks
+        if check.question in wanted and (_is_about_the_run(check) or not _matches(check, asked.skip))
+    ]
     if asked.only:
         kept = [check for check in open_to if _matches(check, asked.only)]
         depth: Cost = max((asked.depth, *(check.cost for check in kept)), key=COSTS.index)
@@ -214,10 +217,6 @@ def _questions(checks: Sequence[Check]) -> tuple[Question, ...]:
     return tuple(question for question in QUESTIONS if any(check.question == question for check in checks))
 
 
-def _is_skipped(check: Check, asked: Asked) -> bool:
-    return not _is_about_the_run(check) and _matches(check, asked.skip)
-
-
 def _is_about_the_run(check: Check) -> bool:
     return check.group == "observation"
 
@@ -230,6 +229,8 @@ def _refuse_unknown(option: str, word: str, checks: Sequence[Check]) -> None:
     known = [*(check.id for check in checks), *GROUPS]
     if word in known:
         return
+    from envforge.base.suggest import nearest  # noqa: PLC0415 - only errors need it
+
     near = nearest(word, known, alike=0.6)
     raise RequestError(
         f"unknown check or group `{word}` for `{option}`",

@@ -9,19 +9,17 @@ names the machine and the checks that a description can answer; signals that onl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from envforge import __version__
 from envforge.errors import EnvforgeError, Hint, RequestError
-from envforge.lock.lockfile import LOCK_NAME, VARIANTS_DIRECTORY, Lockfile, LockfileError, list_variants, repair_hints
-from envforge.lock.lockfile import VARIANTS_DIRECTORY as VARIANTS
-from envforge.lock.needs import requirements_of
+from envforge.lock.lockfile import Lockfile, LockfileError, list_variants, repair_hints
+from envforge.lock.needs import choose_variant, requirements_of
 from envforge.lock.plan import parse_any_lock
-from envforge.lock.project import lock_command, platform_hints, project_folder
-from envforge.lock.variant_choice import choose_variant, variant_lock
+from envforge.lock.project import LOCK_FILE, VARIANTS_DIRECTORY, lock_command, platform_hints, project_folder
 from envforge.machine.evidence import conda_subdir
 from envforge.machine.values import Machine
 from envforge.machine.world import World
@@ -87,12 +85,6 @@ def find_situation(place: Place, asked: Asked, chosen: Chosen, means: Means) -> 
     return situation, Surroundings(asked=asked, project=facts, absent=absent)
 
 
-def project_and_lock(place: Place, platform: str) -> tuple[Path | None, Path | None]:
-    """Return the project around the current directory and the lockfile to compare with, whether or not it exists."""
-    project = project_folder(place.folder)
-    return project, _lock(place, project, _meant(place, project), platform)
-
-
 def _meant(place: Place, project: Path | None) -> Meant | None:
     if place.prefix is None and place.name is None and project is None:
         return None
@@ -104,6 +96,8 @@ def _lock(place: Place, project: Path | None, meant: Meant | None, platform: str
     if place.lock is not None:
         return place.lock
     if place.variant is not None:
+        from envforge.lock.needs import variant_lock  # noqa: PLC0415 - only variants need it
+
         return variant_lock(project or place.folder, place.variant, platform)
     made_from = _made_from(meant)
     if made_from is not None:
@@ -111,9 +105,9 @@ def _lock(place: Place, project: Path | None, meant: Meant | None, platform: str
     if project is None:
         return None
     variants = list_variants(project)
-    if not (project / LOCK_NAME).exists() and len(variants) == 1:
-        return project / VARIANTS / variants[0] / LOCK_NAME
-    return project / LOCK_NAME
+    if not (project / LOCK_FILE).exists() and len(variants) == 1:
+        return project / VARIANTS_DIRECTORY / variants[0] / LOCK_FILE
+    return project / LOCK_FILE
 
 
 def _made_from(meant: Meant | None) -> Path | None:
@@ -133,7 +127,9 @@ def project_facts(project: Path | None, lock: Path | None, platform: str) -> Pro
     if lock is None:
         return facts
     shown = _shown(lock, project)
-    facts = replace(facts, lock_file=shown, variant=lock.parent.name if lock.parent.parent.name == VARIANTS else None)
+    facts = replace(
+        facts, lock_file=shown, variant=lock.parent.name if lock.parent.parent.name == VARIANTS_DIRECTORY else None
+    )
     try:
         data = _read_bytes(lock)
         locked = parse_any_lock(data.decode("utf-8"), shown, platform, lock)
@@ -248,10 +244,12 @@ def plan_for(
 
     Raises ``RequestError`` if there is no lockfile, or if ``--only`` names a check that needs the machine itself.
     """
-    possible = _possible(machine, checks)
+    named = {CONDITION_CHECKS[found.code] for found in machine.conditions if found.code in CONDITION_CHECKS}
+    possible = tuple(check.id for check in checks if check.group == _GROUP or check.id in {*_ALWAYS, *named})
     only = _only(asked, possible, checks)
     asked = replace(asked, explicit=("machine",), depth="default", only=only)
-    project, lock = project_and_lock(place, machine.platform)
+    project = project_folder(place.folder)
+    lock = _lock(place, project, _meant(place, project), machine.platform)
     if place.lock is None and place.variant is None and project is not None:
         lock = _lock_for(project, machine) or lock
     if lock is None:
@@ -272,11 +270,6 @@ def plan_for(
         machine=_described(machine, read_lock_needs(lock if is_usable else None, machine.platform)),
     )
     return choose(asked, checks).checks, record
-
-
-def _possible(machine: Machine, checks: Iterable[Check]) -> tuple[str, ...]:
-    named = {CONDITION_CHECKS[found.code] for found in machine.conditions if found.code in CONDITION_CHECKS}
-    return tuple(check.id for check in checks if check.group == _GROUP or check.id in {*_ALWAYS, *named})
 
 
 def _only(asked: Asked, possible: tuple[str, ...], checks: Sequence[Check]) -> tuple[str, ...]:
@@ -304,11 +297,12 @@ def _lock_for(project: Path, machine: Machine) -> Path | None:
     variants = list_variants(project)
     if not variants:
         return None
+
     try:
         return choose_variant(project, machine).lockfile
     except EnvforgeError:
-        own = project / LOCK_NAME
-        return own if own.exists() else project / VARIANTS_DIRECTORY / variants[0] / LOCK_NAME
+        own = project / LOCK_FILE
+        return own if own.exists() else project / VARIANTS_DIRECTORY / variants[0] / LOCK_FILE
 
 
 def _described(machine: Machine, lock: Signal[LockNeeds]) -> MachineFacts:

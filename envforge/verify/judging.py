@@ -27,15 +27,22 @@ class View(Generic[S]):
     """What a judge receives: the part of the record that answers a question, once or once for each device.
 
     ``judged`` calls the judge with each part. It can complete the judgements, for example with the name of the device.
+    ``needs`` names the expensive facts that it reads.
     """
 
     question: Question
     judged: Callable[[Record, Callable[[S], Judged]], Iterable[Judgement]]
+    needs: tuple[str, ...] = ()
 
 
 def record_of(question: Question) -> View[Record]:
     """Return the view of the complete record, for checks that belong to ``question``."""
     return View(question=question, judged=lambda record, judge: as_judgements(judge(record)))
+
+
+def facts_of(question: Question) -> View[Any]:
+    """Return the view of the facts of a question; the engine skips its checks if there are none."""
+    return View(question=question, judged=lambda record, judge: as_judgements(judge(getattr(record, question))))
 
 
 def check(  # noqa: PLR0913 - these are the columns of the table of checks
@@ -69,7 +76,7 @@ def check(  # noqa: PLR0913 - these are the columns of the table of checks
             cost=cost,
             required=required,
             row=row,
-            needs=needs,
+            needs=needs or of.needs,
             observe=observe,
         )
 

@@ -14,9 +14,11 @@ from datetime import datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 from envforge import __version__
+from envforge.base.documents import Document
 from envforge.base.envelope import Json
 from envforge.errors import EnvforgeError
 from envforge.machine.world import World
@@ -67,15 +69,6 @@ class Surroundings:
     absent: tuple[NotObserved, ...] = ()
 
 
-@dataclass(slots=True)
-class _Outcome(Generic[T]):
-    """The result of a guarded call."""
-
-    value: T | None = None
-    error: BaseException | None = None
-    done: bool = False
-
-
 def observe(situation: Situation, surroundings: Surroundings, checks: Iterable[Check]) -> Record:
     """Run the observer of each question of the situation, and the observers of other packages' checks."""
     facts: dict[Question, Any] = {}
@@ -119,29 +112,29 @@ def _ask(question: Question, situation: Situation) -> object:
 
 def _ask_own(ask: Callable[[Situation], Json], situation: Situation) -> object:
     """Return the result of another package's observer as the record will contain it; raise if it isn't JSON."""
-    return json.loads(json.dumps(ask(situation), allow_nan=False))
+    document = Document(damaged="the result of `observe` is invalid", error=EnvforgeError, code="checks-broken")
+    return document.read_json(json.dumps(ask(situation), allow_nan=False), Any)
 
 
 def _guarded(what: str, ask: Callable[[], T], limit_s: float) -> tuple[T | None, NotObserved | None]:
     """Call an observer in a thread, and leave the thread behind if it hangs."""
-    outcome: _Outcome[T] = _Outcome()
+    results: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
 
     def work() -> None:
         try:
-            outcome.value = ask()
+            results.put((ask(), None))
         except BaseException as error:  # noqa: BLE001 - reported in the record, and must not end the run
-            outcome.error = error
-        outcome.done = True
+            results.put((None, error))
 
-    thread = threading.Thread(target=work, name=f"verify-{what}", daemon=True)
-    thread.start()
-    thread.join(limit_s)
-    if not outcome.done:
-        reason = f"not finished after {limit_s:.0f} s"
-        return None, NotObserved(what=what, why="late", reason=reason)
-    if outcome.error is not None:
-        return None, NotObserved(what=what, why="broken", reason=_reason(outcome.error), command=_help(outcome.error))
-    return outcome.value, None
+    threading.Thread(target=work, name=f"verify-{what}", daemon=True).start()
+    try:
+        value, error = results.get(timeout=limit_s)
+    except Empty:
+        return None, NotObserved(what=what, why="late", reason=f"not finished after {limit_s:.0f} s")
+    if error is None:
+        return value, None
+    command = next(iter(error.commands), "") if isinstance(error, EnvforgeError) else ""
+    return None, NotObserved(what=what, why="broken", reason=_reason(error), command=command)
 
 
 def _reason(error: BaseException) -> str:
@@ -153,7 +146,3 @@ def _reason(error: BaseException) -> str:
         where = f", in {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
         trace = trace.tb_next
     return f"{type(error).__name__}: {error}{where}"
-
-
-def _help(error: BaseException) -> str:
-    return next(iter(error.commands), "") if isinstance(error, EnvforgeError) else ""

@@ -5,20 +5,16 @@ An invalid record raises ``RecordError`` with its file and the path of the first
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from packaging.version import Version
-
 from envforge.base.documents import Document
-from envforge.base.envelope import Json
+from envforge.base.envelope import Json, to_json
 from envforge.base.redact import Identity, change_texts, redactor
 from envforge.errors import EnvforgeError
 from envforge.machine.record import MachineRecordError, machine_from_json, machine_to_json
-from envforge.machine.values import Machine
 from envforge.verify.environment.facts import EnvironmentFacts
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.training.facts import TrainingFacts
@@ -107,28 +103,17 @@ class Record:
 
 def record_to_json(record: Record) -> dict[str, Json]:
     """Return the record as JSON values. A number that isn't finite becomes null, as everywhere in the facts."""
-    return cast("dict[str, Json]", _as_json(record))
-
-
-def _as_json(value: Any) -> Json:
-    if isinstance(value, Machine):
-        return machine_to_json(value)
-    if isinstance(value, dict):
-        return {str(key): _as_json(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_as_json(item) for item in value]
-    if isinstance(value, (datetime, Version)):
-        return value.isoformat() if isinstance(value, datetime) else str(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {each.name: _as_json(getattr(value, each.name)) for each in fields(value)}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-    raise TypeError(f"a record can't contain a `{type(value).__name__}`")
+    document = cast("dict[str, Json]", to_json(record))
+    if record.machine is not None:
+        machine = cast("dict[str, Json]", document["machine"])
+        machine["machine"] = machine_to_json(record.machine.machine)
+    return document
 
 
 def read_record(text: str | bytes, where: str) -> Record:
     """Read a record, or the output of ``verify --json``; ``where`` is its name in errors."""
-    document = _document(where)
+    damaged = f"the record `{where}` is invalid"
+    document = Document(damaged=damaged, error=RecordError, code="record-damaged", hint=_AGAIN, command=_RECORD_COMMAND)
     value = document.read_json(text, dict[str, Any])
     if "schema_version" in value and "record" not in value:
         value = _mapping(_mapping(value.get("result")).get("record"))
@@ -171,16 +156,6 @@ def read_record_file(path: Path) -> Record:
             code="record-unreadable",
         ) from error
     return read_record(text, str(path))
-
-
-def _document(where: str) -> Document:
-    return Document(
-        damaged=f"the record `{where}` is invalid",
-        error=RecordError,
-        code="record-damaged",
-        hint=_AGAIN,
-        command=_RECORD_COMMAND,
-    )
 
 
 def _check_version(version: object, where: str) -> None:

@@ -70,8 +70,7 @@ SignalCode = Literal[
 class Signal(Generic[T]):
     """One fact with the place where it was read.
 
-    ``unreadable`` is the reason for people why there is no ``value``, and ``code`` the reason for checks, if it is one
-    that they distinguish.
+    ``unreadable`` is the reason if there is no ``value``, and ``code`` is that reason if checks distinguish it.
     """
 
     value: T | None = None

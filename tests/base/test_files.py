@@ -63,7 +63,7 @@ def test_directory_in_place_of_a_file_is_an_outside_error(tmp_path: Path) -> Non
     with pytest.raises(OutsideError, match="cannot write"):
         write_atomic(tmp_path, "text")
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutsideError, match="cannot create the directory `.*file`"):
+    with pytest.raises(OutsideError, match=r"cannot create the directory `.*file`"):
         write_atomic(tmp_path / "file" / "below", "text")
 
 

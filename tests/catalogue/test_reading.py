@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability, WheelTag
-from envforge.catalogue.index import PLACEHOLDER, CatalogueError, find_entry, list_entries
-from envforge.catalogue.stored import fill, read_stored
+from envforge.catalogue.index import PLACEHOLDER, CatalogueError, fill, find_entry, list_entries, read_stored
 from envforge.lock.python_index import PythonIndex
 
 INDEX = PythonIndex(

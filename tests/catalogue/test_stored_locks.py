@@ -14,8 +14,7 @@ import pytest
 from packaging.version import Version
 
 from envforge.base.data_files import lockfiles_root, templates_root
-from envforge.catalogue.index import PLACEHOLDER, Entry, find_entry, list_entries
-from envforge.catalogue.stored import read_stored
+from envforge.catalogue.index import PLACEHOLDER, Entry, find_entry, list_entries, read_stored
 from envforge.lock.lockfile import Lockfile, read_lockfile
 from envforge.lock.names import NameMapping
 from envforge.lock.python_index import PythonIndex

@@ -10,7 +10,7 @@ import pytest
 
 from envforge.errors import EnvforgeError
 from envforge.lock.check import check_lock
-from envforge.lock.inputs import input_sha256
+from envforge.lock.project import input_sha256
 from envforge.lock.request import LockReport
 from tests.lock.conftest import World, environment_text
 

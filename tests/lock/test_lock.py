@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from envforge.lock.condalock import solver_launcher
 from envforge.lock.names import NameMapping
 from envforge.lock.request import LockReport, Step
-from envforge.lock.solver import executable
 from tests.lock.conftest import CUBLAS, MAC_TORCH, TORCH, TRITON, VISION, World, environment_text
 from tests.lock.torchindex import PUBLIC, TorchIndex
 
@@ -122,6 +122,6 @@ def _conda_lock_by_hand(world: World) -> str:
     tools = world.folder.parent / "tools"
     tools.mkdir()
     NameMapping.bundled().write(tools / "mapping.json")
-    words = ["--conda", str(executable(tools)), "--pypi_to_conda_lookup_file", str(tools / "mapping.json")]
+    words = ["--conda", str(solver_launcher(tools)), "--pypi_to_conda_lookup_file", str(tools / "mapping.json")]
     command = [sys.executable, "-m", "conda_lock", "lock", "-f", "environment.yml", "--check-input-hash", *words]
     return subprocess.run(command, cwd=world.folder, capture_output=True, text=True, check=False).stderr

@@ -11,8 +11,8 @@ from packaging.version import Version
 
 from envforge.base.net import Mirrors
 from envforge.errors import EnvforgeError
-from envforge.lock.index import PlatformIndex, Target, Wanted
-from envforge.lock.names import NameMapping, Sources, is_torch_family, torch_indexes
+from envforge.lock.index import PlatformIndex, Sources, Target, Wanted
+from envforge.lock.names import NameMapping, is_torch_family, torch_indexes
 from envforge.lock.pages import Downloads, IndexFile, parse_page
 from tests.lock.conftest import TORCH, VISION, torch_index
 from tests.lock.torchindex import PUBLIC, SHARED, TorchIndex, wheel

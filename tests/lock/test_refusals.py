@@ -193,7 +193,7 @@ def test_package_index_with_another_scheme_is_not_blamed_on_the_network(
 
 
 def test_temporary_directory_without_programs_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("envforge.lock.run.os.access", lambda path, mode: False)
+    monkeypatch.setattr("envforge.lock.locking.os.access", lambda path, mode: False)
     error = refused(world)
     assert (error.code, error.exit_code) == ("noexec-tmp", 3)
     assert f"`{world.folder.parent / 'tmp'}`" in error.message

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from envforge.errors import RequestError
-from envforge.lock.solver import executable
+from envforge.lock.condalock import solver_launcher
 from tests.lock.conftest import World, environment_text
 from tests.lock.torchindex import Wheel, wheel
 from tests.support.loopback import Loopback, Request, Response
@@ -66,7 +66,7 @@ def test_the_users_own_conda_gives_the_conda_half(world: World) -> None:
     tools = world.folder.parent / "tools"
     tools.mkdir()
     calls = tools / "calls.txt"
-    real = executable(tools)
+    real = solver_launcher(tools)
     script = tools / "micromamba"
     script.write_text(
         f'#!/bin/sh\necho "$1" >> {calls}\nunset ENVFORGE_SOLVE_RECORDS\nexec {real} "$@"\n', encoding="utf-8"

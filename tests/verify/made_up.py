@@ -12,9 +12,10 @@ from packaging.version import Version
 from envforge.base.data_files import data_folder
 from envforge.base.terms import ComputeCapability
 from envforge.machine.values import Driver, Gpu, Machine
+from envforge.verify.checks import all_checks, judge
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.record import Asked, Observed, ProjectFacts, Record
-from envforge.verify.values import Check, Finding, Judgement, Report, Verdict
+from envforge.verify.values import Check, Finding, Judgement, Question, Report, Verdict
 
 T4 = Machine(
     platform="linux-64",
@@ -68,6 +69,26 @@ def check(name: str, judge: Callable[[Record], Iterable[Judgement]] | None = Non
         "judge": judge or (lambda record: [says(Verdict.PASS, "well")]),
     }
     return Check(**{**values, **changes})
+
+
+def checks_of(question: Question) -> tuple[Check, ...]:
+    """The checks of a question, without those that report whether it was observed."""
+    return tuple(check for check in all_checks() if check.question == question and check.group != "observation")
+
+
+def worst_findings(record: Record, checks: Iterable[Check]) -> dict[str, Finding]:
+    """What each check says; where one says several things, the worst."""
+    worst = (Verdict.PASS, Verdict.INFO, Verdict.SKIP, Verdict.WARN, Verdict.UNKNOWN, Verdict.FAIL)
+    found: dict[str, Finding] = {}
+    for finding in judge(record, checks).findings:
+        before = found.setdefault(finding.check, finding)
+        found[finding.check] = max(before, finding, key=lambda each: worst.index(each.verdict))
+    return found
+
+
+def complaints_in(findings: dict[str, Finding]) -> dict[str, Verdict]:
+    good = (Verdict.PASS, Verdict.INFO, Verdict.SKIP)
+    return {name: finding.verdict for name, finding in findings.items() if finding.verdict not in good}
 
 
 def says(verdict: Verdict, observed: str, **more: str) -> Judgement:

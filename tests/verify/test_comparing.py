@@ -12,9 +12,9 @@ import pytest
 from packaging.version import Version
 
 from envforge.cli import main
+from envforge.verify import reports
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.record import record_to_json
-from envforge.verify.reports import formats
 from envforge.verify.reports.compare import Comparison, compare
 from envforge.verify.values import Report, Verdict
 from tests.verify.made_up import T4, finding, published_schema, record, report
@@ -109,11 +109,11 @@ def test_machines_that_agree_exit_with_0(files: Path, capsys: Captured) -> None:
 def test_equal_machines_of_a_fleet_are_counted_not_named() -> None:
     fleet = {f"n{number}": report() for number in range(40)}
     found = compare({**fleet, "n7": report(machine=on_glibc("2.17"))}, tolerance=0.1)
-    lines = [line.plain for line in formats.comparison_lines(found, 80, verbose=False)]
+    lines = [line.plain for line in reports.comparison_lines(found, 80, verbose=False)]
     assert lines[-2:] == ["    n7: 2.17  <- different from the majority", "    39 others: 2.36"]
-    assert "| Machine: glibc | 2.36 | 39 others |" in formats.comparison_markdown(found)
-    assert "39 others" in formats.comparison_html(found)
-    assert "    all 40: 535.216.01" in [line.plain for line in formats.comparison_lines(found, 80, verbose=True)]
+    assert "| Machine: glibc | 2.36 | 39 others |" in reports.comparison_markdown(found)
+    assert "39 others" in reports.comparison_html(found)
+    assert "    all 40: 535.216.01" in [line.plain for line in reports.comparison_lines(found, 80, verbose=True)]
 
 
 def test_the_json_fits_its_published_schema(files: Path, capsys: Captured) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,21 +13,14 @@ from envforge.errors import EnvforgeError
 from envforge.verify.observe import Situation, Surroundings, observe
 from envforge.verify.record import NotObserved
 from tests.support.recorded import Recorded
-from tests.verify.made_up import NOW, asked, check
+from tests.verify.environment.support import situation as make_situation
+from tests.verify.made_up import asked, check
 
 
 def situation(folder: Path, *, limit_s: float = 30.0, needs: frozenset[str] | None = None) -> Situation:
-    return Situation(
-        world=Recorded().world(folder),
-        now=NOW,
-        folder=folder,
-        project=None,
-        lock=None,
-        prefix=None,
-        questions=("machine",),
-        limit_s=limit_s,
-        needs=needs,
-    )
+    world = Recorded().world(folder)
+    found = make_situation(folder=folder, prefix=None, world=world, questions=("machine",), limit_s=limit_s)
+    return replace(found, needs=needs)
 
 
 def lack_of(folder: Path, ask: object, *, limit_s: float = 30.0) -> NotObserved:

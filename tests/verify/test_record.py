@@ -12,7 +12,7 @@ from envforge.base.distribution import upgrade_command
 from envforge.base.envelope import success
 from envforge.machine.record import machine_to_json
 from envforge.verify.record import NotObserved, RecordError, read_record, read_record_file, record_to_json
-from envforge.verify.reports.formats import report_to_json
+from envforge.verify.reports import report_to_json
 from tests.verify.made_up import T4, asked, every_verdict, record
 
 AGAIN = "envforge verify --json > record.json"
@@ -56,10 +56,7 @@ def test_what_is_no_record_is_refused_with_a_hint(text: str, code: str) -> None:
     assert "envforge verify --json" in caught.value.hint
 
 
-@pytest.mark.parametrize(
-    ("version", "command"),
-    [(2, upgrade_command()), (0, AGAIN), (True, AGAIN), ("1", AGAIN)],
-)
+@pytest.mark.parametrize(("version", "command"), [(2, upgrade_command()), (0, AGAIN), (True, AGAIN), ("1", AGAIN)])
 def test_a_record_of_another_version_is_refused(version: object, command: str) -> None:
     value = {**record_to_json(record()), "record_version": version}
     with pytest.raises(RecordError, match="record_version") as caught:

@@ -25,7 +25,6 @@ def run(precision: str, fp32: str | None, step_s: float, gib: float, losses: tup
         precision=precision,
         fp32=fp32,
         step_s=step_s,
-        slowest_step_s=step_s,
         steps=13,
         batch=64,
         peak_memory_bytes=int(gib * GIB),
@@ -63,9 +62,7 @@ def facts(*, slower: float = 1.0, name: str = "Tesla T4") -> TrainingFacts:
         compare=Signal(value=CompareFacts(runs=runs)),
         learning=Signal(value=learning((2.3, 1.0, 0.5, 0.2))),
         control=Signal(value=learning((2.3, 2.3, 2.3, 2.3))),
-        transfer=Signal(
-            value=TransferFacts(bytes=1, to_device_bytes_per_s=12e9 / slower, from_device_bytes_per_s=12e9)
-        ),
+        transfer=Signal(value=TransferFacts(to_device_bytes_per_s=12e9 / slower, from_device_bytes_per_s=12e9)),
     )
     return TrainingFacts(python="python", devices=(device,))
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from envforge.lock.environment_spec import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
 from envforge.lock.lockfile import LockedPackage, Lockfile, parse_lockfile
 from envforge.lock.locking import lock
 from envforge.lock.needs import requirements_json, requirements_of
+from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
 from envforge.lock.request import LockRequest
 from envforge.pytorch.matrix import Matrix, load_matrix
 from envforge.pytorch.selection import Selection

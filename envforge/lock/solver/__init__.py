@@ -1,54 +1,46 @@
-"""Provide a conda-compatible executable on top of py-rattler, so that conda-lock needs no conda.
+"""Solve conda packages with py-rattler, in a process that conda-lock starts in place of conda.
 
-The launcher calls ``envforge.lock.solver.__main__``.
+``envforge.lock`` writes the preferences of a solve to a file, and reads the solved packages from another.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from typing import TYPE_CHECKING
+import datetime as dt
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from envforge.errors import EnvforgeError, Hint
 
-_MODULES = ("envforge", "rattler", "packaging")
-
-
-def executable(directory: Path) -> Path:
-    """Write the launcher ``conda`` (``conda.bat`` on Windows) into ``directory`` and return its path.
-
-    The launcher runs this interpreter in isolated mode, so that ``PYTHONPATH`` and the current directory can't replace
-    a module. It contains the directories from which this process imports the solver, so that it works from a source
-    checkout, too.
-    """
-    roots = list(dict.fromkeys(str(_import_root(module)) for module in _MODULES))
-    program = (
-        f"import runpy, sys; sys.path[:0] = [p for p in {roots!r} if p not in sys.path]; "
-        "runpy.run_module('envforge.lock.solver', run_name='__main__', alter_sys=True)"
-    )
-    path = directory / ("conda.bat" if os.name == "nt" else "conda")
-    path.write_text(_batch(program) if os.name == "nt" else _shell(program), encoding="utf-8")
-    path.chmod(0o755)
-    return path
+PREFERENCES_VARIABLE = "ENVFORGE_SOLVE_WISHES"
+RECORDS_VARIABLE = "ENVFORGE_SOLVE_RECORDS"
 
 
-def _shell(program: str) -> str:
-    import shlex  # noqa: PLC0415 - each call imports this package, and should start in milliseconds
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """A package of the old lockfile, identified by file name and digest, so that its mirror doesn't matter."""
 
-    return f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -c {shlex.quote(program)} "$@"\n'
+    name: str
+    file_name: str
+    sha256: str | None
+    md5: str | None
 
 
-def _batch(program: str) -> str:
-    escaped = program.replace("%", "%%")
-    return f'@"{sys.executable}" -I -c "{escaped}" %*\r\n'
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wishes:
+    """What a solve should prefer. ``renew`` names packages to upgrade; ``exclude_newer`` is in UTC."""
+
+    keep: tuple[Kept, ...] = ()
+    renew: tuple[str, ...] = ()
+    exclude_newer: dt.datetime | None = None
+    version: Literal[1] = 1
 
 
-def _import_root(module: str) -> Path:
-    from importlib.util import find_spec  # noqa: PLC0415
-    from pathlib import Path  # noqa: PLC0415
+class PackagesNotFoundError(EnvforgeError):
+    """No package matches a spec. ``unknown`` lists the names that no channel has in any version."""
 
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"`{module}` is not importable in this interpreter", name=module)
-    return Path(spec.origin).resolve().parent.parent
+    def __init__(
+        self, message: str, *, hint: str | Iterable[Hint] = "", code: str = "packages-not-found", unknown: Iterable[str]
+    ) -> None:
+        super().__init__(message, hint=hint, code=code)
+        self.unknown = tuple(unknown)

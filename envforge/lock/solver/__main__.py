@@ -1,23 +1,52 @@
 """Run ``python -m envforge.lock.solver``: answer one call with one JSON document, as conda does.
 
 stdout contains only the document. Exits with 0 if the call succeeds, and with 1 if it fails; ``message`` is the reason.
+The format was recorded from conda 26.7. If ``ENVFORGE_SOLVE_RECORDS`` is set, each solve is also recorded in that
+directory. rattler takes 0.1 s to import, which only a solve needs.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
+import platform as python_platform
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 import envforge
+from envforge.base.envelope import fields_to_json
+from envforge.base.files import write_atomic
 from envforge.base.process import exit_process
+from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, Hint, RequestError
+from envforge.lock.solver import RECORDS_VARIABLE, PackagesNotFoundError
 
 if TYPE_CHECKING:
-    from envforge.lock.solver.answers import Call, Command
+    from envforge.lock.solver.request import Priority, Record
+
+Json = dict[str, Any]
+Command = Literal["info", "config", "list", "create", "install", "update"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """One call of the executable; ``words`` are the match specs of a solve or the keys of ``config``.
+
+    ``notes`` lists settings of the user that are not supported.
+    """
+
+    command: Command
+    words: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    prefix: Path | None = None
+    priority: Priority = "strict"
+    notes: tuple[str, ...] = ()
 
 
 def main(words: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -25,24 +54,19 @@ def main(words: Sequence[str], environment: Mapping[str, str]) -> int:
     if words and words[0] in {"--version", "-V"}:
         print(f"envforge-solver {envforge.__version__}")  # noqa: T201 - the answer
         return 0
-    import json  # noqa: PLC0415 - conda-lock first requests the version, which needs no import
-    import traceback  # noqa: PLC0415
-
-    from envforge.lock.solver import answers  # noqa: PLC0415
-
     try:
         call = parse_call(words, environment)
         for note in call.notes:
             print(note, file=sys.stderr)  # noqa: T201 - messages go to stderr
-        text, code = json.dumps(answers.answer_call(call, environment)), 0
+        text, code = json.dumps(answer_call(call, environment)), 0
     except EnvforgeError as error:
-        text, code = json.dumps(answers.failure(error), indent=2), 1
+        text, code = json.dumps(failure(error), indent=2), 1
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # noqa: BLE001 - conda-lock expects JSON for any failure; the traceback is on stderr
         traceback.print_exc()
         reason = f"the solver of envforge failed with an internal error: {type(error).__name__}: {error}"
-        text, code = json.dumps(answers.failure(EnvforgeError(reason, code="bug"))), 70
+        text, code = json.dumps(failure(EnvforgeError(reason, code="bug"))), 70
     print(text)  # noqa: T201 - the answer
     return code
 
@@ -56,8 +80,6 @@ _KNOWN = "--version, info --json, config --json list|show, list --json and creat
 
 def parse_call(words: Sequence[str], environment: Mapping[str, str]) -> Call:
     """Parse the arguments after the program's name; raise ``RequestError`` for unsupported calls."""
-    from envforge.lock.solver.answers import Call  # noqa: PLC0415 - as in `main`
-
     if not words:
         raise _refusal("no command was provided")
     command, *rest = words
@@ -124,6 +146,189 @@ def _refusal(reason: str) -> RequestError:
         ),
         code="not-a-solver-call",
     )
+
+
+# conda's own names of these errors
+_EXCEPTIONS = {
+    "packages-not-found": "PackagesNotFoundInChannelsError",
+    "unsatisfiable": "UnsatisfiableError",
+    "repodata-unreadable": "CondaHTTPError",
+    "channel-unreachable": "CondaHTTPError",
+    "no-channel": "NoChannelsConfiguredError",
+    "not-an-environment": "EnvironmentLocationNotFound",
+    "bad-spec": "InvalidMatchSpec",
+    "bad-channel": "InvalidChannel",
+    "not-a-solver-call": "ArgumentError",
+}
+
+
+def failure(error: EnvforgeError) -> Json:
+    """Return the error with its text in ``message``, where conda-lock reads it, and its parts for ``envforge.lock``."""
+    reason, name = hide_secrets(error.message), _EXCEPTIONS.get(error.code, "CondaError")
+    message = f"{reason}\n\nhint: {hide_secrets(error.hint)}" if error.hint else reason
+    return {
+        "success": False,
+        "error": f"{name}: {message}",
+        "exception_name": name,
+        "message": message,
+        "code": error.code,
+        "reason": reason,
+        "hints": [
+            {"purpose": hide_secrets(hint.purpose), "command": hide_secrets(hint.command)} for hint in error.hints
+        ],
+        "unknown": list(error.unknown) if isinstance(error, PackagesNotFoundError) else [],
+    }
+
+
+def settings_answer(environment: Mapping[str, str], platform: str) -> Json:
+    """Return the answer to ``info --json`` and ``config --json list|show``, with the settings that conda-lock reads."""
+    stated = environment.get("CONDA_PKGS_DIRS", "")
+    return {
+        "channels": [],
+        "pkgs_dirs": [part for part in stated.split(",") if part],
+        "platform": platform,
+        "subdir": platform,
+    }
+
+
+def _fetch(record: Record) -> Json:
+    entry = {**fields_to_json(record), "channel": f"{record.channel}/{record.subdir}", "indexed_timestamp": None}
+    return {key: value for key, value in entry.items() if value is not None}
+
+
+def _link(record: Record) -> Json:
+    return {
+        "base_url": record.channel,
+        "build_number": record.build_number,
+        "build_string": record.build,
+        "channel": record.channel.rpartition("/")[2],
+        "dist_name": record.dist_name,
+        "name": record.name,
+        "platform": record.subdir,
+        "version": record.version,
+    }
+
+
+def read_installed(prefix: Path) -> tuple[Record, ...]:
+    """Return the installed packages, sorted by name; raise ``EnvforgeError`` for an invalid entry."""
+    folder = prefix / "conda-meta"
+    if not folder.is_dir():
+        raise EnvforgeError(
+            f"`{prefix}` is not an environment: it has no directory `conda-meta`", code="not-an-environment"
+        )
+    from envforge.lock.solver.request import Record  # noqa: PLC0415 - imports rattler
+
+    records = [Record.read(path.read_bytes(), f"`{path}`") for path in folder.glob("*.json")]
+    return tuple(sorted(records, key=lambda record: record.name))
+
+
+def write_solve_record(folder: Path, platform: str, specs: tuple[str, ...], records: tuple[Record, ...]) -> Path:
+    """Write ``PLATFORM-DIGEST.json`` into ``folder`` and return its path; the same solve writes the same file."""
+    document = {
+        "version": 1,
+        "platform": platform,
+        "specs": [hide_secrets(spec) for spec in specs],
+        "packages": [_package(record) for record in sorted(records, key=lambda record: record.name)],
+    }
+    text = json.dumps(document, indent=1) + "\n"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = folder / f"{platform}-{digest}.json"
+    write_atomic(path, text)
+    return path
+
+
+def _package(record: Record) -> Json:
+    # only these fields, because the URL of a channel may have credentials
+    return {
+        "name": record.name,
+        "version": record.version,
+        "build": record.build,
+        "url": hide_secrets(record.url),
+        "sha256": record.sha256,
+        "md5": record.md5,
+        "depends": list(record.depends),
+        "size": record.size,
+        "timestamp": record.indexed_timestamp or record.timestamp,
+        "noarch": record.noarch,
+    }
+
+
+def answer_call(call: Call, environment: Mapping[str, str]) -> object:
+    """Return the document that conda would print for ``call``; raise ``EnvforgeError`` if the call fails."""
+    platform = environment.get("CONDA_SUBDIR") or _host()
+    if call.command == "list":
+        return [_link(record) for record in read_installed(_prefix(call))]
+    if call.command == "info":
+        return settings_answer(environment, platform)
+    if call.command == "config":
+        settings = settings_answer(environment, platform)
+        wanted = [word for word in call.words if word not in {"list", "show"}]
+        return {key: value for key, value in settings.items() if not wanted or key in wanted}
+    return _solved(call, environment, platform)
+
+
+def _solved(call: Call, environment: Mapping[str, str], platform: str) -> Json:
+    from envforge.base.net import Mirrors  # noqa: PLC0415 - only a solve needs it
+    from envforge.lock.solver import request, solve  # noqa: PLC0415 - imports rattler
+    from envforge.lock.solver.request import ALIAS, Naming  # noqa: PLC0415 - as above
+
+    naming = Naming(
+        mirrors=Mirrors.from_environment(environment),
+        platform=platform,
+        alias=environment.get("CONDA_CHANNEL_ALIAS", ALIAS).rstrip("/"),
+    )
+    channels, virtual_packages = request.split_virtual_packages(naming.channels(call.channels), platform)
+    before = () if call.command == "create" else read_installed(_prefix(call))
+    after = solve.solve(
+        request.Request(
+            specs=call.words,
+            channels=channels,
+            naming=naming,
+            virtual=virtual_packages,
+            installed=before,
+            priority=call.priority,
+            environment=environment,
+            wishes=request.read_preferences(environment),
+        )
+    )
+    folder = environment.get(RECORDS_VARIABLE)
+    if folder:
+        write_solve_record(Path(folder), platform, call.words, after)
+    return _difference(_prefix(call), before, after)
+
+
+def _difference(prefix: Path, before: tuple[Record, ...], after: tuple[Record, ...]) -> Json:
+    """Return the answer to ``create|install|update --dry-run --json``: the packages to fetch, unlink, and link."""
+    link, unlink = _without(after, before), _without(before, after)
+    if before and not link and not unlink:
+        return {"success": True, "message": "All requested packages already installed."}
+    actions: Json = {
+        "FETCH": [_fetch(record) for record in sorted(link, key=lambda record: record.name)],
+        "PREFIX": str(prefix),
+        **({"UNLINK": [_link(record) for record in unlink]} if unlink else {}),
+        "LINK": [_link(record) for record in link],
+    }
+    return {"success": True, "actions": actions, "prefix": str(prefix), "dry_run": True}
+
+
+def _without(records: tuple[Record, ...], others: tuple[Record, ...]) -> tuple[Record, ...]:
+    known = {(record.dist_name, record.subdir) for record in others}
+    return tuple(record for record in records if (record.dist_name, record.subdir) not in known)
+
+
+def _prefix(call: Call) -> Path:
+    if call.prefix is None:
+        raise EnvforgeError(f"`{call.command}` requires `--prefix PATH`", code="no-prefix")
+    return call.prefix
+
+
+def _host() -> str:
+    # rattler knows the platform too, but takes 0.1 s to import
+    system = {"Linux": "linux", "Darwin": "osx", "Windows": "win"}.get(python_platform.system(), "linux")
+    machine = python_platform.machine().lower()
+    if machine in {"amd64", "x86_64"}:
+        return f"{system}-64"
+    return f"{system}-arm64" if machine in {"arm64", "aarch64"} and system != "linux" else f"{system}-{machine}"
 
 
 if __name__ == "__main__":

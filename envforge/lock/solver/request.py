@@ -1,21 +1,24 @@
-"""Describe a solve: specs, packages, virtual packages, and preferences.
-
-conda-lock 4 writes them as a separate channel with ``package_type: virtual_system`` (its ``virtual_package.py``).
-
-``envforge.lock.previous_lock`` writes the JSON file, and ``ENVFORGE_SOLVE_WISHES`` is its path.
-"""
+"""Describe a solve: channels, specs, packages, virtual packages, and preferences."""
 
 from __future__ import annotations
 
-import datetime as dt
-import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from rattler import Channel as Source
-from rattler import ChannelPriority, GenericVirtualPackage, MatchSpec
+from rattler import (
+    ChannelPriority,
+    GenericVirtualPackage,
+    MatchSpec,
+    PackageName,
+    PackageRecord,
+    RepoDataRecord,
+    Version,
+)
 from rattler import VirtualPackage as HostVirtualPackage
 from rattler.exceptions import (
     ConversionError,
@@ -23,16 +26,100 @@ from rattler.exceptions import (
     InvalidMatchSpecError,
     InvalidPackageNameError,
     InvalidUrlError,
+    InvalidVersionError,
     ParseSubdirError,
 )
+from rattler.package import BuildString
 from rattler.platform import Subdir
 
+from envforge.base.documents import Document
+from envforge.base.net import Mirrors, with_credentials
 from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, RequestError
-from envforge.lock.solver.channels import Channel, Naming, Priority
+from envforge.lock.solver import PREFERENCES_VARIABLE, Wishes
 
-if TYPE_CHECKING:
-    from rattler import GenericVirtualPackage, PackageRecord, RepoDataRecord
+Priority = Literal["strict", "disabled"]
+
+ALIAS = "https://conda.anaconda.org"
+_DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
+_DEFAULTS_WINDOWS = "https://repo.anaconda.com/pkgs/msys2"
+_HINT = "use a name such as `conda-forge`, a URL, or a path"
+_DRIVE = re.compile(r"/[A-Za-z]:(/|$)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Channel:
+    """One channel. ``address`` is for lockfiles and messages, ``source`` is read; neither ends with a slash."""
+
+    name: str
+    address: str
+    source: str
+
+    @property
+    def folder(self) -> Path | None:
+        """The directory of a ``file://`` channel, or ``None``."""
+        return folder_of(self.source)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Naming:
+    """How channel names are resolved: the alias for plain names, the mirrors, and the platform to lock."""
+
+    mirrors: Mirrors
+    platform: str
+    alias: str = ALIAS
+
+    def channels(self, words: Iterable[str]) -> tuple[Channel, ...]:
+        """Return all channels of a call, in order, without duplicates."""
+        found = [channel for word in words for channel in self._expand(word)]
+        return tuple({channel.address: channel for channel in found}.values())
+
+    def channel(self, word: str) -> Channel:
+        """Return the channel for a URL, a path, or a name; raise ``RequestError`` for anything else."""
+        if "://" in word:
+            address = word.rstrip("/")
+        elif _is_path(word):
+            address = Path(word).expanduser().absolute().as_uri()
+        elif re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", word):
+            address = f"{self.alias}/{word}"
+        else:
+            raise RequestError(
+                f"channel `{hide_secrets(word)}` is not a name, a URL, or a path",
+                hint=_HINT,
+                code="bad-channel",
+            )
+        try:
+            name = self._name(address)
+        except ValueError as error:
+            raise RequestError(
+                f"channel `{hide_secrets(word)}` is not a valid URL: {error}", hint=_HINT, code="bad-channel"
+            ) from error
+        return Channel(name=name, address=address, source=with_credentials(self.mirrors.to_mirror(address).rstrip("/")))
+
+    def _expand(self, word: str) -> tuple[Channel, ...]:
+        # only if a file names it: Anaconda's channels have terms of use that a user should accept on purpose
+        if word != "defaults":
+            return (self.channel(word),)
+        windows = (_DEFAULTS_WINDOWS,) if self.platform.startswith("win-") else ()
+        return tuple(self.channel(address) for address in (*_DEFAULTS, *windows))
+
+    def _name(self, address: str) -> str:
+        if address.startswith(f"{self.alias}/"):
+            return address[len(self.alias) + 1 :]
+        return unquote(urlsplit(address).path.rpartition("/")[2]) or address
+
+
+def folder_of(address: str) -> Path | None:
+    """Return the directory of a ``file:`` URL, or ``None`` for any other URL."""
+    parts = urlsplit(address)
+    if parts.scheme != "file":
+        return None
+    path = unquote(parts.path)
+    return Path(path[1:] if _DRIVE.match(path) else path)  # `file:///C:/…` on Windows
+
+
+def _is_path(word: str) -> bool:
+    return word.startswith((".", "/", "\\", "~")) or Path(word).is_absolute()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +129,7 @@ class Record:
     name: str
     version: str
     build: str
-    build_number: int
+    build_number: int = 0
     subdir: str
     fn: str
     url: str
@@ -63,39 +150,15 @@ class Record:
         return f"{self.name}-{self.version}-{self.build}"
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Record:
-        """Parse a repodata or conda-meta entry; raise ``KeyError`` or ``ValueError`` if it is invalid."""
-        return cls(
-            name=values["name"],
-            version=values["version"],
-            build=values["build"],
-            build_number=int(values.get("build_number", 0)),
-            subdir=values["subdir"],
-            fn=values["fn"],
-            url=values["url"],
-            # conda-meta entries may name the channel with its subdir
-            channel=values["channel"].rstrip("/").removesuffix(f"/{values['subdir']}"),
-            depends=tuple(values.get("depends") or ()),
-            constrains=tuple(values.get("constrains") or ()),
-            md5=values.get("md5") or None,
-            sha256=values.get("sha256") or None,
-            size=values.get("size"),
-            timestamp=values.get("timestamp"),
-            indexed_timestamp=values.get("indexed_timestamp"),
-            license=values.get("license"),
-            noarch=values.get("noarch") or None,
-        )
-
-    @classmethod
-    def from_rattler(cls, record: PackageRecord) -> Record:
-        """Convert a solved record of rattler."""
-        return cls.from_mapping(json.loads(record.to_json()))
+    def read(cls, text: str | bytes, where: str) -> Record:
+        """Parse a repodata or conda-meta entry; raise ``EnvforgeError`` if it is invalid."""
+        document = Document(damaged=f"{where} is not a package record", error=EnvforgeError, code="bad-prefix-record")
+        record = document.read_json(text, cls)
+        # conda-meta entries may name the channel with its subdir
+        return replace(record, channel=record.channel.rstrip("/").removesuffix(f"/{record.subdir}"))
 
     def to_rattler(self) -> RepoDataRecord:
         """Convert to a record of rattler."""
-        from rattler import PackageRecord, RepoDataRecord  # noqa: PLC0415 - 0.1 s, which `--version` doesn't need
-        from rattler.package import BuildString  # noqa: PLC0415
-
         record = PackageRecord(
             self.name,
             self.version,
@@ -111,7 +174,7 @@ class Record:
         return RepoDataRecord(record, self.fn, self.url, self.channel)
 
 
-_KIND = "virtual_system"
+_KIND = "virtual_system"  # of the channel that conda-lock 4 writes (its `virtual_package.py`)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -124,10 +187,6 @@ class VirtualPackage:
 
     def to_rattler(self) -> GenericVirtualPackage:
         """Convert for rattler; raise ``RequestError`` if the name or the version is invalid."""
-        from rattler import GenericVirtualPackage, PackageName, Version  # noqa: PLC0415 - `--version` doesn't need it
-        from rattler.exceptions import InvalidPackageNameError, InvalidVersionError  # noqa: PLC0415
-        from rattler.package import BuildString  # noqa: PLC0415
-
         try:
             return GenericVirtualPackage(PackageName(self.name), Version(self.version), BuildString(self.build))
         except (InvalidPackageNameError, InvalidVersionError, ValueError) as error:
@@ -153,14 +212,8 @@ def split_virtual_packages(
 
 def _virtual_in(path: Path) -> Iterator[VirtualPackage]:
     for entry in _packages(path):
-        if entry.get("package_type") != _KIND:
-            continue
-        try:
-            yield VirtualPackage(name=entry["name"], version=entry["version"], build=entry["build"])
-        except KeyError as error:
-            raise EnvforgeError(
-                f"`{path}` is not valid repodata: an entry has no {error}", code="bad-repodata"
-            ) from error
+        if entry.get("package_type") == _KIND:
+            yield _repodata(path).convert(entry, VirtualPackage)
 
 
 def _is_empty(folder: Path) -> bool:
@@ -172,39 +225,14 @@ def _is_empty(folder: Path) -> bool:
 def _packages(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    try:
-        repodata = json.loads(path.read_text(encoding="utf-8"))
-        return [*repodata.get("packages", {}).values(), *repodata.get("packages.conda", {}).values()]
-    except (ValueError, AttributeError) as error:
-        raise EnvforgeError(f"`{path}` is not valid repodata: {error}", code="bad-repodata") from error
+    read = _repodata(path).read_json(path.read_bytes(), dict[str, Any])
+    keys = ("packages", "packages.conda")
+    tables = [_repodata(path).convert(read.get(key, {}), dict[str, dict[str, Any]], key) for key in keys]
+    return [entry for table in tables for entry in table.values()]
 
 
-PREFERENCES_VARIABLE = "ENVFORGE_SOLVE_WISHES"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Kept:
-    """A package of the old lockfile, identified by file name and digest, so that its mirror doesn't matter."""
-
-    name: str
-    file_name: str
-    sha256: str | None
-    md5: str | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wishes:
-    """What a solve should prefer. ``renew`` names packages to upgrade; ``exclude_newer`` is in UTC."""
-
-    keep: tuple[Kept, ...] = ()
-    renew: tuple[str, ...] = ()
-    exclude_newer: dt.datetime | None = None
-
-    def to_json(self) -> str:
-        """Return the contents of the file."""
-        keep = [{"name": k.name, "file_name": k.file_name, "sha256": k.sha256, "md5": k.md5} for k in self.keep]
-        moment = self.exclude_newer.isoformat() if self.exclude_newer else None
-        return json.dumps({"version": 1, "keep": keep, "renew": list(self.renew), "exclude_newer": moment})
+def _repodata(path: Path) -> Document:
+    return Document(damaged=f"`{path}` is not valid repodata", error=EnvforgeError, code="bad-repodata")
 
 
 def read_preferences(environment: Mapping[str, str]) -> Wishes:
@@ -212,21 +240,13 @@ def read_preferences(environment: Mapping[str, str]) -> Wishes:
     path = environment.get(PREFERENCES_VARIABLE)
     if not path:
         return Wishes()
-    try:
-        document: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-        moment = document["exclude_newer"]
-        return Wishes(
-            keep=tuple(Kept(**entry) for entry in document["keep"]),
-            renew=tuple(document["renew"]),
-            exclude_newer=dt.datetime.fromisoformat(moment).astimezone(dt.timezone.utc) if moment else None,
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EnvforgeError(
-            f"cannot read `{path}` (from `{PREFERENCES_VARIABLE}`): {error}", code="bad-wishes"
-        ) from error
+    document = Document(
+        damaged=f"`{path}` (from `{PREFERENCES_VARIABLE}`) is invalid", error=EnvforgeError, code="bad-wishes"
+    )
+    return document.read_json(document.read_bytes(Path(path)), Wishes)
 
 
-_PRIORITIES = {"strict": ChannelPriority.Strict, "disabled": ChannelPriority.Disabled}
+PRIORITIES = {"strict": ChannelPriority.Strict, "disabled": ChannelPriority.Disabled}
 _UNREADABLE = (InvalidMatchSpecError, InvalidPackageNameError, InvalidChannelError, ConversionError)
 
 
@@ -295,22 +315,22 @@ class Request:
         is_here = str(Subdir.current()) == self.naming.platform
         return [package.into_generic() for package in HostVirtualPackage.detect()] if is_here else []
 
-    def channel_priority(self) -> ChannelPriority:
-        """Return the channel priority for rattler."""
-        return _PRIORITIES[self.priority]
-
     def at_source(self, record: Record) -> Record:
         """Return a locked record with the URLs from which its channel is read."""
         for channel in self.channels:
             if record.url.startswith(f"{channel.address}/"):
-                return replace(record, url=_moved(record.url, channel.address, channel.source), channel=channel.source)
+                return replace(
+                    record, url=channel.source + record.url.removeprefix(channel.address), channel=channel.source
+                )
         return record
 
     def at_home(self, record: Record) -> Record:
         """Return a solved record with the URLs that a lockfile contains."""
         for channel in self.channels:
             if record.url.startswith(f"{channel.source}/"):
-                return replace(record, url=_moved(record.url, channel.source, channel.address), channel=channel.address)
+                return replace(
+                    record, url=channel.address + record.url.removeprefix(channel.source), channel=channel.address
+                )
         mirrors = self.naming.mirrors
         return replace(record, url=mirrors.to_original(record.url), channel=mirrors.to_original(record.channel))
 
@@ -321,10 +341,6 @@ def _source(channel: Channel) -> Source:
     except (InvalidChannelError, InvalidUrlError) as error:
         raise RequestError(
             f"channel `{hide_secrets(channel.source)}` is not a valid URL: {hide_secrets(str(error))}",
-            hint="use a name such as `conda-forge`, a URL, or a path",
+            hint=_HINT,
             code="bad-channel",
         ) from error
-
-
-def _moved(url: str, old: str, new: str) -> str:
-    return new + url[len(old) :]

@@ -1,4 +1,4 @@
-"""Solve a request with rattler, and explain a failure.
+"""Read the repodata of channels, solve a request with rattler, and explain a failure.
 
 The specs are always met. The first attempt fixes all locked packages, the second prefers them and fixes Python's minor
 version, and the last one only prefers them.
@@ -9,30 +9,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+from urllib.parse import urlsplit
 
-from rattler import Gateway, MatchSpec, PackageRecord, RepoDataRecord
+from platformdirs import user_cache_path
+from rattler import Gateway, MatchSpec, PackageRecord, RepoDataRecord, SourceConfig
 from rattler import solve as rattler_solve
-from rattler.exceptions import SolverError
+from rattler.exceptions import CacheDirError, FetchRepoDataError, GatewayError, IoError, SolverError
 
-from envforge.base.net import Mirrors
+from envforge.base.net import Mirrors, unreachable_hints
 from envforge.base.suggest import nearest
 from envforge.base.urls import hide_secrets
-from envforge.errors import EnvforgeError, Hint, RequestError
+from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 from envforge.lock.names import NameMapping
-from envforge.lock.solver import channels
-from envforge.lock.solver.answers import PackagesNotFoundError
-from envforge.lock.solver.channels import ALIAS, Naming, cache, in_addresses, read
-from envforge.lock.solver.request import Kept, Record, Request
+from envforge.lock.solver import Kept, PackagesNotFoundError
+from envforge.lock.solver.request import ALIAS, PRIORITIES, Channel, Naming, Record, Request
+
+T = TypeVar("T")
 
 
-class Solve(Protocol):
-    """One solve of the request with preferred packages and additional version constraints."""
-
-    async def __call__(self, locked: Sequence[RepoDataRecord], constraints: Sequence[str]) -> list[RepoDataRecord]:
-        """Return the packages; raise ``SolverError`` if there is no solution."""
+# one solve with preferred packages and additional version constraints
+Solve = Callable[[Sequence[RepoDataRecord], Sequence[str]], Awaitable[list[RepoDataRecord]]]
 
 
 async def solve_keeping(
@@ -68,8 +70,11 @@ def _attempts(preferred: Sequence[RepoDataRecord], renewed: list[str]) -> Iterat
 
 def _keeping_python(records: Sequence[RepoDataRecord]) -> list[str]:
     # another minor version of Python changes nearly all packages, so it is the last constraint to be dropped
-    minors = [".".join(str(record.version).split(".")[:2]) for record in records if record.name.normalized == "python"]
-    return [f"python {minor}.*" for minor in minors]
+    return _minor_of_python((record.name.normalized, str(record.version)) for record in records)
+
+
+def _minor_of_python(versions: Iterable[tuple[str, str]]) -> list[str]:
+    return [f"python {'.'.join(version.split('.')[:2])}.*" for name, version in versions if name == "python"]
 
 
 async def _preferred(request: Request, specs: Sequence[MatchSpec], gateway: Gateway) -> list[RepoDataRecord]:
@@ -219,11 +224,11 @@ def solve(request: Request) -> tuple[Record, ...]:
             hint="add `channels: [conda-forge]` to `environment.yml`",
             code="no-channel",
         )
-    with channels.cache(request.channels, request.environment) as folder:
+    with cache(request.channels, request.environment) as folder:
         found = asyncio.run(_solve(request, folder))
     by_name = sorted(found, key=lambda record: record.name.normalized)
     ordered = PackageRecord.sort_topologically(by_name)  # type: ignore[arg-type] # it takes any kind of record
-    return tuple(request.at_home(Record.from_rattler(record)) for record in ordered)
+    return tuple(request.at_home(Record.read(record.to_json(), "the solution")) for record in ordered)
 
 
 async def _solve(request: Request, folder: Path) -> list[RepoDataRecord]:
@@ -240,18 +245,20 @@ async def _solve(request: Request, folder: Path) -> list[RepoDataRecord]:
                 platforms=request.subdirs(),
                 locked_packages=locked,
                 virtual_packages=request.virtual_packages(),
-                channel_priority=request.channel_priority(),
+                channel_priority=PRIORITIES[request.priority],
                 constraints=constraints,
                 exclude_newer=request.wishes.exclude_newer,
                 timestamp_policy="allow-missing",
             )
 
         if request.installed:  # `install` and `update` keep an environment; only `create` follows the preferences
-            return await solve_once(await _locked(kept, request, gateway), _python(kept))
+            # as conda does: an installed Python keeps its minor version unless it is requested
+            constraints = _minor_of_python((record.name, record.version) for record in kept)
+            return await solve_once(await _locked(kept, request, gateway), constraints)
         return await solve_keeping(request, specs, gateway, solve_once)
 
     try:
-        return await channels.read(request.channels, folder, ask)
+        return await read(request.channels, folder, ask)
     except SolverError as error:
         raise await explained(error, request, folder) from error
 
@@ -266,7 +273,98 @@ async def _locked(kept: list[Record], request: Request, gateway: Gateway) -> lis
     return [by_url.get(record.url) or record.to_rattler() for record in kept]
 
 
-def _python(kept: list[Record]) -> list[str]:
-    # as conda does: an installed Python keeps its minor version unless it is requested
-    minors = [".".join(record.version.split(".")[:2]) for record in kept if record.name == "python"]
-    return [f"python {minor}.*" for minor in minors]
+_WAYS = {
+    "sharded": SourceConfig(),
+    "compressed": SourceConfig(sharded_enabled=False),
+    "plain": SourceConfig(sharded_enabled=False, zstd_enabled=False, bz2_enabled=False, cache_action="no-cache"),
+}
+_FAULTS = (GatewayError, FetchRepoDataError, CacheDirError, IoError)
+_CHANNELS = ("conda-forge", "bioconda", "nvidia", "defaults", "rapidsai")
+_HERE = {"127.0.0.1", "::1", "localhost"}
+_NOT_REACHED = ("(Connect)", "dns error", "timed out")
+
+
+@contextmanager
+def cache(channels: tuple[Channel, ...], environment: Mapping[str, str]) -> Iterator[Path]:
+    """Provide the repodata cache: in ``RATTLER_CACHE_DIR``, or else in envforge's cache directory.
+
+    Without ``RATTLER_CACHE_DIR``, a server on this computer is not cached, because another server can use the same port
+    later, and the cache identifies files by URL. If the cache directory isn't writable, nothing is cached.
+    """
+    stated = environment.get("RATTLER_CACHE_DIR")
+    folder = (Path(stated) if stated else user_cache_path("envforge", appauthor=False)) / "repodata"
+    is_here = any(urlsplit(channel.source).hostname in _HERE for channel in channels)
+    if stated or (not is_here and _is_writable(folder)):
+        yield folder
+        return
+    with TemporaryDirectory(prefix="envforge-repodata-") as fresh:
+        yield Path(fresh)
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+async def read(channels: tuple[Channel, ...], folder: Path, ask: Callable[[Gateway], Awaitable[T]]) -> T:
+    """Run ``ask`` with each way of reading repodata until one works; raise ``OutsideError`` if none does."""
+    faults: dict[str, str] = {}
+    for kind, way in _WAYS.items():
+        if kind == "compressed" and any("/repodata.json" in fault for fault in faults.values()):
+            continue  # without shards, the first way has already tried the compressed file
+        try:
+            return await ask(Gateway(default_config=way, cache_dir=folder))
+        except _FAULTS as error:
+            faults[kind] = str(error).strip()
+            if any(sign in str(error) for sign in _NOT_REACHED):
+                raise _failure(channels, faults, is_reached=False) from error
+    raise _failure(channels, faults, is_reached=True)
+
+
+def _failure(channels: tuple[Channel, ...], faults: dict[str, str], *, is_reached: bool) -> OutsideError:
+    text = "".join(faults.values())
+    concerned = tuple(channel for channel in channels if channel.source in text) or channels
+    named = ", ".join(f"`{hide_secrets(channel.address)}`" for channel in concerned)
+    lines = {
+        fault: f"  - {fault}" if "://" in fault else f"  - {kind} repodata: {fault}"
+        for kind, fault in reversed(faults.items())
+    }
+    listed = "\n".join(in_addresses(line.replace("\n", "\n    "), channels) for line in reversed(lines.values()))
+    if not is_reached:
+        return OutsideError(
+            f"cannot reach channel {named}:\n{listed}", hint=_hints_unreached(concerned), code="channel-unreachable"
+        )
+    return OutsideError(
+        f"cannot read the packages of channel {named}:\n{listed}",
+        hint=_hints_unread(concerned),
+        code="repodata-unreadable",
+    )
+
+
+def in_addresses(text: str, channels: tuple[Channel, ...]) -> str:
+    """Return a message of rattler with the URLs of the channels instead of their mirrors, and without credentials."""
+    for channel in channels:
+        text = text.replace(channel.source, channel.address)
+    return hide_secrets(text)
+
+
+def _hints_unreached(channels: tuple[Channel, ...]) -> tuple[Hint, ...]:
+    first = _mirrored(channels) or channels[0]
+    return unreachable_hints(hide_secrets(first.address), hide_secrets(first.source))
+
+
+def _hints_unread(channels: tuple[Channel, ...]) -> tuple[Hint, ...]:
+    near = nearest(channels[0].name, _CHANNELS, alike=0.8)
+    if near is not None and near != channels[0].name:
+        return (Hint(f"did you mean channel `{near}`?"),)
+    mirrored = _mirrored(channels)
+    if mirrored is not None:
+        return unreachable_hints(hide_secrets(mirrored.address), hide_secrets(mirrored.source))
+    return (Hint(f"check the URL `{hide_secrets(channels[0].address)}`, or try again later"),)
+
+
+def _mirrored(channels: tuple[Channel, ...]) -> Channel | None:
+    return next((channel for channel in channels if channel.source != channel.address), None)

@@ -11,7 +11,7 @@ from envforge.verify.values import Signal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditFinding:
-    """One difference between prefix and lock, or one risk, as ``envforge audit`` names it."""
+    """One difference between the environment and its lockfile, or one risk, as ``envforge audit`` reports it."""
 
     kind: str
     text: str
@@ -21,7 +21,7 @@ class AuditFinding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditFacts:
-    """What ``envforge audit`` found; at most ``KEPT`` findings are kept of ``drift_count``."""
+    """The result of ``envforge audit``; ``drift`` has at most 50 of the ``drift_count`` differences."""
 
     lockfile: str
     platform: str
@@ -36,7 +36,7 @@ class AuditFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockedTorch:
-    """What the lock says of torch: ``cuda`` None is a CPU build, ``""`` a CUDA build whose CUDA the lock hides."""
+    """The locked torch. ``cuda`` is None for a CPU build, and empty for a CUDA build of unknown version."""
 
     version: str
     build: str
@@ -46,7 +46,7 @@ class LockedTorch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineGpu:
-    """A GPU that CUDA programs may see, by the driver's word."""
+    """A GPU that CUDA programs can use, as the driver reports it."""
 
     index: int
     name: str
@@ -55,7 +55,7 @@ class MachineGpu:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PythonFacts:
-    """The interpreter as a user's own command would start it. ``pth`` are files that add folders or run code."""
+    """The interpreter as your own command starts it; lines of ``.pth`` files add directories or run code."""
 
     version: str
     executable: str
@@ -84,7 +84,7 @@ class TorchFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TorchGpu:
-    """A GPU as torch sees it."""
+    """A GPU as torch reports it."""
 
     index: int
     name: str
@@ -93,7 +93,7 @@ class TorchGpu:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CudaFacts:
-    """What torch says of the GPUs; ``warnings`` are those of ``torch.cuda.is_available()``."""
+    """What torch reports about GPUs; ``warnings`` are those of ``torch.cuda.is_available()``."""
 
     available: bool
     warnings: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ class CudaFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NumpyFacts:
-    """NumPy beside torch: whether an array becomes a tensor and comes back."""
+    """Whether torch can convert an array of NumPy to a tensor and back."""
 
     version: str
     works: bool
@@ -112,7 +112,7 @@ class NumpyFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Library:
-    """A library that is mapped into the process; ``family`` is its name without version and suffix."""
+    """A library that the process loaded; ``family`` is its name without version and suffix."""
 
     family: str
     path: str
@@ -121,7 +121,7 @@ class Library:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Toolchain:
-    """What ``torch.compile`` needs beside torch; None is what was not found."""
+    """What ``torch.compile`` needs in addition to torch; None if it was not found."""
 
     compiler: str | None = None
     python_header: str | None = None
@@ -134,8 +134,8 @@ class EnvironmentFacts:
 
     ``state``: none, missing, not-an-environment, unfinished, damaged, finished, foreign, virtual.
 
-    ``process`` is how the child ended that imported torch; ``isolated_torch`` is the torch that Python finds when it
-    ignores the user's variables, user site and current folder.
+    ``process`` is the exit of the process that imported torch. ``isolated_torch`` is the torch that Python finds
+    without the user's variables, user site-packages, and current directory.
     """
 
     prefix: str | None

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
-from importlib.resources import files
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from envforge.base.documents import Document
 from envforge.base.process import Child, run_child
 from envforge.errors import EnvforgeError
-from envforge.lock.lockfile import LockedPackage
+from envforge.lock.needs import locked_cuda
 from envforge.lock.plan import read_any_lock
 from envforge.lock.project import is_prefix
 from envforge.machine.probe import probe
@@ -34,7 +33,7 @@ from envforge.verify.environment.facts import (
 from envforge.verify.values import Signal, SignalCode
 
 if TYPE_CHECKING:
-    from envforge.prefix.values import Finding
+    from envforge.prefix.audit_files import Finding
     from envforge.verify.observe import Situation
 
 
@@ -69,7 +68,6 @@ def python_of(prefix: Path) -> Path | None:
     return next((prefix / place for place in places if (prefix / place).is_file()), None)
 
 
-_TAG = re.compile(r"(?:\+|%2B|/)cu(\d{2,3})(?:[-./]|$)")
 _CONDA_CUDA = re.compile(r"cuda_?(\d{2})(\d)|cuda(\d+)\.(\d+)")
 _NAMED = ("cudnn", "nccl", "numpy")
 
@@ -79,43 +77,25 @@ def locked_torch(lock: Path | None, platform: str) -> Signal[LockedTorch]:
     if lock is None:
         return Signal(unreadable="no lockfile")
     try:
-        packages = read_any_lock(lock, platform).for_platform(platform)
+        lockfile = read_any_lock(lock, platform)
     except EnvforgeError as error:
         return Signal(source=str(lock), unreadable=error.message)
-    if not packages:
-        return Signal(source=str(lock), unreadable=f"the lockfile `{lock}` has no packages for `{platform}`")
-    found = next((package for package in packages if package.name in ("torch", "pytorch")), None)
-    if found is None:
-        return Signal(source=str(lock), unreadable=f"the lockfile `{lock}` has no torch for `{platform}`")
-    return Signal(value=read_torch(found, packages), source=str(lock))
-
-
-def read_torch(torch: LockedPackage, packages: Iterable[LockedPackage]) -> LockedTorch:
-    """Return the build of a locked torch, by its tag, its build string, or the libraries next to it."""
-    names = {package.name: package.version for package in packages}
-    build = torch.file_name
-    return LockedTorch(
+    names = {package.name: package for package in lockfile.for_platform(platform)}
+    torch = names.get("torch") or names.get("pytorch")
+    if torch is None:
+        lack = "has no torch" if names else "has no packages"
+        return Signal(source=str(lock), unreadable=f"the lockfile `{lock}` {lack} for `{platform}`")
+    cuda = locked_cuda(lockfile, platform)
+    wheel_cuda = str(cuda.version) if cuda else None
+    versions = {name: package.version for name, package in names.items()}
+    found = LockedTorch(
         version=torch.version,
-        build=build,
-        cuda=_conda_cuda(build, names) if torch.manager == "conda" else _wheel_cuda(torch, names),
-        packages={key: version for key in _NAMED if (version := _version_of(key, names)) is not None},
+        build=torch.file_name,
+        # a CPU build of conda may be next to a CUDA runtime, or a build for CUDA 12.0 next to the runtime of 12.5
+        cuda=_conda_cuda(torch.file_name, versions) if torch.manager == "conda" else wheel_cuda,
+        packages={key: version for key in _NAMED if (version := _version_of(key, versions)) is not None},
     )
-
-
-def _wheel_cuda(torch: LockedPackage, names: dict[str, str]) -> str | None:
-    """Return the CUDA version of a wheel. A wheel of PyPI has no tag, but requires NVIDIA's libraries."""
-    match = _TAG.search(torch.version) or _TAG.search(torch.url)
-    if match is not None:
-        return f"{match[1][:-1]}.{match[1][-1]}"
-    if "+cpu" in torch.version or "%2Bcpu" in torch.url or "/cpu/" in torch.url:
-        return None
-    if "cuda-toolkit" in names:
-        return ".".join(names["cuda-toolkit"].split(".")[:2])
-    runtime = next((v for n, v in sorted(names.items()) if n.startswith("nvidia-cuda-runtime")), None)
-    if runtime is not None:
-        return ".".join(runtime.split(".")[:2])
-    # a CUDA build of unknown CUDA version
-    return "" if any(name.startswith("nvidia-") for name in names) else None
+    return Signal(value=found, source=str(lock))
 
 
 def _conda_cuda(build: str, names: dict[str, str]) -> str | None:
@@ -133,8 +113,17 @@ def _version_of(library: str, names: dict[str, str]) -> str | None:
 
 
 KEPT = 50
+PROGRAMS = Path(__file__).parents[1] / "training"
 _NOT_WANTED = "no selected check needs it"
-_OUTPUT = Document(damaged="the output of the process is invalid", error=EnvforgeError, code="process-output")
+_PARTS: dict[str, Any] = {  # what the process reports, and its type
+    "python": PythonFacts,
+    "torch": TorchFacts,
+    "cuda": CudaFacts,
+    "numpy": NumpyFacts,
+    "libraries": tuple[Library, ...],
+    "toolchain": Toolchain,
+}
+OUTPUT = Document(damaged="invalid output of the process", error=EnvforgeError, code="process-output")
 T = TypeVar("T")
 
 
@@ -198,16 +187,21 @@ def child_environment(prefix: Path, environment: Mapping[str, str]) -> dict[str,
     return changed
 
 
+def measuring_command(python: Path, module: str, argument: str, *flags: str) -> tuple[str, ...]:
+    """Return the command that runs ``main`` of a module in another environment's Python, without envforge."""
+    # the directory must not stay in `sys.path`, which is one of the facts
+    start = f"import sys; sys.path.append(sys.argv[1]); from {module} import main; sys.path.pop(); main(sys.argv[2])"
+    return (str(python), *flags, "-c", start, str(PROGRAMS), argument)
+
+
 def _ask(situation: Situation, prefix: Path, python: Path) -> dict[str, Any]:
     """Return what the environment's Python loads if a user starts it, and which torch it finds with ``-I``."""
-    source = (files("envforge") / "verify" / "environment" / "child.py").read_text(encoding="utf-8")
     environment = child_environment(prefix, situation.world.environment)
     folder = situation.project or situation.folder
 
     def start(mode: str, *flags: str) -> Child:
-        command = (str(python), *flags, "-c", source, mode)
         return Child(
-            command=command,
+            command=measuring_command(python, "envforge_measures.imports", mode, *flags),
             environment=environment,
             folder=folder,
             limit_s=situation.limit_s,
@@ -216,7 +210,7 @@ def _ask(situation: Situation, prefix: Path, python: Path) -> dict[str, Any]:
 
     situation.say("importing torch")
     end, lines = run_child(start("plain"))
-    isolated_end, isolated = run_child(start("isolated", "-I"))
+    isolated_end, isolated = run_child(start("isolated", "-I", "-B"))
     said = {str(line.get("part")): line for line in (*lines, *isolated)}
     missing = end.in_words if not end.is_good else "the process did not report it"
     if end.stderr and not end.is_good:
@@ -225,21 +219,12 @@ def _ask(situation: Situation, prefix: Path, python: Path) -> dict[str, Any]:
     def signal(part: str, kind: type[T], why: str = missing) -> Signal[T]:
         return _signal(said.get(part), kind, source=f"{python}, {part}", why=why)
 
-    return {
-        "process": end,
-        "python": signal("python", PythonFacts),
-        "torch": signal("torch", TorchFacts),
-        "cuda": signal("cuda", CudaFacts),
-        "numpy": signal("numpy", NumpyFacts),
-        "libraries": signal("libraries", tuple[Library, ...]),
-        "toolchain": signal("toolchain", Toolchain),
-        "isolated_torch": signal("isolated", str, isolated_end.in_words),
-    }
+    facts: dict[str, Any] = {part: signal(part, kind) for part, kind in _PARTS.items()}
+    return {**facts, "process": end, "isolated_torch": signal("isolated", str, isolated_end.in_words)}
 
 
 def _without_python(why: str, code: SignalCode | None = None) -> dict[str, Any]:
-    names = ("python", "torch", "cuda", "numpy", "libraries", "toolchain", "isolated_torch")
-    return {name: Signal(unreadable=why, code=code) for name in names}
+    return {name: Signal(unreadable=why, code=code) for name in (*_PARTS, "isolated_torch")}
 
 
 def _signal(line: dict[str, Any] | None, kind: type[T], *, source: str, why: str) -> Signal[T]:
@@ -250,15 +235,19 @@ def _signal(line: dict[str, Any] | None, kind: type[T], *, source: str, why: str
         return Signal(source=source, unreadable=str(line["error"])[:2000], code=line.get("code"))
     if line.get("value") is None:
         return Signal(source=source, unreadable="not found", code="not-found")
+    return converted(line["value"], kind, source)
+
+
+def converted(value: Any, kind: type[T], source: str) -> Signal[T]:
+    """Return a value that a process printed as a signal of this type; one of another type is unreadable."""
     try:
-        return Signal(value=_OUTPUT.convert(line["value"], kind), source=source)
+        return Signal(value=OUTPUT.convert(value, kind), source=source)
     except EnvforgeError as error:
         return Signal(source=source, unreadable=error.message)
 
 
 def _audit(prefix: Path, lock: Path | None, platform: str) -> Signal[AuditFacts]:
-    from envforge.prefix.audit import audit  # noqa: PLC0415 - checks of the machine don't need it
-    from envforge.prefix.values import AuditRequest  # noqa: PLC0415 - as above
+    from envforge.prefix.audit import AuditRequest, audit  # noqa: PLC0415 - as above
 
     source = f"envforge audit --prefix {prefix}"
     try:

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from functools import partial
 
 from envforge.base.redact import quoted
 from envforge.verify.environment.facts import AuditFinding, EnvironmentFacts, PythonFacts
-from envforge.verify.judging import (
-    View,
-    as_judgements,
-    check,
-    counted,
-    failed,
-    info,
-    passed,
-    skipped,
-    unread,
-    warned,
-)
+from envforge.verify.judging import View, check, counted, facts_of, failed, info, passed, skipped, unread, warned
 from envforge.verify.values import Judgement, Verdict
 
 _FILES = ("file-changed", "file-missing", "file-stray")
@@ -26,14 +15,14 @@ _SHOWN = 3
 _IGNORE_PYTHONPATH = "unset PYTHONPATH"
 _IGNORE_USER_SITE = "export PYTHONNOUSERSITE=1"
 
-ENVIRONMENT: View[EnvironmentFacts] = View(
-    question="environment",
-    # the engine skips the checks of a question without facts
-    judged=lambda record, judge: as_judgements(judge(cast("EnvironmentFacts", record.environment))),
-)
+ENVIRONMENT: View[EnvironmentFacts] = facts_of("environment")
+
+_packages = partial(check, of=ENVIRONMENT, group="packages")
+_audited_packages = partial(_packages, cost="default", needs=("audit",))
+_libraries = partial(check, of=ENVIRONMENT, group="libraries", needs=("python",))
 
 
-@check("environment-missing", "State of the environment", of=ENVIRONMENT, group="packages")
+@_packages("environment-missing", "State of the environment")
 def _missing(facts: EnvironmentFacts) -> Judgement:
     """An interrupted installation leaves an environment in which some packages work and others fail."""
     if facts.state == "finished":
@@ -46,14 +35,8 @@ def _missing(facts: EnvironmentFacts) -> Judgement:
     return failed(facts.state_text, "a complete environment", facts.prefix or "", command=command)
 
 
-@check(
-    "environment-drift",
-    "Packages compared with the lockfile",
-    of=ENVIRONMENT,
-    group="packages",
-    cost="default",
-    row=38,
-    needs=("audit",),
+@_packages(
+    "environment-drift", "Packages compared with the lockfile", of=ENVIRONMENT, cost="default", row=38, needs=("audit",)
 )
 def _drift(facts: EnvironmentFacts) -> Judgement:
     """If a package differs from the lockfile, no other machine can reproduce the results."""
@@ -61,14 +44,8 @@ def _drift(facts: EnvironmentFacts) -> Judgement:
     return _audited(facts, found, "every package as in the lockfile")
 
 
-@check(
-    "files-changed",
-    "Files compared with their packages",
-    of=ENVIRONMENT,
-    group="packages",
-    cost="default",
-    row=39,
-    needs=("audit",),
+@_packages(
+    "files-changed", "Files compared with their packages", of=ENVIRONMENT, cost="default", row=39, needs=("audit",)
 )
 def _files(facts: EnvironmentFacts) -> Judgement:
     """A file changed after installation is different code under the same version. `pip check` can't detect it."""
@@ -98,11 +75,10 @@ def _audited(facts: EnvironmentFacts, found: list[AuditFinding], wanted: str) ->
     return passed(total, wanted, source)
 
 
-@check(
+@_packages(
     "packages-twice",
     "Libraries owned by both conda and pip",
     of=ENVIRONMENT,
-    group="packages",
     severity=Verdict.WARN,
     cost="default",
     row=34,
@@ -122,7 +98,7 @@ def _twice(facts: EnvironmentFacts) -> Iterator[Judgement]:
         yield warned(item.text, "one owner for each library", source, subject=item.package, command=command)
 
 
-@check("torch-import-failed", "Import of torch", of=ENVIRONMENT, group="libraries", required=True, needs=("python",))
+@_libraries("torch-import-failed", "Import of torch", required=True)
 def _import(facts: EnvironmentFacts) -> Judgement:
     """Training requires `import torch`. A crash during the import terminates the interpreter."""
     torch, reason = facts.torch.value, facts.torch.unreadable
@@ -154,14 +130,7 @@ def _meaning(facts: EnvironmentFacts) -> str:
     return ""
 
 
-@check(
-    "import-isolation",
-    "Directories that Python imports from",
-    of=ENVIRONMENT,
-    group="libraries",
-    row=40,
-    needs=("python",),
-)
+@_libraries("import-isolation", "Directories that Python imports from", row=40)
 def _isolation(facts: EnvironmentFacts) -> Judgement:
     """PYTHONPATH, the user's site-packages, or a file named torch.py can shadow the installed torch."""
     python, isolated, source = facts.python.value, facts.isolated_torch.value, facts.python.source

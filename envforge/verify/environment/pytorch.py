@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from functools import partial
 
 from packaging.version import InvalidVersion, Version
 
@@ -12,20 +12,8 @@ from envforge.base.redact import quoted
 from envforge.base.terms import ComputeCapability
 from envforge.verify.environment.facts import EnvironmentFacts, LockedTorch, TorchFacts
 from envforge.verify.environment.packages import ENVIRONMENT
-from envforge.verify.judging import (
-    Judged,
-    View,
-    as_judgements,
-    check,
-    counted,
-    failed,
-    info,
-    passed,
-    skipped,
-    unknown,
-    unread,
-    warned,
-)
+from envforge.verify.judging import Judged, View, check, counted, failed, info, passed, skipped, unknown, unread, warned
+from envforge.verify.machine.reference_data import matrix
 from envforge.verify.record import Record
 from envforge.verify.values import Judgement, Verdict
 
@@ -35,7 +23,6 @@ _CUDA_LIBRARIES = (
     "libcufft", "libcurand", "libtorch", "libc10",
 )  # fmt: skip
 _MAPS = "/proc/self/maps after import torch"
-_TEGRA = ("5.3", "6.2", "7.2", "8.7")  # compute capabilities of Jetson chips
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,19 +34,21 @@ class TorchCase:
 
 
 def _of_torch(record: Record, judge: Callable[[TorchCase], Judged]) -> Iterable[Judgement]:
-    facts = cast("EnvironmentFacts", record.environment)  # the engine skips the checks of a question without facts
-    if facts.torch.value is None:
-        return (skipped("torch was not imported: see `torch-import-failed`"),)
-    return as_judgements(judge(TorchCase(facts=facts, torch=facts.torch.value)))
+    def with_torch(facts: EnvironmentFacts) -> Judged:
+        if facts.torch.value is None:
+            return skipped("torch was not imported: see `torch-import-failed`")
+        return judge(TorchCase(facts=facts, torch=facts.torch.value))
+
+    return ENVIRONMENT.judged(record, with_torch)
 
 
 TORCH = View(question="environment", judged=_of_torch)
 """The environment, for checks that are skipped if torch was not imported."""
 
+_check = partial(check, group="libraries", needs=("python",))
 
-@check(
-    "library-from-outside", "Origin of CUDA and torch libraries", of=TORCH, group="libraries", row=32, needs=("python",)
-)
+
+@_check("library-from-outside", "Origin of CUDA and torch libraries", of=TORCH, row=32)
 def _outside(case: TorchCase) -> Iterator[Judgement]:
     """Another version of cuDNN or cuBLAS causes undefined symbols, or different results without an error."""
     facts, libraries = case.facts, case.facts.libraries.value
@@ -85,15 +74,7 @@ def _added_by(facts: EnvironmentFacts, path: str) -> str:
     return next((name for name, _, folder in named if folder and path.startswith(folder.rstrip("/") + "/")), "")
 
 
-@check(
-    "openmp-twice",
-    "OpenMP runtimes in the process",
-    of=TORCH,
-    group="libraries",
-    severity=Verdict.WARN,
-    row=34,
-    needs=("python",),
-)
+@_check("openmp-twice", "OpenMP runtimes in the process", of=TORCH, severity=Verdict.WARN, row=34)
 def _openmp(case: TorchCase) -> Judgement:
     """Two runtimes compete for threads: slow runs, `OMP: Error #15`, or crashes."""
     libraries = case.facts.libraries.value
@@ -106,7 +87,7 @@ def _openmp(case: TorchCase) -> Judgement:
     return passed(f"OpenMP: {runtimes[0].path if runtimes else 'none'}", source=_MAPS)
 
 
-@check("numpy-abi", "Compatibility of NumPy and torch", of=TORCH, group="libraries", row=35, needs=("python",))
+@_check("numpy-abi", "Compatibility of NumPy and torch", of=TORCH, row=35)
 def _numpy(case: TorchCase) -> Judgement:
     """A torch built for NumPy 1 can't use arrays of NumPy 2, and fails only at the first array."""
     signal, torch = case.facts.numpy, case.torch
@@ -122,7 +103,7 @@ def _numpy(case: TorchCase) -> Judgement:
     return passed(f"NumPy {numpy.version}: an array was converted to a tensor and back", source=signal.source)
 
 
-@check("cpu-build-in-gpu-lock", "CUDA or CPU build of torch", of=TORCH, group="libraries", row=10, needs=("python",))
+@_check("cpu-build-in-gpu-lock", "CUDA or CPU build of torch", of=TORCH, row=10)
 def _cpu_build(case: TorchCase) -> Judgement:
     """A later `pip install` can replace the CUDA build with a CPU build, without a message."""
     torch, locked, source = case.torch, case.facts.locked.value, case.facts.locked.source
@@ -141,7 +122,7 @@ def _not_locked(case: TorchCase) -> Judgement:
     return skipped(f"the locked torch is unknown: {case.facts.locked.unreadable}")
 
 
-@check("torch-version", "Version of the imported torch", of=TORCH, group="libraries", row=38, needs=("python",))
+@_check("torch-version", "Version of the imported torch", of=TORCH, row=38)
 def _version(case: TorchCase) -> Judgement:
     """The imported version is what runs, whatever the package manager's records contain."""
     torch, locked = case.torch, case.facts.locked.value
@@ -170,15 +151,7 @@ def _public(text: str) -> str:
         return text.split("+", 1)[0]
 
 
-@check(
-    "library-versions",
-    "Versions of cuDNN and NCCL",
-    of=TORCH,
-    group="libraries",
-    severity=Verdict.WARN,
-    row=32,
-    needs=("python",),
-)
+@_check("library-versions", "Versions of cuDNN and NCCL", of=TORCH, severity=Verdict.WARN, row=32)
 def _libraries(case: TorchCase) -> Iterator[Judgement]:
     """Other versions can be slower, return slightly different results, or fail to start."""
     # compare the loaded cuDNN and NCCL with the locked versions, if both are known
@@ -202,7 +175,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".") if part.isdigit())
 
 
-@check("torch-sees-no-gpu", "GPU availability in torch", of=TORCH, group="libraries", required=True, needs=("python",))
+@_check("torch-sees-no-gpu", "GPU availability in torch", of=TORCH, required=True)
 def _sees_none(case: TorchCase) -> Judgement:
     """Without a GPU in torch, training runs on the CPU, tens of times slower, mostly without an error."""
     facts, torch, cuda = case.facts, case.torch, case.facts.cuda.value
@@ -238,7 +211,7 @@ def _blind(case: TorchCase, said: str) -> Judgement:
     return failed(f"torch.cuda.is_available() is False: {said}", wanted, source, command=command)
 
 
-@check("torch-gpu-count", "Number of GPUs in torch", of=ENVIRONMENT, group="libraries", row=15, needs=("python",))
+@_check("torch-gpu-count", "Number of GPUs in torch", of=ENVIRONMENT, row=15)
 def _count(facts: EnvironmentFacts) -> Judgement:
     """A GPU that is missing in torch has failed, is hidden, or is partitioned."""
     cuda, source = facts.cuda.value, f"torch.cuda.device_count(); {facts.driver_source}"
@@ -253,14 +226,7 @@ def _count(facts: EnvironmentFacts) -> Judgement:
     return passed(counted(len(cuda.gpus), "GPU"), source=source)
 
 
-@check(
-    "arch-not-in-torch",
-    "Kernels of the installed torch for each GPU",
-    of=TORCH,
-    group="libraries",
-    row=8,
-    needs=("python",),
-)
+@_check("arch-not-in-torch", "Kernels of the installed torch for each GPU", of=TORCH, row=8)
 def _arch(case: TorchCase) -> Iterator[Judgement]:
     """Without a kernel for the GPU: `CUDA error: no kernel image is available for execution on the device`."""
     # compare the kernels in this torch with each GPU that torch or, if it finds none, the driver reports
@@ -304,7 +270,7 @@ def serves(arch_list: tuple[str, ...], capability: ComputeCapability) -> bool:
         if not number.isdigit() or len(number) < 2:
             continue
         built = ComputeCapability(int(number[:-1]), int(number[-1]))
-        if str(capability) in _TEGRA or str(built) in _TEGRA or digits.endswith("a"):
+        if {capability, built} & {*matrix().tegra} or digits.endswith("a"):
             fits = built == capability
         elif kind == "compute":
             fits = built <= capability
@@ -315,11 +281,10 @@ def serves(arch_list: tuple[str, ...], capability: ComputeCapability) -> bool:
     return False
 
 
-@check(
+@_check(
     "compile-toolchain",
     "Toolchain for torch.compile",
     of=ENVIRONMENT,
-    group="libraries",
     severity=Verdict.WARN,
     cost="deep",
     row=48,

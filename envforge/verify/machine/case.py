@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar, cast
 
 from envforge.base.redact import quoted
-from envforge.machine.values import Condition, Machine
+from envforge.machine.values import UNREADABLE_SMI, Condition, Machine
 from envforge.verify.judging import Judged, View, as_judgements, skipped, unread
 from envforge.verify.machine.facts import GpuFacts, LockNeeds, MachineFacts, SystemFacts
 from envforge.verify.record import Record
@@ -26,6 +26,7 @@ DRIVER_STATES = {
     "gpu-held-by-other-driver": "driver-not-loaded",
     "no-kernel-module": "driver-not-loaded",
     "nouveau": "nouveau",
+    UNREADABLE_SMI: "gpu-missing",
     "nvml-crashes": "driver-silent",
     "nvml-failed": "driver-silent",
     "nvml-hangs": "driver-silent",
@@ -107,17 +108,13 @@ def _case(record: Record) -> Case:
     return Case(facts=facts, described_as=record.asked.machine)
 
 
-def _of_machine(record: Record, judge: Callable[[Case], Judged]) -> Iterator[Judgement]:
-    yield from as_judgements(judge(_case(record)))
-
-
 def _of_driver(record: Record, judge: Callable[[Case], Judged]) -> Iterator[Judgement]:
     case = _case(record)
     for judgement in as_judgements(judge(case)):
         yield _weighed(case, judgement)
 
 
-MACHINE = View(question="machine", judged=_of_machine)
+MACHINE: View[Case] = View(question="machine", judged=lambda record, judge: as_judgements(judge(_case(record))))
 DRIVER = View(question="machine", judged=_of_driver)
 """Like ``MACHINE``, for checks of GPUs and their driver: if the lockfile needs none, a problem is only a fact."""
 

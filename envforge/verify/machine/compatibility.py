@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from packaging.version import Version
 
 from envforge.base.redact import lock_command
-from envforge.base.terms import ComputeCapability, WheelTag
+from envforge.base.terms import CPU, ComputeCapability
 from envforge.machine.values import Gpu, driver_text
 from envforge.pytorch.fit import Facts, Misfit, driver_grade, has_cubin, has_ptx, read_facts
 from envforge.pytorch.selection import Build, Grade
@@ -22,8 +23,10 @@ _NATIVE_BF16 = ComputeCapability(8, 0)
 _TENSOR_CORES = ComputeCapability(7, 0)
 _UNKNOWN_DRIVER = "the driver version is unknown"
 
+_compatibility = partial(check, group="compatibility", of=MACHINE)
 
-@check("lock-not-installable", "Installability of the lockfile", of=MACHINE, group="compatibility", required=True)
+
+@_compatibility("lock-not-installable", "Installability of the lockfile", required=True)
 def _lock(case: Case) -> Judgement:
     """A file without a checksum, or for another platform or Python, makes the installation fail."""
     # judge whether the lockfile can be installed exactly; ``lock-usable`` judges whether it can be read
@@ -52,22 +55,13 @@ def _without_cuda(case: Case) -> Judgement | None:
     return None
 
 
-@check(
-    "driver-too-old", "Driver version for the lockfile's CUDA", of=MACHINE, group="compatibility", required=True, row=6
-)
+@_compatibility("driver-too-old", "Driver version for the lockfile's CUDA", required=True, row=6)
 def _driver(case: Case) -> Judgement:
     """torch reports `The NVIDIA driver on your system is too old` and trains on the CPU."""
     return _graded(case, minor=False)
 
 
-@check(
-    "driver-minor-older",
-    "Driver version for PTX of the lockfile's CUDA",
-    of=MACHINE,
-    group="compatibility",
-    severity=Verdict.WARN,
-    row=7,
-)
+@_compatibility("driver-minor-older", "Driver version for PTX of the lockfile's CUDA", severity=Verdict.WARN, row=7)
 def _minor(case: Case) -> Judgement:
     """An older driver can't compile PTX of a newer toolkit: `PTX was compiled with an unsupported toolchain`."""
     return _graded(case, minor=True)
@@ -114,14 +108,7 @@ def _direct(cuda: Version, facts: Facts) -> str:
     return driver_text(row.driver(windows=facts.windows_driver)) if row else "of that toolkit"
 
 
-@check(
-    "no-kernel-for-gpu",
-    "Kernels of the locked torch for each GPU",
-    of=MACHINE,
-    group="compatibility",
-    required=True,
-    row=8,
-)
+@_compatibility("no-kernel-for-gpu", "Kernels of the locked torch for each GPU", required=True, row=8)
 def _kernels(case: Case) -> Iterator[Judgement]:
     """Without them, CUDA programs fail: `no kernel image is available for execution on the device`."""
     needs, stop, source = case.needs, _without_cuda(case), case.facts.lock.source
@@ -146,7 +133,7 @@ def _kernel(case: Case, needs: LockNeeds, gpu: Gpu) -> Judgement:
     wanted = f"a kernel for {capability}"
     words = (
         f"{gpu.name} has compute capability {capability}; "
-        f"torch {needs.torch} ({needs.tag}) contains kernels for {', '.join(needs.capabilities)}"
+        f"torch {needs.torch} ({needs.tag}) contains kernels for {', '.join(map(str, needs.capabilities))}"
     )
     if has_cubin(build, capability, matrix()):
         return passed(words)
@@ -165,18 +152,15 @@ def _build(needs: LockNeeds) -> Build:
     """Return the build in the record; only its kernels are used."""
     return Build(
         torch=Version(needs.torch or "0"),
-        torchvision=None,
-        torchaudio=None,
-        tag=WheelTag.parse(needs.tag or "cpu"),
+        tag=needs.tag or CPU,
         platform=needs.platform,
         pythons=(),
-        glibc=None,
-        capabilities=tuple(map(ComputeCapability.parse, needs.capabilities)),
-        ptx=tuple(map(ComputeCapability.parse, needs.ptx)),
+        capabilities=needs.capabilities,
+        ptx=needs.ptx,
     )
 
 
-@check("glibc-too-old", "glibc version", of=MACHINE, group="compatibility", row=36)
+@_compatibility("glibc-too-old", "glibc version", row=36)
 def _glibc(case: Case) -> Judgement:
     """With an older glibc: `GLIBC_2.28 not found` or `not a supported wheel on this platform`."""
     needs, found, state = case.needs, case.machine.glibc, case.condition("no-glibc")
@@ -195,7 +179,7 @@ def _glibc(case: Case) -> Judgement:
     return passed(f"glibc {found}; `{needs.glibc.package}` requires {needs.glibc.version}", source=source)
 
 
-@check("cpu-too-old", "CPU instruction sets", of=MACHINE, group="compatibility", row=37)
+@_compatibility("cpu-too-old", "CPU instruction sets", row=37)
 def _cpu(case: Case) -> Judgement:
     """Packages built for newer CPUs crash with `Illegal instruction` on older ones."""
     signal = case.facts.system.cpu
@@ -218,7 +202,7 @@ def _cpu(case: Case) -> Judgement:
     return passed(f"{name} supports x86-64-v3; {bf16}", source=signal.source)
 
 
-@check("precision", "Best training precision", of=MACHINE, group="compatibility", severity=Verdict.INFO)
+@_compatibility("precision", "Best training precision", severity=Verdict.INFO)
 def _precision(case: Case) -> Iterator[Judgement]:
     """bf16 is only emulated on GPUs such as T4 and V100, where it is slower than fp32."""
     # yield the precision for each GPU: bf16 from 8.0, fp16 with a GradScaler on 7.x, fp32 on older ones

@@ -5,7 +5,6 @@ A missing line is a timeout or a crash; they can't be distinguished (docs/decisi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime
@@ -13,9 +12,10 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
+from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.lock.needs import Needed
 from envforge.machine.driver_child import SOURCES
-from envforge.machine.evidence import NvmlCode
+from envforge.machine.evidence import NvmlCode, PciDevice, read_lines
 from envforge.machine.nvidia_text import clean
 from envforge.machine.values import Gpu, Machine
 from envforge.verify.values import Signal, SignalCode
@@ -32,7 +32,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mode:
-    """A mode of the GPU and the one that it gets with the next reset."""
+    """A mode of the GPU, now and after the next reset."""
 
     current: bool
     pending: bool
@@ -72,7 +72,7 @@ class Fabric:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """A value as it is now and the one to compare it with (the most, or the default)."""
+    """A current value, and the maximum or default to compare it with."""
 
     now: int
     reference: int
@@ -80,7 +80,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Process:
-    """A process on the GPU; the driver does not tell every user how much memory it holds."""
+    """A process on the GPU; ``memory_bytes`` is None if the driver does not report it to this user."""
 
     pid: int
     memory_bytes: int | None = None
@@ -88,7 +88,7 @@ class Process:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GpuFacts:
-    """One GPU as the driver numbers it, each signal with its source or with the reason why it is not known."""
+    """One GPU by the driver's number. Each signal has its source, or the reason why it is not known."""
 
     index: int
     name: str
@@ -108,7 +108,6 @@ class GpuFacts:
     persistence: Signal[bool] = field(default_factory=Signal)
     event_reasons: Signal[int] = field(default_factory=Signal)
     power_mw: Signal[Reading] = field(default_factory=Signal)
-    clocks_mhz: Signal[Reading] = field(default_factory=Signal)
     application_clocks_mhz: Signal[Reading] = field(default_factory=Signal)
     pcie_width: Signal[Reading] = field(default_factory=Signal)
     pcie_generation: Signal[Reading] = field(default_factory=Signal)
@@ -117,15 +116,6 @@ class GpuFacts:
 
 
 NO_LOCK = "no lockfile"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PciGpu:
-    """One NVIDIA GPU on the PCI bus; ``driver`` is the kernel driver that holds it."""
-
-    bus_id: str
-    device_id: str
-    driver: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,16 +136,15 @@ class FabricManager:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DriverFacts:
-    """What the driver's parts said, below what ``detect`` concludes. Codes are NVML's own."""
+    """What the parts of the driver report, before ``envforge detect`` draws its conclusions."""
 
     kernel_module: Signal[str] = field(default_factory=Signal)
     nvml: Signal[str] = field(default_factory=Signal)
-    nvml_code: int | None = None
     libcuda: Signal[str] = field(default_factory=Signal)
     libcuda_is_compat: bool = False
     is_jetson: bool = False
     has_nouveau: bool = False
-    pci: tuple[PciGpu, ...] = ()
+    pci: tuple[PciDevice, ...] = ()
     nvswitches: int = 0
     device_files: tuple[DeviceFile, ...] = ()
     fabric_manager: Signal[FabricManager] = field(default_factory=Signal)
@@ -163,7 +152,7 @@ class DriverFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class XidEvent:
-    """Xid errors of one kind in the kernel's log: the last line of ``count`` is kept."""
+    """Xid errors with one code on one GPU in the kernel log; ``line`` is the last of ``count``."""
 
     code: int
     bus_id: str
@@ -173,9 +162,9 @@ class XidEvent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Room:
-    """The room on the disk of one place: the prefix, the cache, temporary files.
+    """The free space for an environment, the package cache, or temporary files.
 
-    ``folder`` is the nearest one to ``path`` that is there.
+    ``folder`` is the nearest existing directory to ``path``.
     """
 
     role: str
@@ -187,14 +176,14 @@ class Room:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bound:
-    """A number with a limit that may be missing: None is unlimited."""
+    """A limit; None is unlimited."""
 
     limit: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Share:
-    """The processors that this process may use: by affinity, and by the quota of its cgroup (None is none)."""
+    """The CPUs that this process may use: by affinity, and by the quota of its control group (None: no quota)."""
 
     processors: int
     quota: float | None = None
@@ -202,7 +191,7 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cpu:
-    """The processor, with the instruction sets that its kernel names."""
+    """The model of the CPU, and the instruction sets that the kernel reports."""
 
     model: str
     flags: tuple[str, ...]
@@ -210,7 +199,7 @@ class Cpu:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SystemFacts:
-    """What the operating system gives to a training run."""
+    """The limits and resources that the operating system gives a training run."""
 
     container: str | None = None
     is_wsl: bool = False
@@ -232,21 +221,21 @@ class SystemFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockNeeds:
-    """What the lock needs of a machine, read before anything is installed.
+    """What the lockfile requires of a machine, read before anything is installed.
 
-    ``platforms`` are those of the lock, ``platform`` the one of this machine. ``capabilities`` and ``ptx`` are the
-    kernels of the locked torch, where its build is known. ``misplaced`` names wheels that fit no Python of the lock.
+    ``platforms`` are those of the lockfile, and ``platform`` is this machine's. ``capabilities`` and ``ptx`` are the
+    kernels of the locked torch, if its build is known. ``misplaced`` names wheels that no locked Python supports.
     """
 
     platform: str
     platforms: tuple[str, ...]
     words: str
     torch: str | None = None
-    tag: str | None = None
+    tag: WheelTag | None = None
     glibc: Needed | None = None
     cuda: Needed | None = None
-    capabilities: tuple[str, ...] = ()
-    ptx: tuple[str, ...] = ()
+    capabilities: tuple[ComputeCapability, ...] = ()
+    ptx: tuple[ComputeCapability, ...] = ()
     misplaced: tuple[str, ...] = ()
     download_bytes: int = 0
     files: int = 0
@@ -256,9 +245,9 @@ class LockNeeds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineFacts:
-    """The machine record of ``detect`` and what goes beyond it.
+    """The record of ``envforge detect``, and the facts that only ``verify`` reads.
 
-    ``variables`` holds those that the checks look at and that are set, no others.
+    ``variables`` has the environment variables that checks use, if they are set.
     """
 
     machine: Machine
@@ -280,16 +269,8 @@ Answers = Mapping[tuple[int, str], Mapping[str, Any]]
 
 
 def read_answers(lines: str) -> Answers:
-    """Return the answers by GPU and key; a line that isn't JSON was cut by a crash or written by a library."""
-    answers: dict[tuple[int, str], dict[str, Any]] = {}
-    for line in lines.splitlines():
-        try:
-            answer = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(answer, dict) and answer.get("library") == "health":
-            answers[answer["gpu"], answer["key"]] = answer
-    return answers
+    """Return the answers about health by GPU and key."""
+    return {(answer["gpu"], answer["key"]): answer for answer in read_lines(lines) if answer["library"] == "health"}
 
 
 def gpu_facts(gpu: Gpu, answers: Answers) -> GpuFacts:

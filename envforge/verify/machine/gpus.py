@@ -6,6 +6,7 @@ The training checks repeat the speed checks under load.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from envforge.verify.judging import check, counted, failed, info, passed, skipped, unread, warned
 from envforge.verify.machine.case import DRIVER, NO_GPU, Case, GpuCase, each_gpu, gib, no_gpus, subject
@@ -20,8 +21,11 @@ _LOG = "sudo dmesg | grep -i xid | tail -20"
 _RESET = "a reset of the GPU by the administrator"
 _PROHIBITED = 2  # NVML_COMPUTEMODE_PROHIBITED
 
+_health = partial(check, group="health")
+_performance = partial(check, group="performance", severity=Verdict.WARN)
 
-@check("gpu-lost", "Response of each GPU", of=DRIVER, group="health", required=True, row=18)
+
+@_health("gpu-lost", "Response of each GPU", of=DRIVER, required=True, row=18)
 def _lost(case: Case) -> Iterator[Judgement]:
     """`GPU has fallen off the bus`: programs on it fail or hang, and it doesn't recover without a reset."""
     if not case.facts.gpus:
@@ -38,13 +42,7 @@ def _lost(case: Case) -> Iterator[Judgement]:
             yield unread(gpu.handle, subject=subject(gpu))
 
 
-@check(
-    "recovery-needed",
-    "Recovery action reported by the driver",
-    of=each_gpu(lambda gpu: gpu.recovery),
-    group="health",
-    row=19,
-)
+@_health("recovery-needed", "Recovery action reported by the driver", of=each_gpu(lambda gpu: gpu.recovery), row=19)
 def _recovery(gpu: GpuCase[int]) -> Judgement:
     """Until the reset or reboot that the driver reports, results of this GPU can't be trusted."""
     if gpu.value == 0:
@@ -53,11 +51,10 @@ def _recovery(gpu: GpuCase[int]) -> Judgement:
     return failed(words, "none", command="nvidia-smi -q | grep -i recovery")
 
 
-@check(
+@_health(
     "ecc-uncorrectable",
     "Uncorrectable memory errors",
     of=each_gpu(lambda gpu: gpu.ecc_uncorrected),
-    group="health",
     required=True,
     row=20,
 )
@@ -73,7 +70,7 @@ def _uncorrected(gpu: GpuCase[int]) -> Judgement:
     return passed("no uncorrectable memory error")
 
 
-@check("ecc-mode", "ECC mode", of=each_gpu(lambda gpu: gpu.ecc), group="health", severity=Verdict.WARN, row=20)
+@_health("ecc-mode", "ECC mode", of=each_gpu(lambda gpu: gpu.ecc), severity=Verdict.WARN, row=20)
 def _ecc_mode(gpu: GpuCase[Mode]) -> Judgement:
     """A pending mode changes memory size and error handling at the next reset."""
     if gpu.value.current != gpu.value.pending:
@@ -83,9 +80,7 @@ def _ecc_mode(gpu: GpuCase[Mode]) -> Judgement:
     return passed("ECC is on")
 
 
-@check(
-    "row-remap", "Remapped rows of GPU memory", of=each_gpu(lambda gpu: gpu.rows), group="health", required=True, row=21
-)
+@_health("row-remap", "Remapped rows of GPU memory", of=each_gpu(lambda gpu: gpu.rows), required=True, row=21)
 def _rows(gpu: GpuCase[RemappedRows]) -> Judgement:
     """Faulty rows are used until the next reset. If no spare row is left, the GPU must be replaced."""
     rows = gpu.value
@@ -101,11 +96,10 @@ def _rows(gpu: GpuCase[RemappedRows]) -> Judgement:
     return passed("no row of memory was replaced")
 
 
-@check(
+@_health(
     "retired-pages",
     "Retired pages of GPU memory",
     of=each_gpu(lambda gpu: gpu.retired_pages),
-    group="health",
     severity=Verdict.WARN,
     row=21,
 )
@@ -121,20 +115,13 @@ def _pages(gpu: GpuCase[RetiredPages]) -> Judgement:
     return passed("no page of memory was retired")
 
 
-@check("xid-hardware", "Hardware Xid errors in the kernel log", of=DRIVER, group="health", row=22)
+@_health("xid-hardware", "Hardware Xid errors in the kernel log", of=DRIVER, row=22)
 def _hardware(case: Case) -> Iterator[Judgement]:
     """The driver logs Xid errors when a GPU fails, often days before a run crashes."""
     yield from _xids(case, hardware=True)
 
 
-@check(
-    "xid-application",
-    "Application Xid errors in the kernel log",
-    of=DRIVER,
-    group="health",
-    severity=Verdict.WARN,
-    row=22,
-)
+@_health("xid-application", "Application Xid errors in the kernel log", of=DRIVER, severity=Verdict.WARN, row=22)
 def _application(case: Case) -> Iterator[Judgement]:
     """A program caused a GPU error: often a bug in a kernel, sometimes the first sign of failing hardware."""
     yield from _xids(case, hardware=False)
@@ -158,7 +145,8 @@ def _xids(case: Case, *, hardware: bool) -> Iterator[Judgement]:
 
 
 def _xid(case: Case, event: XidEvent, row: Xid | None, source: str) -> Judgement:
-    gpu = _gpu_at(case, event.bus_id)
+    place_of_event = _place(event.bus_id)
+    gpu = next((gpu for gpu in case.facts.gpus if gpu.bus_id and _place(gpu.bus_id) == place_of_event), None)
     place = {"source": source, "command": _LOG, "subject": subject(gpu) if gpu else f"PCI {event.bus_id}"}
     times = "once" if event.count == 1 else f"{event.count} times"
     words = f"Xid {event.code} {times} since the machine started: {row.meaning if row else 'not in the Xid table'}"
@@ -177,24 +165,13 @@ def _weight(row: Xid | None) -> Verdict:
     return Verdict.FAIL if row.kind == "hardware" else Verdict.WARN
 
 
-def _gpu_at(case: Case, bus_id: str) -> GpuFacts | None:
-    return next((gpu for gpu in case.facts.gpus if gpu.bus_id and _place(gpu.bus_id) == _place(bus_id)), None)
-
-
 def _place(bus_id: str) -> str:
     """Return domain (four digits), bus, and device: the kernel writes no function, NVML eight digits of domain."""
     domain, _, rest = bus_id.lower().partition(":")
     return f"{domain[-4:]}:{rest.partition('.')[0]}"
 
 
-@check(
-    "throttled",
-    "Clock throttling",
-    of=each_gpu(lambda gpu: gpu.event_reasons),
-    group="performance",
-    severity=Verdict.WARN,
-    row=23,
-)
+@_performance("throttled", "Clock throttling", of=each_gpu(lambda gpu: gpu.event_reasons), row=23)
 def _throttled(gpu: GpuCase[int]) -> Judgement:
     """Heat or missing power slows training to a fraction of its speed, without an error."""
     temperature_c = gpu.facts.temperature_c.value
@@ -208,14 +185,7 @@ def _throttled(gpu: GpuCase[int]) -> Judgement:
     return passed(f"no throttling{heat}; current reasons for the clocks: {named}")
 
 
-@check(
-    "power-capped",
-    "Power limit",
-    of=each_gpu(lambda gpu: gpu.power_mw),
-    group="performance",
-    severity=Verdict.WARN,
-    row=24,
-)
+@_performance("power-capped", "Power limit", of=each_gpu(lambda gpu: gpu.power_mw), row=24)
 def _capped(gpu: GpuCase[Reading]) -> Judgement:
     """A lower limit reduces speed under load."""
     power = gpu.value
@@ -226,13 +196,7 @@ def _capped(gpu: GpuCase[Reading]) -> Judgement:
     return passed(f"power limit {now} W, default {default} W")
 
 
-@check(
-    "clocks-lowered",
-    "Application clocks",
-    of=each_gpu(lambda gpu: gpu.application_clocks_mhz),
-    group="performance",
-    severity=Verdict.WARN,
-)
+@_performance("clocks-lowered", "Application clocks", of=each_gpu(lambda gpu: gpu.application_clocks_mhz))
 def _clocks(gpu: GpuCase[Reading]) -> Judgement:
     """Lower application clocks reduce speed."""
     now, default = gpu.value.now, gpu.value.reference
@@ -242,14 +206,7 @@ def _clocks(gpu: GpuCase[Reading]) -> Judgement:
     return passed(f"application clock {now} MHz, default {default} MHz")
 
 
-@check(
-    "pcie-narrow",
-    "PCIe lanes",
-    of=each_gpu(lambda gpu: gpu.pcie_width),
-    group="performance",
-    severity=Verdict.WARN,
-    row=25,
-)
+@_performance("pcie-narrow", "PCIe lanes", of=each_gpu(lambda gpu: gpu.pcie_width), row=25)
 def _width(gpu: GpuCase[Reading]) -> Judgement:
     """With fewer lanes, data reaches the GPU more slowly, and the GPU waits for it."""
     width = gpu.value
@@ -272,14 +229,7 @@ def _generation(gpu: GpuFacts) -> str:
     return f"generation {found.now} of {found.reference}{rest}"
 
 
-@check(
-    "nvlink-down",
-    "NVLink connections",
-    of=each_gpu(lambda gpu: gpu.links),
-    group="performance",
-    severity=Verdict.WARN,
-    row=27,
-)
+@_performance("nvlink-down", "NVLink connections", of=each_gpu(lambda gpu: gpu.links), row=27)
 def _links(gpu: GpuCase[tuple[bool, ...]]) -> Judgement:
     """Without NVLink, GPUs exchange gradients over the slower PCIe bus."""
     active, several = sum(gpu.value), len(gpu.case.facts.gpus) > 1
@@ -299,13 +249,8 @@ def _is_switched(gpu: GpuCase[tuple[bool, ...]]) -> bool:
     return in_fabric or bool(gpu.case.facts.driver.nvswitches) or "SXM" in gpu.facts.name
 
 
-@check(
-    "persistence-off",
-    "Persistence mode",
-    of=each_gpu(lambda gpu: gpu.persistence),
-    group="performance",
-    severity=Verdict.INFO,
-    row=28,
+@_performance(
+    "persistence-off", "Persistence mode", of=each_gpu(lambda gpu: gpu.persistence), severity=Verdict.INFO, row=28
 )
 def _persistence(gpu: GpuCase[bool]) -> Judgement:
     """Without it, the driver unloads an idle GPU, and the next program waits one to three seconds."""
@@ -318,14 +263,7 @@ def _persistence(gpu: GpuCase[bool]) -> Judgement:
     )
 
 
-@check(
-    "gpu-busy",
-    "Free GPU memory",
-    of=each_gpu(lambda gpu: gpu.memory),
-    group="performance",
-    severity=Verdict.WARN,
-    row=29,
-)
+@_performance("gpu-busy", "Free GPU memory", of=each_gpu(lambda gpu: gpu.memory), row=29)
 def _busy(gpu: GpuCase[Memory]) -> Judgement:
     """If other programs use the memory, training fails with `out of memory`."""
     memory, processes = gpu.value, gpu.facts.processes.value or ()
@@ -345,7 +283,7 @@ def _named(processes: tuple[Process, ...]) -> str:
     return f"{counted(len(processes), 'process')}: " + ", ".join(f"PID {process.pid}" for process in processes[:5])
 
 
-@check("compute-mode", "Compute mode", of=each_gpu(lambda gpu: gpu.compute_mode), group="performance", row=30)
+@_performance("compute-mode", "Compute mode", of=each_gpu(lambda gpu: gpu.compute_mode), severity=Verdict.FAIL, row=30)
 def _compute_mode(gpu: GpuCase[int]) -> Judgement:
     """In other modes than `default`: `all CUDA-capable devices are busy or unavailable`."""
     words = f"compute mode is `{name_of('compute_modes', gpu.value)}`"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from envforge.errors import EnvforgeError
 from envforge.lock import needs
-from envforge.lock.lockfile import Lockfile
-from envforge.lock.needs import Requirements, requirements_of
+from envforge.lock.lockfile import Lockfile, Requirements
+from envforge.lock.needs import requirements_of
 from envforge.lock.plan import Plan, make_plan, read_any_lock
 from envforge.lock.project import is_prefix
 from envforge.machine.evidence import Evidence, LibcudaReport, NvmlCode
@@ -24,7 +25,6 @@ from envforge.verify.machine.facts import (
     FabricManager,
     LockNeeds,
     MachineFacts,
-    PciGpu,
     gpu_facts,
     read_answers,
 )
@@ -32,12 +32,6 @@ from envforge.verify.machine.reference_data import matrix, watched_variables
 from envforge.verify.machine.system import observe_system
 from envforge.verify.observe import Situation
 from envforge.verify.values import Signal, SignalCode
-
-
-def observe_lock(situation: Situation, platform: str) -> Signal[LockNeeds]:
-    """Read the requirements of the situation's lockfile."""
-    is_installed = situation.prefix is not None and is_prefix(situation.prefix)
-    return read_lock_needs(situation.lock, platform, is_installed=is_installed)
 
 
 def read_lock_needs(lock: Path | None, platform: str, *, is_installed: bool = False) -> Signal[LockNeeds]:
@@ -64,11 +58,11 @@ def _needs(lock: Path, lockfile: Lockfile, platform: str) -> LockNeeds:
         platforms=lockfile.platforms,
         words=requirements.words,
         torch=str(build.torch) if build else _torch(plan),
-        tag=str(build.tag) if build else None,
+        tag=build.tag if build else None,
         glibc=found.glibc,
         cuda=found.cuda,
-        capabilities=tuple(map(str, build.capabilities)) if build else (),
-        ptx=tuple(map(str, build.ptx)) if build else (),
+        capabilities=build.capabilities if build else (),
+        ptx=build.ptx if build else (),
         misplaced=found.misplaced,
         download_bytes=requirements.download_bytes,
         files=requirements.files,
@@ -105,13 +99,14 @@ def observe_machine(situation: Situation) -> MachineFacts:
     probed = probe_all(world)
     answers = read_answers(probed.lines)
     asked = probed.evidence.libraries.nvml.gpus
+    is_installed = situation.prefix is not None and is_prefix(situation.prefix)
     return MachineFacts(
         machine=probed.machine,
         driver=_driver(world, probed),
         gpus=tuple(gpu_facts(gpu, answers) for gpu in asked),
         system=observe_system(situation, probed.evidence),
         variables=_variables(situation.world),
-        lock=observe_lock(situation, probed.machine.platform),
+        lock=read_lock_needs(situation.lock, probed.machine.platform, is_installed=is_installed),
     )
 
 
@@ -135,12 +130,11 @@ def _driver(world: World, probed: Probed) -> DriverFacts:
         nvml=Signal(value=nvml.file, source="NVML nvmlInit")
         if nvml.error is None
         else Signal(source="NVML nvmlInit", unreadable=nvml.error.text),
-        nvml_code=nvml.error.code if nvml.error else None,
         libcuda=_libcuda(libcuda),
         libcuda_is_compat=libcuda.is_compat,
         is_jetson=evidence.system.jetson is not None,
         has_nouveau=evidence.system.has_nouveau,
-        pci=tuple(PciGpu(bus_id=p.bus_id, device_id=p.device_id, driver=p.driver) for p in evidence.system.pci),
+        pci=evidence.system.pci,
         nvswitches=switches,
         device_files=_device_files(world),
         fabric_manager=_fabric_manager(world, probed.machine, switches),
@@ -176,14 +170,10 @@ def _switches(world: World) -> int:
 
 
 def _device_files(world: World) -> tuple[DeviceFile, ...]:
-    names = [name for name in world.entries("/dev") if name in ("nvidiactl", "nvidia-uvm") or _is_gpu_file(name)]
+    names = [name for name in world.entries("/dev") if re.fullmatch(r"nvidia(ctl|-uvm|\d+)", name)]
     return tuple(
         DeviceFile(path=f"/dev/{name}", usable=world.calls.may_use(world.root / "dev" / name)) for name in names
     )
-
-
-def _is_gpu_file(name: str) -> bool:
-    return name.startswith("nvidia") and name.removeprefix("nvidia").isdigit()
 
 
 def _fabric_manager(world: World, machine: Machine, switches: int) -> Signal[FabricManager]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 
 from envforge.base.redact import quoted
 from envforge.machine.values import VARIABLES as OVERRIDES
@@ -19,14 +20,13 @@ _LOOK_AT_CLOCK = "date -u; timedatectl"
 _ENVIRONMENT = "environment"
 _CUDA_FOLDER = re.compile(r"cuda|cudnn|nccl|tensorrt", re.IGNORECASE)
 
+_system = partial(check, group="system")
+_limits = partial(_system, severity=Verdict.WARN, row=44)
+_variables = partial(check, group="variables", of=MACHINE)
 
-@check(
-    "shm-small",
-    f"Space in {_SHM}",
-    of=of_system(lambda system: system.shared_memory),
-    group="system",
-    severity=Verdict.WARN,
-    row=31,
+
+@_system(
+    "shm-small", f"Space in {_SHM}", of=of_system(lambda system: system.shared_memory), severity=Verdict.WARN, row=31
 )
 def _shared_memory(system: SystemCase[Room]) -> Judgement:
     """DataLoader workers pass batches through it. Docker provides 64 MiB by default."""
@@ -39,7 +39,7 @@ def _shared_memory(system: SystemCase[Room]) -> Judgement:
     return warned(words, f"{wanted} or more{docker}", command="df -h /dev/shm")
 
 
-@check("disk-full", "Disk space", of=MACHINE, group="system", row=41)
+@_system("disk-full", "Disk space", of=MACHINE, row=41)
 def _disks(case: Case) -> Iterator[Judgement]:
     """An installation that fails with `No space left on device` wastes its download."""
     for signal in case.facts.system.rooms:
@@ -69,7 +69,7 @@ def _wanted(needs: LockNeeds | None, role: str) -> tuple[int, str]:
     return limit(kind), "an estimate, because the lockfile has no sizes"
 
 
-@check("inodes-full", "Free inodes", of=MACHINE, group="system", row=41)
+@_system("inodes-full", "Free inodes", of=MACHINE, row=41)
 def _inodes(case: Case) -> Iterator[Judgement]:
     """A disk can run out of inodes although it has free space."""
     for signal in case.facts.system.rooms:
@@ -86,14 +86,7 @@ def _inodes(case: Case) -> Iterator[Judgement]:
             yield passed(f"{room.free_inodes} free inodes", source=signal.source, subject=room.role)
 
 
-@check(
-    "clock-wrong",
-    "System clock",
-    of=of_system(lambda system: system.now),
-    group="system",
-    severity=Verdict.WARN,
-    row=42,
-)
+@_system("clock-wrong", "System clock", of=of_system(lambda system: system.now), severity=Verdict.WARN, row=42)
 def _clock(system: SystemCase[datetime]) -> Judgement:
     """With a wrong clock, downloads fail with `certificate is not yet valid`."""
     kept, newest = system.case.facts.system.clock_kept, system.case.facts.system.newest_file
@@ -114,14 +107,7 @@ def _minute(time: datetime) -> str:
     return time.isoformat()[:16]
 
 
-@check(
-    "memory-small",
-    "System memory",
-    of=of_system(lambda system: system.memory_bytes),
-    group="system",
-    severity=Verdict.WARN,
-    row=44,
-)
+@_limits("memory-small", "System memory", of=of_system(lambda system: system.memory_bytes))
 def _memory(system: SystemCase[int]) -> Judgement:
     """The kernel kills processes that exceed the memory, without an error message."""
     total, bound = system.value, system.case.facts.system.memory_limit
@@ -137,14 +123,7 @@ def _memory(system: SystemCase[int]) -> Judgement:
     return warned(words, wanted, source, command="free -h; cat /sys/fs/cgroup/memory.max")
 
 
-@check(
-    "cpu-quota",
-    "CPU quota",
-    of=of_system(lambda system: system.processors),
-    group="system",
-    severity=Verdict.WARN,
-    row=44,
-)
+@_limits("cpu-quota", "CPU quota", of=of_system(lambda system: system.processors))
 def _processors(system: SystemCase[Share]) -> Judgement:
     """torch starts one thread per CPU that it sees. With a quota, these threads wait for each other."""
     processors, quota = system.value.processors, system.value.quota
@@ -158,14 +137,7 @@ def _processors(system: SystemCase[Share]) -> Judgement:
     return passed(words)
 
 
-@check(
-    "open-files",
-    "Limit on open files",
-    of=of_system(lambda system: system.open_files),
-    group="system",
-    severity=Verdict.WARN,
-    row=44,
-)
+@_limits("open-files", "Limit on open files", of=of_system(lambda system: system.open_files))
 def _open_files(system: SystemCase[Bound]) -> Judgement:
     """DataLoader workers share tensors as open files."""
     soft, hard = system.value.limit, system.case.facts.system.open_files_hard.value
@@ -179,13 +151,8 @@ def _open_files(system: SystemCase[Bound]) -> Judgement:
     return warned(words, f"{limit('open_files')} or more", command=f"ulimit -n {min(most, 65536)}")
 
 
-@check(
-    "locked-memory",
-    "Limit on locked memory",
-    of=of_system(lambda system: system.locked_memory),
-    group="system",
-    severity=Verdict.INFO,
-    row=44,
+@_limits(
+    "locked-memory", "Limit on locked memory", of=of_system(lambda system: system.locked_memory), severity=Verdict.INFO
 )
 def _locked(system: SystemCase[Bound]) -> Judgement:
     """NCCL locks memory for InfiniBand. With a low limit, it fails with `ibv_reg_mr failed`."""
@@ -197,7 +164,7 @@ def _locked(system: SystemCase[Bound]) -> Judgement:
     return passed(words)
 
 
-@check("library-path", "LD_LIBRARY_PATH and LD_PRELOAD", of=MACHINE, group="variables", severity=Verdict.INFO, row=33)
+@_variables("library-path", "LD_LIBRARY_PATH and LD_PRELOAD", severity=Verdict.INFO, row=33)
 def _library_path(case: Case) -> Iterator[Judgement]:
     """They can replace libraries of the lockfile. `envforge verify env` checks which ones are loaded."""
     # report LD_LIBRARY_PATH as a fact, not a problem: the DT_RPATH of wheels has precedence
@@ -215,7 +182,7 @@ def _library_path(case: Case) -> Iterator[Judgement]:
         yield passed("neither a CUDA library path nor LD_PRELOAD is set", source=_ENVIRONMENT)
 
 
-@check("slow-variables", "Variables that slow training", of=MACHINE, group="variables", severity=Verdict.WARN, row=47)
+@_variables("slow-variables", "Variables that slow training", severity=Verdict.WARN, row=47)
 def _hurting(case: Case) -> Iterator[Judgement]:
     """Left over from debugging, such variables slow every run or change its results, without a message."""
     rows = hurting_variables()
@@ -229,7 +196,7 @@ def _hurting(case: Case) -> Iterator[Judgement]:
         yield passed(words, source=_ENVIRONMENT)
 
 
-@check("overrides-set", "Variables that override the machine", of=MACHINE, group="variables", severity=Verdict.INFO)
+@_variables("overrides-set", "Variables that override the machine", severity=Verdict.INFO)
 def _overrides(case: Case) -> Iterator[Judgement]:
     """With CONDA_OVERRIDE_CUDA and similar, a lockfile that this machine can't use seems to fit."""
     stated = [name for name in OVERRIDES if name in case.facts.variables]

@@ -37,7 +37,7 @@ def memory_limit(world: World) -> Signal[Bound]:
         for name in ("memory.max", "memory.limit_in_bytes")
         if (text := (world.read(f"{folder}/{name}") or "").strip()).isdigit()
     ]
-    if not found and not _is_there(world):
+    if not found and not any(world.exists(f"{_ROOT}/{name}") for name in ("cgroup.controllers", "memory")):
         return Signal(source=_ROOT, unreadable="control groups are not readable")
     tight = [limit for limit in found if limit < _UNLIMITED_V1]
     return Signal(value=Bound(limit=min(tight, default=None)), source=f"{_ROOT} memory.max")
@@ -54,10 +54,6 @@ def processor_quota(world: World) -> tuple[float | None, str]:
         if quota.isdigit() and period.isdigit() and int(period):
             found.append(int(quota) / int(period))
     return min(found, default=None), f"sched_getaffinity; {_ROOT} cpu.max"
-
-
-def _is_there(world: World) -> bool:
-    return world.exists(f"{_ROOT}/cgroup.controllers") or world.exists(f"{_ROOT}/memory")
 
 
 def _folders(world: World, controller: str) -> tuple[str, ...]:
@@ -163,17 +159,13 @@ def _places(situation: Situation) -> tuple[tuple[str, Path], ...]:
 
 def _room(world: World, role: str, path: Path, source: str) -> Signal[Room]:
     def read() -> Room:
-        folder = _existing(path)
+        folder = next((each for each in (path, *path.parents) if each.exists()), path)
         space = world.calls.space(folder)
         return Room(
             role=role, path=str(path), folder=str(folder), free_bytes=space.free_bytes, free_inodes=space.free_inodes
         )
 
     return _try(source, read)
-
-
-def _existing(path: Path) -> Path:
-    return next((folder for folder in (path, *path.parents) if folder.exists()), path)
 
 
 def _memory(world: World) -> Signal[int]:

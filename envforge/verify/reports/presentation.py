@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from envforge import errors
 from envforge.base.redact import change_texts
@@ -16,9 +17,11 @@ from envforge.machine.values import Machine, driver_text
 from envforge.verify.environment.facts import EnvironmentFacts
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.record import ProjectFacts, Record
-from envforge.verify.reports.charts import Chart, charts
 from envforge.verify.training.facts import TrainingFacts
 from envforge.verify.values import QUESTIONS, Finding, Question, Report, Verdict
+
+if TYPE_CHECKING:
+    from envforge.verify.reports.charts import Chart
 
 # each verdict in the order of reports, with the word for its count
 COUNTED = {
@@ -54,7 +57,9 @@ class Presentation:
     @property
     def outcome(self) -> str:
         """``PASS``, ``FAIL``, or ``WARN`` if nothing fails but something warns."""
-        return outcome(self.report, strict=self.strict)
+        if not self.report.passed(strict=self.strict):
+            return "FAIL"
+        return "WARN" if self.report.counts[Verdict.WARN] else "PASS"
 
     @property
     def headline(self) -> str:
@@ -127,6 +132,8 @@ class Presentation:
     @property
     def charts(self) -> tuple[Chart, ...]:
         """The charts of the training."""
+        from envforge.verify.reports.charts import charts  # noqa: PLC0415 - only pages need it
+
         return charts(self.report.record)
 
 
@@ -138,13 +145,6 @@ def present(report: Report, *, strict: bool = False) -> Presentation:
 def printable(text: str) -> str:
     """Escape control characters, which a terminal or a page would interpret; line breaks and tabs become spaces."""
     return errors.printable(re.sub(r"\r\n|[\n\t]", " ", text)).strip()
-
-
-def outcome(report: Report, *, strict: bool) -> str:
-    """Return ``PASS``, ``FAIL``, or ``WARN`` if nothing fails but something warns."""
-    if not report.passed(strict=strict):
-        return "FAIL"
-    return "WARN" if report.counts[Verdict.WARN] else "PASS"
 
 
 def facts(record: Record) -> tuple[Section, ...]:

@@ -1,9 +1,10 @@
-"""Check the devices: which were trained on, how their processes exited, and whether their kernels compute correctly."""
+"""Check the devices: which were used, how their processes exited, their kernels, and the precision of training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from envforge.verify.judging import (
@@ -12,27 +13,33 @@ from envforge.verify.judging import (
     as_judgements,
     check,
     counted,
+    facts_of,
     failed,
     info,
     passed,
     skipped,
     unknown,
     unread,
+    warned,
 )
 from envforge.verify.record import Record
-from envforge.verify.training.facts import MEASUREMENTS, DeviceFacts, KernelFacts, SameBitsFacts, TrainingFacts
+from envforge.verify.training.facts import (
+    MEASUREMENTS,
+    DeviceFacts,
+    KernelFacts,
+    LearningFacts,
+    SameBitsFacts,
+    TrainingFacts,
+)
 from envforge.verify.values import Check, Judgement, Signal, Verdict
 
 T = TypeVar("T")
 
 
 def _judged(record: Record, judge: Callable[[TrainingFacts], Judged]) -> Iterator[Judgement]:
-    if record.training is None:
-        yield skipped("nothing was trained")
-    else:
-        for judgement in as_judgements(judge(record.training)):
-            needs_command = judgement.verdict is Verdict.FAIL and not judgement.command
-            yield replace(judgement, command="envforge verify train --deep") if needs_command else judgement
+    for judgement in facts_of("training").judged(record, judge):
+        needs_command = judgement.verdict is Verdict.FAIL and not judgement.command
+        yield replace(judgement, command="envforge verify train --deep") if needs_command else judgement
 
 
 def _judged_devices(record: Record, judge: Callable[[DeviceFacts], Judged]) -> Iterable[Judgement]:
@@ -59,7 +66,7 @@ def measured(name: str, _kind: type[T], *, leads: bool = False) -> View[T]:
 
         return _judged_devices(record, one_device)
 
-    return View(question="training", judged=judged)
+    return View(question="training", judged=judged, needs=(name,))
 
 
 def absent(device: DeviceFacts, name: str, *, leads: bool = False) -> Judgement:
@@ -86,9 +93,11 @@ def name_of(device: DeviceFacts) -> str:
     return f"{device.device} {device.name}".strip()
 
 
-@check(
-    "trains-on-gpu", "Training device", of=TRAINING, group="learning", cost="default", required=True, needs=("device",)
-)
+_learning = partial(check, group="learning", cost="default")
+_numerics = partial(check, group="numerics")
+
+
+@_learning("trains-on-gpu", "Training device", of=TRAINING, required=True, needs=("device",))
 def _trains_on_gpu(facts: TrainingFacts) -> Judgement:
     """Training that falls back to the CPU runs without an error, tens of times slower."""
     locked, names = facts.locked.value, ", ".join(gpu.name for gpu in facts.machine_gpus)
@@ -120,14 +129,8 @@ _SIGNALS = {
 }
 
 
-@check(
-    "process-died",
-    "Exit of the measuring process",
-    of=EACH_DEVICE,
-    group="learning",
-    cost="default",
-    required=True,
-    needs=("device",),
+@_learning(
+    "process-died", "Exit of the measuring process", of=EACH_DEVICE, cost="default", required=True, needs=("device",)
 )
 def _process_died(device: DeviceFacts) -> Judgement:
     """A crash or hang in the driver or a library stops the complete training run."""
@@ -148,11 +151,10 @@ def _process_died(device: DeviceFacts) -> Judgement:
     )
 
 
-@check(
+@_learning(
     "project-not-importable",
     "Import of the project's training code",
     of=EACH_DEVICE,
-    group="learning",
     cost="default",
     needs=("project",),
 )
@@ -171,20 +173,12 @@ def _project_not_importable(device: DeviceFacts) -> Judgement:
 # four to five times the rounding error of the dtype; a wrong kernel is off by orders of magnitude
 # attention keeps its probabilities in low precision, so it is less exact
 _BOUNDS = {"bf16": 0.02, "fp16": 0.004}
-DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 _MACHINE = "envforge verify machine"
 
 
 def _kernel_check(name: str, title: str) -> Check:
-    @check(
-        f"{name}-wrong",
-        title,
-        of=measured(name, KernelFacts, leads=True),
-        group="numerics",
-        required=True,
-        row=9,
-        needs=(name,),
-    )
+    @_numerics(f"{name}-wrong", title, of=measured(name, KernelFacts, leads=True), required=True, row=9)
     def judge(kernel: KernelFacts) -> Judgement:
         """Only running a kernel, forward and backward, shows that this build computes correctly on this GPU."""
         return _kernel(f"measurement `{name}`", kernel)
@@ -198,7 +192,7 @@ def _kernel(source: str, kernel: KernelFacts) -> Judgement:
     wanted = f"result and gradients within {bound:g} of float64"
     if len(errors) < len(kernel.errors):
         return failed(f"{what}a result or gradient is not finite", wanted, source, command=_MACHINE)
-    if kernel.result_dtype != DTYPES[kernel.dtype]:
+    if kernel.result_dtype != _DTYPES[kernel.dtype]:
         return failed(f"{what}the result is {kernel.result_dtype}", f"{kernel.dtype}, like the inputs", source)
     if max(errors) > bound:
         return failed(f"{what}off by {max(errors):.2g}", wanted, source, command=_MACHINE)
@@ -210,11 +204,10 @@ _convolution_wrong = _kernel_check("convolution", "Low-precision convolutions")
 _attention_wrong = _kernel_check("attention", "Low-precision attention")
 
 
-@check(
+@_numerics(
     "bits-change",
     "Repeatability of a kernel",
     of=measured("same_bits", SameBitsFacts, leads=True),
-    group="numerics",
     cost="deep",
     row=46,
     needs=("same_bits",),
@@ -233,15 +226,7 @@ def _bits_change(facts: SameBitsFacts) -> Judgement:
     )
 
 
-@check(
-    "gpus-disagree",
-    "Agreement of GPUs of one model",
-    of=TRAINING,
-    group="numerics",
-    cost="deep",
-    row=46,
-    needs=("same_bits",),
-)
+@_numerics("gpus-disagree", "Agreement of GPUs of one model", of=TRAINING, cost="deep", row=46, needs=("same_bits",))
 def _gpus_disagree(facts: TrainingFacts) -> Iterator[Judgement]:
     """If one GPU differs from its equals, it is the broken one."""
     # compare the bits of the same kernels on GPUs of one model
@@ -261,3 +246,65 @@ def _gpus_disagree(facts: TrainingFacts) -> Iterator[Judgement]:
             yield failed(f"different results on {others}", wanted, subject=model, command=_MACHINE)
         else:
             yield passed(f"{len(most)} GPUs compute bit-identical results", subject=model)
+
+
+LEARNING = measured("learning", LearningFacts)
+_MODEL = "a hook on the model, in the first update"
+_FIRST_UPDATE = "operations of the first update"
+
+
+@_learning("low-precision", "Low precision of this device", of=EACH_DEVICE, severity=Verdict.INFO, needs=("device",))
+def _low_precision(device: DeviceFacts) -> Judgement:
+    """torch reports bf16 as supported even if it is emulated and slow."""
+    if device.low is None:
+        return skipped("the device did not report its capabilities")
+    if not device.is_gpu:
+        return info("bf16 on the CPU; without a GPU, its precision is not measured")
+    if device.low == "bf16":
+        return info(f"compute capability {device.capability}: bf16 in hardware, without loss scaling")
+    return info(f"compute capability {device.capability}: bf16 is only emulated, so fp16 with a GradScaler")
+
+
+@_learning("autocast-off", "Autocast in the forward pass", of=LEARNING)
+def _autocast_off(facts: LearningFacts) -> Judgement:
+    """Without autocast, training runs in fp32: correct, but slower, and without a message."""
+    dtype = _DTYPES.get(facts.precision)
+    wanted = f"a forward pass inside autocast to {dtype or facts.precision}"
+    if facts.autocast_forward is None:
+        return skipped("the model was not called as a module, so autocast could not be observed")
+    # torch only warns when it disables autocast for a dtype that the device lacks
+    if not facts.autocast_forward:
+        observed = f"precision {facts.precision} was requested, but autocast is off in the forward pass"
+        return failed(observed, wanted, _MODEL)
+    if facts.autocast_dtype != dtype:
+        return failed(f"autocast casts to {facts.autocast_dtype}", wanted, _MODEL)
+    return passed(f"autocast to {facts.autocast_dtype} in the forward pass", source=_MODEL)
+
+
+@_learning("low-precision-unused", "Precision of heavy operations", of=LEARNING)
+def _low_precision_unused(facts: LearningFacts) -> Judgement:
+    """A model that disables autocast inside itself doesn't get its speed."""
+    if facts.autocast_forward is False:
+        return skipped("nothing to judge: see `autocast-off`")
+    if facts.heavy is None or facts.low is None:
+        return skipped("the first update did not finish")
+    if facts.heavy == 0:
+        return skipped("the model has no matrix products or convolutions")
+    wanted = f"matrix products and convolutions in {facts.precision}"
+    observed = ", ".join(f"{count} in {dtype}" for dtype, count in sorted(facts.dtypes.items()))
+    if facts.low == 0:
+        return failed(f"autocast is on, but {observed}", wanted, _FIRST_UPDATE)
+    # a model can keep some operations in fp32 on purpose, but not most of them
+    if facts.low < facts.heavy / 2:
+        return warned(observed, wanted, _FIRST_UPDATE, command="envforge verify train --json")
+    return passed(observed, wanted, _FIRST_UPDATE)
+
+
+@_learning("backward-in-autocast", "Autocast in the backward pass", of=LEARNING, severity=Verdict.WARN)
+def _backward_in_autocast(facts: LearningFacts) -> Judgement:
+    """The backward pass uses the dtypes of the forward pass; PyTorch recommends against autocast around it."""
+    if facts.autocast_backward is None:
+        return skipped("no gradient was observed")
+    if facts.autocast_backward:
+        return warned("the backward pass runs inside autocast", "a backward pass outside autocast", _MODEL)
+    return passed("the backward pass runs outside autocast", source=_MODEL)

@@ -52,7 +52,7 @@ MEASUREMENTS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KernelFacts:
-    """Errors of result and gradients against float64, each as a part of what is wanted; None is not finite."""
+    """The relative errors of the result and gradients, compared with float64; None is not finite."""
 
     dtype: str
     result_dtype: str
@@ -62,9 +62,9 @@ class KernelFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearningFacts:
-    """One training of the smoke configuration. A loss of None was not finite; ``error`` is what ended it early.
+    """One training of the smoke configuration. A loss of None was not finite; ``error`` is why it stopped early.
 
-    ``reach``, ``ceiling``, ``loss_ratio`` and ``skips`` are the project's own demands of its smoke test.
+    ``reach``, ``ceiling``, ``loss_ratio``, and ``skips`` are the thresholds of the project's own smoke test.
     """
 
     precision: str
@@ -103,7 +103,7 @@ class LearningFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GuardFacts:
-    """One update with NaN planted: the tensors of the model that changed, and those that are no longer finite."""
+    """One update with an inserted NaN: the tensors of the model that changed, and those no longer finite."""
 
     planted: bool
     changed: tuple[str, ...]
@@ -113,7 +113,7 @@ class GuardFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScalerRun:
-    """Some updates in fp16: the scale before the first and after each; ``moved`` of ``weights`` tensors changed."""
+    """Updates in fp16: the scale before the first and after each; ``moved`` of ``weights`` tensors changed."""
 
     wanted_scale: float
     scales: tuple[float, ...]
@@ -126,7 +126,7 @@ class ScalerRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScalerFacts:
-    """The GradScaler. ``gradient_error``: the first gradients in fp16 against fp32, as a part of the latter."""
+    """The GradScaler; ``gradient_error`` is the relative error of the first fp16 gradients compared with fp32."""
 
     clean: ScalerRun
     overflow: ScalerRun
@@ -137,7 +137,7 @@ class ScalerFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RepeatFacts:
-    """Two runs and a resumed one: sha256 of weights and optimizer, and generators that the resumed run had not."""
+    """Two runs and a resumed one: SHA-256 of weights and optimizer, and generators that were not restored."""
 
     updates: int
     losses: tuple[Number, ...]
@@ -152,31 +152,32 @@ class RepeatFacts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SpeedRun:
-    """The project's step in one precision; ``fp32`` says which fp32: ieee or tf32. ``step_s`` is the median."""
+class _InPrecision:
+    """A run in one precision; ``fp32`` is ``ieee``, ``tf32``, or None for AMP."""
 
     precision: str
-    fp32: str | None
+    fp32: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The precision, such as ``AMP bf16`` or ``fp32 (tf32)``."""
+        return f"fp32 ({self.fp32})" if self.fp32 else f"AMP {self.precision}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeedRun(_InPrecision):
+    """The project's step in one precision; ``fp32`` is ``ieee``, ``tf32``, or None. ``step_s`` is the median."""
+
     step_s: float
-    slowest_step_s: float
     steps: int
     batch: int
     peak_memory_bytes: int | None
     losses: tuple[Number, ...]
 
-    @property
-    def label(self) -> str:
-        """The precision, such as ``AMP bf16`` or ``fp32 (tf32)``."""
-        return _label(self.precision, self.fp32)
-
-
-def _label(precision: str, fp32: str | None) -> str:
-    return f"fp32 ({fp32})" if fp32 else f"AMP {precision}"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompareFacts:
-    """AMP first, then fp32 and TF32."""
+    """The step in each precision: AMP first, then fp32 and TF32."""
 
     runs: tuple[SpeedRun, ...]
 
@@ -189,21 +190,19 @@ class ThroughputFacts:
     size: int
     low_tflops: float
     fp32_tflops: float
-    load_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TransferFacts:
     """Copies of pinned memory."""
 
-    bytes: int
     to_device_bytes_per_s: float
     from_device_bytes_per_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompiledFacts:
-    """One step, eager and by ``torch.compile``; ``seconds`` includes the compilation."""
+    """One step, eager and with ``torch.compile``; ``seconds`` includes the compilation."""
 
     seconds: float
     eager_loss: Number
@@ -213,33 +212,26 @@ class CompiledFacts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelRun:
-    """A model of a size that published figures speak of, in one precision; ``error`` where it did not fit."""
+class ModelRun(_InPrecision):
+    """A model of the size of those in published figures, in one precision; ``error`` if it did not fit into memory."""
 
     model: str
     batch: int
-    precision: str
-    fp32: str | None = None
     step_s: float | None = None
     peak_memory_bytes: int | None = None
     error: str | None = None
 
-    @property
-    def label(self) -> str:
-        """The precision, such as ``AMP bf16`` or ``fp32 (tf32)``."""
-        return _label(self.precision, self.fp32)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelsFacts:
-    """Every model, batch and precision."""
+    """Each model, batch size, and precision."""
 
     runs: tuple[ModelRun, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SameBitsFacts:
-    """One product and one convolution, ``times`` over: how often the bits were others."""
+    """One product and one convolution, repeated; ``different`` is the number of distinct results after the first."""
 
     times: int
     different: int
@@ -248,9 +240,9 @@ class SameBitsFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadFacts:
-    """What NVML said while the GPU worked.
+    """What NVML reported under load.
 
-    ``reasons`` counts the samples in which a clock was held back, by reason; None where NVML does not tell them.
+    ``reasons`` counts the samples with each reason for lower clocks; None if NVML does not report reasons.
     """
 
     samples: int
@@ -268,7 +260,7 @@ class LoadFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SpeedFloor:
-    """A row of the reviewed table: what such a GPU is known to reach, and the least that counts as healthy."""
+    """A row of the table of GPU speeds: the speed that a model is known to reach, and the lowest healthy one."""
 
     model: str
     reference_tflops: float
@@ -278,15 +270,9 @@ class SpeedFloor:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DeviceFacts:
-    """One device, measured in a process of its own. ``asked`` are the measures, ``running`` the one it died in."""
+class Properties:
+    """What the measurement ``device`` returns."""
 
-    device: str
-    is_gpu: bool
-    process: ProcessEnd
-    asked: tuple[str, ...]
-    running: str | None = None
-    raised: dict[str, str] = field(default_factory=dict)
     name: str = ""
     torch: str | None = None
     cuda: str | None = None
@@ -294,7 +280,18 @@ class DeviceFacts:
     memory_bytes: int | None = None
     native_bf16: bool | None = None
     low: str | None = None
-    threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceFacts(Properties):
+    """One device, measured in its own process. ``running`` is the measurement that the process did not finish."""
+
+    device: str
+    is_gpu: bool
+    process: ProcessEnd
+    asked: tuple[str, ...]
+    running: str | None = None
+    raised: dict[str, str] = field(default_factory=dict)
     project: Signal[str] = field(default_factory=Signal)
     matmul: Signal[KernelFacts] = field(default_factory=Signal)
     convolution: Signal[KernelFacts] = field(default_factory=Signal)
@@ -316,21 +313,19 @@ class DeviceFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CollectiveFacts:
-    """An all-reduce of 1 + 2 + … over ``ranks`` processes. A sum of None was not the same everywhere in a tensor."""
+    """An all-reduce of 1 + 2 + … over ``ranks`` processes. A sum is None if elements of the tensor differ."""
 
     backend: str
     ranks: int
     sums: tuple[Number, ...]
-    bytes: int
     bus_bytes_per_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingFacts:
-    """``python`` is the project's interpreter.
+    """The training. ``python`` is the project's interpreter.
 
-    ``unreadable`` says why nothing was measured, where nothing was; ``no_gpu`` why torch could not use a GPU that is
-    there.
+    ``unreadable`` is the reason if nothing was measured, and ``no_gpu`` if torch can't use an existing GPU.
     """
 
     python: str | None

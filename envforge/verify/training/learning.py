@@ -1,4 +1,4 @@
-"""Check the precision of the project's own training, and that the model learns.
+"""Check the project's own training: that the model learns, the GradScaler, and repeated runs.
 
 One problem explains others: if the loss is NaN, the gradients can't be judged. ``earlier_problem`` returns the first
 problem in the order of causes; the checks that it explains are skipped.
@@ -10,20 +10,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from envforge.verify.judging import Judged, View, check, counted, failed, info, passed, skipped, warned
+from envforge.verify.judging import Judged, View, check, counted, failed, passed, skipped, warned
 from envforge.verify.record import Record
-from envforge.verify.training.devices import DTYPES, EACH_DEVICE, absent, measured
-from envforge.verify.training.facts import DeviceFacts, LearningFacts
-from envforge.verify.values import Check, Judgement, Verdict
+from envforge.verify.training.devices import EACH_DEVICE, LEARNING, absent, measured
+from envforge.verify.training.facts import DeviceFacts, LearningFacts, RepeatFacts, ScalerFacts
+from envforge.verify.values import Check, Judgement
 
 _SHOWN = 3
 _LEAST_FALL = 0.9  # of the first loss, even if the project's own threshold is higher
 _PART = 10  # the first and the last tenth of the run are compared
-_MODEL = "a hook on the model, in the first update"
-_FIRST_UPDATE = "operations of the first update"
+_LARGEST_ERROR = 0.25  # without scaling, or with clipping before unscaling, gradients are off by factors
+_SCALER_SOURCE = "fp16, three updates"
 
-_check = partial(check, group="learning", cost="default", needs=("learning",))
-_LEARNING = measured("learning", LearningFacts)
+_check = partial(check, group="learning", cost="default")
 
 
 def _is_not_finite(facts: LearningFacts) -> bool:
@@ -96,66 +95,9 @@ def _check_of_run(check_id: str, title: str) -> Callable[[Callable[[LearningFact
     """Return the decorator of a check that is skipped after an earlier problem."""
 
     def judged(record: Record, judge: Callable[[LearningFacts], Judged]) -> Iterable[Judgement]:
-        return _LEARNING.judged(record, lambda facts: earlier_problem(facts, check_id) or judge(facts))
+        return LEARNING.judged(record, lambda facts: earlier_problem(facts, check_id) or judge(facts))
 
-    return _check(check_id, title, of=View(question="training", judged=judged))
-
-
-@_check("low-precision", "Low precision of this device", of=EACH_DEVICE, severity=Verdict.INFO, needs=("device",))
-def _low_precision(device: DeviceFacts) -> Judgement:
-    """torch reports bf16 as supported even if it is emulated and slow."""
-    if device.low is None:
-        return skipped("the device did not report its capabilities")
-    if not device.is_gpu:
-        return info("bf16 on the CPU; without a GPU, its precision is not measured")
-    if device.low == "bf16":
-        return info(f"compute capability {device.capability}: bf16 in hardware, without loss scaling")
-    return info(f"compute capability {device.capability}: bf16 is only emulated, so fp16 with a GradScaler")
-
-
-@_check("autocast-off", "Autocast in the forward pass", of=_LEARNING)
-def _autocast_off(facts: LearningFacts) -> Judgement:
-    """Without autocast, training runs in fp32: correct, but slower, and without a message."""
-    dtype = DTYPES.get(facts.precision)
-    wanted = f"a forward pass inside autocast to {dtype or facts.precision}"
-    if facts.autocast_forward is None:
-        return skipped("the model was not called as a module, so autocast could not be observed")
-    # torch only warns when it disables autocast for a dtype that the device lacks
-    if not facts.autocast_forward:
-        observed = f"precision {facts.precision} was requested, but autocast is off in the forward pass"
-        return failed(observed, wanted, _MODEL)
-    if facts.autocast_dtype != dtype:
-        return failed(f"autocast casts to {facts.autocast_dtype}", wanted, _MODEL)
-    return passed(f"autocast to {facts.autocast_dtype} in the forward pass", source=_MODEL)
-
-
-@_check("low-precision-unused", "Precision of heavy operations", of=_LEARNING)
-def _low_precision_unused(facts: LearningFacts) -> Judgement:
-    """A model that disables autocast inside itself doesn't get its speed."""
-    if facts.autocast_forward is False:
-        return skipped("nothing to judge: see `autocast-off`")
-    if facts.heavy is None or facts.low is None:
-        return skipped("the first update did not finish")
-    if facts.heavy == 0:
-        return skipped("the model has no matrix products or convolutions")
-    wanted = f"matrix products and convolutions in {facts.precision}"
-    observed = ", ".join(f"{count} in {dtype}" for dtype, count in sorted(facts.dtypes.items()))
-    if facts.low == 0:
-        return failed(f"autocast is on, but {observed}", wanted, _FIRST_UPDATE)
-    # a model can keep some operations in fp32 on purpose, but not most of them
-    if facts.low < facts.heavy / 2:
-        return warned(observed, wanted, _FIRST_UPDATE, command="envforge verify train --json")
-    return passed(observed, wanted, _FIRST_UPDATE)
-
-
-@_check("backward-in-autocast", "Autocast in the backward pass", of=_LEARNING, severity=Verdict.WARN)
-def _backward_in_autocast(facts: LearningFacts) -> Judgement:
-    """The backward pass uses the dtypes of the forward pass; PyTorch recommends against autocast around it."""
-    if facts.autocast_backward is None:
-        return skipped("no gradient was observed")
-    if facts.autocast_backward:
-        return warned("the backward pass runs inside autocast", "a backward pass outside autocast", _MODEL)
-    return passed("the backward pass runs outside autocast", source=_MODEL)
+    return _check(check_id, title, of=View(question="training", judged=judged, needs=("learning",)))
 
 
 @_check(
@@ -318,3 +260,125 @@ def _non_finite_guard(device: DeviceFacts) -> Judgement:
     if guard.changed:  # but finite, such as running statistics
         return warned(f"an inserted NaN changed {_some(guard.changed)}", wanted)
     return passed("an inserted NaN changed nothing" + (f"; {guard.error}" if guard.error else ""), wanted)
+
+
+def _scaler(*, leads: bool) -> View[ScalerFacts]:
+    """Return the view of the GradScaler; checks that don't lead are skipped if its gradients are wrong."""
+
+    def judged(record: Record, judge: Callable[[ScalerFacts], Judged]) -> Iterable[Judgement]:
+        def one_device(device: DeviceFacts) -> Judged:
+            facts = device.scaler.value
+            if facts is None:
+                return absent(device, "scaler", leads=leads)
+            # a loss that doesn't fall doesn't affect these checks
+            problem = earlier_problem(device.learning.value, "loss-does-not-fall")
+            if problem is None and not leads and _has_wrong_gradients(facts):
+                problem = skipped("nothing to judge: see `scaled-gradients-wrong`")
+            return problem or judge(facts)
+
+        return EACH_DEVICE.judged(record, one_device)
+
+    return View(question="training", judged=judged, needs=("learning", "scaler"))
+
+
+def _has_wrong_gradients(facts: ScalerFacts) -> bool:
+    """Return whether the first gradients differ from fp32 or are missing; other errors follow from that."""
+    return facts.gradient_error is None or facts.gradient_error > _LARGEST_ERROR
+
+
+@_check(
+    "scaled-gradients-wrong",
+    "Scaled fp16 gradients compared with fp32",
+    of=_scaler(leads=True),
+)
+def _scaled_gradients_wrong(facts: ScalerFacts) -> Judgement:
+    """Clipping before unscale_, or an unscaled loss, shrinks every update, so the loss doesn't change."""
+    wanted = f"within {_LARGEST_ERROR:g} of the fp32 gradients"
+    if facts.gradient_error is None:
+        return failed(f"the gradients could not be compared: {facts.gradient_problem}", wanted, _SCALER_SOURCE)
+    observed = f"off by {facts.gradient_error:.2g}"
+    if not _has_wrong_gradients(facts):
+        return passed(observed, wanted, _SCALER_SOURCE)
+    observed += f": {facts.gradient_ratio or 0.0:.3g} times the fp32 gradients"
+    why = "The loss was not scaled, or gradients were clipped or used before they were unscaled."
+    return failed(observed, wanted, _SCALER_SOURCE, why=why)
+
+
+@_check("scaler-no-step", "GradScaler on clean updates", of=_scaler(leads=False))
+def _scaler_no_step(facts: ScalerFacts) -> Judgement:
+    """A scaler that skips every update leaves the weights unchanged, without an error."""
+    run = facts.clean
+    wanted = f"changed weights after three updates at scale {run.wanted_scale:g}"
+    if run.error is not None and len(run.losses) == 0:  # a later error is that of `scaler-no-backoff`
+        return failed(run.error, wanted, _SCALER_SOURCE)
+    if run.moved == 0:
+        return failed(f"no weight changed after {counted(len(run.losses), 'clean update')}", wanted, _SCALER_SOURCE)
+    if run.wild:
+        return failed(f"{run.wild} of {run.weights} weights are not finite", wanted, _SCALER_SOURCE)
+    return passed(
+        f"{counted(len(run.losses), 'update')} changed {run.moved} of {run.weights} weights", source=_SCALER_SOURCE
+    )
+
+
+@_check("scaler-no-backoff", "GradScaler after an overflow", of=_scaler(leads=False))
+def _scaler_no_backoff(facts: ScalerFacts) -> Judgement:
+    """If the scale doesn't decrease after an overflow, all following updates are skipped."""
+    if facts.clean.moved == 0:
+        return skipped("nothing to judge: see `scaler-no-step`")
+    run, problem = facts.overflow, facts.overflow.error or facts.clean.error
+    # PyTorch halves the scale after an overflow (backoff_factor of GradScaler)
+    halved = [run.wanted_scale / 2**number for number in range(len(run.scales))]
+    wanted = "a skipped update and half the scale after each overflow"
+    observed = "scale " + ", ".join(f"{scale:.3g}" for scale in run.scales)
+    if problem is not None:
+        return failed(f"{observed}; {problem}", wanted, _SCALER_SOURCE)
+    if list(run.scales) != halved or len(run.scales) < 2:
+        return failed(f"{observed}: not halved", wanted, _SCALER_SOURCE)
+    if run.moved or run.wild:
+        return failed(f"{observed}; {run.moved} weights changed, {run.wild} not finite", wanted, _SCALER_SOURCE)
+    return passed(f"{observed}; no weight changed", wanted, _SCALER_SOURCE)
+
+
+@_check(
+    "not-repeatable",
+    "Repeatability of a training run",
+    of=measured("repeat", RepeatFacts, leads=True),
+    row=46,
+)
+def _not_repeatable(facts: RepeatFacts) -> Judgement:
+    """A run that can't be repeated can't be debugged or compared."""
+    if _is_repeated(facts):
+        return passed(f"two bit-identical runs of {counted(facts.updates, 'update')}, state {facts.state[:12]}")
+    pairs = list(zip(facts.losses, facts.second_losses, strict=False))
+    first = next((number for number, (one, other) in enumerate(pairs, start=1) if one != other), None)
+    where = f"the losses differ from update {first} on" if first else "the losses agree, but the weights don't"
+    return failed(f"two deterministic runs differ: {where}", "bit-identical runs with the same seed")
+
+
+def _is_repeated(facts: RepeatFacts) -> bool:
+    return facts.state == facts.second_state and facts.losses == facts.second_losses
+
+
+@_check(
+    "resume-differs",
+    "Resumed run compared with an uninterrupted one",
+    of=measured("repeat", RepeatFacts),
+)
+def _resume_differs(facts: RepeatFacts) -> Judgement:
+    # without determinism, a difference says nothing about the checkpoint
+    """A checkpoint without optimizer, random generators, or position continues a different run."""
+    if not _is_repeated(facts):
+        return skipped("nothing to judge: see `not-repeatable`")
+    resumed_after = f"resumed after {counted(facts.updates // 2, 'update')}"
+    lost = [f"the {name} generator" for name in facts.lost_generators]
+    # the resumed run has only the second half
+    if facts.resumed_losses != facts.losses[len(facts.losses) - len(facts.resumed_losses) :]:
+        lost.append("the losses after it")
+    if facts.resumed_state != facts.state:
+        lost.append("the weights at the end")
+    if facts.resumed_optimizer != facts.optimizer:
+        lost.append("the optimizer's state at the end")
+    if lost:
+        wanted = "the same result as a run without a stop"
+        return failed(f"a run {resumed_after} differs in {', '.join(lost)}", wanted)
+    return passed(f"{resumed_after}, bit-identical to a run without a stop")

@@ -23,11 +23,11 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from envforge.base.data_files import read_data
-from envforge.base.documents import Document
 from envforge.base.process import ProcessEnd, marked_lines
-from envforge.errors import EnvforgeError
+from envforge.machine.driver_child import SIGNALS, call
+from envforge.verify.environment.observe import OUTPUT, converted
 from envforge.verify.machine.reference_data import event_reasons
-from envforge.verify.training.facts import MEASUREMENTS, DeviceFacts, LoadFacts, SpeedFloor
+from envforge.verify.training.facts import MEASUREMENTS, DeviceFacts, LoadFacts, Properties, SpeedFloor
 from envforge.verify.values import Signal
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 INTERVAL_S = 0.2
-_OUTPUT = Document(damaged="invalid output of the process", error=EnvforgeError, code="measurement-damaged")
 _START = "import sys; sys.path[:] = sys.argv[1:]; from envforge.verify.training.measurements import main; main()"
 
 
@@ -82,7 +81,7 @@ def sampling(world: World) -> Iterator[Samples]:
             file.seek(0)
             lines = marked_lines(file.read().decode("utf-8", "replace"))
             # the last line can be incomplete, because the process was killed
-            samples.said = _OUTPUT.convert(lines, tuple[Sample, ...])
+            samples.said = OUTPUT.convert(lines, tuple[Sample, ...])
 
 
 def main() -> None:
@@ -114,31 +113,27 @@ def _uuid(pynvml: Any, handle: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-# the values of a sample: the functions of NVML, and their arguments after the handle
-_NVML: dict[str, tuple[str, ...]] = {
-    "reasons": ("nvmlDeviceGetCurrentClocksEventReasons",),
-    "sm_clock_mhz": ("nvmlDeviceGetClockInfo", "NVML_CLOCK_SM"),
-    "max_sm_clock_mhz": ("nvmlDeviceGetMaxClockInfo", "NVML_CLOCK_SM"),
-    "power_mw": ("nvmlDeviceGetPowerUsage",),
-    "power_limit_mw": ("nvmlDeviceGetEnforcedPowerLimit",),
-    "temperature_c": ("nvmlDeviceGetTemperature", "NVML_TEMPERATURE_GPU"),
-    "pcie_generation": ("nvmlDeviceGetCurrPcieLinkGeneration",),
-    "pcie_width": ("nvmlDeviceGetCurrPcieLinkWidth",),
-    "pcie_max_generation": ("nvmlDeviceGetMaxPcieLinkGeneration",),
-    "pcie_max_width": ("nvmlDeviceGetMaxPcieLinkWidth",),
+# the values of a sample
+_NVML = {
+    "reasons": SIGNALS["event_reasons"][1],
+    "sm_clock_mhz": call("nvmlDeviceGetClockInfo", "NVML_CLOCK_SM"),
+    "max_sm_clock_mhz": call("nvmlDeviceGetMaxClockInfo", "NVML_CLOCK_SM"),
+    "power_mw": call("nvmlDeviceGetPowerUsage"),
+    "power_limit_mw": call("nvmlDeviceGetEnforcedPowerLimit"),
+    "temperature_c": SIGNALS["temperature_c"][1],
+    "pcie_generation": call("nvmlDeviceGetCurrPcieLinkGeneration"),
+    "pcie_width": call("nvmlDeviceGetCurrPcieLinkWidth"),
+    "pcie_max_generation": call("nvmlDeviceGetMaxPcieLinkGeneration"),
+    "pcie_max_width": call("nvmlDeviceGetMaxPcieLinkWidth"),
 }
 
 
 def _read(pynvml: Any, handle: Any) -> dict[str, int]:
     """Return the values of one GPU; those that it or its driver lacks are omitted."""
     found = {}
-    for name, (function, *constants) in _NVML.items():
+    for name, ask in _NVML.items():
         with contextlib.suppress(pynvml.NVMLError):  # most GPUs lack some of them
-            arguments = [getattr(pynvml, constant) for constant in constants]
-            found[name] = int(getattr(pynvml, function)(handle, *arguments))
-    if "reasons" not in found:  # the name of this call before driver 535
-        with contextlib.suppress(pynvml.NVMLError):
-            found["reasons"] = int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+            found[name] = int(ask(pynvml, handle))
     return found
 
 
@@ -224,29 +219,6 @@ def _floor(row: dict[str, Any], sources: dict[str, str]) -> SpeedFloor:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Properties:
-    """What the measurement ``device`` returns."""
-
-    name: str = ""
-    uuid: str = ""
-    torch: str | None = None
-    cuda: str | None = None
-    capability: str | None = None
-    memory_bytes: int | None = None
-    native_bf16: bool | None = None
-    low: str | None = None
-    threads: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Import:
-    """What the measurement ``project`` returns."""
-
-    package: str
-    file: str
-
-
 @dataclass(kw_only=True, slots=True)
 class _Lines:
     """The output of one measuring process."""
@@ -276,10 +248,7 @@ class _Lines:
         source = f"measurement `{name}`"
         if name not in self.values:
             return Signal(source=source, unreadable=self.raised.get(name) or self._why_not(name))
-        try:
-            return Signal(value=_OUTPUT.convert(self.values[name], kind), source=source)
-        except EnvforgeError as error:
-            return Signal(source=source, unreadable=error.message)
+        return converted(self.values[name], kind, source)
 
     def _why_not(self, name: str) -> str:
         if name not in self.asked:
@@ -300,8 +269,8 @@ def device_facts(
     found = _Lines(asked=asked, end=end)
     for line in lines:
         found.hear(line)
-    known = found.signal("device", _Properties).value or _Properties()  # the process may have died before
-    properties: dict[str, Any] = {each.name: getattr(known, each.name) for each in fields(known) if each.name != "uuid"}
+    known = found.signal("device", Properties).value or Properties()  # the process may have died before
+    uuid = str(found.values.get("device", {}).get("uuid", ""))
     kinds = get_type_hints(DeviceFacts)
     signals: dict[str, Any] = {
         name: found.signal(name, get_args(kinds[name])[0]) for name in MEASUREMENTS if name not in ("device", "project")
@@ -315,15 +284,15 @@ def device_facts(
         asked=tuple(asked),
         running=found.running,
         raised=found.raised,
-        load=under_load(samples, known.uuid, found.spans) if is_gpu else no_gpu,
+        load=under_load(samples, uuid, found.spans) if is_gpu else no_gpu,
         floor=floor_of(known.name) if is_gpu else no_gpu,
-        project=_project(found.signal("project", _Import)),
-        **properties,
+        project=_project(found.signal("project", dict[str, str])),
+        **{each.name: getattr(known, each.name) for each in fields(known)},
         **signals,
     )
 
 
-def _project(found: Signal[_Import]) -> Signal[str]:
+def _project(found: Signal[dict[str, str]]) -> Signal[str]:
     if found.value is None:
         return Signal(unreadable=found.unreadable)
-    return Signal(value=found.value.package, source=found.value.file)
+    return Signal(value=found.value["package"], source=found.value["file"])

@@ -9,9 +9,8 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,15 @@ from envforge.base.process import Child, run_child
 from envforge.errors import EnvforgeError
 from envforge.machine.probe import probe
 from envforge.project.record import read_project_file
-from envforge.verify.environment.observe import child_environment, locked_torch, machine_facts, prefix_state, python_of
+from envforge.verify.environment.observe import (
+    PROGRAMS,
+    child_environment,
+    locked_torch,
+    machine_facts,
+    measuring_command,
+    prefix_state,
+    python_of,
+)
 from envforge.verify.training.facts import MEASUREMENTS, CollectiveFacts, DeviceFacts, TrainingFacts
 from envforge.verify.training.measurements import Samples, device_facts, sampling
 from envforge.verify.values import COSTS, Cost, Signal
@@ -29,7 +36,6 @@ if TYPE_CHECKING:
 
 _QUIET_S = 2.0  # until then, the line that names the measurement is recent enough
 _ENOUGH_S = 8.0  # of typical durations must pass before the speed of this run is known
-_START = "import sys; sys.path.append(sys.argv[1]); from envforge_measures.main import main; main(sys.argv[2])"
 # in a child process, because CUDA can hang
 _COUNT_GPUS = """
 import json, torch, warnings
@@ -108,13 +114,12 @@ class _Plan:
     python: Path
     package: str | None
     no_package: str
-    program: Path
     environment: Mapping[str, str]
 
-    def child(self, *arguments: str) -> Child:
+    def child(self, *command: str) -> Child:
         """Return a process of the environment's Python."""
         return Child(
-            command=(str(self.python), *arguments),
+            command=command,
             environment=self.environment,
             folder=self.situation.project or self.situation.folder,
             limit_s=self.situation.limit_s,
@@ -129,7 +134,7 @@ class _Plan:
             "project": str(self.situation.project) if self.situation.project else None,
         }
         progress = Progress(device=device, measures=measures, say=self.situation.say)
-        child = self.child("-c", _START, str(self.program), json.dumps(specification))
+        child = self.child(*measuring_command(self.python, "envforge_measures", json.dumps(specification)))
         return replace(child, hear=progress.hear, tick=progress.tick)
 
     def measures(self, *, on_gpu: bool, apart: bool) -> tuple[str, ...]:
@@ -173,14 +178,12 @@ def observe_training(situation: Situation) -> TrainingFacts:
         return replace(facts, unreadable=reason)
     package, no_package = package_of(situation.project)
     facts = replace(facts, python=str(python), package=package)
-    with ExitStack() as stack:
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="envforge-verify-"))
+    with tempfile.TemporaryDirectory(prefix="envforge-verify-") as scratch:
         plan = _Plan(
             situation=situation,
             python=python,
             package=package,
             no_package=no_package,
-            program=stack.enter_context(as_file(files("envforge") / "verify" / "training")),
             environment=_variables(child_environment(situation.prefix, situation.world.environment), scratch),
         )
         gpus, no_gpu = _gpu_count(plan) if machine.has_nvidia else (0, None)
@@ -216,7 +219,7 @@ def package_of(project: Path | None) -> tuple[str | None, str]:
 def _gpu_count(plan: _Plan) -> tuple[int, str | None]:
     """Return the number of GPUs that torch can use, or why there are none."""
     plan.situation.say("counting the GPUs that torch finds")
-    end, lines = run_child(plan.child("-c", _COUNT_GPUS))
+    end, lines = run_child(plan.child(str(plan.python), "-c", _COUNT_GPUS))
     if lines and lines[-1].get("count"):
         return int(lines[-1]["count"]), None
     if not lines:  # the import of torch failed, or CUDA crashed
@@ -255,10 +258,10 @@ def _with_measure(facts: DeviceFacts, plan: _Plan, measure: str) -> DeviceFacts:
 def _with_collective(facts: TrainingFacts, plan: _Plan, gpus: int) -> TrainingFacts:
     """Run an all-reduce with torchrun: over NCCL with two or more GPUs, else over gloo with two processes."""
     backend, ranks = ("nccl", gpus) if gpus > 1 else ("gloo", 2)
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
+    torchrun = (str(plan.python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
     what = f"all-reduce over {ranks} processes with torchrun and {backend}"
     plan.situation.say(what)
-    child = plan.child(*torchrun, str(plan.program / "envforge_measures" / "collective.py"), backend)
+    child = plan.child(*torchrun, str(PROGRAMS / "envforge_measures" / "collective.py"), backend)
     end, lines = run_child(replace(child, tick=lambda elapsed_s: plan.situation.say(f"{what} ({elapsed_s:.0f} s)")))
     source = f"torchrun --nproc-per-node {ranks}, {backend}"
     said = [line for line in lines if line.get("event") == "rank"]  # torchrun mixes the output of its processes
@@ -272,7 +275,6 @@ def _with_collective(facts: TrainingFacts, plan: _Plan, gpus: int) -> TrainingFa
         backend=backend,
         ranks=ranks,
         sums=tuple(line["sum"] for line in said),
-        bytes=size,
         bus_bytes_per_s=size / seconds * 2 * (ranks - 1) / ranks,  # bus bandwidth as in nccl-tests
     )
     return replace(facts, collective=Signal(value=value, source=source), collective_process=end)

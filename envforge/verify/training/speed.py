@@ -32,9 +32,10 @@ _PCI = (
 _LOOK = "nvidia-smi -q -d PERFORMANCE,CLOCK,POWER,TEMPERATURE"
 
 _check = partial(check, group="speed", cost="default")
+_of_gpu = partial(_check, of=EACH_DEVICE, severity=Verdict.WARN)
 
 
-@_check("amp-speed", "Speed of AMP and fp32", of=EACH_DEVICE, needs=("compare",), severity=Verdict.WARN)
+@_of_gpu("amp-speed", "Speed of AMP and fp32", needs=("compare",))
 def _amp_speed(device: DeviceFacts) -> Judgement:
     """AMP is used for its speed and memory savings, which depend on the model and GPU."""
     # compare AMP with fp32: a fact on a CPU, a warning on a GPU if AMP is slower
@@ -65,13 +66,7 @@ def _run(run: SpeedRun | ModelRun) -> str:
     return f"{run.label} {(run.step_s or 0.0) * 1000:.1f} ms{memory}"
 
 
-@_check(
-    "amp-differs",
-    "Loss of AMP and fp32",
-    of=measured("compare", CompareFacts),
-    needs=("compare",),
-    severity=Verdict.WARN,
-)
+@_check("amp-differs", "Loss of AMP and fp32", of=measured("compare", CompareFacts), severity=Verdict.WARN)
 def _amp_differs(facts: CompareFacts) -> Judgement:
     """If the low-precision loss diverges from fp32, the low precision reduces what is learned."""
     # compare the losses of both, which have the same data and seeds
@@ -96,7 +91,7 @@ def _last_quarter(losses: tuple[Number, ...]) -> float | None:
     return sum(part) / len(part) if part and len(finite) == len(losses) else None
 
 
-@_check("speed-floor", "Speed of the GPU", of=EACH_DEVICE, needs=("throughput",))
+@_of_gpu("speed-floor", "Speed of the GPU", needs=("throughput",), severity=Verdict.FAIL)
 def _speed_floor(device: DeviceFacts) -> Judgement:
     """A MIG slice, a throttled GPU, or a hidden CPU fallback is slow, without an error."""
     found, floor = device.throughput.value, device.floor.value
@@ -133,9 +128,7 @@ def _cause(load: LoadFacts | None) -> str:
     return ": NVML reports no reason; another program may use the GPU"
 
 
-@_check(
-    "throttled-under-load", "Clocks under load", of=EACH_DEVICE, needs=("throughput",), severity=Verdict.WARN, row=23
-)
+@_of_gpu("throttled-under-load", "Clocks under load", needs=("throughput",), row=23)
 def _throttled_under_load(device: DeviceFacts) -> Judgement:
     """Cooling and power problems appear only under load."""
     load = device.load.value
@@ -160,14 +153,7 @@ def _throttled_under_load(device: DeviceFacts) -> Judgement:
     return passed(observed, wanted, device.load.source)
 
 
-@_check(
-    "slow-copies",
-    "Copy bandwidth over PCIe",
-    of=EACH_DEVICE,
-    needs=("throughput", "transfer"),
-    severity=Verdict.WARN,
-    row=26,
-)
+@_of_gpu("slow-copies", "Copy bandwidth over PCIe", needs=("throughput", "transfer"), row=26)
 def _slow_copies(device: DeviceFacts) -> Judgement:
     """On a link with fewer lanes or an older generation, the GPU waits for data."""
     copies, load = device.transfer.value, device.load.value
@@ -201,14 +187,7 @@ def _below_its_link(load: LoadFacts) -> str:
     return ", ".join(words.format(now, best) for now, best, words in parts if now and best and now < best)
 
 
-@_check(
-    "model-speed",
-    "Speed and memory of reference models",
-    of=EACH_DEVICE,
-    needs=("models",),
-    severity=Verdict.INFO,
-    cost="deep",
-)
+@_of_gpu("model-speed", "Speed and memory of reference models", needs=("models",), severity=Verdict.INFO, cost="deep")
 def _model_speed(device: DeviceFacts) -> Judgement:
     """A project's model can be too small for a GPU; published figures are about models of this size."""
     # list step time and memory of each model, AMP first
@@ -223,7 +202,7 @@ def _model_speed(device: DeviceFacts) -> Judgement:
     return info("; ".join(runs), source="forward, backward and AdamW on random pixels; median of 7 steps")
 
 
-@_check("compile-fails", "Result of torch.compile", of=EACH_DEVICE, needs=("compiled",), cost="deep", row=48)
+@_of_gpu("compile-fails", "Result of torch.compile", needs=("compiled",), cost="deep", row=48, severity=Verdict.FAIL)
 def _compile_fails(device: DeviceFacts) -> Judgement:
     """torch.compile needs a compiler and triton, and can silently change autocast in the backward pass."""
     facts = device.compiled.value

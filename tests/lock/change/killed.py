@@ -12,7 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-from envforge.lock.transaction import replace_together
+from envforge.lock.project import replace_together
 
 NEW = {"environment.yml": b"new environment\n", "conda-lock.yml": b"new lock\n"}
 _TOUCHES = {"open", "os.rename", "os.remove"}

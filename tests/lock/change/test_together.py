@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from envforge.errors import EnvforgeError, OutsideError
-from envforge.lock.transaction import complete_transaction, replace_together
+from envforge.lock.project import complete_transaction, replace_together
 from tests.lock.change.conftest import ROOT
 from tests.lock.change.killed import NEW
 

@@ -10,7 +10,7 @@ import pytest
 from envforge.base.terms import WheelTag
 from envforge.errors import EnvforgeError
 from envforge.lock.lockfile import list_variants, read_lockfile
-from envforge.lock.variant_choice import choose_variant
+from envforge.lock.needs import choose_variant
 from envforge.lock.variants import derive_variant, parse_variant
 from envforge.machine.record import load_machine
 from envforge.pytorch.matrix import load_matrix

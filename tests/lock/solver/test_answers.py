@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from envforge.lock.solver import executable
+from envforge.lock.condalock import solver_launcher
 from envforge.lock.solver.__main__ import main
 from tests.lock.solver.channel import package, virtual_channel
 from tests.lock.solver.conftest import Ask
@@ -318,7 +318,7 @@ def test_a_record_that_cannot_be_written_fails_the_solve(create: Ask, channel: P
 
     answer = create(channel.as_uri(), "libb", ENVFORGE_SOLVE_RECORDS=str(tmp_path / "file"))
 
-    assert answer.message.startswith(f"cannot write `{tmp_path / 'file'}/")
+    assert answer.message.startswith(f"cannot create the directory `{tmp_path / 'file'}`")
 
 
 def test_a_priority_that_is_not_followed_is_said(
@@ -363,7 +363,7 @@ def test_the_launcher_cannot_be_led_astray_by_the_users_python_path(tmp_path: Pa
     for name in ("json", "argparse", "envforge", "rattler"):
         (elsewhere / f"{name}.py").write_text("raise SystemExit('led astray')")
 
-    done = run(executable(elsewhere), "info", "--json", PYTHONPATH=str(elsewhere), PYTHONHOME="")
+    done = run(solver_launcher(elsewhere), "info", "--json", PYTHONPATH=str(elsewhere), PYTHONHOME="")
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "pkgs_dirs" in json.loads(done.stdout)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from envforge.lock.solver import executable
+from envforge.lock.condalock import solver_launcher
 from tests.support.loopback import Loopback
 
 ENVIRONMENT = "dependencies: [python 3.12.*, pyhello, libb >=1.0]"
@@ -33,7 +33,7 @@ class Project:
         (self.folder / "environment.yml").write_text("\n".join(lines) + "\n")
 
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        conda = executable(self.folder)
+        conda = solver_launcher(self.folder)
         command = [sys.executable, "-m", "conda_lock", "lock", "--conda", str(conda), "-f", "environment.yml", *words]
         return subprocess.run(
             command,

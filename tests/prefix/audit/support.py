@@ -7,8 +7,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from envforge.prefix.audit import audit, repair
-from envforge.prefix.values import AuditReport, AuditRequest, InstallRequest, Repair
+from envforge.prefix.audit import AuditReport, AuditRequest, Repair, audit, repair
+from envforge.prefix.values import InstallRequest
 from tests.prefix.install.support import NO_WAIT, Noted, Place
 from tests.support.channel import SITE_PACKAGES, SUBDIR
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from envforge.prefix.audit import audit
+from envforge.prefix.audit import AuditRequest, audit
 from envforge.prefix.audit_files import normal_record, normal_sha256
-from envforge.prefix.values import AuditRequest
 from tests.prefix.audit.support import Audited, edit
 from tests.support.channel import PLACEHOLDER, SITE_PACKAGES, SUBDIR
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from envforge.errors import EnvforgeError
-from envforge.prefix.audit import audit
+from envforge.prefix.audit import AuditRequest, audit
 from envforge.prefix.journal import read_journal, write_journal
-from envforge.prefix.values import AuditRequest
 from tests.prefix.audit.support import Audited, age, edit
 from tests.support.channel import SITE_PACKAGES, SUBDIR
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import yaml
 from uv import find_uv_bin
 
-from envforge.prefix.audit import audit
-from envforge.prefix.values import AuditRequest
+from envforge.prefix.audit import AuditRequest, audit
 from tests.prefix.audit.support import Audited, edit
 from tests.prefix.install.support import LockWriter
 from tests.support.channel import SUBDIR, Channel

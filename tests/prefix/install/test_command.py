@@ -13,7 +13,7 @@ from keyring.backend import KeyringBackend
 from keyring.credentials import SimpleCredential
 
 from envforge.cli import main
-from envforge.lock.inputs import input_sha256
+from envforge.lock.project import input_sha256
 from tests.prefix.install.support import LockWriter, Place
 from tests.support.channel import SUBDIR, Channel
 from tests.support.loopback import Fault, Loopback, Request, Response

@@ -10,8 +10,7 @@ import pytest
 from envforge.base.net import Mirrors
 from envforge.errors import EnvforgeError
 from envforge.lock.plan import make_plan, read_any_lock
-from envforge.prefix.fetch import open_wire
-from envforge.prefix.transfer import size_of
+from envforge.prefix.fetch import open_wire, size_of
 from envforge.prefix.values import InstallRequest, Retry, Silent
 from tests.prefix.install.support import NO_WAIT, LockWriter, Noted, Place
 from tests.support.channel import SUBDIR, Channel

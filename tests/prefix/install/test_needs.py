@@ -11,9 +11,8 @@ from packaging.version import Version
 
 from envforge.errors import EnvforgeError
 from envforge.lock.lockfile import LockedPackage, Lockfile, list_variants
-from envforge.lock.needs import concerns, describe, read_needs, unmet
+from envforge.lock.needs import choose_variant, concerns, describe, read_needs, unmet, variant_lock
 from envforge.lock.plan import Plan, make_plan, read_any_lock
-from envforge.lock.variant_choice import choose_variant, variant_lock
 from envforge.machine.record import load_machine
 from envforge.machine.values import Driver, Machine
 from envforge.pytorch.matrix import load_matrix

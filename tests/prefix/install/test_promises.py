@@ -11,10 +11,9 @@ import yaml
 
 from envforge.cli import main
 from envforge.errors import EnvforgeError
-from envforge.prefix.audit import audit
+from envforge.prefix.audit import AuditRequest, audit
 from envforge.prefix.journal import read_journal
 from envforge.prefix.locate import Meant, check_usable
-from envforge.prefix.values import AuditRequest
 from tests.prefix.install.support import LockWriter, Noted, Place, tree
 from tests.support.channel import SITE_PACKAGES, SUBDIR, Channel, text_package
 from tests.support.wheel import text_wheel

@@ -17,9 +17,8 @@ from envforge.lock.plan import make_plan
 from envforge.lock.project import prefix_in
 from envforge.lock.pylock import parse_pylock, render_pylock
 from envforge.prefix.activation import activation
-from envforge.prefix.audit import audit
+from envforge.prefix.audit import AuditReport, AuditRequest, audit
 from envforge.prefix.journal import read_journal, write_journal
-from envforge.prefix.values import AuditReport, AuditRequest
 from tests.prefix.install.support import LockWriter, Place
 from tests.support.channel import PYTHON, SUBDIR, Channel
 from tests.support.loopback import Loopback

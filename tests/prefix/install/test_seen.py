@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from envforge.errors import EnvforgeError
-from envforge.prefix.audit import audit, repair
+from envforge.prefix.audit import AuditRequest, audit, repair
 from envforge.prefix.cache import mark
 from envforge.prefix.conda_packages import note_tree, read_tree, standing_tree
-from envforge.prefix.values import AuditRequest, InstallRequest
+from envforge.prefix.values import InstallRequest
 from tests.prefix.install.support import LockWriter, Noted, Place, tree
 from tests.support.channel import SITE_PACKAGES, SUBDIR, Channel
 from tests.support.loopback import Loopback

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from envforge.cli import COMMANDS
-from envforge.lock.transaction import is_unfinished
+from envforge.lock.project import is_unfinished
 from envforge.prefix.journal import read_journal, write_journal
 from tests.prefix.use.conftest import hello, install
 from tests.prefix.use.support import ROOT, User

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from envforge.base.process import ProcessEnd
-from envforge.verify.checks import all_checks, judge
 from envforge.verify.environment.facts import (
     AuditFacts,
     CudaFacts,
@@ -22,11 +21,9 @@ from envforge.verify.environment.facts import (
 )
 from envforge.verify.record import Record
 from envforge.verify.values import Finding, Signal, Verdict
-from tests.verify.environment.support import NOW
+from tests.verify.made_up import NOW, checks_of, complaints_in, worst_findings
 
-CHECKS = tuple(check for check in all_checks() if check.question == "environment" and check.group != "observation")
-
-
+CHECKS = checks_of("environment")
 PREFIX = "/srv/net/.conda"
 SITE = f"{PREFIX}/lib/python3.12/site-packages"
 TORCH = TorchFacts(
@@ -43,10 +40,7 @@ LIBRARIES = (
     Library(family="libgomp", path=f"{SITE}/torch/lib/libgomp.so.1", inside=True),
 )
 PYTHON = PythonFacts(
-    version="3.12.4",
-    executable=f"{PREFIX}/bin/python",
-    prefix=PREFIX,
-    torch_origin=f"{SITE}/torch/__init__.py",
+    version="3.12.4", executable=f"{PREFIX}/bin/python", prefix=PREFIX, torch_origin=f"{SITE}/torch/__init__.py"
 )
 AUDIT = AuditFacts(lockfile="/srv/net/conda-lock.yml", platform="linux-64", digest="ab" * 32, packages=90, files=20000)
 LOCKED = LockedTorch(
@@ -80,16 +74,8 @@ def facts(**changes: Any) -> EnvironmentFacts:
 
 
 def findings(environment: EnvironmentFacts) -> dict[str, Finding]:
-    """What each check says; where one says several things, the worst."""
-    worst = (Verdict.PASS, Verdict.INFO, Verdict.SKIP, Verdict.WARN, Verdict.UNKNOWN, Verdict.FAIL)
-    found: dict[str, Finding] = {}
-    for finding in judge(Record(envforge="0", created_at=NOW, environment=environment), CHECKS).findings:
-        before = found.get(finding.check)
-        if before is None or worst.index(finding.verdict) > worst.index(before.verdict):
-            found[finding.check] = finding
-    return found
+    return worst_findings(Record(envforge="0", created_at=NOW, environment=environment), CHECKS)
 
 
 def complaints(environment: EnvironmentFacts) -> dict[str, Verdict]:
-    good = (Verdict.PASS, Verdict.INFO, Verdict.SKIP)
-    return {name: finding.verdict for name, finding in findings(environment).items() if finding.verdict not in good}
+    return complaints_in(findings(environment))

@@ -10,7 +10,7 @@ from pathlib import Path
 from envforge.machine.world import World
 from envforge.verify.checks import all_checks
 from envforge.verify.observe import Situation
-from envforge.verify.values import Cost
+from envforge.verify.values import Cost, Question
 
 NOW = datetime(2026, 11, 22, tzinfo=timezone.utc)
 
@@ -25,6 +25,7 @@ def situation(
     depth: Cost = "default",
     limit_s: float = 120.0,
     only: Iterable[str] | None = None,
+    questions: tuple[Question, ...] = ("environment", "training"),
     say: Callable[[str], None] = lambda _text: None,
 ) -> Situation:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -36,7 +37,7 @@ def situation(
         project=project,
         lock=lock,
         prefix=prefix,
-        questions=("environment", "training"),
+        questions=questions,
         depth=depth,
         limit_s=limit_s,
         needs=None if only is None else needs_of(only),

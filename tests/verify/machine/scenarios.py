@@ -107,10 +107,7 @@ SCENARIOS = (
     ),
     Scenario("nouveau", "nouveau holds the GPU", _on_bus("nouveau"), "nouveau"),
     Scenario(
-        "driver-silent",
-        "no library",
-        _on_bus("nvidia", files={**pci(1)[0], **MODULE}),
-        "libnvidia-ml.so.1 isn't found",
+        "driver-silent", "no library", _on_bus("nvidia", files={**pci(1)[0], **MODULE}), "libnvidia-ml.so.1 isn't found"
     ),
     Scenario(
         "driver-silent",
@@ -231,11 +228,7 @@ SCENARIOS = (
     Scenario("row-remap", "a row waits", machine(a100(rows="0 1 1 0")), "at the next reset", Verdict.WARN),
     Scenario("row-remap", "more than 512 rows", machine(a100(rows="0 600 0 0")), "600 uncorrectable", Verdict.INFO),
     Scenario(
-        "retired-pages",
-        "a page waits",
-        machine(a100(retired_pages=4, retired_pending=1)),
-        "4 retired",
-        Verdict.WARN,
+        "retired-pages", "a page waits", machine(a100(retired_pages=4, retired_pending=1)), "4 retired", Verdict.WARN
     ),
     Scenario("xid-hardware", "off the bus", _log("79, pid=1, GPU has fallen off the bus."), "Xid 79 once"),
     Scenario("xid-hardware", "a code that nobody knows", _log("9999, what"), "not in the Xid table", Verdict.WARN),

@@ -17,16 +17,15 @@ from typing import Any
 from packaging.version import Version
 
 from envforge.machine.world import Calls, Limits, ProgramResult, Space, World
-from envforge.verify.checks import all_checks, judge
+from envforge.verify.checks import judge
 from envforge.verify.machine.observe import observe_machine
-from envforge.verify.observe import Situation
 from envforge.verify.record import Record
 from envforge.verify.values import Finding
 from tests.support.nvml_stub import GIB, HEALTHY, StubGpu, StubMachine, gpu, stub_environment
+from tests.verify.environment.support import situation
+from tests.verify.made_up import checks_of
 
-CHECKS = tuple(check for check in all_checks() if check.question == "machine" and check.group != "observation")
-
-
+CHECKS = checks_of("machine")
 LIBRARIES = ("libnvidia-ml.so.1", "libcuda.so.1")
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
 LOCKS = Path(__file__).parents[3] / "lockfiles" / "image-classification"
@@ -153,16 +152,8 @@ class Scene:
             lock = project / "conda-lock.yml"
             shutil.copyfile(self.lock, lock)
             os.utime(lock, (self.written.timestamp(), self.written.timestamp()))
-        situation = Situation(
-            world=world,
-            now=NOW,
-            folder=project,
-            project=project if lock else None,
-            lock=lock,
-            prefix=None,
-            questions=("machine",),
-        )
-        return Record(envforge="0", created_at=NOW, machine=observe_machine(situation))
+        here = situation(folder=project, project=project if lock else None, lock=lock, prefix=None, world=world)
+        return Record(envforge="0", created_at=NOW, machine=observe_machine(replace(here, now=NOW)))
 
 
 def findings(record: Record, check: str) -> tuple[Finding, ...]:

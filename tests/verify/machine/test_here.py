@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime, timezone
 
 import pytest
 
@@ -11,27 +10,17 @@ from envforge.machine.driver_child import SIGNALS
 from envforge.machine.world import World
 from envforge.verify.checks import judge
 from envforge.verify.machine.observe import observe_machine
-from envforge.verify.observe import Situation
 from envforge.verify.record import Record, read_record, record_to_json
 from envforge.verify.values import Report, Verdict
+from tests.verify.environment.support import NOW, situation
 from tests.verify.machine.scenes import CHECKS
-
-NOW = datetime(2026, 11, 22, tzinfo=timezone.utc)
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     folder = tmp_path_factory.mktemp("nothing")
-    situation = Situation(
-        world=World.here(os.environ),
-        now=NOW,
-        folder=folder,
-        project=None,
-        lock=None,
-        prefix=None,
-        questions=("machine",),
-    )
-    return judge(Record(envforge="0", created_at=NOW, machine=observe_machine(situation)), CHECKS)
+    here = situation(folder=folder, prefix=None, world=World.here(os.environ))
+    return judge(Record(envforge="0", created_at=NOW, machine=observe_machine(here)), CHECKS)
 
 
 def test_this_computer_gives_a_record_that_is_read_back_the_same(report: Report) -> None:

@@ -72,6 +72,14 @@ def test_a_call_that_fails_leaves_its_checks_unknown(tmp_path: Path, stub: Path)
     assert not judge(record, CHECKS).passed()
 
 
+def test_unknown_format_of_nvidia_smi_is_not_a_missing_gpu(tmp_path: Path, stub: Path) -> None:
+    programs = {("nvidia-smi", "-q", "-x"): (0, "<html>"), ("nvidia-smi",): (0, "GPU 0 is fine\n")}
+    report = _judged(Scene(programs=programs), tmp_path, stub)
+    assert {finding.verdict for finding in _by_check(report)["gpu-missing"]} == {Verdict.UNKNOWN}
+    assert _by_check(report)["gpu-lost"][0].observed == "the driver does not report its GPUs: see `gpu-missing`"
+    assert not report.passed()
+
+
 @pytest.mark.parametrize("calls", [NOT_SUPPORTED, NO_PERMISSION], ids=["not supported", "no permission"])
 def test_a_gpu_without_the_signal_or_a_user_without_the_right_is_a_skip(
     calls: dict[str, int], tmp_path: Path, stub: Path

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from envforge.verify.reports import comparison_html, report_html
 from envforge.verify.reports.compare import compare
-from envforge.verify.reports.formats import comparison_html, report_html
 from envforge.verify.reports.presentation import present
 from envforge.verify.values import Report, Verdict
 from tests.verify.made_up import every_verdict, finding

@@ -10,9 +10,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from envforge.verify.reports import charts
+from envforge.verify.reports import charts, comparison_html, report_html
 from envforge.verify.reports.compare import compare
-from envforge.verify.reports.formats import comparison_html, report_html
 from envforge.verify.reports.presentation import present
 from envforge.verify.values import Report, Verdict
 from tests.verify.made_up import EVIL, every_verdict, finding, report

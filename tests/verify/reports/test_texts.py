@@ -10,8 +10,8 @@ import pytest
 from junitparser import Failure, JUnitXml, Skipped
 
 from envforge.base.redact import change_texts
+from envforge.verify import reports
 from envforge.verify.checks import all_checks, judge
-from envforge.verify.reports import formats
 from envforge.verify.reports.compare import compare
 from envforge.verify.reports.presentation import present, printable
 from envforge.verify.values import Report, Verdict
@@ -23,16 +23,16 @@ CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def words(one: Report, *, width: int = 80, strict: bool = False, verbose: bool = False) -> str:
-    lines = formats.report_lines(present(one, strict=strict), width=width, verbose=verbose)
+    lines = reports.report_lines(present(one, strict=strict), width=width, verbose=verbose)
     return "".join(f"{line.plain}\n" for line in lines)
 
 
 def markdown(one: Report) -> str:
-    return formats.report_markdown(present(one))
+    return reports.report_markdown(present(one))
 
 
 def junit(one: Report, *, strict: bool = False) -> str:
-    return formats.report_junit(present(one, strict=strict))
+    return reports.report_junit(present(one, strict=strict))
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def planted() -> dict[str, str]:
     one = judge(evil, all_checks())
     shown, compared = present(one), compare({EVIL: one, "b": every_verdict()}, tolerance=0.1)
     lines = (
-        *formats.report_lines(shown, width=80, verbose=True),
-        *formats.comparison_lines(compared, 80, verbose=True),
+        *reports.report_lines(shown, width=80, verbose=True),
+        *reports.comparison_lines(compared, 80, verbose=True),
     )
     return {
         "terminal": "\n".join(line.plain for line in lines),
-        "markdown": formats.report_markdown(shown) + formats.comparison_markdown(compared),
-        "html": formats.report_html(shown) + formats.comparison_html(compared),
-        "junit": formats.report_junit(shown),
+        "markdown": reports.report_markdown(shown) + reports.comparison_markdown(compared),
+        "html": reports.report_html(shown) + reports.comparison_html(compared),
+        "junit": reports.report_junit(shown),
     }
 
 
@@ -140,7 +140,7 @@ def test_junit_is_xml_whatever_the_names_hold() -> None:
     ],
 )
 def test_the_outcome_is_one_word(one: Report, strict: bool, outcome: str) -> None:
-    assert formats.report_to_json(one, strict=strict)["outcome"] == outcome
+    assert reports.report_to_json(one, strict=strict)["outcome"] == outcome
     assert words(one, strict=strict).startswith(outcome.upper())
 
 

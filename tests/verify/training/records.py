@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from envforge.base.process import ProcessEnd
-from envforge.verify.checks import all_checks, judge
 from envforge.verify.environment.facts import LockedTorch, MachineGpu
 from envforge.verify.record import Record
 from envforge.verify.training.facts import (
@@ -32,9 +32,9 @@ from envforge.verify.training.facts import (
     TransferFacts,
 )
 from envforge.verify.values import Finding, Signal, Verdict
-from tests.verify.environment.support import NOW
+from tests.verify.made_up import NOW, checks_of, complaints_in, worst_findings
 
-CHECKS = tuple(check for check in all_checks() if check.question == "training" and check.group != "observation")
+CHECKS = checks_of("training")
 FALLING = tuple(2.4 * 0.95**update for update in range(60))
 KERNEL = KernelFacts(dtype="bf16", result_dtype="bfloat16", shapes=("512x768", "768x640"), errors=(0.002, 0.002, 0.003))
 LEARNING = LearningFacts(
@@ -61,20 +61,7 @@ LEARNING = LearningFacts(
     parameters=29,
     gradient_norm=1.0,
 )
-CONTROL = LearningFacts(
-    precision="bf16",
-    updates=60,
-    losses=(2.3,) * 59 + (2.31,),
-    evaluation={"accuracy": 0.12},
-    skipped=0,
-    seconds=2.0,
-    weights=29,
-    weights_moved=29,
-    weights_wild=0,
-    metric="accuracy",
-    reach=0.9,
-    ceiling=0.3,
-)
+CONTROL = replace(LEARNING, losses=(2.3,) * 59 + (2.31,), evaluation={"accuracy": 0.12})
 CLEAN = ScalerRun(wanted_scale=256.0, scales=(256.0,) * 4, losses=(2.4, 2.3, 2.2), moved=29, weights=29, wild=0)
 OVERFLOW = ScalerRun(wanted_scale=8.0, scales=(8.0, 4.0, 2.0, 1.0), losses=(2.4, 2.4, 2.4), moved=0, weights=29, wild=0)
 SCALER = ScalerFacts(clean=CLEAN, overflow=OVERFLOW, gradient_error=0.03, gradient_ratio=1.0)
@@ -89,26 +76,8 @@ REPEAT = RepeatFacts(
     optimizer="bb",
     resumed_optimizer="bb",
 )
-AMP = SpeedRun(
-    precision="bf16",
-    fp32=None,
-    step_s=0.010,
-    slowest_step_s=0.011,
-    steps=57,
-    batch=24,
-    peak_memory_bytes=2**29,
-    losses=FALLING,
-)
-FP32 = SpeedRun(
-    precision="fp32",
-    fp32="ieee",
-    step_s=0.020,
-    slowest_step_s=0.021,
-    steps=57,
-    batch=24,
-    peak_memory_bytes=2**30,
-    losses=FALLING,
-)
+AMP = SpeedRun(precision="bf16", fp32=None, step_s=0.010, steps=57, batch=24, peak_memory_bytes=2**29, losses=FALLING)
+FP32 = replace(AMP, precision="fp32", fp32="ieee", step_s=0.020, peak_memory_bytes=2**30)
 FLOOR = SpeedFloor(
     model="A100", reference_tflops=312.0, floor_tflops=124.8, source="the product page", checked="2026-11-22"
 )
@@ -148,13 +117,9 @@ DEVICE: Mapping[str, Any] = {
     "control": Signal(value=CONTROL),
     "scaler": Signal(value=SCALER),
     "compare": Signal(value=CompareFacts(runs=(AMP, FP32))),
-    "throughput": Signal(
-        value=ThroughputFacts(dtype="bf16", size=8192, low_tflops=240.0, fp32_tflops=18.0, load_s=3.0)
-    ),
+    "throughput": Signal(value=ThroughputFacts(dtype="bf16", size=8192, low_tflops=240.0, fp32_tflops=18.0)),
     "floor": Signal(value=FLOOR),
-    "transfer": Signal(
-        value=TransferFacts(bytes=2**28, to_device_bytes_per_s=25e9, from_device_bytes_per_s=25e9), source="copies"
-    ),
+    "transfer": Signal(value=TransferFacts(to_device_bytes_per_s=25e9, from_device_bytes_per_s=25e9), source="copies"),
     "load": Signal(value=LOAD, source="NVML"),
     "repeat": Signal(value=REPEAT),
     "same_bits": Signal(value=SameBitsFacts(times=50, different=0, digests=("aa", "bb"))),
@@ -162,7 +127,7 @@ DEVICE: Mapping[str, Any] = {
     "models": Signal(value=ModelsFacts(runs=(ModelRun(model="vit-b-size", batch=64, precision="bf16", step_s=0.1),))),
 }
 LOCKED = LockedTorch(version="2.13.0", build="torch.whl", cuda="13.0")
-COLLECTIVE = CollectiveFacts(backend="nccl", ranks=2, sums=(3.0, 3.0), bytes=2**28, bus_bytes_per_s=2e11)
+COLLECTIVE = CollectiveFacts(backend="nccl", ranks=2, sums=(3.0, 3.0), bus_bytes_per_s=2e11)
 
 
 def device(**changes: Any) -> DeviceFacts:
@@ -183,16 +148,8 @@ def training(*devices: DeviceFacts, **changes: Any) -> TrainingFacts:
 
 
 def findings(facts: TrainingFacts) -> dict[str, Finding]:
-    """What each check says; where one says several things, the worst."""
-    worst = (Verdict.PASS, Verdict.INFO, Verdict.SKIP, Verdict.WARN, Verdict.UNKNOWN, Verdict.FAIL)
-    found: dict[str, Finding] = {}
-    for finding in judge(Record(envforge="0", created_at=NOW, training=facts), CHECKS).findings:
-        before = found.get(finding.check)
-        if before is None or worst.index(finding.verdict) > worst.index(before.verdict):
-            found[finding.check] = finding
-    return found
+    return worst_findings(Record(envforge="0", created_at=NOW, training=facts), CHECKS)
 
 
 def complaints(facts: TrainingFacts) -> dict[str, Verdict]:
-    good = (Verdict.PASS, Verdict.INFO, Verdict.SKIP)
-    return {name: finding.verdict for name, finding in findings(facts).items() if finding.verdict not in good}
+    return complaints_in(findings(facts))

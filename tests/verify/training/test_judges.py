@@ -9,7 +9,6 @@ import pytest
 
 from envforge.base.process import ProcessEnd
 from envforge.verify.environment.facts import MachineGpu
-from envforge.verify.record import Record
 from envforge.verify.training.facts import (
     MEASUREMENTS,
     CompareFacts,
@@ -19,7 +18,6 @@ from envforge.verify.training.facts import (
     TransferFacts,
 )
 from envforge.verify.values import Signal, Verdict
-from tests.verify.environment.support import NOW
 from tests.verify.training.records import (
     AMP,
     ASKED,
@@ -44,8 +42,8 @@ from tests.verify.training.records import (
 )
 
 FAIL, WARN, UNKNOWN = Verdict.FAIL, Verdict.WARN, Verdict.UNKNOWN
-SLOW = ThroughputFacts(dtype="bf16", size=8192, low_tflops=100.0, fp32_tflops=18.0, load_s=3.0)
-HALF = TransferFacts(bytes=2**28, to_device_bytes_per_s=12e9, from_device_bytes_per_s=12e9)
+SLOW = ThroughputFacts(dtype="bf16", size=8192, low_tflops=100.0, fp32_tflops=18.0)
+HALF = TransferFacts(to_device_bytes_per_s=12e9, from_device_bytes_per_s=12e9)
 NAMES = tuple(f"weight{number}" for number in range(29))
 
 
@@ -232,11 +230,6 @@ def test_without_a_project_its_checks_are_skipped_with_the_reason() -> None:
     alone = training(device(asked=asked, **nothing))
     assert complaints(alone) == {}
     assert "no project here" in findings(alone)["project-not-importable"].observed
-
-
-def test_every_check_is_silent_without_a_record() -> None:
-    record = Record(envforge="0", created_at=NOW)
-    assert {judgement.verdict for check in CHECKS for judgement in check.judge(record)} == {Verdict.SKIP}
 
 
 def test_a_gpu_that_torch_does_not_use_is_named() -> None:

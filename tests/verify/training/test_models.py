@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_models_are_timed_in_each_precision(tmp_path: Path, precision: str) -> None:
     from envforge.verify.training.envforge_measures.context import Context
-    from envforge.verify.training.envforge_measures.models import Transformer, residual, run
+    from envforge.verify.training.envforge_measures.speed import Transformer, residual, run
 
     context = Context({"device": "cpu"}, str(tmp_path), print)
     for build in (partial(residual, (1, 1), 8), partial(Transformer, depth=1, width=32, heads=2, size=32)):
@@ -23,7 +23,7 @@ def test_models_are_timed_in_each_precision(tmp_path: Path, precision: str) -> N
 
 def test_a_model_that_does_not_fit_has_an_error(tmp_path: Path) -> None:
     from envforge.verify.training.envforge_measures.context import Context
-    from envforge.verify.training.envforge_measures.models import run
+    from envforge.verify.training.envforge_measures.speed import run
 
     def build() -> Any:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
@@ -33,7 +33,7 @@ def test_a_model_that_does_not_fit_has_an_error(tmp_path: Path) -> None:
 
 
 def test_reference_models_have_the_size_of_those_in_published_figures() -> None:
-    from envforge.verify.training.envforge_measures.models import Transformer, residual
+    from envforge.verify.training.envforge_measures.speed import Transformer, residual
 
     sizes = [sum(each.numel() for each in model.parameters()) for model in (residual(), Transformer())]
     assert sizes == [25_557_032, 86_566_120]

@@ -66,9 +66,7 @@ def test_a_torch_that_crashes_is_named_with_its_signal(train: Callable[..., Trai
     assert name in found.why
 
 
-def test_a_torch_that_cannot_be_imported_fails_each_measure_with_its_error(
-    train: Callable[..., TrainingFacts],
-) -> None:
+def test_a_torch_that_cannot_be_imported_fails_each_measure_with_its_error(train: Callable[..., TrainingFacts]) -> None:
     found = findings(train(torches.RAISES))["matmul-wrong"]
     assert found.verdict is Verdict.FAIL
     assert "libcudnn.so.9" in found.observed

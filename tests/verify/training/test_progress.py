@@ -36,8 +36,7 @@ def test_progress_names_each_measurement_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "line"),
-    [(0.0, "(10 s)"), (0.5, "(10 s, about 25 s left)"), (0.05, "(10 s, about 6 min left)")],
+    ("share", "line"), [(0.0, "(10 s)"), (0.5, "(10 s, about 25 s left)"), (0.05, "(10 s, about 6 min left)")]
 )
 def test_progress_estimates_the_time_left_from_the_updates(share: float, line: str) -> None:
     run = Run()

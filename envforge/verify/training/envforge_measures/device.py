@@ -1,11 +1,10 @@
-"""Measure the device itself: its kernels compared with float64 on the CPU, repeated kernels, load, and copies."""
+"""Measure the device itself: its kernels compared with float64 on the CPU, and repeated kernels."""
 
 # ruff: noqa: B905, PTH123 - runs without envforge, also on older Pythons
 from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,7 +24,6 @@ def device(context: Context) -> dict[str, Any]:
         "count": torch.cuda.device_count() if torch.cuda.is_available() else 0,
         "low": context.low,
         "native_bf16": context.native_bf16,
-        "threads": torch.get_num_threads(),
     }
     if not context.on_gpu:
         return {**facts, "name": _cpu_name(), "is_gpu": False}
@@ -123,56 +121,3 @@ def _hashes(context: Context) -> list[str]:
     with torch.backends.cudnn.flags(benchmark=False, deterministic=True):  # else GPUs may select different algorithms
         results = [left @ left, functional.conv2d(images, kernel, padding=1)]
     return [hashlib.sha256(bytes(result.float().cpu().reshape(-1).numpy().tobytes())).hexdigest() for result in results]
-
-
-def throughput(context: Context) -> dict[str, Any]:
-    """Multiply square matrices in low precision for some seconds, then in fp32; results are in 10^12 FLOP/s."""
-    on_gpu = context.on_gpu
-    size, seconds = (8192, 3.0) if on_gpu else (128, 0.1)
-    free = torch.cuda.mem_get_info(context.device)[0] if on_gpu else 1 << 34
-    # three fp32 matrices must fit into half of the free memory
-    while size > 512 and 3 * size * size * 4 > free // 2:
-        size //= 2
-    began = time.time()
-    low = _flops(context, DTYPES[context.low], size, seconds)
-    ended = time.time()
-    context.say({"event": "load", "from": began, "to": ended})
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    full = _flops(context, torch.float32, size, seconds / 3)
-    torch.set_float32_matmul_precision(before)
-    return {"dtype": context.low, "size": size, "low_tflops": low, "fp32_tflops": full, "load_s": ended - began}
-
-
-def _flops(context: Context, dtype: torch.dtype, size: int, seconds: float) -> float:
-    left = torch.randn(size, size, device=context.device).to(dtype)
-    right = torch.randn(size, size, device=context.device).to(dtype)
-    out = torch.empty(size, size, device=context.device, dtype=dtype)
-    best = 0.0
-    _repeat(context, lambda: torch.mm(left, right, out=out), 2)  # cuBLAS selects its kernel
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        took = _repeat(context, lambda: torch.mm(left, right, out=out), 4)
-        best = max(best, 4 * 2 * float(size) ** 3 / took / 1e12)
-    return best
-
-
-def _repeat(context: Context, work: Callable[[], Any], times: int) -> float:
-    context.synchronize()
-    started = time.perf_counter()
-    for _ in range(times):
-        work()
-    context.synchronize()
-    return time.perf_counter() - started
-
-
-def transfer(context: Context) -> dict[str, Any]:
-    """Time copies of 256 MiB of pinned memory to the GPU and back; the best of five applies."""
-    size = 256 << 20
-    host = torch.empty(size, dtype=torch.uint8).pin_memory()  # the driver copies other memory twice
-    there = torch.empty(size, dtype=torch.uint8, device=context.device)
-    began = time.time()
-    up = min(_repeat(context, lambda: there.copy_(host, non_blocking=True), 2) / 2 for _ in range(5))
-    down = min(_repeat(context, lambda: host.copy_(there, non_blocking=True), 2) / 2 for _ in range(5))
-    context.say({"event": "copies", "from": began, "to": time.time()})
-    return {"bytes": size, "to_device_bytes_per_s": size / up, "from_device_bytes_per_s": size / down}

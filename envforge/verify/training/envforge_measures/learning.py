@@ -1,4 +1,4 @@
-"""Train the project: on true labels, where it must learn, on shuffled labels, where it must not, and again bit by bit.
+"""Train the project: on true labels, where it must learn; on shuffled labels; with a GradScaler; and again bit by bit.
 
 The first update is observed: the dtypes of its operations, and autocast in the forward and backward pass.
 """
@@ -22,6 +22,8 @@ _HALF = 4  # updates of a repeated run before and after its checkpoint
 _TELL_EVERY_S = 2.0
 _HEAVY = ("mm", "addmm", "bmm", "baddbmm", "convolution", "attention")
 _LOW = ("bfloat16", "float16")
+_CLEAN, _OVERFLOW = 2.0**8, 2.0**60  # scales of the GradScaler
+_UPDATES = 3
 
 
 def project(context: Context) -> dict[str, Any]:
@@ -41,13 +43,13 @@ def control(context: Context) -> dict[str, Any]:
     return train(context, context.project.training(context.low, shuffled=True), watched=False)
 
 
-def train(context: Context, training: Any, *, watched: bool, updates: int = 0) -> dict[str, Any]:
-    """Run all updates of a training, or the first ``updates``; record an error of the project and stop there."""
+def train(context: Context, training: Any, *, watched: bool) -> dict[str, Any]:
+    """Run all updates of a training; record an error of the project and stop there."""
     weights = Weights(training.model)
     facts: dict[str, Any] = {"precision": training.amp.precision.name, **context.project.bounds(training)}
     losses: list[Any] = []
     error = None
-    total = updates or training.total_updates
+    total = training.total_updates
     started = told = time.monotonic()
     try:
         for number, group in enumerate(batches(training, total), start=1):
@@ -215,6 +217,54 @@ def gradients(model: torch.nn.Module) -> dict[str, Any]:
         "zero_gradient": zero,
         "wild_gradient": wild,
         "gradient_norm": squares**0.5,
+    }
+
+
+def scaler(context: Context) -> dict[str, Any]:
+    """Run three clean updates, and three updates with a scale that is far too large."""
+    return {**_gradients_by_scaler(context), "clean": _scaled(context, _CLEAN), "overflow": _scaled(context, _OVERFLOW)}
+
+
+def _gradients_by_scaler(context: Context) -> dict[str, Any]:
+    """Compare the gradients of the first update, after unscaling and clipping, with those in fp32."""
+    found: list[torch.Tensor | None] = []
+    for precision in ("fp16", "fp32"):
+        training = context.project.training(precision, init_scale=_CLEAN)
+        try:
+            training.train_step(next(iter(batches(training, 1))))
+        except Exception as problem:
+            return {"gradient_error": None, "gradient_problem": words(problem)}
+        parts = [p.grad.detach().double().reshape(-1).cpu() for p in training.model.parameters() if p.grad is not None]
+        found.append(torch.cat(parts) if parts else None)
+    low, full = found
+    if low is None or full is None or low.shape != full.shape or not float(full.norm()):
+        return {"gradient_error": None, "gradient_problem": "there are no gradients to compare"}
+    error = finite([(low - full).norm() / full.norm()])[0]
+    ratio = finite([low.norm() / full.norm()])[0]
+    return {"gradient_error": error, "gradient_ratio": ratio, "gradient_problem": None}
+
+
+def _scaled(context: Context, scale: float) -> dict[str, Any]:
+    training = context.project.training("fp16", init_scale=scale)
+    weights = Weights(training.model)
+    scales = [float(training.amp.scale())]
+    losses: list[Any] = []
+    error = None
+    try:
+        for group in batches(training, _UPDATES):
+            losses.append(training.train_step(group))
+            scales.append(float(training.amp.scale()))
+    except Exception as problem:
+        error = words(problem)
+    context.synchronize()
+    return {
+        "wanted_scale": scale,
+        "scales": scales,
+        "losses": finite(losses),
+        "moved": weights.moved(),
+        "weights": len(weights.before),
+        "wild": weights.wild(),
+        "error": error,
     }
 
 

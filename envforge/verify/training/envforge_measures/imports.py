@@ -1,13 +1,8 @@
-"""Import torch with the environment's own Python, and report what was loaded, without any import of envforge.
-
-The only argument is ``plain`` or ``isolated``. Each result is one marked line of JSON on stdout, flushed at once, so a
-crash in a later part doesn't lose the earlier ones. The code must run on Python 3.8 and later.
-"""
+"""Import torch as a user's program would, and report what was loaded; ``isolated`` only finds torch."""
 
 # ruff: noqa: BLE001, ICN001, PLC0415, PTH112, PTH113, PTH118, PTH119, PTH123, PTH208, SLF001 - runs without envforge, also on older Pythons
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import site
@@ -18,10 +13,11 @@ import warnings
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from . import open_lines
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MARK = "@envforge "
 FAMILIES = (
     "libcudnn", "libcublas", "libnccl", "libnvrtc", "libnvJitLink", "libcudart", "libcusparse", "libcusolver",
     "libcufft", "libcurand", "libtorch", "libc10", "libgomp", "libiomp5", "libomp", "libmkl",
@@ -29,18 +25,15 @@ FAMILIES = (
 
 
 def main(mode: str) -> None:
-    """Report each part; the output of libraries goes to stderr."""
-    # keep the real stdout for marked lines; libraries that print to descriptor 1 would break them
-    talk = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    """Report each part, CUDA last; one that raises doesn't keep the others from being reported."""
+    print_line = open_lines()
 
     def say(part: str, ask: Callable[[], Any]) -> None:
         try:
             line = {"part": part, "value": ask()}
         except BaseException as error:
             line = {"part": part, "error": f"{type(error).__name__}: {error}", "code": _code(error)}
-        talk.write(MARK + json.dumps(line) + "\n")
-        talk.flush()
+        print_line(line)
 
     if mode == "isolated":
         say("isolated", lambda: _origin("torch"))
@@ -202,7 +195,3 @@ def _cuda() -> dict[str, Any]:
         major, minor = torch.cuda.get_device_capability(index)
         gpus.append({"index": index, "name": torch.cuda.get_device_name(index), "capability": f"{major}.{minor}"})
     return {"available": bool(available), "warnings": _texts(caught), "gpus": gpus, "error": error}
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -15,6 +15,13 @@ import nox
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv|virtualenv"
 
+QUICK = (
+    "tests/base",
+    "tests/machine",
+    "tests/pytorch",
+    "tests/lock/test_lockfile.py",
+    "tests/project/test_templates.py",
+)
 PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
 
 
@@ -37,6 +44,30 @@ def tests(session: nox.Session) -> None:
     """Run the tests; arguments after ``--`` go to pytest."""
     session.install("-e", ".[test]")
     session.run("pytest", *(session.posargs or ["-n", "auto", "--dist", "loadfile"]))
+
+
+@nox.session(default=False, python=PYTHONS[0])
+def lowest(session: nox.Session) -> None:
+    """Run a quick part of the tests with the lowest versions of the dependencies that pyproject.toml allows."""
+    session.run_install("uv", "pip", "install", "--resolution", "lowest-direct", "-e", ".", external=True)
+    session.install("pytest>=8.3", "hypothesis>=6.120", "-c", _constraints(session))
+    # conda-lock's oldest version warns about its own modules
+    session.run("pytest", "-W", "ignore::PendingDeprecationWarning", *(session.posargs or QUICK))
+
+
+def _constraints(session: nox.Session) -> str:
+    """Write the installed versions to a file, so that the test tools don't upgrade them."""
+    path = Path(session.create_tmp()) / "constraints.txt"
+    frozen = session.run("uv", "pip", "freeze", "--exclude-editable", external=True, silent=True)
+    path.write_text(str(frozen), encoding="utf-8")
+    return str(path)
+
+
+@nox.session(default=False)
+def audit(session: nox.Session) -> None:
+    """Report known vulnerabilities of the dependencies."""
+    session.install("-e", ".", "pip-audit")
+    session.run("pip-audit", "--skip-editable", "--strict", *session.posargs)
 
 
 @nox.session(default=False)

@@ -2,7 +2,7 @@
 
     python benchmarks/training.py [--template image-classification] [--rounds 30] [--updates 10] [--device cpu]
 
-``envforge``  the project's own ``train_step``, with the work of its loop (mean loss, signals, a log line)
+``envforge``  the project's own ``train_step``, with the work of its ``Run`` (mean loss, signals, a log line)
 ``bare``      the minimum that trains: forward, backward, clip, step
 ``timm``      a loop like timm's train.py: scheduler stepped per update, loss averaged on the log interval
 ``nanoGPT``   a loop like nanoGPT's train.py: GradScaler that is off, learning rate set by hand, micro-steps
@@ -60,7 +60,7 @@ def silent(_: str) -> None:
 
 def build(arguments: argparse.Namespace, run_dir: Path) -> Any:
     """Build a training of the project, with the same weights and samples each time."""
-    train, config, start = (importlib.import_module(f"{PACKAGE}.{name}") for name in ("train", "config", "start"))
+    train, config = (importlib.import_module(f"{PACKAGE}.{name}") for name in ("train", "config"))
     settings = config.Config(
         device=arguments.device,
         precision=arguments.precision,
@@ -69,7 +69,7 @@ def build(arguments: argparse.Namespace, run_dir: Path) -> Any:
         epochs=10_000,
         workers=0,
     )
-    return train.build(settings, *start.prepare(settings, silent))
+    return train.build(settings, *train.prepare(settings, silent))
 
 
 def batches(training: Any) -> Iterator[Any]:
@@ -83,25 +83,22 @@ def plain_batches(training: Any) -> Iterator[Any]:
     """Yield endless micro-batches without a loader: shuffled indices into the data, as many as ``envforge`` gets."""
     import torch  # noqa: PLC0415
 
-    size, count = training.config.batch_size, training.task.train_size
+    size, count = training.config.batch_size, len(training.train_data)
     while True:
         indices = torch.randperm(count).tolist()
         for start in range(0, count, size):
-            yield training.on_device(training.task.train_data[indices[start : start + size]])
+            yield training.on_device(training.train_data.__getitems__(indices[start : start + size]))
 
 
 def ours(training: Any) -> Update:
     """Return the project's own update, with the work of its loop."""
-    progress_type = importlib.import_module(f"{PACKAGE}.progress").Progress
-    interrupt = importlib.import_module(f"{PACKAGE}.interrupt").Interrupt()
-    progress = progress_type(training, resumed_at=None, say=silent)
+    train_step = importlib.import_module(f"{PACKAGE}.train").train_step
+    run = importlib.import_module(f"{PACKAGE}.engine.run").Run(training, silent)
+    run.__enter__()
     groups = batches(training)
 
     def update() -> None:
-        training.mean_loss.add(training.train_step(next(groups)))
-        interrupt.agree()
-        if training.update % LOG_EVERY == 0:
-            progress.log()
+        run.stepped(train_step(training, next(groups)))
 
     return update
 

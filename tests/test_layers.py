@@ -89,6 +89,7 @@ OWNERS: dict[str, dict[str, str]] = {
     },
     "parse": {
         "base/documents.py": "the owner",
+        "base/confined.py": "lines between this process and its child",
         "base/data_files.py": "tables of envforge itself, whose reading must be fast",
         "base/distribution.py": "a file of the installer (PEP 610), and pyproject.toml of this checkout",
         "base/process.py": "lines of a child process, of which an incomplete one is ignored",

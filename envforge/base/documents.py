@@ -175,6 +175,7 @@ def load_yaml(text: str | bytes) -> Any:
     """
     import yaml  # noqa: PLC0415 - slow to import, and not every reader needs it
 
+    check_yaml_depth(text)
     loader: yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
     try:
         node = loader.get_single_node()
@@ -191,6 +192,29 @@ def load_yaml(text: str | bytes) -> Any:
     if _may_have_surrogates(text) and _lone_surrogate(value):
         raise ValueError("a lone surrogate, which no text contains")
     return value
+
+
+_BLOCK_START = re.compile(r"^[\s\0?:-]*", re.MULTILINE)
+_SHALLOW = 500  # levels that libyaml composes without a crash
+
+
+def check_yaml_depth(text: str | bytes) -> None:
+    """Raise ``ValueError`` if YAML nests deeply: libyaml 0.2.5 composes it recursively, and crashes the process."""
+    plain = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    opened = plain.replace("{}", "").replace("[]", "")
+    # neither bound can be exceeded by a document that nests less, and few documents reach them
+    if opened.count("[") + opened.count("{") < _SHALLOW and max(map(len, _BLOCK_START.findall(plain))) < _SHALLOW:
+        return
+    import yaml  # noqa: PLC0415 - as above
+
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise ValueError(f"more than {_DEEPEST} levels")
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def _may_have_surrogates(text: str | bytes) -> bool:

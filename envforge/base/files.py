@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -51,6 +52,13 @@ def workshop() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def regular(path: Path) -> Path:
+    """Return the path; raise ``OSError`` if it is a FIFO or a device, because reading it might never end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path
 
 
 def write_atomic(path: Path, content: str | bytes, *, synced: bool = True, through_links: bool = True) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin
 
+from envforge.base.files import regular
 from envforge.base.urls import Url, show_url, without_user
 from envforge.errors import Hint, OutsideError, RequestError
 
@@ -265,7 +266,7 @@ def from_netrc(host: str, environment: Mapping[str, str]) -> tuple[str, str] | N
     """Return the user and password of a host in the netrc file; None if the file is missing or invalid."""
     try:
         path = Path(environment.get("NETRC") or Path.home() / ".netrc")
-        found = netrc.netrc(path).authenticators(host)
+        found = netrc.netrc(regular(path)).authenticators(host)
     except (OSError, ValueError, RuntimeError, netrc.NetrcParseError):  # RuntimeError: there is no home directory
         return None
     return (found[0], found[2]) if found else None

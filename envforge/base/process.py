@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -77,12 +78,15 @@ class Child:
 
 
 def run_child(child: Child) -> tuple[ProcessEnd, tuple[dict[str, Any], ...]]:
-    """Run the process until it exits. Its process group is always killed, even after an interrupt."""
-    started = time.monotonic()
+    """Run the process until it exits. Its process group is always killed, even after an interrupt.
+
+    On Linux, so are all processes that it started in other sessions.
+    """
+    started, mark = time.monotonic(), uuid.uuid4().hex
     try:
         process = subprocess.Popen(
             list(child.command),
-            env=dict(child.environment),
+            env={**child.environment, _MARK_VARIABLE: mark},
             cwd=child.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -94,7 +98,7 @@ def run_child(child: Child) -> tuple[ProcessEnd, tuple[dict[str, Any], ...]]:
     lines: list[dict[str, Any]] = []
     errors: list[bytes] = []
     readers = (_reader(process.stdout, partial(_take, lines, child.hear)), _reader(process.stderr, errors.append))
-    code = _wait(process, child, started)
+    code = _wait(process, child, started, mark)
     for reader in readers:
         reader.join(_GRACE_S)  # a process outside the group can keep the pipe open; use what was read so far
     end = ProcessEnd(
@@ -107,9 +111,10 @@ def run_child(child: Child) -> tuple[ProcessEnd, tuple[dict[str, Any], ...]]:
     return end, tuple(lines)
 
 
-def _wait(process: subprocess.Popen[bytes], child: Child, started: float) -> int | None:
+def _wait(process: subprocess.Popen[bytes], child: Child, started: float, mark: str) -> int | None:
     """Return the exit code, or None after the time limit. The process group is always killed."""
-    end_group = partial(_end_group, process.pid)
+    end_group = partial(_end_processes, process.pid, mark)
+    _running.add(process.pid)
     atexit.register(end_group)  # observers run in threads, which an interrupt doesn't reach
     try:
         while (left := child.limit_s - (time.monotonic() - started)) > 0:
@@ -118,6 +123,7 @@ def _wait(process: subprocess.Popen[bytes], child: Child, started: float) -> int
             child.tick(time.monotonic() - started)
         process.kill()
     finally:
+        _running.discard(process.pid)
         end_group()
         atexit.unregister(end_group)
     with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel driver, which no signal can end
@@ -157,10 +163,52 @@ def marked_lines(text: str) -> list[dict[str, Any]]:
     return found
 
 
-def _end_group(group: int) -> None:
-    if sys.platform != "win32":
-        with contextlib.suppress(OSError):  # all processes of the group have exited
-            os.killpg(group, signal.SIGKILL)
+_MARK_VARIABLE = "_ENVFORGE_CHILD"
+_running: set[int] = set()
+_is_subreaper = False
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of its orphaned descendants on Linux, so that they can be found and killed.
+
+    Only for a process in which envforge starts all children.
+    """
+    global _is_subreaper  # noqa: PLW0603 - a property of the process
+    if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415 - slow to import, and only `verify` needs it
+
+        _is_subreaper = ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
+
+
+def _end_processes(group: int, mark: str) -> None:
+    """Kill a process group, and the processes with a mark or without a parent, which may have left the group."""
+    if sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError):  # all processes of the group have exited
+        os.killpg(group, signal.SIGKILL)
+    end = time.monotonic() + _GRACE_S
+    while sys.platform == "linux" and (strays := _strays(mark)) and time.monotonic() < end:
+        for pid in strays:
+            with contextlib.suppress(OSError):  # it has exited, or is no child of this process
+                os.kill(pid, signal.SIGKILL)
+                if pid != group:
+                    os.waitpid(pid, os.WNOHANG)
+
+
+def _strays(mark: str) -> list[int]:
+    return [int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit() and _is_stray(each, mark)]
+
+
+def _is_stray(process: Path, mark: str) -> bool:
+    try:
+        if f"{_MARK_VARIABLE}={mark}".encode() in (process / "environ").read_bytes().split(b"\0"):
+            return True
+        state, parent, _, session = (process / "stat").read_text(errors="replace").rpartition(")")[2].split()[:4]
+    except OSError:  # a process of another user, or one that has exited
+        return False
+    # while another child runs, an orphan without a mark may be its own
+    is_orphan = _is_subreaper and not _running and int(parent) == os.getpid() and int(session) != os.getsid(0)
+    return is_orphan and state != "Z"
 
 
 def _signal_name(code: int | None) -> str | None:

@@ -70,7 +70,7 @@ class Identity:
         if _is_telling(self.user):
             user = re.escape(self.user)
             named = rf"(?i:(?<=user )|(?<=user=)|(?<=user: )|(?<=user ['\"`])|(?<=owner )){user}(?![\w-])"
-            yield re.compile(rf"(?<![\w-]){user}(?=@)|(?<=[/\\]){user}(?=[/\\'\"`\s:;,]|$)|{named}"), "USER"
+            yield re.compile(rf"(?<![\w-]){user}(?=@)|(?<=[/\\]){user}(?![A-Za-z0-9])|{named}"), "USER"
 
 
 def _is_telling(name: str) -> bool:

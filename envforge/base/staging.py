@@ -291,3 +291,32 @@ def _new_file(path: Path, *, executable: bool) -> BinaryIO:
     """Create a file and open it for writing, with the permissions that the umask allows; raise if it exists."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     return os.fdopen(os.open(path, flags, 0o777 if executable else 0o666), "wb")
+
+
+# learn.microsoft.com, "Naming Files, Paths, and Namespaces": device names that no file may have, with any extension
+_WINDOWS_DEVICES = frozenset(
+    {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
+)
+_FORBIDDEN = frozenset('<>:"|?*\\')  # characters that no name may have, from the same page
+_LONGEST_NAME = 200
+_OTHERS = (".git", ".hg", ".svn", ".envforge", ".conda", STAGING)  # git runs files there, or envforge owns it
+
+
+def is_windows_device(name: str) -> bool:
+    """Return whether Windows reserves a file name for a device, with any extension."""
+    return name.partition(".")[0].rstrip(" ").lower() in _WINDOWS_DEVICES
+
+
+def fault_of_name(name: str) -> str:
+    """Return why a file of a project can't have a directory or a file of this name in its path; empty if it can."""
+    if name in ("..", "."):
+        return "leads outside the project"
+    if name.lower() in _OTHERS:
+        return "is a directory of another tool"
+    if not name.isprintable() or _FORBIDDEN & set(name):
+        return "contains characters that some file systems reject"
+    if name != name.rstrip(" ."):
+        return "ends with a space or a dot, which Windows removes"
+    if is_windows_device(name):
+        return "is a device name on Windows"
+    return f"is longer than {_LONGEST_NAME} bytes" if len(name.encode()) > _LONGEST_NAME else ""

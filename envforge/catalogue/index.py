@@ -17,6 +17,7 @@ from packaging.version import Version
 
 from envforge.base.data_files import lockfiles_root
 from envforge.base.documents import Document, Natural, Printable, Sha256, matching
+from envforge.base.files import regular
 from envforge.base.terms import WheelTag
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.lockfile import LockedPackage, Requirements, parse_lockfile
@@ -165,7 +166,7 @@ def read_document(root: Path) -> dict[str, Any]:
 def _content(root: Path) -> bytes:
     where = root / INDEX_FILE
     try:
-        return where.read_bytes()
+        return regular(where).read_bytes()
     except OSError as error:
         raise unreadable(where, error) from error
 
@@ -245,13 +246,16 @@ def verified_text(entry: Entry) -> str:
     if not entry.path.resolve().is_relative_to(entry.root.resolve()):
         raise fault(entry.path, "", "a file inside the catalogue", f"a symlink to {entry.path.resolve()}")
     try:
-        raw = entry.path.read_bytes()
+        raw = regular(entry.path).read_bytes()
     except OSError as error:
         raise unreadable(entry.path, error) from error
     found = hashlib.sha256(raw).hexdigest()
     if found != entry.sha256:
         raise fault(entry.path, "", f"SHA-256 {entry.sha256} from {where}", f"SHA-256 {found}")
-    return raw.decode("utf-8")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise fault(entry.path, "", "UTF-8", str(error)) from error
 
 
 def _registry_packages(text: str, where: str) -> tuple[LockedPackage, ...]:

@@ -21,10 +21,13 @@ from types import ModuleType
 from typing import Any
 
 from envforge.base.documents import Document, Natural
-from envforge.base.files import write_atomic
+from envforge.base.files import regular, write_atomic
 from envforge.catalogue.address import Address
 from envforge.catalogue.index import INDEX_FILE, Entry, read_document, read_index
-from envforge.errors import EnvforgeError, Hint, RequestError
+from envforge.errors import EnvforgeError, Hint, RequestError, printable
+
+_KEY_LENGTH = 56
+_KEY_HINT = "use the second line of the .pub file (56 characters that start with RW), or the path of the file"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +96,7 @@ def verify_signature(entry: Entry, data: bytes, public_key: str) -> None:
     if entry.signed_by is None:
         raise refused(what, f"expected a signature by the key `{key_id(public_key)}`, found none")
     try:
-        signature = (entry.root / entry.signature).read_bytes()
+        signature = regular(entry.root / entry.signature).read_bytes()
     except OSError as error:
         raise refused(what, f"cannot read its signature: {error.strerror or error}") from error
     verify(what, Signed(data=data, comment=_comment(entry), signature=signature), public_key)
@@ -118,7 +121,8 @@ def verify(what: str, signed: Signed, public_key: str) -> None:
         found = f"found one by `{_signer_id(signed.signature)}`: {error}"
         raise refused(what, f"expected a signature by the key `{key_id(public_key)}`, {found}") from error
     if signature.trusted_comment != signed.comment:
-        raise refused(what, f"expected a signature of `{signed.comment}`, found one of `{signature.trusted_comment}`")
+        shown = printable(signature.trusted_comment)
+        raise refused(what, f"expected a signature of `{signed.comment}`, found one of `{shown}`")
 
 
 def key_id(public_key: str) -> str:
@@ -147,8 +151,16 @@ def read_public_key(text: str) -> str:
     path = Path(text)
     if not path.is_file():
         return text
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    lines = [line.strip() for line in path.read_bytes().split(b"\n") if line.strip()]
+    key = lines[-1].decode("ascii", "replace") if lines else ""
+    if len(key) != _KEY_LENGTH:
+        raise EnvforgeError(
+            f"`{path}` is not a minisign public key: expected {_KEY_LENGTH} characters in its last line, "
+            f"found {len(key)}",
+            hint=_KEY_HINT,
+            code="bad-public-key",
+        )
+    return key
 
 
 def _comment(entry: Entry) -> str:
@@ -171,8 +183,8 @@ def _library() -> ModuleType:
 
 def _no_key(text: str) -> RequestError:
     return RequestError(
-        f"`{text}` is not a minisign public key",
-        hint="use the second line of the .pub file (56 characters that start with RW), or the path of the file",
+        f"`{printable(text)}` is not a minisign public key",
+        hint=_KEY_HINT,
         code="bad-public-key",
     )
 

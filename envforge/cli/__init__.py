@@ -120,7 +120,21 @@ class StdoutError(Exception):
         self.is_pipe_closed = isinstance(cause, BrokenPipeError)
 
 
-class _Stdout(io.TextIOWrapper):
+# all but colors such as `ESC [ 1 m`: the last defense against names in documents that anyone may have written
+_CONTROLS = re.compile(r"(?!\x1b\[[0-9;]*m)[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def without_controls(text: str) -> str:
+    """Return a text for a terminal in which control characters, and those that reverse its direction, are escaped."""
+    return _CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
+
+
+class _Stream(io.TextIOWrapper):
+    def write(self, text: str, /) -> int:
+        return super().write(without_controls(text))
+
+
+class _Stdout(_Stream):
     def write(self, text: str, /) -> int:
         with _as_stdout_error():
             return super().write(text)
@@ -130,19 +144,23 @@ class _Stdout(io.TextIOWrapper):
             super().flush()
 
 
-def _prepare_streams() -> bool:
-    """Make failures of stdout recognizable, open streams that are closed, and return whether stdout was open.
-
-    Python sets a closed stream to None, and the next file that is opened gets its descriptor.
-    """
-    is_stdout_open = sys.stdout is not None
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+def _prepare_streams() -> None:
+    """Make failures of stdout recognizable, and replace closed streams, which Python sets to None."""
+    for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - open until the end
-    former: Any = sys.stdout
-    options = {name: getattr(former, name) for name in ("encoding", "errors", "line_buffering", "write_through")}
-    sys.stdout = _Stdout(former.detach(), newline=None if os.name == "nt" else "\n", **options)
-    return is_stdout_open
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - open until the end
+    stdout: Any = sys.stdout
+    stderr: Any = sys.stderr
+    # rich still writes to `sys.__stderr__`, because a progress bar moves the cursor
+    sys.stderr = _Stream(stderr.buffer, **_options_of(stderr))
+    options = _options_of(stdout)
+    sys.stdout = _Stdout(stdout.detach(), **options)
+
+
+def _options_of(stream: Any) -> dict[str, Any]:
+    """Return the arguments with which a stream writes as ``stream`` does."""
+    names = ("encoding", "errors", "line_buffering", "write_through")
+    return {name: getattr(stream, name) for name in names} | {"newline": None if os.name == "nt" else "\n"}
 
 
 def _discard_stdout() -> None:
@@ -175,14 +193,7 @@ def _as_stdout_error() -> Iterator[None]:
 def run_process() -> NoReturn:
     """Run the command line of this process, and exit."""
     gc.set_threshold(50_000)  # in a short run, frequent garbage collection costs a tenth of the time
-    if not _prepare_streams() and sys.argv[1:2] != [
-        "run"
-    ]:  # `envforge run` passes its streams to the command unchanged
-        error = OutsideError(
-            "stdout is closed", hint="to discard the output, redirect it to `/dev/null`", code="stdout"
-        )
-        _complain("envforge", error, as_json=False)
-        exit_process(error.exit_code)
+    _prepare_streams()
     code = main()
     try:
         sys.stdout.flush()

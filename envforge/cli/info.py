@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -144,6 +145,7 @@ _ALSO_READ = (
     "CUDA_VISIBLE_DEVICES", "CONDA_PREFIX", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "NETRC",
     "RATTLER_CACHE_DIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME",
 )  # fmt: skip
+_SECRET = re.compile("PASSW|TOKEN|SECRET|CREDENTIAL|AUTH")  # in the name of a variable
 _ADDRESSES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "UV_INDEX_URL", "UV_DEFAULT_INDEX", "PIP_INDEX_URL")
 
 
@@ -274,7 +276,7 @@ def _variables(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Return the variables that envforge and its tools read, with URLs without credentials."""
     addresses = {*_ADDRESSES, *(name.upper() for name in _ADDRESSES)}
     return tuple(
-        (name, hide_secrets(value) if name in addresses or "://" in value else value)
+        (name, "(hidden)" if _SECRET.search(name) else hide_secrets(value))
         for name, value in sorted(environment.items())
         if name.startswith(_READ) or name in _ALSO_READ or name in addresses
     )

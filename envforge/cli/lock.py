@@ -377,6 +377,8 @@ def pylock_words(report: PylockReport) -> str:
 
 def report_words(report: LockReport, *, dry_run: bool = False) -> str:
     """Return the text for a lockfile that was written, or, with ``dry_run``, would be."""
+    from envforge.base.urls import show_url
+
     if report.is_unchanged:
         return "\n".join([f"{report.lockfile} is up to date", *_date(report)])
     verb = "would be written" if dry_run else "written"
@@ -394,7 +396,7 @@ def report_words(report: LockReport, *, dry_run: bool = False) -> str:
         lines += [f"  {line}" for line in report.changes]
     if report.hashed:
         lines.append("downloaded to compute the SHA-256:")
-        lines += [f"  {url}" for url in report.hashed]
+        lines += [f"  {show_url(url)}" for url in report.hashed]
     return "\n".join(lines)
 
 

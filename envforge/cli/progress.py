@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from envforge.cli import without_controls
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
@@ -64,7 +66,7 @@ def _bars(*, shows_rate: bool) -> Bars:
     if shows_rate:
         columns[2:2] = [TextColumn("{task.fields[count]}")]
         columns[4:4] = [TransferSpeedColumn()]
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return Progress(*columns, console=Console(file=sys.__stderr__), transient=True)
 
 
 class _Terminal:
@@ -96,7 +98,7 @@ class _Terminal:
             self._task = None
 
     def note(self, text: str) -> None:
-        self._bars.console.print(text, markup=False, highlight=False)
+        self._bars.console.print(without_controls(text), markup=False, highlight=False)
 
 
 class _Lines:
@@ -199,7 +201,7 @@ def show_progress() -> Iterator[Callable[[Step], None]]:
 
         def draw(step: Step) -> None:
             if step.done_bytes is None:
-                bar.console.print(step.text, highlight=False, markup=False)
+                bar.console.print(without_controls(step.text), highlight=False, markup=False)
                 return
             if step.text not in tasks:
                 tasks[step.text] = bar.add_task(step.text, total=step.total_bytes)

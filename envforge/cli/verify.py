@@ -255,7 +255,7 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[str], None]]:
         from rich.console import Console
         from rich.text import Text
 
-        with Console(stderr=True).status("checking this machine") as status:
+        with Console(file=sys.__stderr__).status("checking this machine") as status:
             yield lambda text: status.update(Text(text))
     else:
         yield lambda text: click.echo(text, err=True)
@@ -266,6 +266,7 @@ def _observe(
 ) -> tuple[tuple[Check, ...], Record]:
     import datetime as dt
 
+    from envforge.base.process import adopt_orphans
     from envforge.cli.options import warn_of_incomplete_change
     from envforge.machine.world import World
     from envforge.verify.checks import choose
@@ -278,6 +279,7 @@ def _observe(
     situation, surroundings = find_situation(options.place(), asked, selection, means)
     if situation.lock is not None:
         warn_of_incomplete_change(situation.lock)
+    adopt_orphans()
     return selection.checks, observe(situation, surroundings, selection.checks)
 
 

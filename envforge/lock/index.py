@@ -29,7 +29,7 @@ from packaging.tags import Tag, compatible_tags, cpython_tags, mac_platforms
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from envforge.base.urls import without_user
+from envforge.base.urls import show_url, without_user
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.condalock import Solve, SolvedPackage, read_solve
 from envforge.lock.names import NameMapping, is_torch_family
@@ -232,18 +232,18 @@ class PlatformIndex:
             newer = len(fitting) - len(found)
             if newer:
                 wheels = "1 wheel" if newer == 1 else f"{newer} wheels"
-                self.newer[name] = f"`{page.url}` has {wheels} newer than {self.wanted.cutoff}"
+                self.newer[name] = f"`{show_url(page.url)}` has {wheels} newer than {self.wanted.cutoff}"
             for rank, offer in found:
                 if offer.version not in best or rank < best[offer.version][0]:
                     best[offer.version] = (rank, offer)
             if page.status != 200:
-                self.missing[name] = f"`{page.url}` returned HTTP {page.status}"
+                self.missing[name] = f"`{show_url(page.url)}` returned HTTP {page.status}"
                 self.unlisted.add(name)
             elif not page.files:
-                self.missing[name] = f"`{page.url}` lists no files"
+                self.missing[name] = f"`{show_url(page.url)}` lists no files"
             elif not fitting:
                 self.missing[name] = (
-                    f"`{page.url}` has no wheel for {self.target.platform} and Python {self.target.python}"
+                    f"`{show_url(page.url)}` has no wheel for {self.target.platform} and Python {self.target.python}"
                 )
             elif found and indexes is self.sources.other:  # never mix versions of several indexes
                 break
@@ -334,7 +334,7 @@ def _requirement(text: str, offer: Offer) -> Requirement:
         return Requirement(" ".join(text.split()))
     except InvalidRequirement as error:
         raise EnvforgeError(
-            f"the metadata of `{offer.file.url}` has an invalid requirement: `{text}`", code="bad-wheel"
+            f"the metadata of `{show_url(offer.file.url)}` has an invalid requirement: `{text}`", code="bad-wheel"
         ) from error
 
 

@@ -17,7 +17,9 @@ from typing import Annotated, Any, Literal
 from packaging.version import Version
 
 from envforge.base.documents import Document, Natural, NonEmpty, Printable, load_yaml, matching
+from envforge.base.files import regular
 from envforge.base.terms import ComputeCapability, WheelTag
+from envforge.base.urls import Url, show_url
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.project import LOCK_FILE, VARIANTS_DIRECTORY, environment_in, find_environment, lock_command
 
@@ -97,7 +99,7 @@ class Lockfile:
 def read_lockfile(path: Path) -> Lockfile:
     """Read a lockfile from disk; raise ``LockfileError`` if it is missing or invalid."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = regular(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise LockfileError(
@@ -247,6 +249,10 @@ def _package(document: Document, number: int, entry: _Package) -> LockedPackage:
     is_git = entry.url.startswith("git+")
     kind: type[_GitHashes | _Hashes] = _GitHashes if is_git else _Hashes
     digests = document.convert(entry.hash, kind, f"package[{number}].hash")
+    try:
+        Url.parse(entry.url)
+    except ValueError as error:
+        raise document.fault(f"package[{number}].url", f"a URL ({error})", show_url(entry.url)) from error
     return LockedPackage(
         name=entry.name,
         version=entry.version,

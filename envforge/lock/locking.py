@@ -21,9 +21,9 @@ import yaml
 from packaging.utils import canonicalize_name
 
 from envforge.base.documents import load_yaml
-from envforge.base.files import exclusive_lock, workshop, write_atomic
+from envforge.base.files import exclusive_lock, regular, workshop, write_atomic
 from envforge.base.suggest import nearest
-from envforge.base.urls import without_user
+from envforge.base.urls import show_url, without_user
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 from envforge.lock import condalock
 from envforge.lock import lockfile as document
@@ -189,8 +189,8 @@ def read_old(path: Path) -> Old | None:
     if not path.exists():
         return None
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
+        text = regular(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise OutsideError(f"cannot read `{path}`: {error}", code="lockfile-unreadable") from error
     return Old(text=text, lock=parse_lockfile(text, str(path)))
 
@@ -436,8 +436,8 @@ class Run:
         sha256 = self._sha256(offer)
         if before and before != sha256:
             raise EnvforgeError(
-                f"`{file.url}` has changed: expected SHA-256 `{before}` (`{self.request.lockfile}`), found `{sha256}` "
-                "(package index)",
+                f"`{show_url(file.url)}` has changed: expected SHA-256 `{before}` (`{self.request.lockfile}`), "
+                f"found `{sha256}` (package index)",
                 hint=self._trust_change(),
                 code="hash-changed",
             )

@@ -18,6 +18,8 @@ from urllib.parse import unquote
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
+from envforge.base.files import regular
+from envforge.base.urls import hide_secrets, show_url
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.lockfile import LockedPackage, Lockfile, LockfileError, Manager, parse_lockfile
 from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE
@@ -195,11 +197,12 @@ def _refuse(packages: Iterable[LockedPackage], *, allow_builds: bool) -> None:
 def _fault(package: LockedPackage, *, allow_builds: bool) -> str | None:
     name = Artifact(package=package, digest=Digest(algorithm="sha256", hex="")).file_name
     if package.url.startswith("git+"):
-        return f"it comes from a git repository, `{package.url}`, which has no checksum"
+        return f"it comes from a git repository, `{show_url(package.url)}`, which has no checksum"
     if package.sha256 is None and package.md5 is None:
         return "the lockfile has no checksum for it"
     if package.manager == "conda":
-        return None if name.endswith(_ARCHIVES) else f"expected a `.conda` or `.tar.bz2` file, found `{package.url}`"
+        found = show_url(package.url)
+        return None if name.endswith(_ARCHIVES) else f"expected a `.conda` or `.tar.bz2` file, found `{found}`"
     if name.endswith(_SOURCES):
         source = f"expected a wheel, found the source distribution `{name}`, which runs its own code when it is built"
         return None if allow_builds else source
@@ -260,7 +263,7 @@ _HASH = re.compile(r"(?:(?P<kind>sha256|md5)[:=])?(?P<hex>[0-9a-fA-F]+)")
 def read_any_lock(path: Path, platform: str) -> Lockfile:
     """Read a conda-lock.yml, a pylock.toml, or an explicit file, which is recognized by its line ``@EXPLICIT``."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = regular(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise LockfileError(
             f"cannot read the lockfile `{path}`: {getattr(error, 'strerror', None) or error}",
@@ -343,7 +346,7 @@ def _explicit_fault(where: str, number: int, wanted: str, found: str) -> Lockfil
     from envforge.base.git import restore_hints  # noqa: PLC0415 - only errors need it
 
     return LockfileError(
-        f"the explicit file `{where}` is invalid at line {number}: expected {wanted}, found `{found}`",
+        f"the explicit file `{where}` is invalid at line {number}: expected {wanted}, found `{hide_secrets(found)}`",
         hint=(
             *restore_hints(Path(where).parent, Path(where).name),
             Hint("to export the lockfile again", "envforge export explicit -o FILE"),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from envforge.base.documents import Document
-from envforge.base.files import sync_folder, write_synced
+from envforge.base.files import regular, sync_folder, write_synced
 from envforge.errors import EnvforgeError, Hint, OutsideError
 
 ENVIRONMENT_FILE = "environment.yml"
@@ -192,7 +192,7 @@ def recorded_sha256(files: Sequence[Path]) -> str:
 def read_text(path: Path, newline: str | None = "") -> str:
     """Read an environment file, by default with its line endings; raise ``EnvforgeError`` with what may be meant."""
     try:
-        with path.open(encoding="utf-8", newline=newline) as stream:
+        with regular(path).open(encoding="utf-8", newline=newline) as stream:
             return stream.read()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error

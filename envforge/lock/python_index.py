@@ -226,7 +226,7 @@ def _document_of_uv(path: Path) -> dict[str, Any]:
         return {}
     try:
         return toml.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, toml.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise _unreadable(path, error) from error
 
 

@@ -18,20 +18,21 @@ from envforge.machine.values import Gpu, MigDevice
 if TYPE_CHECKING:
     from xml.etree import ElementTree as ET
 
-_NUMBERS = re.compile(r"\d+(?:\.\d+)+")
-_KERNEL_MODULE = re.compile(r"Kernel Module(?:\s+for\s+\S+)?\s+(\d{3}\.\d+(?:\.\d+)*)")
-_LIBRARY = re.compile(r"lib(?:nvidia-ml|cuda)\.so\.(\d{3}\.\d+(?:\.\d+)*)$")
-_NVML = re.compile(r"(?:\d{1,2}\.)?(\d{3}\.\d+(?:\.\d+)*)")
-_MEMORY = re.compile(r"(\d+)\s*MiB")
+# numbers are limited, because Python rejects those of thousands of digits
+_NUMBERS = re.compile(r"\d{1,9}(?:\.\d{1,9})+")
+_KERNEL_MODULE = re.compile(r"Kernel Module(?:\s+for\s+\S+)?\s+(\d{3}\.\d{1,9}(?:\.\d{1,9})*)")
+_LIBRARY = re.compile(r"lib(?:nvidia-ml|cuda)\.so\.(\d{3}\.\d{1,9}(?:\.\d{1,9})*)$")
+_NVML = re.compile(r"(?:\d{1,2}\.)?(\d{3}\.\d{1,9}(?:\.\d{1,9})*)")
+_MEMORY = re.compile(r"\b(\d{1,12})\s*MiB", re.ASCII)
 # "KMD Version" and "CUDA UMD Version" replace the older labels from driver 610 on
 _HEADER = re.compile(
     r"NVIDIA-SMI\s+(?P<smi>\S+)\s+(?:Driver|KMD) Version:\s*(?P<driver>\S+)"
     r"(?:\s+CUDA (?:UMD )?Version:\s*(?P<cuda>\S+))?"
 )
 _HEADER_GPU = re.compile(
-    r"^\|\s{1,3}(?P<index>\d+)\s{2}(?P<name>\S.*?)\s+(?:On|Off|N/A|WDDM|TCC|MCDM)\s+\|\s*(?P<bus>\S+)"
+    r"^\|\s{1,3}(?P<index>\d{1,4})\s{2}(?P<name>\S.*?)\s+(?:On|Off|N/A|WDDM|TCC|MCDM)\s+\|\s*(?P<bus>\S+)"
 )
-_HEADER_MEMORY = re.compile(r"\|\s*\d+MiB\s*/\s*(?P<total>\d+)MiB\s*\|")
+_HEADER_MEMORY = re.compile(r"\|\s*\d+MiB\s*/\s*(?P<total>\d{1,12})MiB\s*\|")
 # control characters, and the marks that change the direction of text
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _FAILURES = (
@@ -173,7 +174,7 @@ def parse_compute_capabilities(text: str) -> dict[int, ComputeCapability]:
     found: dict[int, ComputeCapability] = {}
     for line in text.splitlines():
         index, _, capability = line.partition(",")
-        if index.strip().isdigit() and re.fullmatch(r"\d{1,2}\.\d", capability.strip()):
+        if re.fullmatch(r"\s*[0-9]{1,4}\s*", index) and re.fullmatch(r"\d{1,2}\.\d", capability.strip()):
             found[int(index)] = ComputeCapability.parse(capability)
     return found
 

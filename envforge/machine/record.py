@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.version import Version
 
 from envforge.base.envelope import Json, to_json
+from envforge.base.files import regular
 from envforge.base.terms import ComputeCapability
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.machine.nvidia_text import branch_cuda, named_capability
@@ -55,7 +56,7 @@ def machine_to_json(machine: Machine) -> dict[str, Json]:
 def read_machine(path: Path) -> Machine:
     """Read a record from a file: the record itself, or the output of ``envforge detect --json``."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = regular(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise MachineRecordError(
             f"cannot read the machine record `{path}`: {error}",

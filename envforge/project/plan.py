@@ -13,16 +13,18 @@ import keyword
 import re
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import PurePosixPath
 from typing import Any
 
 from envforge import __version__
+from envforge.base.confined import Confined
 from envforge.base.envelope import Json
 from envforge.base.jinja import TemplateError, render_template
-from envforge.base.staging import STAGING, PlannedFile
+from envforge.base.staging import PlannedFile, fault_of_name, is_windows_device
 from envforge.errors import RequestError, printable
 from envforge.lock.environment_spec import EnvironmentTexts
 from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
@@ -156,17 +158,27 @@ def _template_files(project: Project) -> list[PlannedFile]:
         "envforge_requirement": shlex.quote(requirement),
         "envforge_image": python_image(requirement),
     }
-    return [_planned(source, variables, project.package) for source in project_sources(template, project.groups)]
+    sources = project_sources(template, project.groups)
+    with closing(Confined()) as confined:
+        render = confined.render if template.is_foreign else render_template
+        return [_planned(source, variables, project.package, render) for source in sources]
 
 
-def _planned(found: Source, variables: dict[str, object], package: str) -> PlannedFile:
+def _planned(
+    found: Source,
+    variables: dict[str, object],
+    package: str,
+    render: Callable[[str, Mapping[str, object], str], str],
+) -> PlannedFile:
     source, path = found.root / found.path, found.path
     try:
         content = source.read_bytes()
         executable = bool(source.stat().st_mode & 0o100)
+        if path.name == _SUFFIX:
+            raise TemplateError(f"the template file `{source}` has no name before `{_SUFFIX}`", code="template-damaged")
         if path.name.endswith(_SUFFIX):
             path = path.with_name(path.name.removesuffix(_SUFFIX))
-            content = render_template(content.decode(), variables, str(source)).encode()
+            content = render(content.decode(), variables, str(source)).encode()
     except (OSError, UnicodeDecodeError) as error:
         raise TemplateError(f"cannot read the template file `{source}`: {error}", code="template-damaged") from error
     place = PurePosixPath(*(part.replace(_PACKAGE, package) for part in path.parts))
@@ -177,10 +189,6 @@ LONGEST = 64
 LONGEST_FOLDER = 200
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(?:[-_][A-Za-z0-9]+)*")
-# learn.microsoft.com, "Naming Files, Paths, and Namespaces": device names that no file may have, with any extension.
-_WINDOWS_DEVICES = frozenset(
-    {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
-)
 # imports that a project already has, in addition to the standard library (whose list leaves `test` out)
 _TAKEN = frozenset({
     *("PIL", "conda", "envforge", "matplotlib", "mpl_toolkits", "pip", "pytest", "site_packages", "sklearn", "src"),
@@ -196,7 +204,7 @@ def check_project_name(name: str, option: str) -> str:
         raise _refusal(
             option, name, "expected a letter, then ASCII letters and digits, with single `-` or `_` between them"
         )
-    if name.lower() in _WINDOWS_DEVICES:
+    if is_windows_device(name):
         raise _refusal(option, name, "Windows reserves this name for a device")
     return name
 
@@ -212,11 +220,6 @@ def check_folder_name(name: str, option: str) -> str:
     if is_windows_device(name):
         raise _bad_folder(option, name, "Windows reserves this name for a device")
     return name
-
-
-def is_windows_device(name: str) -> bool:
-    """Return whether Windows reserves a file name for a device, with any extension."""
-    return name.partition(".")[0].rstrip(" ").lower() in _WINDOWS_DEVICES
 
 
 def package_name(project: str, option: str, installed: Iterable[str]) -> str:
@@ -248,18 +251,12 @@ def _refusal(option: str, name: str, rule: str) -> RequestError:
     )
 
 
-_LONGEST_PART = 200
-# learn.microsoft.com, "Naming Files, Paths, and Namespaces": characters that no name may have
-_FORBIDDEN = frozenset('<>:"|?*\\')
-_OTHERS = (".git", ".hg", ".svn", ".envforge", ".conda", STAGING)  # git runs files there, or envforge owns it
-
-
 def _refuse_paths(files: Iterable[PlannedFile], template: Template) -> None:
     """Raise ``TemplateError`` if two files have one path, or a path is reserved by a file system or another tool."""
     seen = {name.lower() for name in NOT_HELD}
     for file in files:
         for part in file.path.parts:
-            fault = _fault(part)
+            fault = fault_of_name(part)
             if fault:
                 raise TemplateError(
                     f"the template `{template.name}` writes `{printable(str(file.path))}`, "
@@ -273,17 +270,3 @@ def _refuse_paths(files: Iterable[PlannedFile], template: Template) -> None:
                 code="template-damaged",
             )
         seen.add(key)
-
-
-def _fault(part: str) -> str:
-    if part in ("..", "."):
-        return "leads outside the project"
-    if part.lower() in _OTHERS:
-        return "is a directory of another tool"
-    if not part.isprintable() or _FORBIDDEN & set(part):
-        return "contains characters that some file systems reject"
-    if part != part.rstrip(" ."):
-        return "ends with a space or a dot, which Windows removes"
-    if is_windows_device(part):
-        return "is a device name on Windows"
-    return f"is longer than {_LONGEST_PART} bytes" if len(part.encode()) > _LONGEST_PART else ""

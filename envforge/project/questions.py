@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
+from envforge.base.confined import Confined
 from envforge.base.documents import Printable, matching
 from envforge.errors import Hint, RequestError, printable
 
@@ -52,7 +55,7 @@ class Question:
             raise ValueError(self.rule)
         if self.choices and answer not in self.choices:
             raise ValueError(self.rule)
-        if self.pattern and not re.fullmatch(self.pattern, str(answer)):
+        if self.pattern and not self._matches(self.pattern, str(answer)):
             raise ValueError(self.rule)
         return answer
 
@@ -64,6 +67,9 @@ class Question:
             return False
         return type(parsed) is type(value)
 
+    def _matches(self, pattern: str, text: str) -> bool:
+        return re.fullmatch(pattern, text) is not None
+
     def _convert(self, text: str) -> Answer:
         if self.type == "bool":
             if text.lower() not in (*_TRUE, *_FALSE):
@@ -74,6 +80,21 @@ class Question:
                 raise ValueError(self.rule)
             return int(text)
         return text
+
+
+@lru_cache(maxsize=1)
+def _confined() -> Confined:
+    confined = Confined()
+    atexit.register(confined.close)
+    return confined
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ForeignQuestion(Question):
+    """A question of a third-party template, whose pattern may never finish."""
+
+    def _matches(self, pattern: str, text: str) -> bool:
+        return _confined().matches(pattern, text)
 
 
 def shown(answer: Answer) -> str:

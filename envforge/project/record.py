@@ -17,7 +17,8 @@ from typing import Any, Literal
 from envforge.base import toml
 from envforge.base.documents import Document
 from envforge.base.envelope import Json, to_json
-from envforge.base.staging import PlannedFile
+from envforge.base.files import regular
+from envforge.base.staging import PlannedFile, fault_of_name
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.project import LOCK_FILE
 from envforge.project.questions import Answer
@@ -168,7 +169,7 @@ def read_project_file(folder: Path) -> ProjectRecord | None:
     """Read ``envforge.toml`` of a project; return ``None`` if the directory has none."""
     path = folder / PROJECT_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        text = regular(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
@@ -249,7 +250,7 @@ def read_baseline(folder: Path, record: ProjectRecord) -> dict[PurePosixPath, Pl
     """Read the files of a project's baseline by path; raise ``BaselineError`` if they aren't those of the record."""
     path = folder / BASELINE
     try:
-        text = path.read_text(encoding="utf-8")
+        text = regular(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise BaselineError(
             f"`{path}` does not exist; without it, your changes can't be told from the template's",
@@ -265,6 +266,11 @@ def read_baseline(folder: Path, record: ProjectRecord) -> dict[PurePosixPath, Pl
         hints=lambda: _restore(folder),
     )
     held = document.read_json(text, dict[str, _HeldFile])
+    for name in held:
+        # `update` removes a file that the template no longer has, so a path must be one that `new` would write
+        place = PurePosixPath(name)
+        if place.is_absolute() or not place.parts or any(map(fault_of_name, place.parts)) or str(place) != name:
+            raise document.fault("", "paths that `envforge new` would write", name)
     found = {PurePosixPath(name): _file(document, name, each) for name, each in held.items()}
     _compare(found, record, path)
     return found

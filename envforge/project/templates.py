@@ -10,11 +10,22 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from envforge.base.documents import Document, NonEmpty, Printable, matching
+from envforge.base.confined import LIMITS
+from envforge.base.documents import Document, NonEmpty, Printable, check_yaml_depth, matching
+from envforge.base.files import regular
 from envforge.base.jinja import TemplateError
 from envforge.errors import Hint, RequestError, printable
 from envforge.lock.environment_spec import TORCH_FAMILY, Needs, split_conda_spec
-from envforge.project.questions import Answer, Group, GroupName, Question, When, answers_of, choose_groups
+from envforge.project.questions import (
+    Answer,
+    ForeignQuestion,
+    Group,
+    GroupName,
+    Question,
+    When,
+    answers_of,
+    choose_groups,
+)
 
 MANIFEST = "template.yml"
 COMMON = "common"
@@ -59,6 +70,7 @@ class _Manifest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _ForeignManifest(_Manifest):
+    questions: tuple[ForeignQuestion, ...] = ()
     hooks: tuple[Annotated[tuple[NonEmpty, ...], msgspec.Meta(min_length=1)], ...] = ()
 
 
@@ -75,7 +87,7 @@ class Template:
     below them.
 
     ``needs`` are the requirements of every project; ``needs_with`` adds those of its groups. ``hooks`` are commands
-    that its author wants to run in a new project.
+    that its author wants to run in a new project. ``is_foreign``: its author is a third party, who may be hostile.
     """
 
     name: str
@@ -89,6 +101,7 @@ class Template:
     needs: Needs
     groups: tuple[Group, ...] = ()
     hooks: tuple[tuple[str, ...], ...] = ()
+    is_foreign: bool = False
 
     def needs_with(self, groups: Collection[str]) -> Needs:
         """Return what a project with these groups needs."""
@@ -144,7 +157,7 @@ def load_foreign(root: Path, common_root: Path) -> Template:
         raise document.fault("", f"at most {_LONGEST_MANIFEST:,} characters", f"{len(text):,}")
     _refuse_tricks(text, document)
     manifest = document.read_yaml(text, _ForeignManifest)
-    return replace(_template(document, manifest, root, common_root), hooks=manifest.hooks)
+    return replace(_template(document, manifest, root, common_root), hooks=manifest.hooks, is_foreign=True)
 
 
 def read_common_groups(common: Path) -> tuple[Group, ...]:
@@ -167,7 +180,7 @@ def _document(path: Path) -> Document:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return regular(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TemplateError(f"cannot read the template `{path}`: {error}", code="template-damaged") from error
 
@@ -235,7 +248,11 @@ def _check_questions(document: Document, questions: tuple[Question, ...]) -> Non
             expected = "choices for the type `choice`, and only for it"
             raise document.fault(f"{path}.choices", expected, question.type)
         _check_pattern(document, f"{path}.pattern", question.pattern)
-        if not question.accepts(question.default):
+        try:
+            is_answer = question.accepts(question.default)
+        except TemplateError as error:
+            raise document.fault(f"{path}.pattern", f"a pattern that needs {LIMITS}", question.pattern) from error
+        if not is_answer:
             raise document.fault(f"{path}.default", question.rule, question.default)
         _check_when(document, path, question.when, before)
 
@@ -243,7 +260,7 @@ def _check_questions(document: Document, questions: tuple[Question, ...]) -> Non
 def _check_pattern(document: Document, path: str, pattern: str | None) -> None:
     try:
         re.compile(pattern or "")
-    except re.error as error:
+    except (re.error, ValueError, OverflowError, RecursionError) as error:
         raise document.fault(path, f"a regular expression ({error})", pattern) from error
 
 
@@ -289,8 +306,9 @@ def _refuse_tricks(text: str, document: Document) -> None:
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
+        check_yaml_depth(text)
         top = yaml.compose(text, Loader=loader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise document.fault("", "YAML", " ".join(str(error).split())) from error
     seen: set[int] = set()
     for node in _nodes(top):

@@ -222,7 +222,7 @@ def _yaml(content: bytes) -> object:
 
     try:
         return list(yaml.compose_all(content.decode(), Loader=yaml.SafeLoader))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(str(error)) from error
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from envforge.base.envelope import Json
 from envforge.base.staging import Interrupts, PlannedFile, Swap, TargetError, disk_errors, perform, staging
-from envforge.errors import RequestError
+from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.environment_spec import EnvironmentTexts, render_texts
 from envforge.lock.lockfile import list_variants
 from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, VARIANTS_DIRECTORY, VIRTUAL_PACKAGES_FILE
@@ -175,8 +175,10 @@ class Locks:
 
 def plan_update(folder: Path, record: ProjectRecord, opened: Opened, wishes: UpdateRequest) -> Update:
     """Render the project again and compare; raise ``EnvforgeError`` if the baseline or an answer is invalid."""
-    base = read_baseline(folder, record)
     template = opened.template
+    if not opened.is_foreign:
+        _refuse_other_layout(folder, record, template)
+    base = read_baseline(folder, record)
     answers, notes = carried_answers(template, record, wishes.variables)
     groups = _carried_groups(template, record, dict(answers), wishes)
     selections = record.selections if wishes.selections is None else wishes.selections
@@ -201,6 +203,25 @@ def plan_update(folder: Path, record: ProjectRecord, opened: Opened, wishes: Upd
         rendered=rendered,
         changes=plan_changes(base, new, folder, wishes.on_conflict),
         notes=notes,
+    )
+
+
+_LAYOUT = 3  # the version in which the built-in templates got two layers, whose files can't be merged with older ones
+
+
+def _refuse_other_layout(folder: Path, record: ProjectRecord, template: Template) -> None:
+    """Raise if the project has the files of an older layout."""
+    versions = (record.template_version, template.version)
+    if not all(version.isdecimal() for version in versions) or not int(versions[0]) < _LAYOUT <= int(versions[1]):
+        return
+    raise EnvforgeError(
+        f"`{folder}` was created from version {versions[0]} of the template `{template.name}`; since {_LAYOUT}, a "
+        f"project has few files of its own and `{record.package}/engine/`, so files can't be merged; nothing changed",
+        hint=(
+            Hint("to create a new project in another directory", f"envforge new {template.name} DIR"),
+            Hint("carry your changes of config.py, data.py, and model.py over, and loss and evaluation to task.py"),
+        ),
+        code="other-layout",
     )
 
 

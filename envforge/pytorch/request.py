@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from packaging.version import InvalidVersion, Version
 
 from envforge.base.terms import WheelTag
-from envforge.base.urls import Url, show_url
+from envforge.base.urls import Url, has_secrets, show_url
 from envforge.errors import Hint, RequestError
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.selection import PYTORCH_INDEX, Preference, Request
@@ -116,7 +116,7 @@ def _index(url: str) -> str:
     if not _is_url(trimmed):
         problem = "is not the URL of a wheel index"
         hint = "to use a mirror, pass its URL, such as `--torch-index https://mirror.example/pytorch/whl`"
-    elif "@" in trimmed.split("/", 3)[2]:
+    elif has_secrets(trimmed) or "@" in trimmed.split("/", 3)[2]:
         problem = "contains credentials, which a lockfile would record"
         hint = "to provide credentials for the host, add them to ~/.netrc, and omit them from `--torch-index`"
     elif re.fullmatch(r"cpu|cu\d+", last):

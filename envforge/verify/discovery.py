@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from envforge import __version__
+from envforge.base.files import regular
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.lockfile import Lockfile, LockfileError, list_variants, repair_hints
 from envforge.lock.needs import choose_variant, requirements_of
@@ -174,7 +175,7 @@ def _require_platform(locked: Lockfile, lock: Path, shown: str, platform: str) -
 
 def _read_bytes(lock: Path) -> bytes:
     try:
-        return lock.read_bytes()
+        return regular(lock).read_bytes()
     except OSError as error:
         raise LockfileError(
             f"failed to read the lockfile `{lock}`: {error.strerror or error}",

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 from envforge.base.documents import Document
 from envforge.base.envelope import Json, to_json
+from envforge.base.files import regular
 from envforge.base.redact import Identity, change_texts, redactor
 from envforge.errors import EnvforgeError
 from envforge.machine.record import MachineRecordError, machine_from_json, machine_to_json
@@ -147,7 +148,7 @@ def _with_machine(value: dict[str, Any], where: str) -> dict[str, Any]:
 def read_record_file(path: Path) -> Record:
     """Read a record from a file; raise ``RecordError`` if it can't be read."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = regular(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(
             f"failed to read the record `{path}`: {getattr(error, 'strerror', None) or error}",

@@ -148,3 +148,14 @@ JSON = st.recursive(
 def test_any_value_converts_or_raises_the_error_of_the_document(value: Any) -> None:
     with contextlib.suppress(EnvforgeError):
         CLOSED.read_json(json.dumps(value), Index)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "- " * 5_000, "? " * 5_000, "{a: " * 5_000, "[" * 5_000 + "]" * 5_000])
+def test_deep_yaml_is_rejected_before_libyaml_composes_it(text: str) -> None:
+    for content in (text, text.encode(), text.encode("utf-16")):
+        with pytest.raises(ValueError, match=r"levels|nesting|flow|block|expected"):
+            load_yaml(content)
+
+
+def test_wide_yaml_is_read() -> None:
+    assert load_yaml("[" + "[1], " * 1000 + "]") == [[1]] * 1000

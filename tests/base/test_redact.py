@@ -91,3 +91,16 @@ def test_any_string_can_be_redacted(text: str) -> None:
 )
 def test_quoted_paths_keep_the_home_directory(path: str, shown: str) -> None:
     assert quoted(path) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/scratch/lovelace-runs/lib:/x/lovelace_2", "/scratch/USER-runs/lib:/x/USER_2"),
+        ("/scratch/lovelaces/lib", "/scratch/lovelaces/lib"),
+        ("/data/home/.cache/x", "~/x"),
+        ("/data/home/lovelace/.cache/x", "~/.cache/x"),
+    ],
+)
+def test_name_of_user_is_redacted_in_any_path(text: str, shown: str) -> None:
+    assert redactor(Identity(user="lovelace", hosts=(), home="/data/home/lovelace"))(text) == shown

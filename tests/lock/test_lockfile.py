@@ -52,3 +52,11 @@ def test_a_damaged_lockfile_names_file_and_place(old: str, new: str, fault: str)
 def test_an_empty_file_is_not_a_lockfile() -> None:
     with pytest.raises(EnvforgeError, match=r"`my\.yml` is not a lockfile"):
         parse_lockfile("", "my.yml")
+
+
+@pytest.mark.parametrize("url", ["http://[::1/src-1.0-0.conda", "http://user:S3CRETp4ss@host:port/x.conda", "x.conda"])
+def test_invalid_url_is_an_error_before_any_download(url: str) -> None:
+    expected = r"`conda-lock\.yml` is invalid at `package\[0\]\.url`: expected a URL"
+    with pytest.raises(EnvforgeError, match=expected) as caught:
+        parse_lockfile(LOCK.replace("https://example.org/a.conda", f'"{url}"'), "conda-lock.yml")
+    assert "S3CRETp4ss" not in caught.value.message

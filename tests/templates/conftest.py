@@ -15,7 +15,7 @@ from tests.project import builds
 PACKAGE = "digits"
 
 
-def write_project(folder: Path, template: str = "image-classification") -> Path:
+def write_project(folder: Path, template: str = "image-classification", groups: tuple[str, ...] = ()) -> Path:
     """Render a template into ``folder`` for a CPU build of torch."""
     project = Project(
         template=load_template(templates_root(), template),
@@ -24,6 +24,7 @@ def write_project(folder: Path, template: str = "image-classification") -> Path:
         answers=(),
         selections=(builds.CPU_LINUX,),
         texts=EnvironmentTexts(environment="", virtual_packages=""),
+        groups=groups,
     )
     for file in plan_project(project, None):
         path = folder / file.path
@@ -36,4 +37,4 @@ def write_project(folder: Path, template: str = "image-classification") -> Path:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch")
     pytest.importorskip("sklearn")
-    return write_project(tmp_path_factory.mktemp("project"))
+    return write_project(tmp_path_factory.mktemp("project"), groups=("benchmark", "engine-tests"))

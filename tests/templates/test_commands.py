@@ -36,7 +36,8 @@ FOREIGN = {
     *("--show-toplevel", "--always", "--abbrev", "--dirty", "--exclude"),
     *("--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint"),
     *("--ipc", "--gpus", "--num-nodes", "--with", "--pip", "--prefix", "--file", "--variant"),
-    "--fsdp",  # in common modules, but only language-model has it
+    # in common modules, but only some templates have them
+    *("--max-corrupt", "--val-fraction"),
 }
 
 PARSE = """
@@ -53,13 +54,13 @@ def parse_args(parser, arguments=None, namespace=None):
 package, cases = json.load(sys.stdin)
 original, known, faults = argparse.ArgumentParser.parse_args, set(), []
 argparse.ArgumentParser.parse_args = parse_args
-for name in ("train", "smoke", "benchmark", "sample"):
+for name in ("train", "smoke", "benchmark", "predict", "export"):
     try:
         module = importlib.import_module(f"{package}.{name}")
     except ModuleNotFoundError:
         continue
     try:
-        module.main([])
+        module.main({"predict": ["RUN", "FILE"], "export": ["RUN"]}.get(name, []))
     except Parsed:
         pass
 for place, name, arguments in cases:
@@ -73,7 +74,7 @@ for place, name, arguments in cases:
     except ModuleNotFoundError as error:
         faults.append(f"{place}: {error}")
 
-options, config = (importlib.import_module(f"{package}.{name}") for name in ("options", "config"))
+options, config = (importlib.import_module(f"{package}.{name}") for name in ("engine.options", "config"))
 parser = argparse.ArgumentParser()
 options.add_options(parser, config.Config)
 for field in dataclasses.fields(config.Config):
@@ -129,7 +130,7 @@ def texts_in(value: ast.expr | None) -> Iterator[str]:
 def _part(part: ast.expr) -> str:
     if isinstance(part, ast.Constant):
         return str(part.value)
-    is_package = isinstance(part, ast.FormattedValue) and getattr(part.value, "id", "") == "__package__"
+    is_package = isinstance(part, ast.FormattedValue) and getattr(part.value, "id", "") in ("__package__", "PACKAGE")
     return PACKAGE if is_package else "1"
 
 
@@ -209,7 +210,7 @@ def cases_of(template: str) -> tuple[list[tuple[str, str, list[str]]], list[str]
     for path, text in files_of(template).items():
         found = [(path, line) for line in lines_of(path, text)]
         if path.startswith(f"{PACKAGE}/"):
-            module = Path(path).stem if Path(path).stem in ("sample", "benchmark", "smoke") else "train"
+            module = Path(path).stem if Path(path).stem in ("predict", "export", "benchmark", "smoke") else "train"
             for place, kind, hint in hints(path, text):
                 if kind == "command":
                     found.append((place, hint))
@@ -295,6 +296,6 @@ def test_a_command_that_would_not_run_is_a_fault(line: str, fault: str) -> None:
 
 def test_arguments_that_a_module_rejects_are_faults(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    wrong = [["--lr", "1"], ["--flip", "False"], ["--processes", "2"], ["--precision", "bf61"]]
+    wrong = [["--lr", "fast"], ["--flip", "False"], ["--processes", "2"], ["--precision", "bf61"]]
     answer = parse("image-classification", tmp_path, [("hint", "train", arguments) for arguments in wrong])
     assert len(answer["faults"]) == len(wrong)

@@ -8,201 +8,352 @@ import pytest
 
 from tests.templates.faults import Fault, Job, Outcome, copy, job, run_jobs
 
-AMP, CHECKPOINT, ORDER, DEVICE, METRICS, LOOP, MEMORY, RANKS, TRAIN, DATA, SMOKE = (
-    f"tests/test_{name}.py"
-    for name in (
-        *("amp", "checkpoint", "order", "device", "metrics", "loop", "memory", "distributed"),
-        *("train", "data", "smoke"),
-    )
+AMP, CHECKPOINT, LOADER, DEVICE, LOG, LOOP, RANKS = (
+    f"tests/engine/test_{name}.py" for name in ("amp", "checkpoint", "loader", "device", "log", "run", "distributed")
 )
-SHARES = f"{RANKS}::test_ranks_have_consecutive_parts_of_what_one_rank_would_have"
+TRAIN, DATA, PREDICT, MODEL, BENCHMARK, SMOKE = (
+    f"tests/test_{name}.py" for name in ("train", "data", "predict", "model", "benchmark", "smoke")
+)
+SHARES = f"{LOADER}::test_ranks_have_consecutive_parts_of_what_one_rank_would_have"
+ANYWHERE = f"{LOADER}::test_a_plain_dataset_resumes_to_the_same_bits_in_any_process"
+REST = f"{LOADER}::test_the_rest_of_an_epoch_is_the_same_after_a_restart_also_in_other_batches"
 TWO_RANKS = f"{RANKS}::test_two_ranks_learn_what_one_learns_with_the_double_batch"
 TOGETHER = f"{RANKS}::test_a_signal_to_one_rank_stops_both_and_they_resume_to_the_same_bits"
 AVERAGES = f"{LOOP}::test_averages_and_best_value_come_back_after_a_stop"
 EVALUATED = f"{LOOP}::test_evaluation_sees_the_averages_and_training_goes_on_with_the_weights"
-NO_TRACE = f"{MEMORY}::test_the_search_leaves_no_trace_in_what_is_learnt"
+FOLLOW = f"{LOG}::test_averages_follow_by_their_decay_and_a_skipped_step_counts_for_nothing"
 COMPILED = f"{LOOP}::test_a_compiled_model_learns_the_same_with_the_backward_pass_outside_autocast"
-ADVICE = f"{MEMORY}::test_out_of_memory_is_an_error_with_advice"
-FITTING = f"{MEMORY}::test_the_batch_that_fits_makes_the_same_updates"
-KEPT = f"{MEMORY}::test_a_resumed_run_keeps_the_batch_that_was_found"
 BEST = f"{LOOP}::test_the_best_checkpoint_is_kept_besides_the_last_ones"
-RESUME = f"{TRAIN}::test_a_run_that_was_stopped_resumes_to_the_same_bits"
-SOUND = (AMP, CHECKPOINT, ORDER, DEVICE, METRICS, LOOP, MEMORY, RANKS, TRAIN, DATA)
+RESUME = f"{TRAIN}::test_a_stopped_run_resumes_to_the_same_bits"
+HEAD = f"{LOG}::test_the_head_is_the_last_part_and_the_rest_can_be_frozen_or_slower"
+FREEZE = f"{TRAIN}::test_weights_start_another_run_and_parts_can_be_frozen"
+REFUSED = f"{LOOP}::test_a_run_is_not_overwritten_and_other_data_are_refused"
+SOUND = (AMP, CHECKPOINT, LOADER, DEVICE, LOG, LOOP, RANKS, TRAIN, DATA, PREDICT, BENCHMARK)
 
 GUARD = "        if self._scaler is not None:\n"
+SPOIL = "            self._spoil_gradient_if_bad(mean_loss)\n"
 UNSCALE = "            self._scaler.unscale_(self.optimizer)\n"
-CLIP = "        norm = parallel.whole(nn.utils.clip_grad_norm_(self._parameters, self._clip_norm))\n"
-BAD = "        verdict = mean_loss + norm\n        bad = verdict - verdict != 0  # finite: 0; else: NaN. Three small kernels, not isfinite's ten\n"
+CLIP = "        norm = distributed.whole(nn.utils.clip_grad_norm_(self._parameters, self._clip_grad))\n"
+BAD = (
+    "        verdict = mean_loss + norm\n"
+    "        bad = verdict - verdict != 0  # finite: 0; else: NaN. Three small kernels, not isfinite's ten\n"
+)
 STEP = "        self._step_unless(bad)\n"
 ZERO = "        self.optimizer.zero_grad(set_to_none=True)\n"
 SCALED = "                self._scaled(loss).backward()\n"
-WEIGHT = "* (len(batch[0]) * distributed.ranks() / total)"
+WEIGHT = "* (weight * distributed.ranks() / total)"
 
 
 FAULTS = (
-    Fault("unscale dropped", "amp", UNSCALE, "            pass\n", AMP),
-    Fault("clipping dropped", "amp", "self._clip_norm))", "1e9))", AMP),
-    Fault("clip before unscale", "amp", GUARD + UNSCALE + CLIP, CLIP + GUARD + UNSCALE, AMP),
-    Fault("clip after step", "amp", CLIP + BAD + STEP, BAD.replace(" + norm", "") + STEP + CLIP, AMP),
-    Fault("step doubled", "amp", STEP, STEP + "        self.optimizer.step()\n", AMP),
-    Fault("forward outside autocast", "amp", "with self.autocast():", "if True:", AMP),
-    Fault("backward inside autocast", "amp", SCALED, "                with self.autocast():\n    " + SCALED, AMP),
-    Fault("gradients never cleared", "amp", ZERO, "", AMP),
-    Fault("gradients cleared before the step", "amp", STEP, ZERO + STEP, AMP),
-    Fault("loss not scaled", "amp", "self._scaled(loss).backward()", "loss.backward()", AMP),
-    Fault("scaler never updated", "amp", "            self._scaler.update()\n", "", AMP),
-    Fault("scaler for bf16", "amp", "if precision.scaled:", "if precision.dtype is not None:", AMP),
-    Fault("micro-batches weigh alike", "amp", WEIGHT, "/ len(batches)", AMP),
-    Fault("micro-batches summed", "amp", WEIGHT, "* 1.0", AMP),
-    Fault("gradients not judged", "amp", "verdict = mean_loss + norm", "verdict = mean_loss", AMP),
-    Fault("bad updates applied", "amp", BAD, BAD + "        bad = torch.zeros_like(bad)\n", AMP),
-    Fault("loss not guarded by a skip", "amp", "self.skipped += 1\n", "pass\n", AMP),
-    Fault("statistics not put back", "amp", "        self._statistics.put_back_if(bad)\n", "", AMP),
-    Fault("no end to skipping", "amp", "self.skipped_in_row >= self.max_skips", "False", AMP),
-    Fault("no alarm for the scale", "amp", "if scale < 1.0:", "if False:", AMP),
-    Fault("scaler not restored", "amp", 'self._scaler.load_state_dict(state["scaler"])', "pass", RESUME),
-    Fault("updates not restored", "amp", 'self.started = state["started"]', "self.started = 0", RESUME),
-    Fault("bf16 on a T4", "device", "        if ability.bf16:\n", "        if ability.capability >= (7, 0):\n", DEVICE),
-    Fault("torch generator not restored", "checkpoint", 'torch.set_rng_state(state["torch"])', "pass", CHECKPOINT),
-    Fault("python generator not restored", "checkpoint", "    random.setstate(", "    print(", CHECKPOINT),
-    Fault("numpy generator not restored", "checkpoint", "    numpy.random.set_state(", "    print(", CHECKPOINT),
+    Fault("unscale dropped", "engine/amp", UNSCALE, "", AMP),
+    Fault("clipping dropped", "engine/amp", "self._clip_grad))", "1e9))", AMP),
+    Fault("clip before unscale", "engine/amp", GUARD + SPOIL + UNSCALE + CLIP, CLIP + GUARD + SPOIL + UNSCALE, AMP),
+    Fault("clip after step", "engine/amp", CLIP + BAD + STEP, BAD.replace(" + norm", "") + STEP + CLIP, AMP),
+    Fault("step doubled", "engine/amp", STEP, STEP + "        self.optimizer.step()\n", AMP),
+    Fault("forward outside autocast", "engine/amp", "with self.autocast():", "if True:", AMP),
+    Fault(
+        "backward inside autocast", "engine/amp", SCALED, "                with self.autocast():\n    " + SCALED, AMP
+    ),
+    Fault("gradients never cleared", "engine/amp", ZERO, "", AMP),
+    Fault("gradients cleared before the step", "engine/amp", STEP, ZERO + STEP, AMP),
+    Fault("loss not scaled", "engine/amp", "self._scaled(loss).backward()", "loss.backward()", AMP),
+    Fault("scaler never updated", "engine/amp", "            self._scaler.update()\n", "", AMP),
+    Fault("scaler for bf16", "engine/amp", "if precision.scaled:", "if precision.dtype is not None:", AMP),
+    Fault("infinite loss not seen by the scaler", "engine/amp", SPOIL, "", AMP),
+    Fault("micro-batches weigh alike", "engine/amp", WEIGHT, "/ len(batches)", AMP),
+    Fault("micro-batches weigh by samples", "engine/amp", "[weight_of(batch) for", "[len(batch[0]) for", AMP),
+    Fault("a step of nothing is NaN", "engine/amp", "total.clamp(min=1e-8)", "total", AMP),
+    Fault("gradients not judged", "engine/amp", "verdict = mean_loss + norm", "verdict = mean_loss", AMP),
+    Fault("bad steps applied", "engine/amp", BAD, BAD + "        bad = torch.zeros_like(bad)\n", AMP),
+    Fault("loss not guarded by a skip", "engine/amp", "self.skipped += 1\n", "pass\n", AMP),
+    Fault("statistics not put back", "engine/amp", "        self._statistics.put_back_if(bad)\n", "", AMP),
+    Fault("no end to skipping", "engine/amp", "self.skipped_in_row >= self.max_skips", "False", AMP),
+    Fault("no alarm for the scale", "engine/amp", "if scale < 1.0:", "if False:", AMP),
+    Fault("model in half precision", "engine/amp", "self.model = model\n", "self.model = model.half()\n", AMP),
+    Fault("scaler not restored", "engine/amp", 'self._scaler.load_state_dict(state["scaler"])', "pass", RESUME),
+    Fault("steps not restored", "engine/amp", 'self.started = state["started"]', "self.started = 0", RESUME),
+    Fault(
+        "bf16 on a T4",
+        "engine/device",
+        "        if ability.bf16:\n",
+        "        if ability.capability >= (7, 0):\n",
+        DEVICE,
+    ),
+    Fault(
+        "fp32 computes in tf32",
+        "engine/device",
+        'precision.name != "fp32" or config.precision == "auto"',
+        "True",
+        DEVICE,
+    ),
+    Fault("cudnn still tries kernels", "engine/compat", "    torch.backends.cudnn.benchmark = False\n", "", DEVICE),
+    Fault("cudnn keeps its tf32", "engine/compat", "    torch.backends.cudnn.allow_tf32 = enabled\n", "", DEVICE),
+    Fault(
+        "deterministic ignored",
+        "engine/device",
+        "if config.deterministic:\n        compat",
+        "if 0:\n        compat",
+        DEVICE,
+    ),
+    Fault("fp8 on an A100", "engine/device", "ability.capability < (8, 9)", "ability.capability < (8, 0)", DEVICE),
+    Fault(
+        "anomalies not looked for",
+        "engine/device",
+        "anomaly(config.detect_anomaly)",
+        "anomaly(False)",
+        f"{LOOP}::test_anomaly_detection_names_the_operation",
+    ),
+    Fault(
+        "torch generator not restored", "engine/checkpoint", 'torch.set_rng_state(state["torch"])', "pass", CHECKPOINT
+    ),
+    Fault("python generator not restored", "engine/checkpoint", "    random.setstate(", "    print(", CHECKPOINT),
+    Fault("numpy generator not restored", "engine/checkpoint", "    numpy.random.set_state(", "    print(", CHECKPOINT),
     Fault(
         "checkpoint written in place",
-        "checkpoint",
-        'path.with_name(f".{path.name}.{os.getpid()}.tmp")',
-        "path",
+        "engine/checkpoint",
+        '    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")\n    try',
+        "    aside = path\n    try",
         CHECKPOINT,
     ),
-    Fault("checksum not compared", "checkpoint", "if actual != wanted:", "if False:", CHECKPOINT),
-    Fault("old checkpoints kept", "checkpoint", "[: -self.keep]", "[:0]", CHECKPOINT),
-    Fault(
-        "generators not restored on resume",
-        "training",
-        'set_random_state(state["random"][distributed.rank()])',
-        "pass",
-        RESUME,
-    ),
-    Fault("optimizer not restored", "training", 'self.optimizer.load_state_dict(state["optimizer"])', "pass", RESUME),
-    Fault(
-        "position one off after accumulation",
-        "training",
-        "self.order.position += len(group)",
-        "self.order.position += 1",
-        RESUME,
-    ),
-    Fault("accumulation off by one", "training", "== self.config.accumulate:", "> self.config.accumulate:", TRAIN),
-    Fault("last group dropped", "training", "        if group:\n            yield group\n", "", TRAIN),
-    Fault(
-        "schedule moves on a skipped update",
-        "training",
-        "learning_rate(self.amp.applied,",
-        "learning_rate(self.amp.started,",
-        TRAIN,
-    ),
-    Fault("skipped updates in the mean loss", "metrics", "losses[torch.isfinite(losses)]", "losses", METRICS),
-    Fault("mean loss not restored", "training", 'self.mean_loss.load_state(state["mean_loss"])', "pass", RESUME),
-    Fault("lines repeated after resuming", "metrics", "<= resumed_at]", "<= 10**9]", METRICS),
-    Fault(
-        "loader without its own generator",
-        "order",
-        "        generator=torch.Generator().manual_seed(order.seed),\n",
-        "",
-        ORDER,
-    ),
-    Fault("every epoch in the same order", "order", "1_000_003 + self.epoch", "1_000_003", ORDER),
-    Fault("position ignored", "order", "range(self.position,", "range(0,", ORDER),
-    Fault("control sees true labels", "data", "if config.shuffle_labels:", "if False:", SMOKE),
-    Fault("validation images in training", "split", "sorted(order[held_back:])", "sorted(order)", DATA),
-    Fault("any number of corrupt images", "images", "if self._count > self._limit:", "if False:", DATA),
-    Fault(
-        "corrupt images not named", "images", '        print(f"skipped: {error.args[0]}", file=sys.stderr)\n', "", DATA
-    ),
-    Fault("constant loss", "train", "return functional.cross_entropy(", "return 0 * functional.cross_entropy(", SMOKE),
-    Fault(
-        "nothing in low precision", "amp", "self._device.type, self.precision.dtype)", "self._device.type, None)", SMOKE
-    ),
-    Fault("model in half precision", "amp", "self.model = model\n", "self.model = model.half()\n", AMP),
-    Fault("fp32 computes in tf32", "start", 'precision.name != "fp32" or config.precision == "auto"', "True", DEVICE),
-    Fault("cudnn still tries kernels", "compat", "    torch.backends.cudnn.benchmark = False\n", "", DEVICE),
-    Fault("cudnn keeps its tf32", "compat", "    torch.backends.cudnn.allow_tf32 = enabled\n", "", DEVICE),
-    Fault(
-        "deterministic ignored", "start", "if config.deterministic:\n        compat", "if 0:\n        compat", DEVICE
-    ),
-    Fault("fp8 on an A100", "device", "ability.capability < (8, 9)", "ability.capability < (8, 0)", DEVICE),
-    Fault("fp8 for small layers", "fp8", "min(sides) >= SMALLEST and", "", DEVICE),
-    Fault("ranks without shares", "order", "[start + first : start + end]", "[start : start + samples]", SHARES),
-    Fault("a rank without a sample", "order", "(rest >= self.ranks)", "(rest > 0)", SHARES),
-    Fault(
-        "gradients travel with each micro-batch", "parallel", "model.no_sync()", "contextlib.nullcontext()", TWO_RANKS
-    ),
-    Fault("ranks weigh alike", "training", "            samples=samples,\n", "", TWO_RANKS),
-    Fault("loss of one rank for all", "amp", "        distributed.average(mean_loss)\n", "", TWO_RANKS),
-    Fault("each rank evaluates all", "distributed", "range(rank(), size, ranks())", "range(size)", TWO_RANKS),
-    Fault("generators of the first rank for all", "training", "[distributed.rank()])", "[0])", TOGETHER),
-    Fault("a signal to one rank is not heard", "distributed", "dist.ReduceOp.MAX", "dist.ReduceOp.MIN", TOGETHER),
-    Fault("averages not saved", "training", "self.ema.state() if", "Ema(self.model, 0.5).state() if", EVALUATED),
-    Fault("averages not restored", "training", 'self.ema.load_state(state["ema"])', "pass", AVERAGES),
-    Fault("best value not restored", "training", 'self.best = state["best"]', "pass", AVERAGES),
-    Fault(
-        "averages not evaluated",
-        "ema",
-        "        self._put(self._averages)\n",
-        "",
-        EVALUATED,
-    ),
-    Fault(
-        "averages stay in the model",
-        "ema",
-        "            self._put(own)\n",
-        "            pass\n",
-        f"{LOOP}::test_averages_follow_by_their_decay_and_a_skipped_update_counts_for_nothing",
-    ),
-    Fault(
-        "averages move on a skipped update",
-        "ema",
-        "torch.where(skipped, 0.0,",
-        "torch.where(~skipped, 0.0,",
-        f"{LOOP}::test_averages_follow_by_their_decay_and_a_skipped_update_counts_for_nothing",
-    ),
-    Fault("the newest counts as the best", "training", "not metric.stays_short(value, self.best)", "True", BEST),
-    Fault("higher is always better", "training", "metric.stays_short(value, self.best)", "(value <= self.best)", BEST),
-    Fault("the best goes with the old ones", "loop", "checkpoints.keep_as_best(path)", "pass", BEST),
+    Fault("checksum not compared", "engine/checkpoint", "if actual != wanted:", "if False:", CHECKPOINT),
+    Fault("old checkpoints kept", "engine/checkpoint", "[: -self.keep]", "[:0]", CHECKPOINT),
     Fault(
         "a newer checkpoint is read",
-        "checkpoint",
+        "engine/checkpoint",
         "if found != FORMAT:",
         "if False:",
         f"{LOOP}::test_a_checkpoint_of_another_model_or_a_newer_version_is_refused",
     ),
     Fault(
+        "generators not restored on resume",
+        "engine/run",
+        'set_random_state(state["random"][distributed.rank()])',
+        "pass",
+        TOGETHER,
+    ),
+    Fault(
+        "optimizer not restored",
+        "engine/distributed",
+        "        optimizer.load_state_dict(optimizer_state)\n",
+        "",
+        RESUME,
+    ),
+    Fault(
+        "position one off after accumulation", "engine/loader", "for _ in range(batches):", "for _ in range(1):", RESUME
+    ),
+    Fault(
+        "accumulation off by one",
+        "engine/run",
+        "== self.config.grad_accum_steps:",
+        "> self.config.grad_accum_steps:",
+        TRAIN,
+    ),
+    Fault("last group dropped", "engine/run", "        if group:\n            yield group\n", "", TRAIN),
+    Fault(
+        "schedule moves on a skipped step",
+        "engine/run",
+        "learning_rate(self.amp.applied,",
+        "learning_rate(self.amp.started,",
+        f"{LOOP}::test_the_learning_rate_waits_while_steps_are_skipped",
+    ),
+    Fault("skipped steps in the mean loss", "engine/log", "losses[torch.isfinite(losses)]", "losses", LOG),
+    Fault("mean loss not restored", "engine/run", 'self.mean_loss.load_state(state["mean_loss"])', "pass", RESUME),
+    Fault("lines repeated after resuming", "engine/log", "<= resumed_at]", "<= 10**9]", LOG),
+    Fault("NaN in the lines", "engine/log", "None if _is_nan(value) else value", "value", LOG),
+    Fault(
+        "command line loses to the file",
+        "engine/options",
+        "        parser.set_defaults(**read_config(file, config, parser))\n    values = vars(parser.parse_args(arguments))\n",
+        "        pass\n    values = {**vars(parser.parse_args(arguments)), **(read_config(file, config, parser) if file else {})}\n",
+        LOG,
+    ),
+    Fault(
+        "config forgets a value",
+        "engine/options",
+        'not in ("run_dir", "resume")}',
+        'not in ("run_dir", "resume", "batch_size")}',
+        TRAIN,
+    ),
+    Fault("every epoch in the same order", "engine/loader", "1_000_003 + self.epoch", "1_000_003", LOADER),
+    Fault("position ignored", "engine/loader", "        start = self.position\n", "        start = 0\n", REST),
+    Fault(
+        "datasets draw from the global generators",
+        "engine/loader",
+        "with seeded(draw.seed) if self.is_random else contextlib.nullcontext():",
+        "if True:",
+        LOADER,
+    ),
+    Fault(
+        "same numbers in every batch",
+        "engine/loader",
+        'yield Draw(indices[first:end], int.from_bytes(seed, "big"))',
+        "yield Draw(indices[first:end], 1)",
+        SHARES,
+    ),
+    Fault(
+        "ranks without shares",
+        "engine/loader",
+        "start + samples * rank // self.ranks for rank in (self.rank, self.rank + 1)",
+        "start + samples * rank // self.ranks for rank in (0, self.ranks)",
+        SHARES,
+    ),
+    Fault("a rank without a sample", "engine/loader", "(rest >= self.ranks)", "(rest > 0)", SHARES),
+    Fault(
+        "unequal shares of an evaluation",
+        "engine/loader",
+        "math.ceil(math.ceil(size / ranks) / batch_size)",
+        "math.ceil(len(mine) / batch_size)",
+        f"{LOADER}::test_ranks_evaluate_equally_many_batches",
+    ),
+    Fault(
+        "unreadable samples end the run",
+        "engine/loader",
+        "except UnreadableError:\n            items",
+        "except ZeroDivisionError:\n            items",
+        LOADER,
+    ),
+    Fault("any number of unreadable samples", "engine/loader", "len(self.skipped) > error.limit", "False", LOADER),
+    Fault(
+        "dead loader not explained",
+        "engine/loader",
+        '"DataLoader worker" not in str(error)',
+        "True",
+        f"{LOOP}::test_a_loading_process_killed_by_a_bus_error_becomes_a_hint",
+    ),
+    Fault(
+        "control sees true labels", "engine/run", "if config.control else data.train", "if False else data.train", SMOKE
+    ),
+    Fault("validation images in training", "engine/loader", "sorted(order[held_back:])", "sorted(order)", DATA),
+    Fault("photos not turned", "images", "ImageOps.exif_transpose(opened)", "opened", DATA),
+    Fault("16 bits cut off", "images", 'if mode and image.mode.startswith("I"):', "if False:", DATA),
+    Fault("classes of val not compared", "data", "        _compare_classes(classes, parts[1])\n", "", DATA),
+    Fault("constant loss", "task", "return losses.mean()", "return 0 * losses.mean()", SMOKE),
+    Fault(
+        "changed data go on", "engine/run", 'if state["fingerprint"] != self.data.fingerprint:', "if False:", REFUSED
+    ),
+    Fault("another control goes on", "engine/run", "        if refused:\n", "        if False:\n", REFUSED),
+    Fault("head not found", "engine/optim", "depth += 1", "depth += 0\n        break", HEAD),
+    Fault("frozen statistics move", "engine/optim", "not module.weight.requires_grad:", "False:", HEAD),
+    Fault("nothing frozen", "engine/optim", "parameters[name].requires_grad_(False)", "pass", FREEZE),
+    Fault(
+        "weights of another run ignored", "engine/run", "    model.load_state_dict(fitting, strict=False)\n", "", FREEZE
+    ),
+    Fault(
+        "no patience",
+        "engine/run",
+        "0 < self.config.patience <= self.training.worse",
+        "False",
+        f"{LOOP}::test_patience_ends_a_run_and_the_best_model_is_kept",
+    ),
+    Fault(
+        "gradients travel with each micro-batch",
+        "engine/distributed",
+        "model.no_sync()",
+        "contextlib.nullcontext()",
+        TWO_RANKS,
+    ),
+    Fault(
+        "ranks weigh alike",
+        "engine/amp",
+        "distributed.sum_of(sum(weights), self._device)",
+        "sum(weights) * distributed.ranks()",
+        TWO_RANKS,
+    ),
+    Fault("loss of one rank for all", "engine/amp", "        distributed.average(mean_loss)\n", "", TWO_RANKS),
+    Fault(
+        "each rank evaluates all",
+        "engine/loader",
+        "range(rank, size, ranks)",
+        "range(size)",
+        f"{LOADER}::test_ranks_evaluate_equally_many_batches",
+    ),
+    Fault("generators of the first rank for all", "engine/run", "[distributed.rank()])", "[0])", TOGETHER),
+    Fault(
+        "a signal to one rank is not heard", "engine/distributed", "dist.ReduceOp.MAX", "dist.ReduceOp.MIN", TOGETHER
+    ),
+    Fault(
+        "averages not saved", "engine/run", "self.ema.state() if", "optim.Ema(self.model, 0.5).state() if", EVALUATED
+    ),
+    Fault("averages not restored", "engine/run", 'self.ema.load_state(state["ema"] or', "(state.get(0) or", AVERAGES),
+    Fault(
+        "best value not restored",
+        "engine/run",
+        'state["step"], state["best"], state["worse"]',
+        'state["step"], None, 0',
+        AVERAGES,
+    ),
+    Fault("averages not evaluated", "engine/optim", "        self._put(self._averages)\n", "", EVALUATED),
+    Fault("averages stay in the model", "engine/optim", "            self._put(own)\n", "            pass\n", FOLLOW),
+    Fault(
+        "averages move on a skipped step",
+        "engine/optim",
+        "torch.where(skipped, 0.0,",
+        "torch.where(~skipped, 0.0,",
+        FOLLOW,
+    ),
+    Fault(
+        "weights of the last step in model.pt",
+        "engine/run",
+        '{**state["model"], **state["ema"]}',
+        '{**state["model"]}',
+        EVALUATED,
+    ),
+    Fault("the newest counts as the best", "engine/run", "not self.metric.stays_short(value, self.best)", "True", BEST),
+    Fault(
+        "higher is always better",
+        "engine/run",
+        "self.metric.stays_short(value, self.best)",
+        "(value <= self.best)",
+        BEST,
+    ),
+    Fault(
+        "the best goes with the old ones",
+        "engine/run",
+        "self._checkpoints.keep_as(path, checkpoint.BEST)",
+        "pass",
+        BEST,
+    ),
+    Fault(
         "growth interval ignored",
-        "training",
+        "engine/run",
         "growth_interval=config.growth_interval,",
         "",
         f"{LOOP}::test_the_loop_hands_its_options_to_the_scaler",
     ),
     Fault(
-        "anomalies not looked for",
-        "start",
-        "set_detect_anomaly(config.detect_anomaly)",
-        "set_detect_anomaly(False)",
-        f"{LOOP}::test_anomaly_detection_names_the_operation",
+        "bad data not named", "engine/amp", "{_bad_data(batches)}", "", f"{LOOP}::test_data_that_is_not_finite_is_named"
+    ),
+    Fault("not compiled", "engine/run", "if config.compile else wrapped", "if False else wrapped", COMPILED),
+    Fault(
+        "autocast around a compiled backward",
+        "engine/compat",
+        'backward_pass_autocast = "off"',
+        "no_such = 1",
+        COMPILED,
     ),
     Fault(
-        "dead loader not explained",
-        "order",
-        '"DataLoader worker" not in str(error)',
-        "True",
-        f"{LOOP}::test_a_loading_process_killed_by_a_bus_error_becomes_a_hint",
+        "out of memory not explained",
+        "engine/run",
+        "isinstance(error, compat.OUT_OF_MEMORY)",
+        "False",
+        f"{LOOP}::test_out_of_memory_is_an_error_with_advice",
     ),
-    Fault("bad data not named", "amp", "{_bad_data(batches)}", "", f"{LOOP}::test_data_that_is_not_finite_is_named"),
-    Fault("not compiled", "training", "if config.compile else self._wrapped", "if False else self._wrapped", COMPILED),
-    Fault("autocast around a compiled backward", "compat", 'backward_pass_autocast = "off"', "no_such = 1", COMPILED),
-    Fault("out of memory not caught", "run", "except compat.OUT_OF_MEMORY", "except ZeroDivisionError", ADVICE),
-    Fault("effective batch lost", "memory", "accumulate=effective // found", "accumulate=config.accumulate", FITTING),
-    Fault("batch sought again on resume", "memory", "if config.resume and (", "if config.epochs < 0 and (", KEPT),
-    Fault("search changes the seed", "run", "            seed_everything(config.seed)\n", "", NO_TRACE),
-    Fault("weights never move", "training", "_rate(self.optimizer, rate)", "_rate(self.optimizer, 0.0)", SMOKE),
+    Fault(
+        "steps end with the epochs",
+        "engine/run",
+        "            return self.config.max_steps\n",
+        "            pass\n",
+        f"{LOOP}::test_steps_beyond_the_epochs_are_made",
+    ),
+    Fault("all classes predicted as the first", "predict", "best.indices.tolist()", "[0, 0, 0]", PREDICT),
+    Fault(
+        "pixels predicted without scaling",
+        "predict",
+        "model(as_float(pixels[None])",
+        "model((pixels[None].float())",
+        PREDICT,
+    ),
+    Fault("export not compared", "export", "if not difference < TOLERANCE:", "if difference < TOLERANCE:", PREDICT),
 )
 
 

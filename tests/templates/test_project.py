@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -56,7 +55,7 @@ def test_training_prints_its_precision_and_learns_the_digits(project: Path) -> N
     assert done.returncode == 0, done.stderr
     assert "precision " in done.stdout.splitlines()[0]
     lines = [json.loads(line) for line in (project / "runs/two/metrics.jsonl").read_text().splitlines()]
-    evaluations = [line["accuracy"] for line in lines if line["event"] == "evaluation"]
+    evaluations = [line["accuracy"] for line in lines if line["event"] == "val"]
     assert len(evaluations) == 2
     assert evaluations[-1] > 0.8
     assert (project / "runs/two/curves.png").read_bytes().startswith(b"\x89PNG")
@@ -78,9 +77,9 @@ def test_sigterm_saves_and_the_resumed_run_ends_with_the_same_bits(project: Path
     process.send_signal(signal.SIGTERM)
     talk = process.communicate(timeout=120)[0].decode()
     assert process.returncode == 0
-    assert "SIGTERM: saved after update" in talk
+    assert "SIGTERM: saved after step" in talk
     resumed = run(project, *command, "--run-dir", "runs/parts", "--resume")
-    assert "resumed after update" in resumed.stdout
+    assert "resumed after step" in resumed.stdout
     assert "state sha256" in whole.stdout
     assert resumed.stdout.splitlines()[-1] == whole.stdout.splitlines()[-1]
 
@@ -102,12 +101,11 @@ def test_refusals_are_messages_with_a_hint(project: Path) -> None:
 
 @pytest.mark.slow
 def test_smoke_passes_without_a_gpu_and_never_calls_that_a_gpu_pass(project: Path) -> None:
-    done = run(project, "-m", f"{PACKAGE}.smoke", "--json")
-    report = json.loads(done.stdout)
-    if report["nvidia_signs"]:
+    done = run(project, "-m", f"{PACKAGE}.smoke")
+    if "signs of NVIDIA" in done.stdout or "on the GPU" in done.stdout:
         pytest.skip("this machine has an NVIDIA device or driver")
-    assert (done.returncode, report["passed"], report["gpu"]) == (0, True, "not-run")
-    assert "GPU: not run, because this machine has no NVIDIA" in done.stderr
+    assert done.returncode == 0, done.stdout
+    assert "smoke test: the CPU part passed\nGPU: not run, because this machine has no NVIDIA" in done.stdout
 
 
 def test_smoke_fails_on_the_cpu_where_there_is_a_driver_or_a_gpu_is_required(project: Path, tmp_path: Path) -> None:
@@ -117,26 +115,25 @@ def test_smoke_fails_on_the_cpu_where_there_is_a_driver_or_a_gpu_is_required(pro
     hide = {"CUDA_VISIBLE_DEVICES": ""}
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     for arguments, environment in ((["--require-gpu"], {}), ([], {"PATH": path})):
-        done = run(project, "-m", f"{PACKAGE}.smoke", "--json", *arguments, **hide, **environment)
-        report = json.loads(done.stdout)
-        assert (done.returncode, report["passed"], report["gpu"]) == (1, False, "failed")
-        assert "FAIL device" in done.stderr
+        done = run(project, "-m", f"{PACKAGE}.smoke", *arguments, **hide, **environment)
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (1, "smoke test FAILED")
+        assert "FAIL device" in done.stdout
 
 
 def test_smoke_skips_the_gpu_part_for_a_reason(project: Path) -> None:
     reason = "torch here is another build than that of the lockfile"
     stub = (
         f"import sys; from {PACKAGE} import smoke\n"
-        "smoke.nvidia_signs = lambda: ('a GPU',)\n"
-        "smoke._cuda_works = lambda: True\n"
-        "smoke._train_and_judge = lambda device, say, with_control: [smoke.Check(str(device), True, '', '')]\n"
+        f"from {PACKAGE}.engine import smoke as engine\n"
+        "engine.nvidia_signs = lambda: ('a GPU',)\n"
+        "engine.torch.cuda.is_available = lambda: True\n"
+        "engine.check_device = lambda project, device, say, with_control: [engine.Check(str(device), True, '', '')]\n"
         "sys.exit(smoke.main(sys.argv[1:]))\n"
     )
-    done = run(project, "-c", stub, "--json", "--skip-gpu", reason)
-    report = json.loads(done.stdout)
-    assert (done.returncode, report["passed"], report["gpu"], report["gpu_reason"]) == (0, True, "not-run", reason)
-    assert [check["name"] for check in report["checks"]] == ["device", "cpu"]
-    end = done.stderr.splitlines()[-6:]
+    done = run(project, "-c", stub, "--skip-gpu", reason)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(":")[0] for line in done.stdout.splitlines()[:2]] == ["ok   device", "ok   cpu"]
+    end = done.stdout.splitlines()[-6:]
     assert end[:3] == [
         "smoke test: the CPU part passed",
         f"GPU: not run, because {reason}",
@@ -154,7 +151,7 @@ def test_smoke_skips_the_gpu_part_for_a_reason(project: Path) -> None:
 
 def test_smoke_prints_no_command_that_the_cpu_build_fails(project: Path) -> None:
     code = (
-        f"from {PACKAGE} import smoke; smoke.only_cpu_is_locked = lambda project: True\n"
+        f"from {PACKAGE}.engine import smoke; smoke.only_cpu_is_locked = lambda project: True\n"
         "smoke._say_how_to_run_gpu_part('the lockfile has the CPU build of torch', print)"
     )
     lines = run(project, "-c", code).stdout.splitlines()
@@ -163,7 +160,7 @@ def test_smoke_prints_no_command_that_the_cpu_build_fails(project: Path) -> None
 
 
 def test_smoke_knows_that_only_the_cpu_is_locked(project: Path, tmp_path: Path) -> None:
-    code = f"import pathlib, {PACKAGE}.smoke as s; print(s.only_cpu_is_locked(pathlib.Path({str(tmp_path)!r})))"
+    code = f"import pathlib, {PACKAGE}.engine.smoke as s; print(s.only_cpu_is_locked(pathlib.Path({str(tmp_path)!r})))"
     found = [run(project, "-c", code).stdout]
     for build in ("2.13.0%2Bcu130", "2.13.0%2Bcpu"):
         (tmp_path / "conda-lock.yml").write_text(f"  url: https://index.example/whl/torch-{build}-cp312-none-any.whl\n")
@@ -182,9 +179,10 @@ def test_smoke_does_not_both_require_and_skip_the_gpu(project: Path) -> None:
 
 PROGRESS = f"""
 import sys, time
-from {PACKAGE} import progress, train
-clock = iter(range(0, 10**6, 2))
-progress.time.perf_counter = lambda: float(next(clock))  # each look at the clock takes two seconds
+from {PACKAGE} import train
+from {PACKAGE}.engine import run
+clock = iter(range(0, 10**6, 4))
+run.time.perf_counter = lambda: float(next(clock))  # each look at the clock takes four seconds
 sys.exit(train.main(sys.argv[1:]))
 """
 
@@ -194,31 +192,31 @@ def test_training_without_a_terminal_prints_plain_lines(project: Path) -> None:
     options = ("--epochs", "2", "--device", "cpu", "--run-dir", "runs/plain")
     done = run(project, "-c", PROGRESS, *options)
     assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("update ")]
-    form = r"update \d+/46 \(epoch [12]/2\)  loss \d+\.\d{4}  about \d+ (s|min) left"
+    lines = [line for line in done.stderr.splitlines() if line.startswith("step ")]
+    form = r"step \d+/46 \(epoch [12]/2\)  loss \d+\.\d{4}  about \d+ (s|min) left"
     assert len(lines) > 5
     assert [line for line in lines if not re.fullmatch(form, line)] == []
     assert re.findall(r"[\x00-\x09\x0b-\x1f]", done.stdout + done.stderr) == []
 
 
-@pytest.mark.parametrize("moment", ["imports", "training"])
-def test_ctrl_c_prints_one_line(project: Path, moment: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["imports", "preparation"])
+def test_ctrl_c_before_the_training_leaves_no_traceback(project: Path, moment: str, tmp_path: Path) -> None:
+    """Afterwards, it saves."""
     stub = {
         "imports": "import os, signal; os.kill(os.getpid(), signal.SIGINT)",
-        "training": "def run(*_, **__):\n    raise KeyboardInterrupt",
+        "preparation": "def load_data(config):\n    raise KeyboardInterrupt",
     }[moment]
     shutil.copytree(project / PACKAGE, tmp_path / PACKAGE)
-    module = tmp_path / PACKAGE / ("data" if moment == "imports" else "run")
-    module.with_suffix(".py").write_text(f"import signal\nsignal.signal(2, signal.default_int_handler)\n{stub}\n")
-    done = run(tmp_path, "-m", f"{PACKAGE}.train")
+    with (tmp_path / PACKAGE / "data.py").open("a") as file:
+        file.write(f"\n\n{stub}\n")
+    done = run(tmp_path, "-m", f"{PACKAGE}.train", "--device", "cpu")
     assert done.returncode in (130, -signal.SIGINT)
-    assert done.stderr.startswith("interrupted")
-    assert len(done.stderr.splitlines()) == 1
-    assert ("`--resume`" in done.stderr) == (moment == "training")
+    assert done.stderr.strip() in ("", "interrupted")
 
 
 def manifest(project: Path, code: str) -> object:
-    done = run(project, "-c", f"import json\nfrom pathlib import Path\nfrom {PACKAGE} import manifest\n{code}")
+    imports = f"import json\nfrom pathlib import Path\nfrom {PACKAGE}.engine import log as manifest\n"
+    done = run(project, "-c", imports + code)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -260,14 +258,13 @@ def test_run_json_has_the_lockfile_only_of_its_environment(project: Path, tmp_pa
     (tmp_path / "prefix" / "conda-meta" / "python-3.12.1-h1_0.json").write_text("{}")
     code = (
         f"project, prefix = Path({str(tmp_path)!r}), Path({str(tmp_path / 'prefix')!r})\n"
-        "print(json.dumps([manifest._platform(), str(manifest.installed_lockfile(project, prefix))]))"
+        "print(json.dumps(str(manifest.installed_lockfile(project, prefix))))"
     )
-    platform, found = cast("list[str]", manifest(project, code))
-    assert found == "None"
+    assert manifest(project, code) == "None"
     variant = tmp_path / "lockfiles" / "cpu" / "conda-lock.yml"
     variant.parent.mkdir(parents=True)
-    variant.write_text(LOCK.format(platform=platform, pytest=pytest.__version__))
-    (tmp_path / "conda-lock.yml").write_text(LOCK.format(platform=platform, pytest="0.1"))
-    assert manifest(project, code) == [platform, str(variant)]
+    variant.write_text(LOCK.format(platform="linux-64", pytest=pytest.__version__))
+    (tmp_path / "conda-lock.yml").write_text(LOCK.format(platform="linux-64", pytest="0.1"))
+    assert manifest(project, code) == str(variant)
     (tmp_path / "prefix" / "conda-meta" / "numpy-2.0-0.json").write_text("{}")
-    assert manifest(project, code) == [platform, "None"]
+    assert manifest(project, code) == "None"

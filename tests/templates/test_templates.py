@@ -10,55 +10,70 @@ from tests.templates.conftest import PACKAGE, write_project
 from tests.templates.faults import Fault, Job, Outcome, copy, job, run_jobs
 from tests.templates.test_project import run
 
-DATA, MODEL, TRAIN, SMOKE = (f"tests/test_{name}.py" for name in ("data", "model", "train", "smoke"))
+DATA, MODEL, PREDICT, TRAIN, SMOKE = (
+    f"tests/test_{name}.py" for name in ("data", "model", "predict", "train", "smoke")
+)
 TEMPLATES = ("text-classification", "language-model", "segmentation", "tabular")
 
 FAULTS = {
     "text-classification": (
-        Fault("padding attended to", "transformer", "attn_mask=mask,", "attn_mask=None,", MODEL),
+        Fault("padding attended to", "layers", "attn_mask=mask,", "attn_mask=None,", MODEL),
         Fault("padding in the mean", "model", "mask[:, :, None].to(hidden.dtype)", "torch.ones_like(hidden)", MODEL),
         Fault("places forgotten", "model", "hidden + self.positions(", "hidden + 0 * self.positions(", MODEL),
-        Fault("weights of classes, not of texts", "train", "(len(data.classes) * counts)", "counts", MODEL),
-        Fault("half the F1", "scoring", "2 * table.diagonal()", "table.diagonal()", MODEL),
-        Fault("loss summed over the batch", "train", "* weights[labels]).mean()", "* weights[labels]).sum()", TRAIN),
-        Fault("long texts kept", "data", "[row[: config.context] for row in tokens]", "tokens", DATA),
-        Fault("control sees true labels", "data", "if config.shuffle_labels:", "if False:", DATA),
+        Fault(
+            "no place for what fills up a batch",
+            "model",
+            "config.context + -config.context % 16",
+            "config.context",
+            MODEL,
+        ),
+        Fault(
+            "weights of classes, not of texts", "engine/metrics", "(len(counts) * counts.clamp(min=1))", "counts", MODEL
+        ),
+        Fault(
+            "loss summed over the batch",
+            "task",
+            "self.class_weights[labels]).mean()",
+            "self.class_weights[labels]).sum()",
+            MODEL,
+        ),
+        Fault("long texts kept", "data", "own.encode(text[:longest])[:context]", "own.encode(text)", DATA),
         Fault("validation texts in training", "data", "if row[0] not in held_back]", "]", DATA),
         Fault("pieces of the library on both sides", "data", "and text not in seen", "", DATA),
         Fault("bad rows left out in silence", "data", "if bad > config.max_bad_rows:", "if False:", DATA),
         Fault("nan taken for a text", "data", 'return "" if text.lower() == "nan" else text', "return text", DATA),
-        Fault("control's labels stay", "samples", "self.answer_of = shuffled(len(self), seed)", "pass", DATA),
-        Fault("too many cells in a line", "csvfile", "if len(cells) > len(names):", "if False:", DATA),
-        Fault("tokenizer ignored", "data", "make_tokenizer(config.tokenizer)", 'make_tokenizer("bytes")', DATA),
-        Fault("batch not filled up", "data", "row + [self.pad] * (length - len(row))", "row", DATA),
+        Fault("too many cells in a line", "tables", "if len(cells) > len(names):", "if False:", DATA),
+        Fault("tokenizer ignored", "data", "tokenizer_block(config.tokenizer)", 'tokenizer_block("bytes")', DATA),
+        Fault("batch not filled up", "data", "row + [pad] * (length - len(row))", "row", DATA),
+        Fault("another tokenizer predicts", "texts", 'made.encode(PROBE) != block["probe"]', "False", PREDICT),
     ),
     "language-model": (
-        Fault("sees what follows", "transformer", "is_causal=self.causal", "is_causal=False", MODEL),
+        Fault("sees what follows", "layers", "is_causal=self.causal", "is_causal=False", MODEL),
         Fault("places forgotten", "model", "+ self.positions(places)", "", MODEL),
         Fault("begins too sure of itself", "model", "spread = 0.02 *", "spread = 0.4 *", MODEL),
-        Fault("writes tokens that do not exist", "sample", "[0, -1, : size + 1]", "[0, -1]", MODEL),
-        Fault("writes on behind the end", "sample", "if number == size:", "if False:", MODEL),
-        Fault("same choices for every seed", "sample", "manual_seed(options.seed)", "manual_seed(1)", MODEL),
-        Fault("nats for bits", "train", "mean / math.log(2) /", "mean /", TRAIN),
-        Fault("targets are the tokens themselves", "data", "rows[:, 1:]", "rows[:, :-1]", DATA),
-        Fault("windows overlap", "data", "self.cut(index * self.context,", "self.cut(index,", DATA),
+        Fault("writes tokens that do not exist", "predict", "[0, -1, : end + 1]", "[0, -1]", MODEL),
+        Fault("writes on behind the end", "predict", "if number == end:", "if False:", MODEL),
+        Fault("same choices for every seed", "predict", "manual_seed(seed)", "manual_seed(1)", MODEL),
+        Fault("nats for bits", "task", "tokens / math.log(2) /", "tokens /", MODEL),
+        Fault(
+            "mean of means",
+            "task",
+            'next_token_loss(model, batch, "sum").to(sums)',
+            'next_token_loss(model, batch, "mean").to(sums) * 96',
+            MODEL,
+        ),
+        Fault("targets are the tokens themselves", "data", "row[1:]", "row[:-1]", DATA),
+        Fault("windows overlap", "data", "// self.count * self.context", "// self.count", DATA),
         Fault(
             "no end of a document", "data", "(torch.from_numpy(document), end)", "(torch.from_numpy(document),)", DATA
         ),
-        Fault("control sees true text", "data", "if config.shuffle_text:", "if False:", DATA),
         Fault("validation text in training", "data", "if number not in chosen]", "]", DATA),
         Fault("copies count twice", "data", "if digest not in seen:", "if True:", DATA),
         Fault("paragraphs on both sides", "data", "and text not in seen", "", DATA),
         Fault("file cut in the middle of a line", "data", "near if found < 0 else near + found + 1", "near", DATA),
     ),
     "segmentation": (
-        Fault(
-            "skips of another level",
-            "model",
-            "seen.pop()",
-            "seen.pop(0)",
-            DATA,
-        ),
+        Fault("skips of another level", "model", "seen.pop()", "seen.pop(0)", DATA),
         Fault("padding left on", "model", "[..., :height, :width]", "", DATA),
         Fault(
             "images mirrored without masks",
@@ -69,19 +84,29 @@ FAULTS = {
         ),
         Fault("mirrored in one direction", "data", "for axis in (-1, -2)", "for axis in (-1, -1)", DATA),
         Fault(
-            "masks smoothed",
+            "masks cut elsewhere",
             "data",
-            "mixing=False",
-            "mixing=True",
+            "mask.resize(shape, resample=0, box=box)",
+            "mask.resize(shape, resample=0)",
             DATA,
         ),
-        Fault("control sees true masks", "data", "if config.shuffle_labels:", "if False:", DATA),
-        Fault("masks of another size", "data", "if sizes[0] != sizes[1]:", "if False:", DATA),
-        Fault("labels out of range", "data", "if unknown:", "if False:", DATA),
-        Fault("one class", "data", "if len(seen) == 1:", "if False:", DATA),
-        Fault("absent classes score 0", "train", "if whole > 0}", "}", DATA),
-        Fault("union counts hits twice", "train", "table.sum(dim=1) - hits", "table.sum(dim=1)", DATA),
-        Fault("dice of ignored pixels", "train", "softmax(dim=1) * counted", "softmax(dim=1)", DATA),
+        Fault("masks of another size", "data", "(width, height) != found and", "False and", DATA),
+        Fault("labels out of range", "data", "    if unknown:", "    if False:", DATA),
+        Fault("one class", "data", "if len(seen) == 1 and", "if False and", DATA),
+        Fault("absent classes score 0", "task", "if whole > 0}", "}", DATA),
+        Fault("union counts hits twice", "task", "table.sum(dim=1) - hits", "table.sum(dim=1)", DATA),
+        Fault("dice of ignored pixels", "task", "softmax(dim=1) * counted", "softmax(dim=1)", DATA),
+        Fault(
+            "ignored pixels weigh",
+            "task",
+            "return (batch[1] != IGNORED).sum()",
+            "return batch[1].numel() + 0 * batch[1].sum()",
+            DATA,
+        ),
+        Fault(
+            "ignored pixels in the loss", "task", "ignore_index=IGNORED, reduction", "ignore_index=0, reduction", DATA
+        ),
+        Fault("mask of another size predicted", "predict", "size=original", "size=(8, 8)", PREDICT),
     ),
     "tabular": (
         Fault(
@@ -89,24 +114,44 @@ FAULTS = {
             "model",
             "torch.cat([numbers, *embedded]",
             "torch.cat([numbers, *(0 * e for e in embedded)]",
-            TRAIN,
+            PREDICT,
         ),
-        Fault("scaled by all rows", "data", "column[kept][~empty[kept]]", "column[~empty]", DATA),
-        Fault("unknown classes known", "data", "places.get(cell, UNKNOWN)", "places.get(cell, 1)", DATA),
-        Fault("empty cells not marked", "data", "if empty.any() else", "if False else", DATA),
-        Fault("empty cells taken for 0", "data", ".masked_fill(empty, 0.0)", "", DATA),
-        Fault("control sees true targets", "data", "if config.shuffle_labels:", "if False:", DATA),
-        Fault("words taken for numbers", "data", "if value is None and not is_empty(cell):", "if False:", DATA),
+        Fault("scaled by all rows", "data", "values[kept][~empty[kept]]", "values[~empty]", DATA),
+        Fault("unknown classes known", "data", "known.get(cell, UNKNOWN)", "known.get(cell, 1)", DATA),
+        Fault(
+            "empty cells not marked",
+            "data",
+            '[scaled, empty] if column["may_be_empty"]',
+            '[scaled, 0 * empty] if column["may_be_empty"]',
+            DATA,
+        ),
+        Fault(
+            "empty cells taken for 0",
+            "data",
+            "numpy.where(empty, 0.0, (values",
+            "numpy.where(empty, -1.0, (values",
+            DATA,
+        ),
+        Fault("words taken for numbers", "tables", "        if None in values:", "        if False:", DATA),
         Fault("one class", "data", "if len(labels) < 2:", "if False:", DATA),
-        Fault("short lines", "table", "if len(row) < len(names):", "if False:", DATA),
-        Fault("two columns of one name", "csvfile", "    if repeated:", "    if False:", DATA),
-        Fault("error in deviations", "train", "* self.scale[1]", "* 0", TRAIN),
-        Fault("r2 without the mean", "train", "target_squares - target_sum**2 / count", "squares", TRAIN),
+        Fault("whole numbers are classes", "data", "or len(numpy.unique(column)) > MOST_CLASSES", "", DATA),
+        Fault("short lines", "tables", "        if short:", "        if False:", DATA),
+        Fault("two columns of one name", "tables", "    if repeated:", "    if False:", DATA),
+        Fault("error in deviations", "task", "* self.deviation, ", "* 0, ", PREDICT),
+        Fault("r2 without the mean", "task", "target_squares - target_sum**2 / count", "squares", PREDICT),
+        Fault(
+            "predictions stay scaled",
+            "predict",
+            'float(value) * about["deviation"] + about["mean"]',
+            "float(value)",
+            PREDICT,
+        ),
+        Fault("unknown values in silence", "predict", "    _count_unknown(about, classes)\n", "", PREDICT),
     ),
 }
 REFUSALS = {
     "text-classification": (
-        (("--data", "nowhere.csv"), "error: cannot read `--data nowhere.csv`"),
+        (("--data", "nowhere.csv"), "error: cannot read `nowhere.csv`"),
         (("--batch-size", "5000"), "a batch of 5000 samples is larger than the training data (4000 samples)"),
     ),
     "language-model": (
@@ -116,11 +161,11 @@ REFUSALS = {
     ),
     "segmentation": (
         (("--data", "nowhere"), "error: `--data nowhere` is not a directory"),
-        (("--crop", "96", "--validation-part", "0.2"), "`--crop 96` is larger than a part of the coins"),
+        (("--crop", "96", "--val-fraction", "0.2"), "`--crop 96` is larger than a part of the coins"),
         (("--batch-size", "300"), "a batch of 300 samples is larger than the training data (256 samples)"),
     ),
     "tabular": (
-        (("--data", "nowhere.csv"), "error: `--data nowhere.csv` is not a file"),
+        (("--data", "nowhere.csv"), "error: `nowhere.csv` is not a file"),
         (("--target", "price"), "has no column `price`"),
         (("--batch-size", "500"), "a batch of 500 samples is larger than the training data (455 samples)"),
     ),
@@ -142,7 +187,7 @@ def outcomes(projects: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     base = tmp_path_factory.mktemp("faults")
     jobs: dict[str, Job] = {}
     for template, project in projects.items():
-        own = tuple(test for test in (DATA, MODEL, TRAIN, SMOKE) if (project / test).is_file())
+        own = tuple(test for test in (DATA, MODEL, PREDICT, TRAIN, SMOKE) if (project / test).is_file())
         jobs[template] = Job(copy(project, base / template), own)
         for number, fault in enumerate(FAULTS[template]):
             jobs[f"{template}: {fault.name}"] = job(project, base / f"{template}-{number}", fault)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import signal
 import stat
 import sys
@@ -373,6 +375,19 @@ def test_a_damaged_baseline_stops_the_update(world: World, old: str, new: str, w
     assert words in fault.value.message
     assert fault.value.commands == ("envforge new TEMPLATE DIR",)  # the project is not in git
     assert world.contents() == before
+
+
+@pytest.mark.parametrize("path", [".git/config", "../outside", "/etc/x", ".envforge/journal.json", "a/./b", "NUL", ""])
+def test_baseline_path_that_new_would_not_write_stops_update(world: World, path: str) -> None:
+    world.write(BASELINE, world.read(BASELINE).replace("{\n", f'{{\n{json.dumps(path)}: {{"text": "mine"}},\n', 1))
+    digest = hashlib.sha256(b"mine").hexdigest()
+    world.write(PROJECT_FILE, world.read(PROJECT_FILE).replace("[files]\n", f'[files]\n"{path}" = "{digest}"\n', 1))
+    world.write(".git/config", "mine")
+
+    with pytest.raises(BaselineError, match="expected paths that `envforge new` would write"):
+        world.update()
+
+    assert world.read(".git/config") == "mine"
 
 
 def test_a_baseline_that_is_not_there_stops_the_update(world: World) -> None:

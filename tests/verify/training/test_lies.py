@@ -31,10 +31,13 @@ REPEAT = ("device", "project", "repeat")
 MORE = (*LEARN, "guard", "scaler", "repeat")
 ALL = (*MORE, "control")
 
-LOSS = "return functional.cross_entropy("
+LOSS = "return losses.mean()"
 BACKWARD = "self._scaled(loss).backward()"
-UNSCALE = "        if self._scaler is not None:\n            self._scaler.unscale_(self.optimizer)\n"
-CLIP = "        norm = parallel.whole(nn.utils.clip_grad_norm_(self._parameters, self._clip_norm))\n"
+UNSCALE = (
+    "        if self._scaler is not None:\n            self._spoil_gradient_if_bad(mean_loss)\n"
+    "            self._scaler.unscale_(self.optimizer)\n"
+)
+CLIP = "        norm = distributed.whole(nn.utils.clip_grad_norm_(self._parameters, self._clip_grad))\n"
 BAD = "        bad = verdict - verdict != 0  # finite: 0; else: NaN. Three small kernels, not isfinite's ten\n"
 FORWARD = "        features: Tensor = self.stages"
 
@@ -54,12 +57,12 @@ class Lie:
 LIES = (
     Lie(
         "autocast silently off",
-        "amp",
+        "engine/amp",
         "with self.autocast():\n                    loss",
         "if True:\n                    loss",
         "autocast-off",
     ),
-    Lie("autocast disabled in compat", "compat", "if dtype is None:", "if True:", "autocast-off"),
+    Lie("autocast disabled in compat", "engine/compat", "if dtype is None:", "if True:", "autocast-off"),
     Lie(
         "model leaves autocast",
         "model",
@@ -68,40 +71,55 @@ LIES = (
         "low-precision-unused",
     ),
     Lie(
-        "backward inside autocast", "amp", BACKWARD, f"exec('with self.autocast(): {BACKWARD}')", "backward-in-autocast"
+        "backward inside autocast",
+        "engine/amp",
+        BACKWARD,
+        f"exec('with self.autocast(): {BACKWARD}')",
+        "backward-in-autocast",
     ),
-    Lie("loss is NaN", "train", LOSS, "return float('nan') * functional.cross_entropy(", "loss-not-finite", MORE),
-    Lie("loss is constant", "train", LOSS, "return 0.0 * functional.cross_entropy(", "loss-constant", MORE),
-    Lie("backward skipped", "amp", BACKWARD, "pass", "gradients-missing", MORE),
-    Lie("gradients are zero", "amp", BACKWARD, "(0.0 * self._scaled(loss)).backward()", "gradients-zero", MORE),
+    Lie("loss is NaN", "task", LOSS, "return float('nan') * losses.mean()", "loss-not-finite", MORE),
+    Lie("loss is constant", "task", LOSS, "return 0.0 * losses.mean()", "loss-constant", MORE),
+    Lie("backward skipped", "engine/amp", BACKWARD, "pass", "gradients-missing", MORE),
+    Lie("gradients are zero", "engine/amp", BACKWARD, "(0.0 * self._scaled(loss)).backward()", "gradients-zero", MORE),
     Lie(
         "learning rate zero",
-        "training",
-        "(self.optimizer, rate)",
-        "(self.optimizer, 0.0)",
+        "engine/optim",
+        'rate * group.get("scale", 1.0)',
+        "0.0",
         "weights-still",
         (*LEARN, "scaler"),
     ),
-    Lie("optimizer never steps", "amp", "            fused.step()\n", "            pass\n", "weights-still"),
-    Lie("loss does not fall", "training", "(self.optimizer, rate)", "(self.optimizer, 1e-7)", "loss-does-not-fall"),
-    Lie("labels leak", "data", "if config.shuffle_labels:", "if False:", "control-learns", CONTROL),
+    Lie("optimizer never steps", "engine/amp", "            fused.step()\n", "            pass\n", "weights-still"),
+    Lie("loss does not fall", "engine/optim", 'rate * group.get("scale", 1.0)', "1e-7", "loss-does-not-fall"),
+    Lie(
+        "labels leak",
+        "engine/run",
+        "if config.control else data.train",
+        "if False else data.train",
+        "control-learns",
+        CONTROL,
+    ),
     Lie(
         "validation of other labels",
-        "scoring",
-        "torch.bincount(labels * classes",
-        "torch.bincount((9 - labels) * classes",
+        "engine/metrics",
+        "torch.bincount(labels * count",
+        "torch.bincount((9 - labels) * count",
         "metric-not-reached",
     ),
-    Lie("smoke demands lowered", "train", "Limits(reach=0.9,", "Limits(reach=0.05,", "smoke-thresholds", CONTROL),
-    Lie("bad batch applied", "amp", BAD, BAD + "        bad = torch.zeros_like(bad)\n", "non-finite-guard", GUARD),
-    Lie("loss not scaled", "amp", BACKWARD, "loss.backward()", "scaled-gradients-wrong", SCALER),
-    Lie("clip before unscale", "amp", UNSCALE + CLIP, CLIP + UNSCALE, "scaled-gradients-wrong", SCALER),
-    Lie("scaler never steps", "amp", "self._scaler.step(self.optimizer)", "pass", "scaler-no-step", SCALER),
-    Lie("scaler never updates", "amp", "            self._scaler.update()\n", "", "scaler-no-backoff", SCALER),
-    Lie("seed from the clock", "checkpoint", "torch.manual_seed(seed)", "torch.seed()", "not-repeatable", REPEAT),
+    Lie("smoke demands lowered", "task", "Limits(reach=0.9,", "Limits(reach=0.05,", "smoke-thresholds", CONTROL),
+    Lie(
+        "bad batch applied", "engine/amp", BAD, BAD + "        bad = torch.zeros_like(bad)\n", "non-finite-guard", GUARD
+    ),
+    Lie("loss not scaled", "engine/amp", BACKWARD, "loss.backward()", "scaled-gradients-wrong", SCALER),
+    Lie("clip before unscale", "engine/amp", UNSCALE + CLIP, CLIP + UNSCALE, "scaled-gradients-wrong", SCALER),
+    Lie("scaler never steps", "engine/amp", "self._scaler.step(self.optimizer)", "pass", "scaler-no-step", SCALER),
+    Lie("scaler never updates", "engine/amp", "            self._scaler.update()\n", "", "scaler-no-backoff", SCALER),
+    Lie(
+        "seed from the clock", "engine/checkpoint", "torch.manual_seed(seed)", "torch.seed()", "not-repeatable", REPEAT
+    ),
     Lie(
         "resume loses randomness",
-        "training",
+        "engine/run",
         'set_random_state(state["random"][distributed.rank()])',
         "pass",
         "resume-differs",
@@ -109,17 +127,17 @@ LIES = (
     ),
     Lie(
         "resume loses the optimizer",
-        "training",
-        'self.optimizer.load_state_dict(state["optimizer"])',
-        "pass",
+        "engine/distributed",
+        "        optimizer.load_state_dict(optimizer_state)\n",
+        "",
         "resume-differs",
         REPEAT,
     ),
     Lie(
         "training gives up",
-        "training",
-        "        self.update += 1\n",
-        "        self.update += 1\n        1 / (self.update - 9)\n",
+        "engine/run",
+        "        self.step += 1\n",
+        "        self.step += 1\n        1 / (self.step - 9)\n",
         "learning-stopped",
         MORE,
     ),
@@ -151,10 +169,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]
 
 def _narrow(project: Path) -> Path:
     """Half as wide a model and a larger step: the same real digits are learnt in less than half the time."""
-    path = project / PACKAGE / "train.py"
+    path = project / PACKAGE / "task.py"
     text = path.read_text(encoding="utf-8")
-    assert "learning_rate=4e-3," in text
-    path.write_text(text.replace("learning_rate=4e-3,", "learning_rate=1e-2, width=8,"), encoding="utf-8")
+    assert "lr=4e-3," in text
+    path.write_text(text.replace("lr=4e-3,", "lr=1e-2, width=8,"), encoding="utf-8")
     return project
 
 

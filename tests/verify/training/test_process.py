@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -77,11 +78,11 @@ def test_a_crash_in_the_training_keeps_what_was_measured_before(project: Path, t
     pytest.importorskip("torch")
     folder = tmp_path / "project"
     shutil.copytree(project, folder)
-    path = folder / PACKAGE / "training.py"
+    path = folder / PACKAGE / "engine" / "run.py"
     text = path.read_text(encoding="utf-8")
-    crash = "        self.update += 1\n        import os, signal; os.kill(os.getpid(), signal.SIGSEGV)\n"
-    assert "        self.update += 1\n" in text
-    path.write_text(text.replace("        self.update += 1\n", crash), encoding="utf-8")
+    crash = "        self.step += 1\n        import os, signal; os.kill(os.getpid(), signal.SIGSEGV)\n"
+    assert "        self.step += 1\n" in text
+    path.write_text(text.replace("        self.step += 1\n", crash), encoding="utf-8")
     facts = observe_training(situation(folder=folder, project=folder, prefix=Path(sys.prefix)))
     (device,) = facts.devices
     assert device.matmul.value is not None
@@ -215,14 +216,30 @@ def test_what_a_process_has_started_ends_with_it(
     assert has_ended(said["pid"], 10.0)
 
 
-def test_a_process_that_left_the_group_and_holds_the_pipe_delays_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("environment", "is_killed"), [("None", True), ("{}", False)])
+def test_process_in_another_session_ends_with_its_starter(tmp_path: Path, environment: str, is_killed: bool) -> None:
     program = STARTS_ANOTHER.replace("time.sleep(600)'", "time.sleep(60)'").replace(
-        "'])", "'], start_new_session=True)"
+        "'])", f"'], start_new_session=True, env={environment})"
     )
     end, lines = run_child(child(tmp_path, program))
     assert end.is_good
-    assert not has_ended(lines[0]["pid"], 0.0)
-    os.kill(lines[0]["pid"], signal.SIGKILL)
+    assert has_ended(lines[0]["pid"], 10.0 if is_killed else 0.0) == is_killed
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(lines[0]["pid"], signal.SIGKILL)
+
+
+def test_process_without_environment_cannot_outlive_verify(tmp_path: Path) -> None:
+    started = STARTS_ANOTHER.replace("'])", "'], start_new_session=True, env={})")
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from envforge.base.process import Child, adopt_orphans, run_child\n"
+        "adopt_orphans()\n"
+        f"child = Child(command=(sys.executable, '-c', {started!r}), environment={{}}, folder=Path('.'), limit_s=60)\n"
+        "print(run_child(child)[1][0]['pid'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=True)
+    assert has_ended(int(done.stdout), 10.0)
 
 
 def test_an_interrupted_run_leaves_no_process_behind(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import os
 import sys
@@ -96,8 +97,8 @@ class Project:
         self.scratch = scratch
         self.train = importlib.import_module(package + ".train")
         self.limits = self.train.SMOKE
-        self.prepare = self._find("prepare", "start", "loop", "train")
-        self.precision_type = self._find("Precision", "device")
+        self.prepare = self._find("prepare", "train", "start", "loop")
+        self.precision_type = self._find("Precision", "engine.device", "device")
 
     def _find(self, name: str, *modules: str) -> Any:
         """Return an attribute from the first of the modules that has it; it moved between project versions."""
@@ -105,7 +106,7 @@ class Project:
             try:
                 found = getattr(importlib.import_module(self.package + "." + module), name, None)
             except ModuleNotFoundError as error:
-                if error.name != self.package + "." + module:
+                if not (self.package + "." + module + ".").startswith(str(error.name) + "."):
                     raise
                 continue
             if found is not None:
@@ -126,11 +127,14 @@ class Project:
             chosen = self.precision_type(precision, "asked for by envforge verify")
         training = self.train.build(config, device, chosen)
         training.model.train()
+        if not hasattr(training, "train_step"):  # since template version 3, it is a function in train.py
+            training.train_step = functools.partial(self.train.train_step, training)
+            training.total_updates = training.total_steps
         return training
 
     def checkpoints(self) -> Any:
         """Return the project's own checkpoints, in a temporary directory."""
-        kind = self._find("Checkpoints", "checkpoint")
+        kind = self._find("Checkpoints", "engine.checkpoint", "checkpoint")
         return kind(Path(tempfile.mkdtemp(dir=self.scratch)), keep=1)
 
     def bounds(self, training: Any) -> dict[str, Any]:

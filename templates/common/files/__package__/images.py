@@ -1,52 +1,23 @@
-"""Find image files in directories and read them as tensors with values in [0, 1].
-
-Corrupt files are reported and skipped; more than ``--max-corrupt`` of them are an error.
-"""
+"""Find image files in directories and read them as tensors of bytes."""
 
 from __future__ import annotations
 
-import sys
+import math
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
+import numpy
 import torch
 from torch import Tensor
 
-from .errors import ProjectError
+from .engine.errors import Hint, ProjectError
+from .engine.loader import UnreadableError
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-
-
-class UnreadableError(ProjectError):
-    """A file is not an image, or is corrupt."""
-
-
-class Corrupt:
-    """While entered, report and skip an unreadable file; raise if there are more than ``limit``."""
-
-    def __init__(self, things: str, limit: int) -> None:
-        self._things, self._limit = things, limit
-        self._count = 0
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: type | None, error: BaseException | None, __: TracebackType | None) -> bool:
-        if not isinstance(error, UnreadableError):
-            return False
-        self._count += 1
-        print(f"skipped: {error.args[0]}", file=sys.stderr)
-        if self._count > self._limit:
-            raise ProjectError(
-                f"cannot read more than {self._limit} {self._things}; the last error: {error.args[0]}",
-                hint="remove them, or, to skip more of them",
-                option="--max-corrupt COUNT",
-            ) from error
-        return True
+PARTS = ("val", "validation", "test")
 
 
 def training_and_validation(folder: Path, *, holds: str) -> tuple[Path, Path] | None:
@@ -55,45 +26,74 @@ def training_and_validation(folder: Path, *, holds: str) -> tuple[Path, Path] | 
         raise ProjectError(
             f"`--data {folder}` is not a directory", hint=f"to use a directory with {holds}", option="--data DIR"
         )
-    for name in ("val", "validation", "test"):
-        if (folder / "train").is_dir() and (folder / name).is_dir():
-            return folder / "train", folder / name
-    return None
+    return next(((folder / "train", folder / name) for name in PARTS if _has_both(folder, name)), None)
+
+
+def _has_both(folder: Path, name: str) -> bool:
+    return (folder / "train").is_dir() and (folder / name).is_dir()
 
 
 def subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def image_files(folder: Path, pattern: str) -> list[Path]:
+def image_files(folder: Path, pattern: str = "**/*") -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES)
 
 
+def named_files(paths: list[Path]) -> list[Path]:
+    """Return the given files, and the images in the given directories."""
+    found = [each for path in paths for each in (image_files(path) if path.is_dir() else [path])]
+    if not found:
+        raise ProjectError(f"`{paths[0]}` has no images", hint=f"add files with a suffix of {' '.join(SUFFIXES)}")
+    return found
+
+
 def decode(path: Path, mode: str = "") -> Image.Image:
-    """Decode the complete image, and convert it to ``mode`` if one is given."""
-    from PIL import Image
+    """Decode an image, turned as its EXIF data require, and convert it to ``mode`` if one is given."""
+    from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if mode and image.mode.startswith("I"):  # convert() would cut off 16-bit values at 255
+                values = numpy.asarray(image).astype(numpy.float64)
+                image = Image.fromarray((values / (257 if values.max() > 255 else 1)).round().astype(numpy.uint8))
             return image.convert(mode) if mode else image.copy()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableError(f"cannot read the image `{path}`: {error}", hint="remove or replace it") from error
+        hint = (Hint("remove or replace it"), Hint("to skip more of them", option="--max-corrupt COUNT"))
+        raise UnreadableError(f"cannot read the image `{path}`: {error}", hint=hint) from error
 
 
 def square(image: Image.Image, size: int, *, mixing: bool = True) -> Tensor:
-    """Return (size, size, bands) as bytes: scale the shorter side to ``size``, and crop the center.
+    """Return (bands, size, size) as bytes: scale the shorter side to ``size``, and crop the center.
 
     Without ``mixing``, scaling creates no new pixel values.
     """
     from PIL import Image, ImageOps
 
     fitted = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC if mixing else Image.Resampling.NEAREST)
-    return torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8).view(size, size, -1)
+    return pixels(fitted)
 
 
-def read_image(path: Path, size: int) -> Tensor:
-    """Return the colors as (3, size, size)."""
-    return square(decode(path, "RGB"), size).permute(2, 0, 1).float() / 255
+def pixels(image: Image.Image) -> Tensor:
+    """Return (bands, height, width) as bytes."""
+    content = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return content.view(image.height, image.width, -1).permute(2, 0, 1).contiguous()
+
+
+def random_box(width: int, height: int, *, least: float = 0.5) -> tuple[int, int, int, int]:
+    """Return left, top, right, and bottom of a random part of ``least`` or more of the area, nearly square."""
+    area = width * height * (least + (1 - least) * float(torch.rand(())))
+    ratio = math.exp((2 * float(torch.rand(())) - 1) * math.log(4 / 3))
+    wide, high = min(width, round(math.sqrt(area * ratio))), min(height, round(math.sqrt(area / ratio)))
+    left, top = int(torch.randint(width - wide + 1, ())), int(torch.randint(height - high + 1, ()))
+    return left, top, left + wide, top + high
+
+
+def as_float(images: Tensor) -> Tensor:
+    """Return bytes as values in [0, 1]; other values stay as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def mirror(*tensors: Tensor, axis: int) -> tuple[Tensor, ...]:

@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from .config import Config
-from .errors import Hint, ProjectError
-from .images import SUFFIXES, Corrupt, image_files, mirror, read_image, subfolders, training_and_validation
-from .library import library
-from .samples import Files, Samples
-from .split import split
+from .engine.errors import Hint, ProjectError, library
+from .engine.loader import Data, Tensors, UnreadableError, fingerprint, split
+from .images import (
+    SUFFIXES,
+    decode,
+    image_files,
+    mirror,
+    pixels,
+    random_box,
+    square,
+    subfolders,
+    training_and_validation,
+)
 
-
-@dataclass(frozen=True)
-class Data:
-    """``train[[3, 1, 4]]`` returns pixels in [0, 1] as (3, channels, size, size), and 3 labels."""
-
-    train: Samples
-    validation: Samples
-    classes: tuple[str, ...]
-    channels: int
-    size: int
+Found = list[tuple[Path, int]]  # files with their labels
 
 
 def load_data(config: Config) -> Data:
-    """Load the configured data, with shuffled training labels for the control."""
-    data = _digits(config) if config.data is None else _folder(config.data, config)
-    if config.shuffle_labels:
-        data.train.shuffle(config.seed)
-    return data
+    """Load the configured data. Any ``Dataset`` of images and labels works here, with ``about`` as below."""
+    return _digits(config) if config.data is None else _folder(config.data, config)
+
+
+def about(config: Config, classes: list[str], labels: list[int], size: int, channels: int) -> dict[str, object]:
+    """Return what the model, the loss, and ``predict`` must know of the data; ``labels`` are those of the training."""
+    counts = torch.bincount(torch.tensor(labels), minlength=len(classes)).tolist()
+    return {"classes": classes, "counts": counts, "size": size, "channels": channels}
 
 
 def _digits(config: Config) -> Data:
@@ -45,43 +48,61 @@ def _digits(config: Config) -> Data:
     digits = library("sklearn.datasets", "the built-in data", hint=hint).load_digits()
     images = torch.tensor(digits.images.tolist(), dtype=torch.float32).unsqueeze(1) / 16
     labels = torch.tensor(digits.target.tolist())
-    held_back, kept = split(len(labels), config.validation_part)
+    channels = 3 if ":" in config.model else 1  # models of libraries require colors
+    images = images.expand(-1, channels, -1, -1)
+    held_back, kept = split(len(labels), config.val_fraction)
     return Data(
-        train=Samples(images[kept], answers=labels[kept]),
-        validation=Samples(images[held_back], answers=labels[held_back]),
-        classes=tuple(str(name) for name in digits.target_names),
-        channels=1,
-        size=8,
+        train=Tensors(images[kept], labels[kept]),
+        validation=Tensors(images[held_back], labels[held_back]),
+        about=about(config, [str(name) for name in digits.target_names], labels[kept].tolist(), 8, channels),
+        lazy=False,
+        fingerprint=fingerprint([images, labels]),
     )
+
+
+class ImageFiles(Dataset[tuple[Tensor, int]]):
+    """Images (3, size, size) as bytes, and labels; read by the processes that load data."""
+
+    def __init__(self, found: Found, size: int, *, random_crop: bool) -> None:
+        self.found, self.size, self.random_crop = found, size, random_crop
+        self.draws_random_numbers = random_crop
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, label = self.found[index]
+        image = decode(path, "RGB")
+        if self.random_crop:
+            return pixels(image.resize((self.size, self.size), box=random_box(*image.size))), label
+        return square(image, self.size), label
 
 
 def _folder(folder: Path, config: Config) -> Data:
     """Use ``train`` and ``val`` (or ``validation``, ``test``) if the directory contains both, else split at random."""
+    UnreadableError.limit = config.max_corrupt
     parts = training_and_validation(folder, holds="one subdirectory of images per class")
     if parts:
         classes = _classes(parts[0])
-        train, validation = (_list_images(part, classes, config) for part in parts)
+        _compare_classes(classes, parts[1])
+        train, validation = (_list_images(part, classes) for part in parts)
     else:
         classes = _classes(folder)
-        found = _list_images(folder, classes, config)
-        held_back, kept = split(len(found), config.validation_part)
+        found = _list_images(folder, classes)
+        held_back, kept = split(len(found), config.val_fraction)
         train, validation = [found[index] for index in kept], [found[index] for index in held_back]
     return Data(
-        train=_from_files(train, config),
-        validation=_from_files(validation, config),
-        classes=classes,
-        channels=3,
-        size=config.image_size,
+        train=ImageFiles(train, config.image_size, random_crop=config.random_crop),
+        validation=ImageFiles(validation, config.image_size, random_crop=False),
+        about=about(config, classes, [label for _, label in train], config.image_size, 3),
+        fingerprint=fingerprint(
+            [(str(path.relative_to(folder)), path.stat().st_size) for path, _ in train + validation]
+        ),
     )
 
 
-def _from_files(found: list[tuple[Path, int]], config: Config) -> Samples:
-    files = Files([path for path, _ in found], read_image, config.image_size)
-    return Samples(files, answers=torch.tensor([label for _, label in found]))
-
-
-def _classes(folder: Path) -> tuple[str, ...]:
-    names = tuple(path.name for path in subfolders(folder))
+def _classes(folder: Path) -> list[str]:
+    names = [path.name for path in subfolders(folder)]
     if not names:
         raise ProjectError(f"`{folder}` has no subdirectories", hint="put the images of each class into a subdirectory")
     if len(names) == 1:
@@ -91,21 +112,29 @@ def _classes(folder: Path) -> tuple[str, ...]:
     return names
 
 
-def _list_images(folder: Path, classes: tuple[str, ...], config: Config) -> list[tuple[Path, int]]:
-    """Return every readable image with its label; report unreadable ones, and raise if there are too many."""
-    found: list[tuple[Path, int]] = []
-    corrupt = Corrupt("images", config.max_corrupt)
+def _compare_classes(classes: list[str], validation: Path) -> None:
+    """Raise for a class that only the validation has; warn about classes that it lacks."""
+    there = {path.name for path in subfolders(validation)}
+    if extra := sorted(there - set(classes)):
+        raise ProjectError(
+            f"`{validation}` has the class `{extra[0]}`, which the training images lack",
+            hint="add training images of that class, or remove it",
+        )
+    if missing := sorted(set(classes) - there):
+        print(f"warning: `{validation}` has no images of {', '.join(missing)}", file=sys.stderr)
+
+
+def _list_images(folder: Path, classes: list[str]) -> Found:
+    """Return every image file with its label."""
+    found: Found = []
     for label, name in enumerate(classes):
-        before = len(found)
-        for path in image_files(folder / name, "**/*"):
-            with corrupt:
-                read_image(path, 8)
-                found.append((path, label))
-        if len(found) == before:
+        paths = image_files(folder / name)
+        if not paths and (folder / name).is_dir():
             raise ProjectError(
-                f"the class directory `{folder / name}` has no readable image",
+                f"the class directory `{folder / name}` has no images",
                 hint=f"add files with one of the suffixes {' '.join(SUFFIXES)}, or remove the directory",
             )
+        found += [(path, label) for path in paths]
     return found
 
 

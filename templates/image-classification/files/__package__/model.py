@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from . import transformer
 from .config import Config
-from .errors import Hint, ProjectError
-from .library import library
+from .engine.errors import Hint, ProjectError, library
+from .layers import Block as Attention
 
 
 class Block(nn.Module):
@@ -60,7 +60,7 @@ class ViT(nn.Module):
         self.patch = patch
         self.embed = nn.Linear(channels * patch * patch, width)
         self.places = nn.Parameter(0.5 * torch.randn(1, (size // patch) ** 2, width))
-        self.layers = nn.Sequential(*(transformer.Block(width, width // 32) for _ in range(depth)))
+        self.layers = nn.Sequential(*(Attention(width, width // 32) for _ in range(depth)))
         for name, parameter in self.layers.named_parameters():
             if name.endswith(("project.weight", "narrow.weight")):
                 nn.init.zeros_(parameter)  # each block starts as an identity, which learns sooner
@@ -72,15 +72,24 @@ class ViT(nn.Module):
         return cast(Tensor, self.head(self.layers(patches + self.places).mean(dim=1)))
 
 
-class Colours(nn.Module):
-    """Repeat gray images for a model that requires three channels."""
+class Normalized(nn.Module):
+    """A model of a library, with the normalization that its weights require."""
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], deviation: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("deviation", torch.tensor(deviation).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        return images.expand(-1, 3, -1, -1)
+        return cast(Tensor, self.network((images - self.mean) / self.deviation))
 
 
-def make_model(config: Config, *, channels: int, classes: int, size: int) -> nn.Module:
-    """Create the configured model with random weights, for square images of ``size`` pixels."""
+def make_model(config: Config, about: dict[str, Any]) -> nn.Module:
+    """Create the configured model for square images; ``about`` has their size, channels, and classes."""
+    size, channels, classes = about["size"], about["channels"], len(about["classes"])
     if config.model == "resnet":
         return ResNet(channels, classes, config.width)
     if config.model == "vit":
@@ -93,7 +102,16 @@ def make_model(config: Config, *, channels: int, classes: int, size: int) -> nn.
             )
         return ViT(channels, classes, 4 * config.width, size=size, patch=patch, depth=config.depth)
     source, _, name = config.model.partition(":")
-    model, wanted = (_torchvision if source == "torchvision" else _timm)(name, channels, classes)
+    try:
+        make = _torchvision if source == "torchvision" else _timm
+        model, wanted = make(name, classes, pretrained=config.pretrained)
+    except (OSError, RuntimeError) as error:
+        if not config.pretrained:
+            raise
+        raise ProjectError(
+            f"cannot get the weights of `--model {config.model}`: {str(error).splitlines()[0]}",
+            hint="they are downloaded at the first use; to start with random weights, omit `--pretrained`",
+        ) from error
     if wanted not in (0, size):
         raise ProjectError(
             f"`--model {config.model}` requires images of {wanted} pixels, found {size}",
@@ -103,28 +121,51 @@ def make_model(config: Config, *, channels: int, classes: int, size: int) -> nn.
     return model
 
 
+def example_inputs(config: Config, about: dict[str, Any]) -> tuple[Tensor, ...]:
+    """Return inputs for an export."""
+    return (torch.rand(4, about["channels"], about["size"], about["size"]),)
+
+
 def is_convolutional(model: nn.Module) -> bool:
     """Return whether channels_last speeds up the model; a library's ViT has one convolution, for its patches."""
     return sum(isinstance(module, nn.Conv2d) for module in model.modules()) > 1
 
 
-def _torchvision(name: str, channels: int, classes: int) -> tuple[nn.Module, int]:
+def _torchvision(name: str, classes: int, *, pretrained: bool) -> tuple[nn.Module, int]:
     """Return the model, and the only image size that it accepts, or 0 for any."""
     models = _library("torchvision").models
     _refuse_unknown("torchvision.models", name, models.list_models(module=models))
     # with auxiliary heads, these two return a tuple in training
-    plain = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **plain)
-    size = int(cast(Any, getattr(model, "image_size", 0)))
-    return (model if channels == 3 else nn.Sequential(Colours(), model)), size
+    plain = {"aux_logits": False} if name in ("googlenet", "inception_v3") and not pretrained else {}
+    if not pretrained:
+        model: nn.Module = models.get_model(name, weights=None, num_classes=classes, **plain)
+        return Normalized(model, [0.0] * 3, [1.0] * 3), int(cast(Any, getattr(model, "image_size", 0)))
+    weights = models.get_model_weights(name).DEFAULT
+    model = models.get_model(name, weights=weights)
+    _replace_head(model, classes)
+    steps = weights.transforms()
+    return Normalized(model, steps.mean, steps.std), int(cast(Any, getattr(model, "image_size", 0)))
 
 
-def _timm(name: str, channels: int, classes: int) -> tuple[nn.Module, int]:
+def _replace_head(model: nn.Module, classes: int) -> None:
+    """Replace the last layer, which has the classes that the weights were trained on."""
+    name, last = [(name, each) for name, each in model.named_modules() if isinstance(each, (nn.Linear, nn.Conv2d))][-1]
+    parent, _, child = name.rpartition(".")
+    head = (
+        nn.Linear(last.in_features, classes)
+        if isinstance(last, nn.Linear)
+        else nn.Conv2d(last.in_channels, classes, last.kernel_size)  # type: ignore[arg-type]
+    )
+    setattr(model.get_submodule(parent), child, head)
+
+
+def _timm(name: str, classes: int, *, pretrained: bool) -> tuple[nn.Module, int]:
     timm = _library("timm")
     _refuse_unknown("timm", name.split(".")[0], timm.list_models())
-    model: Any = timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels)
+    model: Any = timm.create_model(name, pretrained=pretrained, num_classes=classes)
     about = model.pretrained_cfg
-    return model, about["input_size"][-1] if about.get("fixed_input_size") else 0
+    mean, deviation = (about["mean"], about["std"]) if pretrained else ([0.0] * 3, [1.0] * 3)
+    return Normalized(model, mean, deviation), about["input_size"][-1] if about.get("fixed_input_size") else 0
 
 
 def _library(name: str) -> Any:

@@ -5,32 +5,41 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .options import option, require
-from .settings import LoopConfig
-from .tokens import BYTES, HUGGING_FACE, TIKTOKEN
-from .transformer import SIZES
+from .engine.options import TrainOptions, default, option, require
+from .layers import SIZES
+from .texts import BYTES, HUGGING_FACE, TIKTOKEN
+
+PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16", "fp8")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(LoopConfig):
+class Config(TrainOptions):
+    epochs: int = default("epochs", 8)
+    batch_size: int = default("batch_size", 8)
+    lr: float = default("lr", 4e-3)
+    weight_decay: float = default("weight_decay", 0.1)
     data: Path | None = option(
-        None, "Train on this text file or directory; Python's documentation by default.", fixed=True
+        None, "Train on this text file or directory; Python's documentation by default.", resume="same"
     )
-    suffixes: str = option(".txt,.md,.rst,.py", "Read the files of a directory with these suffixes.", fixed=True)
-    tokenizer: str = option(BYTES, f"Use {BYTES}, {TIKTOKEN}NAME, {HUGGING_FACE}NAME, or a tokenizer.json.", fixed=True)
-    validation_part: float = option(0.1, "Hold back this fraction of the text for validation.", fixed=True)
-    validation_windows: int = option(
-        200, "Evaluate on this many windows, evenly spread over the validation text.", fixed=True
+    suffixes: str = option(".txt,.md,.rst,.py", "Read the files of a directory with these suffixes.", resume="same")
+    tokenizer: str = option(
+        BYTES, f"Use {BYTES}, {TIKTOKEN}NAME, {HUGGING_FACE}NAME, or a tokenizer.json.", resume="same"
     )
-    size: str = option("micro", "Set the size of the model.", choices=tuple(SIZES), fixed=True)
-    context: int = option(256, "Set how many tokens the model sees at once.", fixed=True)
-    dropout: float = option(0.0, "Drop this fraction of the activations in training.", fixed=True)
-    fsdp: bool = option(False, "Shard the weights over all processes (FSDP2), for large models.", fixed=True)
-    shuffle_text: bool = option(False, "Train on shuffled text, as the control that must not learn.", fixed=True)
+    val_fraction: float = option(0.1, "Hold back this fraction of the text for validation.", resume="same")
+    val_windows: int = option(
+        0, "Evaluate on this many windows, evenly spread over the validation text; 0 for all.", resume="same"
+    )
+    size: str = option("micro", "Set the size of the model.", choices=tuple(SIZES), resume="same")
+    context: int = option(128, "Set how many tokens the model sees at once.", resume="same")
+    dropout: float = option(0.0, "Drop this fraction of the activations in training.")
+    precision: str = option(
+        "auto", "Compute in this precision; auto depends on the device.", choices=PRECISIONS, resume="free"
+    )
+    fsdp: bool = option(False, "Shard the weights over all processes (FSDP2), for large models.", resume="free")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.validation_part < 1, f"--validation-part must be between 0 and 1, got {self.validation_part}")
-        require(self.validation_windows >= 1, f"--validation-windows must be at least 1, got {self.validation_windows}")
+        require(0 < self.val_fraction < 1, f"--val-fraction must be between 0 and 1, got {self.val_fraction}")
+        require(self.val_windows >= 0, f"--val-windows must not be negative, got {self.val_windows}")
         require(self.context >= 8, f"--context must be at least 8, got {self.context}")
         require(0 <= self.dropout < 1, f"--dropout must be at least 0 and below 1, got {self.dropout}")

@@ -9,7 +9,6 @@ import hashlib
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -19,41 +18,43 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from . import distributed
-from .checkpoint import write_aside
 from .config import Config
-from .errors import Hint, ProjectError
-from .library import library
-from .split import by_chance, shuffled
-from .tokens import BYTES, Tokenizer, make_tokenizer
+from .engine import distributed
+from .engine.checkpoint import write_aside
+from .engine.errors import Hint, ProjectError, library
+from .engine.loader import Data, by_chance, fingerprint
+from .texts import BYTES, Tokenizer, open_tokenizer, tokenizer_block
 
 Document = Any  # a numpy array of bytes, usually memory-mapped
 PIECE = 1 << 20  # bytes to tokenize at once
 
 
-@dataclass(frozen=True)
-class Data:
-    train: Windows
-    validation: Windows
-    tokenizer: Tokenizer
-    bytes_per_token: float
-
-
 class Windows(Dataset[tuple[Tensor, Tensor]]):
-    """``windows[[3, 1, 4]]`` returns tokens and their successors, (3, context) each. Windows don't overlap."""
+    """Tokens and their successors, ``context`` of each. Windows don't overlap; ``count`` of them are spread evenly."""
 
-    def __init__(self, parts: list[Tensor], context: int) -> None:
+    draws_random_numbers = False
+
+    def __init__(self, parts: list[Tensor], context: int, count: int = 0) -> None:
         self.parts = parts
         self.ends = list(accumulate(len(part) for part in parts))
         self.tokens = sum(len(part) for part in parts)
         self.context = context
+        self.available = max(0, self.tokens - 1) // context
+        self.count = min(count, self.available) if count else self.available
 
     def __len__(self) -> int:
-        return max(0, self.tokens - 1) // self.context
+        return self.count
 
-    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        rows = torch.stack([self.cut(index * self.context, self.context + 1) for index in indices])
-        return rows[:, :-1], rows[:, 1:]
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        start = index * self.available // self.count * self.context
+        row = self.cut(start, self.context + 1)
+        return row[:-1], row[1:]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        rows = [self[index] for index in indices]
+        empty = [(torch.zeros(0, self.context, dtype=torch.long),) * 2]
+        tokens, successors = zip(*(rows or empty))
+        return (torch.stack(tokens), torch.stack(successors)) if rows else empty[0]
 
     def cut(self, start: int, length: int) -> Tensor:
         """Return ``length`` tokens from ``start`` of the concatenated parts."""
@@ -68,15 +69,13 @@ class Windows(Dataset[tuple[Tensor, Tensor]]):
 
 
 def load_data(config: Config) -> Data:
-    """Load the configured data, with shuffled training text for the control."""
+    """Load the configured text. Any ``Dataset`` of tokens and successors works here, with ``about`` as below."""
     documents = _python_documentation() if config.data is None else _documents(config.data, config)
-    tokenizer = make_tokenizer(config.tokenizer)
-    train, validation = _split(documents, config.validation_part)
+    block = tokenizer_block(config.tokenizer)
+    tokenizer = open_tokenizer(block)
+    train, validation = _split(documents, config.val_fraction)
     parts = [_pack(texts, tokenizer, config) for texts in (train, validation)]
-    if config.shuffle_text:
-        everything = Windows(parts[0], 1)
-        parts[0] = [everything.cut(0, everything.tokens)[shuffled(everything.tokens, config.seed)]]
-    windows = [Windows(part, config.context) for part in parts]
+    windows = [Windows(parts[0], config.context), Windows(parts[1], config.context, config.val_windows)]
     for name, each in zip(("training", "validation"), windows):
         if not len(each):
             raise ProjectError(
@@ -85,7 +84,20 @@ def load_data(config: Config) -> Data:
                 hint=(Hint("to use shorter windows", option="--context COUNT"), Hint("add more text")),
             )
     size = sum(len(text) + 1 for text in validation)  # the end of a document is one byte
-    return Data(windows[0], windows[1], tokenizer, size / windows[1].tokens)
+    return Data(
+        train=windows[0],
+        validation=windows[1],
+        about={
+            "tokenizer": block,
+            "vocabulary": block["size"] + 1,
+            "end": block["size"],
+            "context": config.context,
+            "bytes_per_token": size / windows[1].tokens,
+            "prompt": windows[1].cut(0, min(24, windows[1].tokens)).tolist(),
+        },
+        lazy=False,
+        fingerprint=fingerprint([hashlib.sha256(document).digest() for document in documents]),
+    )
 
 
 def _python_documentation() -> list[Document]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .config import Config
-from .transformer import SIZES, Block
+from .layers import SIZES, Block
 
 
 class GPT(nn.Module):
@@ -40,3 +41,13 @@ class GPT(nn.Module):
         for block in self.blocks:
             hidden = block(hidden)
         return functional.linear(self.norm(hidden), self.tokens.weight)
+
+
+def make_model(config: Config, about: dict[str, Any]) -> nn.Module:
+    """Create the model; ``about`` has the size of the vocabulary."""
+    return GPT(about["vocabulary"], config)
+
+
+def example_inputs(config: Config, about: dict[str, Any]) -> tuple[Tensor, ...]:
+    """Return inputs for an export."""
+    return (torch.randint(0, about["vocabulary"], (4, config.context)),)

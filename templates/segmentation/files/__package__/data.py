@@ -5,39 +5,38 @@ Each pixel of a mask is a class number, or ``IGNORED`` for pixels that training 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from .config import IGNORED, Config
-from .errors import Hint, ProjectError
-from .images import SUFFIXES, Corrupt, decode, image_files, mirror, read_image, square, training_and_validation
-from .library import library
-from .samples import Files, Samples
-from .split import split
+from .engine.errors import Hint, ProjectError, library
+from .engine.loader import Data, Tensors, UnreadableError, fingerprint, split
+from .images import SUFFIXES, decode, image_files, mirror, pixels, random_box, square, training_and_validation
 
 if TYPE_CHECKING:
     from PIL import Image
 
-
-@dataclass(frozen=True)
-class Data:
-    """``train[[3, 1]]`` returns pixels in [0, 1] as (2, channels, size, size), and masks as (2, size, size)."""
-
-    train: Samples
-    validation: Samples
-    channels: int
+Pairs = list[tuple[Path, Path]]  # images with their masks
+CHECKED = 50  # masks that are read before the training; the others are read when it needs them
+COLORS = [[0, 0, 0], [230, 60, 60], [70, 160, 70], [60, 90, 220], [240, 190, 40], [160, 70, 200], [70, 200, 220]]
 
 
 def load_data(config: Config) -> Data:
-    """Load the configured data, with the masks of other images for the control."""
-    data = _coins(config) if config.data is None else _folder(config.data, config)
-    if config.shuffle_labels:
-        data.train.shuffle(config.seed)
-    return data
+    """Load the configured data. Any ``Dataset`` of images and masks works here, with ``about`` as below."""
+    return _coins(config) if config.data is None else _folder(config.data, config)
+
+
+def about(config: Config, counts: Tensor, channels: int) -> dict[str, object]:
+    """Return what the model, the loss, and ``predict`` must know of the data; ``counts`` are pixels of each class."""
+    names = list(config.class_names)
+    colors = [COLORS[number % len(COLORS)] for number in range(len(names))]
+    sizes = {"channels": channels, "crop": config.crop, "ignored": IGNORED}
+    return {"classes": names, "colors": colors, "counts": counts.tolist(), **sizes}
 
 
 def _coins(config: Config) -> Data:
@@ -45,6 +44,26 @@ def _coins(config: Config) -> Data:
 
     The mask is computed from the picture's edges with a watershed, as in scikit-image's segmentation guide.
     """
+    image, mask = coins()
+    border = round(image.shape[1] * (1 - config.val_fraction))
+    if not config.crop <= min(border, image.shape[1] - border):
+        raise ProjectError(
+            f"`--crop {config.crop}` is larger than a part of the coins ({border} and {image.shape[1] - border} "
+            "pixels wide)",
+            hint="to use the default crop and split, omit `--crop` and `--val-fraction`",
+        )
+    train = _crops(image[:, :border], mask[:, :border], config.crop, config.crop // 3)
+    return Data(
+        train=train,
+        validation=_crops(image[:, border:], mask[:, border:], config.crop, config.crop),
+        about=about(config, pixel_counts([train.columns[1]], len(config.class_names)), 1),
+        lazy=False,
+        fingerprint=fingerprint([image, mask]),
+    )
+
+
+def coins() -> tuple[Tensor, Tensor]:
+    """Return the picture, with values in [0, 1], and its mask."""
     hint = (
         Hint("to install the locked environment", command="envforge install"),
         Hint("to use your own images", option="--data DIR"),
@@ -56,47 +75,64 @@ def _coins(config: Config) -> Data:
     picture = data.coins()
     sure = (picture < 30) * 1 + (picture > 150) * 2
     found = fill(segmentation.watershed(filters.sobel(picture), sure) - 1)
-    image = torch.tensor(picture.tolist(), dtype=torch.float32) / 255
-    mask = torch.tensor(found.tolist(), dtype=torch.long)
-    border = round(image.shape[1] * (1 - config.validation_part))
-    if not config.crop <= min(border, image.shape[1] - border):
-        raise ProjectError(
-            f"`--crop {config.crop}` is larger than a part of the coins ({border} and {image.shape[1] - border} "
-            "pixels wide)",
-            hint="to use the default crop and split, omit `--crop` and `--validation-part`",
-        )
-    return Data(
-        train=_crops(image[:, :border], mask[:, :border], config.crop, config.crop // 3),
-        validation=_crops(image[:, border:], mask[:, border:], config.crop, config.crop),
-        channels=1,
-    )
+    return torch.tensor(picture.tolist(), dtype=torch.float32) / 255, torch.tensor(found.tolist(), dtype=torch.long)
 
 
-def _crops(image: Tensor, mask: Tensor, size: int, stride: int) -> Samples:
+def _crops(image: Tensor, mask: Tensor, size: int, stride: int) -> Tensors:
     """Cut squares of ``size``, ``stride`` pixels apart."""
     cut = [part.unfold(0, size, stride).unfold(1, size, stride).reshape(-1, size, size) for part in (image, mask)]
-    return Samples(cut[0].unsqueeze(1), answers=cut[1])
+    return Tensors(cut[0].unsqueeze(1), cut[1])
+
+
+def pixel_counts(masks: Sequence[Tensor], classes: int) -> Tensor:
+    """Return the number of pixels of each class."""
+    counts = [torch.bincount(mask.flatten()[mask.flatten() != IGNORED], minlength=classes) for mask in masks]
+    return torch.stack(counts).sum(dim=0)
+
+
+class ImagePairs(Dataset[tuple[Tensor, Tensor]]):
+    """Images (3, size, size) as bytes, and masks (size, size); read by the processes that load data."""
+
+    def __init__(self, pairs: Pairs, classes: int, size: int, *, random_crop: bool) -> None:
+        self.pairs, self.classes, self.size, self.random_crop = pairs, classes, size, random_crop
+        self.draws_random_numbers = random_crop
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, mask = decode(self.pairs[index][0], "RGB"), read_mask(self.pairs[index][1], self.classes)
+        if not self.random_crop:
+            return square(image, self.size), square(mask, self.size, mixing=False)[0].long()
+        box, shape = random_box(*image.size, least=0.25), (self.size, self.size)
+        cut = mask.resize(shape, resample=0, box=box)  # nearest: no class between two others
+        return pixels(image.resize(shape, box=box)), pixels(cut)[0].long()
 
 
 def _folder(folder: Path, config: Config) -> Data:
     """Use ``train`` and ``val`` (or ``validation``, ``test``) if the directory contains both, else split at random."""
+    UnreadableError.limit = config.max_corrupt
+    classes = len(config.class_names)
     parts = training_and_validation(folder, holds="images/ and masks/")
     if parts:
-        train, validation = (_list_pairs(part, config) for part in parts)
+        train, validation = (_list_pairs(part, classes) for part in parts)
     else:
-        found = _list_pairs(folder, config)
-        held_back, kept = split(len(found), config.validation_part)
+        found = _list_pairs(folder, classes)
+        held_back, kept = split(len(found), config.val_fraction)
         train, validation = [found[index] for index in kept], [found[index] for index in held_back]
-    return Data(train=_from_files(train, config.crop), validation=_from_files(validation, config.crop), channels=3)
+    counted = [pixels(read_mask(mask, classes)) for _, mask in train] if config.class_weights else []
+    counts = pixel_counts(counted, classes) if counted else torch.ones(classes)
+    files = [path for pair in train + validation for path in pair]
+    return Data(
+        train=ImagePairs(train, classes, config.crop, random_crop=config.random_crop),
+        validation=ImagePairs(validation, classes, config.crop, random_crop=False),
+        about=about(config, counts, 3),
+        fingerprint=fingerprint([(str(path.relative_to(folder)), path.stat().st_size) for path in files]),
+    )
 
 
-def _from_files(pairs: list[tuple[Path, Path]], size: int) -> Samples:
-    images, masks = zip(*pairs)
-    return Samples(Files(images, read_image, size), answers=Files(masks, read_mask, size))
-
-
-def _list_pairs(folder: Path, config: Config) -> list[tuple[Path, Path]]:
-    """Return every image with the mask of the same name; report unreadable pairs, and raise if there are too many."""
+def _list_pairs(folder: Path, classes: int) -> Pairs:
+    """Return every image with the mask of the same name, both of the same size; check the first masks."""
     images, masks = folder / "images", folder / "masks"
     for part in (images, masks):
         if not part.is_dir():
@@ -105,64 +141,63 @@ def _list_pairs(folder: Path, config: Config) -> list[tuple[Path, Path]]:
                 hint="put images into images/, and a mask of the same name for each into masks/",
             )
     by_name = {path.stem: path for path in image_files(masks, "*")}
-    pairs: list[tuple[Path, Path]] = []
-    corrupt = Corrupt("pairs", config.max_corrupt)
-    seen: set[int] = set()
-    for image in image_files(images, "*"):
-        with corrupt:
-            pairs.append((image, _check_pair(image, by_name.get(image.stem), len(config.class_names), seen)))
+    pairs = [(image, _mask_of(image, by_name)) for image in image_files(images, "*")]
     if not pairs:
+        raise ProjectError(f"`{images}` has no images", hint=f"add files with one of the suffixes {' '.join(SUFFIXES)}")
+    seen = {value for _, mask in pairs[:CHECKED] for value in set(read_mask(mask, classes).tobytes())} - {IGNORED}
+    if len(seen) == 1 and len(pairs) <= CHECKED:
         raise ProjectError(
-            f"`{images}` has no readable image", hint=f"add files with one of the suffixes {' '.join(SUFFIXES)}"
-        )
-    if len(seen) == 1:
-        raise ProjectError(
-            f"all masks in `{masks}` have only one class, {seen.pop()}",
-            hint="number the classes from 0 in the masks",
+            f"all masks in `{masks}` have only one class, {seen.pop()}", hint="number the classes from 0 in the masks"
         )
     return pairs
 
 
-def _check_pair(image: Path, mask: Path | None, classes: int, seen: set[int]) -> Path:
-    """Return the mask if its size and classes are valid; add the classes to ``seen``."""
+def _mask_of(image: Path, masks: dict[str, Path]) -> Path:
+    """Return the mask of an image; raise if there is none or its size differs."""
+    mask = masks.get(image.stem)
     if mask is None:
         raise ProjectError(f"the image `{image}` has no mask", hint=f"add masks/{image.stem}.png, or remove the image")
-    opened = _open_mask(mask)
-    sizes = decode(image).size, opened.size
-    if sizes[0] != sizes[1]:
-        width, height = sizes[0]
+    (width, height), found = _size(image), _size(mask)
+    if (width, height) != found and 0 not in (width, found[0]):
         raise ProjectError(
             f"the mask `{mask}` has another size than its image: expected {width} x {height}, "
-            f"found {sizes[1][0]} x {sizes[1][1]}",
+            f"found {found[0]} x {found[1]}",
             hint="scale the mask without interpolation",
         )
-    values = set(opened.tobytes())
-    unknown = {value for value in values if value >= classes and value != IGNORED}
-    if unknown:
-        raise ProjectError(
-            f"the mask `{mask}` contains the class {min(unknown)}, but `--classes` has {classes} names",
-            hint=(
-                Hint("to name all classes", option="--classes NAME0,NAME1,NAME2"),
-                Hint(f"to ignore pixels, set them to {IGNORED} in the mask"),
-            ),
-        )
-    seen |= values - {IGNORED}
     return mask
 
 
-def _open_mask(path: Path) -> Image.Image:
+def _size(path: Path) -> tuple[int, int]:
+    """Return width and height from the head of the file; 0 if it can't be read, which is reported when it is needed."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(0x0112, 1) >= 5  # the tag of the orientation
+            return (image.height, image.width) if turned else image.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 0, 0
+
+
+def read_mask(path: Path, classes: int) -> Image.Image:
+    """Read a mask; raise if it has other values than classes and ``IGNORED``."""
     image = decode(path)
     if image.mode not in ("L", "P", "1"):
         raise ProjectError(
             f"the mask `{path}` has the mode {image.mode}, expected L or P (one number in each pixel)",
             hint="save it as an 8-bit grayscale or palette PNG whose values are the classes",
         )
-    return image.convert("L") if image.mode == "1" else image
-
-
-def read_mask(path: Path, size: int) -> Tensor:
-    """Read and scale a mask without mixing classes."""
-    return square(_open_mask(path), size, mixing=False).squeeze(2).long()
+    image = image.convert("L") if image.mode == "1" else image
+    unknown = {value for value in set(image.tobytes()) if value >= classes and value != IGNORED}
+    if unknown:
+        raise ProjectError(
+            f"the mask `{path}` contains the class {min(unknown)}, but `--classes` has {classes} names",
+            hint=(
+                Hint("to name all classes", option="--classes NAME0,NAME1,NAME2"),
+                Hint(f"to ignore pixels, set them to {IGNORED} in the mask"),
+            ),
+        )
+    return image
 
 
 def augment(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from .config import Config
 
 
 def block(inputs: int, outputs: int) -> nn.Sequential:
@@ -49,3 +51,13 @@ class UNet(nn.Module):
         for up, merge in zip(self.up, self.merge):
             features = merge(torch.cat([up(features), seen.pop()], dim=1))
         return cast(Tensor, self.head(features))[..., :height, :width]
+
+
+def make_model(config: Config, about: dict[str, Any]) -> nn.Module:
+    """Create the network; ``about`` has the channels of the images, and the classes."""
+    return UNet(about["channels"], len(about["classes"]), width=config.width, levels=config.levels)
+
+
+def example_inputs(config: Config, about: dict[str, Any]) -> tuple[Tensor, ...]:
+    """Return inputs for an export."""
+    return (torch.rand(4, about["channels"], about["crop"], about["crop"]),)

@@ -1,69 +1,93 @@
 """Convert columns to tensors: scaled numbers, class indices for embeddings, and the target.
 
-Means, deviations, and classes are computed from the training rows only.
+Means, deviations, and classes are computed from the training rows only, and kept in ``about`` for ``predict``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
 from .config import Config
-from .errors import Hint, ProjectError
-from .options import as_option
-from .samples import Samples
-from .split import split
-from .table import Table, is_empty, number, read_table, tumours
+from .engine import distributed
+from .engine.errors import Hint, ProjectError, library
+from .engine.loader import Data, Tensors, by_chance, fingerprint, split
+from .engine.options import as_option, words
+from .tables import Table, is_empty, number, read_table
 
 UNKNOWN = 0  # the index of a class that is in no training row
-
-
-@dataclass(frozen=True)
-class Data:
-    """``train[[3, 1]]`` returns scaled numbers (2, numeric), classes (2, categorical), and targets (2).
-
-    ``labels`` are the classes of the target, empty for a regression, which has ``scale``: mean and deviation.
-    """
-
-    train: Samples
-    validation: Samples
-    sizes: tuple[int, ...]
-    labels: tuple[str, ...]
-    scale: tuple[float, float] = (0.0, 1.0)
+MOST_CLASSES = 10  # more different whole numbers are a target to predict as a number
 
 
 def load_data(config: Config) -> Data:
-    """Load the configured table, with shuffled training targets for the control."""
-    table = tumours() if config.data is None else read_table(config.data, config.encoding)
+    """Load the configured table. Any ``Dataset`` of numbers, classes, and targets works here, with ``about``."""
+    table = tumors() if config.data is None else read_table(config.data, config.encoding)
     features, target = _choose_columns(table, config)
-    held_back, kept = split(table.rows, config.validation_part)
-    numeric, categorical = _kinds(table, features, config)
-    numbers = torch.cat(
-        [_numbers(table, name, kept, config) for name in numeric] or [torch.zeros(table.rows, 0)], dim=1
+    held_back, kept = split_rows(table.rows, config)
+    targets, about_target = _target(table, target, kept, config)
+    about = {**_about(table, features, kept, config), **about_target, "encoding": config.encoding}
+    numbers, classes = encode(table, about)
+    told = f"{len(about['labels'])} classes" if about["labels"] else "a number"
+    distributed.say(f"predicting `{target}`, {told}, from {len(features)} columns of {table.rows} rows")
+    return Data(
+        train=Tensors(numbers[kept], classes[kept], targets[kept]),
+        validation=Tensors(numbers[held_back], classes[held_back], targets[held_back]),
+        about=about,
+        lazy=False,
+        fingerprint=fingerprint([numbers, classes, targets]),
     )
-    known = [{cell: place for place, cell in enumerate(_seen(table.columns[name], kept), 1)} for name in categorical]
-    indices = [[places.get(cell, UNKNOWN) for cell in table.columns[name]] for name, places in zip(categorical, known)]
-    classes = torch.tensor(indices, dtype=torch.long).reshape(len(categorical), table.rows).T
-    targets, labels, scale = _target(table, target, kept, config)
-    train, validation = (Samples(numbers[rows], classes[rows], answers=targets[rows]) for rows in (kept, held_back))
-    if config.shuffle_labels:
-        train.shuffle(config.seed)
-    return Data(train, validation, tuple(len(places) + 1 for places in known), labels, scale)
+
+
+def split_rows(count: int, config: Config) -> tuple[list[int], list[int]]:
+    """Return the rows for validation and for training."""
+    held_back, kept = (torch.tensor(rows) for rows in split(count, config.val_fraction))
+    if config.split_seed != 2000:
+        order = by_chance(count, config.split_seed)
+        return sorted(order[: len(held_back)].tolist()), sorted(order[len(held_back) :].tolist())
+    return held_back.tolist(), kept.tolist()
+
+
+def encode(table: Table, about: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return scaled numbers (rows, numeric) and class indices (rows, categorical) of a table with the same columns.
+
+    A number that may be empty has a second column, which marks the empty cells.
+    """
+    for column in (*about["numeric"], *about["categorical"]):
+        if column["name"] not in table.columns:
+            raise ProjectError(f"`{table.source}` has no column `{column['name']}`", hint="add the column")
+    numbers = [_scaled(table, column) for column in about["numeric"]] or [torch.zeros(table.rows, 0)]
+    classes = torch.zeros(table.rows, len(about["categorical"]), dtype=torch.long)
+    for place, column in enumerate(about["categorical"]):
+        known = {cell: index for index, cell in enumerate(column["values"], start=1)}
+        classes[:, place] = torch.tensor([known.get(cell, UNKNOWN) for cell in table.cells(column["name"])])
+    return torch.cat(numbers, dim=1), classes
+
+
+def _scaled(table: Table, column: dict[str, Any]) -> Tensor:
+    values = table.numbers(column["name"], hint=())
+    empty = numpy.isnan(values)
+    if empty.any() and not column["may_be_empty"]:
+        place = table.place(column["name"], int(empty.argmax()))
+        raise ProjectError(f"{place} is empty, which no training row was", hint="fill the cell or remove the row")
+    scaled = numpy.where(empty, 0.0, (values - column["mean"]) / column["deviation"])
+    columns = [scaled, empty] if column["may_be_empty"] else [scaled]
+    return torch.from_numpy(numpy.stack(columns, axis=1).astype(numpy.float32))
 
 
 def _choose_columns(table: Table, config: Config) -> tuple[list[str], str]:
     """The columns to learn from, and the one to predict."""
     names = list(table.columns)
-    target = config.target or names[-1]
-    for name in (target, *_names(config.ignore), *_names(config.categorical)):
+    target, ignored = config.target or names[-1], words(config.ignore)
+    for name in (target, *ignored, *words(config.categorical)):
         if name not in names:
             raise ProjectError(
                 f"`{table.source}` has no column `{name}`", hint=f"use one of its columns: {', '.join(names[:30])}"
             )
-    features = [name for name in names if name != target and name not in _names(config.ignore)]
+    features = [name for name in names if name != target and name not in ignored]
     if not features:
         raise ProjectError(
             f"`{table.source}` has no column to predict `{target}` from", hint="add or keep at least one more column"
@@ -71,95 +95,90 @@ def _choose_columns(table: Table, config: Config) -> tuple[list[str], str]:
     return features, target
 
 
-def _kinds(table: Table, features: Sequence[str], config: Config) -> tuple[list[str], list[str]]:
-    """Return numeric and categorical columns; categorical are the named ones, and those with mostly words."""
-    categorical = [name for name in features if name in _names(config.categorical) or _is_words(table.columns[name])]
-    return [name for name in features if name not in categorical], categorical
+def _about(table: Table, features: Sequence[str], kept: list[int], config: Config) -> dict[str, Any]:
+    """Return what ``encode`` needs; categorical are the named columns, and those with mostly words."""
+    categorical = [name for name in features if name in words(config.categorical) or _is_words(table.columns[name])]
+    numeric = [_numeric(table, name, kept, config) for name in features if name not in categorical]
+    values = {name: table.cells(name) for name in categorical}
+    seen = [{"name": name, "values": sorted({cells[row] for row in kept})} for name, cells in values.items()]
+    return {"numeric": numeric, "categorical": seen}
 
 
-def _is_words(cells: Sequence[str]) -> bool:
-    filled = [cell for cell in cells if not is_empty(cell)]
+def _is_words(column: Any) -> bool:
+    if not isinstance(column, list):
+        return False
+    filled = [cell for cell in column if not is_empty(cell)]
     return 2 * sum(number(cell) is None for cell in filled) > len(filled)
 
 
-def _numbers(table: Table, name: str, kept: list[int], config: Config) -> Tensor:
-    """Return the scaled numbers as (rows, 1), or as (rows, 2) with a second column that marks empty cells."""
-    values = [number(cell) for cell in table.columns[name]]
-    for row, (cell, value) in enumerate(zip(table.columns[name], values)):
-        if value is None and not is_empty(cell):
-            ignore = as_option("ignore", ",".join([*_names(config.ignore), name]))
-            raise table.not_a_number(name, row, hint=[Hint("to ignore the column", option=ignore)])
-        if value is None and config.missing == "error":
-            raise ProjectError(
-                f"{table.place(name, row)} is empty",
-                hint="to replace empty cells by the column's mean and mark them",
-                option="--missing mean",
-            )
-    empty = torch.tensor([[value is None] for value in values])
-    column = torch.tensor([[value or 0.0] for value in values], dtype=torch.float64)
-    known = column[kept][~empty[kept]]
-    if not len(known):
+def _numeric(table: Table, name: str, kept: list[int], config: Config) -> dict[str, Any]:
+    ignore = Hint("to ignore the column", option=as_option("ignore", ",".join([*words(config.ignore), name])))
+    values = table.numbers(name, hint=[ignore])
+    empty = numpy.isnan(values)
+    if empty.any() and config.missing == "error":
         raise ProjectError(
-            f"column `{name}` of `{table.source}` is empty in all training rows",
-            hint="to ignore the column",
-            option=as_option("ignore", ",".join([*_names(config.ignore), name])),
+            f"{table.place(name, int(empty.argmax()))} is empty",
+            hint="to replace empty cells by the column's mean and mark them",
+            option="--missing mean",
         )
-    mean, deviation = known.mean(), known.std(unbiased=False)
-    scaled = ((column - mean) / (deviation if deviation > 0 else 1.0)).masked_fill(empty, 0.0)
-    return torch.cat([scaled, empty], dim=1).float() if empty.any() else scaled.float()
+    known = values[kept][~empty[kept]]
+    if not len(known):
+        raise ProjectError(f"column `{name}` of `{table.source}` is empty in all training rows", hint=[ignore])
+    deviation = float(known.std()) or 1.0
+    return {"name": name, "mean": float(known.mean()), "deviation": deviation, "may_be_empty": bool(empty.any())}
 
 
-def _target(
-    table: Table, name: str, kept: list[int], config: Config
-) -> tuple[Tensor, tuple[str, ...], tuple[float, float]]:
-    """Return targets with class names, or scaled targets with mean and deviation of the training rows."""
-    cells = table.columns[name]
+def _target(table: Table, name: str, kept: list[int], config: Config) -> tuple[Tensor, dict[str, Any]]:
+    """Return targets with the names of their classes, or scaled targets with mean and deviation of training rows."""
+    cells = table.cells(name)
     empty = next((row for row, cell in enumerate(cells) if is_empty(cell)), None)
     if empty is not None:
         raise ProjectError(f"the target is empty in {table.place(name, empty)}", hint="fill the cell or remove the row")
     if _is_regression(table, name, config):
-        values = torch.tensor([number(cell) for cell in cells], dtype=torch.float64)
-        mean, deviation = float(values[kept].mean()), float(values[kept].std(unbiased=False))
+        values = table.numbers(name, hint=[Hint("to predict classes", option="--task classification")])
+        mean, deviation = float(values[kept].mean()), float(values[kept].std())
         if deviation == 0:
             raise ProjectError(
                 f"the target `{name}` is {mean:g} in all training rows",
                 hint="to predict another column",
                 option="--target NAME",
             )
-        return ((values - mean) / deviation).float(), (), (mean, deviation)
-    labels = tuple(_seen(cells, range(len(cells))))
-    if len(labels) < 2:
-        raise ProjectError(
-            f"the target `{name}` has only one class, `{cells[0]}`",
-            hint="to predict another column",
-            option="--target NAME",
-        )
-    if len(labels) > len(cells) // 2:
-        raise ProjectError(
-            f"the target `{name}` has {len(labels)} classes in {len(cells)} rows",
-            hint=(
-                Hint("to predict another column", option="--target NAME"),
-                Hint("to predict it as a number", option="--task regression"),
-            ),
-        )
+        scaled = torch.from_numpy(((values - mean) / deviation).astype(numpy.float32))
+        return scaled, {"target": name, "labels": [], "counts": [], "mean": mean, "deviation": deviation}
+    labels = sorted(set(cells))
+    _check_labels(table, name, labels)
     places = {label: place for place, label in enumerate(labels)}
-    return torch.tensor([places[cell] for cell in cells]), labels, (0.0, 1.0)
+    targets = torch.tensor([places[cell] for cell in cells])
+    counts = torch.bincount(targets[kept], minlength=len(labels)).tolist()
+    return targets, {"target": name, "labels": labels, "counts": counts, "mean": 0.0, "deviation": 1.0}
+
+
+def _check_labels(table: Table, name: str, labels: list[str]) -> None:
+    another = Hint("to predict another column", option="--target NAME")
+    if len(labels) < 2:
+        raise ProjectError(f"the target `{name}` has only one class, `{labels[0]}`", hint=[another])
+    if len(labels) > table.rows // 2:
+        raise ProjectError(
+            f"the target `{name}` has {len(labels)} classes in {table.rows} rows",
+            hint=(another, Hint("to predict it as a number", option="--task regression")),
+        )
 
 
 def _is_regression(table: Table, name: str, config: Config) -> bool:
-    """Return whether the task is a regression; ``auto``: all cells are numbers, and at least one is a fraction."""
-    values = [number(cell) for cell in table.columns[name]]
-    wrong = next((row for row, value in enumerate(values) if value is None), None)
-    if config.task == "regression" and wrong is not None:
-        raise table.not_a_number(name, wrong, hint=[Hint("to predict classes", option="--task classification")])
-    if config.task != "auto":
+    """Return whether the target is a number; ``auto``: it has fractions, or too many different whole numbers."""
+    column = table.columns[name]
+    if config.task != "auto" or isinstance(column, list):
         return config.task == "regression"
-    return wrong is None and any(value is not None and value != int(value) for value in values)
+    return bool((column != numpy.floor(column)).any()) or len(numpy.unique(column)) > MOST_CLASSES
 
 
-def _seen(cells: Sequence[str], rows: Sequence[int]) -> list[str]:
-    return sorted({cells[row] for row in rows})
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+def tumors() -> Table:
+    """Load 569 real tumors with 30 measurements each, benign or malignant (UCI, in scikit-learn)."""
+    hint = (
+        Hint("to install the locked environment", command="envforge install"),
+        Hint("to use your own table", option="--data FILE"),
+    )
+    bunch = library("sklearn.datasets", "the built-in data", hint=hint).load_breast_cancer()
+    columns: dict[str, Any] = {str(name): column for name, column in zip(bunch.feature_names, bunch.data.T)}
+    kinds = [str(bunch.target_names[kind]) for kind in bunch.target.tolist()]
+    return Table("breast_cancer of scikit-learn", {**columns, "kind": kinds}, first_line=1)

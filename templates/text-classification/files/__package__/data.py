@@ -12,79 +12,83 @@ import sysconfig
 import tokenize
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from . import distributed
 from .config import Config
-from .csvfile import csv_lines, read_text
-from .errors import ProjectError
+from .engine import distributed
+from .engine.errors import ProjectError
+from .engine.loader import Data, by_chance, fingerprint
 from .model import PAD
-from .samples import Samples
-from .split import by_chance
-from .tokens import HUGGING_FACE, from_hugging_face, make_tokenizer
+from .tables import csv_lines, read_text
+from .texts import HUGGING_FACE, from_hugging_face, open_tokenizer, tokenizer_block
 
 PYTHON_KINDS = ("code", "comment", "docstring", "message")
 PER_FILE = 60  # at most this many pieces of a kind from one file, so that many authors contribute
 Rows = list[tuple[str, str]]  # text and label
 
 
-@dataclass(frozen=True)
-class Data:
-    """``train[[3, 1, 4]]`` returns token numbers as (3, length of the longest), and 3 labels."""
+class Texts(Dataset[tuple[Tensor, Tensor]]):
+    """Token numbers of texts, and labels; a batch is padded to its longest text."""
 
-    train: Samples
-    validation: Samples
-    classes: tuple[str, ...]
-    pad: int
-    vocabulary: int
+    draws_random_numbers = False
 
-
-class Texts:
-    """Token numbers of texts; a batch is padded to its longest text."""
-
-    def __init__(self, tokens: list[list[int]], pad: int) -> None:
-        self.tokens, self.pad = tokens, pad
+    def __init__(self, tokens: list[list[int]], labels: list[int], pad: int) -> None:
+        self.tokens, self.labels, self.pad = tokens, torch.tensor(labels), pad
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, indices: list[int]) -> Tensor:
-        rows = [self.tokens[index] for index in indices]
-        length = -(-max(map(len, rows)) // 16) * 16  # few different lengths, which suit the tensor cores
-        return torch.tensor([row + [self.pad] * (length - len(row)) for row in rows])
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return torch.tensor(self.tokens[index]), self.labels[index]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        return pad_batch([self.tokens[index] for index in indices], self.pad), self.labels[indices]
+
+
+def pad_batch(rows: list[list[int]], pad: int) -> Tensor:
+    """Return the rows filled up to a multiple of 16: few different lengths, which suit the tensor cores."""
+    length = -(-max(map(len, rows), default=1) // 16) * 16
+    return torch.tensor([row + [pad] * (length - len(row)) for row in rows], dtype=torch.long).view(-1, length)
 
 
 def load_data(config: Config) -> Data:
-    """Load the configured data, with shuffled training labels for the control."""
-    train, validation = _python_pieces() if config.data is None else _split(_read(config.data, config), config)
-    classes = tuple(sorted({label for _, label in train}))
-    encode, pad, vocabulary = _encoder(config)
+    """Load the configured data. Any ``Dataset`` of tokens and labels works here, with ``about`` as below."""
+    train, validation = python_pieces() if config.data is None else _split(_read(config.data, config), config)
+    classes = sorted({label for _, label in train})
+    block = _hugging_face(config) if config.model.startswith(HUGGING_FACE) else tokenizer_block(config.tokenizer)
+    about: dict[str, Any] = {"classes": classes, "tokenizer": block, "context": config.context}
+    about |= {"pad": block.get("pad", PAD), "vocabulary": block["size"] + ("pad" not in block)}
+    about |= {"text_column": config.text_column, "encoding": config.encoding}
+    encode = encoder(about)
     sides = []
-    cut = 0
     for rows in (train, validation):
         tokens = [encode(text) for text, _ in rows]
-        cut += sum(len(row) > config.context for row in tokens)
-        texts = Texts([row[: config.context] for row in tokens], pad)
-        sides.append(Samples(texts, answers=torch.tensor([classes.index(label) for _, label in rows])))
-    if cut and distributed.rank() == 0:
-        texts_are = "text that is" if cut == 1 else "texts that are"
-        print(f"warning: cut the end of {cut} {texts_are} longer than `--context {config.context}`", file=sys.stderr)
-    if config.shuffle_labels:
-        sides[0].shuffle(config.seed)
-    return Data(sides[0], sides[1], classes, pad, vocabulary)
+        sides.append(Texts(tokens, [classes.index(label) for _, label in rows], about["pad"]))
+    about["counts"] = torch.bincount(sides[0].labels, minlength=len(classes)).tolist()
+    _warn_about_cuts(config, [text for rows in (train, validation) for text, _ in rows], sides)
+    return Data(
+        train=sides[0], validation=sides[1], about=about, lazy=False, fingerprint=fingerprint([train, validation])
+    )
 
 
-def _encoder(config: Config) -> tuple[Callable[[str], list[int]], int, int]:
-    """Return a function from text to token numbers, the number for padding, and the size of the vocabulary."""
-    if not config.model.startswith(HUGGING_FACE):
-        own = make_tokenizer(config.tokenizer)
-        return lambda text: [number + 1 for number in own.encode(text)], PAD, own.size + 1
+def encoder(about: dict[str, Any]) -> Callable[[str], list[int]]:
+    """Return the function from a text to at most ``context`` token numbers."""
+    block, context = about["tokenizer"], about["context"]
+    if "pad" in block:
+        tokenizer = from_hugging_face("AutoTokenizer", block["name"], option="--model")
+        return lambda text: list(tokenizer(text, truncation=True, max_length=context)["input_ids"])
+    own = open_tokenizer(block)
+    longest = 64 * context  # no token is longer than that: encoding the rest of a book would be in vain
+    return lambda text: [number + 1 for number in own.encode(text[:longest])[:context]]
+
+
+def _hugging_face(config: Config) -> dict[str, Any]:
     tokenizer = from_hugging_face("AutoTokenizer", config.model, option="--model")
     if tokenizer.pad_token_id is None:
         raise ProjectError(
@@ -92,8 +96,17 @@ def _encoder(config: Config) -> tuple[Callable[[str], list[int]], int, int]:
             hint="to use a model with a padding token",
             option="--model hf:distilbert-base-uncased",
         )
-    settings = {"truncation": True, "max_length": config.context + 1}
-    return lambda text: list(tokenizer(text, **settings)["input_ids"]), int(tokenizer.pad_token_id), len(tokenizer)
+    return {"name": config.model, "pad": int(tokenizer.pad_token_id), "size": len(tokenizer)}
+
+
+def _warn_about_cuts(config: Config, texts: list[str], sides: list[Texts]) -> None:
+    """Report how many texts fill the context; a text of bytes that is exactly as long isn't cut."""
+    full = sum(len(row) == config.context for side in sides for row in side.tokens)
+    if full and config.tokenizer == "bytes" and not config.model.startswith(HUGGING_FACE):
+        full = sum(len(text.encode("utf-8", "surrogatepass")) > config.context for text in texts)
+    if full and distributed.rank() == 0:
+        texts_are = "text that is" if full == 1 else "texts that are"
+        print(f"warning: cut the end of {full} {texts_are} longer than `--context {config.context}`", file=sys.stderr)
 
 
 def _read(path: Path, config: Config) -> Rows:
@@ -171,14 +184,14 @@ def _split(rows: Rows, config: Config) -> tuple[Rows, Rows]:
     held_back: set[str] = set()
     for texts in by_class.values():
         order = by_chance(len(texts)).tolist()
-        held_back.update(texts[index] for index in order[: max(1, round(len(texts) * config.validation_part))])
+        held_back.update(texts[index] for index in order[: max(1, round(len(texts) * config.val_fraction))])
     train = [row for row in rows if row[0] not in held_back]
     lost = sorted({label for _, label in rows} - {label for _, label in train})
     if lost:
         raise ProjectError(
             f"no text of class `{lost[0]}` is left for training",
             hint="to validate on fewer texts",
-            option="--validation-part FRACTION",
+            option="--val-fraction FRACTION",
         )
     return train, [row for row in rows if row[0] in held_back]
 
@@ -203,7 +216,7 @@ def _check_classes(counts: Counter[str], by_class: dict[str, list[str]]) -> None
 
 
 @functools.cache
-def _python_pieces(train_each: int = 1000, validation_each: int = 200) -> tuple[Rows, Rows]:
+def python_pieces(train_each: int = 1000, validation_each: int = 200) -> tuple[Rows, Rows]:
     """Collect code, comments, docstrings, and messages in equal numbers, with separate files for validation."""
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     order = by_chance(len(files)).tolist()

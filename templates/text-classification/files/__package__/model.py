@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .config import Config
-from .errors import ProjectError
-from .tokens import HUGGING_FACE, from_hugging_face
-from .transformer import SIZES, Block
+from .engine.errors import ProjectError, library
+from .layers import SIZES, Block
+from .texts import HUGGING_FACE, from_hugging_face
 
 PAD = 0  # a byte or token is stored as its number plus one
-TRIGRAMS = 4096
+ORDERS = (2, 3, 4, 5, 6)  # of the n-grams
+SLOTS = 16_384  # for the n-grams of one order
 
 
-class ByteTransformer(nn.Module):
-    """Embeddings of bytes and of hashed trigrams, Transformer blocks, the mean over the text, and a linear layer."""
+class TextTransformer(nn.Module):
+    """Embeddings of tokens and of hashed n-grams, Transformer blocks, the mean over the text, and a linear layer."""
 
-    def __init__(self, classes: int, config: Config, *, vocabulary: int = 257) -> None:
+    def __init__(self, classes: int, vocabulary: int, config: Config) -> None:
         super().__init__()
         width, depth, heads = SIZES[config.model]
-        self.dropout = config.dropout
-        self.bytes = nn.Embedding(-(-vocabulary // 8) * 8, width)  # a multiple of 8 for the tensor cores
-        self.trigrams = nn.Embedding(TRIGRAMS, width)
-        self.positions = nn.Embedding(config.context, width)
-        for table in (self.bytes, self.trigrams, self.positions):
-            nn.init.normal_(table.weight, std=0.02)
+        self.dropout, self.ngram_dropout, self.token_dropout = (
+            config.dropout,
+            config.ngram_dropout,
+            config.token_dropout,
+        )
+        self.tokens = nn.Embedding(-(-vocabulary // 8) * 8, width)  # a multiple of 8 for the tensor cores
+        self.ngrams = nn.ModuleList(nn.Embedding(SLOTS, width) for _ in ORDERS)
+        self.positions = nn.Embedding(config.context + -config.context % 16, width)  # texts are filled up to 16
+        for table in (self.tokens, *self.ngrams, self.positions):
+            nn.init.normal_(cast(nn.Embedding, table).weight, std=0.02)
         self.blocks = nn.ModuleList(Block(width, heads, dropout=config.dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
         mask = tokens != PAD
-        hidden = self.bytes(tokens) + self.trigrams(hash_trigrams(tokens))
+        if self.training and self.token_dropout:
+            tokens = tokens.masked_fill(torch.rand(tokens.shape, device=tokens.device) < self.token_dropout, PAD)
+        ngrams = [table(hash_ngrams(tokens, order)) for table, order in zip(self.ngrams, ORDERS)]
+        summed = functional.dropout(torch.stack(ngrams).sum(dim=0), self.ngram_dropout, self.training)
+        hidden = self.tokens(tokens) + summed
         hidden = hidden + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
         hidden = functional.dropout(hidden, self.dropout, self.training)
         for block in self.blocks:
             hidden = block(hidden, mask[:, None, None, :])
         weights = mask[:, :, None].to(hidden.dtype)
         mean = (self.norm(hidden) * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-        return cast(Tensor, self.head(mean))
+        return cast(Tensor, self.head(functional.dropout(mean, self.dropout, self.training)))
 
 
 class HuggingFace(nn.Module):
@@ -56,16 +65,27 @@ class HuggingFace(nn.Module):
         return cast(Tensor, self.model(input_ids=tokens, attention_mask=(tokens != self.pad).long()).logits)
 
 
-def hash_trigrams(tokens: Tensor) -> Tensor:
-    """Return a number below TRIGRAMS for each position, from the token there and the two before it."""
-    before = functional.pad(tokens, (2, 0))
-    return (before[:, 2:] * 31 + before[:, 1:-1] * 4_421 + before[:, :-2] * 1_000_003) % TRIGRAMS
+def hash_ngrams(tokens: Tensor, order: int) -> Tensor:
+    """Return a number below SLOTS for each position, from the token there and the ``order - 1`` before it."""
+    padded = functional.pad(tokens, (order - 1, 0))
+    length = tokens.shape[1]
+    mixed = torch.zeros_like(tokens)
+    for offset in range(order):
+        mixed = (mixed * 1_000_003 + padded[:, offset : offset + length] + 7) % 2_147_483_647
+    return mixed % SLOTS
 
 
-def make_model(config: Config, *, classes: int, pad: int, vocabulary: int) -> nn.Module:
+def make_model(config: Config, about: dict[str, Any]) -> nn.Module:
+    """Create the configured model; ``about`` has the classes, the vocabulary, and the padding."""
+    classes = len(about["classes"])
     if not config.model.startswith(HUGGING_FACE):
-        return ByteTransformer(classes, config, vocabulary=vocabulary)
-    model = from_hugging_face("AutoModelForSequenceClassification", config.model, option="--model", num_labels=classes)
+        return TextTransformer(classes, about["vocabulary"], config)
+    if config.pretrained:
+        kind = "AutoModelForSequenceClassification"
+        model = from_hugging_face(kind, config.model, option="--model", num_labels=classes)
+    else:
+        settings = from_hugging_face("AutoConfig", config.model, option="--model", num_labels=classes)
+        model = library("transformers", "`--model`").AutoModelForSequenceClassification.from_config(settings)
     longest = getattr(model.config, "max_position_embeddings", config.context)
     if longest < config.context:
         raise ProjectError(
@@ -73,4 +93,9 @@ def make_model(config: Config, *, classes: int, pad: int, vocabulary: int) -> nn
             hint="to cut the texts",
             option=f"--context {longest}",
         )
-    return HuggingFace(model, pad)
+    return HuggingFace(model, about["pad"])
+
+
+def example_inputs(config: Config, about: dict[str, Any]) -> tuple[Tensor, ...]:
+    """Return inputs for an export."""
+    return (torch.randint(1, about["vocabulary"], (4, 16 * (config.context // 16) or config.context)),)

@@ -1,0 +1,262 @@
+"""Train in mixed precision. Only ``Amp`` defines the order: autocast, scale, backward, unscale, clip, step, update.
+
+If the loss or a gradient of a step is not finite, weights, optimizer, and BatchNorm statistics keep their values, and
+the step counts as skipped. The host waits for the GPU only to read whether the step before the last one was skipped;
+see ``_Verdict``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import compat, distributed
+from .device import Precision
+from .errors import Hint, ProjectError
+
+Batch = tuple[Tensor, ...]
+LOWER_RATE = Hint("to lower the learning rate", option="--lr RATE")
+
+
+class Amp:
+    """Apply steps to one model with one optimizer. ``applied`` counts the steps that were not skipped."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        precision: Precision,
+        *,
+        clip_grad: float = 0.0,
+        max_skips: int = 20,
+        init_scale: float = 2.0**16,
+        growth_interval: int = 2000,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.precision = precision
+        self.max_skips = max_skips
+        self.started = 0
+        self.skipped = 0
+        self.skipped_in_row = 0
+        self.newest_skipped = torch.zeros((), dtype=torch.bool)  # on the device after the first step
+        self._clip_grad = clip_grad or math.inf
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._device = self._parameters[0].device
+        self._statistics = _Statistics(model)
+        self._pending: _Verdict | None = None
+        self._scaler: Any = None
+        if precision.scaled:
+            self._scaler = compat.grad_scaler(
+                self._device.type, enabled=True, init_scale=init_scale, growth_interval=growth_interval
+            )
+
+    @property
+    def applied(self) -> int:
+        """How many steps changed the weights, as far as the host knows. The learning rate depends on it."""
+        return self.started - self.skipped
+
+    def autocast(self) -> Any:
+        """Return the context for every forward pass, in training and in evaluation."""
+        return compat.autocast(self._device.type, self.precision.dtype)
+
+    def update(
+        self,
+        loss_of: Callable[[Batch], Tensor],
+        batches: Sequence[Batch],
+        *,
+        weight_of: Callable[[Batch], float | Tensor] = lambda batch: len(batch[0]),
+        without_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> Tensor:
+        """Make one step from one or more micro-batches, equal to one from their union; return its mean loss.
+
+        ``loss_of`` returns the mean loss of a micro-batch, and ``weight_of`` the number of samples, pixels, or tokens
+        that this is the mean of: the last micro-batch may be short, and those of other ranks may have more that count.
+        The loss stays on the device. ``without_sync`` returns a context without gradient exchange between ranks.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        self._statistics.remember()
+        weights = [weight_of(batch) for batch in batches]
+        total = distributed.sum_of(sum(weights), self._device)
+        if isinstance(total, Tensor):
+            total = total.clamp(min=1e-8)  # a step without anything that counts has the loss 0, not NaN
+        mean_loss = torch.zeros((), device=self._device)
+        for batch, weight in zip(batches, weights):
+            with nullcontext() if batch is batches[-1] else without_sync():
+                with self.autocast():
+                    loss = loss_of(batch) * (weight * distributed.ranks() / total)
+                mean_loss += loss.detach()
+                self._scaled(loss).backward()
+        distributed.average(mean_loss)
+        if self._scaler is not None:
+            self._spoil_gradient_if_bad(mean_loss)
+            self._scaler.unscale_(self.optimizer)
+        norm = distributed.whole(nn.utils.clip_grad_norm_(self._parameters, self._clip_grad))
+        verdict = mean_loss + norm
+        bad = verdict - verdict != 0  # finite: 0; else: NaN. Three small kernels, not isfinite's ten
+        self._step_unless(bad)
+        self._statistics.put_back_if(bad)
+        self._statistics.average()
+        self.started += 1
+        self.newest_skipped = bad
+        self._judge(bad, mean_loss, batches)
+        return mean_loss
+
+    def scale(self) -> float:
+        """Return the loss scale; 1.0 without a GradScaler. Waits for the device, so call it only when logging."""
+        return float(self._scaler.get_scale()) if self._scaler is not None else 1.0
+
+    def check_scale(self) -> float:
+        """Return the loss scale; raise if it is below 1, because gradients then vanish without any other sign."""
+        scale = self.scale()
+        if scale < 1.0:
+            raise ProjectError(
+                f"the loss scale is {scale:g} (below 1) after {self.started} steps, because gradients keep "
+                f"overflowing fp16{self._culprit()}",
+                hint=(LOWER_RATE, Hint("to train without loss scaling", option="--precision fp32")),
+            )
+        return scale
+
+    def state(self) -> dict[str, Any]:
+        """Return the state that a resumed run needs, as plain values and tensors."""
+        return {
+            "scaler": self._scaler.state_dict() if self._scaler is not None else {},
+            "started": self.started,
+            "skipped": self.skipped,
+            "skipped_in_row": self.skipped_in_row,
+            "pending": None if self._pending is None else self._pending.read(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        if self._scaler is not None and state["scaler"]:  # empty after a run in another precision
+            self._scaler.load_state_dict(state["scaler"])
+        self.started = state["started"]
+        self.skipped = state["skipped"]
+        self.skipped_in_row = state["skipped_in_row"]
+        self._pending = None
+        if state["pending"] is not None:
+            self._pending = _Verdict(torch.tensor(state["pending"], device=self._device))
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        return loss if self._scaler is None else self._scaler.scale(loss)
+
+    def _spoil_gradient_if_bad(self, mean_loss: Tensor) -> None:
+        """Make a gradient NaN if the loss is not finite, because GradScaler judges by gradients only."""
+        gradient = next(parameter.grad for parameter in self._parameters if parameter.grad is not None)
+        gradient += mean_loss - mean_loss
+
+    def _step_unless(self, bad: Tensor) -> None:
+        """Step if everything is finite. A fused optimizer decides on the device; with others, the host waits."""
+        if self._scaler is not None:
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+        elif getattr(self.optimizer, "_step_supports_amp_scaling", False):
+            fused: Any = self.optimizer
+            fused.found_inf = bad.float()
+            fused.step()
+            del fused.found_inf
+        elif not bool(bad):
+            self.optimizer.step()
+
+    def _judge(self, bad: Tensor, loss: Tensor, batches: Sequence[Batch]) -> None:
+        """Count a skip. On CUDA, the host reads the verdict one step later, so that the queue never runs empty."""
+        verdict: _Verdict | None = _Verdict(bad)
+        if self._device.type == "cuda":
+            self._pending, verdict = verdict, self._pending
+        if verdict is None:
+            return
+        if not verdict.read():
+            self.skipped_in_row = 0
+            return
+        self.skipped += 1
+        self.skipped_in_row += 1
+        if self.skipped_in_row >= self.max_skips:
+            raise ProjectError(
+                f"{self.skipped_in_row} steps in a row were skipped because loss or gradients were not finite; "
+                f"at step {self.started} the loss is {float(loss):g}{self._culprit()}{_bad_data(batches)}",
+                hint=(LOWER_RATE, Hint("to compare with full precision", option="--precision fp32")),
+            )
+
+    def _culprit(self) -> str:
+        """Return the name of the first parameter that is not finite, or whose gradient is not."""
+        named = list(self.model.named_parameters())
+        for name, parameter in named:
+            if not bool(torch.isfinite(parameter).all()):
+                return f"; the first parameter that is not finite is `{name}`"
+        for name, parameter in named:
+            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+                return f"; the first parameter whose gradient is not finite is `{name}`"
+        return "; all gradients are finite"
+
+
+def _bad_data(batches: Sequence[Batch]) -> str:
+    """Return which tensor of the data is not finite, if one is."""
+    for batch in batches:
+        for number, tensor in enumerate(batch, start=1):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                return f"; the data contains values that are not finite (tensor {number} of the batch)"
+    return ""
+
+
+class _Verdict:
+    """A boolean that the device has yet to compute; reading it doesn't wait for work that was queued later."""
+
+    def __init__(self, answer: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        self._answer = answer
+        if answer.device.type == "cuda":
+            self._answer = torch.empty((), dtype=torch.bool, pin_memory=True)
+            self._answer.copy_(answer, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def read(self) -> bool:
+        if self._event is not None:
+            self._event.synchronize()
+        return bool(self._answer)
+
+
+class _Statistics:
+    """The running statistics of all BatchNorm layers, laid out as one tensor for each dtype.
+
+    A forward pass over one bad batch changes them before the loss is known. As views of one tensor, they are saved by
+    one copy and restored by one selection, independent of the number of layers.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        places: dict[torch.dtype, list[tuple[nn.Module, str, Tensor]]] = {}
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                for name, buffer in module.named_buffers(recurse=False):
+                    places.setdefault(buffer.dtype, []).append((module, name, buffer))
+        self._flat = [_share(same_type) for same_type in places.values()]
+        self._copies = [flat.clone() for flat in self._flat]
+
+    def remember(self) -> None:
+        for copy, flat in zip(self._copies, self._flat):
+            copy.copy_(flat)
+
+    def put_back_if(self, bad: Tensor) -> None:
+        for copy, flat in zip(self._copies, self._flat):
+            flat.copy_(torch.where(bad, copy, flat))
+
+    def average(self) -> None:
+        """Give every rank the mean over all ranks; counters are equal on all of them."""
+        for flat in self._flat:
+            if flat.is_floating_point():
+                distributed.average(flat)
+
+
+def _share(buffers: list[tuple[nn.Module, str, Tensor]]) -> Tensor:
+    """Move the buffers into one tensor and make each a view of its part."""
+    flat = torch.cat([buffer.reshape(-1) for _, _, buffer in buffers])
+    start = 0
+    for module, name, buffer in buffers:
+        setattr(module, name, flat[start : start + buffer.numel()].view(buffer.shape))
+        start += buffer.numel()
+    return flat

@@ -1,0 +1,110 @@
+"""Handle all differences between torch 2.0 and torch 2.15."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .errors import Hint, UnsupportedError
+
+TORCH = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+
+# torch 2.5 added this name; earlier versions have one for CUDA only
+OUT_OF_MEMORY: type[Exception] = getattr(torch, "OutOfMemoryError", None) or torch.cuda.OutOfMemoryError
+
+
+def autocast(device_type: str, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
+    """Return a context that autocasts to ``dtype``; None disables autocast."""
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device_type=device_type, dtype=dtype)
+
+
+def grad_scaler(device_type: str, *, enabled: bool, init_scale: float, growth_interval: int) -> Any:
+    """Return ``torch.amp.GradScaler`` (torch 2.3 and later) or ``torch.cuda.amp.GradScaler`` (CUDA only)."""
+    settings: dict[str, Any] = {"init_scale": init_scale, "growth_interval": growth_interval, "enabled": enabled}
+    if TORCH >= (2, 3):
+        return torch.amp.GradScaler(device_type, **settings)
+    return torch.cuda.amp.GradScaler(**settings)
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Return whether the CUDA device computes in bf16 natively, which torch's default also claims for T4 and V100."""
+    if torch.version.hip is not None:
+        return True
+    with torch.cuda.device(device):
+        try:
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        except TypeError:  # before torch had the argument, the call required compute capability 8.0
+            return bool(torch.cuda.is_bf16_supported())
+
+
+def fused_optimizer(device_type: str) -> bool:
+    """Return whether torch has a fused AdamW for the device; on the CPU since 2.4."""
+    return device_type == "cuda" or (device_type == "cpu" and TORCH >= (2, 4))
+
+
+def buffers_left_alone() -> dict[str, Any]:
+    """Return the argument that stops DDP from overwriting buffers in each forward pass; torch 2.13 renamed it."""
+    names = inspect.signature(DistributedDataParallel.__init__).parameters
+    return {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
+
+
+def compiled(model: nn.Module, device_type: str) -> nn.Module:
+    """Compile the model for a backward pass outside autocast; newer versions of torch assume it is inside."""
+    config: Any = importlib.import_module("torch._functorch.config")
+    if hasattr(config, "backward_pass_autocast"):
+        config.backward_pass_autocast = "off"
+    tools = ("triton",) if device_type == "cuda" else ()
+    missing = [tool for tool in tools if importlib.util.find_spec(tool) is None]
+    if not any(shutil.which(name) for name in ("cc", "gcc", "clang", "cl", os.environ.get("CXX", "g++"))):
+        missing.append("a C++ compiler")
+    if missing:
+        ways = [Hint("to train without it, omit `--compile`")]
+        if missing[-1].startswith("a C++"):
+            install = "envforge add cxx-compiler && envforge install"
+            ways.append(Hint("to add a compiler, which `envforge run` activates", command=install))
+        raise UnsupportedError(f"`--compile` requires {' and '.join(missing)}, which this machine lacks", hint=ways)
+    return cast("nn.Module", torch.compile(model))
+
+
+def nccl_version() -> str | None:
+    if (
+        not torch.cuda.is_available()
+        or not torch.distributed.is_available()
+        or not torch.distributed.is_nccl_available()
+    ):
+        return None
+    return ".".join(str(part) for part in torch.cuda.nccl.version())
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Load a file of ``torch.save`` onto the CPU, without executing pickled code."""
+    with warnings.catch_warnings():  # torch 2.0 warns about a storage class that its own loader uses
+        warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return content
+
+
+def set_tf32(enabled: bool) -> None:
+    """Use TF32 or IEEE fp32 for fp32 matrix products and convolutions on CUDA."""
+    torch.set_float32_matmul_precision("high" if enabled else "highest")
+    torch.backends.cudnn.allow_tf32 = enabled
+
+
+def make_deterministic() -> None:
+    """Allow only deterministic kernels. Call this before the first CUDA call: cuBLAS reads the variable once."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,225 @@
+"""Choose the device and the precision of a training, each with its reason, and configure torch."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+
+from . import compat, distributed
+from .checkpoint import make_run_dir, seed_everything
+from .errors import Hint, ProjectError, UnsupportedError
+from .options import TrainOptions
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+BEST_PRECISION = Hint("to use the best supported precision", option="--precision auto")
+_CPU_BF16 = ("avx512_bf16", "amx_bf16")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """``dtype`` is the dtype of autocast, None without autocast; only fp16 needs a GradScaler.
+
+    fp8 is bf16 with large linear layers in float8, which only some projects have.
+    """
+
+    name: str
+    reason: str
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}.get(self.name)
+
+    @property
+    def scaled(self) -> bool:
+        return self.name == "fp16"
+
+
+@dataclass(frozen=True)
+class Ability:
+    """The properties of a device that decide the precision; ``bf16``: it computes in bf16 natively."""
+
+    kind: str
+    name: str
+    bf16: bool
+    capability: tuple[int, int] = (0, 0)
+
+
+def prepare(config: TrainOptions, say: Callable[[str], None]) -> tuple[torch.device, Precision]:
+    """Choose device and precision, print the reason, configure torch, and seed. Call it before the model is made."""
+    if config.deterministic:
+        compat.make_deterministic()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    distributed.join(config.device)
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, ability_of(device))
+    compat.set_tf32(precision.name != "fp32" or config.precision == "auto")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = not config.deterministic
+    torch.autograd.set_detect_anomaly(config.detect_anomaly)
+    if distributed.rank() == 0:
+        make_run_dir(config.run_dir)
+    seed_everything(config.seed)
+    processes = f", {distributed.ranks()} processes" if distributed.ranks() > 1 else ""
+    say(f"device {device}{processes}, precision {precision.name}: {precision.reason}")
+    return device, precision
+
+
+def choose_device(request: str) -> torch.device:
+    """Return the requested device; ``auto`` is CUDA, else Apple's MPS, else the CPU."""
+    if request == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(request)
+    except RuntimeError as error:
+        raise _unknown_device(request) from error
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise _unusable_device(device, str(error).splitlines()[0]) from error
+    return device
+
+
+def _unknown_device(request: str) -> ProjectError:
+    kind, _, index = request.lower().partition(":")
+    near = "cuda" if kind in ("gpu", "nvidia") else next(iter(get_close_matches(kind, DEVICES, n=1)), "")
+    if near == "cuda":
+        near += f":{index}" if index.isdecimal() else ""
+    return ProjectError(
+        f"unknown device `{request}`: expected {', '.join(DEVICES)}, or `cuda:N` for one of several GPUs",
+        hint=f"did you mean `--device {near}`?" if near else "to use the best available device",
+        option="" if near else "--device auto",
+    )
+
+
+def _unusable_device(device: torch.device, reason: str) -> ProjectError:
+    hints = [Hint("to use the best available device", option="--device auto")]
+    if device.type == "cuda" and torch.version.cuda is None and torch.version.hip is None:
+        reason = f"torch {torch.__version__} is a CPU build"
+        hints += [
+            Hint("to find the CUDA build for this machine", command="envforge explain"),
+            Hint("to use that build, with its tag for TAG", command="envforge lock --variant TAG && envforge install"),
+        ]
+    elif device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count() > 0:
+        reason = f"the number of the last GPU is {torch.cuda.device_count() - 1}"
+    elif device.type == "cuda":
+        hints.append(Hint("to find out why torch can't use the GPU", command="envforge verify machine"))
+    return ProjectError(f"cannot use the device `{device}`: {reason}", hint=hints)
+
+
+def ability_of(device: torch.device) -> Ability:
+    """Read the properties from torch and, for the CPU, from ``/proc/cpuinfo``."""
+    if device.type == "cuda":
+        return Ability(
+            kind="cuda",
+            name=torch.cuda.get_device_name(device),
+            bf16=compat.native_bf16(device),
+            capability=torch.cuda.get_device_capability(device),
+        )
+    if device.type == "mps":
+        return Ability(kind="mps", name="Apple GPU", bf16=compat.TORCH >= (2, 6))
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else ""
+    return Ability(kind="cpu", name="CPU", bf16=any(flag in flags for flag in _CPU_BF16))
+
+
+def choose_precision(request: str, ability: Ability) -> Precision:
+    """Return the precision and its reason; raise if the device doesn't support the requested one."""
+    if request == "auto":
+        return _automatic(ability)
+    where = _describe(ability)
+    if request == "tf32" and (ability.kind != "cuda" or ability.capability < (8, 0)):
+        raise UnsupportedError(
+            f"tf32 requires a GPU with compute capability 8.0 or higher, found {where}", hint=[BEST_PRECISION]
+        )
+    if request == "fp16" and ability.kind == "cpu":
+        raise UnsupportedError("fp16 on a CPU is several times slower than fp32", hint=[BEST_PRECISION])
+    if request == "fp8":
+        if ability.kind != "cuda" or ability.capability < (8, 9):
+            raise UnsupportedError(
+                f"fp8 requires a GPU with compute capability 8.9 or higher, found {where}", hint=[BEST_PRECISION]
+            )
+        return Precision(
+            "fp8", "requested; large linear layers in float8, the rest in bf16; faster only with --compile"
+        )
+    if request == "bf16" and ability.kind == "cuda" and not ability.bf16:
+        return Precision("bf16", f"requested, but {where} only emulates bf16; fp16 is faster on it")
+    return Precision(request, "requested")
+
+
+def _automatic(ability: Ability) -> Precision:
+    where = _describe(ability)
+    if ability.kind == "cuda":
+        if ability.bf16:
+            return Precision("bf16", f"{where} supports bf16 natively")
+        if ability.capability >= (7, 0):
+            return Precision("fp16", f"{where} has fp16 tensor cores, but only emulates bf16")
+        return Precision("fp32", f"{where} has no half-precision tensor cores")
+    if ability.kind == "mps":
+        if ability.bf16:
+            return Precision("bf16", "Apple GPU with torch 2.6 or later")
+        return Precision("fp32", "Apple GPU; bf16 on it requires torch 2.6 or later")
+    if ability.bf16:
+        return Precision("bf16", f"this CPU has {' or '.join(_CPU_BF16)}")
+    return Precision("fp32", f"this CPU has neither {' nor '.join(_CPU_BF16)}")
+
+
+def _describe(ability: Ability) -> str:
+    if ability.kind != "cuda":
+        return ability.name
+    return f"{ability.name} (compute capability {ability.capability[0]}.{ability.capability[1]})"
+
+
+def usable_cpus(root: Path = Path("/")) -> int:
+    """Return how many CPUs this process may use, by its affinity and the quota of its control group (v2 or v1)."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota(root)
+    return max(1, min(count, int(quota))) if quota else count
+
+
+def _cgroup_quota(root: Path) -> float:
+    """Return the CPU quota of the control group; 0 if it sets none."""
+    version_2 = root / "sys/fs/cgroup/cpu.max"
+    if version_2.is_file():
+        match = re.match(r"(\d+) (\d+)", version_2.read_text())
+        return int(match[1]) / int(match[2]) if match else 0
+    folder = root / "sys/fs/cgroup/cpu"
+    if (folder / "cpu.cfs_quota_us").is_file():
+        quota, period = (int((folder / name).read_text()) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
+        return quota / period if quota > 0 else 0
+    return 0
+
+
+def nvidia_signs(root: Path = Path("/")) -> tuple[str, ...]:
+    """Return each sign of an NVIDIA device or driver with its source, without torch; empty if there is none."""
+    signs = ["kernel driver (/proc/driver/nvidia)"] if (root / "proc/driver/nvidia").exists() else []
+    if nodes := sorted(path.name for path in (root / "dev").glob("nvidia*")):
+        signs.append(f"device nodes (/dev/{', /dev/'.join(nodes[:3])})")
+    if gpus := [path.name for path in sorted((root / "sys/bus/pci/devices").glob("*")) if _is_nvidia_gpu(path)]:
+        signs.append(f"PCI device {', '.join(gpus)}")
+    if (root / "dev/dxg").exists() and (root / "usr/lib/wsl/lib/libcuda.so.1").exists():
+        signs.append("driver of Windows (/usr/lib/wsl/lib/libcuda.so.1)")
+    if program := shutil.which("nvidia-smi"):
+        signs.append(f"nvidia-smi ({program})")
+    if nvml := ctypes.util.find_library("nvml" if os.name == "nt" else "nvidia-ml"):
+        signs.append(f"NVML ({nvml})")
+    return tuple(signs)
+
+
+def _is_nvidia_gpu(device: Path) -> bool:
+    """Return whether the PCI device is a display controller (class 0x03....) by NVIDIA (vendor 0x10de)."""
+    try:
+        return (device / "vendor").read_text().strip() == "0x10de" and (device / "class").read_text().startswith("0x03")
+    except OSError:  # an unreadable device is no sign
+        return False

@@ -1,0 +1,187 @@
+"""Train one model in the processes that torchrun starts, and exchange values between them.
+
+In a single process, this does nothing. The variables RANK, LOCAL_RANK, and WORLD_SIZE define the process group. Tensors
+are sent by the device's own backend, plain values by gloo. A model is copied to each rank (DDP), or its weights are
+sharded over the ranks (FSDP2) if the project did so; checkpoints contain complete tensors in both cases.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from . import compat
+from .errors import PACKAGE, ProjectError
+
+_control: list[Any] = []  # the gloo group for plain values, if there is one
+
+
+def join(device_request: str) -> None:
+    """Join the process group if torchrun started this process."""
+    if "WORLD_SIZE" not in os.environ or not dist.is_available() or dist.is_initialized():
+        return
+    on_gpu = torch.cuda.is_available() and device_request in ("auto", "cuda")
+    if ":" in device_request:
+        raise ProjectError(
+            f"`--device {device_request}` names one device, but torchrun started {os.environ['WORLD_SIZE']} processes",
+            hint="to give each process its own GPU, omit `--device`",
+        )
+    if on_gpu:
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise ProjectError(
+                f"no GPU for process {local} of this machine: torch finds {torch.cuda.device_count()}",
+                hint="to start one process per GPU",
+                command=f"torchrun --nproc-per-node {torch.cuda.device_count()} -m {PACKAGE}.train",
+            )
+        torch.cuda.set_device(local)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    _control[:] = [dist.new_group(backend="gloo")]
+
+
+def leave() -> None:
+    """End the process group, if there is one."""
+    if _control:
+        _control.clear()
+        if compat.TORCH < (2, 4):
+            # destroying the group joins gloo's threads with the GIL held, which deadlocks if one of them still needs
+            # the GIL to free a tensor; let it finish first
+            time.sleep(1)
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if _control else 0
+
+
+def ranks() -> int:
+    """Return the number of processes that train together."""
+    return dist.get_world_size() if _control else 1
+
+
+def suffix() -> str:
+    """Return a suffix for the files of this rank; empty for the first one."""
+    return f"-{rank()}" if rank() else ""
+
+
+def say(line: str) -> None:
+    """Print on the first rank only."""
+    if rank() == 0:
+        print(line, flush=True)
+
+
+def total(sums: Tensor) -> list[float]:
+    """Return the sums over all ranks as plain numbers. Waits for the device."""
+    if _control:
+        dist.all_reduce(sums)
+    return cast("list[float]", sums.tolist())
+
+
+def sum_of(value: float | Tensor, device: torch.device) -> float | Tensor:
+    """Return the sum of the ``value`` of all ranks; with several, it stays on the device."""
+    if not _control:
+        return value
+    tensor = value.detach().clone() if isinstance(value, Tensor) else torch.tensor(float(value), device=device)
+    dist.all_reduce(tensor)
+    return tensor
+
+
+def average(tensor: Tensor) -> None:
+    """Replace ``tensor`` by the mean over all ranks."""
+    if _control:
+        dist.all_reduce(tensor)
+        tensor /= ranks()
+
+
+def largest(value: int) -> int:
+    """Return the largest value of all ranks, the same on every rank."""
+    if not _control:
+        return value
+    tensor = torch.tensor(value)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX, group=_control[0])
+    return int(tensor)
+
+
+def gather(value: Any) -> list[Any]:
+    """Return the values of all ranks, in order of rank."""
+    if not _control:
+        return [value]
+    values: list[Any] = [None] * ranks()
+    dist.all_gather_object(values, value, group=_control[0])
+    return values
+
+
+def from_first(value: Any) -> Any:
+    """Return the ``value`` of the first rank."""
+    if not _control:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0, group=_control[0])
+    return values[0]
+
+
+def wrap(model: nn.Module, device: torch.device, *, find_unused: bool) -> nn.Module:
+    """Return the model to call in training; its backward pass averages the gradients over all ranks."""
+    if ranks() == 1 or is_sharded(model):
+        return model
+    device_ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(
+        model, device_ids=device_ids, find_unused_parameters=find_unused, **compat.buffers_left_alone()
+    )
+
+
+def without_sync(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
+    """Return a context without gradient exchange, for all micro-batches of a step but the last."""
+    if isinstance(model, DistributedDataParallel):
+        return cast("contextlib.AbstractContextManager[Any]", model.no_sync())
+    return _unsharded_gradients(model) if is_sharded(model) else contextlib.nullcontext()
+
+
+def is_sharded(model: nn.Module) -> bool:
+    return hasattr(model, "set_requires_gradient_sync")
+
+
+@contextlib.contextmanager
+def _unsharded_gradients(model: Any) -> Iterator[None]:
+    model.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        model.set_requires_gradient_sync(True)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return the complete tensor, gathered from the shards of all ranks if it is sharded."""
+    gather_shards = getattr(tensor, "full_tensor", None)
+    return tensor if gather_shards is None else gather_shards()
+
+
+def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the complete states of model and optimizer, on the first rank. Every rank must call this."""
+    if not is_sharded(model):
+        return model.state_dict(), optimizer.state_dict()
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+    return get_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def load_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, model_state: dict[str, Any], optimizer_state: dict[str, Any]
+) -> None:
+    """Load what ``state`` returned."""
+    if not is_sharded(model):
+        model.load_state_dict(model_state)
+        optimizer.load_state_dict(optimizer_state)
+        return
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+
+    options = StateDictOptions(full_state_dict=True)
+    set_state_dict(model, optimizer, model_state_dict=model_state, optim_state_dict=optimizer_state, options=options)

@@ -1,0 +1,286 @@
+"""Record a run: ``metrics.jsonl``, ``run.json``, ``curves.png``, and reports to TensorBoard or Weights & Biases.
+
+``metrics.jsonl`` has one line per event. A resumed run continues it without a gap and without repeated lines.
+
+In ``run.json``, ``git`` and ``lock_sha256`` are null unless they describe this run. ``git`` requires that the project
+directory is the top level of its repository: a repository around it has commits of its own. ``lock_sha256`` requires
+that the running environment was made from the lockfile, whichever tool made it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import json
+import math
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import torch
+from torch import Tensor
+
+from . import compat, distributed
+from .checkpoint import write_aside
+from .errors import library, naming
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+class Metrics:
+    """Append one line per event; ``step`` is the step after which it was measured."""
+
+    def __init__(self, run_dir: Path, *, resumed_at: int | None, report_to: list[str]) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._path = path = run_dir / "metrics.jsonl"
+        kept = [line for line in read(path) if line["step"] <= resumed_at] if resumed_at is not None else []
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        write_aside(path, lambda file: file.write(text.encode()))
+        self._board = tensorboard(run_dir, resumed_at) if "tensorboard" in report_to else None
+        self._wandb = wandb_run(run_dir, resumed_at) if "wandb" in report_to else None
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, event: str, step: int, **values: Any) -> None:
+        plain = {name: None if _is_nan(value) else value for name, value in values.items()}  # JSON has no NaN
+        with naming(self._path):
+            self._file.write(json.dumps({"event": event, "step": step, **plain}) + "\n")
+            self._file.flush()
+        numbers = {f"{event}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=step)
+        if self._board is not None:
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def tensorboard(run_dir: Path, resumed_at: int | None) -> Any:
+    library("tensorboard", "`--report-to tensorboard`")
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run_dir / "tensorboard"), purge_step=None if resumed_at is None else resumed_at + 1)
+
+
+def wandb_run(run_dir: Path, resumed_at: int | None) -> Any:
+    """Return a run of Weights & Biases, which a resumed run continues."""
+    wandb = library("wandb", "`--report-to wandb`")
+    name = run_dir / "wandb-id"
+    if resumed_at is None or not name.is_file():
+        name.write_text(wandb.util.generate_id())
+    return wandb.init(project=PROJECT.name, dir=str(run_dir), id=name.read_text(), resume="allow")
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+class MeanLoss:
+    """The mean loss since the last reading, without skipped steps. Nothing is computed before it is read."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._losses: list[Tensor] = []
+
+    def add(self, loss: Tensor) -> None:
+        self._losses.append(loss)
+
+    def read(self) -> float:
+        """Return the mean and start again. Waits for the device."""
+        mean = self.peek(float("nan"))
+        self._losses = []
+        return mean
+
+    def peek(self, otherwise: float) -> float:
+        """Return the mean and keep the losses; ``otherwise`` if there are none. Waits for the device."""
+        losses = self.state()
+        return float(losses[torch.isfinite(losses)].mean()) if len(losses) else otherwise
+
+    def state(self) -> Tensor:
+        return torch.stack(self._losses).cpu() if self._losses else torch.zeros(0)
+
+    def load_state(self, state: Tensor) -> None:
+        self._losses = list(state.to(self._device))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return all lines, without a last line that a crash cut off."""
+    if not path.is_file():
+        return []
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def write_rows(rows: Iterable[dict[str, Any]], path: Path | None, *, as_json: bool) -> None:
+    """Write rows as CSV, or as JSON lines (also for ``.jsonl``), as they come."""
+    as_json = as_json or (path is not None and path.suffix in (".jsonl", ".json"))
+    with contextlib.nullcontext(sys.stdout) if path is None else path.open("w", encoding="utf-8", newline="") as file:
+        writer: Any = None
+        for row in rows:
+            if as_json:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                continue
+            if writer is None:
+                writer = csv.DictWriter(file, list(row), lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(row)
+
+
+def pyplot() -> Any:
+    """Return matplotlib's pyplot with a backend that needs no screen; None if matplotlib is not installed."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        return None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def save_figure(figure: Any, picture: Path) -> None:
+    """Write the figure as PNG, atomically, and close it."""
+    from matplotlib import pyplot
+
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(picture, lambda file: figure.savefig(file, format="png", dpi=120))
+    pyplot.close(figure)
+
+
+def draw_curves(run_dir: Path) -> bool:
+    """Draw every measurement over the steps as ``curves.png``. Return False without matplotlib."""
+    plot = pyplot()
+    if plot is None:
+        return False
+    panels = _panels(read(run_dir / "metrics.jsonl"))
+    figure, axes = plot.subplots(
+        len(panels), 1, figsize=(8, 2.4 * len(panels)), sharex=True, layout="constrained", squeeze=False
+    )
+    for axis, (title, curves) in zip(axes[:, 0], panels.items()):
+        for event, points in curves.items():
+            steps, values = zip(*points)
+            axis.plot(steps, values, marker=".", label=f"{event}, last {values[-1]:.4g}")
+        axis.set(ylabel=title)
+        axis.grid(alpha=0.3)
+        axis.legend(loc="best")
+    axes[0, 0].set_title(f"{PROJECT.name}: {run_dir.name}")
+    axes[-1, 0].set_xlabel("step")
+    save_figure(figure, run_dir / "curves.png")
+    return True
+
+
+def _panels(lines: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Return the curves of each panel: the losses share one, every other measurement has its own."""
+    panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for line in lines:
+        measured = {name for name in line if name not in ("event", "step", "epoch") and line[name] is not None}
+        names = {"train": measured & {"loss", "lr", "scale"}, "val": measured}
+        for name in sorted(names.get(line["event"], ())):
+            if not (name == "scale" and line[name] == 1.0):
+                curves = panels.setdefault("learning rate" if name == "lr" else name.replace("_", " "), {})
+                curves.setdefault(line["event"], []).append((line["step"], line[name]))
+    return panels or {"loss": {}}
+
+
+def write_run_json(run_dir: Path, content: dict[str, Any]) -> None:
+    """Write what a run was made with, to compare it with another run and to reproduce it."""
+    path = run_dir / "run.json"
+    write_aside(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return versions, device, threads, and the source of the running code as plain values."""
+    cuda = device.type == "cuda"
+    lockfile = installed_lockfile(PROJECT, Path(sys.prefix))
+    return {
+        "fp32_matmul": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "processes": distributed.ranks(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "nccl": compat.nccl_version(),
+        "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
+        "capability": torch.cuda.get_device_capability(device) if cuda else None,
+        "lockfile": lockfile.relative_to(PROJECT).as_posix() if lockfile else None,
+        "lock_sha256": hashlib.sha256(lockfile.read_bytes()).hexdigest() if lockfile else None,
+        "git": git_revision(PROJECT),
+        "command": sys.argv,
+    }
+
+
+def installed_lockfile(project: Path, prefix: Path) -> Path | None:
+    """Return the lockfile of the project that the environment at ``prefix`` was made from, or None.
+
+    The conda packages of ``prefix`` must be exactly those that are locked for a platform, and each wheel must be
+    installed in its locked version. Other wheels are ignored.
+    """
+    installed = {path.stem for path in (prefix / "conda-meta").glob("*.json")}
+    for lockfile in (project / "conda-lock.yml", *sorted(project.glob("lockfiles/*/conda-lock.yml"))):
+        locked = _locked(lockfile.read_text(encoding="utf-8")) if lockfile.is_file() and installed else {}
+        for conda, wheels in locked.values():
+            if conda == installed and all(_installed_version(name) == version for name, version in wheels):
+                return lockfile
+    return None
+
+
+def _locked(text: str) -> dict[str, tuple[set[str], set[tuple[str, str]]]]:
+    """Return conda packages as ``NAME-VERSION-BUILD``, and wheels as name and version, for each platform.
+
+    The environment needs no YAML library for this: conda-lock writes each field of a package on a line of its own.
+    """
+    platforms: dict[str, tuple[set[str], set[tuple[str, str]]]] = {}
+    for block in re.split(r"^- name:", text, flags=re.MULTILINE)[1:]:
+        fields = dict(re.findall(r"^  (manager|platform|url): *['\"]?([^'\"\s]+)", block, flags=re.MULTILINE))
+        conda, wheels = platforms.setdefault(fields.get("platform", ""), (set(), set()))
+        file_name = unquote(fields.get("url", "").partition("#")[0].rpartition("/")[2])
+        if fields.get("manager") == "conda":
+            conda.add(re.sub(r"(\.conda|\.tar\.bz2)$", "", file_name))
+        elif file_name.endswith(".whl"):
+            name, version = file_name.split("-")[:2]
+            wheels.add((name, version))
+    return platforms
+
+
+def _installed_version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_revision(project: Path) -> str | None:
+    """Return the commit, with ``+`` if files differ from it; None if ``project`` is not the root of a repository."""
+    top = _git(project, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != project.resolve():
+        return None
+    return _git(project, "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*")
+
+
+def _git(project: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(project), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

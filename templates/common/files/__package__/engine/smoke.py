@@ -1,0 +1,373 @@
+"""Train for seconds on real data, watch the training from outside, and check that a control doesn't learn.
+
+Nothing that the project reports of itself is taken for granted if it can be seen in the calls of model and optimizer.
+The exit code is 0 only if every check passes. A run on the CPU is never reported as a pass of the GPU.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .device import ability_of, choose_precision, nvidia_signs, prepare
+from .errors import PACKAGE
+from .options import Parser
+from .run import Outcome, Training
+
+NO_GPU = "this machine has no NVIDIA device or driver"
+LOW_PRECISION = (torch.bfloat16, torch.float16)
+LOW_SHARE = 0.98  # of the FLOPs of all matrix products and convolutions
+EARLY = 10  # steps in which no output is so certain that its gradient is 0
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The metric must reach ``reach`` on real data, and must not be better than ``control`` in the control.
+
+    The loss must fall to ``1 / loss_ratio``, with at most ``skips`` skipped steps.
+    """
+
+    reach: float
+    control: float
+    loss_ratio: float = 5.0
+    skips: int = 8
+    shuffled: str = "labels"
+
+
+@dataclass(frozen=True)
+class Project:
+    """The functions of a project that the smoke test calls."""
+
+    build: Callable[..., Training]
+    fit: Callable[..., Outcome]
+    smoke_config: Callable[..., Any]
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check with the expected and the found value."""
+
+    name: str
+    passed: bool
+    wanted: str
+    found: str
+
+
+def main(project: Project, arguments: Sequence[str] | None = None) -> int:
+    parser = Parser(
+        program=f"python -m {PACKAGE}.smoke",
+        description="Train for seconds on real data, and check that the model learns and that a control doesn't.",
+    )
+    gpu = parser.add_mutually_exclusive_group()
+    gpu.add_argument("--require-gpu", action="store_true", help="Fail if torch can't use an NVIDIA GPU.")
+    gpu.add_argument(
+        "--skip-gpu", metavar="REASON", help="Train on the CPU only, and report the GPU part as not run, with a reason."
+    )
+    options = parser.parse_args(arguments)
+    return 0 if run(project, print, require_gpu=options.require_gpu, skip_gpu=options.skip_gpu or "") else 1
+
+
+def run(project: Project, say: Say, *, require_gpu: bool = False, skip_gpu: str = "") -> bool:
+    """Run all checks, and return whether they passed."""
+    works = torch.cuda.is_available() and torch.version.cuda is not None and not skip_gpu
+    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if works else []
+    if not gpus:
+        torch.set_num_threads(1)  # threads that wait for each other on a busy machine cost minutes, and change the bits
+    checks = [Check("device", True, "the CPU", "CPU") if skip_gpu else _gpu_check(gpus, require_gpu=require_gpu)]
+    if checks[0].passed:
+        for number, device in enumerate(gpus or [torch.device("cpu")]):
+            checks += check_device(project, device, say, with_control=number == 0)
+    passed = all(check.passed for check in checks)
+    for check in checks:
+        say(f"{'ok  ' if check.passed else 'FAIL'} {check.name}: {check.found} (expected: {check.wanted})")
+    many = f"passed on {len(gpus)} {'GPU' if len(gpus) == 1 else 'GPUs'}"
+    say(f"smoke test {'FAILED' if not passed else many if gpus else '- the CPU part passed'}".replace(" -", ":"))
+    if not gpus and checks[0].passed:
+        _say_how_to_run_gpu_part(skip_gpu or NO_GPU, say)
+    return passed
+
+
+def _gpu_check(gpus: list[torch.device], *, require_gpu: bool) -> Check:
+    """Allow a run on the CPU only if the machine shows no sign of NVIDIA."""
+    signs = nvidia_signs()
+    if gpus:
+        return Check("device", True, "an NVIDIA GPU", ", ".join(map(_device_name, gpus)))
+    if not signs and not require_gpu:
+        return Check("device", True, "an NVIDIA GPU, if the machine has one", "CPU; no NVIDIA device or driver")
+    built = torch.version.cuda or "none; this torch is a CPU build"
+    seen = f"signs of NVIDIA: {'; '.join(signs)}" if signs else "no NVIDIA device or driver"
+    return Check("device", False, "training on the GPU", f"torch finds no GPU (CUDA of torch: {built}); {seen}")
+
+
+def check_device(project: Project, device: torch.device, say: Say, *, with_control: bool) -> list[Check]:
+    """Train on one device, and on the first one the control, too; return what was seen."""
+    with tempfile.TemporaryDirectory(prefix="smoke-") as folder:
+        real = observe(project, device, Path(folder) / "real", say, shuffled=False)
+        checks = judge(real, project.limits)
+        if with_control:
+            control = observe(project, device, Path(folder) / "control", say, shuffled=True)
+            checks += judge_control(real, control, project.limits)
+    return [Check(f"{each.name} ({_device_name(device)})", each.passed, each.wanted, each.found) for each in checks]
+
+
+class Observer(TorchDispatchMode):
+    """While entered, watch the calls of a training's model and optimizer, and the operations between them."""
+
+    def __init__(self, training: Training) -> None:
+        cast(Any, super()).__init__()  # has no annotations
+        self.training = training
+        self.flops: Counter[torch.dtype] = Counter()  # of training steps, by the dtype of the result, after all casts
+        self.train_rows: Counter[int] = Counter()  # how often the model saw a sample, by its hash
+        self.val_rows: Counter[int] = Counter()
+        self.not_evaluating = 0  # calls without gradients of a model that is not completely in evaluation mode
+        self.gradients = [0, 0]  # elements of the output with a gradient other than 0, and all
+        self.rates: list[float] = []
+        self._is_stepping = False
+        self._start = [parameter.detach().clone() for parameter in training.model.parameters()]
+        training.model.register_forward_pre_hook(self._before)
+        training.model.register_forward_hook(self._after)
+        training.optimizer.register_step_post_hook(self._step)
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        several = isinstance(result, (tuple, list))
+        first = next((each for each in result if each is not None), None) if several else result
+        if self._is_stepping and isinstance(first, Tensor):
+            tensors = [each for each in args if isinstance(each, Tensor)]
+            self.flops[first.dtype] += flops_of(str(function), tensors, first)
+        return result
+
+    def moved(self) -> list[float]:
+        """Return how far each parameter is from its start."""
+        parameters = self.training.model.parameters()
+        return [float((now.detach() - then).double().norm()) for now, then in zip(parameters, self._start)]
+
+    def _before(self, model: Any, inputs: tuple[Any, ...]) -> None:
+        rows = self.train_rows if torch.is_grad_enabled() else self.val_rows
+        self._is_stepping = torch.is_grad_enabled()
+        if not self._is_stepping:
+            self.not_evaluating += any(module.training for module in model.modules())
+        tensors = [each.detach().cpu() for each in inputs if isinstance(each, Tensor)]
+        for row in range(len(tensors[0])):
+            content = b"".join(each[row].contiguous().view(-1).view(torch.uint8).numpy().tobytes() for each in tensors)
+            rows[hash(content.rstrip(b"\0"))] += 1  # texts are filled up to different lengths
+
+    def _after(self, model: Any, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.requires_grad and len(self.rates) < EARLY:
+            self.gradients[1] += output.numel()
+            output.register_hook(self._count)
+
+    def _count(self, gradient: Tensor) -> None:
+        self.gradients[0] += int(gradient.count_nonzero())
+
+    def _step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self._is_stepping = False
+        self.rates.append(max(group["lr"] for group in optimizer.param_groups))
+
+
+def flops_of(name: str, tensors: Sequence[Tensor], result: Tensor) -> int:
+    """Return about how many operations a matrix product, convolution, or attention costs; 0 for all else."""
+    name = name.split(".")[1] if "." in name else name
+    if name in ("mm", "bmm", "addmm", "baddbmm"):
+        return 2 * tensors[-2].numel() * tensors[-1].shape[-1]
+    if "convolution" in name:
+        backward = "backward" in name
+        data, weight = tensors[1:3] if backward else tensors[:2]
+        places = max(data.numel() // data.shape[1], result.numel() // result.shape[1])
+        return (4 if backward else 2) * places * weight.numel()
+    if "attention" in name:
+        return 4 * tensors[0].numel() * tensors[1].shape[-2]
+    return 0
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a training reported, and what was seen of it."""
+
+    training: Training
+    outcome: Outcome
+    again: dict[str, float]  # another evaluation of the same model
+    is_unchanged: bool  # the model, by that evaluation
+    seen: Observer
+    moved: list[float]
+
+
+def observe(project: Project, device: torch.device, folder: Path, say: Say, *, shuffled: bool) -> Observed:
+    """Run the project's own training loop and watch it."""
+    config = project.smoke_config(device=str(device), precision=_precision(device), run_dir=folder, shuffled=shuffled)
+    say(f"training on {_device_name(device)} with {'shuffled' if shuffled else 'real'} {project.limits.shuffled}")
+    training = project.build(config, *prepare(config, say))
+    seen = Observer(training)
+    with seen:
+        outcome = project.fit(training, say=lambda line: None, draw=False)
+    again = training.evaluate()
+    return Observed(training, outcome, again, training.state_hash() == outcome.state_hash, seen, seen.moved())
+
+
+def judge(run: Observed, limits: Limits) -> list[Check]:
+    """Check a training on real data."""
+    outcome, seen, training = run.outcome, run.seen, run.training
+    metric, config = training.metric, training.config
+    bad = sum(not math.isfinite(loss) for loss in outcome.losses)
+    first, last = outcome.losses[0], outcome.losses[-1]
+    score = outcome.evaluation[metric.name]
+    readings = f"{len(outcome.losses)} readings, {bad} not finite, {outcome.skipped} of {outcome.steps} steps skipped"
+    return [
+        Check("loss is finite", not bad and outcome.skipped <= limits.skips, "always", readings),
+        Check(
+            "loss falls",
+            not bad and last * limits.loss_ratio <= first,
+            f"at most 1/{limits.loss_ratio:g} of the first",
+            f"{first:.3f} to {last:.3f}",
+        ),
+        Check(
+            f"{metric.name} on unseen data",
+            metric.reaches(score, limits.reach),
+            f"{metric.in_words(reach=True)} {limits.reach}",
+            f"{score:.3f}",
+        ),
+        *_low_precision(seen),
+        *_learning_rate(seen.rates, config.lr),
+        *_samples(run),
+        *_evaluation(run),
+        Check(
+            "all weights are trained",
+            all(run.moved),
+            "every one moves",
+            f"{sum(map(bool, run.moved))} of {len(run.moved)} moved",
+        ),
+    ]
+
+
+def judge_control(real: Observed, control: Observed, limits: Limits) -> list[Check]:
+    """Check that the control was trained as long and on the same data, and that it learned nothing."""
+    metric, score = real.training.metric, control.outcome.evaluation[real.training.metric.name]
+    ratio = math.hypot(*control.moved) / max(math.hypot(*real.moved), 1e-12)
+    same_data = control.seen.train_rows == real.seen.train_rows and control.seen.val_rows == real.seen.val_rows
+    same_rates = control.seen.rates == real.seen.rates
+    return [
+        Check(
+            f"control with shuffled {limits.shuffled} doesn't learn",
+            metric.stays_short(score, limits.control),
+            f"{metric.name} {metric.in_words(reach=False)} {limits.control}",
+            f"{score:.3f}",
+        ),
+        Check(
+            "control trains like the run",
+            same_data and same_rates and ratio > 0.3,
+            "the same samples and learning rates, and weights that move",
+            f"{'the same' if same_data else 'other'} samples, {'the same' if same_rates else 'other'} learning rates, "
+            f"weights move {ratio:.2f} times as far",
+        ),
+    ]
+
+
+def _low_precision(seen: Observer) -> list[Check]:
+    everything = sum(seen.flops.values())
+    share = sum(seen.flops[dtype] for dtype in LOW_PRECISION) / max(everything, 1)
+    found = f"{share:.1%} of {everything:.2g} FLOPs of matrix products and convolutions"
+    return [Check("low precision is used", share >= LOW_SHARE, f"bf16 or fp16 in {LOW_SHARE:.0%}", found)]
+
+
+def _learning_rate(rates: list[float], peak: float) -> list[Check]:
+    """Check that the rate rises to its peak, then falls, and differs in nearly every step."""
+    top = max(range(len(rates)), key=rates.__getitem__) if rates else 0
+    passed = (
+        bool(rates)
+        and rates[: top + 1] == sorted(rates[: top + 1])
+        and rates[top:] == sorted(rates[top:], reverse=True)
+        and math.isclose(rates[top], peak, rel_tol=1e-6)
+        and max(rates[0], rates[-1]) < 0.5 * peak
+        and len(set(rates)) >= 0.8 * len(rates)
+    )
+    found = f"from {rates[0]:.2g} over {rates[top]:.2g} to {rates[-1]:.2g}" if rates else "no step"
+    return [Check("learning rate follows its schedule", passed, f"a rise to {peak:g}, then a fall", found)]
+
+
+def _samples(run: Observed) -> list[Check]:
+    """Check that every sample of every batch reaches the model, and that all outputs take part in the loss."""
+    seen, config, size = run.seen, run.training.config, len(run.training.train_data)
+    in_epoch = -(-size // (config.batch_size * config.grad_accum_steps))
+    epochs, rest = divmod(run.outcome.steps, in_epoch)
+    expected = epochs * size + min(size, rest * config.batch_size * config.grad_accum_steps)
+    rows, different = sum(seen.train_rows.values()), len(seen.train_rows)
+    used = seen.gradients[0] / max(seen.gradients[1], 1)
+    passed = rows == expected and different >= 0.9 * min(size, expected) and used >= 0.98
+    return [
+        Check(
+            "batches are used completely",
+            passed,
+            f"{expected} samples, {min(size, expected)} different ones, and a gradient for each output",
+            f"{rows} samples, {different} different ones, a gradient for {used:.1%}",
+        )
+    ]
+
+
+def _evaluation(run: Observed) -> list[Check]:
+    """Check that the evaluation sees all validation samples, no training samples, and a model that stays the same."""
+    seen, size = run.seen, len(cast(Any, run.training.data.validation))
+    evaluations = 2  # by the loop, and again
+    known = sum(count for row, count in seen.val_rows.items() if row in seen.train_rows)
+    rows = sum(seen.val_rows.values())
+    close = [math.isclose(run.again[name], value, rel_tol=1e-5) for name, value in run.outcome.evaluation.items()]
+    same = all(close) and run.is_unchanged
+    passed = rows % size == 0 and rows >= evaluations * size and not seen.not_evaluating and same
+    mode = "another mode in some calls" if seen.not_evaluating else "evaluation mode"
+    return [
+        Check(
+            "evaluation is on unseen data only",
+            passed and known <= 0.02 * rows,
+            f"all {size} validation samples each time, evaluation mode, and the same result again",
+            f"{rows} samples, {known} of them trained on, {mode}, {'the same' if same else 'another'} result",
+        )
+    ]
+
+
+def _precision(device: torch.device) -> str:
+    """Return a low precision in any case, because the test is about it."""
+    if device.type == "cpu":
+        return "bf16"
+    chosen = choose_precision("auto", ability_of(device))
+    return chosen.name if chosen.dtype is not None else "fp16"
+
+
+def _device_name(device: torch.device) -> str:
+    return f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "CPU"
+
+
+def _say_how_to_run_gpu_part(reason: str, say: Say) -> None:
+    """Print why the GPU part did not run, and the commands that run it, from any directory."""
+    project = Path(__file__).resolve().parents[2]
+    python = r".conda\python.exe" if sys.platform == "win32" else ".conda/bin/python"
+    say(f"GPU: not run, because {reason}")
+    if only_cpu_is_locked(project):
+        say("The lockfile has only the CPU build of torch. To find the CUDA build for a machine, run there:")
+        say("    envforge explain")
+        say("To add it to the project, pass its tag to `envforge lock --variant`. Then install it and test again.")
+        return
+    say("To run the GPU part on a machine with an NVIDIA GPU:")
+    lock = [] if (project / "conda-lock.yml").is_file() else ["envforge lock"]
+    for command in (*lock, "envforge install", f"{python} -m {PACKAGE}.smoke --require-gpu"):
+        say(f"    cd {shlex.quote(str(project))} && {command}")
+
+
+def only_cpu_is_locked(project: Path) -> bool:
+    """Return whether the project has a lockfile with the CPU build of torch, and none with a CUDA build."""
+    lockfile = project / "conda-lock.yml"
+    text = lockfile.read_text(encoding="utf-8") if lockfile.is_file() else ""
+    is_cpu = re.search(r"/torch-[^/\s]*(\+|%2[Bb])cpu-", text) is not None
+    return is_cpu and not any(project.glob("lockfiles/cu*/conda-lock.yml"))

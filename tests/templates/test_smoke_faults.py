@@ -1,0 +1,156 @@
+"""Test that the smoke test of a project fails for faults in its code, and for faults of torch that no file shows."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+assert sys.platform != "win32"
+
+from tests.templates.conftest import write_project  # noqa: E402 - for mypy, the module is empty on Windows
+from tests.templates.faults import Fault, Job, Outcome, copy, job, run_jobs  # noqa: E402
+
+SMOKE = "tests/test_smoke.py"
+FLOAT = 'with torch.autocast("cpu", enabled=False):'
+BLOCK = "        return cast(Tensor, self.activation(self.body(images) + self.shortcut(images)))\n"
+LOSS = "model(images), targets, self.class_weights"
+
+INSIDE = (
+    Fault(
+        "convolutions of the blocks in fp32",
+        "model",
+        BLOCK,
+        f"        {FLOAT}\n            return self.activation(self.body(images.float()) + self.shortcut(images.float()))\n",
+        SMOKE,
+    ),
+    Fault("nothing in low precision", "engine/amp", "self._device.type, self.precision.dtype)", "'cpu', None)", SMOKE),
+    Fault(
+        "autocast in the first step only",
+        "engine/amp",
+        "with self.autocast():",
+        "with self.autocast() if self.started < 1 else nullcontext():",
+        SMOKE,
+    ),
+    Fault(
+        "autocast until the last ten steps",
+        "engine/amp",
+        "with self.autocast():",
+        "with self.autocast() if self.started < 50 else nullcontext():",
+        SMOKE,
+    ),
+    Fault("evaluation on training data", "engine/run", "make_loader(data, data.validation,", "make_loader(data, data.train,", SMOKE),
+    Fault("evaluation of a part", "engine/loader", "for n in range(count)]", "for n in range(count - 1)]", SMOKE),
+    Fault("evaluation in training mode", "engine/run", "        self.model.eval()\n", "", SMOKE),
+    Fault("evaluation that is made up", "task", "**scores_of(table)}", "**scores_of(table), 'accuracy': 0.98}", SMOKE),
+    Fault("control of a single step", "task", "max_steps=60", "max_steps=1 if shuffled else 60", SMOKE),
+    Fault("control that stands still", "task", "lr=4e-3", "lr=1e-9 if shuffled else 4e-3", SMOKE),
+    Fault("control with true labels", "task", "control=shuffled, ", "", SMOKE),
+    Fault("constant learning rate", "engine/run", "return optim.learning_rate(", "return self.config.lr or optim.learning_rate(", SMOKE),
+    Fault("learning rate that only rises", "engine/run", "warmup = round(self.config.warmup * total)", "warmup = total", SMOKE),
+    Fault("weights never move", "engine/optim", 'rate * group.get("scale", 1.0)', "0.0", SMOKE),
+    Fault("stem never moves", "engine/optim", "if parameter.requires_grad:", 'if parameter.requires_grad and "stem" not in name:', SMOKE),
+    Fault("half of the outputs ignored", "task", LOSS, "model(images)[::2], targets[::2], self.class_weights", SMOKE),
+    Fault("half of the images ignored", "task", LOSS, "model(images[::2]), targets[::2], self.class_weights", SMOKE),
+    Fault("constant loss", "task", "return losses.mean()", "return 0 * losses.mean()", SMOKE),
+    Fault("the same batch again", "engine/loader", "[first:end]", "[: end - first]", SMOKE),
+)  # fmt: skip
+
+OUTSIDE = {
+    "convolutions ignore autocast": f"""
+old = torch.nn.functional.conv2d
+def conv(images, weight, *rest):
+    {FLOAT}
+        return old(images.float(), weight.float(), *rest)
+torch.nn.functional.conv2d = conv
+""",
+    "autocast stops after a while": """
+old, count = torch.autocast.__enter__, [0]
+def enter(self):
+    count[0] += 1
+    self._enabled = self._enabled and count[0] < 40
+    return old(self)
+torch.autocast.__enter__ = enter
+""",
+    "eval() does nothing": "torch.nn.Module.eval = lambda self: self",
+    "batch norm always uses its batch": """
+old = torch.nn.functional.batch_norm
+def norm(images, mean, variance, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+    return old(images, mean, variance, weight, bias, True, 0.1, eps)
+torch.nn.functional.batch_norm = norm
+""",
+    "AdamW does nothing": "torch.optim.AdamW.step = lambda self, closure=None: None",
+    "AdamW takes its own rate": """
+old = torch.optim.AdamW.step
+def step(self, closure=None):
+    for group in self.param_groups:
+        group["lr"] = 4e-3
+    return old(self)
+torch.optim.AdamW.step = step
+""",
+    "every second backward does nothing": """
+old, count = torch.Tensor.backward, [0]
+def backward(self, *rest, **more):
+    count[0] += 1
+    return old(self if count[0] % 2 else 0 * self, *rest, **more)
+torch.Tensor.backward = backward
+""",
+    "half of the loss": """
+old = torch.nn.functional.cross_entropy
+def loss(scores, labels, *rest, **more):
+    size = len(scores) // 2 if scores.requires_grad else len(scores)
+    return old(scores[:size], labels[:size], *rest, **more)
+torch.nn.functional.cross_entropy = loss
+""",
+    "gradients clipped to nothing": """
+old = torch.nn.utils.clip_grad_norm_
+torch.nn.utils.clip_grad_norm_ = lambda parameters, norm: old(parameters, 1e-12)
+""",
+    "training data that are validation data": """
+import numpy, sklearn.datasets
+old = sklearn.datasets.load_digits
+def load():
+    digits = old()
+    digits.images = numpy.concatenate([digits.images[:900]] * 2)[: len(digits.images)]
+    digits.target = numpy.concatenate([digits.target[:900]] * 2)[: len(digits.target)]
+    return digits
+sklearn.datasets.load_digits = load
+""",
+    "few different samples": """
+old = torch.randperm
+torch.randperm = lambda size, **more: old(size, **more) // 8 * 8 if size == 1438 else old(size, **more)
+""",
+    "labels of other images": """
+old = torch.Tensor.argmax
+torch.Tensor.argmax = lambda self, *rest, **more: old(self, *rest, **more).roll(1)
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    """How the smoke test ended for each fault, and under the name "" for the project as it is."""
+    pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    base = tmp_path_factory.mktemp("smoke")
+    project = write_project(base / "project")
+    jobs = {"": Job(copy(project, base / "sound"), (SMOKE,))}
+    jobs |= {fault.name: job(project, base / str(number), fault) for number, fault in enumerate(INSIDE)}
+    for name, patch in OUTSIDE.items():
+        folder = copy(project, base / name.replace(" ", "-"))
+        with (folder / "tests" / "conftest.py").open("a") as file:
+            file.write(patch)
+        jobs[name] = Job(folder, (SMOKE,))
+    return run_jobs(jobs, at_once=2)
+
+
+@pytest.mark.slow
+def test_the_smoke_test_passes_without_a_fault(outcomes: dict[str, Outcome]) -> None:
+    assert outcomes[""].code == 0, outcomes[""].output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*(fault.name for fault in INSIDE), *OUTSIDE])
+def test_the_smoke_test_fails_for_each_fault(outcomes: dict[str, Outcome], name: str) -> None:
+    assert outcomes[name].code == 1, outcomes[name].output
+    assert "FAIL" in outcomes[name].output

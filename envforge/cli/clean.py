@@ -46,7 +46,7 @@ def clean(options: CleanOptions) -> None:
 def _places(cache: Path | None) -> Places:
     import tempfile
 
-    from envforge.lock.project import IN_PROJECT, project_folder
+    from envforge.lock.project import IN_PROJECT, VENV_IN_PROJECT, project_folder
     from envforge.prefix.cache import default_root
     from envforge.prefix.clean import Places
     from envforge.prefix.locate import named_prefix
@@ -54,7 +54,8 @@ def _places(cache: Path | None) -> Places:
     here = Path.cwd()
     project = project_folder(here)
     named = named_prefix("x").parent
-    prefixes = [*([project / IN_PROJECT] if project else []), *(sorted(named.iterdir()) if named.is_dir() else [])]
+    in_project = [project / IN_PROJECT, project / VENV_IN_PROJECT] if project else []
+    prefixes = [*in_project, *(sorted(named.iterdir()) if named.is_dir() else [])]
     return Places(
         packages=(cache or default_root()).absolute(),
         caches=default_root().parent,

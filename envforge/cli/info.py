@@ -35,6 +35,7 @@ from envforge.machine.values import Machine
 from envforge.prefix.cache import default_root
 from envforge.prefix.journal import read_journal
 from envforge.prefix.locate import Meant, named_prefix, unfinished_change, unfinished_install
+from envforge.prefix.venv import venv_python
 
 _LABEL = 20
 
@@ -221,6 +222,8 @@ def _info_environment(meant: Meant) -> EnvironmentInfo:
         return EnvironmentInfo(prefix=prefix, state=f"missing; to create it, run `{meant.install_command}`")
     records = sorted((prefix / "conda-meta").glob("*.json"))
     python = next((_record_version(path) for path in records if path.name.startswith("python-3")), None)
+    of_venv = venv_python(prefix)
+    python = str(of_venv) if of_venv else python
     known = EnvironmentInfo(prefix=prefix, state="complete", python=python, conda_packages=len(records))
     try:
         journal = read_journal(prefix)

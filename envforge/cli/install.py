@@ -44,7 +44,10 @@ class InstallOptions:
     lock: Annotated[Path | None, Argument()] = None
     variant: Annotated[str | None, variant("Install")]
     prefix: Annotated[
-        Path | None, Option("Install into this directory.  [default: .conda of the project]", type=DIRECTORY)
+        Path | None,
+        Option(
+            "Install into this directory.  [default: .conda of the project; for a pylock.toml: .venv]", type=DIRECTORY
+        ),
     ]
     name: Annotated[str | None, Option("Install into your user data directory, under this name.")]
     bundle: Annotated[
@@ -81,7 +84,7 @@ class InstallOptions:
 
         return InstallRequest(
             lockfile=lockfile,
-            prefix=self.where(),
+            prefix=self.where(lockfile),
             platform=platform_here(),
             offline=self.offline or supply is not None,
             force=self.force,
@@ -138,9 +141,10 @@ class InstallOptions:
         choice = choose_variant(project_here(), chosen_machine(None))
         return choice.lockfile, f"variant {choice.name}: {choice.reason}"
 
-    def where(self) -> Path:
-        """Return the directory of the environment."""
-        from envforge.lock.project import IN_PROJECT, project_here
+    def where(self, lockfile: Path) -> Path:
+        """Return the directory of the environment: by default ``.conda`` of the project, or ``.venv`` for a pylock."""
+        from envforge.lock.project import IN_PROJECT, VENV_IN_PROJECT, project_here
+        from envforge.lock.pylock import is_pylock
         from envforge.prefix.locate import named_prefix
 
         if self.prefix is not None and self.name is not None:
@@ -149,13 +153,18 @@ class InstallOptions:
                 hint="to select one environment, omit `--prefix` or `--name`",
                 code="two-places",
             )
-        return named_prefix(self.name) if self.name is not None else self.prefix or project_here() / IN_PROJECT
+        if self.name is not None:
+            return named_prefix(self.name)
+        return self.prefix or project_here() / (VENV_IN_PROJECT if is_pylock(lockfile) else IN_PROJECT)
 
 
 @click.command("install")
 @takes(InstallOptions)
 def install(options: InstallOptions) -> None:
-    """Install the environment of a lockfile exactly. LOCK is a conda-lock.yml or an @EXPLICIT file.
+    """Install the environment of a lockfile exactly. LOCK is a conda-lock.yml, a pylock.toml, or an @EXPLICIT file.
+
+    A pylock.toml, as `envforge lock --pylock` writes it, becomes a virtual environment in .venv of the project. It
+    requires a Python of its version on this machine.
 
     LOCK defaults to the project's conda-lock.yml. If the project has variants in lockfiles/, envforge installs the
     first lockfile that supports this machine: the newest CUDA first, the CPU build last.
@@ -176,7 +185,7 @@ def install(options: InstallOptions) -> None:
         fail_on_incomplete_change(lockfile)
         if options.locked:
             _require_agreement(lockfile)
-        elif not options.frozen and (warning := _staleness(lockfile)):
+        elif not options.frozen and (warning := _stale_warning(lockfile)):
             progress.note(f"warning: {warning}")
         request = options.request(lockfile, bundle)
         if options.dry_run:
@@ -207,17 +216,25 @@ def _require_agreement(lockfile: Path) -> None:
     """Raise ``EnvforgeError`` if the environment.yml next to the lockfile requires something else than is locked."""
     from envforge.lock.check import check_lock
     from envforge.lock.lockfile import read_lockfile, recorded_sources
-    from envforge.lock.project import lock_command
+    from envforge.lock.project import LOCK_FILE, lock_command
+    from envforge.lock.pylock import is_pylock
 
-    environment, *others = recorded_sources(lockfile)
+    made_from = lockfile.with_name(LOCK_FILE) if is_pylock(lockfile) else lockfile
+    environment, *others = recorded_sources(made_from)
     if not environment.exists():
         raise EnvforgeError(
             f"`{environment}` does not exist, so `{lockfile}` can't be compared with it, but `--locked` was provided",
             hint="to install the lockfile as it is, omit `--locked`",
             code="unreadable-input",
         )
-    categories = read_lockfile(lockfile).categories
-    differences = check_lock(environment, lockfile, others=tuple(others), categories=categories)
+    categories = read_lockfile(made_from).categories
+    differences = check_lock(environment, made_from, others=tuple(others), categories=categories)
+    if made_from != lockfile and not differences:
+        from envforge.lock.compile import check_pylock
+        from envforge.lock.request import LockRequest
+
+        request = LockRequest(environment=environment, lockfile=made_from, others=tuple(others), categories=categories)
+        differences = check_pylock(request)
     if differences:
         raise EnvforgeError(
             f"the lockfile `{lockfile}` needs to be updated to match `{environment}`, but `--locked` was provided:"
@@ -228,6 +245,25 @@ def _require_agreement(lockfile: Path) -> None:
             ),
             code="lock-stale",
         )
+
+
+def _stale_warning(lockfile: Path) -> str:
+    """Return a warning if a lockfile isn't up to date; a pylock.toml is compared with the conda-lock.yml beside it."""
+    from envforge.lock.lockfile import read_lockfile
+    from envforge.lock.plan import read_any_lock
+    from envforge.lock.project import LOCK_FILE, lock_command
+    from envforge.lock.pylock import LOCK_SHA256, is_pylock, lock_sha256
+
+    if not is_pylock(lockfile):
+        return _staleness(lockfile)
+    beside = lockfile.with_name(LOCK_FILE)
+    made_from = dict(read_any_lock(lockfile, platform_here()).custom_metadata).get(LOCK_SHA256)
+    if made_from is None or not beside.is_file():
+        return ""
+    if lock_sha256(read_lockfile(beside)) == made_from:
+        return _staleness(beside)
+    changed = f"`{beside}` has changed since `{lockfile}` was created"
+    return f"{changed}; {Hint('to update it', lock_command(lockfile))}"
 
 
 def _staleness(lockfile: Path) -> str:
@@ -271,8 +307,10 @@ def _to_words(report: InstallReport, lasted_s: float) -> str:
             f"note: the link scripts of {', '.join(report.scripts)} were not run; if a package requires its script, "
             "remove the environment, then run this command again with `--run-scripts`"
         )
-    program = report.prefix / ("python.exe" if report.platform.startswith("win-") else "bin/python")
-    if program.exists():
+    windows = ("python.exe", "Scripts/python.exe")
+    places = windows if report.platform.startswith("win-") else ("bin/python",)
+    program = next((found for place in places if (found := report.prefix / place).exists()), None)
+    if program is not None:
         lines.append(f"python: {program}")
     return "\n".join(lines)
 

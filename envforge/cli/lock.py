@@ -24,7 +24,9 @@ from envforge.errors import EnvforgeError, Hint
 
 if TYPE_CHECKING:
     from envforge.base.terms import WheelTag
-    from envforge.lock.request import Cutoff, LockReport, LockRequest, PlatformSummary
+    from envforge.lock.check import Difference
+    from envforge.lock.compile import PylockReport
+    from envforge.lock.request import Cutoff, LockReport, LockRequest, PlatformSummary, Progress
 
 _SHOWN = 5
 
@@ -58,6 +60,13 @@ class LockOptions:
             "Lock a variant for this wheel tag (cpu, cu118, …) in lockfiles/TAG/. May be provided more than once.",
             "--variant",
             metavar="TAG",
+        ),
+    ]
+    pylock: Annotated[
+        bool,
+        Option(
+            "Also write pylock.toml (PEP 751) next to the lockfile, with all Python packages, for uv and pip without "
+            "conda."
         ),
     ]
     upgrade: Annotated[bool, Option("Upgrade all packages to the newest versions allowed.")]
@@ -113,6 +122,7 @@ class LockOptions:
         """Return the command that updates what a check found to be out of date."""
         words = [word for name in self.variants for word in ("--variant", name)]
         words += [word for name in self.platforms for word in ("--platform", name)]
+        words += ["--pylock"] if self.pylock else []
         return request.command("lock", *words, *(["--exclude-newer", self.exclude_newer] if self.exclude_newer else []))
 
     def tag(self, name: str) -> WheelTag:
@@ -160,29 +170,58 @@ def _lock(options: LockOptions) -> None:
     request = options.request()
     with show_progress() as show:
         report = make_lock(request, show)
+        pylock = _make_pylock(request, show) if options.pylock else None
     warnings = (*report.warnings, *stale_warnings(request.environment))
-    result = {**report_json(report), "warnings": warnings}
-    print_result("lock", result, report_words(report), as_json=options.as_json)
+    if pylock is None:
+        warnings = (*warnings, *_stale_pylock(request))
+    result = {**report_json(report), "warnings": warnings, **pylock_json(pylock)}
+    text = "\n".join([report_words(report), *([pylock_words(pylock)] if pylock else [])])
+    print_result("lock", result, text, as_json=options.as_json)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
 
 
 def _lock_variants(options: LockOptions) -> None:
     from envforge.base.envelope import success
-    from envforge.lock.variants import lock_variant
+    from envforge.lock.compile import lock_pylock
+    from envforge.lock.variants import lock_variant, variant_request
 
     rows: list[Json] = []
     for name in options.variants:
         with show_progress() as show:
             made = lock_variant(options.request(), options.tag(name), show)
-        rows.append({"variant": made.name, "needs": list(made.needs), **report_json(made.report)})
+            of_variant = variant_request(options.request(), options.tag(name))
+            pylock = lock_pylock(of_variant, show) if options.pylock else None
+        row: dict[str, Json] = {"variant": made.name, "needs": list(made.needs), **report_json(made.report)}
+        rows.append({**row, **pylock_json(pylock)})
         if not options.as_json:
             lines = [f"variant {made.name}: {report_words(made.report)}", *(f"requires: {one}" for one in made.needs)]
+            lines += [] if pylock is None else [pylock_words(pylock)]
             click.echo("\n".join(lines))
         for warning in made.report.warnings:
             click.echo(f"warning: variant {made.name}: {warning}", err=True)
     if options.as_json:
         click.echo(success("lock", {"variants": rows}))
+
+
+def _make_pylock(request: LockRequest, show: Progress) -> PylockReport:
+    from envforge.lock.compile import lock_pylock
+
+    return lock_pylock(request, show)
+
+
+def _stale_pylock(request: LockRequest) -> tuple[str, ...]:
+    """Return a line if there is a pylock.toml that is not up to date with the new lockfile."""
+    from envforge.lock.pylock import has_own_pylock, pylock_of
+
+    if not has_own_pylock(request.lockfile):
+        return ()
+    from envforge.lock.compile import check_pylock
+
+    if not check_pylock(request):
+        return ()
+    update = request.command("lock", "--pylock")
+    return (f"{pylock_of(request.lockfile)} is not up to date with {request.lockfile}; to update it, run `{update}`",)
 
 
 def stale_warnings(environment: Path) -> tuple[str, ...]:
@@ -204,32 +243,18 @@ def stale_warnings(environment: Path) -> tuple[str, ...]:
 
 
 def _check(options: LockOptions) -> None:
-    from envforge.lock.check import check_lock
+    from dataclasses import replace
+
+    from envforge.lock.pylock import PYLOCK, has_own_pylock
 
     request = options.request()
-    if options.variants:
-        from envforge.lock.variants import check_variant
+    what, differences = _variant_differences(options) if options.variants else _differences(options, request)
+    if not options.variants and (options.pylock or has_own_pylock(request.lockfile)):
+        from envforge.lock.compile import check_pylock
 
-        what = f"{request.environment.with_name('lockfiles')} ({', '.join(options.variants)})"
-        differences = tuple(d for name in options.variants for d in check_variant(request, options.tag(name)))
-    else:
-        what = str(request.lockfile)
-        _finish(request)
-        if request.environment.exists() and not request.lockfile.exists():
-            raise EnvforgeError(
-                f"`{request.lockfile}` does not exist",
-                hint="to create it",
-                command=options.command(request),
-                code="lockfile-unreadable",
-            )
-        differences = check_lock(
-            request.environment,
-            request.lockfile,
-            platforms=request.platforms,
-            exclude_newer=request.exclude_newer,
-            others=request.others,
-            categories=request.categories,
-        )
+        options = replace(options, pylock=True)
+        what = what if differences else f"{what} with {PYLOCK}"
+        differences = differences or check_pylock(request)
     verdict = "is not up to date with" if differences else "is up to date with"
     print_result(
         "lock",
@@ -239,6 +264,45 @@ def _check(options: LockOptions) -> None:
         is_ok=not differences,
         hint=Hint("to update it", options.command(request)),
     )
+
+
+def _differences(options: LockOptions, request: LockRequest) -> tuple[str, tuple[Difference, ...]]:
+    """Return the lockfile, and its differences from the environment files."""
+    from envforge.lock.check import check_lock
+
+    _finish(request)
+    if request.environment.exists() and not request.lockfile.exists():
+        raise EnvforgeError(
+            f"`{request.lockfile}` does not exist",
+            hint="to create it",
+            command=options.command(request),
+            code="lockfile-unreadable",
+        )
+    return str(request.lockfile), check_lock(
+        request.environment,
+        request.lockfile,
+        platforms=request.platforms,
+        exclude_newer=request.exclude_newer,
+        others=request.others,
+        categories=request.categories,
+    )
+
+
+def _variant_differences(options: LockOptions) -> tuple[str, tuple[Difference, ...]]:
+    """Return the names of the variants, and the differences of their lockfiles and of each pylock.toml."""
+    from envforge.lock.compile import check_pylock
+    from envforge.lock.pylock import has_own_pylock
+    from envforge.lock.variants import check_variant, variant_request
+
+    request = options.request()
+    found: list[Difference] = []
+    for name in options.variants:
+        differences = check_variant(request, options.tag(name))
+        own = variant_request(request, options.tag(name))
+        if not differences and (options.pylock or has_own_pylock(own.lockfile)):
+            differences = check_pylock(own)
+        found += differences
+    return f"{request.environment.with_name('lockfiles')} ({', '.join(options.variants)})", tuple(found)
 
 
 def _finish(request: LockRequest) -> None:
@@ -269,6 +333,46 @@ def report_json(report: LockReport) -> dict[str, Json]:
         "exclude_newer": None if report.exclude_newer.at is None else str(report.exclude_newer),
         "seconds": round(report.seconds, 2),
     }
+
+
+def pylock_json(report: PylockReport | None) -> dict[str, Json]:
+    """Return the field ``pylock`` of a report; no field without ``--pylock``."""
+    if report is None:
+        return {}
+    found: dict[str, Json] = {
+        "file": str(report.path),
+        "python": f"{report.python.major}.{report.python.minor}",
+        "platforms": [
+            {
+                "platform": one.platform,
+                "packages": len(one.packages),
+                "differences": list(one.differences),
+                "left_out": list(one.left_out),
+            }
+            for one in report.platforms
+        ],
+        "not_python": list(report.not_python),
+        "unchanged": report.is_unchanged,
+        "seconds": round(report.seconds, 2),
+    }
+    return {"pylock": found}
+
+
+def pylock_words(report: PylockReport) -> str:
+    """Return the text for a pylock.toml: what it has, and how it differs from conda-lock.yml."""
+    if report.is_unchanged:
+        return f"{report.path} is up to date"
+    lines = [f"{report.path} written, with a SHA-256 for every file ({report.seconds:.1f} s)"]
+    python = f"Python {report.python.major}.{report.python.minor}"
+    lines += [f"  {one.platform}: {counted(len(one.packages), 'package')} for {python}" for one in report.platforms]
+    for one in report.platforms:
+        if one.differences:
+            lines += [f"other versions than conda has, for {one.platform}:", *(f"  {line}" for line in one.differences)]
+        if one.left_out:
+            lines.append(f"locked for conda, but required by no wheel for {one.platform}: {', '.join(one.left_out)}")
+    if report.not_python:
+        lines.append(f"requested, but not Python packages: {', '.join(report.not_python)}")
+    return "\n".join(lines)
 
 
 def report_words(report: LockReport, *, dry_run: bool = False) -> str:

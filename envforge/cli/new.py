@@ -35,7 +35,7 @@ from envforge.cli.options import (
 from envforge.cli.progress import show_progress
 from envforge.cli.project_options import LockSourceOptions, RequirementOption, SelectionOptions, TemplateOptions
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError, printable
-from envforge.lock.project import LOCK_FILE
+from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE
 from envforge.project.create import Created, NewRequest, draft_project, require_platform, write_project
 from envforge.project.locking import (
     BuildQuery,
@@ -55,6 +55,7 @@ from envforge.pytorch.matrix import load_matrix
 from envforge.pytorch.selection import selection_to_json
 
 if TYPE_CHECKING:
+    from envforge.lock.compile import PylockReport
     from envforge.prefix.values import InstallReport
 
 _PYTHON = DEFAULT_PREFIX / "python.exe" if os.name == "nt" else DEFAULT_PREFIX / "bin" / "python"
@@ -84,6 +85,7 @@ class NewOptions:
         bool, Option("Write into a directory that isn't empty; files of yours in the way are kept as NAME.orig.")
     ]
     dry_run: Annotated[bool, Option("List every file with its size, without writing, solving, or installing anything.")]
+    pylock: Annotated[bool, Option("Also write pylock.toml, with all Python packages, for uv and pip without conda.")]
     install: Annotated[bool, Option("Install the locked environment into DIR/.conda.")]
     smoke: Annotated[
         bool,
@@ -142,6 +144,7 @@ class NewResult:
     """What ``new`` did: the project, and what ``--install`` and ``--smoke`` did with it."""
 
     created: Created
+    pylock: PylockReport | None = None
     installed: InstallReport | None = None
     smoke: Smoke | None = None
 
@@ -167,6 +170,8 @@ def new(options: NewOptions) -> None:
     if not options.as_json:
         _print_created(options, outcome.created)
     if not options.dry_run:
+        if options.pylock:
+            outcome = replace(outcome, pylock=_write_pylock(options, outcome.created))
         _run_hooks(outcome.created, trust=options.trust)
         if options.install:
             outcome = replace(outcome, installed=_install(options, outcome.created))
@@ -222,6 +227,12 @@ def _check_options(options: NewOptions, opened: Opened) -> None:
         raise RequestError(
             "`--install` requires a lockfile, but `--no-lock` was provided",
             hint="to install the environment, omit `--no-lock`; to create only the project, omit `--install`",
+            code="no-lock-to-install",
+        )
+    if options.pylock and options.lock.no_lock:
+        raise RequestError(
+            "`--pylock` requires a lockfile, but `--no-lock` was provided",
+            hint="to write pylock.toml, omit `--no-lock`; to create only the project, omit `--pylock`",
             code="no-lock-to-install",
         )
     if options.smoke and not options.install:
@@ -328,6 +339,29 @@ def _run_hooks(created: Created, *, trust: bool) -> None:
     if trust:
         for command in commands:
             run_hook(command, created.target)
+
+
+def _write_pylock(options: NewOptions, created: Created) -> PylockReport:
+    """Write pylock.toml into the project; a failure keeps the project."""
+    from envforge.cli.lock import pylock_words
+    from envforge.lock.compile import lock_pylock
+    from envforge.lock.request import LockRequest
+
+    request = LockRequest(
+        environment=created.target / ENVIRONMENT_FILE,
+        lockfile=created.target / LOCK_FILE,
+        mirrors=chosen_mirrors(options.lock.mirrors),
+    )
+    later = f"cd {shlex.quote(str(created.target))} && envforge lock --pylock"
+    try:
+        with show_progress() as show:
+            report = lock_pylock(request, show)
+    except EnvforgeError as error:
+        error.hints = (Hint("the project is complete; to write its pylock.toml later", later),)
+        raise
+    if not options.as_json:
+        click.echo(pylock_words(report))
+    return report
 
 
 def _install(options: NewOptions, created: Created) -> InstallReport:
@@ -523,6 +557,8 @@ def _action(file: PlannedFile, placement: Placement) -> str:
 
 def _to_json(outcome: NewResult) -> Json:
     created = outcome.created
+    from envforge.cli.lock import pylock_json
+
     project = created.project
     selections: list[Json] = [dict(selection_to_json(selection, candidates=False)) for selection in project.selections]
     files: list[Json] = [
@@ -547,6 +583,7 @@ def _to_json(outcome: NewResult) -> Json:
         "kept": [{"path": str(path), "kept_as": str(kept)} for path, kept in created.placement.kept],
         "notes": list(created.notes),
         "warnings": list(created.warnings),
+        **pylock_json(outcome.pylock),
         "install": _install_json(outcome.installed),
         "smoke": _smoke_json(outcome.smoke),
         "next": list(_next_commands(outcome)),

@@ -68,7 +68,7 @@ def _enter(environment: Meant, shell: str) -> None:
             code="no-terminal",
         )
     outer = os.environ.get(SHELL_VARIABLE)
-    if outer == str(environment.prefix) and os.environ.get("CONDA_PREFIX") == outer:
+    if outer == str(environment.prefix) and outer in {os.environ.get("CONDA_PREFIX"), os.environ.get("VIRTUAL_ENV")}:
         raise EnvforgeError(
             f"this shell is already in the environment `{outer}`",
             hint="to leave it",

@@ -5,27 +5,13 @@ Neither contains the conda packages; those with Python libraries are listed as c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from packaging.version import Version
 
 from envforge.errors import EnvforgeError
 from envforge.export.source import Exported, LockSource, header, need_sha256, python_of
 from envforge.lock.names import NameMapping
-from envforge.lock.plan import Artifact, Plan, wheel_of
-
-if TYPE_CHECKING:
-    from tomlkit.items import Table
-
-# source: PEP 508, values of `sys_platform` and `platform_machine` for each conda subdir
-_MARKERS = {
-    "linux-64": ("linux", "x86_64"),
-    "linux-aarch64": ("linux", "aarch64"),
-    "linux-ppc64le": ("linux", "ppc64le"),
-    "osx-64": ("darwin", "x86_64"),
-    "osx-arm64": ("darwin", "arm64"),
-    "win-64": ("win32", "AMD64"),
-}
+from envforge.lock.plan import Plan
+from envforge.lock.pylock import render_pylock
 
 
 # a wheel of the same version as a conda package would be another build without a locked checksum, so only wheels are
@@ -45,49 +31,16 @@ def requirements(source: LockSource) -> Exported:
 
 def pylock(source: LockSource) -> Exported:
     """Return a pylock.toml with the URL and SHA-256 of every wheel."""
-    import tomlkit  # noqa: PLC0415 - only for this format
-
     plan = source.plan
     _refuse_weak(source, plan)
-    document = tomlkit.document()
-    document["lock-version"] = "1.0"
-    if plan.platform in _MARKERS:
-        system, machine = _MARKERS[plan.platform]
-        document["environments"] = [f"sys_platform == '{system}' and platform_machine == '{machine}'"]
     python = python_of(plan)
-    if python is not None:
-        document["requires-python"] = f"=={_minor(python)}.*"
-    document["created-by"] = "envforge"
-    packages = tomlkit.aot()
-    for artifact in plan.wheels:
-        packages.append(_package(artifact))
-    document["packages"] = packages
+    text = render_pylock({plan.platform: plan.wheels}, Version(python) if python else None)
     use = [
         f"The wheels for {_audience(plan)}:",
         "    uv pip install --no-deps -r pylock.toml       (`uv pip sync` would remove all other packages)",
         *_provided_by_conda(plan),
     ]
-    return Exported(text=header(source, *use) + "\n" + tomlkit.dumps(document))
-
-
-def _package(artifact: Artifact) -> Table:
-    import tomlkit  # noqa: PLC0415 - only for this format
-
-    wheel = wheel_of(artifact)
-    table, file, hashes = tomlkit.table(), tomlkit.table(), tomlkit.inline_table()
-    table["name"] = wheel.name
-    table["version"] = wheel.version
-    hashes["sha256"] = artifact.digest.hex
-    file["name"] = artifact.file_name
-    file["url"] = artifact.package.url
-    file["hashes"] = hashes
-    if artifact.is_source:
-        table["sdist"] = file
-    else:
-        wheels = tomlkit.aot()
-        wheels.append(file)
-        table["wheels"] = wheels
-    return table
+    return Exported(text=header(source, *use) + "\n" + text)
 
 
 def _audience(plan: Plan) -> str:

@@ -301,7 +301,7 @@ def _owners(platform: str, packages: tuple[LockedPackage, ...], mapping: NameMap
         if number > 1:
             yield Problem("twice", f"`{name}` is listed {number} times among the {manager} packages of {platform}")
     # a conda package without Python may share its name with an unrelated Python package
-    python_packages = {mapping.to_python(p.name): p for p in packages if p.manager == "conda" and _needs_python(p)}
+    python_packages = {mapping.to_python(p.name): p for p in packages if p.manager == "conda" and needs_python(p)}
     for package in packages:
         owner = python_packages.get(canonicalize_name(package.name)) if package.manager == "pip" else None
         if owner is not None:
@@ -356,5 +356,6 @@ def _is_public(url: str, asked: tuple[str, ...]) -> bool:
     return parts[:2] in origins or any(url.startswith(f"{address.rstrip('/')}/") for address in asked)
 
 
-def _needs_python(package: LockedPackage) -> bool:
+def needs_python(package: LockedPackage) -> bool:
+    """Return whether a conda package contains Python code, because it depends on Python."""
     return any(name == "python" for name, _ in package.dependencies)

@@ -8,6 +8,7 @@ its Python, and its virtual packages, not of the machine that locks.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import threading
@@ -453,8 +454,9 @@ def _handler(answer: Callable[[str], bytes | None]) -> type[BaseHTTPRequestHandl
             self.send_response(404 if body is None else 200)
             self.send_header("Content-Type", "text/html; charset=utf-8")
             self.send_header("Content-Length", str(len(body or b"")))
-            self.end_headers()
-            self.wfile.write(body or b"")
+            with contextlib.suppress(ConnectionError):  # uv closes its connections once it finds no solution
+                self.end_headers()
+                self.wfile.write(body or b"")
 
         def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the name in the base class
             """Print nothing; errors are kept in ``fault``."""

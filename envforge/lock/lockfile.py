@@ -67,6 +67,7 @@ class Lockfile:
     custom_metadata: tuple[tuple[str, str], ...] = ()
     sources: tuple[str, ...] = ()
     access_variables: tuple[str, ...] = ()
+    python: Version | None = None  # of a pylock.toml, which has no package `python`: its minor version
 
     @property
     def variables(self) -> tuple[tuple[str, str], ...]:

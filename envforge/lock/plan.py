@@ -16,12 +16,14 @@ from typing import Literal
 from urllib.parse import unquote
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 
 from envforge.base.files import regular
 from envforge.base.urls import hide_secrets, show_url
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.lockfile import LockedPackage, Lockfile, LockfileError, Manager, parse_lockfile
 from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE
+from envforge.lock.pylock import is_pylock, parse_pylock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,11 +82,13 @@ class Plan:
     conda: tuple[Artifact, ...]
     wheels: tuple[Artifact, ...]
     warnings: tuple[str, ...]
+    python: Version | None = None  # the minor version of a virtual environment, for a lockfile without conda packages
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 that identifies the packages; the same packages have the same fingerprint on every machine."""
         rows = sorted([a.package.manager, a.file_name, str(a.digest)] for a in (*self.conda, *self.wheels))
+        rows += [["python", str(self.python)]] if self.python else []
         return hashlib.sha256(json.dumps([self.platform, rows]).encode()).hexdigest()
 
     @property
@@ -126,7 +130,7 @@ def make_plan(
     _refuse(chosen, allow_builds=allow_builds)
     artifacts = [Artifact(package=package, digest=_digest(package)) for package in chosen]
     names = {artifact.package.name for artifact in artifacts if artifact.package.manager == "conda"}
-    if "python" not in names and len(names) < len(artifacts):
+    if "python" not in names and len(names) < len(artifacts) and lockfile.python is None:
         raise EnvforgeError(
             f"the lockfile `{where}` has wheels, but no conda package `python` to install them for",
             hint="to add Python to environment.yml and lock again",
@@ -138,6 +142,7 @@ def make_plan(
         conda=tuple(a for a in artifacts if a.package.manager == "conda"),
         wheels=tuple(a for a in artifacts if a.package.manager == "pip"),
         warnings=(*_left_out(packages, chosen), *_warnings(artifacts)),
+        python=lockfile.python,
     )
 
 
@@ -256,7 +261,7 @@ _HASH = re.compile(r"(?:(?P<kind>sha256|md5)[:=])?(?P<hex>[0-9a-fA-F]+)")
 
 
 def read_any_lock(path: Path, platform: str) -> Lockfile:
-    """Read a conda-lock.yml or an explicit file, which is recognized by its line ``@EXPLICIT``."""
+    """Read a conda-lock.yml, a pylock.toml, or an explicit file, which is recognized by its line ``@EXPLICIT``."""
     try:
         text = regular(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -280,7 +285,9 @@ def _unread(path: Path) -> Hint:
 
 
 def parse_any_lock(text: str, where: str, platform: str, path: Path | None = None) -> Lockfile:
-    """Parse a conda-lock.yml or an explicit file; ``where`` names it in errors, and ``path`` in commands."""
+    """Parse a lockfile as ``read_any_lock``; ``where`` names it in errors, and ``path`` in commands."""
+    if is_pylock(path or Path(where)):
+        return parse_pylock(text, where)
     if any(line.strip() == MARK for line in text.splitlines()):
         return parse_explicit(text, where, platform)
     return parse_lockfile(text, where, path)

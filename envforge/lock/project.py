@@ -27,6 +27,7 @@ VARIANTS_DIRECTORY = "lockfiles"
 ENVFORGE_DIRECTORY = ".envforge"
 # editors find an environment in the workspace, and deleting the project deletes it, too
 IN_PROJECT = ".conda"
+VENV_IN_PROJECT = ".venv"  # the environment of a pylock.toml, where editors and uv look for one
 _PROJECT_FILES = ("envforge.toml", LOCK_FILE)
 
 
@@ -74,6 +75,11 @@ def project_command(
 
 def lock_command(lockfile: Path) -> str:
     """Return the command that creates or updates a lockfile; empty without its environment.yml."""
+    from envforge.lock.pylock import is_pylock  # noqa: PLC0415 - only errors need it
+
+    if is_pylock(lockfile):
+        command = lock_command(lockfile.with_name(LOCK_FILE))
+        return f"{command} --pylock" if command else ""
     project = project_of(lockfile)
     if project != lockfile.parent and environment_in(project).is_file():
         return project_command("lock", environment_in(project), None, ["--variant", lockfile.absolute().parent.name])
@@ -142,9 +148,15 @@ def project_folder(here: Path) -> Path | None:
     """
     start = here.absolute()
     for folder in (start, *start.parents):
-        if is_prefix(folder / IN_PROJECT) or any((folder / name).is_file() for name in _PROJECT_FILES):
+        if is_prefix(prefix_in(folder)) or any((folder / name).is_file() for name in _PROJECT_FILES):
             return folder
     return None
+
+
+def prefix_in(project: Path) -> Path:
+    """Return the environment of a project: ``.conda``, or ``.venv`` if envforge created only that."""
+    venv = project / VENV_IN_PROJECT
+    return venv if is_prefix(venv) and not is_prefix(project / IN_PROJECT) else project / IN_PROJECT
 
 
 def project_here() -> Path:

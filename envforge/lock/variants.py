@@ -276,18 +276,14 @@ def lock_variant(request: LockRequest, tag: WheelTag, progress: Progress = repr)
     _refuse_several(request)
     matrix = load_matrix()
     texts = derive_variant(request.environment, tag, matrix)
-    folder = variant_folder(request.environment, tag)
-    environment, lockfile = folder / ENVIRONMENT_FILE, folder / LOCK_FILE
-    _refuse_foreign(environment)
+    folder, own = variant_folder(request.environment, tag), variant_request(request, tag)
+    lockfile = own.lockfile
+    _refuse_foreign(own.environment)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with exclusive_lock(lockfile):
-            complete_transaction(environment)
-            report = _make(
-                replace(request, environment=environment, lockfile=lockfile, source=request.environment),
-                texts,
-                progress,
-            )
+            complete_transaction(own.environment)
+            report = _make(own, texts, progress)
     except EnvforgeError as error:
         raise type(error)(f"variant {tag}: {error.message}", hint=error.hints, code=error.code) from error
     finally:
@@ -295,6 +291,13 @@ def lock_variant(request: LockRequest, tag: WheelTag, progress: Progress = repr)
             with contextlib.suppress(OSError):  # only an empty directory is removed
                 empty.rmdir()
     return VariantReport(name=str(tag), report=report, needs=_needs(report.lock, lockfile, matrix))
+
+
+def variant_request(request: LockRequest, tag: WheelTag) -> LockRequest:
+    """Return the request for the files of a variant; hints name the environment file that it is derived from."""
+    folder = variant_folder(request.environment, tag)
+    environment, lockfile = folder / ENVIRONMENT_FILE, folder / LOCK_FILE
+    return replace(request, environment=environment, lockfile=lockfile, source=request.environment)
 
 
 def check_variant(request: LockRequest, tag: WheelTag) -> tuple[Difference, ...]:

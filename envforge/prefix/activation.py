@@ -27,6 +27,7 @@ from envforge.base.documents import Document
 from envforge.errors import EnvforgeError, RequestError
 from envforge.lock.lockfile import VariableName, VariableValue
 from envforge.prefix.journal import read_journal
+from envforge.prefix.venv import is_venv
 
 _UNSET = "***unset***"
 _WINDOWS_FOLDERS = ("", "Library/mingw-w64/bin", "Library/usr/bin", "Library/bin", "Scripts", "bin")
@@ -76,6 +77,8 @@ def activation(prefix: Path, label: str, environment: Mapping[str, str], *, suff
     """
     level = _level(environment)
     left = Path(environment["CONDA_PREFIX"]) if level and environment.get("CONDA_PREFIX") else None
+    if is_venv(prefix):
+        return _of_venv(prefix, label, environment, left)
     again = left is not None and _same(left, prefix)
     changes: dict[str, str | None] = {}
     if left is not None:
@@ -101,6 +104,28 @@ def activation(prefix: Path, label: str, environment: Mapping[str, str], *, suff
         changes=tuple(sorted(changes.items())),
         leaving=_scripts(left, "deactivate.d", suffix)[::-1] if left is not None else (),
         entering=_scripts(prefix, "activate.d", suffix),
+        left_prompt=environment.get("CONDA_PROMPT_MODIFIER", "") if left is not None else "",
+    )
+
+
+def _of_venv(prefix: Path, label: str, environment: Mapping[str, str], left: Path | None) -> Activation:
+    """Return the activation of a virtual environment, which has no scripts; ``left`` is an active conda environment."""
+    changes: dict[str, str | None] = {}
+    if left is not None:
+        changes |= _restored(left, environment, _level(environment))
+        changes |= dict.fromkeys(("CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_PROMPT_MODIFIER"))
+        changes["CONDA_SHLVL"] = "0"
+    changes |= {
+        "PATH": _path(prefix, left, environment.get("PATH", "")),
+        "VIRTUAL_ENV": str(prefix),
+        "VIRTUAL_ENV_PROMPT": label,
+        "PYTHONHOME": None,
+    }
+    return Activation(
+        prefix=prefix,
+        label=label,
+        changes=tuple(sorted(changes.items())),
+        leaving=_scripts(left, "deactivate.d", "sh")[::-1] if left is not None else (),
         left_prompt=environment.get("CONDA_PROMPT_MODIFIER", "") if left is not None else "",
     )
 

@@ -28,9 +28,18 @@ from envforge.prefix.installed import (
     read_distributions,
     site_packages_of,
 )
-from envforge.prefix.journal import Journal, journal_path, keep_lockfile, lock_prefix, read_journal, write_journal
+from envforge.prefix.journal import (
+    Journal,
+    journal_path,
+    keep_lockfile,
+    kept_lockfile,
+    lock_prefix,
+    read_journal,
+    write_journal,
+)
 from envforge.prefix.locate import Meant, check_exists, check_in_place
 from envforge.prefix.values import InstallRequest, Progress, Silent
+from envforge.prefix.venv import venv_site_packages
 
 _PROGRESS = Silent()
 
@@ -160,7 +169,7 @@ def _compare(
 def read_files(prefix: Path) -> Files:
     """Read the files of a prefix and the packages that own them."""
     conda = read_conda(prefix)
-    site_packages = site_packages_of(conda, prefix)
+    site_packages = site_packages_of(conda, prefix) or venv_site_packages(prefix)
     return Files(
         prefix=prefix,
         inventory=read_inventory(prefix),
@@ -217,7 +226,7 @@ def own_lock(prefix: Path, journal: Journal | None) -> Path:
     stated = Path(journal.lockfile)
     if journal.was_moved(prefix):  # with its project, which contains the lockfile
         stated = Path(os.path.normpath(prefix / os.path.relpath(stated, journal.prefix)))
-    return stated if stated.exists() else prefix / ENVFORGE_DIRECTORY / "conda-lock.yml"
+    return stated if stated.exists() else kept_lockfile(prefix, stated)
 
 
 def compare_conda(plan: Plan, installed: Iterable[CondaPackage]) -> Iterator[Finding]:

@@ -53,6 +53,7 @@ from envforge.prefix.values import (
     Silent,
     progress_step,
 )
+from envforge.prefix.venv import create_venv, venv_python
 from envforge.prefix.wheels import (
     Batch,
     Site,
@@ -193,6 +194,7 @@ class Changes:
     wheels_removed: tuple[str, ...]
     wheels_replaced: tuple[str, ...] = ()
     editable: tuple[tuple[str, str], ...] = ()
+    venv_kept: bool = False  # the prefix is a virtual environment with the Python of the lockfile
 
 
 def _compute_changes(
@@ -253,6 +255,9 @@ def _needed_changes(plan: Plan, journal: Journal | None, request: InstallRequest
     # nothing half-linked; in a directory taken with `--force`, files of no package are kept
     if (created and not stands) or (journal is not None and journal.was_moved(prefix)):
         return everything
+    is_other_python = venv_python(prefix) != plan.python  # or a conda environment for a pylock.toml, or the reverse
+    if created and is_other_python:
+        return everything
     records = {record.name.normalized: record for record in read_records(prefix)}
     python = next((a.package.version for a in plan.conda if a.package.name == "python"), None)
     if created and _minor(python) != _minor(_version(records.get("python"))):
@@ -260,7 +265,8 @@ def _needed_changes(plan: Plan, journal: Journal | None, request: InstallRequest
     conda = {name: _checksums(record) if journal is None or stands else frozenset() for name, record in records.items()}
     trusted = journal if journal is not None and journal.step == "verified" else None
     wheels = pip_installed(prefix) - {name for name, _ in found}
-    return replace(_with_shared_files(plan, trusted, conda, wheels, request), editable=kept)
+    changes = _with_shared_files(plan, trusted, conda, wheels, request)
+    return replace(changes, editable=kept, venv_kept=plan.python is not None and not is_other_python)
 
 
 def _with_shared_files(
@@ -358,6 +364,7 @@ class Installation:
         self._check_machine()
         request, progress, store = self.request, self.progress, self.store
         todo = _needed_changes(self.plan, self.before, request)
+        self._refuse_other_venv(todo)
         fetched = fetch_all((*todo.conda, *todo.wheels), store, request, progress)
         check_room(fetched, request.prefix, store)
         conda, wheels = fetched[: len(todo.conda)], fetched[len(todo.conda) :]
@@ -368,6 +375,8 @@ class Installation:
         journal = self._begin(todo)
         if "python" in todo.conda_kept:  # first, because the new conda packages may contain the same libraries
             self._uninstall(todo, store)
+        if self.plan.python is not None and not todo.venv_kept:
+            create_venv(request.prefix, self.plan.python)
         batch = self._conda(todo, archives, wheels, store)
         write_journal(self.request.prefix, journal.at("conda done"))
         self._wheels(todo, wheels, store, batch)
@@ -400,6 +409,16 @@ class Installation:
             unchanged=len(self.plan.conda) + len(self.plan.wheels) - len(artifacts),
             warnings=self.plan.warnings,
         )
+
+    def _refuse_other_venv(self, todo: Changes) -> None:
+        """Raise ``EnvforgeError`` for a directory taken with ``--force`` that has no Python of the lockfile."""
+        if self.plan.python is not None and not todo.venv_kept and not _is_created(self.before, self.request.prefix):
+            raise EnvforgeError(
+                f"`{self.request.prefix}` is not a virtual environment of Python {self.plan.python}, which "
+                f"`{self.request.lockfile}` requires",
+                hint="to create a virtual environment, pass `--prefix DIR` with a new directory",
+                code="prefix-foreign",
+            )
 
     def _check_machine(self) -> None:
         """Raise ``EnvforgeError`` if the machine doesn't meet the requirements, before anything is downloaded."""
@@ -509,7 +528,7 @@ class Installation:
 
     def _empties(self, todo: Changes) -> bool:
         """Return whether the prefix is emptied first: envforge created it, and no package of it is kept."""
-        return _is_created(self.before, self.request.prefix) and not todo.conda_kept
+        return _is_created(self.before, self.request.prefix) and not todo.conda_kept and not todo.venv_kept
 
     def _begin(self, todo: Changes) -> Journal:
         """Write the journal before the prefix changes; empty the prefix if all packages are linked again."""

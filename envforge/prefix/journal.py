@@ -23,8 +23,10 @@ from envforge.base.documents import Document, Printable
 from envforge.base.files import write_atomic
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.plan import Wheel
-from envforge.lock.project import ENVFORGE_DIRECTORY
+from envforge.lock.project import ENVFORGE_DIRECTORY, LOCK_FILE
+from envforge.lock.pylock import PYLOCK, is_pylock
 from envforge.prefix.values import Progress, Silent, Step
+from envforge.prefix.venv import is_venv
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,13 +99,19 @@ def write_journal(prefix: Path, journal: Journal) -> None:
 
 def keep_lockfile(lockfile: Path, prefix: Path) -> None:
     """Copy a lockfile into a prefix, for the time when its own path no longer exists."""
-    write_atomic(prefix / ENVFORGE_DIRECTORY / "conda-lock.yml", lockfile.read_bytes(), through_links=False)
+    write_atomic(kept_lockfile(prefix, lockfile), lockfile.read_bytes(), through_links=False)
 
 
 def recreate_command(prefix: Path) -> str:
     """Return the command that removes an environment and installs it again."""
     place = shlex.quote(str(prefix))
-    return f"rm -r {place} && envforge install --prefix {place}"
+    lockfile = f"{PYLOCK} " if is_venv(prefix) else ""
+    return f"rm -r {place} && envforge install {lockfile}--prefix {place}"
+
+
+def kept_lockfile(prefix: Path, lockfile: Path) -> Path:
+    """Return the path of the copy of a lockfile in the prefix that was created from it."""
+    return prefix / ENVFORGE_DIRECTORY / (PYLOCK if is_pylock(lockfile) else LOCK_FILE)
 
 
 def record_fault(path: Path, prefix: Path, reason: str) -> EnvforgeError:

@@ -15,11 +15,15 @@ from envforge.lock.project import (
     ENVIRONMENT_FILE,
     IN_PROJECT,
     VARIANTS_DIRECTORY,
+    VENV_IN_PROJECT,
     is_prefix,
+    prefix_in,
     project_folder,
     unfinished_beside,
 )
+from envforge.lock.pylock import PYLOCK
 from envforge.prefix.journal import Journal, lock_prefix, read_journal
+from envforge.prefix.venv import is_venv
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -51,13 +55,15 @@ class Meant:
 
         Shells evaluate their prompt, so characters with a meaning to them are replaced.
         """
-        name = self.prefix.parent.name if self.prefix.name == IN_PROJECT else self.prefix.name
+        in_project = self.prefix.name in {IN_PROJECT, VENV_IN_PROJECT}
+        name = self.prefix.parent.name if in_project else self.prefix.name
         return re.sub(r"[^\w.@+ -]", "_", name)
 
     @property
     def install_command(self) -> str:
         """Command that creates or completes the environment."""
-        return f"envforge install {self.option}".rstrip()
+        lockfile = f"{PYLOCK} " if is_venv(self.prefix) or self.prefix.name == VENV_IN_PROJECT else ""
+        return f"envforge install {lockfile}{self.option}".rstrip()
 
 
 def meant_prefix(prefix: Path | None, name: str | None, here: Path) -> Meant:
@@ -79,14 +85,14 @@ def meant_prefix(prefix: Path | None, name: str | None, here: Path) -> Meant:
     if folder is None:
         raise EnvforgeError(
             f"no project or environment found in `{here.absolute()}` or any parent directory (looked for "
-            f"`{IN_PROJECT}`, `{_PROJECT_FILES[0]}`, `{_PROJECT_FILES[1]}`)",
+            f"`{IN_PROJECT}`, `{VENV_IN_PROJECT}`, `{_PROJECT_FILES[0]}`, `{_PROJECT_FILES[1]}`)",
             hint=(
                 Hint("to use the environment of a project, change to its directory"),
                 Hint("to select an environment, pass `--prefix DIR` or `--name NAME`"),
             ),
             code="no-environment",
         )
-    return Meant(prefix=folder / IN_PROJECT, option="")
+    return Meant(prefix=prefix_in(folder), option="")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,4 +213,4 @@ def unfinished_around(here: Path) -> Unfinished | None:
     folder = project_folder(here)
     if folder is None:
         return None
-    return unfinished_install(Meant(prefix=folder / IN_PROJECT, option=""))
+    return unfinished_install(Meant(prefix=prefix_in(folder), option=""))

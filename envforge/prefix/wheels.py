@@ -41,6 +41,7 @@ from envforge.prefix.fetch import Fetched
 from envforge.prefix.installed import check_removable, distributions, installed, read_record, sha256_of_row
 from envforge.prefix.journal import mark_writing, recreate_command
 from envforge.prefix.values import Progress, progress_step
+from envforge.prefix.venv import venv_program, venv_site_packages
 
 _BATCH = 200
 
@@ -55,7 +56,10 @@ class Site:
 
 
 def find_site(prefix: Path, platform: str) -> Site:
-    """Return the site-packages of the prefix's Python, from conda-meta; raise ``OutsideError`` if it has no Python."""
+    """Return the site-packages of the prefix's Python; raise ``OutsideError`` if it has no Python."""
+    of_venv = venv_site_packages(prefix)
+    if of_venv is not None:
+        return Site(prefix=prefix, packages=prefix / of_venv, program=venv_program(prefix))
     program = prefix / ("python.exe" if platform.startswith("win-") else "bin/python")
     python = next((record for record in read_records(prefix, "python-") if record.name.normalized == "python"), None)
     if python is None or not program.exists():

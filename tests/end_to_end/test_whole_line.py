@@ -1,5 +1,7 @@
 """The commands work together over loopback: new → lock → install into a prefix → train in that prefix.
 
+The same for people without conda: lock --pylock → install into a virtual environment → train in it.
+
 The conda channel is built from the Python that runs the tests and the libraries next to it. The PyTorch index serves
 the real torch wheel. torchvision has no CPU build for every machine, and nothing in the project imports it, so its
 wheel contains only its name, version, and requirement.
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,11 +21,15 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from packaging.utils import canonicalize_name
+from uv import find_uv_bin
 
+from envforge.base import toml
 from envforge.lock.lockfile import read_lockfile
 from tests.support.channel import PYTHON, SUBDIR, Channel, pip_package, python_package, renamed, requested_closure
 from tests.support.loopback import Loopback, Request, Response
 from tests.support.scripts import shebang
+from tests.support.transcripts import ROOT, steps_of
 from tests.support.wheel import rebuild_wheel, sha256_of, text_wheel
 
 pytestmark = pytest.mark.slow
@@ -70,6 +77,7 @@ class World:
     server: Loopback
     environment: dict[str, str]
     torch_sha256: str
+    registry: Path
 
     def envforge(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         return self.run(sys.executable, "-m", "envforge", *arguments, cwd=cwd)
@@ -103,7 +111,18 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def world(channel: Path, wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheels of the packages that the conda channel has, too."""
+    folder = tmp_path_factory.mktemp("registry")
+    for package in requested_closure("matplotlib", "pip", *BESIDE_TORCH, *OF_THE_TEMPLATE):
+        rebuild_wheel(package.name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(
+    channel: Path, wheels: dict[str, Path], registry: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
     home = tmp_path_factory.mktemp("home")
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH") if name in os.environ}
     digest = sha256_of(wheels["torch"])
@@ -113,6 +132,8 @@ def world(channel: Path, wheels: dict[str, Path], tmp_path_factory: pytest.TempP
         if path.startswith("conda-forge/"):
             file = channel / path.removeprefix("conda-forge/")
             return Response(body=file) if file.is_file() else None
+        if path.startswith("registry/"):
+            return _registry_answer(registry, path.removeprefix("registry/"))
         for name, wheel in wheels.items():
             if path == f"whl/cpu/{name}":
                 link = f'<a href="../{wheel.name.replace("+", "%2B")}#sha256={sha256_of(wheel)}">{wheel.name}</a>'
@@ -126,9 +147,19 @@ def world(channel: Path, wheels: dict[str, Path], tmp_path_factory: pytest.TempP
     with Loopback(answer) as server:
         mirrors = f"{CONDA_FORGE}={server.url}/conda-forge {PYTORCH}={server.url}/whl"
         environment = kept | {"HOME": str(home), "ENVFORGE_MIRRORS": mirrors, "NO_COLOR": "1"}
-        environment |= {"PIP_INDEX_URL": f"{server.url}/no-such-index/simple", "CONDA_OVERRIDE_GLIBC": "2.36"}
+        environment |= {"PIP_INDEX_URL": f"{server.url}/registry/simple", "CONDA_OVERRIDE_GLIBC": "2.36"}
         environment["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
-        yield World(server=server, environment=environment, torch_sha256=digest)
+        yield World(server=server, environment=environment, torch_sha256=digest, registry=registry)
+
+
+def _registry_answer(registry: Path, path: str) -> Response | None:
+    kind, _, name = path.partition("/")
+    if kind == "files":
+        return Response(body=registry / name) if (registry / name).is_file() else None
+    files = [file for file in registry.iterdir() if canonicalize_name(file.name.split("-")[0]) == name]
+    links = [f'<a href="../../files/{file.name}#sha256={sha256_of(file)}">{file.name}</a>' for file in files]
+    body = f"<html><body>{''.join(links)}</body></html>".encode()
+    return Response(body=body, headers={"Content-Type": "text/html"}) if files else None
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +167,7 @@ def project(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     world.envforge(
         *("new", "image-classification", "digits", "--cuda", "cpu", "--torch", RELEASE, "--python", PYTHON),
-        *("--fresh", "--defaults"),
+        *("--fresh", "--defaults", "--pylock"),
         cwd=folder,
     )
     return folder / "digits"
@@ -202,6 +233,51 @@ def test_conda_lock_itself_installs_the_lock_with_the_same_packages(
     assert world.run(str(other / "bin" / "python"), "-c", program, cwd=tmp_path).stdout.strip() == f"{RELEASE}+cpu"
 
 
+@pytest.fixture(scope="module")
+def venv(world: World, project: Path) -> Path:
+    of_new = (project / "pylock.toml").read_bytes()
+    (project / "pylock.toml").unlink()
+    for step in steps_of((ROOT / "docs" / "guides" / "without-conda.md").read_text(encoding="utf-8")):
+        printed = world.run(sys.executable, "-m", *shlex.split(step.command), cwd=project).stdout
+        assert step.matches(printed), f"$ {step.command}\n{printed}\n--- expected ---\n{step.expected}"
+    assert (project / "pylock.toml").read_bytes() == of_new
+    return project / ".venv"
+
+
+def test_pylock_has_all_packages_at_the_versions_of_conda(world: World, project: Path, venv: Path) -> None:
+    rows = toml.loads((project / "pylock.toml").read_text(encoding="utf-8"))["packages"]
+    lock = read_lockfile(project / "conda-lock.yml")
+    locked = {canonicalize_name(p.name).replace("matplotlib-base", "matplotlib"): p.version for p in lock.packages}
+    versions = {row["name"]: row["version"] for row in rows}
+    assert versions.items() <= locked.items()
+    assert {"numpy", "torch", "torchvision", "scikit-learn", "matplotlib"} <= versions.keys()
+    assert "up to date" in world.envforge("lock", "--check", cwd=project).stdout
+
+
+def test_smoke_test_passes_in_the_virtual_environment(world: World, project: Path, venv: Path) -> None:
+    words = ("run", "--prefix", str(venv), "python", "-m", "digits.smoke", "--json")
+    report = json.loads(world.envforge(*words, cwd=project).stdout)
+    assert report["passed"] is True
+
+
+def test_audit_and_verify_work_in_the_virtual_environment(world: World, project: Path, venv: Path) -> None:
+    audited = world.envforge("audit", "--prefix", str(venv), "--json", cwd=project)
+    assert json.loads(audited.stdout)["result"]["drift"] == []
+    verified = world.envforge("verify", "env", "--prefix", str(venv), "--json", cwd=project)
+    findings = {found["check"]: found["verdict"] for found in json.loads(verified.stdout)["result"]["findings"]}
+    assert (findings["environment-drift"], findings["files-changed"]) == ("pass", "pass")
+
+
+def test_uv_syncs_pylock_to_an_environment_that_trains(world: World, project: Path, venv: Path, tmp_path: Path) -> None:
+    uv, other = find_uv_bin(), tmp_path / "other"
+    text = (project / "pylock.toml").read_text(encoding="utf-8").replace(PYTORCH, f"{world.server.url}/whl")
+    (tmp_path / "pylock.toml").write_text(text, encoding="utf-8")
+    world.run(uv, "venv", "--python", sys.executable, str(other), cwd=tmp_path)
+    python = str(other / "bin" / "python")
+    world.run(uv, "pip", "sync", "--python", python, str(tmp_path / "pylock.toml"), cwd=tmp_path)
+    assert json.loads(world.run(python, "-m", "digits.smoke", "--json", cwd=project).stdout)["passed"] is True
+
+
 def test_no_request_left_the_loopback_servers_known_paths(world: World, prefix: Path) -> None:
     asked = {request.path.split("/")[1] for request in world.server.requests}
-    assert asked <= {"conda-forge", "whl"}
+    assert asked <= {"conda-forge", "whl", "registry"}

@@ -12,6 +12,7 @@ from envforge.lock import needs
 from envforge.lock.lockfile import Lockfile, Requirements
 from envforge.lock.needs import requirements_of
 from envforge.lock.plan import Plan, make_plan, read_any_lock
+from envforge.lock.project import is_prefix
 from envforge.machine.evidence import Evidence, LibcudaReport, NvmlCode
 from envforge.machine.nvidia_text import clean
 from envforge.machine.probe import Probed, probe_all
@@ -98,7 +99,7 @@ def observe_machine(situation: Situation) -> MachineFacts:
     probed = probe_all(world)
     answers = read_answers(probed.lines)
     asked = probed.evidence.libraries.nvml.gpus
-    is_installed = situation.prefix is not None and (situation.prefix / "conda-meta").is_dir()
+    is_installed = situation.prefix is not None and is_prefix(situation.prefix)
     return MachineFacts(
         machine=probed.machine,
         driver=_driver(world, probed),

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from envforge.lock.project import IN_PROJECT
+from envforge.lock.project import prefix_in
 from envforge.machine.evidence import Evidence
 from envforge.machine.nvidia_text import clean
 from envforge.machine.world import World
@@ -152,7 +152,7 @@ def _try(source: str, read: Callable[[], T]) -> Signal[T]:
 
 
 def _places(situation: Situation) -> tuple[tuple[str, Path], ...]:
-    prefix = situation.prefix or (situation.project or situation.folder) / IN_PROJECT
+    prefix = situation.prefix or prefix_in(situation.project or situation.folder)
     temporary = situation.world.environment.get("TMPDIR") or tempfile.gettempdir()
     return (("environment", prefix), ("package cache", default_root()), ("temporary files", Path(temporary)))
 

@@ -1,0 +1,78 @@
+"""Create the virtual environment for a pylock.toml, and find its Python."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from packaging.version import Version
+
+from envforge.errors import EnvforgeError, Hint, OutsideError
+
+_CONFIGURATION = "pyvenv.cfg"
+
+
+def is_venv(prefix: Path) -> bool:
+    """Return whether a prefix is a virtual environment (PEP 405), and not a conda environment."""
+    return (prefix / _CONFIGURATION).is_file()
+
+
+def venv_python(prefix: Path) -> Version | None:
+    """Return the minor version of the Python of a virtual environment; None if the prefix is no such environment."""
+    try:
+        text = (prefix / _CONFIGURATION).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = re.search(r"^version(?:_info)?\s*=\s*(\d+\.\d+)", text, re.MULTILINE)
+    return Version(found[1]) if found else None
+
+
+def venv_site_packages(prefix: Path) -> str | None:
+    """Return the site-packages of a virtual environment, relative to it; None if the prefix is no such environment."""
+    python = venv_python(prefix)
+    if python is None:
+        return None
+    return "Lib/site-packages" if os.name == "nt" else f"lib/python{python}/site-packages"
+
+
+def venv_program(prefix: Path) -> Path:
+    """Return the Python program of a virtual environment."""
+    return prefix / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def create_venv(prefix: Path, python: Version) -> None:
+    """Create a virtual environment without packages; raise ``EnvforgeError`` if the machine lacks this Python."""
+    # without pip, and by the standard library: uv adds files of its own to site-packages, which no package lists
+    command = [_program(python), "-I", "-m", "venv", "--without-pip", str(prefix)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise OutsideError(
+            f"failed to create a virtual environment in `{prefix}`:\n{(done.stderr or done.stdout).strip()}",
+            hint="install the module `venv` of this Python, which some systems package separately",
+            code="venv-failed",
+        )
+    # as uv and Python 3.13 do, because the project's own file may not list the directory
+    (prefix / ".gitignore").write_text("*\n", encoding="utf-8")
+
+
+def _program(python: Version) -> str:
+    """Return an interpreter of a minor version: this one, or else the one that uv finds."""
+    from uv import find_uv_bin  # noqa: PLC0415 - only if an environment is created
+
+    if sys.version_info[:2] == (python.major, python.minor):
+        return sys.executable
+    command = [find_uv_bin(), "python", "find", str(python), "--system", "--no-python-downloads", "--no-config"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise EnvforgeError(
+            f"the lockfile requires Python {python}, which is not installed on this machine",
+            hint=(
+                Hint("to install it", f"uv python install {python}"),
+                Hint("to install an environment that contains Python", "envforge install conda-lock.yml"),
+            ),
+            code="no-interpreter",
+        )
+    return done.stdout.strip()

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import sklearn.datasets  # type: ignore[import-untyped]  # noqa: F401 - imported once for all forks
@@ -18,6 +20,8 @@ import torch
 import tqdm  # type: ignore[import-untyped]  # noqa: F401
 
 assert sys.platform != "win32"
+
+_LONGEST_S = 120  # of one job, on two busy cores; the tests of a job take up to 20 s
 
 
 def _import_what_torch_puts_off() -> None:
@@ -29,10 +33,16 @@ def _import_what_torch_puts_off() -> None:
     optimizer.step()
 
 
+def _stop(*_: object) -> NoReturn:
+    raise TimeoutError("a planted fault keeps a test from ending")
+
+
 def _run(folder: str, arguments: list[str]) -> int:
     child = os.fork()
     if child == 0:
         code = 99
+        signal.signal(signal.SIGALRM, _stop)
+        signal.alarm(_LONGEST_S)
         try:
             os.chdir(folder)
             output = os.open("pytest.txt", os.O_CREAT | os.O_WRONLY)

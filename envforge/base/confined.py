@@ -105,12 +105,11 @@ def _answer(kind: str, *values: Any) -> dict[str, Any]:
 
 
 def _set_limits() -> None:
-    if sys.platform == "win32":
-        return
-    import resource  # noqa: PLC0415 - Windows has no such module
+    if sys.platform != "win32":
+        import resource  # noqa: PLC0415 - Windows has no such module
 
-    limits = ((resource.RLIMIT_CPU, LIMIT_S), (resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CORE, 0))
-    for name, most in limits:
-        hard = resource.getrlimit(name)[1]
-        with contextlib.suppress(ValueError, OSError):  # macOS doesn't limit the address space
-            resource.setrlimit(name, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+        limits = ((resource.RLIMIT_CPU, LIMIT_S), (resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CORE, 0))
+        for name, most in limits:
+            hard = resource.getrlimit(name)[1]
+            with contextlib.suppress(ValueError, OSError):  # macOS doesn't limit the address space
+                resource.setrlimit(name, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

@@ -182,17 +182,17 @@ def adopt_orphans() -> None:
 
 def _end_processes(group: int, mark: str) -> None:
     """Kill a process group, and the processes with a mark or without a parent, which may have left the group."""
-    if sys.platform == "win32":
-        return
-    with contextlib.suppress(OSError):  # all processes of the group have exited
-        os.killpg(group, signal.SIGKILL)
-    end = time.monotonic() + _GRACE_S
-    while sys.platform == "linux" and (strays := _strays(mark)) and time.monotonic() < end:
-        for pid in strays:
-            with contextlib.suppress(OSError):  # it has exited, or is no child of this process
-                os.kill(pid, signal.SIGKILL)
-                if pid != group:
-                    os.waitpid(pid, os.WNOHANG)
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):  # all processes of the group have exited
+            os.killpg(group, signal.SIGKILL)
+    if sys.platform == "linux":
+        end = time.monotonic() + _GRACE_S
+        while (strays := _strays(mark)) and time.monotonic() < end:
+            for pid in strays:
+                with contextlib.suppress(OSError):  # it has exited, or is no child of this process
+                    os.kill(pid, signal.SIGKILL)
+                    if pid != group:
+                        os.waitpid(pid, os.WNOHANG)
 
 
 def _strays(mark: str) -> list[int]:
@@ -207,8 +207,10 @@ def _is_stray(process: Path, mark: str) -> bool:
     except OSError:  # a process of another user, or one that has exited
         return False
     # while another child runs, an orphan without a mark may be its own
-    is_orphan = _is_subreaper and not _running and int(parent) == os.getpid() and int(session) != os.getsid(0)
-    return is_orphan and state != "Z"
+    is_orphan = _is_subreaper and not _running and int(parent) == os.getpid() and state != "Z"
+    if sys.platform != "win32":
+        is_orphan = is_orphan and int(session) != os.getsid(0)
+    return is_orphan
 
 
 def _signal_name(code: int | None) -> str | None:

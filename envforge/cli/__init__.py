@@ -148,7 +148,9 @@ def _prepare_streams() -> None:
     """Make failures of stdout recognizable, and replace closed streams, which Python sets to None."""
     for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(descriptor, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - open until the end
+            stream = open(descriptor, mode, encoding="utf-8")  # noqa: SIM115, PTH123 - open until the end
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)  # keeps it open, too
     stdout: Any = sys.stdout
     stderr: Any = sys.stderr
     # rich still writes to `sys.__stderr__`, because a progress bar moves the cursor

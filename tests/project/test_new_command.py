@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_a_project_without_lock_is_written_whole(here: Path, capsys: pytest.Capt
     assert "conda-lock.yml" not in project
     assert '"torch==2.7.1+cu118"' in project["environment.yml"]
     assert '__cuda: "11.8"' in project["virtual-packages.yml"]
-    assert {"net/train.py", "net/amp.py", "net/smoke.py"} <= set(project)
+    assert {"net/train.py", "net/smoke.py", "net/engine/amp.py"} <= set(project)
     out = capsys.readouterr().out
     assert "torch 2.7.1+cu118, torchvision 0.22.1+cu118, Python 3.10" in out
     assert out.endswith("\nNext:\n  cd net\n  envforge lock\n  envforge install\n")
@@ -310,12 +311,11 @@ def test_smoke_with_signs_of_nvidia_never_fails_or_passes_the_gpu(
     _write_smoke_template(here, "--skip-gpu")
     package = here / "demo" / "files" / "__package__"
     (package / "smoke.py").write_text(
-        "import sys\nfrom .nvidia import nvidia_signs\nprint('signs:', nvidia_signs(), sys.argv[1:])\n"
+        "import sys\nfrom .engine.device import nvidia_signs\nprint('signs:', nvidia_signs(), sys.argv[1:])\n"
         "sys.exit(bool(nvidia_signs()) and '--skip-gpu' not in sys.argv)\n",
         encoding="utf-8",
     )
-    detector = templates_root() / "common" / "files" / "__package__" / "nvidia.py"
-    (package / "nvidia.py").write_bytes(detector.read_bytes())
+    shutil.copytree(templates_root() / "common" / "files" / "__package__" / "engine", package / "engine")
     program = here / "bin" / "nvidia-smi"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\nexit 9\n", encoding="utf-8")

@@ -121,7 +121,7 @@ class NewOptions:
 
     @property
     def is_quiet(self) -> bool:
-        """True if nobody can or should answer questions."""
+        """True if no one can or should answer prompts."""
         return self.defaults or self.as_json or not (sys.stdin.isatty() and sys.stderr.isatty())
 
 

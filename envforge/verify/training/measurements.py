@@ -63,7 +63,7 @@ def sampler_command() -> list[str]:
 def sampling(world: World) -> Iterator[Samples]:
     """Sample while the block runs, and fill the samples when it ends."""
     samples = Samples()
-    # a pipe that nobody reads would block the sampler
+    # a pipe without a reader would block the sampler
     with tempfile.TemporaryFile() as file:
         process = subprocess.Popen(
             sampler_command(),

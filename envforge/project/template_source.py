@@ -191,6 +191,12 @@ def source_from(name: str, project: Path) -> str:
 
 
 def _in_folder(name: str, base: Path) -> Opened:
+    if "://" in name:  # a path would lose a slash, and the error would show the password
+        raise RequestError(
+            f"`{show_url(name)}` is not a template: expected a name, a directory, or a git URL",
+            hint="to read a template from git, write `git+https://HOST/PATH`",
+            code="no-such-template",
+        )
     folder = base / Path(name).expanduser()
     if not (folder / MANIFEST).is_file():
         raise RequestError(

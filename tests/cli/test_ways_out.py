@@ -272,3 +272,11 @@ def test_unknown_variant_gets_a_near_tag_or_none(name: str, near: str | None) ->
     with pytest.raises(EnvforgeError) as caught:
         parse_variant(name)
     assert (caught.value.hint == "") if near is None else f"--variant {near}" in caught.value.hint
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "ftp", "file"])
+def test_template_url_without_git_hides_its_password(scheme: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["new", f"{scheme}://user:S3CRET@host.invalid/x", "net", "--no-lock", "--defaults"]) == 2
+    error = capsys.readouterr().err
+    assert "S3CRET" not in error
+    assert "git+https://HOST/PATH" in error

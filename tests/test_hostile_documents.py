@@ -155,12 +155,12 @@ DOCUMENTS = (
     Case(path="p/conda-meta/x-1.0-0.json", command=lambda path: read_conda(path.parents[1])),
     Case(
         path="p/conda-meta/state",
-        command="shell --prefix p --print",
+        command="shell --prefix p --shell bash --print",
         prepare=_prefix,
         accepted=("mapping", "wrong types"),
     ),
     Case(
-        path="p/etc/conda/env_vars.d/x.json", command="shell --prefix p --print", prepare=_prefix, accepted=("mapping",)
+        path="p/etc/conda/env_vars.d/x.json", command="shell --prefix p --shell bash --print", prepare=_prefix, accepted=("mapping",)
     ),
     Case(path="locks/index.json", command="lockfiles list --catalogue locks"),
     Case(path="bundle.tar", command="install --bundle bundle.tar", accepted=("directory",)),

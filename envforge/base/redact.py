@@ -26,10 +26,12 @@ from envforge.base.urls import hide_secrets
 T = TypeVar("T")
 _PLAIN = re.compile(r"~?[\w@%+=:,./-]+")
 
+# hidden first: `hide_secrets` may take the start of an e-mail address for a password, and leave its domain
+_DOMAIN = re.compile(r"(?<![^\s\"'`(<,])([\w.+-]+@)[\w-]+(?:\.[\w-]+)+(?![\w/:-])")
 _PATTERNS = (
     (re.compile(r"(?:/[\w.+-]+)*/(?:home|Users)/[^/\\\s:;,'\"`()]+|[A-Za-z]:[\\/]Users[\\/][^/\\\s:;,'\"`()]+"), "~"),
     (re.compile(r"(?<![\w./~-])/root(?=[/\s:;,'\"`()]|$)"), "~"),
-    (re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), "EMAIL"),
+    (re.compile(r"[\w.+-]+@(?:EMAIL\b|[\w-]+(?:\.[\w-]+)+)"), "EMAIL"),
     (re.compile(r"(?<![\w:-])(?:[0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}(?![\w:-])"), "MAC"),
     (re.compile(r"(?i)\b(serial(?:[ _-]?(?:number|no\.?))?\s*[:=]\s*)[\w-]+"), r"\1SERIAL"),
 )
@@ -87,7 +89,7 @@ def redactor(identity: Identity) -> Callable[[str], str]:
         return f"{match[1] or 'UUID'}-redacted-{numbers.setdefault(match[0].lower(), len(numbers) + 1)}"
 
     def clean(text: str) -> str:
-        text = hide_secrets(text)
+        text = hide_secrets(_DOMAIN.sub(r"\1EMAIL", text))
         for pattern, stand_in in (*own, *_PATTERNS):
             text = pattern.sub(stand_in, text)
         return _IP.sub(_without_address, _UUID.sub(numbered, text))

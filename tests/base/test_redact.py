@@ -65,6 +65,15 @@ def test_no_planted_identity_is_left(planted: list[tuple[str, str]], between: st
     assert [part for _, part in planted if part in value.text] == []
 
 
+@pytest.mark.parametrize("between", [" ", ", ", "`", "'", " (", ")\n"])
+@pytest.mark.parametrize("first", IDENTITIES, ids=lambda pair: pair[1])
+def test_no_identity_is_left_beside_another(first: tuple[str, str], between: str) -> None:
+    for second in IDENTITIES:
+        text = redactor(WHO)(between.join(["found", first[0], second[0], "here"]))
+        assert first[1] not in text, text
+        assert second[1] not in text, text
+
+
 @given(st.lists(st.sampled_from(FACTS), min_size=1, max_size=4))
 def test_facts_are_kept(facts: list[str]) -> None:
     text = "; ".join(facts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 import click
@@ -50,6 +50,8 @@ from envforge.project.update import (
 from envforge.pytorch.matrix import load_matrix
 from envforge.pytorch.selection import Request
 
+_UNEDITED = {"update": "replaced", "add": "added", "remove": "removed"}  # what happens to files that you didn't edit
+_FEWEST_TO_COUNT = 3  # fewer files are listed by name
 _SELECTION = ("cuda", "torch", "python", "platforms", "prefer", "torch_index")
 
 
@@ -275,10 +277,24 @@ def _diff(before: PlannedFile | None, after: PlannedFile | None, old: str, new: 
 
 
 def _print_changes(update: Update) -> None:
+    """Print a line for each change, but only one for the files of a directory that you didn't edit."""
+    directories: dict[PurePosixPath, list[FileChange]] = {}
     for change in update.changes:
-        moved = f"{change.moved_from} → " if change.moved_from else ""
-        note = f"  ({change.note})" if change.note else ""
-        click.echo(f"  {change.action:<9} {moved}{change.path}{note}")
+        directories.setdefault(change.path.parent, []).append(change)
+    for directory, changes in directories.items():
+        plain = [change for change in changes if change.action in _UNEDITED and not change.note]
+        if len(plain) < _FEWEST_TO_COUNT or directory == PurePosixPath():
+            plain = []
+        if plain:
+            parts = [(verb, sum(change.action == action for change in plain)) for action, verb in _UNEDITED.items()]
+            told = ", ".join(f"{counted(count, 'file')} {verb}" for verb, count in parts if count)
+            edited = "none of yours edited" if plain == changes else f"edited by you: {len(changes) - len(plain)}"
+            click.echo(f"  {'update':<9} {directory}/: {told}; {edited}")
+        for change in changes:
+            if change not in plain:
+                moved = f"{change.moved_from} → " if change.moved_from else ""
+                note = f"  ({change.note})" if change.note else ""
+                click.echo(f"  {change.action:<9} {moved}{change.path}{note}")
 
 
 def _print_locks(options: UpdateOptions, update: Update, locks: Locks) -> None:

@@ -1,7 +1,7 @@
 """Read and write envforge.toml and the baseline of a project.
 
-``.envforge/baseline.json`` has one line for each file, by its path. It must match the sha256 of each file in
-``envforge.toml``.
+``.envforge/baseline.json`` has the rendered files by their paths, compressed, so that it is small and no search finds
+the code twice. Each file must match its sha256 in ``envforge.toml``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import lzma
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
@@ -223,6 +224,14 @@ def _origin(origin: Origin) -> dict[str, str]:
 
 BASELINE = ".envforge/baseline.json"
 NOT_HELD = (LOCK_FILE, BASELINE, PROJECT_FILE)
+_MOST_BYTES = 200_000_000  # of the unpacked baseline; a template has at most 100 MB
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Packed:
+    """The JSON of a mapping from paths to ``_HeldFile``, as base64 of xz."""
+
+    xz: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -238,12 +247,9 @@ class BaselineError(EnvforgeError):
 
 def dump_baseline(files: tuple[PlannedFile, ...]) -> PlannedFile:
     """Return the file of the baseline; the same files produce the same bytes."""
-    lines = [
-        f"{json.dumps(str(f.path))}: {json.dumps(_held(f), ensure_ascii=False)}"
-        for f in sorted(files, key=attrgetter("path"))
-    ]
-    text = "{\n" + ",\n".join(lines) + "\n}\n"
-    return PlannedFile(path=PurePosixPath(BASELINE), content=text.encode())
+    held = {str(file.path): _held(file) for file in sorted(files, key=attrgetter("path"))}
+    packed = base64.b64encode(lzma.compress(json.dumps(held, ensure_ascii=False).encode())).decode()
+    return PlannedFile(path=PurePosixPath(BASELINE), content=f'{{"xz": "{packed}"}}\n'.encode())
 
 
 def read_baseline(folder: Path, record: ProjectRecord) -> dict[PurePosixPath, PlannedFile]:
@@ -265,7 +271,9 @@ def read_baseline(folder: Path, record: ProjectRecord) -> dict[PurePosixPath, Pl
         code="baseline-damaged",
         hints=lambda: _restore(folder),
     )
-    held = document.read_json(text, dict[str, _HeldFile])
+    if text.startswith('{"xz": "'):
+        text = _unpacked(document, document.read_json(text, _Packed).xz)
+    held = document.read_json(text, dict[str, _HeldFile])  # baselines of earlier versions aren't compressed
     for name in held:
         # `update` removes a file that the template no longer has, so a path must be one that `new` would write
         place = PurePosixPath(name)
@@ -274,6 +282,18 @@ def read_baseline(folder: Path, record: ProjectRecord) -> dict[PurePosixPath, Pl
     found = {PurePosixPath(name): _file(document, name, each) for name, each in held.items()}
     _compare(found, record, path)
     return found
+
+
+def _unpacked(document: Document, packed: str) -> str:
+    unpacker = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_MOST_BYTES)
+    try:
+        content = unpacker.decompress(base64.b64decode(packed, validate=True), max_length=_MOST_BYTES)
+        text = content.decode() if unpacker.eof else None
+    except (ValueError, lzma.LZMAError):
+        text = None
+    if text is None:
+        raise document.fault("xz", "a complete xz archive of text in base64", packed[:20])
+    return text
 
 
 def _restore(folder: Path) -> tuple[Hint, ...]:

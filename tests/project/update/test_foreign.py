@@ -16,7 +16,7 @@ from envforge.errors import EnvforgeError
 from envforge.project.record import need_project_file
 from envforge.project.template_source import MOST_BYTES, MOST_FILES, open_template
 from tests.catalogue.support import git
-from tests.project.update.support import FILES, MANIFEST, World
+from tests.project.update.support import FILES, LINES, MANIFEST, World
 
 assert sys.platform != "win32"
 
@@ -368,6 +368,26 @@ def test_smoke_needs_trust(world: World, capsys: pytest.CaptureFixture[str]) -> 
 
     assert "--trust" in capsys.readouterr().err
     assert not world.project.exists()
+
+
+def test_update_counts_the_files_of_a_directory_that_you_left_alone(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = {f"engine/{name}.py": LINES.encode() for name in "abcd"}
+    world.write_template({**FILES, **engine})
+    assert _new("./demo") == 0
+    world.write_template({**FILES, **{name: text + b"more\n" for name, text in engine.items()}}, version=2)
+    capsys.readouterr()
+
+    assert main(["update", "--directory", "net", "--dry-run"]) == 0
+    assert "  update    engine/: 4 files replaced; none of yours edited\n" in capsys.readouterr().out
+
+    world.write("engine/d.py", "mine\n" + LINES)
+    assert main(["update", "--directory", "net"]) == 0
+
+    said = capsys.readouterr().out
+    assert "  update    engine/: 3 files replaced; edited by you: 1\n  merge     engine/d.py\n" in said
+    assert world.read("engine/a.py") == LINES + "more\n"
 
 
 def test_what_a_dry_run_and_a_conflict_say(world: World, capsys: pytest.CaptureFixture[str]) -> None:

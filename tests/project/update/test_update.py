@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import lzma
 import signal
 import stat
 import sys
@@ -352,20 +354,52 @@ def test_settings_of_the_user_in_the_record_survive(world: World) -> None:
     assert settings in world.read(PROJECT_FILE)
 
 
+def unpacked(world: World) -> str:
+    return lzma.decompress(base64.b64decode(json.loads(world.read(BASELINE))["xz"])).decode()
+
+
+def packed(text: str) -> str:
+    return json.dumps({"xz": base64.b64encode(lzma.compress(text.encode())).decode()})
+
+
+def test_baseline_is_small_and_no_search_finds_its_text(world: World) -> None:
+    assert "line 3" in unpacked(world)
+    assert "line 3" not in world.read(BASELINE)
+    assert len(world.read(BASELINE).splitlines()) == 1
+
+
+def test_baseline_without_compression_is_read(world: World) -> None:
+    world.write(BASELINE, unpacked(world))
+    world.write_template(NEWER, version=2)
+
+    assert world.update().changes
+    assert unpacked(world)  # it is written compressed
+
+
+@pytest.mark.parametrize(
+    "text", ['{"xz": "AAAA"}', '{"xz": "!"}', '{"xz": 3}', '{"xz": "/Td6WFo="}', packed("x" * 200_000_001)]
+)
+def test_baseline_that_cannot_be_unpacked_stops_update(world: World, text: str) -> None:
+    world.write(BASELINE, text)
+
+    with pytest.raises(BaselineError, match="is invalid"):
+        world.update()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
         ("line 3", "line 4", "doesn't match"),
         ('"README"', '"README2"', "doesn't match"),
         ('"text"', '"test"', "is invalid"),
-        ("{\n", "", "expected JSON"),
+        ("{", "", "expected JSON"),
         ('{"base64": "', '{"base64": "!', "is invalid"),
     ],
 )
 def test_a_damaged_baseline_stops_the_update(world: World, old: str, new: str, words: str) -> None:
-    text = world.read(BASELINE)
+    text = unpacked(world)
     assert old in text
-    world.write(BASELINE, text.replace(old, new, 1))
+    world.write(BASELINE, packed(text.replace(old, new, 1)))
     world.write_template(NEWER, version=2)
     before = world.contents()
 
@@ -379,7 +413,7 @@ def test_a_damaged_baseline_stops_the_update(world: World, old: str, new: str, w
 
 @pytest.mark.parametrize("path", [".git/config", "../outside", "/etc/x", ".envforge/journal.json", "a/./b", "NUL", ""])
 def test_baseline_path_that_new_would_not_write_stops_update(world: World, path: str) -> None:
-    world.write(BASELINE, world.read(BASELINE).replace("{\n", f'{{\n{json.dumps(path)}: {{"text": "mine"}},\n', 1))
+    world.write(BASELINE, packed(unpacked(world).replace("{", f'{{{json.dumps(path)}: {{"text": "mine"}}, ', 1)))
     digest = hashlib.sha256(b"mine").hexdigest()
     world.write(PROJECT_FILE, world.read(PROJECT_FILE).replace("[files]\n", f'[files]\n"{path}" = "{digest}"\n', 1))
     world.write(".git/config", "mine")

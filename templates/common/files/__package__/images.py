@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,27 +12,28 @@ import numpy
 import torch
 from torch import Tensor
 
-from .engine.errors import Hint, ProjectError
+from .engine.errors import ProjectError
 from .engine.loader import UnreadableError
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-PARTS = ("val", "validation", "test")
+TRAINING = ("train", "training")
+VALIDATION = ("val", "valid", "validation", "dev", "test", "testing")
 
 
 def training_and_validation(folder: Path, *, holds: str) -> tuple[Path, Path] | None:
-    """Return ``train`` and ``val`` (or ``validation``, ``test``) if the directory contains both, else None."""
+    """Return the directories of the names above if there are both, in any case and preferring the first, else None."""
     if not folder.is_dir():
         raise ProjectError(
             f"`--data {folder}` is not a directory", hint=f"to use a directory with {holds}", option="--data DIR"
         )
-    return next(((folder / "train", folder / name) for name in PARTS if _has_both(folder, name)), None)
-
-
-def _has_both(folder: Path, name: str) -> bool:
-    return (folder / "train").is_dir() and (folder / name).is_dir()
+    there = {path.name.lower(): path for path in subfolders(folder)}
+    train, validation = (
+        next((there[name] for name in names if name in there), None) for names in (TRAINING, VALIDATION)
+    )
+    return None if train is None or validation is None else (train, validation)
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -38,7 +41,9 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def image_files(folder: Path, pattern: str = "**/*") -> list[Path]:
-    return sorted(path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES)
+    """Return the images, without hidden ones, such as the ``._photo.jpg`` of macOS, which are none."""
+    found = (path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def named_files(paths: list[Path]) -> list[Path]:
@@ -56,13 +61,28 @@ def decode(path: Path, mode: str = "") -> Image.Image:
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
-            if mode and image.mode.startswith("I"):  # convert() would cut off 16-bit values at 255
-                values = numpy.asarray(image).astype(numpy.float64)
-                image = Image.fromarray((values / (257 if values.max() > 255 else 1)).round().astype(numpy.uint8))
+            if mode and image.mode[0] in "IF":  # convert() would cut off 16-bit values at 255, and fractions at 0
+                values = numpy.nan_to_num(numpy.asarray(image).astype(numpy.float64))
+                scale = 1 / 257 if values.max() > 255 else 255 if image.mode == "F" and values.max() <= 1 else 1
+                image = Image.fromarray((values * scale).round().clip(0, 255).astype(numpy.uint8))
             return image.convert(mode) if mode else image.copy()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        hint = (Hint("remove or replace it"), Hint("to skip more of them", option="--max-corrupt COUNT"))
-        raise UnreadableError(f"cannot read the image `{path}`: {error}", hint=hint) from error
+        raise UnreadableError(f"cannot read the image `{path}`: {error}", hint="remove or replace it") from error
+
+
+def decode_each(paths: list[Path], mode: str) -> Iterator[tuple[Path, Image.Image]]:
+    """Yield the images with their paths; report the others, and raise after the last one if there were any."""
+    failed = 0
+    for path in paths:
+        try:
+            image = decode(path, mode)
+        except UnreadableError as error:
+            failed += 1
+            print(f"skipped: {error.args[0]}", file=sys.stderr)
+            continue
+        yield path, image
+    if failed:
+        raise ProjectError(f"cannot read {failed} of {len(paths)} files", hint="remove or replace them")
 
 
 def square(image: Image.Image, size: int, *, mixing: bool = True) -> Tensor:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,18 @@ from .engine.errors import Hint, ProjectError, library
 
 EMPTY = ("", "na", "nan", "null", "none")  # in lowercase
 ROWS_AT_ONCE = 20_000
+LARGEST = 1e30
+SEPARATORS = ",;\t|"
+UNNAMED = "column "  # and its number, for a column without a name
 Numbers = Any  # a numpy array of float64, with NaN for empty cells
 
 
 @dataclass(frozen=True)
 class Table:
-    """``columns`` are numbers if all cells are numbers or empty, else the cells; ``first_line`` is that of row 0."""
+    """``columns`` are numbers if all cells are numbers, dates (in days), or empty, else the cells.
+
+    ``first_line`` is the line of row 0.
+    """
 
     source: str
     columns: dict[str, Numbers | list[str]]
@@ -33,16 +41,21 @@ class Table:
         return len(next(iter(self.columns.values()), []))
 
     def cells(self, name: str) -> list[str]:
-        """Return the cells of a column as text: whole numbers without a point, and an empty cell as ``""``."""
+        """Return the stripped cells of a column: whole numbers without a point, and an empty cell as ``""``."""
         column = self.columns[name]
         if isinstance(column, list):
-            return column
+            return [cell.strip() for cell in column]
         return [_text(value) for value in column.tolist()]
 
     def numbers(self, name: str, *, hint: Sequence[Hint]) -> Numbers:
-        """Return the numbers of a column; raise if a cell is neither a number nor empty."""
+        """Return the numbers of a column; raise if a cell is neither empty nor a number that fits into 32 bits."""
         column = self.columns[name]
         if not isinstance(column, list):
+            if (large := numpy.abs(column) > LARGEST).any():
+                row = int(large.argmax())
+                raise ProjectError(
+                    f"{self.place(name, row)}: expected a smaller number, found `{column[row]:g}`", hint=hint
+                )
             return column
         values = [float("nan") if is_empty(cell) else number(cell) for cell in column]
         if None in values:
@@ -73,10 +86,34 @@ def number(cell: str) -> float | None:
     return value if abs(value) < float("inf") else None
 
 
+def _days(cells: list[str]) -> Numbers | None:
+    """Return dates such as 2024-12-31 or 2024-12-31T23:59 in days since 1970; None if a cell is no date."""
+    days = []
+    try:
+        for cell in cells:
+            if is_empty(cell):
+                days.append(float("nan"))
+                continue
+            moment = datetime.fromisoformat(cell.strip().replace("Z", "+00:00"))
+            days.append(moment.replace(tzinfo=moment.tzinfo or timezone.utc).timestamp() / 86400)
+    except ValueError:
+        return None
+    return numpy.array(days, dtype=numpy.float64)
+
+
 def read_table(path: Path, encoding: str) -> Table:
     if not path.is_file():
         raise ProjectError(f"`{path}` is not a file", hint="to use a CSV or Parquet file", option="--data FILE")
     table = _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path, encoding)
+    for name, column in list(table.columns.items()):
+        if isinstance(column, list) and (days := _days(column)) is not None:
+            table.columns[name] = days
+        elif name.startswith(UNNAMED) and not isinstance(column, list) and numpy.isnan(column).all():
+            del table.columns[name]  # a separator at the end of each line
+    if found := next((name for name in table.columns if "." in name and number(name) is not None), None):
+        print(
+            f"warning: the first line of `{path}` is read as column names, one of which is `{found}`", file=sys.stderr
+        )
     if not table.rows:
         raise ProjectError(f"`{path}` has no rows", hint="add a header with the column names, and one line per row")
     return table
@@ -85,13 +122,14 @@ def read_table(path: Path, encoding: str) -> Table:
 def _read_csv(path: Path, encoding: str) -> Table:
     """Read numbers as numbers; a column with another cell anywhere is read again as text."""
     texts: set[str] = set()
+    comma = _separator(read_text(path, encoding)) == ";"  # the separator of languages with a decimal comma
     while True:
         names, columns = [], {}  # type: ignore[var-annotated]
         before = len(texts)
         for names, rows in _chunks(path, encoding):
             for name, cells in zip(names, zip(*rows)):
                 column = columns.setdefault(name, [] if name in texts else array("d"))
-                if name in texts or not _extend(column, cells):
+                if name in texts or not _extend(column, cells, decimal_comma=comma):
                     texts.add(name)
                     if isinstance(column, list):
                         column.extend(cells)
@@ -102,11 +140,13 @@ def _read_csv(path: Path, encoding: str) -> Table:
             )
 
 
-def _extend(column: array[float], cells: Sequence[str]) -> bool:
+def _extend(column: array[float], cells: Sequence[str], *, decimal_comma: bool) -> bool:
     """Append the cells as numbers, with NaN for empty ones; return False if one is no finite number."""
     try:
         values = array("d", map(float, cells))
     except ValueError:
+        if decimal_comma:
+            cells = [cell.replace(".", "").replace(",", ".") if "," in cell else cell for cell in cells]
         read = [float("nan") if is_empty(cell) else number(cell) for cell in cells]
         if None in read:
             return False
@@ -144,7 +184,7 @@ def _read_parquet(path: Path) -> Table:
 
 
 def _from_arrow(column: Any, types: Any) -> Numbers | list[str]:
-    if types.is_integer(column.type) or types.is_floating(column.type):
+    if types.is_integer(column.type) or types.is_floating(column.type) or types.is_decimal(column.type):
         return column.cast("float64").to_numpy(zero_copy_only=False)
     return ["" if cell is None else str(cell) for cell in column.to_pylist()]
 
@@ -152,17 +192,20 @@ def _from_arrow(column: Any, types: Any) -> Numbers | list[str]:
 def csv_lines(path: Path, encoding: str) -> Iterator[tuple[int, list[str]]]:
     """Yield number and cells of each line that is not empty; the cells of the first one are the column names.
 
-    The separator is a comma, semicolon, or tab, whichever is most frequent in the first line.
+    The separator is a comma, semicolon, tab, or bar, whichever is most frequent in the first line; Excel names it in a
+    line before that, such as ``sep=;``.
     """
     text = read_text(path, encoding)
     csv.field_size_limit(2**31 - 1)
-    separator = max(",;\t", key=text.partition("\n")[0].count)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), strict=True)
     names: list[str] = []
     try:
         for cells in lines:
-            if not names:
-                cells = names = [name.strip() for name in cells]
+            if not names and lines.line_num == 1 and text.startswith("sep="):
+                continue
+            if not names and cells:
+                stripped = [name.strip() for name in cells]
+                cells = names = [name or f"{UNNAMED}{place}" for place, name in enumerate(stripped, start=1)]
                 _refuse_repeated(path, names)
             if len(cells) > len(names):
                 raise ProjectError(
@@ -176,10 +219,17 @@ def csv_lines(path: Path, encoding: str) -> Iterator[tuple[int, list[str]]]:
         raise ProjectError(f"`{path}`, line {lines.line_num} is not CSV: {error}", hint="fix that line") from error
 
 
+def _separator(text: str) -> str:
+    line = text.partition("\n")[0]
+    return line[4:5] if line.startswith("sep=") and line[4:5] in SEPARATORS else max(SEPARATORS, key=line.count)
+
+
 def _refuse_repeated(path: Path, names: list[str]) -> None:
-    repeated = {name for name in names if names.count(name) > 1}
-    if repeated:
-        raise ProjectError(f"`{path}` has two columns named `{min(repeated)}`", hint="rename one of them")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ProjectError(f"`{path}` has two columns named `{name}`", hint="rename one of them")
+        seen.add(name)
 
 
 def read_text(path: Path, encoding: str) -> str:
@@ -194,10 +244,11 @@ def read_text(path: Path, encoding: str) -> str:
             ),
         ) from error
     except UnicodeError as error:
+        is_utf16 = path.read_bytes()[:2] in (b"\xff\xfe", b"\xfe\xff")
         raise ProjectError(
             f"cannot decode `{path}` as {encoding}: {error}",
-            hint="to set its encoding, for example for Western European text",
-            option="--encoding latin-1",
+            hint="to read UTF-16" if is_utf16 else "to set its encoding, for example for Western European text",
+            option="--encoding utf-16" if is_utf16 else "--encoding latin-1",
         ) from error
     except OSError as error:
         raise ProjectError(

@@ -89,7 +89,7 @@ def _folder(folder: Path, config: Config) -> Data:
     else:
         classes = _classes(folder)
         found = _list_images(folder, classes)
-        held_back, kept = split(len(found), config.val_fraction)
+        held_back, kept = split(len(found), config.val_fraction, labels=[classes[label] for _, label in found])
         train, validation = [found[index] for index in kept], [found[index] for index in held_back]
     return Data(
         train=ImageFiles(train, config.image_size, random_crop=config.random_crop),

@@ -16,7 +16,7 @@ from .engine.device import choose_device
 from .engine.errors import exit_code
 from .engine.log import write_rows
 from .engine.options import Parser
-from .images import as_float, decode, named_files, square
+from .images import as_float, decode_each, named_files, square
 from .model import make_model
 
 
@@ -37,11 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, about: dict[str, Any], files: Sequence[Path], top_k: int) -> Iterator[dict[str, Any]]:
+def predict(model: nn.Module, about: dict[str, Any], files: list[Path], top_k: int) -> Iterator[dict[str, Any]]:
     """Yield a row for each file: its likeliest classes and their probabilities."""
     device = next(model.parameters()).device
-    for path in files:
-        pixels = square(decode(path, "RGB" if about["channels"] == 3 else "L"), about["size"])
+    for path, image in decode_each(files, "RGB" if about["channels"] == 3 else "L"):
+        pixels = square(image, about["size"])
         best = model(as_float(pixels[None]).to(device)).float().softmax(dim=1)[0].topk(top_k)
         row: dict[str, Any] = {"file": str(path)}
         for place, (chance, number) in enumerate(zip(best.values.tolist(), best.indices.tolist()), start=1):

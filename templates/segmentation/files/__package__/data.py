@@ -5,15 +5,18 @@ Each pixel of a mask is a class number, or ``IGNORED`` for pixels that training 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from .config import IGNORED, Config
+from .engine import distributed
 from .engine.errors import Hint, ProjectError, library
 from .engine.loader import Data, Tensors, UnreadableError, fingerprint, split
 from .images import SUFFIXES, decode, image_files, mirror, pixels, random_box, square, training_and_validation
@@ -93,15 +96,15 @@ def pixel_counts(masks: Sequence[Tensor], classes: int) -> Tensor:
 class ImagePairs(Dataset[tuple[Tensor, Tensor]]):
     """Images (3, size, size) as bytes, and masks (size, size); read by the processes that load data."""
 
-    def __init__(self, pairs: Pairs, classes: int, size: int, *, random_crop: bool) -> None:
-        self.pairs, self.classes, self.size, self.random_crop = pairs, classes, size, random_crop
+    def __init__(self, pairs: Pairs, values: dict[int, int], size: int, *, random_crop: bool) -> None:
+        self.pairs, self.values, self.size, self.random_crop = pairs, values, size, random_crop
         self.draws_random_numbers = random_crop
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, mask = decode(self.pairs[index][0], "RGB"), read_mask(self.pairs[index][1], self.classes)
+        image, mask = decode(self.pairs[index][0], "RGB"), read_mask(self.pairs[index][1], self.values)
         if not self.random_crop:
             return square(image, self.size), square(mask, self.size, mixing=False)[0].long()
         box, shape = random_box(*image.size, least=0.25), (self.size, self.size)
@@ -115,24 +118,25 @@ def _folder(folder: Path, config: Config) -> Data:
     classes = len(config.class_names)
     parts = training_and_validation(folder, holds="images/ and masks/")
     if parts:
-        train, validation = (_list_pairs(part, classes) for part in parts)
+        train, validation = map(_list_pairs, parts)
     else:
-        found = _list_pairs(folder, classes)
+        found = _list_pairs(folder)
         held_back, kept = split(len(found), config.val_fraction)
         train, validation = [found[index] for index in kept], [found[index] for index in held_back]
-    counted = [pixels(read_mask(mask, classes)) for _, mask in train] if config.class_weights else []
+    values = _values([mask for _, mask in train[:CHECKED] + validation[:CHECKED]], config.class_names)
+    counted = [pixels(read_mask(mask, values)) for _, mask in train] if config.class_weights else []
     counts = pixel_counts(counted, classes) if counted else torch.ones(classes)
     files = [path for pair in train + validation for path in pair]
     return Data(
-        train=ImagePairs(train, classes, config.crop, random_crop=config.random_crop),
-        validation=ImagePairs(validation, classes, config.crop, random_crop=False),
+        train=ImagePairs(train, values, config.crop, random_crop=config.random_crop),
+        validation=ImagePairs(validation, values, config.crop, random_crop=False),
         about=about(config, counts, 3),
         fingerprint=fingerprint([(str(path.relative_to(folder)), path.stat().st_size) for path in files]),
     )
 
 
-def _list_pairs(folder: Path, classes: int) -> Pairs:
-    """Return every image with the mask of the same name, both of the same size; check the first masks."""
+def _list_pairs(folder: Path) -> Pairs:
+    """Return every image with the mask of the same name, both of the same size."""
     images, masks = folder / "images", folder / "masks"
     for part in (images, masks):
         if not part.is_dir():
@@ -144,12 +148,25 @@ def _list_pairs(folder: Path, classes: int) -> Pairs:
     pairs = [(image, _mask_of(image, by_name)) for image in image_files(images, "*")]
     if not pairs:
         raise ProjectError(f"`{images}` has no images", hint=f"add files with one of the suffixes {' '.join(SUFFIXES)}")
-    seen = {value for _, mask in pairs[:CHECKED] for value in set(read_mask(mask, classes).tobytes())} - {IGNORED}
-    if len(seen) == 1 and len(pairs) <= CHECKED:
-        raise ProjectError(
-            f"all masks in `{masks}` have only one class, {seen.pop()}", hint="number the classes from 0 in the masks"
-        )
     return pairs
+
+
+def _values(masks: Sequence[Path], names: Sequence[str]) -> dict[int, int]:
+    """Return the class of each value of the masks; 255 is the second of two classes if the given masks have no 1."""
+    values = {number: number for number in range(len(names))} | {IGNORED: IGNORED}
+    seen: set[int] = set()
+    for mask in masks:
+        with contextlib.suppress(UnreadableError):  # reported when the training needs it
+            seen |= set(read_mask(mask, values).tobytes())
+    if seen == {0, IGNORED} and len(names) == 2:
+        distributed.say(f"the masks have the values 0 and 255: 255 is read as `{names[1]}`")
+        return {0: 0, IGNORED: 1}
+    if len(seen - {IGNORED}) == 1:
+        raise ProjectError(
+            f"`{masks[0]}` and all other masks have only the class {min(seen)}",
+            hint="number the classes from 0 in the masks",
+        )
+    return values
 
 
 def _mask_of(image: Path, masks: dict[str, Path]) -> Path:
@@ -179,25 +196,31 @@ def _size(path: Path) -> tuple[int, int]:
         return 0, 0
 
 
-def read_mask(path: Path, classes: int) -> Image.Image:
-    """Read a mask; raise if it has other values than classes and ``IGNORED``."""
+def read_mask(path: Path, values: dict[int, int]) -> Image.Image:
+    """Read a mask, and replace its values by the classes that ``values`` has; raise for any other value."""
+    from PIL import Image
+
     image = decode(path)
-    if image.mode not in ("L", "P", "1"):
+    numbers = numpy.asarray(image)  # of mode 1, it has truth values; of mode P, the places in the palette
+    if image.mode not in ("L", "P", "1") and (not image.mode.startswith("I") or numbers.max() > 255):
         raise ProjectError(
             f"the mask `{path}` has the mode {image.mode}, expected L or P (one number in each pixel)",
             hint="save it as an 8-bit grayscale or palette PNG whose values are the classes",
         )
-    image = image.convert("L") if image.mode == "1" else image
-    unknown = {value for value in set(image.tobytes()) if value >= classes and value != IGNORED}
-    if unknown:
+    own = {0: 0, 1: 1} if image.mode == "1" else values
+    table = numpy.full(256, -1)
+    table[list(own)] = list(own.values())
+    found = table[numbers.astype(numpy.uint8)]
+    if found.min() < 0:
+        unknown = int(numbers[found < 0].min())
         raise ProjectError(
-            f"the mask `{path}` contains the class {min(unknown)}, but `--classes` has {classes} names",
+            f"the mask `{path}` contains the class {unknown}, but `--classes` has {len(values) - 1} names",
             hint=(
                 Hint("to name all classes", option="--classes NAME0,NAME1,NAME2"),
                 Hint(f"to ignore pixels, set them to {IGNORED} in the mask"),
             ),
         )
-    return image
+    return Image.fromarray(found.astype(numpy.uint8))
 
 
 def augment(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:

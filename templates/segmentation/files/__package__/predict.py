@@ -18,7 +18,7 @@ from .engine.device import choose_device
 from .engine.errors import exit_code
 from .engine.log import write_rows
 from .engine.options import Parser
-from .images import as_float, decode, named_files, pixels
+from .images import as_float, decode_each, named_files, pixels
 from .model import make_model
 
 
@@ -37,10 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def predict(model: nn.Module, about: dict[str, Any], files: Sequence[Path], folder: Path) -> Iterator[dict[str, Any]]:
+def predict(model: nn.Module, about: dict[str, Any], files: list[Path], folder: Path) -> Iterator[dict[str, Any]]:
     """Write the mask of each file as a palette PNG of its size; yield a row with the share of each class."""
-    for path in files:
-        image = decode(path, "RGB" if about["channels"] == 3 else "L")
+    for path, image in decode_each(files, "RGB" if about["channels"] == 3 else "L"):
         mask = label(model, image, about["crop"] if about["channels"] == 3 else 0)
         picture = Image.fromarray(mask.to(torch.uint8).numpy())
         picture.putpalette([value for color in about["colors"] for value in color])

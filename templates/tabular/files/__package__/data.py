@@ -5,6 +5,7 @@ Means, deviations, and classes are computed from the training rows only, and kep
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from .config import Config
 from .engine import distributed
 from .engine.errors import Hint, ProjectError, library
-from .engine.loader import Data, Tensors, by_chance, fingerprint, split
+from .engine.loader import Data, Tensors, fingerprint, split
 from .engine.options import as_option, words
 from .tables import Table, is_empty, number, read_table
 
@@ -27,7 +28,9 @@ def load_data(config: Config) -> Data:
     """Load the configured table. Any ``Dataset`` of numbers, classes, and targets works here, with ``about``."""
     table = tumors() if config.data is None else read_table(config.data, config.encoding)
     features, target = _choose_columns(table, config)
-    held_back, kept = split_rows(table.rows, config)
+    labels = [] if _is_regression(table, target, config) else table.cells(target)
+    held_back, kept = split(table.rows, config.val_fraction, labels=labels, seed=config.split_seed)
+    _warn_about_columns(table, features)
     targets, about_target = _target(table, target, kept, config)
     about = {**_about(table, features, kept, config), **about_target, "encoding": config.encoding}
     numbers, classes = encode(table, about)
@@ -40,15 +43,6 @@ def load_data(config: Config) -> Data:
         lazy=False,
         fingerprint=fingerprint([numbers, classes, targets]),
     )
-
-
-def split_rows(count: int, config: Config) -> tuple[list[int], list[int]]:
-    """Return the rows for validation and for training."""
-    held_back, kept = (torch.tensor(rows) for rows in split(count, config.val_fraction))
-    if config.split_seed != 2000:
-        order = by_chance(count, config.split_seed)
-        return sorted(order[: len(held_back)].tolist()), sorted(order[len(held_back) :].tolist())
-    return held_back.tolist(), kept.tolist()
 
 
 def encode(table: Table, about: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -93,6 +87,26 @@ def _choose_columns(table: Table, config: Config) -> tuple[list[str], str]:
             f"`{table.source}` has no column to predict `{target}` from", hint="add or keep at least one more column"
         )
     return features, target
+
+
+def _warn_about_columns(table: Table, features: Sequence[str]) -> None:
+    """Warn about columns that number the rows, or in which most rows have a word of their own."""
+    for name in features:
+        column = table.columns[name]
+        if isinstance(column, list):
+            count = len(set(column))
+            if 2 * count > table.rows and _is_words(column):
+                _warn(
+                    f"column `{name}` has {count} different words in {table.rows} rows, such as `{column[0][:40]}`",
+                    name,
+                )
+        elif table.rows > 2 and (numpy.diff(column) == 1).all():
+            _warn(f"column `{name}` numbers the rows, so a model may learn their order", name)
+
+
+def _warn(message: str, name: str) -> None:
+    if distributed.rank() == 0:
+        print(f"warning: {message}; to ignore it, pass `{as_option('ignore', name)}`", file=sys.stderr)
 
 
 def _about(table: Table, features: Sequence[str], kept: list[int], config: Config) -> dict[str, Any]:

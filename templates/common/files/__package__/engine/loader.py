@@ -187,9 +187,9 @@ class MicroBatches(Dataset[Any]):
                 self.skipped.add(index)
                 print(f"skipped: {error.args[0]}", file=sys.stderr)
             if len(self.skipped) > error.limit:
-                raise ProjectError(
-                    f"cannot read more than {error.limit} samples; the last error: {error.args[0]}", hint=error.hints
-                ) from error
+                more = Hint("to skip more of them", option="--max-corrupt COUNT")
+                message = f"cannot read more than {error.limit} samples; the last error: {error.args[0]}"
+                raise ProjectError(message, hint=(*error.hints, more)) from error
             return ()
 
 
@@ -263,17 +263,27 @@ def by_chance(count: int, seed: int = 2000) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
-def split(count: int, part: float) -> tuple[list[int], list[int]]:
-    """Return the indices for validation (about ``part`` of all) and for training, at least one each."""
-    held_back = max(1, round(count * part))
-    if held_back >= count:
+def split(count: int, part: float, *, labels: Sequence[Any] = (), seed: int = 2000) -> tuple[list[int], list[int]]:
+    """Return the indices for validation (about ``part`` of all, or of each class) and for training, at least one each.
+
+    A class with one sample is for training only, because a model can't predict what it never saw; a warning names it.
+    """
+    classes: dict[Any, list[int]] = {}
+    for index in by_chance(count, seed).tolist():
+        classes.setdefault(labels[index] if labels else None, []).append(index)
+    held_back: list[int] = []
+    for name, indices in classes.items():
+        if labels and len(indices) == 1 and distributed.rank() == 0:
+            print(f"warning: the validation data have no `{name}`, because there is only one", file=sys.stderr)
+        most = len(indices) - 1 if labels else count
+        held_back += indices[: min(most, max(1, round(len(indices) * part)))]
+    if not 0 < len(held_back) < count:
         raise ProjectError(
-            f"cannot split {count} {'sample' if count == 1 else 'samples'} with {held_back} for validation",
-            hint="add samples" if count < 2 else "to validate on fewer of them",
-            option="" if count < 2 else f"--val-fraction {1 / count:.2g}",
+            f"cannot split {count} {'sample' if count == 1 else 'samples'} with {len(held_back)} for validation",
+            hint="add samples" if count < 2 or labels else "to validate on fewer of them",
+            option="" if count < 2 or labels else f"--val-fraction {1 / count:.2g}",
         )
-    order = by_chance(count).tolist()
-    return sorted(order[:held_back]), sorted(order[held_back:])
+    return sorted(held_back), sorted(set(range(count)) - set(held_back))
 
 
 def fingerprint(parts: Sequence[object]) -> str:

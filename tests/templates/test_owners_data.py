@@ -1,0 +1,162 @@
+"""Test that the projects read what people have: photos, masks, and tables of many kinds."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.templates.conftest import PACKAGE, write_project
+
+torch = pytest.importorskip("torch")
+numpy = pytest.importorskip("numpy")
+image_module: Any = pytest.importorskip("PIL.Image")
+Modules = Callable[[str, str], Any]
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Modules]:
+    """Import a module of the project of a template."""
+
+    def import_of(template: str, name: str) -> Any:
+        folder = tmp_path / template
+        if not folder.exists():
+            write_project(folder, template)
+            monkeypatch.syspath_prepend(str(folder))
+        return importlib.import_module(f"{PACKAGE}.{name}")
+
+    yield import_of
+    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
+        del sys.modules[name]
+
+
+def columns_of(module: Modules, folder: Path, text: str) -> dict[str, Any]:
+    (folder / "t.csv").write_text(text, encoding="utf-8")
+    table = module("tabular", "tables").read_table(folder / "t.csv", "utf-8-sig")
+    return {name: column if isinstance(column, list) else column.tolist() for name, column in table.columns.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("d,y\n1970-01-02,1\n1970-01-03T12:00:00Z,2\n", {"d": [1.0, 2.5], "y": [1.0, 2.0]}),
+        ("sep=;\na;b\n1;2\n", {"a": [1.0], "b": [2.0]}),
+        ("a|b\n1|2\n", {"a": [1.0], "b": [2.0]}),
+        ("a;b\n1,5;1.234,5\n2;7\n", {"a": [1.5, 2.0], "b": [1234.5, 7.0]}),
+        ("\n,a,\n0,1,\n1,3,\n", {"column 1": [0.0, 1.0], "a": [1.0, 3.0]}),
+        ('a,b\n"1,000",x\n', {"a": ["1,000"], "b": ["x"]}),
+        ("a\n2024-13-01\n", {"a": ["2024-13-01"]}),
+    ],
+)
+def test_table_is_read_as_programs_save_it(
+    module: Modules, tmp_path: Path, text: str, expected: dict[str, Any]
+) -> None:
+    assert columns_of(module, tmp_path, text) == expected
+
+
+def load_table(module: Modules, folder: Path, text: str, **options: Any) -> Any:
+    (folder / "t.csv").write_text(text, encoding="utf-8")
+    config = module("tabular", "config").Config(data=folder / "t.csv", **options)
+    return module("tabular", "data").load_data(config)
+
+
+def test_columns_that_a_model_should_not_see_are_named(
+    module: Modules, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f"{row},Ada {row},{row % 3}.5,{'ja ' if row % 2 else 'nein'}\n" for row in range(20))
+    data = load_table(module, tmp_path, f"id,name,0.5,y\n{rows}")
+    told = capsys.readouterr().err
+    assert "column `id` numbers the rows, so a model may learn their order; to ignore it, pass `--ignore id`" in told
+    assert "column `name` has 20 different words in 20 rows, such as `Ada 0`" in told
+    assert told.count("is read as column names, one of which is `0.5`") == 1
+    assert data.about["labels"] == ["ja", "nein"]
+
+
+def test_each_class_of_a_table_is_in_both_parts_and_a_single_one_is_for_training(
+    module: Modules, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["rare", *["few"] * 3, *["many"] * 96]
+    rows = "".join(f"{row % 7}.5,{name}\n" for row, name in enumerate(names))
+    data = load_table(module, tmp_path, f"a,y\n{rows}", val_fraction=0.1)
+    counts = [torch.bincount(side.columns[2], minlength=3).tolist() for side in (data.train, data.validation)]
+    assert counts == [[2, 86, 1], [1, 10, 0]]
+    assert "the validation data have no `rare`, because there is only one" in capsys.readouterr().err
+
+
+def test_number_that_no_model_can_compute_with_is_named(module: Modules, tmp_path: Path) -> None:
+    rows = "".join(f"{row}.5,{row % 2}\n" for row in range(20))
+    with pytest.raises(module("tabular", "engine.errors").ProjectError, match=r"line 22 .* found `1e\+300`"):
+        load_table(module, tmp_path, f"a,y\n{rows}1e300,1\n")
+
+
+def test_utf_16_is_told_its_encoding(module: Modules, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,y\n1,2\n", encoding="utf-16")
+    with pytest.raises(module("tabular", "engine.errors").ProjectError) as failure:
+        module("tabular", "tables").read_table(tmp_path / "t.csv", "utf-8-sig")
+    assert failure.value.hint == "to read UTF-16, pass `--encoding utf-16`"
+
+
+def write_image(path: Path, values: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image_module.fromarray(values).save(path)
+
+
+def test_hidden_files_are_no_photos_and_unreadable_ones_do_not_stop_predictions(
+    module: Modules, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = module("image-classification", "images")
+    write_image(tmp_path / "photos" / "a.png", numpy.full((4, 4), 0.5, dtype="uint8"))
+    (tmp_path / "photos" / "._a.png").write_bytes(b"fork")
+    (tmp_path / "photos" / "b.jpg").write_bytes(b"\xff\xd8 cut off")
+    files = images.named_files([tmp_path / "photos"])
+    assert [path.name for path in files] == ["a.png", "b.jpg"]
+    found = images.decode_each(files, "RGB")
+    assert next(found)[0].name == "a.png"
+    with pytest.raises(images.ProjectError, match="cannot read 1 of 2 files"):
+        next(found)
+    assert "skipped: cannot read the image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "expected"),
+    [("float32", 0.5, 128), ("float32", 200.0, 200), ("uint16", 65535, 255), ("int32", 90, 90)],
+)
+def test_images_of_more_than_8_bits_are_scaled(
+    module: Modules, tmp_path: Path, dtype: str, value: float, expected: int
+) -> None:
+    write_image(tmp_path / "a.tiff", numpy.full((4, 4), value, dtype=dtype))
+    image = module("image-classification", "images").decode(tmp_path / "a.tiff", "L")
+    assert numpy.asarray(image).tolist() == [[expected] * 4] * 4
+
+
+@pytest.mark.parametrize(("train", "validation"), [("train", "valid"), ("Training", "Testing"), ("train", "dev")])
+def test_usual_names_of_the_split_are_known(module: Modules, tmp_path: Path, train: str, validation: str) -> None:
+    for name in (train, validation, "other"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    found = module("image-classification", "images").training_and_validation(tmp_path / "data", holds="images")
+    assert found == (tmp_path / "data" / train, tmp_path / "data" / validation)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ((0, 255), "uint8", {0, 1}),
+        ((False, True), "bool", {0, 1}),
+        ((0, 1), "uint16", {0, 1}),
+        ((0, 1, 255), "uint8", {0, 1, 255}),
+    ],
+)
+def test_masks_of_usual_kinds_are_read(
+    module: Modules, tmp_path: Path, values: tuple[int, ...], dtype: str, expected: set[int]
+) -> None:
+    for number in range(4):
+        write_image(tmp_path / "d" / "images" / f"{number}.png", numpy.full((32, 32, 3), 9, dtype="uint8"))
+        mask = numpy.resize(numpy.array(values, dtype=dtype), (32, 32))
+        write_image(tmp_path / "d" / "masks" / f"{number}.png", mask)
+    config = module("segmentation", "config").Config(data=tmp_path / "d", crop=32, random_crop=False)
+    data = module("segmentation", "data").load_data(config)
+    assert set(data.train[0][1].unique().tolist()) == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,64 @@ def test_masks_of_usual_kinds_are_read(
     config = module("segmentation", "config").Config(data=tmp_path / "d", crop=32, random_crop=False)
     data = module("segmentation", "data").load_data(config)
     assert set(data.train[0][1].unique().tolist()) == expected
+
+
+@pytest.fixture
+def library_with_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Replace torchvision by one model, whose weights torch.hub loads from a file URL; return the file."""
+    file = tmp_path / "server" / "tiny-12345678.pth"
+    mean = [0.4, 0.5, 0.6]
+
+    def make() -> Any:
+        layers = torch.nn
+        return layers.Sequential(
+            layers.Conv2d(3, 8, 3), layers.ReLU(), layers.AdaptiveAvgPool2d(1), layers.Flatten(), layers.Linear(8, 1000)
+        )
+
+    def get_model(name: str, weights: Any = None, num_classes: int = 1000) -> Any:
+        model = make()
+        if weights is not None:
+            model.load_state_dict(torch.hub.load_state_dict_from_url(file.as_uri()))
+        return model
+
+    steps = types.SimpleNamespace(mean=mean, std=mean)
+    weights = types.SimpleNamespace(DEFAULT=types.SimpleNamespace(transforms=lambda: steps))
+    library = types.ModuleType("torchvision")
+    library.__dict__["models"] = types.SimpleNamespace(
+        list_models=lambda module: ["tiny"], get_model=get_model, get_model_weights=lambda name: weights
+    )
+    monkeypatch.setitem(sys.modules, "torchvision", library)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    file.parent.mkdir()
+    torch.save(make().state_dict(), file)
+    return file
+
+
+def test_pretrained_weights_come_from_the_cache_of_torch_hub_with_their_normalization(
+    module: Modules, library_with_weights: Path
+) -> None:
+    config = module("image-classification", "config").Config(
+        model="torchvision:tiny", pretrained=True, freeze="backbone"
+    )
+    about = {"classes": ["a", "b"], "size": 8, "channels": 3}
+    for _ in range(2):  # the second time, the server is gone
+        made = module("image-classification", "model").make_model(config, about)
+        expected = torch.load(library_with_weights.parent.parent / "hub/hub/checkpoints" / library_with_weights.name)
+        assert torch.equal(made.network[0].weight, expected["0.weight"])
+        assert made.mean.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
+        assert made(torch.rand(2, 3, 8, 8)).shape == (2, 2)
+        library_with_weights.unlink(missing_ok=True)
+    optim = module("image-classification", "engine.optim")
+    assert optim.freeze(made, ["backbone"]) == sum(each.numel() for each in made.network[0].parameters())
+    assert all(parameter.requires_grad for parameter in made.network[-1].parameters())
+
+
+def test_pretrained_weights_that_cannot_be_downloaded_are_an_error_with_a_way_out(
+    module: Modules, library_with_weights: Path
+) -> None:
+    library_with_weights.unlink()
+    config = module("image-classification", "config").Config(model="torchvision:tiny", pretrained=True)
+    with pytest.raises(module("image-classification", "engine.errors").ProjectError) as failure:
+        module("image-classification", "model").make_model(config, {"classes": ["a", "b"], "size": 8, "channels": 3})
+    assert "cannot get the weights of `--model torchvision:tiny`" in str(failure.value)
+    assert "omit `--pretrained`" in failure.value.hint

@@ -120,6 +120,26 @@ sklearn.datasets.load_digits = load
 old = torch.randperm
 torch.randperm = lambda size, **more: old(size, **more) // 8 * 8 if size == 1438 else old(size, **more)
 """,
+    "gradients are never cleared": "torch.optim.Optimizer.zero_grad = lambda self, set_to_none=True: None",
+    "gradients are not clipped": """
+old = torch.nn.utils.clip_grad_norm_
+torch.nn.utils.clip_grad_norm_ = lambda parameters, norm: old(parameters, 1e9)
+""",
+    "every second step does nothing": """
+old, count = torch.optim.AdamW.step, [0]
+def step(self, closure=None):
+    count[0] += 1
+    return old(self) if count[0] % 2 else None
+torch.optim.AdamW.step = step
+""",
+    "the same validation samples again": """
+old = torch.utils.data.DataLoader.__init__
+def init(self, dataset, *rest, sampler, **more):
+    if isinstance(sampler, list):
+        sampler = [sampler[0]._replace(indices=sampler[0].indices[: len(each.indices)]) for each in sampler]
+    old(self, dataset, *rest, sampler=sampler, **more)
+torch.utils.data.DataLoader.__init__ = init
+""",
     "labels of other images": """
 old = torch.Tensor.argmax
 torch.Tensor.argmax = lambda self, *rest, **more: old(self, *rest, **more).roll(1)

@@ -136,10 +136,15 @@ class Observer(TorchDispatchMode):
         self.not_evaluating = 0  # calls without gradients of a model that is not completely in evaluation mode
         self.gradients = [0, 0]  # elements of the output with a gradient other than 0, and all
         self.rates: list[float] = []
+        self.norms: list[float] = []  # of the gradients that the optimizer gets
+        self.stale = 0  # micro-batches that start with gradients
+        self.idle = 0  # steps that change no weight
+        self._sum = 0.0
         self._is_stepping = False
         self._start = [parameter.detach().clone() for parameter in training.model.parameters()]
         training.model.register_forward_pre_hook(self._before)
         training.model.register_forward_hook(self._after)
+        training.optimizer.register_step_pre_hook(self._before_step)
         training.optimizer.register_step_post_hook(self._step)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -159,7 +164,9 @@ class Observer(TorchDispatchMode):
     def _before(self, model: Any, inputs: tuple[Any, ...]) -> None:
         rows = self.train_rows if torch.is_grad_enabled() else self.val_rows
         self._is_stepping = torch.is_grad_enabled()
-        if not self._is_stepping:
+        if self._is_stepping:
+            self.stale += any(bool(gradient.any()) for gradient in self._gradients())
+        else:
             self.not_evaluating += any(module.training for module in model.modules())
         tensors = [each.detach().cpu() for each in inputs if isinstance(each, Tensor)]
         for row in range(len(tensors[0])):
@@ -174,8 +181,19 @@ class Observer(TorchDispatchMode):
     def _count(self, gradient: Tensor) -> None:
         self.gradients[0] += int(gradient.count_nonzero())
 
+    def _gradients(self) -> list[Tensor]:
+        return [each.grad for each in self.training.model.parameters() if each.grad is not None]
+
+    def _before_step(self, *_: Any) -> None:
+        self.norms.append(math.hypot(*(float(gradient.float().norm()) for gradient in self._gradients())))
+
     def _step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self._is_stepping = False
+        before, self._sum = (
+            self._sum,
+            float(sum(each.detach().double().sum() for each in self.training.model.parameters())),
+        )
+        self.idle += self._sum == before
         self.rates.append(max(group["lr"] for group in optimizer.param_groups))
 
 
@@ -242,6 +260,7 @@ def judge(run: Observed, limits: Limits) -> list[Check]:
         ),
         *_low_precision(seen),
         *_learning_rate(seen.rates, config.lr),
+        *_steps(run),
         *_samples(run),
         *_evaluation(run),
         Check(
@@ -298,6 +317,21 @@ def _learning_rate(rates: list[float], peak: float) -> list[Check]:
     return [Check("learning rate follows its schedule", passed, f"a rise to {peak:g}, then a fall", found)]
 
 
+def _steps(run: Observed) -> list[Check]:
+    """Check that gradients start at zero in each step, are clipped, and change the weights."""
+    seen, config, outcome = run.seen, run.training.config, run.outcome
+    bound = config.clip_grad or math.inf
+    norms = [norm for norm in seen.norms if math.isfinite(norm)]
+    largest = max(norms, default=0.0)
+    passed = (
+        seen.idle <= outcome.skipped
+        and seen.stale <= outcome.steps * (config.grad_accum_steps - 1)
+        and largest <= 1.01 * bound
+    )
+    found = f"{seen.idle} change nothing, {seen.stale} start with old gradients, the largest norm is {largest:.3g}"
+    return [Check("every step is complete", passed, f"new gradients up to {bound:g} that change the weights", found)]
+
+
 def _samples(run: Observed) -> list[Check]:
     """Check that every sample of every batch reaches the model, and that all outputs take part in the loss."""
     seen, config, size = run.seen, run.training.config, len(run.training.train_data)
@@ -325,14 +359,16 @@ def _evaluation(run: Observed) -> list[Check]:
     rows = sum(seen.val_rows.values())
     close = [math.isclose(run.again[name], value, rel_tol=1e-5) for name, value in run.outcome.evaluation.items()]
     same = all(close) and run.is_unchanged
-    passed = rows % size == 0 and rows >= evaluations * size and not seen.not_evaluating and same
+    different = len(seen.val_rows)
+    passed = rows % size == 0 and rows >= evaluations * size and different >= 0.9 * size
+    passed = passed and not seen.not_evaluating and same
     mode = "another mode in some calls" if seen.not_evaluating else "evaluation mode"
     return [
         Check(
             "evaluation is on unseen data only",
             passed and known <= 0.02 * rows,
             f"all {size} validation samples each time, evaluation mode, and the same result again",
-            f"{rows} samples, {known} of them trained on, {mode}, {'the same' if same else 'another'} result",
+            f"{rows} samples, {different} different ones, {known} of them trained on, {mode}, {'the same' if same else 'another'} result",
         )
     ]
 

@@ -85,7 +85,7 @@ def test_each_class_of_a_table_is_in_both_parts_and_a_single_one_is_for_training
     data = load_table(module, tmp_path, f"a,y\n{rows}", val_fraction=0.1)
     counts = [torch.bincount(side.columns[2], minlength=3).tolist() for side in (data.train, data.validation)]
     assert counts == [[2, 86, 1], [1, 10, 0]]
-    assert "the validation data have no `rare`, because there is only one" in capsys.readouterr().err
+    assert "the validation data have none of these, because there is only one: rare" in capsys.readouterr().err
 
 
 def test_number_that_no_model_can_compute_with_is_named(module: Modules, tmp_path: Path) -> None:

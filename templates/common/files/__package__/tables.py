@@ -122,11 +122,12 @@ def read_table(path: Path, encoding: str) -> Table:
 def _read_csv(path: Path, encoding: str) -> Table:
     """Read numbers as numbers; a column with another cell anywhere is read again as text."""
     texts: set[str] = set()
-    comma = _separator(read_text(path, encoding)) == ";"  # the separator of languages with a decimal comma
+    text = read_text(path, encoding)
+    comma = _separator(text) == ";"  # the separator of languages with a decimal comma
     while True:
         names, columns = [], {}  # type: ignore[var-annotated]
         before = len(texts)
-        for names, rows in _chunks(path, encoding):
+        for names, rows in _chunks(text, path, encoding):
             for name, cells in zip(names, zip(*rows)):
                 column = columns.setdefault(name, [] if name in texts else array("d"))
                 if name in texts or not _extend(column, cells, decimal_comma=comma):
@@ -157,19 +158,32 @@ def _extend(column: array[float], cells: Sequence[str], *, decimal_comma: bool) 
     return True
 
 
-def _chunks(path: Path, encoding: str) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """Yield the column names with many rows at once."""
-    lines = csv_lines(path, encoding)
-    names = next(lines, (0, []))[1]
+def _chunks(text: str, path: Path, encoding: str) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Yield the column names with many rows at once; without checks of single rows, which would double the time."""
+    lines, names = _open(text, path)
     yield names, []
-    while chunk := list(islice(lines, ROWS_AT_ONCE)):
-        short = next((line for line in chunk if len(line[1]) < len(names)), None)
-        if short:
-            raise ProjectError(
-                f"`{path}`, line {short[0]}: expected {len(names)} cells as in the header, found {len(short[1])}",
-                hint="complete or remove that line",
-            )
-        yield names, [cells for _, cells in chunk]
+    try:
+        while chunk := list(islice(lines, ROWS_AT_ONCE)):
+            rows = chunk if all(chunk) else list(filter(None, chunk))
+            if set(map(len, rows)) - {len(names)}:
+                raise _invalid_line(path, encoding)
+            yield names, rows
+    except csv.Error as error:
+        raise _invalid_line(path, encoding) from error
+
+
+def _invalid_line(path: Path, encoding: str) -> ProjectError:
+    """Return the error for the first line that is invalid or too short."""
+    lines = csv_lines(path, encoding)
+    try:
+        width = len(next(lines)[1])
+        number, cells = next((number, cells) for number, cells in lines if len(cells) < width)
+    except ProjectError as error:
+        return error
+    return ProjectError(
+        f"`{path}`, line {number}: expected {width} cells as in the header, found {len(cells)}",
+        hint="complete or remove that line",
+    )
 
 
 def _read_parquet(path: Path) -> Table:
@@ -196,17 +210,11 @@ def csv_lines(path: Path, encoding: str) -> Iterator[tuple[int, list[str]]]:
     line before that, such as ``sep=;``.
     """
     text = read_text(path, encoding)
-    csv.field_size_limit(2**31 - 1)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), strict=True)
-    names: list[str] = []
+    lines, names = _open(text, path)
+    if names:
+        yield lines.line_num, names
     try:
         for cells in lines:
-            if not names and lines.line_num == 1 and text.startswith("sep="):
-                continue
-            if not names and cells:
-                stripped = [name.strip() for name in cells]
-                cells = names = [name or f"{UNNAMED}{place}" for place, name in enumerate(stripped, start=1)]
-                _refuse_repeated(path, names)
             if len(cells) > len(names):
                 raise ProjectError(
                     f"`{path}`, line {lines.line_num}: expected {len(names)} cells as in the header, "
@@ -216,7 +224,27 @@ def csv_lines(path: Path, encoding: str) -> Iterator[tuple[int, list[str]]]:
             if cells:
                 yield lines.line_num, cells
     except csv.Error as error:
-        raise ProjectError(f"`{path}`, line {lines.line_num} is not CSV: {error}", hint="fix that line") from error
+        raise _not_csv(path, lines, error) from error
+
+
+def _open(text: str, path: Path) -> tuple[Any, list[str]]:
+    """Return a reader of the lines after the header, and the column names."""
+    csv.field_size_limit(2**31 - 1)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), strict=True)
+    try:
+        for cells in lines:
+            if cells and not (lines.line_num == 1 and text.startswith("sep=")):
+                stripped = [name.strip() for name in cells]
+                names = [name or f"{UNNAMED}{place}" for place, name in enumerate(stripped, start=1)]
+                _refuse_repeated(path, names)
+                return lines, names
+    except csv.Error as error:
+        raise _not_csv(path, lines, error) from error
+    return lines, []
+
+
+def _not_csv(path: Path, lines: Any, error: csv.Error) -> ProjectError:
+    return ProjectError(f"`{path}`, line {lines.line_num} is not CSV: {error}", hint="fix that line")
 
 
 def _separator(text: str) -> str:

@@ -28,10 +28,10 @@ def load_data(config: Config) -> Data:
     """Load the configured table. Any ``Dataset`` of numbers, classes, and targets works here, with ``about``."""
     table = tumors() if config.data is None else read_table(config.data, config.encoding)
     features, target = _choose_columns(table, config)
-    labels = [] if _is_regression(table, target, config) else table.cells(target)
+    labels = _labels(table, target, config)
     held_back, kept = split(table.rows, config.val_fraction, labels=labels, seed=config.split_seed)
     _warn_about_columns(table, features)
-    targets, about_target = _target(table, target, kept, config)
+    targets, about_target = _target(table, target, kept, labels)
     about = {**_about(table, features, kept, config), **about_target, "encoding": config.encoding}
     numbers, classes = encode(table, about)
     told = f"{len(about['labels'])} classes" if about["labels"] else "a number"
@@ -142,13 +142,21 @@ def _numeric(table: Table, name: str, kept: list[int], config: Config) -> dict[s
     return {"name": name, "mean": float(known.mean()), "deviation": deviation, "may_be_empty": bool(empty.any())}
 
 
-def _target(table: Table, name: str, kept: list[int], config: Config) -> tuple[Tensor, dict[str, Any]]:
-    """Return targets with the names of their classes, or scaled targets with mean and deviation of training rows."""
+def _labels(table: Table, name: str, config: Config) -> list[str]:
+    """Return the class of each row, or nothing if the target is a number; raise if a row has no target."""
     cells = table.cells(name)
     empty = next((row for row, cell in enumerate(cells) if is_empty(cell)), None)
     if empty is not None:
         raise ProjectError(f"the target is empty in {table.place(name, empty)}", hint="fill the cell or remove the row")
     if _is_regression(table, name, config):
+        return []
+    _check_labels(table, name, set(cells))
+    return cells
+
+
+def _target(table: Table, name: str, kept: list[int], cells: list[str]) -> tuple[Tensor, dict[str, Any]]:
+    """Return targets with the names of their classes, or scaled targets with mean and deviation of training rows."""
+    if not cells:
         values = table.numbers(name, hint=[Hint("to predict classes", option="--task classification")])
         mean, deviation = float(values[kept].mean()), float(values[kept].std())
         if deviation == 0:
@@ -160,17 +168,16 @@ def _target(table: Table, name: str, kept: list[int], config: Config) -> tuple[T
         scaled = torch.from_numpy(((values - mean) / deviation).astype(numpy.float32))
         return scaled, {"target": name, "labels": [], "counts": [], "mean": mean, "deviation": deviation}
     labels = sorted(set(cells))
-    _check_labels(table, name, labels)
     places = {label: place for place, label in enumerate(labels)}
     targets = torch.tensor([places[cell] for cell in cells])
     counts = torch.bincount(targets[kept], minlength=len(labels)).tolist()
     return targets, {"target": name, "labels": labels, "counts": counts, "mean": 0.0, "deviation": 1.0}
 
 
-def _check_labels(table: Table, name: str, labels: list[str]) -> None:
+def _check_labels(table: Table, name: str, labels: set[str]) -> None:
     another = Hint("to predict another column", option="--target NAME")
     if len(labels) < 2:
-        raise ProjectError(f"the target `{name}` has only one class, `{labels[0]}`", hint=[another])
+        raise ProjectError(f"the target `{name}` has only one class, `{min(labels)}`", hint=[another])
     if len(labels) > table.rows // 2:
         raise ProjectError(
             f"the target `{name}` has {len(labels)} classes in {table.rows} rows",

@@ -272,9 +272,11 @@ def split(count: int, part: float, *, labels: Sequence[Any] = (), seed: int = 20
     for index in by_chance(count, seed).tolist():
         classes.setdefault(labels[index] if labels else None, []).append(index)
     held_back: list[int] = []
-    for name, indices in classes.items():
-        if labels and len(indices) == 1 and distributed.rank() == 0:
-            print(f"warning: the validation data have no `{name}`, because there is only one", file=sys.stderr)
+    single = [str(name) for name, indices in classes.items() if labels and len(indices) == 1]
+    if single and distributed.rank() == 0:
+        found = ", ".join(sorted(single)[:5]) + (", …" if len(single) > 5 else "")
+        print(f"warning: the validation data have none of these, because there is only one: {found}", file=sys.stderr)
+    for indices in classes.values():
         most = len(indices) - 1 if labels else count
         held_back += indices[: min(most, max(1, round(len(indices) * part)))]
     if not 0 < len(held_back) < count:

@@ -3,9 +3,9 @@
     python benchmarks/quality.py [TEMPLATE …] [--seeds 3] [--threads 1]
 
 Prints a Markdown table with the metric of the last evaluation (not of the best) for each seed, their mean, the
-baselines, and the CPU seconds of a run. The baselines are computed from the split of the rendered project. ``tabular`` is
-measured on five random splits, too, because one row of its default validation data is 0.009. Needs torch and the
-packages of the templates.
+baselines, and the CPU seconds of a run. The baselines are computed from the split of the rendered project.
+``tabular`` is measured on five random splits, too, because one row of its default validation data is 0.009. Needs torch
+and the packages of the templates.
 """
 
 from __future__ import annotations

@@ -223,9 +223,9 @@ FAULTS = (
     Fault(
         "control sees true labels", "engine/run", "if config.control else data.train", "if False else data.train", SMOKE
     ),
-    Fault("validation images in training", "engine/loader", "sorted(order[held_back:])", "sorted(order)", DATA),
+    Fault("validation images in training", "engine/loader", "sorted(set(range(count)) - set(held_back))", "list(range(count))", DATA),
     Fault("photos not turned", "images", "ImageOps.exif_transpose(opened)", "opened", DATA),
-    Fault("16 bits cut off", "images", 'if mode and image.mode.startswith("I"):', "if False:", DATA),
+    Fault("16 bits cut off", "images", 'if mode and image.mode[0] in "IF":', "if False:", DATA),
     Fault("classes of val not compared", "data", "        _compare_classes(classes, parts[1])\n", "", DATA),
     Fault("constant loss", "task", "return losses.mean()", "return 0 * losses.mean()", SMOKE),
     Fault(

@@ -163,7 +163,7 @@ def _values(masks: Sequence[Path], names: Sequence[str]) -> dict[int, int]:
         return {0: 0, IGNORED: 1}
     if len(seen - {IGNORED}) == 1:
         raise ProjectError(
-            f"`{masks[0]}` and all other masks have only the class {min(seen)}",
+            f"all masks in `{masks[0].parent}` have only one class, {min(seen)}",
             hint="number the classes from 0 in the masks",
         )
     return values

@@ -14,7 +14,6 @@ from .texts import BYTES, HUGGING_FACE, TIKTOKEN
 class Config(TrainOptions):
     epochs: int = default("epochs", 5)
     lr: float = default("lr", 4e-3)
-    ema_decay: float = default("ema_decay", 0.98)
     data: Path | None = option(
         None, "Train on this CSV, TSV, or JSONL file; texts of the standard library by default.", resume="same"
     )

@@ -15,7 +15,7 @@ from .texts import HUGGING_FACE, from_hugging_face
 
 PAD = 0  # a byte or token is stored as its number plus one
 ORDERS = (2, 3, 4, 5, 6)  # of the n-grams
-SLOTS = 32_768  # for the n-grams of one order
+SLOTS = 16_384  # for the n-grams of one order
 
 
 class TextTransformer(nn.Module):

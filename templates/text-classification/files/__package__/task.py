@@ -54,5 +54,5 @@ SMOKE = Limits(reach=0.55, control=0.35, loss_ratio=1.8)  # five seeds: 0.66 to 
 def smoke_config(*, shuffled: bool, **place: Any) -> Config:
     """The real model and real texts, but only for seconds; ``place``: device, precision, and run_dir."""
     still: dict[str, Any] = {"dropout": 0.0, "ngram_dropout": 0.0, "token_dropout": 0.0, "label_smoothing": 0.0}
-    size: dict[str, Any] = {"model": "nano", "context": 64, "batch_size": 32, "ema_decay": 0.0}
+    size: dict[str, Any] = {"model": "nano", "context": 64, "batch_size": 32}
     return Config(**place, **size, **still, control=shuffled, max_steps=80, lr=1e-2, log_every=5)

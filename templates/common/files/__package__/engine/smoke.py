@@ -363,12 +363,13 @@ def _evaluation(run: Observed) -> list[Check]:
     passed = rows % size == 0 and rows >= evaluations * size and different >= 0.9 * size
     passed = passed and not seen.not_evaluating and same
     mode = "another mode in some calls" if seen.not_evaluating else "evaluation mode"
+    result = "the same" if same else "another"
     return [
         Check(
             "evaluation is on unseen data only",
             passed and known <= 0.02 * rows,
             f"all {size} validation samples each time, evaluation mode, and the same result again",
-            f"{rows} samples, {different} different ones, {known} of them trained on, {mode}, {'the same' if same else 'another'} result",
+            f"{rows} samples, {different} different ones, {known} trained on, {mode}, {result} result",
         )
     ]
 

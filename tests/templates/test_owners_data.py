@@ -222,3 +222,13 @@ def test_pretrained_weights_that_cannot_be_downloaded_are_an_error_with_a_way_ou
         module("image-classification", "model").make_model(config, {"classes": ["a", "b"], "size": 8, "channels": 3})
     assert "cannot get the weights of `--model torchvision:tiny`" in str(failure.value)
     assert "omit `--pretrained`" in failure.value.hint
+
+
+def test_other_ranks_print_nothing_after_they_left_the_group(
+    module: Modules, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    distributed = module("image-classification", "engine.distributed")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        distributed.say(f"done on {rank}")
+    assert capsys.readouterr().out == "done on 0\n"

@@ -73,8 +73,8 @@ def suffix() -> str:
 
 
 def say(line: str) -> None:
-    """Print on the first rank only."""
-    if rank() == 0:
+    """Print on the first rank only, also after the processes left their group."""
+    if rank() == 0 and (_control or os.environ.get("RANK", "0") == "0"):
         print(line, flush=True)
 
 

@@ -12,7 +12,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from .engine.errors import ProjectError
+from .engine.errors import Hint, ProjectError
 from .engine.loader import UnreadableError
 
 if TYPE_CHECKING:
@@ -67,7 +67,11 @@ def decode(path: Path, mode: str = "") -> Image.Image:
                 image = Image.fromarray((values * scale).round().clip(0, 255).astype(numpy.uint8))
             return image.convert(mode) if mode else image.copy()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableError(f"cannot read the image `{path}`: {error}", hint="remove or replace it") from error
+        hint = (
+            Hint("remove or replace it"),
+            Hint("to skip more of them in the training", option="--max-corrupt COUNT"),
+        )
+        raise UnreadableError(f"cannot read the image `{path}`: {error}", hint=hint) from error
 
 
 def decode_each(paths: list[Path], mode: str) -> Iterator[tuple[Path, Image.Image]]:

@@ -187,9 +187,8 @@ class MicroBatches(Dataset[Any]):
                 self.skipped.add(index)
                 print(f"skipped: {error.args[0]}", file=sys.stderr)
             if len(self.skipped) > error.limit:
-                more = Hint("to skip more of them", option="--max-corrupt COUNT")
                 message = f"cannot read more than {error.limit} samples; the last error: {error.args[0]}"
-                raise ProjectError(message, hint=(*error.hints, more)) from error
+                raise ProjectError(message, hint=error.hints) from error
             return ()
 
 

@@ -29,7 +29,7 @@ from envforge.cli.progress import counted
 from envforge.errors import EnvforgeError
 from envforge.lock.lockfile import list_variants
 from envforge.lock.needs import choose_variant, list_locks
-from envforge.lock.project import is_prefix, project_folder
+from envforge.lock.project import is_environment, project_folder
 from envforge.lock.python_index import configured_index, pip_configuration_files, uv_configuration_files
 from envforge.machine.values import Machine
 from envforge.prefix.cache import default_root
@@ -218,7 +218,7 @@ def _version(distribution: str) -> str:
 
 def _info_environment(meant: Meant) -> EnvironmentInfo:
     prefix = meant.prefix
-    if not is_prefix(prefix):
+    if not is_environment(prefix):
         return EnvironmentInfo(prefix=prefix, state=f"missing; to create it, run `{meant.install_command}`")
     records = sorted((prefix / "conda-meta").glob("*.json"))
     python = next((_record_version(path) for path in records if path.name.startswith("python-3")), None)

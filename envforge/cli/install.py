@@ -216,10 +216,10 @@ def _require_agreement(lockfile: Path) -> None:
     """Raise ``EnvforgeError`` if the environment.yml next to the lockfile requires something else than is locked."""
     from envforge.lock.check import check_lock
     from envforge.lock.lockfile import read_lockfile, recorded_sources
-    from envforge.lock.project import LOCK_FILE, lock_command
-    from envforge.lock.pylock import is_pylock
+    from envforge.lock.project import lock_command
+    from envforge.lock.pylock import is_pylock, lockfile_of
 
-    made_from = lockfile.with_name(LOCK_FILE) if is_pylock(lockfile) else lockfile
+    made_from = lockfile_of(lockfile) if is_pylock(lockfile) else lockfile
     environment, *others = recorded_sources(made_from)
     if not environment.exists():
         raise EnvforgeError(
@@ -251,14 +251,14 @@ def _stale_warning(lockfile: Path) -> str:
     """Return a warning if a lockfile isn't up to date; a pylock.toml is compared with the conda-lock.yml beside it."""
     from envforge.lock.lockfile import read_lockfile
     from envforge.lock.plan import read_any_lock
-    from envforge.lock.project import LOCK_FILE, lock_command
-    from envforge.lock.pylock import LOCK_SHA256, is_pylock, lock_sha256
+    from envforge.lock.project import lock_command
+    from envforge.lock.pylock import LOCK_SHA256, is_pylock, lock_sha256, lockfile_of
 
     if not is_pylock(lockfile):
         return _staleness(lockfile)
-    beside = lockfile.with_name(LOCK_FILE)
+    beside = lockfile_of(lockfile)
     made_from = dict(read_any_lock(lockfile, platform_here()).custom_metadata).get(LOCK_SHA256)
-    if made_from is None or not beside.is_file():
+    if not made_from or not beside.is_file():
         return ""
     if lock_sha256(read_lockfile(beside)) == made_from:
         return _staleness(beside)

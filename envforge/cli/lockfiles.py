@@ -180,6 +180,8 @@ def pull(options: PullOptions) -> None:
     from envforge.base.files import write_atomic
     from envforge.catalogue.directory import entry_named, lock_text, open_catalogue
     from envforge.catalogue.index import filled
+    from envforge.lock.project import lock_command
+    from envforge.lock.pylock import has_own_pylock, pylock_of
 
     output = options.output
     fail_on_incomplete_change(output)
@@ -199,6 +201,8 @@ def pull(options: PullOptions) -> None:
     text = f"wrote {entry.name} to {output}, with the SHA-256 of the index: {entry.sha256}\n"
     text += f"requires: {entry.requirements.words}"
     print_result("lockfiles pull", {"file": output, **_row(entry)}, text, as_json=options.source.as_json)
+    if has_own_pylock(output) and (command := lock_command(pylock_of(output))):
+        click.echo(f"warning: {pylock_of(output)} belongs to another lockfile; to update it, run `{command}`", err=True)
 
 
 @lockfiles.command("publish", short_help="Add a lockfile to the catalogue.")

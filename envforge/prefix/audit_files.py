@@ -200,7 +200,7 @@ class Files:
     """The files of one prefix: those that exist, and those that packages list.
 
     ``library`` is the directory from which Python imports (the standard library with site-packages); None without
-    Python.
+    Python. ``unlisted`` are files there that the creator of a virtual environment wrote.
     """
 
     prefix: Path
@@ -208,6 +208,7 @@ class Files:
     conda: tuple[CondaPackage, ...]
     wheels: tuple[Distribution, ...]
     library: str | None
+    unlisted: frozenset[str] = frozenset()
 
     @cached_property
     def owned(self) -> dict[str, list[Owned]]:
@@ -239,7 +240,7 @@ class Files:
     def strays(self) -> tuple[str, ...]:
         """Files in Python's library directory that belong to no package and are not mentioned by a link script."""
         # all of lib/pythonX.Y, because usercustomize.py there runs at start, as site-packages/sitecustomize.py does
-        claimed = {*self.owned, *self.places.values()}
+        claimed = {*self.owned, *self.places.values(), *self.unlisted}
         beginning = f"{self.library}/"
         return tuple(
             sorted(

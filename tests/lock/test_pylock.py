@@ -92,7 +92,7 @@ def test_check_pylock_finds_a_request_that_it_lacks(locked: tuple[World, PylockR
     before, path = world.environment.read_text(encoding="utf-8"), world.folder / "pylock.toml"
     text = path.read_text(encoding="utf-8")
     try:
-        path.write_text(text.replace('"fsspec"', '"other"'), encoding="utf-8")
+        path.write_text(text.replace("fsspec", "other"), encoding="utf-8")
         assert [d.code for d in check_pylock(world.request())] == ["not-locked"]
         path.write_text(text, encoding="utf-8")
         world.write(before.replace('"numpy"', '"numpy <2"'))

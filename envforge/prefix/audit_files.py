@@ -92,9 +92,11 @@ _OF_INSTALLERS = {"INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"}
 _LONG_FIRST_LINE = re.compile(rb"\A#!/bin/sh\n'''exec' [\"']?([^\"'\n]+?)[\"']? \"\$0\" \"\$@\"(?: #'''|\n' ''')\n")
 
 # the programs that conda, mamba, and rattler (with a tab), pip, and uv write for an entry point, byte for byte
-_START = r"#!(?P<prefix>.+)/bin/python[\d.]*\n# -\*- coding: utf-8 -\*-\n"
+_FIRST = r"#!(?P<prefix>.+)/bin/python[\d.]*\n"
+_START = rf"{_FIRST}# -\*- coding: utf-8 -\*-\n"
 _ENTRY = r"(?P<entry>from [\w.]+ import \w+)\n"
 _EXIT = r"sys\.exit\((?P<call>[\w.]+)\(\)\)\n?"
+_PIP = r"    sys\.argv\[0\] = sys\.argv\[0\]\.removesuffix\('\.exe'\)\n    "  # of pip 26
 _SUB = r"sys\.argv\[0\] = re\.sub\(r'\(-script\\\.pyw\??\|\\\.exe\)\?\$', '', sys\.argv\[0\]\)\n"
 _UV = (
     r'    if sys\.argv\[0\]\.endswith\("-script\.pyw"\):\n        sys\.argv\[0\] = sys\.argv\[0\]\[:-11\]\n'
@@ -107,6 +109,7 @@ _LAUNCHERS = tuple(
         rf"{_START}import re\nimport sys\n\n{_ENTRY}\n{_MAIN}(?P<tab>\t|    ){_SUB}(?P=tab){_EXIT}",
         rf"{_START}import re\nimport sys\n{_ENTRY}{_MAIN}    {_SUB}    {_EXIT}",
         rf"{_START}import sys\n{_ENTRY}{_MAIN}{_UV}{_EXIT}",
+        rf"{_FIRST}import sys\n{_ENTRY}{_MAIN}{_PIP}{_EXIT}",
     )
 )
 

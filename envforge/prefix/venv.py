@@ -60,7 +60,7 @@ def python_program(prefix: Path) -> Path:
 
 
 def files_of_creator(prefix: Path) -> frozenset[str]:
-    """Return the files in site-packages that uv or virtualenv wrote when it created a virtual environment.
+    """Return the files in site-packages that uv 0.9 or virtualenv writes when it creates a virtual environment.
 
     No package lists them.
     """

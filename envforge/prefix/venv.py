@@ -12,6 +12,7 @@ from packaging.version import Version
 
 from envforge.errors import EnvforgeError, Hint, OutsideError
 
+WINDOWS = os.name == "nt"
 _CONFIGURATION = "pyvenv.cfg"
 _SEEDS = frozenset({"pip", "setuptools", "wheel"})  # of `python -m venv` and virtualenv; uv keeps them, too
 
@@ -44,19 +45,19 @@ def venv_site_packages(prefix: Path) -> str | None:
     python = venv_python(prefix)
     if python is None:
         return None
-    return "Lib/site-packages" if os.name == "nt" else f"lib/python{python}/site-packages"
+    return "Lib/site-packages" if WINDOWS else f"lib/python{python}/site-packages"
 
 
 def venv_program(prefix: Path) -> Path:
     """Return the Python program of a virtual environment."""
-    return prefix / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    return prefix / ("Scripts/python.exe" if WINDOWS else "bin/python")
 
 
 def python_program(prefix: Path) -> Path:
     """Return the Python program of a virtual environment or of a conda environment; it may not exist."""
     if is_venv(prefix):
         return venv_program(prefix)
-    return prefix / ("python.exe" if os.name == "nt" else "bin/python")
+    return prefix / ("python.exe" if WINDOWS else "bin/python")
 
 
 def files_of_creator(prefix: Path) -> frozenset[str]:

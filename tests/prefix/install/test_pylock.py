@@ -21,9 +21,10 @@ from envforge.lock.lockfile import read_lockfile
 from envforge.lock.plan import make_plan
 from envforge.lock.project import prefix_in
 from envforge.lock.pylock import parse_pylock, render_pylock
-from envforge.prefix.activation import activation
+from envforge.prefix.activation import activation, bin_folders
 from envforge.prefix.audit import AuditReport, AuditRequest, audit
 from envforge.prefix.journal import read_journal, write_journal
+from envforge.prefix.venv import python_program, venv_site_packages
 from tests.prefix.install.support import LockWriter, Place
 from tests.support.channel import PYTHON, SUBDIR, Channel
 from tests.support.loopback import Loopback
@@ -317,6 +318,42 @@ def test_commands_use_the_virtual_environment_of_a_project(
     capfd.readouterr()
     assert main(["audit", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["result"]["prefix"] == str(lockfile.parent / ".venv")
+
+
+def test_bundle_of_a_pylock_is_installed_without_a_network(
+    lockfile: Path, place: Place, server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "target").mkdir()
+    bundle, cache = tmp_path / "bundle.tar", str(place.cache)
+    assert main(["bundle", str(lockfile), "-o", str(bundle), "--cache", cache]) == 0
+    lockfile.unlink()
+    monkeypatch.chdir(tmp_path / "target")
+    before = len(server.requests)
+    assert main(["install", "--bundle", str(bundle), "--cache", cache]) == 0
+    assert len(server.requests) == before
+    report = audit(AuditRequest(prefix=tmp_path / "target" / ".venv", platform=SUBDIR))
+    assert (report.drift, report.counts.packages) == ((), 2)
+
+
+def test_invalid_lockfile_beside_a_pylock_is_only_a_warning(
+    server: Loopback, channel: Channel, tmp_path: Path, place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = pylock(tmp_path / "pylock.toml", server, channel, "tool-1.0", own={"sha256": "0" * 64})
+    (tmp_path / "conda-lock.yml").write_text("no: lockfile\n", encoding="utf-8")
+    assert main(["install", str(path), "--prefix", str(place.prefix), "--cache", str(place.cache)]) == 0
+    assert "can't be compared with it, and is installed as it is" in capfd.readouterr().err
+
+
+def test_virtual_environment_has_its_layout_of_windows(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.prefix.mkdir(parents=True)
+    conda = (bin_folders(place.prefix), python_program(place.prefix))
+    (place.prefix / "pyvenv.cfg").write_text("version = 3.11.7\n", encoding="utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr("envforge.prefix.venv.WINDOWS", True)
+        found = (bin_folders(place.prefix), python_program(place.prefix), venv_site_packages(place.prefix))
+    scripts = place.prefix / "Scripts"
+    assert found == ((scripts,), scripts / "python.exe", "Lib/site-packages")
+    assert conda == ((place.prefix / "bin",), place.prefix / "bin" / "python")
 
 
 ROW = '[[packages]]\nname = "x"\nversion = "1.0"\n'

@@ -12,24 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from envforge.base.documents import load_yaml
 from envforge.base.suggest import nearest
-from envforge.base.urls import has_secrets
+from envforge.base.urls import has_secrets, hide_secrets
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.environment import (
-    BadSpecError,
     Entry,
     Environment,
     Section,
     last_index,
     next_line,
     parse_environment,
-    parse_spec,
 )
+from envforge.lock.match_spec import BadSpecError, parse_spec
 from envforge.lock.names import NameMapping, is_torch_family
+from envforge.lock.pip_requirement import BadRequirementError, parse_requirement
 from envforge.lock.platforms import EVERYWHERE
 from envforge.lock.project import project_command
 
@@ -223,13 +222,9 @@ def _not_conda(word: str, hint: str) -> RequestError:
 
 def _pip(word: str) -> NewPackage:
     try:
-        requirement = Requirement(word)
-    except InvalidRequirement as error:
-        raise RequestError(
-            f"`{word}` is not a valid requirement: {str(error).splitlines()[0]}",
-            hint='write a requirement such as `"wandb>=0.19"`',
-            code="bad-package",
-        ) from error
+        requirement = parse_requirement(word)
+    except BadRequirementError as error:
+        raise RequestError(hide_secrets(str(error)), hint=error.hints, code="bad-package") from error
     return NewPackage(text=word, name=canonicalize_name(requirement.name), section="pip")
 
 

@@ -427,13 +427,20 @@ def last_index(node: yaml.Node) -> int:
     if isinstance(node, yaml.SequenceNode) and node.value and not node.flow_style:
         return last_index(node.value[-1])
     index: int = node.end_mark.index
+    if isinstance(node, yaml.ScalarNode) and node.style in {"|", ">"}:
+        index = len((node.end_mark.buffer or "")[:index].rstrip())
     return index
 
 
-_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # what YAML 1.1 takes for the end of a line
+BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # what YAML 1.1 takes for the end of a line
+
+
+def line_start(text: str, index: int) -> int:
+    """Return where the line of an index begins."""
+    return max((match.end() for match in BREAK.finditer(text, 0, index)), default=0)
 
 
 def next_line(text: str, index: int) -> int:
     """Return where the line after the one of an index begins."""
-    match = _BREAK.search(text, index)
+    match = BREAK.search(text, index)
     return match.end() if match else len(text)

@@ -320,7 +320,7 @@ def test_a_variant_that_does_not_exist_lists_those_that_do(project: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("Clay-foundation__model", "linux-64, glibc 2.17, NVIDIA driver 525.60.13 (CUDA 12.5)"),
+        ("Clay-foundation__model", "linux-64, glibc 2.17, NVIDIA driver 525.60.13 (CUDA 12.0)"),
         ("FSadrieh__BERTchen", "linux-64, glibc 2.17, NVIDIA driver 450.80.02 (CUDA 11.8)"),
     ],
 )

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 from envforge.base.suggest import nearest
 from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, Hint
-from envforge.lock.match_spec import BadSpecError, Spec, parse_spec
+from envforge.lock.match_spec import SUBDIR, BadSpecError, Spec, parse_spec
 from envforge.lock.pip_requirement import BadRequirementError, parse_requirement
 from envforge.lock.platforms import EVERYWHERE, SelectorError, parse_selector, selector_of_comment
 
@@ -37,6 +37,7 @@ _KEYS = (
     "category",
     "variables",
 )
+_CHANNEL = re.compile(r"[a-z+]+://\S+|(?:[A-Za-z]:)?[/\\].*|[\w.-]+(?:/[\w.-]+)*/?")
 _SELECTOR_KEY = re.compile(r"sel\((.*)\)")
 _ALIKE = 0.6
 
@@ -129,7 +130,7 @@ class _Reader:
         return Environment(
             path=self._path,
             text=self._text,
-            channels=self._strings("channels"),
+            channels=self._channels(),
             platforms=tuple(dict.fromkeys(self._strings("platforms"))),
             pip_repositories=self._strings("pip-repositories"),
             allow_registry=self._boolean("allow-pypi-requests"),
@@ -311,6 +312,20 @@ class _Reader:
             found.append(self._scalar(node, "a string"))
             self._refuse_selector(node, key)
         return tuple(found)
+
+    def _channels(self) -> tuple[str, ...]:
+        sequence = self._sequence("channels")
+        for node in sequence.value if sequence else ():
+            name = self._scalar(node, "a string")
+            if re.match(r"[.~]", name):
+                self._fail(node, f"the channel `{name}` is a relative path", "write a name, a URL, or an absolute path")
+            if not _CHANNEL.fullmatch(name):
+                hint = "write a name such as `conda-forge`, or a URL"
+                self._fail(node, f"`{name}` is not the name of a channel", hint)
+            parent, _, last = name.rstrip("/").rpartition("/")
+            if parent and SUBDIR.fullmatch(last):
+                self._fail(node, f"the channel `{name}` contains a platform", f"write `{parent}`")
+        return self._strings("channels")
 
     def _refuse_selector(self, node: yaml.Node, key: str) -> None:
         if self._selected(node) != EVERYWHERE:

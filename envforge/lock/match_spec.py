@@ -40,9 +40,9 @@ _SPEC = re.compile(
     r"(?P<rest>[ =<>!~][^#'\"\[\]\n;@]*)?(?:\[(?P<keys>.*)\])?"
 )
 _KEY = re.compile(r"\s*(\w+)\s*=\s*(?:'([^']*)'|\"([^\"]*)\"|([^,'\"\s]+))\s*(?:,|$)")
-_SUBDIR = re.compile(r"(?:linux|osx|win|emscripten|wasi|freebsd|zos)-\w+|noarch")
+SUBDIR = re.compile(r"(?:linux|osx|win|emscripten|wasi|freebsd|zos)-\w+|noarch")
 _FILE = re.compile(
-    rf"(?:(?P<channel>[a-z]+://.+)/(?:{_SUBDIR.pattern})/|.*/)?"
+    rf"(?:(?P<channel>[a-z]+://.+)/(?:{SUBDIR.pattern})/|.*/)?"
     r"(?P<name>[^/]+?)(?:-(?P<version>[^/-]+)-(?P<build>[^/-]+))?\.(?:conda|tar\.bz2)(?:#.*)?"
 )
 _BUILD = re.compile(r"(?P<version>.*[^=<>!~,|(])=(?P<build>[^=<>!~,|()]+)")
@@ -215,7 +215,7 @@ _INSTEAD = {
 
 def _channel(name: str) -> str:
     last = name.rstrip("/").rpartition("/")[2]
-    if "/" in name and _SUBDIR.fullmatch(last):
+    if "/" in name and SUBDIR.fullmatch(last):
         raise BadSpecError(f"the channel `{name}` contains a platform", _INSTEAD["subdir"])
     return name
 

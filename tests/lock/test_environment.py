@@ -201,6 +201,24 @@ def test_construct_is_rejected_with_line_and_spelling(lines: str, reason: str, h
 
 
 @pytest.mark.parametrize(
+    ("channel", "hint"),
+    [
+        ("$CHANNEL", "write a name such as `conda-forge`, or a URL"),
+        ("", "write a name such as `conda-forge`, or a URL"),
+        ("conda-forge ", "write a name such as `conda-forge`, or a URL"),
+        ("conda-forge[noarch]", "write a name such as `conda-forge`, or a URL"),
+        ("./local", "write a name, a URL, or an absolute path"),
+        ("conda-forge/linux-64", "write `conda-forge`"),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_channel_is_rejected_with_line_and_spelling(channel: str, hint: str) -> None:
+    with pytest.raises(EnvforgeError, match="line 2: ") as caught:
+        read(f"platforms: [linux-64]\nchannels: ['{channel}']\ndependencies: [a]\n")
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
     "text", ["", "[]\n", "a: [\n", "channels: []\n", "dependencies: {a: 1}\n", "dependencies:\n", "[" * 5000]
 )
 @pytest.mark.usefixtures("project")

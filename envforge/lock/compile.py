@@ -26,8 +26,9 @@ from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.check import Difference, needs_python, python_of
 from envforge.lock.condalock import Solve, SolvedPackage
 from envforge.lock.index import LockTimeIndex, Offer, PlatformIndex, Sources, Wanted
-from envforge.lock.inputs import Inputs, Requested, matches, read_inputs, virtual_packages_of
+from envforge.lock.inputs import Inputs, Requested, read_inputs, virtual_packages_of
 from envforge.lock.lockfile import LockedPackage, Lockfile, LockfileError, read_lockfile
+from envforge.lock.match_spec import matches
 from envforge.lock.names import NameMapping, is_torch_family, torch_indexes
 from envforge.lock.pages import Downloads
 from envforge.lock.plan import Artifact, Digest

@@ -22,9 +22,9 @@ from typing import Any
 from urllib.parse import quote, unquote, urldefrag, urljoin
 
 from envforge.base.documents import Document
-from envforge.base.net import TRANSIENT, Client, Mirrors, NetworkError, Response, unreachable_hints
+from envforge.base.net import TRANSIENT, Client, Mirrors, NetworkError, Response, credentials_hints, unreachable_hints
 from envforge.base.urls import show_url, without_user
-from envforge.errors import EnvforgeError, OutsideError
+from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.request import LockStep, Progress, read_moment
 
 _FRAGMENT = re.compile(r"(?:^|&)(sha512|sha384|sha256|sha224|sha1|md5)=([0-9A-Fa-f]+)")
@@ -385,9 +385,9 @@ def _cut_off(url: str, error: NetworkError) -> OutsideError:
 def _refuse_status(response: Response, url: str) -> None:
     if response.status < HTTPStatus.BAD_REQUEST:
         return
-    hint = "try again later" if response.status in TRANSIENT else ""
+    hint: str | tuple[Hint, ...] = "try again later" if response.status in TRANSIENT else ""
     if response.status == HTTPStatus.UNAUTHORIZED:
-        hint = f"add the user name and password for `{response.url.host}` to `~/.netrc`"
+        hint = credentials_hints(url, str(response.url))
     raise OutsideError(f"`{show_url(url)}` returned HTTP {response.summary}", hint=hint, code="http-status")
 
 

@@ -107,7 +107,10 @@ def test_a_variant_that_cannot_be_locked_leaves_nothing(torch_project: Project) 
     before = torch_project.files()
     failed = torch_project.run("lock", "--variant", "cu126")
     assert failed.returncode == 1
-    assert failed.stderr.splitlines()[1].startswith("error: variant cu126: no solution for linux-64: ")
+    # a slow solve prints further lines of progress
+    assert any(
+        line.startswith("error: variant cu126: no solution for linux-64: ") for line in failed.stderr.splitlines()
+    )
     assert torch_project.files() == before
     assert not (torch_project.folder / "lockfiles").exists()
 

@@ -275,7 +275,8 @@ def _locate(error: msgspec.ValidationError, top: object, type_: Any) -> tuple[st
         types = [inner for each in types for inner in _types_inside(each, name)]
     if match["key"] and isinstance(value, dict):
         key = _failing_key(value, error, top, type_)
-        return _join(path, str(key)), _in_words(match["expected"], [get_args(each)[0] for each in types]), key
+        kinds = [get_args(each)[0] for each in types if get_args(each)]  # a dataclass has none: its keys are strings
+        return _join(path, str(key)), _in_words(match["expected"], kinds), key
     missing = re.fullmatch(r"Object missing required field `(.*)`", match["expected"])
     if missing:
         types = [inner for each in types for inner in _types_inside(each, missing[1])]

@@ -22,7 +22,7 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,7 +36,14 @@ from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import Seen, Store, digest_of, hash_file, note_files, read_files
-from envforge.prefix.conda_packages import archive_damaged, check_path, read_records, refused, site_packages_path
+from envforge.prefix.conda_packages import (
+    archive_damaged,
+    check_path,
+    check_program,
+    read_records,
+    refused,
+    site_packages_path,
+)
 from envforge.prefix.fetch import Fetched
 from envforge.prefix.installed import check_removable, distributions, installed, read_record, sha256_of_row
 from envforge.prefix.journal import mark_writing, recreate_command
@@ -104,8 +111,7 @@ def check_wheel(path: Path, artifact: Artifact) -> None:
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, zlib.error) as error:
         raise archive_damaged(artifact, str(error)) from error
     for program in _programs(text):
-        if program in {"", ".", ".."} or re.search(r"[/\\\0]", program):
-            raise refused(artifact, program, "is a program outside the directory of programs")
+        check_program(artifact, program)
 
 
 def _check_members(members: Iterable[zipfile.ZipInfo], artifact: Artifact) -> None:
@@ -168,26 +174,62 @@ def install_wheels(batch: Batch) -> None:
     """Install wheels over existing distributions of the same names."""
     if not batch.wheels:
         return
-    _check_places(batch)
+    check_places(batch.wheels, batch.site, _on_disk(batch.site))
     with progress_step(batch.progress, "installing wheels", len(batch.wheels), "packages"):
         _uv_install(batch.wheels, batch.site, batch.store)
         batch.progress.advance(len(batch.wheels))
 
 
-def _check_places(batch: Batch) -> None:
-    """Raise ``EnvforgeError`` if a link in the prefix leads files of a wheel to a place outside."""
-    root = os.path.realpath(batch.site.prefix)
-    reserved = {f"{root}/conda-meta", f"{root}/{ENVFORGE_DIRECTORY}"}
+def check_places(
+    wheels: Iterable[Fetched], site: Site, resolve: Callable[[str], str | None], *, installed: bool = False
+) -> None:
+    """Raise ``EnvforgeError`` if links lead files of a wheel to a place outside the prefix.
+
+    ``resolve`` returns where a directory is in the prefix, or None if it is outside or reserved. With ``installed``,
+    the places are those that uv recorded.
+    """
     known: set[str] = set()
-    for item in batch.wheels:
-        names = read_files(item.path) or _names(item.path)
-        places = {str(batch.site.program.parent), *(place for name in names if (place := _place(name, batch.site)))}
+    for item in wheels:
+        places = (_written if installed else _planned)(item, site)
         for folder in {os.path.dirname(place) for place in places} - known:  # noqa: PTH120 - a Path for each is slow
             known.add(folder)
-            arrived = os.path.realpath(folder)
-            if not f"{arrived}/".startswith(f"{root}/") or f"{arrived}/".startswith(tuple(f"{r}/" for r in reserved)):
-                name = os.path.relpath(folder, batch.site.prefix)
-                raise refused(item.artifact, name, f"is a directory that leads outside the environment, to `{arrived}`")
+            if resolve(folder) is None:
+                name = os.path.relpath(folder, site.prefix)
+                raise refused(item.artifact, name, "is a directory that leads outside the environment")
+
+
+def _planned(item: Fetched, site: Site) -> Iterator[str]:
+    """Yield the paths of the files of a wheel."""
+    yield str(site.program)
+    for name in read_files(item.path) or _names(item.path):
+        place = _place(name, site)
+        if place is not None:
+            yield place
+
+
+def _written(item: Fetched, site: Site) -> Iterator[str]:
+    """Yield the paths of the files that uv wrote, as it recorded them."""
+    for record in site.packages.glob("*.dist-info/RECORD"):
+        if _is_of(item, record.parent.name):
+            for name, _, _ in read_record(record.read_bytes()):
+                yield f"{site.packages}/{name}"
+
+
+def _is_of(item: Fetched, info: str) -> bool:
+    """Return whether a ``.dist-info`` has the name of a wheel."""
+    return canonicalize_name(info.removesuffix(".dist-info").rpartition("-")[0]) == wheel_of(item.artifact).name
+
+
+def _on_disk(site: Site) -> Callable[[str], str | None]:
+    """Return a function for ``check_places`` that follows the links in the prefix."""
+    root = os.path.realpath(site.prefix)
+    reserved = (f"{root}/conda-meta/", f"{root}/{ENVFORGE_DIRECTORY}/")
+
+    def resolve(folder: str) -> str | None:
+        arrived = f"{os.path.realpath(folder)}/"
+        return arrived if arrived.startswith(f"{root}/") and not arrived.startswith(reserved) else None
+
+    return resolve
 
 
 def _names(wheel: Path) -> list[str]:
@@ -215,8 +257,10 @@ def uninstall(names: Iterable[str], site: Site, store: Store) -> None:
 def verify_wheels(batch: Batch) -> None:
     """Compare installed files with their wheels, and reinstall wheels that differ once.
 
-    Raises ``OutsideError`` if a file still differs.
+    Raises ``OutsideError`` if a file still differs, and ``EnvforgeError`` if uv wrote a file outside the prefix.
     """
+    # uv has no hook between reading and writing, and could read a wheel in another way than `check_wheel`
+    check_places(batch.wheels, batch.site, _on_disk(batch.site), installed=True)
     bad = damaged(batch)
     if not bad:
         return

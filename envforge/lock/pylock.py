@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from envforge.base.documents import Document, NonEmpty, Sha256
+from envforge.base.files import regular
 from envforge.errors import Hint
 from envforge.lock.lockfile import LockedPackage, Lockfile, LockfileError
 from envforge.lock.platforms import KNOWN_PLATFORMS, marker_environment
@@ -49,7 +50,7 @@ def pylock_of(lockfile: Path) -> Path:
 def has_own_pylock(lockfile: Path) -> bool:
     """Return whether ``lock --pylock`` wrote a pylock.toml next to a lockfile."""
     try:
-        return f"[tool.{CREATED_BY}]" in pylock_of(lockfile).read_text(encoding="utf-8")
+        return f"[tool.{CREATED_BY}]" in regular(pylock_of(lockfile)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return False
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from envforge.base.files import regular
 from envforge.errors import EnvforgeError, Hint, OutsideError
 
 _CONFIGURATION = "pyvenv.cfg"
@@ -23,7 +24,7 @@ def is_venv(prefix: Path) -> bool:
 def venv_python(prefix: Path) -> Version | None:
     """Return the minor version of the Python of a virtual environment; None if the prefix is no such environment."""
     try:
-        text = (prefix / _CONFIGURATION).read_text(encoding="utf-8")
+        text = regular(prefix / _CONFIGURATION).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
     found = re.search(r"^version(?:_info)?\s*=\s*(\d+\.\d+)", text, re.MULTILINE)

@@ -15,7 +15,7 @@ from envforge.base.documents import Document, NonEmpty, Printable, check_yaml_de
 from envforge.base.files import regular
 from envforge.base.jinja import TemplateError
 from envforge.base.urls import show_url
-from envforge.errors import Hint, RequestError, printable
+from envforge.errors import Hint, RequestError
 from envforge.lock.environment_spec import TORCH_FAMILY, Needs, split_conda_spec
 from envforge.project.questions import (
     Answer,

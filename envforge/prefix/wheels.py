@@ -25,10 +25,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from email.parser import BytesHeaderParser
 from pathlib import Path
 from typing import NamedTuple
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
 
 from envforge.base.files import write_atomic
 from envforge.base.urls import hide_secrets
@@ -45,12 +47,14 @@ from envforge.prefix.conda_packages import (
     site_packages_path,
 )
 from envforge.prefix.fetch import Fetched
-from envforge.prefix.installed import check_removable, distributions, installed, read_record, sha256_of_row
+from envforge.prefix.installed import ORIGIN, check_removable, distributions, installed, read_record, sha256_of_row
 from envforge.prefix.journal import mark_writing, recreate_command
 from envforge.prefix.values import Progress, progress_step
 from envforge.prefix.venv import venv_program, venv_site_packages
 
 _BATCH = 200
+_LONGEST_NAME = 255  # bytes, of most file systems
+_LARGEST_METADATA = 20_000_000  # bytes unpacked; the RECORD of torch has 1.5 MB
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,23 +99,68 @@ def check_wheels(fetched: Iterable[Fetched], store: Store) -> None:
 
 
 def check_wheel(path: Path, artifact: Artifact) -> None:
-    """Raise ``EnvforgeError`` if a member, a row of ``RECORD``, or an entry point of a wheel is not safe."""
+    """Raise ``EnvforgeError`` if a member, a row of ``RECORD``, or an entry point of a wheel is not safe.
+
+    It is also raised for metadata that uv rejects, because uv starts after the conda packages were linked.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            _check_members(members, artifact)
-            record = _metadata_name(archive, "RECORD")
-            if record is None:
-                raise archive_damaged(artifact, "it has no file `RECORD`")
-            for name, digest, _ in read_record(archive.read(record)):
+            _check_members(archive.infolist(), artifact)
+            info = _dist_info(archive, artifact)
+            for name, digest, _ in read_record(_read(archive, f"{info}/RECORD", artifact)):
                 _check_member(name, artifact)
                 sha256_of_row(digest)
-            points = _metadata_name(archive, "entry_points.txt")
-            text = archive.read(points).decode("utf-8") if points is not None else ""
+            _check_metadata(archive, info, artifact)
+            if f"{info}/{ORIGIN}" in archive.namelist():
+                raise refused(artifact, f"{info}/{ORIGIN}", "is a record that only the installer writes")
+            points = f"{info}/entry_points.txt"
+            text = _read(archive, points, artifact).decode("utf-8") if points in archive.namelist() else ""
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, zlib.error) as error:
         raise archive_damaged(artifact, str(error)) from error
     for program in _programs(text):
         check_program(artifact, program)
+
+
+def _dist_info(archive: zipfile.ZipFile, artifact: Artifact) -> str:
+    """Return the name of the only ``.dist-info`` of a wheel, which must be the one of its file name."""
+    found = sorted({top for top in (name.split("/", 1)[0] for name in archive.namelist()) if top.endswith(".dist-info")})
+    wheel = wheel_of(artifact)
+    if [_named(name) for name in found] != [(wheel.name, Version(wheel.version))]:
+        named = ", ".join(f"`{printable(name)}`" for name in found) or "none"
+        raise archive_damaged(artifact, f"expected one directory `{wheel.name}-{wheel.version}.dist-info`, found {named}")
+    return found[0]
+
+
+def _named(info: str) -> tuple[str, Version | None]:
+    """Return the normalized name and the version in the name of a ``.dist-info``."""
+    name, _, version = info.removesuffix(".dist-info").rpartition("-")
+    try:
+        return canonicalize_name(name), Version(version)
+    except InvalidVersion:
+        return name, None
+
+
+def _check_metadata(archive: zipfile.ZipFile, info: str, artifact: Artifact) -> None:
+    """Raise ``EnvforgeError`` if a wheel has another name, version, or format than its file name states."""
+    parse = BytesHeaderParser().parsebytes
+    metadata = parse(_read(archive, f"{info}/METADATA", artifact))
+    found = f"{metadata['Name']}-{metadata['Version']}.dist-info"
+    if _named(found) != _named(info):
+        raise archive_damaged(artifact, f"its `METADATA` is of another package: `{printable(found[:-10])}`")
+    version = parse(_read(archive, f"{info}/WHEEL", artifact))["Wheel-Version"]
+    if not str(version).strip().startswith("1."):
+        raise archive_damaged(artifact, f"expected Wheel-Version `1.0`, found `{printable(str(version))}`")
+
+
+def _read(archive: zipfile.ZipFile, name: str, artifact: Artifact) -> bytes:
+    """Return the content of a metadata file of a wheel."""
+    try:
+        size = archive.getinfo(name).file_size
+    except KeyError:
+        raise archive_damaged(artifact, f"it has no file `{name.rpartition('/')[2]}`") from None
+    if size > _LARGEST_METADATA:
+        raise archive_damaged(artifact, f"`{name}` is larger than {_LARGEST_METADATA // 1_000_000} MB")
+    return archive.read(name)
 
 
 def _check_members(members: Iterable[zipfile.ZipInfo], artifact: Artifact) -> None:
@@ -124,6 +173,8 @@ def _check_members(members: Iterable[zipfile.ZipInfo], artifact: Artifact) -> No
             raise refused(artifact, name, "is a link, a device, or a program that changes its user")
         if name in names:  # readers of zip files disagree about which of them counts
             raise refused(artifact, name, "is in the wheel twice")
+        if re.search(r"[\0-\x1f\x7f-\x9f]", name) or any(len(part.encode()) > _LONGEST_NAME for part in name.split("/")):
+            raise archive_damaged(artifact, f"no file can be named `{printable(name)}`")
         names.add(name)
 
 
@@ -137,12 +188,6 @@ def _check_member(name: str, artifact: Artifact) -> None:
             raise archive_damaged(artifact, f"`{printable(name)}` is not in a directory of the wheel format")
         if kind == "data" and path:
             check_path(artifact, path)
-
-
-def _metadata_name(archive: zipfile.ZipFile, name: str) -> str | None:
-    """Return the name of a member in the ``.dist-info`` of a wheel; None if there is none."""
-    ends = (member for member in archive.namelist() if member.endswith(f".dist-info/{name}"))
-    return next((member for member in ends if member.count("/") == 1), None)
 
 
 def _programs(text: str) -> Iterator[str]:
@@ -298,7 +343,7 @@ def _first_damaged(item: Fetched, batch: Batch, pool: ThreadPoolExecutor) -> str
     if known and all(_look(_place(name, batch.site))[0] == seen for name, seen in known.items()):
         return None
     now_ns = time.time_ns()
-    rows = tuple(_expected(item.path, batch.site))
+    rows = tuple(_expected(item, batch.site))
     looks = {row.name: _look(row.place) for row in rows}
     unread = [row for row in rows if batch.reread or not _is_trusted(row, looks[row.name], known, batch.began_ns)]
     parts = [unread[start : start + _BATCH] for start in range(0, len(unread), _BATCH)]
@@ -338,14 +383,14 @@ def _is_trusted(row: Row, look: tuple[Seen | None, int], known: dict[str, Seen],
     return known.get(row.name) == seen or (links > 1 and seen.mtime_ns >= began_ns and seen.size == row.size)
 
 
-def _expected(wheel: Path, site: Site) -> Iterator[Row]:
+def _expected(item: Fetched, site: Site) -> Iterator[Row]:
     """Yield each file that the wheel installs unchanged."""
-    with zipfile.ZipFile(wheel) as archive:
-        rows = read_record(archive.read(_metadata_name(archive, "RECORD") or ""))
+    with zipfile.ZipFile(item.path) as archive:
+        rows = read_record(archive.read(f"{_dist_info(archive, item.artifact)}/RECORD"))
     for name, digest, size in rows:
         place, sha256 = _place(name, site), sha256_of_row(digest)
         if place is not None and sha256 is not None:
-            yield Row(name, place, sha256, int(size) if size.isdecimal() else -1)
+            yield Row(name, place, sha256, int(size) if size.isdecimal() and len(size) < 20 else -1)
 
 
 def _place(name: str, site: Site) -> str | None:

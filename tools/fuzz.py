@@ -1,8 +1,8 @@
 """Fuzz the readers with atheris, guided by coverage: ``python -m tools.fuzz [READER …]``.
 
 A reader fails if it raises anything but an error that envforge expects, or if it needs more than 5 s or 500 MB. The
-input is then in ``CORPUS/READER-crash-…``, which ``--input`` reads again. Its kind belongs in a test, such as a row of ``CONTENTS`` in
-``tests/test_hostile_documents.py``.
+input is then in ``CORPUS/READER-crash-…``, which ``--input`` reads again. Its kind belongs in a test: a row of
+``CONTENTS`` in ``tests/test_hostile_documents.py``, or of ``FOUND`` in ``tests/tools/test_fuzz.py``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -71,7 +72,7 @@ with _instrumented():
     from envforge.machine.record import read_machine
     from envforge.machine.world import ProgramResult
     from envforge.prefix.activation import variables
-    from envforge.prefix.bundle import read_bundle
+    from envforge.prefix.bundle import read_bundle, write_bundle
     from envforge.prefix.cache import Store
     from envforge.prefix.conda_packages import unpack
     from envforge.prefix.fetch import Fetched
@@ -85,6 +86,7 @@ with _instrumented():
     from envforge.verify.record import Asked, read_record_file, redact
     from envforge.verify.reports import report_html, report_junit, report_markdown, report_to_json
     from envforge.verify.reports.presentation import present
+    from tests.support.wheel import text_wheel
 
 ROOT = Path(__file__).parents[1]
 PLATFORM = "linux-64"
@@ -94,16 +96,18 @@ LONGEST = 20_000  # bytes of an input
 SECONDS = 60
 KEY = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"
 CONTROLS = re.compile(r"[\0-\x08\x0b-\x1f\x7f-\x9f]")
-HOME = Path(tempfile.gettempdir()) / f"envforge-fuzz-{os.getpid()}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reader:
-    """``read`` gets the path of the input, which is ``path`` in a directory; ``seeds`` are the first inputs."""
+    """``read`` gets the path of the input, which is ``path`` in a directory.
+
+    ``seeds`` are the first inputs: a text, files of this repository, ``project:`` and a file of a project, or a call.
+    """
 
     path: str
     read: Callable[[Path], object]
-    seeds: Sequence[str | bytes]
+    seeds: Sequence[str | Callable[[], bytes]]
 
 
 def _text(read: Callable[[str], object]) -> Callable[[Path], object]:
@@ -189,10 +193,14 @@ def _artifact(path: Path, kind: Any) -> Artifact:
     return Artifact(package=package, digest=Digest(algorithm="sha256", hex=sha256))
 
 
+INDEX = """{"name": "x", "version": "1.0", "build": "0", "build_number": 0, "depends": ["a >=1"], "noarch": "python",
+ "subdir": "noarch", "timestamp": 1700000000000}"""
+
+
 def _member(path: Path) -> object:
     """Read a conda package whose file ``path.name`` below ``info`` is the input."""
     files = {
-        "index.json": b'{"name": "x", "version": "1.0", "build": "0", "build_number": 0, "noarch": "python"}',
+        "index.json": INDEX.encode(),
         "paths.json": b'{"paths": [], "paths_version": 1}',
         path.name: path.read_bytes(),
     }
@@ -228,31 +236,37 @@ def _nvidia(text: str) -> object:
     return read_report(ProgramResult(exit_code=0, stdout=text, stderr=text))
 
 
+def _bundle() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        write_bundle(Path(folder) / "bundle.tar", b"version: 1\n", PLATFORM, {}, Silent())
+        return (Path(folder) / "bundle.tar").read_bytes()
+
+
+def _wheel() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return text_wheel("x", "1.0", {"x/__init__.py": ""}, Path(folder), scripts=("x = x:main",)).read_bytes()
+
+
 def _check_printable(text: str) -> None:
     found = CONTROLS.search(re.sub(r"\x1b\[[0-9;]*m", "", without_controls(text) if len(text) <= LONGEST else text))
     if found is not None:
         raise ValueError(f"the control character {found[0]!r} is left")
 
 
+@lru_cache(maxsize=1)
 def _project() -> dict[str, bytes]:
     """Return the contents of files that envforge writes: of a project, and of records."""
-    if not HOME.is_dir():
-        HOME.mkdir()
+    with tempfile.TemporaryDirectory() as folder:
         for words, output in (
-            ("new tabular net --machine t4 --defaults", None),
-            ("detect --machine t4 --json", "machine.json"),
-            ("verify --machine t4 --json", "record.json"),
+            ("new tabular net --machine t4 --defaults --no-lock", "new.txt"),
+            ("detect --machine t4 --json", "net/machine.json"),
+            ("verify --machine t4 --json", "net/record.json"),
         ):
-            done = subprocess.run(
-                [sys.executable, "-m", "envforge", *words.split()],
-                cwd=HOME if output is None else HOME / "net",
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                capture_output=True,
-                check=False,
-            )
-            if output is not None:
-                (HOME / "net" / output).write_bytes(done.stdout)
-    return {path.name: path.read_bytes() for path in (HOME / "net").iterdir() if path.is_file()}
+            command = [sys.executable, "-m", "envforge", *words.split()]
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
+            (Path(folder) / output).write_bytes(done.stdout)
+        return {path.name: path.read_bytes() for path in Path(folder, "net").iterdir() if path.is_file()}
 
 
 LOCKFILE = """version: 1
@@ -263,8 +277,8 @@ metadata:
   sources: [environment.yml]
   custom_metadata: {envforge_variables: '{"A": "1"}'}
 package:
-- {name: x, version: '1.0', manager: conda, platform: linux-64, dependencies: {python: ''}, category: main,
-   url: 'https://example.org/linux-64/x-1.0-0.conda', hash: {md5: 00000000000000000000000000000000}}
+- {name: python, version: '3.12.0', manager: conda, platform: linux-64, dependencies: {x: ''}, category: main,
+   url: 'https://example.org/linux-64/python-3.12.0-0.conda', hash: {md5: '00000000000000000000000000000000'}}
 - {name: y, version: '1.0', manager: pip, platform: linux-64, dependencies: {}, optional: false,
    url: 'https://example.org/y-1.0-py3-none-any.whl#x', hash: {sha256: SHA}}
 """.replace("SHA", "a" * 64)
@@ -289,15 +303,15 @@ channels: [conda-forge, nodefaults]
 platforms: [linux-64, osx-arm64]
 variables: {A: "1"}
 category: dev
+pip-repositories: [https://example.org/simple]
 dependencies:
   - python 3.12.*
   - conda-forge::numpy >=2,<3 py312*  # [linux64]
   - pkg[version='>=1', build=x*]
   - pip:
-      - --extra-index-url https://example.org/simple
       - "torch==2.7.1+cu118; python_version < '3.13' and sys_platform == 'linux'"
-      - x @ https://example.org/x-1.0-py3-none-any.whl
-"""
+      - x @ https://example.org/x-1.0-py3-none-any.whl#sha256=SHA
+""".replace("SHA", "a" * 64)
 JOURNAL = {
     "step": "verified",
     "fingerprint": "x",
@@ -389,7 +403,7 @@ READERS: Mapping[str, Reader] = {
     "key": Reader(
         path="key.pub", read=lambda path: key_id(read_public_key(str(path))), seeds=[f"untrusted comment: x\n{KEY}\n"]
     ),
-    "bundle": Reader(path="bundle.tar", read=read_bundle, seeds=[b"project:tar"]),
+    "bundle": Reader(path="bundle.tar", read=read_bundle, seeds=[_bundle]),
     "journal": Reader(
         path=".envforge/journal.json", read=lambda path: read_journal(path.parents[1]), seeds=[json.dumps(JOURNAL)]
     ),
@@ -414,10 +428,10 @@ READERS: Mapping[str, Reader] = {
     "wheel": Reader(
         path="x-1.0-py3-none-any.whl",
         read=lambda path: check_wheel(path, _artifact(path, "pip")),
-        seeds=[b"project:wheel"],
+        seeds=[_wheel],
     ),
     "package": Reader(
-        path="in", read=lambda path: _archive(path.with_name("x-1.0-0.conda"), path.read_bytes()), seeds=[b"PK\x05\x06"]
+        path="in", read=lambda path: _archive(path.with_name("x-1.0-0.conda"), path.read_bytes()), seeds=["PK\x05\x06"]
     ),
     "paths": Reader(
         path="paths.json",
@@ -433,7 +447,7 @@ READERS: Mapping[str, Reader] = {
     "index-json": Reader(
         path="index.json",
         read=_member,
-        seeds=['{"name": "x", "version": "1.0", "build": "0", "build_number": 0, "depends": ["a >=1"]}'],
+        seeds=[INDEX],
     ),
     "nvidia": Reader(path="nvidia-smi.txt", read=_text(_nvidia), seeds=[SMI_TABLE, SMI_XML, "0, 7.5\n", CHILD]),
     "netrc": Reader(
@@ -471,11 +485,12 @@ READERS: Mapping[str, Reader] = {
 }
 
 
-def _seeds(reader: Reader) -> list[bytes]:
+def seeds(reader: Reader) -> list[bytes]:
+    """Return the contents of the first inputs of a reader."""
     found: list[bytes] = []
     for seed in reader.seeds:
-        if isinstance(seed, bytes):
-            found.append(_binary(seed))
+        if not isinstance(seed, str):
+            found.append(seed())
         elif seed.startswith("project:"):
             found.append(_project()[seed.removeprefix("project:")])
         else:
@@ -484,35 +499,21 @@ def _seeds(reader: Reader) -> list[bytes]:
     return found
 
 
-def _binary(seed: bytes) -> bytes:
-    if not seed.startswith(b"project:"):
-        return seed
-    from tests.support.wheel import text_wheel
-
-    with tempfile.TemporaryDirectory() as folder:
-        if seed == b"project:wheel":
-            return text_wheel("x", "1.0", {"x/__init__.py": ""}, Path(folder), scripts=("x = x:main",)).read_bytes()
-        from envforge.prefix.bundle import write_bundle
-
-        write_bundle(Path(folder) / "bundle.tar", b"version: 1\n", PLATFORM, {}, Silent())
-        return (Path(folder) / "bundle.tar").read_bytes()
+def run(reader: Reader, data: bytes, folder: Path) -> None:
+    """Read one input below ``folder``; raise if the reader raises another error than ``EnvforgeError``."""
+    path = folder / reader.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    with contextlib.suppress(EnvforgeError):
+        reader.read(path)
 
 
 def fuzz(name: str, arguments: Sequence[str]) -> None:
     """Fuzz one reader in this process, which ends at the first failure."""
-    reader = READERS[name]
     with tempfile.TemporaryDirectory(prefix="envforge-fuzz-") as folder:
-        path = Path(folder) / reader.path
         os.environ |= {"HOME": folder, "PATH": ""}  # no hint starts git
-
-        def run(data: bytes) -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-            with contextlib.suppress(EnvforgeError):
-                reader.read(path)
-
         atheris = _atheris()
-        atheris.Setup([sys.argv[0], *arguments], run)
+        atheris.Setup([sys.argv[0], *arguments], lambda data: run(READERS[name], data, Path(folder)))
         atheris.Fuzz()
 
 
@@ -532,7 +533,7 @@ def main() -> None:
     for name in options.readers or READERS:
         folder = options.corpus / name
         folder.mkdir(parents=True, exist_ok=True)
-        for number, seed in enumerate(_seeds(READERS[name])):
+        for number, seed in enumerate(seeds(READERS[name])):
             (folder / f"seed-{number}").write_bytes(seed)
         limits = [f"-timeout={TIMEOUT_S}", f"-rss_limit_mb={MEMORY_MB}", f"-max_len={LONGEST}", "-print_final_stats=1"]
         work = [str(options.input)] if options.input else [str(folder), f"-max_total_time={options.seconds}"]

@@ -207,8 +207,13 @@ _BLOCK_START = re.compile(r"^[\s\0?:-]*", re.MULTILINE)
 _SHALLOW = 500  # levels that libyaml composes without a crash
 
 
-def check_yaml_depth(text: str | bytes) -> None:
-    """Raise ``ValueError`` if YAML nests deeply: libyaml 0.2.5 composes it recursively, and crashes the process."""
+def check_yaml_depth(text: str | bytes, longest: int = sys.maxsize) -> None:
+    """Raise ``ValueError`` if YAML nests deeply: libyaml 0.2.5 composes it recursively, and crashes the process.
+
+    A text of more than ``longest`` characters is an error, too.
+    """
+    if len(text) > longest:
+        raise ValueError(f"more than {longest:,} characters")
     plain = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     opened = plain.replace("{}", "").replace("[]", "")
     # neither bound can be exceeded by a document that nests less, and few documents reach them

@@ -17,10 +17,17 @@ import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from envforge.base.documents import check_yaml_depth
 from envforge.base.suggest import nearest
 from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, Hint
-from envforge.lock.platforms import EVERYWHERE, SelectorError, parse_selector, selector_of_comment
+from envforge.lock.platforms import (
+    EVERYWHERE,
+    SelectorError,
+    is_valid_marker,
+    parse_selector,
+    selector_of_comment,
+)
 
 Section = Literal["conda", "pip"]
 
@@ -37,6 +44,8 @@ _KEYS = (
 )
 _SELECTOR_KEY = re.compile(r"sel\((.*)\)")
 _ALIKE = 0.6
+_LONGEST = 2000  # characters of a package; longer ones take seconds to parse
+_LONGEST_TEXT = 200_000  # characters of a file, as PyYAML parses 100,000 a second; an export of 500 packages has 30,000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +124,8 @@ def parse_environment(text: str, path: Path) -> Environment:
 
 def parse_spec(text: str) -> Spec:
     """Parse a conda package such as ``conda-forge::numpy >=2,<3 py312*``; raise ``BadSpecError`` if it is invalid."""
+    if len(text) > _LONGEST:
+        raise BadSpecError(f"`{text[:_LONGEST]}` is longer than {_LONGEST} characters", "write a name and a version")
     match = _SPEC.fullmatch(text.strip())
     if "://" in text.partition("::")[2] or match is None:
         raise BadSpecError(f"`{text}` is not a conda package", "write a name and a version, such as `numpy >=2,<3`")
@@ -242,8 +253,9 @@ class _Reader:
 
     def _compose(self) -> yaml.Node:
         try:
+            check_yaml_depth(self._text, _LONGEST_TEXT)
             root = yaml.compose(self._text, Loader=yaml.SafeLoader)
-        except (yaml.YAMLError, RecursionError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise EnvforgeError(
                 f"`{self._path}` is not valid YAML: {' '.join(str(error).split())}", code="bad-environment"
             ) from error
@@ -350,7 +362,7 @@ class _Reader:
                 words = hint(match) if callable(hint) else (Hint(hint),)
                 raise self._error(node, f"`{text}` below `pip:` {reason}", words, code="pip-option")
         try:
-            requirement = Requirement(text)
+            requirement = _requirement(text)
         except InvalidRequirement as error:
             raise self._error(
                 node,
@@ -485,6 +497,16 @@ def _package_of(name: str, value: yaml.Node) -> str:
 
 # what follows a package on its line; in a list in brackets, that may be further packages
 _COMMENT = re.compile(r"""(?:'[^']*'|"(?:[^"\\]|\\.)*"|[^'"#\n]|(?<!\s)#)*(#.*)""")
+
+
+def _requirement(text: str) -> Requirement:
+    """Return a requirement of pip; raise ``InvalidRequirement`` also if its marker can't be evaluated."""
+    if len(text) > _LONGEST:
+        raise InvalidRequirement(f"it is longer than {_LONGEST} characters")
+    requirement = Requirement(text)
+    if requirement.marker is not None and not is_valid_marker(requirement.marker):
+        raise InvalidRequirement("its marker can't be evaluated")
+    return requirement
 
 
 def last_index(node: yaml.Node) -> int:

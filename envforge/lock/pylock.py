@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -22,7 +23,7 @@ from envforge.base.documents import Document, NonEmpty, Sha256
 from envforge.base.files import regular
 from envforge.errors import Hint
 from envforge.lock.lockfile import LockedPackage, Lockfile, LockfileError
-from envforge.lock.platforms import KNOWN_PLATFORMS, marker_environment
+from envforge.lock.platforms import KNOWN_PLATFORMS, is_valid_marker, marker_environment
 
 if TYPE_CHECKING:
     from tomlkit.items import Table
@@ -200,7 +201,7 @@ def parse_pylock(text: str, where: str) -> Lockfile:
         marker = _parsed(document, package.marker, f"{path}.marker") if package.marker else None
         chosen = [name for name in platforms if marker is None or _holds(marker, name, python)]
         packages += [_locked(package, name, _chosen(document, package, name, python, path)) for name in chosen]
-    recorded = (read.tool or {}).get(CREATED_BY, {})
+    recorded = document.convert((read.tool or {}).get(CREATED_BY, {}), dict[str, Any], f"tool.{CREATED_BY}")
     return Lockfile(
         platforms=tuple(platforms),
         channels=(),
@@ -212,10 +213,11 @@ def parse_pylock(text: str, where: str) -> Lockfile:
 
 
 def _parsed(document: Document, text: str, path: str) -> Marker:
-    try:
-        return Marker(text)
-    except InvalidMarker as error:
-        raise document.fault(path, "an environment marker", text) from error
+    with contextlib.suppress(InvalidMarker):
+        marker = Marker(text)
+        if is_valid_marker(marker):
+            return marker
+    raise document.fault(path, "an environment marker", text)
 
 
 def _holds(marker: Marker, platform: str, python: Version) -> bool:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import rattler
 from filelock import FileLock
-from rattler.exceptions import ExtractError, InstallerError, IoError, LinkError
+from rattler import exceptions
 from rattler.package_cache import PackageCache, PackageCacheLayer, ValidationMode
 from rattler.package_streaming import extract
 
@@ -42,6 +42,12 @@ from envforge.prefix.values import InstallRequest, Progress, progress_step
 _RESERVED = {"conda-meta", ENVFORGE_DIRECTORY}
 _INFO = "info"
 _MOST_LINKS = 40  # as the kernel of Linux follows, path_resolution(7)
+# of rattler, which have no common base: which of them an invalid file raises isn't documented
+_ERRORS: tuple[type[Exception], ...] = (
+    *(each for each in vars(exceptions).values() if isinstance(each, type) and issubclass(each, Exception)),
+    OSError,
+    ValueError,
+)
 _PROBE_BYTES = 1 << 20
 _ENTRY_POINT = re.compile(r"[^=]+=\s*[\w.-]+\s*:\s*[\w.-]+\s*")
 
@@ -153,7 +159,7 @@ def _unpack_again(item: Fetched, folder: Path, platform: str, store: Store) -> T
         tree = read_tree(fresh)
         _check_unpacked(item, fresh, tree, platform)
         _replace(folder, fresh)
-    except (ExtractError, IoError, OSError, ValueError) as error:
+    except _ERRORS as error:
         _check_writable(store.conda)
         store.evict(item.artifact)
         raise archive_damaged(item.artifact, _causes(error)) from error
@@ -300,7 +306,7 @@ def _read_record(item: Fetched, folder: Path) -> rattler.RepoDataRecord:
     size = item.path.stat().st_size
     try:
         record = rattler.PackageRecord.from_index_json(folder / _INFO / "index.json", size=size, **digests)
-    except (IoError, OSError, ValueError) as error:
+    except _ERRORS as error:
         raise archive_damaged(item.artifact, f"its record is not readable: {_causes(error)}") from error
     # as written, because rattler panics if the name in a lockfile differs from it only in case
     found = (record.name.source, str(record.version))
@@ -413,7 +419,7 @@ def link(
     chosen = tuple(archives)
     try:
         asyncio.run(_link(chosen, frozenset(removed), store, request, progress))
-    except (InstallerError, LinkError, IoError, OSError) as error:
+    except _ERRORS as error:
         raise OutsideError(
             f"failed to link packages into `{request.prefix}`: {_causes(error)}",
             hint="fix the cause; the next attempt reuses the downloaded files",
@@ -490,7 +496,7 @@ def read_records(prefix: Path, name: str = "") -> tuple[rattler.PrefixRecord, ..
     def read(path: Path) -> rattler.PrefixRecord:
         try:
             return rattler.PrefixRecord.from_path(path)
-        except (IoError, OSError, ValueError) as error:
+        except _ERRORS as error:
             raise record_fault(path, prefix, _causes(error)) from error
 
     with ThreadPoolExecutor() as pool:

@@ -517,9 +517,7 @@ class Installation:
         every = [*records, *(archive.record for archive in archives)]
         python = next((record for record in reversed(every) if record.name.normalized == "python"), None)
         site_packages = site_packages_path(python, self.plan.platform) if python else "site-packages"
-        joined = Joined(
-            archives=archives, site_packages=site_packages, prefix=None if emptied else self.request.prefix
-        )
+        joined = Joined(archives=archives, site_packages=site_packages, prefix=None if emptied else self.request.prefix)
         joined.check()
         # uv writes wheels while conda packages are linked, so the links on the disk show only later where files arrive
         site = Site(prefix=Path(), packages=Path(site_packages), program=Path("bin/python"))

@@ -123,11 +123,13 @@ def check_wheel(path: Path, artifact: Artifact) -> None:
 
 def _dist_info(archive: zipfile.ZipFile, artifact: Artifact) -> str:
     """Return the name of the only ``.dist-info`` of a wheel, which must be the one of its file name."""
-    found = sorted({top for top in (name.split("/", 1)[0] for name in archive.namelist()) if top.endswith(".dist-info")})
+    tops = {name.split("/", 1)[0] for name in archive.namelist()}
+    found = sorted(top for top in tops if top.endswith(".dist-info"))
     wheel = wheel_of(artifact)
     if [_named(name) for name in found] != [(wheel.name, Version(wheel.version))]:
         named = ", ".join(f"`{printable(name)}`" for name in found) or "none"
-        raise archive_damaged(artifact, f"expected one directory `{wheel.name}-{wheel.version}.dist-info`, found {named}")
+        expected = f"{wheel.name}-{wheel.version}.dist-info"
+        raise archive_damaged(artifact, f"expected one directory `{expected}`, found {named}")
     return found[0]
 
 
@@ -173,7 +175,8 @@ def _check_members(members: Iterable[zipfile.ZipInfo], artifact: Artifact) -> No
             raise refused(artifact, name, "is a link, a device, or a program that changes its user")
         if name in names:  # readers of zip files disagree about which of them counts
             raise refused(artifact, name, "is in the wheel twice")
-        if re.search(r"[\0-\x1f\x7f-\x9f]", name) or any(len(part.encode()) > _LONGEST_NAME for part in name.split("/")):
+        longest = max(len(part.encode()) for part in name.split("/"))
+        if longest > _LONGEST_NAME or re.search(r"[\0-\x1f\x7f-\x9f]", name):
             raise archive_damaged(artifact, f"no file can be named `{printable(name)}`")
         names.add(name)
 

@@ -189,7 +189,18 @@ ATTACKS: dict[str, list[Member]] = {
     "metadata in a link": [_symlink("info", "x"), _member("x/index.json"), _member("x/paths.json", _listed(OUTSIDE))],
     "build up": [_index(build="0/../../../x"), _member(LIST, _listed())],
 }
-NOT_A_LIST = ("null", "[]", "7", '{"paths": null}', '{"paths": [7], "paths_version": 1}', "[" * 100_000, "\xff", "")
+NO_SUBDIR = '{"name": "evil", "version": "1.0", "build": "0", "build_number": 0}'
+NOT_A_LIST = (
+    NO_SUBDIR,
+    "null",
+    "[]",
+    "7",
+    '{"paths": null}',
+    '{"paths": [7], "paths_version": 1}',
+    "[" * 100_000,
+    "\xff",
+    "",
+)
 
 
 @pytest.fixture

@@ -70,6 +70,13 @@ def audit(session: nox.Session) -> None:
     session.run("pip-audit", "--skip-editable", "--strict", *session.posargs)
 
 
+@nox.session(default=False, python="3.12")
+def fuzz(session: nox.Session) -> None:
+    """Fuzz the readers of documents; arguments after ``--`` go to ``tools.fuzz``."""
+    session.install("-e", ".", "atheris>=3,<4")
+    session.run("python", "-m", "tools.fuzz", *session.posargs)
+
+
 @nox.session(default=False)
 def network(session: nox.Session) -> None:
     """Run the tests that need the real package servers."""

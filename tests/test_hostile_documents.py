@@ -72,6 +72,10 @@ CONTENTS = {
     "NUL": b"\0" * 100,
     "no UTF-8": b"\xff\xfe\xfd",
     "wrong types": b'{"schema_version": {}, "version": [], "name": {}, "metadata": 3, "package": "x", "result": []}',
+    "wrong types in toml": b"index-url = 3\nindex = 3\ncatalogue = 3\nschema_version = []\nrequires-python = 3\n",
+    "number as a key": b"version: 1\n4: x\nmetadata: {5: x}\n",
+    "many values": b"[" + b"{}," * 3_000_001 + b"{}]",
+    "many lines": b"a = 1\n" * 600_000,
     "CSV without end": b'"' + b"a,\n" * 1000,
 }
 
@@ -129,6 +133,7 @@ DOCUMENTS = (
     Case(path="conda-lock.yml", command="install --frozen"),
     Case(path="conda-lock.yml", command="export explicit"),
     Case(path="conda-lock.yml", command="lock --check", prepare=_environment),
+    Case(path="pylock.toml", command="install pylock.toml --frozen", accepted=("directory",)),
     Case(path="environment.yml", command="lock --check", prepare=_lockfile),
     Case(path="environment.yml", command="add zlib --dry-run"),
     Case(
@@ -151,6 +156,7 @@ DOCUMENTS = (
     ),
     Case(path="envforge.toml", command="update --dry-run --no-lock"),
     Case(path=".envforge/baseline.json", command="update --dry-run --no-lock", prepare=_project),
+    Case(path=".envforge-new/journal.json", command="update --no-lock", prepare=_project, accepted=NOT_THERE),
     Case(path="p/.envforge/journal.json", command="audit --prefix p", prepare=_prefix),
     Case(path="p/conda-meta/x-1.0-0.json", command=lambda path: read_conda(path.parents[1])),
     Case(

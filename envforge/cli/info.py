@@ -268,7 +268,7 @@ def _catalogue(folder: Path, environment: Mapping[str, str]) -> str:
 def _record_version(path: Path) -> str:
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"unknown: `{path}` is not a valid record ({type(error).__name__})"
 
 

@@ -20,7 +20,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from envforge.base.files import exclusive_lock, workshop, write_atomic
+from envforge.base.files import exclusive_lock, regular, workshop, write_atomic
 from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.check import Difference, needs_python, python_of
@@ -149,7 +149,7 @@ def _read(request: LockRequest) -> tuple[Inputs, Lockfile]:
 def _own_text(path: Path) -> str:
     """Return the text of a pylock.toml that envforge wrote, or nothing; raise ``EnvforgeError`` for another tool's."""
     try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        text = regular(path).read_text(encoding="utf-8") if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise EnvforgeError(f"cannot read `{path}`: {error}", code="lockfile-unreadable") from error
     if text and not is_own(text):

@@ -32,7 +32,7 @@ from envforge.lock.match_spec import BadSpecError, parse_spec
 from envforge.lock.names import NameMapping, is_torch_family
 from envforge.lock.pip_requirement import BadRequirementError, parse_requirement
 from envforge.lock.platforms import EVERYWHERE
-from envforge.lock.project import project_command
+from envforge.lock.project import project_command, read_text
 
 
 def replace_scalar(text: str, node: yaml.Node, value: str) -> str:
@@ -190,7 +190,7 @@ def _not_listed(environment: Environment, name: str, others: Sequence[Path]) -> 
     near = nearest(name.lower(), known, alike=0.6)
     hints = [Hint(f"did you mean `{near}`?")] if near else []
     for path in others:
-        if _named(parse_environment(path.read_text(encoding="utf-8"), path), name):
+        if _named(parse_environment(read_text(path), path), name):
             files = [environment.path, *(other for other in others if other != path)]
             hints = [Hint(f"to remove it from `{path}`", project_command("remove", path, None, [name], files))]
     return RequestError(

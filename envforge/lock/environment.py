@@ -16,6 +16,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from envforge.base.documents import check_yaml_depth
 from envforge.base.suggest import nearest
 from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, Hint
@@ -40,6 +41,7 @@ _KEYS = (
 _CHANNEL = re.compile(r"[a-z+]+://\S+|(?:[A-Za-z]:)?[/\\].*|[\w.-]+(?:/[\w.-]+)*/?")
 _SELECTOR_KEY = re.compile(r"sel\((.*)\)")
 _ALIKE = 0.6
+_LONGEST_TEXT = 200_000  # characters of a file, as PyYAML parses 100,000 a second; an export of 500 packages has 30,000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,8 +145,9 @@ class _Reader:
 
     def _compose(self) -> yaml.Node:
         try:
+            check_yaml_depth(self._text, _LONGEST_TEXT)
             root = yaml.compose(self._text, Loader=yaml.SafeLoader)
-        except (yaml.YAMLError, RecursionError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise self._not_yaml(error) from error
         if root is None:
             raise self._error(None, "the file is empty", "add `channels:`, `platforms:`, and `dependencies:`")

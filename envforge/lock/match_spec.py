@@ -50,12 +50,15 @@ _CONSTRAINT = re.compile(
     r"(?P<operator>[=!<>~]=|[<>=]|)(?P<version>(?:\d+!)?[0-9A-Za-z_][0-9A-Za-z_.+-]*?)(?P<star>\.?\*)?"
 )
 _MAX_ALTERNATIVES = 64
+_LONGEST = 2000  # characters of a package; longer ones take seconds to parse
 _EXAMPLE = "write a name and a version, such as `numpy >=2,<3`"
 
 
 def parse_spec(text: str) -> Spec:
     """Parse a conda package such as ``conda-forge::numpy >=2,<3 py312*``; raise ``BadSpecError`` if it is invalid."""
     text = text.strip()
+    if len(text) > _LONGEST:
+        raise BadSpecError(f"`{text[:40]}…` is longer than {_LONGEST} characters", _EXAMPLE)
     match = _SPEC.fullmatch(text)
     if match is None or _FILE.fullmatch(text) or "://" in text.partition("::")[2]:
         raise _not_a_package(text)

@@ -13,6 +13,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from envforge.base.urls import hide_secrets, show_url
 from envforge.errors import Hint
+from envforge.lock.platforms import is_valid_marker
 
 
 class BadRequirementError(Exception):
@@ -27,12 +28,17 @@ class BadRequirementError(Exception):
 def parse_requirement(text: str) -> Requirement:
     """Parse a line below ``pip:``; raise ``BadRequirementError`` if a lockfile can't contain what it requests."""
     text = text.strip()
+    if len(text) > _LONGEST:
+        reason = f"`{text[:40]}…` below `pip:` is longer than {_LONGEST} characters"
+        raise BadRequirementError(reason, (Hint('write a requirement such as `"rich>=13"`'),))
     for pattern, reason, hint in _NOT_LOCKED:
         if match := pattern.match(text):
             hints = hint(match) if callable(hint) else (Hint(hint),)
             raise BadRequirementError(f"`{text}` below `pip:` {reason}", hints, "pip-option")
     try:
         requirement = Requirement(text)
+        if requirement.marker is not None and not is_valid_marker(requirement.marker):
+            raise InvalidRequirement("its marker can't be evaluated")
     except InvalidRequirement as error:
         reason = f"`{text}` below `pip:` is not a valid requirement: {str(error).splitlines()[0]}"
         raise BadRequirementError(reason, (Hint(_spelling(text)),)) from error
@@ -46,6 +52,7 @@ def parse_requirement(text: str) -> Requirement:
     return requirement
 
 
+_LONGEST = 2000  # characters of a requirement; longer ones take seconds to parse
 _DIRECT = re.compile(r"https://\S+#sha256=[0-9a-f]{64}")
 _NAME = r"[A-Za-z0-9][\w.-]*(?:\[[^\]]*\])?"
 # a typing mistake, and its correction

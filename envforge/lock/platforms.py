@@ -9,7 +9,8 @@ import ast
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from packaging.version import Version
+from packaging.markers import Marker, UndefinedComparison, UndefinedEnvironmentName
+from packaging.version import InvalidVersion, Version
 
 from envforge.base.suggest import nearest
 
@@ -182,6 +183,15 @@ MACHINES = {
     "osx-arm64": "arm64",
     "win-64": "AMD64",
 }
+
+
+def is_valid_marker(marker: Marker) -> bool:
+    """Return whether a marker can be evaluated: some, such as ``os_name ~= 'x'``, only fail then."""
+    try:
+        marker.evaluate({**marker_environment(KNOWN_PLATFORMS[0], Version("3.12")), "extra": ""})
+    except (UndefinedComparison, UndefinedEnvironmentName, InvalidVersion):
+        return False
+    return True
 
 
 def marker_environment(platform: str, python: Version) -> dict[str, str]:

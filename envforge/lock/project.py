@@ -341,7 +341,7 @@ def _row(anchor: Path, path: Path, data: bytes) -> _Row:
 
 def _digest(path: Path) -> str | None:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(regular(path).read_bytes()).hexdigest()
     except FileNotFoundError:
         return None
 

@@ -21,6 +21,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion, Version
 
 from envforge.base.documents import Document, NonEmpty, Sha256
+from envforge.base.files import regular
 from envforge.base.urls import Url, show_url
 from envforge.errors import Hint, printable
 from envforge.lock.lockfile import (
@@ -80,7 +81,7 @@ def has_own_pylock(lockfile: Path) -> bool:
 def _text_of(path: Path) -> str:
     """Return the text of a file; empty if it can't be read."""
     try:
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
+        return regular(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
 

@@ -59,6 +59,7 @@ from envforge.prefix.wheels import (
     Batch,
     Site,
     build_wheels,
+    check_places,
     check_wheels,
     find_site,
     install_wheels,
@@ -351,7 +352,7 @@ def split_python(archives: Iterable[Archive]) -> tuple[tuple[Archive, ...], tupl
         name = waiting.popleft()
         if name in named and name not in needed:
             needed[name] = named[name]
-            waiting.extend(words.split()[0] for words in named[name].record.depends if words)
+            waiting.extend(words.split()[0] for words in named[name].record.depends if words.strip())
     return tuple(needed.values()), tuple(archive for name, archive in named.items() if name not in needed)
 
 
@@ -384,7 +385,7 @@ class Installation:
         conda, wheels = fetched[: len(todo.conda)], fetched[len(todo.conda) :]
         check_wheels(wheels, store)
         archives = unpack(conda, store, self.plan.platform, progress, reread=request.reread)
-        self._check_joined(archives, todo)
+        self._check_joined(archives, wheels, todo)
         _name_editables(todo.editable, progress, kept=not self._empties(todo))
         journal = self._begin(todo)
         if "python" in todo.conda_kept:  # first, because the new conda packages may contain the same libraries
@@ -521,7 +522,7 @@ class Installation:
         if gone:
             uninstall(gone, find_site(self.request.prefix, self.plan.platform), store)
 
-    def _check_joined(self, archives: tuple[Archive, ...], todo: Changes) -> None:
+    def _check_joined(self, archives: tuple[Archive, ...], wheels: tuple[Fetched, ...], todo: Changes) -> None:
         """Raise ``EnvforgeError`` if packages write outside the prefix through links; report common files."""
         if not archives:
             return
@@ -529,12 +530,12 @@ class Installation:
         records = () if emptied else read_records(self.request.prefix)
         every = [*records, *(archive.record for archive in archives)]
         python = next((record for record in reversed(every) if record.name.normalized == "python"), None)
-        joined = Joined(
-            archives=archives,
-            site_packages=site_packages_path(python, self.plan.platform) if python else "site-packages",
-            prefix=None if emptied else self.request.prefix,
-        )
+        site_packages = site_packages_path(python, self.plan.platform) if python else "site-packages"
+        joined = Joined(archives=archives, site_packages=site_packages, prefix=None if emptied else self.request.prefix)
         joined.check()
+        # uv writes wheels while conda packages are linked, so the links on the disk show only later where files arrive
+        site = Site(prefix=Path(), packages=Path(site_packages), program=Path("bin/python"))
+        check_places((item for item in wheels if not item.artifact.is_source), site, joined.resolve)
         kept = {record.name.normalized: map(Path.as_posix, record.files) for record in records}
         linked = {archive.record.name.normalized for archive in archives}
         for warning in joined.shared({name: files for name, files in kept.items() if name not in linked}):

@@ -25,6 +25,7 @@ from envforge.errors import EnvforgeError, printable
 from envforge.lock.project import is_environment
 from envforge.prefix.journal import record_fault, recreate_command
 
+ORIGIN = "direct_url.json"
 _UNCHECKED_KINDS = {"directory", "pyc_file"}
 
 
@@ -335,7 +336,7 @@ def _rows(record: Path, site_packages: str) -> Iterator[Claim]:
 
 
 def _origin(info: Path) -> Origin | None:
-    path = info / "direct_url.json"
+    path = info / ORIGIN
     if not path.is_file():
         return None
     document = _document(path)

@@ -203,6 +203,6 @@ def _await_writers(folder: Path, progress: Progress) -> None:
 
 def _holder(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip() or "unknown"
+        return path.read_text(encoding="utf-8", errors="replace").strip() or "unknown"
     except OSError:
         return "unknown"

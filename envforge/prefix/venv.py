@@ -10,6 +10,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from envforge.base.files import regular
 from envforge.errors import EnvforgeError, Hint, OutsideError
 
 WINDOWS = os.name == "nt"
@@ -30,7 +31,7 @@ def venv_python(prefix: Path) -> Version | None:
 
 def _configuration(prefix: Path) -> str:
     try:
-        return (prefix / _CONFIGURATION).read_text(encoding="utf-8")
+        return regular(prefix / _CONFIGURATION).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
 

@@ -49,11 +49,9 @@ def derived_variants(folder: Path) -> tuple[str, ...]:
     names = list_variants(folder)
     if not names:
         return ()
-    from envforge.lock.variants import VARIANT_HEAD  # noqa: PLC0415 - most projects have no variants
+    from envforge.lock.variants import is_derived  # noqa: PLC0415 - most projects have no variants
 
-    sources = {name: folder / VARIANTS_DIRECTORY / name / ENVIRONMENT_FILE for name in names}
-    texts = {name: path.read_text(encoding="utf-8") for name, path in sources.items() if path.is_file()}
-    return tuple(name for name, text in texts.items() if text.startswith(VARIANT_HEAD))
+    return tuple(name for name in names if is_derived(folder / VARIANTS_DIRECTORY / name / ENVIRONMENT_FILE))
 
 
 def relock_variants(

@@ -78,12 +78,81 @@ def test_repeated_convolution_uses_cudnn(tmp_path: Path, monkeypatch: pytest.Mon
     from envforge.verify.training.envforge_measures import device
 
     seen: list[tuple[bool, bool]] = []
-    convolve = device.functional.conv2d
+    convolve = torch.nn.functional.conv2d
 
     def watched(*arguments: Any, **options: Any) -> Any:
         seen.append((torch.backends.cudnn.enabled, torch.backends.cudnn.deterministic))
         return convolve(*arguments, **options)
 
-    monkeypatch.setattr(device.functional, "conv2d", watched)
+    monkeypatch.setattr(torch.nn.functional, "conv2d", watched)
     device.same_bits(context_of(tmp_path, []))
     assert set(seen) == {(True, True)}
+
+
+@pytest.mark.gpu
+def test_a_captured_step_trains_like_the_step_itself() -> None:
+    from envforge.verify.training.envforge_measures.models import WARM, _captured
+
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU here")
+
+    def trained(*, is_captured: bool) -> tuple[Any, float]:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(16, 16).cuda()
+        rows = torch.randn(8, 16, device="cuda")
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True, capturable=is_captured)
+
+        def step() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast("cuda", torch.float16):
+                loss = model(rows).square().mean()
+            loss.backward()
+            optimizer.step()
+
+        # capturing executes nothing, so the steps are those before it and the replays
+        act = _captured(step) if is_captured else step
+        for _ in range(5 if is_captured else WARM + 5):
+            act()
+        torch.cuda.synchronize()
+        return model.weight.detach().clone(), float(model(rows).square().mean())
+
+    torch.testing.assert_close(trained(is_captured=True), trained(is_captured=False), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", ["eager", "graph", "compile"])
+def test_each_variant_runs_on_a_gpu(tmp_path: Path, variant: str) -> None:
+    from envforge.verify.training.envforge_measures.context import Context
+    from envforge.verify.training.envforge_measures.models import TINY_IMAGES, TINY_TEXTS, run
+
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU here")
+    context = Context({"device": "cuda:0", "tiny": True}, str(tmp_path), print)
+    for reference in (*TINY_IMAGES, *TINY_TEXTS):
+        found = run(context, reference, 2, context.low, variant)
+        assert found.get("step_s", 0) > 0, found
+        assert found["peak_memory_bytes"] > 0
+
+
+@pytest.mark.gpu
+def test_nccl_sums_in_one_process() -> None:
+    import json
+    import subprocess
+    import sys
+
+    from envforge.base.process import marked_lines
+    from envforge.verify.environment.observe import PROGRAMS
+
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU here")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
+    done = subprocess.run(
+        [*torchrun, str(PROGRAMS / "envforge_measures" / "collective.py"), "nccl"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    (line,) = marked_lines(done.stdout)
+    assert (line["sum"], line["ranks"]) == (1.0, 1), json.dumps(line)

@@ -243,7 +243,7 @@ def _seconds(context: Context, step: Callable[[], Any]) -> float:
 
 def _captured(step: Callable[[], Any]) -> Callable[[], Any]:
     """Capture a step into a CUDA graph, and return the function that replays it."""
-    stream = torch.cuda.Stream()
+    stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # what is done once can't be captured: selecting kernels, and optimizer state
         for _ in range(WARM):

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from envforge.base.process import Child, ProcessEnd
 from tools.gpu_acceptance.__main__ import NEEDED, ROOT, main, unpack
 from tools.gpu_acceptance.report import Report, Result
+from tools.gpu_acceptance.steps import Acceptance, Request
 
 assert sys.platform == "linux"
 
@@ -93,6 +95,54 @@ def test_a_machine_without_a_gpu_is_reported(tmp_path: Path) -> None:
     found = {step["name"]: (step["status"], step["found"]) for step in read(tmp_path)["steps"]}
     assert found["speed"] == ("not reached", "torch finds no GPU")
     assert found["detect"][0] == "passed"
+
+
+def stubbed(folder: Path, monkeypatch: pytest.MonkeyPatch, output: str) -> Acceptance:
+    """Return an acceptance on a machine with a GPU, whose commands print ``output``."""
+    request = Request(out=folder, scratch=folder, minutes=1, paths=(), projects=folder / "none", templates=("tabular",))
+    acceptance = Acceptance(request)
+    acceptance.has_gpu = True
+    monkeypatch.setattr(acceptance, "_module", lambda *_: (ProcessEnd(seconds=1, exit_code=0), output))
+    return acceptance
+
+
+@pytest.mark.parametrize(("is_gpu", "status"), [(True, "passed"), (False, "failed")])
+def test_verify_must_use_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_gpu: bool, status: str) -> None:
+    record = {"training": {"devices": [{"is_gpu": is_gpu}]}}
+    output = json.dumps({"result": {"counts": {"pass": 3}, "findings": [], "record": record}})
+    result = Result(name="verify")
+    stubbed(tmp_path, monkeypatch, output)._verify("train", "tabular", result, 60)
+    assert (result.status, "verify found no GPU, but torch does" in result.found) == (status, not is_gpu)
+
+
+@pytest.mark.parametrize(
+    ("last", "status"), [("=== 9 passed, 1 skipped in 3 s ===", "passed"), ("=== 5 skipped in 3 s ===", "failed")]
+)
+def test_tests_that_all_skip_are_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str, status: str
+) -> None:
+    result = Result(name="tests")
+    stubbed(tmp_path, monkeypatch, f"a line\n{last}\n")._test([], result, 60)
+    assert (result.status, result.found.partition(" in ")[0]) == (status, last.strip("= ").partition(" in ")[0])
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [("OutOfMemoryError: CUDA out of memory", "passed"), ("AcceleratorError: an illegal access", "failed")],
+)
+def test_a_model_may_only_be_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str, status: str
+) -> None:
+    run = {"model": "m", "batch": 1, "variant": "eager", "precision": "bf16", "fp32": None, "error": error}
+
+    def child(started: Child) -> tuple[ProcessEnd, tuple[dict[str, Any], ...]]:
+        started.hear({"event": "run", **run})
+        return ProcessEnd(seconds=1, exit_code=0), ()
+
+    monkeypatch.setattr("tools.gpu_acceptance.steps.run_child", child)
+    result = Result(name="speed")
+    stubbed(tmp_path, monkeypatch, "")._measure(("models",), result, 60)
+    assert (result.status, result.runs) == (status, [run])
 
 
 def test_table_compares_low_precision_with_both_kinds_of_fp32() -> None:

@@ -130,7 +130,7 @@ class Acceptance:
         self._describe_device()
         for step, result in zip(steps, self.report.steps, strict=True):
             left_s = 60 * self.request.minutes - (time.monotonic() - self.started)
-            if step.needs_gpu and not self.has_gpu and not self.request.is_cpu:
+            if step.needs_gpu and not self._on_gpu and not self.request.is_cpu:
                 result.found = "torch finds no GPU"
             elif left_s >= SHORTEST_S:
                 began = time.monotonic()
@@ -162,6 +162,10 @@ class Acceptance:
             yield Step(name=f"verify {template}", limit_s=120, act=partial(self._verify, "train", template))
         yield Step(name="torch.compile", limit_s=240, act=partial(self._measure, ("compilation",)))
         yield Step(name="tests of verify", limit_s=240, act=partial(self._test, [ROOT / _LONG_TEST]))
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.has_gpu and not self.request.is_cpu
 
     def _describe_device(self) -> None:
         command = (sys.executable, "-c", _DEVICE)
@@ -198,7 +202,10 @@ class Acceptance:
             names = [each["check"] for each in report["findings"] if each["verdict"] == verdict]
             found += [f"{verdict}: {', '.join(dict.fromkeys(names))}"] if names else []
         failed = [f"{each['check']}: {each['observed']}" for each in report["findings"] if each["verdict"] == "fail"]
-        return _complete(result, end, "\n".join(failed), "; ".join(found))
+        devices = (report["record"].get("training") or {}).get("devices", ())
+        no_gpu = self._on_gpu and template is not None and not any(each["is_gpu"] for each in devices)
+        lacks = ["verify found no GPU, but torch does"] if no_gpu else []
+        return _complete(result, end, "\n".join(failed), "; ".join(found), lacks)
 
     def _smoke(self, template: str, result: Result, limit_s: float) -> None:
         how = ["--skip-gpu", "CPU mode"] if self.request.is_cpu else ["--require-gpu"]
@@ -213,11 +220,16 @@ class Acceptance:
         end, output = self._module(ROOT, limit_s, "pytest", *options, *map(str, files))
         lines = output.splitlines()
         failed = [line for line in lines if line.startswith("FAILED") or " FAILED " in line or " ERROR " in line]
-        _complete(result, end, output, "; ".join([*lines[-1:], *failed]).strip("= "))
+        last = (lines or [""])[-1].strip("= ")
+        lacks = ["no test ran"] if self._on_gpu and " passed" not in last else []  # all of them skip without a GPU
+        _complete(result, end, output, "; ".join([last, *failed]), lacks)
 
     def _measure(self, measures: tuple[str, ...], result: Result, limit_s: float) -> None:
-        device = "cuda:0" if self.has_gpu and not self.request.is_cpu else "cpu"
-        specification = {"device": device, "measures": measures, "tiny": self.request.is_cpu}
+        specification = {
+            "device": "cuda:0" if self._on_gpu else "cpu",
+            "measures": measures,
+            "tiny": self.request.is_cpu,
+        }
         raised: list[str] = []
 
         def hear(line: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes.util
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -212,7 +211,7 @@ def _cgroups(root: Path) -> Iterator[Path]:
     yield from (top, top / "cpu")  # in a container, the group itself is mounted here
     listing = root / "proc/self/cgroup"
     for line in listing.read_text(errors="replace").splitlines() if listing.is_file() else ():
-        _, controllers, name = (line.split(":", 2) + ["", ""])[:3]
+        controllers, _, name = line.partition(":")[2].partition(":")
         group = Path(name.strip("/"))
         # a path with `..` is outside of the container, so it isn't mounted
         if ".." not in group.parts and (not controllers or "cpu" in controllers.split(",")):

@@ -25,9 +25,10 @@ from typing import Any
 
 import msgspec
 import zstandard
-from solver import RECORDS, SPECS, children_cpu_s, serve
 
 assert sys.platform != "win32"
+
+from solver import RECORDS, SPECS, children_cpu_s, serve  # noqa: E402 - the module exists only on these platforms
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATED = 23_000  # records of each generated channel, as many as there are real ones

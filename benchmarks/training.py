@@ -13,7 +13,7 @@ clearing, augmentation, optimizer, and precision. ``control`` is ``bare`` a seco
 other load affects all of them alike. On a GPU, whose queue a turn must not cut short, they take turns after each round
 of updates. They train the same model, because two models of one kind differ by up to 2 % in speed, by their place in
 memory; only ``timm`` has its own, because a scheduler changes the optimizer. Prints the medians of wall-clock and CPU
-time, and the ratio of the first quartile of the turns to that of ``bare``. Needs torch and the packages of the template.
+time, and the ratio of the first quartile of turns to that of ``bare``. Needs torch and the packages of the template.
 """
 
 from __future__ import annotations
@@ -259,8 +259,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         render(arguments.template, Path(folder))
         turns = take_turns(arguments, Path(folder) / "runs")
-    load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
-    sys.stdout.write(f"{table(turns)}\n\n{len(turns['bare'])} turns of each; load of the machine: {load}\n")
+    sys.stdout.write(f"{table(turns)}\n\n{len(turns['bare'])} turns of each\n")
+    if sys.platform != "win32":
+        sys.stdout.write(f"load of the machine: {', '.join(f'{each:.1f}' for each in os.getloadavg())}\n")
 
 
 if __name__ == "__main__":

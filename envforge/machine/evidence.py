@@ -13,6 +13,7 @@ from typing import Any
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
+from envforge.machine.gpu_tables import pci_gpu, tegra_capability
 from envforge.machine.nvidia_text import (
     SmiReport,
     TextFormatError,
@@ -24,9 +25,7 @@ from envforge.machine.nvidia_text import (
     parse_smi_table,
     parse_smi_xml,
     parse_version,
-    pci_gpu,
     smi_failure,
-    tegra_capability,
 )
 from envforge.machine.values import Gpu, MigDevice
 from envforge.machine.world import ProgramResult, World

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
+from envforge.machine.gpu_tables import pci_gpu
 from envforge.machine.values import Gpu, MigDevice
 
 if TYPE_CHECKING:
@@ -189,98 +189,3 @@ def smi_failure(exit_code: int, output: str) -> str | None:
         if words in lowered:
             return failure
     return None if exit_code == 0 else _EXIT_CODES.get(exit_code, "failed")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PciRow:
-    """A GPU known by its PCI device ID."""
-
-    chip: str
-    name: str
-    compute_capability: ComputeCapability
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _PciTable:
-    """``nvidia-pci.toml``: the capability of each chip, and the chip and product of each device ID."""
-
-    chips: dict[str, ComputeCapability]
-    devices: dict[str, tuple[str, str]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Branch:
-    """A driver branch, and the newest CUDA that it supports."""
-
-    driver: int
-    cuda: Version
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DriverSupport:
-    """The first and the last driver branch that support a compute capability, as far as they are known."""
-
-    capability: ComputeCapability
-    first: int | None = None
-    last: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _DriverTable:
-    """``nvidia-drivers.json``: the branches, oldest first, and the capability of each Tegra chip."""
-
-    branches: tuple[_Branch, ...]
-    supports: tuple[DriverSupport, ...]
-    tegra: dict[str, ComputeCapability]
-
-
-@cache
-def _drivers() -> _DriverTable:
-    from envforge.base.data_files import read_data  # noqa: PLC0415 - only a machine with a driver needs it
-
-    return read_data("nvidia-drivers.json", _DriverTable)
-
-
-@cache
-def _pci() -> _PciTable:
-    from envforge.base.data_files import read_data  # noqa: PLC0415 - as above
-
-    return read_data("nvidia-pci.toml", _PciTable)
-
-
-def branch_cuda(driver: Version) -> Version | None:
-    """Return the newest CUDA that the driver supports without a compatibility library; None for an unknown branch."""
-    return next((row.cuda for row in _drivers().branches if row.driver == driver.major), None)
-
-
-def nearest_branch_cuda(driver: Version) -> Version | None:
-    """Return the newest CUDA of the driver's branch, or of the nearest older branch in the table; None without one."""
-    older = [row for row in _drivers().branches if row.driver <= driver.major]
-    return older[-1].cuda if older else None
-
-
-def driver_support(capability: ComputeCapability) -> DriverSupport:
-    """Return the driver branches that support a GPU."""
-    rows = _drivers().supports
-    return next((row for row in rows if row.capability == capability), DriverSupport(capability=capability))
-
-
-def tegra_capability(compatible: str) -> ComputeCapability | None:
-    """Return the compute capability of a Jetson, from the contents of ``/proc/device-tree/compatible``."""
-    return next((each for chip, each in _drivers().tegra.items() if f"nvidia,{chip}" in compatible), None)
-
-
-def pci_gpu(device_id: str) -> PciRow | None:
-    """Return the GPU with a PCI device ID of vendor NVIDIA, such as ``0x2237``; None if it isn't in the table."""
-    row = _pci().devices.get(device_id.removeprefix("0x").lower())
-    if row is None:
-        return None
-    chip, name = row
-    return PciRow(chip=chip, name=name, compute_capability=_pci().chips[chip])
-
-
-def named_capability(name: str) -> ComputeCapability | None:
-    """Return the compute capability of a GPU by its name; None unless it is the product of one kind of chip."""
-    product = name.removeprefix("NVIDIA ")
-    found = {_pci().chips[chip] for chip, known in _pci().devices.values() if known and known == product}
-    return found.pop() if len(found) == 1 else None

@@ -18,7 +18,7 @@ from envforge.base.envelope import Json, to_json
 from envforge.base.files import regular
 from envforge.base.terms import ComputeCapability
 from envforge.errors import EnvforgeError, Hint, RequestError
-from envforge.machine.nvidia_text import branch_cuda, named_capability
+from envforge.machine.gpu_tables import branch_cuda, named_capability
 from envforge.machine.values import Driver, Gpu, Machine, driver_text
 
 if TYPE_CHECKING:

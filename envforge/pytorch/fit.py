@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
-from envforge.machine.nvidia_text import driver_support
+from envforge.machine.gpu_tables import driver_support
 from envforge.machine.values import Condition, Machine, driver_text
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.selection import Build, Grade

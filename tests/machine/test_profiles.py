@@ -10,7 +10,7 @@ from packaging.version import Version
 from envforge.base.data_files import read_data
 from envforge.base.terms import ComputeCapability
 from envforge.errors import RequestError
-from envforge.machine.nvidia_text import branch_cuda, nearest_branch_cuda, pci_gpu, tegra_capability
+from envforge.machine.gpu_tables import branch_cuda, nearest_branch_cuda, pci_gpu, tegra_capability
 from envforge.machine.record import MachineRecordError, load_machine
 from envforge.machine.values import Machine
 

@@ -49,6 +49,10 @@ class DriverSupport:
     last: int | None = None
     sbsa_cuda: Version | None = None
 
+    def has(self, driver: Version) -> bool:
+        """Return whether the branches, as far as they are known, include the one of a driver."""
+        return (self.first or 0) <= driver.major <= (self.last or driver.major)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Tegra:
@@ -61,9 +65,10 @@ class _Tegra:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _DriverTable:
-    """``nvidia-drivers.json``: the branches, oldest first, and the Tegra chips."""
+    """``nvidia-drivers.json``: the branches, oldest first, the Tegra chips, and the oldest GPU of the open modules."""
 
     branches: tuple[_Branch, ...]
+    open_modules_from: ComputeCapability
     supports: tuple[DriverSupport, ...]
     tegra: tuple[_Tegra, ...]
 
@@ -123,6 +128,11 @@ def driver_support(capability: ComputeCapability) -> DriverSupport:
     """Return the driver branches that support a GPU."""
     rows = _drivers().supports
     return next((row for row in rows if row.capability == capability), DriverSupport(capability=capability))
+
+
+def has_open_module(capability: ComputeCapability) -> bool:
+    """Return whether the open kernel modules of the driver support a GPU."""
+    return capability >= _drivers().open_modules_from
 
 
 def tegra_capability(compatible: str) -> ComputeCapability | None:

@@ -82,6 +82,9 @@ class Condition:
 UNREADABLE_SMI = "nvidia-smi-unreadable"
 """The code of the condition that ``nvidia-smi`` printed something that isn't known: there may be a GPU."""
 
+OTHER_GPU = "other-gpu"
+"""The code of the condition that the machine has only GPUs of AMD or Intel, for which envforge selects no builds."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:

@@ -19,7 +19,7 @@ from tests.pytorch.machines import MATRIX
 # Written by hand from NVIDIA's tables, not read from the package's data.
 FLOOR = {
     "linux": {11: (450, 80, 2), 12: (525, 60, 13), 13: (580,)},
-    "windows": {11: (452, 39), 12: (527, 41), 13: (580,)},
+    "windows": {11: (452, 39), 12: (528, 33), 13: (580,)},
 }
 OWN = {
     "linux": {
@@ -32,6 +32,7 @@ OWN = {
     },
 }  # fmt: skip
 TEGRA = {(5, 3), (6, 2), (7, 2), (8, 7)}
+OWN_DRIVERS = TEGRA | {(11, 0)}  # whose drivers have numbers of their own
 NEWEST_KNOWN = (12, 1)
 
 majors = [
@@ -63,6 +64,7 @@ drivers = st.one_of(
 FIRST_DRIVER = {(7, 0): 384, (7, 5): 410, (8, 0): 450, (8, 6): 455} | {
     **dict.fromkeys([(8, 9), (9, 0)], 520),
     **dict.fromkeys([(10, 0), (12, 0)], 570),
+    **dict.fromkeys([(10, 3), (12, 1)], 575),
 }
 LAST_DRIVER = dict.fromkeys([(3, 5), (3, 7)], 470) | dict.fromkeys([(5, 0), (5, 2), (6, 0), (6, 1), (7, 0)], 580)
 
@@ -139,10 +141,11 @@ def expected_cuda_grade(build: Build, cuda: Version, machine: Machine) -> Grade 
     pairs = [(g.compute_capability.major, g.compute_capability.minor) for g in bound(machine) if g.compute_capability]
     lacking = [pair for pair in pairs if not has_code(build, pair)]
     for pair in lacking:
-        if pair in TEGRA or not any((p.major, p.minor) <= pair for p in build.ptx):
+        sbsa = pair == (8, 7) and build.platform == "linux-aarch64" and cuda >= Version("13.2")
+        if not sbsa and (pair in TEGRA or not any((p.major, p.minor) <= pair for p in build.ptx)):
             return None
-    if machine.driver is None:
-        return Grade.UNVERIFIED
+    if machine.driver is None or any(pair in OWN_DRIVERS for pair in pairs):
+        return Grade.UNVERIFIED  # the machines have no CUDA version that says what such a driver supports
     version = machine.driver.version
     assert version is not None
     ranges = [(FIRST_DRIVER.get(pair, 0), LAST_DRIVER.get(pair, version.major)) for pair in pairs]
@@ -154,7 +157,7 @@ def expected_cuda_grade(build: Build, cuda: Version, machine: Machine) -> Grade 
     if (lacking and not direct) or not all(first <= version.major <= last for first, last in ranges):
         return None
     is_uncertain = lacking or len(pairs) < len(bound(machine)) or any(pair > NEWEST_KNOWN for pair in pairs)
-    if not build.confirmed or is_uncertain:
+    if not build.confirmed or not build.capabilities_stated or not bound(machine) or is_uncertain:
         return Grade.UNVERIFIED
     return Grade.DIRECT if direct else Grade.MINOR_COMPATIBLE
 

@@ -77,6 +77,7 @@ def nvidia_drivers(facts: Facts) -> Document:
     _unique([(row.driver, row) for row in facts.branches], "branch")
     return {
         "branches": [_table(row, ("driver", "cuda")) for row in facts.branches],
+        "open_modules_from": facts.open_modules.first_capability,
         "supports": [_support(row, facts) for row in facts.capabilities],
         "tegra": [_table(row, ("chip", "name", "capability")) for row in facts.tegra],
     }

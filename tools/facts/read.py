@@ -21,6 +21,7 @@ from tools.facts.rows import (
     GpuFile,
     Name,
     NameFile,
+    OpenModules,
     OtherGpuFile,
     PythonDefault,
     PythonFile,
@@ -56,6 +57,7 @@ class Facts:
     branches: tuple[Branch, ...]
     capabilities: tuple[Capability, ...]
     tegra: tuple[Tegra, ...]
+    open_modules: OpenModules
     vendors: tuple[Vendor, ...]
     python_defaults: tuple[PythonDefault, ...]
     names: tuple[Name, ...]
@@ -74,6 +76,7 @@ def read_facts(folder: Path = FACTS) -> Facts:
         branches=tuple(sorted((row for file in cuda for row in file.branch), key=lambda row: row.driver)),
         capabilities=gpus.capability,
         tegra=gpus.tegra,
+        open_modules=gpus.open_modules,
         vendors=read_file(folder / "other-gpus.toml", OtherGpuFile).vendor,
         python_defaults=read_file(folder / "pythons.toml", PythonFile).python_default,
         names=read_file(folder / "names.toml", NameFile).package,

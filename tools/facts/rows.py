@@ -210,9 +210,17 @@ class EvidenceFile(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OpenModules(Fact):
+    """The oldest GPUs that the open kernel modules of the driver support."""
+
+    first_capability: Dotted
+
+
+@dataclass(frozen=True, kw_only=True)
 class GpuFile(Row):
     """`gpus.toml`."""
 
+    open_modules: OpenModules
     capability: tuple[Capability, ...]
     tegra: tuple[Tegra, ...]
 

@@ -96,10 +96,11 @@ def _slurm_node(fields: Mapping[str, str]) -> _Node:
 
 
 _KEY = re.compile(
-    r"[\"']?\b(?P<key>(?:nvidia|amd|intel)\.com/[\w.-]+|cloud\.google\.com/gke-accelerator|k8s\.amazonaws\.com/accelerator"
+    r"(?<![\w./-])(?P<key>(?:nvidia|amd|intel)\.com/[\w.-]+|cloud\.google\.com/gke-accelerator|k8s\.amazonaws\.com/accelerator"
     r"|karpenter\.k8s\.aws/instance-gpu-name|kubernetes\.io/(?:arch|hostname)|gpu\.intel\.com/\w+)[\"']?"
     r"\s*[=:]\s*[\"']?(?P<value>[^\s\"',}]+)"
 )
+_NODE = re.compile(r"(?:^|[{,]) *[\"']?kind[\"']?: *[\"']?(?:Node|List)\b", re.MULTILINE)
 _PRODUCTS = (
     "nvidia.com/gpu.product",
     "cloud.google.com/gke-accelerator",
@@ -110,11 +111,11 @@ _PRODUCTS = (
 
 def parse_kubernetes(text: str, structured: Callable[[str], object]) -> Description | None:
     """Read ``kubectl describe node``, and ``kubectl get node`` as YAML, as JSON, or with its labels."""
-    if not re.search(r"(?:nvidia|amd|intel)\.com/|^ *[\"']?kind[\"']?: *[\"']?(?:Node|List)\b", text, re.MULTILINE):
+    if not _NODE.search(text) and not _labels(text):
         return None
     described = re.split(r"(?=^Name:\s)", text, flags=re.MULTILINE)
     lines = [line for line in text.splitlines() if "kubernetes.io/hostname=" in line and "kubernetes.io/arch=" in line]
-    if re.search(r"^ *[\"']?apiVersion[\"']?:", text, re.MULTILINE):
+    if _NODE.search(text):
         parts = [*_kubernetes_parts(structured(text))]
     elif len(described) > 1:
         parts = described[1:]

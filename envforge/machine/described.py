@@ -185,7 +185,7 @@ def _one_of(reports: Sequence[SmiReport]) -> SmiReport:
     return reports[0]
 
 
-_CSV_HEADER = re.compile(r"^(?:[a-z_]+[\w.]*(?: \[\w+%?\])?)(?:, ?[a-z_]+[\w.]*(?: \[[\w%]+\])?)*$")
+_CSV_FIELD = re.compile(r"[a-z][\w.]*(?: \[[\w%]+\])?")
 _CSV_NAMES = re.compile(r"\b(?:gpu_)?(?:name|uuid)\b|\b(?:driver|kmd)_version\b|\bcompute_cap\b")
 _CSV_ROW = re.compile(
     r"(?:^|, ?)(?:(?:NVIDIA|Tesla|GeForce|Quadro|TITAN|GRID) [\w ()./-]{1,60}|GPU-[0-9a-f-]{8,40}|\d{3}\.\d{1,3}\.\d{2}"
@@ -197,6 +197,7 @@ def _csv_lines(text: str) -> list[str]:
     """Return the lines of CSV from its header on."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for at, line in enumerate(lines):
-        if _CSV_HEADER.fullmatch(line) and _CSV_NAMES.search(line):
+        # field by field, because one pattern for all of them takes exponential time
+        if _CSV_NAMES.search(line) and all(_CSV_FIELD.fullmatch(field.strip()) for field in line.split(",")):
             return [line, *(row for row in lines[at + 1 :] if row.count(",") == line.count(","))]
     return []

@@ -40,7 +40,7 @@ _HEADER_MEMORY = re.compile(r"\|\s*\d+MiB\s*/\s*(?P<total>\d{1,12})MiB\s*\|")
 _HEADER_MIG = re.compile(r"\|\s*(?P<mode>Enabled|Disabled)\*?\s*\|$")
 _MIG_DEVICE = re.compile(r"^\|\s{1,3}(?P<gpu>\d{1,4})(?:\s+\d{1,4}){3}\s*\|\s*\d+MiB\s*/\s*(?P<total>\d{1,12})MiB")
 _QUERY_GPU = re.compile(r"GPU (?:[0-9A-Fa-f]{4,8}:)?[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d")
-_SLICE_MEMORY = r"MIG Device/(?:Shared )?FB Memory Usage/Total"
+_SLICE_MEMORY = re.compile(r"MIG Device/(?:Shared )?FB Memory Usage/Total")
 _LISTED_GPU = re.compile(r"^GPU (?P<index>\d{1,4}): (?P<name>.*?) \((?:UUID: (?P<uuid>[^)]*)|S/N: [^)]*)\)")
 _LISTED_MIG = re.compile(r"^\s+MIG (?P<name>\S+)\s+Device\s+\d+: \(UUID: (?P<uuid>[^)]*)\)")
 _VERSION_LINE = re.compile(r"^(?:KMD|DRIVER) version\s*:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
@@ -254,9 +254,7 @@ def _query_gpu(index: int, heading: str, values: Mapping[str, Sequence[str]]) ->
         return _value(values.get(path, [None])[0])
 
     mig = value("MIG Mode/Current")
-    slices = [
-        found for path, found in values.items() if path.startswith("MIG Device/") and path.endswith(_SLICE_MEMORY)
-    ]
+    slices = [found for path, found in values.items() if _SLICE_MEMORY.fullmatch(path)]
     return Gpu(
         index=index,
         name=value("Product Name") or "unknown",

@@ -11,9 +11,11 @@ from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.machine.values import Driver, Gpu, Machine
+from envforge.pytorch.fit import missing_facts, read_facts
+from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.reasons import NoBuildError
 from envforge.pytorch.select import select
-from envforge.pytorch.selection import Build, Candidate, Grade, Preference, Request
+from envforge.pytorch.selection import Build, Candidate, Grade, Preference, Request, Selection
 from tests.pytorch.machines import MATRIX
 
 # Written by hand from NVIDIA's tables, not read from the package's data.
@@ -212,3 +214,66 @@ def test_the_order_of_matrix_and_gpus_does_not_change_the_answer(
     again = select(replace(machine, gpus=tuple(gpus)), request, replace(MATRIX, builds=tuple(builds)))
     assert (first.build, first.python, first.grade) == (again.build, again.python, again.grade)
     assert select(machine, request, MATRIX) == first
+
+
+@settings(max_examples=150, deadline=None)
+@given(machines())
+def test_verified_build_has_a_kernel_and_a_driver_for_every_gpu(machine: Machine) -> None:
+    """The promise of the grades, checked without the code that gives them."""
+    accepted, _, _ = judged(machine, Request())
+    for candidate in accepted:
+        if candidate.grade not in (Grade.DIRECT, Grade.MINOR_COMPATIBLE):
+            continue
+        build, driver = candidate.build, machine.driver.version if machine.driver else None
+        assert build.confirmed
+        assert build.capabilities_stated
+        assert driver is not None
+        assert bound(machine)
+        for gpu in bound(machine):
+            assert gpu.compute_capability is not None
+            pair = (gpu.compute_capability.major, gpu.compute_capability.minor)
+            assert has_code(build, pair)
+            assert FIRST_DRIVER.get(pair, 0) <= driver.major <= LAST_DRIVER.get(pair, driver.major)
+
+
+@settings(max_examples=150, deadline=None)
+@given(machines(), requests())
+def test_unverified_cuda_build_names_what_is_missing(machine: Machine, request: Request) -> None:
+    platform = request.platform or machine.platform
+    facts = read_facts(machine, platform)
+    accepted, _, _ = judged(machine, request)
+    for candidate in accepted:
+        if candidate.build.tag.cuda is not None:
+            missing = tuple(missing_facts(candidate.build, facts, MATRIX))
+            assert bool(missing) is (candidate.grade is Grade.UNVERIFIED)
+
+
+def goodness(answer: Selection | None) -> tuple[bool, bool, bool]:
+    """Whether there is an answer, it is verified, and its build was seen."""
+    if answer is None:
+        return False, False, False
+    return True, answer.grade is not Grade.UNVERIFIED, answer.build.confirmed
+
+
+def answered(machine: Machine, request: Request, matrix: Matrix) -> Selection | None:
+    """The selection, after a check that each row is either accepted or rejected with a reason."""
+    answer: Selection | None = None
+    try:
+        answer = select(machine, request, matrix)
+        accepted, refused = answer.accepted, answer.refused
+    except NoBuildError as error:
+        accepted, refused = (), error.refused
+    assert len(accepted) + len(refused) == len(matrix.builds)
+    assert all(refusal.reason and refusal.wanted and refusal.found for refusal in refused)
+    return answer
+
+
+@settings(max_examples=100, deadline=None)
+@given(machines(), requests(), st.integers(0, len(MATRIX.torches) - 1))
+def test_newer_release_never_makes_an_answer_worse(machine: Machine, request: Request, newest: int) -> None:
+    older = replace(MATRIX, builds=tuple(b for b in MATRIX.builds if b.torch < MATRIX.torches[newest]))
+    newer = replace(MATRIX, builds=tuple(b for b in MATRIX.builds if b.torch <= MATRIX.torches[newest]))
+    before, after = (answered(machine, request, matrix) for matrix in (older, newer))
+    assert goodness(after) >= goodness(before)
+    if before is not None and after is not None and request.prefer is Preference.NEWEST_TORCH:
+        assert after.build.torch >= before.build.torch or goodness(after) > goodness(before)

@@ -175,9 +175,7 @@ def test_glibc_that_is_not_known_is_warned_of() -> None:
 
 
 def test_jetson_is_refused_although_its_major_version_has_kernels() -> None:
-    with pytest.raises(
-        NoBuildError, match=r"a Tegra chip \(8\.7\); .*CUDA 13\.2 or newer may run there"
-    ):
+    with pytest.raises(NoBuildError, match=r"a Tegra chip \(8\.7\); .*CUDA 13\.2 or newer may run there"):
         choose(machine("8.7", driver="540.4.0", serves="13.0", platform="linux-aarch64"))
 
 

@@ -225,7 +225,8 @@ def _stdin() -> bytes:
     if sys.stdin.isatty():
         raise RequestError(
             "`--machine -` reads a machine from standard input, but standard input is a terminal",
-            hint="to read it from a pipe, run `ssh HOST nvidia-smi -q | envforge explain --machine -`",
+            hint="to read a machine from a file",
+            command="envforge explain --machine - < nvidia-smi.txt",
             code="stdin-terminal",
         )
     return sys.stdin.buffer.read(_MOST_BYTES + 1)

@@ -160,7 +160,10 @@ DOCUMENTS = (
         accepted=("mapping", "wrong types"),
     ),
     Case(
-        path="p/etc/conda/env_vars.d/x.json", command="shell --prefix p --shell bash --print", prepare=_prefix, accepted=("mapping",)
+        path="p/etc/conda/env_vars.d/x.json",
+        command="shell --prefix p --shell bash --print",
+        prepare=_prefix,
+        accepted=("mapping",),
     ),
     Case(path="locks/index.json", command="lockfiles list --catalogue locks"),
     Case(path="bundle.tar", command="install --bundle bundle.tar", accepted=("directory",)),

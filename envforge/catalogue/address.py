@@ -135,7 +135,7 @@ PROJECT_FILE = "envforge.toml"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Chosen:
+class ChosenCatalogue:
     """The URL of a catalogue, where it was configured, and the minisign key that must have signed its lockfiles."""
 
     address: Address
@@ -143,7 +143,7 @@ class Chosen:
     public_key: str | None = None
 
 
-def chosen_catalogue(option: str | None, folder: Path, environment: Mapping[str, str]) -> Chosen | None:
+def chosen_catalogue(option: str | None, folder: Path, environment: Mapping[str, str]) -> ChosenCatalogue | None:
     """Return the first configured catalogue with the key of its place, or None.
 
     Raises ``RequestError`` if two files configure different keys for one place.
@@ -164,10 +164,10 @@ def chosen_catalogue(option: str | None, folder: Path, environment: Mapping[str,
             hint="remove one `public-key` below `[catalogue]`",
             code="two-keys",
         )
-    return Chosen(address=address, source=source, public_key=next(iter(keys), None))
+    return ChosenCatalogue(address=address, source=source, public_key=next(iter(keys), None))
 
 
-def need_catalogue(option: str | None, folder: Path, environment: Mapping[str, str]) -> Chosen:
+def need_catalogue(option: str | None, folder: Path, environment: Mapping[str, str]) -> ChosenCatalogue:
     """Return the configured catalogue; raise ``RequestError`` if there is none."""
     found = chosen_catalogue(option, folder, environment)
     if found is None:
@@ -190,11 +190,11 @@ def project_template(folder: Path) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _configured(folder: Path) -> Iterator[Chosen]:
+def _configured(folder: Path) -> Iterator[ChosenCatalogue]:
     for path in (folder / PROJECT_FILE, user_file()):
         table = read_settings_table(path, "catalogue", ("address", "public-key"))
         if "address" in table:
             address = parse_address(table["address"], path.parent)
-            yield Chosen(address=address, source=str(path), public_key=table.get("public-key"))
+            yield ChosenCatalogue(address=address, source=str(path), public_key=table.get("public-key"))
         elif table:
             raise settings_error(path, "catalogue", "`address` next to `public-key`", "only `public-key`")

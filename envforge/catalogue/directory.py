@@ -18,7 +18,7 @@ from filelock import FileLock
 from envforge.base.files import write_atomic
 from envforge.base.suggest import nearest
 from envforge.catalogue.address import Address
-from envforge.catalogue.index import INDEX_FILE, Entry, list_entries, read_document, read_row, verified_text
+from envforge.catalogue.index import INDEX_FILE, CatalogueEntry, list_entries, read_document, read_row, verified_text
 from envforge.catalogue.signing import Signer, index_bytes, signed
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 
@@ -89,7 +89,7 @@ def add(root: Path, addition: Addition) -> bool:
     return True
 
 
-def _taken(same: Entry, entry: Entry) -> EnvforgeError:
+def _taken(same: CatalogueEntry, entry: CatalogueEntry) -> EnvforgeError:
     by = f", published by {same.published.by} at {same.published.at:%Y-%m-%d %H:%M} UTC" if same.published else ""
     differs = (
         f"sha256 `{same.sha256}`{by}, not `{entry.sha256}`"
@@ -154,7 +154,7 @@ def _open(address: Address, copy: Path) -> Catalogue:
     return open_objects(address, copy)
 
 
-def entry_named(catalogue: Catalogue, name: str) -> Entry:
+def entry_named(catalogue: Catalogue, name: str) -> CatalogueEntry:
     """Return the entry of that name; raise ``RequestError`` with a similar name if there is none."""
     known = {entry.name: entry for entry in list_entries(catalogue.root)}
     if name in known:
@@ -169,7 +169,7 @@ def entry_named(catalogue: Catalogue, name: str) -> Entry:
     )
 
 
-def lock_text(catalogue: Catalogue, entry: Entry, public_key: str | None = None) -> str:
+def lock_text(catalogue: Catalogue, entry: CatalogueEntry, public_key: str | None = None) -> str:
     """Return the text of a stored lockfile, verified against the index, and its signature if a key is given."""
     catalogue.bring(str(entry.file))
     text = verified_text(entry)

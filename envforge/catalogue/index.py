@@ -32,7 +32,7 @@ PLACEHOLDER = "https://python-index.invalid/packages/"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Selected:
+class LockedBuild:
     """The PyTorch build in a stored lockfile."""
 
     torch: Version
@@ -51,7 +51,7 @@ class Publication:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class CatalogueEntry:
     """One stored lockfile. ``date`` is the day (UTC) of its newest package record, or of its publication.
 
     ``published`` is set only in a team's catalogue. ``signed_by`` is the id of the minisign key of the signature next
@@ -65,7 +65,7 @@ class Entry:
     sha256: Sha256
     input_sha256: Sha256
     date: dt.date
-    selection: Selected
+    selection: LockedBuild
     requirements: Requirements
     size_bytes: Natural | None = None
     published: Publication | None = None
@@ -93,7 +93,7 @@ class Index:
     """The index of a catalogue. ``serial`` counts the signed publications, so that an older index is recognized."""
 
     schema_version: Literal[1]
-    entries: tuple[Entry, ...]
+    entries: tuple[CatalogueEntry, ...]
     serial: Natural = 0
 
 
@@ -136,19 +136,19 @@ def _document(where: Path) -> Document:
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 
-def find_entry(root: Path, input_sha256: str) -> Entry | None:
+def find_entry(root: Path, input_sha256: str) -> CatalogueEntry | None:
     """Return the newest entry solved from exactly this input; raise ``CatalogueError`` for an invalid index."""
     found = [entry for entry in list_entries(root) if entry.input_sha256 == input_sha256]
     return max(found, key=_when, default=None)
 
 
-def _when(entry: Entry) -> tuple[dt.datetime, dt.date]:
+def _when(entry: CatalogueEntry) -> tuple[dt.datetime, dt.date]:
     # a catalogue without publications has one entry per input, so `min` only has to compare with aware times
     published = entry.published.at if entry.published else dt.datetime.min.replace(tzinfo=dt.timezone.utc)
     return published, entry.date
 
 
-def list_entries(root: Path) -> tuple[Entry, ...]:
+def list_entries(root: Path) -> tuple[CatalogueEntry, ...]:
     """Return all entries of a catalogue in the order of its index; raise ``CatalogueError`` for an invalid index."""
     return read_index(root).entries
 
@@ -171,9 +171,9 @@ def _content(root: Path) -> bytes:
         raise unreadable(where, error) from error
 
 
-def read_row(row: Mapping[str, Any], root: Path) -> Entry:
+def read_row(row: Mapping[str, Any], root: Path) -> CatalogueEntry:
     """Read a row that is about to be added to the index, as strictly as an existing one."""
-    entry = _document(root / INDEX_FILE).convert(dict(row), Entry, "entries[new]")
+    entry = _document(root / INDEX_FILE).convert(dict(row), CatalogueEntry, "entries[new]")
     return _placed(Index(schema_version=1, entries=(entry,)), root).entries[0]
 
 
@@ -200,7 +200,7 @@ def _placed(index: Index, root: Path) -> Index:
     return replace(index, entries=tuple(replace(entry, root=root) for entry in index.entries))
 
 
-def read_stored(entry: Entry, python_index: PythonIndex, say: Callable[[str], None] | None = None) -> str:
+def read_stored(entry: CatalogueEntry, python_index: PythonIndex, say: Callable[[str], None] | None = None) -> str:
     """Return the text of a stored lockfile with complete URLs; ``say`` receives where the wheels will come from.
 
     Raises ``CatalogueError`` if the file differs from the one in the index, and ``EnvforgeError`` if the package index
@@ -239,7 +239,7 @@ def fill(text: str, where: str, python_index: PythonIndex, say: Callable[[str], 
     return text
 
 
-def verified_text(entry: Entry) -> str:
+def verified_text(entry: CatalogueEntry) -> str:
     """Return the text of a stored lockfile; raise ``CatalogueError`` if its SHA-256 differs from the index."""
     where = entry.root / INDEX_FILE
     # the index is checked for `..`, but a symlink can still lead outside

@@ -22,7 +22,7 @@ from envforge.errors import EnvforgeError, RequestError
 from envforge.lock.check import check_lock
 from envforge.lock.environment_spec import input_sha256
 from envforge.lock.lockfile import Lockfile, parse_lockfile
-from envforge.lock.needs import Needs, read_needs, requirements_json, requirements_of
+from envforge.lock.needs import PlatformNeeds, read_needs, requirements_json, requirements_of
 from envforge.lock.plan import Artifact, Plan, make_plan
 from envforge.lock.project import ENVIRONMENT_FILE, VIRTUAL_PACKAGES_FILE
 from envforge.pytorch.matrix import load_matrix
@@ -144,7 +144,7 @@ def _inputs(lockfile: Path) -> str:
     return input_sha256(texts[0], texts[1])
 
 
-def _build(needs: Needs, where: Path) -> Build:
+def _build(needs: PlatformNeeds, where: Path) -> Build:
     if needs.build is None:
         raise EnvforgeError(
             f"`{where}` has no known PyTorch wheel for `{needs.platform}`, and a catalogue contains only lockfiles of "

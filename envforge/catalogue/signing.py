@@ -23,7 +23,7 @@ from typing import Any
 from envforge.base.documents import Document, Natural
 from envforge.base.files import regular, write_atomic
 from envforge.catalogue.address import Address
-from envforge.catalogue.index import INDEX_FILE, Entry, read_document, read_index
+from envforge.catalogue.index import INDEX_FILE, CatalogueEntry, read_document, read_index
 from envforge.errors import EnvforgeError, Hint, RequestError, printable
 
 _KEY_LENGTH = 56
@@ -70,7 +70,7 @@ class Signer:
             )
 
 
-def sign_lock(data: bytes, entry: Entry, signer: Signer) -> tuple[bytes, str]:
+def sign_lock(data: bytes, entry: CatalogueEntry, signer: Signer) -> tuple[bytes, str]:
     """Return the signature of a lockfile, and the ID of the key."""
     signature, public = signer.sign(data, _comment(entry))
     return signature, key_id(public)
@@ -90,7 +90,7 @@ def needs_password(secret_key: bytes) -> bool:
         ) from error
 
 
-def verify_signature(entry: Entry, data: bytes, public_key: str) -> None:
+def verify_signature(entry: CatalogueEntry, data: bytes, public_key: str) -> None:
     """Raise ``EnvforgeError`` if a lockfile isn't signed with ``public_key``, or was signed as another entry."""
     what = f"the lockfile `{entry.name}`"
     if entry.signed_by is None:
@@ -163,7 +163,7 @@ def read_public_key(text: str) -> str:
     return key
 
 
-def _comment(entry: Entry) -> str:
+def _comment(entry: CatalogueEntry) -> str:
     return f"file:{entry.file} input_sha256:{entry.input_sha256}"
 
 

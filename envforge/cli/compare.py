@@ -14,7 +14,7 @@ from envforge.cli.options import FILE, Argument, JsonOption, Option, takes
 from envforge.cli.verify import STDOUT, markdown_option, print_lines, write_reports
 
 if TYPE_CHECKING:
-    from envforge.verify.reports.compare import Comparison
+    from envforge.verify.reports.compare import FleetComparison
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +60,7 @@ def compare(options: CompareOptions) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _compared(records: Sequence[Path], tolerance: float) -> Comparison:
+def _compared(records: Sequence[Path], tolerance: float) -> FleetComparison:
     from envforge.errors import RequestError
     from envforge.verify.checks import all_checks, choose, judge
     from envforge.verify.record import read_record_file

@@ -24,7 +24,7 @@ from envforge.cli.options import (
 from envforge.cli.progress import counted, megabytes
 
 if TYPE_CHECKING:
-    from envforge.lock.diff import Change, Comparison, Pinned, PlatformDiff
+    from envforge.lock.diff import Change, LockComparison, Pinned, PlatformDiff
     from envforge.lock.lockfile import Lockfile
 
 _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
@@ -87,7 +87,7 @@ def _known_sizes(locks: list[Lockfile]) -> dict[str, int]:
     return found
 
 
-def _to_words(comparison: Comparison, before: str, after: str) -> str:
+def _to_words(comparison: LockComparison, before: str, after: str) -> str:
     if comparison.is_same:
         return f"{after} installs the same files as {before}"
     return "\n".join([f"from {before} to {after}", *(_platform_words(one) for one in comparison.platforms)])
@@ -144,7 +144,7 @@ def _shown(text: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def _to_markdown(comparison: Comparison, before: str, after: str) -> str:
+def _to_markdown(comparison: LockComparison, before: str, after: str) -> str:
     if comparison.is_same:
         return f"{_code(after)} installs the same files as {_code(before)}."
     lines = [f"### From {_code(before)} to {_code(after)}"]
@@ -168,7 +168,7 @@ def _code(text: str) -> str:
     return "`" + _shown(text).replace("`", "'").replace("|", "\\|") + "`"
 
 
-def _to_json(comparison: Comparison) -> dict[str, Json]:
+def _to_json(comparison: LockComparison) -> dict[str, Json]:
     return {"platforms": [_platform_json(one) for one in comparison.platforms]}
 
 

@@ -24,8 +24,8 @@ from envforge.cli.progress import counted
 from envforge.errors import EnvforgeError, RequestError
 
 if TYPE_CHECKING:
-    from envforge.catalogue.address import Chosen
-    from envforge.catalogue.index import Entry
+    from envforge.catalogue.address import ChosenCatalogue
+    from envforge.catalogue.index import CatalogueEntry
     from envforge.catalogue.publish import PublishRequest
     from envforge.catalogue.signing import Signer
 
@@ -51,7 +51,7 @@ class CatalogueOptions:
     ]
     as_json: JsonOption
 
-    def chosen(self) -> Chosen:
+    def chosen(self) -> ChosenCatalogue:
         """Return the catalogue that the option, or else a configuration file, names."""
         from envforge.catalogue.address import need_catalogue
 
@@ -118,7 +118,7 @@ class PublishOptions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VerifyOptions:
+class VerifyCatalogueOptions:
     """The command line of ``envforge lockfiles verify``."""
 
     public_key: _PublicKeyOption
@@ -222,8 +222,8 @@ def publish(options: PublishOptions) -> None:
 
 
 @lockfiles.command("verify", short_help="Compare every lockfile of the catalogue with the index.")
-@takes(VerifyOptions)
-def verify(options: VerifyOptions) -> None:
+@takes(VerifyCatalogueOptions)
+def verify(options: VerifyCatalogueOptions) -> None:
     """Compare every lockfile of the catalogue with the index. Exits with 1 if one differs."""
     from envforge.catalogue.directory import lock_text, open_catalogue
     from envforge.catalogue.index import list_entries
@@ -247,7 +247,7 @@ def verify(options: VerifyOptions) -> None:
     print_result("lockfiles verify", result, text, as_json=options.source.as_json, is_ok=not faults)
 
 
-def _key(option: str | None, chosen: Chosen) -> str | None:
+def _key(option: str | None, chosen: ChosenCatalogue) -> str | None:
     if option is None:
         return chosen.public_key
     from envforge.catalogue.signing import key_id, read_public_key
@@ -269,13 +269,13 @@ def _signer(path: Path | None) -> Signer | None:
     return Signer(secret_key=key, password=password)
 
 
-def _when(entry: Entry) -> str:
+def _when(entry: CatalogueEntry) -> str:
     if entry.published is None:
         return f"packages from {entry.date}"
     return f"published {entry.published.at:%Y-%m-%d %H:%M} UTC by {entry.published.by}"
 
 
-def _row(entry: Entry) -> dict[str, Json]:
+def _row(entry: CatalogueEntry) -> dict[str, Json]:
     return {
         "name": entry.name,
         **fields_to_json(entry, "file", "root", "selection"),

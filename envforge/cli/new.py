@@ -48,7 +48,7 @@ from envforge.project.locking import (
 )
 from envforge.project.place import Placement, check_target
 from envforge.project.plan import Project, check_folder_name
-from envforge.project.questions import Answer, Question, shown
+from envforge.project.questions import Answer, TemplateQuestion, shown
 from envforge.project.template_source import Opened, open_template
 from envforge.project.templates import list_templates
 from envforge.pytorch.matrix import load_matrix
@@ -269,7 +269,7 @@ def _target(directory: str) -> Path:
     return target
 
 
-def _ask(question: Question) -> Answer:
+def _ask(question: TemplateQuestion) -> Answer:
     def parse(text: str) -> Answer:
         try:
             return question.parse(text)

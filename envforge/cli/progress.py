@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    from envforge.lock.request import Step
+    from envforge.lock.request import LockStep
     from envforge.prefix.values import Progress
 
 Unit = Literal["bytes", "packages"]
@@ -185,7 +185,7 @@ class _Clock:
 
 
 @contextmanager
-def show_progress() -> Iterator[Callable[[Step], None]]:
+def show_progress() -> Iterator[Callable[[LockStep], None]]:
     """Show each step on stderr, and every few seconds how long it has taken."""
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retry would be a line
     if not sys.stderr.isatty():
@@ -199,7 +199,7 @@ def show_progress() -> Iterator[Callable[[Step], None]]:
     with _bars(shows_rate=False) as bar:
         tasks: dict[str, TaskID] = {}
 
-        def draw(step: Step) -> None:
+        def draw(step: LockStep) -> None:
             if step.done_bytes is None:
                 bar.console.print(without_controls(step.text), highlight=False, markup=False)
                 return
@@ -215,11 +215,11 @@ class PlainLines:
 
     def __init__(self, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
         self._write, self._clock = write, clock
-        self._step: Step | None = None
+        self._step: LockStep | None = None
         self._began_s = self._written_s = clock()
         self._lock = threading.Lock()
 
-    def step(self, step: Step) -> None:
+    def step(self, step: LockStep) -> None:
         """Begin a step, or note how far the current one is."""
         if step.is_note:
             self._write(step.text)
@@ -243,7 +243,7 @@ class PlainLines:
             self._write(f"{self._step.text}{_amount(self._step)} ({now - self._began_s:.0f} s)")
 
 
-def _amount(step: Step) -> str:
+def _amount(step: LockStep) -> str:
     if step.done_bytes is None:
         return ""
     total = f" of {megabytes(step.total_bytes)}" if step.total_bytes else ""

@@ -17,7 +17,7 @@ from envforge.cli import print_result, wrapped
 from envforge.cli.options import Argument, JsonOption, Option, takes
 from envforge.cli.progress import counted
 from envforge.errors import printable
-from envforge.project.questions import Answer, Question, When, answers_of, conditions, shown
+from envforge.project.questions import Answer, TemplateQuestion, When, answers_of, conditions, shown
 from envforge.project.smoke import shown_hook
 from envforge.project.template_source import Opened, group_sources, project_sources
 from envforge.project.templates import Template
@@ -256,7 +256,7 @@ def _when(when: When) -> dict[str, tuple[Answer, ...]]:
     return {name: answers_of(value) for name, value in when.items()}
 
 
-def _question(question: Question) -> str:
+def _question(question: TemplateQuestion) -> str:
     asked = f"{', '.join(question.choices)}; " if question.choices else f"{question.type}; "
     text = f"{question.name}  {question.help} ({asked}default {shown(question.default)})"
     return text + _only(question.when)

@@ -75,7 +75,7 @@ class PlatformDiff:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
+class LockComparison:
     """The platforms on which two lockfiles differ; empty if they install the same files."""
 
     platforms: tuple[PlatformDiff, ...]
@@ -86,11 +86,13 @@ class Comparison:
         return not self.platforms
 
 
-def compare(before: Lockfile, after: Lockfile, matrix: Matrix, sizes: Mapping[str, int] | None = None) -> Comparison:
+def compare(
+    before: Lockfile, after: Lockfile, matrix: Matrix, sizes: Mapping[str, int] | None = None
+) -> LockComparison:
     """Compare two lockfiles; ``sizes`` has the known file sizes in bytes, by SHA-256."""
     names = dict.fromkeys((*before.platforms, *after.platforms))
     found = [_platform(name, before, after, matrix, sizes or {}) for name in names]
-    return Comparison(platforms=tuple(one for one in found if one.changes or one.kind != "changed"))
+    return LockComparison(platforms=tuple(one for one in found if one.changes or one.kind != "changed"))
 
 
 def _platform(name: str, before: Lockfile, after: Lockfile, matrix: Matrix, sizes: Mapping[str, int]) -> PlatformDiff:

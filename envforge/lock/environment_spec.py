@@ -47,7 +47,7 @@ _MACOS_14_SINCE = Version("2.12")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Needs:
+class TemplateNeeds:
     """What a template's code imports: members of the torch family, and conda-forge packages as conda specs."""
 
     torch_family: tuple[str, ...] = ("torch", "torchvision")
@@ -92,7 +92,7 @@ def input_sha256(environment_text: str, virtual_packages_text: str) -> str:
     return digest.hexdigest()
 
 
-def render_texts(selections: tuple[Selection, ...], needs: Needs, templates: Path) -> EnvironmentTexts:
+def render_texts(selections: tuple[Selection, ...], needs: TemplateNeeds, templates: Path) -> EnvironmentTexts:
     """Render both files for one selection per platform; ``templates`` is the directory of their Jinja sources."""
     return EnvironmentTexts(
         environment=render_environment(selections, needs, templates),
@@ -100,7 +100,7 @@ def render_texts(selections: tuple[Selection, ...], needs: Needs, templates: Pat
     )
 
 
-def render_environment(selections: tuple[Selection, ...], needs: Needs, templates: Path) -> str:
+def render_environment(selections: tuple[Selection, ...], needs: TemplateNeeds, templates: Path) -> str:
     """Return the text of ``environment.yml``, with the platforms sorted by name."""
     _check(selections, needs)
     selections = _sorted(selections)
@@ -182,7 +182,7 @@ def _sorted(selections: tuple[Selection, ...]) -> tuple[Selection, ...]:
     return tuple(sorted(selections, key=lambda s: s.build.platform))
 
 
-def _check(selections: tuple[Selection, ...], needs: Needs) -> None:
+def _check(selections: tuple[Selection, ...], needs: TemplateNeeds) -> None:
     if not selections:
         raise ValueError("expected one selection or more, found none")
     for selection in selections:
@@ -209,7 +209,7 @@ def _refuse_credentials(url: str) -> None:
         )
 
 
-def _conda_lines(selection: Selection, needs: Needs) -> tuple[str, ...]:
+def _conda_lines(selection: Selection, needs: TemplateNeeds) -> tuple[str, ...]:
     wanted: dict[str, list[str]] = {"pip": []}
     for spec in (*torch_requirements(selection.build.torch), *needs.conda):
         name, version = split_conda_spec(spec)
@@ -219,7 +219,7 @@ def _conda_lines(selection: Selection, needs: Needs) -> tuple[str, ...]:
     return (python, *(f"{name} {','.join(wanted[name])}".rstrip() for name in sorted(wanted)))
 
 
-def _pip_lines(selection: Selection, needs: Needs) -> tuple[str, ...]:
+def _pip_lines(selection: Selection, needs: TemplateNeeds) -> tuple[str, ...]:
     return tuple(f"{name}=={version}" for name, version in selection.build.pins if name in needs.torch_family)
 
 

@@ -40,8 +40,8 @@ from envforge.lock.pages import Downloads
 from envforge.lock.project import complete_transaction, read_text, refuse_unfinished, replace_together
 from envforge.lock.python_index import PythonIndex, configured_index, extra_indexes
 from envforge.lock.reasons import with_reasons
-from envforge.lock.request import Cutoff, LockReport, LockRequest, PlatformSummary, Progress, Step, recorded_cutoff
-from envforge.lock.solver import Kept, Wishes
+from envforge.lock.request import Cutoff, LockReport, LockRequest, LockStep, PlatformSummary, Progress, recorded_cutoff
+from envforge.lock.solver import LockedFile, Wishes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,7 +207,7 @@ class Keeping:
     def wishes(self, platform: str) -> Wishes:
         """Return what the embedded solver should keep on a platform."""
         packages = self.old.lock.for_platform(platform, "conda") if self.old else ()
-        keep = (Kept(name=p.name, file_name=unquote(p.file_name), sha256=p.sha256, md5=p.md5) for p in packages)
+        keep = (LockedFile(name=p.name, file_name=unquote(p.file_name), sha256=p.sha256, md5=p.md5) for p in packages)
         renew = tuple(p.name for p in packages if _names(p, self.renew))
         return Wishes(keep=tuple(keep), renew=renew, exclude_newer=self.cutoff.at)
 
@@ -295,7 +295,7 @@ class Run:
         """Return the new lockfile; raise ``EnvforgeError`` if there is no solution."""
         with LockTimeIndex(self.indexes) as server:
             jobs = self._jobs(server)
-            self.progress(Step(text=f"solving for {', '.join(self.inputs.platforms)}"))
+            self.progress(LockStep(text=f"solving for {', '.join(self.inputs.platforms)}"))
             warnings = self._solve(server, jobs)
             channels, rows = self._rows(jobs, server)
         text = document.render_lockfile(self._frame(jobs, channels), rows, self.request.lockfile.name)
@@ -401,7 +401,7 @@ class Run:
         warnings = self._solve_keeping(server, jobs)
         undecided = [job for job in jobs if self.inputs.is_undecided(job.platform)]
         if undecided:
-            self.progress(Step(text="solving again: markers depend on the version of Python"))
+            self.progress(LockStep(text="solving again: markers depend on the version of Python"))
             solved = [(job, read_solve(job.records)) for job in undecided]
             again = [replace(job, python=solve.python if solve else None) for job, solve in solved]
             warnings += self._solve_keeping(server, again)
@@ -416,7 +416,7 @@ class Run:
             # only if the conda packages are solved can the locked wheels be the cause
             if not any(job.seed is not None and read_solve(job.records) is not None for job in jobs):
                 raise with_reasons(error, self.request, self.inputs, self.indexes) from error
-        self.progress(Step(text="solving again: the locked wheels conflict with the requirements"))
+        self.progress(LockStep(text="solving again: the locked wheels conflict with the requirements"))
         return self._solve_keeping(server, [replace(job, seed=None) for job in jobs])
 
     def _rows(self, jobs: Sequence[Job], server: LockTimeIndex) -> tuple[list[Any], list[dict[str, Any]]]:
@@ -533,7 +533,7 @@ class Run:
         missing = [package.url for package in lock.packages if package.url not in sizes]
         missing = [url for url in missing if url.startswith(("https://", "http://"))]
         if missing:
-            self.progress(Step(text="reading the sizes of wheels"))
+            self.progress(LockStep(text="reading the sizes of wheels"))
             sizes.update(self.downloads.sizes(missing))
         return sizes
 

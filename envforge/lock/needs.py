@@ -46,7 +46,7 @@ class Needed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Needs:
+class PlatformNeeds:
     """Requirements of one platform of a lockfile. ``build`` is the PyTorch build of the matrix, if torch is a wheel."""
 
     platform: str
@@ -56,9 +56,9 @@ class Needs:
     misplaced: tuple[str, ...]
 
 
-def read_needs(plan: Plan, matrix: Matrix | None) -> Needs:
+def read_needs(plan: Plan, matrix: Matrix | None) -> PlatformNeeds:
     """Return what the packages of a plan require of the machine; a plan without CUDA needs no matrix."""
-    return Needs(
+    return PlatformNeeds(
         platform=plan.platform,
         glibc=_glibc(plan),
         cuda=_cuda(plan),
@@ -77,7 +77,7 @@ def asks_driver(plan: Plan) -> bool:
     return _cuda(plan) is not None
 
 
-def describe(needs: Needs, matrix: Matrix | None) -> str:
+def describe(needs: PlatformNeeds, matrix: Matrix | None) -> str:
     """Return the requirements on one line, such as ``linux-64, glibc 2.28, NVIDIA driver 450.80.02 (CUDA 11.8)``."""
     parts = [needs.platform]
     if needs.glibc is not None:
@@ -92,7 +92,7 @@ def describe(needs: Needs, matrix: Matrix | None) -> str:
     return ", ".join(parts)
 
 
-def unmet(needs: Needs, machine: Machine, matrix: Matrix | None) -> tuple[str, ...]:
+def unmet(needs: PlatformNeeds, machine: Machine, matrix: Matrix | None) -> tuple[str, ...]:
     """Return a reason for each requirement that the machine doesn't meet."""
     if needs.platform != machine.platform:
         return (f"the lockfile is for `{needs.platform}`, but this machine is `{machine.platform}`",)
@@ -104,7 +104,7 @@ def unmet(needs: Needs, machine: Machine, matrix: Matrix | None) -> tuple[str, .
     return tuple(reasons)
 
 
-def concerns(needs: Needs, machine: Machine) -> tuple[str, ...]:
+def concerns(needs: PlatformNeeds, machine: Machine) -> tuple[str, ...]:
     """Return what doesn't prevent an install but limits its use: a CUDA build on a machine without an NVIDIA driver."""
     if needs.cuda is None or machine.driver is not None:
         return ()
@@ -112,7 +112,7 @@ def concerns(needs: Needs, machine: Machine) -> tuple[str, ...]:
     return (f"no NVIDIA driver found; {brings}, so programs will run on the CPU",)
 
 
-def _no_driver(needs: Needs, machine: Machine, matrix: Matrix | None) -> list[str]:
+def _no_driver(needs: PlatformNeeds, machine: Machine, matrix: Matrix | None) -> list[str]:
     if needs.cuda is None or matrix is None or not machine.has_nvidia:
         return []
     from envforge.pytorch.fit import Misfit, driver_grade, fit, read_facts  # noqa: PLC0415 - only CUDA needs it
@@ -255,7 +255,7 @@ class _Candidate:
 
     name: str
     lockfile: Path
-    needs: Needs | str
+    needs: PlatformNeeds | str
 
     @property
     def label(self) -> str:
@@ -342,7 +342,7 @@ def _candidate(name: str | None, lockfile: Path, platform: str) -> _Candidate:
     return _Candidate(name=name or _build_name(needs) or LOCK_FILE, lockfile=lockfile, needs=needs)
 
 
-def _build_name(needs: Needs) -> str | None:
+def _build_name(needs: PlatformNeeds) -> str | None:
     if needs.build is not None:
         return str(needs.build.tag)
     return str(WheelTag(needs.cuda.version)) if needs.cuda is not None else None

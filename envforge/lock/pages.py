@@ -25,7 +25,7 @@ from envforge.base.documents import Document
 from envforge.base.net import TRANSIENT, Client, Mirrors, NetworkError, Response, unreachable_hints
 from envforge.base.urls import show_url, without_user
 from envforge.errors import EnvforgeError, OutsideError
-from envforge.lock.request import Progress, Step, read_moment
+from envforge.lock.request import LockStep, Progress, read_moment
 
 _FRAGMENT = re.compile(r"(?:^|&)(sha512|sha384|sha256|sha224|sha1|md5)=([0-9A-Fa-f]+)")
 _METADATA_KEYS = ("data-core-metadata", "data-dist-info-metadata")
@@ -236,7 +236,7 @@ class Downloads:
                     digest.update(chunk)
                 keep(chunk)
                 done += len(chunk)
-                self._progress(Step(text=f"hashing {file.file_name}", done_bytes=done, total_bytes=total))
+                self._progress(LockStep(text=f"hashing {file.file_name}", done_bytes=done, total_bytes=total))
         if total is not None and done != total:
             raise OutsideError(
                 f"the download of `{show_url(file.url)}` ended after {done} of {total} bytes",

@@ -130,7 +130,7 @@ class LockRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
+class LockStep:
     """The current step; ``done_bytes`` and ``total_bytes`` are set while a wheel is downloaded.
 
     ``is_note`` marks a message that must be shown, such as where the files of a stored lockfile come from.
@@ -142,7 +142,7 @@ class Step:
     is_note: bool = False
 
 
-Progress = Callable[[Step], object]
+Progress = Callable[[LockStep], object]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

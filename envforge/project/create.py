@@ -16,7 +16,7 @@ from envforge.machine.record import machine_to_json, redact
 from envforge.project.locking import BuildQuery, LockedProject, LockWay, ProjectLock
 from envforge.project.place import Placement, abandoned, enclosing_repository, place, plan_placement
 from envforge.project.plan import Project, check_project_name, package_name, plan_project
-from envforge.project.questions import Answer, Question, choose_groups, gather_answers
+from envforge.project.questions import Answer, TemplateQuestion, choose_groups, gather_answers
 from envforge.project.record import written_files
 from envforge.project.template_source import Opened, source_from
 from envforge.project.templates import Template
@@ -72,7 +72,9 @@ class Created:
         return (f"{LOCK_FILE} in {self.target} still belongs to the previous environment",)
 
 
-def draft_project(opened: Opened, request: NewRequest, ask: Callable[[Question], Answer] | None = None) -> Project:
+def draft_project(
+    opened: Opened, request: NewRequest, ask: Callable[[TemplateQuestion], Answer] | None = None
+) -> Project:
     """Return the project in memory; raise ``EnvforgeError`` if a name, an answer, or a group is invalid.
 
     ``ask`` answers the questions that ``request`` leaves open; without it, they get their defaults.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from envforge.base.data_files import lockfiles_root, templates_root
 from envforge.base.net import Client, Mirrors, NetworkError
 from envforge.base.urls import Url, show_url
-from envforge.catalogue.index import Entry, filled, find_entry, list_entries, verified_text
+from envforge.catalogue.index import CatalogueEntry, filled, find_entry, list_entries, verified_text
 from envforge.errors import OutsideError, RequestError
 from envforge.lock.environment_spec import EnvironmentTexts, render_texts
 from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
@@ -26,8 +26,8 @@ from envforge.pytorch.select import select_platforms
 from envforge.pytorch.selection import Build, Request, Selection
 
 if TYPE_CHECKING:
-    from envforge.catalogue.address import Chosen
-    from envforge.lock.request import LockRequest, Step
+    from envforge.catalogue.address import ChosenCatalogue
+    from envforge.lock.request import LockRequest, LockStep
 
 LockOrigin = Literal["catalogue", "solved", "to-solve", "none"]
 
@@ -41,7 +41,7 @@ class LockWay:
     dry_run: bool = False
     conda_exe: Path | None = None
     mirrors: Mirrors = Mirrors()  # noqa: RUF009 - a frozen value
-    team: Chosen | None = None
+    team: ChosenCatalogue | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +79,7 @@ class NoNetworkError(OutsideError):
 
 
 def find_locked(
-    project: Project, query: BuildQuery, way: LockWay, progress: Callable[[Step], None]
+    project: Project, query: BuildQuery, way: LockWay, progress: Callable[[LockStep], None]
 ) -> LockedProject | None:
     """Return the project with a lock of a catalogue; None if it must be solved.
 
@@ -114,7 +114,7 @@ def _no_network(project: Project, host: str) -> NoNetworkError:
     )
 
 
-def obtain_lock(texts: EnvironmentTexts, way: LockWay, progress: Callable[[Step], None]) -> ProjectLock:
+def obtain_lock(texts: EnvironmentTexts, way: LockWay, progress: Callable[[LockStep], None]) -> ProjectLock:
     """Find or solve the lock for ``texts``, and report each step to ``progress``."""
     if not way.wanted:
         return ProjectLock(origin="none")
@@ -124,7 +124,7 @@ def obtain_lock(texts: EnvironmentTexts, way: LockWay, progress: Callable[[Step]
     return ProjectLock(origin="to-solve") if way.dry_run else _solve(texts, way, progress)
 
 
-def find_lock(texts: EnvironmentTexts, way: LockWay, progress: Callable[[Step], None]) -> ProjectLock | None:
+def find_lock(texts: EnvironmentTexts, way: LockWay, progress: Callable[[LockStep], None]) -> ProjectLock | None:
     """Return the lock of exactly these texts from the team's catalogue or the built-in one; None if neither has it."""
     if way.fresh:
         return None
@@ -135,7 +135,7 @@ def find_lock(texts: EnvironmentTexts, way: LockWay, progress: Callable[[Step], 
     return None if entry is None else _from_catalogue(entry, progress)
 
 
-def _from_team(input_sha256: str, team: Chosen, progress: Callable[[Step], None]) -> ProjectLock | None:
+def _from_team(input_sha256: str, team: ChosenCatalogue, progress: Callable[[LockStep], None]) -> ProjectLock | None:
     """Find the lock in the team's catalogue; skip a catalogue that can't be reached, raise if it is invalid."""
     from envforge.catalogue.directory import NoCatalogueError, lock_text, open_catalogue  # noqa: PLC0415 - only if a team has a catalogue
 
@@ -148,11 +148,11 @@ def _from_team(input_sha256: str, team: Chosen, progress: Callable[[Step], None]
         return None
 
 
-def _from_catalogue(entry: Entry, progress: Callable[[Step], None]) -> ProjectLock:
+def _from_catalogue(entry: CatalogueEntry, progress: Callable[[LockStep], None]) -> ProjectLock:
     return _filled(entry, verified_text(entry), progress)
 
 
-def _filled(entry: Entry, text: str, progress: Callable[[Step], None]) -> ProjectLock:
+def _filled(entry: CatalogueEntry, text: str, progress: Callable[[LockStep], None]) -> ProjectLock:
     return ProjectLock(
         origin="catalogue",
         text=filled(text, str(entry.path), _telling(progress)),
@@ -163,16 +163,16 @@ def _filled(entry: Entry, text: str, progress: Callable[[Step], None]) -> Projec
     )
 
 
-def _telling(progress: Callable[[Step], None]) -> Callable[[str], None]:
+def _telling(progress: Callable[[LockStep], None]) -> Callable[[str], None]:
     def tell(text: str) -> None:
-        from envforge.lock.request import Step  # noqa: PLC0415 - most locks of the catalogue need no message
+        from envforge.lock.request import LockStep  # noqa: PLC0415 - most locks of the catalogue need no message
 
-        progress(Step(text=text, is_note=True))
+        progress(LockStep(text=text, is_note=True))
 
     return tell
 
 
-def _solve(texts: EnvironmentTexts, way: LockWay, progress: Callable[[Step], None]) -> ProjectLock:
+def _solve(texts: EnvironmentTexts, way: LockWay, progress: Callable[[LockStep], None]) -> ProjectLock:
     from envforge.lock.locking import lock  # noqa: PLC0415 - slow to import, and a lock of the catalogue needs none
 
     with request_aside(texts, way) as request:

@@ -29,7 +29,7 @@ from envforge.errors import RequestError, printable
 from envforge.lock.environment_spec import EnvironmentTexts
 from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
 from envforge.project.questions import Answer
-from envforge.project.record import NOT_HELD, PROJECT_FILE, Origin, ProjectRecord, dump_baseline, dump_record
+from envforge.project.record import NOT_HELD, PROJECT_FILE, ProjectRecord, TemplateOrigin, dump_baseline, dump_record
 from envforge.project.template_source import Source, project_sources
 from envforge.project.templates import Template
 from envforge.pytorch.selection import Selection
@@ -84,7 +84,7 @@ class Project:
     texts: EnvironmentTexts
     machine: Json = None
     groups: tuple[str, ...] = ()
-    origin: Origin = Origin()  # noqa: RUF009 - a frozen value
+    origin: TemplateOrigin = TemplateOrigin()  # noqa: RUF009 - a frozen value
     envforge_requirement: str = ""
 
     @property

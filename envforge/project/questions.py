@@ -28,7 +28,7 @@ _LONGEST_ANSWER = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
+class TemplateQuestion:
     """One question of a template, which applies if ``when`` holds; ``default`` is the answer if there is no other."""
 
     name: QuestionName
@@ -90,7 +90,7 @@ def _confined() -> Confined:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ForeignQuestion(Question):
+class ForeignQuestion(TemplateQuestion):
     """A question of a third-party template, whose pattern may never finish."""
 
     def _matches(self, pattern: str, text: str) -> bool:
@@ -121,7 +121,7 @@ def hold(when: When, answers: Mapping[str, Answer]) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
+class TemplateGroup:
     """Files that a project has or leaves out together. ``files`` are paths of the template's or the common ``files``.
 
     ``conda`` are the packages that they need; ``when`` are the answers for which the group exists.
@@ -136,7 +136,7 @@ class Group:
 
 
 def choose_groups(
-    groups: tuple[Group, ...], answers: Mapping[str, Answer], wanted: tuple[str, ...], unwanted: tuple[str, ...]
+    groups: tuple[TemplateGroup, ...], answers: Mapping[str, Answer], wanted: tuple[str, ...], unwanted: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Return the names of the groups that a project has, in the order of the template.
 
@@ -166,7 +166,7 @@ def choose_groups(
     )
 
 
-def _named(values: tuple[str, ...], option: str, groups: tuple[Group, ...]) -> frozenset[str]:
+def _named(values: tuple[str, ...], option: str, groups: tuple[TemplateGroup, ...]) -> frozenset[str]:
     known = [group.name for group in groups]
     names = [name for name in _words(values) if name != ALL]
     for name in names:
@@ -188,7 +188,9 @@ def _words(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def gather_answers(
-    questions: tuple[Question, ...], variables: tuple[str, ...], ask: Callable[[Question], Answer] | None
+    questions: tuple[TemplateQuestion, ...],
+    variables: tuple[str, ...],
+    ask: Callable[[TemplateQuestion], Answer] | None,
 ) -> tuple[tuple[str, Answer], ...]:
     """Answer every question: from ``variables``, else with ``ask``, else with its default.
 
@@ -207,7 +209,7 @@ def gather_answers(
     return tuple(answers.items())
 
 
-def _given(questions: tuple[Question, ...], variables: tuple[str, ...]) -> dict[str, Answer]:
+def _given(questions: tuple[TemplateQuestion, ...], variables: tuple[str, ...]) -> dict[str, Answer]:
     by_name = {question.name: question for question in questions}
     given: dict[str, Answer] = {}
     for variable in variables:
@@ -237,7 +239,7 @@ def _given(questions: tuple[Question, ...], variables: tuple[str, ...]) -> dict[
     return given
 
 
-def _unknown(key: str, questions: tuple[Question, ...]) -> RequestError:
+def _unknown(key: str, questions: tuple[TemplateQuestion, ...]) -> RequestError:
     from envforge.base.suggest import nearest  # noqa: PLC0415 - as above
 
     names = [question.name for question in questions]
@@ -250,7 +252,7 @@ def _unknown(key: str, questions: tuple[Question, ...]) -> RequestError:
     )
 
 
-def _not_asked(question: Question) -> RequestError:
+def _not_asked(question: TemplateQuestion) -> RequestError:
     return RequestError(
         f"`--var {question.name}` applies only with {_joined(question.when)}",
         hint=(
@@ -261,7 +263,7 @@ def _not_asked(question: Question) -> RequestError:
     )
 
 
-def _example(questions: tuple[Question, ...]) -> str:
+def _example(questions: tuple[TemplateQuestion, ...]) -> str:
     if not questions:
         return "the template has no questions; omit `--var`"
     first = questions[0]

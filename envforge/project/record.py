@@ -35,7 +35,7 @@ class ProjectFileError(EnvforgeError):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Origin:
+class TemplateOrigin:
     """The origin of a template: ``source`` is a directory or a ``git+`` URL, empty for a built-in template.
 
     ``commit`` is the git commit.
@@ -64,7 +64,7 @@ class ProjectRecord:
     files: tuple[tuple[str, str], ...]
     machine: Json = None
     groups: tuple[tuple[str, bool], ...] = ()
-    origin: Origin = Origin()
+    origin: TemplateOrigin = TemplateOrigin()
     envforge_requirement: str = ""
 
 
@@ -212,12 +212,12 @@ def parse_project_file(text: str, where: str) -> ProjectRecord:
         files=tuple(sorted(top.files.items())),
         machine=top.machine,
         envforge_requirement=top.envforge_requirement,
-        origin=Origin(source=top.template.source, commit=top.template.commit),
+        origin=TemplateOrigin(source=top.template.source, commit=top.template.commit),
         groups=tuple(top.groups.items()),
     )
 
 
-def _origin(origin: Origin) -> dict[str, str]:
+def _origin(origin: TemplateOrigin) -> dict[str, str]:
     return {name: value for name, value in (("source", origin.source), ("commit", origin.commit)) if value}
 
 

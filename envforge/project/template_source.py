@@ -20,8 +20,8 @@ from envforge.base.jinja import TemplateError, render_template
 from envforge.base.staging import PlannedFile
 from envforge.base.urls import has_secrets, show_url
 from envforge.errors import Hint, RequestError, printable
-from envforge.project.questions import Group
-from envforge.project.record import Origin
+from envforge.project.questions import TemplateGroup
+from envforge.project.record import TemplateOrigin
 from envforge.project.templates import (
     COMMON,
     MANIFEST,
@@ -67,7 +67,7 @@ def project_sources(template: Template, groups: Collection[str]) -> tuple[Source
     return tuple(dict.fromkeys(taken))
 
 
-def group_sources(template: Template, group: Group) -> tuple[Source, ...]:
+def group_sources(template: Template, group: TemplateGroup) -> tuple[Source, ...]:
     """Return the sources of one group; the template's own files take precedence over common ones."""
     roots = (template.root / FILES, template.common_root / FILES)
     what = f"the group `{group.name}` of the template `{template.name}` has the file"
@@ -131,7 +131,7 @@ class Opened:
     """A template and its origin."""
 
     template: Template
-    origin: Origin = Origin()  # noqa: RUF009 - a frozen value
+    origin: TemplateOrigin = TemplateOrigin()  # noqa: RUF009 - a frozen value
 
     @property
     def is_foreign(self) -> bool:
@@ -206,7 +206,7 @@ def _in_folder(name: str, base: Path) -> Opened:
             hint=(_LIST, Hint("to start a template of your own", "envforge templates new DIR")),
             code="no-such-template",
         )
-    return Opened(template=_checked(folder), origin=Origin(source=name))
+    return Opened(template=_checked(folder), origin=TemplateOrigin(source=name))
 
 
 def _checked(folder: Path) -> Template:
@@ -251,7 +251,7 @@ def _cloned(name: str, base: Path) -> Iterator[Opened]:
                 hint="to use a template in a subdirectory of the repository, append `#subdirectory=DIR` to the URL",
                 code="no-such-template",
             )
-        yield Opened(template=_checked(root), origin=Origin(source=name, commit=commit))
+        yield Opened(template=_checked(root), origin=TemplateOrigin(source=name, commit=commit))
 
 
 def _at(name: str, revision: str) -> str:

@@ -15,13 +15,13 @@ from envforge.base.documents import Document, NonEmpty, Printable, check_yaml_de
 from envforge.base.files import regular
 from envforge.base.jinja import TemplateError
 from envforge.errors import Hint, RequestError, printable
-from envforge.lock.environment_spec import TORCH_FAMILY, Needs, split_conda_spec
+from envforge.lock.environment_spec import TORCH_FAMILY, TemplateNeeds, split_conda_spec
 from envforge.project.questions import (
     Answer,
     ForeignQuestion,
-    Group,
     GroupName,
-    Question,
+    TemplateGroup,
+    TemplateQuestion,
     When,
     answers_of,
     choose_groups,
@@ -61,7 +61,7 @@ class _Manifest:
     name: Annotated[str, _TEMPLATE_NAME]
     version: int | Printable
     summary: Printable
-    questions: tuple[Question, ...] = ()
+    questions: tuple[TemplateQuestion, ...] = ()
     common: tuple[PurePosixPath, ...] = ()
     not_common: tuple[PurePosixPath, ...] = ()
     environment: _Environment = _Environment()
@@ -95,15 +95,15 @@ class Template:
     summary: str
     root: Path
     common_root: Path
-    questions: tuple[Question, ...]
+    questions: tuple[TemplateQuestion, ...]
     common: tuple[PurePosixPath, ...]
     not_common: tuple[PurePosixPath, ...]
-    needs: Needs
-    groups: tuple[Group, ...] = ()
+    needs: TemplateNeeds
+    groups: tuple[TemplateGroup, ...] = ()
     hooks: tuple[tuple[str, ...], ...] = ()
     is_foreign: bool = False
 
-    def needs_with(self, groups: Collection[str]) -> Needs:
+    def needs_with(self, groups: Collection[str]) -> TemplateNeeds:
         """Return what a project with these groups needs."""
         specs = [spec for group in self.groups if group.name in groups for spec in group.conda]
         return replace(self.needs, conda=tuple(dict.fromkeys((*self.needs.conda, *specs))))
@@ -160,7 +160,7 @@ def load_foreign(root: Path, common_root: Path) -> Template:
     return replace(_template(document, manifest, root, common_root), hooks=manifest.hooks, is_foreign=True)
 
 
-def read_common_groups(common: Path) -> tuple[Group, ...]:
+def read_common_groups(common: Path) -> tuple[TemplateGroup, ...]:
     """Read the groups that every template may use: ``groups.yml`` in the common directory."""
     path = common / COMMON_GROUPS
     if not path.exists():
@@ -203,19 +203,21 @@ def _template(document: Document, manifest: _Manifest, root: Path, common_root: 
         questions=manifest.questions,
         common=manifest.common,
         not_common=manifest.not_common,
-        needs=Needs(
+        needs=TemplateNeeds(
             torch_family=tuple(name for name in TORCH_FAMILY if name in family), conda=manifest.environment.conda
         ),
         groups=groups,
     )
 
 
-def _group(document: Document, number: int, entry: str | _GroupEntry, common: Mapping[str, Group]) -> Group:
+def _group(
+    document: Document, number: int, entry: str | _GroupEntry, common: Mapping[str, TemplateGroup]
+) -> TemplateGroup:
     entry = _GroupEntry(name=entry) if isinstance(entry, str) else entry
     _check_paths(document, f"groups[{number}].files", entry.files)
     _check_conda(document, f"groups[{number}].conda", entry.conda)
     if entry.help is not None:
-        return Group(
+        return TemplateGroup(
             name=entry.name,
             help=entry.help,
             default=bool(entry.default),
@@ -237,7 +239,7 @@ def _group(document: Document, number: int, entry: str | _GroupEntry, common: Ma
     )
 
 
-def _check_questions(document: Document, questions: tuple[Question, ...]) -> None:
+def _check_questions(document: Document, questions: tuple[TemplateQuestion, ...]) -> None:
     for number, question in enumerate(questions):
         path, before = f"questions[{number}]", questions[:number]
         if question.name in [each.name for each in before]:
@@ -264,7 +266,7 @@ def _check_pattern(document: Document, path: str, pattern: str | None) -> None:
         raise document.fault(path, f"a regular expression ({error})", pattern) from error
 
 
-def _check_when(document: Document, path: str, when: When, questions: Sequence[Question]) -> None:
+def _check_when(document: Document, path: str, when: When, questions: Sequence[TemplateQuestion]) -> None:
     by_name = {question.name: question for question in questions}
     for name, value in when.items():
         question = by_name.get(name)
@@ -274,7 +276,7 @@ def _check_when(document: Document, path: str, when: When, questions: Sequence[Q
             raise document.fault(f"{path}.when.{name}", f"answers to `{name}`: {question.rule}", value)
 
 
-def _check_groups(document: Document, groups: tuple[Group, ...], questions: Sequence[Question]) -> None:
+def _check_groups(document: Document, groups: tuple[TemplateGroup, ...], questions: Sequence[TemplateQuestion]) -> None:
     for number, group in enumerate(groups):
         path = f"groups[{number}]"
         if group.name in [each.name for each in groups[:number]]:

@@ -24,7 +24,7 @@ from envforge.errors import EnvforgeError
 from envforge.lock.environment_spec import render_texts
 from envforge.project.place import place
 from envforge.project.plan import Project, plan_project
-from envforge.project.questions import Answer, Question, When, answers_of, shown
+from envforge.project.questions import Answer, TemplateQuestion, When, answers_of, shown
 from envforge.project.smoke import can_skip_gpu, interpreter_torch, smoke_environment
 from envforge.project.templates import Template
 from envforge.pytorch.selection import Selection
@@ -92,7 +92,7 @@ def _choices(template: Template) -> tuple[_Choice, ...]:
     return (*asked, *groups)
 
 
-def _values(question: Question) -> tuple[Answer, ...]:
+def _values(question: TemplateQuestion) -> tuple[Answer, ...]:
     others: tuple[Answer, ...] = question.choices if question.type == "choice" else ()
     if question.type == "bool":
         others = (False, True)

@@ -23,14 +23,14 @@ from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, VARIANTS_DIRECTOR
 from envforge.project.changes import FileChange, OnConflict, has_conflict, plan_changes, read_there
 from envforge.project.locking import LockWay, request_aside
 from envforge.project.plan import Project, record_of, render_project
-from envforge.project.questions import Answer, Question, choose_groups, gather_answers, shown
+from envforge.project.questions import Answer, TemplateQuestion, choose_groups, gather_answers, shown
 from envforge.project.record import BASELINE, PROJECT_FILE, ProjectRecord, dump_baseline, dump_into, read_baseline
 from envforge.project.template_source import Opened
 from envforge.project.templates import Template
 from envforge.pytorch.selection import Selection
 
 if TYPE_CHECKING:
-    from envforge.lock.request import Step
+    from envforge.lock.request import LockStep
 
 _FILES = (ENVIRONMENT_FILE, VIRTUAL_PACKAGES_FILE, LOCK_FILE)
 
@@ -57,7 +57,7 @@ def derived_variants(folder: Path) -> tuple[str, ...]:
 
 
 def relock_variants(
-    folder: Path, texts: EnvironmentTexts, way: LockWay, progress: Callable[[Step], None]
+    folder: Path, texts: EnvironmentTexts, way: LockWay, progress: Callable[[LockStep], None]
 ) -> tuple[VariantLock, ...]:
     """Derive and lock each variant for ``texts`` in a temporary directory; raise if one can't be locked."""
     from envforge.base.terms import WheelTag  # noqa: PLC0415 - as above
@@ -231,7 +231,7 @@ def carried_answers(
     """Return the recorded answers, replaced by ``variables``, and notes about added and removed questions."""
     recorded, named = dict(record.answers), {variable.partition("=")[0] for variable in variables}
 
-    def again(question: Question) -> Answer:
+    def again(question: TemplateQuestion) -> Answer:
         return _still_valid(question, recorded[question.name]) if question.name in recorded else question.default
 
     answers = gather_answers(template.questions, variables, again)
@@ -245,7 +245,7 @@ def carried_answers(
     return answers, tuple(notes)
 
 
-def _still_valid(question: Question, answer: Answer) -> Answer:
+def _still_valid(question: TemplateQuestion, answer: Answer) -> Answer:
     try:
         return question.parse(shown(answer))
     except ValueError as rule:

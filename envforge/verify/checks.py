@@ -150,7 +150,7 @@ def _offered() -> Iterator[tuple[Check, str]]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Chosen:
+class ChosenChecks:
     """The checks to run, in order, the questions that they need, and the highest cost among them."""
 
     checks: tuple[Check, ...]
@@ -165,7 +165,7 @@ class Chosen:
         return frozenset(need for check in self.checks for need in check.needs)
 
 
-def choose(asked: Asked, checks: Sequence[Check]) -> Chosen:
+def choose(asked: Asked, checks: Sequence[Check]) -> ChosenChecks:
     """Return the requested checks; ``only`` selects checks of any cost. Raise ``RequestError`` for an unknown name.
 
     The checks that report whether a question could be observed are always included.
@@ -197,7 +197,7 @@ def choose(asked: Asked, checks: Sequence[Check]) -> Chosen:
         _refuse_empty(asked, questions)
     first = [check for check in checks if _is_about_the_run(check) and check.question in questions]
     others = [check for check in kept if not _is_about_the_run(check)]
-    return Chosen(checks=(*first, *others), questions=questions, depth=depth)
+    return ChosenChecks(checks=(*first, *others), questions=questions, depth=depth)
 
 
 def _refuse_empty(asked: Asked, questions: Sequence[Question]) -> None:

@@ -26,7 +26,7 @@ from envforge.machine.values import Machine
 from envforge.machine.world import World
 from envforge.prefix.journal import read_journal
 from envforge.prefix.locate import Meant, check_usable, meant_prefix
-from envforge.verify.checks import Chosen, choose
+from envforge.verify.checks import ChosenChecks, choose
 from envforge.verify.environment.observe import prefix_state
 from envforge.verify.machine.case import CONDITION_CHECKS
 from envforge.verify.machine.facts import DriverFacts, LockNeeds, MachineFacts, SystemFacts
@@ -60,7 +60,7 @@ class Means:
     say: Callable[[str], None]
 
 
-def find_situation(place: Place, asked: Asked, chosen: Chosen, means: Means) -> tuple[Situation, Surroundings]:
+def find_situation(place: Place, asked: Asked, chosen: ChosenChecks, means: Means) -> tuple[Situation, Surroundings]:
     """Find the project, its lockfile, and its environment, and select the questions that can be answered."""
     platform = conda_subdir(means.world.system, means.world.architecture)
     project = project_folder(place.folder)

@@ -14,7 +14,7 @@ import pytest
 from packaging.version import Version
 
 from envforge.base.data_files import lockfiles_root, templates_root
-from envforge.catalogue.index import PLACEHOLDER, Entry, find_entry, list_entries, read_stored
+from envforge.catalogue.index import PLACEHOLDER, CatalogueEntry, find_entry, list_entries, read_stored
 from envforge.lock.lockfile import Lockfile, read_lockfile
 from envforge.lock.names import NameMapping
 from envforge.lock.python_index import PythonIndex
@@ -41,7 +41,7 @@ def each_entry() -> pytest.MarkDecorator:
 
 
 @functools.cache
-def lock_of(entry: Entry) -> Lockfile:
+def lock_of(entry: CatalogueEntry) -> Lockfile:
     return read_lockfile(entry.path)
 
 
@@ -62,7 +62,7 @@ def test_catalogue_holds_no_file_that_its_index_does_not_name() -> None:
 
 
 @each_entry()
-def test_file_has_the_sha256_of_the_index(entry: Entry) -> None:
+def test_file_has_the_sha256_of_the_index(entry: CatalogueEntry) -> None:
     assert hashlib.sha256(entry.path.read_bytes()).hexdigest() == entry.sha256
 
 
@@ -85,20 +85,20 @@ def test_cuda_11_8_without_another_word_is_answered_at_once() -> None:
 
 
 @each_entry()
-def test_lock_is_for_the_platforms_of_its_entry(entry: Entry) -> None:
+def test_lock_is_for_the_platforms_of_its_entry(entry: CatalogueEntry) -> None:
     lock = lock_of(entry)
     assert lock.platforms == entry.platforms
     assert {package.platform for package in lock.packages} == set(entry.platforms)
 
 
 @each_entry()
-def test_every_package_has_a_sha256_and_every_conda_package_an_md5(entry: Entry) -> None:
+def test_every_package_has_a_sha256_and_every_conda_package_an_md5(entry: CatalogueEntry) -> None:
     assert [p.name for p in lock_of(entry).packages if p.sha256 is None] == []
     assert [p.name for p in lock_of(entry).packages if p.manager == "conda" and p.md5 is None] == []
 
 
 @each_entry()
-def test_addresses_are_those_of_the_public_channel_the_torch_index_or_the_registry(entry: Entry) -> None:
+def test_addresses_are_those_of_the_public_channel_the_torch_index_or_the_registry(entry: CatalogueEntry) -> None:
     for package in lock_of(entry).packages:
         parts = urlsplit(package.url)
         assert parts.scheme == "https"
@@ -107,7 +107,7 @@ def test_addresses_are_those_of_the_public_channel_the_torch_index_or_the_regist
 
 
 @each_entry()
-def test_no_other_host_and_no_path_of_a_machine_is_in_the_text(entry: Entry) -> None:
+def test_no_other_host_and_no_path_of_a_machine_is_in_the_text(entry: CatalogueEntry) -> None:
     text = entry.path.read_text(encoding="utf-8")
     hosts = set(re.findall(r"[a-z]+://([^/\s]+)", text))
     assert hosts <= HOSTS | {"github.com"}
@@ -115,7 +115,7 @@ def test_no_other_host_and_no_path_of_a_machine_is_in_the_text(entry: Entry) -> 
 
 
 @each_entry()
-def test_torch_and_torchvision_are_the_selected_build_from_the_torch_index(entry: Entry) -> None:
+def test_torch_and_torchvision_are_the_selected_build_from_the_torch_index(entry: CatalogueEntry) -> None:
     selection = entry.selection
     wanted = (selection.torch, selection.tag, entry.platforms[0])
     (build,) = (each for each in load_matrix().builds if (each.torch, each.tag, each.platform) == wanted)
@@ -131,13 +131,13 @@ def test_torch_and_torchvision_are_the_selected_build_from_the_torch_index(entry
 
 
 @each_entry()
-def test_python_is_the_selected_one(entry: Entry) -> None:
+def test_python_is_the_selected_one(entry: CatalogueEntry) -> None:
     (python,) = (p for p in lock_of(entry).packages if p.name == "python")
     assert python.version.startswith(f"{entry.selection.python}.")
 
 
 @each_entry()
-def test_no_dependency_is_missing(entry: Entry) -> None:
+def test_no_dependency_is_missing(entry: CatalogueEntry) -> None:
     packages = lock_of(entry).packages
     conda = {p.name for p in packages if p.manager == "conda"}
     provided = {MAPPING.to_python(name) for name in conda} | {p.name for p in packages if p.manager == "pip"}
@@ -147,7 +147,7 @@ def test_no_dependency_is_missing(entry: Entry) -> None:
 
 
 @each_entry()
-def test_requirements_are_those_of_the_matrix(entry: Entry) -> None:
+def test_requirements_are_those_of_the_matrix(entry: CatalogueEntry) -> None:
     matrix, tag, stated = load_matrix(), entry.selection.tag, entry.requirements
     (build,) = (
         b for b in matrix.builds if (b.torch, b.tag, b.platform) == (entry.selection.torch, tag, entry.platforms[0])
@@ -165,7 +165,7 @@ def test_requirements_are_those_of_the_matrix(entry: Entry) -> None:
 
 
 @each_entry()
-def test_size_counts_every_file_of_the_lock(entry: Entry) -> None:
+def test_size_counts_every_file_of_the_lock(entry: CatalogueEntry) -> None:
     stated = entry.requirements
     assert stated.files == len({package.url for package in lock_of(entry).packages})
     assert 0 < stated.files_sized <= stated.files
@@ -173,7 +173,7 @@ def test_size_counts_every_file_of_the_lock(entry: Entry) -> None:
 
 
 @each_entry()
-def test_filled_lock_has_no_placeholder_left(entry: Entry) -> None:
+def test_filled_lock_has_no_placeholder_left(entry: CatalogueEntry) -> None:
     index = PythonIndex(simple_url="https://i.example/simple", source="a test", files_url="https://i.example/files/")
     assert "invalid" not in read_stored(entry, index)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from envforge.cli import main
-from envforge.lock.diff import Comparison, compare
+from envforge.lock.diff import LockComparison, compare
 from envforge.lock.lockfile import LockedPackage, Lockfile, read_lockfile
 from envforge.pytorch.matrix import load_matrix
 from tests.export.locks import CATALOGUE, CU118, CU126, JINJA2, NUMPY, PYTHON, conda, lock
@@ -21,11 +21,11 @@ CU118_LOCK = CATALOGUE / "image-classification" / "cu118-linux-64.conda-lock.yml
 CU126_LOCK = CATALOGUE / "image-classification" / "cu126-linux-64.conda-lock.yml"
 
 
-def _compare(before: Lockfile, after: Lockfile) -> Comparison:
+def _compare(before: Lockfile, after: Lockfile) -> LockComparison:
     return compare(before, after, MATRIX)
 
 
-def _kinds(comparison: Comparison) -> dict[str, tuple[str, str]]:
+def _kinds(comparison: LockComparison) -> dict[str, tuple[str, str]]:
     (one,) = comparison.platforms
     return {change.name: (change.kind, change.what) for change in one.changes}
 

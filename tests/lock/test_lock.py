@@ -7,7 +7,7 @@ import sys
 
 from envforge.lock.condalock import solver_launcher
 from envforge.lock.names import NameMapping
-from envforge.lock.request import LockReport, Step
+from envforge.lock.request import LockReport, LockStep
 from tests.lock.conftest import CUBLAS, MAC_TORCH, TORCH, TRITON, VISION, World, environment_text
 from tests.lock.torchindex import PUBLIC, TorchIndex
 
@@ -91,7 +91,7 @@ def test_gaps_of_the_index_are_filled_and_moved_addresses_recorded_as_linked(wor
     world.index.add("cu118", CUBLAS)
     moved = f"https://download-r2.pytorch.org/whl/cu118/{TRITON.file_name}"
     world.index.add("cu118", TRITON, href=moved)
-    steps: list[Step] = []
+    steps: list[LockStep] = []
     report = world.lock(steps.append)
     assert world.package("torch").sha256 == TORCH.sha256
     assert report.hashed == (f"{PUBLIC}/cu118/{TORCH.file_name.replace('+', '%2B')}",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from envforge.cli.progress import PlainLines
-from envforge.lock.request import Step
+from envforge.lock.request import LockStep
 
 
 class Clock:
@@ -17,12 +17,12 @@ def test_plain_lines_are_seconds_apart_and_show_the_step() -> None:
     clock, written = Clock(), list[str]()
     lines = PlainLines(written.append, clock)
     lines.tick()
-    lines.step(Step(text="solving for linux-64"))
+    lines.step(LockStep(text="solving for linux-64"))
     for _ in range(12):
         clock.now_s += 1
         lines.tick()
-    lines.step(Step(text="hashing a.whl", done_bytes=0, total_bytes=3_000_000))
-    lines.step(Step(text="hashing a.whl", done_bytes=1_500_000, total_bytes=3_000_000))
+    lines.step(LockStep(text="hashing a.whl", done_bytes=0, total_bytes=3_000_000))
+    lines.step(LockStep(text="hashing a.whl", done_bytes=1_500_000, total_bytes=3_000_000))
     clock.now_s += 3
     lines.tick()
     lines.tick()
@@ -37,7 +37,7 @@ def test_plain_lines_are_seconds_apart_and_show_the_step() -> None:
 def test_plain_lines_have_no_total_if_the_server_states_none() -> None:
     clock, written = Clock(), list[str]()
     lines = PlainLines(written.append, clock)
-    lines.step(Step(text="hashing a.whl", done_bytes=1_000_000))
+    lines.step(LockStep(text="hashing a.whl", done_bytes=1_000_000))
     clock.now_s += 60
     lines.tick()
     assert written == ["hashing a.whl", "hashing a.whl: 1.0 MB (60 s)"]

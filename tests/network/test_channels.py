@@ -12,7 +12,7 @@ import requests
 import yaml
 
 from envforge.base.data_files import lockfiles_root
-from envforge.catalogue.index import PLACEHOLDER, Entry, list_entries
+from envforge.catalogue.index import PLACEHOLDER, CatalogueEntry, list_entries
 from envforge.lock.lockfile import LockedPackage, parse_lockfile
 from envforge.lock.names import NameMapping
 from envforge.lock.pages import Downloads, IndexFile
@@ -26,13 +26,13 @@ PUBLIC_MAPPING = (
 STORED = list_entries(lockfiles_root())
 
 
-def lock_of(entry: Entry) -> tuple[LockedPackage, ...]:
+def lock_of(entry: CatalogueEntry) -> tuple[LockedPackage, ...]:
     """Return the packages of a stored lockfile."""
     return parse_lockfile(entry.path.read_text(encoding="utf-8"), str(entry.path)).packages
 
 
 @pytest.mark.parametrize("entry", STORED, ids=lambda entry: str(entry.name))
-def test_each_file_of_the_catalogue_is_still_there(entry: Entry, session: requests.Session) -> None:
+def test_each_file_of_the_catalogue_is_still_there(entry: CatalogueEntry, session: requests.Session) -> None:
     index, pages = configured_index(os.environ, Path.home(), Path(sys.prefix)), SimplePages()
     gone = []
     for package in lock_of(entry):

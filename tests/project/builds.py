@@ -5,10 +5,12 @@ from __future__ import annotations
 from packaging.version import Version
 
 from envforge.base.terms import WheelTag
-from envforge.lock.environment_spec import Needs
+from envforge.lock.environment_spec import TemplateNeeds
 from envforge.pytorch.selection import PYTORCH_INDEX, Build, Grade, Request, Selection
 
-NEEDS = Needs(torch_family=("torch", "torchvision"), conda=("matplotlib-base", "numpy >=1.23", "scikit-learn", "tqdm"))
+NEEDS = TemplateNeeds(
+    torch_family=("torch", "torchvision"), conda=("matplotlib-base", "numpy >=1.23", "scikit-learn", "tqdm")
+)
 
 
 def selection(

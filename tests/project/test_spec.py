@@ -13,7 +13,7 @@ from envforge.base.data_files import templates_root
 from envforge.base.jinja import TemplateError
 from envforge.errors import RequestError
 from envforge.lock import environment_spec as spec
-from envforge.lock.environment_spec import Needs, input_sha256, render_texts, torch_requirements
+from envforge.lock.environment_spec import TemplateNeeds, input_sha256, render_texts, torch_requirements
 from envforge.pytorch.selection import Selection
 from tests.project import builds
 
@@ -29,7 +29,7 @@ CONDA_LOCK_WARNS = pytest.mark.filterwarnings("ignore")  # its vendored librarie
 EVERY = tuple(dict.fromkeys(itertools.chain(*CASES.values())))
 
 
-def _texts(*selections: Selection, needs: Needs = builds.NEEDS) -> spec.EnvironmentTexts:
+def _texts(*selections: Selection, needs: TemplateNeeds = builds.NEEDS) -> spec.EnvironmentTexts:
     return render_texts(selections, needs, templates_root())
 
 
@@ -102,9 +102,9 @@ def test_the_order_of_platforms_does_not_change_the_bytes(order: list[Selection]
     st.sampled_from(EVERY),
 )
 def test_the_same_input_gives_the_same_bytes_and_one_line_for_each_package(conda: list[str], chosen: Selection) -> None:
-    texts = _texts(chosen, needs=Needs(torch_family=("torch",), conda=tuple(conda)))
+    texts = _texts(chosen, needs=TemplateNeeds(torch_family=("torch",), conda=tuple(conda)))
 
-    assert texts == _texts(chosen, needs=Needs(torch_family=("torch",), conda=tuple(reversed(conda))))
+    assert texts == _texts(chosen, needs=TemplateNeeds(torch_family=("torch",), conda=tuple(reversed(conda))))
     assert texts.environment.endswith("\n")
     lines = [line for line in yaml.safe_load(texts.environment)["dependencies"] if isinstance(line, str)]
     names = [line.split(" ")[0] for line in lines]
@@ -154,7 +154,7 @@ def test_environment_variables_in_the_index_are_kept() -> None:
 
 
 def test_a_family_member_that_does_not_exist_is_named() -> None:
-    needs = Needs(torch_family=("torch", "torchvision"))
+    needs = TemplateNeeds(torch_family=("torch", "torchvision"))
     bare = builds.selection()
     without = type(bare)(
         **{name: getattr(bare, name) for name in bare.__slots__ if name != "build"},

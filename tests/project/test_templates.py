@@ -9,7 +9,7 @@ from envforge.base.data_files import templates_root
 from envforge.base.jinja import TemplateError, render_template
 from envforge.errors import RequestError
 from envforge.project.plan import check_project_name, package_name
-from envforge.project.questions import Question, gather_answers
+from envforge.project.questions import TemplateQuestion, gather_answers
 from envforge.project.templates import list_templates, load_template, parse_manifest
 
 MANIFEST = """
@@ -159,7 +159,7 @@ def test_an_answer_is_given_once() -> None:
 def test_only_what_was_not_answered_is_asked() -> None:
     asked: list[str] = []
 
-    def ask(question: Question) -> int | str | bool:
+    def ask(question: TemplateQuestion) -> int | str | bool:
         asked.append(question.name)
         return question.default
 

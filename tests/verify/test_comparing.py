@@ -15,7 +15,7 @@ from envforge.cli import main
 from envforge.verify import reports
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.record import record_to_json
-from envforge.verify.reports.compare import Comparison, compare
+from envforge.verify.reports.compare import FleetComparison, compare
 from envforge.verify.values import Report, Verdict
 from tests.verify.made_up import T4, finding, published_schema, record, report
 from tests.verify.trained import facts
@@ -23,11 +23,11 @@ from tests.verify.trained import facts
 Captured = pytest.CaptureFixture[str]
 
 
-def compared(*reports: Report) -> Comparison:
+def compared(*reports: Report) -> FleetComparison:
     return compare(dict(zip("abcdef", reports, strict=False)), tolerance=0.1)
 
 
-def different(found: Comparison) -> list[str]:
+def different(found: FleetComparison) -> list[str]:
     return [row.name for row in found.different]
 
 

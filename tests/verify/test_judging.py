@@ -10,7 +10,7 @@ import pytest
 
 import envforge.verify
 from envforge.errors import RequestError
-from envforge.verify.checks import CHECKS, Chosen, all_checks, checks_for, choose, judge
+from envforge.verify.checks import CHECKS, ChosenChecks, all_checks, checks_for, choose, judge
 from envforge.verify.record import NotObserved, Observed, ProjectFacts, Record
 from envforge.verify.values import Check, Finding, Judgement, Report, Verdict
 from tests.verify.made_up import asked, check, finding, record, report, says
@@ -149,7 +149,7 @@ def test_no_check_looks_into_a_message() -> None:
     assert {name: parts for name, parts in found.items() if parts} == {}
 
 
-def names(chosen: Chosen) -> list[str]:
+def names(chosen: ChosenChecks) -> list[str]:
     return [each.id for each in chosen.checks if each.group != "observation"]
 
 

@@ -17,7 +17,7 @@ RECORDS_VARIABLE = "ENVFORGE_SOLVE_RECORDS"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kept:
+class LockedFile:
     """A package of the old lockfile, identified by file name and digest, so that its mirror doesn't matter."""
 
     name: str
@@ -30,7 +30,7 @@ class Kept:
 class Wishes:
     """What a solve should prefer. ``renew`` names packages to upgrade; ``exclude_newer`` is in UTC."""
 
-    keep: tuple[Kept, ...] = ()
+    keep: tuple[LockedFile, ...] = ()
     renew: tuple[str, ...] = ()
     exclude_newer: dt.datetime | None = None
     version: Literal[1] = 1

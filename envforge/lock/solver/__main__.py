@@ -28,7 +28,7 @@ from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.solver import RECORDS_VARIABLE, PackagesNotFoundError
 
 if TYPE_CHECKING:
-    from envforge.lock.solver.request import Priority, Record
+    from envforge.lock.solver.request import IndexRecord, Priority
 
 Json = dict[str, Any]
 Command = Literal["info", "config", "list", "create", "install", "update"]
@@ -191,12 +191,12 @@ def settings_answer(environment: Mapping[str, str], platform: str) -> Json:
     }
 
 
-def _fetch(record: Record) -> Json:
+def _fetch(record: IndexRecord) -> Json:
     entry = {**fields_to_json(record), "channel": f"{record.channel}/{record.subdir}", "indexed_timestamp": None}
     return {key: value for key, value in entry.items() if value is not None}
 
 
-def _link(record: Record) -> Json:
+def _link(record: IndexRecord) -> Json:
     return {
         "base_url": record.channel,
         "build_number": record.build_number,
@@ -209,20 +209,20 @@ def _link(record: Record) -> Json:
     }
 
 
-def read_installed(prefix: Path) -> tuple[Record, ...]:
+def read_installed(prefix: Path) -> tuple[IndexRecord, ...]:
     """Return the installed packages, sorted by name; raise ``EnvforgeError`` for an invalid entry."""
     folder = prefix / "conda-meta"
     if not folder.is_dir():
         raise EnvforgeError(
             f"`{prefix}` is not an environment: it has no directory `conda-meta`", code="not-an-environment"
         )
-    from envforge.lock.solver.request import Record  # noqa: PLC0415 - imports rattler
+    from envforge.lock.solver.request import IndexRecord  # noqa: PLC0415 - imports rattler
 
-    records = [Record.read(path.read_bytes(), f"`{path}`") for path in folder.glob("*.json")]
+    records = [IndexRecord.read(path.read_bytes(), f"`{path}`") for path in folder.glob("*.json")]
     return tuple(sorted(records, key=lambda record: record.name))
 
 
-def write_solve_record(folder: Path, platform: str, specs: tuple[str, ...], records: tuple[Record, ...]) -> Path:
+def write_solve_record(folder: Path, platform: str, specs: tuple[str, ...], records: tuple[IndexRecord, ...]) -> Path:
     """Write ``PLATFORM-DIGEST.json`` into ``folder`` and return its path; the same solve writes the same file."""
     document = {
         "version": 1,
@@ -237,7 +237,7 @@ def write_solve_record(folder: Path, platform: str, specs: tuple[str, ...], reco
     return path
 
 
-def _package(record: Record) -> Json:
+def _package(record: IndexRecord) -> Json:
     # only these fields, because the URL of a channel may have credentials
     return {
         "name": record.name,
@@ -297,7 +297,7 @@ def _solved(call: Call, environment: Mapping[str, str], platform: str) -> Json:
     return _difference(_prefix(call), before, after)
 
 
-def _difference(prefix: Path, before: tuple[Record, ...], after: tuple[Record, ...]) -> Json:
+def _difference(prefix: Path, before: tuple[IndexRecord, ...], after: tuple[IndexRecord, ...]) -> Json:
     """Return the answer to ``create|install|update --dry-run --json``: the packages to fetch, unlink, and link."""
     link, unlink = _without(after, before), _without(before, after)
     if before and not link and not unlink:
@@ -311,7 +311,7 @@ def _difference(prefix: Path, before: tuple[Record, ...], after: tuple[Record, .
     return {"success": True, "actions": actions, "prefix": str(prefix), "dry_run": True}
 
 
-def _without(records: tuple[Record, ...], others: tuple[Record, ...]) -> tuple[Record, ...]:
+def _without(records: tuple[IndexRecord, ...], others: tuple[IndexRecord, ...]) -> tuple[IndexRecord, ...]:
     known = {(record.dist_name, record.subdir) for record in others}
     return tuple(record for record in records if (record.dist_name, record.subdir) not in known)
 

@@ -123,7 +123,7 @@ def _is_path(word: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
+class IndexRecord:
     """One package file. Fields that the repodata doesn't state are ``None``, as in records copied from lockfiles."""
 
     name: str
@@ -150,7 +150,7 @@ class Record:
         return f"{self.name}-{self.version}-{self.build}"
 
     @classmethod
-    def read(cls, text: str | bytes, where: str) -> Record:
+    def read(cls, text: str | bytes, where: str) -> IndexRecord:
         """Parse a repodata or conda-meta entry; raise ``EnvforgeError`` if it is invalid."""
         document = Document(damaged=f"{where} is not a package record", error=EnvforgeError, code="bad-prefix-record")
         record = document.read_json(text, cls)
@@ -261,7 +261,7 @@ class Request:
     channels: tuple[Channel, ...]
     naming: Naming
     virtual: tuple[VirtualPackage, ...] | None
-    installed: tuple[Record, ...] = ()
+    installed: tuple[IndexRecord, ...] = ()
     priority: Priority = "strict"
     environment: Mapping[str, str] = field(default_factory=dict)
     wishes: Wishes = field(default_factory=Wishes)
@@ -315,7 +315,7 @@ class Request:
         is_here = str(Subdir.current()) == self.naming.platform
         return [package.into_generic() for package in HostVirtualPackage.detect()] if is_here else []
 
-    def at_source(self, record: Record) -> Record:
+    def at_source(self, record: IndexRecord) -> IndexRecord:
         """Return a locked record with the URLs from which its channel is read."""
         for channel in self.channels:
             if record.url.startswith(f"{channel.address}/"):
@@ -324,7 +324,7 @@ class Request:
                 )
         return record
 
-    def at_home(self, record: Record) -> Record:
+    def at_home(self, record: IndexRecord) -> IndexRecord:
         """Return a solved record with the URLs that a lockfile contains."""
         for channel in self.channels:
             if record.url.startswith(f"{channel.source}/"):

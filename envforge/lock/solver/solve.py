@@ -27,8 +27,8 @@ from envforge.base.suggest import nearest
 from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 from envforge.lock.names import NameMapping
-from envforge.lock.solver import Kept, PackagesNotFoundError
-from envforge.lock.solver.request import ALIAS, PRIORITIES, Channel, Naming, Record, Request
+from envforge.lock.solver import LockedFile, PackagesNotFoundError
+from envforge.lock.solver.request import ALIAS, PRIORITIES, Channel, IndexRecord, Naming, Request
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ async def _preferred(request: Request, specs: Sequence[MatchSpec], gateway: Gate
     return [r for name, r in by_name.items() if all(spec.matches(r) for spec in wanted.get(name, ()))]
 
 
-def _is_same(record: RepoDataRecord, kept: Kept) -> bool:
+def _is_same(record: RepoDataRecord, kept: LockedFile) -> bool:
     if record.file_name != kept.file_name:
         return False
     if kept.sha256 and record.sha256:
@@ -211,7 +211,7 @@ def _facts(text: str, request: Request) -> str:
     return f"\nvirtual packages of {request.naming.platform}: {stated or 'none'}"
 
 
-def solve(request: Request) -> tuple[Record, ...]:
+def solve(request: Request) -> tuple[IndexRecord, ...]:
     """Return the packages of the environment, each after its dependencies.
 
     Raises ``RequestError`` for an invalid spec, ``EnvforgeError`` (``packages-not-found``, ``unsatisfiable``) with
@@ -228,7 +228,7 @@ def solve(request: Request) -> tuple[Record, ...]:
         found = asyncio.run(_solve(request, folder))
     by_name = sorted(found, key=lambda record: record.name.normalized)
     ordered = PackageRecord.sort_topologically(by_name)  # type: ignore[arg-type] # it takes any kind of record
-    return tuple(request.at_home(Record.read(record.to_json(), "the solution")) for record in ordered)
+    return tuple(request.at_home(IndexRecord.read(record.to_json(), "the solution")) for record in ordered)
 
 
 async def _solve(request: Request, folder: Path) -> list[RepoDataRecord]:
@@ -263,7 +263,7 @@ async def _solve(request: Request, folder: Path) -> list[RepoDataRecord]:
         raise await explained(error, request, folder) from error
 
 
-async def _locked(kept: list[Record], request: Request, gateway: Gateway) -> list[RepoDataRecord]:
+async def _locked(kept: list[IndexRecord], request: Request, gateway: Gateway) -> list[RepoDataRecord]:
     # a lockfile doesn't contain the builds of dependencies, so read complete records from the channels
     if not kept:
         return []

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from rich.text import Text
 
-    from envforge.verify.reports.compare import Comparison
+    from envforge.verify.reports.compare import FleetComparison
 
 NARROW, WIDE = 60, 110
 _LABEL = 12  # the width of labels
@@ -55,7 +55,7 @@ def check_to_json(check: Check) -> dict[str, Json]:
     return {name: msgspec.to_builtins(getattr(check, name)) for name in names}
 
 
-def comparison_to_json(comparison: Comparison) -> dict[str, Json]:
+def comparison_to_json(comparison: FleetComparison) -> dict[str, Json]:
     """Return the result of ``compare --json``."""
     outliers: Json = [
         {"machine": name, "rows": [{"group": row.group, "name": row.name} for row in rows]}
@@ -70,7 +70,7 @@ def report_html(shown: Presentation) -> str:
     return _page("verify.html.jinja", shown=shown)
 
 
-def comparison_html(comparison: Comparison) -> str:
+def comparison_html(comparison: FleetComparison) -> str:
     """Return the page of a comparison: the differences as a table, everything else folded."""
     return _page("compare.html.jinja", comparison=comparison)
 
@@ -80,7 +80,7 @@ def report_markdown(shown: Presentation) -> str:
     return _markdown().get_template("verify.md.jinja").render(shown=shown, problems=PROBLEMS)
 
 
-def comparison_markdown(comparison: Comparison) -> str:
+def comparison_markdown(comparison: FleetComparison) -> str:
     """Return the differences as one table: a column for each machine, or for many machines a row for each value."""
     return _markdown().get_template("compare.md.jinja").render(comparison=comparison)
 
@@ -234,7 +234,7 @@ def check_lines(checks: Iterable[Check], width: int) -> Iterator[Text]:
             yield from _wrapped(printable(check.title), width, "      ")
 
 
-def comparison_lines(comparison: Comparison, width: int, *, verbose: bool) -> Iterator[Text]:
+def comparison_lines(comparison: FleetComparison, width: int, *, verbose: bool) -> Iterator[Text]:
     """Yield each difference as a block, with a line for each value and its machines."""
     yield from _wrapped(comparison.headline, width)
     for group, rows in groupby(comparison.rows if verbose else comparison.different, lambda row: row.group):

@@ -37,7 +37,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class FleetRow:
     """One fact, speed, or finding of all machines, in their order."""
 
     kind: Literal["fact", "speed", "finding"]
@@ -48,7 +48,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Group:
+class SameValue:
     """The machines that have one value; many are counted, not named."""
 
     value: str
@@ -57,25 +57,25 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
+class FleetComparison:
     """All rows, facts first. ``tolerance`` is the share by which speeds may differ, 0.1 for 10 %."""
 
     machines: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[FleetRow, ...]
     tolerance: float
 
     @property
-    def different(self) -> tuple[Row, ...]:
+    def different(self) -> tuple[FleetRow, ...]:
         """The rows in which machines differ."""
         return tuple(row for row in self.rows if row.differs)
 
     @property
-    def equal(self) -> tuple[Row, ...]:
+    def equal(self) -> tuple[FleetRow, ...]:
         """The rows in which they don't differ."""
         return tuple(row for row in self.rows if not row.differs)
 
     @property
-    def outliers(self) -> tuple[tuple[str, tuple[Row, ...]], ...]:
+    def outliers(self) -> tuple[tuple[str, tuple[FleetRow, ...]], ...]:
         """Each machine that differs from the others, with the rows in which it does."""
         found = []
         for position, name in enumerate(self.machines):
@@ -99,7 +99,7 @@ class Comparison:
         named = f"; different from the majority: {_some(odd)}" if odd else ""
         return f"{count} machines differ in {different} value{'s' * (different != 1)}{named}"
 
-    def grouped(self, row: Row) -> tuple[Group, ...]:
+    def grouped(self, row: FleetRow) -> tuple[SameValue, ...]:
         """Group the machines of a row by their value, the value of most machines last if there are many."""
         found: dict[tuple[str, bool], list[str]] = {}
         for cell, name in zip(row.cells, self.machines, strict=True):
@@ -111,7 +111,7 @@ class Comparison:
         if most > _NAMED:  # the machines that matter come first, the others are only counted
             groups.sort(key=lambda group: len(group[1]) == most)
         return tuple(
-            Group(value=value, is_odd=is_odd, machines=self._names(having, is_last=position == len(groups)))
+            SameValue(value=value, is_odd=is_odd, machines=self._names(having, is_last=position == len(groups)))
             for position, ((value, is_odd), having) in enumerate(groups, start=1)
         )
 
@@ -127,18 +127,18 @@ def _some(names: Sequence[str]) -> str:
     return f"{', '.join(names[:_NAMED])}, and {len(names) - _NAMED} others"
 
 
-def compare(reports: Mapping[str, Report], *, tolerance: float) -> Comparison:
+def compare(reports: Mapping[str, Report], *, tolerance: float) -> FleetComparison:
     """Compare the reports of at least two machines by their names; the strings of the result are printable."""
     found = tuple(reports.values())
     rows = (*_fact_rows(found), *_speed_rows(found, tolerance), *_finding_rows(found))
-    return change_texts(Comparison(machines=tuple(reports), rows=rows, tolerance=tolerance), printable)
+    return change_texts(FleetComparison(machines=tuple(reports), rows=rows, tolerance=tolerance), printable)
 
 
-def _fact_rows(reports: Sequence[Report]) -> Iterator[Row]:
+def _fact_rows(reports: Sequence[Report]) -> Iterator[FleetRow]:
     tables = [_facts(report) for report in reports]
     for group, name in dict.fromkeys(key for table in tables for key in table):
         cells = _by_majority([table.get((group, name)) for table in tables])
-        yield Row(kind="fact", group=group, name=name, cells=cells, differs=_differ(cells))
+        yield FleetRow(kind="fact", group=group, name=name, cells=cells, differs=_differ(cells))
 
 
 def _facts(report: Report) -> dict[tuple[str, str], str]:
@@ -166,7 +166,7 @@ def _differ(cells: Sequence[Cell]) -> bool:
     return len({cell.text for cell in cells if cell.text is not None}) > 1
 
 
-def _speed_rows(reports: Sequence[Report], tolerance: float) -> Iterator[Row]:
+def _speed_rows(reports: Sequence[Report], tolerance: float) -> Iterator[FleetRow]:
     tables = [{measure.name: measure for measure in measures(report.record)} for report in reports]
     for name in dict.fromkeys(name for table in tables for name in table):
         found = [table.get(name) for table in tables]
@@ -178,7 +178,7 @@ def _speed_rows(reports: Sequence[Report], tolerance: float) -> Iterator[Row]:
         else:
             cells = tuple(_against_best(measure, min(values) if far_apart else None) for measure in found)
             differs = far_apart
-        yield Row(kind="speed", group="Speed", name=name, cells=cells, differs=differs)
+        yield FleetRow(kind="speed", group="Speed", name=name, cells=cells, differs=differs)
 
 
 def _against_median(measure: Measure | None, middle: float, tolerance: float) -> Cell:
@@ -197,7 +197,7 @@ def _against_best(measure: Measure | None, lowest: float | None) -> Cell:
     return Cell(text=measure.shown, note=note)
 
 
-def _finding_rows(reports: Sequence[Report]) -> Iterator[Row]:
+def _finding_rows(reports: Sequence[Report]) -> Iterator[FleetRow]:
     """Yield a row for each check; it differs only if the verdicts differ and one of them is bad."""
     tables = [_worst(report) for report in reports]
     for check in dict.fromkeys(name for table in tables for name in table):
@@ -208,7 +208,7 @@ def _finding_rows(reports: Sequence[Report]) -> Iterator[Row]:
             Cell(text=cell.text, is_odd=cell.is_odd and bad, note=finding.observed if finding and bad else "")
             for cell, finding in zip(cells, findings, strict=True)
         )
-        yield Row(kind="finding", group="Findings", name=check, cells=noted, differs=bad and _differ(cells))
+        yield FleetRow(kind="finding", group="Findings", name=check, cells=noted, differs=bad and _differ(cells))
 
 
 def _worst(report: Report) -> dict[str, Finding]:

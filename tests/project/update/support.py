@@ -10,7 +10,7 @@ from pathlib import Path
 from envforge.lock.environment_spec import render_texts
 from envforge.project.place import place
 from envforge.project.plan import Project, plan_project
-from envforge.project.record import Origin, need_project_file
+from envforge.project.record import TemplateOrigin, need_project_file
 from envforge.project.template_source import open_template
 from envforge.project.update import Locks, Update, UpdateRequest, apply, plan_update
 from tests.project import builds
@@ -71,7 +71,7 @@ class World:
                 selections=(builds.CPU_LINUX,),
                 texts=render_texts((builds.CPU_LINUX,), needs, opened.template.common_root.parent),
                 groups=groups,
-                origin=Origin(source="../demo"),
+                origin=TemplateOrigin(source="../demo"),
             )
             place(plan_project(project, None), self.project, force=False, written_before={})
 

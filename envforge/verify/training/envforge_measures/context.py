@@ -34,7 +34,7 @@ class Context:
             torch.cuda.set_device(self.device)
         else:
             torch.set_num_threads(1)
-        self._project: Project | None = None
+        self._project: TrainedProject | None = None
 
     @property
     def low(self) -> str:
@@ -73,10 +73,10 @@ class Context:
         return int(torch.cuda.max_memory_allocated(self.device)) if self.on_gpu else None
 
     @property
-    def project(self) -> Project:
+    def project(self) -> TrainedProject:
         """The project's package, imported from its directory."""
         if self._project is None:
-            self._project = Project(self.specification, self.device, self.scratch)
+            self._project = TrainedProject(self.specification, self.device, self.scratch)
         return self._project
 
     def synchronize(self) -> None:
@@ -85,7 +85,7 @@ class Context:
             torch.cuda.synchronize(self.device)
 
 
-class Project:
+class TrainedProject:
     """The interface of a rendered project: ``train.build``, ``prepare``, ``SMOKE``, ``smoke_config``."""
 
     def __init__(self, specification: dict[str, Any], device: torch.device, scratch: str) -> None:

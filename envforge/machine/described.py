@@ -27,9 +27,7 @@ from envforge.machine.nvidia_text import (
     parse_smi_xml,
     smi_failure,
 )
-from envforge.machine.values import Condition, Driver, Gpu, Machine
-
-PYTHON = Version("3.12")
+from envforge.machine.values import PYTHON, Condition, Driver, Gpu, Machine
 
 _ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9])")
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))

@@ -19,10 +19,8 @@ from envforge.base.envelope import Json, to_json
 from envforge.base.files import regular
 from envforge.base.terms import ComputeCapability
 from envforge.errors import EnvforgeError, Hint, RequestError
-from envforge.machine.described import PYTHON, decode, describe
 from envforge.machine.gpu_tables import branch_cuda, named_capability
-from envforge.machine.nvidia_text import TextFormatError
-from envforge.machine.values import Driver, Gpu, Machine, driver_text
+from envforge.machine.values import PYTHON, Driver, Gpu, Machine, driver_text
 
 if TYPE_CHECKING:
     from envforge.base.documents import Document
@@ -76,6 +74,8 @@ def read_machine(path: Path) -> Machine:
 
 def parse_machine(content: bytes, where: str) -> Machine:
     """Parse a record, or what other tools print of a machine; ``where`` names it in errors."""
+    from envforge.machine.described import decode  # noqa: PLC0415 - a profile and this computer need no text
+
     document = _document(where)
     if len(content) > _MOST_BYTES:
         raise document.fault("", f"at most {_MOST_BYTES >> 20} MiB", "more")
@@ -96,6 +96,9 @@ def parse_machine(content: bytes, where: str) -> Machine:
 
 
 def _described(text: str, document: Document) -> Machine:
+    from envforge.machine.described import describe  # noqa: PLC0415 - as above
+    from envforge.machine.nvidia_text import TextFormatError  # noqa: PLC0415 - as above
+
     def structured(source: str) -> object:
         return document.read_json(source, Any) if source.lstrip()[:1] == "{" else document.read_yaml(source, Any)
 

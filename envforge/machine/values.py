@@ -79,6 +79,9 @@ class Condition:
     remedy: str
 
 
+PYTHON = Version("3.12")
+"""The Python of a machine whose description has none; an environment has its own."""
+
 UNREADABLE_SMI = "nvidia-smi-unreadable"
 """The code of the condition that ``nvidia-smi`` printed something that isn't known: there may be a GPU."""
 

@@ -32,7 +32,7 @@ from envforge.machine.values import PYTHON, Condition, Driver, Gpu, Machine
 _ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][A-Z0-9])")
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 # GPUs that exist only beside an Arm processor
-_ARM_GPU = re.compile(r"\bG[BH]\d+\b")
+_ARM_GPU = re.compile(r"(?<![a-z0-9])g[bh]\d+(?![a-z0-9])", re.IGNORECASE)
 _MOST_GPUS = 1024
 
 
@@ -104,6 +104,8 @@ def _cuda(found: Description, *, is_ordinary: bool) -> tuple[Version | None, str
 def _from_smi(text: str) -> Description | None:
     reports = [*_smi_reports(text)]
     base = next((report for report in reports if report.gpus), None)
+    if base is None and reports:
+        raise TextFormatError("a GPU", "none in the output of `nvidia-smi`")
     if base is None:
         return None
     gpus = base.gpus
@@ -123,9 +125,12 @@ def _from_smi(text: str) -> Description | None:
 
 def _from_csv(text: str) -> Description | None:
     """Read CSV without a header, whose lines are those that look like a GPU."""
-    lines = [line.strip() for line in text.splitlines() if _CSV_ROW.search(line) or named_capability(line.strip())]
-    if not lines:
+    found = [line.strip() for line in text.splitlines() if _CSV_ROW.search(line) or named_capability(line.strip())]
+    if not found:
         return None
+    # a banner may have a number like a compute capability, but not as many fields as the lines that name a GPU
+    named = [line for line in found if any(named_capability(cell) for cell in line.split(","))] or found
+    lines = [line for line in found if line.count(",") == named[0].count(",")]
     report = parse_smi_csv("\n".join(lines))
     platform = "win-64" if report.is_windows else None
     return Description(tool="nvidia-smi", gpus=report.gpus, driver=report.driver_version, platform=platform)
@@ -197,5 +202,6 @@ def _csv_lines(text: str) -> list[str]:
     for at, line in enumerate(lines):
         # field by field, because one pattern for all of them takes exponential time
         if _CSV_NAMES.search(line) and all(_CSV_FIELD.fullmatch(field.strip()) for field in line.split(",")):
-            return [line, *(row for row in lines[at + 1 :] if row.count(",") == line.count(","))]
+            rows = (row for row in lines[at + 1 :] if row.count(",") == line.count(",") or _CSV_ROW.search(row))
+            return [line, *rows]
     return []

@@ -242,6 +242,11 @@ def test_csv_is_read_with_and_without_header(text: str, expected: tuple[object, 
     assert (version and str(version), machine.gpus[0].name, str(machine.gpus[0].compute_capability)) == expected
 
 
+def test_banner_with_a_number_is_no_gpu() -> None:
+    machine = read("Debian, 6.1\nNVIDIA A100-SXM4-40GB, 535.216.01, 8.0\nNVIDIA L4, 535.216.01, 8.9\n")
+    assert [gpu.name for gpu in machine.gpus] == ["NVIDIA A100-SXM4-40GB", "NVIDIA L4"]
+
+
 def test_reports_of_one_machine_complete_each_other() -> None:
     machine = read(LIST.splitlines()[0] + "\n" + VERSIONS)
     assert facts(machine) == ("linux-64", ("610.57.4", "13.3"), ("NVIDIA H100 80GB HBM3", "9.0"))
@@ -278,6 +283,7 @@ def test_cuda_of_a_compatibility_library_is_not_the_drivers() -> None:
         ("g1 gpu:a100:1\ng2 gpu:v100:2,shard:8\n", ("a100", "v100")),
         ("g1 gres/gpu:gtx_1080_ti:1\n", ("gtx_1080_ti",)),
         ("g1 gpu:a100_1g.5gb:2\n", ("a100_1g.5gb",) * 2),
+        ("g1 gpu:1g.5gb:2\n", ("1g.5gb",) * 2),
         (SCONTROL.replace("gpu:a100:4", "gpu:4"), ("a100",) * 4),
         (SCONTROL.replace("Gres=gpu:a100:4(S:0-1)", "Gres=(null)"), ("a100",) * 4),
         (json.dumps({"nodes": [{"name": "g1", "architecture": "x86_64", "gres": "gpu:h100:2"}]}), ("h100", "h100")),
@@ -330,6 +336,9 @@ def test_nodes_with_drivers_get_the_oldest() -> None:
         ("<nvidia_smi_log><gpu>", "invalid XML"),
         ('<nvidia_smi_log><!ENTITY a "b"></nvidia_smi_log>', "a definition of an entity"),
         ("name, driver_version\n", "expected the name"),
+        ("name, driver_version, index\nNVIDIA A100-SXM4-40GB, 535.216.01\n", "expected 3 fields"),
+        (VERSIONS, "expected a GPU, found `none in the output of"),
+        (TABLE.partition("|   0")[0], "expected a GPU, found `none in the output of"),
         ("\0\1\2\377", "expected a machine record"),
     ],
 )

@@ -32,7 +32,11 @@ from envforge.machine.nvidia_text import (
     TextFormatError,
     parse_compute_capabilities,
     parse_proc_version,
+    parse_smi_csv,
+    parse_smi_list,
+    parse_smi_query,
     parse_smi_table,
+    parse_smi_versions,
     parse_smi_xml,
     parse_version,
 )
@@ -144,6 +148,7 @@ DOCUMENTS = (
     ),
     Case(path="machine.json", command="explain --machine machine.json"),
     Case(path="machine.json", command="detect --machine machine.json"),
+    Case(path="node.yaml", command="explain --machine node.yaml"),
     Case(path="nvidia-smi.txt", command="detect --machine nvidia-smi.txt", accepted=NOT_THERE),
     Case(path="record.json", command="verify --from record.json", accepted=("directory",)),
     Case(path="record.json", command=read_record_file),
@@ -323,7 +328,19 @@ XML_BOMB = (
 TABLE = "NVIDIA-SMI {0} Driver Version: {0} CUDA Version: {0}\n|   {0}  NVIDIA A  Off | 0 |\n|  {0}MiB / {0}MiB |\n"
 
 
-@pytest.mark.parametrize("read", [parse_version, parse_smi_table, parse_smi_xml, parse_compute_capabilities])
+_OF_THE_DRIVER = (
+    parse_version,
+    parse_smi_csv,
+    parse_smi_list,
+    parse_smi_query,
+    parse_smi_table,
+    parse_smi_versions,
+    parse_smi_xml,
+    parse_compute_capabilities,
+)
+
+
+@pytest.mark.parametrize("read", _OF_THE_DRIVER)
 @given(
     text=st.sampled_from((*OUTPUTS, XML_BOMB, *map(TABLE.format, OUTPUTS)))
     | st.text(alphabet="0123456789.,| \nM<>/&iB²")

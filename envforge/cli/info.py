@@ -112,12 +112,13 @@ def machine_lines(machine: Machine) -> tuple[str, str]:
     """Return two lines about a machine: the system, then the driver and the GPUs."""
     from collections import Counter
 
-    from envforge.machine.values import driver_text
+    from envforge.machine.values import OTHER_GPU, driver_text
 
     system = [machine.platform, f"glibc {machine.glibc}" if machine.glibc else "no glibc", machine.container or ""]
     first = ", ".join([*filter(None, system), *(["WSL"] if machine.is_wsl else [])])
     if not machine.has_nvidia:
-        return first, "no NVIDIA driver, no GPU"
+        others = [condition.symptom for condition in machine.conditions if condition.code == OTHER_GPU]
+        return first, "; ".join(others) or "no NVIDIA driver, no GPU"
     driver = machine.driver
     words = [f"driver {driver_text(driver.version)}" if driver and driver.version else "the driver is not running"]
     words += [f"CUDA {driver.cuda}"] if driver and driver.cuda else []

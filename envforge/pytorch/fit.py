@@ -135,7 +135,7 @@ def _fit_cuda(build: Build, cuda: Version, facts: Facts, matrix: Matrix) -> Grad
     if jit and grade is Grade.MINOR_COMPATIBLE:
         return _no_jit(build, jit[0], facts, matrix)
     is_future = any(capability not in matrix.known_capabilities for _, capability in facts.gpus)
-    is_certain = build.confirmed and not is_future and not jit and not facts.unknown_gpus
+    is_certain = build.confirmed and build.capabilities_stated and not is_future and not jit and not facts.unknown_gpus
     return grade if is_certain else Grade.UNVERIFIED
 
 

@@ -154,7 +154,7 @@ def expected_cuda_grade(build: Build, cuda: Version, machine: Machine) -> Grade 
     if (lacking and not direct) or not all(first <= version.major <= last for first, last in ranges):
         return None
     is_uncertain = lacking or len(pairs) < len(bound(machine)) or any(pair > NEWEST_KNOWN for pair in pairs)
-    if not build.confirmed or is_uncertain:
+    if not build.confirmed or not build.capabilities_stated or is_uncertain:
         return Grade.UNVERIFIED
     return Grade.DIRECT if direct else Grade.MINOR_COMPATIBLE
 

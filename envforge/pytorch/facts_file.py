@@ -295,6 +295,20 @@ def key_of(build: Build) -> BuildKey:
     return str(build.torch), str(build.tag), build.platform
 
 
+def note_of_other_facts(recorded: FactsId | None, here: FactsId | None) -> str | None:
+    """Return how to select with the facts that a project records; None if this computer has the same."""
+    if recorded == here:
+        return None
+    if recorded is None:
+        text = f"the project's builds were selected with the built-in facts, but this computer has those of {here}"
+        return f"{text}; to use the built-in ones, set `{VARIABLE}={BUILT_IN}`"
+    other = f"has those of {here}" if here is not None else "has only the built-in ones"
+    return (
+        f"the project's builds were selected with the facts of {recorded}, but this computer {other}; to use the same, "
+        "run `envforge facts export FILE` on the computer that has them, and `envforge facts import FILE` here"
+    )
+
+
 def _named(key: BuildKey) -> str:
     return f"torch {key[0]} {key[1]} {key[2]}"
 

@@ -114,10 +114,9 @@ def _comparison(choices: Sequence[Choice], selections: Sequence[Selection]) -> I
     platforms = dict.fromkeys(choice.platform for choice in choices)
     for platform in platforms:
         yield f"What other tools would install on {platform}:"
+        own = [(each.build, _verdict(each.grade)) for each in selections if each.build.platform == platform]
         cells = [("tool", "build", "verdict")]
-        for selection in selections:
-            if selection.build.platform == platform:
-                cells.append(("envforge", f"{selection.build.torch}+{selection.build.tag}", _verdict(selection.grade)))
+        cells += [("envforge", f"{build.torch}+{build.tag}", verdict) for build, verdict in own]
         mine = [choice for choice in choices if choice.platform == platform]
         for choice in mine:
             verdict = _verdict(choice.grade) if choice.verdict == "runs" and choice.grade else choice.verdict

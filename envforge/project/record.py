@@ -51,8 +51,8 @@ class ProjectRecord:
     """The contents of ``envforge.toml``. ``files`` pairs each path with the SHA-256 of what envforge wrote there.
 
     ``groups`` has every group of the template and whether the project has it, so that a group which a later template
-    adds differs from one that was left out. ``envforge_requirement`` is empty unless it was stated. ``facts`` are the refreshed
-    facts that the builds were selected with; None means only the built-in ones.
+    adds differs from one that was left out. ``envforge_requirement`` is empty unless it was stated. ``facts`` are
+    the refreshed facts that the builds were selected with; None means only the built-in ones.
     """
 
     envforge_version: str

@@ -21,6 +21,7 @@ from envforge.base.documents import Document, Printable, matching
 from envforge.base.envelope import to_json
 from envforge.base.files import regular
 from envforge.errors import EnvforgeError, Hint, RequestError
+from envforge.machine.values import driver_text
 from envforge.pytorch.matrix import FactsId, Matrix, Minimum
 from envforge.pytorch.selection import Build
 
@@ -35,6 +36,7 @@ BuildKey: TypeAlias = tuple[str, str, str]
 _Tag = Annotated[str, matching(r"cpu|cu\d{2,3}", "`cpu` or a tag such as `cu118`")]
 _Subdir = Annotated[str, matching(r"[a-z]+-[a-z0-9]+", "a platform such as `linux-64`")]
 _Dotted = Annotated[str, matching(r"\d{1,5}(\.\d{1,5}){0,3}", "a version such as `12.4`, as a string")]
+_Short = Annotated[str, matching(r"\d{1,2}\.\d", "two numbers such as `8.6`, as a string")]
 _Some = Annotated[tuple[_Dotted, ...], msgspec.Meta(min_length=1)]
 
 
@@ -53,8 +55,8 @@ class BuildRow:
     torchaudio: _Dotted | None = None
     glibc: _Dotted | None = None
     pythons: _Some
-    capabilities: tuple[_Dotted, ...] = ()
-    ptx: tuple[_Dotted, ...] = ()
+    capabilities: tuple[_Short, ...] = ()
+    ptx: tuple[_Short, ...] = ()
     plain: tuple[Literal["torch", "torchvision", "torchaudio"], ...] = ()
     source: Printable
     kernels_source: Printable | None = None
@@ -83,7 +85,7 @@ class BuildRow:
 class ToolkitRow:
     """The driver that comes with a CUDA toolkit, and where and when that was found."""
 
-    cuda: Annotated[str, matching(r"\d{1,2}\.\d", "a CUDA version such as `12.4`, as a string")]
+    cuda: _Short
     linux: _Dotted
     windows: _Dotted
     source: Printable
@@ -241,7 +243,7 @@ def contradictions(matrix: Matrix, facts: FactsFile) -> Iterator[str]:
     for toolkit in facts.toolkits:
         minimum = toolkits.get(toolkit.cuda)
         if minimum is not None and minimum.linux != toolkit.minimum().linux:
-            yield f"CUDA {toolkit.cuda}: driver {minimum.linux} is pinned, found {toolkit.linux}"
+            yield f"CUDA {toolkit.cuda}: driver {driver_text(minimum.linux)} is pinned, found {toolkit.linux}"
 
 
 def _differences(pinned: Build, found: Build) -> Iterator[str]:

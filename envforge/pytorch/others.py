@@ -201,7 +201,7 @@ def _pip(there: _There, rows: Sequence[_PipRow]) -> Choice:
 
 
 def _conda(there: _There, rows: Sequence[_CondaRow]) -> Choice:
-    """Return the first build whose ``__cuda`` and ``__glibc`` rules the machine meets; the last row is the CPU build."""
+    """Return the first build whose ``__cuda`` and ``__glibc`` rules the machine meets; the last row is for the CPU."""
     mine = [row for row in rows if there.facts.platform in row.platforms]
     chosen = next(row for row in mine if row.cuda is None or _has_cuda(there, row.cuda))
     found = there.newest((_conda_build(chosen, there.facts.platform),))

@@ -37,6 +37,17 @@ class PythonDefault:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PipDefault:
+    """The tag of the builds on PyPI, which has one build for each platform, from one release on."""
+
+    since: Version
+    platforms: tuple[str, ...]
+    tag: WheelTag
+    source: str
+    checked: dt.date
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FactsId:
     """The identity of a refreshed table: the day of its newest look-up, and the SHA-256 of its file."""
 
@@ -58,6 +69,7 @@ class Matrix:
     toolkits: tuple[Minimum, ...]
     families: tuple[Minimum, ...]
     python_defaults: tuple[PythonDefault, ...]
+    pip_defaults: tuple[PipDefault, ...] = ()
     known_capabilities: tuple[ComputeCapability, ...]
     tegra: tuple[ComputeCapability, ...]
     checked: str

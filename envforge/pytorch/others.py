@@ -1,6 +1,7 @@
 """Predict which PyTorch build uv, pip, and conda would install, and judge whether it would run.
 
-``envforge/data/other-tools.toml`` has the rules of these tools, each with its source. None of the tools is run.
+``envforge/data/other-tools.toml`` and ``matrix.json`` have the rules of these tools, each with its source. None of the
+tools is run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from envforge.base.documents import NonEmpty
 from envforge.base.terms import CPU, ComputeCapability, WheelTag
 from envforge.machine.values import Machine
 from envforge.pytorch.fit import Facts, Misfit, fit, read_facts
-from envforge.pytorch.matrix import Matrix
+from envforge.pytorch.matrix import Matrix, PipDefault
 from envforge.pytorch.selection import Build, Grade, Request
 
 Verdict = Literal["runs", "unverified", "cpu-only", "fails"]
@@ -40,15 +41,6 @@ class _UvRow(_Row):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _PipRow(_Row):
-    """The tag of the builds on the package registry from one release on."""
-
-    since: Version
-    platforms: tuple[str, ...]
-    tag: WheelTag
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class _CondaRow(_Row):
     """A build of conda-forge; ``cuda`` is None for the CPU build."""
 
@@ -63,10 +55,9 @@ class _CondaRow(_Row):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OtherTools:
-    """``other-tools.toml``; the rows of uv and conda-forge are in the order of preference."""
+    """``other-tools.toml``; the rows are in the order of preference."""
 
     uv: tuple[_UvRow, ...]
-    pip: tuple[_PipRow, ...]
     conda_forge: tuple[_CondaRow, ...]
 
 
@@ -103,7 +94,7 @@ def compare_tools(
         python=python,
         matrix=matrix,
     )
-    return _uv(there, tools.uv), _pip(there, tools.pip), _conda(there, tools.conda_forge)
+    return _uv(there, tools.uv), _pip(there, matrix.pip_defaults), _conda(there, tools.conda_forge)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +126,9 @@ class _There:
         torch = f"torch {self.torch}" if self.torch is not None else "torch"
         return f"{torch} for {self.facts.platform} and Python {self.python}"
 
-    def judge(self, tool: str, build: Build | None, row: _Row, *, name: str = "", missing: str = "") -> Choice:
+    def judge(
+        self, tool: str, build: Build | None, row: _Row | PipDefault, *, name: str = "", missing: str = ""
+    ) -> Choice:
         """Return the choice of a tool with its verdict; ``missing`` is the reason if it finds no build."""
         verdict, reason, grade = self._verdict(build, missing)
         return Choice(
@@ -185,11 +178,11 @@ def _accepts(row: _UvRow, facts: Facts) -> bool:
     return facts.driver is not None and not facts.platform.startswith("osx-") and facts.driver >= minimum
 
 
-def _pip(there: _There, rows: Sequence[_PipRow]) -> Choice:
+def _pip(there: _There, rows: Sequence[PipDefault]) -> Choice:
     """Return the newest build on the package registry, which has one build for each release and platform."""
     mine = sorted((row for row in rows if there.facts.platform in row.platforms), key=lambda row: row.since)
 
-    def row_of(torch: Version) -> _PipRow | None:
+    def row_of(torch: Version) -> PipDefault | None:
         return next((row for row in reversed(mine) if row.since <= torch), None)
 
     defaults = [b for b in there.matrix.builds if (row := row_of(b.torch)) is not None and row.tag == b.tag]

@@ -107,19 +107,19 @@ def _is_of(path: str, folder: str, name: str) -> bool:
     return file_name.startswith(f"{name}-") and folder in {"", tag}
 
 
-def future(torch: str = "2.16.0", vision: str = "0.30.0") -> Servers:
-    """Return servers with a torch release that the built-in table doesn't have, for CUDA 13.5."""
+def future(torch: str = "2.99.0", vision: str = "0.99.0") -> Servers:
+    """Return servers with a torch release that the built-in table doesn't have, for CUDA 13.9."""
     servers = Servers()
     flags = "sm_75 sm_80 sm_86 sm_90 sm_90a sm_100 sm_120 compute_120"
-    wheel = torch_wheel(f"{torch}+cu135", "13.5", flags)
-    servers.add("cu135", f"torch-{torch}+cu135", wheel, ["manylinux_2_28_x86_64"], ["cp312", "cp313"])
+    wheel = torch_wheel(f"{torch}+cu139", "13.9", flags)
+    servers.add("cu139", f"torch-{torch}+cu139", wheel, ["manylinux_2_28_x86_64"], ["cp312", "cp313"])
     servers.add("cpu", f"torch-{torch}+cpu", torch_wheel(f"{torch}+cpu", None), ["manylinux_2_28_x86_64"], ["cp312"])
     servers.add("cpu", f"torch-{torch}", torch_wheel(torch, None), ["macosx_14_0_arm64"], ["cp312"])
-    for tag in ("cu135", "cpu"):
+    for tag in ("cu139", "cpu"):
         name = f"torchvision-{vision}+{tag}"
         data = family_wheel("torchvision", f"{vision}+{tag}", f"torch (=={torch})")
         servers.add(tag, name, data, ["manylinux_2_28_x86_64"], ["cp312"])
-    servers.manifests = {"redistrib_13.5.0.json": manifest("13.5.0", "620.10.04")}
-    servers.manifests["redistrib_13.5.1.json"] = manifest("13.5.1", "620.30.01")
+    servers.manifests = {"redistrib_13.9.0.json": manifest("13.9.0", "620.10.04")}
+    servers.manifests["redistrib_13.9.1.json"] = manifest("13.9.1", "620.99.01")
     servers.registry = [f"torch-{torch}-cp312-cp312-manylinux_2_28_x86_64.whl"]
     return servers

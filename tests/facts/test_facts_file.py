@@ -21,18 +21,18 @@ from envforge.pytorch.matrix import FactsId, built_in_matrix, load_matrix
 
 MATRIX = built_in_matrix()
 ROW: dict[str, Any] = {
-    "torch": "2.16.0",
-    "tag": "cu134",
+    "torch": "2.99.0",
+    "tag": "cu138",
     "platform": "linux-64",
-    "torchvision": "0.30.0",
+    "torchvision": "0.99.0",
     "glibc": "2.28",
     "pythons": ["3.11", "3.12"],
     "capabilities": ["8.0", "9.0"],
     "source": "https://download.pytorch.org/whl",
-    "kernels_source": "https://download.pytorch.org/whl/cu134/torch.whl, list of kernels in torch._C",
+    "kernels_source": "https://download.pytorch.org/whl/cu138/torch.whl, list of kernels in torch._C",
     "checked": "2026-11-30",
 }
-TOOLKIT = {"cuda": "13.4", "linux": "615.71.09", "windows": "615", "source": "redistrib", "checked": "2026-11-30"}
+TOOLKIT = {"cuda": "13.8", "linux": "615.71.09", "windows": "615", "source": "redistrib", "checked": "2026-11-30"}
 FACTS: dict[str, Any] = {"schema_version": 1, "checked": "2026-11-30", "builds": [ROW], "toolkits": [TOOLKIT]}
 
 Run = Callable[..., tuple[int, str, str]]
@@ -68,17 +68,17 @@ def row(**fields: Any) -> dict[str, Any]:
 def test_imported_build_is_selected_and_reset_removes_it(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("facts", "import", str(written(tmp_path)), "--yes")
     assert code == 0
-    assert "+ torch 2.16.0 cu134 linux-64: Python 3.11 to 3.12, glibc 2.28, torchvision 0.30.0, kernels 8.0, 9.0" in out
+    assert "+ torch 2.99.0 cu138 linux-64: Python 3.11 to 3.12, glibc 2.28, torchvision 0.99.0, kernels 8.0, 9.0" in out
     answer = run("explain", "--machine", "h100")[1]
-    assert answer.startswith("torch 2.16.0+cu134 is the newest")
+    assert answer.startswith("torch 2.99.0+cu138 is the newest")
     assert run("facts", "reset")[0] == 0
-    assert "2.16.0" not in run("explain", "--machine", "h100")[1]
+    assert "2.99.0" not in run("explain", "--machine", "h100")[1]
     assert run("facts", "reset")[:2] == (0, "this computer has no refreshed facts\n")
 
 
 def test_kernels_that_are_inferred_leave_a_build_unverified(run: Run, tmp_path: Path) -> None:
     run("facts", "import", str(written(tmp_path, **row(kernels_source=None))), "--yes")
-    _, out, _ = run("explain", "--machine", "h100", "--torch", "2.16.0", "--json")
+    _, out, _ = run("explain", "--machine", "h100", "--torch", "2.99.0", "--json")
     (selection,) = json.loads(out)["result"]["selections"]
     assert selection["grade"] == "unverified"
     assert json.loads(out)["result"]["facts"]["refreshed"]["checked"] == "2026-11-30"
@@ -103,9 +103,9 @@ def test_import_shows_a_diff_before_it_is_used(run: Run, tmp_path: Path) -> None
     code, out, _ = run("facts", "import", str(changed), "--dry-run")
     assert code == 0
     assert re.findall(r"^[+-] (.*?):", out, re.MULTILINE) == [
-        "CUDA 13.4",
-        "torch 2.16.0 cu134 linux-64",
-        "torch 2.16.0 cu134 linux-64",
+        "CUDA 13.8",
+        "torch 2.99.0 cu138 linux-64",
+        "torch 2.99.0 cu138 linux-64",
     ]
     assert run("facts", "import", str(changed))[0] == 2
     assert "10.0" not in run("facts", "show")[1]
@@ -118,7 +118,7 @@ def test_import_shows_a_diff_before_it_is_used(run: Run, tmp_path: Path) -> None
         ({"schema_version": "1"}, "at `schema_version`"),
         ({"confirmed_by": "x"}, "expected one of the fields builds, checked, schema_version, toolkits, found"),
         (row(withdrawn=True), "at `builds[0]`: expected one of the fields"),
-        (row(torch="2.16.0+evil"), "at `builds[0].torch`: expected a version"),
+        (row(torch="2.99.0+evil"), "at `builds[0].torch`: expected a version"),
         (row(torch="../../etc"), "at `builds[0].torch`: expected a version"),
         (row(tag="rocm7"), "at `builds[0].tag`: expected `cpu` or a tag"),
         (row(platform="linux 64"), "at `builds[0].platform`: expected a platform"),
@@ -184,7 +184,7 @@ def test_facts_can_be_disabled_or_read_from_another_file(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ENVFORGE_FACTS", str(written(tmp_path)))
-    assert "2.16.0" in {str(torch) for torch in load_matrix().torches}
+    assert "2.99.0" in {str(torch) for torch in load_matrix().torches}
     monkeypatch.setenv("ENVFORGE_FACTS", "built-in")
     assert load_matrix() == MATRIX
     code, _, err = run("facts", "import", str(tmp_path / "new.json"))
@@ -212,7 +212,7 @@ def test_show_lists_tables_with_date_source_and_hash(run: Run, tmp_path: Path) -
     assert "2026-11-30  https://download.pytorch.org/whl" in out
     document = json.loads(run("facts", "show", "--json")[1])["result"]
     assert document["tables"][1]["sha256"] in out
-    assert document["rows"]["builds"][0]["torch"] == "2.16.0"
+    assert document["rows"]["builds"][0]["torch"] == "2.99.0"
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_show_warns_of_old_facts(run: Run, monkeypatch: pytest.MonkeyPatch, days
 
 
 def test_same_facts_produce_the_same_bytes_in_any_order() -> None:
-    other = {**ROW, "torch": "2.17.0"}
+    other = {**ROW, "torch": "2.99.1"}
     texts = [json.dumps({**FACTS, "builds": rows}).encode() for rows in ([ROW, other], [other, ROW])]
     dumped = [dump_facts(parse_facts(text, "x")[0]) for text in texts]
     assert dumped[0] == dumped[1]
@@ -303,7 +303,7 @@ class TestSigned:
 
     def test_signed_facts_of_the_catalogue_are_used(self, run: Run, catalogue: Path) -> None:
         code, out, err = self.refresh(run)
-        assert (code, "+ torch 2.16.0 cu134 linux-64" in out) == (0, True), out + err
+        assert (code, "+ torch 2.99.0 cu138 linux-64" in out) == (0, True), out + err
         assert str(catalogue / "facts.json") not in err
 
     def test_changed_facts_of_the_catalogue_stop_the_refresh(self, run: Run, catalogue: Path) -> None:

@@ -69,27 +69,27 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 def test_new_release_is_found_with_kernels_and_driver(served: Serve) -> None:
     with served(future()) as line:
         code, out, err = line.refresh("--yes")
-        assert (code, "CUDA 13.5: driver 620.10.04 (Linux), 620 (Windows)" in out) == (0, True), out + err
+        assert (code, "CUDA 13.9: driver 620.10.04 (Linux), 620 (Windows)" in out) == (0, True), out + err
         # `sm_90a` runs on no other chip than 9.0
         found = (
-            "+ torch 2.16.0 cu135 linux-64: Python 3.12 to 3.13, glibc 2.28, torchvision 0.30.0, kernels 7.5, 8.0, 8.6"
+            "+ torch 2.99.0 cu139 linux-64: Python 3.12 to 3.13, glibc 2.28, torchvision 0.99.0, kernels 7.5, 8.0, 8.6"
         )
         assert found in " ".join(out.split())
-        row = next(each for each in json.loads(line.data.read_text())["builds"] if each["tag"] == "cu135")
+        row = next(each for each in json.loads(line.data.read_text())["builds"] if each["tag"] == "cu139")
         assert (row["capabilities"], row["ptx"]) == (["7.5", "8.0", "8.6", "9.0", "10.0", "12.0"], ["12.0"])
-        assert "torch-2.16.0%2Bcu135-cp313" in row["kernels_source"]
+        assert "torch-2.99.0%2Bcu139-cp313" in row["kernels_source"]
 
 
 def test_refreshed_build_is_selected_and_verified(served: Serve) -> None:
     with served(future()) as line:
         line.refresh("--yes")
-        (selection,) = line.json("explain", "--machine", "h100", "--cuda", "13.5", "--torch", "2.16")["result"][
+        (selection,) = line.json("explain", "--machine", "h100", "--cuda", "13.9", "--torch", "2.99")["result"][
             "selections"
         ]
-        assert (selection["build"]["pins"]["torch"], selection["grade"]) == ("2.16.0+cu135", "minor-compatible")
-        assert "CUDA 13.5: 620.10.04 or newer" in selection["reason"]
+        assert (selection["build"]["pins"]["torch"], selection["grade"]) == ("2.99.0+cu139", "minor-compatible")
+        assert "CUDA 13.9: 620.10.04 or newer" in selection["reason"]
         _, out, _ = line.run("explain", "--machine", "h100")
-        assert out.startswith("torch 2.16.0+cu135 is the newest")
+        assert out.startswith("torch 2.99.0+cu139 is the newest")
 
 
 def test_only_parts_of_a_wheel_are_downloaded(served: Serve) -> None:
@@ -114,7 +114,7 @@ def test_nothing_is_used_with_dry_run_or_without_consent(served: Serve) -> None:
         assert (code, "not used (--dry-run)" in out, line.data.exists()) == (0, True, False)
         code, out, err = line.refresh()
         assert (code, line.data.exists()) == (2, False)
-        assert "+ torch 2.16.0 cu135 linux-64" in out
+        assert "+ torch 2.99.0 cu139 linux-64" in out
         assert "there is no terminal to ask on" in err
         assert "--yes" in err
 
@@ -132,17 +132,17 @@ def test_second_refresh_changes_nothing_and_reads_no_wheel(served: Serve) -> Non
 def test_mirror_without_a_page_of_all_tags_is_read_by_tag(served: Serve) -> None:
     servers = future()
     servers.has_root = False
-    servers.add("cu134", "torch-2.15.0+cu134", torch_wheel("2.15.0+cu134", "13.4", "sm_80 sm_90"), LINUX, ["cp312"])
+    servers.add("cu138", "torch-2.15.0+cu138", torch_wheel("2.15.0+cu138", "13.8", "sm_80 sm_90"), LINUX, ["cp312"])
     with served(servers) as line:
         code, out, _ = line.refresh("--yes")
-        assert (code, "torch 2.16.0 cpu linux-64" in out) == (0, True)
+        assert (code, "torch 2.99.0 cpu linux-64" in out) == (0, True)
 
 
 def test_release_without_readable_kernels_stays_unverified(served: Serve) -> None:
     servers = future()
     with served(servers) as line:
         for path in servers.wheels:
-            if "cu135/torch-" in path:
+            if "cu139/torch-" in path:
                 line.server.fail(path, Fault(no_ranges=True))
         code, out, _ = line.refresh("--yes")
         assert code == 0
@@ -150,22 +150,22 @@ def test_release_without_readable_kernels_stays_unverified(served: Serve) -> Non
         assert "doesn't support range requests" in out.replace("\n    ", " ")
         record = line.json("explain", "--machine", "h100", "--all")
         (selection,) = record["result"]["selections"]
-        assert selection["build"]["torch"] != "2.16.0"
+        assert selection["build"]["torch"] != "2.99.0"
 
 
 @pytest.mark.parametrize(
     ("wheel", "said"),
     [
-        (torch_wheel("2.16.0", "12.8", "sm_80 sm_90"), "its wheel is built for CUDA 12.8"),
-        (torch_wheel("2.16.0", "13.5", ""), "has no list of kernels"),
-        (torch_wheel("2.16.0", None), "its wheel is built for CUDA none"),
+        (torch_wheel("2.99.0", "12.8", "sm_80 sm_90"), "its wheel is built for CUDA 12.8"),
+        (torch_wheel("2.99.0", "13.9", ""), "has no list of kernels"),
+        (torch_wheel("2.99.0", None), "its wheel is built for CUDA none"),
         (b"PK\x05\x06 no zip", "is not a valid wheel"),
-        (torch_wheel("2.16.0", "13.5", "sm_80")[:-40], "is not a valid wheel"),
+        (torch_wheel("2.99.0", "13.9", "sm_80")[:-40], "is not a valid wheel"),
     ],
 )
 def test_wheel_that_contradicts_its_name_isnt_trusted(served: Serve, wheel: bytes, said: str) -> None:
     servers = future()
-    servers.wheels = {path: wheel if "cu135/torch-" in path else data for path, data in servers.wheels.items()}
+    servers.wheels = {path: wheel if "cu139/torch-" in path else data for path, data in servers.wheels.items()}
     with served(servers) as line:
         code, out, _ = line.refresh("--yes")
         assert code == 0
@@ -186,24 +186,24 @@ def test_row_that_contradicts_a_pinned_row_isnt_used(served: Serve) -> None:
 
 def test_previews_yanked_files_and_other_accelerators_are_left_out(served: Serve) -> None:
     servers = future()
-    data = torch_wheel("2.17.0", "13.5", "sm_80")
-    for tag, name in (("nightly", "2.17.0.dev20261130+cu135"), ("rocm7.4", "2.17.0+rocm7.4"), ("xpu", "2.17.0+xpu")):
+    data = torch_wheel("2.99.1", "13.9", "sm_80")
+    for tag, name in (("nightly", "2.99.1.dev20261130+cu139"), ("rocm7.4", "2.99.1+rocm7.4"), ("xpu", "2.99.1+xpu")):
         servers.add(tag, f"torch-{name}", data, LINUX, ["cp312"])
-    servers.add("cu135", "torch-2.17.0rc1+cu135", data, LINUX, ["cp312"])
-    servers.wheels[f"{INDEX}/cu135/torch-2.17.0+cu135-cp313-cp313t-manylinux_2_28_x86_64.whl"] = data
-    servers.wheels[f"{INDEX}/cu135/torch-2.17.0+cu135-cp313-cp313-manylinux_2_28_s390x.whl"] = data
+    servers.add("cu139", "torch-2.99.1rc1+cu139", data, LINUX, ["cp312"])
+    servers.wheels[f"{INDEX}/cu139/torch-2.99.1+cu139-cp313-cp313t-manylinux_2_28_x86_64.whl"] = data
+    servers.wheels[f"{INDEX}/cu139/torch-2.99.1+cu139-cp313-cp313-manylinux_2_28_s390x.whl"] = data
     with served(servers) as line:
         _, out, err = line.refresh("--yes")
-        assert "2.17.0" not in out + err
+        assert "2.99.1" not in out + err
 
 
 def test_release_only_on_the_package_index_is_reported(served: Serve) -> None:
     servers = future()
-    servers.registry.append("torch-2.17.0-cp312-cp312-manylinux_2_28_x86_64.whl")
+    servers.registry.append("torch-2.99.1-cp312-cp312-manylinux_2_28_x86_64.whl")
     with served(servers) as line:
         _, out, _ = line.refresh("--yes")
-        assert "torch 2.17.0 is on the package index, but has no build on the PyTorch index" in " ".join(out.split())
-        assert "torch 2.16.0 is on" not in out
+        assert "torch 2.99.1 is on the package index, but has no build on the PyTorch index" in " ".join(out.split())
+        assert "torch 2.99.0 is on" not in out
 
 
 def test_source_that_fails_is_reported_and_the_others_are_used(served: Serve) -> None:
@@ -213,17 +213,17 @@ def test_source_that_fails_is_reported_and_the_others_are_used(served: Serve) ->
         line.server.fail(f"{REGISTRY}/torch/", Fault(status=401))
         code, out, _ = line.refresh("--yes")
         text = " ".join(out.split())
-        assert (code, "torch 2.16.0 cu135" in text) == (0, True)
+        assert (code, "torch 2.99.0 cu139" in text) == (0, True)
         assert "warning: cannot read NVIDIA's list of CUDA toolkits: the list of packages" in text
         assert "expected a driver version such as `580.65.06`, found `rm -rf /`" in text
         assert "returned HTTP 401" in text
 
 
 def test_toolkit_without_a_driver_adds_no_row(served: Serve) -> None:
-    servers = Servers(manifests={"redistrib_13.9.0.json": manifest("13.9.0", None)})
-    servers.add("cpu", "torch-2.16.0+cpu", torch_wheel("2.16.0", None), LINUX, ["cp312"])
+    servers = Servers(manifests={"redistrib_13.7.0.json": manifest("13.7.0", None)})
+    servers.add("cpu", "torch-2.99.0+cpu", torch_wheel("2.99.0", None), LINUX, ["cp312"])
     with served(servers) as line:
-        assert "13.9" not in line.refresh("--yes")[1]
+        assert "13.7" not in line.refresh("--yes")[1]
 
 
 def test_no_readable_source_is_an_external_failure(served: Serve) -> None:
@@ -236,11 +236,11 @@ def test_no_readable_source_is_an_external_failure(served: Serve) -> None:
 
 
 def test_partner_for_another_release_isnt_paired(served: Serve) -> None:
-    servers = future(vision="0.30.0")
-    for tag in ("cu135", "cpu"):
-        path = f"{INDEX}/{tag}/torchvision-0.30.0+{tag}-cp312-cp312-manylinux_2_28_x86_64.whl"
-        servers.wheels[path] = family_wheel("torchvision", "0.30.0", "torch (==2.15.0)")
+    servers = future(vision="0.99.0")
+    for tag in ("cu139", "cpu"):
+        path = f"{INDEX}/{tag}/torchvision-0.99.0+{tag}-cp312-cp312-manylinux_2_28_x86_64.whl"
+        servers.wheels[path] = family_wheel("torchvision", "0.99.0", "torch (==2.15.0)")
     with served(servers) as line:
         _, out, _ = line.refresh("--yes")
-        assert "torch 2.16.0 cu135" in out
+        assert "torch 2.99.0 cu139" in out
         assert "torchvision" not in out

@@ -11,6 +11,7 @@ from packaging.version import Version
 
 from envforge.cli import main
 from envforge.machine.values import Machine
+from envforge.pytorch.matrix import load_matrix
 from envforge.pytorch.others import CONDA, PIP, UV, Choice, compare_tools, load_other_tools
 from envforge.pytorch.selection import Request
 from tests.pytorch.machines import MATRIX, machine
@@ -107,6 +108,17 @@ def test_python_that_no_build_has_fails() -> None:
     assert {choice.verdict for choice in choices(machine("8.0", driver="580.1"), python=Version("3.7")).values()} == {
         "fails"
     }
+
+
+def test_pip_default_of_every_release_is_a_build() -> None:
+    """A release that changes the default, or has no such tag anymore, needs a `[[pip]]` row in its file."""
+    matrix = load_matrix()
+    for platform in matrix.platforms:
+        defaults = [row for row in matrix.pip_defaults if platform in row.platforms]
+        for torch in {build.torch for build in matrix.builds if build.platform == platform}:
+            row = max((row for row in defaults if row.since <= torch), key=lambda row: row.since)
+            tags = {build.tag for build in matrix.builds if (build.torch, build.platform) == (torch, platform)}
+            assert row.tag in tags, f"torch {torch} has no {row.tag} build for {platform}"
 
 
 def test_rules_are_in_the_order_of_preference() -> None:

@@ -92,7 +92,7 @@ class _Refresh:
         if not result.read and team is None:
             raise OutsideError(
                 "no source of facts can be read:\n" + "\n".join(f"  {each}" for each in result.unread),
-                hint="to use the facts of another computer, run `envforge facts export FILE` there",
+                hint="to use the facts that another computer has exported",
                 command="envforge facts import FILE",
                 code="no-facts-read",
             )

@@ -85,8 +85,9 @@ class _Refresh:
             self._builds |= {row.key: row for row in team.builds}
             self._toolkits |= {row.cuda: row for row in team.toolkits}
         index = self._request.torch_index
-        self._try(f"the PyTorch index {show_url(index)}", self._read_index)
+        # first, because a mirror of the index may have to be read by the tags of these toolkits
         self._try("NVIDIA's list of CUDA toolkits", self._read_nvidia)
+        self._try(f"the PyTorch index {show_url(index)}", self._read_index)
         if self._request.registry is not None:
             self._try(f"the package index {show_url(self._request.registry)}", self._read_registry)
         if not result.read and team is None:
@@ -149,8 +150,8 @@ class _Refresh:
         page = self._downloads.page(index, name)
         if page.status == 200 and page.files:
             return page.files
-        tags = {str(tag) for tag in self._pinned.tags}
-        tags |= {str(WheelTag(row.cuda)) for row in self._pinned.toolkits if row.cuda.major >= 11}
+        cudas = {*(row.cuda for row in self._pinned.toolkits), *map(Version, self._toolkits)}
+        tags = {*map(str, self._pinned.tags), *(str(WheelTag(cuda)) for cuda in cudas)}
         pages = [self._downloads.page(f"{index}/{tag}", name) for tag in sorted(tags)]
         files = tuple(file for each in pages for file in each.files)
         if not files and name == "torch":
@@ -192,10 +193,12 @@ class _Refresh:
         """Return the row of a build; without the facts of its wheel, its kernels are those of the nearest build."""
         capabilities = wheel.capabilities if wheel is not None else self._nearest_kernels(found, known)
         packages = [("torch", found.torch), ("torchvision", partners[0]), ("torchaudio", partners[1])]
-        is_plain = found.sample.is_plain
-        plain = tuple(name for name, version in packages if version is not None and is_plain)
-        if known is not None and known.torch == found.torch:
-            plain = known.plain
+        # the plain names of torchvision and torchaudio are known only for a build of the table
+        named = dict.fromkeys(("torchvision", "torchaudio"), found.is_plain)
+        if known is not None:
+            named = {name: name in known.plain for name in named}
+        is_plain = {"torch": found.is_plain, **named}
+        plain = tuple(name for name, version in packages if version is not None and is_plain[name])
         texts = [None if each is None else str(each) for each in (*partners, found.glibc)]
         return BuildRow(
             torch=str(found.torch),

@@ -64,6 +64,11 @@ class Found:
         return max((wheel.glibc for wheel in self.wheels if wheel.glibc is not None), default=None)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether no wheel has the tag in its version."""
+        return all(wheel.is_plain for wheel in self.wheels)
+
+    @property
     def sample(self) -> Wheel:
         """The wheel to read what all have in common: that for the newest Python."""
         return max(self.wheels, key=lambda wheel: wheel.python or Version("0"))

@@ -265,72 +265,77 @@ def test_note_names_both_sides() -> None:
     assert "set `ENVFORGE_FACTS=built-in`" in (note_of_other_facts(None, one) or "")
 
 
-class TestSigned:
-    """Facts of a team need its signature."""
+@pytest.fixture
+def keys(tmp_path: Path) -> Any:
+    pytest.importorskip("minisign", reason="py-minisign (the extra `sign`) is not installed")
+    from tests.catalogue.test_signing import Keys
 
-    @pytest.fixture
-    def keys(self, tmp_path: Path) -> Any:
-        pytest.importorskip("minisign", reason="py-minisign (the extra `sign`) is not installed")
-        from tests.catalogue.test_signing import Keys
+    return Keys(tmp_path, "team")
 
-        return Keys(tmp_path, "team")
 
-    @pytest.fixture
-    def catalogue(self, run: Run, tmp_path: Path, keys: Any) -> Path:
-        """A catalogue with a signed index and signed facts, which is configured with its key."""
-        from tests.catalogue.support import project
+@pytest.fixture
+def catalogue(run: Run, tmp_path: Path, keys: Any, no_other_source: None) -> Path:
+    """A catalogue with a signed index and signed facts, which is configured with its key."""
+    from tests.catalogue.support import project
 
-        folder = tmp_path / "catalogue"
-        user_file().parent.mkdir(parents=True)
-        user_file().write_text(f'[catalogue]\naddress = "{folder}"\npublic-key = "{keys.public_text}"\n')
-        demo = project(tmp_path / "demo")
-        assert run("lockfiles", "publish", str(demo / "conda-lock.yml"), "--sign", str(keys.secret))[0] == 0
-        run("facts", "import", str(written(tmp_path)), "--yes")
-        assert run("facts", "export", str(folder / "facts.json"), "--sign", str(keys.secret))[0] == 0
-        run("facts", "reset")
-        return folder
+    folder = tmp_path / "catalogue"
+    user_file().parent.mkdir(parents=True)
+    user_file().write_text(f'[catalogue]\naddress = "{folder}"\npublic-key = "{keys.public_text}"\n')
+    demo = project(tmp_path / "demo")
+    assert run("lockfiles", "publish", str(demo / "conda-lock.yml"), "--sign", str(keys.secret))[0] == 0
+    run("facts", "import", str(written(tmp_path)), "--yes")
+    assert run("facts", "export", str(folder / "facts.json"), "--sign", str(keys.secret))[0] == 0
+    run("facts", "reset")
+    return folder
 
-    def refresh(self, run: Run) -> tuple[int, str, str]:
-        # nothing listens on port 9, so only the catalogue can be read
-        mirrors = ["https://download.pytorch.org/whl", "https://developer.download.nvidia.com/compute/cuda"]
-        words = [f"--mirror={each}=http://127.0.0.1:9/x" for each in mirrors]
-        return run("facts", "refresh", "--yes", *words)
 
-    @pytest.fixture(autouse=True)
-    def _no_other_source(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
-        monkeypatch.setattr("envforge.lock.pages._DELAYS_S", ())
+def refresh_from(run: Run) -> tuple[int, str, str]:
+    # nothing listens on port 9, so only the catalogue can be read
+    mirrors = ["https://download.pytorch.org/whl", "https://developer.download.nvidia.com/compute/cuda"]
+    words = [f"--mirror={each}=http://127.0.0.1:9/x" for each in mirrors]
+    return run("facts", "refresh", "--yes", *words)
 
-    def test_signed_facts_of_the_catalogue_are_used(self, run: Run, catalogue: Path) -> None:
-        code, out, err = self.refresh(run)
-        assert (code, "+ torch 2.99.0 cu138 linux-64" in out) == (0, True), out + err
-        assert str(catalogue / "facts.json") not in err
 
-    def test_changed_facts_of_the_catalogue_stop_the_refresh(self, run: Run, catalogue: Path) -> None:
-        path = catalogue / "facts.json"
-        path.write_bytes(path.read_bytes().replace(b"2.28", b"2.17"))
-        code, _, err = self.refresh(run)
-        assert (code, "cannot verify the facts `facts.json`" in err) == (1, True)
+@pytest.fixture
+def no_other_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
+    monkeypatch.setattr("envforge.lock.pages._DELAYS_S", ())
 
-    def test_older_facts_of_the_catalogue_are_a_rollback(self, run: Run, catalogue: Path, keys: Any) -> None:
-        assert self.refresh(run)[0] == 0
-        run("facts", "reset")
-        run("facts", "import", str(written(catalogue.parent, checked="2026-10-01")), "--yes")
-        run("facts", "export", str(catalogue / "facts.json"), "--sign", str(keys.secret))
-        code, _, err = self.refresh(run)
-        assert (code, "is older than the last one read here" in err) == (1, True)
 
-    def test_catalogue_without_a_key_isnt_trusted_with_facts(self, run: Run, catalogue: Path) -> None:
-        user_file().write_text(f'[catalogue]\naddress = "{catalogue}"\n')
-        code, _, err = self.refresh(run)
-        assert (code, "no source of facts can be read" in err) == (3, True)
+def test_signed_facts_of_the_catalogue_are_used(run: Run, catalogue: Path) -> None:
+    code, out, err = refresh_from(run)
+    assert (code, "+ torch 2.99.0 cu138 linux-64" in out) == (0, True), out + err
+    assert str(catalogue / "facts.json") not in err
 
-    def test_import_verifies_the_signature_next_to_the_file(self, run: Run, catalogue: Path, keys: Any) -> None:
-        path = catalogue / "facts.json"
-        assert run("facts", "import", str(path), "--public-key", str(keys.public), "--yes")[0] == 0
-        (catalogue / "facts.json.minisig").unlink()
-        code, _, err = run("facts", "import", str(path), "--public-key", str(keys.public), "--yes")
-        assert (code, "expected a signature by the key" in err) == (1, True)
+
+def test_changed_facts_of_the_catalogue_stop_the_refresh(run: Run, catalogue: Path) -> None:
+    path = catalogue / "facts.json"
+    path.write_bytes(path.read_bytes().replace(b"2.28", b"2.17"))
+    code, _, err = refresh_from(run)
+    assert (code, "cannot verify the facts `facts.json`" in err) == (1, True)
+
+
+def test_older_facts_of_the_catalogue_are_a_rollback(run: Run, catalogue: Path, keys: Any) -> None:
+    assert refresh_from(run)[0] == 0
+    run("facts", "reset")
+    run("facts", "import", str(written(catalogue.parent, checked="2026-10-01")), "--yes")
+    run("facts", "export", str(catalogue / "facts.json"), "--sign", str(keys.secret))
+    code, _, err = refresh_from(run)
+    assert (code, "is older than the last one read here" in err) == (1, True)
+
+
+def test_catalogue_without_a_key_isnt_trusted_with_facts(run: Run, catalogue: Path) -> None:
+    user_file().write_text(f'[catalogue]\naddress = "{catalogue}"\n')
+    code, _, err = refresh_from(run)
+    assert (code, "no source of facts can be read" in err) == (3, True)
+
+
+def test_import_verifies_the_signature_next_to_the_file(run: Run, catalogue: Path, keys: Any) -> None:
+    path = catalogue / "facts.json"
+    assert run("facts", "import", str(path), "--public-key", str(keys.public), "--yes")[0] == 0
+    (catalogue / "facts.json.minisig").unlink()
+    code, _, err = run("facts", "import", str(path), "--public-key", str(keys.public), "--yes")
+    assert (code, "expected a signature by the key" in err) == (1, True)
 
 
 def test_bytes_of_any_kind_end_in_an_error_of_the_file() -> None:

@@ -80,6 +80,16 @@ def test_new_release_is_found_with_kernels_and_driver(served: Serve) -> None:
         assert "torch-2.99.0%2Bcu139-cp313" in row["kernels_source"]
 
 
+def test_code_for_one_chip_only_is_no_kernel_for_its_family(served: Serve) -> None:
+    servers = future()
+    wheel = torch_wheel("2.99.0", "13.9", "sm_80 sm_90a sm_100f compute_80")
+    servers.wheels = {path: wheel if "cu139/torch-" in path else data for path, data in servers.wheels.items()}
+    with served(servers) as line:
+        line.refresh("--yes")
+        row = next(each for each in json.loads(line.data.read_text())["builds"] if each["tag"] == "cu139")
+        assert (row["capabilities"], row["ptx"]) == (["8.0"], ["8.0"])
+
+
 def test_refreshed_build_is_selected_and_verified(served: Serve) -> None:
     with served(future()) as line:
         line.refresh("--yes")

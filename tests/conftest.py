@@ -29,6 +29,14 @@ settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session", autouse=True)
+def facts_are_the_built_in_ones() -> Iterator[None]:
+    """Keep the refreshed facts of the developer out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ENVFORGE_FACTS", "built-in")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def list_of_environments_is_unchanged() -> Iterator[None]:
     """Keep the prefixes of tests out of ``~/.conda/environments.txt``."""
     with pytest.MonkeyPatch.context() as patch:

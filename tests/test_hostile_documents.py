@@ -44,6 +44,7 @@ from envforge.machine.record import machine_from_json
 from envforge.prefix.installed import read_conda
 from envforge.project.record import parse_project_file
 from envforge.project.templates import parse_manifest
+from envforge.pytorch.matrix import load_matrix
 from envforge.verify.record import read_record, read_record_file
 
 assert sys.platform != "win32"
@@ -132,6 +133,14 @@ def _prefix(folder: Path) -> None:
 
 NOT_THERE = ("directory", "FIFO")  # the command line is wrong then
 EVERY = (*CONTENTS, *NOT_THERE)
+
+
+def _facts_in_use(path: Path) -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ENVFORGE_FACTS", str(path))
+        return load_matrix()
+
+
 DOCUMENTS = (
     Case(path="conda-lock.yml", command="diff conda-lock.yml conda-lock.yml"),
     Case(path="conda-lock.yml", command="install --frozen"),
@@ -149,6 +158,8 @@ DOCUMENTS = (
     Case(path="machine.json", command="explain --machine machine.json"),
     Case(path="machine.json", command="detect --machine machine.json"),
     Case(path="node.yaml", command="explain --machine node.yaml"),
+    Case(path="facts.json", command="facts import facts.json --yes", accepted=("directory",)),
+    Case(path="home/.local/share/envforge/facts.json", command=_facts_in_use),
     Case(path="nvidia-smi.txt", command="detect --machine nvidia-smi.txt", accepted=NOT_THERE),
     Case(path="record.json", command="verify --from record.json", accepted=("directory",)),
     Case(path="record.json", command=read_record_file),

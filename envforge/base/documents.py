@@ -354,6 +354,8 @@ def _described(types: list[Any]) -> str:
 
 def _in_words(message: str, types: list[Any]) -> str:
     found = re.match(r"Expected `([^`]*)`(?: of length >= (\d+))?(?: (>= \d+))?", message)
+    if message.startswith("Invalid RFC3339 encoded "):
+        return _DESCRIBED[message.rsplit(" ", 1)[1]]
     if found is None:
         return _described(types) if message.startswith("Invalid enum value") else message
     words = _described(types) or " or ".join(_DESCRIBED.get(each, each) for each in found[1].split(" | "))

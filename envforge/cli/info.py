@@ -36,6 +36,7 @@ from envforge.prefix.cache import default_root
 from envforge.prefix.journal import read_journal
 from envforge.prefix.locate import Meant, named_prefix, unfinished_change, unfinished_install
 from envforge.prefix.venv import venv_python
+from envforge.pytorch.matrix import load_matrix
 
 _LABEL = 20
 
@@ -86,6 +87,7 @@ def _to_words(found: Info, machine: Machine) -> list[str]:
         *_row("project", str(found.project or "none in this directory or its parents")),
         *(_environment(found.environment) if found.environment else _row("environment", "none")),
         *(_row("variants", found.variants) if found.variants else []),
+        *_row("facts", found.facts),
         *_row("catalogue", found.catalogue),
         *(
             line
@@ -182,6 +184,7 @@ class Info:
     project: Path | None
     environment: EnvironmentInfo | None
     variants: str | None
+    facts: str
     catalogue: str
     places: Mapping[str, Path]
     configuration: tuple[tuple[str, str], ...]
@@ -204,6 +207,7 @@ def read_info(meant: Meant | None, environment: Mapping[str, str], here: Path, h
         project=project,
         environment=None if meant is None else _info_environment(meant),
         variants=None if project is None else _variants(project, machine),
+        facts=_facts(),
         catalogue=_catalogue(project or here, environment),
         places={"package cache": root, "named environments": named_prefix("x").parent},
         configuration=(*_variables(environment), *_files(environment, home)),
@@ -253,6 +257,14 @@ def _variants(project: Path, machine: Machine) -> str | None:
     except EnvforgeError:  # `envforge install` reports the reason for each variant
         choice = "none"
     return f"{', '.join(list_locks(project, machine.platform))}; for this machine: {choice}"
+
+
+def _facts() -> str:
+    try:
+        matrix = load_matrix()
+    except EnvforgeError as error:
+        return f"cannot be read: {error.message}"
+    return f"checked on {matrix.checked}; refreshed: {matrix.refreshed or 'no'}"
 
 
 def _catalogue(folder: Path, environment: Mapping[str, str]) -> str:

@@ -48,6 +48,7 @@ from envforge.project.update import (
     plan_update,
     relock_variants,
 )
+from envforge.pytorch.facts_file import note_of_other_facts
 from envforge.pytorch.matrix import load_matrix
 from envforge.pytorch.selection import Request
 
@@ -155,7 +156,11 @@ def _wishes(options: UpdateOptions, record: ProjectRecord, folder: Path) -> tupl
     chosen = {name: getattr(typed, name) for name in options.typed - {"platforms"}}
     former: Request = replace(record.selections[0].request, platform=None)
     query = BuildQuery(machine=machine, request=replace(former, **chosen), platforms=platforms, matrix=matrix)
-    return replace(wishes, selections=query.select(), machine=machine_to_json(redact(machine))), query
+    note = note_of_other_facts(record.facts, matrix.refreshed)
+    if note:
+        click.echo(f"warning: {note}", err=True)
+    recorded_machine = machine_to_json(redact(machine))
+    return replace(wishes, selections=query.select(), machine=recorded_machine, facts=matrix.refreshed), query
 
 
 def _requirement(options: UpdateOptions, record: ProjectRecord, folder: Path) -> str:

@@ -13,8 +13,10 @@ import html
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from http import HTTPStatus
@@ -216,6 +218,37 @@ class Downloads:
         except _NoRangesError:
             body = self.whole(file)
             return _metadata_in(io.BytesIO(body), file)
+
+    def small(self, file: IndexFile, most_bytes: int) -> bytes:
+        """Return the contents of a document; raise ``OutsideError`` if it has more bytes than such documents have."""
+        with self._get(file.url) as response:
+            _refuse_status(response, file.url)
+            data = b""
+            for chunk in _chunks(response, file.url):
+                data += chunk
+                if len(data) > most_bytes:
+                    raise OutsideError(
+                        f"`{show_url(file.url)}` has more than {most_bytes:,} bytes", code="document-too-large"
+                    )
+        return data
+
+    @contextmanager
+    def archive(self, file: IndexFile) -> Iterator[zipfile.ZipFile]:
+        """Open a wheel by range requests: only its directory and the members that are read are downloaded.
+
+        Raises ``OutsideError`` if the server doesn't support range requests, or ``EnvforgeError`` for an invalid wheel.
+        """
+        try:
+            stream = io.BufferedReader(_RangeReader(self._get, file.url), _CHUNK)
+            with zipfile.ZipFile(stream) as archive:
+                yield archive
+        except _NoRangesError as error:
+            raise OutsideError(
+                f"the server of `{show_url(file.url)}` doesn't support range requests", code="no-ranges"
+            ) from error
+        # `NotImplementedError`: a compression that Python lacks
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+            raise EnvforgeError(f"`{show_url(file.url)}` is not a valid wheel: {error}", code="bad-wheel") from error
 
     def whole(self, file: IndexFile) -> bytes:
         """Return the contents of a file, verified against the digests that the index states."""

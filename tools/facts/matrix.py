@@ -32,6 +32,11 @@ def matrix(facts: Facts) -> Document:
             _build(build, row, stated[build[0]], kernels.get((_minor(build[0]), *build[1:])), confirmed)
             for build, row in builds.items()
         ],
+        "pip_defaults": [
+            {"since": file.release.torch, **_table(row, ("platforms", "tag", "source", "checked"))}
+            for file in facts.releases
+            for row in file.pip
+        ],
     }
 
 

@@ -97,6 +97,14 @@ class Drops(Fact):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PipDefault(Fact):
+    """The tag of the builds on PyPI, for this release and later ones until one changes the same platform."""
+
+    platforms: Some[Subdir]
+    tag: Tag
+
+
+@dataclass(frozen=True, kw_only=True)
 class Toolkit(Cited):
     """The driver that comes with a CUDA toolkit."""
 
@@ -140,6 +148,7 @@ class ReleaseFile(CudaFile):
     kernels: tuple[Kernels, ...] = ()
     requires: tuple[Requires, ...] = ()
     drops: tuple[Drops, ...] = ()
+    pip: tuple[PipDefault, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

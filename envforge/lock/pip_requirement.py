@@ -35,13 +35,13 @@ def parse_requirement(text: str) -> Requirement:
         if match := pattern.match(text):
             hints = hint(match) if callable(hint) else (Hint(hint),)
             raise BadRequirementError(f"`{text}` below `pip:` {reason}", hints, "pip-option")
+    invalid = f"`{text}` below `pip:` is not a valid requirement"
     try:
         requirement = Requirement(text)
-        if requirement.marker is not None and not is_valid_marker(requirement.marker):
-            raise InvalidRequirement("its marker can't be evaluated")
     except InvalidRequirement as error:
-        reason = f"`{text}` below `pip:` is not a valid requirement: {str(error).splitlines()[0]}"
-        raise BadRequirementError(reason, (Hint(_spelling(text)),)) from error
+        raise BadRequirementError(f"{invalid}: {str(error).splitlines()[0]}", (Hint(_spelling(text)),)) from error
+    if requirement.marker is not None and not is_valid_marker(requirement.marker):
+        raise BadRequirementError(f"{invalid}: its marker can't be evaluated", (Hint(_spelling(text)),))
     # no index states the hash of a direct URL, so the URL must contain it
     if requirement.url is not None and not _DIRECT.fullmatch(requirement.url):
         raise BadRequirementError(

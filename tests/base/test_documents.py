@@ -78,7 +78,7 @@ def test_an_invalid_value_is_named_with_its_path(build: str, message: str) -> No
 
 @pytest.mark.parametrize("text", ["no: 1\nbuilds: {}\n", "3: 1\nbuilds: {}\n", "builds: {b: [{on: 1}]}\n"])
 def test_a_key_that_yaml_does_not_read_as_a_string_is_named(text: str) -> None:
-    with pytest.raises(EnvforgeError, match="the index is invalid at `.*`: expected a string, found `(false|3|true)`"):
+    with pytest.raises(EnvforgeError, match=r"the index is invalid at `.*`: expected a string, found `(false|3|true)`"):
         CLOSED.read_yaml(text, Index)
 
 

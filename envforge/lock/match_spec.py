@@ -129,9 +129,7 @@ Alternatives = list[tuple[str, ...]]  # each one a list of constraints that hold
 def _join(all_of: list[Alternatives]) -> str:
     found: Alternatives = [()]
     for alternatives in all_of:
-        found = [(*one, *other) for one, other in itertools.product(found, alternatives)]
-        if len(found) > _MAX_ALTERNATIVES:
-            raise BadSpecError("the constraints have too many alternatives", "combine them into fewer, without `|`")
+        found = _both(found, alternatives)
     return "|".join(",".join(dict.fromkeys(word for word in each if word != "*")) or "*" for each in found)
 
 
@@ -147,10 +145,15 @@ def _all(text: str, tokens: list[str]) -> Alternatives:
     found = _one(text, tokens)
     while tokens[:1] == [","]:
         del tokens[0]
-        found = [(*one, *other) for one, other in itertools.product(found, _one(text, tokens))]
-        if len(found) > _MAX_ALTERNATIVES:
-            raise BadSpecError(f"`{text}` has too many alternatives", "write fewer of them")
+        found = _both(found, _one(text, tokens))
     return found
+
+
+def _both(some: Alternatives, others: Alternatives) -> Alternatives:
+    # each `,` between parentheses multiplies them
+    if len(some) * len(others) > _MAX_ALTERNATIVES:
+        raise BadSpecError("the constraints have too many alternatives", "combine them into fewer, without `|`")
+    return [(*one, *other) for one, other in itertools.product(some, others)]
 
 
 def _one(text: str, tokens: list[str]) -> Alternatives:

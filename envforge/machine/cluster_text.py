@@ -163,7 +163,7 @@ def _labels(part: str) -> dict[str, str]:
 def _kubernetes_node(labels: Mapping[str, str]) -> _Node:
     product = next((labels[key] for key in _PRODUCTS if key in labels), "")
     counts = [labels.get("nvidia.com/gpu.count", ""), labels.get("nvidia.com/gpu", "")]
-    count = next((int(each) for each in counts if re.fullmatch(r"[1-9]\d{0,3}", each)), 0)
+    count = next((int(each) for each in counts if re.fullmatch(r"[1-9][0-9]{0,3}", each)), 0)
     has_nvidia = bool(product) or count > 0 or any(key.startswith("nvidia.com/mig-") for key in labels)
     kinds = [(product, count or 1)] if has_nvidia else []
     kinds += [(key.partition(".")[0], int(each)) for key, each in labels.items() if _is_other(key, each)]
@@ -175,20 +175,21 @@ def _kubernetes_node(labels: Mapping[str, str]) -> _Node:
 
 
 def _is_other(key: str, value: str) -> bool:
-    return re.fullmatch(r"amd\.com/gpu|gpu\.intel\.com/(?:i915|xe)", key) is not None and value.isdecimal()
+    is_gpu = re.fullmatch(r"amd\.com/gpu|gpu\.intel\.com/(?:i915|xe)", key) is not None
+    return is_gpu and re.fullmatch(r"[1-9][0-9]{0,3}", value) is not None
 
 
 def _dotted(labels: Mapping[str, str], prefix: str, third: str) -> Version | None:
     """Return a version of the labels of gpu-feature-discovery: in one label, or its numbers in one each."""
     parts = [labels.get(f"{prefix}.{part}", "") for part in ("major", "minor", third)]
     text = labels.get(f"{prefix}-version.full") or ".".join(filter(None, parts))
-    return Version(text) if re.fullmatch(r"\d{1,4}(?:\.\d{1,4})+", text) else None
+    return Version(text) if re.fullmatch(r"[0-9]{1,4}(?:\.[0-9]{1,4})+", text) else None
 
 
 def _with_labels(gpus: tuple[Gpu, ...], labels: Mapping[str, str]) -> tuple[Gpu, ...]:
     major, minor = (labels.get(f"nvidia.com/gpu.compute.{part}", "") for part in ("major", "minor"))
     memory, mig = labels.get("nvidia.com/gpu.memory", ""), labels.get("nvidia.com/mig.strategy")
-    is_known = re.fullmatch(r"\d{1,2}\.\d", f"{major}.{minor}") is not None
+    is_known = re.fullmatch(r"[0-9]{1,2}\.[0-9]", f"{major}.{minor}") is not None
     stated = ComputeCapability.parse(f"{major}.{minor}") if is_known else None
     is_slice = any(key.startswith("nvidia.com/mig-") for key in labels) or "-MIG-" in labels.get(_PRODUCTS[0], "")
     return tuple(
@@ -214,6 +215,8 @@ def _from_nodes(tool: str, nodes: Sequence[_Node]) -> Description:
     for node in with_gpus[1:]:
         kinds += [kind for kind, _ in node.kinds if kind not in kinds]
     others = {kind: other for kind in kinds if (other := named_other(kind)) is not None}
+    if len(others) < len(set(kinds)) and any(all(kind in others for kind, _ in node.kinds) for node in with_gpus):
+        raise TextFormatError("nodes with GPUs of NVIDIA", f"also {next(iter(others.values())).name}")
     gpus = [clean(kind) or "a GPU of unknown type" for kind in kinds if kind not in others]
     platforms = {_SUBDIRS.get(node.architecture.lower()) for node in with_gpus}
     return Description(

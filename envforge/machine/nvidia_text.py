@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from xml.etree import ElementTree as ET
 
 # numbers are limited, because Python rejects those of thousands of digits
-_NUMBERS = re.compile(r"\d{1,9}(?:\.\d{1,9})+")
+_NUMBERS = re.compile(r"\d{1,9}(?:\.\d{1,9})+", re.ASCII)
 _KERNEL_MODULE = re.compile(r"Kernel Module(?:\s+for\s+\S+)?\s+(\d{3}\.\d{1,9}(?:\.\d{1,9})*)")
 _LIBRARY = re.compile(r"lib(?:nvidia-ml|cuda)\.so\.(\d{3}\.\d{1,9}(?:\.\d{1,9})*)$")
 _NVML = re.compile(r"(?:\d{1,2}\.)?(\d{3}\.\d{1,9}(?:\.\d{1,9})*)")
@@ -308,7 +308,7 @@ def parse_smi_csv(text: str) -> SmiReport:
 
 
 _CSV_FIELDS = ("name", "gpu_name", "driver_version", "kmd_version", "compute_cap", "uuid", "gpu_uuid", "index")
-_CAPABILITY = r"\d{1,2}\.\d"
+_CAPABILITY = r"[0-9]{1,2}\.[0-9]"
 _CSV_FORMS = {
     "uuid": r"GPU-[0-9a-fA-F-]+",
     "pci.bus_id": r"[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d",

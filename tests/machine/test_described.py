@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -349,6 +350,19 @@ def test_what_names_no_gpu_is_an_error_with_the_file(tmp_path: Path, text: str, 
         load_machine(str(path), {})
     assert (caught.value.exit_code, str(path) in caught.value.message) == (1, True)
     assert found in caught.value.message
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "\u0663", "\u00b2", "-1", "0"])
+@pytest.mark.parametrize("text", [TABLE, QUERY, XML, CSV, LIST, SCONTROL, DESCRIBE, NODE_YAML, "amd.com/gpu: 8\n"])
+def test_any_digits_are_a_machine_or_an_error(text: str, digits: str) -> None:
+    for number in sorted({*re.findall(r"\d+", text)}):
+        with contextlib.suppress(MachineRecordError):
+            parse_machine(text.replace(number, digits).encode(), "box")
+
+
+def test_nodes_of_two_vendors_are_an_error() -> None:
+    with pytest.raises(MachineRecordError, match="found `also AMD Instinct MI300X`"):
+        read("g1 gpu:a100:1\ng2 gpu:mi300x:8\n")
 
 
 def test_lost_gpu_is_a_condition() -> None:

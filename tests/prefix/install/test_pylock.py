@@ -159,7 +159,15 @@ def test_editable_install_is_kept_and_named(lockfile: Path, place: Place, tmp_pa
         encoding="utf-8",
     )
     (tmp_path / "mine" / "backend.py").write_text(BACKEND, encoding="utf-8")
-    words = ["pip", "install", "--offline", "--python", place.prefix / "bin" / "python", "-e", tmp_path / "mine"]
+    words = [
+        "pip",
+        "install",
+        "--offline",
+        "--python",
+        str(place.prefix / "bin" / "python"),
+        "-e",
+        str(tmp_path / "mine"),
+    ]
     subprocess.run([find_uv_bin(), *words], check=True, capture_output=True)
     assert [(found.kind, found.package) for found in audited(place).drift if found.kind != "file-stray"] == [
         ("package-editable", "mine")
@@ -203,7 +211,7 @@ def test_two_installs_at_once_leave_one_intact_environment(lockfile: Path, place
 
 def created_by_uv(prefix: Path, lockfile: Path) -> None:
     subprocess.run([find_uv_bin(), "venv", "--offline", "--python", sys.executable, prefix], check=True)
-    words = ["pip", "sync", "--no-config", "--python", prefix / "bin" / "python", lockfile]
+    words = ["pip", "sync", "--no-config", "--python", str(prefix / "bin" / "python"), str(lockfile)]
     subprocess.run([find_uv_bin(), *words], check=True, cwd=lockfile.parent)
     (site_packages,) = prefix.glob("lib/python*/site-packages")
     for end in ("py", "pth"):  # uv 0.9 and virtualenv write them, newer versions of uv don't
@@ -215,7 +223,7 @@ def created_by_venv(prefix: Path, lockfile: Path) -> None:
     subprocess.run([sys.executable, "-I", "-m", "venv", prefix], check=True)
     created = [info.name for info in prefix.glob("lib/python*/site-packages/pip-*.dist-info")]
     assert created
-    words = ["pip", "sync", "--no-config", "--python", prefix / "bin" / "python", lockfile]
+    words = ["pip", "sync", "--no-config", "--python", str(prefix / "bin" / "python"), str(lockfile)]
     subprocess.run([find_uv_bin(), *words], check=True, cwd=lockfile.parent)
     assert [info.name for info in prefix.glob("lib/python*/site-packages/pip-*.dist-info")] == created
 

@@ -34,6 +34,7 @@ _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codec
 # GPUs that exist only beside an Arm processor
 _ARM_GPU = re.compile(r"(?<![a-z0-9])g[bh]\d+(?![a-z0-9])", re.IGNORECASE)
 _MOST_GPUS = 1024
+_MOST_LINES = 10_000  # of CSV, with banners and `--loop`; more take seconds
 
 
 def decode(content: bytes) -> str:
@@ -125,6 +126,8 @@ def _from_smi(text: str) -> Description | None:
 
 def _from_csv(text: str) -> Description | None:
     """Read CSV without a header, whose lines are those that look like a GPU."""
+    if text.count("\n") > _MOST_LINES:
+        return None
     found = [line.strip() for line in text.splitlines() if _CSV_ROW.search(line) or named_capability(line.strip())]
     if not found:
         return None
@@ -198,6 +201,8 @@ _CSV_ROW = re.compile(
 
 def _csv_lines(text: str) -> list[str]:
     """Return the lines of CSV from its header on."""
+    if text.count("\n") > _MOST_LINES:
+        return []
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for at, line in enumerate(lines):
         # field by field, because one pattern for all of them takes exponential time

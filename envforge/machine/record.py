@@ -33,7 +33,7 @@ GLIBC = Version("2.35")
 
 STDIN = "-"
 _ENDINGS = (".json", ".txt", ".xml", ".csv", ".yaml", ".yml", ".log")
-_MOST_BYTES = 64 << 20  # a cluster of thousands of nodes as YAML has less
+_MOST_BYTES = 16 << 20  # a cluster of hundreds of nodes as YAML has less
 _OF_CLUSTERS = {"kind", "items", "nodes"}  # keys of Kubernetes and Slurm
 _PLATFORM = re.compile(r"[a-z]+-[a-z0-9_]+")
 

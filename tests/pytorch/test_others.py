@@ -151,4 +151,4 @@ def test_unconfirmed_build_of_an_index_is_unverified() -> None:
     wanted = replace(Request(), torch=Version("2.13.0"))
     found = choices(machine("8.0", driver="570.26"), wanted)[UV]
     assert (found.build, found.verdict) == ("2.13.0+cu129", "unverified")
-    assert "is not confirmed" in found.reason
+    assert "whether the index has torch 2.13.0 for cu129" in found.reason

@@ -85,9 +85,9 @@ class Store:
         folder = key if artifact.digest.algorithm == "sha256" else f"md5-{key}"
         return self.root / "files" / key[:2] / folder / name
 
-    def bundled_lock(self, lock: bytes) -> Path:
-        """Return the path of the lockfile of a bundle."""
-        return self.root / "bundles" / hashlib.sha256(lock).hexdigest() / "conda-lock.yml"
+    def bundled_lock(self, lock: bytes, name: str) -> Path:
+        """Return the path of the lockfile of a bundle; its name decides how it is read."""
+        return self.root / "bundles" / hashlib.sha256(lock).hexdigest() / name
 
     def keep(self, partial: Path, artifact: Artifact) -> Path:
         """Move a verified file to its place in the cache, and return that place."""

@@ -22,9 +22,10 @@ from packaging.utils import canonicalize_name
 from envforge.base.documents import Document
 from envforge.base.files import write_atomic
 from envforge.errors import EnvforgeError, printable
-from envforge.lock.project import is_prefix
+from envforge.lock.project import is_environment
 from envforge.prefix.journal import record_fault, recreate_command
 
+ORIGIN = "direct_url.json"
 _UNCHECKED_KINDS = {"directory", "pyc_file"}
 
 
@@ -335,7 +336,7 @@ def _rows(record: Path, site_packages: str) -> Iterator[Claim]:
 
 
 def _origin(info: Path) -> Origin | None:
-    path = info / "direct_url.json"
+    path = info / ORIGIN
     if not path.is_file():
         return None
     document = _document(path)
@@ -349,7 +350,7 @@ def _origin(info: Path) -> Origin | None:
 
 
 def _prefix_of(record: Path) -> Path:
-    return next((folder for folder in record.parents if is_prefix(folder)), record.parent)
+    return next((folder for folder in record.parents if is_environment(folder)), record.parent)
 
 
 def installed(prefix: Path) -> frozenset[str]:

@@ -22,13 +22,15 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from email.parser import BytesHeaderParser
 from pathlib import Path
 from typing import NamedTuple
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
 
 from envforge.base.files import write_atomic
 from envforge.base.urls import hide_secrets
@@ -36,14 +38,23 @@ from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import Seen, Store, digest_of, hash_file, note_files, read_files
-from envforge.prefix.conda_packages import archive_damaged, check_path, read_records, refused, site_packages_path
+from envforge.prefix.conda_packages import (
+    archive_damaged,
+    check_path,
+    check_program,
+    read_records,
+    refused,
+    site_packages_path,
+)
 from envforge.prefix.fetch import Fetched
-from envforge.prefix.installed import check_removable, distributions, installed, read_record, sha256_of_row
+from envforge.prefix.installed import ORIGIN, check_removable, distributions, installed, read_record, sha256_of_row
 from envforge.prefix.journal import mark_writing, recreate_command
 from envforge.prefix.values import Progress, progress_step
 from envforge.prefix.venv import venv_program, venv_site_packages
 
 _BATCH = 200
+_LONGEST_NAME = 255  # bytes, of most file systems
+_LARGEST_METADATA = 20_000_000  # bytes unpacked; the RECORD of torch has 1.5 MB
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,24 +99,70 @@ def check_wheels(fetched: Iterable[Fetched], store: Store) -> None:
 
 
 def check_wheel(path: Path, artifact: Artifact) -> None:
-    """Raise ``EnvforgeError`` if a member, a row of ``RECORD``, or an entry point of a wheel is not safe."""
+    """Raise ``EnvforgeError`` if a member, a row of ``RECORD``, or an entry point of a wheel is not safe.
+
+    It is also raised for metadata that uv rejects, because uv starts after the conda packages were linked.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            _check_members(members, artifact)
-            record = _metadata_name(archive, "RECORD")
-            if record is None:
-                raise archive_damaged(artifact, "it has no file `RECORD`")
-            for name, digest, _ in read_record(archive.read(record)):
+            _check_members(archive.infolist(), artifact)
+            info = _dist_info(archive, artifact)
+            for name, digest, _ in read_record(_read(archive, f"{info}/RECORD", artifact)):
                 _check_member(name, artifact)
                 sha256_of_row(digest)
-            points = _metadata_name(archive, "entry_points.txt")
-            text = archive.read(points).decode("utf-8") if points is not None else ""
+            _check_metadata(archive, info, artifact)
+            if f"{info}/{ORIGIN}" in archive.namelist():
+                raise refused(artifact, f"{info}/{ORIGIN}", "is a record that only the installer writes")
+            points = f"{info}/entry_points.txt"
+            text = _read(archive, points, artifact).decode("utf-8") if points in archive.namelist() else ""
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, zlib.error) as error:
         raise archive_damaged(artifact, str(error)) from error
     for program in _programs(text):
-        if program in {"", ".", ".."} or re.search(r"[/\\\0]", program):
-            raise refused(artifact, program, "is a program outside the directory of programs")
+        check_program(artifact, program)
+
+
+def _dist_info(archive: zipfile.ZipFile, artifact: Artifact) -> str:
+    """Return the name of the only ``.dist-info`` of a wheel, which must be the one of its file name."""
+    tops = {name.split("/", 1)[0] for name in archive.namelist()}
+    found = sorted(top for top in tops if top.endswith(".dist-info"))
+    wheel = wheel_of(artifact)
+    if [_named(name) for name in found] != [(wheel.name, Version(wheel.version))]:
+        named = ", ".join(f"`{printable(name)}`" for name in found) or "none"
+        expected = f"{wheel.name}-{wheel.version}.dist-info"
+        raise archive_damaged(artifact, f"expected one directory `{expected}`, found {named}")
+    return found[0]
+
+
+def _named(info: str) -> tuple[str, Version | None]:
+    """Return the normalized name and the version in the name of a ``.dist-info``."""
+    name, _, version = info.removesuffix(".dist-info").rpartition("-")
+    try:
+        return canonicalize_name(name), Version(version)
+    except InvalidVersion:
+        return name, None
+
+
+def _check_metadata(archive: zipfile.ZipFile, info: str, artifact: Artifact) -> None:
+    """Raise ``EnvforgeError`` if a wheel has another name, version, or format than its file name states."""
+    parse = BytesHeaderParser().parsebytes
+    metadata = parse(_read(archive, f"{info}/METADATA", artifact))
+    found = f"{metadata['Name']}-{metadata['Version']}.dist-info"
+    if _named(found) != _named(info):
+        raise archive_damaged(artifact, f"its `METADATA` is of another package: `{printable(found[:-10])}`")
+    version = parse(_read(archive, f"{info}/WHEEL", artifact))["Wheel-Version"]
+    if not str(version).strip().startswith("1."):
+        raise archive_damaged(artifact, f"expected Wheel-Version `1.0`, found `{printable(str(version))}`")
+
+
+def _read(archive: zipfile.ZipFile, name: str, artifact: Artifact) -> bytes:
+    """Return the content of a metadata file of a wheel."""
+    try:
+        size = archive.getinfo(name).file_size
+    except KeyError:
+        raise archive_damaged(artifact, f"it has no file `{name.rpartition('/')[2]}`") from None
+    if size > _LARGEST_METADATA:
+        raise archive_damaged(artifact, f"`{name}` is larger than {_LARGEST_METADATA // 1_000_000} MB")
+    return archive.read(name)
 
 
 def _check_members(members: Iterable[zipfile.ZipInfo], artifact: Artifact) -> None:
@@ -118,6 +175,9 @@ def _check_members(members: Iterable[zipfile.ZipInfo], artifact: Artifact) -> No
             raise refused(artifact, name, "is a link, a device, or a program that changes its user")
         if name in names:  # readers of zip files disagree about which of them counts
             raise refused(artifact, name, "is in the wheel twice")
+        longest = max(len(part.encode()) for part in name.split("/"))
+        if longest > _LONGEST_NAME or re.search(r"[\0-\x1f\x7f-\x9f]", name):
+            raise archive_damaged(artifact, f"no file can be named `{printable(name)}`")
         names.add(name)
 
 
@@ -131,12 +191,6 @@ def _check_member(name: str, artifact: Artifact) -> None:
             raise archive_damaged(artifact, f"`{printable(name)}` is not in a directory of the wheel format")
         if kind == "data" and path:
             check_path(artifact, path)
-
-
-def _metadata_name(archive: zipfile.ZipFile, name: str) -> str | None:
-    """Return the name of a member in the ``.dist-info`` of a wheel; None if there is none."""
-    ends = (member for member in archive.namelist() if member.endswith(f".dist-info/{name}"))
-    return next((member for member in ends if member.count("/") == 1), None)
 
 
 def _programs(text: str) -> Iterator[str]:
@@ -168,26 +222,62 @@ def install_wheels(batch: Batch) -> None:
     """Install wheels over existing distributions of the same names."""
     if not batch.wheels:
         return
-    _check_places(batch)
+    check_places(batch.wheels, batch.site, _on_disk(batch.site))
     with progress_step(batch.progress, "installing wheels", len(batch.wheels), "packages"):
         _uv_install(batch.wheels, batch.site, batch.store)
         batch.progress.advance(len(batch.wheels))
 
 
-def _check_places(batch: Batch) -> None:
-    """Raise ``EnvforgeError`` if a link in the prefix leads files of a wheel to a place outside."""
-    root = os.path.realpath(batch.site.prefix)
-    reserved = {f"{root}/conda-meta", f"{root}/{ENVFORGE_DIRECTORY}"}
+def check_places(
+    wheels: Iterable[Fetched], site: Site, resolve: Callable[[str], str | None], *, installed: bool = False
+) -> None:
+    """Raise ``EnvforgeError`` if links lead files of a wheel to a place outside the prefix.
+
+    ``resolve`` returns where a directory is in the prefix, or None if it is outside or reserved. With ``installed``,
+    the places are those that uv recorded.
+    """
     known: set[str] = set()
-    for item in batch.wheels:
-        names = read_files(item.path) or _names(item.path)
-        places = {str(batch.site.program.parent), *(place for name in names if (place := _place(name, batch.site)))}
+    for item in wheels:
+        places = (_written if installed else _planned)(item, site)
         for folder in {os.path.dirname(place) for place in places} - known:  # noqa: PTH120 - a Path for each is slow
             known.add(folder)
-            arrived = os.path.realpath(folder)
-            if not f"{arrived}/".startswith(f"{root}/") or f"{arrived}/".startswith(tuple(f"{r}/" for r in reserved)):
-                name = os.path.relpath(folder, batch.site.prefix)
-                raise refused(item.artifact, name, f"is a directory that leads outside the environment, to `{arrived}`")
+            if resolve(folder) is None:
+                name = os.path.relpath(folder, site.prefix)
+                raise refused(item.artifact, name, "is a directory that leads outside the environment")
+
+
+def _planned(item: Fetched, site: Site) -> Iterator[str]:
+    """Yield the paths of the files of a wheel."""
+    yield str(site.program)
+    for name in read_files(item.path) or _names(item.path):
+        place = _place(name, site)
+        if place is not None:
+            yield place
+
+
+def _written(item: Fetched, site: Site) -> Iterator[str]:
+    """Yield the paths of the files that uv wrote, as it recorded them."""
+    for record in site.packages.glob("*.dist-info/RECORD"):
+        if _is_of(item, record.parent.name):
+            for name, _, _ in read_record(record.read_bytes()):
+                yield f"{site.packages}/{name}"
+
+
+def _is_of(item: Fetched, info: str) -> bool:
+    """Return whether a ``.dist-info`` has the name of a wheel."""
+    return canonicalize_name(info.removesuffix(".dist-info").rpartition("-")[0]) == wheel_of(item.artifact).name
+
+
+def _on_disk(site: Site) -> Callable[[str], str | None]:
+    """Return a function for ``check_places`` that follows the links in the prefix."""
+    root = os.path.realpath(site.prefix)
+    reserved = (f"{root}/conda-meta/", f"{root}/{ENVFORGE_DIRECTORY}/")
+
+    def resolve(folder: str) -> str | None:
+        arrived = f"{os.path.realpath(folder)}/"
+        return arrived if arrived.startswith(f"{root}/") and not arrived.startswith(reserved) else None
+
+    return resolve
 
 
 def _names(wheel: Path) -> list[str]:
@@ -215,8 +305,10 @@ def uninstall(names: Iterable[str], site: Site, store: Store) -> None:
 def verify_wheels(batch: Batch) -> None:
     """Compare installed files with their wheels, and reinstall wheels that differ once.
 
-    Raises ``OutsideError`` if a file still differs.
+    Raises ``OutsideError`` if a file still differs, and ``EnvforgeError`` if uv wrote a file outside the prefix.
     """
+    # uv has no hook between reading and writing, and could read a wheel in another way than `check_wheel`
+    check_places(batch.wheels, batch.site, _on_disk(batch.site), installed=True)
     bad = damaged(batch)
     if not bad:
         return
@@ -254,7 +346,7 @@ def _first_damaged(item: Fetched, batch: Batch, pool: ThreadPoolExecutor) -> str
     if known and all(_look(_place(name, batch.site))[0] == seen for name, seen in known.items()):
         return None
     now_ns = time.time_ns()
-    rows = tuple(_expected(item.path, batch.site))
+    rows = tuple(_expected(item, batch.site))
     looks = {row.name: _look(row.place) for row in rows}
     unread = [row for row in rows if batch.reread or not _is_trusted(row, looks[row.name], known, batch.began_ns)]
     parts = [unread[start : start + _BATCH] for start in range(0, len(unread), _BATCH)]
@@ -294,14 +386,14 @@ def _is_trusted(row: Row, look: tuple[Seen | None, int], known: dict[str, Seen],
     return known.get(row.name) == seen or (links > 1 and seen.mtime_ns >= began_ns and seen.size == row.size)
 
 
-def _expected(wheel: Path, site: Site) -> Iterator[Row]:
+def _expected(item: Fetched, site: Site) -> Iterator[Row]:
     """Yield each file that the wheel installs unchanged."""
-    with zipfile.ZipFile(wheel) as archive:
-        rows = read_record(archive.read(_metadata_name(archive, "RECORD") or ""))
+    with zipfile.ZipFile(item.path) as archive:
+        rows = read_record(archive.read(f"{_dist_info(archive, item.artifact)}/RECORD"))
     for name, digest, size in rows:
         place, sha256 = _place(name, site), sha256_of_row(digest)
         if place is not None and sha256 is not None:
-            yield Row(name, place, sha256, int(size) if size.isdecimal() else -1)
+            yield Row(name, place, sha256, int(size) if size.isdecimal() and len(size) < 20 else -1)
 
 
 def _place(name: str, site: Site) -> str | None:

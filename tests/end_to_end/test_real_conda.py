@@ -61,7 +61,7 @@ class Project:
         run = subprocess.run(
             [self.program, *words], env=dict(self.variables), capture_output=True, text=True, check=False, timeout=120
         )
-        assert "Error:" not in run.stderr and "error" not in run.stderr.split(), run.stderr
+        assert not {"Error:", "error"} & set(run.stderr.split()), run.stderr
         return run.stdout
 
     def install(self, prefix: Path | None = None) -> None:

@@ -167,7 +167,7 @@ REFUSALS = {
     "tabular": (
         (("--data", "nowhere.csv"), "error: `nowhere.csv` is not a file"),
         (("--target", "price"), "has no column `price`"),
-        (("--batch-size", "500"), "a batch of 500 samples is larger than the training data (455 samples)"),
+        (("--batch-size", "500"), "a batch of 500 samples is larger than the training data (456 samples)"),
     ),
 }
 

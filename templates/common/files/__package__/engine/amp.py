@@ -197,7 +197,7 @@ class Amp:
 
 
 def _is_known_good(bad: Tensor) -> bool:
-    """Return whether a step is known to be finite. On the CPU it is known at once; to read it on a GPU, it must wait."""
+    """Return whether a step is known to be finite; on a GPU that would need a wait, so it is not known there."""
     return bad.device.type == "cpu" and not bool(bad)
 
 

@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import rattler
@@ -32,11 +31,21 @@ from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, record_name
 from envforge.lock.project import ENVFORGE_DIRECTORY
-from envforge.prefix.cache import CACHE_HINTS, SEEN_SCHEMA, Store, digest_of, mark, settled_before, walk, write_mark
+from envforge.prefix.cache import (
+    CACHE_HINTS,
+    SEEN_SCHEMA,
+    Store,
+    Unpacked,
+    digest_of,
+    mark,
+    settled_before,
+    walk,
+    write_mark,
+)
 from envforge.prefix.fetch import Fetched
 from envforge.prefix.installed import check_inside, conda_records, load_record, noarch_place, save_record
 from envforge.prefix.journal import record_fault
-from envforge.prefix.values import InstallRequest, Progress, progress_step
+from envforge.prefix.values import InstallRequest, Progress
 
 _RESERVED = {"conda-meta", ENVFORGE_DIRECTORY}
 _INFO = "info"
@@ -54,6 +63,7 @@ class Tree:
     links: dict[str, str] = field(default_factory=dict)
     strange: list[str] = field(default_factory=list)
     mtimes_ns: list[int] = field(default_factory=list)
+    size: int = 0
 
     @property
     def digest(self) -> str:
@@ -77,6 +87,7 @@ def read_tree(folder: Path) -> Tree:
         tree.files.add(name)
         tree.rows.append(f"{name}\0{target}\0{state.st_size} {state.st_mtime_ns} {state.st_ino} {state.st_mode}")
         tree.mtimes_ns.append(state.st_mtime_ns)
+        tree.size += state.st_size
     return tree
 
 
@@ -109,59 +120,59 @@ class Archive:
     tree: Tree
 
 
-def unpack(
-    fetched: Iterable[Fetched], store: Store, platform: str, progress: Progress, *, reread: bool = False
-) -> tuple[Archive, ...]:
-    """Unpack archives into the cache, and check what was unpacked.
-
-    Raises ``EnvforgeError`` if an archive is not the locked package, or not safe to link.
-    """
-    items = tuple(fetched)
-    if not items:
-        return ()
-    try:
-        store.conda.mkdir(parents=True, exist_ok=True)
-        with progress_step(progress, "unpacking", len(items), "packages"), ThreadPoolExecutor() as pool:
-            work = partial(_unpack, store=store, platform=platform, progress=progress, reread=reread)
-            return tuple(pool.map(work, items))
-    except OSError as error:
-        raise _unwritable(store.conda, error) from error
+def standing_archive(artifact: Artifact, store: Store) -> Archive | None:
+    """Return a package that was unpacked and checked before, unless a file of it changed."""
+    path, kept = store.path(artifact), store.unpacked(artifact)
+    folder = store.conda / record_name(artifact)
+    tree = standing_tree(folder, path) if kept is not None else None
+    if kept is None or tree is None:
+        return None
+    item = Fetched(artifact=artifact, path=path, downloaded_bytes=0)
+    return _archive(item, _read_record(item, folder, kept), tree)
 
 
-def _unpack(item: Fetched, *, store: Store, platform: str, progress: Progress, reread: bool) -> Archive:
-    folder = store.conda / record_name(item.artifact)
-    tree = None if reread else standing_tree(folder, item.path)
-    if tree is None:
-        with FileLock(store.conda / f".{folder.name}.unpacking"):
-            tree = None if reread else standing_tree(folder, item.path)  # another install may have unpacked it
-            if tree is None:
-                tree = _unpack_again(item, folder, platform, store)
-    progress.advance(1)
-    record = _read_record(item, folder)
+def _archive(item: Fetched, record: rattler.RepoDataRecord, tree: Tree) -> Archive:
     return Archive(item=item, record=record, is_noarch=record.noarch.python, tree=tree)
 
 
-def _unpack_again(item: Fetched, folder: Path, platform: str, store: Store) -> Tree:
-    """Unpack next to ``folder``, check, and rename, so that ``folder`` contains nothing unchecked."""
+def unpack(item: Fetched, store: Store, platform: str) -> Archive:
+    """Unpack an archive next to its directory in the cache, check, rename, and remove the archive.
+
+    So the directory contains nothing unchecked. Raises ``EnvforgeError`` if the archive is not the locked package, or
+    not safe to link.
+    """
+    folder = store.conda / record_name(item.artifact)
     fresh = folder.with_name(f".{folder.name}.fresh")
-    shutil.rmtree(fresh, ignore_errors=True)
     try:
-        extract(item.path, fresh)
-        now_ns = time.time_ns()
-        tree = read_tree(fresh)
-        _check_unpacked(item, fresh, tree, platform)
-        _replace(folder, fresh)
-    except (ExtractError, IoError, OSError, ValueError) as error:
-        _check_writable(store.conda)
-        store.evict(item.artifact)
-        raise archive_damaged(item.artifact, _causes(error)) from error
-    except EnvforgeError:
-        store.evict(item.artifact)
-        raise
-    finally:
+        store.conda.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(store.conda, error) from error
+    with FileLock(store.conda / f".{folder.name}.unpacking"):  # packages with other checksums may have this name
         shutil.rmtree(fresh, ignore_errors=True)
+        try:
+            extract(item.path, fresh)
+            now_ns = time.time_ns()
+            tree = read_tree(fresh)
+            kept = Unpacked(size=item.path.stat().st_size, sha256=_sha256(item), unpacked_bytes=tree.size)
+            record = _check_unpacked(item, fresh, tree, platform, kept)
+            _replace(folder, fresh)
+        except (ExtractError, IoError, OSError, ValueError) as error:
+            _check_writable(store.conda)
+            store.evict(item.artifact)
+            raise archive_damaged(item.artifact, _causes(error)) from error
+        except EnvforgeError:
+            store.evict(item.artifact)
+            raise
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    store.release(item.artifact, kept)
     note_tree(tree, item.path, now_ns)
-    return tree
+    return _archive(item, record, tree)
+
+
+def _sha256(item: Fetched) -> str:
+    locked = item.artifact.package.sha256
+    return locked or digest_of(item.path, Digest(algorithm="sha256", hex="")).hex
 
 
 def _replace(folder: Path, fresh: Path) -> None:
@@ -185,8 +196,8 @@ def _unwritable(folder: Path, error: OSError) -> OutsideError:
     )
 
 
-def _check_unpacked(item: Fetched, folder: Path, tree: Tree, platform: str) -> None:
-    """Raise ``EnvforgeError`` if a file that rattler will link, or an unpacked file, is not safe."""
+def _check_unpacked(item: Fetched, folder: Path, tree: Tree, platform: str, kept: Unpacked) -> rattler.RepoDataRecord:
+    """Return the record; raise ``EnvforgeError`` if a file that rattler will link, or an unpacked file, is not safe."""
     for name in tree.strange:
         raise refused(item.artifact, name, "is a device, a pipe, or a program that changes its user")
     top = folder.resolve()
@@ -205,10 +216,11 @@ def _check_unpacked(item: Fetched, folder: Path, tree: Tree, platform: str) -> N
             raise refused(item.artifact, name, f"has the same name as `{seen[key]}` on a disk that ignores case")
         if name not in tree.files and not entry.path_type.directory:
             raise archive_damaged(item.artifact, f"it lists `{printable(name)}`, but does not contain it")
-    record = _read_record(item, folder)
+    record = _read_record(item, folder, kept)
     for program in _programs(item, folder) if record.noarch.python else ():
         if program in {"", ".", ".."} or re.search(r"[/\\\0]", program):
             raise refused(item.artifact, program, "is a program outside the directory of programs")
+    return record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -269,14 +281,12 @@ def archive_damaged(artifact: Artifact, reason: str) -> EnvforgeError:
     )
 
 
-def _read_record(item: Fetched, folder: Path) -> rattler.RepoDataRecord:
+def _read_record(item: Fetched, folder: Path, kept: Unpacked) -> rattler.RepoDataRecord:
     """Return the record of an unpacked package; raise ``EnvforgeError`` if it is not the locked package."""
     locked = item.artifact.package
-    sha256 = locked.sha256 or digest_of(item.path, Digest(algorithm="sha256", hex="")).hex
-    digests = {"sha256": sha256, **({"md5": locked.md5} if locked.md5 else {})}
-    size = item.path.stat().st_size
+    digests = {"sha256": kept.sha256, **({"md5": locked.md5} if locked.md5 else {})}
     try:
-        record = rattler.PackageRecord.from_index_json(folder / _INFO / "index.json", size=size, **digests)
+        record = rattler.PackageRecord.from_index_json(folder / _INFO / "index.json", size=kept.size, **digests)
     except (IoError, OSError, ValueError) as error:
         raise archive_damaged(item.artifact, f"its record is not readable: {_causes(error)}") from error
     found = (record.name.normalized, str(record.version))

@@ -1,9 +1,9 @@
 """Build source distributions, and install wheels with uv.
 
 uv unpacks each wheel once into its own cache and trusts that cache. envforge doesn't: it compares the installed files
-with the checksums inside the locked wheel. If a file differs, it removes the wheel from uv's cache and installs it
-again. It doesn't read files that uv has just unpacked from the verified wheel, or that are unchanged since they were
-last verified (``seen``).
+with the ``RECORD`` of the locked wheel. If a file differs, it removes the wheel from uv's cache, downloads it, and
+installs it again. It doesn't read files that uv has just unpacked from the verified wheel, or that are unchanged since
+they were last verified (``seen``).
 
 uv rejects entry points and members outside their directories, and rewrites ``RECORD``. A wheel is checked before that,
 so that it fails before the prefix changes, and because of the data files, which uv copies anywhere in the prefix.
@@ -14,6 +14,7 @@ Build requirements come from the user's package index and are not locked, so the
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import stat
@@ -22,7 +23,7 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,18 +33,20 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from envforge.base.files import write_atomic
 from envforge.base.urls import hide_secrets
-from envforge.errors import EnvforgeError, Hint, OutsideError, printable
+from envforge.errors import Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
-from envforge.prefix.cache import Seen, Store, digest_of, hash_file, note_files, read_files
+from envforge.prefix.cache import Seen, Store, Unpacked, digest_of, hash_file, note_files, read_files
 from envforge.prefix.conda_packages import archive_damaged, check_path, read_records, refused, site_packages_path
 from envforge.prefix.fetch import Fetched
 from envforge.prefix.installed import check_removable, distributions, installed, read_record, sha256_of_row
 from envforge.prefix.journal import mark_writing, recreate_command
+from envforge.prefix.relay import Relay, index_url, loopback_works, wheel_url
 from envforge.prefix.values import Progress, progress_step
 from envforge.prefix.venv import venv_program, venv_site_packages
 
 _BATCH = 200
+_NOT_FOR_UV = re.compile(r"(UV|PIP)_|PYTHON|(VIRTUAL_ENV|CONDA_PREFIX|\w+_PROXY)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,19 +79,11 @@ _DATA_KINDS = {"purelib", "platlib", "headers", "scripts", "data"}
 _PROGRAMS = {"[console_scripts]", "[gui_scripts]"}
 
 
-def check_wheels(fetched: Iterable[Fetched], store: Store) -> None:
-    """Raise ``EnvforgeError`` for a wheel that is not safe to install, unless its files were verified before."""
-    for item in fetched:
-        if not item.artifact.is_source and not read_files(item.path):
-            try:
-                check_wheel(item.path, item.artifact)
-            except EnvforgeError:
-                store.evict(item.artifact)
-                raise
+def check_wheel(path: Path, artifact: Artifact) -> Unpacked:
+    """Return what is to be kept of a wheel.
 
-
-def check_wheel(path: Path, artifact: Artifact) -> None:
-    """Raise ``EnvforgeError`` if a member, a row of ``RECORD``, or an entry point of a wheel is not safe."""
+    Raises ``EnvforgeError`` if a member, a row of ``RECORD``, or an entry point is not safe.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -96,7 +91,8 @@ def check_wheel(path: Path, artifact: Artifact) -> None:
             record = _metadata_name(archive, "RECORD")
             if record is None:
                 raise archive_damaged(artifact, "it has no file `RECORD`")
-            for name, digest, _ in read_record(archive.read(record)):
+            rows = archive.read(record)
+            for name, digest, _ in read_record(rows):
                 _check_member(name, artifact)
                 sha256_of_row(digest)
             points = _metadata_name(archive, "entry_points.txt")
@@ -106,6 +102,12 @@ def check_wheel(path: Path, artifact: Artifact) -> None:
     for program in _programs(text):
         if program in {"", ".", ".."} or re.search(r"[/\\\0]", program):
             raise refused(artifact, program, "is a program outside the directory of programs")
+    return Unpacked(
+        size=path.stat().st_size,
+        sha256=artifact.digest.hex,
+        unpacked_bytes=sum(member.file_size for member in members),
+        record=rows,
+    )
 
 
 def _check_members(members: Iterable[zipfile.ZipInfo], artifact: Artifact) -> None:
@@ -153,13 +155,15 @@ def _programs(text: str) -> Iterator[str]:
 class Batch:
     """Wheels that are installed together. Files unpacked since ``began_ns`` came from verified wheels.
 
-    With ``reread``, all files are read, even if they were unpacked just now or verified before.
+    With ``reread``, all files are read, even if they were unpacked just now or verified before. ``renew`` brings wheels
+    into the cache again.
     """
 
     wheels: tuple[Fetched, ...]
     site: Site
     store: Store
     progress: Progress
+    renew: Callable[[tuple[Artifact, ...]], object]
     reread: bool = False
     began_ns: int = field(default_factory=time.time_ns)
 
@@ -170,7 +174,7 @@ def install_wheels(batch: Batch) -> None:
         return
     _check_places(batch)
     with progress_step(batch.progress, "installing wheels", len(batch.wheels), "packages"):
-        _uv_install(batch.wheels, batch.site, batch.store)
+        _install(batch)
         batch.progress.advance(len(batch.wheels))
 
 
@@ -180,7 +184,7 @@ def _check_places(batch: Batch) -> None:
     reserved = {f"{root}/conda-meta", f"{root}/{ENVFORGE_DIRECTORY}"}
     known: set[str] = set()
     for item in batch.wheels:
-        names = read_files(item.path) or _names(item.path)
+        names = read_files(item.path) or [row[0] for row in _record_rows(item, batch.store)]
         places = {str(batch.site.program.parent), *(place for name in names if (place := _place(name, batch.site)))}
         for folder in {os.path.dirname(place) for place in places} - known:  # noqa: PTH120 - a Path for each is slow
             known.add(folder)
@@ -188,11 +192,6 @@ def _check_places(batch: Batch) -> None:
             if not f"{arrived}/".startswith(f"{root}/") or f"{arrived}/".startswith(tuple(f"{r}/" for r in reserved)):
                 name = os.path.relpath(folder, batch.site.prefix)
                 raise refused(item.artifact, name, f"is a directory that leads outside the environment, to `{arrived}`")
-
-
-def _names(wheel: Path) -> list[str]:
-    with zipfile.ZipFile(wheel) as archive:
-        return archive.namelist()
 
 
 def stand_alone(batch: Batch) -> bool:
@@ -223,8 +222,10 @@ def verify_wheels(batch: Batch) -> None:
     names = [wheel_of(item.artifact).name for item in bad]
     batch.progress.note(f"uv's cache of {', '.join(names)} is corrupt; removing it and installing them again")
     _uv(["cache", "clean", *names], batch.store)
-    _uv_install(tuple(bad), batch.site, batch.store)
-    still = damaged(replace(batch, wheels=tuple(bad), reread=True))
+    again = replace(batch, wheels=tuple(bad), reread=True)
+    _renew(again)
+    _install(again)
+    still = damaged(again)
     if still:
         raise OutsideError(
             "\n".join(
@@ -254,7 +255,7 @@ def _first_damaged(item: Fetched, batch: Batch, pool: ThreadPoolExecutor) -> str
     if known and all(_look(_place(name, batch.site))[0] == seen for name, seen in known.items()):
         return None
     now_ns = time.time_ns()
-    rows = tuple(_expected(item.path, batch.site))
+    rows = tuple(_expected(item, batch))
     looks = {row.name: _look(row.place) for row in rows}
     unread = [row for row in rows if batch.reread or not _is_trusted(row, looks[row.name], known, batch.began_ns)]
     parts = [unread[start : start + _BATCH] for start in range(0, len(unread), _BATCH)]
@@ -294,14 +295,22 @@ def _is_trusted(row: Row, look: tuple[Seen | None, int], known: dict[str, Seen],
     return known.get(row.name) == seen or (links > 1 and seen.mtime_ns >= began_ns and seen.size == row.size)
 
 
-def _expected(wheel: Path, site: Site) -> Iterator[Row]:
+def _expected(item: Fetched, batch: Batch) -> Iterator[Row]:
     """Yield each file that the wheel installs unchanged."""
-    with zipfile.ZipFile(wheel) as archive:
-        rows = read_record(archive.read(_metadata_name(archive, "RECORD") or ""))
-    for name, digest, size in rows:
-        place, sha256 = _place(name, site), sha256_of_row(digest)
+    for name, digest, size in _record_rows(item, batch.store):
+        place, sha256 = _place(name, batch.site), sha256_of_row(digest)
         if place is not None and sha256 is not None:
             yield Row(name, place, sha256, int(size) if size.isdecimal() else -1)
+
+
+def _record_rows(item: Fetched, store: Store) -> list[list[str]]:
+    kept = store.unpacked(item.artifact)
+    return read_record(kept.record if kept is not None else _record_in(item.path))
+
+
+def _record_in(wheel: Path) -> bytes:
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.read(_metadata_name(archive, "RECORD") or "")
 
 
 def _place(name: str, site: Site) -> str | None:
@@ -322,48 +331,110 @@ def _first_difference(rows: list[Row]) -> str | None:
     return None
 
 
-def _uv_install(fetched: tuple[Fetched, ...], site: Site, store: Store) -> None:
-    lines = [f"--find-links {item.path.parent.as_uri()}\n" for item in fetched]
-    for item in fetched:
-        wheel = wheel_of(item.artifact)
-        lines.append(f"{wheel.name}=={wheel.version} --hash={item.artifact.digest}\n")
-    with tempfile.TemporaryDirectory(prefix="envforge-") as folder:
-        requirements = Path(folder) / "requirements.txt"
-        requirements.write_text("".join(lines), encoding="utf-8")
-        options = ["--offline", "--no-index", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
-        options += ["--break-system-packages", "--python", str(site.program)]
-        replaced = installed(site.prefix) & {wheel_of(item.artifact).name for item in fetched}
-        if replaced:
-            check_removable(site.prefix, replaced)
-            options.append("--reinstall")  # uv hashes every wheel again with it, so use it only if needed
-        with mark_writing(site.prefix) as inherited:
-            _uv(["pip", "install", *options, "--requirements", str(requirements)], store, inherited)
-    for item in fetched:
-        _forget_origin(site, item)
+def unpack_wheels(wheels: Iterable[Artifact], store: Store, python: tuple[str, ...], relay: Relay | None) -> None:
+    """Let uv unpack wheels into its cache, for the Python that the options ``python`` state.
+
+    uv has no command for that, so they are installed into a directory, which costs only hard links. Raises
+    ``OutsideError`` if uv fails. Without a relay, it succeeds only if uv has unpacked them before.
+    """
+    store.uv.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".envforge-", dir=store.uv) as folder:
+        _uv_pip_install(wheels, ["--target", folder, *python], store, relay)
+
+
+def _install(batch: Batch) -> None:
+    """Install wheels with uv, from its cache if possible."""
+    artifacts = tuple(item.artifact for item in batch.wheels)
+    words = ["--break-system-packages", "--python", str(batch.site.program)]
+    replaced = installed(batch.site.prefix) & {wheel_of(artifact).name for artifact in artifacts}
+    if replaced:
+        check_removable(batch.site.prefix, replaced)
+        words.append("--reinstall")
+    with mark_writing(batch.site.prefix) as inherited:
+        if all(batch.store.unpacked(artifact) for artifact in artifacts):
+            try:
+                _uv_pip_install(artifacts, words, batch.store, None, inherited)
+            except OutsideError:
+                if _is_unpacked(batch):
+                    raise
+                _renew(batch)
+            else:
+                return
+        with Relay(artifacts, batch.store) as relay:
+            for item in batch.wheels:
+                relay.complete(item.path)
+            _uv_pip_install(artifacts, words, batch.store, relay, inherited)
+    for item in batch.wheels:
+        _forget_origin(batch.site, item)
 
 
 def _forget_origin(site: Site, item: Fetched) -> None:
-    """Remove uv's record of the wheel's mtime, so that the same lockfile produces the same bytes everywhere."""
+    """Remove uv's note of the times of a local wheel, so that the same lockfile produces the same bytes everywhere."""
     info = site.packages / f"{'-'.join(item.path.name.split('-')[:2])}.dist-info"
     note, record = info / "uv_cache.json", info / "RECORD"
     if not note.exists():
         return
     row = re.compile(rf"^{re.escape(info.name)}/uv_cache\.json,.*\r?\n".encode(), re.MULTILINE)
-    write_atomic(
-        record, row.sub(b"", record.read_bytes(), count=1), synced=False, through_links=False
-    )  # as uv writes its files
+    text = row.sub(b"", record.read_bytes(), count=1)
+    write_atomic(record, text, synced=False, through_links=False)  # as uv writes its files
     note.unlink()
 
 
-def _uv(words: list[str], store: Store, inherited: tuple[int, ...] = ()) -> None:
+def _is_unpacked(batch: Batch) -> bool:
+    """Return whether uv's cache has all wheels; somebody may have removed it."""
+    try:
+        python = ("--python", str(batch.site.program))
+        unpack_wheels((item.artifact for item in batch.wheels), batch.store, python, None)
+    except OutsideError:
+        return False
+    return True
+
+
+def _renew(batch: Batch) -> None:
+    """Bring those wheels into the cache again whose files were removed after they were unpacked."""
+    gone = tuple(item.artifact for item in batch.wheels if not item.path.is_file())
+    for artifact in gone:
+        batch.store.evict(artifact)
+    batch.renew(gone)
+
+
+def _uv_pip_install(
+    wheels: Iterable[Artifact], words: list[str], store: Store, relay: Relay | None, inherited: tuple[int, ...] = ()
+) -> None:
+    """Install wheels by their checksums, from the relay or from uv's cache."""
+    is_file = relay is not None and not loopback_works()
+    lines = ['lock-version = "1.0"', 'created-by = "envforge"']
+    for artifact in wheels:
+        wheel, digest = wheel_of(artifact), artifact.digest
+        url = store.path(artifact).as_uri() if is_file else wheel_url(artifact)
+        fields = {"name": wheel.name, "version": wheel.version, "index": index_url(artifact)}
+        lines += ["[[packages]]", *(f"{name} = {json.dumps(value)}" for name, value in fields.items())]
+        lines.append(f'wheels = [{{ url = {json.dumps(url)}, hashes = {{ {digest.algorithm} = "{digest.hex}" }} }}]')
+    with tempfile.TemporaryDirectory(prefix="envforge-") as folder:
+        lockfile = Path(folder) / "pylock.toml"
+        lockfile.write_text("\n".join(lines), encoding="utf-8")
+        # what the relay sends is verified; uv would hash it again, and unpack local wheels again in each install
+        words = ["pip", "install", "--no-deps", "--no-verify-hashes", "--preview-features", "pylock", *words]
+        words += ["--requirements", str(lockfile), *(["--offline"] if relay is None or is_file else [])]
+        _uv(words, store, inherited, relay.variables if relay else {})
+
+
+def _uv(
+    words: list[str], store: Store, inherited: tuple[int, ...] = (), variables: Mapping[str, str] | None = None
+) -> None:
     """Run uv without the user's settings and without a package index; it inherits the open files ``inherited``."""
     from uv import find_uv_bin  # noqa: PLC0415 - only if there are wheels
 
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "PIP_", "PYTHON"))}
-    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
-        environment.pop(name, None)
+    environment = {name: value for name, value in os.environ.items() if not _NOT_FOR_UV.match(name)}
     command = [find_uv_bin(), *words, "--no-config", "--no-progress", "--color", "never", "--cache-dir", str(store.uv)]
-    done = subprocess.run(command, env=environment, pass_fds=inherited, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        env=environment | dict(variables or {}),
+        pass_fds=inherited,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         raise OutsideError(
             f"`uv {' '.join(words[:2])}` failed with exit code {done.returncode}:\n{hide_secrets(done.stderr.strip())}",

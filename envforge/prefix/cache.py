@@ -40,9 +40,9 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unpacked:
-    """What is kept of an archive that was unpacked: its size, its SHA-256, the size of its files, and its ``RECORD``.
+    """What is kept of an archive that was unpacked: its size, its SHA-256, and the size of its files.
 
-    ``record`` is empty for a conda package.
+    ``record`` is the ``RECORD`` of a wheel, or the SHA-256 of the ``info/paths.json`` of a conda package.
     """
 
     size: int

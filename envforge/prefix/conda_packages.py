@@ -37,6 +37,7 @@ from envforge.prefix.cache import (
     Store,
     Unpacked,
     digest_of,
+    hash_file,
     mark,
     settled_before,
     walk,
@@ -120,15 +121,32 @@ class Archive:
     tree: Tree
 
 
-def standing_archive(artifact: Artifact, store: Store) -> Archive | None:
-    """Return a package that was unpacked and checked before, unless a file of it changed."""
+def standing_archive(artifact: Artifact, store: Store, *, reread: bool = False) -> Archive | None:
+    """Return a package that was unpacked and checked before, unless a file of it changed.
+
+    With ``reread``, its files are compared with the checksums in its ``info/paths.json``, too.
+    """
     path, kept = store.path(artifact), store.unpacked(artifact)
     folder = store.conda / record_name(artifact)
     tree = standing_tree(folder, path) if kept is not None else None
-    if kept is None or tree is None:
+    if kept is None or tree is None or (reread and not _is_intact(folder, tree, kept)):
         return None
     item = Fetched(artifact=artifact, path=path, downloaded_bytes=0)
     return _archive(item, _read_record(item, folder, kept), tree)
+
+
+def _is_intact(folder: Path, tree: Tree, kept: Unpacked) -> bool:
+    """Return whether the files of a package have the checksums of its archive; not if it states none."""
+    if not kept.record or _paths_sha256(folder) != kept.record:
+        return False
+    rows = {row.relative_path.as_posix(): row for row in rattler.PathsJson.from_package_directory(folder).paths}
+    stated = {name: row.sha256.hex() for name, row in rows.items() if row.sha256 and name not in tree.links}
+    return all(hash_file(str(folder / name), hashlib.sha256()) == digest for name, digest in stated.items())
+
+
+def _paths_sha256(folder: Path) -> bytes:
+    path = folder / _INFO / "paths.json"
+    return hash_file(str(path), hashlib.sha256()).encode() if path.is_file() else b""
 
 
 def _archive(item: Fetched, record: rattler.RepoDataRecord, tree: Tree) -> Archive:
@@ -153,7 +171,12 @@ def unpack(item: Fetched, store: Store, platform: str) -> Archive:
             extract(item.path, fresh)
             now_ns = time.time_ns()
             tree = read_tree(fresh)
-            kept = Unpacked(size=item.path.stat().st_size, sha256=_sha256(item), unpacked_bytes=tree.size)
+            kept = Unpacked(
+                size=item.path.stat().st_size,
+                sha256=_sha256(item),
+                unpacked_bytes=tree.size,
+                record=_paths_sha256(fresh),
+            )
             record = _check_unpacked(item, fresh, tree, platform, kept)
             _replace(folder, fresh)
         except (ExtractError, IoError, OSError, ValueError) as error:

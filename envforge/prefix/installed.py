@@ -159,7 +159,8 @@ def load_record(path: Path) -> dict[str, Any]:
 
 def save_record(path: Path, record: Mapping[str, Any]) -> None:
     """Replace the record of a conda package."""
-    write_atomic(path, json.dumps(record, indent=2), synced=False, through_links=False)
+    # on one line, because `json` indents in Python, which takes 0.1 s for the files of a Python
+    write_atomic(path, json.dumps(record), synced=False, through_links=False)
 
 
 def read_conda(prefix: Path) -> tuple[CondaPackage, ...]:

@@ -76,7 +76,7 @@ class _Unpacker:
     def has(self, artifact: Artifact) -> bool:
         """Return whether a package is unpacked and unchanged, as far as that is known before its install."""
         if artifact.package.manager == "conda":
-            archive = None if self.request.reread else standing_archive(artifact, self.store)
+            archive = standing_archive(artifact, self.store, reread=self.request.reread)
             if archive is not None:
                 self.archives[artifact] = archive
             return archive is not None

@@ -252,7 +252,7 @@ def damaged(batch: Batch) -> dict[Fetched, str]:
 def _first_damaged(item: Fetched, batch: Batch, pool: ThreadPoolExecutor) -> str | None:
     """Return the first installed file of a wheel that differs; if all files match, record them as verified."""
     known = {} if batch.reread else read_files(item.path)
-    if known and all(_look(_place(name, batch.site))[0] == seen for name, seen in known.items()):
+    if known and all(_is_unchanged(_place(name, batch.site) or "", seen) for name, seen in known.items()):
         return None
     now_ns = time.time_ns()
     rows = tuple(_expected(item, batch))
@@ -263,6 +263,14 @@ def _first_damaged(item: Fetched, batch: Batch, pool: ThreadPoolExecutor) -> str
     if wrong is None and all(links > 1 for _, links in looks.values()):  # else a copy, which no other prefix shares
         note_files(item.path, {name: seen for name, (seen, _) in looks.items() if seen is not None}, now_ns)
     return wrong
+
+
+def _is_unchanged(place: str, seen: Seen) -> bool:
+    try:
+        state = os.stat(place)  # noqa: PTH116 - a Path for each file is slow
+    except OSError:
+        return False
+    return (state.st_size, state.st_mtime_ns, state.st_ino) == seen
 
 
 class Row(NamedTuple):

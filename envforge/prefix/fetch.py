@@ -36,7 +36,7 @@ from envforge.prefix.values import InstallRequest, Progress, Retry, Silent, Supp
 
 WORKERS = 8
 _SIZE_WORKERS = 4
-_BLOCK = 1 << 18
+_BLOCK = 1 << 20  # a quarter of it costs 20 % more CPU time
 _MOVED = Hint("if the file was removed or moved", "envforge lock")
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _HOST = "http://envforge.invalid"  # reserved by RFC 2606, so no other proxy or server can answer
 _HELD_BACK = 1 << 16
-_LOOK_EVERY_S = 0.05
+_LOOK_EVERY_S = 0.1
 _LOOPBACK_S = 5.0
 
 

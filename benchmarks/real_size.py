@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+assert sys.platform != "win32"
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 

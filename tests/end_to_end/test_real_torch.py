@@ -44,7 +44,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     stored = Path(os.environ.get("ENVFORGE_REAL_WHEELS") or folder / "wheels")
     stored.mkdir(exist_ok=True)
     files = sorted(stored.glob("*.whl")) or download_wheels(stored)
-    wheels = {canonicalize_name(file.name.split("-")[0]): file for file in files}
+    wheels: dict[str, Path] = {canonicalize_name(file.name.split("-")[0]): file for file in files}
     with serving(TAG, channel.folder, wheels, folder, folder) as made:
         yield made
 
@@ -53,7 +53,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def project(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     words = ("new", "image-classification", "digits", "--cuda", "13.0", "--torch", TORCH, "--python", "3.11")
-    world.envforge(*words, "--fresh", "--defaults", cwd=folder)
+    world.envforge(*words, "--no-lock", "--defaults", cwd=folder)
+    # this wheel requires setuptools for each Python, unlike the one of the PyTorch index
+    world.envforge("add", "setuptools", cwd=folder / "digits")
     world.envforge("install", cwd=folder / "digits")
     return folder / "digits"
 

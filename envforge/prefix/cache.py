@@ -13,7 +13,7 @@ Each process that uses the cache holds ``CACHE/in-use/PID-….lock``. A cleaning
 acquires that lock for a moment when it starts, so none starts during a cleaning.
 
 ``ARCHIVE.seen`` contains one checksum over the listing of an unpacked conda package, or one line for each file of a
-wheel. It doesn't contain the ctime, which each hard link changes. Docs: decisions/0115, decisions/0116.
+wheel. It doesn't contain the ctime, which each hard link changes. Docs: decisions/0116.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 from envforge.pytorch.matrix import load_matrix
 from tests.end_to_end.test_whole_line import BESIDE_TORCH, OF_THE_TEMPLATE, World, serving
-from tests.support.channel import Channel, pip_package, python_package, renamed, requested_closure, text_package
+from tests.support.channel import Channel, pip_package, python_package, renamed, requested_closure
 from tests.support.real_wheels import PYTHON, TAG, TORCH, download_wheels
 
 pytestmark = pytest.mark.real_size
@@ -35,9 +35,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         pytest.skip("the wheels are for Python 3.11")
     folder = tmp_path_factory.mktemp("real")
     channel = Channel(folder / "conda-forge")
-    beside = (name for name in BESIDE_TORCH if name != "setuptools")  # not installed by every virtual environment
-    closure = requested_closure("matplotlib", *beside, *OF_THE_TEMPLATE)
-    channel.add(text_package("setuptools", "84.2.1", {}))
+    closure = requested_closure("matplotlib", *BESIDE_TORCH, *OF_THE_TEMPLATE)
     packages = [renamed(p, name="matplotlib-base") if p.name == "matplotlib" else p for p in closure]
     channel.add(python_package(), pip_package(), *(package for package in packages if package.name != "pip"))
     channel.index()
@@ -53,9 +51,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def project(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     words = ("new", "image-classification", "digits", "--cuda", "13.0", "--torch", TORCH, "--python", "3.11")
-    world.envforge(*words, "--no-lock", "--defaults", cwd=folder)
-    # this wheel requires setuptools for each Python, unlike the one of the PyTorch index
-    world.envforge("add", "setuptools", cwd=folder / "digits")
+    world.envforge(*words, "--fresh", "--defaults", cwd=folder)
     world.envforge("install", cwd=folder / "digits")
     return folder / "digits"
 

@@ -19,8 +19,12 @@ QUICK = (
     "tests/base",
     "tests/machine",
     "tests/pytorch",
+    "tests/catalogue/test_signing.py",  # py-minisign
     "tests/lock/test_lockfile.py",
+    "tests/lock/test_pylock.py",  # tomlkit
+    "tests/prefix/install/test_archive.py",  # py-rattler, filelock, uv
     "tests/project/test_templates.py",
+    "tests/tools/test_fuzz.py",  # every reader
 )
 PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
 
@@ -49,7 +53,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(default=False, python=PYTHONS[0])
 def lowest(session: nox.Session) -> None:
     """Run a quick part of the tests with the lowest versions of the dependencies that pyproject.toml allows."""
-    session.run_install("uv", "pip", "install", "--resolution", "lowest-direct", "-e", ".", external=True)
+    session.run_install("uv", "pip", "install", "--resolution", "lowest-direct", "-e", ".[sign]", external=True)
     session.install("pytest>=8.3", "hypothesis>=6.120", "-c", _constraints(session))
     # conda-lock's oldest version warns about its own modules
     session.run("pytest", "-W", "ignore::PendingDeprecationWarning", *(session.posargs or QUICK))
@@ -68,6 +72,13 @@ def audit(session: nox.Session) -> None:
     """Report known vulnerabilities of the dependencies."""
     session.install("-e", ".", "pip-audit")
     session.run("pip-audit", "--skip-editable", "--strict", *session.posargs)
+
+
+@nox.session(default=False, python="3.12")
+def fuzz(session: nox.Session) -> None:
+    """Fuzz the readers of documents; arguments after ``--`` go to ``tools.fuzz``."""
+    session.install("-e", ".", "atheris>=3,<4")
+    session.run("python", "-m", "tools.fuzz", *session.posargs)
 
 
 @nox.session(default=False)

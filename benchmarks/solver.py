@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=RECORDS)
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
-    server, url = _serve(given.records)
+    server, url = serve(given.records)
     try:
         with tempfile.TemporaryDirectory() as folder:
             _measure(_candidates(Path(folder), url), given.rounds)
@@ -97,10 +97,10 @@ def _measure(candidates: dict[str, list[str]], rounds: int) -> None:
     cpus: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, command in candidates.items():
-            start, cpu = time.perf_counter(), _children_cpu_s()
+            start, cpu = time.perf_counter(), children_cpu_s()
             subprocess.run(command, check=True, capture_output=True)
             walls[name].append(time.perf_counter() - start)
-            cpus[name].append(_children_cpu_s() - cpu)
+            cpus[name].append(children_cpu_s() - cpu)
     bare = statistics.median(walls["bare py-rattler solve"])
     for name, taken in walls.items():
         median, cpu = statistics.median(taken), statistics.median(cpus[name])
@@ -109,12 +109,14 @@ def _measure(candidates: dict[str, list[str]], rounds: int) -> None:
         print(line)  # noqa: T201 - the result
 
 
-def _children_cpu_s() -> float:
+def children_cpu_s() -> float:
+    """Return the CPU seconds of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
-def _serve(folder: Path) -> tuple[subprocess.Popen[str], str]:
+def serve(folder: Path) -> tuple[subprocess.Popen[str], str]:
+    """Serve a directory on loopback from another process; return the process and the URL."""
     program = (
         "import functools, http.server as h, sys;"
         "s = h.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(h.SimpleHTTPRequestHandler, "

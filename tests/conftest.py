@@ -23,9 +23,17 @@ for _name in ("SIGINT", "SIGHUP", "SIGQUIT"):
 
 
 # the same examples in each run, so that a change is judged by what it changes; `pytest --hypothesis-profile=default`
-# searches for new ones
-settings.register_profile("repeatable", derandomize=True)
+# searches for new ones; no deadline, because the time depends on the load of the machine
+settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def facts_are_the_built_in_ones() -> Iterator[None]:
+    """Keep the refreshed facts of the developer out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ENVFORGE_FACTS", "built-in")
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

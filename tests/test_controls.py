@@ -98,6 +98,24 @@ def test_no_control_character_of_an_argument_is_repeated(words: tuple[str, ...],
     assert FORBIDDEN & set(_said(place, *words)) == set()
 
 
+REPORTS = ("--html r.html", "--markdown r.md", "--junit r.xml")
+
+
+@pytest.mark.parametrize("written", REPORTS)
+def test_no_control_character_reaches_a_report(written: str, place: Path) -> None:
+    said = _said(place, "verify", "--machine", "machine.json", "--no-redact", "--json", *written.split())
+    (place / "record.json").write_text(said[said.index("{") : said.rindex("}") + 1])
+    report = place / written.split()[1]
+    found = [report.read_text()]
+    _said(place, "verify", "--from", "record.json", "--no-redact", *written.split())
+    found.append(report.read_text())
+    if "junit" not in written:
+        _said(place, "compare", "record.json", "record.json", *written.split())
+        found.append(report.read_text())
+    assert [FORBIDDEN & set(text) for text in found] == [set()] * len(found)
+    assert any("title" in text and r"\x1b" in text for text in found)
+
+
 def test_colors_and_lines_are_kept() -> None:
     assert without_controls("\x1b[1mx\x1b[0m\ta\nb") == "\x1b[1mx\x1b[0m\ta\nb"
     assert without_controls("\x1b[2J\x9b") == r"\x1b[2J\x9b"

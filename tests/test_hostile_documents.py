@@ -32,7 +32,11 @@ from envforge.machine.nvidia_text import (
     TextFormatError,
     parse_compute_capabilities,
     parse_proc_version,
+    parse_smi_csv,
+    parse_smi_list,
+    parse_smi_query,
     parse_smi_table,
+    parse_smi_versions,
     parse_smi_xml,
     parse_version,
 )
@@ -40,6 +44,7 @@ from envforge.machine.record import machine_from_json
 from envforge.prefix.installed import read_conda
 from envforge.project.record import parse_project_file
 from envforge.project.templates import parse_manifest
+from envforge.pytorch.matrix import load_matrix
 from envforge.verify.record import read_record, read_record_file
 
 assert sys.platform != "win32"
@@ -72,6 +77,10 @@ CONTENTS = {
     "NUL": b"\0" * 100,
     "no UTF-8": b"\xff\xfe\xfd",
     "wrong types": b'{"schema_version": {}, "version": [], "name": {}, "metadata": 3, "package": "x", "result": []}',
+    "wrong types in toml": b"index-url = 3\nindex = 3\ncatalogue = 3\nschema_version = []\nrequires-python = 3\n",
+    "number as a key": b"version: 1\n4: x\nmetadata: {5: x}\n",
+    "many values": b"[" + b"{}," * 3_000_001 + b"{}]",
+    "many lines": b"a = 1\n" * 600_000,
     "CSV without end": b'"' + b"a,\n" * 1000,
 }
 
@@ -124,11 +133,20 @@ def _prefix(folder: Path) -> None:
 
 NOT_THERE = ("directory", "FIFO")  # the command line is wrong then
 EVERY = (*CONTENTS, *NOT_THERE)
+
+
+def _facts_in_use(path: Path) -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ENVFORGE_FACTS", str(path))
+        return load_matrix()
+
+
 DOCUMENTS = (
     Case(path="conda-lock.yml", command="diff conda-lock.yml conda-lock.yml"),
     Case(path="conda-lock.yml", command="install --frozen"),
     Case(path="conda-lock.yml", command="export explicit"),
     Case(path="conda-lock.yml", command="lock --check", prepare=_environment),
+    Case(path="pylock.toml", command="install pylock.toml --frozen", accepted=("directory",)),
     Case(path="environment.yml", command="lock --check", prepare=_lockfile),
     Case(path="environment.yml", command="add zlib --dry-run"),
     Case(
@@ -139,6 +157,9 @@ DOCUMENTS = (
     ),
     Case(path="machine.json", command="explain --machine machine.json"),
     Case(path="machine.json", command="detect --machine machine.json"),
+    Case(path="node.yaml", command="explain --machine node.yaml"),
+    Case(path="facts.json", command="facts import facts.json --yes", accepted=("directory",)),
+    Case(path="home/.local/share/envforge/facts.json", command=_facts_in_use),
     Case(path="nvidia-smi.txt", command="detect --machine nvidia-smi.txt", accepted=NOT_THERE),
     Case(path="record.json", command="verify --from record.json", accepted=("directory",)),
     Case(path="record.json", command=read_record_file),
@@ -151,6 +172,7 @@ DOCUMENTS = (
     ),
     Case(path="envforge.toml", command="update --dry-run --no-lock"),
     Case(path=".envforge/baseline.json", command="update --dry-run --no-lock", prepare=_project),
+    Case(path=".envforge-new/journal.json", command="update --no-lock", prepare=_project, accepted=NOT_THERE),
     Case(path="p/.envforge/journal.json", command="audit --prefix p", prepare=_prefix),
     Case(path="p/conda-meta/x-1.0-0.json", command=lambda path: read_conda(path.parents[1])),
     Case(
@@ -317,7 +339,19 @@ XML_BOMB = (
 TABLE = "NVIDIA-SMI {0} Driver Version: {0} CUDA Version: {0}\n|   {0}  NVIDIA A  Off | 0 |\n|  {0}MiB / {0}MiB |\n"
 
 
-@pytest.mark.parametrize("read", [parse_version, parse_smi_table, parse_smi_xml, parse_compute_capabilities])
+_OF_THE_DRIVER = (
+    parse_version,
+    parse_smi_csv,
+    parse_smi_list,
+    parse_smi_query,
+    parse_smi_table,
+    parse_smi_versions,
+    parse_smi_xml,
+    parse_compute_capabilities,
+)
+
+
+@pytest.mark.parametrize("read", _OF_THE_DRIVER)
 @given(
     text=st.sampled_from((*OUTPUTS, XML_BOMB, *map(TABLE.format, OUTPUTS)))
     | st.text(alphabet="0123456789.,| \nM<>/&iB²")

@@ -18,6 +18,7 @@ LAYERS = (
     "lock",
     "prefix",
     "catalogue",
+    "facts",
     "project",
     "export",
     "verify",

@@ -137,6 +137,8 @@ COMMANDS = (
     "new tabular net --cuda cpu --no-lock --defaults",
     "new tabular net2 --cuda cpu --defaults",
     "update --directory net --dry-run",
+    f"new user:{SECRET}@host.example:repository net3 --defaults --no-lock",
+    f"templates show user:{SECRET}@host.example:repository",
 )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tools.facts.matrix import matrix, names, nvidia_drivers, requirements
+from tools.facts.matrix import matrix, names, nvidia_drivers, other_gpus, requirements
 from tools.facts.read import FACTS, FactError, Facts, read_facts
 
 DATA = Path(__file__).resolve().parent.parent / "envforge" / "data"
@@ -49,6 +49,7 @@ def build(facts: Facts) -> dict[str, str]:
         "matrix.json": _text(matrix(facts)),
         "name_mapping.json": _text(names(facts)),
         "nvidia-drivers.json": _text(nvidia_drivers(facts)),
+        "other-gpus.json": _text(other_gpus(facts)),
         "torch_requirements.json": _text(requirements(facts)),
     }
 

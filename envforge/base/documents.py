@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast,
 
 from packaging.version import InvalidVersion, Version
 
+from envforge.base.files import regular
 from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.errors import EnvforgeError, Hint, printable
 
@@ -37,7 +38,8 @@ else:
 
 _T = TypeVar("_T")
 _LONGEST = 120  # characters of a found value that an error shows
-_MOST_NODES = 2_000_000  # of a YAML document with its aliases expanded; the largest real lockfiles have 200,000
+_MOST_NODES = 500_000  # of a YAML document with its aliases expanded; the largest real lockfiles have 200,000
+_MOST_VALUES = 3_000_000  # of a JSON document, which takes less memory; records of conda have 6 for each file
 _DEEPEST = 100  # levels of a YAML document, because PyYAML recurses
 
 # strings with a rule; `_EXPECTED` says in words what each regular expression means
@@ -96,7 +98,7 @@ class Document:
 
     ``damaged`` starts each message, such as "the lockfile `x` is invalid". ``hint`` is the text of the hint;
     ``hints`` computes hints when an error is raised. With ``closed``, a field that the type lacks is an error, so that
-    a misspelled field isn't ignored.
+    a misspelled field isn't ignored. Only a document that is ``trusted`` may be of any size.
     """
 
     damaged: str
@@ -106,6 +108,7 @@ class Document:
     command: str = ""
     hints: Callable[[], tuple[Hint, ...]] | None = None
     closed: bool = False
+    trusted: bool = False
 
     def fault(self, path: str, expected: str, found: object) -> EnvforgeError:
         """Return the error for the value at ``path``; an empty path means the whole document."""
@@ -118,7 +121,7 @@ class Document:
         try:
             if path.exists() and not path.is_file():  # opening a FIFO would block
                 raise self.fault("", "a regular file", str(path))
-            return path.read_bytes()
+            return regular(path).read_bytes()
         except OSError as error:
             message = f"{self.damaged}: cannot read `{path}`: {error.strerror or error}"
             raise self.error(
@@ -127,6 +130,8 @@ class Document:
 
     def read_json(self, text: str | bytes, type_: type[_T]) -> _T:
         """Parse JSON as a value of ``type_``."""
+        if not self.trusted and _count(text, ",[{") > _MOST_VALUES:
+            raise self.fault("", f"at most {_MOST_VALUES:,} values", text)
         try:
             value = json.loads(text)
         except RecursionError as error:
@@ -149,6 +154,8 @@ class Document:
         """Parse TOML as a value of ``type_``."""
         from envforge.base import toml  # noqa: PLC0415 - not every reader needs it
 
+        if _count(text, ",\n") > _MOST_NODES:
+            raise self.fault("", f"at most {_MOST_NODES:,} values", text)
         try:
             value = toml.loads(text)
         except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
@@ -175,6 +182,8 @@ def load_yaml(text: str | bytes) -> Any:
     """
     import yaml  # noqa: PLC0415 - slow to import, and not every reader needs it
 
+    if _count(text, ",\n") > _MOST_NODES:  # libyaml would need a gigabyte before the nodes can be counted
+        raise ValueError(f"more than {_MOST_NODES:,} values or lines")
     check_yaml_depth(text)
     loader: yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
     try:
@@ -198,8 +207,13 @@ _BLOCK_START = re.compile(r"^[\s\0?:-]*", re.MULTILINE)
 _SHALLOW = 500  # levels that libyaml composes without a crash
 
 
-def check_yaml_depth(text: str | bytes) -> None:
-    """Raise ``ValueError`` if YAML nests deeply: libyaml 0.2.5 composes it recursively, and crashes the process."""
+def check_yaml_depth(text: str | bytes, longest: int = sys.maxsize) -> None:
+    """Raise ``ValueError`` if YAML nests deeply: libyaml 0.2.5 composes it recursively, and crashes the process.
+
+    A text of more than ``longest`` characters is an error, too.
+    """
+    if len(text) > longest:
+        raise ValueError(f"more than {longest:,} characters")
     plain = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     opened = plain.replace("{}", "").replace("[]", "")
     # neither bound can be exceeded by a document that nests less, and few documents reach them
@@ -215,6 +229,11 @@ def check_yaml_depth(text: str | bytes) -> None:
                 raise ValueError(f"more than {_DEEPEST} levels")
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
+
+
+def _count(text: str | bytes, marks: str) -> int:
+    """Return how often ``marks`` are in a text, which is about the number of its values."""
+    return sum(text.count(each.encode()) if isinstance(text, bytes) else text.count(each) for each in marks)
 
 
 def _may_have_surrogates(text: str | bytes) -> bool:
@@ -275,7 +294,9 @@ def _locate(error: msgspec.ValidationError, top: object, type_: Any) -> tuple[st
         types = [inner for each in types for inner in _types_inside(each, name)]
     if match["key"] and isinstance(value, dict):
         key = _failing_key(value, error, top, type_)
-        return _join(path, str(key)), _in_words(match["expected"], [get_args(each)[0] for each in types]), key
+        # a class has no key type: YAML reads `no:` as false, and a field is named by a string
+        keys = [next(iter(get_args(each)), str) for each in types]
+        return _join(path, str(key)), _in_words(match["expected"], keys), key
     missing = re.fullmatch(r"Object missing required field `(.*)`", match["expected"])
     if missing:
         types = [inner for each in types for inner in _types_inside(each, missing[1])]
@@ -333,6 +354,8 @@ def _described(types: list[Any]) -> str:
 
 def _in_words(message: str, types: list[Any]) -> str:
     found = re.match(r"Expected `([^`]*)`(?: of length >= (\d+))?(?: (>= \d+))?", message)
+    if message.startswith("Invalid RFC3339 encoded "):
+        return _DESCRIBED[message.rsplit(" ", 1)[1]]
     if found is None:
         return _described(types) if message.startswith("Invalid enum value") else message
     words = _described(types) or " or ".join(_DESCRIBED.get(each, each) for each in found[1].split(" | "))

@@ -16,6 +16,8 @@ from typing import BinaryIO
 
 from envforge.errors import OutsideError
 
+_LARGEST = 64_000_000  # bytes of a document; the largest real ones, records of conda packages, have 20 MB
+
 
 @contextlib.contextmanager
 def exclusive_lock(lockfile: Path) -> Iterator[None]:
@@ -55,9 +57,11 @@ def workshop() -> Iterator[Path]:
 
 
 def regular(path: Path) -> Path:
-    """Return the path; raise ``OSError`` if it is a FIFO or a device, because reading it might never end."""
+    """Return the path of a document; raise ``OSError`` if reading it might never end, or fill the memory."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
+    if path.is_file() and path.stat().st_size > _LARGEST:
+        raise OSError(errno.EFBIG, f"larger than {_LARGEST // 1_000_000} MB", str(path))
     return path
 
 

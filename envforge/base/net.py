@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin
 
 from envforge.base.files import regular
-from envforge.base.urls import Url, show_url, without_user
+from envforge.base.urls import VARIABLE, Url, show_url, without_user
 from envforge.errors import Hint, OutsideError, RequestError
 
 if TYPE_CHECKING:
@@ -365,6 +365,23 @@ class Mirrors:
     def to_original(self, url: str) -> str:
         """Return the URL to record for a file that was downloaded from ``url``."""
         return _replace(url, tuple((replacement, original) for original, replacement in self.rules))
+
+
+def credentials_hints(url: str, source: str = "") -> tuple[Hint, ...]:
+    """Return what helps if the server of ``source``, from which ``url`` is read, rejects the credentials.
+
+    The user and the password of ``url`` may be environment variables, which a mirror doesn't receive.
+    """
+    source = source or url
+    try:
+        host, user_info = Url.parse(source).host, Url.parse(url).user_info or ""
+    except ValueError:
+        return (Hint(f"check the URL `{show_url(source)}`"),)
+    names = [match[1] or match[2] for match in VARIABLE.finditer(user_info)]
+    unset = [f"`{name}`" for name in names if not os.environ.get(name)]
+    if unset and without_user(url) == without_user(source):
+        return (Hint(f"set {' and '.join(unset)}, which the URL refers to"),)
+    return (Hint(f"add credentials for `{host}` to `~/.netrc` or the keyring"),)
 
 
 def unreachable_hints(url: str, source: str, error: Exception | None = None) -> tuple[Hint, ...]:

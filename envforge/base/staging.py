@@ -174,7 +174,8 @@ class _Journal:
     removed: tuple[str, ...] = ()
 
 
-def _read_journal(path: Path) -> _Journal:
+def _read_journal(stage: Path, target: Path) -> _Journal:
+    path = stage / _JOURNAL
     document = Document(
         damaged=f"the journal `{path}` of an interrupted change is invalid",
         error=TargetError,
@@ -184,9 +185,14 @@ def _read_journal(path: Path) -> _Journal:
     )
     journal = document.read_json(document.read_bytes(path), _Journal)
     # a cloned repository may contain a journal, so undoing it must not reach files outside
-    for text in (*journal.created, *journal.replaced, *journal.folders, *journal.removed, *journal.kept.values()):
-        if PurePosixPath(text).is_absolute() or {"..", ".git"} & set(PurePosixPath(text).parts) or "\0" in text:
+    named = (journal.created, journal.replaced, journal.folders, journal.removed, journal.kept, journal.kept.values())
+    for text in (text for texts in named for text in texts):
+        place = PurePosixPath(text)
+        if place.is_absolute() or {"..", ".git"} & {part.lower() for part in place.parts} or "\0" in text:
             raise document.fault("", "paths inside the project", text)
+        folders = [root / parent for parent in place.parents for root in (target, stage / "old", stage / "new")]
+        if any(folder.is_symlink() for folder in folders if folder != target):
+            raise document.fault("", "paths that lead through no symbolic link", text)
     return journal
 
 
@@ -219,7 +225,7 @@ def _settle(stage: Path, target: Path) -> None:
     """Complete what was committed, undo what wasn't, and empty the staging directory except for its lock."""
     journal_file = stage / _JOURNAL
     if journal_file.exists():
-        journal = _read_journal(journal_file)
+        journal = _read_journal(stage, target)
         if (stage / _COMMITTED).exists():
             _keep_originals(journal.kept, stage, target)
             parents = {

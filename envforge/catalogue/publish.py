@@ -24,7 +24,7 @@ from envforge.lock.environment_spec import input_sha256
 from envforge.lock.lockfile import Lockfile, parse_lockfile
 from envforge.lock.needs import PlatformNeeds, read_needs, requirements_json, requirements_of
 from envforge.lock.plan import Artifact, Plan, make_plan
-from envforge.lock.project import ENVIRONMENT_FILE, VIRTUAL_PACKAGES_FILE
+from envforge.lock.project import ENVIRONMENT_FILE, VIRTUAL_PACKAGES_FILE, read_text
 from envforge.pytorch.matrix import load_matrix
 from envforge.pytorch.selection import PYTORCH_INDEX, Build
 
@@ -140,7 +140,7 @@ def _inputs(lockfile: Path) -> str:
             else f"envforge lock --file {shlex.quote(str(environment))}",
             code="lock-outdated",
         )
-    texts = [path.read_text(encoding="utf-8") if path.is_file() else "" for path in (environment, virtual)]
+    texts = [read_text(path, newline=None) if path.is_file() else "" for path in (environment, virtual)]
     return input_sha256(texts[0], texts[1])
 
 

@@ -229,16 +229,17 @@ class _Seen:
     serial: Natural
 
 
-def refuse_rollback(address: Address, public_key: str, serial: int) -> None:
+def refuse_rollback(address: Address, public_key: str, serial: int, what: str = "index") -> None:
     """Raise ``EnvforgeError`` if an index is older than the last one that was read, else remember its serial.
 
-    The serial grows with each signed publication. Without it, whoever controls the server could present an old state
-    of the catalogue, whose signature is valid.
+    The serial grows with each signed publication. Without it, whoever controls the server could present an old state of
+    the catalogue, whose signature is valid. ``what`` names another signed file of the catalogue, with its own serial.
     """
     from platformdirs import user_data_path  # noqa: PLC0415 - only with a key
 
     # another key starts again, because the owner of the catalogue may have lost the old one
-    name = hashlib.sha256(f"{address.place}\n{public_key}".encode()).hexdigest()[:24]
+    suffix = "" if what == "index" else f"\n{what}"
+    name = hashlib.sha256(f"{address.place}\n{public_key}{suffix}".encode()).hexdigest()[:24]
     path = user_data_path("envforge", appauthor=False) / "catalogues" / f"{name}.json"
     document = Document(
         damaged=f"the record `{path}` of a signed catalogue is invalid",
@@ -250,8 +251,8 @@ def refuse_rollback(address: Address, public_key: str, serial: int) -> None:
     seen = document.read_json(document.read_bytes(path), _Seen).serial if path.exists() else 0
     if serial < seen:
         raise EnvforgeError(
-            f"the index of `{address.public}` is older than the last one read here: expected serial {seen} or newer, "
-            f"found {serial}",
+            f"the {what} of `{address.public}` is older than the last one read here: expected serial {seen} or "
+            f"newer, found {serial}",
             hint="ask the owner of the catalogue; if it was restored from an old copy on purpose",
             command=shlex.join(["rm", str(path)]),
             code="catalogue-rolled-back",

@@ -38,6 +38,7 @@ COMMANDS = {
     for name, module, short_help in (
         ("detect", "detect", "Show the GPU, the driver, and what a PyTorch build must support."),
         ("explain", "explain", "Show which PyTorch build this machine supports, and why."),
+        ("facts", "facts", "Show or refresh the facts about releases, kernels, and drivers."),
         ("new", "new", "Create a project: environment, lockfile, training code, tests."),
         ("update", "update", "Update a project to its template, and keep your edits."),
         ("templates", "templates", "List the templates, or create and test your own."),

@@ -55,9 +55,7 @@ class AuditOptions:
     lock: Annotated[Path | None, Argument()] = None
     environment: EnvironmentOptions
     fix: Annotated[bool, Option("Reinstall packages that differ, and move stray files to .envforge/moved.")]
-    adopt: Annotated[
-        bool, Option("If an environment that conda or mamba created matches LOCK, manage it with envforge.")
-    ]
+    adopt: Annotated[bool, Option("If an environment that another tool created matches LOCK, manage it with envforge.")]
     full: Annotated[bool, Option("Read every file, even those unchanged since the last audit.")]
     offline: Annotated[bool, Option("With --fix: use only the cache and local mirrors.")]
     allow_builds: Annotated[bool, Option("With --fix: build source distributions, which runs their code.")]
@@ -75,11 +73,13 @@ class AuditOptions:
     def request(self) -> AuditRequest:
         """Return the request to audit the environment."""
         from envforge.prefix.audit import AuditRequest
+        from envforge.prefix.venv import is_venv
 
+        prefix = self.environment.meant().prefix
         return AuditRequest(
-            prefix=self.environment.meant().prefix,
+            prefix=prefix,
             platform=platform_here(),
-            lockfile=self.lock or (default_lock() if self.adopt else None),
+            lockfile=self.lock or (default_lock() if self.adopt and not is_venv(prefix) else None),
             full=self.full,
             adopt=self.adopt,
         )

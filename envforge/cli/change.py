@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from envforge.cli import print_result
-from envforge.cli.lock import report_json, report_words, stale_warnings
+from envforge.cli.lock import report_json, report_words, stale_pylock, stale_warnings
 from envforge.cli.options import (
     Argument,
     FileOptions,
@@ -74,7 +74,9 @@ def run_change(command: str, options: ChangeOptions, edit: Callable[[str, str], 
 
 def _report(command: str, options: ChangeOptions, request: LockRequest, edited: Edit, report: LockReport) -> None:
     environment = request.environment
-    warnings = report.warnings if options.dry_run else (*report.warnings, *stale_warnings(environment))
+    warnings = report.warnings
+    if not options.dry_run:
+        warnings = (*warnings, *stale_warnings(environment), *stale_pylock(request))
     result = {
         "environment": environment,
         "dry_run": options.dry_run,

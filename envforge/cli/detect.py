@@ -11,7 +11,7 @@ import click
 from envforge.cli import print_result, wrapped
 from envforge.cli.options import JsonOption, MachineOption, Option, chosen_machine, takes
 from envforge.machine.record import machine_to_json, redact
-from envforge.machine.values import Condition, Gpu, Machine, driver_text
+from envforge.machine.values import OTHER_GPU, Condition, Gpu, Machine, driver_text
 
 WIDTH = 80
 _LABEL = 16
@@ -63,7 +63,7 @@ def _system(machine: Machine) -> list[str]:
         "Machine",
         *_fact(machine, "platform", machine.platform),
         *_fact(machine, "python", str(machine.python), label="Python"),
-        *_fact(machine, "glibc", str(machine.glibc) if machine.glibc else "none"),
+        *_fact(machine, "glibc", str(machine.glibc) if machine.glibc else _no_glibc(machine)),
     ]
     if machine.container:
         lines += _fact(machine, "container", machine.container)
@@ -72,6 +72,11 @@ def _system(machine: Machine) -> list[str]:
     if machine.hostname:
         lines += _fact(machine, "hostname", machine.hostname, label="host name")
     return lines
+
+
+def _no_glibc(machine: Machine) -> str:
+    codes = [condition.code for condition in machine.conditions]
+    return "none" if "no-glibc" in codes or not machine.platform.startswith("linux-") else "unknown"
 
 
 def _driver(machine: Machine) -> list[str]:
@@ -147,6 +152,8 @@ def _condition(condition: Condition) -> list[str]:
 def _sum(machine: Machine, explain: str) -> list[str]:
     """Return what a build must support, and the command that lists such builds."""
     glibc = f", glibc {machine.glibc}" if machine.glibc else ""
+    if any(condition.code == OTHER_GPU for condition in machine.conditions):
+        return [f"A build must support: {machine.platform}{glibc}. To see the CPU builds: {explain} --cuda cpu"]
     if not machine.has_nvidia:
         return [f"A build must support: {machine.platform}{glibc}, no GPU (the CPU build)."]
     cuda = f"CUDA {machine.driver.cuda}" if machine.driver and machine.driver.cuda else "CUDA unknown"

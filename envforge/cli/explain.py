@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from envforge.base.envelope import fault
+from envforge.base.envelope import Json, fault, to_json
 from envforge.cli import print_result, wrapped
 from envforge.cli.options import JsonOption, MachineOption, Option, chosen_machine, takes
 from envforge.cli.project_options import SelectionOptions
+from envforge.errors import EnvforgeError
 
 if TYPE_CHECKING:
     from packaging.version import Version
 
+    from envforge.machine.values import Machine
+    from envforge.pytorch.matrix import Matrix
+    from envforge.pytorch.others import Choice
     from envforge.pytorch.reasons import NoBuildError
-    from envforge.pytorch.selection import Candidate, Refusal, Selection
+    from envforge.pytorch.selection import Candidate, Grade, Refusal, Request, Selection
 
 _SHOWN = 8
 _WIDTH = 80
@@ -30,6 +35,7 @@ class ExplainOptions:
     selection: SelectionOptions
     machine: MachineOption
     show_all: Annotated[bool, Option("List every known build with its reason.", "--all")]
+    compare: Annotated[bool, Option("Show what uv, pip, and conda would install, and whether it would run.")]
     as_json: JsonOption
 
 
@@ -47,30 +53,98 @@ def explain(options: ExplainOptions) -> None:
 
     matrix = load_matrix()
     request, platforms = options.selection.to_request(matrix), options.selection.known_platforms(matrix)
+    machine = chosen_machine(options.machine)
     try:
-        selections = select_platforms(chosen_machine(options.machine), request, platforms, matrix)
+        selections = select_platforms(machine, request, platforms, matrix)
     except NoBuildError as error:
-        _explain_nothing(error, show_all=options.show_all, as_json=options.as_json)
+        places = [(platform, None) for platform in platforms or (machine.platform,)]
+        choices = _compared(machine, request, places, matrix) if options.compare else ()
+        _explain_nothing(error, choices, options)
         raise
+    _warn_of_other_facts(matrix)
     if request.torch_index != PYTORCH_INDEX and not options.as_json:
         click.echo(f"note: the builds are those of {PYTORCH_INDEX}; {request.torch_index} was not contacted", err=True)
-    result = {"selections": [selection_to_json(each) for each in selections]}
-    text = "\n\n".join("\n".join(_lines(each, show_all=options.show_all)) for each in selections)
+    result: dict[str, Json] = {"selections": [selection_to_json(each) for each in selections], "facts": _facts(matrix)}
+    parts = ["\n".join(_lines(each, show_all=options.show_all)) for each in selections]
+    if options.compare:
+        choices = _compared(machine, request, [(each.build.platform, each.python) for each in selections], matrix)
+        result["compared"] = to_json(choices)
+        parts.append("\n".join(_comparison(choices, selections)))
+    text = "\n\n".join(parts)
     print_result("explain", result, text, as_json=options.as_json)
 
 
-def _explain_nothing(error: NoBuildError, *, show_all: bool, as_json: bool) -> None:
+def _facts(matrix: Matrix) -> Json:
+    """Return which facts the answer follows from, so that another computer can give the same."""
+    return {"checked": matrix.checked, "refreshed": to_json(matrix.refreshed)}
+
+
+def _warn_of_other_facts(matrix: Matrix) -> None:
+    """Print a warning if the project around the current directory was created with other facts."""
+    from envforge.project.record import find_project, read_project_file
+    from envforge.pytorch.facts_file import note_of_other_facts
+
+    folder = find_project(Path.cwd())
+    try:
+        record = None if folder is None else read_project_file(folder)
+    except EnvforgeError:  # `explain` doesn't need the project
+        return
+    note = None if record is None else note_of_other_facts(record.facts, matrix.refreshed)
+    if note:
+        click.echo(f"warning: {note}", err=True)
+
+
+def _compared(
+    machine: Machine, request: Request, places: Sequence[tuple[str, Version | None]], matrix: Matrix
+) -> tuple[Choice, ...]:
+    """Return what other tools would install on each platform, with a Python or else with the default one."""
+    from envforge.base.terms import CPU
+    from envforge.pytorch.others import compare_tools, load_other_tools
+
+    tools, default = load_other_tools(), request.python or matrix.python_default(CPU).at_most
+    return tuple(
+        choice
+        for platform, python in places
+        for choice in compare_tools(machine, replace(request, platform=platform), python or default, matrix, tools)
+    )
+
+
+def _comparison(choices: Sequence[Choice], selections: Sequence[Selection]) -> Iterator[str]:
+    """Yield a table of the builds of all tools, then the reasons for those that don't run."""
+    platforms = dict.fromkeys(choice.platform for choice in choices)
+    for platform in platforms:
+        yield f"What other tools would install on {platform}:"
+        own = [(each.build, _verdict(each.grade)) for each in selections if each.build.platform == platform]
+        cells = [("tool", "build", "verdict")]
+        cells += [("envforge", f"{build.torch}+{build.tag}", verdict) for build, verdict in own]
+        mine = [choice for choice in choices if choice.platform == platform]
+        for choice in mine:
+            verdict = _verdict(choice.grade) if choice.verdict == "runs" and choice.grade else choice.verdict
+            cells.append((choice.tool, choice.build or "none", verdict))
+        yield from _table(cells)
+        for choice in mine:
+            yield from wrapped(f"{choice.tool}: {choice.reason}", _WIDTH, "  ", " " * 4) if choice.reason else ()
+
+
+def _verdict(grade: Grade) -> str:
+    return grade.value if grade.value == "unverified" else f"runs ({grade.value})"
+
+
+def _explain_nothing(error: NoBuildError, choices: Sequence[Choice], options: ExplainOptions) -> None:
     """Print the rejected builds if no build fits; with ``--json``, as the one document."""
     from envforge.base.envelope import finding
     from envforge.pytorch.selection import refusals_to_json
 
-    if as_json:
+    if options.as_json:
         refused = refusals_to_json(error.refused)
-        click.echo(finding("explain", {"selections": [], "error": fault(error), "refused": refused}))
+        compared: dict[str, Json] = {"compared": to_json(choices)} if options.compare else {}
+        click.echo(finding("explain", {"selections": [], "error": fault(error), "refused": refused, **compared}))
         click.echo(f"error: {error.message}\n\nhint: {error.hint}", err=True)
         raise click.exceptions.Exit(error.exit_code)
-    if show_all:
+    if options.show_all:
         click.echo("\n".join(_every_refusal(error.refused)))
+    if choices:
+        click.echo("\n".join(_comparison(choices, ())))
 
 
 def _lines(selection: Selection, *, show_all: bool) -> Iterator[str]:

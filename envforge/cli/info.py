@@ -29,13 +29,14 @@ from envforge.cli.progress import counted
 from envforge.errors import EnvforgeError
 from envforge.lock.lockfile import list_variants
 from envforge.lock.needs import choose_variant, list_locks
-from envforge.lock.project import is_prefix, project_folder
+from envforge.lock.project import is_environment, project_folder
 from envforge.lock.python_index import configured_index, pip_configuration_files, uv_configuration_files
 from envforge.machine.values import Machine
 from envforge.prefix.cache import default_root
 from envforge.prefix.journal import read_journal
 from envforge.prefix.locate import Meant, named_prefix, unfinished_change, unfinished_install
 from envforge.prefix.venv import venv_python
+from envforge.pytorch.matrix import load_matrix
 
 _LABEL = 20
 
@@ -86,6 +87,7 @@ def _to_words(found: Info, machine: Machine) -> list[str]:
         *_row("project", str(found.project or "none in this directory or its parents")),
         *(_environment(found.environment) if found.environment else _row("environment", "none")),
         *(_row("variants", found.variants) if found.variants else []),
+        *_row("facts", found.facts),
         *_row("catalogue", found.catalogue),
         *(
             line
@@ -112,12 +114,13 @@ def machine_lines(machine: Machine) -> tuple[str, str]:
     """Return two lines about a machine: the system, then the driver and the GPUs."""
     from collections import Counter
 
-    from envforge.machine.values import driver_text
+    from envforge.machine.values import OTHER_GPU, driver_text
 
     system = [machine.platform, f"glibc {machine.glibc}" if machine.glibc else "no glibc", machine.container or ""]
     first = ", ".join([*filter(None, system), *(["WSL"] if machine.is_wsl else [])])
     if not machine.has_nvidia:
-        return first, "no NVIDIA driver, no GPU"
+        others = [condition.symptom for condition in machine.conditions if condition.code == OTHER_GPU]
+        return first, "; ".join(others) or "no NVIDIA driver, no GPU"
     driver = machine.driver
     words = [f"driver {driver_text(driver.version)}" if driver and driver.version else "the driver is not running"]
     words += [f"CUDA {driver.cuda}"] if driver and driver.cuda else []
@@ -181,6 +184,7 @@ class Info:
     project: Path | None
     environment: EnvironmentInfo | None
     variants: str | None
+    facts: str
     catalogue: str
     places: Mapping[str, Path]
     configuration: tuple[tuple[str, str], ...]
@@ -203,6 +207,7 @@ def read_info(meant: Meant | None, environment: Mapping[str, str], here: Path, h
         project=project,
         environment=None if meant is None else _info_environment(meant),
         variants=None if project is None else _variants(project, machine),
+        facts=_facts(),
         catalogue=_catalogue(project or here, environment),
         places={"package cache": root, "named environments": named_prefix("x").parent},
         configuration=(*_variables(environment), *_files(environment, home)),
@@ -218,7 +223,7 @@ def _version(distribution: str) -> str:
 
 def _info_environment(meant: Meant) -> EnvironmentInfo:
     prefix = meant.prefix
-    if not is_prefix(prefix):
+    if not is_environment(prefix):
         return EnvironmentInfo(prefix=prefix, state=f"missing; to create it, run `{meant.install_command}`")
     records = sorted((prefix / "conda-meta").glob("*.json"))
     python = next((_record_version(path) for path in records if path.name.startswith("python-3")), None)
@@ -254,6 +259,14 @@ def _variants(project: Path, machine: Machine) -> str | None:
     return f"{', '.join(list_locks(project, machine.platform))}; for this machine: {choice}"
 
 
+def _facts() -> str:
+    try:
+        matrix = load_matrix()
+    except EnvforgeError as error:
+        return f"cannot be read: {error.message}"
+    return f"checked on {matrix.checked}; refreshed: {matrix.refreshed or 'no'}"
+
+
 def _catalogue(folder: Path, environment: Mapping[str, str]) -> str:
     try:
         chosen = chosen_catalogue(None, folder, environment)
@@ -268,7 +281,7 @@ def _catalogue(folder: Path, environment: Mapping[str, str]) -> str:
 def _record_version(path: Path) -> str:
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"unknown: `{path}` is not a valid record ({type(error).__name__})"
 
 

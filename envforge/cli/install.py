@@ -102,6 +102,8 @@ class InstallOptions:
     def bundled_lock(self, bundle: Bundle) -> tuple[Path, str]:
         """Return the bundle's lockfile: the project's own if it is the same, else a copy in the cache, and a note."""
         from envforge.base.files import write_atomic
+        from envforge.lock.project import LOCK_FILE, PYLOCK
+        from envforge.lock.pylock import is_own
         from envforge.prefix.cache import Store, default_root
 
         if self.variant is not None:
@@ -111,7 +113,8 @@ class InstallOptions:
                 code="two-locks",
             )
         bundle.refuse_other_platform(platform_here())
-        near = self.lock or default_lock()
+        name = PYLOCK if is_own(bundle.lock.decode("utf-8", "replace")) else LOCK_FILE
+        near = self.lock or default_lock().with_name(name)
         if near.is_file() and near.read_bytes() == bundle.lock:
             return near, ""
         if self.lock is not None:
@@ -123,7 +126,7 @@ class InstallOptions:
                 ),
                 code="two-locks",
             )
-        kept = Store((self.cache or default_root()).absolute()).bundled_lock(bundle.lock)
+        kept = Store((self.cache or default_root()).absolute()).bundled_lock(bundle.lock, name)
         write_atomic(kept, bundle.lock)
         note = f"note: installing the lockfile of {bundle.path}, which differs from {near}"
         return kept, note if near.exists() else ""
@@ -216,10 +219,10 @@ def _require_agreement(lockfile: Path) -> None:
     """Raise ``EnvforgeError`` if the environment.yml next to the lockfile requires something else than is locked."""
     from envforge.lock.check import check_lock
     from envforge.lock.lockfile import read_lockfile, recorded_sources
-    from envforge.lock.project import LOCK_FILE, lock_command
-    from envforge.lock.pylock import is_pylock
+    from envforge.lock.project import lock_command
+    from envforge.lock.pylock import is_pylock, lockfile_of
 
-    made_from = lockfile.with_name(LOCK_FILE) if is_pylock(lockfile) else lockfile
+    made_from = lockfile_of(lockfile) if is_pylock(lockfile) else lockfile
     environment, *others = recorded_sources(made_from)
     if not environment.exists():
         raise EnvforgeError(
@@ -249,18 +252,22 @@ def _require_agreement(lockfile: Path) -> None:
 
 def _stale_warning(lockfile: Path) -> str:
     """Return a warning if a lockfile isn't up to date; a pylock.toml is compared with the conda-lock.yml beside it."""
-    from envforge.lock.lockfile import read_lockfile
+    from envforge.lock.lockfile import LockfileError, read_lockfile
     from envforge.lock.plan import read_any_lock
-    from envforge.lock.project import LOCK_FILE, lock_command
-    from envforge.lock.pylock import LOCK_SHA256, is_pylock, lock_sha256
+    from envforge.lock.project import lock_command
+    from envforge.lock.pylock import LOCK_SHA256, is_pylock, lock_sha256, lockfile_of
 
     if not is_pylock(lockfile):
         return _staleness(lockfile)
-    beside = lockfile.with_name(LOCK_FILE)
+    beside = lockfile_of(lockfile)
     made_from = dict(read_any_lock(lockfile, platform_here()).custom_metadata).get(LOCK_SHA256)
-    if made_from is None or not beside.is_file():
+    if not made_from or not beside.is_file():
         return ""
-    if lock_sha256(read_lockfile(beside)) == made_from:
+    try:
+        is_current = lock_sha256(read_lockfile(beside)) == made_from
+    except LockfileError as error:
+        return f"{error.message}; `{lockfile}` can't be compared with it, and is installed as it is"
+    if is_current:
         return _staleness(beside)
     changed = f"`{beside}` has changed since `{lockfile}` was created"
     return f"{changed}; {Hint('to update it', lock_command(lockfile))}"

@@ -173,7 +173,7 @@ def _lock(options: LockOptions) -> None:
         pylock = _make_pylock(request, show) if options.pylock else None
     warnings = (*report.warnings, *stale_warnings(request.environment))
     if pylock is None:
-        warnings = (*warnings, *_stale_pylock(request))
+        warnings = (*warnings, *stale_pylock(request))
     result = {**report_json(report), "warnings": warnings, **pylock_json(pylock)}
     text = "\n".join([report_words(report), *([pylock_words(pylock)] if pylock else [])])
     print_result("lock", result, text, as_json=options.as_json)
@@ -192,13 +192,14 @@ def _lock_variants(options: LockOptions) -> None:
             made = lock_variant(options.request(), options.tag(name), show)
             of_variant = variant_request(options.request(), options.tag(name))
             pylock = lock_pylock(of_variant, show) if options.pylock else None
+        warnings = (*made.report.warnings, *(() if pylock else stale_pylock(of_variant)))
         row: dict[str, Json] = {"variant": made.name, "needs": list(made.needs), **report_json(made.report)}
-        rows.append({**row, **pylock_json(pylock)})
+        rows.append({**row, "warnings": list(warnings), **pylock_json(pylock)})
         if not options.as_json:
             lines = [f"variant {made.name}: {report_words(made.report)}", *(f"requires: {one}" for one in made.needs)]
             lines += [] if pylock is None else [pylock_words(pylock)]
             click.echo("\n".join(lines))
-        for warning in made.report.warnings:
+        for warning in warnings:
             click.echo(f"warning: variant {made.name}: {warning}", err=True)
     if options.as_json:
         click.echo(success("lock", {"variants": rows}))
@@ -210,17 +211,18 @@ def _make_pylock(request: LockRequest, show: Progress) -> PylockReport:
     return lock_pylock(request, show)
 
 
-def _stale_pylock(request: LockRequest) -> tuple[str, ...]:
-    """Return a line if there is a pylock.toml that is not up to date with the new lockfile."""
+def stale_pylock(request: LockRequest) -> tuple[str, ...]:
+    """Return a line if there is a pylock.toml that is not up to date with the lockfile of a request."""
     from envforge.lock.pylock import has_own_pylock, pylock_of
 
     if not has_own_pylock(request.lockfile):
         return ()
-    from envforge.lock.compile import check_pylock
+    from envforge.lock.compile import is_pylock_current
 
-    if not check_pylock(request):
+    if is_pylock_current(request):
         return ()
-    update = request.command("lock", "--pylock")
+    variant = ("--variant", request.lockfile.parent.name) if request.source else ()
+    update = request.command("lock", *variant, "--pylock")
     return (f"{pylock_of(request.lockfile)} is not up to date with {request.lockfile}; to update it, run `{update}`",)
 
 
@@ -233,9 +235,12 @@ def stale_warnings(environment: Path) -> tuple[str, ...]:
     names = stale_variants(environment)
     if not names:
         return ()
-    from envforge.lock.project import project_command
+    from envforge.lock.project import LOCK_FILE, VARIANTS_DIRECTORY, project_command
+    from envforge.lock.pylock import has_own_pylock
 
     words = [word for name in names for word in ("--variant", name)]
+    folder = environment.with_name(VARIANTS_DIRECTORY)
+    words += ["--pylock"] if any(has_own_pylock(folder / name / LOCK_FILE) for name in names) else []
     command = project_command("lock", environment, None, words)
     is_one = len(names) == 1
     subject = f"variant {names[0]} is" if is_one else f"variants {', '.join(names)} are"
@@ -245,7 +250,7 @@ def stale_warnings(environment: Path) -> tuple[str, ...]:
 def _check(options: LockOptions) -> None:
     from dataclasses import replace
 
-    from envforge.lock.pylock import PYLOCK, has_own_pylock
+    from envforge.lock.pylock import has_own_pylock, pylock_of
 
     request = options.request()
     what, differences = _variant_differences(options) if options.variants else _differences(options, request)
@@ -253,7 +258,7 @@ def _check(options: LockOptions) -> None:
         from envforge.lock.compile import check_pylock
 
         options = replace(options, pylock=True)
-        what = what if differences else f"{what} with {PYLOCK}"
+        what = what if differences else f"{what} with {pylock_of(request.lockfile).name}"
         differences = differences or check_pylock(request)
     verdict = "is not up to date with" if differences else "is up to date with"
     print_result(
@@ -297,8 +302,8 @@ def _variant_differences(options: LockOptions) -> tuple[str, tuple[Difference, .
     request = options.request()
     found: list[Difference] = []
     for name in options.variants:
-        differences = check_variant(request, options.tag(name))
         own = variant_request(request, options.tag(name))
+        differences = check_variant(request, options.tag(name))
         if not differences and (options.pylock or has_own_pylock(own.lockfile)):
             differences = check_pylock(own)
         found += differences

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from envforge.catalogue.publish import PublishRequest
     from envforge.catalogue.signing import Signer
 
-_PublicKeyOption = Annotated[
+PublicKeyOption = Annotated[
     str | None,
     Option("Require signatures by this minisign key.  [default: [catalogue] public-key]", metavar="KEY|FILE"),
 ]
@@ -73,7 +73,7 @@ class PullOptions:
     name: Annotated[str, Argument()]
     output: Annotated[Path, Option("Write to this file.", "-o", "--output")] = Path("conda-lock.yml")
     force: Annotated[bool, Option("Overwrite a file with other content.")]
-    public_key: _PublicKeyOption
+    public_key: PublicKeyOption
     source: CatalogueOptions
 
 
@@ -113,7 +113,7 @@ class PublishOptions:
             publisher=self.publisher or identity() or getpass.getuser(),
             at=dt.datetime.now(dt.timezone.utc),
             size_of=cached_size,
-            signer=_signer(self.secret_key),
+            signer=chosen_signer(self.secret_key),
         )
 
 
@@ -121,7 +121,7 @@ class PublishOptions:
 class VerifyCatalogueOptions:
     """The command line of ``envforge lockfiles verify``."""
 
-    public_key: _PublicKeyOption
+    public_key: PublicKeyOption
     source: CatalogueOptions
 
 
@@ -180,6 +180,8 @@ def pull(options: PullOptions) -> None:
     from envforge.base.files import write_atomic
     from envforge.catalogue.directory import entry_named, lock_text, open_catalogue
     from envforge.catalogue.index import filled
+    from envforge.lock.project import lock_command
+    from envforge.lock.pylock import has_own_pylock, pylock_of
 
     output = options.output
     fail_on_incomplete_change(output)
@@ -199,6 +201,8 @@ def pull(options: PullOptions) -> None:
     text = f"wrote {entry.name} to {output}, with the SHA-256 of the index: {entry.sha256}\n"
     text += f"requires: {entry.requirements.words}"
     print_result("lockfiles pull", {"file": output, **_row(entry)}, text, as_json=options.source.as_json)
+    if has_own_pylock(output) and (command := lock_command(pylock_of(output))):
+        click.echo(f"warning: {pylock_of(output)} belongs to another lockfile; to update it, run `{command}`", err=True)
 
 
 @lockfiles.command("publish", short_help="Add a lockfile to the catalogue.")
@@ -248,8 +252,11 @@ def verify(options: VerifyCatalogueOptions) -> None:
 
 
 def _key(option: str | None, chosen: ChosenCatalogue) -> str | None:
-    if option is None:
-        return chosen.public_key
+    return chosen.public_key if option is None else chosen_key(option)
+
+
+def chosen_key(option: str) -> str:
+    """Return the key of ``--public-key``; raise ``EnvforgeError`` if it is invalid."""
     from envforge.catalogue.signing import key_id, read_public_key
 
     key = read_public_key(option)
@@ -257,7 +264,8 @@ def _key(option: str | None, chosen: ChosenCatalogue) -> str | None:
     return key
 
 
-def _signer(path: Path | None) -> Signer | None:
+def chosen_signer(path: Path | None) -> Signer | None:
+    """Return the key of ``--sign``, with its password."""
     if path is None:
         return None
     from envforge.catalogue.signing import Signer, needs_password

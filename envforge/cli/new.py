@@ -56,6 +56,7 @@ from envforge.pytorch.selection import selection_to_json
 
 if TYPE_CHECKING:
     from envforge.lock.compile import PylockReport
+    from envforge.lock.request import LockRequest
     from envforge.prefix.values import InstallReport
 
 _PYTHON = DEFAULT_PREFIX / "python.exe" if os.name == "nt" else DEFAULT_PREFIX / "bin" / "python"
@@ -170,7 +171,9 @@ def new(options: NewOptions) -> None:
     if not options.as_json:
         _print_created(options, outcome.created)
     if not options.dry_run:
-        if options.pylock:
+        if not options.pylock:
+            _warn_of_stale_pylock(outcome.created)
+        else:
             outcome = replace(outcome, pylock=_write_pylock(options, outcome.created))
         _run_hooks(outcome.created, trust=options.trust)
         if options.install:
@@ -341,17 +344,28 @@ def _run_hooks(created: Created, *, trust: bool) -> None:
             run_hook(command, created.target)
 
 
+def _lock_request(created: Created) -> LockRequest:
+    from envforge.lock.request import LockRequest
+
+    return LockRequest(environment=created.target / ENVIRONMENT_FILE, lockfile=created.target / LOCK_FILE)
+
+
+def _warn_of_stale_pylock(created: Created) -> None:
+    """Print a warning if `--force` replaced the lockfile that a pylock.toml was made from."""
+    if not created.placement.replaced or created.lock.text is None:
+        return
+    from envforge.cli.lock import stale_pylock
+
+    for warning in stale_pylock(_lock_request(created)):
+        click.echo(f"warning: {warning}", err=True)
+
+
 def _write_pylock(options: NewOptions, created: Created) -> PylockReport:
     """Write pylock.toml into the project; a failure keeps the project."""
     from envforge.cli.lock import pylock_words
     from envforge.lock.compile import lock_pylock
-    from envforge.lock.request import LockRequest
 
-    request = LockRequest(
-        environment=created.target / ENVIRONMENT_FILE,
-        lockfile=created.target / LOCK_FILE,
-        mirrors=chosen_mirrors(options.lock.mirrors),
-    )
+    request = replace(_lock_request(created), mirrors=chosen_mirrors(options.lock.mirrors))
     later = f"cd {shlex.quote(str(created.target))} && envforge lock --pylock"
     try:
         with show_progress() as show:

@@ -126,8 +126,8 @@ JsonOption = Annotated[bool, Option("Print one JSON document to stdout.", "--jso
 MachineOption = Annotated[
     str | None,
     Option(
-        "Plan for another machine: a record written by `envforge detect --json`, or a profile such as t4, h100, or "
-        "rtx-4090.",
+        "Plan for another machine: a record written by `envforge detect --json`, the output of nvidia-smi, Slurm, or "
+        "Kubernetes, `-` for standard input, or a profile such as t4, h100, or rtx-4090.",
         metavar="FILE|PROFILE",
     ),
 ]

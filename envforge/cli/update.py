@@ -31,6 +31,7 @@ from envforge.cli.progress import counted, show_progress
 from envforge.cli.project_options import LockSourceOptions, RequirementOption, SelectionOptions, TemplateOptions
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.project import LOCK_FILE
+from envforge.lock.pylock import has_own_pylock, pylock_of
 from envforge.machine.record import machine_from_json, machine_to_json, redact
 from envforge.machine.values import Machine
 from envforge.project import locking
@@ -47,6 +48,7 @@ from envforge.project.update import (
     plan_update,
     relock_variants,
 )
+from envforge.pytorch.facts_file import note_of_other_facts
 from envforge.pytorch.matrix import load_matrix
 from envforge.pytorch.selection import Request
 
@@ -154,7 +156,11 @@ def _wishes(options: UpdateOptions, record: ProjectRecord, folder: Path) -> tupl
     chosen = {name: getattr(typed, name) for name in options.typed - {"platforms"}}
     former: Request = replace(record.selections[0].request, platform=None)
     query = BuildQuery(machine=machine, request=replace(former, **chosen), platforms=platforms, matrix=matrix)
-    return replace(wishes, selections=query.select(), machine=machine_to_json(redact(machine))), query
+    note = note_of_other_facts(record.facts, matrix.refreshed)
+    if note:
+        click.echo(f"warning: {note}", err=True)
+    recorded_machine = machine_to_json(redact(machine))
+    return replace(wishes, selections=query.select(), machine=recorded_machine, facts=matrix.refreshed), query
 
 
 def _requirement(options: UpdateOptions, record: ProjectRecord, folder: Path) -> str:
@@ -231,6 +237,7 @@ def _print_update(options: UpdateOptions, update: Update, locks: Locks, *, writt
             "lock": "renewed" if LOCK_FILE in locks.paths else "to-renew" if LOCK_FILE in stale else "kept",
             "locks_renewed": locks.paths,
             "locks_to_renew": stale,
+            "pylocks_to_renew": () if options.dry_run else _stale_pylocks(update),
             "unresolved": update.unresolved,
             **_facts(update),
         }
@@ -284,16 +291,31 @@ def _print_changes(update: Update) -> None:
 def _print_locks(options: UpdateOptions, update: Update, locks: Locks) -> None:
     for path in locks.paths:
         click.echo(f"  {'lock':<9} {path}")
+    pylocks = _stale_pylocks(update)
     for path in update.stale_locks:
+        pylock = pylock_of(Path(path)).as_posix()
         if path in locks.paths:
-            continue
-        if options.dry_run and not options.lock.no_lock and update.changed_texts is not None:
+            if pylock in pylocks:
+                _warn_of_stale(update, path, pylock)
+        elif options.dry_run and not options.lock.no_lock and update.changed_texts is not None:
             click.echo(f"  {'lock':<9} {path} would be updated")
         else:
-            variant = "" if path == LOCK_FILE else f" --variant {path.split('/')[1]}"
-            enter = "" if update.folder == Path() else f"cd {shlex.quote(str(update.folder))} && "
-            command = f"{enter}envforge lock{variant}"
-            click.echo(f"warning: {path} belongs to the previous environment; to update it, run `{command}`", err=True)
+            _warn_of_stale(update, path, f"{path} and {pylock}" if pylock in pylocks else path)
+
+
+def _stale_pylocks(update: Update) -> tuple[str, ...]:
+    """Return each pylock.toml next to a lockfile that the update makes out of date."""
+    own = (path for path in update.stale_locks if has_own_pylock(update.folder / path))
+    return tuple(pylock_of(Path(path)).as_posix() for path in own)
+
+
+def _warn_of_stale(update: Update, lockfile: str, files: str) -> None:
+    variant = "" if lockfile == LOCK_FILE else f" --variant {lockfile.split('/')[1]}"
+    pylock = " --pylock" if files != lockfile else ""
+    enter = "" if update.folder == Path() else f"cd {shlex.quote(str(update.folder))} && "
+    verb, them = ("belong", "them") if " and " in files else ("belongs", "it")
+    command = f"{enter}envforge lock{variant}{pylock}"
+    click.echo(f"warning: {files} {verb} to the previous environment; to update {them}, run `{command}`", err=True)
 
 
 def _head(update: Update) -> str:

@@ -20,7 +20,7 @@ from packaging.version import InvalidVersion, Version
 
 from envforge.base.urls import has_secrets, show_url, without_user
 from envforge.lock.condalock import content_hashes
-from envforge.lock.inputs import Inputs, Requested, matches, read_inputs, virtual_packages_of
+from envforge.lock.inputs import Inputs, Requested, read_inputs, virtual_packages_of
 from envforge.lock.lockfile import (
     INPUT_SHA256,
     LockedPackage,
@@ -28,6 +28,7 @@ from envforge.lock.lockfile import (
     read_lockfile,
     variables_text,
 )
+from envforge.lock.match_spec import matches
 from envforge.lock.names import NameMapping
 from envforge.lock.request import Cutoff, recorded_cutoff
 

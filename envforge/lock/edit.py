@@ -12,26 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from envforge.base.documents import load_yaml
 from envforge.base.suggest import nearest
-from envforge.base.urls import has_secrets
+from envforge.base.urls import has_secrets, hide_secrets
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.environment import (
-    BadSpecError,
+    BREAK,
     Entry,
     Environment,
     Section,
     last_index,
+    line_start,
     next_line,
     parse_environment,
-    parse_spec,
 )
+from envforge.lock.match_spec import BadSpecError, parse_spec
 from envforge.lock.names import NameMapping, is_torch_family
+from envforge.lock.pip_requirement import BadRequirementError, parse_requirement
 from envforge.lock.platforms import EVERYWHERE
-from envforge.lock.project import project_command
+from envforge.lock.project import project_command, read_text
 
 
 def replace_scalar(text: str, node: yaml.Node, value: str) -> str:
@@ -41,9 +42,12 @@ def replace_scalar(text: str, node: yaml.Node, value: str) -> str:
 
 def delete_lines(text: str, node: yaml.Node) -> str:
     """Delete the lines of a node, including a comment at the end of its last line."""
-    before, after = text[: line_start(text, node.start_mark.index)], text[next_line(text, last_index(node)) :]
-    if not after and not text.endswith("\n"):  # a file without a final line ending keeps none
-        before = before.removesuffix("\n").removesuffix("\r")
+    start = line_start(text, node.start_mark.index)
+    while start and not text[start : node.start_mark.index].strip():  # the dash is on a line of its own
+        start = line_start(text, start - 1)
+    before, after = text[:start], text[next_line(text, last_index(node)) :]
+    if not after and BREAK.search(text, len(text) - 1) is None:  # a file without a final line ending keeps none
+        before = before.removesuffix(line_end(text))
     return before + after
 
 
@@ -51,19 +55,15 @@ def after_line(text: str, node: yaml.Node, line: str) -> str:
     """Insert a line after the last line of a node."""
     at = next_line(text, last_index(node))
     before, newline = text[:at], line_end(text)
-    if before and not before.endswith("\n"):
+    if before and at == len(text) and BREAK.search(text, at - 1) is None:
         return f"{before}{newline}{line}"
     return f"{before}{line}{newline}{text[at:]}"
 
 
-def line_start(text: str, index: int) -> int:
-    """Return where the line of an index begins."""
-    return text.rfind("\n", 0, index) + 1
-
-
 def line_end(text: str) -> str:
     """Return the line ending that a text uses."""
-    return "\r\n" if "\r\n" in text else "\n"
+    match = BREAK.search(text)
+    return match[0] if match else "\n"
 
 
 def quoted(text: str, *, is_json: bool = False) -> str:
@@ -134,7 +134,7 @@ def add(text: str, packages: Sequence[NewPackage], where: str) -> Edit:
         else:
             continue
         added.append(one.text)
-        _check(text, one, where)
+        _check(text, one, environment)
     return Edit(text=text, added=tuple(added), removed=tuple(removed))
 
 
@@ -175,12 +175,13 @@ def remove(text: str, names: Sequence[str], where: str, others: Sequence[Path] =
         if not entries:
             raise _not_listed(environment, name, others)
         removed += [entry.text for entry in entries]
-        while True:  # each deletion moves the nodes, so the text is parsed again
-            environment = parse_environment(text, Path(where))
-            entries = _named(environment, name)
-            if not entries:
-                break
+        before = environment
+        while entries:  # each deletion moves the nodes, so the text is parsed again
             text = _delete(environment, entries[0])
+            environment = _parse_edited(text, entries[0].text, before)
+            entries = _named(environment, name)
+        if _others(environment, name) != _others(before, name):
+            raise _cannot_edit(removed[-1], before.path, "remove")
     return Edit(text=text, removed=tuple(removed))
 
 
@@ -189,7 +190,7 @@ def _not_listed(environment: Environment, name: str, others: Sequence[Path]) -> 
     near = nearest(name.lower(), known, alike=0.6)
     hints = [Hint(f"did you mean `{near}`?")] if near else []
     for path in others:
-        if _named(parse_environment(path.read_text(encoding="utf-8"), path), name):
+        if _named(parse_environment(read_text(path), path), name):
             files = [environment.path, *(other for other in others if other != path)]
             hints = [Hint(f"to remove it from `{path}`", project_command("remove", path, None, [name], files))]
     return RequestError(
@@ -223,13 +224,9 @@ def _not_conda(word: str, hint: str) -> RequestError:
 
 def _pip(word: str) -> NewPackage:
     try:
-        requirement = Requirement(word)
-    except InvalidRequirement as error:
-        raise RequestError(
-            f"`{word}` is not a valid requirement: {str(error).splitlines()[0]}",
-            hint='write a requirement such as `"wandb>=0.19"`',
-            code="bad-package",
-        ) from error
+        requirement = parse_requirement(word)
+    except BadRequirementError as error:
+        raise RequestError(hide_secrets(str(error)), hint=error.hints, code="bad-package") from error
     return NewPackage(text=word, name=canonicalize_name(requirement.name), section="pip")
 
 
@@ -301,6 +298,13 @@ def _delete(environment: Environment, entry: Entry) -> str:
     if entry.holder is not None and (sequence is None or len(sequence.value) == 1):
         node, sequence = entry.holder, environment.dependencies
     if sequence is None or not sequence.flow_style:
+        if sequence is environment.dependencies and len(sequence.value) == 1:
+            raise EnvforgeError(
+                f"`{entry.text}` is the only package of `{environment.path}`",
+                hint="to replace it, add another package first",
+                command=project_command("add", environment.path, None, ["NAME"]),
+                code="only-package",
+            )
         return delete_lines(environment.text, node)
     return _delete_in_flow(environment.text, sequence, node)
 
@@ -315,18 +319,37 @@ def _delete_in_flow(text: str, sequence: yaml.SequenceNode, node: yaml.Node) -> 
     return text[:start] + text[end:]
 
 
-def _check(text: str, one: NewPackage, where: str) -> None:
+def _check(text: str, one: NewPackage, before: Environment) -> None:
+    """Raise ``EnvforgeError`` unless the text requests the new package everywhere, and the others as before."""
+    after = _parse_edited(text, one.text, before)
+    everywhere = set(after.platforms) or EVERYWHERE
+    same = [e for e in after.entries if (e.section, e.text) == (one.section, one.text)]
+    if not any(everywhere <= entry.platforms for entry in same) or _others(after, one.name) != _others(
+        before, one.name
+    ):
+        raise _cannot_edit(one.text, before.path, "add")
+
+
+def _parse_edited(text: str, what: str, before: Environment) -> Environment:
     # an edit on text can land in a construct that was not foreseen, so parse the result like any other reader
-    environment = parse_environment(text, Path(where))
-    everywhere = set(environment.platforms) or EVERYWHERE
-    same = [e for e in environment.entries if (e.section, e.text) == (one.section, one.text)]
-    if not any(everywhere <= entry.platforms for entry in same):
-        raise EnvforgeError(
-            f"`{one.text}` can't be added to `{where}` automatically",
-            hint="add it by hand; then, to update the lockfile",
-            command=project_command("lock", Path(where), None),
-            code="cannot-edit",
-        )
+    try:
+        return parse_environment(text, before.path)
+    except EnvforgeError as error:
+        raise _cannot_edit(what, before.path, "edit") from error
+
+
+def _others(environment: Environment, name: str) -> list[tuple[str, str, frozenset[str]]]:
+    named = _named(environment, name)
+    return [(entry.section, entry.text, entry.platforms) for entry in environment.entries if entry not in named]
+
+
+def _cannot_edit(what: str, path: Path, verb: str) -> EnvforgeError:
+    return EnvforgeError(
+        f"`{path}` can't be edited automatically at `{what}`",
+        hint=f"{verb} it by hand; then, to update the lockfile",
+        command=project_command("lock", path, None),
+        code="cannot-edit",
+    )
 
 
 def _dash(lead: str) -> str:

@@ -7,22 +7,25 @@ table of the grammar.
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NoReturn
 
 import yaml
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from envforge.base.documents import check_yaml_depth
 from envforge.base.suggest import nearest
 from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, Hint
+from envforge.lock.match_spec import SUBDIR, BadSpecError, Spec, parse_spec
+from envforge.lock.pip_requirement import BadRequirementError, parse_requirement
 from envforge.lock.platforms import EVERYWHERE, SelectorError, parse_selector, selector_of_comment
 
 Section = Literal["conda", "pip"]
+Keys = dict[str, tuple[yaml.Node, yaml.Node]]  # the key and the value of each entry of a mapping
 
 _KEYS = (
     "name",
@@ -35,8 +38,10 @@ _KEYS = (
     "category",
     "variables",
 )
+_CHANNEL = re.compile(r"[a-z+]+://\S+|(?:[A-Za-z]:)?[/\\].*|[\w.-]+(?:/[\w.-]+)*/?")
 _SELECTOR_KEY = re.compile(r"sel\((.*)\)")
 _ALIKE = 0.6
+_LONGEST_TEXT = 200_000  # characters of a file, as PyYAML parses 100,000 a second; an export of 500 packages has 30,000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,21 +53,6 @@ class Line:
 
     def __str__(self) -> str:
         return f"`{self.path}`, line {self.number}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Spec:
-    """The constraints on a conda package; empty strings if there are none."""
-
-    name: str
-    version: str = ""
-    build: str = ""
-    channel: str = ""
-
-    def __str__(self) -> str:
-        version = self.version or ("*" if self.build else "")
-        channel = f"{self.channel}::" if self.channel else ""
-        return " ".join(filter(None, (f"{channel}{self.name}", version, self.build)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,98 +103,6 @@ def parse_environment(text: str, path: Path) -> Environment:
     return _Reader(text, path).environment()
 
 
-def parse_spec(text: str) -> Spec:
-    """Parse a conda package such as ``conda-forge::numpy >=2,<3 py312*``; raise ``BadSpecError`` if it is invalid."""
-    match = _SPEC.fullmatch(text.strip())
-    if "://" in text.partition("::")[2] or match is None:
-        raise BadSpecError(f"`{text}` is not a conda package", "write a name and a version, such as `numpy >=2,<3`")
-    version, build = _version_and_build(text, (match["rest"] or "").strip())
-    keys = _bracket_keys(match["keys"] or "")
-    spec = Spec(
-        name=match["name"].lower(),
-        version=keys.get("version", version),
-        build=keys.get("build", build),
-        channel=_channel(keys.get("channel", match["channel"] or "")),
-    )
-    _check_spec(text, spec)
-    return spec
-
-
-class BadSpecError(Exception):
-    """A conda package that can't be honored; ``hint`` is the spelling that works."""
-
-    def __init__(self, reason: str, hint: str) -> None:
-        super().__init__(reason)
-        self.hint = hint
-
-
-_SPEC = re.compile(
-    r"(?:(?P<channel>[^\s\[\]'\"#=<>!~,|]+)::)?(?P<name>[A-Za-z0-9_][\w.-]*)"
-    r"(?P<rest>[ =<>!~][^#'\"\[\]\n;@]*)?(?:\[(?P<keys>.*)\])?"
-)
-_KEY = re.compile(r"\s*(\w+)\s*=\s*(?:'([^']*)'|\"([^\"]*)\"|([^,'\"\s]+))\s*(?:,|$)")
-_VERSION_AND_BUILD = re.compile(r"=(?P<version>[^=<>!~,|\s]+)=(?P<build>[^=\s]+)")
-_SUBDIR = re.compile(r"(?:linux|osx|win|emscripten|wasi)-\w+|noarch")
-
-
-def _version_and_build(text: str, rest: str) -> tuple[str, str]:
-    short = _VERSION_AND_BUILD.fullmatch(re.sub(r"\s*=\s*", "=", rest))
-    if short:  # as conda reads it, `name=1.2=build` is exactly 1.2, but `name=1.2` is any 1.2.x
-        return short["version"], short["build"]
-    words = re.sub(r"\s*([<>=!~,|]+)\s*", r"\1", rest).split()
-    if any(re.search(r"[^<>=!~,|(][<>!~]", word) for word in words):
-        raise BadSpecError(f"`{text}` has version constraints without a comma", "write them as in `numpy >=2,<3`")
-    if len(words) > 2:
-        raise BadSpecError(
-            f"`{text}` is not a conda package", "write a name, a version, and a build, such as `numpy 2.1.* py312*`"
-        )
-    version, build = (*words, "", "")[:2]
-    exact = re.fullmatch(r"(==[^=,|]+)=([^=]+)", version)
-    return (exact[1], exact[2]) if exact and not build else (version, build)
-
-
-def _bracket_keys(text: str) -> dict[str, str]:
-    keys: dict[str, str] = {}
-    position = 0
-    while position < len(text):
-        match = _KEY.match(text, position)
-        if match is None:
-            raise BadSpecError(f"`[{text}]` is not valid", "write it as in `numpy[version='>=2', build='py312*']`")
-        keys[match[1]] = match[2] or match[3] or match[4] or ""
-        position = match.end()
-    for key in keys.keys() - {"version", "build", "channel"}:
-        raise BadSpecError(f"the key `{key}` in `[{text}]` is not supported", _INSTEAD.get(key, _INSTEAD["md5"]))
-    return keys
-
-
-_INSTEAD = {
-    "md5": "select the file by its version and build, such as `numpy 2.1.0 py312h1234567_0`",
-    "subdir": "write a selector at the end of the line, such as `# [linux64]`",
-    "platform": "write a selector at the end of the line, such as `# [linux64]`",
-    "name": "write the name in front of the bracket",
-}
-
-
-def _channel(name: str) -> str:
-    last = name.rstrip("/").rpartition("/")[2]
-    if "/" in name and _SUBDIR.fullmatch(last):
-        raise BadSpecError(f"the channel `{name}` contains a platform", _INSTEAD["subdir"])
-    return name
-
-
-def _check_spec(text: str, spec: Spec) -> None:
-    from rattler import MatchSpec  # noqa: PLC0415 - 0.1 s, which `envforge --help` doesn't need
-    from rattler.exceptions import InvalidMatchSpecError  # noqa: PLC0415
-
-    try:
-        MatchSpec(" ".join(filter(None, (spec.name, spec.version or "*", spec.build))))
-    except InvalidMatchSpecError as error:
-        raise BadSpecError(
-            f"`{text}` is not a conda package: {' '.join(str(error).split())}",
-            "write a name and a version, such as `numpy >=2,<3`",
-        ) from error
-
-
 class _Reader:
     """Read one file. The node graph of YAML has the line of each value, and all keys of a mapping."""
 
@@ -213,12 +111,17 @@ class _Reader:
         self._text = text
         self._top = self._keys(self._compose(), "a mapping with `dependencies:`")
         self._category = self._string("category", "main")
+        if not self._category.strip():
+            self._fail(self._top["category"][1], "the value of `category:` is empty", "write `category: main`")
 
     def environment(self) -> Environment:
         for name, (key, _) in self._top.items():
             if name not in _KEYS:
                 near = nearest(name.lower().replace("_", "-"), _KEYS, alike=_ALIKE)
-                self._fail(key, f"the key `{name}` is unknown", f"did you mean `{near}:`?" if near else _REMOVE)
+                hint = f"did you mean `{near}:`?" if near else _REMOVE
+                if name.lower() in {"pip", "pypi"}:
+                    hint = "write `- pip:` among the `dependencies:`"
+                self._fail(key, f"the key `{name}` is unknown", hint)
             if self._top[name][1].start_mark.line > key.start_mark.line or name != "dependencies":
                 self._refuse_selector(key, name)
         dependencies = self._sequence("dependencies")
@@ -229,7 +132,7 @@ class _Reader:
         return Environment(
             path=self._path,
             text=self._text,
-            channels=self._strings("channels"),
+            channels=self._channels(),
             platforms=tuple(dict.fromkeys(self._strings("platforms"))),
             pip_repositories=self._strings("pip-repositories"),
             allow_registry=self._boolean("allow-pypi-requests"),
@@ -242,14 +145,23 @@ class _Reader:
 
     def _compose(self) -> yaml.Node:
         try:
+            check_yaml_depth(self._text, _LONGEST_TEXT)
             root = yaml.compose(self._text, Loader=yaml.SafeLoader)
-        except (yaml.YAMLError, RecursionError) as error:
-            raise EnvforgeError(
-                f"`{self._path}` is not valid YAML: {' '.join(str(error).split())}", code="bad-environment"
-            ) from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise self._not_yaml(error) from error
         if root is None:
             raise self._error(None, "the file is empty", "add `channels:`, `platforms:`, and `dependencies:`")
         return root
+
+    def _not_yaml(self, error: Exception) -> EnvforgeError:
+        mark = getattr(error, "problem_mark", None)
+        line = "" if mark is None else f", line {mark.line + 1}"
+        problem = " ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
+        reason = " ".join((problem or str(error)).split())
+        hint = next((hint for sign, hint in _YAML_HINTS if sign in reason), "")
+        return EnvforgeError(
+            f"`{self._path}`{line}: not valid YAML: {hide_secrets(reason)}", hint=hint, code="bad-environment"
+        )
 
     def _entries(self, dependencies: yaml.SequenceNode) -> Iterator[Entry]:
         for node in dependencies.value:
@@ -271,14 +183,26 @@ class _Reader:
                     self._fail(key, str(error), error.hint, code="bad-selector")
                 yield from self._under_selector(value, platforms & self._selected(key), node)
             elif len(keys) > 1:
-                other = name if name != "pip" else next(other for other in keys if other != "pip")
-                self._fail(
-                    keys[other][0],
-                    f"the key `{other}:` shares an entry with `{next(one for one in keys if one != other)}:`",
-                    f"write `- {_package_of(other, keys[other][1])}` as an entry of its own",
-                )
+                self._fail_keys(keys)
             else:
                 self._fail_key(name, key, value)
+
+    def _fail_keys(self, keys: Keys) -> NoReturn:
+        """Raise for an entry with several keys, most of which are meant as several entries."""
+        other = next(name for name in reversed(keys) if name != "pip")
+        key, value = keys[other]
+        hint = f"write `- {_package_of(other, value)}` as an entry of its own"
+        if not isinstance(value, yaml.ScalarNode):
+            hint = _NOT_CONTAINED
+        if {"if", "then"} <= keys.keys():
+            hint = f"write each package with a selector, such as `- numpy  # [{_value(keys['if'][1], 'linux')}]`"
+        elif "name" in keys:
+            version = _value(keys["version"][1], "") if "version" in keys else ""
+            hint = f"write `- {' '.join(filter(None, (_value(keys['name'][1], 'NAME'), version and f'={version}')))}`"
+        elif _SELECTOR_KEY.fullmatch(other):
+            hint = f"write `- {other}: {_value(value, '[…]')}` as an entry of its own"
+        first = next(name for name in keys if name != other)
+        self._fail(key, f"the key `{other}:` shares an entry with `{first}:`", hint)
 
     def _fail_key(self, name: str, key: yaml.Node, value: yaml.Node) -> NoReturn:
         if name.lower() in {"pip", "pypi", "pips"}:
@@ -290,7 +214,7 @@ class _Reader:
         self._fail(
             key,
             f"the key `{name}:` is unknown among the dependencies",
-            "remove it: a lockfile contains only conda packages and, below `pip:`, wheels",
+            _NOT_CONTAINED,
         )
 
     def _under_selector(self, value: yaml.Node, platforms: frozenset[str], holder: yaml.Node) -> Iterator[Entry]:
@@ -301,7 +225,7 @@ class _Reader:
     def _conda(self, node: yaml.Node, platforms: frozenset[str], siblings: yaml.SequenceNode | None) -> Entry:
         text = self._scalar(node, "a package such as `numpy >=2,<3`")
         if ";" in text:
-            self._fail(node, f"`{text}` has a marker, which only packages below `pip:` can have", _INSTEAD["subdir"])
+            self._fail(node, f"`{text}` has a marker, which only packages below `pip:` can have", _SELECTOR)
         try:
             spec = parse_spec(text)
         except BadSpecError as error:
@@ -326,11 +250,12 @@ class _Reader:
         outer = self._selected(key)
         for node in value.value:
             if isinstance(node, yaml.MappingNode):
-                package = node.value[0][1].value if node.value else "NAME"
-                hint = f"write `- {package}`, and a selector at the end of its line, such as `# [linux64]`"
-                self._fail(node, "a mapping below `pip:` is not a requirement", hint)
+                self._fail_wheel(node)
             text = self._scalar(node, "a requirement such as `rich>=13`")
-            requirement = self._requirement(text, node)
+            try:
+                requirement = parse_requirement(text)
+            except BadRequirementError as error:
+                raise self._error(node, str(error), error.hints, code=error.code) from error
             yield Entry(
                 name=canonicalize_name(requirement.name),
                 section="pip",
@@ -344,30 +269,13 @@ class _Reader:
                 holder=holder,
             )
 
-    def _requirement(self, text: str, node: yaml.Node) -> Requirement:
-        for pattern, reason, hint in _NOT_LOCKED:
-            if match := pattern.match(text):
-                words = hint(match) if callable(hint) else (Hint(hint),)
-                raise self._error(node, f"`{text}` below `pip:` {reason}", words, code="pip-option")
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement as error:
-            raise self._error(
-                node,
-                f"`{text}` below `pip:` is not a valid requirement: {str(error).splitlines()[0]}",
-                'write a requirement such as `"rich>=13"`',
-                code="bad-requirement",
-            ) from error
-        # no index states the hash of a direct URL, so the URL must contain it
-        if requirement.url is not None and not _DIRECT.fullmatch(requirement.url):
-            raise self._error(
-                node,
-                f"the URL of `{requirement.name}` below `pip:` must start with `https://` and end with its SHA-256, "
-                f"but it is `{text}`",
-                f'write it as `"{requirement.name} @ https://HOST/{requirement.name}.whl#sha256=DIGEST"`',
-                code="bad-requirement",
-            )
-        return requirement
+    def _fail_wheel(self, node: yaml.MappingNode) -> NoReturn:
+        key, value = (_value(one, "NAME") for one in node.value[0]) if node.value else ("", "NAME")
+        if key.startswith("-"):  # `--no-binary :all:` has a colon at its end
+            self._fail(node, f"`{key}` below `pip:` is an option, which is not supported there", _REMOVE)
+        package = value if _SELECTOR_KEY.fullmatch(key) else f"{key}=={value}" if key else value
+        hint = f"write `- {package}`, and a selector at the end of its line, such as `# [linux64]`"
+        self._fail(node, "a mapping below `pip:` is not a requirement", hint)
 
     def _selected(self, node: yaml.Node) -> frozenset[str]:
         """Return the platforms that the comment at the end of a node's last line selects."""
@@ -379,7 +287,9 @@ class _Reader:
 
     def _comment(self, node: yaml.Node) -> str:
         start = int(node.end_mark.index)
-        if node.end_mark.column == 0:  # a block scalar ends where the next line starts
+        if isinstance(node, yaml.ScalarNode) and node.style in {"|", ">"}:  # its comment follows the sign
+            start = int(node.start_mark.index) + 1
+        elif node.end_mark.column == 0:  # a block ends where the next line starts
             return ""
         match = _COMMENT.match(self._text[start : next_line(self._text, start)])
         return match[1] if match else ""
@@ -388,10 +298,15 @@ class _Reader:
         if "variables" not in self._top or _is_null(self._top["variables"][1]):
             return ()
         found = self._keys(self._top["variables"][1], "a mapping of names to values")
-        for name, (key, _) in found.items():
-            if re.fullmatch(r"[A-Za-z_]\w*", name) is None:
+        for name, (key, value) in found.items():
+            if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) is None:
                 self._fail(key, f"`{name}` is not the name of an environment variable", "use letters, digits, and `_`")
-        return tuple((name, self._scalar(value, "a value", is_string=False)) for name, (_, value) in found.items())
+            if _is_null(value):
+                self._fail(key, f"the variable `{name}` has no value", f'write `{name}: ""` for an empty one')
+            if "\0" in self._scalar(value, "a value", is_string=False):
+                self._fail(key, f"the value of `{name}` contains a null character", _REMOVE)
+            self._refuse_selector(value, "variables")
+        return tuple((name, str(value.value)) for name, (_, value) in found.items())
 
     def _strings(self, key: str) -> tuple[str, ...]:
         sequence = self._sequence(key)
@@ -400,6 +315,20 @@ class _Reader:
             found.append(self._scalar(node, "a string"))
             self._refuse_selector(node, key)
         return tuple(found)
+
+    def _channels(self) -> tuple[str, ...]:
+        sequence = self._sequence("channels")
+        for node in sequence.value if sequence else ():
+            name = self._scalar(node, "a string")
+            if re.match(r"[.~]", name):
+                self._fail(node, f"the channel `{name}` is a relative path", "write a name, a URL, or an absolute path")
+            if not _CHANNEL.fullmatch(name):
+                hint = "write a name such as `conda-forge`, or a URL"
+                self._fail(node, f"`{name}` is not the name of a channel", hint)
+            parent, _, last = name.rstrip("/").rpartition("/")
+            if parent and SUBDIR.fullmatch(last):
+                self._fail(node, f"the channel `{name}` contains a platform", f"write `{parent}`")
+        return self._strings("channels")
 
     def _refuse_selector(self, node: yaml.Node, key: str) -> None:
         if self._selected(node) != EVERYWHERE:
@@ -415,7 +344,12 @@ class _Reader:
         if node is None or (_is_null(node) and key != "dependencies"):
             return None
         if not isinstance(node, yaml.SequenceNode):
-            self._fail(node, f"the value of `{key}:` is not a list", f"write it as a list, such as `{key}: []`")
+            example = f"`{key}: []`"
+            if isinstance(node, yaml.MappingNode):
+                example = "`- NAME` for each package"
+            elif not _is_null(node):
+                example = f"`{key}: [{node.value}]`"
+            self._fail(node, f"the value of `{key}:` is not a list", f"write it as a list, such as {example}")
         return node
 
     def _string(self, key: str, default: str) -> str:
@@ -430,7 +364,7 @@ class _Reader:
             self._fail(node, f"the value of `{key}:` is not a boolean", "write `true` or `false`")
         return str(node.value).lower() in {"true", "yes", "on"}
 
-    def _keys(self, node: yaml.Node, expected: str) -> Mapping[str, tuple[yaml.Node, yaml.Node]]:
+    def _keys(self, node: yaml.Node, expected: str) -> Keys:
         """Return the key and the value of each entry of a mapping; a key may occur only once."""
         if not isinstance(node, yaml.MappingNode):
             self._fail(node, f"expected {expected}, found {_kind(node)}", _REMOVE)
@@ -460,10 +394,23 @@ class _Reader:
         self, node: yaml.Node | None, reason: str, hint: str | tuple[Hint, ...], code: str = "bad-environment"
     ) -> EnvforgeError:
         where = f"`{self._path}`" if node is None else str(self._line(node))
+        hint = hide_secrets(hint) if isinstance(hint, str) else hint
         return EnvforgeError(f"{where}: {hide_secrets(reason)}", hint=hint, code=code)
 
 
+# what a message of PyYAML contains, and what works instead
+_YAML_HINTS = (
+    ("\\t", "write spaces instead of the tab"),
+    ("'%'", "write the values themselves: `{% … %}` is not YAML"),
+    ("another document", "write one document, without `---` between its lines"),
+    ("mapping values are not allowed", "write quotes around the value"),
+    ("expected <block end>", "indent the lines of a list alike"),
+    ("could not find expected ':'", "write a space after each `-`, and a colon after each key"),
+    ("undefined alias", "define the anchor above, or write the value"),
+)
 _REMOVE = "remove it"
+_NOT_CONTAINED = "remove it: a lockfile contains only conda packages and, below `pip:`, wheels"
+_SELECTOR = "write a selector at the end of the line, such as `# [linux64]`"
 
 
 def _is_null(node: yaml.Node) -> bool:
@@ -475,6 +422,10 @@ def _kind(node: yaml.Node) -> str:
     return {**kinds, "bool": "the boolean", "timestamp": "the date"}.get(node.tag.rpartition(":")[2], "the string")
 
 
+def _value(node: yaml.Node, default: str) -> str:
+    return str(node.value) if isinstance(node, yaml.ScalarNode) and not _is_null(node) else default
+
+
 def _package_of(name: str, value: yaml.Node) -> str:
     """Return the line that a mapping such as ``python: 3.10`` probably means."""
     if not isinstance(value, yaml.ScalarNode) or _is_null(value):
@@ -484,7 +435,7 @@ def _package_of(name: str, value: yaml.Node) -> str:
 
 
 # what follows a package on its line; in a list in brackets, that may be further packages
-_COMMENT = re.compile(r"""(?:'[^']*'|"(?:[^"\\]|\\.)*"|[^'"#\n]|(?<!\s)#)*(#.*)""")
+_COMMENT = re.compile(r"""(?:'[^']*'|"(?:[^"\\]|\\.)*"|[^'"#\n]|(?<!\s)#)*(#[^\r\n\x85\u2028\u2029]*)""")
 
 
 def last_index(node: yaml.Node) -> int:
@@ -494,52 +445,20 @@ def last_index(node: yaml.Node) -> int:
     if isinstance(node, yaml.SequenceNode) and node.value and not node.flow_style:
         return last_index(node.value[-1])
     index: int = node.end_mark.index
+    if isinstance(node, yaml.ScalarNode) and node.style in {"|", ">"}:
+        index = len((node.end_mark.buffer or "")[:index].rstrip())
     return index
+
+
+BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # what YAML 1.1 takes for the end of a line
+
+
+def line_start(text: str, index: int) -> int:
+    """Return where the line of an index begins."""
+    return max((match.end() for match in BREAK.finditer(text, 0, index)), default=0)
 
 
 def next_line(text: str, index: int) -> int:
     """Return where the line after the one of an index begins."""
-    end = text.find("\n", index)
-    return len(text) if end < 0 else end + 1
-
-
-_DIRECT = re.compile(r"https://\S+#sha256=[0-9a-f]{64}")
-
-
-def _editable(match: re.Match[str]) -> tuple[Hint, ...]:
-    directory = shlex.quote(match["directory"].strip())
-    option = "-e " if match.re is _EDITABLE else ""
-    return (
-        Hint("remove the line"),
-        Hint(
-            "to install the directory into the environment",
-            f"envforge install && envforge run -- pip install --no-deps {option}{directory}",
-        ),
-    )
-
-
-_EDITABLE = re.compile(r"(?:-e|--editable)[ =](?P<directory>.*)")
-# requirements that a lockfile can't contain: how they start, why, and what to write instead
-_NOT_LOCKED = (
-    (_EDITABLE, "is a local directory, which a lockfile can't contain", _editable),
-    (re.compile(r"(?P<directory>\.{1,2}(?:/.*)?$)"), "is a local directory, which a lockfile can't contain", _editable),
-    (re.compile(r"(?:-r|--requirement)\b"), "is a file", "list the requirements of that file below `pip:`"),
-    (
-        re.compile(r"(?:-c|--constraint)\b"),
-        "is a file",
-        "write each constraint at its package below `pip:`, such as `rich>=13,<14`",
-    ),
-    (re.compile(r"--pre\b"), "is an option", "pin the pre-release, such as `rich==14.0rc1`"),
-    (
-        re.compile(r"(?:-f|--find-links|-i|--index-url|--extra-index-url)\b"),
-        "is an option",
-        "list the index at the top level of the file: `pip-repositories: [https://download.pytorch.org/whl/cu118]`",
-    ),
-    (re.compile(r".*\s--hash\b"), "has a hash", "remove `--hash`: the lockfile records the SHA-256 of every file"),
-    (re.compile(r"--?[A-Za-z]"), "is an option, which is not supported there", "remove the line"),
-    (
-        re.compile(r"(?:[\w.-]+\s*@\s*)?(?:git|hg|svn|bzr)\+"),
-        "is a repository, which has no checksum",
-        "publish a wheel of it, and write `NAME @ https://HOST/NAME.whl#sha256=DIGEST`",
-    ),
-)
+    match = BREAK.search(text, index)
+    return match.end() if match else len(text)

@@ -13,7 +13,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.parser import BytesHeaderParser
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,7 +26,13 @@ from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.tags import Tag, compatible_tags, cpython_tags, mac_platforms
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
 from packaging.version import Version
 
 from envforge.base.urls import show_url, without_user
@@ -191,12 +197,25 @@ class PlatformIndex:
     def reasons(self, explanation: str) -> list[tuple[str, str]]:
         """Return for each package in a solver's explanation why it was unavailable, or which versions exist."""
         found = [(n, why) for n, why in (*self.missing.items(), *self.newer.items()) if _names(explanation, n)]
-        for name in dict.fromkeys(offer.name for offer in self.offers.values()):
-            if re.search(rf"(?<![\w-]){re.escape(name)} \([^)]*\) which doesn't match any versions", explanation):
-                offers = [offer for offer in self.offers.values() if offer.name == name]
-                versions = ", ".join(str(offer.version) for offer in offers[:5])
-                found.append((name, f"`{offers[0].index}` has {versions}{', …' if len(offers) > 5 else ''}"))
+        names = dict.fromkeys(offer.name for offer in self.offers.values())
+        unmatched = r"(?<![\w-]){} \([^)]*\) which doesn't match any versions"
+        found += [
+            (n, self._why_other_versions(n)) for n in names if re.search(unmatched.format(re.escape(n)), explanation)
+        ]
         return found
+
+    def _why_other_versions(self, name: str) -> str:
+        """Return why the requested version isn't offered, or which versions are, if no index has it."""
+        specifiers = [one.specifier for one in self.wanted.pip if canonicalize_name(one.name) == name]
+        for page in (self._read(index, name) for index in self.sources.of(name)):
+            versions = ((file, _version_of(file.file_name)) for file in page.files)
+            files = [f for f, v in versions if v and all(one.contains(v, prereleases=True) for one in specifiers)]
+            if files and specifiers:
+                why, self.advice[name] = self._why_unfit(name, replace(page, files=tuple(files)))
+                return f"the requested version on `{show_url(page.url)}` {why}"
+        offers = [offer for offer in self.offers.values() if offer.name == name]
+        versions_offered = ", ".join(str(offer.version) for offer in offers[:5])
+        return f"`{offers[0].index}` has {versions_offered}{', …' if len(offers) > 5 else ''}"
 
     def _make_page(self, name: str) -> str | None:
         provided = self.solve.provided(self.mapping).get(name)
@@ -363,6 +382,15 @@ def _requirement(text: str, offer: Offer) -> Requirement:
         raise EnvforgeError(
             f"the metadata of `{show_url(offer.file.url)}` has an invalid requirement: `{text}`", code="bad-wheel"
         ) from error
+
+
+def _version_of(file_name: str) -> Version | None:
+    try:
+        if file_name.endswith(".whl"):
+            return parse_wheel_filename(file_name)[1]
+        return parse_sdist_filename(file_name)[1]
+    except (InvalidSdistFilename, InvalidWheelFilename):
+        return None
 
 
 def _tags(wheel: str) -> frozenset[Tag]:

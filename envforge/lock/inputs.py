@@ -5,7 +5,6 @@ conda-lock's own default, CUDA 11.4 for every project, is never used.
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +22,8 @@ from envforge.base.suggest import nearest
 from envforge.base.terms import WheelTag
 from envforge.base.urls import has_secrets, hide_secrets
 from envforge.errors import EnvforgeError, RequestError
-from envforge.lock.environment import Entry, Environment, Spec, parse_environment
+from envforge.lock.environment import Entry, Environment, parse_environment
+from envforge.lock.match_spec import BadSpecError, Spec, join_versions, matches
 from envforge.lock.platforms import KNOWN_PLATFORMS, marker_environment
 from envforge.lock.project import VIRTUAL_PACKAGES_FILE, input_sha256, read_text
 
@@ -155,11 +155,8 @@ class Inputs:
         specs = [e.spec for e in self.entries if e.spec and e.name == "python" and platform in e.platforms]
         if not any(entry.requirement and entry.requirement.marker for entry in self.entries):
             return (_PYTHONS[-1],)  # no marker, so any version does
-        from rattler import Version as CondaVersion  # noqa: PLC0415 - 0.1 s, and most files have no markers
-        from rattler import VersionSpec  # noqa: PLC0415
-
-        bounds = [VersionSpec(spec.version) for spec in specs if spec.version]
-        allowed = [v for v in _PYTHONS if all(bound.matches(CondaVersion(str(v))) for bound in bounds)]
+        bounds = [replace(spec, build="") for spec in specs]
+        allowed = [version for version in _PYTHONS if all(matches(bound, str(version), "") for bound in bounds)]
         return tuple(allowed) or _PYTHONS
 
     @property
@@ -205,13 +202,13 @@ def _join_specs(entries: tuple[Entry, ...]) -> Spec:
     if len(builds) > 1 or len(channels) > 1:
         raise _conflict(entries, "have different builds" if len(builds) > 1 else "have different channels")
     versions = sorted({spec.version for spec in specs if spec.version not in {"", "*"}})
-    if len(versions) > 1 and any("(" in version for version in versions):
-        raise _conflict(entries, "can't be joined because of their parentheses")
-    # `,` binds tighter than `|`, and conda-lock reads no parentheses: `a|b` and `c` is `a,c|b,c`
-    alternatives = itertools.product(*(version.split("|") for version in versions))
+    try:
+        version = join_versions(versions) if versions else ""
+    except BadSpecError as error:
+        raise _conflict(entries, f"can't be joined: {error}") from error
     return Spec(
         name=specs[0].name,
-        version="|".join(map(",".join, alternatives)),
+        version=version,
         build=next(iter(builds), ""),
         channel=next(iter(channels), ""),
     )
@@ -448,20 +445,6 @@ def _other_machine(inputs: Inputs, platform: str, spec: Spec, virtual: Mapping[s
         packages = ", ".join(f'{name}: "{value}"' for name, value in {**virtual, spec.name: version}.items())
         line = f"subdirs: {{{platform}: {{packages: {{{packages}}}}}}}"
     return f"to lock for machines that have it, write `{line}` in `{inputs.virtual_packages_path}`"
-
-
-def matches(spec: Spec, version: str, build: str) -> bool:
-    """Return whether a version and a build satisfy a spec."""
-    from fnmatch import fnmatchcase  # noqa: PLC0415 - as below
-
-    from rattler import Version as CondaVersion  # noqa: PLC0415 - 0.1 s, and reading needs no comparison
-    from rattler import VersionSpec  # noqa: PLC0415
-
-    if spec.version not in {"", "*"} and not VersionSpec(spec.version).matches(CondaVersion(version)):
-        return False
-    if spec.build.startswith("^"):
-        return re.fullmatch(spec.build, build) is not None
-    return spec.build in {"", "*"} or fnmatchcase(build, spec.build)
 
 
 def _virtual_read(inputs: Inputs) -> VirtualPackages | None:

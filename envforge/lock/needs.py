@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _LEGACY_GLIBC = {"manylinux1": "2.5", "manylinux2010": "2.12", "manylinux2014": "2.17"}
 _CUDA_RUNTIMES = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime-cu11")
 _CUDA_PACKAGES = ("pytorch-cuda", "cuda-cudart", "cudatoolkit")
+_CONDA_TORCH = ("pytorch", "libtorch")
+_CUDA_BUILD = re.compile(r"cuda_?(\d{2})(\d)|cuda(\d+)\.(\d+)")
 _ARCHITECTURES = {"64": ("x86_64", "amd64", "intel", "universal2"), "aarch64": ("aarch64",), "ppc64le": ("ppc64le",)}
 _ARM_ARCHITECTURES = ("arm64", "universal2")
 
@@ -68,7 +70,7 @@ def read_needs(plan: Plan, matrix: Matrix | None) -> PlatformNeeds:
 
 
 def locked_cuda(lockfile: Lockfile, platform: str) -> Needed | None:
-    """Return the CUDA version that a locked torch wheel was built for; None for a CPU build."""
+    """Return the CUDA version that the locked torch was built for; None for a CPU build."""
     return _cuda(_readable(platform, lockfile.for_platform(platform)))
 
 
@@ -155,11 +157,26 @@ def _cuda(plan: Plan) -> Needed | None:
             tag = _tag(parse_wheel_filename(artifact.file_name)[1])
             if tag is not None:
                 return None if tag.cuda is None else Needed(version=tag.cuda, package=artifact.label)
-    for names, artifacts in ((_CUDA_RUNTIMES, plan.wheels), (_CUDA_PACKAGES, plan.conda)):
-        for artifact in artifacts:
-            if artifact.package.name in names and (version := _minor(artifact.package.version)):
+    conda = {artifact.package.name: artifact for artifact in plan.conda}
+    for torch in (conda[name] for name in _CONDA_TORCH if name in conda):
+        # a CPU build can be next to a CUDA runtime, and a build for CUDA 12.0 next to the runtime of 12.5
+        built_for = cuda_of_build(torch.file_name)
+        if built_for is not None:
+            return Needed(version=built_for, package=torch.label)
+        if "cuda" not in torch.file_name and "pytorch-cuda" not in conda:
+            return None
+    wheels = {artifact.package.name: artifact for artifact in plan.wheels}
+    for names, found in ((_CUDA_RUNTIMES, wheels), (_CUDA_PACKAGES, conda)):
+        for artifact in (found[name] for name in names if name in found):
+            if version := _minor(artifact.package.version):
                 return Needed(version=version, package=artifact.label)
     return None
+
+
+def cuda_of_build(file_name: str) -> Version | None:
+    """Return the CUDA version in the build of a conda package, such as ``cuda126_mkl_py312_h1234567_0``."""
+    match = _CUDA_BUILD.search(file_name)
+    return Version(f"{match[1] or match[3]}.{match[2] or match[4]}") if match else None
 
 
 def _cuda_of_runtime(plan: Plan) -> Version | None:

@@ -13,8 +13,10 @@ import html
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from http import HTTPStatus
@@ -22,9 +24,9 @@ from typing import Any
 from urllib.parse import quote, unquote, urldefrag, urljoin
 
 from envforge.base.documents import Document
-from envforge.base.net import TRANSIENT, Client, Mirrors, NetworkError, Response, unreachable_hints
+from envforge.base.net import TRANSIENT, Client, Mirrors, NetworkError, Response, credentials_hints, unreachable_hints
 from envforge.base.urls import show_url, without_user
-from envforge.errors import EnvforgeError, OutsideError
+from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.request import LockStep, Progress, read_moment
 
 _FRAGMENT = re.compile(r"(?:^|&)(sha512|sha384|sha256|sha224|sha1|md5)=([0-9A-Fa-f]+)")
@@ -217,6 +219,37 @@ class Downloads:
             body = self.whole(file)
             return _metadata_in(io.BytesIO(body), file)
 
+    def small(self, file: IndexFile, most_bytes: int) -> bytes:
+        """Return the contents of a document; raise ``OutsideError`` if it has more bytes than such documents have."""
+        with self._get(file.url) as response:
+            _refuse_status(response, file.url)
+            data = b""
+            for chunk in _chunks(response, file.url):
+                data += chunk
+                if len(data) > most_bytes:
+                    raise OutsideError(
+                        f"`{show_url(file.url)}` has more than {most_bytes:,} bytes", code="document-too-large"
+                    )
+        return data
+
+    @contextmanager
+    def archive(self, file: IndexFile) -> Iterator[zipfile.ZipFile]:
+        """Open a wheel by range requests: only its directory and the members that are read are downloaded.
+
+        Raises ``OutsideError`` if the server doesn't support range requests, or ``EnvforgeError`` for an invalid wheel.
+        """
+        try:
+            stream = io.BufferedReader(_RangeReader(self._get, file.url), _CHUNK)
+            with zipfile.ZipFile(stream) as archive:
+                yield archive
+        except _NoRangesError as error:
+            raise OutsideError(
+                f"the server of `{show_url(file.url)}` doesn't support range requests", code="no-ranges"
+            ) from error
+        # `NotImplementedError`: a compression that Python lacks
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+            raise EnvforgeError(f"`{show_url(file.url)}` is not a valid wheel: {error}", code="bad-wheel") from error
+
     def whole(self, file: IndexFile) -> bytes:
         """Return the contents of a file, verified against the digests that the index states."""
         chunks: list[bytes] = []
@@ -385,9 +418,9 @@ def _cut_off(url: str, error: NetworkError) -> OutsideError:
 def _refuse_status(response: Response, url: str) -> None:
     if response.status < HTTPStatus.BAD_REQUEST:
         return
-    hint = "try again later" if response.status in TRANSIENT else ""
+    hint: str | tuple[Hint, ...] = "try again later" if response.status in TRANSIENT else ""
     if response.status == HTTPStatus.UNAUTHORIZED:
-        hint = f"add the user name and password for `{response.url.host}` to `~/.netrc`"
+        hint = credentials_hints(url, str(response.url))
     raise OutsideError(f"`{show_url(url)}` returned HTTP {response.summary}", hint=hint, code="http-status")
 
 

@@ -9,7 +9,8 @@ import ast
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from packaging.version import Version
+from packaging.markers import Marker, UndefinedComparison, UndefinedEnvironmentName
+from packaging.version import InvalidVersion, Version
 
 from envforge.base.suggest import nearest
 
@@ -32,11 +33,20 @@ SELECTORS: Mapping[str, frozenset[str]] = {
     "arm64": frozenset({"osx-arm64"}),
     "ppc64le": frozenset({"linux-ppc64le"}),
     # names of conda-build for platforms that envforge doesn't lock
-    **dict.fromkeys(("linux32", "win32", "s390x", "armv6l", "armv7l", "emscripten", "wasi", "wasm32"), frozenset()),
+    **dict.fromkeys(("linux32", "win32", "arm", "emscripten", "wasi", "freebsd", "zos"), frozenset()),
+    **dict.fromkeys(("armv6l", "armv7l", "ppc64", "riscv32", "riscv64", "s390x", "wasm32", "z"), frozenset()),
+    **dict.fromkeys(("linux-32", "linux-armv6l", "linux-armv7l", "linux-ppc64", "linux-riscv32"), frozenset()),
+    **dict.fromkeys(("linux-riscv64", "linux-s390x", "win-32", "win-arm64", "freebsd-64", "zos-z"), frozenset()),
+    **dict.fromkeys(("emscripten-wasm32", "wasi-wasm32", "false"), frozenset()),
+    "true": EVERYWHERE,
 }
 _FOREIGN = {"windows": "win", "mac": "osx", "macos": "osx", "darwin": "osx", "amd64": "x86_64", "x64": "x86_64"}
 # variables of conda-build that are no platforms; a sentence may contain the words, but no comparison of them
-_BUILD_VARIABLE = re.compile(r"(?:not\s+)?(?:py\d+|py[23]k|(?:py|np|vc|python|\w+_platform|\w+_version)\s*[<>=!]=?.+)$")
+_VARIABLE = r"(?:py|np|vc|python|perl|r_base|\w+_(?:platform|version|impl|type|variant|compiler))"
+_BUILD_VARIABLE = re.compile(rf"(?:not\s+)?(?:py\d+|py[23]k|nomkl|(?:os\.)?environ\b.*|{_VARIABLE}\s*[<>=!]=?.+)$")
+_COMPARISON = re.compile(rf"\b{_VARIABLE}\s*[<>=!]=?")
+# what other languages write for `and`, `or`, and `not`
+_SYMBOLS = (("&&|&", " and "), (r"\|\||\||,|/", " or "), (r"!(?!=)", " not "))
 _TOKEN = re.compile(r"\s*([A-Za-z0-9_]+(?:-[A-Za-z0-9_]+)*|[()])")
 _OPERATORS = ("and", "or", "not", "(", ")")
 _ALIKE = 0.75
@@ -55,15 +65,18 @@ def parse_selector(text: str) -> frozenset[str]:
     tokens = _tokens(text)
     found = _evaluate(tokens)
     unknown = [name for name in _names(tokens or []) if name not in SELECTORS]
-    if _BUILD_VARIABLE.match(text.strip()):
+    if _BUILD_VARIABLE.match(text.strip()) or (tokens is None and _COMPARISON.search(text)):
         raise SelectorError(
             f"the selector `{text.strip()}` depends on more than the platform",
             "use a platform such as `linux`; for a wheel, write a marker such as `; python_version >= '3.10'`",
         )
     if found is None and (tokens is None or not unknown):
-        raise SelectorError(f"`{text}` is not a valid selector", "write it as in `linux and not aarch64`")
+        words = _in_words(text)
+        is_known = _evaluate(_tokens(words)) is not None and all(n in SELECTORS for n in _names(_tokens(words) or []))
+        spelling = words if is_known else "linux and not aarch64"
+        raise SelectorError(f"`{text}` is not a valid selector", f"write it as in `{spelling}`")
     if unknown:
-        near = _FOREIGN.get(unknown[0]) or nearest(unknown[0], SELECTORS, alike=_ALIKE)
+        near = _FOREIGN.get(unknown[0]) or _near(unknown[0])
         known = "use `linux`, `osx`, `win`, `unix`, `x86_64`, or a platform such as `linux-64`"
         raise SelectorError(f"the selector `{unknown[0]}` is unknown", f"did you mean `{near}`?" if near else known)
     return found or frozenset()
@@ -78,6 +91,9 @@ def selector_of_comment(comment: str) -> frozenset[str] | None:
     found = [parse_selector(text) for text in re.findall(r"\[([^\[\]]+)\]", comment) if _is_meant(text)]
     if len(found) > 1:
         raise SelectorError("the comment contains several selectors", "join them with `and` or `or` in one bracket")
+    unclosed = re.search(r"\[([^\[\]]+)$", comment)
+    if unclosed and _is_meant(unclosed[1]):
+        raise SelectorError(f"the selector `[{unclosed[1]}` has no end", f"write it as `[{unclosed[1].strip()}]`")
     return found[0] if found else None
 
 
@@ -86,15 +102,31 @@ def _is_meant(text: str) -> bool:
     if _BUILD_VARIABLE.match(text.strip()):
         return True
     tokens = _tokens(text)
-    names = _names(tokens or [])
-    if tokens is None or not names:
+    if tokens is None:  # a comparison, or `linux|osx`: other words make it a sentence
+        words = re.findall(r"[a-z_][\w-]*", re.sub(r"""'[^']*'|"[^"]*"|(?<![\w-])\d[\w.]*""", "", text.lower()))
+        named = [word in SELECTORS or word in _FOREIGN for word in words]
+        rest = [word for word, is_named in zip(words, named, strict=True) if not is_named and word not in _OPERATORS]
+        is_comparison = _COMPARISON.search(text) is not None
+        return (any(named) or is_comparison) and all(is_comparison and re.fullmatch(_VARIABLE, word) for word in rest)
+    names = _names(tokens)
+    if not names:
         return False
     unknown = [name for name in names if name not in SELECTORS]
     if _evaluate(tokens) is None:
         return not unknown  # words around a known name are a sentence
     if len(unknown) < len(names):
         return True
-    return any(name in _FOREIGN or nearest(name, SELECTORS, alike=_ALIKE) for name in unknown)
+    return any(name in _FOREIGN or _near(name) for name in unknown)
+
+
+def _near(name: str) -> str | None:
+    return nearest(name, [known for known in SELECTORS if SELECTORS[known] and known != "true"], alike=_ALIKE)
+
+
+def _in_words(text: str) -> str:
+    for symbols, word in _SYMBOLS:
+        text = re.sub(symbols, word, text)
+    return " ".join(text.split())
 
 
 def _tokens(text: str) -> list[str] | None:
@@ -151,6 +183,15 @@ MACHINES = {
     "osx-arm64": "arm64",
     "win-64": "AMD64",
 }
+
+
+def is_valid_marker(marker: Marker) -> bool:
+    """Return whether a marker can be evaluated: some, such as ``os_name ~= 'x'``, only fail then."""
+    try:
+        marker.evaluate({**marker_environment(KNOWN_PLATFORMS[0], Version("3.12")), "extra": ""})
+    except (UndefinedComparison, UndefinedEnvironmentName, InvalidVersion):
+        return False
+    return True
 
 
 def marker_environment(platform: str, python: Version) -> dict[str, str]:

@@ -23,6 +23,7 @@ from envforge.errors import EnvforgeError, Hint, OutsideError
 ENVIRONMENT_FILE = "environment.yml"
 VIRTUAL_PACKAGES_FILE = "virtual-packages.yml"
 LOCK_FILE = "conda-lock.yml"
+PYLOCK = "pylock.toml"
 VARIANTS_DIRECTORY = "lockfiles"
 ENVFORGE_DIRECTORY = ".envforge"
 # editors find an environment in the workspace, and deleting the project deletes it, too
@@ -75,10 +76,10 @@ def project_command(
 
 def lock_command(lockfile: Path) -> str:
     """Return the command that creates or updates a lockfile; empty without its environment.yml."""
-    from envforge.lock.pylock import is_pylock  # noqa: PLC0415 - only errors need it
+    from envforge.lock.pylock import is_pylock, lockfile_of  # noqa: PLC0415 - only errors need it
 
     if is_pylock(lockfile):
-        command = lock_command(lockfile.with_name(LOCK_FILE))
+        command = lock_command(lockfile_of(lockfile))
         return f"{command} --pylock" if command else ""
     project = project_of(lockfile)
     if project != lockfile.parent and environment_in(project).is_file():
@@ -154,9 +155,13 @@ def project_folder(here: Path) -> Path | None:
 
 
 def prefix_in(project: Path) -> Path:
-    """Return the environment of a project: ``.conda``, or ``.venv`` if envforge created only that."""
+    """Return the environment of a project: ``.conda``, or ``.venv`` if the project has only that.
+
+    A ``.venv`` of another tool is used only next to a pylock.toml, because it may contain anything, such as envforge.
+    """
     venv = project / VENV_IN_PROJECT
-    return venv if is_prefix(venv) and not is_prefix(project / IN_PROJECT) else project / IN_PROJECT
+    is_meant = is_prefix(venv) or (is_environment(venv) and (project / PYLOCK).is_file())
+    return venv if is_meant and not is_prefix(project / IN_PROJECT) else project / IN_PROJECT
 
 
 def project_here() -> Path:
@@ -169,6 +174,11 @@ def project_here() -> Path:
 def is_prefix(folder: Path) -> bool:
     """Return whether a directory is an environment of envforge or of a conda tool, complete or not."""
     return (folder / ENVFORGE_DIRECTORY).is_dir() or (folder / "conda-meta").is_dir()
+
+
+def is_environment(folder: Path) -> bool:
+    """Return whether a directory is an environment of envforge, of a conda tool, or a virtual environment (PEP 405)."""
+    return is_prefix(folder) or (folder / "pyvenv.cfg").is_file()
 
 
 def input_sha256(environment: str, virtual_packages: str | None, others: Sequence[str] = ()) -> str:
@@ -331,7 +341,7 @@ def _row(anchor: Path, path: Path, data: bytes) -> _Row:
 
 def _digest(path: Path) -> str | None:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(regular(path).read_bytes()).hexdigest()
     except FileNotFoundError:
         return None
 

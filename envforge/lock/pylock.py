@@ -1,6 +1,7 @@
 """Read and write pylock.toml (PEP 751): the Python packages of a project, for uv and pip.
 
-``[tool.envforge]`` records the SHA-256 of the packages of conda-lock.yml that the file was made from.
+``[tool.envforge]`` records the name of the conda-lock.yml that the file was made from, the SHA-256 of its packages, and
+its environment variables.
 """
 
 from __future__ import annotations
@@ -8,28 +9,39 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
-from packaging.markers import InvalidMarker, Marker
-from packaging.utils import canonicalize_name
-from packaging.version import Version
+from packaging.markers import Marker
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
 
 from envforge.base.documents import Document, NonEmpty, Sha256
-from envforge.errors import Hint
-from envforge.lock.lockfile import LockedPackage, Lockfile, LockfileError
+from envforge.base.files import regular
+from envforge.base.urls import Url, show_url
+from envforge.errors import Hint, printable
+from envforge.lock.lockfile import (
+    VARIABLES,
+    LockedPackage,
+    Lockfile,
+    LockfileError,
+    VariableName,
+    VariableValue,
+    variables_text,
+)
 from envforge.lock.platforms import KNOWN_PLATFORMS, marker_environment
+from envforge.lock.project import LOCK_FILE, PYLOCK, VARIANTS_DIRECTORY, lock_command
 
 if TYPE_CHECKING:
     from tomlkit.items import Table
 
     from envforge.lock.plan import Artifact
 
-PYLOCK = "pylock.toml"
-LOCK_SHA256 = "lock-sha256"
+LOCK_SHA256 = "sha256"
 CREATED_BY = "envforge"
 _ANY_PYTHON = Version("3.12")  # the markers of a platform don't depend on the version
 # newer than any real glibc and macOS: `install` compares the requirements of the chosen wheel with the machine
@@ -42,31 +54,57 @@ def is_pylock(path: Path) -> bool:
 
 
 def pylock_of(lockfile: Path) -> Path:
-    """Return the path of the pylock.toml that belongs to a conda-lock.yml."""
-    return lockfile.with_name(PYLOCK)
+    """Return the path of the pylock.toml next to a lockfile.
+
+    A variant is ``pylock.VARIANT.toml``, and a lockfile with another name than conda-lock.yml is ``pylock.NAME.toml``.
+    """
+    folder = lockfile.absolute().parent
+    stem = lockfile.stem.replace(Path(LOCK_FILE).stem, "")
+    if lockfile.name == LOCK_FILE and folder.parent.name == VARIANTS_DIRECTORY:
+        stem = folder.name
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")
+    return lockfile.with_name(f"pylock.{name}.toml" if name else PYLOCK)
+
+
+def lockfile_of(pylock: Path) -> Path:
+    """Return the path of the lockfile that a pylock.toml was made from; it may not exist."""
+    found = re.search(r'^lockfile = "([^"/\\]+)"$', _text_of(pylock), re.MULTILINE)
+    return pylock.with_name(found[1] if found else LOCK_FILE)
 
 
 def has_own_pylock(lockfile: Path) -> bool:
     """Return whether ``lock --pylock`` wrote a pylock.toml next to a lockfile."""
+    text = _text_of(pylock_of(lockfile))
+    return is_own(text) and f"[tool.{CREATED_BY}]" in text
+
+
+def _text_of(path: Path) -> str:
+    """Return the text of a file; empty if it can't be read."""
     try:
-        return f"[tool.{CREATED_BY}]" in pylock_of(lockfile).read_text(encoding="utf-8")
+        return regular(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        return False
+        return ""
 
 
 def lock_sha256(lock: Lockfile) -> str:
-    """Return the SHA-256 of the names, versions, and URLs in a lockfile, which comments and metadata don't change."""
+    """Return the SHA-256 of the packages and environment variables in a lockfile, whatever its comments are."""
     rows = sorted([p.platform, p.manager, p.name, p.version, p.url] for p in lock.packages)
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([rows, lock.variables]).encode()).hexdigest()
+
+
+def own_table(lockfile: Path, lock: Lockfile) -> dict[str, Any]:
+    """Return what ``[tool.envforge]`` records of the lockfile that a pylock.toml is made from."""
+    table = {"lockfile": lockfile.name, LOCK_SHA256: lock_sha256(lock)}
+    return {**table, **({"variables": dict(lock.variables)} if lock.variables else {})}
 
 
 def render_pylock(
-    wheels: Mapping[str, Sequence[Artifact]], python: Version | None, *, made_from: str | None = None
+    wheels: Mapping[str, Sequence[Artifact]], python: Version | None, own: Mapping[str, Any] | None = None
 ) -> str:
     """Return the text of a pylock.toml for the wheels of each platform.
 
     A package that differs between platforms, or that only some of them have, is listed with a marker for each.
-    ``python`` is a version of the only minor release that the wheels are for.
+    ``python`` is a version of the only minor release that the wheels are for, and ``own`` is ``[tool.envforge]``.
     """
     import tomlkit  # noqa: PLC0415 - slow to import
 
@@ -82,8 +120,8 @@ def render_pylock(
     for rows in _by_version(wheels).values():
         packages.append(_package(rows, [] if len(rows) == len(wheels) else [markers[name] for name in rows]))
     document["packages"] = packages
-    if made_from is not None:
-        document["tool"] = {CREATED_BY: {LOCK_SHA256: made_from}}
+    if own is not None:
+        document["tool"] = {CREATED_BY: own}
     return tomlkit.dumps(document)
 
 
@@ -146,9 +184,10 @@ class _Hashes:
 class _File:
     url: NonEmpty
     hashes: _Hashes
+    name: str = ""
 
     @property
-    def name(self) -> str:
+    def file_name(self) -> str:
         return unquote(self.url.split("#", 1)[0].rsplit("/", 1)[-1])
 
 
@@ -159,15 +198,39 @@ class _Package:
     marker: str = ""
     wheels: tuple[_File, ...] = ()
     sdist: _File | None = None
+    # what envforge never writes, and would have to honor
+    vcs: None = None
+    directory: None = None
+    archive: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    sha256: str = ""
+    variables: dict[VariableName, VariableValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tool:
+    envforge: _Own = _Own()
 
 
 @dataclass(frozen=True, slots=True)
 class _Document:
-    requires_python: str
-    created_by: str
     packages: tuple[_Package, ...]
     environments: tuple[str, ...] = ()
-    tool: dict[str, Any] | None = None
+    tool: _Tool = _Tool()
+
+
+_NOTHING = type(None)
+# names with a dash, which no field of a class can have; the last three would select packages
+_FIELDS: Mapping[str, Any] = {
+    "lock-version": Literal["1.0"],
+    "requires-python": str,
+    "extras": _NOTHING,
+    "dependency-groups": _NOTHING,
+    "default-groups": _NOTHING,
+}
 
 
 def parse_pylock(text: str, where: str) -> Lockfile:
@@ -180,45 +243,92 @@ def parse_pylock(text: str, where: str) -> Lockfile:
         damaged=f"the lockfile `{where}` is invalid",
         error=LockfileError,
         code="lockfile-damaged",
-        hints=lambda: (
-            Hint("to write it again", "envforge lock --pylock"),
-            Hint("to install a file of another tool, use that tool"),
-        ),
+        hint="to write it again",
+        command=lock_command(Path(where)) or "envforge lock --pylock",
     )
     values = document.read_toml(text, dict[str, Any])
-    read = document.convert({key.replace("-", "_"): value for key, value in values.items()}, _Document)
-    minor = re.fullmatch(r"==\s*(\d+\.\d+)\.\*", read.requires_python)
+    _refuse_foreign(document, values, where)
+    for name, type_ in _FIELDS.items():
+        document.convert(values.get(name), type_, name)
+    read = document.convert(values, _Document)
+    minor = re.fullmatch(r"==\s*(\d+\.\d+)\.\*", values["requires-python"])
     if minor is None:
-        raise document.fault("requires-python", "one minor version such as `==3.12.*`", read.requires_python)
+        raise document.fault("requires-python", "one minor version such as `==3.12.*`", values["requires-python"])
     python = Version(minor[1])
-    allowed = [_parsed(document, marker, f"environments[{n}]") for n, marker in enumerate(read.environments)]
-    platforms = [name for name in KNOWN_PLATFORMS if not allowed or any(_holds(one, name, python) for one in allowed)]
-    packages = []
+    allowed = [
+        name
+        for number, marker in enumerate(read.environments)
+        for name in KNOWN_PLATFORMS
+        if _holds(document, marker, name, python, f"environments[{number}]")
+    ]
+    platforms = tuple(name for name in KNOWN_PLATFORMS if name in allowed or not read.environments)
+    packages: dict[tuple[str, str], LockedPackage] = {}
     for number, package in enumerate(read.packages):
         path = f"packages[{number}]"
-        marker = _parsed(document, package.marker, f"{path}.marker") if package.marker else None
-        chosen = [name for name in platforms if marker is None or _holds(marker, name, python)]
-        packages += [_locked(package, name, _chosen(document, package, name, python, path)) for name in chosen]
-    recorded = (read.tool or {}).get(CREATED_BY, {})
+        document.convert(values["packages"][number].get("requires-python"), _NOTHING, f"{path}.requires-python")
+        for locked in _of_package(document, package, platforms, python, path):
+            if (locked.platform, locked.name) in packages:
+                raise document.fault(path, f"one package `{locked.name}` for {locked.platform}", "another one")
+            packages[locked.platform, locked.name] = locked
+    own = read.tool.envforge
     return Lockfile(
-        platforms=tuple(platforms),
+        platforms=platforms,
         channels=(),
         content_hash=(),
-        packages=tuple(packages),
-        custom_metadata=tuple((str(name), str(value)) for name, value in recorded.items()),
+        packages=tuple(packages.values()),
+        custom_metadata=((LOCK_SHA256, own.sha256), (VARIABLES, variables_text([*own.variables.items()]) or "{}")),
         python=python,
     )
 
 
-def _parsed(document: Document, text: str, path: str) -> Marker:
+def _refuse_foreign(document: Document, values: Mapping[str, Any], where: str) -> None:
+    """Raise ``LockfileError`` for a file of another tool, with the commands that install it."""
+    creator = document.convert(values.get("created-by"), NonEmpty, "created-by")
+    if creator != CREATED_BY:
+        raise LockfileError(
+            f"`{where}` was created by `{printable(creator)}`, but envforge reads only a pylock.toml of its own",
+            hint=(
+                Hint("to install it with uv", f"uv pip sync {shlex.quote(where)}"),
+                Hint("to install it with pip", f"python -m pip install -r {shlex.quote(where)}"),
+            ),
+            code="lockfile-foreign",
+        )
+
+
+def _holds(document: Document, marker: str, platform: str, python: Version, path: str) -> bool:
     try:
-        return Marker(text)
-    except InvalidMarker as error:
-        raise document.fault(path, "an environment marker", text) from error
+        return bool(Marker(marker).evaluate({**marker_environment(platform, python), "extra": ""}))
+    except (ValueError, KeyError) as error:  # an invalid marker, or one of a variable such as `extras`
+        raise document.fault(path, "an environment marker for platforms and Python versions", marker) from error
 
 
-def _holds(marker: Marker, platform: str, python: Version) -> bool:
-    return bool(marker.evaluate({**marker_environment(platform, python), "extra": ""}))
+def _of_package(
+    document: Document, package: _Package, platforms: Sequence[str], python: Version, path: str
+) -> Iterator[LockedPackage]:
+    """Yield the package for each platform that its marker selects."""
+    for place, file in [("sdist", package.sdist), *((f"wheels[{n}]", file) for n, file in enumerate(package.wheels))]:
+        if file is not None:
+            _check_file(document, package, file, f"{path}.{place}")
+    for platform in platforms:
+        if not package.marker or _holds(document, package.marker, platform, python, f"{path}.marker"):
+            yield _locked(package, platform, _chosen(document, package, platform, python, path))
+
+
+def _check_file(document: Document, package: _Package, file: _File, path: str) -> None:
+    """Raise ``LockfileError`` if uv and pip would install something else from this entry than envforge."""
+    try:
+        Url.parse(file.url)
+    except ValueError as error:
+        raise document.fault(f"{path}.url", f"a URL ({error})", show_url(file.url)) from error
+    if file.name not in {"", file.file_name}:
+        raise document.fault(f"{path}.name", f"`{file.file_name}`, as in its URL", file.name)
+    try:
+        found = parse_wheel_filename(file.file_name)[:2] if path.endswith("]") else None
+        is_same = found in {None, (canonicalize_name(package.name), Version(package.version))}
+    except (InvalidWheelFilename, InvalidVersion) as error:
+        raise document.fault(f"{path}.name", f"a wheel ({error})", file.file_name) from error
+    if not is_same:
+        raise document.fault(f"{path}.name", f"a wheel of `{package.name} {package.version}`", file.file_name)
 
 
 def _chosen(document: Document, package: _Package, platform: str, python: Version, path: str) -> _File:
@@ -226,11 +336,11 @@ def _chosen(document: Document, package: _Package, platform: str, python: Versio
     from envforge.lock.index import Target  # noqa: PLC0415 - slow to import, and most lockfiles are another format
 
     target = Target(platform=platform, python=python, virtual=_NEWEST)
-    ranked = [(rank, file) for file in package.wheels if (rank := target.rank(file.name)) is not None]
+    ranked = [(rank, file) for file in package.wheels if (rank := target.rank(file.file_name)) is not None]
     if ranked:
         return min(ranked, key=lambda pair: pair[0])[1]
     if package.sdist is None:
-        found = ", ".join(file.name for file in package.wheels)
+        found = ", ".join(file.file_name for file in package.wheels)
         raise document.fault(f"{path}.wheels", f"a wheel for {platform} and Python {python}", found or None)
     return package.sdist
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
-from envforge.base import toml
+from envforge.base.documents import Document
 from envforge.base.net import Client, NetworkError
 from envforge.base.urls import show_url, without_user
 from envforge.errors import EnvforgeError, Hint, OutsideError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
 _TIMEOUT_S = 20.0
+_WITHOUT_FILES = "fix the file; to use a package index without reading it, set `PIP_INDEX_URL=https://INDEX/simple`"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,26 +209,58 @@ class SimplePages:
 
 def _index_of_uv(path: Path) -> str | None:
     """Return the default ``[[index]]`` in a configuration file of uv, or the older ``index-url``."""
-    document = _document_of_uv(path)
-    defaults = [entry.get("url", "") for entry in document.get("index", []) if entry.get("default")]
-    return _first([*defaults, document.get("index-url", ""), document.get("pip", {}).get("index-url", "")])
+    read = _configuration_of_uv(path)
+    defaults = [entry.url for entry in read.index if entry.default]
+    return _first([*defaults, read.index_url, read.pip.index_url])
 
 
 def _extra_of_uv(path: Path) -> list[str]:
     """Return each other ``[[index]]`` in a configuration file of uv, and the older ``extra-index-url``."""
-    document = _document_of_uv(path)
-    named = [e.get("url", "") for e in document.get("index", []) if not e.get("default") and not e.get("explicit")]
-    older = [*document.get("extra-index-url", []), *document.get("pip", {}).get("extra-index-url", [])]
-    return [url for url in (*named, *older) if url]
+    read = _configuration_of_uv(path)
+    named = [entry.url for entry in read.index if not entry.default and not entry.explicit]
+    return [url for url in (*named, *read.extra_index_url, *read.pip.extra_index_url) if url]
 
 
-def _document_of_uv(path: Path) -> dict[str, Any]:
+# these classes are the format of the file, whose keys have `-` instead of `_`
+@dataclass(frozen=True, slots=True)
+class _IndexOfUv:
+    url: str = ""
+    default: bool = False
+    explicit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _PipOfUv:
+    index_url: str = ""
+    extra_index_url: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _ConfigurationOfUv(_PipOfUv):
+    index: tuple[_IndexOfUv, ...] = ()
+    pip: _PipOfUv = _PipOfUv()
+
+
+def _configuration_of_uv(path: Path) -> _ConfigurationOfUv:
     if not path.is_file():
-        return {}
+        return _ConfigurationOfUv()
+    document = Document(
+        damaged=f"the configuration file `{path}` is invalid",
+        error=EnvforgeError,
+        code="bad-index-configuration",
+        hint=_WITHOUT_FILES,
+    )
     try:
-        return toml.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
+        text = document.read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
         raise _unreadable(path, error) from error
+    return document.convert(_underscored(document.read_toml(text, dict[str, Any])), _ConfigurationOfUv)
+
+
+def _underscored(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key.replace("-", "_"): _underscored(item) for key, item in value.items()}
 
 
 def _index_of_pip(path: Path) -> str | None:
@@ -258,7 +291,7 @@ def _first(values: Iterable[str]) -> str | None:
 def _unreadable(path: Path, error: Exception) -> EnvforgeError:
     return EnvforgeError(
         f"cannot read the configuration file `{path}`: {' '.join(str(error).split())}",
-        hint="fix the file; to use a package index without reading it, set `PIP_INDEX_URL=https://INDEX/simple`",
+        hint=_WITHOUT_FILES,
         code="bad-index-configuration",
     )
 

@@ -107,8 +107,8 @@ class _Advice:
             yield Hint(f"check the name of the package, and the URL of the package index{where}")
         elif near is None and name in self.index.missing and self.is_written and remove:
             yield Hint(f"to remove `{name}` from `{self.request.source or self.request.environment}`", remove)
-        elif near is None and name not in self.index.missing:
-            yield Hint(f"change the version of `{name}` to one that exists")
+        elif near is None and name not in self.index.missing and not self.index.advice.get(name):
+            yield Hint(f"change the version of `{name}` to one that exists for {self.index.wanted.platform}")
 
     def _for_dependency(self, name: str) -> Iterator[Hint]:
         conda = self.index.mapping.to_conda(name)

@@ -321,14 +321,18 @@ def stale_variants(environment: Path) -> tuple[str, ...]:
     found = []
     for name in list_variants(environment.parent):
         path = environment.parent / VARIANTS_DIRECTORY / name / ENVIRONMENT_FILE
-        if not path.is_file() or not path.read_text(encoding="utf-8").startswith(VARIANT_HEAD):
+        if not is_derived(path):
             continue
-        tag = WheelTag.parse(name)
         with contextlib.suppress(EnvforgeError):  # `lock --variant` explains why it can't be derived
-            if _is_current(path.parent, derive_variant(environment, tag, load_matrix())):
+            if _is_current(path.parent, derive_variant(environment, parse_variant(name), load_matrix())):
                 continue
         found.append(name)
     return tuple(found)
+
+
+def is_derived(environment: Path) -> bool:
+    """Return whether ``lock --variant`` wrote an environment file."""
+    return environment.is_file() and environment.read_bytes().startswith(VARIANT_HEAD.encode())
 
 
 def _refuse_several(request: LockRequest) -> None:
@@ -363,7 +367,7 @@ def _make(request: LockRequest, texts: VariantTexts, progress: Progress) -> Lock
 
 
 def _refuse_foreign(environment: Path) -> None:
-    if environment.exists() and not environment.read_text(encoding="utf-8").startswith(VARIANT_HEAD):
+    if environment.exists() and not is_derived(environment):
         raise EnvforgeError(
             f"`{environment}` was not created by `envforge lock --variant`, and is not overwritten",
             hint="to lock it as it is",
@@ -375,7 +379,7 @@ def _refuse_foreign(environment: Path) -> None:
 def _is_current(folder: Path, texts: VariantTexts) -> bool:
     wanted = {ENVIRONMENT_FILE: texts.environment, VIRTUAL_PACKAGES_FILE: texts.virtual_packages}
     files = {name: folder / name for name in wanted}
-    return all(path.is_file() and path.read_text(encoding="utf-8") == wanted[name] for name, path in files.items())
+    return all(path.is_file() and path.read_bytes() == wanted[name].encode() for name, path in files.items())
 
 
 def _needs(lock: Lockfile, path: Path, matrix: Matrix) -> tuple[str, ...]:

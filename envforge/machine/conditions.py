@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from envforge.machine.evidence import Evidence, NvmlCode
-from envforge.machine.nvidia_text import driver_support, parse_library_file, pci_gpu
+from envforge.machine.gpu_tables import driver_support, has_open_module, pci_gpu
+from envforge.machine.nvidia_text import parse_library_file
+from envforge.machine.other_gpus import other_gpus
 from envforge.machine.values import UNREADABLE_SMI, Condition, Driver, Gpu, Visible, driver_text
 
 
@@ -70,15 +72,22 @@ def _unreadable_smi(case: Conclusion) -> Condition | None:
 
 
 def _dropped(case: Conclusion) -> tuple[str, str] | None:
-    """Return cause and remedy if the installed driver ignores a GPU on the PCI bus because the GPU is too old."""
+    """Return cause and remedy if the installed driver ignores a GPU on the PCI bus because it is too old or new."""
     version = case.evidence.libraries.nvml.library_version or (case.driver.version if case.driver else None)
-    for device in case.evidence.system.pci:
-        gpu = pci_gpu(device.device_id)
-        last = driver_support(gpu.compute_capability).last if gpu else None
-        if gpu and last and version and version.major > last:
-            name = f"{gpu.name or gpu.chip} ({gpu.compute_capability})"
-            cause = f"the driver {driver_text(version)} doesn't support {name}: {last} is the last branch that does"
-            return cause, f"install an NVIDIA driver of the {last} branch"
+    module = case.evidence.system.kernel_module
+    for gpu in filter(None, (pci_gpu(device.device_id) for device in case.evidence.system.pci)):
+        name, support = f"{gpu.name or gpu.chip} ({gpu.compute_capability})", driver_support(gpu.compute_capability)
+        missing = f"the driver {driver_text(version)} doesn't support {name}" if version else ""
+        if version and support.last and version.major > support.last:
+            cause = f"{missing}: {support.last} is the last branch that does"
+            return cause, f"install an NVIDIA driver of the {support.last} branch"
+        if version and support.first and version.major < support.first:
+            cause = f"{missing}: {support.first} is the first branch that does"
+            return cause, f"install an NVIDIA driver of the {support.first} branch or newer"
+        if module is not None and module.is_open and not has_open_module(gpu.compute_capability):
+            cause = f"the driver's open kernel module doesn't support {name}, which needs the proprietary one"
+            branch = f" of the {support.last} branch" if support.last else ""
+            return cause, f"install the NVIDIA driver{branch} with its proprietary kernel module"
     return None
 
 
@@ -267,7 +276,10 @@ def find_conditions(case: Conclusion) -> tuple[Condition, ...]:
         _unreadable(case),
         _no_glibc(case),
     )
-    return tuple(condition for condition in found if condition is not None)
+    conditions = tuple(condition for condition in found if condition is not None)
+    # a GPU of AMD or Intel explains why there is none of NVIDIA, and beside one of NVIDIA it is not used
+    is_other = conditions[:1] and conditions[0].code == "no-nvidia-device" and case.evidence.system.other_gpus
+    return (*other_gpus(case.evidence.system.other_gpus), *conditions[1:]) if is_other else conditions
 
 
 def _wsl(case: Conclusion) -> Condition | None:
@@ -285,8 +297,10 @@ def _jetson(case: Conclusion) -> Condition | None:
     jetson = case.evidence.system.jetson
     if jetson is None:
         return None
+    support = driver_support(jetson.compute_capability) if jetson.compute_capability else None
+    first = (support.sbsa_cuda if support else None) or Version("13.0")
     cuda = case.driver.cuda if case.driver else None
-    newer = ", or a JetPack with CUDA 13 or later" if cuda is None or cuda.major < 13 else ""
+    newer = f", or a JetPack with CUDA {first} or later" if cuda is None or cuda < first else ""
     return Condition(
         code="jetson",
         symptom=f"this is {jetson.model}: its GPU is part of the chip, and NVML reports little or nothing about it",

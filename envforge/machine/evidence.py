@@ -13,6 +13,7 @@ from typing import Any
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
+from envforge.machine.gpu_tables import pci_gpu, tegra_capability
 from envforge.machine.nvidia_text import (
     SmiReport,
     TextFormatError,
@@ -24,10 +25,9 @@ from envforge.machine.nvidia_text import (
     parse_smi_table,
     parse_smi_xml,
     parse_version,
-    pci_gpu,
     smi_failure,
-    tegra_capability,
 )
+from envforge.machine.other_gpus import OtherGpu, read_other_gpus
 from envforge.machine.values import Gpu, MigDevice
 from envforge.machine.world import ProgramResult, World
 
@@ -61,6 +61,7 @@ class KernelModule:
 
     version: Version | None
     source: str
+    is_open: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +95,7 @@ class SystemReport:
     has_nouveau: bool
     pci: tuple[PciDevice, ...]
     has_device_nodes: bool
+    other_gpus: tuple[OtherGpu, ...]
 
 
 def read_system(world: World) -> SystemReport:
@@ -107,6 +109,7 @@ def read_system(world: World) -> SystemReport:
         kernel_module=_kernel_module(world),
         has_nouveau=world.exists("/sys/module/nouveau"),
         pci=_pci(world),
+        other_gpus=read_other_gpus(world),
         has_device_nodes=world.exists("/dev/nvidiactl") or world.exists("/dev/dxg") or world.exists("/dev/nvhost-gpu"),
     )
 
@@ -149,16 +152,17 @@ def _jetson(world: World) -> Jetson | None:
 
 def _kernel_module(world: World) -> KernelModule | None:
     """Read the loaded kernel module, which containers see too, because these files are the host's."""
-    if text := world.read("/sys/module/nvidia/version"):
-        return KernelModule(version=parse_version(text), source="/sys/module/nvidia/version")
     proc = world.read("/proc/driver/nvidia/version")
+    is_open = "Open Kernel Module" in (proc or "")
+    if text := world.read("/sys/module/nvidia/version"):
+        return KernelModule(version=parse_version(text), source="/sys/module/nvidia/version", is_open=is_open)
     if proc is None:
         return None
     try:
         version = parse_proc_version(proc)
     except TextFormatError:
         version = None
-    return KernelModule(version=version, source="/proc/driver/nvidia/version")
+    return KernelModule(version=version, source="/proc/driver/nvidia/version", is_open=is_open)
 
 
 def _pci(world: World) -> tuple[PciDevice, ...]:

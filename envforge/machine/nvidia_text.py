@@ -1,25 +1,27 @@
 """Parse the text output of the NVIDIA driver and its tools.
 
-Formats seen: drivers 418 to 610, on Linux, Windows, WSL, and Jetson.
+Formats seen: drivers 331 to 610, on Linux, Windows, WSL, Jetson, and FreeBSD.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
+from envforge.machine.gpu_tables import named_capability, pci_gpu
 from envforge.machine.values import Gpu, MigDevice
 
 if TYPE_CHECKING:
     from xml.etree import ElementTree as ET
 
 # numbers are limited, because Python rejects those of thousands of digits
-_NUMBERS = re.compile(r"\d{1,9}(?:\.\d{1,9})+")
+_NUMBERS = re.compile(r"\d{1,9}(?:\.\d{1,9})+", re.ASCII)
 _KERNEL_MODULE = re.compile(r"Kernel Module(?:\s+for\s+\S+)?\s+(\d{3}\.\d{1,9}(?:\.\d{1,9})*)")
 _LIBRARY = re.compile(r"lib(?:nvidia-ml|cuda)\.so\.(\d{3}\.\d{1,9}(?:\.\d{1,9})*)$")
 _NVML = re.compile(r"(?:\d{1,2}\.)?(\d{3}\.\d{1,9}(?:\.\d{1,9})*)")
@@ -29,10 +31,20 @@ _HEADER = re.compile(
     r"NVIDIA-SMI\s+(?P<smi>\S+)\s+(?:Driver|KMD) Version:\s*(?P<driver>\S+)"
     r"(?:\s+CUDA (?:UMD )?Version:\s*(?P<cuda>\S+))?"
 )
+_MODELS = "WDDM|TCC|MCDM"  # the driver models of Windows
 _HEADER_GPU = re.compile(
-    r"^\|\s{1,3}(?P<index>\d{1,4})\s{2}(?P<name>\S.*?)\s+(?:On|Off|N/A|WDDM|TCC|MCDM)\s+\|\s*(?P<bus>\S+)"
+    rf"^\|\s{{1,3}}(?P<index>\d{{1,4}})\s{{2}}(?P<name>\S.*?)\s+"
+    rf"(?P<mode>On|Off|N/A|ERR!|Unknown|{_MODELS})\s+\|\s*(?P<bus>\S+)"
 )
 _HEADER_MEMORY = re.compile(r"\|\s*\d+MiB\s*/\s*(?P<total>\d{1,12})MiB\s*\|")
+_HEADER_MIG = re.compile(r"\|\s*(?P<mode>Enabled|Disabled)\*?\s*\|$")
+_MIG_DEVICE = re.compile(r"^\|\s{1,3}(?P<gpu>\d{1,4})(?:\s+\d{1,4}){3}\s*\|\s*\d+MiB\s*/\s*(?P<total>\d{1,12})MiB")
+_QUERY_GPU = re.compile(r"GPU (?:[0-9A-Fa-f]{4,8}:)?[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d")
+_SLICE_MEMORY = re.compile(r"MIG Device/(?:Shared )?FB Memory Usage/Total")
+_LISTED_GPU = re.compile(r"^GPU (?P<index>\d{1,4}): (?P<name>.*?) \((?:UUID: (?P<uuid>[^)]*)|S/N: [^)]*)\)")
+_LISTED_MIG = re.compile(r"^\s+MIG (?P<name>\S+)\s+Device\s+\d+: \(UUID: (?P<uuid>[^)]*)\)")
+_VERSION_LINE = re.compile(r"^(?:KMD|DRIVER) version\s*:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
+_CUDA_LINE = re.compile(r"^CUDA (?:UMD )?version\s*:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 # control characters, and the marks that change the direction of text
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _FAILURES = (
@@ -52,16 +64,22 @@ _EXIT_CODES = {6: "no-devices", 9: "driver-not-loaded", 12: "library-not-found",
 
 
 class TextFormatError(ValueError):
-    """Output of the driver in an unknown format; the message contains expected and found."""
+    """Output of a tool in an unknown format."""
+
+    def __init__(self, expected: str, found: str) -> None:
+        super().__init__(f"expected {expected}, found `{found}`")
+        self.expected, self.found = expected, found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SmiReport:
-    """The driver and the GPUs as ``nvidia-smi`` reports them."""
+    """The driver and the GPUs as ``nvidia-smi`` reports them; in WSL, the driver is the one of Windows."""
 
     driver_version: Version | None
     cuda: Version | None
     gpus: tuple[Gpu, ...]
+    is_windows: bool = False
+    is_wsl: bool = False
 
 
 def clean(text: str) -> str:
@@ -79,7 +97,7 @@ def parse_proc_version(text: str) -> Version:
     """Return the version in ``/proc/driver/nvidia/version`` (proprietary or open module); raise ``TextFormatError``."""
     match = _KERNEL_MODULE.search(text)
     if match is None:
-        raise TextFormatError(f"expected `Kernel Module  535.216.01`, found `{clean(text)[:80]}`")
+        raise TextFormatError("`Kernel Module  535.216.01`", clean(text)[:80])
     return Version(match[1])
 
 
@@ -102,27 +120,29 @@ def parse_smi_xml(text: str) -> SmiReport:
     """
     from xml.etree import ElementTree as ET  # noqa: PLC0415 - needed only if NVML does not respond
 
+    if "<!ENTITY" in text:  # the driver defines none, and their expansion may not end
+        raise TextFormatError("the XML of `nvidia-smi -q -x`", "a definition of an entity")
     try:
         top = ET.fromstring(text)  # noqa: S314 - the output of a program of the driver on this machine
     except ET.ParseError as error:
-        raise TextFormatError(f"expected the XML of `nvidia-smi -q -x`, found invalid XML: {error}") from error
+        raise TextFormatError("the XML of `nvidia-smi -q -x`", f"invalid XML: {error}") from error
     if top.tag != "nvidia_smi_log":
-        raise TextFormatError(f"expected `<nvidia_smi_log>`, found `<{top.tag}>`")
+        raise TextFormatError("`<nvidia_smi_log>`", f"<{top.tag}>")
     return SmiReport(
         driver_version=parse_version(top.findtext("kmd_version") or top.findtext("driver_version")),
         cuda=parse_version(top.findtext("cuda_umd_version") or top.findtext("cuda_version")),
         gpus=tuple(_xml_gpu(index, element) for index, element in enumerate(top.findall("gpu"))),
+        is_windows=any(re.match(_MODELS, model.text or "") for model in top.iterfind("gpu/driver_model/current_dm")),
     )
 
 
 def _xml_gpu(index: int, element: ET.Element) -> Gpu:
     mig = _value(element.findtext("mig_mode/current_mig"))
-    # the device's number and the vendor's, such as 1F0210DE; virtual machines may have zeros
-    known = pci_gpu((element.findtext("pci/pci_device_id") or "").removeprefix("0x")[:4])
+    name = clean(element.findtext("product_name") or "") or "unknown"
     return Gpu(
         index=index,
-        name=clean(element.findtext("product_name") or "") or "unknown",
-        compute_capability=known.compute_capability if known else None,
+        name=name,
+        compute_capability=_device_capability(element.findtext("pci/pci_device_id")),
         uuid=_value(element.findtext("uuid")),
         memory_bytes=_memory(element.findtext("fb_memory_usage/total")),
         mig_enabled=None if mig is None else mig == "Enabled",
@@ -134,9 +154,18 @@ def _xml_gpu(index: int, element: ET.Element) -> Gpu:
     )
 
 
+def _device_capability(text: str | None) -> ComputeCapability | None:
+    """Return the capability of a PCI device ID such as ``0x1F0210DE``: the device's number, and the vendor's.
+
+    Virtual machines may have zeros.
+    """
+    known = pci_gpu((text or "").lower().removeprefix("0x")[:4])
+    return known.compute_capability if known else None
+
+
 def _value(text: str | None) -> str | None:
     text = clean(text or "")
-    return None if text in {"", "N/A", "[N/A]"} or text.startswith("[") else text
+    return None if text in {"", "N/A", "ERR!", "Unknown"} or text.startswith("[") else text
 
 
 def _memory(text: str | None) -> int | None:
@@ -148,25 +177,187 @@ def parse_smi_table(text: str) -> SmiReport:
     """Parse the table of plain ``nvidia-smi``, which truncates long GPU names (``NVIDIA GeForce RTX 2080 ...``)."""
     header = _HEADER.search(text)
     if header is None:
-        raise TextFormatError(f"expected the table of `nvidia-smi`, found `{clean(text)[:80]}`")
-    gpus: list[Gpu] = []
-    lines = text.splitlines()
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        match = _HEADER_GPU.match(line)
-        if match is not None:
-            total = _HEADER_MEMORY.search(following)
-            gpus.append(
-                Gpu(
-                    index=int(match["index"]),
-                    name=clean(match["name"]),
-                    compute_capability=None,
-                    memory_bytes=int(total["total"]) * 1024 * 1024 if total else None,
-                    pci_bus_id=_value(match["bus"]),
-                )
-            )
+        raise TextFormatError("the table of `nvidia-smi`", clean(text)[:80])
+    gpus: dict[int, Gpu] = {}
+    models: set[str] = set()
+    current: Gpu | None = None
+    for line in text.splitlines():
+        if match := _HEADER_GPU.match(line):
+            current = Gpu(index=int(match["index"]), name=clean(match["name"]), pci_bus_id=_value(match["bus"]))
+            models.add(match["mode"])
+        elif line.startswith("+"):  # below a GPU
+            current = None
+        elif current is not None:
+            current = _below(current, line.rstrip())
+        elif (mig := _MIG_DEVICE.match(line)) and int(mig["gpu"]) in gpus:
+            gpu = gpus[int(mig["gpu"])]
+            device = MigDevice(memory_bytes=int(mig["total"]) * 1024 * 1024)
+            gpus[gpu.index] = dataclasses.replace(gpu, mig_devices=(*gpu.mig_devices, device))
+        if current is not None:
+            gpus[current.index] = current
+    driver = parse_version(header["driver"])
+    tool = parse_version(header["smi"])
     return SmiReport(
-        driver_version=parse_version(header["driver"]), cuda=parse_version(header["cuda"]), gpus=tuple(gpus)
+        driver_version=driver,
+        cuda=parse_version(header["cuda"]),
+        gpus=tuple(gpus.values()),
+        is_windows=any(re.fullmatch(_MODELS, model) for model in models),
+        # the tool comes with WSL, and the driver with Windows
+        is_wsl=driver is not None and tool is not None and driver != tool and len(driver.release) == 2,
     )
+
+
+def _below(gpu: Gpu, line: str) -> Gpu:
+    """Return the GPU with what another line of its cell says: its memory, and from driver 450 on its MIG mode."""
+    if total := _HEADER_MEMORY.search(line):
+        return dataclasses.replace(gpu, memory_bytes=int(total["total"]) * 1024 * 1024)
+    mode = _HEADER_MIG.search(line)
+    return dataclasses.replace(gpu, mig_enabled=mode["mode"] == "Enabled") if mode else gpu
+
+
+def parse_smi_query(text: str) -> SmiReport:
+    """Parse the output of ``nvidia-smi -q``, of which the capability is that of the PCI device ID."""
+    gpus: dict[str, dict[str, list[str]]] = {}
+    top: dict[str, str] = {}
+    for path, value in _query_items(text):
+        head, _, rest = path.partition("/")
+        if _QUERY_GPU.fullmatch(head):
+            gpus.setdefault(head, {}).setdefault(rest, []).append(value)
+        elif not rest:
+            top.setdefault(head, value)
+    if "Driver Version" not in top and "KMD Version" not in top:
+        raise TextFormatError("the output of `nvidia-smi -q`", clean(text)[:80])
+    models = [model for values in gpus.values() for model in values.get("Driver Model/Current", ())]
+    return SmiReport(
+        driver_version=parse_version(top.get("KMD Version") or top.get("Driver Version")),
+        cuda=parse_version(top.get("CUDA UMD Version") or top.get("CUDA Version")),
+        gpus=tuple(_query_gpu(index, *block) for index, block in enumerate(gpus.items())),
+        is_windows=any(re.match(_MODELS, model) for model in models),
+    )
+
+
+def _query_items(text: str) -> Iterator[tuple[str, str]]:
+    """Yield each line as its path and value; a heading has no value, and stands above lines that are indented more."""
+    headings: list[tuple[int, str]] = []
+    for line in filter(str.strip, text.splitlines()):
+        key, found, value = line.partition(" : ")
+        indent = len(line) - len(line.lstrip())
+        while headings and headings[-1][0] >= indent:
+            headings.pop()
+        yield "/".join([*(heading for _, heading in headings), key.strip()]), value.strip()
+        if not found:
+            headings.append((indent, key.strip()))
+
+
+def _query_gpu(index: int, heading: str, values: Mapping[str, Sequence[str]]) -> Gpu:
+    def value(path: str) -> str | None:
+        return _value(values.get(path, [None])[0])
+
+    mig = value("MIG Mode/Current")
+    slices = [found for path, found in values.items() if _SLICE_MEMORY.fullmatch(path)]
+    return Gpu(
+        index=index,
+        name=value("Product Name") or "unknown",
+        compute_capability=_device_capability(value("PCI/Device Id")),
+        uuid=value("GPU UUID"),
+        memory_bytes=_memory(value("FB Memory Usage/Total")),
+        mig_enabled=None if mig is None else mig == "Enabled",
+        pci_bus_id=heading.removeprefix("GPU "),
+        mig_devices=tuple(MigDevice(memory_bytes=_memory(each)) for found in slices for each in found),
+    )
+
+
+def parse_smi_list(text: str) -> SmiReport:
+    """Parse the output of ``nvidia-smi -L``: each GPU with its UUID, and its MIG devices; it has no driver."""
+    gpus: list[Gpu] = []
+    for line in text.splitlines():
+        if match := _LISTED_GPU.match(line):
+            gpus.append(Gpu(index=int(match["index"]), name=clean(match["name"]), uuid=_value(match["uuid"])))
+        elif (mig := _LISTED_MIG.match(line)) and gpus:
+            device = MigDevice(name=f"MIG {clean(mig['name'])}", uuid=_value(mig["uuid"]))
+            gpus[-1] = dataclasses.replace(gpus[-1], mig_enabled=True, mig_devices=(*gpus[-1].mig_devices, device))
+    if not gpus:
+        raise TextFormatError("the output of `nvidia-smi -L`", clean(text)[:80])
+    return SmiReport(driver_version=None, cuda=None, gpus=tuple(gpus))
+
+
+def parse_smi_csv(text: str) -> SmiReport:
+    """Parse the output of ``nvidia-smi --query-gpu=... --format=csv``, with or without a header and units.
+
+    The fields may be in any order. Without a header, the form of a value says what it is.
+    """
+    rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line.strip()]
+    names = [re.sub(r" \[.*\]$", "", cell) for cell in rows[0]] if rows else []
+    has_header = any(name in _CSV_FIELDS for name in names)
+    gpus, drivers, models = [], [], []
+    for position, row in enumerate(rows[1:] if has_header else rows):
+        if has_header and len(row) != len(names):
+            raise TextFormatError(f"{len(names)} fields", clean(",".join(row))[:80])
+        cells = dict(zip(names, row, strict=True)) if has_header else _guess_cells(row)
+        gpus.append(_csv_gpu(position, cells))
+        drivers.append(parse_version(cells.get("kmd_version")) or parse_version(cells.get("driver_version")))
+        models.append(cells.get("driver_model.current", ""))
+    if not gpus or not any(gpu.name != "unknown" or gpu.compute_capability for gpu in gpus):
+        raise TextFormatError("the name or the compute capability of a GPU", clean(text)[:80])
+    return SmiReport(
+        driver_version=next(filter(None, drivers), None),
+        cuda=None,
+        gpus=tuple(gpus),
+        is_windows=any(re.match(_MODELS, model) for model in models),
+    )
+
+
+_CSV_FIELDS = ("name", "gpu_name", "driver_version", "kmd_version", "compute_cap", "uuid", "gpu_uuid", "index")
+_CAPABILITY = r"[0-9]{1,2}\.[0-9]"
+_CSV_FORMS = {
+    "uuid": r"GPU-[0-9a-fA-F-]+",
+    "pci.bus_id": r"[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d",
+    "pci.device_id": r"0x[0-9A-Fa-f]{4}10DE",
+    "driver_version": r"\d{3}\.\d{1,3}\.\d{1,3}|[3-9]\d\d\.(?!00)\d\d",  # the second is Windows', or a power limit
+    "compute_cap": _CAPABILITY,
+    "memory.total": r"\d{1,12} MiB",
+    "driver_model.current": _MODELS,
+    "name": r"(?:NVIDIA|Tesla|GeForce|Quadro|TITAN|GRID|Orin|Graphics Device)\b.*",
+}
+
+
+def _guess_cells(row: Sequence[str]) -> dict[str, str]:
+    """Return the values of a row whose header is missing; a value that could be two fields is left out."""
+    found: dict[str, set[str]] = {}
+    for cell in row:
+        name = next((name for name, form in _CSV_FORMS.items() if re.fullmatch(form, cell)), None)
+        name = name or ("name" if named_capability(cell) else None)
+        if name is not None:
+            found.setdefault(name, set()).add(cell)
+    sizes = sorted(found.pop("memory.total", ()), key=lambda size: _memory(size) or 0)
+    cells = {name: values.pop() for name, values in found.items() if len(values) == 1}
+    if sizes:
+        cells["memory.total"] = sizes[-1]  # more than is used or free
+    return cells
+
+
+def _csv_gpu(position: int, cells: Mapping[str, str]) -> Gpu:
+    index, capability = cells.get("index", ""), cells.get("compute_cap", "")
+    mig, memory = _value(cells.get("mig.mode.current")), cells.get("memory.total", "")
+    stated = ComputeCapability.parse(capability) if re.fullmatch(_CAPABILITY, capability) else None
+    return Gpu(
+        index=int(index) if re.fullmatch(r"[0-9]{1,4}", index) else position,
+        name=_value(cells.get("name") or cells.get("gpu_name")) or "unknown",
+        compute_capability=stated or _device_capability(cells.get("pci.device_id")),
+        uuid=_value(cells.get("uuid") or cells.get("gpu_uuid")),
+        memory_bytes=_memory(memory if memory.endswith("MiB") else f"{memory} MiB"),
+        mig_enabled=None if mig is None else mig == "Enabled",
+        pci_bus_id=_value(cells.get("pci.bus_id") or cells.get("gpu_bus_id")),
+    )
+
+
+def parse_smi_versions(text: str) -> SmiReport:
+    """Parse the output of ``nvidia-smi --version``; its report has no GPU."""
+    driver, cuda = _VERSION_LINE.findall(text), _CUDA_LINE.findall(text)
+    versions = [version for each in driver if (version := parse_version(each)) is not None]
+    if not versions:
+        raise TextFormatError("the output of `nvidia-smi --version`", clean(text)[:80])
+    return SmiReport(driver_version=versions[0], cuda=next(filter(None, map(parse_version, cuda)), None), gpus=())
 
 
 def parse_compute_capabilities(text: str) -> dict[int, ComputeCapability]:
@@ -189,98 +380,3 @@ def smi_failure(exit_code: int, output: str) -> str | None:
         if words in lowered:
             return failure
     return None if exit_code == 0 else _EXIT_CODES.get(exit_code, "failed")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PciRow:
-    """A GPU known by its PCI device ID."""
-
-    chip: str
-    name: str
-    compute_capability: ComputeCapability
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _PciTable:
-    """``nvidia-pci.toml``: the capability of each chip, and the chip and product of each device ID."""
-
-    chips: dict[str, ComputeCapability]
-    devices: dict[str, tuple[str, str]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Branch:
-    """A driver branch, and the newest CUDA that it supports."""
-
-    driver: int
-    cuda: Version
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DriverSupport:
-    """The first and the last driver branch that support a compute capability, as far as they are known."""
-
-    capability: ComputeCapability
-    first: int | None = None
-    last: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _DriverTable:
-    """``nvidia-drivers.json``: the branches, oldest first, and the capability of each Tegra chip."""
-
-    branches: tuple[_Branch, ...]
-    supports: tuple[DriverSupport, ...]
-    tegra: dict[str, ComputeCapability]
-
-
-@cache
-def _drivers() -> _DriverTable:
-    from envforge.base.data_files import read_data  # noqa: PLC0415 - only a machine with a driver needs it
-
-    return read_data("nvidia-drivers.json", _DriverTable)
-
-
-@cache
-def _pci() -> _PciTable:
-    from envforge.base.data_files import read_data  # noqa: PLC0415 - as above
-
-    return read_data("nvidia-pci.toml", _PciTable)
-
-
-def branch_cuda(driver: Version) -> Version | None:
-    """Return the newest CUDA that the driver supports without a compatibility library; None for an unknown branch."""
-    return next((row.cuda for row in _drivers().branches if row.driver == driver.major), None)
-
-
-def nearest_branch_cuda(driver: Version) -> Version | None:
-    """Return the newest CUDA of the driver's branch, or of the nearest older branch in the table; None without one."""
-    older = [row for row in _drivers().branches if row.driver <= driver.major]
-    return older[-1].cuda if older else None
-
-
-def driver_support(capability: ComputeCapability) -> DriverSupport:
-    """Return the driver branches that support a GPU."""
-    rows = _drivers().supports
-    return next((row for row in rows if row.capability == capability), DriverSupport(capability=capability))
-
-
-def tegra_capability(compatible: str) -> ComputeCapability | None:
-    """Return the compute capability of a Jetson, from the contents of ``/proc/device-tree/compatible``."""
-    return next((each for chip, each in _drivers().tegra.items() if f"nvidia,{chip}" in compatible), None)
-
-
-def pci_gpu(device_id: str) -> PciRow | None:
-    """Return the GPU with a PCI device ID of vendor NVIDIA, such as ``0x2237``; None if it isn't in the table."""
-    row = _pci().devices.get(device_id.removeprefix("0x").lower())
-    if row is None:
-        return None
-    chip, name = row
-    return PciRow(chip=chip, name=name, compute_capability=_pci().chips[chip])
-
-
-def named_capability(name: str) -> ComputeCapability | None:
-    """Return the compute capability of a GPU by its name; None unless it is the product of one kind of chip."""
-    product = name.removeprefix("NVIDIA ")
-    found = {_pci().chips[chip] for chip, known in _pci().devices.values() if known and known == product}
-    return found.pop() if len(found) == 1 else None

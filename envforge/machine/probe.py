@@ -13,7 +13,8 @@ from packaging.version import Version
 
 from envforge.machine.conditions import Conclusion, find_conditions
 from envforge.machine.evidence import Evidence, NvmlCode, ask_libraries, gather, gpus_from_pci
-from envforge.machine.nvidia_text import branch_cuda, named_capability, nearest_branch_cuda, parse_library_file, pci_gpu
+from envforge.machine.gpu_tables import branch_cuda, driver_support, named_capability, nearest_branch_cuda, pci_gpu
+from envforge.machine.nvidia_text import parse_library_file
 from envforge.machine.values import Driver, Gpu, Machine, apply_overrides, resolve_visible
 from envforge.machine.world import World
 
@@ -168,6 +169,8 @@ def _reported_cuda(evidence: Evidence) -> _Read:
 def _gpus(evidence: Evidence) -> tuple[tuple[Gpu, ...], str]:
     nvml, smi, system = evidence.libraries.nvml, evidence.smi, evidence.system
     if nvml.error is None:
+        if ignored := () if nvml.gpus else _ignored(evidence):
+            return ignored, "/sys/bus/pci/devices"
         return _completed(evidence, nvml.gpus), "NVML" if nvml.gpus else ""
     if smi is not None and smi.report is not None and smi.report.gpus:
         return _completed(evidence, smi.report.gpus), smi.source
@@ -175,6 +178,16 @@ def _gpus(evidence: Evidence) -> tuple[tuple[Gpu, ...], str]:
         gpu = Gpu(index=0, name=system.jetson.model, compute_capability=system.jetson.compute_capability)
         return (gpu,), system.jetson.source
     return gpus_from_pci(system.pci), "/sys/bus/pci/devices" if system.pci else ""
+
+
+def _ignored(evidence: Evidence) -> tuple[Gpu, ...]:
+    """Return the GPUs on the bus if the driver lists none and its branch supports none of them, so that it is said."""
+    version = _user(evidence).value or _kernel(evidence).value
+    gpus = gpus_from_pci(evidence.system.pci)
+    supports = [driver_support(gpu.compute_capability) for gpu in gpus if gpu.compute_capability is not None]
+    if version is None or not gpus or len(supports) < len(gpus):
+        return ()
+    return gpus if not any(each.has(version) for each in supports) else ()
 
 
 def _completed(evidence: Evidence, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:

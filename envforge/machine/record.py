@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,8 @@ from envforge.base.envelope import Json, to_json
 from envforge.base.files import regular
 from envforge.base.terms import ComputeCapability
 from envforge.errors import EnvforgeError, Hint, RequestError
-from envforge.machine.nvidia_text import branch_cuda, named_capability
-from envforge.machine.values import Driver, Gpu, Machine, driver_text
+from envforge.machine.gpu_tables import branch_cuda, named_capability
+from envforge.machine.values import PYTHON, Driver, Gpu, Machine, driver_text
 
 if TYPE_CHECKING:
     from envforge.base.documents import Document
@@ -28,9 +29,12 @@ RECORD = "envforge-machine"
 RECORD_VERSION = 1
 RECORD_COMMAND = "envforge detect --json > machine.json"
 
-PYTHON = Version("3.12")
 GLIBC = Version("2.35")
 
+STDIN = "-"
+_ENDINGS = (".json", ".txt", ".xml", ".csv", ".yaml", ".yml", ".log")
+_MOST_BYTES = 16 << 20  # a cluster of hundreds of nodes as YAML has less
+_OF_CLUSTERS = {"kind", "items", "nodes"}  # keys of Kubernetes and Slurm
 _PLATFORM = re.compile(r"[a-z]+-[a-z0-9_]+")
 
 
@@ -54,23 +58,58 @@ def machine_to_json(machine: Machine) -> dict[str, Json]:
 
 
 def read_machine(path: Path) -> Machine:
-    """Read a record from a file: the record itself, or the output of ``envforge detect --json``."""
+    """Read a machine from a file: a record, or what `nvidia-smi`, Slurm, or Kubernetes printed of it."""
     try:
-        text = regular(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        with regular(path).open("rb") as stream:
+            content = stream.read(_MOST_BYTES + 1)
+    except OSError as error:
         raise MachineRecordError(
             f"cannot read the machine record `{path}`: {error}",
             hint="to create a record on that machine",
             command=RECORD_COMMAND,
             code="machine-unreadable",
         ) from error
-    document = _document(str(path))
+    return parse_machine(content, str(path))
+
+
+def parse_machine(content: bytes, where: str) -> Machine:
+    """Parse a record, or what other tools print of a machine; ``where`` names it in errors."""
+    from envforge.machine.described import decode  # noqa: PLC0415 - a profile and this computer need no text
+
+    document = _document(where)
+    if len(content) > _MOST_BYTES:
+        raise document.fault("", f"at most {_MOST_BYTES >> 20} MiB", "more")
+    text = decode(content)
+    if text.lstrip()[:1] != "{":
+        return _described(text, document)
+    if "\N{REPLACEMENT CHARACTER}" in text:
+        raise document.fault("", "UTF-8", text.strip()[:80])
     value = document.read_json(text, dict[str, Any])
-    if "record" in value or "schema_version" not in value:
-        return machine_from_json(value, str(path))
+    if "record" in value:
+        return machine_from_json(value, where)
+    if "schema_version" not in value:
+        # without the key that identifies a record, it may still be an incomplete one
+        return _described(text, document) if value.keys() & _OF_CLUSTERS else machine_from_json(value, where)
     if value.get("ok") is not True:
         raise document.fault("ok", "true (the output of a successful detection)", value.get("ok"))
-    return machine_from_json(value.get("result"), str(path))
+    return machine_from_json(value.get("result"), where)
+
+
+def _described(text: str, document: Document) -> Machine:
+    from envforge.machine.described import describe  # noqa: PLC0415 - as above
+    from envforge.machine.nvidia_text import TextFormatError  # noqa: PLC0415 - as above
+
+    def structured(source: str) -> object:
+        return document.read_json(source, Any) if source.lstrip()[:1] == "{" else document.read_yaml(source, Any)
+
+    try:
+        found = describe(text, structured)
+    except TextFormatError as error:
+        raise document.fault("", error.expected, error.found) from error
+    if found is None:
+        expected = "a machine record, or what `nvidia-smi`, Slurm, or Kubernetes prints of a machine"
+        raise document.fault("", expected, text.strip()[:80])
+    return found
 
 
 def machine_from_json(value: object, where: str) -> Machine:
@@ -154,22 +193,24 @@ class _Profile:
 def load_machine(spec: str | None, environment: Mapping[str, str]) -> Machine:
     """Return the machine that ``--machine`` names; ``None`` probes this computer.
 
-    The variables of ``environment`` describe this computer and don't apply to a record or a profile. A name with a
-    path separator or the ending ``.json`` is a file, and so is every name of an existing file that is no profile.
-    Raises RequestError for a name that is neither, MachineRecordError for an invalid file.
+    The variables of ``environment`` describe this computer and don't apply to a record or a profile. ``-`` is standard
+    input. A name with a path separator or an extension of a file is a file, and so is every name of an existing file
+    that is no profile. Raises RequestError for a name that is neither, MachineRecordError for an invalid file.
     """
     if spec is None:
         from envforge.machine.probe import probe  # noqa: PLC0415 - a record needs no probing
         from envforge.machine.world import World  # noqa: PLC0415 - a record needs no probing
 
         return probe(World.here(environment))
+    if spec == STDIN:
+        return _with_capabilities(parse_machine(_stdin(), "standard input"))
     from envforge.base.data_files import read_data  # noqa: PLC0415 - only a profile needs it
 
     profiles = read_data("profiles.toml", dict[str, _Profile])
     if spec in profiles:
         return _profile_machine(spec, profiles[spec])
     path = Path(spec)
-    if path.is_file() or "/" in spec or "\\" in spec or spec.lower().endswith(".json"):
+    if path.is_file() or "/" in spec or "\\" in spec or spec.lower().endswith(_ENDINGS):
         return _with_capabilities(read_machine(path))
     from envforge.base.suggest import nearest  # noqa: PLC0415 - only the error needs it
 
@@ -180,6 +221,18 @@ def load_machine(spec: str | None, environment: Mapping[str, str]) -> Machine:
         hint=(Hint(f"did you mean `--machine {near}`?") if near else record,),
         code="no-such-machine",
     )
+
+
+def _stdin() -> bytes:
+    """Read standard input; a second call gets nothing, so a command reads its machine once."""
+    if sys.stdin.isatty():
+        raise RequestError(
+            "`--machine -` reads a machine from standard input, but standard input is a terminal",
+            hint="to read a machine from a file",
+            command="envforge explain --machine - < nvidia-smi.txt",
+            code="stdin-terminal",
+        )
+    return sys.stdin.buffer.read(_MOST_BYTES + 1)
 
 
 def _profile_machine(name: str, row: _Profile) -> Machine:

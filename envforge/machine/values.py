@@ -79,8 +79,14 @@ class Condition:
     remedy: str
 
 
+PYTHON = Version("3.12")
+"""The Python of a machine whose description has none; an environment has its own."""
+
 UNREADABLE_SMI = "nvidia-smi-unreadable"
 """The code of the condition that ``nvidia-smi`` printed something that isn't known: there may be a GPU."""
+
+OTHER_GPU = "other-gpu"
+"""The code of the condition that the machine has only GPUs of AMD or Intel, for which envforge selects no builds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

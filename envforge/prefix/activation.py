@@ -27,7 +27,7 @@ from envforge.base.documents import Document
 from envforge.errors import EnvforgeError, RequestError
 from envforge.lock.lockfile import VariableName, VariableValue
 from envforge.prefix.journal import read_journal
-from envforge.prefix.venv import is_venv
+from envforge.prefix.venv import is_venv, venv_program
 
 _UNSET = "***unset***"
 _WINDOWS_FOLDERS = ("", "Library/mingw-w64/bin", "Library/usr/bin", "Library/bin", "Scripts", "bin")
@@ -120,6 +120,7 @@ def _of_venv(prefix: Path, label: str, environment: Mapping[str, str], left: Pat
         "VIRTUAL_ENV": str(prefix),
         "VIRTUAL_ENV_PROMPT": label,
         "PYTHONHOME": None,
+        **variables(prefix),
     }
     return Activation(
         prefix=prefix,
@@ -150,6 +151,8 @@ def variables(prefix: Path) -> dict[str, str | None]:
 
 def bin_folders(prefix: Path) -> tuple[Path, ...]:
     """Return the directories of an environment for ``PATH``, in order."""
+    if is_venv(prefix):
+        return (venv_program(prefix).parent,)
     if os.name == "nt":
         return tuple(prefix / folder for folder in _WINDOWS_FOLDERS)
     return (prefix / "bin",)

@@ -18,7 +18,7 @@ from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.lockfile import Lockfile, Manager
 from envforge.lock.plan import Artifact, Plan, Wheel, make_plan, read_any_lock, record_name, wheel_of
-from envforge.lock.project import ENVFORGE_DIRECTORY
+from envforge.lock.project import ENVFORGE_DIRECTORY, PYLOCK
 from envforge.prefix.audit_files import Files, Finding, Kind, digest_of, hash_files, read_inventory
 from envforge.prefix.installed import (
     CondaPackage,
@@ -37,9 +37,9 @@ from envforge.prefix.journal import (
     read_journal,
     write_journal,
 )
-from envforge.prefix.locate import Meant, check_exists, check_in_place
+from envforge.prefix.locate import Meant, check_exists, check_in_place, check_python
 from envforge.prefix.values import InstallRequest, Progress, Silent
-from envforge.prefix.venv import venv_site_packages
+from envforge.prefix.venv import files_of_creator, is_venv, seed_packages, venv_site_packages
 
 _PROGRESS = Silent()
 
@@ -146,12 +146,13 @@ def _compare(
     files = read_files(request.prefix)
     hashes = hash_files(request.prefix, files.to_hash, files.inventory, progress, full=request.full)
     locked = frozenset(wheel_of(artifact).name for artifact in plan.wheels)
+    seeds = seed_packages(request.prefix, is_created=journal is not None and journal.created) - locked
     drift, warnings = split_by_lock(owned_twice(files), locked)
     return AuditReport(
         prefix=request.prefix,
         lockfile=lockfile,
         platform=plan.platform,
-        drift=(*_packages(plan, files, journal), *drift, *files.findings(hashes.sha256)),
+        drift=(*_packages(plan, files, journal, seeds), *drift, *files.findings(hashes.sha256)),
         warnings=(*warnings, *openmp_runtimes(files, hashes.sha256)),
         digest=digest_of(files.digest_lines(hashes.sha256)),
         counts=Counts(
@@ -162,7 +163,7 @@ def _compare(
             read_bytes=hashes.read_bytes,
             unowned_files=files.unowned,
         ),
-        notes=hashes.notes,
+        notes=(*hashes.notes, *_not_compared(files, seeds)),
     )
 
 
@@ -176,13 +177,25 @@ def read_files(prefix: Path) -> Files:
         conda=conda,
         wheels=read_distributions(prefix, site_packages, conda) if site_packages else (),
         library=site_packages.rpartition("/")[0] if site_packages else None,
+        unlisted=files_of_creator(prefix),
     )
 
 
-def _packages(plan: Plan, files: Files, journal: Journal | None) -> tuple[Finding, ...]:
+def _packages(plan: Plan, files: Files, journal: Journal | None, seeds: frozenset[str]) -> tuple[Finding, ...]:
     # another tool installed the wheels of an adopted prefix, so they don't name uv
     kept = journal.wheels if journal and not journal.adopted else ()
-    return (*compare_conda(plan, files.conda), *compare_wheels(plan, files.wheels, kept))
+    compared = (wheel for wheel in files.wheels if wheel.name not in seeds)
+    return (*compare_conda(plan, files.conda), *compare_wheels(plan, compared, kept))
+
+
+def _not_compared(files: Files, seeds: frozenset[str]) -> Iterator[str]:
+    """Yield a note about each part of a virtual environment that is from its creator, and not from a lockfile."""
+    extra = [f"{wheel.name} {wheel.version}" for wheel in files.wheels if wheel.name in seeds]
+    if extra:
+        yield f"not in the lockfile, and kept as packages of the virtual environment itself: {', '.join(extra)}"
+    own = sorted(path for path in files.unlisted if path in files.inventory)
+    if own:
+        yield f"files of the virtual environment itself, which no package lists: {', '.join(own)}"
 
 
 def _journal(prefix: Path) -> Journal | None:
@@ -191,6 +204,7 @@ def _journal(prefix: Path) -> Journal | None:
     check_exists(meant)
     journal = read_journal(prefix)
     check_in_place(meant, journal)
+    check_python(meant)
     if journal is not None and journal.step != "verified":
         raise EnvforgeError(
             f"the environment in `{prefix}` is incomplete: an earlier command was interrupted "
@@ -209,6 +223,8 @@ def _journal(prefix: Path) -> Journal | None:
 
 def own_lock(prefix: Path, journal: Journal | None) -> Path:
     """Return the lockfile that a prefix was created from, or its copy in the prefix if it no longer exists."""
+    if journal is None and is_venv(prefix) and (prefix.parent / PYLOCK).is_file():
+        return prefix.parent / PYLOCK
     if journal is None:
         raise EnvforgeError(
             f"envforge did not create `{prefix}`, so its lockfile is unknown",

@@ -92,9 +92,11 @@ _OF_INSTALLERS = {"INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"}
 _LONG_FIRST_LINE = re.compile(rb"\A#!/bin/sh\n'''exec' [\"']?([^\"'\n]+?)[\"']? \"\$0\" \"\$@\"(?: #'''|\n' ''')\n")
 
 # the programs that conda, mamba, and rattler (with a tab), pip, and uv write for an entry point, byte for byte
-_START = r"#!(?P<prefix>.+)/bin/python[\d.]*\n# -\*- coding: utf-8 -\*-\n"
+_FIRST = r"#!(?P<prefix>.+)/bin/python[\d.]*\n"
+_START = rf"{_FIRST}# -\*- coding: utf-8 -\*-\n"
 _ENTRY = r"(?P<entry>from [\w.]+ import \w+)\n"
 _EXIT = r"sys\.exit\((?P<call>[\w.]+)\(\)\)\n?"
+_PIP = r"    sys\.argv\[0\] = sys\.argv\[0\]\.removesuffix\('\.exe'\)\n    "  # of pip 26
 _SUB = r"sys\.argv\[0\] = re\.sub\(r'\(-script\\\.pyw\??\|\\\.exe\)\?\$', '', sys\.argv\[0\]\)\n"
 _UV = (
     r'    if sys\.argv\[0\]\.endswith\("-script\.pyw"\):\n        sys\.argv\[0\] = sys\.argv\[0\]\[:-11\]\n'
@@ -107,6 +109,7 @@ _LAUNCHERS = tuple(
         rf"{_START}import re\nimport sys\n\n{_ENTRY}\n{_MAIN}(?P<tab>\t|    ){_SUB}(?P=tab){_EXIT}",
         rf"{_START}import re\nimport sys\n{_ENTRY}{_MAIN}    {_SUB}    {_EXIT}",
         rf"{_START}import sys\n{_ENTRY}{_MAIN}{_UV}{_EXIT}",
+        rf"{_FIRST}import sys\n{_ENTRY}{_MAIN}{_PIP}{_EXIT}",
     )
 )
 
@@ -198,7 +201,7 @@ class Files:
     """The files of one prefix: those that exist, and those that packages list.
 
     ``library`` is the directory from which Python imports (the standard library with site-packages); None without
-    Python.
+    Python. ``unlisted`` are files there that the creator of a virtual environment wrote.
     """
 
     prefix: Path
@@ -206,6 +209,7 @@ class Files:
     conda: tuple[CondaPackage, ...]
     wheels: tuple[Distribution, ...]
     library: str | None
+    unlisted: frozenset[str] = frozenset()
 
     @cached_property
     def owned(self) -> dict[str, list[Owned]]:
@@ -237,7 +241,7 @@ class Files:
     def strays(self) -> tuple[str, ...]:
         """Files in Python's library directory that belong to no package and are not mentioned by a link script."""
         # all of lib/pythonX.Y, because usercustomize.py there runs at start, as site-packages/sitecustomize.py does
-        claimed = {*self.owned, *self.places.values()}
+        claimed = {*self.owned, *self.places.values(), *self.unlisted}
         beginning = f"{self.library}/"
         return tuple(
             sorted(

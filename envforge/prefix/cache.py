@@ -42,12 +42,14 @@ _BLOCK = 1 << 20
 class Unpacked:
     """What is kept of an archive that was unpacked: its size, its SHA-256, and the size of its files.
 
-    ``record`` is the ``RECORD`` of a wheel, or the SHA-256 of the ``info/paths.json`` of a conda package.
+    ``folders`` are the directories of the members of a wheel. ``record`` is the ``RECORD`` of a wheel, or the SHA-256
+    of the ``info/paths.json`` of a conda package.
     """
 
     size: int
     sha256: str
     unpacked_bytes: int
+    folders: tuple[str, ...] = ()
     record: bytes = b""
 
 
@@ -98,9 +100,9 @@ class Store:
         folder = key if artifact.digest.algorithm == "sha256" else f"md5-{key}"
         return self.root / "files" / key[:2] / folder / name
 
-    def bundled_lock(self, lock: bytes) -> Path:
-        """Return the path of the lockfile of a bundle."""
-        return self.root / "bundles" / hashlib.sha256(lock).hexdigest() / "conda-lock.yml"
+    def bundled_lock(self, lock: bytes, name: str) -> Path:
+        """Return the path of the lockfile of a bundle; its name decides how it is read."""
+        return self.root / "bundles" / hashlib.sha256(lock).hexdigest() / name
 
     def keep(self, partial: Path, artifact: Artifact) -> Path:
         """Move a verified file to its place in the cache, and return that place."""
@@ -131,17 +133,26 @@ class Store:
     def unpacked(self, artifact: Artifact) -> Unpacked | None:
         """Return what is kept of the archive of a package that was unpacked, or None if it wasn't."""
         try:
-            head, _, record = _unpacked(self.path(artifact)).read_bytes().partition(b"\n")
-            size, sha256, unpacked_bytes = head.decode("ascii").split(" ")
-            return Unpacked(size=int(size), sha256=sha256, unpacked_bytes=int(unpacked_bytes), record=record)
+            head, folders, record = _unpacked(self.path(artifact)).read_bytes().split(b"\n", 2)
+            schema, size, sha256, unpacked_bytes = head.decode("ascii").rsplit(" ", 3)
+            if schema != _UNPACKED_SCHEMA:
+                return None
+            return Unpacked(
+                size=int(size),
+                sha256=sha256,
+                unpacked_bytes=int(unpacked_bytes),
+                folders=tuple(folders.decode("utf-8").split("\0")),
+                record=record,
+            )
         except (OSError, ValueError):
             return None
 
     def release(self, artifact: Artifact, unpacked: Unpacked) -> None:
         """Remove the archive of a package, which was unpacked, so that the disk has it once."""
         path = self.path(artifact)
-        head = f"{unpacked.size} {unpacked.sha256} {unpacked.unpacked_bytes}\n".encode()
-        write_atomic(_unpacked(path), head + unpacked.record, synced=False)
+        head = f"{_UNPACKED_SCHEMA} {unpacked.size} {unpacked.sha256} {unpacked.unpacked_bytes}"
+        text = "\n".join((head, "\0".join(unpacked.folders), "")).encode()
+        write_atomic(_unpacked(path), text + unpacked.record, synced=False)
         for name in (path, _verified(path)):
             name.unlink(missing_ok=True)
 
@@ -156,6 +167,8 @@ class Store:
         """Remove the file of a package and its partial download."""
         shutil.rmtree(self.path(artifact).parent, ignore_errors=True)
 
+
+_UNPACKED_SCHEMA = "envforge unpacked 1"  # raised when a new check must read archives that were accepted before
 
 CACHE_HINTS = (
     Hint("to remove cached packages", "envforge clean"),

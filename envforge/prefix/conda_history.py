@@ -47,10 +47,10 @@ def record_install(prefix: Path, plan: Plan, specs: Mapping[str, str]) -> None:
     for artifact in plan.conda:
         _record_request(prefix / "conda-meta" / f"{record_name(artifact)}.json", specs.get(artifact.package.name))
     history = prefix / "conda-meta" / "history"
-    old = history.read_text(encoding="utf-8") if history.is_file() else ""
-    event = _event(old, {_distribution(artifact) for artifact in plan.conda}, specs)
+    old = history.read_bytes() if history.is_file() else b""
+    event = _event(old.decode("utf-8", "replace"), {_distribution(artifact) for artifact in plan.conda}, specs)
     if event:
-        write_atomic(history, old + event, synced=False, through_links=False)
+        write_atomic(history, old + event.encode(), synced=False, through_links=False)
     _register(prefix)
 
 
@@ -102,7 +102,7 @@ def _requested(history: str) -> dict[str, str]:
 def _strings(text: str) -> list[str]:
     try:
         return [str(value) for value in ast.literal_eval(text)]
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two for one that nests deeply
         return []
 
 

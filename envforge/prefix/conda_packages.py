@@ -15,6 +15,7 @@ import shutil
 import stat
 import tempfile
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import rattler
 from filelock import FileLock
-from rattler.exceptions import ExtractError, InstallerError, IoError, LinkError
+from rattler import exceptions
 from rattler.package_cache import PackageCache, PackageCacheLayer, ValidationMode
 from rattler.package_streaming import extract
 
@@ -51,7 +52,14 @@ from envforge.prefix.values import InstallRequest, Progress
 _RESERVED = {"conda-meta", ENVFORGE_DIRECTORY}
 _INFO = "info"
 _MOST_LINKS = 40  # as the kernel of Linux follows, path_resolution(7)
+# of rattler, which have no common base: which of them an invalid file raises isn't documented
+_ERRORS: tuple[type[Exception], ...] = (
+    *(each for each in vars(exceptions).values() if isinstance(each, type) and issubclass(each, Exception)),
+    OSError,
+    ValueError,
+)
 _PROBE_BYTES = 1 << 20
+_ENTRY_POINT = re.compile(r"[^=]+=\s*[\w.-]+\s*:\s*[\w.-]+\s*")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -179,7 +187,7 @@ def unpack(item: Fetched, store: Store, platform: str) -> Archive:
             )
             record = _check_unpacked(item, fresh, tree, platform, kept)
             _replace(folder, fresh)
-        except (ExtractError, IoError, OSError, ValueError) as error:
+        except _ERRORS as error:
             _check_writable(store.conda)
             store.evict(item.artifact)
             raise archive_damaged(item.artifact, _causes(error)) from error
@@ -228,21 +236,23 @@ def _check_unpacked(item: Fetched, folder: Path, tree: Tree, platform: str, kept
         arrived = Path(os.path.realpath(folder / name))
         if not arrived.is_relative_to(top) or not _RESERVED.isdisjoint(arrived.relative_to(top).parts[:1]):
             raise refused(item.artifact, name, f"is a link to a path outside the package: `{printable(target)}`")
-    folds = platform.startswith(("win-", "osx-"))
     seen: dict[str, str] = {}
     # rattler's own parse, which accepts the older `info/files`, too, and is what it will link
     for entry in rattler.PathsJson.from_package_directory_with_deprecated_fallback(folder).paths:
         name = entry.relative_path.as_posix()
         check_path(item.artifact, name)
-        key = name.casefold() if folds else name
+        key = name if platform.startswith("linux-") else _folded(item.artifact, name, platform)
         if seen.setdefault(key, name) != name:
             raise refused(item.artifact, name, f"has the same name as `{seen[key]}` on a disk that ignores case")
-        if name not in tree.files and not entry.path_type.directory:
+        if not entry.path_type.directory and not (name in tree.links or name in tree.files):
             raise archive_damaged(item.artifact, f"it lists `{printable(name)}`, but does not contain it")
+        if not _is_of_kind(entry, folder / name):
+            raise archive_damaged(item.artifact, f"it lists `{printable(name)}` as another kind of file than it is")
     record = _read_record(item, folder, kept)
-    for program in _programs(item, folder) if record.noarch.python else ():
-        if program in {"", ".", ".."} or re.search(r"[/\\\0]", program):
-            raise refused(item.artifact, program, "is a program outside the directory of programs")
+    for point in _entry_points(item, folder):
+        if not _ENTRY_POINT.fullmatch(point):
+            raise archive_damaged(item.artifact, f"`{printable(point)}` is not an entry point `NAME = MODULE:FUNCTION`")
+        check_program(item.artifact, point.partition("=")[0].strip())
     return record
 
 
@@ -256,19 +266,38 @@ class _Link:
     noarch: _Noarch
 
 
-def _programs(item: Fetched, folder: Path) -> Iterator[str]:
-    """Yield the names of the programs that rattler will write for the entry points of a package."""
+def _entry_points(item: Fetched, folder: Path) -> tuple[str, ...]:
+    """Return the entry points of a package, for each of which rattler will write a program."""
     path = folder / _INFO / "link.json"
     if not path.exists():
-        return
+        return ()
     document = Document(
         damaged=f"the file `info/link.json` of `{item.artifact.file_name}` is invalid",
         error=EnvforgeError,
         code="archive-damaged",
         hints=lambda: (_EXCLUDE,),
     )
-    for point in document.read_json(document.read_bytes(path), _Link).noarch.entry_points:
-        yield point.partition("=")[0].strip()
+    return document.read_json(document.read_bytes(path), _Link).noarch.entry_points
+
+
+def check_program(artifact: Artifact, name: str) -> None:
+    """Raise ``EnvforgeError`` unless the name of a program is one of a file in the directory of programs."""
+    if name in {"", ".", ".."} or not name.isprintable() or {"/", "\\"} & set(name):
+        raise refused(artifact, name, "is a program outside the directory of programs")
+
+
+def _is_of_kind(entry: rattler.PathsEntry, path: Path) -> bool:
+    """Return whether rattler can link a listed file as its kind: otherwise, it would stop with a half-linked prefix."""
+    if entry.path_type.softlink:
+        return path.is_symlink()
+    return entry.prefix_placeholder is None if entry.path_type.directory else path.is_file()
+
+
+def _folded(artifact: Artifact, name: str, platform: str) -> str:
+    """Return a key that is equal for all spellings of a path on the disks of macOS and Windows."""
+    if platform.startswith("win-") and any(":" in part or part.endswith((".", " ")) for part in name.split("/")):
+        raise refused(artifact, name, "has a name that Windows changes")
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def check_path(artifact: Artifact, name: str, *, reserved: bool = True) -> None:
@@ -310,9 +339,10 @@ def _read_record(item: Fetched, folder: Path, kept: Unpacked) -> rattler.RepoDat
     digests = {"sha256": kept.sha256, **({"md5": locked.md5} if locked.md5 else {})}
     try:
         record = rattler.PackageRecord.from_index_json(folder / _INFO / "index.json", size=kept.size, **digests)
-    except (IoError, OSError, ValueError) as error:
+    except _ERRORS as error:
         raise archive_damaged(item.artifact, f"its record is not readable: {_causes(error)}") from error
-    found = (record.name.normalized, str(record.version))
+    # as written, because rattler panics if the name in a lockfile differs from it only in case
+    found = (record.name.source, str(record.version))
     # rattler derives paths in its cache and in conda-meta from name, version, and build
     if found != (locked.name, locked.version) or f"{'-'.join(found)}-{record.build}" != record_name(item.artifact):
         raise EnvforgeError(
@@ -344,11 +374,11 @@ class Joined:
             self.links.update({self._placed(archive, name): target for name, target in archive.tree.links.items()})
         for archive in self.archives:
             for name in filter(_is_linked, archive.tree.folders):
-                if self._resolve(self._placed(archive, name)) is None:
+                if self.resolve(self._placed(archive, name)) is None:
                     raise refused(archive.item.artifact, name, "is a directory outside the environment, through a link")
             for name in filter(_is_linked, archive.tree.links):
                 target = archive.tree.links[name]
-                if self._resolve(posixpath.join(posixpath.dirname(self._placed(archive, name)), target)) is None:
+                if self.resolve(posixpath.join(posixpath.dirname(self._placed(archive, name)), target)) is None:
                     raise refused(
                         archive.item.artifact, name, f"is a link to a path outside the package: `{printable(target)}`"
                     )
@@ -371,7 +401,7 @@ class Joined:
         """Return the path in the prefix of a path in a package."""
         return noarch_place(name, self.site_packages) if archive.is_noarch else name
 
-    def _resolve(self, path: str) -> str | None:
+    def resolve(self, path: str) -> str | None:
         """Return the path to which links lead, relative to the prefix; None if it is outside or reserved."""
         if path.startswith("/"):
             return None
@@ -422,7 +452,7 @@ def link(
     chosen = tuple(archives)
     try:
         asyncio.run(_link(chosen, frozenset(removed), store, request, progress))
-    except (InstallerError, LinkError, IoError, OSError) as error:
+    except _ERRORS as error:
         raise OutsideError(
             f"failed to link packages into `{request.prefix}`: {_causes(error)}",
             hint="fix the cause; the next attempt reuses the downloaded files",
@@ -499,7 +529,7 @@ def read_records(prefix: Path, name: str = "") -> tuple[rattler.PrefixRecord, ..
     def read(path: Path) -> rattler.PrefixRecord:
         try:
             return rattler.PrefixRecord.from_path(path)
-        except (IoError, OSError, ValueError) as error:
+        except _ERRORS as error:
             raise record_fault(path, prefix, _causes(error)) from error
 
     with ThreadPoolExecutor() as pool:

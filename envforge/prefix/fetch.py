@@ -26,6 +26,7 @@ from envforge.base.net import (
     NetworkError,
     Response,
     UntrustedError,
+    credentials_hints,
     unreachable_hints,
 )
 from envforge.base.urls import Url, show_url
@@ -372,6 +373,7 @@ def _write(stream: BinaryIO, size: int, artifact: Artifact, partial: Path, wire:
     hasher = new_hasher(artifact.digest)
     _need_room(partial, size)
     wire.expect(artifact, size)
+    partial.unlink(missing_ok=True)  # the relay may have sent it, and recognizes another file by its inode
     with partial.open("wb") as target:
         while block := stream.read(_BLOCK):
             _go_on(wire)
@@ -467,7 +469,7 @@ def _hints_refused(status: int, artifact: Artifact, url: str) -> tuple[Hint, ...
     """Return what helps if the server responded, but not with the file; nothing if a mirror lacks it."""
     mirror = Hint("to download it from a mirror, pass `--mirror FROM=TO`")
     if status in REJECTED:
-        return (Hint(f"add credentials for `{_host(url).partition(':')[0]}` to `~/.netrc` or the keyring"),)
+        return credentials_hints(artifact.package.url, url)
     if url != artifact.package.url:
         return ()
     if status == HTTPStatus.NOT_FOUND:

@@ -7,6 +7,7 @@ packages.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
@@ -22,7 +23,7 @@ from envforge.errors import EnvforgeError, Hint
 from envforge.lock.lockfile import Lockfile, Manager
 from envforge.lock.needs import asks_driver, concerns, describe, read_needs, unmet
 from envforge.lock.plan import Artifact, Plan, make_plan, read_any_lock, wheel_of
-from envforge.lock.project import ENVFORGE_DIRECTORY
+from envforge.lock.project import ENVFORGE_DIRECTORY, is_environment
 from envforge.prefix.cache import Store, default_root, in_use
 from envforge.prefix.conda_history import record_install, requested_specs
 from envforge.prefix.conda_packages import Archive, Joined, link, read_records, site_packages_path
@@ -54,11 +55,12 @@ from envforge.prefix.values import (
     Silent,
     progress_step,
 )
-from envforge.prefix.venv import create_venv, venv_python
+from envforge.prefix.venv import create_venv, is_venv_of, seed_packages, venv_python
 from envforge.prefix.wheels import (
     Batch,
     Site,
     build_wheels,
+    check_places,
     find_site,
     install_wheels,
     stand_alone,
@@ -151,10 +153,14 @@ def _refuse_foreign(request: InstallRequest) -> None:
             code="prefix-not-a-folder",
         )
     if any(prefix.iterdir()) and not (prefix / ENVFORGE_DIRECTORY).is_dir():
+        adopt = shlex.join(["envforge", "audit", str(request.lockfile), "--adopt", "--prefix", str(prefix)])
+        hint = "to install into another directory, pass `--prefix DIR`; to change the packages in this one, pass "
         raise EnvforgeError(
             f"`{prefix}` is not empty, and envforge did not create it",
-            hint="to install into another directory, pass `--prefix DIR`; to change the packages in this one, pass "
-            "`--force`",
+            hint=(
+                Hint(f"{hint}`--force`"),
+                *([Hint("to manage it with envforge if it already matches", adopt)] if is_environment(prefix) else []),
+            ),
             code="prefix-foreign",
         )
 
@@ -232,7 +238,15 @@ def _matches(journal: Journal, plan: Plan, prefix: Path) -> bool:
         return False
     if tuple(sorted(path.stem for path in (prefix / "conda-meta").glob("*.json"))) != plan.records:
         return False
-    return frozenset(wheel.name for wheel in journal.wheels) == pip_installed(prefix) - editable_installs(prefix).keys()
+    if plan.python is not None and not is_venv_of(prefix, plan.python):
+        return False
+    wheels = frozenset(wheel.name for wheel in journal.wheels)
+    return wheels == _found_wheels(prefix, journal, wheels) - editable_installs(prefix).keys()
+
+
+def _found_wheels(prefix: Path, journal: Journal | None, locked: Collection[str]) -> frozenset[str]:
+    """Return what pip or uv installed, without the packages that a virtual environment of another tool began with."""
+    return pip_installed(prefix) - (seed_packages(prefix, is_created=_is_created(journal, prefix)) - frozenset(locked))
 
 
 def _is_created(journal: Journal | None, prefix: Path) -> bool:
@@ -255,7 +269,8 @@ def _needed_changes(plan: Plan, journal: Journal | None, request: InstallRequest
     # nothing half-linked; in a directory taken with `--force`, files of no package are kept
     if (created and not stands) or (journal is not None and journal.was_moved(prefix)):
         return everything
-    is_other_python = venv_python(prefix) != plan.python  # or a conda environment for a pylock.toml, or the reverse
+    # or a conda environment for a pylock.toml, or the reverse
+    is_other_python = not is_venv_of(prefix, plan.python) if plan.python else venv_python(prefix) is not None
     if created and is_other_python:
         return everything
     records = {record.name.normalized: record for record in read_records(prefix)}
@@ -264,7 +279,7 @@ def _needed_changes(plan: Plan, journal: Journal | None, request: InstallRequest
         return everything
     conda = {name: _checksums(record) if journal is None or stands else frozenset() for name, record in records.items()}
     trusted = journal if journal is not None and journal.step == "verified" else None
-    wheels = pip_installed(prefix) - {name for name, _ in found}
+    wheels = _found_wheels(prefix, journal, locked) - {name for name, _ in found}
     changes = _with_shared_files(plan, trusted, conda, wheels, request)
     return replace(changes, editable=kept, venv_kept=plan.python is not None and not is_other_python)
 
@@ -337,7 +352,7 @@ def split_python(archives: Iterable[Archive]) -> tuple[tuple[Archive, ...], tupl
         name = waiting.popleft()
         if name in named and name not in needed:
             needed[name] = named[name]
-            waiting.extend(words.split()[0] for words in named[name].record.depends if words)
+            waiting.extend(words.split()[0] for words in named[name].record.depends if words.strip())
     return tuple(needed.values()), tuple(archive for name, archive in named.items() if name not in needed)
 
 
@@ -367,8 +382,7 @@ class Installation:
         self._refuse_other_venv(todo)
         obtained = self._obtain((*todo.conda, *todo.wheels))
         check_room_to_copy(map(store.unpacked, (*todo.conda, *todo.wheels)), request.prefix, store)
-        archives = obtained.conda
-        self._check_joined(archives, todo)
+        self._check_joined(obtained, todo)
         _name_editables(todo.editable, progress, kept=not self._empties(todo))
         journal = self._begin(todo)
         if "python" in todo.conda_kept:  # first, because the new conda packages may contain the same libraries
@@ -519,20 +533,22 @@ class Installation:
         if gone:
             uninstall(gone, find_site(self.request.prefix, self.plan.platform), store)
 
-    def _check_joined(self, archives: tuple[Archive, ...], todo: Changes) -> None:
+    def _check_joined(self, obtained: Obtained, todo: Changes) -> None:
         """Raise ``EnvforgeError`` if packages write outside the prefix through links; report common files."""
+        archives = obtained.conda
         if not archives:
             return
         emptied = self._empties(todo)
         records = () if emptied else read_records(self.request.prefix)
         every = [*records, *(archive.record for archive in archives)]
         python = next((record for record in reversed(every) if record.name.normalized == "python"), None)
-        joined = Joined(
-            archives=archives,
-            site_packages=site_packages_path(python, self.plan.platform) if python else "site-packages",
-            prefix=None if emptied else self.request.prefix,
-        )
+        site_packages = site_packages_path(python, self.plan.platform) if python else "site-packages"
+        joined = Joined(archives=archives, site_packages=site_packages, prefix=None if emptied else self.request.prefix)
         joined.check()
+        # uv writes wheels while conda packages are linked, so the links on the disk show only later where files arrive
+        site = Site(prefix=Path(), packages=Path(site_packages), program=Path("bin/python"))
+        wheels = (item for item in obtained.wheels if not item.artifact.is_source)
+        check_places(wheels, site, self.store, joined.resolve)
         kept = {record.name.normalized: map(Path.as_posix, record.files) for record in records}
         linked = {archive.record.name.normalized for archive in archives}
         for warning in joined.shared({name: files for name, files in kept.items() if name not in linked}):

@@ -23,8 +23,8 @@ from envforge.base.documents import Document, Printable
 from envforge.base.files import write_atomic
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.plan import Wheel
-from envforge.lock.project import ENVFORGE_DIRECTORY, LOCK_FILE
-from envforge.lock.pylock import PYLOCK, is_pylock
+from envforge.lock.project import ENVFORGE_DIRECTORY, LOCK_FILE, PYLOCK, VENV_IN_PROJECT
+from envforge.lock.pylock import is_pylock
 from envforge.prefix.values import Progress, Silent, Step
 from envforge.prefix.venv import is_venv
 
@@ -105,8 +105,22 @@ def keep_lockfile(lockfile: Path, prefix: Path) -> None:
 def recreate_command(prefix: Path) -> str:
     """Return the command that removes an environment and installs it again."""
     place = shlex.quote(str(prefix))
-    lockfile = f"{PYLOCK} " if is_venv(prefix) else ""
-    return f"rm -r {place} && envforge install {lockfile}--prefix {place}"
+    return f"rm -r {place} && envforge install {pylock_word(prefix)}--prefix {place}"
+
+
+def pylock_word(prefix: Path) -> str:
+    """Return the argument of ``install`` for a virtual environment, with a space: its pylock.toml; empty for others."""
+    if not is_venv(prefix) and prefix.name != VENV_IN_PROJECT:
+        return ""
+    path = journal_path(prefix)
+    # without hints, and not by `read_journal`, whose hints contain this word
+    document = Document(damaged=f"the journal `{path}` is invalid", error=EnvforgeError, code="journal-damaged")
+    try:
+        stated = Path(document.read_json(document.read_bytes(path), Journal).lockfile)
+        is_known = is_pylock(stated) and stated.is_file()
+        return f"{shlex.quote(os.path.relpath(stated))} " if is_known else f"{PYLOCK} "
+    except (EnvforgeError, ValueError):  # ValueError: on another drive of Windows
+        return f"{PYLOCK} "
 
 
 def kept_lockfile(prefix: Path, lockfile: Path) -> Path:
@@ -189,6 +203,6 @@ def _await_writers(folder: Path, progress: Progress) -> None:
 
 def _holder(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip() or "unknown"
+        return path.read_text(encoding="utf-8", errors="replace").strip() or "unknown"
     except OSError:
         return "unknown"

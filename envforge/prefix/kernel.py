@@ -25,6 +25,7 @@ from envforge.lock.project import ENVIRONMENT_FILE, VARIANTS_DIRECTORY
 from envforge.prefix.activation import activation, bin_folders, with_scripts
 from envforge.prefix.journal import read_journal
 from envforge.prefix.locate import Meant
+from envforge.prefix.venv import is_venv, python_program
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FILE = "kernel.json"
@@ -122,7 +123,7 @@ def remove(meant: Meant, folder: Path) -> None:
 def _document(meant: Meant, display_name: str, environment: Mapping[str, str]) -> dict[str, Json]:
     outside = {name: value for name, value in environment.items() if not name.startswith(("CONDA_", "__CONDA_"))}
     active = activation(meant.prefix, meant.label, outside)
-    words: tuple[str, ...] = (str(_python(meant.prefix)), "-m", "ipykernel_launcher", "-f", "{connection_file}")
+    words: tuple[str, ...] = (str(python_program(meant.prefix)), "-m", "ipykernel_launcher", "-f", "{connection_file}")
     if active.scripts and os.name != "nt":
         words = with_scripts(words, replace(active, changes=()), environment).words
     folders = os.pathsep.join(str(folder) for folder in bin_folders(meant.prefix))
@@ -137,20 +138,22 @@ def _document(meant: Meant, display_name: str, environment: Mapping[str, str]) -
     }
 
 
-def _python(prefix: Path) -> Path:
-    return prefix / ("python.exe" if os.name == "nt" else "bin/python")
-
-
 def _check_ipykernel(meant: Meant) -> None:
     places = ("Lib/site-packages",) if os.name == "nt" else ("lib/python*/site-packages",)
-    if _python(meant.prefix).exists() and any(
+    if python_program(meant.prefix).exists() and any(
         True for place in places for _ in meant.prefix.glob(f"{place}/ipykernel_launcher.py")
     ):
         return
     raise EnvforgeError(
         f"a kernel requires the package `ipykernel`, but the environment in `{meant.prefix}` does not contain it",
         hint="to add it",
-        command=" && ".join([f"envforge add ipykernel{_file_option(meant)}", meant.install_command]),
+        command=" && ".join(
+            [
+                f"envforge add ipykernel{_file_option(meant)}",
+                *([f"envforge lock --pylock{_file_option(meant)}"] if is_venv(meant.prefix) else []),
+                meant.install_command,
+            ]
+        ),
         code="no-ipykernel",
     )
 

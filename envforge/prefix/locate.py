@@ -16,14 +16,13 @@ from envforge.lock.project import (
     IN_PROJECT,
     VARIANTS_DIRECTORY,
     VENV_IN_PROJECT,
-    is_prefix,
+    is_environment,
     prefix_in,
     project_folder,
     unfinished_beside,
 )
-from envforge.lock.pylock import PYLOCK
-from envforge.prefix.journal import Journal, lock_prefix, read_journal
-from envforge.prefix.venv import is_venv
+from envforge.prefix.journal import Journal, lock_prefix, pylock_word, read_journal
+from envforge.prefix.venv import is_venv, venv_program
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -62,8 +61,7 @@ class Meant:
     @property
     def install_command(self) -> str:
         """Command that creates or completes the environment."""
-        lockfile = f"{PYLOCK} " if is_venv(self.prefix) or self.prefix.name == VENV_IN_PROJECT else ""
-        return f"envforge install {lockfile}{self.option}".rstrip()
+        return f"envforge install {pylock_word(self.prefix)}{self.option}".rstrip()
 
 
 def meant_prefix(prefix: Path | None, name: str | None, here: Path) -> Meant:
@@ -152,9 +150,10 @@ def check_exists(meant: Meant) -> None:
             command=meant.install_command,
             code="no-environment",
         )
-    if not is_prefix(prefix):
+    if not is_environment(prefix):
         raise EnvforgeError(
-            f"`{prefix}` is not an environment: it contains neither `conda-meta` nor `{ENVFORGE_DIRECTORY}`",
+            f"`{prefix}` is not an environment: it contains neither `conda-meta`, `{ENVFORGE_DIRECTORY}`, nor "
+            "`pyvenv.cfg`",
             hint="to select an environment, pass `--prefix DIR` or `--name NAME`",
             code="not-an-environment",
         )
@@ -172,12 +171,28 @@ def check_in_place(meant: Meant, journal: Journal | None) -> None:
         )
 
 
+def check_python(meant: Meant) -> None:
+    """Raise ``EnvforgeError`` for a virtual environment without its Python, which another one on PATH would replace."""
+    program = venv_program(meant.prefix)
+    if is_venv(meant.prefix) and not program.exists():
+        reason = (
+            f"the Python that it was created from, `{program.readlink()}`, does" if program.is_symlink() else "it does"
+        )
+        raise EnvforgeError(
+            f"the virtual environment in `{meant.prefix}` has no Python: {reason} not exist",
+            hint="to create it again",
+            command=meant.install_command,
+            code="no-interpreter",
+        )
+
+
 def check_usable(meant: Meant) -> None:
     """Raise ``EnvforgeError`` for a prefix that is missing, not an environment, moved, or incomplete."""
     check_exists(meant)
     found = unfinished_install(meant)
     if found is None:
         check_in_place(meant, read_journal(meant.prefix))
+        check_python(meant)
         return
     with lock_prefix(meant.prefix):  # raises another error if an install is running
         pass

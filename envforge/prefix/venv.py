@@ -10,9 +10,12 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from envforge.base.files import regular
 from envforge.errors import EnvforgeError, Hint, OutsideError
 
+WINDOWS = os.name == "nt"
 _CONFIGURATION = "pyvenv.cfg"
+_SEEDS = frozenset({"pip", "setuptools", "wheel"})  # of `python -m venv` and virtualenv; uv keeps them, too
 
 
 def is_venv(prefix: Path) -> bool:
@@ -22,12 +25,20 @@ def is_venv(prefix: Path) -> bool:
 
 def venv_python(prefix: Path) -> Version | None:
     """Return the minor version of the Python of a virtual environment; None if the prefix is no such environment."""
-    try:
-        text = (prefix / _CONFIGURATION).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
-    found = re.search(r"^version(?:_info)?\s*=\s*(\d+\.\d+)", text, re.MULTILINE)
+    found = re.search(r"^version(?:_info)?\s*=\s*(\d+\.\d+)", _configuration(prefix), re.MULTILINE)
     return Version(found[1]) if found else None
+
+
+def _configuration(prefix: Path) -> str:
+    try:
+        return regular(prefix / _CONFIGURATION).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def is_venv_of(prefix: Path, python: Version) -> bool:
+    """Return whether a prefix is a virtual environment of a minor version of Python that is still installed."""
+    return venv_python(prefix) == python and venv_program(prefix).exists()
 
 
 def venv_site_packages(prefix: Path) -> str | None:
@@ -35,12 +46,35 @@ def venv_site_packages(prefix: Path) -> str | None:
     python = venv_python(prefix)
     if python is None:
         return None
-    return "Lib/site-packages" if os.name == "nt" else f"lib/python{python}/site-packages"
+    return "Lib/site-packages" if WINDOWS else f"lib/python{python}/site-packages"
 
 
 def venv_program(prefix: Path) -> Path:
     """Return the Python program of a virtual environment."""
-    return prefix / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    return prefix / ("Scripts/python.exe" if WINDOWS else "bin/python")
+
+
+def python_program(prefix: Path) -> Path:
+    """Return the Python program of a virtual environment or of a conda environment; it may not exist."""
+    if is_venv(prefix):
+        return venv_program(prefix)
+    return prefix / ("python.exe" if WINDOWS else "bin/python")
+
+
+def files_of_creator(prefix: Path) -> frozenset[str]:
+    """Return the files in site-packages that uv 0.9 or virtualenv writes when it creates a virtual environment.
+
+    No package lists them.
+    """
+    site_packages = venv_site_packages(prefix)
+    if site_packages is None or re.search(r"^(?:uv|virtualenv)\s*=", _configuration(prefix), re.MULTILINE) is None:
+        return frozenset()
+    return frozenset(f"{site_packages}/_virtualenv.{end}" for end in ("py", "pth"))
+
+
+def seed_packages(prefix: Path, *, is_created: bool) -> frozenset[str]:
+    """Return the packages that the creator of a virtual environment may have installed; envforge installs none."""
+    return _SEEDS if is_venv(prefix) and not is_created else frozenset()
 
 
 def create_venv(prefix: Path, python: Version) -> None:

@@ -18,6 +18,7 @@ import json
 import os
 import re
 import stat
+import struct
 import subprocess
 import tempfile
 import time
@@ -26,10 +27,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from email.parser import BytesHeaderParser
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import InvalidVersion, Version
 
 from envforge.base.files import write_atomic
 from envforge.base.urls import hide_secrets
@@ -37,9 +40,24 @@ from envforge.errors import Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import Seen, Store, Unpacked, digest_of, hash_file, note_files, read_files
-from envforge.prefix.conda_packages import archive_damaged, check_path, read_records, refused, site_packages_path
+from envforge.prefix.conda_packages import (
+    archive_damaged,
+    check_path,
+    check_program,
+    read_records,
+    refused,
+    site_packages_path,
+)
 from envforge.prefix.fetch import Fetched
-from envforge.prefix.installed import check_removable, distributions, installed, read_record, sha256_of_row
+from envforge.prefix.installed import (
+    ORIGIN,
+    check_removable,
+    distribution_name,
+    distributions,
+    installed,
+    read_record,
+    sha256_of_row,
+)
 from envforge.prefix.journal import mark_writing, recreate_command
 from envforge.prefix.relay import Relay, index_url, loopback_works, wheel_url
 from envforge.prefix.values import Progress, progress_step
@@ -47,6 +65,11 @@ from envforge.prefix.venv import venv_program, venv_site_packages
 
 _BATCH = 200
 _NOT_FOR_UV = re.compile(r"(UV|PIP)_|PYTHON|(VIRTUAL_ENV|CONDA_PREFIX|\w+_PROXY)$", re.IGNORECASE)
+_LONGEST_NAME = 255  # bytes, of most file systems
+_LOCAL_HEADER = b"PK\3\4"
+_UTF8_FLAG = 0x800
+_LARGEST_GAP = 1 << 20  # bytes; some tools align members to pages
+_LARGEST_METADATA = 20_000_000  # bytes unpacked; the RECORD of torch has 1.5 MB
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,32 +105,79 @@ _PROGRAMS = {"[console_scripts]", "[gui_scripts]"}
 def check_wheel(path: Path, artifact: Artifact) -> Unpacked:
     """Return what is to be kept of a wheel.
 
-    Raises ``EnvforgeError`` if a member, a row of ``RECORD``, or an entry point is not safe.
+    Raises ``EnvforgeError`` if a member, a row of ``RECORD``, or an entry point is not safe. It is also raised for
+    metadata that uv rejects, because uv starts after the conda packages were linked.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             _check_members(members, artifact)
-            record = _metadata_name(archive, "RECORD")
-            if record is None:
-                raise archive_damaged(artifact, "it has no file `RECORD`")
-            rows = archive.read(record)
+            _check_local_headers(path, archive, artifact)
+            info = _dist_info(archive, artifact)
+            rows = _read(archive, f"{info}/RECORD", artifact)
             for name, digest, _ in read_record(rows):
                 _check_member(name, artifact)
                 sha256_of_row(digest)
-            points = _metadata_name(archive, "entry_points.txt")
-            text = archive.read(points).decode("utf-8") if points is not None else ""
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, zlib.error) as error:
+            _check_metadata(archive, info, artifact)
+            if f"{info}/{ORIGIN}" in archive.namelist():
+                raise refused(artifact, f"{info}/{ORIGIN}", "is a record that only the installer writes")
+            points = f"{info}/entry_points.txt"
+            text = _read(archive, points, artifact).decode("utf-8") if points in archive.namelist() else ""
+    except (zipfile.BadZipFile, struct.error, ValueError, OSError, EOFError, NotImplementedError, zlib.error) as error:
         raise archive_damaged(artifact, str(error)) from error
     for program in _programs(text):
-        if program in {"", ".", ".."} or re.search(r"[/\\\0]", program):
-            raise refused(artifact, program, "is a program outside the directory of programs")
+        check_program(artifact, program)
     return Unpacked(
         size=path.stat().st_size,
         sha256=artifact.digest.hex,
         unpacked_bytes=sum(member.file_size for member in members),
+        folders=tuple(sorted({member.filename.rpartition("/")[0] for member in members})),
         record=rows,
     )
+
+
+def _dist_info(archive: zipfile.ZipFile, artifact: Artifact) -> str:
+    """Return the name of the only ``.dist-info`` of a wheel, which must be the one of its file name."""
+    tops = {name.split("/", 1)[0] for name in archive.namelist()}
+    found = sorted(top for top in tops if top.endswith(".dist-info"))
+    wheel = wheel_of(artifact)
+    if [_named(name) for name in found] != [(wheel.name, Version(wheel.version))]:
+        named = ", ".join(f"`{printable(name)}`" for name in found) or "none"
+        expected = f"{wheel.name}-{wheel.version}.dist-info"
+        raise archive_damaged(artifact, f"expected one directory `{expected}`, found {named}")
+    return found[0]
+
+
+def _named(info: str) -> tuple[str, Version | None]:
+    """Return the normalized name and the version in the name of a ``.dist-info``."""
+    name, _, version = info.removesuffix(".dist-info").rpartition("-")
+    try:
+        return canonicalize_name(name), Version(version)
+    except InvalidVersion:
+        return name, None
+
+
+def _check_metadata(archive: zipfile.ZipFile, info: str, artifact: Artifact) -> None:
+    """Raise ``EnvforgeError`` if a wheel has another name, version, or format than its file name states."""
+    parse = BytesHeaderParser().parsebytes
+    metadata = parse(_read(archive, f"{info}/METADATA", artifact))
+    found = f"{metadata['Name']}-{metadata['Version']}.dist-info"
+    if _named(found) != _named(info):
+        raise archive_damaged(artifact, f"its `METADATA` is of another package: `{printable(found[:-10])}`")
+    version = parse(_read(archive, f"{info}/WHEEL", artifact))["Wheel-Version"]
+    if not str(version).strip().startswith("1."):
+        raise archive_damaged(artifact, f"expected Wheel-Version `1.0`, found `{printable(str(version))}`")
+
+
+def _read(archive: zipfile.ZipFile, name: str, artifact: Artifact) -> bytes:
+    """Return the content of a metadata file of a wheel."""
+    try:
+        size = archive.getinfo(name).file_size
+    except KeyError:
+        raise archive_damaged(artifact, f"it has no file `{name.rpartition('/')[2]}`") from None
+    if size > _LARGEST_METADATA:
+        raise archive_damaged(artifact, f"`{name}` is larger than {_LARGEST_METADATA // 1_000_000} MB")
+    return archive.read(name)
 
 
 def _check_members(members: Iterable[zipfile.ZipInfo], artifact: Artifact) -> None:
@@ -120,7 +190,36 @@ def _check_members(members: Iterable[zipfile.ZipInfo], artifact: Artifact) -> No
             raise refused(artifact, name, "is a link, a device, or a program that changes its user")
         if name in names:  # readers of zip files disagree about which of them counts
             raise refused(artifact, name, "is in the wheel twice")
+        longest = max(len(part.encode()) for part in name.split("/"))
+        if longest > _LONGEST_NAME or re.search(r"[\0-\x1f\x7f-\x9f]", name):
+            raise archive_damaged(artifact, f"no file can be named `{printable(name)}`")
         names.add(name)
+
+
+def _check_local_headers(path: Path, archive: zipfile.ZipFile, artifact: Artifact) -> None:
+    """Raise ``EnvforgeError`` if the files of a wheel differ between its local headers and its central directory.
+
+    uv reads the headers while it receives a wheel, and would reject it only after the conda packages were linked.
+    """
+    end = 0
+    with path.open("rb") as stream:
+        for member in sorted(archive.infolist(), key=lambda member: member.header_offset):
+            _check_gap(stream, end, member.header_offset, artifact)
+            stream.seek(member.header_offset)
+            signature, name_length, extra_length = struct.unpack("<4s22x2H", stream.read(30))
+            name = member.orig_filename
+            encoding = "utf-8" if member.flag_bits & _UTF8_FLAG else "cp437"
+            if signature != _LOCAL_HEADER or stream.read(name_length) != name.encode(encoding):
+                raise archive_damaged(artifact, f"`{printable(name)}` has another name in its local header")
+            end = member.header_offset + 30 + name_length + extra_length + member.compress_size
+        _check_gap(stream, end, archive.start_dir, artifact)
+
+
+def _check_gap(stream: IO[bytes], start: int, end: int, artifact: Artifact) -> None:
+    """Raise ``EnvforgeError`` if bytes between the members of a wheel are more than padding."""
+    stream.seek(start)
+    if not 0 <= end - start <= _LARGEST_GAP or _LOCAL_HEADER in stream.read(end - start):
+        raise archive_damaged(artifact, "it contains files that its directory doesn't list")
 
 
 def _check_member(name: str, artifact: Artifact) -> None:
@@ -133,12 +232,6 @@ def _check_member(name: str, artifact: Artifact) -> None:
             raise archive_damaged(artifact, f"`{printable(name)}` is not in a directory of the wheel format")
         if kind == "data" and path:
             check_path(artifact, path)
-
-
-def _metadata_name(archive: zipfile.ZipFile, name: str) -> str | None:
-    """Return the name of a member in the ``.dist-info`` of a wheel; None if there is none."""
-    ends = (member for member in archive.namelist() if member.endswith(f".dist-info/{name}"))
-    return next((member for member in ends if member.count("/") == 1), None)
 
 
 def _programs(text: str) -> Iterator[str]:
@@ -172,26 +265,55 @@ def install_wheels(batch: Batch) -> None:
     """Install wheels over existing distributions of the same names."""
     if not batch.wheels:
         return
-    _check_places(batch)
+    check_places(batch.wheels, batch.site, batch.store, _on_disk(batch.site))
     with progress_step(batch.progress, "installing wheels", len(batch.wheels), "packages"):
         _install(batch)
         batch.progress.advance(len(batch.wheels))
 
 
-def _check_places(batch: Batch) -> None:
-    """Raise ``EnvforgeError`` if a link in the prefix leads files of a wheel to a place outside."""
-    root = os.path.realpath(batch.site.prefix)
-    reserved = {f"{root}/conda-meta", f"{root}/{ENVFORGE_DIRECTORY}"}
+def check_places(wheels: Iterable[Fetched], site: Site, store: Store, resolve: Callable[[str], str | None]) -> None:
+    """Raise ``EnvforgeError`` if links lead files of a wheel to a place outside the prefix.
+
+    ``resolve`` returns where a directory is in the prefix, or None if it is outside or reserved.
+    """
     known: set[str] = set()
-    for item in batch.wheels:
-        names = read_files(item.path) or [row[0] for row in _record_rows(item, batch.store)]
-        places = {str(batch.site.program.parent), *(place for name in names if (place := _place(name, batch.site)))}
-        for folder in {os.path.dirname(place) for place in places} - known:  # noqa: PTH120 - a Path for each is slow
-            known.add(folder)
-            arrived = os.path.realpath(folder)
-            if not f"{arrived}/".startswith(f"{root}/") or f"{arrived}/".startswith(tuple(f"{r}/" for r in reserved)):
-                name = os.path.relpath(folder, batch.site.prefix)
-                raise refused(item.artifact, name, f"is a directory that leads outside the environment, to `{arrived}`")
+    for item in wheels:
+        places = (_place(f"{folder}/", site) for folder in _kept(item, store).folders)
+        _check_folders(item, (str(site.program), *(place for place in places if place)), site, resolve, known)
+
+
+def _check_written(batch: Batch) -> None:
+    """Raise ``EnvforgeError`` if uv recorded that it wrote a file of a wheel to a place outside the prefix."""
+    items = {wheel_of(item.artifact).name: item for item in batch.wheels}
+    resolve, known = _on_disk(batch.site), set[str]()
+    for record in batch.site.packages.glob("*.dist-info/RECORD"):
+        item = items.get(distribution_name(record.parent))
+        if item is not None:
+            places = (f"{batch.site.packages}/{name}" for name, _, _ in read_record(record.read_bytes()))
+            _check_folders(item, places, batch.site, resolve, known)
+
+
+def _check_folders(
+    item: Fetched, places: Iterable[str], site: Site, resolve: Callable[[str], str | None], known: set[str]
+) -> None:
+    """Check the directories of files, unless they are in ``known``, to which they are added."""
+    for folder in {os.path.dirname(place) for place in places} - known:  # noqa: PTH120 - a Path for each is slow
+        known.add(folder)
+        if resolve(folder) is None:
+            name = os.path.relpath(folder, site.prefix)
+            raise refused(item.artifact, name, "is a directory that leads outside the environment")
+
+
+def _on_disk(site: Site) -> Callable[[str], str | None]:
+    """Return a function for ``check_places`` that follows the links in the prefix."""
+    root = os.path.realpath(site.prefix)
+    reserved = (f"{root}/conda-meta/", f"{root}/{ENVFORGE_DIRECTORY}/")
+
+    def resolve(folder: str) -> str | None:
+        arrived = f"{os.path.realpath(folder)}/"
+        return arrived if arrived.startswith(f"{root}/") and not arrived.startswith(reserved) else None
+
+    return resolve
 
 
 def stand_alone(batch: Batch) -> bool:
@@ -214,8 +336,10 @@ def uninstall(names: Iterable[str], site: Site, store: Store) -> None:
 def verify_wheels(batch: Batch) -> None:
     """Compare installed files with their wheels, and reinstall wheels that differ once.
 
-    Raises ``OutsideError`` if a file still differs.
+    Raises ``OutsideError`` if a file still differs, and ``EnvforgeError`` if uv wrote a file outside the prefix.
     """
+    # uv has no hook between reading and writing, and could read a wheel in another way than `check_wheel`
+    _check_written(batch)
     bad = damaged(batch)
     if not bad:
         return
@@ -305,20 +429,15 @@ def _is_trusted(row: Row, look: tuple[Seen | None, int], known: dict[str, Seen],
 
 def _expected(item: Fetched, batch: Batch) -> Iterator[Row]:
     """Yield each file that the wheel installs unchanged."""
-    for name, digest, size in _record_rows(item, batch.store):
+    for name, digest, size in read_record(_kept(item, batch.store).record):
         place, sha256 = _place(name, batch.site), sha256_of_row(digest)
         if place is not None and sha256 is not None:
-            yield Row(name, place, sha256, int(size) if size.isdecimal() else -1)
+            yield Row(name, place, sha256, int(size) if size.isdecimal() and len(size) < 20 else -1)
 
 
-def _record_rows(item: Fetched, store: Store) -> list[list[str]]:
-    kept = store.unpacked(item.artifact)
-    return read_record(kept.record if kept is not None else _record_in(item.path))
-
-
-def _record_in(wheel: Path) -> bytes:
-    with zipfile.ZipFile(wheel) as archive:
-        return archive.read(_metadata_name(archive, "RECORD") or "")
+def _kept(item: Fetched, store: Store) -> Unpacked:
+    """Return what is known of a checked wheel; one that uv has not unpacked before is checked again."""
+    return store.unpacked(item.artifact) or check_wheel(item.path, item.artifact)
 
 
 def _place(name: str, site: Site) -> str | None:

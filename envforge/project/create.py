@@ -98,6 +98,7 @@ def draft_project(
         groups=groups,
         origin=replace(opened.origin, source=source),
         envforge_requirement=request.envforge_requirement,
+        facts=request.query.matrix.refreshed,
     )
 
 

@@ -32,6 +32,7 @@ from envforge.project.questions import Answer
 from envforge.project.record import NOT_HELD, PROJECT_FILE, ProjectRecord, TemplateOrigin, dump_baseline, dump_record
 from envforge.project.template_source import Source, project_sources
 from envforge.project.templates import Template
+from envforge.pytorch.matrix import FactsId
 from envforge.pytorch.selection import Selection
 
 # objects with methods were the way out of the sandbox in similar tools, so templates see only plain data
@@ -73,7 +74,8 @@ class Project:
     """Everything that a project's files are rendered from, except its lock. ``machine`` is the machine's JSON record.
 
     ``groups`` are the names of the file groups that the project has. ``envforge_requirement`` is what generated files
-    install envforge by; empty means this version, and only a stated requirement is recorded.
+    install envforge by; empty means this version, and only a stated requirement is recorded. ``facts`` are the
+    refreshed facts that the builds were selected with.
     """
 
     template: Template
@@ -86,6 +88,7 @@ class Project:
     groups: tuple[str, ...] = ()
     origin: TemplateOrigin = TemplateOrigin()  # noqa: RUF009 - a frozen value
     envforge_requirement: str = ""
+    facts: FactsId | None = None
 
     @property
     def torch(self) -> str:
@@ -138,6 +141,7 @@ def record_of(project: Project, files: tuple[PlannedFile, ...]) -> ProjectRecord
         machine=project.machine,
         groups=project.chosen,
         envforge_requirement=project.envforge_requirement,
+        facts=project.facts,
     )
 
 

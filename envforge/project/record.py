@@ -22,6 +22,7 @@ from envforge.base.staging import PlannedFile, fault_of_name
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.project import LOCK_FILE
 from envforge.project.questions import Answer
+from envforge.pytorch.matrix import FactsId
 from envforge.pytorch.selection import Selection, selection_from_json, selection_to_json
 
 PROJECT_FILE = "envforge.toml"
@@ -50,7 +51,8 @@ class ProjectRecord:
     """The contents of ``envforge.toml``. ``files`` pairs each path with the SHA-256 of what envforge wrote there.
 
     ``groups`` has every group of the template and whether the project has it, so that a group which a later template
-    adds differs from one that was left out. ``envforge_requirement`` is empty unless it was stated.
+    adds differs from one that was left out. ``envforge_requirement`` is empty unless it was stated. ``facts`` are
+    the refreshed facts that the builds were selected with; None means only the built-in ones.
     """
 
     envforge_version: str
@@ -66,6 +68,7 @@ class ProjectRecord:
     groups: tuple[tuple[str, bool], ...] = ()
     origin: TemplateOrigin = TemplateOrigin()
     envforge_requirement: str = ""
+    facts: FactsId | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,6 +105,7 @@ class _ProjectFile:
     groups: dict[str, bool] = field(default_factory=dict)
     machine: Any = None
     envforge_requirement: str = ""
+    facts: FactsId | None = None
 
 
 def dump_record(record: ProjectRecord) -> str:
@@ -115,6 +119,7 @@ def dump_record(record: ProjectRecord) -> str:
         "answers": dict(record.answers),
         "groups": dict(record.groups),
         "environment": {"input_sha256": record.input_sha256},
+        **({"facts": to_json(record.facts)} if record.facts is not None else {}),
         "selection": [selection_to_json(selection, candidates=False) for selection in record.selections],
     }
     if record.machine is not None:
@@ -212,6 +217,7 @@ def parse_project_file(text: str, where: str) -> ProjectRecord:
         files=tuple(sorted(top.files.items())),
         machine=top.machine,
         envforge_requirement=top.envforge_requirement,
+        facts=top.facts,
         origin=TemplateOrigin(source=top.template.source, commit=top.template.commit),
         groups=tuple(top.groups.items()),
     )

@@ -14,7 +14,8 @@ from envforge.base.confined import LIMITS
 from envforge.base.documents import Document, NonEmpty, Printable, check_yaml_depth, matching
 from envforge.base.files import regular
 from envforge.base.jinja import TemplateError
-from envforge.errors import Hint, RequestError, printable
+from envforge.base.urls import show_url
+from envforge.errors import Hint, RequestError
 from envforge.lock.environment_spec import TORCH_FAMILY, TemplateNeeds, split_conda_spec
 from envforge.project.questions import (
     Answer,
@@ -126,7 +127,7 @@ def load_template(root: Path, name: str) -> Template:
 
         near, listed = nearest(name, known), Hint("to describe the built-in templates", "envforge templates")
         raise RequestError(
-            f"unknown template `{printable(name)}`; "
+            f"unknown template `{show_url(name)}`; "
             f"expected one of: {', '.join(f'`{each}`' for each in known) or 'none'}",
             hint=(Hint(f"did you mean `{near}`?") if near else listed,),
             code="no-such-template",

@@ -27,6 +27,7 @@ from envforge.project.questions import Answer, TemplateQuestion, choose_groups, 
 from envforge.project.record import BASELINE, PROJECT_FILE, ProjectRecord, dump_baseline, dump_into, read_baseline
 from envforge.project.template_source import Opened
 from envforge.project.templates import Template
+from envforge.pytorch.matrix import FactsId
 from envforge.pytorch.selection import Selection
 
 if TYPE_CHECKING:
@@ -49,11 +50,9 @@ def derived_variants(folder: Path) -> tuple[str, ...]:
     names = list_variants(folder)
     if not names:
         return ()
-    from envforge.lock.variants import VARIANT_HEAD  # noqa: PLC0415 - most projects have no variants
+    from envforge.lock.variants import is_derived  # noqa: PLC0415 - most projects have no variants
 
-    sources = {name: folder / VARIANTS_DIRECTORY / name / ENVIRONMENT_FILE for name in names}
-    texts = {name: path.read_text(encoding="utf-8") for name, path in sources.items() if path.is_file()}
-    return tuple(name for name, text in texts.items() if text.startswith(VARIANT_HEAD))
+    return tuple(name for name in names if is_derived(folder / VARIANTS_DIRECTORY / name / ENVIRONMENT_FILE))
 
 
 def relock_variants(
@@ -84,13 +83,17 @@ _LOCKED_FROM = (PurePosixPath(ENVIRONMENT_FILE), PurePosixPath(VIRTUAL_PACKAGES_
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UpdateRequest:
-    """What the user requests instead of what is recorded; ``selections`` is ``None`` to keep the builds."""
+    """What the user requests instead of what is recorded; ``selections`` is ``None`` to keep the builds.
+
+    ``machine`` and ``facts`` are what new builds were selected with.
+    """
 
     variables: tuple[str, ...] = ()
     with_groups: tuple[str, ...] = ()
     without_groups: tuple[str, ...] = ()
     selections: tuple[Selection, ...] | None = None
     machine: Json = None
+    facts: FactsId | None = None
     envforge_requirement: str = ""
     on_conflict: OnConflict = "inline"
 
@@ -155,7 +158,9 @@ class Update:
     def _wanted(self, record: ProjectRecord) -> ProjectRecord:
         """Return what the user chose, without versions and digests that follow from it."""
         origin = replace(record.origin, commit="")
-        without = replace(record, envforge_version="", template_version="", files=(), input_sha256="", machine=None)
+        without = replace(
+            record, envforge_version="", template_version="", files=(), input_sha256="", machine=None, facts=None
+        )
         return replace(without, origin=origin)
 
 
@@ -190,6 +195,7 @@ def plan_update(folder: Path, record: ProjectRecord, opened: Opened, wishes: Upd
         selections=selections,
         texts=render_texts(selections, template.needs_with(groups), _templates(template)),
         machine=record.machine if wishes.selections is None else wishes.machine,
+        facts=record.facts if wishes.selections is None else wishes.facts,
         groups=groups,
         origin=opened.origin,
         envforge_requirement=wishes.envforge_requirement,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
-from envforge.machine.nvidia_text import driver_support
-from envforge.machine.values import Condition, Machine, driver_text
+from envforge.machine.gpu_tables import driver_support, is_tegra
+from envforge.machine.values import OTHER_GPU, Condition, Machine, driver_text
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.selection import Build, Grade
 
@@ -33,7 +33,7 @@ class Facts:
 
     ``gpus`` holds each GPU with its name; ``stated_cuda`` is the CUDA version that the user set for the driver;
     ``troubles`` are conditions that keep CUDA programs from the GPU. ``unsupported`` holds the GPUs that the driver
-    doesn't support, whatever the build.
+    doesn't support, whatever the build. ``other_gpu`` is the condition of GPUs that no build here is made for.
     """
 
     platform: str
@@ -51,6 +51,7 @@ class Facts:
     has_no_glibc: bool = False
     troubles: tuple[Condition, ...] = ()
     unsupported: tuple[Misfit, ...] = ()
+    other_gpu: Condition | None = None
 
 
 def read_facts(machine: Machine, platform: str) -> Facts:
@@ -66,8 +67,8 @@ def read_facts(machine: Machine, platform: str) -> Facts:
         known = (("the GPU set by CONDA_OVERRIDE_CUDA_ARCH", machine.capability_override),)
     unknown = () if machine.capability_override else tuple(g.name for g in gpus if g.compute_capability is None)
     # the numbers of Tegra drivers have nothing to do with those of server drivers: only their CUDA says what they run
-    is_tegra = any(condition.code == "jetson" for condition in machine.conditions)
-    version = driver.version if driver and not is_tegra else None
+    on_tegra = any(c.code == "jetson" for c in machine.conditions) or any(is_tegra(each) for _, each in known)
+    version = driver.version if driver and not on_tegra else None
     return Facts(
         platform=platform,
         is_known=True,
@@ -83,6 +84,7 @@ def read_facts(machine: Machine, platform: str) -> Facts:
         hidden_gpus=len(machine.gpus) if hides_all else 0,
         has_no_glibc=any(condition.code == "no-glibc" for condition in machine.conditions),
         troubles=tuple(condition for condition in machine.conditions if condition.code not in _HARMLESS),
+        other_gpu=next((condition for condition in machine.conditions if condition.code == OTHER_GPU), None),
         unsupported=() if version is None or machine.cuda_is_stated else tuple(_unsupported(version, known)),
     )
 
@@ -130,13 +132,48 @@ def _fit_cuda(build: Build, cuda: Version, facts: Facts, matrix: Matrix) -> Grad
     grade = driver_grade(cuda, facts, matrix)
     if isinstance(grade, Misfit):
         return grade
-    jit = tuple(gpu for gpu in facts.gpus if not has_cubin(build, gpu[1], matrix))
     # an older driver of the same CUDA major runs kernels, but can't compile the PTX of a newer toolkit
-    if jit and grade is Grade.MINOR_COMPATIBLE:
-        return _no_jit(build, jit[0], facts, matrix)
-    is_future = any(capability not in matrix.known_capabilities for _, capability in facts.gpus)
-    is_certain = build.confirmed and not is_future and not jit and not facts.unknown_gpus
-    return grade if is_certain else Grade.UNVERIFIED
+    foreign = next((gpu for gpu in facts.gpus if not has_cubin(build, gpu[1], matrix)), None)
+    if foreign is not None and grade is Grade.MINOR_COMPATIBLE:
+        return _no_jit(build, foreign, facts, matrix)
+    return Grade.UNVERIFIED if any(missing_facts(build, facts, matrix)) else grade
+
+
+def missing_facts(build: Build, facts: Facts, matrix: Matrix) -> Iterator[str]:
+    """Yield each fact that would have to be known to say that a CUDA build runs there; a build without any is verified.
+
+    The words complete "it is not known".
+    """
+    cuda = build.tag.cuda
+    if not build.confirmed:
+        yield f"whether the index has torch {build.torch} for {build.tag}"
+    if not facts.is_known:
+        yield f"which driver and GPU the {facts.platform} machine has"
+        return
+    if not facts.has_driver:
+        yield "which driver the machine has"
+    elif facts.driver is None and facts.driver_cuda is None:
+        yield "which version the driver has"
+    elif cuda is not None and facts.stated_cuda is None and facts.driver and matrix.direct_minimum(cuda) is None:
+        yield f"which driver CUDA {cuda} requires"
+    yield from _missing_of_gpus(build, facts, matrix)
+
+
+def _missing_of_gpus(build: Build, facts: Facts, matrix: Matrix) -> Iterator[str]:
+    if not facts.gpus and not facts.unknown_gpus:
+        yield "which GPU the machine has"
+    elif not build.capabilities_stated:
+        yield f"which GPUs this {build.tag} wheel for {build.platform} supports: its kernels are inferred from others"
+    for name in dict.fromkeys(facts.unknown_gpus):
+        yield f"which compute capability {name} has"
+    for name, capability in dict.fromkeys(facts.gpus):
+        if capability not in matrix.known_capabilities:
+            yield f"which kernels run on compute capability {capability} ({name})"
+        elif not has_cubin(build, capability, matrix):
+            if has_code(build, capability, matrix):
+                yield f"whether code for servers runs on {name}, a Tegra chip ({capability})"
+            else:
+                yield f"whether the driver can compile PTX of the wheel, which is all it has for {name} ({capability})"
 
 
 def has_cubin(build: Build, capability: ComputeCapability, matrix: Matrix) -> bool:
@@ -150,6 +187,17 @@ def has_cubin(build: Build, capability: ComputeCapability, matrix: Matrix) -> bo
         kernel.major == capability.major and kernel.minor <= capability.minor and kernel not in matrix.tegra
         for kernel in build.capabilities
     )
+
+
+def has_code(build: Build, capability: ComputeCapability, matrix: Matrix) -> bool:
+    """Return whether the GPU may run code of the wheel without compiling PTX.
+
+    That is machine code for it, or on Tegra, from a certain CUDA on, for servers (pytorch/pytorch pull request 186285).
+    """
+    sbsa = driver_support(capability).sbsa_cuda
+    if sbsa is None or build.tag.cuda is None or build.tag.cuda < sbsa or not build.platform.endswith("-aarch64"):
+        return has_cubin(build, capability, matrix)
+    return any(each.major == capability.major and each.minor <= capability.minor for each in build.capabilities)
 
 
 def has_ptx(build: Build, capability: ComputeCapability, matrix: Matrix) -> bool:
@@ -188,13 +236,15 @@ def _grade_by_cuda(cuda: Version, served: Version | None) -> Grade | Misfit:
 
 def _no_kernel(build: Build, gpu: tuple[str, ComputeCapability], matrix: Matrix) -> Misfit | None:
     name, capability = gpu
-    if has_cubin(build, capability, matrix) or has_ptx(build, capability, matrix):
+    if has_code(build, capability, matrix) or has_ptx(build, capability, matrix):
         return None
     has = ", ".join(map(str, build.capabilities))
     wanted, found = f"a kernel for compute capability {capability} ({name})", f"kernels for {has}"
     reason = f"the wheel has no kernel for compute capability {capability} ({name}), {_boundary(build, capability)}"
     if capability in matrix.tegra:
         reason = f"the wheel has no kernel for {name}, a Tegra chip ({capability}); NVIDIA publishes PyTorch for Jetson"
+        sbsa = driver_support(capability).sbsa_cuda
+        reason += f", and builds of CUDA {sbsa} or newer may run there" if sbsa else ""
     return Misfit(code="compute-capability", wanted=wanted, found=found, reason=reason)
 
 
@@ -212,6 +262,10 @@ def _no_jit(build: Build, gpu: tuple[str, ComputeCapability], facts: Facts, matr
     direct = matrix.direct_minimum(build.tag.cuda) if build.tag.cuda else None
     minimum = driver_text(direct.driver(windows=facts.windows_driver)) if direct else "of the toolkit itself"
     found = f"driver {driver_text(facts.driver)}" if facts.driver else f"one that supports CUDA {facts.driver_cuda}"
+    if has_code(build, capability, matrix):
+        wanted = f"a driver that supports CUDA {build.tag.cuda} or newer, for {name}, a Tegra chip ({capability})"
+        reason = f"the wheel requires {wanted}, found {found}"
+        return Misfit(code="driver", wanted=wanted, found=found, reason=reason)
     wanted = f"NVIDIA driver {minimum} or newer, to compile PTX for compute capability {capability} ({name})"
     reason = f"the wheel has only PTX for compute capability {capability} ({name}): it requires {wanted}, found {found}"
     return Misfit(code="ptx-driver", wanted=wanted, found=found, reason=reason)

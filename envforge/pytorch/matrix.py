@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import Version
 
 from envforge.base.data_files import read_data
+from envforge.base.documents import Sha256
 from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.pytorch.selection import Build
 
@@ -35,16 +37,43 @@ class PythonDefault:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PipDefault:
+    """The tag of the builds on PyPI, which has one build for each platform, from one release on."""
+
+    since: Version
+    platforms: tuple[str, ...]
+    tag: WheelTag
+    source: str
+    checked: dt.date
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FactsId:
+    """The identity of a refreshed table: the day of its newest look-up, and the SHA-256 of its file."""
+
+    checked: dt.date
+    sha256: Sha256
+
+    def __str__(self) -> str:
+        return f"{self.checked} ({self.sha256[:12]})"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Matrix:
-    """All builds, oldest torch first, and the facts that they are judged by."""
+    """All builds, oldest torch first, and the facts that they are judged by.
+
+    ``refreshed`` identifies the refreshed table that is layered over the built-in one.
+    """
 
     builds: tuple[Build, ...]
     toolkits: tuple[Minimum, ...]
     families: tuple[Minimum, ...]
     python_defaults: tuple[PythonDefault, ...]
+    pip_defaults: tuple[PipDefault, ...] = ()
     known_capabilities: tuple[ComputeCapability, ...]
     tegra: tuple[ComputeCapability, ...]
     checked: str
+    refreshed: FactsId | None = None
 
     @property
     def tags(self) -> tuple[WheelTag, ...]:
@@ -80,6 +109,15 @@ class Matrix:
         return next(rule for rule in self.python_defaults if rule.tag in (None, tag))
 
 
-def load_matrix(folder: Path | None = None) -> Matrix:
+def built_in_matrix(folder: Path | None = None) -> Matrix:
     """Read the built-in matrix, or the one in another directory."""
     return read_data("matrix.json", Matrix, folder)
+
+
+def load_matrix(folder: Path | None = None) -> Matrix:
+    """Return the built-in matrix, with the refreshed facts of this computer; only the matrix of another directory."""
+    from envforge.pytorch.facts_file import installed_facts, layered  # noqa: PLC0415 - it imports this module
+
+    matrix = built_in_matrix(folder)
+    found = installed_facts() if folder is None else None
+    return matrix if found is None else layered(matrix, *found)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from packaging.version import Version
 
 from envforge.errors import EnvforgeError, Hint
+from envforge.machine.gpu_tables import driver_support, is_tegra
 from envforge.machine.values import driver_text
-from envforge.pytorch.fit import Facts, has_cubin
+from envforge.pytorch.fit import Facts, has_code, missing_facts
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.selection import Build, Candidate, Grade, Preference, Refusal, Request, Selection
 
@@ -32,7 +33,7 @@ def why(selection: Selection, facts: Facts, matrix: Matrix, preferred: str = "")
     build = selection.build
     head = f"torch {build.pin(build.torch)} {preferred or _preferred(selection)} for {_for_whom(selection, facts)}"
     best = f"without the other platforms, {build.platform} would get torch {_best(selection).torch}"
-    shared = [best] if _is_shared(selection) else _stopped(selection)
+    shared = [best] if _is_shared(selection) else [*_unverified(selection), *_stopped(selection)]
     parts = [head, *_served(selection, facts, matrix), *shared]
     return "; ".join(parts)
 
@@ -76,15 +77,23 @@ def no_build(
         if not ways:
             hints.append(Hint(f"to plan without {facts.platform}, pass `--platform` with other platforms only"))
         return NoBuildError(message, hint=hints, refused=tuple(refused))
-    if any(r.code == "driver" for r in asked):
-        hints.append(Hint("to use the builds that require it, install a newer NVIDIA driver"))
-    if any(r.code == "driver-dropped" for r in asked):
-        hints.append(Hint("to use the GPU, install an NVIDIA driver of the last branch that supports it"))
+    hints += _driver_hints(facts, {refusal.code for refusal in asked})
     hints += [Hint(trouble.remedy) for trouble in facts.troubles]
     hints.append(Hint("to plan for another machine, pass `--machine PROFILE`"))
     lines = "\n".join(f"  {line}" for line in grouped(asked))
+    if facts.other_gpu is not None and request.cuda is None:
+        return NoBuildError(facts.other_gpu.symptom, hint=hints, refused=tuple(refused))
     message = f"no PyTorch build fits {_machine(facts)} on {facts.platform}:\n{lines}"
     return NoBuildError(message, hint=hints, refused=tuple(refused))
+
+
+def _driver_hints(facts: Facts, codes: Collection[str]) -> Iterator[Hint]:
+    if "driver" in codes:
+        newer = "JetPack" if any(is_tegra(capability) for _, capability in facts.gpus) else "NVIDIA driver"
+        yield Hint(f"to use the builds that require it, install a newer {newer}")
+    if "driver-dropped" in codes:
+        branches = [last for _, each in facts.gpus if (last := driver_support(each).last) is not None]
+        yield Hint(f"to use the GPU, install an NVIDIA driver of the {min(branches)} branch, the last that supports it")
 
 
 def no_common_torch(releases: Mapping[str, Sequence[Version]]) -> NoBuildError:
@@ -154,13 +163,15 @@ def _preferred(selection: Selection) -> str:
         return "is the build of the newest release that every platform of the project has,"
     if request.torch is not None:
         return "is the requested build"
+    # the newest verified one: a newer release may exist, and `_unverified` names those that are known
+    newest = "newest" if selection.grade is Grade.UNVERIFIED else "newest verified"
     if build.platform.startswith("osx-"):
-        return "is the newest release"  # a macOS release has one build
+        return f"is the {newest} release"  # a macOS release has one build
     kind = f"{build.tag} build" if request.cuda is not None else "build"
     return {
-        Preference.NEWEST_TORCH: f"is the newest release with a {kind}",
-        Preference.DIRECT: f"is the newest release with a {kind} that the driver supports best",
-        Preference.WIDEST: f"is the newest release of the {kind} that runs on the oldest drivers and the most GPUs",
+        Preference.NEWEST_TORCH: f"is the {newest} release with a {kind}",
+        Preference.DIRECT: f"is the {newest} release with a {kind} that the driver supports best",
+        Preference.WIDEST: f"is the {newest} release of the {kind} that runs on the oldest drivers and the most GPUs",
     }[request.prefer]
 
 
@@ -178,7 +189,9 @@ def _served(selection: Selection, facts: Facts, matrix: Matrix) -> Iterator[str]
     direct, family = matrix.direct_minimum(build.tag.cuda), matrix.family_minimum(build.tag.cuda)
     own = f"{driver_text(direct.driver(windows=facts.windows_driver))} or newer" if direct else "not in the table"
     if selection.grade is Grade.DIRECT:
-        yield f"{_driver(facts)} supports CUDA {build.tag.cuda} directly ({own})"
+        # a driver without a number of its own, such as a Jetson's, has none to compare
+        compared = f" ({own})" if facts.driver is not None or facts.stated_cuda is not None else ""
+        yield f"{_driver(facts)} supports CUDA {build.tag.cuda} directly{compared}"
     elif selection.grade is Grade.MINOR_COMPATIBLE:
         lowest = f"{driver_text(family.driver(windows=facts.windows_driver))} or newer" if family else "any"
         yield (
@@ -186,7 +199,21 @@ def _served(selection: Selection, facts: Facts, matrix: Matrix) -> Iterator[str]
             f"not directly (CUDA {build.tag.cuda}: {own})"
         )
     else:
-        yield "it is not verified that it runs there"
+        missing = " and ".join(missing_facts(build, facts, matrix))
+        yield f"it is not verified that it runs there: it is not known {missing}"
+
+
+def _unverified(selection: Selection) -> Iterator[str]:
+    """Yield the releases that may fit and are newer than the newest verified one, in one line."""
+    verified = [each.build.torch for each in selection.accepted if each.grade is not Grade.UNVERIFIED]
+    newest = max(verified, default=selection.build.torch)
+    newer: dict[Version, list[Build]] = {}
+    for candidate in sorted(selection.accepted, key=lambda each: each.build.torch, reverse=True):
+        if candidate.build.torch > newest:
+            newer.setdefault(candidate.build.torch, []).append(candidate.build)
+    if newer:
+        names = ", ".join(f"torch {torch} ({_tags(builds)})" for torch, builds in newer.items())
+        yield f"newer, but not verified: {names}"
 
 
 def _stopped(selection: Selection) -> Iterator[str]:
@@ -210,6 +237,8 @@ def _cpu_warnings(selection: Selection, facts: Facts) -> Iterator[str]:
         return
     if facts.has_nvidia:
         yield f"the machine has NVIDIA hardware or a driver ({_gpus(facts)}), which the CPU build doesn't use"
+    elif facts.other_gpu is not None:
+        return  # the warning of its condition says it
     elif selection.request.cuda is None and facts.is_known:
         yield "no NVIDIA driver or GPU was found, so this is the CPU build (for a GPU, pass --cuda or --machine)"
     elif selection.request.cuda is None:
@@ -259,7 +288,7 @@ def _gpu_warnings(build: Build, facts: Facts, matrix: Matrix) -> Iterator[str]:
     for name, capability in dict.fromkeys(facts.gpus):
         if capability not in matrix.known_capabilities:
             yield f"compute capability {capability} ({name}) is newer than the table of {matrix.checked}"
-        if not has_cubin(build, capability, matrix):
+        if not has_code(build, capability, matrix):
             yield f"the wheel has only PTX for {name} ({capability}), which the driver compiles at the first start"
     if not build.capabilities_stated:
         yield f"the GPUs that this {build.tag} wheel for {build.platform} supports are inferred from similar wheels"

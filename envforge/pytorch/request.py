@@ -150,8 +150,6 @@ class _Table:
 
 def _unknown_version(text: str, asked: Version | None, table: _Table) -> RequestError:
     """Return the error for a version that isn't in the table: newer than its end, or between its rows."""
-    from envforge.base.distribution import upgrade_command  # noqa: PLC0415 - only this error needs it
-
     option, versions = table.option, table.versions
     if asked is None:
         series = re.match(r"\d+(\.\d+)*", text)
@@ -164,7 +162,7 @@ def _unknown_version(text: str, asked: Version | None, table: _Table) -> Request
             f"`--{option} {text}` is newer than the table of {table.checked}, which ends at {end}{confirmed}",
             hint=(
                 Hint(f"to use the newest version with confirmed builds, pass `--{option} {max(versions)}`"),
-                Hint("to get a newer table", upgrade_command()),
+                Hint("to read newer facts", "envforge facts refresh"),
             ),
             code=f"unknown-{option}",
         )

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from packaging.version import Version
 
 from envforge.base.terms import CPU, WheelTag
-from envforge.machine.values import Machine
+from envforge.machine.values import OTHER_GPU, Machine
 from envforge.pytorch.fit import Facts, Misfit, driver_grade, fit, read_facts
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.reasons import VERSIONS, NoBuildError, WayOut, no_build, no_common_torch, warn, why
@@ -161,6 +161,9 @@ def _not_automatic(build: Build, facts: Facts) -> Misfit | None:
         return Misfit(
             code="cpu-not-asked", wanted=wanted, found=found, reason="a CPU build is selected only with `--cuda cpu`"
         )
+    if build.tag.is_cpu and facts.other_gpu is not None:
+        symptom = facts.other_gpu.symptom
+        return Misfit(code=OTHER_GPU, wanted="an NVIDIA GPU, or a machine without a GPU", found=symptom, reason=symptom)
     if not build.tag.is_cpu and not facts.has_nvidia:
         found = (
             "no NVIDIA driver or GPU was found"

@@ -264,6 +264,7 @@ def plan_for(
     is_usable = facts.lock_unreadable is None
     record = Record(
         envforge=__version__,
+        refreshed_facts=matrix().refreshed,
         created_at=now,
         asked=asked,
         observed=(Observed(what="machine", seconds=0.0),),

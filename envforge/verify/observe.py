@@ -22,6 +22,7 @@ from envforge.base.documents import Document
 from envforge.base.envelope import Json
 from envforge.errors import EnvforgeError
 from envforge.machine.world import World
+from envforge.verify.machine.reference_data import matrix
 from envforge.verify.record import Asked, NotObserved, Observed, ProjectFacts, Record
 from envforge.verify.values import Check, Cost, Question
 
@@ -91,6 +92,7 @@ def observe(situation: Situation, surroundings: Surroundings, checks: Iterable[C
                 own[check.id] = value
     return Record(
         envforge=__version__,
+        refreshed_facts=matrix().refreshed,
         created_at=situation.now,
         asked=surroundings.asked,
         observed=tuple(observed),

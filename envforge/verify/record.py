@@ -16,6 +16,7 @@ from envforge.base.files import regular
 from envforge.base.redact import Identity, change_texts, redactor
 from envforge.errors import EnvforgeError
 from envforge.machine.record import MachineRecordError, machine_from_json, machine_to_json
+from envforge.pytorch.matrix import FactsId
 from envforge.verify.environment.facts import EnvironmentFacts
 from envforge.verify.machine.facts import MachineFacts
 from envforge.verify.training.facts import TrainingFacts
@@ -85,11 +86,15 @@ class Observed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """What one run of ``verify`` observed; a question without facts is None. ``own`` holds facts of a team's checks."""
+    """What one run of ``verify`` observed; a question without facts is None. ``own`` holds facts of a team's checks.
+
+    ``refreshed_facts`` are the facts that are layered over the built-in ones of this version of envforge.
+    """
 
     record: Literal["envforge-verify"] = "envforge-verify"
     record_version: Literal[1] = 1
     envforge: str
+    refreshed_facts: FactsId | None = None
     created_at: datetime
     asked: Asked = field(default_factory=Asked)
     observed: tuple[Observed, ...] = ()

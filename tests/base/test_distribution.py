@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
+import platformdirs  # noqa: F401 - before its directory leaves sys.path
 import pytest
 
 from envforge import __version__

@@ -76,6 +76,12 @@ def test_an_invalid_value_is_named_with_its_path(build: str, message: str) -> No
     assert caught.value.message == f"the index is invalid {message}"
 
 
+@pytest.mark.parametrize("text", ["no: 1\nbuilds: {}\n", "3: 1\nbuilds: {}\n", "builds: {b: [{on: 1}]}\n"])
+def test_a_key_that_yaml_does_not_read_as_a_string_is_named(text: str) -> None:
+    with pytest.raises(EnvforgeError, match=r"the index is invalid at `.*`: expected a string, found `(false|3|true)`"):
+        CLOSED.read_yaml(text, Index)
+
+
 def test_a_control_character_is_rejected_and_escaped() -> None:
     with pytest.raises(EnvforgeError) as caught:
         CLOSED.read_json('{"builds": {}, "by": "\\u001b[2J"}', Index)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from envforge.base.files import replacing, write_atomic
+from envforge.base.files import regular, replacing, write_atomic
 from envforge.errors import OutsideError
 
 
@@ -20,6 +20,14 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no umask")
+def test_document_that_would_fill_the_memory_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    with path.open("wb") as stream:
+        stream.truncate(64_000_001)
+    with pytest.raises(OSError, match="larger than 64 MB"):
+        regular(path)
+
+
 def test_new_file_follows_the_umask_and_an_old_one_keeps_its_mode(tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:

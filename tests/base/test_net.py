@@ -11,7 +11,7 @@ import keyring.backend
 import keyring.credentials
 import pytest
 
-from envforge.base.net import Client, Mirrors, NetworkError, UntrustedError, unreachable_hints
+from envforge.base.net import Client, Mirrors, NetworkError, UntrustedError, credentials_hints, unreachable_hints
 from envforge.errors import OutsideError
 from tests.support.loopback import Fault, Loopback, Request, Response
 
@@ -157,3 +157,12 @@ def test_hints_contain_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_untrusted_certificate_has_its_own_hint() -> None:
     (hint,) = unreachable_hints("https://host.example/x", "https://host.example/x", UntrustedError("not trusted"))
     assert str(hint) == "to trust the certificate authority of `https://host.example/x`, set `SSL_CERT_FILE=FILE`"
+
+
+def test_rejected_credentials_have_a_hint_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB_USER", "ada")
+    url = "https://$LAB_USER:${LAB_PASSWORD}@h.example/x"
+    assert [hint.purpose for hint in credentials_hints(url)] == ["set `LAB_PASSWORD`, which the URL refers to"]
+    stored = "add credentials for `{}` to `~/.netrc` or the keyring"
+    assert credentials_hints(url, "https://mirror.example/x")[0].purpose == stored.format("mirror.example")
+    assert credentials_hints("https://ada:s3cret@h.example/x")[0].purpose == stored.format("h.example")

@@ -15,7 +15,7 @@ from envforge.base import toml
 from envforge.cli import main
 from envforge.errors import EnvforgeError
 from envforge.lock.compile import PylockReport, check_pylock, lock_pylock
-from envforge.lock.pylock import parse_pylock
+from envforge.lock.pylock import is_pylock, lockfile_of, parse_pylock, pylock_of
 from tests.lock.conftest import CONDA_LIBRARIES, World, environment_text, new_world
 from tests.lock.torchindex import PUBLIC, wheel
 
@@ -81,6 +81,57 @@ def test_pylock_is_read_as_a_lockfile_of_its_platform(locked: tuple[World, Pyloc
     assert {p.name for p in found.packages} == packages(locked[0]).keys()
 
 
+def test_pylock_is_valid_as_pep_751_has_it(locked: tuple[World, PylockReport]) -> None:
+    pep751 = pytest.importorskip("packaging.pylock", reason="packaging 26 reads pylock.toml")
+    path = locked[0].folder / "pylock.toml"
+    assert pep751.is_valid_pylock_path(path)
+    read = pep751.Pylock.from_dict(toml.loads(path.read_text(encoding="utf-8")))
+    assert {package.name for package in read.packages} == packages(locked[0]).keys()
+
+
+@pytest.mark.parametrize(
+    ("lockfile", "expected"),
+    [
+        ("conda-lock.yml", "pylock.toml"),
+        ("lockfiles/cu126/conda-lock.yml", "lockfiles/cu126/pylock.cu126.toml"),
+        ("lockfiles/my.own/conda-lock.yml", "lockfiles/my.own/pylock.my-own.toml"),
+        ("gpu.conda-lock.yml", "pylock.gpu.toml"),
+        ("locks/a.b.yml", "locks/pylock.a-b.toml"),
+    ],
+)
+def test_pylock_is_next_to_its_lockfile_under_a_name_of_pep_751(tmp_path: Path, lockfile: str, expected: str) -> None:
+    path = tmp_path / lockfile
+    pylock = pylock_of(path)
+    assert pylock == tmp_path / expected
+    assert is_pylock(pylock)
+    pylock.parent.mkdir(parents=True, exist_ok=True)
+    pylock.write_text(f'[tool.envforge]\nlockfile = "{path.name}"\n', encoding="utf-8")
+    assert lockfile_of(pylock) == path
+
+
+def test_pylock_records_the_variables_of_the_project(tmp_path: Path, conda_channel: str) -> None:
+    text = environment_text()
+    with world_with_registry(tmp_path, conda_channel, f"{text}variables:\n  MODE: 'a \"b\"'\n") as world:
+        world.lock()
+        lock_pylock(world.request())
+        found = parse_pylock((world.folder / "pylock.toml").read_text(encoding="utf-8"), "pylock.toml")
+        assert found.variables == (("MODE", 'a "b"'),)
+        world.write(f"{text}variables:\n  MODE: c\n")
+        world.lock()
+        assert [d.code for d in check_pylock(world.request())] == ["pylock-stale"]
+
+
+def test_invalid_pylock_of_envforge_is_written_again(tmp_path: Path, conda_channel: str) -> None:
+    with world_with_registry(tmp_path, conda_channel) as world:
+        world.lock()
+        lock_pylock(world.request())
+        path = world.folder / "pylock.toml"
+        before = path.read_text(encoding="utf-8")
+        path.write_text(before.replace("==3.10.*", "3.10"), encoding="utf-8")
+        assert not lock_pylock(world.request()).is_unchanged
+        assert path.read_text(encoding="utf-8") == before
+
+
 def test_check_pylock_passes_after_the_lock(locked: tuple[World, PylockReport]) -> None:
     world, _ = locked
     assert check_pylock(world.request()) == ()
@@ -92,7 +143,7 @@ def test_check_pylock_finds_a_request_that_it_lacks(locked: tuple[World, PylockR
     before, path = world.environment.read_text(encoding="utf-8"), world.folder / "pylock.toml"
     text = path.read_text(encoding="utf-8")
     try:
-        path.write_text(text.replace('"fsspec"', '"other"'), encoding="utf-8")
+        path.write_text(text.replace("fsspec", "other"), encoding="utf-8")
         assert [d.code for d in check_pylock(world.request())] == ["not-locked"]
         path.write_text(text, encoding="utf-8")
         world.write(before.replace('"numpy"', '"numpy <2"'))
@@ -168,6 +219,14 @@ def test_command_locks_and_checks_both_files(
         assert "run `envforge lock --pylock`" in capfd.readouterr().err
         assert main(["install", "pylock.toml", "--locked", "--ignore-machine"]) == 1
         assert "run `envforge lock --pylock`" in capfd.readouterr().err
+        for words in (["remove", "pillow"], ["add", "pillow"]):
+            assert main(["lock", "--pylock"]) == 0
+            assert "not up to date" not in capfd.readouterr().err
+            assert main([*words, "--dry-run"]) == 0
+            assert "pylock.toml" not in capfd.readouterr().err
+            assert main(words) == 0
+            stale = "pylock.toml is not up to date with conda-lock.yml; to update it, run `envforge lock --pylock`"
+            assert f"warning: {stale}\n" in capfd.readouterr().err
         (world.folder / "pylock.toml").unlink()
         assert main(["lock", "--check"]) == 0
         assert main(["lock", "--check", "--pylock"]) == 1

@@ -111,6 +111,16 @@ def test_wheel_for_another_machine_is_explained(world: World, tag: str, why: str
     assert hint in caught.value.hint
 
 
+def test_requested_version_for_another_python_is_explained(world: World) -> None:
+    world.write(environment_text(pip=("torch==2.7.1+cu118", "wanted>=2")))
+    files = wheel("wanted", "1.0"), wheel("wanted", "2.0", tag="cp39-cp39-manylinux_2_17_x86_64")
+    with registry(*files) as server, pytest.raises(EnvforgeError) as caught:
+        world.lock(python_index=f"{server.url}/simple")
+    assert "/simple/wanted/` has wheels for linux-64 only for cp39, but Python 3.10.18 is" in caught.value.message
+    assert "- wanted: the requested version on" in caught.value.message
+    assert caught.value.hint == "request another version of `wanted`, or of Python"
+
+
 def test_yanked_wheel_needs_an_exact_pin(world: World) -> None:
     world.write(environment_text(pip=("torch==2.7.1+cu118", "wanted")))
     with registry(wheel("wanted", "1.0"), yanked=("1.0",)) as server:

@@ -13,6 +13,7 @@ from envforge.base.data_files import read_data
 from envforge.machine.record import load_machine
 from envforge.machine.values import VARIABLES, driver_text
 from envforge.machine.world import TIMEOUT_VARIABLE
+from tests.support.transcripts import run_steps, steps_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = (ROOT / "docs" / "detect.md").read_text(encoding="utf-8")
@@ -44,3 +45,13 @@ def test_every_profile_is_documented_with_its_driver(name: str) -> None:
 def test_the_example_is_what_the_command_prints() -> None:
     golden = (Path(__file__).with_name("golden") / "a10g.txt").read_text(encoding="utf-8")
     assert textwrap.indent(golden, "    ") in DOCS
+
+
+@pytest.mark.parametrize("page", ["detect.md", "select.md"])
+def test_transcripts_are_what_the_commands_print(tmp_path: Path, page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    for name, content in re.findall(r"^```text title=\"(\S+)\"\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    steps = steps_of(text)
+    assert steps
+    run_steps(steps, tmp_path)

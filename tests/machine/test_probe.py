@@ -89,7 +89,7 @@ def test_a_machine_without_nvidia_says_so_aloud(tmp_path: Path) -> None:
 
 def test_a_gpu_of_another_vendor_is_no_nvidia_device(tmp_path: Path) -> None:
     files = {path: text.replace("10de", "1002") for path, text in pci_gpu_files("0x744c").items()}
-    assert codes(probe(Recorded(files=files).world(tmp_path))) == ("no-nvidia-device",)
+    assert codes(probe(Recorded(files=files).world(tmp_path))) == ("other-gpu",)
 
 
 def test_an_nvidia_network_card_is_no_gpu(tmp_path: Path) -> None:
@@ -136,6 +136,47 @@ def test_gpu_that_the_driver_dropped_is_the_cause(tmp_path: Path, answer: dict[s
     expected = "the driver 595.71.05 doesn't support GeForce GTX 1050 (6.1): 580 is the last branch that does"
     assert machine.conditions[0].cause == expected
     assert machine.conditions[0].remedy == "install an NVIDIA driver of the 580 branch"
+
+
+@pytest.mark.parametrize(
+    ("device_id", "module", "version", "cause"),
+    [
+        (
+            "0x1bb3",
+            "Open Kernel Module for x86_64",
+            "580.65.06",
+            "open kernel module doesn't support Tesla P4",
+        ),
+        ("0x1bb3", "x86_64 Kernel Module", "580.65.06", "no GPU is assigned to this job"),
+        (
+            "0x2901",
+            "x86_64 Kernel Module",
+            "550.90.07",
+            "B200 (10.0): 570 is the first branch that does",
+        ),
+        (
+            "0x1bb3",
+            "x86_64 Kernel Module",
+            "610.43.02",
+            "Tesla P4 (6.1): 580 is the last branch that does",
+        ),
+        ("0x1eb8", "Open Kernel Module for x86_64", "610.43.02", "no GPU is assigned to this job"),
+    ],
+)
+def test_driver_that_lists_no_gpu_has_a_cause(
+    tmp_path: Path, device_id: str, module: str, version: str, cause: str
+) -> None:
+    files = pci_gpu_files(device_id) | {
+        "/sys/module/nvidia/version": f"{version}\n",
+        "/proc/driver/nvidia/version": f"NVRM version: NVIDIA UNIX {module}  {version}  Release Build\n",
+    }
+    answer = nvml(file=f"/usr/lib/libnvidia-ml.so.{version}", driver_version=version, gpus=[])
+    machine = probe(Recorded(files=files, libraries=(answer, NO_LIBCUDA)).world(tmp_path))
+    (condition,) = machine.conditions
+    assert condition.code == "driver-sees-no-gpu"
+    assert cause in condition.cause
+    # a GPU that the branch lacks is listed, so that `explain` rejects the builds with the branch that has it
+    assert bool(machine.gpus) is ("branch that does" in cause)
 
 
 def test_unknown_format_of_nvidia_smi_is_not_a_missing_gpu(tmp_path: Path) -> None:

@@ -10,7 +10,14 @@ from packaging.version import Version
 from envforge.base.data_files import read_data
 from envforge.base.terms import ComputeCapability
 from envforge.errors import RequestError
-from envforge.machine.nvidia_text import branch_cuda, nearest_branch_cuda, pci_gpu, tegra_capability
+from envforge.machine.gpu_tables import (
+    branch_cuda,
+    is_tegra,
+    named_capability,
+    nearest_branch_cuda,
+    pci_gpu,
+    tegra_capability,
+)
 from envforge.machine.record import MachineRecordError, load_machine
 from envforge.machine.values import Machine
 
@@ -135,3 +142,62 @@ def test_newer_branches_never_serve_an_older_cuda() -> None:
 def test_a_jetson_that_is_not_in_the_table_is_not_guessed() -> None:
     assert tegra_capability("nvidia,p3701\nnvidia,tegra234\n") == ComputeCapability(8, 7)
     assert tegra_capability("nvidia,tegra999\n") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "capability"),
+    [
+        ("NVIDIA A100-SXM4-40GB", "8.0"),
+        ("NVIDIA H100 80GB HBM3", "9.0"),
+        ("NVIDIA GH200 480GB", "9.0"),
+        ("NVIDIA B300 SXM6 AC", "10.3"),
+        ("Tesla V100-SXM2...", "7.0"),
+        ("GeForce RTX 207...", "7.5"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "8.9"),
+        ("Quadro RTX 6000", "7.5"),
+        ("NVIDIA RTX 6000 Ada Generation", "8.9"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "12.0"),
+        ("NVIDIA TITAN X (Pascal)", "6.1"),
+        ("GeForce GTX TITAN X", "5.2"),
+        ("Tesla-T4-SHARED", "7.5"),
+        ("NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", "8.0"),
+        ("gtx1080ti", "6.1"),
+        ("rtx_4090", "8.9"),
+        ("a100_1g.5gb", "8.0"),
+        ("Orin (nvgpu)", "8.7"),
+        ("NVIDIA Thor", "11.0"),
+        # products of several chips, and unknown ones
+        ("NVIDIA GeForce ...", None),
+        ("NVIDIA GeForce GTX 860M", None),
+        ("rtx_6000", None),
+        ("NVIDIA Rubin", None),
+        ("gpu", None),
+        ("", None),
+    ],
+)
+def test_name_in_any_spelling_gives_the_capability(name: str, capability: str | None) -> None:
+    assert named_capability(name) == (ComputeCapability.parse(capability) if capability else None)
+
+
+@pytest.mark.parametrize(("device_id", "capability"), [("0x2e03", "12.1"), ("2E06", "12.1"), ("0x2e13", "12.1")])
+def test_rtx_spark_is_known_by_its_pci_id(device_id: str, capability: str) -> None:
+    gpu = pci_gpu(device_id)
+    assert gpu is not None
+    assert gpu.compute_capability == ComputeCapability.parse(capability)
+
+
+def test_each_architecture_has_its_driver_branches() -> None:
+    rows = {str(row["capability"]): row for row in read_data("nvidia-drivers.json", dict[str, Any])["supports"]}
+    last = {name: row["last"] for name, row in rows.items() if "last" in row}
+    assert last == dict.fromkeys(["3.5", "3.7"], 470) | dict.fromkeys(["5.0", "5.2", "6.0", "6.1", "7.0"], 580)
+    first = {name: row["first"] for name, row in rows.items() if "first" in row}
+    assert (first["7.5"], first["8.0"], first["9.0"], first["10.0"], first["10.3"], first["12.1"]) == (
+        410,
+        450,
+        520,
+        570,
+        575,
+        575,
+    )
+    # Tegra drivers have numbers of their own
+    assert {name for name in rows if is_tegra(ComputeCapability.parse(name))} == {"5.3", "6.2", "7.2", "8.7", "11.0"}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import resource
 import signal
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -361,6 +363,30 @@ def test_a_staging_folder_of_somebody_else_is_refused_and_kept(tmp_path: Path) -
         _place(tmp_path / "old", force=True)
 
     assert tree(tmp_path / "old") == before
+
+
+# a cloned repository may contain a journal, the files to restore, and links
+@pytest.mark.parametrize("field", ["created", "replaced", "folders", "removed", "kept", "new name"])
+@pytest.mark.parametrize("link", ["link", f"{STAGING}/old/link", f"{STAGING}/old", f"{STAGING}/new"])
+def test_journal_whose_paths_lead_through_a_link_is_refused(tmp_path: Path, field: str, link: str) -> None:
+    victim, target = tmp_path / "victim", tmp_path / "project"
+    (victim / "link" / "folder").mkdir(parents=True)
+    (victim / "link" / "file").write_text("mine\n", encoding="utf-8")
+    journal: dict[str, Any] = {"created": [], "replaced": [], "folders": [], "removed": [], "kept": {}}
+    path = "link/folder" if field == "folders" else "link/file"
+    if field in {"kept", "new name"}:
+        journal["kept"] = {path: "file"} if field == "kept" else {"file": path}
+    else:
+        journal[field] = [path]
+    place = target / link
+    place.parent.mkdir(parents=True, exist_ok=True)
+    (target / STAGING).mkdir(exist_ok=True)
+    place.symlink_to(victim / "link" if place.name == "link" else victim)
+    (target / STAGING / "journal.json").write_text(json.dumps(journal), encoding="utf-8")
+    with pytest.raises(TargetError, match="lead through no symbolic link"):
+        settle_interrupted(target)
+    assert (victim / "link" / "file").read_text(encoding="utf-8") == "mine\n"
+    assert (victim / "link" / "folder").is_dir()
 
 
 def test_a_folder_that_no_run_was_interrupted_in_is_not_touched(tmp_path: Path) -> None:

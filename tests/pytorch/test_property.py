@@ -11,15 +11,17 @@ from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.machine.values import Driver, Gpu, Machine
+from envforge.pytorch.fit import missing_facts, read_facts
+from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.reasons import NoBuildError
 from envforge.pytorch.select import select
-from envforge.pytorch.selection import Build, Candidate, Grade, Preference, Request
+from envforge.pytorch.selection import Build, Candidate, Grade, Preference, Request, Selection
 from tests.pytorch.machines import MATRIX
 
 # Written by hand from NVIDIA's tables, not read from the package's data.
 FLOOR = {
     "linux": {11: (450, 80, 2), 12: (525, 60, 13), 13: (580,)},
-    "windows": {11: (452, 39), 12: (527, 41), 13: (580,)},
+    "windows": {11: (452, 39), 12: (528, 33), 13: (580,)},
 }
 OWN = {
     "linux": {
@@ -32,6 +34,7 @@ OWN = {
     },
 }  # fmt: skip
 TEGRA = {(5, 3), (6, 2), (7, 2), (8, 7)}
+OWN_DRIVERS = TEGRA | {(11, 0)}  # whose drivers have numbers of their own
 NEWEST_KNOWN = (12, 1)
 
 majors = [
@@ -63,6 +66,7 @@ drivers = st.one_of(
 FIRST_DRIVER = {(7, 0): 384, (7, 5): 410, (8, 0): 450, (8, 6): 455} | {
     **dict.fromkeys([(8, 9), (9, 0)], 520),
     **dict.fromkeys([(10, 0), (12, 0)], 570),
+    **dict.fromkeys([(10, 3), (12, 1)], 575),
 }
 LAST_DRIVER = dict.fromkeys([(3, 5), (3, 7)], 470) | dict.fromkeys([(5, 0), (5, 2), (6, 0), (6, 1), (7, 0)], 580)
 
@@ -139,10 +143,11 @@ def expected_cuda_grade(build: Build, cuda: Version, machine: Machine) -> Grade 
     pairs = [(g.compute_capability.major, g.compute_capability.minor) for g in bound(machine) if g.compute_capability]
     lacking = [pair for pair in pairs if not has_code(build, pair)]
     for pair in lacking:
-        if pair in TEGRA or not any((p.major, p.minor) <= pair for p in build.ptx):
+        sbsa = pair == (8, 7) and build.platform == "linux-aarch64" and cuda >= Version("13.2")
+        if not sbsa and (pair in TEGRA or not any((p.major, p.minor) <= pair for p in build.ptx)):
             return None
-    if machine.driver is None:
-        return Grade.UNVERIFIED
+    if machine.driver is None or any(pair in OWN_DRIVERS for pair in pairs):
+        return Grade.UNVERIFIED  # the machines have no CUDA version that says what such a driver supports
     version = machine.driver.version
     assert version is not None
     ranges = [(FIRST_DRIVER.get(pair, 0), LAST_DRIVER.get(pair, version.major)) for pair in pairs]
@@ -154,7 +159,7 @@ def expected_cuda_grade(build: Build, cuda: Version, machine: Machine) -> Grade 
     if (lacking and not direct) or not all(first <= version.major <= last for first, last in ranges):
         return None
     is_uncertain = lacking or len(pairs) < len(bound(machine)) or any(pair > NEWEST_KNOWN for pair in pairs)
-    if not build.confirmed or is_uncertain:
+    if not build.confirmed or not build.capabilities_stated or not bound(machine) or is_uncertain:
         return Grade.UNVERIFIED
     return Grade.DIRECT if direct else Grade.MINOR_COMPATIBLE
 
@@ -209,3 +214,66 @@ def test_the_order_of_matrix_and_gpus_does_not_change_the_answer(
     again = select(replace(machine, gpus=tuple(gpus)), request, replace(MATRIX, builds=tuple(builds)))
     assert (first.build, first.python, first.grade) == (again.build, again.python, again.grade)
     assert select(machine, request, MATRIX) == first
+
+
+@settings(max_examples=150, deadline=None)
+@given(machines())
+def test_verified_build_has_a_kernel_and_a_driver_for_every_gpu(machine: Machine) -> None:
+    """The promise of the grades, checked without the code that gives them."""
+    accepted, _, _ = judged(machine, Request())
+    for candidate in accepted:
+        if candidate.grade not in (Grade.DIRECT, Grade.MINOR_COMPATIBLE):
+            continue
+        build, driver = candidate.build, machine.driver.version if machine.driver else None
+        assert build.confirmed
+        assert build.capabilities_stated
+        assert driver is not None
+        assert bound(machine)
+        for gpu in bound(machine):
+            assert gpu.compute_capability is not None
+            pair = (gpu.compute_capability.major, gpu.compute_capability.minor)
+            assert has_code(build, pair)
+            assert FIRST_DRIVER.get(pair, 0) <= driver.major <= LAST_DRIVER.get(pair, driver.major)
+
+
+@settings(max_examples=150, deadline=None)
+@given(machines(), requests())
+def test_unverified_cuda_build_names_what_is_missing(machine: Machine, request: Request) -> None:
+    platform = request.platform or machine.platform
+    facts = read_facts(machine, platform)
+    accepted, _, _ = judged(machine, request)
+    for candidate in accepted:
+        if candidate.build.tag.cuda is not None:
+            missing = tuple(missing_facts(candidate.build, facts, MATRIX))
+            assert bool(missing) is (candidate.grade is Grade.UNVERIFIED)
+
+
+def goodness(answer: Selection | None) -> tuple[bool, bool, bool]:
+    """Whether there is an answer, it is verified, and its build was seen."""
+    if answer is None:
+        return False, False, False
+    return True, answer.grade is not Grade.UNVERIFIED, answer.build.confirmed
+
+
+def answered(machine: Machine, request: Request, matrix: Matrix) -> Selection | None:
+    """The selection, after a check that each row is either accepted or rejected with a reason."""
+    answer: Selection | None = None
+    try:
+        answer = select(machine, request, matrix)
+        accepted, refused = answer.accepted, answer.refused
+    except NoBuildError as error:
+        accepted, refused = (), error.refused
+    assert len(accepted) + len(refused) == len(matrix.builds)
+    assert all(refusal.reason and refusal.wanted and refusal.found for refusal in refused)
+    return answer
+
+
+@settings(max_examples=100, deadline=None)
+@given(machines(), requests(), st.integers(0, len(MATRIX.torches) - 1))
+def test_newer_release_never_makes_an_answer_worse(machine: Machine, request: Request, newest: int) -> None:
+    older = replace(MATRIX, builds=tuple(b for b in MATRIX.builds if b.torch < MATRIX.torches[newest]))
+    newer = replace(MATRIX, builds=tuple(b for b in MATRIX.builds if b.torch <= MATRIX.torches[newest]))
+    before, after = (answered(machine, request, matrix) for matrix in (older, newer))
+    assert goodness(after) >= goodness(before)
+    if before is not None and after is not None and request.prefer is Preference.NEWEST_TORCH:
+        assert after.build.torch >= before.build.torch or goodness(after) > goodness(before)

@@ -175,8 +175,27 @@ def test_glibc_that_is_not_known_is_warned_of() -> None:
 
 
 def test_jetson_is_refused_although_its_major_version_has_kernels() -> None:
-    with pytest.raises(NoBuildError, match="a Tegra chip"):
-        choose(machine("8.7", driver="580.65.06", platform="linux-aarch64"))
+    with pytest.raises(NoBuildError, match=r"a Tegra chip \(8\.7\); .*CUDA 13\.2 or newer may run there"):
+        choose(machine("8.7", driver="540.4.0", serves="13.0", platform="linux-aarch64"))
+
+
+def test_orin_with_cuda_132_gets_a_server_build_that_is_unverified() -> None:
+    selection = choose(machine("8.7", driver="595.78", serves="13.2", platform="linux-aarch64"))
+    assert (str(selection.build.tag), selection.grade) == ("cu132", Grade.UNVERIFIED)
+    assert "it is not known whether code for servers runs on GPU-0, a Tegra chip (8.7)" in selection.reason
+    assert not any("PTX" in warning for warning in selection.warnings)
+
+
+@pytest.mark.parametrize("capability", ["7.2", "6.2", "5.3"])
+def test_older_jetson_is_refused_with_any_cuda(capability: str) -> None:
+    with pytest.raises(NoBuildError, match=r"NVIDIA publishes PyTorch for Jetson$"):
+        choose(machine(capability, driver="595.78", serves="13.2", platform="linux-aarch64"))
+
+
+def test_thor_is_judged_by_its_cuda_without_a_condition() -> None:
+    selection = choose(machine("11.0", driver="580.00", serves="13.0", platform="linux-aarch64"))
+    assert (str(selection.build.tag), selection.grade, selection.warnings) == ("cu130", Grade.DIRECT, ())
+    assert "a driver for CUDA 13.0 supports CUDA 13.0 directly;" in selection.reason
 
 
 @pytest.mark.parametrize(
@@ -378,7 +397,7 @@ def test_tegra_code_serves_no_desktop_gpu() -> None:
         ("6.0", "550.54.14", "2.14.1+cu126", Grade.MINOR_COMPATIBLE),
         ("7.5", "470.57.02", "2.7.1+cu118", Grade.MINOR_COMPATIBLE),
         ("8.0", "525.60.13", "2.14.1+cu126", Grade.MINOR_COMPATIBLE),
-        ("10.3", "570.124.06", "2.11.0+cu128", Grade.DIRECT),
+        ("10.3", "575.57.08", "2.11.0+cu128", Grade.DIRECT),
         ("12.0", "570.86.15", "2.11.0+cu128", Grade.DIRECT),
         ("12.0", "580.65.06", "2.14.1+cu130", Grade.DIRECT),
     ],

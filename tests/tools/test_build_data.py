@@ -109,7 +109,7 @@ def test_rebuilt_files_equal_the_committed_ones(facts: Path) -> None:
     assert build(facts) == 0
 
     built = {path.name: path.read_bytes() for path in (facts.parent / "data").iterdir()}
-    assert len(built) == 4
+    assert len(built) == 5
     assert built == {name: (data_folder() / name).read_bytes() for name in built}
 
 

@@ -32,6 +32,11 @@ def matrix(facts: Facts) -> Document:
             _build(build, row, stated[build[0]], kernels.get((_minor(build[0]), *build[1:])), confirmed)
             for build, row in builds.items()
         ],
+        "pip_defaults": [
+            {"since": file.release.torch, **_table(row, ("platforms", "tag", "source", "checked"))}
+            for file in facts.releases
+            for row in file.pip
+        ],
     }
 
 
@@ -77,15 +82,22 @@ def nvidia_drivers(facts: Facts) -> Document:
     _unique([(row.driver, row) for row in facts.branches], "branch")
     return {
         "branches": [_table(row, ("driver", "cuda")) for row in facts.branches],
+        "open_modules_from": facts.open_modules.first_capability,
         "supports": [_support(row, facts) for row in facts.capabilities],
-        "tegra": {row.chip: row.capability for row in facts.tegra},
+        "tegra": [_table(row, ("chip", "name", "capability")) for row in facts.tegra],
     }
+
+
+def other_gpus(facts: Facts) -> Document:
+    """Return `other-gpus.json`."""
+    _unique([(row.id, row) for row in facts.vendors], "vendor")
+    return {"vendors": [_table(row, ("id", "name", "builds", "index", "devices")) for row in facts.vendors]}
 
 
 def _support(row: Capability, facts: Facts) -> Document:
     """Return the driver branches of a GPU: the first is that of the first toolkit, if `cuda/` has this toolkit."""
     first = next((each.driver for each in facts.branches if each.cuda == row.first_cuda), None)
-    return {"capability": row.capability, "first": first, "last": row.last_driver}
+    return {"capability": row.capability, "first": first, "last": row.last_driver, "sbsa_cuda": row.sbsa_cuda}
 
 
 def names(facts: Facts) -> Document:

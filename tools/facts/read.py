@@ -21,12 +21,15 @@ from tools.facts.rows import (
     GpuFile,
     Name,
     NameFile,
+    OpenModules,
+    OtherGpuFile,
     PythonDefault,
     PythonFile,
     ReleaseFile,
     Row,
     Tegra,
     Toolkit,
+    Vendor,
 )
 
 FACTS = Path(__file__).resolve().parents[2] / "data" / "facts"
@@ -54,6 +57,8 @@ class Facts:
     branches: tuple[Branch, ...]
     capabilities: tuple[Capability, ...]
     tegra: tuple[Tegra, ...]
+    open_modules: OpenModules
+    vendors: tuple[Vendor, ...]
     python_defaults: tuple[PythonDefault, ...]
     names: tuple[Name, ...]
 
@@ -71,6 +76,8 @@ def read_facts(folder: Path = FACTS) -> Facts:
         branches=tuple(sorted((row for file in cuda for row in file.branch), key=lambda row: row.driver)),
         capabilities=gpus.capability,
         tegra=gpus.tegra,
+        open_modules=gpus.open_modules,
+        vendors=read_file(folder / "other-gpus.toml", OtherGpuFile).vendor,
         python_defaults=read_file(folder / "pythons.toml", PythonFile).python_default,
         names=read_file(folder / "names.toml", NameFile).package,
     )

@@ -97,6 +97,14 @@ class Drops(Fact):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PipDefault(Fact):
+    """The tag of the builds on PyPI, for this release and later ones until one changes the same platform."""
+
+    platforms: Some[Subdir]
+    tag: Tag
+
+
+@dataclass(frozen=True, kw_only=True)
 class Toolkit(Cited):
     """The driver that comes with a CUDA toolkit."""
 
@@ -140,6 +148,7 @@ class ReleaseFile(CudaFile):
     kernels: tuple[Kernels, ...] = ()
     requires: tuple[Requires, ...] = ()
     drops: tuple[Drops, ...] = ()
+    pip: tuple[PipDefault, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,21 +156,42 @@ class Capability(Fact):
     """A compute capability; `exact` is true if only a kernel built for exactly this chip runs on it.
 
     `first_cuda` is the first toolkit that supports it, and `last_driver` the last driver branch, if they are known.
+    From `sbsa_cuda` on, a Tegra chip runs the code of the wheels for servers.
     """
 
     capability: Dotted
     first_cuda: Dotted | None = None
     last_driver: int | None = None
+    sbsa_cuda: Dotted | None = None
     gpus: Some[Text]
     exact: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tegra(Fact):
-    """A Tegra chip as `/proc/device-tree/compatible` names it."""
+    """A Tegra chip as `/proc/device-tree/compatible` names it, and as `nvidia-smi` does."""
 
     chip: Text
+    name: Text
     capability: Dotted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vendor(Fact):
+    """A vendor of other GPUs, by its PCI ID: the builds of PyTorch for them, and their names by their device ID."""
+
+    id: Annotated[str, matching(r"[0-9a-f]{4}", "four lowercase hexadecimal digits")]
+    name: Text
+    builds: Text
+    index: Text
+    devices: dict[str, Text]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherGpuFile(Row):
+    """`other-gpus.toml`."""
+
+    vendor: tuple[Vendor, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,9 +219,17 @@ class EvidenceFile(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OpenModules(Fact):
+    """The oldest GPUs that the open kernel modules of the driver support."""
+
+    first_capability: Dotted
+
+
+@dataclass(frozen=True, kw_only=True)
 class GpuFile(Row):
     """`gpus.toml`."""
 
+    open_modules: OpenModules
     capability: tuple[Capability, ...]
     tegra: tuple[Tegra, ...]
 

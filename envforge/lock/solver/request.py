@@ -232,7 +232,7 @@ def _packages(path: Path) -> list[dict[str, Any]]:
 
 
 def _repodata(path: Path) -> Document:
-    return Document(damaged=f"`{path}` is not valid repodata", error=EnvforgeError, code="bad-repodata")
+    return Document(damaged=f"`{path}` is not valid repodata", error=EnvforgeError, code="bad-repodata", trusted=True)
 
 
 def read_preferences(environment: Mapping[str, str]) -> Wishes:

@@ -22,9 +22,9 @@ from rattler import Gateway, MatchSpec, PackageRecord, RepoDataRecord, SourceCon
 from rattler import solve as rattler_solve
 from rattler.exceptions import CacheDirError, FetchRepoDataError, GatewayError, IoError, SolverError
 
-from envforge.base.net import Mirrors, unreachable_hints
+from envforge.base.net import Mirrors, credentials_hints, unreachable_hints
 from envforge.base.suggest import nearest
-from envforge.base.urls import hide_secrets
+from envforge.base.urls import hide_secrets, without_user
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 from envforge.lock.names import NameMapping
 from envforge.lock.solver import LockedFile, PackagesNotFoundError
@@ -281,6 +281,7 @@ _WAYS = {
 _FAULTS = (GatewayError, FetchRepoDataError, CacheDirError, IoError)
 _CHANNELS = ("conda-forge", "bioconda", "nvidia", "defaults", "rapidsai")
 _HERE = {"127.0.0.1", "::1", "localhost"}
+_NOT_ALLOWED = ("401 Unauthorized", "403 Forbidden")
 _NOT_REACHED = ("(Connect)", "dns error", "timed out")
 
 
@@ -339,7 +340,7 @@ def _failure(channels: tuple[Channel, ...], faults: dict[str, str], *, is_reache
         )
     return OutsideError(
         f"cannot read the packages of channel {named}:\n{listed}",
-        hint=_hints_unread(concerned),
+        hint=_hints_unread(concerned, text),
         code="repodata-unreadable",
     )
 
@@ -356,7 +357,9 @@ def _hints_unreached(channels: tuple[Channel, ...]) -> tuple[Hint, ...]:
     return unreachable_hints(hide_secrets(first.address), hide_secrets(first.source))
 
 
-def _hints_unread(channels: tuple[Channel, ...]) -> tuple[Hint, ...]:
+def _hints_unread(channels: tuple[Channel, ...], text: str) -> tuple[Hint, ...]:
+    if any(sign in text for sign in _NOT_ALLOWED):
+        return credentials_hints(channels[0].address, without_user(channels[0].source))
     near = nearest(channels[0].name, _CHANNELS, alike=0.8)
     if near is not None and near != channels[0].name:
         return (Hint(f"did you mean channel `{near}`?"),)
@@ -367,4 +370,5 @@ def _hints_unread(channels: tuple[Channel, ...]) -> tuple[Hint, ...]:
 
 
 def _mirrored(channels: tuple[Channel, ...]) -> Channel | None:
-    return next((channel for channel in channels if channel.source != channel.address), None)
+    # the source of a channel with credentials has them in its URL
+    return next((one for one in channels if without_user(one.source) != without_user(one.address)), None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from envforge.base.documents import Document
 from envforge.base.process import Child, run_child
 from envforge.errors import EnvforgeError
-from envforge.lock.needs import locked_cuda
+from envforge.lock.needs import cuda_of_build, locked_cuda
 from envforge.lock.plan import read_any_lock
 from envforge.lock.project import is_prefix
 from envforge.machine.probe import probe
@@ -68,7 +67,6 @@ def python_of(prefix: Path) -> Path | None:
     return next((prefix / place for place in places if (prefix / place).is_file()), None)
 
 
-_CONDA_CUDA = re.compile(r"cuda_?(\d{2})(\d)|cuda(\d+)\.(\d+)")
 _NAMED = ("cudnn", "nccl", "numpy")
 
 
@@ -91,7 +89,6 @@ def locked_torch(lock: Path | None, platform: str) -> Signal[LockedTorch]:
     found = LockedTorch(
         version=torch.version,
         build=torch.file_name,
-        # a CPU build of conda may be next to a CUDA runtime, or a build for CUDA 12.0 next to the runtime of 12.5
         cuda=_conda_cuda(torch.file_name, versions) if torch.manager == "conda" else wheel_cuda,
         packages={key: version for key in _NAMED if (version := _version_of(key, versions)) is not None},
     )
@@ -99,9 +96,9 @@ def locked_torch(lock: Path | None, platform: str) -> Signal[LockedTorch]:
 
 
 def _conda_cuda(build: str, names: dict[str, str]) -> str | None:
-    match = _CONDA_CUDA.search(build)
-    if match is not None:
-        return f"{match[1] or match[3]}.{match[2] or match[4]}"
+    version = cuda_of_build(build)
+    if version is not None:
+        return str(version)
     return "" if "cuda" in build or "pytorch-cuda" in names else None
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar, cast
 
 from envforge.base.redact import quoted
-from envforge.machine.values import UNREADABLE_SMI, Condition, Machine
+from envforge.machine.values import OTHER_GPU, UNREADABLE_SMI, Condition, Machine
 from envforge.verify.judging import Judged, View, as_judgements, skipped, unread
 from envforge.verify.machine.facts import GpuFacts, LockNeeds, MachineFacts, SystemFacts
 from envforge.verify.record import Record
@@ -40,6 +40,7 @@ CONDITION_CHECKS = DRIVER_STATES | {
     "gpus-hidden": "gpus-hidden",
     "libcuda-mismatch": "cuda-compat-misused",
     "no-glibc": "glibc-too-old",
+    OTHER_GPU: "gpu-missing",
     "visible-devices": "gpus-hidden",
 }
 

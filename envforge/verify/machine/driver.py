@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from envforge.machine.values import UNREADABLE_SMI, driver_text
+from envforge.machine.values import OTHER_GPU, UNREADABLE_SMI, driver_text
 from envforge.verify.judging import check, counted, failed, info, passed, skipped, unread, warned
 from envforge.verify.machine.case import (
     DRIVER,
@@ -51,6 +51,13 @@ def _present(case: Case) -> Judgement:
         return from_condition(state, "nvidia-smi -L", Verdict.UNKNOWN)
     if case.machine.driver is not None:
         return skipped("there is a driver, but it lists no GPU: see `gpu-count`", source)
+    return _absent(case, source)
+
+
+def _absent(case: Case, source: str) -> Judgement:
+    if case.wants_gpu is not False and (other := case.condition(OTHER_GPU)) is not None:
+        # without a lockfile of CUDA, the CPU may be what was chosen
+        return from_condition(other, case.explain, Verdict.FAIL if case.wants_gpu else Verdict.WARN)
     if case.wants_gpu:
         return _missing(case)
     if case.wants_gpu is False:

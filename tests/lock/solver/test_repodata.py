@@ -178,7 +178,7 @@ def test_misspelled_channel_gets_the_nearest_known_one(create: Ask, channel: Pat
     assert hints == [{"purpose": "did you mean channel `conda-forge`?", "command": ""}]
 
 
-@pytest.mark.parametrize("source", ["netrc", "url", "variables", "wrong"])
+@pytest.mark.parametrize("source", ["netrc", "url", "variables", "wrong", "unset"])
 def test_channel_is_read_with_credentials(
     create: Ask, channel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
@@ -197,11 +197,13 @@ def test_channel_is_read_with_credentials(
         (tmp_path / "netrc").chmod(0o600)
         for name, value in (("NETRC", str(tmp_path / "netrc")), ("ADA", "ada"), ("WORD", "s3cret")):
             monkeypatch.setenv(name, value)
-        user = {"url": "ada:s3cret@", "variables": "$ADA:${WORD}@"}.get(source, "")
+        user = {"url": "ada:s3cret@", "variables": "$ADA:${WORD}@", "unset": "$ADA:${NO_WORD}@"}.get(source, "")
         answer = create(f"http://{user}{host}", "libb")
 
-    if source == "wrong":
+    if source in {"wrong", "unset"}:
         assert "401" in answer.message
+        way_out = {"wrong": "add credentials for `127.0.0.1` to", "unset": "set `NO_WORD`, which the URL refers to"}
+        assert answer.json["hints"][0]["purpose"].startswith(way_out[source])
     else:
         assert answer.packages == WANTED
     if source == "netrc":

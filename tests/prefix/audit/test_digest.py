@@ -89,6 +89,22 @@ def test_a_launcher_is_the_same_with_a_long_first_line() -> None:
         assert normal_sha256(long, "/opt/env", "") == normal_sha256(short, "/opt/env", "")
 
 
+def test_launchers_of_installers_have_one_digest() -> None:
+    start, entry = b"#!/opt/env/bin/python\n", b"from tool import main\n"
+    uv = (
+        b"# -*- coding: utf-8 -*-\nimport sys\n" + entry + b'if __name__ == "__main__":\n'
+        b'    if sys.argv[0].endswith("-script.pyw"):\n        sys.argv[0] = sys.argv[0][:-11]\n'
+        b'    elif sys.argv[0].endswith(".exe"):\n        sys.argv[0] = sys.argv[0][:-4]\n    sys.exit(main())\n'
+    )
+    pip = (
+        b"import sys\n" + entry + b"if __name__ == '__main__':\n"
+        b"    sys.argv[0] = sys.argv[0].removesuffix('.exe')\n    sys.exit(main())\n"
+    )
+    assert normal_sha256(start + uv, "/opt/env", "") == normal_sha256(start + pip, "/opt/env", "")
+    changed = pip.replace(b"sys.exit(main())", b"sys.exit(main() or 1)")
+    assert normal_sha256(start + pip, "/opt/env", "") != normal_sha256(start + changed, "/opt/env", "")
+
+
 def test_a_record_counts_without_what_is_written_on_the_spot() -> None:
     rows = ["tool/__init__.py,sha256=abc,38", "../../../bin/tool,sha256=def,310", "tool-1.0.dist-info/RECORD,,"]
     pip = [rows[0], "../../../bin/tool,sha256=xyz,299", *rows[2:], "tool/__pycache__/__init__.cpython-311.pyc,,"]

@@ -18,7 +18,10 @@ import zstandard
 
 from envforge.errors import EnvforgeError
 from envforge.lock.plan import make_plan, read_any_lock
+from envforge.prefix import wheels as wheels_module
 from envforge.prefix.conda_packages import check_path
+from envforge.prefix.journal import read_journal
+from envforge.prefix.wheels import Batch
 from tests.prefix.install.support import LockWriter, Noted, Place, tree
 from tests.support.channel import SITE_PACKAGES, Channel, File, Package, Written, text_package, write_package
 from tests.support.wheel import sha256_of, text_wheel
@@ -156,9 +159,48 @@ ATTACKS: dict[str, list[Member]] = {
         _member(LIST, _listed()),
         _member("info/link.json", b'[{"type": "python", "entry_points": ["../x = a:b"]}, 1]'),
     ],
+    "program on two lines": [
+        _index(noarch="python", subdir="noarch"),
+        _member(LIST, _listed()),
+        _member("info/link.json", b'{"noarch": {"type": "python", "entry_points": ["x\\ny = a:b"]}}'),
+    ],
+    "program without a function": [
+        _index(noarch="python", subdir="noarch"),
+        _member(LIST, _listed()),
+        _member("info/link.json", b'{"noarch": {"type": "python", "entry_points": ["x"]}}'),
+    ],
+    "programs of a package that has none": [
+        _index(),
+        _member(LIST, _listed()),
+        _member("info/link.json", b'{"noarch": {"entry_points": null}}'),
+    ],
+    "name in capitals": [_index(name="EVIL"), _member(LIST, _listed())],
+    "file as a link": [_index(), _member(LIST, _listed("a", kind="softlink")), _member("a")],
+    "link to nothing as a file": [_index(), _member(LIST, _listed("a")), _symlink("a", "b")],
+    "path in an extended header": [
+        _index(),
+        _member(LIST, _listed("a")),
+        _member("a", pax_headers={"path": "../outside.txt"}),
+    ],
+    "list in an extended header": [
+        _index(),
+        _member("info/x", _listed(OUTSIDE), pax_headers={"path": LIST}),
+    ],
+    "metadata in a link": [_symlink("info", "x"), _member("x/index.json"), _member("x/paths.json", _listed(OUTSIDE))],
     "build up": [_index(build="0/../../../x"), _member(LIST, _listed())],
 }
-NOT_A_LIST = ("null", "[]", "7", '{"paths": null}', '{"paths": [7], "paths_version": 1}', "[" * 100_000, "\xff", "")
+NO_SUBDIR = '{"name": "evil", "version": "1.0", "build": "0", "build_number": 0}'
+NOT_A_LIST = (
+    NO_SUBDIR,
+    "null",
+    "[]",
+    "7",
+    '{"paths": null}',
+    '{"paths": [7], "paths_version": 1}',
+    "[" * 100_000,
+    "\xff",
+    "",
+)
 
 
 @pytest.fixture
@@ -224,6 +266,52 @@ def test_names_that_differ_only_in_case_are_refused_on_macos(place: Place) -> No
     )
     with pytest.raises(EnvforgeError, match="on a disk that ignores case"):
         place.install(lock, platform="osx-64")
+
+
+@pytest.mark.parametrize(("one", "other"), [("share/\u00c9", "share/e\u0301"), ("share/stra\u00dfe", "share/STRASSE")])
+def test_names_that_are_equal_on_macos_are_refused(place: Place, one: str, other: str) -> None:
+    members = [_index(subdir="osx-64"), _member(LIST, _listed(one, other)), _member(one, b"1"), _member(other, b"2")]
+    lock = _lock(place.folder / "own", _write(place.folder / "own", members, ".conda"))
+    lock.write_text(lock.read_text().replace("linux-64\n", "osx-64\n"))
+    with pytest.raises(EnvforgeError, match="on a disk that ignores case"):
+        place.install(lock, platform="osx-64")
+
+
+@pytest.mark.parametrize("name", ["conda-meta./x.json", "conda-meta /x.json", "share/x:stream"])
+def test_name_that_windows_changes_is_refused(place: Place, name: str) -> None:
+    members = [_index(subdir="win-64"), _member(LIST, _listed(name)), _member(name, b"{}")]
+    lock = _lock(place.folder / "own", _write(place.folder / "own", members, ".conda"))
+    lock.write_text(lock.read_text().replace("linux-64\n", "win-64\n"))
+    with pytest.raises(EnvforgeError, match="a name that Windows changes"):
+        place.install(lock, platform="win-64")
+
+
+def test_wheel_can_not_leave_through_a_link_of_a_conda_package(
+    lock: LockWriter, channel: Channel, place: Place, wheels: Path
+) -> None:
+    own = Channel(place.folder / "own")
+    own.add(Package(name="linked", version="1.0", files=(File(path="lib/a", link_to=".."), File(path="lib/x"))))
+    lock.rows.extend(LockWriter(own.folder.as_uri()).conda(own.packages["linked"]).rows)
+    wheel = _evil_wheel(wheels, {"evil-1.0.data/data/lib/a/conda-meta/fake-1.0-0.json": "{}"})
+    assert "leads outside the environment" in _install_wheel(lock, channel, place, wheel).message
+
+
+def test_files_that_uv_wrote_outside_are_reported(
+    lock: LockWriter, channel: Channel, place: Place, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def install_and_record_outside(batch: Batch) -> None:
+        install(batch)
+        with next(batch.site.packages.glob("mine-*.dist-info/RECORD")).open("a") as stream:
+            stream.write("../../../../outside.txt,,\n")
+
+    install = wheels_module._install
+    monkeypatch.setattr(wheels_module, "_install", install_and_record_outside)
+    lock.conda(channel.packages["python"])
+    wheel = text_wheel("mine", "1.0", {"mine/__init__.py": ""}, wheels)
+    lock.rows.extend(LockWriter(wheels.parent.as_uri()).wheel(wheel).rows)
+    with pytest.raises(EnvforgeError, match="leads outside the environment"):
+        place.install(lock.write(place.folder / "conda-lock.yml"))
+    assert read_journal(place.prefix).step != "verified"  # type: ignore[union-attr]
 
 
 def test_links_that_stay_inside_are_linked(place: Place) -> None:
@@ -330,6 +418,16 @@ EVIL_WHEELS: dict[str, Wheel] = {
     "record with a NUL": {f"{INFO}/RECORD": "a\0b,,\n"},
     "record with no checksum": {f"{INFO}/RECORD": "evil.py,sha256=abcde,1\n"},
     "record with no text": {f"{INFO}/RECORD": "\udcff,,\n"},
+    "record without end": {f"{INFO}/RECORD": "a,,\n" * 6_000_000},
+    "record of the installer": {f"{INFO}/direct_url.json": "[["},
+    "another package": {"other-1.0.dist-info/RECORD": ""},
+    "metadata of another package": {f"{INFO}/METADATA": "Name: other\nVersion: 1.0\n"},
+    "metadata of another version": {f"{INFO}/METADATA": "Name: evil\nVersion: 2.0\n"},
+    "another format": {f"{INFO}/WHEEL": "Wheel-Version: 9.0\n"},
+    "no format": {f"{INFO}/WHEEL": "\udcff"},
+    "control character": {"a\x1b[2Jb.py": ""},
+    "long name": {"x" * 256: ""},
+    "program with a control character": {f"{INFO}/entry_points.txt": "[console_scripts]\n\x1b[2J = evil:main\n"},
 }
 
 
@@ -389,13 +487,36 @@ def test_wheel_with_a_member_twice_is_refused(lock: LockWriter, channel: Channel
     assert "twice" in _install_wheel(lock, channel, place, path).message
 
 
+def test_wheel_with_another_name_in_a_local_header_is_refused(
+    lock: LockWriter, channel: Channel, place: Place, wheels: Path
+) -> None:
+    path = _evil_wheel(wheels, {})
+    path.write_bytes(path.read_bytes().replace(b"evil.py", b"../l.py", 1))
+    assert "another name in its local header" in _install_wheel(lock, channel, place, path).message
+
+
+@pytest.mark.parametrize("place_of_hidden", [0, 2, 4])
+def test_wheel_with_a_file_that_is_not_listed_is_refused(
+    lock: LockWriter, channel: Channel, place: Place, wheels: Path, place_of_hidden: int
+) -> None:
+    path = _evil_wheel(wheels, {})
+    with zipfile.ZipFile(path) as archive:
+        members = [(member.filename, archive.read(member)) for member in archive.infolist()]
+    members.insert(place_of_hidden, ("hidden.py", b""))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+        archive.filelist.pop(place_of_hidden)
+    assert "files that its directory doesn't list" in _install_wheel(lock, channel, place, path).message
+
+
 def test_wheel_without_a_record_is_refused(lock: LockWriter, channel: Channel, place: Place, wheels: Path) -> None:
     path = wheels / "evil-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("evil.py", "")
     error = _install_wheel(lock, channel, place, path)
     assert error.code == "archive-damaged"
-    assert "RECORD" in error.message
+    assert "expected one directory `evil-1.0.dist-info`, found none" in error.message
 
 
 def test_wheel_is_not_installed_through_a_link_of_the_user(

@@ -18,6 +18,7 @@ import pytest
 from envforge.errors import EnvforgeError
 from envforge.prefix.journal import Journal, journal_path, read_journal, unfinished, write_journal
 from tests.prefix.install.support import LockWriter, Noted, Place, tree
+from tests.prefix.install.test_pylock import pylock
 from tests.support.channel import SITE_PACKAGES, Channel, text_package
 from tests.support.loopback import Loopback, Request
 
@@ -97,6 +98,23 @@ def test_killed_at_any_moment_of_the_wheel_half_the_next_install_completes_it(
         _kill_at(written, place, moment)
         assert not journal_path(place.prefix).exists() or unfinished(place.prefix) is not None
         place.install(written)
+        assert unfinished(place.prefix) is None
+        assert tree(place.prefix / SITE_PACKAGES).keys() == tree(reference.prefix / SITE_PACKAGES).keys()
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_of_a_pylock_the_next_install_completes_it(
+    server: Loopback, channel: Channel, tmp_path: Path
+) -> None:
+    lockfile = pylock(tmp_path / "pylock.toml", server, channel, "tool-1.0", "typing_extensions")
+    reference = Place(tmp_path / "reference")
+    reference.install(lockfile)
+    moments = _count(lockfile, Place(tmp_path / "warm", reference.cache))
+    for moment in range(1, moments + 1):
+        place = Place(tmp_path / f"at-{moment}", reference.cache)
+        _kill_at(lockfile, place, moment)
+        assert not journal_path(place.prefix).exists() or unfinished(place.prefix) is not None
+        place.install(lockfile)
         assert unfinished(place.prefix) is None
         assert tree(place.prefix / SITE_PACKAGES).keys() == tree(reference.prefix / SITE_PACKAGES).keys()
 

@@ -121,6 +121,26 @@ def test_the_cuda_of_conda_packages_is_read() -> None:
 
 
 @pytest.mark.parametrize(
+    ("file_name", "cuda"),
+    [
+        ("pytorch-2.1.2-cuda120_py311h2667f23_304.conda", "12.0"),
+        ("pytorch-2.5.1-py3.11_cuda12.1_cudnn9.1.0_0.tar.bz2", "12.1"),
+        ("pytorch-1.7.1-py3.9_cuda11.0.221_cudnn8.0.5_0.tar.bz2", "11.0"),
+        ("pytorch-2.8.0-cuda129_mkl_py312_h1234567_300.conda", "12.9"),
+        ("pytorch-2.7.1-cpu_mkl_py311_h91c9543_103.conda", None),
+        ("pytorch-2.2.2-py3.11_0.tar.bz2", None),
+        ("pytorch-1.4.0-cuda_py37h1234567_0.tar.bz2", "12.5"),  # the build lacks the version, the runtime has it
+    ],
+)
+def test_cuda_of_conda_torch_is_that_of_its_build(file_name: str, cuda: str | None) -> None:
+    runtime = _package("cuda-cudart", "12.5.82", "cuda-cudart-12.5.82-he02047a_0.conda")
+    torch = _package("pytorch", file_name.split("-")[1], file_name)
+    for packages in ((runtime, torch), (torch, runtime)):
+        needs = read_needs(_plan(PYTHON, *packages), MATRIX)
+        assert cuda == (str(needs.cuda.version) if needs.cuda else None)
+
+
+@pytest.mark.parametrize(
     ("file_name", "words"),
     [
         ("x-1.0-cp310-cp310-manylinux_2_17_x86_64.whl", "doesn't support Python 3.11"),
@@ -300,7 +320,7 @@ def test_a_variant_that_does_not_exist_lists_those_that_do(project: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("Clay-foundation__model", "linux-64, glibc 2.17, NVIDIA driver 525.60.13 (CUDA 12.5)"),
+        ("Clay-foundation__model", "linux-64, glibc 2.17, NVIDIA driver 525.60.13 (CUDA 12.0)"),
         ("FSadrieh__BERTchen", "linux-64, glibc 2.17, NVIDIA driver 450.80.02 (CUDA 11.8)"),
     ],
 )

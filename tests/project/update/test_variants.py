@@ -134,6 +134,27 @@ def test_locks_that_stay_behind_are_named_with_their_commands(project: Project) 
         )
 
 
+def test_each_pylock_that_stays_behind_is_named_with_its_command(project: Project) -> None:
+    _template(project).write_template(FILES, version=2, manifest=WITH_TQDM)
+    for name in ("pylock.toml", "lockfiles/cpu/pylock.cpu.toml"):
+        (project.folder / name).write_text('created-by = "envforge"\n[tool.envforge]\n', encoding="utf-8")
+    (project.folder / "lockfiles/cu118/pylock.cu118.toml").write_text('created-by = "uv"\n', encoding="utf-8")
+
+    assert "pylock" not in project.run("update", "--dry-run").stderr
+    without = project.run("update", "--no-lock").stderr
+    for pylock, lock, words in (
+        ("pylock.toml", LOCKS[0], "--pylock"),
+        ("lockfiles/cpu/pylock.cpu.toml", LOCKS[1], "--variant cpu --pylock"),
+    ):
+        both = f"{lock} and {pylock} belong to the previous environment; to update them, run `envforge lock {words}`"
+        assert f"warning: {both}\n" in without
+    assert "cu118.toml" not in without
+    _template(project).write_template(FILES, version=3, manifest=WITH_TQDM.replace("tqdm", "pillow"))
+    done = project.run("update").stderr
+    one = "pylock.toml belongs to the previous environment; to update it, run `envforge lock --pylock`"
+    assert f"warning: {one}\n" in done
+
+
 def test_a_variant_of_the_users_own_making_is_left_alone(project: Project) -> None:
     own = project.folder / "lockfiles/cpu/environment.yml"
     own.write_text("# mine\n" + own.read_text(encoding="utf-8"), encoding="utf-8")

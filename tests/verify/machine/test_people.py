@@ -97,6 +97,18 @@ def test_machine_without_a_gpu_gets_another_build(tmp_path: Path, stub: Path, fi
     assert (finding.verdict, finding.command) == (Verdict.FAIL, "envforge explain")
 
 
+@pytest.mark.parametrize(
+    ("lock", "verdict"), [(CUDA_LOCK, Verdict.FAIL), (None, Verdict.WARN)], ids=["CUDA", "no lock"]
+)
+def test_gpu_of_another_vendor_is_named(tmp_path: Path, stub: Path, lock: Path | None, verdict: Verdict) -> None:
+    folder = "/sys/bus/pci/devices/0000:c1:00.0"
+    files = {f"{folder}/vendor": "0x1002", f"{folder}/device": "0x74a1", f"{folder}/class": "0x120000"}
+    report = _report(Scene(lock=lock, files=files), tmp_path, stub)
+    (finding,) = [finding for finding in report.findings if finding.check == "gpu-missing"]
+    assert finding.verdict is verdict
+    assert finding.observed.startswith("this is an AMD Instinct MI300X; envforge selects builds for NVIDIA and CPU")
+
+
 def test_a_job_that_was_given_one_gpu_of_two_is_well(tmp_path: Path, stub: Path) -> None:
     one = machine(a100())
     scene = replace(one, files={**one.files, **pci(2)[0]}, environment={"SLURM_JOB_ID": "12"})

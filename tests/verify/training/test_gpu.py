@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import venv
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from tests.templates.conftest import write_project
 from tests.verify.environment.records import complaints as complaints_of_environment
 from tests.verify.environment.support import situation
 from tests.verify.training.records import complaints, findings
+from tools.gpu_acceptance.steps import prefix_of_this_python
 
 pytestmark = pytest.mark.gpu
 LIMIT_S = 600.0
@@ -36,14 +36,6 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> TrainingFacts:
 def is_environment() -> bool:
     """Whether this Python belongs to an environment, and not to the operating system or an image."""
     return prefix_state(Path(sys.prefix))[0] in ("finished", "foreign", "virtual")
-
-
-def prefix_of_this_python(folder: Path) -> Path:
-    """The environment of this Python; for one of the operating system a virtual one that sees its packages."""
-    if is_environment():
-        return Path(sys.prefix)
-    venv.create(folder, system_site_packages=True, symlinks=True)
-    return folder
 
 
 def test_a_sound_gpu_fails_nothing(training: TrainingFacts) -> None:

@@ -65,7 +65,7 @@ def run(specification: dict[str, Any], say: Say) -> None:
 
 
 def _measures() -> dict[str, Callable[[Any], Any]]:
-    from . import device, learning, speed
+    from . import device, learning, models, speed
 
     return {
         "device": device.device,
@@ -83,7 +83,11 @@ def _measures() -> dict[str, Callable[[Any], Any]]:
         "transfer": speed.transfer,
         "same_bits": device.same_bits,
         "repeat": learning.repeat,
-        "models": speed.models,
+        "models": models.models,
+        # the others take minutes, so only `tools/gpu_acceptance` takes them
+        "language_model": models.language_model,
+        "graphs": models.graphs,
+        "compilation": models.compilation,
     }
 
 

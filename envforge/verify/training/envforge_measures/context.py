@@ -30,6 +30,7 @@ class Context:
         self.scratch = scratch
         self.say = say
         self.device = torch.device(specification["device"])
+        self.tiny = bool(specification.get("tiny"))  # models that a CPU trains in a moment
         if self.on_gpu:
             torch.cuda.set_device(self.device)
         else:
@@ -185,6 +186,14 @@ def quiet(line: str) -> None:
 def words(error: BaseException, most: int = 500) -> str:
     """Return the type and the message of an error, shortened."""
     return f"{type(error).__name__}: {str(error)[:most]}"
+
+
+def compiled_model(model: Any, **options: Any) -> Any:
+    """Return the compiled model, for a backward pass outside autocast, as AMP recommends it."""
+    settings: Any = getattr(getattr(torch, "_functorch", None), "config", None)
+    if hasattr(settings, "backward_pass_autocast"):
+        settings.backward_pass_autocast = "off"  # noqa: S105 - not a password
+    return torch.compile(model, **options)
 
 
 class Weights:

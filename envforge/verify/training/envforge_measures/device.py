@@ -118,6 +118,7 @@ def _hashes(context: Context) -> list[str]:
     left = torch.randn(size, size, generator=generator).to(context.device, dtype)
     images = torch.randn(8, 32, 32, 32, generator=generator).to(context.device, dtype)
     kernel = torch.randn(32, 32, 3, 3, generator=generator).to(context.device, dtype)
-    with torch.backends.cudnn.flags(benchmark=False, deterministic=True):  # else GPUs may select different algorithms
+    # cuDNN is off by default here; with its benchmark, GPUs may select different algorithms
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         results = [left @ left, functional.conv2d(images, kernel, padding=1)]
     return [hashlib.sha256(bytes(result.float().cpu().reshape(-1).numpy().tobytes())).hexdigest() for result in results]

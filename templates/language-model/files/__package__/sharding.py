@@ -61,9 +61,9 @@ def shard(model: nn.Module, blocks: Sequence[nn.Module], precision: Precision) -
             f"sharding requires torch 2.4 or later, found {torch.__version__}",
             hint="to train without it, omit `--fsdp`",
         )
-    if distributed.ranks() == 1:
+    if not distributed.joined():  # a single process of torchrun can shard, too, to try it out on one GPU
         raise ProjectError(
-            "sharding requires several processes, found one",
+            "sharding requires processes that torchrun started",
             hint="to start two processes",
             command=f"torchrun --nproc-per-node 2 -m {__package__}.train {shlex.join(sys.argv[1:])}".strip(),
         )

@@ -155,6 +155,8 @@ class Amp:
         if self._scaler is not None:
             self._scaler.step(self.optimizer)
             self._scaler.update()
+        elif _is_known_good(bad):
+            self.optimizer.step()
         elif getattr(self.optimizer, "_step_supports_amp_scaling", False):
             fused: Any = self.optimizer
             fused.found_inf = bad.float()
@@ -192,6 +194,11 @@ class Amp:
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
                 return f"; the first parameter whose gradient is not finite is `{name}`"
         return "; all gradients are finite"
+
+
+def _is_known_good(bad: Tensor) -> bool:
+    """Return whether a step is known to be finite. On the CPU it is known at once; to read it on a GPU, it must wait."""
+    return bad.device.type == "cpu" and not bool(bad)
 
 
 def _bad_data(batches: Sequence[Batch]) -> str:
@@ -242,6 +249,8 @@ class _Statistics:
             copy.copy_(flat)
 
     def put_back_if(self, bad: Tensor) -> None:
+        if _is_known_good(bad):
+            return
         for copy, flat in zip(self._copies, self._flat):
             flat.copy_(torch.where(bad, copy, flat))
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ctypes.util
 import os
-import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -56,8 +55,7 @@ def prepare(config: TrainOptions, say: Callable[[str], None]) -> tuple[torch.dev
     """Choose device and precision, print the reason, configure torch, and seed. Call it before the model is made."""
     if config.deterministic:
         compat.make_deterministic()
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or default_threads())
     distributed.join(config.device)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, ability_of(device))
@@ -181,24 +179,44 @@ def _describe(ability: Ability) -> str:
     return f"{ability.name} (compute capability {ability.capability[0]}.{ability.capability[1]})"
 
 
+def default_threads() -> int:
+    """Return torch's own number, which ``OMP_NUM_THREADS`` sets, but not more than the CPUs that are usable.
+
+    torch counts the CPUs of the machine. With more threads than the quota allows, all of them wait for each other.
+    """
+    return min(torch.get_num_threads(), usable_cpus())
+
+
 def usable_cpus(root: Path = Path("/")) -> int:
     """Return how many CPUs this process may use, by its affinity and the quota of its control group (v2 or v1)."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_quota(root)
-    return max(1, min(count, int(quota))) if quota else count
+    return max(1, int(min([count, *_cgroup_quotas(root)])))
 
 
-def _cgroup_quota(root: Path) -> float:
-    """Return the CPU quota of the control group; 0 if it sets none."""
-    version_2 = root / "sys/fs/cgroup/cpu.max"
-    if version_2.is_file():
-        match = re.match(r"(\d+) (\d+)", version_2.read_text())
-        return int(match[1]) / int(match[2]) if match else 0
-    folder = root / "sys/fs/cgroup/cpu"
-    if (folder / "cpu.cfs_quota_us").is_file():
-        quota, period = (int((folder / name).read_text()) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
-        return quota / period if quota > 0 else 0
-    return 0
+def _cgroup_quotas(root: Path) -> Iterator[float]:
+    """Yield each CPU quota of the control group and of its parents, whose quotas apply, too."""
+    for group in _cgroups(root):
+        for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+            try:
+                quota, period = " ".join((group / name).read_text() for name in names).split()
+            except (OSError, ValueError):  # the other version of control groups, or a group without this controller
+                continue
+            if quota.isdecimal() and period.isdecimal() and int(period):  # no quota: `max` or -1
+                yield int(quota) / int(period)
+
+
+def _cgroups(root: Path) -> Iterator[Path]:
+    """Yield the directories of the control group and of its parents, in both versions."""
+    top = root / "sys/fs/cgroup"
+    yield from (top, top / "cpu")  # in a container, the group itself is mounted here
+    listing = root / "proc/self/cgroup"
+    for line in listing.read_text(errors="replace").splitlines() if listing.is_file() else ():
+        controllers, _, name = line.partition(":")[2].partition(":")
+        group = Path(name.strip("/"))
+        # a path with `..` is outside of the container, so it isn't mounted
+        if ".." not in group.parts and (not controllers or "cpu" in controllers.split(",")):
+            mount = top / "cpu" if controllers else top
+            yield from (mount / part for part in (group, *group.parents))
 
 
 def nvidia_signs(root: Path = Path("/")) -> tuple[str, ...]:

@@ -58,6 +58,11 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+def joined() -> bool:
+    """Return whether torchrun started this process, also if it is the only one."""
+    return bool(_control)
+
+
 def rank() -> int:
     return dist.get_rank() if _control else 0
 

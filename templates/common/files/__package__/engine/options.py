@@ -71,7 +71,7 @@ class TrainOptions:
     profile: int = option(0, "Record this many steps into trace.json.", resume="free")
     seed: int = option(0, "Seed every random generator with this number.")
     deterministic: bool = option(False, "Use only kernels with bit-identical results (slower).")
-    threads: int = option(0, "Compute with this many CPU threads; 0 for torch's default.")
+    threads: int = option(0, "Compute with this many CPU threads; 0 for as many as are usable.")
     workers: int = option(-1, "Load data in this many processes; -1 for automatic.", resume="free")
     log_every: int = option(10, "Write a line to metrics.jsonl after this many steps.", resume="free")
     save_every: int = option(500, "Save a checkpoint after this many steps, and after each epoch.", resume="free")

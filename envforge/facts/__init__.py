@@ -1,0 +1,1 @@
+"""Read new facts about PyTorch builds and CUDA toolkits from public servers, and from the catalogue of a team."""

@@ -1,0 +1,216 @@
+"""Predict which PyTorch build uv, pip, and conda would install, and judge whether it would run.
+
+``envforge/data/other-tools.toml`` and ``matrix.json`` have the rules of these tools, each with its source. None of the
+tools is run.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from packaging.version import Version
+
+from envforge.base.data_files import read_data
+from envforge.base.documents import NonEmpty
+from envforge.base.terms import CPU, ComputeCapability, WheelTag
+from envforge.machine.values import Machine
+from envforge.pytorch.fit import Facts, Misfit, fit, missing_facts, read_facts
+from envforge.pytorch.matrix import Matrix, PipDefault
+from envforge.pytorch.selection import Build, Grade, Request
+
+Verdict = Literal["runs", "unverified", "cpu-only", "fails"]
+UV, PIP, CONDA = "uv --torch-backend=auto", "pip install torch", "conda-forge pytorch"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Row:
+    source: NonEmpty
+    checked: dt.date
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _UvRow(_Row):
+    """The oldest driver for which uv uses the index of a tag."""
+
+    tag: WheelTag
+    linux: Version
+    windows: Version
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _CondaRow(_Row):
+    """A build of conda-forge; ``cuda`` is None for the CPU build."""
+
+    torch: Version
+    platforms: tuple[str, ...]
+    cuda: Version | None = None
+    capabilities: tuple[ComputeCapability, ...] = ()
+    ptx: tuple[ComputeCapability, ...] = ()
+    glibc: Version | None = None
+    pythons: tuple[Version, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OtherTools:
+    """``other-tools.toml``; the rows are in the order of preference."""
+
+    uv: tuple[_UvRow, ...]
+    conda_forge: tuple[_CondaRow, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """What a tool would install on a platform, and whether it would run there.
+
+    ``build`` is empty if the tool finds none. ``grade`` is set if the build runs.
+    """
+
+    tool: str
+    platform: str
+    build: str
+    verdict: Verdict
+    grade: Grade | None = None
+    reason: str
+    source: str
+    checked: dt.date
+
+
+def load_other_tools() -> OtherTools:
+    """Read the rules of the other tools."""
+    return read_data("other-tools.toml", OtherTools)
+
+
+def compare_tools(
+    machine: Machine, request: Request, python: Version, matrix: Matrix, tools: OtherTools
+) -> tuple[Choice, ...]:
+    """Return what each tool would install for a platform and a Python, if it is asked for the requested torch."""
+    there = _There(
+        facts=read_facts(machine, request.platform or machine.platform),
+        driver_cuda=machine.driver.cuda if machine.driver else None,
+        torch=request.torch,
+        python=python,
+        matrix=matrix,
+    )
+    return _uv(there, tools.uv), _pip(there, matrix.pip_defaults), _conda(there, tools.conda_forge)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _There:
+    """The platform that the tools install for."""
+
+    facts: Facts
+    driver_cuda: Version | None
+    torch: Version | None
+    python: Version
+    matrix: Matrix
+
+    def newest(self, builds: Iterable[Build]) -> Build | None:
+        """Return the newest build whose wheel an installer accepts: for the platform, the Python, and the glibc."""
+        facts = self.facts
+        fitting = [
+            build
+            for build in builds
+            if build.platform == facts.platform
+            and self.python in build.pythons
+            and self.torch in (None, build.torch)
+            and not (build.glibc is not None and facts.glibc is not None and facts.glibc < build.glibc)
+        ]
+        return max(fitting, key=lambda build: build.torch, default=None)
+
+    @property
+    def wanted(self) -> str:
+        """What an installer looks for, in words."""
+        torch = f"torch {self.torch}" if self.torch is not None else "torch"
+        return f"{torch} for {self.facts.platform} and Python {self.python}"
+
+    def judge(
+        self, tool: str, build: Build | None, row: _Row | PipDefault, *, name: str = "", missing: str = ""
+    ) -> Choice:
+        """Return the choice of a tool with its verdict; ``missing`` is the reason if it finds no build."""
+        verdict, reason, grade = self._verdict(build, missing)
+        return Choice(
+            tool=tool,
+            platform=self.facts.platform,
+            build=name or ("" if build is None else f"{build.torch}+{build.tag}"),
+            verdict=verdict,
+            grade=grade,
+            reason=reason,
+            source=row.source,
+            checked=row.checked,
+        )
+
+    def _verdict(self, build: Build | None, missing: str) -> tuple[Verdict, str, Grade | None]:
+        if build is None:
+            return "fails", missing, None
+        found = fit(build, self.facts, self.matrix)
+        if isinstance(found, Misfit):
+            return "fails", found.reason, None
+        if not build.tag.is_cpu and self.facts.is_known and not self.facts.has_nvidia:
+            return "runs", "it is a CUDA build, of which a machine without an NVIDIA GPU uses only the CPU", None
+        if build.tag.is_cpu and self.facts.has_nvidia:
+            return "cpu-only", "it is the CPU build, which doesn't use the GPU", found
+        if found is Grade.UNVERIFIED:
+            return "unverified", f"it is not known {next(missing_facts(build, self.facts, self.matrix))}", found
+        return "runs", "", found
+
+
+def _uv(there: _There, rows: Sequence[_UvRow]) -> Choice:
+    """Return the newest torch on the first index whose driver is old enough; uv compares nothing but the driver."""
+    facts, tags = there.facts, {build.tag for build in there.matrix.builds}
+    row = next((row for row in rows if row.tag in tags and _accepts(row, facts)), None)
+    tag = CPU if row is None else row.tag
+    found = there.newest(build for build in there.matrix.builds if build.tag == tag)
+    missing = f"the index of {tag}, the first for this driver, has no {there.wanted}"
+    return there.judge(UV, found, row or rows[0], missing=missing)
+
+
+def _accepts(row: _UvRow, facts: Facts) -> bool:
+    minimum = row.windows if facts.platform.startswith("win-") else row.linux
+    return facts.driver is not None and not facts.platform.startswith("osx-") and facts.driver >= minimum
+
+
+def _pip(there: _There, rows: Sequence[PipDefault]) -> Choice:
+    """Return the newest build on the package registry, which has one build for each release and platform."""
+    mine = sorted((row for row in rows if there.facts.platform in row.platforms), key=lambda row: row.since)
+
+    def row_of(torch: Version) -> PipDefault | None:
+        return next((row for row in reversed(mine) if row.since <= torch), None)
+
+    defaults = [b for b in there.matrix.builds if (row := row_of(b.torch)) is not None and row.tag == b.tag]
+    found = there.newest(defaults)
+    # the row says that the package registry has the build, whatever is known about the PyTorch index
+    found = None if found is None else replace(found, confirmed=True)
+    row = (None if found is None else row_of(found.torch)) or mine[-1]
+    return there.judge(PIP, found, row, missing=f"the package index has no {there.wanted}")
+
+
+def _conda(there: _There, rows: Sequence[_CondaRow]) -> Choice:
+    """Return the first build whose ``__cuda`` and ``__glibc`` rules the machine meets; the last row is for the CPU."""
+    mine = [row for row in rows if there.facts.platform in row.platforms]
+    chosen = next(row for row in mine if row.cuda is None or _has_cuda(there, row.cuda))
+    found = there.newest((_conda_build(chosen, there.facts.platform),))
+    name = f"{chosen.torch} ({'CPU' if chosen.cuda is None else f'CUDA {chosen.cuda}'})"
+    return there.judge(
+        CONDA, found, chosen, name=name if found is not None else "", missing=f"the newest recipe has no {there.wanted}"
+    )
+
+
+def _has_cuda(there: _There, cuda: Version) -> bool:
+    """Return whether ``__cuda`` of the machine has at least the same major version."""
+    return there.facts.has_driver and there.driver_cuda is not None and there.driver_cuda.major >= cuda.major
+
+
+def _conda_build(row: _CondaRow, platform: str) -> Build:
+    return Build(
+        torch=row.torch,
+        tag=WheelTag(row.cuda),
+        platform=platform,
+        glibc=row.glibc,
+        pythons=row.pythons,
+        capabilities=row.capabilities,
+        ptx=row.ptx,
+        local_version=False,
+    )

@@ -1,0 +1,1 @@
+"""Tests of refreshed facts, against recorded pages on a loopback server."""

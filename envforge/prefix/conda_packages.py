@@ -44,6 +44,7 @@ from envforge.prefix.cache import (
     walk,
     write_mark,
 )
+from envforge.prefix.conda_history import with_request
 from envforge.prefix.fetch import Fetched
 from envforge.prefix.installed import check_inside, conda_records, load_record, noarch_place, save_record
 from envforge.prefix.journal import record_fault
@@ -443,11 +444,16 @@ def _is_linked(name: str) -> bool:
 
 
 def link(
-    archives: Iterable[Archive], removed: Iterable[str], store: Store, request: InstallRequest, progress: Progress
+    archives: Iterable[Archive],
+    removed: Iterable[str],
+    specs: Mapping[str, str],
+    store: Store,
+    request: InstallRequest,
+    progress: Progress,
 ) -> None:
     """Link ``archives`` into the prefix and unlink ``removed``; other packages are unchanged.
 
-    ``progress`` must be in a step that counts packages.
+    ``specs`` are the requested packages with their constraints. ``progress`` must be in a step that counts packages.
     """
     chosen = tuple(archives)
     try:
@@ -459,7 +465,7 @@ def link(
             code="link-failed",
         ) from error
     for archive in chosen:
-        _complete_record(archive, request.prefix)
+        _complete_record(archive, request.prefix, specs.get(archive.item.artifact.package.name))
 
 
 async def _link(
@@ -536,12 +542,12 @@ def read_records(prefix: Path, name: str = "") -> tuple[rattler.PrefixRecord, ..
         return tuple(pool.map(read, conda_records(prefix, name)))
 
 
-def _complete_record(archive: Archive, prefix: Path) -> None:
-    """Complete the record that rattler wrote: the locked URL, and the hashes of the files that links lead to."""
+def _complete_record(archive: Archive, prefix: Path, spec: str | None) -> None:
+    """Complete the record that rattler wrote: the request, the locked URL, and the hashes of the targets of links."""
     artifact = archive.item.artifact
     path = prefix / "conda-meta" / f"{record_name(artifact)}.json"
     url = show_url(artifact.package.url)
-    record = load_record(path)
+    record = with_request(load_record(path), spec)
     record |= {"fn": artifact.file_name, "url": url, "channel": url.rsplit("/", 2)[0]}
     rows = {row["_path"]: row for row in record["paths_data"]["paths"]}
     for name, row in rows.items():

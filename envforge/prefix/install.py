@@ -389,10 +389,11 @@ class Installation:
             self._uninstall(todo, store)
         if self.plan.python is not None and not todo.venv_kept:
             create_venv(request.prefix, self.plan.python)
-        batch = self._conda(todo, obtained)
+        specs = requested_specs(self.lockfile, request.lockfile, self.plan)
+        batch = self._conda(todo, obtained, specs)
         write_journal(self.request.prefix, journal.at("conda done"))
         self._wheels(todo, obtained, batch)
-        record_install(request.prefix, self.plan, requested_specs(self.lockfile, request.lockfile, self.plan))
+        record_install(request.prefix, self.plan, specs, linked=todo.conda)
         write_journal(self.request.prefix, journal.at("wheels done"))
         write_journal(self.request.prefix, journal.at("verified"))
         return self._report(self._outcome(journal), todo, obtained.downloaded_bytes)
@@ -470,21 +471,21 @@ class Installation:
             return "installed" if journal.created else "updated"
         return "updated" if self.before.step == "verified" else "completed"
 
-    def _conda(self, todo: Changes, obtained: Obtained) -> Batch | None:
+    def _conda(self, todo: Changes, obtained: Obtained, specs: Mapping[str, str]) -> Batch | None:
         """Link the conda packages, and return the wheels if they could be installed at the same time."""
         archives, store = obtained.conda, self.store
         if not archives and not todo.conda_removed:
             return None
         with progress_step(self.progress, "linking", len(archives), "packages"):
             if not self._halves_are_apart(todo, obtained.wheels):
-                link(archives, todo.conda_removed, store, self.request, self.progress)
+                link(archives, todo.conda_removed, specs, store, self.request, self.progress)
                 return None
             python, rest = split_python(archives)
-            link(python, (), store, self.request, self.progress)
+            link(python, (), specs, store, self.request, self.progress)
             batch = self._batch(obtained.wheels, find_site(self.request.prefix, self.plan.platform), obtained)
             with ThreadPoolExecutor(1, thread_name_prefix="wheels") as pool:
                 early = pool.submit(install_wheels, replace(batch, progress=Silent()))
-                link(rest, (), store, self.request, self.progress)
+                link(rest, (), specs, store, self.request, self.progress)
         try:
             early.result()
         except EnvforgeError:  # the second attempt, after all conda packages, reports it

@@ -470,7 +470,8 @@ def test_wheel_is_refused_before_anything_changes(
     error = _install_wheel(lock, channel, place, _evil_wheel(wheels, EVIL_WHEELS[attack]))
     assert error.code in REFUSED
     assert "evil-1.0-py3-none-any.whl" in error.message
-    assert not list((place.cache / "files").rglob("evil-*.whl"))
+    assert not list((place.cache / "files").rglob("evil-*"))
+    assert not list((place.cache / "uv").glob("archive-v0/*/*"))  # what uv has unpacked
 
 
 @pytest.mark.parametrize("mode", [0o120777, 0o010644, 0o020644, 0o104755])

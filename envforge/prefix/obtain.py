@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -71,6 +73,8 @@ class _Unpacker:
     request: InstallRequest
     relay: Relay | None = None
     archives: dict[Artifact, Archive] = field(default_factory=dict)
+    # more unpacking threads than cores hinder each other, and the downloads
+    cores: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(os.cpu_count() or 1))
     wheels: dict[Artifact, Unpacked] = field(default_factory=dict)
 
     def has(self, artifact: Artifact) -> bool:
@@ -89,7 +93,8 @@ class _Unpacker:
         """Unpack a package, or let uv complete it."""
         check_room(item, self.store)
         if item.artifact.package.manager == "conda":
-            self.archives[item.artifact] = unpack(item, self.store, self.request.platform)
+            with self.cores:
+                self.archives[item.artifact] = unpack(item, self.store, self.request.platform)
         elif not item.artifact.is_source:
             try:
                 self.wheels[item.artifact] = check_wheel(item.path, item.artifact)

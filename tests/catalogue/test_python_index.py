@@ -110,7 +110,7 @@ def test_damaged_configuration_is_named(tmp_path: Path, variable: str, name: str
     with pytest.raises(EnvforgeError) as caught:
         configured_index({variable: str(stated)}, tmp_path, tmp_path)
     assert caught.value.code == "bad-index-configuration"
-    assert f"cannot read the configuration file `{stated}`: " in caught.value.message
+    assert f"the configuration file `{stated}`" in caught.value.message
 
 
 def test_page_of_a_mirror_gives_the_address(mirror: Path) -> None:

@@ -245,7 +245,7 @@ def test_locked_install_without_input_has_its_own_hint(locked: Path, capsys: pyt
     )
 
 
-@pytest.mark.parametrize(("made_from", "said"), [("0", "is not valid YAML: "), (None, "")])
+@pytest.mark.parametrize(("made_from", "said"), [("0", ": not valid YAML: "), (None, "")])
 def test_invalid_input_is_no_newer_input(
     locked: Path, capsys: pytest.CaptureFixture[str], made_from: str | None, said: str
 ) -> None:

@@ -1,6 +1,6 @@
-"""Test that conda itself reads what envforge writes, and the reverse; skipped without conda on PATH.
+"""Test that conda and mamba read what envforge writes, and the reverse; skipped without them on PATH.
 
-``ENVFORGE_TEST_CONDA`` may name another conda, and ``CONDA_SOLVER`` another solver than its default.
+``ENVFORGE_TEST_CONDA`` and ``ENVFORGE_TEST_MAMBA`` may name others, and ``CONDA_SOLVER`` another solver of conda.
 """
 
 from __future__ import annotations
@@ -33,14 +33,18 @@ from tests.support.channel import (
     text_package,
 )
 
-CONDA = shutil.which(os.environ.get("ENVFORGE_TEST_CONDA") or "conda")
-pytestmark = pytest.mark.skipif(CONDA is None, reason="needs conda")
+CLIENTS = {
+    "conda": shutil.which(os.environ.get("ENVFORGE_TEST_CONDA") or "conda"),
+    "mamba": shutil.which(os.environ.get("ENVFORGE_TEST_MAMBA") or "mamba"),
+}
+only_conda = pytest.mark.parametrize("client", ["conda"], indirect=True)
 
 
 @dataclass(frozen=True)
 class Project:
-    """A project that is locked, with a conda that has a home, a cache, and settings of its own."""
+    """A project that is locked, with a conda or mamba that has a home, a cache, and settings of its own."""
 
+    program: str
     folder: Path
     variables: Mapping[str, str]
 
@@ -53,12 +57,11 @@ class Project:
         return self.folder / "prefix"
 
     def conda(self, *words: str) -> str:
-        """Return the output of conda, whose exit code after a solve may be that of a crash in its solver's threads."""
-        assert CONDA is not None
+        """Return the output of the client; conda's exit code after a solve may be that of a crash in its threads."""
         run = subprocess.run(
-            [CONDA, *words], env=dict(self.variables), capture_output=True, text=True, check=False, timeout=120
+            [self.program, *words], env=dict(self.variables), capture_output=True, text=True, check=False, timeout=120
         )
-        assert "Error:" not in run.stderr, run.stderr
+        assert not {"Error:", "error"} & set(run.stderr.split()), run.stderr
         return run.stdout
 
     def install(self, prefix: Path | None = None) -> None:
@@ -67,7 +70,7 @@ class Project:
         install(InstallRequest(lockfile=lockfile, prefix=place, platform=SUBDIR, cache=self.folder.parent / "cache"))
 
     def create(self, prefix: Path) -> None:
-        """Create a prefix from the lockfile with conda."""
+        """Create a prefix from the lockfile with the client."""
         lines = [f"{p.url}#{p.md5}" for p in read_lockfile(self.request.lockfile).for_platform(SUBDIR)]
         explicit = self.folder / "explicit.txt"
         explicit.write_text("\n".join(["@EXPLICIT", *lines, ""]))
@@ -88,8 +91,17 @@ def channel(tmp_path_factory: pytest.TempPathFactory) -> Channel:
     return channel
 
 
+@pytest.fixture(params=CLIENTS)
+def client(request: pytest.FixtureRequest) -> str:
+    """The program of conda, then of mamba."""
+    program = CLIENTS[request.param]
+    if program is None:
+        pytest.skip(f"needs {request.param}")
+    return program
+
+
 @pytest.fixture
-def project(channel: Channel, tmp_path: Path) -> Project:
+def project(client: str, channel: Channel, tmp_path: Path) -> Project:
     home = tmp_path / "home"
     folder = tmp_path / "project"
     (home / ".conda").mkdir(parents=True)
@@ -105,20 +117,23 @@ def project(channel: Channel, tmp_path: Path) -> Project:
         "CONDARC": str(home / "settings.yml"),
         "CONDA_PKGS_DIRS": str(tmp_path / "packages"),
         "CONDA_ENVS_PATH": str(tmp_path / "environments"),
+        "MAMBA_ROOT_PREFIX": str(tmp_path / "root"),
     }
-    found = Project(folder=folder, variables=variables)
+    found = Project(program=client, folder=folder, variables=variables)
     lock(found.request)
     return found
 
 
+@only_conda
 def test_conda_as_solver_gives_the_same_lockfile(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CONDARC", "CONDA_PKGS_DIRS"):
         monkeypatch.setenv(name, project.variables[name])
     own = project.request.lockfile.read_text()
-    lock(replace(project.request, conda_exe=Path(str(CONDA)), upgrade=True))
+    lock(replace(project.request, conda_exe=Path(project.program), upgrade=True))
     assert project.request.lockfile.read_text() == own
 
 
+@only_conda
 def test_conda_doctor_and_list_report_nothing_wrong(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", project.variables["HOME"])
     monkeypatch.delenv("CONDA_REGISTER_ENVS")
@@ -132,7 +147,7 @@ def test_conda_doctor_and_list_report_nothing_wrong(project: Project, monkeypatc
     assert "+user-1.0" in project.conda("list", "--revisions", "--prefix", str(project.prefix))
 
 
-def test_conda_remove_removes_a_package_and_what_needs_it(project: Project) -> None:
+def test_client_removes_a_package_and_what_needs_it(project: Project) -> None:
     project.install()
     before = project.packages(project.prefix)
     project.conda("remove", "--quiet", "--yes", "--prefix", str(project.prefix), "greeting")
@@ -141,7 +156,7 @@ def test_conda_remove_removes_a_package_and_what_needs_it(project: Project) -> N
     assert project.packages(project.prefix) == before
 
 
-def test_prefix_of_conda_matches_with_the_same_digest(project: Project) -> None:
+def test_prefix_of_client_matches_with_the_same_digest(project: Project) -> None:
     project.install()
     project.create(project.folder / "other")
     own = audit(AuditRequest(prefix=project.prefix, platform=SUBDIR))
@@ -150,7 +165,7 @@ def test_prefix_of_conda_matches_with_the_same_digest(project: Project) -> None:
     assert own.digest == other.digest
 
 
-def test_adopted_prefix_of_conda_is_updated_without_leftovers(project: Project) -> None:
+def test_adopted_prefix_is_updated_without_leftovers(project: Project) -> None:
     project.create(project.prefix)
     request = AuditRequest(prefix=project.prefix, platform=SUBDIR, lockfile=project.request.lockfile, adopt=True)
     assert audit(request).drift == ()
@@ -166,14 +181,15 @@ def test_adopted_prefix_of_conda_is_updated_without_leftovers(project: Project) 
     assert (report.drift, report.digest) == ((), other.digest)
 
 
-def test_prefix_that_conda_reinstalled_a_package_in_matches(project: Project) -> None:
+@only_conda  # mamba 2.8.1 reinstalls only what its package cache has, even in a prefix of its own
+def test_prefix_with_a_reinstalled_package_matches(project: Project) -> None:
     project.install()
     words = ["install", "--force-reinstall", "--no-deps", "--quiet", "--yes", "--prefix", str(project.prefix)]
     project.conda(*words, "--channel", read_lockfile(project.request.lockfile).channels[0], "pygments")
     assert audit(AuditRequest(prefix=project.prefix, platform=SUBDIR)).drift == ()
 
 
-def test_conda_creates_the_exported_environment(project: Project) -> None:
+def test_client_creates_the_exported_environment(project: Project) -> None:
     lockfile = read_lockfile(project.request.lockfile)
     exported = export_environment(read_source(lockfile, project.request.lockfile, (SUBDIR,)))
     (project.folder / "exported.yml").write_text(exported.text)

@@ -89,7 +89,13 @@ LIES = (
         "weights-still",
         (*LEARN, "scaler"),
     ),
-    Lie("optimizer never steps", "engine/amp", "            self.optimizer.step()\n", "            pass\n", "weights-still"),
+    Lie(
+        "optimizer never steps",
+        "engine/amp",
+        "            self.optimizer.step()\n",
+        "            pass\n",
+        "weights-still",
+    ),
     Lie("loss does not fall", "engine/optim", 'rate * group.get("scale", 1.0)', "1e-7", "loss-does-not-fall"),
     Lie(
         "labels leak",

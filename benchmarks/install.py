@@ -5,9 +5,9 @@
 
 Creates a channel of that many conda packages in addition to the running Python. Installs them and the wheel with a cold
 (empty) and a warm cache, directly and with envforge in turn. Then measures an install with nothing to do, ``audit``,
-and ``lock --check``. Prints the medians of wall-clock and CPU time and the peak memory of each as Markdown. With
-``--memory``, prints only the peak memory of envforge by the number of packages. The best wheel is the published one:
-pip download --no-deps torch==2.13.0
+and ``lock --check``. Prints the medians of wall-clock and CPU time, the peak memory of each, and the sizes of caches as
+Markdown. With ``--memory``, prints only the peak memory of envforge by the number of packages. The best wheel is the
+published one: pip download --no-deps torch==2.13.0
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,13 +32,19 @@ assert sys.platform != "win32"
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from envforge.prefix.clean import measure as measure_folder  # noqa: E402 - after the path
+
 MAKE = """
 import random, sys
 from pathlib import Path
 from tests.prefix.install.support import LockWriter
 from tests.support.channel import Channel, python_package, text_package
 
-folder, packages, wheel, url = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
+from tests.support.wheel import sha256_of
+from urllib.parse import quote
+
+folder, packages, url = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+wheels = sorted((folder / "channel" / "wheels").iterdir())
 chance = random.Random(0)
 words = [f"{chance.getrandbits(64):x}" for _ in range(5000)]
 channel = Channel(folder / "channel")
@@ -47,7 +53,9 @@ for number in range(packages):
     texts = {f"share/p{number:03}/{name:02}.txt": " ".join(chance.choices(words, k=1500)) for name in range(40)}
     channel.add(text_package(f"p{number:03}", "1.0", texts))
 channel.index()
-LockWriter(url).conda(*channel.packages.values()).wheel(wheel).write(folder / "conda-lock.yml")
+LockWriter(url).conda(*channel.packages.values()).wheel(*wheels).write(folder / "conda-lock.yml")
+lines = [f"{w.name.split('-')[0]} @ {url}/wheels/{quote(w.name)} --hash=sha256:{sha256_of(w)}" for w in wheels]
+(folder / "requirements.txt").write_text(chr(10).join(lines))
 asked = [f"  - {name}" for name in channel.packages]
 lines = ["channels:", f"  - {url}", "platforms:", "  - linux-64", "dependencies:", *asked, ""]
 (folder / "environment.yml").write_text(chr(10).join(lines))
@@ -57,7 +65,7 @@ import asyncio, json, os, subprocess, sys
 from pathlib import Path
 import rattler
 from uv import find_uv_bin
-channel, wheel, prefix, cache = sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
+channel, requirements, prefix, cache = sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
 folder = Path(os.environ["CHANNEL_FOLDER"])
 records = []
 for subdir in ("noarch", str(rattler.Subdir.current())):
@@ -65,7 +73,7 @@ for subdir in ("noarch", str(rattler.Subdir.current())):
     records += rattler.RepoData.from_path(path).into_repo_data(rattler.Channel(channel))
 asyncio.run(rattler.install(records, prefix, cache_dir=cache / "pkgs", show_progress=False))
 subprocess.run([find_uv_bin(), "pip", "install", "--quiet", "--no-deps", "--python", str(prefix / "bin/python"),
-                "--cache-dir", str(cache / "uv"), wheel], check=True)
+                "--cache-dir", str(cache / "uv"), "--require-hashes", "-r", requirements], check=True)
 sys.stdout.flush()
 os._exit(0)
 """
@@ -109,30 +117,32 @@ def serving(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def made(folder: Path, wheel: Path, packages: int) -> Iterator[str]:
+def made(folder: Path, wheels: Iterable[Path], packages: int) -> Iterator[str]:
     """Create a channel and a lockfile in ``folder``, and serve it.
 
     Another process does the work, because peak memory is measured from the fork.
     """
-    served = folder / "channel" / "wheels" / wheel.name
-    served.parent.mkdir(parents=True)
-    shutil.copyfile(wheel, served)
+    served = folder / "channel" / "wheels"
+    served.mkdir(parents=True)
+    for wheel in wheels:
+        copy = os.link if wheel.stat().st_dev == served.stat().st_dev else shutil.copyfile
+        copy(wheel, served / wheel.name)
     with serving(folder / "channel") as url:
-        making = [sys.executable, "-c", MAKE, str(folder), str(packages), str(served), url]
+        making = [sys.executable, "-c", MAKE, str(folder), str(packages), url]
         subprocess.run(making, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
         yield url
 
 
-def compare(folder: Path, wheel: Path, packages: int, rounds: int) -> dict[str, list[Measure]]:
+def compare(folder: Path, wheels: Iterable[Path], packages: int, rounds: int) -> dict[str, list[Measure]]:
     """Return all runs by name; the sides take turns in running first."""
     script = folder / "by_hand.py"
     script.write_text(BY_HAND, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CHANNEL_FOLDER": str(folder / "channel")}
     ours = [sys.executable, "-m", "envforge"]
     found: dict[str, list[Measure]] = {}
-    with made(folder, wheel, packages) as url:
+    with made(folder, wheels, packages) as url:
         install = [*ours, "install", str(folder / "conda-lock.yml"), "--frozen", "--prefix"]
-        hand = [sys.executable, str(script), url, f"{url}/wheels/{wheel.name.replace('+', '%2B')}"]
+        hand = [sys.executable, str(script), url, str(folder / "requirements.txt")]
         sides = [("by hand", hand, []), ("envforge", install, ["--cache"])]
         for number in range(rounds):
             for state in ("cold", "warm"):
@@ -166,7 +176,7 @@ def print_memory(folder: Path, wheel: Path, counts: list[int]) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for count in counts:
         place = folder / str(count)
-        with made(place, wheel, count):
+        with made(place, [wheel], count):
             run = [sys.executable, "-m", "envforge", "install", str(place / "conda-lock.yml"), "--frozen"]
             run += ["--prefix", str(place / "prefix"), "--cache", str(place / "cache")]
             peaks = [measure(run, environment).peak_mb]
@@ -190,9 +200,14 @@ def main() -> None:
         if options.memory:
             print_memory(Path(name), options.wheel, options.memory)
             return
-        found = compare(Path(name), options.wheel, options.packages, options.rounds)
-    what = f"{options.packages} conda packages, Python {platform.python_version()}, {options.wheel.name}"
-    lines = [f"{what}; {os.cpu_count()} cores, {options.rounds} rounds, medians", ""]
+        found = compare(Path(name), [options.wheel], options.packages, options.rounds)
+        what = f"{options.packages} conda packages, Python {platform.python_version()}, {options.wheel.name}"
+        print_table(what, found, Path(name))
+
+
+def print_table(what: str, found: dict[str, list[Measure]], folder: Path) -> None:
+    """Print the medians, the ratios to the limit, and the sizes of the caches that the last round left."""
+    lines = [f"{what}; {os.cpu_count()} cores, {len(found['cold, by hand'])} rounds, medians", ""]
     lines += ["| what | wall | CPU | of the limit: wall, CPU | peak memory |", "|---|---|---|---|---|"]
     middle = {name: (_median(runs, "seconds"), _median(runs, "cpu_seconds")) for name, runs in found.items()}
     for name, (wall, cpu) in sorted(middle.items()):
@@ -200,6 +215,10 @@ def main() -> None:
         share = f"{wall / limit[0]:.2f}, {cpu / limit[1]:.2f}" if limit and "envforge" in name else ""
         peak = max(run.peak_mb for run in found[name])
         lines.append(f"| {name} | {wall:.2f} s | {cpu:.2f} s | {share} | {peak:.0f} MB |")
+    sizes = [measure_folder(folder / f"cache {name}").bytes for name in ("by hand", "envforge")]
+    lines.append(
+        f"| cache on disk | {sizes[0] / 1e9:.2f} GB by hand | {sizes[1] / 1e9:.2f} GB | {sizes[1] / sizes[0]:.2f} | |"
+    )
     rounds = {
         name: [(round(run.seconds, 2), round(run.cpu_seconds, 2)) for run in runs] for name, runs in found.items()
     }

@@ -78,6 +78,7 @@ OWNERS: dict[str, dict[str, str]] = {
     "connect": {
         "base/net.py": "the owner",
         "base/distribution.py": "`url2pathname` opens no connection",
+        "prefix/relay.py": "serves uv over the loopback interface",
         "machine/world.py": "reads the name of this computer",
         "cli/info.py": "reads the name of this computer, to redact it",
         "cli/verify.py": "reads the name of this computer",

@@ -216,7 +216,7 @@ def _member(path: Path) -> object:
 def _archive(path: Path, data: bytes) -> object:
     path.write_bytes(data)
     fetched = Fetched(artifact=_artifact(path, "conda"), path=path, downloaded_bytes=0)
-    return unpack([fetched], Store(path.with_name("cache")), PLATFORM, Silent(), reread=True)
+    return unpack(fetched, Store(path.with_name("cache")), PLATFORM)
 
 
 def _url(text: str) -> None:

@@ -102,9 +102,9 @@ class _Terminal:
 
 
 class _Lines:
-    """A line when a step ends, and one every few seconds while it lasts, whether or not it advances."""
+    """A line when a step ends, and one every second while it lasts, whether or not it advances."""
 
-    def __init__(self, *, quiet: bool, every_s: float = _LINE_EVERY_S) -> None:
+    def __init__(self, *, quiet: bool, every_s: float = 1.0) -> None:
         self._quiet, self._every_s = quiet, every_s
         self._step, self._unit, self._total, self._done = "", "packages", 0, 0
         self._began_s = 0.0

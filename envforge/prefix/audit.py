@@ -390,8 +390,8 @@ def openmp_runtimes(files: Files, sha256: Mapping[str, str]) -> Iterator[Finding
     """Yield one finding if a prefix has more than one OpenMP runtime; copies of one runtime count once."""
     # a warning, not drift: `--fix` can't repair it, and every environment with a torch wheel and conda's numpy has two
     different: dict[str, str] = {}
-    for path, entry in sorted(files.inventory.items()):
-        if entry.target is None and _OPENMP.fullmatch(posixpath.basename(path)):
+    for path in sorted(path for path in files.inventory if "omp" in path):
+        if files.inventory[path].target is None and _OPENMP.fullmatch(posixpath.basename(path)):
             different.setdefault(sha256.get(path, path), path)
     if len(different) > 1:
         places = [f"`{path}` ({_owner(files, path)})" for path in different.values()]

@@ -178,10 +178,8 @@ def normal_file(prefix: Path, path: str, size: int, *, placeholder: str) -> str 
 
 def digest_of(lines: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
     """Return one SHA-256 over paths and their contents, in the order of the paths."""
-    hasher = hashlib.sha256()
-    for path, held in sorted(dict(lines).items()):
-        hasher.update(f"{path}\0{held}\n".encode("utf-8", "surrogateescape"))
-    return hasher.hexdigest()
+    text = "".join(f"{path}\0{held}\n" for path, held in sorted(dict(lines).items()))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 _NOTHING = hashlib.sha256(b"").hexdigest()

@@ -1,8 +1,9 @@
 """Store downloaded packages by checksum, recognize unchanged files, and coordinate the processes that use the store.
 
-CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda
+CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda           an archive, until it is unpacked
 CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda.part      an incomplete download
 CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda.verified  its size, times, and inode when it was verified
+CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda.unpacked  what is needed of it once it is unpacked and removed
 CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda.seen      what was unpacked from it when it was verified
 CACHE/pkgs/                                                      conda packages, unpacked by rattler
 CACHE/uv/                                                        wheels, unpacked by uv
@@ -12,7 +13,7 @@ Each process that uses the cache holds ``CACHE/in-use/PID-….lock``. A cleaning
 acquires that lock for a moment when it starts, so none starts during a cleaning.
 
 ``ARCHIVE.seen`` contains one checksum over the listing of an unpacked conda package, or one line for each file of a
-wheel. It doesn't contain the ctime, which each hard link changes. Docs: decisions/0115.
+wheel. It doesn't contain the ctime, which each hard link changes. Docs: decisions/0116.
 """
 
 from __future__ import annotations
@@ -35,7 +36,21 @@ from envforge.lock.plan import Artifact, Digest
 
 VARIABLE = "ENVFORGE_CACHE"
 _BLOCK = 1 << 20
-_MODIFIED_S = 315_532_800  # 1980-01-01: uv records the mtime of a wheel, which must be the same on every machine
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unpacked:
+    """What is kept of an archive that was unpacked: its size, its SHA-256, and the size of its files.
+
+    ``folders`` are the directories of the members of a wheel. ``record`` is the ``RECORD`` of a wheel, or the SHA-256
+    of the ``info/paths.json`` of a conda package.
+    """
+
+    size: int
+    sha256: str
+    unpacked_bytes: int
+    folders: tuple[str, ...] = ()
+    record: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +108,6 @@ class Store:
         """Move a verified file to its place in the cache, and return that place."""
         path = self.path(artifact)
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.utime(partial, (_MODIFIED_S, _MODIFIED_S))
         partial.replace(path)
         write_atomic(_verified(path), _identity(path, artifact.digest), synced=False)
         return path
@@ -116,10 +130,45 @@ class Store:
             write_atomic(noted, before, synced=False)
         return True
 
+    def unpacked(self, artifact: Artifact) -> Unpacked | None:
+        """Return what is kept of the archive of a package that was unpacked, or None if it wasn't."""
+        try:
+            head, folders, record = _unpacked(self.path(artifact)).read_bytes().split(b"\n", 2)
+            schema, size, sha256, unpacked_bytes = head.decode("ascii").rsplit(" ", 3)
+            if schema != _UNPACKED_SCHEMA:
+                return None
+            return Unpacked(
+                size=int(size),
+                sha256=sha256,
+                unpacked_bytes=int(unpacked_bytes),
+                folders=tuple(folders.decode("utf-8").split("\0")),
+                record=record,
+            )
+        except (OSError, ValueError):
+            return None
+
+    def release(self, artifact: Artifact, unpacked: Unpacked) -> None:
+        """Remove the archive of a package, which was unpacked, so that the disk has it once."""
+        path = self.path(artifact)
+        head = f"{_UNPACKED_SCHEMA} {unpacked.size} {unpacked.sha256} {unpacked.unpacked_bytes}"
+        text = "\n".join((head, "\0".join(unpacked.folders), "")).encode()
+        write_atomic(_unpacked(path), text + unpacked.record, synced=False)
+        for name in (path, _verified(path)):
+            name.unlink(missing_ok=True)
+
+    def cached_bytes(self, artifact: Artifact) -> int | None:
+        """Return the size of the archive of a package, if the cache has it or what was unpacked from it."""
+        kept = self.unpacked(artifact)
+        if kept is not None:
+            return kept.size
+        return self.path(artifact).stat().st_size if self.holds(artifact) else None
+
     def evict(self, artifact: Artifact) -> None:
         """Remove the file of a package and its partial download."""
         shutil.rmtree(self.path(artifact).parent, ignore_errors=True)
 
+
+_UNPACKED_SCHEMA = "envforge unpacked 1"  # raised when a new check must read archives that were accepted before
 
 CACHE_HINTS = (
     Hint("to remove cached packages", "envforge clean"),
@@ -136,6 +185,10 @@ def default_root() -> Path:
 
 def _verified(path: Path) -> Path:
     return path.with_name(f"{path.name}.verified")
+
+
+def _unpacked(path: Path) -> Path:
+    return path.with_name(f"{path.name}.unpacked")
 
 
 def _identity(path: Path, digest: Digest) -> bytes:

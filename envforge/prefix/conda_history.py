@@ -42,10 +42,15 @@ def requested_specs(lockfile: Lockfile, where: Path, plan: Plan) -> dict[str, st
     return {name: found[name] for name in sorted(found.keys() & planned)}
 
 
-def record_install(prefix: Path, plan: Plan, specs: Mapping[str, str]) -> None:
-    """Write the requests into conda-meta, the change into its history, and the prefix into the list of conda."""
+def record_install(prefix: Path, plan: Plan, specs: Mapping[str, str], linked: Collection[Artifact]) -> None:
+    """Write the requests into conda-meta, the change into its history, and the prefix into the list of conda.
+
+    The records of the packages in ``linked`` have their requests.
+    """
+    written = frozenset(linked)
     for artifact in plan.conda:
-        _record_request(prefix / "conda-meta" / f"{record_name(artifact)}.json", specs.get(artifact.package.name))
+        if artifact not in written:
+            _record_request(prefix / "conda-meta" / f"{record_name(artifact)}.json", specs.get(artifact.package.name))
     history = prefix / "conda-meta" / "history"
     old = history.read_bytes() if history.is_file() else b""
     event = _event(old.decode("utf-8", "replace"), {_distribution(artifact) for artifact in plan.conda}, specs)
@@ -58,10 +63,15 @@ def _record_request(path: Path, spec: str | None) -> None:
     if spec is None and b'"requested_spec": ' not in path.read_bytes():
         return
     record = load_record(path)
-    wanted: dict[str, Any] = {} if spec is None else {"requested_spec": spec, "requested_specs": [spec]}
-    if {name: record[name] for name in ("requested_spec", "requested_specs") if record.get(name)} != wanted:
-        record = {name: value for name, value in record.items() if name not in {"requested_spec", "requested_specs"}}
-        save_record(path, wanted | record)
+    wanted = with_request(record, spec)
+    if wanted != record:
+        save_record(path, wanted)
+
+
+def with_request(record: Mapping[str, Any], spec: str | None) -> dict[str, Any]:
+    """Return a record of ``conda-meta`` with the constraint that was requested, or without one."""
+    others = {name: value for name, value in record.items() if name not in {"requested_spec", "requested_specs"}}
+    return others if spec is None else {"requested_spec": spec, "requested_specs": [spec], **others}
 
 
 def _distribution(artifact: Artifact) -> str:

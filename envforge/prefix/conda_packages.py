@@ -19,7 +19,6 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import rattler
@@ -33,11 +32,23 @@ from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, record_name
 from envforge.lock.project import ENVFORGE_DIRECTORY
-from envforge.prefix.cache import CACHE_HINTS, SEEN_SCHEMA, Store, digest_of, mark, settled_before, walk, write_mark
+from envforge.prefix.cache import (
+    CACHE_HINTS,
+    SEEN_SCHEMA,
+    Store,
+    Unpacked,
+    digest_of,
+    hash_file,
+    mark,
+    settled_before,
+    walk,
+    write_mark,
+)
+from envforge.prefix.conda_history import with_request
 from envforge.prefix.fetch import Fetched
 from envforge.prefix.installed import check_inside, conda_records, load_record, noarch_place, save_record
 from envforge.prefix.journal import record_fault
-from envforge.prefix.values import InstallRequest, Progress, progress_step
+from envforge.prefix.values import InstallRequest, Progress
 
 _RESERVED = {"conda-meta", ENVFORGE_DIRECTORY}
 _INFO = "info"
@@ -62,6 +73,7 @@ class Tree:
     links: dict[str, str] = field(default_factory=dict)
     strange: list[str] = field(default_factory=list)
     mtimes_ns: list[int] = field(default_factory=list)
+    size: int = 0
 
     @property
     def digest(self) -> str:
@@ -85,6 +97,7 @@ def read_tree(folder: Path) -> Tree:
         tree.files.add(name)
         tree.rows.append(f"{name}\0{target}\0{state.st_size} {state.st_mtime_ns} {state.st_ino} {state.st_mode}")
         tree.mtimes_ns.append(state.st_mtime_ns)
+        tree.size += state.st_size
     return tree
 
 
@@ -117,59 +130,81 @@ class Archive:
     tree: Tree
 
 
-def unpack(
-    fetched: Iterable[Fetched], store: Store, platform: str, progress: Progress, *, reread: bool = False
-) -> tuple[Archive, ...]:
-    """Unpack archives into the cache, and check what was unpacked.
+def standing_archive(artifact: Artifact, store: Store, *, reread: bool = False) -> Archive | None:
+    """Return a package that was unpacked and checked before, unless a file of it changed.
 
-    Raises ``EnvforgeError`` if an archive is not the locked package, or not safe to link.
+    With ``reread``, its files are compared with the checksums in its ``info/paths.json``, too.
     """
-    items = tuple(fetched)
-    if not items:
-        return ()
-    try:
-        store.conda.mkdir(parents=True, exist_ok=True)
-        with progress_step(progress, "unpacking", len(items), "packages"), ThreadPoolExecutor() as pool:
-            work = partial(_unpack, store=store, platform=platform, progress=progress, reread=reread)
-            return tuple(pool.map(work, items))
-    except OSError as error:
-        raise _unwritable(store.conda, error) from error
+    path, kept = store.path(artifact), store.unpacked(artifact)
+    folder = store.conda / record_name(artifact)
+    tree = standing_tree(folder, path) if kept is not None else None
+    if kept is None or tree is None or (reread and not _is_intact(folder, tree, kept)):
+        return None
+    item = Fetched(artifact=artifact, path=path, downloaded_bytes=0)
+    return _archive(item, _read_record(item, folder, kept), tree)
 
 
-def _unpack(item: Fetched, *, store: Store, platform: str, progress: Progress, reread: bool) -> Archive:
-    folder = store.conda / record_name(item.artifact)
-    tree = None if reread else standing_tree(folder, item.path)
-    if tree is None:
-        with FileLock(store.conda / f".{folder.name}.unpacking"):
-            tree = None if reread else standing_tree(folder, item.path)  # another install may have unpacked it
-            if tree is None:
-                tree = _unpack_again(item, folder, platform, store)
-    progress.advance(1)
-    record = _read_record(item, folder)
+def _is_intact(folder: Path, tree: Tree, kept: Unpacked) -> bool:
+    """Return whether the files of a package have the checksums of its archive; not if it states none."""
+    if not kept.record or _paths_sha256(folder) != kept.record:
+        return False
+    rows = {row.relative_path.as_posix(): row for row in rattler.PathsJson.from_package_directory(folder).paths}
+    stated = {name: row.sha256.hex() for name, row in rows.items() if row.sha256 and name not in tree.links}
+    return all(hash_file(str(folder / name), hashlib.sha256()) == digest for name, digest in stated.items())
+
+
+def _paths_sha256(folder: Path) -> bytes:
+    path = folder / _INFO / "paths.json"
+    return hash_file(str(path), hashlib.sha256()).encode() if path.is_file() else b""
+
+
+def _archive(item: Fetched, record: rattler.RepoDataRecord, tree: Tree) -> Archive:
     return Archive(item=item, record=record, is_noarch=record.noarch.python, tree=tree)
 
 
-def _unpack_again(item: Fetched, folder: Path, platform: str, store: Store) -> Tree:
-    """Unpack next to ``folder``, check, and rename, so that ``folder`` contains nothing unchecked."""
+def unpack(item: Fetched, store: Store, platform: str) -> Archive:
+    """Unpack an archive next to its directory in the cache, check, rename, and remove the archive.
+
+    So the directory contains nothing unchecked. Raises ``EnvforgeError`` if the archive is not the locked package, or
+    not safe to link.
+    """
+    folder = store.conda / record_name(item.artifact)
     fresh = folder.with_name(f".{folder.name}.fresh")
-    shutil.rmtree(fresh, ignore_errors=True)
     try:
-        extract(item.path, fresh)
-        now_ns = time.time_ns()
-        tree = read_tree(fresh)
-        _check_unpacked(item, fresh, tree, platform)
-        _replace(folder, fresh)
-    except _ERRORS as error:
-        _check_writable(store.conda)
-        store.evict(item.artifact)
-        raise archive_damaged(item.artifact, _causes(error)) from error
-    except EnvforgeError:
-        store.evict(item.artifact)
-        raise
-    finally:
+        store.conda.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(store.conda, error) from error
+    with FileLock(store.conda / f".{folder.name}.unpacking"):  # packages with other checksums may have this name
         shutil.rmtree(fresh, ignore_errors=True)
+        try:
+            extract(item.path, fresh)
+            now_ns = time.time_ns()
+            tree = read_tree(fresh)
+            kept = Unpacked(
+                size=item.path.stat().st_size,
+                sha256=_sha256(item),
+                unpacked_bytes=tree.size,
+                record=_paths_sha256(fresh),
+            )
+            record = _check_unpacked(item, fresh, tree, platform, kept)
+            _replace(folder, fresh)
+        except _ERRORS as error:
+            _check_writable(store.conda)
+            store.evict(item.artifact)
+            raise archive_damaged(item.artifact, _causes(error)) from error
+        except EnvforgeError:
+            store.evict(item.artifact)
+            raise
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    store.release(item.artifact, kept)
     note_tree(tree, item.path, now_ns)
-    return tree
+    return _archive(item, record, tree)
+
+
+def _sha256(item: Fetched) -> str:
+    locked = item.artifact.package.sha256
+    return locked or digest_of(item.path, Digest(algorithm="sha256", hex="")).hex
 
 
 def _replace(folder: Path, fresh: Path) -> None:
@@ -193,8 +228,8 @@ def _unwritable(folder: Path, error: OSError) -> OutsideError:
     )
 
 
-def _check_unpacked(item: Fetched, folder: Path, tree: Tree, platform: str) -> None:
-    """Raise ``EnvforgeError`` if a file that rattler will link, or an unpacked file, is not safe."""
+def _check_unpacked(item: Fetched, folder: Path, tree: Tree, platform: str, kept: Unpacked) -> rattler.RepoDataRecord:
+    """Return the record; raise ``EnvforgeError`` if a file that rattler will link, or an unpacked file, is not safe."""
     for name in tree.strange:
         raise refused(item.artifact, name, "is a device, a pipe, or a program that changes its user")
     top = folder.resolve()
@@ -214,11 +249,12 @@ def _check_unpacked(item: Fetched, folder: Path, tree: Tree, platform: str) -> N
             raise archive_damaged(item.artifact, f"it lists `{printable(name)}`, but does not contain it")
         if not _is_of_kind(entry, folder / name):
             raise archive_damaged(item.artifact, f"it lists `{printable(name)}` as another kind of file than it is")
-    _read_record(item, folder)
+    record = _read_record(item, folder, kept)
     for point in _entry_points(item, folder):
         if not _ENTRY_POINT.fullmatch(point):
             raise archive_damaged(item.artifact, f"`{printable(point)}` is not an entry point `NAME = MODULE:FUNCTION`")
         check_program(item.artifact, point.partition("=")[0].strip())
+    return record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -298,14 +334,12 @@ def archive_damaged(artifact: Artifact, reason: str) -> EnvforgeError:
     )
 
 
-def _read_record(item: Fetched, folder: Path) -> rattler.RepoDataRecord:
+def _read_record(item: Fetched, folder: Path, kept: Unpacked) -> rattler.RepoDataRecord:
     """Return the record of an unpacked package; raise ``EnvforgeError`` if it is not the locked package."""
     locked = item.artifact.package
-    sha256 = locked.sha256 or digest_of(item.path, Digest(algorithm="sha256", hex="")).hex
-    digests = {"sha256": sha256, **({"md5": locked.md5} if locked.md5 else {})}
-    size = item.path.stat().st_size
+    digests = {"sha256": kept.sha256, **({"md5": locked.md5} if locked.md5 else {})}
     try:
-        record = rattler.PackageRecord.from_index_json(folder / _INFO / "index.json", size=size, **digests)
+        record = rattler.PackageRecord.from_index_json(folder / _INFO / "index.json", size=kept.size, **digests)
     except _ERRORS as error:
         raise archive_damaged(item.artifact, f"its record is not readable: {_causes(error)}") from error
     # as written, because rattler panics if the name in a lockfile differs from it only in case
@@ -410,11 +444,16 @@ def _is_linked(name: str) -> bool:
 
 
 def link(
-    archives: Iterable[Archive], removed: Iterable[str], store: Store, request: InstallRequest, progress: Progress
+    archives: Iterable[Archive],
+    removed: Iterable[str],
+    specs: Mapping[str, str],
+    store: Store,
+    request: InstallRequest,
+    progress: Progress,
 ) -> None:
     """Link ``archives`` into the prefix and unlink ``removed``; other packages are unchanged.
 
-    ``progress`` must be in a step that counts packages.
+    ``specs`` are the requested packages with their constraints. ``progress`` must be in a step that counts packages.
     """
     chosen = tuple(archives)
     try:
@@ -426,7 +465,7 @@ def link(
             code="link-failed",
         ) from error
     for archive in chosen:
-        _complete_record(archive, request.prefix)
+        _complete_record(archive, request.prefix, specs.get(archive.item.artifact.package.name))
 
 
 async def _link(
@@ -503,12 +542,12 @@ def read_records(prefix: Path, name: str = "") -> tuple[rattler.PrefixRecord, ..
         return tuple(pool.map(read, conda_records(prefix, name)))
 
 
-def _complete_record(archive: Archive, prefix: Path) -> None:
-    """Complete the record that rattler wrote: the locked URL, and the hashes of the files that links lead to."""
+def _complete_record(archive: Archive, prefix: Path, spec: str | None) -> None:
+    """Complete the record that rattler wrote: the request, the locked URL, and the hashes of the targets of links."""
     artifact = archive.item.artifact
     path = prefix / "conda-meta" / f"{record_name(artifact)}.json"
     url = show_url(artifact.package.url)
-    record = load_record(path)
+    record = with_request(load_record(path), spec)
     record |= {"fn": artifact.file_name, "url": url, "channel": url.rsplit("/", 2)[0]}
     rows = {row["_path"]: row for row in record["paths_data"]["paths"]}
     for name, row in rows.items():

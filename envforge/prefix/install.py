@@ -26,8 +26,8 @@ from envforge.lock.plan import Artifact, Plan, make_plan, read_any_lock, wheel_o
 from envforge.lock.project import ENVFORGE_DIRECTORY, is_environment
 from envforge.prefix.cache import Store, default_root, in_use
 from envforge.prefix.conda_history import record_install, requested_specs
-from envforge.prefix.conda_packages import Archive, Joined, link, read_records, site_packages_path, unpack
-from envforge.prefix.fetch import Fetched, check_room, fetch_all
+from envforge.prefix.conda_packages import Archive, Joined, link, read_records, site_packages_path
+from envforge.prefix.fetch import Fetched, check_room_to_copy
 from envforge.prefix.installed import (
     conda_owners,
     editable_installs,
@@ -44,6 +44,7 @@ from envforge.prefix.journal import (
     read_journal,
     write_journal,
 )
+from envforge.prefix.obtain import Obtained, obtain
 from envforge.prefix.values import (
     InstallReport,
     InstallRequest,
@@ -60,7 +61,6 @@ from envforge.prefix.wheels import (
     Site,
     build_wheels,
     check_places,
-    check_wheels,
     find_site,
     install_wheels,
     stand_alone,
@@ -380,33 +380,38 @@ class Installation:
         request, progress, store = self.request, self.progress, self.store
         todo = _needed_changes(self.plan, self.before, request)
         self._refuse_other_venv(todo)
-        fetched = fetch_all((*todo.conda, *todo.wheels), store, request, progress)
-        check_room(fetched, request.prefix, store)
-        conda, wheels = fetched[: len(todo.conda)], fetched[len(todo.conda) :]
-        check_wheels(wheels, store)
-        archives = unpack(conda, store, self.plan.platform, progress, reread=request.reread)
-        self._check_joined(archives, wheels, todo)
+        obtained = self._obtain((*todo.conda, *todo.wheels))
+        check_room_to_copy(map(store.unpacked, (*todo.conda, *todo.wheels)), request.prefix, store)
+        self._check_joined(obtained, todo)
         _name_editables(todo.editable, progress, kept=not self._empties(todo))
         journal = self._begin(todo)
         if "python" in todo.conda_kept:  # first, because the new conda packages may contain the same libraries
             self._uninstall(todo, store)
         if self.plan.python is not None and not todo.venv_kept:
             create_venv(request.prefix, self.plan.python)
-        batch = self._conda(todo, archives, wheels, store)
+        specs = requested_specs(self.lockfile, request.lockfile, self.plan)
+        batch = self._conda(todo, obtained, specs)
         write_journal(self.request.prefix, journal.at("conda done"))
-        self._wheels(todo, wheels, store, batch)
-        record_install(request.prefix, self.plan, requested_specs(self.lockfile, request.lockfile, self.plan))
+        self._wheels(todo, obtained, batch)
+        record_install(request.prefix, self.plan, specs, linked=todo.conda)
         write_journal(self.request.prefix, journal.at("wheels done"))
         write_journal(self.request.prefix, journal.at("verified"))
-        return self._report(self._outcome(journal), todo, fetched)
+        return self._report(self._outcome(journal), todo, obtained.downloaded_bytes)
+
+    def _obtain(self, artifacts: tuple[Artifact, ...]) -> Obtained:
+        python = next(
+            (a.package.version for a in self.plan.conda if a.package.name == "python"), self.plan.python or ""
+        )
+        minor = ".".join(str(python).split(".")[:2])
+        return obtain(artifacts, self.store, self.request, self.progress, minor)
 
     def preview(self) -> Preview:
         """Return what ``run`` would do, without writing anything; the network is used only for file sizes."""
         self._check_machine()
         todo = _needed_changes(self.plan, self.before, self.request)
         artifacts = (*todo.conda, *todo.wheels)
-        cached = {artifact for artifact in artifacts if self.store.holds(artifact)}
-        sizes = {artifact: self.store.path(artifact).stat().st_size for artifact in cached}
+        sizes = {artifact: size for artifact in artifacts if (size := self.store.cached_bytes(artifact)) is not None}
+        cached = set(sizes)
         missing = tuple(artifact for artifact in artifacts if artifact not in cached)
         if missing:
             from envforge.prefix.fetch import sizes_of  # noqa: PLC0415 - imports an HTTP client
@@ -466,22 +471,21 @@ class Installation:
             return "installed" if journal.created else "updated"
         return "updated" if self.before.step == "verified" else "completed"
 
-    def _conda(
-        self, todo: Changes, archives: tuple[Archive, ...], wheels: tuple[Fetched, ...], store: Store
-    ) -> Batch | None:
+    def _conda(self, todo: Changes, obtained: Obtained, specs: Mapping[str, str]) -> Batch | None:
         """Link the conda packages, and return the wheels if they could be installed at the same time."""
+        archives, store = obtained.conda, self.store
         if not archives and not todo.conda_removed:
             return None
         with progress_step(self.progress, "linking", len(archives), "packages"):
-            if not self._halves_are_apart(todo, wheels):
-                link(archives, todo.conda_removed, store, self.request, self.progress)
+            if not self._halves_are_apart(todo, obtained.wheels):
+                link(archives, todo.conda_removed, specs, store, self.request, self.progress)
                 return None
             python, rest = split_python(archives)
-            link(python, (), store, self.request, self.progress)
-            batch = self._batch(wheels, find_site(self.request.prefix, self.plan.platform), store)
+            link(python, (), specs, store, self.request, self.progress)
+            batch = self._batch(obtained.wheels, find_site(self.request.prefix, self.plan.platform), obtained)
             with ThreadPoolExecutor(1, thread_name_prefix="wheels") as pool:
                 early = pool.submit(install_wheels, replace(batch, progress=Silent()))
-                link(rest, (), store, self.request, self.progress)
+                link(rest, (), specs, store, self.request, self.progress)
         try:
             early.result()
         except EnvforgeError:  # the second attempt, after all conda packages, reports it
@@ -501,19 +505,27 @@ class Installation:
             and not any(item.artifact.is_source or wheel_of(item.artifact).name in conda for item in wheels)
         )
 
-    def _batch(self, wheels: tuple[Fetched, ...], site: Site, store: Store) -> Batch:
-        return Batch(wheels=wheels, site=site, store=store, progress=self.progress, reread=self.request.reread)
+    def _batch(self, wheels: tuple[Fetched, ...], site: Site, obtained: Obtained) -> Batch:
+        return Batch(
+            wheels=wheels,
+            site=site,
+            store=self.store,
+            progress=self.progress,
+            renew=self._obtain,
+            reread=self.request.reread,
+            began_ns=obtained.began_ns,
+        )
 
-    def _wheels(self, todo: Changes, wheels: tuple[Fetched, ...], store: Store, batch: Batch | None) -> None:
+    def _wheels(self, todo: Changes, obtained: Obtained, batch: Batch | None) -> None:
         """Install the wheels unless ``batch`` contains installed ones, and verify their files."""
-        if not wheels and not todo.wheels_removed:
+        if not obtained.wheels and not todo.wheels_removed:
             return
         if batch is None:
-            site = find_site(self.request.prefix, self.plan.platform)
-            ready = build_wheels(wheels, site, store, offline=self.request.offline, progress=self.progress)
+            site, store = find_site(self.request.prefix, self.plan.platform), self.store
+            ready = build_wheels(obtained.wheels, site, store, offline=self.request.offline, progress=self.progress)
             if "python" not in todo.conda_kept:
                 self._uninstall(todo, store)
-            batch = self._batch(tuple(ready), site, store)
+            batch = self._batch(tuple(ready), site, obtained)
             install_wheels(batch)
         verify_wheels(batch)
 
@@ -522,8 +534,9 @@ class Installation:
         if gone:
             uninstall(gone, find_site(self.request.prefix, self.plan.platform), store)
 
-    def _check_joined(self, archives: tuple[Archive, ...], wheels: tuple[Fetched, ...], todo: Changes) -> None:
+    def _check_joined(self, obtained: Obtained, todo: Changes) -> None:
         """Raise ``EnvforgeError`` if packages write outside the prefix through links; report common files."""
+        archives = obtained.conda
         if not archives:
             return
         emptied = self._empties(todo)
@@ -535,7 +548,8 @@ class Installation:
         joined.check()
         # uv writes wheels while conda packages are linked, so the links on the disk show only later where files arrive
         site = Site(prefix=Path(), packages=Path(site_packages), program=Path("bin/python"))
-        check_places((item for item in wheels if not item.artifact.is_source), site, joined.resolve)
+        wheels = (item for item in obtained.wheels if not item.artifact.is_source)
+        check_places(wheels, site, self.store, joined.resolve)
         kept = {record.name.normalized: map(Path.as_posix, record.files) for record in records}
         linked = {archive.record.name.normalized for archive in archives}
         for warning in joined.shared({name: files for name, files in kept.items() if name not in linked}):
@@ -573,7 +587,7 @@ class Installation:
                     path.unlink()
         return journal
 
-    def _report(self, outcome: Outcome, todo: Changes, fetched: tuple[Fetched, ...]) -> InstallReport:
+    def _report(self, outcome: Outcome, todo: Changes, downloaded_bytes: int) -> InstallReport:
         done = (*todo.conda, *todo.wheels)
         return InstallReport(
             prefix=self.request.prefix,
@@ -583,7 +597,7 @@ class Installation:
             linked=tuple(artifact.label for artifact in done),
             removed=(*todo.conda_removed, *todo.wheels_removed),
             unchanged=len(self.plan.conda) + len(self.plan.wheels) - len(done),
-            downloaded_bytes=sum(item.downloaded_bytes for item in fetched),
+            downloaded_bytes=downloaded_bytes,
             warnings=self.plan.warnings,
             scripts=() if self.request.run_scripts else _scripts(self.request.prefix, todo),
         )

@@ -1,9 +1,9 @@
 """Build source distributions, and install wheels with uv.
 
 uv unpacks each wheel once into its own cache and trusts that cache. envforge doesn't: it compares the installed files
-with the checksums inside the locked wheel. If a file differs, it removes the wheel from uv's cache and installs it
-again. It doesn't read files that uv has just unpacked from the verified wheel, or that are unchanged since they were
-last verified (``seen``).
+with the ``RECORD`` of the locked wheel. If a file differs, it removes the wheel from uv's cache, downloads it, and
+installs it again. It doesn't read files that uv has just unpacked from the verified wheel, or that are unchanged since
+they were last verified (``seen``).
 
 uv rejects entry points and members outside their directories, and rewrites ``RECORD``. A wheel is checked before that,
 so that it fails before the prefix changes, and because of the data files, which uv copies anywhere in the prefix.
@@ -14,30 +14,32 @@ Build requirements come from the user's package index and are not locked, so the
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import stat
+import struct
 import subprocess
 import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from email.parser import BytesHeaderParser
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
 from envforge.base.files import write_atomic
 from envforge.base.urls import hide_secrets
-from envforge.errors import EnvforgeError, Hint, OutsideError, printable
+from envforge.errors import Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
-from envforge.prefix.cache import Seen, Store, digest_of, hash_file, note_files, read_files
+from envforge.prefix.cache import Seen, Store, Unpacked, digest_of, hash_file, note_files, read_files
 from envforge.prefix.conda_packages import (
     archive_damaged,
     check_path,
@@ -47,13 +49,26 @@ from envforge.prefix.conda_packages import (
     site_packages_path,
 )
 from envforge.prefix.fetch import Fetched
-from envforge.prefix.installed import ORIGIN, check_removable, distributions, installed, read_record, sha256_of_row
+from envforge.prefix.installed import (
+    ORIGIN,
+    check_removable,
+    distribution_name,
+    distributions,
+    installed,
+    read_record,
+    sha256_of_row,
+)
 from envforge.prefix.journal import mark_writing, recreate_command
+from envforge.prefix.relay import Relay, index_url, loopback_works, wheel_url
 from envforge.prefix.values import Progress, progress_step
 from envforge.prefix.venv import venv_program, venv_site_packages
 
 _BATCH = 200
+_NOT_FOR_UV = re.compile(r"(UV|PIP)_|PYTHON|(VIRTUAL_ENV|CONDA_PREFIX|\w+_PROXY)$", re.IGNORECASE)
 _LONGEST_NAME = 255  # bytes, of most file systems
+_LOCAL_HEADER = b"PK\3\4"
+_UTF8_FLAG = 0x800
+_LARGEST_GAP = 1 << 20  # bytes; some tools align members to pages
 _LARGEST_METADATA = 20_000_000  # bytes unpacked; the RECORD of torch has 1.5 MB
 
 
@@ -87,27 +102,20 @@ _DATA_KINDS = {"purelib", "platlib", "headers", "scripts", "data"}
 _PROGRAMS = {"[console_scripts]", "[gui_scripts]"}
 
 
-def check_wheels(fetched: Iterable[Fetched], store: Store) -> None:
-    """Raise ``EnvforgeError`` for a wheel that is not safe to install, unless its files were verified before."""
-    for item in fetched:
-        if not item.artifact.is_source and not read_files(item.path):
-            try:
-                check_wheel(item.path, item.artifact)
-            except EnvforgeError:
-                store.evict(item.artifact)
-                raise
+def check_wheel(path: Path, artifact: Artifact) -> Unpacked:
+    """Return what is to be kept of a wheel.
 
-
-def check_wheel(path: Path, artifact: Artifact) -> None:
-    """Raise ``EnvforgeError`` if a member, a row of ``RECORD``, or an entry point of a wheel is not safe.
-
-    It is also raised for metadata that uv rejects, because uv starts after the conda packages were linked.
+    Raises ``EnvforgeError`` if a member, a row of ``RECORD``, or an entry point is not safe. It is also raised for
+    metadata that uv rejects, because uv starts after the conda packages were linked.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            _check_members(archive.infolist(), artifact)
+            members = archive.infolist()
+            _check_members(members, artifact)
+            _check_local_headers(path, archive, artifact)
             info = _dist_info(archive, artifact)
-            for name, digest, _ in read_record(_read(archive, f"{info}/RECORD", artifact)):
+            rows = _read(archive, f"{info}/RECORD", artifact)
+            for name, digest, _ in read_record(rows):
                 _check_member(name, artifact)
                 sha256_of_row(digest)
             _check_metadata(archive, info, artifact)
@@ -115,10 +123,17 @@ def check_wheel(path: Path, artifact: Artifact) -> None:
                 raise refused(artifact, f"{info}/{ORIGIN}", "is a record that only the installer writes")
             points = f"{info}/entry_points.txt"
             text = _read(archive, points, artifact).decode("utf-8") if points in archive.namelist() else ""
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, zlib.error) as error:
+    except (zipfile.BadZipFile, struct.error, ValueError, OSError, EOFError, NotImplementedError, zlib.error) as error:
         raise archive_damaged(artifact, str(error)) from error
     for program in _programs(text):
         check_program(artifact, program)
+    return Unpacked(
+        size=path.stat().st_size,
+        sha256=artifact.digest.hex,
+        unpacked_bytes=sum(member.file_size for member in members),
+        folders=tuple(sorted({member.filename.rpartition("/")[0] for member in members})),
+        record=rows,
+    )
 
 
 def _dist_info(archive: zipfile.ZipFile, artifact: Artifact) -> str:
@@ -181,6 +196,32 @@ def _check_members(members: Iterable[zipfile.ZipInfo], artifact: Artifact) -> No
         names.add(name)
 
 
+def _check_local_headers(path: Path, archive: zipfile.ZipFile, artifact: Artifact) -> None:
+    """Raise ``EnvforgeError`` if the files of a wheel differ between its local headers and its central directory.
+
+    uv reads the headers while it receives a wheel, and would reject it only after the conda packages were linked.
+    """
+    end = 0
+    with path.open("rb") as stream:
+        for member in sorted(archive.infolist(), key=lambda member: member.header_offset):
+            _check_gap(stream, end, member.header_offset, artifact)
+            stream.seek(member.header_offset)
+            signature, name_length, extra_length = struct.unpack("<4s22x2H", stream.read(30))
+            name = member.orig_filename
+            encoding = "utf-8" if member.flag_bits & _UTF8_FLAG else "cp437"
+            if signature != _LOCAL_HEADER or stream.read(name_length) != name.encode(encoding):
+                raise archive_damaged(artifact, f"`{printable(name)}` has another name in its local header")
+            end = member.header_offset + 30 + name_length + extra_length + member.compress_size
+        _check_gap(stream, end, archive.start_dir, artifact)
+
+
+def _check_gap(stream: IO[bytes], start: int, end: int, artifact: Artifact) -> None:
+    """Raise ``EnvforgeError`` if bytes between the members of a wheel are more than padding."""
+    stream.seek(start)
+    if not 0 <= end - start <= _LARGEST_GAP or _LOCAL_HEADER in stream.read(end - start):
+        raise archive_damaged(artifact, "it contains files that its directory doesn't list")
+
+
 def _check_member(name: str, artifact: Artifact) -> None:
     """Raise ``EnvforgeError`` if a file of a wheel would be installed outside, or where only installers write."""
     check_path(artifact, name, reserved=False)
@@ -207,13 +248,15 @@ def _programs(text: str) -> Iterator[str]:
 class Batch:
     """Wheels that are installed together. Files unpacked since ``began_ns`` came from verified wheels.
 
-    With ``reread``, all files are read, even if they were unpacked just now or verified before.
+    With ``reread``, all files are read, even if they were unpacked just now or verified before. ``renew`` brings wheels
+    into the cache again.
     """
 
     wheels: tuple[Fetched, ...]
     site: Site
     store: Store
     progress: Progress
+    renew: Callable[[tuple[Artifact, ...]], object]
     reread: bool = False
     began_ns: int = field(default_factory=time.time_ns)
 
@@ -222,50 +265,43 @@ def install_wheels(batch: Batch) -> None:
     """Install wheels over existing distributions of the same names."""
     if not batch.wheels:
         return
-    check_places(batch.wheels, batch.site, _on_disk(batch.site))
+    check_places(batch.wheels, batch.site, batch.store, _on_disk(batch.site))
     with progress_step(batch.progress, "installing wheels", len(batch.wheels), "packages"):
-        _uv_install(batch.wheels, batch.site, batch.store)
+        _install(batch)
         batch.progress.advance(len(batch.wheels))
 
 
-def check_places(
-    wheels: Iterable[Fetched], site: Site, resolve: Callable[[str], str | None], *, installed: bool = False
-) -> None:
+def check_places(wheels: Iterable[Fetched], site: Site, store: Store, resolve: Callable[[str], str | None]) -> None:
     """Raise ``EnvforgeError`` if links lead files of a wheel to a place outside the prefix.
 
-    ``resolve`` returns where a directory is in the prefix, or None if it is outside or reserved. With ``installed``,
-    the places are those that uv recorded.
+    ``resolve`` returns where a directory is in the prefix, or None if it is outside or reserved.
     """
     known: set[str] = set()
     for item in wheels:
-        places = (_written if installed else _planned)(item, site)
-        for folder in {os.path.dirname(place) for place in places} - known:  # noqa: PTH120 - a Path for each is slow
-            known.add(folder)
-            if resolve(folder) is None:
-                name = os.path.relpath(folder, site.prefix)
-                raise refused(item.artifact, name, "is a directory that leads outside the environment")
+        places = (_place(f"{folder}/", site) for folder in _kept(item, store).folders)
+        _check_folders(item, (str(site.program), *(place for place in places if place)), site, resolve, known)
 
 
-def _planned(item: Fetched, site: Site) -> Iterator[str]:
-    """Yield the paths of the files of a wheel."""
-    yield str(site.program)
-    for name in read_files(item.path) or _names(item.path):
-        place = _place(name, site)
-        if place is not None:
-            yield place
+def _check_written(batch: Batch) -> None:
+    """Raise ``EnvforgeError`` if uv recorded that it wrote a file of a wheel to a place outside the prefix."""
+    items = {wheel_of(item.artifact).name: item for item in batch.wheels}
+    resolve, known = _on_disk(batch.site), set[str]()
+    for record in batch.site.packages.glob("*.dist-info/RECORD"):
+        item = items.get(distribution_name(record.parent))
+        if item is not None:
+            places = (f"{batch.site.packages}/{name}" for name, _, _ in read_record(record.read_bytes()))
+            _check_folders(item, places, batch.site, resolve, known)
 
 
-def _written(item: Fetched, site: Site) -> Iterator[str]:
-    """Yield the paths of the files that uv wrote, as it recorded them."""
-    for record in site.packages.glob("*.dist-info/RECORD"):
-        if _is_of(item, record.parent.name):
-            for name, _, _ in read_record(record.read_bytes()):
-                yield f"{site.packages}/{name}"
-
-
-def _is_of(item: Fetched, info: str) -> bool:
-    """Return whether a ``.dist-info`` has the name of a wheel."""
-    return canonicalize_name(info.removesuffix(".dist-info").rpartition("-")[0]) == wheel_of(item.artifact).name
+def _check_folders(
+    item: Fetched, places: Iterable[str], site: Site, resolve: Callable[[str], str | None], known: set[str]
+) -> None:
+    """Check the directories of files, unless they are in ``known``, to which they are added."""
+    for folder in {os.path.dirname(place) for place in places} - known:  # noqa: PTH120 - a Path for each is slow
+        known.add(folder)
+        if resolve(folder) is None:
+            name = os.path.relpath(folder, site.prefix)
+            raise refused(item.artifact, name, "is a directory that leads outside the environment")
 
 
 def _on_disk(site: Site) -> Callable[[str], str | None]:
@@ -278,11 +314,6 @@ def _on_disk(site: Site) -> Callable[[str], str | None]:
         return arrived if arrived.startswith(f"{root}/") and not arrived.startswith(reserved) else None
 
     return resolve
-
-
-def _names(wheel: Path) -> list[str]:
-    with zipfile.ZipFile(wheel) as archive:
-        return archive.namelist()
 
 
 def stand_alone(batch: Batch) -> bool:
@@ -308,15 +339,17 @@ def verify_wheels(batch: Batch) -> None:
     Raises ``OutsideError`` if a file still differs, and ``EnvforgeError`` if uv wrote a file outside the prefix.
     """
     # uv has no hook between reading and writing, and could read a wheel in another way than `check_wheel`
-    check_places(batch.wheels, batch.site, _on_disk(batch.site), installed=True)
+    _check_written(batch)
     bad = damaged(batch)
     if not bad:
         return
     names = [wheel_of(item.artifact).name for item in bad]
     batch.progress.note(f"uv's cache of {', '.join(names)} is corrupt; removing it and installing them again")
     _uv(["cache", "clean", *names], batch.store)
-    _uv_install(tuple(bad), batch.site, batch.store)
-    still = damaged(replace(batch, wheels=tuple(bad), reread=True))
+    again = replace(batch, wheels=tuple(bad), reread=True)
+    _renew(again)
+    _install(again)
+    still = damaged(again)
     if still:
         raise OutsideError(
             "\n".join(
@@ -343,10 +376,10 @@ def damaged(batch: Batch) -> dict[Fetched, str]:
 def _first_damaged(item: Fetched, batch: Batch, pool: ThreadPoolExecutor) -> str | None:
     """Return the first installed file of a wheel that differs; if all files match, record them as verified."""
     known = {} if batch.reread else read_files(item.path)
-    if known and all(_look(_place(name, batch.site))[0] == seen for name, seen in known.items()):
+    if known and all(_is_unchanged(_place(name, batch.site) or "", seen) for name, seen in known.items()):
         return None
     now_ns = time.time_ns()
-    rows = tuple(_expected(item, batch.site))
+    rows = tuple(_expected(item, batch))
     looks = {row.name: _look(row.place) for row in rows}
     unread = [row for row in rows if batch.reread or not _is_trusted(row, looks[row.name], known, batch.began_ns)]
     parts = [unread[start : start + _BATCH] for start in range(0, len(unread), _BATCH)]
@@ -354,6 +387,14 @@ def _first_damaged(item: Fetched, batch: Batch, pool: ThreadPoolExecutor) -> str
     if wrong is None and all(links > 1 for _, links in looks.values()):  # else a copy, which no other prefix shares
         note_files(item.path, {name: seen for name, (seen, _) in looks.items() if seen is not None}, now_ns)
     return wrong
+
+
+def _is_unchanged(place: str, seen: Seen) -> bool:
+    try:
+        state = os.stat(place)  # noqa: PTH116 - a Path for each file is slow
+    except OSError:
+        return False
+    return (state.st_size, state.st_mtime_ns, state.st_ino) == seen
 
 
 class Row(NamedTuple):
@@ -386,14 +427,17 @@ def _is_trusted(row: Row, look: tuple[Seen | None, int], known: dict[str, Seen],
     return known.get(row.name) == seen or (links > 1 and seen.mtime_ns >= began_ns and seen.size == row.size)
 
 
-def _expected(item: Fetched, site: Site) -> Iterator[Row]:
+def _expected(item: Fetched, batch: Batch) -> Iterator[Row]:
     """Yield each file that the wheel installs unchanged."""
-    with zipfile.ZipFile(item.path) as archive:
-        rows = read_record(archive.read(f"{_dist_info(archive, item.artifact)}/RECORD"))
-    for name, digest, size in rows:
-        place, sha256 = _place(name, site), sha256_of_row(digest)
+    for name, digest, size in read_record(_kept(item, batch.store).record):
+        place, sha256 = _place(name, batch.site), sha256_of_row(digest)
         if place is not None and sha256 is not None:
             yield Row(name, place, sha256, int(size) if size.isdecimal() and len(size) < 20 else -1)
+
+
+def _kept(item: Fetched, store: Store) -> Unpacked:
+    """Return what is known of a checked wheel; one that uv has not unpacked before is checked again."""
+    return store.unpacked(item.artifact) or check_wheel(item.path, item.artifact)
 
 
 def _place(name: str, site: Site) -> str | None:
@@ -414,48 +458,110 @@ def _first_difference(rows: list[Row]) -> str | None:
     return None
 
 
-def _uv_install(fetched: tuple[Fetched, ...], site: Site, store: Store) -> None:
-    lines = [f"--find-links {item.path.parent.as_uri()}\n" for item in fetched]
-    for item in fetched:
-        wheel = wheel_of(item.artifact)
-        lines.append(f"{wheel.name}=={wheel.version} --hash={item.artifact.digest}\n")
-    with tempfile.TemporaryDirectory(prefix="envforge-") as folder:
-        requirements = Path(folder) / "requirements.txt"
-        requirements.write_text("".join(lines), encoding="utf-8")
-        options = ["--offline", "--no-index", "--no-deps", "--only-binary", ":all:", "--require-hashes"]
-        options += ["--break-system-packages", "--python", str(site.program)]
-        replaced = installed(site.prefix) & {wheel_of(item.artifact).name for item in fetched}
-        if replaced:
-            check_removable(site.prefix, replaced)
-            options.append("--reinstall")  # uv hashes every wheel again with it, so use it only if needed
-        with mark_writing(site.prefix) as inherited:
-            _uv(["pip", "install", *options, "--requirements", str(requirements)], store, inherited)
-    for item in fetched:
-        _forget_origin(site, item)
+def unpack_wheels(wheels: Iterable[Artifact], store: Store, python: tuple[str, ...], relay: Relay | None) -> None:
+    """Let uv unpack wheels into its cache, for the Python that the options ``python`` state.
+
+    uv has no command for that, so they are installed into a directory, which costs only hard links. Raises
+    ``OutsideError`` if uv fails. Without a relay, it succeeds only if uv has unpacked them before.
+    """
+    store.uv.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".envforge-", dir=store.uv) as folder:
+        _uv_pip_install(wheels, ["--target", folder, *python], store, relay)
+
+
+def _install(batch: Batch) -> None:
+    """Install wheels with uv, from its cache if possible."""
+    artifacts = tuple(item.artifact for item in batch.wheels)
+    words = ["--break-system-packages", "--python", str(batch.site.program)]
+    replaced = installed(batch.site.prefix) & {wheel_of(artifact).name for artifact in artifacts}
+    if replaced:
+        check_removable(batch.site.prefix, replaced)
+        words.append("--reinstall")
+    with mark_writing(batch.site.prefix) as inherited:
+        if all(batch.store.unpacked(artifact) for artifact in artifacts):
+            try:
+                _uv_pip_install(artifacts, words, batch.store, None, inherited)
+            except OutsideError:
+                if _is_unpacked(batch):
+                    raise
+                _renew(batch)
+            else:
+                return
+        with Relay(artifacts, batch.store) as relay:
+            for item in batch.wheels:
+                relay.complete(item.path)
+            _uv_pip_install(artifacts, words, batch.store, relay, inherited)
+    for item in batch.wheels:
+        _forget_origin(batch.site, item)
 
 
 def _forget_origin(site: Site, item: Fetched) -> None:
-    """Remove uv's record of the wheel's mtime, so that the same lockfile produces the same bytes everywhere."""
+    """Remove uv's note of the times of a local wheel, so that the same lockfile produces the same bytes everywhere."""
     info = site.packages / f"{'-'.join(item.path.name.split('-')[:2])}.dist-info"
     note, record = info / "uv_cache.json", info / "RECORD"
     if not note.exists():
         return
     row = re.compile(rf"^{re.escape(info.name)}/uv_cache\.json,.*\r?\n".encode(), re.MULTILINE)
-    write_atomic(
-        record, row.sub(b"", record.read_bytes(), count=1), synced=False, through_links=False
-    )  # as uv writes its files
+    text = row.sub(b"", record.read_bytes(), count=1)
+    write_atomic(record, text, synced=False, through_links=False)  # as uv writes its files
     note.unlink()
 
 
-def _uv(words: list[str], store: Store, inherited: tuple[int, ...] = ()) -> None:
+def _is_unpacked(batch: Batch) -> bool:
+    """Return whether uv's cache has all wheels; somebody may have removed it."""
+    try:
+        python = ("--python", str(batch.site.program))
+        unpack_wheels((item.artifact for item in batch.wheels), batch.store, python, None)
+    except OutsideError:
+        return False
+    return True
+
+
+def _renew(batch: Batch) -> None:
+    """Bring those wheels into the cache again whose files were removed after they were unpacked."""
+    gone = tuple(item.artifact for item in batch.wheels if not item.path.is_file())
+    for artifact in gone:
+        batch.store.evict(artifact)
+    batch.renew(gone)
+
+
+def _uv_pip_install(
+    wheels: Iterable[Artifact], words: list[str], store: Store, relay: Relay | None, inherited: tuple[int, ...] = ()
+) -> None:
+    """Install wheels by their checksums, from the relay or from uv's cache."""
+    is_file = relay is not None and not loopback_works()
+    lines = ['lock-version = "1.0"', 'created-by = "envforge"']
+    for artifact in wheels:
+        wheel, digest = wheel_of(artifact), artifact.digest
+        url = store.path(artifact).as_uri() if is_file else wheel_url(artifact)
+        fields = {"name": wheel.name, "version": wheel.version, "index": index_url(artifact)}
+        lines += ["[[packages]]", *(f"{name} = {json.dumps(value)}" for name, value in fields.items())]
+        lines.append(f'wheels = [{{ url = {json.dumps(url)}, hashes = {{ {digest.algorithm} = "{digest.hex}" }} }}]')
+    with tempfile.TemporaryDirectory(prefix="envforge-") as folder:
+        lockfile = Path(folder) / "pylock.toml"
+        lockfile.write_text("\n".join(lines), encoding="utf-8")
+        # what the relay sends is verified; uv would hash it again, and unpack local wheels again in each install
+        words = ["pip", "install", "--no-deps", "--no-verify-hashes", "--preview-features", "pylock", *words]
+        words += ["--requirements", str(lockfile), *(["--offline"] if relay is None or is_file else [])]
+        _uv(words, store, inherited, relay.variables if relay else {})
+
+
+def _uv(
+    words: list[str], store: Store, inherited: tuple[int, ...] = (), variables: Mapping[str, str] | None = None
+) -> None:
     """Run uv without the user's settings and without a package index; it inherits the open files ``inherited``."""
     from uv import find_uv_bin  # noqa: PLC0415 - only if there are wheels
 
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("UV_", "PIP_", "PYTHON"))}
-    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
-        environment.pop(name, None)
+    environment = {name: value for name, value in os.environ.items() if not _NOT_FOR_UV.match(name)}
     command = [find_uv_bin(), *words, "--no-config", "--no-progress", "--color", "never", "--cache-dir", str(store.uv)]
-    done = subprocess.run(command, env=environment, pass_fds=inherited, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        env=environment | dict(variables or {}),
+        pass_fds=inherited,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         raise OutsideError(
             f"`uv {' '.join(words[:2])}` failed with exit code {done.returncode}:\n{hide_secrets(done.stderr.strip())}",

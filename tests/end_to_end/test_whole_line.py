@@ -15,6 +15,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -124,9 +125,15 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def world(
     channel: Path, wheels: dict[str, Path], registry: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[World]:
-    home = tmp_path_factory.mktemp("home")
+    with serving("cpu", channel, wheels, registry, tmp_path_factory.mktemp("home")) as made:
+        yield made
+
+
+@contextmanager
+def serving(tag: str, channel: Path, wheels: dict[str, Path], registry: Path, home: Path) -> Iterator[World]:
+    """Serve conda-forge, the index of PyTorch for one CUDA tag, and the registry."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH") if name in os.environ}
-    digest = sha256_of(wheels["torch"])
+    digests = {name: sha256_of(wheel) for name, wheel in wheels.items()}
 
     def answer(request: Request) -> Response | None:
         path = unquote(request.path).strip("/")
@@ -136,12 +143,12 @@ def world(
         if path.startswith("registry/"):
             return _registry_answer(registry, path.removeprefix("registry/"))
         for name, wheel in wheels.items():
-            if path == f"whl/cpu/{name}":
-                link = f'<a href="../{wheel.name.replace("+", "%2B")}#sha256={sha256_of(wheel)}">{wheel.name}</a>'
+            if path == f"whl/{tag}/{name}":
+                link = f'<a href="../{wheel.name.replace("+", "%2B")}#sha256={digests[name]}">{wheel.name}</a>'
                 return Response(
                     body=f"<html><body>{link}</body></html>".encode(), headers={"Content-Type": "text/html"}
                 )
-            if path == f"whl/cpu/{wheel.name}":
+            if path == f"whl/{tag}/{wheel.name}":
                 return Response(body=wheel)
         return None
 
@@ -150,7 +157,7 @@ def world(
         environment = kept | {"HOME": str(home), "ENVFORGE_MIRRORS": mirrors, "NO_COLOR": "1"}
         environment |= {"PIP_INDEX_URL": f"{server.url}/registry/simple", "CONDA_OVERRIDE_GLIBC": "2.36"}
         environment["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
-        yield World(server=server, environment=environment, torch_sha256=digest, registry=registry)
+        yield World(server=server, environment=environment, torch_sha256=digests["torch"], registry=registry)
 
 
 def _registry_answer(registry: Path, path: str) -> Response | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -101,3 +102,44 @@ def _digest(data: bytes) -> str:
 
 def _form(digest: bytes) -> str:
     return "sha256=" + base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+def relabeled(wheel: Path, local: str, folder: Path) -> Path:
+    """Copy a wheel, with a local version such as ``cu130``; its other files are copied without unpacking them."""
+    name, version, rest = wheel.name.split("-", 2)
+    old, new = f"{name}-{version}.dist-info/", f"{name}-{version}+{local}.dist-info/"
+    copy = folder / f"{name}-{version}+{local}-{rest}"
+    with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(copy, "w", zipfile.ZIP_DEFLATED) as target:
+        metadata_text = source.read(f"{old}METADATA").decode()
+        metadata_text = metadata_text.replace(f"\nVersion: {version}\n", f"\nVersion: {version}+{local}\n", 1)
+        rows = source.read(f"{old}RECORD").decode().replace(old, new).splitlines(keepends=True)
+        row = f"{new}METADATA,{_digest(metadata_text.encode())},{len(metadata_text.encode())}\n"
+        rows = [row if each.startswith(f"{new}METADATA,") else each for each in rows]
+        for member in source.infolist():
+            if not member.filename.startswith(old):
+                _copy_packed(source, target, member)
+            elif member.filename == f"{old}METADATA":
+                target.writestr(f"{new}METADATA", metadata_text)
+            elif member.filename != f"{old}RECORD":
+                target.writestr(member.filename.replace(old, new), source.read(member))
+        target.writestr(f"{new}RECORD", "".join(rows))
+    return copy
+
+
+def _copy_packed(source: zipfile.ZipFile, target: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Append a member with its packed bytes, which `zipfile` can't do: unpacking and packing 1 GB takes minutes."""
+    assert source.fp is not None
+    assert target.fp is not None
+    source.fp.seek(member.header_offset + 26)
+    lengths = source.fp.read(4)
+    source.fp.seek(int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little"), os.SEEK_CUR)
+    target.fp.seek(target.start_dir)
+    member.header_offset = target.fp.tell()
+    member.flag_bits &= ~0x08  # the sizes are in the header, not after the data
+    target.fp.write(member.FileHeader())
+    left = member.compress_size
+    while left:
+        left -= target.fp.write(source.fp.read(min(left, 1 << 20)))
+    target.start_dir = target.fp.tell()
+    target.filelist.append(member)
+    target.NameToInfo[member.filename] = member

@@ -34,7 +34,7 @@ class Audited:
         """What differs: kind, and path or package."""
         return sorted((found.kind, found.path or found.package) for found in self.audit().drift)
 
-    def repair(self, lockfile: Path | None = None) -> Repair:
+    def repair(self, lockfile: Path | None = None, *, offline: bool = True) -> Repair:
         audited = AuditRequest(prefix=self.prefix, platform=SUBDIR, lockfile=lockfile)
         report = audit(audited)
         request = InstallRequest(
@@ -43,7 +43,7 @@ class Audited:
             platform=SUBDIR,
             cache=self.place.cache,
             retry=NO_WAIT,
-            offline=True,
+            offline=offline,
         )
         return repair(report, audited, request, Noted())
 

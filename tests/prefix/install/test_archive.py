@@ -18,10 +18,10 @@ import zstandard
 
 from envforge.errors import EnvforgeError
 from envforge.lock.plan import make_plan, read_any_lock
+from envforge.prefix import wheels as wheels_module
 from envforge.prefix.conda_packages import check_path
-from envforge.prefix.fetch import Fetched
 from envforge.prefix.journal import read_journal
-from envforge.prefix.wheels import Site
+from envforge.prefix.wheels import Batch
 from tests.prefix.install.support import LockWriter, Noted, Place, tree
 from tests.support.channel import SITE_PACKAGES, Channel, File, Package, Written, text_package, write_package
 from tests.support.wheel import sha256_of, text_wheel
@@ -299,11 +299,13 @@ def test_wheel_can_not_leave_through_a_link_of_a_conda_package(
 def test_files_that_uv_wrote_outside_are_reported(
     lock: LockWriter, channel: Channel, place: Place, wheels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def record_outside(item: Fetched, site: Site) -> None:
-        with next(site.packages.glob("mine-*.dist-info/RECORD")).open("a") as stream:
+    def install_and_record_outside(batch: Batch) -> None:
+        install(batch)
+        with next(batch.site.packages.glob("mine-*.dist-info/RECORD")).open("a") as stream:
             stream.write("../../../../outside.txt,,\n")
 
-    monkeypatch.setattr("envforge.prefix.wheels._forget_origin", lambda site, item: record_outside(item, site))
+    install = wheels_module._install
+    monkeypatch.setattr(wheels_module, "_install", install_and_record_outside)
     lock.conda(channel.packages["python"])
     wheel = text_wheel("mine", "1.0", {"mine/__init__.py": ""}, wheels)
     lock.rows.extend(LockWriter(wheels.parent.as_uri()).wheel(wheel).rows)
@@ -468,7 +470,8 @@ def test_wheel_is_refused_before_anything_changes(
     error = _install_wheel(lock, channel, place, _evil_wheel(wheels, EVIL_WHEELS[attack]))
     assert error.code in REFUSED
     assert "evil-1.0-py3-none-any.whl" in error.message
-    assert not list((place.cache / "files").rglob("evil-*.whl"))
+    assert not list((place.cache / "files").rglob("evil-*"))
+    assert not list((place.cache / "uv").glob("archive-v0/*/*"))  # what uv has unpacked
 
 
 @pytest.mark.parametrize("mode", [0o120777, 0o010644, 0o020644, 0o104755])
@@ -483,6 +486,29 @@ def test_wheel_with_a_member_twice_is_refused(lock: LockWriter, channel: Channel
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("evil.py", "other")
     assert "twice" in _install_wheel(lock, channel, place, path).message
+
+
+def test_wheel_with_another_name_in_a_local_header_is_refused(
+    lock: LockWriter, channel: Channel, place: Place, wheels: Path
+) -> None:
+    path = _evil_wheel(wheels, {})
+    path.write_bytes(path.read_bytes().replace(b"evil.py", b"../l.py", 1))
+    assert "another name in its local header" in _install_wheel(lock, channel, place, path).message
+
+
+@pytest.mark.parametrize("place_of_hidden", [0, 2, 4])
+def test_wheel_with_a_file_that_is_not_listed_is_refused(
+    lock: LockWriter, channel: Channel, place: Place, wheels: Path, place_of_hidden: int
+) -> None:
+    path = _evil_wheel(wheels, {})
+    with zipfile.ZipFile(path) as archive:
+        members = [(member.filename, archive.read(member)) for member in archive.infolist()]
+    members.insert(place_of_hidden, ("hidden.py", b""))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+        archive.filelist.pop(place_of_hidden)
+    assert "files that its directory doesn't list" in _install_wheel(lock, channel, place, path).message
 
 
 def test_wheel_without_a_record_is_refused(lock: LockWriter, channel: Channel, place: Place, wheels: Path) -> None:

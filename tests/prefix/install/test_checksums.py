@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 
 from envforge.errors import EnvforgeError
+from envforge.lock.plan import make_plan, read_any_lock
+from envforge.prefix.cache import Store
+from envforge.prefix.fetch import fetch_all
+from envforge.prefix.values import InstallRequest
 from tests.prefix.install.support import LockWriter, Noted, Place
-from tests.support.channel import SITE_PACKAGES, Channel
+from tests.support.channel import SITE_PACKAGES, SUBDIR, Channel
 from tests.support.loopback import Fault, Loopback
 
 
@@ -44,18 +48,21 @@ def test_a_file_that_differs_twice_stops_the_install_and_names_both_checksums(
 
 @pytest.mark.parametrize("damage", ["corrupt", "truncate"])
 def test_a_damaged_file_in_the_cache_is_fetched_again(
-    greeting: Path, place: Place, server: Loopback, tmp_path: Path, damage: str
+    greeting: Path, place: Place, server: Loopback, damage: str
 ) -> None:
-    place.install(greeting)
+    request = InstallRequest(lockfile=greeting, prefix=place.prefix, platform=SUBDIR)
+    plan = make_plan(read_any_lock(greeting, SUBDIR), SUBDIR, greeting)
+    fetch_all(plan.conda, Store(place.cache), request, Noted())  # as for a bundle, which needs no unpacked packages
     cached = _cached(place, "greeting")
     whole = cached.read_bytes()
     cached.write_bytes(whole[:-10] if damage == "truncate" else whole[:-1] + bytes([whole[-1] ^ 1]))
     asked = len(server.requests)
     progress = Noted()
-    place.install(greeting, progress, prefix=tmp_path / "second")
+    place.install(greeting, progress)
     assert len(server.requests) == asked + 1
-    assert cached.read_bytes() == whole
+    assert (place.prefix / "share" / "greeting.txt").read_text().startswith("hello")
     assert any("is corrupt" in note for note in progress.notes)
+    assert not cached.exists()  # for it is unpacked
 
 
 def test_a_damaged_unpacked_conda_package_is_not_linked(greeting: Path, place: Place, tmp_path: Path) -> None:

@@ -46,7 +46,6 @@ def test_what_people_read_of_an_install(project: Path, capsys: pytest.CaptureFix
     )
     assert _normal(captured.err, project).splitlines() == [
         "downloading: N MB in N s (N MB/s)",
-        "unpacking: 2 packages in N s",
         "linking: 2 packages in N s",
     ]
 

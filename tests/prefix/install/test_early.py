@@ -76,6 +76,7 @@ def test_a_wheel_stands_alone_where_uv_alone_has_installed_it(
         site=Site(prefix=tmp_path, packages=tmp_path / "site", program=tmp_path / "python"),
         store=Store(tmp_path / "cache"),
         progress=Noted(),
+        renew=lambda _: None,
     )
     assert stand_alone(batch) is alone
 
@@ -106,8 +107,9 @@ def test_what_python_needs_comes_before_the_wheels(tmp_path: Path) -> None:
     )
     lockfile = LockWriter("http://127.0.0.1").conda(*own.packages.values()).write(tmp_path / "conda-lock.yml")
     plan = make_plan(read_any_lock(lockfile, SUBDIR), SUBDIR, lockfile)
+    store = Store(tmp_path / "cache")
     fetched = [Fetched(artifact=a, path=own.packages[a.package.name].path, downloaded_bytes=0) for a in plan.conda]
-    python, rest = split_python(unpack(fetched, Store(tmp_path / "cache"), SUBDIR, Noted()))
+    python, rest = split_python(unpack(item, store, SUBDIR) for item in fetched)
     assert {archive.record.name.normalized for archive in python} == {"python", "libz", "openssl"}
     assert [archive.record.name.normalized for archive in rest] == ["apart"]
 

@@ -19,7 +19,7 @@ from envforge.errors import EnvforgeError
 from envforge.prefix.journal import Journal, journal_path, read_journal, unfinished, write_journal
 from tests.prefix.install.support import LockWriter, Noted, Place, tree
 from tests.prefix.install.test_pylock import pylock
-from tests.support.channel import SITE_PACKAGES, Channel, File, Package, text_package
+from tests.support.channel import SITE_PACKAGES, Channel, text_package
 from tests.support.loopback import Loopback, Request
 
 assert sys.platform != "win32"
@@ -88,8 +88,13 @@ def test_killed_at_any_moment_of_the_wheel_half_the_next_install_completes_it(
     reference = Place(tmp_path / "reference")
     reference.install(written)
     moments = _count(written, Place(tmp_path / "warm", reference.cache))
-    for moment in range(moments - 9, moments + 1):
-        place = Place(tmp_path / f"at-{moment}", reference.cache)
+    cold = _count(written, Place(tmp_path / "cold"))
+    chosen = random.Random(3).sample(range(cold - 20, cold), 4)
+    for moment, cache in [
+        *((each, None) for each in chosen),
+        *((each + 1, reference.cache) for each in range(moments)),
+    ]:
+        place = Place(tmp_path / f"at-{moment}-{cache is None}", cache)
         _kill_at(written, place, moment)
         assert not journal_path(place.prefix).exists() or unfinished(place.prefix) is not None
         place.install(written)
@@ -289,27 +294,25 @@ def test_a_disk_that_fills_up_stops_with_an_error_and_the_next_install_completes
     small_disk: str, tmp_path: Path
 ) -> None:
     channel = Channel(tmp_path / "own")
-    blob = File(path="share/blob", data=b"0" * 20_000_000)  # packed it is far smaller than the disk
-    channel.add(Package(name="blob", version="1.0", files=(blob,)), extension=".tar.bz2")
+    channel.add(text_package("many", "1.0", {f"share/{number}": "text" for number in range(60)}))
     with Loopback(channel.folder) as server:
         lock = LockWriter(server.url).conda(*channel.packages.values()).write(tmp_path / "conda-lock.yml")
         prefix = tmp_path / "disk" / "prefix"
         install = f"'{sys.executable}' -m envforge install {lock} --prefix {prefix} --cache {tmp_path}/cache"
-        done = _in_namespace(
-            f"""{small_disk.replace("=6m", "=40m")}
-            head -c 34M /dev/zero > {tmp_path}/disk/filler
+        done = _in_namespace(  # it lacks room for the number of files, because their size is checked before
+            f"""{small_disk.replace("=6m", "=6m,nr_inodes=40")}
             {install}; echo "first $?"
             grep -c '"step": "planned"' {prefix}/.envforge/journal.json
-            rm {tmp_path}/disk/filler
+            mount -o remount,nr_inodes=1000 {tmp_path}/disk
             {install}; echo "second $?"
-            wc -c < {prefix}/share/blob
+            ls {prefix}/share | wc -l
             """
         )
     lines = done.stdout.splitlines()
     assert lines[:2] == ["first 3", "1"], done.stderr
     assert "No space left on device" in done.stderr
     assert lines[2].startswith("completed 1 package"), done.stdout
-    assert lines[3:] == ["second 0", "20000000"]
+    assert lines[3:] == ["second 0", "60"]
 
 
 def test_a_disk_without_room_is_noticed_before_the_prefix_is_touched(

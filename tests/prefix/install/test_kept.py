@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from envforge.prefix.installed import pip_installed
 from tests.prefix.install.support import LockWriter, Place
-from tests.support.channel import SITE_PACKAGES, Channel, text_package
+from tests.support.channel import SITE_PACKAGES, SUBDIR, Channel, text_package
 from tests.support.loopback import Loopback
 
 
@@ -53,3 +54,18 @@ def test_a_library_of_conda_that_does_not_say_who_installed_it_is_not_taken_for_
     stray = place.prefix / SITE_PACKAGES / "stray-1.0.dist-info"
     stray.mkdir()
     assert pip_installed(place.prefix) == {"stray"}
+
+
+def test_records_contain_what_the_environment_file_requests(
+    channel: Channel, lock: LockWriter, place: Place, tmp_path: Path
+) -> None:
+    found = []
+    lock.conda(channel.packages["greeting"])
+    for name, request in (("extra", "greeting >=1"), ("binary", "extra")):
+        text = f"channels: [conda-forge]\nplatforms: [{SUBDIR}]\ndependencies: ['{request}']\n"
+        (tmp_path / "environment.yml").write_text(text, encoding="utf-8")
+        place.install(lock.conda(channel.packages[name]).write(tmp_path / "conda-lock.yml"))
+        records = [json.loads(path.read_text()) for path in (place.prefix / "conda-meta").glob("*.json")]
+        found.append({record["name"]: record.get("requested_spec") for record in records})
+    assert found[0] == {"extra": None, "greeting": "greeting >=1"}
+    assert found[1] == {"binary": None, "extra": "extra", "greeting": None}

@@ -34,7 +34,15 @@ USES = {
 SHOWS = {"info": ("info",)}
 FINDS = {"verify": ("verify", "env")}
 COMPLETES = {"lock": ("lock", "--check"), "add": ("add", "hello"), "remove": ("remove", "nothing")}
-NEITHER = {"detect", "explain", "new", "templates", "compare", "clean"}  # no environment is meant; clean removes it
+NEITHER = {
+    "detect",
+    "explain",
+    "new",
+    "templates",
+    "compare",
+    "clean",
+    "facts",
+}  # no environment is meant; clean removes it
 
 OF_THE_PREFIX = {name: words for name, words in LEAVES_SOMETHING.items() if name not in {"install", "lockfiles pull"}}
 

@@ -260,6 +260,8 @@ def _check(options: LockOptions) -> None:
         options = replace(options, pylock=True)
         what = what if differences else f"{what} with {pylock_of(request.lockfile).name}"
         differences = differences or check_pylock(request)
+    elif any(one.code.startswith("pylock-") for one in differences):
+        options = replace(options, pylock=True)  # the hint is the command that writes it again
     verdict = "is not up to date with" if differences else "is up to date with"
     print_result(
         "lock",

@@ -20,6 +20,7 @@ from packaging.markers import Marker
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
+from envforge.base import toml
 from envforge.base.documents import Document, NonEmpty, Sha256
 from envforge.base.files import regular
 from envforge.base.urls import Url, show_url
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from envforge.lock.plan import Artifact
 
 LOCK_SHA256 = "sha256"
+_PACKAGES_SHA256 = "packages_sha256"
 CREATED_BY = "envforge"
 _ANY_PYTHON = Version("3.12")  # the markers of a platform don't depend on the version
 # newer than any real glibc and macOS: `install` compares the requirements of the chosen wheel with the machine
@@ -120,9 +122,22 @@ def render_pylock(
     for rows in _by_version(wheels).values():
         packages.append(_package(rows, [] if len(rows) == len(wheels) else [markers[name] for name in rows]))
     document["packages"] = packages
+    text = tomlkit.dumps(document)
     if own is not None:
-        document["tool"] = {CREATED_BY: own}
-    return tomlkit.dumps(document)
+        document["tool"] = {CREATED_BY: {**own, _PACKAGES_SHA256: _packages_sha256(text)}}
+        text = tomlkit.dumps(document)
+    return text
+
+
+def was_edited(text: str) -> bool:
+    """Return whether the packages of a valid pylock.toml are others than those that envforge wrote."""
+    recorded = toml.loads(text)["tool"][CREATED_BY].get(_PACKAGES_SHA256)
+    return recorded not in (None, _packages_sha256(text))  # earlier versions recorded none
+
+
+def _packages_sha256(text: str) -> str:
+    rows = toml.loads(text)["packages"]
+    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _marker(platform: str) -> str:
@@ -207,6 +222,7 @@ class _Package:
 @dataclass(frozen=True, slots=True)
 class _Own:
     sha256: str = ""
+    packages_sha256: str | None = None
     variables: dict[VariableName, VariableValue] = field(default_factory=dict)
 
 

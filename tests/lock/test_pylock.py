@@ -14,7 +14,7 @@ import pytest
 from envforge.base import toml
 from envforge.cli import main
 from envforge.errors import EnvforgeError
-from envforge.lock.compile import PylockReport, check_pylock, lock_pylock
+from envforge.lock.compile import PylockReport, check_pylock, is_pylock_current, lock_pylock
 from envforge.lock.pylock import is_pylock, lockfile_of, parse_pylock, pylock_of
 from tests.lock.conftest import CONDA_LIBRARIES, World, environment_text, new_world
 from tests.lock.torchindex import PUBLIC, wheel
@@ -164,6 +164,28 @@ def test_check_pylock_finds_another_lockfile(tmp_path: Path, conda_channel: str)
         assert [d.code for d in check_pylock(world.request())] == ["pylock-stale"]
         assert not lock_pylock(world.request()).is_unchanged
         assert packages(world)["torch"]["version"] == "2.7.0+cu118"
+
+
+def test_pylock_without_a_dependency_is_not_up_to_date(tmp_path: Path, conda_channel: str) -> None:
+    with world_with_registry(tmp_path, conda_channel) as world:
+        world.lock()
+        lock_pylock(world.request())
+        path = world.folder / "pylock.toml"
+        text = path.read_text(encoding="utf-8")
+        first, *others = text.split("[[packages]]\n")
+        path.write_text("[[packages]]\n".join([first, *(each for each in others if '"mpmath"' not in each)]))
+        assert path.read_text(encoding="utf-8") != text
+        assert [d.code for d in check_pylock(world.request())] == ["pylock-edited"]
+        assert not is_pylock_current(world.request())
+
+
+def test_pylock_with_another_checksum_is_not_up_to_date(tmp_path: Path, conda_channel: str) -> None:
+    with world_with_registry(tmp_path, conda_channel) as world:
+        world.lock()
+        lock_pylock(world.request())
+        path = world.folder / "pylock.toml"
+        path.write_text(re.sub('(?<=sha256 = ")[0-9a-f]{64}', "0" * 64, path.read_text(encoding="utf-8"), count=1))
+        assert [d.code for d in check_pylock(world.request())] == ["pylock-edited"]
 
 
 def test_pylock_has_a_marker_where_platforms_differ(tmp_path: Path, conda_channel: str) -> None:

@@ -261,6 +261,23 @@ def test_output_of_two_machines_is_an_error() -> None:
     assert read(OLD_TABLE * 3) == read(OLD_TABLE)  # nvidia-smi --loop
 
 
+@pytest.mark.parametrize("header", ["", "name, driver_version\n", "driver_model.current, name, driver_version\n"])
+def test_csv_of_two_drivers_is_an_error(header: str) -> None:
+    first = "N/A, " if "model" in header else ""
+    rows = [f"{first}{row}\n" for row in ("NVIDIA H200, 610.10.05", "NVIDIA A100-SXM4-40GB, 470.82.01")]
+    for text in (header + "".join(rows), "".join(header + row for row in rows)):
+        with pytest.raises(
+            MachineRecordError, match=r"output of one machine, found `drivers 610\.10\.05 and 470\.82\.01`"
+        ):
+            read(text)
+
+
+def test_repeated_header_of_csv_is_no_gpu() -> None:
+    machine = read(CSV * 3)
+    assert [gpu.name for gpu in machine.gpus] == ["NVIDIA A100-SXM4-40GB"] * 3
+    assert facts(machine)[1] == ("535.216.1", "12.2")
+
+
 def test_mig_is_read_in_each_layout() -> None:
     mib = 1024 * 1024
     table, query, listed = read(TABLE).gpus[0], read(QUERY).gpus[0], read(LIST).gpus[0]

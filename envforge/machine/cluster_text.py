@@ -97,7 +97,7 @@ def _slurm_node(fields: Mapping[str, str]) -> _Node:
 
 _KEY = re.compile(
     r"(?<![\w./-])(?P<key>(?:nvidia|amd|intel)\.com/[\w.-]+|cloud\.google\.com/gke-accelerator|k8s\.amazonaws\.com/accelerator"
-    r"|karpenter\.k8s\.aws/instance-gpu-name|kubernetes\.io/(?:arch|hostname)|gpu\.intel\.com/\w+)[\"']?"
+    r"|karpenter\.k8s\.aws/instance-gpu-name|kubernetes\.io/(?:arch|hostname)|gpu\.intel\.com/[\w.-]+)[\"']?"
     r"\s*[=:]\s*[\"']?(?P<value>[^\s\"',}]+)"
 )
 _NODE = re.compile(r"(?:^|[{,]) *[\"']?kind[\"']?: *[\"']?(?:Node|List)\b", re.MULTILINE)
@@ -166,7 +166,7 @@ def _kubernetes_node(labels: Mapping[str, str]) -> _Node:
     count = next((int(each) for each in counts if re.fullmatch(r"[1-9][0-9]{0,3}", each)), 0)
     has_nvidia = bool(product) or count > 0 or any(key.startswith("nvidia.com/mig-") for key in labels)
     kinds = [(product, count or 1)] if has_nvidia else []
-    kinds += [(key.partition(".")[0], int(each)) for key, each in labels.items() if _is_other(key, each)]
+    kinds += [(_other_kind(key, labels), int(each)) for key, each in labels.items() if _is_other(key, each)]
     return _Node(
         name=labels.get("kubernetes.io/hostname", ""),
         architecture=labels.get("kubernetes.io/arch", ""),
@@ -174,8 +174,16 @@ def _kubernetes_node(labels: Mapping[str, str]) -> _Node:
     )
 
 
+def _other_kind(key: str, labels: Mapping[str, str]) -> str:
+    """Return the vendor of a resource, with the product if a label has it."""
+    if key.startswith("amd.com/"):
+        return f"amd {labels.get('amd.com/gpu.product-name', '')}".strip()
+    return f"intel {labels.get('gpu.intel.com/product', '')}".strip()
+
+
 def _is_other(key: str, value: str) -> bool:
-    is_gpu = re.fullmatch(r"amd\.com/gpu|gpu\.intel\.com/(?:i915|xe)", key) is not None
+    # AMD's plugin names the partitions of a GPU by their modes, such as `cpx_nps4`
+    is_gpu = re.fullmatch(r"amd\.com/(?:gpu|[sdtqc]px_nps\d)|gpu\.intel\.com/(?:i915|xe)", key) is not None
     return is_gpu and re.fullmatch(r"[1-9][0-9]{0,3}", value) is not None
 
 

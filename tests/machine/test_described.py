@@ -398,6 +398,25 @@ def test_cluster_names_gpus_of_amd(text: str) -> None:
     assert condition.symptom.startswith("this is 8 x AMD ")
 
 
+@pytest.mark.parametrize(
+    ("resource", "label", "expected"),
+    [
+        ("gpu.intel.com/i915", "", "2 x Intel GPU"),
+        ("gpu.intel.com/xe", "", "2 x Intel GPU"),
+        ("amd.com/gpu", "", "2 x AMD GPU"),
+        ("amd.com/cpx_nps4", "", "2 x AMD GPU"),
+        ("amd.com/gpu", "amd.com/gpu.product-name=AMD_Instinct_MI300X_OAM", "2 x AMD Instinct MI300X"),
+    ],
+)
+def test_resource_of_another_vendor_is_no_gpu_of_nvidia(resource: str, label: str, expected: str) -> None:
+    text = f"Name: n1\nLabels: kubernetes.io/arch=amd64\n  {label}\nCapacity:\n  {resource}:  2\n"
+    machine = parse_machine(text.encode(), "box")
+    assert (machine.driver, machine.gpus) == (None, ())
+    assert machine.conditions[0].symptom.startswith(f"this is {expected};")
+    with pytest.raises(MachineRecordError, match="nodes with GPUs of NVIDIA"):
+        read(text + DESCRIBE)
+
+
 class _Stdin(io.TextIOWrapper):
     def __init__(self, content: bytes, *, terminal: bool = False) -> None:
         super().__init__(io.BytesIO(content))

@@ -31,7 +31,7 @@ class Description:
     conditions: tuple[Condition, ...] = ()
 
 
-_GRES = re.compile(r"(?:gres/)?\bgpu:(?:(?P<type>(?:[A-Za-z]|\d{1,2}g\.)[\w.+-]*):)?(?P<count>\d{1,4})\b")
+_GRES = re.compile(r"(?:gres/)?\bgpu:(?:(?P<type>[A-Za-z0-9][\w.+-]*):)?(?P<count>\d{1,4})\b")
 _TRES = re.compile(r"gres/gpu(?::(?P<type>[\w.+-]+))?=(?P<count>\d{1,4})\b")
 _SUBDIRS = {"x86_64": "linux-64", "amd64": "linux-64", "aarch64": "linux-aarch64", "arm64": "linux-aarch64"}
 
@@ -91,7 +91,7 @@ def _slurm_node(fields: Mapping[str, str]) -> _Node:
     return _Node(
         name=clean(fields.get("NodeName", "")),
         architecture=fields.get("Arch", ""),
-        kinds=tuple((match["type"] or named, int(match["count"])) for match in typed),
+        kinds=tuple((match["type"] or named, count) for match in typed if (count := int(match["count"]))),
     )
 
 
@@ -225,12 +225,20 @@ def _from_nodes(tool: str, nodes: Sequence[_Node]) -> Description:
     others = {kind: other for kind in kinds if (other := named_other(kind)) is not None}
     if len(others) < len(set(kinds)) and any(all(kind in others for kind, _ in node.kinds) for node in with_gpus):
         raise TextFormatError("nodes with GPUs of NVIDIA", f"also {next(iter(others.values())).name}")
-    gpus = [clean(kind) or "a GPU of unknown type" for kind in kinds if kind not in others]
+    gpus = [(clean(kind) or "a GPU of unknown type", _numbered(kind)) for kind in kinds if kind not in others]
     platforms = {_SUBDIRS.get(node.architecture.lower()) for node in with_gpus}
     return Description(
         tool=tool,
-        gpus=tuple(Gpu(index=index, name=name) for index, name in enumerate(gpus)),
+        gpus=tuple(Gpu(index=index, name=name, compute_capability=known) for index, (name, known) in enumerate(gpus)),
         platform=platforms.pop() if len(platforms) == 1 else None,
         hostname=first.name if len(with_gpus) == 1 and first.name else None,
         conditions=other_gpus(others[kind] for kind in kinds) if not gpus else (),
     )
+
+
+def _numbered(kind: str) -> ComputeCapability | None:
+    """Return the compute capability of a type that is only the number of a GeForce GPU: ``1080ti``, ``3090``."""
+    # numbers such as 4000 are those of workstation GPUs of several generations
+    if not re.fullmatch(r"(?!\d000)\d{3,4}[\w-]*", kind, re.ASCII):
+        return None
+    return named_capability(f"gtx {kind}") or named_capability(f"rtx {kind}")

@@ -315,6 +315,24 @@ def test_slurm_names_gpus(text: str, expected: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "capability"),
+    [("1080ti", "6.1"), ("2080ti", "7.5"), ("3090", "8.6"), ("980", "5.2"), ("4000", "None")],
+)
+@pytest.mark.parametrize("text", ["g1 gpu:{}:2(S:0)\n", SCONTROL.replace("gpu:a100:4", "gpu:{}:2")])
+def test_type_in_slurm_may_be_a_number(text: str, kind: str, capability: str) -> None:
+    assert facts(read(text.format(kind)))[2:] == ((kind, capability),) * 2
+
+
+@pytest.mark.parametrize("text", ["c1 gpu:0\ng1 gpu:{}:2\n", "NodeName=c1 Gres=gpu:0\nNodeName=g1 Gres=gpu:{}:2\n"])
+def test_node_with_zero_gpus_has_none(text: str) -> None:
+    assert [gpu.name for gpu in read(text.format("a100")).gpus] == ["a100"] * 2
+    for kind in ("mi300x", "7900xtx"):
+        assert parse_machine(text.format(kind).encode(), "box").gpus == ()
+    with pytest.raises(MachineRecordError, match="found `none in c1, g1`"):
+        read(text.replace("{}:2", "0"))
+
+
+@pytest.mark.parametrize(
     ("labels", "expected"),
     [
         ({"cloud.google.com/gke-accelerator": "nvidia-tesla-t4"}, ("nvidia-tesla-t4", "7.5")),
@@ -347,6 +365,7 @@ def test_nodes_with_drivers_get_the_oldest() -> None:
         ("No devices were found\n", "expected a GPU, found `No devices were found`"),
         ("bash: nvidia-smi: command not found\n", "found `bash: nvidia-smi: command not found`"),
         ("NodeName=cpu01 Arch=x86_64 Gres=(null)\n", "found `none in cpu01`"),
+        ("NodeName=cpu01 Arch=x86_64 Gres=gpu:0\n", "found `none in cpu01`"),
         ("HOSTNAMES GRES\ncpu01 (null)\n", "expected a node with `gpu` in its generic resources"),
         ('{"kind": "Node", "apiVersion": "v1"}', "found `no label or resource of one`"),
         ("kind: Node\napiVersion: v1\nstatus: {capacity: {cpu: 4}}\n", "found `no label or resource of one`"),

@@ -143,7 +143,7 @@ def test_name_of_a_cluster_is_recognized(name: str, expected: str | None) -> Non
         (
             "AMD",
             "ROCm",
-            "mi250 instinct_mi250 mi50 mi100 mi210 mi300a gfx942 gfx90a rx7900xtx rx_7900_xt w7900 radeon amdgpu navi31",
+            "mi250 instinct_mi250 mi50 mi100 mi210 mi300a gfx942 rx7900xtx rx_7900_xt w7900 radeon amdgpu navi31",
         ),
         (
             "Intel",

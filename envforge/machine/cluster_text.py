@@ -14,7 +14,7 @@ from envforge.base.terms import ComputeCapability
 from envforge.machine.gpu_tables import named_capability
 from envforge.machine.nvidia_text import TextFormatError, clean
 from envforge.machine.other_gpus import named_other, other_gpus
-from envforge.machine.values import Condition, Gpu
+from envforge.machine.values import Condition, Gpu, driver_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,12 +127,15 @@ def parse_kubernetes(text: str, structured: Callable[[str], object]) -> Descript
     merged = _from_nodes("Kubernetes", [_kubernetes_node(labels) for labels in nodes])
     drivers = {_dotted(labels, "nvidia.com/cuda.driver", "rev") for labels in nodes}
     cudas = {_dotted(labels, "nvidia.com/cuda.runtime", "") for labels in nodes}
+    # each driver supports other GPUs, so no single one describes all nodes
+    if len(known := sorted(filter(None, drivers))) > 1:
+        raise TextFormatError("nodes with one driver", f"drivers {', '.join(map(driver_text, known[:3]))}")
     gpus = _with_labels(merged.gpus, nodes[0]) if len(nodes) == 1 else merged.gpus
-    # a build has to run on the node with the oldest driver, and one whose driver is unknown may be the oldest
     return dataclasses.replace(
         merged,
         gpus=gpus,
-        driver=None if None in drivers else min(each for each in drivers if each),
+        # a node whose driver is unknown may have an older one
+        driver=None if None in drivers else known[0],
         cuda=None if None in cudas else min(each for each in cudas if each),
     )
 

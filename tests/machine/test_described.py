@@ -348,10 +348,20 @@ def test_kubernetes_node_is_read_from_its_labels(labels: dict[str, str], expecte
         assert facts(read(json.dumps(document)))[2] == expected
 
 
-def test_nodes_with_drivers_get_the_oldest() -> None:
+def node_list(*nodes: str) -> str:
+    items = "".join(f"- {node.strip()}\n".replace("\n", "\n  ").rstrip() + "\n" for node in nodes)
+    return f"apiVersion: v1\nkind: List\nitems:\n{items}"
+
+
+def test_nodes_with_different_drivers_are_an_error() -> None:
     newer = NODE_YAML.replace("570.124.06", "580.65.06")
-    items = "".join(f"- {node.strip()}\n".replace("\n", "\n  ").rstrip() + "\n" for node in (newer, NODE_YAML))
-    assert facts(read(f"apiVersion: v1\nkind: List\nitems:\n{items}"))[1] == ("570.124.6", "12.8")
+    with pytest.raises(MachineRecordError, match=r"nodes with one driver, found `drivers 570\.124\.06, 580\.65\.06`"):
+        read(node_list(newer, NODE_YAML))
+    with pytest.raises(MachineRecordError, match=r"found `drivers 535\.104\.05, 550\.54\.14`"):
+        read(DESCRIBE + DESCRIBE.replace("major=535", "major=550").replace("=104", "=54").replace("=05", "=14"))
+    assert facts(read(node_list(NODE_YAML, NODE_YAML)))[1] == ("570.124.6", "12.8")
+    unknown = NODE_YAML.replace("nvidia.com/cuda.driver-version.full: 570.124.06", "a: b")
+    assert facts(read(node_list(NODE_YAML, unknown)))[1] == (None, "12.8")
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,9 @@ def parse_kubernetes(text: str, structured: Callable[[str], object]) -> Descript
     described = re.split(r"(?=^Name:\s)", text, flags=re.MULTILINE)
     lines = [line for line in text.splitlines() if "kubernetes.io/hostname=" in line and "kubernetes.io/arch=" in line]
     if _NODE.search(text):
-        parts = [*_kubernetes_parts(structured(text))]
+        # YAML may be several documents, and some may be of other kinds
+        documents = [part for part in re.split(r"^---(?:\s.*)?$", text, flags=re.MULTILINE) if _NODE.search(part)]
+        parts = [part for document in documents for part in _kubernetes_parts(structured(document))]
     elif len(described) > 1:
         parts = described[1:]
     else:

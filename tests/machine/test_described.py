@@ -353,6 +353,14 @@ def node_list(*nodes: str) -> str:
     return f"apiVersion: v1\nkind: List\nitems:\n{items}"
 
 
+def test_kubernetes_yaml_may_be_several_documents() -> None:
+    other = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n"
+    second = NODE_YAML.replace("NVIDIA-GH200-480GB", "NVIDIA-GB200")
+    machine = read("---\n" + "---\n".join((other, NODE_YAML, "# a comment\n", second)) + "--- # end\n")
+    assert [gpu.name for gpu in machine.gpus] == ["NVIDIA-GH200-480GB", "NVIDIA-GB200"]
+    assert facts(machine)[1] == ("570.124.6", "12.8")
+
+
 def test_nodes_with_different_drivers_are_an_error() -> None:
     newer = NODE_YAML.replace("570.124.06", "580.65.06")
     with pytest.raises(MachineRecordError, match=r"nodes with one driver, found `drivers 570\.124\.06, 580\.65\.06`"):

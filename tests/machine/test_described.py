@@ -356,7 +356,7 @@ def node_list(*nodes: str) -> str:
 def test_kubernetes_yaml_may_be_several_documents() -> None:
     other = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n"
     second = NODE_YAML.replace("NVIDIA-GH200-480GB", "NVIDIA-GB200")
-    machine = read("---\n" + "---\n".join((other, NODE_YAML, "# a comment\n", second)) + "--- # end\n")
+    machine = read(f"---\n{other}---\n{NODE_YAML}---\n# a comment\n---\n{second}--- # end\n")
     assert [gpu.name for gpu in machine.gpus] == ["NVIDIA-GH200-480GB", "NVIDIA-GB200"]
     assert facts(machine)[1] == ("570.124.6", "12.8")
 

@@ -31,6 +31,7 @@ class Description:
     conditions: tuple[Condition, ...] = ()
 
 
+MOST_GPUS = 1024
 _GRES = re.compile(r"(?:gres/)?\bgpu:(?:(?P<type>[A-Za-z0-9][\w.+-]*):)?(?P<count>\d{1,4})\b")
 _TRES = re.compile(r"gres/gpu(?::(?P<type>[\w.+-]+))?=(?P<count>\d{1,4})\b")
 _SUBDIRS = {"x86_64": "linux-64", "amd64": "linux-64", "aarch64": "linux-aarch64", "arm64": "linux-aarch64"}
@@ -224,10 +225,13 @@ def _from_nodes(tool: str, nodes: Sequence[_Node]) -> Description:
         names = ", ".join(node.name for node in nodes[:3])
         raise TextFormatError("a node with a GPU", f"none in {names or 'the text'}")
     first = with_gpus[0]
+    added = {kind for node in with_gpus[1:] for kind, _ in node.kinds} - {kind for kind, _ in first.kinds}
+    # before the names are looked up, which takes seconds for very many
+    if (number := sum(count for _, count in first.kinds) + len(added)) > MOST_GPUS:
+        raise TextFormatError(f"at most {MOST_GPUS} GPUs", f"{number}")
     kinds = [kind for kind, count in first.kinds for _ in range(count)]
-    for node in with_gpus[1:]:
-        kinds += [kind for kind, _ in node.kinds if kind not in kinds]
-    others = {kind: other for kind in kinds if (other := named_other(kind)) is not None}
+    kinds += dict.fromkeys(kind for node in with_gpus[1:] for kind, _ in node.kinds if kind in added)
+    others = {kind: other for kind in dict.fromkeys(kinds) if (other := named_other(kind)) is not None}
     if len(others) < len(set(kinds)) and any(all(kind in others for kind, _ in node.kinds) for node in with_gpus):
         raise TextFormatError("nodes with GPUs of NVIDIA", f"also {next(iter(others.values())).name}")
     gpus = [(clean(kind) or "a GPU of unknown type", _numbered(kind)) for kind in kinds if kind not in others]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from packaging.version import Version
 
-from envforge.machine.cluster_text import Description, parse_kubernetes, parse_slurm
+from envforge.machine.cluster_text import MOST_GPUS, Description, parse_kubernetes, parse_slurm
 from envforge.machine.gpu_tables import branch_cuda, is_tegra, named_capability, nearest_branch_cuda
 from envforge.machine.nvidia_text import (
     SmiReport,
@@ -33,7 +33,6 @@ _ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 # GPUs that exist only beside an Arm processor
 _ARM_GPU = re.compile(r"(?<![a-z0-9])g[bh]\d+(?![a-z0-9])", re.IGNORECASE)
-_MOST_GPUS = 1024
 _MOST_LINES = 10_000  # of CSV, with banners and `--loop`; more take seconds
 
 
@@ -65,8 +64,8 @@ def _machine(found: Description) -> Machine:
         dataclasses.replace(gpu, compute_capability=gpu.compute_capability or named_capability(gpu.name))
         for gpu in found.gpus
     )
-    if len(gpus) > _MOST_GPUS:
-        raise TextFormatError(f"at most {_MOST_GPUS} GPUs", f"{len(gpus)}")
+    if len(gpus) > MOST_GPUS:
+        raise TextFormatError(f"at most {MOST_GPUS} GPUs", f"{len(gpus)}")
     on_tegra = any(gpu.compute_capability and is_tegra(gpu.compute_capability) for gpu in gpus)
     assumed = "linux-aarch64" if on_tegra or any(_ARM_GPU.search(gpu.name) for gpu in gpus) else "linux-64"
     cuda, cuda_source = _cuda(found, is_ordinary=not on_tegra)

@@ -406,6 +406,13 @@ def test_what_names_no_gpu_is_an_error_with_the_file(tmp_path: Path, text: str, 
     assert found in caught.value.message
 
 
+def test_no_name_of_too_many_gpus_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("envforge.machine.cluster_text.named_other", pytest.fail)
+    for text in ("g1 " + "gpu:a:1," * 2000, "".join(f"g{i} gpu:a{i}:1\n" for i in range(2000))):
+        with pytest.raises(MachineRecordError, match="expected at most 1024 GPUs, found `2000`"):
+            read(text)
+
+
 @pytest.mark.parametrize("digits", ["9" * 5000, "\u0663", "\u00b2", "-1", "0"])
 @pytest.mark.parametrize("text", [TABLE, QUERY, XML, CSV, LIST, SCONTROL, DESCRIBE, NODE_YAML, "amd.com/gpu: 8\n"])
 def test_any_digits_are_a_machine_or_an_error(text: str, digits: str) -> None:

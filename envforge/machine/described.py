@@ -127,7 +127,8 @@ def _from_csv(text: str) -> Description | None:
     """Read CSV without a header, whose lines are those that look like a GPU."""
     if text.count("\n") > _MOST_LINES:
         return None
-    found = [line.strip() for line in text.splitlines() if _CSV_ROW.search(line) or named_capability(line.strip())]
+    lines = map(_unquoted, text.splitlines())
+    found = [line for line in lines if _CSV_ROW.search(line) or named_capability(line)]
     if not found:
         return None
     # a banner may have a number like a compute capability, but not as many fields as the lines that name a GPU
@@ -190,6 +191,7 @@ def _one_of(reports: Sequence[SmiReport]) -> SmiReport:
     return reports[0]
 
 
+_CSV_QUOTED = re.compile(r"""(^|,)\s*"([^",]*)"\s*(?=,|$)""")
 _CSV_FIELD = re.compile(r"[a-z][\w.]*(?: \[[\w%]+\])?")
 _CSV_NAMES = re.compile(r"\b(?:gpu_)?(?:name|uuid)\b|\b(?:driver|kmd)_version\b|\bcompute_cap\b")
 _CSV_ROW = re.compile(
@@ -198,11 +200,16 @@ _CSV_ROW = re.compile(
 )
 
 
+def _unquoted(line: str) -> str:
+    """Return a line of CSV without quotes around its fields, which PowerShell and spreadsheets add."""
+    return _CSV_QUOTED.sub(r"\1\2", line).strip()
+
+
 def _csv_lines(text: str) -> list[str]:
     """Return the lines of CSV from its header on."""
     if text.count("\n") > _MOST_LINES:
         return []
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for each in text.splitlines() if (line := _unquoted(each))]
     for at, line in enumerate(lines):
         # field by field, because one pattern for all of them takes exponential time
         if _CSV_NAMES.search(line) and all(_CSV_FIELD.fullmatch(field.strip()) for field in line.split(",")):

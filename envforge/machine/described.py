@@ -127,8 +127,8 @@ def _from_csv(text: str) -> Description | None:
     """Read CSV without a header, whose lines are those that look like a GPU."""
     if text.count("\n") > _MOST_LINES:
         return None
-    lines = map(_unquoted, text.splitlines())
-    found = [line for line in lines if _CSV_ROW.search(line) or named_capability(line)]
+    rows = map(_unquoted, text.splitlines())
+    found = [row for row in rows if _CSV_ROW.search(row) or named_capability(row)]
     if not found:
         return None
     # a banner may have a number like a compute capability, but not as many fields as the lines that name a GPU

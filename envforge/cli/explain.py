@@ -120,7 +120,8 @@ def _comparison(choices: Sequence[Choice], selections: Sequence[Selection]) -> I
         mine = [choice for choice in choices if choice.platform == platform]
         for choice in mine:
             verdict = _verdict(choice.grade) if choice.verdict == "runs" and choice.grade else choice.verdict
-            cells.append((choice.tool, choice.build or "none", verdict))
+            missing = "not predicted" if choice.verdict == "unverified" else "none"
+            cells.append((choice.tool, choice.build or missing, verdict))
         yield from _table(cells)
         for choice in mine:
             yield from wrapped(f"{choice.tool}: {choice.reason}", _WIDTH, "  ", " " * 4) if choice.reason else ()

@@ -14,7 +14,7 @@ from envforge.base.terms import ComputeCapability
 from envforge.machine.gpu_tables import named_capability
 from envforge.machine.nvidia_text import TextFormatError, clean
 from envforge.machine.other_gpus import named_other, other_gpus
-from envforge.machine.values import Condition, Gpu
+from envforge.machine.values import Condition, Gpu, driver_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +31,8 @@ class Description:
     conditions: tuple[Condition, ...] = ()
 
 
-_GRES = re.compile(r"(?:gres/)?\bgpu:(?:(?P<type>(?:[A-Za-z]|\d{1,2}g\.)[\w.+-]*):)?(?P<count>\d{1,4})\b")
+MOST_GPUS = 1024
+_GRES = re.compile(r"(?:gres/)?\bgpu:(?:(?P<type>[A-Za-z0-9][\w.+-]*):)?(?P<count>\d{1,4})\b")
 _TRES = re.compile(r"gres/gpu(?::(?P<type>[\w.+-]+))?=(?P<count>\d{1,4})\b")
 _SUBDIRS = {"x86_64": "linux-64", "amd64": "linux-64", "aarch64": "linux-aarch64", "arm64": "linux-aarch64"}
 
@@ -91,13 +92,13 @@ def _slurm_node(fields: Mapping[str, str]) -> _Node:
     return _Node(
         name=clean(fields.get("NodeName", "")),
         architecture=fields.get("Arch", ""),
-        kinds=tuple((match["type"] or named, int(match["count"])) for match in typed),
+        kinds=tuple((match["type"] or named, count) for match in typed if (count := int(match["count"]))),
     )
 
 
 _KEY = re.compile(
     r"(?<![\w./-])(?P<key>(?:nvidia|amd|intel)\.com/[\w.-]+|cloud\.google\.com/gke-accelerator|k8s\.amazonaws\.com/accelerator"
-    r"|karpenter\.k8s\.aws/instance-gpu-name|kubernetes\.io/(?:arch|hostname)|gpu\.intel\.com/\w+)[\"']?"
+    r"|karpenter\.k8s\.aws/instance-gpu-name|kubernetes\.io/(?:arch|hostname)|gpu\.intel\.com/[\w.-]+)[\"']?"
     r"\s*[=:]\s*[\"']?(?P<value>[^\s\"',}]+)"
 )
 _NODE = re.compile(r"(?:^|[{,]) *[\"']?kind[\"']?: *[\"']?(?:Node|List)\b", re.MULTILINE)
@@ -116,7 +117,9 @@ def parse_kubernetes(text: str, structured: Callable[[str], object]) -> Descript
     described = re.split(r"(?=^Name:\s)", text, flags=re.MULTILINE)
     lines = [line for line in text.splitlines() if "kubernetes.io/hostname=" in line and "kubernetes.io/arch=" in line]
     if _NODE.search(text):
-        parts = [*_kubernetes_parts(structured(text))]
+        # YAML may be several documents, and some may be of other kinds
+        documents = [part for part in re.split(r"^---(?:\s.*)?$", text, flags=re.MULTILINE) if _NODE.search(part)]
+        parts = [part for document in documents for part in _kubernetes_parts(structured(document))]
     elif len(described) > 1:
         parts = described[1:]
     else:
@@ -127,12 +130,15 @@ def parse_kubernetes(text: str, structured: Callable[[str], object]) -> Descript
     merged = _from_nodes("Kubernetes", [_kubernetes_node(labels) for labels in nodes])
     drivers = {_dotted(labels, "nvidia.com/cuda.driver", "rev") for labels in nodes}
     cudas = {_dotted(labels, "nvidia.com/cuda.runtime", "") for labels in nodes}
+    # each driver supports other GPUs, so no single one describes all nodes
+    if len(known := sorted(filter(None, drivers))) > 1:
+        raise TextFormatError("nodes with one driver", f"drivers {', '.join(map(driver_text, known[:3]))}")
     gpus = _with_labels(merged.gpus, nodes[0]) if len(nodes) == 1 else merged.gpus
-    # a build has to run on the node with the oldest driver, and one whose driver is unknown may be the oldest
     return dataclasses.replace(
         merged,
         gpus=gpus,
-        driver=None if None in drivers else min(each for each in drivers if each),
+        # a node whose driver is unknown may have an older one
+        driver=None if None in drivers else known[0],
         cuda=None if None in cudas else min(each for each in cudas if each),
     )
 
@@ -166,7 +172,7 @@ def _kubernetes_node(labels: Mapping[str, str]) -> _Node:
     count = next((int(each) for each in counts if re.fullmatch(r"[1-9][0-9]{0,3}", each)), 0)
     has_nvidia = bool(product) or count > 0 or any(key.startswith("nvidia.com/mig-") for key in labels)
     kinds = [(product, count or 1)] if has_nvidia else []
-    kinds += [(key.partition(".")[0], int(each)) for key, each in labels.items() if _is_other(key, each)]
+    kinds += [(_other_kind(key, labels), int(each)) for key, each in labels.items() if _is_other(key, each)]
     return _Node(
         name=labels.get("kubernetes.io/hostname", ""),
         architecture=labels.get("kubernetes.io/arch", ""),
@@ -174,8 +180,16 @@ def _kubernetes_node(labels: Mapping[str, str]) -> _Node:
     )
 
 
+def _other_kind(key: str, labels: Mapping[str, str]) -> str:
+    """Return the vendor of a resource, with the product if a label has it."""
+    if key.startswith("amd.com/"):
+        return f"amd {labels.get('amd.com/gpu.product-name', '')}".strip()
+    return f"intel {labels.get('gpu.intel.com/product', '')}".strip()
+
+
 def _is_other(key: str, value: str) -> bool:
-    is_gpu = re.fullmatch(r"amd\.com/gpu|gpu\.intel\.com/(?:i915|xe)", key) is not None
+    # AMD's plugin names the partitions of a GPU by their modes, such as `cpx_nps4`
+    is_gpu = re.fullmatch(r"amd\.com/(?:gpu|[sdtqc]px_nps\d)|gpu\.intel\.com/(?:i915|xe)", key) is not None
     return is_gpu and re.fullmatch(r"[1-9][0-9]{0,3}", value) is not None
 
 
@@ -211,18 +225,29 @@ def _from_nodes(tool: str, nodes: Sequence[_Node]) -> Description:
         names = ", ".join(node.name for node in nodes[:3])
         raise TextFormatError("a node with a GPU", f"none in {names or 'the text'}")
     first = with_gpus[0]
+    added = {kind for node in with_gpus[1:] for kind, _ in node.kinds} - {kind for kind, _ in first.kinds}
+    # before the names are looked up, which takes seconds for very many
+    if (number := sum(count for _, count in first.kinds) + len(added)) > MOST_GPUS:
+        raise TextFormatError(f"at most {MOST_GPUS} GPUs", f"{number}")
     kinds = [kind for kind, count in first.kinds for _ in range(count)]
-    for node in with_gpus[1:]:
-        kinds += [kind for kind, _ in node.kinds if kind not in kinds]
-    others = {kind: other for kind in kinds if (other := named_other(kind)) is not None}
+    kinds += dict.fromkeys(kind for node in with_gpus[1:] for kind, _ in node.kinds if kind in added)
+    others = {kind: other for kind in dict.fromkeys(kinds) if (other := named_other(kind)) is not None}
     if len(others) < len(set(kinds)) and any(all(kind in others for kind, _ in node.kinds) for node in with_gpus):
         raise TextFormatError("nodes with GPUs of NVIDIA", f"also {next(iter(others.values())).name}")
-    gpus = [clean(kind) or "a GPU of unknown type" for kind in kinds if kind not in others]
+    gpus = [(clean(kind) or "a GPU of unknown type", _numbered(kind)) for kind in kinds if kind not in others]
     platforms = {_SUBDIRS.get(node.architecture.lower()) for node in with_gpus}
     return Description(
         tool=tool,
-        gpus=tuple(Gpu(index=index, name=name) for index, name in enumerate(gpus)),
+        gpus=tuple(Gpu(index=index, name=name, compute_capability=known) for index, (name, known) in enumerate(gpus)),
         platform=platforms.pop() if len(platforms) == 1 else None,
         hostname=first.name if len(with_gpus) == 1 and first.name else None,
         conditions=other_gpus(others[kind] for kind in kinds) if not gpus else (),
     )
+
+
+def _numbered(kind: str) -> ComputeCapability | None:
+    """Return the compute capability of a type that is only the number of a GeForce GPU: ``1080ti``, ``3090``."""
+    # numbers such as 4000 are those of workstation GPUs of several generations
+    if not re.fullmatch(r"(?!\d000)\d{3,4}[\w-]*", kind, re.ASCII):
+        return None
+    return named_capability(f"gtx {kind}") or named_capability(f"rtx {kind}")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from packaging.version import Version
 
-from envforge.machine.cluster_text import Description, parse_kubernetes, parse_slurm
+from envforge.machine.cluster_text import MOST_GPUS, Description, parse_kubernetes, parse_slurm
 from envforge.machine.gpu_tables import branch_cuda, is_tegra, named_capability, nearest_branch_cuda
 from envforge.machine.nvidia_text import (
     SmiReport,
@@ -33,7 +33,6 @@ _ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 # GPUs that exist only beside an Arm processor
 _ARM_GPU = re.compile(r"(?<![a-z0-9])g[bh]\d+(?![a-z0-9])", re.IGNORECASE)
-_MOST_GPUS = 1024
 _MOST_LINES = 10_000  # of CSV, with banners and `--loop`; more take seconds
 
 
@@ -65,8 +64,8 @@ def _machine(found: Description) -> Machine:
         dataclasses.replace(gpu, compute_capability=gpu.compute_capability or named_capability(gpu.name))
         for gpu in found.gpus
     )
-    if len(gpus) > _MOST_GPUS:
-        raise TextFormatError(f"at most {_MOST_GPUS} GPUs", f"{len(gpus)}")
+    if len(gpus) > MOST_GPUS:
+        raise TextFormatError(f"at most {MOST_GPUS} GPUs", f"{len(gpus)}")
     on_tegra = any(gpu.compute_capability and is_tegra(gpu.compute_capability) for gpu in gpus)
     assumed = "linux-aarch64" if on_tegra or any(_ARM_GPU.search(gpu.name) for gpu in gpus) else "linux-64"
     cuda, cuda_source = _cuda(found, is_ordinary=not on_tegra)
@@ -128,7 +127,8 @@ def _from_csv(text: str) -> Description | None:
     """Read CSV without a header, whose lines are those that look like a GPU."""
     if text.count("\n") > _MOST_LINES:
         return None
-    found = [line.strip() for line in text.splitlines() if _CSV_ROW.search(line) or named_capability(line.strip())]
+    rows = map(_unquoted, text.splitlines())
+    found = [row for row in rows if _CSV_ROW.search(row) or named_capability(row)]
     if not found:
         return None
     # a banner may have a number like a compute capability, but not as many fields as the lines that name a GPU
@@ -191,6 +191,7 @@ def _one_of(reports: Sequence[SmiReport]) -> SmiReport:
     return reports[0]
 
 
+_CSV_QUOTED = re.compile(r"""(^|,)\s*"([^",]*)"\s*(?=,|$)""")
 _CSV_FIELD = re.compile(r"[a-z][\w.]*(?: \[[\w%]+\])?")
 _CSV_NAMES = re.compile(r"\b(?:gpu_)?(?:name|uuid)\b|\b(?:driver|kmd)_version\b|\bcompute_cap\b")
 _CSV_ROW = re.compile(
@@ -199,11 +200,16 @@ _CSV_ROW = re.compile(
 )
 
 
+def _unquoted(line: str) -> str:
+    """Return a line of CSV without quotes around its fields, which PowerShell and spreadsheets add."""
+    return _CSV_QUOTED.sub(r"\1\2", line).strip()
+
+
 def _csv_lines(text: str) -> list[str]:
     """Return the lines of CSV from its header on."""
     if text.count("\n") > _MOST_LINES:
         return []
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for each in text.splitlines() if (line := _unquoted(each))]
     for at, line in enumerate(lines):
         # field by field, because one pattern for all of them takes exponential time
         if _CSV_NAMES.search(line) and all(_CSV_FIELD.fullmatch(field.strip()) for field in line.split(",")):

@@ -160,7 +160,7 @@ def named_capability(name: str) -> ComputeCapability | None:
     The name may be one of ``nvidia-smi`` (``NVIDIA A100-SXM4-40GB``), which truncates long ones with ``...``, of a
     Kubernetes label (``Tesla-T4-SHARED``), or of Slurm (``gtx_1080_ti``).
     """
-    if len(name) > _LONGEST_NAME:
+    if len(name) > LONGEST_NAME:
         return None
     tegra = next((row.capability for row in _drivers().tegra if re.search(rf"\b{row.name}\b", name)), None)
     if tegra is not None:
@@ -194,7 +194,7 @@ def _alternatives(names: str) -> Iterator[str]:
         yield f"{series[0]} {other}" if series and other[:1].isdigit() else other
 
 
-_LONGEST_NAME = 200  # NVML's longest is 96; much longer lines take seconds
+LONGEST_NAME = 200  # NVML's longest is 96; much longer lines take seconds
 _SLICE = re.compile(r"(?:mig[-_ ]?)?\b\d{1,2}g\.\d{1,4}gb(?:\+[\w.]+)?", re.IGNORECASE)
 _GLUED = (
     (re.compile(r"\b(rtx|gtx|gt|titan|quadro|tesla|geforce)(?=[a-z]?\d)"), r"\1 "),

@@ -15,7 +15,7 @@ from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
 from envforge.machine.gpu_tables import named_capability, pci_gpu
-from envforge.machine.values import Gpu, MigDevice
+from envforge.machine.values import Gpu, MigDevice, driver_text
 
 if TYPE_CHECKING:
     from xml.etree import ElementTree as ET
@@ -290,7 +290,8 @@ def parse_smi_csv(text: str) -> SmiReport:
     names = [re.sub(r" \[.*\]$", "", cell) for cell in rows[0]] if rows else []
     has_header = any(name in _CSV_FIELDS for name in names)
     gpus, drivers, models = [], [], []
-    for position, row in enumerate(rows[1:] if has_header else rows):
+    # a loop over several machines repeats the header
+    for position, row in enumerate([row for row in rows if row != rows[0]] if has_header else rows):
         if has_header and len(row) != len(names):
             raise TextFormatError(f"{len(names)} fields", clean(",".join(row))[:80])
         cells = dict(zip(names, row, strict=True)) if has_header else _guess_cells(row)
@@ -299,8 +300,11 @@ def parse_smi_csv(text: str) -> SmiReport:
         models.append(cells.get("driver_model.current", ""))
     if not gpus or not any(gpu.name != "unknown" or gpu.compute_capability for gpu in gpus):
         raise TextFormatError("the name or the compute capability of a GPU", clean(text)[:80])
+    known = [*dict.fromkeys(filter(None, drivers))]
+    if len(known) > 1:
+        raise TextFormatError("the output of one machine", f"drivers {' and '.join(map(driver_text, known[:3]))}")
     return SmiReport(
-        driver_version=next(filter(None, drivers), None),
+        driver_version=known[0] if known else None,
         cuda=None,
         gpus=tuple(gpus),
         is_windows=any(re.match(_MODELS, model) for model in models),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from envforge.machine.gpu_tables import OtherVendor, other_vendors
+from envforge.machine.gpu_tables import LONGEST_NAME, OtherVendor, named_capability, other_vendors
 from envforge.machine.values import OTHER_GPU, Condition
 from envforge.machine.world import World
 
@@ -77,13 +78,37 @@ def _known(vendor_id: str, device_id: str, *, is_discrete: bool) -> Iterator[Oth
         yield OtherGpu(vendor=vendor, name=f"{vendor.name} {name}")
 
 
+# how clusters name GPUs of each vendor, in words without punctuation; names of NVIDIA are looked up first
+_NAMES = {
+    "AMD": re.compile(
+        r"\b(?:amd(?!64)\w*|radeon\w*|instinct\w*|firepro\w*|rocm|mi\d{1,3}[a-z]?|gfx\d{1,4}[a-z]?"
+        r"|rx ?\d{3,4} ?(?:xtx?|gre|m|s)?"
+        r"|\d{4} ?xtx?|w[5-9]\d00x?|r9700|v[67][12]0|(?:vega|navi|aldebaran|arcturus) ?\d*)\b"
+    ),
+    "Intel": re.compile(
+        r"\b(?:intel\w*|arc|arc ?(?:pro ?)?[ab]\d{2,3}[me]?|a(?:310|380|580|750|770)[me]?|b(?:50|60|570|580)|dg[12]"
+        r"|bmg\w*|max ?(?:gpu ?)?1[1345][05]0\w*|pvc\w*|ponte ?vecchio|flex ?(?:gpu ?)?1[47]0\w*|xpu"
+        r"|gaudi ?\d?|habana\w*|hpu)\b"
+    ),
+}
+_GAUDI = re.compile(r"\b(?:gaudi ?\d?|habana\w*|hpu)\b")
+_GAUDI_DOCS = "https://docs.habana.ai"
+
+
 def named_other(name: str) -> OtherGpu | None:
     """Return the GPU that a cluster names, for example ``mi300x`` or ``amd``; None if it is no GPU of AMD or Intel."""
-    word = re.sub(r"[^a-z0-9]+", " ", name.lower())
+    if len(name) > LONGEST_NAME or "nvidia" in name.lower() or named_capability(name) is not None:
+        return None
+    words = re.sub(r"[^a-z0-9]+", " ", name.lower())
     for vendor in other_vendors():
-        known = next((each for each in vendor.devices.values() if _model(each) and _model(each) in word.split()), None)
-        if known is not None or vendor.name.lower() in word.split():
-            return OtherGpu(vendor=vendor, name=f"{vendor.name} {known or 'GPU'}")
+        found = _NAMES[vendor.name].search(words)
+        if found is None:
+            continue
+        known = next((each for each in vendor.devices.values() if _model(each) and _model(each) in words.split()), None)
+        is_vendor = words.strip() in {vendor.name.lower(), f"{vendor.name.lower()} com gpu"}
+        # PyTorch's builds for XPU don't support Gaudi
+        source = dataclasses.replace(vendor, builds="Gaudi", index=_GAUDI_DOCS) if _GAUDI.search(words) else vendor
+        return OtherGpu(vendor=source, name=f"{vendor.name} {known or ('GPU' if is_vendor else f'GPU ({name})')}")
     return None
 
 
@@ -101,12 +126,13 @@ def other_gpus(found: Iterable[OtherGpu]) -> tuple[Condition, ...]:
     counts = Counter(gpu.name for gpu in gpus)
     names = ", ".join(f"{count} x {name}" if count > 1 else f"an {name}" for name, count in counts.items())
     indexes = {gpu.vendor.builds: gpu.vendor.index for gpu in gpus}
-    where = ", ".join(f"of its builds for {builds}: {index}" for builds, index in indexes.items())
+    where = ", ".join(f"from the index of its builds for {builds}: {index}" for builds, index in indexes.items())
+    where = where.replace(f"from the index of its builds for Gaudi: {_GAUDI_DOCS}", f"as in {_GAUDI_DOCS}")
     return (
         Condition(
             code=OTHER_GPU,
             symptom=f"this is {names}; envforge selects builds for NVIDIA and CPU",
             cause="PyTorch's builds for CUDA support only GPUs of NVIDIA",
-            remedy=f"to use the GPU, install PyTorch from the index {where}",
+            remedy=f"to use the GPU, install PyTorch {where}",
         ),
     )

@@ -65,7 +65,7 @@ class OtherTools:
 class Choice:
     """What a tool would install on a platform, and whether it would run there.
 
-    ``build`` is empty if the tool finds none. ``grade`` is set if the build runs.
+    ``build`` is empty if the tool finds none, or if it is unverified which one. ``grade`` is set if the build runs.
     """
 
     tool: str
@@ -87,8 +87,10 @@ def compare_tools(
     machine: Machine, request: Request, python: Version, matrix: Matrix, tools: OtherTools
 ) -> tuple[Choice, ...]:
     """Return what each tool would install for a platform and a Python, if it is asked for the requested torch."""
+    facts = read_facts(machine, request.platform or machine.platform)
     there = _There(
-        facts=read_facts(machine, request.platform or machine.platform),
+        facts=facts,
+        driver=machine.driver.version if machine.driver and facts.is_known else None,
         driver_cuda=machine.driver.cuda if machine.driver else None,
         torch=request.torch,
         python=python,
@@ -102,6 +104,7 @@ class _There:
     """The platform that the tools install for."""
 
     facts: Facts
+    driver: Version | None
     driver_cuda: Version | None
     torch: Version | None
     python: Version
@@ -159,17 +162,36 @@ class _There:
 
 def _uv(there: _There, rows: Sequence[_UvRow]) -> Choice:
     """Return the newest torch on the first index whose driver is old enough; uv compares nothing but the driver."""
-    facts, tags = there.facts, {build.tag for build in there.matrix.builds}
-    row = next((row for row in rows if row.tag in tags and _accepts(row, facts)), None)
+    if reason := _unpredicted(there):
+        return Choice(
+            tool=UV,
+            platform=there.facts.platform,
+            build="",
+            verdict="unverified",
+            reason=f"it is not known {reason}",
+            source=rows[0].source,
+            checked=rows[0].checked,
+        )
+    tags = {build.tag for build in there.matrix.builds}
+    row = next((row for row in rows if row.tag in tags and _accepts(row, there)), None)
     tag = CPU if row is None else row.tag
     found = there.newest(build for build in there.matrix.builds if build.tag == tag)
     missing = f"the index of {tag}, the first for this driver, has no {there.wanted}"
     return there.judge(UV, found, row or rows[0], missing=missing)
 
 
-def _accepts(row: _UvRow, facts: Facts) -> bool:
-    minimum = row.windows if facts.platform.startswith("win-") else row.linux
-    return facts.driver is not None and not facts.platform.startswith("osx-") and facts.driver >= minimum
+def _unpredicted(there: _There) -> str:
+    """Return what about the machine decides which index uv uses, but isn't known; an empty string if all is known."""
+    if there.facts.other_gpu is not None:
+        return "which build uv installs for GPUs of AMD and Intel"
+    return "which version the driver has" if there.facts.has_driver and there.driver is None else ""
+
+
+def _accepts(row: _UvRow, there: _There) -> bool:
+    """Return whether uv uses the index; it compares the number of any driver, also of a Jetson's."""
+    platform = there.facts.platform
+    minimum = row.windows if platform.startswith("win-") else row.linux
+    return there.driver is not None and not platform.startswith("osx-") and there.driver >= minimum
 
 
 def _pip(there: _There, rows: Sequence[PipDefault]) -> Choice:

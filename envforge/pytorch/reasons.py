@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from envforge.errors import EnvforgeError, Hint
-from envforge.machine.gpu_tables import driver_support, is_tegra
+from envforge.machine.gpu_tables import branch_cuda, driver_support, is_tegra
 from envforge.machine.values import driver_text
 from envforge.pytorch.fit import Facts, has_code, missing_facts
 from envforge.pytorch.matrix import Matrix
@@ -263,19 +263,20 @@ def _cuda_warnings(selection: Selection, facts: Facts, matrix: Matrix) -> Iterat
             "compile on this driver"
         )
     yield from _gpu_warnings(build, facts, matrix)
-    if _has_forward_compatibility(facts, matrix):
+    if _has_forward_compatibility(facts):
         yield (
             f"the driver reports CUDA {facts.driver_cuda}, which is newer than {_driver(facts)} supports: "
             "forward-compatibility libraries are active, and the selection doesn't rely on them"
         )
 
 
-def _has_forward_compatibility(facts: Facts, matrix: Matrix) -> bool:
-    """Return whether libcuda reports a CUDA whose own driver is newer than the installed one."""
-    if facts.driver is None or facts.driver_cuda is None or facts.stated_cuda is not None:
+def _has_forward_compatibility(facts: Facts) -> bool:
+    """Return whether libcuda reports a newer CUDA than the driver's branch has; the libraries exist only for Linux."""
+    if facts.windows_driver or facts.driver is None or facts.driver_cuda is None or facts.stated_cuda is not None:
         return False
-    own = matrix.direct_minimum(facts.driver_cuda)
-    return own is not None and facts.driver < own.driver(windows=facts.windows_driver)
+    # the first drivers of a branch are older than the one that CUDA's release notes require, but report the same CUDA
+    own = branch_cuda(facts.driver)
+    return own is not None and facts.driver_cuda > own
 
 
 def _gpu_warnings(build: Build, facts: Facts, matrix: Matrix) -> Iterator[str]:

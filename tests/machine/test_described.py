@@ -226,6 +226,10 @@ def test_way_through_a_terminal_changes_nothing(text: str, change: object) -> No
         ("8.6, NVIDIA GeForce RTX 3090, 550.54.14\n", ("550.54.14", "NVIDIA GeForce RTX 3090", "8.6")),
         ("550.54.14, 24576 MiB, 12 MiB, 450.00 W, NVIDIA A10G\n", ("550.54.14", "NVIDIA A10G", "8.6")),
         ("NVIDIA H200, 700.00, 143771, 0, 38, P0\n", (None, "NVIDIA H200", "9.0")),
+        ('"NVIDIA H200","570.86.10"\n', ("570.86.10", "NVIDIA H200", "9.0")),
+        ('"name","driver_version"\n"NVIDIA H200","570.86.10"\n', ("570.86.10", "NVIDIA H200", "9.0")),
+        ('name, driver_version\n"NVIDIA H200", "570.86.10"\n', ("570.86.10", "NVIDIA H200", "9.0")),
+        ('"memory.total [MiB]", "name"\n"143771 MiB", "NVIDIA H200"\n', (None, "NVIDIA H200", "9.0")),
         ("compute_cap\n12.0\n", (None, "unknown", "12.0")),
         ("driver_version, name\n[N/A], [Not Supported]\n", None),
         ("uuid, name, kmd_version\nGPU-1, NVIDIA L4, 610.57.04\n", ("610.57.4", "NVIDIA L4", "8.9")),
@@ -259,6 +263,23 @@ def test_output_of_two_machines_is_an_error() -> None:
     with pytest.raises(MachineRecordError, match="expected the output of one machine, found `2 different ones`"):
         read(OLD_TABLE + WINDOWS_TABLE)
     assert read(OLD_TABLE * 3) == read(OLD_TABLE)  # nvidia-smi --loop
+
+
+@pytest.mark.parametrize("header", ["", "name, driver_version\n", "driver_model.current, name, driver_version\n"])
+def test_csv_of_two_drivers_is_an_error(header: str) -> None:
+    first = "N/A, " if "model" in header else ""
+    rows = [f"{first}{row}\n" for row in ("NVIDIA H200, 610.10.05", "NVIDIA A100-SXM4-40GB, 470.82.01")]
+    for text in (header + "".join(rows), "".join(header + row for row in rows)):
+        with pytest.raises(
+            MachineRecordError, match=r"output of one machine, found `drivers 610\.10\.05 and 470\.82\.01`"
+        ):
+            read(text)
+
+
+def test_repeated_header_of_csv_is_no_gpu() -> None:
+    machine = read(CSV * 3)
+    assert [gpu.name for gpu in machine.gpus] == ["NVIDIA A100-SXM4-40GB"] * 3
+    assert facts(machine)[1] == ("535.216.1", "12.2")
 
 
 def test_mig_is_read_in_each_layout() -> None:
@@ -298,6 +319,24 @@ def test_slurm_names_gpus(text: str, expected: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "capability"),
+    [("1080ti", "6.1"), ("2080ti", "7.5"), ("3090", "8.6"), ("980", "5.2"), ("4000", "None")],
+)
+@pytest.mark.parametrize("text", ["g1 gpu:{}:2(S:0)\n", SCONTROL.replace("gpu:a100:4", "gpu:{}:2")])
+def test_type_in_slurm_may_be_a_number(text: str, kind: str, capability: str) -> None:
+    assert facts(read(text.format(kind)))[2:] == ((kind, capability),) * 2
+
+
+@pytest.mark.parametrize("text", ["c1 gpu:0\ng1 gpu:{}:2\n", "NodeName=c1 Gres=gpu:0\nNodeName=g1 Gres=gpu:{}:2\n"])
+def test_node_with_zero_gpus_has_none(text: str) -> None:
+    assert [gpu.name for gpu in read(text.format("a100")).gpus] == ["a100"] * 2
+    for kind in ("mi300x", "7900xtx"):
+        assert parse_machine(text.format(kind).encode(), "box").gpus == ()
+    with pytest.raises(MachineRecordError, match="found `none in c1, g1`"):
+        read(text.replace("{}:2", "0"))
+
+
+@pytest.mark.parametrize(
     ("labels", "expected"),
     [
         ({"cloud.google.com/gke-accelerator": "nvidia-tesla-t4"}, ("nvidia-tesla-t4", "7.5")),
@@ -313,10 +352,28 @@ def test_kubernetes_node_is_read_from_its_labels(labels: dict[str, str], expecte
         assert facts(read(json.dumps(document)))[2] == expected
 
 
-def test_nodes_with_drivers_get_the_oldest() -> None:
+def node_list(*nodes: str) -> str:
+    items = "".join(f"- {node.strip()}\n".replace("\n", "\n  ").rstrip() + "\n" for node in nodes)
+    return f"apiVersion: v1\nkind: List\nitems:\n{items}"
+
+
+def test_kubernetes_yaml_may_be_several_documents() -> None:
+    other = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n"
+    second = NODE_YAML.replace("NVIDIA-GH200-480GB", "NVIDIA-GB200")
+    machine = read(f"---\n{other}---\n{NODE_YAML}---\n# a comment\n---\n{second}--- # end\n")
+    assert [gpu.name for gpu in machine.gpus] == ["NVIDIA-GH200-480GB", "NVIDIA-GB200"]
+    assert facts(machine)[1] == ("570.124.6", "12.8")
+
+
+def test_nodes_with_different_drivers_are_an_error() -> None:
     newer = NODE_YAML.replace("570.124.06", "580.65.06")
-    items = "".join(f"- {node.strip()}\n".replace("\n", "\n  ").rstrip() + "\n" for node in (newer, NODE_YAML))
-    assert facts(read(f"apiVersion: v1\nkind: List\nitems:\n{items}"))[1] == ("570.124.6", "12.8")
+    with pytest.raises(MachineRecordError, match=r"nodes with one driver, found `drivers 570\.124\.06, 580\.65\.06`"):
+        read(node_list(newer, NODE_YAML))
+    with pytest.raises(MachineRecordError, match=r"found `drivers 535\.104\.05, 550\.54\.14`"):
+        read(DESCRIBE + DESCRIBE.replace("major=535", "major=550").replace("=104", "=54").replace("=05", "=14"))
+    assert facts(read(node_list(NODE_YAML, NODE_YAML)))[1] == ("570.124.6", "12.8")
+    unknown = NODE_YAML.replace("nvidia.com/cuda.driver-version.full: 570.124.06", "a: b")
+    assert facts(read(node_list(NODE_YAML, unknown)))[1] == (None, "12.8")
 
 
 @pytest.mark.parametrize(
@@ -330,6 +387,7 @@ def test_nodes_with_drivers_get_the_oldest() -> None:
         ("No devices were found\n", "expected a GPU, found `No devices were found`"),
         ("bash: nvidia-smi: command not found\n", "found `bash: nvidia-smi: command not found`"),
         ("NodeName=cpu01 Arch=x86_64 Gres=(null)\n", "found `none in cpu01`"),
+        ("NodeName=cpu01 Arch=x86_64 Gres=gpu:0\n", "found `none in cpu01`"),
         ("HOSTNAMES GRES\ncpu01 (null)\n", "expected a node with `gpu` in its generic resources"),
         ('{"kind": "Node", "apiVersion": "v1"}', "found `no label or resource of one`"),
         ("kind: Node\napiVersion: v1\nstatus: {capacity: {cpu: 4}}\n", "found `no label or resource of one`"),
@@ -350,6 +408,13 @@ def test_what_names_no_gpu_is_an_error_with_the_file(tmp_path: Path, text: str, 
         load_machine(str(path), {})
     assert (caught.value.exit_code, str(path) in caught.value.message) == (1, True)
     assert found in caught.value.message
+
+
+def test_no_name_of_too_many_gpus_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("envforge.machine.cluster_text.named_other", pytest.fail)
+    for text in ("g1 " + "gpu:a:1," * 2000, "".join(f"g{i} gpu:a{i}:1\n" for i in range(2000))):
+        with pytest.raises(MachineRecordError, match="expected at most 1024 GPUs, found `2000`"):
+            read(text)
 
 
 @pytest.mark.parametrize("digits", ["9" * 5000, "\u0663", "\u00b2", "-1", "0"])
@@ -379,6 +444,25 @@ def test_cluster_names_gpus_of_amd(text: str) -> None:
     (condition,) = machine.conditions
     assert condition.code == "other-gpu"
     assert condition.symptom.startswith("this is 8 x AMD ")
+
+
+@pytest.mark.parametrize(
+    ("resource", "label", "expected"),
+    [
+        ("gpu.intel.com/i915", "", "2 x Intel GPU"),
+        ("gpu.intel.com/xe", "", "2 x Intel GPU"),
+        ("amd.com/gpu", "", "2 x AMD GPU"),
+        ("amd.com/cpx_nps4", "", "2 x AMD GPU"),
+        ("amd.com/gpu", "amd.com/gpu.product-name=AMD_Instinct_MI300X_OAM", "2 x AMD Instinct MI300X"),
+    ],
+)
+def test_resource_of_another_vendor_is_no_gpu_of_nvidia(resource: str, label: str, expected: str) -> None:
+    text = f"Name: n1\nLabels: kubernetes.io/arch=amd64\n  {label}\nCapacity:\n  {resource}:  2\n"
+    machine = parse_machine(text.encode(), "box")
+    assert (machine.driver, machine.gpus) == (None, ())
+    assert machine.conditions[0].symptom.startswith(f"this is {expected};")
+    with pytest.raises(MachineRecordError, match="nodes with GPUs of NVIDIA"):
+        read(text + DESCRIBE)
 
 
 class _Stdin(io.TextIOWrapper):

@@ -8,9 +8,10 @@ import pytest
 
 from envforge.base.terms import CPU
 from envforge.cli import main
-from envforge.machine.gpu_tables import other_vendors
+from envforge.machine.gpu_tables import _pci, other_vendors
 from envforge.machine.other_gpus import named_other, read_other_gpus
 from envforge.machine.probe import probe
+from envforge.machine.record import parse_machine
 from envforge.machine.values import Machine
 from envforge.pytorch.reasons import NoBuildError
 from envforge.pytorch.select import select
@@ -134,6 +135,39 @@ def test_explain_detect_and_new_say_it(
 def test_name_of_a_cluster_is_recognized(name: str, expected: str | None) -> None:
     found = named_other(name)
     assert (found.name if found else None) == expected
+
+
+@pytest.mark.parametrize(
+    ("vendor", "builds", "types"),
+    [
+        (
+            "AMD",
+            "ROCm",
+            "mi250 instinct_mi250 mi50 mi100 mi210 mi300a gfx942 rx7900xtx rx_7900_xt w7900 radeon amdgpu navi31",
+        ),
+        (
+            "Intel",
+            "XPU",
+            "max1550 pvc flex170 arc_a770 arc a770 b580 ponte_vecchio data_center_gpu_max_1550 xpu intelgpu",
+        ),
+        ("Intel", "Gaudi", "gaudi gaudi2 habana hpu intel_gaudi3"),
+    ],
+)
+def test_type_in_slurm_is_a_gpu_of_its_vendor(vendor: str, builds: str, types: str) -> None:
+    for each in types.split():
+        machine = parse_machine(f"g1 gpu:{each}:8\n".encode(), "box")
+        assert (machine.driver, machine.gpus) == (None, ()), each
+        (condition,) = machine.conditions
+        assert condition.symptom.startswith(f"this is 8 x {vendor} "), each
+        assert (f"for {builds}:" in condition.remedy) == (builds != "Gaudi")
+        assert ("docs.habana.ai" in condition.remedy) == (builds == "Gaudi")
+
+
+def test_names_of_nvidia_are_not_other_gpus() -> None:
+    names = {name for _, name in _pci().devices.values()}
+    assert [
+        name for name in names if named_other(f"NVIDIA {name}") or named_other(name.replace(" ", "_").lower())
+    ] == []
 
 
 def test_every_device_has_a_name_and_each_vendor_an_index() -> None:

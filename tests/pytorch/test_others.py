@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from packaging.version import Version
 
 from envforge.cli import main
+from envforge.machine.record import load_machine
 from envforge.machine.values import Machine
 from envforge.pytorch.matrix import load_matrix
 from envforge.pytorch.others import CONDA, PIP, UV, Choice, compare_tools, load_other_tools
@@ -30,6 +32,28 @@ def choices(of: Machine, request: Request | None = None, python: Version = PYTHO
 )
 def test_uv_follows_the_driver_only(driver: str, tag: str) -> None:
     assert choices(machine("7.0", driver=driver))[UV].build.endswith(f"+{tag}")
+
+
+def test_uv_is_not_predicted_for_what_its_rules_do_not_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    node = tmp_path / "node.txt"
+    for kind, reason in (
+        ("mi300x", "for GPUs of AMD and Intel"),
+        ("max1550", "for GPUs of AMD"),
+        ("a100", "the driver"),
+    ):
+        node.write_text(f"g1 gpu:{kind}:1\n", encoding="utf-8")
+        found = choices(load_machine(str(node), {}))[UV]
+        assert (found.verdict, found.build, reason in found.reason) == ("unverified", "", True)
+        main(["explain", "--machine", str(node), "--compare"])
+        assert re.search(rf"{UV} +not predicted +unverified", capsys.readouterr().out)
+
+
+def test_uv_compares_the_number_of_a_jetsons_driver() -> None:
+    orin = machine("8.7", driver="540.4.0", serves="12.6", platform="linux-aarch64")
+    assert choices(orin)[UV].build.endswith("+cu129")
+    assert choices(machine("8.7", driver="595.78", serves="13.2", platform="linux-aarch64"))[UV].build.endswith(
+        "+cu132"
+    )
 
 
 def test_uv_uses_other_numbers_on_windows() -> None:

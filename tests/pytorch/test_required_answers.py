@@ -8,6 +8,7 @@ import pytest
 from packaging.version import Version
 
 from envforge.base.terms import CPU, ComputeCapability, WheelTag
+from envforge.machine.record import parse_machine
 from envforge.machine.values import Condition, Driver, Machine
 from envforge.pytorch.fit import has_cubin
 from envforge.pytorch.reasons import NoBuildError
@@ -293,6 +294,20 @@ def test_forward_compatibility_libraries_are_not_relied_on() -> None:
     selection = choose(machine("8.0", driver="535.274.02", serves="13.0"))
     assert (str(selection.build.tag), selection.grade) == ("cu126", Grade.MINOR_COMPATIBLE)
     assert any("forward-compatibility libraries are active" in warning for warning in selection.warnings)
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        machine("8.9", driver="551.23", serves="12.4", platform="win-64", glibc=None),
+        replace(machine("8.9", driver="551.23", serves="12.4"), is_wsl=True),
+        machine("8.0", driver="550.40.07", serves="12.4"),
+        parse_machine(b"NVIDIA A100-SXM4-40GB, 550.40.07, 8.0\n", "box"),
+        parse_machine(b"NVIDIA A100-SXM4-40GB, 579.10.01, 8.0\n", "box"),
+    ],
+)
+def test_first_driver_of_a_branch_has_no_forward_compatibility(described: Machine) -> None:
+    assert not any("forward-compatibility" in warning for warning in choose(described).warnings)
 
 
 def test_windows_and_wsl_are_judged_by_the_windows_driver() -> None:

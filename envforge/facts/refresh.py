@@ -72,7 +72,9 @@ class _Refresh:
         self._request, self._downloads, self._say = request, downloads, say
         earlier, team = request.before, request.team
         self._builds: dict[BuildKey, BuildRow] = {row.key: row for row in (earlier.builds if earlier else ())}
-        self._toolkits: dict[str, ToolkitRow] = {row.cuda: row for row in (earlier.toolkits if earlier else ())}
+        self._toolkits: dict[Version, ToolkitRow] = {
+            Version(row.cuda): row for row in (earlier.toolkits if earlier else ())
+        }
         self._pinned = request.matrix if team is None else layered(request.matrix, team, None)
         self._known = {key_of(build): build for build in self._pinned.builds}
         self._result = Refreshed(facts=FactsFile(checked=request.today))
@@ -83,7 +85,7 @@ class _Refresh:
         if team is not None:
             result.rejected += contradictions(self._request.matrix, team)
             self._builds |= {row.key: row for row in team.builds}
-            self._toolkits |= {row.cuda: row for row in team.toolkits}
+            self._toolkits |= {Version(row.cuda): row for row in team.toolkits}
         index = self._request.torch_index
         # first, because a mirror of the index may have to be read by the tags of these toolkits
         self._try("NVIDIA's list of CUDA toolkits", self._read_nvidia)
@@ -109,7 +111,7 @@ class _Refresh:
             if [*contradictions(matrix, single)] or layered(matrix, single, None).builds == matrix.builds:
                 continue
             facts = replace(facts, builds=(*facts.builds, row))
-        pinned = {str(row.cuda) for row in matrix.toolkits}
+        pinned = {row.cuda for row in matrix.toolkits}
         toolkits = tuple(row for cuda, row in self._toolkits.items() if cuda not in pinned)
         return replace(facts, toolkits=toolkits)
 
@@ -128,7 +130,7 @@ class _Refresh:
         oldest = min(row.cuda for row in self._pinned.toolkits)
         for row in read_toolkits(self._downloads, pinned, self._request.today):
             if Version(row.cuda) > oldest:
-                self._toolkits[row.cuda] = row
+                self._toolkits[Version(row.cuda)] = row
 
     def _read_index(self) -> None:
         torch = self._files("torch")
@@ -150,7 +152,7 @@ class _Refresh:
         page = self._downloads.page(index, name)
         if page.status == 200 and page.files:
             return page.files
-        cudas = {*(row.cuda for row in self._pinned.toolkits), *map(Version, self._toolkits)}
+        cudas = {*(row.cuda for row in self._pinned.toolkits), *self._toolkits}
         tags = {*map(str, self._pinned.tags), *(str(WheelTag(cuda)) for cuda in cudas)}
         pages = [self._downloads.page(f"{index}/{tag}", name) for tag in sorted(tags)]
         files = tuple(file for each in pages for file in each.files)

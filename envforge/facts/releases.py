@@ -49,9 +49,9 @@ class Found:
     wheels: list[Wheel] = field(default_factory=list)
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[Version, str, str]:
         """What identifies the build."""
-        return str(self.torch), self.tag, self.platform
+        return self.torch, self.tag, self.platform
 
     @property
     def pythons(self) -> tuple[Version, ...]:
@@ -76,7 +76,7 @@ class Found:
 
 def find_builds(files: Iterable[IndexFile], platforms: Sequence[str]) -> tuple[Found, ...]:
     """Return the released builds for these platforms, oldest first."""
-    found: dict[tuple[str, str, str], Found] = {}
+    found: dict[tuple[Version, str, str], Found] = {}
     for wheel in wheels_of(files, "torch", platforms):
         if wheel.tag is None or wheel.python is None:
             continue

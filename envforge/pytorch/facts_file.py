@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import msgspec
+from packaging.version import Version
 
 from envforge.base.documents import Document, Printable, matching
 from envforge.base.envelope import to_json
 from envforge.base.files import regular
+from envforge.base.terms import WheelTag
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.machine.values import driver_text
 from envforge.pytorch.matrix import FactsId, Matrix, Minimum
@@ -32,7 +34,8 @@ OLD_AFTER_DAYS = 60
 MOST_BYTES = 4_000_000  # the built-in table with all its rows has 100,000
 _ORIGIN = ("source", "kernels_source", "checked")
 
-BuildKey: TypeAlias = tuple[str, str, str]
+# versions, not their text: `2.14.1.0` is another spelling of `2.14.1`
+BuildKey: TypeAlias = tuple[Version, str, str]
 _Tag = Annotated[str, matching(r"cpu|cu\d{2,3}", "`cpu` or a tag such as `cu118`")]
 _Subdir = Annotated[str, matching(r"[a-z]+-[a-z0-9]+", "a platform such as `linux-64`")]
 _Dotted = Annotated[str, matching(r"\d{1,5}(\.\d{1,5}){0,3}", "a version such as `12.4`, as a string")]
@@ -65,7 +68,7 @@ class BuildRow:
     @property
     def key(self) -> BuildKey:
         """What identifies the build."""
-        return self.torch, self.tag, self.platform
+        return Version(self.torch), str(WheelTag.parse(self.tag)), self.platform
 
     def build(self) -> Build:
         """Return the row as a build of the table."""
@@ -177,15 +180,15 @@ def _check(facts: FactsFile, document: Document) -> None:
         if row.kernels_source is None and row.ptx:
             raise document.fault(f"{where}.ptx", "`kernels_source`, which states PTX", "none")
         if row.key in seen:
-            raise document.fault(where, f"a build that differs from {seen[row.key]}", " ".join(row.key))
+            raise document.fault(where, f"a build that differs from {seen[row.key]}", _named(row.key))
         seen[row.key] = where
         row.build()  # raises if a version is invalid
     for number, toolkit in enumerate(facts.toolkits):
         where = f"toolkits[{number}]"
-        if toolkit.cuda in seen:
-            raise document.fault(where, f"a toolkit that differs from {seen[toolkit.cuda]}", toolkit.cuda)
-        seen[toolkit.cuda] = where
-        toolkit.minimum()
+        cuda = toolkit.minimum().cuda
+        if cuda in seen:
+            raise document.fault(where, f"a toolkit that differs from {seen[cuda]}", toolkit.cuda)
+        seen[cuda] = where
 
 
 def dump_facts(facts: FactsFile) -> bytes:
@@ -239,9 +242,9 @@ def contradictions(matrix: Matrix, facts: FactsFile) -> Iterator[str]:
         known = pinned.get(row.key)
         if known is not None:
             yield from (f"{_named(row.key)}: {text}" for text in _differences(known, row.build()))
-    toolkits = {str(each.cuda): each for each in matrix.toolkits}
+    toolkits = {each.cuda: each for each in matrix.toolkits}
     for toolkit in facts.toolkits:
-        minimum = toolkits.get(toolkit.cuda)
+        minimum = toolkits.get(toolkit.minimum().cuda)
         if minimum is not None and minimum.linux != toolkit.minimum().linux:
             yield f"CUDA {toolkit.cuda}: driver {driver_text(minimum.linux)} is pinned, found {toolkit.linux}"
 
@@ -294,7 +297,7 @@ def _shown_toolkit(row: ToolkitRow) -> str:
 
 def key_of(build: Build) -> BuildKey:
     """Return what identifies a build."""
-    return str(build.torch), str(build.tag), build.platform
+    return build.torch, str(build.tag), build.platform
 
 
 def note_of_other_facts(recorded: FactsId | None, here: FactsId | None) -> str | None:

@@ -130,6 +130,16 @@ def test_import_shows_a_diff_before_it_is_used(run: Run, tmp_path: Path) -> None
         (row(source="\x1b[2Jgone"), "at `builds[0].source`: expected a string without control characters"),
         (row(checked="yesterday"), "at `builds[0].checked`: expected a date"),
         ({"builds": [ROW, ROW]}, "expected a build that differs from builds[0]"),
+        ({"builds": [ROW, {**ROW, "torch": "2.99"}]}, "expected a build that differs from builds[0]"),
+        ({"builds": [ROW, {**ROW, "torch": "2.099.0.0"}]}, "expected a build that differs from builds[0]"),
+        (
+            {"builds": [{**ROW, "tag": "cu98"}, {**ROW, "tag": "cu098"}]},
+            "expected a build that differs from builds[0], found `torch 2.99.0 cu98 linux-64`",
+        ),
+        (
+            {"toolkits": [{**TOOLKIT, "cuda": "9.9"}, {**TOOLKIT, "cuda": "09.9"}]},
+            "expected a toolkit that differs from toolkits[0]",
+        ),
         ({"toolkits": [TOOLKIT, TOOLKIT]}, "expected a toolkit that differs from toolkits[0]"),
         ({"toolkits": [{**TOOLKIT, "linux": "x"}]}, "at `toolkits[0].linux`"),
         ({"builds": {}}, "at `builds`: expected a list"),
@@ -160,6 +170,8 @@ def test_missing_file_is_named(run: Run) -> None:
     ("fields", "said"),
     [
         (row(torch="2.7.1", tag="cu118", glibc="2.17"), "torch 2.7.1 cu118 linux-64: glibc 2.28 is pinned, found 2.17"),
+        (row(torch="2.7.1.0", tag="cu118", glibc="2.17"), "cu118 linux-64: glibc 2.28 is pinned, found 2.17"),
+        (row(torch="2.07.1", tag="cu118", glibc="2.17"), "cu118 linux-64: glibc 2.28 is pinned, found 2.17"),
         (row(torch="2.7.1", tag="cu118", capabilities=["12.0"]), "are pinned, found 12.0"),
         (row(torch="2.7.1", tag="cu118"), "is pinned, but not found"),
         ({"toolkits": [{**TOOLKIT, "cuda": "12.6", "linux": "470.1"}]}, "CUDA 12.6: driver 560.28.03 is pinned, found"),

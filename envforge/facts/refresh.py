@@ -112,8 +112,11 @@ class _Refresh:
                 continue
             facts = replace(facts, builds=(*facts.builds, row))
         pinned = {row.cuda for row in matrix.toolkits}
-        toolkits = tuple(row for cuda, row in self._toolkits.items() if cuda not in pinned)
-        return replace(facts, toolkits=toolkits)
+        for cuda, row in sorted(self._toolkits.items()):
+            more = replace(facts, toolkits=(*facts.toolkits, row))
+            if cuda not in pinned and not [*contradictions(matrix, replace(more, builds=()))]:
+                facts = more
+        return facts
 
     def _try(self, name: str, read: Callable[[], None]) -> None:
         self._say(f"reading {name}")
@@ -129,7 +132,11 @@ class _Refresh:
         # older toolkits than the table's have no builds
         oldest = min(row.cuda for row in self._pinned.toolkits)
         for row in read_toolkits(self._downloads, pinned, self._request.today):
-            if Version(row.cuda) > oldest:
+            if Version(row.cuda) <= oldest:
+                continue
+            problems = [*contradictions(self._pinned, FactsFile(checked=row.checked, toolkits=(row,)))]
+            self._result.rejected += problems
+            if not problems:
                 self._toolkits[Version(row.cuda)] = row
 
     def _read_index(self) -> None:

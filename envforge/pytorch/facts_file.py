@@ -214,7 +214,9 @@ def layered(matrix: Matrix, facts: FactsFile, identity: FactsId | None) -> Matri
     rows = [row.build() for row in facts.builds]
     for build in rows:
         builds[key_of(build)] = _merged(builds.get(key_of(build)), build)
-    toolkits = {row.cuda: row for row in (*(each.minimum() for each in facts.toolkits), *matrix.toolkits)}
+    # a file that is already in use may undercut a minimum, too
+    fits = [row.minimum() for row in facts.toolkits if not any(_driver_faults(row, matrix, facts))]
+    toolkits = {row.cuda: row for row in (*fits, *matrix.toolkits)}
     stated = {each for build in rows if build.capabilities_stated for each in build.capabilities}
     return replace(
         matrix,
@@ -247,6 +249,34 @@ def contradictions(matrix: Matrix, facts: FactsFile) -> Iterator[str]:
         minimum = toolkits.get(toolkit.minimum().cuda)
         if minimum is not None and minimum.linux != toolkit.minimum().linux:
             yield f"CUDA {toolkit.cuda}: driver {driver_text(minimum.linux)} is pinned, found {toolkit.linux}"
+        yield from (f"CUDA {toolkit.cuda}: {text}" for text in _driver_faults(toolkit, matrix, facts))
+
+
+def _driver_faults(toolkit: ToolkitRow, matrix: Matrix, facts: FactsFile) -> Iterator[str]:
+    """Yield why the driver of a toolkit can't be right: too old for its CUDA, or out of order with its neighbours."""
+    found = toolkit.minimum()
+    pinned = {row.cuda: row for row in matrix.toolkits}
+    if found.cuda in pinned:
+        return
+    family = matrix.family_minimum(found.cuda)
+    # of two rows of the file, the newer toolkit's is the one at fault
+    others = [*pinned.values(), *(row for each in facts.toolkits if (row := each.minimum()).cuda < found.cuda)]
+    older = max((row for row in others if row.cuda < found.cuda), key=lambda row: row.cuda, default=None)
+    newer = min((row for row in others if row.cuda > found.cuda), key=lambda row: row.cuda, default=None)
+    for windows, system in ((False, "Linux"), (True, "Windows")):
+        driver = found.driver(windows=windows)
+        text = f"found {driver_text(driver)} ({system})"
+        if family is not None and driver < family.driver(windows=windows):
+            yield f"CUDA {found.cuda.major} requires driver {driver_text(family.driver(windows=windows))}, {text}"
+        elif older is not None and _is_older(driver, older.driver(windows=windows), windows=windows):
+            yield f"driver {driver_text(older.driver(windows=windows))} of CUDA {older.cuda} is newer, {text}"
+        elif newer is not None and _is_older(newer.driver(windows=windows), driver, windows=windows):
+            yield f"driver {driver_text(newer.driver(windows=windows))} of CUDA {newer.cuda} is older, {text}"
+
+
+def _is_older(driver: Version, other: Version, *, windows: bool) -> bool:
+    # the number of the branch stands for its driver of Windows, so only branches compare there
+    return driver.major < other.major if windows else driver < other
 
 
 def _differences(pinned: Build, found: Build) -> Iterator[str]:

@@ -175,6 +175,19 @@ def test_missing_file_is_named(run: Run) -> None:
         (row(torch="2.7.1", tag="cu118", capabilities=["12.0"]), "are pinned, found 12.0"),
         (row(torch="2.7.1", tag="cu118"), "is pinned, but not found"),
         ({"toolkits": [{**TOOLKIT, "cuda": "12.6", "linux": "470.1"}]}, "CUDA 12.6: driver 560.28.03 is pinned, found"),
+        (
+            {"toolkits": [{**TOOLKIT, "linux": "300.10.04"}]},
+            "13.8: CUDA 13 requires driver 580, found 300.10.04 (Linux)",
+        ),
+        ({"toolkits": [{**TOOLKIT, "windows": "300"}]}, "13.8: CUDA 13 requires driver 580, found 300 (Windows)"),
+        ({"toolkits": [{**TOOLKIT, "linux": "580.65.07"}]}, "of CUDA 13.3 is newer, found 580.65.07 (Linux)"),
+        ({"toolkits": [{**TOOLKIT, "windows": "581"}]}, "of CUDA 13.3 is newer, found 581 (Windows)"),
+        ({"toolkits": [{**TOOLKIT, "cuda": "12.7", "linux": "571.10"}]}, "of CUDA 12.8 is older, found 571.10 (Linux)"),
+        ({"toolkits": [{**TOOLKIT, "cuda": "14.0", "linux": "535.10"}]}, "of CUDA 13.3 is newer, found 535.10 (Linux)"),
+        (
+            {"toolkits": [TOOLKIT, {**TOOLKIT, "cuda": "13.9", "linux": "612.10"}]},
+            "CUDA 13.9: driver 615.71.09 of CUDA 13.8 is newer, found 612.10 (Linux)",
+        ),
     ],
 )
 def test_file_that_contradicts_a_pinned_row_is_rejected(run: Run, tmp_path: Path, fields: Any, said: str) -> None:
@@ -190,6 +203,12 @@ def test_pinned_rows_win_over_a_file_that_is_already_in_use(tmp_path: Path) -> N
     facts, identity = parse_facts(text.encode(), "x")
     assert [*contradictions(MATRIX, facts)]
     assert build in layered(MATRIX, facts, identity).builds
+
+
+def test_file_in_use_undercuts_no_driver(tmp_path: Path) -> None:
+    toolkit = {**TOOLKIT, "linux": "535.1", "windows": "535"}
+    facts, identity = parse_facts(json.dumps({**FACTS, "toolkits": [toolkit]}).encode(), "x")
+    assert layered(MATRIX, facts, identity).toolkits == MATRIX.toolkits
 
 
 def test_facts_can_be_disabled_or_read_from_another_file(

@@ -236,6 +236,15 @@ def test_toolkit_without_a_driver_adds_no_row(served: Serve) -> None:
         assert "13.7" not in line.refresh("--yes")[1]
 
 
+def test_toolkit_that_undercuts_the_driver_of_its_cuda_isnt_used(served: Serve) -> None:
+    servers = future()
+    servers.manifests = {"redistrib_13.9.0.json": manifest("13.9.0", "300.10.04")}
+    with served(servers) as line:
+        _, out, _ = line.refresh("--yes")
+        assert "! CUDA 13.9: CUDA 13 requires driver 580, found 300.10.04 (Linux) (not used)" in " ".join(out.split())
+        assert json.loads(line.data.read_text())["toolkits"] == []
+
+
 def test_no_readable_source_is_an_external_failure(served: Serve) -> None:
     with served(Servers()) as line:
         line.server.fail(f"{REDIST}/", Fault(status=500))

@@ -18,7 +18,7 @@ from envforge.base.terms import WheelTag
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.facts.nvidia import read_toolkits
-from envforge.facts.releases import Found, Wheel, find_builds, wheels_of
+from envforge.facts.releases import Found, Wheel, find_builds, odd_releases, wheels_of
 from envforge.facts.wheel import WheelFacts, read_wheel
 from envforge.lock.pages import Downloads, IndexFile
 from envforge.pytorch.facts_file import (
@@ -141,6 +141,7 @@ class _Refresh:
 
     def _read_index(self) -> None:
         torch = self._files("torch")
+        self._report_odd(torch, "torch")
         vision, audio = (self._partners(name) for name in ("torchvision", "torchaudio"))
         for found in find_builds(torch, self._pinned.platforms):
             if found.torch < self._pinned.torches[0]:
@@ -272,7 +273,16 @@ class _Refresh:
                 )
 
     def _partners(self, name: str) -> _Partners:
-        return _Partners(self._downloads, tuple(wheels_of(self._files(name), name, self._pinned.platforms)))
+        files = self._files(name)
+        self._report_odd(files, name)
+        return _Partners(self._downloads, tuple(wheels_of(files, name, self._pinned.platforms)))
+
+    def _report_odd(self, files: tuple[IndexFile, ...], name: str) -> None:
+        """Report the releases that are left out for their version, unless all of the table are newer."""
+        known = [version for build in self._pinned.builds if (version := getattr(build, name)) is not None]
+        for version in odd_releases(files, name, self._pinned.platforms):
+            if version > min(known):
+                self._result.rejected.append(f"{name} {version}: expected a version such as `{max(known)}`")
 
 
 class _Partners:

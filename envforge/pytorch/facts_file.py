@@ -32,13 +32,14 @@ VARIABLE = "ENVFORGE_FACTS"
 BUILT_IN = "built-in"  # the value of the variable that disables the refreshed table
 OLD_AFTER_DAYS = 60
 MOST_BYTES = 4_000_000  # the built-in table with all its rows has 100,000
+RELEASE = r"\d{1,5}(\.\d{1,5}){0,3}"  # no epoch, no post release, and no number that is a date or longer
 _ORIGIN = ("source", "kernels_source", "checked")
 
 # versions, not their text: `2.14.1.0` is another spelling of `2.14.1`
 BuildKey: TypeAlias = tuple[Version, str, str]
 _Tag = Annotated[str, matching(r"cpu|cu\d{2,3}", "`cpu` or a tag such as `cu118`")]
 _Subdir = Annotated[str, matching(r"[a-z]+-[a-z0-9]+", "a platform such as `linux-64`")]
-_Dotted = Annotated[str, matching(r"\d{1,5}(\.\d{1,5}){0,3}", "a version such as `12.4`, as a string")]
+_Dotted = Annotated[str, matching(RELEASE, "a version such as `12.4`, as a string")]
 _Short = Annotated[str, matching(r"\d{1,2}\.\d", "two numbers such as `8.6`, as a string")]
 _Some = Annotated[tuple[_Dotted, ...], msgspec.Meta(min_length=1)]
 

@@ -207,6 +207,22 @@ def test_previews_yanked_files_and_other_accelerators_are_left_out(served: Serve
         assert "2.99.1" not in out + err
 
 
+@pytest.mark.parametrize("version", ["2.99.1.post1", "1!2.99.1", "99999999999999999.0", "2.99.1.0.1"])
+def test_release_with_an_odd_version_is_reported_and_the_others_are_used(served: Serve, version: str) -> None:
+    servers = future()
+    servers.add("cu139", f"torch-{version}+cu139", torch_wheel(version, "13.9", "sm_80"), LINUX, ["cp312"])
+    servers.add("cpu", f"torchvision-{version}+cpu", family_wheel("torchvision", version, "torch"), LINUX, ["cp312"])
+    servers.add("cpu", "torch-0.4.1.post2+cpu", torch_wheel("0.4.1.post2", None), LINUX, ["cp312"])
+    servers.registry.append(f"torch-{version}-cp312-cp312-manylinux_2_28_x86_64.whl")
+    with served(servers) as line:
+        code, out, err = line.refresh("--yes")
+        text = " ".join(out.split())
+        assert (code, "+ torch 2.99.0 cu139" in text) == (0, True), err
+        assert f"! torch {version}: expected a version such as `2.15.0` (not used)" in text
+        assert f"! torchvision {version}: expected a version such as" in text
+        assert "0.4.1" not in out
+
+
 def test_release_only_on_the_package_index_is_reported(served: Serve) -> None:
     servers = future()
     servers.registry.append("torch-2.99.1-cp312-cp312-manylinux_2_28_x86_64.whl")

@@ -14,7 +14,7 @@ import click
 
 from envforge.base.envelope import Json, to_json
 from envforge.cli import print_result, wrapped
-from envforge.cli.lockfiles import PublicKeyOption, chosen_key, chosen_signer
+from envforge.cli.lockfiles import PublicKeyOption, chosen_signer, key_or_configured
 from envforge.cli.options import (
     FILE,
     Argument,
@@ -259,14 +259,17 @@ def export_facts(options: ExportFactsOptions) -> None:
 @facts.command("import", short_help="Use the facts in a file that another computer exported.")
 @takes(ImportFactsOptions)
 def import_facts(options: ImportFactsOptions) -> None:
-    """Use the facts in FILE, and show what changes. With --public-key, FILE.minisig must be its signature."""
+    """Use the facts in FILE, and show what changes.
+
+    If --public-key is passed or your catalogue has a `public-key`, FILE.minisig must be a signature by it.
+    """
+    from envforge.catalogue.address import chosen_catalogue
     from envforge.facts.signed import read_signed
-    from envforge.pytorch.facts_file import contradictions, read_facts_file
+    from envforge.pytorch.facts_file import contradictions
     from envforge.pytorch.matrix import built_in_matrix
 
-    found, _ = read_facts_file(options.file)
-    if options.public_key is not None:
-        read_signed(options.file, chosen_key(options.public_key))
+    key = key_or_configured(options.public_key, chosen_catalogue(None, Path(), os.environ))
+    found, data = read_signed(options.file, key)
     matrix = built_in_matrix()
     wrong = [*contradictions(matrix, found)]
     if wrong:
@@ -276,7 +279,7 @@ def import_facts(options: ImportFactsOptions) -> None:
             hint=(Hint("to read facts that agree with them", "envforge facts refresh"),),
             code="facts-contradict",
         )
-    _use("facts import", _before(), options.file.read_bytes(), options.use, None)
+    _use("facts import", _before(), data, options.use, None)
 
 
 @facts.command("reset")

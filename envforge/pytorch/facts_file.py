@@ -139,6 +139,11 @@ def installed_facts() -> tuple[FactsFile, FactsId] | None:
 
 def read_facts_file(path: Path) -> tuple[FactsFile, FactsId]:
     """Read a file of facts; raise ``FactsFileError`` if it is invalid, and name what a newer envforge wrote."""
+    return parse_facts(facts_bytes(path), path)
+
+
+def facts_bytes(path: Path) -> bytes:
+    """Return the contents of a file of facts; raise ``FactsFileError`` if it can't be read or is too large."""
     try:
         size = regular(path).stat().st_size
         data = path.read_bytes() if size <= MOST_BYTES else b""
@@ -152,7 +157,7 @@ def read_facts_file(path: Path) -> tuple[FactsFile, FactsId]:
             hint=_hints(path),
             code="facts-damaged",
         )
-    return parse_facts(data, path)
+    return data
 
 
 def parse_facts(data: bytes, path: Path | str) -> tuple[FactsFile, FactsId]:

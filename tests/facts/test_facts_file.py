@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from envforge.base.settings import user_file
+from envforge.catalogue.signing import Signer, verify
 from envforge.cli import facts as command
 from envforge.cli import main
 from envforge.errors import EnvforgeError
+from envforge.facts.signed import write_signed
 from envforge.project.record import parse_project_file, read_project_file
 from envforge.pytorch.facts_file import changes, contradictions, dump_facts, layered, note_of_other_facts, parse_facts
 from envforge.pytorch.matrix import FactsId, built_in_matrix, load_matrix
@@ -314,10 +316,12 @@ def catalogue(run: Run, tmp_path: Path, keys: Any, no_other_source: None) -> Pat
     user_file().write_text(f'[catalogue]\naddress = "{folder}"\npublic-key = "{keys.public_text}"\n')
     demo = project(tmp_path / "demo")
     assert run("lockfiles", "publish", str(demo / "conda-lock.yml"), "--sign", str(keys.secret))[0] == 0
-    run("facts", "import", str(written(tmp_path)), "--yes")
-    assert run("facts", "export", str(folder / "facts.json"), "--sign", str(keys.secret))[0] == 0
-    run("facts", "reset")
+    write_signed(folder / "facts.json", written(tmp_path).read_bytes(), signer(keys))
     return folder
+
+
+def signer(keys: Any) -> Signer:
+    return Signer(secret_key=keys.secret.read_bytes(), password="")
 
 
 def refresh_from(run: Run) -> tuple[int, str, str]:
@@ -349,8 +353,7 @@ def test_changed_facts_of_the_catalogue_stop_the_refresh(run: Run, catalogue: Pa
 def test_older_facts_of_the_catalogue_are_a_rollback(run: Run, catalogue: Path, keys: Any) -> None:
     assert refresh_from(run)[0] == 0
     run("facts", "reset")
-    run("facts", "import", str(written(catalogue.parent, checked="2026-10-01")), "--yes")
-    run("facts", "export", str(catalogue / "facts.json"), "--sign", str(keys.secret))
+    write_signed(catalogue / "facts.json", written(catalogue.parent, checked="2026-10-01").read_bytes(), signer(keys))
     code, _, err = refresh_from(run)
     assert (code, "is older than the last one read here" in err) == (1, True)
 
@@ -367,6 +370,30 @@ def test_import_verifies_the_signature_next_to_the_file(run: Run, catalogue: Pat
     (catalogue / "facts.json.minisig").unlink()
     code, _, err = run("facts", "import", str(path), "--public-key", str(keys.public), "--yes")
     assert (code, "expected a signature by the key" in err) == (1, True)
+
+
+def test_import_requires_the_signature_of_the_configured_key(run: Run, catalogue: Path, tmp_path: Path) -> None:
+    code, _, err = run("facts", "import", str(written(tmp_path)), "--yes")
+    assert (code, "expected a signature by the key" in err) == (1, True)
+    assert run("facts", "import", str(catalogue / "facts.json"), "--yes")[0] == 0
+    assert run("facts", "export", "out.json")[0] == 0
+    user_file().unlink()
+    assert run("facts", "import", str(written(tmp_path)), "--yes")[0] == 0
+
+
+def test_import_uses_the_bytes_that_it_verified(
+    run: Run, catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = catalogue / "facts.json"
+    signed = path.read_bytes()
+
+    def swapped(*arguments: Any) -> None:
+        verify(*arguments)
+        path.write_bytes(signed.replace(b"2.28", b"2.17"))
+
+    monkeypatch.setattr("envforge.facts.signed.verify", swapped)
+    assert run("facts", "import", str(path), "--yes")[0] == 0
+    assert (tmp_path / "data" / "envforge" / "facts.json").read_bytes() == signed
 
 
 def test_bytes_of_any_kind_end_in_an_error_of_the_file() -> None:

@@ -223,6 +223,65 @@ def test_release_with_an_odd_version_is_reported_and_the_others_are_used(served:
         assert "0.4.1" not in out
 
 
+def test_imported_kernels_are_read_again_from_the_wheel(served: Serve, tmp_path: Path) -> None:
+    with served(future()) as line:
+        line.refresh("--yes")
+        good = json.loads(line.data.read_text())
+        row = next(each for each in good["builds"] if each["tag"] == "cu139")
+        row |= {"capabilities": ["5.0", "12.0"], "ptx": [], "kernels_source": "a guess"}
+        poison = tmp_path / "poison.json"
+        poison.write_text(json.dumps(good))
+        assert line.run("facts", "import", str(poison), "--yes")[0] == 0
+        _, out, _ = line.refresh("--yes")
+        said = "torch 2.99.0 cu139 linux-64: a guess stated kernels 5.0, 12.0, but its wheel has kernels 7.5, 8.0"
+        assert said in " ".join(out.split())
+        row = next(each for each in json.loads(line.data.read_text())["builds"] if each["tag"] == "cu139")
+        assert row["capabilities"] == ["7.5", "8.0", "8.6", "9.0", "10.0", "12.0"]
+        assert "torch-2.99.0%2Bcu139-cp313" in row["kernels_source"]
+
+
+def test_imported_row_whose_wheel_is_for_another_cuda_is_dropped(served: Serve, tmp_path: Path) -> None:
+    servers = future()
+    with served(servers) as line:
+        line.refresh("--yes")
+        poison = tmp_path / "poison.json"
+        poison.write_text(line.data.read_text().replace("list of kernels in", "as told in"))
+        line.run("facts", "import", str(poison), "--yes")
+        wheel = torch_wheel("2.99.0", "12.8", "sm_80")
+        servers.wheels = {path: wheel if "cu139/torch-" in path else data for path, data in servers.wheels.items()}
+        _, out, _ = line.refresh("--yes")
+        assert "- torch 2.99.0 cu139 linux-64" in out
+        assert "cu139" not in line.data.read_text()
+
+
+def test_release_that_has_gone_is_dropped_and_shown(served: Serve) -> None:
+    servers = future()
+    servers.add("cu139", "torch-2.98.0+cu139", torch_wheel("2.98.0", "13.9", "sm_80"), LINUX, ["cp312"])
+    with served(servers) as line:
+        line.refresh("--yes")
+        kept = json.loads(line.data.read_text())
+        servers.wheels = {path: data for path, data in servers.wheels.items() if "2.98" not in path}
+        code, out, _ = line.refresh("--yes")
+        assert (code, "- torch 2.98.0 cu139 linux-64" in out) == (0, True)
+        assert "note: torch 2.98.0 cu139 linux-64 isn't on https://download.pytorch.org/whl anymore" in out
+        assert "2.98.0" not in line.data.read_text()
+        # a row from elsewhere stays, and is reported
+        for row in kept["builds"]:
+            row["source"] = "our own build"
+        line.data.write_text(json.dumps(kept))
+        _, out, _ = line.refresh("--yes")
+        assert "it is kept from our own build" in " ".join(out.split())
+        assert "2.98.0" in line.data.read_text()
+
+
+def test_index_that_cannot_be_read_drops_nothing(served: Serve) -> None:
+    with served(future()) as line:
+        line.refresh("--yes")
+        line.server.fail(f"{INDEX}/torch/", Fault(status=401))
+        code, _, _ = line.refresh("--yes")
+        assert (code, "2.99.0" in line.data.read_text()) == (0, True)
+
+
 def test_release_only_on_the_package_index_is_reported(served: Serve) -> None:
     servers = future()
     servers.registry.append("torch-2.99.1-cp312-cp312-manylinux_2_28_x86_64.whl")

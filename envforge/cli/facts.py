@@ -301,7 +301,8 @@ def _use(command: str, before: FactsFile | None, data: bytes, use: UseOptions, f
     path = _path()
     after, identity = parse_facts(data, path)
     lines = [*changes(before, after)]
-    is_changed = not path.exists() or path.read_bytes() != data
+    # without a file before, one without rows would add nothing but its date
+    is_changed = path.read_bytes() != data if path.exists() else bool(lines)
     used = is_changed and not use.dry_run
     if not use.as_json:
         for line in (*lines, *_reported(found)):
@@ -321,7 +322,12 @@ def _use(command: str, before: FactsFile | None, data: bytes, use: UseOptions, f
         "file": path,
         **({} if found is None else {name: getattr(found, name) for name in ("read", "unread", "rejected", "notes")}),
     }
-    print_result(command, result, f"the facts of {identity}: {state}", as_json=use.as_json)
+    text = f"the facts of {identity}: {state}"
+    if not is_changed and not path.exists():
+        text = "nothing new: the built-in facts are up to date"
+        if found is not None and found.unread:
+            text = "nothing new in the sources that can be read"
+    print_result(command, result, text, as_json=use.as_json)
 
 
 def _reported(found: Refreshed | None) -> Iterator[str]:

@@ -274,6 +274,19 @@ def test_release_that_has_gone_is_dropped_and_shown(served: Serve) -> None:
         assert "2.98.0" in line.data.read_text()
 
 
+def test_first_refresh_with_nothing_new_writes_nothing_and_asks_nothing(served: Serve) -> None:
+    servers = Servers()
+    servers.add("cu126", "torch-2.14.1+cu126", b"", LINUX, ["cp310", "cp311", "cp312", "cp313", "cp314"])
+    with served(servers) as line:
+        code, out, _ = line.refresh()
+        assert (code, line.data.exists()) == (0, False)
+        assert "nothing new in the sources that can be read" in out
+        servers.registry.append("torch-2.14.1-cp312-cp312-manylinux_2_28_x86_64.whl")
+        code, out, err = line.refresh()
+        assert (code, line.data.exists()) == (0, False), err
+        assert out.splitlines()[-1] == "nothing new: the built-in facts are up to date"
+
+
 def test_index_that_cannot_be_read_drops_nothing(served: Serve) -> None:
     with served(future()) as line:
         line.refresh("--yes")

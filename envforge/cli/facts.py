@@ -286,7 +286,19 @@ def import_facts(options: ImportFactsOptions) -> None:
 @takes(ResetFactsOptions)
 def reset(options: ResetFactsOptions) -> None:
     """Remove the refreshed facts, and use the built-in ones."""
+    from envforge.pytorch.facts_file import BUILT_IN, VARIABLE
+
     path = _path()
+    if os.environ.get(VARIABLE):
+        # such a file may be in a repository, or belong to others
+        raise RequestError(
+            f"`{VARIABLE}` selects `{path}`, which `envforge facts reset` doesn't remove",
+            hint=(
+                Hint(f"to use only the built-in facts, set `{VARIABLE}={BUILT_IN}`"),
+                Hint(f"to remove the refreshed facts of this computer, unset `{VARIABLE}` and run the command again"),
+            ),
+            code="facts-of-variable",
+        )
     is_there = path.exists()
     path.unlink(missing_ok=True)
     text = f"removed {path}" if is_there else "this computer has no refreshed facts"

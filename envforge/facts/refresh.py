@@ -113,8 +113,8 @@ class _Refresh:
                 continue
             facts = replace(facts, builds=(*facts.builds, row))
         pinned = {row.cuda for row in matrix.toolkits}
-        for cuda, row in sorted(self._toolkits.items()):
-            more = replace(facts, toolkits=(*facts.toolkits, row))
+        for cuda, toolkit in sorted(self._toolkits.items()):
+            more = replace(facts, toolkits=(*facts.toolkits, toolkit))
             if cuda not in pinned and not [*contradictions(matrix, replace(more, builds=()))]:
                 facts = more
         return facts

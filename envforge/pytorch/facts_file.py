@@ -367,6 +367,8 @@ def _document(damaged: str, path: Path | str = "") -> Document:
 def _hints(path: Path | str) -> tuple[Hint, ...]:
     """Return the way out for the file in use, which every command reads; for another file, its origin."""
     if isinstance(path, Path) and path == facts_path():
+        if os.environ.get(VARIABLE):
+            return (Hint(f"to use only the built-in facts, set `{VARIABLE}={BUILT_IN}`"),)
         return (Hint("to use the built-in facts again", "envforge facts reset"),)
     return (Hint("get the file again from where it was exported; a newer envforge may also have written it"),)
 

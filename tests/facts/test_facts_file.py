@@ -227,6 +227,16 @@ def test_facts_can_be_disabled_or_read_from_another_file(
     assert (code, "nothing.json" in err) == (2, True)
 
 
+def test_reset_keeps_a_file_that_the_variable_names(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path)
+    monkeypatch.setenv("ENVFORGE_FACTS", str(path))
+    code, _, err = run("facts", "reset")
+    assert (code, path.exists(), "set `ENVFORGE_FACTS=built-in`" in err) == (2, True, True)
+    path.write_text("{", encoding="utf-8")
+    code, _, err = run("explain", "--machine", "t4")
+    assert (code, "set `ENVFORGE_FACTS=built-in`" in err, "facts reset" in err) == (1, True, False)
+
+
 def test_damaged_file_in_use_is_named_with_the_command_that_removes_it(run: Run, tmp_path: Path) -> None:
     run("facts", "import", str(written(tmp_path)), "--yes")
     path = tmp_path / "data" / "envforge" / "facts.json"

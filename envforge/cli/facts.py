@@ -14,7 +14,7 @@ import click
 
 from envforge.base.envelope import Json, to_json
 from envforge.cli import print_result, wrapped
-from envforge.cli.lockfiles import PublicKeyOption, chosen_key, chosen_signer
+from envforge.cli.lockfiles import PublicKeyOption, chosen_signer, key_or_configured
 from envforge.cli.options import (
     FILE,
     Argument,
@@ -259,14 +259,17 @@ def export_facts(options: ExportFactsOptions) -> None:
 @facts.command("import", short_help="Use the facts in a file that another computer exported.")
 @takes(ImportFactsOptions)
 def import_facts(options: ImportFactsOptions) -> None:
-    """Use the facts in FILE, and show what changes. With --public-key, FILE.minisig must be its signature."""
+    """Use the facts in FILE, and show what changes.
+
+    If --public-key is passed or your catalogue has a `public-key`, FILE.minisig must be a signature by it.
+    """
+    from envforge.catalogue.address import chosen_catalogue
     from envforge.facts.signed import read_signed
-    from envforge.pytorch.facts_file import contradictions, read_facts_file
+    from envforge.pytorch.facts_file import contradictions
     from envforge.pytorch.matrix import built_in_matrix
 
-    found, _ = read_facts_file(options.file)
-    if options.public_key is not None:
-        read_signed(options.file, chosen_key(options.public_key))
+    key = key_or_configured(options.public_key, chosen_catalogue(None, Path(), os.environ))
+    found, data = read_signed(options.file, key)
     matrix = built_in_matrix()
     wrong = [*contradictions(matrix, found)]
     if wrong:
@@ -276,14 +279,26 @@ def import_facts(options: ImportFactsOptions) -> None:
             hint=(Hint("to read facts that agree with them", "envforge facts refresh"),),
             code="facts-contradict",
         )
-    _use("facts import", _before(), options.file.read_bytes(), options.use, None)
+    _use("facts import", _before(), data, options.use, None)
 
 
 @facts.command("reset")
 @takes(ResetFactsOptions)
 def reset(options: ResetFactsOptions) -> None:
     """Remove the refreshed facts, and use the built-in ones."""
+    from envforge.pytorch.facts_file import BUILT_IN, VARIABLE
+
     path = _path()
+    if os.environ.get(VARIABLE):
+        # such a file may be in a repository, or belong to others
+        raise RequestError(
+            f"`{VARIABLE}` selects `{path}`, which `envforge facts reset` doesn't remove",
+            hint=(
+                Hint(f"to use only the built-in facts, set `{VARIABLE}={BUILT_IN}`"),
+                Hint(f"to remove the refreshed facts of this computer, unset `{VARIABLE}` and run the command again"),
+            ),
+            code="facts-of-variable",
+        )
     is_there = path.exists()
     path.unlink(missing_ok=True)
     text = f"removed {path}" if is_there else "this computer has no refreshed facts"
@@ -298,7 +313,8 @@ def _use(command: str, before: FactsFile | None, data: bytes, use: UseOptions, f
     path = _path()
     after, identity = parse_facts(data, path)
     lines = [*changes(before, after)]
-    is_changed = not path.exists() or path.read_bytes() != data
+    # without a file before, one without rows would add nothing but its date
+    is_changed = path.read_bytes() != data if path.exists() else bool(lines)
     used = is_changed and not use.dry_run
     if not use.as_json:
         for line in (*lines, *_reported(found)):
@@ -318,7 +334,12 @@ def _use(command: str, before: FactsFile | None, data: bytes, use: UseOptions, f
         "file": path,
         **({} if found is None else {name: getattr(found, name) for name in ("read", "unread", "rejected", "notes")}),
     }
-    print_result(command, result, f"the facts of {identity}: {state}", as_json=use.as_json)
+    text = f"the facts of {identity}: {state}"
+    if not is_changed and not path.exists():
+        text = "nothing new: the built-in facts are up to date"
+        if found is not None and found.unread:
+            text = "nothing new in the sources that can be read"
+    print_result(command, result, text, as_json=use.as_json)
 
 
 def _reported(found: Refreshed | None) -> Iterator[str]:

@@ -186,7 +186,7 @@ def pull(options: PullOptions) -> None:
     output = options.output
     fail_on_incomplete_change(output)
     chosen = options.source.chosen()
-    key = _key(options.public_key, chosen)
+    key = key_or_configured(options.public_key, chosen)
     with open_catalogue(chosen.address, key) as source:
         entry = entry_named(source, options.name)
         stored = lock_text(source, entry, key)
@@ -234,7 +234,7 @@ def verify(options: VerifyCatalogueOptions) -> None:
     from envforge.lock.lockfile import parse_lockfile
 
     chosen = options.source.chosen()
-    key = _key(options.public_key, chosen)
+    key = key_or_configured(options.public_key, chosen)
     faults = []
     with open_catalogue(chosen.address, key) as source:
         found = list_entries(source.root)
@@ -251,8 +251,11 @@ def verify(options: VerifyCatalogueOptions) -> None:
     print_result("lockfiles verify", result, text, as_json=options.source.as_json, is_ok=not faults)
 
 
-def _key(option: str | None, chosen: ChosenCatalogue) -> str | None:
-    return chosen.public_key if option is None else chosen_key(option)
+def key_or_configured(option: str | None, chosen: ChosenCatalogue | None) -> str | None:
+    """Return the key of ``--public-key``, or else the one that is configured for the catalogue."""
+    if option is not None:
+        return chosen_key(option)
+    return None if chosen is None else chosen.public_key
 
 
 def chosen_key(option: str) -> str:

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from email.parser import BytesParser
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import Version
 
-from envforge.base.terms import WheelTag
+from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.facts.nvidia import read_toolkits
-from envforge.facts.releases import Found, Wheel, find_builds, wheels_of
+from envforge.facts.releases import Found, Wheel, find_builds, odd_releases, wheels_of
 from envforge.facts.wheel import WheelFacts, read_wheel
 from envforge.lock.pages import Downloads, IndexFile
 from envforge.pytorch.facts_file import (
@@ -72,7 +72,10 @@ class _Refresh:
         self._request, self._downloads, self._say = request, downloads, say
         earlier, team = request.before, request.team
         self._builds: dict[BuildKey, BuildRow] = {row.key: row for row in (earlier.builds if earlier else ())}
-        self._toolkits: dict[str, ToolkitRow] = {row.cuda: row for row in (earlier.toolkits if earlier else ())}
+        self._toolkits: dict[Version, ToolkitRow] = {
+            Version(row.cuda): row for row in (earlier.toolkits if earlier else ())
+        }
+        self._of_team = {row.key for row in (team.builds if team else ())}
         self._pinned = request.matrix if team is None else layered(request.matrix, team, None)
         self._known = {key_of(build): build for build in self._pinned.builds}
         self._result = Refreshed(facts=FactsFile(checked=request.today))
@@ -83,7 +86,7 @@ class _Refresh:
         if team is not None:
             result.rejected += contradictions(self._request.matrix, team)
             self._builds |= {row.key: row for row in team.builds}
-            self._toolkits |= {row.cuda: row for row in team.toolkits}
+            self._toolkits |= {Version(row.cuda): row for row in team.toolkits}
         index = self._request.torch_index
         # first, because a mirror of the index may have to be read by the tags of these toolkits
         self._try("NVIDIA's list of CUDA toolkits", self._read_nvidia)
@@ -109,9 +112,12 @@ class _Refresh:
             if [*contradictions(matrix, single)] or layered(matrix, single, None).builds == matrix.builds:
                 continue
             facts = replace(facts, builds=(*facts.builds, row))
-        pinned = {str(row.cuda) for row in matrix.toolkits}
-        toolkits = tuple(row for cuda, row in self._toolkits.items() if cuda not in pinned)
-        return replace(facts, toolkits=toolkits)
+        pinned = {row.cuda for row in matrix.toolkits}
+        for cuda, toolkit in sorted(self._toolkits.items()):
+            more = replace(facts, toolkits=(*facts.toolkits, toolkit))
+            if cuda not in pinned and not [*contradictions(matrix, replace(more, builds=()))]:
+                facts = more
+        return facts
 
     def _try(self, name: str, read: Callable[[], None]) -> None:
         self._say(f"reading {name}")
@@ -127,13 +133,20 @@ class _Refresh:
         # older toolkits than the table's have no builds
         oldest = min(row.cuda for row in self._pinned.toolkits)
         for row in read_toolkits(self._downloads, pinned, self._request.today):
-            if Version(row.cuda) > oldest:
-                self._toolkits[row.cuda] = row
+            if Version(row.cuda) <= oldest:
+                continue
+            problems = [*contradictions(self._pinned, FactsFile(checked=row.checked, toolkits=(row,)))]
+            self._result.rejected += problems
+            if not problems:
+                self._toolkits[Version(row.cuda)] = row
 
     def _read_index(self) -> None:
         torch = self._files("torch")
+        self._report_odd(torch, "torch")
         vision, audio = (self._partners(name) for name in ("torchvision", "torchaudio"))
-        for found in find_builds(torch, self._pinned.platforms):
+        builds = find_builds(torch, self._pinned.platforms)
+        self._drop_gone({found.key for found in builds})
+        for found in builds:
             if found.torch < self._pinned.torches[0]:
                 continue
             known = self._known.get(found.key)
@@ -143,6 +156,21 @@ class _Refresh:
             row = self._row(found, known, vision, audio)
             if row is not None:
                 self._builds[row.key] = row
+            elif found.key not in self._of_team:
+                self._builds.pop(found.key, None)
+
+    def _drop_gone(self, there: set[BuildKey]) -> None:
+        """Drop the earlier rows of builds that the index doesn't have anymore; report those that are from elsewhere."""
+        index = show_url(self._request.torch_index)
+        for key, row in [*self._builds.items()]:
+            if key in there or key in self._of_team:
+                continue
+            name = f"torch {row.torch} {row.tag} {row.platform}"
+            if row.source == index:
+                del self._builds[key]
+                self._result.notes.append(f"{name} isn't on {index} anymore, or was yanked")
+            else:
+                self._result.notes.append(f"{name} isn't on {index}; it is kept from {row.source}")
 
     def _files(self, name: str) -> tuple[IndexFile, ...]:
         """Return the files of a package, from the page of all tags, or if a mirror has none, from those of each tag."""
@@ -150,7 +178,7 @@ class _Refresh:
         page = self._downloads.page(index, name)
         if page.status == 200 and page.files:
             return page.files
-        cudas = {*(row.cuda for row in self._pinned.toolkits), *map(Version, self._toolkits)}
+        cudas = {*(row.cuda for row in self._pinned.toolkits), *self._toolkits}
         tags = {*map(str, self._pinned.tags), *(str(WheelTag(cuda)) for cuda in cudas)}
         pages = [self._downloads.page(f"{index}/{tag}", name) for tag in sorted(tags)]
         files = tuple(file for each in pages for file in each.files)
@@ -212,21 +240,30 @@ class _Refresh:
             ptx=tuple(map(str, wheel.ptx)) if wheel is not None else (),
             plain=plain,  # type: ignore[arg-type] # the names of the family
             source=show_url(self._request.torch_index),
-            kernels_source=None if wheel is None else f"{show_url(found.sample.file.url)}, list of kernels in torch._C",
+            kernels_source=None if wheel is None else _kernels_source(found),
             checked=self._request.today,
         )
 
     def _kernels(self, found: Found, earlier: BuildRow | None, name: str) -> WheelFacts | None:
         """Return what a wheel of the build states, or what was read of it before; None if it can't be read."""
-        if earlier is not None and earlier.kernels_source is not None:
-            build = earlier.build()
-            return WheelFacts(cuda=build.tag.cuda, capabilities=build.capabilities, ptx=build.ptx)
+        before = None if earlier is None or earlier.kernels_source is None else earlier.build()
+        # an imported row may have its kernels from elsewhere
+        if before is not None and earlier is not None and earlier.kernels_source == _kernels_source(found):
+            return WheelFacts(cuda=before.tag.cuda, capabilities=before.capabilities, ptx=before.ptx)
         self._say(f"reading the kernels of {name}")
         try:
-            return read_wheel(self._downloads, found.sample.file, kernels=True)
+            wheel = read_wheel(self._downloads, found.sample.file, kernels=True)
         except EnvforgeError as error:
             self._result.notes.append(f"{name} stays unverified: {error.message}")
             return None
+        if before is not None and earlier is not None:
+            texts = [
+                _kernels_text(*each) for each in ((before.capabilities, before.ptx), (wheel.capabilities, wheel.ptx))
+            ]
+            if texts[0] != texts[1]:
+                origin = earlier.kernels_source
+                self._result.notes.append(f"{name}: {origin} stated {texts[0]}, but its wheel has {texts[1]}")
+        return wheel
 
     def _nearest_kernels(self, found: Found, known: Build | None) -> tuple[object, ...]:
         """Return the kernels of the newest build with the same tag, or else with the nearest older CUDA."""
@@ -263,7 +300,16 @@ class _Refresh:
                 )
 
     def _partners(self, name: str) -> _Partners:
-        return _Partners(self._downloads, tuple(wheels_of(self._files(name), name, self._pinned.platforms)))
+        files = self._files(name)
+        self._report_odd(files, name)
+        return _Partners(self._downloads, tuple(wheels_of(files, name, self._pinned.platforms)))
+
+    def _report_odd(self, files: tuple[IndexFile, ...], name: str) -> None:
+        """Report the releases that are left out for their version, unless all of the table are newer."""
+        known = [version for build in self._pinned.builds if (version := getattr(build, name)) is not None]
+        for version in odd_releases(files, name, self._pinned.platforms):
+            if version > min(known):
+                self._result.rejected.append(f"{name} {version}: expected a version such as `{max(known)}`")
 
 
 class _Partners:
@@ -295,6 +341,15 @@ class _Partners:
             except EnvforgeError:
                 self._torches[version] = None
         return self._torches[version]
+
+
+def _kernels_source(found: Found) -> str:
+    return f"{show_url(found.sample.file.url)}, list of kernels in torch._C"
+
+
+def _kernels_text(capabilities: Iterable[ComputeCapability], ptx: Iterable[ComputeCapability]) -> str:
+    kernels, ptx_text = (", ".join(map(str, sorted(each))) for each in (capabilities, ptx))
+    return f"kernels {kernels}" + (f" and PTX {ptx_text}" if ptx_text else "")
 
 
 def _required_torch(metadata: bytes) -> Version | None:

@@ -11,10 +11,12 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
 
 from envforge.lock.pages import IndexFile
+from envforge.pytorch.facts_file import RELEASE
 
+_RELEASE = re.compile(RELEASE)
 _TAG = re.compile(r"cpu|cu\d{2,3}")
 _PYTHON = re.compile(r"cp(3)(\d{1,2})")
-_MANYLINUX = re.compile(r"manylinux_(\d+)_(\d+)_(x86_64|aarch64)")
+_MANYLINUX = re.compile(r"manylinux_(\d{1,3})_(\d{1,3})_(x86_64|aarch64)")
 # PEP 600 gives the old names; `linux_…` files are built in these images (data/facts/README.md)
 _OLD_NAMES = {
     "manylinux1_x86_64": "manylinux_2_5_x86_64",
@@ -49,9 +51,9 @@ class Found:
     wheels: list[Wheel] = field(default_factory=list)
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[Version, str, str]:
         """What identifies the build."""
-        return str(self.torch), self.tag, self.platform
+        return self.torch, self.tag, self.platform
 
     @property
     def pythons(self) -> tuple[Version, ...]:
@@ -76,7 +78,7 @@ class Found:
 
 def find_builds(files: Iterable[IndexFile], platforms: Sequence[str]) -> tuple[Found, ...]:
     """Return the released builds for these platforms, oldest first."""
-    found: dict[tuple[str, str, str], Found] = {}
+    found: dict[tuple[Version, str, str], Found] = {}
     for wheel in wheels_of(files, "torch", platforms):
         if wheel.tag is None or wheel.python is None:
             continue
@@ -87,7 +89,20 @@ def find_builds(files: Iterable[IndexFile], platforms: Sequence[str]) -> tuple[F
 
 
 def wheels_of(files: Iterable[IndexFile], name: str, platforms: Sequence[str]) -> Iterator[Wheel]:
-    """Yield the wheels of releases for these platforms: no previews, no yanked files, no free-threaded Python."""
+    """Yield the wheels of releases for these platforms: no previews, no yanked files, no free-threaded Python.
+
+    Nor those with a version that no row can have: see ``odd_releases``.
+    """
+    return (wheel for wheel in _wheels_of(files, name, platforms) if _RELEASE.fullmatch(wheel.version.public))
+
+
+def odd_releases(files: Iterable[IndexFile], name: str, platforms: Sequence[str]) -> tuple[Version, ...]:
+    """Return the releases with a version that no row can have, such as a post release, oldest first."""
+    there = {Version(wheel.version.public) for wheel in _wheels_of(files, name, platforms) if wheel.tag is not None}
+    return tuple(sorted(each for each in there if not _RELEASE.fullmatch(str(each))))
+
+
+def _wheels_of(files: Iterable[IndexFile], name: str, platforms: Sequence[str]) -> Iterator[Wheel]:
     for file in files:
         try:
             found, version, _, tags = parse_wheel_filename(file.file_name)

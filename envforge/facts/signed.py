@@ -13,16 +13,19 @@ from envforge.catalogue.address import ChosenCatalogue
 from envforge.catalogue.directory import open_catalogue
 from envforge.catalogue.signing import Signed, Signer, key_id, refuse_rollback, refused, verify
 from envforge.errors import EnvforgeError
-from envforge.pytorch.facts_file import FactsFile, parse_facts, read_facts_file
+from envforge.pytorch.facts_file import FactsFile, facts_bytes, parse_facts
 
 FACTS_FILE = "facts.json"
 _SUFFIX = ".minisig"
 
 
-def read_signed(path: Path, public_key: str) -> FactsFile:
-    """Return the facts in a file; raise ``EnvforgeError`` unless the owner of ``public_key`` has signed them."""
-    facts, _ = read_facts_file(path)
-    data = path.read_bytes()
+def read_signed(path: Path, public_key: str | None) -> tuple[FactsFile, bytes]:
+    """Return the facts in a file, and its bytes; raise ``EnvforgeError`` unless the owner of a key has signed them."""
+    # one read, so the bytes that are used are those that were verified
+    data = facts_bytes(path)
+    facts, _ = parse_facts(data, path)
+    if public_key is None:
+        return facts, data
     try:
         signature = regular(signature_of(path)).read_bytes()
     except OSError as error:
@@ -30,7 +33,7 @@ def read_signed(path: Path, public_key: str) -> FactsFile:
         raise refused(f"the facts `{path.name}`", f"{reason}: {error.strerror or error}") from error
     signed = Signed(data=data, comment=_comment(facts.checked), signature=signature)
     verify(f"the facts `{path.name}`", signed, public_key)
-    return facts
+    return facts, data
 
 
 def write_signed(path: Path, data: bytes, signer: Signer | None) -> None:
@@ -56,7 +59,7 @@ def read_team_facts(chosen: ChosenCatalogue) -> FactsFile:
     with open_catalogue(chosen.address, chosen.public_key) as catalogue:
         for name in (FACTS_FILE, FACTS_FILE + _SUFFIX):
             catalogue.bring(name)
-        facts = read_signed(catalogue.root / FACTS_FILE, chosen.public_key)
+        facts, _ = read_signed(catalogue.root / FACTS_FILE, chosen.public_key)
     refuse_rollback(chosen.address, chosen.public_key, _serial(facts.checked), "facts file")
     return facts
 

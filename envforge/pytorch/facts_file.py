@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
 import msgspec
+from packaging.version import Version
 
 from envforge.base.documents import Document, Printable, matching
 from envforge.base.envelope import to_json
 from envforge.base.files import regular
+from envforge.base.terms import WheelTag
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.machine.values import driver_text
 from envforge.pytorch.matrix import FactsId, Matrix, Minimum
@@ -30,12 +32,14 @@ VARIABLE = "ENVFORGE_FACTS"
 BUILT_IN = "built-in"  # the value of the variable that disables the refreshed table
 OLD_AFTER_DAYS = 60
 MOST_BYTES = 4_000_000  # the built-in table with all its rows has 100,000
+RELEASE = r"\d{1,5}(\.\d{1,5}){0,3}"  # no epoch, no post release, and no number that is a date or longer
 _ORIGIN = ("source", "kernels_source", "checked")
 
-BuildKey: TypeAlias = tuple[str, str, str]
+# versions, not their text: `2.14.1.0` is another spelling of `2.14.1`
+BuildKey: TypeAlias = tuple[Version, str, str]
 _Tag = Annotated[str, matching(r"cpu|cu\d{2,3}", "`cpu` or a tag such as `cu118`")]
 _Subdir = Annotated[str, matching(r"[a-z]+-[a-z0-9]+", "a platform such as `linux-64`")]
-_Dotted = Annotated[str, matching(r"\d{1,5}(\.\d{1,5}){0,3}", "a version such as `12.4`, as a string")]
+_Dotted = Annotated[str, matching(RELEASE, "a version such as `12.4`, as a string")]
 _Short = Annotated[str, matching(r"\d{1,2}\.\d", "two numbers such as `8.6`, as a string")]
 _Some = Annotated[tuple[_Dotted, ...], msgspec.Meta(min_length=1)]
 
@@ -65,7 +69,7 @@ class BuildRow:
     @property
     def key(self) -> BuildKey:
         """What identifies the build."""
-        return self.torch, self.tag, self.platform
+        return Version(self.torch), str(WheelTag.parse(self.tag)), self.platform
 
     def build(self) -> Build:
         """Return the row as a build of the table."""
@@ -135,6 +139,11 @@ def installed_facts() -> tuple[FactsFile, FactsId] | None:
 
 def read_facts_file(path: Path) -> tuple[FactsFile, FactsId]:
     """Read a file of facts; raise ``FactsFileError`` if it is invalid, and name what a newer envforge wrote."""
+    return parse_facts(facts_bytes(path), path)
+
+
+def facts_bytes(path: Path) -> bytes:
+    """Return the contents of a file of facts; raise ``FactsFileError`` if it can't be read or is too large."""
     try:
         size = regular(path).stat().st_size
         data = path.read_bytes() if size <= MOST_BYTES else b""
@@ -148,7 +157,7 @@ def read_facts_file(path: Path) -> tuple[FactsFile, FactsId]:
             hint=_hints(path),
             code="facts-damaged",
         )
-    return parse_facts(data, path)
+    return data
 
 
 def parse_facts(data: bytes, path: Path | str) -> tuple[FactsFile, FactsId]:
@@ -177,15 +186,15 @@ def _check(facts: FactsFile, document: Document) -> None:
         if row.kernels_source is None and row.ptx:
             raise document.fault(f"{where}.ptx", "`kernels_source`, which states PTX", "none")
         if row.key in seen:
-            raise document.fault(where, f"a build that differs from {seen[row.key]}", " ".join(row.key))
+            raise document.fault(where, f"a build that differs from {seen[row.key]}", _named(row.key))
         seen[row.key] = where
         row.build()  # raises if a version is invalid
     for number, toolkit in enumerate(facts.toolkits):
         where = f"toolkits[{number}]"
-        if toolkit.cuda in seen:
-            raise document.fault(where, f"a toolkit that differs from {seen[toolkit.cuda]}", toolkit.cuda)
-        seen[toolkit.cuda] = where
-        toolkit.minimum()
+        cuda = toolkit.minimum().cuda
+        if cuda in seen:
+            raise document.fault(where, f"a toolkit that differs from {seen[cuda]}", toolkit.cuda)
+        seen[cuda] = where
 
 
 def dump_facts(facts: FactsFile) -> bytes:
@@ -211,7 +220,9 @@ def layered(matrix: Matrix, facts: FactsFile, identity: FactsId | None) -> Matri
     rows = [row.build() for row in facts.builds]
     for build in rows:
         builds[key_of(build)] = _merged(builds.get(key_of(build)), build)
-    toolkits = {row.cuda: row for row in (*(each.minimum() for each in facts.toolkits), *matrix.toolkits)}
+    # a file that is already in use may undercut a minimum, too
+    fits = [row.minimum() for row in facts.toolkits if not any(_driver_faults(row, matrix, facts))]
+    toolkits = {row.cuda: row for row in (*fits, *matrix.toolkits)}
     stated = {each for build in rows if build.capabilities_stated for each in build.capabilities}
     return replace(
         matrix,
@@ -239,11 +250,39 @@ def contradictions(matrix: Matrix, facts: FactsFile) -> Iterator[str]:
         known = pinned.get(row.key)
         if known is not None:
             yield from (f"{_named(row.key)}: {text}" for text in _differences(known, row.build()))
-    toolkits = {str(each.cuda): each for each in matrix.toolkits}
+    toolkits = {each.cuda: each for each in matrix.toolkits}
     for toolkit in facts.toolkits:
-        minimum = toolkits.get(toolkit.cuda)
+        minimum = toolkits.get(toolkit.minimum().cuda)
         if minimum is not None and minimum.linux != toolkit.minimum().linux:
             yield f"CUDA {toolkit.cuda}: driver {driver_text(minimum.linux)} is pinned, found {toolkit.linux}"
+        yield from (f"CUDA {toolkit.cuda}: {text}" for text in _driver_faults(toolkit, matrix, facts))
+
+
+def _driver_faults(toolkit: ToolkitRow, matrix: Matrix, facts: FactsFile) -> Iterator[str]:
+    """Yield why the driver of a toolkit can't be right: too old for its CUDA, or out of order with its neighbours."""
+    found = toolkit.minimum()
+    pinned = {row.cuda: row for row in matrix.toolkits}
+    if found.cuda in pinned:
+        return
+    family = matrix.family_minimum(found.cuda)
+    # of two rows of the file, the newer toolkit's is the one at fault
+    others = [*pinned.values(), *(row for each in facts.toolkits if (row := each.minimum()).cuda < found.cuda)]
+    older = max((row for row in others if row.cuda < found.cuda), key=lambda row: row.cuda, default=None)
+    newer = min((row for row in others if row.cuda > found.cuda), key=lambda row: row.cuda, default=None)
+    for windows, system in ((False, "Linux"), (True, "Windows")):
+        driver = found.driver(windows=windows)
+        text = f"found {driver_text(driver)} ({system})"
+        if family is not None and driver < family.driver(windows=windows):
+            yield f"CUDA {found.cuda.major} requires driver {driver_text(family.driver(windows=windows))}, {text}"
+        elif older is not None and _is_older(driver, older.driver(windows=windows), windows=windows):
+            yield f"driver {driver_text(older.driver(windows=windows))} of CUDA {older.cuda} is newer, {text}"
+        elif newer is not None and _is_older(newer.driver(windows=windows), driver, windows=windows):
+            yield f"driver {driver_text(newer.driver(windows=windows))} of CUDA {newer.cuda} is older, {text}"
+
+
+def _is_older(driver: Version, other: Version, *, windows: bool) -> bool:
+    # the number of the branch stands for its driver of Windows, so only branches compare there
+    return driver.major < other.major if windows else driver < other
 
 
 def _differences(pinned: Build, found: Build) -> Iterator[str]:
@@ -294,7 +333,7 @@ def _shown_toolkit(row: ToolkitRow) -> str:
 
 def key_of(build: Build) -> BuildKey:
     """Return what identifies a build."""
-    return str(build.torch), str(build.tag), build.platform
+    return build.torch, str(build.tag), build.platform
 
 
 def note_of_other_facts(recorded: FactsId | None, here: FactsId | None) -> str | None:
@@ -328,6 +367,8 @@ def _document(damaged: str, path: Path | str = "") -> Document:
 def _hints(path: Path | str) -> tuple[Hint, ...]:
     """Return the way out for the file in use, which every command reads; for another file, its origin."""
     if isinstance(path, Path) and path == facts_path():
+        if os.environ.get(VARIABLE):
+            return (Hint(f"to use only the built-in facts, set `{VARIABLE}={BUILT_IN}`"),)
         return (Hint("to use the built-in facts again", "envforge facts reset"),)
     return (Hint("get the file again from where it was exported; a newer envforge may also have written it"),)
 

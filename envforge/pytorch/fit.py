@@ -210,15 +210,18 @@ def driver_grade(cuda: Version, facts: Facts, matrix: Matrix) -> Grade | Misfit:
     if facts.stated_cuda is not None or facts.driver is None:
         return _grade_by_cuda(cuda, facts.stated_cuda or facts.driver_cuda)
     direct, family = matrix.direct_minimum(cuda), matrix.family_minimum(cuda)
-    if direct is not None and facts.driver >= direct.driver(windows=facts.windows_driver):
-        return Grade.DIRECT
+    # the first toolkit of a major version may come with an older driver than the later ones run on
     lowest = family or direct
+    if direct is not None and family is not None and cuda.minor == 0:
+        lowest = min(direct, family, key=lambda row: row.driver(windows=facts.windows_driver))
     if lowest is not None and facts.driver < lowest.driver(windows=facts.windows_driver):
         wanted = f"NVIDIA driver {driver_text(lowest.driver(windows=facts.windows_driver))} or newer"
         found = f"driver {driver_text(facts.driver)}"
         reason = f"CUDA {cuda.major}.x requires {wanted}, found {found}"
         return Misfit(code="driver", wanted=wanted, found=found, reason=reason)
-    return Grade.UNVERIFIED if direct is None else Grade.MINOR_COMPATIBLE
+    if direct is None:
+        return Grade.UNVERIFIED
+    return Grade.DIRECT if facts.driver >= direct.driver(windows=facts.windows_driver) else Grade.MINOR_COMPATIBLE
 
 
 def _grade_by_cuda(cuda: Version, served: Version | None) -> Grade | Misfit:

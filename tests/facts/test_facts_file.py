@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from envforge.base.settings import user_file
+from envforge.catalogue.signing import Signer, verify
 from envforge.cli import facts as command
 from envforge.cli import main
 from envforge.errors import EnvforgeError
+from envforge.facts.signed import write_signed
 from envforge.project.record import parse_project_file, read_project_file
 from envforge.pytorch.facts_file import changes, contradictions, dump_facts, layered, note_of_other_facts, parse_facts
 from envforge.pytorch.matrix import FactsId, built_in_matrix, load_matrix
@@ -130,6 +132,16 @@ def test_import_shows_a_diff_before_it_is_used(run: Run, tmp_path: Path) -> None
         (row(source="\x1b[2Jgone"), "at `builds[0].source`: expected a string without control characters"),
         (row(checked="yesterday"), "at `builds[0].checked`: expected a date"),
         ({"builds": [ROW, ROW]}, "expected a build that differs from builds[0]"),
+        ({"builds": [ROW, {**ROW, "torch": "2.99"}]}, "expected a build that differs from builds[0]"),
+        ({"builds": [ROW, {**ROW, "torch": "2.099.0.0"}]}, "expected a build that differs from builds[0]"),
+        (
+            {"builds": [{**ROW, "tag": "cu98"}, {**ROW, "tag": "cu098"}]},
+            "expected a build that differs from builds[0], found `torch 2.99.0 cu98 linux-64`",
+        ),
+        (
+            {"toolkits": [{**TOOLKIT, "cuda": "9.9"}, {**TOOLKIT, "cuda": "09.9"}]},
+            "expected a toolkit that differs from toolkits[0]",
+        ),
         ({"toolkits": [TOOLKIT, TOOLKIT]}, "expected a toolkit that differs from toolkits[0]"),
         ({"toolkits": [{**TOOLKIT, "linux": "x"}]}, "at `toolkits[0].linux`"),
         ({"builds": {}}, "at `builds`: expected a list"),
@@ -160,9 +172,24 @@ def test_missing_file_is_named(run: Run) -> None:
     ("fields", "said"),
     [
         (row(torch="2.7.1", tag="cu118", glibc="2.17"), "torch 2.7.1 cu118 linux-64: glibc 2.28 is pinned, found 2.17"),
+        (row(torch="2.7.1.0", tag="cu118", glibc="2.17"), "cu118 linux-64: glibc 2.28 is pinned, found 2.17"),
+        (row(torch="2.07.1", tag="cu118", glibc="2.17"), "cu118 linux-64: glibc 2.28 is pinned, found 2.17"),
         (row(torch="2.7.1", tag="cu118", capabilities=["12.0"]), "are pinned, found 12.0"),
         (row(torch="2.7.1", tag="cu118"), "is pinned, but not found"),
         ({"toolkits": [{**TOOLKIT, "cuda": "12.6", "linux": "470.1"}]}, "CUDA 12.6: driver 560.28.03 is pinned, found"),
+        (
+            {"toolkits": [{**TOOLKIT, "linux": "300.10.04"}]},
+            "13.8: CUDA 13 requires driver 580, found 300.10.04 (Linux)",
+        ),
+        ({"toolkits": [{**TOOLKIT, "windows": "300"}]}, "13.8: CUDA 13 requires driver 580, found 300 (Windows)"),
+        ({"toolkits": [{**TOOLKIT, "linux": "580.65.07"}]}, "of CUDA 13.3 is newer, found 580.65.07 (Linux)"),
+        ({"toolkits": [{**TOOLKIT, "windows": "581"}]}, "of CUDA 13.3 is newer, found 581 (Windows)"),
+        ({"toolkits": [{**TOOLKIT, "cuda": "12.7", "linux": "571.10"}]}, "of CUDA 12.8 is older, found 571.10 (Linux)"),
+        ({"toolkits": [{**TOOLKIT, "cuda": "14.0", "linux": "535.10"}]}, "of CUDA 13.3 is newer, found 535.10 (Linux)"),
+        (
+            {"toolkits": [TOOLKIT, {**TOOLKIT, "cuda": "13.9", "linux": "612.10"}]},
+            "CUDA 13.9: driver 615.71.09 of CUDA 13.8 is newer, found 612.10 (Linux)",
+        ),
     ],
 )
 def test_file_that_contradicts_a_pinned_row_is_rejected(run: Run, tmp_path: Path, fields: Any, said: str) -> None:
@@ -180,6 +207,12 @@ def test_pinned_rows_win_over_a_file_that_is_already_in_use(tmp_path: Path) -> N
     assert build in layered(MATRIX, facts, identity).builds
 
 
+def test_file_in_use_undercuts_no_driver(tmp_path: Path) -> None:
+    toolkit = {**TOOLKIT, "linux": "535.1", "windows": "535"}
+    facts, identity = parse_facts(json.dumps({**FACTS, "toolkits": [toolkit]}).encode(), "x")
+    assert layered(MATRIX, facts, identity).toolkits == MATRIX.toolkits
+
+
 def test_facts_can_be_disabled_or_read_from_another_file(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +225,16 @@ def test_facts_can_be_disabled_or_read_from_another_file(
     monkeypatch.setenv("ENVFORGE_FACTS", str(tmp_path / "nothing.json"))
     code, _, err = run("explain", "--machine", "t4")
     assert (code, "nothing.json" in err) == (2, True)
+
+
+def test_reset_keeps_a_file_that_the_variable_names(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path)
+    monkeypatch.setenv("ENVFORGE_FACTS", str(path))
+    code, _, err = run("facts", "reset")
+    assert (code, path.exists(), "set `ENVFORGE_FACTS=built-in`" in err) == (2, True, True)
+    path.write_text("{", encoding="utf-8")
+    code, _, err = run("explain", "--machine", "t4")
+    assert (code, "set `ENVFORGE_FACTS=built-in`" in err, "facts reset" in err) == (1, True, False)
 
 
 def test_damaged_file_in_use_is_named_with_the_command_that_removes_it(run: Run, tmp_path: Path) -> None:
@@ -283,10 +326,12 @@ def catalogue(run: Run, tmp_path: Path, keys: Any, no_other_source: None) -> Pat
     user_file().write_text(f'[catalogue]\naddress = "{folder}"\npublic-key = "{keys.public_text}"\n')
     demo = project(tmp_path / "demo")
     assert run("lockfiles", "publish", str(demo / "conda-lock.yml"), "--sign", str(keys.secret))[0] == 0
-    run("facts", "import", str(written(tmp_path)), "--yes")
-    assert run("facts", "export", str(folder / "facts.json"), "--sign", str(keys.secret))[0] == 0
-    run("facts", "reset")
+    write_signed(folder / "facts.json", written(tmp_path).read_bytes(), signer(keys))
     return folder
+
+
+def signer(keys: Any) -> Signer:
+    return Signer(secret_key=keys.secret.read_bytes(), password="")
 
 
 def refresh_from(run: Run) -> tuple[int, str, str]:
@@ -318,8 +363,7 @@ def test_changed_facts_of_the_catalogue_stop_the_refresh(run: Run, catalogue: Pa
 def test_older_facts_of_the_catalogue_are_a_rollback(run: Run, catalogue: Path, keys: Any) -> None:
     assert refresh_from(run)[0] == 0
     run("facts", "reset")
-    run("facts", "import", str(written(catalogue.parent, checked="2026-10-01")), "--yes")
-    run("facts", "export", str(catalogue / "facts.json"), "--sign", str(keys.secret))
+    write_signed(catalogue / "facts.json", written(catalogue.parent, checked="2026-10-01").read_bytes(), signer(keys))
     code, _, err = refresh_from(run)
     assert (code, "is older than the last one read here" in err) == (1, True)
 
@@ -336,6 +380,30 @@ def test_import_verifies_the_signature_next_to_the_file(run: Run, catalogue: Pat
     (catalogue / "facts.json.minisig").unlink()
     code, _, err = run("facts", "import", str(path), "--public-key", str(keys.public), "--yes")
     assert (code, "expected a signature by the key" in err) == (1, True)
+
+
+def test_import_requires_the_signature_of_the_configured_key(run: Run, catalogue: Path, tmp_path: Path) -> None:
+    code, _, err = run("facts", "import", str(written(tmp_path)), "--yes")
+    assert (code, "expected a signature by the key" in err) == (1, True)
+    assert run("facts", "import", str(catalogue / "facts.json"), "--yes")[0] == 0
+    assert run("facts", "export", "out.json")[0] == 0
+    user_file().unlink()
+    assert run("facts", "import", str(written(tmp_path)), "--yes")[0] == 0
+
+
+def test_import_uses_the_bytes_that_it_verified(
+    run: Run, catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = catalogue / "facts.json"
+    signed = path.read_bytes()
+
+    def swapped(*arguments: Any) -> None:
+        verify(*arguments)
+        path.write_bytes(signed.replace(b"2.28", b"2.17"))
+
+    monkeypatch.setattr("envforge.facts.signed.verify", swapped)
+    assert run("facts", "import", str(path), "--yes")[0] == 0
+    assert (tmp_path / "data" / "envforge" / "facts.json").read_bytes() == signed
 
 
 def test_bytes_of_any_kind_end_in_an_error_of_the_file() -> None:

@@ -207,6 +207,94 @@ def test_previews_yanked_files_and_other_accelerators_are_left_out(served: Serve
         assert "2.99.1" not in out + err
 
 
+@pytest.mark.parametrize("version", ["2.99.1.post1", "1!2.99.1", "99999999999999999.0", "2.99.1.0.1"])
+def test_release_with_an_odd_version_is_reported_and_the_others_are_used(served: Serve, version: str) -> None:
+    servers = future()
+    servers.add("cu139", f"torch-{version}+cu139", torch_wheel(version, "13.9", "sm_80"), LINUX, ["cp312"])
+    servers.add("cpu", f"torchvision-{version}+cpu", family_wheel("torchvision", version, "torch"), LINUX, ["cp312"])
+    servers.add("cpu", "torch-0.4.1.post2+cpu", torch_wheel("0.4.1.post2", None), LINUX, ["cp312"])
+    servers.registry.append(f"torch-{version}-cp312-cp312-manylinux_2_28_x86_64.whl")
+    with served(servers) as line:
+        code, out, err = line.refresh("--yes")
+        text = " ".join(out.split())
+        assert (code, "+ torch 2.99.0 cu139" in text) == (0, True), err
+        assert f"! torch {version}: expected a version such as `2.15.0` (not used)" in text
+        assert f"! torchvision {version}: expected a version such as" in text
+        assert "0.4.1" not in out
+
+
+def test_imported_kernels_are_read_again_from_the_wheel(served: Serve, tmp_path: Path) -> None:
+    with served(future()) as line:
+        line.refresh("--yes")
+        good = json.loads(line.data.read_text())
+        row = next(each for each in good["builds"] if each["tag"] == "cu139")
+        row |= {"capabilities": ["5.0", "12.0"], "ptx": [], "kernels_source": "a guess"}
+        poison = tmp_path / "poison.json"
+        poison.write_text(json.dumps(good))
+        assert line.run("facts", "import", str(poison), "--yes")[0] == 0
+        _, out, _ = line.refresh("--yes")
+        said = "torch 2.99.0 cu139 linux-64: a guess stated kernels 5.0, 12.0, but its wheel has kernels 7.5, 8.0"
+        assert said in " ".join(out.split())
+        row = next(each for each in json.loads(line.data.read_text())["builds"] if each["tag"] == "cu139")
+        assert row["capabilities"] == ["7.5", "8.0", "8.6", "9.0", "10.0", "12.0"]
+        assert "torch-2.99.0%2Bcu139-cp313" in row["kernels_source"]
+
+
+def test_imported_row_whose_wheel_is_for_another_cuda_is_dropped(served: Serve, tmp_path: Path) -> None:
+    servers = future()
+    with served(servers) as line:
+        line.refresh("--yes")
+        poison = tmp_path / "poison.json"
+        poison.write_text(line.data.read_text().replace("list of kernels in", "as told in"))
+        line.run("facts", "import", str(poison), "--yes")
+        wheel = torch_wheel("2.99.0", "12.8", "sm_80")
+        servers.wheels = {path: wheel if "cu139/torch-" in path else data for path, data in servers.wheels.items()}
+        _, out, _ = line.refresh("--yes")
+        assert "- torch 2.99.0 cu139 linux-64" in out
+        assert "cu139" not in line.data.read_text()
+
+
+def test_release_that_has_gone_is_dropped_and_shown(served: Serve) -> None:
+    servers = future()
+    servers.add("cu139", "torch-2.98.0+cu139", torch_wheel("2.98.0", "13.9", "sm_80"), LINUX, ["cp312"])
+    with served(servers) as line:
+        line.refresh("--yes")
+        kept = json.loads(line.data.read_text())
+        servers.wheels = {path: data for path, data in servers.wheels.items() if "2.98" not in path}
+        code, out, _ = line.refresh("--yes")
+        assert (code, "- torch 2.98.0 cu139 linux-64" in out) == (0, True)
+        assert "note: torch 2.98.0 cu139 linux-64 isn't on https://download.pytorch.org/whl anymore" in out
+        assert "2.98.0" not in line.data.read_text()
+        # a row from elsewhere stays, and is reported
+        for row in kept["builds"]:
+            row["source"] = "our own build"
+        line.data.write_text(json.dumps(kept))
+        _, out, _ = line.refresh("--yes")
+        assert "it is kept from our own build" in " ".join(out.split())
+        assert "2.98.0" in line.data.read_text()
+
+
+def test_first_refresh_with_nothing_new_writes_nothing_and_asks_nothing(served: Serve) -> None:
+    servers = Servers()
+    servers.add("cu126", "torch-2.14.1+cu126", b"", LINUX, ["cp310", "cp311", "cp312", "cp313", "cp314"])
+    with served(servers) as line:
+        code, out, _ = line.refresh()
+        assert (code, line.data.exists()) == (0, False)
+        assert "nothing new in the sources that can be read" in out
+        servers.registry.append("torch-2.14.1-cp312-cp312-manylinux_2_28_x86_64.whl")
+        code, out, err = line.refresh()
+        assert (code, line.data.exists()) == (0, False), err
+        assert out.splitlines()[-1] == "nothing new: the built-in facts are up to date"
+
+
+def test_index_that_cannot_be_read_drops_nothing(served: Serve) -> None:
+    with served(future()) as line:
+        line.refresh("--yes")
+        line.server.fail(f"{INDEX}/torch/", Fault(status=401))
+        code, _, _ = line.refresh("--yes")
+        assert (code, "2.99.0" in line.data.read_text()) == (0, True)
+
+
 def test_release_only_on_the_package_index_is_reported(served: Serve) -> None:
     servers = future()
     servers.registry.append("torch-2.99.1-cp312-cp312-manylinux_2_28_x86_64.whl")
@@ -234,6 +322,15 @@ def test_toolkit_without_a_driver_adds_no_row(served: Serve) -> None:
     servers.add("cpu", "torch-2.99.0+cpu", torch_wheel("2.99.0", None), LINUX, ["cp312"])
     with served(servers) as line:
         assert "13.7" not in line.refresh("--yes")[1]
+
+
+def test_toolkit_that_undercuts_the_driver_of_its_cuda_isnt_used(served: Serve) -> None:
+    servers = future()
+    servers.manifests = {"redistrib_13.9.0.json": manifest("13.9.0", "300.10.04")}
+    with served(servers) as line:
+        _, out, _ = line.refresh("--yes")
+        assert "! CUDA 13.9: CUDA 13 requires driver 580, found 300.10.04 (Linux) (not used)" in " ".join(out.split())
+        assert json.loads(line.data.read_text())["toolkits"] == []
 
 
 def test_no_readable_source_is_an_external_failure(served: Serve) -> None:

@@ -12,7 +12,7 @@ from envforge.facts.refresh import Refreshed, RefreshRequest, refresh
 from envforge.facts.releases import find_builds
 from envforge.facts.wheel import read_wheel
 from envforge.lock.pages import Downloads
-from envforge.pytorch.facts_file import dump_facts, parse_facts
+from envforge.pytorch.facts_file import dump_facts, key_of, parse_facts
 from envforge.pytorch.matrix import built_in_matrix
 from envforge.pytorch.selection import PYTORCH_INDEX
 
@@ -53,7 +53,7 @@ def test_no_public_fact_contradicts_a_pinned_row(refreshed: Refreshed) -> None:
 
 
 def test_kernels_in_a_wheel_are_those_of_the_table(downloads: Downloads) -> None:
-    builds = {(str(b.torch), str(b.tag), b.platform): b for b in MATRIX.builds if b.capabilities_stated and b.confirmed}
+    builds = {key_of(b): b for b in MATRIX.builds if b.capabilities_stated and b.confirmed}
     for platform in ("linux-64", "win-64"):
         page = downloads.page(PYTORCH_INDEX, "torch")
         known = [each for each in find_builds(page.files, (platform,)) if each.tag != "cpu" and each.key in builds]

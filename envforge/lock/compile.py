@@ -34,6 +34,7 @@ from envforge.lock.pages import Downloads
 from envforge.lock.plan import Artifact, Digest
 from envforge.lock.project import PYLOCK
 from envforge.lock.pylock import (
+    EDITED,
     LOCK_SHA256,
     is_own,
     lock_sha256,
@@ -41,7 +42,6 @@ from envforge.lock.pylock import (
     parse_pylock,
     pylock_of,
     render_pylock,
-    was_edited,
 )
 from envforge.lock.python_index import configured_index, extra_indexes
 from envforge.lock.request import LockRequest, LockStep, Progress, recorded_cutoff
@@ -128,13 +128,12 @@ def check_pylock(request: LockRequest) -> tuple[Difference, ...]:
     if not path.exists():
         missing = f"`{path}` does not exist"
         return (Difference(code="pylock-missing", platform=None, wanted=f"`{path.name}` is requested", found=missing),)
-    text = _own_text(path)
-    found = parse_pylock(text, str(path))
+    found = parse_pylock(_own_text(path), str(path))
     if dict(found.custom_metadata).get(LOCK_SHA256) != lock_sha256(lock):
         stale = f"`{path}` was created from another version of it"
         return (Difference(code="pylock-stale", platform=None, wanted=f"`{request.lockfile}` is locked", found=stale),)
     differences = [one for platform in inputs.platforms for one in _unmet(inputs, lock, found, platform)]
-    if not differences and was_edited(text):
+    if not differences and EDITED in dict(found.custom_metadata):
         edited = f"the packages in `{path}` were edited"
         return (Difference(code="pylock-edited", platform=None, wanted="the file as it was written", found=edited),)
     return tuple(replace(one, found=f"{one.found} in `{path}`") for one in differences)

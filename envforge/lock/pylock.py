@@ -20,7 +20,6 @@ from packaging.markers import Marker
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from envforge.base import toml
 from envforge.base.documents import Document, NonEmpty, Sha256
 from envforge.base.files import regular
 from envforge.base.urls import Url, show_url
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from envforge.lock.plan import Artifact
 
 LOCK_SHA256 = "sha256"
+EDITED = "edited"
 _PACKAGES_SHA256 = "packages_sha256"
 CREATED_BY = "envforge"
 _ANY_PYTHON = Version("3.12")  # the markers of a platform don't depend on the version
@@ -122,21 +122,13 @@ def render_pylock(
     for rows in _by_version(wheels).values():
         packages.append(_package(rows, [] if len(rows) == len(wheels) else [markers[name] for name in rows]))
     document["packages"] = packages
-    text = tomlkit.dumps(document)
     if own is not None:
-        document["tool"] = {CREATED_BY: {**own, _PACKAGES_SHA256: _packages_sha256(text)}}
-        text = tomlkit.dumps(document)
-    return text
+        rows = document.unwrap()["packages"]
+        document["tool"] = {CREATED_BY: {**own, _PACKAGES_SHA256: _packages_sha256(rows)}}
+    return tomlkit.dumps(document)
 
 
-def was_edited(text: str) -> bool:
-    """Return whether the packages of a valid pylock.toml are others than those that envforge wrote."""
-    recorded = toml.loads(text)["tool"][CREATED_BY].get(_PACKAGES_SHA256)
-    return recorded not in (None, _packages_sha256(text))  # earlier versions recorded none
-
-
-def _packages_sha256(text: str) -> str:
-    rows = toml.loads(text)["packages"]
+def _packages_sha256(rows: object) -> str:
     return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -287,12 +279,15 @@ def parse_pylock(text: str, where: str) -> Lockfile:
                 raise document.fault(path, f"one package `{locked.name}` for {locked.platform}", "another one")
             packages[locked.platform, locked.name] = locked
     own = read.tool.envforge
+    # earlier versions recorded no checksum of the packages
+    was_edited = own.packages_sha256 not in (None, _packages_sha256(values["packages"]))
     return Lockfile(
         platforms=platforms,
         channels=(),
         content_hash=(),
         packages=tuple(packages.values()),
-        custom_metadata=((LOCK_SHA256, own.sha256), (VARIABLES, variables_text([*own.variables.items()]) or "{}")),
+        custom_metadata=((LOCK_SHA256, own.sha256), (VARIABLES, variables_text([*own.variables.items()]) or "{}"))
+        + (((EDITED, "yes"),) if was_edited else ()),
         python=python,
     )
 

@@ -238,7 +238,7 @@ def walk(folder: Path, *, skip: Collection[str] = ()) -> Iterator[tuple[str, os.
 _TICK_NS = 20_000_000  # twice the longest clock tick of Linux (HZ=100)
 _COARSE_NS = 2_000_000_000  # for file systems that store whole seconds
 _SECOND_NS = 1_000_000_000
-SEEN_SCHEMA = "envforge seen 3"  # raised when a new check must read what an earlier envforge accepted
+SEEN_SCHEMA = "envforge seen 4"  # raised when a new check must read what an earlier envforge accepted
 
 
 class Seen(NamedTuple):

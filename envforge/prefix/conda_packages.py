@@ -46,7 +46,14 @@ from envforge.prefix.cache import (
 )
 from envforge.prefix.conda_history import with_request
 from envforge.prefix.fetch import Fetched
-from envforge.prefix.installed import check_inside, conda_records, load_record, noarch_place, save_record
+from envforge.prefix.installed import (
+    check_inside,
+    check_site_packages,
+    conda_records,
+    load_record,
+    noarch_place,
+    save_record,
+)
 from envforge.prefix.journal import record_fault
 from envforge.prefix.values import InstallRequest, Progress
 
@@ -238,18 +245,23 @@ def _check_unpacked(item: Fetched, folder: Path, tree: Tree, platform: str, kept
         if not arrived.is_relative_to(top) or not _RESERVED.isdisjoint(arrived.relative_to(top).parts[:1]):
             raise refused(item.artifact, name, f"is a link to a path outside the package: `{printable(target)}`")
     seen: dict[str, str] = {}
+    folders = set(tree.folders)
     # rattler's own parse, which accepts the older `info/files`, too, and is what it will link
     for entry in rattler.PathsJson.from_package_directory_with_deprecated_fallback(folder).paths:
         name = entry.relative_path.as_posix()
         check_path(item.artifact, name)
         key = name if platform.startswith("linux-") else _folded(item.artifact, name, platform)
+        if key.split("/", 1)[0] == _INFO:
+            raise refused(item.artifact, name, f"is listed, but in `{_INFO}`, which is not installed")
         if seen.setdefault(key, name) != name:
             raise refused(item.artifact, name, f"has the same name as `{seen[key]}` on a disk that ignores case")
-        if not entry.path_type.directory and not (name in tree.links or name in tree.files):
+        if name not in (folders if entry.path_type.directory else tree.files):
             raise archive_damaged(item.artifact, f"it lists `{printable(name)}`, but does not contain it")
         if not _is_of_kind(entry, folder / name):
             raise archive_damaged(item.artifact, f"it lists `{printable(name)}` as another kind of file than it is")
     record = _read_record(item, folder, kept)
+    if record.python_site_packages_path is not None:
+        check_path(item.artifact, record.python_site_packages_path)
     for point in _entry_points(item, folder):
         if not _ENTRY_POINT.fullmatch(point):
             raise archive_damaged(item.artifact, f"`{printable(point)}` is not an entry point `NAME = MODULE:FUNCTION`")
@@ -439,7 +451,7 @@ class Joined:
 
 
 def _is_linked(name: str) -> bool:
-    """Return whether rattler links an unpacked file into the prefix; it doesn't link the metadata."""
+    """Return whether an unpacked file may be linked into the prefix; a package that lists its metadata is refused."""
     return name.split("/", 1)[0] != _INFO
 
 
@@ -523,7 +535,8 @@ def site_packages_path(python: rattler.PackageRecord, platform: str) -> str:
     """Return the path of site-packages in a prefix with this Python."""
     minor = ".".join(str(python.version).split(".")[:2])
     default = "Lib/site-packages" if platform.startswith("win-") else f"lib/python{minor}/site-packages"
-    return python.python_site_packages_path or default
+    stated = python.python_site_packages_path
+    return default if stated is None else stated  # empty means the prefix itself, as for rattler
 
 
 def read_records(prefix: Path, name: str = "") -> tuple[rattler.PrefixRecord, ...]:
@@ -534,9 +547,11 @@ def read_records(prefix: Path, name: str = "") -> tuple[rattler.PrefixRecord, ..
 
     def read(path: Path) -> rattler.PrefixRecord:
         try:
-            return rattler.PrefixRecord.from_path(path)
+            record = rattler.PrefixRecord.from_path(path)
         except _ERRORS as error:
             raise record_fault(path, prefix, _causes(error)) from error
+        check_site_packages(path, record.python_site_packages_path)
+        return record
 
     with ThreadPoolExecutor() as pool:
         return tuple(pool.map(read, conda_records(prefix, name)))

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import posixpath
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -252,6 +253,7 @@ def _python_names(package: CondaPackage) -> Iterator[str]:
 def _conda_package(path: Path) -> CondaPackage:
     document = _document(path)
     record = document.read_json(document.read_bytes(path), _CondaRecord)
+    check_site_packages(path, record.python_site_packages_path)
     rows = record.paths_data.paths if record.paths_data is not None else None
     if rows is None:  # conda before 4.3 recorded only the paths
         rows = tuple(_Path(_path=name, path_type="unknown") for name in record.files)
@@ -266,6 +268,12 @@ def _conda_package(path: Path) -> CondaPackage:
         is_noarch=record.noarch == "python",
         claims=tuple(_claim(row) for row in rows if row.path_type not in _UNCHECKED_KINDS),
     )
+
+
+def check_site_packages(path: Path, stated: str | None) -> None:
+    """Raise ``EnvforgeError`` if the site-packages that a record of a conda package states isn't a path inside."""
+    if stated is not None and ("\0" in stated or not {"", ".", ".."}.isdisjoint(re.split(r"[/\\]", stated))):
+        raise record_fault(path, _prefix_of(path), f"its site-packages `{printable(stated)}` is not inside the prefix")
 
 
 def _claim(row: _Path) -> Claim:

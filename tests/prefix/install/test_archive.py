@@ -187,6 +187,13 @@ ATTACKS: dict[str, list[Member]] = {
         _member("info/x", _listed(OUTSIDE), pax_headers={"path": LIST}),
     ],
     "metadata in a link": [_symlink("info", "x"), _member("x/index.json"), _member("x/paths.json", _listed(OUTSIDE))],
+    "listed metadata": [_index(), _member(LIST, _listed("info/about.json")), _member("info/about.json", b"{}")],
+    "list of a missing directory": [_index(), _member(LIST, _listed("data/new", kind="directory"))],
+    "file as a directory": [_index(), _member(LIST, _listed("a", kind="directory")), _member("a")],
+    **{
+        f"site-packages {path!r}": [_index(python_site_packages_path=path), _member(LIST, _listed())]
+        for path in ("", "..", "lib/../..", "lib//x", "/x", "conda-meta", ".envforge/x", "C:/x", "lib\0x")
+    },
     "build up": [_index(build="0/../../../x"), _member(LIST, _listed())],
 }
 NO_SUBDIR = '{"name": "evil", "version": "1.0", "build": "0", "build_number": 0}'
@@ -355,6 +362,19 @@ def test_package_is_not_linked_through_a_link_of_the_user(place: Place, channel:
         place.install(both)
     assert caught.value.code == "archive-refused"
     assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize("path", ["", "/x", "../x"])
+def test_record_with_site_packages_outside_is_refused(place: Place, channel: Channel, path: str) -> None:
+    own = Channel(place.folder / "own")
+    own.add(text_package("one", "1.0", {"share/one.txt": "1"}), text_package("python", "3.11.1", {"bin/python": ""}))
+    python = own.packages["python"]
+    place.install(_lock(own.folder, python))
+    record = place.prefix / "conda-meta" / "python-3.11.1-0.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"python_site_packages_path": path}))
+    with pytest.raises(EnvforgeError) as caught:
+        place.install(_lock(own.folder, python, own.packages["one"]))
+    assert caught.value.code == "record-damaged"
 
 
 def test_conda_packages_with_a_common_file_are_reported(place: Place) -> None:

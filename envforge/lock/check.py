@@ -65,9 +65,13 @@ def check_lock(
 def check_inputs(inputs: Inputs, lock: Lockfile) -> tuple[Difference, ...]:
     """Return every difference between a lockfile and its input."""
     differences = (*_platforms(inputs, lock), *_categories(inputs, lock), *_sources(inputs, lock))
-    if differences or dict(lock.custom_metadata).get(INPUT_SHA256) == inputs.sha256:
+    if differences:
         return differences
-    return tuple(_meaning(inputs, lock))
+    # a merge or an editor can remove packages, and no hash of the input shows that
+    content = [d for p in inputs.platforms for d in (*unmet_requests(inputs, lock, p), *_missing(lock, p))]
+    if dict(lock.custom_metadata).get(INPUT_SHA256) == inputs.sha256:
+        return tuple(content)
+    return (*_meaning(inputs, lock, is_explained=bool(content)), *content)
 
 
 def _platforms(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
@@ -111,7 +115,7 @@ def _dates(exclude_newer: Cutoff | None, lock: Lockfile) -> Iterator[Difference]
     yield Difference("exclude-newer", f"packages newer than {exclude_newer} are excluded", found)
 
 
-def _meaning(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
+def _meaning(inputs: Inputs, lock: Lockfile, *, is_explained: bool) -> Iterator[Difference]:
     virtual = virtual_packages_of(inputs)
     text: str | None = virtual.text()
     source = virtual.source
@@ -124,9 +128,11 @@ def _meaning(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
     changed = [platform for platform, known in hashes.items() if recorded.get(platform) not in known]
     yield from _variables(inputs, lock)
     if changed:
-        found = [*_channels(inputs, lock), *(d for p in changed for d in unmet_requests(inputs, lock, p))]
+        channels = list(_channels(inputs, lock))
+        yield from channels
         # the hashes also cover what the lockfile doesn't list, such as a looser constraint
-        yield from found or [_unnamed(platform, source) for platform in changed]
+        if not channels and not is_explained:
+            yield from (_unnamed(platform, source) for platform in changed)
 
 
 def _unnamed(platform: str, virtual_source: str) -> Difference:
@@ -261,14 +267,12 @@ class Expectations:
     """What the indexes list.
 
     ``torch_urls`` has every URL on the PyTorch index, and ``family`` the names that may come only from there.
-    ``digests`` has the SHA-256 of each offered wheel by URL, ``optional`` the names that a wheel needs only for an
-    extra, and ``asked`` the URLs that the user specified.
+    ``digests`` has the SHA-256 of each offered wheel by URL, and ``asked`` the URLs that the user specified.
     """
 
     digests: Mapping[str, str]
     torch_urls: frozenset[str]
     family: frozenset[str]
-    optional: Mapping[str, frozenset[str]]
     asked: tuple[str, ...]
 
 
@@ -287,9 +291,9 @@ def audit(lock: Lockfile, inputs: Inputs, expected: Expectations, mapping: NameM
         packages = lock.for_platform(platform)
         if platform not in lock.platforms or not any(package.manager == "conda" for package in packages):
             problems.append(Problem("platform-missing", f"no packages for `{platform}`"))
-        problems += [Problem(one.code, str(one)) for one in unmet_requests(inputs, lock, platform)]
+        unmet = (*unmet_requests(inputs, lock, platform), *_missing(lock, platform))
+        problems += [Problem(one.code, str(one)) for one in unmet]
         problems += _owners(platform, packages, mapping)
-        problems += _dependencies(packages, expected.optional, mapping)
     for package in lock.packages:
         problems += _file(package, expected)
     return tuple(problems)
@@ -311,20 +315,21 @@ def _owners(platform: str, packages: tuple[LockedPackage, ...], mapping: NameMap
             yield Problem("two-owners", text)
 
 
-def _dependencies(
-    packages: tuple[LockedPackage, ...], optional: Mapping[str, frozenset[str]], mapping: NameMapping
-) -> Iterator[Problem]:
+def _missing(lock: Lockfile, platform: str) -> Iterator[Difference]:
+    """Yield the dependencies of locked packages that are not locked."""
+    packages, mapping = lock.for_platform(platform), NameMapping.bundled()
     conda = {p.name for p in packages if p.manager == "conda"}
     python = {canonicalize_name(p.name) for p in packages if p.manager == "pip"} | {mapping.to_python(n) for n in conda}
+    # conda-lock can list dependencies of a wheel that only an extra needs; `lock` leaves those out
+    has_extras = INPUT_SHA256 not in dict(lock.custom_metadata)
     for package in packages:
-        for name, wanted in package.dependencies:
+        is_conda = package.manager == "conda"
+        for name, constraint in package.dependencies:
             if name.startswith("__"):  # virtual packages are properties of the machine
                 continue
-            is_there = name in conda if package.manager == "conda" else canonicalize_name(name) in python
-            if not is_there and canonicalize_name(name) not in optional.get(package.name, frozenset()):
-                label = f"`{package.name} {package.version}` ({package.platform})"
-                text = f"{label} needs `{name} {wanted}`, which is not locked"
-                yield Problem("dependency-missing", text)
+            if not (name in conda if is_conda else has_extras or canonicalize_name(name) in python):
+                text = f"`{package.name} {package.version}` needs `{f'{name} {constraint}'.strip()}`"
+                yield Difference("dependency-missing", text, "it is not locked", platform)
 
 
 def _file(package: LockedPackage, expected: Expectations) -> Iterator[Problem]:

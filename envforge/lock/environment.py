@@ -25,6 +25,7 @@ from envforge.lock.pip_requirement import BadRequirementError, parse_requirement
 from envforge.lock.platforms import EVERYWHERE, SelectorError, parse_selector, selector_of_comment
 
 Section = Literal["conda", "pip"]
+_Marked = yaml.Node | yaml.Token  # what has a place in the text
 Keys = dict[str, tuple[yaml.Node, yaml.Node]]  # the key and the value of each entry of a mapping
 
 _KEYS = (
@@ -147,11 +148,27 @@ class _Reader:
         try:
             check_yaml_depth(self._text, _LONGEST_TEXT)
             root = yaml.compose(self._text, Loader=yaml.SafeLoader)
+            self._refuse_lost_selectors()
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise self._not_yaml(error) from error
         if root is None:
             raise self._error(None, "the file is empty", "add `channels:`, `platforms:`, and `dependencies:`")
         return root
+
+    def _refuse_lost_selectors(self) -> None:
+        """Raise for a selector that belongs to no package, because it follows an alias or something that opens."""
+        for token in yaml.scan(self._text, Loader=yaml.SafeLoader):
+            if not isinstance(token, _WITHOUT_COMMENT):
+                continue
+            is_alias = isinstance(token, yaml.AliasToken)
+            start = token.end_mark.index
+            match = (_COMMENT if is_alias else _ONLY_COMMENT).match(self._text[start : next_line(self._text, start)])
+            if match is None or self._selects(token, match[1]) == EVERYWHERE:
+                continue
+            if is_alias:
+                hint = "write the package itself in place of the alias"
+                self._fail(token, "an alias has a selector", hint, code="bad-selector")
+            self._fail(token, "a selector comes before its package", _AT_PACKAGES, code="bad-selector")
 
     def _not_yaml(self, error: Exception) -> EnvforgeError:
         mark = getattr(error, "problem_mark", None)
@@ -279,8 +296,11 @@ class _Reader:
 
     def _selected(self, node: yaml.Node) -> frozenset[str]:
         """Return the platforms that the comment at the end of a node's last line selects."""
+        return self._selects(node, self._comment(node))
+
+    def _selects(self, node: _Marked, comment: str) -> frozenset[str]:
         try:
-            found = selector_of_comment(self._comment(node))
+            found = selector_of_comment(comment)
         except SelectorError as error:
             self._fail(node, str(error), error.hint, code="bad-selector")
         return EVERYWHERE if found is None else found
@@ -335,7 +355,7 @@ class _Reader:
             self._fail(
                 node,
                 f"`{key}:` has a selector, but applies to all platforms",
-                "write selectors at the packages",
+                _AT_PACKAGES,
                 "bad-selector",
             )
 
@@ -384,14 +404,14 @@ class _Reader:
             self._fail(node, f"expected {expected}, found {_kind(node)} `{node.value}`", f'write `"{node.value}"`')
         return str(node.value)
 
-    def _line(self, node: yaml.Node) -> Line:
+    def _line(self, node: _Marked) -> Line:
         return Line(path=self._path, number=node.start_mark.line + 1)
 
-    def _fail(self, node: yaml.Node, reason: str, hint: str, code: str = "bad-environment") -> NoReturn:
+    def _fail(self, node: _Marked, reason: str, hint: str, code: str = "bad-environment") -> NoReturn:
         raise self._error(node, reason, hint, code=code)
 
     def _error(
-        self, node: yaml.Node | None, reason: str, hint: str | tuple[Hint, ...], code: str = "bad-environment"
+        self, node: _Marked | None, reason: str, hint: str | tuple[Hint, ...], code: str = "bad-environment"
     ) -> EnvforgeError:
         where = f"`{self._path}`" if node is None else str(self._line(node))
         hint = hide_secrets(hint) if isinstance(hint, str) else hint
@@ -410,6 +430,7 @@ _YAML_HINTS = (
 )
 _REMOVE = "remove it"
 _NOT_CONTAINED = "remove it: a lockfile contains only conda packages and, below `pip:`, wheels"
+_AT_PACKAGES = "write selectors at the packages"
 _SELECTOR = "write a selector at the end of the line, such as `# [linux64]`"
 
 
@@ -436,6 +457,17 @@ def _package_of(name: str, value: yaml.Node) -> str:
 
 # what follows a package on its line; in a list in brackets, that may be further packages
 _COMMENT = re.compile(r"""(?:'[^']*'|"(?:[^"\\]|\\.)*"|[^'"#\n]|(?<!\s)#)*(#[^\r\n\x85\u2028\u2029]*)""")
+
+_ONLY_COMMENT = re.compile(r"[ \t\[{-]*(#[^\r\n\x85\u2028\u2029]*)")
+# tokens that open a value or refer to one: no node ends there
+_WITHOUT_COMMENT = (
+    yaml.AliasToken,
+    yaml.AnchorToken,
+    yaml.TagToken,
+    yaml.BlockEntryToken,
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+)
 
 
 def last_index(node: yaml.Node) -> int:

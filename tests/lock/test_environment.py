@@ -83,6 +83,7 @@ def names(inputs: Inputs, platform: str, python: str = "3.11.7") -> set[str]:
         ("- a >=1!2.0,(<3|5)", {"a >=1!2.0,<3|>=1!2.0,5"}, {"a >=1!2.0,<3|>=1!2.0,5"}),
         ("- a (>=1)\n  - a <3", {"a <3,>=1"}, {"a <3,>=1"}),
         ("# - a\n  - b", {"b"}, {"b"}),
+        ("- &a a  # the first\n  - pip: [  # both\n      *a]  # again", {"a"}, {"a"}),
     ],
 )
 @pytest.mark.usefixtures("project")
@@ -124,6 +125,12 @@ def test_construct_is_honored(lines: str, on_linux: set[str], on_mac: set[str]) 
         ("- a  # [environ.get('X')]", "depends on more than the platform", "use a platform such as"),
         ("- a  # [py>=310]", "the selector `py>=310` depends on more than the platform", "use a platform such as"),
         ("- a  # [linux] [x86_64]", "the comment contains several selectors", "join them with `and` or `or`"),
+        ("- &a a  # [linux]\n  - *a  # [osx]", "an alias has a selector", "write the package itself"),
+        ("- {sel(linux): [&a b, *a]}  # [osx]", "an alias has a selector", "write the package itself"),
+        ("- sel(linux): [  # [x86_64]\n      a]", "a selector comes before its package", "write selectors at the"),
+        ("- pip: [  # [linux]\n      red]", "a selector comes before its package", "write selectors at the packages"),
+        ("-  # [linux]\n    a", "a selector comes before its package", "write selectors at the packages"),
+        ("- &a  # [linux]\n    a", "a selector comes before its package", "write selectors at the packages"),
         ("- sel(beos): a", "the selector `beos` is unknown", "use `linux`, `osx`, `win`, `unix`"),
         ("- a[md5=00]", "the key `md5` in `[md5=00]` is not supported", "select the file by its version and build"),
         ("- a[build_number=0]", "the key `build_number` in `[build_number=0]` is not supported", "select the file by"),

@@ -25,6 +25,7 @@ from envforge.lock.lockfile import (
     INPUT_SHA256,
     LockedPackage,
     Lockfile,
+    reached,
     read_lockfile,
     variables_text,
 )
@@ -182,7 +183,7 @@ def unmet_requests(inputs: Inputs, lock: Lockfile, platform: str) -> Iterator[Di
         elif not _is_met(one, package):
             found = f"`{_label(one, package)}` is locked"
             yield Difference("other-version", text, found, platform)
-    for extra in _unexplained(packages, wanted, mapping):
+    for extra in _unexplained(packages, wanted):
         text = f"neither a request nor a dependency needs `{extra.name}` ({extra.manager})"
         yield Difference("not-requested", text, f"`{extra.version}` is locked", platform)
 
@@ -234,28 +235,11 @@ def _is_met_by(requirement: Requirement, package: LockedPackage) -> bool:
         return not str(requirement.specifier)
 
 
-def _unexplained(
-    packages: Sequence[LockedPackage], wanted: Sequence[Requested], mapping: NameMapping
-) -> list[LockedPackage]:
+def _unexplained(packages: Sequence[LockedPackage], wanted: Sequence[Requested]) -> list[LockedPackage]:
     """Return the packages that no request leads to, through any number of dependencies."""
-    by_name: dict[str, list[LockedPackage]] = {}
-    for package in packages:
-        # the name of a wheel's dependency is a Python name, whoever provides it
-        is_conda = package.manager == "conda"
-        for name in {package.name, mapping.to_python(package.name)} if is_conda else {canonicalize_name(package.name)}:
-            by_name.setdefault(name, []).append(package)
     # conda-lock adds pip if there are wheels
     names = [one.name for one in wanted] + ["pip"] * any(one.requirement for one in wanted)
-    seen: set[str] = set()
-    explained: set[int] = set()
-    while names:
-        name = names.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        for package in by_name.get(name, ()):
-            explained.add(id(package))
-            names += [one if package.manager == "conda" else canonicalize_name(one) for one, _ in package.dependencies]
+    explained = {id(package) for package in reached(packages, names)}
     return [package for package in packages if id(package) not in explained]
 
 

@@ -112,10 +112,12 @@ def selector_of_comment(comment: str) -> frozenset[str] | None:
 
 def _is_meant(text: str) -> bool:
     """Return whether brackets contain a selector, right or wrong, and not a note such as ``[12]`` or ``[TODO]``."""
-    if _BUILD_VARIABLE.match(text.strip()) or _is_known(_in_words(text)):
-        return True
-    words = _tokens(_in_words(text))
-    if _SYMBOL.search(text) and _evaluate(words) is not None and any(name in SELECTORS for name in _names(words or [])):
+    known = [name in SELECTORS for name in _names(_tokens(_in_words(text)) or [])]
+    # with `&&` or `|`, an unknown name next to a known one is no prose
+    is_expression = _evaluate(_tokens(_in_words(text))) is not None and (
+        all(known) or (any(known) and _SYMBOL.search(text) is not None)
+    )
+    if _BUILD_VARIABLE.match(text.strip()) or is_expression:
         return True
     tokens = _tokens(text)
     if tokens is None:  # a comparison, or `linux|osx`: other words make it a sentence

@@ -125,7 +125,7 @@ def test_construct_is_honored(lines: str, on_linux: set[str], on_mac: set[str]) 
         ("- a  # [linux and cuda_version != 'None']", "depends on more than the platform", "use a platform such as"),
         ("- a  # [environ.get('X')]", "depends on more than the platform", "use a platform such as"),
         ("- a  # [py>=310]", "the selector `py>=310` depends on more than the platform", "use a platform such as"),
-        ("- a  # [platform_machine=='aarch64']", "is a marker, not a selector", "write it as in `aarch64`"),
+        ("- a  # [platform_machine=='aarch64']", "is a marker, not a selector", "write it as in `linux-aarch64`"),
         ("- a  # [sys_platform != 'win32']", "is a marker, not a selector", "write it as in `unix`"),
         ("- a  # [python_version < '3.9']", "depends on more than the platform", "use a platform such as"),
         ("- a  # [linux && gpu]", "the selector `gpu` is unknown", "use `linux`, `osx`, `win`, `unix`"),

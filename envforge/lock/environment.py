@@ -345,6 +345,10 @@ class _Reader:
             if not _CHANNEL.fullmatch(name):
                 hint = "write a name such as `conda-forge`, or a URL"
                 self._fail(node, f"`{name}` is not the name of a channel", hint)
+            host = name.partition("://")[2].partition("/")[0].rpartition("@")[2]
+            if "$" in host:
+                hint = "write the host itself; a variable can be the user, the password, or a part of the path"
+                self._fail(node, f"the host of the channel `{name}` contains a variable", hint)
             parent, _, last = name.rstrip("/").rpartition("/")
             if parent and SUBDIR.fullmatch(last):
                 self._fail(node, f"the channel `{name}` contains a platform", f"write `{parent}`")

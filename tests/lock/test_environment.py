@@ -228,6 +228,11 @@ def test_construct_is_rejected_with_line_and_spelling(lines: str, reason: str, h
         ("", "write a name such as `conda-forge`, or a URL"),
         ("conda-forge ", "write a name such as `conda-forge`, or a URL"),
         ("conda-forge[noarch]", "write a name such as `conda-forge`, or a URL"),
+        ("https://$HOST/c", "write the host itself; a variable can be the user, the password, or a part of the path"),
+        (
+            "https://$U:$P@x${N}.example:80/c",
+            "write the host itself; a variable can be the user, the password, or a part of the path",
+        ),
         ("./local", "write a name, a URL, or an absolute path"),
         ("conda-forge/linux-64", "write `conda-forge`"),
     ],

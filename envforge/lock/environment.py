@@ -224,6 +224,12 @@ class _Reader:
     def _fail_key(self, name: str, key: yaml.Node, value: yaml.Node) -> NoReturn:
         if name.lower() in {"pip", "pypi", "pips"}:
             self._fail(key, f"the key `{name}:` is unknown among the dependencies", "write `pip:`")
+        if name == "<<":
+            hint = f"write `- {value.value}`" if isinstance(value, yaml.ScalarNode) else _ONE_EACH
+            self._fail(key, "`<<:` merges mappings, and a package is none", hint)
+        if match := re.fullmatch(r"(?i)\s*sel(?:ector)?\s*[(\[]\s*(.*?)\s*[)\]]\s*", name):
+            hint = f"write `- sel({match[1]}): {_value(value, '[…]')}`"
+            self._fail(key, f"the key `{name}:` is not a selector", hint, code="bad-selector")
         if isinstance(value, yaml.ScalarNode):
             self._fail(
                 key, f"`{name}: {value.value}` is a mapping, not a package", f"write `- {_package_of(name, value)}`"
@@ -237,6 +243,11 @@ class _Reader:
     def _under_selector(self, value: yaml.Node, platforms: frozenset[str], holder: yaml.Node) -> Iterator[Entry]:
         siblings = value if isinstance(value, yaml.SequenceNode) else None
         for node in siblings.value if siblings else [value]:
+            if isinstance(node, yaml.MappingNode) and any(_value(key, "") == "pip" for key, _ in node.value):
+                hint = "write the selector at `pip:`, as in `- pip:  # [linux]`"
+                self._fail(
+                    node, "`sel(...):` contains conda packages only, but lists `pip:`", hint, code="bad-selector"
+                )
             yield replace(self._conda(node, platforms & self._selected(node), siblings), holder=holder)
 
     def _conda(self, node: yaml.Node, platforms: frozenset[str], siblings: yaml.SequenceNode | None) -> Entry:
@@ -317,7 +328,12 @@ class _Reader:
     def _variables(self) -> tuple[tuple[str, str], ...]:
         if "variables" not in self._top or _is_null(self._top["variables"][1]):
             return ()
-        found = self._keys(self._top["variables"][1], "a mapping of names to values")
+        variables = self._top["variables"][1]
+        if isinstance(variables, yaml.SequenceNode) and variables.value:
+            name, _, content = _value(variables.value[0], "NAME=VALUE").partition("=")
+            hint = f'write each as `{name.strip()}: "{content.strip()}"` on its own line, without a dash'
+            self._fail(variables, "the value of `variables:` is a list, not a mapping", hint)
+        found = self._keys(variables, "a mapping of names to values")
         for name, (key, value) in found.items():
             if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) is None:
                 self._fail(key, f"`{name}` is not the name of an environment variable", "use letters, digits, and `_`")
@@ -378,6 +394,8 @@ class _Reader:
 
     def _string(self, key: str, default: str) -> str:
         node = self._top[key][1] if key in self._top else None
+        if isinstance(node, yaml.SequenceNode):
+            self._fail(node, f"the value of `{key}:` is a list", f"write one string: `{key}: NAME`")
         return default if node is None or _is_null(node) else self._scalar(node, "a string")
 
     def _boolean(self, key: str) -> bool:
@@ -403,7 +421,8 @@ class _Reader:
 
     def _scalar(self, node: yaml.Node, expected: str, *, is_string: bool = True) -> str:
         if not isinstance(node, yaml.ScalarNode) or _is_null(node):
-            self._fail(node, f"expected {expected}, found {_kind(node)}", _REMOVE)
+            is_list = isinstance(node, yaml.SequenceNode) and is_string
+            self._fail(node, f"expected {expected}, found {_kind(node)}", _ONE_EACH if is_list else _REMOVE)
         if is_string and node.tag != "tag:yaml.org,2002:str":
             self._fail(node, f"expected {expected}, found {_kind(node)} `{node.value}`", f'write `"{node.value}"`')
         return str(node.value)
@@ -434,6 +453,7 @@ _YAML_HINTS = (
 )
 _REMOVE = "remove it"
 _NOT_CONTAINED = "remove it: a lockfile contains only conda packages and, below `pip:`, wheels"
+_ONE_EACH = "write each as `- NAME` on its own line"
 _AT_PACKAGES = "write selectors at the packages"
 _SELECTOR = "write a selector at the end of the line, such as `# [linux64]`"
 

@@ -53,6 +53,10 @@ def test_two_files_and_their_categories_are_locked_together(project: Project) ->
     assert {p.name for p in project.read().packages if p.category == "docs"} >= {"extra", "late"}
     elsewhere = json.loads(project.run("remove", "-f", "a.yml", "-f", "b.yml", "late", "--json").stdout)["error"]
     assert elsewhere["commands"] == ["envforge remove -f b.yml -f a.yml late"]
+    (project.folder / "sub").mkdir()
+    write(project, "  - only-there\n", "sub/c.yml")
+    below = json.loads(project.run("remove", "-f", "a.yml", "-f", "sub/c.yml", "only-there", "--json").stdout)["error"]
+    assert below["commands"] == ["envforge remove -f sub/c.yml -f a.yml --lockfile conda-lock.yml only-there"]
     fewer = json.loads(project.run("lock", "-f", "a.yml", "--check", "--json").stdout)["result"]["differences"]
     assert [one["code"] for one in fewer] == ["sources"]
     assert project.run("lock", "-f", "a.yml", "-f", "b.yml", "--variant", "cpu").returncode == 2

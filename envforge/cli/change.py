@@ -119,5 +119,8 @@ def remove(options: RemoveOptions) -> None:
     """
     from envforge.lock import edit
 
-    others = options.change.sources.files()[1:]
-    run_change("remove", options.change, lambda text, where: edit.remove(text, options.packages, where, others))
+    environment, *others = options.change.sources.files()
+    lockfile = options.change.sources.lockfile or environment.with_name("conda-lock.yml")
+    run_change(
+        "remove", options.change, lambda text, where: edit.remove(text, options.packages, where, others, lockfile)
+    )

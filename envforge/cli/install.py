@@ -61,7 +61,7 @@ class InstallOptions:
     categories: Annotated[
         tuple[str, ...],
         Option(
-            "Install only the packages of this category. May be provided more than once.  [default: main and dev]",
+            "Install main and the packages of this category. May be provided more than once.  [default: main and dev]",
             "--category",
             metavar="NAME",
         ),

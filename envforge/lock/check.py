@@ -25,6 +25,7 @@ from envforge.lock.lockfile import (
     INPUT_SHA256,
     LockedPackage,
     Lockfile,
+    reached,
     read_lockfile,
     variables_text,
 )
@@ -65,9 +66,13 @@ def check_lock(
 def check_inputs(inputs: Inputs, lock: Lockfile) -> tuple[Difference, ...]:
     """Return every difference between a lockfile and its input."""
     differences = (*_platforms(inputs, lock), *_categories(inputs, lock), *_sources(inputs, lock))
-    if differences or dict(lock.custom_metadata).get(INPUT_SHA256) == inputs.sha256:
+    if differences:
         return differences
-    return tuple(_meaning(inputs, lock))
+    # a merge or an editor can remove packages, and no hash of the input shows that
+    content = [d for p in inputs.platforms for d in (*unmet_requests(inputs, lock, p), *_missing(lock, p))]
+    if dict(lock.custom_metadata).get(INPUT_SHA256) == inputs.sha256:
+        return tuple(content)
+    return (*_meaning(inputs, lock, is_explained=bool(content)), *content)
 
 
 def _platforms(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
@@ -111,7 +116,7 @@ def _dates(exclude_newer: Cutoff | None, lock: Lockfile) -> Iterator[Difference]
     yield Difference("exclude-newer", f"packages newer than {exclude_newer} are excluded", found)
 
 
-def _meaning(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
+def _meaning(inputs: Inputs, lock: Lockfile, *, is_explained: bool) -> Iterator[Difference]:
     virtual = virtual_packages_of(inputs)
     text: str | None = virtual.text()
     source = virtual.source
@@ -124,9 +129,11 @@ def _meaning(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
     changed = [platform for platform, known in hashes.items() if recorded.get(platform) not in known]
     yield from _variables(inputs, lock)
     if changed:
-        found = [*_channels(inputs, lock), *(d for p in changed for d in unmet_requests(inputs, lock, p))]
+        channels = list(_channels(inputs, lock))
+        yield from channels
         # the hashes also cover what the lockfile doesn't list, such as a looser constraint
-        yield from found or [_unnamed(platform, source) for platform in changed]
+        if not channels and not is_explained:
+            yield from (_unnamed(platform, source) for platform in changed)
 
 
 def _unnamed(platform: str, virtual_source: str) -> Difference:
@@ -176,7 +183,7 @@ def unmet_requests(inputs: Inputs, lock: Lockfile, platform: str) -> Iterator[Di
         elif not _is_met(one, package):
             found = f"`{_label(one, package)}` is locked"
             yield Difference("other-version", text, found, platform)
-    for extra in _unexplained(packages, wanted, mapping):
+    for extra in _unexplained(packages, wanted):
         text = f"neither a request nor a dependency needs `{extra.name}` ({extra.manager})"
         yield Difference("not-requested", text, f"`{extra.version}` is locked", platform)
 
@@ -228,28 +235,11 @@ def _is_met_by(requirement: Requirement, package: LockedPackage) -> bool:
         return not str(requirement.specifier)
 
 
-def _unexplained(
-    packages: Sequence[LockedPackage], wanted: Sequence[Requested], mapping: NameMapping
-) -> list[LockedPackage]:
+def _unexplained(packages: Sequence[LockedPackage], wanted: Sequence[Requested]) -> list[LockedPackage]:
     """Return the packages that no request leads to, through any number of dependencies."""
-    by_name: dict[str, list[LockedPackage]] = {}
-    for package in packages:
-        # the name of a wheel's dependency is a Python name, whoever provides it
-        is_conda = package.manager == "conda"
-        for name in {package.name, mapping.to_python(package.name)} if is_conda else {canonicalize_name(package.name)}:
-            by_name.setdefault(name, []).append(package)
     # conda-lock adds pip if there are wheels
     names = [one.name for one in wanted] + ["pip"] * any(one.requirement for one in wanted)
-    seen: set[str] = set()
-    explained: set[int] = set()
-    while names:
-        name = names.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        for package in by_name.get(name, ()):
-            explained.add(id(package))
-            names += [one if package.manager == "conda" else canonicalize_name(one) for one, _ in package.dependencies]
+    explained = {id(package) for package in reached(packages, names)}
     return [package for package in packages if id(package) not in explained]
 
 
@@ -261,14 +251,12 @@ class Expectations:
     """What the indexes list.
 
     ``torch_urls`` has every URL on the PyTorch index, and ``family`` the names that may come only from there.
-    ``digests`` has the SHA-256 of each offered wheel by URL, ``optional`` the names that a wheel needs only for an
-    extra, and ``asked`` the URLs that the user specified.
+    ``digests`` has the SHA-256 of each offered wheel by URL, and ``asked`` the URLs that the user specified.
     """
 
     digests: Mapping[str, str]
     torch_urls: frozenset[str]
     family: frozenset[str]
-    optional: Mapping[str, frozenset[str]]
     asked: tuple[str, ...]
 
 
@@ -287,9 +275,9 @@ def audit(lock: Lockfile, inputs: Inputs, expected: Expectations, mapping: NameM
         packages = lock.for_platform(platform)
         if platform not in lock.platforms or not any(package.manager == "conda" for package in packages):
             problems.append(Problem("platform-missing", f"no packages for `{platform}`"))
-        problems += [Problem(one.code, str(one)) for one in unmet_requests(inputs, lock, platform)]
+        unmet = (*unmet_requests(inputs, lock, platform), *_missing(lock, platform))
+        problems += [Problem(one.code, str(one)) for one in unmet]
         problems += _owners(platform, packages, mapping)
-        problems += _dependencies(packages, expected.optional, mapping)
     for package in lock.packages:
         problems += _file(package, expected)
     return tuple(problems)
@@ -311,20 +299,21 @@ def _owners(platform: str, packages: tuple[LockedPackage, ...], mapping: NameMap
             yield Problem("two-owners", text)
 
 
-def _dependencies(
-    packages: tuple[LockedPackage, ...], optional: Mapping[str, frozenset[str]], mapping: NameMapping
-) -> Iterator[Problem]:
+def _missing(lock: Lockfile, platform: str) -> Iterator[Difference]:
+    """Yield the dependencies of locked packages that are not locked."""
+    packages, mapping = lock.for_platform(platform), NameMapping.bundled()
     conda = {p.name for p in packages if p.manager == "conda"}
     python = {canonicalize_name(p.name) for p in packages if p.manager == "pip"} | {mapping.to_python(n) for n in conda}
+    # conda-lock can list dependencies of a wheel that only an extra needs; `lock` leaves those out
+    has_extras = INPUT_SHA256 not in dict(lock.custom_metadata)
     for package in packages:
-        for name, wanted in package.dependencies:
+        is_conda = package.manager == "conda"
+        for name, constraint in package.dependencies:
             if name.startswith("__"):  # virtual packages are properties of the machine
                 continue
-            is_there = name in conda if package.manager == "conda" else canonicalize_name(name) in python
-            if not is_there and canonicalize_name(name) not in optional.get(package.name, frozenset()):
-                label = f"`{package.name} {package.version}` ({package.platform})"
-                text = f"{label} needs `{name} {wanted}`, which is not locked"
-                yield Problem("dependency-missing", text)
+            if not (name in conda if is_conda else has_extras or canonicalize_name(name) in python):
+                text = f"`{package.name} {package.version}` needs `{f'{name} {constraint}'.strip()}`"
+                yield Difference("dependency-missing", text, "it is not locked", platform)
 
 
 def _file(package: LockedPackage, expected: Expectations) -> Iterator[Problem]:

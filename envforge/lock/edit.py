@@ -162,10 +162,12 @@ def _refuse_limited(environment: Environment, one: NewPackage, entries: Sequence
         )
 
 
-def remove(text: str, names: Sequence[str], where: str, others: Sequence[Path] = ()) -> Edit:
+def remove(
+    text: str, names: Sequence[str], where: str, others: Sequence[Path] = (), lockfile: Path | None = None
+) -> Edit:
     """Remove every line of each package, from conda and from ``pip:``; raise ``EnvforgeError`` if there is none.
 
-    ``others`` are the further environment files, which are not edited.
+    ``others`` are the further environment files, which are not edited. Commands in errors name them and ``lockfile``.
     """
     removed = []
     for name in names:
@@ -173,11 +175,11 @@ def remove(text: str, names: Sequence[str], where: str, others: Sequence[Path] =
         environment = parse_environment(text, Path(where))
         entries = _named(environment, name)
         if not entries:
-            raise _not_listed(environment, name, others)
+            raise _not_listed(environment, name, others, lockfile)
         removed += [entry.text for entry in entries]
         before = environment
         while entries:  # each deletion moves the nodes, so the text is parsed again
-            text = _delete(environment, entries[0])
+            text = _delete(environment, entries[0], others, lockfile)
             environment = _parse_edited(text, entries[0].text, before)
             entries = _named(environment, name)
         if _others(environment, name) != _others(before, name):
@@ -185,14 +187,14 @@ def remove(text: str, names: Sequence[str], where: str, others: Sequence[Path] =
     return Edit(text=text, removed=tuple(removed))
 
 
-def _not_listed(environment: Environment, name: str, others: Sequence[Path]) -> RequestError:
+def _not_listed(environment: Environment, name: str, others: Sequence[Path], lockfile: Path | None) -> RequestError:
     known = [entry.name for entry in environment.entries]
     near = nearest(name.lower(), known, alike=0.6)
     hints = [Hint(f"did you mean `{near}`?")] if near else []
     for path in others:
         if _named(parse_environment(read_text(path), path), name):
             files = [environment.path, *(other for other in others if other != path)]
-            hints = [Hint(f"to remove it from `{path}`", project_command("remove", path, None, [name], files))]
+            hints = [Hint(f"to remove it from `{path}`", project_command("remove", path, lockfile, [name], files))]
     return RequestError(
         f"`{environment.path}` doesn't list `{name}`; it lists {', '.join(f'`{one}`' for one in known)}",
         hint=hints,
@@ -292,7 +294,7 @@ def _insert_in_flow(text: str, sequence: yaml.SequenceNode, package: str, *, is_
     return f"{text[:end]}{', ' if sequence.value else ''}{item}{text[end:]}"
 
 
-def _delete(environment: Environment, entry: Entry) -> str:
+def _delete(environment: Environment, entry: Entry, others: Sequence[Path], lockfile: Path | None) -> str:
     """Delete the line of a package, and the mapping around it with its last package."""
     node, sequence = entry.node, entry.siblings
     if entry.holder is not None and (sequence is None or len(sequence.value) == 1):
@@ -302,7 +304,7 @@ def _delete(environment: Environment, entry: Entry) -> str:
             raise EnvforgeError(
                 f"`{entry.text}` is the only package of `{environment.path}`",
                 hint="to replace it, add another package first",
-                command=project_command("add", environment.path, None, ["NAME"]),
+                command=project_command("add", environment.path, lockfile, ["NAME"], others),
                 code="only-package",
             )
         return delete_lines(environment.text, node)

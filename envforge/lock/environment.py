@@ -25,6 +25,7 @@ from envforge.lock.pip_requirement import BadRequirementError, parse_requirement
 from envforge.lock.platforms import EVERYWHERE, SelectorError, parse_selector, selector_of_comment
 
 Section = Literal["conda", "pip"]
+_Marked = yaml.Node | yaml.Token  # what has a place in the text
 Keys = dict[str, tuple[yaml.Node, yaml.Node]]  # the key and the value of each entry of a mapping
 
 _KEYS = (
@@ -147,11 +148,27 @@ class _Reader:
         try:
             check_yaml_depth(self._text, _LONGEST_TEXT)
             root = yaml.compose(self._text, Loader=yaml.SafeLoader)
+            self._refuse_lost_selectors()
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise self._not_yaml(error) from error
         if root is None:
             raise self._error(None, "the file is empty", "add `channels:`, `platforms:`, and `dependencies:`")
         return root
+
+    def _refuse_lost_selectors(self) -> None:
+        """Raise for a selector that belongs to no package, because it follows an alias or something that opens."""
+        for token in yaml.scan(self._text, Loader=yaml.SafeLoader):
+            if not isinstance(token, _WITHOUT_COMMENT):
+                continue
+            is_alias = isinstance(token, yaml.AliasToken)
+            start = token.end_mark.index
+            match = (_COMMENT if is_alias else _ONLY_COMMENT).match(self._text[start : next_line(self._text, start)])
+            if match is None or self._selects(token, match[1]) == EVERYWHERE:
+                continue
+            if is_alias:
+                hint = "write the package itself in place of the alias"
+                self._fail(token, "an alias has a selector", hint, code="bad-selector")
+            self._fail(token, "a selector comes before its package", _AT_PACKAGES, code="bad-selector")
 
     def _not_yaml(self, error: Exception) -> EnvforgeError:
         mark = getattr(error, "problem_mark", None)
@@ -207,6 +224,12 @@ class _Reader:
     def _fail_key(self, name: str, key: yaml.Node, value: yaml.Node) -> NoReturn:
         if name.lower() in {"pip", "pypi", "pips"}:
             self._fail(key, f"the key `{name}:` is unknown among the dependencies", "write `pip:`")
+        if name == "<<":
+            hint = f"write `- {value.value}`" if isinstance(value, yaml.ScalarNode) else _ONE_EACH
+            self._fail(key, "`<<:` merges mappings, and a package is none", hint)
+        if match := re.fullmatch(r"(?i)\s*sel(?:ector)?\s*[(\[]\s*(.*?)\s*[)\]]\s*", name):
+            hint = f"write `- sel({match[1]}): {_value(value, '[…]')}`"
+            self._fail(key, f"the key `{name}:` is not a selector", hint, code="bad-selector")
         if isinstance(value, yaml.ScalarNode):
             self._fail(
                 key, f"`{name}: {value.value}` is a mapping, not a package", f"write `- {_package_of(name, value)}`"
@@ -220,6 +243,11 @@ class _Reader:
     def _under_selector(self, value: yaml.Node, platforms: frozenset[str], holder: yaml.Node) -> Iterator[Entry]:
         siblings = value if isinstance(value, yaml.SequenceNode) else None
         for node in siblings.value if siblings else [value]:
+            if isinstance(node, yaml.MappingNode) and any(_value(key, "") == "pip" for key, _ in node.value):
+                hint = "write the selector at `pip:`, as in `- pip:  # [linux]`"
+                self._fail(
+                    node, "`sel(...):` contains conda packages only, but lists `pip:`", hint, code="bad-selector"
+                )
             yield replace(self._conda(node, platforms & self._selected(node), siblings), holder=holder)
 
     def _conda(self, node: yaml.Node, platforms: frozenset[str], siblings: yaml.SequenceNode | None) -> Entry:
@@ -279,8 +307,11 @@ class _Reader:
 
     def _selected(self, node: yaml.Node) -> frozenset[str]:
         """Return the platforms that the comment at the end of a node's last line selects."""
+        return self._selects(node, self._comment(node))
+
+    def _selects(self, node: _Marked, comment: str) -> frozenset[str]:
         try:
-            found = selector_of_comment(self._comment(node))
+            found = selector_of_comment(comment)
         except SelectorError as error:
             self._fail(node, str(error), error.hint, code="bad-selector")
         return EVERYWHERE if found is None else found
@@ -297,7 +328,12 @@ class _Reader:
     def _variables(self) -> tuple[tuple[str, str], ...]:
         if "variables" not in self._top or _is_null(self._top["variables"][1]):
             return ()
-        found = self._keys(self._top["variables"][1], "a mapping of names to values")
+        variables = self._top["variables"][1]
+        if isinstance(variables, yaml.SequenceNode) and variables.value:
+            name, _, content = _value(variables.value[0], "NAME=VALUE").partition("=")
+            hint = f'write each as `{name.strip()}: "{content.strip()}"` on its own line, without a dash'
+            self._fail(variables, "the value of `variables:` is a list, not a mapping", hint)
+        found = self._keys(variables, "a mapping of names to values")
         for name, (key, value) in found.items():
             if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) is None:
                 self._fail(key, f"`{name}` is not the name of an environment variable", "use letters, digits, and `_`")
@@ -325,6 +361,10 @@ class _Reader:
             if not _CHANNEL.fullmatch(name):
                 hint = "write a name such as `conda-forge`, or a URL"
                 self._fail(node, f"`{name}` is not the name of a channel", hint)
+            host = name.partition("://")[2].partition("/")[0].rpartition("@")[2]
+            if "$" in host:
+                hint = "write the host itself; a variable can be the user, the password, or a part of the path"
+                self._fail(node, f"the host of the channel `{name}` contains a variable", hint)
             parent, _, last = name.rstrip("/").rpartition("/")
             if parent and SUBDIR.fullmatch(last):
                 self._fail(node, f"the channel `{name}` contains a platform", f"write `{parent}`")
@@ -335,7 +375,7 @@ class _Reader:
             self._fail(
                 node,
                 f"`{key}:` has a selector, but applies to all platforms",
-                "write selectors at the packages",
+                _AT_PACKAGES,
                 "bad-selector",
             )
 
@@ -354,6 +394,8 @@ class _Reader:
 
     def _string(self, key: str, default: str) -> str:
         node = self._top[key][1] if key in self._top else None
+        if isinstance(node, yaml.SequenceNode):
+            self._fail(node, f"the value of `{key}:` is a list", f"write one string: `{key}: NAME`")
         return default if node is None or _is_null(node) else self._scalar(node, "a string")
 
     def _boolean(self, key: str) -> bool:
@@ -379,19 +421,20 @@ class _Reader:
 
     def _scalar(self, node: yaml.Node, expected: str, *, is_string: bool = True) -> str:
         if not isinstance(node, yaml.ScalarNode) or _is_null(node):
-            self._fail(node, f"expected {expected}, found {_kind(node)}", _REMOVE)
+            is_list = isinstance(node, yaml.SequenceNode) and is_string
+            self._fail(node, f"expected {expected}, found {_kind(node)}", _ONE_EACH if is_list else _REMOVE)
         if is_string and node.tag != "tag:yaml.org,2002:str":
             self._fail(node, f"expected {expected}, found {_kind(node)} `{node.value}`", f'write `"{node.value}"`')
         return str(node.value)
 
-    def _line(self, node: yaml.Node) -> Line:
+    def _line(self, node: _Marked) -> Line:
         return Line(path=self._path, number=node.start_mark.line + 1)
 
-    def _fail(self, node: yaml.Node, reason: str, hint: str, code: str = "bad-environment") -> NoReturn:
+    def _fail(self, node: _Marked, reason: str, hint: str, code: str = "bad-environment") -> NoReturn:
         raise self._error(node, reason, hint, code=code)
 
     def _error(
-        self, node: yaml.Node | None, reason: str, hint: str | tuple[Hint, ...], code: str = "bad-environment"
+        self, node: _Marked | None, reason: str, hint: str | tuple[Hint, ...], code: str = "bad-environment"
     ) -> EnvforgeError:
         where = f"`{self._path}`" if node is None else str(self._line(node))
         hint = hide_secrets(hint) if isinstance(hint, str) else hint
@@ -410,6 +453,8 @@ _YAML_HINTS = (
 )
 _REMOVE = "remove it"
 _NOT_CONTAINED = "remove it: a lockfile contains only conda packages and, below `pip:`, wheels"
+_ONE_EACH = "write each as `- NAME` on its own line"
+_AT_PACKAGES = "write selectors at the packages"
 _SELECTOR = "write a selector at the end of the line, such as `# [linux64]`"
 
 
@@ -436,6 +481,17 @@ def _package_of(name: str, value: yaml.Node) -> str:
 
 # what follows a package on its line; in a list in brackets, that may be further packages
 _COMMENT = re.compile(r"""(?:'[^']*'|"(?:[^"\\]|\\.)*"|[^'"#\n]|(?<!\s)#)*(#[^\r\n\x85\u2028\u2029]*)""")
+
+_ONLY_COMMENT = re.compile(r"[ \t\[{-]*(#[^\r\n\x85\u2028\u2029]*)")
+# tokens that open a value or refer to one: no node ends there
+_WITHOUT_COMMENT = (
+    yaml.AliasToken,
+    yaml.AnchorToken,
+    yaml.TagToken,
+    yaml.BlockEntryToken,
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+)
 
 
 def last_index(node: yaml.Node) -> int:

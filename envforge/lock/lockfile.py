@@ -9,11 +9,12 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from envforge.base.documents import Document, Natural, NonEmpty, Printable, load_yaml, matching
@@ -21,6 +22,7 @@ from envforge.base.files import regular
 from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.base.urls import Url, show_url
 from envforge.errors import EnvforgeError, Hint
+from envforge.lock.names import NameMapping
 from envforge.lock.project import LOCK_FILE, VARIANTS_DIRECTORY, environment_in, find_environment, lock_command
 
 Manager = Literal["conda", "pip"]
@@ -372,3 +374,26 @@ class Requirements:
     files: Natural
     files_sized: Natural
     words: Printable
+
+
+def reached(packages: Iterable[LockedPackage], names: Iterable[str]) -> list[LockedPackage]:
+    """Return the packages that have these names, and their dependencies, through any number of steps."""
+    mapping = NameMapping.bundled()
+    by_name: dict[str, list[LockedPackage]] = {}
+    for package in packages:
+        # the name of a wheel's dependency is a Python name, whoever provides it
+        is_conda = package.manager == "conda"
+        for name in {package.name, mapping.to_python(package.name)} if is_conda else {canonicalize_name(package.name)}:
+            by_name.setdefault(name, []).append(package)
+    left = list(names)
+    seen: set[str] = set()
+    found: dict[int, LockedPackage] = {}
+    while left:
+        name = left.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for package in by_name.get(name, ()):
+            found[id(package)] = package
+            left += [one if package.manager == "conda" else canonicalize_name(one) for one, _ in package.dependencies]
+    return list(found.values())

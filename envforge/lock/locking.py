@@ -425,11 +425,16 @@ class Run:
         rows: list[dict[str, Any]] = []
         for job in jobs:
             channels, found = document.load_documents(job.output)
+            optional = self.indexes[job.platform].optional
+            names = {canonicalize_name(row["name"]) for row in found}
             for row in found:
                 offer = server.offer(row["url"])
                 # no offer is a conda package, or a direct URL under `pip:`
                 public = {"url": offer.file.url, "hash": {"sha256": self._checked_sha256(offer)}} if offer else {}
-                rows.append({**row, **public})
+                # a dependency that only an extra needs is not locked, and `lock --check` would miss it
+                left_out = optional.get(row["name"], frozenset()) - names if row["manager"] == "pip" else ()
+                needs = {n: v for n, v in row["dependencies"].items() if canonicalize_name(n) not in left_out}
+                rows.append({**row, **public, "dependencies": needs})
         return channels, rows
 
     def _checked_sha256(self, offer: Offer) -> str:
@@ -489,7 +494,6 @@ class Run:
             },
             torch_urls=frozenset(offer.file.url for offer in self.offers if offer.index in torch),
             family=frozenset(offer.name for offer in self.offers if is_torch_family(offer.name)),
-            optional={name: names for index in self.indexes.values() for name, names in index.optional.items()},
             asked=(*self.inputs.channels, *self.inputs.pip_repositories, *other, *direct),
         )
         self._refuse_unknown_extras(lock)

@@ -59,6 +59,8 @@ _NAME = r"[A-Za-z0-9][\w.-]*(?:\[[^\]]*\])?"
 _CORRECTIONS = (
     (re.compile(r"(?<![<>=!~])=(?![=<>])"), "=="),
     (re.compile(r"=([<>])"), r"\1="),
+    (re.compile(r"~=\s*(\d+)(?![\w.])"), r"~=\1.0"),
+    (re.compile(r"((?:[<>]=?|~=)\s*\d[\w.]*?)\.\*"), r"\1"),
     (re.compile(rf"^({_NAME})\s+v?(\d[\w.+]*)$"), r"\1==\2"),
     (re.compile(r"(?<=[\w*])\s+(?=[<>=!~]=?\s*\d)(?<!^)"), ","),
 )
@@ -75,7 +77,8 @@ def _spelling(text: str) -> str:
         corrected = pattern.sub(correction, corrected)
         if _is_valid(corrected):
             return hide_secrets(f'write `"{corrected}"`')
-    if " " in text and all(map(_is_valid, text.split())):
+    parts = re.split(r"\s*,\s*|\s+", text.strip(" ,"))
+    if all(map(_is_valid, parts)):
         return "write each requirement as `- NAME` on its own line"
     return 'write a requirement such as `"rich>=13"`'
 

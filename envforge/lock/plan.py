@@ -21,7 +21,7 @@ from packaging.version import Version
 from envforge.base.files import regular
 from envforge.base.urls import hide_secrets, show_url
 from envforge.errors import EnvforgeError, Hint, RequestError
-from envforge.lock.lockfile import LockedPackage, Lockfile, LockfileError, Manager, parse_lockfile
+from envforge.lock.lockfile import LockedPackage, Lockfile, LockfileError, Manager, parse_lockfile, reached
 from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE
 from envforge.lock.pylock import is_pylock, parse_pylock
 
@@ -110,7 +110,7 @@ def make_plan(
     allow_builds: bool = False,
     categories: Collection[str] = (),
 ) -> Plan:
-    """Select the packages of ``platform`` in ``categories``, by default those of ``DEFAULT_CATEGORIES``.
+    """Select the packages of ``platform`` in ``categories`` (default: ``DEFAULT_CATEGORIES``), and those they need.
 
     ``warnings`` name what is left out. Raises ``EnvforgeError`` that lists each package that can't be installed and
     verified, and for categories that the lockfile doesn't have.
@@ -146,11 +146,17 @@ def make_plan(
     )
 
 
-def _chosen(packages: Iterable[LockedPackage], categories: Collection[str]) -> tuple[LockedPackage, ...]:
-    """Return the packages of the categories, each name once."""
+def _chosen(packages: Sequence[LockedPackage], categories: Collection[str]) -> tuple[LockedPackage, ...]:
+    """Return the packages of ``main`` and of the categories, and their dependencies, each name once."""
+    own = [package for package in packages if package.category in {"main", *categories}]  # as `conda-lock install`
+    known = {(package.manager, package.name) for package in own}
+    ids = {id(package) for package in own}
+    if len(own) < len(packages):  # another tool or an editor can list a dependency only in another category
+        names = [canonicalize_name(p.name) if p.manager == "pip" else p.name for p in own]
+        ids |= {id(package) for package in reached(packages, names) if (package.manager, package.name) not in known}
     chosen: dict[tuple[str, str], LockedPackage] = {}
     for package in packages:
-        if package.category in categories:
+        if id(package) in ids:
             chosen.setdefault((package.manager, package.name), package)
     return tuple(chosen.values())
 

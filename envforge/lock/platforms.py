@@ -9,7 +9,7 @@ import ast
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from packaging.markers import Marker, UndefinedComparison, UndefinedEnvironmentName
+from packaging.markers import InvalidMarker, Marker, UndefinedComparison, UndefinedEnvironmentName
 from packaging.version import InvalidVersion, Version
 
 from envforge.base.suggest import nearest
@@ -40,13 +40,21 @@ SELECTORS: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(("emscripten-wasm32", "wasi-wasm32", "false"), frozenset()),
     "true": EVERYWHERE,
 }
-_FOREIGN = {"windows": "win", "mac": "osx", "macos": "osx", "darwin": "osx", "amd64": "x86_64", "x64": "x86_64"}
+_FOREIGN = {
+    **dict.fromkeys(("windows", "win10", "win11", "nt"), "win"),
+    **dict.fromkeys(("mac", "macos", "macosx", "darwin", "apple"), "osx"),
+    **dict.fromkeys(("amd64", "x64", "x86-64", "intel"), "x86_64"),
+    **dict.fromkeys(("posix", "unices"), "unix"),
+}
 # variables of conda-build that are no platforms; a sentence may contain the words, but no comparison of them
-_VARIABLE = r"(?:py|np|vc|python|perl|r_base|\w+_(?:platform|version|impl|type|variant|compiler))"
+_VARIABLE = r"(?:py|np|vc|python|perl|r_base|os_name|platform_\w+|\w+_(?:platform|version|impl|type|variant|compiler))"
 _BUILD_VARIABLE = re.compile(rf"(?:not\s+)?(?:py\d+|py[23]k|nomkl|(?:os\.)?environ\b.*|{_VARIABLE}\s*[<>=!]=?.+)$")
 _COMPARISON = re.compile(rf"\b{_VARIABLE}\s*[<>=!]=?")
 # what other languages write for `and`, `or`, and `not`
 _SYMBOLS = (("&&|&", " and "), (r"\|\||\||,|/", " or "), (r"!(?!=)", " not "))
+_SYMBOL = re.compile(r"[&|]|!(?!=)")
+# words that surround a selector in other tools and in prose, as in `if linux`, `linux only`, and `platform: linux`
+_FILLER = re.compile(r"(?i)(?<![\w-])(?:if|when|on|only|for|sel|selector|platform|os|system)(?![\w-])\s*(?:[:=]=?)?")
 _TOKEN = re.compile(r"\s*([A-Za-z0-9_]+(?:-[A-Za-z0-9_]+)*|[()])")
 _OPERATORS = ("and", "or", "not", "(", ")")
 _ALIKE = 0.75
@@ -66,14 +74,19 @@ def parse_selector(text: str) -> frozenset[str]:
     found = _evaluate(tokens)
     unknown = [name for name in _names(tokens or []) if name not in SELECTORS]
     if _BUILD_VARIABLE.match(text.strip()) or (tokens is None and _COMPARISON.search(text)):
+        spelling = _of_marker(text)
+        if spelling:
+            raise SelectorError(f"`{text.strip()}` is a marker, not a selector", f"write it as in `{spelling}`")
         raise SelectorError(
             f"the selector `{text.strip()}` depends on more than the platform",
             "use a platform such as `linux`; for a wheel, write a marker such as `; python_version >= '3.10'`",
         )
-    if found is None and (tokens is None or not unknown):
-        words = _in_words(text)
-        is_known = _evaluate(_tokens(words)) is not None and all(n in SELECTORS for n in _names(_tokens(words) or []))
-        spelling = words if is_known else "linux and not aarch64"
+    words = _in_words(text)
+    if found is None and (tokens is None or not unknown or _is_known(words)):
+        other = [name for name in _names(_tokens(words) or []) if name not in SELECTORS]
+        if other and _evaluate(_tokens(words)) is not None:
+            parse_selector(words)
+        spelling = words if _is_known(words) else "linux and not aarch64"
         raise SelectorError(f"`{text}` is not a valid selector", f"write it as in `{spelling}`")
     if unknown:
         near = _FOREIGN.get(unknown[0]) or _near(unknown[0])
@@ -99,7 +112,12 @@ def selector_of_comment(comment: str) -> frozenset[str] | None:
 
 def _is_meant(text: str) -> bool:
     """Return whether brackets contain a selector, right or wrong, and not a note such as ``[12]`` or ``[TODO]``."""
-    if _BUILD_VARIABLE.match(text.strip()):
+    known = [name in SELECTORS for name in _names(_tokens(_in_words(text)) or [])]
+    # with `&&` or `|`, an unknown name next to a known one is no prose
+    is_expression = _evaluate(_tokens(_in_words(text))) is not None and (
+        all(known) or (any(known) and _SYMBOL.search(text) is not None)
+    )
+    if _BUILD_VARIABLE.match(text.strip()) or is_expression:
         return True
     tokens = _tokens(text)
     if tokens is None:  # a comparison, or `linux|osx`: other words make it a sentence
@@ -123,7 +141,28 @@ def _near(name: str) -> str | None:
     return nearest(name, [known for known in SELECTORS if SELECTORS[known] and known != "true"], alike=_ALIKE)
 
 
+def _is_known(text: str) -> bool:
+    """Return whether a text is a valid selector of known names."""
+    tokens = _tokens(text)
+    return _evaluate(tokens) is not None and all(name in SELECTORS for name in _names(tokens or []))
+
+
+def _of_marker(text: str) -> str:
+    """Return the selector that is true where a marker is; empty if it isn't a marker of the platform."""
+    try:
+        marker = Marker(text.strip())
+    except InvalidMarker:
+        return ""
+    if not is_valid_marker(marker) or re.search(r"python|implementation|extra|release|platform_version", text):
+        return ""
+    found = {p for p in KNOWN_PLATFORMS if marker.evaluate({**marker_environment(p, Version("3.12")), "extra": ""})}
+    named = next((name for name, platforms in SELECTORS.items() if platforms == found), "")
+    return named or " or ".join(sorted(found))
+
+
 def _in_words(text: str) -> str:
+    """Return a selector with the operators of Python, and without quotes and words around it."""
+    text = _FILLER.sub(" ", re.sub(r"[\"']", " ", text))
     for symbols, word in _SYMBOLS:
         text = re.sub(symbols, word, text)
     return " ".join(text.split())

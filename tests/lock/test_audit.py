@@ -10,7 +10,7 @@ import pytest
 from envforge.lock.check import Expectations, audit
 from envforge.lock.environment import parse_environment
 from envforge.lock.inputs import Inputs
-from envforge.lock.lockfile import LockedPackage, Lockfile
+from envforge.lock.lockfile import INPUT_SHA256, LockedPackage, Lockfile
 from envforge.lock.names import NameMapping
 
 MAPPING = NameMapping((("torch", "pytorch"),))
@@ -41,7 +41,7 @@ TORCH = replace(
     manager="pip",
     url=TORCH_URL,
     sha256="22" * 32,
-    dependencies=(("sympy", ">=1.13.3"), ("optree", ">=0.13.0")),
+    dependencies=(("sympy", ">=1.13.3"),),
 )
 ENVIRONMENT = """\
 channels: [conda-forge]
@@ -52,7 +52,6 @@ EXPECTED = Expectations(
     digests={TORCH_URL: "22" * 32},
     torch_urls=frozenset({TORCH_URL}),
     family=frozenset({"torch"}),
-    optional={"torch": frozenset({"optree"})},
     asked=("https://download.pytorch.org/whl/cu118", "file:///srv/channel"),
 )
 
@@ -66,7 +65,13 @@ def inputs(text: str = ENVIRONMENT) -> Inputs:
 
 
 def problems(*packages: LockedPackage, text: str = ENVIRONMENT) -> list[str]:
-    lock = Lockfile(platforms=("linux-64",), channels=("conda-forge",), content_hash=(), packages=packages)
+    lock = Lockfile(
+        platforms=("linux-64",),
+        channels=("conda-forge",),
+        content_hash=(),
+        packages=packages,
+        custom_metadata=((INPUT_SHA256, "44" * 32),),
+    )
     return [problem.code for problem in audit(lock, inputs(text), EXPECTED, MAPPING)]
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
+from envforge.base.documents import load_yaml
 from envforge.errors import EnvforgeError
+from envforge.lock.check import check_lock
 from envforge.lock.request import Cutoff
 from tests.lock.change.conftest import ENVIRONMENT, MIDWAY, Project
 
@@ -27,6 +30,21 @@ def test_an_edited_remark_renews_the_digest_and_no_package(aged: Project) -> Non
     after = aged.read()
     assert after.packages == before.packages
     assert after.custom_metadata != before.custom_metadata
+
+
+@pytest.mark.parametrize("name", ["base", "extra", "colours", "shapes"])
+def test_package_that_was_lost_from_the_lockfile_is_reported_and_locked_again(project: Project, name: str) -> None:
+    project.write(ENVIRONMENT.replace("  - base   # the ground\n", "").replace("colours", "shapes"))
+    project.lock(exclude_newer=MIDWAY)
+    before = project.lockfile.read_text(encoding="utf-8")
+    document = load_yaml(before)
+    document["package"] = [row for row in document["package"] if row["name"] != name]
+    project.lockfile.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    found = {one.code for one in check_lock(project.environment, project.lockfile)}
+    assert ("dependency-missing" if name in {"base", "colours"} else "not-locked") in found
+    assert project.lock().changes == (f"+ {name} 1.0",)
+    assert project.lockfile.read_text(encoding="utf-8") == before
+    assert check_lock(project.environment, project.lockfile) == ()
 
 
 def test_a_new_package_moves_nothing_where_it_goes_with_what_is_locked(aged: Project) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -52,6 +53,10 @@ def test_two_files_and_their_categories_are_locked_together(project: Project) ->
     assert {p.name for p in project.read().packages if p.category == "docs"} >= {"extra", "late"}
     elsewhere = json.loads(project.run("remove", "-f", "a.yml", "-f", "b.yml", "late", "--json").stdout)["error"]
     assert elsewhere["commands"] == ["envforge remove -f b.yml -f a.yml late"]
+    (project.folder / "sub").mkdir()
+    write(project, "  - only-there\n", "sub/c.yml")
+    below = json.loads(project.run("remove", "-f", "a.yml", "-f", "sub/c.yml", "only-there", "--json").stdout)["error"]
+    assert below["commands"] == ["envforge remove -f sub/c.yml -f a.yml --lockfile conda-lock.yml only-there"]
     fewer = json.loads(project.run("lock", "-f", "a.yml", "--check", "--json").stdout)["result"]["differences"]
     assert [one["code"] for one in fewer] == ["sources"]
     assert project.run("lock", "-f", "a.yml", "-f", "b.yml", "--variant", "cpu").returncode == 2
@@ -77,6 +82,11 @@ def test_category_limits_the_lock_and_names_what_is_left_out(project: Project) -
     )
     every = make_plan(lock, "linux-64", project.lockfile, categories=("main", "docs"))
     assert {a.package.name for a in every.conda} == {"base", "python", "extra"}
+    assert make_plan(lock, "linux-64", project.lockfile, categories=("docs",)) == every
+    moved = replace(lock, packages=tuple(replace(p, category="docs") if p.name == "base" else p for p in lock.packages))
+    plot = replace(next(p for p in lock.packages if p.name == "base"), name="plot", dependencies=(("base", ""),))
+    needed = make_plan(replace(moved, packages=(*moved.packages, plot)), "linux-64", project.lockfile)
+    assert {a.package.name for a in needed.conda} == {"base", "plot", "python"}
     with pytest.raises(EnvforgeError, match="has no category `dev`; it has `docs`, `main`"):
         make_plan(lock, "linux-64", project.lockfile, categories=("dev",))
 

@@ -64,7 +64,7 @@ def test_category_limits_an_install_and_its_audit(
     assert main(["audit"]) == 0
     (project / ".conda" / "share" / "extra.txt").unlink()
     assert main(["audit", "--fix"]) == 0
-    assert [path.name for path in (project / ".conda" / "share").iterdir()] == ["extra.txt"]
+    assert (project / ".conda" / "share" / "extra.txt").is_file()
     assert main(["install", "--category", "tests"]) == 2
     assert "has no category `tests`; it has `docs`, `main`" in capsys.readouterr().err
 
@@ -155,7 +155,7 @@ def test_the_root_lock_does_not_win_over_a_variant_that_fits_better(
 
 
 OTHER = "osx-arm64" if SUBDIR != "osx-arm64" else "linux-64"
-ENVIRONMENT = f"channels: [conda-forge]\nplatforms: [{SUBDIR}]\ndependencies: [greeting]\n"
+ENVIRONMENT = f"channels: [conda-forge]\nplatforms: [{SUBDIR}]\ndependencies: [greeting, scripted]\n"
 
 
 @pytest.fixture

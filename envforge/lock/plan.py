@@ -36,6 +36,11 @@ class Digest:
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"
 
+    @property
+    def key(self) -> str:
+        """Name of the directory of a file with this checksum."""
+        return self.hex if self.algorithm == "sha256" else f"md5-{self.hex}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Artifact:

@@ -107,8 +107,7 @@ class _Window(io.RawIOBase):
 
 def member_name(artifact: Artifact) -> str:
     """Return the name of a package's file in a bundle."""
-    key = artifact.digest.hex if artifact.digest.algorithm == "sha256" else f"md5-{artifact.digest.hex}"
-    return f"packages/{key}/{artifact.file_name}"
+    return f"packages/{artifact.digest.key}/{artifact.file_name}"
 
 
 def write_bundle(

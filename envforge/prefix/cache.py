@@ -5,7 +5,7 @@ CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda.part      an incomplete
 CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda.verified  its size, times, and inode when it was verified
 CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda.unpacked  what is needed of it once it is unpacked and removed
 CACHE/files/ab/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0.conda.seen      what was unpacked from it when it was verified
-CACHE/pkgs/                                                      conda packages, unpacked by rattler
+CACHE/pkgs/abcdef…/jinja2-3.1.6-pyhd8ed1ab_0                      a conda package, unpacked by rattler
 CACHE/uv/                                                        wheels, unpacked by uv
 CACHE/bundles/abcdef…/conda-lock.yml                             the lockfile of an installed bundle
 
@@ -32,7 +32,7 @@ from typing import NamedTuple
 from envforge.base.files import write_atomic
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError
-from envforge.lock.plan import Artifact, Digest
+from envforge.lock.plan import Artifact, Digest, record_name
 
 VARIABLE = "ENVFORGE_CACHE"
 _BLOCK = 1 << 20
@@ -63,6 +63,10 @@ class Store:
     def conda(self) -> Path:
         """Directory to which rattler unpacks."""
         return self.root / "pkgs"
+
+    def conda_folder(self, artifact: Artifact) -> Path:
+        """Return the directory to which a conda package is unpacked; packages with other checksums have others."""
+        return self.conda / artifact.digest.key / record_name(artifact)
 
     @property
     def uv(self) -> Path:
@@ -96,9 +100,7 @@ class Store:
                 command="envforge lock",
                 code="bad-address",
             )
-        key = artifact.digest.hex
-        folder = key if artifact.digest.algorithm == "sha256" else f"md5-{key}"
-        return self.root / "files" / key[:2] / folder / name
+        return self.root / "files" / artifact.digest.hex[:2] / artifact.digest.key / name
 
     def bundled_lock(self, lock: bytes, name: str) -> Path:
         """Return the path of the lockfile of a bundle; its name decides how it is read."""

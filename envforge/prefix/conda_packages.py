@@ -13,11 +13,13 @@ import posixpath
 import re
 import shutil
 import stat
+import sys
 import tempfile
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -143,7 +145,7 @@ def standing_archive(artifact: Artifact, store: Store, *, reread: bool = False) 
     With ``reread``, its files are compared with the checksums in its ``info/paths.json``, too.
     """
     path, kept = store.path(artifact), store.unpacked(artifact)
-    folder = store.conda / record_name(artifact)
+    folder = store.conda_folder(artifact)
     tree = standing_tree(folder, path) if kept is not None else None
     if kept is None or tree is None or (reread and not _is_intact(folder, tree, kept)):
         return None
@@ -175,13 +177,13 @@ def unpack(item: Fetched, store: Store, platform: str) -> Archive:
     So the directory contains nothing unchecked. Raises ``EnvforgeError`` if the archive is not the locked package, or
     not safe to link.
     """
-    folder = store.conda / record_name(item.artifact)
-    fresh = folder.with_name(f".{folder.name}.fresh")
+    folder = store.conda_folder(item.artifact)
+    fresh = folder.with_name(".fresh")
     try:
-        store.conda.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(store.conda, error) from error
-    with FileLock(store.conda / f".{folder.name}.unpacking"):  # packages with other checksums may have this name
+    with FileLock(folder.with_name(".unpacking")):
         shutil.rmtree(fresh, ignore_errors=True)
         try:
             extract(item.path, fresh)
@@ -215,7 +217,9 @@ def _sha256(item: Fetched) -> str:
 
 
 def _replace(folder: Path, fresh: Path) -> None:
-    if folder.exists():
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    elif folder.exists():
         shutil.rmtree(folder)
     fresh.rename(folder)
 
@@ -469,7 +473,8 @@ def link(
     """
     chosen = tuple(archives)
     try:
-        asyncio.run(_link(chosen, frozenset(removed), store, request, progress))
+        with _view(chosen, store) as view:
+            asyncio.run(_link(chosen, frozenset(removed), view, request, progress))
     except _ERRORS as error:
         raise OutsideError(
             f"failed to link packages into `{request.prefix}`: {_causes(error)}",
@@ -477,11 +482,32 @@ def link(
             code="link-failed",
         ) from error
     for archive in chosen:
-        _complete_record(archive, request.prefix, specs.get(archive.item.artifact.package.name))
+        artifact = archive.item.artifact
+        _complete_record(artifact, request.prefix, specs.get(artifact.package.name), store.conda_folder(artifact))
+
+
+@contextmanager
+def _view(archives: Iterable[Archive], store: Store) -> Iterator[Path]:
+    """Yield a directory in which rattler finds the packages, and only those, by the names of their records.
+
+    So another install of a package with the same name and other bytes can't exchange them before they are linked.
+    """
+    is_writable = os.access(store.conda, os.W_OK)
+    with tempfile.TemporaryDirectory(dir=store.conda if is_writable else None, prefix=".link-") as name:
+        for archive in archives:
+            artifact = archive.item.artifact
+            folder, place = store.conda_folder(artifact), Path(name, record_name(artifact))
+            if sys.platform == "win32":  # where links need a privilege, and junctions don't
+                import _winapi  # noqa: PLC0415 - only Windows has it
+
+                _winapi.CreateJunction(str(folder), str(place))
+            else:
+                place.symlink_to(folder)
+        yield Path(name)
 
 
 async def _link(
-    archives: tuple[Archive, ...], removed: frozenset[str], store: Store, request: InstallRequest, progress: Progress
+    archives: tuple[Archive, ...], removed: frozenset[str], view: Path, request: InstallRequest, progress: Progress
 ) -> None:
     names = {archive.record.name.normalized for archive in archives}
     installed = read_records(request.prefix)
@@ -494,7 +520,7 @@ async def _link(
             listed = f"the record of `{record.name.normalized}` in `conda-meta`"
             check_inside(request.prefix, map(Path.as_posix, record.files), listed)
     # everything was unpacked and checked before, so rattler needn't read it again
-    cache = PackageCache.from_layers([PackageCacheLayer(store.conda).with_validation_mode(ValidationMode.skip())])
+    cache = PackageCache.from_layers([PackageCacheLayer(view).with_validation_mode(ValidationMode.skip())])
     await rattler.install(
         [*(archive.record for archive in archives), *kept],
         request.prefix,
@@ -557,13 +583,14 @@ def read_records(prefix: Path, name: str = "") -> tuple[rattler.PrefixRecord, ..
         return tuple(pool.map(read, conda_records(prefix, name)))
 
 
-def _complete_record(archive: Archive, prefix: Path, spec: str | None) -> None:
+def _complete_record(artifact: Artifact, prefix: Path, spec: str | None, folder: Path) -> None:
     """Complete the record that rattler wrote: the request, the locked URL, and the hashes of the targets of links."""
-    artifact = archive.item.artifact
     path = prefix / "conda-meta" / f"{record_name(artifact)}.json"
     url = show_url(artifact.package.url)
     record = with_request(load_record(path), spec)
     record |= {"fn": artifact.file_name, "url": url, "channel": url.rsplit("/", 2)[0]}
+    # rattler recorded a directory that is gone
+    record |= {"extracted_package_dir": str(folder), "link": record["link"] | {"source": str(folder)}}
     rows = {row["_path"]: row for row in record["paths_data"]["paths"]}
     for name, row in rows.items():
         if row["path_type"] == "softlink":

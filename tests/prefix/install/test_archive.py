@@ -18,6 +18,8 @@ import zstandard
 
 from envforge.errors import EnvforgeError
 from envforge.lock.plan import make_plan, read_any_lock
+from envforge.prefix import conda_packages
+from envforge.prefix import install as install_module
 from envforge.prefix import wheels as wheels_module
 from envforge.prefix.conda_packages import check_path
 from envforge.prefix.journal import read_journal
@@ -375,6 +377,49 @@ def test_record_with_site_packages_outside_is_refused(place: Place, channel: Cha
     with pytest.raises(EnvforgeError) as caught:
         place.install(_lock(own.folder, python, own.packages["one"]))
     assert caught.value.code == "record-damaged"
+
+
+def test_another_package_of_the_same_name_does_not_replace_the_locked_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, other = Channel(place.folder / "good"), Channel(place.folder / "other")
+    good.add(text_package("same", "1.0", {"share/x": "good"}))
+    other.add(text_package("same", "1.0", {"share/x": "other"}))
+    lock = LockWriter(good.folder.as_uri()).conda(*good.packages.values()).write(place.folder / "good.yml")
+    lock_of_other = LockWriter(other.folder.as_uri()).conda(*other.packages.values()).write(place.folder / "other.yml")
+    link = conda_packages.link
+
+    def link_late(*arguments: Any) -> None:  # the other install runs between the check and the links of this one
+        monkeypatch.setattr(install_module, "link", link)
+        place.install(lock_of_other, prefix=place.folder / "second")
+        link(*arguments)
+
+    monkeypatch.setattr(install_module, "link", link_late)
+    place.install(lock)
+    assert (place.prefix / "share" / "x").read_text() == "good"
+    assert (place.folder / "second" / "share" / "x").read_text() == "other"
+    assert not list((place.cache / "pkgs").glob(".*"))
+    record = json.loads((place.prefix / "conda-meta" / "same-1.0-0.json").read_text())
+    assert Path(record["link"]["source"], "share", "x").read_text() == "good"
+    assert record["extracted_package_dir"] == record["link"]["source"]
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_what_is_no_directory_in_the_cache_is_replaced(place: Place, kind: str) -> None:
+    own = Channel(place.folder / "own")
+    own.add(text_package("one", "1.0", {"share/one.txt": "1"}))
+    (written,) = own.packages.values()
+    mine, unpacked = place.folder / "mine", place.cache / "pkgs" / written.sha256 / "one-1.0-0"
+    mine.mkdir()
+    (mine / "x").touch()
+    unpacked.parent.mkdir(parents=True)
+    if kind == "link":
+        unpacked.symlink_to(mine)
+    else:
+        unpacked.touch()
+    place.install(_lock(own.folder, written))
+    assert (place.prefix / "share" / "one.txt").read_text() == "1"
+    assert (mine / "x").exists()
 
 
 def test_conda_packages_with_a_common_file_are_reported(place: Place) -> None:

@@ -134,6 +134,7 @@ def make_plan(
     chosen = _chosen(packages, categories or DEFAULT_CATEGORIES)
     _refuse(chosen, allow_builds=allow_builds)
     artifacts = [Artifact(package=package, digest=_digest(package)) for package in chosen]
+    _refuse_equal_records(artifacts, where)
     names = {artifact.package.name for artifact in artifacts if artifact.package.manager == "conda"}
     if "python" not in names and len(names) < len(artifacts) and lockfile.python is None:
         raise EnvforgeError(
@@ -164,6 +165,22 @@ def _chosen(packages: Sequence[LockedPackage], categories: Collection[str]) -> t
         if id(package) in ids:
             chosen.setdefault((package.manager, package.name), package)
     return tuple(chosen.values())
+
+
+def _refuse_equal_records(artifacts: Iterable[Artifact], where: Path) -> None:
+    """Raise ``EnvforgeError`` if two conda packages would have the same record in ``conda-meta``."""
+    owners: dict[str, str] = {}
+    for artifact in artifacts:
+        if artifact.package.manager == "conda":
+            other = owners.setdefault(record_name(artifact), artifact.label)
+            if other != artifact.label:
+                raise EnvforgeError(
+                    f"the lockfile `{where}` has two packages, `{other}` and `{artifact.label}`, with the same file "
+                    f"name `{record_name(artifact)}`",
+                    hint="to create the lockfile again",
+                    command="envforge lock",
+                    code="lockfile-damaged",
+                )
 
 
 def _refuse_unknown(packages: Iterable[LockedPackage], categories: Collection[str], where: Path) -> None:

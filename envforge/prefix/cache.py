@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -29,7 +30,7 @@ from pathlib import Path
 from stat import S_ISDIR
 from typing import NamedTuple
 
-from envforge.base.files import write_atomic
+from envforge.base.files import regular, write_atomic
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.plan import Artifact, Digest, record_name
@@ -111,7 +112,7 @@ class Store:
         path = self.path(artifact)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.replace(path)
-        write_atomic(_verified(path), _identity(path, artifact.digest), synced=False)
+        _write_note(_verified(path), _identity(path, artifact.digest))
         return path
 
     def holds(self, artifact: Artifact, *, reread: bool = False) -> bool:
@@ -129,15 +130,18 @@ class Store:
         if digest_of(path, artifact.digest) != artifact.digest:
             return False
         if os.access(path.parent, os.W_OK):
-            write_atomic(noted, before, synced=False)
+            _write_note(noted, before)
         return True
 
     def unpacked(self, artifact: Artifact) -> Unpacked | None:
         """Return what is kept of the archive of a package that was unpacked, or None if it wasn't."""
         try:
-            head, folders, record = _unpacked(self.path(artifact)).read_bytes().split(b"\n", 2)
-            schema, size, sha256, unpacked_bytes = head.decode("ascii").rsplit(" ", 3)
-            if schema != _UNPACKED_SCHEMA:
+            head, folders, record = regular(_unpacked(self.path(artifact))).read_bytes().split(b"\n", 2)
+            match = _UNPACKED_HEAD.fullmatch(head)
+            if match is None:
+                return None
+            size, sha256, unpacked_bytes = (part.decode("ascii") for part in match.groups())
+            if sha256 != (artifact.package.sha256 or sha256):
                 return None
             return Unpacked(
                 size=int(size),
@@ -154,7 +158,7 @@ class Store:
         path = self.path(artifact)
         head = f"{_UNPACKED_SCHEMA} {unpacked.size} {unpacked.sha256} {unpacked.unpacked_bytes}"
         text = "\n".join((head, "\0".join(unpacked.folders), "")).encode()
-        write_atomic(_unpacked(path), text + unpacked.record, synced=False)
+        _write_note(_unpacked(path), text + unpacked.record)
         for name in (path, _verified(path)):
             name.unlink(missing_ok=True)
 
@@ -171,6 +175,7 @@ class Store:
 
 
 _UNPACKED_SCHEMA = "envforge unpacked 1"  # raised when a new check must read archives that were accepted before
+_UNPACKED_HEAD = re.compile(rb"%s ([0-9]{1,15}) ([0-9a-f]{64}) ([0-9]{1,15})" % _UNPACKED_SCHEMA.encode())
 
 CACHE_HINTS = (
     Hint("to remove cached packages", "envforge clean"),
@@ -268,7 +273,7 @@ def mark(archive: Path) -> Path:
 def read_files(archive: Path) -> dict[str, Seen]:
     """Return the recorded files of a wheel by their names in it; empty if there is no valid record."""
     try:
-        head, *lines = mark(archive).read_text(encoding="utf-8").split("\n")
+        head, *lines = regular(mark(archive)).read_text(encoding="utf-8").split("\n")
         if head != SEEN_SCHEMA:
             return {}
         rows = (line.split(" ", 3) for line in lines if line)
@@ -291,7 +296,13 @@ def note_files(archive: Path, files: Mapping[str, Seen], whole_at_ns: int) -> No
 def write_mark(archive: Path, text: str) -> None:
     """Write a ``.seen`` file if the cache is writable; if a crash loses it, the files are read again."""
     if os.access(archive.parent, os.W_OK):
-        write_atomic(mark(archive), f"{SEEN_SCHEMA}\n{text}".encode(), synced=False)
+        _write_note(mark(archive), f"{SEEN_SCHEMA}\n{text}".encode())
+
+
+def _write_note(path: Path, content: bytes) -> None:
+    if path.is_fifo():  # which `write_atomic` would write into, and wait for a reader
+        path.unlink()
+    write_atomic(path, content, synced=False, through_links=False)
 
 
 def existing(path: Path) -> Path:

@@ -30,6 +30,7 @@ from rattler.package_cache import PackageCache, PackageCacheLayer, ValidationMod
 from rattler.package_streaming import extract
 
 from envforge.base.documents import Document
+from envforge.base.files import regular
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, record_name
@@ -113,7 +114,7 @@ def read_tree(folder: Path) -> Tree:
 def standing_tree(folder: Path, archive: Path) -> Tree | None:
     """Return the unpacked files of a conda package if all are unchanged since they were checked, else None."""
     try:
-        noted = mark(archive).read_text(encoding="ascii")
+        noted = regular(mark(archive)).read_text(encoding="ascii")
         tree = read_tree(folder)
     except (OSError, UnicodeDecodeError):
         return None
@@ -369,6 +370,8 @@ def _read_record(item: Fetched, folder: Path, kept: Unpacked) -> rattler.RepoDat
             command="envforge lock",
             code="archive-differs",
         )
+    if "-" in f"{record.version}{record.build}":  # another package could have the same record in conda-meta
+        raise archive_damaged(item.artifact, f"its version `{record.version}` or build `{record.build}` contains `-`")
     return rattler.RepoDataRecord(record, item.path.name, item.path.as_uri(), item.path.parent.as_uri())
 
 
@@ -475,7 +478,10 @@ def link(
     try:
         with _view(chosen, store) as view:
             asyncio.run(_link(chosen, frozenset(removed), view, request, progress))
-    except _ERRORS as error:
+    except BaseException as error:
+        # a panic of rattler is no `Exception`, and its type can't be imported
+        if not isinstance(error, _ERRORS) and type(error).__name__ != "PanicException":
+            raise
         raise OutsideError(
             f"failed to link packages into `{request.prefix}`: {_causes(error)}",
             hint="fix the cause; the next attempt reuses the downloaded files",

@@ -196,6 +196,7 @@ ATTACKS: dict[str, list[Member]] = {
         f"site-packages {path!r}": [_index(python_site_packages_path=path), _member(LIST, _listed())]
         for path in ("", "..", "lib/../..", "lib//x", "/x", "conda-meta", ".envforge/x", "C:/x", "lib\0x")
     },
+    "build with a hyphen": [_index(build="0-0"), _member(LIST, _listed())],
     "build up": [_index(build="0/../../../x"), _member(LIST, _listed())],
 }
 NO_SUBDIR = '{"name": "evil", "version": "1.0", "build": "0", "build_number": 0}'
@@ -420,6 +421,70 @@ def test_what_is_no_directory_in_the_cache_is_replaced(place: Place, kind: str) 
     place.install(_lock(own.folder, written))
     assert (place.prefix / "share" / "one.txt").read_text() == "1"
     assert (mine / "x").exists()
+
+
+def test_package_whose_build_has_a_hyphen_is_refused(place: Place) -> None:
+    written = _write(place.folder / "own", [_index(build="0-1"), _member(LIST, _listed())], ".conda", "evil-1.0-0-1")
+    with pytest.raises(EnvforgeError, match="contains `-`"):
+        place.install(_lock(place.folder / "own", written))
+    assert not place.prefix.exists()
+
+
+def test_packages_with_equal_records_are_refused(place: Place) -> None:
+    one, other = Channel(place.folder / "own"), Channel(place.folder / "other")
+    one.add(text_package("x", "1", {"share/1": ""}))
+    other.add(text_package("x-1", "2", {"share/2": ""}))
+    lock = LockWriter(one.folder.as_uri()).conda(*one.packages.values()).conda(*other.packages.values())
+    lock.rows[0]["url"] = lock.rows[1]["url"]
+    with pytest.raises(EnvforgeError, match="`x 1` and `x-1 2`, with the same file name `x-1-2-0`"):
+        place.install(lock.write(place.folder / "conda-lock.yml"))
+
+
+def test_panic_of_rattler_is_an_error_that_is_explained(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    class PanicException(BaseException):
+        pass
+
+    async def panic(*_: Any) -> None:
+        raise PanicException("called `Option::unwrap()` on a `None` value")
+
+    own = Channel(place.folder / "own")
+    own.add(text_package("one", "1.0", {"share/one.txt": "1"}))
+    monkeypatch.setattr(conda_packages, "_link", panic)
+    with pytest.raises(EnvforgeError) as caught:
+        place.install(_lock(own.folder, *own.packages.values()))
+    assert caught.value.code == "link-failed"
+
+
+_HEX = b"a" * 64
+
+
+@pytest.mark.parametrize(
+    ("end", "content"),
+    [
+        ("unpacked", b"envforge unpacked 1 " + b"9" * 4000 + b" SHA 5\n\n"),
+        ("unpacked", b"envforge unpacked 1 5 SHA " + b"9" * 4000 + b"\n\n"),
+        ("unpacked", b"envforge unpacked 1 -5 SHA -5\n\n"),
+        ("unpacked", b"envforge unpacked 1 5 zz 5\n\n"),
+        ("unpacked", b"envforge unpacked 1 5 " + _HEX + b" 5\n\n"),
+        ("unpacked", None),
+        ("seen", None),
+    ],
+)
+def test_invalid_note_in_the_cache_is_ignored(place: Place, end: str, content: bytes | None) -> None:
+    own = Channel(place.folder / "own")
+    own.add(text_package("one", "1.0", {"share/one.txt": "1"}))
+    (written,) = own.packages.values()
+    lock = _lock(own.folder, written)
+    place.install(lock)
+    note = next((place.cache / "files").rglob("*.unpacked")).with_suffix(f".{end}")
+    note.unlink(missing_ok=True)
+    if content is None:
+        os.mkfifo(note)
+    else:
+        note.write_bytes(content.replace(b"SHA", written.sha256.encode()))
+    second = place.folder / "second"
+    assert place.install(lock, prefix=second).downloaded_bytes == written.size
+    assert (second / "share" / "one.txt").read_text() == "1"
 
 
 def test_conda_packages_with_a_common_file_are_reported(place: Place) -> None:

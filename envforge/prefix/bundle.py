@@ -19,6 +19,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -33,7 +34,8 @@ ABOUT = "bundle.json"
 LOCK = "conda-lock.yml"
 SUMS = "SHA256SUMS"
 _PACKAGE = re.compile(r"packages/(?:[0-9a-f]{64}|md5-[0-9a-f]{32})/[^/\\\0]+")
-_LONGEST_TEXT = 1 << 28
+_LONGEST = {ABOUT: 1 << 20, LOCK: 1 << 26, SUMS: 1 << 24}  # bytes
+_LONGEST_HEADER = 1 << 24
 _BLOCK = 1 << 20
 _MAKE_AGAIN = Hint("nothing was installed; to make it again on a machine with a network", "envforge bundle")
 _MODIFIED_S = 315_532_800  # 1980-01-01, as in the cache: no clock in the bytes
@@ -105,6 +107,15 @@ class _Window(io.RawIOBase):
         return len(block)
 
 
+class _Headers(io.BufferedReader):
+    """File of which ``tarfile`` reads headers, at most ``_LONGEST_HEADER`` bytes of each."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > _LONGEST_HEADER:
+            raise ValueError(f"a header has {size} bytes")
+        return super().read(size)
+
+
 def member_name(artifact: Artifact) -> str:
     """Return the name of a package's file in a bundle."""
     return f"packages/{artifact.digest.key}/{artifact.file_name}"
@@ -135,19 +146,27 @@ def read_bundle(path: Path) -> Bundle:
     texts: dict[str, bytes] = {}
     members: dict[str, Span] = {}
     try:
-        with tarfile.open(path, "r:") as archive:
+        with _Headers(path.open("rb", buffering=0)) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 _refuse_stranger(path, member, {*texts, *members})
                 if member.name.startswith("packages/"):
                     members[member.name] = Span(member.offset_data, member.size)
                 else:
                     stream = archive.extractfile(member)
-                    texts[member.name] = stream.read() if stream is not None else b""
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+                    texts[member.name] = (
+                        b"".join(iter(partial(stream.read, _BLOCK), b"")) if stream is not None else b""
+                    )
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise _fault(path, f"it is not a complete tar archive: {error}") from error
     except OSError as error:
         raise OutsideError(f"cannot read the bundle `{path}`: {error.strerror or error}", code="unreadable") from error
     return _assembled(path, texts, members)
+
+
+def _text(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    stream = archive.extractfile(member)
+    # in blocks, because a lockfile may be longer than a header
+    return b"".join(iter(partial(stream.read, _BLOCK), b"")) if stream is not None else b""
 
 
 def _assembled(path: Path, texts: Mapping[str, bytes], members: Mapping[str, Span]) -> Bundle:
@@ -177,7 +196,7 @@ def _refuse_stranger(path: Path, member: tarfile.TarInfo, seen: set[str]) -> Non
         raise _fault(path, f"its member `{name}` does not belong in a bundle")
     if name in seen:
         raise _fault(path, f"it contains `{name}` twice")
-    if not name.startswith("packages/") and member.size > _LONGEST_TEXT:
+    if member.size > _LONGEST.get(name, member.size):
         raise _fault(path, f"its `{name}` is too large: {member.size} bytes")
 
 

@@ -69,6 +69,8 @@ _ERRORS: tuple[type[Exception], ...] = (
     OSError,
     ValueError,
 )
+_LARGEST_METADATA = 1 << 25  # bytes; a list of 100,000 files has 20 MB
+_MOST_ROWS = 500_000
 _PROBE_BYTES = 1 << 20
 _ENTRY_POINT = re.compile(r"[^=]+=\s*[\w.-]+\s*:\s*[\w.-]+\s*")
 
@@ -249,6 +251,7 @@ def _check_unpacked(item: Fetched, folder: Path, tree: Tree, platform: str, kept
         arrived = Path(os.path.realpath(folder / name))
         if not arrived.is_relative_to(top) or not _RESERVED.isdisjoint(arrived.relative_to(top).parts[:1]):
             raise refused(item.artifact, name, f"is a link to a path outside the package: `{printable(target)}`")
+    _check_size(item.artifact, folder)
     seen: dict[str, str] = {}
     folders = set(tree.folders)
     # rattler's own parse, which accepts the older `info/files`, too, and is what it will link
@@ -258,6 +261,8 @@ def _check_unpacked(item: Fetched, folder: Path, tree: Tree, platform: str, kept
         key = name if platform.startswith("linux-") else _folded(item.artifact, name, platform)
         if key.split("/", 1)[0] == _INFO:
             raise refused(item.artifact, name, f"is listed, but in `{_INFO}`, which is not installed")
+        if seen.get(key) == name:
+            raise archive_damaged(item.artifact, f"it lists `{printable(name)}` twice")
         if seen.setdefault(key, name) != name:
             raise refused(item.artifact, name, f"has the same name as `{seen[key]}` on a disk that ignores case")
         if name not in (folders if entry.path_type.directory else tree.files):
@@ -265,13 +270,25 @@ def _check_unpacked(item: Fetched, folder: Path, tree: Tree, platform: str, kept
         if not _is_of_kind(entry, folder / name):
             raise archive_damaged(item.artifact, f"it lists `{printable(name)}` as another kind of file than it is")
     record = _read_record(item, folder, kept)
-    if record.python_site_packages_path is not None:
-        check_path(item.artifact, record.python_site_packages_path)
     for point in _entry_points(item, folder):
         if not _ENTRY_POINT.fullmatch(point):
             raise archive_damaged(item.artifact, f"`{printable(point)}` is not an entry point `NAME = MODULE:FUNCTION`")
         check_program(item.artifact, point.partition("=")[0].strip())
     return record
+
+
+def _check_size(artifact: Artifact, folder: Path) -> None:
+    """Raise ``EnvforgeError`` if rattler would need gigabytes to parse the metadata of a package."""
+    for name, marks in {"index.json": b"{[", "paths.json": b"{[", "link.json": b"{[", "files": b"\n"}.items():
+        path = folder / _INFO / name
+        if not path.is_file():
+            continue
+        size = path.stat().st_size
+        if size > _LARGEST_METADATA:
+            raise archive_damaged(artifact, f"its `{_INFO}/{name}` is too large: {size} bytes")
+        data = path.read_bytes()
+        if sum(data.count(mark) for mark in marks) > _MOST_ROWS:
+            raise archive_damaged(artifact, f"its `{_INFO}/{name}` has more than {_MOST_ROWS:,} rows")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -372,6 +389,8 @@ def _read_record(item: Fetched, folder: Path, kept: Unpacked) -> rattler.RepoDat
         )
     if "-" in f"{record.version}{record.build}":  # another package could have the same record in conda-meta
         raise archive_damaged(item.artifact, f"its version `{record.version}` or build `{record.build}` contains `-`")
+    if record.python_site_packages_path is not None:
+        check_path(item.artifact, record.python_site_packages_path)
     return rattler.RepoDataRecord(record, item.path.name, item.path.as_uri(), item.path.parent.as_uri())
 
 

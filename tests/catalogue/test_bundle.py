@@ -203,6 +203,36 @@ def test_a_member_that_no_bundle_has_is_refused(project: Path, member: tarfile.T
     assert caught.value.code == "bundle-damaged"
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "reason"),
+    [
+        (tarfile.GNUTYPE_LONGNAME, "././@LongLink", "a header has"),
+        (tarfile.XHDTYPE, "x", "a header has"),
+        (tarfile.REGTYPE, SUMS, "is too large"),
+    ],
+)
+def test_a_bundle_with_a_huge_header_or_text_is_refused(tmp_path: Path, kind: bytes, name: str, reason: str) -> None:
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, (1 << 24) + 512
+    path = tmp_path / "bundle.tar"
+    with path.open("wb") as stream:
+        stream.write(member.tobuf(tarfile.GNU_FORMAT))
+        stream.truncate((1 << 24) + 10_240)
+    with pytest.raises(EnvforgeError, match=reason) as caught:
+        read_bundle(path)
+    assert caught.value.code == "bundle-damaged"
+
+
+def test_a_bundle_with_headers_of_headers_is_refused(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 512
+    path = tmp_path / "bundle.tar"
+    path.write_bytes((header.tobuf(tarfile.GNU_FORMAT) + b"a" * 512) * 5_000)
+    with pytest.raises(EnvforgeError) as caught:
+        read_bundle(path)
+    assert caught.value.code == "bundle-damaged"
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_bundle_that_was_cut_is_refused(project: Path, share: float) -> None:
     _run("bundle", "-o", "all.tar")

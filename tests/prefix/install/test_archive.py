@@ -196,6 +196,10 @@ ATTACKS: dict[str, list[Member]] = {
         f"site-packages {path!r}": [_index(python_site_packages_path=path), _member(LIST, _listed())]
         for path in ("", "..", "lib/../..", "lib//x", "/x", "conda-meta", ".envforge/x", "C:/x", "lib\0x")
     },
+    "file twice": [_index(), _member(LIST, _listed("a", "a")), _member("a")],
+    "many rows": [_index(), _member(LIST, b'{"paths": [' + b"{}," * 500_000 + b'{}], "paths_version": 1}')],
+    "many lines": [_index(), _member("info/files", b"a\n" * 500_001), _member("a")],
+    "large list": [_index(), _member(LIST, _listed() + b" " * (1 << 25))],
     "build with a hyphen": [_index(build="0-0"), _member(LIST, _listed())],
     "build up": [_index(build="0/../../../x"), _member(LIST, _listed())],
 }

@@ -17,19 +17,24 @@ STORED = lockfiles_root() / "image-classification" / "cpu-linux-64.conda-lock.ym
 
 
 def project(folder: Path, note: str = "") -> Path:
-    """A folder with environment.yml and a real lock of the shipped catalogue that says it was made from it.
+    """A folder with environment.yml and three packages of a real lock of the shipped catalogue.
 
     ``note`` makes it another lock of another environment.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "environment.yml").write_text(
-        f"channels: [conda-forge]\nplatforms: [{SUBDIR}]\ndependencies: [python]\n# {note}\n", encoding="utf-8"
+        f"channels: [conda-forge]\nplatforms: [{SUBDIR}]\ndependencies: [python, jinja2, pip: [torch]]\n# {note}\n",
+        encoding="utf-8",
     )
     document = yaml.load(STORED.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     inputs = read_inputs(folder / "environment.yml", None, ())
     document["metadata"]["custom_metadata"] = {INPUT_SHA256: inputs.sha256}
     wanted = {"python", "torch", "jinja2"}
-    document["package"] = [package for package in document["package"] if package["name"] in wanted]
+    document["package"] = [
+        {**package, "dependencies": {name: each for name, each in package["dependencies"].items() if name in wanted}}
+        for package in document["package"]
+        if package["name"] in wanted
+    ]
     (folder / "conda-lock.yml").write_text(yaml.safe_dump(document), encoding="utf-8")
     return folder
 

@@ -84,7 +84,8 @@ def test_category_limits_the_lock_and_names_what_is_left_out(project: Project) -
     assert {a.package.name for a in every.conda} == {"base", "python", "extra"}
     assert make_plan(lock, "linux-64", project.lockfile, categories=("docs",)) == every
     moved = replace(lock, packages=tuple(replace(p, category="docs") if p.name == "base" else p for p in lock.packages))
-    plot = replace(next(p for p in lock.packages if p.name == "base"), name="plot", dependencies=(("base", ""),))
+    base = next(p for p in lock.packages if p.name == "base")
+    plot = replace(base, name="plot", url=base.url.replace("base-", "plot-"), dependencies=(("base", ""),))
     needed = make_plan(replace(moved, packages=(*moved.packages, plot)), "linux-64", project.lockfile)
     assert {a.package.name for a in needed.conda} == {"base", "plot", "python"}
     with pytest.raises(EnvforgeError, match="has no category `dev`; it has `docs`, `main`"):

@@ -201,7 +201,7 @@ _GLUED = (
     (re.compile(r"\btitan(?=(?:v|xp|x|rtx)\b)"), "titan "),
     (re.compile(r"(?<=\d)(ti|super|ada|blackwell)\b"), r" \1"),
 )
-# words that don't tell products of different chips apart, sizes of memory, which nobody spells the same way, and
+# words that don't tell products of different chips apart, sizes of memory, which each tool spells in its own way, and
 # profiles of virtual GPUs such as `24Q`
 _SILENT = re.compile(
     r"nvidia|corporation|tesla|geforce|gpu|generation|laptop|mobile|max|q|maxq|design|server|workstation|edition|oem|hgx|grid"

@@ -119,7 +119,7 @@ class Relay:
         return path.open("rb")
 
     def _send(self, handler: BaseHTTPRequestHandler, path: Path) -> None:
-        """Send the file in chunks, as it grows; break off if its download has started anew."""
+        """Send the file in chunks, as it grows; stop if its download has started again."""
         sent = 0
         with self._open(path) as stream:
             handler.send_response(HTTPStatus.OK)

@@ -508,7 +508,7 @@ def _forget_origin(site: Site, item: Fetched) -> None:
 
 
 def _is_unpacked(batch: Batch) -> bool:
-    """Return whether uv's cache has all wheels; somebody may have removed it."""
+    """Return whether uv's cache has all wheels; it may have been removed."""
     try:
         python = ("--python", str(batch.site.program))
         unpack_wheels((item.artifact for item in batch.wheels), batch.store, python, None)

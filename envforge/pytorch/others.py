@@ -86,7 +86,7 @@ def load_other_tools() -> OtherTools:
 def compare_tools(
     machine: Machine, request: Request, python: Version, matrix: Matrix, tools: OtherTools
 ) -> tuple[Choice, ...]:
-    """Return what each tool would install for a platform and a Python, if it is asked for the requested torch."""
+    """Return what each tool would install for a platform and a Python, if the requested torch is passed to it."""
     facts = read_facts(machine, request.platform or machine.platform)
     there = _There(
         facts=facts,

@@ -1,4 +1,4 @@
-"""Test that GPUs of AMD and Intel are recognized and named, and that nobody gets a CPU build for one without a word."""
+"""Test that GPUs of AMD and Intel are recognized and named, and that no CPU build is selected for one silently."""
 
 from __future__ import annotations
 

@@ -483,12 +483,10 @@ def test_invalid_note_in_the_cache_is_ignored(place: Place, end: str, content: b
     place.install(lock)
     note = next((place.cache / "files").rglob("*.unpacked")).with_suffix(f".{end}")
     note.unlink(missing_ok=True)
-    if content is None:
-        if sys.platform == "win32":
-            pytest.skip("Windows has no FIFOs")
-        os.mkfifo(note)
-    else:
+    if content is not None:
         note.write_bytes(content.replace(b"SHA", written.sha256.encode()))
+    elif sys.platform != "win32":  # it has no FIFOs; without a file, the result is the same
+        os.mkfifo(note)
     second = place.folder / "second"
     assert place.install(lock, prefix=second).downloaded_bytes == written.size
     assert (second / "share" / "one.txt").read_text() == "1"

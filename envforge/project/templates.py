@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -322,9 +323,8 @@ def _refuse_tricks(text: str, document: Document) -> None:
         if node.tag.removeprefix("tag:yaml.org,2002:") not in _TAGS:
             raise document.fault(line, "plain values", node.tag)
         if isinstance(node, yaml.MappingNode):
-            keys = [str(key.value) for key, _ in node.value]
-            twice = next((key for key in keys if keys.count(key) > 1), None)
-            if twice is not None:
+            twice, times = Counter(str(key.value) for key, _ in node.value).most_common(1)[0] if node.value else ("", 0)
+            if times > 1:
                 raise document.fault(line, "each key once", twice)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import secrets
@@ -54,6 +55,15 @@ def workshop() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@functools.cache
+def current_umask() -> int:
+    """Return the umask of this process; reading it by `os.umask` would change it for other threads."""
+    with tempfile.TemporaryDirectory() as folder:
+        probe = Path(folder) / "probe"
+        probe.touch(mode=0o777)
+        return 0o777 & ~stat.S_IMODE(probe.stat().st_mode)
 
 
 def regular(path: Path) -> Path:

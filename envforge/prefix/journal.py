@@ -182,7 +182,7 @@ def lock_prefix(prefix: Path, progress: Progress | None = None) -> Iterator[None
 
 
 def _refuse_links(prefix: Path) -> None:
-    """Raise ``EnvforgeError`` if a record of the prefix is a link, a pipe, or a device: a repository may contain one."""
+    """Raise ``EnvforgeError`` if a record of the prefix is a link or a pipe: a repository may contain one."""
     for folder in (prefix / ENVFORGE_DIRECTORY, prefix / "conda-meta"):
         found = [folder] if folder.is_symlink() or (folder.exists() and not folder.is_dir()) else []
         if folder.is_dir() and not found:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import sys
 import tarfile
 import zipfile
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import pytest
 import zstandard
 
+from envforge.base.files import current_umask
 from envforge.errors import EnvforgeError
 from envforge.lock.plan import make_plan, read_any_lock
 from envforge.prefix import conda_packages
@@ -52,6 +54,11 @@ def _hardlink(name: str, target: str) -> Member:
 def _listed(*paths: str, kind: str = "hardlink") -> bytes:
     rows = [{"_path": path, "path_type": kind} for path in paths]
     return json.dumps({"paths": rows, "paths_version": 1}).encode()
+
+
+def _holds(placeholder: str, mode: str) -> bytes:
+    row = {"_path": "a", "path_type": "hardlink", "prefix_placeholder": placeholder, "file_mode": mode}
+    return json.dumps({"paths": [row], "paths_version": 1}).encode()
 
 
 def _index(**changes: object) -> Member:
@@ -192,6 +199,18 @@ ATTACKS: dict[str, list[Member]] = {
     "metadata in a link": [_symlink("info", "x"), _member("x/index.json"), _member("x/paths.json", _listed(OUTSIDE))],
     "listed metadata": [_index(), _member(LIST, _listed("info/about.json")), _member("info/about.json", b"{}")],
     "list of a missing directory": [_index(), _member(LIST, _listed("data/new", kind="directory"))],
+    "list of a directory in it": [_index(), _member(LIST, _listed("d", kind="directory")), _member("d/a")],
+    "slash at the end": [_index(), _member(LIST, _listed("a/")), _member("a")],
+    **{
+        f"placeholder {text!r} {mode}": [_index(), _member(LIST, _holds(text, mode)), _member("a", data)]
+        for text, mode, data in [
+            ("a", "text", b"a"),
+            ("", "text", b""),
+            ("opt/relative/placeholder", "text", b""),
+            ("/short", "binary", b"/short\0"),
+            ("/placeholder", "text", b"/placeholder" * 100_001),
+        ]
+    },
     "file as a directory": [_index(), _member(LIST, _listed("a", kind="directory")), _member("a")],
     **{
         f"site-packages {path!r}": [_index(python_site_packages_path=path), _member(LIST, _listed())]
@@ -228,6 +247,21 @@ def outside(place: Place) -> Callable[[], dict[str, str]]:
         return {name: held for name, held in tree(place.folder).items() if not name.startswith(("cache/", "own/"))}
 
     return around
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no umask")
+@pytest.mark.parametrize("extension", [".conda", ".tar.bz2"])
+def test_files_of_a_package_have_the_modes_of_the_umask(place: Place, extension: str) -> None:
+    modes = {"share/none": 0, "share/all": 0o666, "bin/all": 0o777, "bin/group": 0o775, "share/fixed": 0o444}
+    listed = _member(LIST, _listed(*modes))
+    folder = _member("share", type=tarfile.DIRTYPE, mode=0)
+    members = [_index(), listed, folder, *(_member(name, b"x", mode=mode) for name, mode in modes.items())]
+    place.install(_lock(place.folder / "own", _write(place.folder / "own", members, extension)))
+    found = {name: oct(stat.S_IMODE((place.prefix / name).stat().st_mode)) for name in modes}
+    ours = 0o666 & ~current_umask()
+    program = 0o777 & ~current_umask()
+    wanted = [0o444 & ours, ours, program, program, 0o444 & ours]
+    assert list(found.values()) == [oct(mode) for mode in wanted]
 
 
 @pytest.mark.parametrize("extension", [".conda", ".tar.bz2"])

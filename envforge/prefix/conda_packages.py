@@ -337,6 +337,8 @@ def check_program(artifact: Artifact, name: str) -> None:
     """Raise ``EnvforgeError`` unless the name of a program is one of a file in the directory of programs."""
     if name in {"", ".", ".."} or not name.isprintable() or {"/", "\\"} & set(name):
         raise refused(artifact, name, "is a program outside the directory of programs")
+    if re.fullmatch(r"pythonw?[0-9.]*t?(\.exe)?", name, re.IGNORECASE):
+        raise refused(artifact, name, "is a program that would replace Python")
 
 
 def _check_listed(artifact: Artifact, entry: rattler.PathsEntry, path: Path) -> None:

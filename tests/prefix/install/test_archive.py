@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import stat
 import sys
 import tarfile
@@ -220,6 +221,11 @@ ATTACKS: dict[str, list[Member]] = {
     "many rows": [_index(), _member(LIST, b'{"paths": [' + b"{}," * 500_000 + b'{}], "paths_version": 1}')],
     "many lines": [_index(), _member("info/files", b"a\n" * 500_001), _member("a")],
     "large list": [_index(), _member(LIST, _listed() + b" " * (1 << 25))],
+    "program python": [
+        _index(noarch="python"),
+        _member(LIST, _listed()),
+        _member("info/link.json", b'{"noarch": {"type": "python", "entry_points": ["python = evil:main"]}}'),
+    ],
     "build with a hyphen": [_index(build="0-0"), _member(LIST, _listed())],
     "build up": [_index(build="0/../../../x"), _member(LIST, _listed())],
 }
@@ -594,6 +600,13 @@ EVIL_WHEELS: dict[str, Wheel] = {
     "metadata of another version": {f"{INFO}/METADATA": "Name: evil\nVersion: 2.0\n"},
     "another format": {f"{INFO}/WHEEL": "Wheel-Version: 9.0\n"},
     "no format": {f"{INFO}/WHEEL": "\udcff"},
+    "record of a missing file": {f"{INFO}/RECORD": "absent.py,sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU,0\n"},
+    "record of a huge number": {f"{INFO}/RECORD": f"evil.py,,{'9' * 5000}\n"},
+    "unreadable format": {f"{INFO}/WHEEL": "Wheel-Version: 1.\udcff\n"},
+    "large metadata": {f"{INFO}/METADATA": "Name: evil\nVersion: 1.0\n" + "X: y\n" * 500_000},
+    "mark of direction": {"a\u202egpj.py": ""},
+    "long path": {"x/" * 1500 + "y": ""},
+    "program python": {f"{INFO}/entry_points.txt": "[console_scripts]\npython3.11 = evil:main\n"},
     "control character": {"a\x1b[2Jb.py": ""},
     "long name": {"x" * 256: ""},
     "program with a control character": {f"{INFO}/entry_points.txt": "[console_scripts]\n\x1b[2J = evil:main\n"},
@@ -689,15 +702,26 @@ def test_wheel_without_a_record_is_refused(lock: LockWriter, channel: Channel, p
     assert "expected one directory `evil-1.0.dist-info`, found none" in error.message
 
 
+@pytest.mark.parametrize(
+    ("link", "member"),
+    [
+        (f"{SITE_PACKAGES}/mine", "mine/x.py"),
+        ("include", "mine-1.0.data/headers/x.h"),
+        (f"include/{SITE_PACKAGES.split('/')[1]}/mine", "mine-1.0.data/headers/deep/x.h"),
+        ("share", "mine-1.0.data/data/share/x"),
+    ],
+)
 def test_wheel_is_not_installed_through_a_link_of_the_user(
-    lock: LockWriter, channel: Channel, place: Place, wheels: Path
+    lock: LockWriter, channel: Channel, place: Place, wheels: Path, link: str, member: str
 ) -> None:
     lock.conda(channel.packages["python"])
     place.install(lock.write(place.folder / "python.yml"))
     elsewhere = place.folder / "elsewhere"
     elsewhere.mkdir()
-    (place.prefix / SITE_PACKAGES / "mine").symlink_to(elsewhere)
-    wheel = text_wheel("mine", "1.0", {"mine/__init__.py": "", "mine/x.py": ""}, wheels)
+    shutil.rmtree(place.prefix / link, ignore_errors=True)
+    (place.prefix / link).parent.mkdir(parents=True, exist_ok=True)
+    (place.prefix / link).symlink_to(elsewhere)
+    wheel = text_wheel("mine", "1.0", {"mine/__init__.py": "", member: ""}, wheels)
     lock.rows.extend(LockWriter(wheels.parent.as_uri()).wheel(wheel).rows)
     with pytest.raises(EnvforgeError) as caught:
         place.install(lock.write(place.folder / "both.yml"))

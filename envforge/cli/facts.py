@@ -121,8 +121,8 @@ def facts() -> None:
 @takes(ShowFactsOptions)
 def show(options: ShowFactsOptions) -> None:
     """Show the date and the source of each table, and what the refreshed table adds."""
-    from envforge.pytorch.facts_file import BUILT_IN, OLD_AFTER_DAYS, changes, facts_path, installed_facts, layered
-    from envforge.pytorch.matrix import built_in_matrix
+    from envforge.pytorch.facts_file import OLD_AFTER_DAYS, changes, installed_facts, layered
+    from envforge.pytorch.matrix import BUILT_IN, built_in_matrix, facts_path
 
     matrix, found, path, today = built_in_matrix(), installed_facts(), facts_path(), _today()
     rows: list[dict[str, Json]] = [
@@ -286,16 +286,16 @@ def import_facts(options: ImportFactsOptions) -> None:
 @takes(ResetFactsOptions)
 def reset(options: ResetFactsOptions) -> None:
     """Remove the refreshed facts, and use the built-in ones."""
-    from envforge.pytorch.facts_file import BUILT_IN, VARIABLE
+    from envforge.pytorch.matrix import BUILT_IN, FACTS_VARIABLE
 
     path = _path()
-    if os.environ.get(VARIABLE):
+    if os.environ.get(FACTS_VARIABLE):
         # such a file may be in a repository, or belong to others
         raise RequestError(
-            f"`{VARIABLE}` selects `{path}`, which `envforge facts reset` doesn't remove",
+            f"`{FACTS_VARIABLE}` selects `{path}`, which `envforge facts reset` doesn't remove",
             hint=(
-                Hint(f"to use only the built-in facts, set `{VARIABLE}={BUILT_IN}`"),
-                Hint(f"to remove the refreshed facts of this computer, unset `{VARIABLE}` and run the command again"),
+                Hint(f"to use only the built-in facts, set `{FACTS_VARIABLE}={BUILT_IN}`"),
+                Hint(f"to remove the facts of this computer, unset `{FACTS_VARIABLE}` and run the command again"),
             ),
             code="facts-of-variable",
         )
@@ -384,13 +384,13 @@ def _newer(before: FactsFile | None, after: FactsFile) -> FactsFile:
 
 def _path() -> Path:
     """Return the file of refreshed facts; raise ``RequestError`` if a variable disables it."""
-    from envforge.pytorch.facts_file import BUILT_IN, VARIABLE, facts_path
+    from envforge.pytorch.matrix import BUILT_IN, FACTS_VARIABLE, facts_path
 
     path = facts_path()
     if path is None:
         raise RequestError(
-            f"`{VARIABLE}={BUILT_IN}` disables refreshed facts",
-            hint=f"to use refreshed facts, unset `{VARIABLE}`",
+            f"`{FACTS_VARIABLE}={BUILT_IN}` disables refreshed facts",
+            hint=f"to use refreshed facts, unset `{FACTS_VARIABLE}`",
             code="facts-disabled",
         )
     return path

@@ -13,7 +13,7 @@ from typing import Any
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
-from envforge.machine.gpu_tables import pci_gpu, tegra_capability
+from envforge.machine.gpu_tables import OtherGpu, pci_gpu, read_other_gpus, tegra_capability
 from envforge.machine.nvidia_text import (
     SmiReport,
     TextFormatError,
@@ -27,7 +27,6 @@ from envforge.machine.nvidia_text import (
     parse_version,
     smi_failure,
 )
-from envforge.machine.other_gpus import OtherGpu, read_other_gpus
 from envforge.machine.values import Gpu, MigDevice
 from envforge.machine.world import ProgramResult, World
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -46,6 +47,24 @@ def test_help_imports_only_click_and_our_own_command_line() -> None:
         "envforge.base.process",
         "envforge.base.envelope",
     }
+
+
+# as small as they are today: a command that loads more starts slower, and is harder to follow
+@pytest.mark.parametrize(
+    ("arguments", "most"),
+    [
+        (["detect"], 18),
+        (["explain", "--machine", "t4"], 36),
+        (["new", "tabular", "project", "--cuda", "11.8", "--dry-run"], 56),
+        (["verify", "--fast"], 70),
+    ],
+)
+def test_commands_load_few_modules_of_envforge(
+    arguments: list[str], most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = {name for name in modules_after(*arguments) if name.split(".")[0] == "envforge"}
+    assert len(loaded) <= most, sorted(loaded)
 
 
 def test_every_command_of_the_table_loads_and_says_what_it_is_for() -> None:

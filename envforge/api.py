@@ -198,10 +198,7 @@ def audit_environment(
 
     return audit(
         AuditRequest(
-            prefix=Path(prefix),
-            platform=_platform(),
-            lockfile=None if lockfile is None else Path(lockfile),
-            full=full,
+            prefix=Path(prefix), platform=_platform(), lockfile=None if lockfile is None else Path(lockfile), full=full
         )
     )
 

@@ -242,10 +242,7 @@ def _require_agreement(lockfile: Path) -> None:
         raise EnvforgeError(
             f"the lockfile `{lockfile}` needs to be updated to match `{environment}`, but `--locked` was provided:"
             + "".join(f"\n  {found}" for found in differences),
-            hint=(
-                Hint("to update the lockfile", lock_command(lockfile)),
-                Hint("to install it as is, omit `--locked`"),
-            ),
+            hint=(Hint("to update the lockfile", lock_command(lockfile)), Hint("to install it as is, omit `--locked`")),
             code="lock-stale",
         )
 

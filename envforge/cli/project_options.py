@@ -31,8 +31,7 @@ class SelectionOptions:
     """The build to select; ``None`` and ``auto`` leave the choice to ``select``."""
 
     cuda: Annotated[
-        str,
-        Option("CUDA version of the PyTorch build: auto, cpu, or a version such as 11.8 or cu118.", metavar="CUDA"),
+        str, Option("CUDA version of the PyTorch build: auto, cpu, or a version such as 11.8 or cu118.", metavar="CUDA")
     ] = "auto"
     torch: Annotated[
         str | None, Option("PyTorch release, such as 2.7.1, or 2.7 for the newest 2.7.", metavar="VERSION")

@@ -21,15 +21,7 @@ from envforge.facts.nvidia import read_toolkits
 from envforge.facts.releases import Found, Wheel, find_builds, odd_releases, wheels_of
 from envforge.facts.wheel import WheelFacts, read_wheel
 from envforge.lock.pages import Downloads, IndexFile
-from envforge.pytorch.facts_file import (
-    BuildKey,
-    BuildRow,
-    FactsFile,
-    ToolkitRow,
-    contradictions,
-    key_of,
-    layered,
-)
+from envforge.pytorch.facts_file import BuildKey, BuildRow, FactsFile, ToolkitRow, contradictions, key_of, layered
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.selection import Build
 

@@ -309,7 +309,4 @@ SIGNALS: dict[str, tuple[str, _Ask]] = {
 }
 """Each signal with the NVML call that returns it, as findings name it, and the function that calls it."""
 
-SOURCES = {
-    "handle": "NVML nvmlDeviceGetHandleByIndex",
-    **{key: f"NVML {call}" for key, (call, _) in SIGNALS.items()},
-}
+SOURCES = {"handle": "NVML nvmlDeviceGetHandleByIndex", **{key: f"NVML {call}" for key, (call, _) in SIGNALS.items()}}

@@ -186,10 +186,7 @@ def _pci_gpu(index: int, device: PciDevice) -> Gpu:
     known = pci_gpu(device.device_id)
     name = f"NVIDIA {known.name or known.chip}" if known else f"NVIDIA device {device.device_id}"
     return Gpu(
-        index=index,
-        name=name,
-        compute_capability=known.compute_capability if known else None,
-        pci_bus_id=device.bus_id,
+        index=index, name=name, compute_capability=known.compute_capability if known else None, pci_bus_id=device.bus_id
     )
 
 

@@ -171,10 +171,7 @@ def _template_files(project: Project) -> list[PlannedFile]:
 
 
 def _planned(
-    found: Source,
-    variables: dict[str, object],
-    package: str,
-    render: Callable[[str, Mapping[str, object], str], str],
+    found: Source, variables: dict[str, object], package: str, render: Callable[[str, Mapping[str, object], str], str]
 ) -> PlannedFile:
     source, path = found.root / found.path, found.path
     try:

@@ -13,15 +13,7 @@ from envforge.machine.values import OTHER_GPU, Machine
 from envforge.pytorch.fit import Facts, Misfit, driver_grade, fit, read_facts
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.reasons import VERSIONS, NoBuildError, WayOut, no_build, no_common_torch, warn, why
-from envforge.pytorch.selection import (
-    Build,
-    Candidate,
-    Grade,
-    Preference,
-    Refusal,
-    Request,
-    Selection,
-)
+from envforge.pytorch.selection import Build, Candidate, Grade, Preference, Refusal, Request, Selection
 
 _Rank: TypeAlias = tuple[bool | int | Version, ...]
 _GRADES = (Grade.CPU, Grade.UNVERIFIED, Grade.MINOR_COMPATIBLE, Grade.DIRECT)
@@ -122,11 +114,7 @@ def _judge(machine: Machine, request: Request, matrix: Matrix) -> _Judged:
         if isinstance(verdict, Misfit):
             refused.append(
                 Refusal(
-                    build=build,
-                    code=verdict.code,
-                    wanted=verdict.wanted,
-                    found=verdict.found,
-                    reason=verdict.reason,
+                    build=build, code=verdict.code, wanted=verdict.wanted, found=verdict.found, reason=verdict.reason
                 )
             )
         else:

@@ -316,8 +316,6 @@ def _described(machine: Machine, lock: Signal[LockNeeds]) -> MachineFacts:
         memory_limit=Signal(unreadable=reason),
     )
     driver = DriverFacts(
-        kernel_module=Signal(unreadable=reason),
-        nvml=Signal(unreadable=reason),
-        libcuda=Signal(unreadable=reason),
+        kernel_module=Signal(unreadable=reason), nvml=Signal(unreadable=reason), libcuda=Signal(unreadable=reason)
     )
     return MachineFacts(machine=machine, driver=driver, system=system, lock=lock)

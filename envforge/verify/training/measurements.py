@@ -259,11 +259,7 @@ class _Lines:
 
 
 def device_facts(
-    device: str,
-    asked: Sequence[str],
-    end: ProcessEnd,
-    lines: Iterable[dict[str, Any]],
-    samples: Sequence[Sample] = (),
+    device: str, asked: Sequence[str], end: ProcessEnd, lines: Iterable[dict[str, Any]], samples: Sequence[Sample] = ()
 ) -> DeviceFacts:
     """Return the measurements that finished, the one that ran when the process died, and why others are missing."""
     found = _Lines(asked=asked, end=end)

@@ -144,7 +144,7 @@ class ProgramResult:
     stderr: str
 
 
-Run = Callable[[Sequence[str]], ProgramResult | None]
+RunProgram = Callable[[Sequence[str]], ProgramResult | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,7 +162,7 @@ class World:
     python: Version
     libc: str
     hostname: str
-    run: Run
+    run: RunProgram
     ask_libraries: Callable[[], ProgramResult]
     ask_health: Callable[[], ProgramResult] | None = None
     calls: Calls = field(default_factory=Calls)

@@ -40,7 +40,7 @@ _TEMPLATE_NAME = matching(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Environment:
+class _ManifestEnvironment:
     torch: tuple[Literal["torch", "torchvision", "torchaudio"], ...] = ("torch", "torchvision")
     conda: tuple[str, ...] = ()
 
@@ -65,7 +65,7 @@ class _Manifest:
     questions: tuple[TemplateQuestion, ...] = ()
     common: tuple[PurePosixPath, ...] = ()
     not_common: tuple[PurePosixPath, ...] = ()
-    environment: _Environment = _Environment()
+    environment: _ManifestEnvironment = _ManifestEnvironment()
     groups: tuple[GroupName | _GroupEntry, ...] = ()
 
 

@@ -36,7 +36,7 @@ _ORIGIN = ("source", "kernels_source", "checked")
 # versions, not their text: `2.14.1.0` is another spelling of `2.14.1`
 BuildKey: TypeAlias = tuple[Version, str, str]
 _Tag = Annotated[str, matching(r"cpu|cu\d{2,3}", "`cpu` or a tag such as `cu118`")]
-_Subdir = Annotated[str, matching(r"[a-z]+-[a-z0-9]+", "a platform such as `linux-64`")]
+_CondaSubdir = Annotated[str, matching(r"[a-z]+-[a-z0-9]+", "a platform such as `linux-64`")]
 _Dotted = Annotated[str, matching(RELEASE, "a version such as `12.4`, as a string")]
 _Short = Annotated[str, matching(r"\d{1,2}\.\d", "two numbers such as `8.6`, as a string")]
 _Some = Annotated[tuple[_Dotted, ...], msgspec.Meta(min_length=1)]
@@ -52,7 +52,7 @@ class BuildRow:
 
     torch: _Dotted
     tag: _Tag
-    platform: _Subdir
+    platform: _CondaSubdir
     torchvision: _Dotted | None = None
     torchaudio: _Dotted | None = None
     glibc: _Dotted | None = None

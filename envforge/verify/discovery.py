@@ -51,7 +51,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Means:
+class RunContext:
     """What a run uses: the computer, the current time, the time limit of each process, and the progress callback."""
 
     world: World
@@ -60,9 +60,11 @@ class Means:
     say: Callable[[str], None]
 
 
-def find_situation(place: Place, asked: Asked, chosen: ChosenChecks, means: Means) -> tuple[Situation, Surroundings]:
+def find_situation(
+    place: Place, asked: Asked, chosen: ChosenChecks, context: RunContext
+) -> tuple[Situation, Surroundings]:
     """Find the project, its lockfile, and its environment, and select the questions that can be answered."""
-    platform = conda_subdir(means.world.system, means.world.architecture)
+    platform = conda_subdir(context.world.system, context.world.architecture)
     project = project_folder(place.folder)
     meant = _meant(place, project)
     lock = _lock(place, project, meant, platform)
@@ -71,17 +73,17 @@ def find_situation(place: Place, asked: Asked, chosen: ChosenChecks, means: Mean
     missing = {lack.what for lack in absent}
     usable = meant is not None and not any(lack.what == "environment" for lack in _lacks(project, meant, QUESTIONS))
     situation = Situation(
-        world=means.world,
-        now=means.now,
+        world=context.world,
+        now=context.now,
         folder=place.folder,
         project=project,
         lock=lock if facts is not None and facts.lock_unreadable is None else None,
         prefix=meant.prefix if meant is not None and usable else None,
         questions=tuple(question for question in chosen.questions if question not in missing),
         depth=chosen.depth,
-        limit_s=means.limit_s,
+        limit_s=context.limit_s,
         needs=chosen.needs,
-        say=means.say,
+        say=context.say,
     )
     return situation, Surroundings(asked=asked, project=facts, absent=absent)
 

@@ -220,7 +220,7 @@ def _floor(row: dict[str, Any], sources: dict[str, str]) -> SpeedFloor:
 
 
 @dataclass(kw_only=True, slots=True)
-class _Lines:
+class _ProcessOutput:
     """The output of one measuring process."""
 
     asked: Sequence[str]
@@ -262,7 +262,7 @@ def device_facts(
     device: str, asked: Sequence[str], end: ProcessEnd, lines: Iterable[dict[str, Any]], samples: Sequence[Sample] = ()
 ) -> DeviceFacts:
     """Return the measurements that finished, the one that ran when the process died, and why others are missing."""
-    found = _Lines(asked=asked, end=end)
+    found = _ProcessOutput(asked=asked, end=end)
     for line in lines:
         found.hear(line)
     known = found.signal("device", Properties).value or Properties()  # the process may have died before

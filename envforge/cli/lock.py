@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,15 +10,7 @@ import click
 
 from envforge.base.envelope import Json, fields_to_json
 from envforge.cli import print_result
-from envforge.cli.options import (
-    FileOptions,
-    JsonOption,
-    MirrorsOption,
-    Option,
-    chosen_mirrors,
-    takes,
-    warn_of_incomplete_environment,
-)
+from envforge.cli.options import FileOptions, JsonOption, MirrorsOption, Option, takes, warn_of_incomplete_environment
 from envforge.cli.progress import counted, show_progress
 from envforge.errors import EnvforgeError, Hint
 
@@ -101,17 +93,11 @@ class LockOptions:
 
     def request(self) -> LockRequest:
         """Return the request to lock the environment files."""
-        from envforge.lock.request import LockRequest
-
-        environment, *others = self.sources.files()
-        return LockRequest(
-            environment=environment,
-            others=tuple(others),
-            lockfile=self.sources.lockfile or environment.with_name("conda-lock.yml"),
+        return replace(
+            self.sources.request(self.mirrors),
             platforms=self.platforms,
             categories=self.categories,
             conda_exe=self.conda_exe,
-            mirrors=chosen_mirrors(self.mirrors),
             verify_hashes=self.verify_hashes,
             upgrade=self.upgrade,
             upgrade_packages=self.upgrade_packages,
@@ -248,8 +234,6 @@ def stale_warnings(environment: Path) -> tuple[str, ...]:
 
 
 def _check(options: LockOptions) -> None:
-    from dataclasses import replace
-
     from envforge.lock.pylock import has_own_pylock, pylock_of
 
     request = options.request()

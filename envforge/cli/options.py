@@ -21,6 +21,7 @@ from envforge.errors import EnvforgeError, Hint, RequestError
 if TYPE_CHECKING:
     from envforge.base.net import Mirrors
     from envforge.lock.plan import Artifact
+    from envforge.lock.request import LockRequest
     from envforge.machine.values import Machine
     from envforge.prefix.locate import Meant
 
@@ -194,6 +195,19 @@ class FileOptions:
         from envforge.lock.lockfile import find_sources
 
         return tuple(dict.fromkeys(self.file)) or find_sources(Path())
+
+    def request(self, mirrors: tuple[str, ...]) -> LockRequest:
+        """Return the request to lock these files; ``mirrors`` are the rules of ``--mirror``."""
+        from envforge.lock.project import LOCK_FILE
+        from envforge.lock.request import LockRequest
+
+        environment, *others = self.files()
+        return LockRequest(
+            environment=environment,
+            others=tuple(others),
+            lockfile=self.lockfile or environment.with_name(LOCK_FILE),
+            mirrors=chosen_mirrors(mirrors),
+        )
 
 
 def repeated_command(changes: Mapping[str, str | bool | None]) -> str:

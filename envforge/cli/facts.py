@@ -21,12 +21,15 @@ from envforge.cli.options import (
     JsonOption,
     MirrorsOption,
     Option,
+    OutputOptions,
+    catalogue_option,
     chosen_mirrors,
     repeated_command,
+    sign_option,
     takes,
+    torch_index_option,
 )
 from envforge.cli.progress import counted
-from envforge.cli.project_options import TORCH_INDEX_VARIABLE
 from envforge.errors import EnvforgeError, Hint, RequestError
 
 if TYPE_CHECKING:
@@ -34,13 +37,6 @@ if TYPE_CHECKING:
     from envforge.pytorch.facts_file import FactsFile
 
 _WIDTH = 100
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShowFactsOptions:
-    """The command line of ``envforge facts show``."""
-
-    as_json: JsonOption
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,23 +52,9 @@ class UseOptions:
 class RefreshOptions:
     """The command line of ``envforge facts refresh``."""
 
-    torch_index: Annotated[
-        str | None,
-        Option(
-            "Read this PyTorch wheel index; leave the tag out.  [default: https://download.pytorch.org/whl]",
-            metavar="URL",
-            envvar=TORCH_INDEX_VARIABLE,
-            show_envvar=True,
-        ),
-    ] = None
+    torch_index: Annotated[str | None, torch_index_option("Read")] = None
     catalogue: Annotated[
-        str | None,
-        Option(
-            "Read the signed facts of this catalogue, too; see `envforge lockfiles`.",
-            metavar="URL",
-            envvar="ENVFORGE_CATALOGUE",
-            show_envvar=True,
-        ),
+        str | None, catalogue_option("Read the signed facts of this catalogue, too; see `envforge lockfiles`.")
     ] = None
     mirrors: MirrorsOption = ()
     use: UseOptions
@@ -83,16 +65,7 @@ class ExportFactsOptions:
     """The command line of ``envforge facts export``."""
 
     file: Annotated[Path, Argument(type=FILE)]
-    secret_key: Annotated[
-        Path | None,
-        Option(
-            "Sign with this minisign secret key, into FILE.minisig. Prompts for its password, or reads "
-            "ENVFORGE_SIGNING_PASSWORD.",
-            "--sign",
-            type=click.Path(path_type=Path, dir_okay=False, exists=True),
-            metavar="KEY",
-        ),
-    ] = None
+    secret_key: Annotated[Path | None, sign_option("Sign with this minisign secret key, into FILE.minisig")] = None
     as_json: JsonOption
 
 
@@ -105,21 +78,14 @@ class ImportFactsOptions:
     use: UseOptions
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ResetFactsOptions:
-    """The command line of ``envforge facts reset``."""
-
-    as_json: JsonOption
-
-
 @click.group("facts")
 def facts() -> None:
     """Show or refresh the facts that select a build: releases, kernels, and drivers."""
 
 
 @facts.command("show")
-@takes(ShowFactsOptions)
-def show(options: ShowFactsOptions) -> None:
+@takes(OutputOptions)
+def show(options: OutputOptions) -> None:
     """Show the date and the source of each table, and what the refreshed table adds."""
     from envforge.pytorch.facts_file import OLD_AFTER_DAYS, changes, installed_facts, layered
     from envforge.pytorch.matrix import BUILT_IN, built_in_matrix, facts_path
@@ -283,8 +249,8 @@ def import_facts(options: ImportFactsOptions) -> None:
 
 
 @facts.command("reset")
-@takes(ResetFactsOptions)
-def reset(options: ResetFactsOptions) -> None:
+@takes(OutputOptions)
+def reset(options: OutputOptions) -> None:
     """Remove the refreshed facts, and use the built-in ones."""
     from envforge.pytorch.matrix import BUILT_IN, FACTS_VARIABLE
 

@@ -10,7 +10,15 @@ import click
 
 from envforge.base.envelope import Json, fields_to_json
 from envforge.cli import print_result
-from envforge.cli.options import FileOptions, JsonOption, MirrorsOption, Option, takes, warn_of_incomplete_environment
+from envforge.cli.options import (
+    CondaExeOption,
+    FileOptions,
+    JsonOption,
+    MirrorsOption,
+    Option,
+    takes,
+    warn_of_incomplete_environment,
+)
 from envforge.cli.progress import counted, show_progress
 from envforge.errors import EnvforgeError, Hint
 
@@ -78,15 +86,7 @@ class LockOptions:
             metavar="DATE|SPAN",
         ),
     ]
-    conda_exe: Annotated[
-        Path | None,
-        Option(
-            "Solve with this conda, mamba, or micromamba instead of the embedded solver.",
-            type=click.Path(path_type=Path),
-            envvar="ENVFORGE_CONDA_EXE",
-            show_envvar=True,
-        ),
-    ]
+    conda_exe: CondaExeOption
     mirrors: MirrorsOption
     verify_hashes: Annotated[bool, Option("Download every wheel and verify the SHA-256 that its index states.")]
     as_json: JsonOption

@@ -145,6 +145,39 @@ CacheOption = Annotated[
     Path | None,
     Option("Directory of downloaded and unpacked packages.", type=DIRECTORY, envvar="ENVFORGE_CACHE", show_envvar=True),
 ]
+CondaExeOption = Annotated[
+    Path | None,
+    Option(
+        "Solve with this conda, mamba, or micromamba instead of the embedded solver.",
+        type=click.Path(path_type=Path),
+        envvar="ENVFORGE_CONDA_EXE",
+        show_envvar=True,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputOptions:
+    """The command line of a command that has only the format of its output."""
+
+    as_json: JsonOption
+
+
+def catalogue_option(help_text: str) -> Option:
+    """Return ``--catalogue URL``."""
+    return Option(help_text, metavar="URL", envvar="ENVFORGE_CATALOGUE", show_envvar=True)
+
+
+def sign_option(what: str) -> Option:
+    """Return ``--sign KEY``, whose value ``chosen_signer`` accepts; ``what`` is the start of its help."""
+    text = f"{what}. Prompts for its password, or reads ENVFORGE_SIGNING_PASSWORD."
+    return Option(text, "--sign", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="KEY")
+
+
+def torch_index_option(verb: str) -> Option:
+    """Return ``--torch-index URL``; ``verb`` is the start of its help."""
+    text = f"{verb} this PyTorch wheel index; leave the tag out.  [default: https://download.pytorch.org/whl]"
+    return Option(text, metavar="URL", envvar="ENVFORGE_TORCH_INDEX", show_envvar=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -47,6 +48,22 @@ def test_help_imports_only_click_and_our_own_command_line() -> None:
         "envforge.base.process",
         "envforge.base.envelope",
     }
+
+
+def options_of(command: click.Command, context: click.Context) -> Iterator[click.Option]:
+    """Yield the options of a command and of its subcommands."""
+    yield from (each for each in command.params if isinstance(each, click.Option))
+    for name in command.list_commands(context) if isinstance(command, click.Group) else []:
+        found = command.get_command(context, name)
+        if found is not None:
+            yield from options_of(found, context)
+
+
+def test_options_of_one_name_read_one_variable() -> None:
+    found: dict[str, set[object]] = {}
+    for option in options_of(cli, click.Context(cli)):
+        found.setdefault(max(option.opts, key=len), set()).add(option.envvar)
+    assert {name: variables for name, variables in found.items() if len(variables) > 1} == {}
 
 
 # as small as they are today: a command that loads more starts slower, and is harder to follow

@@ -345,4 +345,5 @@ def print_lines(render: Callable[[int], Iterable[Text]]) -> None:
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     console = Console(highlight=False, width=None if is_terminal else 80)
     for line in render(console.width):
+        # the lines are wrapped already, and a command must stay on one line
         console.print(line, soft_wrap=True)

@@ -379,6 +379,7 @@ def _with_capabilities(world: World, program: str, report: SmiReport) -> SmiRepo
     if not report.gpus:
         return report
     result = world.run((program, *_QUERY_CAPABILITY))
+    # neither the XML nor the table has compute capabilities
     known = parse_compute_capabilities(result.stdout) if result is not None and result.exit_code == 0 else {}
     gpus = tuple(
         dataclasses.replace(gpu, compute_capability=known.get(gpu.index, gpu.compute_capability)) for gpu in report.gpus
@@ -411,5 +412,6 @@ def gather(world: World, answer: ProgramResult | None) -> Evidence:
         return Evidence(system=system, libraries=report, smi=None)
     report = read_report(answer)
     error = report.nvml.error
+    # nvidia-smi uses NVML as well, and would hang, too
     needs_smi = error is not None and error.code != NvmlCode.HUNG
     return Evidence(system=system, libraries=report, smi=ask_smi(world) if needs_smi else None)

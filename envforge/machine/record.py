@@ -81,6 +81,7 @@ def parse_machine(content: bytes, where: str) -> Machine:
     if len(content) > _MOST_BYTES:
         raise document.fault("", f"at most {_MOST_BYTES >> 20} MiB", "more")
     text = decode(content)
+    # a record and the JSON of clusters are objects; all other formats are text
     if text.lstrip()[:1] != "{":
         return _described(text, document)
     if "\N{REPLACEMENT CHARACTER}" in text:

@@ -84,6 +84,7 @@ class Matrix:
     def tags(self) -> tuple[WheelTag, ...]:
         """The tags of all builds: cpu, then CUDA from oldest to newest."""
         cuda = sorted({build.tag.cuda for build in self.builds if build.tag.cuda is not None})
+        # every release has a CPU build
         return (WheelTag(None), *map(WheelTag, cuda))
 
     @property

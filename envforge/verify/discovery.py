@@ -102,6 +102,7 @@ def _lock(place: Place, project: Path | None, meant: Meant | None, platform: str
         from envforge.lock.needs import variant_lock  # noqa: PLC0415 - only variants need it
 
         return variant_lock(project or place.folder, place.variant, platform)
+    # before the lockfile of the project, because a variant may be installed
     made_from = _made_from(meant)
     if made_from is not None:
         return made_from
@@ -121,6 +122,7 @@ def _made_from(meant: Meant | None) -> Path | None:
     except EnvforgeError:
         return None  # the environment has its own finding for an invalid journal
     lock = Path(journal.lockfile) if journal is not None else None
+    # the project may have been moved or removed since
     return lock if lock is not None and lock.is_file() else None
 
 

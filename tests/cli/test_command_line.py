@@ -53,10 +53,9 @@ def test_help_imports_only_click_and_our_own_command_line() -> None:
 def options_of(command: click.Command, context: click.Context) -> Iterator[click.Option]:
     """Yield the options of a command and of its subcommands."""
     yield from (each for each in command.params if isinstance(each, click.Option))
-    for name in command.list_commands(context) if isinstance(command, click.Group) else []:
-        found = command.get_command(context, name)
-        if found is not None:
-            yield from options_of(found, context)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            yield from options_of(command.get_command(context, name) or click.Command(name), context)
 
 
 def test_options_of_one_name_read_one_variable() -> None:

@@ -233,6 +233,7 @@ def _arch(case: TorchCase) -> Iterator[Judgement]:
     if case.torch.cuda is None:
         yield skipped("this torch is a CPU build")
         return
+    # torch has its own order of GPUs, in which `cuda:0` may be another GPU than in nvidia-smi
     seen = case.facts.cuda.value.gpus if case.facts.cuda.value is not None else ()
     gpus = [(gpu.index, gpu.name, gpu.capability) for gpu in seen]
     gpus = gpus or [(gpu.index, gpu.name, gpu.capability or "") for gpu in case.facts.machine_gpus]

@@ -85,6 +85,7 @@ def _graded(case: Case, *, minor: bool) -> Judgement:
 def _judge_grade(cuda: Version, package: str, facts: MachineLimits, *, minor: bool) -> Judgement:
     grade, found = driver_grade(cuda, facts, matrix()), _driver_words(facts)
     locked = f"{found}; the lockfile contains CUDA {cuda} (`{package}`)"
+    # one cause has one finding
     if isinstance(grade, Misfit):
         wanted = f"{grade.wanted}, for CUDA {cuda.major}"
         return skipped("see `driver-too-old`") if minor else failed(locked, wanted)

@@ -120,6 +120,7 @@ def observe_machine(situation: Situation) -> MachineFacts:
         driver=_driver(world, probed),
         gpus=tuple(gpu_facts(gpu, answers) for gpu in asked),
         system=observe_system(situation, probed.evidence),
+        # of the original world: `overrides-set` reports the overrides
         variables=_variables(situation.world),
         lock=read_lock_needs(situation.lock, probed.machine.platform, is_installed=is_installed),
     )
@@ -221,6 +222,7 @@ def memory_limit(world: World) -> Signal[Bound]:
         for name in ("memory.max", "memory.limit_in_bytes")
         if (text := (world.read(f"{folder}/{name}") or "").strip()).isdigit()
     ]
+    # the root group of version 2 has no `memory.max`, so this doesn't mean that it is unreadable
     if not found and not any(world.exists(f"{_ROOT}/{name}") for name in ("cgroup.controllers", "memory")):
         return Signal(source=_ROOT, unreadable="control groups are not readable")
     tight = [limit for limit in found if limit < _UNLIMITED_V1]
@@ -232,6 +234,7 @@ def processor_quota(world: World) -> tuple[float | None, str]:
     found = []
     for folder in _folders(world, "cpu"):
         quota, _, period = (world.read(f"{folder}/cpu.max") or "").strip().partition(" ")
+        # version 1 has two files
         if not quota:
             quota = (world.read(f"{folder}/cpu.cfs_quota_us") or "").strip()
             period = (world.read(f"{folder}/cpu.cfs_period_us") or "").strip()
@@ -342,6 +345,7 @@ def _places(situation: Situation) -> tuple[tuple[str, Path], ...]:
 
 def _room(world: World, role: str, path: Path, source: str) -> Signal[Room]:
     def read() -> Room:
+        # before the first install, the directory is missing
         folder = next((each for each in (path, *path.parents) if each.exists()), path)
         space = world.calls.space(folder)
         return Room(
@@ -355,6 +359,7 @@ def _memory(world: World) -> Signal[int]:
     source = "/proc/meminfo"
     for line in (world.read(source) or "").splitlines():
         if line.startswith("MemTotal:"):
+            # in KiB, although the kernel writes kB
             return Signal(value=int(line.split()[1]) * 1024, source=source)
     return Signal(source=source, unreadable="no MemTotal", code=None if world.system == "Linux" else "not-supported")
 

@@ -192,6 +192,7 @@ def floor_of(name: str) -> Signal[SpeedFloor]:
     part = _SLICE.search(name)
     if part is None:
         return Signal(value=row, source=source)
+    # A100 and H100 have seven slices; an A30 has four, so its floor is too low, and never a false alarm
     share = int(part[1]) / _SLICES
     value = replace(
         row,

@@ -191,6 +191,7 @@ def observe_training(situation: Situation) -> TrainingFacts:
         # one after the other, so that no device slows another
         devices = tuple(filter(None, (_measure(session, name) for name in names)))
         facts = replace(facts, devices=devices, no_gpu=no_gpu)
+        # one process has nothing to exchange
         if (gpus > 1 or situation.depth == "deep") and situation.wants("collective"):
             facts = _with_collective(facts, session, gpus)
     return facts

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from envforge.base.confined import LIMITS
 from envforge.base.documents import Document, NonEmpty, Printable, check_yaml_depth, matching
 from envforge.base.files import regular
 from envforge.base.jinja import TemplateError
@@ -254,6 +253,8 @@ def _check_questions(document: Document, questions: tuple[TemplateQuestion, ...]
         try:
             is_answer = question.accepts(question.default)
         except TemplateError as error:
+            from envforge.base.confined import LIMITS  # noqa: PLC0415 - only errors need it
+
             raise document.fault(f"{path}.pattern", f"a pattern that needs {LIMITS}", question.pattern) from error
         if not is_answer:
             raise document.fault(f"{path}.default", question.rule, question.default)

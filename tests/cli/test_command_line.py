@@ -71,7 +71,7 @@ def test_options_of_one_name_read_one_variable() -> None:
     [
         (["detect"], 18),
         (["explain", "--machine", "t4"], 36),
-        (["new", "tabular", "project", "--cuda", "11.8", "--dry-run"], 56),
+        (["new", "tabular", "project", "--cuda", "11.8", "--dry-run"], 55),
         (["verify", "--fast"], 70),
     ],
 )

@@ -23,11 +23,11 @@ from envforge.verify.environment.facts import (
     EnvironmentFacts,
     Library,
     LockedTorch,
-    MachineGpu,
     NumpyFacts,
     PythonFacts,
     Toolchain,
     TorchFacts,
+    VisibleGpu,
 )
 from envforge.verify.values import Signal, SignalCode
 
@@ -160,7 +160,7 @@ def machine_facts(machine: Machine) -> dict[str, Any]:
     """Return what the driver reports, to compare it with torch."""
     version = machine.driver.version if machine.driver else None
     gpus = tuple(
-        MachineGpu(index=gpu.index, name=gpu.name, capability=str(gpu.compute_capability or "") or None)
+        VisibleGpu(index=gpu.index, name=gpu.name, capability=str(gpu.compute_capability or "") or None)
         for gpu in machine.visible_gpus
     )
     return {

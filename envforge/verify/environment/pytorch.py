@@ -235,15 +235,14 @@ def _arch(case: TorchCase) -> Iterator[Judgement]:
         return
     # torch has its own order of GPUs, in which `cuda:0` may be another GPU than in nvidia-smi
     seen = case.facts.cuda.value.gpus if case.facts.cuda.value is not None else ()
-    gpus = [(gpu.index, gpu.name, gpu.capability) for gpu in seen]
-    gpus = gpus or [(gpu.index, gpu.name, gpu.capability or "") for gpu in case.facts.machine_gpus]
+    gpus = seen or case.facts.machine_gpus
     if not gpus:
         yield skipped("no GPU")
-    for index, name, capability in gpus:
-        yield _kernels(case.torch, capability, subject=f"GPU {index} {name}")
+    for gpu in gpus:
+        yield _kernels(case.torch, gpu.capability, subject=f"GPU {gpu.index} {gpu.name}")
 
 
-def _kernels(torch: TorchFacts, capability: str, subject: str) -> Judgement:
+def _kernels(torch: TorchFacts, capability: str | None, subject: str) -> Judgement:
     kernels = " ".join(torch.arch_list)
     if not torch.arch_list or not capability:
         missing = "torch's list of kernels" if capability else "the compute capability of the GPU"

@@ -10,7 +10,7 @@ import pytest
 from envforge.base.process import ProcessEnd
 from envforge.base.terms import ComputeCapability
 from envforge.verify.checks import judge
-from envforge.verify.environment.facts import AuditFinding, CudaFacts, Library, MachineGpu, NumpyFacts, Toolchain
+from envforge.verify.environment.facts import AuditFinding, CudaFacts, Library, NumpyFacts, Toolchain, VisibleGpu
 from envforge.verify.environment.pytorch import serves
 from envforge.verify.record import Record
 from envforge.verify.values import Signal, Verdict
@@ -163,6 +163,6 @@ def test_kernels_serve_their_major_version_upwards(arch_list: str, capability: s
 
 
 def test_the_driver_speaks_for_gpus_that_torch_does_not_see() -> None:
-    gpu = MachineGpu(index=0, name="Tesla V100-SXM2-16GB", capability="7.0")
+    gpu = VisibleGpu(index=0, name="Tesla V100-SXM2-16GB", capability="7.0")
     seen = complaints(facts(cuda=Signal(value=BLIND), machine_gpus=(gpu,)))
     assert seen == {"torch-sees-no-gpu": FAIL, "arch-not-in-torch": FAIL}

@@ -11,7 +11,7 @@ from packaging.version import Version
 from envforge.base.redact import lock_command
 from envforge.base.terms import CPU, ComputeCapability
 from envforge.machine.values import Gpu, driver_text
-from envforge.pytorch.fit import MachineLimits, Misfit, driver_grade, has_cubin, has_ptx, read_limits
+from envforge.pytorch.fit import MachineLimits, Misfit, driver_grade, has_code, has_cubin, has_ptx, read_limits
 from envforge.pytorch.selection import Build, Grade
 from envforge.verify.judging import check, failed, info, passed, skipped, unknown, unread, warned
 from envforge.verify.machine.case import MACHINE, Case, no_gpus, sources
@@ -138,6 +138,8 @@ def _kernel(case: Case, needs: LockNeeds, gpu: Gpu) -> Judgement:
     )
     if has_cubin(build, capability, matrix()):
         return passed(words)
+    if has_code(build, capability, matrix()):
+        return warned(f"{words}; code for servers may run on this Tegra chip", wanted, command=case.explain)
     if not has_ptx(build, capability, matrix()):
         return failed(words, wanted, command=case.explain)
     facts = read_limits(case.machine, needs.platform)

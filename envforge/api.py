@@ -198,10 +198,7 @@ def audit_environment(
 
     return audit(
         AuditRequest(
-            prefix=Path(prefix),
-            platform=_platform(),
-            lockfile=None if lockfile is None else Path(lockfile),
-            full=full,
+            prefix=Path(prefix), platform=_platform(), lockfile=None if lockfile is None else Path(lockfile), full=full
         )
     )
 
@@ -223,7 +220,7 @@ def verify_environment(
     """
     from envforge.machine.world import World
     from envforge.verify.checks import all_checks, choose, judge
-    from envforge.verify.discovery import Means, Place, find_situation
+    from envforge.verify.discovery import Place, RunContext, find_situation
     from envforge.verify.observe import observe
     from envforge.verify.record import Asked
 
@@ -237,8 +234,8 @@ def verify_environment(
         variant=None,
     )
     now = dt.datetime.now(dt.timezone.utc).replace(microsecond=0)
-    means = Means(world=World.here(os.environ), now=now, limit_s=limit_s, say=_ignore)
-    situation, surroundings = find_situation(place, asked, chosen, means)
+    context = RunContext(world=World.here(os.environ), now=now, limit_s=limit_s, say=_ignore)
+    situation, surroundings = find_situation(place, asked, chosen, context)
     return judge(observe(situation, surroundings, chosen.checks), chosen.checks)
 
 

@@ -154,3 +154,29 @@ def test_each_idea_has_one_owner(deed: str) -> None:
 )
 def test_deed_is_recognized(code: str, deed: str) -> None:
     assert list(deeds_of(ast.parse(code))) == [deed]
+
+
+# names that modules still share; the list may only become shorter
+_SHARED = {
+    *("Candidate", "Channel", "Document", "Entry", "Finding", "Found", "Hashes", "Job", "Journal", "Json", "Kind"),
+    *("Line", "Link", "Metadata", "Package", "PlannedFile", "Progress", "Request", "Row", "Seen", "Sha256", "Solve"),
+}
+
+
+def names_of(path: Path) -> Iterator[str]:
+    """Yield the names of the classes and types of a module, without the underscore of private ones."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name.lstrip("_")
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [each.id.lstrip("_") for each in targets if isinstance(each, ast.Name)]
+            yield from (name for name in names if name[:1].isupper() and not name.isupper() and len(name) > 1)
+
+
+def test_each_name_of_a_class_or_type_has_one_meaning() -> None:
+    found: dict[str, list[str]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        for name in names_of(path):
+            found.setdefault(name, []).append(path.relative_to(PACKAGE).as_posix())
+    assert {name: paths for name, paths in found.items() if len(paths) > 1 and name not in _SHARED} == {}

@@ -157,6 +157,7 @@ def _prepare_streams() -> None:
     # rich still writes to `sys.__stderr__`, because a progress bar moves the cursor
     sys.stderr = _Stream(stderr.buffer, **_options_of(stderr))
     options = _options_of(stdout)
+    # detached, because the old stream would close the file when it is collected
     sys.stdout = _Stdout(stdout.detach(), **options)
 
 
@@ -282,6 +283,7 @@ def _complain(command: str, error: EnvforgeError, *, as_json: bool) -> None:
             click.echo(failure(command, error))
         except StdoutError:
             _discard_stdout()
+    # with `--json` too: programs read stdout, people read stderr
     _write_stderr(f"error: {error.message}")
     if error.hint:
         _write_stderr(f"\nhint: {error.hint}")

@@ -85,11 +85,7 @@ class BundleOptions:
         from envforge.prefix.values import InstallRequest
 
         return InstallRequest(
-            lockfile=lock,
-            prefix=Path(),
-            platform=platform,
-            offline=self.offline,
-            mirrors=chosen_mirrors(self.mirrors),
+            lockfile=lock, prefix=Path(), platform=platform, offline=self.offline, mirrors=chosen_mirrors(self.mirrors)
         )
 
 

@@ -16,7 +16,6 @@ from envforge.cli.options import (
     JsonOption,
     MirrorsOption,
     Option,
-    chosen_mirrors,
     takes,
     warn_of_incomplete_environment,
 )
@@ -36,6 +35,10 @@ class ChangeOptions:
     mirrors: MirrorsOption
     as_json: JsonOption
 
+    def request(self) -> LockRequest:
+        """Return the request to lock the files once they are changed."""
+        return self.sources.request(self.mirrors)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AddOptions:
@@ -54,21 +57,13 @@ class RemoveOptions:
     change: ChangeOptions
 
 
-def run_change(command: str, options: ChangeOptions, edit: Callable[[str, str], Edit]) -> None:
-    """Change both files and report the changes; ``edit`` receives the text and the path of the environment file."""
+def run_change(command: str, options: ChangeOptions, request: LockRequest, edit: Callable[[str], Edit]) -> None:
+    """Change both files of ``request``, and report the changes; ``edit`` receives the text of the environment file."""
     from envforge.lock.locking import change
-    from envforge.lock.request import LockRequest
 
-    environment, *others = options.sources.files()
-    request = LockRequest(
-        environment=environment,
-        others=tuple(others),
-        lockfile=options.sources.lockfile or environment.with_name("conda-lock.yml"),
-        mirrors=chosen_mirrors(options.mirrors),
-    )
     warn_of_incomplete_environment()
     with show_progress() as show:
-        edited, report = change(request, lambda text: edit(text, str(environment)), show, dry_run=options.dry_run)
+        edited, report = change(request, edit, show, dry_run=options.dry_run)
     _report(command, options, request, edited, report)
 
 
@@ -106,7 +101,8 @@ def add(options: AddOptions) -> None:
     from envforge.lock import edit
 
     new = edit.parse_packages(options.packages, "pip" if options.is_pip else "conda")
-    run_change("add", options.change, lambda text, where: edit.add(text, new, where))
+    request = options.change.request()
+    run_change("add", options.change, request, lambda text: edit.add(text, new, str(request.environment)))
 
 
 @click.command("remove")
@@ -119,8 +115,9 @@ def remove(options: RemoveOptions) -> None:
     """
     from envforge.lock import edit
 
-    environment, *others = options.change.sources.files()
-    lockfile = options.change.sources.lockfile or environment.with_name("conda-lock.yml")
-    run_change(
-        "remove", options.change, lambda text, where: edit.remove(text, options.packages, where, others, lockfile)
-    )
+    request = options.change.request()
+
+    def without(text: str) -> Edit:
+        return edit.remove(text, options.packages, str(request.environment), request.others, request.lockfile)
+
+    run_change("remove", options.change, request, without)

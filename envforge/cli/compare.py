@@ -23,8 +23,7 @@ class CompareOptions:
 
     records: Annotated[tuple[Path, ...], Argument(metavar="A.json B.json ...", type=FILE)]
     tolerance: Annotated[
-        float,
-        Option("Report speeds that differ by more than this.", type=FiniteRange(min=0), metavar="PERCENT"),
+        float, Option("Report speeds that differ by more than this.", type=FiniteRange(min=0), metavar="PERCENT")
     ] = 10.0
     markdown: Annotated[Path | None, markdown_option("Write a Markdown report, to stdout unless you name a FILE.")]
     html: Annotated[Path | None, Option("Write an HTML report.", metavar="FILE")]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from envforge.machine.values import Machine
     from envforge.pytorch.matrix import Matrix
-    from envforge.pytorch.others import Choice
+    from envforge.pytorch.others import ToolBuild
     from envforge.pytorch.reasons import NoBuildError
     from envforge.pytorch.selection import Candidate, Grade, Refusal, Request, Selection
 
@@ -96,7 +96,7 @@ def _warn_of_other_facts(matrix: Matrix) -> None:
 
 def _compared(
     machine: Machine, request: Request, places: Sequence[tuple[str, Version | None]], matrix: Matrix
-) -> tuple[Choice, ...]:
+) -> tuple[ToolBuild, ...]:
     """Return what other tools would install on each platform, with a Python or else with the default one."""
     from envforge.base.terms import CPU
     from envforge.pytorch.others import compare_tools, load_other_tools
@@ -109,7 +109,7 @@ def _compared(
     )
 
 
-def _comparison(choices: Sequence[Choice], selections: Sequence[Selection]) -> Iterator[str]:
+def _comparison(choices: Sequence[ToolBuild], selections: Sequence[Selection]) -> Iterator[str]:
     """Yield a table of the builds of all tools, then the reasons for those that don't run."""
     platforms = dict.fromkeys(choice.platform for choice in choices)
     for platform in platforms:
@@ -131,7 +131,7 @@ def _verdict(grade: Grade) -> str:
     return grade.value if grade.value == "unverified" else f"runs ({grade.value})"
 
 
-def _explain_nothing(error: NoBuildError, choices: Sequence[Choice], options: ExplainOptions) -> None:
+def _explain_nothing(error: NoBuildError, choices: Sequence[ToolBuild], options: ExplainOptions) -> None:
     """Print the rejected builds if no build fits; with ``--json``, as the one document."""
     from envforge.base.envelope import finding
     from envforge.pytorch.selection import refusals_to_json

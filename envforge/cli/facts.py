@@ -21,12 +21,15 @@ from envforge.cli.options import (
     JsonOption,
     MirrorsOption,
     Option,
+    OutputOptions,
+    catalogue_option,
     chosen_mirrors,
     repeated_command,
+    sign_option,
     takes,
+    torch_index_option,
 )
 from envforge.cli.progress import counted
-from envforge.cli.project_options import TORCH_INDEX_VARIABLE
 from envforge.errors import EnvforgeError, Hint, RequestError
 
 if TYPE_CHECKING:
@@ -34,13 +37,6 @@ if TYPE_CHECKING:
     from envforge.pytorch.facts_file import FactsFile
 
 _WIDTH = 100
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShowFactsOptions:
-    """The command line of ``envforge facts show``."""
-
-    as_json: JsonOption
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,23 +52,9 @@ class UseOptions:
 class RefreshOptions:
     """The command line of ``envforge facts refresh``."""
 
-    torch_index: Annotated[
-        str | None,
-        Option(
-            "Read this PyTorch wheel index; leave the tag out.  [default: https://download.pytorch.org/whl]",
-            metavar="URL",
-            envvar=TORCH_INDEX_VARIABLE,
-            show_envvar=True,
-        ),
-    ] = None
+    torch_index: Annotated[str | None, torch_index_option("Read")] = None
     catalogue: Annotated[
-        str | None,
-        Option(
-            "Read the signed facts of this catalogue, too; see `envforge lockfiles`.",
-            metavar="URL",
-            envvar="ENVFORGE_CATALOGUE",
-            show_envvar=True,
-        ),
+        str | None, catalogue_option("Read the signed facts of this catalogue, too; see `envforge lockfiles`.")
     ] = None
     mirrors: MirrorsOption = ()
     use: UseOptions
@@ -83,16 +65,7 @@ class ExportFactsOptions:
     """The command line of ``envforge facts export``."""
 
     file: Annotated[Path, Argument(type=FILE)]
-    secret_key: Annotated[
-        Path | None,
-        Option(
-            "Sign with this minisign secret key, into FILE.minisig. Prompts for its password, or reads "
-            "ENVFORGE_SIGNING_PASSWORD.",
-            "--sign",
-            type=click.Path(path_type=Path, dir_okay=False, exists=True),
-            metavar="KEY",
-        ),
-    ] = None
+    secret_key: Annotated[Path | None, sign_option("Sign with this minisign secret key, into FILE.minisig")] = None
     as_json: JsonOption
 
 
@@ -105,24 +78,17 @@ class ImportFactsOptions:
     use: UseOptions
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ResetFactsOptions:
-    """The command line of ``envforge facts reset``."""
-
-    as_json: JsonOption
-
-
 @click.group("facts")
 def facts() -> None:
     """Show or refresh the facts that select a build: releases, kernels, and drivers."""
 
 
 @facts.command("show")
-@takes(ShowFactsOptions)
-def show(options: ShowFactsOptions) -> None:
+@takes(OutputOptions)
+def show(options: OutputOptions) -> None:
     """Show the date and the source of each table, and what the refreshed table adds."""
-    from envforge.pytorch.facts_file import BUILT_IN, OLD_AFTER_DAYS, changes, facts_path, installed_facts, layered
-    from envforge.pytorch.matrix import built_in_matrix
+    from envforge.pytorch.facts_file import OLD_AFTER_DAYS, changes, installed_facts, layered
+    from envforge.pytorch.matrix import BUILT_IN, built_in_matrix, facts_path
 
     matrix, found, path, today = built_in_matrix(), installed_facts(), facts_path(), _today()
     rows: list[dict[str, Json]] = [
@@ -283,19 +249,19 @@ def import_facts(options: ImportFactsOptions) -> None:
 
 
 @facts.command("reset")
-@takes(ResetFactsOptions)
-def reset(options: ResetFactsOptions) -> None:
+@takes(OutputOptions)
+def reset(options: OutputOptions) -> None:
     """Remove the refreshed facts, and use the built-in ones."""
-    from envforge.pytorch.facts_file import BUILT_IN, VARIABLE
+    from envforge.pytorch.matrix import BUILT_IN, FACTS_VARIABLE
 
     path = _path()
-    if os.environ.get(VARIABLE):
+    if os.environ.get(FACTS_VARIABLE):
         # such a file may be in a repository, or belong to others
         raise RequestError(
-            f"`{VARIABLE}` selects `{path}`, which `envforge facts reset` doesn't remove",
+            f"`{FACTS_VARIABLE}` selects `{path}`, which `envforge facts reset` doesn't remove",
             hint=(
-                Hint(f"to use only the built-in facts, set `{VARIABLE}={BUILT_IN}`"),
-                Hint(f"to remove the refreshed facts of this computer, unset `{VARIABLE}` and run the command again"),
+                Hint(f"to use only the built-in facts, set `{FACTS_VARIABLE}={BUILT_IN}`"),
+                Hint(f"to remove the facts of this computer, unset `{FACTS_VARIABLE}` and run the command again"),
             ),
             code="facts-of-variable",
         )
@@ -384,13 +350,13 @@ def _newer(before: FactsFile | None, after: FactsFile) -> FactsFile:
 
 def _path() -> Path:
     """Return the file of refreshed facts; raise ``RequestError`` if a variable disables it."""
-    from envforge.pytorch.facts_file import BUILT_IN, VARIABLE, facts_path
+    from envforge.pytorch.matrix import BUILT_IN, FACTS_VARIABLE, facts_path
 
     path = facts_path()
     if path is None:
         raise RequestError(
-            f"`{VARIABLE}={BUILT_IN}` disables refreshed facts",
-            hint=f"to use refreshed facts, unset `{VARIABLE}`",
+            f"`{FACTS_VARIABLE}={BUILT_IN}` disables refreshed facts",
+            hint=f"to use refreshed facts, unset `{FACTS_VARIABLE}`",
             code="facts-disabled",
         )
     return path

@@ -146,8 +146,7 @@ class InstallOptions:
 
     def where(self, lockfile: Path) -> Path:
         """Return the directory of the environment: by default ``.conda`` of the project, or ``.venv`` for a pylock."""
-        from envforge.lock.project import IN_PROJECT, VENV_IN_PROJECT, project_here
-        from envforge.lock.pylock import is_pylock
+        from envforge.lock.project import IN_PROJECT, VENV_IN_PROJECT, is_pylock, project_here
         from envforge.prefix.locate import named_prefix
 
         if self.prefix is not None and self.name is not None:
@@ -219,8 +218,8 @@ def _require_agreement(lockfile: Path) -> None:
     """Raise ``EnvforgeError`` if the environment.yml next to the lockfile requires something else than is locked."""
     from envforge.lock.check import check_lock
     from envforge.lock.lockfile import read_lockfile, recorded_sources
-    from envforge.lock.project import lock_command
-    from envforge.lock.pylock import is_pylock, lockfile_of
+    from envforge.lock.project import is_pylock, lock_command
+    from envforge.lock.pylock import lockfile_of
 
     made_from = lockfile_of(lockfile) if is_pylock(lockfile) else lockfile
     environment, *others = recorded_sources(made_from)
@@ -242,10 +241,7 @@ def _require_agreement(lockfile: Path) -> None:
         raise EnvforgeError(
             f"the lockfile `{lockfile}` needs to be updated to match `{environment}`, but `--locked` was provided:"
             + "".join(f"\n  {found}" for found in differences),
-            hint=(
-                Hint("to update the lockfile", lock_command(lockfile)),
-                Hint("to install it as is, omit `--locked`"),
-            ),
+            hint=(Hint("to update the lockfile", lock_command(lockfile)), Hint("to install it as is, omit `--locked`")),
             code="lock-stale",
         )
 
@@ -254,8 +250,8 @@ def _stale_warning(lockfile: Path) -> str:
     """Return a warning if a lockfile isn't up to date; a pylock.toml is compared with the conda-lock.yml beside it."""
     from envforge.lock.lockfile import LockfileError, read_lockfile
     from envforge.lock.plan import read_any_lock
-    from envforge.lock.project import lock_command
-    from envforge.lock.pylock import LOCK_SHA256, is_pylock, lock_sha256, lockfile_of
+    from envforge.lock.project import is_pylock, lock_command
+    from envforge.lock.pylock import LOCK_SHA256, lock_sha256, lockfile_of
 
     if not is_pylock(lockfile):
         return _staleness(lockfile)

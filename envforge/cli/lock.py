@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +11,11 @@ import click
 from envforge.base.envelope import Json, fields_to_json
 from envforge.cli import print_result
 from envforge.cli.options import (
+    CondaExeOption,
     FileOptions,
     JsonOption,
     MirrorsOption,
     Option,
-    chosen_mirrors,
     takes,
     warn_of_incomplete_environment,
 )
@@ -86,32 +86,18 @@ class LockOptions:
             metavar="DATE|SPAN",
         ),
     ]
-    conda_exe: Annotated[
-        Path | None,
-        Option(
-            "Solve with this conda, mamba, or micromamba instead of the embedded solver.",
-            type=click.Path(path_type=Path),
-            envvar="ENVFORGE_CONDA_EXE",
-            show_envvar=True,
-        ),
-    ]
+    conda_exe: CondaExeOption
     mirrors: MirrorsOption
     verify_hashes: Annotated[bool, Option("Download every wheel and verify the SHA-256 that its index states.")]
     as_json: JsonOption
 
     def request(self) -> LockRequest:
         """Return the request to lock the environment files."""
-        from envforge.lock.request import LockRequest
-
-        environment, *others = self.sources.files()
-        return LockRequest(
-            environment=environment,
-            others=tuple(others),
-            lockfile=self.sources.lockfile or environment.with_name("conda-lock.yml"),
+        return replace(
+            self.sources.request(self.mirrors),
             platforms=self.platforms,
             categories=self.categories,
             conda_exe=self.conda_exe,
-            mirrors=chosen_mirrors(self.mirrors),
             verify_hashes=self.verify_hashes,
             upgrade=self.upgrade,
             upgrade_packages=self.upgrade_packages,
@@ -248,8 +234,6 @@ def stale_warnings(environment: Path) -> tuple[str, ...]:
 
 
 def _check(options: LockOptions) -> None:
-    from dataclasses import replace
-
     from envforge.lock.pylock import has_own_pylock, pylock_of
 
     request = options.request()

@@ -16,7 +16,9 @@ from envforge.cli.options import (
     JsonOption,
     Option,
     cached_size,
+    catalogue_option,
     fail_on_incomplete_change,
+    sign_option,
     takes,
     warn_of_incomplete_environment,
 )
@@ -41,12 +43,9 @@ class CatalogueOptions:
 
     catalogue: Annotated[
         str | None,
-        Option(
+        catalogue_option(
             "Use this catalogue: a directory, git+https://…@BRANCH, https://…, s3://…, gs://…, or another URL that "
-            "fsspec supports.  [default: [catalogue] address in envforge.toml, then in your config.toml]",
-            metavar="URL",
-            envvar="ENVFORGE_CATALOGUE",
-            show_envvar=True,
+            "fsspec supports.  [default: [catalogue] address in envforge.toml, then in your config.toml]"
         ),
     ]
     as_json: JsonOption
@@ -84,15 +83,7 @@ class PublishOptions:
     lock: Annotated[Path, Argument()] = Path("conda-lock.yml")
     name: Annotated[str | None, Option("Publish under this name.  [default: TEMPLATE/VARIANT-PLATFORM]")]
     publisher: Annotated[str | None, Option("Record this publisher.  [default: git's user.name, then your user name]")]
-    secret_key: Annotated[
-        Path | None,
-        Option(
-            "Sign with this minisign secret key. Prompts for its password, or reads ENVFORGE_SIGNING_PASSWORD.",
-            "--sign",
-            type=click.Path(path_type=Path, dir_okay=False, exists=True),
-            metavar="KEY",
-        ),
-    ]
+    secret_key: Annotated[Path | None, sign_option("Sign with this minisign secret key")]
     target: CatalogueOptions
 
     def request(self) -> PublishRequest:

@@ -226,18 +226,16 @@ def _check_options(options: NewOptions, opened: Opened) -> None:
             hint="to run it after you have read the template, add `--trust`",
             code="template-not-trusted",
         )
-    if options.install and options.lock.no_lock:
-        raise RequestError(
-            "`--install` requires a lockfile, but `--no-lock` was provided",
-            hint="to install the environment, omit `--no-lock`; to create only the project, omit `--install`",
-            code="no-lock-to-install",
-        )
-    if options.pylock and options.lock.no_lock:
-        raise RequestError(
-            "`--pylock` requires a lockfile, but `--no-lock` was provided",
-            hint="to write pylock.toml, omit `--no-lock`; to create only the project, omit `--pylock`",
-            code="no-lock-to-install",
-        )
+    for option, is_set, purpose in (
+        ("install", options.install, "install the environment"),
+        ("pylock", options.pylock, "write pylock.toml"),
+    ):
+        if is_set and options.lock.no_lock:
+            raise RequestError(
+                f"`--{option}` requires a lockfile, but `--no-lock` was provided",
+                hint=f"to {purpose}, omit `--no-lock`; to create only the project, omit `--{option}`",
+                code="no-lock-to-install",
+            )
     if options.smoke and not options.install:
         from envforge.project.smoke import require_torch
 

@@ -21,6 +21,7 @@ from envforge.errors import EnvforgeError, Hint, RequestError
 if TYPE_CHECKING:
     from envforge.base.net import Mirrors
     from envforge.lock.plan import Artifact
+    from envforge.lock.request import LockRequest
     from envforge.machine.values import Machine
     from envforge.prefix.locate import Meant
 
@@ -155,6 +156,39 @@ CacheOption = Annotated[
     Path | None,
     Option("Directory of downloaded and unpacked packages.", type=DIRECTORY, envvar="ENVFORGE_CACHE", show_envvar=True),
 ]
+CondaExeOption = Annotated[
+    Path | None,
+    Option(
+        "Solve with this conda, mamba, or micromamba instead of the embedded solver.",
+        type=click.Path(path_type=Path),
+        envvar="ENVFORGE_CONDA_EXE",
+        show_envvar=True,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputOptions:
+    """The command line of a command that has only the format of its output."""
+
+    as_json: JsonOption
+
+
+def catalogue_option(help_text: str) -> Option:
+    """Return ``--catalogue URL``."""
+    return Option(help_text, metavar="URL", envvar="ENVFORGE_CATALOGUE", show_envvar=True)
+
+
+def sign_option(what: str) -> Option:
+    """Return ``--sign KEY``, whose value ``chosen_signer`` accepts; ``what`` is the start of its help."""
+    text = f"{what}. Prompts for its password, or reads ENVFORGE_SIGNING_PASSWORD."
+    return Option(text, "--sign", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="KEY")
+
+
+def torch_index_option(verb: str) -> Option:
+    """Return ``--torch-index URL``; ``verb`` is the start of its help."""
+    text = f"{verb} this PyTorch wheel index; leave the tag out.  [default: https://download.pytorch.org/whl]"
+    return Option(text, metavar="URL", envvar="ENVFORGE_TORCH_INDEX", show_envvar=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,6 +239,19 @@ class FileOptions:
         from envforge.lock.lockfile import find_sources
 
         return tuple(dict.fromkeys(self.file)) or find_sources(Path())
+
+    def request(self, mirrors: tuple[str, ...]) -> LockRequest:
+        """Return the request to lock these files; ``mirrors`` are the rules of ``--mirror``."""
+        from envforge.lock.project import LOCK_FILE
+        from envforge.lock.request import LockRequest
+
+        environment, *others = self.files()
+        return LockRequest(
+            environment=environment,
+            others=tuple(others),
+            lockfile=self.lockfile or environment.with_name(LOCK_FILE),
+            mirrors=chosen_mirrors(mirrors),
+        )
 
 
 def repeated_command(changes: Mapping[str, str | bool | None]) -> str:

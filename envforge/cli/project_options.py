@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import click
-
-from envforge.cli.options import MirrorsOption, Option, chosen_mirrors
+from envforge.cli.options import (
+    CondaExeOption,
+    MirrorsOption,
+    Option,
+    catalogue_option,
+    chosen_mirrors,
+    torch_index_option,
+)
 
 if TYPE_CHECKING:
     from envforge.project.locking import LockWay
     from envforge.pytorch.matrix import Matrix
     from envforge.pytorch.selection import Request
 
-TORCH_INDEX_VARIABLE = "ENVFORGE_TORCH_INDEX"
 RequirementOption = Annotated[
     str | None,
     Option(
@@ -31,8 +35,7 @@ class SelectionOptions:
     """The build to select; ``None`` and ``auto`` leave the choice to ``select``."""
 
     cuda: Annotated[
-        str,
-        Option("CUDA version of the PyTorch build: auto, cpu, or a version such as 11.8 or cu118.", metavar="CUDA"),
+        str, Option("CUDA version of the PyTorch build: auto, cpu, or a version such as 11.8 or cu118.", metavar="CUDA")
     ] = "auto"
     torch: Annotated[
         str | None, Option("PyTorch release, such as 2.7.1, or 2.7 for the newest 2.7.", metavar="VERSION")
@@ -51,15 +54,7 @@ class SelectionOptions:
         Literal["newest-torch", "direct", "widest"],
         Option("Rank builds by newest torch, best driver support, or widest range of machines."),
     ] = "newest-torch"
-    torch_index: Annotated[
-        str | None,
-        Option(
-            "Use this PyTorch wheel index; leave the tag out.  [default: https://download.pytorch.org/whl]",
-            metavar="URL",
-            envvar=TORCH_INDEX_VARIABLE,
-            show_envvar=True,
-        ),
-    ] = None
+    torch_index: Annotated[str | None, torch_index_option("Use")] = None
 
     def to_request(self, matrix: Matrix) -> Request:
         """Return the request without its platform; raise ``RequestError`` if a value doesn't exist."""
@@ -109,21 +104,10 @@ class LockSourceOptions:
 
     no_lock: Annotated[bool, Option("Don't create a lockfile; `envforge lock` creates it later.")] = False
     fresh: Annotated[bool, Option("Solve again, even if the catalogue has a lockfile.")] = False
-    conda_exe: Annotated[
-        Path | None,
-        Option(
-            "Solve with this conda, mamba, or micromamba instead of the built-in solver.",
-            type=click.Path(path_type=Path),
-        ),
-    ] = None
+    conda_exe: CondaExeOption = None
     catalogue: Annotated[
         str | None,
-        Option(
-            "Search the catalogue of your team before the built-in one; see `envforge lockfiles`.",
-            metavar="URL",
-            envvar="ENVFORGE_CATALOGUE",
-            show_envvar=True,
-        ),
+        catalogue_option("Search the catalogue of your team before the built-in one; see `envforge lockfiles`."),
     ] = None
     mirrors: MirrorsOption = ()
 

@@ -14,7 +14,7 @@ from envforge.base.data_files import lockfiles_root
 from envforge.base.envelope import fields_to_json
 from envforge.catalogue.index import list_entries
 from envforge.cli import print_result, wrapped
-from envforge.cli.options import Argument, JsonOption, Option, takes
+from envforge.cli.options import Argument, JsonOption, Option, OutputOptions, takes
 from envforge.cli.progress import counted
 from envforge.errors import printable
 from envforge.project.questions import Answer, TemplateQuestion, When, answers_of, conditions, shown
@@ -24,13 +24,6 @@ from envforge.project.templates import Template
 
 if TYPE_CHECKING:
     from envforge.project.trial import Trial
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ListOptions:
-    """The command line of ``envforge templates``."""
-
-    as_json: JsonOption
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,8 +53,8 @@ class TrialOptions:
 
 @click.group("templates", invoke_without_command=True)
 @click.pass_context
-@takes(ListOptions)
-def templates(context: click.Context, options: ListOptions) -> None:
+@takes(OutputOptions)
+def templates(context: click.Context, options: OutputOptions) -> None:
     """List the built-in templates; describe, start, and test templates.
 
     Without a command, each built-in template is listed with its groups.

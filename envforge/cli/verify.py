@@ -98,7 +98,7 @@ class MachineOptions:
     common: VerifyOptions
 
 
-class _Group(click.Group):
+class _VerifyGroup(click.Group):
     """A group whose options may also be given before the subcommand."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -122,7 +122,7 @@ class _Group(click.Group):
         return [after[0], *before, *after[1:]] if after and after[0] in self.commands else plain
 
 
-@click.group("verify", cls=_Group, invoke_without_command=True, subcommand_metavar="[COMMAND]")
+@click.group("verify", cls=_VerifyGroup, invoke_without_command=True, subcommand_metavar="[COMMAND]")
 @click.pass_context
 @takes(MachineOptions)
 def verify(context: click.Context, options: MachineOptions) -> None:
@@ -276,13 +276,13 @@ def _observe(
     from envforge.cli.options import warn_of_incomplete_change
     from envforge.machine.world import World
     from envforge.verify.checks import choose
-    from envforge.verify.discovery import Means, find_situation
+    from envforge.verify.discovery import RunContext, find_situation
     from envforge.verify.observe import observe
 
     now = dt.datetime.now(dt.timezone.utc).replace(microsecond=0)
-    means = Means(world=World.here(os.environ), now=now, limit_s=options.limit, say=say)
+    context = RunContext(world=World.here(os.environ), now=now, limit_s=options.limit, say=say)
     selection = choose(asked, checks)
-    situation, surroundings = find_situation(options.place(), asked, selection, means)
+    situation, surroundings = find_situation(options.place(), asked, selection, context)
     if situation.lock is not None:
         warn_of_incomplete_change(situation.lock)
     adopt_orphans()
@@ -351,4 +351,5 @@ def print_lines(render: Callable[[int], Iterable[Text]]) -> None:
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     console = Console(highlight=False, width=None if is_terminal else 80)
     for line in render(console.width):
+        # the lines are wrapped already, and a command must stay on one line
         console.print(line, soft_wrap=True)

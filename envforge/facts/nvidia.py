@@ -26,13 +26,13 @@ _LARGEST = 4_000_000  # bytes of a manifest; real ones have 60,000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Driver:
+class _ToolkitDriver:
     version: Annotated[str, matching(r"\d{3,4}(\.\d{1,3}){1,2}", "a driver version such as `580.65.06`")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Manifest:
-    nvidia_driver: _Driver | None = None
+class _Redistrib:
+    nvidia_driver: _ToolkitDriver | None = None
 
 
 def read_toolkits(downloads: Downloads, known: Collection[str], today: dt.date) -> Iterator[ToolkitRow]:
@@ -56,7 +56,7 @@ def _row(downloads: Downloads, cuda: str, file: IndexFile, today: dt.date) -> To
     document = Document(
         damaged=f"the list of packages `{show_url(file.url)}` is invalid", error=OutsideError, code="bad-redistrib"
     )
-    driver = document.read_json(downloads.small(file, _LARGEST), _Manifest).nvidia_driver
+    driver = document.read_json(downloads.small(file, _LARGEST), _Redistrib).nvidia_driver
     if driver is None:
         return None
     return ToolkitRow(

@@ -18,18 +18,10 @@ from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.facts.nvidia import read_toolkits
-from envforge.facts.releases import Found, Wheel, find_builds, odd_releases, wheels_of
+from envforge.facts.releases import ReleasedBuild, ReleasedWheel, find_builds, odd_releases, wheels_of
 from envforge.facts.wheel import WheelFacts, read_wheel
 from envforge.lock.pages import Downloads, IndexFile
-from envforge.pytorch.facts_file import (
-    BuildKey,
-    BuildRow,
-    FactsFile,
-    ToolkitRow,
-    contradictions,
-    key_of,
-    layered,
-)
+from envforge.pytorch.facts_file import BuildKey, BuildRow, FactsFile, ToolkitRow, contradictions, key_of, layered
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.selection import Build
 
@@ -186,13 +178,13 @@ class _Refresh:
             raise OutsideError(f"`{show_url(index)}` has no page of `torch`", code="no-torch-page")
         return files
 
-    def _check(self, found: Found, pinned: Build) -> None:
+    def _check(self, found: ReleasedBuild, pinned: Build) -> None:
         """Report what the index states otherwise than a pinned row; the row stays."""
         row = self._stated(found, pinned, (pinned.torchvision, pinned.torchaudio), WheelFacts(cuda=None))
         only = FactsFile(checked=self._request.today, builds=(replace(row, kernels_source=None, ptx=()),))
         self._result.rejected += contradictions(self._pinned, only)
 
-    def _row(self, found: Found, known: Build | None, vision: _Partners, audio: _Partners) -> BuildRow | None:
+    def _row(self, found: ReleasedBuild, known: Build | None, vision: _Partners, audio: _Partners) -> BuildRow | None:
         name = f"torch {found.torch} {found.tag} {found.platform}"
         earlier = self._builds.get(found.key)
         wheel = None if found.tag == "cpu" else self._kernels(found, earlier, name)
@@ -213,7 +205,7 @@ class _Refresh:
 
     def _stated(
         self,
-        found: Found,
+        found: ReleasedBuild,
         known: Build | None,
         partners: tuple[Version | None, Version | None],
         wheel: WheelFacts | None,
@@ -244,7 +236,7 @@ class _Refresh:
             checked=self._request.today,
         )
 
-    def _kernels(self, found: Found, earlier: BuildRow | None, name: str) -> WheelFacts | None:
+    def _kernels(self, found: ReleasedBuild, earlier: BuildRow | None, name: str) -> WheelFacts | None:
         """Return what a wheel of the build states, or what was read of it before; None if it can't be read."""
         before = None if earlier is None or earlier.kernels_source is None else earlier.build()
         # an imported row may have its kernels from elsewhere
@@ -265,7 +257,7 @@ class _Refresh:
                 self._result.notes.append(f"{name}: {origin} stated {texts[0]}, but its wheel has {texts[1]}")
         return wheel
 
-    def _nearest_kernels(self, found: Found, known: Build | None) -> tuple[object, ...]:
+    def _nearest_kernels(self, found: ReleasedBuild, known: Build | None) -> tuple[object, ...]:
         """Return the kernels of the newest build with the same tag, or else with the nearest older CUDA."""
         if known is not None and known.capabilities:
             return known.capabilities
@@ -315,11 +307,11 @@ class _Refresh:
 class _Partners:
     """The releases of torchvision or torchaudio that belong to a torch release: those that require exactly it."""
 
-    def __init__(self, downloads: Downloads, wheels: tuple[Wheel, ...]) -> None:
+    def __init__(self, downloads: Downloads, wheels: tuple[ReleasedWheel, ...]) -> None:
         self._downloads, self._wheels = downloads, wheels
         self._torches: dict[Version, Version | None] = {}
 
-    def of(self, found: Found) -> Version | None:
+    def of(self, found: ReleasedBuild) -> Version | None:
         """Return the release for a build, if its index has one for the same tag and platform."""
         there = {
             Version(wheel.version.public): wheel
@@ -334,7 +326,7 @@ class _Partners:
                 return None  # older releases belong to older torch
         return None
 
-    def _torch_of(self, version: Version, wheel: Wheel) -> Version | None:
+    def _torch_of(self, version: Version, wheel: ReleasedWheel) -> Version | None:
         if version not in self._torches:
             try:
                 self._torches[version] = _required_torch(self._downloads.metadata(wheel.file))
@@ -343,7 +335,7 @@ class _Partners:
         return self._torches[version]
 
 
-def _kernels_source(found: Found) -> str:
+def _kernels_source(found: ReleasedBuild) -> str:
     return f"{show_url(found.sample.file.url)}, list of kernels in torch._C"
 
 

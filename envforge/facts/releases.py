@@ -29,7 +29,7 @@ _SUBDIRS = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wheel:
+class ReleasedWheel:
     """One wheel of the torch family; ``tag`` is None if neither its version nor its URL states one."""
 
     file: IndexFile
@@ -42,13 +42,13 @@ class Wheel:
 
 
 @dataclass(kw_only=True)
-class Found:
+class ReleasedBuild:
     """A build and its wheels, one for each Python."""
 
     torch: Version
     tag: str
     platform: str
-    wheels: list[Wheel] = field(default_factory=list)
+    wheels: list[ReleasedWheel] = field(default_factory=list)
 
     @property
     def key(self) -> tuple[Version, str, str]:
@@ -71,24 +71,24 @@ class Found:
         return all(wheel.is_plain for wheel in self.wheels)
 
     @property
-    def sample(self) -> Wheel:
+    def sample(self) -> ReleasedWheel:
         """The wheel to read what all have in common: that for the newest Python."""
         return max(self.wheels, key=lambda wheel: wheel.python or Version("0"))
 
 
-def find_builds(files: Iterable[IndexFile], platforms: Sequence[str]) -> tuple[Found, ...]:
+def find_builds(files: Iterable[IndexFile], platforms: Sequence[str]) -> tuple[ReleasedBuild, ...]:
     """Return the released builds for these platforms, oldest first."""
-    found: dict[tuple[Version, str, str], Found] = {}
+    found: dict[tuple[Version, str, str], ReleasedBuild] = {}
     for wheel in wheels_of(files, "torch", platforms):
         if wheel.tag is None or wheel.python is None:
             continue
         torch = Version(wheel.version.public)
-        build = Found(torch=torch, tag=wheel.tag, platform=wheel.platform)
+        build = ReleasedBuild(torch=torch, tag=wheel.tag, platform=wheel.platform)
         found.setdefault(build.key, build).wheels.append(wheel)
     return tuple(sorted(found.values(), key=lambda build: (build.torch, build.tag, build.platform)))
 
 
-def wheels_of(files: Iterable[IndexFile], name: str, platforms: Sequence[str]) -> Iterator[Wheel]:
+def wheels_of(files: Iterable[IndexFile], name: str, platforms: Sequence[str]) -> Iterator[ReleasedWheel]:
     """Yield the wheels of releases for these platforms: no previews, no yanked files, no free-threaded Python.
 
     Nor those with a version that no row can have: see ``odd_releases``.
@@ -102,7 +102,7 @@ def odd_releases(files: Iterable[IndexFile], name: str, platforms: Sequence[str]
     return tuple(sorted(each for each in there if not _RELEASE.fullmatch(str(each))))
 
 
-def _wheels_of(files: Iterable[IndexFile], name: str, platforms: Sequence[str]) -> Iterator[Wheel]:
+def _wheels_of(files: Iterable[IndexFile], name: str, platforms: Sequence[str]) -> Iterator[ReleasedWheel]:
     for file in files:
         try:
             found, version, _, tags = parse_wheel_filename(file.file_name)
@@ -113,7 +113,7 @@ def _wheels_of(files: Iterable[IndexFile], name: str, platforms: Sequence[str]) 
         for tag in _best(tags):
             subdir, glibc = _platform(tag.platform)
             if subdir in platforms and tag.interpreter.startswith(("cp", "py")) and not tag.abi.endswith("t"):
-                yield Wheel(
+                yield ReleasedWheel(
                     file=file,
                     version=version,
                     tag=_wheel_tag(version, file),

@@ -117,9 +117,9 @@ def concerns(needs: PlatformNeeds, machine: Machine) -> tuple[str, ...]:
 def _no_driver(needs: PlatformNeeds, machine: Machine, matrix: Matrix | None) -> list[str]:
     if needs.cuda is None or matrix is None or not machine.has_nvidia:
         return []
-    from envforge.pytorch.fit import Misfit, driver_grade, fit, read_facts  # noqa: PLC0415 - only CUDA needs it
+    from envforge.pytorch.fit import Misfit, driver_grade, fit, read_limits  # noqa: PLC0415 - only CUDA needs it
 
-    facts = read_facts(machine, needs.platform)
+    facts = read_limits(machine, needs.platform)
     if needs.build is not None:
         misfit = fit(needs.build, facts, matrix)
         return [misfit.reason] if isinstance(misfit, Misfit) and misfit.code != "glibc" else []

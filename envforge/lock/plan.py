@@ -22,8 +22,7 @@ from envforge.base.files import regular
 from envforge.base.urls import hide_secrets, show_url
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.lockfile import LockedPackage, Lockfile, LockfileError, Manager, parse_lockfile, reached
-from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE
-from envforge.lock.pylock import is_pylock, parse_pylock
+from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, is_pylock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -315,6 +314,8 @@ def _unread(path: Path) -> Hint:
 def parse_any_lock(text: str, where: str, platform: str, path: Path | None = None) -> Lockfile:
     """Parse a lockfile as ``read_any_lock``; ``where`` names it in errors, and ``path`` in commands."""
     if is_pylock(path or Path(where)):
+        from envforge.lock.pylock import parse_pylock  # noqa: PLC0415 - few projects have one
+
         return parse_pylock(text, where)
     if any(line.strip() == MARK for line in text.splitlines()):
         return parse_explicit(text, where, platform)

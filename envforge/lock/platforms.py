@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from packaging.markers import Marker, UndefinedComparison, UndefinedEnvironmentName
 from packaging.version import Version
 
-from envforge.base.suggest import nearest
-
 KNOWN_PLATFORMS = ("linux-64", "linux-aarch64", "linux-ppc64le", "osx-64", "osx-arm64", "win-64")
 EVERYWHERE = frozenset(KNOWN_PLATFORMS)
 _UNIX = frozenset(name for name in KNOWN_PLATFORMS if not name.startswith("win"))
@@ -138,6 +136,8 @@ def _is_meant(text: str) -> bool:
 
 
 def _near(name: str) -> str | None:
+    from envforge.base.suggest import nearest  # noqa: PLC0415 - only errors need it
+
     return nearest(name, [known for known in SELECTORS if SELECTORS[known] and known != "true"], alike=_ALIKE)
 
 

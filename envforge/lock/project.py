@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -74,11 +75,16 @@ def project_command(
     return shlex.join(["envforge", name, *files, *words])
 
 
+def is_pylock(path: Path) -> bool:
+    """Return whether a file has a name that PEP 751 reserves: ``pylock.toml`` or ``pylock.NAME.toml``."""
+    return re.fullmatch(r"pylock\.(?:[^.]+\.)?toml", path.name) is not None
+
+
 def lock_command(lockfile: Path) -> str:
     """Return the command that creates or updates a lockfile; empty without its environment.yml."""
-    from envforge.lock.pylock import is_pylock, lockfile_of  # noqa: PLC0415 - only errors need it
-
     if is_pylock(lockfile):
+        from envforge.lock.pylock import lockfile_of  # noqa: PLC0415 - few projects have one
+
         command = lock_command(lockfile_of(lockfile))
         return f"{command} --pylock" if command else ""
     project = project_of(lockfile)

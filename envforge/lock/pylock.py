@@ -50,11 +50,6 @@ _ANY_PYTHON = Version("3.12")  # the markers of a platform don't depend on the v
 _NEWEST = {"__glibc": "2.99", "__osx": "99.0"}
 
 
-def is_pylock(path: Path) -> bool:
-    """Return whether a file has a name that PEP 751 reserves: ``pylock.toml`` or ``pylock.NAME.toml``."""
-    return re.fullmatch(r"pylock\.(?:[^.]+\.)?toml", path.name) is not None
-
-
 def pylock_of(lockfile: Path) -> Path:
     """Return the path of the pylock.toml next to a lockfile.
 

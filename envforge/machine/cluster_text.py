@@ -11,9 +11,8 @@ from typing import Any
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
-from envforge.machine.gpu_tables import named_capability
+from envforge.machine.gpu_tables import named_capability, named_other, other_gpus
 from envforge.machine.nvidia_text import TextFormatError, clean
-from envforge.machine.other_gpus import named_other, other_gpus
 from envforge.machine.values import Condition, Gpu, driver_text
 
 

@@ -43,7 +43,7 @@ def ask_nvml() -> dict[str, Any]:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         return {"error": {"code": error.value, "text": str(error)}, "file": _loaded_file("libnvidia-ml.so")}
-    calls = _Calls(pynvml)
+    calls = _NvmlCalls(pynvml)
     answer = {
         "file": _loaded_file("libnvidia-ml.so"),
         "driver_version": calls.ask("nvmlSystemGetDriverVersion"),
@@ -54,7 +54,7 @@ def ask_nvml() -> dict[str, Any]:
     return {**answer, "failures": calls.failures}
 
 
-class _Calls:
+class _NvmlCalls:
     """NVML calls that can fail one by one: each returns a value or None, and records its failure."""
 
     def __init__(self, pynvml: Any) -> None:
@@ -71,7 +71,7 @@ class _Calls:
             return None
 
 
-def _gpu(calls: _Calls, index: int) -> dict[str, Any]:
+def _gpu(calls: _NvmlCalls, index: int) -> dict[str, Any]:
     handle = calls.ask("nvmlDeviceGetHandleByIndex", index)
     if handle is None:
         return {"index": index}
@@ -92,7 +92,7 @@ def _gpu(calls: _Calls, index: int) -> dict[str, Any]:
     }
 
 
-def _mig_devices(calls: _Calls, handle: Any) -> list[dict[str, Any]]:
+def _mig_devices(calls: _NvmlCalls, handle: Any) -> list[dict[str, Any]]:
     found = []
     for index in range(calls.ask("nvmlDeviceGetMaxMigDeviceCount", handle) or 0):
         try:
@@ -147,7 +147,7 @@ RECOVERY_ACTION = 230  # NVML_FI_DEV_GET_GPU_RECOVERY_ACTION
 _MOST_LINKS = 36  # NVML_NVLINK_MAX_LINKS of NVML 13
 
 
-class _Fabric(ctypes.Structure):
+class _FabricStruct(ctypes.Structure):
     """``nvmlGpuFabricInfo_v2_t`` of nvml.h, defined here because nvidia-ml-py before 12.570 can't create one."""
 
     _fields_ = (
@@ -160,7 +160,7 @@ class _Fabric(ctypes.Structure):
     )
 
 
-_FABRIC_VERSION = ctypes.sizeof(_Fabric) | 2 << 24  # NVML_STRUCT_VERSION: the size, and version 2 in the top byte
+_FABRIC_VERSION = ctypes.sizeof(_FabricStruct) | 2 << 24  # NVML_STRUCT_VERSION: the size, and version 2 in the top byte
 
 
 def ask_health(gpus: int) -> Iterator[dict[str, Any]]:
@@ -225,7 +225,7 @@ def _recovery(pynvml: Any, handle: Any) -> Any:
 
 
 def _fabric(pynvml: Any, handle: Any) -> Any:
-    info = _Fabric(version=_FABRIC_VERSION)
+    info = _FabricStruct(version=_FABRIC_VERSION)
     pynvml.nvmlDeviceGetGpuFabricInfoV(handle, ctypes.byref(info))
     return {"state": info.state, "status": info.status, "health_mask": info.health_mask}
 
@@ -309,7 +309,4 @@ SIGNALS: dict[str, tuple[str, _Ask]] = {
 }
 """Each signal with the NVML call that returns it, as findings name it, and the function that calls it."""
 
-SOURCES = {
-    "handle": "NVML nvmlDeviceGetHandleByIndex",
-    **{key: f"NVML {call}" for key, (call, _) in SIGNALS.items()},
-}
+SOURCES = {"handle": "NVML nvmlDeviceGetHandleByIndex", **{key: f"NVML {call}" for key, (call, _) in SIGNALS.items()}}

@@ -13,7 +13,7 @@ from typing import Any
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
-from envforge.machine.gpu_tables import pci_gpu, tegra_capability
+from envforge.machine.gpu_tables import OtherGpu, pci_gpu, read_other_gpus, tegra_capability
 from envforge.machine.nvidia_text import (
     SmiReport,
     TextFormatError,
@@ -27,7 +27,6 @@ from envforge.machine.nvidia_text import (
     parse_version,
     smi_failure,
 )
-from envforge.machine.other_gpus import OtherGpu, read_other_gpus
 from envforge.machine.values import Gpu, MigDevice
 from envforge.machine.world import ProgramResult, World
 
@@ -187,10 +186,7 @@ def _pci_gpu(index: int, device: PciDevice) -> Gpu:
     known = pci_gpu(device.device_id)
     name = f"NVIDIA {known.name or known.chip}" if known else f"NVIDIA device {device.device_id}"
     return Gpu(
-        index=index,
-        name=name,
-        compute_capability=known.compute_capability if known else None,
-        pci_bus_id=device.bus_id,
+        index=index, name=name, compute_capability=known.compute_capability if known else None, pci_bus_id=device.bus_id
     )
 
 
@@ -383,6 +379,7 @@ def _with_capabilities(world: World, program: str, report: SmiReport) -> SmiRepo
     if not report.gpus:
         return report
     result = world.run((program, *_QUERY_CAPABILITY))
+    # neither the XML nor the table has compute capabilities
     known = parse_compute_capabilities(result.stdout) if result is not None and result.exit_code == 0 else {}
     gpus = tuple(
         dataclasses.replace(gpu, compute_capability=known.get(gpu.index, gpu.compute_capability)) for gpu in report.gpus
@@ -415,5 +412,6 @@ def gather(world: World, answer: ProgramResult | None) -> Evidence:
         return Evidence(system=system, libraries=report, smi=None)
     report = read_report(answer)
     error = report.nvml.error
+    # nvidia-smi uses NVML as well, and would hang, too
     needs_smi = error is not None and error.code != NvmlCode.HUNG
     return Evidence(system=system, libraries=report, smi=ask_smi(world) if needs_smi else None)

@@ -183,6 +183,7 @@ def _gpus(evidence: Evidence) -> tuple[tuple[Gpu, ...], str]:
 def _ignored(evidence: Evidence) -> tuple[Gpu, ...]:
     """Return the GPUs on the bus if the driver lists none and its branch supports none of them, so that it is said."""
     version = _user(evidence).value or _kernel(evidence).value
+    # the driver lists none of them, and `_dropped` in `conditions` gives the reason
     gpus = gpus_from_pci(evidence.system.pci)
     supports = [driver_support(gpu.compute_capability) for gpu in gpus if gpu.compute_capability is not None]
     if version is None or not gpus or len(supports) < len(gpus):

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from packaging.version import Version
 
 from envforge.base.envelope import Json, to_json
-from envforge.base.files import regular
 from envforge.base.terms import ComputeCapability
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.machine.gpu_tables import branch_cuda, named_capability
@@ -59,6 +58,8 @@ def machine_to_json(machine: Machine) -> dict[str, Json]:
 
 def read_machine(path: Path) -> Machine:
     """Read a machine from a file: a record, or what `nvidia-smi`, Slurm, or Kubernetes printed of it."""
+    from envforge.base.files import regular  # noqa: PLC0415 - `detect` reads no file
+
     try:
         with regular(path).open("rb") as stream:
             content = stream.read(_MOST_BYTES + 1)
@@ -80,6 +81,7 @@ def parse_machine(content: bytes, where: str) -> Machine:
     if len(content) > _MOST_BYTES:
         raise document.fault("", f"at most {_MOST_BYTES >> 20} MiB", "more")
     text = decode(content)
+    # a record and the JSON of clusters are objects; all other formats are text
     if text.lstrip()[:1] != "{":
         return _described(text, document)
     if "\N{REPLACEMENT CHARACTER}" in text:

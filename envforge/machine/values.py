@@ -264,6 +264,7 @@ def _by_ordinal(text: str, count: int) -> Visible:
                 problem = f"`{entry.strip()}` isn't the number of a GPU, and ends the list"
             break
         chosen.append(ordinal)
+    # no GPU is known, so only an empty list has a known result
     if count == 0:
         return Visible(indices=tuple(chosen) if not chosen else None, problem=problem)
     for position, ordinal in enumerate(chosen):

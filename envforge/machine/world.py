@@ -27,11 +27,10 @@ _STATUS_OFFSET = 40  # modes, offset, freq, maxerror, esterror come first: int (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Space:
-    """The space on a disk; inodes are ``None`` on file systems without inode counts."""
+    """The space on a disk; ``free_inodes`` is ``None`` on file systems without inode counts."""
 
     total_bytes: int
     free_bytes: int
-    total_inodes: int | None = None
     free_inodes: int | None = None
 
 
@@ -55,7 +54,6 @@ def space_of(path: Path) -> Space:
     return Space(
         total_bytes=found.f_blocks * found.f_frsize,
         free_bytes=found.f_bavail * found.f_frsize,
-        total_inodes=found.f_files if counts else None,
         free_inodes=found.f_favail if counts else None,
     )
 
@@ -144,7 +142,7 @@ class ProgramResult:
     stderr: str
 
 
-Run = Callable[[Sequence[str]], ProgramResult | None]
+RunProgram = Callable[[Sequence[str]], ProgramResult | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,7 +160,7 @@ class World:
     python: Version
     libc: str
     hostname: str
-    run: Run
+    run: RunProgram
     ask_libraries: Callable[[], ProgramResult]
     ask_health: Callable[[], ProgramResult] | None = None
     calls: Calls = field(default_factory=Calls)

@@ -23,8 +23,7 @@ from envforge.base.documents import Document, Printable
 from envforge.base.files import write_atomic
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.plan import Wheel
-from envforge.lock.project import ENVFORGE_DIRECTORY, LOCK_FILE, PYLOCK, VENV_IN_PROJECT
-from envforge.lock.pylock import is_pylock
+from envforge.lock.project import ENVFORGE_DIRECTORY, LOCK_FILE, PYLOCK, VENV_IN_PROJECT, is_pylock
 from envforge.prefix.values import Progress, Silent, Step
 from envforge.prefix.venv import is_venv
 

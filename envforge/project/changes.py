@@ -150,7 +150,7 @@ def _likeness(one: bytes, other: bytes) -> float:
     return matcher.ratio() if matcher.real_quick_ratio() >= _ALIKE and matcher.quick_ratio() >= _ALIKE else 0.0
 
 
-Files: TypeAlias = Mapping[PurePosixPath, PlannedFile]
+ProjectFiles: TypeAlias = Mapping[PurePosixPath, PlannedFile]
 Action = Literal["add", "update", "merge", "conflict", "move", "remove", "yours"]
 
 
@@ -178,13 +178,15 @@ class FileChange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Sides:
-    base: Files
-    new: Files
+    base: ProjectFiles
+    new: ProjectFiles
     folder: Path
     on_conflict: OnConflict
 
 
-def plan_changes(base: Files, new: Files, folder: Path, on_conflict: OnConflict) -> tuple[FileChange, ...]:
+def plan_changes(
+    base: ProjectFiles, new: ProjectFiles, folder: Path, on_conflict: OnConflict
+) -> tuple[FileChange, ...]:
     """Return the changes, sorted by path; files that only the user or neither side changed have none."""
     sides = _Sides(base=base, new=new, folder=folder, on_conflict=on_conflict)
     moves = {old: there for old, there in moved_by_template(base, new).items() if not os.path.lexists(folder / there)}

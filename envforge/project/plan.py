@@ -21,7 +21,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from envforge import __version__
-from envforge.base.confined import Confined
 from envforge.base.envelope import Json
 from envforge.base.jinja import TemplateError, render_template
 from envforge.base.staging import PlannedFile, fault_of_name, is_windows_device
@@ -163,16 +162,16 @@ def _template_files(project: Project) -> list[PlannedFile]:
         "envforge_image": python_image(requirement),
     }
     sources = project_sources(template, project.groups)
+    if not template.is_foreign:
+        return [_planned(source, variables, project.package, render_template) for source in sources]
+    from envforge.base.confined import Confined  # noqa: PLC0415 - only templates of other people need it
+
     with closing(Confined()) as confined:
-        render = confined.render if template.is_foreign else render_template
-        return [_planned(source, variables, project.package, render) for source in sources]
+        return [_planned(source, variables, project.package, confined.render) for source in sources]
 
 
 def _planned(
-    found: Source,
-    variables: dict[str, object],
-    package: str,
-    render: Callable[[str, Mapping[str, object], str], str],
+    found: Source, variables: dict[str, object], package: str, render: Callable[[str, Mapping[str, object], str], str]
 ) -> PlannedFile:
     source, path = found.root / found.path, found.path
     try:

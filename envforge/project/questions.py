@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from envforge.base.confined import Confined
 from envforge.base.documents import Printable, matching
 from envforge.errors import Hint, RequestError, printable
+
+if TYPE_CHECKING:
+    from envforge.base.confined import Confined
 
 Answer = str | int | bool
 When = dict[str, Answer | tuple[Answer, ...]]
@@ -85,6 +87,8 @@ class TemplateQuestion:
 
 @lru_cache(maxsize=1)
 def _confined() -> Confined:
+    from envforge.base.confined import Confined  # noqa: PLC0415 - few templates have patterns
+
     confined = Confined()
     atexit.register(confined.close)
     return confined

@@ -22,7 +22,7 @@ from packaging.version import InvalidVersion, Version
 from envforge.base.staging import PlannedFile
 from envforge.errors import EnvforgeError, Hint, printable
 from envforge.machine.values import Machine
-from envforge.pytorch.fit import Misfit, fit, read_facts
+from envforge.pytorch.fit import Misfit, fit, read_limits
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.selection import Selection
 
@@ -109,7 +109,7 @@ def gpu_skip_reason(
         return f"this interpreter has {found}, {lock_name} has torch {build.pin(build.torch)}"
     if no_gpu:
         return no_gpu
-    misfit = fit(build, read_facts(machine, build.platform), matrix)
+    misfit = fit(build, read_limits(machine, build.platform), matrix)
     if isinstance(misfit, Misfit):
         return f"this machine doesn't support the torch build of {lock_name}: {misfit.reason}"
     return ""

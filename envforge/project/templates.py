@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from envforge.base.confined import LIMITS
 from envforge.base.documents import Document, NonEmpty, Printable, check_yaml_depth, matching
 from envforge.base.files import regular
 from envforge.base.jinja import TemplateError
@@ -41,7 +40,7 @@ _TEMPLATE_NAME = matching(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Environment:
+class _ManifestEnvironment:
     torch: tuple[Literal["torch", "torchvision", "torchaudio"], ...] = ("torch", "torchvision")
     conda: tuple[str, ...] = ()
 
@@ -66,7 +65,7 @@ class _Manifest:
     questions: tuple[TemplateQuestion, ...] = ()
     common: tuple[PurePosixPath, ...] = ()
     not_common: tuple[PurePosixPath, ...] = ()
-    environment: _Environment = _Environment()
+    environment: _ManifestEnvironment = _ManifestEnvironment()
     groups: tuple[GroupName | _GroupEntry, ...] = ()
 
 
@@ -255,6 +254,8 @@ def _check_questions(document: Document, questions: tuple[TemplateQuestion, ...]
             question.matches(question.pattern or "", "")
             is_answer = question.accepts(question.default)
         except (TemplateError, re.error, ValueError, OverflowError, RecursionError) as error:
+            from envforge.base.confined import LIMITS  # noqa: PLC0415 - only errors need it
+
             expected = f"a regular expression that needs {LIMITS} ({error})"
             raise document.fault(f"{path}.pattern", expected, question.pattern) from error
         if not is_answer:

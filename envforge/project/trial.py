@@ -52,7 +52,7 @@ class Variant:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Choice:
+class _Factor:
     """One choice; values other than the first require that ``when`` holds."""
 
     name: str
@@ -84,11 +84,11 @@ def _variant(template: Template, row: Mapping[str, Answer]) -> Variant:
     )
 
 
-def _choices(template: Template) -> tuple[_Choice, ...]:
+def _choices(template: Template) -> tuple[_Factor, ...]:
     asked = [
-        _Choice(name=question.name, values=_values(question), when=question.when) for question in template.questions
+        _Factor(name=question.name, values=_values(question), when=question.when) for question in template.questions
     ]
-    groups = [_Choice(name=_GROUP + group.name, values=(False, True), when=group.when) for group in template.groups]
+    groups = [_Factor(name=_GROUP + group.name, values=(False, True), when=group.when) for group in template.groups]
     return (*asked, *groups)
 
 
@@ -99,7 +99,7 @@ def _values(question: TemplateQuestion) -> tuple[Answer, ...]:
     return (question.default, *(value for value in others if value != question.default))
 
 
-def _all_pairs(choices: tuple[_Choice, ...]) -> Iterator[_Pair]:
+def _all_pairs(choices: tuple[_Factor, ...]) -> Iterator[_Pair]:
     if len(choices) == 1:
         yield from (frozenset({(choices[0].name, value)}) for value in choices[0].values)
     for one, other in combinations(choices, 2):
@@ -111,7 +111,7 @@ def _pairs(row: Mapping[str, Answer]) -> set[_Pair]:
     return singles | {frozenset(two) for two in combinations(row.items(), 2)}
 
 
-def _complete(fixed: _Pair, choices: tuple[_Choice, ...], wanted: set[_Pair]) -> dict[str, Answer] | None:
+def _complete(fixed: _Pair, choices: tuple[_Factor, ...], wanted: set[_Pair]) -> dict[str, Answer] | None:
     """Return a row with the fixed values that covers many of the ``wanted`` pairs; ``None`` if none is possible."""
     row = dict(fixed)
     by_name = {choice.name: choice for choice in choices}
@@ -130,7 +130,7 @@ def _complete(fixed: _Pair, choices: tuple[_Choice, ...], wanted: set[_Pair]) ->
     return {choice.name: row[choice.name] for choice in choices}
 
 
-def _best(choice: _Choice, row: Mapping[str, Answer], wanted: set[_Pair]) -> Answer:
+def _best(choice: _Factor, row: Mapping[str, Answer], wanted: set[_Pair]) -> Answer:
     """Return the possible value that covers most of the ``wanted`` pairs in the row so far."""
     holds = all(row.get(name) in answers_of(value) for name, value in choice.when.items())
     possible = choice.values if holds else choice.values[:1]

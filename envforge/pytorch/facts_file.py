@@ -10,7 +10,7 @@ import datetime as dt
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, cast
@@ -24,12 +24,10 @@ from envforge.base.files import regular
 from envforge.base.terms import WheelTag
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.machine.values import driver_text
-from envforge.pytorch.matrix import FactsId, Matrix, Minimum
+from envforge.pytorch.matrix import BUILT_IN, FACTS_VARIABLE, FactsId, Matrix, Minimum, facts_path
 from envforge.pytorch.selection import Build
 
 SCHEMA_VERSION = 1
-VARIABLE = "ENVFORGE_FACTS"
-BUILT_IN = "built-in"  # the value of the variable that disables the refreshed table
 OLD_AFTER_DAYS = 60
 MOST_BYTES = 4_000_000  # the built-in table with all its rows has 100,000
 RELEASE = r"\d{1,5}(\.\d{1,5}){0,3}"  # no epoch, no post release, and no number that is a date or longer
@@ -38,7 +36,7 @@ _ORIGIN = ("source", "kernels_source", "checked")
 # versions, not their text: `2.14.1.0` is another spelling of `2.14.1`
 BuildKey: TypeAlias = tuple[Version, str, str]
 _Tag = Annotated[str, matching(r"cpu|cu\d{2,3}", "`cpu` or a tag such as `cu118`")]
-_Subdir = Annotated[str, matching(r"[a-z]+-[a-z0-9]+", "a platform such as `linux-64`")]
+_CondaSubdir = Annotated[str, matching(r"[a-z]+-[a-z0-9]+", "a platform such as `linux-64`")]
 _Dotted = Annotated[str, matching(RELEASE, "a version such as `12.4`, as a string")]
 _Short = Annotated[str, matching(r"\d{1,2}\.\d", "two numbers such as `8.6`, as a string")]
 _Some = Annotated[tuple[_Dotted, ...], msgspec.Meta(min_length=1)]
@@ -54,7 +52,7 @@ class BuildRow:
 
     torch: _Dotted
     tag: _Tag
-    platform: _Subdir
+    platform: _CondaSubdir
     torchvision: _Dotted | None = None
     torchaudio: _Dotted | None = None
     glibc: _Dotted | None = None
@@ -111,26 +109,16 @@ class FactsFile:
     toolkits: tuple[ToolkitRow, ...] = ()
 
 
-def facts_path(environment: Mapping[str, str] | None = None) -> Path | None:
-    """Return the file of refreshed facts, which may not exist; None if the built-in table is used alone."""
-    stated = (os.environ if environment is None else environment).get(VARIABLE)
-    if stated:
-        return None if stated == BUILT_IN else Path(stated)
-    from platformdirs import user_data_path  # noqa: PLC0415 - not every command reads facts
-
-    return user_data_path("envforge", appauthor=False) / "facts.json"
-
-
 def installed_facts() -> tuple[FactsFile, FactsId] | None:
     """Return the refreshed table of this computer; None if there is none."""
     path = facts_path()
     if path is None:
         return None
     if not path.exists():
-        if os.environ.get(VARIABLE):
+        if os.environ.get(FACTS_VARIABLE):
             raise RequestError(
-                f"`{VARIABLE}` selects `{path}`, which doesn't exist",
-                hint=f"to use only the built-in facts, set `{VARIABLE}={BUILT_IN}`",
+                f"`{FACTS_VARIABLE}` selects `{path}`, which doesn't exist",
+                hint=f"to use only the built-in facts, set `{FACTS_VARIABLE}={BUILT_IN}`",
                 code="no-facts-file",
             )
         return None
@@ -342,7 +330,7 @@ def note_of_other_facts(recorded: FactsId | None, here: FactsId | None) -> str |
         return None
     if recorded is None:
         text = f"the project's builds were selected with the built-in facts, but this computer has those of {here}"
-        return f"{text}; to use the built-in ones, set `{VARIABLE}={BUILT_IN}`"
+        return f"{text}; to use the built-in ones, set `{FACTS_VARIABLE}={BUILT_IN}`"
     other = f"has those of {here}" if here is not None else "has only the built-in ones"
     return (
         f"the project's builds were selected with the facts of {recorded}, but this computer {other}; to use the same, "
@@ -367,8 +355,8 @@ def _document(damaged: str, path: Path | str = "") -> Document:
 def _hints(path: Path | str) -> tuple[Hint, ...]:
     """Return the way out for the file in use, which every command reads; for another file, its origin."""
     if isinstance(path, Path) and path == facts_path():
-        if os.environ.get(VARIABLE):
-            return (Hint(f"to use only the built-in facts, set `{VARIABLE}={BUILT_IN}`"),)
+        if os.environ.get(FACTS_VARIABLE):
+            return (Hint(f"to use only the built-in facts, set `{FACTS_VARIABLE}={BUILT_IN}`"),)
         return (Hint("to use the built-in facts again", "envforge facts reset"),)
     return (Hint("get the file again from where it was exported; a newer envforge may also have written it"),)
 

@@ -28,7 +28,7 @@ class Misfit:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Facts:
+class MachineLimits:
     """What constrains the selection on one platform. ``is_known`` is false if the platform's machine is unknown.
 
     ``gpus`` holds each GPU with its name; ``stated_cuda`` is the CUDA version that the user set for the driver;
@@ -54,11 +54,11 @@ class Facts:
     other_gpu: Condition | None = None
 
 
-def read_facts(machine: Machine, platform: str) -> Facts:
+def read_limits(machine: Machine, platform: str) -> MachineLimits:
     """Return the machine's facts if the platform is its own, else none: unknown facts don't constrain."""
     is_windows = platform.startswith("win-")
     if platform != machine.platform:
-        return Facts(platform=platform, windows_driver=is_windows)
+        return MachineLimits(platform=platform, windows_driver=is_windows)
     driver = machine.driver
     hides_all = machine.visible is not None and not machine.visible_gpus and bool(machine.gpus)
     gpus = machine.gpus if hides_all else machine.visible_gpus
@@ -69,7 +69,7 @@ def read_facts(machine: Machine, platform: str) -> Facts:
     # the numbers of Tegra drivers have nothing to do with those of server drivers: only their CUDA says what they run
     on_tegra = any(c.code == "jetson" for c in machine.conditions) or any(is_tegra(each) for _, each in known)
     version = driver.version if driver and not on_tegra else None
-    return Facts(
+    return MachineLimits(
         platform=platform,
         is_known=True,
         has_nvidia=machine.has_nvidia,
@@ -111,7 +111,7 @@ def _unsupported(driver: Version, gpus: Iterable[tuple[str, ComputeCapability]])
         )
 
 
-def fit(build: Build, facts: Facts, matrix: Matrix) -> Grade | Misfit:
+def fit(build: Build, facts: MachineLimits, matrix: Matrix) -> Grade | Misfit:
     """Return how well the build runs there, or the one reason why it doesn't."""
     too_old = build.glibc is not None and facts.glibc is not None and facts.glibc < build.glibc
     if too_old or (build.glibc is not None and facts.has_no_glibc):
@@ -123,7 +123,7 @@ def fit(build: Build, facts: Facts, matrix: Matrix) -> Grade | Misfit:
     return _fit_cuda(build, build.tag.cuda, facts, matrix) if facts.is_known else Grade.UNVERIFIED
 
 
-def _fit_cuda(build: Build, cuda: Version, facts: Facts, matrix: Matrix) -> Grade | Misfit:
+def _fit_cuda(build: Build, cuda: Version, facts: MachineLimits, matrix: Matrix) -> Grade | Misfit:
     if facts.unsupported:
         return facts.unsupported[0]
     refused = next((m for gpu in facts.gpus if (m := _no_kernel(build, gpu, matrix)) is not None), None)
@@ -136,10 +136,10 @@ def _fit_cuda(build: Build, cuda: Version, facts: Facts, matrix: Matrix) -> Grad
     foreign = next((gpu for gpu in facts.gpus if not has_cubin(build, gpu[1], matrix)), None)
     if foreign is not None and grade is Grade.MINOR_COMPATIBLE:
         return _no_jit(build, foreign, facts, matrix)
-    return Grade.UNVERIFIED if any(missing_facts(build, facts, matrix)) else grade
+    return Grade.UNVERIFIED if any(missing_limits(build, facts, matrix)) else grade
 
 
-def missing_facts(build: Build, facts: Facts, matrix: Matrix) -> Iterator[str]:
+def missing_limits(build: Build, facts: MachineLimits, matrix: Matrix) -> Iterator[str]:
     """Yield each fact that would have to be known to say that a CUDA build runs there; a build without any is verified.
 
     The words complete "it is not known".
@@ -159,7 +159,7 @@ def missing_facts(build: Build, facts: Facts, matrix: Matrix) -> Iterator[str]:
     yield from _missing_of_gpus(build, facts, matrix)
 
 
-def _missing_of_gpus(build: Build, facts: Facts, matrix: Matrix) -> Iterator[str]:
+def _missing_of_gpus(build: Build, facts: MachineLimits, matrix: Matrix) -> Iterator[str]:
     if not facts.gpus and not facts.unknown_gpus:
         yield "which GPU the machine has"
     elif not build.capabilities_stated:
@@ -205,7 +205,7 @@ def has_ptx(build: Build, capability: ComputeCapability, matrix: Matrix) -> bool
     return capability not in matrix.tegra and any(ptx <= capability for ptx in build.ptx)
 
 
-def driver_grade(cuda: Version, facts: Facts, matrix: Matrix) -> Grade | Misfit:
+def driver_grade(cuda: Version, facts: MachineLimits, matrix: Matrix) -> Grade | Misfit:
     """Return how well the driver supports a toolkit, by the driver's version or the CUDA that the user set for it."""
     if facts.stated_cuda is not None or facts.driver is None:
         return _grade_by_cuda(cuda, facts.stated_cuda or facts.driver_cuda)
@@ -260,7 +260,7 @@ def _boundary(build: Build, capability: ComputeCapability) -> str:
     return "only for " + ", ".join(map(str, build.capabilities))
 
 
-def _no_jit(build: Build, gpu: tuple[str, ComputeCapability], facts: Facts, matrix: Matrix) -> Misfit:
+def _no_jit(build: Build, gpu: tuple[str, ComputeCapability], facts: MachineLimits, matrix: Matrix) -> Misfit:
     name, capability = gpu
     direct = matrix.direct_minimum(build.tag.cuda) if build.tag.cuda else None
     minimum = driver_text(direct.driver(windows=facts.windows_driver)) if direct else "of the toolkit itself"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,9 @@ from envforge.base.data_files import read_data
 from envforge.base.documents import Sha256
 from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.pytorch.selection import Build
+
+FACTS_VARIABLE = "ENVFORGE_FACTS"
+BUILT_IN = "built-in"  # the value of the variable that disables the refreshed table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +84,7 @@ class Matrix:
     def tags(self) -> tuple[WheelTag, ...]:
         """The tags of all builds: cpu, then CUDA from oldest to newest."""
         cuda = sorted({build.tag.cuda for build in self.builds if build.tag.cuda is not None})
+        # every release has a CPU build
         return (WheelTag(None), *map(WheelTag, cuda))
 
     @property
@@ -114,10 +120,23 @@ def built_in_matrix(folder: Path | None = None) -> Matrix:
     return read_data("matrix.json", Matrix, folder)
 
 
+def facts_path(environment: Mapping[str, str] | None = None) -> Path | None:
+    """Return the file of refreshed facts, which may not exist; None if the built-in table is used alone."""
+    stated = (os.environ if environment is None else environment).get(FACTS_VARIABLE)
+    if stated:
+        return None if stated == BUILT_IN else Path(stated)
+    from platformdirs import user_data_path  # noqa: PLC0415 - not every command reads facts
+
+    return user_data_path("envforge", appauthor=False) / "facts.json"
+
+
 def load_matrix(folder: Path | None = None) -> Matrix:
     """Return the built-in matrix, with the refreshed facts of this computer; only the matrix of another directory."""
-    from envforge.pytorch.facts_file import installed_facts, layered  # noqa: PLC0415 - it imports this module
-
     matrix = built_in_matrix(folder)
-    found = installed_facts() if folder is None else None
+    path = None if folder is not None else facts_path()
+    if path is None or not (path.exists() or os.environ.get(FACTS_VARIABLE)):
+        return matrix
+    from envforge.pytorch.facts_file import installed_facts, layered  # noqa: PLC0415 - few computers have such a file
+
+    found = installed_facts()
     return matrix if found is None else layered(matrix, *found)

@@ -17,22 +17,22 @@ from envforge.base.data_files import read_data
 from envforge.base.documents import NonEmpty
 from envforge.base.terms import CPU, ComputeCapability, WheelTag
 from envforge.machine.values import Machine
-from envforge.pytorch.fit import Facts, Misfit, fit, missing_facts, read_facts
+from envforge.pytorch.fit import MachineLimits, Misfit, fit, missing_limits, read_limits
 from envforge.pytorch.matrix import Matrix, PipDefault
 from envforge.pytorch.selection import Build, Grade, Request
 
-Verdict = Literal["runs", "unverified", "cpu-only", "fails"]
+ToolVerdict = Literal["runs", "unverified", "cpu-only", "fails"]
 UV, PIP, CONDA = "uv --torch-backend=auto", "pip install torch", "conda-forge pytorch"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Row:
+class _ToolRow:
     source: NonEmpty
     checked: dt.date
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _UvRow(_Row):
+class _UvRow(_ToolRow):
     """The oldest driver for which uv uses the index of a tag."""
 
     tag: WheelTag
@@ -41,7 +41,7 @@ class _UvRow(_Row):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _CondaRow(_Row):
+class _CondaRow(_ToolRow):
     """A build of conda-forge; ``cuda`` is None for the CPU build."""
 
     torch: Version
@@ -62,7 +62,7 @@ class OtherTools:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
+class ToolBuild:
     """What a tool would install on a platform, and whether it would run there.
 
     ``build`` is empty if the tool finds none, or if it is unverified which one. ``grade`` is set if the build runs.
@@ -71,7 +71,7 @@ class Choice:
     tool: str
     platform: str
     build: str
-    verdict: Verdict
+    verdict: ToolVerdict
     grade: Grade | None = None
     reason: str
     source: str
@@ -85,9 +85,9 @@ def load_other_tools() -> OtherTools:
 
 def compare_tools(
     machine: Machine, request: Request, python: Version, matrix: Matrix, tools: OtherTools
-) -> tuple[Choice, ...]:
+) -> tuple[ToolBuild, ...]:
     """Return what each tool would install for a platform and a Python, if the requested torch is passed to it."""
-    facts = read_facts(machine, request.platform or machine.platform)
+    facts = read_limits(machine, request.platform or machine.platform)
     there = _There(
         facts=facts,
         driver=machine.driver.version if machine.driver and facts.is_known else None,
@@ -103,7 +103,7 @@ def compare_tools(
 class _There:
     """The platform that the tools install for."""
 
-    facts: Facts
+    facts: MachineLimits
     driver: Version | None
     driver_cuda: Version | None
     torch: Version | None
@@ -130,11 +130,11 @@ class _There:
         return f"{torch} for {self.facts.platform} and Python {self.python}"
 
     def judge(
-        self, tool: str, build: Build | None, row: _Row | PipDefault, *, name: str = "", missing: str = ""
-    ) -> Choice:
+        self, tool: str, build: Build | None, row: _ToolRow | PipDefault, *, name: str = "", missing: str = ""
+    ) -> ToolBuild:
         """Return the choice of a tool with its verdict; ``missing`` is the reason if it finds no build."""
         verdict, reason, grade = self._verdict(build, missing)
-        return Choice(
+        return ToolBuild(
             tool=tool,
             platform=self.facts.platform,
             build=name or ("" if build is None else f"{build.torch}+{build.tag}"),
@@ -145,7 +145,7 @@ class _There:
             checked=row.checked,
         )
 
-    def _verdict(self, build: Build | None, missing: str) -> tuple[Verdict, str, Grade | None]:
+    def _verdict(self, build: Build | None, missing: str) -> tuple[ToolVerdict, str, Grade | None]:
         if build is None:
             return "fails", missing, None
         found = fit(build, self.facts, self.matrix)
@@ -156,14 +156,14 @@ class _There:
         if build.tag.is_cpu and self.facts.has_nvidia:
             return "cpu-only", "it is the CPU build, which doesn't use the GPU", found
         if found is Grade.UNVERIFIED:
-            return "unverified", f"it is not known {next(missing_facts(build, self.facts, self.matrix))}", found
+            return "unverified", f"it is not known {next(missing_limits(build, self.facts, self.matrix))}", found
         return "runs", "", found
 
 
-def _uv(there: _There, rows: Sequence[_UvRow]) -> Choice:
+def _uv(there: _There, rows: Sequence[_UvRow]) -> ToolBuild:
     """Return the newest torch on the first index whose driver is old enough; uv compares nothing but the driver."""
     if reason := _unpredicted(there):
-        return Choice(
+        return ToolBuild(
             tool=UV,
             platform=there.facts.platform,
             build="",
@@ -194,7 +194,7 @@ def _accepts(row: _UvRow, there: _There) -> bool:
     return there.driver is not None and not platform.startswith("osx-") and there.driver >= minimum
 
 
-def _pip(there: _There, rows: Sequence[PipDefault]) -> Choice:
+def _pip(there: _There, rows: Sequence[PipDefault]) -> ToolBuild:
     """Return the newest build on the package registry, which has one build for each release and platform."""
     mine = sorted((row for row in rows if there.facts.platform in row.platforms), key=lambda row: row.since)
 
@@ -209,7 +209,7 @@ def _pip(there: _There, rows: Sequence[PipDefault]) -> Choice:
     return there.judge(PIP, found, row, missing=f"the package index has no {there.wanted}")
 
 
-def _conda(there: _There, rows: Sequence[_CondaRow]) -> Choice:
+def _conda(there: _There, rows: Sequence[_CondaRow]) -> ToolBuild:
     """Return the first build whose ``__cuda`` and ``__glibc`` rules the machine meets; the last row is for the CPU."""
     mine = [row for row in rows if there.facts.platform in row.platforms]
     chosen = next(row for row in mine if row.cuda is None or _has_cuda(there, row.cuda))

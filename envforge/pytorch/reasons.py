@@ -11,7 +11,7 @@ from packaging.version import Version
 from envforge.errors import EnvforgeError, Hint
 from envforge.machine.gpu_tables import branch_cuda, driver_support, is_tegra
 from envforge.machine.values import driver_text
-from envforge.pytorch.fit import Facts, has_code, missing_facts
+from envforge.pytorch.fit import MachineLimits, has_code, missing_limits
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.selection import Build, Candidate, Grade, Preference, Refusal, Request, Selection
 
@@ -28,7 +28,7 @@ class NoBuildError(EnvforgeError):
         self.refused = refused
 
 
-def why(selection: Selection, facts: Facts, matrix: Matrix, preferred: str = "") -> str:
+def why(selection: Selection, facts: MachineLimits, matrix: Matrix, preferred: str = "") -> str:
     """Return clauses joined by `; `: why this build, how the driver supports it, and what rules a newer CUDA out."""
     build = selection.build
     head = f"torch {build.pin(build.torch)} {preferred or _preferred(selection)} for {_for_whom(selection, facts)}"
@@ -38,7 +38,7 @@ def why(selection: Selection, facts: Facts, matrix: Matrix, preferred: str = "")
     return "; ".join(parts)
 
 
-def warn(selection: Selection, facts: Facts, matrix: Matrix) -> tuple[str, ...]:
+def warn(selection: Selection, facts: MachineLimits, matrix: Matrix) -> tuple[str, ...]:
     """Return what the user should know about the selection, most important first."""
     build = selection.build
     found = list(_cpu_warnings(selection, facts) if build.tag.is_cpu else _cuda_warnings(selection, facts, matrix))
@@ -67,7 +67,7 @@ class WayOut:
 
 
 def no_build(
-    facts: Facts, request: Request, refused: Sequence[Refusal], matrix: Matrix, ways: Sequence[WayOut] = ()
+    facts: MachineLimits, request: Request, refused: Sequence[Refusal], matrix: Matrix, ways: Sequence[WayOut] = ()
 ) -> NoBuildError:
     """Return the error if no build fits: what exists if the request matches no build, else one line for each reason."""
     hints = [way.hint for way in ways]
@@ -87,7 +87,7 @@ def no_build(
     return NoBuildError(message, hint=hints, refused=tuple(refused))
 
 
-def _driver_hints(facts: Facts, codes: Collection[str]) -> Iterator[Hint]:
+def _driver_hints(facts: MachineLimits, codes: Collection[str]) -> Iterator[Hint]:
     if "driver" in codes:
         newer = "JetPack" if any(is_tegra(capability) for _, capability in facts.gpus) else "NVIDIA driver"
         yield Hint(f"to use the builds that require it, install a newer {newer}")
@@ -127,20 +127,20 @@ def _tags(builds: Iterable[Build]) -> str:
     return ", ".join(sorted({str(build.tag) for build in builds}))
 
 
-def _machine(facts: Facts) -> str:
+def _machine(facts: MachineLimits) -> str:
     driver = _driver(facts) if facts.has_driver else "no NVIDIA driver"
     glibc = f", glibc {facts.glibc}" if facts.glibc else ""
     return f"{_gpus(facts)} with {driver}{glibc}"
 
 
-def _gpus(facts: Facts) -> str:
+def _gpus(facts: MachineLimits) -> str:
     counts = Counter([*(f"{name} ({capability})" for name, capability in facts.gpus), *facts.unknown_gpus])
     return (
         " + ".join(name if n == 1 else f"{n} x {name}" for name, n in counts.items()) or "a machine without a known GPU"
     )
 
 
-def _driver(facts: Facts) -> str:
+def _driver(facts: MachineLimits) -> str:
     if facts.stated_cuda is not None:
         return f"a driver for CUDA {facts.stated_cuda} (set by CONDA_OVERRIDE_CUDA)"
     if facts.driver is not None:
@@ -175,13 +175,13 @@ def _preferred(selection: Selection) -> str:
     }[request.prefer]
 
 
-def _for_whom(selection: Selection, facts: Facts) -> str:
+def _for_whom(selection: Selection, facts: MachineLimits) -> str:
     if selection.build.tag.is_cpu or not facts.gpus:
         return selection.build.platform
     return _gpus(facts)
 
 
-def _served(selection: Selection, facts: Facts, matrix: Matrix) -> Iterator[str]:
+def _served(selection: Selection, facts: MachineLimits, matrix: Matrix) -> Iterator[str]:
     build = selection.build
     if build.tag.cuda is None:
         yield "it runs on the CPU and on Apple GPUs (MPS)" if build.platform == "osx-arm64" else "it runs on the CPU"
@@ -199,7 +199,7 @@ def _served(selection: Selection, facts: Facts, matrix: Matrix) -> Iterator[str]
             f"not directly (CUDA {build.tag.cuda}: {own})"
         )
     else:
-        missing = " and ".join(missing_facts(build, facts, matrix))
+        missing = " and ".join(missing_limits(build, facts, matrix))
         yield f"it is not verified that it runs there: it is not known {missing}"
 
 
@@ -232,7 +232,7 @@ def _age(build: Build) -> tuple[Version, Version]:
     return build.torch, build.tag.cuda or Version("0")
 
 
-def _cpu_warnings(selection: Selection, facts: Facts) -> Iterator[str]:
+def _cpu_warnings(selection: Selection, facts: MachineLimits) -> Iterator[str]:
     if selection.build.platform.startswith("osx-"):
         return
     if facts.has_nvidia:
@@ -248,7 +248,7 @@ def _cpu_warnings(selection: Selection, facts: Facts) -> Iterator[str]:
         )
 
 
-def _cuda_warnings(selection: Selection, facts: Facts, matrix: Matrix) -> Iterator[str]:
+def _cuda_warnings(selection: Selection, facts: MachineLimits, matrix: Matrix) -> Iterator[str]:
     build = selection.build
     if not facts.is_known:
         yield f"{build.tag} was not checked: nothing is known about the driver and GPU of the {facts.platform} machine"
@@ -270,7 +270,7 @@ def _cuda_warnings(selection: Selection, facts: Facts, matrix: Matrix) -> Iterat
         )
 
 
-def _has_forward_compatibility(facts: Facts) -> bool:
+def _has_forward_compatibility(facts: MachineLimits) -> bool:
     """Return whether libcuda reports a newer CUDA than the driver's branch has; the libraries exist only for Linux."""
     if facts.windows_driver or facts.driver is None or facts.driver_cuda is None or facts.stated_cuda is not None:
         return False
@@ -279,7 +279,7 @@ def _has_forward_compatibility(facts: Facts) -> bool:
     return own is not None and facts.driver_cuda > own
 
 
-def _gpu_warnings(build: Build, facts: Facts, matrix: Matrix) -> Iterator[str]:
+def _gpu_warnings(build: Build, facts: MachineLimits, matrix: Matrix) -> Iterator[str]:
     if facts.hidden_gpus:
         yield f"CUDA_VISIBLE_DEVICES hides every GPU ({facts.hidden_gpus}); the build is selected for the hidden GPUs"
     for name in dict.fromkeys(facts.unknown_gpus):

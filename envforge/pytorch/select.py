@@ -10,31 +10,23 @@ from packaging.version import Version
 
 from envforge.base.terms import CPU, WheelTag
 from envforge.machine.values import OTHER_GPU, Machine
-from envforge.pytorch.fit import Facts, Misfit, driver_grade, fit, read_facts
+from envforge.pytorch.fit import MachineLimits, Misfit, driver_grade, fit, read_limits
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.reasons import VERSIONS, NoBuildError, WayOut, no_build, no_common_torch, warn, why
-from envforge.pytorch.selection import (
-    Build,
-    Candidate,
-    Grade,
-    Preference,
-    Refusal,
-    Request,
-    Selection,
-)
+from envforge.pytorch.selection import Build, Candidate, Grade, Preference, Refusal, Request, Selection
 
 _Rank: TypeAlias = tuple[bool | int | Version, ...]
 _GRADES = (Grade.CPU, Grade.UNVERIFIED, Grade.MINOR_COMPATIBLE, Grade.DIRECT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Judged:
+class _PlatformBuilds:
     """Every build of the matrix, judged for one platform; the best accepted one comes first.
 
     ``eligible`` are those accepted builds that also suit the other platforms of the project.
     """
 
-    facts: Facts
+    facts: MachineLimits
     request: Request
     accepted: tuple[Candidate, ...]
     eligible: tuple[Candidate, ...]
@@ -91,7 +83,7 @@ def _way_out(machine: Machine, request: Request, matrix: Matrix, omitted: tuple[
 
 def _plan(
     machine: Machine, alone: Selection, tag: WheelTag, platforms: Sequence[str], matrix: Matrix
-) -> dict[str, _Judged]:
+) -> dict[str, _PlatformBuilds]:
     """Judge each platform for one tag, or for the CPU build if that tag has no wheels."""
     plan = {}
     for platform in dict.fromkeys(platforms or (alone.build.platform,)):
@@ -105,16 +97,16 @@ def _plan(
     return plan
 
 
-def _no_plan(judged: Mapping[str, _Judged], matrix: Matrix) -> NoBuildError:
+def _no_plan(judged: Mapping[str, _PlatformBuilds], matrix: Matrix) -> NoBuildError:
     for each in judged.values():
         if not each.eligible:
             return no_build(each.facts, each.request, each.refused, matrix)
     return no_common_torch({p: [c.build.torch for c in each.eligible] for p, each in judged.items()})
 
 
-def _judge(machine: Machine, request: Request, matrix: Matrix) -> _Judged:
+def _judge(machine: Machine, request: Request, matrix: Matrix) -> _PlatformBuilds:
     platform = request.platform or machine.platform
-    facts = read_facts(machine, platform)
+    facts = read_limits(machine, platform)
     accepted, refused = [], []
     for build in matrix.builds:
         misfit = _not_asked(build, request, facts, platform)
@@ -122,21 +114,17 @@ def _judge(machine: Machine, request: Request, matrix: Matrix) -> _Judged:
         if isinstance(verdict, Misfit):
             refused.append(
                 Refusal(
-                    build=build,
-                    code=verdict.code,
-                    wanted=verdict.wanted,
-                    found=verdict.found,
-                    reason=verdict.reason,
+                    build=build, code=verdict.code, wanted=verdict.wanted, found=verdict.found, reason=verdict.reason
                 )
             )
         else:
             accepted.append(Candidate(build=build, python=_python(build, request, matrix), grade=verdict))
     best_first = sorted(accepted, key=lambda c: _rank(c, request.prefer, facts, matrix), reverse=True)
     ranked = tuple(best_first)
-    return _Judged(facts=facts, request=request, accepted=ranked, eligible=ranked, refused=tuple(refused))
+    return _PlatformBuilds(facts=facts, request=request, accepted=ranked, eligible=ranked, refused=tuple(refused))
 
 
-def _not_asked(build: Build, request: Request, facts: Facts, platform: str) -> Misfit | None:
+def _not_asked(build: Build, request: Request, facts: MachineLimits, platform: str) -> Misfit | None:
     """Return the first requested value, or rule of ``--cuda auto``, that the build doesn't meet."""
     if build.platform != platform:
         return _other("platform", platform, build.platform)
@@ -153,7 +141,7 @@ def _not_asked(build: Build, request: Request, facts: Facts, platform: str) -> M
     return None if request.cuda is not None else _not_automatic(build, facts)
 
 
-def _not_automatic(build: Build, facts: Facts) -> Misfit | None:
+def _not_automatic(build: Build, facts: MachineLimits) -> Misfit | None:
     if build.platform.startswith("osx-"):
         return None
     if build.tag.is_cpu and facts.has_nvidia:
@@ -192,7 +180,7 @@ def _default_python(pythons: Sequence[Version], at_most: Version) -> Version:
     return max((python for python in pythons if python <= at_most), default=min(pythons))
 
 
-def _rank(candidate: Candidate, prefer: Preference, facts: Facts, matrix: Matrix) -> _Rank:
+def _rank(candidate: Candidate, prefer: Preference, facts: MachineLimits, matrix: Matrix) -> _Rank:
     """Return the sort key of a build, most important first.
 
     A verified build always comes before an unverified one (docs/decisions/0022).
@@ -209,14 +197,14 @@ def _rank(candidate: Candidate, prefer: Preference, facts: Facts, matrix: Matrix
     return (verified, build.confirmed, build.torch, grade, cuda)
 
 
-def _width(build: Build, facts: Facts, matrix: Matrix) -> tuple[int, ...]:
+def _width(build: Build, facts: MachineLimits, matrix: Matrix) -> tuple[int, ...]:
     """Return how many machines a build supports: the oldest driver that runs it, then its kinds of GPU."""
     family = matrix.family_minimum(build.tag.cuda) if build.tag.cuda else None
     oldest = family.driver(windows=facts.windows_driver).release if family else (0,)
     return (-oldest[0], len(build.capabilities))
 
 
-def _answer(judged: _Judged, candidate: Candidate, matrix: Matrix, preferred: str = "") -> Selection:
+def _answer(judged: _PlatformBuilds, candidate: Candidate, matrix: Matrix, preferred: str = "") -> Selection:
     build = candidate.build
     selection = Selection(
         request=judged.request,
@@ -232,7 +220,7 @@ def _answer(judged: _Judged, candidate: Candidate, matrix: Matrix, preferred: st
     return replace(selection, reason=why(selection, judged.facts, matrix, preferred), warnings=warnings)
 
 
-def _common_torches(judged: Mapping[str, _Judged]) -> set[Version]:
+def _common_torches(judged: Mapping[str, _PlatformBuilds]) -> set[Version]:
     """Return the torch releases that every platform has; only confirmed ones, if there are any."""
     confirmed = [{c.build.torch for c in each.eligible if c.build.confirmed} for each in judged.values()]
     return set.intersection(*confirmed) or set.intersection(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import ModuleType
@@ -32,6 +33,7 @@ def _observed(question: Question, record: Record) -> Judgement:
         return skipped("not included in the record")
     if lack is None:
         return passed(_how(record, question))
+    # envforge failed here, which says nothing about the machine
     if lack.why in ("broken", "late"):
         verdict = Verdict.UNKNOWN
     elif lack.why == "unfinished" or question in record.asked.explicit:
@@ -54,13 +56,16 @@ def _how(record: Record, question: Question) -> str:
     return f"{_NAMES[question]} was observed{took}"
 
 
-@check("machine-observed", "Observation of the machine", of=record_of("machine"), group="observation", required=True)
+_observation = partial(check, group="observation")
+
+
+@_observation("machine-observed", "Observation of the machine", of=record_of("machine"), required=True)
 def _machine(record: Record) -> Judgement:
     """Without facts, no check of the machine can decide anything."""
     return _observed("machine", record)
 
 
-@check("lock-usable", "Lockfile for this platform", of=record_of("machine"), group="observation")
+@_observation("lock-usable", "Lockfile for this platform", of=record_of("machine"))
 def _lock(record: Record) -> Judgement:
     """Without a lockfile for this platform, there is nothing to compare the machine and environment with."""
     project, wanted = record.project, "a valid lockfile for this platform"
@@ -72,19 +77,13 @@ def _lock(record: Record) -> Judgement:
     return passed(f"valid, for {', '.join(project.lock_platforms)}{needs}", wanted, project.lock_file)
 
 
-@check(
-    "environment-observed",
-    "Observation of the environment",
-    of=record_of("environment"),
-    group="observation",
-    required=True,
-)
+@_observation("environment-observed", "Observation of the environment", of=record_of("environment"), required=True)
 def _environment(record: Record) -> Judgement:
     """Only an installed environment can be compared with its lockfile."""
     return _observed("environment", record)
 
 
-@check("training-observed", "Observation of training", of=record_of("training"), group="observation", required=True)
+@_observation("training-observed", "Observation of training", of=record_of("training"), required=True)
 def _training(record: Record) -> Judgement:
     """Only a completed training run shows that this machine can train."""
     return _observed("training", record)
@@ -114,6 +113,7 @@ def all_checks(questions: Sequence[Question] = QUESTIONS) -> tuple[Check, ...]:
             )
         origins[found.id] = origin
         checks.append(found)
+    # the sort is stable, so that within a question the order of the modules is kept
     return tuple(sorted(checks, key=lambda found: QUESTIONS.index(found.question)))
 
 
@@ -195,6 +195,7 @@ def choose(asked: Asked, checks: Sequence[Check]) -> ChosenChecks:
     questions = _questions(kept if asked.only else [check for check in kept if not _is_about_the_run(check)])
     if not asked.only:
         _refuse_empty(asked, questions)
+    # from all checks: no option can leave them out
     first = [check for check in checks if _is_about_the_run(check) and check.question in questions]
     others = [check for check in kept if not _is_about_the_run(check)]
     return ChosenChecks(checks=(*first, *others), questions=questions, depth=depth)

@@ -51,7 +51,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Means:
+class RunContext:
     """What a run uses: the computer, the current time, the time limit of each process, and the progress callback."""
 
     world: World
@@ -60,9 +60,11 @@ class Means:
     say: Callable[[str], None]
 
 
-def find_situation(place: Place, asked: Asked, chosen: ChosenChecks, means: Means) -> tuple[Situation, Surroundings]:
+def find_situation(
+    place: Place, asked: Asked, chosen: ChosenChecks, context: RunContext
+) -> tuple[Situation, Surroundings]:
     """Find the project, its lockfile, and its environment, and select the questions that can be answered."""
-    platform = conda_subdir(means.world.system, means.world.architecture)
+    platform = conda_subdir(context.world.system, context.world.architecture)
     project = project_folder(place.folder)
     meant = _meant(place, project)
     lock = _lock(place, project, meant, platform)
@@ -71,17 +73,17 @@ def find_situation(place: Place, asked: Asked, chosen: ChosenChecks, means: Mean
     missing = {lack.what for lack in absent}
     usable = meant is not None and not any(lack.what == "environment" for lack in _lacks(project, meant, QUESTIONS))
     situation = Situation(
-        world=means.world,
-        now=means.now,
+        world=context.world,
+        now=context.now,
         folder=place.folder,
         project=project,
         lock=lock if facts is not None and facts.lock_unreadable is None else None,
         prefix=meant.prefix if meant is not None and usable else None,
         questions=tuple(question for question in chosen.questions if question not in missing),
         depth=chosen.depth,
-        limit_s=means.limit_s,
+        limit_s=context.limit_s,
         needs=chosen.needs,
-        say=means.say,
+        say=context.say,
     )
     return situation, Surroundings(asked=asked, project=facts, absent=absent)
 
@@ -100,6 +102,7 @@ def _lock(place: Place, project: Path | None, meant: Meant | None, platform: str
         from envforge.lock.needs import variant_lock  # noqa: PLC0415 - only variants need it
 
         return variant_lock(project or place.folder, place.variant, platform)
+    # before the lockfile of the project, because a variant may be installed
     made_from = _made_from(meant)
     if made_from is not None:
         return made_from
@@ -119,6 +122,7 @@ def _made_from(meant: Meant | None) -> Path | None:
     except EnvforgeError:
         return None  # the environment has its own finding for an invalid journal
     lock = Path(journal.lockfile) if journal is not None else None
+    # the project may have been moved or removed since
     return lock if lock is not None and lock.is_file() else None
 
 
@@ -316,8 +320,6 @@ def _described(machine: Machine, lock: Signal[LockNeeds]) -> MachineFacts:
         memory_limit=Signal(unreadable=reason),
     )
     driver = DriverFacts(
-        kernel_module=Signal(unreadable=reason),
-        nvml=Signal(unreadable=reason),
-        libcuda=Signal(unreadable=reason),
+        kernel_module=Signal(unreadable=reason), nvml=Signal(unreadable=reason), libcuda=Signal(unreadable=reason)
     )
     return MachineFacts(machine=machine, driver=driver, system=system, lock=lock)

@@ -76,6 +76,7 @@ def check(  # noqa: PLR0913 - these are the columns of the table of checks
             cost=cost,
             required=required,
             row=row,
+            # a check may need more than its view
             needs=needs or of.needs,
             observe=observe,
         )
@@ -129,6 +130,7 @@ def unread(signal: Signal[Any], what: str = "", **more: str) -> Judgement:
     ``what`` starts the text, such as "the loaded libraries are unknown".
     """
     reason = signal.unreadable or "not read"
+    # nothing that the user could repair: a required check must not fail because a GPU lacks a feature
     judgement = skipped if signal.code in ("not-supported", "no-permission") else unknown
     return judgement(f"{what}: {reason}" if what else reason, source=signal.source, **more)
 

@@ -115,6 +115,7 @@ def _ask(question: Question, situation: Situation) -> object:
 def _ask_own(ask: Callable[[Situation], Json], situation: Situation) -> object:
     """Return the result of another package's observer as the record will contain it; raise if it isn't JSON."""
     document = Document(damaged="the result of `observe` is invalid", error=EnvforgeError, code="checks-broken")
+    # written and read, so that a check judges the same values now and with `--from`
     return document.read_json(json.dumps(ask(situation), allow_nan=False), Any)
 
 
@@ -128,6 +129,7 @@ def _guarded(what: str, ask: Callable[[], T], limit_s: float) -> tuple[T | None,
         except BaseException as error:  # noqa: BLE001 - reported in the record, and must not end the run
             results.put((None, error))
 
+    # a daemon, because a thread that hangs in the driver must not keep envforge from exiting
     threading.Thread(target=work, name=f"verify-{what}", daemon=True).start()
     try:
         value, error = results.get(timeout=limit_s)

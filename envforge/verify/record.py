@@ -121,6 +121,7 @@ def read_record(text: str | bytes, where: str) -> Record:
     damaged = f"the record `{where}` is invalid"
     document = Document(damaged=damaged, error=RecordError, code="record-damaged", hint=_AGAIN, command=_RECORD_COMMAND)
     value = document.read_json(text, dict[str, Any])
+    # the envelope of `verify --json` contains the record
     if "schema_version" in value and "record" not in value:
         value = _mapping(_mapping(value.get("result")).get("record"))
     if value.get("record") != RECORD:
@@ -153,6 +154,7 @@ def _with_machine(value: dict[str, Any], where: str) -> dict[str, Any]:
 def read_record_file(path: Path) -> Record:
     """Read a record from a file; raise ``RecordError`` if it can't be read."""
     try:
+        # PowerShell writes a byte order mark
         text = regular(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(
@@ -165,6 +167,7 @@ def read_record_file(path: Path) -> Record:
 
 
 def _check_version(version: object, where: str) -> None:
+    # in Python, `True == 1`
     if version == RECORD_VERSION and type(version) is int:
         return
     from envforge.base.distribution import upgrade_command  # noqa: PLC0415 - slow to import, and only errors need it

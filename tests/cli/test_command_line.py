@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -46,6 +48,39 @@ def test_help_imports_only_click_and_our_own_command_line() -> None:
         "envforge.base.process",
         "envforge.base.envelope",
     }
+
+
+def options_of(command: click.Command, context: click.Context) -> Iterator[click.Option]:
+    """Yield the options of a command and of its subcommands."""
+    yield from (each for each in command.params if isinstance(each, click.Option))
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            yield from options_of(command.get_command(context, name) or click.Command(name), context)
+
+
+def test_options_of_one_name_read_one_variable() -> None:
+    found: dict[str, set[object]] = {}
+    for option in options_of(cli, click.Context(cli)):
+        found.setdefault(max(option.opts, key=len), set()).add(option.envvar)
+    assert {name: variables for name, variables in found.items() if len(variables) > 1} == {}
+
+
+# as small as they are today: a command that loads more starts slower, and is harder to follow
+@pytest.mark.parametrize(
+    ("arguments", "most"),
+    [
+        (["detect"], 18),
+        (["explain", "--machine", "t4"], 36),
+        (["new", "tabular", "project", "--cuda", "11.8", "--dry-run"], 55),
+        (["verify", "--fast"], 70),
+    ],
+)
+def test_commands_load_few_modules_of_envforge(
+    arguments: list[str], most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = {name for name in modules_after(*arguments) if name.split(".")[0] == "envforge"}
+    assert len(loaded) <= most, sorted(loaded)
 
 
 def test_every_command_of_the_table_loads_and_says_what_it_is_for() -> None:

@@ -15,7 +15,8 @@ from envforge.base import toml
 from envforge.cli import main
 from envforge.errors import EnvforgeError
 from envforge.lock.compile import PylockReport, check_pylock, is_pylock_current, lock_pylock
-from envforge.lock.pylock import is_pylock, lockfile_of, parse_pylock, pylock_of
+from envforge.lock.project import is_pylock
+from envforge.lock.pylock import lockfile_of, parse_pylock, pylock_of
 from tests.lock.conftest import CONDA_LIBRARIES, World, environment_text, new_world
 from tests.lock.torchindex import PUBLIC, wheel
 

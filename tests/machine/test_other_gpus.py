@@ -8,8 +8,7 @@ import pytest
 
 from envforge.base.terms import CPU
 from envforge.cli import main
-from envforge.machine.gpu_tables import _pci, other_vendors
-from envforge.machine.other_gpus import named_other, read_other_gpus
+from envforge.machine.gpu_tables import _pci, named_other, other_vendors, read_other_gpus
 from envforge.machine.probe import probe
 from envforge.machine.record import parse_machine
 from envforge.machine.values import Machine

@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 from packaging.version import Version
 
-from envforge.pytorch.fit import Facts, Misfit, driver_grade
+from envforge.pytorch.fit import MachineLimits, Misfit, driver_grade
 from envforge.pytorch.matrix import Minimum, built_in_matrix
 from envforge.pytorch.selection import Grade
 
 MATRIX = built_in_matrix()
 
 
-def facts(driver: str, *, windows: bool = False) -> Facts:
-    return Facts(
+def facts(driver: str, *, windows: bool = False) -> MachineLimits:
+    return MachineLimits(
         platform="win-64" if windows else "linux-64",
         is_known=True,
         has_driver=True,

@@ -14,7 +14,7 @@ from envforge.cli import main
 from envforge.machine.record import load_machine
 from envforge.machine.values import Machine
 from envforge.pytorch.matrix import load_matrix
-from envforge.pytorch.others import CONDA, PIP, UV, Choice, compare_tools, load_other_tools
+from envforge.pytorch.others import CONDA, PIP, UV, ToolBuild, compare_tools, load_other_tools
 from envforge.pytorch.selection import Request
 from tests.pytorch.machines import MATRIX, machine
 
@@ -22,7 +22,7 @@ TOOLS = load_other_tools()
 PYTHON = Version("3.12")
 
 
-def choices(of: Machine, request: Request | None = None, python: Version = PYTHON) -> dict[str, Choice]:
+def choices(of: Machine, request: Request | None = None, python: Version = PYTHON) -> dict[str, ToolBuild]:
     return {choice.tool: choice for choice in compare_tools(of, request or Request(), python, MATRIX, TOOLS)}
 
 

@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.machine.values import Driver, Gpu, Machine
-from envforge.pytorch.fit import missing_facts, read_facts
+from envforge.pytorch.fit import missing_limits, read_limits
 from envforge.pytorch.matrix import Matrix
 from envforge.pytorch.reasons import NoBuildError
 from envforge.pytorch.select import select
@@ -240,11 +240,11 @@ def test_verified_build_has_a_kernel_and_a_driver_for_every_gpu(machine: Machine
 @given(machines(), requests())
 def test_unverified_cuda_build_names_what_is_missing(machine: Machine, request: Request) -> None:
     platform = request.platform or machine.platform
-    facts = read_facts(machine, platform)
+    facts = read_limits(machine, platform)
     accepted, _, _ = judged(machine, request)
     for candidate in accepted:
         if candidate.build.tag.cuda is not None:
-            missing = tuple(missing_facts(candidate.build, facts, MATRIX))
+            missing = tuple(missing_limits(candidate.build, facts, MATRIX))
             assert bool(missing) is (candidate.grade is Grade.UNVERIFIED)
 
 

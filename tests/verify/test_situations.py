@@ -9,7 +9,7 @@ import pytest
 
 from envforge.prefix.journal import Journal, write_journal
 from envforge.verify.checks import choose
-from envforge.verify.discovery import Means, Place, find_situation
+from envforge.verify.discovery import Place, RunContext, find_situation
 from envforge.verify.observe import Situation, Surroundings
 from envforge.verify.record import ProjectFacts
 from tests.prefix.install.support import LockWriter
@@ -22,7 +22,7 @@ CHECKS = (check("m"), check("e", question="environment"), check("t", question="t
 
 
 def found(folder: Path, explicit: tuple[Any, ...] = (), **place: Any) -> tuple[Situation, Surroundings]:
-    means = Means(world=Recorded().world(folder), now=NOW, limit_s=9, say=lambda text: None)
+    means = RunContext(world=Recorded().world(folder), now=NOW, limit_s=9, say=lambda text: None)
     question = asked(*explicit)
     return find_situation(Place(folder=folder, **place), question, choose(question, CHECKS), means)
 

@@ -45,8 +45,8 @@ class LockedTorch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MachineGpu:
-    """A GPU that CUDA programs can use, as the driver reports it."""
+class VisibleGpu:
+    """A GPU that CUDA programs can use, as the driver or torch reports it."""
 
     index: int
     name: str
@@ -83,21 +83,12 @@ class TorchFacts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TorchGpu:
-    """A GPU as torch reports it."""
-
-    index: int
-    name: str
-    capability: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class CudaFacts:
     """What torch reports about GPUs; ``warnings`` are those of ``torch.cuda.is_available()``."""
 
     available: bool
     warnings: tuple[str, ...] = ()
-    gpus: tuple[TorchGpu, ...] = ()
+    gpus: tuple[VisibleGpu, ...] = ()
     error: str | None = None
 
 
@@ -144,7 +135,7 @@ class EnvironmentFacts:
     platform: str
     driver: str | None = None
     driver_source: str = ""
-    machine_gpus: tuple[MachineGpu, ...] = ()
+    machine_gpus: tuple[VisibleGpu, ...] = ()
     conditions: tuple[str, ...] = ()
     locked: Signal[LockedTorch] = field(default_factory=Signal)
     audit: Signal[AuditFacts] = field(default_factory=Signal)

@@ -23,11 +23,11 @@ from envforge.verify.environment.facts import (
     EnvironmentFacts,
     Library,
     LockedTorch,
-    MachineGpu,
     NumpyFacts,
     PythonFacts,
     Toolchain,
     TorchFacts,
+    VisibleGpu,
 )
 from envforge.verify.values import Signal, SignalCode
 
@@ -109,6 +109,7 @@ def _version_of(library: str, names: dict[str, str]) -> str | None:
     return next((v for name, v in sorted(names.items()) if name.startswith(f"nvidia-{library}")), None)
 
 
+# a broken environment has thousands of differences, and records are sent to others
 KEPT = 50
 PROGRAMS = Path(__file__).parents[1] / "training"
 _NOT_WANTED = "no selected check needs it"
@@ -159,7 +160,7 @@ def machine_facts(machine: Machine) -> dict[str, Any]:
     """Return what the driver reports, to compare it with torch."""
     version = machine.driver.version if machine.driver else None
     gpus = tuple(
-        MachineGpu(index=gpu.index, name=gpu.name, capability=str(gpu.compute_capability or "") or None)
+        VisibleGpu(index=gpu.index, name=gpu.name, capability=str(gpu.compute_capability or "") or None)
         for gpu in machine.visible_gpus
     )
     return {
@@ -207,6 +208,7 @@ def _ask(situation: Situation, prefix: Path, python: Path) -> dict[str, Any]:
 
     situation.say("importing torch")
     end, lines = run_child(start("plain"))
+    # `-I` ignores PYTHONDONTWRITEBYTECODE, so it needs `-B`
     isolated_end, isolated = run_child(start("isolated", "-I", "-B"))
     said = {str(line.get("part")): line for line in (*lines, *isolated)}
     missing = end.in_words if not end.is_good else "the process did not report it"

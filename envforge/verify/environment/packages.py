@@ -35,18 +35,15 @@ def _missing(facts: EnvironmentFacts) -> Judgement:
     return failed(facts.state_text, "a complete environment", facts.prefix or "", command=command)
 
 
-@_packages(
-    "environment-drift", "Packages compared with the lockfile", of=ENVIRONMENT, cost="default", row=38, needs=("audit",)
-)
+@_audited_packages("environment-drift", "Packages compared with the lockfile", row=38)
 def _drift(facts: EnvironmentFacts) -> Judgement:
     """If a package differs from the lockfile, no other machine can reproduce the results."""
+    # `files-changed` and `packages-twice` report the others
     found = [item for item in _all(facts) if not item.kind.startswith("file-") and item.kind != "owned-twice"]
     return _audited(facts, found, "every package as in the lockfile")
 
 
-@_packages(
-    "files-changed", "Files compared with their packages", of=ENVIRONMENT, cost="default", row=39, needs=("audit",)
-)
+@_audited_packages("files-changed", "Files compared with their packages", row=39)
 def _files(facts: EnvironmentFacts) -> Judgement:
     """A file changed after installation is different code under the same version. `pip check` can't detect it."""
     return _audited(facts, [item for item in _all(facts) if item.kind in _FILES], "every file as in its package")
@@ -75,15 +72,7 @@ def _audited(facts: EnvironmentFacts, found: list[AuditFinding], wanted: str) ->
     return passed(total, wanted, source)
 
 
-@_packages(
-    "packages-twice",
-    "Libraries owned by both conda and pip",
-    of=ENVIRONMENT,
-    severity=Verdict.WARN,
-    cost="default",
-    row=34,
-    needs=("audit",),
-)
+@_audited_packages("packages-twice", "Libraries owned by both conda and pip", severity=Verdict.WARN, row=34)
 def _twice(facts: EnvironmentFacts) -> Iterator[Judgement]:
     """Two owners overwrite each other's files, so the version depends on which was installed last."""
     audit, source = facts.audit.value, facts.audit.source

@@ -9,7 +9,9 @@ from functools import partial
 from packaging.version import Version
 
 from envforge.base.redact import quoted
-from envforge.base.terms import ComputeCapability
+from envforge.base.terms import CPU, ComputeCapability, WheelTag
+from envforge.pytorch.fit import has_code, has_ptx
+from envforge.pytorch.selection import Build
 from envforge.verify.environment.facts import EnvironmentFacts, LockedTorch, TorchFacts
 from envforge.verify.environment.packages import ENVIRONMENT
 from envforge.verify.judging import Judged, View, check, counted, failed, info, passed, skipped, unknown, unread, warned
@@ -233,21 +235,21 @@ def _arch(case: TorchCase) -> Iterator[Judgement]:
     if case.torch.cuda is None:
         yield skipped("this torch is a CPU build")
         return
+    # torch has its own order of GPUs, in which `cuda:0` may be another GPU than in nvidia-smi
     seen = case.facts.cuda.value.gpus if case.facts.cuda.value is not None else ()
-    gpus = [(gpu.index, gpu.name, gpu.capability) for gpu in seen]
-    gpus = gpus or [(gpu.index, gpu.name, gpu.capability or "") for gpu in case.facts.machine_gpus]
+    gpus = seen or case.facts.machine_gpus
     if not gpus:
         yield skipped("no GPU")
-    for index, name, capability in gpus:
-        yield _kernels(case.torch, capability, subject=f"GPU {index} {name}")
+    for gpu in gpus:
+        yield _kernels(case, gpu.capability, subject=f"GPU {gpu.index} {gpu.name}")
 
 
-def _kernels(torch: TorchFacts, capability: str, subject: str) -> Judgement:
-    kernels = " ".join(torch.arch_list)
+def _kernels(case: TorchCase, capability: str | None, subject: str) -> Judgement:
+    torch, kernels = case.torch, " ".join(case.torch.arch_list)
     if not torch.arch_list or not capability:
         missing = "torch's list of kernels" if capability else "the compute capability of the GPU"
         return unknown(f"{missing} is unknown", subject=subject)
-    if serves(torch.arch_list, ComputeCapability.parse(capability)):
+    if supports(torch, case.facts.platform, ComputeCapability.parse(capability)):
         return passed(f"compute capability {capability}", kernels, subject=subject)
     return failed(
         f"compute capability {capability}; torch {torch.version} contains {kernels}",
@@ -258,27 +260,25 @@ def _kernels(torch: TorchFacts, capability: str, subject: str) -> Judgement:
     )
 
 
-def serves(arch_list: tuple[str, ...], capability: ComputeCapability) -> bool:
-    """Return whether a build has a kernel for a GPU: same major version and no higher minor, or PTX of at most that.
-
-    Source: CUDA C++ programming guide, binary and PTX compatibility. Jetson chips run only their own code; ``sm_90a``
-    runs only on 9.0.
-    """
-    for entry in arch_list:
+def supports(torch: TorchFacts, platform: str, capability: ComputeCapability) -> bool:
+    """Return whether an imported torch has a kernel for a GPU, or PTX for it, by the rules of ``pytorch.fit``."""
+    kernels: dict[str, list[ComputeCapability]] = {"sm": [], "compute": []}
+    for entry in torch.arch_list:
         kind, _, digits = entry.partition("_")
         number = digits.rstrip("af")
-        if not number.isdigit() or len(number) < 2:
-            continue
-        built = ComputeCapability(int(number[:-1]), int(number[-1]))
-        if {capability, built} & {*matrix().tegra} or digits.endswith("a"):
-            fits = built == capability
-        elif kind == "compute":
-            fits = built <= capability
-        else:
-            fits = built.major == capability.major and built.minor <= capability.minor
-        if fits:
-            return True
-    return False
+        if kind in kernels and number.isdigit() and len(number) > 1:
+            built = ComputeCapability(int(number[:-1]), int(number[-1]))
+            if not digits.endswith("a") or built == capability:  # `sm_90a` runs only on 9.0
+                kernels[kind].append(built)
+    build = Build(
+        torch=Version("0"),  # only the kernels matter, and on Tegra the CUDA version
+        tag=WheelTag(Version(torch.cuda)) if torch.cuda else CPU,
+        platform=platform,
+        pythons=(),
+        capabilities=tuple(kernels["sm"]),
+        ptx=tuple(kernels["compute"]),
+    )
+    return has_code(build, capability, matrix()) or has_ptx(build, capability, matrix())
 
 
 @_check(

@@ -207,6 +207,7 @@ def no_gpus(case: Case) -> Judgement:
     if silence is not None:
         return skipped(f"the driver does not report its GPUs: see `{DRIVER_STATES[silence.code]}`")
     if case.machine.gpus:
+        # None means that nothing is hidden
         hidden = case.machine.visible == ()
         return skipped("no GPU is visible: see `gpus-hidden`" if hidden else "NVML does not report the GPU")
     return skipped(NO_GPU if case.is_bare else "the driver lists no GPU")

@@ -11,7 +11,7 @@ from packaging.version import Version
 from envforge.base.redact import lock_command
 from envforge.base.terms import CPU, ComputeCapability
 from envforge.machine.values import Gpu, driver_text
-from envforge.pytorch.fit import Facts, Misfit, driver_grade, has_cubin, has_ptx, read_facts
+from envforge.pytorch.fit import MachineLimits, Misfit, driver_grade, has_code, has_cubin, has_ptx, read_limits
 from envforge.pytorch.selection import Build, Grade
 from envforge.verify.judging import check, failed, info, passed, skipped, unknown, unread, warned
 from envforge.verify.machine.case import MACHINE, Case, no_gpus, sources
@@ -72,7 +72,7 @@ def _graded(case: Case, *, minor: bool) -> Judgement:
     needs, stop = case.needs, _without_cuda(case)
     if stop is not None or needs is None or needs.cuda is None:
         return stop or skipped(NO_LOCK)
-    facts = read_facts(case.machine, needs.platform)
+    facts = read_limits(case.machine, needs.platform)
     if not facts.has_driver:
         return unknown(_UNKNOWN_DRIVER) if case.machine.gpus and case.silence is None else no_gpus(case)
     cuda = needs.cuda.version
@@ -82,9 +82,10 @@ def _graded(case: Case, *, minor: bool) -> Judgement:
     return replace(judged, source=sources(known, case.facts.lock.source), command=command)
 
 
-def _judge_grade(cuda: Version, package: str, facts: Facts, *, minor: bool) -> Judgement:
+def _judge_grade(cuda: Version, package: str, facts: MachineLimits, *, minor: bool) -> Judgement:
     grade, found = driver_grade(cuda, facts, matrix()), _driver_words(facts)
     locked = f"{found}; the lockfile contains CUDA {cuda} (`{package}`)"
+    # one cause has one finding
     if isinstance(grade, Misfit):
         wanted = f"{grade.wanted}, for CUDA {cuda.major}"
         return skipped("see `driver-too-old`") if minor else failed(locked, wanted)
@@ -98,12 +99,12 @@ def _judge_grade(cuda: Version, package: str, facts: Facts, *, minor: bool) -> J
     return passed(locked)
 
 
-def _driver_words(facts: Facts) -> str:
+def _driver_words(facts: MachineLimits) -> str:
     served = f" (supports CUDA {facts.driver_cuda})" if facts.driver_cuda else ""
     return f"NVIDIA driver {driver_text(facts.driver) if facts.driver else 'of unknown version'}{served}"
 
 
-def _direct(cuda: Version, facts: Facts) -> str:
+def _direct(cuda: Version, facts: MachineLimits) -> str:
     row = matrix().direct_minimum(cuda)
     return driver_text(row.driver(windows=facts.windows_driver)) if row else "of that toolkit"
 
@@ -137,9 +138,11 @@ def _kernel(case: Case, needs: LockNeeds, gpu: Gpu) -> Judgement:
     )
     if has_cubin(build, capability, matrix()):
         return passed(words)
+    if has_code(build, capability, matrix()):
+        return warned(f"{words}; code for servers may run on this Tegra chip", wanted, command=case.explain)
     if not has_ptx(build, capability, matrix()):
         return failed(words, wanted, command=case.explain)
-    facts = read_facts(case.machine, needs.platform)
+    facts = read_limits(case.machine, needs.platform)
     cuda = needs.cuda.version if needs.cuda else None
     if cuda is not None and driver_grade(cuda, facts, matrix()) is Grade.MINOR_COMPATIBLE:
         wanted += f", or a driver that can compile this PTX: {_direct(cuda, facts)} or newer"

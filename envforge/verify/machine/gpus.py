@@ -238,6 +238,7 @@ def _links(gpu: GpuCase[tuple[bool, ...]]) -> Judgement:
         return skipped("the GPU has no NVLink")
     if active == len(gpu.value):
         return passed(words)
+    # PCIe cards are connected only if someone bought a bridge
     if not several or (active == 0 and not _is_switched(gpu)):
         return info(f"{words}: {'there is no bridge' if several else 'there is no other GPU to connect to'}")
     return warned(words, "all of them", command=f"nvidia-smi nvlink --status -i {gpu.facts.index}")
@@ -268,6 +269,7 @@ def _busy(gpu: GpuCase[Memory]) -> Judgement:
     """If other programs use the memory, training fails with `out of memory`."""
     memory, processes = gpu.value, gpu.facts.processes.value or ()
     used = f"{gib(memory.used)} of {gib(memory.total)} is in use"
+    # each GPU has some memory in use: by the driver, ECC, or a desktop
     if memory.used > max(memory.total * share("gpu_used_share"), limit("gpu_used_bytes")):
         wanted = "a free GPU; select one with CUDA_VISIBLE_DEVICES, or wait for the other program"
         command = "nvidia-smi --query-compute-apps=pid,process_name,used_memory --format=csv"

@@ -12,13 +12,7 @@ from envforge.pytorch.matrix import Matrix, load_matrix
 
 XidKind = Literal["app", "driver", "hardware"]
 # used by several checks, or shown with their findings
-_ALSO_WATCHED = (
-    "CUDA_DEVICE_ORDER",
-    "CUDA_VISIBLE_DEVICES",
-    "LD_LIBRARY_PATH",
-    "LD_PRELOAD",
-    "NVIDIA_VISIBLE_DEVICES",
-)
+_ALSO_WATCHED = ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "LD_PRELOAD", "NVIDIA_VISIBLE_DEVICES")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -175,6 +175,7 @@ def _runs(device: DeviceFacts) -> tuple[SpeedRun, ...]:
 
 
 def _step_times(where: str, runs: Sequence[SpeedRun]) -> BarChart:
+    # a record from elsewhere may state 0 s
     first, others = runs[0], runs[1:] if runs[0].step_s > 0 else ()
     against = " and ".join(f"{run.step_s / first.step_s:.2f} times the speed of {run.label}" for run in others)
     said = f"A step in {first.label} takes {_milliseconds(first.step_s)} (the median of {first.steps})"

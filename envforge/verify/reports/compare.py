@@ -172,6 +172,7 @@ def _speed_rows(reports: Sequence[Report], tolerance: float) -> Iterator[FleetRo
         found = [table.get(name) for table in tables]
         values = [measure.value for measure in found if measure is not None and math.isfinite(measure.value)]
         far_apart = bool(values) and min(values) > 0 and max(values) / min(values) - 1 > tolerance
+        # the median of two values is between them, so both would be equally far off
         if len(values) >= FEW:
             cells = tuple(_against_median(measure, median(values), tolerance) for measure in found)
             differs = any(cell.is_odd for cell in cells)

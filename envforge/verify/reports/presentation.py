@@ -38,7 +38,7 @@ Rows = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Section:
+class FactSection:
     """One group of facts. A terminal shows only ``short``; ``compared`` is whether machines should agree."""
 
     title: str
@@ -125,7 +125,7 @@ class Presentation:
         return finding.fails or (self.strict and finding.verdict is Verdict.WARN)
 
     @property
-    def sections(self) -> tuple[Section, ...]:
+    def sections(self) -> tuple[FactSection, ...]:
         """The facts of the record."""
         return facts(self.report.record)
 
@@ -147,12 +147,12 @@ def printable(text: str) -> str:
     return errors.printable(re.sub(r"\r\n|[\n\t]", " ", text)).strip()
 
 
-def facts(record: Record) -> tuple[Section, ...]:
+def facts(record: Record) -> tuple[FactSection, ...]:
     """Return the facts of a record, in sections that have rows."""
     return tuple(section for section in _sections(record) if section.rows)
 
 
-def _sections(record: Record) -> Iterator[Section]:
+def _sections(record: Record) -> Iterator[FactSection]:
     if record.project is not None:
         yield _project(record.project)
     if record.machine is not None:
@@ -164,7 +164,7 @@ def _sections(record: Record) -> Iterator[Section]:
     yield _run(record)
 
 
-def _project(project: ProjectFacts) -> Section:
+def _project(project: ProjectFacts) -> FactSection:
     rows = _rows(
         ("project", project.name),
         ("template", project.template),
@@ -176,10 +176,10 @@ def _project(project: ProjectFacts) -> Section:
     )
     digest = f", sha256 {project.lock_sha256[:12]}" if project.lock_sha256 else ""
     short = f"{project.lock_file}{digest}" if project.lock_file else ""
-    return Section(title="Project and lockfile", rows=rows, short=_rows(("lockfile", short)))
+    return FactSection(title="Project and lockfile", rows=rows, short=_rows(("lockfile", short)))
 
 
-def _machine(facts: MachineFacts) -> Section:
+def _machine(facts: MachineFacts) -> FactSection:
     machine, cpu, share = facts.machine, facts.system.cpu.value, facts.system.processors.value
     driver = machine.driver
     version = driver_text(driver.version) if driver and driver.version else "none"
@@ -197,7 +197,7 @@ def _machine(facts: MachineFacts) -> Section:
         ("conditions", ", ".join(condition.code for condition in machine.conditions)),
     )
     short = f"{_gpus(machine)}, driver {version}" if machine.has_nvidia else _gpus(machine)
-    return Section(title="Machine", rows=rows, short=_rows(("machine", short)))
+    return FactSection(title="Machine", rows=rows, short=_rows(("machine", short)))
 
 
 def _gpus(machine: Machine) -> str:
@@ -213,7 +213,7 @@ def _gibibytes(amount: int | None) -> str:
     return "" if amount is None else f"{amount / 2**30:.1f} GiB"
 
 
-def _environment(facts: EnvironmentFacts) -> Section:
+def _environment(facts: EnvironmentFacts) -> FactSection:
     audit, python, torch, numpy = facts.audit.value, facts.python.value, facts.torch.value, facts.numpy.value
     digest = ("digest", f"sha256:{audit.digest}" if audit else None)
     rows = _rows(
@@ -229,10 +229,10 @@ def _environment(facts: EnvironmentFacts) -> Section:
         ("NumPy", numpy.version if numpy else None),
     )
     short = f"torch {torch.version}, Python {python.version}" if torch and python else None
-    return Section(title="Environment", rows=rows, short=_rows(("torch", short), digest))
+    return FactSection(title="Environment", rows=rows, short=_rows(("torch", short), digest))
 
 
-def _training(facts: TrainingFacts) -> Section:
+def _training(facts: TrainingFacts) -> FactSection:
     rows: list[tuple[str, str | None]] = [("package", facts.package)]
     for device in facts.devices:
         capability = f"compute capability {device.capability}" if device.capability else ""
@@ -242,10 +242,10 @@ def _training(facts: TrainingFacts) -> Section:
         rows.append((f"{device.device}, process", device.process.in_words))
     if (together := facts.collective.value) is not None:
         rows.append(("all-reduce", f"{together.backend} over {together.ranks} processes"))
-    return Section(title="Training", rows=_rows(*rows), compared=False)
+    return FactSection(title="Training", rows=_rows(*rows), compared=False)
 
 
-def _run(record: Record) -> Section:
+def _run(record: Record) -> FactSection:
     rows = _rows(
         ("envforge", record.envforge),
         ("observed at", record.created_at.isoformat(timespec="seconds")),
@@ -256,7 +256,7 @@ def _run(record: Record) -> Section:
         ("skipped", ", ".join(record.asked.skip)),
         ("redacted", "yes: user, host, serial numbers and identifiers" if record.redacted else "no"),
     )
-    return Section(title="This run", rows=rows, compared=False)
+    return FactSection(title="This run", rows=rows, compared=False)
 
 
 def _rows(*rows: tuple[str, object]) -> Rows:

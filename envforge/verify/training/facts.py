@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from envforge.base.process import ProcessEnd
-from envforge.verify.environment.facts import LockedTorch, MachineGpu
+from envforge.verify.environment.facts import LockedTorch, VisibleGpu
 from envforge.verify.values import Cost, Signal
 
 Number = float | None
@@ -333,7 +333,7 @@ class TrainingFacts:
     unreadable: str | None = None
     no_gpu: str | None = None
     driver: str | None = None
-    machine_gpus: tuple[MachineGpu, ...] = ()
+    machine_gpus: tuple[VisibleGpu, ...] = ()
     locked: Signal[LockedTorch] = field(default_factory=Signal)
     devices: tuple[DeviceFacts, ...] = ()
     collective: Signal[CollectiveFacts] = field(default_factory=Signal)

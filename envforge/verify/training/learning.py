@@ -286,11 +286,7 @@ def _has_wrong_gradients(facts: ScalerFacts) -> bool:
     return facts.gradient_error is None or facts.gradient_error > _LARGEST_ERROR
 
 
-@_check(
-    "scaled-gradients-wrong",
-    "Scaled fp16 gradients compared with fp32",
-    of=_scaler(leads=True),
-)
+@_check("scaled-gradients-wrong", "Scaled fp16 gradients compared with fp32", of=_scaler(leads=True))
 def _scaled_gradients_wrong(facts: ScalerFacts) -> Judgement:
     """Clipping before unscale_, or an unscaled loss, shrinks every update, so the loss doesn't change."""
     wanted = f"within {_LARGEST_ERROR:g} of the fp32 gradients"
@@ -339,12 +335,7 @@ def _scaler_no_backoff(facts: ScalerFacts) -> Judgement:
     return passed(f"{observed}; no weight changed", wanted, _SCALER_SOURCE)
 
 
-@_check(
-    "not-repeatable",
-    "Repeatability of a training run",
-    of=measured("repeat", RepeatFacts, leads=True),
-    row=46,
-)
+@_check("not-repeatable", "Repeatability of a training run", of=measured("repeat", RepeatFacts, leads=True), row=46)
 def _not_repeatable(facts: RepeatFacts) -> Judgement:
     """A run that can't be repeated can't be debugged or compared."""
     if _is_repeated(facts):
@@ -359,11 +350,7 @@ def _is_repeated(facts: RepeatFacts) -> bool:
     return facts.state == facts.second_state and facts.losses == facts.second_losses
 
 
-@_check(
-    "resume-differs",
-    "Resumed run compared with an uninterrupted one",
-    of=measured("repeat", RepeatFacts),
-)
+@_check("resume-differs", "Resumed run compared with an uninterrupted one", of=measured("repeat", RepeatFacts))
 def _resume_differs(facts: RepeatFacts) -> Judgement:
     # without determinism, a difference says nothing about the checkpoint
     """A checkpoint without optimizer, random generators, or position continues a different run."""

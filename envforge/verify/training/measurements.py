@@ -192,6 +192,7 @@ def floor_of(name: str) -> Signal[SpeedFloor]:
     part = _SLICE.search(name)
     if part is None:
         return Signal(value=row, source=source)
+    # A100 and H100 have seven slices; an A30 has four, so its floor is too low, and never a false alarm
     share = int(part[1]) / _SLICES
     value = replace(
         row,
@@ -220,7 +221,7 @@ def _floor(row: dict[str, Any], sources: dict[str, str]) -> SpeedFloor:
 
 
 @dataclass(kw_only=True, slots=True)
-class _Lines:
+class _ProcessOutput:
     """The output of one measuring process."""
 
     asked: Sequence[str]
@@ -259,14 +260,10 @@ class _Lines:
 
 
 def device_facts(
-    device: str,
-    asked: Sequence[str],
-    end: ProcessEnd,
-    lines: Iterable[dict[str, Any]],
-    samples: Sequence[Sample] = (),
+    device: str, asked: Sequence[str], end: ProcessEnd, lines: Iterable[dict[str, Any]], samples: Sequence[Sample] = ()
 ) -> DeviceFacts:
     """Return the measurements that finished, the one that ran when the process died, and why others are missing."""
-    found = _Lines(asked=asked, end=end)
+    found = _ProcessOutput(asked=asked, end=end)
     for line in lines:
         found.hear(line)
     known = found.signal("device", Properties).value or Properties()  # the process may have died before

@@ -47,7 +47,7 @@ print("@envforge " + json.dumps({"count": count, "warnings": [str(each.message) 
 
 
 @dataclass(kw_only=True, slots=True)
-class Progress:
+class MeasurementProgress:
     """The measurements of one process; ``say`` receives one line of text at a time."""
 
     device: str
@@ -107,7 +107,7 @@ def _rounded(seconds: float) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Plan:
+class _Session:
     """The values that are the same for all devices; ``no_package`` is the reason why there is no package."""
 
     situation: Situation
@@ -133,7 +133,7 @@ class _Plan:
             "package": self.package,
             "project": str(self.situation.project) if self.situation.project else None,
         }
-        progress = Progress(device=device, measures=measures, say=self.situation.say)
+        progress = MeasurementProgress(device=device, measures=measures, say=self.situation.say)
         child = self.child(*measuring_command(self.python, "envforge_measures", json.dumps(specification)))
         return replace(child, hear=progress.hear, tick=progress.tick)
 
@@ -179,20 +179,21 @@ def observe_training(situation: Situation) -> TrainingFacts:
     package, no_package = package_of(situation.project)
     facts = replace(facts, python=str(python), package=package)
     with tempfile.TemporaryDirectory(prefix="envforge-verify-") as scratch:
-        plan = _Plan(
+        session = _Session(
             situation=situation,
             python=python,
             package=package,
             no_package=no_package,
             environment=_variables(child_environment(situation.prefix, situation.world.environment), scratch),
         )
-        gpus, no_gpu = _gpu_count(plan) if machine.has_nvidia else (0, None)
+        gpus, no_gpu = _gpu_count(session) if machine.has_nvidia else (0, None)
         names = [f"cuda:{index}" for index in range(gpus)] or ["cpu"]
         # one after the other, so that no device slows another
-        devices = tuple(filter(None, (_measure(plan, name) for name in names)))
+        devices = tuple(filter(None, (_measure(session, name) for name in names)))
         facts = replace(facts, devices=devices, no_gpu=no_gpu)
+        # one process has nothing to exchange
         if (gpus > 1 or situation.depth == "deep") and situation.wants("collective"):
-            facts = _with_collective(facts, plan, gpus)
+            facts = _with_collective(facts, session, gpus)
     return facts
 
 
@@ -216,10 +217,10 @@ def package_of(project: Path | None) -> tuple[str | None, str]:
     return record.package, ""
 
 
-def _gpu_count(plan: _Plan) -> tuple[int, str | None]:
+def _gpu_count(session: _Session) -> tuple[int, str | None]:
     """Return the number of GPUs that torch can use, or why there are none."""
-    plan.situation.say("counting the GPUs that torch finds")
-    end, lines = run_child(plan.child(str(plan.python), "-c", _COUNT_GPUS))
+    session.situation.say("counting the GPUs that torch finds")
+    end, lines = run_child(session.child(str(session.python), "-c", _COUNT_GPUS))
     if lines and lines[-1].get("count"):
         return int(lines[-1]["count"]), None
     if not lines:  # the import of torch failed, or CUDA crashed
@@ -227,26 +228,26 @@ def _gpu_count(plan: _Plan) -> tuple[int, str | None]:
     return 0, ": ".join(["torch.cuda.is_available() is False", *lines[-1].get("warnings", [])[-1:]])[:1000]
 
 
-def _measure(plan: _Plan, device: str) -> DeviceFacts | None:
+def _measure(session: _Session, device: str) -> DeviceFacts | None:
     """Return the facts of one device that the selected checks need, or None if they need none."""
     on_gpu = device.startswith("cuda")
-    asked = plan.measures(on_gpu=on_gpu, apart=False)
+    asked = session.measures(on_gpu=on_gpu, apart=False)
     if not asked:
         return None
-    with sampling(plan.situation.world) if on_gpu else nullcontext(Samples()) as samples:
-        end, lines = run_child(plan.measuring(device, asked))
+    with sampling(session.situation.world) if on_gpu else nullcontext(Samples()) as samples:
+        end, lines = run_child(session.measuring(device, asked))
     facts = device_facts(device, asked, end, lines, samples.said)
-    if plan.package is None:
-        facts = replace(facts, project=Signal(unreadable=plan.no_package))
+    if session.package is None:
+        facts = replace(facts, project=Signal(unreadable=session.no_package))
     if end.is_good:  # a broken driver would cost the time limit again
-        for measure in plan.measures(on_gpu=on_gpu, apart=True):
-            facts = _with_measure(facts, plan, measure)
+        for measure in session.measures(on_gpu=on_gpu, apart=True):
+            facts = _with_measure(facts, session, measure)
     return facts
 
 
-def _with_measure(facts: DeviceFacts, plan: _Plan, measure: str) -> DeviceFacts:
+def _with_measure(facts: DeviceFacts, session: _Session, measure: str) -> DeviceFacts:
     """Add one measurement in its own process, so that a crash doesn't affect the others."""
-    end, lines = run_child(plan.measuring(facts.device, (measure,)))
+    end, lines = run_child(session.measuring(facts.device, (measure,)))
     own = device_facts(facts.device, (measure,), end, lines)
     signal: Signal[Any] = getattr(own, measure)
     died = signal.value is None and not own.raised and not end.is_late  # a timeout doesn't prove an error
@@ -255,14 +256,14 @@ def _with_measure(facts: DeviceFacts, plan: _Plan, measure: str) -> DeviceFacts:
     return replace(facts, asked=(*facts.asked, measure), raised={**facts.raised, **raised}, **added)
 
 
-def _with_collective(facts: TrainingFacts, plan: _Plan, gpus: int) -> TrainingFacts:
+def _with_collective(facts: TrainingFacts, session: _Session, gpus: int) -> TrainingFacts:
     """Run an all-reduce with torchrun: over NCCL with two or more GPUs, else over gloo with two processes."""
     backend, ranks = ("nccl", gpus) if gpus > 1 else ("gloo", 2)
-    torchrun = (str(plan.python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
+    torchrun = (str(session.python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
     what = f"all-reduce over {ranks} processes with torchrun and {backend}"
-    plan.situation.say(what)
-    child = plan.child(*torchrun, str(PROGRAMS / "envforge_measures" / "collective.py"), backend)
-    end, lines = run_child(replace(child, tick=lambda elapsed_s: plan.situation.say(f"{what} ({elapsed_s:.0f} s)")))
+    session.situation.say(what)
+    child = session.child(*torchrun, str(PROGRAMS / "envforge_measures" / "collective.py"), backend)
+    end, lines = run_child(replace(child, tick=lambda elapsed_s: session.situation.say(f"{what} ({elapsed_s:.0f} s)")))
     source = f"torchrun --nproc-per-node {ranks}, {backend}"
     said = [line for line in lines if line.get("event") == "rank"]  # torchrun mixes the output of its processes
     if len(said) != ranks:

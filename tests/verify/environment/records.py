@@ -12,12 +12,11 @@ from envforge.verify.environment.facts import (
     EnvironmentFacts,
     Library,
     LockedTorch,
-    MachineGpu,
     NumpyFacts,
     PythonFacts,
     Toolchain,
     TorchFacts,
-    TorchGpu,
+    VisibleGpu,
 )
 from envforge.verify.record import Record
 from envforge.verify.values import Finding, Signal, Verdict
@@ -46,7 +45,7 @@ AUDIT = AuditFacts(lockfile="/srv/net/conda-lock.yml", platform="linux-64", dige
 LOCKED = LockedTorch(
     version="2.13.0", build="torch.whl", cuda="13.0", packages={"cudnn": "9.19.0.56", "nccl": "2.28.9"}
 )
-GPU = TorchGpu(index=0, name="NVIDIA A100-SXM4-40GB", capability="8.0")
+GPU = VisibleGpu(index=0, name="NVIDIA A100-SXM4-40GB", capability="8.0")
 
 SOUND: Mapping[str, Any] = {
     "prefix": PREFIX,
@@ -55,7 +54,7 @@ SOUND: Mapping[str, Any] = {
     "platform": "linux-64",
     "driver": "580.126.09",
     "driver_source": "/sys/module/nvidia/version",
-    "machine_gpus": (MachineGpu(index=0, name="NVIDIA A100-SXM4-40GB", capability="8.0"),),
+    "machine_gpus": (VisibleGpu(index=0, name="NVIDIA A100-SXM4-40GB", capability="8.0"),),
     "locked": Signal(value=LOCKED, source="/srv/net/conda-lock.yml"),
     "audit": Signal(value=AUDIT, source="envforge audit"),
     "process": ProcessEnd(seconds=3.0, exit_code=0, limit_s=120.0),

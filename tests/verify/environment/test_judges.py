@@ -10,8 +10,8 @@ import pytest
 from envforge.base.process import ProcessEnd
 from envforge.base.terms import ComputeCapability
 from envforge.verify.checks import judge
-from envforge.verify.environment.facts import AuditFinding, CudaFacts, Library, MachineGpu, NumpyFacts, Toolchain
-from envforge.verify.environment.pytorch import serves
+from envforge.verify.environment.facts import AuditFinding, CudaFacts, Library, NumpyFacts, Toolchain, VisibleGpu
+from envforge.verify.environment.pytorch import supports
 from envforge.verify.record import Record
 from envforge.verify.values import Signal, Verdict
 from tests.verify.environment.records import (
@@ -159,10 +159,17 @@ def test_an_audit_that_cannot_be_made_is_unknown_and_not_a_pass() -> None:
     ],
 )
 def test_kernels_serve_their_major_version_upwards(arch_list: str, capability: str, runs: bool) -> None:
-    assert serves(tuple(arch_list.split()), ComputeCapability.parse(capability)) is runs
+    torch = replace(TORCH, cuda="13.0", arch_list=tuple(arch_list.split()))
+    assert supports(torch, "linux-64", ComputeCapability.parse(capability)) is runs
+
+
+@pytest.mark.parametrize(("cuda", "runs"), [("13.2", True), ("13.0", False)])
+def test_tegra_runs_kernels_for_servers_from_one_cuda_on(cuda: str, runs: bool) -> None:
+    torch = replace(TORCH, cuda=cuda, arch_list=("sm_80",))
+    assert supports(torch, "linux-aarch64", ComputeCapability(8, 7)) is runs
 
 
 def test_the_driver_speaks_for_gpus_that_torch_does_not_see() -> None:
-    gpu = MachineGpu(index=0, name="Tesla V100-SXM2-16GB", capability="7.0")
+    gpu = VisibleGpu(index=0, name="Tesla V100-SXM2-16GB", capability="7.0")
     seen = complaints(facts(cuda=Signal(value=BLIND), machine_gpus=(gpu,)))
     assert seen == {"torch-sees-no-gpu": FAIL, "arch-not-in-torch": FAIL}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from envforge.verify.environment.facts import EnvironmentFacts, LockedTorch, MachineGpu
+from envforge.verify.environment.facts import EnvironmentFacts, LockedTorch, VisibleGpu
 from envforge.verify.environment.observe import locked_torch, observe_environment
 from envforge.verify.values import Signal, Verdict
 from tests.verify.environment import torches
@@ -135,8 +135,8 @@ def test_the_real_torch_of_this_interpreter_is_sound(tmp_path: Path) -> None:
     assert facts.numpy.value.works
 
 
-def _gpus() -> tuple[MachineGpu, ...]:
-    return (MachineGpu(index=0, name="NVIDIA A10G", capability="8.6"),)
+def _gpus() -> tuple[VisibleGpu, ...]:
+    return (VisibleGpu(index=0, name="NVIDIA A10G", capability="8.6"),)
 
 
 @pytest.mark.parametrize(

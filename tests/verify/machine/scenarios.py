@@ -73,7 +73,7 @@ def _driver(version: str, cuda: int, *gpus: StubGpu) -> Scene:
 
 
 def _no_room(part: str, free_bytes: int, free_inodes: int = 1_000_000) -> Scene:
-    space = Space(total_bytes=100 * GIB, free_bytes=free_bytes, total_inodes=2_000_000, free_inodes=free_inodes)
+    space = Space(total_bytes=100 * GIB, free_bytes=free_bytes, free_inodes=free_inodes)
     return _calls(spaces={part: space})
 
 

@@ -71,7 +71,7 @@ class FakeCalls:
         for part, space in self.spaces.items():
             if part in str(path):
                 return space
-        return Space(total_bytes=500 * GIB, free_bytes=400 * GIB, total_inodes=10_000_000, free_inodes=9_000_000)
+        return Space(total_bytes=500 * GIB, free_bytes=400 * GIB, free_inodes=9_000_000)
 
     def _clock(self) -> bool:
         if isinstance(self.clock_kept, str):

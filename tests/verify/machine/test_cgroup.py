@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from envforge.verify.machine.facts import Bound
-from envforge.verify.machine.system import memory_limit, processor_quota
+from envforge.verify.machine.observe import memory_limit, processor_quota
 from tests.verify.machine.scenes import Scene
 
 GIB = 1 << 30

@@ -55,7 +55,7 @@ def test_the_verdicts_stay(tmp_path: Path, stub: Path) -> None:
 
 
 def test_a_command_of_a_redacted_record_can_still_be_pasted(tmp_path: Path, stub: Path) -> None:
-    space = Space(total_bytes=1, free_bytes=1, total_inodes=1, free_inodes=1)
+    space = Space(total_bytes=1, free_bytes=1, free_inodes=1)
     full = replace(HEALTHY, calls=FakeCalls(spaces={"/": space}))
     _, once = _record(full, tmp_path, stub)
     assert once.machine is not None

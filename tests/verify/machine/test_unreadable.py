@@ -14,7 +14,7 @@ import pytest
 from envforge.machine.driver_child import SIGNALS, SOURCES
 from envforge.machine.world import kernel_records
 from envforge.verify.checks import judge
-from envforge.verify.machine.system import parse_xids
+from envforge.verify.machine.observe import parse_xids
 from envforge.verify.record import Record
 from envforge.verify.values import Finding, Report, Verdict
 from tests.verify.machine.scenarios import HEALTHY

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from envforge.base.process import ProcessEnd
-from envforge.verify.environment.facts import LockedTorch, MachineGpu
+from envforge.verify.environment.facts import LockedTorch, VisibleGpu
 from envforge.verify.record import Record
 from envforge.verify.training.facts import (
     MEASUREMENTS,
@@ -139,7 +139,7 @@ def training(*devices: DeviceFacts, **changes: Any) -> TrainingFacts:
         "python": "/srv/net/.conda/bin/python",
         "package": "net",
         "driver": "580.126.09",
-        "machine_gpus": (MachineGpu(index=0, name="NVIDIA A100-SXM4-40GB", capability="8.0"),),
+        "machine_gpus": (VisibleGpu(index=0, name="NVIDIA A100-SXM4-40GB", capability="8.0"),),
         "locked": Signal(value=LOCKED, source="conda-lock.yml"),
         "collective": Signal(value=COLLECTIVE, source="torchrun"),
         "collective_process": ProcessEnd(seconds=9.0, exit_code=0),

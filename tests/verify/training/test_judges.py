@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from envforge.base.process import ProcessEnd
-from envforge.verify.environment.facts import MachineGpu
+from envforge.verify.environment.facts import VisibleGpu
 from envforge.verify.training.facts import (
     MEASUREMENTS,
     CompareFacts,
@@ -234,5 +234,5 @@ def test_without_a_project_its_checks_are_skipped_with_the_reason() -> None:
 
 def test_a_gpu_that_torch_does_not_use_is_named() -> None:
     cpu = device(device="cpu", is_gpu=False)
-    gpus = (MachineGpu(index=0, name="NVIDIA L4", capability="8.9"),)
+    gpus = (VisibleGpu(index=0, name="NVIDIA L4", capability="8.9"),)
     assert "NVIDIA L4" in findings(training(cpu, machine_gpus=gpus))["trains-on-gpu"].observed

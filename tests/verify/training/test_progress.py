@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from envforge.verify.training.facts import MEASUREMENTS
-from envforge.verify.training.observe import Progress
+from envforge.verify.training.observe import MeasurementProgress
 
 MEASURES = ("device", "matmul", "learning", "control")
 
@@ -20,7 +20,9 @@ class Run:
     lines: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.progress = Progress(device="cpu", measures=MEASURES, say=self.lines.append, clock=lambda: self.now)
+        self.progress = MeasurementProgress(
+            device="cpu", measures=MEASURES, say=self.lines.append, clock=lambda: self.now
+        )
 
     def measure(self, name: str, seconds: float) -> None:
         self.progress.hear({"event": "start", "measure": name})

@@ -226,11 +226,7 @@ def _measure(context: Context, reference: Reference, batch: int, precision: str,
     times = [_seconds(context, step) for _ in range(WARM)]
     ready = time.perf_counter() - started
     times = sorted(_seconds(context, step) for _ in range(STEPS))
-    return {
-        "step_s": times[len(times) // 2],
-        "peak_memory_bytes": context.peak_memory(),
-        "ready_s": round(ready, 3),
-    }
+    return {"step_s": times[len(times) // 2], "peak_memory_bytes": context.peak_memory(), "ready_s": round(ready, 3)}
 
 
 def _seconds(context: Context, step: Callable[[], Any]) -> float:

@@ -227,7 +227,7 @@ def _is_met(one: Requested, package: LockedPackage) -> bool:
 
 
 def _is_met_by(requirement: Requirement, package: LockedPackage) -> bool:
-    if requirement.url and package.manager == "pip":
+    if requirement.url:
         return requirement.url.split("#", 1)[0] == package.url.split("#", 1)[0]
     try:
         return requirement.specifier.contains(Version(package.version), prereleases=True)

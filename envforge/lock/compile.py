@@ -31,6 +31,7 @@ from envforge.lock.lockfile import LockedPackage, Lockfile, LockfileError, read_
 from envforge.lock.match_spec import matches
 from envforge.lock.names import NameMapping, is_torch_family, torch_indexes
 from envforge.lock.pages import Downloads
+from envforge.lock.pip_requirement import pinned
 from envforge.lock.plan import Artifact, Digest
 from envforge.lock.project import PYLOCK
 from envforge.lock.pylock import (
@@ -314,7 +315,7 @@ class _Compilation:
         folder = self.folder / f"{platform}-python"
         folder.mkdir()
         source, result = folder / "requirements.in", folder / "requirements.txt"
-        source.write_text("".join(f"{requirement}\n" for requirement in wanted), encoding="utf-8")
+        source.write_text("".join(f"{pinned(requirement)}\n" for requirement in wanted), encoding="utf-8")
         # uv prefers the versions in the file that it replaces
         pins = "".join(f"{name}=={version}\n" for name, version in self._locked(platform).items())
         result.write_text(pins, encoding="utf-8")
@@ -377,9 +378,6 @@ class _Compilation:
         downloads: Downloads,
     ) -> Artifact:
         name = canonicalize_name(line.name)
-        if line.url:  # a direct URL under `pip:`, as conda-lock.yml has it
-            package = next(p for p in self.lock.for_platform(platform, "pip") if canonicalize_name(p.name) == name)
-            return Artifact(package=package, digest=Digest(algorithm="sha256", hex=package.sha256 or ""))
         version = Version(next(iter(line.specifier)).version)
         sha256 = self._sha256(offers[name, version], downloads)
         package = LockedPackage(

@@ -332,7 +332,7 @@ def test_conflicting_files_are_named(second: str, message: str) -> None:
     [
         ("- a 1 py_0\n  - a 1 py_1", "have different builds"),
         ("- x::a\n  - y::a", "have different channels"),
-        (f"- pip: ['a @ https://h/a.whl#sha256={'0' * 64}', a]", "have different URLs"),
+        (f"- pip: ['a @ https://h/a-1.0-py3-none-any.whl#sha256={'0' * 64}', a]", "have different URLs"),
         ("- a 1|2|3|4|5|6|7|8|9\n  - a !=1|!=2|!=3|!=4|!=5|!=6|!=7|!=8", "the constraints have too many alternatives"),
     ],
 )

@@ -167,20 +167,19 @@ class PlatformIndex:
     extras: dict[tuple[str, Version], frozenset[str]] = field(default_factory=dict)
     _solve: Solve | None = None
     _pages: dict[str, str | None] = field(default_factory=dict)
-    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _locks: dict[str, threading.Lock] = field(default_factory=dict)
 
     def page(self, name: str) -> str | None:
         """Return the page of one project, or ``None`` if it has no candidate."""
-        with self._lock:
+        with self._locks.setdefault(name, threading.Lock()):  # one per page, as uv requests many at a time
             if name not in self._pages:
                 self._pages[name] = self._make_page(canonicalize_name(name))
             return self._pages[name]
 
     def metadata(self, token: str) -> bytes | None:
         """Return the metadata of an offered wheel, reduced to the requirements that apply on this platform."""
-        with self._lock:
-            offer = self.offers.get(token)
-            return None if offer is None else self._adapted(offer)
+        offer = self.offers.get(token)
+        return None if offer is None else self._adapted(offer)
 
     @property
     def solve(self) -> Solve:
@@ -191,7 +190,7 @@ class PlatformIndex:
             raise EnvforgeError("conda-lock requested wheels before the conda packages were solved", code="no-solve")
         return self._solve
 
-    @property
+    @cached_property  # its ranks take milliseconds, and a page has thousands of wheels
     def target(self) -> Target:
         """The tags and markers of the platform."""
         return Target(platform=self.wanted.platform, python=self.solve.python, virtual=self.wanted.virtual)
@@ -202,8 +201,10 @@ class PlatformIndex:
 
     def reasons(self, explanation: str) -> list[tuple[str, str]]:
         """Return for each package in a solver's explanation why it was unavailable, or which versions exist."""
-        found = [(n, why) for n, why in (*self.missing.items(), *self.newer.items()) if _names(explanation, n)]
-        names = dict.fromkeys(offer.name for offer in self.offers.values())
+        # uv requests pages in any order
+        known = (*sorted(self.missing.items()), *sorted(self.newer.items()))
+        found = [(n, why) for n, why in known if _names(explanation, n)]
+        names = sorted({offer.name for offer in self.offers.values()})
         unmatched = r"(?<![\w-]){} \([^)]*\) which doesn't match any versions"
         found += [
             (n, self._why_other_versions(n)) for n in names if re.search(unmatched.format(re.escape(n)), explanation)

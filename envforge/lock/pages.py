@@ -190,7 +190,7 @@ class Downloads:
         self._progress = progress
         self._client = Client(timeout_s=_TIMEOUT_S, delays_s=_DELAYS_S)
         self._quick = self._client.without_retries(_HEAD_TIMEOUT_S)
-        self._metadata: dict[str, bytes] = {}  # by URL
+        self._metadata: dict[tuple[str, tuple[tuple[str, str], ...]], bytes] = {}  # by URL and digests
 
     def close(self) -> None:
         """Close the connections."""
@@ -218,9 +218,10 @@ class Downloads:
 
     def metadata(self, file: IndexFile) -> bytes:
         """Return the METADATA of a wheel: from its own file (PEP 658), by range requests, or from the entire wheel."""
-        if file.url not in self._metadata:
-            self._metadata[file.url] = self._read_metadata(file)
-        return self._metadata[file.url]
+        key = file.url, file.digests
+        if key not in self._metadata:
+            self._metadata[key] = self._read_metadata(file)
+        return self._metadata[key]
 
     def _read_metadata(self, file: IndexFile) -> bytes:
         if file.has_metadata:

@@ -54,21 +54,24 @@ class RemoveOptions:
     change: ChangeOptions
 
 
-def run_change(command: str, options: ChangeOptions, edit: Callable[[str, str], Edit]) -> None:
-    """Change both files and report the changes; ``edit`` receives the text and the path of the environment file."""
+def run_change(command: str, options: ChangeOptions, edit: Callable[[str, LockRequest], Edit]) -> None:
+    """Change both files and report the changes; ``edit`` receives the text of the first environment file."""
+    from envforge.lock.lockfile import recorded_input
     from envforge.lock.locking import change
     from envforge.lock.request import LockRequest
 
     environment, *others = options.sources.files()
+    lockfile = options.sources.lockfile or environment.with_name("conda-lock.yml")
     request = LockRequest(
         environment=environment,
         others=tuple(others),
-        lockfile=options.sources.lockfile or environment.with_name("conda-lock.yml"),
+        lockfile=lockfile,
+        categories=recorded_input(lockfile)[1],
         mirrors=chosen_mirrors(options.mirrors),
     )
     warn_of_incomplete_environment()
     with show_progress() as show:
-        edited, report = change(request, lambda text: edit(text, str(environment)), show, dry_run=options.dry_run)
+        edited, report = change(request, lambda text: edit(text, request), show, dry_run=options.dry_run)
     _report(command, options, request, edited, report)
 
 
@@ -106,7 +109,7 @@ def add(options: AddOptions) -> None:
     from envforge.lock import edit
 
     new = edit.parse_packages(options.packages, "pip" if options.is_pip else "conda")
-    run_change("add", options.change, lambda text, where: edit.add(text, new, where))
+    run_change("add", options.change, lambda text, request: edit.add(text, new, request))
 
 
 @click.command("remove")
@@ -119,8 +122,4 @@ def remove(options: RemoveOptions) -> None:
     """
     from envforge.lock import edit
 
-    environment, *others = options.change.sources.files()
-    lockfile = options.change.sources.lockfile or environment.with_name("conda-lock.yml")
-    run_change(
-        "remove", options.change, lambda text, where: edit.remove(text, options.packages, where, others, lockfile)
-    )
+    run_change("remove", options.change, lambda text, request: edit.remove(text, options.packages, request))

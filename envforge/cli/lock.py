@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -269,8 +270,19 @@ def _check(options: LockOptions) -> None:
         "\n- ".join([f"{what} {verdict} {request.environment}{':' if differences else ''}", *map(str, differences)]),
         as_json=options.as_json,
         is_ok=not differences,
-        hint=Hint("to update it", options.command(request)),
+        hints=[*_all_files(request, differences), Hint("to update it", options.command(request))],
     )
+
+
+def _all_files(request: LockRequest, differences: Sequence[Difference]) -> Iterator[Hint]:
+    """Yield how to check a lockfile of several environment files, if only some of them were provided."""
+    from dataclasses import replace
+
+    from envforge.lock.lockfile import recorded_sources
+
+    if any(one.code == "sources" for one in differences) and len(files := recorded_sources(request.lockfile)) > 1:
+        every = replace(request, environment=files[0], others=files[1:])
+        yield Hint("to check it with all of its files", every.command("lock", "--check"))
 
 
 def _differences(options: LockOptions, request: LockRequest) -> tuple[str, tuple[Difference, ...]]:

@@ -125,11 +125,21 @@ def find_sources(here: Path) -> tuple[Path, ...]:
 
 def recorded_sources(lockfile: Path) -> tuple[Path, ...]:
     """Return the environment files that a lockfile records; if one doesn't exist, the one next to the lockfile."""
+    return recorded_input(lockfile)[0]
+
+
+def recorded_input(lockfile: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Return ``recorded_sources``, and the categories to which a lockfile is limited."""
+    found: tuple[Path, ...] = ()
+    categories: tuple[str, ...] = ()
     try:
-        found = read_lockfile(lockfile).source_files(lockfile) if lockfile.is_file() else ()
+        if lockfile.is_file():
+            lock = read_lockfile(lockfile)
+            found, categories = lock.source_files(lockfile), lock.categories
     except EnvforgeError:  # an explicit file, or an error that the command reports with its own hints
-        found = ()
-    return found if found and all(path.is_file() for path in found) else (environment_in(lockfile.parent),)
+        pass
+    sources = found if found and all(path.is_file() for path in found) else (environment_in(lockfile.parent),)
+    return sources, categories
 
 
 def _creation(path: Path) -> tuple[Hint, ...]:
@@ -171,7 +181,7 @@ def repair_hints(path: Path) -> tuple[Hint, ...]:
 
     if not path.is_file():
         return ()
-    again = lock_command(path) if path.name == LOCK_FILE else ""
+    again = lock_command(path, is_valid=False) if path.name == LOCK_FILE else ""
     remove = shlex.join(["rm", str(path)])
     replacement = (Hint("to replace it by a new lockfile", f"{remove} && {again}"),) if again else ()
     found = (*restore_hints(path.parent, path.name), *replacement)

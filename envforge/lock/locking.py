@@ -145,7 +145,7 @@ def change(
     environment = request.environment
     with exclusive_lock(request.lockfile):
         if dry_run:
-            refuse_unfinished(environment)
+            refuse_unfinished(environment, request.command("lock"))
         else:
             complete_transaction(environment)
         before = read_text(environment)

@@ -251,8 +251,7 @@ def parse_pylock(text: str, where: str) -> Lockfile:
         damaged=f"the lockfile `{where}` is invalid",
         error=LockfileError,
         code="lockfile-damaged",
-        hint="to write it again",
-        command=lock_command(Path(where)) or "envforge lock --pylock",
+        hints=lambda: (Hint("to write it again", lock_command(Path(where)) or "envforge lock --pylock"),),
     )
     values = document.read_toml(text, dict[str, Any])
     _refuse_foreign(document, values, where)

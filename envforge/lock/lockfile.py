@@ -26,7 +26,13 @@ from envforge.lock.names import NameMapping
 from envforge.lock.project import LOCK_FILE, VARIANTS_DIRECTORY, environment_in, find_environment, lock_command
 
 Manager = Literal["conda", "pip"]
-VariableName = Annotated[str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "a variable name")]
+# what activation sets itself, or what replaces the environment's own Python
+_RESERVED = (
+    r"PATH|PYTHONHOME|VIRTUAL_ENV(?:_PROMPT)?|(?:__)?CONDA_(?:SHLVL|PREFIX)\w*|CONDA_(?:DEFAULT_ENV|PROMPT_MODIFIER)"
+)
+is_reserved_variable = re.compile(_RESERVED, re.IGNORECASE).fullmatch  # names on Windows have no case
+_NAME = rf"(?!(?i:{_RESERVED})\Z)[A-Za-z_][A-Za-z0-9_]*"
+VariableName = Annotated[str, matching(_NAME, "the name of a variable that activation does not set")]
 VariableValue = Annotated[str, matching(r"[^\0]*", "a string without a NUL character")]
 
 

@@ -120,11 +120,12 @@ def _meaning(inputs: Inputs, lock: Lockfile, *, is_explained: bool) -> Iterator[
     virtual = virtual_packages_of(inputs)
     text: str | None = virtual.text()
     source = virtual.source
-    if inputs.virtual_packages is None and INPUT_SHA256 not in dict(lock.custom_metadata):
+    is_foreign = INPUT_SHA256 not in dict(lock.custom_metadata)
+    if inputs.virtual_packages is None and is_foreign:
         text, source = None, "the defaults of conda-lock"  # which made this lockfile
     pythons = {platform: python_of(lock.for_platform(platform)) for platform in inputs.platforms}
     with tempfile.TemporaryDirectory(prefix="envforge-check-") as folder:
-        hashes = content_hashes(inputs, text, pythons, Path(folder))
+        hashes = content_hashes(inputs, text, pythons, Path(folder), is_foreign=is_foreign)
     recorded = dict(lock.content_hash)
     changed = [platform for platform, known in hashes.items() if recorded.get(platform) not in known]
     yield from _variables(inputs, lock)

@@ -371,6 +371,7 @@ def pylock_json(report: PylockReport | None) -> dict[str, Json]:
             for one in report.platforms
         ],
         "not_python": list(report.not_python),
+        "categories_left_out": list(report.categories_left_out),
         "unchanged": report.is_unchanged,
         "seconds": round(report.seconds, 2),
     }
@@ -379,9 +380,10 @@ def pylock_json(report: PylockReport | None) -> dict[str, Json]:
 
 def pylock_words(report: PylockReport) -> str:
     """Return the text for a pylock.toml: what it has, and how it differs from conda-lock.yml."""
+    left_out = [f"  {line}" for line in report.categories_left_out]
     if report.is_unchanged:
-        return f"{report.path} is up to date"
-    lines = [f"{report.path} written, with a SHA-256 for every file ({report.seconds:.1f} s)"]
+        return "\n".join([f"{report.path} is up to date", *left_out])
+    lines = [f"{report.path} written, with a SHA-256 for every file ({report.seconds:.1f} s)", *left_out]
     python = f"Python {report.python.major}.{report.python.minor}"
     lines += [f"  {one.platform}: {counted(len(one.packages), 'package')} for {python}" for one in report.platforms]
     for one in report.platforms:

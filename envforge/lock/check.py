@@ -65,7 +65,7 @@ def check_lock(
 
 def check_inputs(inputs: Inputs, lock: Lockfile) -> tuple[Difference, ...]:
     """Return every difference between a lockfile and its input."""
-    differences = (*_platforms(inputs, lock), *_categories(inputs, lock), *_sources(inputs, lock))
+    differences = (*_platforms(inputs, lock), *other_categories(inputs, lock), *_sources(inputs, lock))
     if differences:
         return differences
     # a merge or an editor can remove packages, and no hash of the input shows that
@@ -84,7 +84,8 @@ def _platforms(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
             yield Difference("platform-not-asked", f"platform `{platform}` is not requested", "it is locked")
 
 
-def _categories(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
+def other_categories(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
+    """Yield the difference between the categories to which a request and a lockfile are limited."""
     if inputs.categories != lock.categories:
         yield Difference("categories", f"{_named(inputs.categories)} requested", f"{_named(lock.categories)} locked")
 

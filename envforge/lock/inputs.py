@@ -97,12 +97,14 @@ class Inputs:
         return tuple(entry for file in self.files for entry in file.entries if _is_in(entry, self))
 
     @property
-    def left_out(self) -> Mapping[str, tuple[str, ...]]:
-        """The names of the packages that the choice of categories leaves out, by category."""
-        found: dict[str, tuple[str, ...]] = {}
+    def left_out(self) -> tuple[str, ...]:
+        """One line for each category that is left out, with the names of its packages."""
+        found: dict[str, list[str]] = {}
         for entry in (entry for file in self.files for entry in file.entries if not _is_in(entry, self)):
-            found[entry.category] = (*found.get(entry.category, ()), entry.name)
-        return found
+            found.setdefault(entry.category, []).append(entry.name)
+        return tuple(
+            f"category `{category}` is left out: {', '.join(dict.fromkeys(names))}" for category, names in found.items()
+        )
 
     @cached_property
     def variables(self) -> tuple[tuple[str, str], ...]:

@@ -550,8 +550,7 @@ class Run:
         for offer in self.offers:
             if offer.file.is_yanked and any(package.url == offer.file.url for package in lock.packages):
                 yield f"`{offer.name} {offer.version}` was yanked by its publisher, but an exact pin requests it"
-        for category, names in self.inputs.left_out.items():
-            yield f"category `{category}` is left out: {', '.join(dict.fromkeys(names))}"
+        yield from self.inputs.left_out
         for entry in self.inputs.unused():
             yield f"{entry.line}: `{entry.text}` applies to none of the platforms {', '.join(self.inputs.platforms)}"
         if self.request.conda_exe is None:

@@ -309,7 +309,7 @@ def test_files_are_merged_as_conda_lock_merges_them() -> None:
     assert [text.count('"category": "dev"') for text in conda_lock_files(inputs, "linux-64")] == [0, 1]
     chosen = read(first, second, categories=("dev",))
     assert names(chosen, "linux-64") == {"a <2", "tests"}
-    assert chosen.left_out == {"main": ("python", "a")}
+    assert chosen.left_out == ("category `main` is left out: python, a",)
     with pytest.raises(RequestError, match="no environment file has the category `docs`; found: dev, main"):
         read(first, second, categories=("docs",))
 

@@ -87,17 +87,17 @@ def cli() -> None:
 
 
 def print_result(
-    command: str, result: object, text: str, *, as_json: bool, is_ok: bool = True, hint: Hint | None = None
+    command: str, result: object, text: str, *, as_json: bool, is_ok: bool = True, hints: Sequence[Hint] = ()
 ) -> None:
-    """Print ``result`` as JSON or ``text``; without ``is_ok``, also print ``hint`` after a text, and exit with 1."""
+    """Print ``result`` as JSON or ``text``; without ``is_ok``, also print ``hints`` after a text, and exit with 1."""
     if as_json:
         click.echo((success if is_ok else finding)(command, to_json(result)))
     else:
         click.echo(text)
     if is_ok:
         return
-    if hint is not None and not as_json:
-        click.echo(f"\nhint: {hint}", err=True)
+    if hints and not as_json:
+        click.echo(f"\nhint: {'; '.join(map(str, hints))}", err=True)
     raise click.exceptions.Exit(1)
 
 

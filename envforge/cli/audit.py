@@ -132,8 +132,8 @@ def audit(options: AuditOptions) -> None:
     lines = [*_to_words(report, done)]
     if is_adopted:
         lines.append(f"envforge manages {report.prefix} from now on; no file of it was changed")
-    hint = _way_out(options, report) if report.drift and not options.fix else None
-    print_result("audit", result, "\n".join(lines), as_json=options.as_json, is_ok=not report.drift, hint=hint)
+    hints = [_way_out(options, report)] if report.drift and not options.fix else []
+    print_result("audit", result, "\n".join(lines), as_json=options.as_json, is_ok=not report.drift, hints=hints)
 
 
 def _fixed(options: AuditOptions, progress: Progress) -> tuple[AuditReport, Repair | None]:

@@ -102,7 +102,7 @@ def add(options: AddOptions) -> None:
 
     new = edit.parse_packages(options.packages, "pip" if options.is_pip else "conda")
     request = options.change.request()
-    run_change("add", options.change, request, lambda text: edit.add(text, new, str(request.environment)))
+    run_change("add", options.change, request, lambda text: edit.add(text, new, request))
 
 
 @click.command("remove")
@@ -116,8 +116,4 @@ def remove(options: RemoveOptions) -> None:
     from envforge.lock import edit
 
     request = options.change.request()
-
-    def without(text: str) -> Edit:
-        return edit.remove(text, options.packages, str(request.environment), request.others, request.lockfile)
-
-    run_change("remove", options.change, request, without)
+    run_change("remove", options.change, request, lambda text: edit.remove(text, options.packages, request))

@@ -48,7 +48,9 @@ def diff(options: DiffOptions) -> None:
     A and B are files (conda-lock.yml or @EXPLICIT), git:REV for the project's conda-lock.yml at that revision, or
     git:REV:PATH for another file, relative to the current directory.  [default for B: conda-lock.yml of the project]
 
-    Exits with 0 if both install the same files, and with 1 if they differ or can't be read.
+    Also shows changes of channels, variables, categories, and other settings.
+
+    Exits with 0 if both create the same environment, and with 1 if they differ or can't be read.
     """
     from envforge.lock.diff import compare
     from envforge.lock.project import find_lockfile
@@ -90,7 +92,9 @@ def _known_sizes(locks: list[Lockfile]) -> dict[str, int]:
 def _to_words(comparison: LockComparison, before: str, after: str) -> str:
     if comparison.is_same:
         return f"{after} installs the same files as {before}"
-    return "\n".join([f"from {before} to {after}", *(_platform_words(one) for one in comparison.platforms)])
+    settings = [_shown(f"  {one.what}: {_from_to(one.before, one.after)}") for one in comparison.settings]
+    settings = ["", "settings:", *settings] if settings else []
+    return "\n".join([f"from {before} to {after}", *settings, *map(_platform_words, comparison.platforms)])
 
 
 def _platform_words(one: PlatformDiff) -> str:
@@ -148,6 +152,11 @@ def _to_markdown(comparison: LockComparison, before: str, after: str) -> str:
     if comparison.is_same:
         return f"{_code(after)} installs the same files as {_code(before)}."
     lines = [f"### From {_code(before)} to {_code(after)}"]
+    settings = [
+        (one.what, *(_code(side) if side else "none" for side in (one.before, one.after)))
+        for one in comparison.settings
+    ]
+    lines += ["", *(f"- **{what}**: {was} → {will}" for what, was, will in settings)] if settings else []
     for one in comparison.platforms:
         lines += ["", f"#### {_code(one.platform)}: {_summary(one)}", ""]
         lines += [f"- **{shift.what}**: {_from_to(shift.before, shift.after)}" for shift in one.machine]
@@ -169,7 +178,8 @@ def _code(text: str) -> str:
 
 
 def _to_json(comparison: LockComparison) -> dict[str, Json]:
-    return {"platforms": [_platform_json(one) for one in comparison.platforms]}
+    settings: list[Json] = [fields_to_json(one) for one in comparison.settings]
+    return {"platforms": [_platform_json(one) for one in comparison.platforms], "settings": settings}
 
 
 def _platform_json(one: PlatformDiff) -> dict[str, Json]:

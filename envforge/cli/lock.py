@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -253,8 +254,19 @@ def _check(options: LockOptions) -> None:
         "\n- ".join([f"{what} {verdict} {request.environment}{':' if differences else ''}", *map(str, differences)]),
         as_json=options.as_json,
         is_ok=not differences,
-        hint=Hint("to update it", options.command(request)),
+        hints=[*_all_files(request, differences), Hint("to update it", options.command(request))],
     )
+
+
+def _all_files(request: LockRequest, differences: Sequence[Difference]) -> Iterator[Hint]:
+    """Yield how to check a lockfile of several environment files, if only some of them were provided."""
+    from dataclasses import replace
+
+    from envforge.lock.lockfile import recorded_sources
+
+    if any(one.code == "sources" for one in differences) and len(files := recorded_sources(request.lockfile)) > 1:
+        every = replace(request, environment=files[0], others=files[1:])
+        yield Hint("to check it with all of its files", every.command("lock", "--check"))
 
 
 def _differences(options: LockOptions, request: LockRequest) -> tuple[str, tuple[Difference, ...]]:
@@ -343,6 +355,7 @@ def pylock_json(report: PylockReport | None) -> dict[str, Json]:
             for one in report.platforms
         ],
         "not_python": list(report.not_python),
+        "categories_left_out": list(report.categories_left_out),
         "unchanged": report.is_unchanged,
         "seconds": round(report.seconds, 2),
     }
@@ -351,9 +364,10 @@ def pylock_json(report: PylockReport | None) -> dict[str, Json]:
 
 def pylock_words(report: PylockReport) -> str:
     """Return the text for a pylock.toml: what it has, and how it differs from conda-lock.yml."""
+    left_out = [f"  {line}" for line in report.categories_left_out]
     if report.is_unchanged:
-        return f"{report.path} is up to date"
-    lines = [f"{report.path} written, with a SHA-256 for every file ({report.seconds:.1f} s)"]
+        return "\n".join([f"{report.path} is up to date", *left_out])
+    lines = [f"{report.path} written, with a SHA-256 for every file ({report.seconds:.1f} s)", *left_out]
     python = f"Python {report.python.major}.{report.python.minor}"
     lines += [f"  {one.platform}: {counted(len(one.packages), 'package')} for {python}" for one in report.platforms]
     for one in report.platforms:

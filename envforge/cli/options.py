@@ -242,14 +242,17 @@ class FileOptions:
 
     def request(self, mirrors: tuple[str, ...]) -> LockRequest:
         """Return the request to lock these files; ``mirrors`` are the rules of ``--mirror``."""
+        from envforge.lock.lockfile import recorded_input
         from envforge.lock.project import LOCK_FILE
         from envforge.lock.request import LockRequest
 
         environment, *others = self.files()
+        lockfile = self.lockfile or environment.with_name(LOCK_FILE)
         return LockRequest(
             environment=environment,
             others=tuple(others),
-            lockfile=self.lockfile or environment.with_name(LOCK_FILE),
+            lockfile=lockfile,
+            categories=recorded_input(lockfile)[1],
             mirrors=chosen_mirrors(mirrors),
         )
 

@@ -65,7 +65,7 @@ def check_lock(
 
 def check_inputs(inputs: Inputs, lock: Lockfile) -> tuple[Difference, ...]:
     """Return every difference between a lockfile and its input."""
-    differences = (*_platforms(inputs, lock), *_categories(inputs, lock), *_sources(inputs, lock))
+    differences = (*_platforms(inputs, lock), *other_categories(inputs, lock), *_sources(inputs, lock))
     if differences:
         return differences
     # a merge or an editor can remove packages, and no hash of the input shows that
@@ -84,7 +84,8 @@ def _platforms(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
             yield Difference("platform-not-asked", f"platform `{platform}` is not requested", "it is locked")
 
 
-def _categories(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
+def other_categories(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
+    """Yield the difference between the categories to which a request and a lockfile are limited."""
     if inputs.categories != lock.categories:
         yield Difference("categories", f"{_named(inputs.categories)} requested", f"{_named(lock.categories)} locked")
 
@@ -120,11 +121,12 @@ def _meaning(inputs: Inputs, lock: Lockfile, *, is_explained: bool) -> Iterator[
     virtual = virtual_packages_of(inputs)
     text: str | None = virtual.text()
     source = virtual.source
-    if inputs.virtual_packages is None and INPUT_SHA256 not in dict(lock.custom_metadata):
+    is_foreign = INPUT_SHA256 not in dict(lock.custom_metadata)
+    if inputs.virtual_packages is None and is_foreign:
         text, source = None, "the defaults of conda-lock"  # which made this lockfile
     pythons = {platform: python_of(lock.for_platform(platform)) for platform in inputs.platforms}
     with tempfile.TemporaryDirectory(prefix="envforge-check-") as folder:
-        hashes = content_hashes(inputs, text, pythons, Path(folder))
+        hashes = content_hashes(inputs, text, pythons, Path(folder), is_foreign=is_foreign)
     recorded = dict(lock.content_hash)
     changed = [platform for platform, known in hashes.items() if recorded.get(platform) not in known]
     yield from _variables(inputs, lock)
@@ -227,7 +229,7 @@ def _is_met(one: Requested, package: LockedPackage) -> bool:
 
 
 def _is_met_by(requirement: Requirement, package: LockedPackage) -> bool:
-    if requirement.url and package.manager == "pip":
+    if requirement.url:
         return requirement.url.split("#", 1)[0] == package.url.split("#", 1)[0]
     try:
         return requirement.specifier.contains(Version(package.version), prereleases=True)

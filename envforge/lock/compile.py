@@ -23,7 +23,7 @@ from packaging.version import Version
 from envforge.base.files import exclusive_lock, regular, workshop, write_atomic
 from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, Hint, OutsideError
-from envforge.lock.check import Difference, needs_python, python_of
+from envforge.lock.check import Difference, needs_python, other_categories, python_of
 from envforge.lock.condalock import Solve, SolvedPackage
 from envforge.lock.index import LockTimeIndex, Offer, PlatformIndex, Sources, Wanted
 from envforge.lock.inputs import Inputs, Requested, read_inputs, virtual_packages_of
@@ -31,7 +31,8 @@ from envforge.lock.lockfile import LockedPackage, Lockfile, LockfileError, read_
 from envforge.lock.match_spec import matches
 from envforge.lock.names import NameMapping, is_torch_family, torch_indexes
 from envforge.lock.pages import Downloads
-from envforge.lock.plan import Artifact, Digest
+from envforge.lock.pip_requirement import pinned
+from envforge.lock.plan import DEFAULT_CATEGORIES, Artifact, Digest
 from envforge.lock.project import PYLOCK
 from envforge.lock.pylock import (
     EDITED,
@@ -78,12 +79,16 @@ class Selected:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PylockReport:
-    """A finished pylock.toml. ``not_python`` names the requested packages that contain no Python code."""
+    """A finished pylock.toml. ``not_python`` names the requested packages that contain no Python code.
+
+    ``categories_left_out`` has one line for each category that it doesn't contain.
+    """
 
     path: Path
     python: Version
     platforms: tuple[Selected, ...] = ()
     not_python: tuple[str, ...] = ()
+    categories_left_out: tuple[str, ...] = ()
     is_unchanged: bool = False
     seconds: float = 0.0
 
@@ -97,11 +102,13 @@ def lock_pylock(request: LockRequest, progress: Progress = repr) -> PylockReport
         python = _python(lock, request)
         old = _own_text(path)
         if not (request.upgrade or request.upgrade_packages) and old and is_pylock_current(request):
-            return PylockReport(path=path, python=python, is_unchanged=True)
+            return PylockReport(path=path, python=python, categories_left_out=inputs.left_out, is_unchanged=True)
         with workshop() as folder:
             chosen = _Compilation(request=request, inputs=inputs, lock=lock, folder=folder, progress=progress).run()
         wheels = {one.platform: one.packages for one in chosen}
-        text = _header(request, python) + render_pylock(wheels, python, own_table(request.lockfile, lock))
+        text = _header(request, python) + render_pylock(
+            wheels, python, own_table(request.lockfile, lock, inputs.categories)
+        )
         if text != old:
             write_atomic(path, text)
     return PylockReport(
@@ -109,6 +116,7 @@ def lock_pylock(request: LockRequest, progress: Progress = repr) -> PylockReport
         python=python,
         platforms=chosen,
         not_python=tuple(dict.fromkeys(name for one in inputs.platforms for name in _not_python(inputs, lock, one))),
+        categories_left_out=inputs.left_out,
         seconds=time.monotonic() - started,
     )
 
@@ -133,6 +141,7 @@ def check_pylock(request: LockRequest) -> tuple[Difference, ...]:
         stale = f"`{path}` was created from another version of it"
         return (Difference(code="pylock-stale", platform=None, wanted=f"`{request.lockfile}` is locked", found=stale),)
     differences = [one for platform in inputs.platforms for one in _unmet(inputs, lock, found, platform)]
+    differences += other_categories(inputs, found)
     if not differences and EDITED in dict(found.custom_metadata):
         edited = f"the packages in `{path}` were edited"
         return (Difference(code="pylock-edited", platform=None, wanted="the file as it was written", found=edited),)
@@ -140,6 +149,11 @@ def check_pylock(request: LockRequest) -> tuple[Difference, ...]:
 
 
 def _read(request: LockRequest) -> tuple[Inputs, Lockfile]:
+    """Return the requests for a pylock.toml, and the conda-lock.yml.
+
+    pip can't select categories of a pylock.toml, so it has those that ``envforge install`` selects by default, unless
+    the request names others.
+    """
     inputs = read_inputs(
         request.environment,
         request.virtual_packages,
@@ -147,7 +161,9 @@ def _read(request: LockRequest) -> tuple[Inputs, Lockfile]:
         others=request.others,
         categories=request.categories,
     )
-    return inputs, read_lockfile(request.lockfile)
+    every = {file.category for file in inputs.files}
+    chosen = inputs.categories or tuple(sorted(every & {"main", *DEFAULT_CATEGORIES} or every))
+    return replace(inputs, categories=chosen), read_lockfile(request.lockfile)
 
 
 def _own_text(path: Path) -> str:
@@ -314,7 +330,7 @@ class _Compilation:
         folder = self.folder / f"{platform}-python"
         folder.mkdir()
         source, result = folder / "requirements.in", folder / "requirements.txt"
-        source.write_text("".join(f"{requirement}\n" for requirement in wanted), encoding="utf-8")
+        source.write_text("".join(f"{pinned(requirement)}\n" for requirement in wanted), encoding="utf-8")
         # uv prefers the versions in the file that it replaces
         pins = "".join(f"{name}=={version}\n" for name, version in self._locked(platform).items())
         result.write_text(pins, encoding="utf-8")
@@ -343,7 +359,8 @@ class _Compilation:
         mapping = NameMapping.bundled()
         found: dict[str, str] = {}
         for package in self.lock.for_platform(platform):
-            if _is_python(package) and _version(package.version) is not None:
+            is_chosen = package.category in self.inputs.categories
+            if is_chosen and _is_python(package) and _version(package.version) is not None:
                 name = mapping.to_python(package.name) if package.manager == "conda" else package.name
                 found[canonicalize_name(name)] = package.version
         return found
@@ -377,9 +394,6 @@ class _Compilation:
         downloads: Downloads,
     ) -> Artifact:
         name = canonicalize_name(line.name)
-        if line.url:  # a direct URL under `pip:`, as conda-lock.yml has it
-            package = next(p for p in self.lock.for_platform(platform, "pip") if canonicalize_name(p.name) == name)
-            return Artifact(package=package, digest=Digest(algorithm="sha256", hex=package.sha256 or ""))
         version = Version(next(iter(line.specifier)).version)
         sha256 = self._sha256(offers[name, version], downloads)
         package = LockedPackage(

@@ -134,14 +134,23 @@ class Job:
 
 
 def content_hashes(
-    inputs: Inputs, virtual_packages: str | None, pythons: Mapping[str, Version | None], folder: Path
+    inputs: Inputs,
+    virtual_packages: str | None,
+    pythons: Mapping[str, Version | None],
+    folder: Path,
+    *,
+    is_foreign: bool = False,
 ) -> dict[str, tuple[str, ...]]:
     """Return conda-lock's hashes of the input of each platform with a Python, without solving or downloading.
 
     Without ``virtual_packages``, there are two: for the virtual packages that conda-lock assumes, with and without
-    CUDA.
+    CUDA. If the lockfile ``is_foreign``, because conda-lock made it itself, the hashes are those of the files as they
+    are.
     """
     job = _write_inputs(inputs, virtual_packages, folder, pythons)
+    if is_foreign:
+        files = _write(folder / "hashed", "as-it-is", [file.text for file in inputs.files])
+        job["hashed"] = dict.fromkeys(pythons, files)
     with _running([(job, dict(os.environ), folder)]) as processes:
         _wait(processes[0], folder, next(iter(pythons)))
     return _read_hashes(folder)

@@ -1,19 +1,20 @@
 """Compare two lockfiles, from files or from git revisions.
 
-Only the files that would be installed are compared. Order, comments, and metadata are ignored.
+Order, comments, and checksums of the input are ignored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import unquote
 
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from envforge.lock.lockfile import LockedPackage, Lockfile, Manager, Requirements
+from envforge.base.urls import show_url
+from envforge.lock.lockfile import EXCLUDE_NEWER, LockedPackage, Lockfile, Manager, Requirements
 from envforge.lock.needs import requirements_of
 from envforge.machine.values import driver_text
 from envforge.pytorch.matrix import Matrix
@@ -50,7 +51,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shift:
-    """One requirement on the machine as text, before and after; an empty string if there is none."""
+    """One requirement on the machine, or one setting, as text before and after; an empty string if there is none."""
 
     what: str
     before: str
@@ -76,14 +77,15 @@ class PlatformDiff:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LockComparison:
-    """The platforms on which two lockfiles differ; empty if they install the same files."""
+    """The platforms on which two lockfiles install other files, and the settings that differ."""
 
     platforms: tuple[PlatformDiff, ...]
+    settings: tuple[Shift, ...] = ()
 
     @property
     def is_same(self) -> bool:
-        """Return whether both lockfiles install the same files on the same platforms."""
-        return not self.platforms
+        """Return whether both lockfiles create the same environments, from the same channels and kinds of files."""
+        return not self.platforms and not self.settings
 
 
 def compare(
@@ -92,7 +94,33 @@ def compare(
     """Compare two lockfiles; ``sizes`` has the known file sizes in bytes, by SHA-256."""
     names = dict.fromkeys((*before.platforms, *after.platforms))
     found = [_platform(name, before, after, matrix, sizes or {}) for name in names]
-    return LockComparison(platforms=tuple(one for one in found if one.changes or one.kind != "changed"))
+    return LockComparison(
+        platforms=tuple(one for one in found if one.changes or one.kind != "changed"),
+        settings=tuple(_settings(before, after)),
+    )
+
+
+def _settings(before: Lockfile, after: Lockfile) -> Iterator[Shift]:
+    """Yield the settings that differ; a side has none if it is in a format without them."""
+    if before.channels and after.channels:
+        for what in ("channels", "categories"):
+            sides = (" ".join(map(show_url, getattr(lock, what))) for lock in (before, after))
+            yield from _shift(what, *sides)
+        # a lockfile of a variant records other paths to the same files
+        names = [" ".join(source.rpartition("/")[2] for source in lock.sources) for lock in (before, after)]
+        yield from _shift("environment files", *names) if all(names) else ()
+        yield from _shift(
+            "exclude-newer", *(dict(lock.custom_metadata).get(EXCLUDE_NEWER, "") for lock in (before, after))
+        )
+    if all(lock.channels or lock.custom_metadata for lock in (before, after)):
+        was, will = dict(before.variables), dict(after.variables)
+        for name in sorted(was | will):
+            yield from _shift("variable", *(f"{name}={side[name]}" if name in side else "" for side in (was, will)))
+
+
+def _shift(what: str, before: str, after: str) -> Iterator[Shift]:
+    if before != after:
+        yield Shift(what=what, before=before, after=after)
 
 
 def _platform(name: str, before: Lockfile, after: Lockfile, matrix: Matrix, sizes: Mapping[str, int]) -> PlatformDiff:
@@ -147,8 +175,11 @@ def _pinned(lockfile: Lockfile, platform: str) -> dict[tuple[Manager, str], Pinn
     found: dict[tuple[Manager, str], Pinned] = {}
     for package in lockfile.for_platform(platform):
         name = package.name if package.manager == "conda" else canonicalize_name(package.name)
-        # conda-lock lists a package once per category; the first entry is enough
-        found.setdefault((package.manager, name), _pin(package))
+        # conda-lock lists a package once per category
+        first = found.setdefault((package.manager, name), _pin(package))
+        if package.category not in first.category.split(", "):
+            names = ", ".join(sorted([*first.category.split(", "), package.category]))
+            found[package.manager, name] = replace(first, category=names)
     return found
 
 
@@ -174,9 +205,7 @@ def _shifts(platform: str, before: Lockfile, after: Lockfile, matrix: Matrix) ->
         for lock in (before, after)
     ]
     for what in sides[0] | sides[1]:
-        was, will = sides[0].get(what, ""), sides[1].get(what, "")
-        if was != will:
-            yield Shift(what=what, before=was, after=will)
+        yield from _shift(what, sides[0].get(what, ""), sides[1].get(what, ""))
 
 
 def _needs(lockfile: Lockfile, needs: Requirements, platform: str) -> Iterator[tuple[str, str]]:
@@ -204,13 +233,14 @@ def _or_newer(version: Version | None) -> str:
 
 
 def list_changes(before: Lockfile, after: Lockfile) -> tuple[str, ...]:
-    """Return the differences between two lockfiles, one line per package and platform."""
+    """Return the differences between two lockfiles, one line per package and platform, and then the settings."""
     found = [
         (change.name, platform, change.manager, _line(change, f" ({platform})" if len(after.platforms) > 1 else ""))
         for platform in {*before.platforms, *after.platforms}
         for change in _changes(platform, before, after)
     ]
-    return tuple(line for *_, line in sorted(found) if line)
+    settings = (f"~ {one.what} {one.before or 'none'} -> {one.after or 'none'}" for one in _settings(before, after))
+    return (*(line for *_, line in sorted(found) if line), *settings)
 
 
 def _line(change: Change, where: str) -> str:

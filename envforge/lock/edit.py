@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import yaml
 from packaging.utils import canonicalize_name
@@ -32,7 +31,8 @@ from envforge.lock.match_spec import BadSpecError, parse_spec
 from envforge.lock.names import NameMapping, is_torch_family
 from envforge.lock.pip_requirement import BadRequirementError, parse_requirement
 from envforge.lock.platforms import EVERYWHERE
-from envforge.lock.project import project_command, read_text
+from envforge.lock.project import read_text
+from envforge.lock.request import LockRequest
 
 
 def replace_scalar(text: str, node: yaml.Node, value: str) -> str:
@@ -118,14 +118,17 @@ def refuse_torch(name: str, text: str = "") -> None:
     )
 
 
-def add(text: str, packages: Sequence[NewPackage], where: str) -> Edit:
-    """Add or change the line of each package; raise ``EnvforgeError`` if the file can't be edited."""
+def add(text: str, packages: Sequence[NewPackage], request: LockRequest) -> Edit:
+    """Add or change the line of each package; raise ``EnvforgeError`` if the file can't be edited.
+
+    ``text`` is that of the first environment file. Commands in errors have all files of ``request``.
+    """
     added, removed = [], []
     for one in packages:
-        environment = parse_environment(text, Path(where))
+        environment = parse_environment(text, request.environment)
         entries = _named(environment, one.name)
-        _refuse_other_owner(one, entries, where)
-        _refuse_limited(environment, one, entries)
+        _refuse_other_owner(one, entries, request)
+        _refuse_limited(environment, one, entries, request)
         if not entries:
             text = _insert(environment, one)
         elif entries[0].text != one.text:
@@ -134,15 +137,15 @@ def add(text: str, packages: Sequence[NewPackage], where: str) -> Edit:
         else:
             continue
         added.append(one.text)
-        _check(text, one, environment)
+        _check(text, one, environment, request)
     return Edit(text=text, added=tuple(added), removed=tuple(removed))
 
 
-def _refuse_limited(environment: Environment, one: NewPackage, entries: Sequence[Entry]) -> None:
+def _refuse_limited(environment: Environment, one: NewPackage, entries: Sequence[Entry], request: LockRequest) -> None:
     """Raise ``EnvforgeError`` if the package has several lines, or one that doesn't apply to all platforms."""
     where = environment.path
     lines = " and ".join(str(entry.line.number) for entry in entries)
-    again = project_command("lock", where, None)
+    again = request.command("lock")
     if len(entries) > 1:
         raise EnvforgeError(
             f"`{where}` lists `{one.name}` on lines {lines}",
@@ -162,39 +165,36 @@ def _refuse_limited(environment: Environment, one: NewPackage, entries: Sequence
         )
 
 
-def remove(
-    text: str, names: Sequence[str], where: str, others: Sequence[Path] = (), lockfile: Path | None = None
-) -> Edit:
+def remove(text: str, names: Sequence[str], request: LockRequest) -> Edit:
     """Remove every line of each package, from conda and from ``pip:``; raise ``EnvforgeError`` if there is none.
 
-    ``others`` are the further environment files, which are not edited. Commands in errors name them and ``lockfile``.
+    ``text`` and ``request`` are as for ``add``.
     """
     removed = []
     for name in names:
         refuse_torch(name)
-        environment = parse_environment(text, Path(where))
+        environment = parse_environment(text, request.environment)
         entries = _named(environment, name)
         if not entries:
-            raise _not_listed(environment, name, others, lockfile)
+            raise _not_listed(environment, name, request)
         removed += [entry.text for entry in entries]
         before = environment
         while entries:  # each deletion moves the nodes, so the text is parsed again
-            text = _delete(environment, entries[0], others, lockfile)
-            environment = _parse_edited(text, entries[0].text, before)
+            text = _delete(environment, entries[0], request)
+            environment = _parse_edited(text, entries[0].text, request)
             entries = _named(environment, name)
         if _others(environment, name) != _others(before, name):
-            raise _cannot_edit(removed[-1], before.path, "remove")
+            raise _cannot_edit(removed[-1], request, "remove")
     return Edit(text=text, removed=tuple(removed))
 
 
-def _not_listed(environment: Environment, name: str, others: Sequence[Path], lockfile: Path | None) -> RequestError:
+def _not_listed(environment: Environment, name: str, request: LockRequest) -> RequestError:
     known = [entry.name for entry in environment.entries]
     near = nearest(name.lower(), known, alike=0.6)
     hints = [Hint(f"did you mean `{near}`?")] if near else []
-    for path in others:
+    for path in request.others:
         if _named(parse_environment(read_text(path), path), name):
-            files = [environment.path, *(other for other in others if other != path)]
-            hints = [Hint(f"to remove it from `{path}`", project_command("remove", path, lockfile, [name], files))]
+            hints = [Hint(f"to remove it from `{path}`", request.editing(path).command("remove", name))]
     return RequestError(
         f"`{environment.path}` doesn't list `{name}`; it lists {', '.join(f'`{one}`' for one in known)}",
         hint=hints,
@@ -232,18 +232,15 @@ def _pip(word: str) -> NewPackage:
     return NewPackage(text=word, name=canonicalize_name(requirement.name), section="pip")
 
 
-def _refuse_other_owner(one: NewPackage, entries: Sequence[Entry], where: str) -> None:
+def _refuse_other_owner(one: NewPackage, entries: Sequence[Entry], request: LockRequest) -> None:
     other = next((entry for entry in entries if entry.section != one.section), None)
     if other is None:
         return
     place = "under `pip:`" if other.section == "pip" else "among the conda dependencies"
     words = ["--pip", one.text] if one.section == "pip" else [one.text]
-    commands = [
-        project_command("remove", Path(where), None, [other.name]),
-        project_command("add", Path(where), None, words),
-    ]
+    commands = [request.command("remove", other.name), request.command("add", *words)]
     raise EnvforgeError(
-        f"`{where}` already lists `{other.text}` {place}, and a package can't have two owners",
+        f"`{request.environment}` already lists `{other.text}` {place}, and a package can't have two owners",
         hint="to replace it",
         command=" && ".join(commands),
         code="two-owners",
@@ -294,7 +291,7 @@ def _insert_in_flow(text: str, sequence: yaml.SequenceNode, package: str, *, is_
     return f"{text[:end]}{', ' if sequence.value else ''}{item}{text[end:]}"
 
 
-def _delete(environment: Environment, entry: Entry, others: Sequence[Path], lockfile: Path | None) -> str:
+def _delete(environment: Environment, entry: Entry, request: LockRequest) -> str:
     """Delete the line of a package, and the mapping around it with its last package."""
     node, sequence = entry.node, entry.siblings
     if entry.holder is not None and (sequence is None or len(sequence.value) == 1):
@@ -304,7 +301,7 @@ def _delete(environment: Environment, entry: Entry, others: Sequence[Path], lock
             raise EnvforgeError(
                 f"`{entry.text}` is the only package of `{environment.path}`",
                 hint="to replace it, add another package first",
-                command=project_command("add", environment.path, lockfile, ["NAME"], others),
+                command=request.command("add", "NAME"),
                 code="only-package",
             )
         return delete_lines(environment.text, node)
@@ -321,23 +318,23 @@ def _delete_in_flow(text: str, sequence: yaml.SequenceNode, node: yaml.Node) -> 
     return text[:start] + text[end:]
 
 
-def _check(text: str, one: NewPackage, before: Environment) -> None:
+def _check(text: str, one: NewPackage, before: Environment, request: LockRequest) -> None:
     """Raise ``EnvforgeError`` unless the text requests the new package everywhere, and the others as before."""
-    after = _parse_edited(text, one.text, before)
+    after = _parse_edited(text, one.text, request)
     everywhere = set(after.platforms) or EVERYWHERE
     same = [e for e in after.entries if (e.section, e.text) == (one.section, one.text)]
     if not any(everywhere <= entry.platforms for entry in same) or _others(after, one.name) != _others(
         before, one.name
     ):
-        raise _cannot_edit(one.text, before.path, "add")
+        raise _cannot_edit(one.text, request, "add")
 
 
-def _parse_edited(text: str, what: str, before: Environment) -> Environment:
+def _parse_edited(text: str, what: str, request: LockRequest) -> Environment:
     # an edit on text can land in a construct that was not foreseen, so parse the result like any other reader
     try:
-        return parse_environment(text, before.path)
+        return parse_environment(text, request.environment)
     except EnvforgeError as error:
-        raise _cannot_edit(what, before.path, "edit") from error
+        raise _cannot_edit(what, request, "edit") from error
 
 
 def _others(environment: Environment, name: str) -> list[tuple[str, str, frozenset[str]]]:
@@ -345,11 +342,11 @@ def _others(environment: Environment, name: str) -> list[tuple[str, str, frozens
     return [(entry.section, entry.text, entry.platforms) for entry in environment.entries if entry not in named]
 
 
-def _cannot_edit(what: str, path: Path, verb: str) -> EnvforgeError:
+def _cannot_edit(what: str, request: LockRequest, verb: str) -> EnvforgeError:
     return EnvforgeError(
-        f"`{path}` can't be edited automatically at `{what}`",
+        f"`{request.environment}` can't be edited automatically at `{what}`",
         hint=f"{verb} it by hand; then, to update the lockfile",
-        command=project_command("lock", path, None),
+        command=request.command("lock"),
         code="cannot-edit",
     )
 

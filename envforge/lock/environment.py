@@ -20,6 +20,7 @@ from envforge.base.documents import check_yaml_depth
 from envforge.base.suggest import nearest
 from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, Hint
+from envforge.lock.lockfile import is_reserved_variable
 from envforge.lock.match_spec import SUBDIR, BadSpecError, Spec, parse_spec
 from envforge.lock.pip_requirement import BadRequirementError, parse_requirement
 from envforge.lock.platforms import EVERYWHERE, SelectorError, parse_selector, selector_of_comment
@@ -337,6 +338,10 @@ class _Reader:
         for name, (key, value) in found.items():
             if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) is None:
                 self._fail(key, f"`{name}` is not the name of an environment variable", "use letters, digits, and `_`")
+            if is_reserved_variable(name):
+                self._fail(
+                    key, f"activation of the environment sets `{name}`, so `variables:` can't contain it", _REMOVE
+                )
             if _is_null(value):
                 self._fail(key, f"the variable `{name}` has no value", f'write `{name}: ""` for an empty one')
             if "\0" in self._scalar(value, "a value", is_string=False):

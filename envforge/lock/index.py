@@ -118,6 +118,7 @@ class Sources:
 
 
 UNKNOWN_SHA256 = "0" * 64
+_SHA256 = "#sha256="  # ends the URL of a wheel under `pip:`
 NO_TORCH_INDEX = "only a PyTorch index may provide it, and `pip-repositories` lists none"
 NOBODY_MAY = "the environment requests it neither from conda nor under `pip:`"
 
@@ -131,6 +132,11 @@ class Offer:
     version: Version
     index: str
     file: IndexFile
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether environment.yml requests this URL, and states its SHA-256."""
+        return _SHA256 in self.index
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,20 +167,19 @@ class PlatformIndex:
     extras: dict[tuple[str, Version], frozenset[str]] = field(default_factory=dict)
     _solve: Solve | None = None
     _pages: dict[str, str | None] = field(default_factory=dict)
-    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _locks: dict[str, threading.Lock] = field(default_factory=dict)
 
     def page(self, name: str) -> str | None:
         """Return the page of one project, or ``None`` if it has no candidate."""
-        with self._lock:
+        with self._locks.setdefault(name, threading.Lock()):  # one per page, as uv requests many at a time
             if name not in self._pages:
                 self._pages[name] = self._make_page(canonicalize_name(name))
             return self._pages[name]
 
     def metadata(self, token: str) -> bytes | None:
         """Return the metadata of an offered wheel, reduced to the requirements that apply on this platform."""
-        with self._lock:
-            offer = self.offers.get(token)
-            return None if offer is None else self._adapted(offer)
+        offer = self.offers.get(token)
+        return None if offer is None else self._adapted(offer)
 
     @property
     def solve(self) -> Solve:
@@ -185,7 +190,7 @@ class PlatformIndex:
             raise EnvforgeError("conda-lock requested wheels before the conda packages were solved", code="no-solve")
         return self._solve
 
-    @property
+    @cached_property  # its ranks take milliseconds, and a page has thousands of wheels
     def target(self) -> Target:
         """The tags and markers of the platform."""
         return Target(platform=self.wanted.platform, python=self.solve.python, virtual=self.wanted.virtual)
@@ -196,8 +201,10 @@ class PlatformIndex:
 
     def reasons(self, explanation: str) -> list[tuple[str, str]]:
         """Return for each package in a solver's explanation why it was unavailable, or which versions exist."""
-        found = [(n, why) for n, why in (*self.missing.items(), *self.newer.items()) if _names(explanation, n)]
-        names = dict.fromkeys(offer.name for offer in self.offers.values())
+        # uv requests pages in any order
+        known = (*sorted(self.missing.items()), *sorted(self.newer.items()))
+        found = [(n, why) for n, why in known if _names(explanation, n)]
+        names = sorted({offer.name for offer in self.offers.values()})
         unmatched = r"(?<![\w-]){} \([^)]*\) which doesn't match any versions"
         found += [
             (n, self._why_other_versions(n)) for n in names if re.search(unmatched.format(re.escape(n)), explanation)
@@ -207,7 +214,7 @@ class PlatformIndex:
     def _why_other_versions(self, name: str) -> str:
         """Return why the requested version isn't offered, or which versions are, if no index has it."""
         specifiers = [one.specifier for one in self.wanted.pip if canonicalize_name(one.name) == name]
-        for page in (self._read(index, name) for index in self.sources.of(name)):
+        for page in (self._read(index, name) for index in self._indexes(name)):
             versions = ((file, _version_of(file.file_name)) for file in page.files)
             files = [f for f, v in versions if v and all(one.contains(v, prereleases=True) for one in specifiers)]
             if files and specifiers:
@@ -230,7 +237,8 @@ class PlatformIndex:
     def _refuse_two_owners(self, name: str, provided: SolvedPackage) -> None:
         for requirement in self.wanted.pip:
             same = canonicalize_name(requirement.name) == name and self.counts(requirement)
-            if same and not requirement.specifier.contains(provided.version, prereleases=True):
+            is_met = not requirement.url and requirement.specifier.contains(provided.version, prereleases=True)
+            if same and not is_met:
                 conda = f"{provided.name} {provided.version}"
                 raise EnvforgeError(
                     f"`{name}` has two owners on {self.wanted.platform}: "
@@ -242,7 +250,7 @@ class PlatformIndex:
 
     def _best(self, name: str) -> list[Offer]:
         best: dict[Version, tuple[int, Offer]] = {}
-        indexes = self.sources.of(name)
+        indexes = self._indexes(name)
         for index in indexes:
             page = self._read(index, name)
             fitting = [offer for offer in (self._offer(name, index, file) for file in page.files) if offer]
@@ -305,9 +313,16 @@ class PlatformIndex:
         except EnvforgeError:
             return False
 
+    def _indexes(self, name: str) -> tuple[str, ...]:
+        """Return the indexes for one package, in order; the URL of a wheel under ``pip:`` is the only one."""
+        wanted = (r for r in self.wanted.pip if r.url and canonicalize_name(r.name) == name and self.counts(r))
+        return tuple(r.url for r in wanted if r.url) or self.sources.of(name)
+
     def _read(self, index: str, name: str) -> Page:
         """Read the page of a project; an error about the configured package index explains how to use another."""
         registry = self.sources.registry
+        if _SHA256 in index:
+            return self.downloads.direct(index)
         try:
             return self.downloads.page(index, name)
         except OutsideError as error:

@@ -24,6 +24,7 @@ from envforge.base.urls import has_secrets, hide_secrets
 from envforge.errors import EnvforgeError, RequestError
 from envforge.lock.environment import Entry, Environment, parse_environment
 from envforge.lock.match_spec import BadSpecError, Spec, join_versions, matches
+from envforge.lock.pip_requirement import pinned
 from envforge.lock.platforms import KNOWN_PLATFORMS, marker_environment
 from envforge.lock.project import VIRTUAL_PACKAGES_FILE, input_sha256, read_text
 
@@ -96,12 +97,14 @@ class Inputs:
         return tuple(entry for file in self.files for entry in file.entries if _is_in(entry, self))
 
     @property
-    def left_out(self) -> Mapping[str, tuple[str, ...]]:
-        """The names of the packages that the choice of categories leaves out, by category."""
-        found: dict[str, tuple[str, ...]] = {}
+    def left_out(self) -> tuple[str, ...]:
+        """One line for each category that is left out, with the names of its packages."""
+        found: dict[str, list[str]] = {}
         for entry in (entry for file in self.files for entry in file.entries if not _is_in(entry, self)):
-            found[entry.category] = (*found.get(entry.category, ()), entry.name)
-        return found
+            found.setdefault(entry.category, []).append(entry.name)
+        return tuple(
+            f"category `{category}` is left out: {', '.join(dict.fromkeys(names))}" for category, names in found.items()
+        )
 
     @cached_property
     def variables(self) -> tuple[tuple[str, str], ...]:
@@ -403,9 +406,9 @@ def _categories(packages: Iterable[Requested]) -> list[str]:
 def _conda_lock_document(
     inputs: Inputs, platform: str, packages: Sequence[Requested], is_complete: bool
 ) -> dict[str, object]:
-    # a marker of a single line is kept for the hash, so that conda-lock finds its own hash again
+    # the lock-time index offers the wheel of a URL under `pip:`
     wheels = [
-        str(one.entries[0].requirement if is_complete and len(one.entries) == 1 else one.requirement)
+        str(_complete(one) if is_complete else pinned(one.requirement))
         for one in packages
         if one.requirement is not None
     ]
@@ -418,6 +421,11 @@ def _conda_lock_document(
         "pip-repositories": list(inputs.pip_repositories) if is_complete else [],
         "allow-pypi-requests": False,
     }
+
+
+def _complete(one: Requested) -> Requirement | None:
+    # a marker of a single line is kept for the hash, so that conda-lock finds its own hash again
+    return one.entries[0].requirement if len(one.entries) == 1 else one.requirement
 
 
 def _refuse_other_machine(inputs: Inputs, platform: str, virtual: Mapping[str, str]) -> None:
@@ -476,7 +484,7 @@ def _derive(platforms: Iterable[str], inputs: Inputs) -> VirtualPackages:
 
 def _torch_tag(requirements: Iterable[Requirement]) -> WheelTag | None:
     for requirement in requirements:
-        match = _LOCAL.search(str(requirement.specifier))
+        match = _LOCAL.search(str(pinned(requirement).specifier))
         if canonicalize_name(requirement.name) == "torch" and match is not None:
             return WheelTag.parse(match[1])
     return None

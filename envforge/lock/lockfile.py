@@ -26,7 +26,13 @@ from envforge.lock.names import NameMapping
 from envforge.lock.project import LOCK_FILE, VARIANTS_DIRECTORY, environment_in, find_environment, lock_command
 
 Manager = Literal["conda", "pip"]
-VariableName = Annotated[str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "a variable name")]
+# what activation sets itself, or what replaces the environment's own Python
+_RESERVED = (
+    r"PATH|PYTHONHOME|VIRTUAL_ENV(?:_PROMPT)?|(?:__)?CONDA_(?:SHLVL|PREFIX)\w*|CONDA_(?:DEFAULT_ENV|PROMPT_MODIFIER)"
+)
+is_reserved_variable = re.compile(_RESERVED, re.IGNORECASE).fullmatch  # names on Windows have no case
+_NAME = rf"(?!(?i:{_RESERVED})\Z)[A-Za-z_][A-Za-z0-9_]*"
+VariableName = Annotated[str, matching(_NAME, "the name of a variable that activation does not set")]
 VariableValue = Annotated[str, matching(r"[^\0]*", "a string without a NUL character")]
 
 
@@ -125,11 +131,21 @@ def find_sources(here: Path) -> tuple[Path, ...]:
 
 def recorded_sources(lockfile: Path) -> tuple[Path, ...]:
     """Return the environment files that a lockfile records; if one doesn't exist, the one next to the lockfile."""
+    return recorded_input(lockfile)[0]
+
+
+def recorded_input(lockfile: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Return ``recorded_sources``, and the categories to which a lockfile is limited."""
+    found: tuple[Path, ...] = ()
+    categories: tuple[str, ...] = ()
     try:
-        found = read_lockfile(lockfile).source_files(lockfile) if lockfile.is_file() else ()
+        if lockfile.is_file():
+            lock = read_lockfile(lockfile)
+            found, categories = lock.source_files(lockfile), lock.categories
     except EnvforgeError:  # an explicit file, or an error that the command reports with its own hints
-        found = ()
-    return found if found and all(path.is_file() for path in found) else (environment_in(lockfile.parent),)
+        pass
+    sources = found if found and all(path.is_file() for path in found) else (environment_in(lockfile.parent),)
+    return sources, categories
 
 
 def _creation(path: Path) -> tuple[Hint, ...]:
@@ -171,7 +187,7 @@ def repair_hints(path: Path) -> tuple[Hint, ...]:
 
     if not path.is_file():
         return ()
-    again = lock_command(path) if path.name == LOCK_FILE else ""
+    again = lock_command(path, is_valid=False) if path.name == LOCK_FILE else ""
     remove = shlex.join(["rm", str(path)])
     replacement = (Hint("to replace it by a new lockfile", f"{remove} && {again}"),) if again else ()
     found = (*restore_hints(path.parent, path.name), *replacement)

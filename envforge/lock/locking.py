@@ -145,7 +145,7 @@ def change(
     environment = request.environment
     with exclusive_lock(request.lockfile):
         if dry_run:
-            refuse_unfinished(environment)
+            refuse_unfinished(environment, request.command("lock"))
         else:
             complete_transaction(environment)
         before = read_text(environment)
@@ -222,6 +222,8 @@ class Keeping:
         document = load_yaml(self.old.text)
         document["metadata"]["custom_metadata"] = None
         rows = [row for row in document["package"] if row["platform"] == platform and row["url"] not in renewed]
+        # conda-lock reads the version of a row with a source, such as a URL under `pip:`, as 0.0.0
+        rows = [{key: value for key, value in row.items() if key != "source"} for row in rows]
         if not any(row["manager"] == "pip" for row in rows):
             return None
         return yaml.safe_dump({**document, "package": rows}, sort_keys=False)
@@ -322,7 +324,7 @@ class Run:
         family = frozenset(canonicalize_name(r.name) for r in pip if is_torch_family(r.name, str(r.specifier)))
         other = tuple(url for url in repositories if url not in torch)
         registry = None
-        if self.inputs.allow_registry and any(canonicalize_name(r.name) not in family and not r.url for r in pip):
+        if self.inputs.allow_registry and any(canonicalize_name(r.name) not in family for r in pip):
             registry = self._registry()
             extra = tuple(index.simple_url for index in self.extra if index.is_served)
             other = tuple(dict.fromkeys((*other, *extra, registry.simple_url)))
@@ -429,7 +431,7 @@ class Run:
             names = {canonicalize_name(row["name"]) for row in found}
             for row in found:
                 offer = server.offer(row["url"])
-                # no offer is a conda package, or a direct URL under `pip:`
+                # no offer is a conda package
                 public = {"url": offer.file.url, "hash": {"sha256": self._checked_sha256(offer)}} if offer else {}
                 # a dependency that only an extra needs is not locked, and `lock --check` would miss it
                 left_out = optional.get(row["name"], frozenset()) - names if row["manager"] == "pip" else ()
@@ -444,7 +446,7 @@ class Run:
         if file.url not in self.hashed and (self.request.verify_hashes or (file.sha256 or before) is None):
             self.hashed[file.url] = self.downloads.sha256(file)
         sha256 = self._sha256(offer)
-        if before and before != sha256:
+        if before and before != sha256 and not offer.is_direct:
             raise EnvforgeError(
                 f"`{show_url(file.url)}` has changed: expected SHA-256 `{before}` (`{self.request.lockfile}`), "
                 f"found `{sha256}` (package index)",
@@ -484,15 +486,12 @@ class Run:
     def _audit(self, lock: Lockfile, text: str) -> None:
         """Raise ``EnvforgeError`` if the lockfile is invalid, or isn't what the environment files request."""
         refuse_credentials(str(self.request.lockfile), text.splitlines())
-        direct = [r.url for p in self.inputs.platforms for r in self.inputs.pip_for(p) if r.url]
+        direct = [offer.file.url for offer in self.offers if offer.is_direct]
         torch = {without_user(url) for index in self.indexes.values() for url in index.sources.torch}
         other = {url for index in self.indexes.values() for url in index.sources.other}
         expected = Expectations(
-            digests={
-                **{offer.file.url: self._sha256(offer) for offer in self.offers},
-                **{url.split("#", 1)[0]: url.rpartition("#sha256=")[2] for url in direct},
-            },
-            torch_urls=frozenset(offer.file.url for offer in self.offers if offer.index in torch),
+            digests={offer.file.url: self._sha256(offer) for offer in self.offers},
+            torch_urls=frozenset({offer.file.url for offer in self.offers if offer.index in torch}.union(direct)),
             family=frozenset(offer.name for offer in self.offers if is_torch_family(offer.name)),
             asked=(*self.inputs.channels, *self.inputs.pip_repositories, *other, *direct),
         )
@@ -551,8 +550,7 @@ class Run:
         for offer in self.offers:
             if offer.file.is_yanked and any(package.url == offer.file.url for package in lock.packages):
                 yield f"`{offer.name} {offer.version}` was yanked by its publisher, but an exact pin requests it"
-        for category, names in self.inputs.left_out.items():
-            yield f"category `{category}` is left out: {', '.join(dict.fromkeys(names))}"
+        yield from self.inputs.left_out
         for entry in self.inputs.unused():
             yield f"{entry.line}: `{entry.text}` applies to none of the platforms {', '.join(self.inputs.platforms)}"
         if self.request.conda_exe is None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from email.parser import BytesHeaderParser
 from html.parser import HTMLParser
 from http import HTTPStatus
 from typing import Any
@@ -187,6 +188,7 @@ class Downloads:
         self._progress = progress
         self._client = Client(timeout_s=_TIMEOUT_S, delays_s=_DELAYS_S)
         self._quick = self._client.without_retries(_HEAD_TIMEOUT_S)
+        self._metadata: dict[tuple[str, tuple[tuple[str, str], ...]], bytes] = {}  # by URL and digests
 
     def close(self) -> None:
         """Close the connections."""
@@ -205,8 +207,21 @@ class Downloads:
             files = parse_page(_text(response, url), response.header("Content-Type"), base)
         return Page(url=url, status=200, files=tuple(self._original(file) for file in files))
 
+    def direct(self, url: str) -> Page:
+        """Return a page with one wheel, whose URL ends with its SHA-256."""
+        public, _, digest = url.partition("#sha256=")
+        file = IndexFile(file_name=name_in(public), url=public, digests=(("sha256", digest),))
+        metadata = BytesHeaderParser().parsebytes(self.metadata(file))
+        return Page(url=file.url, status=200, files=(replace(file, requires_python=metadata["Requires-Python"]),))
+
     def metadata(self, file: IndexFile) -> bytes:
         """Return the METADATA of a wheel: from its own file (PEP 658), by range requests, or from the entire wheel."""
+        key = file.url, file.digests
+        if key not in self._metadata:
+            self._metadata[key] = self._read_metadata(file)
+        return self._metadata[key]
+
+    def _read_metadata(self, file: IndexFile) -> bytes:
         if file.has_metadata:
             data = self._beside(file)
             if data is not None:

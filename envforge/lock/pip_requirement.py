@@ -8,8 +8,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterable
+from urllib.parse import unquote
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 
 from envforge.base.urls import hide_secrets, show_url
 from envforge.errors import Hint
@@ -43,13 +47,37 @@ def parse_requirement(text: str) -> Requirement:
     if requirement.marker is not None and not is_valid_marker(requirement.marker):
         raise BadRequirementError(f"{invalid}: its marker can't be evaluated", (Hint(_spelling(text)),))
     # no index states the hash of a direct URL, so the URL must contain it
-    if requirement.url is not None and not _DIRECT.fullmatch(requirement.url):
+    if requirement.url is not None and not _is_wheel(requirement):
+        name = canonicalize_name(requirement.name).replace("-", "_")
         raise BadRequirementError(
-            f"the URL of `{requirement.name}` below `pip:` must start with `https://` and end with its SHA-256, "
-            f"but it is `{text}`",
-            (Hint(f'write it as `"{requirement.name} @ https://HOST/{requirement.name}.whl#sha256=DIGEST"`'),),
+            f"the URL of `{requirement.name}` below `pip:` must be `https://…/{name}-VERSION-TAGS.whl` with "
+            f"`#sha256=DIGEST` at its end, but it is `{text}`",
+            (Hint(f'write it as `"{requirement.name} @ https://HOST/{name}-1.0-py3-none-any.whl#sha256=DIGEST"`'),),
         )
     return requirement
+
+
+def pinned(requirement: Requirement) -> Requirement:
+    """Return a requirement with a pin of the version in place of the URL of its wheel, if it has one."""
+    if requirement.url is None:
+        return requirement
+    pin = Requirement(str(requirement))
+    pin.url, pin.specifier = None, SpecifierSet(f"=={_wheel_in(requirement.url)[1]}")
+    return pin
+
+
+def _wheel_in(url: str) -> tuple[str, Version]:
+    """Return the name and the version in the URL of a wheel; raise ``ValueError``."""
+    return parse_wheel_filename(unquote(re.split("[?#]", url)[0].rpartition("/")[2]))[:2]
+
+
+def _is_wheel(requirement: Requirement) -> bool:
+    """Return whether the URL of a requirement is that of its wheel, with its SHA-256."""
+    url = requirement.url or ""
+    try:
+        return bool(_DIRECT.fullmatch(url)) and _wheel_in(url)[0] == canonicalize_name(requirement.name)
+    except ValueError:
+        return False
 
 
 _LONGEST = 2000  # characters of a requirement; longer ones take seconds to parse

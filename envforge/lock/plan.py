@@ -22,7 +22,7 @@ from envforge.base.files import regular
 from envforge.base.urls import hide_secrets, show_url
 from envforge.errors import EnvforgeError, Hint, RequestError
 from envforge.lock.lockfile import LockedPackage, Lockfile, LockfileError, Manager, parse_lockfile, reached
-from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, is_pylock
+from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, is_pylock, lock_command
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +129,7 @@ def make_plan(
             code="platform-not-locked",
         )
     packages = lockfile.for_platform(platform)
-    _refuse_unknown(packages, categories, where)
+    _refuse_unknown({*lockfile.categories, *(package.category for package in packages)}, categories, where)
     chosen = _chosen(packages, categories or DEFAULT_CATEGORIES)
     _refuse(chosen, allow_builds=allow_builds)
     artifacts = [Artifact(package=package, digest=_digest(package)) for package in chosen]
@@ -182,13 +182,16 @@ def _refuse_equal_records(artifacts: Iterable[Artifact], where: Path) -> None:
                 )
 
 
-def _refuse_unknown(packages: Iterable[LockedPackage], categories: Collection[str], where: Path) -> None:
-    known = sorted({package.category for package in packages})
+def _refuse_unknown(known: Collection[str], categories: Collection[str], where: Path) -> None:
     unknown = [name for name in categories if name not in known]
     if unknown:
+        words = [word for name in sorted({*known, *categories}) for word in ("--category", name)]
+        add = f"{lock_command(where)} {shlex.join(words)}" if is_pylock(where) and lock_command(where) else ""
         raise RequestError(
-            f"the lockfile `{where}` has no category `{unknown[0]}`; it has {', '.join(f'`{name}`' for name in known)}",
-            hint="pass a category of the lockfile",
+            f"the lockfile `{where}` has no category `{unknown[0]}`; it has "
+            + ", ".join(f"`{name}`" for name in sorted(known)),
+            hint="to lock it with this category" if add else "pass a category of the lockfile",
+            command=add,
             code="no-such-category",
         )
 

@@ -80,8 +80,13 @@ def is_pylock(path: Path) -> bool:
     return re.fullmatch(r"pylock\.(?:[^.]+\.)?toml", path.name) is not None
 
 
-def lock_command(lockfile: Path) -> str:
-    """Return the command that creates or updates a lockfile; empty without its environment.yml."""
+def lock_command(lockfile: Path, *, is_valid: bool = True) -> str:
+    """Return the command that creates or updates a lockfile; empty without its environment files.
+
+    The command has the files and the categories that a valid lockfile records.
+    """
+    from envforge.lock.lockfile import recorded_input  # noqa: PLC0415 - it imports this module
+
     if is_pylock(lockfile):
         from envforge.lock.pylock import lockfile_of  # noqa: PLC0415 - few projects have one
 
@@ -90,9 +95,12 @@ def lock_command(lockfile: Path) -> str:
     project = project_of(lockfile)
     if project != lockfile.parent and environment_in(project).is_file():
         return project_command("lock", environment_in(project), None, ["--variant", lockfile.absolute().parent.name])
-    if environment_in(lockfile.parent).is_file():
-        return project_command("lock", environment_in(lockfile.parent), lockfile)
-    return ""
+    # the errors about an invalid lockfile contain this command
+    (environment, *others), categories = (
+        recorded_input(lockfile) if is_valid else ([environment_in(lockfile.parent)], ())
+    )
+    words = [word for name in categories for word in ("--category", name)]
+    return project_command("lock", environment, lockfile, words, others) if environment.is_file() else ""
 
 
 def project_of(lockfile: Path) -> Path:
@@ -286,8 +294,9 @@ def complete_transaction(anchor: Path) -> bool:
         command=shlex.join(["rm", str(journal)]),
     )
     rows = document.read_json(document.read_bytes(journal), _Journal).files
+    again = lock_command(anchor.parent / rows[-1].path) if len(rows) > 1 else ""  # the last row is the lockfile
     for row in rows:
-        _refuse_edited(anchor.parent / row.path, row, anchor)
+        _refuse_edited(anchor.parent / row.path, row, anchor, again or project_command("lock", anchor, None))
     try:
         for row in rows:
             path = anchor.parent / row.path
@@ -306,13 +315,13 @@ def complete_transaction(anchor: Path) -> bool:
     return True
 
 
-def refuse_unfinished(anchor: Path) -> None:
-    """Raise ``EnvforgeError`` if a crash has left a change incomplete."""
+def refuse_unfinished(anchor: Path, complete: str) -> None:
+    """Raise ``EnvforgeError`` with the command that completes it if a crash has left a change incomplete."""
     if is_unfinished(anchor):
         raise EnvforgeError(
             f"an earlier change of `{anchor}` is incomplete",
             hint="to complete it",
-            command=project_command("lock", anchor, None),
+            command=complete,
             code="half-changed",
         )
 
@@ -328,14 +337,14 @@ def unfinished_beside(file: Path) -> Path | None:
     return next((path.with_name(path.name[1 : -len(_SUFFIX)]) for path in journals), None)
 
 
-def _refuse_edited(path: Path, row: _Row, anchor: Path) -> None:
+def _refuse_edited(path: Path, row: _Row, anchor: Path, again: str) -> None:
     found, journal = _digest(path), _journal(anchor)
     if found == row.new or (found == row.old and _digest(_aside(path)) == row.new):
         return
     raise EnvforgeError(
         f"a change of `{path}` was interrupted, and the file was edited since",
         hint="to keep the current files",
-        command=" && ".join((shlex.join(["rm", str(journal)]), project_command("lock", anchor, None))),
+        command=" && ".join((shlex.join(["rm", str(journal)]), again)),
         code="edited-since",
     )
 

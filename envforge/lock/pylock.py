@@ -1,7 +1,7 @@
 """Read and write pylock.toml (PEP 751): the Python packages of a project, for uv and pip.
 
 ``[tool.envforge]`` records the name of the conda-lock.yml that the file was made from, the SHA-256 of its packages, and
-its environment variables.
+its environment variables, and the categories of its packages.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from envforge.base.files import regular
 from envforge.base.urls import Url, show_url
 from envforge.errors import Hint, printable
 from envforge.lock.lockfile import (
+    CATEGORIES,
     VARIABLES,
     LockedPackage,
     Lockfile,
@@ -89,9 +90,10 @@ def lock_sha256(lock: Lockfile) -> str:
     return hashlib.sha256(json.dumps([rows, lock.variables]).encode()).hexdigest()
 
 
-def own_table(lockfile: Path, lock: Lockfile) -> dict[str, Any]:
+def own_table(lockfile: Path, lock: Lockfile, categories: Sequence[str] = ("main",)) -> dict[str, Any]:
     """Return what ``[tool.envforge]`` records of the lockfile that a pylock.toml is made from."""
-    table = {"lockfile": lockfile.name, LOCK_SHA256: lock_sha256(lock)}
+    table: dict[str, Any] = {"lockfile": lockfile.name, LOCK_SHA256: lock_sha256(lock)}
+    table |= {"categories": list(categories)} if list(categories) != ["main"] else {}
     return {**table, **({"variables": dict(lock.variables)} if lock.variables else {})}
 
 
@@ -210,6 +212,7 @@ class _Package:
 class _Own:
     sha256: str = ""
     packages_sha256: str | None = None
+    categories: tuple[str, ...] = ("main",)
     variables: dict[VariableName, VariableValue] = field(default_factory=dict)
 
 
@@ -246,8 +249,7 @@ def parse_pylock(text: str, where: str) -> Lockfile:
         damaged=f"the lockfile `{where}` is invalid",
         error=LockfileError,
         code="lockfile-damaged",
-        hint="to write it again",
-        command=lock_command(Path(where)) or "envforge lock --pylock",
+        hints=lambda: (Hint("to write it again", lock_command(Path(where)) or "envforge lock --pylock"),),
     )
     values = document.read_toml(text, dict[str, Any])
     _refuse_foreign(document, values, where)
@@ -282,6 +284,7 @@ def parse_pylock(text: str, where: str) -> Lockfile:
         content_hash=(),
         packages=tuple(packages.values()),
         custom_metadata=((LOCK_SHA256, own.sha256), (VARIABLES, variables_text([*own.variables.items()]) or "{}"))
+        + ((CATEGORIES, ",".join(own.categories)),)
         + (((EDITED, "yes"),) if was_edited else ()),
         python=python,
     )

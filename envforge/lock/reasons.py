@@ -64,13 +64,19 @@ class _Advice:
         """Return whether ``pip:`` lists a package."""
         return any(canonicalize_name(requirement.name) == name for requirement in self.index.wanted.pip)
 
+    def _editing(self, name: str) -> LockRequest:
+        """Return the request with the file that lists a package as the one to edit."""
+        paths = [one.line.path for one in self.inputs.entries if canonicalize_name(one.name) == canonicalize_name(name)]
+        return self.request.editing(paths[0]) if set(paths[:1]) & set(self.request.others) else self.request
+
     def for_unknown_conda(self, name: str) -> Iterator[Hint]:
         """Suggest the wheel of an unknown conda package, if the package index has one."""
         if not self._is_wheel(name):
             return
-        add = self.request.command("add", "--pip", name)
+        request = self._editing(name)
+        add = request.command("add", "--pip", name)
         if add:
-            words = [self.request.command("remove", name), add] if self.is_written else [add]
+            words = [request.command("remove", name), add] if self.is_written else [add]
             yield Hint(f"to install `{name}` from the package index instead", " && ".join(words))
 
     def for_wheel(self, name: str, why: str) -> Iterator[Hint]:
@@ -96,9 +102,9 @@ class _Advice:
         if near is not None:
             yield Hint(f"did you mean `{near}`?")
         conda = self.index.mapping.to_conda(name)
-        remove = self.request.command("remove", name)
+        remove = self._editing(name).command("remove", name)
         if conda in self._conda_names() and remove:
-            add = self.request.command("add", conda)
+            add = self._editing(name).command("add", conda)
             words = [remove, add] if self.is_written else [add]
             yield Hint(f"to install `{conda}` from conda instead", " && ".join(words))
         elif near is None and name in self.index.unlisted:

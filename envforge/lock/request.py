@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from envforge.base.net import Mirrors
@@ -118,6 +118,11 @@ class LockRequest:
     source: Path | None = None
     is_aside: bool = False
 
+    def editing(self, path: Path) -> LockRequest:
+        """Return the request with another of its environment files as the first, which commands edit."""
+        files = (self.environment, *self.others)
+        return replace(self, environment=path, others=tuple(file for file in files if file != path))
+
     def command(self, name: str, *words: str) -> str:
         """Return ``envforge NAME WORDS`` for the files of this request, for hints; empty if they are temporary."""
         from envforge.lock.project import project_command  # noqa: PLC0415 - only errors need it
@@ -125,7 +130,9 @@ class LockRequest:
         if self.is_aside:
             return ""
         lockfile = None if self.source else self.lockfile
-        words = (*(word for category in self.categories for word in ("--category", category)), *words)
+        # `add` and `remove` keep the categories of the lockfile, and have no option for them
+        categories = self.categories if name == "lock" else ()
+        words = (*(word for category in categories for word in ("--category", category)), *words)
         return project_command(name, self.source or self.environment, lockfile, words, self.others)
 
 

@@ -197,7 +197,8 @@ def _with_bounds(text: str, old: Version, new: Version, path: Path) -> str:
         own = spec.version.split(",") if spec else []
         bounds = [bound for bound in own if bound and bound not in before.get(name, ())]
         line = f"{name} {','.join(dict.fromkeys([*after[name], *bounds]))}".strip()
-        text = add(text, [NewPackage(text=line, name=name, section="conda")], str(path)).text
+        request = LockRequest(environment=path, lockfile=path.with_name(LOCK_FILE))
+        text = add(text, [NewPackage(text=line, name=name, section="conda")], request).text
     return text
 
 

@@ -7,16 +7,26 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from envforge.cli import main
-from envforge.lock.diff import LockComparison, compare
-from envforge.lock.lockfile import LockedPackage, Lockfile, read_lockfile
+from envforge.lock.diff import LockComparison, compare, list_changes
+from envforge.lock.lockfile import (
+    CATEGORIES,
+    EXCLUDE_NEWER,
+    INPUT_SHA256,
+    VARIABLES,
+    LockedPackage,
+    Lockfile,
+    read_lockfile,
+)
 from envforge.pytorch.matrix import load_matrix
 from tests.export.locks import CATALOGUE, CU118, CU126, JINJA2, NUMPY, PYTHON, conda, lock
 
 MATRIX = load_matrix()
+VALUE = json.dumps({"A": "\n`b`"})
 CU118_LOCK = CATALOGUE / "image-classification" / "cu118-linux-64.conda-lock.yml"
 CU126_LOCK = CATALOGUE / "image-classification" / "cu126-linux-64.conda-lock.yml"
 
@@ -53,9 +63,52 @@ def test_what_differs_at_the_same_version_is_named(changed: LockedPackage, what:
     assert _kinds(_compare(lock(PYTHON, NUMPY), lock(PYTHON, changed))) == {"numpy": ("changed", what)}
 
 
-def test_order_and_metadata_do_not_count() -> None:
-    other = replace(lock(NUMPY, PYTHON), content_hash=(("linux-64", "1"),), channels=("other",))
+def test_order_and_hashes_of_the_input_do_not_count() -> None:
+    other = replace(lock(NUMPY, PYTHON), content_hash=(("linux-64", "1"),), custom_metadata=((INPUT_SHA256, "1"),))
     assert _compare(lock(PYTHON, NUMPY), other).is_same
+
+
+SETTINGS = [
+    ({"channels": ("other",)}, ("channels", "conda-forge", "other")),
+    ({"custom_metadata": ((VARIABLES, '{"A": ""}'),)}, ("variable", "", "A=")),
+    ({"custom_metadata": ((CATEGORIES, "main,docs"),)}, ("categories", "", "main docs")),
+    ({"custom_metadata": ((EXCLUDE_NEWER, "2026-01-01T00:00:00Z"),)}, ("exclude-newer", "", "2026-01-01T00:00:00Z")),
+    ({"sources": ("a.yml", "b.yml")}, ("environment files", "environment.yml", "a.yml b.yml")),
+]
+
+
+@pytest.mark.parametrize(("changed", "shift"), SETTINGS)
+def test_each_setting_that_differs_is_named(changed: dict[str, Any], shift: tuple[str, str, str]) -> None:
+    before = replace(lock(PYTHON), sources=("environment.yml",))
+    after = replace(before, **changed)
+    found = _compare(before, after)
+    assert [(one.what, one.before, one.after) for one in found.settings] == [shift]
+    assert (found.platforms, found.is_same) == ((), False)
+    assert list_changes(before, after) == (f"~ {shift[0]} {shift[1] or 'none'} -> {shift[2]}",)
+    explicit = replace(after, channels=(), sources=(), custom_metadata=())
+    assert _compare(before, explicit).is_same
+    variant = replace(after, sources=tuple(f"../../{source}" for source in after.sources))
+    assert _compare(after, variant).is_same
+
+
+def test_settings_are_in_every_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = tmp_path / "conda-lock.yml"
+    text = CU118_LOCK.read_text(encoding="utf-8")
+    hostile.write_text(text.replace("  custom_metadata:\n", f"  custom_metadata:\n    {VARIABLES}: '{VALUE}'\n", 1))
+    words = ["diff", str(CU118_LOCK), str(hostile)]
+    assert main(words) == 1
+    assert "\nsettings:\n  variable: none → A=\N{REPLACEMENT CHARACTER}`b`" in capsys.readouterr().out
+    assert main([*words, "--markdown"]) == 1
+    assert "\n- **variable**: none → `A=\N{REPLACEMENT CHARACTER}'b'`" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 1
+    result = json.loads(capsys.readouterr().out)["result"]
+    assert result == {"platforms": [], "settings": [{"what": "variable", "before": "", "after": "A=\n`b`"}]}
+
+
+def test_second_category_of_a_package_is_a_difference() -> None:
+    found = _compare(lock(PYTHON), lock(PYTHON, replace(PYTHON, category="dev")))
+    assert _kinds(found) == {"python": ("changed", "category")}
+    assert [one.after and one.after.category for one in found.platforms[0].changes] == ["dev, main"]
 
 
 def test_a_checksum_that_only_one_lock_has_is_no_other_file() -> None:
@@ -119,7 +172,7 @@ def test_json_names_both_sides_of_each_change(capsys: pytest.CaptureFixture[str]
         "schema_version": 1,
         "command": "diff",
         "ok": True,
-        "result": {"platforms": []},
+        "result": {"platforms": [], "settings": []},
     }
 
 

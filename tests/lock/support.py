@@ -60,6 +60,8 @@ class LockFolder:
         return read_lockfile(self.lockfile)
 
 
+# of functions that only name its files
+REQUEST = LockRequest(environment=Path("environment.yml"), lockfile=Path("conda-lock.yml"))
 _Folder = TypeVar("_Folder", bound=LockFolder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,12 @@ import pytest
 from envforge.errors import EnvforgeError
 from envforge.lock.check import check_lock
 from envforge.lock.condalock import solver_launcher
+from envforge.lock.names import NameMapping
 from envforge.lock.project import input_sha256
 from envforge.lock.request import LockReport
 from tests.lock.conftest import World, environment_text
+from tests.lock.torchindex import TorchIndex, wheel
+from tests.support.loopback import Loopback
 
 Differs = Callable[[str], list[str]]
 
@@ -93,3 +97,37 @@ def test_a_missing_lock_is_an_error_that_says_what_to_do(tmp_path: Path) -> None
 def test_input_hash_tells_a_missing_file_from_an_empty_one() -> None:
     assert input_sha256("a", None) != input_sha256("a", "")
     assert input_sha256("a\r\n", "b\r\n") == input_sha256("a\n", "b\n")
+
+
+def test_lock_of_conda_lock_with_wheels_and_categories_is_up_to_date(conda_channel: str, tmp_path: Path) -> None:
+    needs = ["helper>=1", 'only-linux; sys_platform == "linux"', 'only-fast; extra == "fast"']
+    wheels = [wheel("wanted", "1.2", requires=needs, extras=["fast"]), wheel("wanted", "1.0", requires=needs)]
+    wheels += [wheel(name, "1.0") for name in ("helper", "only-linux", "only-mac", "only-fast")]
+    pages = TorchIndex()
+    pages.add("simple", *wheels)
+    with Loopback(pages.answer) as server:
+        head = f"channels: [{conda_channel}/conda-forge]\nplatforms: [linux-64, osx-arm64]\n"
+        index = f"pip-repositories: ['{server.url}/whl/simple']\nallow-pypi-requests: false\n"
+        lines = [
+            *("python 3.10.*", "pip", "sympy", "jinja2 >=3,<4", "numpy =2.2", "pillow  # [linux64]"),
+            "{pip: ['wanted <2', 'only-mac; sys_platform == \"darwin\"', 'helper ~= 1.0']}",
+        ]
+        main, dev, lockfile = tmp_path / "environment.yml", tmp_path / "dev.yml", tmp_path / "conda-lock.yml"
+        main.write_text(f"{head}{index}dependencies:\n" + "".join(f"- {line}\n" for line in lines), encoding="utf-8")
+        more = ["filelock", "fsspec", "{pip: ['wanted[fast] >=1.1']}"]
+        dev.write_text(f"{head}{index}category: dev\ndependencies:\n" + "".join(f"- {line}\n" for line in more))
+        NameMapping.bundled().write(tmp_path / "mapping.json")
+        words = ["lock", "--conda", str(solver_launcher(tmp_path)), "-f", str(main), "-f", str(dev)]
+        words += ["--lockfile", str(lockfile), "--pypi_to_conda_lookup_file", str(tmp_path / "mapping.json")]
+        environment = {**os.environ, "POETRY_CACHE_DIR": str(tmp_path / "cache"), "POETRY_KEYRING_ENABLED": "false"}
+        done = subprocess.run(
+            [sys.executable, "-m", "conda_lock", *words],
+            cwd=tmp_path,
+            env=environment,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        found = check_lock(main, lockfile, others=(dev,))
+        assert [str(one) for one in found] == []

@@ -220,6 +220,10 @@ def test_construct_is_honored(lines: str, on_linux: set[str], on_mac: set[str]) 
         ("- a\npip: [red]", "the key `pip` is unknown", "write `- pip:` among the `dependencies:`"),
         ("- a\n\t- b", "not valid YAML: while scanning", "write spaces instead of the tab"),
         ("- a\n---\na: b", "but found another document", "write one document"),
+        *(
+            (f"- a\nvariables: {{A: 1, {name}: /x}}", f"activation of the environment sets `{name}`", "remove it")
+            for name in ("PATH", "Path", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_PREFIX_1", "CONDA_SHLVL")
+        ),
         ("- a\nvariables: {1A: 1}", "`1A` is not the name of an environment variable", "use letters"),
         ("- a\ncategory: [a]", "the value of `category:` is a list", "write one string: `category: NAME`"),
         ("- a\nallow-pypi-requests: 1", "the value of `allow-pypi-requests:` is not a boolean", "write `true` or"),
@@ -305,7 +309,7 @@ def test_files_are_merged_as_conda_lock_merges_them() -> None:
     assert [text.count('"category": "dev"') for text in conda_lock_files(inputs, "linux-64")] == [0, 1]
     chosen = read(first, second, categories=("dev",))
     assert names(chosen, "linux-64") == {"a <2", "tests"}
-    assert chosen.left_out == {"main": ("python", "a")}
+    assert chosen.left_out == ("category `main` is left out: python, a",)
     with pytest.raises(RequestError, match="no environment file has the category `docs`; found: dev, main"):
         read(first, second, categories=("docs",))
 
@@ -332,7 +336,7 @@ def test_conflicting_files_are_named(second: str, message: str) -> None:
     [
         ("- a 1 py_0\n  - a 1 py_1", "have different builds"),
         ("- x::a\n  - y::a", "have different channels"),
-        (f"- pip: ['a @ https://h/a.whl#sha256={'0' * 64}', a]", "have different URLs"),
+        (f"- pip: ['a @ https://h/a-1.0-py3-none-any.whl#sha256={'0' * 64}', a]", "have different URLs"),
         ("- a 1|2|3|4|5|6|7|8|9\n  - a !=1|!=2|!=3|!=4|!=5|!=6|!=7|!=8", "the constraints have too many alternatives"),
     ],
 )

@@ -30,6 +30,7 @@ from tests.lock.grammar import (
     render_flow,
     without_comments,
 )
+from tests.lock.support import REQUEST
 from tests.lock.torchindex import wheel
 from tests.support.channel import Channel
 from tests.support.loopback import Loopback
@@ -105,9 +106,9 @@ def test_add_then_remove_restores_every_byte(requested: list[Item], end: str, is
     plain = without_comments(requested)
     block = render(requested, end=end)
     for text in (block, block.replace("\n", "\r\n"), *(render_flow(plain, is_json=one) for one in (True, False))):
-        added = add(text, packages, "e.yml")
+        added = add(text, packages, REQUEST)
         assert "fresh" in {entry.name for entry in parse_environment(added.text, PATH).entries}
-        assert text == remove(added.text, ["fresh"], "e.yml").text
+        assert text == remove(added.text, ["fresh"], REQUEST).text
 
 
 @pytest.fixture(scope="module")

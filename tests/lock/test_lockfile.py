@@ -60,3 +60,12 @@ def test_invalid_url_is_an_error_before_any_download(url: str) -> None:
     with pytest.raises(EnvforgeError, match=expected) as caught:
         parse_lockfile(LOCK.replace("https://example.org/a.conda", f'"{url}"'), "conda-lock.yml")
     assert "S3CRETp4ss" not in caught.value.message
+
+
+def test_variables_that_activation_sets_are_an_error() -> None:
+    text = LOCK.replace("package:", '  custom_metadata: {envforge_variables: \'{"NAME": "/x"}\'}\npackage:', 1)
+    allowed = parse_lockfile(text.replace("NAME", "LD_LIBRARY_PATH"), "my.yml")
+    assert allowed.variables == (("LD_LIBRARY_PATH", "/x"),)
+    for name in ("PATH", "CONDA_PREFIX"):
+        with pytest.raises(EnvforgeError, match="expected the name of a variable that activation does not set"):
+            _ = parse_lockfile(text.replace("NAME", name), "my.yml").variables

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 
 from envforge.base import toml
 from envforge.cli import main
+from envforge.cli.lock import pylock_words
 from envforge.errors import EnvforgeError
 from envforge.lock.compile import PylockReport, check_pylock, is_pylock_current, lock_pylock
+from envforge.lock.plan import make_plan
 from envforge.lock.project import is_pylock
 from envforge.lock.pylock import lockfile_of, parse_pylock, pylock_of
 from tests.lock.conftest import CONDA_LIBRARIES, World, environment_text, new_world
@@ -120,6 +123,41 @@ def test_pylock_records_the_variables_of_the_project(tmp_path: Path, conda_chann
         world.write(f"{text}variables:\n  MODE: c\n")
         world.lock()
         assert [d.code for d in check_pylock(world.request())] == ["pylock-stale"]
+
+
+def test_pylock_names_the_categories_that_it_leaves_out(
+    tmp_path: Path, conda_channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `install conda-lock.yml` does, it has `main` and `dev`, unless `--category` names others."""
+    with world_with_registry(tmp_path, conda_channel, environment_text(pip=(), without=("numpy", "pillow"))) as world:
+        monkeypatch.chdir(world.folder)
+        head = "channels: [conda-forge]\nplatforms: [linux-64]\n"
+        for category, name in (("dev", "numpy"), ("docs", "pillow")):
+            text = f"{head}category: {category}\ndependencies: [{name}]\n"
+            (world.folder / f"{category}.yml").write_text(text, encoding="utf-8")
+        request = world.request(others=(Path("dev.yml"), Path("docs.yml")))
+        world.lock(others=request.others)
+        report = lock_pylock(request)
+        assert report.categories_left_out == ("category `docs` is left out: pillow",)
+        assert report.platforms[0].left_out == ()
+        assert ("numpy" in packages(world), "pillow" in packages(world)) == (True, False)
+        assert check_pylock(request) == ()
+        assert "category `docs` is left out: pillow" in pylock_words(lock_pylock(request))
+        path = world.folder / "pylock.toml"
+        lock = parse_pylock(path.read_text(encoding="utf-8"), "pylock.toml")
+        assert len(make_plan(lock, "linux-64", path, categories=("dev",)).wheels) == len(packages(world))
+        with pytest.raises(EnvforgeError, match="has no category `docs`; it has `dev`, `main`") as caught:
+            make_plan(lock, "linux-64", Path("pylock.toml"), categories=("docs",))
+        files = "-f environment.yml -f dev.yml -f docs.yml --pylock"
+        chosen = "--category dev --category docs --category main"
+        assert caught.value.commands == (f"envforge lock {files} {chosen}",)
+
+        every = replace(request, categories=("main", "dev", "docs"))
+        world.lock(others=request.others, categories=every.categories)
+        assert lock_pylock(every).categories_left_out == ()
+        assert "pillow" in packages(world)
+        assert [d.code for d in check_pylock(request)] == ["categories"]
+        assert check_pylock(every) == ()
 
 
 def test_invalid_pylock_of_envforge_is_written_again(tmp_path: Path, conda_channel: str) -> None:

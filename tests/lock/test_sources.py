@@ -10,8 +10,8 @@ import pytest
 
 from envforge.errors import EnvforgeError, RequestError
 from envforge.lock.condalock import solver_launcher
-from tests.lock.conftest import World, environment_text
-from tests.lock.torchindex import Wheel, wheel
+from tests.lock.conftest import CONDA_LIBRARIES, World, environment_text
+from tests.lock.torchindex import PUBLIC, Wheel, wheel
 from tests.support.loopback import Loopback, Request, Response
 
 WANTED = wheel("wanted", "1.2", requires=["helper>=1", "numpy", "triton"])
@@ -181,3 +181,41 @@ def test_extra_index_of_the_user_is_read(world: World, monkeypatch: pytest.Monke
         assert world.package("helper").url == f"{default.url}/files/{HELPER.file_name}"
     unused = f"the package index `file:///nowhere` (configured in {settings}) is not used, because other machines can't"
     assert [line[: len(unused)] for line in report.warnings] == ([unused] if variable == "pip.conf" else [])
+
+
+def direct(one: Wheel, extra: str = "") -> str:
+    return f"{one.name}{extra} @ {PUBLIC}/cu118/{one.file_name}#sha256={one.sha256}"
+
+
+def test_wheel_of_a_url_is_read_from_the_mirror_with_its_extras(world: World) -> None:
+    """The real server is out of reach, so the file, its requirements, and those of an extra come from the mirror."""
+    one = wheel("wanted", "1.2", requires=["helper", 'extra-helper; extra == "fast"'], extras=["fast"])
+    world.index.add("cu118", one, HELPER, wheel("extra-helper", "1.0"), has_metadata=False)
+    world.write(environment_text(pip=("torch==2.7.1+cu118", direct(one, "[fast]"), "helper")))
+    for _ in range(2):  # the second lock keeps the wheel
+        world.lock(python_index=f"{PUBLIC}/cu118", upgrade_packages=("torch",) if world.lockfile.exists() else ())
+        found = {p.name: p.version for p in world.read().for_platform("linux-64", "pip")}
+        assert (found["wanted"], found["helper"], found["extra-helper"]) == ("1.2", "1.0", "1.0")
+    assert world.package("wanted").url == f"{PUBLIC}/cu118/{one.file_name}"
+    assert world.package("wanted").sha256 == one.sha256
+    assert world.lock(python_index=f"{PUBLIC}/cu118").is_unchanged
+
+
+def test_wheel_of_a_url_that_does_not_fit_is_explained(world: World) -> None:
+    for one, why in (
+        (wheel("wanted", "1.2", tag="py3-none-win_amd64"), "has wheels only for win_amd64"),
+        (wheel("wanted", "1.2", python=">=3.99"), "has wheels for linux-64 only for Python >=3.99"),
+    ):
+        world.index.add("cu118", one, has_metadata=False)
+        world.write(environment_text(pip=("torch==2.7.1+cu118", direct(one))))
+        with pytest.raises(EnvforgeError) as caught:
+            world.lock()
+        assert f"- wanted: `{PUBLIC}/cu118/{one.file_name}` {why}" in caught.value.message
+
+
+def test_wheel_of_a_url_is_not_replaced_by_a_conda_package(world: World) -> None:
+    one = wheel("numpy", CONDA_LIBRARIES["numpy"])
+    world.index.add("cu118", one)
+    world.write(environment_text(pip=("torch==2.7.1+cu118", direct(one))))
+    with pytest.raises(EnvforgeError, match="`numpy` has two owners"):
+        world.lock()

@@ -39,16 +39,28 @@ class Wheel:
         return self.stated_sha256 or hashlib.sha256(self.data).hexdigest()
 
 
-def metadata(name: str, version: str, requires: tuple[str, ...] | list[str] = (), python: str = "") -> bytes:
+Texts = tuple[str, ...] | list[str]
+
+
+def metadata(name: str, version: str, requires: Texts = (), python: str = "", extras: Texts = ()) -> bytes:
     lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
     lines += [f"Requires-Python: {python}"] if python else []
+    lines += [f"Provides-Extra: {extra}" for extra in extras]
     return "\n".join([*lines, *(f"Requires-Dist: {text}" for text in requires), "", ""]).encode()
 
 
-def wheel(name: str, version: str, *, tag: str = "py3-none-any", requires: tuple[str, ...] | list[str] = ()) -> Wheel:
+def wheel(
+    name: str,
+    version: str,
+    *,
+    tag: str = "py3-none-any",
+    requires: Texts = (),
+    python: str = "",
+    extras: Texts = (),
+) -> Wheel:
     """A real wheel, small, the same bytes each time."""
     stem = f"{name.replace('-', '_')}-{version}"
-    text = metadata(name, version, requires)
+    text = metadata(name, version, requires, python, extras)
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         parts = {

@@ -8,6 +8,7 @@ import yaml
 from envforge.errors import EnvforgeError
 from envforge.lock.edit import Edit, add, parse_packages, remove
 from envforge.lock.environment import Section
+from tests.lock.support import REQUEST
 
 TEXT = """\
 # head
@@ -29,11 +30,11 @@ platforms:
 
 
 def added(text: str, *words: str, section: Section = "conda") -> Edit:
-    return add(text, parse_packages(words, section), "environment.yml")
+    return add(text, parse_packages(words, section), REQUEST)
 
 
 def removed(text: str, *names: str) -> Edit:
-    return remove(text, names, "environment.yml")
+    return remove(text, names, REQUEST)
 
 
 def changed_lines(before: str, after: str) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from envforge.errors import EnvforgeError
 from envforge.lock.edit import add, parse_packages, remove
 from envforge.lock.environment import parse_environment
+from tests.lock.support import REQUEST
 
 HEAD = "channels: [conda-forge]\nplatforms: [linux-64, osx-arm64]\n"
 TEXTS = [
@@ -41,11 +42,11 @@ def packages(text: str, but: str) -> list[tuple[object, ...]]:
 def test_unusual_file_is_restored_and_keeps_its_packages(text: str, end: str) -> None:
     text = (text if text[0] in "{\ufeff" else HEAD + text).replace("\n", end)
     for section in ("conda", "pip"):
-        added = add(text, parse_packages(["fresh>=1"], "pip" if section == "pip" else "conda"), "e.yml")
+        added = add(text, parse_packages(["fresh>=1"], "pip" if section == "pip" else "conda"), REQUEST)
         assert packages(text, "fresh") == packages(added.text, "fresh")
-        assert text == remove(added.text, ["fresh"], "e.yml").text
+        assert text == remove(added.text, ["fresh"], REQUEST).text
     for name in {one.name for one in parse_environment(text, Path("e.yml")).entries}:
-        assert packages(text, name) == packages(remove(text, [name], "e.yml").text, name)
+        assert packages(text, name) == packages(remove(text, [name], REQUEST).text, name)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_unusual_file_is_restored_and_keeps_its_packages(text: str, end: str) ->
 )
 def test_package_that_others_depend_on_is_not_removed(dependencies: str, name: str, code: str) -> None:
     with pytest.raises(EnvforgeError) as caught:
-        remove(HEAD + dependencies, [name], "e.yml")
+        remove(HEAD + dependencies, [name], REQUEST)
     assert caught.value.code == code
 
 
@@ -68,5 +69,5 @@ def test_package_that_others_depend_on_is_not_removed(dependencies: str, name: s
 )
 def test_package_is_not_added_below_the_selector_of_others(dependencies: str) -> None:
     with pytest.raises(EnvforgeError) as caught:
-        add(HEAD + dependencies, parse_packages(["fresh"], "pip"), "e.yml")
+        add(HEAD + dependencies, parse_packages(["fresh"], "pip"), REQUEST)
     assert caught.value.code == "cannot-edit"

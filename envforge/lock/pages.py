@@ -71,7 +71,12 @@ def parse_page(text: str, content_type: str, base: str) -> tuple[IndexFile, ...]
     if "json" in content_type:
         return _parse_json(text, base)
     parser = _Anchors(base)
-    parser.feed(text)
+    try:
+        parser.feed(text)
+    except (AssertionError, ValueError) as error:  # `<![x[`, and a URL with half of an IPv6 address
+        raise OutsideError(
+            f"`{show_url(base)}` is not a page of a package index: {error}", code="bad-index-page"
+        ) from error
     return tuple(parser.files)
 
 

@@ -9,12 +9,13 @@ public-key = "RW…"      # minisign; if set, every lockfile must be signed with
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import unquote
@@ -26,7 +27,7 @@ from envforge.errors import Hint, RequestError
 _EXAMPLES = (
     "a directory, git+https://host.example/team/locks.git@main, https://host.example/locks, or s3://bucket/locks"
 )
-_SAME_STORE = {"gcs": "gs", "az": "abfs", "s3a": "s3"}  # fsspec accepts several names of a store
+_OF_AZURE = {"abfs", "abfss", "adl", "az"}
 _USUAL_PORTS = {None, 22, 80, 443}
 
 
@@ -51,22 +52,30 @@ class Address:
         """The place that the URL leads to, equal for all its spellings.
 
         A key protects a place, so what could be two places is one here: the scheme, the user, the usual ports, the
-        case, and the revision of a repository don't matter, and links and ``..`` are resolved.
+        case, and the revision of a repository don't matter, and links and ``..`` are resolved. fsspec has several
+        schemes for one store.
         """
         url = None if self.kind == "folder" else Url.parse(self.location)
         folder = Path(self.location) if url is None else url.file_path
         if url is None or folder is not None:
             path = os.path.realpath(folder or "")
             return f"{path.removesuffix('.git').rstrip('/')}/{self.subdirectory}".casefold()
-        scheme = _SAME_STORE.get(url.scheme, url.scheme) if self.kind == "objects" else ""
         port = "" if url.port in _USUAL_PORTS else f":{url.port}"
         path = posixpath.normpath(f"/{unquote(url.path)}").lstrip("/").removesuffix(".git")
-        host = url.host.rstrip(".")
-        try:
-            host = host.encode("idna").decode()
-        except UnicodeError:  # a label that is too long, which no server has
-            host = host.casefold()
-        return f"{scheme}//{host}{port}/{path}/{self.subdirectory}".casefold()
+        # in `abfs://CONTAINER@ACCOUNT/PATH`, the account may be omitted
+        host = url.user_info if url.user_info and url.scheme in _OF_AZURE else _one_host(url.host)
+        return f"//{host}{port}/{path}/{self.subdirectory}".casefold()
+
+
+def _one_host(host: str) -> str:
+    """Return the one spelling of a host that all its spellings share."""
+    with contextlib.suppress(ValueError):
+        address = IPv6Address(host)
+        return str(address.ipv4_mapped or address)
+    try:
+        return host.rstrip(".").encode("idna").decode()
+    except UnicodeError:  # a label that is too long, which no server has
+        return host.rstrip(".").casefold()
 
 
 def parse_address(text: str, base: Path, what: str = "catalogue") -> Address:
@@ -97,6 +106,8 @@ def _parse(text: str, base: Path) -> Address:
         if url.file_path is None:
             raise ValueError(f"`{url.host}` is another machine; expected `file:///DIR`")
         return Address(kind="folder", location=str(url.file_path))
+    if "::" in url.path:
+        raise ValueError("it is a chain of URLs")  # of fsspec, which reads the last one
     if not url.host or "?" in text or "#" in text:
         raise ValueError("it has no host, or has a query or a fragment")
     if url.scheme in {"local", "localfs"}:  # of fsspec; it would be another spelling of a directory

@@ -253,6 +253,10 @@ def test_key_applies_to_every_spelling_of_its_catalogue(
             "git+http://host.example/Team/locks@v1#subdirectory=a",
         ),
         ("gs://bucket/locks", "gcs://bucket/locks/"),
+        ("az://team/locks", "abfss://team@account.dfs.core.windows.net/locks"),
+        ("sftp://host.example/locks", "ssh://me@host.example/locks"),
+        ("https://[::1]/locks", "https://[0:0:0:0:0:0:0:1]/locks"),
+        ("https://10.0.0.1/locks", "https://[::ffff:a00:1]/locks"),
     ],
 )
 def test_place_is_the_same_for_every_spelling_of_a_url(tmp_path: Path, configured: str, spelling: str) -> None:
@@ -262,7 +266,8 @@ def test_place_is_the_same_for_every_spelling_of_a_url(tmp_path: Path, configure
 @pytest.mark.parametrize(
     "text",
     ["https://2130706433/locks", "https://0x7f.1/locks", "https://host/locks?x", "https://host/locks#x", "local:///locks",
-     "simplecache::s3://bucket/locks", "git+https://host/x?y", "http://[::1", "git+http://[::1", "https://h/\ud800"],
+     "simplecache::s3://bucket/locks", "zip://x/y::file:///locks.zip",
+     "git+https://host/x?y", "http://[::1", "git+http://[::1", "https://h/\ud800"],
 )  # fmt: skip
 def test_ambiguous_address_is_rejected(tmp_path: Path, text: str) -> None:
     with pytest.raises(RequestError) as caught:

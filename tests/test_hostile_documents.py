@@ -323,7 +323,8 @@ def test_other_kind_of_file_in_a_place_that_is_written_is_an_error(
 ) -> None:
     kept = place / "kept"
     kept.write_text("kept")
-    for kind, make in {**KINDS, "link": lambda path: path.symlink_to(kept)}.items():
+    kinds: dict[str, Callable[[Path], object]] = {**KINDS, "link": lambda path: path.symlink_to(kept)}
+    for kind, make in kinds.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         _remove(place / name)
         make(place / name)

@@ -193,7 +193,7 @@ def test_fault_of_an_index_is_named_with_its_path(tmp_path: Path, path: str, val
 @pytest.mark.parametrize("file", ["", ".", "..", "../x", "a/../../x", "/x", "a\\..\\x", "C:x", "a/\u202ex"])
 def test_file_outside_the_catalogue_is_refused(tmp_path: Path, file: str) -> None:
     catalogue(tmp_path, changed("file", file))
-    with pytest.raises(CatalogueError, match=r"`entries\[0\].file`: expected a path inside the catalogue"):
+    with pytest.raises(CatalogueError, match=r"`entries\[0\].file`: expected a path"):
         list_entries(tmp_path)
 
 

@@ -26,6 +26,8 @@ def file_lock(path: Path, *, timeout_s: float = -1) -> Iterator[None]:
 
     lock = FileLock(path, timeout=timeout_s)
     try:
+        if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+            raise OSError(errno.EINVAL, "")  # the oldest filelock would wait for the reader of a pipe
         lock.acquire()
     except Timeout:
         raise

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -131,7 +132,26 @@ def _prefix(folder: Path) -> None:
     (folder / "p" / ".envforge").mkdir()
 
 
-NOT_THERE = ("directory", "FIFO")  # the command line is wrong then
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server, _in(path.parent):  # a path of a socket has at most 107 bytes
+        server.bind(path.name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
+
+
+KINDS: dict[str, Callable[[Path], object]] = {
+    "directory": Path.mkdir,
+    "FIFO": os.mkfifo,
+    "socket": _socket,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "loop": lambda path: path.symlink_to(path.name),
+}
+NOT_THERE = tuple(KINDS)  # the command line is wrong then
 EVERY = (*CONTENTS, *NOT_THERE)
 
 
@@ -276,13 +296,45 @@ def test_hostile_document_is_an_error_that_names_it(
     for name, content in CONTENTS.items():
         path.write_bytes(content)
         named[name] = _run(case, capsys)
-    path.unlink()
-    path.mkdir()
-    named["directory"] = _run(case, capsys)
-    path.rmdir()
-    os.mkfifo(path)
-    named["FIFO"] = _run(case, capsys)
+    for name, make in KINDS.items():
+        _remove(path)
+        make(path)
+        named[name] = _run(case, capsys)
     assert not [name for name, is_named in named.items() if not is_named and name not in case.accepted]
+
+
+# files that are written, and a command that writes each
+WRITTEN = {
+    "p/.envforge/lock": "install --prefix p --offline conda-lock.yml",
+    "p/.envforge/holder": "install --prefix p --offline conda-lock.yml",
+    "p/.envforge/writers": "install --prefix p --offline conda-lock.yml",
+    "home/cache/cleaning.lock": "bundle conda-lock.yml --output out.tar --offline --cache home/cache",
+    "home/cache/in-use/1-x.lock": "clean --cache home/cache",
+    "out.txt": "export explicit --output out.txt --force",
+    "bundle.out": "bundle conda-lock.yml --output bundle.out --offline --cache home/cache",
+    "report.html": "verify --machine t4 --html report.html",
+}
+WRITTEN_THROUGH_LINKS = ("out.txt", "bundle.out", "report.html")
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_other_kind_of_file_in_a_place_that_is_written_is_an_error(
+    name: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = place / "kept"
+    kept.write_text("kept")
+    kinds: dict[str, Callable[[Path], object]] = {**KINDS, "link": lambda path: path.symlink_to(kept)}
+    for kind, make in kinds.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        _remove(place / name)
+        make(place / name)
+        (place / "conda-lock.yml").write_text(LOCK)
+        with _limit(LIMIT_S * 4):
+            code = main(WRITTEN[name].split())
+        said = capsys.readouterr().err
+        assert code in (0, 1, 2, 3), (kind, said)
+        assert code == 0 or name.rpartition("/")[2] in said, (kind, said)
+        assert kept.read_text() == "kept" or name in WRITTEN_THROUGH_LINKS, kind
 
 
 # names of fields that some document has, so that generated documents get past the first check

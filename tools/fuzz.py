@@ -82,9 +82,20 @@ with _instrumented():
     from envforge.prefix.wheels import check_wheel
     from envforge.project.record import ProjectRecord, read_baseline, read_project_file
     from envforge.project.templates import load_foreign
+    from envforge.pytorch.facts_file import changes, contradictions, dump_facts, layered, read_facts_file
+    from envforge.pytorch.matrix import built_in_matrix
     from envforge.verify.checks import checks_for, judge
-    from envforge.verify.record import Asked, read_record_file, redact
-    from envforge.verify.reports import report_html, report_junit, report_markdown, report_to_json
+    from envforge.verify.record import Asked, read_record, read_record_file, redact
+    from envforge.verify.reports import (
+        comparison_html,
+        comparison_markdown,
+        comparison_to_json,
+        report_html,
+        report_junit,
+        report_markdown,
+        report_to_json,
+    )
+    from envforge.verify.reports.compare import compare
     from envforge.verify.reports.presentation import present
     from tests.support.wheel import text_wheel
 
@@ -134,6 +145,20 @@ def _record(path: Path) -> object:
     shown = present(redact(report, Identity(user="erika", hosts=("node7.example.org",), home="/data/erika")))
     _check_printable(report_html(shown) + report_markdown(shown) + report_junit(shown))
     return report_to_json(report)
+
+
+def _fleet(path: Path) -> object:
+    report = judge(read_record_file(path), checks_for(Asked()))
+    known = judge(read_record(_project()["record.json"].decode(), "known"), checks_for(Asked()))
+    compared = compare({"a": report, "b": known, "c": report}, tolerance=0.1)
+    _check_printable(comparison_html(compared) + comparison_markdown(compared))
+    return comparison_to_json(compared)
+
+
+def _facts(path: Path) -> object:
+    found, _ = read_facts_file(path)
+    matrix = built_in_matrix()
+    return [*contradictions(matrix, found)], [*changes(None, found)], layered(matrix, found, None), dump_facts(found)
 
 
 def _baseline(path: Path) -> object:
@@ -331,6 +356,26 @@ CONDA_RECORD = {
     "paths_data": {"paths": [{"_path": "site-packages/x.py", "path_type": "hardlink", "sha256": "a"}]},
     "files": ["x"],
 }
+FACTS = {
+    "schema_version": 1,
+    "checked": "2026-01-01",
+    "builds": [
+        {
+            "torch": "2.99.0",
+            "tag": "cu130",
+            "platform": "linux-64",
+            "pythons": ["3.12"],
+            "capabilities": ["7.5", "8.6"],
+            "ptx": ["9.0"],
+            "kernels_source": "https://example.org/x",
+            "source": "https://example.org/y",
+            "checked": "2026-01-01",
+        }
+    ],
+    "toolkits": [
+        {"cuda": "13.9", "linux": "999.1", "windows": "999", "source": "https://example.org/", "checked": "2026-01-01"}
+    ],
+}
 CHANGE = {"created": ["a/b"], "replaced": ["c"], "folders": ["a"], "kept": {"d": "d.orig"}, "removed": []}
 HTML = '<base href="x"><a href="y-1.0.whl#sha256=aa" data-core-metadata="sha256=bb" data-requires-python="&gt;=3">y</a>'
 PAGE = {
@@ -358,6 +403,19 @@ SMI_XML = (
     "<product_name>T4</product_name><uuid>GPU-1</uuid><fb_memory_usage><total>3 MiB</total></fb_memory_usage>"
     "<mig_mode><current_mig>Enabled</current_mig></mig_mode></gpu></nvidia_smi_log>"
 )
+SLURM = (
+    "NodeName=n1 Arch=x86_64\n   ActiveFeatures=a100,ib\n   Gres=gpu:a100:4(S:0-1),gpu:2\n   CfgTRES=gres/gpu:a100=4\n"
+    "NODELIST GRES\nn2 gpu:h100:8\n"
+)
+SLURM_JSON = (
+    '{"nodes": [{"name": "n1", "architecture": "x86_64", "gres": "gpu:a100:4", "features": ["a100"], "tres": "x"}]}'
+)
+KUBERNETES = (
+    "kind: List\nitems:\n- kind: Node\n  metadata: {labels: {nvidia.com/gpu.product: Tesla-T4,"
+    " nvidia.com/gpu.count: '2',"
+    " nvidia.com/cuda.driver.major: '535', nvidia.com/cuda.driver.minor: '1', kubernetes.io/arch: amd64}}\n"
+    "  status: {capacity: {nvidia.com/gpu: '2'}, allocatable: {amd.com/gpu: '1'}}\n"
+)
 CHILD = (
     '{"library": "nvml", "file": "/usr/lib/libnvidia-ml.so.535.1", "driver_version": "535.1", "cuda": 12020, '
     '"gpus": [{"index": 0, "name": "T4", "uuid": "GPU-1", "memory_bytes": 3, "compute_capability": [7, 5]}]}\n'
@@ -373,7 +431,11 @@ READERS: Mapping[str, Reader] = {
     "virtual-packages": Reader(
         path="virtual-packages.yml", read=_virtual_packages, seeds=["tests/project/golden/*virtual*"]
     ),
-    "machine": Reader(path="machine.json", read=read_machine, seeds=["project:machine.json"]),
+    "machine": Reader(
+        path="machine.json", read=read_machine, seeds=["project:machine.json", SLURM, SLURM_JSON, KUBERNETES, SMI_TABLE]
+    ),
+    "facts": Reader(path="facts.json", read=_facts, seeds=[json.dumps(FACTS)]),
+    "fleet": Reader(path="record.json", read=_fleet, seeds=["project:record.json"]),
     "record": Reader(path="record.json", read=_record, seeds=["project:record.json"]),
     "template": Reader(
         path="t/template.yml",

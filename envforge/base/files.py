@@ -13,7 +13,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from envforge.errors import OutsideError
 
@@ -21,16 +21,42 @@ _LARGEST = 64_000_000  # bytes of a document; the largest real ones, records of 
 
 
 @contextlib.contextmanager
+def file_lock(path: Path, *, timeout_s: float = -1) -> Iterator[None]:
+    """Hold a lock file; raise ``filelock.Timeout`` if another process holds it, or an ``OSError`` with its path."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415 - slow to import, and most commands write without a lock
+
+    lock = FileLock(path, timeout=timeout_s)
+    try:
+        if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+            raise OSError(errno.EINVAL, "")  # the oldest filelock would wait for the reader of a pipe
+        lock.acquire()
+    except Timeout:
+        raise
+    except OSError as error:
+        raise _with_path(error, path) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _with_path(error: OSError, path: Path) -> OSError:
+    is_other = error.errno in {errno.ELOOP, errno.EISDIR, errno.EINVAL, errno.ENXIO}  # of links, directories, and pipes
+    return OSError(error.errno, "not a regular file" if is_other else error.strerror, str(path))
+
+
+@contextlib.contextmanager
 def exclusive_lock(lockfile: Path) -> Iterator[None]:
     """Hold the lock of a lockfile; raise ``OutsideError`` if another process holds it."""
-    from filelock import FileLock, Timeout  # noqa: PLC0415 - slow to import, and most commands write without a lock
+    from filelock import Timeout  # noqa: PLC0415 - as above
     from platformdirs import user_cache_path  # noqa: PLC0415 - as above
 
     name = hashlib.sha256(str(lockfile.resolve()).encode()).hexdigest()[:24]
     folder = user_cache_path("envforge", appauthor=False) / "running"
+    guard = contextlib.ExitStack()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        guard = FileLock(folder / f"{name}.lock", timeout=0).acquire()
+        guard.enter_context(file_lock(folder / f"{name}.lock", timeout_s=0))
     except Timeout as error:
         raise OutsideError(
             f"another envforge process is locking `{lockfile}`",
@@ -75,6 +101,21 @@ def regular(path: Path) -> Path:
     return path
 
 
+def open_own(path: Path, mode: str) -> BinaryIO:
+    """Open a file that only envforge writes, and create it; raise ``OSError`` if it is a link, a pipe, or a device."""
+    flags = os.O_RDWR | os.O_CREAT | (os.O_APPEND if "a" in mode else os.O_TRUNC)
+    # opening a pipe would wait for a reader
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666)
+    except OSError as error:
+        raise _with_path(error, path) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return cast("BinaryIO", os.fdopen(descriptor, mode))
+
+
 def write_atomic(path: Path, content: str | bytes, *, synced: bool = True, through_links: bool = True) -> None:
     """Replace a file by ``content`` atomically; see ``replacing``."""
     with replacing(path, synced=synced, through_links=through_links) as stream:
@@ -99,7 +140,7 @@ def replacing(path: Path, *, synced: bool = True, through_links: bool = True) ->
         message = f"cannot create the directory `{path.parent}`: {error.strerror or error}"
         raise OutsideError(message, code="unwritable") from error
     try:
-        with target.open("wb") if is_stream else aside.open("xb") as stream:
+        with _opened_stream(target) if is_stream else aside.open("xb") as stream:
             yield stream
             stream.flush()
             if synced and not is_stream:
@@ -116,6 +157,14 @@ def replacing(path: Path, *, synced: bool = True, through_links: bool = True) ->
     finally:
         with contextlib.suppress(OSError):  # the directory may be read-only, or gone
             aside.unlink(missing_ok=True)
+
+
+def _opened_stream(path: Path) -> BinaryIO:
+    """Open a pipe or a device; raise ``OSError`` for a pipe without a reader, because opening it would wait for one."""
+    descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+    if os.name != "nt":
+        os.set_blocking(descriptor, True)
+    return os.fdopen(descriptor, "wb")
 
 
 def write_synced(path: Path, content: bytes) -> None:

@@ -12,6 +12,7 @@ from envforge.errors import EnvforgeError
 if TYPE_CHECKING:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+_LONGEST_REASON = 400
 _NOT_THE_SAME_TWICE = ("random", "lipsum")
 
 
@@ -27,7 +28,9 @@ def render_template(text: str, variables: Mapping[str, object], where: str) -> s
     except Exception as error:  # an expression of a template can raise anything
         line = getattr(error, "lineno", None)
         at = f"`{where}`, line {line}" if line else f"`{where}`"
-        raise TemplateError(f"the template {at} can't be rendered: {error}", code="template-damaged") from error
+        # a message may contain a value of any length, and one of `MemoryError` is empty
+        reason = str(error)[:_LONGEST_REASON] or type(error).__name__
+        raise TemplateError(f"the template {at} can't be rendered: {reason}", code="template-damaged") from error
 
 
 @lru_cache(maxsize=1)

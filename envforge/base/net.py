@@ -46,6 +46,10 @@ _REASONS = (  # the first that matches is used, so a subclass comes before its b
 )
 
 
+_LARGEST_TEXT = 128 << 20  # bytes of a page, which a server may have compressed a thousandfold
+_LONGEST_NUMBER = 19  # digits
+
+
 class NetworkError(Exception):
     """A request failed without a response, or the connection was lost; the text is the reason."""
 
@@ -79,7 +83,7 @@ class Response:
     def length(self) -> int | None:
         """The length of the body in bytes, if the server states it."""
         text = self.header("Content-Length")
-        return int(text) if text.isdecimal() else None
+        return int(text) if text.isdecimal() and len(text) < _LONGEST_NUMBER else None
 
     @property
     def retry_after_s(self) -> float:
@@ -102,8 +106,11 @@ class Response:
             yield part
 
     def text(self) -> str:
-        """Return the complete body, decompressed, as text."""
-        return self.read(decode=True).decode("utf-8", errors="replace")
+        """Return the complete body, decompressed, as text; raise ``NetworkError`` if it would fill the memory."""
+        body = self.read(_LARGEST_TEXT + 1, decode=True)
+        if len(body) > _LARGEST_TEXT:
+            raise NetworkError(f"the response has more than {_LARGEST_TEXT >> 20} MB")
+        return body.decode("utf-8", errors="replace")
 
     def __enter__(self) -> Self:
         return self
@@ -196,7 +203,7 @@ class Client:
                     retries=urllib3.Retry(total=None, connect=0, read=0, redirect=_REDIRECTS, status=0, other=0),
                     timeout=urllib3.Timeout(connect=connect_s, read=read_s),
                 )
-            return Response(raw, Url.parse(urljoin(plain, raw.geturl() or "")))
+                return Response(raw, Url.parse(urljoin(plain, raw.geturl() or "")))
 
         response = ask(known)
         if response.status in REJECTED and known is None and (found := self._from_keyring(url)) is not None:
@@ -279,15 +286,14 @@ def from_netrc(host: str, environment: Mapping[str, str]) -> tuple[str, str] | N
 
 def _from_keyring(url: Url) -> tuple[str, str] | None:
     """Return the user and password of a server in the system keyring, used only after it rejects a request."""
-    import keyring  # noqa: PLC0415 - slow to import, and few servers require credentials
-    from keyring.errors import KeyringError  # noqa: PLC0415
-
     try:
+        import keyring  # noqa: PLC0415 - slow to import, and few servers require credentials
+
         for service in (url.origin, url.host):
             found = keyring.get_credential(service, None)
             if found is not None:
-                return found.username, found.password
-    except KeyringError:
+                return str(found.username), str(found.password)
+    except Exception:  # noqa: BLE001 - a backend is a plug-in, and may raise anything
         return None
     return None
 
@@ -296,7 +302,7 @@ def _basic(credentials: tuple[str, str] | None) -> dict[str, str]:
     """Return the header for HTTP basic authentication."""
     if credentials is None:
         return {}
-    word = base64.b64encode(":".join(credentials).encode()).decode()
+    word = base64.b64encode(":".join(credentials).encode("utf-8", "surrogateescape")).decode()
     return {"Authorization": f"Basic {word}"}
 
 
@@ -308,7 +314,7 @@ def _certificates(environment: Mapping[str, str]) -> ssl.SSLContext:
     if variable is not None:
         place = Path(environment[variable])
         try:
-            is_folder = place.is_dir()
+            is_folder = regular(place).is_dir()
             return ssl.create_default_context(cafile=None if is_folder else place, capath=place if is_folder else None)
         except OSError as error:
             raise OutsideError(

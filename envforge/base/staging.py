@@ -22,7 +22,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 
 from envforge.base.documents import Document
-from envforge.base.files import sync_folder, write_synced
+from envforge.base.files import file_lock, sync_folder, write_synced
 from envforge.errors import EnvforgeError, OutsideError
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def disk_errors(target: Path) -> Iterator[None]:
 @contextmanager
 def staging(target: Path) -> Iterator[Path]:
     """Yield a staging directory that only this process uses; at the end, complete or undo what its journal lists."""
-    from filelock import FileLock, Timeout  # noqa: PLC0415 - slow to import; a new target does not need it
+    from filelock import Timeout  # noqa: PLC0415 - slow to import; a new target does not need it
 
     stage = target / STAGING
     stage.mkdir(exist_ok=True)
@@ -147,7 +147,7 @@ def staging(target: Path) -> Iterator[Path]:
             code="staging-taken",
         )
     try:
-        with FileLock(stage / _LOCK, timeout=0):
+        with file_lock(stage / _LOCK, timeout_s=0):
             try:
                 _settle(stage, target)
                 yield stage

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import re
+import string
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,25 +18,35 @@ from urllib.parse import unquote, urlsplit
 from envforge.errors import printable
 
 VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
-_CONDA_TOKEN = re.compile(r"/t/[^/?#<>]+")
-_ISSUED_TOKEN = re.compile(r"^[^/]*/t/[^/$]+|/t/[a-z]{2}-[0-9a-f]{8}-[0-9a-f-]+", re.IGNORECASE)
-_FRAGMENT = re.compile(r"#subdirectory=[\w./-]+")  # commands with the URL of a template need it
-_SECRET_QUERY = re.compile(
-    r"[?&;][\w.-]*(?:token|key|secret|passw|auth(?!or)|sig|credential|x-amz-)[\w.-]*=(?!\$)", re.IGNORECASE
+_NAMES = r"[\w.-]*(?:token|key|secret|passw|auth(?!or)|sig|credential|x-amz-)[\w.-]*="
+_SECRET_QUERY = re.compile(rf"[?&;#]{_NAMES}(?!\$)", re.IGNORECASE)
+_SECRET_VALUE = re.compile(rf"([?&;#]{_NAMES})[^\s\"'`<>&;]+", re.IGNORECASE)
+_ISSUED_TOKEN = re.compile(r"^[^/]*/t/+[^/$]+|/t/+[a-z]{2}-[0-9a-f]{8}-[0-9a-f-]+", re.IGNORECASE)
+_TOKEN = re.compile(r"(/t/+(?:\./+)*)[^/?#<>]+", re.IGNORECASE)
+_TOKEN_WITHOUT_SCHEME = re.compile(r"(?<![\w./~-])((?:[\w-]+\.)+[\w-]+(?::\d+)?/t/+)[^/\s?#<>]+", re.IGNORECASE)
+
+_SCHEME = re.compile(r"\W*[A-Za-z][\w+.-]*:[/\\]{2}|//")
+_START = re.compile(r"(?:(?<=[A-Za-z0-9]):|(?<![^\s\"'`=(,]))//|(?<=[A-Za-z0-9][A-Za-z0-9]):[/\\]{2}")
+_END = re.compile(r"[\s\"`<>\0-\x1f\x7f-\x9f]")
+_PARAMETERS = re.compile(r"[;?#]")
+_SCHEME_CHARACTERS = f"{string.ascii_letters}{string.digits}+.-"
+_PUNCTUATION = ".,;:!?'\")]}*|"
+_PARTS = re.compile(
+    r"(?P<user>[^/?#\\]*@)?(?P<host>\[[\w:.%]+\]|[\w-]+(?:\.[\w-]+)*\.?|)(?::\d{1,5})?(?:/[^?#;\\]*)?(?P<rest>[?#;].*)?",
+    re.DOTALL,
 )
-_SCHEME = re.compile(r"(?:[A-Za-z][\w+.-]*:)?//")
-_SCHEME_IN_TEXT = re.compile(r"(?:(?<=[A-Za-z0-9]):|(?<![^\s\"'`=(]))//")
-_LONGEST_USER = 4096  # keeps the time linear for long texts
-_USER_AND_PASSWORD = re.compile(r"[^/?#@:]+:(?!//)")
-_HOST = re.compile(r"(?:\[[\w:.%]+\]|localhost|[\w-]+(?:\.[\w-]+)+)(?P<port>:\d{1,5})?(?:[/?#\"`<>]|$)")
-_PARTS = re.compile(r"(?P<place>[^?#]*)(?P<rest>.*)", re.DOTALL)
-_PARTS_IN_TEXT = re.compile(
-    r"(?P<place>(?:(?![A-Za-z0-9]://)[^\s?#\"`<>])*)"
-    r"(?P<rest>[?#][^\s\"`<>]*?(?=[.,;:!'\])}]{0,8}(?:[\s\"`<>]|$)))?"
-)
-_NO_SCHEME = re.compile(
-    r"(?<![^\s=(,\"'`])(?!git@|[A-Za-z]:[/\\])[^\s/:='\"`<>]{1,256}:(?!//)\S{1,2048}@(?!sha256:)(?=[\w\[$])"
-)
+_LONG_HOST = r"(?:localhost|\[[\w:.%]+\]|(?:\d+\.){3}\d+|(?:[\w-]+\.)+[A-Za-z][\w-]*)"
+_IS_LONG_HOST = re.compile(_LONG_HOST)
+_HOST_IN_PATH = re.compile(rf"(?<!\.git)@{_LONG_HOST}(?::\d+)?(?:[/?#]|$)")
+_DRIVE = re.compile(r"/?[A-Za-z]:(?=[/\\])")
+_WORD = re.compile(r"[^ \r\n\"`<>]+")
+_PREFIX = re.compile(r"[\"'(\[{,]*(?:[\w.-]+=(?![=:]))?[\"'(]*")
+_LOGIN = re.compile(r"[^\s/:@]+:(?! ).*@", re.DOTALL)
+_ESCAPED = re.compile(r"(?=\S)[^\s\"'`<>]*(?:%[0-9A-Fa-f]{2}|[^\0-\x7f\u2026])[^\s\"'`<>]*")
+_UNSAFE = re.compile(r"[\s\"'`<>]")
+_ROUNDS = 8
+_MORE = re.compile(r"(?:(?!://|\n\n)[^@])*@[^\s\"`<>]*")
+HIDDEN = "\u2026"
 _SCP = re.compile(r"(?P<user>[^/:@\s][^/\s]*)@(?P<host>[\w.-]+|\[[\w:.]+\]):(?!//)(?P<path>.+)", re.DOTALL)
 
 
@@ -67,7 +79,7 @@ class Url:
             raise ValueError("it has no valid host or port") from None
         if not parts.scheme or not (parts.netloc or parts.path.startswith("/")):
             raise ValueError("it doesn't start with a scheme and a host")
-        if any(each.isspace() for each in host) or (parts.netloc and not host):
+        if re.search(r"[\s\\]", host) or not (host or parts.scheme.lower().endswith("file")):
             raise ValueError("it has no valid host")
         user = parts.netloc.rpartition("@")[0] if "@" in parts.netloc else None
         return cls(text, parts.scheme.lower(), user, host, port, parts.path)
@@ -135,13 +147,14 @@ class Url:
 
 def show_url(text: str) -> str:
     """Return a URL without its secrets; ``text`` may also be a path, a name, or an invalid URL."""
-    git = _SCP.fullmatch(text)
-    if git is not None and "://" not in text:
-        return printable(hide_secrets(text if git["user"] == "git" else text[git.end("user") + 1 :]))
-    shown = hide_secrets(text)
-    for alone in _alone(shown):  # again, for a password with spaces
-        shown = shown[: alone.start] + alone.shown
-    return printable(shown)
+    if _SCHEME.match(text):
+        return printable(_hidden(text, is_alone=True))
+    git, login = _SCP.fullmatch(text), _LOGIN.match(text)
+    if "://" not in text and git is not None and git["user"] != "git":
+        text = text[git.end("user") + 1 :]
+    elif "://" not in text and login is not None and not _is_no_login(text, login.end()):  # it may contain spaces
+        text = text[login.end() :]
+    return printable(hide_secrets(text))
 
 
 def without_user(text: str) -> str:
@@ -156,28 +169,39 @@ def without_user(text: str) -> str:
 
 
 def hide_secrets(text: str) -> str:
-    """Return a text, such as the output of another tool, with every URL in it shown without its secrets."""
-    shown, end = "", 0
-    for found in _in_text(text):
-        shown += text[end : found.start] + found.shown
-        end = found.end
-    return _NO_SCHEME.sub("", shown + text[end:])
+    """Return a text, such as the output of another tool, with every URL in it shown without its secrets.
+
+    Of a URL, only the scheme, the host, the port, and the path are shown, and the token in a path is not. What looks
+    like a URL but isn't a valid one is hidden, because no one knows which part of it is a password. The same applies
+    to what the text means without percent escapes and with plain letters in place of their variants.
+    """
+    return _hidden(text, is_alone=False)
 
 
 def has_secrets(text: str) -> bool:
     """Return whether a URL in ``text`` contains a secret that must not be stored; ``$VARIABLE`` is none."""
-    for found in (*_alone(text), *_in_text(text)):
-        user, is_ssh = found.user[:-1], text.endswith("ssh://", 0, found.start)
+    return _has_secrets(text) or _has_secrets(_decoded(text))
+
+
+def _has_secrets(text: str) -> bool:
+    others, end = [], 0
+    for found in _urls(text, is_alone=_SCHEME.match(text) is not None):
+        user, is_ssh = found.user.rpartition("@")[0], text.endswith("ssh://", 0, found.start)
         if user and not (is_ssh and ":" not in user) and _is_literal(user):
             return True
         if _ISSUED_TOKEN.search(found.place) or _SECRET_QUERY.search(found.rest):
             return True
-    return any(_is_literal(match[0][:-1]) for match in _NO_SCHEME.finditer(text))
+        others.append(text[end : found.start])
+        end = found.end
+    return any(_without_logins(other) != other for other in (VARIABLE.sub("", each) for each in (*others, text[end:])))
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The parts of a URL between ``start``, after its ``//``, and ``end``; ``user`` has its ``@``."""
+    """The parts of a URL between ``start``, after its ``//``, and ``end``; ``user`` has its ``@``.
+
+    Of a text that isn't a valid URL, every part is in ``user``.
+    """
 
     start: int
     end: int
@@ -187,49 +211,134 @@ class _Found:
 
     @property
     def shown(self) -> str:
+        if not self.place and not self.rest:
+            return HIDDEN if self.user else ""
         user = "git@" if self.user == "git@" else ""  # everyone's name for ssh, and the command needs it
-        place = _CONDA_TOKEN.sub("/t/<TOKEN>", self.place)
-        return user + place + (self.rest if _FRAGMENT.fullmatch(self.rest) else "")
+        return user + _TOKEN.sub(r"\1<TOKEN>", self.place) + self.rest[len(self.rest.rstrip(_PUNCTUATION)) :]
 
 
-def _alone(text: str) -> tuple[_Found, ...]:
-    """Return the parts of a text that is one URL, whose user info may contain spaces."""
-    scheme = _SCHEME.match(text)
-    return (_split(text, scheme.end(), text[scheme.end() :], _PARTS),) if scheme else ()
+def _hidden(text: str, *, is_alone: bool) -> str:
+    shown = _hidden_as_written(text, is_alone=is_alone)
+    if is_alone:
+        return _hidden_if_decoded(shown)
+    return _ESCAPED.sub(lambda match: _hidden_if_decoded(match[0]), shown)
 
 
-def _in_text(text: str) -> Iterator[_Found]:
-    """Yield the parts of each URL in a text, in which white space, quotes, and brackets end a URL."""
+def _hidden_if_decoded(word: str) -> str:
+    plain = _decoded(word)
+    if plain == word:
+        return word
+    hidden = _hidden_as_written(plain, is_alone=_SCHEME.match(plain) is not None)
+    return word if hidden == plain else hidden
+
+
+def _hidden_as_written(text: str, *, is_alone: bool) -> str:
+    shown, end = "", 0
+    for found in _urls(text, is_alone=is_alone):
+        shown += _without_logins(text[end : found.start]) + found.shown
+        end = found.end
+    return shown + _without_logins(text[end:])
+
+
+def _decoded(text: str) -> str:
+    """Return a text without percent escapes, even repeated ones, and without variants of letters such as ``\uff20``."""
+    for _ in range(_ROUNDS):
+        plain = unicodedata.normalize("NFKC", unquote(text))
+        if plain == text:
+            return text
+        text = _UNSAFE.sub("_", plain)
+    return HIDDEN
+
+
+def _urls(text: str, *, is_alone: bool) -> Iterator[_Found]:
+    """Yield the parts of each URL in a text; only another URL ends one that is alone."""
     end = 0
-    while scheme := _SCHEME_IN_TEXT.search(text, end):
-        word = text[scheme.end() : scheme.end() + _LONGEST_USER]
-        found = _split(text, scheme.end(), re.split(r"\s", word, maxsplit=1)[0], _PARTS_IN_TEXT)
+    while scheme := _START.search(text, end):
+        last = None if is_alone else _END.search(text, scheme.end())
+        found = _parsed(text, scheme.end(), last.start() if last else len(text), is_alone=is_alone)
+        if found is None:  # such as `// a comment`
+            end, is_alone = scheme.end(), False
+            continue
         yield found
         end = found.end
 
 
-def _split(text: str, start: int, word: str, parts: re.Pattern[str]) -> _Found:
-    user = _user_info(word)
-    match = cast("re.Match[str]", parts.match(text, start + len(user)))  # the pattern matches every text
-    return _Found(start, match.end(), user, match["place"], match["rest"] or "")
+def _parsed(text: str, start: int, end: int, *, is_alone: bool) -> _Found | None:
+    is_file = text.endswith("file://", 0, start)
+    nested = text.find("://", start, end)
+    parameters = _PARAMETERS.search(text, start, end)
+    if nested > 0 and not (parameters and parameters.start() < nested):
+        before = text[start:nested].rstrip(_SCHEME_CHARACTERS).rstrip("=")
+        found = _split(before, start, is_alone=False, is_file=is_file)
+        if found is not None:  # in a path, or in a rule such as `FROM=TO`
+            return found
+    word = text[start:end]
+    found = _split(word, start, is_alone=is_alone, is_file=is_file)
+    is_odd_end = text[end : end + 1] not in {"", " ", "\n", "\r", '"', "`", "<", ">"} and "/" not in word
+    if found is not None and not is_odd_end and not (word.endswith(":") and not _IS_LONG_HOST.match(word)):
+        return found
+    if not word.strip(_PUNCTUATION) or (text[start - 3 : start - 2] != ":" and "@" not in word):
+        return found
+    # the rest of a password may follow a space, a tab, or a quote
+    more = _MORE.match(text, end) if "@" not in word.rstrip("@") else None
+    return found if found and not more else _Found(start, more.end() if more else end, word, "", "")
 
 
-def _user_info(text: str) -> str:
-    """Return the user info at the start of ``text``, with its ``@``; empty if there is none.
+def _split(word: str, start: int, *, is_alone: bool, is_file: bool) -> _Found | None:
+    """Return the parts of a URL, which may be followed by punctuation; None if it isn't clear what is its host."""
+    core = word.rstrip(_PUNCTUATION)
+    for text in (word,) if is_alone else (word, core, f"{core}]"):
+        match = _PARTS.fullmatch(text)
+        if match is None or not word.startswith(text) or not text.isprintable() or _END.search(text):
+            continue
+        user, rest = match["user"] or "", match["rest"] or ""
+        place = text[len(user) : len(text) - len(rest)]
+        if _is_clear(match["host"], user, place, rest, is_file=is_file):
+            return _Found(start, start + len(text), user, place, rest)
+    return None
 
-    In the standard, a ``/`` ends the user info. People write passwords with it nevertheless, so what is ambiguous is a
-    password, unless the text that would be the host is an IP address or ``localhost``, or contains a dot.
+
+def _is_clear(host: str, user: str, place: str, rest: str, *, is_file: bool) -> bool:
+    """Return whether no part of a password with a ``/`` or ``@`` can be in the place of a URL.
+
+    A host is the one that is meant if it is a full name, an address, or ``localhost``.
     """
-    if text.startswith("git@"):
-        return "git@"
-    host = _HOST.match(text)
-    if _USER_AND_PASSWORD.match(text) and not (host and host["port"]):
-        end = text.find("@") + 1
-    else:
-        end = text.partition("/")[0].rfind("@") + 1
-    if end and not _HOST.match(text, end):
-        end = max(end, text.rfind("@") + 1)
-    return text[:end]
+    path = place[len(host) :]
+    if re.search(r"/t/.*/\.\.(?:/|$)", path, re.IGNORECASE):
+        return False
+    if re.search(r":[^@]*@", path[1:] if re.match(r":\d", path) else _DRIVE.sub("", path)):
+        return False
+    if is_file or not host:
+        return is_file and not user
+    if _IS_LONG_HOST.fullmatch(host.rstrip(".")):
+        return not _HOST_IN_PATH.search(path)
+    return "@" not in path.replace(".git@", "", 1) + rest and not (user and "@" in path)
+
+
+def _without_logins(text: str) -> str:
+    """Hide ``user:password@`` without a scheme, and what names say is a secret."""
+    text = _WORD.sub(_without_login, text) if "@" in text else text
+    return _TOKEN_WITHOUT_SCHEME.sub(r"\1<TOKEN>", _SECRET_VALUE.sub(rf"\1{HIDDEN}", text))
+
+
+def _without_login(match: re.Match[str]) -> str:
+    word, start = match[0], cast("re.Match[str]", _PREFIX.match(match[0])).end()
+    at, colon = word.rfind("@") + 1, re.compile(r":(?!\t)").search(word, start)
+    if (
+        colon is None
+        or colon.start() > at
+        or not word[at:].strip(_PUNCTUATION)
+        or _is_no_login(word[start:], at - start)
+    ):
+        return word
+    host = _split(word[at:], 0, is_alone=False, is_file=False)
+    return word[:start] + (host.shown + word[at + host.end :] if host else HIDDEN)
+
+
+def _is_no_login(text: str, at: int) -> bool:
+    """Return whether the text until an ``@`` is a path on Windows, ``git``, or the name of an image."""
+    is_drive = _DRIVE.match(text) is not None and ":" not in text[2:at]
+    return is_drive or text.startswith("git@") or text.startswith("sha256:", at)
 
 
 def _is_literal(user_info: str) -> bool:

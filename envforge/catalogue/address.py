@@ -9,6 +9,7 @@ public-key = "RW…"      # minisign; if set, every lockfile must be signed with
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import re
@@ -27,6 +28,7 @@ from envforge.errors import Hint, RequestError
 _EXAMPLES = (
     "a directory, git+https://host.example/team/locks.git@main, https://host.example/locks, or s3://bucket/locks"
 )
+_OF_AZURE = {"abfs", "abfss", "adl", "az"}
 _USUAL_PORTS = {None, 22, 80, 443}
 
 
@@ -51,32 +53,24 @@ class Address:
         """The place that the URL leads to, equal for all its spellings.
 
         A key protects a place, so what could be two places is one here: the scheme, the user, the usual ports, the
-        case, and the revision of a repository don't matter, and links and ``..`` are resolved.
+        case, and the revision of a repository don't matter, and links and ``..`` are resolved. fsspec has several
+        schemes for one store.
         """
         url = None if self.kind == "folder" else Url.parse(self.location)
         folder = Path(self.location) if url is None else url.file_path
         if url is None or folder is not None:
             path = os.path.realpath(folder or "").removesuffix(".git")
             return posixpath.normpath(f"{path}/{self.subdirectory}").casefold()
-        store = _store(url.scheme) if self.kind == "objects" else ""
         port = "" if url.port in _USUAL_PORTS else f":{url.port}"
         path = posixpath.normpath(f"/{unquote(url.path)}").lstrip("/").removesuffix(".git")
-        return f"{store}//{_same_host(url.host)}{port}/{posixpath.normpath(f'{path}/{self.subdirectory}')}".casefold()
+        # in `abfs://CONTAINER@ACCOUNT/PATH`, the account may be omitted
+        host = url.user_info if url.user_info and url.scheme in _OF_AZURE else _one_host(url.host)
+        return f"//{host}{port}/{posixpath.normpath(f'{path}/{self.subdirectory}')}".casefold()
 
 
-def _store(scheme: str) -> str:
-    """Return the class with which fsspec opens a scheme; it accepts several names of one store."""
-    try:
-        from fsspec.registry import known_implementations  # noqa: PLC0415 - slow to import, and an extra
-    except ImportError:  # no catalogue in a store can be opened either
-        return scheme
-    scheme = scheme.replace("abfss", "abfs")  # which only the library of the store knows
-    return str(known_implementations.get(scheme, {}).get("class", scheme))
-
-
-def _same_host(host: str) -> str:
-    """Return the one spelling of a host: of an IPv6 address the shortest, of an IPv4 address in it the IPv4 address."""
-    if ":" in host:
+def _one_host(host: str) -> str:
+    """Return the one spelling of a host that all its spellings share."""
+    with contextlib.suppress(ValueError):
         address = IPv6Address(host)
         return str(address.ipv4_mapped or address)
     try:
@@ -113,6 +107,8 @@ def _parse(text: str, base: Path) -> Address:
         if url.file_path is None:
             raise ValueError(f"`{url.host}` is another machine; expected `file:///DIR`")
         return Address(kind="folder", location=str(url.file_path))
+    if "::" in url.path:
+        raise ValueError("it is a chain of URLs")  # of fsspec, which reads the last one
     if not url.host or "?" in text or "#" in text:
         raise ValueError("it has no host, or has a query or a fragment")
     if url.scheme in {"local", "localfs"}:  # of fsspec; it would be another spelling of a directory

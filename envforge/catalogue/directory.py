@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from filelock import FileLock
-
-from envforge.base.files import write_atomic
+from envforge.base.files import file_lock, write_atomic
 from envforge.base.suggest import nearest
 from envforge.catalogue.address import Address
 from envforge.catalogue.index import INDEX_FILE, CatalogueEntry, list_entries, read_document, read_row, verified_text
@@ -54,7 +52,7 @@ class FolderCatalogue:
         """Add an entry while holding a lock; returns False if the same entry already exists."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.root / _LOCK):
+            with file_lock(self.root / _LOCK):
                 return add(self.root, addition)
         except OSError as error:
             raise OutsideError(

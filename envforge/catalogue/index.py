@@ -188,7 +188,8 @@ def _placed(index: Index, root: Path) -> Index:
     inputs: dict[str, int] = {}
     for number, entry in enumerate(index.entries):
         text = str(entry.file)
-        if entry.file.is_absolute() or ".." in entry.file.parts or not text.isprintable() or {"\\", ":"} & set(text):
+        is_inside = entry.file.name and not entry.file.is_absolute() and ".." not in entry.file.parts
+        if not is_inside or not text.isprintable() or {"\\", ":"} & set(text):
             raise fault(where, f"entries[{number}].file", "a path inside the catalogue", text)
         if entry.published is None and entry.input_sha256 in inputs:
             wanted = f"a hash that differs from the one of entries[{inputs[entry.input_sha256]}]"

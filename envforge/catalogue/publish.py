@@ -14,6 +14,7 @@ from typing import Any
 from packaging.version import Version
 
 from envforge.base.envelope import Json
+from envforge.base.files import regular
 from envforge.base.urls import has_secrets
 from envforge.catalogue.directory import Addition
 from envforge.catalogue.index import LOCK_SUFFIX, TIME_FORMAT, read_row
@@ -99,7 +100,7 @@ def _signed(row: dict[str, Any], data: bytes, request: PublishRequest) -> Additi
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return regular(path).read_bytes()
     except OSError as error:
         raise EnvforgeError(
             f"cannot read the lockfile `{path}`: {error.strerror or error}",

@@ -151,7 +151,7 @@ def read_public_key(text: str) -> str:
     path = Path(text)
     if not path.is_file():
         return text
-    lines = [line.strip() for line in path.read_bytes().split(b"\n") if line.strip()]
+    lines = [line.strip() for line in regular(path).read_bytes().split(b"\n") if line.strip()]
     key = lines[-1].decode("ascii", "replace") if lines else ""
     if len(key) != _KEY_LENGTH:
         raise EnvforgeError(

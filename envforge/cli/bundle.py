@@ -23,6 +23,7 @@ from envforge.cli.options import (
     variant,
 )
 from envforge.cli.progress import counted, megabytes, shown_progress
+from envforge.errors import EnvforgeError
 
 if TYPE_CHECKING:
     from envforge.prefix.values import InstallRequest, Progress
@@ -67,7 +68,11 @@ class BundleOptions:
 
         platform = self.platform or platform_here()
         lock = need_lock(self.lock, self.variant, "envforge bundle")
-        lockfile = read_any_lock(lock, platform)
+        data = lock.read_bytes() if lock.is_file() else b""
+        lockfile = read_any_lock(lock, platform)  # reports a file that is missing or invalid
+        if lock.read_bytes() != data:
+            message = f"`{lock}` changed while it was read"
+            raise EnvforgeError(message, hint="run the command again", code="edited-since")
         plan = make_plan(lockfile, platform, lock)
         for warning in plan.warnings:
             progress.note(f"warning: {warning}")
@@ -78,7 +83,7 @@ class BundleOptions:
             request = replace(self._request(lock, platform), access_variables=lockfile.access_variables)
             fetched = fetch_all((*plan.conda, *plan.wheels), store, request, progress)
             files = {member_name(each.artifact): (each.path, each.artifact.digest) for each in fetched}
-            write_bundle(output, lock.read_bytes(), platform, files, progress)
+            write_bundle(output, data, platform, files, progress)
         return _Bundled(file=output, platform=platform, packages=len(files), bytes=output.stat().st_size)
 
     def _request(self, lock: Path, platform: str) -> InstallRequest:

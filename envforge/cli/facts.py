@@ -204,6 +204,7 @@ def _request(options: RefreshOptions, notes: list[str]) -> RefreshRequest:
 @takes(ExportFactsOptions)
 def export_facts(options: ExportFactsOptions) -> None:
     """Write the refreshed facts to FILE, for `envforge facts import` or the catalogue of your team."""
+    from envforge.base.files import regular
     from envforge.facts.signed import write_signed
     from envforge.pytorch.facts_file import read_facts_file
 
@@ -216,7 +217,7 @@ def export_facts(options: ExportFactsOptions) -> None:
             code="nothing-to-export",
         )
     _, identity = read_facts_file(path)
-    write_signed(options.file, path.read_bytes(), chosen_signer(options.secret_key))
+    write_signed(options.file, regular(path).read_bytes(), chosen_signer(options.secret_key))
     result = {"file": options.file, "checked": identity.checked.isoformat(), "sha256": identity.sha256}
     text = f"wrote the facts of {identity} to {options.file}"
     print_result("facts export", result, text, as_json=options.as_json)
@@ -273,14 +274,14 @@ def reset(options: OutputOptions) -> None:
 
 def _use(command: str, before: FactsFile | None, data: bytes, use: UseOptions, found: Refreshed | None) -> None:
     """Show what the new facts change, and use them if the user agrees."""
-    from envforge.base.files import write_atomic
+    from envforge.base.files import regular, write_atomic
     from envforge.pytorch.facts_file import changes, parse_facts
 
     path = _path()
     after, identity = parse_facts(data, path)
     lines = [*changes(before, after)]
     # without a file before, one without rows would add nothing but its date
-    is_changed = path.read_bytes() != data if path.exists() else bool(lines)
+    is_changed = regular(path).read_bytes() != data if path.exists() else bool(lines)
     used = is_changed and not use.dry_run
     if not use.as_json:
         for line in (*lines, *_reported(found)):

@@ -20,7 +20,7 @@ import click
 from envforge import __version__
 from envforge.base.distribution import distribution_name, installed_by, upgrade_command
 from envforge.base.envelope import Json, fields_to_json
-from envforge.base.urls import hide_secrets
+from envforge.base.urls import has_secrets, hide_secrets
 from envforge.catalogue.address import chosen_catalogue
 from envforge.catalogue.signing import key_id
 from envforge.cli import print_result
@@ -194,12 +194,13 @@ def read_info(meant: Meant | None, environment: Mapping[str, str], here: Path, h
     """Read everything except the machine; ``meant`` is None if no environment was found from ``here`` upward."""
     root = Path(environment.get("ENVFORGE_CACHE") or default_root())
     project = project_folder(here)
+    upgrade = upgrade_command()  # with its `#subdirectory=`, which `hide_secrets` would remove
     return Info(
         version=__version__,
         package=Path(__file__).resolve().parents[1],
         distribution=distribution_name(),
         installed_by=hide_secrets(installed_by()),
-        upgrade_command=hide_secrets(upgrade_command()),
+        upgrade_command=upgrade if not has_secrets(upgrade) else hide_secrets(upgrade),
         python=platform.python_version(),
         executable=sys.executable,
         system=platform.platform(),

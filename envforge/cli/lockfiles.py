@@ -168,7 +168,7 @@ def show_entry(options: ShowEntryOptions) -> None:
 @takes(PullOptions)
 def pull(options: PullOptions) -> None:
     """Verify the lockfile NAME against the index, and copy it to conda-lock.yml."""
-    from envforge.base.files import write_atomic
+    from envforge.base.files import regular, write_atomic
     from envforge.catalogue.directory import entry_named, lock_text, open_catalogue
     from envforge.catalogue.index import filled
     from envforge.lock.project import lock_command
@@ -182,7 +182,7 @@ def pull(options: PullOptions) -> None:
         entry = entry_named(source, options.name)
         stored = lock_text(source, entry, key)
         data = filled(stored, str(entry.file), lambda said: click.echo(said, err=True)).encode()
-    if output.exists() and output.read_bytes() != data and not options.force:
+    if output.exists() and regular(output).read_bytes() != data and not options.force:
         raise RequestError(
             f"`{output}` already exists, with other content",
             hint=f"to overwrite it, pass `--force`; to write another file, pass `--output {output.stem}-new.yml`",
@@ -262,9 +262,10 @@ def chosen_signer(path: Path | None) -> Signer | None:
     """Return the key of ``--sign``, with its password."""
     if path is None:
         return None
+    from envforge.base.files import regular
     from envforge.catalogue.signing import Signer, needs_password
 
-    key = path.read_bytes()
+    key = regular(path).read_bytes()
     password = os.environ.get("ENVFORGE_SIGNING_PASSWORD") if needs_password(key) else ""
     if password is None:
         password = str(click.prompt("Password of the secret key", hide_input=True, err=True))

@@ -6,6 +6,7 @@ Each field is declared once: its annotation is ``Annotated[TYPE, Option(HELP)]``
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shlex
@@ -264,8 +265,6 @@ def repeated_command(changes: Mapping[str, str | bool | None]) -> str:
     """
     from click.core import ParameterSource
 
-    from envforge.base.urls import show_url
-
     context = click.get_current_context()
     words = context.command_path.split()
     arguments = [each for each in context.command.params if isinstance(each, click.Argument)]
@@ -278,8 +277,18 @@ def repeated_command(changes: Mapping[str, str | bool | None]) -> str:
             if each is None or each is False:
                 continue
             words += [] if isinstance(parameter, click.Argument) else [max(parameter.opts, key=len)]
-            words += [] if each is True else [show_url(str(each))]
+            words += [] if each is True else [_shown(str(each))]
     return shlex.join(["envforge", *words[1:]])
+
+
+def _shown(value: str) -> str:
+    from envforge.base.urls import show_url
+    from envforge.catalogue.address import parse_address
+
+    if value.startswith("git+"):
+        with contextlib.suppress(EnvforgeError):
+            return parse_address(value, Path()).public  # with the `#subdirectory=`, which the command needs
+    return show_url(value)
 
 
 def hints_inside(directory: Path, hints: Iterable[Hint], purpose: str = "") -> tuple[Hint, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from envforge.base.files import write_atomic
+from envforge.base.files import regular, write_atomic
 from envforge.errors import EnvforgeError, RequestError
 from envforge.export.conda import environment, explicit
 from envforge.export.docker import dockerfile
@@ -118,14 +118,14 @@ def _keep_others(output: Path, paths: list[Path]) -> None:
 def _is_same(path: Path, text: str) -> bool:
     """Return whether the file already has this text, as the program that several jobs share."""
     try:
-        return not path.is_symlink() and path.read_text(encoding="utf-8") == text
+        return not path.is_symlink() and regular(path).read_text(encoding="utf-8") == text
     except (OSError, UnicodeDecodeError):
         return False
 
 
 def _is_ours(path: Path) -> bool:
     try:
-        with path.open("rb") as stream:
+        with regular(path).open("rb") as stream:
             return stream.read(200).removeprefix(_SHEBANG).startswith(MARK.encode())
     except OSError:
         return False

@@ -166,7 +166,7 @@ def change(
                 code="edited-since",
             )
         files = {environment: edited.text.encode(), request.lockfile: made.text.encode()}
-        changed = {p: data for p, data in files.items() if not p.exists() or p.read_bytes() != data}
+        changed = {p: data for p, data in files.items() if not p.exists() or regular(p).read_bytes() != data}
         if changed and not dry_run:
             replace_together(environment, changed)
     return edited, made.report

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from envforge.base.data_files import templates_root
-from envforge.base.files import exclusive_lock
+from envforge.base.files import exclusive_lock, regular
 from envforge.base.suggest import nearest
 from envforge.base.terms import CPU, WheelTag
 from envforge.errors import EnvforgeError, RequestError
@@ -361,7 +361,7 @@ def _make(request: LockRequest, texts: VariantTexts, progress: Progress) -> Lock
         beside: texts.virtual_packages.encode(),
         request.lockfile: made.text.encode(),
     }
-    changed = {path: data for path, data in files.items() if not path.exists() or path.read_bytes() != data}
+    changed = {path: data for path, data in files.items() if not path.exists() or regular(path).read_bytes() != data}
     if changed:
         replace_together(request.environment, changed)
     return made.report

@@ -255,9 +255,9 @@ def read_lines(stdout: str) -> Iterator[dict[str, Any]]:
     for line in stdout.splitlines():
         try:
             answer = json.loads(line)
-        except json.JSONDecodeError:  # a library that writes to stdout, or a line that a crash truncated
+        except (ValueError, RecursionError):  # a library that writes to stdout, or a line that a crash truncated
             continue
-        if isinstance(answer, dict) and "library" in answer:
+        if isinstance(answer, dict) and isinstance(answer.get("library"), str):
             yield answer
 
 
@@ -265,10 +265,13 @@ def read_report(result: ProgramResult) -> LibraryReport:
     """Parse the child's lines; a library without a line is the one that crashed or blocked the child."""
     answers = {answer["library"]: answer for answer in read_lines(result.stdout)}
     silent = _silence(result)
-    return LibraryReport(
-        nvml=_nvml(answers["nvml"]) if "nvml" in answers else NvmlReport(error=silent),
-        libcuda=_libcuda(answers["libcuda"]) if "libcuda" in answers else LibcudaReport(error=silent),
-    )
+    try:
+        nvml = _nvml(answers["nvml"]) if "nvml" in answers else NvmlReport(error=silent)
+        libcuda = _libcuda(answers["libcuda"]) if "libcuda" in answers else LibcudaReport(error=silent)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):  # lines that a library printed
+        invalid = LibraryError(code=NvmlCode.CRASHED, text="its response is invalid")
+        return LibraryReport(nvml=NvmlReport(error=invalid), libcuda=LibcudaReport(error=invalid))
+    return LibraryReport(nvml=nvml, libcuda=libcuda)
 
 
 def _silence(result: ProgramResult) -> LibraryError:

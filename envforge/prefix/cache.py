@@ -24,13 +24,13 @@ import re
 import shutil
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR
 from typing import NamedTuple
 
-from envforge.base.files import regular, write_atomic
+from envforge.base.files import file_lock, regular, write_atomic
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.plan import Artifact, Digest, record_name
@@ -329,29 +329,24 @@ _CLEANING = "cleaning.lock"
 @contextmanager
 def in_use(root: Path) -> Iterator[None]:
     """Keep cleanings away from the cache, and wait for a running one; a cache that isn't writable is not locked."""
-    from filelock import FileLock  # noqa: PLC0415 - only if something is changed
-
     path = root / _USERS / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.lock"
     if not _writable(path.parent):
         yield
         return
-    own = FileLock(path)
-    with FileLock(root / _CLEANING):
-        own.acquire()
-    try:
+    with ExitStack() as held:
+        with file_lock(root / _CLEANING):
+            held.callback(path.unlink, missing_ok=True)
+            held.enter_context(file_lock(path))
         yield
-    finally:
-        own.release()
-        path.unlink(missing_ok=True)
 
 
 @contextmanager
 def exclusive_cache(root: Path) -> Iterator[None]:
     """Lock a cache that no other process uses; raise ``OutsideError`` with the PIDs of those that do."""
-    from filelock import FileLock, Timeout  # noqa: PLC0415 - only if something is changed
+    from filelock import Timeout  # noqa: PLC0415 - only if something is changed
 
     try:
-        with FileLock(root / _CLEANING, timeout=0):
+        with file_lock(root / _CLEANING, timeout_s=0):
             users = [path for path in sorted((root / _USERS).glob("*.lock")) if _is_held(path)]
             if users:
                 named = ", ".join(path.name.partition("-")[0] for path in users)
@@ -371,10 +366,10 @@ def _busy(root: Path, why: str) -> OutsideError:
 
 def _is_held(path: Path) -> bool:
     """Return whether the process of a lock file is running; remove the file if it isn't."""
-    from filelock import FileLock, Timeout  # noqa: PLC0415 - as above
+    from filelock import Timeout  # noqa: PLC0415 - as above
 
     try:
-        with FileLock(path, timeout=0):
+        with file_lock(path, timeout_s=0):
             pass
     except Timeout:
         return True

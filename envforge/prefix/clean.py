@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from envforge.base.files import file_lock
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import exclusive_cache, walk
@@ -201,11 +202,11 @@ class _Work:
 
 def _running(folder: Path) -> Path | None:
     """Return a lock file that a running ``envforge lock`` holds, if any."""
-    from filelock import FileLock, Timeout  # noqa: PLC0415 - only if there is something to remove
+    from filelock import Timeout  # noqa: PLC0415 - only if there is something to remove
 
     def is_held(path: Path) -> bool:
         try:
-            with FileLock(path, timeout=0):
+            with file_lock(path, timeout_s=0):
                 return False
         except Timeout:
             return True

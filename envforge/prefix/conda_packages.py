@@ -24,13 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import rattler
-from filelock import FileLock
 from rattler import exceptions
 from rattler.package_cache import PackageCache, PackageCacheLayer, ValidationMode
 from rattler.package_streaming import extract
 
 from envforge.base.documents import Document
-from envforge.base.files import current_umask, regular
+from envforge.base.files import current_umask, file_lock, regular
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, record_name
@@ -202,7 +201,7 @@ def unpack(item: Fetched, store: Store, platform: str) -> Archive:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(store.conda, error) from error
-    with FileLock(folder.with_name(".unpacking")):
+    with file_lock(folder.with_name(".unpacking")):
         shutil.rmtree(fresh, ignore_errors=True)
         try:
             extract(item.path, fresh)

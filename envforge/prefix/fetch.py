@@ -16,8 +16,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from filelock import FileLock
-
+from envforge.base.files import file_lock, open_own, regular
 from envforge.base.net import (
     REJECTED,
     TRANSIENT,
@@ -173,7 +172,7 @@ class _Job:
             raise Stopped
         path = self.store.path(artifact)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f"{path.name}.lock")):
+        with file_lock(path.with_name(f"{path.name}.lock")):
             # another install may have downloaded it, and also have unpacked and removed it
             if artifact in self.missing and not self.store.holds(artifact):
                 if self.receiver is not None and self.receiver.has(artifact):
@@ -361,7 +360,7 @@ def download(artifact: Artifact, partial: Path, wire: Wire) -> Digest:
 
 def _copy(source: Path, url: str, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
     try:
-        with source.open("rb") as stream:
+        with regular(source).open("rb") as stream:
             return _write(stream, source.stat().st_size, artifact, partial, wire)
     except FileNotFoundError as error:
         is_mirror = url != artifact.package.url
@@ -374,7 +373,7 @@ def _write(stream: BinaryIO, size: int, artifact: Artifact, partial: Path, wire:
     _need_room(partial, size)
     wire.expect(artifact, size)
     partial.unlink(missing_ok=True)  # the relay may have sent it, and recognizes another file by its inode
-    with partial.open("wb") as target:
+    with open_own(partial, "wb") as target:
         while block := stream.read(_BLOCK):
             _go_on(wire)
             target.write(block)
@@ -430,7 +429,7 @@ def _continues(response: Response, have: int) -> bool:
 def _receive(response: Response, artifact: Artifact, partial: Path, wire: Wire) -> Digest:
     """Append the body to ``partial``; a short body is accepted only if it completes the file."""
     hasher, received, broken = new_hasher(artifact.digest), 0, False
-    with partial.open("ab") as target:
+    with open_own(partial, "ab") as target:
         if target.tell():
             hash_file(str(partial), hasher)
         try:

@@ -14,13 +14,13 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from envforge.base.documents import Document, Printable
-from envforge.base.files import write_atomic
+from envforge.base.files import file_lock, open_own, regular, write_atomic
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.plan import Wheel
 from envforge.lock.project import ENVFORGE_DIRECTORY, LOCK_FILE, PYLOCK, VENV_IN_PROJECT, is_pylock
@@ -150,34 +150,33 @@ if sys.platform != "win32":
 @contextmanager
 def lock_prefix(prefix: Path, progress: Progress | None = None) -> Iterator[None]:
     """Lock a prefix for one install; raise ``OutsideError`` with the PID of the process that holds it."""
-    from filelock import FileLock, Timeout  # noqa: PLC0415 - not needed to start a child process
+    from filelock import Timeout  # noqa: PLC0415 - not needed to start a child process
 
     folder = prefix / ENVFORGE_DIRECTORY
     holder = folder / "holder"
-    lock = FileLock(folder / "lock", timeout=0)
     _refuse_links(prefix)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise OutsideError(
-            f"another envforge process (PID {_holder(holder)}) is installing into `{prefix}`",
-            hint="wait for it to finish, then try again",
-            code="prefix-busy",
-        ) from error
-    except OSError as error:
-        raise OutsideError(
-            f"cannot write to the environment `{prefix}`: {error.strerror or error}",
-            hint="to use another directory, pass `--prefix DIR`",
-            code="prefix-unwritable",
-        ) from error
-    try:
-        _await_writers(folder, progress or Silent())
-        holder.write_text(f"{os.getpid()}\n", encoding="utf-8")
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(file_lock(folder / "lock", timeout_s=0))
+            _await_writers(folder, progress or Silent())
+            with open_own(holder, "wb") as stream:
+                stream.write(f"{os.getpid()}\n".encode())
+        except Timeout as error:
+            raise OutsideError(
+                f"another envforge process (PID {_holder(holder)}) is installing into `{prefix}`",
+                hint="wait for it to finish, then try again",
+                code="prefix-busy",
+            ) from error
+        except OSError as error:
+            where = f"`{error.filename}`: " if error.filename else ""
+            raise OutsideError(
+                f"cannot write to the environment `{prefix}`: {where}{error.strerror or error}",
+                hint="to use another directory, pass `--prefix DIR`",
+                code="prefix-unwritable",
+            ) from error
+        held.callback(holder.unlink, missing_ok=True)
         yield
-    finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
 
 
 def _refuse_links(prefix: Path) -> None:
@@ -208,14 +207,14 @@ def mark_writing(prefix: Path) -> Iterator[tuple[int, ...]]:
     if sys.platform == "win32":
         yield ()
     else:
-        with (prefix / ENVFORGE_DIRECTORY / "writers").open("wb") as stream:
+        with open_own(prefix / ENVFORGE_DIRECTORY / "writers", "wb") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH)
             yield (stream.fileno(),)
 
 
 def _await_writers(folder: Path, progress: Progress) -> None:
     if sys.platform != "win32" and (folder / "writers").exists():
-        with (folder / "writers").open("ab") as stream:
+        with open_own(folder / "writers", "ab") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -225,6 +224,6 @@ def _await_writers(folder: Path, progress: Progress) -> None:
 
 def _holder(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace").strip() or "unknown"
+        return regular(path).read_text(encoding="utf-8", errors="replace").strip() or "unknown"
     except OSError:
         return "unknown"

@@ -70,3 +70,16 @@ def test_foreign_pattern_without_end_names_the_file(pattern: str, default: str, 
     (tmp_path / "template.yml").write_text(f"name: a\nversion: 1\nsummary: x\nquestions: [{question}]\n")
     with pytest.raises(TemplateError, match=rf"template\.yml` is invalid at `questions\[0\]\.pattern`: .*{expected}"):
         load_foreign(tmp_path, tmp_path)
+
+
+@posix
+@pytest.mark.parametrize(
+    ("text", "reason"), [("{{ {}['a' * 100000] }}", "no attribute 'aaa"), ("{{ 'a' * 10 ** 10 }}", "M")]
+)
+def test_reason_of_a_failure_is_short_and_not_empty(text: str, reason: str) -> None:
+    with (
+        closing(Confined()) as confined,
+        pytest.raises(TemplateError, match=f"can't be rendered: .*{reason}") as caught,
+    ):
+        confined.render(text, {}, "x.jinja")
+    assert len(caught.value.message) < 600

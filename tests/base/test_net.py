@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import socket
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import keyring
 import keyring.backend
 import keyring.credentials
 import pytest
+from urllib3 import HTTPResponse
 
+from envforge.base import net
 from envforge.base.net import Client, Mirrors, NetworkError, UntrustedError, credentials_hints, unreachable_hints
+from envforge.base.urls import Url
 from envforge.errors import OutsideError
 from tests.support.loopback import Fault, Loopback, Request, Response
 
@@ -89,6 +93,35 @@ def test_keyring_is_read_once_after_a_rejection() -> None:
         keyring.set_keyring(before)
     assert guarded.received == [None, *[header("ada:s3cret")] * 3]
     assert account.asked == 1
+
+
+def test_keyring_that_fails_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(service: str, username: str | None) -> None:
+        raise RuntimeError("no bus")
+
+    monkeypatch.setattr(keyring, "get_credential", fail)
+    with Loopback(Guarded()) as server:
+        assert Client().send(server.url).status == 401
+
+
+def test_password_that_is_not_unicode_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORD", "\udcff")  # the byte FF, as Python reads it from the environment
+    guarded = Guarded()
+    with Loopback(guarded) as server:
+        assert Client().send(server.url.replace("://", "://ada:$WORD@")).status == 401
+    assert guarded.received == [f"Basic {base64.b64encode(b'ada:' + bytes([255])).decode()}"]
+
+
+def test_page_that_would_fill_the_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(net, "_LARGEST_TEXT", 1 << 20)
+    bomb = Response(body=gzip.compress(bytes(2 << 20)), headers={"Content-Encoding": "gzip"})
+    with Loopback(lambda request: bomb) as server, pytest.raises(NetworkError, match="more than 1 MB"):
+        Client().send(server.url).text()
+
+
+def test_length_of_thousands_of_digits_is_unknown() -> None:
+    raw = HTTPResponse(headers={"Content-Length": "9" * 5000})
+    assert net.Response(raw, Url.parse("http://host/")).length is None
 
 
 def test_redirect_to_another_server_has_no_credentials() -> None:

@@ -269,3 +269,31 @@ def _rewrite(path: Path, change: Callable[[str, bytes], bytes | None], *, only: 
                 info = _member(name)
                 info.size = len(found)
                 archive.addfile(info, io.BytesIO(found))
+
+
+def test_lockfile_that_changes_while_it_is_read_is_not_bundled(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from envforge.lock import plan
+
+    read = plan.read_any_lock
+
+    def read_and_change(path: Path, platform: str) -> object:
+        found = read(path, platform)
+        path.write_text(path.read_text() + "\n# changed\n")
+        return found
+
+    monkeypatch.setattr(plan, "read_any_lock", read_and_change)
+    assert main(["bundle", "-o", "all.tar"]) == 1
+    assert "conda-lock.yml` changed while it was read" in capsys.readouterr().err
+    assert not (project / "all.tar").exists()
+
+
+def test_two_bundles_at_once_write_one_complete_file(project: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "envforge", "bundle", "-o", "all.tar"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    running = [subprocess.Popen(command, cwd=project, env=environment) for _ in range(3)]
+
+    assert [each.wait() for each in running] == [0, 0, 0]
+    assert read_bundle(project / "all.tar").platform == SUBDIR
+    assert [path.name for path in project.iterdir() if path.name.startswith(".")] == []

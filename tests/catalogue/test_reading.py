@@ -190,6 +190,13 @@ def test_fault_of_an_index_is_named_with_its_path(tmp_path: Path, path: str, val
     assert ", found " in caught.value.message
 
 
+@pytest.mark.parametrize("file", ["", ".", "..", "../x", "a/../../x", "/x", "a\\..\\x", "C:x", "a/\u202ex"])
+def test_file_outside_the_catalogue_is_refused(tmp_path: Path, file: str) -> None:
+    catalogue(tmp_path, changed("file", file))
+    with pytest.raises(CatalogueError, match=r"`entries\[0\].file`: expected a path"):
+        list_entries(tmp_path)
+
+
 def test_index_of_another_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text('{"schema_version": 2, "entries": []}', encoding="utf-8")
     with pytest.raises(CatalogueError, match="at `schema_version`: expected `1`, found `2`"):

@@ -24,6 +24,15 @@ FOUND = {
         b"# x\n" * 60_000,
     ),
     "uv-toml": (b"index = 3\n", b"[[index]]\nurl = 3\n", b"pip = 3\n", b"index-url = 3\n"),
+    "nvidia": (
+        b'{"library": "nvml", "gpus": [{}]}',
+        b'{"library": "nvml", "gpus": 3, "cuda": "x"}',
+        b'{"library": []}',
+        b'{"library": "libcuda", "cuda": 1e999, "error": 3}',
+        b"[" * 20_000,
+        b'{"library": "nvml", "cuda": ' + b"9" * 5000 + b"}",
+    ),
+    "page": (b"<![x[", b"<a href='http://[::1/x'>", b"<base href='http://[x]/'>"),
     "staging": (b'{"created": ["a/../../x"], "replaced": [], "folders": [], "kept": {}, "removed": []}',),
 }
 

@@ -260,10 +260,8 @@ def _stale_warning(lockfile: Path) -> str:
 
     lock = read_any_lock(lockfile, platform_here())
     if lock.was_edited:
-        restore = lock_command(lockfile)
-        return (
-            f"`{lockfile}` was edited after envforge wrote it{f'; {Hint("to restore it", restore)}' if restore else ''}"
-        )
+        edited, restore = f"`{lockfile}` was edited after envforge wrote it", lock_command(lockfile)
+        return f"{edited}; {Hint('to restore it', restore)}" if restore else edited
     if not is_pylock(lockfile):
         return _staleness(lockfile, lock)
     beside = lockfile_of(lockfile)

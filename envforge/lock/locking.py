@@ -416,8 +416,8 @@ class Run:
         except EnvforgeError as error:
             if server.fault is not None:
                 raise server.fault from error
-            # the locked wheels can be the cause if the conda packages are solved, or if conda-lock crashes on a lockfile
-            # that was edited
+            # the locked wheels can be the cause if the conda packages are solved, or if conda-lock crashes on an edited
+            # lockfile
             is_crash = error.code == "conda-lock-failed"
             if not any(job.seed is not None and (is_crash or read_solve(job.records) is not None) for job in jobs):
                 raise with_reasons(error, self.request, self.inputs, self.indexes) from error

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from envforge.errors import EnvforgeError
 
 if TYPE_CHECKING:
-    from envforge.lock.check import Difference
+    from envforge.lock.consistency import Difference
     from envforge.lock.request import LockReport
     from envforge.machine.values import Machine
     from envforge.prefix.audit import AuditReport

@@ -24,7 +24,7 @@ import requests
 
 from envforge.catalogue.index import PLACEHOLDER
 from envforge.errors import EnvforgeError
-from envforge.lock.lockfile import parse_lockfile
+from envforge.lock.lockfile import parse_lockfile, update_sha256
 from envforge.lock.locking import lock
 from envforge.lock.project import ENVIRONMENT_FILE, LOCK_FILE, VIRTUAL_PACKAGES_FILE
 from envforge.lock.request import LockRequest
@@ -66,7 +66,7 @@ class Refresher:
         except EnvforgeError as error:
             self.failures.append(f"- `{file}`: {error.message}")
             return Built(name=file, text=old, entry=entry, sources=_of(old, file, sources)) if old and entry else None
-        new = _INDEX_FILES.sub(PLACEHOLDER, solved)
+        new = update_sha256(_INDEX_FILES.sub(PLACEHOLDER, solved))
         is_same = old is not None and _files(old, file) == _files(new, file)
         if old is not None and entry is not None and is_same and entry["input_sha256"] == planned.texts.sha256:
             return Built(name=file, text=old, entry=entry, sources=_of(old, file, sources))

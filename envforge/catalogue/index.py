@@ -20,7 +20,7 @@ from envforge.base.documents import Document, Natural, Printable, Sha256, matchi
 from envforge.base.files import regular
 from envforge.base.terms import WheelTag
 from envforge.errors import EnvforgeError, Hint
-from envforge.lock.lockfile import LockedPackage, Requirements, parse_lockfile
+from envforge.lock.lockfile import LockedPackage, Requirements, parse_lockfile, update_sha256
 
 if TYPE_CHECKING:
     from envforge.lock.python_index import Located, PythonIndex, SimplePages
@@ -224,7 +224,8 @@ def fill(text: str, where: str, python_index: PythonIndex, say: Callable[[str], 
     """Replace each placeholder URL in a lockfile with the URL of that file on ``python_index``."""
     from envforge.lock.python_index import SimplePages  # noqa: PLC0415 - as above
 
-    packages = _registry_packages(text, where)
+    lock = parse_lockfile(text, where)
+    packages = {p.url: p for p in lock.packages if p.url.startswith(PLACEHOLDER)}.values()
     pages = SimplePages()
     hows: dict[str, int] = {}
     for package in packages:
@@ -237,7 +238,7 @@ def fill(text: str, where: str, python_index: PythonIndex, say: Callable[[str], 
             files = "1 file" if count == 1 else f"{count} files"
             index = f"{python_index.public_url} ({python_index.source})"
             say(f"{files} from the package index {index}; URLs from {how}")
-    return text
+    return update_sha256(text) if lock.is_as_written else text
 
 
 def verified_text(entry: CatalogueEntry) -> str:
@@ -257,11 +258,6 @@ def verified_text(entry: CatalogueEntry) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise fault(entry.path, "", "UTF-8", str(error)) from error
-
-
-def _registry_packages(text: str, where: str) -> tuple[LockedPackage, ...]:
-    lock = parse_lockfile(text, where)
-    return tuple({p.url: p for p in lock.packages if p.url.startswith(PLACEHOLDER)}.values())
 
 
 def _locate(package: LockedPackage, where: str, python_index: PythonIndex, pages: SimplePages) -> Located:

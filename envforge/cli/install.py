@@ -33,6 +33,7 @@ from envforge.cli.progress import counted, megabytes, shown_progress
 from envforge.errors import EnvforgeError, Hint, RequestError
 
 if TYPE_CHECKING:
+    from envforge.lock.lockfile import Lockfile
     from envforge.prefix.bundle import Bundle
     from envforge.prefix.values import InstallReport, InstallRequest, PlannedFile, Preview
 
@@ -253,36 +254,35 @@ def _stale_warning(lockfile: Path) -> str:
     from envforge.lock.project import is_pylock, lock_command
     from envforge.lock.pylock import LOCK_SHA256, lock_sha256, lockfile_of
 
+    lock = read_any_lock(lockfile, platform_here())
+    if lock.was_edited:
+        edited, restore = f"`{lockfile}` was edited after envforge wrote it", lock_command(lockfile)
+        return f"{edited}; {Hint('to restore it', restore)}" if restore else edited
     if not is_pylock(lockfile):
-        return _staleness(lockfile)
+        return _staleness(lockfile, lock)
     beside = lockfile_of(lockfile)
-    made_from = dict(read_any_lock(lockfile, platform_here()).custom_metadata).get(LOCK_SHA256)
+    made_from = dict(lock.custom_metadata).get(LOCK_SHA256)
     if not made_from or not beside.is_file():
         return ""
     try:
-        is_current = lock_sha256(read_lockfile(beside)) == made_from
+        source = read_lockfile(beside)
     except LockfileError as error:
         return f"{error.message}; `{lockfile}` can't be compared with it, and is installed as it is"
-    if is_current:
-        return _staleness(beside)
+    if lock_sha256(source) == made_from:
+        return _staleness(beside, source)
     changed = f"`{beside}` has changed since `{lockfile}` was created"
     return f"{changed}; {Hint('to update it', lock_command(lockfile))}"
 
 
-def _staleness(lockfile: Path) -> str:
+def _staleness(lockfile: Path, lock: Lockfile) -> str:
     """Return a warning if envforge made the lockfile from another environment.yml than the one next to it."""
-    from envforge.lock.lockfile import INPUT_SHA256, LockfileError, read_lockfile, recorded_sources
+    from envforge.lock.lockfile import INPUT_SHA256, recorded_sources
     from envforge.lock.project import lock_command, recorded_sha256
 
     files = recorded_sources(lockfile)
     environment = files[0]
-    if not environment.is_file():
-        return ""
-    try:
-        made_from = dict(read_lockfile(lockfile).custom_metadata).get(INPUT_SHA256)
-    except LockfileError:  # an explicit file, which doesn't record its input
-        return ""
-    if made_from is None:
+    made_from = dict(lock.custom_metadata).get(INPUT_SHA256)
+    if made_from is None or not environment.is_file():
         return ""
     try:
         if recorded_sha256(files) == made_from:

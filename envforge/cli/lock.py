@@ -25,8 +25,8 @@ from envforge.errors import EnvforgeError, Hint
 
 if TYPE_CHECKING:
     from envforge.base.terms import WheelTag
-    from envforge.lock.check import Difference
     from envforge.lock.compile import PylockReport
+    from envforge.lock.consistency import Difference
     from envforge.lock.request import Cutoff, LockReport, LockRequest, PlatformSummary, Progress
 
 _SHOWN = 5

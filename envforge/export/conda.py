@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from envforge.export.source import Exported, LockSource, build_of, header
+from envforge.export.source import Exported, LockSource, header
 from envforge.lock.plan import Artifact
 
 _WEAKER = "This file pins conda packages by build, not by checksum; conda-lock.yml has the checksums."
@@ -31,7 +31,7 @@ def environment(source: LockSource) -> Exported:
     import yaml  # noqa: PLC0415 - slow to import
 
     plan = source.plan
-    wanted: list[object] = [f"{a.package.name}={a.package.version}={build_of(a)}" for a in plan.conda]
+    wanted: list[object] = [f"{a.package.name}={a.package.version}={a.package.build}" for a in plan.conda]
     wheels = [f"{a.package.name} @ {a.package.url}#{a.digest.algorithm}={a.digest.hex}" for a in plan.wheels]
     lacks_pip = bool(wheels) and not any(a.package.name == "pip" for a in plan.conda)
     if wheels:

@@ -9,7 +9,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from envforge.errors import EnvforgeError
-from envforge.export.source import Exported, LockSource, build_of, channel_of, header, need_sha256, python_of, subdir_of
+from envforge.export.source import Exported, LockSource, channel_of, header, need_sha256, python_of, subdir_of
 from envforge.lock.needs import requirements_of
 from envforge.lock.plan import Artifact, Plan, wheel_of
 from envforge.pytorch.matrix import load_matrix
@@ -52,7 +52,7 @@ def _manifest(source: LockSource) -> str:
 
 
 def _pinned(artifact: Artifact) -> Any:
-    return _inline(version=f"=={artifact.package.version}", build=build_of(artifact))
+    return _inline(version=f"=={artifact.package.version}", build=artifact.package.build)
 
 
 def _inline(**values: str) -> Any:

@@ -86,12 +86,6 @@ def choose_platforms(lockfile: Lockfile, asked: str | None, here: str, *, whole:
     )
 
 
-def build_of(artifact: Artifact) -> str:
-    """Return the build string of a conda archive, such as ``py310hb13e2d6_0``."""
-    stem = artifact.file_name.removesuffix(".conda").removesuffix(".tar.bz2")
-    return stem.rsplit("-", 1)[-1]
-
-
 def python_of(plan: Plan) -> str | None:
     """Return the version of the locked Python, such as ``3.10.20``."""
     return next((a.package.version for a in plan.conda if a.package.name == "python"), None)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -20,11 +20,15 @@ from packaging.version import Version
 
 from envforge.base.urls import has_secrets, show_url, without_user
 from envforge.lock.condalock import content_hashes
+from envforge.lock.consistency import Difference, contradictions
 from envforge.lock.inputs import Inputs, Requested, read_inputs, virtual_packages_of
 from envforge.lock.lockfile import (
     INPUT_SHA256,
     LockedPackage,
     Lockfile,
+    Manager,
+    key_of,
+    python_of,
     reached,
     read_lockfile,
     variables_text,
@@ -32,20 +36,6 @@ from envforge.lock.lockfile import (
 from envforge.lock.match_spec import matches
 from envforge.lock.names import NameMapping
 from envforge.lock.request import Cutoff, recorded_cutoff
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One difference between a lockfile and its input: ``wanted`` describes the input, ``found`` the lockfile."""
-
-    code: str
-    wanted: str
-    found: str
-    platform: str | None = None
-
-    def __str__(self) -> str:
-        where = f" on {self.platform}" if self.platform else ""
-        return f"{self.wanted}{where}, but {self.found}"
 
 
 def check_lock(
@@ -68,11 +58,18 @@ def check_inputs(inputs: Inputs, lock: Lockfile) -> tuple[Difference, ...]:
     differences = (*_platforms(inputs, lock), *other_categories(inputs, lock), *_sources(inputs, lock))
     if differences:
         return differences
-    # a merge or an editor can remove packages, and no hash of the input shows that
-    content = [d for p in inputs.platforms for d in (*unmet_requests(inputs, lock, p), *_missing(lock, p))]
-    if dict(lock.custom_metadata).get(INPUT_SHA256) == inputs.sha256:
-        return tuple(content)
-    return (*_meaning(inputs, lock, is_explained=bool(content)), *content)
+    content = list(_variables(inputs, lock))
+    content += [d for p in inputs.platforms for d in (*unmet_requests(inputs, lock, p), *_missing(lock, p))]
+    # a merge or an editor can change anything, and no hash of the input shows that
+    if not lock.is_as_written:
+        content += [d for p in inputs.platforms for d in _misplaced(inputs, lock, p)]
+        channels = dict.fromkeys(entry.spec.channel for entry in inputs.entries if entry.spec and entry.spec.channel)
+        content += contradictions(lock, list(channels))
+    if dict(lock.custom_metadata).get(INPUT_SHA256) != inputs.sha256:
+        content = [*_meaning(inputs, lock, is_explained=bool(content)), *content]
+    if lock.was_edited and not content:
+        content.append(Difference("edited", "the lockfile must be as envforge wrote it", "it was edited"))
+    return tuple(content)
 
 
 def _platforms(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
@@ -129,7 +126,6 @@ def _meaning(inputs: Inputs, lock: Lockfile, *, is_explained: bool) -> Iterator[
         hashes = content_hashes(inputs, text, pythons, Path(folder), is_foreign=is_foreign)
     recorded = dict(lock.content_hash)
     changed = [platform for platform, known in hashes.items() if recorded.get(platform) not in known]
-    yield from _variables(inputs, lock)
     if changed:
         channels = list(_channels(inputs, lock))
         yield from channels
@@ -160,17 +156,17 @@ def _variables(inputs: Inputs, lock: Lockfile) -> Iterator[Difference]:
     if inputs.variables != lock.variables:
         yield Difference(
             "variables",
-            f"the variables `{variables_text(inputs.variables)}` are requested",
-            f"the lockfile has `{variables_text(lock.variables)}`",
+            f"the variables `{variables_text(inputs.variables) or '{}'}` are requested",
+            f"the lockfile has `{variables_text(lock.variables) or '{}'}`",
         )
 
 
 def unmet_requests(inputs: Inputs, lock: Lockfile, platform: str) -> Iterator[Difference]:
     """Yield the requests that no package of the lockfile satisfies, and the packages that no request explains."""
     packages = lock.for_platform(platform)
-    locked: dict[tuple[str, str], LockedPackage] = {}
+    locked: dict[tuple[Manager, str], LockedPackage] = {}
     for each in packages:
-        locked.setdefault((each.manager, _key(each.manager, each.name)), each)
+        locked.setdefault((each.manager, key_of(each.manager, each.name)), each)
     wanted = [one for one in inputs.wanted(platform, python_of(packages)) if not one.entries[0].is_virtual]
     mapping = NameMapping.bundled()
     conda = [package for package in packages if package.manager == "conda"]
@@ -190,38 +186,18 @@ def unmet_requests(inputs: Inputs, lock: Lockfile, platform: str) -> Iterator[Di
         yield Difference("not-requested", text, f"`{extra.version}` is locked", platform)
 
 
-def python_of(packages: Sequence[LockedPackage]) -> Version | None:
-    """Return the locked version of Python, for which markers are evaluated."""
-    for package in packages:
-        if package.manager == "conda" and package.name == "python":
-            try:
-                return Version(package.version)
-            except ValueError:
-                return None
-    return None
-
-
-def _key(manager: str, name: str) -> str:
-    return name.lower() if manager == "conda" else canonicalize_name(name)
-
-
 def _label(one: Requested, package: LockedPackage) -> str:
     if one.requirement is not None and one.requirement.url:
         return package.url
     if one.spec is not None and one.spec.channel:
         return package.url
-    return f"{package.version} {_build(package)}" if one.spec is not None and one.spec.build else package.version
-
-
-def _build(package: LockedPackage) -> str:
-    stem = unquote(package.file_name).removesuffix(".conda").removesuffix(".tar.bz2")
-    return stem.rpartition("-")[2]
+    return f"{package.version} {package.build}" if one.spec is not None and one.spec.build else package.version
 
 
 def _is_met(one: Requested, package: LockedPackage) -> bool:
     if one.requirement is not None:
         return _is_met_by(one.requirement, package)
-    if one.spec is None or not matches(one.spec, package.version, _build(package)):
+    if one.spec is None or not matches(one.spec, package.version, package.build):
         return False
     # a mirror or an alias changes the URL of a channel, but not its last part
     channel = one.spec.channel.rstrip("/").rpartition("/")[2]
@@ -243,6 +219,28 @@ def _unexplained(packages: Sequence[LockedPackage], wanted: Sequence[Requested])
     names = [one.name for one in wanted] + ["pip"] * any(one.requirement for one in wanted)
     explained = {id(package) for package in reached(packages, names)}
     return [package for package in packages if id(package) not in explained]
+
+
+def _misplaced(inputs: Inputs, lock: Lockfile, platform: str) -> Iterator[Difference]:
+    """Yield the packages that are locked in another category than the one that requests them."""
+    packages = lock.for_platform(platform)
+    wanted = [one for one in inputs.wanted(platform, python_of(packages)) if not one.entries[0].is_virtual]
+    known = dict.fromkeys(["main", *(one.category for one in wanted)])
+    reach = {
+        category: {id(p) for p in reached(packages, [one.name for one in wanted if one.category == category])}
+        for category in known
+    }
+    for one in wanted:
+        rows = [p for p in packages if (p.manager, key_of(p.manager, p.name)) == (one.entries[0].section, one.name)]
+        # if two categories need a package, conda-lock can list it in one of them; `main` comes first
+        names = ["main"] if one.category == "main" else [c for c in known if any(id(row) in reach[c] for row in rows)]
+        if rows and not any(row.category in names for row in rows):
+            text = f"`{one.name}` ({rows[0].manager}) is requested in the category `{one.category}`"
+            yield Difference("other-category", text, f"it is locked in `{rows[0].category}`", platform)
+    for package in packages:
+        if package.category not in known:
+            text = f"the categories {', '.join(f'`{name}`' for name in known)} are requested"
+            yield Difference("other-category", text, f"`{package.name}` is locked in `{package.category}`", platform)
 
 
 _LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?")
@@ -287,7 +285,7 @@ def audit(lock: Lockfile, inputs: Inputs, expected: Expectations, mapping: NameM
 
 def _owners(platform: str, packages: tuple[LockedPackage, ...], mapping: NameMapping) -> Iterator[Problem]:
     # a package that several categories need is listed once for each
-    counted = Counter((p.manager, _key(p.manager, p.name), p.category) for p in packages)
+    counted = Counter((p.manager, key_of(p.manager, p.name), p.category) for p in packages)
     for (manager, name, _), number in counted.items():
         if number > 1:
             yield Problem("twice", f"`{name}` is listed {number} times among the {manager} packages of {platform}")

@@ -23,11 +23,12 @@ from packaging.version import Version
 from envforge.base.files import exclusive_lock, regular, workshop, write_atomic
 from envforge.base.urls import hide_secrets
 from envforge.errors import EnvforgeError, Hint, OutsideError
-from envforge.lock.check import Difference, needs_python, other_categories, python_of
+from envforge.lock.check import needs_python, other_categories
 from envforge.lock.condalock import Solve, SolvedPackage
+from envforge.lock.consistency import Difference
 from envforge.lock.index import LockTimeIndex, Offer, PlatformIndex, Sources, Wanted
 from envforge.lock.inputs import Inputs, Requested, read_inputs, virtual_packages_of
-from envforge.lock.lockfile import LockedPackage, Lockfile, LockfileError, read_lockfile
+from envforge.lock.lockfile import LockedPackage, Lockfile, LockfileError, python_of, read_lockfile
 from envforge.lock.match_spec import matches
 from envforge.lock.names import NameMapping, is_torch_family, torch_indexes
 from envforge.lock.pages import Downloads
@@ -35,7 +36,6 @@ from envforge.lock.pip_requirement import pinned
 from envforge.lock.plan import DEFAULT_CATEGORIES, Artifact, Digest
 from envforge.lock.project import PYLOCK
 from envforge.lock.pylock import (
-    EDITED,
     LOCK_SHA256,
     is_own,
     lock_sha256,
@@ -142,7 +142,7 @@ def check_pylock(request: LockRequest) -> tuple[Difference, ...]:
         return (Difference(code="pylock-stale", platform=None, wanted=f"`{request.lockfile}` is locked", found=stale),)
     differences = [one for platform in inputs.platforms for one in _unmet(inputs, lock, found, platform)]
     differences += other_categories(inputs, found)
-    if not differences and EDITED in dict(found.custom_metadata):
+    if not differences and found.was_edited:
         edited = f"the packages in `{path}` were edited"
         return (Difference(code="pylock-edited", platform=None, wanted="the file as it was written", found=edited),)
     return tuple(replace(one, found=f"{one.found} in `{path}`") for one in differences)

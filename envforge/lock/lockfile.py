@@ -5,6 +5,7 @@ Nothing is repaired. The same packages always produce the same bytes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -13,9 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
 from packaging.utils import canonicalize_name
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from envforge.base.documents import Document, Natural, NonEmpty, Printable, load_yaml, matching
 from envforge.base.files import regular
@@ -60,12 +62,18 @@ class LockedPackage:
         """The last part of the URL, percent-encoded as in the lockfile."""
         return self.url.split("#", 1)[0].rsplit("/", 1)[-1]
 
+    @property
+    def build(self) -> str:
+        """The build of a conda package, such as ``py310hb13e2d6_0``, which only its file name states."""
+        return unquote(self.file_name).removesuffix(".conda").removesuffix(".tar.bz2").rpartition("-")[2]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lockfile:
     """All packages of all platforms, in the order of the file.
 
-    ``access_variables`` are the environment variables that its channels list for users and passwords.
+    ``access_variables`` are the environment variables that its channels list for users and passwords. ``was_edited`` is
+    set if the content isn't the one whose SHA-256 the file records.
     """
 
     platforms: tuple[str, ...]
@@ -76,6 +84,12 @@ class Lockfile:
     sources: tuple[str, ...] = ()
     access_variables: tuple[str, ...] = ()
     python: Version | None = None  # of a pylock.toml, which has no package `python`: its minor version
+    was_edited: bool = False
+
+    @property
+    def is_as_written(self) -> bool:
+        """Whether the file records the SHA-256 of its content, and still has this content."""
+        return LOCKFILE_SHA256 in dict(self.custom_metadata) and not self.was_edited
 
     @property
     def variables(self) -> tuple[tuple[str, str], ...]:
@@ -258,8 +272,10 @@ class _Document:
 
 
 def _lockfile(document: Document, text: str) -> Lockfile:
-    read = document.read_yaml(text, _Document)
+    values = document.read_yaml(text, dict[str, Any])
+    read = document.convert(values, _Document)
     metadata = read.metadata
+    recorded = (metadata.custom_metadata or {}).get(LOCKFILE_SHA256)
     return Lockfile(
         platforms=metadata.platforms,
         channels=tuple(channel if isinstance(channel, str) else channel.url for channel in metadata.channels),
@@ -270,7 +286,28 @@ def _lockfile(document: Document, text: str) -> Lockfile:
         access_variables=tuple(
             name for channel in metadata.channels if isinstance(channel, _Channel) for name in channel.used_env_vars
         ),
+        # earlier versions recorded no checksum of the lockfile
+        was_edited=LOCKFILE_SHA256 in (metadata.custom_metadata or {}) and recorded != _content_sha256(values),
     )
+
+
+def _content_sha256(document: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of everything in a lockfile except itself, whatever the order of its keys and packages."""
+    metadata = document["metadata"]
+    custom = {name: value for name, value in metadata["custom_metadata"].items() if name != LOCKFILE_SHA256}
+    try:
+        rows = sorted(json.dumps(row, sort_keys=True, default=str) for row in document["package"])
+        content = {**document, "metadata": {**metadata, "custom_metadata": custom}, "package": rows}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    except TypeError:  # keys that are not strings, which envforge never writes
+        return ""
+
+
+def update_sha256(text: str) -> str:
+    """Return the text of a lockfile in which envforge has replaced values, with the SHA-256 of its new content."""
+    document = load_yaml(text)
+    recorded = (document["metadata"].get("custom_metadata") or {}).get(LOCKFILE_SHA256)
+    return text.replace(recorded, _content_sha256(document)) if recorded else text
 
 
 def _package(document: Document, number: int, entry: _Package) -> LockedPackage:
@@ -298,6 +335,7 @@ def _package(document: Document, number: int, entry: _Package) -> LockedPackage:
 
 CREATED_BY = "created_by"  # conda's reader of lockfiles requires this field if there is custom metadata
 INPUT_SHA256 = "envforge_input_sha256"
+LOCKFILE_SHA256 = "envforge_lockfile_sha256"
 EXCLUDE_NEWER = "envforge_exclude_newer"
 VARIABLES = "envforge_variables"
 CATEGORIES = "envforge_categories"
@@ -337,7 +375,7 @@ def render_lockfile(frame: Frame, rows: Sequence[Mapping[str, Any]], lockfile_na
     """Return the text of the lockfile, in conda-lock's format v1 and order."""
     import yaml  # noqa: PLC0415 - slow to import
 
-    document = {
+    document: dict[str, Any] = {
         "version": 1,
         "metadata": {
             "content_hash": dict(sorted(frame.content_hash)),
@@ -348,6 +386,7 @@ def render_lockfile(frame: Frame, rows: Sequence[Mapping[str, Any]], lockfile_na
         },
         "package": sorted(rows, key=lambda row: (row["manager"], row["name"], row["platform"], row["category"])),
     }
+    document["metadata"]["custom_metadata"][LOCKFILE_SHA256] = _content_sha256(document)
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     # 4096: a line is never folded, so a diff shows each URL as one line
     body = yaml.dump(document, Dumper=dumper, sort_keys=False, width=4096, allow_unicode=True)
@@ -390,6 +429,22 @@ class Requirements:
     files: Natural
     files_sized: Natural
     words: Printable
+
+
+def python_of(packages: Iterable[LockedPackage]) -> Version | None:
+    """Return the locked version of Python, for which markers are evaluated."""
+    for package in packages:
+        if package.manager == "conda" and package.name == "python":
+            try:
+                return Version(package.version)
+            except InvalidVersion:
+                return None
+    return None
+
+
+def key_of(manager: Manager, name: str) -> str:
+    """Return a name as its package manager compares it."""
+    return name.lower() if manager == "conda" else canonicalize_name(name)
 
 
 def reached(packages: Iterable[LockedPackage], names: Iterable[str]) -> list[LockedPackage]:

@@ -32,7 +32,7 @@ from envforge.lock.check import Expectations, audit, check_inputs
 from envforge.lock.condalock import Job, read_solve
 from envforge.lock.diff import list_changes
 from envforge.lock.edit import Edit
-from envforge.lock.index import LockTimeIndex, Offer, PlatformIndex, Sources, Wanted
+from envforge.lock.index import UNKNOWN_SHA256, LockTimeIndex, Offer, PlatformIndex, Sources, Wanted
 from envforge.lock.inputs import Inputs, VirtualPackages, read_inputs, refuse_credentials, virtual_packages_of
 from envforge.lock.lockfile import INPUT_SHA256, Frame, LockedPackage, Lockfile, parse_lockfile
 from envforge.lock.names import NameMapping, is_torch_family, torch_indexes
@@ -132,7 +132,9 @@ def _kept(request: LockRequest, inputs: Inputs, old: Old, seconds: float) -> Mad
         is_unchanged=True,
         exclude_newer=old.cutoff,
     )
-    return Made(report=report, text=old.text.replace(recorded, inputs.sha256))
+    is_same = recorded == inputs.sha256
+    text = old.text if is_same else document.update_sha256(old.text.replace(recorded, inputs.sha256))
+    return Made(report=report, text=text)
 
 
 def change(
@@ -281,7 +283,8 @@ class Run:
     @cached_property
     def known(self) -> Mapping[str, str]:
         """The SHA-256 of the old lockfile's files, by URL."""
-        return {package.url: package.sha256 or "" for package in self.old.lock.packages} if self.old else {}
+        packages = self.old.lock.packages if self.old else ()
+        return {p.url: p.sha256 for p in packages if p.sha256 and p.sha256 != UNKNOWN_SHA256}
 
     @cached_property
     def indexes(self) -> dict[str, PlatformIndex]:
@@ -415,8 +418,10 @@ class Run:
         except EnvforgeError as error:
             if server.fault is not None:
                 raise server.fault from error
-            # only if the conda packages are solved can the locked wheels be the cause
-            if not any(job.seed is not None and read_solve(job.records) is not None for job in jobs):
+            # the locked wheels can be the cause if the conda packages are solved, or if conda-lock crashes on an edited
+            # lockfile
+            is_crash = error.code == "conda-lock-failed"
+            if not any(job.seed is not None and (is_crash or read_solve(job.records) is not None) for job in jobs):
                 raise with_reasons(error, self.request, self.inputs, self.indexes) from error
         self.progress(LockStep(text="solving again: the locked wheels conflict with the requirements"))
         return self._solve_keeping(server, [replace(job, seed=None) for job in jobs])
@@ -547,6 +552,8 @@ class Run:
                     f"the package index `{index.public_url}` (configured in {index.source}) is not used, because other "
                     "machines can't reach it"
                 )
+        if self.old is not None and self.old.lock.was_edited:
+            yield f"`{self.request.lockfile}` was edited after envforge wrote it, so it was solved again"
         for offer in self.offers:
             if offer.file.is_yanked and any(package.url == offer.file.url for package in lock.packages):
                 yield f"`{offer.name} {offer.version}` was yanked by its publisher, but an exact pin requests it"

@@ -43,12 +43,11 @@ if TYPE_CHECKING:
     from envforge.lock.plan import Artifact
 
 LOCK_SHA256 = "sha256"
-EDITED = "edited"
 _PACKAGES_SHA256 = "packages_sha256"
 CREATED_BY = "envforge"
 _ANY_PYTHON = Version("3.12")  # the markers of a platform don't depend on the version
 # newer than any real glibc and macOS: `install` compares the requirements of the chosen wheel with the machine
-_NEWEST = {"__glibc": "2.99", "__osx": "99.0"}
+NEWEST = {"__glibc": "2.99", "__osx": "99.0"}
 
 
 def pylock_of(lockfile: Path) -> Path:
@@ -276,17 +275,19 @@ def parse_pylock(text: str, where: str) -> Lockfile:
                 raise document.fault(path, f"one package `{locked.name}` for {locked.platform}", "another one")
             packages[locked.platform, locked.name] = locked
     own = read.tool.envforge
-    # earlier versions recorded no checksum of the packages
-    was_edited = own.packages_sha256 not in (None, _packages_sha256(values["packages"]))
     return Lockfile(
         platforms=platforms,
         channels=(),
         content_hash=(),
         packages=tuple(packages.values()),
-        custom_metadata=((LOCK_SHA256, own.sha256), (VARIABLES, variables_text([*own.variables.items()]) or "{}"))
-        + ((CATEGORIES, ",".join(own.categories)),)
-        + (((EDITED, "yes"),) if was_edited else ()),
+        custom_metadata=(
+            (LOCK_SHA256, own.sha256),
+            (VARIABLES, variables_text([*own.variables.items()]) or "{}"),
+            (CATEGORIES, ",".join(own.categories)),
+        ),
         python=python,
+        # earlier versions recorded no checksum of the packages
+        was_edited=own.packages_sha256 not in (None, _packages_sha256(values["packages"])),
     )
 
 
@@ -344,7 +345,7 @@ def _chosen(document: Document, package: _Package, platform: str, python: Versio
     """Return the best wheel of a package for a platform, or else its source distribution."""
     from envforge.lock.index import Target  # noqa: PLC0415 - slow to import, and most lockfiles are another format
 
-    target = Target(platform=platform, python=python, virtual=_NEWEST)
+    target = Target(platform=platform, python=python, virtual=NEWEST)
     ranked = [(rank, file) for file in package.wheels if (rank := target.rank(file.file_name)) is not None]
     if ranked:
         return min(ranked, key=lambda pair: pair[0])[1]

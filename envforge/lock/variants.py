@@ -21,7 +21,8 @@ from envforge.base.files import exclusive_lock, regular
 from envforge.base.suggest import nearest
 from envforge.base.terms import CPU, WheelTag
 from envforge.errors import EnvforgeError, RequestError
-from envforge.lock.check import Difference, check_lock
+from envforge.lock.check import check_lock
+from envforge.lock.consistency import Difference
 from envforge.lock.edit import NewPackage, add, after_line, delete_lines, quoted, replace_scalar
 from envforge.lock.environment import parse_environment
 from envforge.lock.environment_spec import TORCH_FAMILY, render_virtual_packages, split_conda_spec, torch_requirements

@@ -14,12 +14,11 @@ from urllib.parse import unquote
 
 from packaging.utils import (
     InvalidSdistFilename,
-    InvalidWheelFilename,
     canonicalize_name,
     parse_sdist_filename,
     parse_wheel_filename,
 )
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from envforge.base.urls import show_url
 from envforge.lock.lockfile import INPUT_SHA256, LockedPackage, Lockfile, Manager, key_of, python_of
@@ -93,7 +92,7 @@ def _is_file_of(package: LockedPackage) -> bool:
     try:
         found = parse_wheel_filename(name)[:2] if name.endswith(".whl") else parse_sdist_filename(name)
         return found == (canonicalize_name(package.name), Version(package.version))
-    except (InvalidWheelFilename, InvalidVersion):
+    except ValueError:
         return False
     except InvalidSdistFilename:  # such as the archive of a commit, which has any name
         return not name.endswith((".conda", ".tar.bz2"))
@@ -171,7 +170,7 @@ def _python_holds(constraint: str, package: LockedPackage) -> bool:
     try:
         version = Version(package.version)  # a conda package can have any other
         return any(all(_word_holds(word, version) for word in part.split(",")) for part in constraint.split("||"))
-    except InvalidVersion:
+    except ValueError:
         return True
 
 

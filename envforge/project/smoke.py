@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from envforge.base.staging import PlannedFile
 from envforge.errors import EnvforgeError, Hint, printable
@@ -82,7 +82,7 @@ def interpreter_torch() -> TorchBuild | None:
     try:
         version = Version(metadata.version("torch"))
         text = (Path(found.origin or "").parent / "version.py").read_text(encoding="utf-8") if found else ""
-    except (metadata.PackageNotFoundError, InvalidVersion, OSError):
+    except (metadata.PackageNotFoundError, ValueError, OSError):
         return None
     cuda = _CUDA.search(text)
     return TorchBuild(version=version, cuda=Version(cuda[1]) if cuda else None)

@@ -278,6 +278,8 @@ def _report_stdout(error: StdoutError) -> int:
 
 
 def _complain(command: str, error: EnvforgeError, *, as_json: bool) -> None:
+    error.message = _without_secrets(error.message)
+    error.hints = tuple(Hint(_without_secrets(hint.purpose), _without_secrets(hint.command)) for hint in error.hints)
     if as_json:
         try:
             click.echo(failure(command, error))
@@ -287,6 +289,15 @@ def _complain(command: str, error: EnvforgeError, *, as_json: bool) -> None:
     _write_stderr(f"error: {error.message}")
     if error.hint:
         _write_stderr(f"\nhint: {error.hint}")
+
+
+def _without_secrets(text: str) -> str:
+    """Hide the secrets of a URL that was typed in the place of a file, a package, or a version."""
+    if "@" not in text and "://" not in text:
+        return text
+    from envforge.base.urls import has_secrets, hide_secrets
+
+    return hide_secrets(text) if has_secrets(text) else text
 
 
 class _InvalidUsageError(EnvforgeError):

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -165,6 +165,7 @@ def marked_lines(text: str) -> list[dict[str, Any]]:
 
 _MARK_VARIABLE = "_ENVFORGE_CHILD"
 _running: set[int] = set()
+_survivors: set[int] = set()
 _is_subreaper = False
 
 
@@ -188,11 +189,39 @@ def _end_processes(group: int, mark: str) -> None:
     if sys.platform == "linux":
         end = time.monotonic() + _GRACE_S
         while (strays := _strays(mark)) and time.monotonic() < end:
-            for pid in strays:
-                with contextlib.suppress(OSError):  # it has exited, or is no child of this process
-                    os.kill(pid, signal.SIGKILL)
-                    if pid != group:
-                        os.waitpid(pid, os.WNOHANG)
+            _kill(strays, group)
+            # a process that forks and exits again and again is gone before all of /proc is read
+            while (orphans := _orphans()) and time.monotonic() < end:
+                _kill(orphans, group)
+        _survivors.update(strays)
+
+
+def _kill(processes: Iterable[int], group: int) -> None:
+    for pid in processes:
+        with contextlib.suppress(OSError):  # it has exited, or is no child of this process
+            os.kill(pid, signal.SIGKILL)
+            if pid != group:
+                os.waitpid(pid, os.WNOHANG)
+
+
+def survivors() -> list[int]:
+    """Return the processes that were started by a child, and could not be killed."""
+    return sorted(pid for pid in _survivors if Path(f"/proc/{pid}").exists())
+
+
+def _orphans() -> list[int]:
+    """Return the orphans among the children of this process, which Linux lists for each thread."""
+    if not _is_subreaper:
+        return []
+    lists = [_text_of(task / "children") for task in Path("/proc/self/task").iterdir()]
+    return [int(pid) for text in lists for pid in text.split() if _is_stray(Path("/proc", pid), "")]
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # the thread has ended, or Linux was built without these lists
+        return ""
 
 
 def _strays(mark: str) -> list[int]:
@@ -201,7 +230,7 @@ def _strays(mark: str) -> list[int]:
 
 def _is_stray(process: Path, mark: str) -> bool:
     try:
-        if f"{_MARK_VARIABLE}={mark}".encode() in (process / "environ").read_bytes().split(b"\0"):
+        if mark and f"{_MARK_VARIABLE}={mark}".encode() in (process / "environ").read_bytes().split(b"\0"):
             return True
         state, parent, _, session = (process / "stat").read_text(errors="replace").rpartition(")")[2].split()[:4]
     except OSError:  # a process of another user, or one that has exited

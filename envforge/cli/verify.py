@@ -272,7 +272,7 @@ def _observe(
 ) -> tuple[tuple[Check, ...], Record]:
     import datetime as dt
 
-    from envforge.base.process import adopt_orphans
+    from envforge.base.process import adopt_orphans, survivors
     from envforge.cli.options import warn_of_incomplete_change
     from envforge.machine.world import World
     from envforge.verify.checks import choose
@@ -286,7 +286,12 @@ def _observe(
     if situation.lock is not None:
         warn_of_incomplete_change(situation.lock)
     adopt_orphans()
-    return selection.checks, observe(situation, surroundings, selection.checks)
+    record = observe(situation, surroundings, selection.checks)
+    if left := " ".join(map(str, survivors())):
+        click.echo(
+            f"warning: a check left processes that could not be killed; to try again, run `kill -9 {left}`", err=True
+        )
+    return selection.checks, record
 
 
 def _redacted(report: Report) -> Report:

@@ -228,6 +228,36 @@ def test_process_in_another_session_ends_with_its_starter(tmp_path: Path, enviro
         os.kill(lines[0]["pid"], signal.SIGKILL)
 
 
+CHAIN = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        if os.fork():
+            os._exit(0)
+    os.execve("/bin/sleep", ["sleep", "60"], {})
+time.sleep(0.3)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has subreapers")
+def test_chain_of_forks_cannot_outlive_verify_unseen() -> None:
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from envforge.base.process import Child, adopt_orphans, run_child, survivors\n"
+        "adopt_orphans()\n"
+        f"child = Child(command=(sys.executable, '-c', {CHAIN!r}), environment={{}}, folder=Path('.'), limit_s=60)\n"
+        "run_child(child)\n"
+        "from envforge.base import process\n"
+        "print(len(process._orphans()), len(survivors()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=True)
+    left, reported = map(int, done.stdout.split())
+    assert left == 0 or reported
+
+
 def test_process_without_environment_cannot_outlive_verify(tmp_path: Path) -> None:
     started = STARTS_ANOTHER.replace("'])", "'], start_new_session=True, env={})")
     program = (

@@ -10,9 +10,9 @@ import shlex
 from collections.abc import Callable, Iterable
 from urllib.parse import unquote
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from envforge.base.urls import hide_secrets, show_url
@@ -42,7 +42,7 @@ def parse_requirement(text: str) -> Requirement:
     invalid = f"`{text}` below `pip:` is not a valid requirement"
     try:
         requirement = Requirement(text)
-    except InvalidRequirement as error:
+    except ValueError as error:
         raise BadRequirementError(f"{invalid}: {str(error).splitlines()[0]}", (Hint(_spelling(text)),)) from error
     if requirement.marker is not None and not is_valid_marker(requirement.marker):
         raise BadRequirementError(f"{invalid}: its marker can't be evaluated", (Hint(_spelling(text)),))
@@ -67,7 +67,7 @@ def pinned(requirement: Requirement) -> Requirement:
 
 
 def _wheel_in(url: str) -> tuple[str, Version]:
-    """Return the name and the version in the URL of a wheel; raise ``InvalidWheelFilename``."""
+    """Return the name and the version in the URL of a wheel; raise ``ValueError``."""
     return parse_wheel_filename(unquote(re.split("[?#]", url)[0].rpartition("/")[2]))[:2]
 
 
@@ -76,7 +76,7 @@ def _is_wheel(requirement: Requirement) -> bool:
     url = requirement.url or ""
     try:
         return bool(_DIRECT.fullmatch(url)) and _wheel_in(url)[0] == canonicalize_name(requirement.name)
-    except InvalidWheelFilename:
+    except ValueError:
         return False
 
 
@@ -114,7 +114,7 @@ def _spelling(text: str) -> str:
 def _is_valid(text: str) -> bool:
     try:
         Requirement(text)
-    except InvalidRequirement:
+    except ValueError:
         return False
     return True
 

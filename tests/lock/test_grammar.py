@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from envforge.errors import EnvforgeError
 from envforge.lock.check import unmet_requests
 from envforge.lock.edit import add, parse_packages, remove
 from envforge.lock.environment import parse_environment
-from envforge.lock.inputs import Inputs, conda_lock_files
+from envforge.lock.inputs import Inputs, conda_lock_files, read_inputs
 from tests.lock.change.conftest import Project, new_project, package
 from tests.lock.grammar import (
     CONDA,
@@ -87,8 +88,13 @@ def test_order_of_lines_does_not_matter(requested: list[Item], random: object) -
 @SLOWLY
 @given(LISTS, LISTS)
 def test_several_files_request_what_one_file_does(first: list[Item], second: list[Item]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, "a.yml"), Path(folder, "b.yml")]
+        for path, items_of_file in zip(files, (first, second), strict=True):
+            path.write_text(render(items_of_file), encoding="utf-8")
+        inputs = read_inputs(files[0], None, others=files[1:])
     for platform in PLATFORMS:
-        assert expected(first + second, platform) == found(read(render(first), render(second)), platform)
+        assert expected(first + second, platform) == found(inputs, platform)
 
 
 @SLOWLY

@@ -35,7 +35,7 @@ _SETTINGS = (
 # a credential helper: the arguments of git are visible to every user of the computer, its environment is not
 _HELPER = (
     r"""!f() { test "$1" != get || printf 'username=%s\npassword=%s\n' """
-    '"$ENVFORGE_GIT_USER" "$ENVFORGE_GIT_PASSWORD"; }; f'
+    '"$_ENVFORGE_GIT_USER" "$_ENVFORGE_GIT_PASSWORD"; }; f'
 )
 # a hook of git sets these, and git would use that repository (`git rev-parse --local-env-vars`)
 _OF_A_HOOK = {
@@ -121,7 +121,7 @@ def _without_user(word: str, environment: dict[str, str]) -> str:
     user, password = url.credentials({}) or ("", "")
     settings = [("username", user)]
     if ":" in url.user_info:
-        environment |= {"ENVFORGE_GIT_USER": user, "ENVFORGE_GIT_PASSWORD": password}
+        environment |= {"_ENVFORGE_GIT_USER": user, "_ENVFORGE_GIT_PASSWORD": password}
         settings += [("helper", ""), ("helper", _HELPER)]  # instead of the helpers of the user
     for name, value in settings:
         count = environment.get("GIT_CONFIG_COUNT", "")

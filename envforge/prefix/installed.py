@@ -318,7 +318,8 @@ def read_record(text: bytes) -> list[list[str]]:
     if b"\0" in text:
         raise ValueError("it contains a NUL character")
     try:
-        return [[*row, "", ""][:3] for row in csv.reader(io.StringIO(text.decode("utf-8"))) if row]
+        rows = csv.reader(io.StringIO(text.decode("utf-8")))
+        return [row if len(row) == 3 else [*row, "", ""][:3] for row in rows if row]
     except csv.Error as error:
         raise ValueError(str(error)) from error
 

@@ -388,7 +388,7 @@ def damaged(batch: Batch) -> dict[Fetched, str]:
 def _first_damaged(item: Fetched, batch: Batch, pool: ThreadPoolExecutor) -> str | None:
     """Return the first installed file of a wheel that differs; if all files match, record them as verified."""
     known = {} if batch.reread else read_files(item.path)
-    if known and all(_look(_place(name, batch.site)) == seen for name, seen in known.items()):
+    if known and _are_unchanged(known, batch.site):
         return None
     now_ns = time.time_ns()
     rows = tuple(_expected(item, batch))
@@ -422,9 +422,11 @@ def _state(place: str | None) -> os.stat_result | None:
         return None
 
 
-def _look(place: str | None) -> str:
-    state = _state(place)
-    return "" if state is None else identity(state)
+def _are_unchanged(known: Mapping[str, str], site: Site) -> bool:
+    try:
+        return all(identity(os.stat(_place(name, site) or "")) == seen for name, seen in known.items())  # noqa: PTH116 - as above
+    except OSError:
+        return False
 
 
 def _is_trusted(row: Row, state: os.stat_result | None, known: dict[str, str], began_ns: int) -> bool:

@@ -12,20 +12,19 @@ import re
 import tempfile
 from collections.abc import Callable
 from datetime import datetime, timezone
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 from envforge.lock.project import prefix_in
 from envforge.machine.evidence import Evidence
 from envforge.machine.nvidia_text import clean
-from envforge.machine.world import World
+from envforge.machine.world import GROUPS, World, group_folders, processor_quota
 from envforge.prefix.cache import default_root
 from envforge.verify.machine.facts import Bound, Cpu, Room, Share, SystemFacts, XidEvent
 from envforge.verify.machine.reference_data import watched_instructions
 from envforge.verify.observe import Situation
 from envforge.verify.values import Signal, SignalCode
 
-_ROOT = "/sys/fs/cgroup"
 _UNLIMITED_V1 = 1 << 60  # version 1 reports no limit as the largest multiple of the page size
 
 
@@ -33,44 +32,14 @@ def memory_limit(world: World) -> Signal[Bound]:
     """Return the memory limit of the group in bytes."""
     found = [
         int(text)
-        for folder in _folders(world, "memory")
+        for folder in group_folders(world, "memory")
         for name in ("memory.max", "memory.limit_in_bytes")
         if (text := (world.read(f"{folder}/{name}") or "").strip()).isdigit()
     ]
-    if not found and not any(world.exists(f"{_ROOT}/{name}") for name in ("cgroup.controllers", "memory")):
-        return Signal(source=_ROOT, unreadable="control groups are not readable")
+    if not found and not any(world.exists(f"{GROUPS}/{name}") for name in ("cgroup.controllers", "memory")):
+        return Signal(source=GROUPS, unreadable="control groups are not readable")
     tight = [limit for limit in found if limit < _UNLIMITED_V1]
-    return Signal(value=Bound(limit=min(tight, default=None)), source=f"{_ROOT} memory.max")
-
-
-def processor_quota(world: World) -> tuple[float | None, str]:
-    """Return the average number of CPUs that the group may use, and the source of that value."""
-    found = []
-    for folder in _folders(world, "cpu"):
-        quota, _, period = (world.read(f"{folder}/cpu.max") or "").strip().partition(" ")
-        if not quota:
-            quota = (world.read(f"{folder}/cpu.cfs_quota_us") or "").strip()
-            period = (world.read(f"{folder}/cpu.cfs_period_us") or "").strip()
-        if quota.isdigit() and period.isdigit() and int(period):
-            found.append(int(quota) / int(period))
-    return min(found, default=None), f"sched_getaffinity; {_ROOT} cpu.max"
-
-
-def _folders(world: World, controller: str) -> tuple[str, ...]:
-    """Return the directories of the group and its parents, in both versions."""
-    # in a container, the mounted root is the group itself
-    folders = [_ROOT, f"{_ROOT}/{controller}"]
-    for line in (world.read("/proc/self/cgroup") or "").splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers and controller not in controllers.split(","):
-            continue
-        top = f"{_ROOT}/{controller}" if controllers else _ROOT
-        group = PurePosixPath(path)
-        # a path with `..` is outside this cgroup namespace, so it is not mounted
-        if ".." not in group.parts:
-            folders += [top + str(folder) for folder in (group, *group.parents) if str(folder) != "/"]
-    return tuple(dict.fromkeys(folders))
+    return Signal(value=Bound(limit=min(tight, default=None)), source=f"{GROUPS} memory.max")
 
 
 _XID = re.compile(r"NVRM: Xid \((?:PCI:)?([0-9A-Fa-f:.]+)\): (\d+)")

@@ -47,7 +47,8 @@ def obtain(
     every = tuple(artifacts)
     conda = tuple(artifact for artifact in every if artifact.package.manager == "conda")
     work = _Unpacker(store=store, request=request)
-    with ThreadPoolExecutor() as pool:
+    # threads help only if the files are hashed; to list them, they would wait for the interpreter's lock
+    with ThreadPoolExecutor(None if request.reread else 1) as pool:
         stands = dict(zip(every, pool.map(work.has, every), strict=True))
     missing = tuple(artifact for artifact in every if not stands[artifact])
     fetched: tuple[Fetched, ...] = ()

@@ -101,6 +101,12 @@ def measure(words: list[str], environment: dict[str, str], *, accepted: tuple[in
     return Measure(seconds=seconds, cpu_seconds=cpu, peak_mb=usage.ru_maxrss / 1024)
 
 
+def compiling(folder: Path) -> dict[str, str]:
+    """Return variables with which Python stores compiled modules, as it does for an installed package."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(folder / "compiled")}
+
+
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
     """Serve the directory over HTTP from another process."""
@@ -137,9 +143,11 @@ def compare(folder: Path, wheels: Iterable[Path], packages: int, rounds: int) ->
     """Return all runs by name; the sides take turns in running first."""
     script = folder / "by_hand.py"
     script.write_text(BY_HAND, encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CHANNEL_FOLDER": str(folder / "channel")}
+    environment = compiling(folder) | {"CHANNEL_FOLDER": str(folder / "channel")}
     ours = [sys.executable, "-m", "envforge"]
     found: dict[str, list[Measure]] = {}
+    measure([*ours, "--version"], environment)
+    measure([sys.executable, "-c", "import envforge.prefix.install, uv"], environment)
     with made(folder, wheels, packages) as url:
         install = [*ours, "install", str(folder / "conda-lock.yml"), "--frozen", "--prefix"]
         hand = [sys.executable, str(script), url, str(folder / "requirements.txt")]
@@ -173,7 +181,7 @@ def run_of(sides: list[tuple[str, list[str], list[str]]], folder: Path) -> list[
 def print_memory(folder: Path, wheel: Path, counts: list[int]) -> None:
     """Print the peak memory of a cold and a warm install, by the number of packages."""
     lines = ["| conda packages | cold | warm |", "|---|---|---|"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = compiling(folder)
     for count in counts:
         place = folder / str(count)
         with made(place, [wheel], count):

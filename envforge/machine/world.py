@@ -13,12 +13,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from packaging.version import Version
 
 from envforge.errors import Hint, RequestError
 
+GROUPS = "/sys/fs/cgroup"
 _RECORD = 1 << 16
 _UNSYNCHRONISED = 0x0040  # STA_UNSYNC in <linux/timex.h>
 _TIMEX_WORDS = 64  # struct timex has 208 bytes on 64-bit Linux; the rest is spare
@@ -208,6 +209,42 @@ class World:
             return (self.root / path.lstrip("/")).readlink().name
         except OSError:
             return None
+
+
+def group_folders(world: World, controller: str) -> tuple[str, ...]:
+    """Return the directories of the control group and its parents, in both versions."""
+    # in a container, the mounted root is the group itself
+    folders = [GROUPS, f"{GROUPS}/{controller}"]
+    for line in (world.read("/proc/self/cgroup") or "").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = f"{GROUPS}/{controller}" if controllers else GROUPS
+        group = PurePosixPath(path)
+        # a path with `..` is outside this cgroup namespace, so it is not mounted
+        if ".." not in group.parts:
+            folders += [top + str(folder) for folder in (group, *group.parents) if str(folder) != "/"]
+    return tuple(dict.fromkeys(folders))
+
+
+def processor_quota(world: World) -> tuple[float | None, str]:
+    """Return the average number of CPUs that the group may use, and the source of that value."""
+    found = []
+    for folder in group_folders(world, "cpu"):
+        quota, _, period = (world.read(f"{folder}/cpu.max") or "").strip().partition(" ")
+        if not quota:
+            quota = (world.read(f"{folder}/cpu.cfs_quota_us") or "").strip()
+            period = (world.read(f"{folder}/cpu.cfs_period_us") or "").strip()
+        if quota.isdigit() and period.isdigit() and int(period):
+            found.append(int(quota) / int(period))
+    return min(found, default=None), f"sched_getaffinity; {GROUPS} cpu.max"
+
+
+def usable_cpus(world: World) -> int:
+    """Return how many CPUs the affinity and the control group of this process allow, at least 1."""
+    quota, _ = processor_quota(world)
+    return max(1, int(min(world.calls.processors(), quota or sys.maxsize)))
 
 
 def _libc() -> str:

@@ -28,7 +28,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR
-from typing import NamedTuple
 
 from envforge.base.files import file_lock, regular, write_atomic
 from envforge.base.urls import show_url
@@ -245,15 +244,12 @@ def walk(folder: Path, *, skip: Collection[str] = ()) -> Iterator[tuple[str, os.
 _TICK_NS = 20_000_000  # twice the longest clock tick of Linux (HZ=100)
 _COARSE_NS = 2_000_000_000  # for file systems that store whole seconds
 _SECOND_NS = 1_000_000_000
-SEEN_SCHEMA = "envforge seen 4"  # raised when a new check must read what an earlier envforge accepted
+SEEN_SCHEMA = "envforge seen 5"  # raised when a new check must read what an earlier envforge accepted
 
 
-class Seen(NamedTuple):
-    """Identity of a file's content. A tuple, because a wheel has tens of thousands of files."""
-
-    size: int
-    mtime_ns: int
-    inode: int
+def identity(state: os.stat_result) -> str:
+    """Return what identifies the content of an unpacked file; a string, because a wheel has tens of thousands."""
+    return f"{state.st_size} {state.st_mtime_ns} {state.st_ino}"
 
 
 def settled_before(mtimes_ns: Iterable[int], now_ns: int) -> int:
@@ -270,27 +266,21 @@ def mark(archive: Path) -> Path:
     return archive.with_name(f"{archive.name}.seen")
 
 
-def read_files(archive: Path) -> dict[str, Seen]:
-    """Return the recorded files of a wheel by their names in it; empty if there is no valid record."""
+def read_files(archive: Path) -> dict[str, str]:
+    """Return the identities of the recorded files of a wheel by their names; empty if there is no valid record."""
     try:
         head, *lines = regular(mark(archive)).read_text(encoding="utf-8").split("\n")
-        if head != SEEN_SCHEMA:
-            return {}
-        rows = (line.split(" ", 3) for line in lines if line)
-        return {name: Seen(int(size), int(mtime_ns), int(inode)) for size, mtime_ns, inode, name in rows}
     except (OSError, ValueError):
         return {}
+    rows = (line.partition("\t") for line in lines if line)
+    return {name: seen for seen, _, name in rows} if head == SEEN_SCHEMA else {}
 
 
-def note_files(archive: Path, files: Mapping[str, Seen], whole_at_ns: int) -> None:
-    """Record the files of a wheel that were intact at ``whole_at_ns``.
-
-    A file that may have changed since then is recorded with values that never match.
-    """
-    latest = settled_before((seen.mtime_ns for seen in files.values()), whole_at_ns)
-    rows = (seen if seen.mtime_ns < latest else Seen(seen.size, -1, -1) for seen in files.values())
-    lines = (f"{seen.size} {seen.mtime_ns} {seen.inode} {name}\n" for name, seen in zip(files, rows, strict=True))
-    write_mark(archive, "".join(lines))
+def note_files(archive: Path, states: Mapping[str, os.stat_result], whole_at_ns: int) -> None:
+    """Record the files of a wheel that were intact at ``whole_at_ns``; one that may have changed never matches."""
+    latest = settled_before((state.st_mtime_ns for state in states.values()), whole_at_ns)
+    rows = (f"{identity(state) if state.st_mtime_ns < latest else '-'}\t{name}" for name, state in states.items())
+    write_mark(archive, "".join(f"{row}\n" for row in rows))
 
 
 def write_mark(archive: Path, text: str) -> None:

@@ -394,7 +394,6 @@ class Installation:
         write_journal(self.request.prefix, journal.at("conda done"))
         self._wheels(todo, obtained, batch)
         record_install(request.prefix, self.plan, specs, linked=todo.conda)
-        write_journal(self.request.prefix, journal.at("wheels done"))
         write_journal(self.request.prefix, journal.at("verified"))
         return self._report(self._outcome(journal), todo, obtained.downloaded_bytes)
 

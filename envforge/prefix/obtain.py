@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.plan import Artifact
+from envforge.machine.world import World, usable_cpus
 from envforge.prefix.cache import Store, Unpacked, need_room
 from envforge.prefix.conda_packages import Archive, standing_archive, unpack
 from envforge.prefix.fetch import Fetched, check_room, fetch_all
@@ -46,7 +47,8 @@ def obtain(
     every = tuple(artifacts)
     conda = tuple(artifact for artifact in every if artifact.package.manager == "conda")
     work = _Unpacker(store=store, request=request)
-    with ThreadPoolExecutor() as pool:
+    # threads help only if the files are hashed; to list them, they would wait for the interpreter's lock
+    with ThreadPoolExecutor(None if request.reread else 1) as pool:
         stands = dict(zip(every, pool.map(work.has, every), strict=True))
     missing = tuple(artifact for artifact in every if not stands[artifact])
     fetched: tuple[Fetched, ...] = ()
@@ -74,7 +76,7 @@ class _Unpacker:
     relay: Relay | None = None
     archives: dict[Artifact, Archive] = field(default_factory=dict)
     # more unpacking threads than cores hinder each other, and the downloads
-    cores: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(os.cpu_count() or 1))
+    cores: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(usable_cpus(World.here(os.environ))))
     wheels: dict[Artifact, Unpacked] = field(default_factory=dict)
 
     def has(self, artifact: Artifact) -> bool:

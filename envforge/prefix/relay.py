@@ -15,7 +15,6 @@ import sys
 import threading
 from collections.abc import Iterable
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
@@ -25,6 +24,8 @@ from envforge.lock.plan import Artifact
 from envforge.prefix.cache import Store
 
 if TYPE_CHECKING:
+    from http.server import BaseHTTPRequestHandler
+
     from typing_extensions import Self
 
 _HOST = "http://envforge.invalid"  # reserved by RFC 2606, so no other proxy or server can answer
@@ -64,6 +65,8 @@ class Relay:
         self._changed = threading.Condition()
         self._is_stopped = False
         self._password = secrets.token_urlsafe()
+        from http.server import ThreadingHTTPServer  # noqa: PLC0415 - slow to import, and needed only for downloads
+
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -142,6 +145,8 @@ class Relay:
                     return
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
+        from http.server import BaseHTTPRequestHandler  # noqa: PLC0415 - as above
+
         relay = self
         wanted = f"Basic {base64.b64encode(f'uv:{self._password}'.encode()).decode()}"
 

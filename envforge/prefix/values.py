@@ -13,7 +13,7 @@ from envforge.lock.lockfile import Manager
 from envforge.lock.plan import Artifact
 from envforge.machine.values import Machine
 
-Step = Literal["planned", "conda done", "wheels done", "verified"]
+Step = Literal["planned", "conda done", "wheels done", "verified"]  # the third is in journals of earlier versions
 Outcome = Literal["installed", "completed", "updated", "unchanged"]
 
 

@@ -27,7 +27,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from email.parser import BytesHeaderParser
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -39,7 +38,7 @@ from envforge.base.urls import hide_secrets
 from envforge.errors import Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, wheel_of
 from envforge.lock.project import ENVFORGE_DIRECTORY
-from envforge.prefix.cache import Seen, Store, Unpacked, digest_of, hash_file, note_files, read_files
+from envforge.prefix.cache import Store, Unpacked, digest_of, hash_file, identity, note_files, read_files
 from envforge.prefix.conda_packages import (
     archive_damaged,
     check_path,
@@ -164,6 +163,8 @@ def _named(info: str) -> tuple[str, Version | None]:
 
 def _check_metadata(archive: zipfile.ZipFile, info: str, artifact: Artifact) -> None:
     """Raise ``EnvforgeError`` if a wheel has another name, version, or format than its file name states."""
+    from email.parser import BytesHeaderParser  # noqa: PLC0415 - slow to import, and needed only for new wheels
+
     parse = BytesHeaderParser().parsebytes
     metadata = parse(_read(archive, f"{info}/METADATA", artifact))
     found = f"{metadata['Name']}-{metadata['Version']}.dist-info"
@@ -285,10 +286,9 @@ def check_places(wheels: Iterable[Fetched], site: Site, store: Store, resolve: C
     known: set[str] = set()
     for item in wheels:
         folders = _kept(item, store).folders
-        places = (_place(f"{folder}/", site) for folder in folders)
-        headers = (place for folder in folders for place in _header_places(f"{folder}/", item, site))
-        every = (str(site.program), *(place for place in places if place), *headers)
-        _check_folders(item, every, site, resolve, known)
+        places = (_place(folder, site) for folder in folders)
+        headers = (place.rpartition("/")[0] for folder in folders for place in _header_places(f"{folder}/", item, site))
+        _check_folders(item, {str(site.program.parent), *filter(None, places), *headers}, site, resolve, known)
 
 
 def _check_written(batch: Batch) -> None:
@@ -298,15 +298,15 @@ def _check_written(batch: Batch) -> None:
     for record in batch.site.packages.glob("*.dist-info/RECORD"):
         item = items.get(distribution_name(record.parent))
         if item is not None:
-            places = (f"{batch.site.packages}/{name}" for name, _, _ in read_record(record.read_bytes()))
-            _check_folders(item, places, batch.site, resolve, known)
+            names = {name.rpartition("/")[0] for name, _, _ in read_record(record.read_bytes())}
+            _check_folders(item, {f"{batch.site.packages}/{name}" for name in names}, batch.site, resolve, known)
 
 
 def _check_folders(
-    item: Fetched, places: Iterable[str], site: Site, resolve: Callable[[str], str | None], known: set[str]
+    item: Fetched, folders: set[str], site: Site, resolve: Callable[[str], str | None], known: set[str]
 ) -> None:
-    """Check the directories of files, unless they are in ``known``, to which they are added."""
-    for folder in {os.path.dirname(place) for place in places} - known:  # noqa: PTH120 - a Path for each is slow
+    """Check the directories of files unless they are in ``known``, to which they are added."""
+    for folder in folders - known:
         known.add(folder)
         if resolve(folder) is None:
             name = os.path.relpath(folder, site.prefix)
@@ -317,9 +317,20 @@ def _on_disk(site: Site) -> Callable[[str], str | None]:
     """Return a function for ``check_places`` that follows the links in the prefix."""
     root = os.path.realpath(site.prefix)
     reserved = (f"{root}/conda-meta/", f"{root}/{ENVFORGE_DIRECTORY}/")
+    plain = {root}  # directories whose paths contain no links; `realpath` looks at each part of each path again
+
+    def arrive(folder: str) -> str:
+        above, found = folder.rstrip("/"), set[str]()
+        while above not in plain:
+            found.add(above)
+            above, name = os.path.split(above)
+            if name in {"", ".", ".."} or os.path.islink(f"{above}/{name}"):  # noqa: PTH114 - a Path for each is slow
+                return os.path.realpath(folder)
+        plain.update(found)
+        return folder.rstrip("/")
 
     def resolve(folder: str) -> str | None:
-        arrived = f"{os.path.realpath(folder)}/"
+        arrived = f"{arrive(folder)}/"
         return arrived if arrived.startswith(f"{root}/") and not arrived.startswith(reserved) else None
 
     return resolve
@@ -385,25 +396,22 @@ def damaged(batch: Batch) -> dict[Fetched, str]:
 def _first_damaged(item: Fetched, batch: Batch, pool: ThreadPoolExecutor) -> str | None:
     """Return the first installed file of a wheel that differs; if all files match, record them as verified."""
     known = {} if batch.reread else read_files(item.path)
-    if known and all(_is_unchanged(_place(name, batch.site) or "", seen) for name, seen in known.items()):
+    if known and _are_unchanged(known, batch.site):
         return None
     now_ns = time.time_ns()
     rows = tuple(_expected(item, batch))
-    looks = {row.name: _look(row.place) for row in rows}
-    unread = [row for row in rows if batch.reread or not _is_trusted(row, looks[row.name], known, batch.began_ns)]
+    states = {row.name: state for row in rows if (state := _state(row.place)) is not None}
+    unread = [row for row in rows if batch.reread or not _is_trusted(row, states.get(row.name), known, batch.began_ns)]
     parts = [unread[start : start + _BATCH] for start in range(0, len(unread), _BATCH)]
     wrong = next((path for path in pool.map(_first_difference, parts) if path is not None), None)
-    if wrong is None and all(links > 1 for _, links in looks.values()):  # else a copy, which no other prefix shares
-        note_files(item.path, {name: seen for name, (seen, _) in looks.items() if seen is not None}, now_ns)
+    # a file with one link is a copy, which no other prefix shares
+    if (
+        wrong is None
+        and states.keys() == {row.name for row in rows}
+        and all(state.st_nlink > 1 for state in states.values())
+    ):
+        note_files(item.path, states, now_ns)
     return wrong
-
-
-def _is_unchanged(place: str, seen: Seen) -> bool:
-    try:
-        state = os.stat(place)  # noqa: PTH116 - a Path for each file is slow
-    except OSError:
-        return False
-    return (state.st_size, state.st_mtime_ns, state.st_ino) == seen
 
 
 class Row(NamedTuple):
@@ -415,25 +423,30 @@ class Row(NamedTuple):
     size: int
 
 
-def _look(place: str | None) -> tuple[Seen | None, int]:
-    """Return the recorded state of a file and its number of hard links."""
+def _state(place: str | None) -> os.stat_result | None:
     try:
-        state = os.stat(place or "")  # noqa: PTH116 - a Path for each file is slow
+        return os.stat(place or "")  # noqa: PTH116 - a Path for each file is slow
     except OSError:
-        return None, 0
-    return Seen(state.st_size, state.st_mtime_ns, state.st_ino), state.st_nlink
+        return None
 
 
-def _is_trusted(row: Row, look: tuple[Seen | None, int], known: dict[str, Seen], began_ns: int) -> bool:
+def _are_unchanged(known: Mapping[str, str], site: Site) -> bool:
+    try:
+        return all(identity(os.stat(_place(name, site) or "")) == seen for name, seen in known.items())  # noqa: PTH116 - as above
+    except OSError:
+        return False
+
+
+def _is_trusted(row: Row, state: os.stat_result | None, known: dict[str, str], began_ns: int) -> bool:
     """Return whether a file needn't be read.
 
     It was verified and is unchanged, or uv has just unpacked it into its cache and checked its CRC-32. A copy, which
     has one link, is never trusted for its mtime: it is as new as this install, whatever it was copied from.
     """
-    seen, links = look
-    if seen is None:
+    if state is None:
         return False
-    return known.get(row.name) == seen or (links > 1 and seen.mtime_ns >= began_ns and seen.size == row.size)
+    is_new = state.st_nlink > 1 and state.st_mtime_ns >= began_ns and state.st_size == row.size
+    return is_new or known.get(row.name) == identity(state)
 
 
 def _expected(item: Fetched, batch: Batch) -> Iterator[Row]:

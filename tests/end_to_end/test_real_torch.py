@@ -57,7 +57,7 @@ def project(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_real_torch_has_the_cuda_and_architectures_of_the_matrix(world: World, project: Path) -> None:
-    # `torch.cuda.get_arch_list()` is empty without a GPU
+    # in some releases, `torch.cuda.get_arch_list()` is empty without a GPU
     program = (
         "import json, torch\nprint(json.dumps([torch.__version__, torch.version.cuda, torch._C._cuda_getArchFlags()]))"
     )
@@ -77,5 +77,8 @@ def test_verify_of_real_torch_reports_only_the_missing_gpu(world: World, project
     words = [sys.executable, "-m", "envforge", "verify", "--json"]
     done = subprocess.run(words, cwd=project, env=world.environment, capture_output=True, text=True, check=False)
     findings = json.loads(done.stdout)["result"]["findings"]
-    failed = {found["check"]: found["text"] for found in findings if found["verdict"] in {"fail", "warn"}}
-    assert failed.keys() == {"gpu-visible"}, failed
+    failed = {
+        found["check"]: found["observed"] for found in findings if found["verdict"] not in {"pass", "info", "skip"}
+    }
+    # what the machine, torch, and a training run each say about it
+    assert failed.keys() == {"gpu-missing", "torch-sees-no-gpu", "trains-on-gpu"}, failed

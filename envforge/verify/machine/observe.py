@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 from envforge.errors import EnvforgeError
@@ -24,7 +24,7 @@ from envforge.machine.evidence import Evidence, LibcudaReport, NvmlCode
 from envforge.machine.nvidia_text import clean
 from envforge.machine.probe import Probed, probe_all
 from envforge.machine.values import VARIABLES, Machine, driver_text
-from envforge.machine.world import World
+from envforge.machine.world import GROUPS, World, group_folders, processor_quota
 from envforge.prefix.cache import default_root
 from envforge.verify.machine.facts import (
     NO_LOCK,
@@ -210,7 +210,6 @@ def _fabric_manager(world: World, machine: Machine, switches: int) -> Signal[Fab
     )
 
 
-_ROOT = "/sys/fs/cgroup"
 _UNLIMITED_V1 = 1 << 60  # version 1 reports no limit as the largest multiple of the page size
 
 
@@ -218,49 +217,17 @@ def memory_limit(world: World) -> Signal[Bound]:
     """Return the memory limit in bytes: the tightest one of the control group and its parents."""
     found = [
         int(text)
-        for folder in _folders(world, "memory")
+        for folder in group_folders(world, "memory")
         for name in ("memory.max", "memory.limit_in_bytes")
         if (text := (world.read(f"{folder}/{name}") or "").strip()).isdigit()
     ]
     # the root group of version 2 has no `memory.max`, so this doesn't mean that it is unreadable
-    if not found and not any(world.exists(f"{_ROOT}/{name}") for name in ("cgroup.controllers", "memory")):
-        return Signal(source=_ROOT, unreadable="control groups are not readable")
+    if not found and not any(world.exists(f"{GROUPS}/{name}") for name in ("cgroup.controllers", "memory")):
+        return Signal(source=GROUPS, unreadable="control groups are not readable")
     tight = [limit for limit in found if limit < _UNLIMITED_V1]
-    return Signal(value=Bound(limit=min(tight, default=None)), source=f"{_ROOT} memory.max")
+    return Signal(value=Bound(limit=min(tight, default=None)), source=f"{GROUPS} memory.max")
 
 
-def processor_quota(world: World) -> tuple[float | None, str]:
-    """Return the average number of CPUs that the group may use, and the source of that value."""
-    found = []
-    for folder in _folders(world, "cpu"):
-        quota, _, period = (world.read(f"{folder}/cpu.max") or "").strip().partition(" ")
-        # version 1 has two files
-        if not quota:
-            quota = (world.read(f"{folder}/cpu.cfs_quota_us") or "").strip()
-            period = (world.read(f"{folder}/cpu.cfs_period_us") or "").strip()
-        if quota.isdigit() and period.isdigit() and int(period):
-            found.append(int(quota) / int(period))
-    return min(found, default=None), f"sched_getaffinity; {_ROOT} cpu.max"
-
-
-def _folders(world: World, controller: str) -> tuple[str, ...]:
-    """Return the directories of the group and its parents, in both versions."""
-    # in a container, the mounted root is the group itself
-    folders = [_ROOT, f"{_ROOT}/{controller}"]
-    for line in (world.read("/proc/self/cgroup") or "").splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers and controller not in controllers.split(","):
-            continue
-        top = f"{_ROOT}/{controller}" if controllers else _ROOT
-        group = PurePosixPath(path)
-        # a path with `..` is outside this cgroup namespace, so it is not mounted
-        if ".." not in group.parts:
-            folders += [top + str(folder) for folder in (group, *group.parents) if str(folder) != "/"]
-    return tuple(dict.fromkeys(folders))
-
-
-# NVIDIA, Xid Errors, https://docs.nvidia.com/deploy/xid-errors/, checked on 2026-11-22
 _XID = re.compile(r"NVRM: Xid \((?:PCI:)?([0-9A-Fa-f:.]+)\): (\d+)")
 _KMSG = "/dev/kmsg"
 _JOURNAL = ("journalctl", "--dmesg", "--boot", "--quiet", "--no-pager", "--output=cat")

@@ -170,7 +170,7 @@ def test_an_interrupt_ends_a_download_that_hangs_and_leaves_nothing(channel: Cha
             _, errors = child.communicate(timeout=20)  # the server is still silent
         released.set()
     assert child.returncode == 130
-    assert errors == "error: interrupted\n"
+    assert errors.splitlines()[-1] == "error: interrupted"  # a slow run reports its progress before
     assert not (tmp_path / "prefix").exists()
 
 

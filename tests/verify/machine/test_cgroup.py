@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from envforge.machine.world import Calls, processor_quota, usable_cpus
 from envforge.verify.machine.facts import Bound
-from envforge.verify.machine.observe import memory_limit, processor_quota
+from envforge.verify.machine.observe import memory_limit
 from tests.verify.machine.scenes import Scene
 
 GIB = 1 << 30
@@ -44,6 +46,15 @@ def test_the_tightest_limit_counts(
     world = Scene(files=files).world(tmp_path, tmp_path)
     assert memory_limit(world).value == Bound(limit=memory)
     assert processor_quota(world)[0] == quota
+
+
+@pytest.mark.parametrize(
+    ("processors", "quota", "expected"),
+    [(64, "150000 100000", 1), (2, "800000 100000", 2), (64, "max 100000", 64), (64, "50000 100000", 1)],
+)
+def test_usable_cpus_obey_affinity_and_quota(processors: int, quota: str, expected: int, tmp_path: Path) -> None:
+    world = Scene(files={**UNLIMITED, "/sys/fs/cgroup/cpu.max": quota}).world(tmp_path, tmp_path)
+    assert usable_cpus(replace(world, calls=Calls(processors=lambda: processors))) == expected
 
 
 def test_a_system_without_control_groups_says_so(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from envforge.base.files import regular
 from envforge.base.terms import ComputeCapability, WheelTag
@@ -67,7 +67,7 @@ def matching(pattern: str, expected: str) -> msgspec.Meta:
 def _version(text: str) -> Version:
     try:
         return Version(text)
-    except InvalidVersion as error:
+    except ValueError as error:
         raise ValueError(text) from error
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
 from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from envforge.base.documents import Document, Natural, NonEmpty, Printable, load_yaml, matching
 from envforge.base.files import regular
@@ -421,7 +421,7 @@ def python_of(packages: Iterable[LockedPackage]) -> Version | None:
         if package.manager == "conda" and package.name == "python":
             try:
                 return Version(package.version)
-            except InvalidVersion:
+            except ValueError:
                 return None
     return None
 

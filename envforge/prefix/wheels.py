@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from envforge.base.files import write_atomic
 from envforge.base.urls import hide_secrets
@@ -158,7 +158,7 @@ def _named(info: str) -> tuple[str, Version | None]:
     name, _, version = info.removesuffix(".dist-info").rpartition("-")
     try:
         return canonicalize_name(name), Version(version)
-    except InvalidVersion:
+    except ValueError:
         return name, None
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from packaging.version import Version
 
 from envforge.base.urls import has_secrets, show_url, without_user
 from envforge.lock.condalock import content_hashes
-from envforge.lock.consistency import Difference, contradictions
+from envforge.lock.consistency import Difference, contradictions, listed_twice
 from envforge.lock.inputs import Inputs, Requested, read_inputs, virtual_packages_of
 from envforge.lock.lockfile import (
     INPUT_SHA256,
@@ -275,7 +274,7 @@ def audit(lock: Lockfile, inputs: Inputs, expected: Expectations, mapping: NameM
         packages = lock.for_platform(platform)
         if platform not in lock.platforms or not any(package.manager == "conda" for package in packages):
             problems.append(Problem("platform-missing", f"no packages for `{platform}`"))
-        unmet = (*unmet_requests(inputs, lock, platform), *_missing(lock, platform))
+        unmet = (*unmet_requests(inputs, lock, platform), *_missing(lock, platform), *listed_twice(platform, packages))
         problems += [Problem(one.code, str(one)) for one in unmet]
         problems += _owners(platform, packages, mapping)
     for package in lock.packages:
@@ -284,11 +283,6 @@ def audit(lock: Lockfile, inputs: Inputs, expected: Expectations, mapping: NameM
 
 
 def _owners(platform: str, packages: tuple[LockedPackage, ...], mapping: NameMapping) -> Iterator[Problem]:
-    # a package that several categories need is listed once for each
-    counted = Counter((p.manager, key_of(p.manager, p.name), p.category) for p in packages)
-    for (manager, name, _), number in counted.items():
-        if number > 1:
-            yield Problem("twice", f"`{name}` is listed {number} times among the {manager} packages of {platform}")
     # a conda package without Python may share its name with an unrelated Python package
     python_packages = {mapping.to_python(p.name): p for p in packages if p.manager == "conda" and needs_python(p)}
     for package in packages:

@@ -51,7 +51,7 @@ def contradictions(lock: Lockfile, channels: Sequence[str]) -> Iterator[Differen
     are_dependencies_solved = INPUT_SHA256 in dict(lock.custom_metadata)
     for platform in lock.platforms:
         packages = lock.for_platform(platform)
-        yield from _twice(platform, packages)
+        yield from listed_twice(platform, packages)
         yield from _unsatisfied(
             platform, [p for p in packages if p.manager == "pip" or are_dependencies_solved], packages
         )
@@ -87,21 +87,21 @@ def _is_file_of(package: LockedPackage) -> bool:
     name = unquote(package.file_name)
     if package.manager == "conda":
         stem = f"{package.name}-{package.version}-"
-        subdir = package.url.rsplit("/", 2)[-2]
+        subdir = package.url.rpartition("/")[0].rpartition("/")[2]
         return name.startswith(stem) and "-" not in name[len(stem) :] and subdir in {package.platform, "noarch"}
     try:
         found = parse_wheel_filename(name)[:2] if name.endswith(".whl") else parse_sdist_filename(name)
         return found == (canonicalize_name(package.name), Version(package.version))
-    except ValueError:
-        return False
     except InvalidSdistFilename:  # such as the archive of a commit, which has any name
         return not name.endswith((".conda", ".tar.bz2"))
+    except ValueError:
+        return False
 
 
 def _is_from(package: LockedPackage, channel: str) -> bool:
     # a mirror or an alias changes the URL of a channel, but not its last part
     last = channel.rstrip("/").rpartition("/")[2]
-    return last == "defaults" or package.url.rsplit("/", 3)[-3] == last
+    return last == "defaults" or package.url.split("/")[-3:-2] == [last]
 
 
 def _two_hashes(lock: Lockfile) -> Iterator[Difference]:
@@ -114,7 +114,8 @@ def _two_hashes(lock: Lockfile) -> Iterator[Difference]:
             yield Difference("two-hashes", url, hashes)
 
 
-def _twice(platform: str, packages: Sequence[LockedPackage]) -> Iterator[Difference]:
+def listed_twice(platform: str, packages: Sequence[LockedPackage]) -> Iterator[Difference]:
+    """Yield the packages that are listed more than once, except once for each category."""
     found: dict[tuple[Manager, str], list[LockedPackage]] = {}
     for package in packages:
         found.setdefault((package.manager, key_of(package.manager, package.name)), []).append(package)
@@ -148,9 +149,10 @@ def _conda_holds(constraint: str, package: LockedPackage) -> bool:
     from rattler.exceptions import InvalidVersionError, InvalidVersionSpecError  # noqa: PLC0415 - slow to import
 
     version, _, build = constraint.partition(" ")
+    build = "" if build.startswith("^") else build  # a regular expression of a stranger can take forever
     try:
         return matches(Spec(name=package.name, version=version, build=build), package.version, package.build)
-    except (InvalidVersionError, InvalidVersionSpecError, re.error):  # only its tool knows what it means
+    except (InvalidVersionError, InvalidVersionSpecError):  # only its tool knows what it means
         return True
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from envforge.base.net import MIRRORS_VARIABLE, Mirrors
+from envforge.lock.lockfile import update_sha256
 from envforge.lock.request import Cutoff, LockRequest
 from tests.lock.support import LockFolder, at_work
 from tests.lock.torchindex import PUBLIC, TorchIndex, Wheel, wheel
@@ -181,7 +182,7 @@ def aged_lock(tmp_path_factory: pytest.TempPathFactory, changing_channel: str) -
         text = one.lockfile.read_text(encoding="utf-8")
     lines = [line for line in text.splitlines(keepends=True) if "envforge_exclude_newer" not in line]
     assert len(lines) == text.count("\n") - 1
-    return "".join(lines)
+    return update_sha256("".join(lines))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 
 from envforge.errors import EnvforgeError
 from envforge.lock.check import check_lock
+from envforge.lock.lockfile import update_sha256
 from envforge.lock.request import Cutoff, parse_cutoff, read_moment
 from tests.lock.change.conftest import MIDWAY, Project
 
@@ -55,7 +56,7 @@ def test_check_knows_the_date_of_the_lock(aged: Project) -> None:
     text = aged.lockfile.read_text(encoding="utf-8")
     dated = text.replace("    envforge_input", "    envforge_exclude_newer: '2025-01-01T00:00:00Z'\n    envforge_input")
     assert dated != text
-    aged.lockfile.write_text(dated, encoding="utf-8")
+    aged.lockfile.write_text(update_sha256(dated), encoding="utf-8")
     assert codes(MIDWAY) == []
     assert codes(parse_cutoff("7d", NOW)) == []
     assert codes(parse_cutoff("2024-12-31", NOW)) == ["exclude-newer"]

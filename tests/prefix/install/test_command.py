@@ -180,6 +180,21 @@ def test_a_lock_whose_input_has_changed_is_installed_with_a_warning(
     assert "warning: `environment.yml` has changed since `conda-lock.yml` was created" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("own_lock")
+def test_edited_lockfile_is_installed_with_a_warning_unless_locked(
+    project: Path, lock: LockWriter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded = {"envforge_input_sha256": input_sha256(ENVIRONMENT, None), "envforge_lockfile_sha256": "0" * 64}
+    lock.write(project / "conda-lock.yml", **recorded)
+    assert main(["install", "--locked"]) == 1
+    assert "the lockfile must be as envforge wrote it, but it was edited" in capsys.readouterr().err
+    assert main(["install"]) == 0
+    warning = "warning: `conda-lock.yml` was edited after envforge wrote it; to restore it, run `envforge lock`\n"
+    assert warning in capsys.readouterr().err
+    assert main(["install", "--frozen"]) == 0
+    assert "edited" not in capsys.readouterr().err
+
+
 def test_frozen_does_not_look_at_the_input(own_lock: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own_lock.write_text(ENVIRONMENT + "# more\n")
     assert main(["install", "--frozen"]) == 0

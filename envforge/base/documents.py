@@ -307,16 +307,22 @@ def _locate(error: msgspec.ValidationError, top: object, type_: Any) -> tuple[st
 def _failing_key(mapping: dict[Any, Any], error: msgspec.ValidationError, top: object, type_: Any) -> Any:
     """Return the key that ``error`` is about, which msgspec doesn't name: with this key only, it is raised again."""
     items = dict(mapping)
+    keys = list(items)
+
+    def is_among(some: list[Any]) -> bool:
+        mapping.clear()
+        mapping.update((key, items[key]) for key in some)
+        try:
+            msgspec.convert(top, type_, dec_hook=_parse)
+        except msgspec.ValidationError as again:
+            return str(again) == str(error)
+        return False
+
     try:
-        for key, item in items.items():
-            mapping.clear()
-            mapping[key] = item
-            try:
-                msgspec.convert(top, type_, dec_hook=_parse)
-            except msgspec.ValidationError as again:
-                if str(again) == str(error):
-                    return key
-        return next(iter(items), "")
+        while len(keys) > 1:  # halves: each conversion reads the whole document
+            middle = len(keys) // 2
+            keys = keys[:middle] if is_among(keys[:middle]) else keys[middle:]
+        return keys[0] if keys else ""
     finally:
         mapping.clear()
         mapping.update(items)

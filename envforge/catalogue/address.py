@@ -9,10 +9,10 @@ public-key = "RW…"      # minisign; if set, every lockfile must be signed with
 
 from __future__ import annotations
 
-import contextlib
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -58,18 +58,18 @@ class Address:
         url = None if self.kind == "folder" else Url.parse(self.location)
         folder = Path(self.location) if url is None else url.file_path
         if url is None or folder is not None:
-            path = os.path.realpath(folder or "")
-            return f"{path.removesuffix('.git').rstrip('/')}/{self.subdirectory}".casefold()
+            path = os.path.realpath(folder or "").removesuffix(".git")
+            return posixpath.normpath(f"{path}/{self.subdirectory}").casefold()
         port = "" if url.port in _USUAL_PORTS else f":{url.port}"
         path = posixpath.normpath(f"/{unquote(url.path)}").lstrip("/").removesuffix(".git")
         # in `abfs://CONTAINER@ACCOUNT/PATH`, the account may be omitted
-        host = url.user_info if url.user_info and url.scheme in _OF_AZURE else _one_host(url.host)
-        return f"//{host}{port}/{path}/{self.subdirectory}".casefold()
+        host = url.user_info if url.user_info and url.scheme in _OF_AZURE else _same_host(url.host)
+        return f"//{host}{port}/{posixpath.normpath(f'{path}/{self.subdirectory}')}".casefold()
 
 
-def _one_host(host: str) -> str:
-    """Return the one spelling of a host that all its spellings share."""
-    with contextlib.suppress(ValueError):
+def _same_host(host: str) -> str:
+    """Return the one spelling of a host: of an IPv6 address the shortest, of an IPv4 address in it the IPv4 address."""
+    if ":" in host:
         address = IPv6Address(host)
         return str(address.ipv4_mapped or address)
     try:
@@ -117,9 +117,15 @@ def _parse(text: str, base: Path) -> Address:
 
 def _url(text: str) -> Url:
     url = Url.parse(text)
+    # libraries read other characters in different ways: `127.0.0.1\x`, `127.0.0.%31`, `[fe80::1%25eth0]`
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*", url.scheme) or "\\" in text or not re.fullmatch(r"[\w.:-]*", url.host):
+        raise ValueError("its scheme or its host contains an unexpected character")
+    host = unicodedata.normalize("NFKC", url.host)
+    if "[" in text:
+        IPv6Address(host)
     # `127.1` and `0x7f000001` are other spellings of an address, which only the resolver knows
-    if re.fullmatch(r"[0-9.]+|(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*\.?", url.host):
-        IPv4Address(url.host)
+    if re.fullmatch(r"[0-9.]+|(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*\.?", host):
+        IPv4Address(host)
     return url
 
 

@@ -26,8 +26,9 @@ def file_lock(path: Path, *, timeout_s: float = -1) -> Iterator[None]:
     from filelock import FileLock, Timeout  # noqa: PLC0415 - slow to import, and most commands write without a lock
 
     lock = FileLock(path, timeout=timeout_s)
+    # the oldest filelock would wait for the reader of a pipe
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
-        raise _with_path(OSError(errno.EINVAL, ""), path)  # the oldest filelock would wait for the reader of a pipe
+        raise _with_path(OSError(errno.EINVAL, ""), path)
     try:
         lock.acquire()
     except Timeout:

@@ -42,7 +42,7 @@ _DRIVE = re.compile(r"/?[A-Za-z]:(?=[/\\])")
 _WORD = re.compile(r"[^ \r\n\"`<>]+")
 _PREFIX = re.compile(r"[\"'(\[{,]*(?:[\w.-]+=(?![=:]))?[\"'(]*")
 _LOGIN = re.compile(r"[^\s/:@]+:(?! ).*@", re.DOTALL)
-_ESCAPED = re.compile(r"(?=\S)[^\s\"'`<>]*(?:%[0-9A-Fa-f]{2}|[^\0-\x7f\u2026])[^\s\"'`<>]*")
+_UNQUOTED = re.compile(r"[^\s\"'`<>]+")
 _UNSAFE = re.compile(r"[\s\"'`<>]")
 _ROUNDS = 8
 _MORE = re.compile(r"(?:(?!://|\n\n)[^@])*@[^\s\"`<>]*")
@@ -221,10 +221,12 @@ def _hidden(text: str, *, is_alone: bool) -> str:
     shown = _hidden_as_written(text, is_alone=is_alone)
     if is_alone:
         return _hidden_if_decoded(shown)
-    return _ESCAPED.sub(lambda match: _hidden_if_decoded(match[0]), shown)
+    return _UNQUOTED.sub(lambda match: _hidden_if_decoded(match[0]), shown)
 
 
 def _hidden_if_decoded(word: str) -> str:
+    if "%" not in word and word.isascii():
+        return word
     plain = _decoded(word)
     if plain == word:
         return word

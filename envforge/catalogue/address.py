@@ -9,7 +9,6 @@ public-key = "RW…"      # minisign; if set, every lockfile must be signed with
 
 from __future__ import annotations
 
-import contextlib
 import os
 import posixpath
 import re
@@ -64,13 +63,13 @@ class Address:
         port = "" if url.port in _USUAL_PORTS else f":{url.port}"
         path = posixpath.normpath(f"/{unquote(url.path)}").lstrip("/").removesuffix(".git")
         # in `abfs://CONTAINER@ACCOUNT/PATH`, the account may be omitted
-        host = url.user_info if url.user_info and url.scheme in _OF_AZURE else _one_host(url.host)
+        host = url.user_info if url.user_info and url.scheme in _OF_AZURE else _same_host(url.host)
         return f"//{host}{port}/{posixpath.normpath(f'{path}/{self.subdirectory}')}".casefold()
 
 
-def _one_host(host: str) -> str:
-    """Return the one spelling of a host that all its spellings share."""
-    with contextlib.suppress(ValueError):
+def _same_host(host: str) -> str:
+    """Return the one spelling of a host: of an IPv6 address the shortest, of an IPv4 address in it the IPv4 address."""
+    if ":" in host:
         address = IPv6Address(host)
         return str(address.ipv4_mapped or address)
     try:

@@ -250,3 +250,10 @@ def test_url_is_equal_to_the_same_text_and_frozen() -> None:
     assert (url.origin, url.file_name, url.host) == ("https://host.example", "c.conda", "host.example")
     with pytest.raises(dataclasses.FrozenInstanceError):
         url.host = "other"  # type: ignore[misc] # that is the test
+
+
+@pytest.mark.parametrize("unit", ["a", "\u00e9", "a%4", "%25", "a:b@", "//a ", "http://u:p ", "/t/", "=a:b"])
+def test_time_is_linear_in_the_length_of_a_text(unit: str) -> None:
+    text = unit * (40_000 // len(unit))  # quadratic time would be a minute
+
+    assert len(show_url(text)) + len(hide_secrets(text)) + has_secrets(text) > 0

@@ -50,8 +50,8 @@ def parse_requirement(text: str) -> Requirement:
     if requirement.url is not None and not _is_wheel(requirement):
         name = canonicalize_name(requirement.name).replace("-", "_")
         raise BadRequirementError(
-            f"the URL of `{requirement.name}` below `pip:` must be `https://…/{name}-VERSION-TAGS.whl` with "
-            f"`#sha256=DIGEST` at its end, but it is `{text}`",
+            f"the URL of `{requirement.name}` below `pip:` must be that of a wheel of `{name}`, with `#sha256=DIGEST` "
+            f"at its end, but it is `{text}`",
             (Hint(f'write it as `"{requirement.name} @ https://HOST/{name}-1.0-py3-none-any.whl#sha256=DIGEST"`'),),
         )
     return requirement

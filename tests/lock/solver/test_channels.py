@@ -52,7 +52,7 @@ def test_defaults_are_the_channels_of_anaconda() -> None:
     ("word", "reason"),
     [
         ("conda forge", "channel `conda forge` is not a name, a URL, or a path"),
-        ("https://joe:pw@[host/x", "channel `https://[host/x` is not a valid URL"),
+        ("https://joe:pw@[host/x", "channel `https://…` is not a valid URL"),
         ("http://a b/c", "channel `http://a b/c` is not a valid URL"),
         ("http://", "is not a valid URL"),
         ("ftp://host/x", "'ftp' is not a supported scheme"),

@@ -63,8 +63,8 @@ _NO_LETTER_BEFORE = rf"(?:(?<![^\W\d_])|{_ESCAPED})"
 _NO_WORD_BEFORE = rf"(?:(?<![^\W_])|{_ESCAPED})"
 _SLASH = r"(?:[/\\]|%2[Ff]|%5[Cc])(?:\.?(?:[/\\]|%2[Ff]|%5[Cc])){0,6}"
 _NAME = r"(?:[^/\\\s:;,'\"`()<>|&?*%\]}]|%(?!2[Ff]|5[Cc]))+"
-_AT = r"(?:@|%40|\\u0040)"
-_ASSIGNED = r"(?:=|['\"]\s?:\s?)['\"]?"
+_AT = r"(?:@|%(?:25){0,3}40|\\u0040|&#64;)"
+_ASSIGNED = r"(?:[=>]|['\"]\s?:\s?)['\"]?"
 _OCTETS = r"(?:\d{1,3}\.){3}\d{1,3}"
 
 # versions of libraries have four numbers, too
@@ -75,7 +75,9 @@ _BEFORE_VERSION = re.compile(
     r"|libs|static|python|headless|runtime)))*)[\"'`]?[\s(/_<>=:-]{1,4}[\"'`v]?|(?:expected|found) `)$"
 )
 _AFTER_VERSION = re.compile(r"-(?:py|cp|pp|h[0-9a-f]|cuda|cu\d)|\+cu|\.(?:post|dev|rc|whl|tar|conda|dist-info|so)\b")
-_BEFORE_ADDRESS = re.compile(r"(?i)(?:ssh|ping|curl|host|node|server|addr|address|ip|peer|to|at|from) $")
+_BEFORE_ADDRESS = re.compile(
+    r"(?i)(?:ssh|ping|curl|host|node|server|addr|address|ip|peer|to|at|from)[\s=:\"'`(\[]{1,4}$"
+)
 _VERSIONS = range(1, 32)  # first numbers of versions; 10 starts private addresses
 _PRIVATE = 10
 
@@ -87,10 +89,13 @@ def _address(match: re.Match[str]) -> str:
     before, after = text[max(0, start - 48) : start], text[end : end + 16]
     # alone, or `NAME VERSION` in a code span: nothing else tells
     is_alone = match[0] == text or (re.search(r"`[\w.-]+ $", before) and after[:1] == "`")
-    is_bare = is_alone and octets[0] in _VERSIONS and octets[0] != _PRIVATE and not _BEFORE_ADDRESS.search(before)
-    if max(octets) > 255 or octets[0] in {0, 127} or is_bare:
-        return match[0]
-    return match[0] if _BEFORE_VERSION.search(before) or _AFTER_VERSION.match(after) else "IP"
+    is_named = (
+        _BEFORE_VERSION.search(before)
+        or _AFTER_VERSION.match(after)
+        or (is_alone and octets[0] in _VERSIONS and octets[0] != _PRIVATE)
+    )
+    is_version = is_named and not _BEFORE_ADDRESS.search(before)
+    return match[0] if is_version or max(octets) > 255 or octets[0] in {0, 127} else "IP"
 
 
 def _address_6(match: re.Match[str]) -> str:
@@ -121,16 +126,23 @@ _SHORT_DOMAIN = r"(?!(?:latest|main|master|head|file|https?|git|ssh|sha\d+)\b)[a
 _LABELLED_EMAIL = re.compile(
     rf"(?i)(?<![^\s\"'`(<,=])((?:[\w.+-]{{1,64}}:)?[\w.+-]{{1,64}}@)(?:{_DOMAIN}|{_SHORT_DOMAIN})(?![/:-])"
 )
-_SERIAL = r"(?:serial(?:[ ._-]?(?:number|num|nr|no|id))?|(?<![a-z])s/?n)(?![a-z])"
+_SERIAL = (
+    r"(?:serial(?:[ ._-]?(?:number|num|nr|no|id))?|ser\. ?no|seriennummer|(?:service|asset)[ _-]?tag|(?<![a-z])s/?n)"
+    r"(?![a-z])"
+)
 _UUID = re.compile(
-    rf"(?i)(?<![a-z0-9])(?P<prefix>v?GPU|MIG)[-_](?:GPU[-_])?(?=[a-f_/-]*\d){_HEX}{{4,}}(?:[/_-]{_HEX}+)*(?![\w-])"
-    rf"|{_HEX}{{8}}(?P<dash>[-_])(?:{_HEX}{{4}}(?P=dash)){{3}}{_HEX}{{12}}"
+    rf"(?i)(?<![a-z0-9])(?P<prefix>v?GPU|MIG)[-_](?:GPU[-_])?(?=[a-f_/-]*\d){_HEX}{{4,}}(?:[/_-]{_HEX}+)*(?![^\W_]|-)"
+    rf"|{_HEX}{{8}}(?P<dash>[-_:])(?:{_HEX}{{4}}(?P=dash)){{3}}{_HEX}{{12}}"
     rf"|(?P<label>(?:[ug]uid|(?:machine|boot|system)[ _-]?id)[^\w\n]{{1,12}}){_HEX}{{8,32}}(?![\w-])"
-    rf"|(?P<kind>(?:GPU|MIG)[^\w\n]{{1,12}}){_HEX}{{32}}(?!\w)"
+    rf"|(?P<kind>(?:GPU|MIG)(?:[^\w\n]|_){{0,12}}){_HEX}{{32}}(?!\w)"
 )
 KINDS = (
     Kind("UUIDs", "UUID", _UUID),
-    Kind("IP addresses", _address, re.compile(rf"{_NO_WORD_BEFORE}(?<!\d\.){_OCTETS}(?![^\W_]|\.\d)")),
+    Kind(
+        "IP addresses",
+        _address,
+        re.compile(rf"(?:{_NO_WORD_BEFORE}|(?<=ip)|(?<=addr))(?<!\d\.){_OCTETS}(?![^\W_]|\.\d)"),
+    ),
     Kind(
         "IP addresses",
         _address_6,
@@ -145,15 +157,18 @@ KINDS = (
         re.compile(
             rf"(?<!{_HEX}){_HEX}{{1,2}}:(?:{_HEX}{{1,2}}:){{4,18}}{_HEX}{{1,2}}(?![0-9A-Fa-f:])"
             rf"|(?<!{_HEX}){_HEX}{{2}}-(?:{_HEX}{{2}}-){{4,18}}{_HEX}{{2}}(?!{_HEX})"
-            rf"|(?<![\w.])(?=[\d.]*[A-Fa-f])(?:{_HEX}{{4}}\.){{2}}{_HEX}{{4}}(?!\w|\.\w)"
-            rf"|(?P<label>(?i:mac(?:_?addr(?:ess)?)?|ether|hwaddr|lladdr)[^\w\n]{{1,12}}){_HEX}{{12}}(?!\w)"
+            # three numbers or three words are none
+            rf"|(?<!{_HEX})(?<!{_HEX}[.-])(?=[\d.-]{{0,13}}[A-Fa-f])(?=[A-Fa-f.-]{{0,13}}\d)"
+            rf"{_HEX}{{4}}(?P<mark>[.-]){_HEX}{{4}}(?P=mark){_HEX}{{4}}(?![^\W_]|[.-]\w)"
+            r"|(?P<label>(?i:(?:mac(?:_?addr(?:ess)?)?|ether|hwaddr|lladdr)[^\w\n]{1,12}|enx))"
+            rf"(?:{_HEX}{{2}}[:. -]?){{5}}{_HEX}{{2}}(?![^\W_])"
         ),
     ),
     Kind(
         "IP addresses",
         "IP",
         re.compile(
-            r"(?i)(?<![a-z0-9])(?:(?:ip|ec2|vm|host|node)-?(?:\d{1,3}-){3}\d{1,3}(?!\w)(?:\.[a-z][\w-]*)*"
+            r"(?i)(?<![a-z0-9])(?:(?:ip|ec2|vm|host|node)[-_]?(?:\d{1,3}[-_]){3}\d{1,3}(?![^\W_])(?:\.[a-z][\w-]*)*"
             r"|(?:[a-z]+\d?-)?(?:\d{1,3}-){3}\d{1,3}(?:\.[a-z][\w-]*)+)"
         ),
     ),
@@ -166,7 +181,8 @@ KINDS = (
             # names in Windows may contain spaces; without a drive, what follows may be a sentence
             rf"(?:(?: [\w.-]+){{1,3}}(?:(?=[/\\])|(?(drive)(?=[)\]}}>;,<'\"`]|$)|(?!))))?"
             r"|(?<![\w./~\\-])~[a-z_][\w.-]*(?=[/\\])"
-            r"|(?<![\w./~-])/root(?=[/\s:;,'\"`()]|$)"
+            r"|(?<![\w./~-])/root(?=[/\s:;,'\"`()]|\.(?!\w)|$)"
+            r"|(?<![\w.~/\\%-])home/[\w.-]+(?=/)"
         ),
         re.compile(r"(?i)home|users|documents|~|/root"),
     ),
@@ -174,7 +190,7 @@ KINDS = (
         "user names",
         r"\1USER",
         re.compile(
-            rf"((?i:(?<![a-z0-9])(?:user(?:_?name)?|logname|login|owner){_ASSIGNED})|\b[ug]id=\d+\(|torchinductor_)"
+            rf"((?i:(?<![a-z0-9])(?<!</)(?:user(?:_?name)?|logname|login|owner){_ASSIGNED})|\b(?:[ug]id|groups)=\d+\(|torchinductor_)"
             r"(?!(?:root|None|null|true|false|yes|no|unknown)\b)\d*[^\W\d](?:[\w.+-]*\w)?"
         ),
     ),
@@ -182,7 +198,7 @@ KINDS = (
         "host names",
         r"\1HOST",
         re.compile(
-            rf"(?i)((?<![a-z0-9-])(?:host_?name|nodename|computername|master_addr){_ASSIGNED})"
+            rf"(?i)((?<![a-z0-9-])(?<!</)(?:host_?name|nodename|computername|master_addr)(?:{_ASSIGNED}|:\s?))"
             r"(?!(?:localhost|IP|none|null|unknown)\b)(?=[\w.-]*[a-z])[a-z0-9](?:[\w.-]*\w)?"
         ),
     ),
@@ -240,7 +256,11 @@ class Identity:
             name, _, domain = host.partition(".")
             if "." in domain and not re.fullmatch(_OCTETS, host):
                 words = r"[._-]".join(map(re.escape, domain.split(".")))
-                yield Kind("host names", "HOST", re.compile(rf"(?i)(?<![\w.-])(?:[\w-]+\.)*{words}(?![\w-])"))
+                yield Kind(
+                    "host names",
+                    "HOST",
+                    re.compile(rf"(?i)(?:(?<![\w.-])[\w.-]{{0,200}}[._-])?(?<![^\W_]){words}(?![\w-])"),
+                )
             for pattern in _patterns(name, "host|hostname|node|server"):
                 yield Kind("host names", r"\1HOST", pattern)
         of_home = parts[-1].replace("\\", "") if parts[1:] else ""

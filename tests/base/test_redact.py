@@ -22,10 +22,12 @@ IDENTITIES = (
     ('"user": "max"', "max"), ("uid=1000(max)", "max"), ("/tmp/torchinductor_max/x", "max"), ("HOSTNAME=max-1", "max"),
     ("GPU-5ec7e711", "5ec7e711"), (f"GPU{UUID}", "12345678"), ("127.0.0.1,10.20.30.40", "10.20"),
     ("ip-10-20-30-40.ec2.internal", "10-20"), ("ec2-203-0-113-25.compute-1.amazonaws.com", "203-0"),
-    ("NCCL_COMM_ID=10.20.30.40", "10.20"), ("fe80::1ff:fe23:4567:890a%eth0", "fe80"), ("mac=0a1b2c3d4e5f", "0a1b"),
+    ("NCCL_COMM_ID=10.20.30.40", "10.20"), ("addr==10.20.30.40", "10.20"), ("ip10.20.30.40", "10.20"),
+    ("fe80::1ff:fe23:4567:890a%eth0", "fe80"), ("mac=0a1b2c3d4e5f", "0a1b"), ("enx0a1b2c3d4e5f", "0a1b"),
     ("ether 0:1b:2c:3:4e:5f", "1b:2c"), ("max@company", "company"), ("max%40company.example", "company"),
-    ("mailto:max@company.example", "company"), ("max@[10.20.30.40]", "10.20"),
-    ("https://max:hunter2@index.example/simple", "hunter2"),
+    ("mailto:max@company.example", "company"), ("max@[10.20.30.40]", "10.20"), ("Service Tag: 7XK9ZZ2", "7XK9ZZ2"),
+    ("x/home/max/y", "max"), ("gpu-box-7-lab-example", "lab"), ("hostname: max", "max"), ("<user>max</user>", "max"),
+    ("ip_10_20_30_40", "10_20"), ("https://max:hunter2@index.example/simple", "hunter2"),
 )  # fmt: skip
 # none of them identifies anyone
 FACTS = (
@@ -181,7 +183,9 @@ def test_documentation_lists_each_kind() -> None:
     assert [kind.what for kind in KINDS if f"| {kind.what} |" not in text] == []
 
 
-@pytest.mark.parametrize("part", ["/", "/a", "1.", "a@", "a-", "0a:", "/home/a ", "serial: 1", "%2F", "gpu-box-", "a:"])
+@pytest.mark.parametrize(
+    "part", ["/", "/a", "-", "..", "1.", "a@", "a-", "0a:", "/home/a ", "serial: 1", "%2F", "gpu-box-", "a:"]
+)
 def test_long_text_ends(part: str) -> None:
     redactor(WHO)(part * 5000)
 

@@ -127,7 +127,7 @@ _LABELLED_EMAIL = re.compile(
     rf"(?i)(?<![^\s\"'`(<,=])((?:[\w.+-]{{1,64}}:)?[\w.+-]{{1,64}}@)(?:{_DOMAIN}|{_SHORT_DOMAIN})(?![/:-])"
 )
 _SERIAL = (
-    r"(?:serial(?:[ ._-]?(?:number|num|nr|no|id))?|ser\. ?no|seriennummer|(?:service|asset)[ _-]?tag|(?<![a-z])s/?n)"
+    r"(?:serial(?:[ ._-]?(?:number|num|nr|no|id))?|seriennummer|(?:service|asset)[ _-]?tag|(?<![a-z])s[/.]?n[ro]?)"
     r"(?![a-z])"
 )
 _UUID = re.compile(

@@ -222,7 +222,6 @@ KINDS = (
         re.compile(rf"(?i){_SERIAL}"),
     ),
 )
-CREDENTIALS = "credentials in URLs"  # `hide_secrets` removes them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -330,8 +329,9 @@ def change_texts(value: T, change: Change) -> T:
     return cast("T", _changed(value, lambda text, _label: change(text), None))
 
 
-# they have the values of the program itself, or any text of a field whose name comes before
+# the values of envforge's own fields, which a reader of the record expects
 _CONSTANT = frozenset({"check", "code", "depth", "explicit", "group", "only", "question", "record", "skip", "what"})
+# they contain any text, so the name of the field around them counts
 _UNLABELLED = frozenset({"observed", "value", "wanted"})
 
 
@@ -363,8 +363,8 @@ def _changed_dict(value: dict[Any, Any], change: Callable[[str, str], str], labe
             number += 1
             new = f"{name}-{number}"
         path = f"{label}.{name}".lstrip(".")
-        is_number = type(item) is int and change(str(item), path) != str(item)  # a serial number
-        changed[new] = _changed(str(item) if is_number else item, change, path)
+        is_serial = type(item) is int and change(str(item), path) == "SERIAL"
+        changed[new] = _changed(str(item) if is_serial else item, change, path)
     return changed
 
 

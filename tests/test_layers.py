@@ -80,8 +80,7 @@ OWNERS: dict[str, dict[str, str]] = {
         "base/distribution.py": "`url2pathname` opens no connection",
         "prefix/relay.py": "serves uv over the loopback interface",
         "machine/world.py": "reads the name of this computer",
-        "cli/info.py": "reads the name of this computer, to redact it",
-        "cli/verify.py": "reads the name of this computer",
+        "base/redact.py": "reads the name of this computer, to remove it",
     },
     "git": {"base/git.py": "the owner"},
     "user info": {

@@ -1,49 +1,227 @@
 """Remove what identifies a person or a computer from strings; change each string in a value; quote paths for a shell.
 
-``redactor`` replaces, in any string:
-
-- the user name, in front of ``@``, in a path, or after a word such as ``user``: ``USER``
-- the host name and other hosts of its domain: ``HOST``
-- home directories, of this user and of others: ``~``
-- UUIDs, of GPUs also if they are shortened: ``GPU-redacted-1``, with the same number for the same UUID
-- IPv4 and IPv6 addresses, but no loopback address: ``IP``; MAC addresses: ``MAC``
-- e-mail addresses: ``EMAIL``; serial numbers that are named as such: ``SERIAL``
-- credentials in URLs
+A known name is removed wherever it is a word, in any case, and with any separators. A short name, or a word of the
+field, is removed only where it can't be anything else: after a label such as ``user``, before ``@``, or in a path.
+Other identities are found by their grammar, see ``KINDS``. Four numbers are an address unless the text names a version.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
+import os
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from ipaddress import IPv6Address
+from typing import Any, NamedTuple, TypeVar, cast
+from urllib.parse import quote
 
 from envforge.base.urls import hide_secrets
 
 T = TypeVar("T")
+Change = Callable[[str], str]
 _PLAIN = re.compile(r"~?[\w@%+=:,./-]+")
 
-# hidden first: `hide_secrets` may take the start of an e-mail address for a password, and leave its domain
-_DOMAIN = re.compile(r"(?<![^\s\"'`(<,])([\w.+-]+@)[\w-]+(?:\.[\w-]+)+(?![\w/:-])")
-_PATTERNS = (
-    (re.compile(r"(?:/[\w.+-]+)*/(?:home|Users)/[^/\\\s:;,'\"`()]+|[A-Za-z]:[\\/]Users[\\/][^/\\\s:;,'\"`()]+"), "~"),
-    (re.compile(r"(?<![\w./~-])/root(?=[/\s:;,'\"`()]|$)"), "~"),
-    (re.compile(r"[\w.+-]+@(?:EMAIL\b|[\w-]+(?:\.[\w-]+)+)"), "EMAIL"),
-    (re.compile(r"(?<![\w:-])(?:[0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}(?![\w:-])"), "MAC"),
-    (re.compile(r"(?i)\b(serial(?:[ _-]?(?:number|no\.?))?\s*[:=]\s*)[\w-]+"), r"\1SERIAL"),
+# a report without these words would be unreadable, and records contain some of them as values
+_FIELD = set(
+    re.findall(
+        r"\w+",
+        """
+    absent amd anaconda arm array batch bench benchmark bf broken cache catalogue check checkpoint clock conda
+    container core cores cpu cu cublas cuda cudart cudnn data dataset datasets debian debug deep default device
+    devices disk docker driver envforge environment error example export fabric failed false fast file files
+    fleet float fp free gpu gtx home image int kernel late layer learning lib library limit linux local lock
+    locks lost machine macos main mamba manylinux master memory micromamba mig mixed model models module modules
+    nccl none null number numpy nvidia nvml opencv packages path pixi platform podman power precision prefix
+    process processes profile project projects prompt py python pytorch queue rank record release report resume
+    root roots rtx samples scratch script seed shell slurm sm source speed state step store system temp template
+    tensor test tests tf thread time tmp tmpfs tool torch torchaudio torchvision train training transfer triton
+    true ubuntu unfinished unknown update usr value variant verify version virtual warning weights wheel wheels
+    win windows work workspace world
+    """,
+    )
 )
-_HEX = "[0-9a-fA-F]"
+# such a name with a number is one computer or one account
+_ROLES = set(
+    re.findall(
+        r"\w+",
+        """
+    admin administrator azureuser centos cluster coder computer desktop dgx fedora gpu guest head host jenkins
+    jovyan laptop localhost login nobody node rocky runner server service user users vagrant vscode worker
+    workstation
+    """,
+    )
+)
+_LONG = 4  # letters of a name that is no word of a sentence
+
+_HEX = "[0-9A-Fa-f]"
+# `%2F`, `\n` in a representation, and `\u002f` in JSON separate words, although they end in a letter or a digit
+_ESCAPED = rf"(?<=%{_HEX}{{2}})|(?<=\\[nrt])|(?<=\\u{_HEX}{{4}})"
+_NO_LETTER_BEFORE = rf"(?:(?<![^\W\d_])|{_ESCAPED})"
+_NO_WORD_BEFORE = rf"(?:(?<![^\W_])|{_ESCAPED})"
+_SLASH = r"(?:[/\\]|%2[Ff]|%5[Cc])(?:\.?(?:[/\\]|%2[Ff]|%5[Cc])){0,6}"
+_NAME = r"(?:[^/\\\s:;,'\"`()<>|&?*%\]}]|%(?!2[Ff]|5[Cc]))+"
+_AT = r"(?:@|%(?:25){0,3}40|\\u0040|&#64;)"
+_ASSIGNED = r"(?:[=>]|['\"]\s?:\s?)['\"]?"
+_OCTETS = r"(?:\d{1,3}\.){3}\d{1,3}"
+
+# versions of libraries have four numbers, too
+_BEFORE_VERSION = re.compile(
+    r"(?i)(?:[=<>~!]=|(?<![^\W_])v|\.so\.|(?:version|driver|release|module|libraries|packages\.[\w.-]+"
+    r"|(?:cuda|cudart|cudnn|cublas|cufft|cufile|curand|cusolver|cusparse|cutensor|cupti|nccl|nvcc|nvrtc|nvtx|nvjitlink"
+    r"|nvjpeg|nvshmem|nvml|npp|tensorrt|torch|triton|libcuda|glibc|python|opencv)(?:\d{1,2}|lt|mg|(?:[-_](?:cu\d+|dev|lib"
+    r"|libs|static|python|headless|runtime)))*)[\"'`]?[\s(/_<>=:-]{1,4}[\"'`v]?|(?:expected|found) `)$"
+)
+_AFTER_VERSION = re.compile(r"-(?:py|cp|pp|h[0-9a-f]|cuda|cu\d)|\+cu|\.(?:post|dev|rc|whl|tar|conda|dist-info|so)\b")
+_BEFORE_ADDRESS = re.compile(
+    r"(?i)(?:ssh|ping|curl|host|node|server|addr|address|ip|peer|to|at|from)[\s=:\"'`(\[]{1,4}$"
+)
+_VERSIONS = range(1, 32)  # first numbers of versions; 10 starts private addresses
+_PRIVATE = 10
+
+
+def _address(match: re.Match[str]) -> str:
+    """Return ``IP``, or the match if it's a version, loopback, or no address."""
+    text, (start, end) = match.string, match.span()
+    octets = [int(each) for each in match[0].split(".")]
+    before, after = text[max(0, start - 48) : start], text[end : end + 16]
+    # alone, or `NAME VERSION` in a code span: nothing else tells
+    is_alone = match[0] == text or (re.search(r"`[\w.-]+ $", before) and after[:1] == "`")
+    is_named = (
+        _BEFORE_VERSION.search(before)
+        or _AFTER_VERSION.match(after)
+        or (is_alone and octets[0] in _VERSIONS and octets[0] != _PRIVATE)
+    )
+    is_version = is_named and not _BEFORE_ADDRESS.search(before)
+    return match[0] if is_version or max(octets) > 255 or octets[0] in {0, 127} else "IP"
+
+
+def _address_6(match: re.Match[str]) -> str:
+    try:
+        address = IPv6Address(match[0])
+    except ValueError:
+        return match[0]
+    return match[0] if address.is_loopback or address.is_unspecified else "IP"
+
+
+class Kind(NamedTuple):
+    """What is removed. ``what`` is its name in the documentation; only texts that match ``where`` can contain it."""
+
+    what: str
+    stand_in: str | Callable[[re.Match[str]], str]
+    pattern: re.Pattern[str]
+    where: re.Pattern[str] | None = None
+
+    def removed(self, text: str) -> str:
+        """Return the text with a stand-in for each match."""
+        return text if self.where and not self.where.search(text) else self.pattern.sub(self.stand_in, text)
+
+
+_DOMAIN = r"(?:[a-z0-9-]{1,63}\.)+[a-z][a-z0-9-]{1,62}(?!\w)"
+# without a dot, and not the version of an action or a tool
+_SHORT_DOMAIN = r"(?!(?:latest|main|master|head|file|https?|git|ssh|sha\d+)\b)[a-z][a-z0-9-]*(?!\w|\.\d|://)"
+# before `hide_secrets`, which may take the start of an email address for a password, and leave its domain
+_LABELLED_EMAIL = re.compile(
+    rf"(?i)(?<![^\s\"'`(<,=])((?:[\w.+-]{{1,64}}:)?[\w.+-]{{1,64}}@)(?:{_DOMAIN}|{_SHORT_DOMAIN})(?![/:-])"
+)
+_SERIAL = (
+    r"(?:serial(?:[ ._-]?(?:number|num|nr|no|id))?|seriennummer|(?:service|asset)[ _-]?tag|(?<![a-z])s[/.]?n[ro]?)"
+    r"(?![a-z])"
+)
 _UUID = re.compile(
-    rf"\b(GPU|MIG)-(?:GPU-)?{_HEX}{{4}}[0-9a-fA-F/-]*(?![\w-])|(?<![\w-]){_HEX}{{8}}(?:-{_HEX}{{4}}){{3}}-{_HEX}{{12}}\b"
+    rf"(?i)(?<![a-z0-9])(?P<prefix>v?GPU|MIG)[-_](?:GPU[-_])?(?=[a-f_/-]*\d){_HEX}{{4,}}(?:[/_-]{_HEX}+)*(?![^\W_]|-)"
+    rf"|{_HEX}{{8}}(?P<dash>[-_:])(?:{_HEX}{{4}}(?P=dash)){{3}}{_HEX}{{12}}"
+    rf"|(?P<label>(?:[ug]uid|(?:machine|boot|system)[ _-]?id)[^\w\n]{{1,12}}){_HEX}{{8,32}}(?![\w-])"
+    rf"|(?P<kind>(?:GPU|MIG)(?:[^\w\n]|_){{0,12}}){_HEX}{{32}}(?!\w)"
 )
-_IP = re.compile(r"(?<![\w.:=-])(?:(?:\d{1,3}\.){3}\d{1,3}(?![\w.-])|[0-9a-fA-F]*:[0-9a-fA-F:]*:[0-9a-fA-F]*(?![\w:]))")
-# versions of libraries have four numbers, too: `9.1.0.70` alone is one, and so is `cudnn 9.1.0.70`
-_BEFORE_VERSION = re.compile(r"(?i)(?:version|driver|release|module|libraries|cuda|nv\w+|cu\w+|lib\w+|nccl|torch\w*) $")
-_TOO_SHORT = 3
-_COMMON = {"localhost", "root", "user", "ubuntu", "admin", "debian", "ec2-user", "nobody"}
+KINDS = (
+    Kind("UUIDs", "UUID", _UUID),
+    Kind(
+        "IP addresses",
+        _address,
+        re.compile(rf"(?:{_NO_WORD_BEFORE}|(?<=ip)|(?<=addr))(?<!\d\.){_OCTETS}(?![^\W_]|\.\d)"),
+    ),
+    Kind(
+        "IP addresses",
+        _address_6,
+        re.compile(
+            rf"(?:(?<![A-Za-z0-9:])|{_ESCAPED}|(?<=\w:)(?={_HEX}{{1,4}}:)){_HEX}{{0,4}}(?::{_HEX}{{0,4}}){{2,8}}(?![\w:])"
+        ),
+    ),
+    # after IPv6, of which six short groups look like a MAC address
+    Kind(
+        "MAC addresses",
+        r"\g<label>MAC",
+        re.compile(
+            rf"(?<!{_HEX}){_HEX}{{1,2}}:(?:{_HEX}{{1,2}}:){{4,18}}{_HEX}{{1,2}}(?![0-9A-Fa-f:])"
+            rf"|(?<!{_HEX}){_HEX}{{2}}-(?:{_HEX}{{2}}-){{4,18}}{_HEX}{{2}}(?!{_HEX})"
+            # three numbers or three words are none
+            rf"|(?<!{_HEX})(?<!{_HEX}[.-])(?=[\d.-]{{0,13}}[A-Fa-f])(?=[A-Fa-f.-]{{0,13}}\d)"
+            rf"{_HEX}{{4}}(?P<mark>[.-]){_HEX}{{4}}(?P=mark){_HEX}{{4}}(?![^\W_]|[.-]\w)"
+            r"|(?P<label>(?i:(?:mac(?:_?addr(?:ess)?)?|ether|hwaddr|lladdr)[^\w\n]{1,12}|enx))"
+            rf"(?:{_HEX}{{2}}[:. -]?){{5}}{_HEX}{{2}}(?![^\W_])"
+        ),
+    ),
+    Kind(
+        "IP addresses",
+        "IP",
+        re.compile(
+            r"(?i)(?<![a-z0-9])(?:(?:ip|ec2|vm|host|node)[-_]?(?:\d{1,3}[-_]){3}\d{1,3}(?![^\W_])(?:\.[a-z][\w-]*)*"
+            r"|(?:[a-z]+\d?-)?(?:\d{1,3}-){3}\d{1,3}(?:\.[a-z][\w-]*)+)"
+        ),
+    ),
+    Kind(
+        "home directories",
+        "~",
+        re.compile(
+            rf"(?i)(?:(?:/[\w.+-]{{1,255}}){{0,8}}|(?P<drive>[a-z]:)){_SLASH}"
+            rf"(?:home\d*|homes|users|documents and settings){_SLASH}{_NAME}(?:{_SLASH}\.\.{_SLASH}{_NAME})*"
+            # names in Windows may contain spaces; without a drive, what follows may be a sentence
+            rf"(?:(?: [\w.-]+){{1,3}}(?:(?=[/\\])|(?(drive)(?=[)\]}}>;,<'\"`]|$)|(?!))))?"
+            r"|(?<![\w./~\\-])~[a-z_][\w.-]*(?=[/\\])"
+            r"|(?<![\w./~-])/root(?=[/\s:;,'\"`()]|\.(?!\w)|$)"
+            r"|(?<![\w.~/\\%-])home/[\w.-]+(?=/)"
+        ),
+        re.compile(r"(?i)home|users|documents|~|/root"),
+    ),
+    Kind(
+        "user names",
+        r"\1USER",
+        re.compile(
+            rf"((?i:(?<![a-z0-9])(?<!</)(?:user(?:_?name)?|logname|login|owner){_ASSIGNED})|\b(?:[ug]id|groups)=\d+\(|torchinductor_)"
+            r"(?!(?:root|None|null|true|false|yes|no|unknown)\b)\d*[^\W\d](?:[\w.+-]*\w)?"
+        ),
+    ),
+    Kind(
+        "host names",
+        r"\1HOST",
+        re.compile(
+            rf"(?i)((?<![a-z0-9-])(?<!</)(?:host_?name|nodename|computername|master_addr)(?:{_ASSIGNED}|:\s?))"
+            r"(?!(?:localhost|IP|none|null|unknown)\b)(?=[\w.-]*[a-z])[a-z0-9](?:[\w.-]*\w)?"
+        ),
+    ),
+    Kind(
+        "email addresses",
+        "EMAIL",
+        re.compile(
+            rf"(?i)(?<![\w.+-])[\w.+-]+{_AT}(?:{_DOMAIN}|\[IP\])"
+            rf"|(?<![\w.+/-])[\w.+-]+{_AT}{_SHORT_DOMAIN}"
+        ),
+        re.compile(_AT),
+    ),
+    Kind(
+        "serial numbers",
+        r"\1SERIAL",
+        re.compile(
+            rf"(?i)({_SERIAL}[^\w\n]{{1,40}}(?:(?:is|was)[^\w\n]{{1,4}})?)(?=[A-Za-z_-]*\d)\w[\w/-]{{3,}}"
+            # the value below a heading
+            r"|(?<![\w.])\d{10,}(?!\w|\.\d)"
+        ),
+        re.compile(rf"(?i){_SERIAL}"),
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,74 +233,139 @@ class Identity:
     home: str = ""
 
     @classmethod
-    def of(cls, environment: Mapping[str, str], host: str) -> Identity:
-        """Return the identity in the environment of a process."""
-        user = environment.get("USER") or environment.get("LOGNAME") or environment.get("USERNAME") or ""
-        return cls(user=user, hosts=(host,), home=environment.get("HOME") or environment.get("USERPROFILE") or "")
+    def here(cls, host: str | None = None) -> Identity:
+        """Return the identity of this process, and another host, from which a record may come."""
+        import socket  # noqa: PLC0415 - slow to import, and only redaction needs it
 
-    def _patterns(self) -> Iterable[tuple[re.Pattern[str], str]]:
-        if len(self.home) > 1:
-            yield re.compile(rf"{re.escape(self.home)}(?![\w.-])"), "~"
+        user, home = (
+            next(filter(None, map(os.environ.get, names)), "")
+            for names in (("USER", "LOGNAME", "USERNAME"), ("HOME", "USERPROFILE"))
+        )
+        return cls(user=user, hosts=(socket.gethostname(), host or ""), home=home)
+
+    def kinds(self) -> Iterator[Kind]:
+        """Yield what to remove because it is known."""
+        parts = [re.escape(part) for part in re.split(r"[/\\]+", self.home) if part]
+        if parts[1:]:
+            lead = "" if self.home[0].isalpha() else _SLASH
+            yield Kind("home directories", "~", re.compile(rf"(?i){lead}{_SLASH.join(parts)}(?![\w-]|\.\w)"))
+        elif parts and parts[0].lower() not in {"home", "users"}:
+            yield Kind("home directories", "~", re.compile(rf"(?<![\w./\\~-])[/\\]{parts[0]}(?![\w-]|\.\w)"))
         for host in self.hosts:
             name, _, domain = host.partition(".")
-            if "." in domain:
-                yield re.compile(rf"(?<![\w@.-])(?:[\w-]+\.)*{re.escape(domain)}(?![\w-])"), "HOST"
-            if _is_telling(name):
-                yield re.compile(rf"(?<!\w){re.escape(name)}(?!\w)"), "HOST"
-        if _is_telling(self.user):
-            user = re.escape(self.user)
-            named = rf"(?i:(?<=user )|(?<=user=)|(?<=user: )|(?<=user ['\"`])|(?<=owner )){user}(?![\w-])"
-            yield re.compile(rf"(?<![\w-]){user}(?=@)|(?<=[/\\]){user}(?![A-Za-z0-9])|{named}"), "USER"
+            if "." in domain and not re.fullmatch(_OCTETS, host):
+                words = r"[._-]".join(map(re.escape, domain.split(".")))
+                yield Kind(
+                    "host names",
+                    "HOST",
+                    re.compile(rf"(?i)(?:(?<![\w.-])[\w.-]{{0,200}}[._-])?(?<![^\W_]){words}(?![\w-])"),
+                )
+            for pattern in _patterns(name, "host|hostname|node|server"):
+                yield Kind("host names", r"\1HOST", pattern)
+        of_home = parts[-1].replace("\\", "") if parts[1:] else ""
+        for user in dict.fromkeys((self.user, of_home)):
+            for pattern in _patterns(user, "user|username|owner|owned by|logname|login|account"):
+                yield Kind("user names", r"\1USER", pattern)
 
 
-def _is_telling(name: str) -> bool:
-    """Return whether a name identifies someone; replacing a common name would make strings unreadable."""
-    return len(name) >= _TOO_SHORT and name.lower() not in _COMMON
+def _patterns(name: str, labels: str) -> Iterator[re.Pattern[str]]:
+    """Yield patterns for a name, with what stays before it as their group."""
+    letters = "".join(each for each in name if each.isalpha()).lower()
+    has_number = any(each.isdigit() for each in name)
+    if (len(name) < 2 and letters.isascii()) or letters in {"root", "localhost"}:
+        return
+    escaped = re.escape(name)
+    if letters not in _FIELD | _ROLES and (len(letters) >= _LONG or not letters.isascii()):
+        between = rf"(?:[^\w\n]|_|%{_HEX}{{2}}){{0,2}}"
+        forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+        spelled = [between.join(map(re.escape, re.split(r"[\W_]+", form.strip("-_.")))) for form in forms]
+        anyhow = "|".join(dict.fromkeys([*spelled, re.escape(quote(name))]))
+        before, number = (_NO_WORD_BEFORE, "") if has_number else (_NO_LETTER_BEFORE, r"\d")
+        yield re.compile(rf"(?i)(){before}(?:{anyhow})(?![^\W{number}_])")
+        return
+    if has_number and letters not in _FIELD - _ROLES and len(name) > _LONG:
+        yield re.compile(rf"(){_NO_WORD_BEFORE}{escaped}(?![^\W_])")
+    elif letters not in _FIELD | _ROLES:
+        yield re.compile(rf"(?i)({_SLASH}(?:[\w.+-]{{0,64}}[-_.])?){escaped}(?![^\W_])")
+    yield re.compile(
+        rf"(?i)((?<![a-z])(?:{labels})(?:\s?[=:]\s?|\s)['\"`]?|~|(?<=\d)\(|(?<![\w.-])(?={escaped}{_AT})|@){escaped}(?![\w-])"
+    )
 
 
-def redactor(identity: Identity) -> Callable[[str], str]:
-    """Return a function that redacts a string, as the docstring of this module lists; equal UUIDs get equal numbers."""
-    own = tuple(identity._patterns())  # noqa: SLF001 - of this module
+def redactor(identity: Identity) -> Change:
+    """Return a function that redacts a string; equal UUIDs get equal numbers."""
     numbers: dict[str, int] = {}
 
     def numbered(match: re.Match[str]) -> str:
-        return f"{match[1] or 'UUID'}-redacted-{numbers.setdefault(match[0].lower(), len(numbers) + 1)}"
+        kept = match["label"] or match["kind"] or ""
+        value = re.sub(r"(?i)(?:v?gpu|mig)|[_-]", "", match[0][len(kept) :]).lower()
+        return f"{kept}{(match['prefix'] or 'UUID').upper()}-redacted-{numbers.setdefault(value, len(numbers) + 1)}"
+
+    kinds = [
+        each._replace(stand_in=numbered) if each.pattern is _UUID else each for each in (*identity.kinds(), *KINDS)
+    ]
 
     def clean(text: str) -> str:
-        text = hide_secrets(_DOMAIN.sub(r"\1EMAIL", text))
-        for pattern, stand_in in (*own, *_PATTERNS):
-            text = pattern.sub(stand_in, text)
-        return _IP.sub(_without_address, _UUID.sub(numbered, text))
+        text = hide_secrets(_LABELLED_EMAIL.sub(r"\1EMAIL", text))
+        for kind in kinds:
+            text = kind.removed(text)
+        return text
 
     return clean
 
 
-def _without_address(match: re.Match[str]) -> str:
-    try:
-        address = ipaddress.ip_address(match[0])
-    except ValueError:
-        return match[0]
-    is_version = match[0] == match.string or _BEFORE_VERSION.search(match.string, 0, match.start())
-    is_known = address.is_loopback or address.is_unspecified or (is_version and address.version == 4)
-    return match[0] if is_known else "IP"
+def redact_texts(value: T, clean: Change) -> T:
+    """Return a copy of a value with each string redacted as if its field were written before it: ``serial=…``."""
+
+    def labelled(text: str, label: str) -> str:
+        cleaned = clean(f"{label}={text}")
+        return cleaned[len(label) + 1 :] if label and cleaned.startswith(f"{label}=") else clean(text)
+
+    return cast("T", _changed(value, labelled, ""))
 
 
-def change_texts(value: T, change: Callable[[str], str]) -> T:
+def change_texts(value: T, change: Change) -> T:
     """Return a copy of a value of dataclasses, tuples, lists, and dicts with each string changed, but no dict key."""
-    return cast("T", _changed(value, change))
+    return cast("T", _changed(value, lambda text, _label: change(text), None))
 
 
-def _changed(value: Any, change: Callable[[str], str]) -> Any:
+# the values of envforge's own fields, which a reader of the record expects
+_CONSTANT = frozenset({"check", "code", "depth", "explicit", "group", "only", "question", "record", "skip", "what"})
+# they contain any text, so the name of the field around them counts
+_UNLABELLED = frozenset({"observed", "value", "wanted"})
+
+
+def _changed(value: Any, change: Callable[[str, str], str], label: str | None) -> Any:
+    """Change each string, and, with a label, which is None for no labels, each dict key and labelled number."""
     if type(value) is str:  # not a member of a string enumeration
-        return change(value)
+        return change(value, label or "")
     if isinstance(value, (tuple, list)):
-        return type(value)(_changed(item, change) for item in value)
+        return type(value)(_changed(item, change, label) for item in value)
     if isinstance(value, dict):
-        return {key: _changed(item, change) for key, item in value.items()}
+        if label is None:
+            return {key: _changed(item, change, None) for key, item in value.items()}
+        return _changed_dict(value, change, label)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = dataclasses.fields(value)
-        return dataclasses.replace(value, **{each.name: _changed(getattr(value, each.name), change) for each in fields})
+        names = [each.name for each in dataclasses.fields(value)]
+        labels = {name: label if name in _UNLABELLED or label is None else name for name in names}
+        kept = _CONSTANT if label is not None else frozenset[str]()
+        changed = {name: _changed(getattr(value, name), change, labels[name]) for name in names if name not in kept}
+        return dataclasses.replace(value, **changed)
     return value
+
+
+def _changed_dict(value: dict[Any, Any], change: Callable[[str, str], str], label: str) -> dict[Any, Any]:
+    changed: dict[Any, Any] = {}
+    for key, item in value.items():
+        name = new = change(key, "") if type(key) is str else key
+        number = 1
+        while new in changed:  # names of two users have the same stand-in
+            number += 1
+            new = f"{name}-{number}"
+        path = f"{label}.{name}".lstrip(".")
+        is_serial = type(item) is int and change(str(item), path) == "SERIAL"
+        changed[new] = _changed(str(item) if is_serial else item, change, path)
+    return changed
 
 
 def quoted(path: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from envforge.cli.options import FILE, Argument, FiniteRange, JsonOption, Option, takes
-from envforge.cli.verify import STDOUT, markdown_option, print_lines, write_reports
+from envforge.cli.verify import STDOUT, markdown_option, print_lines, redacted, write_reports
 
 if TYPE_CHECKING:
     from envforge.verify.reports.compare import FleetComparison
@@ -27,6 +27,7 @@ class CompareOptions:
     ] = 10.0
     markdown: Annotated[Path | None, markdown_option("Write a Markdown report, to stdout unless you name a FILE.")]
     html: Annotated[Path | None, Option("Write an HTML report.", metavar="FILE")]
+    no_redact: Annotated[bool, Option("Keep user names, host names, and serial numbers of records that contain them.")]
     verbose: Annotated[bool, Option("Also show equal values.", "-v", "--verbose")]
     as_json: JsonOption
 
@@ -44,7 +45,7 @@ def compare(options: CompareOptions) -> None:
     from envforge.base.envelope import finding, success
     from envforge.verify import reports
 
-    found = _compared(options.records, options.tolerance / 100)
+    found = _compared(options.records, options.tolerance / 100, is_redacted=not options.no_redact)
     markdown, html = reports.comparison_markdown, reports.comparison_html
     write_reports(found, [(options.markdown, markdown), (options.html, html)])
     if options.as_json:
@@ -59,7 +60,7 @@ def compare(options: CompareOptions) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _compared(records: Sequence[Path], tolerance: float) -> FleetComparison:
+def _compared(records: Sequence[Path], tolerance: float, *, is_redacted: bool) -> FleetComparison:
     from envforge.errors import RequestError
     from envforge.verify.checks import all_checks, choose, judge
     from envforge.verify.record import read_record_file
@@ -77,7 +78,8 @@ def _compared(records: Sequence[Path], tolerance: float) -> FleetComparison:
     reports = {}
     for name, path in zip(_names(records), records, strict=True):
         record = read_record_file(path)
-        reports[name] = judge(record, choose(record.asked, checks).checks)
+        report = judge(record, choose(record.asked, checks).checks)
+        reports[name] = redacted(report) if is_redacted else report
     return run(reports, tolerance=tolerance)
 
 

@@ -57,20 +57,14 @@ def info(options: InfoOptions) -> None:
     Include the output in bug reports. It contains no credentials, user names, host names, or addresses, and shows your
     home directory as `~`; `--json` shows complete paths. To show the machine in detail, run `envforge detect`.
     """
+    from envforge.base.redact import Identity, redactor
+
     here, home = Path.cwd(), Path.home()
     named = options.environment != EnvironmentOptions() or project_folder(here) is not None
     machine = chosen_machine(None)
     found = read_info(options.environment.meant() if named else None, os.environ, here, home, machine)
-    text = _redacted("\n".join(_to_words(found, machine)))
+    text = redactor(Identity.here())("\n".join(_to_words(found, machine)))
     print_result("info", _to_json(found, machine), text, as_json=options.as_json)
-
-
-def _redacted(text: str) -> str:
-    import socket
-
-    from envforge.base.redact import Identity, redactor
-
-    return redactor(Identity.of(os.environ, socket.gethostname()))(text)
 
 
 def _to_words(found: Info, machine: Machine) -> list[str]:

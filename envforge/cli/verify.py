@@ -198,7 +198,7 @@ def _run(questions: tuple[Question, ...], options: VerifyOptions, described: str
             selected, record = _observe(options, asked, checks, say)
     report = judge(record, selected)
     # after judging, so that no verdict depends on what is hidden; `--from` judges the redacted record again
-    report = report if options.no_redact else _redacted(report)
+    report = report if options.no_redact else redacted(report)
     _write(report, options)
     if not record.observed and any(lack.why in ("broken", "late") for lack in record.not_observed):
         raise click.exceptions.Exit(3)
@@ -294,13 +294,12 @@ def _observe(
     return selection.checks, record
 
 
-def _redacted(report: Report) -> Report:
-    import socket
-
+def redacted(report: Report) -> Report:
+    """Return the report without what identifies people and computers, as ``--no-redact`` prevents."""
     from envforge.base.redact import Identity
     from envforge.verify.record import redact
 
-    return redact(report, Identity.of(os.environ, socket.gethostname()))
+    return redact(report, Identity.here())
 
 
 def _write(report: Report, options: VerifyOptions) -> None:

@@ -270,8 +270,8 @@ def _profile_machine(name: str, row: _Profile) -> Machine:
 
 def redact(machine: Machine) -> Machine:
     """Return the machine without what identifies it; every fact that a build depends on is kept."""
-    from envforge.base.redact import Identity, change_texts, redactor  # noqa: PLC0415 - `detect` shows its own machine
+    from envforge.base.redact import Identity, redact_texts, redactor  # noqa: PLC0415 - `detect` shows its own machine
 
-    cleaned = change_texts(machine, redactor(Identity(hosts=(machine.hostname or "",))))
+    cleaned = redact_texts(machine, redactor(Identity.here(machine.hostname)))
     sources = tuple((fact, source) for fact, source in cleaned.sources if fact != "hostname")
     return dataclasses.replace(cleaned, hostname=None, sources=sources)

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 from envforge.base.documents import Document
 from envforge.base.envelope import Json, to_json
 from envforge.base.files import regular
-from envforge.base.redact import Identity, change_texts, redactor
+from envforge.base.redact import Identity, redact_texts, redactor
 from envforge.errors import EnvforgeError
 from envforge.machine.record import MachineRecordError, machine_from_json, machine_to_json
 from envforge.pytorch.matrix import FactsId
@@ -188,7 +188,7 @@ def redact(report: Report, identity: Identity) -> Report:
     # the observed computer can be another one than this, which writes the report
     observed = machine.machine.hostname if machine is not None else None
     clean = redactor(replace(identity, hosts=(*identity.hosts, observed or "")))
-    record, findings = change_texts((report.record, report.findings), clean)
+    record, findings = redact_texts((report.record, report.findings), clean)
     if record.machine is not None:
         facts = replace(record.machine, machine=replace(record.machine.machine, hostname=None))
         record = replace(record, machine=facts)

@@ -127,6 +127,16 @@ def test_every_form_is_written(files: Path, capsys: Captured) -> None:
     assert "2.17" in Path("c.html").read_text()
 
 
+def test_identities_in_a_record_are_shown_only_on_request(files: Path, capsys: Captured) -> None:
+    text = (files / "a.json").read_text(encoding="utf-8")
+    (files / "a.json").write_text(text.replace('"Tesla T4"', '"T4 of max@lab.example"'), encoding="utf-8")
+    shown = []
+    for option in ((), ("--no-redact",)):
+        main(["compare", "a.json", "c.json", "--json", *option])
+        shown.append("lab.example" in capsys.readouterr().out)
+    assert shown == [False, True]
+
+
 def test_a_record_of_another_version_is_refused_by_its_name(files: Path, capsys: Captured) -> None:
     value = {**record_to_json(record()), "record_version": 2}
     Path("new.json").write_text(json.dumps(value))

@@ -82,7 +82,7 @@ def shown(text: str) -> str:
 def test_names_homes_and_hosts_have_stand_ins() -> None:
     assert shown("/data/people/elvira/x and /home/max/y") == "~/x and ~/y"
     assert shown("gpu-box-7.lab.example, gpu-box-7, gpu-box-77") == "HOST, HOST, gpu-box-77"
-    assert shown("elvira@somewhere, /scratch/elvira/run") == "USER@somewhere, /scratch/USER/run"
+    assert shown("elvira@somewhere, /scratch/elvira/run") == "EMAIL, /scratch/USER/run"
 
 
 def test_identifiers_stay_distinct() -> None:

@@ -21,7 +21,6 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from packaging.version import InvalidVersion, Version
 
 from envforge.base.documents import Document, NonEmpty, Sha256
-from envforge.base.files import regular
 from envforge.base.urls import Url, show_url
 from envforge.errors import Hint, printable
 from envforge.lock.lockfile import (
@@ -31,6 +30,7 @@ from envforge.lock.lockfile import (
     LockfileError,
     VariableName,
     VariableValue,
+    text_of,
     variables_text,
 )
 from envforge.lock.platforms import KNOWN_PLATFORMS, marker_environment
@@ -70,22 +70,14 @@ def pylock_of(lockfile: Path) -> Path:
 
 def lockfile_of(pylock: Path) -> Path:
     """Return the path of the lockfile that a pylock.toml was made from; it may not exist."""
-    found = re.search(r'^lockfile = "([^"/\\]+)"$', _text_of(pylock), re.MULTILINE)
+    found = re.search(r'^lockfile = "([^"/\\]+)"$', text_of(pylock), re.MULTILINE)
     return pylock.with_name(found[1] if found else LOCK_FILE)
 
 
 def has_own_pylock(lockfile: Path) -> bool:
     """Return whether ``lock --pylock`` wrote a pylock.toml next to a lockfile."""
-    text = _text_of(pylock_of(lockfile))
+    text = text_of(pylock_of(lockfile))
     return is_own(text) and f"[tool.{CREATED_BY}]" in text
-
-
-def _text_of(path: Path) -> str:
-    """Return the text of a file; empty if it can't be read."""
-    try:
-        return regular(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
 
 
 def lock_sha256(lock: Lockfile) -> str:

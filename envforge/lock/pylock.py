@@ -43,8 +43,9 @@ if TYPE_CHECKING:
 
 LOCK_SHA256 = "sha256"
 EDITED = "edited"
-_PACKAGES_SHA256 = "packages_sha256"
+_CONTENT_SHA256 = "content_sha256"
 CREATED_BY = "envforge"
+HOW_TO_CHANGE = "To change it, edit environment.yml, then run"  # in the header of ``lock --pylock``, not of exports
 _ANY_PYTHON = Version("3.12")  # the markers of a platform don't depend on the version
 # newer than any real glibc and macOS: `install` compares the requirements of the chosen wheel with the machine
 _NEWEST = {"__glibc": "2.99", "__osx": "99.0"}
@@ -75,9 +76,14 @@ def lockfile_of(pylock: Path) -> Path:
 
 
 def has_own_pylock(lockfile: Path) -> bool:
-    """Return whether ``lock --pylock`` wrote a pylock.toml next to a lockfile."""
-    text = text_of(pylock_of(lockfile))
-    return is_own(text) and f"[tool.{CREATED_BY}]" in text
+    """Return whether ``lock --pylock`` wrote the pylock.toml next to a lockfile, even if it was damaged since."""
+    path = pylock_of(lockfile)
+    return path.exists() and is_of_lock(text_of(path))
+
+
+def is_of_lock(text: str) -> bool:
+    """Return whether ``lock --pylock`` wrote a pylock.toml, by any trace that an edit or a bad merge leaves of it."""
+    return not text.strip() or HOW_TO_CHANGE in text.partition("\n")[0] or f"[tool.{CREATED_BY}]" in text
 
 
 def lock_sha256(lock: Lockfile) -> str:
@@ -115,13 +121,16 @@ def render_pylock(
         packages.append(_package(rows, [] if len(rows) == len(wheels) else [markers[name] for name in rows]))
     document["packages"] = packages
     if own is not None:
-        rows = document.unwrap()["packages"]
-        document["tool"] = {CREATED_BY: {**own, _PACKAGES_SHA256: _packages_sha256(rows)}}
+        digest = _content_sha256({**document.unwrap(), "tool": {CREATED_BY: own}})
+        document["tool"] = {CREATED_BY: {**own, _CONTENT_SHA256: digest}}
     return tomlkit.dumps(document)
 
 
-def _packages_sha256(rows: object) -> str:
-    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
+def _content_sha256(values: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of all values of a file but itself, to find edits that leave the file valid."""
+    own = {name: value for name, value in values["tool"][CREATED_BY].items() if name != _CONTENT_SHA256}
+    text = json.dumps({**values, "tool": own}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _marker(platform: str) -> str:
@@ -206,7 +215,7 @@ class _Package:
 @dataclass(frozen=True, slots=True)
 class _Own:
     sha256: str = ""
-    packages_sha256: str | None = None
+    content_sha256: str | None = None
     variables: dict[VariableName, VariableValue] = field(default_factory=dict)
 
 
@@ -271,8 +280,8 @@ def parse_pylock(text: str, where: str) -> Lockfile:
                 raise document.fault(path, f"one package `{locked.name}` for {locked.platform}", "another one")
             packages[locked.platform, locked.name] = locked
     own = read.tool.envforge
-    # earlier versions recorded no checksum of the packages
-    was_edited = own.packages_sha256 not in (None, _packages_sha256(values["packages"]))
+    # earlier versions recorded no checksum of the content
+    was_edited = own.content_sha256 is not None and own.content_sha256 != _content_sha256(values)
     return Lockfile(
         platforms=platforms,
         channels=(),
@@ -287,6 +296,8 @@ def parse_pylock(text: str, where: str) -> Lockfile:
 def _refuse_foreign(document: Document, values: Mapping[str, Any], where: str) -> None:
     """Raise ``LockfileError`` for a file of another tool, with the commands that install it."""
     creator = document.convert(values.get("created-by"), NonEmpty, "created-by")
+    if creator != CREATED_BY and CREATED_BY in (values.get("tool") or {}):
+        raise document.fault("created-by", f"`{CREATED_BY}`", creator)
     if creator != CREATED_BY:
         raise LockfileError(
             f"`{where}` was created by `{printable(creator)}`, but envforge reads only a pylock.toml of its own",

@@ -609,7 +609,7 @@ def read_records(prefix: Path, name: str = "") -> tuple[rattler.PrefixRecord, ..
 
 
 def _complete_record(artifact: Artifact, prefix: Path, spec: str | None, folder: Path) -> None:
-    """Complete the record that rattler wrote, as conda writes it: with the request, the locked URL, and no hash of a link."""
+    """Complete the record that rattler wrote as conda does: the request, the locked URL, and no hashes of links."""
     path = prefix / "conda-meta" / f"{record_name(artifact)}.json"
     url = show_url(artifact.package.url)
     record = with_request(load_record(path), spec)

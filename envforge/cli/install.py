@@ -288,7 +288,7 @@ def _staleness(lockfile: Path) -> str:
     try:
         made_from = dict(read_lockfile(lockfile).custom_metadata).get(INPUT_SHA256)
     except LockfileError:  # an explicit file, which doesn't record its input
-        return ""
+        made_from = None
     if made_from is None:
         return ""
     try:

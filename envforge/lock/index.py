@@ -237,8 +237,8 @@ class PlatformIndex:
                 raise EnvforgeError(
                     f"`{name}` has two owners on {self.wanted.platform}: "
                     f"`{requirement}` under `pip:`, and conda package `{conda}`",
-                    hint=f"remove `{name}` from `pip:`, and write `- {_from_conda(provided.name, requirement)}` among the "
-                    f"conda dependencies; or remove `{provided.name}` and the packages that need it from those",
+                    hint=f"remove `{name}` from `pip:`, and write `- {_from_conda(provided.name, requirement)}` among "
+                    f"the conda dependencies; or remove `{provided.name}` and the packages that need it from those",
                     code="two-owners",
                 )
 

@@ -23,7 +23,14 @@ from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.base.urls import Url, show_url
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.names import NameMapping
-from envforge.lock.project import LOCK_FILE, VARIANTS_DIRECTORY, environment_in, find_environment, lock_command, project_command
+from envforge.lock.project import (
+    LOCK_FILE,
+    VARIANTS_DIRECTORY,
+    environment_in,
+    find_environment,
+    lock_command,
+    project_command,
+)
 
 Manager = Literal["conda", "pip"]
 VariableName = Annotated[str, matching(r"[A-Za-z_][A-Za-z0-9_]*", "a variable name")]
@@ -158,8 +165,7 @@ def _source_missing(lockfile: Path, path: Path, recorded: Sequence[Path]) -> Env
     if left:
         hints += (Hint("to lock without it, which removes its packages from the lockfile", lock_from(*left)),)
     return EnvforgeError(
-        f"`{path}` does not exist, but `{lockfile}` was created from "
-        + ", ".join(f"`{one}`" for one in recorded),
+        f"`{path}` does not exist, but `{lockfile}` was created from " + ", ".join(f"`{one}`" for one in recorded),
         hint=hints,
         code="source-missing",
     )

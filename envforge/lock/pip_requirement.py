@@ -96,10 +96,11 @@ def _directory(match: re.Match[str]) -> tuple[Hint, ...]:
     directory = shlex.quote(match["directory"].strip().strip("'\""))
     option = "-e " if match.re is _EDITABLE else ""
     return (
-        Hint("remove the line"),
+        Hint("remove the line, and list `- pip` among the dependencies"),
         Hint(
-            "to install the directory into the environment",
-            f"envforge install && envforge run -- pip install --no-deps {option}{directory}",
+            "to install the directory into the environment, then",
+            # `-m`, because without pip in the environment, `pip` would be that of another Python
+            f"envforge lock && envforge install && envforge run -- python -m pip install --no-deps {option}{directory}",
         ),
     )
 

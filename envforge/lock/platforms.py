@@ -125,7 +125,11 @@ def _is_meant(text: str) -> bool:
     if tokens is None:  # a comparison, or `linux|osx`: other words make it a sentence
         words = re.findall(r"[a-z_][\w-]*", re.sub(r"""'[^']*'|"[^"]*"|(?<![\w-])\d[\w.]*""", "", text.lower()))
         named = [word in SELECTORS or word in _FOREIGN for word in words]
-        rest = [word for word, is_named in zip(words, named, strict=True) if not is_named and word not in (*_OPERATORS, "in")]
+        rest = [
+            word
+            for word, is_named in zip(words, named, strict=True)
+            if not is_named and word not in (*_OPERATORS, "in")
+        ]
         is_comparison = _COMPARISON.search(text) is not None
         return (any(named) or is_comparison) and all(is_comparison and re.fullmatch(_VARIABLE, word) for word in rest)
     names = _names(tokens)

@@ -176,7 +176,9 @@ _DAMAGE: dict[str, Callable[[str], str]] = {
     "fewer environments": lambda text: re.sub(r"environments = .*", "environments = []", text),
     "another variable": lambda text: text.replace('MODE = "fast"', 'MODE = "slow"'),
     "no variables": lambda text: re.sub(r"\[tool.envforge.variables\]\n.*\n", "", text),
-    "a dependency less": lambda text: re.sub(r'(?s)\[\[packages\]\]\nname = "mpmath".*?(?=\[\[packages\]\]\n)', "", text),
+    "a dependency less": lambda text: re.sub(
+        r'(?s)\[\[packages\]\]\nname = "mpmath".*?(?=\[\[packages\]\]\n)', "", text
+    ),
     "another checksum": lambda text: re.sub('(?<=sha256 = ")[0-9a-f]{64}', "0" * 64, text, count=1),
 }
 

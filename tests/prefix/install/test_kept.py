@@ -74,9 +74,7 @@ def test_records_contain_what_the_environment_file_requests(
     assert found[1] == {"binary": "binary", "extra": "extra", "greeting": "greeting"}
 
 
-def test_records_of_links_and_directories_have_only_the_fields_that_conda_writes(
-    place: Place, tmp_path: Path
-) -> None:
+def test_records_of_links_and_directories_have_only_the_fields_that_conda_writes(place: Place, tmp_path: Path) -> None:
     own = Channel(tmp_path / "own")
     links = {"share/directory": "real", "share/file": "real/file", "share/of-other": "greeting.txt", "share/up": ".."}
     files = (File(path="share/real/file", data=b"x\n"), *(File(path=p, link_to=to) for p, to in links.items()))

@@ -206,22 +206,22 @@ class _Reader:
 
         An alias of a package with a selector is an error, too: YAML has no comments in what an alias repeats.
         """
-        anchor: yaml.Token | None = None
+        anchor = ""
         limited: set[str] = set()
         for token in yaml.scan(self._text, Loader=yaml.SafeLoader):
-            is_alias = isinstance(token, yaml.AliasToken)
-            if anchor is not None:
+            alias = str(token.value) if isinstance(token, yaml.AliasToken) else ""
+            if anchor:
                 is_limited = self._selected_after(token, _COMMENT) != EVERYWHERE
-                (limited.add if is_limited else limited.discard)(anchor.value)
-            anchor = token if isinstance(token, yaml.AnchorToken) else None
+                (limited.add if is_limited else limited.discard)(anchor)
+            anchor = str(token.value) if isinstance(token, yaml.AnchorToken) else ""
             if not isinstance(token, _WITHOUT_COMMENT):
                 continue
-            if self._selected_after(token, _COMMENT if is_alias else _ONLY_COMMENT) == EVERYWHERE:
-                if is_alias and token.value in limited:
-                    what = f"the alias `*{token.value}` repeats a package with a selector"
+            if self._selected_after(token, _COMMENT if alias else _ONLY_COMMENT) == EVERYWHERE:
+                if alias in limited:
+                    what = f"the alias `*{alias}` repeats a package with a selector"
                     self._fail(token, what, _NO_ALIAS, code="bad-selector")
                 continue
-            if is_alias:
+            if alias:
                 self._fail(token, "an alias has a selector", _NO_ALIAS, code="bad-selector")
             self._fail(token, "a selector comes before its package", _AT_PACKAGES, code="bad-selector")
 

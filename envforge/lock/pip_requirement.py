@@ -96,9 +96,9 @@ def _directory(match: re.Match[str]) -> tuple[Hint, ...]:
     directory = shlex.quote(match["directory"].strip().strip("'\""))
     option = "-e " if match.re is _EDITABLE else ""
     return (
-        Hint("remove the line, and list `- pip` among the dependencies"),
+        Hint("remove the line"),
         Hint(
-            "to install the directory into the environment, then",
+            "to install the directory into the environment, list `- pip` among the dependencies, then",
             # `-m`, because without pip in the environment, `pip` would be that of another Python
             f"envforge lock && envforge install && envforge run -- python -m pip install --no-deps {option}{directory}",
         ),

@@ -7,9 +7,8 @@ import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
+from envforge.base.distribution import file_url_path
 from envforge.lock.project import ENVFORGE_DIRECTORY
 from envforge.prefix.cache import walk
 from envforge.prefix.installed import read_conda, read_distributions, site_packages_of
@@ -59,7 +58,8 @@ def _own(prefix: Path) -> Iterator[str]:
     skipped = (*_OF_ENVIRONMENT, *(_OF_VENV if site_packages else ()))
     site_packages = site_packages or site_packages_of(conda, prefix)
     wheels = read_distributions(prefix, site_packages, conda) if site_packages else ()
-    owned = {claim.path for package in (*conda, *wheels) for claim in package.claims}
+    claims = [claim for package in conda for claim in package.claims]
+    owned = {claim.path for claim in (*claims, *(claim for wheel in wheels for claim in wheel.claims))}
     found = [path for path in _files(prefix) if path.split("/", 1)[0] not in skipped]
     # a package may list a file through a directory that is a link
     root = os.path.realpath(prefix)
@@ -72,7 +72,7 @@ def editable_command(prefix: Path, url: str, before: str, *, has_pip: bool) -> s
 
     ``before`` is where the environment was: a directory of its project has moved with it.
     """
-    folder = Path(url2pathname(urlsplit(url).path))
+    folder = Path(file_url_path(url))
     project = Path(before).parent
     if before and not folder.exists() and folder.is_relative_to(project):
         folder = prefix.parent / folder.relative_to(project)

@@ -288,7 +288,9 @@ def _refuse(inputs: Inputs) -> None:
         if category not in known:
             raise RequestError(
                 f"no environment file has the category `{category}`; found: {', '.join(sorted(known))}",
-                hint="write `category: NAME` at the top level of a file, and pass each file with `--file`",
+                hint="pass `--category` for each name"
+                if known.issuperset(category.split(","))
+                else "write `category: NAME` at the top level of a file, and pass each file with `--file`",
                 code="no-such-category",
             )
     for file in inputs.files:

@@ -411,6 +411,9 @@ def test_virtual_packages_have_the_versions_as_they_are_written() -> None:
 def test_category_that_a_lockfile_could_not_record_is_an_error(category: str) -> None:
     with pytest.raises(EnvforgeError, match="is not the name of a category"):
         read(f"category: {category}\n{HEAD}  - a\n")
+    with pytest.raises(RequestError, match="no environment file has the category `main,dev`") as caught:
+        read(f"{HEAD}  - a\n", f"category: dev\n{HEAD}  - b\n", categories=("main,dev",))
+    assert caught.value.hint == "pass `--category` for each name"
 
 
 @pytest.mark.usefixtures("project")

@@ -363,7 +363,7 @@ def test_lines_for_one_package_that_exclude_each_other_are_named(lines: str, wha
     [
         ("subdir: {linux-64: {}}\n", 1, "the key `subdir` is unknown", "did you mean `subdirs:`?"),
         ("subdirs:\n  linux-46: {packages: {}}\n", 2, "the key `linux-46` is unknown", "did you mean `linux-64:`?"),
-        ("subdirs: {linux-64: {pakages: {}}}\n", 1, "the key `pakages` is unknown", "did you mean `packages:`?"),
+        ("subdirs: {linux-64: {package: {}}}\n", 1, "the key `package` is unknown", "did you mean `packages:`?"),
         (
             "subdirs: {linux-64: {packages: {glibc: '2.4'}}}\n",
             1,

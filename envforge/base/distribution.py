@@ -259,11 +259,14 @@ def _direct_url() -> dict[str, Any]:
 
 
 def _local_directory(source: Mapping[str, Any]) -> str | None:
+    return file_url_path(str(source["url"])) if "dir_info" in source else None
+
+
+def file_url_path(url: str) -> str:
+    """Return the path of a ``file:`` URL, as in ``direct_url.json``."""
     from urllib.request import url2pathname  # noqa: PLC0415 - slow to import, and only hints need it
 
-    if "dir_info" not in source:
-        return None
-    return url2pathname(urlsplit(str(source["url"])).path)
+    return url2pathname(urlsplit(url).path)
 
 
 def _checkout(source: Mapping[str, Any]) -> str | None:

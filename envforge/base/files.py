@@ -76,12 +76,23 @@ def exclusive_lock(lockfile: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def workshop() -> Iterator[Path]:
-    """Create a private temporary directory, and remove it afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="envforge-lock-"))
+    """Create a private temporary directory, and remove it afterwards; raise ``OutsideError`` if it is full."""
+    folder = None
     try:
+        folder = Path(tempfile.mkdtemp(prefix="envforge-lock-"))
         yield folder
+    except OSError as error:
+        place = str(error.filename or tempfile.gettempdir())
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT} or not place.startswith(tempfile.gettempdir()):
+            raise
+        raise OutsideError(
+            f"cannot write to the temporary directory `{tempfile.gettempdir()}`: {error.strerror}",
+            hint="free disk space there; to use another directory for temporary files, set `TMPDIR=DIR`",
+            code="temporary-full",
+        ) from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @functools.cache

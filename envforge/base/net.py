@@ -385,8 +385,9 @@ def credentials_hints(url: str, source: str = "") -> tuple[Hint, ...]:
         return (Hint(f"check the URL `{show_url(source)}`"),)
     names = [match[1] or match[2] for match in VARIABLE.finditer(user_info)]
     unset = [f"`{name}`" for name in names if not os.environ.get(name)]
-    if unset and without_user(url) == without_user(source):
-        return (Hint(f"set {' and '.join(unset)}, which the URL refers to"),)
+    if names and without_user(url) == without_user(source):
+        found = " and ".join(unset or (f"`{name}`" for name in names))
+        return (Hint(f"{'set' if unset else 'check the value of'} {found}, which the URL refers to"),)
     return (Hint(f"add credentials for `{host}` to `~/.netrc` or the keyring"),)
 
 

@@ -276,13 +276,18 @@ def _stale_warning(lockfile: Path) -> str:
 
 def _staleness(lockfile: Path, lock: Lockfile) -> str:
     """Return a warning if envforge made the lockfile from another environment.yml than the one next to it."""
-    from envforge.lock.lockfile import INPUT_SHA256, recorded_sources
+    from envforge.lock.lockfile import INPUT_SHA256, recorded_sources, sources_in
     from envforge.lock.project import lock_command, recorded_sha256
 
     files = recorded_sources(lockfile)
     environment = files[0]
+    missing = [path for path in sources_in(lockfile) if not path.is_file()]
+    if not environment.is_file():
+        return ""
+    if missing and environment in sources_in(lockfile):
+        return f"`{missing[0]}` does not exist; the lockfile can't be compared with it, and is installed as it is"
     made_from = dict(lock.custom_metadata).get(INPUT_SHA256)
-    if made_from is None or not environment.is_file():
+    if made_from is None:
         return ""
     try:
         if recorded_sha256(files) == made_from:

@@ -98,11 +98,14 @@ def run(options: RunOptions) -> None:
     Exits with the exit code of CMD, with 126 if CMD can't be started, or with 127 if it isn't found. Write options of
     envforge before CMD; everything after CMD belongs to CMD.
     """
-    from envforge.prefix.activation import activation, become
+    from envforge.prefix.activation import activation, become, foreign_program
 
     environment, command = options.environment.usable(), options.command
     words = command[1:] if command[0] == "--" else command
-    become(words, activation(environment.prefix, environment.label, os.environ), os.environ)
+    active = activation(environment.prefix, environment.label, os.environ)
+    if words and (warning := foreign_program(words[0], active, os.environ)):
+        click.echo(f"warning: {warning}", err=True)
+    become(words, active, os.environ)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

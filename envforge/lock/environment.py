@@ -7,7 +7,7 @@ table of the grammar.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -23,7 +23,7 @@ from envforge.errors import EnvforgeError, Hint
 from envforge.lock.lockfile import is_reserved_variable
 from envforge.lock.match_spec import SUBDIR, BadSpecError, Spec, parse_spec
 from envforge.lock.pip_requirement import BadRequirementError, parse_requirement
-from envforge.lock.platforms import EVERYWHERE, SelectorError, parse_selector, selector_of_comment
+from envforge.lock.platforms import EVERYWHERE, KNOWN_PLATFORMS, SelectorError, parse_selector, selector_of_comment
 
 Section = Literal["conda", "pip"]
 _Marked = yaml.Node | yaml.Token  # what has a place in the text
@@ -39,6 +39,11 @@ _KEYS = (
     "allow-pypi-requests",
     "category",
     "variables",
+)
+# of conda: others are accepted unless they resemble one of these
+_VIRTUAL = (
+    *("__archspec", "__conda", "__cuda", "__cuda_arch", "__freebsd", "__glibc", "__linux", "__musl", "__osx"),
+    *("__unix", "__win"),
 )
 _CHANNEL = re.compile(r"[a-z+]+://\S+|(?:[A-Za-z]:)?[/\\].*|[\w.-]+(?:/[\w.-]+)*/?")
 _SELECTOR_KEY = re.compile(r"sel\((.*)\)")
@@ -105,18 +110,29 @@ def parse_environment(text: str, path: Path) -> Environment:
     return _Reader(text, path).environment()
 
 
+def parse_virtual_packages(text: str, path: Path) -> dict[str, dict[str, str]]:
+    """Parse a virtual-packages.yml: the versions by platform and name; raise ``EnvforgeError`` as for the other."""
+    return _Reader(text, path).virtual_packages()
+
+
 class _Reader:
     """Read one file. The node graph of YAML has the line of each value, and all keys of a mapping."""
 
     def __init__(self, text: str, path: Path) -> None:
         self._path = path
         self._text = text
-        self._top = self._keys(self._compose(), "a mapping with `dependencies:`")
-        self._category = self._string("category", "main")
-        if not self._category.strip():
-            self._fail(self._top["category"][1], "the value of `category:` is empty", "write `category: main`")
+        self._category = "main"
+        self._top: Keys = {}
 
     def environment(self) -> Environment:
+        root = self._compose()
+        if root is None:
+            raise self._error(None, "the file is empty", "add `channels:`, `platforms:`, and `dependencies:`")
+        self._top = self._keys(root, "a mapping with `dependencies:`")
+        self._category = self._string("category", "main")
+        if not re.fullmatch(r"[^\s,](?:[^,]*[^\s,])?", self._category):  # commas separate categories in a lockfile
+            hint = "write one name without a comma, such as `category: main`"
+            self._fail(self._top["category"][1], f"`{self._category}` is not the name of a category", hint)
         for name, (key, _) in self._top.items():
             if name not in _KEYS:
                 near = nearest(name.lower().replace("_", "-"), _KEYS, alike=_ALIKE)
@@ -145,31 +161,75 @@ class _Reader:
             indexes=self._sequence("pip-repositories"),
         )
 
-    def _compose(self) -> yaml.Node:
+    def virtual_packages(self) -> dict[str, dict[str, str]]:
+        """Return the versions in a virtual-packages.yml by platform and name, as they are written."""
+        root = self._compose()
+        top = {} if root is None else self._known_keys(root, ("subdirs",))
+        platforms = {} if not top else self._known_keys(top["subdirs"][1], KNOWN_PLATFORMS)
+        found: dict[str, dict[str, str]] = {}
+        for platform, (_, value) in platforms.items():
+            below = {} if _is_null(value) else self._known_keys(value, ("packages",))
+            packages = {} if not below else self._known_keys(below["packages"][1], _VIRTUAL, is_closed=False)
+            found[platform] = {name: self._virtual(name, *pair) for name, pair in packages.items()}
+        return found
+
+    def _known_keys(self, node: yaml.Node, known: Sequence[str], *, is_closed: bool = True) -> Keys:
+        """Return the entries of a mapping, which is empty if it is null; raise for a key that is none of ``known``."""
+        found = {} if _is_null(node) else self._keys(node, f"a mapping with `{known[0]}:`")
+        for name, (key, value) in found.items():
+            if self._selected(key) != EVERYWHERE or self._selected(value) != EVERYWHERE:
+                self._fail(key, f"`{name}:` has a selector", "list each platform below `subdirs:`", "bad-selector")
+            near = nearest(name, known, alike=_ALIKE if is_closed else 0.8)
+            if name not in known and (is_closed or near):
+                hint = f"did you mean `{near}:`?" if near else f"use {', '.join(f'`{one}:`' for one in known)}"
+                self._fail(key, f"the key `{name}` is unknown", hint)
+        return found
+
+    def _virtual(self, name: str, key: yaml.Node, value: yaml.Node) -> str:
+        if not re.fullmatch(r"__[a-z0-9_]+", name):
+            self._fail(key, f"`{name}` is not the name of a virtual package", "write two underscores, as in `__glibc`")
+        text = self._scalar(value, "a version", is_string=False)  # the text, because YAML reads 2.40 as the number 2.4
+        if not re.fullmatch(r"\d[\w.]*(?: \S+)?", text):
+            self._fail(value, f"`{text}` is not a version of `{name}`", f'write it as in `{name}: "2.28"`')
+        return text
+
+    def _compose(self) -> yaml.Node | None:
         try:
             check_yaml_depth(self._text, _LONGEST_TEXT)
             root = yaml.compose(self._text, Loader=yaml.SafeLoader)
             self._refuse_lost_selectors()
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise self._not_yaml(error) from error
-        if root is None:
-            raise self._error(None, "the file is empty", "add `channels:`, `platforms:`, and `dependencies:`")
         return root
 
     def _refuse_lost_selectors(self) -> None:
-        """Raise for a selector that belongs to no package, because it follows an alias or something that opens."""
+        """Raise for a selector that belongs to no package, because it follows an alias or something that opens.
+
+        An alias of a package with a selector is an error, too: YAML has no comments in what an alias repeats.
+        """
+        anchor = ""
+        limited: set[str] = set()
         for token in yaml.scan(self._text, Loader=yaml.SafeLoader):
+            alias = str(token.value) if isinstance(token, yaml.AliasToken) else ""
+            if anchor:
+                is_limited = self._selected_after(token, _COMMENT) != EVERYWHERE
+                (limited.add if is_limited else limited.discard)(anchor)
+            anchor = str(token.value) if isinstance(token, yaml.AnchorToken) else ""
             if not isinstance(token, _WITHOUT_COMMENT):
                 continue
-            is_alias = isinstance(token, yaml.AliasToken)
-            start = token.end_mark.index
-            match = (_COMMENT if is_alias else _ONLY_COMMENT).match(self._text[start : next_line(self._text, start)])
-            if match is None or self._selects(token, match[1]) == EVERYWHERE:
+            if self._selected_after(token, _COMMENT if alias else _ONLY_COMMENT) == EVERYWHERE:
+                if alias in limited:
+                    what = f"the alias `*{alias}` repeats a package with a selector"
+                    self._fail(token, what, _NO_ALIAS, code="bad-selector")
                 continue
-            if is_alias:
-                hint = "write the package itself in place of the alias"
-                self._fail(token, "an alias has a selector", hint, code="bad-selector")
+            if alias:
+                self._fail(token, "an alias has a selector", _NO_ALIAS, code="bad-selector")
             self._fail(token, "a selector comes before its package", _AT_PACKAGES, code="bad-selector")
+
+    def _selected_after(self, token: yaml.Token, comment: re.Pattern[str]) -> frozenset[str]:
+        start = token.end_mark.index
+        match = comment.match(self._text[start : next_line(self._text, start)])
+        return EVERYWHERE if match is None else self._selects(token, match[1])
 
     def _not_yaml(self, error: Exception) -> EnvforgeError:
         mark = getattr(error, "problem_mark", None)
@@ -429,7 +489,9 @@ class _Reader:
             is_list = isinstance(node, yaml.SequenceNode) and is_string
             self._fail(node, f"expected {expected}, found {_kind(node)}", _ONE_EACH if is_list else _REMOVE)
         if is_string and node.tag != "tag:yaml.org,2002:str":
-            self._fail(node, f"expected {expected}, found {_kind(node)} `{node.value}`", f'write `"{node.value}"`')
+            # a number is a version without its package, and no package has such a name
+            hint = f'write `"{node.value}"`' if node.value[:1].isalpha() else f"write {expected}"
+            self._fail(node, f"expected {expected}, found {_kind(node)} `{node.value}`", hint)
         return str(node.value)
 
     def _line(self, node: _Marked) -> Line:
@@ -449,6 +511,8 @@ class _Reader:
 # what a message of PyYAML contains, and what works instead
 _YAML_HINTS = (
     ("\\t", "write spaces instead of the tab"),
+    ("'@'", "write a name such as `numpy`, which can't start with `@`"),
+    ("'`'", "write the value without backquotes"),
     ("'%'", "write the values themselves: `{% … %}` is not YAML"),
     ("another document", "write one document, without `---` between its lines"),
     ("mapping values are not allowed", "write quotes around the value"),
@@ -457,6 +521,7 @@ _YAML_HINTS = (
     ("undefined alias", "define the anchor above, or write the value"),
 )
 _REMOVE = "remove it"
+_NO_ALIAS = "write the package itself in place of the alias"
 _NOT_CONTAINED = "remove it: a lockfile contains only conda packages and, below `pip:`, wheels"
 _ONE_EACH = "write each as `- NAME` on its own line"
 _AT_PACKAGES = "write selectors at the packages"
@@ -481,6 +546,8 @@ def _package_of(name: str, value: yaml.Node) -> str:
     if not isinstance(value, yaml.ScalarNode) or _is_null(value):
         return name
     version = str(value.value)
+    if name.rstrip().endswith(":"):  # `conda-forge :: numpy`
+        return f"{name.rstrip(': ')}::{version}"
     return f"{name} {version}" if version[:1] in set("=<>!~*") else f"{name} ={version}"
 
 

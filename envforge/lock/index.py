@@ -38,6 +38,7 @@ from packaging.version import Version
 from envforge.base.urls import show_url, without_user
 from envforge.errors import EnvforgeError, OutsideError
 from envforge.lock.condalock import Solve, SolvedPackage, read_solve
+from envforge.lock.match_spec import BadSpecError, parse_spec
 from envforge.lock.names import NameMapping, is_torch_family
 from envforge.lock.pages import Downloads, IndexFile, Link, Page, quoted, render_page
 from envforge.lock.platforms import MACHINES, marker_environment
@@ -164,6 +165,7 @@ class PlatformIndex:
     newer: dict[str, str] = field(default_factory=dict)
     unlisted: set[str] = field(default_factory=set)
     advice: dict[str, str] = field(default_factory=dict)
+    needed_glibc: dict[str, str] = field(default_factory=dict)
     extras: dict[tuple[str, Version], frozenset[str]] = field(default_factory=dict)
     _solve: Solve | None = None
     _pages: dict[str, str | None] = field(default_factory=dict)
@@ -243,8 +245,8 @@ class PlatformIndex:
                 raise EnvforgeError(
                     f"`{name}` has two owners on {self.wanted.platform}: "
                     f"`{requirement}` under `pip:`, and conda package `{conda}`",
-                    hint=f"remove `{name}` from `pip:`, or remove `{provided.name}` and the packages that need it from "
-                    "the conda dependencies",
+                    hint=f"remove `{name}` from `pip:`, and write `- {_from_conda(provided.name, requirement)}` among "
+                    f"the conda dependencies; or remove `{provided.name}` and the packages that need it from those",
                     code="two-owners",
                 )
 
@@ -302,8 +304,8 @@ class PlatformIndex:
         versions = [int(match[1]) for match in built if match and match[2] == MACHINES[target.platform]]
         if versions:
             glibc = f"2.{min(versions)}"
-            hint = f'to lock for machines with that glibc, write `__glibc: "{glibc}"` in virtual-packages.yml'
-            return f"has wheels for {target.platform} only for glibc {glibc} or newer", hint
+            self.needed_glibc[name] = glibc
+            return f"has wheels for {target.platform} only for glibc {glibc} or newer", ""
         return f"has wheels only for {', '.join(sorted({tag.platform for tag in tags}))}", ""
 
     def has_page(self, name: str) -> bool:
@@ -413,6 +415,14 @@ def _tags(wheel: str) -> frozenset[Tag]:
         return parse_wheel_filename(wheel)[3]
     except ValueError:
         return frozenset()
+
+
+def _from_conda(name: str, requirement: Requirement) -> str:
+    """Return the conda package that has the version of a requirement below ``pip:``."""
+    try:
+        return str(parse_spec(f"{name} {re.sub('^={2,3}', '', str(requirement.specifier))}".strip()))
+    except BadSpecError:  # such as `~=2.0rc1`, which only PEP 440 has
+        return name
 
 
 def _names(explanation: str, name: str) -> bool:

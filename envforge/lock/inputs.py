@@ -17,12 +17,11 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from envforge.base.documents import Document
 from envforge.base.suggest import nearest
 from envforge.base.terms import WheelTag
 from envforge.base.urls import has_secrets, hide_secrets
 from envforge.errors import EnvforgeError, RequestError
-from envforge.lock.environment import Entry, Environment, parse_environment
+from envforge.lock.environment import Entry, Environment, parse_environment, parse_virtual_packages
 from envforge.lock.match_spec import BadSpecError, Spec, join_versions, matches
 from envforge.lock.pip_requirement import pinned
 from envforge.lock.platforms import KNOWN_PLATFORMS, marker_environment
@@ -292,7 +291,9 @@ def _refuse(inputs: Inputs) -> None:
         if category not in known:
             raise RequestError(
                 f"no environment file has the category `{category}`; found: {', '.join(sorted(known))}",
-                hint="write `category: NAME` at the top level of a file, and pass each file with `--file`",
+                hint="pass `--category` for each name"
+                if known.issuperset(category.split(","))
+                else "write `category: NAME` at the top level of a file, and pass each file with `--file`",
                 code="no-such-category",
             )
     for file in inputs.files:
@@ -347,16 +348,6 @@ class VirtualPackages:
         for platform, pairs in self.subdirs:
             lines += [f"  {platform}:", "    packages:", *(f'      {name}: "{version}"' for name, version in pairs)]
         return "\n".join(lines) + "\n"
-
-
-@dataclass(frozen=True, slots=True)
-class _Subdir:
-    packages: dict[str, str | int | float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _VirtualDocument:
-    subdirs: dict[str, _Subdir] | None = None
 
 
 def virtual_packages_of(inputs: Inputs) -> VirtualPackages:
@@ -445,12 +436,15 @@ def _refuse_other_machine(inputs: Inputs, platform: str, virtual: Mapping[str, s
 
 
 def _other_machine(inputs: Inputs, platform: str, spec: Spec, virtual: Mapping[str, str]) -> str:
-    """Return the hint for a virtual package: a line of virtual-packages.yml, or the complete file."""
     number = re.search(r"\d[\w.]*", spec.version)
-    version = number[0] if number else "0"
-    line = f'{spec.name}: "{version}"'
+    return virtual_package_hint(inputs, platform, spec.name, number[0] if number else "0", virtual)
+
+
+def virtual_package_hint(inputs: Inputs, platform: str, name: str, version: str, virtual: Mapping[str, str]) -> str:
+    """Return the hint for a virtual package: a line of virtual-packages.yml, or the complete file."""
+    line = f'{name}: "{version}"'
     if inputs.virtual_packages is None:  # a file replaces all virtual packages of its platforms
-        packages = ", ".join(f'{name}: "{value}"' for name, value in {**virtual, spec.name: version}.items())
+        packages = ", ".join(f'{key}: "{value}"' for key, value in {**virtual, name: version}.items())
         line = f"subdirs: {{{platform}: {{packages: {{{packages}}}}}}}"
     return f"to lock for machines that have it, write `{line}` in `{inputs.virtual_packages_path}`"
 
@@ -458,14 +452,9 @@ def _other_machine(inputs: Inputs, platform: str, spec: Spec, virtual: Mapping[s
 def _virtual_read(inputs: Inputs) -> VirtualPackages | None:
     if inputs.virtual_packages is None:
         return None
-    path = str(inputs.virtual_packages_path)
-    document = Document(damaged=f"`{path}` is invalid", error=EnvforgeError, code="bad-virtual-packages")
-    read = document.read_yaml(inputs.virtual_packages or "{}", _VirtualDocument)
-    subdirs = (read.subdirs or {}).items()
-    return VirtualPackages(
-        subdirs=tuple((p, tuple((n, str(v)) for n, v in (one.packages or {}).items())) for p, one in subdirs),
-        source=path,
-    )
+    read = parse_virtual_packages(inputs.virtual_packages, inputs.virtual_packages_path)
+    subdirs = tuple((platform, tuple(packages.items())) for platform, packages in read.items())
+    return VirtualPackages(subdirs=subdirs, source=str(inputs.virtual_packages_path))
 
 
 def _derive(platforms: Iterable[str], inputs: Inputs) -> VirtualPackages:

@@ -25,7 +25,14 @@ from envforge.base.terms import ComputeCapability, WheelTag
 from envforge.base.urls import Url, show_url
 from envforge.errors import EnvforgeError, Hint
 from envforge.lock.names import NameMapping
-from envforge.lock.project import LOCK_FILE, VARIANTS_DIRECTORY, environment_in, find_environment, lock_command
+from envforge.lock.project import (
+    LOCK_FILE,
+    VARIANTS_DIRECTORY,
+    environment_in,
+    find_environment,
+    lock_command,
+    project_command,
+)
 
 Manager = Literal["conda", "pip"]
 # what activation sets itself, or what replaces the environment's own Python
@@ -137,10 +144,65 @@ def read_lockfile(path: Path) -> Lockfile:
 
 
 def find_sources(here: Path) -> tuple[Path, ...]:
-    """Return the environment files of the project around ``here``: several if its lockfile was made from several."""
+    """Return the environment files of the project around ``here``: several if its lockfile was made from several.
+
+    Raises ``EnvforgeError`` if one of those is missing: without it, its packages would leave the lockfile.
+    """
     default = find_environment(here)
-    recorded = recorded_sources(default.with_name(LOCK_FILE))
-    return recorded if len(recorded) > 1 or not default.is_file() else (default,)
+    lockfile = default.with_name(LOCK_FILE)
+    recorded = sources_in(lockfile)
+    if not recorded or (len(recorded) == 1 and default.is_file()):
+        return (default,)
+    missing = [path for path in recorded if not path.is_file()]
+    if missing:
+        raise _source_missing(lockfile, missing[0], recorded)
+    return recorded
+
+
+def sources_in(lockfile: Path) -> tuple[Path, ...]:
+    """Return the environment files that a lockfile records, which may not exist; empty if it is missing or invalid."""
+    try:
+        return read_lockfile(lockfile).source_files(lockfile) if lockfile.is_file() else ()
+    except EnvforgeError:  # an explicit file, or an error that the command reports with its own hints
+        return ()
+
+
+def _source_missing(lockfile: Path, path: Path, recorded: Sequence[Path]) -> EnvforgeError:
+    from envforge.base.git import restore_hints  # noqa: PLC0415 - only errors need it
+
+    def lock_from(*files: Path) -> str:
+        return project_command("lock", files[0], lockfile, others=files[1:])
+
+    left = [one for one in recorded if one.is_file()]
+    renamed = _unrecorded(path.parent, recorded)
+    hints = restore_hints(path.parent, path.name) or (Hint(f"if it was removed by mistake, restore `{path}`"),)
+    hints += tuple(
+        Hint(f"if its name is now `{new}`", lock_from(*(new if one == path else one for one in recorded)))
+        for new in renamed
+    )
+    if not renamed:
+        hints += (Hint("if it was renamed, pass each file with `--file`"),)
+    if left:
+        hints += (Hint("to lock without it, which removes its packages from the lockfile", lock_from(*left)),)
+    return EnvforgeError(
+        f"`{path}` does not exist, but `{lockfile}` was created from " + ", ".join(f"`{one}`" for one in recorded),
+        hint=hints,
+        code="source-missing",
+    )
+
+
+def _unrecorded(folder: Path, recorded: Sequence[Path]) -> tuple[Path, ...]:
+    """Return the other environment files of a directory, which may be a recorded one under a new name."""
+    found = (path for end in ("*.yml", "*.yaml") for path in sorted(folder.glob(end)) if path not in recorded)
+    return tuple(path for path in found if re.search(r"^dependencies:", text_of(path), re.MULTILINE))
+
+
+def text_of(path: Path) -> str:
+    """Return the text of a file; empty if it can't be read."""
+    try:
+        return regular(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def recorded_sources(lockfile: Path) -> tuple[Path, ...]:

@@ -59,6 +59,9 @@ def parse_spec(text: str) -> Spec:
     text = text.strip()
     if len(text) > _LONGEST:
         raise BadSpecError(f"`{text[:40]}…` is longer than {_LONGEST} characters", _EXAMPLE)
+    if re.search(r"\s::|::\s", text):
+        spelling = re.sub(r"\s*::\s*", "::", text)
+        raise BadSpecError(f"`{text}` has a space next to `::`", f"write `{spelling}`")
     match = _SPEC.fullmatch(text)
     if match is None or _FILE.fullmatch(text) or "://" in text.partition("::")[2]:
         raise _not_a_package(text)

@@ -126,8 +126,9 @@ def _directory(match: re.Match[str]) -> tuple[Hint, ...]:
     return (
         Hint("remove the line"),
         Hint(
-            "to install the directory into the environment",
-            f"envforge install && envforge run -- pip install --no-deps {option}{directory}",
+            "to install the directory into the environment, list `- pip` among the dependencies, then",
+            # `-m`, because without pip in the environment, `pip` would be that of another Python
+            f"envforge lock && envforge install && envforge run -- python -m pip install --no-deps {option}{directory}",
         ),
     )
 

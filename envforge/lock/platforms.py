@@ -47,7 +47,7 @@ _FOREIGN = {
 # variables of conda-build that are no platforms; a sentence may contain the words, but no comparison of them
 _VARIABLE = r"(?:py|np|vc|python|perl|r_base|os_name|platform_\w+|\w+_(?:platform|version|impl|type|variant|compiler))"
 _BUILD_VARIABLE = re.compile(rf"(?:not\s+)?(?:py\d+|py[23]k|nomkl|(?:os\.)?environ\b.*|{_VARIABLE}\s*[<>=!]=?.+)$")
-_COMPARISON = re.compile(rf"\b{_VARIABLE}\s*[<>=!]=?")
+_COMPARISON = re.compile(rf"\b{_VARIABLE}\s*[<>=!]=?|['\"]\s*(?:not\s+)?in\s+{_VARIABLE}\b")
 # what other languages write for `and`, `or`, and `not`
 _SYMBOLS = (("&&|&", " and "), (r"\|\||\||,|/", " or "), (r"!(?!=)", " not "))
 _SYMBOL = re.compile(r"[&|]|!(?!=)")
@@ -68,15 +68,16 @@ class SelectorError(Exception):
 
 def parse_selector(text: str) -> frozenset[str]:
     """Return the platforms for which a selector is true; raise ``SelectorError`` if it is invalid or unknown."""
+    written, text = text.strip(), _with_markers(text)
     tokens = _tokens(text)
     found = _evaluate(tokens)
     unknown = [name for name in _names(tokens or []) if name not in SELECTORS]
     if _BUILD_VARIABLE.match(text.strip()) or (tokens is None and _COMPARISON.search(text)):
         spelling = _of_marker(text)
         if spelling:
-            raise SelectorError(f"`{text.strip()}` is a marker, not a selector", f"write it as in `{spelling}`")
+            raise SelectorError(f"`{written}` is a marker, not a selector", f"write it as in `{spelling}`")
         raise SelectorError(
-            f"the selector `{text.strip()}` depends on more than the platform",
+            f"the selector `{written}` depends on more than the platform",
             "use a platform such as `linux`; for a wheel, write a marker such as `; python_version >= '3.10'`",
         )
     words = _in_words(text)
@@ -110,6 +111,7 @@ def selector_of_comment(comment: str) -> frozenset[str] | None:
 
 def _is_meant(text: str) -> bool:
     """Return whether brackets contain a selector, right or wrong, and not a note such as ``[12]`` or ``[TODO]``."""
+    text = _with_markers(text)
     known = [name in SELECTORS for name in _names(_tokens(_in_words(text)) or [])]
     # with `&&` or `|`, an unknown name next to a known one is no prose
     is_expression = _evaluate(_tokens(_in_words(text))) is not None and (
@@ -121,7 +123,11 @@ def _is_meant(text: str) -> bool:
     if tokens is None:  # a comparison, or `linux|osx`: other words make it a sentence
         words = re.findall(r"[a-z_][\w-]*", re.sub(r"""'[^']*'|"[^"]*"|(?<![\w-])\d[\w.]*""", "", text.lower()))
         named = [word in SELECTORS or word in _FOREIGN for word in words]
-        rest = [word for word, is_named in zip(words, named, strict=True) if not is_named and word not in _OPERATORS]
+        rest = [
+            word
+            for word, is_named in zip(words, named, strict=True)
+            if not is_named and word not in (*_OPERATORS, "in")
+        ]
         is_comparison = _COMPARISON.search(text) is not None
         return (any(named) or is_comparison) and all(is_comparison and re.fullmatch(_VARIABLE, word) for word in rest)
     names = _names(tokens)
@@ -145,6 +151,19 @@ def _is_known(text: str) -> bool:
     """Return whether a text is a valid selector of known names."""
     tokens = _tokens(text)
     return _evaluate(tokens) is not None and all(name in SELECTORS for name in _names(tokens or []))
+
+
+def _with_markers(text: str) -> str:
+    """Return a selector with the variables of markers in place of what they are in Python."""
+    names = r"\b(sys|os|platform)\.(platform|name|system|machine|release|python_implementation)\b(?:\(\))?"
+    text = re.sub(names, r"\1_\2", text)
+    return re.sub(r"(\w+_\w+)\.startswith\(['\"](\w+)['\"]\)", _equal_marker, text)
+
+
+def _equal_marker(match: re.Match[str]) -> str:
+    """Return the comparison with the one value of a variable that starts with a text."""
+    values = [marker_environment(platform, Version("3.12")).get(match[1], "") for platform in KNOWN_PLATFORMS]
+    return f"{match[1]} == '{next((value for value in values if value.startswith(match[2])), match[2])}'"
 
 
 def _of_marker(text: str) -> str:

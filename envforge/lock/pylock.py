@@ -21,7 +21,6 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from envforge.base.documents import Document, NonEmpty, Sha256
-from envforge.base.files import regular
 from envforge.base.urls import Url, show_url
 from envforge.errors import Hint, printable
 from envforge.lock.lockfile import (
@@ -32,6 +31,7 @@ from envforge.lock.lockfile import (
     LockfileError,
     VariableName,
     VariableValue,
+    text_of,
     variables_text,
 )
 from envforge.lock.platforms import KNOWN_PLATFORMS, marker_environment
@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from envforge.lock.plan import Artifact
 
 LOCK_SHA256 = "sha256"
-_PACKAGES_SHA256 = "packages_sha256"
+_CONTENT_SHA256 = "content_sha256"
 CREATED_BY = "envforge"
+HOW_TO_CHANGE = "To change it, edit environment.yml, then run"  # in the header of ``lock --pylock``, not of exports
 _ANY_PYTHON = Version("3.12")  # the markers of a platform don't depend on the version
 # newer than any real glibc and macOS: `install` compares the requirements of the chosen wheel with the machine
 NEWEST = {"__glibc": "2.99", "__osx": "99.0"}
@@ -65,22 +66,19 @@ def pylock_of(lockfile: Path) -> Path:
 
 def lockfile_of(pylock: Path) -> Path:
     """Return the path of the lockfile that a pylock.toml was made from; it may not exist."""
-    found = re.search(r'^lockfile = "([^"/\\]+)"$', _text_of(pylock), re.MULTILINE)
+    found = re.search(r'^lockfile = "([^"/\\]+)"$', text_of(pylock), re.MULTILINE)
     return pylock.with_name(found[1] if found else LOCK_FILE)
 
 
 def has_own_pylock(lockfile: Path) -> bool:
-    """Return whether ``lock --pylock`` wrote a pylock.toml next to a lockfile."""
-    text = _text_of(pylock_of(lockfile))
-    return is_own(text) and f"[tool.{CREATED_BY}]" in text
+    """Return whether ``lock --pylock`` wrote the pylock.toml next to a lockfile, even if it was damaged since."""
+    path = pylock_of(lockfile)
+    return path.exists() and is_of_lock(text_of(path))
 
 
-def _text_of(path: Path) -> str:
-    """Return the text of a file; empty if it can't be read."""
-    try:
-        return regular(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
+def is_of_lock(text: str) -> bool:
+    """Return whether ``lock --pylock`` wrote a pylock.toml, by any trace that an edit or a bad merge leaves of it."""
+    return not text.strip() or HOW_TO_CHANGE in text.partition("\n")[0] or f"[tool.{CREATED_BY}]" in text
 
 
 def lock_sha256(lock: Lockfile) -> str:
@@ -119,13 +117,16 @@ def render_pylock(
         packages.append(_package(rows, [] if len(rows) == len(wheels) else [markers[name] for name in rows]))
     document["packages"] = packages
     if own is not None:
-        rows = document.unwrap()["packages"]
-        document["tool"] = {CREATED_BY: {**own, _PACKAGES_SHA256: _packages_sha256(rows)}}
+        digest = _content_sha256({**document.unwrap(), "tool": {CREATED_BY: own}})
+        document["tool"] = {CREATED_BY: {**own, _CONTENT_SHA256: digest}}
     return tomlkit.dumps(document)
 
 
-def _packages_sha256(rows: object) -> str:
-    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
+def _content_sha256(values: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of all values of a file but itself, to find edits that leave the file valid."""
+    own = {name: value for name, value in values["tool"][CREATED_BY].items() if name != _CONTENT_SHA256}
+    text = json.dumps({**values, "tool": own}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _marker(platform: str) -> str:
@@ -210,7 +211,7 @@ class _Package:
 @dataclass(frozen=True, slots=True)
 class _Own:
     sha256: str = ""
-    packages_sha256: str | None = None
+    content_sha256: str | None = None
     categories: tuple[str, ...] = ("main",)
     variables: dict[VariableName, VariableValue] = field(default_factory=dict)
 
@@ -286,14 +287,16 @@ def parse_pylock(text: str, where: str) -> Lockfile:
             (CATEGORIES, ",".join(own.categories)),
         ),
         python=python,
-        # earlier versions recorded no checksum of the packages
-        was_edited=own.packages_sha256 not in (None, _packages_sha256(values["packages"])),
+        # earlier versions recorded no checksum of the content
+        was_edited=own.content_sha256 is not None and own.content_sha256 != _content_sha256(values),
     )
 
 
 def _refuse_foreign(document: Document, values: Mapping[str, Any], where: str) -> None:
     """Raise ``LockfileError`` for a file of another tool, with the commands that install it."""
     creator = document.convert(values.get("created-by"), NonEmpty, "created-by")
+    if creator != CREATED_BY and CREATED_BY in (values.get("tool") or {}):
+        raise document.fault("created-by", f"`{CREATED_BY}`", creator)
     if creator != CREATED_BY:
         raise LockfileError(
             f"`{where}` was created by `{printable(creator)}`, but envforge reads only a pylock.toml of its own",

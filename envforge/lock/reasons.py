@@ -14,7 +14,7 @@ from packaging.version import Version
 from envforge.errors import EnvforgeError, Hint, OutsideError
 from envforge.lock.condalock import NoSuchPackageError
 from envforge.lock.index import NO_TORCH_INDEX, PlatformIndex
-from envforge.lock.inputs import Inputs
+from envforge.lock.inputs import Inputs, virtual_package_hint
 from envforge.lock.project import project_of, update_command
 from envforge.lock.python_index import configured_index
 from envforge.lock.request import LockRequest
@@ -83,6 +83,9 @@ class _Advice:
         """Suggest what to do about a package that no index provides."""
         if self.index.advice.get(name):
             yield Hint(self.index.advice[name])
+        if glibc := self.index.needed_glibc.get(name):
+            wanted = self.index.wanted
+            yield Hint(virtual_package_hint(self.inputs, wanted.platform, "__glibc", glibc, wanted.virtual))
         if why == NO_TORCH_INDEX:
             yield from self._torch_index()
         elif self.index.sources.is_family(name):

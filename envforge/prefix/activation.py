@@ -319,6 +319,31 @@ class CommandNotRunError(EnvforgeError):
     exit_code = 126
 
 
+_OF_PYTHON = re.compile(r"(pip|python)[\d.]*w?(?:\.exe)?", re.IGNORECASE)
+
+
+def foreign_program(command: str, active: Activation, environment: Mapping[str, str]) -> str:
+    """Return a warning if ``python`` is that of another environment, because this one has none; empty otherwise.
+
+    Raises ``EnvforgeError`` for ``pip``, which would change another environment.
+    """
+    match = _OF_PYTHON.fullmatch(command)
+    path = active.applied(environment).get("PATH", os.defpath)
+    found = shutil.which(command, path=path) if match else None
+    if match is None or found is None or Path(os.path.abspath(found)).is_relative_to(active.prefix):  # noqa: PTH100 - keep links
+        return ""
+    text = f"the environment `{active.prefix}` contains no `{command}`"
+    if match[1].lower() == "python":
+        return f"{text}; running `{found}`"
+    uv = shlex.join(["uv", "pip", "install", "--python", str(venv_program(active.prefix)), "PACKAGE"])
+    raise CommandNotFoundError(
+        f"{text}, and `{found}` would change another environment",
+        hint="to install a package with uv" if is_venv(active.prefix) else "to add pip to the environment",
+        command=uv if is_venv(active.prefix) else "envforge add pip && envforge install",
+        code="command-not-found",
+    )
+
+
 def become(command: tuple[str, ...], active: Activation, environment: Mapping[str, str]) -> NoReturn:
     """Replace this process with ``command`` in the activated environment."""
     if os.name == "nt" or not active.scripts:

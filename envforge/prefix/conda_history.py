@@ -29,16 +29,18 @@ _SPECS = re.compile(r"^# (update|remove) specs: (\[.*\])$", re.MULTILINE)
 def requested_specs(lockfile: Lockfile, where: Path, plan: Plan) -> dict[str, str]:
     """Return the conda packages that the environment files request, with their constraints.
 
-    If the files are missing or invalid, return the packages that no other package needs, and Python.
+    Packages that no other package needs are requested, too, such as pip, which conda-lock adds if there are wheels. If
+    the files are missing or invalid, only those are requested, and Python.
     """
     planned = {artifact.package.name for artifact in plan.conda}
+    needed = {name for artifact in plan.conda for name, _ in artifact.package.dependencies}
+    found = {name: name for name in planned - needed}
     first, *others = lockfile.source_files(where) or (where.with_name("environment.yml"),)
     try:
         inputs = read_inputs(first, None, (plan.platform,), others=others)
-        found = {one.name: str(one.spec) for one in inputs.wanted(plan.platform) if one.spec is not None}
+        found |= {one.name: str(one.spec) for one in inputs.wanted(plan.platform) if one.spec is not None}
     except EnvforgeError:  # a lockfile can be installed without its sources
-        needed = {name for artifact in plan.conda for name, _ in artifact.package.dependencies}
-        found = {name: name for name in planned - needed | {"python"}}
+        found["python"] = "python"
     return {name: found[name] for name in sorted(found.keys() & planned)}
 
 

@@ -641,20 +641,17 @@ def read_records(prefix: Path, name: str = "") -> tuple[rattler.PrefixRecord, ..
 
 
 def _complete_record(artifact: Artifact, prefix: Path, spec: str | None, folder: Path) -> None:
-    """Complete the record that rattler wrote: the request, the locked URL, and the hashes of the targets of links."""
+    """Complete the record that rattler wrote as conda does: the request, the locked URL, and no hashes of links."""
     path = prefix / "conda-meta" / f"{record_name(artifact)}.json"
     url = show_url(artifact.package.url)
     record = with_request(load_record(path), spec)
     record |= {"fn": artifact.file_name, "url": url, "channel": url.rsplit("/", 2)[0]}
     # rattler recorded a directory that is gone
     record |= {"extracted_package_dir": str(folder), "link": record["link"] | {"source": str(folder)}}
-    rows = {row["_path"]: row for row in record["paths_data"]["paths"]}
-    for name, row in rows.items():
+    for row in record["paths_data"]["paths"]:
         if row["path_type"] == "softlink":
-            # rattler records the hash of the link's text, which conda takes for a change of the file
-            arrived = os.path.relpath(os.path.realpath(prefix / name), os.path.realpath(prefix))
-            target = rows.get(Path(arrived).as_posix(), {})
-            row["sha256_in_prefix"] = target.get("sha256_in_prefix") or target.get("sha256")
+            # rattler records the hash of the link's text; conda records none, and takes this one for a changed file
+            row.pop("sha256_in_prefix", None)
     path.unlink()  # for its mode is 0600, and other users of the prefix must read it
     save_record(path, record)
 

@@ -45,6 +45,7 @@ from envforge.prefix.journal import (
     write_journal,
 )
 from envforge.prefix.obtain import Obtained, obtain
+from envforge.prefix.own_files import editable_command, put_back, set_aside
 from envforge.prefix.values import (
     InstallReport,
     InstallRequest,
@@ -55,7 +56,7 @@ from envforge.prefix.values import (
     Silent,
     progress_step,
 )
-from envforge.prefix.venv import create_venv, is_venv_of, seed_packages, venv_python
+from envforge.prefix.venv import create_venv, find_interpreter, is_venv_of, seed_packages, venv_python
 from envforge.prefix.wheels import (
     Batch,
     Site,
@@ -165,10 +166,9 @@ def _refuse_foreign(request: InstallRequest) -> None:
         )
 
 
-def _name_editables(editable: Iterable[tuple[str, str]], progress: Progress, *, kept: bool = True) -> None:
+def _name_editables(editable: Iterable[tuple[str, str]], progress: Progress) -> None:
     for name, url in editable:
-        what = "kept" if kept else "the environment is created again, which removes"
-        progress.note(f"{what} the editable install of `{name}` (`{show_url(url)}`), which is not locked")
+        progress.note(f"kept the editable install of `{name}` (`{show_url(url)}`), which is not locked")
 
 
 def _unchanged(request: InstallRequest, plan: Plan) -> InstallReport:
@@ -189,8 +189,7 @@ Named = frozenset[tuple[Manager, str]]
 class Changes:
     """The smallest set of changes that makes a prefix match a plan.
 
-    ``wheels_replaced`` are uninstalled before conda packages with the same files are linked. ``editable`` contains the
-    editable installs that the lockfile doesn't have, with their URLs: they are kept unless the prefix is emptied.
+    ``wheels_replaced`` are uninstalled before conda packages with the same files are linked.
     """
 
     conda: tuple[Artifact, ...]
@@ -199,7 +198,6 @@ class Changes:
     wheels: tuple[Artifact, ...]
     wheels_removed: tuple[str, ...]
     wheels_replaced: tuple[str, ...] = ()
-    editable: tuple[tuple[str, str], ...] = ()
     venv_kept: bool = False  # the prefix is a virtual environment with the Python of the lockfile
 
 
@@ -259,11 +257,9 @@ def _is_created(journal: Journal | None, prefix: Path) -> bool:
 def _needed_changes(plan: Plan, journal: Journal | None, request: InstallRequest) -> Changes:
     """Return what must change, given what the prefix can be trusted to contain."""
     prefix = request.prefix
-    editable = editable_installs(prefix)
-    found = tuple(sorted((name, url) for name, url in editable.items() if ("pip", name) not in request.reinstall))
+    editable = {name for name in editable_installs(prefix) if ("pip", name) not in request.reinstall}
     locked = {wheel_of(artifact).name for artifact in plan.wheels}
-    kept = tuple((name, url) for name, url in found if name not in locked)
-    everything = replace(_compute_changes(plan, None, {}, frozenset()), editable=kept)
+    everything = _compute_changes(plan, None, {}, frozenset())
     created, stands = _is_created(journal, prefix), _conda_stands(journal, plan)
     # an environment that envforge began is emptied and linked again, which takes seconds with a cache and leaves
     # nothing half-linked; in a directory taken with `--force`, files of no package are kept
@@ -279,9 +275,9 @@ def _needed_changes(plan: Plan, journal: Journal | None, request: InstallRequest
         return everything
     conda = {name: _checksums(record) if journal is None or stands else frozenset() for name, record in records.items()}
     trusted = journal if journal is not None and journal.step == "verified" else None
-    wheels = _found_wheels(prefix, journal, locked) - {name for name, _ in found}
+    wheels = _found_wheels(prefix, journal, locked) - editable
     changes = _with_shared_files(plan, trusted, conda, wheels, request)
-    return replace(changes, editable=kept, venv_kept=plan.python is not None and not is_other_python)
+    return replace(changes, venv_kept=plan.python is not None and not is_other_python)
 
 
 def _with_shared_files(
@@ -380,21 +376,24 @@ class Installation:
         request, progress, store = self.request, self.progress, self.store
         todo = _needed_changes(self.plan, self.before, request)
         self._refuse_other_venv(todo)
+        # before the prefix changes, because the machine may lack this Python
+        interpreter = find_interpreter(self.plan.python) if self.plan.python and not todo.venv_kept else ""
         obtained = self._obtain((*todo.conda, *todo.wheels))
         check_room_to_copy(map(store.unpacked, (*todo.conda, *todo.wheels)), request.prefix, store)
         self._check_joined(obtained, todo)
-        _name_editables(todo.editable, progress, kept=not self._empties(todo))
+        self._note_editables(todo)
         journal = self._begin(todo)
         if "python" in todo.conda_kept:  # first, because the new conda packages may contain the same libraries
             self._uninstall(todo, store)
-        if self.plan.python is not None and not todo.venv_kept:
-            create_venv(request.prefix, self.plan.python)
+        if interpreter:
+            create_venv(request.prefix, interpreter)
         specs = requested_specs(self.lockfile, request.lockfile, self.plan)
         batch = self._conda(todo, obtained, specs)
         write_journal(self.request.prefix, journal.at("conda done"))
         self._wheels(todo, obtained, batch)
         record_install(request.prefix, self.plan, specs, linked=todo.conda)
         write_journal(self.request.prefix, journal.at("verified"))
+        put_back(request.prefix, progress)
         return self._report(self._outcome(journal), todo, obtained.downloaded_bytes)
 
     def _obtain(self, artifacts: tuple[Artifact, ...]) -> Obtained:
@@ -554,6 +553,23 @@ class Installation:
         for warning in joined.shared({name: files for name, files in kept.items() if name not in linked}):
             self.progress.note(f"warning: {warning}")
 
+    def _note_editables(self, todo: Changes) -> None:
+        locked = {wheel_of(artifact).name for artifact in self.plan.wheels}
+        for name, url in editable_installs(self.request.prefix).items():
+            if ("pip", name) in self.request.reinstall:
+                continue
+            shown = f"the editable install of `{name}` (`{show_url(url)}`)"
+            if name in locked:
+                self.progress.note(f"the locked wheel of `{name}` replaces {shown}")
+            elif not self._empties(todo):
+                _name_editables([(name, url)], self.progress)
+            else:
+                has_pip = any(artifact.package.name == "pip" for artifact in self.plan.conda)
+                old = self.before.prefix if self.before else ""
+                command = editable_command(self.request.prefix, url, old, has_pip=has_pip)
+                removed = f"the environment is created again, which removes {shown}, which is not locked"
+                self.progress.note(f"{removed}; to install it again, run `{command}`")
+
     def _empties(self, todo: Changes) -> bool:
         """Return whether the prefix is emptied first: envforge created it, and no package of it is kept."""
         return _is_created(self.before, self.request.prefix) and not todo.conda_kept and not todo.venv_kept
@@ -561,6 +577,9 @@ class Installation:
     def _begin(self, todo: Changes) -> Journal:
         """Write the journal before the prefix changes; empty the prefix if all packages are linked again."""
         prefix = self.request.prefix
+        # the records of an incomplete environment don't tell what belongs to packages
+        if self._empties(todo) and self.before is not None and self.before.step == "verified":
+            set_aside(prefix)
         journal = Journal(
             step="planned",
             fingerprint=self.plan.fingerprint,

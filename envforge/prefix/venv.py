@@ -77,10 +77,10 @@ def seed_packages(prefix: Path, *, is_created: bool) -> frozenset[str]:
     return _SEEDS if is_venv(prefix) and not is_created else frozenset()
 
 
-def create_venv(prefix: Path, python: Version) -> None:
-    """Create a virtual environment without packages; raise ``EnvforgeError`` if the machine lacks this Python."""
+def create_venv(prefix: Path, program: str) -> None:
+    """Create a virtual environment of an interpreter, without packages."""
     # without pip, and by the standard library: uv adds files of its own to site-packages, which no package lists
-    command = [_program(python), "-I", "-m", "venv", "--without-pip", str(prefix)]
+    command = [program, "-I", "-m", "venv", "--without-pip", str(prefix)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise OutsideError(
@@ -92,8 +92,11 @@ def create_venv(prefix: Path, python: Version) -> None:
     (prefix / ".gitignore").write_text("*\n", encoding="utf-8")
 
 
-def _program(python: Version) -> str:
-    """Return an interpreter of a minor version: this one, or else the one that uv finds."""
+def find_interpreter(python: Version) -> str:
+    """Return an interpreter of a minor version: this one, or else the one that uv finds.
+
+    Raises ``EnvforgeError`` if the machine has none.
+    """
     from uv import find_uv_bin  # noqa: PLC0415 - only if an environment is created
 
     if sys.version_info[:2] == (python.major, python.minor):

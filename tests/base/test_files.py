@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
-from envforge.base.files import regular, replacing, write_atomic
+from envforge.base.files import regular, replacing, workshop, write_atomic
 from envforge.errors import OutsideError
 
 
@@ -102,3 +104,15 @@ def test_pipe_is_written_and_not_replaced(tmp_path: Path) -> None:
 def test_import_is_light() -> None:
     code = "import sys, envforge.base.files; print({'filelock', 'platformdirs', 'urllib3'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_full_temporary_directory_is_named_with_a_way_out() -> None:
+    with pytest.raises(OutsideError) as caught, workshop() as folder:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.message == (
+        f"cannot write to the temporary directory `{tempfile.gettempdir()}`: No space left on device"
+    )
+    assert "set `TMPDIR=DIR`" in caught.value.hint
+    assert not folder.exists()
+    with pytest.raises(OSError, match="No space left"), workshop():
+        raise OSError(errno.ENOSPC, "No space left on device", "/elsewhere/conda-lock.yml")

@@ -196,6 +196,9 @@ def test_rejected_credentials_have_a_hint_without_secrets(monkeypatch: pytest.Mo
     monkeypatch.setenv("LAB_USER", "ada")
     url = "https://$LAB_USER:${LAB_PASSWORD}@h.example/x"
     assert [hint.purpose for hint in credentials_hints(url)] == ["set `LAB_PASSWORD`, which the URL refers to"]
+    monkeypatch.setenv("LAB_PASSWORD", "wrong")
+    checked = "check the value of `LAB_USER` and `LAB_PASSWORD`, which the URL refers to"
+    assert [hint.purpose for hint in credentials_hints(url)] == [checked]
     stored = "add credentials for `{}` to `~/.netrc` or the keyring"
     assert credentials_hints(url, "https://mirror.example/x")[0].purpose == stored.format("mirror.example")
     assert credentials_hints("https://ada:s3cret@h.example/x")[0].purpose == stored.format("h.example")

@@ -27,6 +27,8 @@ from tests.support.channel import (
     SITE_PACKAGES,
     SUBDIR,
     Channel,
+    File,
+    Package,
     python_package,
     repack,
     requested_closure,
@@ -86,7 +88,9 @@ def channel(tmp_path_factory: pytest.TempPathFactory) -> Channel:
     channel = Channel(tmp_path_factory.mktemp("channel") / "conda-forge")
     channel.add(python_package(), repack("pip"), repack("pygments"), *requested_closure("jinja2"))
     channel.add(text_package("greeting", "1.0", {"share/greeting.txt": f"hello from {PLACEHOLDER}\n"}))
-    channel.add(text_package("user", "1.0", {"share/user.txt": "x\n"}, depends=("greeting",)))
+    # a link to a directory, as ncurses has; and nothing needs pip, as conda-lock adds it for wheels
+    links = (File(path="share/real/file", data=b"x\n"), File(path="share/link", link_to="real"))
+    channel.add(Package(name="user", version="1.0", files=links, depends=("greeting",)))
     channel.index()
     return channel
 

@@ -57,6 +57,8 @@ def names(inputs: Inputs, platform: str, python: str = "3.11.7") -> set[str]:
         ("- pip:\n      - red\n  - a\n  - pip:\n      - blue", {"a", "red", "blue"}, {"a", "red", "blue"}),
         ("- pip:", set(), set()),
         ("- pip:\n      - red  # [win]", set(), set()),
+        ("- &x a\n  - *x", {"a"}, {"a"}),
+        ("- a  # see [os.name] and [sys.path]", {"a"}, {"a"}),
         ("- a >=2\n  - a <3  # [linux]", {"a <3,>=2"}, {"a >=2"}),
         ("- a >=2|=1\n  - a <3", {"a <3,>=2|<3,=1"}, {"a <3,>=2|<3,=1"}),
         (
@@ -104,6 +106,19 @@ def test_construct_is_honored(lines: str, on_linux: set[str], on_mac: set[str]) 
             "the key `npm:` is unknown among the dependencies",
             "remove it: a lockfile",
         ),
+        ("- &x a  # [linux]\n  - *x", "the alias `*x` repeats a package with a selector", "write the package itself"),
+        ("- &x 'a'  # [linux]\n  - b\n  - *x", "the alias `*x` repeats a package", "write the package itself"),
+        ("- c-f :: a", "`c-f :: a` is a mapping, not a package", "write `- c-f::a`"),
+        ("- c-f:: a", "`c-f:: a` is a mapping, not a package", "write `- c-f::a`"),
+        ("- c-f ::a >=1", "`c-f ::a >=1` has a space next to `::`", "write `c-f::a >=1`"),
+        ("- 1.10", "expected a package such as `numpy >=2,<3`, found the number `1.10`", "write a package such as"),
+        ("- 2024-01-01", "expected a package such as `numpy >=2,<3`, found the date", "write a package such as"),
+        ("- @cuda", "not valid YAML: while scanning", "write a name such as `numpy`"),
+        ("- a  # [sys.platform == 'win32']", "`sys.platform == 'win32'` is a marker, not", "write it as in `win-64`"),
+        ("- a  # [os.name == 'nt']", "`os.name == 'nt'` is a marker, not a selector", "write it as in `win-64`"),
+        ("- a  # [sys.platform.startswith('win')]", "`sys.platform.startswith('win')` is a", "write it as in `win-64`"),
+        ("- a  # [platform.system() == 'Linux']", "`platform.system() == 'Linux'` is a", "write it as in `linux`"),
+        ("- a  # ['linux' in sys_platform]", "`'linux' in sys_platform` is a marker, not", "write it as in `linux`"),
         ("- PIP: [red]", "the key `PIP:` is unknown among the dependencies", "write `pip:`"),
         ("- pypi: [red]", "the key `pypi:` is unknown among the dependencies", "write `pip:`"),
         ("- pip: [red]\n    a: 1", "the key `a:` shares an entry with `pip:`", "write `- a =1` as an entry of its own"),
@@ -123,7 +138,7 @@ def test_construct_is_honored(lines: str, on_linux: set[str], on_mac: set[str]) 
         ("- pip: ['a, b']", "is not a valid requirement", "write each requirement as `- NAME` on its own line"),
         ("- pip: ['a,b>=1']", "is not a valid requirement", "write each requirement as `- NAME` on its own line"),
         ("- pip: [{sel(linux): red>=1}]", "a mapping below `pip:` is not a requirement", "write `- red>=1`, and"),
-        ("- 3.11", "expected a package such as `numpy >=2,<3`, found the number `3.11`", 'write `"3.11"`'),
+        ("- 3.11", "expected a package such as `numpy >=2,<3`, found the number `3.11`", "write a package such as"),
         ("- yes", "expected a package such as `numpy >=2,<3`, found the boolean `yes`", 'write `"yes"`'),
         ("-", "expected a package such as `numpy >=2,<3`, found nothing", "remove it"),
         (
@@ -216,7 +231,7 @@ def test_construct_is_honored(lines: str, on_linux: set[str], on_mac: set[str]) 
         ("- a\nvariables:\n  A: 1  # [linux]", "`variables:` has a selector, but applies to all platforms", "write"),
         ("- a\nvariables: {A: }", "the variable `A` has no value", 'write `A: ""` for an empty one'),
         ('- a\nvariables: {A: "b\\0"}', "the value of `A` contains a null character", "remove it"),
-        ("- a\ncategory: ''", "the value of `category:` is empty", "write `category: main`"),
+        ("- a\ncategory: ''", "`` is not the name of a category", "write one name without a comma"),
         ("- a\npip: [red]", "the key `pip` is unknown", "write `- pip:` among the `dependencies:`"),
         ("- a\n\t- b", "not valid YAML: while scanning", "write spaces instead of the tab"),
         ("- a\n---\na: b", "but found another document", "write one document"),
@@ -345,6 +360,64 @@ def test_lines_for_one_package_that_exclude_each_other_are_named(lines: str, wha
     with pytest.raises(EnvforgeError, match=r"line 5.* and .*line") as caught:
         conda_lock_files(read(f"{HEAD}  {lines}\n"), "linux-64")
     assert caught.value.message.endswith(what)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "reason", "hint"),
+    [
+        ("subdir: {linux-64: {}}\n", 1, "the key `subdir` is unknown", "did you mean `subdirs:`?"),
+        ("subdirs:\n  linux-46: {packages: {}}\n", 2, "the key `linux-46` is unknown", "did you mean `linux-64:`?"),
+        ("subdirs: {linux-64: {package: {}}}\n", 1, "the key `package` is unknown", "did you mean `packages:`?"),
+        (
+            "subdirs: {linux-64: {packages: {glibc: '2.4'}}}\n",
+            1,
+            "the key `glibc` is unknown",
+            "did you mean `__glibc:`?",
+        ),
+        ("subdirs: {linux-64: {packages: {x: '2.4'}}}\n", 1, "`x` is not the name of a virtual package", "write two"),
+        ("subdirs: {linux-64: {packages: {__cuda: new}}}\n", 1, "`new` is not a version of `__cuda`", "write it as in"),
+        ("subdirs: {linux-64: {packages: {__cuda: }}}\n", 1, "expected a version, found nothing", "remove it"),
+        ("subdirs:\n  linux-64:\n    packages: {__unix: 0, __unix: 1}\n", 3, "the key `__unix:` is already", "merge"),
+        (
+            "subdirs:\n  linux-64:\n    packages:\n      __unix: 0  # [osx]\n",
+            4,
+            "`__unix:` has a selector",
+            "list each",
+        ),
+        ("subdirs: [a]\n", 1, "expected a mapping with `linux-64:`, found a list", "remove it"),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_construct_of_virtual_packages_that_is_not_honored_is_named(
+    text: str, line: int, reason: str, hint: str
+) -> None:
+    Path("virtual-packages.yml").write_text(text, encoding="utf-8")
+    with pytest.raises(EnvforgeError) as caught:
+        virtual_packages_of(read(f"{HEAD}  - a\n"))
+    assert caught.value.message.startswith(f"`virtual-packages.yml`, line {line}: {reason}")
+    assert caught.value.hint.startswith(hint)
+
+
+@pytest.mark.usefixtures("project")
+def test_virtual_packages_have_the_versions_as_they_are_written() -> None:
+    text = "subdirs:\n  linux-64: {packages: {__glibc: 2.40, __unix: 0, __archspec: 1 x86_64, __own_name: '1'}}\n"
+    Path("virtual-packages.yml").write_text(text, encoding="utf-8")
+    assert virtual_packages_of(read(f"{HEAD}  - a\n")).of("linux-64") == {
+        "__glibc": "2.40",
+        "__unix": "0",
+        "__archspec": "1 x86_64",
+        "__own_name": "1",
+    }
+
+
+@pytest.mark.parametrize("category", ["'a,b'", "''", "' a'"])
+@pytest.mark.usefixtures("project")
+def test_category_that_a_lockfile_could_not_record_is_an_error(category: str) -> None:
+    with pytest.raises(EnvforgeError, match="is not the name of a category"):
+        read(f"category: {category}\n{HEAD}  - a\n")
+    with pytest.raises(RequestError, match="no environment file has the category `main,dev`") as caught:
+        read(f"{HEAD}  - a\n", f"category: dev\n{HEAD}  - b\n", categories=("main,dev",))
+    assert caught.value.hint == "pass `--category` for each name"
 
 
 @pytest.mark.usefixtures("project")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -205,26 +205,42 @@ def test_check_pylock_finds_another_lockfile(tmp_path: Path, conda_channel: str)
         assert packages(world)["torch"]["version"] == "2.7.0+cu118"
 
 
-def test_pylock_without_a_dependency_is_not_up_to_date(tmp_path: Path, conda_channel: str) -> None:
-    with world_with_registry(tmp_path, conda_channel) as world:
+_DAMAGE: dict[str, Callable[[str], str]] = {
+    "emptied": lambda text: "",
+    "truncated": lambda text: text[: len(text) // 2],
+    "without its table": lambda text: text.partition("[tool.envforge]")[0],
+    "of another tool": lambda text: text.replace('created-by = "envforge"', 'created-by = "uv"'),
+    "without its header": lambda text: text.partition("\n\n")[2].partition("[[packages]]")[0] + "[tool.envforge]\n",
+    "another Python": lambda text: text.replace("==3.10.*", "==3.12.*"),
+    "fewer environments": lambda text: re.sub(r"environments = .*", "environments = []", text),
+    "another variable": lambda text: text.replace('MODE = "fast"', 'MODE = "slow"'),
+    "no variables": lambda text: re.sub(r"\[tool.envforge.variables\]\n.*\n", "", text),
+    "a dependency less": lambda text: re.sub(
+        r'(?s)\[\[packages\]\]\nname = "mpmath".*?(?=\[\[packages\]\]\n)', "", text
+    ),
+    "another checksum": lambda text: re.sub('(?<=sha256 = ")[0-9a-f]{64}', "0" * 64, text, count=1),
+}
+
+
+def test_damaged_pylock_is_not_up_to_date(
+    tmp_path: Path, conda_channel: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = f"{environment_text()}variables: {{MODE: fast}}\n"
+    with world_with_registry(tmp_path, conda_channel, text) as world:
         world.lock()
         lock_pylock(world.request())
         path = world.folder / "pylock.toml"
-        text = path.read_text(encoding="utf-8")
-        first, *others = text.split("[[packages]]\n")
-        path.write_text("[[packages]]\n".join([first, *(each for each in others if '"mpmath"' not in each)]))
-        assert path.read_text(encoding="utf-8") != text
-        assert [d.code for d in check_pylock(world.request())] == ["pylock-edited"]
-        assert not is_pylock_current(world.request())
-
-
-def test_pylock_with_another_checksum_is_not_up_to_date(tmp_path: Path, conda_channel: str) -> None:
-    with world_with_registry(tmp_path, conda_channel) as world:
-        world.lock()
-        lock_pylock(world.request())
-        path = world.folder / "pylock.toml"
-        path.write_text(re.sub('(?<=sha256 = ")[0-9a-f]{64}', "0" * 64, path.read_text(encoding="utf-8"), count=1))
-        assert [d.code for d in check_pylock(world.request())] == ["pylock-edited"]
+        whole = path.read_text(encoding="utf-8")
+        monkeypatch.chdir(world.folder)
+        for name, damage in _DAMAGE.items():
+            path.write_text(damage(whole), encoding="utf-8")
+            assert damage(whole) != whole, name
+            assert main(["lock", "--check"]) == 1, name
+            assert "pylock.toml" in "".join(capfd.readouterr()), name
+            assert not is_pylock_current(world.request()), name
+            if name in {"emptied", "of another tool", "another Python"}:
+                assert not lock_pylock(world.request()).is_unchanged
+                assert path.read_text(encoding="utf-8") == whole, name
 
 
 def test_pylock_has_a_marker_where_platforms_differ(tmp_path: Path, conda_channel: str) -> None:

@@ -99,7 +99,7 @@ def test_variables_in_an_http_channel_are_kept(
     ("tag", "why", "hint"),
     [
         ("cp39-cp39-manylinux_2_17_x86_64", "for linux-64 only for cp39, but Python 3.10.18 is locked", "or of Python"),
-        ("cp310-cp310-manylinux_2_39_x86_64", "for linux-64 only for glibc 2.39 or newer", '`__glibc: "2.39"`'),
+        ("cp310-cp310-manylinux_2_39_x86_64", "for linux-64 only for glibc 2.39 or newer", '__glibc: "2.39"'),
         ("cp310-cp310-manylinux_2_17_aarch64", "only for manylinux_2_17_aarch64", "to remove `wanted` from"),
     ],
 )

@@ -62,6 +62,31 @@ def test_two_files_and_their_categories_are_locked_together(project: Project) ->
     assert project.run("lock", "-f", "a.yml", "-f", "b.yml", "--variant", "cpu").returncode == 2
 
 
+def test_missing_source_of_a_lockfile_is_an_error_with_working_ways_out(project: Project) -> None:
+    write(project, "  - base\n", "a.yml")
+    write(project, "  - extra\n", "b.yml", "category: docs\n")
+    project.environment.unlink()
+    assert project.run("lock", "-f", "a.yml", "-f", "b.yml").returncode == 0
+    before = project.lockfile.read_bytes()
+    for gone, renamed, left, commands in (
+        ("a.yml", "-f new.yml -f b.yml", "-f b.yml", [["add", "late"]]),
+        ("b.yml", "-f a.yml -f new.yml", "-f a.yml", [["remove", "base"], ["lock", "--check"], ["lock"]]),
+    ):
+        (project.folder / gone).rename(project.folder / "new.yml")
+        for command in commands:
+            error = json.loads(project.run(*command, "--json").stdout)["error"]
+            message = f"`{gone}` does not exist, but `conda-lock.yml` was created from `a.yml`, `b.yml`"
+            assert (error["code"], error["message"]) == ("source-missing", message)
+            assert error["commands"] == [f"envforge lock {renamed}", f"envforge lock {left}"]
+        assert project.lockfile.read_bytes() == before
+        (project.folder / "new.yml").rename(project.folder / gone)
+    (project.folder / "b.yml").unlink()
+    assert project.run("lock", "-f", "a.yml").returncode == 0
+    assert project.run("lock", "--check").returncode == 0
+    (project.folder / "a.yml").unlink()
+    assert "`a.yml` does not exist, but" in project.run("lock").stderr
+
+
 def test_category_limits_the_lock_and_names_what_is_left_out(project: Project) -> None:
     write(project, "  - base\n")
     write(project, "  - extra\n", "docs.yml", "category: docs\n")

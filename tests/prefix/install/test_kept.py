@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from envforge.prefix.audit import AuditRequest, audit
 from envforge.prefix.installed import pip_installed
 from tests.prefix.install.support import LockWriter, Place
-from tests.support.channel import SITE_PACKAGES, SUBDIR, Channel, text_package
+from tests.support.channel import SITE_PACKAGES, SUBDIR, Channel, File, Package, text_package
 from tests.support.loopback import Loopback
 
 
@@ -59,13 +60,29 @@ def test_a_library_of_conda_that_does_not_say_who_installed_it_is_not_taken_for_
 def test_records_contain_what_the_environment_file_requests(
     channel: Channel, lock: LockWriter, place: Place, tmp_path: Path
 ) -> None:
+    lock.conda(channel.packages["greeting"]).conda(channel.packages["extra"], dependencies={"binary": ""})
+    lock.conda(channel.packages["binary"])
     found = []
-    lock.conda(channel.packages["greeting"])
-    for name, request in (("extra", "greeting >=1"), ("binary", "extra")):
+    for request in ("greeting >=1", "binary"):
         text = f"channels: [conda-forge]\nplatforms: [{SUBDIR}]\ndependencies: ['{request}']\n"
         (tmp_path / "environment.yml").write_text(text, encoding="utf-8")
-        place.install(lock.conda(channel.packages[name]).write(tmp_path / "conda-lock.yml"))
+        place.install(lock.write(tmp_path / "conda-lock.yml"), reinstall=frozenset({("conda", "extra")}))
         records = [json.loads(path.read_text()) for path in (place.prefix / "conda-meta").glob("*.json")]
         found.append({record["name"]: record.get("requested_spec") for record in records})
-    assert found[0] == {"extra": None, "greeting": "greeting >=1"}
-    assert found[1] == {"binary": None, "extra": "extra", "greeting": None}
+    # nothing needs `extra`, as nothing needs the pip that conda-lock adds
+    assert found[0] == {"binary": None, "extra": "extra", "greeting": "greeting >=1"}
+    assert found[1] == {"binary": "binary", "extra": "extra", "greeting": "greeting"}
+
+
+def test_records_of_links_and_directories_have_only_the_fields_that_conda_writes(place: Place, tmp_path: Path) -> None:
+    own = Channel(tmp_path / "own")
+    links = {"share/directory": "real", "share/file": "real/file", "share/of-other": "greeting.txt", "share/up": ".."}
+    files = (File(path="share/real/file", data=b"x\n"), *(File(path=p, link_to=to) for p, to in links.items()))
+    own.add(Package(name="links", version="1.0", files=files))
+    with Loopback(own.folder) as server:
+        place.install(LockWriter(server.url).conda(own.packages["links"]).write(tmp_path / "conda-lock.yml"))
+    record = json.loads((place.prefix / "conda-meta" / "links-1.0-0.json").read_text())
+    rows = {row["_path"]: row for row in record["paths_data"]["paths"]}
+    assert [row for row in (record, *rows.values()) if None in row.values()] == []
+    assert {name for name, row in rows.items() if "sha256_in_prefix" in row} <= {"share/real/file"}
+    assert audit(AuditRequest(prefix=place.prefix, platform=SUBDIR)).drift == ()

@@ -14,6 +14,7 @@ from envforge.errors import EnvforgeError
 from envforge.prefix.audit import AuditRequest, audit
 from envforge.prefix.journal import read_journal
 from envforge.prefix.locate import Meant, check_usable
+from envforge.prefix.own_files import editable_command
 from tests.prefix.install.support import LockWriter, Noted, Place, tree
 from tests.support.channel import SITE_PACKAGES, SUBDIR, Channel, text_package
 from tests.support.wheel import text_wheel
@@ -117,11 +118,15 @@ def test_editable_install_of_a_locked_wheel_is_replaced(tools: tuple[Path, Path]
     here.install(tool)
     subprocess.run(["rm", "-r", str(here.prefix / SITE_PACKAGES / "tool-1.0.dist-info")], check=True)
     info = _add_editable(here, "tool")
-    assert here.install(tool).linked == ("tool 1.0",)
+    progress = Noted()
+    assert here.install(tool, progress).linked == ("tool 1.0",)
     assert not info.exists()
+    assert any("the locked wheel of `tool` replaces the editable install" in note for note in progress.notes)
 
 
-def test_editable_install_is_named_when_the_environment_is_created_again(tools: tuple[Path, Path], here: Place) -> None:
+def test_editable_install_is_named_when_the_environment_is_created_again(
+    tools: tuple[Path, Path], here: Place, tmp_path: Path
+) -> None:
     plain, _ = tools
     here.install(plain)
     _add_editable(here)
@@ -129,7 +134,33 @@ def test_editable_install_is_named_when_the_environment_is_created_again(tools: 
     shutil.copytree(here.prefix, moved.prefix, symlinks=True)
     progress = Noted()
     moved.install(plain, progress)
-    assert any("which removes the editable install of `mine`" in note for note in progress.notes)
+    (note,) = (note for note in progress.notes if "which removes the editable install of `mine`" in note)
+    again = f"uv pip install --python {moved.prefix}/bin/python --no-deps -e /home/me/mine"
+    assert note.endswith(f"to install it again, run `{again}`")
+    assert editable_command(
+        tmp_path / "new" / ".conda", f"{tmp_path.as_uri()}/old/lib", str(tmp_path / "old" / ".conda"), has_pip=True
+    ) == (f"envforge run --prefix {tmp_path}/new/.conda -- python -m pip install --no-deps -e {tmp_path}/new/lib")
+
+
+def test_own_files_are_kept_and_named_when_the_environment_is_created_again(
+    tools: tuple[Path, Path], here: Place, tmp_path: Path
+) -> None:
+    _, tool = tools
+    here.install(tool)
+    own = {"mydata.txt": "keep", "share/own/notes": "two", f"{SITE_PACKAGES}/mine.py": "MINE = 1\n"}
+    for path, text in own.items():
+        (here.prefix / path).parent.mkdir(parents=True, exist_ok=True)
+        (here.prefix / path).write_text(text)
+    (here.prefix / "loop").symlink_to("mydata.txt")
+    before = tree(here.prefix)
+    moved = Place(tmp_path / "proj2", here.shared_cache)
+    moved.folder.mkdir()
+    here.prefix.rename(moved.prefix)
+    progress = Noted()
+    moved.install(tool, progress)
+    assert {path: (moved.prefix / path).read_text() for path in own} == own
+    assert tree(moved.prefix).keys() == before.keys()
+    assert f"kept files that belong to no package: {', '.join(sorted([*own, 'loop']))}" in progress.notes
 
 
 def test_moved_environment_is_detected_and_repaired(tools: tuple[Path, Path], here: Place, tmp_path: Path) -> None:

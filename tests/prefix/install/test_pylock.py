@@ -296,6 +296,7 @@ def test_missing_python_is_named(tmp_path: Path, server: Loopback, channel: Chan
     with pytest.raises(EnvforgeError, match=r"requires Python 3\.99, which is not installed") as caught:
         place.install(lockfile)
     assert caught.value.code == "no-interpreter"
+    assert not place.prefix.exists()
 
 
 def test_virtual_environment_of_another_tool_is_rejected(lockfile: Path, place: Place) -> None:

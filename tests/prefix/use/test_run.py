@@ -172,6 +172,26 @@ def test_unknown_command_is_127_with_its_name(user: User, kind: str, request: py
     assert "error: command `no-such-program` not found in the environment or on PATH" in run.stderr
 
 
+@pytest.mark.parametrize("kind", ["plain", "with_scripts"])
+def test_pip_and_python_of_another_environment_are_named(
+    user: User, kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    prefix: Path = request.getfixturevalue(kind)
+    for name in ("python", "python3", "pip", "pip3.12"):
+        (tmp_path / "outer").mkdir(exist_ok=True)
+        (tmp_path / "outer" / name).write_text("#!/bin/sh\necho ran outer\n")
+        (tmp_path / "outer" / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path / 'outer'}:{os.environ['PATH']}"}
+    for name in ("pip", "pip3.12"):
+        done = user.envforge("run", "--prefix", str(prefix), name, "install", "x", env=env)
+        assert (done.returncode, done.stdout) == (127, "")
+        assert f"the environment `{prefix}` contains no `{name}`, and `{tmp_path}/outer/{name}` would" in done.stderr
+        assert "run `envforge add pip && envforge install`" in done.stderr
+    done = user.envforge("run", "--prefix", str(prefix), "python3", "-c", "1", env=env)
+    assert done.stdout == "ran outer\n"
+    assert f"the environment `{prefix}` contains no `python3`; running `{tmp_path}/outer/python3`" in done.stderr
+
+
 def test_file_that_is_no_program_is_126(user: User, plain: Path) -> None:
     text = plain / "bin" / "text"
     text.write_text("hello\n")

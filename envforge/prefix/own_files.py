@@ -1,0 +1,82 @@
+"""Keep the user's own files, and name the editable installs, of an environment that is created again."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from envforge.base.distribution import file_url_path
+from envforge.lock.project import ENVFORGE_DIRECTORY
+from envforge.prefix.cache import walk
+from envforge.prefix.installed import read_conda, read_distributions, site_packages_of
+from envforge.prefix.values import Progress
+from envforge.prefix.venv import python_program, venv_site_packages
+
+_ASIDE = f"{ENVFORGE_DIRECTORY}/own-files"
+_SHOWN = 5
+_OF_ENVIRONMENT = ("conda-meta", ENVFORGE_DIRECTORY)
+_OF_VENV = ("bin", "Scripts", "include", "pyvenv.cfg", "lib64", ".gitignore")
+
+
+def set_aside(prefix: Path) -> None:
+    """Move the files that belong to no package to a directory that emptying the environment leaves."""
+    for path in tuple(_own(prefix)):
+        target = prefix / _ASIDE / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (prefix / path).replace(target)
+
+
+def put_back(prefix: Path, progress: Progress) -> None:
+    """Move the files back, and name them; one whose place a package has taken stays aside."""
+    aside = prefix / _ASIDE
+    kept, taken = [], []
+    for path in _files(aside):
+        target = prefix / path
+        if os.path.lexists(target):
+            taken.append(path)
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (aside / path).replace(target)
+        kept.append(path)
+    for paths, what in ((kept, "kept"), (taken, f"moved to {aside}, because packages contain their paths:")):
+        if paths:
+            more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+            progress.note(f"{what} files that belong to no package: {', '.join(paths[:_SHOWN])}{more}")
+
+
+def _files(folder: Path) -> list[str]:
+    found = walk(folder, skip=("__pycache__",)) if folder.is_dir() else ()
+    return sorted(path for path, _, state in found if not stat.S_ISDIR(state.st_mode))
+
+
+def _own(prefix: Path) -> Iterator[str]:
+    conda = read_conda(prefix)
+    site_packages = venv_site_packages(prefix)
+    skipped = (*_OF_ENVIRONMENT, *(_OF_VENV if site_packages else ()))
+    site_packages = site_packages or site_packages_of(conda, prefix)
+    wheels = read_distributions(prefix, site_packages, conda) if site_packages else ()
+    claims = [claim for package in conda for claim in package.claims]
+    owned = {claim.path for claim in (*claims, *(claim for wheel in wheels for claim in wheel.claims))}
+    found = [path for path in _files(prefix) if path.split("/", 1)[0] not in skipped]
+    # a package may list a file through a directory that is a link
+    root = os.path.realpath(prefix)
+    owned |= {os.path.relpath(os.path.realpath(prefix / path), root) for path in owned.difference(found)}
+    yield from (path for path in found if path not in owned)
+
+
+def editable_command(prefix: Path, url: str, before: str, *, has_pip: bool) -> str:
+    """Return the command that installs a directory in editable mode again.
+
+    ``before`` is where the environment was: a directory of its project has moved with it.
+    """
+    folder = Path(file_url_path(url))
+    project = Path(before).parent
+    if before and not folder.exists() and folder.is_relative_to(project):
+        folder = prefix.parent / folder.relative_to(project)
+    words = ["uv", "pip", "install", "--python", str(python_program(prefix))]
+    if has_pip:
+        words = ["envforge", "run", "--prefix", str(prefix), "--", "python", "-m", "pip", "install"]
+    return shlex.join([*words, "--no-deps", "-e", str(folder)])

@@ -86,8 +86,8 @@ def otsu(data: Any) -> Scores:
     """Label the pixels by one threshold, computed from the training pixels."""
     threshold_otsu: Any = importlib.import_module("skimage.filters").threshold_otsu
 
-    found = data.validation.columns[0][:, 0] > float(threshold_otsu(data.train.columns[0].numpy()))
-    true = data.validation.columns[1] == 1
+    found = data.validation.tensors[0][:, 0] > float(threshold_otsu(data.train.tensors[0].numpy()))
+    true = data.validation.tensors[1] == 1
     unions = [(found & true, found | true), (~found & ~true, ~found | ~true)]
     return {"Otsu's threshold": statistics.mean(float(both.sum() / either.sum()) for both, either in unions)}
 

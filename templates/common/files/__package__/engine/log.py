@@ -18,6 +18,7 @@ import platform
 import re
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from . import compat, distributed
 from .checkpoint import write_aside, write_text
-from .errors import library, naming
+from .errors import ProjectError, library, naming
 
 Report = Callable[[dict[str, float], int], None]
 PROJECT = Path(__file__).resolve().parents[2]
@@ -80,8 +81,12 @@ def weights_and_biases(run_dir: Path, resumed_at: int | None) -> tuple[Report, C
     wandb = library("wandb", "`--report-to wandb`")
     name = run_dir / "wandb-id"
     if resumed_at is None or not name.is_file():
-        name.write_text(wandb.util.generate_id())
-    run = wandb.init(project=PROJECT.name, dir=str(run_dir), id=name.read_text(), resume="allow")
+        name.write_text(uuid.uuid4().hex)
+    try:
+        run = wandb.init(project=PROJECT.name, dir=str(run_dir), id=name.read_text(), resume="allow")
+    except wandb.errors.Error as error:
+        hint = "log in to Weights & Biases, or set the variable WANDB_MODE to offline"
+        raise ProjectError(f"cannot report to wandb: {error}", hint=hint) from error
     return run.log, run.finish
 
 

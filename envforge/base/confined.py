@@ -21,7 +21,7 @@ from envforge.errors import printable
 LIMIT_S = 3  # of CPU time, for all requests to one child
 MEMORY_BYTES = 500_000_000
 LIMITS = f"at most {LIMIT_S} s and {MEMORY_BYTES // 1_000_000} MB"
-_MOST_CHARACTERS = 100_000_000
+_MOST_CHARACTERS = 10_000_000
 _WALL_S = 30  # only for systems without a limit of CPU time, and for a machine under load
 _START = "import sys; sys.path[:] = sys.argv[1:]; from envforge.base.confined import main; main()"
 # a template that leaves the sandbox finds no secret in the environment; these are what an interpreter needs
@@ -102,6 +102,8 @@ def _answer(kind: str, *values: Any) -> dict[str, Any]:
         return {"value": render_template(*values) if kind == "render" else bool(re.fullmatch(*values))}
     except TemplateError as error:
         return {"error": error.message}
+    except (re.error, ValueError, OverflowError, RecursionError) as error:
+        return {"error": str(error)}
 
 
 def _set_limits() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from envforge import __version__
 from envforge.base.urls import Url, has_secrets
@@ -156,7 +156,7 @@ def _checked(text: str, place: str, example: str) -> str:
 
 def _expected_instead(value: str) -> str:
     """Return what was expected if pip can't install envforge by a value; empty if it can."""
-    from packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415 - only generated files need it
+    from packaging.requirements import Requirement  # noqa: PLC0415 - only generated files need it
 
     ours = f"a requirement of `{distribution_name()}`"
     any_form = f"a version, {ours}, a git URL, or the URL or path of a wheel"
@@ -167,7 +167,7 @@ def _expected_instead(value: str) -> str:
         return "" if _is_url(value) or _is_path(value) else any_form
     try:
         requirement = Requirement(value)
-    except InvalidRequirement:
+    except ValueError:
         return any_form
     if not _is_ours(requirement.name):
         return ours
@@ -177,7 +177,7 @@ def _expected_instead(value: str) -> str:
 def _version(value: str) -> str | None:
     try:
         return str(Version(value))
-    except InvalidVersion:
+    except ValueError:
         return None
 
 
@@ -207,13 +207,13 @@ def _is_path(path: str) -> bool:
 
 def _fits(path: str) -> bool:
     """Return whether a path can lead to envforge; only the name of a wheel shows its distribution."""
-    from packaging.utils import InvalidWheelFilename, parse_wheel_filename  # noqa: PLC0415 - only generated files need it
+    from packaging.utils import parse_wheel_filename  # noqa: PLC0415 - only generated files need it
 
     if not path.endswith(".whl"):
         return True
     try:
         return _is_ours(parse_wheel_filename(re.split(r"[/\\]", path)[-1])[0])
-    except InvalidWheelFilename:
+    except ValueError:
         return False
 
 

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from envforge.base.files import regular
 from envforge.base.terms import ComputeCapability, WheelTag
@@ -67,7 +67,7 @@ def matching(pattern: str, expected: str) -> msgspec.Meta:
 def _version(text: str) -> Version:
     try:
         return Version(text)
-    except InvalidVersion as error:
+    except ValueError as error:
         raise ValueError(text) from error
 
 
@@ -307,16 +307,22 @@ def _locate(error: msgspec.ValidationError, top: object, type_: Any) -> tuple[st
 def _failing_key(mapping: dict[Any, Any], error: msgspec.ValidationError, top: object, type_: Any) -> Any:
     """Return the key that ``error`` is about, which msgspec doesn't name: with this key only, it is raised again."""
     items = dict(mapping)
+    keys = list(items)
+
+    def is_among(some: list[Any]) -> bool:
+        mapping.clear()
+        mapping.update((key, items[key]) for key in some)
+        try:
+            msgspec.convert(top, type_, dec_hook=_parse)
+        except msgspec.ValidationError as again:
+            return str(again) == str(error)
+        return False
+
     try:
-        for key, item in items.items():
-            mapping.clear()
-            mapping[key] = item
-            try:
-                msgspec.convert(top, type_, dec_hook=_parse)
-            except msgspec.ValidationError as again:
-                if str(again) == str(error):
-                    return key
-        return next(iter(items), "")
+        while len(keys) > 1:  # halves: each conversion reads the whole document
+            middle = len(keys) // 2
+            keys = keys[:middle] if is_among(keys[:middle]) else keys[middle:]
+        return keys[0] if keys else ""
     finally:
         mapping.clear()
         mapping.update(items)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
+import secrets
 import shutil
 import stat
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -56,6 +57,15 @@ def workshop() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@functools.cache
+def current_umask() -> int:
+    """Return the umask of this process; reading it by `os.umask` would change it for other threads."""
+    with tempfile.TemporaryDirectory() as folder:
+        probe = Path(folder) / "probe"
+        probe.touch(mode=0o777)
+        return 0o777 & ~stat.S_IMODE(probe.stat().st_mode)
+
+
 def regular(path: Path) -> Path:
     """Return the path of a document; raise ``OSError`` if reading it might never end, or fill the memory."""
     if path.exists() and not path.is_file() and not path.is_dir():
@@ -80,8 +90,8 @@ def replacing(path: Path, *, synced: bool = True, through_links: bool = True) ->
     keeps its mode. Pass ``synced=False`` if losing the file in a power failure is harmless. Raises ``OutsideError``.
     """
     target = Path(os.path.realpath(path)) if through_links else path
-    # threads of one process may write the same file; a name has at most 255 bytes
-    aside = target.with_name(f".{target.name[:50]}.{os.getpid()}.{threading.get_native_id()}")
+    # other people may have put a link at a name that they can guess; a name has at most 255 bytes
+    aside = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}")
     is_stream = target.exists() and not target.is_file()  # a pipe or a device, which a rename would replace
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +99,7 @@ def replacing(path: Path, *, synced: bool = True, through_links: bool = True) ->
         message = f"cannot create the directory `{path.parent}`: {error.strerror or error}"
         raise OutsideError(message, code="unwritable") from error
     try:
-        with (target if is_stream else aside).open("wb") as stream:
+        with target.open("wb") if is_stream else aside.open("xb") as stream:
             yield stream
             stream.flush()
             if synced and not is_stream:

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from envforge.base.urls import hide_secrets
+from envforge.base.urls import Url, hide_secrets
 from envforge.errors import EnvforgeError, Hint, OutsideError, RequestError
 
 GIT_PREFIX = "git:"
@@ -31,6 +31,11 @@ _SETTINGS = (
     "commit.gpgSign=false",
     "gc.auto=0",
     "advice.detachedHead=false",
+)
+# a credential helper: the arguments of git are visible to every user of the computer, its environment is not
+_HELPER = (
+    r"""!f() { test "$1" != get || printf 'username=%s\npassword=%s\n' """
+    '"$ENVFORGE_GIT_USER" "$ENVFORGE_GIT_PASSWORD"; }; f'
 )
 # a hook of git sets these, and git would use that repository (`git rev-parse --local-env-vars`)
 _OF_A_HOOK = {
@@ -82,6 +87,7 @@ def run_git(folder: Path, *words: str, timeout_s: float = _TIMEOUT_S, isolated: 
         environment |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
         environment |= {"GIT_CEILING_DIRECTORIES": str(folder)}
     environment |= {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "LC_ALL": "C"}
+    words = tuple(_without_user(word, environment) for word in words)
     try:
         done = subprocess.run(
             ["git", *(word for setting in _SETTINGS for word in ("-c", setting)), *words],  # noqa: S607 - of PATH
@@ -102,6 +108,30 @@ def run_git(folder: Path, *words: str, timeout_s: float = _TIMEOUT_S, isolated: 
     except OSError as error:
         raise OutsideError(f"cannot start git: {error.strerror or error}", code="git-failed") from error
     return GitEnd(code=done.returncode, stdout=done.stdout, stderr=hide_secrets(done.stderr.decode(errors="replace")))
+
+
+def _without_user(word: str, environment: dict[str, str]) -> str:
+    """Return a word of a command; if it is a URL with a user, move the user and the password to ``environment``."""
+    try:
+        url = Url.parse(word)
+    except ValueError:
+        return word
+    if url.scheme not in {"http", "https"} or not url.user_info:
+        return word
+    user, password = url.credentials({}) or ("", "")
+    settings = [("username", user)]
+    if ":" in url.user_info:
+        environment |= {"ENVFORGE_GIT_USER": user, "ENVFORGE_GIT_PASSWORD": password}
+        settings += [("helper", ""), ("helper", _HELPER)]  # instead of the helpers of the user
+    for name, value in settings:
+        count = environment.get("GIT_CONFIG_COUNT", "")
+        number = int(count) if count.isdecimal() else 0
+        environment |= {
+            "GIT_CONFIG_COUNT": str(number + 1),
+            f"GIT_CONFIG_KEY_{number}": f"credential.{url.origin}.{name}",
+            f"GIT_CONFIG_VALUE_{number}": value,
+        }
+    return url.without_user().reveal()
 
 
 def read_revision(spec: str, folder: Path) -> str:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import unquote
@@ -26,7 +27,6 @@ from envforge.errors import Hint, RequestError
 _EXAMPLES = (
     "a directory, git+https://host.example/team/locks.git@main, https://host.example/locks, or s3://bucket/locks"
 )
-_SAME_STORE = {"gcs": "gs", "az": "abfs", "s3a": "s3"}  # fsspec accepts several names of a store
 _USUAL_PORTS = {None, 22, 80, 443}
 
 
@@ -56,17 +56,33 @@ class Address:
         url = None if self.kind == "folder" else Url.parse(self.location)
         folder = Path(self.location) if url is None else url.file_path
         if url is None or folder is not None:
-            path = os.path.realpath(folder or "")
-            return f"{path.removesuffix('.git').rstrip('/')}/{self.subdirectory}".casefold()
-        scheme = _SAME_STORE.get(url.scheme, url.scheme) if self.kind == "objects" else ""
+            path = os.path.realpath(folder or "").removesuffix(".git")
+            return posixpath.normpath(f"{path}/{self.subdirectory}").casefold()
+        store = _store(url.scheme) if self.kind == "objects" else ""
         port = "" if url.port in _USUAL_PORTS else f":{url.port}"
         path = posixpath.normpath(f"/{unquote(url.path)}").lstrip("/").removesuffix(".git")
-        host = url.host.rstrip(".")
-        try:
-            host = host.encode("idna").decode()
-        except UnicodeError:  # a label that is too long, which no server has
-            host = host.casefold()
-        return f"{scheme}//{host}{port}/{path}/{self.subdirectory}".casefold()
+        return f"{store}//{_same_host(url.host)}{port}/{posixpath.normpath(f'{path}/{self.subdirectory}')}".casefold()
+
+
+def _store(scheme: str) -> str:
+    """Return the class with which fsspec opens a scheme; it accepts several names of one store."""
+    try:
+        from fsspec.registry import known_implementations  # noqa: PLC0415 - slow to import, and an extra
+    except ImportError:  # no catalogue in a store can be opened either
+        return scheme
+    scheme = scheme.replace("abfss", "abfs")  # which only the library of the store knows
+    return str(known_implementations.get(scheme, {}).get("class", scheme))
+
+
+def _same_host(host: str) -> str:
+    """Return the one spelling of a host: of an IPv6 address the shortest, of an IPv4 address in it the IPv4 address."""
+    if ":" in host:
+        address = IPv6Address(host)
+        return str(address.ipv4_mapped or address)
+    try:
+        return host.rstrip(".").encode("idna").decode()
+    except UnicodeError:  # a label that is too long, which no server has
+        return host.rstrip(".").casefold()
 
 
 def parse_address(text: str, base: Path, what: str = "catalogue") -> Address:
@@ -106,9 +122,15 @@ def _parse(text: str, base: Path) -> Address:
 
 def _url(text: str) -> Url:
     url = Url.parse(text)
+    # libraries read other characters in different ways: `127.0.0.1\x`, `127.0.0.%31`, `[fe80::1%25eth0]`
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*", url.scheme) or "\\" in text or not re.fullmatch(r"[\w.:-]*", url.host):
+        raise ValueError("its scheme or its host contains an unexpected character")
+    host = unicodedata.normalize("NFKC", url.host)
+    if "[" in text:
+        IPv6Address(host)
     # `127.1` and `0x7f000001` are other spellings of an address, which only the resolver knows
-    if re.fullmatch(r"[0-9.]+|(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*\.?", url.host):
-        IPv4Address(url.host)
+    if re.fullmatch(r"[0-9.]+|(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*\.?", host):
+        IPv4Address(host)
     return url
 
 

@@ -48,13 +48,15 @@ class GitCatalogue:
             name = str(addition.row["file"])
             _git(self.work, "add", "--all", "--", str(self.root))
             _git(self.work, *self._author(addition), "commit", "--quiet", "--no-verify", "-m", f"Publish {name}")
-            pushed = _run(self.work, "push", "--quiet", "--no-verify", "origin", f"HEAD:refs/heads/{branch}")
+            pushed = _run(
+                self.work, "push", "--quiet", "--no-verify", "--", self.address.location, f"HEAD:refs/heads/{branch}"
+            )
             if pushed.code == 0:
                 return True
             if _REJECTED.search(pushed.stderr) is None or "hook declined" in pushed.stderr:
                 raise _error("push to the catalogue", self.address, pushed)
             # start again from the other publisher's commit, because both changed the index
-            _git(self.work, "fetch", "--quiet", "--depth", "1", "origin", f"refs/heads/{branch}")
+            _git(self.work, "fetch", "--quiet", "--depth", "1", "--", self.address.location, f"refs/heads/{branch}")
             _git(self.work, "reset", "--quiet", "--hard", "FETCH_HEAD")
         raise OutsideError(
             f"failed to publish to `{self.address.public}`: other publishers were faster {_TRIES} times",
@@ -100,8 +102,7 @@ def clone(address: Address, work: Path, what: str = "catalogue") -> GitCatalogue
 
 def _at_commit(address: Address, work: Path, what: str) -> GitCatalogue:
     _git(Path(), "init", "--quiet", "--", str(work))
-    _git(work, "remote", "add", "origin", "--", address.location)
-    done = _run(work, "fetch", "--quiet", "--depth", "1", "origin", str(address.rev))
+    done = _run(work, "fetch", "--quiet", "--depth", "1", "--", address.location, str(address.rev))
     if done.code:
         raise _error(f"read the {what}", address, done)
     _git(work, "checkout", "--quiet", "--detach", "FETCH_HEAD")

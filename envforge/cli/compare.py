@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from envforge.cli.options import FILE, Argument, JsonOption, Option, takes
+from envforge.cli.options import FILE, Argument, FiniteRange, JsonOption, Option, takes
 from envforge.cli.verify import STDOUT, markdown_option, print_lines, write_reports
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class CompareOptions:
     records: Annotated[tuple[Path, ...], Argument(metavar="A.json B.json ...", type=FILE)]
     tolerance: Annotated[
         float,
-        Option("Report speeds that differ by more than this.", type=click.FloatRange(min=0), metavar="PERCENT"),
+        Option("Report speeds that differ by more than this.", type=FiniteRange(min=0), metavar="PERCENT"),
     ] = 10.0
     markdown: Annotated[Path | None, markdown_option("Write a Markdown report, to stdout unless you name a FILE.")]
     html: Annotated[Path | None, Option("Write an HTML report.", metavar="FILE")]

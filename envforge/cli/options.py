@@ -29,6 +29,17 @@ _T = TypeVar("_T")
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
+
+
+class FiniteRange(click.FloatRange):
+    """A range that contains neither `nan` nor `inf`, nor a time that overflows a date."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number; fail like click if it is none of the range."""
+        number = super().convert(value, param, ctx)
+        return number if abs(number) < 1e9 else self.fail(f"{value} is not a number below 1e9.", param, ctx)
+
+
 DEFAULT_PREFIX = Path(".conda")
 
 

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import click
 
-from envforge.cli.options import EnvironmentOptions, JsonOption, MachineOption, Option, chosen_machine, takes
+from envforge.cli.options import (
+    EnvironmentOptions,
+    FiniteRange,
+    JsonOption,
+    MachineOption,
+    Option,
+    chosen_machine,
+    takes,
+)
 from envforge.errors import RequestError
 
 if TYPE_CHECKING:
@@ -59,9 +67,7 @@ class VerifyOptions:
     environment: EnvironmentOptions
     limit: Annotated[
         float,
-        Option(
-            "Stop each process that a check starts after this time.", type=click.FloatRange(min=1), metavar="SECONDS"
-        ),
+        Option("Stop each process that a check starts after this time.", type=FiniteRange(min=1), metavar="SECONDS"),
     ] = 120.0
     junit: Annotated[Path | None, Option("Write a JUnit XML report for CI.", metavar="FILE")]
     markdown: Annotated[

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import yaml
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 
 from envforge.errors import EnvforgeError
 from envforge.export.source import Exported, LockSource, build_of, channel_of, header, need_sha256, python_of, subdir_of
@@ -143,7 +143,7 @@ def _requirement(name: str, wanted: str) -> str:
     text = f"{name}{bound}" if bound[0] in "<>=!~" else f"{name}=={bound}"
     try:
         return str(Requirement(text))
-    except InvalidRequirement:  # PEP 508 has no `a || b`, and the locked version is pinned anyway
+    except ValueError:  # PEP 508 has no `a || b`, and the locked version is pinned anyway
         return name
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from email.parser import BytesParser
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability, WheelTag
@@ -366,5 +366,5 @@ def _requirements(metadata: bytes) -> Iterator[Requirement]:
     for text in BytesParser().parsebytes(metadata).get_all("Requires-Dist", []):
         try:
             yield Requirement(text)
-        except InvalidRequirement:  # noqa: PERF203 - old releases have requirements that aren't valid anymore
+        except ValueError:  # noqa: PERF203 - old releases have requirements that aren't valid anymore
             continue

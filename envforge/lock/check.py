@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from envforge.base.urls import has_secrets, show_url, without_user
 from envforge.lock.condalock import content_hashes
@@ -194,7 +194,7 @@ def python_of(packages: Sequence[LockedPackage]) -> Version | None:
         if package.manager == "conda" and package.name == "python":
             try:
                 return Version(package.version)
-            except InvalidVersion:
+            except ValueError:
                 return None
     return None
 
@@ -231,7 +231,7 @@ def _is_met_by(requirement: Requirement, package: LockedPackage) -> bool:
         return requirement.url.split("#", 1)[0] == package.url.split("#", 1)[0]
     try:
         return requirement.specifier.contains(Version(package.version), prereleases=True)
-    except InvalidVersion:  # of a conda package
+    except ValueError:  # of a conda package
         return not str(requirement.specifier)
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from envforge.base.files import exclusive_lock, regular, workshop, write_atomic
 from envforge.base.urls import hide_secrets
@@ -209,7 +209,7 @@ def _specifiers(version: str) -> SpecifierSet:
         found.append(text)
     try:
         return SpecifierSet(",".join(found))
-    except InvalidSpecifier:  # such as `1.2|1.4`
+    except ValueError:  # such as `1.2|1.4`
         return SpecifierSet()
 
 
@@ -417,7 +417,7 @@ def _name(artifact: Artifact) -> str:
 def _version(text: str) -> Version | None:
     try:
         return Version(text)
-    except InvalidVersion:  # of a conda package
+    except ValueError:  # of a conda package
         return None
 
 

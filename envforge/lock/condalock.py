@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from envforge.base.documents import Document
 from envforge.base.envelope import fields_to_json
@@ -438,6 +438,6 @@ def read_solve(folder: Path) -> Solve | None:
 def _is_version(text: str) -> bool:
     try:
         Version(text)
-    except InvalidVersion:
+    except ValueError:
         return False
     return True

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from packaging.markers import Marker
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.tags import Tag, compatible_tags, cpython_tags, mac_platforms
 from packaging.utils import (
     InvalidSdistFilename,
@@ -323,7 +323,7 @@ class PlatformIndex:
     def _offer(self, name: str, index: str, file: IndexFile) -> tuple[int, Offer] | None:
         try:
             wheel_name, version, _, _ = parse_wheel_filename(file.file_name)
-        except InvalidWheelFilename:
+        except ValueError:
             return None
         rank = self.target.rank(file.file_name)
         if rank is None or wheel_name != name or not self._python_fits(file.requires_python):
@@ -337,7 +337,7 @@ class PlatformIndex:
     def _python_fits(self, requires_python: str | None) -> bool:
         try:
             return SpecifierSet(requires_python or "").contains(self.target.python, prereleases=True)
-        except InvalidSpecifier:  # as pip: an invalid `requires-python` doesn't exclude a file
+        except ValueError:  # as pip: an invalid `requires-python` doesn't exclude a file
             return True
 
     def _link(self, offer: Offer) -> Link:
@@ -378,7 +378,7 @@ class PlatformIndex:
 def _requirement(text: str, offer: Offer) -> Requirement:
     try:
         return Requirement(" ".join(text.split()))
-    except InvalidRequirement as error:
+    except ValueError as error:
         raise EnvforgeError(
             f"the metadata of `{show_url(offer.file.url)}` has an invalid requirement: `{text}`", code="bad-wheel"
         ) from error
@@ -396,7 +396,7 @@ def _version_of(file_name: str) -> Version | None:
 def _tags(wheel: str) -> frozenset[Tag]:
     try:
         return parse_wheel_filename(wheel)[3]
-    except InvalidWheelFilename:
+    except ValueError:
         return frozenset()
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packaging.tags import Tag
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
-from packaging.version import InvalidVersion, Version
+from packaging.utils import parse_wheel_filename
+from packaging.version import Version
 
 from envforge.base.envelope import Json, fields_to_json
 from envforge.base.terms import WheelTag
@@ -239,7 +239,7 @@ def _serves_python(tag: Tag, python: Version) -> bool:
         return False
     try:
         stated = Version(f"{match[2]}.{match[3] or 0}")
-    except InvalidVersion:
+    except ValueError:
         return False
     if match[1] == "py" or tag.abi in {"abi3", "none"}:
         return stated.major == python.major and stated <= python
@@ -456,7 +456,7 @@ def _is_readable(artifact: Artifact) -> bool:
         return True
     try:
         parse_wheel_filename(artifact.file_name)
-    except InvalidWheelFilename:
+    except ValueError:
         return False
     return True
 

@@ -68,11 +68,15 @@ class Link:
 
 def parse_page(text: str, content_type: str, base: str) -> tuple[IndexFile, ...]:
     """Parse a page; ``base`` is its public URL."""
-    if "json" in content_type:
-        return _parse_json(text, base)
-    parser = _Anchors(base)
-    parser.feed(text)
-    return tuple(parser.files)
+    try:
+        if "json" in content_type:
+            return _parse_json(text, base)
+        parser = _Anchors(base)
+        parser.feed(text)
+        return tuple(parser.files)
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:  # the last one of `html.parser`
+        message = f"`{show_url(base)}` is not a page of a package index: {error!r}"
+        raise OutsideError(message, code="bad-index-page") from error
 
 
 def render_page(name: str, links: Iterable[Link]) -> str:
@@ -138,13 +142,7 @@ def _parse_json(text: str, base: str) -> tuple[IndexFile, ...]:
     document = Document(
         damaged=f"`{show_url(base)}` is not a page of a package index", error=OutsideError, code="bad-index-page"
     )
-    page = document.read_json(text, _Listing)
-    try:
-        return tuple(_json_file(entry, base) for entry in page.files)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OutsideError(
-            f"`{show_url(base)}` is not a page of a package index: {error!r}", code="bad-index-page"
-        ) from error
+    return tuple(_json_file(entry, base) for entry in document.read_json(text, _Listing).files)
 
 
 def _json_file(entry: Mapping[str, Any], base: str) -> IndexFile:

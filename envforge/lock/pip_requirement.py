@@ -9,7 +9,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 
 from envforge.base.urls import hide_secrets, show_url
 from envforge.errors import Hint
@@ -38,7 +38,7 @@ def parse_requirement(text: str) -> Requirement:
     invalid = f"`{text}` below `pip:` is not a valid requirement"
     try:
         requirement = Requirement(text)
-    except InvalidRequirement as error:
+    except ValueError as error:
         raise BadRequirementError(f"{invalid}: {str(error).splitlines()[0]}", (Hint(_spelling(text)),)) from error
     if requirement.marker is not None and not is_valid_marker(requirement.marker):
         raise BadRequirementError(f"{invalid}: its marker can't be evaluated", (Hint(_spelling(text)),))
@@ -86,7 +86,7 @@ def _spelling(text: str) -> str:
 def _is_valid(text: str) -> bool:
     try:
         Requirement(text)
-    except InvalidRequirement:
+    except ValueError:
         return False
     return True
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from envforge.base.files import regular
@@ -236,7 +236,7 @@ def _fault(package: LockedPackage, *, allow_builds: bool) -> str | None:
         return None if allow_builds else source
     try:
         found = parse_wheel_filename(name)[0]
-    except InvalidWheelFilename as error:
+    except ValueError as error:
         return str(error)
     wanted = canonicalize_name(package.name)
     return None if found == wanted else f"expected a wheel of `{wanted}`, found `{name}`"

@@ -9,8 +9,8 @@ import ast
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from packaging.markers import InvalidMarker, Marker, UndefinedComparison, UndefinedEnvironmentName
-from packaging.version import InvalidVersion, Version
+from packaging.markers import Marker, UndefinedComparison, UndefinedEnvironmentName
+from packaging.version import Version
 
 from envforge.base.suggest import nearest
 
@@ -151,7 +151,7 @@ def _of_marker(text: str) -> str:
     """Return the selector that is true where a marker is; empty if it isn't a marker of the platform."""
     try:
         marker = Marker(text.strip())
-    except InvalidMarker:
+    except ValueError:
         return ""
     if not is_valid_marker(marker) or re.search(r"python|implementation|extra|release|platform_version", text):
         return ""
@@ -228,7 +228,7 @@ def is_valid_marker(marker: Marker) -> bool:
     """Return whether a marker can be evaluated: some, such as ``os_name ~= 'x'``, only fail then."""
     try:
         marker.evaluate({**marker_environment(KNOWN_PLATFORMS[0], Version("3.12")), "extra": ""})
-    except (UndefinedComparison, UndefinedEnvironmentName, InvalidVersion):
+    except (UndefinedComparison, UndefinedEnvironmentName, ValueError):
         return False
     return True
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
 from packaging.markers import Marker
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
-from packaging.version import InvalidVersion, Version
+from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 
 from envforge.base.documents import Document, NonEmpty, Sha256
 from envforge.base.files import regular
@@ -336,7 +336,7 @@ def _check_file(document: Document, package: _Package, file: _File, path: str) -
     try:
         found = parse_wheel_filename(file.file_name)[:2] if path.endswith("]") else None
         is_same = found in {None, (canonicalize_name(package.name), Version(package.version))}
-    except (InvalidWheelFilename, InvalidVersion) as error:
+    except ValueError as error:
         raise document.fault(f"{path}.name", f"a wheel ({error})", file.file_name) from error
     if not is_same:
         raise document.fault(f"{path}.name", f"a wheel of `{package.name} {package.version}`", file.file_name)

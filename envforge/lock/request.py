@@ -68,7 +68,7 @@ def read_moment(text: str | None) -> dt.datetime | None:
     """Parse a time as written by package indexes, in UTC; return ``None`` if it is missing or invalid."""
     try:
         return _utc(dt.datetime.fromisoformat(_with_zone(text))) if text else None
-    except ValueError:
+    except (ValueError, OverflowError):  # in UTC, it may be before the year 1
         return None
 
 

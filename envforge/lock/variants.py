@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 from packaging.requirements import Requirement
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from envforge.base.data_files import templates_root
 from envforge.base.files import exclusive_lock
@@ -126,7 +126,7 @@ def _pinned(requirement: Requirement, path: Path) -> Version:
     versions = [one.version for one in requirement.specifier if one.operator in {"==", "==="}]
     try:
         return Version(Version(versions[0]).public)
-    except (IndexError, InvalidVersion) as error:
+    except (IndexError, ValueError) as error:
         raise EnvforgeError(
             f"`{path}` lists `{requirement}`, but variants require one exact version",
             hint='write it as in `"torch==2.7.1+cu118"`',

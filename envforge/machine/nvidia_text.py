@@ -41,8 +41,8 @@ _HEADER_MIG = re.compile(r"\|\s*(?P<mode>Enabled|Disabled)\*?\s*\|$")
 _MIG_DEVICE = re.compile(r"^\|\s{1,3}(?P<gpu>\d{1,4})(?:\s+\d{1,4}){3}\s*\|\s*\d+MiB\s*/\s*(?P<total>\d{1,12})MiB")
 _QUERY_GPU = re.compile(r"GPU (?:[0-9A-Fa-f]{4,8}:)?[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d")
 _SLICE_MEMORY = re.compile(r"MIG Device/(?:Shared )?FB Memory Usage/Total")
-_LISTED_GPU = re.compile(r"^GPU (?P<index>\d{1,4}): (?P<name>.*?) \((?:UUID: (?P<uuid>[^)]*)|S/N: [^)]*)\)")
-_LISTED_MIG = re.compile(r"^\s+MIG (?P<name>\S+)\s+Device\s+\d+: \(UUID: (?P<uuid>[^)]*)\)")
+_LISTED_GPU = re.compile(r"^GPU (?P<index>\d{1,4}): (?P<name>.*?) \((?:UUID: (?P<uuid>[^()]*)|S/N: [^()]*)\)")
+_LISTED_MIG = re.compile(r"^\s+MIG (?P<name>\S+)\s+Device\s+\d+: \(UUID: (?P<uuid>[^()]*)\)")
 _VERSION_LINE = re.compile(r"^(?:KMD|DRIVER) version\s*:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 _CUDA_LINE = re.compile(r"^CUDA (?:UMD )?version\s*:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 # control characters, and the marks that change the direction of text
@@ -269,16 +269,19 @@ def _query_gpu(index: int, heading: str, values: Mapping[str, Sequence[str]]) ->
 
 def parse_smi_list(text: str) -> SmiReport:
     """Parse the output of ``nvidia-smi -L``: each GPU with its UUID, and its MIG devices; it has no driver."""
-    gpus: list[Gpu] = []
+    gpus: list[tuple[Gpu, list[MigDevice]]] = []
     for line in text.splitlines():
         if match := _LISTED_GPU.match(line):
-            gpus.append(Gpu(index=int(match["index"]), name=clean(match["name"]), uuid=_value(match["uuid"])))
+            gpu = Gpu(index=int(match["index"]), name=clean(match["name"]), uuid=_value(match["uuid"]))
+            gpus.append((gpu, []))
         elif (mig := _LISTED_MIG.match(line)) and gpus:
-            device = MigDevice(name=f"MIG {clean(mig['name'])}", uuid=_value(mig["uuid"]))
-            gpus[-1] = dataclasses.replace(gpus[-1], mig_enabled=True, mig_devices=(*gpus[-1].mig_devices, device))
+            gpus[-1][1].append(MigDevice(name=f"MIG {clean(mig['name'])}", uuid=_value(mig["uuid"])))
     if not gpus:
-        raise TextFormatError("the output of `nvidia-smi -L`", clean(text)[:80])
-    return SmiReport(driver_version=None, cuda=None, gpus=tuple(gpus))
+        raise TextFormatError("the output of `nvidia-smi -L`", clean(text[:800])[:80])
+    found = (
+        dataclasses.replace(gpu, mig_enabled=bool(mig) or gpu.mig_enabled, mig_devices=tuple(mig)) for gpu, mig in gpus
+    )
+    return SmiReport(driver_version=None, cuda=None, gpus=tuple(found))
 
 
 def parse_smi_csv(text: str) -> SmiReport:

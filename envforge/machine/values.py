@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from envforge.base.terms import ComputeCapability
 from envforge.errors import Hint, RequestError
@@ -205,7 +205,7 @@ def _read(machine: Machine, fact: str, source: str) -> Machine:
 def _version(variable: str, value: str, example: str) -> Version:
     try:
         return Version(value)
-    except InvalidVersion as error:
+    except ValueError as error:
         raise _bad(variable, value, f"a version such as `{example}`", example) from error
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -170,7 +171,7 @@ def _document(path: Path) -> Document:
 
 def _level(environment: Mapping[str, str]) -> int:
     text = environment.get("CONDA_SHLVL", "")
-    return int(text) if text.isascii() and text.isdigit() else 0
+    return int(text) if re.fullmatch(r"[0-9]{1,4}", text) else 0
 
 
 def _same(one: Path, other: Path) -> bool:

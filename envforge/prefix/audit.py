@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint
@@ -315,7 +315,7 @@ def _wheel_differs(artifact: Artifact, found: Distribution, kept: Wheel | None) 
 def _same_version(one: str, other: str) -> bool:
     try:
         return Version(one) == Version(other)
-    except InvalidVersion:
+    except ValueError:
         return one == other
 
 

@@ -30,7 +30,7 @@ from rattler.package_cache import PackageCache, PackageCacheLayer, ValidationMod
 from rattler.package_streaming import extract
 
 from envforge.base.documents import Document
-from envforge.base.files import regular
+from envforge.base.files import current_umask, regular
 from envforge.base.urls import show_url
 from envforge.errors import EnvforgeError, Hint, OutsideError, printable
 from envforge.lock.plan import Artifact, Digest, record_name
@@ -72,6 +72,8 @@ _ERRORS: tuple[type[Exception], ...] = (
 _LARGEST_METADATA = 1 << 25  # bytes; a list of 100,000 files has 20 MB
 _MOST_ROWS = 500_000
 _PROBE_BYTES = 1 << 20
+_SHORTEST_PLACEHOLDER = 32  # characters, in a binary file; conda-build used this length before it used 255
+_MOST_PLACEHOLDERS = 100_000  # in a text file, each of which grows by up to 1,000 characters
 _ENTRY_POINT = re.compile(r"[^=]+=\s*[\w.-]+\s*:\s*[\w.-]+\s*")
 
 
@@ -94,10 +96,15 @@ class Tree:
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def read_tree(folder: Path) -> Tree:
-    """List the files below a directory."""
+def read_tree(folder: Path, *, umask: int | None = None) -> Tree:
+    """List the files below a directory; with ``umask``, give each the mode that it would have if it were created now.
+
+    Only whether the owner may write or execute a file is taken from its package: it could permit writing to anyone.
+    """
     tree = Tree()
     for name, entry, state in walk(folder):
+        if umask is not None and not stat.S_ISLNK(state.st_mode):
+            state = _with_umask(entry, state, umask)  # noqa: PLW2901 - a directory can be read only after that
         if stat.S_ISDIR(state.st_mode):
             tree.folders.append(name)
             continue
@@ -111,6 +118,15 @@ def read_tree(folder: Path) -> Tree:
         tree.mtimes_ns.append(state.st_mtime_ns)
         tree.size += state.st_size
     return tree
+
+
+def _with_umask(entry: os.DirEntry[str], state: os.stat_result, umask: int) -> os.stat_result:
+    owner = stat.S_IRWXU if stat.S_ISDIR(state.st_mode) else state.st_mode & stat.S_IRWXU | stat.S_IRUSR
+    mode = (owner | owner >> 3 | owner >> 6) & ~umask
+    if stat.S_IMODE(state.st_mode) == mode or state.st_mode & (stat.S_ISUID | stat.S_ISGID):
+        return state
+    os.chmod(entry.path, mode)  # noqa: PTH101 - a Path for each file is slow
+    return entry.stat(follow_symlinks=False) if os.name == "nt" else os.lstat(entry.path)
 
 
 def standing_tree(folder: Path, archive: Path) -> Tree | None:
@@ -191,7 +207,7 @@ def unpack(item: Fetched, store: Store, platform: str) -> Archive:
         try:
             extract(item.path, fresh)
             now_ns = time.time_ns()
-            tree = read_tree(fresh)
+            tree = read_tree(fresh, umask=current_umask())
             kept = Unpacked(
                 size=item.path.stat().st_size,
                 sha256=_sha256(item),
@@ -253,7 +269,6 @@ def _check_unpacked(item: Fetched, folder: Path, tree: Tree, platform: str, kept
             raise refused(item.artifact, name, f"is a link to a path outside the package: `{printable(target)}`")
     _check_size(item.artifact, folder)
     seen: dict[str, str] = {}
-    folders = set(tree.folders)
     # rattler's own parse, which accepts the older `info/files`, too, and is what it will link
     for entry in rattler.PathsJson.from_package_directory_with_deprecated_fallback(folder).paths:
         name = entry.relative_path.as_posix()
@@ -265,10 +280,9 @@ def _check_unpacked(item: Fetched, folder: Path, tree: Tree, platform: str, kept
             raise archive_damaged(item.artifact, f"it lists `{printable(name)}` twice")
         if seen.setdefault(key, name) != name:
             raise refused(item.artifact, name, f"has the same name as `{seen[key]}` on a disk that ignores case")
-        if name not in (folders if entry.path_type.directory else tree.files):
-            raise archive_damaged(item.artifact, f"it lists `{printable(name)}`, but does not contain it")
-        if not _is_of_kind(entry, folder / name):
-            raise archive_damaged(item.artifact, f"it lists `{printable(name)}` as another kind of file than it is")
+        if name not in tree.files:
+            raise archive_damaged(item.artifact, f"it lists `{printable(name)}`, but contains no such file")
+        _check_listed(item.artifact, entry, folder / name)
     record = _read_record(item, folder, kept)
     for point in _entry_points(item, folder):
         if not _ENTRY_POINT.fullmatch(point):
@@ -289,6 +303,10 @@ def _check_size(artifact: Artifact, folder: Path) -> None:
         data = path.read_bytes()
         if sum(data.count(mark) for mark in marks) > _MOST_ROWS:
             raise archive_damaged(artifact, f"its `{_INFO}/{name}` has more than {_MOST_ROWS:,} rows")
+        if name == "paths.json" and (ends := re.search(rb'"_path"\s*:\s*"([^"]*[/\\])"', data)):
+            raise archive_damaged(
+                artifact, f"it lists `{printable(ends[1].decode(errors='replace'))}`, which ends in a slash"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -319,13 +337,28 @@ def check_program(artifact: Artifact, name: str) -> None:
     """Raise ``EnvforgeError`` unless the name of a program is one of a file in the directory of programs."""
     if name in {"", ".", ".."} or not name.isprintable() or {"/", "\\"} & set(name):
         raise refused(artifact, name, "is a program outside the directory of programs")
+    if re.fullmatch(r"pythonw?[0-9.]*t?(\.exe)?", name, re.IGNORECASE):
+        raise refused(artifact, name, "is a program that would replace Python")
 
 
-def _is_of_kind(entry: rattler.PathsEntry, path: Path) -> bool:
-    """Return whether rattler can link a listed file as its kind: otherwise, it would stop with a half-linked prefix."""
-    if entry.path_type.softlink:
-        return path.is_symlink()
-    return entry.prefix_placeholder is None if entry.path_type.directory else path.is_file()
+def _check_listed(artifact: Artifact, entry: rattler.PathsEntry, path: Path) -> None:
+    """Raise ``EnvforgeError`` if rattler can't link a listed file: it would stop with a half-linked prefix."""
+    kind = entry.path_type
+    if kind.directory or not (path.is_symlink() if kind.softlink else path.is_file()):
+        listed = printable(entry.relative_path.as_posix())
+        raise archive_damaged(artifact, f"it lists `{listed}` as another kind of file than it is")
+    if entry.prefix_placeholder is not None:
+        _check_placeholder(artifact, entry.prefix_placeholder, path)
+
+
+def _check_placeholder(artifact: Artifact, placeholder: rattler.PrefixPlaceholder, path: Path) -> None:
+    """Raise ``EnvforgeError`` if a placeholder is none that a build tool writes, or would make a file enormous."""
+    text, is_binary = placeholder.placeholder, placeholder.file_mode.mode == "binary"
+    if not re.match(r"/|[A-Za-z]:[\\/]", text) or (is_binary and len(text) < _SHORTEST_PLACEHOLDER):
+        raise archive_damaged(artifact, f"`{printable(text)}` is not a placeholder of a prefix")
+    most = path.stat().st_size // len(text)
+    if not is_binary and most > _MOST_PLACEHOLDERS and path.read_bytes().count(text.encode()) > _MOST_PLACEHOLDERS:
+        raise archive_damaged(artifact, f"`{printable(path.name)}` contains `{printable(text)}` too often")
 
 
 def _folded(artifact: Artifact, name: str, platform: str) -> str:

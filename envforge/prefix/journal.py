@@ -156,6 +156,7 @@ def lock_prefix(prefix: Path, progress: Progress | None = None) -> Iterator[None
     folder = prefix / ENVFORGE_DIRECTORY
     holder = folder / "holder"
     lock = FileLock(folder / "lock", timeout=0)
+    _refuse_links(prefix)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -178,6 +179,28 @@ def lock_prefix(prefix: Path, progress: Progress | None = None) -> Iterator[None
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def _refuse_links(prefix: Path) -> None:
+    """Raise ``EnvforgeError`` if a record of the prefix is a link or a pipe: a repository may contain one."""
+    for folder in (prefix / ENVFORGE_DIRECTORY, prefix / "conda-meta"):
+        found = [folder] if folder.is_symlink() or (folder.exists() and not folder.is_dir()) else []
+        if folder.is_dir() and not found:
+            with os.scandir(folder) as entries:
+                # a user may link other files there, such as `pinned`, which envforge doesn't write
+                mine = (each for each in entries if folder.name != "conda-meta" or _is_written(each.name))
+                found = [Path(each.path) for each in mine if not (each.is_dir() or each.is_file()) or each.is_symlink()]
+        for path in found:
+            raise EnvforgeError(
+                f"`{path}` is not a regular file or directory, and envforge writes no others",
+                hint="to create the environment again",
+                command=recreate_command(prefix),
+                code="record-damaged",
+            )
+
+
+def _is_written(name: str) -> bool:
+    return name == "history" or name.endswith(".json")
 
 
 @contextmanager

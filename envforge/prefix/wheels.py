@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from envforge.base.files import write_atomic
 from envforge.base.urls import hide_secrets
@@ -66,10 +66,12 @@ from envforge.prefix.venv import venv_program, venv_site_packages
 _BATCH = 200
 _NOT_FOR_UV = re.compile(r"(UV|PIP)_|PYTHON|(VIRTUAL_ENV|CONDA_PREFIX|\w+_PROXY)$", re.IGNORECASE)
 _LONGEST_NAME = 255  # bytes, of most file systems
+_LONGEST_PATH = 2000  # bytes; Linux permits 4095, the prefix included
 _LOCAL_HEADER = b"PK\3\4"
 _UTF8_FLAG = 0x800
 _LARGEST_GAP = 1 << 20  # bytes; some tools align members to pages
-_LARGEST_METADATA = 20_000_000  # bytes unpacked; the RECORD of torch has 1.5 MB
+_LARGEST_RECORD = 20_000_000  # bytes unpacked; the RECORD of torch has 1.5 MB
+_LARGEST_METADATA = 2_000_000  # bytes of METADATA and WHEEL, whose parser needs forty times as many
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,9 +117,12 @@ def check_wheel(path: Path, artifact: Artifact) -> Unpacked:
             _check_local_headers(path, archive, artifact)
             info = _dist_info(archive, artifact)
             rows = _read(archive, f"{info}/RECORD", artifact)
-            for name, digest, _ in read_record(rows):
+            names = {member.filename for member in members}
+            for name, digest, size in read_record(rows):
                 _check_member(name, artifact)
                 sha256_of_row(digest)
+                if (digest and name not in names) or not re.fullmatch(r"[0-9]{0,19}", size):
+                    raise archive_damaged(artifact, f"its `RECORD` is wrong about `{printable(name)}`")
             _check_metadata(archive, info, artifact)
             if f"{info}/{ORIGIN}" in archive.namelist():
                 raise refused(artifact, f"{info}/{ORIGIN}", "is a record that only the installer writes")
@@ -153,7 +158,7 @@ def _named(info: str) -> tuple[str, Version | None]:
     name, _, version = info.removesuffix(".dist-info").rpartition("-")
     try:
         return canonicalize_name(name), Version(version)
-    except InvalidVersion:
+    except ValueError:
         return name, None
 
 
@@ -165,7 +170,7 @@ def _check_metadata(archive: zipfile.ZipFile, info: str, artifact: Artifact) -> 
     if _named(found) != _named(info):
         raise archive_damaged(artifact, f"its `METADATA` is of another package: `{printable(found[:-10])}`")
     version = parse(_read(archive, f"{info}/WHEEL", artifact))["Wheel-Version"]
-    if not str(version).strip().startswith("1."):
+    if not re.fullmatch(r"1\.[0-9]{1,9}", str(version).strip()):
         raise archive_damaged(artifact, f"expected Wheel-Version `1.0`, found `{printable(str(version))}`")
 
 
@@ -175,8 +180,9 @@ def _read(archive: zipfile.ZipFile, name: str, artifact: Artifact) -> bytes:
         size = archive.getinfo(name).file_size
     except KeyError:
         raise archive_damaged(artifact, f"it has no file `{name.rpartition('/')[2]}`") from None
-    if size > _LARGEST_METADATA:
-        raise archive_damaged(artifact, f"`{name}` is larger than {_LARGEST_METADATA // 1_000_000} MB")
+    most = _LARGEST_METADATA if name.endswith(("/METADATA", "/WHEEL")) else _LARGEST_RECORD
+    if size > most:
+        raise archive_damaged(artifact, f"`{name}` is larger than {most // 1_000_000} MB")
     return archive.read(name)
 
 
@@ -191,7 +197,7 @@ def _check_members(members: Iterable[zipfile.ZipInfo], artifact: Artifact) -> No
         if name in names:  # readers of zip files disagree about which of them counts
             raise refused(artifact, name, "is in the wheel twice")
         longest = max(len(part.encode()) for part in name.split("/"))
-        if longest > _LONGEST_NAME or re.search(r"[\0-\x1f\x7f-\x9f]", name):
+        if longest > _LONGEST_NAME or len(name.encode()) > _LONGEST_PATH or not name.isprintable():
             raise archive_damaged(artifact, f"no file can be named `{printable(name)}`")
         names.add(name)
 
@@ -278,8 +284,11 @@ def check_places(wheels: Iterable[Fetched], site: Site, store: Store, resolve: C
     """
     known: set[str] = set()
     for item in wheels:
-        places = (_place(f"{folder}/", site) for folder in _kept(item, store).folders)
-        _check_folders(item, (str(site.program), *(place for place in places if place)), site, resolve, known)
+        folders = _kept(item, store).folders
+        places = (_place(f"{folder}/", site) for folder in folders)
+        headers = (place for folder in folders for place in _header_places(f"{folder}/", item, site))
+        every = (str(site.program), *(place for place in places if place), *headers)
+        _check_folders(item, every, site, resolve, known)
 
 
 def _check_written(batch: Batch) -> None:
@@ -448,6 +457,16 @@ def _place(name: str, site: Site) -> str | None:
     kind, _, path = rest.partition("/")
     places = {"purelib": site.packages, "platlib": site.packages, "data": site.prefix}
     return f"{places[kind]}/{path}" if kind in places else None
+
+
+def _header_places(name: str, item: Fetched, site: Site) -> Iterator[str]:
+    """Yield where installers place a member if it is a header, which depends on how their Python was built."""
+    _, is_header, path = name.partition(".data/headers/")
+    python, wheel = site.packages.parent.name, wheel_of(item.artifact).name
+    if is_header:
+        for include in ("include", "Include", f"include/{python}", f"include/site/{python}"):
+            for folder in (wheel, wheel.replace("-", "_")):
+                yield f"{site.prefix}/{include}/{folder}/{path}"
 
 
 def _first_difference(rows: list[Row]) -> str | None:

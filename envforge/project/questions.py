@@ -55,7 +55,7 @@ class TemplateQuestion:
             raise ValueError(self.rule)
         if self.choices and answer not in self.choices:
             raise ValueError(self.rule)
-        if self.pattern and not self._matches(self.pattern, str(answer)):
+        if self.pattern and not self.matches(self.pattern, str(answer)):
             raise ValueError(self.rule)
         return answer
 
@@ -67,7 +67,8 @@ class TemplateQuestion:
             return False
         return type(parsed) is type(value)
 
-    def _matches(self, pattern: str, text: str) -> bool:
+    def matches(self, pattern: str, text: str) -> bool:
+        """Return whether a text fully matches; raise an error of ``re`` if the pattern is invalid."""
         return re.fullmatch(pattern, text) is not None
 
     def _convert(self, text: str) -> Answer:
@@ -93,7 +94,8 @@ def _confined() -> Confined:
 class ForeignQuestion(TemplateQuestion):
     """A question of a third-party template, whose pattern may never finish."""
 
-    def _matches(self, pattern: str, text: str) -> bool:
+    def matches(self, pattern: str, text: str) -> bool:
+        """Return the same from a child process, whose limits end it; raise ``TemplateError`` for an invalid pattern."""
         return _confined().matches(pattern, text)
 
 

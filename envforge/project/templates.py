@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -250,21 +251,15 @@ def _check_questions(document: Document, questions: tuple[TemplateQuestion, ...]
         if bool(question.choices) != (question.type == "choice"):
             expected = "choices for the type `choice`, and only for it"
             raise document.fault(f"{path}.choices", expected, question.type)
-        _check_pattern(document, f"{path}.pattern", question.pattern)
-        try:
+        try:  # compiling a pattern alone may take minutes
+            question.matches(question.pattern or "", "")
             is_answer = question.accepts(question.default)
-        except TemplateError as error:
-            raise document.fault(f"{path}.pattern", f"a pattern that needs {LIMITS}", question.pattern) from error
+        except (TemplateError, re.error, ValueError, OverflowError, RecursionError) as error:
+            expected = f"a regular expression that needs {LIMITS} ({error})"
+            raise document.fault(f"{path}.pattern", expected, question.pattern) from error
         if not is_answer:
             raise document.fault(f"{path}.default", question.rule, question.default)
         _check_when(document, path, question.when, before)
-
-
-def _check_pattern(document: Document, path: str, pattern: str | None) -> None:
-    try:
-        re.compile(pattern or "")
-    except (re.error, ValueError, OverflowError, RecursionError) as error:
-        raise document.fault(path, f"a regular expression ({error})", pattern) from error
 
 
 def _check_when(document: Document, path: str, when: When, questions: Sequence[TemplateQuestion]) -> None:
@@ -322,9 +317,8 @@ def _refuse_tricks(text: str, document: Document) -> None:
         if node.tag.removeprefix("tag:yaml.org,2002:") not in _TAGS:
             raise document.fault(line, "plain values", node.tag)
         if isinstance(node, yaml.MappingNode):
-            keys = [str(key.value) for key, _ in node.value]
-            twice = next((key for key in keys if keys.count(key) > 1), None)
-            if twice is not None:
+            twice, times = Counter(str(key.value) for key, _ in node.value).most_common(1)[0] if node.value else ("", 0)
+            if times > 1:
                 raise document.fault(line, "each key once", twice)
 
 

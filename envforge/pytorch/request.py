@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from envforge.base.terms import WheelTag
 from envforge.base.urls import Url, has_secrets, show_url
@@ -105,7 +105,7 @@ def _python(text: str, matrix: Matrix) -> Version:
 def _version(text: str) -> Version | None:
     try:
         return Version(text)
-    except InvalidVersion:
+    except ValueError:
         return None
 
 
@@ -177,8 +177,9 @@ def _unknown_version(text: str, asked: Version | None, table: _Table) -> Request
 
 def _newest_of(series: str, versions: Sequence[Version]) -> Version | None:
     """Return the newest version of a series such as ``12``; None if it has none."""
-    asked = tuple(map(int, series.split(".")))
-    return max((version for version in versions if version.release[: len(asked)] == asked), default=None)
+    asked = series.split(".")
+    found = (version for version in versions if [str(number) for number in version.release[: len(asked)]] == asked)
+    return max(found, default=None)
 
 
 def _nearest_version(asked: Version, versions: Sequence[Version]) -> Version:

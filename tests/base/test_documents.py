@@ -8,7 +8,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from unittest.mock import Mock
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -139,6 +141,15 @@ def test_an_alias_is_expanded() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+def test_key_of_a_fault_is_found_with_few_conversions(monkeypatch: pytest.MonkeyPatch) -> None:
+    convert = Mock(wraps=msgspec.convert)
+    monkeypatch.setattr(msgspec, "convert", convert)
+    many: dict[str, list[int]] = {f"k{number}": [] for number in range(5000)} | {"z": [1]}
+    with pytest.raises(EnvforgeError, match=r"at `builds\.z\[0\]`: expected a mapping"):
+        CLOSED.convert({"builds": many}, Index)
+    assert convert.call_count < 40
+
+
 def test_a_fifo_is_not_opened(tmp_path: Path) -> None:
     if sys.platform != "win32":
         os.mkfifo(tmp_path / "index.json")

@@ -54,6 +54,19 @@ def test_link_is_written_through_unless_told_otherwise(tmp_path: Path) -> None:
     assert (link.is_symlink(), link.read_text(), target.read_text()) == (False, "replaced", "through")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links require a privilege")
+def test_link_at_the_name_of_the_temporary_file_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secrets.token_hex", lambda count: "guessed")
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / ".file.guessed").symlink_to("victim")
+
+    with pytest.raises(OutsideError, match="cannot write"):
+        write_atomic(tmp_path / "file", "text")
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
 

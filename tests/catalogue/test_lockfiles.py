@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import fsspec
 import pytest
@@ -17,6 +21,7 @@ from envforge.catalogue.directory import Addition, opened_to_publish
 from envforge.catalogue.index import list_entries
 from envforge.cli import main
 from tests.catalogue.support import addition, git, project, repository
+from tests.support.git_http import GitServer
 from tests.support.loopback import Fault, Loopback
 
 NAME = "demo/cpu-linux-64"
@@ -393,3 +398,30 @@ def test_an_index_that_would_write_to_the_terminal_is_refused(
     captured = capsys.readouterr()
     assert f"at `entries[0].{field}`: expected a string without control characters" in captured.err
     assert "\x1b" not in captured.out + captured.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the program git is a shell script here")
+@pytest.mark.parametrize("user", ["ada:p%40ss word", "ada:p@ss+word%24HOME'\"", "ada:"])
+def test_password_of_a_repository_is_in_no_argument_of_git(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: str
+) -> None:
+    bare, log = repository(tmp_path), tmp_path / "arguments"
+    git(bare, "config", "http.receivepack", "true")
+    program = tmp_path / "bin" / "git"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> {log}\nexec {shutil.which("git")} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    with GitServer(tmp_path, login=unquote(user)) as server:
+        host = server.url.removeprefix("http://")
+        address = f"git+http://{user.replace(' ', '%20')}@{host}/locks.git"
+
+        _run("publish", "--catalogue", address, "--publisher", "Ada")
+        _run("pull", NAME, "--catalogue", f"{address}@{git(bare, 'rev-parse', 'main')}", "--force")
+
+        assert main(["lockfiles", "list", "--catalogue", address.replace("ada", "eve")]) == 3
+    arguments = log.read_text()
+    assert "push" in arguments
+    assert "p@ss" not in arguments
+    assert "p%40ss" not in arguments
+    assert "ada" not in arguments

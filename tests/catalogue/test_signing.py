@@ -253,6 +253,12 @@ def test_key_applies_to_every_spelling_of_its_catalogue(
             "git+http://host.example/Team/locks@v1#subdirectory=a",
         ),
         ("gs://bucket/locks", "gcs://bucket/locks/"),
+        ("ssh://host.example/locks", "sftp://host.example/locks"),
+        ("abfs://box/locks", "abfss://box/locks"),
+        ("http://[::1]:8971/locks", "http://[0:0::1]:8971/locks"),
+        ("http://127.0.0.77/locks", "http://[::ffff:127.0.0.77]/locks"),
+        ("http://127.0.0.77/locks", "http://[::ffff:7f00:4d]/locks"),
+        ("/abs/locks", "git+file:///abs#subdirectory=locks"),
     ],
 )
 def test_place_is_the_same_for_every_spelling_of_a_url(tmp_path: Path, configured: str, spelling: str) -> None:
@@ -262,7 +268,9 @@ def test_place_is_the_same_for_every_spelling_of_a_url(tmp_path: Path, configure
 @pytest.mark.parametrize(
     "text",
     ["https://2130706433/locks", "https://0x7f.1/locks", "https://host/locks?x", "https://host/locks#x", "local:///locks",
-     "simplecache::s3://bucket/locks", "git+https://host/x?y", "http://[::1", "git+http://[::1", "https://h/\ud800"],
+     "simplecache::s3://bucket/locks", "git+https://host/x?y", "http://[::1", "git+http://[::1", "https://h/\ud800",
+     "http://127.0.0.77\\/../locks", "http://127.0.0.7%37/locks", "http://localhos%74/locks", "http://\uff11\uff12\uff17.1/x",
+     "http://[fe80::1%25eth0]/locks", "http://[v1.x]/locks", "git+ssh://h\\x/y"],
 )  # fmt: skip
 def test_ambiguous_address_is_rejected(tmp_path: Path, text: str) -> None:
     with pytest.raises(RequestError) as caught:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import click
 import pytest
 
-from envforge.cli import COMMANDS, _LazyCommand, main
+from envforge.cli import COMMANDS, _LazyCommand, cli, main
 from envforge.cli.options import Argument, JsonOption, takes
 from envforge.errors import EnvforgeError, OutsideError, RequestError
 
@@ -68,3 +69,33 @@ def test_json_envelope_is_printed_on_failure_too(fault: str, capsys: pytest.Capt
 def test_hint_stands_after_a_blank_line(capsys: pytest.CaptureFixture[str]) -> None:
     main(["failing", "user"])
     assert capsys.readouterr().err == "error: wanted `a`, found `b`\n\nhint: envforge detect\n"
+
+
+def _options() -> Iterator[tuple[str, ...]]:
+    """Yield each option that takes a value, after the words of its command, which gets a value for each argument."""
+    left: list[tuple[tuple[str, ...], click.Command]] = [((), cli)]
+    while left:
+        words, command = left.pop()
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                inner = command.get_command(context, name)
+                left += [((*words, name), inner)] if inner is not None else []
+            continue
+        arguments = ["x" for each in command.params if isinstance(each, click.Argument) and each.required]
+        for option in command.params:
+            if isinstance(option, click.Option) and not option.is_flag and not option.count:
+                yield (*words, *arguments, option.opts[-1])
+
+
+ODD_VALUES = ("9" * 5000, "nan", "1e999", "[::1", "~nobody/x", "a\x1b[2J")
+
+
+@pytest.mark.parametrize("words", list(_options()), ids=" ".join)
+def test_no_value_of_an_option_is_an_internal_error(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = {value: (main([*words, value]), capsys.readouterr().err) for value in ODD_VALUES}
+    assert {value: error for value, (code, error) in found.items() if code not in {0, 1, 2, 3}} == {}

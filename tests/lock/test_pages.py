@@ -42,6 +42,27 @@ def test_a_page_gives_public_addresses_digests_and_metadata() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "content_type"),
+    [
+        ('<a href="torch-2.7.1-py3-none-any.whl">x</a><![x[', "text/html"),
+        ('<a href="http://[::1/torch-2.7.1-py3-none-any.whl">x</a>', "text/html"),
+        ('<base href="http://[x"><a href="torch-2.7.1-py3-none-any.whl">x</a>', "text/html"),
+        ('{"files": [{"url": "http://[x/y.whl"}]}', "application/json"),
+        ('{"files": [{"url": 3}]}', "application/json"),
+        ('{"files": [{"url": "x", "hashes": 3}]}', "application/json"),
+    ],
+)
+def test_invalid_page_is_named(text: str, content_type: str) -> None:
+    with pytest.raises(EnvforgeError, match=r"`https://index\.example/torch/` is not a page of a package index"):
+        parse_page(text, content_type, "https://index.example/torch/")
+
+
+def test_moment_outside_the_calendar_is_unknown() -> None:
+    text = '{"files": [{"url": "x.whl", "upload-time": "0001-01-01T00:00:00+23:59"}]}'
+    assert parse_page(text, "application/json", "https://index.example/torch/")[0].uploaded is None
+
+
 def test_the_real_torch_page_is_read() -> None:
     import gzip
 

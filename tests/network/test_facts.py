@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from envforge.facts.refresh import Refreshed, RefreshRequest, refresh
 from envforge.facts.releases import find_builds
 from envforge.facts.wheel import read_wheel
 from envforge.lock.pages import Downloads
+from envforge.lock.python_index import configured_index
 from envforge.pytorch.facts_file import dump_facts, key_of, parse_facts
 from envforge.pytorch.matrix import built_in_matrix
 from envforge.pytorch.selection import PYTORCH_INDEX
@@ -25,7 +27,7 @@ def refreshed(downloads: Downloads) -> Refreshed:
     request = RefreshRequest(
         matrix=MATRIX,
         torch_index=PYTORCH_INDEX,
-        registry="https://pypi.org/simple",
+        registry=configured_index({}, Path("nowhere"), Path("nowhere")).simple_url,
         today=TODAY,
         before=None,
         team=None,

@@ -2,11 +2,13 @@
 
     with GitServer(folder) as server: ...        # the repository `folder/x` is `server.url`/x
 
-A request for a path in ``pages`` returns that text as HTML; any other path without a repository returns 404.
+A request for a path in ``pages`` returns that text as HTML; any other path without a repository returns 404. With
+``login``, a request without this user and password (`USER:PASSWORD`) returns 401.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 import threading
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 class GitServer:
     """Runs ``git http-backend`` for each request, as a web server runs a CGI program."""
 
-    def __init__(self, folder: Path, pages: dict[str, str] | None = None) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(folder, pages or {}))
+    def __init__(self, folder: Path, pages: dict[str, str] | None = None, login: str = "") -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(folder, pages or {}, login))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
     @property
@@ -44,7 +46,7 @@ class GitServer:
         self._server.server_close()
 
 
-def _handler(folder: Path, pages: dict[str, str]) -> type[BaseHTTPRequestHandler]:
+def _handler(folder: Path, pages: dict[str, str], login: str) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self._serve()
@@ -57,6 +59,10 @@ def _handler(folder: Path, pages: dict[str, str]) -> type[BaseHTTPRequestHandler
             name = url.path.strip("/").split("/")[0]
             if name in pages:
                 self._answer(200, {"Content-Type": "text/html"}, pages[name].encode())
+                return
+            stated = self.headers.get("Authorization", "").removeprefix("Basic ")
+            if login and stated != base64.b64encode(login.encode()).decode():
+                self._answer(401, {"WWW-Authenticate": 'Basic realm="git"'}, b"")
                 return
             done = subprocess.run(
                 ["git", "http-backend"],
@@ -80,6 +86,7 @@ def _handler(folder: Path, pages: dict[str, str]) -> type[BaseHTTPRequestHandler
                 "CONTENT_TYPE": self.headers.get("Content-Type", ""),
                 "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
                 "REMOTE_ADDR": "127.0.0.1",
+                **({"REMOTE_USER": login.partition(":")[0]} if login else {}),  # git accepts a push of a known user
             }
 
         def _answer(self, status: int, fields: dict[str, str], body: bytes) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from envforge.base.redact import quoted
 from envforge.base.terms import ComputeCapability
@@ -147,7 +147,7 @@ def _difference(torch: TorchFacts, locked: LockedTorch) -> str:
 def _public(text: str) -> str:
     try:
         return Version(text).public
-    except InvalidVersion:
+    except ValueError:
         return text.split("+", 1)[0]
 
 

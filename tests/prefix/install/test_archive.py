@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import os
+import shutil
+import stat
 import sys
 import tarfile
 import zipfile
@@ -17,6 +19,7 @@ from typing import Any, Literal
 import pytest
 import zstandard
 
+from envforge.base.files import current_umask
 from envforge.errors import EnvforgeError
 from envforge.lock.plan import make_plan, read_any_lock
 from envforge.prefix import conda_packages
@@ -52,6 +55,11 @@ def _hardlink(name: str, target: str) -> Member:
 def _listed(*paths: str, kind: str = "hardlink") -> bytes:
     rows = [{"_path": path, "path_type": kind} for path in paths]
     return json.dumps({"paths": rows, "paths_version": 1}).encode()
+
+
+def _holds(placeholder: str, mode: str) -> bytes:
+    row = {"_path": "a", "path_type": "hardlink", "prefix_placeholder": placeholder, "file_mode": mode}
+    return json.dumps({"paths": [row], "paths_version": 1}).encode()
 
 
 def _index(**changes: object) -> Member:
@@ -192,6 +200,18 @@ ATTACKS: dict[str, list[Member]] = {
     "metadata in a link": [_symlink("info", "x"), _member("x/index.json"), _member("x/paths.json", _listed(OUTSIDE))],
     "listed metadata": [_index(), _member(LIST, _listed("info/about.json")), _member("info/about.json", b"{}")],
     "list of a missing directory": [_index(), _member(LIST, _listed("data/new", kind="directory"))],
+    "list of a directory in it": [_index(), _member(LIST, _listed("d", kind="directory")), _member("d/a")],
+    "slash at the end": [_index(), _member(LIST, _listed("a/")), _member("a")],
+    **{
+        f"placeholder {text!r} {mode}": [_index(), _member(LIST, _holds(text, mode)), _member("a", data)]
+        for text, mode, data in [
+            ("a", "text", b"a"),
+            ("", "text", b""),
+            ("opt/relative/placeholder", "text", b""),
+            ("/short", "binary", b"/short\0"),
+            ("/placeholder", "text", b"/placeholder" * 100_001),
+        ]
+    },
     "file as a directory": [_index(), _member(LIST, _listed("a", kind="directory")), _member("a")],
     **{
         f"site-packages {path!r}": [_index(python_site_packages_path=path), _member(LIST, _listed())]
@@ -201,6 +221,11 @@ ATTACKS: dict[str, list[Member]] = {
     "many rows": [_index(), _member(LIST, b'{"paths": [' + b"{}," * 500_000 + b'{}], "paths_version": 1}')],
     "many lines": [_index(), _member("info/files", b"a\n" * 500_001), _member("a")],
     "large list": [_index(), _member(LIST, _listed() + b" " * (1 << 25))],
+    "program python": [
+        _index(noarch="python"),
+        _member(LIST, _listed()),
+        _member("info/link.json", b'{"noarch": {"type": "python", "entry_points": ["python = evil:main"]}}'),
+    ],
     "build with a hyphen": [_index(build="0-0"), _member(LIST, _listed())],
     "build up": [_index(build="0/../../../x"), _member(LIST, _listed())],
 }
@@ -228,6 +253,21 @@ def outside(place: Place) -> Callable[[], dict[str, str]]:
         return {name: held for name, held in tree(place.folder).items() if not name.startswith(("cache/", "own/"))}
 
     return around
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no umask")
+@pytest.mark.parametrize("extension", [".conda", ".tar.bz2"])
+def test_files_of_a_package_have_the_modes_of_the_umask(place: Place, extension: str) -> None:
+    modes = {"share/none": 0, "share/all": 0o666, "bin/all": 0o777, "bin/group": 0o775, "share/fixed": 0o444}
+    listed = _member(LIST, _listed(*modes))
+    folder = _member("share", type=tarfile.DIRTYPE, mode=0)
+    members = [_index(), listed, folder, *(_member(name, b"x", mode=mode) for name, mode in modes.items())]
+    place.install(_lock(place.folder / "own", _write(place.folder / "own", members, extension)))
+    found = {name: oct(stat.S_IMODE((place.prefix / name).stat().st_mode)) for name in modes}
+    ours = 0o666 & ~current_umask()
+    program = 0o777 & ~current_umask()
+    wanted = [0o444 & ours, ours, program, program, 0o444 & ours]
+    assert list(found.values()) == [oct(mode) for mode in wanted]
 
 
 @pytest.mark.parametrize("extension", [".conda", ".tar.bz2"])
@@ -560,6 +600,13 @@ EVIL_WHEELS: dict[str, Wheel] = {
     "metadata of another version": {f"{INFO}/METADATA": "Name: evil\nVersion: 2.0\n"},
     "another format": {f"{INFO}/WHEEL": "Wheel-Version: 9.0\n"},
     "no format": {f"{INFO}/WHEEL": "\udcff"},
+    "record of a missing file": {f"{INFO}/RECORD": "absent.py,sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU,0\n"},
+    "record of a huge number": {f"{INFO}/RECORD": f"evil.py,,{'9' * 5000}\n"},
+    "unreadable format": {f"{INFO}/WHEEL": "Wheel-Version: 1.\udcff\n"},
+    "large metadata": {f"{INFO}/METADATA": "Name: evil\nVersion: 1.0\n" + "X: y\n" * 500_000},
+    "mark of direction": {"a\u202egpj.py": ""},
+    "long path": {"x/" * 1500 + "y": ""},
+    "program python": {f"{INFO}/entry_points.txt": "[console_scripts]\npython3.11 = evil:main\n"},
     "control character": {"a\x1b[2Jb.py": ""},
     "long name": {"x" * 256: ""},
     "program with a control character": {f"{INFO}/entry_points.txt": "[console_scripts]\n\x1b[2J = evil:main\n"},
@@ -655,15 +702,26 @@ def test_wheel_without_a_record_is_refused(lock: LockWriter, channel: Channel, p
     assert "expected one directory `evil-1.0.dist-info`, found none" in error.message
 
 
+@pytest.mark.parametrize(
+    ("link", "member"),
+    [
+        (f"{SITE_PACKAGES}/mine", "mine/x.py"),
+        ("include", "mine-1.0.data/headers/x.h"),
+        (f"include/{SITE_PACKAGES.split('/')[1]}/mine", "mine-1.0.data/headers/deep/x.h"),
+        ("share", "mine-1.0.data/data/share/x"),
+    ],
+)
 def test_wheel_is_not_installed_through_a_link_of_the_user(
-    lock: LockWriter, channel: Channel, place: Place, wheels: Path
+    lock: LockWriter, channel: Channel, place: Place, wheels: Path, link: str, member: str
 ) -> None:
     lock.conda(channel.packages["python"])
     place.install(lock.write(place.folder / "python.yml"))
     elsewhere = place.folder / "elsewhere"
     elsewhere.mkdir()
-    (place.prefix / SITE_PACKAGES / "mine").symlink_to(elsewhere)
-    wheel = text_wheel("mine", "1.0", {"mine/__init__.py": "", "mine/x.py": ""}, wheels)
+    shutil.rmtree(place.prefix / link, ignore_errors=True)
+    (place.prefix / link).parent.mkdir(parents=True, exist_ok=True)
+    (place.prefix / link).symlink_to(elsewhere)
+    wheel = text_wheel("mine", "1.0", {"mine/__init__.py": "", member: ""}, wheels)
     lock.rows.extend(LockWriter(wheels.parent.as_uri()).wheel(wheel).rows)
     with pytest.raises(EnvforgeError) as caught:
         place.install(lock.write(place.folder / "both.yml"))

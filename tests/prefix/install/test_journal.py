@@ -234,6 +234,33 @@ def test_a_damaged_journal_is_named_and_not_guessed_at(greeting: Path, place: Pl
     assert "almost" in caught.value.message
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links require a privilege")
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])
+@pytest.mark.parametrize(
+    "name", [".envforge", "conda-meta", ".envforge/holder", ".envforge/writers", ".envforge/lock",
+             ".envforge/conda-lock.yml", "conda-meta/history", "conda-meta/greeting-1.0-0.json"],
+)  # fmt: skip
+def test_record_that_is_a_link_or_a_pipe_is_refused(
+    greeting: Path, place: Place, tmp_path: Path, name: str, kind: str
+) -> None:
+    place.install(greeting)
+    planted, mine = place.prefix / name, tmp_path / "mine"
+    if planted.exists():
+        planted.rename(mine)
+    else:
+        mine.write_text("mine")
+    before = tree(mine) if mine.is_dir() else mine.read_text()
+    if kind == "pipe":
+        os.mkfifo(planted)
+    else:
+        planted.symlink_to(mine if kind == "link" else tmp_path / "absent")
+    with pytest.raises(EnvforgeError) as caught:
+        place.install(greeting, reread=True)
+    assert caught.value.code in {"record-damaged", "prefix-foreign"}
+    assert (tree(mine) if mine.is_dir() else mine.read_text()) == before
+    assert not (tmp_path / "absent").exists()
+
+
 def test_a_failed_fetch_leaves_a_finished_prefix_as_it_was(
     greeting: Path, place: Place, lock: LockWriter, channel: Channel, server: Loopback, tmp_path: Path
 ) -> None:

@@ -358,6 +358,20 @@ FAULTS = (
         f"{LOOP}::test_out_of_memory_is_an_error_with_advice",
     ),
     Fault(
+        "unused parameters not explained",
+        "engine/run",
+        '"Expected to have finished reduction" in str(error)',
+        "False",
+        f"{RANKS}::test_an_unused_parameter_is_an_error_with_a_hint",
+    ),
+    Fault(
+        "unused parameters not allowed",
+        "engine/run",
+        "find_unused=config.find_unused_parameters",
+        "find_unused=False",
+        f"{RANKS}::test_a_run_of_two_processes_goes_on_in_one",
+    ),
+    Fault(
         "steps end with the epochs",
         "engine/run",
         "return self.config.max_steps or ",

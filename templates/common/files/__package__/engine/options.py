@@ -249,11 +249,6 @@ def as_option(name: str, value: Any) -> str:
     return "" if value is None else f"--{flag} {shlex.quote(str(value))}"
 
 
-def names_of(config: Any, resume: Resume) -> list[str]:
-    """Return the fields whose value a resumed run treats like this."""
-    return [field.name for field in dataclasses.fields(config) if field.metadata["resume"] == resume]
-
-
 def kinds_of(config: type[Any]) -> dict[str, Any]:
     """Return the type of each field; ``Path`` for ``Path | None``, because an option always has a value."""
     return {name: (*typing.get_args(hint), hint)[0] for name, hint in typing.get_type_hints(config).items()}
